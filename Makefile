@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all their own set-up in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint unit integration e2e clean
+
+demo: .venv/installed
+	$(BIN)/pairmill demo
+
+test: lint unit integration e2e
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+unit: .venv/installed-dev
+	$(BIN)/python -m pytest tests/unit
+
+integration: .venv/installed-dev
+	$(BIN)/python -m pytest tests/integration
+
+e2e: .venv/installed-dev
+	$(BIN)/python -m pytest tests/e2e
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pairmill needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/installed
+
+clean:
+	-$(BIN)/pairmill down
+	rm -rf .venv .pairmill

@@ -1,0 +1,18 @@
+"""The base of every stage's config table."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StageConfig(BaseModel):
+    """A stage's own table in the config file: frozen, strict about names, documented field by field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    execution_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say how the work is done and cannot change what comes out: they stay out of the snapshot's key."""
+
+    def key_config(self) -> dict[str, Any]:
+        """The fields that decide the output, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.execution_fields))

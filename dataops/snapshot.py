@@ -1,0 +1,233 @@
+"""Snapshots: the one mechanism for skipping, resuming, rerunning and lineage.
+
+A stage's output is an immutable snapshot in the store::
+
+    <stage>/<key>/part-00000.parquet ...   parts, each written atomically
+    <stage>/<key>/manifest.json            written last: its presence means complete
+
+While a snapshot is made, each finished task of its stage leaves a record under `<stage>/<key>/_work/`, so that a crashed
+stage resumes at its first missing part; the records and scratch files there are deleted once the manifest is in place.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from dataops.errors import CorruptPart
+from dataops.schema import uid_sum
+from dataops.store import Store
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+EVIDENCE = "evidence-"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Part(_Frozen):
+    """One object of a snapshot."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    uid_sum: str | None = None
+    """Fingerprint of the uids of its rows (dataops.schema.uid_sum), where it has a column uid."""
+
+
+class Input(_Frozen):
+    """What a snapshot was made from: another snapshot, or something outside the store (stage `source` or `suite`)."""
+
+    stage: str
+    key: str
+    digest: str
+
+
+class Counts(_Frozen):
+    """Rows in, rows kept, and rows dropped by reason. `kept + sum(dropped) == input` for stages over pairs."""
+
+    input: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        dropped = Counter(self.dropped) + Counter(other.dropped)
+        return Counts(
+            input=self.input + other.input, kept=self.kept + other.kept, dropped=dict(sorted(dropped.items()))
+        )
+
+
+class Record(_Frozen):
+    """What one finished task of a stage made."""
+
+    task: str
+    parts: list[Part] = []
+    counts: Counts = Counts()
+    facts: dict[str, Any] = {}
+
+
+class Manifest(_Frozen):
+    """manifest.json: what a complete snapshot holds, and what it was made of."""
+
+    schema_version: int = SCHEMA_VERSION
+    stage: str
+    stage_version: int
+    key: str
+    inputs: list[Input]
+    config: dict[str, Any]
+    seed: int
+    code: dict[str, Any]
+    parts: list[Part]
+    counts: Counts
+    facts: dict[str, Any] = {}
+    content_digest: str
+    created_at: str
+    prefect_flow_run_id: str | None = None
+    mlflow_run_id: str | None = None
+
+    def path(self, name: str) -> str:
+        """Name in the store of one of the snapshot's parts."""
+        return f"{self.stage}/{self.key}/{name}"
+
+    def named(self, prefix: str, suffix: str = "") -> list[Part]:
+        """The parts whose names start and end so, in the order of their names."""
+        found = (p for p in self.parts if p.name.startswith(prefix) and p.name.endswith(suffix))
+        return sorted(found, key=lambda p: p.name)
+
+    def as_input(self) -> Input:
+        """This snapshot as an input of the next."""
+        return Input(stage=self.stage, key=self.key, digest=self.content_digest)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no white space: one text for one value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def snapshot_key(stage: str, version: int, config: Mapping[str, Any], seed: int, inputs: Sequence[Input]) -> str:
+    """First 16 hex of sha256 over all that decides a snapshot's content: no clock, host, path of the store or run id.
+
+    Of the inputs only the content digests enter: an input that was remade with the same content changes nothing.
+    """
+    identity = {
+        "stage": stage,
+        "version": version,
+        "config": config,
+        "seed": seed,
+        "inputs": [[i.stage, i.digest] for i in inputs],
+    }
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def content_digest(parts: Iterable[Part]) -> str:
+    """sha256 over the sorted digests of all parts but the `evidence-*` ones."""
+    digests = sorted(p.sha256 for p in parts if not p.name.startswith(EVIDENCE))
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifest | None:
+    """The manifest of a complete snapshot, or None.
+
+    Args:
+        verify: read every part and compare its sha256, not only its size.
+
+    Raises: CorruptPart when a part is missing or is not what the manifest says; it names the object and the remedy.
+    """
+    name = f"{stage}/{key}/{MANIFEST}"
+    if store.size(name) is None:
+        return None
+    manifest = Manifest.model_validate_json(store.read(name))
+    for part in manifest.parts:
+        where = manifest.path(part.name)
+        size = store.size(where)
+        bad = size != part.bytes
+        if not bad and verify:
+            bad = file_sha256(store.local(where)) != part.sha256
+        if bad:
+            what = "is missing" if size is None else f"({size} bytes) is not the part of {part.bytes} bytes"
+            msg = f"{store.uri}/{where} {what} that {MANIFEST} names; remake it with --force {stage}"
+            raise CorruptPart(msg)
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a local file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Draft:
+    """A snapshot being made, possibly by several processes at once: each opens its own Draft on the same key."""
+
+    def __init__(self, store: Store, stage: str, key: str):
+        self.store, self.stage, self.key = store, stage, key
+
+    def path(self, name: str) -> str:
+        """Name in the store of one of the snapshot's objects."""
+        return f"{self.stage}/{self.key}/{name}"
+
+    def put_table(self, name: str, table: pa.Table) -> Part:
+        """Write a table as a zstd Parquet part. The same table gives the same bytes."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16)
+        uids = table["uid"].to_pylist() if "uid" in table.column_names else None
+        return self.put_bytes(name, sink.getvalue().to_pybytes(), table.num_rows, uids)
+
+    def put_bytes(self, name: str, data: bytes, rows: int = 0, uids: Iterable[str] | None = None) -> Part:
+        """Write bytes as a part."""
+        self.store.put(self.path(name), data)
+        digest = hashlib.sha256(data).hexdigest()
+        fingerprint = None if uids is None else uid_sum(uids)
+        return Part(name=name, rows=rows, bytes=len(data), sha256=digest, uid_sum=fingerprint)
+
+    def put_file(self, name: str, path: Path, rows: int = 0) -> Part:
+        """Write a local file as a part."""
+        self.store.put(self.path(name), path)
+        return Part(name=name, rows=rows, bytes=path.stat().st_size, sha256=file_sha256(path))
+
+    def scratch(self, name: str) -> str:
+        """Name in the store of an object that only the making of this snapshot needs."""
+        return self.path(f"_work/{name}")
+
+    def done(self, task: str) -> Record | None:
+        """The record of a task that was finished before, when all that it made is still there."""
+        name = self.scratch(f"{task}.json")
+        if self.store.size(name) is None:
+            return None
+        record = Record.model_validate_json(self.store.read(name))
+        whole = all(self.store.size(self.path(p.name)) == p.bytes for p in record.parts)
+        return record if whole else None
+
+    def finish(self, record: Record) -> Record:
+        """Note that a task is finished; written after its parts."""
+        self.store.put(self.scratch(f"{record.task}.json"), record.model_dump_json().encode())
+        return record
+
+    def commit(self, manifest: Manifest) -> Manifest:
+        """Write the manifest, or return that of the writer that was first, and clear the scratch files."""
+        text = manifest.model_dump_json(indent=2).encode()
+        if not self.store.create(self.path(MANIFEST), text):
+            manifest = Manifest.model_validate_json(self.store.read(self.path(MANIFEST)))
+        self.store.delete_tree(self.path("_work"))
+        return manifest
+
+
+def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns: list[str] | None = None) -> pa.Table:
+    """All parts `<prefix>*.parquet` of a snapshot as one table, in the order of their names."""
+    names = [manifest.path(p.name) for p in manifest.named(prefix, ".parquet")]
+    return pa.concat_tables([read_table(store, name, columns) for name in names]) if names else pa.table({})
+
+
+def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet object as a table."""
+    with store.open(name) as file:
+        return pq.ParquetFile(file).read(columns=columns)

@@ -1,0 +1,168 @@
+"""The `pairmill` command. Parses, calls, prints; the work is elsewhere.
+
+Exit codes: 0 done; 2 config or usage; 3 data contract broken; 4 training diverged; 5 gate refused the model;
+75 retryable (network, storage, pre-emption); 1 anything else.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from dataops.errors import PairmillError
+from infra import doctor as diagnosis
+from infra import services
+
+StageName = Literal["extract", "filter", "download", "curate", "pack", "train", "evaluate", "register"]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else on stdout.")]
+StoreUri = Annotated[str | None, Parameter(name="--store", help="Another store to look in.")]
+
+# Read when prefect is first imported, which no module at the top of this file does.
+LOGGING = {
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,infra",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FORMAT": "%(asctime)s %(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(message)s",
+}
+
+app = App(
+    name="pairmill",
+    help="Mill web archives into a registered CLIP model: crawl, filter, train, evaluate, register.",
+    version_flags=["--version"],
+)
+
+
+@app.command
+def demo(*, json: Json = False) -> int:
+    """The whole path on real data, with no network: from a small web to a registered model."""
+    from flows.demo import run_demo
+
+    return run_demo(as_json=json)
+
+
+@app.command
+def run(
+    config: Path,
+    *,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", help="Override a key: --set train.epochs=3.")] = (),
+    until: Annotated[StageName | None, Parameter(help="Stop after this stage.")] = None,
+    force: Annotated[tuple[StageName, ...], Parameter(help="Make this stage's snapshot again.")] = (),
+    verify: Annotated[bool, Parameter(negative="", help="Compare the sha256 of every reused part.")] = False,
+    json: Json = False,
+) -> int:
+    """Run a config file: make what is missing, reuse what is there.
+
+    Args:
+        config: TOML file.
+    """
+    from flows.config import load_config
+    from flows.execute import execute
+    from flows.runs import new_run
+
+    record = new_run(load_config(config, set_), services.home())
+    return execute(record.run_id, until=until, force=force, verify=verify, as_json=json)
+
+
+@app.command
+def rerun(
+    run_id: str,
+    *,
+    from_: Annotated[StageName | None, Parameter(name="--from", help="Make this stage and all after it again.")] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Continue a failed, crashed or killed run with its own config.
+
+    Args:
+        run_id: as `pairmill runs` lists it.
+    """
+    from flows.execute import rerun as continue_run
+
+    return continue_run(run_id, from_stage=from_, store_uri=store, as_json=json)
+
+
+@app.command
+def runs(*, store: StoreUri = None, json: Json = False) -> int:
+    """List all runs of the known stores, oldest first."""
+    from flows.report import show_runs
+    from flows.runs import list_runs
+
+    return show_runs(list_runs(services.home(), store), as_json=json)
+
+
+@app.command
+def show(run_or_key: str, *, store: StoreUri = None, json: Json = False) -> int:
+    """Show one run, or one snapshot by its key.
+
+    Args:
+        run_or_key: a run id, or the 16 hex digits of a snapshot's key.
+    """
+    from flows.report import show_run_or_key
+
+    return show_run_or_key(run_or_key, services.home(), store, as_json=json)
+
+
+@app.command
+def up(*, json: Json = False) -> int:
+    """Start the local Prefect and MLflow servers."""
+    from flows.report import show_services
+
+    return show_services(services.up(), as_json=json)
+
+
+@app.command
+def down(*, json: Json = False) -> int:
+    """Stop the servers that `up` or `demo` started."""
+    from flows.report import show_services
+
+    return show_services(services.down(), as_json=json)
+
+
+@app.command
+def status(*, json: Json = False) -> int:
+    """Say which servers run, and where."""
+    from flows.report import show_services
+
+    return show_services(services.status(), as_json=json)
+
+
+@app.command
+def doctor(*, store: StoreUri = None, json: Json = False) -> int:
+    """Say what is missing or wrong with this installation, and the exact remedy. Exits 2 where something is."""
+    from flows.report import show_checks
+
+    return show_checks(diagnosis.diagnose(store), as_json=json)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run one command and exit with its code."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """The exit code of one command line. Deliberate errors become one message on standard error."""
+    for name, value in LOGGING.items():
+        os.environ.setdefault(name, value)
+    services.apply_environment()
+    try:
+        if arguments[:1] != ["doctor"]:
+            diagnosis.refuse_on_clash()
+        result: Any = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return 2
+    except PairmillError as error:
+        sys.stderr.write(f"pairmill: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("pairmill: interrupted; `pairmill runs` names the run, `pairmill rerun RUN_ID` continues it\n")
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""RunConfig: one TOML file, composed of the tables that each stage owns.
+
+All problems are reported together, each with its path, the value and what is allowed. The environment holds endpoints and
+secrets only; nothing secret can enter a config, a manifest or a Prefect parameter.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dataops.errors import ConfigError, StorageError
+from dataops.store import open_store
+from tasks.curate import CurateConfig
+from tasks.download import DownloadConfig
+from tasks.evaluate import EvaluateConfig
+from tasks.extract import SourceConfig
+from tasks.extract import problems as source_problems
+from tasks.filter import FilterConfig
+from tasks.pack import PackConfig
+from tasks.register import RegisterConfig
+from training.config import TrainConfig, load_model_config
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class StoreConfig(_Table):
+    """The `[store]` table."""
+
+    uri: str = Field(".pairmill/store", min_length=1)
+    """A folder, or s3://bucket/prefix."""
+
+
+class ExecutionConfig(_Table):
+    """The `[execution]` table: how the work is spread; nothing in it changes what comes out."""
+
+    engine: Literal["local"] = "local"
+    """Where parts are mapped: in processes of this machine."""
+    workers: int | None = Field(None, ge=1)
+    """Processes for the parts of a stage; all cores where none is given."""
+
+
+class RunConfig(_Table):
+    """One run, whole."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names the run's MLflow experiment and begins its run ids."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Of every random choice."""
+    store: StoreConfig = StoreConfig()
+    source: SourceConfig
+    filter: FilterConfig = FilterConfig()
+    download: DownloadConfig = DownloadConfig()
+    curate: CurateConfig = CurateConfig()
+    pack: PackConfig = PackConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    register_: RegisterConfig = Field(alias="register")
+    execution: ExecutionConfig = ExecutionConfig()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The config as JSON values, as it would be written in TOML."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def load_config(path: Path, settings: Iterable[str] = ()) -> RunConfig:
+    """Read a config file, apply `a.b=value` settings, and check everything that can be checked before work starts.
+
+    Args:
+        settings: each `dotted.path=value`; the value is TOML, or a plain string where it is none.
+
+    Raises: ConfigError that lists every problem.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"{path}: cannot be read: {error.strerror}"
+        raise ConfigError(msg) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path}: not TOML: {error}"
+        raise ConfigError(msg) from error
+    for setting in settings:
+        _apply(values, setting)
+    return check_config(values, str(path))
+
+
+def check_config(values: Mapping[str, Any], where: str) -> RunConfig:
+    """Validate config values and the files and places that they name.
+
+    Raises: ConfigError that lists every problem, each with its path, the value and what is allowed.
+    """
+    problems: list[str] = []
+    config: RunConfig | None = None
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems += [_problem(detail) for detail in error.errors()]
+    problems += _problems_outside(values, config)
+    if problems or config is None:
+        listed = "\n".join(f"  {line}" for line in problems)
+        msg = f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{listed}"
+        raise ConfigError(msg)
+    return config
+
+
+def _problem(detail: Any) -> str:
+    path = ".".join(str(step) for step in detail["loc"])
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        table = RunConfig if len(detail["loc"]) == 1 else _table(detail["loc"][0])
+        allowed = ", ".join(sorted(f.alias or name for name, f in table.model_fields.items())) if table else ""
+        return f"{path}: unknown key (value {detail['input']!r}); allowed: {allowed}"
+    if kind == "missing":
+        return f"{path}: is required"
+    allowed = f"; allowed: {context['expected']}" if "expected" in context else ""
+    return f"{path}: {detail['input']!r}: {detail['msg']}{allowed}"
+
+
+def _table(name: Any) -> type[BaseModel] | None:
+    for field_name, field in RunConfig.model_fields.items():
+        if name in (field_name, field.alias) and isinstance(field.annotation, type):
+            return field.annotation if issubclass(field.annotation, BaseModel) else None
+    return None
+
+
+def _problems_outside(values: Mapping[str, Any], config: RunConfig | None) -> list[str]:
+    """What is wrong with the files and places that the valid tables name: a bad table elsewhere does not hide it."""
+
+    def table(name: str, model: type[BaseModel]) -> Any:
+        if config is not None:
+            return getattr(config, name)
+        try:
+            return model.model_validate(values.get(name, {}))
+        except ValidationError:
+            return None
+
+    problems: list[str] = []
+    if (source := table("source", SourceConfig)) is not None:
+        problems += [f"source.{line}" for line in source_problems(source)]
+    if (train := table("train", TrainConfig)) is not None:
+        problems += _caught("train.model", lambda: load_model_config(train.model))
+    if (evaluate := table("evaluate", EvaluateConfig)) is not None:
+        problems += _caught("evaluate.suite", evaluate.load)
+    if (store := table("store", StoreConfig)) is not None:
+        problems += _caught("store.uri", lambda: open_store(store.uri).check_writable())
+    return problems
+
+
+def _caught(path: str, check: Any) -> list[str]:
+    try:
+        check()
+    except (ConfigError, StorageError) as error:
+        return [f"{path}: {error}"]
+    return []
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    name, equals, text = setting.partition("=")
+    steps = name.strip().split(".")
+    if not equals or not all(steps):
+        msg = f"--set {setting!r}: write it as path.to.key=value"
+        raise ConfigError(msg)
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table: Any = values
+    for step in steps[:-1]:
+        table = table.setdefault(step, {})
+        if not isinstance(table, dict):
+            msg = f"--set {setting!r}: {step} is a value, not a table"
+            raise ConfigError(msg)
+    table[steps[-1]] = value

@@ -1,0 +1,112 @@
+"""Runs the parent flow in this process for the command, and turns its end into output and an exit code."""
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataops.errors import ConfigError, PairmillError
+from infra import services
+
+logger = logging.getLogger(__name__)
+
+
+def execute(
+    run_id: str,
+    *,
+    until: str | None = None,
+    force: Sequence[str] = (),
+    verify: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Run the flow on a run record, starting the local servers where none are given; its exit code.
+
+    With `as_json`, standard output gets exactly one JSON object, also where the run fails.
+    """
+    services.up()
+    services.apply_environment()
+    from flows.pipeline import pipeline  # imports prefect, which reads the environment once
+    from flows.report import show_run
+    from flows.runs import load_run
+
+    failure: PairmillError | None = None
+    quiet_expected_errors()
+    try:
+        pipeline(run_id=run_id, until=until, force=tuple(force), verify=verify)
+    except PairmillError as error:
+        failure = error
+    record, store = load_run(run_id, services.home())
+    if as_json:
+        result = record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
+        if failure is not None:
+            result["error"] = {"type": type(failure).__name__, "message": str(failure), "exit_code": failure.exit_code}
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        show_run(record, store)
+    if failure is not None:
+        again = f"; `pairmill rerun {run_id}` goes on from here" if failure.exit_code in (1, 75) else ""
+        sys.stderr.write(f"pairmill: {type(failure).__name__}: {failure}{again}\n")
+        return failure.exit_code
+    return 0
+
+
+def rerun(run_id: str, *, from_stage: str | None, store_uri: str | None, as_json: bool) -> int:
+    """Continue a run: its former flow run, where Prefect still believes it alive, is marked Crashed first.
+
+    Raises: ConfigError when the run is not known or still goes on.
+    """
+    from flows.runs import load_run
+
+    home: Path = services.home()
+    record, store = load_run(run_id, home, store_uri)
+    if record.actual_state() == "running":
+        attempt = record.attempts[-1]
+        msg = f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop it first"
+        raise ConfigError(msg)
+    pointer = home / "runs" / run_id
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    pointer.write_text(store.uri)
+    services.up()
+    services.apply_environment()
+    from flows.pipeline import STAGES
+
+    for attempt in record.attempts:
+        if attempt.ended_at is None and attempt.flow_run_id:
+            asyncio.run(_mark_crashed(attempt.flow_run_id))
+    force = STAGES[STAGES.index(from_stage) :] if from_stage else ()
+    return execute(run_id, force=force, as_json=as_json)
+
+
+async def _mark_crashed(flow_run_id: str) -> None:
+    """A killed process leaves its flow run `Running` for ever, and Prefect refuses to retry it: say what happened."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    async with get_client() as client:
+        try:
+            flow_run = await client.read_flow_run(flow_run_id)  # pyright: ignore[reportArgumentType]
+        except ObjectNotFound:  # the Prefect database was lost: the store alone is enough
+            return
+        if flow_run.state is None or not flow_run.state.is_final():
+            crashed = Crashed(message="its process is gone; continued by pairmill rerun")
+            await client.set_flow_run_state(flow_run.id, crashed, force=True)
+
+
+class _Untraced(logging.Filter):
+    """Takes the traceback off deliberate errors: their message says it all. Others keep theirs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], PairmillError):
+            record.exc_info = None
+        return True
+
+
+def quiet_expected_errors() -> None:
+    """Keep deliberate errors to one line on the console."""
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
+        logger_ = logging.getLogger(name)
+        if not any(isinstance(f, _Untraced) for f in logger_.filters):
+            logger_.addFilter(_Untraced())

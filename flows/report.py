@@ -1,0 +1,191 @@
+"""What the command prints: tables for people, or one JSON object with --json. Text from the web is never read as markup."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dataops.errors import ConfigError
+from dataops.funnel import STAGES, funnel_stages
+from dataops.snapshot import Manifest, find
+from dataops.store import Store
+from flows.runs import RunRecord, load_run, stores
+from infra.doctor import Check
+from infra.services import ServiceStatus
+from training.intervals import summary_rows
+
+WIDTH = 110
+"""Columns of a table where standard output is no terminal."""
+
+
+def console() -> Console:
+    """Standard output, with colours only on a terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+
+
+def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "dropped because")
+    return table
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on a line."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def load_manifests(record: RunRecord, store: Store) -> list[Manifest]:
+    """The manifests of the run's finished stages, as far as they are still complete in the store."""
+    found = (find(store, run.stage, run.key) for run in record.stages if run.state in ("Completed", "Reused"))
+    return [manifest for manifest in found if manifest is not None]
+
+
+def show_run(record: RunRecord, store: Store) -> None:
+    """A run: its stages, the funnel, the scores and the registered version."""
+    out = console()
+    table = _table(
+        f"Run {record.run_id}: {record.actual_state()}", "stage", "key", "state", "seconds", right=["seconds"]
+    )
+    for run in record.stages:
+        table.add_row(run.stage, run.key, run.state, f"{run.seconds:.1f}")
+    out.print(table)
+    manifests = load_manifests(record, store)
+    show_funnel(manifests, out)
+    show_scores(manifests, out)
+    if record.attempts and record.attempts[-1].error:
+        out.print(Text(f"\nended with: {record.attempts[-1].error.splitlines()[0]}"))
+    if record.model_version:
+        aliases = next((m.facts.get("alias") for m in manifests if m.stage == "register"), None)
+        out.print(Text(f"\nRegistered {record.model_version}" + (f", alias {aliases}" if aliases else "")))
+    for name, link in sorted(record.model_links.items()):
+        out.print(Text(f"  {name}: {link}"), soft_wrap=True)
+
+
+def show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
+    """Rows in, kept and dropped by reason, per stage."""
+    stages = funnel_stages(m for m in manifests if m.stage in ("extract", "filter", "download", "curate", "pack"))
+    if not stages:
+        return
+    out.print()
+    table = _table(
+        "Funnel (rows)", "stage", "in", "kept", "dropped", "dropped because", right=["in", "kept", "dropped"]
+    )
+    for stage in stages:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in stage["reasons"].items())
+        table.add_row(
+            stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", f"{stage['dropped']:,}", Text(reasons)
+        )
+    out.print(table)
+
+
+def show_scores(manifests: Sequence[Manifest], out: Console) -> None:
+    """Zero-shot and retrieval scores with their 95% intervals, beside chance."""
+    metrics = next((m.facts["metrics"] for m in manifests if m.stage == "evaluate"), None)
+    if metrics is None:
+        return
+    out.print()
+    numbers = ("value", "95% interval", "chance", "n")
+    table = _table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
+    for row in summary_rows(metrics):
+        interval = "" if row["low"] is None else f"{100 * row['low']:.2f} - {100 * row['high']:.2f}"
+        chance = "" if row["chance"] is None else f"{100 * row['chance']:.2f}"
+        table.add_row(row["task"], row["metric"], f"{100 * row['value']:.2f}", interval, chance, f"{row['n']:,}")
+    out.print(table)
+
+
+def show_runs(records: Sequence[RunRecord], *, as_json: bool) -> int:
+    """The history of runs."""
+    if as_json:
+        rows = []
+        for record in records:
+            fields = {"run_id", "name", "created_at", "model_version"}
+            rows.append({**record.model_dump(mode="json", include=fields), "state": record.actual_state()})
+        print_json(rows)
+        return 0
+    table = _table("Runs", "run", "state", "started", "stages", "model")
+    for record in records:
+        done = sum(run.state in ("Completed", "Reused") for run in record.stages)
+        stages = f"{done} of {len(STAGES)}"
+        table.add_row(record.run_id, record.actual_state(), record.created_at, stages, record.model_version or "")
+    console().print(table)
+    return 0
+
+
+def show_run_or_key(name: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """One run, or one snapshot by its key.
+
+    Raises: ConfigError when there is neither.
+    """
+    for store in stores(home, store_uri):
+        for stage in STAGES:
+            if len(name) == 16 and name.isalnum() and (manifest := find(store, stage, name)) is not None:
+                show_snapshot(manifest, store, as_json=as_json)
+                return 0
+    try:
+        record, store = load_run(name, home, store_uri)
+    except ConfigError as error:
+        msg = f"{error}; nor is it the key of a complete snapshot"
+        raise ConfigError(msg) from error
+    if as_json:
+        manifests = {m.stage: m for m in load_manifests(record, store)}
+        result = {**record.model_dump(mode="json"), "state": record.actual_state()}
+        for stage in result["stages"]:
+            if (manifest := manifests.get(stage["stage"])) is not None:
+                stage["content_digest"] = manifest.content_digest
+                stage["parts"] = [part.model_dump(mode="json") for part in manifest.parts]
+                stage["path"] = f"{store.uri}/{manifest.stage}/{manifest.key}"
+        print_json(result)
+    else:
+        show_run(record, store)
+    return 0
+
+
+def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
+    """One snapshot: what it holds and what it was made of."""
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    out = console()
+    out.print(Text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
+    out.print(Text(f"content digest {manifest.content_digest}"))
+    for source in manifest.inputs:
+        out.print(Text(f"made of {source.stage}/{source.key} ({source.digest[:16]})"))
+    table = _table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
+    for part in manifest.parts:
+        table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
+    out.print(table)
+    show_funnel([manifest], out)
+
+
+def show_services(found: Sequence[ServiceStatus], *, as_json: bool) -> int:
+    """The servers and where they are."""
+    if as_json:
+        print_json([{**asdict(s), "log": None if s.log is None else str(s.log)} for s in found])
+        return 0
+    table = _table("Servers", "name", "state", "address", "pid")
+    for service in found:
+        table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
+    console().print(table)
+    return 0
+
+
+def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
+    """The findings of the doctor; 2 where one is an error."""
+    failed = any(not check.ok and check.severity == "error" for check in checks)
+    if as_json:
+        print_json([asdict(check) for check in checks])
+        return 2 if failed else 0
+    out = console()
+    for check in checks:
+        mark = "ok" if check.ok else check.severity
+        out.print(Text(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
+        if not check.ok and check.remedy:
+            out.print(Text(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
+    return 2 if failed else 0

@@ -1,0 +1,101 @@
+"""What a person sees of a run: progress on the terminal and in the Prefect UI, the funnel, links. Decides nothing."""
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.settings import PREFECT_UI_URL
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dataops.funnel import funnel_rows
+from dataops.snapshot import Manifest
+
+logger = logging.getLogger(__name__)
+
+ARTEFACT_SECONDS = 2.0
+"""Least time between two updates of a progress artefact: each is a request to the Prefect server."""
+
+
+class Sight:
+    """Shows one run."""
+
+    def __init__(self, run_id: str):
+        self.run_id = run_id
+        self._stage = ""
+        self._bar: Progress | None = None
+        self._artefact: UUID | None = None
+        self._updated = 0.0
+
+    @staticmethod
+    def flow_run_url(flow_run_id: str) -> str | None:
+        """Address of the flow run's page, where the UI's address is known."""
+        ui = PREFECT_UI_URL.value()
+        return f"{ui.rstrip('/')}/runs/flow-run/{flow_run_id}" if ui else None
+
+    @contextmanager
+    def watch(self, stage: str) -> Iterator[None]:
+        """Show the stage's progress while it runs: a bar where standard error is a terminal."""
+        self._stage, self._artefact, self._updated = stage, None, 0.0
+        if not sys.stderr.isatty():
+            yield
+            return
+        columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("{task.fields[line]}"), console=Console(stderr=True), transient=True) as bar:
+            self._bar = bar
+            bar.add_task(stage, total=None, line="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def progress(self, done: int, total: int, line: str) -> None:
+        """Called by the stage as its parts finish."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=line[-60:])
+        elif self._stage not in ("train", "evaluate"):  # jobs log their own lines
+            logger.info("%s", line)
+        now = time.monotonic()
+        if now - self._updated < ARTEFACT_SECONDS and done < total:
+            return
+        self._updated = now
+        percent = 100.0 * done / max(total, 1)
+        if self._artefact is None:
+            key = re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-{self.run_id}".lower()).strip("-")
+            self._artefact = _uuid(create_progress_artifact(percent, key=key, description=f"{self._stage}: {line}"))
+        else:
+            update_progress_artifact(self._artefact, percent, description=f"{self._stage}: {done} of {total}")
+
+    def stage_ended(self, manifest: Manifest, state: str, seconds: float) -> None:
+        """One line a stage."""
+        counts = manifest.counts
+        reasons = ", ".join(
+            f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))
+        )
+        kept = f"kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
+        logger.info("%s %s %s in %.1f s: %s", manifest.stage, manifest.key, state.lower(), seconds, kept)
+
+    def run_ended(self, manifests: Sequence[Manifest]) -> None:
+        """The funnel as a table artefact and the MLflow run as a link artefact."""
+        if manifests:
+            create_table_artifact(funnel_rows(manifests), key="funnel", description=f"Rows of {self.run_id}, by stage")
+        for manifest in manifests:
+            links: dict[str, Any] = manifest.facts.get("links", {}) if manifest.stage == "register" else {}
+            for name, link in sorted(links.items()):
+                key = "mlflow-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
+                create_link_artifact(link, link_text=f"MLflow: {name}", key=key, description=self.run_id)
+
+
+def _uuid(value: Any) -> UUID:
+    return value if isinstance(value, UUID) else UUID(str(value))

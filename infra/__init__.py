@@ -1,0 +1,1 @@
+"""Local services, diagnosis of an installation, and the files that deploy it."""

@@ -1,0 +1,1 @@
+"""Side effects: one stage or one external system a file."""

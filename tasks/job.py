@@ -1,0 +1,97 @@
+"""Runs training code as a subprocess: this process never loads torch.
+
+The job's standard error goes to a log file, line by line to our logger, and its last lines into the error message when it
+fails. The job watches our process id and ends itself when we are gone, so a killed run leaves no trainer behind.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataops.errors import ConfigError, JobFailed, PairmillError, TrainingDiverged
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+GRACE_SECONDS = 30
+"""What a job gets to write a checkpoint after SIGTERM, before it is killed."""
+
+
+def run_job(
+    module: str,
+    job: Mapping[str, Any],
+    folder: Path,
+    *,
+    launcher: Sequence[str] = (),
+    on_line: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run `python [launcher] -m module job.json` in a subprocess until it ends.
+
+    Args:
+        job: written to `folder`/job.json, with our process id as `parent_pid`.
+        folder: also gets `job.log`.
+        launcher: arguments that start the module some other way, for example torchrun's.
+        on_line: called with each line of the job's output.
+
+    Raises: TrainingDiverged (exit code 4), ConfigError (2), JobFailed (others; retryable for 75); each names the log.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, log = folder / "job.json", folder / "job.log"
+    path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2))
+    command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    tail: deque[str] = deque(maxlen=15)
+    with (
+        log.open("a") as out,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,  # a Ctrl-C reaches us alone; we then end the job in good order
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                out.write(line)
+                out.flush()
+                tail.append(line.rstrip())
+                on_line(line.rstrip())
+            code = process.wait()
+        finally:
+            _end(process)
+    if code:
+        raise _failure(module, code, log, "\n".join(tail))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the job's whole process group: with SIGTERM, and with SIGKILL after GRACE_SECONDS."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _failure(module: str, code: int, log: Path, tail: str) -> PairmillError:
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    message = f"python -m {module} {ended}; its log is {log} and ends with:\n{tail}"
+    if code == 4:
+        return TrainingDiverged(message)
+    if code == 2:
+        return ConfigError(message)
+    return JobFailed(message, exit_code=75 if code == 75 or code < 0 else 1)

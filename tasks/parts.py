@@ -1,0 +1,115 @@
+"""Maps a function over the tasks of a stage in worker processes, resuming what an earlier try finished.
+
+A task is a value with an `id`; the function gets a Draft and the task, writes parts through the draft and returns a
+Record. Which worker does what, and in which order, cannot show in the output: each task writes its own parts.
+"""
+
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Protocol, TypeVar
+
+from dataops.errors import JobFailed, PairmillError
+from dataops.snapshot import Draft, Record
+from dataops.store import open_store
+from tasks.stage import Context
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Tries of one task whose error says that trying again may help."""
+
+
+class Task(Protocol):
+    """A picklable value; `id` names its record and must be unique in the stage."""
+
+    @property
+    def id(self) -> str:
+        """For example `part-00017`."""
+        ...
+
+
+T = TypeVar("T", bound=Task)
+PartFunction = Callable[[Draft, T], Record]
+
+
+def map_parts(function: PartFunction[T], tasks: Sequence[T], draft: Draft, context: Context) -> list[Record]:
+    """The record of each task, in the order of `tasks`; finished ones are not done again.
+
+    Raises: the error of the first task that failed for good, after ATTEMPTS tries where it is retryable; JobFailed (75)
+    when a worker process died (killed, or out of memory).
+    """
+    records = {task.id: record for task in tasks if (record := draft.done(task.id))}
+    todo = [task for task in tasks if task.id not in records]
+    if records:
+        logger.info("%s %s: %d of %d parts were finished before", draft.stage, draft.key, len(records), len(tasks))
+    if todo:
+        workers = min(context.workers, len(todo))
+        with ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+        ) as pool:
+            _run(pool, function, todo, draft, context, records, len(tasks))
+    return [records[task.id] for task in tasks]
+
+
+def _run(
+    pool: ProcessPoolExecutor,
+    function: PartFunction[T],
+    todo: Sequence[T],
+    draft: Draft,
+    context: Context,
+    records: dict[str, Record],
+    total: int,
+) -> None:
+    def submit(task: T) -> Future[Record]:
+        return pool.submit(_call, function, draft.store.uri, draft.stage, draft.key, task)
+
+    running = {submit(task): (task, 1) for task in todo}
+    try:
+        while running:
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                task, attempt = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    records[task.id] = future.result()
+                    context.progress(len(records), total, _line(draft, records[task.id]))
+                elif isinstance(error, PairmillError) and error.retryable and attempt < ATTEMPTS:
+                    logger.warning("%s %s: try %d failed: %s", draft.stage, task.id, attempt, error)
+                    time.sleep(attempt)
+                    running[submit(task)] = (task, attempt + 1)
+                elif isinstance(error, BrokenProcessPool):
+                    msg = f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}"
+                    raise JobFailed(msg, exit_code=75) from error
+                else:
+                    raise error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _line(draft: Draft, record: Record) -> str:
+    counts = record.counts
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: -x[1]))
+    kept = f"kept {counts.kept:,} of {counts.input:,}" if counts.input else "done"
+    return f"{draft.stage} {record.task}: {kept}" + (f" ({reasons})" if reasons else "")
+
+
+def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, task: T) -> Record:
+    draft = Draft(open_store(store_uri), stage, key)
+    return draft.finish(function(draft, task))
+
+
+def _start_worker(parent: int) -> None:
+    """End this worker soon after its parent was killed: else it would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(75)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,141 @@
+import pyarrow as pa
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataops.errors import CorruptPart, SchemaError
+from dataops.schema import PAIRS, conform, uid, uid_sum
+from dataops.snapshot import (
+    Counts,
+    Draft,
+    Input,
+    Manifest,
+    Part,
+    Record,
+    canonical_json,
+    content_digest,
+    find,
+    read_parts,
+    snapshot_key,
+)
+from dataops.store import FolderStore
+
+
+def manifest_of(draft: Draft, parts: list[Part]) -> Manifest:
+    return Manifest(
+        stage=draft.stage,
+        stage_version=1,
+        key=draft.key,
+        inputs=[],
+        config={},
+        seed=0,
+        code={},
+        parts=parts,
+        counts=Counts(),
+        content_digest=content_digest(parts),
+        created_at="2026-01-01T00:00:00+00:00",
+    )
+
+
+def table(*captions: str) -> pa.Table:
+    rows = [{"uid": uid("http://a/", c), "url": "http://a/", "caption": c} for c in captions]
+    return conform(pa.Table.from_pylist(rows, schema=None), PAIRS, "test")
+
+
+def test_key_depends_on_content_and_on_nothing_else():
+    base = ("filter", 1, {"a": 1, "b": [2]}, 0)
+    key = snapshot_key(*base, [Input(stage="extract", key="k1", digest="d")])
+    assert len(key) == 16
+    assert int(key, 16) >= 0
+    assert snapshot_key("filter", 1, {"b": [2], "a": 1}, 0, [Input(stage="extract", key="other", digest="d")]) == key
+    changed = [
+        ("curate", 1, {"a": 1, "b": [2]}, 0, "d"),
+        ("filter", 2, {"a": 1, "b": [2]}, 0, "d"),
+        ("filter", 1, {"a": 2, "b": [2]}, 0, "d"),
+        ("filter", 1, {"a": 1, "b": [2]}, 1, "d"),
+        ("filter", 1, {"a": 1, "b": [2]}, 0, "e"),
+    ]
+    keys = {snapshot_key(*c[:4], [Input(stage="extract", key="k1", digest=c[4])]) for c in changed}
+    assert len(keys | {key}) == 6
+
+
+def test_content_digest_ignores_order_and_evidence():
+    a = Part(name="part-0", rows=1, bytes=1, sha256="aa")
+    b = Part(name="part-1", rows=1, bytes=1, sha256="bb")
+    evidence = Part(name="evidence-0", rows=1, bytes=1, sha256="cc")
+    assert content_digest([a, b]) == content_digest([evidence, b, a]) != content_digest([a])
+
+
+@given(st.lists(st.text(max_size=8), max_size=20), st.randoms())
+def test_uid_sum_is_of_the_multiset(captions, random):
+    uids = [uid("http://x/", c) for c in captions]
+    shuffled = random.sample(uids, len(uids))
+    assert uid_sum(shuffled) == uid_sum(uids)
+    assert uid_sum([*uids, uids[0] if uids else uid("", "")]) != uid_sum(uids)
+
+
+def test_uid_is_the_contracts():
+    assert uid("http://a/b.png", "a caption") == xxhash.xxh3_128(b"http://a/b.png\0a caption").hexdigest()
+
+
+def test_the_same_table_gives_the_same_bytes_and_reads_back(tmp_path):
+    drafts = [Draft(FolderStore(tmp_path / name), "filter", "0" * 16) for name in ("one", "two")]
+    parts = [draft.put_table("part-00000.parquet", table("x", "y")) for draft in drafts]
+    assert parts[0] == parts[1]
+    assert parts[0].rows == 2
+    assert parts[0].uid_sum == uid_sum([uid("http://a/", "x"), uid("http://a/", "y")])
+    manifest = drafts[0].commit(manifest_of(drafts[0], parts[:1]))
+    assert read_parts(drafts[0].store, manifest, columns=["caption"]).to_pydict() == {"caption": ["x", "y"]}
+
+
+def test_commit_is_first_writer_wins_and_clears_the_scratch(tmp_path):
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    part = draft.put_bytes("part-00000.parquet", b"data", 1)
+    draft.finish(Record(task="part-00000", parts=[part]))
+    first = draft.commit(manifest_of(draft, [part]))
+    second = draft.commit(manifest_of(draft, []))
+    assert second == first
+    assert draft.store.names("filter/k") == ["filter/k/manifest.json", "filter/k/part-00000.parquet"]
+
+
+def test_a_finished_task_counts_only_while_its_parts_are_whole(tmp_path):
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    part = draft.put_bytes("part-00000.parquet", b"data", 1)
+    record = draft.finish(Record(task="part-00000", parts=[part], counts=Counts(input=1, kept=1)))
+    assert draft.done("part-00000") == record
+    draft.store.put(draft.path("part-00000.parquet"), b"dat")
+    assert draft.done("part-00000") is None
+
+
+def test_a_changed_or_missing_part_is_reported_with_its_name_and_remedy(tmp_path):
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    assert find(draft.store, "filter", "k") is None
+    part = draft.put_bytes("part-00000.parquet", b"data", 1)
+    draft.commit(manifest_of(draft, [part]))
+    assert find(draft.store, "filter", "k", verify=True) is not None
+    draft.store.put(draft.path("part-00000.parquet"), b"dada")
+    assert find(draft.store, "filter", "k") is not None
+    with pytest.raises(CorruptPart, match=r"part-00000.*--force filter"):
+        find(draft.store, "filter", "k", verify=True)
+    draft.store.delete_tree(draft.path("part-00000.parquet"))
+    with pytest.raises(CorruptPart, match="is missing"):
+        find(draft.store, "filter", "k")
+
+
+def test_counts_add_by_reason():
+    total = Counts(input=3, kept=1, dropped={"a": 2}) + Counts(input=2, kept=1, dropped={"b": 1})
+    assert total == Counts(input=5, kept=2, dropped={"a": 2, "b": 1})
+
+
+def test_conform_refuses_what_is_not_the_contract():
+    with pytest.raises(SchemaError, match="uid"):
+        conform(pa.table({"url": ["x"]}), PAIRS, "here")
+    with pytest.raises(SchemaError, match="source_offset"):
+        conform(pa.table({"uid": ["0"], "source_offset": ["zero"]}), PAIRS, "here")
+
+
+def test_canonical_json_is_one_text():
+    assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))

@@ -1,0 +1,1 @@
+"""CLIP in torch: model, loader, trainer and evaluation. Never imports prefect or mlflow."""
