@@ -184,7 +184,7 @@ class S3Store(Store):
 
         self.bucket, self.prefix, self.cache = bucket, prefix.strip("/"), cache
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self._s3: Any = boto3.client(
+        self._s3: Any = boto3.session.Session().client(
             "s3", config=Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
         )
 

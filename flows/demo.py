@@ -15,7 +15,7 @@ from flows.execute import execute
 from flows.report import console
 from flows.runs import load_run, new_run
 from infra import services
-from tasks.demo import HOST, build_demo_web
+from tasks.demo.build import build_demo_web
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ def run_demo(*, as_json: bool) -> int:
     address = str(site.url).removeprefix("http://").rstrip("/")
     settings = [
         f"store.uri={json.dumps(str(services.home() / 'store'))}",
-        f"source.paths={json.dumps([str(path) for path in web.archives])}",
-        f'download.connect_to={{"{HOST}" = "{address}"}}',
+        f"source.paths={json.dumps([str(path) for path in web.warcs])}",
+        f'download.connect_to={{"{web.host}" = "{address}"}}',
         f"evaluate.suite={json.dumps(str(CONFIG.parent / 'suites' / 'demo.toml'))}",
-        f"evaluate.data={json.dumps(str(web.suite))}",
+        f"evaluate.data={json.dumps(str(web.suite_root))}",
     ]
     record = new_run(load_config(CONFIG, settings), services.home())
     code = execute(record.run_id, as_json=as_json)

@@ -1,0 +1,131 @@
+"""A small demo web, its site and the two real servers, once for all end-to-end tests; each test has its own store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra import services
+from tasks.demo.build import DemoWeb, build_demo_web
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE_CONFIG = """
+name = "small"
+[store]
+uri = "{store}"
+[source]
+kind = "warc"
+paths = ["{archive}/*.warc.gz"]
+[filter]
+languages = ["en"]
+language_min_score = 0.05
+[download]
+image_size = 64
+resize_mode = "border"
+shard_size = 40
+connect_to = {{ "{host}" = "{site}" }}
+[curate]
+min_side = 32
+[pack]
+shard_size = 100
+[train]
+model = "{root}/tests/e2e/tiny-model.json"
+epochs = 12
+batch_size = 64
+lr = 1e-3
+vocab_size = 600
+checkpoint_every = 5
+precision = "fp32"
+[evaluate]
+suite = "{root}/configs/suites/demo.toml"
+data = "{suite}"
+[register]
+model_name = "{model_name}"
+"""
+
+
+@dataclass(frozen=True)
+class Mill:
+    """The command in its own working folder."""
+
+    folder: Path
+    web: DemoWeb
+    site: str
+    env: dict[str, str] = field(repr=False)
+
+    def config(self, name: str, *, store: Path | None = None, model_name: str = "small") -> Path:
+        """A config file on a store of its own."""
+        path = self.folder / f"{name}.toml"
+        path.write_text(
+            SAMPLE_CONFIG.format(
+                store=store or self.folder / f"store-{name}",
+                archive=self.web.archive,
+                suite=self.web.suite_root,
+                host=self.web.host,
+                site=self.site,
+                root=ROOT,
+                model_name=model_name,
+            )
+        )
+        return path
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+
+    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run the command and expect an exit code."""
+        done = subprocess.run(
+            self.command(*arguments), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout
+        )
+        assert done.returncode == code, (
+            f"{arguments} gave {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        )
+        return done
+
+    def json(self, *arguments: str | Path, code: int = 0) -> Any:
+        """Run the command with --json: standard output is one JSON value and nothing else."""
+        return json.loads(self(*arguments, "--json", code=code).stdout)
+
+    def killed(self, *arguments: str | Path, when: Callable[[], bool], timeout: float = 180) -> None:
+        """Start the command, wait for `when`, and SIGKILL it."""
+        with (self.folder / "killed.log").open("ab") as log:
+            process = subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.env, stdout=log, stderr=log)
+            try:
+                deadline = time.monotonic() + timeout
+                while not when():
+                    assert process.poll() is None, (self.folder / "killed.log").read_text()[-6000:]
+                    assert time.monotonic() < deadline, "the moment to kill never came"
+                    time.sleep(0.01)
+            finally:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture(scope="session")
+def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
+    """Servers up, site served; all stopped at the end."""
+    folder = tmp_path_factory.mktemp("mill")
+    saved = dict(os.environ)
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
+    os.environ["PAIRMILL_HOME"] = str(folder / "home")
+    web = build_demo_web(folder / "web", limit=240)
+    server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
+    try:
+        services.up()
+        site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
+        address = site.url.removeprefix("http://").rstrip("/")
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        yield Mill(folder, web, address, env)
+    finally:
+        services.down()
+        os.environ.clear()
+        os.environ.update(saved)

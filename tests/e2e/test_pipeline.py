@@ -1,0 +1,199 @@
+"""The whole path against real servers: made once, reused, killed, rerun, refused."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from dataops.snapshot import file_sha256
+from tests.e2e.conftest import Mill
+
+pytestmark = pytest.mark.timeout(600)
+DATA = ("extract", "filter", "download", "curate", "pack")
+
+
+def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {stage["stage"]: stage for stage in result["stages"]}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mill: Mill) -> dict[str, Any]:
+    """One run from nothing to a registered version, and what `show` says of it."""
+    result = mill.json("run", mill.config("undisturbed"))
+    return mill.json("show", result["run_id"]) | {"result": result}
+
+
+def test_every_stage_is_made_and_a_version_registered(undisturbed):
+    result = undisturbed["result"]
+    assert set(result) == {"run_id", "stages", "model_version"}
+    assert [s["stage"] for s in result["stages"]] == [*DATA, "train", "evaluate", "register"]
+    assert {s["state"] for s in result["stages"]} == {"Completed"}
+    assert re.fullmatch(r"models:/small/\d+", result["model_version"])
+
+
+def test_show_agrees_with_the_files(undisturbed):
+    for stage in undisturbed["stages"]:
+        folder = Path(stage["path"])
+        names = {p.name for p in folder.iterdir()} - {"manifest.json"}
+        assert names == {part["name"] for part in stage["parts"]}
+        for part in stage["parts"]:
+            path = folder / part["name"]
+            assert (path.stat().st_size, file_sha256(path)) == (part["bytes"], part["sha256"])
+            if path.suffix == ".parquet":
+                assert pq.read_metadata(path).num_rows == part["rows"]
+
+
+def test_no_pair_is_lost_or_doubled(undisturbed):
+    before: list[str] | None = None
+    for name in DATA:
+        stage = stages(undisturbed)[name]
+        rows: dict[str, list[str]] = {"part": [], "dropped": []}
+        reasons: dict[str, int] = {}
+        for path in sorted(Path(stage["path"]).glob("*.parquet")):
+            kind = path.name.split("-")[0]
+            if kind in rows:
+                table = pq.read_table(path)
+                rows[kind] += table["uid"].to_pylist()
+                for reason in table["drop_reason"].to_pylist() if kind == "dropped" else []:
+                    reasons[reason] = reasons.get(reason, 0) + 1
+        counts = stage["counts"]
+        assert (len(rows["part"]), reasons) == (counts["kept"], counts["dropped"])
+        assert counts["input"] == counts["kept"] + sum(reasons.values())
+        if before is not None:
+            assert sorted(rows["part"] + rows["dropped"]) == sorted(before)
+        before = rows["part"]
+
+
+def test_the_odd_parts_of_the_web_end_as_rows_with_reasons(mill, undisturbed):
+    seen = {reason for name in DATA for reason in stages(undisturbed)[name]["counts"]["dropped"]}
+    expected = {
+        "data_url",
+        "not_http",
+        "no_caption",
+        "language",
+        "duplicate_uid",
+        "http_404",
+        "not_an_image",
+        "opted_out",
+    }
+    assert expected | {"refused_address", "exact_duplicate"} <= seen
+
+
+def test_held_out_emoji_are_in_no_pair(mill, undisturbed):
+    names = set((mill.web.suite_root / "openmoji-heldout" / "classnames.txt").read_text().splitlines())
+    captions: set[str] = set()
+    for path in Path(stages(undisturbed)["extract"]["path"]).glob("part-*.parquet"):
+        captions |= set(pq.read_table(path)["caption"].to_pylist())
+    assert names
+    assert captions
+    assert not names & captions
+
+
+def test_a_second_run_reuses_everything(mill, undisturbed):
+    again = mill.json("run", mill.folder / "undisturbed.toml")
+    assert {s["state"] for s in again["stages"]} == {"Reused"}
+    assert again["model_version"] == undisturbed["result"]["model_version"]
+    assert [s["key"] for s in again["stages"]] == [s["key"] for s in undisturbed["stages"]]
+
+
+def test_a_changed_threshold_remakes_its_stage_and_what_stands_below(mill, undisturbed):
+    changed = stages(
+        mill.json("run", mill.folder / "undisturbed.toml", "--set", "curate.min_side=60", "--until", "pack")
+    )
+    assert [changed[name]["state"] for name in DATA[:3]] == ["Reused"] * 3
+    assert changed["curate"]["state"] == "Completed"
+
+
+def test_killed_in_download_and_in_train_then_rerun_ends_the_same(mill, undisturbed):
+    store = mill.folder / "store-killed"
+    config = mill.config("killed", store=store)
+
+    def download_records() -> list[Path]:
+        return sorted(store.glob("download/*/_work/*.json"))
+
+    mill.killed("run", config, when=lambda: len(download_records()) >= 2)
+    survivors = {path.parent.parent / f"{path.stem.split('-')[1]}.tar": path for path in download_records()}
+    before = {tar: tar.stat().st_ino for tar in survivors if tar.exists()}
+    assert before
+    assert not list(store.glob("download/*/manifest.json"))
+    (run_id,) = [
+        r["run_id"]
+        for r in mill.json("runs", "--store", store)
+        if str(r["name"]) == "small" and r["state"] == "crashed"
+    ]
+
+    jobs = mill.folder / "home" / "jobs"
+    mill.killed("rerun", run_id, when=lambda: bool(list(jobs.glob("train-*/checkpoints/step-*"))))
+    assert {tar: tar.stat().st_ino for tar in before} == before, "finished parts were made again"
+    assert not list(store.glob("train/*/manifest.json"))
+
+    result = mill.json("rerun", run_id)
+    assert result["run_id"] == run_id
+    states = {name: stage["state"] for name, stage in stages(result).items()}
+    assert [states[name] for name in DATA] == ["Reused"] * 5
+    ended = stages(mill.json("show", run_id))
+    reference = stages(undisturbed)
+    for name in (*DATA, "train", "evaluate"):
+        assert ended[name]["content_digest"] == reference[name]["content_digest"], name
+    log = (Path(mill.folder) / "killed.log").read_text()
+    assert "Traceback" not in log
+
+
+def test_two_empty_stores_give_one_dataset_digest(mill, undisturbed):
+    config = mill.config("other")
+    result = mill.json("run", config, "--until", "pack", "--set", "execution.workers=1")
+    shown = stages(mill.json("show", result["run_id"]))
+    assert shown["pack"]["content_digest"] == stages(undisturbed)["pack"]["content_digest"]
+
+
+def test_a_refused_model_exits_5_and_gets_no_champion(mill, undisturbed):
+    config = mill.folder / "undisturbed.toml"
+    floor = 'register.floors={"twemoji-seen/top1" = 0.99}'
+    result = mill.json("run", config, "--set", floor, "--set", "register.model_name=refused", code=5)
+    assert result["error"]["exit_code"] == 5
+    assert "twemoji-seen/top1" in result["error"]["message"]
+    assert result["model_version"] is None
+    assert stages(result)["evaluate"]["state"] == "Reused"
+
+
+def test_all_problems_of_a_config_are_reported_at_once(mill):
+    config = mill.config("bad", store=Path("/proc/nowhere"))
+    text = config.read_text().replace("min_side = 32", 'min_side = "wide"\ncolour = 1')
+    config.write_text(text.replace("*.warc.gz", "*.no-such-file"))
+    message = mill("run", config, code=2).stderr
+    for what in ("curate.min_side", "curate.colour", "unknown key", "no-such-file", "store.uri"):
+        assert what in message
+
+
+def test_usage_errors_exit_2(mill):
+    mill("run", code=2)
+    mill("run", mill.folder / "missing.toml", code=2)
+    mill("rerun", "no-such-run", code=2)
+    mill("show", "0123456789abcdef", code=2)
+    mill("run", mill.folder / "undisturbed.toml", "--until", "nowhere", code=2)
+
+
+def test_what_prefect_and_mlflow_know(mill, undisturbed):
+    import httpx
+
+    api = {s["name"]: s["url"] for s in mill.json("status")}
+    run_id = undisturbed["run_id"]
+    flow_run_id = undisturbed["attempts"][0]["flow_run_id"]
+    prefect, mlflow = api["prefect"].removesuffix("/api"), api["mlflow"]
+    flow_run = httpx.get(f"{prefect}/api/flow_runs/{flow_run_id}").json()
+    assert (flow_run["name"], flow_run["state_type"]) == (run_id, "COMPLETED")
+    query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
+    task_runs = httpx.post(f"{prefect}/api/task_runs/filter", json=query).json()
+    assert sorted(t["name"].split()[0] for t in task_runs) == sorted([*DATA, "train", "evaluate", "register"])
+    artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query).json()
+    assert {"table", "progress", "markdown"} <= {a["type"] for a in artefacts}
+    name, version = undisturbed["model_version"].removeprefix("models:/").split("/")
+    url = f"{mlflow}/api/2.0/mlflow/model-versions/get"
+    found = httpx.get(url, params={"name": name, "version": version}).json()["model_version"]
+    tags = {tag["key"]: tag["value"] for tag in found["tags"]}
+    assert tags["dataset_key"] == stages(undisturbed)["pack"]["key"]
+    run = httpx.get(f"{mlflow}/api/2.0/mlflow/runs/get", params={"run_id": found["run_id"]}).json()["run"]
+    assert flow_run_id in {tag["value"] for tag in run["data"]["tags"]}
+    assert run["inputs"]["dataset_inputs"]
