@@ -264,11 +264,14 @@ class S3Store(Store):
     def local(self, name: str) -> Path:
         path = self.cache / self.bucket / self._key(name)
         with self._errors(f"fetch {name}"):
-            size = int(self._s3.head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"])
-            if not path.is_file() or path.stat().st_size != size:
+            head = self._s3.head_object(Bucket=self.bucket, Key=self._key(name))
+            changed = head["LastModified"].timestamp()  # the cached copy carries the object's own time
+            cached = path.stat() if path.is_file() else None
+            if cached is None or (cached.st_size, cached.st_mtime) != (head["ContentLength"], changed):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
                 self._s3.download_file(self.bucket, self._key(name), str(temporary))
+                os.utime(temporary, (changed, changed))
                 temporary.replace(path)
         return path
 

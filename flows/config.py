@@ -31,7 +31,7 @@ class _Table(BaseModel):
 class StoreConfig(_Table):
     """The `[store]` table."""
 
-    uri: str = Field(".pairmill/store", min_length=1)
+    uri: str = Field(default=".pairmill/store", min_length=1)
     """A folder, or s3://bucket/prefix."""
 
 
@@ -40,7 +40,7 @@ class ExecutionConfig(_Table):
 
     engine: Literal["local"] = "local"
     """Where parts are mapped: in processes of this machine."""
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(default=None, ge=1)
     """Processes for the parts of a stage; all cores where none is given."""
 
 
@@ -49,7 +49,7 @@ class RunConfig(_Table):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Names the run's MLflow experiment and begins its run ids."""
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of every random choice."""
     store: StoreConfig = StoreConfig()
     source: SourceConfig

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from dataops.errors import PairmillError
 from dataops.snapshot import Manifest
@@ -93,7 +95,7 @@ class Run:
     def __init__(self, record: RunRecord, config: RunConfig):
         self.record, self.config = record, config
         self.manifests: dict[str, Manifest] = {}
-        flow_run_id = str(runtime.flow_run.id)
+        flow_run_id = str(flow_run.id)
         self.sight = Sight(record.run_id)
         self.context = Context(
             store=open_store(config.store.uri),
@@ -169,8 +171,7 @@ def run_task(planned: Plan, context: Context, *, verify: bool) -> tuple[Any, Man
         found.append(make(planned, context))
         return Completed(message=f"made {planned.stage.name}/{planned.key}")
 
-    stage_task = task(
-        body,
+    decorate: Any = task(
         name=planned.stage.name,
         task_run_name=_label(planned),
         retries=2,
@@ -179,7 +180,7 @@ def run_task(planned: Plan, context: Context, *, verify: bool) -> tuple[Any, Man
         cache_policy=NO_CACHE,
         persist_result=False,
     )
-    state = stage_task(return_state=True)
+    state: State = decorate(body)(return_state=True)
     if not state.is_completed():
         state.result(raise_on_failure=True)
     return ("Reused" if state.name == "Reused" else "Completed"), found[-1]

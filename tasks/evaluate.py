@@ -27,7 +27,7 @@ class EvaluateConfig(StageConfig):
     """TOML file with the list of tasks."""
     data: Path | None = None
     """Folder that the tasks' relative roots start from; the suite file's own folder where none is given."""
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(default=256, ge=1)
     """Images encoded at once."""
 
     def load(self) -> Suite:

@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataops.errors import ConfigError, JobFailed, PairmillError, TrainingDiverged
+from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
+FAILURE = "failure.json"
+"""Where a job says why it failed: its exit code does not come through torchrun, which always ends with 1."""
 GRACE_SECONDS = 30
 """What a job gets to write a checkpoint after SIGTERM, before it is killed."""
 
@@ -44,6 +46,7 @@ def run_job(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / "job.json", folder / "job.log"
+    (folder / FAILURE).unlink(missing_ok=True)
     path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2))
     command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -72,7 +75,7 @@ def run_job(
         finally:
             _end(process)
     if code:
-        raise _failure(module, code, log, "\n".join(tail))
+        raise _failure(module, code, folder, "\n".join(tail))
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -87,11 +90,17 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _failure(module: str, code: int, log: Path, tail: str) -> PairmillError:
+def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    message = f"python -m {module} {ended}; its log is {log} and ends with:\n{tail}"
+    said = folder / FAILURE
+    if said.exists():
+        failure = json.loads(said.read_text())
+        code, tail = failure["exit_code"], failure["message"]
+    message = f"python -m {module} {ended} (log: {folder / 'job.log'}):\n{tail}"
     if code == 4:
         return TrainingDiverged(message)
+    if code == 3:
+        return ContractError(message)
     if code == 2:
         return ConfigError(message)
     return JobFailed(message, exit_code=75 if code == 75 or code < 0 else 1)

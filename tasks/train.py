@@ -15,7 +15,14 @@ from tasks.stage import Made, Stage, Work
 
 logger = logging.getLogger(__name__)
 
-OUTPUT = ("model.safetensors", "model.json", "tokenizer.json", "metrics.jsonl", "evidence-throughput.jsonl")
+OUTPUT = (
+    "model.safetensors",
+    "model.json",
+    "tokenizer.json",
+    "metrics.jsonl",
+    "skipped.json",
+    "evidence-throughput.jsonl",
+)
 STEP = re.compile(r"\bstep\s+(\d+)\s*/\s*(\d+)")
 
 

@@ -48,6 +48,16 @@ def test_exit_codes_become_errors_with_the_last_lines(jobs, tmp_path, code, erro
     assert str(tmp_path / "work" / "job.log") in str(caught.value)
 
 
+def test_a_job_under_torchrun_says_its_exit_code_in_a_file(jobs, tmp_path):
+    text = "import json, sys\njson.dump({'exit_code': 4, 'message': 'step 7: nan'}, open('%s', 'w'))\nsys.exit(1)\n"
+    name = module(jobs, "diverged_job", text % (tmp_path / "work" / "failure.json"))
+    with pytest.raises(TrainingDiverged, match="step 7: nan"):
+        run_job(name, {}, tmp_path / "work")
+    name = module(jobs, "later_job", "import sys\nsys.exit(75)\n")
+    with pytest.raises(JobFailed):  # an older failure is not taken for this one's
+        run_job(name, {}, tmp_path / "work")
+
+
 def test_a_killed_job_is_retryable(jobs, tmp_path):
     name = module(jobs, "killed_job", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with pytest.raises(JobFailed, match="SIGKILL") as caught:

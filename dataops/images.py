@@ -1,0 +1,196 @@
+"""What can be said of an image from its bytes: its kind, its size before it is decoded, its fingerprints.
+
+Bytes from the web are hostile until shown otherwise: the kind is read from the bytes and never from a name or header,
+the size in pixels is known before a pixel is decoded, and Pillow opens them as that kind only.
+"""
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+PHASH_BITS = 64
+THUMBNAIL_SIDE = 16
+_MATRIX_SIDE = 32  # the picture that the hash's cosine transform sees
+_KEPT = 8  # of its lowest frequencies, each way
+
+KINDS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "avif": "AVIF"}
+"""The kinds that are decoded, with Pillow's name of each. The first frame of an animation stands for it."""
+
+
+class ImageRefused(ValueError):
+    """Bytes that are not taken as an image. `reason` is a stable class; the text is `reason: detail`."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes say."""
+
+    kind: str
+    width: int
+    height: int
+
+
+def sniff(data: bytes) -> str:
+    """The kind of some bytes by their signature: one of KINDS, a kind that is named and refused, or ''.
+
+    Source: WHATWG MIME Sniffing, section 6.1 (images) and 7.1 (HTML); ISO/IEC 14496-12 brands for AVIF and HEIC.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if data.startswith(b"RIFF") and data[8:14] == b"WEBPVP":
+        return "webp"
+    if data.startswith(b"BM"):
+        return "bmp"
+    if data[4:8] == b"ftyp":
+        return "avif" if data[8:12] in (b"avif", b"avis") else "heif"
+    return _sniff_refused(data)
+
+
+def _sniff_refused(data: bytes) -> str:
+    for signature, kind in (
+        (b"II*\0", "tiff"),
+        (b"MM\0*", "tiff"),
+        (b"\0\0\1\0", "ico"),
+        (b"\0\0\0\x0cjP", "jpeg2000"),
+        (b"\xff\x4f\xff\x51", "jpeg2000"),
+        (b"8BPS", "psd"),
+        (b"%PDF", "pdf"),
+        (b"\x1f\x8b", "gzip"),
+    ):
+        if data.startswith(signature):
+            return kind
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<title")):
+        return "html"
+    if b"<svg" in head:
+        return "svg"
+    return "html" if head.startswith(b"<") else ""
+
+
+_NOT_IMAGES = frozenset({"", "html", "pdf", "gzip"})
+
+
+def read_header(data: bytes, max_area: float = float("inf")) -> Header:
+    """Kind and size of an image that is whole and small enough to be decoded.
+
+    Args:
+        max_area: pixels; decoding allocates by width and height, whatever the bytes weigh (a decompression bomb).
+
+    Raises: ImageRefused with not_an_image, unsupported_format, truncated, decode or too_large.
+    """
+    kind = sniff(data)
+    if kind in _NOT_IMAGES:
+        raise ImageRefused("not_an_image", f"the bytes look like {kind or 'no known format'}")
+    if kind not in KINDS:
+        raise ImageRefused("unsupported_format", kind)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_area is the limit here
+            with Image.open(io.BytesIO(data), formats=[KINDS[kind]]) as image:
+                width, height = image.size
+    except Image.DecompressionBombError:
+        raise ImageRefused("too_large", "more pixels than Pillow opens") from None
+    except Exception as error:  # Pillow's parsers let many types escape on hostile bytes
+        raise ImageRefused("decode", f"unreadable {kind} header ({type(error).__name__})") from None
+    if width * height > max_area:
+        raise ImageRefused("too_large", f"{width}x{height} pixels")
+    if kind == "png" and data[24] == 16:
+        raise ImageRefused("unsupported_format", "png of 16 bits a channel")
+    if is_truncated(data, kind):
+        raise ImageRefused("truncated", f"the {kind} ends early")
+    return Header(kind, width, height)
+
+
+def is_truncated(data: bytes, kind: str) -> bool:
+    """Whether the format's own end mark or length says that bytes are missing; False where the format has none.
+
+    Decoders fill what is missing with grey and call it success. No pixel is decoded here.
+
+    Source: ITU-T T.81 annex B (EOI), PNG section 11.2.5 (IEND), RFC 9649 (the RIFF length).
+    """
+    if kind == "jpeg":
+        scan = _first_scan(data)  # behind all metadata, where a thumbnail may hold an EOI of its own
+        return scan is None or data.rfind(b"\xff\xd9", scan) < 0
+    if kind == "png":
+        return data.rfind(b"IEND\xaeB`\x82") < 0
+    if kind == "webp":
+        return len(data) < 8 + struct.unpack_from("<I", data, 4)[0]
+    return False
+
+
+def _first_scan(data: bytes) -> int | None:
+    """Where a JPEG's first SOS segment starts, or None where there is none."""
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return at
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no length follows
+            at += 2
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return None
+
+
+def decode(data: bytes) -> Image.Image:
+    """All pixels of an image as RGB, transparency on white.
+
+    Raises: ImageRefused with `undecodable` when any part of it cannot be decoded.
+    """
+    kind = sniff(data)
+    if kind not in KINDS:
+        raise ImageRefused("undecodable", f"the bytes look like {kind or 'no known format'}")
+    try:
+        with Image.open(io.BytesIO(data), formats=[KINDS[kind]]) as image:
+            image.load()
+            if image.has_transparency_data:
+                rgba = image.convert("RGBA")
+                white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+                return Image.alpha_composite(white, rgba).convert("RGB")
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders let many types escape on hostile bytes
+        raise ImageRefused("undecodable", f"{kind} ({type(error).__name__})") from None
+
+
+def _cosines() -> np.ndarray:
+    k, n = np.arange(_KEPT)[:, None], np.arange(_MATRIX_SIDE)[None, :]
+    return 2 * np.cos(np.pi * k * (2 * n + 1) / (2 * _MATRIX_SIDE))
+
+
+_DCT = _cosines()
+
+
+def phash(image: Image.Image) -> int:
+    """64-bit perceptual hash: the signs of the 8x8 lowest frequencies of the 32x32 luminance, around their median.
+
+    Bit order and values are those of `imagehash.phash` (most significant bit first, rows first), but that coefficients
+    are rounded to a millionth first: those of flat or symmetric pictures are exactly zero in theory, and their noise
+    would make the hash depend on the machine.
+
+    Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
+    """
+    luminance = image.convert("L").resize((_MATRIX_SIDE, _MATRIX_SIDE), Image.Resampling.LANCZOS)
+    lowest = np.round(_DCT @ np.asarray(luminance, dtype=np.float64) @ _DCT.T, 6)
+    bits = lowest > np.median(lowest)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """Means over a 16x16 grid of an RGB image: 768 bytes, rows first. What verifies that equal hashes are one picture."""
+    return image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes()

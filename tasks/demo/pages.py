@@ -1,0 +1,96 @@
+"""HTML as sites write it: the pages' common frame, picture tags, and the several ways to write one address."""
+
+import html
+import posixpath
+from collections.abc import Sequence
+from html.entities import codepoint2name
+from typing import Literal
+
+HOST = "openmoji.pairmill.test"
+BASE_URL = f"http://{HOST}"
+"""`.test` is reserved (RFC 2606): the name never resolves outside, and addresses never hold a port."""
+
+AddressStyle = Literal["relative", "root", "absolute", "protocol"]
+ADDRESS_STYLES: tuple[AddressStyle, ...] = ("relative", "root", "absolute", "protocol")
+
+STYLE_SHEET = """\
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 0 1rem 3rem; color: #1d2433 }
+header { display: flex; gap: 1rem; align-items: baseline; border-bottom: 1px solid #d8dee9; padding: 1rem 0 }
+header a { color: inherit; font-weight: 600; text-decoration: none }
+nav, .pager { display: flex; flex-wrap: wrap; gap: .4rem 1rem; margin: 1rem 0 }
+a { color: #1463b8 }
+h1 { font-size: 1.6rem }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 1rem; padding: 0; margin: 0 }
+.grid > * { list-style: none; margin: 0; padding: .6rem; text-align: center; background: #f6f8fb; border-radius: .5rem }
+.grid img { width: 72px; height: 72px }
+figcaption, .name { font-size: .8rem; color: #4c566a; overflow-wrap: anywhere }
+footer { margin-top: 2rem; font-size: .8rem; color: #4c566a }
+.banner { width: 100%; height: auto }
+"""
+
+CREDIT = (
+    'All emojis designed by <a href="https://openmoji.org/">OpenMoji</a> – the open-source emoji and icon project. '
+    'License: <a href="https://creativecommons.org/licenses/by-sa/4.0/">CC BY-SA 4.0</a>'
+)
+
+
+def document(title: str, body: str, *, language: str = "en", head: str = "") -> str:
+    """A whole page around `body`; `title` is text, `head` and `body` are HTML."""
+    direction = ' dir="rtl"' if language in ("ar", "fa") else ""
+    return (
+        f'<!DOCTYPE html>\n<html lang="{language}"{direction}>\n<head>\n'
+        f"<title>{escape(title)}</title>\n{head}"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="stylesheet" href="/style.css">\n</head>\n<body>\n'
+        f'<header><a href="/">OpenMoji pictures</a></header>\n<main>\n<h1>{escape(title)}</h1>\n'
+        f"{body}\n</main>\n<footer>{CREDIT}</footer>\n</body>\n</html>\n"
+    )
+
+
+UTF8_HEAD = '<meta charset="utf-8">\n'
+
+
+def image(source: str, alt: str | None, *, title: str | None = None, more: str = "") -> str:
+    """An <img> tag; `alt` None leaves the attribute out, `more` is HTML added as it is."""
+    parts = [f'src="{escape(source)}"']
+    parts += [] if alt is None else [f'alt="{escape(alt)}"']
+    parts += [] if title is None else [f'title="{escape(title)}"']
+    return f"<img {' '.join(parts)}{more}>"
+
+
+def address(path: str, page: str, style: AddressStyle) -> str:
+    """The address of `path` ("/img/1F600.png") as written on `page` ("/food/2.html") in that style."""
+    match style:
+        case "relative":
+            return posixpath.relpath(path, posixpath.dirname(page))
+        case "root":
+            return path
+        case "absolute":
+            return f"{BASE_URL}{path}"
+        case "protocol":
+            return f"//{HOST}{path}"
+
+
+def escape(text: str) -> str:
+    """Text as it stands in an element or a double-quoted attribute (& < > " ')."""
+    return html.escape(text, quote=True)
+
+
+def entities(text: str) -> str:
+    """Text with every character that is not plain ASCII, and the first space, as a named or numeric reference."""
+    out = []
+    for c in text.replace(" ", "\xa0", 1):
+        name = codepoint2name.get(ord(c))
+        plain = c.isascii() and name is None
+        out.append(c if plain and c != "'" else f"&{name};" if name else f"&#x{ord(c):x};")
+    return "".join(out)
+
+
+def links(targets: Sequence[tuple[str, str]]) -> str:
+    """A <nav> of (address, text)."""
+    return "<nav>" + " ".join(f'<a href="{escape(url)}">{escape(text)}</a>' for url, text in targets) + "</nav>"
+
+
+def slug(text: str) -> str:
+    """A folder name: 'Smileys & Emotion' to 'smileys-emotion'."""
+    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

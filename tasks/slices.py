@@ -1,0 +1,42 @@
+"""Cuts the rows of a snapshot's parts, taken in order, into shards of equal size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from dataops.snapshot import Manifest, read_table
+from dataops.store import Store
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows start..stop of one Parquet object."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def cut(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[Slice, ...]]:
+    """The parts `<prefix>*.parquet` as shards of `size` rows; the last may be smaller."""
+    shards: list[tuple[Slice, ...]] = []
+    current: list[Slice] = []
+    room = size
+    for part in manifest.named(prefix, ".parquet"):
+        start = 0
+        while start < part.rows:
+            stop = min(part.rows, start + room)
+            current.append(Slice(manifest.path(part.name), start, stop))
+            room -= stop - start
+            start = stop
+            if not room:
+                shards.append(tuple(current))
+                current, room = [], size
+    return [*shards, tuple(current)] if current else shards
+
+
+def read(store: Store, slices: Sequence[Slice], columns: list[str] | None = None) -> pa.Table:
+    """The rows of one shard, in order."""
+    tables = [read_table(store, s.name, columns).slice(s.start, s.stop - s.start) for s in slices]
+    return pa.concat_tables(tables).combine_chunks()

@@ -1,0 +1,528 @@
+"""The register stage against a real MLflow server (SQLite), with a real, tiny CLIP model."""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from dataops.errors import ConfigError, ServiceError
+from dataops.snapshot import Counts, Draft, Input, Manifest, content_digest
+from dataops.store import FolderStore
+from tasks import registration, stage, tracking
+from tasks.register import REGISTER, RegisterConfig, run_links
+
+pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = ["a red circle", "a blue square", "nothing at all", "a Cat <script>"]
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_MODEL_CATALOG_URI": "",
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+# Built in a subprocess: this one, like the orchestrator, never loads torch.
+BUILD = """
+import json, sys, torch
+from pathlib import Path
+from training.checkpoint import save_model
+from training.config import ModelConfig
+from training.model import CLIP
+from training.preprocess import Preprocess
+from training.tokenizer import train_tokenizer
+
+folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
+tokenizer = train_tokenizer(texts, 400, 16)
+vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+text = {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 2}
+torch.manual_seed(7)
+model = CLIP(ModelConfig(embed_dim=24, vision_cfg=vision, text_cfg=text))
+save_model(folder, model, tokenizer, Preprocess(image_size=32))
+"""
+# The reference scores: load_model, encoders and softmax, nothing of the pyfunc's own path.
+REFERENCE = """
+import io, json, sys, torch
+from pathlib import Path
+from PIL import Image
+from training.checkpoint import load_model
+
+loaded = load_model(Path(sys.argv[1]))
+images = [Image.open(path) for path in json.loads(sys.argv[2])]
+pixels = torch.stack([loaded.preprocess(image) for image in images])
+image = torch.nn.functional.normalize(loaded.model.encode_image(pixels), dim=-1)
+text = torch.nn.functional.normalize(loaded.model.encode_text(loaded.tokenizer(json.loads(sys.argv[3]))), dim=-1)
+cosines = image @ text.T
+chances = (cosines * loaded.model.logit_scale.exp()).softmax(dim=-1)
+print(json.dumps({"similarities": cosines.tolist(), "probabilities": chances.tolist()}))
+"""
+
+
+def python(code: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "files"),
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, start_new_session=True
+        )
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 50
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()[-2000:]
+                assert time.monotonic() < deadline, "the server did not come up"
+                time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+@pytest.fixture
+def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    return server
+
+
+def commit(store: FolderStore, name: str, parts: list[Any], counts: Counts, **more: Any) -> Manifest:
+    fields = {"inputs": [], "config": {}, "facts": {}} | more
+    key = f"{name:0<16}"[:16]
+    manifest = Manifest(
+        stage=name,
+        stage_version=1,
+        key=key,
+        seed=3,
+        code={},
+        parts=parts,
+        counts=counts,
+        content_digest=content_digest(parts),
+        created_at="2026-01-02T03:04:05+00:00",
+        **fields,
+    )
+    return Draft(store, name, key).commit(manifest)
+
+
+METRICS = {
+    "twemoji-seen": {
+        "kind": "classification",
+        "n": 200,
+        "classes": 100,
+        "templates": 2,
+        "unreadable": 0,
+        "metrics": {
+            "top1": {"value": 0.06, "low": 0.03, "high": 0.1, "chance": 0.01, "n": 200},
+            "mean_per_class": {"value": 0.06, "low": None, "high": None, "chance": 0.01},
+        },
+    },
+    "held-out": {
+        "kind": "retrieval",
+        "n": 50,
+        "metrics": {"image_to_text_R@1": {"value": 0.1, "low": 0.03, "high": 0.2, "chance": 0.02, "n": 50}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """All seven snapshots below register, with a real model and hostile text."""
+    folder = tmp_path_factory.mktemp("upstream")
+    store = FolderStore(folder / "store")
+    model = folder / "model"
+    model.mkdir()
+    python(BUILD, str(model), json.dumps(TEXTS))
+    pairs = {
+        "extract": Counts(input=1000, kept=900, dropped={"not_http": 100}),
+        "filter": Counts(input=900, kept=500, dropped={"language": 300, "too_short": 100}),
+        "download": Counts(input=500, kept=480, dropped={"failed_to_download": 20}),
+        "curate": Counts(input=480, kept=400, dropped={"near_duplicate": 80}),
+    }
+    config = {"endpoint": "https://user:hunter2@example.org/x", "api_token": "hunter2", "min_words": 2}
+    manifests = {}
+    for name, counts in pairs.items():
+        part = Draft(store, name, f"{name:0<16}"[:16]).put_bytes("part-00000.parquet", name.encode())
+        manifests[name] = commit(store, name, [part], counts, config=config)
+    pack = Draft(store, "pack", "pack000000000000")
+    shards = [pack.put_bytes(f"0000{i}.tar", bytes([i]) * 512, 200) for i in range(2)]
+    manifests["pack"] = commit(store, "pack", shards, Counts(input=400, kept=400))
+    train = Draft(store, "train", "train00000000000")
+    rows = [{"step": s, "loss": 5 / s, "lr": 1e-3, "logit_scale": 2.6, "grad_norm": 1.0} for s in range(1, 121)]
+    parts = [train.put_file(path.name, path) for path in sorted(model.iterdir())]
+    parts += [train.put_bytes("metrics.jsonl", "\n".join(json.dumps(row) for row in rows).encode())]
+    manifests["train"] = commit(store, "train", parts, Counts(), config={"model": "tiny", "epochs": 3})
+    evaluate = Draft(store, "evaluate", "evaluate00000000")
+    table = pa.table({"key": [str(i) for i in range(200)], "label_name": ["<img src=x onerror=alert(1)>"] * 200})
+    parts = [evaluate.put_bytes("metrics.json", json.dumps(METRICS).encode())]
+    parts += [evaluate.put_table("predictions-twemoji-seen.parquet", table)]
+    suite = [Input(stage="suite", key="demo", digest="5" * 64)]
+    manifests["evaluate"] = commit(store, "evaluate", parts, Counts(), inputs=suite)
+    order = ["evaluate", "train", "pack", "curate", "download", "filter", "extract"]
+    return SimpleNamespace(store=store, manifests=[manifests[name] for name in order], model=model, home=folder)
+
+
+def planned(upstream: SimpleNamespace, **config: Any) -> tuple[stage.Plan, stage.Context]:
+    context = stage.Context(
+        store=upstream.store,
+        home=upstream.home,
+        run_id="demo-20260102-abcd",
+        run_name="demo",
+        flow_run_id="0d9f6f6e-0000-4000-8000-000000000000",
+        flow_run_url="http://user:hunter2@127.0.0.1:4200/runs/flow-run/0d9f6f6e",
+        run_config={"name": "demo", "store": {"uri": "s3://a:hunter2@bucket/x"}, "secret": "hunter2"},
+    )
+    return stage.plan(REGISTER, RegisterConfig(**config), 3, upstream.manifests), context
+
+
+def client() -> Any:
+    return tracking.connect()
+
+
+def versions(name: str) -> list[Any]:
+    return client().search_model_versions(f"name = '{name}'")
+
+
+@pytest.fixture
+def registered(environment: str, upstream: SimpleNamespace) -> tuple[Manifest, stage.Plan, stage.Context]:
+    plan, context = planned(upstream, model_name="clip-demo", floors={"twemoji-seen/top1": 0.02})
+    manifest = stage.reuse(plan, context) or stage.make(plan, context)
+    return manifest, plan, context
+
+
+def test_version_and_run_tell_the_whole_ancestry(registered: Any, upstream: SimpleNamespace, environment: str) -> None:
+    manifest = registered[0]
+    facts = manifest.facts
+    mlflow = client()
+    run = mlflow.get_run(manifest.mlflow_run_id)
+    version = mlflow.get_model_version_by_alias("clip-demo", "champion")
+    assert facts["model_uri"] == f"models:/clip-demo/{version.version}"
+    assert run.info.status == "FINISHED"
+    assert mlflow.get_experiment(run.info.experiment_id).name == "demo"
+
+    by_stage = {m.stage: m for m in upstream.manifests}
+    pack = by_stage["pack"]
+    for tags in (run.data.tags, version.tags):
+        assert tags["dataset_key"] == pack.key
+        assert tags["dataset_digest"] == pack.content_digest
+        assert tags["prefect_flow_run_id"] == "0d9f6f6e-0000-4000-8000-000000000000"
+        assert tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
+        assert tags["pairmill.register_key"] == manifest.key
+        assert {name: tags[f"snapshot.{name}"] for name in by_stage} == {s: m.key for s, m in by_stage.items()}
+        assert len(tags["config_hash"]) == 16
+        assert "git_commit" in tags
+        assert "code_dirty" in tags
+    assert version.tags["gate"] == "passed"
+    assert run.data.params["train.model"] == "tiny"
+    assert run.data.params["filter.endpoint"] == "https://example.org/x"
+    assert run.data.params["filter.api_token"] == "***"
+
+    metrics = run.data.metrics
+    assert metrics["twemoji-seen/top1"] == 0.06
+    assert metrics["twemoji-seen/top1_low"] == 0.03
+    assert metrics["held-out/image_to_text_R_at_1"] == 0.1
+    history = mlflow.get_metric_history(run.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(s, 5 / s) for s in range(1, 121)]
+
+    inputs = {i.dataset.name: i for i in run.inputs.dataset_inputs}
+    assert inputs.keys() == {f"pack-{pack.key}", "twemoji-seen", "held-out"}
+    training = inputs[f"pack-{pack.key}"]
+    assert training.tags[0].value == "training"
+    assert training.dataset.digest == pack.content_digest[:36]
+    assert json.loads(training.dataset.profile)["num_rows"] == 400
+    assert inputs["held-out"].tags[0].value == "evaluation"
+    from mlflow.data import get_source
+
+    assert (Path(get_source(training).load()) / "manifest.json").is_file()
+
+    (model,) = mlflow.search_logged_models([run.info.experiment_id], "name = 'clip'")
+    linked = {metric.key: metric.dataset_name for metric in model.metrics}
+    assert linked["train/final_loss"] == f"pack-{pack.key}"
+    assert linked["twemoji-seen/top1"] == "twemoji-seen"
+    assert version.source == f"models:/{model.model_id}"
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "clip-demo", "version": version.version}]
+    shown = version.description.replace("&emsp;", "")
+    assert "| twemoji-seen | top1 | 6.00% | 3.00% – 10.00% | 1.00% | 200 |" in shown
+    assert "| filter | 900 | 500 | language 300, too\\_short 100 |" in shown
+
+
+def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> None:
+    run_id = registered[0].mlflow_run_id
+    folder = Path(client().download_artifacts(run_id, "", str(tmp_path)))
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
+    wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
+    wanted |= {"funnel.png", "training_curves.png", "zero_shot.png"} | {f"manifests/{stage}.json" for stage in stages}
+    assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
+    for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
+        with Image.open(folder / name) as image:
+            assert image.width > 500
+    page = (folder / "predictions/predictions-twemoji-seen.html").read_text()
+    assert "<img" not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 100
+    funnel = json.loads((folder / "funnel.json").read_text())
+    assert {name: funnel[1][name] for name in ("stage", "reason", "dropped")} == {
+        "stage": "filter",
+        "reason": "language",
+        "dropped": 300,
+    }
+    for path in folder.rglob("*.json"):
+        if path.parent.name != "manifests":  # the fixture's own config, which a real manifest cannot hold
+            assert "hunter2" not in path.read_text(), path
+
+
+def test_registration_is_deterministic_and_its_evidence_holds_no_credentials(
+    registered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, plan, context = registered
+    store = context.store
+    first = store.read(manifest.path("registration.json"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri().replace("://", "://user:hunter2@"))
+    stage.discard(plan, context)
+    again = stage.make(plan, context)
+    assert store.read(again.path("registration.json")) == first
+    assert again.content_digest == manifest.content_digest
+    evidence = store.read(again.path("evidence-registration.json"))
+    assert b"hunter2" not in evidence + again.model_dump_json().encode()
+    assert json.loads(evidence)["model_uri"] == manifest.facts["model_uri"]
+
+
+def test_made_again_after_its_snapshot_was_lost_it_is_the_same_version(registered: Any) -> None:
+    manifest, plan, context = registered
+    stage.discard(plan, context)
+    again = stage.make(plan, context)
+    assert again.facts["version"] == manifest.facts["version"]
+    assert len(versions("clip-demo")) == 1
+    experiment = client().get_experiment_by_name("demo")
+    assert (
+        len(client().search_runs([experiment.experiment_id], "tags.`pairmill.register_key` = '" + plan.key + "'")) == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "broken", ["log_inputs", "log_model_artifacts", "create_model_version", "set_model_version_tag"]
+)
+def test_a_registration_that_was_killed_goes_on(
+    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    from mlflow import MlflowClient
+
+    name = f"killed-{broken}"
+    plan, context = planned(upstream, model_name=name)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, broken, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(registration.Registration, "_fail", lambda self, run: None)  # as a kill would
+        with pytest.raises(KeyboardInterrupt):
+            stage.make(plan, context)
+    manifest = stage.make(plan, context)
+    (version,) = versions(name)
+    assert version.tags["gate"] == "passed"
+    assert version.run_id == manifest.mlflow_run_id
+    run = client().get_run(manifest.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert len(client().get_metric_history(run.info.run_id, "train/loss")) == 120
+    assert len(run.inputs.dataset_inputs) == 3
+    models = client().search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    assert [str(model.status) for model in models] == ["READY"]
+    # two of training, then value, low and high where there is an interval: 3 + 1 + 3
+    assert len({metric.key for metric in models[0].metrics}) == len(models[0].metrics) == 9
+
+
+def test_snapshot_stands_only_while_the_version_does(environment: str, upstream: SimpleNamespace) -> None:
+    plan, context = planned(upstream, model_name="short-lived")
+    manifest = stage.make(plan, context)
+    assert stage.reuse(plan, context) == manifest
+    client().delete_model_version("short-lived", manifest.facts["version"])
+    assert stage.reuse(plan, context) is None
+    again = stage.make(plan, context)
+    assert again.mlflow_run_id == manifest.mlflow_run_id
+    assert stage.reuse(plan, context) == again
+
+
+def test_remaking_an_old_snapshot_does_not_move_the_alias_back(environment: str, upstream: SimpleNamespace) -> None:
+    old, context = planned(upstream, model_name="moving")
+    new, _ = planned(upstream, model_name="moving", description="better")
+    stage.make(old, context)
+    newer = stage.make(new, context)
+    stage.discard(old, context)
+    assert stage.make(old, context).facts["version"] == "1"
+    assert str(client().get_model_version_by_alias("moving", "champion").version) == newer.facts["version"] == "2"
+
+
+# Alone in a process, so that what it imports can be told; the gate refuses, so it is the refusal's test too.
+REFUSED = """
+import json, sys
+from pathlib import Path
+from dataops.errors import GateRefused
+from dataops.snapshot import Manifest
+from dataops.store import FolderStore
+from tasks import stage
+from tasks.register import REGISTER, RegisterConfig
+
+store = FolderStore(Path(sys.argv[1]))
+manifests = [Manifest.model_validate(m) for m in json.loads(sys.argv[2])]
+config = RegisterConfig(model_name="refused", floors={"twemoji-seen/top1": 0.5, "held-out/image_to_text_R@1": 0.05})
+context = stage.Context(store=store, home=Path(sys.argv[1]), run_name="refusals")
+for _ in range(2):
+    try:
+        stage.make(stage.plan(REGISTER, config, 3, manifests), context)
+    except GateRefused as error:
+        print(json.dumps({"message": str(error), "code": error.exit_code, "torch": "torch" in sys.modules}))
+"""
+
+
+def test_gate_refuses_once_and_torch_is_never_loaded(environment: str, upstream: SimpleNamespace) -> None:
+    manifests = json.dumps([m.model_dump(mode="json") for m in upstream.manifests])
+    told = [json.loads(line) for line in python(REFUSED, str(upstream.store.root), manifests).splitlines()]
+    message = "refused version 1 is below the gate: twemoji-seen/top1 is 0.06, floor 0.5"
+    assert told == [{"message": message, "code": 5, "torch": False}] * 2
+    (version,) = versions("refused")
+    assert version.tags["gate"] == "refused: twemoji-seen/top1 is 0.06, floor 0.5"
+    assert client().get_model_version_by_alias("refused", "candidate").version == version.version
+    assert client().get_model_version("refused", version.version).aliases == ["candidate"]
+    assert client().get_run(version.run_id).info.status == "FINISHED"
+
+
+PREDICT = """
+import json, sys, warnings
+import mlflow, pandas as pd
+from mlflow.artifacts import download_artifacts
+
+paths, texts = json.loads(sys.argv[2]), json.loads(sys.argv[3])
+model = mlflow.pyfunc.load_model(sys.argv[1])
+frame = pd.DataFrame({"image": [open(path, "rb").read() for path in paths] + [b"no image"]}, index=[7, 8, 9])
+scores = model.predict(frame, params={"texts": texts})
+import training
+print(json.dumps({"rows": scores.to_dict("records"), "index": list(scores.index), "code": training.__file__}))
+"""
+
+
+def test_model_loads_without_pickle_or_pairmill_and_scores_as_ours(
+    registered: Any, upstream: SimpleNamespace, tmp_path: Path
+) -> None:
+    paths = []
+    for name, color in (("red", "red"), ("blue", "blue")):
+        image = Image.new("RGB", (48, 40), "white")
+        ImageDraw.Draw(image).ellipse((6, 6, 36, 36), fill=color)
+        image.save(tmp_path / f"{name}.png")
+        paths.append(str(tmp_path / f"{name}.png"))
+    reference = json.loads(python(REFERENCE, str(upstream.model), json.dumps(paths), json.dumps(TEXTS)))
+    uri = "models:/clip-demo@champion"
+    told = json.loads(python(PREDICT, uri, json.dumps(paths), json.dumps(TEXTS), cwd=tmp_path))
+    assert not Path(told["code"]).is_relative_to(ROOT)
+    assert told["index"] == [7, 8, 9]
+    for row, cosines, chances in zip(told["rows"], reference["similarities"], reference["probabilities"], strict=False):
+        assert row["similarities"] == pytest.approx(cosines, abs=1e-6)
+        assert row["probabilities"] == pytest.approx(chances, abs=1e-6)
+        assert row["label"] == TEXTS[chances.index(max(chances))]
+        assert row["error"] is None
+    assert told["rows"][2]["probabilities"] is None
+    assert "UnidentifiedImageError" in told["rows"][2]["error"]
+
+
+def test_floor_of_an_unknown_metric_names_those_that_there_are(environment: str, upstream: SimpleNamespace) -> None:
+    plan, context = planned(upstream, model_name="typo", floors={"twemoji/top1": 0.1})
+    with pytest.raises(ConfigError, match=r"twemoji/top1: no such metric; there are .*twemoji-seen/top1"):
+        stage.make(plan, context)
+    assert versions("typo") == []
+
+
+def test_server_that_is_down_is_a_service_error_at_once(
+    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hunter2@127.0.0.1:{free_port()}")
+    plan, context = planned(upstream, model_name="nowhere")
+    start = time.monotonic()
+    with pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:\d+ does not answer") as caught:
+        stage.make(plan, context)
+    assert time.monotonic() - start < 10
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "ours"),
+    [
+        ("INVALID_PARAMETER_VALUE", ConfigError),
+        ("PERMISSION_DENIED", ConfigError),
+        ("INTERNAL_ERROR", ServiceError),
+        ("TEMPORARILY_UNAVAILABLE", ServiceError),
+    ],
+)
+def test_only_what_may_help_is_to_be_tried_again(environment: str, code: str, ours: type[Exception]) -> None:
+    from mlflow.exceptions import RestException
+
+    with pytest.raises(ours, match="http://host/db") as caught, tracking.mlflow_errors():
+        raise RestException({"error_code": code, "message": "no: http://u:hunter2@host/db"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_links_open_the_pages(registered: Any, environment: str) -> None:
+    links = run_links(registered[0].facts)
+    facts = registered[0].facts
+    assert links == facts["links"]
+    assert links["run"].startswith(f"{environment}/#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}?")
+    assert links["model version"].startswith(f"{environment}/#/models/clip-demo/versions/{facts['version']}")
+
+
+def test_served_input_may_be_base64(registered: Any, tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (40, 40), "green").save(sink, "JPEG")
+    text = base64.b64encode(sink.getvalue()).decode()
+    frame = pd.DataFrame({"image": [text, f"data:image/jpeg;base64,{text}", "/etc/passwd", "http://x/y.png"]})
+    frame.to_json(tmp_path / "frame.json")
+    code = """
+        import json, sys, mlflow, pandas as pd
+        model = mlflow.pyfunc.load_model("models:/clip-demo@champion")
+        frame = pd.read_json(sys.argv[1])
+        prompts = {"texts": ["a cat", "a dog"], "templates": ["a photo of {c}", "{c}"]}
+        print(model.predict(frame, params=prompts).to_json(orient="records"))
+    """
+    rows = json.loads(python(code, str(tmp_path / "frame.json"), cwd=tmp_path))
+    assert rows[0] == rows[1]
+    assert sum(rows[0]["probabilities"]) == pytest.approx(1)
+    assert [row["error"] for row in rows] == [None, None, *["neither image bytes nor base64"] * 2]

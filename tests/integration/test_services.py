@@ -1,0 +1,167 @@
+"""Both servers, for real, in a home of their own on ports of their own; the tests run in order on one pair."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra import processes, services, supervisor
+
+pytestmark = pytest.mark.timeout(180)
+
+ROOT = Path(__file__).resolve().parents[2]
+# Any free ports: two homes that start at the same moment would otherwise contend for the usual ones.
+UP = """
+from dataclasses import replace
+from infra import services
+services.PREFECT, services.MLFLOW = replace(services.PREFECT, port=None), replace(services.MLFLOW, port=None)
+print([status.pid for status in services.up()])
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home") / "odd name %20#?"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*services.environment(), *services.CLIENT_VARIABLE.values()):
+            patch.delenv(name, raising=False)
+        patch.setenv("PAIRMILL_HOME", str(folder))
+        for server in ("PREFECT", "MLFLOW"):
+            patch.setattr(services, server, replace(getattr(services, server), port=None))
+        # What a user's shell might hold and a server must not see.
+        patch.setenv("MLFLOW_STATIC_PREFIX", "/elsewhere")
+        patch.setenv("PREFECT_SERVER_API_PORT", "1")
+        patch.setenv("PYTHONWARNINGS", "error")
+        yield folder
+        services.down()
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.read().decode()
+
+
+def processes_of(home: Path) -> list[int]:
+    return [
+        pid for name in services.CLIENT_VARIABLE for pid in processes.marked(str(home.resolve() / "services" / name))
+    ]
+
+
+def test_two_concurrent_ups_start_one_pair(home: Path):
+    command = [sys.executable, "-c", UP]
+    started = time.monotonic()
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    answers = [process.communicate()[0] for process in both]
+    print(f"up from cold: {time.monotonic() - started:.1f} s")  # noqa: T201 (shown with -s)
+    assert [process.returncode for process in both] == [0, 0]
+    assert answers[0] == answers[1]
+    assert None not in json.loads(answers[0].replace("None", "null"))
+
+
+def test_servers_outlive_their_starter_and_serve_api_and_ui(home: Path):
+    prefect, mlflow = services.status()
+    assert (prefect.state, mlflow.state) == ("running", "running")
+    assert get(f"{prefect.url}/health") == "true"
+    assert json.loads(get(f"{prefect.ui_url}/ui-settings"))["api_url"] == "/api"
+    assert "<html" in get(prefect.ui_url)
+    assert get(f"{mlflow.url}/health") == "OK"
+    assert "<html" in get(mlflow.ui_url)
+    assert json.loads(get(f"{mlflow.url}/ajax-api/3.0/mlflow/ui-telemetry"))["disable_ui_telemetry"] is True
+    assert all(os.getsid(status.pid or 0) == status.pid for status in (prefect, mlflow))
+
+
+def test_the_second_up_is_a_no_op(home: Path):
+    before = services.status()
+    started = time.monotonic()
+    assert services.up() == before
+    assert time.monotonic() - started < 2
+
+
+def test_clients_reach_them_through_the_environment(home: Path, tmp_path: Path):
+    client = """
+from infra import services
+services.apply_environment()
+import mlflow, prefect
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+mlflow.set_experiment("e")
+with mlflow.start_run() as run:
+    mlflow.log_text("hello", "note.txt")
+assert run.info.artifact_uri.startswith("mlflow-artifacts:"), run.info.artifact_uri
+assert mlflow.artifacts.load_text(run.info.artifact_uri + "/note.txt") == "hello"
+with get_client(sync_client=True) as client:
+    client.create_work_pool(WorkPoolCreate(name="pairmill", type="process"))
+"""
+    env = clean_environment() | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", client], cwd=tmp_path, env=env, check=True)
+    assert list(tmp_path.iterdir()) == []  # neither mlflow.db nor mlruns in the user's folder
+    assert list((home / "services/mlflow/artifacts").rglob("note.txt"))
+
+
+def test_the_prefect_project_file_deploys(home: Path, tmp_path: Path):
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows/pipeline.py").write_text(
+        "from prefect import flow\n@flow\ndef pipeline(config: str | None = None): ...\n"
+    )
+    env = clean_environment() | services.environment() | {"PREFECT_HOME": str(tmp_path / "client")}
+    project = str(ROOT / "infra/prefect.yaml")
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "--no-prompt",
+        "deploy",
+        "--prefect-file",
+        project,
+        "--name",
+        "pipeline",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    deployment = json.loads(get(f"{services.status()[0].url}/deployments/name/pipeline/pipeline"))
+    assert deployment["work_pool_name"] == "pairmill"
+    assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
+
+
+@pytest.mark.parametrize("name", ["prefect", "mlflow"])
+def test_up_heals_a_killed_server(home: Path, name: str):
+    before = {status.name: status for status in services.status()}
+    killed = before[name].pid
+    assert killed
+    os.kill(killed, signal.SIGKILL)  # of MLflow's two processes only the parent: the other must not be left behind
+    deadline = time.monotonic() + 5
+    while processes.identity(killed) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert {status.name: status.state for status in services.status()}[name] == "stale"
+    after = {status.name: status for status in services.up()}
+    assert after[name].state == "running"
+    assert after[name].pid != killed
+    assert after[name].url == before[name].url
+    other = next(iter(set(after) - {name}))
+    assert after[other].pid == before[other].pid
+
+
+def test_down_leaves_no_process_and_keeps_the_data(home: Path):
+    assert len(processes_of(home)) >= 3
+    ports = [supervisor.load(home / "services" / name) for name in services.CLIENT_VARIABLE]
+    assert [status.state for status in services.down()] == ["stopped", "stopped"]
+    assert processes_of(home) == []
+    assert all(record and processes.is_free(record.port) for record in ports)
+    assert (home / "services/prefect/prefect.db").exists()
+    assert (home / "services/mlflow/mlflow.db").exists()
+    assert services.environment().keys().isdisjoint(services.CLIENT_VARIABLE.values())

@@ -1,0 +1,37 @@
+from dataops.funnel import funnel_rows, funnel_stages
+from dataops.snapshot import Counts, Manifest
+
+
+def manifest(stage: str, counts: Counts) -> Manifest:
+    empty = {"inputs": [], "config": {}, "seed": 0, "code": {}, "parts": []}
+    return Manifest(
+        stage=stage, stage_version=1, key="0" * 16, counts=counts, content_digest="0" * 64, created_at="", **empty
+    )
+
+
+FILTER = manifest("filter", Counts(input=100, kept=60, dropped={"too_short": 10, "language": 20, "a": 10, "never": 0}))
+EXTRACT = manifest("extract", Counts(input=100, kept=100))
+TRAIN = manifest("train", Counts(input=60, kept=60))
+
+
+def test_one_row_per_reason_in_the_order_of_the_pipeline_most_frequent_first() -> None:
+    rows = funnel_rows([TRAIN, FILTER, EXTRACT])
+    assert [(r["stage"], r["reason"], r["dropped"], r["share"]) for r in rows] == [
+        ("extract", "", 0, 0.0),
+        ("filter", "language", 20, 0.2),
+        ("filter", "a", 10, 0.1),
+        ("filter", "too_short", 10, 0.1),
+    ]
+    assert {(r["input"], r["kept"]) for r in rows[1:]} == {(100, 60)}
+
+
+def test_one_row_per_stage_sums_the_reasons() -> None:
+    extract, filtered = funnel_stages([FILTER, EXTRACT])
+    assert extract == {"stage": "extract", "input": 100, "kept": 100, "dropped": 0, "reasons": {}}
+    assert filtered["dropped"] == filtered["input"] - filtered["kept"] == 40
+    assert list(filtered["reasons"]) == ["language", "a", "too_short"]
+
+
+def test_a_stage_that_got_nothing_is_shown() -> None:
+    (row,) = funnel_rows([manifest("curate", Counts())])
+    assert (row["input"], row["share"]) == (0, 0.0)

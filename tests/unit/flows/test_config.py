@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from flows.config import RunConfig, load_config
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.warc.gz").write_bytes(b"")
+    suite = tmp_path / "suite"
+    (suite / "set" / "test" / "one").mkdir(parents=True)
+    (suite / "set" / "test" / "one" / "0.png").write_bytes(b"")
+    (suite / "suite.toml").write_text('name = "s"\n[[task]]\nname = "set"\nkind = "classification"\nroot = "set"\n')
+
+    def write(text: str = "", **replaced: str) -> Path:
+        tables = {
+            "store": f'uri = "{tmp_path / "store"}"',
+            "source": 'kind = "warc"\npaths = ["*.warc.gz"]',
+            "evaluate": 'suite = "suite/suite.toml"',
+            "register": 'model_name = "m"',
+        } | replaced
+        path = tmp_path / "run.toml"
+        body = "\n".join(f"[{name}]\n{table}" for name, table in tables.items())
+        path.write_text(f'name = "test"\n{text}\n{body}\n')
+        return path
+
+    return write
+
+
+def test_a_whole_config_loads_and_round_trips(write):
+    config = load_config(write())
+    assert config.register_.model_name == "m"
+    assert RunConfig.model_validate(config.as_dict()) == config
+
+
+def test_every_problem_is_reported_at_once(write):
+    path = write(
+        "seed = -1\ncolour = 2",
+        curate="min_side = 'wide'\nshade = 1",
+        source='kind = "magic"\npaths = ["*.warc.gz"]',
+        evaluate='suite = "no-such.toml"',
+        train='model = "no-such-model"',
+        store='uri = "/proc/nowhere"',
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    for what in (
+        "seed: -1",
+        "colour: unknown key (value 2); allowed: ",
+        "curate.min_side: 'wide'",
+        "curate.shade: unknown key (value 1); allowed: ",
+        "source.kind: 'magic'",
+        "evaluate.suite: ",
+        "no-such.toml",
+        "train.model: ",
+        "no-such-model",
+        "store.uri: ",
+        "/proc/nowhere",
+    ):
+        assert what in message
+    assert "warc" in message
+
+
+def test_missing_files_are_named(write):
+    with pytest.raises(ConfigError, match=r"source\..*nothing-here"):
+        load_config(write(source='kind = "warc"\npaths = ["nothing-here*.warc.gz"]'))
+
+
+def test_settings_override_and_keep_their_types(write):
+    settings = ["seed=7", "curate.min_side=48", 'name="other"', "register.model_name=plain", "execution.workers=1"]
+    config = load_config(write(), settings)
+    assert (config.seed, config.curate.min_side, config.name) == (7, 48, "other")
+    assert (config.register_.model_name, config.execution.workers) == ("plain", 1)
+
+
+@pytest.mark.parametrize("setting", ["seed", "=3", "a..b=1", "name.deeper=1"])
+def test_settings_that_are_none(write, setting):
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(write(), [setting])
+
+
+@pytest.mark.parametrize("text", ["name = ", "\x00", "[[["])
+def test_a_file_that_is_not_toml(tmp_path, text):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.toml: not TOML"):
+        load_config(path)
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+        load_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
+def test_every_shipped_config_is_valid(path, write, tmp_path):
+    """As it stands but for the places that only a machine knows."""
+    write()
+    source = f'source.paths=["{tmp_path}/a.warc.gz"]'
+    settings = [f"store.uri={tmp_path}/store", source, f"evaluate.suite={tmp_path}/suite/suite.toml"]
+    assert load_config(path, [*settings, f"evaluate.data={tmp_path}/suite"]).name

@@ -1,0 +1,57 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.store import FolderStore
+from flows.runs import Attempt, RunRecord, StageRun, list_runs, load_run
+
+
+def record(run_id: str, created_at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:
+    return RunRecord(run_id=run_id, name="n", created_at=created_at, config={})
+
+
+def test_records_are_found_in_the_stores_of_this_machine_and_in_one_that_is_named(tmp_path):
+    home, other, third = tmp_path / "home", FolderStore(tmp_path / "other"), FolderStore(tmp_path / "third")
+    (home / "runs").mkdir(parents=True)
+    (home / "runs" / "a").write_text(other.uri)
+    record("a", "2026-01-02").save(other)
+    record("b", "2026-01-01").save(third)
+    assert [r.run_id for r in list_runs(home)] == ["a"]
+    assert [r.run_id for r in list_runs(home, third.uri)] == ["b", "a"]
+    assert load_run("a", home)[1].uri == other.uri
+    with pytest.raises(ConfigError, match="pairmill runs"):
+        load_run("b", home)
+    assert load_run("b", home, third.uri)[0].run_id == "b"
+
+
+def test_a_damaged_record_names_itself(tmp_path):
+    store = FolderStore(tmp_path / "store")
+    store.put("runs/a.json", b"{}")
+    with pytest.raises(ConfigError, match=r"runs/a\.json"):
+        load_run("a", tmp_path)
+
+
+def test_a_run_whose_process_is_gone_has_crashed():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    one = record("a")
+    one.begin()
+    assert one.attempts[-1].pid == os.getpid()
+    assert one.actual_state() == "running"
+    one.attempts[-1].pid = process.pid
+    assert one.actual_state() == "crashed"
+    one.attempts.append(Attempt(started_at="", host="another-machine", pid=process.pid))
+    assert one.actual_state() == "running"
+    one.end("failed", "why")
+    assert (one.actual_state(), one.attempts[-1].error) == ("failed", "why")
+
+
+def test_a_stage_is_noted_once():
+    one = record("a")
+    for state in ("Running", "Completed"):
+        one.note(StageRun(stage="extract", key="k", state=state))
+    one.note(StageRun(stage="filter", key="k", state="Running"))
+    assert [(s.stage, s.state) for s in one.stages] == [("extract", "Completed"), ("filter", "Running")]

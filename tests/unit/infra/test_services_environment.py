@@ -1,0 +1,216 @@
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError, ServiceError
+from infra import processes, services, supervisor
+from infra.supervisor import Record
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in list(os.environ):
+        if (
+            name.startswith(("PREFECT_", "MLFLOW_"))
+            or name.lower().endswith("_proxy")
+            or name in services.environment()
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
+    monkeypatch.setattr(services, "_applied", {})
+    saved = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+@pytest.fixture
+def answering():
+    """A web server of somebody else: /health says 200, /api/health what `codes` says."""
+    codes: dict[str, int] = {}
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(codes.get(self.path, 200))
+            self.end_headers()
+
+        def log_message(self, format, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", codes, asked
+        server.shutdown()
+        thread.join()
+
+
+def record_running(name: str, port: int, *, pid: int | None = None) -> Path:
+    """A state file that names a living process (this one, by default)."""
+    pid = pid or os.getpid()
+    folder = services.home() / "services" / name
+    folder.mkdir(parents=True)
+    supervisor.save(folder, Record(name, port, ("x",), "/", pid, processes.identity(pid), "2026-01-01T00:00:00+00:00"))
+    return folder
+
+
+def test_home_is_absolute_and_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PAIRMILL_HOME", "")
+    assert services.home() == tmp_path.resolve() / ".pairmill"
+    monkeypatch.setenv("PAIRMILL_HOME", "here")
+    assert services.home() == tmp_path.resolve() / "here"
+
+
+def test_imports_neither_prefect_nor_mlflow_nor_torch():
+    code = "import sys, infra.services, infra.doctor; print({'prefect', 'mlflow', 'torch', 'boto3'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_environment_names_only_living_servers():
+    assert {"PREFECT_API_URL", "MLFLOW_TRACKING_URI"}.isdisjoint(services.environment())
+    record_running("prefect", 4321)
+    folder = record_running("mlflow", 5432)
+    record = supervisor.load(folder)
+    assert record
+    supervisor.save(folder, Record(record.name, record.port, record.command, "/", record.pid, "another-boot:1", None))
+    values = services.environment()
+    assert values["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
+    assert "MLFLOW_TRACKING_URI" not in values
+    assert values["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
+
+
+def test_apply_keeps_the_users_values_and_replaces_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "9")
+    monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "prefect"})
+    folder = record_running("prefect", 4321)
+    effective = services.apply_environment()
+    assert effective["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "9"
+    assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
+    record = supervisor.load(folder)
+    assert record
+    moved = Record("prefect", 4999, record.command, "/", record.pid, record.identity, record.started_at)
+    supervisor.save(folder, moved)
+    assert services.apply_environment()["PREFECT_API_URL"] == "http://127.0.0.1:4999/api"
+
+
+def test_apply_after_prefect_was_imported_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr(sys, "modules", {**sys.modules, "prefect": sys})
+    services.apply_environment()
+    assert "PREFECT_SERVER_EPHEMERAL_ENABLED is set after prefect was imported" in caplog.text
+    caplog.clear()
+    services.apply_environment()
+    assert caplog.text == ""
+
+
+def test_loopback_is_kept_from_a_proxy(monkeypatch: pytest.MonkeyPatch):
+    assert "NO_PROXY" not in services.environment()
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    assert services.environment()["no_proxy"] == "127.0.0.1,localhost"
+    monkeypatch.setenv("NO_PROXY", "intranet.example, localhost")
+    assert services.apply_environment()["NO_PROXY"] == "intranet.example,localhost,127.0.0.1"
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
+
+
+def test_a_users_server_is_external_and_our_own_url_is_not(answering, monkeypatch: pytest.MonkeyPatch):
+    url, _, _ = answering
+    record_running("prefect", 4321)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4321/api/")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    prefect, mlflow = services.status()
+    assert (prefect.state, mlflow.state, mlflow.healthy) == ("stale", "external", True)  # this process is no server
+    assert (mlflow.url, mlflow.ui_url, mlflow.pid) == (url, url, None)
+    assert services.environment()["MLFLOW_TRACKING_URI"] == url
+
+
+def test_up_starts_nothing_beside_external_servers(answering, monkeypatch: pytest.MonkeyPatch):
+    url, codes, asked = answering
+    monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
+    monkeypatch.setenv("PREFECT_API_KEY", "secret")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")  # MLflow opens it itself: nothing to check
+    prefect, mlflow = services.up()
+    assert (prefect.state, prefect.ui_url, mlflow.state, mlflow.ui_url) == ("external", url, "external", "")
+    assert asked[0] == ("/api/health", "Bearer secret")
+    assert not (services.home() / "services").exists()
+    codes["/api/health"] = 404  # a hosted service without that path
+    assert services.up()[0].healthy
+
+
+@pytest.mark.parametrize("code", [401, 503])
+def test_up_refuses_an_external_server_that_is_not_well(answering, monkeypatch: pytest.MonkeyPatch, code: int):
+    url, codes, _ = answering
+    codes["/api/health"] = code
+    monkeypatch.setattr(services, "_EXTERNAL_PATIENCE_S", 0.0)
+    monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
+    with pytest.raises(ServiceError, match=f"PREFECT_API_URL names .*HTTP {code}.*unset PREFECT_API_URL"):
+        services.up()
+
+
+def test_credentials_do_not_follow_a_redirect(monkeypatch: pytest.MonkeyPatch):
+    seen: list[str | None] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers["Authorization"])
+            self.send_response(302 if len(seen) == 1 else 200)
+            self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/other")
+            self.end_headers()
+
+        def log_message(self, format, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+        assert services.status()[1].healthy
+        server.shutdown()
+        thread.join()
+    assert seen == ["Basic bWU6c2VjcmV0", None]
+
+
+def test_status_of_a_new_home_and_of_a_crashed_server():
+    assert [(s.name, s.state, s.url, s.pid) for s in services.status()] == [
+        ("prefect", "stopped", "", None),
+        ("mlflow", "stopped", "", None),
+    ]
+    folder = record_running("prefect", 4321)
+    record = supervisor.load(folder)
+    assert record
+    supervisor.save(folder, Record("prefect", 4321, record.command, "/", record.pid, "another-boot:1", None))
+    prefect = services.status()[0]
+    assert (prefect.state, prefect.pid, prefect.url) == ("stale", None, "http://127.0.0.1:4321/api")
+
+
+@pytest.mark.parametrize("name", ["", "mlflow", "../up", "A", "a/b", "-a"])
+def test_services_have_plain_names(name: str):
+    with pytest.raises(ConfigError, match="cannot name a service"):
+        services.ensure_service(name, ["true"], "/", {}, None)
+
+
+def test_an_extra_service_runs_our_code_until_down(tmp_path: Path):
+    (tmp_path / "page").write_text("hello")
+    command = ["python", "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    first = services.ensure_service("demo-site", command, "/page", {}, None)
+    assert first == services.ensure_service("demo-site", command, "/page", {}, None)
+    assert (first.state, first.healthy) == ("running", True)
+    assert [s.name for s in services.status()] == ["prefect", "mlflow", "demo-site"]
+    assert first.pid
+    environ = Path(f"/proc/{first.pid}/environ")
+    if environ.exists():
+        assert f"PYTHONPATH={Path(services.__file__).parents[1]}".encode() in environ.read_bytes().split(b"\0")
+    assert [s.state for s in services.down()] == ["stopped"] * 3
+    assert processes.identity(first.pid) is None
+    assert services.down()[2].url == first.url

@@ -1,0 +1,149 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from dataops.errors import CorruptPart, SourceError
+from dataops.schema import DOWNLOADED, FILTERED, dropped, uid
+from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
+from dataops.store import FolderStore
+from tasks import download, slices
+from tasks.download import DOWNLOAD, DownloadConfig
+from tasks.fetch import Evidence
+from tasks.fetch_outcome import drop_reason, outcome, put_tables
+from tasks.slices import Slice
+from tasks.stage import Context, Work
+
+
+def test_config_is_checked_and_execution_does_not_enter_the_key() -> None:
+    for bad in (
+        {"encode_format": "png"},  # the quality of 95 is no png compression
+        {"connect_to": {"a.test": "localhost:80"}},
+        {"user_agent": "a b"},
+        {"contact": "a\r\nX: b"},
+        {"resize_mode": "stretch"},
+        {"nonsense": 1},
+        {"timeout": 0},
+    ):
+        with pytest.raises(ValidationError):
+            DownloadConfig.model_validate(bad)
+    plain = DownloadConfig()
+    moved = DownloadConfig(threads=2, contact="mailto:a@b.test", connect_to={"a.test": "127.0.0.1:80"})
+    assert plain.key_config() == moved.key_config()
+    assert plain.key_config() != DownloadConfig(image_size=64).key_config()
+    assert moved.user_agent_header == "pairmill/0.1 (+mailto:a@b.test)"
+
+
+def stored(store: FolderStore, sizes: list[int]) -> Manifest:
+    draft, parts = Draft(store, "filter", "k"), []
+    for number, size in enumerate(sizes):
+        uids = [uid(str(number), str(i)) for i in range(size)]
+        parts.append(draft.put_table(f"part-{number:05d}.parquet", pa.table({"uid": uids})))
+    return Manifest(
+        stage="filter", stage_version=1, key="k", inputs=[], config={}, seed=0, code={}, parts=parts, counts=Counts(),
+        content_digest="", created_at="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
+def test_shards_are_cut_from_the_parts_in_order(tmp_path: Path, size: int) -> None:
+    store = FolderStore(tmp_path)
+    manifest = stored(store, [5, 0, 3, 4])
+    cuts = slices.cut(manifest, size)
+    tables = [slices.read(store, cut) for cut in cuts]
+    assert [t.num_rows for t in tables[:-1]] == [size] * (len(cuts) - 1)
+    everything = [u for part in manifest.parts for u in read_table(store, manifest.path(part.name))["uid"].to_pylist()]
+    assert [u for table in tables for u in table["uid"].to_pylist()] == everything
+
+
+def test_no_rows_no_shards(tmp_path: Path) -> None:
+    assert slices.cut(stored(FolderStore(tmp_path), [0]), 10) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "reason"),
+    [
+        ("success", None, None),
+        ("failed_to_download", "http_404: the server's answer", "http_404"),
+        ("failed_to_download", "timeout: not whole after 10 s", "timeout"),
+        ("failed_to_download", "lost: img2dataset gave no row", "lost"),
+        ("failed_to_resize", "image too small", "too_small"),
+        ("failed_to_resize", "aspect ratio too large", "aspect_ratio"),
+        ("failed_to_resize", "image area too large", "too_large"),
+        ("failed_to_resize", "Image decoding error", "decode"),
+        ("failed_to_resize", "not_an_image: the bytes look like html", "not_an_image"),
+        ("failed_to_resize", "OpenCV(4.14.0) resize.cpp:1: error: (-215)", "decode"),
+        ("failed_to_download", "Something: new", "other"),
+        ("failed_to_download", None, "other"),
+    ],
+)
+def test_reason_of_a_message(status: str, message: str | None, reason: str | None) -> None:
+    assert drop_reason(status, message) == reason
+
+
+def rows_and_written() -> tuple[pa.Table, list[str], list[dict[str, object]]]:
+    rows = [{"uid": uid(f"u{n}", "c"), "url": f"u{n}", "caption": "c"} for n in range(3)]
+    empty = dict.fromkeys(("error_message", "width", "height", "original_width", "original_height", "sha256"))
+    written = [
+        {**empty, "key": "002", "status": "failed_to_download", "error_message": "http_404: x"},
+        {**empty, "key": "000", "status": "success", "width": 8, "height": 8, "sha256": "ab"},
+    ]
+    return pa.Table.from_pylist(rows, FILTERED), ["000", "001", "002"], written
+
+
+def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
+    rows, keys, written = rows_and_written()
+    table = outcome(rows, keys, pa.Table.from_pylist(written), "00000.tar")
+    assert table["drop_reason"].to_pylist() == [None, "lost", "http_404"]
+    assert table["uid"] == rows["uid"]
+    assert table["key"].to_pylist() == keys
+
+    store = FolderStore(tmp_path)
+    draft = Draft(store, "download", "k")
+    put_tables(draft, "00000", table.slice(0, 1), table, {"u0": Evidence("2026-01-01T00:00:00", http_status=200)})
+    kept = read_table(store, draft.path("part-00000.parquet"))
+    lost = read_table(store, draft.path("dropped-00000.parquet"))
+    evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
+    assert kept.schema == DOWNLOADED
+    assert lost.schema == dropped(DOWNLOADED)
+    assert set(lost["drop_stage"].to_pylist()) == {"download"}
+    assert sorted(kept["uid"].to_pylist() + lost["uid"].to_pylist()) == sorted(rows["uid"].to_pylist())
+    assert [row["http_status"] for row in evidence] == [200, None, None]
+
+
+def test_rows_that_nobody_asked_for_or_that_come_twice_are_an_error() -> None:
+    rows, keys, written = rows_and_written()
+    for wrong in ([*written, written[0]], [*written, {**written[0], "key": "007"}]):
+        with pytest.raises(CorruptPart, match="not those of the shard"):
+            outcome(rows, keys, pa.Table.from_pylist(wrong), "00000.tar")
+
+
+def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path)
+    draft = Draft(store, "download", "k")
+
+    def dead(function, shards, draft: Draft, context: Context) -> list[Record]:
+        good = Record(task="shard-00000", counts=Counts(input=2, kept=2), facts={"bytes": 1})
+        bad = Record(task="shard-00001", counts=Counts(input=8, dropped={"dns": 8}), facts={"bytes": 0})
+        return [draft.finish(good), draft.finish(bad)]
+
+    monkeypatch.setattr(download, "map_parts", dead)
+    source = stored(store, [10])
+    work = Work(
+        DownloadConfig(shard_size=2, max_failed_fraction=0.7), 0, {"filter": source}, draft, Context(store, tmp_path)
+    )
+    with pytest.raises(SourceError, match=r"8 of 10 pictures failed \(dns 8\)"):
+        DOWNLOAD.make(work)
+    assert draft.done("shard-00000") is not None
+    assert draft.done("shard-00001") is None
+    kept = Work(
+        DownloadConfig(shard_size=2, max_failed_fraction=0.8), 0, {"filter": source}, draft, Context(store, tmp_path)
+    )
+    assert DOWNLOAD.make(kept).counts.kept == 2
+
+
+def test_slices_are_read_with_the_columns_that_are_asked_for(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    stored(store, [4])
+    assert slices.read(store, [Slice("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2

@@ -1,0 +1,89 @@
+"""Tiny real shards, models and jobs."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+RESNET = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "patch_size": None},
+    "text_cfg": {"context_length": 16, "vocab_size": 300, "width": 32, "heads": 2, "layers": 2},
+}
+VIT = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 300, "width": 32, "heads": 2, "layers": 2},
+}
+TOWERS = {"resnet": RESNET, "vit": VIT}
+
+
+def jpeg(number: int, size: tuple[int, int] = (40, 36)) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize(size).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def pairs(first: int, count: int) -> list[tuple[str, bytes]]:
+    colours = ("red", "green", "blue", "pale")
+    members = []
+    for number in range(first, first + count):
+        key = f"{number:06d}"
+        members += [(f"{key}.jpg", jpeg(number)), (f"{key}.txt", f"a {colours[number % 4]} thing {number}".encode())]
+        members += [(f"{key}.json", b"{}")]
+    return members
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """Two shards, 25 pairs together."""
+    return [
+        write_shard(tmp_path / "00000.tar", pairs(0, 13)),
+        write_shard(tmp_path / "00001.tar", pairs(13, 12)),
+    ]
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
+    """Writes JOB.json for a tiny model; keywords go into the `[train]` table."""
+
+    def make(output: str, tower: str = "resnet", seed: int = 0, **train: object) -> Path:
+        model = tmp_path / f"{tower}.json"
+        model.write_text(json.dumps(TOWERS[tower]))
+        settings = {
+            "model": str(model),
+            "epochs": 4,
+            "batch_size": 10,
+            "lr": 1e-3,
+            "vocab_size": 300,
+            "precision": "fp32",
+            "threads": 1,
+            "workers": 1,
+            "augment": {"zoom": [0.8, 1.2], "hue": 0.1, "erase_lines": 0.5, "blur": 0.5, "cutout": 0.5},
+        }
+        job = {
+            "train": {**settings, **train},
+            "seed": seed,
+            "shards": [str(shard) for shard in shards],
+            "output": str(tmp_path / output),
+        }
+        path = tmp_path / f"{output}.job.json"
+        path.write_text(json.dumps(job))
+        return path
+
+    return make

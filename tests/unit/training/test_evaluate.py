@@ -1,0 +1,311 @@
+"""The job end to end on real files, with a model whose answers are known by construction."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from dataops.errors import ConfigError, ContractError
+from training.checkpoint import save_model
+from training.config import ModelConfig, TextConfig, VisionConfig
+from training.encode import encode_images
+from training.eval_sets import EvalSet, Sample
+from training.evaluate import evaluate, main, read_job
+from training.model import CLIP
+from training.preprocess import Preprocess
+from training.retrieval import retrieve
+from training.suite import Suite, Task
+from training.tokenizer import train_tokenizer
+from training.zero_shot import classify
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+
+
+class ColourModel(torch.nn.Module):
+    """A picture is its mean colour, a text the colour that it names; both as points on a sphere. Counts its images."""
+
+    def __init__(self):
+        super().__init__()
+        self.images = 0
+
+    def encode_image(self, images):
+        self.images += len(images)
+        return torch.cat([images.mean(dim=(2, 3)) - 0.5, torch.full((len(images), 1), 0.1)], dim=1)
+
+    def encode_text(self, tokens):
+        colours = torch.tensor(list(COLOURS.values())) / 255 - 0.5
+        return torch.cat([colours[tokens[:, 0] - 1], torch.full((len(tokens), 1), 0.1)], dim=1)
+
+
+def tokenize(texts):
+    """The position, from 1, of the first colour that a text names."""
+    return torch.tensor([[next(i for i, c in enumerate(COLOURS, 1) if c in text)] for text in texts])
+
+
+def to_tensor(image):
+    assert image.mode == "RGB"
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+@pytest.fixture
+def loaded():
+    return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=to_tensor)
+
+
+def picture(colour, mode="RGB", form="PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (8, 8), colour).save(buffer, form)
+    return buffer.getvalue()
+
+
+def write_set(root: Path, samples, kind="classification", classes=tuple(COLOURS)) -> EvalSet:
+    (root / "test").mkdir(parents=True)
+    with tarfile.open(root / "test/0.tar", "w") as tar:
+        for i, (image, answer) in enumerate(samples):
+            for name, data in ((f"s{i}.png", image), (f"s{i}.{'cls' if kind == 'classification' else 'txt'}", answer)):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    (root / "test/nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("\n".join(classes))
+    (root / "zeroshot_classification_templates.txt").write_text("{c}\na {c} square")
+    return EvalSet(root, "test", kind)
+
+
+def by_label(*pairs):
+    names = list(COLOURS)
+    return [(picture(COLOURS[shown]), str(names.index(label)).encode()) for shown, label in pairs]
+
+
+def test_classification_counts_what_is_right(tmp_path, loaded):
+    samples = by_label(("red", "red"), ("green", "green"), ("blue", "red"), ("white", "white"))
+    data = write_set(tmp_path, [*samples, (b"no picture", b"1"), (samples[0][0][:48], b"1")])
+    result, table = classify(loaded, data, batch_size=4)
+    metrics = result["metrics"]
+    assert (result["n"], result["classes"], result["templates"], result["unreadable"]) == (6, 5, 2, 2)
+    assert metrics["top1"]["value"] == pytest.approx(3 / 6)
+    assert metrics["top5"]["value"] == pytest.approx(4 / 6)  # all that can be read: five classes
+    assert metrics["top1"]["chance"] == pytest.approx(1 / 5)
+    assert metrics["top5"]["chance"] == 1.0
+    # red 1 of 4 (two of them unreadable), green 1 of 1, white 1 of 1; black and blue have no image
+    assert metrics["mean_per_class"] == {
+        "value": pytest.approx((1 / 4 + 1 + 1) / 3),
+        "low": None,
+        "high": None,
+        "chance": 0.2,
+    }
+
+    rows = table.to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 4 + ["unreadable"] * 2
+    assert [row["predicted_name"] for row in rows[:4]] == ["red", "green", "blue", "white"]
+    assert (rows[2]["key"], rows[2]["label_name"], rows[2]["top5"][0]) == ("s2", "red", 3)
+    assert rows[2]["rank"] > 1
+    assert rows[2]["top5"][rows[2]["rank"] - 1] == 1
+    assert rows[0]["scores"] == sorted(rows[0]["scores"], reverse=True)
+    assert rows[4]["rank"] is None
+    assert "not a readable picture" in rows[4]["error_message"]
+
+
+def test_what_is_transparent_lies_on_white(loaded):
+    """Hidden pixels are black in the file; dropping alpha would show them."""
+    samples = [Sample("a", picture((0, 0, 0, 0), "RGBA")), Sample("b", picture((255, 0, 0, 255), "RGBA"))]
+    (batch,) = encode_images(loaded, samples, 8)
+    white, red = batch.features_RD[:, :3] > 0
+    assert white.tolist() == [True, True, True]
+    assert red.tolist() == [True, False, False]
+
+
+def test_batches_and_threads_change_no_bit_and_no_order(loaded):
+    samples = [Sample(str(i), picture((i * 3, 255 - i, i))) for i in range(70)]
+    features = []
+    for threads in (1, 4):
+        batches = list(encode_images(loaded, samples, 64, threads))
+        assert [s.key for b in batches for s in b.samples] == [str(i) for i in range(70)]
+        features.append(torch.cat([b.features_RD for b in batches]))
+    assert torch.equal(*features)
+
+
+def test_a_set_without_one_readable_image_is_an_error(tmp_path, loaded):
+    data = write_set(tmp_path / "c", [(b"x", b"1"), (b"y", b"2")])
+    with pytest.raises(ContractError, match="none of 2 images can be decoded"):
+        classify(loaded, data, batch_size=1)
+    with pytest.raises(ContractError, match="none of 1 images can be decoded"):
+        retrieve(loaded, write_set(tmp_path / "r", [(b"x", b"red")], "retrieval"), batch_size=1)
+
+
+def test_a_broken_preprocessing_is_no_unreadable_image(tmp_path, loaded):
+    loaded.preprocess = lambda image: image.no_such_thing
+    with pytest.raises(AttributeError):
+        classify(loaded, write_set(tmp_path, by_label(("red", "red"))), batch_size=1)
+
+
+def test_retrieval_both_ways(tmp_path, loaded):
+    samples = [
+        (picture(COLOURS["red"]), b"a red square\nsomething blue"),  # the second caption is of another's colour
+        (picture(COLOURS["blue"]), b"blue as the sea"),
+        (b"broken", b"green"),
+        (picture(COLOURS["white"]), b"black"),  # its worst caption
+    ]
+    result, table = retrieve(loaded, write_set(tmp_path, samples, "retrieval"), batch_size=2)
+    rows = table.to_pylist()
+    # captions: 0 red, 1 blue, 2 blue, 3 green, 4 black; equal scores rank in order, so caption 1 stands before 2
+    assert [row["image_to_text_rank"] for row in rows] == [1, 2, None, 5]
+    assert rows[0]["text_to_image_ranks"] == [1, 2]
+    assert rows[1]["text_to_image_ranks"] == [1]
+    assert rows[3]["text_to_image_ranks"] == [3]
+    assert rows[2]["status"] == "unreadable"
+    metrics = result["metrics"]
+    assert (result["n"], result["captions"], result["unreadable"]) == (4, 5, 1)
+    assert metrics["image_to_text_R@1"]["value"] == pytest.approx(1 / 4)
+    assert metrics["image_to_text_R@5"]["value"] == pytest.approx(3 / 4)
+    assert metrics["text_to_image_R@1"]["value"] == pytest.approx(2 / 5)
+    assert metrics["text_to_image_R@1"]["n"] == 5
+    assert metrics["text_to_image_R@1"]["chance"] == pytest.approx(1 / 4)
+    assert metrics["image_to_text_R@1"]["chance"] == pytest.approx((2 / 5 + 3 * 1 / 5) / 4)
+
+
+@pytest.fixture
+def suite(tmp_path):
+    one = write_set(tmp_path / "one", [*by_label(("red", "red"), ("blue", "green")), (b"no picture", b"0")])
+    two = write_set(tmp_path / "two", [(picture(COLOURS["red"]), b"red")], "retrieval")
+    three = write_set(tmp_path / "three", by_label(("white", "white"), ("green", "green"), ("blue", "blue")))
+    tasks = [Task(name=d.root.name, kind=d.kind, root=str(d.root)) for d in (one, two, three)]
+    return Suite(name="s", tasks=tuple(tasks))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_results_are_the_same_to_the_byte_wherever_they_are_made(tmp_path, loaded, suite):
+    first = evaluate(loaded, suite, tmp_path / "x", checkpoint_digest="d", threads=1)
+    second = evaluate(loaded, suite, tmp_path / "y", checkpoint_digest="d", threads=4)
+    assert first == second
+    assert content(tmp_path / "x") == content(tmp_path / "y")
+    assert list(json.loads((tmp_path / "x/metrics.json").read_bytes())) == ["one", "two", "three"]
+    assert pq.read_table(tmp_path / "x/predictions-three.parquet").num_rows == 3
+    assert not any(str(tmp_path).encode() in data for data in content(tmp_path / "x").values())
+
+
+def test_an_interrupted_job_redoes_only_what_is_unfinished(tmp_path, loaded, suite):
+    whole = evaluate(loaded, suite, tmp_path / "whole", checkpoint_digest="d")
+    preprocess, calls = loaded.preprocess, 0
+
+    def stops_at_the_fourth(image):
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise KeyboardInterrupt
+        return preprocess(image)
+
+    loaded.preprocess = stops_at_the_fourth
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(loaded, suite, tmp_path / "out", checkpoint_digest="d", threads=1)
+    assert not (tmp_path / "out/metrics.json").exists()
+    loaded.preprocess, loaded.model.images = preprocess, 0
+    assert evaluate(loaded, suite, tmp_path / "out", checkpoint_digest="d") == whole
+    assert loaded.model.images == 3  # only the third task's
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_only_a_result_of_the_same_things_is_reused(tmp_path, loaded, suite):
+    def images_seen(**changed):
+        loaded.model.images = 0
+        evaluate(loaded, suite, tmp_path / "out", **{"checkpoint_digest": "d", "batch_size": 256, **changed})
+        return loaded.model.images
+
+    assert images_seen() == 6
+    assert images_seen() == 0
+    (tmp_path / "out/predictions-one.parquet").write_bytes(b"torn")
+    assert images_seen() == 2
+    (tmp_path / "three/classnames.txt").write_text("black\nred\ngreen\nblue\nwhite\n")
+    assert images_seen() == 3
+    assert images_seen(checkpoint_digest="e") == 6
+    assert images_seen(batch_size=1) == 6
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """A real model with random weights."""
+    folder.mkdir()
+    tokenizer = train_tokenizer(list(COLOURS), 280, 16)
+    text = TextConfig(context_length=16, vocab_size=tokenizer.vocab_size, width=16, heads=2, layers=1)
+    vision = VisionConfig(image_size=32, layers=(1, 1, 1, 1), width=8, head_width=16, patch_size=None)
+    torch.manual_seed(0)
+    save_model(folder, CLIP(ModelConfig(embed_dim=16, vision_cfg=vision, text_cfg=text)), tokenizer, Preprocess(32))
+    return folder
+
+
+def write_job(path: Path, suite: Suite, **keys) -> Path:
+    job = {"suite": suite.model_dump(mode="json"), "batch_size": 256, "parent_pid": None, **keys}
+    path.write_text(json.dumps(job, default=str))
+    return path
+
+
+def test_the_command_evaluates_a_checkpoint(tmp_path, suite):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    job = write_job(tmp_path / "job.json", suite, checkpoint=checkpoint, output=tmp_path / "out")
+    assert main([str(job)]) == 0
+    metrics = json.loads((tmp_path / "out/metrics.json").read_bytes())
+    assert metrics["one"]["metrics"]["top1"]["chance"] == pytest.approx(0.2)
+    (checkpoint / "tokenizer.json").unlink()
+    assert main([str(job)]) == ConfigError.exit_code
+
+
+def test_damaged_data_ends_in_exit_code_3(tmp_path, suite, caplog):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    job = write_job(tmp_path / "job.json", suite, checkpoint=checkpoint, output=tmp_path / "out")
+    shard = tmp_path / "three/test/0.tar"
+    shard.write_bytes(shard.read_bytes()[:1500])
+    assert main([str(job)]) == 3
+    assert str(shard) in caplog.text
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_a_wrong_job_is_refused_with_every_reason(tmp_path, suite):
+    job = write_job(tmp_path / "job.json", suite, checkpoint="c", output="o", batch_size=0, colour=1)
+    with pytest.raises(ConfigError) as caught:
+        read_job(job)
+    assert "batch_size" in str(caught.value)
+    assert "colour" in str(caught.value)
+    assert main([str(tmp_path / "none.json")]) == 2
+    assert main([]) == 2
+
+
+def test_an_orphan_ends(tmp_path, suite):
+    """The job outlives its parent by about a second, though it still has work that would take a minute."""
+    code = (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import os, time\\n"
+        "from training.evaluate import end_with_parent\\n"
+        "end_with_parent(os.getppid(), 0.1)\\nprint(1, flush=True)\\ntime.sleep(60)'], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\nprint(child.pid, flush=True)\nos._exit(0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    parent = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, check=True, timeout=50
+    )
+    pid = int(parent.stdout)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and _alive(pid):
+        time.sleep(0.05)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

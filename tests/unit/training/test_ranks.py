@@ -1,0 +1,55 @@
+"""Two gloo ranks under torchrun make the model that one process makes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+MakeJob = Callable[..., Path]
+
+
+def run(job: Path, ranks: int) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "training.train", str(job)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+
+
+def output_of(job: Path) -> Path:
+    return Path(json.loads(job.read_text())["output"])
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("tower", ["resnet", "vit"])
+def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str) -> None:
+    """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them."""
+    # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
+    jobs = [make_job(f"{ranks}", tower, epochs=3, nproc=ranks, eps=1e-3) for ranks in (1, 2)]
+    for job, ranks in zip(jobs, (1, 2), strict=True):
+        result = run(job, ranks)
+        assert result.returncode == 0, result.stderr
+    one, two = (
+        [json.loads(line) for line in (output_of(job) / "metrics.jsonl").read_text().splitlines()] for job in jobs
+    )
+    assert len(one) == len(two) == 9
+    for expected, row in zip(one, two, strict=True):
+        assert row == pytest.approx(expected, rel=1e-3)
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    expected, weights = (load_file(output_of(job) / "model.safetensors") for job in jobs)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.timeout(180)
+def test_an_error_on_any_rank_is_told_in_a_file(make_job: MakeJob, shards: list[Path]) -> None:
+    """torchrun ends with 1 whatever its ranks say; failure.json holds the code that they meant."""
+    job = make_job("a", nproc=2, model="ViT-Z")
+    assert run(job, 2).returncode == 1
+    output_of(job).mkdir(exist_ok=True)
+    failure = json.loads((output_of(job) / "failure.json").read_text())
+    assert failure["exit_code"] == 2
+    assert "ViT-Z" in failure["message"]

@@ -1,0 +1,240 @@
+"""Suites and the layouts that they name: read, refused with a reason, digested."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dataops.errors import ConfigError, ContractError
+from training.eval_sets import EvalSet
+from training.suite import Suite, load_suite
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def png(colour="red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def write_set(root: Path, members: dict[str, bytes] | None = None) -> Path:
+    """Two classes, three samples in two shards, in CLIP_benchmark's layout."""
+    write_tar(root / "test/0.tar", members or {"a.png": png(), "a.cls": b"0", "b.jpg": png(), "b.cls": b"1\n"})
+    write_tar(root / "test/1.tar", {"c.cls": b"1", "c.WEBP": png(), "c.json": b"{}"})
+    (root / "test/nshards.txt").write_text("2\n")
+    (root / "classnames.txt").write_text("red panda\nblue whale\n", encoding="utf-8")
+    (root / "zeroshot_classification_templates.txt").write_text("a drawing of a {c}\n{c}\n", encoding="utf-8")
+    return root
+
+
+def write_suite(path: Path, *tasks: str) -> Path:
+    path.write_text('name = "s"\n' + "\n".join(f"[[task]]\n{task}" for task in tasks), encoding="utf-8")
+    return path
+
+
+TASK = 'name = "t"\nkind = "classification"\nroot = "data"\n'
+
+
+def test_webdataset_layout_is_read_in_order(tmp_path):
+    data = EvalSet(write_set(tmp_path), "test", "classification")
+    assert data.class_names() == ["red panda", "blue whale"]
+    assert data.templates() == ["a drawing of a {c}", "{c}"]
+    assert [(s.key, s.label) for s in data.samples()] == [("a", 0), ("b", 1), ("c", 1)]
+    assert data.problems() == []
+
+
+def test_image_folder_is_read_in_the_order_of_the_names(tmp_path):
+    for name in ("zebra/2.png", "zebra/1.jpg", "ant/x.PNG", "ant/notes.txt", ".cache/y.png"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / name).write_bytes(png())
+    data = EvalSet(tmp_path, "test", "classification")
+    assert data.class_names() == ["ant", "zebra"]
+    assert data.templates() == ["a photo of a {c}."]
+    assert [(s.key, s.label) for s in data.samples()] == [("ant/x.PNG", 0), ("zebra/1.jpg", 1), ("zebra/2.png", 1)]
+    (tmp_path / "classnames.txt").write_text("an ant\n")
+    assert "1 names" in data.problems()[0]
+
+
+def test_retrieval_captions_are_lines(tmp_path):
+    write_tar(tmp_path / "test/0.tar", {"a.png": png(), "a.txt": b"ein Hund\n\n chien \n"})
+    (tmp_path / "test/nshards.txt").write_text("1")
+    (sample,) = EvalSet(tmp_path, "test", "retrieval").samples()
+    assert sample.captions == ("ein Hund", "chien")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.png": png(), "a.cls": b"2"}, "0.tar: a.cls holds '2', which is no label from 0 to 1"),
+        ({"a.png": png(), "a.cls": b"-1"}, "a.cls holds '-1'"),
+        ({"a.png": png(), "a.cls": "١".encode()}, "no label"),
+        ({"a.png": png(), "a.cls": b"\xff"}, "a.cls is not UTF-8"),
+        ({"a.png": png()}, "sample 'a' needs one image"),
+        ({"a.cls": b"0"}, "sample 'a' needs one image"),
+        ({"a.png": png(), "a.jpg": png(), "a.cls": b"0"}, "needs one image"),
+        ({"a.png": png(), "b.png": png(), "a.cls": b"0"}, "sample 'a' needs one image"),
+    ],
+)
+def test_a_wrong_sample_is_named(tmp_path, members, message):
+    data = EvalSet(write_set(tmp_path, members), "test", "classification")
+    with pytest.raises(ContractError, match=message.replace("(", r"\(")):
+        list(data.samples())
+
+
+@pytest.mark.parametrize("cut", [100, 512, 700, 1024, 1536, 2048, 2500])
+def test_a_truncated_shard_is_an_error_at_any_cut(tmp_path, cut):
+    data = EvalSet(write_set(tmp_path), "test", "classification")
+    shard = tmp_path / "test/0.tar"
+    shard.write_bytes(shard.read_bytes()[:cut])
+    with pytest.raises(ContractError, match=r"0\.tar"):
+        list(data.samples())
+
+
+def test_a_corrupt_header_in_the_middle_is_an_error(tmp_path):
+    data = EvalSet(write_set(tmp_path), "test", "classification")
+    shard = tmp_path / "test/0.tar"
+    content = bytearray(shard.read_bytes())
+    content[1024:1030] = b"\xff" * 6  # the second member's name: its checksum no longer fits
+    shard.write_bytes(content)
+    with pytest.raises(ContractError, match="truncated or corrupt at byte 1024"):
+        list(data.samples())
+
+
+def test_a_link_in_a_shard_is_refused(tmp_path):
+    data = EvalSet(write_set(tmp_path), "test", "classification")
+    with tarfile.open(tmp_path / "test/0.tar", "w") as tar:
+        member = tarfile.TarInfo("a.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        tar.addfile(member)
+    with pytest.raises(ContractError, match=r"a\.png is no plain file"):
+        list(data.samples())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: (r / "classnames.txt").unlink(), "classnames.txt: missing"),
+        (lambda r: (r / "classnames.txt").write_text("a\n\nb\n"), "classnames.txt: has a blank line 2"),
+        (lambda r: (r / "classnames.txt").write_text(""), "classnames.txt: is empty"),
+        (lambda r: (r / "zeroshot_classification_templates.txt").unlink(), "templates.txt: missing"),
+        (lambda r: (r / "zeroshot_classification_templates.txt").write_text("a {}"), "'a {}' has no {c}"),
+        (lambda r: (r / "test/nshards.txt").unlink(), "nshards.txt: missing"),
+        (lambda r: (r / "test/nshards.txt").write_text("three"), "'three' is not a number of shards"),
+        (lambda r: (r / "test/nshards.txt").write_text("0"), "'0' is not a number of shards"),
+        (lambda r: (r / "test/1.tar").unlink(), "says 2 shards, but 1.tar is missing"),
+        (lambda r: (r / "dataset_type.txt").write_text("retrieval\n"), "says 'retrieval', the suite says"),
+    ],
+)
+def test_layout_problems_are_found_when_the_suite_is_loaded(tmp_path, spoil, message):
+    spoil(write_set(tmp_path / "data"))
+    with pytest.raises(ConfigError) as caught:
+        load_suite(write_suite(tmp_path / "s.toml", TASK))
+    assert message in str(caught.value)
+    assert "task[0] (t).root" in str(caught.value)
+
+
+def test_all_problems_come_in_one_error(tmp_path):
+    write_set(tmp_path / "data")
+    text = '\ncolour = 1\n[[task]]\nname = "a b"\nkind = "probe"\nroot = "data"\nsplitt = "x"\n[[task]]\nname = "u"\n'
+    (tmp_path / "s.toml").write_text(text + 'kind = "retrieval"\nroot = "nowhere"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_suite(tmp_path / "s.toml")
+    message = str(caught.value)
+    for part in (
+        "s.toml",
+        "unknown key 'colour'; allowed: name, [[task]]",
+        "task[0] (a b).name",
+        "task[0] (a b).kind: Input should be 'classification' or 'retrieval' (got 'probe')",
+        "task[0] (a b).splitt: unknown key; allowed: name, kind, root, split, description",
+        "task[1] (u).root",
+        "the root is missing too",
+        "name: Input should be a valid string",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "s"', "at least one"),
+        ('name = "s"\ntask = 3', "at least one"),
+        ('name = "s"\ntask = [3]', "task[0]"),
+        ("name = ", "TOML"),
+    ],
+)
+def test_a_file_that_is_no_suite(tmp_path, text, message):
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_suite(tmp_path / "s.toml")
+    assert message in str(caught.value)
+    with pytest.raises(ConfigError, match="no such suite file"):
+        load_suite(tmp_path / "none.toml")
+
+
+def test_equal_task_names_are_refused(tmp_path):
+    write_set(tmp_path / "data")
+    with pytest.raises(ConfigError, match="task names must differ; t is there"):
+        load_suite(write_suite(tmp_path / "s.toml", TASK, TASK))
+
+
+def test_roots_are_resolved_against_the_data_root_or_the_file(tmp_path):
+    write_set(tmp_path / "data")
+    write_set(tmp_path / "elsewhere/data")
+    path = write_suite(tmp_path / "s.toml", TASK)
+    assert load_suite(path).tasks[0].root == str(tmp_path / "data")
+    suite = load_suite(path, tmp_path / "elsewhere")
+    assert suite.tasks[0].root == str(tmp_path / "elsewhere/data")
+    assert Suite.model_validate_json(suite.model_dump_json()) == suite
+
+
+def test_digest_covers_every_byte_and_no_path(tmp_path):
+    path = write_suite(tmp_path / "s.toml", TASK)
+    write_set(tmp_path / "data")
+    write_set(tmp_path / "elsewhere/data")
+    digest = load_suite(path).digest()
+    assert load_suite(path, tmp_path / "elsewhere").digest() == digest
+
+    changes = {
+        "classnames.txt": b"red panda\nblue whales\n",
+        "zeroshot_classification_templates.txt": b"{c}\n",
+        "test/1.tar": (tmp_path / "data/test/0.tar").read_bytes(),
+    }
+    seen = {digest}
+    for name, data in changes.items():
+        before = (tmp_path / "data" / name).read_bytes()
+        (tmp_path / "data" / name).write_bytes(data)
+        seen.add(load_suite(path).digest())
+        (tmp_path / "data" / name).write_bytes(before)
+    assert len(seen) == 4
+    assert load_suite(path).digest() == digest
+    (tmp_path / "data/README").write_text("not read by the evaluation")
+    assert load_suite(path).digest() == digest
+
+
+def test_the_demo_suite_names_its_tasks(tmp_path):
+    names = ["twemoji-seen", "twemoji-heldout", "openmoji-heldout", "digits"]
+    for name in names:
+        write_set(tmp_path / name)
+    write_tar(tmp_path / "heldout-retrieval/test/0.tar", {"a.png": png(), "a.txt": b"a"})
+    (tmp_path / "heldout-retrieval/test/nshards.txt").write_text("1")
+    suite = load_suite(REPOSITORY / "configs/suites/demo.toml", tmp_path)
+    assert [t.name for t in suite.tasks] == [*names, "heldout-retrieval"]
+
+
+def test_the_orchestrator_can_load_suites_without_torch():
+    code = "import sys, training.suite, training.intervals; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0

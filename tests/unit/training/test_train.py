@@ -1,0 +1,293 @@
+"""A job from shards to a finished model: the same bits after a kill, a stop or a corrupt checkpoint."""
+
+import fcntl
+import io
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import training.train as train_module
+from training import job as job_module
+from training.checkpoint import load_model
+from training.train import OUTPUTS, main
+
+MakeJob = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _restore_process_state() -> Iterator[None]:
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def output_of(job: Path) -> Path:
+    return Path(json.loads(job.read_text())["output"])
+
+
+def made_by(job: Path) -> dict[str, bytes]:
+    return {name: (output_of(job) / name).read_bytes() for name in OUTPUTS}
+
+
+def rows_of(job: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output_of(job) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: str) -> None:
+    jobs = [
+        make_job("a", precision=precision, epochs=8, workers=0, cache_bytes=0),
+        make_job("b", precision=precision, epochs=8, workers=3, log_every=1, checkpoint_every=5),
+    ]
+    assert [main([str(job)]) for job in jobs] == [0, 0]
+    assert made_by(jobs[0]) == made_by(jobs[1])
+    rows = rows_of(jobs[0])
+    assert [row["step"] for row in rows] == list(range(1, 25))  # 25 pairs in 3 batches of 8 or 9
+    assert rows[-1]["samples_seen"] == 8 * 25
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    done = json.loads((output_of(jobs[0]) / "done.json").read_text())
+    assert done["samples"] == 25
+    loaded = load_model(output_of(jobs[0]))
+    assert loaded.model.logit_scale.item() == pytest.approx(rows[-1]["logit_scale"])
+
+
+def test_another_seed_gives_another_model(make_job: MakeJob) -> None:
+    jobs = [make_job("a", epochs=1), make_job("b", epochs=1, seed=1)]
+    assert [main([str(job)]) for job in jobs] == [0, 0]
+    assert made_by(jobs[0])["model.safetensors"] != made_by(jobs[1])["model.safetensors"]
+
+
+def test_a_finished_job_returns_at_once(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("a", epochs=1)
+    assert main([str(job)]) == 0
+    monkeypatch.setattr(train_module, "contrastive_loss", None)  # would fail at the first step
+    assert main([str(job)]) == 0
+
+
+def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, stopped = make_job("a"), make_job("b")
+    assert main([str(undisturbed)]) == 0
+    loss, calls = train_module.contrastive_loss, []
+
+    def stop_in_fifth(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(train_module, "contrastive_loss", stop_in_fifth)
+    assert main([str(stopped)]) == 75
+    assert [path.name for path in (output_of(stopped) / "checkpoints").iterdir()] == ["step-000005"]
+    assert not (output_of(stopped) / "done.json").exists()
+    assert main([str(stopped)]) == 0
+    assert len(calls) == 12
+    assert made_by(stopped) == made_by(undisturbed)
+
+
+def test_kill_9_then_rerun_ends_in_the_same_bits(make_job: MakeJob) -> None:
+    undisturbed, killed = make_job("a", "vit"), make_job("b", "vit", checkpoint_every=3)
+    assert main([str(undisturbed)]) == 0
+    script = f"""
+        import os, signal
+        import training.train as train
+        loss, calls = train.contrastive_loss, []
+        def die_in_eighth(*arguments):
+            calls.append(1)
+            if len(calls) == 8:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return loss(*arguments)
+        train.contrastive_loss = die_in_eighth
+        train.main([{str(killed)!r}])
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert len(rows_of(killed)) <= 7
+    assert main([str(killed)]) == 0
+    assert made_by(killed) == made_by(undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "half written", "no manifest"])
+def test_a_bad_checkpoint_is_passed_over(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    undisturbed, job = make_job("a"), make_job("b", checkpoint_every=2, keep_checkpoints=3)
+    assert main([str(undisturbed)]) == 0
+    crash_at(monkeypatch, 8)
+    with pytest.raises(KeyboardInterrupt):
+        main([str(job)])
+    checkpoints = output_of(job) / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000002", "step-000004", "step-000006"]
+    newest = checkpoints / "step-000006"
+    weights = newest / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "flipped":
+        data = bytearray(weights.read_bytes())
+        data[-5] ^= 1
+        weights.write_bytes(data)
+    elif damage == "half written":
+        newest.rename(checkpoints / ".step-000006.part")
+    else:
+        (newest / "manifest.json").unlink()
+    monkeypatch.undo()
+    with caplog.at_level(logging.INFO):
+        assert main([str(job)]) == 0
+    assert "resumed from step-000004" in caplog.text
+    assert ("checkpoint step-000006 is passed over" in caplog.text) == (damage != "half written")
+    assert made_by(job) == made_by(undisturbed)
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    loss, calls = train_module.contrastive_loss, []
+
+    def crash(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return loss(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(train_module, "contrastive_loss", crash)
+
+
+def test_a_checkpoint_of_another_job_is_not_taken(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job("a", checkpoint_every=2)
+    crash_at(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        main([str(job)])
+    monkeypatch.undo()
+    assert main([str(make_job("a", lr=2e-3))]) == 0
+    assert "it belongs to another job" in caplog.text
+    other = make_job("b", lr=2e-3)
+    assert main([str(other)]) == 0
+    assert made_by(make_job("a", lr=2e-3)) == made_by(other)
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_what_is_not_finite_ends_the_job_with_4(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, poison: str
+) -> None:
+    job = make_job("a", checkpoint_every=2)
+    loss, calls = train_module.contrastive_loss, []
+
+    def poisoned(images: torch.Tensor, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 4 and poison == "loss":
+            images = images * math.nan
+        elif len(calls) == 4:
+            images.register_hook(lambda gradient: gradient * math.inf)
+        return loss(images, *arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(train_module, "contrastive_loss", poisoned)
+    assert main([str(job)]) == 4
+    assert "step 4" in caplog.text
+    assert "the last good checkpoint is step-000002" in caplog.text
+    assert json.loads((output_of(job) / "failure.json").read_text())["exit_code"] == 4
+    weights = load_file(output_of(job) / "checkpoints" / "step-000002" / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+
+
+def test_corrupt_samples_are_skipped_and_listed(make_job: MakeJob, shards: list[Path]) -> None:
+    with tarfile.open(shards[1], "a") as tar:
+        for name, data in [
+            ("900000.jpg", b"<html>not a picture</html>"),
+            ("900000.txt", b"a page"),
+            ("900001.txt", b"a caption alone"),
+            ("900002.jpg", b"\xff\xd8\xff"),
+            ("900002.txt", b"\xff\xfe\xff"),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    job = make_job("a", max_skipped=0.3)
+    assert main([str(job)]) == 0
+    again = make_job("c", max_skipped=0.3, workers=0)
+    assert main([str(again)]) == 0
+    assert made_by(again) == made_by(job)
+    skipped = json.loads((output_of(job) / "skipped.json").read_text())
+    assert [(item["shard"], item["key"]) for item in skipped] == [
+        ("00001.tar", "900000"),
+        ("00001.tar", "900001"),
+        ("00001.tar", "900002"),
+    ]
+    assert "not a readable picture" in skipped[0]["reason"]
+    assert skipped[1]["reason"] == "no picture member"
+    assert main([str(make_job("b", max_skipped=0.05))]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"model": "ViT-Z"}, 2, "ViT-B-32"),
+        ({"lr": -1}, 2, "train.lr"),
+        ({"unknown": 1}, 2, "train.unknown"),
+        ({"device": "cuda"}, 2, "cuda"),
+    ],
+)
+def test_a_wrong_config_is_named(
+    make_job: MakeJob, caplog: pytest.LogCaptureFixture, change: dict[str, object], code: int, message: str
+) -> None:
+    if change == {"device": "cuda"} and torch.cuda.is_available():
+        pytest.skip("this machine has what the config asks for")
+    assert main([str(make_job("a", **change))]) == code
+    assert message in caplog.text
+
+
+def test_broken_shards_are_named(make_job: MakeJob, shards: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    whole = shards[1].read_bytes()
+    shards[1].write_bytes(whole[: len(whole) // 2 + 100])
+    assert main([str(make_job("a"))]) == 3
+    assert str(shards[1]) in caplog.text
+    shards[1].unlink()
+    assert main([str(make_job("a"))]) == 2
+
+
+def test_two_trainers_never_share_an_output(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job("a", epochs=1)
+    output_of(job).mkdir()
+    monkeypatch.setattr(job_module, "LOCK_SECONDS", 0.3)
+    with (output_of(job) / ".lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert main([str(job)]) == 75
+        assert "another trainer holds" in caplog.text
+    assert main([str(job)]) == 0
+
+
+def test_the_job_ends_with_its_parent(make_job: MakeJob) -> None:
+    job = make_job("a", epochs=100_000)
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    settings = json.loads(job.read_text())
+    job.write_text(json.dumps({**settings, "parent_pid": parent.pid}))
+    trainer = subprocess.Popen([sys.executable, "-m", "training.train", str(job)], stderr=subprocess.PIPE, text=True)
+    try:
+        assert trainer.stderr is not None
+        for line in trainer.stderr:
+            if "step 50/" in line:
+                parent.kill()  # and not waited for: a zombie is gone as well
+                break
+        assert trainer.wait(20) == 75
+    finally:
+        for process in (trainer, parent):
+            process.kill()
+            process.wait()
+        assert trainer.stderr is not None
+        trainer.stderr.close()

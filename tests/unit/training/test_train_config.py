@@ -1,0 +1,73 @@
+"""The `[train]` table and the models' JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from dataops.errors import ConfigError
+from training.config import MODELS, AugmentConfig, ModelConfig, TrainConfig, load_model_config
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_shipped_model_is_valid(path: Path) -> None:
+    assert load_model_config(path.stem) == load_model_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "valid dictionary"),
+        ('{"embed_dim": 8, "vision_cfg": {"layers": [1, 1]}, "text_cfg": {}}', "four stages"),
+        ('{"embed_dim": 8, "vision_cfg": {"image_size": 100}, "text_cfg": {}}', "does not divide"),
+        ('{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"heads": 7}}', "text_cfg"),
+        ('{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, "timm": 1}', "timm"),
+    ],
+)
+def test_a_wrong_model_names_the_file_and_the_fault(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "wrong.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_model_config(str(path))
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["ViT-Z", "../models/RN50", "missing.json", ""])
+def test_an_unknown_model_names_those_that_there_are(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"RN50.*ViT-B-32"):
+        load_model_config(name)
+
+
+def test_fields_that_leave_the_result_alone_exist() -> None:
+    assert TrainConfig.execution_fields < set(TrainConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 1}, {"precision": "fp16"}, {"lr": 0}, {"unknown": 1}, {"prompts": []}, {"prompts": ["no slot"]},
+        {"augment": {"zoom": [2, 1]}}, {"augment": {"erase_lines": 1.5}}, {"vocab_size": 10}, {"nproc": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_values_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TrainConfig.model_validate(change)
+
+
+def test_configs_are_frozen_documented_and_survive_json() -> None:
+    config = TrainConfig(augment=AugmentConfig(zoom=(0.5, 2.0)), prompts=("{}", "a {}"))
+    assert TrainConfig.model_validate(json.loads(config.model_dump_json())) == config
+    with pytest.raises(ValidationError):
+        config.lr = 1.0  # pyright: ignore[reportAttributeAccessIssue]
+    for model in (TrainConfig, AugmentConfig, ModelConfig):
+        assert all(field.description for field in model.model_fields.values())
+
+
+def test_reading_configs_does_not_load_torch() -> None:
+    script = "import sys, training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,238 @@
+"""The configs that training owns: the `[train]` table and the model's JSON. No torch here: the orchestrator reads both.
+
+A model's JSON has open_clip's field names, so that open_clip builds the same network from the same file.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dataops.config import StageConfig
+from dataops.errors import ConfigError
+
+MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
+# pad, 256 bytes, start and end of text: what a byte-level vocabulary has before its first merge.
+MIN_VOCAB_SIZE = 259
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+def _has_one_slot(prompt: str) -> str:
+    if prompt.count("{}") != 1:
+        raise ValueError(f"a prompt holds the caption's place {{}} exactly once: {prompt!r}")
+    return prompt
+
+
+Prompt = Annotated[str, AfterValidator(_has_one_slot)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class AugmentConfig(_Frozen):
+    """Random changes to each picture, new in each epoch. The defaults are the paper's: a random square crop, no more.
+
+    Each is a pure function of (seed, epoch, sample), whatever the number of workers or ranks. A strength of 0 is off.
+    """
+
+    zoom: tuple[Positive, Positive] = (1.0, 1.0)
+    """Range of the content's magnification; over 1 crops, under 1 leaves a border."""
+    aspect: NonNegative = 0.0
+    """Greatest log of the factor between horizontal and vertical zoom."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Greatest rotation, degrees, either way."""
+    shear: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Greatest shear, as a tangent, either way."""
+    translate: Share = 0.0
+    """Greatest shift, as a share of the side, either way."""
+    flip: Share = 0.0
+    """Probability of a mirror image. Text, flags and arrows change meaning in a mirror."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Greatest turn of the hue, in turns, either way."""
+    saturation: Share = 0.0
+    """Saturation is multiplied by 1 +- this, at most."""
+    brightness: Share = 0.0
+    """Brightness is multiplied by 1 +- this, at most."""
+    contrast: Share = 0.0
+    """Contrast about middle grey is multiplied by 1 +- this, at most."""
+    channel: Share = 0.0
+    """Each of red, green and blue is multiplied by 1 +- this, at most."""
+    grayscale: Share = 0.0
+    """Probability of a picture without colour."""
+    erase_lines: Share = 0.0
+    """Probability of a morphological closing, which takes dark lines thinner than its window away."""
+    line_width: Annotated[int, Field(ge=1, le=15)] = 2
+    """Widest dark line, in pixels of the decoded picture, that `erase_lines` takes away."""
+    blur: Share = 0.0
+    """Probability of a 3 x 3 binomial blur."""
+    cutout: Share = 0.0
+    """Probability of a square filled with a random colour."""
+    cutout_side: Share = 0.4
+    """Greatest side of that square, as a share of the picture's."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError(f"zoom: the lower end {self.zoom[0]} is above the upper end {self.zoom[1]}")
+        return self
+
+
+class TrainConfig(StageConfig):
+    """The `[train]` table. The defaults of optimisation are the paper's for ViT (Radford et al. 2021, tables 18-19)."""
+
+    execution_fields: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "cache_bytes", "checkpoint_every", "keep_checkpoints", "log_every"}
+    )
+    """Fields that change how a run goes and not one bit of what it makes; the snapshot key leaves them out."""
+
+    model: str = "ViT-B-32"
+    """A name in configs/models/, or the path of such a JSON file."""
+    epochs: Annotated[int, Field(ge=1)] = 32
+    """Passes over the dataset; each sample is seen exactly once in each."""
+    batch_size: Annotated[int, Field(ge=2)] = 1024
+    """Pairs a step over all ranks, at most: an epoch is cut into the fewest such batches, equal to within one pair."""
+    lr: Positive = 5e-4
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.2
+    """Decoupled weight decay on matrices and kernels; gains, biases and logit_scale have none."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of Adam's first moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    """Decay of Adam's second moment."""
+    eps: Positive = 1e-6
+    """Adam's epsilon."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of all steps in which the learning rate climbs from 0; a half cosine to 0 follows."""
+    max_grad_norm: NonNegative = 0.0
+    """Gradients are scaled down to this global norm; 0: never."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each target spread evenly over the batch."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where torch sees it, else cpu."""
+    threads: Annotated[int, Field(ge=1)] = 2
+    """Threads of torch's CPU kernels, per process. Part of the key: how a sum is split changes its last bits."""
+    nproc: Annotated[int, Field(ge=1)] = 1
+    """Processes (ranks) on this machine. Part of the key, for the same reason."""
+    vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] = 8192
+    """Greatest size of the vocabulary learnt from the captions."""
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] = ("{}",)
+    """Templates, one of which dresses each caption, at random, each time it is seen."""
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which each word of a caption is left out, each time it is seen (never all of them)."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes to the pictures."""
+    max_skipped: Share = 0.01
+    """The run fails when a larger share of the samples cannot be read."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Threads per process that read and decode ahead; 0: none."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2
+    """Memory per process for decoded pictures; those that do not fit are decoded again in each epoch."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps between checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints to keep."""
+    log_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
+
+
+class VisionConfig(_Frozen):
+    """The image tower: a ModifiedResNet where `layers` lists four stages, else a vision transformer."""
+
+    image_size: Annotated[int, Field(ge=8)] = 224
+    """Side of the square input, pixels."""
+    layers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 12
+    """Transformer blocks, or bottlenecks in each of a ResNet's four stages."""
+    width: Annotated[int, Field(ge=8)] = 768
+    """Channels of the transformer, or of the ResNet's stem (its features have 32 times as many)."""
+    head_width: Annotated[int, Field(ge=1)] = 64
+    """Channels of an attention head."""
+    patch_size: Annotated[int, Field(ge=1)] | None = 32
+    """Side of a transformer's patch, pixels; a ResNet has none."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if isinstance(self.layers, tuple):
+            if len(self.layers) != 4:
+                raise ValueError(f"layers: a ResNet has four stages, not {len(self.layers)}")
+            if self.image_size % 32:
+                raise ValueError(f"image_size: a ResNet needs a multiple of 32, not {self.image_size}")
+            channels = self.width * 32
+        else:
+            if self.patch_size is None or self.image_size % self.patch_size:
+                raise ValueError(f"patch_size: {self.patch_size} does not divide image_size {self.image_size}")
+            channels = self.width
+        if channels % self.head_width:
+            raise ValueError(f"head_width: {self.head_width} does not divide {channels} channels")
+        return self
+
+
+class TextConfig(_Frozen):
+    """The text tower: a causal transformer."""
+
+    context_length: Annotated[int, Field(ge=3)] = 77
+    """Most tokens of a text, with its start and end."""
+    vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] = 49408
+    """Rows of the token embedding; training replaces it with the size of the vocabulary that it learnt."""
+    width: Annotated[int, Field(ge=8)] = 512
+    """Channels."""
+    heads: Annotated[int, Field(ge=1)] = 8
+    """Attention heads."""
+    layers: Annotated[int, Field(ge=1)] = 12
+    """Blocks."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        return self
+
+
+class ModelConfig(_Frozen):
+    """A CLIP's dimensions, in open_clip's field names."""
+
+    embed_dim: Annotated[int, Field(ge=1)]
+    """Dimensions of the space that pictures and texts share."""
+    quick_gelu: bool = False
+    """x * sigmoid(1.702 x) in place of GELU, as in OpenAI's own weights."""
+    vision_cfg: VisionConfig
+    """The image tower."""
+    text_cfg: TextConfig
+    """The text tower."""
+
+    def with_vocab_size(self, vocab_size: int) -> "ModelConfig":
+        """The same model over another vocabulary."""
+        text_cfg = self.text_cfg.model_copy(update={"vocab_size": vocab_size})
+        return self.model_copy(update={"text_cfg": text_cfg})
+
+
+def load_model_config(name_or_path: str) -> ModelConfig:
+    """Read a model's dimensions.
+
+    Args:
+        name_or_path: a name in configs/models/, or a path that ends in .json.
+
+    Raises:
+        ConfigError: no such model, or its file is not valid; names the file and what is allowed.
+    """
+    by_path = name_or_path.endswith(".json")
+    path = Path(name_or_path) if by_path else MODELS / f"{name_or_path}.json"
+    names = ", ".join(sorted(file.stem for file in MODELS.glob("*.json")))
+    if not by_path and Path(name_or_path).name != name_or_path:
+        raise ConfigError(f"model {name_or_path!r}: neither a path ending in .json nor one of the names {names}")
+    try:
+        return ModelConfig.model_validate(json.loads(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise ConfigError(f"model {name_or_path!r}: cannot read {path} ({reason}); the names are {names}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"model {name_or_path!r}: {path} is not JSON: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"model {name_or_path!r}: {path}: {problems}") from error

@@ -1,0 +1,183 @@
+"""Ranks: what they exchange, and how a job notices that its parent is gone.
+
+Every function is the identity with one process, so the trainer is written once.
+"""
+
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RETRYABLE = 75
+
+
+def rank() -> int:
+    """This process's number among its ranks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def join(device: torch.device) -> None:
+    """Meet the other ranks, where torchrun started some."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def leave() -> None:
+    """Part from the other ranks."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def total(values: list[float], device: torch.device) -> list[float]:
+    """Sum of each value over the ranks, in fp64."""
+    if world_size() == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, in the order of the ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather of unequal row counts; the gradient of a row is the sum of what all ranks make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.first, ctx.count = sum(counts[: rank()]), counts[rank()]
+        padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows))).contiguous()
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        return gradient[ctx.first : ctx.first + ctx.count], None
+
+
+def gather_rows(rows_BD: Tensor) -> tuple[Tensor, int]:
+    """Rows of all ranks in the order of the ranks, with gradient, and the index of this rank's first row."""
+    if world_size() == 1:
+        return rows_BD, 0
+    counts_tensor = torch.zeros(world_size(), dtype=torch.int64, device=rows_BD.device)
+    counts_tensor[rank()] = len(rows_BD)
+    dist.all_reduce(counts_tensor)
+    counts = [int(count) for count in counts_tensor.tolist()]
+    return _GatherRows.apply(rows_BD, counts), sum(counts[: rank()])  # pyright: ignore[reportReturnType]
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce by sum, whose gradient is an all-reduce by sum."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of all ranks' samples, on any device (torch's own needs CUDA)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W), normalised."""
+        if not self.training:
+            return super().forward(input)
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        x = input.float()
+        ones = torch.ones(1, device=x.device)
+        places = x.numel() // x.shape[1]
+        sums = _SumOverRanks.apply(torch.cat([x.sum((0, 2, 3)), ones * places]))
+        assert isinstance(sums, Tensor)
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = x - mean[:, None, None]
+        squares = _SumOverRanks.apply(centred.square().sum((0, 2, 3)))
+        assert isinstance(squares, Tensor)
+        variance = squares / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(squares / (count - 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+
+def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Make batch normalisation see the global batch, where there are several ranks; names of parameters stay."""
+    if world_size() == 1:
+        return model
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d
+    return model
+
+
+def follow_parent(pid: int) -> None:
+    """End this process at once, with 75, when the process that asked for the job is gone.
+
+    A pipeline that is killed cannot stop its trainer, and its rerun must not meet a trainer that nobody waits for.
+    """
+    started = _start_of(pid)
+
+    def watch() -> None:
+        while started is not None and _start_of(pid) == started:
+            time.sleep(1)
+        os._exit(RETRYABLE)
+
+    threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+
+
+def _start_of(pid: int) -> str | None:
+    """What tells this process from a later one of the same number; None when it is gone or a zombie."""
+    with suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        state, *fields = stat.rpartition(")")[2].split()
+        return None if state in "ZX" else fields[18]  # proc(5): field 22, starttime
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return "alive"
+    return "alive"

@@ -1,0 +1,266 @@
+"""Labelled images as CLIP_benchmark lays them out, read in a fixed order. No torch here: the orchestrator checks suites.
+
+Two layouts (found by what lies in the folder):
+
+webdataset     <root>/classnames.txt                          one class a line; line i is label i
+               <root>/zeroshot_classification_templates.txt   one prompt a line, `{c}` stands for the class
+               <root>/dataset_type.txt                        optional: `retrieval`
+               <root>/<split>/nshards.txt                     how many shards
+               <root>/<split>/0.tar, 1.tar, ...               {key}.png|jpg|jpeg|webp with {key}.cls (label as text)
+                                                              or, for retrieval, {key}.txt (captions, one a line)
+image folder   <root>/<split>/<class>/*.png|jpg|jpeg|webp     label i is folder i in sorted order, its name the class
+               <root>/classnames.txt                          optional: nicer names, in the order of the folders
+               <root>/zeroshot_classification_templates.txt   optional: else `a photo of a {c}.`
+
+A picture that cannot be decoded is a counted row; a shard, label or class list that is wrong is an error, since an
+accuracy over whatever happened to be readable would be another number under the same name.
+
+Source: CLIP_benchmark, README "Creating a webdataset" and clip_benchmark/datasets/builder.py (build_wds_dataset);
+grouping of members as webdataset does it: the key ends at the first dot of the file's name.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from dataops.errors import ContractError
+
+Kind = Literal["classification", "retrieval"]
+Layout = Literal["webdataset", "folder"]
+
+IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+CLASS_NAMES = "classnames.txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
+DATASET_TYPE = "dataset_type.txt"
+SHARD_COUNT = "nshards.txt"
+DEFAULT_TEMPLATE = "a photo of a {c}."
+"""For image folders without a list of prompts. Source: Radford et al. 2021, section 3.1.4."""
+MAX_MEMBER_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture, still encoded, with its label (classification) or its captions (retrieval)."""
+
+    key: str
+    image: bytes
+    label: int = -1
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A labelled set of images on local disk."""
+
+    root: Path
+    split: str
+    kind: Kind
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the split."""
+        return self.root / self.split
+
+    def layout(self) -> Layout:
+        """Which of the two layouts it is."""
+        if not self.folder.is_dir():
+            msg = f"{self.folder}: no such folder (the root is {'there' if self.root.is_dir() else 'missing too'})"
+            raise ContractError(msg)
+        if (self.folder / SHARD_COUNT).is_file():
+            return "webdataset"
+        if any(self.folder.glob("*.tar")):
+            msg = f"{self.folder / SHARD_COUNT}: missing; it must hold the number of shards"
+            raise ContractError(msg)
+        if self.kind == "retrieval":
+            msg = (
+                f"{self.folder / SHARD_COUNT}: missing; retrieval needs webdataset shards (an image folder has no text)"
+            )
+            raise ContractError(msg)
+        return "folder"
+
+    def shards(self) -> list[Path]:
+        """The shards of a webdataset split, in order."""
+        path = self.folder / SHARD_COUNT
+        text = _text(path).strip()
+        if not (text.isascii() and text.isdigit() and int(text) > 0):
+            msg = f"{path}: {text[:40]!r} is not a number of shards (a whole number, 1 or more)"
+            raise ContractError(msg)
+        shards = [self.folder / f"{i}.tar" for i in range(int(text))]
+        missing = [s.name for s in shards if not s.is_file()]
+        if missing:
+            msg = f"{path} says {len(shards)} shards, but {', '.join(missing[:5])} is missing"
+            raise ContractError(msg)
+        return shards
+
+    def class_folders(self) -> list[Path]:
+        """The class folders of an image folder, sorted by name: the order of the labels."""
+        folders = sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not folders:
+            msg = f"{self.folder}: neither shards with {SHARD_COUNT} nor a folder per class"
+            raise ContractError(msg)
+        return folders
+
+    def class_names(self) -> list[str]:
+        """One name per label."""
+        path = self.root / CLASS_NAMES
+        folder = self.layout() == "folder"
+        if folder and not path.is_file():
+            return [p.name for p in self.class_folders()]
+        names = _lines(path)
+        if folder and len(names) != len(self.class_folders()):
+            msg = f"{path} has {len(names)} names, {self.folder} has {len(self.class_folders())} class folders"
+            raise ContractError(msg)
+        return names
+
+    def templates(self) -> list[str]:
+        """The prompts, each with `{c}` in the place of the class."""
+        path = self.root / TEMPLATES
+        if self.layout() == "folder" and not path.is_file():
+            return [DEFAULT_TEMPLATE]
+        templates = _lines(path)
+        bad = [t for t in templates if "{c}" not in t]
+        if bad:
+            msg = f"{path}: {bad[0]!r} has no {{c}} in the place of the class"
+            raise ContractError(msg)
+        return templates
+
+    def files(self) -> list[Path]:
+        """All files that decide a result, sorted: what a digest of the set must cover."""
+        lists = [self.root / name for name in (CLASS_NAMES, TEMPLATES, DATASET_TYPE)]
+        found = [p for p in lists if p.is_file()]
+        if self.layout() == "webdataset":
+            return [*found, self.folder / SHARD_COUNT, *self.shards()]
+        return [*found, *(image for folder in self.class_folders() for image in _images(folder))]
+
+    def problems(self) -> list[str]:
+        """All that is wrong with the layout, short of reading the samples."""
+        problems: list[str] = []
+        try:
+            checks = [self.shards if self.layout() == "webdataset" else self.class_folders]
+        except ContractError as error:
+            return [str(error)]
+        checks += [self.class_names, self.templates] if self.kind == "classification" else []
+        for check in checks:
+            try:
+                check()
+            except ContractError as error:
+                problems.append(str(error))
+        declared = self.root / DATASET_TYPE
+        if declared.is_file() and (found := declared.read_text(errors="replace").strip().lower()) != self.kind:
+            problems.append(f"{declared} says {found[:40]!r}, the suite says {self.kind!r}")
+        return problems
+
+    def samples(self) -> Iterator[Sample]:
+        """Every sample, shard by shard in the order of the tar, or class by class in the order of the names.
+
+        Raises: ContractError, naming file and member, on a truncated or corrupt shard, a sample without image, label
+            or caption, a label out of range, or an empty set.
+        """
+        classes = len(self.class_names()) if self.kind == "classification" else 0
+        empty = True
+        for sample in self._shard_samples(classes) if self.layout() == "webdataset" else self._folder_samples():
+            empty = False
+            yield sample
+        if empty:
+            msg = f"{self.folder}: holds no sample"
+            raise ContractError(msg)
+
+    def _folder_samples(self) -> Iterator[Sample]:
+        for label, folder in enumerate(self.class_folders()):
+            for path in _images(folder):
+                yield Sample(path.relative_to(self.folder).as_posix(), path.read_bytes(), label)
+
+    def _shard_samples(self, classes: int) -> Iterator[Sample]:
+        for shard in self.shards():
+            for key, group in groupby(_members(shard), key=lambda member: member[0]):
+                fields: dict[str, bytes] = {}
+                for _, suffix, data in group:
+                    if suffix in fields:
+                        msg = f"{shard}: {key}.{suffix} is there twice"
+                        raise ContractError(msg)
+                    fields[suffix] = data
+                yield _sample(shard, key, fields, self.kind, classes)
+
+
+def _images(folder: Path) -> list[Path]:
+    found = (p for p in folder.iterdir() if p.suffix[1:].lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(found)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        msg = f"{path}: missing"
+        raise ContractError(msg) from error
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: cannot be read as UTF-8 text ({error})"
+        raise ContractError(msg) from error
+
+
+def _lines(path: Path) -> list[str]:
+    """Stripped lines. A blank one amid others would shift every label after it, so it is an error."""
+    lines = [line.strip() for line in _text(path).rstrip().split("\n")]
+    if not all(lines):
+        what = "is empty" if lines == [""] else f"has a blank line {lines.index('') + 1}"
+        msg = f"{path}: {what}"
+        raise ContractError(msg)
+    return lines
+
+
+def _members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
+    """(key, lower-case suffix, bytes) of each file in a tar.
+
+    tarfile ends in silence at a corrupt or cut header; only the block of zeros that must stand there tells a whole
+    shard from a damaged one.
+    """
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                stem, dot, suffix = name.partition(".")
+                if member.isdir() or not dot or not stem:
+                    continue
+                if not member.isreg() or member.size > MAX_MEMBER_BYTES:
+                    msg = f"{shard}: {member.name} is no plain file of at most {MAX_MEMBER_BYTES >> 20} MiB"
+                    raise ContractError(msg)
+                file = tar.extractfile(member)
+                data = file.read() if file else b""
+                yield f"{folder}/{stem}" if folder else stem, suffix.lower(), data
+            end = tar.offset
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        msg = f"{shard}: is no whole tar ({error})"
+        raise ContractError(msg) from error
+    with shard.open("rb") as raw:
+        raw.seek(end)
+        if raw.read(512) != bytes(512):
+            msg = f"{shard}: truncated or corrupt at byte {end} (no end-of-archive block)"
+            raise ContractError(msg)
+
+
+def _sample(shard: Path, key: str, fields: dict[str, bytes], kind: Kind, classes: int) -> Sample:
+    images = [fields[s] for s in IMAGE_SUFFIXES if s in fields]
+    wanted = "cls" if kind == "classification" else "txt"
+    if len(images) != 1 or wanted not in fields:
+        have = ", ".join(sorted(fields))
+        msg = f"{shard}: sample {key!r} needs one image ({'|'.join(IMAGE_SUFFIXES)}) and {key}.{wanted}; it has {have}"
+        raise ContractError(msg)
+    try:
+        text = fields[wanted].decode()
+    except UnicodeDecodeError as error:
+        msg = f"{shard}: {key}.{wanted} is not UTF-8 text"
+        raise ContractError(msg) from error
+    if kind == "retrieval":
+        captions = tuple(line.strip() for line in text.split("\n") if line.strip())
+        if not captions:
+            msg = f"{shard}: {key}.txt holds no caption"
+            raise ContractError(msg)
+        return Sample(key, images[0], captions=captions)
+    label = text.strip()
+    if not (label.isascii() and label.isdigit() and int(label) < classes):
+        msg = f"{shard}: {key}.cls holds {label[:40]!r}, which is no label from 0 to {classes - 1}"
+        raise ContractError(msg)
+    return Sample(key, images[0], int(label))

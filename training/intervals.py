@@ -1,0 +1,69 @@
+"""What a measured proportion is worth: its interval, the figure that chance gives, and rows for reports. No torch."""
+
+from collections.abc import Iterable, Mapping
+from math import comb
+from typing import Any
+
+CONFIDENCE = 0.95
+
+
+def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The exact binomial interval: it covers the true proportion at least as often as it says, at any n.
+
+    It speaks of the drawing of test images only, not of seeds or data of the training.
+
+    Raises: ValueError unless 0 <= successes <= n and n > 0.
+    Source: Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the binomial",
+        Biometrika 26; as quantiles of the beta distribution.
+    """
+    from scipy.special import betaincinv  # half a second to import: only where it is needed
+
+    if not 0 <= successes <= n or n == 0:
+        msg = f"{successes} of {n} is no proportion"
+        raise ValueError(msg)
+    tail = (1 - confidence) / 2
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
+    return low, high
+
+
+def proportion(successes: int, n: int, chance: float) -> dict[str, float | int | None]:
+    """A metric's record: value, low, high (95%), chance and its own n."""
+    low, high = clopper_pearson(successes, n)
+    return {"value": successes / n, "low": low, "high": high, "chance": chance, "n": n}
+
+
+def chance_of_recall(k: int, right: Iterable[int], gallery: int) -> float:
+    """Expected R@k of a ranking drawn at random: the mean over queries of 1 - C(gallery - right, k) / C(gallery, k).
+
+    Args:
+        right: how many items of the gallery are right, for each query.
+        gallery: how many items are ranked.
+
+    Source: the hypergeometric probability of at least one hit in k draws without replacement.
+    """
+    counts: dict[int, int] = {}
+    for value in right:
+        counts[value] = counts.get(value, 0) + 1
+    k = min(k, gallery)
+    hits = {value: 1 - comb(gallery - value, k) / comb(gallery, k) for value in counts}
+    return sum(hits[value] * times for value, times in sorted(counts.items())) / sum(counts.values())
+
+
+def summary_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """metrics.json as flat rows for a table or a tracker, in the order of the file.
+
+    Returns: task, metric, key (`<task>/<metric>` in the characters that MLflow takes: `@` becomes `_at_`), value, low,
+        high, chance, n. low and high are None where no honest interval is known.
+    """
+    return [
+        {
+            "task": task,
+            "metric": metric,
+            "key": f"{task}/{metric}".replace("@", "_at_"),
+            **{name: record.get(name) for name in ("value", "low", "high", "chance")},
+            "n": record.get("n", result["n"]),
+        }
+        for task, result in metrics.items()
+        for metric, record in result["metrics"].items()
+    ]

@@ -1,0 +1,114 @@
+"""A training job: what is asked for, and the folder that one trainer at a time may hold."""
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dataops.errors import ConfigError, PairmillError
+from training import distributed
+from training.checkpoint import canonical_json, sha256_of
+from training.config import TrainConfig, load_model_config
+
+LOCK_SECONDS = 10
+
+
+class Job(BaseModel):
+    """What one training job is asked to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    train: TrainConfig
+    """The `[train]` table."""
+    seed: int = 0
+    """Of the first weights, the order of samples and the augmentation."""
+    shards: tuple[Path, ...]
+    """WebDataset tars; their order is that of the samples' indices."""
+    output: Path
+    """Folder of the job, made where it is missing; a restart continues what it holds."""
+    parent_pid: int | None = None
+    """Process whose end ends the job."""
+
+    def digest(self) -> str:
+        """Of all that decides the weights, so that no checkpoint or model of another job is taken for this one's.
+
+        Raises:
+            ConfigError: the model's config or a shard cannot be read.
+        """
+        try:
+            shards = [(shard.name, shard.stat().st_size) for shard in self.shards]
+        except OSError as error:
+            raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
+        settings = self.train.model_dump(mode="json", exclude=set(TrainConfig.execution_fields))
+        model = load_model_config(self.train.model).model_dump(mode="json")
+        return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()
+
+
+class Stopped(PairmillError):
+    """The job was asked to stop, or another one holds its output; starting it again goes on."""
+
+    exit_code = distributed.RETRYABLE
+    retryable = True
+
+
+def read_job(arguments: list[str]) -> Job:
+    """Read JOB.json, the only argument.
+
+    Raises:
+        ConfigError: another number of arguments, or not a job; names each problem.
+    """
+    if len(arguments) != 1:
+        raise ConfigError("usage: python -m training.train JOB.json")
+    try:
+        return Job.model_validate_json(Path(arguments[0]).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {arguments[0]}: {error.strerror}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{arguments[0]}: {problems}") from error
+
+
+@contextmanager
+def sole_trainer(output: Path) -> Iterator[None]:
+    """Hold the output folder; rank 0 does so for all."""
+    with ExitStack() as held:
+        problem = None
+        if distributed.rank() == 0:
+            try:
+                output.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context((output / ".lock").open("a"))
+                problem = None if _acquired(lock.fileno()) else f"another trainer holds {output}"
+                if problem is None:
+                    (output / "failure.json").unlink(missing_ok=True)
+            except OSError as error:
+                raise ConfigError(f"output {output}: {error.strerror}") from error
+        problem = distributed.from_first(problem)
+        if problem is not None:
+            raise Stopped(problem)
+        yield
+
+
+def _acquired(descriptor: int) -> bool:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def is_done(output: Path, digest: str) -> bool:
+    """Whether this job has ended: done.json is its, and every file is as it says."""
+    ended = False
+    if distributed.rank() == 0 and (output / "done.json").exists():
+        done = json.loads((output / "done.json").read_text("utf-8"))
+        ended = done["job"] == digest and all(
+            (output / name).exists() and sha256_of(output / name) == sha256 for name, sha256 in done["files"].items()
+        )
+    return distributed.from_first(ended)

@@ -1,0 +1,108 @@
+"""A byte-level byte-pair vocabulary learnt from the dataset's own captions.
+
+Everything that an encoding depends on lies in tokenizer.json (the `tokenizers` library's format), so `Tokenizer` reads
+any byte-pair vocabulary written so, with the three special tokens below. The end-of-text token has the highest id:
+OpenAI's and open_clip's text towers read their feature at the greatest id of a row.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as BytePairTokenizer
+from torch import Tensor
+
+from dataops.errors import ContractError
+
+PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
+
+
+class Tokenizer:
+    """Texts to token ids.
+
+    Args:
+        encoder: a byte-pair tokenizer with the three special tokens.
+        context_length: most tokens of a text; a longer one loses its tail and keeps its end token.
+
+    Raises:
+        ContractError: a special token is missing or the end token is not the highest id.
+    """
+
+    def __init__(self, encoder: BytePairTokenizer, context_length: int):
+        ids = [encoder.token_to_id(token) for token in (PAD, START, END)]
+        self.vocab_size = encoder.get_vocab_size()
+        if None in ids or ids[2] != self.vocab_size - 1 or ids[0] != 0:
+            raise ContractError(f"tokenizer: {PAD} is not 0, or {END} not the highest of {self.vocab_size} ids: {ids}")
+        self.context_length = context_length
+        self.pad_id, self.start_id, self.end_id = ids
+        self._encoder = encoder
+        encoder.enable_truncation(context_length)
+        encoder.enable_padding(pad_id=self.pad_id, pad_token=PAD)
+        encoder.encode_special_tokens = True  # a caption that spells <|endoftext|> is a caption, not an end
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Ids (B, L), int64, padded to the longest of these texts."""
+        if not texts:
+            return torch.zeros(0, 2, dtype=torch.int64)
+        rows = [encoding.ids for encoding in self._encoder.encode_batch_fast(list(texts))]
+        return torch.from_numpy(np.array(rows, dtype=np.int64))
+
+    def facts(self) -> dict[str, object]:
+        """What model.json tells of this vocabulary."""
+        return {
+            "kind": "byte-level-bpe",
+            "file": "tokenizer.json",
+            "vocab_size": self.vocab_size,
+            "context_length": self.context_length,
+            "pad_id": self.pad_id,
+            "start_id": self.start_id,
+            "end_id": self.end_id,
+        }
+
+    def to_json(self) -> str:
+        """The content of tokenizer.json."""
+        return self._encoder.to_str(pretty=False)
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
+    """Learn merges from captions; the same captions in any order give the same vocabulary.
+
+    Args:
+        captions: the text as it will be seen; lower-cased, composed (NFC) and stripped of surplus space here.
+        vocab_size: greatest number of ids, with the 256 bytes and three special tokens; few captions give fewer.
+        context_length: see Tokenizer.
+    """
+    encoder = BytePairTokenizer(models.BPE())
+    encoder.normalizer = normalizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+        [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    )
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore[reportAttributeAccessIssue]
+    encoder.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 2,  # start and end come last
+        special_tokens=[PAD],  # the first id
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    encoder.train_from_iterator(captions, trainer)
+    encoder.add_special_tokens([AddedToken(START, special=True), AddedToken(END, special=True)])
+    ends = [(token, encoder.token_to_id(token)) for token in (START, END)]
+    encoder.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single=f"{START} $A {END}", special_tokens=ends
+    )
+    return Tokenizer(encoder, context_length)
+
+
+def load_tokenizer(path: Path, context_length: int) -> Tokenizer:
+    """Read tokenizer.json.
+
+    Raises:
+        ContractError: the file is not a tokenizer that Tokenizer accepts.
+    """
+    try:
+        encoder = BytePairTokenizer.from_str(path.read_text("utf-8"))
+    except Exception as error:  # the Rust library raises Exception itself
+        raise ContractError(f"{path} is not a tokenizer: {error}") from error
+    return Tokenizer(encoder, context_length)

@@ -1,0 +1,296 @@
+"""Contrastive training, from shards to a finished model: `python -m training.train JOB.json`.
+
+Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.train JOB.json`.
+
+JOB.json is a `Job`. Into its output go model.safetensors, model.json, tokenizer.json, metrics.jsonl (one row per step, no
+clocks), skipped.json, evidence-throughput.jsonl (clocks), checkpoints/ and, written last, done.json. Started again, the
+job goes on from its newest valid checkpoint and ends in the same bits; finished, it returns at once.
+
+Exit codes: 0 done; 2 config; 3 the shards break their contract; 4 loss or gradients not finite; 75 stopped (SIGTERM, after
+a checkpoint), parent gone, or another trainer holds the output; 1 anything else. torchrun itself always says 1, so
+failure.json in the output holds the code and the message of a deliberate error.
+"""
+
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.utils.deterministic as deterministic
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from dataops.errors import ConfigError, ContractError, PairmillError, TrainingDiverged
+from training import distributed
+from training.augment import augment
+from training.checkpoint import (
+    MODEL_FILES,
+    canonical_json,
+    newest_checkpoint,
+    restore,
+    save_checkpoint,
+    save_model,
+    sha256_of,
+    write_atomically,
+)
+from training.config import TrainConfig, load_model_config
+from training.data import Batch, Dataset, Plan, Skipped, batches
+from training.job import Job, Stopped, is_done, read_job, sole_trainer
+from training.journal import Journal
+from training.loss import StepOutcome, contrastive_loss
+from training.model import CLIP
+from training.optim import MAX_LOGIT_SCALE, build_optimizer, learning_rate
+from training.preprocess import Preprocess, normalize
+from training.tokenizer import Tokenizer, train_tokenizer
+
+logger = logging.getLogger("training.train")
+
+OUTPUTS = (*MODEL_FILES, "metrics.jsonl", "skipped.json")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    job: Job | None = None
+    try:
+        job = read_job(arguments)
+        if job.parent_pid is not None:
+            distributed.follow_parent(job.parent_pid)
+        device = _set_up_torch(job.train)
+        distributed.join(device)
+        with sole_trainer(job.output):
+            if not is_done(job.output, job.digest()):
+                _Training(job, device).run()
+        return 0
+    except PairmillError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        if job is not None:
+            failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
+            with suppress(OSError):
+                write_atomically(job.output / "failure.json", canonical_json(failure))
+        return error.exit_code
+    finally:
+        distributed.leave()
+
+
+class _Training:
+    """One run of a job, from what its output holds to done.json."""
+
+    def __init__(self, job: Job, device: torch.device):
+        self.job, self.device, config = job, device, job.train
+        model_config = load_model_config(config.model)
+        self.preprocess = Preprocess(model_config.vision_cfg.image_size)
+        self.dataset = Dataset(list(job.shards), self.preprocess.image_size, config.cache_bytes)
+        self.plan = Plan(len(self.dataset), config, job.seed)
+        smallest = len(self.dataset) // self.plan.steps_per_epoch
+        if smallest < 2 * distributed.world_size():
+            raise ConfigError(
+                f"{smallest} pairs a step are too few for {distributed.world_size()} ranks: raise batch_size"
+            )
+        self.tokenizer = self._train_tokenizer(model_config.text_cfg.context_length)
+
+        torch.manual_seed(job.seed)  # the first weights; nothing after them draws from torch's generator
+        self.model = CLIP(model_config.with_vocab_size(self.tokenizer.vocab_size))
+        distributed.share_batch_norm(self.model, device)
+        self.model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.optimizer = build_optimizer(self.model, config)
+        self.forward = self.model
+        if distributed.world_size() > 1:
+            self.forward = DistributedDataParallel(
+                self.model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+            )
+        self.digest = job.digest()
+        self.step = 0
+        self.skipped = set(self.dataset.skipped)
+        self.checkpoints = job.output / "checkpoints"
+        self.stop_asked = False
+
+    def run(self) -> None:
+        """Train to the last step, then write the model."""
+        config, plan = self.job.train, self.plan
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
+        self._resume()
+        logger.info(
+            "%s: %.1f M parameters, %s pairs, %d tokens, %d steps of %d epochs from step %d, %s on %s x %d",
+            config.model,
+            sum(parameter.numel() for parameter in self.model.parameters()) / 1e6,
+            f"{len(self.dataset):,}",
+            self.tokenizer.vocab_size,
+            plan.total_steps,
+            config.epochs,
+            self.step,
+            config.precision,
+            self.device,
+            distributed.world_size(),
+        )
+        self.model.train()
+        with Journal(self.job.output, plan, config.log_every) as journal:
+            source = batches(self.dataset, plan, self.step + 1, distributed.rank(), distributed.world_size())
+            for batch in journal.timed(source):
+                metrics, stop = self._train_step(batch)
+                journal.write(metrics)
+                last = self.step == plan.total_steps
+                if not last and (stop or self.step % config.checkpoint_every == 0):
+                    self._checkpoint(journal)
+                if stop and not last:
+                    raise Stopped(f"stopped after step {self.step} of {plan.total_steps}, as asked")
+        self._finish()
+
+    def _train_step(self, batch: Batch) -> tuple[dict[str, Any], bool]:
+        """One step of the optimizer; returns its row of metrics, and whether any rank was asked to stop."""
+        config = self.job.train
+        self.step += 1
+        lr = learning_rate(self.step, self.plan.total_steps, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self._count_skipped(batch)
+
+        outcome = self._loss(batch)
+        # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
+        (outcome.loss * distributed.world_size()).backward()
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        grad_norm = get_total_norm(gradients)
+        loss, image_hits, text_hits, stop = distributed.total(
+            [float(outcome.loss.detach()), float(outcome.image_hits), float(outcome.text_hits), float(self.stop_asked)],
+            self.device,
+        )
+        if not (math.isfinite(loss) and math.isfinite(float(grad_norm))):
+            raise TrainingDiverged(self._divergence(loss, float(grad_norm)))
+        if config.max_grad_norm:
+            clip_grads_with_norm_(self.model.parameters(), config.max_grad_norm, grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        row = {
+            "step": self.step,
+            "samples_seen": self.plan.samples_seen(self.step),
+            "loss": loss,
+            "lr": lr,
+            "logit_scale": float(self.model.logit_scale.detach()),
+            "grad_norm": float(grad_norm),
+            "image_to_text_recall": image_hits / outcome.pairs,
+            "text_to_image_recall": text_hits / outcome.pairs,
+        }
+        return row, stop > 0
+
+    def _loss(self, batch: Batch) -> StepOutcome:
+        """Augment a batch and put it through both towers."""
+        config = self.job.train
+        pixels_B3SS = torch.from_numpy(batch.pixels_BSS3).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
+        pixels_B3SS = augment(pixels_B3SS, config.augment, self.job.seed, batch.epoch, batch.samples)
+        images_B3SS = normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
+        tokens_BL = self.tokenizer(batch.captions).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            features: tuple[Tensor, Tensor, Tensor] = self.forward(images_B3SS, tokens_BL)
+        return contrastive_loss(*features, config.label_smoothing)
+
+    def _count_skipped(self, batch: Batch) -> None:
+        """Note samples that could not be read; too many of them are a broken dataset."""
+        self.skipped.update(batch.skipped)
+        total = len(self.dataset) + len(self.dataset.skipped)
+        if len(self.skipped) > self.job.train.max_skipped * total:
+            example = min(self.skipped, key=lambda s: (s.shard, s.key))
+            raise ContractError(
+                f"{len(self.skipped)} of {total} samples cannot be read, more than max_skipped = "
+                f"{self.job.train.max_skipped}; one is {example.key} of {example.shard}: {example.reason}"
+            )
+        if len(batch.captions) == 0:
+            raise ContractError(f"no sample of step {self.step} can be read on rank {distributed.rank()}")
+
+    def _divergence(self, loss: float, grad_norm: float) -> str:
+        kept = sorted(path.name for path in self.checkpoints.glob("step-*"))
+        good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
+        return f"step {self.step}: loss {loss}, gradient norm {grad_norm}: not finite; {good}"
+
+    def _train_tokenizer(self, context_length: int) -> Tokenizer:
+        def texts() -> Iterator[str]:
+            yield from self.job.train.prompts
+            yield from self.dataset.captions()
+
+        return train_tokenizer(texts(), self.job.train.vocab_size, context_length)
+
+    # Stop and go ------------------------------------------------------------------------------------------------------
+
+    def _ask_to_stop(self, signum: int, frame: object) -> None:
+        self.stop_asked = True
+
+    def _resume(self) -> None:
+        """Go on from the newest valid checkpoint; metrics.jsonl is cut back to what it held then."""
+        metrics = self.job.output / "metrics.jsonl"
+        found = None
+        if distributed.rank() == 0:
+            found = newest_checkpoint(
+                self.checkpoints, self.digest, metrics.stat().st_size if metrics.exists() else 0
+            )
+            with metrics.open("ab") as file:
+                file.truncate(found[1]["metrics_bytes"] if found else 0)
+        found = distributed.from_first(found)
+        if found is None:
+            return
+        path, state = found
+        restore(path, self.model, self.optimizer)
+        self.step = state["step"]
+        self.skipped.update(Skipped(**item) for item in state["skipped"])
+        logger.info("resumed from %s", path.name)
+
+    def _all_skipped(self) -> list[dict[str, str]]:
+        merged = set().union(*distributed.gather_objects(self.skipped))
+        return [asdict(item) for item in sorted(merged, key=lambda s: (s.shard, s.key))]
+
+    def _checkpoint(self, journal: "Journal") -> None:
+        skipped = self._all_skipped()
+        if distributed.rank() == 0:
+            state = {"job": self.digest, "metrics_bytes": journal.settle(), "skipped": skipped}
+            keep = self.job.train.keep_checkpoints
+            save_checkpoint(self.checkpoints, self.step, self.model, self.optimizer, state, keep)
+        distributed.from_first(None)  # wait until it is on disk
+
+    def _finish(self) -> None:
+        skipped = self._all_skipped()
+        if distributed.rank() == 0:
+            output = self.job.output
+            write_atomically(output / "skipped.json", canonical_json(skipped) + "\n")
+            save_model(output, self.model, self.tokenizer, self.preprocess)
+            done = {
+                "job": self.digest,
+                "steps": self.step,
+                "samples": len(self.dataset),
+                "samples_seen": self.plan.samples_seen(self.step),
+                "skipped": len(skipped),
+                "files": {name: sha256_of(output / name) for name in OUTPUTS},
+            }
+            write_atomically(output / "done.json", canonical_json(done) + "\n")
+            logger.info(
+                "done: %s steps, %s samples seen, %d skipped", self.step, f"{done['samples_seen']:,}", len(skipped)
+            )
+        self.dataset.close()
+        distributed.from_first(None)
+
+
+def _set_up_torch(config: TrainConfig) -> torch.device:
+    """Make torch give the same bits again; returns this rank's device."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True)
+    # A check of torch's own kernels, at a cost:
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ConfigError("device: cuda is asked for, and torch sees none")
+    if config.device == "cpu" or not available:
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

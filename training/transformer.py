@@ -1,0 +1,123 @@
+"""The transformer of both towers, and the vision transformer. Names of parameters are OpenAI's.
+
+Legend: B batch, L tokens, D width, H heads, K width of a head, S side of the picture.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the approximation that OpenAI's weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameter names of torch.nn.MultiheadAttention."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x_BLD: Tensor, *, causal: bool) -> Tensor:
+        """Each token attends to all, or where causal to itself and those before it."""
+        B, L, D = x_BLD.shape
+        qkv_BLD3 = F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
+        q_BHLK, k_BHLK, v_BHLK = qkv_BLD3.view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        x_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
+        return self.out_proj(x_BHLK.transpose(1, 2).reshape(B, L, D))
+
+
+class FeedForward(nn.Module):
+    """The two-layer perceptron of a block."""
+
+    def __init__(self, width: int, *, quick_gelu: bool):
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Tokenwise."""
+        return self.c_proj(self.gelu(self.c_fc(x_BLD)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, *, quick_gelu: bool):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, quick_gelu=quick_gelu)
+
+    def forward(self, x_BLD: Tensor, *, causal: bool) -> Tensor:
+        """Attention, then the perceptron, each added to its input."""
+        x_BLD = x_BLD + self.attn(self.ln_1(x_BLD), causal=causal)
+        return x_BLD + self.mlp(self.ln_2(x_BLD))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks.
+
+    Initialised as in OpenAI's release (clip/model.py, `initialize_parameters`): output projections shrink with depth.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, *, quick_gelu: bool):
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, quick_gelu=quick_gelu) for _ in range(layers))
+        residual_std = width**-0.5 * (2 * layers) ** -0.5
+        for block in self.resblocks:
+            assert isinstance(block, Block)
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
+            nn.init.zeros_(block.attn.out_proj.bias)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
+
+    def forward(self, x_BLD: Tensor, *, causal: bool) -> Tensor:
+        """All blocks in turn."""
+        for block in self.resblocks:
+            x_BLD = block(x_BLD, causal=causal)
+        return x_BLD
+
+
+class VisionTransformer(nn.Module):
+    """Patches to features through a transformer, read at a class token. Source: Dosovitskiy et al. 2021."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        output_dim: int,
+        quick_gelu: bool,
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        scale = width**-0.5
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn((image_size // patch_size) ** 2 + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads, quick_gelu=quick_gelu)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
+
+    def forward(self, images_B3SS: Tensor) -> Tensor:
+        """Features (B, output_dim), not normalised."""
+        patches_BLD = self.conv1(images_B3SS).flatten(2).transpose(1, 2)
+        start_B1D = self.class_embedding.to(patches_BLD.dtype).expand(len(patches_BLD), 1, -1)
+        x_BLD = torch.cat([start_B1D, patches_BLD], dim=1) + self.positional_embedding.to(patches_BLD.dtype)
+        x_BLD = self.transformer(self.ln_pre(x_BLD), causal=False)
+        return self.ln_post(x_BLD[:, 0]) @ self.proj
