@@ -93,10 +93,11 @@ DEDUPE_SCHEMA = {
     **{f"{what}_{half}": pl.UInt64 for what in DEDUPE_STEPS for half in ("high", "low")},
     "source_rank": pl.UInt8,
     "words": pl.UInt32,
+    "capitals": pl.Boolean,
     "origin": pl.UInt64,
 }
 """What the choice among duplicates is made by: 128-bit hashes of uid, of url with folded caption, and of url; the rank
-of the caption's source, its words, and a hash of where the row was found."""
+of the caption's source, its words, whether it is in capitals only, and a hash of where the row was found."""
 
 
 def dedupe_columns(rows: pl.DataFrame) -> pl.DataFrame:
@@ -118,7 +119,9 @@ def dedupe_columns(rows: pl.DataFrame) -> pl.DataFrame:
     }
     ranks = [SOURCE_RANK.get(source, len(SOURCE_RANK)) for source in sources]
     words = rows.select(word_count(pl.col("caption"))).to_series()
-    return pl.DataFrame({**halves, "source_rank": ranks, "words": words, "origin": origins}, schema=DEDUPE_SCHEMA)
+    capitals = [caption.isupper() for caption in captions]
+    ranking = {"source_rank": ranks, "words": words, "capitals": capitals, "origin": origins}
+    return pl.DataFrame({**halves, **ranking}, schema=DEDUPE_SCHEMA)
 
 
 def _hash128(text: str) -> int:
@@ -128,19 +131,20 @@ def _hash128(text: str) -> int:
 def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
     """`duplicate_<step>` for each row that another one stands for, else null (String, in the order of the rows).
 
-    Of the rows of one uid, or of one url and folded caption, the one from the best caption source stays. Of the captions
-    of one url the one stays that has FULL_CAPTION_WORDS words, then that from the best source (SOURCE_RANK), then the one
-    with more words (up to LONG_CAPTION_WORDS). What is still equal is decided by the smallest uid, then by the smallest
-    hash of where it was found, and at last by position, which can only tell apart rows that are the same in all this.
+    Of the rows of one uid, or of one url and folded caption, one that is not in capitals stays, then that from the best
+    source (SOURCE_RANK). Of the captions of one url the one stays that has FULL_CAPTION_WORDS words, then one that is not
+    in capitals, then that from the best source, then the one with more words (up to LONG_CAPTION_WORDS). What is still
+    equal is decided by the smallest uid, then by the smallest hash of where it was found, and at last by position, which
+    can only tell apart rows that are the same in all this.
 
     Args:
         rows: columns of DEDUPE_SCHEMA.
         steps: those to take; in the order of DEDUPE_STEPS, whatever the order given.
     """
-    by_source = [pl.col("source_rank")]
+    by_source = [pl.col("capitals"), pl.col("source_rank")]
     best = [
         pl.col("words") < FULL_CAPTION_WORDS,
-        pl.col("source_rank"),
+        *by_source,
         -pl.col("words").clip(upper_bound=LONG_CAPTION_WORDS).cast(pl.Int32),
     ]
     last = [pl.col("uid_high"), pl.col("uid_low"), pl.col("source_rank"), pl.col("origin"), pl.col("row")]

@@ -21,8 +21,6 @@ StoreUri = Annotated[str | None, Parameter(name="--store", help="Another store t
 
 # Read when prefect is first imported, which no module at the top of this file does.
 LOGGING = {
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,infra",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FORMAT": "%(asctime)s %(message)s",

@@ -54,6 +54,6 @@ def _say_what_next(run_id: str, running: list[services.ServiceStatus], seconds: 
     for command, what in (
         (f"pairmill show {run_id} --json", "every snapshot, part and digest of this run"),
         ("pairmill demo", "again: every snapshot is reused"),
-        (f"pairmill rerun {run_id} --from train", "train again on the same dataset, evaluate, register version 2"),
+        (f"pairmill rerun {run_id} --from evaluate", "measure the same model again"),
     ):
         out.print(f"  {command:<52} # {what}", highlight=False, soft_wrap=True)

@@ -23,6 +23,8 @@ from dataops.funnel import funnel_rows
 from dataops.snapshot import Manifest
 
 logger = logging.getLogger(__name__)
+for _package in ("flows", "infra", "tasks"):  # Prefect adds its handlers to these loggers and leaves them at WARNING
+    logging.getLogger(_package).setLevel(logging.INFO)
 
 ARTEFACT_SECONDS = 2.0
 """Least time between two updates of a progress artefact: each is a request to the Prefect server."""
@@ -51,6 +53,9 @@ class Sight:
         if not sys.stderr.isatty():
             yield
             return
+        handlers = [(handler, handler.level) for handler in logging.getLogger().handlers]
+        for handler, _ in handlers:  # lines of the log would break the bar; the Prefect UI still gets them
+            handler.setLevel(logging.WARNING)
         columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TextColumn("{task.fields[line]}"), console=Console(stderr=True), transient=True) as bar:
             self._bar = bar
@@ -59,13 +64,14 @@ class Sight:
                 yield
             finally:
                 self._bar = None
+                for handler, level in handlers:
+                    handler.setLevel(level)
 
     def progress(self, done: int, total: int, line: str) -> None:
         """Called by the stage as its parts finish."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=line[-60:])
-        elif self._stage not in ("train", "evaluate"):  # jobs log their own lines
-            logger.info("%s", line)
+        logger.debug("%s", line)
         now = time.monotonic()
         if now - self._updated < ARTEFACT_SECONDS and done < total:
             return
@@ -83,8 +89,9 @@ class Sight:
         reasons = ", ".join(
             f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))
         )
-        kept = f"kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
-        logger.info("%s %s %s in %.1f s: %s", manifest.stage, manifest.key, state.lower(), seconds, kept)
+        kept = f": kept {counts.kept:,} of {counts.input:,}" if counts.input else ""
+        kept += f" ({reasons})" if reasons else ""
+        logger.info("%s %s %s in %.1f s%s", manifest.stage, manifest.key, state.lower(), seconds, kept)
 
     def run_ended(self, manifests: Sequence[Manifest]) -> None:
         """The funnel as a table artefact and the MLflow run as a link artefact."""

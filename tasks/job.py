@@ -7,6 +7,7 @@ fails. The job watches our process id and ends itself when we are gone, so a kil
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 FAILURE = "failure.json"
 """Where a job says why it failed: its exit code does not come through torchrun, which always ends with 1."""
+CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
+"""The time at the beginning of a job's line: the log file keeps it, our logger has its own."""
 GRACE_SECONDS = 30
 """What a job gets to write a checkpoint after SIGTERM, before it is killed."""
 
@@ -69,8 +72,9 @@ def run_job(
             for line in process.stdout:
                 out.write(line)
                 out.flush()
-                tail.append(line.rstrip())
-                on_line(line.rstrip())
+                text = CLOCK.sub("", line.rstrip())
+                tail.append(text)
+                on_line(text)
             code = process.wait()
         finally:
             _end(process)

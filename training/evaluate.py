@@ -177,7 +177,7 @@ def end_with_parent(pid: int, poll_seconds: float = 1.0) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the job file that the command line names; returns the exit code of dataops/errors.py."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         if len(arguments) != 1:
             msg = "usage: python -m training.evaluate JOB.json"

@@ -227,9 +227,7 @@ class _Training:
         metrics = self.job.output / "metrics.jsonl"
         found = None
         if distributed.rank() == 0:
-            found = newest_checkpoint(
-                self.checkpoints, self.digest, metrics.stat().st_size if metrics.exists() else 0
-            )
+            found = newest_checkpoint(self.checkpoints, self.digest, metrics.stat().st_size if metrics.exists() else 0)
             with metrics.open("ab") as file:
                 file.truncate(found[1]["metrics_bytes"] if found else 0)
         found = distributed.from_first(found)

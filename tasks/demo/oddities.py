@@ -5,6 +5,7 @@ Each function adds one page under /community/ (or a folder of its own) and notes
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 from tasks.demo import pictures as picture
 from tasks.demo.draft import SiteDraft
@@ -22,11 +23,12 @@ def add_oddities(
     shuffled = sorted(published, key=lambda one: stable_hash(seed, "oddity", one.text))
     # Without skin tones, so that a kind is not dropped by accident as a near-duplicate of another.
     plain = [one for one in shuffled if not one.toned]
-    taken = iter(range(0, len(plain), PER_KIND))
+    turn = count(step=PER_KIND)
 
     def some() -> list[Emoji]:
-        start = next(taken, 0)
-        return plain[start : start + PER_KIND]
+        """The next few; a small subset starts over."""
+        start = next(turn)
+        return [plain[at % len(plain)] for at in range(start, start + min(PER_KIND, len(plain)))]
 
     before = len(draft.pages)
     _add_broken(draft, some(), pictures)
@@ -41,10 +43,12 @@ def add_oddities(
     _add_odd_shapes(draft, [*some(), *some()], pictures)
     _add_opted_out_by_header(draft, some())
     _add_opted_out_by_page(draft, some())
-    return [
-        (page.removesuffix("index.html"), page.strip("/").removesuffix(".html").removesuffix("/index"))
-        for page in draft.pages[before:]
-    ]
+    return [_entry(page) for page in draft.pages[before:]]
+
+
+def _entry(page: str) -> tuple[str, str]:
+    """Address and link text of a page."""
+    return page.removesuffix("index.html"), page.strip("/").removesuffix(".html").removesuffix("/index")
 
 
 def _picture(one: Emoji) -> str:

@@ -6,6 +6,7 @@ for every Host, as the client is told where to connect. Standard library only, s
 """
 
 import argparse
+import errno
 import json
 import logging
 import mimetypes
@@ -109,12 +110,16 @@ class SiteHandler(BaseHTTPRequestHandler):
         """The file for a path, or None if there is none inside the folder."""
         if "\0" in path or path.strip("/") == RULES_FILE:
             return None
-        file = (self.site.directory / path.lstrip("/")).resolve()
-        if file.is_dir():
-            file /= "index.html"
-        if not file.is_relative_to(self.site.directory) or not file.is_file() or file.name == RULES_FILE:
+        try:
+            file = (self.site.directory / path.lstrip("/")).resolve()
+            if file.is_dir():
+                file /= "index.html"
+            inside = file.is_relative_to(self.site.directory) and file.is_file()
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
             return None
-        return file
+        return file if inside and file.name != RULES_FILE else None
 
     def _content_type(self, path: str, file: Path) -> str:
         told = self.site.rules.content_types.get(path)
@@ -161,18 +166,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
     options = parser.parse_args(arguments)
-    with SiteServer(options.directory, options.port) as server:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _stop)
-        if options.port_file is not None:
-            temporary = options.port_file.with_name(options.port_file.name + ".tmp")
-            temporary.write_text(f"{server.port}\n")
-            temporary.replace(options.port_file)
-        logger.info("serving %s on 127.0.0.1:%d (process %d)", server.directory, server.port, os.getpid())
-        try:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        with SiteServer(options.directory, options.port) as server:
+            _tell_port(server.port, options.port_file)
+            logger.info("serving %s on 127.0.0.1:%d (process %d)", server.directory, server.port, os.getpid())
             server.serve_forever(poll_interval=0.2)
-        except _Stopped:
-            logger.info("stopped")
+    except _Stopped:
+        logger.info("stopped")
+
+
+def _tell_port(port: int, file: Path | None) -> None:
+    """Writes the port whole or not at all, as someone is waiting for the file."""
+    if file is not None:
+        temporary = file.with_name(file.name + ".tmp")
+        temporary.write_text(f"{port}\n")
+        temporary.replace(file)
 
 
 class _Stopped(Exception):

@@ -462,7 +462,7 @@ def test_model_loads_without_pickle_or_pairmill_and_scores_as_ours(
         assert row["label"] == TEXTS[chances.index(max(chances))]
         assert row["error"] is None
     assert told["rows"][2]["probabilities"] is None
-    assert "UnidentifiedImageError" in told["rows"][2]["error"]
+    assert "not a readable picture" in told["rows"][2]["error"]
 
 
 def test_floor_of_an_unknown_metric_names_those_that_there_are(environment: str, upstream: SimpleNamespace) -> None:

@@ -1,0 +1,111 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataops.captions import folded, normal_caption
+from dataops.urls import BadUrl, bounded_url, canonical_url
+
+PAGE = "http://site.example/a/b?c=d"
+
+
+@pytest.mark.parametrize(
+    ("reference", "url"),
+    [
+        ("x.jpg", "http://site.example/a/x.jpg"),
+        ("/x.jpg#top", "http://site.example/x.jpg"),
+        ("../../../x.jpg", "http://site.example/x.jpg"),
+        ("//CDN.example:80/x", "http://cdn.example/x"),
+        ("https://cdn.example:443", "https://cdn.example/"),
+        ("https://cdn.example:8443/x", "https://cdn.example:8443/x"),
+        ("http://h.example/a/./b/%2E%2e/c/..", "http://h.example/a/"),
+        ("  \n http://h.example/a b\t.jpg ", "http://h.example/a%20b.jpg"),
+        ("http://h.example/ü/%C3%BC.jpg?q=é&r=%20", "http://h.example/%C3%BC/%C3%BC.jpg?q=%C3%A9&r=%20"),
+        ("http://Bücher.example/x", "http://xn--bcher-kva.example/x"),
+        ("http://h.example./x", "http://h.example/x"),
+        ("\\\\cdn.example\\x\\y.jpg?z=\\", "http://cdn.example/x/y.jpg?z=%5C"),
+        ("http://[2001:DB8::1]:80/x", "http://[2001:db8::1]/x"),
+        ("?page=2", "http://site.example/a/b?page=2"),
+        ("http://h.example/100%.jpg", "http://h.example/100%.jpg"),
+    ],
+)
+def test_canonical(reference: str, url: str):
+    assert canonical_url(reference, PAGE, 200) == url
+    assert canonical_url(url, PAGE, 200) == url
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("", "no_url"),
+        (" \n", "no_url"),
+        ("DATA:image/png;base64,AAAA", "data_url"),
+        ("javascript:alert(1)", "not_http"),
+        ("file:///etc/passwd", "not_http"),
+        ("ftp://h.example/x", "not_http"),
+        ("cid:x@y", "not_http"),
+        ("http://", "bad_url"),
+        ("http:///x", "bad_url"),
+        ("http://user:secret@h.example/x", "bad_url"),
+        ("http://h.example:99999/x", "bad_url"),
+        ("http://h.example:0/x", "bad_url"),
+        ("http://[::1/x", "bad_url"),
+        ("http://a..b/x", "bad_url"),
+        ("http://a b.example/x", "bad_url"),
+        ("http://" + "a" * 64 + ".example/", "bad_url"),
+        ("http://\ud800.example/", "bad_url"),
+        ("http://h.example/" + "x" * 200, "url_too_long"),
+        ("http://h.example/" + "ü" * 100, "url_too_long"),
+    ],
+)
+def test_refused(reference: str, reason: str):
+    with pytest.raises(BadUrl) as bad:
+        canonical_url(reference, PAGE, 200)
+    assert bad.value.reason == reason
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_an_address_or_refused(text: str):
+    try:
+        url = canonical_url(text, PAGE, 200)
+    except BadUrl:
+        return
+    assert url.isascii()
+    assert not set(url) & set(' <>"\t\n#')
+    assert canonical_url(url, PAGE, 200) == url
+
+
+def test_dropped_addresses_are_bounded():
+    assert len(bounded_url("data:image/png;base64," + "A" * 10_000, 4096)) == 64
+    assert len(bounded_url("http://x/" + "A" * 10_000, 4096)) == 4096
+    bounded_url("\ud800", 10).encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        ("  a\n red\t kite ", "a red kite"),
+        ("cafe\u0301", "café"),
+        ("a\x00b\u200bc\ud800d\ufeff", "abcd"),
+        ("a\u2028b\u00a0c\u3000d", "a b c d"),
+        ("👨\u200d👩\u200d👧 family", "👨\u200d👩\u200d👧 family"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("\u202eevil\u202c", "evil"),
+        ("one two three four five six", "one two three four"),
+        ("x" * 30, "x" * 20),
+    ],
+)
+def test_captions(text: str, caption: str):
+    assert normal_caption(text, 20) == caption
+
+
+@given(st.text(st.characters(), max_size=200), st.integers(1, 50))
+def test_any_text_becomes_a_caption(text: str, bound: int):
+    caption = normal_caption(text, bound)
+    assert len(caption) <= bound
+    assert normal_caption(caption, bound) == caption
+    caption.encode()
+    assert folded(folded(caption)) == folded(caption)
+
+
+def test_a_huge_caption_costs_little():
+    assert normal_caption("a " * 10_000_000, 100) == "a " * 49 + "a"

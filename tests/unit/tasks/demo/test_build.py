@@ -1,0 +1,208 @@
+import io
+import json
+import tarfile
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+from PIL import Image
+from selectolax.lexbor import LexborHTMLParser
+
+from dataops.errors import ConfigError
+from tasks.demo.archive import page_url
+from tasks.demo.build import build_demo_web
+from tasks.demo.draft import SiteDraft
+from tasks.demo.emoji_set import all_wordings, fold, load_emoji, split_held_out
+from tasks.demo.pages import address, entities
+from tasks.demo.pictures import digest, render
+
+
+@pytest.fixture(scope="module")
+def split(web):
+    emojis = load_emoji(web.counts["emoji"])
+    return split_held_out(emojis, {one.text: digest(render(one.openmoji_svg)) for one in emojis}, 0)
+
+
+@pytest.fixture(scope="module")
+def shown(web):
+    """(address, attribute or element, text) of every caption on the site, read by an HTML parser."""
+    found = []
+    for file in sorted(web.site.rglob("*.html")):
+        page = page_url("/" + str(file.relative_to(web.site)))
+        tree = LexborHTMLParser(_decoded(web, file))
+        base = tree.css_first("base")
+        base_url = urljoin(page, base.attributes["href"]) if base else page
+        for tag in tree.css("img"):
+            url = urljoin(base_url, (tag.attributes.get("src") or "").strip())
+            found += [(url, kind, tag.attributes[kind]) for kind in ("alt", "title") if tag.attributes.get(kind)]
+            figure = tag.parent if tag.parent and tag.parent.tag == "figure" else None
+            caption = figure.css_first("figcaption") if figure else None
+            if caption:
+                found.append((url, "figcaption", caption.text().strip()))
+    return found
+
+
+def _decoded(web, file):
+    rules = json.loads((web.site / "site-rules.json").read_text())
+    told = rules["content_types"].get("/" + str(file.relative_to(web.site)), "text/html; charset=utf-8")
+    charset = told.partition("charset=")[2] or "shift_jis"
+    return file.read_bytes().decode(charset)
+
+
+def test_same_seed_same_bytes_and_another_seed_others(web, tree, tmp_path):
+    again = build_demo_web(tmp_path / "again", limit=web.counts["emoji"], workers=1)
+    other = build_demo_web(tmp_path / "other", seed=1, limit=web.counts["emoji"], workers=1)
+    assert tree(again.directory) == tree(web.directory)
+    assert tree(other.archive) != tree(web.archive)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "other"]
+
+
+def test_what_is_built_is_reused_until_what_it_depends_on_changes(web, tmp_path):
+    first = build_demo_web(tmp_path / "web", limit=40, workers=1)
+    made = (first.site / "index.html").stat().st_ino
+    assert build_demo_web(tmp_path / "web", limit=40, workers=1) == first
+    assert (first.site / "index.html").stat().st_ino == made
+    build_demo_web(tmp_path / "web", limit=41, workers=1)
+    assert (first.site / "index.html").stat().st_ino != made
+    assert [path.name for path in tmp_path.iterdir()] == ["web"]
+
+
+def test_a_folder_of_someone_elses_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        build_demo_web(tmp_path, limit=40)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_every_published_emoji_has_a_clean_english_caption(web, shown, split):
+    captions = {(url, text) for url, kind, text in shown if kind == "alt"}
+    published, _ = split
+    assert len(published) == web.counts["published"]
+    for one in published:
+        assert (f"{web.base_url}/img/{one.hexcode}.png", one.name) in captions
+
+
+def test_titles_and_figcaptions_are_other_wordings_of_the_same_emoji(web, shown, split):
+    wordings = {f"{web.base_url}/img/{one.hexcode}.png": one.wordings for one in split[0]}
+    others = [(url, text) for url, kind, text in shown if kind != "alt"]
+    assert len(others) >= 2 * sum(bool(one.wordings) for one in split[0]) > 0
+    assert all(text in wordings[url] for url, text in others)
+
+
+def test_nothing_held_out_is_on_the_site(web, shown, split):
+    published, held_out = split
+    names = all_wordings(held_out) - {fold(one.name) for one in published}
+    assert [text for _, _, text in shown if fold(text) in names] == []
+    hexcodes = {one.hexcode for one in held_out}
+    assert hexcodes == set(json.loads((web.directory / "built.json").read_text())["held_out"])
+    assert not {file.stem for file in web.site.rglob("*.*")} & hexcodes
+    pictures = {digest(file.read_bytes()) for file in web.site.rglob("*.png")}
+    assert not pictures & {digest(render(one.openmoji_svg)) for one in held_out}
+
+
+def test_each_oddity_is_what_it_says(web):
+    rules = json.loads((web.site / "site-rules.json").read_text())
+
+    def paths(kind):
+        return [urlsplit(url).path for url in web.fact_urls[kind]]
+
+    def picture(path):
+        return Image.open(io.BytesIO((web.site / path.lstrip("/")).read_bytes()))
+
+    assert all(web.facts[kind] == len(urls) > 0 for kind, urls in web.fact_urls.items())
+    assert not any((web.site / path.lstrip("/")).exists() for path in paths("broken_link"))
+    for path in paths("truncated_picture"):
+        with picture(path) as cut, pytest.raises(OSError, match=r"truncated|not enough"):
+            cut.load()
+    for path in paths("exact_duplicate"):
+        original = path.replace("/mirror/", "img/")
+        assert (web.site / path.lstrip("/")).read_bytes() == (web.site / original).read_bytes()
+    assert {picture(path).format for path in paths("near_duplicate")} == {"JPEG", "WEBP", "PNG"}
+    assert picture("/pixel.png").size == (1, 1)
+    width, height = picture("/img/banner.png").size
+    assert width / height == 12
+    assert all(path.startswith("/members/") for path in paths("opted_out_by_header"))
+    assert "noai" in rules["headers"]["/members/"]["X-Robots-Tag"]
+    assert 'content="noai, noimageai"' in (web.site / "sketchbook" / "index.html").read_text()
+    assert rules["redirects"][paths("redirect_to_metadata")[0]].startswith("http://169.254.169.254/")
+
+
+def test_malformed_and_based_pages_show_their_pictures(web, shown):
+    alts = {url for url, kind, _ in shown if kind == "alt"}
+    assert set(web.fact_urls["malformed_markup"]) <= alts
+    guests = LexborHTMLParser((web.site / "community" / "guest-book.html").read_text()).css("img")
+    assert {urljoin(web.base_url, (g.attributes["src"] or "").strip()) for g in guests} == set(
+        web.fact_urls["malformed_markup"]
+    )
+    assert set(web.fact_urls["base_href"]) <= alts
+
+
+@pytest.mark.parametrize("task", ["twemoji-seen", "twemoji-heldout", "openmoji-heldout", "digits"])
+def test_classification_sets_have_the_layout_of_clip_benchmark(web, split, task):
+    root = web.suite_root / task
+    names = (root / "classnames.txt").read_text(encoding="utf-8").splitlines()
+    templates = (root / "zeroshot_classification_templates.txt").read_text().splitlines()
+    assert len(set(names)) == len(names)
+    assert templates
+    assert all("{c}" in template for template in templates)
+    assert (root / "test" / "nshards.txt").read_text().strip() == "1"
+    members = _members(root / "test" / "0.tar")
+    assert len(members) == web.counts[f"suite/{task}"]
+    for parts in members.values():
+        assert set(parts) == {"png", "cls"}
+        assert 0 <= int(parts["cls"]) < len(names)
+    size, mode = {"digits": ((8, 8), "L"), "openmoji-heldout": ((96, 96), "RGB")}.get(task, ((72, 72), "RGB"))
+    first = Image.open(io.BytesIO(members["000000"]["png"]))
+    assert (first.size, first.mode) == (size, mode)
+    if task != "digits":
+        part = split[0] if task == "twemoji-seen" else split[1]
+        assert names == [one.name for one in part]
+
+
+def test_retrieval_set_pairs_pictures_with_what_people_call_them(web, split):
+    members = _members(web.suite_root / "heldout-retrieval" / "test" / "0.tar")
+    assert (web.suite_root / "heldout-retrieval" / "dataset_type.txt").read_text() == "retrieval\n"
+    for one, parts in zip(split[1], members.values(), strict=True):
+        assert parts["txt"].decode().split("\n") == [one.name, *one.wordings]
+
+
+def _members(tar):
+    found: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(tar) as archive:
+        for entry in archive:
+            assert (entry.mtime, entry.uid, entry.gid, entry.uname) == (0, 0, 0, "")
+            key, _, extension = entry.name.partition(".")
+            content = archive.extractfile(entry)
+            assert content is not None
+            found.setdefault(key, {})[extension] = content.read()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("style", "written"),
+    [
+        ("relative", "../img/1F600.png"),
+        ("root", "/img/1F600.png"),
+        ("absolute", "http://openmoji.pairmill.test/img/1F600.png"),
+        ("protocol", "//openmoji.pairmill.test/img/1F600.png"),
+    ],
+)
+def test_address_styles_resolve_to_one_address(style, written):
+    assert address("/img/1F600.png", "/food/2.html", style) == written
+    assert urljoin(page_url("/food/2.html"), written) == "http://openmoji.pairmill.test/img/1F600.png"
+
+
+def test_entities_decode_to_the_text_with_one_hard_space():
+    text = 'piñata & "woman’s hat" <b>'
+    node = LexborHTMLParser(f'<img alt="{entities(text)}">').css_first("img")
+    assert node is not None
+    assert node.attributes["alt"] == text.replace(" ", "\xa0", 1)
+    assert entities(text).isascii()
+
+
+def test_a_draft_takes_turns_with_address_styles():
+    draft = SiteDraft()
+    styles = []
+    for number in range(5):
+        styles.append(draft.next_style())
+        draft.add_page(f"/{number}.html", "")
+    assert styles == ["relative", "root", "absolute", "protocol", "relative"]

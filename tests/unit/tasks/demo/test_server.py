@@ -1,0 +1,139 @@
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tasks.demo.server import running_server
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("server")
+    (base / "secret.txt").write_text("secret")
+    site = base / "site"
+    for path, content in {
+        "index.html": b"home",
+        "food/index.html": b"food",
+        "img/a b.png": b"\x89PNG",
+        "img/moved.png": b"<p>moved",
+        "members/x.webp": b"RIFF",
+    }.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_bytes(content)
+    (site / "link.txt").symlink_to(base / "secret.txt")
+    rules = {
+        "redirects": {"/old.png": "http://169.254.169.254/latest"},
+        "content_types": {"/img/moved.png": "text/html"},
+        "headers": {"/members/": {"X-Robots-Tag": "noai"}},
+    }
+    (site / "site-rules.json").write_text(json.dumps(rules))
+    return site
+
+
+@pytest.fixture(scope="module")
+def connection(folder):
+    with running_server(folder) as server, closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
+        yield client
+
+
+def ask(connection, path, method="GET"):
+    connection.request(method, path)
+    response = connection.getresponse()
+    return response.status, dict(response.getheaders()), response.read()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "content_type", "body"),
+    [
+        ("/", 200, "text/html; charset=utf-8", b"home"),
+        ("/food/", 200, "text/html; charset=utf-8", b"food"),
+        ("/food/index.html?x=1#y", 200, "text/html; charset=utf-8", b"food"),
+        ("/img/a%20b.png", 200, "image/png", b"\x89PNG"),
+        ("/img/moved.png", 200, "text/html", b"<p>moved"),
+        ("/members/x.webp", 200, "image/webp", b"RIFF"),
+        ("/healthz", 200, "text/plain; charset=utf-8", b"ok\n"),
+    ],
+)
+def test_files_and_their_types(connection, path, status, content_type, body):
+    answer = ask(connection, path)
+    assert (answer[0], answer[1]["Content-Type"], answer[2]) == (status, content_type, body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/none.png",
+        "/site-rules.json",
+        "/food/../site-rules.json",
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/img/..%2f..%2fsecret.txt",
+        "//etc/hostname",
+        "/link.txt",
+        "/img/",
+        "/a%00b",
+        "/" + "x" * 5000,
+    ],
+)
+def test_nothing_else_is_reachable(connection, path):
+    status, _, body = ask(connection, path)
+    assert status == 404
+    assert b"secret" not in body
+
+
+def test_redirects_and_headers_come_from_the_rules(connection):
+    status, headers, _ = ask(connection, "/old.png")
+    assert (status, headers["Location"]) == (302, "http://169.254.169.254/latest")
+    assert ask(connection, "/members/x.webp")[1]["X-Robots-Tag"] == "noai"
+    assert "X-Robots-Tag" not in ask(connection, "/")[1]
+
+
+def test_head_has_the_length_and_no_body(connection):
+    status, headers, body = ask(connection, "/", "HEAD")
+    assert (status, headers["Content-Length"], body) == (200, "4", b"")
+
+
+def test_one_connection_serves_many_requests_without_stalling(connection):
+    ask(connection, "/")
+    used = connection.sock
+    started = time.monotonic()
+    for _ in range(100):
+        ask(connection, "/")
+    assert connection.sock is used
+    # A 40 ms stall per answer (Nagle's algorithm against delayed ACKs) would make this 4 s.
+    assert time.monotonic() - started < 2
+
+
+def test_a_client_that_hangs_up_harms_nobody(folder):
+    with running_server(folder) as server:
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
+            assert ask(client, "/")[0] == 200
+
+
+def test_sigterm_ends_the_command(folder, tmp_path):
+    told = tmp_path / "port"
+    command = [sys.executable, "-m", "tasks.demo.server", "--directory", str(folder), "--port-file", str(told)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 30
+        while not told.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        with closing(http.client.HTTPConnection("127.0.0.1", int(told.read_text()))) as client:
+            assert ask(client, "/healthz")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (0, b"")
