@@ -11,6 +11,7 @@ _XML = re.compile(rb"""\A\s*<\?xml\b[^>]{0,256}?encoding\s*=\s*["']([a-zA-Z0-9_.
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _DECLARED_WITHIN = 4096  # the HTML Standard asks for the first 1,024 bytes; many pages are later
 _SAMPLE = 1 << 16
+_ERRORS_ALLOWED = 4  # one unreadable sequence for so many readable ones: two encodings, or a cut, in a UTF-8 page
 
 # What browsers read under these labels. Source: the Encoding Standard (encoding.spec.whatwg.org), section 4.2.
 _SUPERSETS = {
@@ -60,14 +61,14 @@ def decode_page(data: bytes, header_charset: str | None) -> tuple[str, str]:
     """The text of a page and the codec it was read with; bytes that fit no reading become U+FFFD.
 
     Order: byte-order mark; the declared encodings (HTTP header, then the page) and UTF-8, as the bytes allow: text that
-    is valid UTF-8 is UTF-8 whatever single-byte encoding is declared, because those would accept anything, and of
+    reads as UTF-8 is UTF-8 whatever single-byte encoding is declared, because those would accept anything, and of
     several readings the one with the fewest unreadable bytes wins; with nothing usable declared, detection.
     """
     for mark, codec in _BOMS:
         if data.startswith(mark):
             return data[len(mark) :].decode(codec, "replace"), codec
     declared = [codec for label in (header_charset, declared_in(data)) if (codec := codec_of(label))]
-    is_utf8 = _is_utf8(data)
+    is_utf8 = _is_utf8(data, "utf-8" in declared)
     multi = [codec for codec in declared if codec in _MULTI_BYTE]
     if is_utf8 and not multi:
         return data.decode("utf-8", "replace"), "utf-8"
@@ -78,13 +79,12 @@ def decode_page(data: bytes, header_charset: str | None) -> tuple[str, str]:
     return min(texts, key=lambda reading: reading[0].count("\ufffd"))
 
 
-def _is_utf8(data: bytes) -> bool:
-    """Whether the bytes are valid UTF-8, but for a character that the end cut."""
-    try:
-        codecs.utf_8_decode(data, "strict", False)
-    except UnicodeDecodeError:
-        return False
-    return True
+def _is_utf8(data: bytes, declared: bool) -> bool:
+    """Whether the bytes are UTF-8: but for few errors among many characters, and for a character that the end cut."""
+    text, read = codecs.utf_8_decode(data, "replace", False)
+    bad = text.count("\ufffd")
+    good = sum(not c.isascii() for c in text) - bad if not text.isascii() else 0
+    return _ERRORS_ALLOWED * bad <= good and (read == len(data) or good > 0 or declared)
 
 
 def _detected(data: bytes) -> str:

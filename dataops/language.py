@@ -200,6 +200,21 @@ class Detection:
         columns = [i for i, name in enumerate(self.candidates) if name in languages]
         return np.round(self.probabilities[:, columns].sum(axis=1), DECIMALS)
 
+    def blended(self, context: "Detection", rows: NDArray[np.uint32], weight: float) -> "Detection":
+        """Each text's probabilities mixed with those of the context that it stands in (`context` row `rows[i]`).
+
+        Args:
+            weight: share of the context, 0-1. A text without n-grams takes all from its context, and the other way round.
+        """
+        mixed = (1 - weight) * self.probabilities + weight * context.probabilities[rows]
+        total = mixed.sum(axis=1, keepdims=True)
+        known = total[:, 0] > 0
+        shares: NDArray[np.float64] = np.zeros(mixed.shape)
+        shares[known] = np.round(mixed[known] / total[known], DECIMALS)
+        best, is_known = shares.argmax(axis=1).tolist(), known.tolist()
+        labels = [self.candidates[i] if yes else None for i, yes in zip(best, is_known, strict=True)]
+        return Detection(self.candidates, labels, shares)
+
 
 def detect(texts: Sequence[str], candidates: Sequence[str] | None = None) -> Detection:
     """Detect the language of each text.

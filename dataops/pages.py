@@ -113,6 +113,8 @@ class _FigureCaptions:
             caption = next((child for child in figure.iter() if child.tag == "figcaption"), None)
             if caption is None:  # wrapped in something: still this figure's, unless it is that of a figure within
                 caption = figure.css_first("figcaption")
+                around = self._figure(caption) if caption else None
+                caption = caption if around and around.mem_id == figure.mem_id else None
             self.texts[figure.mem_id] = normal_caption(_text(caption), self.max_chars) if caption else ""
         return self.texts[figure.mem_id]
 

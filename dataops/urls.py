@@ -13,6 +13,7 @@ DATA_URL_KEPT = 64
 _WEB = ("http", "https")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+_NO_HOST = re.compile(r"[/\\]{2}(?:[/\\?#]|\Z)")
 _CONTROL = re.compile(r"[\t\r\n]")
 _SAFE_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _DOTTED = re.compile(r"/(\.|%2e){1,2}(/|\Z)", re.IGNORECASE)
@@ -51,6 +52,8 @@ def canonical_url(reference: str, base: str, max_chars: int) -> str:
         raise BadUrl("data_url" if scheme[1].lower() == "data" else "not_http")
     if len(reference) > max_chars:
         raise BadUrl("url_too_long")
+    if scheme and _NO_HOST.match(reference, scheme.end()):
+        raise BadUrl("bad_url")
     try:
         url = _canonical(urlsplit(urljoin(base, _slashes(reference))))
     except (ValueError, UnicodeError) as error:

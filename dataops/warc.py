@@ -25,6 +25,8 @@ MAX_DAMAGES = 1000
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 _HEADER_ALLOWANCE = 1 << 16  # HTTP head and chunk sizes around a page of the greatest size
 _PLAIN_RECORD = re.compile(rb"\n\r?\n(?=WARC/[01]\.\d)")
+_MEMBER_START = 1024
+_GZIP = b"\x1f\x8b"
 _GZIP_MEMBER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")
 
 
@@ -114,14 +116,18 @@ def _records(path: Path) -> Iterator[WarcRecord | Damage]:
 
 
 def _read_on(file: BinaryIO, data: "mmap.mmap | bytes", path: Path) -> Iterator[WarcRecord | Damage]:
-    read, damages = 0, 0
+    read, damages, is_gzip = 0, 0, data[:2] == _GZIP
     start: int | None = 0
     while start is not None:
         file.seek(start)
-        at, reason = start, None  # at: the newest record whose header could be read
+        at, end, reason = start, start, None  # at: the newest record whose header could be read; end: not after its end
         try:
             for record in ArchiveIterator(file, parse_http=False):
                 at, read = record.stream_pos, read + 1
+                end = at + (1 if is_gzip else record.content_length)
+                if not (record.headers.get("Content-Length") or "").strip().isdigit():
+                    reason = "bad_record"  # a head that is cut or damaged: fastwarc takes the length for 0
+                    break
                 yield record
                 record.reader.consume()
                 if record.reader.tell() < record.content_length:
@@ -131,8 +137,11 @@ def _read_on(file: BinaryIO, data: "mmap.mmap | bytes", path: Path) -> Iterator[
             if error.errno is not None:  # the disk's, not the format's
                 raise
             reason = "bad_record"
-        if reason is None:
-            break
+        if reason is None:  # the end, or a record that is cut within its head
+            cut = _next_record(data, end)
+            if cut is None:
+                break
+            at, reason = cut, "truncated"
         damages += 1
         start = _next_record(data, at + 1)
         if damages > MAX_DAMAGES or (not read and start is None):
@@ -147,9 +156,9 @@ def _read_on(file: BinaryIO, data: "mmap.mmap | bytes", path: Path) -> Iterator[
 
 def _next_record(data: "mmap.mmap | bytes", start: int) -> int | None:
     """Where the next record starts that can be told from its first bytes; None where there is none."""
-    if data[:2] == b"\x1f\x8b":
+    if data[:2] == _GZIP:
         for member in _GZIP_MEMBER.finditer(data, start):
-            if _starts_record(data[member.start() : member.start() + 1024]):
+            if _starts_record(data[member.start() : member.start() + _MEMBER_START]):
                 return member.start()
         return None
     found = _PLAIN_RECORD.search(data, max(0, start - 3))
@@ -158,6 +167,7 @@ def _next_record(data: "mmap.mmap | bytes", start: int) -> int | None:
 
 def _starts_record(member: bytes) -> bool:
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(member, 5) == b"WARC/"
+        start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(member, 5)
     except zlib.error:
         return False
+    return b"WARC/".startswith(start) and (len(start) == 5 or len(member) < _MEMBER_START)  # or the file ends in it

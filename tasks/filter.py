@@ -8,7 +8,7 @@ import io
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import polars as pl
 import pyarrow as pa
@@ -31,6 +31,9 @@ from dataops.schema import FILTERED, LANGUAGE, PAIRS, conform, dropped
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, read_table
 from tasks.parts import map_parts
 from tasks.stage import Context, Made, Stage, Work, gather
+
+if TYPE_CHECKING:
+    from dataops.language import Detection
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,9 @@ class FilterConfig(StageConfig):
     """A caption stays when the summed probability of `languages` is at least this; else it is dropped as language."""
     language_candidates: list[str] | None = None
     """Languages that are told apart; default all. Fewer make short captions safer where the others do not occur."""
+    language_page_weight: float = Field(default=0.0, ge=0, le=1)
+    """Share of the page in a caption's probabilities: the language of all captions of its page, read as one text. Two words
+    are little to tell a language by, a page of them is plenty. 0: each caption is judged alone."""
     dedupe: list[Dedupe] = Field(default=["uid", "pair", "url"])
     """Keep one row of each uid, of each url and caption (in any case and spacing), and one caption of each url."""
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
@@ -171,14 +177,11 @@ def judge(draft: Draft, task: PartTask) -> Record:
 
     A caption all in capitals is shown to the language detector in lower case: it passes over words in capitals.
     """
-    from dataops.language import detect  # here, so that only workers that judge load the compiler
-
     rows = _frame(conform(read_table(draft.store, task.name), PAIRS, task.name))
     config = task.config
     reasons = rows.select(first_reason(rules(config.bounds()))).to_series()
     asked = reasons.is_null()
-    captions = [text.lower() if text.isupper() else text for text in rows.filter(asked)["caption"].to_list()]
-    found = detect(captions, config.language_candidates)
+    found = _languages(rows.filter(asked), config)
     where = asked.arg_true()
     language = pl.DataFrame(
         {
@@ -203,6 +206,27 @@ def judge(draft: Draft, task: PartTask) -> Record:
     )
     _put(draft, task.verdicts(draft), verdicts)
     return Record(task=task.id)
+
+
+def _languages(rows: pl.DataFrame, config: FilterConfig) -> "Detection":
+    """The languages of captions, each with as much of its page's language as the config says."""
+    from dataops.language import detect  # here, so that only workers that judge load the compiler
+
+    texts = [text.lower() if text.isupper() else text for text in rows["caption"].to_list()]
+    found = detect(texts, config.language_candidates)
+    if not config.language_page_weight:
+        return found
+    captions = rows.select("page_url").with_columns(text=pl.Series(texts, dtype=pl.String))
+    pages = captions.group_by("page_url", maintain_order=True).agg(
+        pl.col("text").unique(maintain_order=True).str.join(" ")
+    )
+    number = pages.select("page_url", number=pl.int_range(pl.len(), dtype=pl.UInt32))
+    of_page = captions.join(number, on="page_url", how="left", maintain_order="left", nulls_equal=True)[
+        "number"
+    ].to_numpy()
+    return found.blended(
+        detect(pages["text"].to_list(), config.language_candidates), of_page, config.language_page_weight
+    )
 
 
 def resolve(draft: Draft, tasks: list[PartTask]) -> None:

@@ -7,10 +7,12 @@ So the shuffle is over the whole dataset, a resumed job starts at any step at no
 
 import os
 import tarfile
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -45,16 +47,6 @@ class Batch:
     skipped: list[Skipped]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a sample's picture and caption lie in its shard: offset and bytes of each."""
-
-    shard: int
-    key: str
-    picture: tuple[int, int]
-    caption: tuple[int, int]
-
-
 class Dataset:
     """The pairs of some shards, by index; the order is that of the shards and of the members in each.
 
@@ -74,7 +66,8 @@ class Dataset:
         """Samples without a picture or a caption; they have no index."""
         self._shards = shards
         self._files: list[int] = []
-        self._places: list[_Place] = []
+        self._keys: list[str] = []
+        self._spans = array("q")  # of each sample: shard, then offset and bytes of its picture and of its caption
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = cache_bytes
         for number, shard in enumerate(shards):
@@ -85,11 +78,11 @@ class Dataset:
                 raise ConfigError(f"shard {shard}: {error.strerror or error}") from error
             except tarfile.TarError as error:
                 raise ContractError(f"shard {shard} is not a whole tar file: {error}") from error
-        if not self._places:
+        if not self._keys:
             raise ContractError(f"no pair of picture and caption in {len(shards)} shards")
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._keys)
 
     def close(self) -> None:
         """Close the shards."""
@@ -98,35 +91,42 @@ class Dataset:
 
     def captions(self) -> Iterator[str]:
         """Each caption that is UTF-8, in order."""
-        for place in self._places:
-            caption = self._read(place, place.caption).decode("utf-8", "replace").strip()
+        for sample in range(len(self)):
+            caption = self._caption(sample).decode("utf-8", "replace").strip()
             if caption and "\ufffd" not in caption:
                 yield caption
 
     def load(self, sample: int) -> tuple[np.ndarray, str] | Skipped:
         """The scaled picture (H, W, 3), uint8, with its caption; or why there is none."""
-        place = self._places[sample]
         try:
-            caption = self._read(place, place.caption).decode("utf-8").strip()
+            caption = self._caption(sample).decode("utf-8").strip()
             if not caption:
                 raise ValueError("empty caption")
             pixels = self._cache.get(sample)
             if pixels is None:
-                image = decode_rgb(self._read(place, place.picture))
+                image = decode_rgb(self._picture(sample))
                 pixels = np.asarray(resize_shortest(image, self.image_size))
                 # Two threads may both find room for the last one: over by a picture, and never wrong.
                 if pixels.nbytes <= self._cache_left:
                     self._cache_left -= pixels.nbytes
                     self._cache[sample] = pixels
         except ValueError as error:  # UnicodeDecodeError is one
-            return Skipped(self._shards[place.shard].name, place.key, str(error))
+            return Skipped(self._shards[self._spans[5 * sample]].name, self._keys[sample], str(error))
         return pixels, caption
 
-    def _read(self, place: _Place, span: tuple[int, int]) -> bytes:
-        data = os.pread(self._files[place.shard], span[1], span[0])
-        if len(data) != span[1]:
+    def _picture(self, sample: int) -> bytes:
+        shard, offset, size, _, _ = self._spans[5 * sample : 5 * sample + 5]
+        return self._read(shard, offset, size)
+
+    def _caption(self, sample: int) -> bytes:
+        shard, _, _, offset, size = self._spans[5 * sample : 5 * sample + 5]
+        return self._read(shard, offset, size)
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        data = os.pread(self._files[shard], size, offset)
+        if len(data) != size:
             raise ContractError(
-                f"shard {self._shards[place.shard]} ends within {place.key}: it was cut after it was opened"
+                f"shard {self._shards[shard]} ends before byte {offset + size:,}: it was cut while open"
             )
         return data
 
@@ -146,7 +146,8 @@ class Dataset:
             raise tarfile.ReadError(f"a member ends at byte {end:,} of {shard.stat().st_size:,}")
         for key, spans in members.items():
             if "picture" in spans and "txt" in spans:
-                self._places.append(_Place(number, key, spans["picture"], spans["txt"]))
+                self._keys.append(key)
+                self._spans.extend((number, *spans["picture"], *spans["txt"]))
             else:
                 missing = " and ".join(kind for kind in ("picture", "txt") if kind not in spans)
                 self.skipped.append(Skipped(shard.name, key, f"no {missing} member"))
@@ -183,10 +184,14 @@ class Plan:
     def batch(self, step: int, rank: int, ranks: int) -> tuple[int, np.ndarray]:
         """Epoch (from 0) and sample indices of one rank's part of a step (from 1)."""
         epoch, index = divmod(step - 1, self.steps_per_epoch)
-        order = permutation(self.seed, epoch, self.samples)
+        order = _order(self.seed, epoch, self.samples)
         begin, end = _cut(self.samples, self.steps_per_epoch, index)
         part = _cut(end - begin, ranks, rank)
         return epoch, order[begin + part[0] : begin + part[1]]
+
+
+# Two, because the loader reads ahead into the next epoch.
+_order = lru_cache(maxsize=2)(permutation)
 
 
 def _cut(count: int, parts: int, index: int) -> tuple[int, int]:

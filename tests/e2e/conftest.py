@@ -26,7 +26,8 @@ kind = "warc"
 paths = ["{archive}/*.warc.gz"]
 [filter]
 languages = ["en"]
-language_min_score = 0.05
+language_min_score = 0.5
+language_page_weight = 0.8
 [download]
 image_size = 64
 resize_mode = "border"

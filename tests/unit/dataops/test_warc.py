@@ -7,7 +7,7 @@ import brotli
 import pytest
 
 from dataops.errors import SourceError
-from dataops.http_body import BadBody, decode_body, dechunked, split_response
+from dataops.http_body import BadBody, dechunked, decode_body, split_response
 from dataops.warc import Damage, Page, read_pages
 
 HTML = b"<html><img src=1.jpg alt=one></html>"
@@ -99,12 +99,16 @@ def test_damaged_bytes_cost_that_record(tmp_path: Path):
     assert (pages, len(damages)) == (urls(0, 2), 1)
 
 
-@pytest.mark.parametrize("cut", [1, 30, 100, 150])
+@pytest.mark.parametrize("cut", [1, 4, 30, 60, 80, 100, 120, 150])
 def test_a_file_cut_at_its_end_keeps_what_came_before(tmp_path: Path, cut: int):
-    whole = b"".join(members(RECORDS))
-    pages, damages, _ = read(tmp_path, whole[:-cut])
-    assert pages[:3] == urls(0, 1, 2)
-    assert damages or cut <= 10  # a cut in the gzip trailer takes nothing away
+    packed, plain = b"".join(members(RECORDS))[:-cut], b"".join(RECORDS)[:-cut]
+    for data in (packed, plain):
+        pages, damages, _ = read(tmp_path, data)
+        if cut <= 4:  # in the gzip trailer, or between records: nothing is lost
+            assert (pages, damages) == (urls(0, 1, 2, 3), [])
+        else:
+            assert pages == urls(0, 1, 2)
+            assert len(damages) == 1
 
 
 @pytest.mark.parametrize(

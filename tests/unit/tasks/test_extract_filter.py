@@ -157,7 +157,10 @@ def test_a_later_crawl_costs_only_its_new_files(crawl: Path, tmp_path: Path):
     store = tmp_path / "store"
     first, _ = both(store, [str(crawl / "*.warc.gz")])
     old = {part.name: part for part in first.parts}
-    write_warc(crawl / "aardvarks.warc.gz", {"http://aardvarks.example/": '<img src=1.jpg alt="An aardvark walks up the tree">'})
+    write_warc(
+        crawl / "aardvarks.warc.gz",
+        {"http://aardvarks.example/": '<img src=1.jpg alt="An aardvark walks up the tree">'},
+    )
     # What is copied is what the first snapshot holds: a mark in it shows in the second. Same size, other bytes.
     marked = store / "extract" / first.key / "part-00000.parquet"
     marked.write_bytes(marked.read_bytes()[:-8] + b"MARKMARK")
