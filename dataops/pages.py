@@ -1,7 +1,7 @@
 """Image-caption candidates out of HTML: a row for each caption that a page gives an image."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -45,7 +45,9 @@ class PageBounds:
     url: int
 
 
-def candidates(html: str, page_url: str, bounds: PageBounds) -> tuple[list[Candidate], int]:
+def candidates(
+    html: str, page_url: str, bounds: PageBounds, opt_out: frozenset[str] = frozenset()
+) -> tuple[list[Candidate], int]:
     """Every (image, caption) of the page in document order, and the number of images beyond MAX_IMAGES.
 
     An `<img>` gives a row for each of its alt, its title and the figcaption of its figure that has text, or a single row
@@ -55,6 +57,8 @@ def candidates(html: str, page_url: str, bounds: PageBounds) -> tuple[list[Candi
     Args:
         html: the decoded page.
         page_url: its canonical address.
+        opt_out: directives (lower case) by which a page's `<meta name="robots">` forbids the use of its images: all its
+            rows get the reason `opted_out`.
 
     Raises: dataops.markup.BadPage when the page is built to exhaust a parser.
     """
@@ -64,7 +68,16 @@ def candidates(html: str, page_url: str, bounds: PageBounds) -> tuple[list[Candi
     images = tree.css("img")
     captions = _FigureCaptions(tree, bounds)
     found = [row for image in images[:MAX_IMAGES] for row in _rows(image, base, captions, bounds)]
+    if _directives(tree) & opt_out:
+        found = [replace(row, reason=row.reason or "opted_out") for row in found]
     return found, max(0, len(images) - MAX_IMAGES)
+
+
+def _directives(tree: LexborHTMLParser) -> set[str]:
+    """What the page tells robots, in lower case."""
+    metas = (node.attributes for node in tree.css("meta[name][content]"))
+    told = ((meta.get("content") or "") for meta in metas if (meta.get("name") or "").strip().lower() == "robots")
+    return {directive.strip().lower() for content in told for directive in content.split(",")}
 
 
 def _rows(image: LexborNode, base: str, captions: "_FigureCaptions", bounds: PageBounds) -> Iterator[Candidate]:

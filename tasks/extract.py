@@ -51,6 +51,10 @@ class SourceConfig(StageConfig):
     max_page_bytes: int = Field(default=50_000_000, ge=1_000, le=1_000_000_000)
     """Longer pages are not read; they are counted in the manifest."""
 
+    opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
+    """A page whose `<meta name="robots">` has one of these forbids the use of its images: its rows are dropped as
+    opted_out."""
+
     # The digests and names of the files decide, not the patterns that found them.
     execution_fields: ClassVar[frozenset[str]] = frozenset({"paths"})
 
@@ -218,12 +222,13 @@ def _extracted(draft: Draft, task: FileTask) -> Record:
             damaged.append([offset, reason])
 
     bounds = PageBounds(task.config.max_caption_chars, task.config.max_url_chars)
+    opt_out = frozenset(directive.lower() for directive in task.config.opt_out_directives)
     for found in read_pages(task.file.path, task.config.max_page_bytes, lambda what: read.update([what])):
         if isinstance(found, Damage):
             damage(found.offset, found.reason)
             continue
         try:
-            page_url, taken, beyond = read_page(found, bounds)
+            page_url, taken, beyond = read_page(found, bounds, opt_out)
         except (BadUrl, BadPage) as bad:
             damage(found.offset, "bad_page_url" if isinstance(bad, BadUrl) else bad.reason)
             continue
@@ -242,14 +247,16 @@ def _extracted(draft: Draft, task: FileTask) -> Record:
     return Record(task=task.id, parts=parts, counts=counts, facts={**facts, "damaged": damaged})
 
 
-def read_page(page: Page, bounds: PageBounds) -> tuple[str, list[Candidate], int]:
+def read_page(
+    page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()
+) -> tuple[str, list[Candidate], int]:
     """The page's canonical address, its candidates, and the number of images beyond the bound.
 
     Raises: BadUrl, BadPage when it has no usable address or cannot be read.
     """
     page_url = canonical_url(page.url, page.url, bounds.url)
     html, _ = decode_page(page.body, page.charset)
-    taken, beyond = candidates(html, page_url, bounds)
+    taken, beyond = candidates(html, page_url, bounds, opt_out)
     return page_url, taken, beyond
 
 

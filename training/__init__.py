@@ -2,6 +2,7 @@
 
 import os
 
-# Read once, when torch loads OpenMP. By default its threads spin while they wait for each other: with any other load on
-# the cores that made a training step 4-5 times slower than threads that sleep (2 cores, load 7).
+# Read once, when torch loads OpenMP. By default its threads spin for long while they wait for each other: with other work
+# on the cores a training step took 4-5 times as long as with threads that soon sleep (2 cores, load 7).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     job: Job | None = None
     try:
+        signal.signal(signal.SIGTERM, _stop_at_once)  # until there is something to checkpoint
         job = read_job(arguments)
         if job.parent_pid is not None:
             distributed.follow_parent(job.parent_pid)
@@ -271,6 +272,10 @@ class _Training:
             )
         self.dataset.close()
         distributed.from_first(None)
+
+
+def _stop_at_once(signum: int, frame: object) -> None:
+    raise Stopped("stopped before the first step, as asked")
 
 
 def _set_up_torch(config: TrainConfig) -> torch.device:

@@ -255,6 +255,7 @@ def test_the_key_depends_on_names_and_bytes_and_not_on_the_folder(crawl: Path, t
         "max_caption_chars": 2000,
         "max_url_chars": 100,
         "max_page_bytes": 50_000_000,
+        "opt_out_directives": ["noai", "noimageai", "noimageindex"],
     }
 
 

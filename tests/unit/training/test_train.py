@@ -122,6 +122,14 @@ def test_kill_9_then_rerun_ends_in_the_same_bits(make_job: MakeJob) -> None:
     assert made_by(killed) == made_by(undisturbed)
 
 
+def test_sigterm_before_the_first_step_is_retryable(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("a", epochs=1)
+    monkeypatch.setattr(train_module, "CLIP", lambda config: os.kill(os.getpid(), signal.SIGTERM))
+    assert main([str(job)]) == 75
+    monkeypatch.undo()
+    assert main([str(job)]) == 0
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "half written", "no manifest"])
 def test_a_bad_checkpoint_is_passed_over(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str

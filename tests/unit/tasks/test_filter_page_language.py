@@ -1,0 +1,70 @@
+"""A caption's language is judged with its page's: two words alone say little."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dataops.language import Detection, detect
+from dataops.schema import PAIRS, uid
+from dataops.snapshot import Draft, read_table
+from dataops.store import FolderStore
+from tasks.filter import FilterConfig, PartTask, judge, resolve, write
+
+LANGUAGES = ["de", "en", "fr", "id", "it"]
+PAGES = {
+    "http://x.example/en": [
+        "confetti ball",
+        "zebra",
+        "woman in the office",
+        "house with garden",
+        "grinning face with big eyes",
+    ],
+    "http://x.example/de": [
+        "Konfettiball",
+        "Zebra",
+        "Frau im Büro",
+        "Haus mit Garten",
+        "grinsendes Gesicht mit großen Augen",
+    ],
+}
+
+
+def kept(tmp_path, **config) -> set[str]:
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    rows = [
+        {"uid": uid(f"{page}/{i}.png", text), "url": f"{page}/{i}.png", "caption": text, "page_url": page}
+        for page, texts in PAGES.items()
+        for i, text in enumerate(texts)
+    ]
+    draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
+    settings = FilterConfig(languages=["en"], language_candidates=LANGUAGES, **config)
+    tasks = [PartTask(step, 0, draft.path("in.parquet"), settings) for step in ("judge", "write")]
+    judge(draft, tasks[0])
+    resolve(draft, tasks[:1])
+    write(draft, tasks[1])
+    return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
+
+
+def test_alone_short_captions_are_misjudged_and_with_their_page_they_are_not(tmp_path):
+    alone = kept(tmp_path / "alone")
+    assert alone != set(PAGES["http://x.example/en"])
+    assert kept(tmp_path / "together", language_page_weight=0.8) == set(PAGES["http://x.example/en"])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_blended_is_the_weighted_mean_of_what_is_known(weight):
+    own = Detection(("a", "b"), ["a", "b", None], np.array([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]))
+    around = Detection(("a", "b"), ["b", None], np.array([[0.0, 1.0], [0.0, 0.0]]))
+    found = own.blended(around, np.array([0, 1, 0], np.uint32), weight)
+    expected = [(1 - weight) * 0.75, (1 - weight) * 0.25 + weight]
+    assert found.probabilities[0] == pytest.approx(expected, abs=1e-4)
+    # Where one side knows nothing, the other decides; where neither has weight, nothing is known.
+    assert found.probabilities[1].tolist() == ([0.0, 1.0] if weight < 1 else [0.0, 0.0])
+    assert found.labels[2] == ("b" if weight else None)
+
+
+def test_a_page_of_its_own_changes_nothing():
+    found = detect(["grinning face with big eyes", "Haus mit Garten"], LANGUAGES)
+    same = found.blended(found, np.array([0, 1], np.uint32), 0.5)
+    assert same.labels == found.labels
+    assert same.probabilities == pytest.approx(found.probabilities, abs=2e-4)

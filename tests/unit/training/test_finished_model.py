@@ -1,0 +1,74 @@
+"""Reading a finished model: what is missing or does not fit is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataops.errors import ContractError
+from training.checkpoint import load_model, save_model
+from training.config import ModelConfig
+from training.model import CLIP
+from training.preprocess import Preprocess
+from training.tokenizer import train_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokenizer = train_tokenizer(["a red apple", "a pear"], 300, 8)
+    config = ModelConfig.model_validate(
+        {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+            "text_cfg": {"context_length": 8, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1},
+        }
+    ).with_vocab_size(tokenizer.vocab_size)
+    torch.manual_seed(0)
+    save_model(tmp_path, CLIP(config), tokenizer, Preprocess(32))
+    return tmp_path
+
+
+def test_a_model_is_read_as_it_was_written(folder: Path) -> None:
+    loaded = load_model(folder)
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.config.text_cfg.vocab_size == loaded.tokenizer.vocab_size
+    card = json.loads((folder / "model.json").read_text())
+    assert card["vision_cfg"]["image_size"] == card["preprocess"]["image_size"] == 32
+    assert card["tokenizer"]["end_id"] == loaded.tokenizer.vocab_size - 1
+    assert loaded.model.encode_text(loaded.tokenizer(["a red apple", "pear"])).shape == (2, 16)
+    before = {name: (folder / name).read_bytes() for name in ("model.safetensors", "model.json", "tokenizer.json")}
+    save_model(folder, loaded.model, loaded.tokenizer, loaded.preprocess)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_a_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
+    if damage == "missing":
+        (folder / name).unlink()
+    else:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2] if damage == "cut" else b"")
+    with pytest.raises(ContractError, match=name):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("preprocess", {"mean": [0, 0, 0]}, "preprocess"),
+        ("text_cfg", {"vocab_size": 301}, "301 rows"),
+        ("vision_cfg", {"layers": 2}, "does not fit"),
+        ("vision_cfg", {"head_width": 7}, "head_width"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused(
+    folder: Path, section: str, change: dict[str, object], message: str
+) -> None:
+    card = json.loads((folder / "model.json").read_text())
+    card[section].update(change)
+    (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ContractError, match=message):
+        load_model(folder)
