@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 config or usage; 3 data contract broken; 4 training diverg
 75 retryable (network, storage, pre-emption); 1 anything else.
 """
 
+import json as json_
 import os
 import sys
 from pathlib import Path
@@ -155,6 +156,9 @@ def run_command(arguments: list[str]) -> int:
         return 2
     except PairmillError as error:
         sys.stderr.write(f"pairmill: {error}\n")
+        if "--json" in arguments:
+            failure = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+            sys.stdout.write(json_.dumps({"error": failure}) + "\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("pairmill: interrupted; `pairmill runs` names the run, `pairmill rerun RUN_ID` continues it\n")

@@ -31,25 +31,27 @@ def execute(
     from flows.report import show_run
     from flows.runs import load_run
 
-    failure: PairmillError | None = None
+    failure: Exception | None = None
     quiet_expected_errors()
     try:
         pipeline(run_id=run_id, until=until, force=tuple(force), verify=verify)
-    except PairmillError as error:
+    except (
+        Exception
+    ) as error:  # the process's boundary: it becomes output and an exit code; Prefect logged its traceback
         failure = error
+    code = 0 if failure is None else failure.exit_code if isinstance(failure, PairmillError) else 1
     record, store = load_run(run_id, services.home())
     if as_json:
         result = record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
         if failure is not None:
-            result["error"] = {"type": type(failure).__name__, "message": str(failure), "exit_code": failure.exit_code}
+            result["error"] = {"type": type(failure).__name__, "message": str(failure), "exit_code": code}
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         show_run(record, store)
     if failure is not None:
-        again = f"; `pairmill rerun {run_id}` goes on from here" if failure.exit_code in (1, 75) else ""
+        again = f"\n`pairmill rerun {run_id}` goes on from here" if code in (1, 75) else ""
         sys.stderr.write(f"pairmill: {type(failure).__name__}: {failure}{again}\n")
-        return failure.exit_code
-    return 0
+    return code
 
 
 def rerun(run_id: str, *, from_stage: str | None, store_uri: str | None, as_json: bool) -> int:

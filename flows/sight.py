@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect.artifacts import (
     create_link_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_UI_URL
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -95,6 +97,12 @@ class Sight:
 
     def run_ended(self, manifests: Sequence[Manifest]) -> None:
         """The funnel as a table artefact and the MLflow run as a link artefact."""
+        try:
+            self._create_artefacts(manifests)
+        except (PrefectException, HTTPError) as error:  # a lost picture of a run must not become the run's end
+            logger.warning("the Prefect server did not take the run's artefacts: %s", error)
+
+    def _create_artefacts(self, manifests: Sequence[Manifest]) -> None:
         if manifests:
             create_table_artifact(funnel_rows(manifests), key="funnel", description=f"Rows of {self.run_id}, by stage")
         for manifest in manifests:
