@@ -11,6 +11,7 @@ a checkpoint), parent gone, or another trainer holds the output; 1 anything else
 failure.json in the output holds the code and the message of a deliberate error.
 """
 
+import gc
 import logging
 import math
 import os
@@ -59,8 +60,8 @@ def main(arguments: list[str]) -> int:
     """Run the job; returns the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     job: Job | None = None
+    handler = signal.signal(signal.SIGTERM, _stop_at_once)  # until there is something to checkpoint
     try:
-        signal.signal(signal.SIGTERM, _stop_at_once)  # until there is something to checkpoint
         job = read_job(arguments)
         if job.parent_pid is not None:
             distributed.follow_parent(job.parent_pid)
@@ -78,6 +79,8 @@ def main(arguments: list[str]) -> int:
                 write_atomically(job.output / "failure.json", canonical_json(failure))
         return error.exit_code
     finally:
+        signal.signal(signal.SIGTERM, handler)
+        gc.collect()  # the model's hold on the process group must end before the group does, or gloo aborts at exit
         distributed.leave()
 
 
@@ -104,9 +107,8 @@ class _Training:
         self.optimizer = build_optimizer(self.model, config)
         self.forward = self.model
         if distributed.world_size() > 1:
-            self.forward = DistributedDataParallel(
-                self.model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-            )
+            device_ids = [device] if device.type == "cuda" else None
+            self.forward = DistributedDataParallel(self.model, device_ids=device_ids)
         self.digest = job.digest()
         self.step = 0
         self.skipped = set(self.dataset.skipped)
