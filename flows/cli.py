@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 config or usage; 3 data contract broken; 4 training diverg
 import json as json_
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ LOGGING = {
 app = App(
     name="pairmill",
     help="Mill web archives into a registered CLIP model: crawl, filter, train, evaluate, register.",
+    version=lambda: version("pairmill"),
     version_flags=["--version"],
 )
 
