@@ -179,12 +179,12 @@ class S3Store(Store):
     """A store under s3://bucket/prefix. Endpoint, region and credentials come from the environment (AWS_*)."""
 
     def __init__(self, bucket: str, prefix: str, cache: Path):
-        import boto3
+        from boto3.session import Session
         from botocore.config import Config
 
         self.bucket, self.prefix, self.cache = bucket, prefix.strip("/"), cache
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self._s3: Any = boto3.session.Session().client(
+        self._s3: Any = Session().client(
             "s3", config=Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
         )
 
