@@ -98,7 +98,7 @@ REASONS = {"a": "exact_duplicate", "c": "near_duplicate", "f": "undecodable", "g
 @pytest.mark.parametrize("shard_size", [100, 7, 1])
 def test_each_planted_case_and_no_other_is_dropped_on_any_partition(tmp_path: Path, shard_size: int) -> None:
     store, pairs = FolderStore(tmp_path), some_pairs()
-    made = make(plan(CURATE, CurateConfig(), 0, [downloaded(store, pairs, shard_size)]), Context(store, tmp_path))
+    made = make(plan(CURATE, CurateConfig(same_caption=True), 0, [downloaded(store, pairs, shard_size)]), Context(store, tmp_path))
     assert by_url(store, made) == {row["url"]: REASONS.get(row["url"]) for row in pairs}
     assert made.counts == Counts(
         input=20, kept=16, dropped={"exact_duplicate": 1, "near_duplicate": 1, "too_small": 1, "undecodable": 1}
@@ -111,7 +111,7 @@ def test_each_planted_case_and_no_other_is_dropped_on_any_partition(tmp_path: Pa
 
 def test_one_caption_a_picture_where_captions_need_not_agree(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
-    config = CurateConfig(same_caption=False)
+    config = CurateConfig()
     made = make(plan(CURATE, config, 0, [downloaded(store, some_pairs(), 9)]), Context(store, tmp_path))
     reasons = by_url(store, made)
     assert {url: why for url, why in reasons.items() if why} == REASONS | {"d": "exact_duplicate"}
@@ -120,7 +120,7 @@ def test_one_caption_a_picture_where_captions_need_not_agree(tmp_path: Path) -> 
 
 def test_search_for_near_duplicates_can_be_off(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
-    config = CurateConfig(near_duplicate_distance=None)
+    config = CurateConfig(same_caption=True, near_duplicate_distance=None)
     made = make(plan(CURATE, config, 0, [downloaded(store, some_pairs(), 9)]), Context(store, tmp_path))
     assert {u: why for u, why in by_url(store, made).items() if why} == {k: v for k, v in REASONS.items() if k != "c"}
 
@@ -135,7 +135,7 @@ def test_resolve_does_not_depend_on_the_order_of_rows() -> None:
     for seed in range(4):
         order = np.random.default_rng(seed).permutation(len(rows))
         table = pa.Table.from_pylist([rows[i] for i in order], JUDGED)
-        found = dict(zip(table["uid"].to_pylist(), resolve(table, CurateConfig()), strict=True))
+        found = dict(zip(table["uid"].to_pylist(), resolve(table, CurateConfig(same_caption=True)), strict=True))
         expected = expected or found
         assert found == expected
     assert expected is not None
@@ -146,7 +146,7 @@ def test_survivor_is_the_largest_then_the_best_described_then_the_first() -> Non
     def judged(*rows: tuple[str, str, int]) -> list[str | None]:
         common = {"sha256": "aa", "drop_reason": None, "phash": 1, "thumbnail": b"\0" * 768}
         table = [{"uid": u * 32, "caption": c, "original_area": a, **common} for u, c, a in rows]
-        return resolve(pa.Table.from_pylist(table, JUDGED), CurateConfig(same_caption=False))
+        return resolve(pa.Table.from_pylist(table, JUDGED), CurateConfig())
 
     assert judged(("a", "long caption", 10), ("b", "x", 11)) == ["exact_duplicate", None]
     assert judged(("a", "x", 10), ("b", "longer", 10)) == ["exact_duplicate", None]
@@ -176,7 +176,7 @@ def test_rows_and_pictures_that_do_not_go_together_are_an_error(tmp_path: Path) 
 def packed_in(folder: Path, raw_size: int, shard_size: int) -> tuple[FolderStore, Plan, Manifest, Manifest]:
     store = FolderStore(folder)
     source = downloaded(store, some_pairs(), raw_size)
-    curated = make(plan(CURATE, CurateConfig(), 0, [source]), Context(store, folder))
+    curated = make(plan(CURATE, CurateConfig(same_caption=True), 0, [source]), Context(store, folder))
     planned = plan(PACK, PackConfig(shard_size=shard_size), 0, [curated, source])
     return store, planned, source, make(planned, Context(store, folder))
 
