@@ -21,7 +21,7 @@ from dataops.store import open_store
 from flows.config import RunConfig, check_config, load_config
 from flows.runs import RunRecord, StageRun, load_run, new_run
 from flows.sight import Sight
-from infra.services import home
+from infra.services import apply_environment, home
 from tasks.curate import CURATE
 from tasks.download import DOWNLOAD
 from tasks.evaluate import EVALUATE
@@ -76,6 +76,7 @@ def pipeline(
 
     Returns: what `pairmill run --json` prints.
     """
+    apply_environment()  # a worker's own environment may lack the address of the local MLflow
     run = Run.open(config, run_id)
     try:
         for step in PIPELINE:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,6 +17,14 @@ DATA = ("extract", "filter", "download", "curate", "pack")
 
 def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {stage["stage"]: stage for stage in result["stages"]}
+
+
+def task_runs(mill: Mill, run_id: str) -> list[dict[str, Any]]:
+    """What the Prefect server knows of the stages of a run's first try."""
+    api = next(s["url"] for s in mill.json("status") if s["name"] == "prefect")
+    flow_run_id = mill.json("show", run_id)["attempts"][0]["flow_run_id"]
+    query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
+    return httpx.post(f"{api.removesuffix('/api')}/api/task_runs/filter", json=query).json()
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +106,14 @@ def test_a_second_run_reuses_everything(mill, undisturbed):
     assert {s["state"] for s in again["stages"]} == {"Reused"}
     assert again["model_version"] == undisturbed["result"]["model_version"]
     assert [s["key"] for s in again["stages"]] == [s["key"] for s in undisturbed["stages"]]
+    assert {t["state"]["name"] for t in task_runs(mill, again["run_id"])} == {"Reused"}
+
+
+def test_a_forced_stage_is_made_again_to_the_same_bytes(mill, undisturbed):
+    forced = mill.json("run", mill.folder / "undisturbed.toml", "--until", "pack", "--force", "curate")
+    assert [s["state"] for s in forced["stages"]] == ["Reused", "Reused", "Reused", "Completed", "Reused"]
+    shown = stages(mill.json("show", forced["run_id"]))
+    assert shown["curate"]["content_digest"] == stages(undisturbed)["curate"]["content_digest"]
 
 
 def test_a_changed_threshold_remakes_its_stage_and_what_stands_below(mill, undisturbed):
@@ -177,8 +194,6 @@ def test_usage_errors_exit_2(mill):
 
 
 def test_what_prefect_and_mlflow_know(mill, undisturbed):
-    import httpx
-
     api = {s["name"]: s["url"] for s in mill.json("status")}
     run_id = undisturbed["run_id"]
     flow_run_id = undisturbed["attempts"][0]["flow_run_id"]
@@ -186,8 +201,9 @@ def test_what_prefect_and_mlflow_know(mill, undisturbed):
     flow_run = httpx.get(f"{prefect}/api/flow_runs/{flow_run_id}").json()
     assert (flow_run["name"], flow_run["state_type"]) == (run_id, "COMPLETED")
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
-    task_runs = httpx.post(f"{prefect}/api/task_runs/filter", json=query).json()
-    assert sorted(t["name"].split()[0] for t in task_runs) == sorted([*DATA, "train", "evaluate", "register"])
+    assert sorted(t["name"].split()[0] for t in task_runs(mill, run_id)) == sorted(
+        [*DATA, "train", "evaluate", "register"]
+    )
     artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query).json()
     assert {"table", "progress", "markdown"} <= {a["type"] for a in artefacts}
     name, version = undisturbed["model_version"].removeprefix("models:/").split("/")
