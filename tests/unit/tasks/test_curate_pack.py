@@ -98,7 +98,10 @@ REASONS = {"a": "exact_duplicate", "c": "near_duplicate", "f": "undecodable", "g
 @pytest.mark.parametrize("shard_size", [100, 7, 1])
 def test_each_planted_case_and_no_other_is_dropped_on_any_partition(tmp_path: Path, shard_size: int) -> None:
     store, pairs = FolderStore(tmp_path), some_pairs()
-    made = make(plan(CURATE, CurateConfig(same_caption=True), 0, [downloaded(store, pairs, shard_size)]), Context(store, tmp_path))
+    made = make(
+        plan(CURATE, CurateConfig(same_caption=True), 0, [downloaded(store, pairs, shard_size)]),
+        Context(store, tmp_path),
+    )
     assert by_url(store, made) == {row["url"]: REASONS.get(row["url"]) for row in pairs}
     assert made.counts == Counts(
         input=20, kept=16, dropped={"exact_duplicate": 1, "near_duplicate": 1, "too_small": 1, "undecodable": 1}
