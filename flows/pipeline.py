@@ -4,6 +4,7 @@ Each stage is one Prefect task run. Its snapshot in the store decides whether th
 task at once in the state `Reused`, an unfinished one is resumed. Prefect gives order, retries, schedule and sight.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from dataops.store import open_store
 from flows.config import RunConfig, check_config, load_config
 from flows.runs import RunRecord, StageRun, load_run, new_run
 from flows.sight import Sight
-from infra.services import apply_environment, home
+from infra.services import environment, home
 from tasks.curate import CURATE
 from tasks.download import DOWNLOAD
 from tasks.evaluate import EVALUATE
@@ -57,7 +58,13 @@ PIPELINE = (
 STAGES = tuple(step.stage.name for step in PIPELINE)
 
 
-@flow(name="pipeline", flow_run_name="{run_id}", validate_parameters=False)
+def _flow_run_name() -> str:
+    """The run id, or for a scheduled run (whose record is not made yet) its config's name and time."""
+    given = flow_run.parameters
+    return given.get("run_id") or f"{Path(str(given.get('config'))).stem}-{flow_run.scheduled_start_time:%Y%m%dT%H%M%S}"
+
+
+@flow(name="pipeline", flow_run_name=_flow_run_name, validate_parameters=False)
 def pipeline(
     config: str | None = None,
     run_id: str | None = None,
@@ -76,7 +83,8 @@ def pipeline(
 
     Returns: what `pairmill run --json` prints.
     """
-    apply_environment()  # a worker's own environment may lack the address of the local MLflow
+    for name, value in environment().items():  # a worker's own environment may lack the address of the local MLflow
+        os.environ.setdefault(name, value)
     run = Run.open(config, run_id)
     try:
         for step in PIPELINE:
