@@ -10,7 +10,6 @@ stage resumes at its first missing part; the records and scratch files there are
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from dataops.digest import canonical_json, file_sha256
 from dataops.errors import CorruptPart
 from dataops.schema import uid_sum
 from dataops.store import Store
@@ -108,11 +108,6 @@ class Manifest(_Frozen):
         return Input(stage=self.stage, key=self.key, digest=self.content_digest)
 
 
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no white space: one text for one value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
 def snapshot_key(stage: str, version: int, config: Mapping[str, Any], seed: int, inputs: Sequence[Input]) -> str:
     """First 16 hex of sha256 over all that decides a snapshot's content: no clock, host, path of the store or run id.
 
@@ -157,12 +152,6 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
             msg = f"{store.uri}/{where} {what} that {MANIFEST} names; remake it with --force {stage}"
             raise CorruptPart(msg)
     return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a local file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Draft:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from dataops.digest import canonical_json
 from dataops.funnel import funnel_stages
 from dataops.schema import PACKED
-from dataops.snapshot import Manifest, canonical_json
+from dataops.snapshot import Manifest
 from tasks.tracking import NAME_LENGTH, PARAM_LENGTH, without_credentials
 
 SECRET = re.compile(r"(^|_)(password|passwd|secret|token|credentials?|api_key|access_key)($|_)", re.IGNORECASE)

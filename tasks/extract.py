@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dataops.charsets import decode_page
 from dataops.config import StageConfig
+from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.markup import BadPage
 from dataops.pages import Candidate, PageBounds, candidates
 from dataops.schema import PAIRS, dropped, uid
-from dataops.snapshot import Counts, Draft, Input, Part, Record, canonical_json, file_sha256
+from dataops.snapshot import Counts, Draft, Input, Part, Record
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Damage, Page, read_pages
 from tasks.parts import map_parts

@@ -16,10 +16,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from dataops.config import StageConfig
+from dataops.digest import canonical_json
 from dataops.errors import ContractError, CorruptPart
 from dataops.schema import PACKED, conform
 from dataops.shards import ShardWriter, read_samples
-from dataops.snapshot import Counts, Draft, Manifest, Record, canonical_json
+from dataops.snapshot import Counts, Draft, Manifest, Record
 from dataops.store import Store
 from tasks import slices
 from tasks.parts import map_parts

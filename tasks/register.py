@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field, FiniteFloat
 
 from dataops.config import StageConfig
+from dataops.digest import canonical_json
 from dataops.errors import ConfigError, GateRefused
-from dataops.snapshot import Manifest, Part, canonical_json
+from dataops.snapshot import Manifest, Part
 from tasks import tracking
 from tasks.registration import CANDIDATE, GATE_TAG, Registration, Verdict, find_version, pages
 from tasks.stage import Context, Made, Stage, Work

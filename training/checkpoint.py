@@ -6,7 +6,6 @@ crash leaves none or all of it. No state of a random generator is in it: whateve
 (seed, epoch, sample). A finished model is model.safetensors, model.json, tokenizer.json and, written last, done.json.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ContractError
 from training.config import ModelConfig
 from training.model import CLIP
@@ -33,17 +33,6 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
 _STATE_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-
-
-def canonical_json(value: object) -> str:
-    """JSON with sorted keys and without spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -83,7 +72,7 @@ def save_checkpoint(
     _save_tensors(model.state_dict(), part / "model.safetensors")
     _save_tensors(_optimizer_tensors(model, optimizer), part / "optimizer.safetensors")
     write_atomically(part / "state.json", canonical_json({**state, "step": step}))
-    write_atomically(part / "manifest.json", canonical_json({name: sha256_of(part / name) for name in _STATE_FILES}))
+    write_atomically(part / "manifest.json", canonical_json({name: file_sha256(part / name) for name in _STATE_FILES}))
     part.rename(final)
     _sync(folder)
     for old in sorted(folder.glob("step-*"), key=_step_of)[:-keep]:
@@ -103,7 +92,7 @@ def newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[Path,
         try:
             manifest = json.loads((path / "manifest.json").read_text("utf-8"))
             for name in _STATE_FILES:
-                if manifest[name] != sha256_of(path / name):
+                if manifest[name] != file_sha256(path / name):
                     raise ValueError(f"{name} is not what manifest.json names")
             state = json.loads((path / "state.json").read_text("utf-8"))
             if state["job"] != job:

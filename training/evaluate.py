@@ -28,8 +28,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, PairmillError
-from dataops.snapshot import canonical_json, file_sha256
 from dataops.store import FolderStore
 from training.checkpoint import MODEL_FILES, load_model
 from training.encode import Evaluated

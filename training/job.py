@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, PairmillError
 from training import distributed
-from training.checkpoint import canonical_json, sha256_of
 from training.config import TrainConfig, load_model_config
 
 LOCK_SECONDS = 10
@@ -109,6 +109,6 @@ def is_done(output: Path, digest: str) -> bool:
     if distributed.rank() == 0 and (output / "done.json").exists():
         done = json.loads((output / "done.json").read_text("utf-8"))
         ended = done["job"] == digest and all(
-            (output / name).exists() and sha256_of(output / name) == sha256 for name, sha256 in done["files"].items()
+            (output / name).exists() and file_sha256(output / name) == sha256 for name, sha256 in done["files"].items()
         )
     return distributed.from_first(ended)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dataops.digest import canonical_json
 from training import distributed
-from training.checkpoint import canonical_json
 from training.data import Batch, Plan
 
 logger = logging.getLogger(__name__)

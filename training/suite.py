@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError
-from dataops.snapshot import canonical_json, file_sha256
 from training.eval_sets import EvalSet, Kind
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]

@@ -28,17 +28,16 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError, TrainingDiverged
 from training import distributed
 from training.augment import augment
 from training.checkpoint import (
     MODEL_FILES,
-    canonical_json,
     newest_checkpoint,
     restore,
     save_checkpoint,
     save_model,
-    sha256_of,
     write_atomically,
 )
 from training.config import TrainConfig, load_model_config
@@ -266,7 +265,7 @@ class _Training:
                 "samples": len(self.dataset),
                 "samples_seen": self.plan.samples_seen(self.step),
                 "skipped": len(skipped),
-                "files": {name: sha256_of(output / name) for name in OUTPUTS},
+                "files": {name: file_sha256(output / name) for name in OUTPUTS},
             }
             write_atomically(output / "done.json", canonical_json(done) + "\n")
             logger.info(

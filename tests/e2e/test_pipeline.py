@@ -8,7 +8,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from dataops.snapshot import file_sha256
+from dataops.digest import file_sha256
 from tests.e2e.conftest import Mill
 
 pytestmark = pytest.mark.timeout(600)

@@ -4,6 +4,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataops.digest import canonical_json
 from dataops.errors import CorruptPart, SchemaError
 from dataops.schema import PAIRS, conform, uid, uid_sum
 from dataops.snapshot import (
@@ -13,7 +14,6 @@ from dataops.snapshot import (
     Manifest,
     Part,
     Record,
-    canonical_json,
     content_digest,
     find,
     read_parts,
