@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NAME, VERSION = "filter", 1
+NAME, VERSION = "filter", 2
 
 
 class FilterConfig(StageConfig):
