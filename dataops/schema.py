@@ -16,11 +16,17 @@ PAIRS = pa.schema(
         ("uid", pa.string()),  # 32 hex of xxh3-128 over url + NUL + caption
         ("url", pa.string()),  # absolute, http or https
         ("caption", pa.string()),
-        ("caption_source", pa.string()),  # alt, title, figcaption, filename, pair_list
+        ("caption_source", pa.string()),  # alt, title, aria_label, figcaption, og, filename, pair_list
         ("page_url", pa.string()),
         ("source", pa.string()),  # file of origin, as the config names it
         ("source_offset", pa.int64()),  # of the record in that file, in bytes
         ("extracted_with", pa.string()),
+        ("page_language", pa.string()),  # what <html lang> declares: a BCP 47 tag in lower case, "en-us"
+        ("page_opt_out", pa.string()),  # what the page says of its use, "noai,noimageai": see dataops.page_signals
+        ("license", pa.string()),  # address of the licence that is declared nearest to the image
+        ("declared_width", pa.int32()),  # in pixels, as the page says
+        ("declared_height", pa.int32()),
+        ("extra", pa.string()),  # further columns of a pair list, as a JSON object
     ]
 )
 LANGUAGE = [pa.field("language", pa.string()), pa.field("language_score", pa.float32())]

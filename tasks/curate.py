@@ -235,4 +235,4 @@ def write(draft: Draft, shard: RawShard) -> Record:
     )
 
 
-CURATE = Stage(name="curate", version=1, make=make)
+CURATE = Stage(name="curate", version=2, make=make)

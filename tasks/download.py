@@ -142,4 +142,4 @@ def download_shard(draft: Draft, shard: Shard) -> Record:
     return run(draft, shard)
 
 
-DOWNLOAD = Stage(name="download", version=1, make=make)
+DOWNLOAD = Stage(name="download", version=2, make=make)

@@ -30,7 +30,7 @@ from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
-NAME, VERSION = "extract", 1
+NAME, VERSION = "extract", 2
 EXTRACTED_WITH = f"pairmill-warc/{VERSION}"
 DAMAGES_LISTED = 100
 """Unreadable records that the manifest lists; all are counted."""
@@ -275,6 +275,7 @@ class _Rows:
         keep = found.reason is None
         identity = uid(found.url, found.caption)
         row = (identity, found.url, found.caption, found.caption_source, page_url, self.source, offset, EXTRACTED_WITH)
+        row += (None,) * (len(PAIRS) - len(row))
         if not keep:
             self.reasons[str(found.reason)] += 1
             row = (*row, found.reason, NAME)

@@ -121,4 +121,4 @@ def raw_images(store: Store, rows: pa.Table, shard: TrainingShard) -> Iterator[b
                 yield found[shard.image_extension]
 
 
-PACK = Stage(name="pack", version=1, make=make)
+PACK = Stage(name="pack", version=2, make=make)
