@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.language_ngrams import MAX_CHARS, Model, Texts, compiled, encoded, load_model, ngrams
+from dataops.compiled import compiled
+from dataops.language_ngrams import MAX_CHARS, Model, Texts, encoded, load_model, ngrams
 from dataops.language_replay import replay
 
 Mode = Literal["fast", "exact"]

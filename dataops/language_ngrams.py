@@ -6,15 +6,14 @@ is written anew; tests compare the two.
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from dataops.compiled import compiled
 from dataops.language_profiles import SPACE, normal_letters, read_profiles
 
 MAX_CHARS = 10_000
@@ -90,18 +89,6 @@ def _hash_table(grams: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int
             packed[i] = packed[i] << 21 | ord(letter)
     _fill(slots, rows, packed)
     return slots, rows
-
-
-def compiled(**options: Any) -> Callable[..., Any]:
-    """numba.njit whose result is cached on disk where some place for it can be written to."""
-
-    def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # numba: no locator available
-            return numba.njit(**options)(function)
-
-    return compile_
 
 
 @compiled(inline="always")

@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.language_ngrams import MAX_CHARS, Model, Texts, compiled, ngrams
+from dataops.compiled import compiled
+from dataops.language_ngrams import MAX_CHARS, Model, Texts, ngrams
 
 TRIALS = 7
 LIMIT = 1000
