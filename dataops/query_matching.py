@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.compiled import compiled
+from dataops.hashes import mixed, text_buffers
 
 MAX_WORDS = 4096
 """Of a caption, that are looked at."""
@@ -61,7 +62,7 @@ def compile_queries(texts: Sequence[str]) -> Queries:
     Raises: ValueError for a query without a word.
     """
     kinds, folds = _characters()
-    data, offsets = _buffers(pa.array(texts, pa.large_string()))
+    data, offsets = text_buffers(pa.array(texts, pa.large_string()))
     lengths = np.zeros(len(texts), np.int32)
     slots = 1 << max(4, (4 * max(1, sum(text.count(" ") + 1 for text in texts))).bit_length())
     hashes, numbers = np.zeros(slots, np.uint64), np.zeros(slots, np.int32)
@@ -76,8 +77,7 @@ def compile_queries(texts: Sequence[str]) -> Queries:
 def match(captions: pa.Array, queries: Queries) -> pa.Array:
     """The numbers of the queries in each caption (list<uint32>): each once, sorted. A null caption has none."""
     kinds, folds = _characters()
-    captions = captions.cast(pa.large_string()).fill_null("")
-    data, offsets = _buffers(captions)
+    data, offsets = text_buffers(captions)
     starts, found = np.zeros(len(captions) + 1, np.int32), np.empty(max(1024, 4 * len(captions)), np.uint32)
     done = 0
     while done < len(captions):
@@ -89,29 +89,10 @@ def match(captions: pa.Array, queries: Queries) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(starts), pa.array(found[: starts[-1]]))
 
 
-def _buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """UTF-8 bytes, and where each text begins and the last one ends (n + 1,)."""
-    _, offsets, data = texts.buffers()
-    bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    if offsets is None:
-        return bytes_, np.zeros(1, np.int64)
-    return bytes_, np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-
-
-@compiled(inline="always")
-def _mixed(value):
-    """MurmurHash3's 64-bit finalizer (Appleby, public domain): each bit of the result depends on all of the value."""
-    value ^= value >> np.uint64(33)
-    value *= np.uint64(0xFF51AFD7ED558CCD)
-    value ^= value >> np.uint64(33)
-    value *= np.uint64(0xC4CEB9FE1A85EC53)
-    return value ^ (value >> np.uint64(33))
-
-
 @compiled(inline="always")
 def _joined(run, word):
     """The hash of a run of words with one more word; never 0, which marks an empty slot."""
-    return _mixed(run * np.uint64(0x9E3779B97F4A7C15) + word) | np.uint64(1)
+    return mixed(run * np.uint64(0x9E3779B97F4A7C15) + word) | np.uint64(1)
 
 
 @compiled()
@@ -130,7 +111,7 @@ def _words(data, start, end, kinds, folds, words):
                 at += 1
         kind = kinds[code]
         if inside and kind != _LETTER:
-            words[count] = _mixed(word)
+            words[count] = mixed(word)
             count, inside = count + 1, False
         if kind == _GAP:
             continue
@@ -142,10 +123,10 @@ def _words(data, start, end, kinds, folds, words):
         if kind == _LETTER:
             inside = True
         else:
-            words[count] = _mixed(word)
+            words[count] = mixed(word)
             count += 1
     if inside and count < len(words):
-        words[count] = _mixed(word)
+        words[count] = mixed(word)
         count += 1
     return count
 
