@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -59,6 +59,10 @@ class Store(ABC):
     @abstractmethod
     def names(self, prefix: str) -> list[str]:
         """Sorted names below a folder-like prefix ('' is the whole store)."""
+
+    @abstractmethod
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete these objects, in no order; one that is not there is no error."""
 
     @abstractmethod
     def delete_tree(self, prefix: str) -> None:
@@ -149,6 +153,11 @@ class FolderStore(Store):
             return []
         found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith(".tmp-"))
         return sorted(str(p.relative_to(self.root)) for p in found)
+
+    def delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            with _storage_errors(f"cannot delete {name} in {self.root}"):
+                self._path(name).unlink(missing_ok=True)
 
     def delete_tree(self, prefix: str) -> None:
         with _storage_errors(f"cannot delete {prefix} in {self.root}"):
@@ -255,11 +264,13 @@ class S3Store(Store):
                 found += [item["Key"][cut:] for item in page.get("Contents", [])]
         return sorted(found)
 
-    def delete_tree(self, prefix: str) -> None:
-        names = self.names(prefix)
-        with self._errors(f"delete {prefix}"):
-            for name in [*names, prefix]:
+    def delete(self, names: Sequence[str]) -> None:
+        with self._errors(f"delete {', '.join(names[:3])}"):
+            for name in names:
                 self._s3.delete_object(Bucket=self.bucket, Key=self._key(name))
+
+    def delete_tree(self, prefix: str) -> None:
+        self.delete([*self.names(prefix), prefix])
 
     def local(self, name: str) -> Path:
         path = self.cache / self.bucket / self._key(name)
