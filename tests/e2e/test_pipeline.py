@@ -129,7 +129,7 @@ def test_killed_in_download_and_in_train_then_rerun_ends_the_same(mill, undistur
     config = mill.config("killed", store=store)
 
     def download_records() -> list[Path]:
-        return sorted(store.glob("download/*/_work/*.json"))
+        return sorted(store.glob("download/*/_work/shard-*.json"))
 
     mill.killed("run", config, when=lambda: len(download_records()) >= 2)
     survivors = {path.parent.parent / f"{path.stem.split('-')[1]}.tar": path for path in download_records()}
