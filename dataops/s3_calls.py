@@ -165,6 +165,11 @@ def _code(error: boto.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _is_named(error: boto.ClientError) -> bool:
+    """Whether the answer says in XML what is wrong, as S3 does (but to a HEAD request)."""
+    return bool(_code(error)) and not _code(error).isdigit()
+
+
 def _is_corrupt(error: BaseException) -> bool:
     if isinstance(error, boto.ClientError):
         return _code(error) in _CORRUPT
@@ -187,11 +192,10 @@ def _passes(error: BaseException) -> bool:
 def _remedy(error: BaseException) -> tuple[str, type[ConfigError] | type[StorageError]]:
     if isinstance(error, boto.ClientError):
         if _passes(error):
-            return AWAY, StorageError
+            return (AWAY if _is_named(error) else f"It is in trouble, or no S3 server. {AWAY}"), StorageError
         if (known := REMEDIES.get(_code(error))) is not None:
             return known, ConfigError
-        named = bool(_code(error)) and not _code(error).isdigit()  # S3 says what is wrong, in XML
-        return ("See the server's log", StorageError) if named else (NOT_S3, ConfigError)
+        return ("See the server's log", StorageError) if _is_named(error) else (NOT_S3, ConfigError)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
         return CREDENTIALS, ConfigError
     if isinstance(error, boto.ProfileNotFound):

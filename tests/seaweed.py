@@ -39,9 +39,16 @@ class SeaweedFS:
 
     def start(self) -> None:
         """Start it and return when it takes requests."""
-        off = ("-master.telemetry=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0")
+        off = (
+            "-master.telemetry=false",
+            "-webdav=false",
+            "-s3.autoCreateBucket=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+        )
         weed = Path(sys.executable).parent / "weed"
         command = [str(weed), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *off]
+        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
         command += [f"-{role}={port}" for role, port in self.ports.items()]
         with (self.folder / "weed.log").open("ab") as log:
             environment = {**os.environ, **self.environment}

@@ -62,7 +62,7 @@ class Mill:
     site: str
     env: dict[str, str] = field(repr=False)
 
-    def config(self, name: str, *, store: Path | None = None, model_name: str = "small") -> Path:
+    def config(self, name: str, *, store: Path | str | None = None, model_name: str = "small") -> Path:
         """A config file on a store of its own."""
         path = self.folder / f"{name}.toml"
         path.write_text(
@@ -130,3 +130,10 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
         services.down()
         os.environ.clear()
         os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(mill: Mill) -> dict[str, Any]:
+    """One run from nothing to a registered version, and what `show` says of it."""
+    result = mill.json("run", mill.config("undisturbed"))
+    return mill.json("show", result["run_id"]) | {"result": result}
