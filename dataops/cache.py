@@ -111,7 +111,8 @@ class Cache:
             for path in self.root.rglob("*"):
                 with suppress(FileNotFoundError):
                     found = path.stat(follow_symlinks=False)
-                    used = found.st_mtime if path.name.startswith(_TEMPORARY) else found.st_atime
+                    half = path.name.startswith(_TEMPORARY)  # its time is that of the last write, then the object's
+                    used = max(found.st_atime, found.st_mtime) if half else found.st_atime
                     if path.is_file():
                         files.append((used, found.st_size, path))
             total = sum(size for _, size, _ in files)
