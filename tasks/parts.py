@@ -95,7 +95,8 @@ def _run(
 
 
 def _worth_another_try(error: BaseException) -> bool:
-    return isinstance(error, PairmillError) and error.retryable and not isinstance(error, LeaseLost)
+    """A store has waited for its server long enough itself, and a lost lease does not come back."""
+    return isinstance(error, PairmillError) and error.retryable and not isinstance(error, StorageError | LeaseLost)
 
 
 def _line(draft: Draft, record: Record) -> str:
