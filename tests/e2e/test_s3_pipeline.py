@@ -66,7 +66,7 @@ def race(racers: list[Mill], store: Store, last: str, meanwhile: Callable[[], No
         command = racer.command("run", racer.config("raced", store=store.uri), "--until", last, "--json")
         with (racer.folder / "log").open("wb") as log:
             done = subprocess.run(
-                command, cwd=racer.folder, env=racer.env, stdout=subprocess.PIPE, stderr=log, timeout=300
+                command, cwd=racer.folder, env=racer.env, stdout=subprocess.PIPE, stderr=log, timeout=500
             )
         result = json.loads(done.stdout)
         results[racer.folder.name] = racer.json("rerun", result["run_id"]) if done.returncode == 75 else result
