@@ -9,6 +9,7 @@ PairmillError
 ├── GateRefused            5   the model is below a floor
 ├── SourceError           75   an archive, list or site could not be read (retryable)
 ├── StorageError          75   the store failed (retryable)
+├── LeaseLost             75   another run has taken the making of a snapshot over (retryable)
 ├── ServiceError          75   Prefect or MLflow did not start or answer (retryable)
 └── JobFailed              1   a subprocess ended badly; 75 where it said so
 
@@ -65,6 +66,13 @@ class SourceError(PairmillError):
 
 class StorageError(PairmillError):
     """The store failed."""
+
+    exit_code = 75
+    retryable = True
+
+
+class LeaseLost(PairmillError):
+    """Another run has taken over the making of a snapshot: what this one still wrote would be in its way."""
 
     exit_code = 75
     retryable = True

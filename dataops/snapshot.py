@@ -7,9 +7,11 @@ A stage's output is an immutable snapshot in the store::
 
 While a snapshot is made, each finished task of its stage leaves a record under `<stage>/<key>/_work/`, so that a crashed
 stage resumes at its first missing part; the records and scratch files there are deleted once the manifest is in place.
+There too lies the lease (tasks/lease.py) of the one run that makes it; each write checks that it still holds.
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import CorruptPart
+from dataops.errors import CorruptPart, LeaseLost
 from dataops.schema import uid_sum
 from dataops.store import Store
 
@@ -154,11 +156,46 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
     return manifest
 
 
-class Draft:
-    """A snapshot being made, possibly by several processes at once: each opens its own Draft on the same key."""
+class Fence(_Frozen):
+    """The right to write a snapshot's parts: a lease (tasks/lease.py) by its generation and the mark of its holder."""
 
-    def __init__(self, store: Store, stage: str, key: str):
-        self.store, self.stage, self.key = store, stage, key
+    generation: int
+    token: str
+
+
+class Draft:
+    """A snapshot being made by the processes of one run: each opens its own Draft on the same key.
+
+    Args:
+        fence: the run's lease; with it, no part is written and no manifest committed once another run has taken over.
+    """
+
+    def __init__(self, store: Store, stage: str, key: str, fence: Fence | None = None):
+        self.store, self.stage, self.key, self.fence = store, stage, key, fence
+
+    def lease_name(self, generation: int) -> str:
+        """Name in the store of the lease of one generation. The highest one that there is counts."""
+        return self.scratch(f"lease-{generation:05d}.json")
+
+    def is_lease(self, name: str) -> bool:
+        """Whether an object of the store is one of this snapshot's leases."""
+        return name.startswith(self.scratch("lease-"))
+
+    def is_complete(self) -> bool:
+        """Whether there is a manifest."""
+        return self.store.size(self.path(MANIFEST)) is not None
+
+    def check_fence(self) -> None:
+        """Raise LeaseLost when this draft has a lease and another run has taken over, or cleared the snapshot."""
+        if self.fence is None:
+            return
+        mine, next_one = (self.lease_name(self.fence.generation + more) for more in (0, 1))
+        if self.store.size(next_one) is not None or self.store.size(mine) is None or not self._is_mine(mine):
+            msg = f"{self.stage} {self.key}: another run makes it now, having taken over; this one stops"
+            raise LeaseLost(msg)
+
+    def _is_mine(self, lease: str) -> bool:
+        return json.loads(self.store.read(lease)).get("token") == getattr(self.fence, "token", None)
 
     def path(self, name: str) -> str:
         """Name in the store of one of the snapshot's objects."""
@@ -173,6 +210,7 @@ class Draft:
 
     def put_bytes(self, name: str, data: bytes, rows: int = 0, uids: Iterable[str] | None = None) -> Part:
         """Write bytes as a part."""
+        self.check_fence()
         self.store.put(self.path(name), data)
         digest = hashlib.sha256(data).hexdigest()
         fingerprint = None if uids is None else uid_sum(uids)
@@ -180,6 +218,7 @@ class Draft:
 
     def put_file(self, name: str, path: Path, rows: int = 0) -> Part:
         """Write a local file as a part."""
+        self.check_fence()
         self.store.put(self.path(name), path)
         return Part(name=name, rows=rows, bytes=path.stat().st_size, sha256=file_sha256(path))
 
@@ -198,11 +237,16 @@ class Draft:
 
     def finish(self, record: Record) -> Record:
         """Note that a task is finished; written after its parts."""
+        self.check_fence()
         self.store.put(self.scratch(f"{record.task}.json"), record.model_dump_json().encode())
         return record
 
     def commit(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, or return that of the writer that was first, and clear the scratch files."""
+        """Write the manifest, or return that of the writer that was first, and clear the scratch files.
+
+        In this order: whoever waits for this snapshot sees the lease until it can see the manifest.
+        """
+        self.check_fence()
         text = manifest.model_dump_json(indent=2).encode()
         if not self.store.create(self.path(MANIFEST), text):
             manifest = Manifest.model_validate_json(self.store.read(self.path(MANIFEST)))

@@ -178,6 +178,8 @@ def run_task(planned: Plan, context: Context, *, verify: bool) -> tuple[Any, Man
             found.append(manifest)
             return Completed(name="Reused", message=f"{planned.stage.name}/{planned.key} was complete")
         found.append(make(planned, context))
+        if found[-1].prefect_flow_run_id != context.flow_run_id:  # it was made while this run waited for it
+            return Completed(name="Reused", message=f"another run made {planned.stage.name}/{planned.key}")
         return Completed(message=f"made {planned.stage.name}/{planned.key}")
 
     decorate: Any = task(

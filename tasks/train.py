@@ -30,8 +30,9 @@ def make(work: Work) -> Made:
     """Train on the packed dataset until the last step and write the weights, the tokenizer and the curves."""
     dataset = work.inputs["pack"]
     store = work.draft.store
-    shards = [str(store.local(dataset.path(part.name))) for part in dataset.named("", ".tar")]
     folder = work.context.home / "jobs" / f"train-{work.draft.key}"
+    tars = [dataset.path(part.name) for part in dataset.named("", ".tar")]
+    shards = [str(store.local(name, keep_in=folder / "shards")) for name in tars]
     job = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,

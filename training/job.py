@@ -14,6 +14,7 @@ from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, PairmillError
 from training import distributed
 from training.config import TrainConfig, load_model_config
+from training.process import RETRYABLE
 
 LOCK_SECONDS = 10
 
@@ -52,7 +53,7 @@ class Job(BaseModel):
 class Stopped(PairmillError):
     """The job was asked to stop, or another one holds its output; starting it again goes on."""
 
-    exit_code = distributed.RETRYABLE
+    exit_code = RETRYABLE
     retryable = True
 
 

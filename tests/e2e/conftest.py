@@ -62,7 +62,7 @@ class Mill:
     site: str
     env: dict[str, str] = field(repr=False)
 
-    def config(self, name: str, *, store: Path | None = None, model_name: str = "small") -> Path:
+    def config(self, name: str, *, store: Path | str | None = None, model_name: str = "small") -> Path:
         """A config file on a store of its own."""
         path = self.folder / f"{name}.toml"
         path.write_text(
@@ -81,7 +81,7 @@ class Mill:
     def command(self, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
 
-    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         """Run the command and expect an exit code."""
         done = subprocess.run(
             self.command(*arguments), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout
@@ -130,3 +130,10 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
         services.down()
         os.environ.clear()
         os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(mill: Mill) -> dict[str, Any]:
+    """One run from nothing to a registered version, and what `show` says of it."""
+    result = mill.json("run", mill.config("undisturbed"))
+    return mill.json("show", result["run_id"]) | {"result": result}
