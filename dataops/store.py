@@ -10,13 +10,16 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from dataops.errors import ConfigError, StorageError
+
+TEMPORARY = ".tmp-"
+"""What the names of files begin with that are still being written."""
 
 
 def check_name(name: str) -> str:
@@ -29,6 +32,15 @@ def check_name(name: str) -> str:
         msg = f"object name {name!r} is not a plain relative path"
         raise StorageError(msg)
     return name
+
+
+class Entry(NamedTuple):
+    """An object as a listing tells it."""
+
+    name: str
+    bytes: int
+    modified: float
+    """Seconds since the epoch, by the clock of whoever keeps the store."""
 
 
 class Store(ABC):
@@ -57,8 +69,20 @@ class Store(ABC):
         """Make `target` the same object as `source`, without moving bytes through this machine where that can be."""
 
     @abstractmethod
+    def entries(self, prefix: str) -> list[Entry]:
+        """The objects below a folder-like prefix ('' is the whole store), sorted by name."""
+
     def names(self, prefix: str) -> list[str]:
         """Sorted names below a folder-like prefix ('' is the whole store)."""
+        return [entry.name for entry in self.entries(prefix)]
+
+    @abstractmethod
+    def unfinished(self) -> list[Entry]:
+        """What killed writers left of objects that they had not finished: no reader ever sees it."""
+
+    @abstractmethod
+    def delete_unfinished(self, entry: Entry) -> None:
+        """Delete one of these; one that is gone is no error."""
 
     @abstractmethod
     def delete(self, names: Sequence[str]) -> None:
@@ -106,8 +130,8 @@ class FolderStore(Store):
             return self._path(name).read_bytes()
 
     def _temporary(self, target: Path, data: bytes | Path) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
+        _make_folder(target.parent)
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
         with os.fdopen(handle, "wb") as out:
             if isinstance(data, bytes):
                 out.write(data)
@@ -124,6 +148,7 @@ class FolderStore(Store):
         with _storage_errors(f"cannot write {target}"):
             temporary = self._temporary(target, data)
             temporary.replace(target)
+            _sync(target.parent)
 
     def create(self, name: str, data: bytes) -> bool:
         target = self._path(name)
@@ -135,24 +160,39 @@ class FolderStore(Store):
                 return False
             finally:
                 temporary.unlink()
+            _sync(target.parent)
         return True
 
     def copy(self, source: str, target: str) -> None:
         destination = self._path(target)
         with _storage_errors(f"cannot copy {source} to {target} in {self.root}"):
-            destination.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(destination.parent)
             destination.unlink(missing_ok=True)
             try:
                 os.link(self._path(source), destination)
+                _sync(destination.parent)
             except OSError:  # a file system without hard links
                 self.put(target, self._path(source))
 
-    def names(self, prefix: str) -> list[str]:
-        base = self._path(prefix) if prefix else self.root
-        if not base.is_dir():
-            return []
-        found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith(".tmp-"))
-        return sorted(str(p.relative_to(self.root)) for p in found)
+    def _files(self, prefix: str, *, unfinished: bool) -> list[Entry]:
+        found = []
+        for folder, _, files in os.walk(self._path(prefix) if prefix else self.root):
+            for name in files:
+                if name.startswith(TEMPORARY) == unfinished:
+                    path = Path(folder, name)
+                    with suppress(FileNotFoundError):  # deleted since the folder was listed
+                        stat = path.stat()
+                        found.append(Entry(str(path.relative_to(self.root)), stat.st_size, stat.st_mtime))
+        return sorted(found)
+
+    def entries(self, prefix: str) -> list[Entry]:
+        return self._files(prefix, unfinished=False)
+
+    def unfinished(self) -> list[Entry]:
+        return self._files("", unfinished=True)
+
+    def delete_unfinished(self, entry: Entry) -> None:
+        self.delete([entry.name])
 
     def delete(self, names: Sequence[str]) -> None:
         for name in names:
@@ -173,6 +213,22 @@ class FolderStore(Store):
             msg = f"no such object: {path}"
             raise StorageError(msg)
         return path
+
+
+def _sync(folder: Path) -> None:
+    """Put the names in a folder on disk: without it a file may outlive a power loss that its elder did not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
 
 
 @contextmanager
@@ -255,14 +311,37 @@ class S3Store(Store):
         with self._errors(f"copy {source} to {target}"):
             self._s3.copy({"Bucket": self.bucket, "Key": self._key(source)}, self.bucket, self._key(target))
 
-    def names(self, prefix: str) -> list[str]:
-        base = self._key(prefix) + "/" if prefix else (f"{self.prefix}/" if self.prefix else "")
-        cut = len(self.prefix) + 1 if self.prefix else 0
-        found: list[str] = []
+    def entries(self, prefix: str) -> list[Entry]:
+        base = self._key(prefix) + "/" if prefix else self._base()
+        found: list[Entry] = []
         with self._errors(f"list {prefix or '/'}"):
             for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base):
-                found += [item["Key"][cut:] for item in page.get("Contents", [])]
+                for item in page.get("Contents", []):
+                    name = item["Key"].removeprefix(self._base())
+                    found.append(Entry(name, item["Size"], item["LastModified"].timestamp()))
         return sorted(found)
+
+    def _base(self) -> str:
+        return f"{self.prefix}/" if self.prefix else ""
+
+    def unfinished(self) -> list[Entry]:
+        """Multipart uploads that were never completed, which cost as objects do; named `<object>?<upload id>`."""
+        found: list[Entry] = []
+        with self._errors("list unfinished uploads"):
+            pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._base())
+            for page in pages:
+                for upload in page.get("Uploads", []):
+                    name = f"{upload['Key'].removeprefix(self._base())}?{upload['UploadId']}"
+                    found.append(Entry(name, 0, upload["Initiated"].timestamp()))
+        return sorted(found)
+
+    def delete_unfinished(self, entry: Entry) -> None:
+        name, _, upload = entry.name.rpartition("?")
+        with self._errors(f"abort the upload of {name}"):
+            try:
+                self._s3.abort_multipart_upload(Bucket=self.bucket, Key=self._key(name), UploadId=upload)
+            except self._s3.exceptions.NoSuchUpload:
+                return
 
     def delete(self, names: Sequence[str]) -> None:
         with self._errors(f"delete {', '.join(names[:3])}"):

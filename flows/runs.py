@@ -4,6 +4,7 @@ A record is `runs/<run_id>.json`, rewritten as its run goes on; a small pointer 
 store a run of this machine lies.
 """
 
+import logging
 import os
 import secrets
 import socket
@@ -17,6 +18,8 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts
 from dataops.store import Store, open_store
 from flows.config import RunConfig
+
+logger = logging.getLogger(__name__)
 
 StageState = Literal["Running", "Completed", "Reused", "Failed"]
 RunState = Literal["running", "completed", "failed", "crashed"]
@@ -112,7 +115,8 @@ def stores(home: Path, extra: str | None = None) -> list[Store]:
     """The stores in which this machine has runs, and the one given; each once."""
     uris = [extra] if extra else []
     if (home / "runs").is_dir():
-        uris += [pointer.read_text().strip() for pointer in sorted((home / "runs").iterdir())]
+        named = [pointer.read_text().strip() for pointer in sorted((home / "runs").iterdir())]
+        uris += [uri for uri in named if uri]  # a lost power supply may leave an empty one
     uris.append(str(home / "store"))
     return list({store.uri: store for store in map(open_store, uris)}.values())
 
@@ -142,6 +146,10 @@ def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
     found: dict[str, RunRecord] = {}
     for store in stores(home, store_uri):
         for name in store.names("runs"):
-            record = RunRecord.model_validate_json(store.read(name))
+            try:
+                record = RunRecord.model_validate_json(store.read(name))
+            except ValidationError as error:
+                logger.warning("%s/%s is no run record (%d problems)", store.uri, name, error.error_count())
+                continue
             found[record.run_id] = record
     return sorted(found.values(), key=lambda record: (record.created_at, record.run_id))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.charsets import decode_page
 from dataops.config import StageConfig
@@ -196,7 +196,10 @@ def _remembered(draft: Draft, task: FileTask) -> Record | None:
     store = draft.store
     if store.size(task.memory) is None:
         return None
-    memory = _Memory.model_validate_json(store.read(task.memory))
+    try:
+        memory = _Memory.model_validate_json(store.read(task.memory))
+    except ValidationError:  # emptied by a lost power supply: the file is read again
+        return None
     if memory.key == draft.key:  # of an unfinished try on this very snapshot: its parts may be half written over
         return None
     if any(store.size(f"{NAME}/{memory.key}/{part.name}") != part.bytes for part in memory.record.parts):
