@@ -119,6 +119,7 @@ class Chaos:
         self.ground, self.random, self.say = ground, random.Random(seed), say
         self.outcome = Outcome()
         self.typical: dict[str, float] = {}
+        self.parts: dict[str, int] = {}
         self.reference: dict[str, str] = {}
         ground.temporary.mkdir(parents=True, exist_ok=True)
 
@@ -150,7 +151,9 @@ class Chaos:
         record = newest(store)
         assert record is not None
         self.typical = {stage.stage: stage.seconds for stage in record.stages}
-        self.reference = checks.digests(checks.manifests(record, FolderStore(store)))
+        found = checks.manifests(record, FolderStore(store))
+        self.reference = checks.digests(found)
+        self.parts = {stage: len(manifest.parts) for stage, manifest in found.items()}
 
     def _config(self, store: Path) -> Path:
         path = self.ground.folder / f"{store.name}.toml"
@@ -176,11 +179,11 @@ class Chaos:
             code = self._finish(process)
             if code == 0:
                 break
-            if code not in (-9, 75):
+            if code not in (-9, 75):  # killed, or says that another try may help
                 self.outcome.findings.append(f"{store.name}: exit code {code} after {self.outcome.kills[-1:]}")
-            if code == 75 or self.random.random() < 0.5:  # else the next try meets the last workers of this one
-                if left := ended(token, 20):
-                    self.outcome.findings.append(f"{store.name}: {left} outlive their run")
+            waits = code == 75 or self.random.random() < 0.5  # else the next try meets the last workers of this one
+            if waits and (left := ended(token, 20)):
+                self.outcome.findings.append(f"{store.name}: {left} outlive their run")
             partial = ""
             record = newest(store)
             process = self._start(token, *(("rerun", record.run_id) if record else ("run", str(self._config(store)))))
@@ -192,7 +195,7 @@ class Chaos:
     def _wait(self, process: subprocess.Popen[bytes], store: Path, stage: str) -> "Standing | None":
         """Wait for a random moment in a stage: of its usual time, or when some of its objects are written."""
         share = self.random.random()
-        by_objects = self.random.random() < 0.5
+        by_objects = self.random.random() < 0.5 and self.parts.get(stage, 0) > 4
         deadline = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
             standing = Standing.read(store, process.pid)
@@ -201,8 +204,10 @@ class Chaos:
             if standing is not None and standing.stage == stage:
                 began = time.monotonic()
                 usual = self.typical.get(stage, 3.0)
-                goal = int(share * 12)
-                while process.poll() is None and time.monotonic() - began < (usual if by_objects else share * usual):
+                goal = int(share * self.parts.get(stage, 0) * 1.3)  # its records and lease are objects too
+                while process.poll() is None and time.monotonic() - began < (
+                    usual if by_objects else 0.9 * share * usual
+                ):
                     if by_objects and standing.objects() >= goal:
                         break
                     time.sleep(0.005)
@@ -365,8 +370,9 @@ def run(ground: Ground, kills: int, seed: int, say: Callable[[str], None]) -> Ou
     chaos.undisturbed(ground.folder / "peace")
     say(f"undisturbed: {', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in chaos.typical.items())}")
     while (left := kills - len(chaos.outcome.kills)) > 0:
-        everywhere = [*STAGES, *STAGES] if left >= 2 * len(STAGES) else list(STAGES)
-        targets = everywhere if left >= len(everywhere) else chaos.random.sample(everywhere, left)
+        made = Counter(kill.stage for kill in chaos.outcome.kills)
+        fewest_first = sorted([*STAGES, *STAGES], key=lambda stage: made[stage])
+        targets = fewest_first if left >= len(fewest_first) else sorted(STAGES, key=lambda stage: made[stage])[:left]
         chaos.cycle(ground.folder / f"store-{chaos.outcome.cycles + 1}", targets)
         say(f"cycle {chaos.outcome.cycles} ended; {len(chaos.outcome.findings)} findings so far")
     return chaos.outcome

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts
 from dataops.store import Store, open_store
 from flows.config import RunConfig
+from tasks.lease import POLL_SECONDS, STALE_SECONDS, holder
+from training.process import identity, place
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +48,21 @@ class Attempt(BaseModel):
     started_at: str
     host: str
     pid: int
+    place: str | None = None
+    """The table of processes that `pid` belongs to (training.process.place)."""
+    process: str | None = None
+    """What tells this process from another of the same pid (training.process.identity)."""
     flow_run_id: str | None = None
     ended_at: str | None = None
     error: str | None = None
+
+    def is_here(self) -> bool:
+        """Whether its process can be looked for from this one."""
+        return self.host == socket.gethostname() if self.place is None else self.place == place()
+
+    def is_gone(self) -> bool:
+        """Whether its process is known to have ended; of another machine's nothing is known."""
+        return self.is_here() and (identity(self.pid) is None or self.process not in (None, identity(self.pid)))
 
 
 class RunRecord(BaseModel):
@@ -68,7 +83,8 @@ class RunRecord(BaseModel):
     def begin(self) -> None:
         """Start a try in this process."""
         self.state = "running"
-        self.attempts.append(Attempt(started_at=_now(), host=socket.gethostname(), pid=os.getpid()))
+        host, pid = socket.gethostname(), os.getpid()
+        self.attempts.append(Attempt(started_at=_now(), host=host, pid=pid, place=place(), process=identity(pid)))
 
     def end(self, state: RunState, error: str | None = None) -> None:
         """End the present try."""
@@ -77,17 +93,16 @@ class RunRecord(BaseModel):
 
     def note(self, run: StageRun) -> None:
         """Set where one stage stands, in the order in which stages were first reached."""
-        for place, known in enumerate(self.stages):
+        for i, known in enumerate(self.stages):
             if known.stage == run.stage:
-                self.stages[place] = run
+                self.stages[i] = run
                 return
         self.stages.append(run)
 
     def actual_state(self) -> RunState:
         """`crashed` where the record says running but its process on this machine is gone."""
-        if self.state != "running" or not self.attempts or self.attempts[-1].host != socket.gethostname():
-            return self.state
-        return "running" if Path(f"/proc/{self.attempts[-1].pid}").exists() else "crashed"
+        gone = self.state == "running" and self.attempts and self.attempts[-1].is_gone()
+        return "crashed" if gone else self.state
 
     def save(self, store: Store) -> None:
         """Write the record over its older self."""
@@ -139,6 +154,28 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
         f"no run {run_id!r} in {', '.join(s.uri for s in searched)}; `pairmill runs` lists them, --store names another"
     )
     raise ConfigError(msg)
+
+
+def is_alive(record: RunRecord, store: Store) -> bool:
+    """Whether a run goes on: here by its process, elsewhere by the lease on the snapshot that it makes.
+
+    May take as long as a lease needs to be stale: a machine that died can no longer say so.
+    """
+    if record.actual_state() != "running":
+        return False
+    if record.attempts and record.attempts[-1].is_here():
+        return True
+    making = next((run for run in reversed(record.stages) if run.state == "Running"), None)
+    first = holder(store, making.stage, making.key) if making else None
+    if making is None or first is None or first.run_id != record.run_id:
+        return False
+    logger.info("%s: looking whether it still runs on %s (up to %d s)", record.run_id, first.host, STALE_SECONDS)
+    deadline = time.monotonic() + STALE_SECONDS
+    while (now := holder(store, making.stage, making.key)) == first:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return now is not None
 
 
 def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:

@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import os
+import sys
 import urllib.request
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -31,6 +33,8 @@ from tasks.fetch_outcome import outcome, put_tables
 from tasks.scratch import scratch_folder
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates on import
+# img2dataset imports wandb, which we never call: it costs a worker half a second and leaves two temporary folders behind.
+sys.modules.setdefault("wandb", ModuleType("wandb"))
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
     from img2dataset.downloader import Downloader, compute_key

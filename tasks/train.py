@@ -50,7 +50,9 @@ def _train(work: Work, folder: Path) -> Record:
         "output": str(folder),
     }
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={work.config.nproc}")
-    launcher += (f"--log-dir={folder / 'torchrun'}",)  # else a killed one leaves a folder among the system's temporary ones
+    launcher += (
+        f"--log-dir={folder / 'torchrun'}",
+    )  # else a killed one leaves a folder among the system's temporary ones
 
     def follow(line: str) -> None:
         logger.info("%s", line)

@@ -111,7 +111,7 @@ def is_done(output: Path, digest: str) -> bool:
         try:
             done = json.loads((output / "done.json").read_text("utf-8"))
         except ValueError:  # emptied by a lost power supply
-            done = {"job": None}
+            done = {"job": None, "files": {}}
         ended = done["job"] == digest and all(
             (output / name).exists() and file_sha256(output / name) == sha256 for name, sha256 in done["files"].items()
         )
