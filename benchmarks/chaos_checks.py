@@ -71,6 +71,8 @@ def rubbish(store: Path, home: Path, temporary: Path) -> Iterator[str]:
             yield f"store: {path.relative_to(store)}"
     for folder, name in ((home / "jobs", "home: jobs"), (temporary, "temporary")):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.name.startswith("torchinductor_"):  # one for each user: torch's cache of compiled kernels
+                continue
             yield f"{name}/{path.name}"
 
 
