@@ -77,6 +77,11 @@ def show(result: dict[str, Any]) -> None:
     sys.stdout.write("\n".join([*lines, *result["findings"]]) + "\n")
 
 
+def say(line: str) -> None:
+    """Tell a line as it happens."""
+    sys.stderr.write(f"{line}\n")
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=(__doc__ or "").partition("\n")[0])
@@ -93,7 +98,7 @@ def main() -> int:
                 prepared,
                 len(STAGES) if arguments.quick else arguments.kills,
                 arguments.seed,
-                lambda line: sys.stderr.write(f"{line}\n") and None,
+                say,
             )
         finally:
             if arguments.keep_log:

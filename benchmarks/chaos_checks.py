@@ -76,15 +76,16 @@ def rubbish(store: Path, home: Path, temporary: Path) -> Iterator[str]:
             yield f"{name}/{path.name}"
 
 
-def doubled_in_mlflow(url: str, model: str, cycles_of_one_key: int) -> Iterator[str]:
-    """One run and one version per register key: as all cycles make the same model, one in all."""
-    versions = _get(f"{url}/api/2.0/mlflow/model-versions/search", {"filter": f"name='{model}'"})
+def doubled_in_mlflow(url: str, key: str) -> Iterator[str]:
+    """One run and one version per register key, however often it was registered, and no step of its curve twice."""
+    tagged = f"tags.`pairmill.register_key` = '{key}'"
+    versions = _get(f"{url}/api/2.0/mlflow/model-versions/search", {"filter": tagged})
     found = versions.get("model_versions", [])
     if len(found) != 1:
-        yield f"MLflow: {len(found)} versions of {model} after {cycles_of_one_key} registrations of one key"
+        yield f"MLflow: {len(found)} versions of one register key"
     runs = httpx.post(
         f"{url}/api/2.0/mlflow/runs/search",
-        json={"experiment_ids": _experiments(url), "filter": "tags.`pairmill.register_key` != ''"},
+        json={"experiment_ids": _experiments(url), "filter": tagged},
         timeout=30,
     ).json()
     for run in runs.get("runs", []):

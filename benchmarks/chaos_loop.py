@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,17 +92,18 @@ class Chaos:
 
     # One cycle -------------------------------------------------------------------------------------------------------
 
-    def cycle(self, store: Path, targets: list[str]) -> None:
+    def cycle(self, store: Path, targets: Iterable[str]) -> None:
         """One run on an empty store, with a kill in each of the target stages, in the order of the pipeline."""
         token = f"{os.getpid()}-{store.name}"
         process = self._start(token, "run", str(self.ground.config(store)))
         partial = ""  # the stage in which a part of the processes died, and which is about to be tried again
-        targets = sorted(targets, key=STAGES.index)
+        wanted = Counter(targets)
+        waiting = [stage for stage in STAGES for _ in range(wanted[stage])]
         while True:
-            stage = targets[0] if targets else None
+            stage = waiting[0] if waiting else None
             standing = self._wait(process, store, stage) if stage else None
             if standing is not None:
-                targets.pop(0)
+                waiting.pop(0)
                 partial = self._kill(process, store, token, standing, whole=partial == standing.stage)
                 if partial:
                     continue
@@ -193,7 +194,7 @@ class Chaos:
         if record.state != "completed":
             wrong.append(f"the record says {record.state}")
         addresses = {s.name: s.url for s in services.status()}
-        wrong += checks.doubled_in_mlflow(addresses["mlflow"], record.config["register"]["model_name"], 1)
+        wrong += checks.doubled_in_mlflow(addresses["mlflow"], found["register"].key) if "register" in found else []
         wrong += checks.unfinished_flow_runs(addresses["prefect"], record)
         wrong += self._swept(store)
         self.outcome.findings += [f"{store.name}: {line}" for line in wrong]
