@@ -92,7 +92,7 @@ def test_on_s3_the_same_goes_and_uploads_that_were_never_completed(store, tmp_pa
     for name in GONE:
         put(store, name, [KEPT], aged=False)
     put_run(store, "r", [KEPT])
-    store.local(f"{GONE[0]}/part-00000")
+    cached = store.local(f"{GONE[0]}/part-00000")
     client = boto3.client("s3")
     for key in (f"{store.prefix}/pack/x/00000.tar", "another-prefix/00000.tar"):
         client.create_multipart_upload(Bucket="mill-gc", Key=key)
@@ -105,4 +105,5 @@ def test_on_s3_the_same_goes_and_uploads_that_were_never_completed(store, tmp_pa
     left = client.list_multipart_uploads(Bucket="mill-gc").get("Uploads", [])
     client.close()
     assert [upload["Key"] for upload in left] == ["another-prefix/00000.tar"]
+    assert not cached.exists()
     assert find(store, *KEPT) is not None

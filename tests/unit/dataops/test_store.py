@@ -74,3 +74,18 @@ def test_a_folder_that_is_a_file_is_not_writable(tmp_path):
 def test_addresses_that_are_no_store(uri):
     with pytest.raises(ConfigError):
         open_store(uri)
+
+
+def test_half_written_files_are_no_objects_and_can_be_deleted(tmp_path):
+    store = FolderStore(tmp_path)
+    store.put("a/whole", b"12345")
+    half = tmp_path / "a" / ".tmp-x"
+    half.write_bytes(b"123")
+    assert [(e.name, e.bytes, e.modified) for e in store.entries("")] == [
+        ("a/whole", 5, (tmp_path / "a" / "whole").stat().st_mtime)
+    ]
+    (entry,) = store.unfinished()
+    assert (entry.name, entry.bytes) == ("a/.tmp-x", 3)
+    store.delete_unfinished(entry)
+    store.delete_unfinished(entry)
+    assert not half.exists()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from dataops.errors import ConfigError
 from dataops.funnel import STAGES
 from dataops.snapshot import Draft, Input, Manifest, Part, Record, find
 from dataops.store import FolderStore, Store
-from flows.gc import KEEP_RUNS, Policy, Roots, parse_age
+from flows.gc import KEEP_RUNS, Policy, Roots, _local, parse_age
 from flows.runs import Attempt, RunRecord, StageRun
 from tasks.lease import hold
 from tasks.retention import DAY, Name, collect, sweep
@@ -104,16 +105,18 @@ class World:
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     world = World(keep=draw(st.integers(0, 2)))
-    for number in range(draw(st.integers(1, 9))):
-        stage = draw(st.integers(0, len(STAGES) - 1))
+    stages = sorted(draw(st.lists(st.integers(0, len(STAGES) - 1), min_size=4, max_size=10)))
+    for number, stage in enumerate([*stages, len(STAGES) - 1]):
         name = Name(STAGES[stage], f"{number:016x}")
         below = [other for other in world.inputs if STAGES.index(other.stage) < stage]
-        world.inputs[name] = draw(st.lists(st.sampled_from(below), unique=True, max_size=3)) if below else []
+        world.inputs[name] = (
+            draw(st.lists(st.sampled_from(below), unique=True, min_size=1, max_size=3)) if below else []
+        )
         world.kinds[name] = draw(
             st.sampled_from(("complete", "complete", "complete", "fresh", "stale", "bare", "swept"))
         )
     everything = st.lists(st.sampled_from(sorted(world.inputs)), unique=True, max_size=4)
-    for _ in range(draw(st.integers(0, 5))):
+    for _ in range(draw(st.integers(1, 5))):
         days = draw(st.sampled_from((1.0, 20.0, 40.0))) + len(world.runs) / 100
         state = draw(st.sampled_from(("completed", "failed")))
         world.runs.append((draw(st.sampled_from(("a", "b"))), days, state, draw(everything)))
@@ -150,7 +153,7 @@ def reference(world: World) -> set[Name]:
 @settings(max_examples=60, deadline=None)
 @given(worlds())
 def test_what_is_left_is_what_an_obvious_reference_keeps(world):
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch("dataops.store.os.fsync"):  # nobody pulls the plug here
         store = FolderStore(Path(folder) / "store")
         build(world, store)
         before = {name: find(store, *name) for name in names(store)}
@@ -290,3 +293,18 @@ def test_what_a_run_of_another_machine_makes_keeps_the_run_however_long_ago_it_b
     put(store, pack, [])
     with hold(Draft(store, *train), Context(store=store, home=store.root, run_id="long")):
         assert gc(store, Policy(0)) == {pack, train}
+
+
+def test_job_folders_go_but_those_that_an_unfinished_run_can_go_on_with(store, tmp_path):
+    home = tmp_path / "home"
+    for job in ("train-unfinished", "train-completed", "train-unknown", "train-today"):
+        (home / "jobs" / job / "checkpoints").mkdir(parents=True)
+        if job != "train-today":
+            age(home / "jobs" / job.removesuffix("/"))
+            os.utime(home / "jobs" / job, (NOW - 2 * DAY, NOW - 2 * DAY))
+    put_run(store, "a", [Name("train", "unfinished")], state="failed")
+    put_run(store, "b", [Name("train", "completed")])
+    roots = Roots(store, Policy())
+    roots()
+    gone = [path.name for path in _local(home, [roots]) if path.parent == home / "jobs"]
+    assert gone == ["train-completed", "train-unknown"]
