@@ -347,7 +347,8 @@ class S3Store(Store):
         with self._errors(f"delete {', '.join(names[:3])}"):
             for name in names:
                 self._s3.delete_object(Bucket=self.bucket, Key=self._key(name))
-                (self.cache / self.bucket / self._key(name)).unlink(missing_ok=True)
+                if (cached := self.cache / self.bucket / self._key(name)).is_file():
+                    cached.unlink()
 
     def delete_tree(self, prefix: str) -> None:
         self.delete([*self.names(prefix), prefix])
