@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dataops.errors import ConfigError, StorageError
+from dataops.errors import ConfigError
 from dataops.store import open_store
 from tasks.curate import CurateConfig
 from tasks.download import DownloadConfig
@@ -93,7 +93,8 @@ def load_config(path: Path, settings: Iterable[str] = ()) -> RunConfig:
 def check_config(values: Mapping[str, Any], where: str) -> RunConfig:
     """Validate config values and the files and places that they name.
 
-    Raises: ConfigError that lists every problem, each with its path, the value and what is allowed.
+    Raises: ConfigError that lists every problem, each with its path, the value and what is allowed; StorageError when the
+        store does not answer now.
     """
     problems: list[str] = []
     config: RunConfig | None = None
@@ -155,7 +156,7 @@ def _problems_outside(values: Mapping[str, Any], config: RunConfig | None) -> li
 def _caught(path: str, check: Any) -> list[str]:
     try:
         check()
-    except (ConfigError, StorageError) as error:
+    except ConfigError as error:
         return [f"{path}: {error}"]
     return []
 

@@ -216,7 +216,6 @@ def _show(store: Store, collection: Collection, users: Mapping[Name, str]) -> No
         out.print(Text(f"Nothing to delete from {store.uri}", style="bold"))
     more = [f"unfinished work of {len(collection.work)} complete snapshots"] if collection.work else []
     more += [f"{len(collection.memories)} memories of source files"] if collection.memories else []
-    more += [f"{len(collection.unfinished)} half-written objects"] if collection.unfinished else []
     if more:
         out.print(Text(f"and {', '.join(more)}"))
     total = sum(going.bytes for going in collection.snapshots)
@@ -229,7 +228,8 @@ def _show(store: Store, collection: Collection, users: Mapping[Name, str]) -> No
 def _show_swept(swept: Swept) -> None:
     out = console()
     freed = _size(sum(going.bytes for going in swept.deleted))
-    out.print(Text(f"deleted {len(swept.deleted)} snapshots, {freed}"))
+    left = f", and {swept.unfinished} files or uploads that were never finished" if swept.unfinished else ""
+    out.print(Text(f"deleted {len(swept.deleted)} snapshots, {freed}{left}"))
     for name, why in swept.spared.items():
         out.print(Text(f"spared {name}: {why}"), soft_wrap=True)
 
@@ -255,10 +255,10 @@ def _as_json(store: Store, collection: Collection, swept: Swept, users: Mapping[
         "snapshots": [row(going) for going in collection.snapshots],
         "work": [str(name) for name in collection.work],
         "memories": [entry.name for entry in collection.memories],
-        "unfinished": [entry.name for entry in collection.unfinished],
         "kept": kept,
         "deleted": [str(going.name) for going in swept.deleted],
         "spared": {str(name): why for name, why in swept.spared.items()},
+        "unfinished": swept.unfinished,
     }
 
 

@@ -107,7 +107,7 @@ def check_store(uri: str, probe: Callable[[str], None] | None = None) -> Check:
 
 
 def _probe(uri: str) -> None:
-    open_store(uri, services.home() / "cache").check_writable()
+    open_store(uri).check_writable()
 
 
 def check_disk(folder: Path, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Check:

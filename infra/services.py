@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from dataops.errors import ConfigError, ServiceError
+from dataops.home import home
 from infra import supervisor
 from infra.supervisor import Record, Service
 
@@ -107,11 +108,6 @@ class ServiceStatus:
     log: str
     healthy: bool = False
     """Whether it answers, an external one too."""
-
-
-def home() -> Path:
-    """The folder of everything local: `PAIRMILL_HOME`, else `.pairmill` in the working directory. Absolute."""
-    return Path(os.environ.get("PAIRMILL_HOME") or ".pairmill").expanduser().resolve()
 
 
 def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:

@@ -147,8 +147,6 @@ class Collection:
     """Complete snapshots that stay, with scratch objects that nobody needs any more."""
     memories: list[Entry]
     """What extract remembers of snapshots that go, or are gone."""
-    unfinished: list[Entry]
-    """Half-written files or uploads, older than a day."""
     inventory: Inventory
     """Of the moment of the decision."""
 
@@ -176,8 +174,7 @@ def collect(store: Store, roots: Mapping[Name, str], now: float | None = None) -
         and any("/_work/" in entry.name for entry in inventory.snapshots[name].objects)
     ]
     memories = [entry for entry in inventory.memories if Name("extract", remembered_key(store, entry.name)) not in kept]
-    unfinished = [entry for entry in store.unfinished() if now - entry.modified > DAY]
-    return Collection(going, kept, work, memories, unfinished, inventory)
+    return Collection(going, kept, work, memories, inventory)
 
 
 def _why(snapshot: Snapshot) -> str:
@@ -190,6 +187,8 @@ class Swept:
 
     deleted: list[Going] = field(default_factory=list)
     spared: dict[Name, str] = field(default_factory=dict)
+    unfinished: int = 0
+    """Files or uploads that killed writers left half written, older than a day."""
 
 
 def sweep(
@@ -219,8 +218,7 @@ def sweep(
         key = remembered_key(store, entry.name)  # read again: a run may have put another there
         if not key or not store.names(f"extract/{key}"):
             store.delete([entry.name])
-    for entry in collection.unfinished:
-        store.delete_unfinished(entry)
+    swept.unfinished = store.sweep("", older_than_seconds=DAY)
     return swept
 
 

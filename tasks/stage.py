@@ -170,6 +170,9 @@ def make(planned: Plan, context: Context) -> Manifest:
 
 def _make(planned: Plan, held: Held) -> Manifest:
     draft, context = held.draft, held.context
+    context.store.sweep(
+        f"{draft.stage}/{draft.key}"
+    )  # what a killed run left half written: none but us writes here now
     stage = planned.stage
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
     made = stage.make(Work(planned.config, planned.seed, upstream, draft, context))

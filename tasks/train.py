@@ -42,7 +42,8 @@ def make(work: Work) -> Made:
 def _train(work: Work, folder: Path) -> Record:
     dataset = work.inputs["pack"]
     store = work.draft.store
-    shards = [str(store.local(dataset.path(part.name))) for part in dataset.named("", ".tar")]
+    tars = [dataset.path(part.name) for part in dataset.named("", ".tar")]
+    shards = [str(store.local(name, keep_in=folder / "shards")) for name in tars]
     job = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,

@@ -64,7 +64,7 @@ class Mill:
     site: str
     env: dict[str, str] = field(repr=False)
 
-    def config(self, name: str, *, store: Path | None = None, model_name: str = "small") -> Path:
+    def config(self, name: str, *, store: Path | str | None = None, model_name: str = "small") -> Path:
         """A config file on a store of its own."""
         path = self.folder / f"{name}.toml"
         path.write_text(
@@ -141,3 +141,10 @@ def chaos(mill: Mill) -> Chaos:
     made = Chaos(ground, seed=3)
     made.undisturbed(ground.folder / "peace")
     return made
+
+
+@pytest.fixture(scope="session")
+def undisturbed(mill: Mill) -> dict[str, Any]:
+    """One run from nothing to a registered version, and what `show` says of it."""
+    result = mill.json("run", mill.config("undisturbed"))
+    return mill.json("show", result["run_id"]) | {"result": result}

@@ -27,13 +27,6 @@ def task_runs(mill: Mill, run_id: str) -> list[dict[str, Any]]:
     return httpx.post(f"{api.removesuffix('/api')}/api/task_runs/filter", json=query).json()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(mill: Mill) -> dict[str, Any]:
-    """One run from nothing to a registered version, and what `show` says of it."""
-    result = mill.json("run", mill.config("undisturbed"))
-    return mill.json("show", result["run_id"]) | {"result": result}
-
-
 def test_every_stage_is_made_and_a_version_registered(undisturbed):
     result = undisturbed["result"]
     assert set(result) == {"run_id", "stages", "model_version"}

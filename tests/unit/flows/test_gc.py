@@ -153,7 +153,7 @@ def reference(world: World) -> set[Name]:
 @settings(max_examples=60, deadline=None)
 @given(worlds())
 def test_what_is_left_is_what_an_obvious_reference_keeps(world):
-    with tempfile.TemporaryDirectory() as folder, patch("dataops.store.os.fsync"):  # nobody pulls the plug here
+    with tempfile.TemporaryDirectory() as folder, patch("os.fsync"):  # nobody pulls the plug here
         store = FolderStore(Path(folder) / "store")
         build(world, store)
         before = {name: find(store, *name) for name in names(store)}

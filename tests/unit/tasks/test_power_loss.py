@@ -99,7 +99,7 @@ def test_names_are_on_disk_before_what_names_them(tmp_path, monkeypatch):
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         real(descriptor)
 
-    monkeypatch.setattr("dataops.store.os.fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     store = FolderStore(tmp_path / "store")
     for write in (lambda: store.put("a/b/part", b"x"), lambda: store.create("a/b/manifest.json", b"y")):
         synced.clear()
