@@ -308,3 +308,18 @@ def test_job_folders_go_but_those_that_an_unfinished_run_can_go_on_with(store, t
     roots()
     gone = [path.name for path in _local(home, [roots]) if path.parent == home / "jobs"]
     assert gone == ["train-completed", "train-unknown"]
+
+
+def test_an_object_that_a_kept_snapshot_shares_with_one_that_goes_stays(store):
+    put(store, EXTRACT, [])
+    store.copy(
+        f"{EXTRACT}/part-00000", f"{OTHER}/part-00000"
+    )  # a link, as a later crawl makes of an earlier one's part
+    manifest = find(store, *EXTRACT)
+    assert manifest is not None
+    text = manifest.model_copy(update={"key": OTHER.key}).model_dump_json()
+    store.create(f"{OTHER}/manifest.json", text.encode())
+    put_run(store, "r", [OTHER])
+    assert gc(store, Policy()) == {OTHER}
+    assert find(store, *OTHER) is not None
+    assert store.read(f"{OTHER}/part-00000") == str(EXTRACT).encode()
