@@ -179,7 +179,7 @@ def _one_store(roots: Roots, home: Path, *, delete: bool, as_json: bool) -> dict
     if delete:
         context = Context(store=roots.store, home=home, run_id="gc")
         swept = sweep(collection, context, roots)
-        if not as_json:
+        if not as_json and (swept.deleted or swept.spared or swept.unfinished):
             _show_swept(swept)
     return _as_json(roots.store, collection, swept, users)
 
@@ -204,6 +204,8 @@ def _touched(folder: Path) -> float:
 
 def _show(store: Store, collection: Collection, users: Mapping[Name, str]) -> None:
     out, now = console(), time.time()
+    if not collection.snapshots and not collection.kept:
+        return
     if collection.snapshots:
         shown = new_table(
             f"To delete from {store.uri}", "snapshot", "size", "age", "last run", "why", right=["size", "age"]
@@ -218,8 +220,9 @@ def _show(store: Store, collection: Collection, users: Mapping[Name, str]) -> No
     more += [f"{len(collection.memories)} memories of source files"] if collection.memories else []
     if more:
         out.print(Text(f"and {', '.join(more)}"))
-    total = sum(going.bytes for going in collection.snapshots)
-    out.print(Text(f"in all {len(collection.snapshots)} snapshots, {_size(total)}"))
+    if collection.snapshots:
+        total = sum(going.bytes for going in collection.snapshots)
+        out.print(Text(f"in all {len(collection.snapshots)} snapshots, {_size(total)}"))
     reasons = Counter(collection.kept.values())
     listed = "; ".join(f"{n} for {why}" for why, n in sorted(reasons.items(), key=lambda x: (-x[1], x[0])))
     out.print(Text(f"{len(collection.kept)} snapshots stay" + (f": {listed}" if listed else "")), soft_wrap=True)
@@ -239,7 +242,7 @@ def _show_local(local: Sequence[Path], *, delete: bool) -> None:
     for path in local:
         out.print(Text(f"{'deleted' if delete else 'to delete'}: {path}"), soft_wrap=True)
     if not delete:
-        out.print(Text("\nNothing was deleted. `pairmill gc --yes` deletes what is listed."))
+        out.print(Text("\nNothing was deleted; --yes deletes what is listed."))
 
 
 def _as_json(store: Store, collection: Collection, swept: Swept, users: Mapping[Name, str]) -> dict[str, object]:
