@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dataops.errors import ConfigError, StorageError
-from dataops.objects import Store, check_name, storage_errors
+from dataops.objects import Entry, Store, check_name, storage_errors
 
 T = TypeVar("T")
 
@@ -73,13 +73,17 @@ class FolderStore(Store):
             finally:
                 temporary.unlink(missing_ok=True)  # two links to one file: replacing did nothing
 
-    def names(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> list[Entry]:
         base = self._path(prefix) if prefix else self.root
-        found: list[str] = []
+        found: list[Entry] = []
         for folder, folders, files in os.walk(base):
             folders[:] = [name for name in folders if not name.startswith(TEMPORARY)]
             below = Path(folder).relative_to(self.root)
-            found += [str(below / name) for name in files if not name.startswith(TEMPORARY)]
+            for name in files:
+                if not name.startswith(TEMPORARY):
+                    with suppress(FileNotFoundError):  # deleted since the folder was listed
+                        stat = Path(folder, name).stat()
+                        found.append(Entry(str(below / name), stat.st_size, stat.st_mtime))
         return sorted(found)
 
     def delete(self, names: Sequence[str]) -> None:
@@ -171,10 +175,17 @@ def _temporary(target: Path, data: bytes | Path) -> Iterator[Path]:
 
 def _reserve(target: Path) -> Path:
     """An empty file of a new temporary name beside `target`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
     os.close(handle)
     return Path(temporary)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _to_disk(folder.parent)
 
 
 def _to_disk(folder: Path) -> None:

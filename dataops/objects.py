@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from dataops.errors import ConfigError, StorageError
 
@@ -26,6 +26,15 @@ def check_name(name: str) -> str:
         msg = f"object name {name!r} is not a plain relative path"
         raise StorageError(msg)
     return name
+
+
+class Entry(NamedTuple):
+    """An object as a listing tells it."""
+
+    name: str
+    bytes: int
+    modified: float
+    """Seconds since 1970, by the clock of whoever keeps the store."""
 
 
 class Store(ABC):
@@ -56,8 +65,12 @@ class Store(ABC):
         """Make `target` the same object as `source`, without moving bytes through this machine where that can be."""
 
     @abstractmethod
+    def entries(self, prefix: str) -> list[Entry]:
+        """The objects below a folder-like prefix ('' is the whole store), sorted by name."""
+
     def names(self, prefix: str) -> list[str]:
         """Sorted names below a folder-like prefix ('' is the whole store)."""
+        return [entry.name for entry in self.entries(prefix)]
 
     @abstractmethod
     def delete(self, names: Sequence[str]) -> None:

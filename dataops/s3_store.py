@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dataops.cache import Cache, Version
 from dataops.digest import file_sha256
 from dataops.errors import StorageError
-from dataops.objects import Store, check_name, storage_errors
+from dataops.objects import Entry, Store, check_name, storage_errors
 from dataops.s3_calls import Calls, Corrupt, explain_setup
 
 T = TypeVar("T")
@@ -154,13 +154,14 @@ class S3Store(Store):
             msg = f"no such object: {source} in {self.where}"
             raise StorageError(msg)
 
-    def names(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> list[Entry]:
         base = self._key(prefix) + "/" if prefix else (f"{self.prefix}/" if self.prefix else "")
         cut = len(self.prefix) + 1 if self.prefix else 0
 
-        def pages() -> list[str]:
+        def pages() -> list[Entry]:
             listed = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base)
-            return [item["Key"][cut:] for page in listed for item in page.get("Contents", [])]
+            items = (item for page in listed for item in page.get("Contents", []))
+            return [Entry(item["Key"][cut:], item["Size"], item["LastModified"].timestamp()) for item in items]
 
         return sorted(self._call(f"list {prefix or '/'}", pages))
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import CorruptPart, LeaseLost
@@ -137,12 +137,17 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
     Args:
         verify: read every part and compare its sha256, not only its size.
 
-    Raises: CorruptPart when a part is missing or is not what the manifest says; it names the object and the remedy.
+    Raises: CorruptPart when a part is missing or is not what the manifest says, or the manifest itself is no manifest
+        (a file system that lost power may leave a file empty); it names the object and the remedy.
     """
     name = f"{stage}/{key}/{MANIFEST}"
     if store.size(name) is None:
         return None
-    manifest = Manifest.model_validate_json(store.read(name))
+    try:
+        manifest = Manifest.model_validate_json(store.read(name))
+    except ValidationError as error:
+        msg = f"{store.uri}/{name} is not a manifest ({error.error_count()} problems); a run of its config remakes it"
+        raise CorruptPart(msg) from error
     for part in manifest.parts:
         where = manifest.path(part.name)
         size = store.size(where)
@@ -151,7 +156,7 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
             bad = file_sha256(store.local(where)) != part.sha256
         if bad:
             what = "is missing" if size is None else f"({size} bytes) is not the part of {part.bytes} bytes"
-            msg = f"{store.uri}/{where} {what} that {MANIFEST} names; remake it with --force {stage}"
+            msg = f"{store.uri}/{where} {what} that {MANIFEST} names; `run --verify` remakes it"
             raise CorruptPart(msg)
     return manifest
 
@@ -195,7 +200,10 @@ class Draft:
             raise LeaseLost(msg)
 
     def _is_mine(self, lease: str) -> bool:
-        return json.loads(self.store.read(lease)).get("token") == getattr(self.fence, "token", None)
+        try:
+            return json.loads(self.store.read(lease)).get("token") == getattr(self.fence, "token", None)
+        except ValueError:  # damaged, so not what this run wrote
+            return False
 
     def path(self, name: str) -> str:
         """Name in the store of one of the snapshot's objects."""
@@ -227,11 +235,17 @@ class Draft:
         return self.path(f"_work/{name}")
 
     def done(self, task: str) -> Record | None:
-        """The record of a task that was finished before, when all that it made is still there."""
+        """The record of a task that was finished before, when all that it made is still there.
+
+        One that cannot be read, as a lost power supply may leave it, does not count.
+        """
         name = self.scratch(f"{task}.json")
         if self.store.size(name) is None:
             return None
-        record = Record.model_validate_json(self.store.read(name))
+        try:
+            record = Record.model_validate_json(self.store.read(name))
+        except ValidationError:
+            return None
         whole = all(self.store.size(self.path(p.name)) == p.bytes for p in record.parts)
         return record if whole else None
 

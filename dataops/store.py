@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from dataops.errors import ConfigError
 from dataops.folder_store import FolderStore
-from dataops.objects import Store, check_name
+from dataops.objects import Entry, Store, check_name
 
-__all__ = ["FolderStore", "Store", "check_name", "open_store"]
+__all__ = ["Entry", "FolderStore", "Store", "check_name", "open_store"]
 
 
 @lru_cache(maxsize=8)

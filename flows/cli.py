@@ -109,6 +109,22 @@ def show(run_or_key: str, *, store: StoreUri = None, json: Json = False) -> int:
 
 
 @app.command
+def gc(
+    *,
+    keep_runs: Annotated[int | None, Parameter(help="Keep the newest N runs of each name (default: 10).")] = None,
+    older_than: Annotated[str | None, Parameter(help="Instead: keep the runs younger than, say, 30d.")] = None,
+    store: StoreUri = None,
+    yes: Annotated[bool, Parameter(name="--yes", negative="", help="Delete; without it, only say what.")] = False,
+    json: Json = False,
+) -> int:
+    """Delete the snapshots that no kept run and no registered model needs, and what killed processes left."""
+    from flows.gc import Policy, collect_garbage
+
+    policy = Policy.of(keep_runs, older_than)
+    return collect_garbage(services.home(), store, policy, delete=yes, as_json=json)
+
+
+@app.command
 def up(*, json: Json = False) -> int:
     """Start the local Prefect and MLflow servers."""
     from flows.report import show_services

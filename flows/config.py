@@ -7,7 +7,7 @@ secrets only; nothing secret can enter a config, a manifest or a Prefect paramet
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,6 +42,8 @@ class ExecutionConfig(_Table):
     """Where parts are mapped: in processes of this machine."""
     workers: int | None = Field(default=None, ge=1)
     """Processes for the parts of a stage; all cores where none is given."""
+    retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
+    """Seconds to wait before each new try of a stage that failed with an error that another try may mend; empty: none."""
 
 
 class RunConfig(_Table):

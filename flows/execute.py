@@ -57,13 +57,15 @@ def execute(
 def rerun(run_id: str, *, from_stage: str | None, store_uri: str | None, as_json: bool) -> int:
     """Continue a run: its former flow run, where Prefect still believes it alive, is marked Crashed first.
 
+    A run whose record says `running` on another machine goes on there for as long as it renews its lease.
+
     Raises: ConfigError when the run is not known or still goes on.
     """
-    from flows.runs import load_run
+    from flows.runs import is_alive, load_run
 
     home: Path = services.home()
     record, store = load_run(run_id, home, store_uri)
-    if record.actual_state() == "running":
+    if is_alive(record, store):
         attempt = record.attempts[-1]
         msg = f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop it first"
         raise ConfigError(msg)

@@ -6,6 +6,7 @@ task at once in the state `Reused`, an unfinished one is resumed. Prefect gives 
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,9 @@ class Run:
         started = time.monotonic()
         try:
             with self.sight.watch(step.stage.name):
-                noted.state, manifest = run_task(planned, self.context, verify=verify)
+                noted.state, manifest = run_task(
+                    planned, self.context, verify=verify, retry_delays=self.config.execution.retry_delays
+                )
         except BaseException:
             noted.state, noted.seconds = "Failed", time.monotonic() - started
             self._note(noted)
@@ -169,7 +172,9 @@ class Run:
         return self.record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
 
 
-def run_task(planned: Plan, context: Context, *, verify: bool) -> tuple[Any, Manifest]:
+def run_task(
+    planned: Plan, context: Context, *, verify: bool, retry_delays: Sequence[float] = ()
+) -> tuple[Any, Manifest]:
     """Run one stage as a task run named after what it works on; ("Reused" | "Completed", its manifest)."""
     found: list[Manifest] = []
 
@@ -185,8 +190,8 @@ def run_task(planned: Plan, context: Context, *, verify: bool) -> tuple[Any, Man
     decorate: Any = task(
         name=planned.stage.name,
         task_run_name=_label(planned),
-        retries=2,
-        retry_delay_seconds=[5, 30],
+        retries=len(retry_delays),
+        retry_delay_seconds=list(retry_delays) or None,
         retry_condition_fn=_retryable,
         cache_policy=NO_CACHE,
         persist_result=False,

@@ -29,7 +29,8 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=WIDTH)
 
 
-def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table without lines."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "dropped because")
@@ -50,13 +51,15 @@ def load_manifests(record: RunRecord, store: Store) -> list[Manifest]:
 def show_run(record: RunRecord, store: Store) -> None:
     """A run: its stages, the funnel, the scores and the registered version."""
     out = console()
-    table = _table(
+    table = new_table(
         f"Run {record.run_id}: {record.actual_state()}", "stage", "key", "state", "seconds", right=["seconds"]
     )
-    for run in record.stages:
-        table.add_row(run.stage, run.key, run.state, f"{run.seconds:.1f}")
-    out.print(table)
     manifests = load_manifests(record, store)
+    there = {(manifest.stage, manifest.key) for manifest in manifests}
+    for run in record.stages:
+        gone = run.state in ("Completed", "Reused") and (run.stage, run.key) not in there
+        table.add_row(run.stage, run.key, f"{run.state}, deleted since" if gone else run.state, f"{run.seconds:.1f}")
+    out.print(table)
     show_funnel(manifests, out)
     show_scores(manifests, out)
     if record.attempts and record.attempts[-1].error:
@@ -74,7 +77,7 @@ def show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
     if not stages:
         return
     out.print()
-    table = _table(
+    table = new_table(
         "Funnel (rows)", "stage", "in", "kept", "dropped", "dropped because", right=["in", "kept", "dropped"]
     )
     for stage in stages:
@@ -92,7 +95,7 @@ def show_scores(manifests: Sequence[Manifest], out: Console) -> None:
         return
     out.print()
     numbers = ("value", "95% interval", "chance", "n")
-    table = _table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
+    table = new_table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
     for row in summary_rows(metrics):
         interval = "" if row["low"] is None else f"{100 * row['low']:.2f} - {100 * row['high']:.2f}"
         chance = "" if row["chance"] is None else f"{100 * row['chance']:.2f}"
@@ -109,7 +112,7 @@ def show_runs(records: Sequence[RunRecord], *, as_json: bool) -> int:
             rows.append({**record.model_dump(mode="json", include=fields), "state": record.actual_state()})
         print_json(rows)
         return 0
-    table = _table("Runs", "run", "state", "started", "stages", "model")
+    table = new_table("Runs", "run", "state", "started", "stages", "model")
     for record in records:
         done = sum(run.state in ("Completed", "Reused") for run in record.stages)
         stages = f"{done} of {len(STAGES)}"
@@ -157,7 +160,7 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     out.print(Text(f"content digest {manifest.content_digest}"))
     for source in manifest.inputs:
         out.print(Text(f"made of {source.stage}/{source.key} ({source.digest[:16]})"))
-    table = _table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
+    table = new_table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
     for part in manifest.parts:
         table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
     out.print(table)
@@ -169,7 +172,7 @@ def show_services(found: Sequence[ServiceStatus], *, as_json: bool) -> int:
     if as_json:
         print_json([{**asdict(s), "log": None if s.log is None else str(s.log)} for s in found])
         return 0
-    table = _table("Servers", "name", "state", "address", "pid")
+    table = new_table("Servers", "name", "state", "address", "pid")
     for service in found:
         table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
     console().print(table)

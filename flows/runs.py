@@ -4,9 +4,11 @@ A record is `runs/<run_id>.json`, rewritten as its run goes on; a small pointer 
 store a run of this machine lies.
 """
 
+import logging
 import os
 import secrets
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,10 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts
 from dataops.store import Store, open_store
 from flows.config import RunConfig
+from tasks.lease import POLL_SECONDS, STALE_SECONDS, holder
+from training.process import identity, place
+
+logger = logging.getLogger(__name__)
 
 StageState = Literal["Running", "Completed", "Reused", "Failed"]
 RunState = Literal["running", "completed", "failed", "crashed"]
@@ -42,9 +48,21 @@ class Attempt(BaseModel):
     started_at: str
     host: str
     pid: int
+    place: str | None = None
+    """The table of processes that `pid` belongs to (training.process.place)."""
+    process: str | None = None
+    """What tells this process from another of the same pid (training.process.identity)."""
     flow_run_id: str | None = None
     ended_at: str | None = None
     error: str | None = None
+
+    def is_here(self) -> bool:
+        """Whether its process can be looked for from this one."""
+        return self.host == socket.gethostname() if self.place is None else self.place == place()
+
+    def is_gone(self) -> bool:
+        """Whether its process is known to have ended; of another machine's nothing is known."""
+        return self.is_here() and (identity(self.pid) is None or self.process not in (None, identity(self.pid)))
 
 
 class RunRecord(BaseModel):
@@ -65,7 +83,8 @@ class RunRecord(BaseModel):
     def begin(self) -> None:
         """Start a try in this process."""
         self.state = "running"
-        self.attempts.append(Attempt(started_at=_now(), host=socket.gethostname(), pid=os.getpid()))
+        host, pid = socket.gethostname(), os.getpid()
+        self.attempts.append(Attempt(started_at=_now(), host=host, pid=pid, place=place(), process=identity(pid)))
 
     def end(self, state: RunState, error: str | None = None) -> None:
         """End the present try."""
@@ -74,17 +93,16 @@ class RunRecord(BaseModel):
 
     def note(self, run: StageRun) -> None:
         """Set where one stage stands, in the order in which stages were first reached."""
-        for place, known in enumerate(self.stages):
+        for i, known in enumerate(self.stages):
             if known.stage == run.stage:
-                self.stages[place] = run
+                self.stages[i] = run
                 return
         self.stages.append(run)
 
     def actual_state(self) -> RunState:
         """`crashed` where the record says running but its process on this machine is gone."""
-        if self.state != "running" or not self.attempts or self.attempts[-1].host != socket.gethostname():
-            return self.state
-        return "running" if Path(f"/proc/{self.attempts[-1].pid}").exists() else "crashed"
+        gone = self.state == "running" and self.attempts and self.attempts[-1].is_gone()
+        return "crashed" if gone else self.state
 
     def save(self, store: Store) -> None:
         """Write the record over its older self."""
@@ -112,7 +130,8 @@ def stores(home: Path, extra: str | None = None) -> list[Store]:
     """The stores in which this machine has runs, and the one given; each once."""
     uris = [extra] if extra else []
     if (home / "runs").is_dir():
-        uris += [pointer.read_text().strip() for pointer in sorted((home / "runs").iterdir())]
+        named = [pointer.read_text().strip() for pointer in sorted((home / "runs").iterdir())]
+        uris += [uri for uri in named if uri]  # a lost power supply may leave an empty one
     uris.append(str(home / "store"))
     return list({store.uri: store for store in map(open_store, uris)}.values())
 
@@ -137,11 +156,37 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
     raise ConfigError(msg)
 
 
+def is_alive(record: RunRecord, store: Store) -> bool:
+    """Whether a run goes on: here by its process, elsewhere by the lease on the snapshot that it makes.
+
+    May take as long as a lease needs to be stale: a machine that died can no longer say so.
+    """
+    if record.actual_state() != "running":
+        return False
+    if record.attempts and record.attempts[-1].is_here():
+        return True
+    making = next((run for run in reversed(record.stages) if run.state == "Running"), None)
+    first = holder(store, making.stage, making.key) if making else None
+    if making is None or first is None or first.run_id != record.run_id:
+        return False
+    logger.info("%s: looking whether it still runs on %s (up to %d s)", record.run_id, first.host, STALE_SECONDS)
+    deadline = time.monotonic() + STALE_SECONDS
+    while (now := holder(store, making.stage, making.key)) == first:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return now is not None
+
+
 def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
     """All runs of the known stores, oldest first."""
     found: dict[str, RunRecord] = {}
     for store in stores(home, store_uri):
         for name in store.names("runs"):
-            record = RunRecord.model_validate_json(store.read(name))
+            try:
+                record = RunRecord.model_validate_json(store.read(name))
+            except ValidationError as error:
+                logger.warning("%s/%s is no run record (%d problems)", store.uri, name, error.error_count())
+                continue
             found[record.run_id] = record
     return sorted(found.values(), key=lambda record: (record.created_at, record.run_id))

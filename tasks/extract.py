@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.charsets import decode_page
 from dataops.config import StageConfig
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError, SourceError
+from dataops.errors import ConfigError, SourceError, StorageError
 from dataops.markup import BadPage
 from dataops.pages import Candidate, PageBounds, candidates
 from dataops.schema import PAIRS, dropped, uid
 from dataops.snapshot import Counts, Draft, Input, Part, Record
+from dataops.store import Store
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Damage, Page, read_pages
 from tasks.parts import map_parts
@@ -31,6 +32,7 @@ from tasks.stage import Made, Stage, Work, gather
 logger = logging.getLogger(__name__)
 
 NAME, VERSION = "extract", 2
+MEMORIES = f"{NAME}/by-source"
 EXTRACTED_WITH = f"pairmill-warc/{VERSION}"
 DAMAGES_LISTED = 100
 """Unreadable records that the manifest lists; all are counted."""
@@ -147,7 +149,7 @@ class FileTask:
     def memory(self) -> str:
         """Name in the store of what is remembered of this file."""
         identity = [NAME, VERSION, self.config.key_config(), self.digest, self.file.name]
-        return f"{NAME}/by-source/{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:32]}.json"
+        return f"{MEMORIES}/{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:32]}.json"
 
 
 class _Memory(BaseModel):
@@ -156,6 +158,14 @@ class _Memory(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     key: str
     record: Record
+
+
+def remembered_key(store: Store, memory: str) -> str:
+    """The key of the snapshot that a memory names; empty where it cannot be read."""
+    try:
+        return _Memory.model_validate_json(store.read(memory)).key
+    except (ValidationError, StorageError):
+        return ""
 
 
 def make(work: Work) -> Made:
@@ -196,7 +206,10 @@ def _remembered(draft: Draft, task: FileTask) -> Record | None:
     store = draft.store
     if store.size(task.memory) is None:
         return None
-    memory = _Memory.model_validate_json(store.read(task.memory))
+    try:
+        memory = _Memory.model_validate_json(store.read(task.memory))
+    except ValidationError:  # emptied by a lost power supply: the file is read again
+        return None
     if memory.key == draft.key:  # of an unfinished try on this very snapshot: its parts may be half written over
         return None
     if any(store.size(f"{NAME}/{memory.key}/{part.name}") != part.bytes for part in memory.record.parts):

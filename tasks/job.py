@@ -25,6 +25,9 @@ FAILURE = "failure.json"
 """Where a job says why it failed: its exit code does not come through torchrun, which always ends with 1."""
 CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
 """The time at the beginning of a job's line: the log file keeps it, our logger has its own."""
+WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+"""How torchrun, which itself always ends with 1, tells the end of a worker: a signal is negative, the root cause last.
+Source: torch/distributed/elastic/multiprocessing/errors, ChildFailedError."""
 GRACE_SECONDS = 30
 """What a job gets to write a checkpoint after SIGTERM, before it is killed."""
 
@@ -95,6 +98,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
+    if code == 1 and (workers := WORKER_EXIT.findall(tail)):
+        code = int(workers[-1])
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     said = folder / FAILURE
     if said.exists():

@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
 from dataops.snapshot import Draft, Fence
@@ -228,6 +228,8 @@ def _read(draft: Draft, generation: int) -> Lease | None:
         return None
     try:
         return Lease.model_validate_json(draft.store.read(name))
+    except ValidationError:  # emptied by a lost power supply, and its holder with it
+        return Lease.model_construct(generation=generation, token="", run_id=None, host="", state="released")
     except StorageError:
         if draft.store.size(name) is None:  # cleared between the two looks
             return None

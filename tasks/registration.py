@@ -10,11 +10,9 @@ import json
 import logging
 import math
 import random
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -22,6 +20,7 @@ from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import read_table
 from tasks import ancestry, tracking
 from tasks.packaging import MODEL_FILES, write_model
+from tasks.scratch import scratch_folder
 from tasks.stage import Work, code_version
 
 if TYPE_CHECKING:
@@ -145,12 +144,12 @@ class Registration:
         return datasets
 
     def _log_artifacts(self, run: "Run", curve: Sequence[Mapping[str, Any]]) -> None:
-        with tempfile.TemporaryDirectory(prefix="pairmill-register-") as folder:
+        with scratch_folder("register") as folder:
             for name, data in self._artifacts(curve).items():
-                path = Path(folder) / name
+                path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "replace"))
-            self.client.log_artifacts(run.info.run_id, folder)
+            self.client.log_artifacts(run.info.run_id, str(folder))
 
     def _artifacts(self, curve: Sequence[Mapping[str, Any]]) -> dict[str, bytes | str]:
         from tasks import plots
@@ -200,8 +199,8 @@ class Registration:
         model = self.client.create_logged_model(experiment_id, "clip", run_id, tags, params, model_type="CLIP")
         self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         train, store = self.work.inputs["train"], self.work.draft.store
-        with tempfile.TemporaryDirectory(prefix="pairmill-register-") as folder:
-            target = Path(folder) / "model"
+        with scratch_folder("register") as folder:
+            target = folder / "model"
             weights = {name: store.local(train.path(name)) for name in MODEL_FILES}
             ours = Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id)
             write_model(target, weights, ours)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.config import StageConfig
-from dataops.errors import ContractError
+from dataops.errors import ContractError, CorruptPart
 from dataops.snapshot import (
     MANIFEST,
     Counts,
@@ -115,7 +115,11 @@ def reuse(planned: Plan, context: Context, *, verify: bool = False) -> Manifest 
     """The complete snapshot of this plan, where there is one that still stands."""
 
     def standing(verify: bool) -> Manifest | None:
-        manifest = find(context.store, planned.stage.name, planned.key, verify=verify)
+        try:
+            manifest = find(context.store, planned.stage.name, planned.key, verify=verify)
+        except CorruptPart as error:
+            logger.warning("%s", error)
+            return None
         stands = manifest is not None and planned.stage.still_valid(manifest, planned.config, context)
         return manifest if stands else None
 
@@ -123,8 +127,8 @@ def reuse(planned: Plan, context: Context, *, verify: bool = False) -> Manifest 
     if (manifest := standing(verify)) is not None or not draft.is_complete():
         return manifest
     with hold(draft, context, remake=True):
-        if (manifest := standing(verify=False)) is None:  # another run may have remade it meanwhile
-            logger.warning("%s %s is complete here but gone there: made again", draft.stage, draft.key)
+        if (manifest := standing(verify)) is None:  # another run may have remade it meanwhile
+            logger.warning("%s %s is damaged, or what it made elsewhere is gone: made again", draft.stage, draft.key)
             _clear(draft)
     return manifest
 

@@ -194,7 +194,10 @@ def _finished(store: FolderStore, task: Task, fingerprint: str) -> dict[str, Any
     """The result of an earlier, interrupted job, if it was made from the same things and its predictions are whole."""
     if store.size(_result(task)) is None or store.size(_predictions(task)) is None:
         return None
-    record = json.loads(store.read(_result(task)))
+    try:
+        record = json.loads(store.read(_result(task)))
+    except ValueError:  # emptied by a lost power supply
+        return None
     whole = record["predictions_sha256"] == sha256(store.read(_predictions(task))).hexdigest()
     return record["result"] if whole and record["fingerprint"] == fingerprint else None
 

@@ -108,7 +108,10 @@ def is_done(output: Path, digest: str) -> bool:
     """Whether this job has ended: done.json is its, and every file is as it says."""
     ended = False
     if distributed.rank() == 0 and (output / "done.json").exists():
-        done = json.loads((output / "done.json").read_text("utf-8"))
+        try:
+            done = json.loads((output / "done.json").read_text("utf-8"))
+        except ValueError:  # emptied by a lost power supply
+            done = {"job": None, "files": {}}
         ended = done["job"] == digest and all(
             (output / name).exists() and file_sha256(output / name) == sha256 for name, sha256 in done["files"].items()
         )

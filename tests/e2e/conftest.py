@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chaos_ground import Ground
+from benchmarks.chaos_loop import Chaos
 from infra import services
 from tasks.demo.build import DemoWeb, build_demo_web
 
@@ -130,6 +132,15 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
         services.down()
         os.environ.clear()
         os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def chaos(mill: Mill) -> Chaos:
+    """A tiny pipeline that ran once in peace, in the store `peace`."""
+    ground = Ground(mill.folder / "chaos", mill.folder / "home", mill.env, mill.web, mill.site)
+    made = Chaos(ground, seed=3)
+    made.undisturbed(ground.folder / "peace")
+    return made
 
 
 @pytest.fixture(scope="session")

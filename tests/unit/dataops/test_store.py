@@ -123,6 +123,16 @@ def test_a_file_that_outgrows_its_limit_is_an_error_with_a_remedy(tmp_path):
     assert list((tmp_path / "a").iterdir()) == []
 
 
+def test_a_listing_tells_size_and_time(tmp_path):
+    store = FolderStore(tmp_path)
+    store.put("a/b/part", b"12345")
+    (tmp_path / "a" / ".tmp-x").write_bytes(b"123")
+    (entry,) = store.entries("")
+    assert entry == ("a/b/part", 5, (tmp_path / "a" / "b" / "part").stat().st_mtime)
+    assert store.entries("a/b") == [entry]
+    assert store.entries("b") == []
+
+
 def test_what_a_killed_writer_left_is_not_listed_and_swept(tmp_path):
     store = FolderStore(tmp_path)
     store.put("a/b/part", b"x")

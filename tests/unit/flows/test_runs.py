@@ -1,12 +1,15 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from dataops.errors import ConfigError
+from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from flows.runs import Attempt, RunRecord, StageRun, list_runs, load_run
+from flows.runs import Attempt, RunRecord, StageRun, is_alive, list_runs, load_run
+from tasks.lease import Lease
 
 
 def record(run_id: str, created_at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:
@@ -55,3 +58,35 @@ def test_a_stage_is_noted_once():
         one.note(StageRun(stage="extract", key="k", state=state))
     one.note(StageRun(stage="filter", key="k", state="Running"))
     assert [(s.stage, s.state) for s in one.stages] == [("extract", "Completed"), ("filter", "Running")]
+
+
+def test_a_run_of_another_machine_lives_as_long_as_its_lease_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.runs.STALE_SECONDS", 0.5)
+    monkeypatch.setattr("flows.runs.POLL_SECONDS", 0.02)
+    store = FolderStore(tmp_path)
+    one = record("a")
+    one.attempts.append(Attempt(started_at="", host="another-machine", pid=1, place="elsewhere", process="p"))
+    assert not is_alive(one, store)  # it makes nothing
+    one.note(StageRun(stage="train", key="k", state="Running"))
+    assert not is_alive(one, store)  # no lease: its machine lost power before it had one
+    lease = Lease(
+        generation=1, token="t", run_id="a", host="another-machine", pid=1, place="elsewhere", process="p", since=""
+    )
+    name = Draft(store, "train", "k").lease_name(1)
+    store.put(name, lease.model_dump_json().encode())
+    assert not is_alive(one, store)  # it stands still
+    beats = threading.Timer(
+        0.1, lambda: store.put(name, lease.model_copy(update={"beat": 1}).model_dump_json().encode())
+    )
+    beats.start()
+    assert is_alive(one, store)
+    beats.join()
+
+
+def test_another_process_of_the_same_pid_is_another(tmp_path):
+    one = record("a")
+    one.begin()
+    assert is_alive(one, FolderStore(tmp_path))
+    one.attempts[-1].process = "the one before the reboot"
+    assert one.actual_state() == "crashed"
+    assert not is_alive(one, FolderStore(tmp_path))
