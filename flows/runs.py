@@ -1,10 +1,12 @@
 """Run records: what `runs`, `show` and `rerun` read. They lie in the store, so the store alone is enough to go on.
 
 A record is `runs/<run_id>.json`, rewritten as its run goes on; a small pointer under the home folder remembers in which
-store a run of this machine lies.
+store a run of this machine lies. One record is carried through however many flow runs work on it: a first try and its
+reruns, or the scheduled curation of a dataset, its training on a GPU machine and its evaluation.
 """
 
 import os
+import re
 import secrets
 import socket
 from datetime import UTC, datetime
@@ -18,8 +20,12 @@ from dataops.snapshot import Counts
 from dataops.store import Store, open_store
 from flows.config import RunConfig
 
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}-\d{8}T\d{6}-[0-9a-f]{4}")
+"""Config's name, time in UTC, four random hex digits: the run's id, and the name of each flow run that works on it."""
+
 StageState = Literal["Running", "Completed", "Reused", "Failed"]
 RunState = Literal["running", "completed", "failed", "crashed"]
+FINISHED = ("Completed", "Reused")
 
 
 class StageRun(BaseModel):
@@ -35,13 +41,16 @@ class StageRun(BaseModel):
 
 
 class Attempt(BaseModel):
-    """One try at a run: the first, or a rerun."""
+    """One try at a run: the first, a rerun, or the flow that takes it further."""
 
     model_config = ConfigDict(extra="forbid")
 
     started_at: str
     host: str
     pid: int
+    flow: str = "pipeline"
+    until: str | None = None
+    """The last stage that this try was to run; None for all."""
     flow_run_id: str | None = None
     ended_at: str | None = None
     error: str | None = None
@@ -61,11 +70,19 @@ class RunRecord(BaseModel):
     stages: list[StageRun] = []
     model_version: str | None = None
     model_links: dict[str, str] = {}
+    announced: list[str] = []
+    """The snapshots, as `stage/key`, of which an event told the Prefect server."""
 
-    def begin(self) -> None:
+    @property
+    def begun_by(self) -> str:
+        """The flow of the first try: `curate` for a run that triggers carry on."""
+        return self.attempts[0].flow if self.attempts else "pipeline"
+
+    def begin(self, flow: str = "pipeline", until: str | None = None, flow_run_id: str | None = None) -> None:
         """Start a try in this process."""
         self.state = "running"
-        self.attempts.append(Attempt(started_at=_now(), host=socket.gethostname(), pid=os.getpid()))
+        here = {"started_at": _now(), "host": socket.gethostname(), "pid": os.getpid()}
+        self.attempts.append(Attempt(**here, flow=flow, until=until, flow_run_id=flow_run_id))
 
     def end(self, state: RunState, error: str | None = None) -> None:
         """End the present try."""
@@ -80,6 +97,10 @@ class RunRecord(BaseModel):
                 return
         self.stages.append(run)
 
+    def key_of(self, stage: str) -> str | None:
+        """The key of a stage that this run has finished."""
+        return next((run.key for run in self.stages if run.stage == stage and run.state in FINISHED), None)
+
     def actual_state(self) -> RunState:
         """`crashed` where the record says running but its process on this machine is gone."""
         if self.state != "running" or not self.attempts or self.attempts[-1].host != socket.gethostname():
@@ -87,25 +108,40 @@ class RunRecord(BaseModel):
         return "running" if Path(f"/proc/{self.attempts[-1].pid}").exists() else "crashed"
 
     def save(self, store: Store) -> None:
-        """Write the record over its older self."""
-        store.put(f"runs/{self.run_id}.json", self.model_dump_json(indent=2).encode())
+        """Write the record over its older self, keeping the tries that another process noted meanwhile."""
+        name = f"runs/{self.run_id}.json"
+        tries = {(a.started_at, a.host, a.pid, a.flow_run_id): a for a in self.attempts}
+        if store.size(name) is not None:
+            known = RunRecord.model_validate_json(store.read(name)).attempts
+            tries = {(a.started_at, a.host, a.pid, a.flow_run_id): a for a in known} | tries
+        merged = self.model_copy(update={"attempts": sorted(tries.values(), key=lambda a: a.started_at)})
+        store.put(name, merged.model_dump_json(indent=2).encode())
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def new_run(config: RunConfig, home: Path) -> RunRecord:
+def new_run_id(name: str, when: datetime | None = None) -> str:
+    """An id that sorts by time and is unique."""
+    return f"{name}-{(when or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def new_run(config: RunConfig, home: Path, run_id: str | None = None) -> RunRecord:
     """A new record, saved in the run's store and known to this machine."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    run_id = f"{config.name}-{stamp}-{secrets.token_hex(2)}"
+    run_id = run_id or new_run_id(config.name)
     record = RunRecord(run_id=run_id, name=config.name, created_at=_now(), config=config.as_dict())
     store = open_store(config.store.uri)
     record.save(store)
+    remember(run_id, store, home)
+    return record
+
+
+def remember(run_id: str, store: Store, home: Path) -> None:
+    """Note on this machine in which store a run lies."""
     pointer = home / "runs" / run_id
     pointer.parent.mkdir(parents=True, exist_ok=True)
     pointer.write_text(store.uri)
-    return record
 
 
 def stores(home: Path, extra: str | None = None) -> list[Store]:
@@ -117,13 +153,12 @@ def stores(home: Path, extra: str | None = None) -> list[Store]:
     return list({store.uri: store for store in map(open_store, uris)}.values())
 
 
-def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[RunRecord, Store]:
-    """The record of a run and the store that it lies in.
+def find_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[RunRecord, Store] | None:
+    """The record of a run and the store that it lies in, where a known store or the one given has it.
 
-    Raises: ConfigError when no known store has it.
+    Raises: ConfigError when what is there is no record.
     """
-    searched = stores(home, store_uri)
-    for store in searched:
+    for store in stores(home, store_uri):
         name = f"runs/{run_id}.json"
         try:
             if store.size(name) is not None:
@@ -131,9 +166,18 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
         except ValidationError as error:
             msg = f"{store.uri}/{name} is not a run record: {error}"
             raise ConfigError(msg) from error
-    msg = (
-        f"no run {run_id!r} in {', '.join(s.uri for s in searched)}; `pairmill runs` lists them, --store names another"
-    )
+    return None
+
+
+def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[RunRecord, Store]:
+    """The record of a run and the store that it lies in.
+
+    Raises: ConfigError when no known store has it.
+    """
+    if (found := find_run(run_id, home, store_uri)) is not None:
+        return found
+    searched = ", ".join(store.uri for store in stores(home, store_uri))
+    msg = f"no run {run_id!r} in {searched}; `pairmill runs` lists them, --store names another"
     raise ConfigError(msg)
 
 
