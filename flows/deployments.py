@@ -31,7 +31,7 @@ from flows.triggers import notifications, zombie
 PROJECT = Path(__file__).resolve().parent.parent / "infra" / "prefect.yaml"
 PREFIX = "pairmill: "
 """How the names of our automations begin."""
-OWNED = "Made by `pairmill deploy`."
+OWNED = "Made by pairmill deploy."
 """In the description of a work pool that `--remove` may delete."""
 SCHEDULED = {"register": "pipeline", "pack": "curate"}
 STRATEGY = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLimitStrategy.ENQUEUE}

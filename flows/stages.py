@@ -88,7 +88,7 @@ class Run:
         if manifest is None:
             self.make(step)
             return
-        run_task(name, f"{name}/{manifest.key} of {self.record.run_id}", lambda: manifest, lambda: manifest)
+        run_task(name, f"{name}/{manifest.key}", lambda: manifest, lambda: manifest)
         self.manifests[name] = manifest
 
     def make(self, step: "Step", *, force: bool = False, verify: bool = False) -> None:

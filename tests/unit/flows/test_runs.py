@@ -1,12 +1,13 @@
 import os
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from dataops.errors import ConfigError
 from dataops.store import FolderStore
-from flows.runs import Attempt, RunRecord, StageRun, list_runs, load_run
+from flows.runs import RUN_ID, Attempt, RunRecord, StageRun, find_run, list_runs, load_run, new_run_id
 
 
 def record(run_id: str, created_at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:
@@ -55,3 +56,31 @@ def test_a_stage_is_noted_once():
         one.note(StageRun(stage="extract", key="k", state=state))
     one.note(StageRun(stage="filter", key="k", state="Running"))
     assert [(s.stage, s.state) for s in one.stages] == [("extract", "Completed"), ("filter", "Running")]
+
+
+def test_two_processes_at_one_record_keep_each_others_tries(tmp_path):
+    store = FolderStore(tmp_path)
+    mine = record("a")
+    mine.begin("curate", "pack", "first")
+    mine.save(store)
+    found = find_run("a", tmp_path, store.uri)
+    assert found is not None
+    theirs = found[0]
+    theirs.begin("train", "train", "second")
+    theirs.save(store)
+    mine.end("completed")
+    mine.save(store)
+    kept = load_run("a", tmp_path, store.uri)[0]
+    assert sorted((a.flow, a.until, a.ended_at is None) for a in kept.attempts) == [
+        ("curate", "pack", False),
+        ("train", "train", True),
+    ]
+    assert kept.begun_by == "curate"
+
+
+def test_run_ids_sort_by_time_and_say_so():
+    early = new_run_id("n.1-x", datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=1))))
+    assert early.startswith("n.1-x-20260102T020405-")
+    assert RUN_ID.fullmatch(early)
+    assert RUN_ID.fullmatch(new_run_id("n"))
+    assert not RUN_ID.fullmatch("solid-beagle")
