@@ -204,9 +204,10 @@ class Deployer:
             self._client.update_automation(identity, AutomationCore(**update.model_dump(exclude={"owner_resource"})))
         else:
             identity = self._client.create_automation(wanted)
-        state = "" if not known or known[0].enabled else " (paused)"
-        url = f"{self._ui}/automations/automation/{identity}"
-        return Row("automation", wanted.name.removeprefix(PREFIX), f"{wanted.description}{state}", url)
+        state = "on" if not known or known[0].enabled else "paused"
+        return Row(
+            "automation", wanted.name.removeprefix(PREFIX), state, f"{self._ui}/automations/automation/{identity}"
+        )
 
 
 def _schedules(spec: Mapping[str, Any]) -> list[DeploymentScheduleCreate]:

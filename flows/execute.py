@@ -78,9 +78,9 @@ def rerun(run_id: str, *, from_stage: str | None, store_uri: str | None, as_json
         if attempt.ended_at is None and attempt.flow_run_id:
             asyncio.run(_mark_crashed(attempt.flow_run_id))
     force = STAGES[STAGES.index(from_stage) :] if from_stage else ()
-    until = record.attempts[-1].until if record.attempts and record.state != "completed" else None
+    until = record.goal
     if until and force and STAGES.index(until) < STAGES.index(force[0]):
-        until = None
+        until = None  # what is to be made again lies beyond it
     return execute(run_id, until=until, force=force, as_json=as_json)
 
 

@@ -97,7 +97,9 @@ def pipeline(
         verify: compare the sha256 of every part before a snapshot is reused.
     """
     if not config and not run_id:
-        raise ConfigError("pipeline: give config (a new run) or run_id (an existing one)")
+        raise ConfigError("give config (a new run) or run_id (an existing one)")
+    if unknown := {*force, until or STAGES[-1]} - {*STAGES}:
+        raise ConfigError(f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
     _apply_environment()
     run = Run.of_record(run_id, None, until) if run_id else Run.of_config(str(config), until)
     return run_stages(run, force=force, verify=verify)

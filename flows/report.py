@@ -76,8 +76,10 @@ def show_tries(record: RunRecord, out: Console) -> None:
         return
     out.print()
     table = _table("Tries", "started", "flow", "until", "machine", "ended")
+    goes = record.attempts[-1] if record.actual_state() == "running" else None
     for attempt in record.attempts:
-        ended = Text((attempt.error or "done").splitlines()[0][:40] if attempt.ended_at else "")
+        how = (attempt.error or "done").splitlines()[0][:40] if attempt.ended_at else "killed"
+        ended = Text("" if attempt is goes else how)
         table.add_row(attempt.started_at, attempt.flow, attempt.until or STAGES[-1], Text(attempt.host), ended)
     out.print(table)
 
@@ -184,16 +186,17 @@ def show_deployed(rows: Sequence[Row], workers: Sequence[str], *, as_json: bool)
         print_json({"standing": [asdict(row) for row in rows], "workers": list(workers)})
         return 0
     out = console()
-    for kind in ("deployment", "pool", "automation"):
-        table = _table(f"{kind.capitalize()}s", "name", "what")
+    for kind, what in (("deployment", "runs"), ("pool", "type"), ("automation", "state")):
+        table = _table(f"{kind.capitalize()}s", "name", what)
         for row in rows:
             if row.kind == kind:
                 table.add_row(Text(row.name), Text(row.what))
         out.print(table)
-        for row in rows:
-            if row.kind == kind and kind == "deployment":
-                out.print(Text(f"  {row.url}"), soft_wrap=True)
         out.print()
+    for row in rows:
+        if row.kind == "deployment":
+            out.print(Text(f"{row.name:<24} {row.url}"), soft_wrap=True)
+    out.print()
     out.print(Text(f"Workers run them; here: {workers[0]}"), soft_wrap=True)
     out.print(Text("Or, on other machines:"))
     for command in workers[1:]:

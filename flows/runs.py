@@ -78,6 +78,11 @@ class RunRecord(BaseModel):
         """The flow of the first try: `curate` for a run that triggers carry on."""
         return self.attempts[0].flow if self.attempts else "pipeline"
 
+    @property
+    def goal(self) -> str | None:
+        """The last stage that the unfinished try was to run; None for all of them, as after a finished try."""
+        return self.attempts[-1].until if self.attempts and self.state != "completed" else None
+
     def begin(self, flow: str = "pipeline", until: str | None = None, flow_run_id: str | None = None) -> None:
         """Start a try in this process."""
         self.state = "running"

@@ -135,11 +135,16 @@ class Run:
             self.record.save(self.context.store)
 
     def failure(self, error: Exception) -> str:
-        """What the flow run's state says: the stage, the kind of error, and what to do."""
+        """What the flow run's state says: the stage, the kind of error and what to do; then the error itself."""
         code = error.exit_code if isinstance(error, PairmillError) else 1
-        remedy = {2: "Correct the config, then begin a new run.", 4: "Change [train], then begin a new run."}
-        what = remedy.get(code, f"Retry this flow run, or: pairmill rerun {self.record.run_id}")
-        return f"{self.at} failed: {type(error).__name__}: {error}\n{what}"
+        again = f"Retry this flow run, or: pairmill rerun {self.record.run_id}"
+        remedy = {
+            2: "Correct the config and begin a new run.",
+            3: f"Remake what is broken: pairmill rerun {self.record.run_id} --from STAGE",
+            4: "Change [train] and begin a new run.",
+            5: "The version is kept as candidate. Begin a new run with another recipe, or lower the floor.",
+        }
+        return f"{self.at} failed: {type(error).__name__}. {remedy.get(code, again)}\n{error}"
 
     def summary(self) -> dict[str, Any]:
         """`run_id`, `stages` (stage, key, state, seconds, counts) and `model_version`."""

@@ -74,14 +74,15 @@ def notifications(blocks: Sequence[UUID], ui_url: str) -> list[AutomationCore]:
     failure = (
         "{{ flow.name }} run {{ event.resource['prefect.resource.name'] }}:\n"
         f"{_QUOTED}\n"
-        f"Page: {ui_url}/runs/flow-run/{{{{ flow_run.id }}}}\n"
-        "To continue: Retry on that page, or `pairmill rerun {{ event.resource['prefect.resource.name'] }}`"
+        "{% if event.resource['prefect.state-name'] == 'Crashed' %}Retry on its page, or:"
+        " pairmill rerun {{ event.resource['prefect.resource.name'] }}\n{% endif %}"
+        f"Page: {ui_url}/runs/flow-run/{{{{ flow_run.id }}}}"
     )
     champion = (
         "{{ event.payload.model_uri }} is {{ event.payload.alias }} of {{ event.payload.model_name }}.\n"
         "{% for score in event.payload.scores %}{{ score.name }}: {{ '%.4f' | format(score.value) }}\n{% endfor %}"
         "{% for name, link in event.payload.links.items() %}MLflow {{ name }}: {{ link }}\n{% endfor %}"
-        "Ancestry: `pairmill show {{ event.resource['pairmill.run'] }}`"
+        "Ancestry: pairmill show {{ event.resource['pairmill.run'] }}"
     )
     return [
         AutomationCore(

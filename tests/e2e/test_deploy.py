@@ -328,7 +328,7 @@ def test_a_failed_run_is_told_of_and_retried_from_its_page(mill, prefect, hook, 
     assert state.startswith("train failed: ")
     (message,) = await_(lambda: hook.about(run_id))
     assert message["subject"] == f"{run_id} failed"
-    for text in ("pipeline run", "train failed: ", "Error: ", flow_run, f"`pairmill rerun {run_id}`"):
+    for text in ("pipeline run", "train failed: ", "Error. ", flow_run, f"pairmill rerun {run_id}"):
         assert text in message["body"]
 
     prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry")

@@ -97,8 +97,11 @@ def test_a_notification_takes_the_sting_out_of_text_from_the_web():
     assert not set("<>@") & set(body)
     assert "{{ 1 + 1 }}" in body
     assert len(body) < 1000
-    for text in ("SourceError", "http://ui/runs/flow-run/f00", "`pairmill rerun nightly-20260101T000000-abcd`"):
+    for text in ("SourceError", "http://ui/runs/flow-run/f00"):
         assert text in body
+    assert "pairmill rerun" not in body, "the state's message says what to do"
+    event["resource"]["prefect.state-name"] = "Crashed"
+    assert "pairmill rerun nightly-20260101T000000-abcd" in render_user_template_sync(said.body, context)  # pyright: ignore
     news = render_user_template_sync(champion.actions[0].body, context)  # pyright: ignore
     for text in ("models:/clip/7 is champion of clip", "digits/top1: 0.1235", "MLflow run: http://mlflow/run"):
         assert text in news

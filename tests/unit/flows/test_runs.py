@@ -84,3 +84,14 @@ def test_run_ids_sort_by_time_and_say_so():
     assert RUN_ID.fullmatch(early)
     assert RUN_ID.fullmatch(new_run_id("n"))
     assert not RUN_ID.fullmatch("solid-beagle")
+
+
+def test_an_unfinished_run_goes_on_to_where_it_was_to_go_and_a_finished_one_to_the_end():
+    one = record("a")
+    assert one.goal is None
+    one.begin("curate", "pack")
+    assert one.goal == "pack"
+    one.end("failed", "why")
+    assert one.goal == "pack"
+    one.end("completed")
+    assert one.goal is None
