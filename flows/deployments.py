@@ -177,11 +177,12 @@ class Deployer:
         deployment = self._client.create_deployment(
             flow_id=self._client.create_flow_from_name(flow.name),
             name=spec["name"],
+            version=flow.version,
             entrypoint=spec["entrypoint"],
             description=spec["description"],
             tags=spec["tags"],
             parameters=spec.get("parameters"),
-            parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
+            parameter_openapi_schema=parameter_schema(flow).model_dump(exclude_unset=True),
             enforce_parameter_schema=spec["enforce_parameter_schema"],
             concurrency_limit=limit.get("limit"),
             concurrency_options=options,

@@ -57,8 +57,7 @@ def zombie(silence: timedelta = SILENCE) -> AutomationCore:
                 state=StateType.CRASHED,
                 name=None,
                 force=False,
-                message=f"No heartbeat for {silence.total_seconds():.0f} s: its process is gone. `pairmill rerun` with"
-                " the run's name, or Retry on this page, makes what is missing.",
+                message=f"No heartbeat for {silence.total_seconds():.0f} s: its process is gone.",
             )
         ],
     )

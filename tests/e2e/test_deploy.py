@@ -82,12 +82,22 @@ class Prefect:
     def __init__(self, api: str, env: dict[str, str]):
         self.api, self.env = api, env
 
+    def send(self, method: str, path: str, value: Any = None) -> httpx.Response:
+        """One request; as Prefect's own client, it tries again where SQLite was locked (503)."""
+        for _ in range(10):
+            answer = httpx.request(method, f"{self.api}/{path}", json=value, timeout=30)
+            if answer.status_code != 503:
+                break
+            time.sleep(0.5)
+        return answer
+
     def get(self, path: str) -> Any:
-        answer = httpx.get(f"{self.api}/{path}")
+        answer = self.send("GET", path)
         return answer.json() if answer.status_code == 200 else None
 
     def post(self, path: str, value: Any) -> Any:
-        return httpx.post(f"{self.api}/{path}", json=value).raise_for_status().json()
+        answer = self.send("POST", path, value).raise_for_status()
+        return answer.json() if answer.content else None
 
     def client(self, script: str, *arguments: str) -> None:
         subprocess.run([sys.executable, "-c", script, *arguments], env=self.env, check=True, timeout=60)
@@ -202,7 +212,7 @@ def test_deploying_again_changes_nothing_but_what_was_asked(mill, prefect, night
     paused = next(
         a["id"] for a in prefect.post("automations/filter", {}) if "zombie" in a["name"] or "dead" in a["name"]
     )
-    httpx.patch(f"{prefect.api}/automations/{paused}", json={"enabled": False}).raise_for_status()
+    prefect.send("PATCH", f"automations/{paused}", {"enabled": False}).raise_for_status()
 
     again = mill.json("deploy", nightly, "--cron", "30 4 * * *", "--overlap", "queue", "--gpus", "2")
     assert [row["url"] for row in again["standing"]] == [row["url"] for row in deployed["standing"]][:-2]
@@ -215,7 +225,7 @@ def test_deploying_again_changes_nothing_but_what_was_asked(mill, prefect, night
     automations = {a["name"]: a["enabled"] for a in prefect.post("automations/filter", {})}
     assert automations == {name: "dead" not in name for name in AUTOMATIONS}, "doubled, or a paused one woke up"
 
-    httpx.patch(f"{prefect.api}/automations/{paused}", json={"enabled": True}).raise_for_status()
+    prefect.send("PATCH", f"automations/{paused}", {"enabled": True}).raise_for_status()
     mill("deploy", nightly, *CRON)
     assert prefect.get("deployments/name/curate/nightly")["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
@@ -235,7 +245,14 @@ def test_prefect_deploy_makes_the_same_of_the_project_file(prefect, deployed):
     ]
     done = subprocess.run(command, cwd=ROOT, env=prefect.env | {"PWD": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    same = ("entrypoint", "parameter_openapi_schema", "enforce_parameter_schema", "job_variables", "work_pool_name")
+    same = (
+        "entrypoint",
+        "parameter_openapi_schema",
+        "enforce_parameter_schema",
+        "job_variables",
+        "work_pool_name",
+        "version",
+    )
     try:
         for name, expected in ours.items():
             theirs = prefect.get(f"deployments/name/{name}")
@@ -247,7 +264,7 @@ def test_prefect_deploy_makes_the_same_of_the_project_file(prefect, deployed):
         assert {a["name"] for a in prefect.post("automations/filter", {})} == AUTOMATIONS
     finally:
         for name in ("pipeline/demo", "curate/demo"):
-            httpx.delete(f"{prefect.api}/deployments/{prefect.get(f'deployments/name/{name}')['id']}")
+            prefect.send("DELETE", f"deployments/{prefect.get(f'deployments/name/{name}')['id']}").raise_for_status()
 
 
 def test_a_dataset_that_lands_is_trained_on_evaluated_and_registered_in_one_run(mill, prefect, hook, nightly, deployed):
@@ -287,7 +304,7 @@ def test_a_doubled_event_trains_nothing_twice(mill, prefect, deployed):
     (landed,) = prefect.post("events/filter", {"filter": {"event": {"name": ["pairmill.dataset.landed"]}}})["events"]
     copy = {key: landed[key] for key in ("event", "resource", "related", "payload")}
     copy |= {"id": "0190a0a0-0000-7000-8000-000000000001", "occurred": landed["occurred"]}
-    httpx.post(f"{prefect.api}/events", json=[copy]).raise_for_status()
+    prefect.post("events", [copy])
 
     again = await_(lambda: [r for r in prefect.runs_of("train") if r["state"]["name"] == "Completed"][1:])
     assert {r["name"] for r in prefect.runs_of("train")} == {run["run_id"]}
