@@ -60,13 +60,13 @@ def deploy(order: Order) -> list[Row]:
     Raises:
         ConfigError: the config, the cron line, the time zone, a block or a number is wrong; nothing is made.
     """
-    load_config(order.config)
+    config = load_config(order.config)
     _check(order)
     _connect()
     from flows.deployments import Deployer
 
     with Deployer() as deployer:
-        return deployer.make(order)
+        return deployer.make(order, config)
 
 
 def remove(config: Path) -> list[str]:

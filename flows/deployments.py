@@ -23,7 +23,7 @@ from prefect.workers.process import ProcessWorker
 from pydantic import TypeAdapter, ValidationError
 
 from dataops.errors import ConfigError
-from flows.config import RunConfig, load_config
+from flows.config import RunConfig
 from flows.deploy import Order, Row
 from flows.pipeline import FLOWS
 from flows.triggers import notifications, zombie
@@ -93,12 +93,11 @@ class Deployer:
     ) -> None:
         self._client.__exit__(kind, error, trace)
 
-    def make(self, order: Order) -> list[Row]:
+    def make(self, order: Order, config: RunConfig) -> list[Row]:
         """Create or update all that the order asks for.
 
         Raises: ConfigError when a block is not there or the schedule is refused, before anything is made.
         """
-        config = load_config(order.config)
         wanted = [(spec, _schedules(spec)) for spec in specifications(order, config)]
         blocks = [self._block(name) for name in order.notify]
         rows = [self._pool(order.pool, None), self._pool(order.gpu_pool, order.gpus)]
@@ -111,7 +110,7 @@ class Deployer:
                 automations.append(trigger.as_automation())
         if blocks:
             automations += notifications(blocks, self._ui)
-        return rows + [self._automation(automation) for automation in automations]
+        return rows + [self.stand(automation) for automation in automations]
 
     def remove(self, name: str) -> list[str]:
         """Delete a config's deployments; with the last config's also the shared ones, the automations and our pools."""
@@ -196,8 +195,8 @@ class Deployer:
         url = f"{self._ui}/deployments/deployment/{deployment}"
         return deployment, Row("deployment", f"{flow.name}/{spec['name']}", what, url)
 
-    def _automation(self, wanted: AutomationCore) -> Row:
-        """One that is there is updated, and stays paused where someone paused it."""
+    def stand(self, wanted: AutomationCore) -> Row:
+        """Create an automation; one of its name is updated, and stays paused where someone paused it."""
         known = [a for a in self._client.read_automations_by_name(wanted.name) if a.name == wanted.name]
         if known:
             identity = known[0].id
