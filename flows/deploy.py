@@ -3,18 +3,23 @@
 Imports prefect only once the servers are known: it reads its settings then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
+from httpx import HTTPError
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, ServiceError
 from flows.config import config_name, load_config
 from infra import services
+
+if TYPE_CHECKING:
+    from flows.deployments import Deployer
 
 Until = Literal["pack", "register"]
 Overlap = Literal["skip", "queue"]
@@ -59,23 +64,18 @@ def deploy(order: Order) -> list[Row]:
 
     Raises:
         ConfigError: the config, the cron line, the time zone, a block or a number is wrong; nothing is made.
+        ServiceError: the Prefect server did not answer, or refused.
     """
     config = load_config(order.config)
     _check(order)
-    _connect()
-    from flows.deployments import Deployer
-
-    with Deployer() as deployer:
+    with _deployer() as deployer:
         return deployer.make(order, config)
 
 
 def remove(config: Path) -> list[str]:
     """Delete the deployments of a config, and with the last of them all that they shared; the names of what is gone."""
     name = config_name(config)
-    _connect()
-    from flows.deployments import Deployer
-
-    with Deployer() as deployer:
+    with _deployer() as deployer:
         return deployer.remove(name)
 
 
@@ -91,9 +91,18 @@ def workers(order: Order) -> Sequence[str]:
     )
 
 
-def _connect() -> None:
+@contextmanager
+def _deployer() -> Iterator["Deployer"]:
     services.up()
     services.apply_environment()
+    from flows.deployments import Deployer
+
+    try:
+        with Deployer() as deployer:
+            yield deployer
+    except HTTPError as error:
+        msg = f"the Prefect server did not take it ({error}); a part may stand: call `pairmill deploy` again"
+        raise ServiceError(msg) from error
 
 
 def _check(order: Order) -> None:
