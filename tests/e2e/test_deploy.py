@@ -284,7 +284,7 @@ def test_a_dataset_that_lands_is_trained_on_evaluated_and_registered_in_one_run(
         ("evaluate", "register", evaluation["id"]),
     ]
     assert {s["state"] for s in shown["stages"]} == {"Completed"}
-    assert shown["model_version"].startswith("models:/small/")
+    assert shown["model_version"].startswith("models:/nightly/")
     assert [r["run_id"] for r in mill.json("runs") if r["name"] == "nightly"] == [run_id]
     assert set(training["tags"]) == {"gpu", "config:nightly"}
 
