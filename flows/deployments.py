@@ -31,8 +31,6 @@ from flows.triggers import notifications, zombie
 PROJECT = Path(__file__).resolve().parent.parent / "infra" / "prefect.yaml"
 PREFIX = "pairmill: "
 """How the names of our automations begin."""
-OWNED = "Made by pairmill deploy."
-"""In the description of a work pool that `--remove` may delete."""
 SCHEDULED = {"register": "pipeline", "pack": "curate"}
 STRATEGY = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLimitStrategy.ENQUEUE}
 TRIGGER: TypeAdapter[Any] = TypeAdapter(DeploymentTriggerTypes)
@@ -113,7 +111,10 @@ class Deployer:
         return rows + [self.stand(automation) for automation in automations]
 
     def remove(self, name: str) -> list[str]:
-        """Delete a config's deployments; with the last config's also the shared ones, the automations and our pools."""
+        """Delete a config's deployments; with the last config's also the shared ones and the automations.
+
+        The work pools stay: workers poll them, and would make them again.
+        """
         gone = [self._delete_deployment(flow, name) for flow in SCHEDULED.values()]
         left = [d for d in self._client.read_deployments() if {f"config:{d.name}"} <= set(d.tags)]
         if not left:
@@ -122,10 +123,6 @@ class Deployer:
                 if automation.name.startswith(PREFIX):
                     self._client.delete_automation(automation.id)
                     gone.append(automation.name)
-            for pool in self._client.read_work_pools():
-                if OWNED in (pool.description or ""):
-                    self._client.delete_work_pool(pool.name)
-                    gone.append(f"work pool {pool.name}")
         return [name for name in gone if name]
 
     def _delete_deployment(self, flow: str, name: str) -> str | None:
@@ -157,11 +154,10 @@ class Deployer:
                 self._client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
         except ObjectNotFound:
             kind = "process"
-            for_what = "Training: one flow run a GPU." if limit else "All flows but training."
             pool = WorkPoolCreate(
                 name=name,
                 type=kind,
-                description=f"{for_what} {OWNED}",
+                description="Training: one flow run a GPU." if limit else "All flows but training.",
                 base_job_template=ProcessWorker.get_default_base_job_template(),
                 concurrency_limit=limit,
             )
