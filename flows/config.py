@@ -69,6 +69,18 @@ class RunConfig(_Table):
         return self.model_dump(mode="json", by_alias=True)
 
 
+def config_name(path: Path) -> str:
+    """The `name` of a config file, without checking the rest of it.
+
+    Raises: ConfigError when there is none.
+    """
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError) as error:
+        msg = f"{path}: names no run: {type(error).__name__}: {error}"
+        raise ConfigError(msg) from error
+
+
 def load_config(path: Path, settings: Iterable[str] = ()) -> RunConfig:
     """Read a config file, apply `a.b=value` settings, and check everything that can be checked before work starts.
 
@@ -90,8 +102,11 @@ def load_config(path: Path, settings: Iterable[str] = ()) -> RunConfig:
     return check_config(values, str(path))
 
 
-def check_config(values: Mapping[str, Any], where: str) -> RunConfig:
+def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True) -> RunConfig:
     """Validate config values and the files and places that they name.
+
+    Args:
+        sources: False on a machine that takes a run's dataset from the store: the source files may lie elsewhere.
 
     Raises: ConfigError that lists every problem, each with its path, the value and what is allowed; StorageError when the
         store does not answer now.
@@ -102,7 +117,7 @@ def check_config(values: Mapping[str, Any], where: str) -> RunConfig:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         problems += [_problem(detail) for detail in error.errors()]
-    problems += _problems_outside(values, config)
+    problems += _problems_outside(values, config, sources=sources)
     if problems or config is None:
         listed = "\n".join(f"  {line}" for line in problems)
         msg = f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{listed}"
@@ -130,7 +145,7 @@ def _table(name: Any) -> type[BaseModel] | None:
     return None
 
 
-def _problems_outside(values: Mapping[str, Any], config: RunConfig | None) -> list[str]:
+def _problems_outside(values: Mapping[str, Any], config: RunConfig | None, *, sources: bool) -> list[str]:
     """What is wrong with the files and places that the valid tables name: a bad table elsewhere does not hide it."""
 
     def table(name: str, model: type[BaseModel]) -> Any:
@@ -142,7 +157,7 @@ def _problems_outside(values: Mapping[str, Any], config: RunConfig | None) -> li
             return None
 
     problems: list[str] = []
-    if (source := table("source", SourceConfig)) is not None:
+    if sources and (source := table("source", SourceConfig)) is not None:
         problems += [f"source.{line}" for line in source_problems(source)]
     if (train := table("train", TrainConfig)) is not None:
         problems += _caught("train.model", lambda: load_model_config(train.model))

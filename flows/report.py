@@ -15,6 +15,7 @@ from dataops.errors import ConfigError
 from dataops.funnel import STAGES, funnel_stages
 from dataops.snapshot import Manifest, find
 from dataops.store import Store
+from flows.deploy import Row
 from flows.runs import RunRecord, load_run, stores
 from infra.doctor import Check
 from infra.services import ServiceStatus
@@ -60,6 +61,7 @@ def show_run(record: RunRecord, store: Store) -> None:
         gone = run.state in ("Completed", "Reused") and (run.stage, run.key) not in there
         table.add_row(run.stage, run.key, f"{run.state}, deleted since" if gone else run.state, f"{run.seconds:.1f}")
     out.print(table)
+    show_tries(record, out)
     show_funnel(manifests, out)
     show_scores(manifests, out)
     if record.attempts and record.attempts[-1].error:
@@ -69,6 +71,20 @@ def show_run(record: RunRecord, store: Store) -> None:
         out.print(Text(f"\nRegistered {record.model_version}" + (f", alias {aliases}" if aliases else "")))
     for name, link in sorted(record.model_links.items()):
         out.print(Text(f"  {name}: {link}"), soft_wrap=True)
+
+
+def show_tries(record: RunRecord, out: Console) -> None:
+    """The flow runs that worked on the run, where there was more than one."""
+    if len(record.attempts) < 2:
+        return
+    out.print()
+    table = new_table("Tries", "started", "flow", "until", "machine", "ended")
+    goes = record.attempts[-1] if record.actual_state() == "running" else None
+    for attempt in record.attempts:
+        how = (attempt.error or "done").splitlines()[0][:40] if attempt.ended_at else "killed"
+        ended = Text("" if attempt is goes else how)
+        table.add_row(attempt.started_at, attempt.flow, attempt.until or STAGES[-1], Text(attempt.host), ended)
+    out.print(table)
 
 
 def show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
@@ -165,6 +181,43 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
         table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
     out.print(table)
     show_funnel([manifest], out)
+
+
+def show_deployed(rows: Sequence[Row], workers: Sequence[str], *, as_json: bool) -> int:
+    """What stands in Prefect now, where to look at it, and what runs it."""
+    if as_json:
+        print_json({"standing": [asdict(row) for row in rows], "workers": list(workers)})
+        return 0
+    out = console()
+    for kind, what in (("deployment", "runs"), ("pool", "type"), ("automation", "state")):
+        table = new_table(f"{kind.capitalize()}s", "name", what)
+        for row in rows:
+            if row.kind == kind:
+                table.add_row(Text(row.name), Text(row.what))
+        out.print(table)
+        out.print()
+    for row in rows:
+        if row.kind == "deployment":
+            out.print(Text(f"{row.name:<24} {row.url}"), soft_wrap=True)
+    out.print()
+    out.print(Text(f"Workers run them; here: {workers[0]}"), soft_wrap=True)
+    out.print(Text("Or, on other machines:"))
+    for command in workers[1:]:
+        out.print(Text(f"  {command}"), soft_wrap=True)
+    return 0
+
+
+def show_removed(names: Sequence[str], *, as_json: bool) -> int:
+    """What is gone from Prefect."""
+    if as_json:
+        print_json({"removed": list(names)})
+        return 0
+    out = console()
+    for name in names:
+        out.print(Text(f"removed {name}"))
+    if not names:
+        out.print("nothing was deployed for this config")
+    return 0
 
 
 def show_services(found: Sequence[ServiceStatus], *, as_json: bool) -> int:

@@ -1,14 +1,17 @@
 """Run records: what `runs`, `show` and `rerun` read. They lie in the store, so the store alone is enough to go on.
 
 A record is `runs/<run_id>.json`, rewritten as its run goes on; a small pointer under the home folder remembers in which
-store a run of this machine lies.
+store a run of this machine lies. One record is carried through however many flow runs work on it: a first try and its
+reruns, or the scheduled curation of a dataset, its training on a GPU machine and its evaluation.
 """
 
 import logging
 import os
+import re
 import secrets
 import socket
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +27,12 @@ from training.process import identity, place
 
 logger = logging.getLogger(__name__)
 
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}-\d{8}T\d{6}-[0-9a-f]{4}")
+"""Config's name, time in UTC, four random hex digits: the run's id, and the name of each flow run that works on it."""
+
 StageState = Literal["Running", "Completed", "Reused", "Failed"]
 RunState = Literal["running", "completed", "failed", "crashed"]
+FINISHED = ("Completed", "Reused")
 
 
 class StageRun(BaseModel):
@@ -41,7 +48,7 @@ class StageRun(BaseModel):
 
 
 class Attempt(BaseModel):
-    """One try at a run: the first, or a rerun."""
+    """One try at a run: the first, a rerun, or the flow that takes it further."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,6 +59,9 @@ class Attempt(BaseModel):
     """The table of processes that `pid` belongs to (training.process.place)."""
     process: str | None = None
     """What tells this process from another of the same pid (training.process.identity)."""
+    flow: str = "pipeline"
+    until: str | None = None
+    """The last stage that this try was to run; None for all."""
     flow_run_id: str | None = None
     ended_at: str | None = None
     error: str | None = None
@@ -79,12 +89,24 @@ class RunRecord(BaseModel):
     stages: list[StageRun] = []
     model_version: str | None = None
     model_links: dict[str, str] = {}
+    announced: list[str] = []
+    """The snapshots, as `stage/key`, of which an event told the Prefect server."""
 
-    def begin(self) -> None:
+    @property
+    def begun_by(self) -> str:
+        """The flow of the first try: `curate` for a run that triggers carry on."""
+        return self.attempts[0].flow if self.attempts else "pipeline"
+
+    @property
+    def goal(self) -> str | None:
+        """The last stage that the unfinished try was to run; None for all of them, as after a finished try."""
+        return self.attempts[-1].until if self.attempts and self.state != "completed" else None
+
+    def begin(self, flow: str = "pipeline", until: str | None = None, flow_run_id: str | None = None) -> None:
         """Start a try in this process."""
         self.state = "running"
-        host, pid = socket.gethostname(), os.getpid()
-        self.attempts.append(Attempt(started_at=_now(), host=host, pid=pid, place=place(), process=identity(pid)))
+        here = {"host": socket.gethostname(), "pid": os.getpid(), "place": place(), "process": identity(os.getpid())}
+        self.attempts.append(Attempt(started_at=_now(), **here, flow=flow, until=until, flow_run_id=flow_run_id))
 
     def end(self, state: RunState, error: str | None = None) -> None:
         """End the present try."""
@@ -99,31 +121,51 @@ class RunRecord(BaseModel):
                 return
         self.stages.append(run)
 
+    def key_of(self, stage: str) -> str | None:
+        """The key of a stage that this run has finished."""
+        return next((run.key for run in self.stages if run.stage == stage and run.state in FINISHED), None)
+
     def actual_state(self) -> RunState:
         """`crashed` where the record says running but its process on this machine is gone."""
         gone = self.state == "running" and self.attempts and self.attempts[-1].is_gone()
         return "crashed" if gone else self.state
 
     def save(self, store: Store) -> None:
-        """Write the record over its older self."""
-        store.put(f"runs/{self.run_id}.json", self.model_dump_json(indent=2).encode())
+        """Write the record over its older self, keeping the tries that another process noted meanwhile."""
+        name = f"runs/{self.run_id}.json"
+        known: list[Attempt] = []
+        if store.size(name) is not None:
+            with suppress(ValidationError):  # emptied by a lost power supply
+                known = RunRecord.model_validate_json(store.read(name)).attempts
+        tries = {(a.started_at, a.host, a.pid, a.flow_run_id): a for a in [*known, *self.attempts]}
+        merged = self.model_copy(update={"attempts": sorted(tries.values(), key=lambda a: a.started_at)})
+        store.put(name, merged.model_dump_json(indent=2).encode())
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def new_run(config: RunConfig, home: Path) -> RunRecord:
+def new_run_id(name: str, when: datetime | None = None) -> str:
+    """An id that sorts by time and is unique."""
+    return f"{name}-{(when or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def new_run(config: RunConfig, home: Path, run_id: str | None = None) -> RunRecord:
     """A new record, saved in the run's store and known to this machine."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    run_id = f"{config.name}-{stamp}-{secrets.token_hex(2)}"
+    run_id = run_id or new_run_id(config.name)
     record = RunRecord(run_id=run_id, name=config.name, created_at=_now(), config=config.as_dict())
     store = open_store(config.store.uri)
     record.save(store)
+    remember(run_id, store, home)
+    return record
+
+
+def remember(run_id: str, store: Store, home: Path) -> None:
+    """Note on this machine in which store a run lies."""
     pointer = home / "runs" / run_id
     pointer.parent.mkdir(parents=True, exist_ok=True)
     pointer.write_text(store.uri)
-    return record
 
 
 def stores(home: Path, extra: str | None = None) -> list[Store]:
@@ -136,13 +178,12 @@ def stores(home: Path, extra: str | None = None) -> list[Store]:
     return list({store.uri: store for store in map(open_store, uris)}.values())
 
 
-def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[RunRecord, Store]:
-    """The record of a run and the store that it lies in.
+def find_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[RunRecord, Store] | None:
+    """The record of a run and the store that it lies in, where a known store or the one given has it.
 
-    Raises: ConfigError when no known store has it.
+    Raises: ConfigError when what is there is no record.
     """
-    searched = stores(home, store_uri)
-    for store in searched:
+    for store in stores(home, store_uri):
         name = f"runs/{run_id}.json"
         try:
             if store.size(name) is not None:
@@ -150,9 +191,18 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
         except ValidationError as error:
             msg = f"{store.uri}/{name} is not a run record: {error}"
             raise ConfigError(msg) from error
-    msg = (
-        f"no run {run_id!r} in {', '.join(s.uri for s in searched)}; `pairmill runs` lists them, --store names another"
-    )
+    return None
+
+
+def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[RunRecord, Store]:
+    """The record of a run and the store that it lies in.
+
+    Raises: ConfigError when no known store has it.
+    """
+    if (found := find_run(run_id, home, store_uri)) is not None:
+        return found
+    searched = ", ".join(store.uri for store in stores(home, store_uri))
+    msg = f"no run {run_id!r} in {searched}; `pairmill runs` lists them, --store names another"
     raise ConfigError(msg)
 
 

@@ -81,6 +81,7 @@ _QUIET = {
     # Our loggers reach the Prefect UI inside a flow run, and are not reproached outside of one.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,infra,tasks,training,dataops",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; the zombie automation (flows/triggers.py) waits for them
     # 7 by default: minutes of silence when the server is down. 3 gives up after 12.5 s, long enough for its restart.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     # Models are code and safetensors; what needs unpickling is not ours.

@@ -2,13 +2,14 @@ import os
 import subprocess
 import sys
 import threading
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from flows.runs import Attempt, RunRecord, StageRun, is_alive, list_runs, load_run
+from flows.runs import RUN_ID, Attempt, RunRecord, StageRun, find_run, is_alive, list_runs, load_run, new_run_id
 from tasks.lease import Lease
 
 
@@ -90,3 +91,42 @@ def test_another_process_of_the_same_pid_is_another(tmp_path):
     one.attempts[-1].process = "the one before the reboot"
     assert one.actual_state() == "crashed"
     assert not is_alive(one, FolderStore(tmp_path))
+
+
+def test_two_processes_at_one_record_keep_each_others_tries(tmp_path):
+    store = FolderStore(tmp_path)
+    mine = record("a")
+    mine.begin("curate", "pack", "first")
+    mine.save(store)
+    found = find_run("a", tmp_path, store.uri)
+    assert found is not None
+    theirs = found[0]
+    theirs.begin("train", "train", "second")
+    theirs.save(store)
+    mine.end("completed")
+    mine.save(store)
+    kept = load_run("a", tmp_path, store.uri)[0]
+    assert sorted((a.flow, a.until, a.ended_at is None) for a in kept.attempts) == [
+        ("curate", "pack", False),
+        ("train", "train", True),
+    ]
+    assert kept.begun_by == "curate"
+
+
+def test_run_ids_sort_by_time_and_say_so():
+    early = new_run_id("n.1-x", datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=1))))
+    assert early.startswith("n.1-x-20260102T020405-")
+    assert RUN_ID.fullmatch(early)
+    assert RUN_ID.fullmatch(new_run_id("n"))
+    assert not RUN_ID.fullmatch("solid-beagle")
+
+
+def test_an_unfinished_run_goes_on_to_where_it_was_to_go_and_a_finished_one_to_the_end():
+    one = record("a")
+    assert one.goal is None
+    one.begin("curate", "pack")
+    assert one.goal == "pack"
+    one.end("failed", "why")
+    assert one.goal == "pack"
+    one.end("completed")
+    assert one.goal is None
