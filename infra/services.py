@@ -280,7 +280,7 @@ def _external_problem(url: str) -> str | None:
 
     try:
         request = urllib.request.Request(f"{url}/health")
-        for name, value in _authorization(url).items():
+        for name, value in authorization(url).items():
             request.add_unredirected_header(name, value)  # credentials are for this host only
         with urllib.request.urlopen(request, timeout=5):
             return None
@@ -291,11 +291,14 @@ def _external_problem(url: str) -> str | None:
         return str(error)
 
 
-def _authorization(url: str) -> dict[str, str]:
-    """The header that the server's own client would send."""
+def authorization(url: str) -> dict[str, str]:
+    """The header that the server's own client would send to an address of it; none to an address of neither server."""
     env = os.environ
-    if url == env.get("PREFECT_API_URL", "").rstrip("/"):
+    prefect, mlflow = (env.get(variable, "").rstrip("/") for variable in CLIENT_VARIABLE.values())
+    if prefect and f"{url}/".startswith(f"{prefect}/"):
         token, basic = env.get("PREFECT_API_KEY"), env.get("PREFECT_API_AUTH_STRING")
+    elif not mlflow or not f"{url}/".startswith(f"{mlflow}/"):
+        return {}
     else:
         user = env.get("MLFLOW_TRACKING_USERNAME")
         token = env.get("MLFLOW_TRACKING_TOKEN")

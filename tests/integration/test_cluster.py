@@ -1,5 +1,6 @@
 """Prefect on Postgres, MLflow on Postgres with artefacts on S3, and a worker, as infra/compose.yaml says: one run through all."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -7,11 +8,12 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 
 from infra import services
@@ -108,10 +110,16 @@ def test_no_server_lets_a_stranger_in(cluster: Topology):
     env = cluster.client()
     pages = {
         f"{env['PREFECT_API_URL']}/admin/version": env["PREFECT_API_AUTH_STRING"].partition(":")[2],
-        f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1": env["MLFLOW_TRACKING_PASSWORD"],
+        f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1": env[
+            "MLFLOW_TRACKING_PASSWORD"
+        ],
     }
     for url, password in pages.items():
-        assert [get(url), get(url, basic("pairmill", "password")), get(url, basic("pairmill", password))] == [401, 401, 200]
+        assert [get(url), get(url, basic("pairmill", "password")), get(url, basic("pairmill", password))] == [
+            401,
+            401,
+            200,
+        ]
     assert get(env["AWS_ENDPOINT_URL"]) == 403
 
 
@@ -124,38 +132,50 @@ def test_each_server_sees_only_its_own_database(cluster: Topology):
         other = next(iter(owners.keys() - {user}))
         with pytest.raises(AssertionError, match="permission denied for database"):
             cluster.psql("--command", "select 1", user=user, password=password, database=other)
-    assert cluster.psql("--command", "select extname from pg_extension", database="prefect").splitlines() == ["plpgsql", "pg_trgm"]
+    assert cluster.psql("--command", "select extname from pg_extension", database="prefect").splitlines() == [
+        "plpgsql",
+        "pg_trgm",
+    ]
+
+
+def api(cluster: Topology, method: str, path: str, **options: Any) -> Any:
+    """One request to the Prefect server."""
+    env = cluster.client()
+    user, _, password = env["PREFECT_API_AUTH_STRING"].partition(":")
+    answer = httpx.request(method, env["PREFECT_API_URL"] + path, auth=(user, password), timeout=20, **options)
+    return answer.raise_for_status().json()
+
+
+def wait(cluster: Topology, flow_run_id: str, condition: Callable[[str], bool], patience_s: float = 150) -> str:
+    """Poll until the condition holds of the state of the flow run, or it has ended."""
+    deadline, state = time.monotonic() + patience_s, ""
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            state = api(cluster, "GET", f"/flow_runs/{flow_run_id}")["state_type"]
+        if condition(state) or state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return state
+        assert time.monotonic() < deadline, (state, (cluster.folder / "worker.log").read_text()[-6000:])
+        time.sleep(0.2)
 
 
 def test_a_run_through_worker_servers_and_store_outlives_the_prefect_server(cluster: Topology, config: Path, s3: Any):
     prefect(cluster, "deploy", "--prefect-file", "infra/prefect.yaml", "--name", "pipeline")
-    created = prefect(cluster, "deployment", "run", "pipeline/pipeline", "--param", f"config={config}")
-    assert "Created flow run" in created
+    deployment = api(cluster, "GET", "/deployments/name/pipeline/pipeline")
+    parameters = {"parameters": {"config": str(config)}, "state": {"type": "SCHEDULED"}}
+    flow_run = api(cluster, "POST", f"/deployments/{deployment['id']}/create_flow_run", json=parameters)
 
-    def shards() -> list[str]:
-        return [o["Key"] for o in s3.list_objects_v2(Bucket="pairmill", Prefix="store/download/").get("Contents", [])]
+    def downloading(state: str) -> bool:
+        return bool(s3.list_objects_v2(Bucket="pairmill", Prefix="store/download/").get("Contents"))
 
-    wait(lambda: shards(), cluster)
-    started = time.monotonic()
+    print("s", time.strftime("%X"))
+    assert wait(cluster, flow_run["id"], downloading) == "RUNNING", (cluster.folder / "worker.log").read_text()[-6000:]
     cluster.kill("prefect")
-    print("killed", shards())
+    print("k", time.strftime("%X"))
     time.sleep(3)
     cluster.start("prefect")
-    print("restarted", time.monotonic() - started)
-    runs: list[Any] = []
-
-    def ended() -> bool:
-        runs[:] = pairmill(cluster, "runs", "--store", "s3://pairmill/store")
-        return bool(runs) and runs[0]["state"] != "running"
-
-    wait(ended, cluster)
-    print(runs, time.monotonic() - started)
+    print("r", time.strftime("%X"))
+    state = wait(cluster, flow_run["id"], lambda state: False)
+    print(state, time.strftime("%X"))
     print((cluster.folder / "worker.log").read_text()[-6000:])
+    print(pairmill(cluster, "runs", "--store", "s3://pairmill/store"))
     assert 0
-
-
-def wait(condition: Any, cluster: Topology, patience_s: float = 120) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, (cluster.folder / "worker.log").read_text()[-6000:]
-        time.sleep(0.2)

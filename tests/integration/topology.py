@@ -87,7 +87,7 @@ class Topology:
         volume, scratch = self.folder / "volumes" / service, self.folder / "tmp" / service
         for place in (volume, scratch):
             place.mkdir(parents=True, exist_ok=True)
-        places = {"/var/lib/pairmill": str(volume), "/app/": f"{ROOT}/", "/tmp/": f"{scratch}/", "0.0.0.0": "127.0.0.1"}
+        places = {"/var/lib/pairmill": str(volume), "/app": str(ROOT), "/tmp/": f"{scratch}/", "0.0.0.0": "127.0.0.1"}
         for name, port in PORTS.items():
             for host in (name, "127.0.0.1"):
                 places |= {f"{mark}{host}:{port}": f"{mark}127.0.0.1:{self.ports[name]}" for mark in ("//", "@")}
@@ -139,7 +139,9 @@ class Topology:
         if service == "postgres":
             command[0] = str(postgres_binaries() / command[0])
         deadline = time.monotonic() + patience_s
-        while subprocess.run(command, env=self.environment(service), cwd=ROOT, capture_output=True, check=False).returncode:
+        while subprocess.run(
+            command, env=self.environment(service), cwd=ROOT, capture_output=True, check=False
+        ).returncode:
             log = (self.folder / f"{service}.log").read_text(errors="replace")[-4000:]
             assert self.running[service].poll() is None, f"{service} ended\n{log}"
             assert time.monotonic() < deadline, f"{service} never became healthy\n{log}"
@@ -158,7 +160,9 @@ class Topology:
         """What the image's entrypoint does: initdb, the command of the compose file, and postgres.sql once."""
         folder, account = self.database, pwd.getpwnam(self.user)
         password = folder / "password"
-        environment = self.environment("postgres") | {"PGPASSWORD": self.services["postgres"]["environment"]["POSTGRES_PASSWORD"]}
+        environment = self.environment("postgres") | {
+            "PGPASSWORD": self.services["postgres"]["environment"]["POSTGRES_PASSWORD"]
+        }
         password.write_text(environment["PGPASSWORD"])
         options: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -175,11 +179,18 @@ class Topology:
         self.await_health("postgres")
         self.psql("--file", str(COMPOSE.with_name("postgres.sql")))
 
-    def psql(self, *arguments: str, user: str = "postgres", password: str | None = None, database: str = "postgres") -> str:
+    def psql(
+        self, *arguments: str, user: str = "postgres", password: str | None = None, database: str = "postgres"
+    ) -> str:
         environment = self.environment("postgres")
         environment["PGPASSWORD"] = password or environment["POSTGRES_PASSWORD"]
         command = [str(postgres_binaries() / "psql"), "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
-        command += [f"--host=127.0.0.1", f"--port={self.ports['postgres']}", f"--username={user}", f"--dbname={database}"]
+        command += [
+            f"--host=127.0.0.1",
+            f"--port={self.ports['postgres']}",
+            f"--username={user}",
+            f"--dbname={database}",
+        ]
         done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
