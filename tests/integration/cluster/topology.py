@@ -23,7 +23,7 @@ import pytest
 from infra import dotenv
 from infra.processes import choose_port
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = ROOT / "infra/compose.yaml"
 PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "s3": 8333, "worker": 8080}
 
@@ -104,7 +104,7 @@ class Topology:
             config.write_text("".join(self.words(service, [Path(values["MLFLOW_AUTH_CONFIG_PATH"]).read_text()])))
             values["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"} | values
+        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8"} | values
 
     def client(self) -> dict[str, str]:
         """The environment of the worker's container: what every client needs."""
@@ -186,7 +186,7 @@ class Topology:
         environment["PGPASSWORD"] = password or environment["POSTGRES_PASSWORD"]
         command = [str(postgres_binaries() / "psql"), "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
         command += [
-            f"--host=127.0.0.1",
+            "--host=127.0.0.1",
             f"--port={self.ports['postgres']}",
             f"--username={user}",
             f"--dbname={database}",
