@@ -65,10 +65,8 @@ def main(today: date | None = None, path: Path = ACCEPTED) -> int:
         report = json.loads(done.stdout)
     except ValueError:
         if not problems and any(word.lower() in done.stderr.lower() for word in _UNREACHED):
-            say(
-                f"{_BAR}\nAUDIT SKIPPED: no vulnerability service can be reached from here; run `make audit` where one can.\n"
-            )
-            say(f"{done.stderr.strip()[-300:]}\n{_BAR}\n")
+            reason = f"AUDIT SKIPPED: no vulnerability service can be reached from here.\n{done.stderr.strip()[-300:]}"
+            say(f"{_BAR}\n{reason}\n{_BAR}\n")
             return 0
         problems.append(f"pip-audit failed: {done.stderr.strip()[-2000:]}")
         report = {"dependencies": []}

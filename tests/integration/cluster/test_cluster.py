@@ -24,7 +24,7 @@ from tasks.demo.build import build_demo_web
 from tests.e2e.conftest import SAMPLE_CONFIG
 from tests.integration.cluster.topology import ROOT, Topology
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -123,20 +123,21 @@ def api(cluster: Topology, method: str, path: str, **options: Any) -> Any:
     """One request to the Prefect server."""
     env = cluster.client()
     user, _, password = env["PREFECT_API_AUTH_STRING"].partition(":")
-    answer = httpx.request(method, env["PREFECT_API_URL"] + path, auth=(user, password), timeout=20, **options)
-    return answer.raise_for_status().json()
+    # verify=False: plain HTTP, and reading all certificates of the system takes longer than the request.
+    with httpx.Client(auth=(user, password), timeout=20, verify=False) as client:
+        return client.request(method, env["PREFECT_API_URL"] + path, **options).raise_for_status().json()
 
 
 def wait(cluster: Topology, flow_run_id: str, condition: Callable[[str], bool] = lambda state: False) -> str:
     """Poll until the condition holds of the flow run's state, or it has ended; returns the state."""
-    deadline, state = time.monotonic() + 180, ""
+    deadline, state = time.monotonic() + 400, ""
     while True:
         with contextlib.suppress(httpx.TransportError):
             state = api(cluster, "GET", f"/flow_runs/{flow_run_id}")["state_type"]
         if condition(state) or state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
             return state
         assert time.monotonic() < deadline, (state, (cluster.folder / "worker.log").read_text()[-6000:])
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def test_a_bucket_is_made_once_and_a_refusal_is_named(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
