@@ -20,6 +20,7 @@ import pytest
 from dataops.errors import StorageError
 from infra import installation, services
 from infra.bucket import make_bucket
+from infra.server_checks import check_database
 from tasks.demo.build import build_demo_web
 from tests.e2e.conftest import SAMPLE_CONFIG
 from tests.integration.cluster.topology import ROOT, Topology
@@ -219,10 +220,14 @@ def test_the_doctor_finds_the_cluster_sound_and_names_what_is_made_wrong(cluster
     }.items():
         assert not found[name]["ok"]
         assert complaint in found[name]["detail"], found[name]
-    mlflow = cluster.environment("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("psycopg", "asyncpg")
-    found = checks(code=2, PREFECT_SERVER_DATABASE_CONNECTION_URL=mlflow, PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert "pg_trgm is not there" in found["prefect database"]["detail"]
-    assert "does not answer" in found["prefect server"]["detail"]
+
+
+def test_the_doctor_misses_the_extension_that_prefect_needs(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
+    url = cluster.environment("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("psycopg", "asyncpg")
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", url)
+    check = check_database("PREFECT_SERVER_DATABASE_CONNECTION_URL")
+    assert (check.ok, "pg_trgm is not there" in check.detail) == (False, True)
+    assert "CREATE EXTENSION pg_trgm" in check.remedy
 
 
 def foreign_checkout() -> bool:
