@@ -12,12 +12,6 @@ from infra import processes, services
 from infra.check import Check
 
 _VERSION = {"prefect": "/admin/version", "mlflow": "/version"}
-_LOCKED = {"prefect": "/admin/version", "mlflow": "/api/2.0/mlflow/experiments/search?max_results=1"}
-"""What a server with users shows to those alone who give a password."""
-_CREDENTIALS = {
-    "prefect": "PREFECT_API_KEY, or PREFECT_API_AUTH_STRING=user:password",
-    "mlflow": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
-}
 _DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "mysql": "MySQLdb", "sqlite": "sqlite3"}
 """What SQLAlchemy 2.1 takes where an address names no driver.
 
@@ -53,10 +47,10 @@ def check_external(name: str, url: str, *, answers: bool) -> list[Check]:
         return [Check(f"{name} server", False, "error", detail, remedy)]
     if not url.startswith(("http://", "https://")):  # MLflow's client opens a database itself
         return [check_database(variable)]
-    code, text = _get(f"{url}{_LOCKED[name]}")
+    code, text = _get(f"{url}{services.LOCKED_PATH[name]}")
     if code == 401 or (code == 403 and "host" not in text.lower()):
         detail = f"{url} answers, but does not let us in (HTTP {code})"
-        return [Check(f"{name} server", False, "error", detail, f"set {_CREDENTIALS[name]}")]
+        return [Check(f"{name} server", False, "error", detail, f"set {services.CREDENTIALS[name]}")]
     if code == 403:
         detail = f"{url} refuses the name that it is called by: {text.strip()[:200]}"
         remedy = "start `mlflow server` with --allowed-hosts, its present hosts and this host:port among them"

@@ -7,6 +7,7 @@ from importlib import metadata
 
 import pytest
 
+from dataops.errors import ConfigError
 from infra import server_checks, services
 from infra.services import ServiceStatus
 
@@ -66,6 +67,14 @@ def test_a_refused_password_is_told_apart_from_silence(serve, monkeypatch: pytes
     assert "MLFLOW_TRACKING_PASSWORD" in check.remedy
     assert "wrong" not in check.detail + check.remedy
     assert server.seen[-1] == "Basic bWU6d3Jvbmc="
+
+
+def test_a_run_against_a_locked_server_ends_before_it_begins(serve, monkeypatch: pytest.MonkeyPatch):
+    serve("PREFECT_API_URL", {"/api/admin/version": (401, "Unauthorized"), "/api/health": (200, "true")}, "/api")
+    serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    with pytest.raises(ConfigError, match=r"does not let us in \(HTTP 401 .*set PREFECT_API_KEY"):
+        services.up()
 
 
 def test_a_host_that_mlflow_does_not_allow(serve):
