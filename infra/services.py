@@ -28,6 +28,12 @@ START_TIMEOUT_S = 90.0
 _EXTERNAL_PATIENCE_S = 10.0
 CLIENT_VARIABLE = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 _CLIENT_PATH = {"prefect": "/api", "mlflow": ""}
+LOCKED_PATH = {"prefect": "/admin/version", "mlflow": "/api/2.0/mlflow/experiments/search?max_results=1"}
+"""What a server with users shows to those alone who give a password; its health it tells to all."""
+CREDENTIALS = {
+    "prefect": "PREFECT_API_KEY, or PREFECT_API_AUTH_STRING=user:password",
+    "mlflow": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+}
 
 PREFECT = Service(
     name="prefect",
@@ -118,6 +124,7 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
 
     Raises:
         ServiceError: one did not start (with the end of its log), or an external one does not answer.
+        ConfigError: an external one does not take our password.
     """
     for name in CLIENT_VARIABLE:
         if url := _external(name):
@@ -266,9 +273,14 @@ def _require_external(name: str, url: str) -> None:
                 " have `pairmill up` start one here"
             )
         time.sleep(0.5)
+    refusal = _external_problem(url, LOCKED_PATH[name])
+    if refusal and refusal.startswith(("HTTP 401", "HTTP 403")):
+        raise ConfigError(
+            f"{url} does not let us in ({refusal}): set {CREDENTIALS[name]}; `pairmill doctor` tells more"
+        )
 
 
-def _external_problem(url: str) -> str | None:
+def _external_problem(url: str, path: str = "/health") -> str | None:
     """Why an external server is not usable; None when it answers, or is no web server (a database MLflow opens)."""
     if not url.startswith(("http://", "https://")):
         return None
@@ -276,8 +288,8 @@ def _external_problem(url: str) -> str | None:
     import urllib.request
 
     try:
-        request = urllib.request.Request(f"{url}/health")
-        for name, value in _authorization(url).items():
+        request = urllib.request.Request(url + path)
+        for name, value in authorization(url).items():
             request.add_unredirected_header(name, value)  # credentials are for this host only
         with urllib.request.urlopen(request, timeout=5):
             return None
@@ -288,11 +300,14 @@ def _external_problem(url: str) -> str | None:
         return str(error)
 
 
-def _authorization(url: str) -> dict[str, str]:
-    """The header that the server's own client would send."""
+def authorization(url: str) -> dict[str, str]:
+    """The header that the server's own client would send to an address of it; none to an address of neither server."""
     env = os.environ
-    if url == env.get("PREFECT_API_URL", "").rstrip("/"):
+    prefect, mlflow = (env.get(variable, "").rstrip("/") for variable in CLIENT_VARIABLE.values())
+    if prefect and f"{url}/".startswith(f"{prefect}/"):
         token, basic = env.get("PREFECT_API_KEY"), env.get("PREFECT_API_AUTH_STRING")
+    elif not mlflow or not f"{url}/".startswith(f"{mlflow}/"):
+        return {}
     else:
         user = env.get("MLFLOW_TRACKING_USERNAME")
         token = env.get("MLFLOW_TRACKING_TOKEN")

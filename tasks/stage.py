@@ -225,7 +225,7 @@ def gather(records: Sequence[Record]) -> tuple[list[Part], Counts]:
 
 
 def code_version() -> dict[str, Any]:
-    """Git commit and dirty flag of this checkout (None outside one), and the Python that runs it."""
+    """Git commit and dirty flag of this checkout (else what its image was built from), and the Python that runs it."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str | None:
@@ -237,4 +237,6 @@ def code_version() -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     dirty = None if commit is None else bool(git("status", "--porcelain"))
+    if commit is None:  # a container image has no git (infra/Dockerfile)
+        commit = os.environ.get("PAIRMILL_GIT_COMMIT") or None
     return {"commit": commit, "dirty": dirty, "python": platform.python_version()}
