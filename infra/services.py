@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from dataops.errors import ConfigError, ServiceError
+from dataops.secrets import private_folder, secret, without_credentials
 from infra import supervisor
 from infra.supervisor import Record, Service
 
@@ -114,6 +116,11 @@ def home() -> Path:
     return Path(os.environ.get("PAIRMILL_HOME") or ".pairmill").expanduser().resolve()
 
 
+def make_home() -> Path:
+    """`home()`, made for this user only where it is missing: logs, databases and job folders lie in it."""
+    return private_folder(home())
+
+
 def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
     """Start the Prefect and the MLflow server unless they run, and return when both answer.
 
@@ -122,6 +129,7 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
     Raises:
         ServiceError: one did not start (with the end of its log), or an external one does not answer.
     """
+    make_home()
     for name in CLIENT_VARIABLE:
         if url := _external(name):
             _require_external(name, url)
@@ -246,8 +254,9 @@ def _is_healthy(name: str) -> bool:
 def _status(name: str) -> ServiceStatus:
     if name in CLIENT_VARIABLE and (url := _external(name)):
         web = url.startswith(("http://", "https://"))
-        ui_url = url.removesuffix("/api") if web else ""
-        return ServiceStatus(name, url, ui_url, None, "external", "", healthy=_external_problem(url) is None)
+        told = without_credentials(url)  # clients take theirs from the environment
+        ui_url = told.removesuffix("/api") if web else ""
+        return ServiceStatus(name, told, ui_url, None, "external", "", healthy=_external_problem(url) is None)
     folder = _services() / name
     record: Record | None = supervisor.load(folder)
     if record is None:
@@ -279,7 +288,7 @@ def _external_problem(url: str) -> str | None:
     import urllib.request
 
     try:
-        request = urllib.request.Request(f"{url}/health")
+        request = urllib.request.Request(f"{without_credentials(url)}/health")  # urllib would take them for the host
         for name, value in _authorization(url).items():
             request.add_unredirected_header(name, value)  # credentials are for this host only
         with urllib.request.urlopen(request, timeout=5):
@@ -293,13 +302,20 @@ def _external_problem(url: str) -> str | None:
 
 def _authorization(url: str) -> dict[str, str]:
     """The header that the server's own client would send."""
-    env = os.environ
-    if url == env.get("PREFECT_API_URL", "").rstrip("/"):
-        token, basic = env.get("PREFECT_API_KEY"), env.get("PREFECT_API_AUTH_STRING")
+    if url == os.environ.get("PREFECT_API_URL", "").rstrip("/"):
+        token, basic = secret("PREFECT_API_KEY"), secret("PREFECT_API_AUTH_STRING")
+        credentials = basic.get_secret_value() if basic else None
     else:
-        user = env.get("MLFLOW_TRACKING_USERNAME")
-        token = env.get("MLFLOW_TRACKING_TOKEN")
-        basic = f"{user}:{env.get('MLFLOW_TRACKING_PASSWORD', '')}" if user else None
+        token, user = secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
+        password = secret("MLFLOW_TRACKING_PASSWORD")
+        credentials = f"{user}:{password.get_secret_value() if password else ''}" if user else None
+    credentials = credentials or _userinfo(url)
     if token:
-        return {"Authorization": f"Bearer {token}"}
-    return {"Authorization": "Basic " + base64.b64encode(basic.encode()).decode()} if basic else {}
+        return {"Authorization": f"Bearer {token.get_secret_value()}"}
+    return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()} if credentials else {}
+
+
+def _userinfo(url: str) -> str | None:
+    """`user:password` of an address that holds them."""
+    parts = urlsplit(url)
+    return f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
