@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
 from dataops.errors import JobFailed, PairmillError
+from dataops.secrets import guard_process
 from dataops.snapshot import Draft, Record
 from dataops.store import open_store
 from tasks.stage import Context
@@ -106,6 +107,7 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, task:
 
 def _start_worker(parent: int) -> None:
     """End this worker soon after its parent was killed: else it would wait for work for ever."""
+    guard_process()
 
     def watch() -> None:
         while os.getppid() == parent:
