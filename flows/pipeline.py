@@ -17,12 +17,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from dataops.errors import PairmillError
+from dataops.secrets import guard_process, redact, scrubbed_errors
 from dataops.snapshot import Manifest
 from dataops.store import open_store
 from flows.config import RunConfig, check_config, load_config
 from flows.runs import RunRecord, StageRun, load_run, new_run
 from flows.sight import Sight
-from infra.services import environment, home
+from infra.services import environment, home, make_home
 from tasks.curate import CURATE
 from tasks.download import DOWNLOAD
 from tasks.evaluate import EVALUATE
@@ -85,15 +86,18 @@ def pipeline(
     """
     for name, value in environment().items():  # a worker's own environment may lack the address of the local MLflow
         os.environ.setdefault(name, value)
-    run = Run.open(config, run_id)
-    try:
-        for step in PIPELINE:
-            run.stage(step, force=step.stage.name in force, verify=verify)
-            if step.stage.name == until:
-                break
-    except BaseException as error:
-        run.end("failed", f"{type(error).__name__}: {error}")
-        raise
+    guard_process()
+    make_home()
+    with scrubbed_errors():  # Prefect writes down what leaves here
+        run = Run.open(config, run_id)
+        try:
+            for step in PIPELINE:
+                run.stage(step, force=step.stage.name in force, verify=verify)
+                if step.stage.name == until:
+                    break
+        except BaseException as error:
+            run.end("failed", redact(f"{type(error).__name__}: {error}"))
+            raise
     run.end("completed")
     return run.summary()
 
@@ -125,8 +129,10 @@ class Run:
     def open(cls, config: str | None, run_id: str | None) -> "Run":
         """The run of an existing record, or a new one of a config file."""
         if run_id is not None:
-            record, _ = load_run(run_id, home())
-            return cls(record, check_config(record.config, f"run {run_id}"))
+            record, store = load_run(run_id, home())
+            # Of the record's config all but the store: it works where it lies, not where it says that it lay.
+            values = {**record.config, "store": {"uri": store.uri}}
+            return cls(record, check_config(values, f"run {run_id}"))
         loaded = load_config(Path(str(config)))
         return cls(new_run(loaded, home()), loaded)
 
@@ -173,6 +179,7 @@ def run_task(planned: Plan, context: Context, *, verify: bool) -> tuple[Any, Man
     """Run one stage as a task run named after what it works on; ("Reused" | "Completed", its manifest)."""
     found: list[Manifest] = []
 
+    @scrubbed_errors()
     def body() -> Manifest | State:
         if (manifest := reuse(planned, context, verify=verify)) is not None:
             found.append(manifest)

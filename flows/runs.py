@@ -5,13 +5,14 @@ store a run of this machine lies.
 """
 
 import os
+import re
 import secrets
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts
@@ -19,6 +20,7 @@ from dataops.store import Store, open_store
 from flows.config import RunConfig
 
 StageState = Literal["Running", "Completed", "Reused", "Failed"]
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
 RunState = Literal["running", "completed", "failed", "crashed"]
 
 
@@ -52,8 +54,8 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    run_id: str
-    name: str
+    run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=160)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=160)
     created_at: str
     config: dict[str, Any]
     state: RunState = "running"
@@ -122,19 +124,35 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
 
     Raises: ConfigError when no known store has it.
     """
+    if not RUN_ID.fullmatch(run_id):
+        msg = f"{run_id!r} is no run id: letters, digits, `.`, `_` and `-`, as `pairmill runs` lists them"
+        raise ConfigError(msg)
     searched = stores(home, store_uri)
     for store in searched:
         name = f"runs/{run_id}.json"
-        try:
-            if store.size(name) is not None:
-                return RunRecord.model_validate_json(store.read(name)), store
-        except ValidationError as error:
-            msg = f"{store.uri}/{name} is not a run record: {error}"
-            raise ConfigError(msg) from error
+        if store.size(name) is not None:
+            return read_record(store, name), store
     msg = (
         f"no run {run_id!r} in {', '.join(s.uri for s in searched)}; `pairmill runs` lists them, --store names another"
     )
     raise ConfigError(msg)
+
+
+def read_record(store: Store, name: str) -> RunRecord:
+    """A run record, checked: a store may have been written by others.
+
+    Raises: ConfigError when it is none, or says that it is another run's.
+    """
+    try:
+        record = RunRecord.model_validate_json(store.read(name))
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors())
+        msg = f"{store.uri}/{name} is not a run record: {what}"
+        raise ConfigError(msg) from error
+    if name != f"runs/{record.run_id}.json":
+        msg = f"{store.uri}/{name} is not a run record: it names the run {record.run_id!r}"
+        raise ConfigError(msg)
+    return record
 
 
 def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
@@ -142,6 +160,6 @@ def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
     found: dict[str, RunRecord] = {}
     for store in stores(home, store_uri):
         for name in store.names("runs"):
-            record = RunRecord.model_validate_json(store.read(name))
+            record = read_record(store, name)
             found[record.run_id] = record
     return sorted(found.values(), key=lambda record: (record.created_at, record.run_id))
