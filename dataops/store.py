@@ -6,6 +6,7 @@ leave the store.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -89,7 +90,11 @@ class FolderStore(Store):
         self.uri = str(self.root)
 
     def _path(self, name: str) -> Path:
-        return self.root / check_name(name)
+        path = self.root / check_name(name)
+        if not path.resolve().is_relative_to(self.root.resolve()):  # a link that someone planted
+            msg = f"{path} is a link out of the store; remove it"
+            raise StorageError(msg)
+        return path
 
     def size(self, name: str) -> int | None:
         try:
@@ -147,7 +152,7 @@ class FolderStore(Store):
         base = self._path(prefix) if prefix else self.root
         if not base.is_dir():
             return []
-        found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith(".tmp-"))
+        found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith(".tmp-") and not p.is_symlink())
         return sorted(str(p.relative_to(self.root)) for p in found)
 
     def delete_tree(self, prefix: str) -> None:
@@ -276,6 +281,9 @@ class S3Store(Store):
         return path
 
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+# Source: Amazon S3 user guide, "General purpose bucket naming rules".
+
 _S3_REMEDIES = {
     "NoSuchBucket": "Create the bucket, or correct store.uri.",
     "InvalidAccessKeyId": "Correct AWS_ACCESS_KEY_ID.",
@@ -293,8 +301,8 @@ def open_store(uri: str, cache: Path = Path(".pairmill/cache")) -> Store:
     """
     parts = urlsplit(uri)
     if parts.scheme == "s3":
-        if not parts.netloc:
-            msg = f"store.uri {uri!r} names no bucket; write s3://bucket/prefix"
+        if not _BUCKET.fullmatch(parts.netloc) or ".." in uri or parts.query or parts.fragment:
+            msg = f"store.uri {uri!r} names no bucket and plain prefix; write s3://bucket/prefix"
             raise ConfigError(msg)
         return S3Store(parts.netloc, parts.path, cache)
     if parts.scheme not in ("", "file") or not uri.strip():
