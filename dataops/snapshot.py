@@ -10,6 +10,7 @@ stage resumes at its first missing part; the records and scratch files there are
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import CorruptPart
@@ -29,6 +30,9 @@ MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
 
 
+_PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -37,11 +41,19 @@ class Part(_Frozen):
     """One object of a snapshot."""
 
     name: str
-    rows: int
-    bytes: int
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
     sha256: str
     uid_sum: str | None = None
     """Fingerprint of the uids of its rows (dataops.schema.uid_sum), where it has a column uid."""
+
+    @field_validator("name")
+    @classmethod
+    def _stays_in_its_folder(cls, name: str) -> str:
+        if not _PART.fullmatch(name):  # a manifest may have been written by others
+            msg = "a part's name is letters, digits, `.`, `_` and `-`, in at most one folder"
+            raise ValueError(msg)
+        return name
 
 
 class Input(_Frozen):
@@ -140,7 +152,15 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
     name = f"{stage}/{key}/{MANIFEST}"
     if store.size(name) is None:
         return None
-    manifest = Manifest.model_validate_json(store.read(name))
+    try:
+        manifest = Manifest.model_validate_json(store.read(name))
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
+        msg = f"{store.uri}/{name} is no manifest ({what}); remake it with --force {stage}"
+        raise CorruptPart(msg) from error
+    if (manifest.stage, manifest.key) != (stage, key):
+        msg = f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; remake it with --force {stage}"
+        raise CorruptPart(msg)
     for part in manifest.parts:
         where = manifest.path(part.name)
         size = store.size(where)
