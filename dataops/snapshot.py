@@ -237,6 +237,10 @@ def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns:
 
 
 def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet object as a table."""
-    with store.open(name) as file:
-        return pq.ParquetFile(file).read(columns=columns)
+    """One Parquet object as a table. Raises: CorruptPart when it is none."""
+    try:
+        with store.open(name) as file:
+            return pq.ParquetFile(file).read(columns=columns)
+    except pa.ArrowInvalid as error:
+        msg = f"{store.uri}/{name} is no Parquet file: {error}"
+        raise CorruptPart(msg) from error
