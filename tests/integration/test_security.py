@@ -1,0 +1,133 @@
+"""With real libraries and servers: pickle in a registry's artefact, wrong credentials of S3, servers with a login."""
+
+import base64
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ServiceError, StorageError
+from dataops.store import S3Store
+from infra import services
+from infra.doctor import check_services
+
+pytestmark = pytest.mark.timeout(120)
+
+PLANT = """
+import sys
+from pathlib import Path
+import mlflow.pyfunc
+
+class Planted(mlflow.pyfunc.PythonModel):
+    def __reduce__(self):
+        return Path.touch, (Path(sys.argv[2]),)
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+mlflow.pyfunc.save_model(sys.argv[1], python_model=Planted(), pip_requirements=[])
+"""
+LOAD = """
+import sys
+from infra import services
+services.apply_environment()
+import mlflow.pyfunc
+mlflow.pyfunc.load_model(sys.argv[1])
+"""
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).resolve().parents[2])
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": root,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HOME": arguments[0],
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_pickled_model_in_the_registry_is_refused_by_name_and_does_not_run(tmp_path):
+    model, mark = str(tmp_path / "model"), tmp_path / "ran"
+    home = {"PAIRMILL_HOME": str(tmp_path / "home")}
+    planted = python(PLANT, model, str(mark), MLFLOW_ALLOW_PICKLE_DESERIALIZATION="true")
+    assert planted.returncode == 0, planted.stderr
+    allowed = python(LOAD, model, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="true", **home)
+    assert mark.exists(), f"the bomb is a dud: {allowed.stderr}"
+    mark.unlink()
+    refused = python(LOAD, model, **home)
+    assert refused.returncode == 1
+    assert "MLFLOW_ALLOW_PICKLE_DESERIALIZATION" in refused.stderr
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "planted-wrong-secret"}, "Correct AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ACCESS_KEY_ID": "nobody", "AWS_SESSION_TOKEN": "planted-token"}, "AWS_ACCESS_KEY_ID|credentials"),
+        ({"AWS_ENDPOINT_URL": "http://u:planted-password@127.0.0.1:9"}, "Check AWS_ENDPOINT_URL"),
+    ],
+)
+def test_what_s3_refuses_is_told_without_the_credentials(s3_endpoint, environment, said, monkeypatch, tmp_path):
+    from tests.integration.conftest import KEY_ID, SECRET
+
+    known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+    for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"} | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StorageError, match=said) as caught:
+        S3Store("mill", "x", tmp_path).read("a")
+    for secret in (SECRET, *environment.values()):
+        assert secret == "nobody" or secret not in str(caught.value)
+
+
+class _Login(http.server.BaseHTTPRequestHandler):
+    """Answers those who log in."""
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.headers.get("Authorization"))  # pyright: ignore[reportAttributeAccessIssue]
+        self.send_response(200 if self.headers.get("Authorization") else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def login() -> Iterator[http.server.ThreadingHTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Login) as server:
+        server.seen = []  # pyright: ignore[reportAttributeAccessIssue]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_credentials_in_a_servers_address_are_used_and_never_shown(login, monkeypatch, tmp_path):
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
+    for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    port = login.server_address[1]
+    monkeypatch.setenv("PREFECT_API_URL", f"http://user:p%40ssword@127.0.0.1:{port}/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:p%40ssword@127.0.0.1:{port}")
+    found = services.up()
+    assert [status.healthy for status in found] == [True, True]
+    assert set(login.seen) == {"Basic " + base64.b64encode(b"user:p@ssword").decode()}
+    assert "ssword" not in f"{found} {check_services(found)}"
+    assert found[0].ui_url == f"http://127.0.0.1:{port}"
+    login.seen.clear()
+    monkeypatch.setenv("PREFECT_API_URL", "http://user:p%40ssword@127.0.0.1:9/api")
+    monkeypatch.setattr(services, "_EXTERNAL_PATIENCE_S", 0)
+    with pytest.raises(
+        ServiceError, match=r"PREFECT_API_URL names http://127\.0\.0\.1:9/api, which does not answer"
+    ) as caught:
+        services.up()
+    assert "ssword" not in str(caught.value)
