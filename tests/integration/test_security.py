@@ -29,6 +29,10 @@ class Planted(mlflow.pyfunc.PythonModel):
         return model_input
 
 mlflow.pyfunc.save_model(sys.argv[1], python_model=Planted(), pip_requirements=[])
+try:
+    mlflow.pyfunc.load_model(sys.argv[1])
+except Exception as error:
+    print(error)
 """
 LOAD = """
 import sys
@@ -41,13 +45,8 @@ mlflow.pyfunc.load_model(sys.argv[1])
 
 def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).resolve().parents[2])
-    env = {
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": root,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HOME": arguments[0],
-        **environment,
-    }
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "MLFLOW_DISABLE_TELEMETRY": "true", "HOME": arguments[0]}
+    env |= environment
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False
     )
@@ -55,13 +54,10 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
 
 def test_a_pickled_model_in_the_registry_is_refused_by_name_and_does_not_run(tmp_path):
     model, mark = str(tmp_path / "model"), tmp_path / "ran"
-    home = {"PAIRMILL_HOME": str(tmp_path / "home")}
     planted = python(PLANT, model, str(mark), MLFLOW_ALLOW_PICKLE_DESERIALIZATION="true")
-    assert planted.returncode == 0, planted.stderr
-    allowed = python(LOAD, model, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="true", **home)
-    assert mark.exists(), f"the bomb is a dud: {allowed.stderr}"
+    assert mark.exists(), f"the bomb is a dud: {planted.stdout} {planted.stderr}"
     mark.unlink()
-    refused = python(LOAD, model, **home)
+    refused = python(LOAD, model, PAIRMILL_HOME=str(tmp_path / "home"))
     assert refused.returncode == 1
     assert "MLFLOW_ALLOW_PICKLE_DESERIALIZATION" in refused.stderr
     assert not mark.exists()
@@ -126,8 +122,6 @@ def test_credentials_in_a_servers_address_are_used_and_never_shown(login, monkey
     login.seen.clear()
     monkeypatch.setenv("PREFECT_API_URL", "http://user:p%40ssword@127.0.0.1:9/api")
     monkeypatch.setattr(services, "_EXTERNAL_PATIENCE_S", 0)
-    with pytest.raises(
-        ServiceError, match=r"PREFECT_API_URL names http://127\.0\.0\.1:9/api, which does not answer"
-    ) as caught:
+    with pytest.raises(ServiceError, match=r"PREFECT_API_URL names http://127\.0\.0\.1:9/api, ") as caught:
         services.up()
     assert "ssword" not in str(caught.value)

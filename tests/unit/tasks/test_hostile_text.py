@@ -1,4 +1,4 @@
-"""Hostile names and captions at each exit: MLflow descriptions, pages and pictures, Prefect artefacts. Jobs get no secret."""
+"""Hostile names and captions at each exit: descriptions, pages, pictures, Prefect artefacts. Jobs get no secret."""
 
 import os
 import sys
