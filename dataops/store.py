@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from dataops.errors import ConfigError, StorageError
+from dataops.secrets import private_folder
 
 
 def check_name(name: str) -> str:
@@ -273,6 +274,7 @@ class S3Store(Store):
             changed = head["LastModified"].timestamp()  # the cached copy carries the object's own time
             cached = path.stat() if path.is_file() else None
             if cached is None or (cached.st_size, cached.st_mtime) != (head["ContentLength"], changed):
+                private_folder(self.cache)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
                 self._s3.download_file(self.bucket, self._key(name), str(temporary))

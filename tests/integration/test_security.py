@@ -5,15 +5,19 @@ import http.server
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import boto3
 import pytest
 
 from dataops.errors import ServiceError, StorageError
 from dataops.store import S3Store
 from infra import services
 from infra.doctor import check_services
+from tests.integration.conftest import KEY_ID, SECRET
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -72,8 +76,6 @@ def test_a_pickled_model_in_the_registry_is_refused_by_name_and_does_not_run(tmp
     ],
 )
 def test_what_s3_refuses_is_told_without_the_credentials(s3_endpoint, environment, said, monkeypatch, tmp_path):
-    from tests.integration.conftest import KEY_ID, SECRET
-
     known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"} | environment).items():
         monkeypatch.setenv(name, value)
@@ -81,6 +83,24 @@ def test_what_s3_refuses_is_told_without_the_credentials(s3_endpoint, environmen
         S3Store("mill", "x", tmp_path).read("a")
     for secret in (SECRET, *environment.values()):
         assert secret == "nobody" or secret not in str(caught.value)
+
+
+def test_cached_copies_of_a_store_are_the_users_own(s3_endpoint, monkeypatch, tmp_path):
+    known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+    for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    with closing(boto3.client("s3")) as client:
+        for _ in range(50):  # the server answers a little before its volumes are ready
+            try:
+                client.create_bucket(Bucket="private")
+                break
+            except client.exceptions.ClientError:
+                time.sleep(0.2)
+    store = S3Store("private", "x", tmp_path / "home" / "cache")
+    store.check_writable()
+    store.put("a/b", b"x")
+    assert store.local("a/b").read_bytes() == b"x"
+    assert (tmp_path / "home" / "cache").stat().st_mode & 0o077 == 0
 
 
 class _Login(http.server.BaseHTTPRequestHandler):

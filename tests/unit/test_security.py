@@ -1,6 +1,7 @@
 """What the code may not call, read from its source: each exception stands in ALLOWED with its reason."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,3 +149,10 @@ def test_every_config_field_that_could_become_a_place_is_read_only_or_a_plain_na
 
 def test_no_config_field_asks_for_a_secret():
     assert [path for path, _ in fields(RunConfig) if is_secret_name(path)] == []
+
+
+def test_the_tests_that_security_md_names_exist():
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[^`]+)`", text))
+    assert len(named) > 8
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
