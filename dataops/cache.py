@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dataops.errors import ConfigError, StorageError
 from dataops.home import home
+from dataops.secrets import private_folder
 
 DEFAULT_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0
@@ -97,6 +98,7 @@ class Cache:
             return True
 
     def _add(self, path: Path, version: Version, fetch: Callable[[Path], None]) -> None:
+        private_folder(self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
         os.close(handle)
@@ -123,7 +125,7 @@ class Cache:
 
     @contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
+        private_folder(self.root)
         with (self.root / _LOCK).open("a") as file:
             fcntl.flock(file, kind)
             yield

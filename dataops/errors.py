@@ -17,12 +17,17 @@ A bad sample is a row, a bad part is one of these, a bad run is a failed flow. E
 (EX_TEMPFAIL of sysexits.h) means that trying again may help.
 """
 
+from dataops.secrets import redact
+
 
 class PairmillError(Exception):
-    """Base of every deliberate error. `retryable` says whether trying again may help."""
+    """Base of every deliberate error. `retryable` says whether trying again may help. Its texts hold no secret."""
 
     exit_code: int = 1
     retryable: bool = False
+
+    def __init__(self, *texts: str):
+        super().__init__(*(redact(str(text)) for text in texts))
 
 
 class ConfigError(PairmillError):

@@ -29,7 +29,11 @@ class FolderStore(Store):
         self.uri = self.where = str(self.root)
 
     def _path(self, name: str) -> Path:
-        return self.root / check_name(name)
+        path = self.root / check_name(name)
+        if not path.resolve().is_relative_to(self.root.resolve()):  # a link that someone planted
+            msg = f"{path} is a link out of the store; remove it"
+            raise StorageError(msg)
+        return path
 
     def size(self, name: str) -> int | None:
         try:
@@ -80,7 +84,7 @@ class FolderStore(Store):
             folders[:] = [name for name in folders if not name.startswith(TEMPORARY)]
             below = Path(folder).relative_to(self.root)
             for name in files:
-                if not name.startswith(TEMPORARY):
+                if not name.startswith(TEMPORARY) and not Path(folder, name).is_symlink():
                     with suppress(FileNotFoundError):  # deleted since the folder was listed
                         stat = Path(folder, name).stat()
                         found.append(Entry(str(below / name), stat.st_size, stat.st_mtime))

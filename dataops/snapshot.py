@@ -12,6 +12,7 @@ There too lies the lease (tasks/lease.py) of the one run that makes it; each wri
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import CorruptPart, LeaseLost
@@ -31,6 +32,9 @@ MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
 
 
+_PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -39,11 +43,19 @@ class Part(_Frozen):
     """One object of a snapshot."""
 
     name: str
-    rows: int
-    bytes: int
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
     sha256: str
     uid_sum: str | None = None
     """Fingerprint of the uids of its rows (dataops.schema.uid_sum), where it has a column uid."""
+
+    @field_validator("name")
+    @classmethod
+    def _stays_in_its_folder(cls, name: str) -> str:
+        if not _PART.fullmatch(name):  # a manifest may have been written by others
+            msg = "a part's name is letters, digits, `.`, `_` and `-`, in at most one folder"
+            raise ValueError(msg)
+        return name
 
 
 class Input(_Frozen):
@@ -146,8 +158,12 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
     try:
         manifest = Manifest.model_validate_json(store.read(name))
     except ValidationError as error:
-        msg = f"{store.uri}/{name} is not a manifest ({error.error_count()} problems); a run of its config remakes it"
+        what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
+        msg = f"{store.uri}/{name} is not a manifest ({what}); a run of its config remakes it"
         raise CorruptPart(msg) from error
+    if (manifest.stage, manifest.key) != (stage, key):
+        msg = f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; a run of its config remakes it"
+        raise CorruptPart(msg)
     for part in manifest.parts:
         where = manifest.path(part.name)
         size = store.size(where)
@@ -275,6 +291,10 @@ def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns:
 
 
 def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet object as a table."""
-    with store.open(name) as file:
-        return pq.ParquetFile(file).read(columns=columns)
+    """One Parquet object as a table. Raises: CorruptPart when it is none."""
+    try:
+        with store.open(name) as file:
+            return pq.ParquetFile(file).read(columns=columns)
+    except pa.ArrowInvalid as error:
+        msg = f"{store.uri}/{name} is no Parquet file: {error}"
+        raise CorruptPart(msg) from error

@@ -1,5 +1,6 @@
 """The one door to storage: a folder, or a prefix in an S3 bucket."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,9 @@ from dataops.objects import Entry, Store, check_name
 
 __all__ = ["Entry", "FolderStore", "Store", "check_name", "open_store"]
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+# Source: Amazon S3 user guide, "General purpose bucket naming rules".
+
 
 @lru_cache(maxsize=8)
 def open_store(uri: str) -> Store:
@@ -19,8 +23,8 @@ def open_store(uri: str) -> Store:
     """
     parts = urlsplit(uri)
     if parts.scheme == "s3":
-        if not parts.netloc:
-            msg = f"store.uri {uri!r} names no bucket; write s3://bucket/prefix"
+        if not _BUCKET.fullmatch(parts.netloc) or ".." in uri or parts.query or parts.fragment:
+            msg = f"store.uri {uri!r} names no bucket and plain prefix; write s3://bucket/prefix"
             raise ConfigError(msg)
         from dataops.s3_store import S3Store  # boto3 takes half a second to load, in every worker process
 

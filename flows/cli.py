@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from dataops.errors import PairmillError
+from dataops.escaping import visible
+from dataops.secrets import guard_process
 from infra import doctor as diagnosis
 from infra import services
 
@@ -65,7 +67,8 @@ def run(
     from flows.execute import execute
     from flows.runs import new_run
 
-    record = new_run(load_config(config, set_), services.home())
+    home = services.make_home()  # before a store may be made in it
+    record = new_run(load_config(config, set_), home)
     return execute(record.run_id, until=until, force=force, verify=verify, as_json=json)
 
 
@@ -213,6 +216,7 @@ def run_command(arguments: list[str]) -> int:
     for name, value in LOGGING.items():
         os.environ.setdefault(name, value)
     services.apply_environment()
+    guard_process()
     try:
         if arguments[:1] != ["doctor"]:
             diagnosis.refuse_on_clash()
@@ -220,7 +224,7 @@ def run_command(arguments: list[str]) -> int:
     except CycloptsError:
         return 2
     except PairmillError as error:
-        sys.stderr.write(f"pairmill: {error}\n")
+        sys.stderr.write(visible(f"pairmill: {error}\n"))
         if "--json" in arguments:
             failure = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
             sys.stdout.write(json_.dumps({"error": failure}) + "\n")

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dataops import secrets
 from dataops.errors import ConfigError
+from dataops.secrets import redact
 from dataops.store import open_store
 from tasks.curate import CurateConfig
 from tasks.download import DownloadConfig
@@ -111,7 +113,9 @@ def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True)
     Raises: ConfigError that lists every problem, each with its path, the value and what is allowed; StorageError when the
         store does not answer now.
     """
-    problems: list[str] = []
+    problems = secret_problems(values)
+    if problems:  # nothing more is said of a config that holds one: a message may repeat it
+        raise ConfigError(_listed(where, problems))
     config: RunConfig | None = None
     try:
         config = RunConfig.model_validate(values)
@@ -119,10 +123,29 @@ def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True)
         problems += [_problem(detail) for detail in error.errors()]
     problems += _problems_outside(values, config, sources=sources)
     if problems or config is None:
-        listed = "\n".join(f"  {line}" for line in problems)
-        msg = f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{listed}"
-        raise ConfigError(msg)
+        raise ConfigError(_listed(where, problems))
     return config
+
+
+def _listed(where: str, problems: list[str]) -> str:
+    lines = "\n".join(f"  {line}" for line in problems)
+    return f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{lines}"
+
+
+def secret_problems(values: Any, path: str = "") -> list[str]:
+    """Each key and value of a config that looks like a secret; what it is, is not said."""
+    if isinstance(values, Mapping):
+        items = [(str(name), value) for name, value in values.items()]
+    elif isinstance(values, list | tuple):
+        items = [("", value) for value in values]
+    else:
+        return []
+    found: list[str] = []
+    for place, (name, value) in enumerate(items):
+        where = f"{path}.{redact(name) or place}".lstrip(".")
+        trouble = secrets.problem(name, value) or (secrets.problem("", name) if name else None)
+        found += [f"{where}: {trouble}"] if trouble else secret_problems(value, where)
+    return found
 
 
 def _problem(detail: Any) -> str:
@@ -180,7 +203,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     steps = name.strip().split(".")
     if not equals or not all(steps):
-        msg = f"--set {setting!r}: write it as path.to.key=value"
+        msg = f"--set {name!r}: write it as path.to.key=value"
         raise ConfigError(msg)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -190,6 +213,6 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     for step in steps[:-1]:
         table = table.setdefault(step, {})
         if not isinstance(table, dict):
-            msg = f"--set {setting!r}: {step} is a value, not a table"
+            msg = f"--set {name!r}: {step} is a value, not a table"
             raise ConfigError(msg)
     table[steps[-1]] = value

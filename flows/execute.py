@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataops.errors import ConfigError, PairmillError
+from dataops.escaping import visible
+from dataops.secrets import redact
 from infra import services
 
 logger = logging.getLogger(__name__)
@@ -44,13 +46,13 @@ def execute(
     if as_json:
         result = record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
         if failure is not None:
-            result["error"] = {"type": type(failure).__name__, "message": str(failure), "exit_code": code}
+            result["error"] = {"type": type(failure).__name__, "message": redact(str(failure)), "exit_code": code}
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         show_run(record, store)
     if failure is not None:
         again = f"\n`pairmill rerun {run_id}` goes on from here" if code in (1, 75) else ""
-        sys.stderr.write(f"pairmill: {type(failure).__name__}: {failure}{again}\n")
+        sys.stderr.write(visible(redact(f"pairmill: {type(failure).__name__}: {failure}{again}\n")))
     return code
 
 

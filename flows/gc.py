@@ -15,11 +15,10 @@ from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.text import Text
 
 from dataops.errors import ConfigError
 from dataops.store import Store
-from flows.report import console, new_table, print_json
+from flows.report import console, new_table, print_json, text
 from flows.runs import RunRecord, stores
 from infra import services
 from tasks.lease import holder
@@ -212,37 +211,37 @@ def _show(store: Store, collection: Collection, users: Mapping[Name, str]) -> No
         )
         for going in collection.snapshots:
             age = _age(now - going.modified)
-            shown.add_row(str(going.name), _size(going.bytes), age, Text(users.get(going.name, "")), going.why)
+            shown.add_row(str(going.name), _size(going.bytes), age, text(users.get(going.name, "")), going.why)
         out.print(shown)
     else:
-        out.print(Text(f"Nothing to delete from {store.uri}", style="bold"))
+        out.print(text(f"Nothing to delete from {store.uri}", style="bold"))
     more = [f"unfinished work of {len(collection.work)} complete snapshots"] if collection.work else []
     more += [f"{len(collection.memories)} memories of source files"] if collection.memories else []
     if more:
-        out.print(Text(f"and {', '.join(more)}"))
+        out.print(text(f"and {', '.join(more)}"))
     if collection.snapshots:
         total = sum(going.bytes for going in collection.snapshots)
-        out.print(Text(f"in all {len(collection.snapshots)} snapshots, {_size(total)}"))
+        out.print(text(f"in all {len(collection.snapshots)} snapshots, {_size(total)}"))
     reasons = Counter(collection.kept.values())
     listed = "; ".join(f"{n} for {why}" for why, n in sorted(reasons.items(), key=lambda x: (-x[1], x[0])))
-    out.print(Text(f"{len(collection.kept)} snapshots stay" + (f": {listed}" if listed else "")), soft_wrap=True)
+    out.print(text(f"{len(collection.kept)} snapshots stay" + (f": {listed}" if listed else "")), soft_wrap=True)
 
 
 def _show_swept(swept: Swept) -> None:
     out = console()
     freed = _size(sum(going.bytes for going in swept.deleted))
     left = f", and {swept.unfinished} files or uploads that were never finished" if swept.unfinished else ""
-    out.print(Text(f"deleted {len(swept.deleted)} snapshots, {freed}{left}"))
+    out.print(text(f"deleted {len(swept.deleted)} snapshots, {freed}{left}"))
     for name, why in swept.spared.items():
-        out.print(Text(f"spared {name}: {why}"), soft_wrap=True)
+        out.print(text(f"spared {name}: {why}"), soft_wrap=True)
 
 
 def _show_local(local: Sequence[Path], *, delete: bool) -> None:
     out = console()
     for path in local:
-        out.print(Text(f"{'deleted' if delete else 'to delete'}: {path}"), soft_wrap=True)
+        out.print(text(f"{'deleted' if delete else 'to delete'}: {path}"), soft_wrap=True)
     if not delete:
-        out.print(Text("\nNothing was deleted; --yes deletes what is listed."))
+        out.print(text("\nNothing was deleted; --yes deletes what is listed."))
 
 
 def _as_json(store: Store, collection: Collection, swept: Swept, users: Mapping[Name, str]) -> dict[str, object]:

@@ -19,10 +19,11 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from dataops.errors import ConfigError, PairmillError
+from dataops.secrets import guard_process, scrub, scrubbed_errors
 from flows.config import config_name
 from flows.runs import RUN_ID, new_run_id
 from flows.stages import Run
-from infra.services import environment
+from infra.services import environment, make_home
 from tasks.curate import CURATE
 from tasks.download import DOWNLOAD
 from tasks.evaluate import EVALUATE
@@ -80,6 +81,7 @@ def run_id_of_flow_run() -> str:
 
 
 @flow(name="pipeline", flow_run_name=run_id_of_flow_run, validate_parameters=False)
+@scrubbed_errors()
 def pipeline(
     config: str | None = None,
     run_id: str | None = None,
@@ -100,23 +102,25 @@ def pipeline(
         raise ConfigError("give config (a new run) or run_id (an existing one)")
     if unknown := {*force, until or STAGES[-1]} - {*STAGES}:
         raise ConfigError(f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
-    _apply_environment()
+    _prepare()
     run = Run.of_record(run_id, None, until) if run_id else Run.of_config(str(config), until)
     return run_stages(run, force=force, verify=verify)
 
 
 @flow(name="curate", flow_run_name=run_id_of_flow_run)
+@scrubbed_errors()
 def curate(config: str) -> Any:
     """From a web archive to a new version of the dataset, `extract` to `pack`. Its landing is an event.
 
     Args:
         config: path of the TOML file.
     """
-    _apply_environment()
+    _prepare()
     return run_stages(Run.of_config(config, "pack"))
 
 
 @flow(name="train", flow_run_name=run_id_of_flow_run)
+@scrubbed_errors()
 def train(run_id: str, store: str | None = None) -> Any:
     """Takes a run whose dataset has landed and trains on it; the stages before are taken from the store.
 
@@ -124,11 +128,12 @@ def train(run_id: str, store: str | None = None) -> Any:
         run_id: the run.
         store: where its record and its snapshots lie, as the run's config names it; the known stores by default.
     """
-    _apply_environment()
+    _prepare()
     return run_stages(Run.of_record(run_id, store, "train", sources=False), first="train")
 
 
 @flow(name="evaluate", flow_run_name=run_id_of_flow_run)
+@scrubbed_errors()
 def evaluate(run_id: str, store: str | None = None) -> Any:
     """Takes a run whose candidate is trained, measures it and registers it: behind the gate it becomes the champion.
 
@@ -136,7 +141,7 @@ def evaluate(run_id: str, store: str | None = None) -> Any:
         run_id: the run.
         store: where its record and its snapshots lie, as the run's config names it; the known stores by default.
     """
-    _apply_environment()
+    _prepare()
     return run_stages(Run.of_record(run_id, store, "register", sources=False), first="evaluate")
 
 
@@ -155,7 +160,8 @@ def run_stages(
                 run.make(step, force=step.stage.name in force, verify=verify)
             if step.stage.name == run.until:
                 break
-    except Exception as error:
+    except Exception as raised:
+        error = scrub(raised)
         run.end("failed", f"{type(error).__name__}: {error}")
         logger.error("%s", run.failure(error), exc_info=None if isinstance(error, PairmillError) else error)
         return Failed(message=run.failure(error), data=error)  # Prefect raises `error` where the flow was called
@@ -166,7 +172,9 @@ def run_stages(
     return run.summary()
 
 
-def _apply_environment() -> None:
-    """A worker's own environment may lack the address of the local MLflow server."""
+def _prepare() -> None:
+    """Make this process fit to run a flow: a worker's own environment may lack the address of the local MLflow server."""
     for name, value in environment().items():
         os.environ.setdefault(name, value)
+    guard_process()
+    make_home()

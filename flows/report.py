@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dataops.errors import ConfigError
 from dataops.funnel import STAGES, funnel_stages
+from dataops.secrets import shown
 from dataops.snapshot import Manifest, find
 from dataops.store import Store
 from flows.deploy import Row
@@ -25,9 +26,24 @@ WIDTH = 110
 """Columns of a table where standard output is no terminal."""
 
 
+class _Plain(Console):
+    """A console to which a string is text: no markup, no emoji names, control characters spelt out."""
+
+    def __init__(self, width: int | None = None):
+        super().__init__(width=width, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(shown(text), **options)
+
+
 def console() -> Console:
     """Standard output, with colours only on a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    return _Plain() if sys.stdout.isatty() else _Plain(width=WIDTH)
+
+
+def text(said: str, style: str = "") -> Text:
+    """A line to print; what came from the web, a store or a server cannot steer the terminal."""
+    return Text(shown(said), style=style)
 
 
 def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
@@ -65,12 +81,12 @@ def show_run(record: RunRecord, store: Store) -> None:
     show_funnel(manifests, out)
     show_scores(manifests, out)
     if record.attempts and record.attempts[-1].error:
-        out.print(Text(f"\nended with: {record.attempts[-1].error.splitlines()[0]}"))
+        out.print(Text("\n") + text(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
     if record.model_version:
         aliases = next((m.facts.get("alias") for m in manifests if m.stage == "register"), None)
-        out.print(Text(f"\nRegistered {record.model_version}" + (f", alias {aliases}" if aliases else "")))
+        out.print(Text("\n") + text(f"Registered {record.model_version}" + (f", alias {aliases}" if aliases else "")))
     for name, link in sorted(record.model_links.items()):
-        out.print(Text(f"  {name}: {link}"), soft_wrap=True)
+        out.print(text(f"  {name}: {link}"), soft_wrap=True)
 
 
 def show_tries(record: RunRecord, out: Console) -> None:
@@ -82,8 +98,8 @@ def show_tries(record: RunRecord, out: Console) -> None:
     goes = record.attempts[-1] if record.actual_state() == "running" else None
     for attempt in record.attempts:
         how = (attempt.error or "done").splitlines()[0][:40] if attempt.ended_at else "killed"
-        ended = Text("" if attempt is goes else how)
-        table.add_row(attempt.started_at, attempt.flow, attempt.until or STAGES[-1], Text(attempt.host), ended)
+        ended = text("" if attempt is goes else how)
+        table.add_row(attempt.started_at, attempt.flow, attempt.until or STAGES[-1], text(attempt.host), ended)
     out.print(table)
 
 
@@ -99,7 +115,7 @@ def show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
     for stage in stages:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in stage["reasons"].items())
         table.add_row(
-            stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", f"{stage['dropped']:,}", Text(reasons)
+            stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", f"{stage['dropped']:,}", text(reasons)
         )
     out.print(table)
 
@@ -172,10 +188,10 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
         print_json(manifest.model_dump(mode="json"))
         return
     out = console()
-    out.print(Text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
-    out.print(Text(f"content digest {manifest.content_digest}"))
+    out.print(text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
+    out.print(text(f"content digest {manifest.content_digest}"))
     for source in manifest.inputs:
-        out.print(Text(f"made of {source.stage}/{source.key} ({source.digest[:16]})"))
+        out.print(text(f"made of {source.stage}/{source.key} ({source.digest[:16]})"))
     table = new_table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
     for part in manifest.parts:
         table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
@@ -193,17 +209,17 @@ def show_deployed(rows: Sequence[Row], workers: Sequence[str], *, as_json: bool)
         table = new_table(f"{kind.capitalize()}s", "name", what)
         for row in rows:
             if row.kind == kind:
-                table.add_row(Text(row.name), Text(row.what))
+                table.add_row(text(row.name), text(row.what))
         out.print(table)
         out.print()
     for row in rows:
         if row.kind == "deployment":
-            out.print(Text(f"{row.name:<24} {row.url}"), soft_wrap=True)
+            out.print(text(f"{row.name:<24} {row.url}"), soft_wrap=True)
     out.print()
-    out.print(Text(f"Workers run them; here: {workers[0]}"), soft_wrap=True)
-    out.print(Text("Or, on other machines:"))
+    out.print(text(f"Workers run them; here: {workers[0]}"), soft_wrap=True)
+    out.print(text("Or, on other machines:"))
     for command in workers[1:]:
-        out.print(Text(f"  {command}"), soft_wrap=True)
+        out.print(text(f"  {command}"), soft_wrap=True)
     return 0
 
 
@@ -214,7 +230,7 @@ def show_removed(names: Sequence[str], *, as_json: bool) -> int:
         return 0
     out = console()
     for name in names:
-        out.print(Text(f"removed {name}"))
+        out.print(text(f"removed {name}"))
     if not names:
         out.print("nothing was deployed for this config")
     return 0
@@ -241,7 +257,7 @@ def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
     out = console()
     for check in checks:
         mark = "ok" if check.ok else check.severity
-        out.print(Text(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
+        out.print(text(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
         if not check.ok and check.remedy:
-            out.print(Text(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
+            out.print(text(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
     return 2 if failed else 0

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts
@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}-\d{8}T\d{6}-[0-9a-f]{4}")
 """Config's name, time in UTC, four random hex digits: the run's id, and the name of each flow run that works on it."""
+
+ANY_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
+"""What can be the name of a record."""
 
 StageState = Literal["Running", "Completed", "Reused", "Failed"]
 RunState = Literal["running", "completed", "failed", "crashed"]
@@ -80,8 +83,8 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    run_id: str
-    name: str
+    run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=160)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=160)
     created_at: str
     config: dict[str, Any]
     state: RunState = "running"
@@ -183,14 +186,13 @@ def find_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
 
     Raises: ConfigError when what is there is no record.
     """
+    if not ANY_RUN_ID.fullmatch(run_id):
+        msg = f"{run_id!r} is no run id: letters, digits, `.`, `_` and `-`, as `pairmill runs` lists them"
+        raise ConfigError(msg)
     for store in stores(home, store_uri):
         name = f"runs/{run_id}.json"
-        try:
-            if store.size(name) is not None:
-                return RunRecord.model_validate_json(store.read(name)), store
-        except ValidationError as error:
-            msg = f"{store.uri}/{name} is not a run record: {error}"
-            raise ConfigError(msg) from error
+        if store.size(name) is not None:
+            return read_record(store, name), store
     return None
 
 
@@ -228,15 +230,32 @@ def is_alive(record: RunRecord, store: Store) -> bool:
     return now is not None
 
 
+def read_record(store: Store, name: str) -> RunRecord:
+    """A run record, checked: a store may have been written by others.
+
+    Raises: ConfigError when it is none, or says that it is another run's.
+    """
+    try:
+        record = RunRecord.model_validate_json(store.read(name))
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors())
+        msg = f"{store.uri}/{name} is not a run record: {what}"
+        raise ConfigError(msg) from error
+    if name != f"runs/{record.run_id}.json":
+        msg = f"{store.uri}/{name} is not a run record: it names the run {record.run_id!r}"
+        raise ConfigError(msg)
+    return record
+
+
 def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
     """All runs of the known stores, oldest first."""
     found: dict[str, RunRecord] = {}
     for store in stores(home, store_uri):
         for name in store.names("runs"):
             try:
-                record = RunRecord.model_validate_json(store.read(name))
-            except ValidationError as error:
-                logger.warning("%s/%s is no run record (%d problems)", store.uri, name, error.error_count())
+                record = read_record(store, name)
+            except ConfigError as error:
+                logger.warning("%s", error)
                 continue
             found[record.run_id] = record
     return sorted(found.values(), key=lambda record: (record.created_at, record.run_id))

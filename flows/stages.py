@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from dataops.errors import PairmillError
+from dataops.secrets import scrubbed_errors
 from dataops.snapshot import Manifest, find
 from dataops.store import Store, open_store
 from flows.config import RunConfig, check_config, load_config
@@ -68,7 +69,7 @@ class Run:
             if (found := find_run(run_id, home(), config.store.uri)) is None:
                 return cls(new_run(config, home(), run_id), config, open_store(config.store.uri), until)
         record, store = found
-        return cls(record, check_config(record.config, f"run {run_id}"), store, until)
+        return cls(record, _config_of(record, store), store, until)
 
     @classmethod
     def of_record(cls, run_id: str, store_uri: str | None, until: str | None, *, sources: bool = True) -> "Run":
@@ -78,7 +79,7 @@ class Run:
             sources: whether the files that extract reads must be here.
         """
         record, store = load_run(run_id, home(), store_uri)
-        return cls(record, check_config(record.config, f"run {run_id}", sources=sources), store, until)
+        return cls(record, _config_of(record, store, sources=sources), store, until)
 
     def take(self, step: "Step") -> None:
         """Take a stage as the record has it: made earlier, perhaps on another machine that alone has the source files."""
@@ -135,7 +136,7 @@ class Run:
         if announce(self.record, self.manifests, self.context.store, self.until):
             self.record.save(self.context.store)
 
-    def failure(self, error: Exception) -> str:
+    def failure(self, error: BaseException) -> str:
         """What the flow run's state says: the stage, the kind of error and what to do; then the error itself."""
         code = error.exit_code if isinstance(error, PairmillError) else 1
         again = f"Retry this flow run, or: pairmill rerun {self.record.run_id}"
@@ -152,6 +153,12 @@ class Run:
         return self.record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
 
 
+def _config_of(record: RunRecord, store: Store, *, sources: bool = True) -> RunConfig:
+    """A record's config, checked again. All but the store: it works where it lies, not where it says that it lay."""
+    values = {**record.config, "store": {"uri": store.uri}}
+    return check_config(values, f"run {record.run_id}", sources=sources)
+
+
 def run_task(
     name: str,
     label: str,
@@ -163,6 +170,7 @@ def run_task(
     """Run one stage as a task run named after what it works on; ("Reused" | "Completed", its manifest)."""
     found: list[Manifest] = []
 
+    @scrubbed_errors()  # Prefect writes down what leaves here
     def body() -> State:
         if (manifest := reuse()) is not None:
             found.append(manifest)

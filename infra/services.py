@@ -16,9 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import home
+from dataops.secrets import private_folder, secret, without_credentials
 from infra import supervisor
 from infra.supervisor import Record, Service
 
@@ -117,6 +119,11 @@ class ServiceStatus:
     """Whether it answers, an external one too."""
 
 
+def make_home() -> Path:
+    """`home()`, made for this user only where it is missing: logs, databases and job folders lie in it."""
+    return private_folder(home())
+
+
 def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
     """Start the Prefect and the MLflow server unless they run, and return when both answer.
 
@@ -126,6 +133,7 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
         ServiceError: one did not start (with the end of its log), or an external one does not answer.
         ConfigError: an external one does not take our password.
     """
+    make_home()
     for name in CLIENT_VARIABLE:
         if url := _external(name):
             _require_external(name, url)
@@ -250,8 +258,9 @@ def _is_healthy(name: str) -> bool:
 def _status(name: str) -> ServiceStatus:
     if name in CLIENT_VARIABLE and (url := _external(name)):
         web = url.startswith(("http://", "https://"))
-        ui_url = url.removesuffix("/api") if web else ""
-        return ServiceStatus(name, url, ui_url, None, "external", "", healthy=_external_problem(url) is None)
+        told = without_credentials(url)  # clients take theirs from the environment
+        ui_url = told.removesuffix("/api") if web else ""
+        return ServiceStatus(name, told, ui_url, None, "external", "", healthy=_external_problem(url) is None)
     folder = _services() / name
     record: Record | None = supervisor.load(folder)
     if record is None:
@@ -288,7 +297,7 @@ def _external_problem(url: str, path: str = "/health") -> str | None:
     import urllib.request
 
     try:
-        request = urllib.request.Request(url + path)
+        request = urllib.request.Request(without_credentials(url) + path)  # urllib would take them for the host
         for name, value in authorization(url).items():
             request.add_unredirected_header(name, value)  # credentials are for this host only
         with urllib.request.urlopen(request, timeout=5):
@@ -302,16 +311,23 @@ def _external_problem(url: str, path: str = "/health") -> str | None:
 
 def authorization(url: str) -> dict[str, str]:
     """The header that the server's own client would send to an address of it; none to an address of neither server."""
-    env = os.environ
-    prefect, mlflow = (env.get(variable, "").rstrip("/") for variable in CLIENT_VARIABLE.values())
+    prefect, mlflow = (os.environ.get(variable, "").rstrip("/") for variable in CLIENT_VARIABLE.values())
     if prefect and f"{url}/".startswith(f"{prefect}/"):
-        token, basic = env.get("PREFECT_API_KEY"), env.get("PREFECT_API_AUTH_STRING")
+        token, basic = secret("PREFECT_API_KEY"), secret("PREFECT_API_AUTH_STRING")
+        credentials = basic.get_secret_value() if basic else None
     elif not mlflow or not f"{url}/".startswith(f"{mlflow}/"):
         return {}
     else:
-        user = env.get("MLFLOW_TRACKING_USERNAME")
-        token = env.get("MLFLOW_TRACKING_TOKEN")
-        basic = f"{user}:{env.get('MLFLOW_TRACKING_PASSWORD', '')}" if user else None
+        token, user = secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
+        password = secret("MLFLOW_TRACKING_PASSWORD")
+        credentials = f"{user}:{password.get_secret_value() if password else ''}" if user else None
+    credentials = credentials or _userinfo(url)
     if token:
-        return {"Authorization": f"Bearer {token}"}
-    return {"Authorization": "Basic " + base64.b64encode(basic.encode()).decode()} if basic else {}
+        return {"Authorization": f"Bearer {token.get_secret_value()}"}
+    return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()} if credentials else {}
+
+
+def _userinfo(url: str) -> str | None:
+    """`user:password` of an address that holds them."""
+    parts = urlsplit(url)
+    return f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None

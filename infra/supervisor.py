@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dataops.errors import ServiceError
+from dataops.secrets import without_secrets
 from infra import processes
 
 logger = logging.getLogger(__name__)
@@ -191,13 +192,14 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` without what would bend a server of ours: its makers' settings and Python's own.
 
     A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients; PYTHONPATH may shadow modules (as the backport
-    of `dataclasses` does), and PYTHONWARNINGS=error would end a server at its first deprecation.
+    of `dataclasses` does), and PYTHONWARNINGS=error would end a server at its first deprecation. Nor do secrets come
+    through: no server of ours needs one.
     """
     harmless = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUTF8", "PYTHONIOENCODING"}
     bending = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "PYTHON", "UVICORN_", "GUNICORN_")
     kept = {name: value for name, value in environ.items() if name in harmless or not name.startswith(bending)}
     # The working directory holds a server's data, never its code.
-    return kept | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return without_secrets(kept) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _hangs(folder: Path, record: Record) -> bool:

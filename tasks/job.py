@@ -2,6 +2,7 @@
 
 The job's standard error goes to a log file, line by line to our logger, and its last lines into the error message when it
 fails. The job watches our process id and ends itself when we are gone, so a killed run leaves no trainer behind.
+It gets no secret of the environment: all that it reads is on this machine.
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
+from dataops.secrets import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def run_job(
     (folder / FAILURE).unlink(missing_ok=True)
     path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2))
     command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = {**without_secrets(os.environ), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     tail: deque[str] = deque(maxlen=15)
     with (
         log.open("a") as out,

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, StorageError
 from dataops.objects import FULL
+from dataops.secrets import guard_process
 from dataops.snapshot import Draft, Fence, Record
 from dataops.store import open_store
 from tasks.stage import Context
@@ -53,7 +54,7 @@ def map_parts(function: PartFunction[T], tasks: Sequence[T], draft: Draft, conte
     if todo:
         workers = min(context.workers, len(todo))
         with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=follow_parent, initargs=(os.getpid(),)
+            workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
         ) as pool:
             _run(pool, function, todo, draft, context, records, len(tasks))
     return [records[task.id] for task in tasks]
@@ -115,3 +116,9 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
             raise
         msg = f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun"
         raise StorageError(msg) from error
+
+
+def _start_worker(parent: int) -> None:
+    """In a new worker: end with its parent, which may be killed, and let no secret into a log line."""
+    guard_process()
+    follow_parent(parent)

@@ -19,6 +19,16 @@ from infra import services
 from tasks.demo.build import DemoWeb, build_demo_web
 
 ROOT = Path(__file__).resolve().parents[2]
+PLANTED = {
+    "AWS_SECRET_ACCESS_KEY": "planted/aws+secret=key",
+    "AWS_SESSION_TOKEN": "planted-aws-session-token",
+    "PREFECT_API_KEY": "planted-prefect-api-key",
+    "MLFLOW_TRACKING_USERNAME": "mill",
+    "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-password",
+    "HF_TOKEN": "planted-hf-token",
+    "DATABASE_URL": "postgresql+psycopg://mill:planted-database-password@127.0.0.1:9/mill",
+}
+"""Secrets in the environment of every command and server: test_secrets.py looks for them in all that was written."""
 SAMPLE_CONFIG = """
 name = "small"
 [store]
@@ -88,6 +98,8 @@ class Mill:
         done = subprocess.run(
             self.command(*arguments), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout
         )
+        with (self.folder / "outputs.log").open("a") as log:  # what was shown, for test_secrets.py
+            log.write(done.stdout + done.stderr)
         assert done.returncode == code, (
             f"{arguments} gave {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         )
@@ -120,6 +132,7 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     os.environ["PAIRMILL_HOME"] = str(folder / "home")
+    os.environ |= PLANTED
     web = build_demo_web(folder / "web", limit=240)
     server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
     try:
