@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from dataops import shards
 from dataops.errors import ConfigError, CorruptPart, StorageError
+from dataops.s3_store import S3Store
 from dataops.shards import read_samples
 from dataops.snapshot import Counts, Manifest, Part, Record, find, read_table
-from dataops.s3_store import S3Store
 from dataops.store import FolderStore, open_store
 
 KEY = "0123456789abcdef"
