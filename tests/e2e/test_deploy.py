@@ -330,7 +330,7 @@ def test_a_failed_run_is_told_of_and_retried_from_its_page(mill, prefect, hook, 
         assert left.is_dir()
     jobs.rename(jobs.with_name("jobs-aside"))
     jobs.write_text("a file where the jobs' folder should be")
-    flow_run = prefect.start("pipeline/retried")
+    flow_run = prefect.start("pipeline/retried", until="train")
     try:
         await_(lambda: prefect.state(flow_run) == "Failed")
     finally:
@@ -351,7 +351,7 @@ def test_a_failed_run_is_told_of_and_retried_from_its_page(mill, prefect, hook, 
     assert [(a["flow_run_id"], bool(a["error"])) for a in shown["attempts"]] == [(flow_run, True), (flow_run, False)]
     assert {s["stage"]: s["state"] for s in shown["stages"]} == {
         **dict.fromkeys(("extract", "filter", "download", "curate", "pack"), "Reused"),
-        **dict.fromkeys(("train", "evaluate", "register"), "Completed"),
+        "train": "Completed",
     }
     assert [r["run_id"] for r in mill.json("runs") if r["name"] == "retried"] == [run_id]
 
