@@ -19,7 +19,7 @@ from dataops.store import FolderStore
 from flows.runs import RunRecord
 from infra import services
 
-PATIENCE = 240
+PATIENCE = 480
 """Seconds within which a command must end or reach its moment."""
 
 
@@ -82,13 +82,17 @@ class Chaos:
         """Run once in peace: the digests to compare with, and how long each stage takes."""
         process = self._start("undisturbed", "run", str(self.ground.config(store)))
         if self._finish(process):
-            raise RuntimeError(f"the undisturbed run failed; see {self.ground.folder / 'chaos.log'}")
+            raise RuntimeError(f"the undisturbed run failed:\n{self.log()[-5000:]}")
         record = newest(store)
         assert record is not None
         self.typical = {stage.stage: stage.seconds for stage in record.stages}
         found = checks.manifests(record, FolderStore(store))
         self.reference = checks.digests(found)
         self.parts = {stage: len(manifest.parts) for stage, manifest in found.items()}
+
+    def log(self) -> str:
+        """What all commands have said so far."""
+        return (self.ground.folder / "chaos.log").read_text(errors="replace")
 
     # One cycle -------------------------------------------------------------------------------------------------------
 

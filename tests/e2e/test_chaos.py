@@ -27,7 +27,7 @@ def files(store: Path, *stages: str) -> dict[str, tuple[int, int]]:
 
 def test_killed_in_every_group_of_stages_it_ends_with_the_same_bytes(chaos):
     chaos.cycle(chaos.ground.folder / "disturbed", GROUPS)
-    assert not chaos.outcome.findings, (chaos.ground.folder / "chaos.log").read_text()[-5000:]
+    assert not chaos.outcome.findings, chaos.log()[-5000:]
     assert len(chaos.outcome.kills) >= len(GROUPS) - 1, "most of the moments came too late"
     assert chaos.outcome.exits["-9"] >= 1
 
