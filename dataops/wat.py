@@ -7,18 +7,17 @@ decide alike.
 Source: the WAT files of Common Crawl, written by ia-web-commons (ExtractingResourceProducer).
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from dataops.candidates import Candidate, Origin
 from dataops.captions import normal_caption
 from dataops.gzip_members import ByteStream
-from dataops.pages import MAX_IMAGES, PageBounds
+from dataops.pages import PageBounds
 from dataops.records import read_records
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 from dataops.warc import Damage
@@ -112,7 +111,8 @@ def read_wat(stream: ByteStream, bounds: PageBounds, opt_out: frozenset[str], co
             yield record
             continue
         count("records")
-        if b"application/json" not in record.head: continue
+        if b"application/json" not in record.head:
+            continue
         wat = _decode(record.body)
         response = wat.envelope.payload.response
         if response is None or response.html is None:

@@ -85,9 +85,7 @@ def dots_by_the_book(path: str) -> str:
     while path:
         if path.startswith("../"):
             path = path[3:]
-        elif path.startswith("./"):
-            path = path[2:]
-        elif path.startswith("/./"):
+        elif path.startswith("./") or path.startswith("/./"):
             path = path[2:]
         elif path == "/.":
             path = "/"
@@ -110,7 +108,9 @@ def test_dot_segments_as_by_the_book(segments: list[str]):
     assert canonical_url(f"http://h.example{path}", PAGE, 300) == f"http://h.example{dots_by_the_book(path)}"
 
 
-REFERENCE = st.lists(st.sampled_from(["/", "//", "a", "x.jpg", ".", "..", "?", "q=1", "#", ";", ":", "h.example", "é"]), max_size=9)
+REFERENCE = st.lists(
+    st.sampled_from(["/", "//", "a", "x.jpg", ".", "..", "?", "q=1", "#", ";", ":", "h.example", "é"]), max_size=9
+)
 
 
 @given(REFERENCE.map("".join), st.sampled_from([PAGE, "https://h.example/", "http://h.example/a//b/;c?d"]))
