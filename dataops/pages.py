@@ -72,7 +72,7 @@ def page_pairs(
 
     Raises: dataops.markup.BadPage when the page is built to exhaust a parser.
     """
-    if not _ANY_IMAGE.search(html):
+    if b"<img" not in html and not _ANY_IMAGE.search(html):
         return PagePairs([])
     if b"\0" in html:
         html = html.replace(b"\0", b"")
