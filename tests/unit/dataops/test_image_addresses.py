@@ -19,13 +19,13 @@ ONE = {
     "a placeholder in srcset": (f'<img src=s.jpg srcset="{PIXEL} 1w" alt=a>', "s.jpg"),
     "lazy": (f'<img src="{PIXEL}" data-src=l.jpg alt=a>', "l.jpg"),
     "lazy before a picture that only holds its place": ("<img src=/img/blank.gif data-original=l.jpg alt=a>", "l.jpg"),
-    "lazy srcset": (f'<img src="{PIXEL}" srcset="{PIXEL}" data-srcset="m.jpg 300w, l.jpg 900w" data-src=s.jpg alt=a>', "l.jpg"),
+    "lazy srcset": (f'<img src="{PIXEL}" srcset="{PIXEL}" data-srcset="m.jpg 300w, l.jpg 900w" data-src=s.jpg alt=a>', "l.jpg"),  # noqa: E501
     "low quality first": ('<img src=s.jpg srcset="s.jpg 20w" data-srcset="l.jpg 10w" alt=a>', "l.jpg"),
     "lazy without src": ("<img data-lazy-src=l.jpg alt=a>", "l.jpg"),
     "a lazy attribute that holds no address": ('<img src=s.jpg data-src="" data-lazy=true alt=a>', "s.jpg"),
     "a template that a script fills": ('<img src=s.jpg data-src="x_{width}.jpg" alt=a>', "s.jpg"),
     "a template as the only address": ("<img src=x_{guid}.jpg alt=a>", "x_%7Bguid%7D.jpg"),
-    "picture": ('<picture><source srcset="l.webp 900w, m.webp 300w" type=image/webp><img src=s.jpg alt=a></picture>', "l.webp"),
+    "picture": ('<picture><source srcset="l.webp 900w, m.webp 300w" type=image/webp><img src=s.jpg alt=a></picture>', "l.webp"),  # noqa: E501
     "picture of kinds that nothing here reads": (
         "<picture><source srcset='l.jxl 900w' type=image/jxl><source srcset='x.svg 1000w'><img src=s.jpg alt=a></picture>",
         "s.jpg",
@@ -37,11 +37,11 @@ ONE = {
         "s.jpg",
     ),
     "picture with one for each width": (
-        '<picture><source media="(min-width: 9px)" srcset="w.jpg 900w"><source srcset="n.jpg 300w"><img src=s.jpg alt=a></picture>',
+        '<picture><source media="(min-width: 9px)" srcset="w.jpg 900w"><source srcset="n.jpg 300w"><img src=s.jpg alt=a></picture>',  # noqa: E501
         "w.jpg",
     ),
-    "lazy picture": (f"<picture><source data-srcset='l.jpg 2x'><img src='{PIXEL}' data-src=s.jpg alt=a></picture>", "l.jpg"),
-    "sources of something else": ("<video><source srcset='v.jpg 9w' src=v.mp4></video><img src=s.jpg alt=a><picture></picture>", "s.jpg"),
+    "lazy picture": (f"<picture><source data-srcset='l.jpg 2x'><img src='{PIXEL}' data-src=s.jpg alt=a></picture>", "l.jpg"),  # noqa: E501
+    "sources of something else": ("<video><source srcset='v.jpg 9w' src=v.mp4></video><img src=s.jpg alt=a><picture></picture>", "s.jpg"),  # noqa: E501
     "amp": ("<amp-img src=s.jpg srcset='l.jpg 2x' alt=a></amp-img>", "l.jpg"),
     "an old spelling": ("<image src=s.jpg alt=a>", "s.jpg"),
 }  # fmt: skip

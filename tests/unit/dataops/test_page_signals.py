@@ -77,7 +77,7 @@ LICENSES = {
     "a relative one": ("<a rel='nofollow License' href=/terms>t</a><img src=1.jpg alt=a>", ["http://h.example/terms"]),
     "a plain link to Creative Commons": (f"<div><img src=1.jpg alt=a></div><footer><a href={BY}>CC</a></footer>", [BY]),
     "in the figure": (
-        f"<footer><a href={SA}>CC</a></footer><figure><img src=1.jpg alt=a><figcaption><a href={BY}>CC</a></figcaption></figure>"
+        f"<footer><a href={SA}>CC</a></footer><figure><img src=1.jpg alt=a><figcaption><a href={BY}>CC</a></figcaption></figure>"  # noqa: E501
         "<img src=2.jpg alt=b>",
         [BY, BY, SA],  # the first of alt and figcaption
     ),
@@ -110,7 +110,7 @@ OG = "<meta property=og:image content=/o.jpg><meta property=og:title content='Th
          [("o.jpg", "A dog"), ("o.jpg", "The title"), ("o.jpg", "What it is")]),
         (OG + "<meta property=og:image content=/p.jpg><meta property=og:image:alt content='A cat'>",
          [("o.jpg", "The title"), ("p.jpg", "A cat")]),
-        (OG + "<meta property=og:image:url content=/o.jpg><meta property=og:description content='The title'>", [("o.jpg", "The title")]),
+        (OG + "<meta property=og:image:url content=/o.jpg><meta property=og:description content='The title'>", [("o.jpg", "The title")]),  # noqa: E501
         ("<meta name=twitter:image content=/t.jpg><meta name=twitter:title content=T>", [("t.jpg", "T")]),
         (OG + "<meta name=twitter:image content=/t.jpg>", [("o.jpg", "The title")]),
         ("<meta property=og:image content=/o.jpg>", []),
