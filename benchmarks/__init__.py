@@ -1,1 +1,1 @@
-"""Measurements, one command each: `python -m benchmarks.NAME [--quick] [--json]`."""
+"""Measurements, ours and a peer's side by side, one command each: `python -m benchmarks.NAME [--quick] [--json]`."""
