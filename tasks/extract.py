@@ -5,12 +5,10 @@ file that cannot be read is tried again, then counts as failed: up to `max_faile
 """
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +20,7 @@ from dataops.store import Store
 from tasks.archives import WarcSource
 from tasks.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.parts import ATTEMPTS, map_parts
+from tasks.scratch import scratch_folder
 from tasks.sources import Source, SourceFile
 from tasks.stage import Made, Stage, Work, gather
 
@@ -140,8 +139,8 @@ def _extracted(draft: Draft, task: FileTask) -> Record:
         msg = f"{task.file.name} changed while the run read it; start the run again"
         raise SourceError(msg)
     with (
-        tempfile.TemporaryDirectory(prefix="pairmill-extract-") as folder,
-        closing(PairsWriter(NAME, task.file.name, task.config.extracted_with, Path(folder))) as rows,
+        scratch_folder("extract") as folder,
+        closing(PairsWriter(NAME, task.file.name, task.config.extracted_with, folder)) as rows,
     ):
         task.config.read(task.file, rows)
         parts, counts = rows.finish(draft, task.index)
