@@ -99,8 +99,8 @@ def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
         *by_source,
         -pl.col("words").clip(upper_bound=LONG_CAPTION_WORDS).cast(pl.Int32),
     ]
-    last = [pl.col("uid_high"), pl.col("uid_low"), pl.col("source_rank"), pl.col("origin"), pl.col("row")]
-    left = rows.with_row_index("row")
+    last = [pl.col("uid_high"), pl.col("uid_low"), pl.col("source_rank"), pl.col("origin"), pl.col("place")]
+    left = rows.select(list(KEYS)).with_row_index("place")
     gone: list[pl.DataFrame] = []
     for step in DEDUPE_STEPS:
         if step not in steps:
@@ -108,11 +108,11 @@ def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
         group = _GROUPS[step]
         several = left.filter(pl.len().over(group) > 1)  # few, where sorting all would cost most of the time
         order = by_source if step in ("uid", "pair") else best
-        stays = several.sort(*order, *last).unique(group, keep="first")["row"]
-        leaving = several.filter(~pl.col("row").is_in(stays.implode()))
-        gone.append(leaving.select("row", reason=pl.lit(f"duplicate_{step}")))
-        left = left.join(leaving.select("row"), on="row", how="anti")
-    reasons = pl.concat([pl.DataFrame(schema={"row": pl.UInt32, "reason": pl.String}), *gone])
-    every = pl.DataFrame({"row": pl.int_range(rows.height, dtype=pl.UInt32, eager=True)})
-    joined = every.join(reasons, on="row", how="left", maintain_order="left")
+        stays = several.sort(*order, *last).unique(group, keep="first")["place"]
+        leaving = several.filter(~pl.col("place").is_in(stays.implode()))
+        gone.append(leaving.select("place", reason=pl.lit(f"duplicate_{step}")))
+        left = left.join(leaving.select("place"), on="place", how="anti")
+    reasons = pl.concat([pl.DataFrame(schema={"place": pl.UInt32, "reason": pl.String}), *gone])
+    every = pl.DataFrame({"place": pl.int_range(rows.height, dtype=pl.UInt32, eager=True)})
+    joined = every.join(reasons, on="place", how="left", maintain_order="left")
     return cast(pl.Series, joined.to_series(1)).alias("drop_reason")

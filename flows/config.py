@@ -18,7 +18,7 @@ from tasks.download import DownloadConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.extract import SourceConfig
 from tasks.extract import problems as source_problems
-from tasks.filter import FilterConfig
+from tasks.filter_config import FilterConfig
 from tasks.pack import PackConfig
 from tasks.register import RegisterConfig
 from training.config import TrainConfig, load_model_config
