@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from dataops.digest import file_sha256
 from dataops.duplicates import KEY_BYTES
@@ -21,6 +22,7 @@ from dataops.snapshot import Counts, Draft, Input, Record, find
 from tasks import filter_steps as steps
 from tasks.filter_config import FilterConfig
 from tasks.filter_steps import NAME, Step
+from tasks.filter_summary import add_up, describe_balance
 from tasks.parts import map_parts
 from tasks.ranges import get_piece, put_pieces
 from tasks.stage import Context, Made, Stage, Work, gather
@@ -105,20 +107,23 @@ class _Run:
 
     def sum_queries(self) -> None:
         """Add up what count_queries found."""
-        each = [get_piece(self.draft, steps.table("queries", n), 0)["count"].to_numpy() for n in range(len(self.names))]
-        total = np.sum(each, axis=0) if each else np.zeros(0, np.int64)
-        put_pieces(self.draft, "query-counts.arrow", [pl.DataFrame({"count": total})])
+        put_pieces(self.draft, "query-counts.arrow", [pl.DataFrame({"count": self._summed("queries")})])
 
     def facts(self, records: list[Record]) -> dict[str, Any]:
-        """The kept rows by language, and how many rows each rule alone would drop."""
-        languages, alone = Counter[str](), Counter[str]()
-        for record in records:
-            languages.update(record.facts["languages"])
+        """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
+        alone = Counter[str]()
         for number in range(len(self.names)):
             judged = self.draft.done(self._step(steps.judge, number).id)
             alone.update(judged.facts["alone"] if judged else {})
-        ordered = sorted(languages.items(), key=lambda item: (-item[1], item[0]))
-        return {"languages": dict(ordered), "alone": dict(sorted(alone.items()))}
+        facts: dict[str, Any] = {**add_up(r.facts for r in records), "alone": dict(sorted(alone.items()))}
+        if self.config.balance is not None:
+            before = get_piece(self.draft, "query-counts.arrow", 0)["count"].to_numpy()
+            facts["balance"] = describe_balance(before, self._summed("queries-left"))
+        return facts
+
+    def _summed(self, kind: str) -> NDArray[np.int64]:
+        each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in range(len(self.names)))
+        return sum(each, np.zeros(1, np.int64))
 
 
 def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:

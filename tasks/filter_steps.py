@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -16,6 +15,7 @@ from dataops.personal import masked
 from dataops.schema import FILTERED, PAIRS, conform, dropped
 from dataops.snapshot import Counts, Draft, Part, Record, read_table
 from tasks.filter_config import FilterConfig
+from tasks.filter_summary import describe
 from tasks.ranges import by_range, get_piece, pieces_of, put_pieces
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def count_queries(draft: Draft, step: Step) -> Record:
     rows = _pairs(draft, step)
     left = rows.filter(_reasons(draft, step).is_null())
     counts = query_counts(match(_captions(left, step.config), queries), len(queries.texts))
-    put_pieces(draft, table("queries", step.number), [pl.DataFrame({"count": counts.astype(np.int64)})])
+    put_pieces(draft, table("queries", step.number), [pl.DataFrame({"count": counts})])
     return Record(task=step.id)
 
 
@@ -191,8 +191,12 @@ def write(draft: Draft, step: Step) -> Record:
     ]
     by_reason = Counter(gone["drop_reason"].to_list())
     counts = Counts(input=whole.height, kept=kept.height, dropped=dict(sorted(by_reason.items())))
-    languages = Counter(language or "unknown" for language in kept["language"].to_list())
-    return Record(task=step.id, parts=parts, counts=counts, facts={"languages": dict(sorted(languages.items()))})
+    if step.config.balance is not None:
+        from dataops.balance import query_counts
+
+        left = query_counts(kept["query_ids"].to_arrow(), len(_queries(step.config).texts))
+        put_pieces(draft, table("queries-left", step.number), [pl.DataFrame({"count": left})])
+    return Record(task=step.id, parts=parts, counts=counts, facts=describe(kept, gone))
 
 
 def _balance(draft: Draft, step: Step, rows: pl.DataFrame, reasons: pl.Series) -> tuple[pl.Series, pl.DataFrame]:
