@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops.characters import MOST_FOLDED, characters, fold, next_code
 from dataops.compiled import compiled
 
 Halves = NDArray[np.uint64]
@@ -124,3 +125,27 @@ def _hex(data, offsets, halves):
                 number = (number << np.uint64(4)) | np.uint64(value)
             halves[i, half] = number
     return -1
+
+
+def hash128_folded(texts: pa.Array) -> Halves:
+    """The hash of each string as `str.casefold` makes it, so that strings which differ in case alone are equal."""
+    data, offsets = text_buffers(texts)
+    halves = np.empty((len(offsets) - 1, 2), np.uint64)
+    longest = int(np.diff(offsets).max(initial=0))
+    _hash_folded(data, offsets, *characters(), np.empty(4 * MOST_FOLDED * longest, np.uint8), halves)
+    return halves
+
+
+@compiled(nogil=True)
+def _hash_folded(data, offsets, kinds, folds, several, buffer, halves):
+    folded, ends = np.empty(MOST_FOLDED, np.uint32), np.zeros(2, np.int64)
+    for i in range(len(offsets) - 1):
+        at, end, size = offsets[i], offsets[i + 1], 0
+        while at < end:
+            code, at = next_code(data, at)
+            for j in range(fold(code, folds, several, folded)):
+                for byte in range(4):  # as UTF-32
+                    buffer[size] = (folded[j] >> np.uint32(8 * byte)) & np.uint32(0xFF)
+                    size += 1
+        ends[1] = size
+        _hash(buffer, ends, halves[i : i + 1])

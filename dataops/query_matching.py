@@ -5,26 +5,23 @@ which holds the beginnings of queries too, so that a run which begins none is le
 their 64-bit hashes are: with 500,000 queries, one run of words in 10^13 is taken for a query that it is not.
 
 A word is a run of letters, marks and digits; in scripts that set no spaces between words, each character is one. Case is
-folded by Unicode's simple case folding.
+folded.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops.characters import GAP, LETTER, MOST_FOLDED, characters, fold, next_code
 from dataops.compiled import compiled
 from dataops.hashes import mixed, text_buffers
 
 MAX_WORDS = 4096
 """Of a caption, that are looked at."""
 
-_UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-_GAP, _LETTER, _WORD = 0, 1, 2  # what a character is: between words, part of one, one by itself
 _BEGINNING = -1  # in the table: what begins queries but is none
 
 
@@ -40,33 +37,16 @@ class Queries:
     """Words of the longest one."""
 
 
-@lru_cache(maxsize=1)
-def _characters() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
-    """What each code point is, and what it is folded to; both (0x110000,)."""
-    kinds, folds = np.zeros(0x110000, np.uint8), np.arange(0x110000, dtype=np.uint32)
-    for code in range(0x110000):
-        character = chr(code)
-        if unicodedata.category(character)[0] not in "LMN":
-            continue
-        kinds[code] = _WORD if unicodedata.name(character, "").startswith(_UNSPACED) else _LETTER
-        folded = character.casefold()
-        folded = folded if len(folded) == 1 else character.lower()
-        if len(folded) == 1:
-            folds[code] = ord(folded)
-    return kinds, folds
-
-
 def compile_queries(texts: Sequence[str]) -> Queries:
     """Make the table of a list of queries. Of queries that differ in case and spacing only, the first stands for all.
 
     Raises: ValueError for a query without a word.
     """
-    kinds, folds = _characters()
     data, offsets = text_buffers(pa.array(texts, pa.large_string()))
     lengths = np.zeros(len(texts), np.int32)
     slots = 1 << max(4, (4 * max(1, sum(text.count(" ") + 1 for text in texts))).bit_length())
     hashes, numbers = np.zeros(slots, np.uint64), np.zeros(slots, np.int32)
-    _fill(data, offsets, kinds, folds, lengths, hashes, numbers)
+    _fill(data, offsets, *characters(), lengths, hashes, numbers)
     if (lengths == 0).any():
         number = int(np.flatnonzero(lengths == 0)[0])
         msg = f"query {number} has no word: {texts[number]!r}"
@@ -76,13 +56,12 @@ def compile_queries(texts: Sequence[str]) -> Queries:
 
 def match(captions: pa.Array, queries: Queries) -> pa.Array:
     """The numbers of the queries in each caption (list<uint32>): each once, sorted. A null caption has none."""
-    kinds, folds = _characters()
     data, offsets = text_buffers(captions)
     starts, found = np.zeros(len(captions) + 1, np.int32), np.empty(max(1024, 4 * len(captions)), np.uint32)
     done = 0
     while done < len(captions):
         done = _match(
-            data, offsets, kinds, folds, queries.hashes, queries.numbers, queries.longest, done, starts, found
+            data, offsets, *characters(), queries.hashes, queries.numbers, queries.longest, done, starts, found
         )
         if done < len(captions):  # room ran out
             found = np.concatenate([found, np.empty(max(len(found), MAX_WORDS * queries.longest), np.uint32)])
@@ -96,31 +75,26 @@ def _joined(run, word):
 
 
 @compiled()
-def _words(data, start, end, kinds, folds, words):
+def _words(data, start, end, kinds, folds, several, words):
     """Write the hash of each word of a text to `words`; how many there are, at most as many as fit."""
     count, at, inside = 0, start, False
     word = np.uint64(0)
+    folded = np.empty(MOST_FOLDED, np.uint32)
     while at < end:
-        code = np.uint32(data[at])
-        at += 1
-        if code >= 0x80:  # UTF-8, which Arrow has checked
-            more = 1 if code < 0xE0 else 2 if code < 0xF0 else 3
-            code &= np.uint32(0x3F >> more)
-            for _ in range(more):
-                code = (code << np.uint32(6)) | (np.uint32(data[at]) & np.uint32(0x3F))
-                at += 1
+        code, at = next_code(data, at)
         kind = kinds[code]
-        if inside and kind != _LETTER:
+        if inside and kind != LETTER:
             words[count] = mixed(word)
             count, inside = count + 1, False
-        if kind == _GAP:
+        if kind == GAP:
             continue
         if count == len(words):
             return count
         if not inside:
             word = np.uint64(0xCBF29CE484222325)  # FNV-1a, over code points
-        word = (word ^ np.uint64(folds[code])) * np.uint64(0x100000001B3)
-        if kind == _LETTER:
+        for i in range(fold(code, folds, several, folded)):
+            word = (word ^ np.uint64(folded[i])) * np.uint64(0x100000001B3)
+        if kind == LETTER:
             inside = True
         else:
             words[count] = mixed(word)
@@ -142,10 +116,10 @@ def _slot(hashes, run):
 
 
 @compiled()
-def _fill(data, offsets, kinds, folds, lengths, hashes, numbers):
+def _fill(data, offsets, kinds, folds, several, lengths, hashes, numbers):
     words = np.empty(MAX_WORDS, np.uint64)
     for number in range(len(lengths)):
-        count = _words(data, offsets[number], offsets[number + 1], kinds, folds, words)
+        count = _words(data, offsets[number], offsets[number + 1], kinds, folds, several, words)
         lengths[number] = count
         run = np.uint64(0)
         for i in range(count):
@@ -159,11 +133,11 @@ def _fill(data, offsets, kinds, folds, lengths, hashes, numbers):
 
 
 @compiled(nogil=True)
-def _match(data, offsets, kinds, folds, hashes, numbers, longest, done, starts, found):
+def _match(data, offsets, kinds, folds, several, hashes, numbers, longest, done, starts, found):
     """Match captions from `done` on until `found` is full; how many captions are done."""
     words = np.empty(MAX_WORDS, np.uint64)
     for i in range(done, len(offsets) - 1):
-        count = _words(data, offsets[i], offsets[i + 1], kinds, folds, words)
+        count = _words(data, offsets[i], offsets[i + 1], kinds, folds, several, words)
         end = starts[i]
         if end + count * longest > len(found):
             return i

@@ -39,6 +39,9 @@ app = App(
     version_flags=["--version"],
 )
 
+queries = App(name="queries", help="Lists of what captions may speak of, for filter.balance.")
+app.command(queries)
+
 
 @app.command
 def demo(*, json: Json = False) -> int:
@@ -109,6 +112,46 @@ def show(run_or_key: str, *, store: StoreUri = None, json: Json = False) -> int:
     from flows.report import show_run_or_key
 
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
+
+
+@queries.command
+def build(
+    *,
+    out: Path,
+    text: tuple[Path, ...] = (),
+    titles: tuple[Path, ...] = (),
+    lemmas: tuple[Path, ...] = (),
+    wordfreq: tuple[str, ...] = (),
+    wordfreq_top: int = 20_000,
+    min_unigram: int = 100,
+    min_bigram: int = 100,
+    min_pmi: float = 6.0,
+    min_views: int = 70,
+    json: Json = False,
+) -> int:
+    """Build a list of queries: frequent words, telling pairs of words, popular titles, lemmas.
+
+    Args:
+        out: the Parquet file to write.
+        text: lines, or Wikipedia's page dumps in XML; .gz, .bz2, .zst or plain.
+        titles: lines `title<TAB>views`, or Wikimedia's page views.
+        lemmas: lines, or WordNet's index files.
+        wordfreq: languages of which the package wordfreq gives the most frequent words.
+        wordfreq_top: how many of them.
+        min_unigram: occurrences of a word in the text.
+        min_bigram: occurrences of a pair of words.
+        min_pmi: its pointwise mutual information, in bits.
+        min_views: views of a title.
+    """
+    from dataops.query_building import Thresholds
+    from flows.report import show_queries
+    from tasks.queries import build_queries
+
+    at = Thresholds(min_unigram=min_unigram, min_bigram=min_bigram, min_pmi=min_pmi, min_views=min_views)
+    found = build_queries(text, titles, lemmas, wordfreq, wordfreq_top, at)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found.write_parquet(out, compression="zstd")
+    return show_queries(found, out, as_json=json)
 
 
 @app.command

@@ -19,7 +19,7 @@ from tasks.curate import CurateConfig
 from tasks.download import DownloadConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.extract import KINDS, SourceConfig
-from tasks.filter import FilterConfig
+from tasks.filter_config import FilterConfig
 from tasks.pack import PackConfig
 from tasks.register import RegisterConfig
 from training.config import TrainConfig, load_model_config

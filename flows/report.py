@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -261,3 +262,14 @@ def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
         if not check.ok and check.remedy:
             out.print(text(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
     return 2 if failed else 0
+
+
+def show_queries(queries: pl.DataFrame, path: Path, *, as_json: bool) -> int:
+    """What a list of queries holds, by kind."""
+    kinds = dict(sorted(queries.group_by("kind").len().iter_rows()))
+    if as_json:
+        print_json({"path": str(path), "queries": queries.height, "kinds": kinds})
+        return 0
+    listed = ", ".join(f"{kind} {number:,}" for kind, number in kinds.items())
+    console().print(Text(f"{path}: {queries.height:,} queries ({listed})"), soft_wrap=True)
+    return 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.hashes import hash128, uid_halves
+from dataops.hashes import hash128, hash128_folded, uid_halves
 from dataops.schema import uid
 
 MASK = (1 << 64) - 1
@@ -36,3 +36,10 @@ def test_uids():
 def test_what_is_no_uid_is_an_error(wrong: str | None):
     with pytest.raises(ValueError, match="row 1 has no uid"):
         uid_halves(pa.array(["0" * 32, wrong], pa.string()))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=20), max_size=6))
+def test_folded_as_python_folds(texts: list[str]):
+    expected = [mmh3.hash64(text.casefold().encode("utf-32-le"), 0, signed=False) for text in texts]
+    assert [tuple(row) for row in hash128_folded(pa.array(texts, pa.string())).tolist()] == expected
