@@ -1,10 +1,11 @@
 """Image-caption candidates out of HTML: a row for each caption that a page gives an image."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from dataops.candidates import Candidate
 from dataops.captions import normal_caption
 from dataops.markup import check_complexity
 from dataops.urls import BadUrl, bounded_url, canonical_url
@@ -24,17 +25,6 @@ _BREAKING = frozenset(
     }
 )
 _SILENT = frozenset(("script", "style", "noscript", "template", "-comment"))
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One caption of one image; `reason` says why it cannot be used."""
-
-    url: str
-    caption: str
-    caption_source: str | None
-    """alt, title or figcaption; None for an image without a caption."""
-    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ def candidates(
     captions = _FigureCaptions(tree, bounds)
     found = [row for image in images[:MAX_IMAGES] for row in _rows(image, base, captions, bounds)]
     if _directives(tree) & opt_out:
-        found = [replace(row, reason=row.reason or "opted_out") for row in found]
+        found = [row._replace(reason=row.reason or "opted_out") for row in found]
     return found, max(0, len(images) - MAX_IMAGES)
 
 

@@ -9,15 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dataops.errors import ConfigError, StorageError
 from dataops.store import open_store
 from tasks.curate import CurateConfig
 from tasks.download import DownloadConfig
 from tasks.evaluate import EvaluateConfig
-from tasks.extract import SourceConfig
-from tasks.extract import problems as source_problems
+from tasks.extract import KINDS, SourceConfig
 from tasks.filter import FilterConfig
 from tasks.pack import PackConfig
 from tasks.register import RegisterConfig
@@ -108,10 +107,13 @@ def check_config(values: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def _problem(detail: Any) -> str:
-    path = ".".join(str(step) for step in detail["loc"])
-    kind, context = detail["type"], detail.get("ctx", {})
+    steps, kind, context = list(detail["loc"]), detail["type"], detail.get("ctx", {})
+    table = _table(steps)
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        given = "is required" if "tag" not in context else f"{context['tag']!r} is no kind of source"
+        return f"{steps[0]}.kind: {given}; allowed: {', '.join(KINDS)}"
+    path = ".".join(str(step) for step in steps)
     if kind == "extra_forbidden":
-        table = RunConfig if len(detail["loc"]) == 1 else _table(detail["loc"][0])
         allowed = ", ".join(sorted(f.alias or name for name, f in table.model_fields.items())) if table else ""
         return f"{path}: unknown key (value {detail['input']!r}); allowed: {allowed}"
     if kind == "missing":
@@ -120,9 +122,14 @@ def _problem(detail: Any) -> str:
     return f"{path}: {detail['input']!r}: {detail['msg']}{allowed}"
 
 
-def _table(name: Any) -> type[BaseModel] | None:
-    for field_name, field in RunConfig.model_fields.items():
-        if name in (field_name, field.alias) and isinstance(field.annotation, type):
+def _table(steps: list[Any]) -> type[BaseModel] | None:
+    """The table in which a problem lies. Takes the kind of source out of its path, where pydantic puts it."""
+    if len(steps) == 1:
+        return RunConfig
+    if steps[0] == "source" and steps[1] in KINDS:
+        return KINDS[steps.pop(1)]
+    for name, field in RunConfig.model_fields.items():
+        if steps[0] in (name, field.alias) and isinstance(field.annotation, type):
             return field.annotation if issubclass(field.annotation, BaseModel) else None
     return None
 
@@ -130,17 +137,17 @@ def _table(name: Any) -> type[BaseModel] | None:
 def _problems_outside(values: Mapping[str, Any], config: RunConfig | None) -> list[str]:
     """What is wrong with the files and places that the valid tables name: a bad table elsewhere does not hide it."""
 
-    def table(name: str, model: type[BaseModel]) -> Any:
+    def table(name: str, model: Any) -> Any:
         if config is not None:
             return getattr(config, name)
         try:
-            return model.model_validate(values.get(name, {}))
+            return TypeAdapter(model).validate_python(values.get(name, {}))
         except ValidationError:
             return None
 
     problems: list[str] = []
     if (source := table("source", SourceConfig)) is not None:
-        problems += [f"source.{line}" for line in source_problems(source)]
+        problems += [f"source.{line}" for line in source.problems()]
     if (train := table("train", TrainConfig)) is not None:
         problems += _caught("train.model", lambda: load_model_config(train.model))
     if (evaluate := table("evaluate", EvaluateConfig)) is not None:

@@ -13,7 +13,8 @@ from dataops.snapshot import Draft, Manifest, read_parts
 from dataops.store import FolderStore
 from tasks import extract as extract_stage
 from tasks import filter as filter_stage
-from tasks.extract import EXTRACT, SourceConfig, problems
+from tasks.archives import WarcSource
+from tasks.extract import EXTRACT
 from tasks.filter import FILTER, FilterConfig
 from tasks.stage import Context, make, plan, reuse
 
@@ -56,7 +57,7 @@ def context(store: Path, workers: int = 1) -> Context:
 
 def both(store: Path, paths: list[str], config: FilterConfig = ENGLISH, workers: int = 1) -> tuple[Manifest, Manifest]:
     at = context(store, workers)
-    pairs = make(plan(EXTRACT, SourceConfig(paths=paths), 0, []), at)
+    pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), at)
     return pairs, make(plan(FILTER, config, 0, [pairs]), at)
 
 
@@ -164,7 +165,7 @@ def test_a_later_crawl_costs_only_its_new_files(crawl: Path, tmp_path: Path):
     # What is copied is what the first snapshot holds: a mark in it shows in the second. Same size, other bytes.
     marked = store / "extract" / first.key / "part-00000.parquet"
     marked.write_bytes(marked.read_bytes()[:-8] + b"MARKMARK")
-    second = make(plan(EXTRACT, SourceConfig(paths=[str(crawl / "*.warc.gz")]), 0, []), context(store))
+    second = make(plan(EXTRACT, WarcSource(paths=[str(crawl / "*.warc.gz")]), 0, []), context(store))
     assert second.key != first.key
     new = {part.name: part for part in second.parts}
     assert new["part-00001.parquet"].sha256 == old["part-00000.parquet"].sha256
@@ -174,7 +175,7 @@ def test_a_later_crawl_costs_only_its_new_files(crawl: Path, tmp_path: Path):
     # A part that is gone is extracted again.
     for snapshot in (first, second):
         (store / "extract" / snapshot.key / "part-00001.parquet").unlink()
-    third = make(plan(EXTRACT, SourceConfig(paths=[str(crawl / "places.warc.gz")]), 0, []), context(store))
+    third = make(plan(EXTRACT, WarcSource(paths=[str(crawl / "places.warc.gz")]), 0, []), context(store))
     assert third.parts[1].sha256 == old["part-00001.parquet"].sha256
 
 
@@ -182,7 +183,7 @@ def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, m
     store = tmp_path / "store"
     paths = [str(crawl / "*.warc.gz")]
     pairs, whole = both(tmp_path / "whole", paths)
-    pairs = make(plan(EXTRACT, SourceConfig(paths=paths), 0, []), context(store))
+    pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), context(store))
     todo = plan(FILTER, ENGLISH, 0, [pairs])
     monkeypatch.setattr(filter_stage, "check_left", _killed)
     with pytest.raises(KeyboardInterrupt):
@@ -213,7 +214,7 @@ def test_nothing_left_is_an_error_that_shows_the_funnel(crawl: Path, tmp_path: P
 @pytest.mark.usefixtures("inline")
 def test_a_cut_file_keeps_the_rows_before_the_cut(tmp_path: Path):
     path = write_warc(tmp_path / "cut.warc.gz", ANIMALS, cut=30)
-    pairs = make(plan(EXTRACT, SourceConfig(paths=[str(path)]), 0, []), context(tmp_path / "store"))
+    pairs = make(plan(EXTRACT, WarcSource(paths=[str(path)]), 0, []), context(tmp_path / "store"))
     assert pairs.counts.kept == 4
     assert pairs.facts["damages"] == {"truncated": 1}
     [[name, offset, reason]] = pairs.facts["damaged"]
@@ -223,10 +224,10 @@ def test_a_cut_file_keeps_the_rows_before_the_cut(tmp_path: Path):
 
 def test_missing_and_ambiguous_files_are_all_named(crawl: Path, tmp_path: Path):
     write_warc(tmp_path / "other" / "animals.warc.gz", PLACES)
-    config = SourceConfig(
+    config = WarcSource(
         paths=["no/such.warc", "none/*.gz", str(crawl / "*.gz"), str(tmp_path / "other" / "animals.warc.gz")]
     )
-    found = problems(config)
+    found = config.problems()
     assert len(found) == 3
     assert "'no/such.warc' is no file" in found[0]
     assert "'none/*.gz' matches no file" in found[1]
@@ -234,13 +235,13 @@ def test_missing_and_ambiguous_files_are_all_named(crawl: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"source\.paths: 'no/such\.warc'"):
         EXTRACT.outside(config)
     # Below a common folder they have names of their own.
-    inputs = EXTRACT.outside(SourceConfig(paths=[str(tmp_path / "*" / "animals.warc.gz")]))
+    inputs = EXTRACT.outside(WarcSource(paths=[str(tmp_path / "*" / "animals.warc.gz")]))
     assert [i.key for i in inputs if i.stage == "source"] == ["crawl/animals.warc.gz", "other/animals.warc.gz"]
 
 
 def test_the_key_depends_on_names_and_bytes_and_not_on_the_folder(crawl: Path, tmp_path: Path):
     def key(*paths: str) -> str:
-        return plan(EXTRACT, SourceConfig(paths=list(paths)), 0, []).key
+        return plan(EXTRACT, WarcSource(paths=list(paths)), 0, []).key
 
     here = key(str(crawl / "*.warc.gz"))
     moved = tmp_path / "elsewhere" / "deep"
@@ -250,10 +251,11 @@ def test_the_key_depends_on_names_and_bytes_and_not_on_the_folder(crawl: Path, t
     assert key(str(moved / "*.gz")) == here
     (moved / "animals.warc.gz").rename(moved / "beasts.warc.gz")
     assert key(str(moved / "*.gz")) != here
-    assert SourceConfig(paths=["a"], max_url_chars=100).key_config() == {
+    assert WarcSource(paths=["a"], max_url_chars=100).key_config() == {
         "kind": "warc",
         "max_caption_chars": 2000,
         "max_url_chars": 100,
+        "max_failed_files": 0,
         "max_page_bytes": 50_000_000,
         "opt_out_directives": ["noai", "noimageai", "noimageindex"],
     }

@@ -1,0 +1,86 @@
+"""`kind = "warc"`: archives of whole pages, as crawlers write them."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from dataops.candidates import Candidate, Origin
+from dataops.charsets import decode_page
+from dataops.markup import BadPage
+from dataops.pages import PageBounds, candidates
+from dataops.snapshot import Input
+from dataops.urls import BadUrl, canonical_url
+from dataops.warc import Damage, Page, read_pages
+from tasks.pairs_writer import PairsWriter
+from tasks.source_files import LocalFile, file_inputs, find, source_files
+from tasks.sources import Source, SourceFile
+from tasks.stage import Context
+
+
+class FilesSource(Source):
+    """A source of files that lie somewhere."""
+
+    paths: list[str] = Field(min_length=1)
+    """Files or globs (`**` for any depth), relative to the current folder. A file is named in the data by its path below
+    the part of the pattern that has no wildcard, so that names do not change from machine to machine."""
+
+    # The digests and names of the files decide, not the patterns that found them.
+    execution_fields: ClassVar[frozenset[str]] = frozenset({"paths"})
+
+    def problems(self) -> list[str]:
+        return find(self.paths)[1]
+
+    def inputs(self) -> list[Input]:
+        return file_inputs(source_files(self.paths))
+
+    def files(self, context: Context) -> list[LocalFile]:
+        return source_files(self.paths)
+
+
+class WarcSource(FilesSource):
+    """`[source]` of `kind = "warc"`."""
+
+    kind: Literal["warc"] = "warc"
+    """WARC files, gz, zstd, lz4 or plain."""
+    max_page_bytes: int = Field(default=50_000_000, ge=1_000, le=1_000_000_000)
+    """Longer pages are not read; they are counted in the manifest."""
+    opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
+    """A page whose `<meta name="robots">` has one of these forbids the use of its images: its rows are dropped as
+    opted_out."""
+
+    extracted_with: ClassVar[str] = "pairmill-warc/2"
+
+    def read(self, file: SourceFile, rows: PairsWriter) -> None:
+        with file.local() as path:
+            for found in read_pages(path, self.max_page_bytes, rows.count):
+                if isinstance(found, Damage):
+                    rows.damage(found.offset, found.reason)
+                else:
+                    self._read_page(found, rows)
+
+    def _read_page(self, page: Page, rows: PairsWriter) -> None:
+        bounds = PageBounds(self.max_caption_chars, self.max_url_chars)
+        opt_out = frozenset(directive.lower() for directive in self.opt_out_directives)
+        try:
+            page_url, taken, beyond = read_page(page, bounds, opt_out)
+        except (BadUrl, BadPage) as bad:
+            rows.damage(page.offset, "bad_page_url" if isinstance(bad, BadUrl) else bad.reason)
+            return
+        rows.count("pages")
+        if beyond:
+            rows.damage(page.offset, "too_many_images")
+        rows.add(Origin(page_url, page.offset), taken)
+
+
+def read_page(
+    page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()
+) -> tuple[str, Sequence[Candidate], int]:
+    """The page's canonical address, its candidates, and the number of images beyond the bound.
+
+    Raises: BadUrl, BadPage when it has no usable address or cannot be read.
+    """
+    page_url = canonical_url(page.url, page.url, bounds.url)
+    html, _ = decode_page(page.body, page.charset)
+    taken, beyond = candidates(html, page_url, bounds, opt_out)
+    return page_url, taken, beyond

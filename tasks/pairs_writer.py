@@ -1,0 +1,164 @@
+"""Writes the rows of one source file into its two parts, in bounded memory, and accounts for what could not be used."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from dataops.candidates import Candidate, Origin
+from dataops.schema import PAIRS, dropped
+from dataops.snapshot import Counts, Draft, Part
+
+DAMAGES_LISTED = 100
+"""Damages of a file that are listed with their offsets; all are counted."""
+_BATCH = 1 << 14  # rows that are held as Python objects
+_ROW_GROUP = 1 << 16
+
+
+class PairsWriter:
+    """Takes a file's candidates; `finish` gives its parts.
+
+    Args:
+        source: what the column of that name says.
+        folder: an empty local folder for the unfinished parts.
+    """
+
+    def __init__(self, stage: str, source: str, extracted_with: str, folder: Path):
+        self.stage, self.source, self.extracted_with = stage, source, extracted_with
+        self.read: Counter[str] = Counter()
+        """What was read, by kind: records, pages, not_html."""
+        self.damages: Counter[str] = Counter()
+        self.damaged: list[list[object]] = []
+        """The first damages: [offset, reason]."""
+        self.reasons: Counter[str] = Counter()
+        self._rows: list[Candidate] = []
+        self._origins: list[Origin] = []
+        self._lengths: list[int] = []
+        self._kept = _PartFile(folder / "part.parquet", PAIRS)
+        self._gone = _PartFile(folder / "dropped.parquet", dropped(PAIRS))
+
+    def add(self, origin: Origin, candidates: Iterable[Candidate]) -> None:
+        """The candidates of one page (or of one row of a list), in their order."""
+        before = len(self._rows)
+        self._rows.extend(candidates)
+        self._origins.append(origin)
+        self._lengths.append(len(self._rows) - before)
+        if len(self._rows) >= _BATCH or len(self._origins) >= _BATCH:
+            self._flush()
+
+    def count(self, what: str, n: int = 1) -> None:
+        """Count something that was read, for the manifest's facts."""
+        self.read[what] += n
+
+    def damage(self, offset: int, reason: str) -> None:
+        """Note that the record at `offset` could not be used, or not wholly."""
+        self.damages[reason] += 1
+        if len(self.damaged) < DAMAGES_LISTED:
+            self.damaged.append([offset, reason])
+
+    def finish(self, draft: Draft, index: int) -> tuple[list[Part], Counts]:
+        """Put both parts into the draft."""
+        self._flush()
+        kept = self._kept.put(draft, f"part-{index:05d}.parquet")
+        gone = self._gone.put(draft, f"dropped-{index:05d}.parquet")
+        counts = Counts(input=kept.rows + gone.rows, kept=kept.rows, dropped=dict(sorted(self.reasons.items())))
+        return [kept, gone], counts
+
+    def facts(self) -> dict[str, Any]:
+        """What the file's record says beside its counts."""
+        return {
+            "file": self.source,
+            "read": dict(sorted(self.read.items())),
+            "damages": dict(sorted(self.damages.items())),
+            "damaged": self.damaged,
+        }
+
+    def close(self) -> None:
+        """Let go of the local files."""
+        self._kept.close()
+        self._gone.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            table, digests = self._table()
+            reasons = table["drop_reason"]
+            self.reasons.update(
+                {item["values"]: item["counts"] for item in reasons.drop_null().value_counts().to_pylist()}
+            )
+            usable = reasons.is_null().to_numpy()
+            self._kept.write(table.filter(pa.array(usable)).select(PAIRS.names), digests[usable])
+            self._gone.write(table.filter(pa.array(~usable)), digests[~usable])
+        self._rows, self._origins, self._lengths = [], [], []
+
+    def _table(self) -> tuple[pa.Table, np.ndarray]:
+        """The held rows, kept and dropped, and the digests that their uids spell."""
+        columns = dict(zip(Candidate._fields, zip(*self._rows, strict=True), strict=True))
+        n = len(self._rows)
+        pages = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
+        of_page = {
+            "page_url": [origin.page_url for origin in self._origins],
+            "source_offset": [origin.offset for origin in self._origins],
+            "page_language": [origin.page_language for origin in self._origins],
+            "page_opt_out": [origin.page_opt_out for origin in self._origins],
+        }
+        uids, digests = uid_column(columns["url"], columns["caption"])
+        constant = {"source": self.source, "extracted_with": self.extracted_with, "drop_stage": self.stage}
+        arrays = []
+        for field in dropped(PAIRS):
+            if field.name == "uid":
+                arrays.append(uids)
+            elif field.name in constant:
+                arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), n))
+            elif field.name in of_page:
+                arrays.append(pa.array(of_page[field.name], field.type).take(pages))
+            else:
+                arrays.append(pa.array(columns["reason" if field.name == "drop_reason" else field.name], field.type))
+        return pa.Table.from_arrays(arrays, schema=dropped(PAIRS)), digests
+
+
+def uid_column(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:
+    """The uids of many pairs at once (dataops.schema.uid), and their digests as n x 4 big-endian 32-bit numbers."""
+    digest = xxhash.xxh3_128_digest
+    pairs = zip(urls, captions, strict=True)
+    joined = b"".join([digest(f"{url}\0{caption}".encode("utf-8", "surrogatepass")) for url, caption in pairs])
+    n = len(joined) // 16
+    offsets = pa.py_buffer(np.arange(0, 32 * n + 1, 32, dtype=np.int32))
+    uids = pa.StringArray.from_buffers(n, offsets, pa.py_buffer(joined.hex().encode()))
+    return uids, np.frombuffer(joined, ">u4").reshape(n, 4)
+
+
+class _PartFile:
+    """A Parquet part being written to a local file, a row group at a time, with the fingerprint of its uids."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self.path, self.schema, self.rows = path, schema, 0
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting: list[pa.Table] = []
+        self._sums = np.zeros(4, dtype=object)  # Python's whole numbers: they do not overflow
+
+    def write(self, table: pa.Table, digests: np.ndarray) -> None:
+        self._waiting.append(table)
+        self.rows += table.num_rows
+        self._sums += digests.sum(axis=0, dtype=np.uint64).astype(object)
+        if sum(t.num_rows for t in self._waiting) >= _ROW_GROUP:
+            waiting = pa.concat_tables(self._waiting)
+            whole = waiting.num_rows - waiting.num_rows % _ROW_GROUP
+            self._writer.write_table(waiting.slice(0, whole).combine_chunks(), row_group_size=_ROW_GROUP)
+            self._waiting = [waiting.slice(whole)]
+
+    def put(self, draft: Draft, name: str) -> Part:
+        rest = pa.concat_tables([self.schema.empty_table(), *self._waiting]).combine_chunks()
+        if rest.num_rows or not self.rows:
+            self._writer.write_table(rest)
+        self.close()
+        a, b, c, d = (int(s) for s in self._sums)
+        total = ((a << 96) + (b << 64) + (c << 32) + d) % (1 << 128)
+        return draft.put_file(name, self.path, self.rows).model_copy(update={"uid_sum": f"{total:032x}"})
+
+    def close(self) -> None:
+        self._writer.close()

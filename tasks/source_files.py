@@ -1,0 +1,96 @@
+"""Local files that a config names by paths and globs."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+from dataops.digest import canonical_json, file_sha256, text_sha256
+from dataops.errors import ConfigError, SourceError
+from dataops.snapshot import Input
+from tasks.sources import SourceFile
+
+
+@dataclass(frozen=True)
+class LocalFile(SourceFile):
+    """A file of this machine."""
+
+    name: str
+    path: Path
+
+    def digest(self) -> str:
+        """Hex sha256 of its bytes."""
+        try:
+            stat = self.path.stat()
+            return _digest(self.path, stat.st_size, stat.st_mtime_ns)
+        except OSError as error:
+            msg = f"cannot read {self.path}: {error.strerror or error}"
+            raise SourceError(msg) from error
+
+    def open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            msg = f"cannot read {self.path}: {error.strerror or error}"
+            raise SourceError(msg) from error
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        yield self.path
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    return file_sha256(path)
+
+
+def find(patterns: Sequence[str]) -> tuple[list[LocalFile], list[str]]:
+    """The files of the patterns in the order of their names, and what is wrong, a line each.
+
+    A file is named by its path below the part of the pattern that has no wildcard, so that names do not change from
+    machine to machine.
+    """
+    found: dict[Path, str] = {}
+    wrong: list[str] = []
+    for pattern in patterns:
+        base = _fixed_folder(pattern)
+        paths = [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if p.is_file()]  # noqa: PTH207
+        if not paths:
+            what = "matches no file" if glob.has_magic(pattern) else "is no file"
+            wrong.append(f"paths: {pattern!r} {what} (looked in {Path.cwd()})")
+        for path in paths:
+            found.setdefault(path.resolve(), path.relative_to(base).as_posix())
+    names: dict[str, Path] = {}
+    for path, name in sorted(found.items()):
+        if name in names:
+            wrong.append(
+                f"paths: {names[name]} and {path} would both be named {name!r}; "
+                "name them by one pattern with wildcards below their common folder"
+            )
+        names.setdefault(name, path)
+    return [LocalFile(name, path) for name, path in sorted(names.items())], wrong
+
+
+def source_files(patterns: Sequence[str]) -> list[LocalFile]:
+    """The files of the patterns in the order of their names. Raises: ConfigError with all problems."""
+    files, problems = find(patterns)
+    if problems:
+        raise ConfigError("\n".join(f"source.{line}" for line in problems))
+    return files
+
+
+def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
+    """The files, each with its digest, and their names, which the column `source` repeats."""
+    names = text_sha256(canonical_json([file.name for file in files]))
+    inputs = [Input(stage="source", key=file.name, digest=file.digest()) for file in files]
+    return [*inputs, Input(stage="source_names", key=f"{len(files)} files", digest=names)]
+
+
+def _fixed_folder(pattern: str) -> Path:
+    """The leading folders of a pattern that have no wildcard."""
+    folders = Path(pattern).parts[:-1]
+    fixed = next((i for i, part in enumerate(folders) if glob.has_magic(part)), len(folders))
+    return Path(*folders[:fixed])
