@@ -5,15 +5,12 @@ rest goes through the functions that pages go through (dataops.urls, dataops.cap
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
-import xxhash
 
 from dataops.captions import normal_caption
 from dataops.pair_lists import RawRows
-from dataops.schema import PAIRS, dropped
 from dataops.urls import BadUrl, bounded_url, canonical_url
 
 CAPTION_SOURCE = "pair_list"
@@ -28,50 +25,30 @@ _DOTTED = r"/(?:\.|%2[eE])"
 _PLAIN_CAPTION = r"^[!-~]+(?: [!-~]+)*$"
 
 
-@dataclass(frozen=True)
-class ListBounds:
-    """How long addresses and captions may be, in characters."""
-
-    caption: int
-    url: int
-
-
-def pair_tables(
-    rows: RawRows, bounds: ListBounds, source: str, extracted_with: str, stage: str
-) -> tuple[pa.Table, pa.Table]:
-    """The kept rows (schema PAIRS) and the dropped ones: no_url, data_url, not_http, bad_url, url_too_long, no_caption.
-
-    Args:
-        source: the column `source`; `source_offset` is the row's number.
+def pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) -> pa.Table:
+    """The rows with the columns url, caption, caption_source, page_url, source_offset (the row's number), extra and
+    drop_reason: no_url, data_url, not_http, bad_url, url_too_long, no_caption or null.
     """
-    urls, reasons = canonical_urls(rows.urls, bounds.url)
-    captions = normal_captions(rows.captions, bounds.caption)
+    urls, reasons = canonical_urls(rows.urls, max_url_chars)
+    captions = normal_captions(rows.captions, max_caption_chars)
     for i, caption in enumerate(captions):
         if not caption and reasons[i] is None:
             reasons[i] = "no_caption"
-    uids = [
-        xxhash.xxh3_128_hexdigest(f"{url}\0{caption}".encode()) for url, caption in zip(urls, captions, strict=True)
-    ]
-    pages = canonical_urls(rows.pages, bounds.url) if any(rows.pages) else None
-    given = {
-        "uid": uids,
-        "url": urls,
-        "caption": captions,
-        "caption_source": [CAPTION_SOURCE] * len(urls),
-        "page_url": [None if r else u for u, r in zip(*pages, strict=True)] if pages else [None] * len(urls),
-        "source": [source] * len(urls),
-        "source_offset": rows.numbers,
-        "extracted_with": [extracted_with] * len(urls),
-        "extra": rows.extras,
-        "drop_reason": reasons,
-        "drop_stage": [None if reason is None else stage for reason in reasons],
-    }
-    schema = dropped(PAIRS)
-    columns = [pa.array(given[f.name], f.type) if f.name in given else pa.nulls(len(urls), f.type) for f in schema]
-    table = pa.table(columns, schema=schema)
-    keep = pa.array([reason is None for reason in reasons], pa.bool_())
-    gone = pa.array([reason is not None for reason in reasons], pa.bool_())
-    return table.filter(keep).select(PAIRS.names), table.filter(gone)
+    pages: list[str | None] = [None] * len(urls)
+    if any(rows.pages):
+        found, wrong = canonical_urls(rows.pages, max_url_chars)
+        pages = [None if reason else url for url, reason in zip(found, wrong, strict=True)]
+    return pa.table(
+        {
+            "url": pa.array(urls, pa.string()),
+            "caption": pa.array(captions, pa.string()),
+            "caption_source": pa.repeat(pa.scalar(CAPTION_SOURCE), len(urls)),
+            "page_url": pa.array(pages, pa.string()),
+            "source_offset": pa.array(rows.numbers, pa.int64()),
+            "extra": pa.array(rows.extras, pa.string()),
+            "drop_reason": pa.array(reasons, pa.string()),
+        }
+    )
 
 
 def canonical_urls(urls: Sequence[str | None], max_chars: int) -> tuple[list[str], list[str | None]]:

@@ -13,7 +13,7 @@ from dataops.snapshot import Input
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Damage, Page, read_pages
 from tasks.pairs_writer import PairsWriter
-from tasks.source_files import LocalFile, file_inputs, find, source_files
+from tasks.source_files import file_inputs, find, source_files
 from tasks.sources import Source, SourceFile
 from tasks.stage import Context
 
@@ -34,7 +34,7 @@ class FilesSource(Source):
     def inputs(self) -> list[Input]:
         return file_inputs(source_files(self.paths))
 
-    def files(self, context: Context) -> list[LocalFile]:
+    def files(self, context: Context) -> Sequence[SourceFile]:
         return source_files(self.paths)
 
 

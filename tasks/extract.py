@@ -19,6 +19,7 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError
 from dataops.snapshot import Counts, Draft, Part, Record
 from tasks.archives import WarcSource
+from tasks.pair_lists import PairsSource
 from tasks.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.parts import ATTEMPTS, map_parts
 from tasks.sources import Source, SourceFile
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 NAME, VERSION = "extract", 2
 
-Kinds = WarcSource
+Kinds = WarcSource | PairsSource
 """Each kind of source is a class, and a member of this union."""
 SourceConfig = Annotated[Kinds, Field(discriminator="kind")]
 """`[source]`: one of the kinds, told apart by the key `kind`."""
