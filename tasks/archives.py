@@ -38,18 +38,14 @@ class FilesSource(Source):
         return source_files(self.paths)
 
 
-class WarcSource(FilesSource):
-    """`[source]` of `kind = "warc"`."""
+class PagesSource(Source):
+    """A source of archived pages."""
 
-    kind: Literal["warc"] = "warc"
-    """WARC files, gz, zstd, lz4 or plain."""
     max_page_bytes: int = Field(default=50_000_000, ge=1_000, le=1_000_000_000)
     """Longer pages are not read; they are counted in the manifest."""
     opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
     """A page whose `<meta name="robots">` has one of these forbids the use of its images: its rows are dropped as
     opted_out."""
-
-    extracted_with: ClassVar[str] = "pairmill-warc/2"
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         with file.local() as path:
@@ -57,9 +53,10 @@ class WarcSource(FilesSource):
                 if isinstance(found, Damage):
                     rows.damage(found.offset, found.reason)
                 else:
-                    self._read_page(found, rows)
+                    self.read_page(found, rows)
 
-    def _read_page(self, page: Page, rows: PairsWriter) -> None:
+    def read_page(self, page: Page, rows: PairsWriter) -> None:
+        """Take the candidates of one page."""
         bounds = PageBounds(self.max_caption_chars, self.max_url_chars)
         opt_out = frozenset(directive.lower() for directive in self.opt_out_directives)
         try:
@@ -71,6 +68,15 @@ class WarcSource(FilesSource):
         if beyond:
             rows.damage(page.offset, "too_many_images")
         rows.add(Origin(page_url, page.offset), taken)
+
+
+class WarcSource(FilesSource, PagesSource):
+    """`[source]` of `kind = "warc"`."""
+
+    kind: Literal["warc"] = "warc"
+    """WARC files, gz, zstd, lz4 or plain."""
+
+    extracted_with: ClassVar[str] = "pairmill-warc/2"
 
 
 def read_page(

@@ -22,6 +22,7 @@ from tasks.archives import WarcSource
 from tasks.pair_lists import PairsSource
 from tasks.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.parts import ATTEMPTS, map_parts
+from tasks.site import SiteSource
 from tasks.sources import Source, SourceFile
 from tasks.stage import Made, Stage, Work, gather
 
@@ -29,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 NAME, VERSION = "extract", 2
 
-Kinds = WarcSource | PairsSource
+Kinds = WarcSource | PairsSource | SiteSource
 """Each kind of source is a class, and a member of this union."""
 SourceConfig = Annotated[Kinds, Field(discriminator="kind")]
 """`[source]`: one of the kinds, told apart by the key `kind`."""
-KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(Kinds) or (Kinds,)}
+KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(Kinds)}
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ class _Memory(BaseModel):
 def make(work: Work) -> Made:
     """Extract each source file, or copy what an earlier snapshot has of it."""
     config: Source = work.config
-    tasks = [FileTask(i, file, file.digest(), config) for i, file in enumerate(config.files(work.context))]
+    fetched = config.fetch(work.draft, work.context)
+    tasks = [FileTask(i, file, file.digest(), config) for i, file in enumerate(fetched.files)]
     _forget_failures(work.draft, tasks)
     records = map_parts(extract_file, tasks, work.draft, work.context)
     parts, counts = gather(records)
-    return Made(parts, counts, _summary(records))
+    return Made([*parts, *fetched.parts], counts, _summary(records) | dict(fetched.facts))
 
 
 def _summary(records: Sequence[Record]) -> dict[str, object]:

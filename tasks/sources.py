@@ -5,15 +5,16 @@ them: a part for each file, retries, what is remembered of files, the counts of 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from pydantic import Field
 
 from dataops.config import StageConfig
-from dataops.snapshot import Input
+from dataops.snapshot import Draft, Input, Part
 from tasks.pairs_writer import PairsWriter
 from tasks.stage import Context
 
@@ -35,6 +36,17 @@ class SourceFile(ABC):
     @abstractmethod
     def local(self) -> AbstractContextManager[Path]:
         """A local file with its bytes, for as long as the context lasts. Raises: SourceError."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The files of a source, and what getting them has left in the snapshot."""
+
+    files: Sequence[SourceFile]
+    parts: Sequence[Part] = ()
+    """Evidence."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """For the manifest."""
 
 
 class Source(StageConfig, ABC):
@@ -65,6 +77,13 @@ class Source(StageConfig, ABC):
     @abstractmethod
     def files(self, context: Context) -> Sequence[SourceFile]:
         """The files to read, in the order of their parts. Raises: ConfigError, SourceError."""
+
+    def fetch(self, draft: Draft, context: Context) -> Fetched:
+        """The files, for a source that must bring them here first: what it keeps of them goes into the draft.
+
+        Raises: ConfigError, SourceError.
+        """
+        return Fetched(self.files(context))
 
     @abstractmethod
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
