@@ -1,5 +1,6 @@
 """A small web on loopback, of several hosts, that writes down each request; for the tests of the crawl."""
 
+import gzip
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ class Web:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the crawler has had enough: what some pages are about
+                    super().handle()
 
             def do_GET(self) -> None:
                 host = self.headers["Host"].partition(":")[0]
@@ -74,18 +79,19 @@ class Web:
                 "User-agent: *\nDisallow: /private/\n\nUser-agent: pairmill\nDisallow: /secret/\n", kind="text/plain"
             )
         elif path == "/":
+            links = "/dogs /cats/ /secret/x /private/ok /moved /loop /inner /photo.jpg /gone /huge /busy /mute /hidden"
+            links += " /headers /lies http://elsewhere.example/ mailto:a@b.example /dogs#again"
             to.send(
-                '<a href="/dogs">dogs</a> <a href="/cats/">cats</a> <a href="/secret/x">secret</a> <a href=/private/ok>ok</a>'
-                '<a href="http://elsewhere.example/">off</a> <a href="mailto:a@b">mail</a> <a href=/nof rel=nofollow>n</a>'
-                '<a href="/moved">m</a> <a href=/loop>l</a> <a href=/inner>i</a> <a href=/photo.jpg>p</a> <a href=/gone>g</a>'
-                "<a href=/huge>h</a> <a href=/busy>b</a> <a href=/mute>mu</a> <a href=/hidden>hid</a> <a href=/headers>he</a>"
-                '<a href=/lies>lie</a> <img src=/logo.png alt="The logo of the pets site">'
+                "".join(f"<a href={link}>x</a>" for link in links.split())
+                + '<a href=/nofollow rel="external nofollow">n</a><img src=/logo.png alt="The logo of the pets site">'
             )
         elif path in ("/dogs", "/cats/", "/private/ok", "/target", "/last"):
-            what = path.strip("/").replace("/", " ")
-            to.send(
-                f'<img src="/img/{what.replace(" ", "-")}.jpg" alt="A picture about {what} on this page"><a href="/">home</a>'
-            )
+            what = path.strip("/").replace("/", "-")
+            page = f'<img src="/img/{what}.jpg" alt="A picture about {what} on this page"><a href="/">home</a>'
+            if what == "cats":
+                to.send(gzip.compress(page.encode()), Content_Encoding="gzip")
+            else:
+                to.send(page)
         elif path == "/moved":
             to.send("", 301, Location="/target")
         elif path == "/loop":
@@ -134,6 +140,11 @@ class Web:
         to.send("", 404) if day is None else to.send(
             f'<a href="/{day + 1}">next</a><img src={day}.jpg alt="The day {day}">'
         )
+
+    def linker(self, to, path: str) -> None:
+        """Links to what lies behind the crawler's own door."""
+        link = f'<a href="http://127.0.0.1:{self.server.server_port}/">in</a><img src=/x.jpg alt="A page with a link">'
+        to.send(link, 404 if path == "/robots.txt" else 200)
 
     def down(self, to, path: str) -> None:
         """Its robots.txt cannot be read."""
