@@ -107,7 +107,12 @@ class Resolver:
         elif reference.startswith("../"):
             rest = reference.lstrip("./")
             up, odd = divmod(len(reference) - len(rest), 3)
-            if not odd and reference.startswith("../" * up) and (plain := _PLAIN(rest)) and plain.lastindex == _RELATIVE:
+            if (
+                not odd
+                and reference.startswith("../" * up)
+                and (plain := _PLAIN(rest))
+                and plain.lastindex == _RELATIVE
+            ):
                 prefix = self._folder(up)
         if prefix is None or len(prefix) + len(rest) > self.max_chars:
             return _resolved(reference, self.base, self.max_chars)

@@ -13,7 +13,7 @@ from dataops.snapshot import Input
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Damage, Page, read_pages
 from tasks.pairs_writer import PairsWriter
-from tasks.source_files import LocalFile, file_inputs, find, source_files
+from tasks.source_files import file_inputs, find, source_files
 from tasks.sources import Source, SourceFile
 from tasks.stage import Context
 
@@ -22,8 +22,9 @@ class FilesSource(Source):
     """A source of files that lie somewhere."""
 
     paths: list[str] = Field(min_length=1)
-    """Files or globs (`**` for any depth), relative to the current folder. A file is named in the data by its path below
-    the part of the pattern that has no wildcard, so that names do not change from machine to machine."""
+    """Files or globs (`**` for any depth), relative to the current folder, or `s3://bucket/key` with the same wildcards. A
+    file is named in the data by its path below the part of the pattern that has no wildcard, so that names do not change
+    from machine to machine."""
 
     # The digests and names of the files decide, not the patterns that found them.
     execution_fields: ClassVar[frozenset[str]] = frozenset({"paths"})
@@ -34,7 +35,7 @@ class FilesSource(Source):
     def inputs(self) -> list[Input]:
         return file_inputs(source_files(self.paths))
 
-    def files(self, context: Context) -> list[LocalFile]:
+    def files(self, context: Context) -> list[SourceFile]:
         return source_files(self.paths)
 
 
