@@ -10,7 +10,10 @@ _META = re.compile(rb"""<meta\b[^>]{0,1024}?charset\s*=\s*["']?\s*([a-zA-Z0-9_.:
 _XML = re.compile(rb"""\A\s*<\?xml\b[^>]{0,256}?encoding\s*=\s*["']([a-zA-Z0-9_.:-]{2,40})""", re.IGNORECASE)
 _LANGUAGE = re.compile(rb"""<html\b[^>]{0,1024}?\blang\s*=\s*["']?\s*([a-zA-Z]{2,3})\b""", re.IGNORECASE)
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
-_UTF16 = ((re.compile(rb"(?:\s\0)*<\0[!?a-zA-Z]\0"), "utf-16-le"), (re.compile(rb"(?:\0\s)*\0<\0[!?a-zA-Z]"), "utf-16-be"))
+_UTF16 = (
+    (re.compile(rb"(?:\s\0)*<\0[!?a-zA-Z]\0"), "utf-16-le"),
+    (re.compile(rb"(?:\0\s)*\0<\0[!?a-zA-Z]"), "utf-16-be"),
+)
 _DECLARED_WITHIN = 4096  # the HTML Standard asks for the first 1,024 bytes; many pages are later
 _LOOKED_AT = 1 << 20  # bytes from which the detector's sample is taken
 _SAMPLE = 1 << 13  # bytes of text with non-ASCII characters that the detector sees

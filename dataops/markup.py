@@ -30,7 +30,9 @@ _FLAT = frozenset(
     }
 )
 # Opened again after each block that closes over them; of a and nobr there is only ever one.
-_FORMATTING = frozenset((b"b", b"big", b"code", b"em", b"font", b"i", b"s", b"small", b"strike", b"strong", b"tt", b"u"))
+_FORMATTING = frozenset(
+    (b"b", b"big", b"code", b"em", b"font", b"i", b"s", b"small", b"strike", b"strong", b"tt", b"u")
+)
 _FORMATTING_TAG = re.compile(rb"<(?:b|big|code|em|font|i|s|small|strike|strong|tt|u)[\s/>]", re.IGNORECASE)
 
 

@@ -49,5 +49,7 @@ def shared_images(metas: Iterable[tuple[str, str]]) -> list[SharedImage]:
         images = [SharedImage(image, [first.get("twitter:image:alt", "")])]
     unique = list({image.reference: image for image in reversed(images)}.values())[::-1][:MAX_SHARED_IMAGES]
     if unique:
-        unique[0].texts += [first.get(f"{prefix}{name}") or first.get(f"og:{name}", "") for name in ("title", "description")]
+        unique[0].texts += [
+            first.get(f"{prefix}{name}") or first.get(f"og:{name}", "") for name in ("title", "description")
+        ]
     return unique

@@ -11,8 +11,8 @@ Attributes = Mapping[str, str | None]
 
 AI_DIRECTIVES = frozenset(("noai", "noimageai", "noimageindex"))
 """Directives that speak of images or of learning from them: they count whichever robot they address."""
-INDEX_DIRECTIVES = frozenset(("noindex", "none"))
-"""Directives on finding the page at all: they count where they address every robot."""
+INDEX_DIRECTIVES = frozenset(("noindex",))
+"""Directives on finding the page at all (`none` says noindex too): they count where they address every robot."""
 TDM_RESERVATION = "tdm-reservation"
 """The page's rights holder reserves text and data mining. Source: TDM Reservation Protocol, w3.org/community/tdmrep."""
 LICENSE_LEVELS = 64
@@ -22,6 +22,7 @@ MAX_LICENSE_LINKS = 1_000
 _LANGUAGE = re.compile(r"[a-z]{2,8}(?:-[a-z0-9]{1,8})*")
 _LONGEST_LANGUAGE = 35  # RFC 5646, section 4.4.1
 _ROBOT_NAME = re.compile(r"(?:[a-z0-9._-]*bot(?:-[a-z]+)?|[a-z0-9_-]*crawler|slurp|teoma|google-extended|anthropic-ai)")
+_MEANT = {"none": "noindex"}
 _WITH_VALUE = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
 _LICENSE = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|licences|publicdomain)/", re.IGNORECASE)
 # A link speaks for the thing that it stands in, not for the things beside that.
@@ -81,12 +82,12 @@ def _addressed_directives(value: str) -> set[str]:
             directive = agent
         elif agent not in _WITH_VALUE:
             counted = AI_DIRECTIVES | (INDEX_DIRECTIVES if agent == "*" else frozenset())
-        found |= {directive} & counted
+        found |= {_MEANT.get(directive, directive)} & counted
     return found
 
 
 def _directives(content: str) -> set[str]:
-    return {directive.strip().lower() for directive in content.split(",")}
+    return {_MEANT.get(directive, directive) for directive in map(str.strip, content.lower().split(","))}
 
 
 def _reserved(content: str) -> set[str]:
@@ -134,6 +135,10 @@ class Licenses:
         if not self._of:
             return None
         return next((self._of[above.mem_id] for above in _above(image) if above.mem_id in self._of), None)
+
+    def of_page(self, root: LexborNode | None) -> str | None:
+        """The address of the licence of the whole page, or None."""
+        return self._of.get(root.mem_id) if root else None
 
 
 def _above(node: LexborNode) -> Iterable[LexborNode]:
