@@ -16,6 +16,15 @@ def normal_caption(text: str, max_chars: int) -> str:
 
     A caption over `max_chars` is cut at the last space before the bound, where there is one in its last fifth.
     """
+    if (
+        len(text) <= max_chars
+        and text.isprintable()  # so there is no white space but the space, and nothing of _NOT_TEXT
+        and "  " not in text
+        and (text.isascii() or unicodedata.is_normalized("NFC", text))
+        and text[:1] != " "
+        and text[-1:] != " "
+    ):
+        return text  # as most are
     text = text[: 4 * max_chars + 4096]  # nothing below costs more than the bound allows
     if not text.isascii():
         text = unicodedata.normalize("NFC", _NOT_TEXT.sub("", text))

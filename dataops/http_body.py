@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fastwarc.stream_io import BrotliReader, ZstdReader
 
+from dataops.page_signals import header_opt_outs
+
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})\b", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
@@ -33,6 +35,8 @@ class Head:
     transfer_encoding: str
     content_encoding: tuple[str, ...]
     """Codings in the order in which they were applied."""
+    opt_out: frozenset[str] = frozenset()
+    """What it says of the page's use (dataops.page_signals)."""
 
 
 def split_response(data: bytes) -> tuple[Head, bytes]:
@@ -41,11 +45,12 @@ def split_response(data: bytes) -> tuple[Head, bytes]:
     end = _HEAD_END.search(data, 0, _MAX_HEAD)
     if not status or not end:
         raise BadBody("bad_http")
-    fields: dict[str, str] = {}
+    given: list[tuple[str, str]] = []
     for line in re.split(rb"\r?\n", data[: end.start()])[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            fields.setdefault(name.strip().lower().decode("latin-1"), value.strip().decode("latin-1"))
+            given.append((name.strip().lower().decode("latin-1"), value.strip().decode("latin-1")))
+    fields = dict(reversed(given))  # the first of a name counts
     content_type = fields.get("content-type", "")
     charset = _CHARSET.search(content_type)
     codings = (c.strip().lower() for c in fields.get("content-encoding", "").split(","))
@@ -55,6 +60,7 @@ def split_response(data: bytes) -> tuple[Head, bytes]:
         charset=charset[1] if charset else None,
         transfer_encoding=fields.get("transfer-encoding", "").lower(),
         content_encoding=tuple(c for c in codings if c not in ("", "identity")),
+        opt_out=frozenset(header_opt_outs(given)),
     )
     return head, data[end.end() :]
 

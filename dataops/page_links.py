@@ -23,10 +23,11 @@ class PageLinks:
     """Other links, counted by reason: nofollow, not_http, bad_url, url_too_long, too_many_links."""
 
 
-def page_links(html: str, page_url: str, agent: str, max_url_chars: int) -> PageLinks:
+def page_links(html: bytes, page_url: str, agent: str, max_url_chars: int) -> PageLinks:
     """The links of `<a>`, `<area>` and `<link rel=next>`; none where the page says nofollow.
 
     Args:
+        html: in UTF-8.
         page_url: canonical; links are relative to it or to the page's `<base>`.
         agent: lower-case name by which a page may address this crawler in its metas.
 
@@ -34,7 +35,7 @@ def page_links(html: str, page_url: str, agent: str, max_url_chars: int) -> Page
     Source: HTML Standard, 4.6.7 (nofollow); developers.google.com/search/docs/crawling-indexing/robots-meta-tag.
     """
     check_complexity(html)
-    tree = LexborHTMLParser(html.replace("\0", ""))
+    tree = LexborHTMLParser(html.replace(b"\0", b""))
     links = PageLinks(_directives(tree, agent))
     base = page_url
     if node := tree.css_first("base[href]"):

@@ -1,30 +1,31 @@
 """Image-caption candidates out of HTML: a row for each caption that a page gives an image."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from dataops.candidates import Candidate
 from dataops.captions import normal_caption
+from dataops.image_addresses import Attributes, ImageReference, image_reference
+from dataops.image_captions import ImageCaptions
 from dataops.markup import check_complexity
+from dataops.open_graph import shared_images
+from dataops.page_signals import Licenses, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, bounded_url, canonical_url
 
 MAX_IMAGES = 20_000
 """Images taken of one page; the rest are counted as the damage `too_many_images`."""
-FIGURE_LEVELS = 64
-"""How far above an image its figure may be."""
-CAPTION_NODES = 2_000
-"""Nodes read of one figcaption."""
+MAX_SOURCES = 64
+"""Nodes before an image that are looked at for the `<source>` elements of its picture."""
 
-_BREAKING = frozenset(
-    {
-        *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
-        *("h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section"),
-        *("table", "td", "th", "tr", "ul"),
-    }
+_ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|(?:og|twitter):image", re.IGNORECASE)
+_TAKEN = (
+    'img,amp-img,base,meta,noscript,figcaption,picture,link[rel~="license" i],'
+    'a[rel~="license" i],a[href*="//creativecommons.org/" i],a[href*="//www.creativecommons.org/" i]'
 )
-_SILENT = frozenset(("script", "style", "noscript", "template", "-comment"))
+_NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to the tree: a seventh of the time
 
 
 @dataclass(frozen=True)
@@ -35,118 +36,180 @@ class PageBounds:
     url: int
 
 
-def candidates(
-    html: str, page_url: str, bounds: PageBounds, opt_out: frozenset[str] = frozenset()
-) -> tuple[list[Candidate], int]:
-    """Every (image, caption) of the page in document order, and the number of images beyond MAX_IMAGES.
+@dataclass(frozen=True)
+class PagePairs:
+    """What one page gives."""
 
-    An `<img>` gives a row for each of its alt, its title and the figcaption of its figure that has text, or a single row
-    `no_caption` where none has. Addresses are resolved against the page's `<base>`. A row whose address cannot be used
-    keeps a bounded form of it and its reason (see dataops.urls.BadUrl).
+    candidates: list[Candidate]
+    beyond: int = 0
+    """Images beyond MAX_IMAGES."""
+    language: str | None = None
+    opt_out: str | None = None
+    """As the columns page_language and page_opt_out."""
+
+
+def page_pairs(
+    html: bytes,
+    page_url: str,
+    bounds: PageBounds,
+    opt_out: frozenset[str] = frozenset(),
+    header_opt_outs: frozenset[str] = frozenset(),
+) -> PagePairs:
+    """Every (image, caption) of the page in document order, then those of the image that it wants to be shown by.
+
+    An `<img>` gives a row for each of its texts (see dataops.image_captions), or a single row `no_caption` where it has
+    none; its address is that of the largest image that it stands for (see dataops.image_addresses), resolved against the
+    page's `<base>`. An image in `<noscript>` that stands in for one that was found gives none. A row whose address cannot
+    be used keeps a bounded form of it and its reason (see dataops.urls.BadUrl). `og:image` gives a row for its alt, the
+    page's og:title and og:description.
 
     Args:
-        html: the decoded page.
+        html: the page in UTF-8.
         page_url: its canonical address.
-        opt_out: directives (lower case) by which a page's `<meta name="robots">` forbids the use of its images: all its
-            rows get the reason `opted_out`.
+        opt_out: directives (see dataops.page_signals) by which a page forbids the use of its images: all its rows get the
+            reason `opted_out`.
+        header_opt_outs: those that came with the page's response.
 
     Raises: dataops.markup.BadPage when the page is built to exhaust a parser.
     """
+    if not _ANY_IMAGE.search(html):
+        return PagePairs([])
+    if b"\0" in html:
+        html = html.replace(b"\0", b"")
     check_complexity(html)
-    tree = LexborHTMLParser(html.replace("\0", ""))
-    base = _base(tree, page_url, bounds)
-    images = tree.css("img")
-    captions = _FigureCaptions(tree, bounds)
-    found = [row for image in images[:MAX_IMAGES] for row in _rows(image, base, captions, bounds)]
-    if _directives(tree) & opt_out:
+    page = _Page(LexborHTMLParser(html, options=_NO_EVENTS), page_url, bounds)
+    metas = page.metas()
+    found = [*page.of_images(), *page.of_shared(metas)]
+    told = meta_opt_outs(metas) | header_opt_outs
+    if told & opt_out:
         found = [row._replace(reason=row.reason or "opted_out") for row in found]
-    return found, max(0, len(images) - MAX_IMAGES)
+    language = declared_language(page.tree.root.attributes) if page.tree.root else None
+    beyond = max(0, len(page.images) - MAX_IMAGES)
+    return PagePairs(found, beyond, language, ",".join(sorted(told)) or None)
 
 
-def _directives(tree: LexborHTMLParser) -> set[str]:
-    """What the page tells robots, in lower case."""
-    metas = (node.attributes for node in tree.css("meta[name][content]"))
-    told = ((meta.get("content") or "") for meta in metas if (meta.get("name") or "").strip().lower() == "robots")
-    return {directive.strip().lower() for content in told for directive in content.split(",")}
+class _Page:
+    """The nodes of one page from which rows are made, found in one pass over its tree."""
 
+    def __init__(self, tree: LexborHTMLParser, page_url: str, bounds: PageBounds):
+        self.tree, self.bounds = tree, bounds
+        by_tag: dict[str | None, list[LexborNode]] = {}
+        for node in tree.css(_TAKEN):
+            by_tag.setdefault(node.tag, []).append(node)
+        self.by_tag = by_tag
+        self.images = [*by_tag.get("img", ()), *by_tag.get("amp-img", ())]
+        self.base = self._base(page_url)
+        links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
+        self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
+        self.captions = ImageCaptions(tree, "figcaption" in by_tag, bounds.caption)
 
-def _rows(image: LexborNode, base: str, captions: "_FigureCaptions", bounds: PageBounds) -> Iterator[Candidate]:
-    attributes = image.attributes
-    reference, reason = attributes.get("src") or "", None
-    try:
-        url = canonical_url(reference, base, bounds.url)
-    except BadUrl as bad:
-        url, reason = bounded_url(reference, bounds.url), bad.reason
-    texts = (
-        ("alt", normal_caption(attributes.get("alt") or "", bounds.caption)),
-        ("title", normal_caption(attributes.get("title") or "", bounds.caption)),
-        ("figcaption", captions.of(image)),
-    )
-    given = [(source, text) for source, text in texts if text]
-    for source, text in given:
-        yield Candidate(url, text, source, reason)
-    if not given:
-        yield Candidate(url, "", None, reason or "no_caption")
-
-
-def _base(tree: LexborHTMLParser, page_url: str, bounds: PageBounds) -> str:
-    """The address that others are relative to: the first `<base>` with an href, where it can be used."""
-    node = tree.css_first("base[href]")
-    if node is None:
-        return page_url
-    try:
-        return canonical_url(node.attributes.get("href") or "", page_url, bounds.url)
-    except BadUrl:
+    def _base(self, page_url: str) -> str:
+        """The address that others are relative to: the first `<base>` with an href, where it can be used."""
+        for node in self.by_tag.get("base", ()):
+            attributes = node.attributes
+            if "href" in attributes:
+                try:
+                    return canonical_url(attributes["href"] or "", page_url, self.bounds.url)
+                except BadUrl:
+                    return page_url
         return page_url
 
+    def metas(self) -> list[tuple[str, str]]:
+        """(name or property in lower case, content) of each `<meta>`."""
+        found: list[tuple[str, str]] = []
+        for node in self.by_tag.get("meta", ()):
+            attributes = node.attributes
+            if content := attributes.get("content"):
+                names = (attributes.get(name) for name in ("name", "property"))
+                found += [(name.strip().lower(), content) for name in dict.fromkeys(names) if name]
+        return found
 
-class _FigureCaptions:
-    """The caption of the figure around an image; each figure's text is read once."""
+    def of_images(self) -> Iterator[Candidate]:
+        """The rows of the images of the page's body."""
+        images = self.images[:MAX_IMAGES]
+        stand_ins = self._stand_ins()
+        if not stand_ins:
+            for image in images:
+                attributes = image.attributes
+                yield from self._rows(image, attributes, self._reference(image, attributes))
+            return
+        given = [(image, image.attributes) for image in images]
+        read = [(*one, self._reference(*one)) for one in given]
+        shown = {(image.mem_id, ref.reference) for image, _, ref in read if image.mem_id not in stand_ins}
+        nodes = {node for node, reference in shown if self._address(reference)[1] is None}
+        references = {reference for _, reference in shown}
+        for image, attributes, reference in read:
+            beside = stand_ins.get(image.mem_id)
+            if beside is None or not (reference.reference in references or beside & nodes):
+                yield from self._rows(image, attributes, reference)
 
-    def __init__(self, tree: LexborHTMLParser, bounds: PageBounds):
-        self.max_chars = bounds.caption
-        self.any = tree.css_first("figcaption") is not None
-        self.texts: dict[int, str] = {}
+    def _stand_ins(self) -> dict[int, set[int]]:
+        """The images within `<noscript>`, each with the images just before and after that element."""
+        found: dict[int, set[int]] = {}
+        for noscript in self.by_tag.get("noscript", ()):
+            if images := noscript.css("img"):
+                beside = {image.mem_id for image in _images_beside(noscript)}
+                found.update((image.mem_id, beside) for image in images)
+        return found
 
-    def of(self, image: LexborNode) -> str:
-        figure = self._figure(image) if self.any else None
-        if figure is None:
-            return ""
-        if figure.mem_id not in self.texts:
-            caption = next((child for child in figure.iter() if child.tag == "figcaption"), None)
-            if caption is None:  # wrapped in something: still this figure's, unless it is that of a figure within
-                caption = figure.css_first("figcaption")
-                around = self._figure(caption) if caption else None
-                caption = caption if around and around.mem_id == figure.mem_id else None
-            self.texts[figure.mem_id] = normal_caption(_text(caption), self.max_chars) if caption else ""
-        return self.texts[figure.mem_id]
+    def _reference(self, image: LexborNode, attributes: Attributes) -> ImageReference:
+        sources = _sources(image) if "picture" in self.by_tag else []
+        return image_reference(attributes, sources)
 
-    @staticmethod
-    def _figure(node: LexborNode) -> LexborNode | None:
-        for _ in range(FIGURE_LEVELS):
-            parent = node.parent
-            if parent is None or parent.tag == "figure":
-                return parent
-            node = parent
-        return None
+    def _rows(self, image: LexborNode, attributes: Attributes, found: ImageReference) -> Iterator[Candidate]:
+        url, reason = self._address(found.reference)
+        license = self.licenses.of(image)
+        captions = self.captions.of(image, attributes)
+        for text, source in captions.items():
+            yield Candidate(url, text, source, reason, license, found.width, found.height)
+        if not captions:
+            yield Candidate(url, "", None, reason or "no_caption", license, found.width, found.height)
+
+    def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[Candidate]:
+        """The rows of `og:image`."""
+        for image in shared_images(metas):
+            url, reason = self._address(image.reference)
+            license = self.licenses.of_page(self.tree.root)
+            texts = dict.fromkeys(normal_caption(text, self.bounds.caption) for text in image.texts)
+            for text in filter(None, texts):
+                yield Candidate(url, text, "og", reason, license, image.width, image.height)
+
+    def _address(self, reference: str) -> tuple[str, str | None]:
+        """The canonical address, or a bounded form of what cannot be used and the reason."""
+        try:
+            return canonical_url(reference, self.base, self.bounds.url), None
+        except BadUrl as bad:
+            return bounded_url(reference, self.bounds.url), bad.reason
 
 
-def _text(node: LexborNode) -> str:
-    """The text of an element as it reads: blocks and line breaks set words apart, scripts and styles are silent."""
-    pieces: list[str] = []
-    stack = [node.first_child]
-    for _ in range(CAPTION_NODES):
-        while stack and stack[-1] is None:
-            stack.pop()
-        if not stack:
+def _is_license(link: LexborNode) -> bool:
+    return is_license_link(link.attributes)
+
+
+def _sources(image: LexborNode) -> list[Attributes]:
+    """The attributes of the `<source>` elements before an image in its picture."""
+    parent = image.parent
+    if parent is None or parent.tag not in ("picture", "noscript"):
+        return []
+    found: list[Attributes] = []
+    node = image.prev
+    for _ in range(MAX_SOURCES):
+        if node is None:
             break
-        current = stack.pop()
-        assert current is not None
-        stack.append(current.next)
-        if current.tag == "-text":
-            pieces.append(current.text(deep=False))
-        elif current.tag not in _SILENT:
-            if current.tag in _BREAKING:
-                pieces.append(" ")
-            stack.append(current.first_child)
-    return "".join(pieces)
+        if node.tag == "source":
+            found.append(node.attributes)
+        node = node.prev
+    return found[::-1]
+
+
+def _images_beside(node: LexborNode) -> list[LexborNode]:
+    """The images that an element's neighbours are, or hold as their first."""
+    found: list[LexborNode] = []
+    for step in ("prev", "next"):
+        beside = getattr(node, step)
+        while beside is not None and not beside.is_element_node:
+            beside = getattr(beside, step)
+        image = beside and (beside if beside.tag == "img" else beside.css_first("img"))
+        if image:
+            found.append(image)
+    return found

@@ -14,12 +14,25 @@ _WEB = ("http", "https")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 _NO_HOST = re.compile(r"[/\\]{2}(?:[/\\?#]|\Z)")
+_SPACE = "".join(map(chr, range(0x21)))
 _CONTROL = re.compile(r"[\t\r\n]")
 _SAFE_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _DOTTED = re.compile(r"/(\.|%2e){1,2}(/|\Z)", re.IGNORECASE)
 # What RFC 3986 (2.2, 2.3) allows literally, and "%": escapes that are there stay as they are.
 _PATH_SAFE = "!$%&'()*+,-./:;=@_~"
 _QUERY_SAFE = _PATH_SAFE + "?[]|"
+
+# References that need no reading, most of the Web's: canonical as they stand, or behind a prefix of the page's address. No
+# segment starts with a dot, plain or escaped; none is empty where urllib would take it away; a ";" needs a closer look, for
+# urllib takes an empty parameter away too; a host of four labels of 62 is not too long.
+_SEGMENT = r"(?!\.|%2)[a-zA-Z0-9!$%&'()*+,.:=@_~-]++"
+_HOST_AND_PATH = rf"[a-z0-9_-]{{1,62}}+(?:\.[a-z0-9_-]{{1,62}}+){{0,3}}+(?:/(?:{_SEGMENT})?+)++"
+_PATH = rf"(?:/{_SEGMENT})*+/?+"
+_PLAIN = re.compile(
+    rf"(?:(https?://{_HOST_AND_PATH})|(//{_HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|((?![^/?]*:){_SEGMENT}{_PATH}))"
+    r"(?:\?[a-zA-Z0-9!$%&'()*+,./:;=@_~?\[\]|-]++)?+"
+).fullmatch
+_ABSOLUTE, _RELATIVE = 1, 4  # groups of it
 
 
 class BadUrl(ValueError):
@@ -44,7 +57,13 @@ def canonical_url(reference: str, base: str, max_chars: int) -> str:
     Source: RFC 3986, sections 5.2 and 6.2; the URL Standard (url.spec.whatwg.org), sections 4.1 and 4.4, for what
     browsers repair: white space around, tabs and line ends within, backslashes.
     """
-    reference = _CONTROL.sub("", reference.strip("".join(map(chr, range(0x21))))) if reference else ""
+    if (plain := _PLAIN(reference)) and plain.lastindex == _ABSOLUTE and len(reference) <= max_chars:
+        return reference
+    return _resolved(reference, base, max_chars)
+
+
+def _resolved(reference: str, base: str, max_chars: int) -> str:
+    reference = _CONTROL.sub("", reference.strip(_SPACE)) if reference else ""
     if not reference:
         raise BadUrl("no_url")
     scheme = _SCHEME.match(reference)
@@ -61,6 +80,48 @@ def canonical_url(reference: str, base: str, max_chars: int) -> str:
     if len(url) > max_chars:
         raise BadUrl("url_too_long")
     return url
+
+
+class Resolver:
+    """`canonical_url` for the many references of one page.
+
+    Args:
+        base: canonical address of the page, or of its `<base>`.
+        max_chars: longest address.
+    """
+
+    def __init__(self, base: str, max_chars: int):
+        self.base, self.max_chars = base, max_chars
+        path = base.find("/", base.find("//") + 2)
+        self._root, self._folders = base[:path], base[path:].partition("?")[0].split("/")[1:-1]
+        # What stands before each kind of plain reference.
+        self._prefixes = ("", "", base[: base.find(":") + 1], self._root, self._folder(0))
+
+    def resolve(self, reference: str) -> str:
+        """The absolute address. Raises: BadUrl with the reason."""
+        if reference.startswith("data:"):  # before any work on what may be a whole picture
+            raise BadUrl("data_url")
+        prefix, rest = None, reference
+        if plain := _PLAIN(reference):
+            prefix = self._prefixes[plain.lastindex or 0]
+        elif reference.startswith("../"):
+            rest = reference.lstrip("./")
+            up, odd = divmod(len(reference) - len(rest), 3)
+            if (
+                not odd
+                and reference.startswith("../" * up)
+                and (plain := _PLAIN(rest))
+                and plain.lastindex == _RELATIVE
+            ):
+                prefix = self._folder(up)
+        if prefix is None or len(prefix) + len(rest) > self.max_chars:
+            return _resolved(reference, self.base, self.max_chars)
+        return prefix + rest
+
+    def _folder(self, up: int) -> str | None:
+        """The folder so many levels above the base's; None where urllib would change it: it drops empty segments."""
+        kept = self._folders[: max(0, len(self._folders) - up)]
+        return None if "" in self._folders else "/".join([self._root, *kept, ""])
 
 
 def bounded_url(reference: str, max_chars: int) -> str:

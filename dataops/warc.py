@@ -41,6 +41,8 @@ class Page:
     body: bytes
     charset: str | None
     """That of the HTTP header."""
+    opt_out: frozenset[str] = frozenset()
+    """What that says of the page's use (dataops.page_signals)."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
             elif (page := _html(head, body, max_page_bytes)) is None:
                 count("not_html")
             else:
-                yield Page(url, offset, page, head.charset)
+                yield Page(url, offset, page, head.charset, head.opt_out)
         except BadBody as bad:
             yield Damage(offset, bad.reason)
 

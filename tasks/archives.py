@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from dataops.candidates import Candidate, Origin
-from dataops.charsets import decode_page
+from dataops.candidates import Origin
+from dataops.charsets import utf8_page
 from dataops.markup import BadPage
-from dataops.pages import PageBounds, candidates
+from dataops.pages import PageBounds, PagePairs, page_pairs
 from dataops.snapshot import Input
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Damage, Page, read_pages
@@ -22,8 +22,9 @@ class FilesSource(Source):
     """A source of files that lie somewhere."""
 
     paths: list[str] = Field(min_length=1)
-    """Files or globs (`**` for any depth), relative to the current folder. A file is named in the data by its path below
-    the part of the pattern that has no wildcard, so that names do not change from machine to machine."""
+    """Files or globs (`**` for any depth), relative to the current folder, or `s3://bucket/key` with the same wildcards. A
+    file is named in the data by its path below the part of the pattern that has no wildcard, so that names do not change
+    from machine to machine."""
 
     # The digests and names of the files decide, not the patterns that found them.
     execution_fields: ClassVar[frozenset[str]] = frozenset({"paths"})
@@ -44,8 +45,8 @@ class PagesSource(Source):
     max_page_bytes: int = Field(default=50_000_000, ge=1_000, le=1_000_000_000)
     """Longer pages are not read; they are counted in the manifest."""
     opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
-    """A page whose `<meta name="robots">` has one of these forbids the use of its images: its rows are dropped as
-    opted_out."""
+    """A page that says one of these, in `<meta name="robots">` or in its response's headers, forbids the use of its images:
+    its rows are dropped as opted_out. Also there are `noindex` and `tdm-reservation` (see dataops/page_signals.py)."""
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         with file.local() as path:
@@ -60,14 +61,14 @@ class PagesSource(Source):
         bounds = PageBounds(self.max_caption_chars, self.max_url_chars)
         opt_out = frozenset(directive.lower() for directive in self.opt_out_directives)
         try:
-            page_url, taken, beyond = read_page(page, bounds, opt_out)
+            page_url, found = read_page(page, bounds, opt_out)
         except (BadUrl, BadPage) as bad:
             rows.damage(page.offset, "bad_page_url" if isinstance(bad, BadUrl) else bad.reason)
             return
         rows.count("pages")
-        if beyond:
+        if found.beyond:
             rows.damage(page.offset, "too_many_images")
-        rows.add(Origin(page_url, page.offset), taken)
+        rows.add(Origin(page_url, page.offset, found.language, found.opt_out), found.candidates)
 
 
 class WarcSource(FilesSource, PagesSource):
@@ -79,14 +80,11 @@ class WarcSource(FilesSource, PagesSource):
     extracted_with: ClassVar[str] = "pairmill-warc/2"
 
 
-def read_page(
-    page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()
-) -> tuple[str, Sequence[Candidate], int]:
-    """The page's canonical address, its candidates, and the number of images beyond the bound.
+def read_page(page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()) -> tuple[str, PagePairs]:
+    """The page's canonical address, and what it gives.
 
     Raises: BadUrl, BadPage when it has no usable address or cannot be read.
     """
     page_url = canonical_url(page.url, page.url, bounds.url)
-    html, _ = decode_page(page.body, page.charset)
-    taken, beyond = candidates(html, page_url, bounds, opt_out)
-    return page_url, taken, beyond
+    html, _ = utf8_page(page.body, page.charset)
+    return page_url, page_pairs(html, page_url, bounds, opt_out, page.opt_out)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from dataops.pair_rows import pair_table
 from tasks.archives import FilesSource
 from tasks.pairs_writer import PairsWriter
 from tasks.source_files import LocalFile, find
-from tasks.sources import SourceFile
+from tasks.sources import Opened, SourceFile
 from tasks.stage import Context
 
 
@@ -81,7 +81,7 @@ class ListSlice(SourceFile):
     def digest(self) -> str:
         return text_sha256(canonical_json([self.file.digest(), list(self.groups)]))
 
-    def open(self) -> BinaryIO:
+    def open(self) -> Opened:
         return self.file.open()
 
     @contextmanager

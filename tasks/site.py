@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -26,7 +26,7 @@ from tasks.addresses import parse_connect_to
 from tasks.archives import PagesSource
 from tasks.job import run_job
 from tasks.pairs_writer import PairsWriter
-from tasks.sources import Fetched, SourceFile
+from tasks.sources import Fetched, Opened, SourceFile
 from tasks.stage import Context
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class ArchivedPages(SourceFile):
     def digest(self) -> str:
         return self.sha256
 
-    def open(self) -> BinaryIO:
+    def open(self) -> Opened:
         with self.local() as path:
             return path.open("rb")
 

@@ -12,7 +12,7 @@ from scrapy.exceptions import StopDownload
 from scrapy.http import Response
 from twisted.python.failure import Failure
 
-from dataops.charsets import decode_page
+from dataops.charsets import utf8_page
 from dataops.http_body import BadBody, decode_body, split_response
 from dataops.markup import BadPage
 from dataops.page_links import PageLinks, page_links
@@ -151,7 +151,7 @@ class SiteSpider(Spider):
     def _links(self, exchange: Exchange, url: str) -> PageLinks:
         config = self.crawl.config
         head, body = split_response(exchange.response_bytes())
-        html, _ = decode_page(decode_body(head, body, config.max_page_bytes), head.charset)
+        html, _ = utf8_page(decode_body(head, body, config.max_page_bytes), head.charset)
         return page_links(html, url, config.user_agent.lower(), config.max_url_chars)
 
     def _follow(self, address: Address, links: PageLinks) -> None:

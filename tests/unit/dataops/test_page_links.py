@@ -4,7 +4,7 @@ URL = "http://a.example/dir/page.html"
 
 
 def links(html: str):
-    return page_links(html, URL, "pairmill", 200)
+    return page_links(html.encode(), URL, "pairmill", 200)
 
 
 def test_links_are_canonical_and_each_once():

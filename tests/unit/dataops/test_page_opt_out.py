@@ -1,6 +1,6 @@
 import pytest
 
-from dataops.pages import PageBounds, candidates
+from dataops.pages import PageBounds, page_pairs
 
 BOUNDS = PageBounds(caption=100, url=200)
 OPT_OUT = frozenset({"noai", "noimageai"})
@@ -19,6 +19,6 @@ OPT_OUT = frozenset({"noai", "noimageai"})
 )
 def test_a_page_that_opts_out_loses_its_rows_with_that_reason(head, opted_out):
     html = f'<html><head>{head}</head><body><img src="a.png" alt="a dog"><img src="b.png"></body></html>'
-    rows, _ = candidates(html, "http://x.example/", BOUNDS, OPT_OUT)
+    rows = page_pairs(html.encode(), "http://x.example/", BOUNDS, OPT_OUT).candidates
     assert [row.reason for row in rows] == ["opted_out" if opted_out else None, "no_caption"]
-    assert all(row.reason != "opted_out" for row in candidates(html, "http://x.example/", BOUNDS)[0])
+    assert all(row.reason != "opted_out" for row in page_pairs(html.encode(), "http://x.example/", BOUNDS).candidates)

@@ -1,0 +1,157 @@
+"""Which of its addresses an `<img>` stands for: lazy loading, `srcset`, `<picture>`.
+
+The rule, in one sentence: the largest image that the page offers and a decoder here reads, where lazy-load attributes,
+if there are any, count instead of `src` and `srcset`, which then hold a placeholder.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from dataops.srcset import parse_srcset
+
+Attributes = Mapping[str, str | None]
+
+LAZY_SRC = (
+    "data-src",  # lazysizes, lozad, vanilla-lazyload, yall
+    "data-lazy-src",  # WP Rocket, Jetpack
+    "data-original",  # jquery.lazyload
+    "data-orig-src",  # Avada
+    "data-lazy",  # slick
+    "data-lazyload",
+    "data-lazy-load",
+    "data-lazysrc",
+    "data-src-lazy",
+    "data-lsrc",
+    "data-ll-src",
+    "data-echo",  # echo.js
+    "data-cfsrc",  # Cloudflare Mirage
+    "data-ezsrc",  # Ezoic
+    "data-pagespeed-lazy-src",  # mod_pagespeed
+    "data-nitro-lazy-src",  # NitroPack
+    "data-litespeed-src",
+    "data-breeze",
+    "data-gt-lazy-src",
+    "data-flickity-lazyload",
+    "data-flickity-lazyload-src",
+    "data-zeen-src",
+    "data-defer-src",
+    "data-delayed-url",
+    "data-actualsrc",  # Zhihu
+    "data-image-src",
+    "data-img-src",
+    "data-real-src",
+    "data-original-src",
+    "lazy-src",
+    "lazysrc",
+    "lazyload",
+)
+"""Attributes by which scripts put the image in the place of `src`, with the script where it is known; in order of
+preference. Those whose name says no more than "an image" (data-image, data-url) are not here."""
+LAZY_SRCSET = (
+    "data-srcset",
+    "data-lazy-srcset",
+    "data-original-set",
+    "data-orig-srcset",
+    "data-lazyload-srcset",
+    "data-ezsrcset",
+    "data-cfsrcset",
+    "data-pagespeed-lazy-srcset",
+    "data-nitro-lazy-srcset",
+    "data-gt-lazy-srcset",
+    "data-flickity-lazyload-srcset",
+    "data-zeen-srcset",
+    "lazy-srcset",
+)
+MAX_CANDIDATES = 200
+"""Addresses of one image that are compared."""
+
+_LAZY = frozenset((*LAZY_SRC, *LAZY_SRCSET))
+_DECODED_TYPES = frozenset(
+    f"image/{kind}" for kind in ("jpeg", "jpg", "pjpeg", "png", "apng", "webp", "gif", "avif", "bmp")
+)
+_NOT_DECODED = re.compile(r"\.(?:svgz?|jxl|hei[cf]|jp2|ico|mp4|webm)(?:[?#]|\Z)", re.IGNORECASE)
+# What a script puts its own text into, what leads to no file, and what is no address.
+_NO_IMAGE = re.compile(
+    r"\s*(?:\Z|#|data:|blob:|about:|javascript:|[\[{]|(?:true|false|none|null|undefined|lazy)\s*\Z)"
+    r"|[^?#]*(?:[{}]|%7[bB])",
+    re.IGNORECASE,
+)
+_OTHER_MEDIA = re.compile(r"\bprint\b|prefers-", re.IGNORECASE)
+_LENGTH = re.compile(r"\s*(\d{1,6})(?:\.\d*)?\s*(?:px)?\s*", re.IGNORECASE)
+
+
+class ImageReference(NamedTuple):
+    """The address that was chosen, as it stands, and the size in pixels that the page declares of it."""
+
+    reference: str
+    width: int | None = None
+    height: int | None = None
+
+
+class _Offer(NamedTuple):
+    reference: str
+    width: int = 0
+    density: float = 1.0
+    height: int | None = None
+
+
+def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> ImageReference:
+    """The address of the largest image that is offered; `src` as it stands where none can be used.
+
+    Of the offers with a width (`w`) the widest is the largest, else that with the greatest density (`x`, 1 where none is
+    given); of equal ones the first, the image's own before those of its sources. Passed over are sources of a type that
+    is not decoded here, and those for print or for a user's preference (a dark scheme).
+
+    Args:
+        image: attributes of the `<img>`.
+        sources: those of the `<source>` elements before it in its `<picture>`.
+    """
+    width, height = declared_length(image.get("width")), declared_length(image.get("height"))
+    if not sources and "srcset" not in image and _LAZY.isdisjoint(image):  # most images
+        return ImageReference(image.get("src") or "", width, height)
+    elements = [image, *(source for source in sources if _is_for_us(source))] if sources else [image]
+    for lazy in (True, False):
+        offers = [offer for element in elements for offer in _offers(element, lazy)]
+        if offers:
+            best = max(offers, key=lambda offer: (offer.width, offer.density))  # the first of equal ones
+            return ImageReference(best.reference, *_size(best, width, height))
+    return ImageReference(image.get("src") or "", width, height)
+
+
+def declared_length(text: str | None) -> int | None:
+    """Pixels of a width or height attribute; None for a percentage and for what is no length."""
+    found = _LENGTH.fullmatch(text) if text else None
+    return int(found[1]) if found else None
+
+
+def _size(offer: _Offer, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+    if not offer.width:
+        return width, height
+    if offer.height is None and width and height:
+        return offer.width, round(offer.width * height / width)
+    return offer.width, offer.height
+
+
+def _is_for_us(source: Attributes) -> bool:
+    kind = (source.get("type") or "").partition(";")[0].strip().lower()
+    return (not kind or kind in _DECODED_TYPES) and not _OTHER_MEDIA.search(source.get("media") or "")
+
+
+def _offers(element: Attributes, lazy: bool) -> Iterator[_Offer]:
+    """What the attributes of one element offer and could be decoded."""
+    if lazy and _LAZY.isdisjoint(element):
+        return
+    for name in LAZY_SRCSET if lazy else ("srcset",):
+        if text := element.get(name):
+            for found in parse_srcset(text)[:MAX_CANDIDATES]:
+                if _is_image(found.url):
+                    density = 1.0 if found.density is None else found.density
+                    yield _Offer(found.url, found.width or 0, density, found.height)
+    for name in LAZY_SRC if lazy else ("src",):
+        if (text := element.get(name)) and _is_image(text):
+            yield _Offer(text)
+
+
+def _is_image(reference: str) -> bool:
+    return not (_NO_IMAGE.match(reference) or _NOT_DECODED.search(reference))

@@ -1,0 +1,105 @@
+"""The texts that a page gives an image: alt, aria-label, title, and the caption of its figure."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from dataops.captions import normal_caption
+
+FIGURE_LEVELS = 64
+"""How far above an image its figure may be."""
+CAPTION_NODES = 2_000
+"""Nodes read of one figcaption or label."""
+MAX_LABELS = 8
+"""Elements that one aria-labelledby may name."""
+
+_BREAKING = frozenset(
+    {
+        *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
+        *("h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section"),
+        *("table", "td", "th", "tr", "ul"),
+    }
+)
+_SILENT = frozenset(("script", "style", "noscript", "template", "-comment"))
+
+
+class ImageCaptions:
+    """The captions of a page's images; the text of each figure and label is read once."""
+
+    def __init__(self, tree: LexborHTMLParser, has_figcaptions: bool, max_chars: int):
+        self._tree = tree
+        self._has_figcaptions = has_figcaptions
+        self._max_chars = max_chars
+        self._figures: dict[int, str] = {}
+        self._labels: dict[str, str] = {}
+
+    def of(self, image: LexborNode, attributes: Mapping[str, str | None]) -> dict[str, str]:
+        """caption_source by text of the image's captions, the best source first; a text that two give is the first's."""
+        found: dict[str, str] = {}
+        for source, name in (("alt", "alt"), ("aria_label", "aria-label"), ("title", "title")):
+            if text := attributes.get(name):
+                found.setdefault(normal_caption(text, self._max_chars), source)
+        if labels := attributes.get("aria-labelledby"):
+            text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
+            found.setdefault(normal_caption(text, self._max_chars), "aria_label")
+        if self._has_figcaptions:
+            found.setdefault(self._figcaption(image), "figcaption")
+        found.pop("", None)
+        return found
+
+    def _label(self, name: str) -> str:
+        if name not in self._labels:
+            node = self._by_id.get(name)
+            self._labels[name] = normal_caption(_text(node), self._max_chars) if node else ""
+        return self._labels[name]
+
+    @cached_property
+    def _by_id(self) -> dict[str, LexborNode]:
+        found: dict[str, LexborNode] = {}
+        for node in self._tree.css("[id]"):
+            found.setdefault(node.attributes.get("id") or "", node)
+        return found
+
+    def _figcaption(self, image: LexborNode) -> str:
+        figure = _figure(image)
+        if figure is None:
+            return ""
+        if figure.mem_id not in self._figures:
+            caption = next((child for child in figure.iter() if child.tag == "figcaption"), None)
+            if caption is None:  # wrapped in something: still this figure's, unless it is that of a figure within
+                caption = figure.css_first("figcaption")
+                around = _figure(caption) if caption else None
+                caption = caption if around and around.mem_id == figure.mem_id else None
+            self._figures[figure.mem_id] = normal_caption(_text(caption), self._max_chars) if caption else ""
+        return self._figures[figure.mem_id]
+
+
+def _figure(node: LexborNode) -> LexborNode | None:
+    for _ in range(FIGURE_LEVELS):
+        parent = node.parent
+        if parent is None or parent.tag == "figure":
+            return parent
+        node = parent
+    return None
+
+
+def _text(node: LexborNode) -> str:
+    """The text of an element as it reads: blocks and line breaks set words apart, scripts and styles are silent."""
+    pieces: list[str] = []
+    stack = [node.first_child]
+    for _ in range(CAPTION_NODES):
+        while stack and stack[-1] is None:
+            stack.pop()
+        if not stack:
+            break
+        current = stack.pop()
+        assert current is not None
+        stack.append(current.next)
+        if current.tag == "-text":
+            pieces.append(current.text(deep=False))
+        elif current.tag not in _SILENT:
+            if current.tag in _BREAKING:
+                pieces.append(" ")
+            stack.append(current.first_child)
+    return "".join(pieces)

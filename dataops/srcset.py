@@ -1,0 +1,67 @@
+"""The `srcset` attribute: addresses of one image in several sizes."""
+
+import re
+from typing import NamedTuple
+
+_SPACE = "\t\n\f\r "
+_URL = re.compile(rf"[{_SPACE},]*([^{_SPACE}]+)")
+# To the comma that ends a candidate; one in parentheses, which may lack their end, does not.
+_DESCRIPTORS = re.compile(r"((?:[^,(]++|\([^)]*+\)?+)*+),?")
+_TOKEN = re.compile(rf"(?:[^{_SPACE}(]++|\([^)]*+\)?+)+")
+_DESCRIPTOR = re.compile(r"(\d{1,9})([wh])|(-?(?:\d{1,9}(?:\.\d{1,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,2})?)x")
+
+
+class SrcsetCandidate(NamedTuple):
+    """One address of a srcset, with what it says of its size."""
+
+    url: str
+    width: int | None = None
+    """In pixels (`w`)."""
+    density: float | None = None
+    """Pixels of the image for one of the layout (`x`); no descriptor at all means 1."""
+    height: int | None = None
+    """In pixels (`h`, which browsers read and pass over)."""
+
+
+def parse_srcset(text: str) -> list[SrcsetCandidate]:
+    """The candidates of a srcset in their order, without those whose descriptors are wrong.
+
+    An address may hold commas: only one at its end, or after its descriptors, ends a candidate.
+
+    Source: the HTML Standard, section 4.8.4.3.10 (parsing a srcset attribute). Numbers of more digits than any image
+    needs are wrong here.
+    """
+    found: list[SrcsetCandidate] = []
+    at = 0
+    while url := _URL.match(text, at):
+        at, address = url.end(), url[1]
+        if address.endswith(","):
+            candidate = SrcsetCandidate(address.rstrip(","))
+        else:
+            descriptors = _DESCRIPTORS.match(text, at)
+            assert descriptors is not None  # it matches nothing too
+            at = descriptors.end()
+            candidate = _described(address, _TOKEN.findall(descriptors[1]))
+        if candidate:
+            found.append(candidate)
+    return found
+
+
+def _described(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
+    width = height = density = None
+    for descriptor in descriptors:
+        read = _DESCRIPTOR.fullmatch(descriptor)
+        if not read:
+            return None
+        if read[3]:
+            density, repeated = float(read[3]), density is not None
+            repeated = repeated or density < 0
+        elif read[2] == "w":
+            width, repeated = int(read[1]), width is not None
+        else:
+            height, repeated = int(read[1]), height is not None
+        if repeated or width == 0 or height == 0:
+            return None
+    if (density is not None and (width or height)) or (height and not width):
+        return None
+    return SrcsetCandidate(url, width, density, height)
