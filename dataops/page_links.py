@@ -34,8 +34,9 @@ def page_links(html: bytes, page_url: str, agent: str, max_url_chars: int) -> Pa
     Raises: dataops.markup.BadPage when the page is built to exhaust a parser.
     Source: HTML Standard, 4.6.7 (nofollow); developers.google.com/search/docs/crawling-indexing/robots-meta-tag.
     """
+    html = html.replace(b"\0", b"")
     check_complexity(html)
-    tree = LexborHTMLParser(html.replace(b"\0", b""))
+    tree = LexborHTMLParser(html)
     links = PageLinks(_directives(tree, agent))
     base = page_url
     if node := tree.css_first("base[href]"):

@@ -1,12 +1,17 @@
 """The site source's config, and the crawl's frontier."""
 
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from scrapy.exceptions import DownloadTimeoutError, ResponseDataLossError
 
+from tasks.crawl.crawl import registrable
+from tasks.crawl.exchange import failure_of, retry_after
 from tasks.crawl.frontier import Budget, Frontier
 from tasks.extract import EXTRACT
 from tasks.site import SiteSource
@@ -109,3 +114,38 @@ def test_only_what_decides_the_pages_is_in_the_key():
 def test_a_config_that_cannot_be_crawled_says_why(options: dict[str, Any], message: str):
     with pytest.raises(ValidationError, match=message):
         SiteSource(**({"start": ["http://a.example/"]} | options))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(b"120", 120.0), (b" 0 ", 0.0), (b"", None), (b"soon", None), (b"-5", None), (b"\xff", None)],
+)
+def test_retry_after_in_seconds(value: bytes, seconds: float | None):
+    assert retry_after({"Retry-After": value}) == seconds
+
+
+def test_retry_after_as_a_date():
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    seconds = retry_after({"Retry-After": at.encode()})
+    assert seconds is not None
+    assert 80 < seconds <= 90
+    assert retry_after({"Retry-After": b"Fri, 01 Jan 1999 00:00:00 GMT"}) == 0
+    assert retry_after({}) is None
+
+
+def test_failures_have_names():
+    assert failure_of(DownloadTimeoutError()) == "timeout"
+    assert failure_of(ResponseDataLossError()) == "incomplete"
+    assert failure_of(ValueError()) == "connection"
+
+
+def test_the_registered_domain_of_a_host():
+    hosts = ("www.example.co.uk", "a.b.example.org", "user.github.io", "localhost", "127.0.0.1", "pets.test")
+    assert [registrable(host) for host in hosts] == [
+        "example.co.uk",
+        "example.org",
+        "user.github.io",
+        "localhost",
+        "127.0.0.1",
+        "pets.test",
+    ]
