@@ -167,6 +167,11 @@ class _Run:
         return piece
 
     @property
+    def is_broken(self) -> bool:
+        """Whether a damage ends this run."""
+        return isinstance(self._next, Damage)
+
+    @property
     def is_last(self) -> bool:
         """Whether the stream ends with this run."""
         return self._next is None
@@ -185,7 +190,8 @@ def _records(run: _Run, max_bytes: int) -> Iterator[Record | Damage]:
             at += 1
             continue
         found, at = _record(run, at, max_bytes)
-        yield found
+        if isinstance(found, Record) or at is not None or not run.is_broken:  # a break is a damage of its own
+            yield found
 
 
 def _record(run: _Run, at: int, max_bytes: int) -> tuple[Record | Damage, int | None]:
@@ -207,8 +213,7 @@ def _record(run: _Run, at: int, max_bytes: int) -> tuple[Record | Damage, int | 
         return Damage(offset, "bad_length"), run.search(start)
     end = start + int(length[1])
     if end - start > max_bytes:
-        run.drop(end)
-        return Damage(offset, "too_large"), 0
+        return Damage(offset, "too_large"), run.search(start)  # not believed: a length that lies would cost all after it
     if not run.have(end):
         return Damage(offset, "truncated" if run.is_last else "bad_length"), run.search(start)
     if run.have(end + 1) and run.data[end] not in b"\r\nW":

@@ -1,0 +1,106 @@
+"""What the benchmarks share: ours and a peer measured in turn in one run, and the JSON object that they end with."""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: work per second of ours and of the peer."""
+
+    case: str
+    ours: float
+    peer: float
+    peer_name: str
+    unit: str
+    goal: float | None = None
+    """Least ratio of ours to the peer's."""
+    limit: float | None = None
+    """What could not be passed: the same unit."""
+
+    def as_dict(self) -> dict[str, Any]:
+        ratio = self.ours / self.peer if self.peer else None
+        met = None if self.goal is None or ratio is None else ratio >= self.goal
+        return {
+            **{
+                "case": self.case,
+                "ours": _rounded(self.ours),
+                "peer": _rounded(self.peer),
+                "peer_name": self.peer_name,
+            },
+            **{
+                "unit": self.unit,
+                "ratio": _rounded(ratio),
+                "limit": _rounded(self.limit),
+                "goal": self.goal,
+                "met": met,
+            },
+        }
+
+
+def in_turn(ours: Callable[[], Any], peer: Callable[[], Any], times: int) -> tuple[float, float, Any, Any]:
+    """Seconds (medians) of ours and of the peer, run A B A B, and what each returned last."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    results: list[Any] = [None, None]
+    for _ in range(times):
+        for which, run in enumerate((ours, peer)):
+            started = time.perf_counter()
+            results[which] = run()
+            seconds[which].append(time.perf_counter() - started)
+    return statistics.median(seconds[0]), statistics.median(seconds[1]), results[0], results[1]
+
+
+def peak_bytes() -> int:
+    """The greatest memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """`--quick` ends within 50 s; `--json` prints nothing but the object."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="less work, within 50 s")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def finish(benchmark: str, rows: Sequence[Row], packages: Sequence[str], *, equal: bool, as_json: bool) -> int:
+    """Print the table and the object; 1 where outputs that should be equal were not."""
+    result = {
+        "benchmark": benchmark,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.platform(terse=True)},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "rows": [row.as_dict() for row in rows],
+        "equal_output": equal,
+    }
+    if not as_json:
+        for row in result["rows"]:
+            goal = "" if row["goal"] is None else f", goal {row['goal']:g}: {'met' if row['met'] else 'MISSED'}"
+            ratio = "" if row["ratio"] is None else f" = {row['ratio']:g}x"
+            peer = f"{row['peer_name']} {row['peer']:,.6g}{ratio}{goal}"
+            sys.stdout.write(f"{row['case']:<34} {row['ours']:>12,.6g} {row['unit']}, {peer}\n")
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0 if equal else 1
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
