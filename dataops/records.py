@@ -213,7 +213,9 @@ def _record(run: _Run, at: int, max_bytes: int) -> tuple[Record | Damage, int | 
         return Damage(offset, "bad_length"), run.search(start)
     end = start + int(length[1])
     if end - start > max_bytes:
-        return Damage(offset, "too_large"), run.search(start)  # not believed: a length that lies would cost all after it
+        return Damage(offset, "too_large"), run.search(
+            start
+        )  # not believed: a length that lies would cost all after it
     if not run.have(end):
         return Damage(offset, "truncated" if run.is_last else "bad_length"), run.search(start)
     if run.have(end + 1) and run.data[end] not in b"\r\nW":
