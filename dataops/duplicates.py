@@ -18,9 +18,9 @@ Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")
 """The steps in the order in which they are taken; a row's reason is `duplicate_<step>` of the first that drops it."""
 
-SOURCE_RANK = {"alt": 0, "pair_list": 0, "aria_label": 1, "figcaption": 1, "title": 2, "og": 3, "filename": 4}
-"""What is preferred among captions of one image: alt is written to stand for it, a figcaption to go with it, a title is
-a tooltip, and what a page says of itself (og) may be about something else."""
+SOURCE_RANK = {"alt": 0, "pair_list": 0, "aria_label": 1, "figcaption": 2, "title": 3, "og": 4, "filename": 5}
+"""What is preferred among captions of one image: alt and aria-label are written to stand for it, a figcaption to go with
+it, a title is a tooltip; og:title and og:description speak of the page."""
 FULL_CAPTION_WORDS = 3
 """A caption of at least so many words is preferred to a shorter one, wherever it stands."""
 LONG_CAPTION_WORDS = 20

@@ -100,7 +100,7 @@ def _member(window: Window, start: int) -> Generator[Piece | Damage, None, int |
             return _next_member(window, max(start + 1, window.keep))
         try:
             data = inflater.decompress(chunk, _OUTPUT)
-        except IsalError:
+        except IsalError:  # pyright: ignore[reportGeneralTypeIssues]
             yield Damage(start, "bad_record")
             return _next_member(window, max(start + 1, window.keep))
         at += len(chunk)
@@ -119,7 +119,7 @@ def _next_member(window: Window, position: int) -> int | None:
         member = window.at(found, _MEMBER_START, _MEMBER_START)
         try:
             start = IgzipDecompressor(flag=DECOMP_GZIP).decompress(member, 5)
-        except IsalError:
+        except IsalError:  # pyright: ignore[reportGeneralTypeIssues]
             start = b"-"
         if b"WARC/".startswith(start) and (len(start) == 5 or len(member) < _MEMBER_START):  # or the stream ends in it
             return found

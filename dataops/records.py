@@ -74,7 +74,7 @@ def _plain_pieces(window: Window) -> Iterator[Piece]:
 def _zstd_pieces(window: Window) -> Iterator[Piece | Damage]:
     """The content of the frames; after a damage nothing can be found again."""
     source = _Sequential(window)
-    reader = ZstdReader(source)
+    reader = ZstdReader(source)  # pyright: ignore[reportArgumentType]  # it asks for read and tell only
     while True:
         at = source.position
         try:
@@ -154,7 +154,9 @@ class _Run:
 
     def offset(self, position: int) -> int:
         """In the stream, of a byte of the data."""
-        at, piece = next(mark for mark in reversed(self._marks) if mark[0] <= position)
+        at, piece = self._marks[-1]
+        if at > position:
+            at, piece = next(mark for mark in reversed(self._marks) if mark[0] <= position)
         return piece.offset + piece.step * (position - at)
 
     def _take(self) -> Piece | None:
@@ -163,6 +165,11 @@ class _Run:
             return None
         self._next = next(self._pieces, None)
         return piece
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a damage ends this run."""
+        return isinstance(self._next, Damage)
 
     @property
     def is_last(self) -> bool:
@@ -177,23 +184,26 @@ def _records(run: _Run, max_bytes: int) -> Iterator[Record | Damage]:
         if at > _PIECE:
             run.drop(at)
             at = 0
-        while run.have(at + 1) and run.data[at] in b"\r\n":
-            at += 1
-        if not run.have(at + 1):
+        if at == len(run.data) and not run.have(at + 1):
             return
+        if run.data[at] in b"\r\n":
+            at += 1
+            continue
         found, at = _record(run, at, max_bytes)
-        yield found
+        if isinstance(found, Record) or at is not None or not run.is_broken:  # a break is a damage of its own
+            yield found
 
 
 def _record(run: _Run, at: int, max_bytes: int) -> tuple[Record | Damage, int | None]:
     """The record at a place of the run's data, and where to go on: None at the run's end."""
     offset = run.offset(at)
-    if not (run.have(at + 5) and run.data.startswith(b"WARC/", at)):
-        return Damage(offset, "bad_record" if run.have(at + 5) or not run.is_last else "truncated"), run.search(at)
     split = _head_end(run.data, at)
-    if split is None:
+    if split is None:  # it may be behind the piece that was read
         run.have(at + _MAX_HEAD)
         split = _head_end(run.data, at)
+    if not run.data.startswith(b"WARC/", at):
+        is_cut = run.is_last and len(run.data) < at + 5
+        return Damage(offset, "truncated" if is_cut else "bad_record"), run.search(at)
     if split is None:
         return Damage(offset, "truncated" if run.is_last else "bad_record"), run.search(at + 5)
     head, start = run.data[at : split[0]], split[1]
@@ -203,8 +213,9 @@ def _record(run: _Run, at: int, max_bytes: int) -> tuple[Record | Damage, int | 
         return Damage(offset, "bad_length"), run.search(start)
     end = start + int(length[1])
     if end - start > max_bytes:
-        run.drop(end)
-        return Damage(offset, "too_large"), 0
+        return Damage(offset, "too_large"), run.search(
+            start
+        )  # not believed: a length that lies would cost all after it
     if not run.have(end):
         return Damage(offset, "truncated" if run.is_last else "bad_length"), run.search(start)
     if run.have(end + 1) and run.data[end] not in b"\r\nW":

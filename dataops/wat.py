@@ -1,23 +1,26 @@
-"""Image-caption candidates out of WAT records: the metadata of pages that Common Crawl publishes as JSON.
+"""Image-caption candidates out of WAT: what Common Crawl publishes of its pages as JSON.
 
-Read are `Envelope.Payload-Metadata.HTTP-Response-Metadata` of each JSON record: its `HTML-Metadata` (Links, Head) and its
-`Headers`. Most records are read by typed structs; what does not fit them is read again, leniently, by plain loops, which
-decide alike.
+Of each JSON record `Envelope.Payload-Metadata.HTTP-Response-Metadata` is read: its `HTML-Metadata` (Links and Head) and its
+`Headers`. Records are read by typed structs, which skip all else at the speed of the parser. One that does not fit them
+is read again by plain loops that pass over what is odd.
 
-Source: the WAT files of Common Crawl, written by ia-web-commons (ExtractingResourceProducer).
+Source: WAT files of Common Crawl, as their extractor (ia-web-commons, ExtractingParseObserver) writes them.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from dataops.candidates import Candidate, Origin
 from dataops.captions import normal_caption
+from dataops.errors import SourceError
 from dataops.gzip_members import ByteStream
-from dataops.pages import PageBounds
+from dataops.open_graph import shared_images
+from dataops.page_signals import declared_language, header_opt_outs, is_license_link, meta_opt_outs
+from dataops.pages import MAX_IMAGES, PageBounds
 from dataops.records import read_records
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 from dataops.warc import Damage
@@ -25,10 +28,13 @@ from dataops.warc import Damage
 MAX_RECORD_BYTES = 64 << 20
 """Longer records are not read."""
 IMAGE = "IMG@/src"
+"""The path of links to images."""
+LANGUAGE = "HTML@/lang"
+"""The name of the meta that holds the page's language."""
 
 
 class Link(msgspec.Struct, gc=False):
-    """An element that names an address. `path` is element@/attribute."""
+    """An element that names an address; `path` is ELEMENT@/attribute."""
 
     path: str = ""
     url: str = ""
@@ -38,15 +44,18 @@ class Link(msgspec.Struct, gc=False):
 
 
 class Meta(msgspec.Struct, gc=False):
-    """A `<meta>`; the language of `<html>` is one with the name HTML@/lang."""
+    """A `<meta>`."""
 
     name: str = ""
     property: str = ""
     content: str = ""
 
 
+T = TypeVar("T", Link, Meta)
+
+
 class Head(msgspec.Struct, gc=False):
-    """What the page's head holds."""
+    """Head of HTML-Metadata."""
 
     base: str = msgspec.field(name="Base", default="")
     metas: list[Meta] = msgspec.field(name="Metas", default_factory=list)
@@ -56,19 +65,17 @@ class Head(msgspec.Struct, gc=False):
 class Html(msgspec.Struct, gc=False):
     """HTML-Metadata."""
 
-    head: Head = msgspec.field(name="Head", default_factory=Head)
     links: list[Link] = msgspec.field(name="Links", default_factory=list)
+    head: Head = msgspec.field(name="Head", default_factory=Head)
 
 
-class Response(msgspec.Struct, gc=False):
-    """HTTP-Response-Metadata."""
-
+class _Response(msgspec.Struct, gc=False):
     html: Html | None = msgspec.field(name="HTML-Metadata", default=None)
     headers: msgspec.Raw = msgspec.field(name="Headers", default=msgspec.Raw(b"{}"))
 
 
 class _Payload(msgspec.Struct, gc=False):
-    response: Response | None = msgspec.field(name="HTTP-Response-Metadata", default=None)
+    response: _Response | None = msgspec.field(name="HTTP-Response-Metadata", default=None)
 
 
 class _Header(msgspec.Struct, gc=False):
@@ -84,61 +91,221 @@ class _Wat(msgspec.Struct, gc=False):
     envelope: _Envelope = msgspec.field(name="Envelope", default_factory=_Envelope)
 
 
-_decode = msgspec.json.Decoder(_Wat).decode
-
-
-_candidate = partial(tuple.__new__, Candidate)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
+class WatPage(NamedTuple):
     """What a record says of an HTML page."""
 
+    offset: int
     url: str
-    base: str
-    links: Sequence[Link]
-    metas: Sequence[Meta]
-    head_links: Sequence[Link]
+    """Canonical."""
+    html: Html
     headers: bytes
     """JSON."""
-    odd: bool = False
-    """Whether something in it has not the type that it should have, and was passed over."""
 
 
-def read_wat(stream: ByteStream, bounds: PageBounds, opt_out: frozenset[str], count: Any) -> Iterator[Any]:
+_decode = msgspec.json.Decoder(_Wat).decode
+_candidate = partial(tuple.__new__, Candidate)  # a third of the time of Candidate(...), for many millions
+
+
+def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None]) -> Iterator[WatPage | Damage]:
+    """The pages of a WAT file (gz, zstd or plain) in its order, and a damage for each record that is not whole.
+
+    Reasons beside those of dataops.records: `bad_json` (not JSON, or no object), `odd_json` (values of other types than
+    they should be, or text that is no Unicode: the page is given without them), `bad_page_url`.
+
+    Args:
+        count: called with `records` for each record, and `pages` or `not_html` for each JSON one.
+
+    Raises: SourceError when the file holds no readable record, no WAT record, or too many damages.
+    """
+    found = others = 0
     for record in read_records(stream, MAX_RECORD_BYTES):
         if isinstance(record, Damage):
             yield record
             continue
         count("records")
         if b"application/json" not in record.head:
+            others += 1
             continue
-        wat = _decode(record.body)
-        response = wat.envelope.payload.response
-        if response is None or response.html is None:
+        found += 1
+        try:
+            envelope = _decode(record.body).envelope
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            envelope, reason = _lenient(record.body)
+            if reason:
+                yield Damage(record.offset, reason)
+        response = envelope.payload.response if envelope else None
+        if envelope is None or response is None or response.html is None:
+            count("not_html")
             continue
-        html = response.html
-        page_url = canonical_url(wat.envelope.header.url, wat.envelope.header.url, bounds.url)
-        resolve = Resolver(page_url, bounds.url).resolve
-        rows = _image_rows(html.links, resolve, bounds)
-        yield Origin(page_url, record.offset), rows
+        url = envelope.header.url.strip().removeprefix("<").removesuffix(">")
+        try:
+            page = WatPage(
+                record.offset, canonical_url(url, url, max_url_chars), response.html, bytes(response.headers)
+            )
+        except BadUrl:
+            yield Damage(record.offset, "bad_page_url")
+            continue
+        count("pages")
+        yield page
+    if not found and others > 1:
+        msg = "no WAT record; is it an archive of pages, of kind 'warc'?"
+        raise SourceError(msg)
 
 
-def _image_rows(links, resolve, bounds):
+def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tuple[Origin, list[Candidate], int]:
+    """The page's origin, its candidates and the number of images beyond MAX_IMAGES.
+
+    The rows are those that dataops.pages makes of the page itself, as far as WAT knows it: alt and title of `<img src>`,
+    then those of og:image.
+
+    Args:
+        opt_out: directives (dataops.page_signals) by which a page forbids the use of its images.
+    """
+    head = page.html.head
+    resolver = Resolver(_base(head.base, page.url, bounds), bounds.url)
+    rows, licenses, beyond = _image_rows(page.html.links, resolver, bounds)
+    metas = _named(head.metas)
+    rows += _shared_rows(metas, resolver, bounds)
+    licenses += [link for link in head.links if link.rel and _is_license(link.rel)]
+    if licenses and (license := _license(licenses, resolver)) is not None:
+        rows = [row._replace(license=license) for row in rows]
+    told = meta_opt_outs(metas) | _header_opt_outs(page.headers)
+    if told & opt_out:
+        rows = [row._replace(reason=row.reason or "opted_out") for row in rows]
+    language = declared_language({"lang": next((text for name, text in metas if name == LANGUAGE), None)})
+    return Origin(page.url, page.offset, language, ",".join(sorted(told)) or None), rows, beyond
+
+
+def _image_rows(
+    links: Sequence[Link], resolver: Resolver, bounds: PageBounds
+) -> tuple[list[Candidate], list[Link], int]:
+    """The rows of the images, the links to licences, and the number of images that are too many."""
     rows: list[Candidate] = []
-    add, longest = rows.append, bounds.caption
+    licenses: list[Link] = []
+    add, resolve, longest, images = rows.append, resolver.resolve, bounds.caption, 0
     for link in links:
         if link.path == IMAGE:
-            reason = None
-            try:
-                url = resolve(link.url)
-            except BadUrl as bad:
-                url, reason = bounded_url(link.url, bounds.url), bad.reason
+            images += 1
+            if images > MAX_IMAGES:
+                continue
+            reference, reason = link.url, None
+            if reference.startswith("data:"):  # of every eighth image: too many for exceptions
+                url, reason = bounded_url(reference, bounds.url), "data_url"
+            else:
+                try:
+                    url = resolve(reference)
+                except BadUrl as bad:
+                    url, reason = bounded_url(reference, bounds.url), bad.reason
             alt = normal_caption(link.alt, longest) if link.alt else ""
+            title = normal_caption(link.title, longest) if link.title else ""
             if alt:
                 add(_candidate((url, alt, "alt", reason, None, None, None, None)))
-            if link.title and (title := normal_caption(link.title, longest)):
+            if title and title != alt:
                 add(_candidate((url, title, "title", reason, None, None, None, None)))
             elif not alt:
                 add(_candidate((url, "", None, reason or "no_caption", None, None, None, None)))
-    return rows
+        elif link.rel and _is_license(link.rel):
+            licenses.append(link)
+    return rows, licenses, max(0, images - MAX_IMAGES)
+
+
+def _named(metas: Sequence[Meta]) -> list[tuple[str, str]]:
+    """(name or property in lower case, content) of each meta of which something is made."""
+    named: list[tuple[str, str]] = []
+    for meta in metas:
+        if key := _key(meta.property or meta.name):
+            named.append((key, meta.content))
+        if meta.name and meta.property and meta.name != meta.property and (key := _key(meta.name)):
+            named.append((key, meta.content))
+    return [one for one in named if one[1]]
+
+
+def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[Candidate]:
+    for image in shared_images(metas):
+        try:
+            url, reason = resolver.resolve(image.reference), None
+        except BadUrl as bad:
+            url, reason = bounded_url(image.reference, bounds.url), bad.reason
+        texts = dict.fromkeys(normal_caption(text, bounds.caption) for text in image.texts)
+        for text in filter(None, texts):
+            yield Candidate(url, text, "og", reason, None, image.width, image.height)
+
+
+def _base(reference: str, page_url: str, bounds: PageBounds) -> str:
+    try:
+        return canonical_url(reference, page_url, bounds.url) if reference else page_url
+    except BadUrl:
+        return page_url
+
+
+def _license(links: Sequence[Link], resolver: Resolver) -> str | None:
+    """The licence that the links name; None where they name several, for WAT does not say of what."""
+    found: set[str] = set()
+    for link in links:
+        try:
+            found.add(resolver.resolve(link.url))
+        except BadUrl:
+            continue
+    return found.pop() if len(found) == 1 else None
+
+
+@lru_cache(maxsize=10_000)
+def _is_license(rel: str) -> bool:
+    return is_license_link({"rel": rel})
+
+
+@lru_cache(maxsize=10_000)
+def _key(name: str) -> str:
+    """The name of a meta in lower case, or the name of the language's; '' where nothing is made of it."""
+    if name == LANGUAGE:
+        return name
+    name = name.strip().lower()
+    counts = name.startswith(("og:", "twitter:")) or meta_opt_outs([(name, "noai")]) or meta_opt_outs([(name, "1")])
+    return name if counts else ""
+
+
+def _header_opt_outs(headers: bytes) -> set[str]:
+    lower = headers.lower()
+    if b"x-robots-tag" not in lower and b"tdm-reservation" not in lower:
+        return set()
+    fields: list[tuple[str, str]] = []
+    for name, value in _object(json.loads(headers.decode("utf-8", "replace"), strict=False)).items():
+        values = value if isinstance(value, list) else [value]
+        fields += [(name.lower(), one) for one in values if isinstance(one, str)]
+    return header_opt_outs(fields)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _lenient(body: bytes) -> tuple[_Envelope | None, str | None]:
+    """What can be made of a record that does not fit the structs, and the reason for which it is a damage."""
+    try:
+        record = json.loads(body.decode("utf-8", "replace"), strict=False)
+    except (ValueError, RecursionError):
+        return None, "bad_json"
+    if not isinstance(record, dict):
+        return None, "bad_json"
+    envelope = _object(record.get("Envelope"))
+    response = _object(_object(envelope.get("Payload-Metadata")).get("HTTP-Response-Metadata"))
+    html = response.get("HTML-Metadata")
+    if not isinstance(html, dict):
+        return None, "odd_json"
+    head = _object(html.get("Head"))
+    metas = [_typed(Meta, meta) for meta in _objects(head.get("Metas"))]
+    links, head_links = (
+        [_typed(Link, link) for link in _objects(found)] for found in (html.get("Links"), head.get("Link"))
+    )
+    base, url = head.get("Base"), _object(envelope.get("WARC-Header-Metadata")).get("WARC-Target-URI")
+    page = Html(links, Head(base if isinstance(base, str) else "", metas, head_links))
+    headers = msgspec.Raw(json.dumps(response.get("Headers")).encode())
+    return _Envelope(_Payload(_Response(page, headers)), _Header(url if isinstance(url, str) else "")), "odd_json"
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _typed(kind: type[T], values: dict[str, Any]) -> T:
+    return kind(**{name: values[name] for name in kind.__struct_fields__ if isinstance(values.get(name), str)})

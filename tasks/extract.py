@@ -18,22 +18,26 @@ from dataops.errors import SourceError, StorageError
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.store import Store
 from tasks.archives import WarcSource
+from tasks.common_crawl import CommonCrawlSource
+from tasks.pair_lists import PairsSource
 from tasks.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.parts import ATTEMPTS, map_parts
 from tasks.scratch import scratch_folder
+from tasks.site import SiteSource
 from tasks.sources import Source, SourceFile
 from tasks.stage import Made, Stage, Work, gather
+from tasks.wat_source import WatSource
 
 logger = logging.getLogger(__name__)
 
 NAME, VERSION = "extract", 2
 MEMORIES = f"{NAME}/by-source"
 
-Kinds = WarcSource
+Kinds = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource
 """Each kind of source is a class, and a member of this union."""
 SourceConfig = Annotated[Kinds, Field(discriminator="kind")]
 """`[source]`: one of the kinds, told apart by the key `kind`."""
-KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(Kinds) or (Kinds,)}
+KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(Kinds)}
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,12 @@ def remembered_key(store: Store, memory: str) -> str:
 def make(work: Work) -> Made:
     """Extract each source file, or copy what an earlier snapshot has of it."""
     config: Source = work.config
-    tasks = [FileTask(i, file, file.digest(), config) for i, file in enumerate(config.files(work.context))]
-    _forget_failures(work.draft, tasks)
+    fetched = config.fetch(work.draft, work.context)
+    tasks = [FileTask(i, file, file.digest(), config) for i, file in enumerate(fetched.files)]
+    _forget_others(work.draft, tasks)
     records = map_parts(extract_file, tasks, work.draft, work.context)
     parts, counts = gather(records)
-    return Made(parts, counts, _summary(records))
+    return Made([*parts, *fetched.parts], counts, _summary(records) | dict(fetched.facts))
 
 
 def _summary(records: Sequence[Record]) -> dict[str, object]:
@@ -108,7 +113,8 @@ def extract_file(draft: Draft, task: FileTask) -> Record:
     try:
         record = _remembered(draft, task) or _extracted(draft, task)
     except SourceError as error:
-        return _failed(draft, task, str(error))
+        named = task.file.name in str(error)
+        return _failed(draft, task, str(error) if named else f"{task.file.name}: {error}")
     draft.store.put(task.memory, _Memory(key=draft.key, record=record).model_dump_json().encode())
     return record
 
@@ -165,13 +171,20 @@ def _failed(draft: Draft, task: FileTask, why: str) -> Record:
     return Record(task=task.id, counts=Counts(), facts={"file": task.file.name, "failed": tries[-1]})
 
 
-def _forget_failures(draft: Draft, tasks: Sequence[FileTask]) -> None:
-    """Let the files that failed in an earlier try on this snapshot have another."""
+def _forget_others(draft: Draft, tasks: Sequence[FileTask]) -> None:
+    """Of an earlier try on this snapshot: let the files that failed have another, and forget what is of another file.
+
+    Files are counted through, and which they are may change under a key that does not hold their names (an archive's list
+    that was published anew).
+    """
     store = draft.store
-    failed = {name.rpartition("/")[2] for name in store.names(draft.scratch("failed"))}
+    tried = {name.rpartition("/")[2] for name in store.names(draft.scratch("")[:-1])}
     for task in tasks:
-        if task.id in failed:
-            store.delete_tree(draft.scratch(f"{task.id}.json"))
+        name = draft.scratch(f"{task.id}.json")
+        if f"{task.id}.json" in tried:
+            facts = Record.model_validate_json(store.read(name)).facts
+            if "failed" in facts or facts["file"] != task.file.name:
+                store.delete_tree(name)
     store.delete_tree(draft.scratch("failed"))
 
 

@@ -1,4 +1,4 @@
-"""Local files that a config names by paths and globs."""
+"""Files that a config names by paths and globs, of this machine or in S3."""
 
 import glob
 from collections.abc import Iterator, Sequence
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import Input
-from tasks.sources import SourceFile
+from tasks.s3_files import s3_files
+from tasks.sources import Opened, SourceFile
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LocalFile(SourceFile):
             msg = f"cannot read {self.path}: {error.strerror or error}"
             raise SourceError(msg) from error
 
-    def open(self) -> BinaryIO:
+    def open(self) -> Opened:
         try:
             return self.path.open("rb")
         except OSError as error:
@@ -47,34 +47,46 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
     return file_sha256(path)
 
 
-def find(patterns: Sequence[str]) -> tuple[list[LocalFile], list[str]]:
+def find(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
     """The files of the patterns in the order of their names, and what is wrong, a line each.
 
     A file is named by its path below the part of the pattern that has no wildcard, so that names do not change from
     machine to machine.
     """
-    found: dict[Path, str] = {}
+    found: dict[str, SourceFile] = {}
     wrong: list[str] = []
     for pattern in patterns:
-        base = _fixed_folder(pattern)
-        paths = [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if p.is_file()]  # noqa: PTH207
-        if not paths:
+        try:
+            files = s3_files(pattern) if pattern.startswith("s3://") else _local_files(pattern)
+        except SourceError as error:
+            wrong.append(f"paths: {error}")
+            continue
+        if not files:
             what = "matches no file" if glob.has_magic(pattern) else "is no file"
-            wrong.append(f"paths: {pattern!r} {what} (looked in {Path.cwd()})")
-        for path in paths:
-            found.setdefault(path.resolve(), path.relative_to(base).as_posix())
-    names: dict[str, Path] = {}
-    for path, name in sorted(found.items()):
-        if name in names:
+            looked = "" if pattern.startswith("s3://") else f" (looked in {Path.cwd()})"
+            wrong.append(f"paths: {pattern!r} {what}{looked}")
+        for where, file in files:
+            found.setdefault(where, file)
+    names: dict[str, str] = {}
+    for where, file in sorted(found.items()):
+        if file.name in names:
             wrong.append(
-                f"paths: {names[name]} and {path} would both be named {name!r}; "
+                f"paths: {names[file.name]} and {where} would both be named {file.name!r}; "
                 "name them by one pattern with wildcards below their common folder"
             )
-        names.setdefault(name, path)
-    return [LocalFile(name, path) for name, path in sorted(names.items())], wrong
+        names.setdefault(file.name, where)
+    return [found[where] for _, where in sorted(names.items())], wrong
 
 
-def source_files(patterns: Sequence[str]) -> list[LocalFile]:
+def _local_files(pattern: str) -> list[tuple[str, LocalFile]]:
+    """(absolute path, file) of the files that a pattern names."""
+    folder = _fixed_folder(pattern)
+    paths = [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if p.is_file()]  # noqa: PTH207
+    files = [LocalFile(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]
+    return [(str(file.path), file) for file in files]
+
+
+def source_files(patterns: Sequence[str]) -> list[SourceFile]:
     """The files of the patterns in the order of their names. Raises: ConfigError with all problems."""
     files, problems = find(patterns)
     if problems:

@@ -4,18 +4,31 @@ A kind is a class below `Source`, named in the union `tasks.extract.SourceConfig
 them: a part for each file, retries, what is remembered of files, the counts of rows, damages and failed files.
 """
 
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from pydantic import Field
 
 from dataops.config import StageConfig
-from dataops.snapshot import Input
+from dataops.gzip_members import ByteStream
+from dataops.snapshot import Draft, Input, Part
 from tasks.pairs_writer import PairsWriter
 from tasks.stage import Context
+
+_COPIED_AT_ONCE = 1 << 20
+
+
+class Opened(ByteStream, Protocol):
+    """An open file that is read once from its start; a context that closes it."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any, /) -> Any: ...
 
 
 class SourceFile(ABC):
@@ -29,12 +42,28 @@ class SourceFile(ABC):
         """Of its content, or of a name that stands for content that never changes. Raises: SourceError."""
 
     @abstractmethod
-    def open(self) -> BinaryIO:
+    def open(self) -> Opened:
         """Its bytes, to be read once from their start. Raises: SourceError, also while it is read."""
 
-    @abstractmethod
-    def local(self) -> AbstractContextManager[Path]:
+    @contextmanager
+    def local(self) -> Iterator[Path]:
         """A local file with its bytes, for as long as the context lasts. Raises: SourceError."""
+        with tempfile.NamedTemporaryFile(prefix="pairmill-source-") as copy, self.open() as stream:
+            while data := stream.read(_COPIED_AT_ONCE):
+                copy.write(data)
+            copy.flush()
+            yield Path(copy.name)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The files of a source, and what getting them has left in the snapshot."""
+
+    files: Sequence[SourceFile]
+    parts: Sequence[Part] = ()
+    """Evidence."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """For the manifest."""
 
 
 class Source(StageConfig, ABC):
@@ -65,6 +94,13 @@ class Source(StageConfig, ABC):
     @abstractmethod
     def files(self, context: Context) -> Sequence[SourceFile]:
         """The files to read, in the order of their parts. Raises: ConfigError, SourceError."""
+
+    def fetch(self, draft: Draft, context: Context) -> Fetched:
+        """The files, for a source that must bring them here first: what it keeps of them goes into the draft.
+
+        Raises: ConfigError, SourceError.
+        """
+        return Fetched(self.files(context))
 
     @abstractmethod
     def read(self, file: SourceFile, rows: PairsWriter) -> None:

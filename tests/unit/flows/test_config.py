@@ -1,3 +1,4 @@
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,32 @@ def test_missing_files_are_named(write):
         load_config(write(source='kind = "warc"\npaths = ["nothing-here*.warc.gz"]'))
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('paths = ["a"]', r"source\.kind: is required; allowed: warc, wat, common_crawl"),
+        ('kind = "wet"', r"source\.kind: 'wet' is no kind of source; allowed: warc, wat, common_crawl"),
+        ('kind = "wat"', r"source\.paths: is required"),
+        (
+            'kind = "wat"\npaths = ["*.gz"]\ncrawl = "x"',
+            r"source\.crawl: unknown key \(value 'x'\); allowed: kind, max_cap.*, paths",
+        ),
+        (
+            'kind = "common_crawl"\nnum_files = 0',
+            r"(?s)source\.crawl: is required.*source\.num_files: 0: .*greater than",
+        ),
+        ('kind = "common_crawl"\nnum_files = 1\ncrawl = "../x"', r"source\.crawl: '\.\./x': .* is no crawl id"),
+        (
+            'kind = "common_crawl"\nnum_files = 1\ncrawl = "x"\nbase_url = "file:///etc"',
+            r"source\.base_url: 'file:///etc'",
+        ),
+    ],
+)
+def test_each_kind_of_source_has_keys_of_its_own(write, source, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(source=source))
+
+
 def test_settings_override_and_keep_their_types(write):
     settings = ["seed=7", "curate.min_side=48", 'name="other"', "register.model_name=plain", "execution.workers=1"]
     config = load_config(write(), settings)
@@ -99,6 +126,10 @@ def test_a_file_that_is_not_toml(tmp_path, text):
 def test_every_shipped_config_is_valid(path, write, tmp_path):
     """As it stands but for the places that only a machine knows."""
     write()
-    source = f'source.paths=["{tmp_path}/a.warc.gz"]'
-    settings = [f"store.uri={tmp_path}/store", source, f"evaluate.suite={tmp_path}/suite/suite.toml"]
+    settings = [f"store.uri={tmp_path}/store", f"evaluate.suite={tmp_path}/suite/suite.toml"]
+    source = tomllib.loads(path.read_text())["source"]
+    if "paths" in source:
+        file = tmp_path / {"pairs": "a.tsv"}.get(source["kind"], "a.warc.gz")
+        file.touch()
+        settings.append(f'source.paths=["{file}"]')
     assert load_config(path, [*settings, f"evaluate.data={tmp_path}/suite"]).name

@@ -1,0 +1,117 @@
+"""A remote file as one stream, whose connection is made again where it broke: nothing is read twice, or held as a whole."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dataops.errors import SourceError
+
+BACK_OFF = 1.0
+"""Seconds before the first new try; each later one without progress waits twice as long, up to LONGEST_BACK_OFF."""
+LONGEST_BACK_OFF = 60.0
+
+
+class Broken(Exception):
+    """The connection was refused or broke, and trying again may help.
+
+    Args:
+        why: for the message, should it not.
+        retry_after: seconds that the server asks to wait.
+    """
+
+    def __init__(self, why: str, retry_after: float | None = None):
+        super().__init__(why)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a file may make us wait."""
+
+    max_wait: float
+    """Seconds of waiting in a row, without a byte, before the file counts as failed."""
+    sleep: Callable[[float], None] = time.sleep
+
+
+class Connection(Protocol):
+    """An open answer, from the byte that was asked for."""
+
+    size: int | None
+    """Of the whole file, where the server says it."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the answer's end. Raises: Broken."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class ResumableStream:
+    """A binary stream for one reading from start to end.
+
+    Args:
+        name: for messages.
+        connect: opens the file at a byte. Raises: Broken, and SourceError where trying again is of no use.
+    """
+
+    def __init__(self, name: str, connect: Callable[[int], Connection], patience: Patience):
+        self.name, self.position = name, 0
+        self._connect, self._patience = connect, patience
+        self._connection: Connection | None = None
+        self._size: int | None = None
+        self._tries, self._waited = 0, 0.0
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end. Raises: SourceError when patience is at its end."""
+        while True:
+            try:
+                data = self._read(size)
+            except Broken as broken:
+                self.close()
+                self._wait(broken)
+            else:
+                if data:
+                    self._tries, self._waited = 0, 0.0
+                self.position += len(data)
+                return data
+
+    def _read(self, size: int) -> bytes:
+        if self._connection is None:
+            if self._size is not None and self.position == self._size:
+                return b""
+            self._connection = self._connect(self.position)
+            self._size = self._connection.size if self._size is None else self._size
+        data = self._connection.read(size)
+        if not data and self._size is not None and self.position < self._size:
+            raise Broken(f"the answer ended after {self.position:,} of {self._size:,} bytes")
+        return data
+
+    def _wait(self, broken: Broken) -> None:
+        longest = min(LONGEST_BACK_OFF, BACK_OFF * 2**self._tries)
+        # Jitter, so that workers that were refused together do not come back together.
+        seconds = random.uniform(longest / 2, longest)
+        if broken.retry_after is not None:
+            seconds = max(seconds, broken.retry_after)
+        self._tries += 1
+        self._waited += seconds
+        if self._waited > self._patience.max_wait:
+            msg = f"{self.name}: {broken}; gave up after {self._tries} tries"
+            if broken.retry_after is not None:
+                msg += f": the server asks to wait {broken.retry_after:g} s, over source.max_wait"
+            raise SourceError(msg) from broken
+        self._patience.sleep(seconds)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> "ResumableStream":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object, /) -> None:
+        self.close()

@@ -1,0 +1,116 @@
+"""A server on loopback with Common Crawl's layout, and its bad days: connections that break, rate limits, odd answers."""
+
+import gzip
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Crawl:
+    """Its files and what befalls requests: `plan[path]` is a queue of mishaps, one for each request."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    plan: dict[str, deque[str]] = field(default_factory=dict)
+    log: list[tuple[str, str | None, int]] = field(default_factory=list)
+    """(path, Range, status) of each request."""
+    agents: set[str] = field(default_factory=set)
+    etags: Counter[str] = field(default_factory=Counter)
+    url: str = ""
+    gate: threading.Event = field(default_factory=threading.Event)
+    """While it is not set, answers of the mishap `wait` stop halfway."""
+
+    def publish(self, crawl: str, files: dict[str, bytes]) -> None:
+        """Add a crawl."""
+        paths = {f"crawl-data/{crawl}/segments/1/wat/{name}.warc.wat.gz": data for name, data in files.items()}
+        self.files |= paths
+        self.files[f"crawl-data/{crawl}/wat.paths.gz"] = gzip.compress(
+            "".join(f"{p}\n" for p in paths).encode(), mtime=0
+        )
+
+    def mishap(self, path: str, *what: str) -> None:
+        """What happens to the next requests for a path that ends so."""
+        [full] = [name for name in self.files if name.endswith(path)]
+        self.plan.setdefault(full, deque()).extend(what)
+
+    def read(self) -> list[str]:
+        """The WAT files that were asked for, by name, once for each request."""
+        return [path.rpartition("/")[2].partition(".")[0] for path, _, _ in self.log if path.endswith(".wat.gz")]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    crawl: Crawl
+
+    def do_GET(self) -> None:
+        path = self.path.lstrip("/")
+        crawl = self.crawl
+        crawl.agents.add(self.headers.get("User-Agent", ""))
+        queue = crawl.plan.get(path)
+        mishap = queue.popleft() if queue else ""
+        data = crawl.files.get(path)
+        if data is None:
+            self._answer(404, b"no such file")
+        elif mishap.split()[0:1] in (["403"], ["429"], ["503"], ["500"], ["404"]):
+            status, *after = mishap.split()
+            self._answer(int(status), b"slow down", {"Retry-After": after[0]} if after else {})
+        elif mishap.startswith("redirect "):
+            self._answer(302, b"", {"Location": mishap.removeprefix("redirect ")})
+        else:
+            if mishap == "change":
+                crawl.etags[path] += 1
+            self._file(path, data, mishap)
+
+    def _file(self, path: str, data: bytes, mishap: str) -> None:
+        etag = f'"{len(data)}-{self.crawl.etags[path]}"'
+        asked = self.headers.get("Range")
+        fresh = self.headers.get("If-Range") in (None, etag)
+        headers = {"ETag": etag}
+        status, start = 200, 0
+        if asked and fresh and mishap != "no-ranges":
+            status, start = 206, int(asked.removeprefix("bytes=").rstrip("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        body = data[start:]
+        if mishap in ("break", "wait"):
+            self._head(status, len(body), headers)
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            if mishap == "wait":
+                self.crawl.gate.wait(60)
+            self.close_connection = True
+        else:
+            self._head(status, len(body), headers)
+            self.wfile.write(body)
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self._head(status, len(body), headers or {})
+        self.wfile.write(body)
+
+    def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
+        self.crawl.log.append((self.path.lstrip("/"), self.headers.get("Range"), status))
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(length)} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class CrawlServer:
+    """Serves a Crawl until the context ends."""
+
+    def __enter__(self) -> Crawl:
+        self.crawl = Crawl()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"crawl": self.crawl}))
+        self.crawl.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
+        self.thread.start()
+        return self.crawl
+
+    def __exit__(self, *_: object) -> None:
+        self.crawl.gate.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()

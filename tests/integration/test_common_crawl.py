@@ -1,0 +1,241 @@
+"""kind = "common_crawl" against a server with Common Crawl's layout and its bad days."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.wat_files import json_record, page_value, warcinfo
+from dataops.errors import SourceError
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore
+from tasks import extract as extract_stage
+from tasks import resumable
+from tasks.common_crawl import CommonCrawlSource, CrawlFile
+from tasks.extract import EXTRACT
+from tasks.stage import Context, make, plan
+from tests.integration.crawl_server import Crawl, CrawlServer
+
+pytestmark = pytest.mark.timeout(60)
+CRAWL = "CC-MAIN-2026-43"
+
+
+def wat(name: str, pages: int = 40) -> bytes:
+    """A small WAT file whose captions say its name."""
+    data = warcinfo()
+    for number in range(pages):
+        url = f"https://{name}.example/{number}"
+        links = [
+            {"path": "IMG@/src", "url": f"{i}.jpg", "alt": f"picture {i} of page {number} of {name}"} for i in range(30)
+        ]
+        data += json_record(url, page_value(url, {"Links": links}))
+    return data
+
+
+@pytest.fixture
+def crawl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crawl]:
+    monkeypatch.setattr(resumable, "BACK_OFF", 0.01)
+    with CrawlServer() as crawl:
+        crawl.publish(CRAWL, {name: wat(name) for name in "abcdef"})
+        yield crawl
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks run in this process, each tried as often as in workers."""
+
+    def map_parts(function, tasks, draft, context):
+        records = []
+        for task in tasks:
+            for attempt in range(3):
+                try:
+                    records.append(draft.done(task.id) or draft.finish(function(draft, task)))
+                    break
+                except SourceError:
+                    if attempt == 2:
+                        raise
+        return records
+
+    monkeypatch.setattr(extract_stage, "map_parts", map_parts)
+
+
+def config(server: Crawl, **changes) -> CommonCrawlSource:
+    settings = {"crawl": CRAWL, "num_files": 2, "base_url": server.url, "contact": "https://mill.example/"}
+    return CommonCrawlSource(**(settings | {"max_wait": 20} | changes))
+
+
+def extract(source: CommonCrawlSource, store: Path) -> Manifest:
+    return make(plan(EXTRACT, source, 0, []), Context(FolderStore(store), store.parent / "home", workers=1))
+
+
+def content(manifest: Manifest, store: Path) -> dict[str, int]:
+    """Rows by the file that they come from."""
+    names = read_parts(FolderStore(store), manifest)["source"].to_pylist()
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+@pytest.mark.usefixtures("inline")
+def test_more_files_and_more_crawls_cost_only_what_is_new(crawl: Crawl, tmp_path: Path):
+    store = tmp_path / "store"
+    two = extract(config(crawl), store)
+    assert set(content(two, store).values()) == {1200}
+    first = crawl.read()
+    assert (len(first), len(set(first))) == (2, 2)
+    four = extract(config(crawl, num_files=4), store)
+    assert crawl.read()[:2] == first  # read once, and first again in the longer selection
+    assert len(crawl.read()) == len(set(crawl.read())) == 4
+    assert [p.sha256 for p in four.named("part-")[:2]] == [p.sha256 for p in two.named("part-")]
+    crawl.publish("CC-MAIN-2026-47", {name: wat(name) for name in ("x", "y")})
+    more = extract(config(crawl, crawl=[CRAWL, "CC-MAIN-2026-47"], num_files=4), store)
+    assert sorted(crawl.read()[4:]) == ["x", "y"]
+    assert len(content(more, store)) == 6  # the new crawl has only two files
+    other = extract(config(crawl, sample_seed=1), store)
+    assert content(other, store) != content(two, store)
+    assert crawl.agents == {"pairmill/0.1 (+https://mill.example/)"}
+
+
+def test_a_plan_asks_nothing_of_the_network():
+    source = CommonCrawlSource(crawl=CRAWL, num_files=9, base_url="http://127.0.0.1:1/")
+    key = plan(EXTRACT, source, 0, []).key
+    assert key == plan(EXTRACT, source.model_copy(update={"base_url": "s3://commoncrawl/"}), 0, []).key
+    assert key == plan(EXTRACT, source.model_copy(update={"crawl": [CRAWL]}), 0, []).key
+    assert key != plan(EXTRACT, source.model_copy(update={"num_files": 8}), 0, []).key
+
+
+@pytest.mark.usefixtures("inline")
+def test_bad_days_do_not_show_in_what_comes_out(crawl: Crawl, tmp_path: Path):
+    quiet = extract(config(crawl, num_files=6), tmp_path / "quiet")
+    log = len(crawl.log)
+    crawl.mishap("wat.paths.gz", "503", "break")
+    crawl.mishap("/a.warc.wat.gz", "break", "break", "break")
+    crawl.mishap("/b.warc.wat.gz", "429 0", "503 0", "403", "break", "500")
+    crawl.mishap("/c.warc.wat.gz", "break", "no-ranges")
+    crawl.mishap("/d.warc.wat.gz", f"redirect {crawl.url}{next(p for p in crawl.files if '/d.' in p)}")
+    bad = extract(config(crawl, num_files=6), tmp_path / "bad")
+    assert (bad.content_digest, bad.facts) == (quiet.content_digest, quiet.facts)
+    ranges = [given for path, given, _ in crawl.log[log:] if "/a." in path]
+    size = len(next(data for path, data in crawl.files.items() if "/a." in path))
+    half = size // 2
+    assert ranges[:2] == [None, f"bytes={half}-"]  # on from where it broke, not anew
+    assert len(ranges) == 4
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_file_that_changes_while_it_is_read_is_an_error(crawl: Crawl, tmp_path: Path):
+    for name in "abcdef":
+        crawl.mishap(f"/{name}.warc.wat.gz", *("break", "change") * 3)
+    with pytest.raises(SourceError, match=r"changed while it was read"):
+        extract(config(crawl), tmp_path / "store")
+
+
+@pytest.mark.usefixtures("inline")
+def test_failed_files_are_named_and_bounded(crawl: Crawl, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    crawl.mishap("/b.warc.wat.gz", *["404"] * 3)
+    with pytest.raises(SourceError, match=r"b\.warc\.wat\.gz: HTTP 404") as caught:
+        extract(config(crawl, num_files=6), tmp_path / "store")
+    assert caught.value.exit_code == 75
+    # The files that were read before the failure are not read again; the failed one is, and now it works.
+    before = crawl.read()
+    whole = extract(config(crawl, num_files=6), tmp_path / "store")
+    assert whole.facts["failed_files"] == []
+    assert not set(before) - {"b"} & set(crawl.read()[len(before) :])
+
+    crawl.files[next(path for path in crawl.files if "/c." in path)] = b"<html>an error page with status 200</html>"
+    some = extract(config(crawl, num_files=6, max_failed_files=1), tmp_path / "other")
+    [[name, why]] = some.facts["failed_files"]
+    assert name.endswith("/c.warc.wat.gz")
+    assert "no WARC record" in why
+    assert len(content(some, tmp_path / "other")) == 5
+    assert "c.warc.wat.gz was left out" in caplog.text
+    crawl.files[next(path for path in crawl.files if "/d." in path)] = b""
+    with pytest.raises(SourceError, match=r"2 files failed; source.max_failed_files allows 1"):
+        extract(config(crawl, num_files=6, max_failed_files=1), tmp_path / "third")
+
+
+def test_patience_ends(crawl: Crawl):
+    def read(**changes) -> bytes:
+        path = next(path for path in crawl.files if "/a." in path)
+        with CrawlFile(path, config(crawl, **changes)).open() as stream:
+            return b"".join(iter(lambda: stream.read(1 << 16), b""))
+
+    crawl.mishap("/a.warc.wat.gz", "429 3600")
+    with pytest.raises(SourceError, match=r"HTTP 429 .*gave up after 1 tries: the server asks to wait 3600 s"):
+        read()
+    crawl.mishap("/a.warc.wat.gz", *["503"] * 50)
+    with pytest.raises(SourceError, match=r"HTTP 503 .*gave up after \d+ tries"):
+        read(max_wait=0.3)
+    crawl.plan.clear()
+    assert read() == wat("a")
+
+
+@pytest.mark.parametrize("target", ["http://localhost:PORT/x", "http://169.254.169.254/latest/", "file:///etc/passwd"])
+def test_redirects_lead_to_public_hosts_only(crawl: Crawl, target: str):
+    crawl.mishap("/a.warc.wat.gz", f"redirect {target.replace('PORT', crawl.url.split(':')[2].strip('/'))}")
+    path = next(path for path in crawl.files if "/a." in path)
+    with pytest.raises(SourceError, match=r"refused_address|bad_url"), CrawlFile(path, config(crawl)).open() as stream:
+        stream.read(10)
+
+
+@pytest.mark.parametrize(
+    "listing", [b"crawl-data/../../etc/passwd.wat.gz\n", b"http://evil.example/a.wat.gz\n", b"", b"\xff\n"]
+)
+def test_a_list_of_anything_else_is_refused(crawl: Crawl, tmp_path: Path, listing: bytes):
+    path = f"crawl-data/{CRAWL}/wat.paths.gz"
+    crawl.files[path] = gzip.compress(listing)
+    with pytest.raises(SourceError, match=r"is no path of a WAT file|the list is empty"):
+        extract(config(crawl), tmp_path / "store")
+    crawl.files[path] = b"not gzip"
+    with pytest.raises(SourceError, match="not gzip"):
+        extract(config(crawl), tmp_path / "store")
+
+
+RUN = """
+import sys
+from pathlib import Path
+from dataops.store import FolderStore
+from tasks.common_crawl import CommonCrawlSource
+from tasks.extract import EXTRACT
+from tasks.stage import Context, make, plan
+
+if __name__ == "__main__":
+    config = CommonCrawlSource.model_validate_json(sys.argv[1])
+    store = Path(sys.argv[2])
+    make(plan(EXTRACT, config, 0, []), Context(FolderStore(store), store.parent, workers=1))
+"""
+
+
+def test_a_killed_extraction_goes_on_at_its_first_missing_file(crawl: Crawl, tmp_path: Path):
+    for name in "abcdef":
+        crawl.mishap(f"/{name}.warc.wat.gz", "")
+    order = [file.name for file in config(crawl, num_files=6).files(Context(FolderStore(tmp_path), tmp_path))]
+    crawl.mishap(order[2], "wait")
+    crawl.plan[order[2]].popleft()
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    store = tmp_path / "store"
+    command = [sys.executable, str(script), config(crawl, num_files=6).model_dump_json(), str(store)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 40
+    while len(crawl.read()) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    crawl.gate.set()
+    before = crawl.read()
+    assert len(before) == 3
+    subprocess.run(command, env=environment, check=True, timeout=40)
+    assert set(before[:2]).isdisjoint(crawl.read()[3:])
+    assert len(crawl.read()) == 7
+    finished = plan(EXTRACT, config(crawl, num_files=6), 0, []).key
+    whole = extract(config(crawl, num_files=6), tmp_path / "whole")
+    manifest = Manifest.model_validate_json((store / "extract" / finished / "manifest.json").read_bytes())
+    assert manifest.content_digest == whole.content_digest
