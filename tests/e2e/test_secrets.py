@@ -106,7 +106,7 @@ def runs(mill: Mill) -> dict[str, subprocess.CompletedProcess[str]]:
     """What each way of running showed."""
     config = mill.folder / "undisturbed.toml"
     if not config.exists():  # this file alone
-        mill("run", mill.config("undisturbed"), "--json")
+        mill("run", mill.config("undisturbed"), "--json", timeout=500)
     urls = api(mill)
     (mill.folder / "leaky.py").write_text(LEAKY)
 
