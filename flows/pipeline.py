@@ -78,7 +78,7 @@ def pipeline(
     Args:
         config: path of the TOML file of a new run (what a schedule gives).
         run_id: an existing run record to work on instead (what the command gives).
-        until: the last stage to run.
+        until: the last stage to run; by default that of the run's first try, or the last one of all.
         force: stages whose snapshots are made again.
         verify: compare the sha256 of every part before a snapshot is reused.
 
@@ -87,6 +87,7 @@ def pipeline(
     for name, value in environment().items():  # a worker's own environment may lack the address of the local MLflow
         os.environ.setdefault(name, value)
     run = Run.open(config, run_id)
+    until = run.record.until = until or run.record.until
     try:
         for step in PIPELINE:
             run.stage(step, force=step.stage.name in force, verify=verify)

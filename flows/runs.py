@@ -74,6 +74,8 @@ class RunRecord(BaseModel):
     name: str
     created_at: str
     config: dict[str, Any]
+    until: str | None = None
+    """The last stage that was asked for; a rerun stops there too."""
     state: RunState = "running"
     attempts: list[Attempt] = []
     stages: list[StageRun] = []
