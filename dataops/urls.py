@@ -74,7 +74,10 @@ def _resolved(reference: str, base: str, max_chars: int) -> str:
     if scheme and _NO_HOST.match(reference, scheme.end()):
         raise BadUrl("bad_url")
     try:
-        url = _canonical(urlsplit(urljoin(base, _slashes(reference))))
+        reference = _slashes(reference)
+        # What urljoin would do to an absolute address beside taking away an empty parameter, urlsplit does too.
+        is_absolute = scheme and ";" not in reference and reference.startswith("//", scheme.end())
+        url = _canonical(urlsplit(reference if is_absolute else urljoin(base, reference)))
     except (ValueError, UnicodeError) as error:
         raise BadUrl("bad_url") from error
     if len(url) > max_chars:

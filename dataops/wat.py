@@ -162,7 +162,7 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
         opt_out: directives (dataops.page_signals) by which a page forbids the use of its images.
     """
     head = page.html.head
-    resolver = Resolver(_base(head.base, page.url, bounds), bounds.url)
+    resolver = Resolver(page_base(page, bounds.url), bounds.url)
     rows, licenses, beyond = _image_rows(page.html.links, resolver, bounds)
     metas = _named(head.metas)
     rows += _shared_rows(metas, resolver, bounds)
@@ -231,11 +231,13 @@ def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: P
             yield Candidate(url, text, "og", reason, None, image.width, image.height)
 
 
-def _base(reference: str, page_url: str, bounds: PageBounds) -> str:
+def page_base(page: WatPage, max_url_chars: int) -> str:
+    """What the page's references are relative to: its `<base>` where that can be used, or its address."""
+    base = page.html.head.base
     try:
-        return canonical_url(reference, page_url, bounds.url) if reference else page_url
+        return canonical_url(base, page.url, max_url_chars) if base else page.url
     except BadUrl:
-        return page_url
+        return page.url
 
 
 def _license(links: Sequence[Link], resolver: Resolver) -> str | None:

@@ -1,9 +1,14 @@
+import re
+import unicodedata
+from urllib.parse import urljoin, urlsplit
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataops import captions, urls
 from dataops.captions import folded, normal_caption
-from dataops.urls import BadUrl, bounded_url, canonical_url
+from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 
 PAGE = "http://site.example/a/b?c=d"
 
@@ -109,3 +114,99 @@ def test_any_text_becomes_a_caption(text: str, bound: int):
 
 def test_a_huge_caption_costs_little():
     assert normal_caption("a " * 10_000_000, 100) == "a " * 49 + "a"
+
+
+_PIECES = [
+    *(
+        "http://",
+        "https://",
+        "HTTP://",
+        "//",
+        "/",
+        "../",
+        "./",
+        "..",
+        "a",
+        "b.jpg",
+        "%2e%2e",
+        "%20",
+        "?",
+        "?x=/../y",
+        "#f",
+        ";",
+        ":",
+    ),
+    *(
+        "@",
+        " ",
+        "ü",
+        "\\",
+        "data:",
+        "host.example",
+        "HOST.example.",
+        "x_y",
+        ":80",
+        ":8080",
+        "[",
+        "]",
+        "|",
+        "&",
+        "~",
+        "'",
+        "=",
+        "%2",
+    ),
+]
+references = st.lists(st.sampled_from(_PIECES), max_size=7).map("".join)
+bases = st.sampled_from(
+    [
+        "http://site.example/",
+        "https://site.example:8443/a/b/c.html?q=/x/",
+        "http://[::1]/x//y/z",
+        "http://a.example/p;q/r;s",
+    ]
+)
+
+
+@settings(max_examples=800, deadline=None)
+@given(references, bases, st.sampled_from([40, 4096]))
+def test_the_short_ways_give_what_the_long_way_gives(reference: str, base: str, longest: int):
+    """urllib decides; addresses that are plain need not ask it."""
+
+    def of(resolve, *arguments):
+        try:
+            return resolve(*arguments)
+        except BadUrl as bad:
+            return bad.reason
+
+    expected = of(long_way, reference, base, longest)
+    assert of(canonical_url, reference, base, longest) == expected
+    assert of(Resolver(base, longest).resolve, reference) == expected
+
+
+def long_way(reference: str, base: str, longest: int) -> str:
+    """`canonical_url` by urljoin alone."""
+    reference = re.sub("[\t\r\n]", "", reference.strip("".join(map(chr, range(33)))))
+    if not reference:
+        raise BadUrl("no_url")
+    scheme = re.match("([a-zA-Z][a-zA-Z0-9+.-]*):", reference)
+    if scheme and scheme[1].lower() not in ("http", "https"):
+        raise BadUrl("data_url" if scheme[1].lower() == "data" else "not_http")
+    if len(reference) > longest:
+        raise BadUrl("url_too_long")
+    if scheme and re.match(r"[/\\]{2}(?:[/\\?#]|\Z)", reference[scheme.end() :]):
+        raise BadUrl("bad_url")
+    try:
+        url = urls._canonical(urlsplit(urljoin(base, urls._slashes(reference))))
+    except (ValueError, UnicodeError) as error:
+        raise BadUrl("bad_url") from error
+    if len(url) > longest:
+        raise BadUrl("url_too_long")
+    return url
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.text(st.sampled_from("ab e\u0301é\u00a0\u200b \n\tß東\ud800\x00가ᄀ\u1161") | st.characters(), max_size=12))
+def test_the_short_way_of_captions_gives_what_the_long_way_gives(text: str):
+    kept = "".join(c for c in text if c.isspace() or c in "\u200c\u200d" or not captions._NOT_TEXT.match(c))
+    assert normal_caption(text, 2000) == " ".join(unicodedata.normalize("NFC", kept).split())
