@@ -228,7 +228,7 @@ def main() -> int:
         path = given.file or Path(folder) / "made.warc.wat.gz"
         if not given.file:
             write_wat(path, 15_000 if given.quick else 200_000)
-        rows, equal, told = wat_rows(path, 1 if given.quick else 5)
+        rows, equal, told = wat_rows(path, 1 if given.quick else 3)
     if find_spec("benchmarks.extract_html"):
         rows += importlib.import_module("benchmarks.extract_html").rows(given.quick)
     if not given.json:
