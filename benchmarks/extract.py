@@ -49,7 +49,7 @@ def ours_pairs(path: Path) -> Pairs:
             base = page_base(page, MAX_URL)
             resolve = Resolver(base, MAX_URL).resolve
             for link in page.html.links:
-                if link.path == IMAGE and link.alt:
+                if link.path == IMAGE and link.alt and not link.url.startswith("data:"):
                     try:  # an empty reference is the page itself to cc2dataset; our stage drops such a row as no_url
                         pairs.append((resolve(link.url) if link.url else base, link.alt))
                     except BadUrl:

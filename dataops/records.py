@@ -70,7 +70,7 @@ def _whole(piece: Piece) -> Record | None:
     length = data[named : data.find(b"\r\n", named, end + 2)]
     if named < len(_CONTENT_LENGTH) or not length.isdigit() or end + 4 + int(length) + 4 != len(data):
         return None
-    if not data.startswith(b"WARC/") or not data.endswith(b"\r\n\r\n") or b"\n\n" in data[:end]:
+    if not data.startswith(b"WARC/") or not data.endswith(b"\r\n\r\n") or data.find(b"\n\n", 0, end) >= 0:
         return None
     return Record(piece.offset, data[:end], data[end + 4 : -4])
 
