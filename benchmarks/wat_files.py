@@ -3,7 +3,8 @@
 Three records a page (request, response, metadata), each a gzip member, with the fields and the key order of
 ia-web-commons. The distribution is that of 521 real news and blog pages: 178 links a page of which 24 are images, 69% of
 these with an alt that is not empty, 15% with a title, 15% data: addresses, 57% absolute ones, 3% with dot segments, 1% with
-blanks, fragments or other scripts, 1% empty; two fifths of the captions not ASCII; 23 metas, 20 head links. A page's JSON has 29 kB.
+blanks, fragments or other scripts, 1% empty; two fifths of the captions not ASCII; 23 metas, 20 head
+links.
 """
 
 import gzip
