@@ -2,18 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint unit integration e2e clean
+.PHONY: demo test lint audit unit integration e2e clean
 
 demo: .venv/installed
 	$(BIN)/pairmill demo
 
-test: lint unit integration e2e
+test: lint audit unit integration e2e
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+# Known vulnerabilities of what is installed; says so where no vulnerability service can be reached.
+audit: .venv/installed-dev
+	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
 	$(BIN)/python -m pytest tests/unit

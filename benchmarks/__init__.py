@@ -1,1 +1,1 @@
-"""Side-by-side measurements against peers: `python -m benchmarks.NAME`."""
+"""Measurements, ours and a peer's side by side, one command each: `python -m benchmarks.NAME [--quick] [--json]`."""

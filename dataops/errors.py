@@ -9,6 +9,7 @@ PairmillError
 ├── GateRefused            5   the model is below a floor
 ├── SourceError           75   an archive, list or site could not be read (retryable)
 ├── StorageError          75   the store failed (retryable)
+├── LeaseLost             75   another run has taken the making of a snapshot over (retryable)
 ├── ServiceError          75   Prefect or MLflow did not start or answer (retryable)
 └── JobFailed              1   a subprocess ended badly; 75 where it said so
 
@@ -16,12 +17,17 @@ A bad sample is a row, a bad part is one of these, a bad run is a failed flow. E
 (EX_TEMPFAIL of sysexits.h) means that trying again may help.
 """
 
+from dataops.secrets import redact
+
 
 class PairmillError(Exception):
-    """Base of every deliberate error. `retryable` says whether trying again may help."""
+    """Base of every deliberate error. `retryable` says whether trying again may help. Its texts hold no secret."""
 
     exit_code: int = 1
     retryable: bool = False
+
+    def __init__(self, *texts: str):
+        super().__init__(*(redact(str(text)) for text in texts))
 
 
 class ConfigError(PairmillError):
@@ -65,6 +71,13 @@ class SourceError(PairmillError):
 
 class StorageError(PairmillError):
     """The store failed."""
+
+    exit_code = 75
+    retryable = True
+
+
+class LeaseLost(PairmillError):
+    """Another run has taken over the making of a snapshot: what this one still wrote would be in its way."""
 
     exit_code = 75
     retryable = True

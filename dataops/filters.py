@@ -1,31 +1,18 @@
-"""Which pairs stay: the rules on one row's text and address, and the choice among duplicates.
+"""The rules on one row's caption and address.
 
 A rule is a named Polars expression that is true where a row is to be dropped; the first that is true, in the order of
-`rules`, is the row's drop_reason. The choice among duplicates sees only hashes and ranks, and depends on no order of
-rows or parts.
+`rules`, is the row's drop_reason. Each can be off.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
-import xxhash
+from pydantic import Field, field_validator, model_validator
 
-from dataops.captions import folded
-
-Dedupe = Literal["uid", "pair", "url"]
-DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url")
-"""The steps in the order in which they are taken; a row's reason is `duplicate_<step>` of the first that drops it."""
-
-SOURCE_RANK = {"alt": 0, "pair_list": 0, "aria_label": 1, "figcaption": 2, "title": 3, "og": 4, "filename": 5}
-"""What is preferred among captions of one image: alt and aria-label are written to stand for it, a figcaption to go with
-it, a title is a tooltip; og:title and og:description speak of the page."""
-FULL_CAPTION_WORDS = 3
-"""A caption of at least so many words is preferred to a shorter one, wherever it stands."""
-LONG_CAPTION_WORDS = 20
-"""Beyond so many words, more are not better."""
+from dataops.config import StageConfig
+from dataops.personal import has_personal
 
 # Scripts that set no spaces between words: each letter counts as a word.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -36,21 +23,115 @@ _IMAGE_FILE = (
 _CAMERA_FILE = (
     r"(?i)^(?:img|dsc[nf]?|dscf|pict?|p\d|mvi|mvc|pxl|gopr|dji|screenshot|image|photo|untitled)[ _-]?[\d _.()-]{2,}$"
 )
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_DATE_OR_SIZE = (
+    rf"(?i)^(?:{_MONTH}|[\d\s.,:/x×-]|(?:px|pixels?|cm|mm|inch(?:es)?|dpi|kb|mb|am|pm|st|nd|rd|th|utc|gmt|t|z)\b)+$"
+)
+_TRACKING = (
+    r"(?i)(?:^|[/_.-])(?:pixel|spacer|blank|transparent|clear(?:dot)?|1x1|0x0|beacon|favicon|counter|loading|placeholder)"
+    r"(?:[_.-]\d+)?\.(?:gif|png|jpe?g|ico|webp|svg|php|aspx?)(?:[?#]|$)"
+    r"|^https?://(?:[^/]+\.)?(?:doubleclick\.net|google-analytics\.com|googlesyndication\.com|scorecardresearch\.com"
+    r"|quantserve\.com|statcounter\.com|facebook\.com/tr)(?:[/?:]|$)"
+)
+_HOST = r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)"
+MOST_LABELS = 6
+"""Of a host name, that are looked at for blocked and allowed domains."""
+
+Directive = Literal["noai", "noimageai", "noimageindex", "noindex", "none", "tdm-reservation"]
 
 
-@dataclass(frozen=True)
-class TextBounds:
-    """Bounds on captions and addresses. All are inclusive; None is no bound."""
+class RuleConfig(StageConfig):
+    """The rules on one row. None, an empty list or false: the rule is off."""
 
-    min_chars: int
-    max_chars: int | None
-    min_words: int
-    max_words: int | None
-    min_letter_fraction: float
-    drop_file_names: bool
-    max_url_chars: int | None
-    blocked_extensions: tuple[str, ...]
-    """Without the dot, in lower case."""
+    min_chars: int = Field(default=3, ge=0)
+    """Shorter captions are dropped as too_short."""
+    max_chars: int | None = Field(default=1000, ge=1)
+    """Longer captions are dropped as too_long."""
+    min_words: int = Field(default=1, ge=0)
+    """Captions with fewer words are dropped as too_few_words. Each letter of a script without spaces is a word."""
+    max_words: int | None = Field(default=200, ge=1)
+    """Captions with more words are dropped as too_many_words."""
+    min_letter_fraction: float = Field(default=0.4, ge=0, le=1)
+    """Least share of letters among a caption's visible characters; below it few_letters."""
+    max_repeated_fraction: float | None = Field(default=0.7, ge=0, le=1)
+    """Captions of four words or more of which a greater share are repeats of others are dropped as repeated_words."""
+    drop_capitals: bool = False
+    """Drop captions that are all in capitals as all_capitals."""
+    drop_file_names: bool = True
+    """Drop captions that are only a file name ("IMG_2034.jpg", "DSC 0042") as file_name."""
+    drop_dates_and_sizes: bool = True
+    """Drop captions that are only dates, times, numbers or dimensions ("12 May 2021", "800 x 600 px") as date_or_size."""
+    personal: Literal["keep", "drop", "mask"] = "drop"
+    """Captions with a mail or web address, a telephone number or a street address: dropped as personal, or the find is
+    replaced by "<private>"; the row keeps its uid."""
+    patterns: dict[str, str] = Field(default={})
+    """Regular expressions of your own (Rust's syntax): captions that one is found in are dropped as pattern_NAME."""
+    max_url_chars: int | None = Field(default=2048, ge=16)
+    """Longer addresses are dropped as url_too_long."""
+    blocked_extensions: list[str] = Field(default=["svg", "ico"])
+    """Addresses that end so are dropped as url_extension: the default are formats that no image decoder here reads."""
+    blocked_domains: list[str] = Field(default=[])
+    """Images of these domains and the hosts below them are dropped as blocked_domain."""
+    allowed_domains: list[str] = Field(default=[])
+    """Where any is given, images of all other domains are dropped as not_allowed_domain."""
+    drop_tracking: bool = True
+    """Drop tracking pixels, spacers and icons, told by their address or a declared side of up to 2 pixels, as tracking."""
+    opt_out: list[Directive] = Field(default=["noai", "noimageai", "noimageindex", "tdm-reservation"])
+    """What a page may declare that forbids the use of its images: its rows are dropped as opted_out."""
+    allow_licenses: list[str] = Field(default=[])
+    """Where any is given, rows whose declared licence does not start with one of these addresses (without scheme, as in
+    "creativecommons.org/licenses/by/"), or that declare none, are dropped as license."""
+    min_declared_side: int | None = Field(default=None, ge=1)
+    """Rows whose page declares a lesser width or height, in pixels, are dropped as declared_too_small."""
+    max_declared_aspect: float | None = Field(default=None, ge=1)
+    """Rows whose page declares a greater ratio of longer to shorter side are dropped as declared_aspect."""
+
+    @field_validator("blocked_extensions")
+    @classmethod
+    def _bare(cls, extensions: list[str]) -> list[str]:
+        return sorted({extension.lower().removeprefix(".") for extension in extensions} - {""})
+
+    @field_validator("blocked_domains", "allowed_domains")
+    @classmethod
+    def _hosts(cls, domains: list[str]) -> list[str]:
+        bare = sorted({domain.lower().strip(".") for domain in domains} - {""})
+        if wrong := [domain for domain in bare if not re.fullmatch(r"[\w-]+(\.[\w-]+){0,5}", domain)]:
+            msg = f"{wrong} are no domains of at most {MOST_LABELS} labels, like example.org"
+            raise ValueError(msg)
+        return bare
+
+    @field_validator("allow_licenses")
+    @classmethod
+    def _no_scheme(cls, licenses: list[str]) -> list[str]:
+        return sorted({re.sub(r"^(?:https?:)?//(?:www\.)?", "", license_.lower()) for license_ in licenses} - {""})
+
+    @field_validator("patterns")
+    @classmethod
+    def _expressions(cls, patterns: dict[str, str]) -> dict[str, str]:
+        for name, pattern in patterns.items():
+            if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
+                msg = f"{name!r}: name a pattern by lower-case letters, digits and _"
+                raise ValueError(msg)
+            try:
+                pl.Series(["x"]).str.contains(pattern)
+            except pl.exceptions.ComputeError as error:
+                msg = f"{name}: {pattern!r} is no regular expression: {error}"
+                raise ValueError(msg) from error
+        return dict(sorted(patterns.items()))
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "RuleConfig":
+        wrong = []
+        if self.max_chars is not None and self.max_chars < self.min_chars:
+            wrong.append(f"max_chars {self.max_chars} is less than min_chars {self.min_chars}")
+        if self.max_words is not None and self.max_words < self.min_words:
+            wrong.append(f"max_words {self.max_words} is less than min_words {self.min_words}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+Rule = tuple[str, pl.Expr]
 
 
 def word_count(caption: pl.Expr) -> pl.Expr:
@@ -58,110 +139,94 @@ def word_count(caption: pl.Expr) -> pl.Expr:
     return caption.str.count_matches(_WORD)
 
 
-def rules(bounds: TextBounds) -> list[tuple[str, pl.Expr]]:
-    """(drop_reason, expression over `url` and `caption`) in the order in which they are asked."""
-    url, caption = pl.col("url"), pl.col("caption")
-    chars, words = caption.str.len_chars(), word_count(caption)
-    visible = caption.str.count_matches(r"\S")
-    letters = caption.str.count_matches(r"[\p{L}\p{M}]")
-    asked: list[tuple[str, pl.Expr]] = []
-    if bounds.max_url_chars is not None:
-        asked.append(("url_too_long", url.str.len_chars() > bounds.max_url_chars))
-    if bounds.blocked_extensions:
-        extensions = "|".join(map(re.escape, bounds.blocked_extensions))
+def host(url: pl.Expr) -> pl.Expr:
+    """The host name of an address, in lower case."""
+    return url.str.extract(_HOST, 1).str.to_lowercase()
+
+
+def rules(config: RuleConfig) -> list[Rule]:
+    """(drop_reason, expression over the columns of PAIRS), those on addresses first."""
+    return [*_url_rules(config), *_page_rules(config), *_caption_rules(config)]
+
+
+def _url_rules(config: RuleConfig) -> list[Rule]:
+    url, asked = pl.col("url"), list[Rule]()
+    if config.max_url_chars is not None:
+        asked.append(("url_too_long", url.str.len_chars() > config.max_url_chars))
+    if config.blocked_extensions:
+        extensions = "|".join(map(re.escape, config.blocked_extensions))
         asked.append(("url_extension", url.str.contains(rf"(?i)^[^?#]*\.(?:{extensions})(?:[?#]|$)")))
-    asked.append(("too_short", chars < bounds.min_chars))
-    asked.append(("too_few_words", words < bounds.min_words))
-    if bounds.max_chars is not None:
-        asked.append(("too_long", chars > bounds.max_chars))
-    if bounds.max_words is not None:
-        asked.append(("too_many_words", words > bounds.max_words))
-    if bounds.drop_file_names:
-        asked.append(("file_name", caption.str.contains(_IMAGE_FILE) | caption.str.contains(_CAMERA_FILE)))
-    if bounds.min_letter_fraction > 0:
-        asked.append(("few_letters", letters < visible * bounds.min_letter_fraction))
+    if config.drop_tracking:
+        least = pl.min_horizontal("declared_width", "declared_height").fill_null(99)
+        asked.append(("tracking", url.str.contains(_TRACKING) | (least <= 2)))
+    if config.blocked_domains:
+        asked.append(("blocked_domain", _in_domains(host(url), config.blocked_domains)))
+    if config.allowed_domains:
+        asked.append(("not_allowed_domain", ~_in_domains(host(url), config.allowed_domains)))
     return asked
 
 
-def first_reason(asked: Sequence[tuple[str, pl.Expr]]) -> pl.Expr:
-    """The name of the first rule that is true (String), null where none is."""
-    named = [pl.when(rule).then(pl.lit(name)) for name, rule in asked]
-    return pl.coalesce(*named, pl.lit(None, pl.String)).alias("drop_reason")
+def _in_domains(name: pl.Expr, domains: Sequence[str]) -> pl.Expr:
+    """Whether a host is one of the domains, or below one."""
+    labels = max(domain.count(".") + 1 for domain in domains)
+    ends = [name.str.extract(rf"((?:[^.]+\.){{{n}}}[^.]+)$", 1) for n in range(labels)]
+    return pl.any_horizontal([end.is_in(list(domains)).fill_null(value=False) for end in ends])
 
 
-DEDUPE_SCHEMA = {
-    **{f"{what}_{half}": pl.UInt64 for what in DEDUPE_STEPS for half in ("high", "low")},
-    "source_rank": pl.UInt8,
-    "words": pl.UInt32,
-    "capitals": pl.Boolean,
-    "origin": pl.UInt64,
-}
-"""What the choice among duplicates is made by: 128-bit hashes of uid, of url with folded caption, and of url; the rank
-of the caption's source, its words, whether it is in capitals only, and a hash of where the row was found."""
+def _page_rules(config: RuleConfig) -> list[Rule]:
+    """Rules on what the page declares."""
+    asked: list[Rule] = []
+    if config.opt_out:
+        told = "|".join(map(re.escape, config.opt_out))
+        asked.append(("opted_out", pl.col("page_opt_out").str.contains(rf"(?:^|,)(?:{told})(?:,|$)")))
+    if config.allow_licenses:
+        bare = pl.col("license").str.to_lowercase().str.replace(r"^(?:https?:)?//(?:www\.)?", "")
+        allowed = [bare.str.starts_with(license_) for license_ in config.allow_licenses]
+        asked.append(("license", ~pl.any_horizontal(allowed).fill_null(value=False)))
+    sides = ["declared_width", "declared_height"]
+    least, most = pl.min_horizontal(sides), pl.max_horizontal(sides)
+    if config.min_declared_side is not None:
+        asked.append(("declared_too_small", least < config.min_declared_side))
+    if config.max_declared_aspect is not None:
+        both = pl.all_horizontal([pl.col(side).is_not_null() for side in sides])
+        asked.append(("declared_aspect", both & (most > least * config.max_declared_aspect)))
+    return asked
 
 
-def dedupe_columns(rows: pl.DataFrame) -> pl.DataFrame:
-    """The columns of DEDUPE_SCHEMA for rows of `pairs`."""
-    urls, captions = rows["url"].to_list(), rows["caption"].to_list()
-    uids = [int(u, 16) for u in rows["uid"].to_list()]
-    pairs = [_hash128(f"{url}\0{folded(caption)}") for url, caption in zip(urls, captions, strict=True)]
-    sources = [source or "" for source in rows["caption_source"].to_list()]
-    places = rows.select("page_url", "source", "source_offset").rows()
-    origins = [
-        xxhash.xxh3_64_intdigest("\0".join(map(str, (caption_source, *place))).encode("utf-8", "surrogatepass"))
-        for caption_source, place in zip(sources, places, strict=True)
-    ]
-    hashes = {"uid": uids, "pair": pairs, "url": [_hash128(url) for url in urls]}
-    halves = {
-        f"{what}_{half}": [(value >> shift) & 0xFFFF_FFFF_FFFF_FFFF for value in values]
-        for what, values in hashes.items()
-        for half, shift in (("high", 64), ("low", 0))
-    }
-    ranks = [SOURCE_RANK.get(source, len(SOURCE_RANK)) for source in sources]
-    words = rows.select(word_count(pl.col("caption"))).to_series()
-    capitals = [caption.isupper() for caption in captions]
-    ranking = {"source_rank": ranks, "words": words, "capitals": capitals, "origin": origins}
-    return pl.DataFrame({**halves, **ranking}, schema=DEDUPE_SCHEMA)
+def _caption_rules(config: RuleConfig) -> list[Rule]:
+    caption = pl.col("caption")
+    chars, words = caption.str.len_chars(), word_count(caption)
+    asked: list[Rule] = [("too_short", chars < config.min_chars), ("too_few_words", words < config.min_words)]
+    if config.max_chars is not None:
+        asked.append(("too_long", chars > config.max_chars))
+    if config.max_words is not None:
+        asked.append(("too_many_words", words > config.max_words))
+    if config.drop_file_names:
+        asked.append(("file_name", caption.str.contains(_IMAGE_FILE) | caption.str.contains(_CAMERA_FILE)))
+    if config.drop_dates_and_sizes:
+        asked.append(("date_or_size", caption.str.contains(_DATE_OR_SIZE)))
+    if config.min_letter_fraction > 0:
+        visible, letters = caption.str.count_matches(r"\S"), caption.str.count_matches(r"[\p{L}\p{M}]")
+        asked.append(("few_letters", letters < visible * config.min_letter_fraction))
+    if config.drop_capitals:
+        upper = (caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase())
+        asked.append(("all_capitals", upper))
+    if config.max_repeated_fraction is not None:
+        said = caption.str.to_lowercase().str.split(" ")
+        total = said.list.len()
+        fresh = (1 - config.max_repeated_fraction) * total
+        asked.append(("repeated_words", (total >= 4) & (said.list.n_unique() < fresh)))
+    if config.personal == "drop":
+        asked.append(("personal", has_personal(caption)))
+    return asked + [(f"pattern_{name}", caption.str.contains(pattern)) for name, pattern in config.patterns.items()]
 
 
-def _hash128(text: str) -> int:
-    return xxhash.xxh3_128_intdigest(text.encode("utf-8", "surrogatepass"))
+def asked_of(rows: pl.DataFrame, config: RuleConfig) -> pl.DataFrame:
+    """Whether each rule drops each row (a Boolean column a rule, without nulls, in the order in which they are asked)."""
+    return rows.select(rule.fill_null(value=False).alias(name) for name, rule in rules(config))
 
 
-def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
-    """`duplicate_<step>` for each row that another one stands for, else null (String, in the order of the rows).
-
-    Of the rows of one uid, or of one url and folded caption, one that is not in capitals stays, then that from the best
-    source (SOURCE_RANK). Of the captions of one url the one stays that has FULL_CAPTION_WORDS words, then one that is not
-    in capitals, then that from the best source, then the one with more words (up to LONG_CAPTION_WORDS). What is still
-    equal is decided by the smallest uid, then by the smallest hash of where it was found, and at last by position, which
-    can only tell apart rows that are the same in all this.
-
-    Args:
-        rows: columns of DEDUPE_SCHEMA.
-        steps: those to take; in the order of DEDUPE_STEPS, whatever the order given.
-    """
-    by_source = [pl.col("capitals"), pl.col("source_rank")]
-    best = [
-        pl.col("words") < FULL_CAPTION_WORDS,
-        *by_source,
-        -pl.col("words").clip(upper_bound=LONG_CAPTION_WORDS).cast(pl.Int32),
-    ]
-    last = [pl.col("uid_high"), pl.col("uid_low"), pl.col("source_rank"), pl.col("origin"), pl.col("row")]
-    left = rows.with_row_index("row")
-    gone: list[pl.DataFrame] = []
-    for step in DEDUPE_STEPS:
-        if step in steps:
-            group = [f"{step}_high", f"{step}_low"]
-            order = best if step == "url" else by_source
-            staying = left.sort(*order, *last).unique(group, keep="first", maintain_order=True)["row"]
-            is_staying = left["row"].is_in(staying.implode())
-            gone.append(left.filter(~is_staying).select("row", reason=pl.lit(f"duplicate_{step}")))
-            left = left.filter(is_staying)
-    reasons = pl.concat([pl.DataFrame(schema={"row": pl.UInt32, "reason": pl.String}), *gone])
-    return (
-        pl.DataFrame({"row": pl.int_range(rows.height, dtype=pl.UInt32, eager=True)})
-        .join(reasons, on="row", how="left", maintain_order="left")
-        .to_series(1)
-        .alias("drop_reason")
-    )
+def first_reason(answers: pl.DataFrame) -> pl.Series:
+    """The name of the first column that is true in each row (String), null where none is."""
+    named = [pl.when(pl.col(name)).then(pl.lit(name)) for name in answers.columns]
+    return answers.select(pl.coalesce(*named, pl.lit(None, pl.String)).alias("drop_reason")).to_series()

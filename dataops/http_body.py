@@ -14,6 +14,7 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([a-zA-Z0-9_.:-]+)", re.IGNORECASE)
 _MAX_HEAD = 1 << 16
+_GZIP_START = b"\x1f\x8b\x08"
 
 
 class BadBody(ValueError):
@@ -32,9 +33,9 @@ class Head:
     content_type: str
     """Media type in lower case without parameters; '' where none is given."""
     charset: str | None
-    transfer_encoding: str
+    """Codings, here and below, are in the order in which they were applied."""
+    transfer_encoding: tuple[str, ...]
     content_encoding: tuple[str, ...]
-    """Codings in the order in which they were applied."""
     opt_out: frozenset[str] = frozenset()
     """What it says of the page's use (dataops.page_signals)."""
 
@@ -53,33 +54,38 @@ def split_response(data: bytes) -> tuple[Head, bytes]:
     fields = dict(reversed(given))  # the first of a name counts
     content_type = fields.get("content-type", "")
     charset = _CHARSET.search(content_type)
-    codings = (c.strip().lower() for c in fields.get("content-encoding", "").split(","))
     head = Head(
         status=int(status[1]),
         content_type=content_type.partition(";")[0].strip().lower(),
         charset=charset[1] if charset else None,
-        transfer_encoding=fields.get("transfer-encoding", "").lower(),
-        content_encoding=tuple(c for c in codings if c not in ("", "identity")),
+        transfer_encoding=_codings(given, "transfer-encoding"),
+        content_encoding=_codings(given, "content-encoding"),
         opt_out=frozenset(header_opt_outs(given)),
     )
     return head, data[end.end() :]
 
 
+def _codings(given: list[tuple[str, str]], field: str) -> tuple[str, ...]:
+    codings = (coding.strip().lower() for name, value in given if name == field for coding in value.split(","))
+    return tuple(coding.removeprefix("x-") for coding in codings if coding not in ("", "identity"))
+
+
 def decode_body(head: Head, body: bytes, max_bytes: int) -> bytes:
     """The body without its codings.
 
-    Crawlers often store a decoded body under the headers of the coded one: a body that plainly is not coded as its
-    headers say is taken as it is.
+    Crawlers often store a decoded body under the headers of the coded one, and servers name codings that they did not
+    apply, or apply one twice: a body that plainly is not coded as its headers say is taken as it is, and one that still is
+    gzip when all is undone is undone again, for no page starts so.
 
     Raises: BadBody with bad_encoding (damaged or unknown coding) or page_too_large (over `max_bytes` decoded).
     """
-    if "chunked" in head.transfer_encoding:
-        body = dechunked(body)
+    for coding in reversed(head.transfer_encoding):
+        body = dechunked(body) if coding == "chunked" else _decoded(coding, body, max_bytes)
     for coding in reversed(head.content_encoding):
-        body = _decoded(coding.removeprefix("x-"), body, max_bytes)
-    if len(body) > max_bytes:
-        raise BadBody("page_too_large")
-    return body
+        body = _decoded(coding, body, max_bytes)
+    if body[:3] == _GZIP_START:
+        body = _decoded("gzip", body, max_bytes)
+    return _bounded(body, max_bytes)
 
 
 def dechunked(body: bytes) -> bytes:
@@ -101,15 +107,13 @@ def dechunked(body: bytes) -> bytes:
 
 def _decoded(coding: str, body: bytes, max_bytes: int) -> bytes:
     if coding == "gzip":
-        return _inflated(body, zlib.MAX_WBITS | 16, max_bytes) if body[:2] == b"\x1f\x8b" else body
+        return _inflated(body, zlib.MAX_WBITS | 16, max_bytes) if body[:2] == _GZIP_START[:2] else body
+    if _looks_like_markup(body):
+        return body
     if coding == "deflate":  # zlib by the standard, raw deflate from some servers
         wrapped = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
-        if not wrapped and _looks_like_markup(body):
-            return body
         return _inflated(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, max_bytes)
     if coding in ("br", "zstd"):
-        if _looks_like_markup(body):
-            return body
         try:
             reader = BrotliReader(io.BytesIO(body)) if coding == "br" else ZstdReader(io.BytesIO(body))
             return _bounded(reader.read(max_bytes + 1), max_bytes)
@@ -119,14 +123,22 @@ def _decoded(coding: str, body: bytes, max_bytes: int) -> bytes:
 
 
 def _inflated(body: bytes, window_bits: int, max_bytes: int) -> bytes:
-    inflater = zlib.decompressobj(window_bits)
-    try:
-        data = inflater.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise BadBody("bad_encoding") from error
-    if not inflater.eof and len(data) <= max_bytes:
-        raise BadBody("bad_encoding")  # cut off
-    return _bounded(data, max_bytes)
+    """The content of all its members; what follows the last and starts none is passed over."""
+    pieces: list[bytes] = []
+    left = max_bytes + 1
+    while left > 0:
+        inflater = zlib.decompressobj(window_bits)
+        try:
+            pieces.append(inflater.decompress(body, left))
+        except zlib.error as error:
+            raise BadBody("bad_encoding") from error
+        left -= len(pieces[-1])
+        body = inflater.unused_data
+        if not inflater.eof and left > 0:
+            raise BadBody("bad_encoding")  # cut off
+        if not body.startswith(_GZIP_START):
+            break
+    return _bounded(b"".join(pieces), max_bytes)
 
 
 def _bounded(data: bytes, max_bytes: int) -> bytes:

@@ -66,7 +66,9 @@ LAZY_SRCSET = (
 MAX_CANDIDATES = 200
 """Addresses of one image that are compared."""
 
-_LAZY = frozenset((*LAZY_SRC, *LAZY_SRCSET))
+_LAZY = {name: rank for rank, name in enumerate((*LAZY_SRCSET, *LAZY_SRC))}
+_PLAIN = ("srcset", "src")
+_SETS = frozenset(("srcset", *LAZY_SRCSET))
 _DECODED_TYPES = frozenset(
     f"image/{kind}" for kind in ("jpeg", "jpg", "pjpeg", "png", "apng", "webp", "gif", "avif", "bmp")
 )
@@ -108,14 +110,14 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
         sources: those of the `<source>` elements before it in its `<picture>`.
     """
     width, height = declared_length(image.get("width")), declared_length(image.get("height"))
-    if not sources and "srcset" not in image and _LAZY.isdisjoint(image):  # most images
+    if not sources and "srcset" not in image and _LAZY.keys().isdisjoint(image):  # most images
         return ImageReference(image.get("src") or "", width, height)
     elements = [image, *(source for source in sources if _is_for_us(source))] if sources else [image]
-    for lazy in (True, False):
-        offers = [offer for element in elements for offer in _offers(element, lazy)]
-        if offers:
-            best = max(offers, key=lambda offer: (offer.width, offer.density))  # the first of equal ones
-            return ImageReference(best.reference, *_size(best, width, height))
+    offers = [offer for element in elements for offer in _offers(element, _lazy_names(element))]
+    offers = offers or [offer for element in elements for offer in _offers(element, _PLAIN)]
+    if offers:
+        best = max(offers, key=lambda offer: (offer.width, offer.density))  # the first of equal ones
+        return ImageReference(best.reference, *_size(best, width, height))
     return ImageReference(image.get("src") or "", width, height)
 
 
@@ -138,19 +140,23 @@ def _is_for_us(source: Attributes) -> bool:
     return (not kind or kind in _DECODED_TYPES) and not _OTHER_MEDIA.search(source.get("media") or "")
 
 
-def _offers(element: Attributes, lazy: bool) -> Iterator[_Offer]:
-    """What the attributes of one element offer and could be decoded."""
-    if lazy and _LAZY.isdisjoint(element):
-        return
-    for name in LAZY_SRCSET if lazy else ("srcset",):
-        if text := element.get(name):
+def _offers(element: Attributes, names: Sequence[str]) -> Iterator[_Offer]:
+    """What these attributes of an element offer and could be decoded."""
+    for name in names:
+        text = element.get(name)
+        if not text:
+            continue
+        if name in _SETS:
             for found in parse_srcset(text)[:MAX_CANDIDATES]:
                 if _is_image(found.url):
                     density = 1.0 if found.density is None else found.density
                     yield _Offer(found.url, found.width or 0, density, found.height)
-    for name in LAZY_SRC if lazy else ("src",):
-        if (text := element.get(name)) and _is_image(text):
+        elif _is_image(text):
             yield _Offer(text)
+
+
+def _lazy_names(element: Attributes) -> list[str]:
+    return [] if _LAZY.keys().isdisjoint(element) else sorted(_LAZY.keys() & element.keys(), key=_LAZY.__getitem__)
 
 
 def _is_image(reference: str) -> bool:

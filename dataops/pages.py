@@ -13,7 +13,7 @@ from dataops.image_captions import ImageCaptions
 from dataops.markup import check_complexity
 from dataops.open_graph import shared_images
 from dataops.page_signals import Licenses, declared_language, is_license_link, meta_opt_outs
-from dataops.urls import BadUrl, bounded_url, canonical_url
+from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 
 MAX_IMAGES = 20_000
 """Images taken of one page; the rest are counted as the damage `too_many_images`."""
@@ -72,7 +72,7 @@ def page_pairs(
 
     Raises: dataops.markup.BadPage when the page is built to exhaust a parser.
     """
-    if not _ANY_IMAGE.search(html):
+    if b"<img" not in html and not _ANY_IMAGE.search(html):
         return PagePairs([])
     if b"\0" in html:
         html = html.replace(b"\0", b"")
@@ -99,6 +99,7 @@ class _Page:
         self.by_tag = by_tag
         self.images = [*by_tag.get("img", ()), *by_tag.get("amp-img", ())]
         self.base = self._base(page_url)
+        self.resolver = Resolver(self.base, bounds.url)
         links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
         self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
         self.captions = ImageCaptions(tree, "figcaption" in by_tag, bounds.caption)
@@ -177,7 +178,7 @@ class _Page:
     def _address(self, reference: str) -> tuple[str, str | None]:
         """The canonical address, or a bounded form of what cannot be used and the reason."""
         try:
-            return canonical_url(reference, self.base, self.bounds.url), None
+            return self.resolver.resolve(reference), None
         except BadUrl as bad:
             return bounded_url(reference, self.bounds.url), bad.reason
 

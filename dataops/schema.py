@@ -30,6 +30,10 @@ PAIRS = pa.schema(
     ]
 )
 LANGUAGE = [pa.field("language", pa.string()), pa.field("language_score", pa.float32())]
+BALANCE = [
+    pa.field("query_ids", pa.list_(pa.uint32())),  # the queries in the caption: rows of filter.balance.queries
+    pa.field("sampling_probability", pa.float32()),  # with which a loader should see the pair in an epoch; null is 1
+]
 FETCH = [
     pa.field("key", pa.string()),
     pa.field("shard", pa.string()),
@@ -44,7 +48,7 @@ FETCH = [
 PHASH = [pa.field("phash", pa.string())]  # 16 hex
 DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string())]
 
-FILTERED = pa.schema([*PAIRS, *LANGUAGE])
+FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
 CURATED = pa.schema([*DOWNLOADED, *PHASH])
 PACKED = CURATED  # `shard` now names the training shard

@@ -15,6 +15,8 @@ from dataops.errors import CorruptPart
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
 _OWNER = "pairmill"
+MAX_MEMBER_BYTES = 256 << 20
+"""Of one member that is read: it is held in memory."""
 
 Sample = tuple[str, dict[str, bytes]]
 """A key, and the bytes of its members by extension."""
@@ -74,6 +76,9 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
                 if not info.isreg() or info.sparse or not _NAME.fullmatch(info.name):
                     msg = f"{where}: member {info.name!r} is not a plain key.extension file"
                     raise CorruptPart(msg)
+                if not 0 <= info.size <= MAX_MEMBER_BYTES:
+                    msg = f"{where}: member {info.name!r} has {info.size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
+                    raise CorruptPart(msg)
                 content = tar.extractfile(info)
                 data = content.read() if content else b""
                 if len(data) != info.size:
@@ -82,6 +87,6 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
                 key, _, extension = info.name.partition(".")
                 yield key, extension, data
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - which else grows with each member
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: numbers that no tar can hold
         msg = f"{where}: not a whole tar file ({error})"
         raise CorruptPart(msg) from error

@@ -7,9 +7,12 @@ A stage's output is an immutable snapshot in the store::
 
 While a snapshot is made, each finished task of its stage leaves a record under `<stage>/<key>/_work/`, so that a crashed
 stage resumes at its first missing part; the records and scratch files there are deleted once the manifest is in place.
+There too lies the lease (tasks/lease.py) of the one run that makes it; each write checks that it still holds.
 """
 
 import hashlib
+import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +20,19 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import CorruptPart
+from dataops.errors import CorruptPart, LeaseLost
 from dataops.schema import uid_sum
 from dataops.store import Store
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
+
+
+_PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
 class _Frozen(BaseModel):
@@ -37,11 +43,19 @@ class Part(_Frozen):
     """One object of a snapshot."""
 
     name: str
-    rows: int
-    bytes: int
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
     sha256: str
     uid_sum: str | None = None
     """Fingerprint of the uids of its rows (dataops.schema.uid_sum), where it has a column uid."""
+
+    @field_validator("name")
+    @classmethod
+    def _stays_in_its_folder(cls, name: str) -> str:
+        if not _PART.fullmatch(name):  # a manifest may have been written by others
+            msg = "a part's name is letters, digits, `.`, `_` and `-`, in at most one folder"
+            raise ValueError(msg)
+        return name
 
 
 class Input(_Frozen):
@@ -135,12 +149,21 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
     Args:
         verify: read every part and compare its sha256, not only its size.
 
-    Raises: CorruptPart when a part is missing or is not what the manifest says; it names the object and the remedy.
+    Raises: CorruptPart when a part is missing or is not what the manifest says, or the manifest itself is no manifest
+        (a file system that lost power may leave a file empty); it names the object and the remedy.
     """
     name = f"{stage}/{key}/{MANIFEST}"
     if store.size(name) is None:
         return None
-    manifest = Manifest.model_validate_json(store.read(name))
+    try:
+        manifest = Manifest.model_validate_json(store.read(name))
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
+        msg = f"{store.uri}/{name} is not a manifest ({what}); a run of its config remakes it"
+        raise CorruptPart(msg) from error
+    if (manifest.stage, manifest.key) != (stage, key):
+        msg = f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; a run of its config remakes it"
+        raise CorruptPart(msg)
     for part in manifest.parts:
         where = manifest.path(part.name)
         size = store.size(where)
@@ -149,16 +172,54 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
             bad = file_sha256(store.local(where)) != part.sha256
         if bad:
             what = "is missing" if size is None else f"({size} bytes) is not the part of {part.bytes} bytes"
-            msg = f"{store.uri}/{where} {what} that {MANIFEST} names; remake it with --force {stage}"
+            msg = f"{store.uri}/{where} {what} that {MANIFEST} names; `run --verify` remakes it"
             raise CorruptPart(msg)
     return manifest
 
 
-class Draft:
-    """A snapshot being made, possibly by several processes at once: each opens its own Draft on the same key."""
+class Fence(_Frozen):
+    """The right to write a snapshot's parts: a lease (tasks/lease.py) by its generation and the mark of its holder."""
 
-    def __init__(self, store: Store, stage: str, key: str):
-        self.store, self.stage, self.key = store, stage, key
+    generation: int
+    token: str
+
+
+class Draft:
+    """A snapshot being made by the processes of one run: each opens its own Draft on the same key.
+
+    Args:
+        fence: the run's lease; with it, no part is written and no manifest committed once another run has taken over.
+    """
+
+    def __init__(self, store: Store, stage: str, key: str, fence: Fence | None = None):
+        self.store, self.stage, self.key, self.fence = store, stage, key, fence
+
+    def lease_name(self, generation: int) -> str:
+        """Name in the store of the lease of one generation. The highest one that there is counts."""
+        return self.scratch(f"lease-{generation:05d}.json")
+
+    def is_lease(self, name: str) -> bool:
+        """Whether an object of the store is one of this snapshot's leases."""
+        return name.startswith(self.scratch("lease-"))
+
+    def is_complete(self) -> bool:
+        """Whether there is a manifest."""
+        return self.store.size(self.path(MANIFEST)) is not None
+
+    def check_fence(self) -> None:
+        """Raise LeaseLost when this draft has a lease and another run has taken over, or cleared the snapshot."""
+        if self.fence is None:
+            return
+        mine, next_one = (self.lease_name(self.fence.generation + more) for more in (0, 1))
+        if self.store.size(next_one) is not None or self.store.size(mine) is None or not self._is_mine(mine):
+            msg = f"{self.stage} {self.key}: another run makes it now, having taken over; this one stops"
+            raise LeaseLost(msg)
+
+    def _is_mine(self, lease: str) -> bool:
+        try:
+            return json.loads(self.store.read(lease)).get("token") == getattr(self.fence, "token", None)
+        except ValueError:  # damaged, so not what this run wrote
+            return False
 
     def path(self, name: str) -> str:
         """Name in the store of one of the snapshot's objects."""
@@ -173,6 +234,7 @@ class Draft:
 
     def put_bytes(self, name: str, data: bytes, rows: int = 0, uids: Iterable[str] | None = None) -> Part:
         """Write bytes as a part."""
+        self.check_fence()
         self.store.put(self.path(name), data)
         digest = hashlib.sha256(data).hexdigest()
         fingerprint = None if uids is None else uid_sum(uids)
@@ -180,6 +242,7 @@ class Draft:
 
     def put_file(self, name: str, path: Path, rows: int = 0) -> Part:
         """Write a local file as a part."""
+        self.check_fence()
         self.store.put(self.path(name), path)
         return Part(name=name, rows=rows, bytes=path.stat().st_size, sha256=file_sha256(path))
 
@@ -188,21 +251,32 @@ class Draft:
         return self.path(f"_work/{name}")
 
     def done(self, task: str) -> Record | None:
-        """The record of a task that was finished before, when all that it made is still there."""
+        """The record of a task that was finished before, when all that it made is still there.
+
+        One that cannot be read, as a lost power supply may leave it, does not count.
+        """
         name = self.scratch(f"{task}.json")
         if self.store.size(name) is None:
             return None
-        record = Record.model_validate_json(self.store.read(name))
+        try:
+            record = Record.model_validate_json(self.store.read(name))
+        except ValidationError:
+            return None
         whole = all(self.store.size(self.path(p.name)) == p.bytes for p in record.parts)
         return record if whole else None
 
     def finish(self, record: Record) -> Record:
         """Note that a task is finished; written after its parts."""
+        self.check_fence()
         self.store.put(self.scratch(f"{record.task}.json"), record.model_dump_json().encode())
         return record
 
     def commit(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, or return that of the writer that was first, and clear the scratch files."""
+        """Write the manifest, or return that of the writer that was first, and clear the scratch files.
+
+        In this order: whoever waits for this snapshot sees the lease until it can see the manifest.
+        """
+        self.check_fence()
         text = manifest.model_dump_json(indent=2).encode()
         if not self.store.create(self.path(MANIFEST), text):
             manifest = Manifest.model_validate_json(self.store.read(self.path(MANIFEST)))
@@ -217,6 +291,10 @@ def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns:
 
 
 def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet object as a table."""
-    with store.open(name) as file:
-        return pq.ParquetFile(file).read(columns=columns)
+    """One Parquet object as a table. Raises: CorruptPart when it is none."""
+    try:
+        with store.open(name) as file:
+            return pq.ParquetFile(file).read(columns=columns)
+    except pa.ArrowInvalid as error:
+        msg = f"{store.uri}/{name} is no Parquet file: {error}"
+        raise CorruptPart(msg) from error

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 _SPACE = "\t\n\f\r "
-_URL = re.compile(rf"[{_SPACE},]*([^{_SPACE}]+)")
+_URL = re.compile(rf"[{_SPACE},]*+([^{_SPACE}]+)")
 # To the comma that ends a candidate; one in parentheses, which may lack their end, does not.
 _DESCRIPTORS = re.compile(r"((?:[^,(]++|\([^)]*+\)?+)*+),?")
 _TOKEN = re.compile(rf"(?:[^{_SPACE}(]++|\([^)]*+\)?+)+")

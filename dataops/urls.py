@@ -3,7 +3,8 @@
 import ipaddress
 import re
 from functools import lru_cache
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 import idna
 
@@ -16,6 +17,9 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 _NO_HOST = re.compile(r"[/\\]{2}(?:[/\\?#]|\Z)")
 _SPACE = "".join(map(chr, range(0x21)))
 _CONTROL = re.compile(r"[\t\r\n]")
+_REFERENCE = re.compile(r"(?:([a-zA-Z][a-zA-Z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?")
+_HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\[\]]+))(?::([0-9]{0,5}))?")
+_CREDENTIALS = re.compile(r"//[^/?#]*@")
 _SAFE_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _DOTTED = re.compile(r"/(\.|%2e){1,2}(/|\Z)", re.IGNORECASE)
 # What RFC 3986 (2.2, 2.3) allows literally, and "%": escapes that are there stay as they are.
@@ -23,8 +27,7 @@ _PATH_SAFE = "!$%&'()*+,-./:;=@_~"
 _QUERY_SAFE = _PATH_SAFE + "?[]|"
 
 # References that need no reading, most of the Web's: canonical as they stand, or behind a prefix of the page's address. No
-# segment starts with a dot, plain or escaped; none is empty where urllib would take it away; a ";" needs a closer look, for
-# urllib takes an empty parameter away too; a host of four labels of 62 is not too long.
+# segment starts with a dot, plain or escaped; a host of four labels of 62 is not too long.
 _SEGMENT = r"(?!\.|%2)[a-zA-Z0-9!$%&'()*+,.:=@_~-]++"
 _HOST_AND_PATH = rf"[a-z0-9_-]{{1,62}}+(?:\.[a-z0-9_-]{{1,62}}+){{0,3}}+(?:/(?:{_SEGMENT})?+)++"
 _PATH = rf"(?:/{_SEGMENT})*+/?+"
@@ -46,8 +49,9 @@ class BadUrl(ValueError):
 def canonical_url(reference: str, base: str, max_chars: int) -> str:
     """The absolute http(s) address of `reference` on a page at `base`.
 
-    Lower-case scheme and host (IDNA, UTS 46), no default port, no dot segments, no fragment, no white space or
-    non-ASCII: those are percent-encoded as UTF-8. Escapes that are there are not touched: servers tell them apart.
+    Lower-case scheme and host (IDNA, UTS 46), no credentials, no default port, no dot segments, no fragment, no white
+    space or non-ASCII: those are percent-encoded as UTF-8. Escapes that are there are not touched: servers tell them apart,
+    and browsers do not touch them either.
 
     Args:
         base: canonical address of the page, or of its `<base>`.
@@ -71,13 +75,10 @@ def _resolved(reference: str, base: str, max_chars: int) -> str:
         raise BadUrl("data_url" if scheme[1].lower() == "data" else "not_http")
     if len(reference) > max_chars:
         raise BadUrl("url_too_long")
-    if scheme and _NO_HOST.match(reference, scheme.end()):
+    if _NO_HOST.match(reference, scheme.end() if scheme else 0):
         raise BadUrl("bad_url")
     try:
-        reference = _slashes(reference)
-        # What urljoin would do to an absolute address beside taking away an empty parameter, urlsplit does too.
-        is_absolute = scheme and ";" not in reference and reference.startswith("//", scheme.end())
-        url = _canonical(urlsplit(reference if is_absolute else urljoin(base, reference)))
+        url = _canonical(_joined(_parts(_slashes(reference)), _base_parts(base)))
     except (ValueError, UnicodeError) as error:
         raise BadUrl("bad_url") from error
     if len(url) > max_chars:
@@ -107,17 +108,18 @@ class Resolver:
         prefix, rest = None, reference
         if plain := _PLAIN(reference):
             prefix = self._prefixes[plain.lastindex or 0]
-        elif reference.startswith("."):
-            rest = reference.removeprefix("./").lstrip("./")
-            up, odd = divmod(len(reference.removeprefix("./")) - len(rest), 3)
-            if not odd and reference.removeprefix("./").startswith("../" * up) and (plain := _PLAIN(rest)):
-                prefix = self._folder(up) if plain.lastindex == _RELATIVE else None
+        elif reference.startswith(("../", "./")):
+            below = reference.removeprefix("./")
+            rest = below.lstrip("./")
+            up, odd = divmod(len(below) - len(rest), 3)
+            if not odd and below.startswith("../" * up) and (plain := _PLAIN(rest)) and plain.lastindex == _RELATIVE:
+                prefix = self._folder(up)
         if prefix is None or len(prefix) + len(rest) > self.max_chars or len(reference) > self.max_chars:
             return _resolved(reference, self.base, self.max_chars)
         return prefix + rest
 
     def _folder(self, up: int) -> str | None:
-        """The folder so many levels above the base's; None where urllib would change it: it drops empty segments."""
+        """The folder so many levels above the base's; None where empty segments need a closer look."""
         kept = self._folders[: max(0, len(self._folders) - up)]
         return None if "" in self._folders else "/".join([self._root, *kept, ""])
 
@@ -126,6 +128,8 @@ def bounded_url(reference: str, max_chars: int) -> str:
     """What a dropped row keeps of an address that could not be used."""
     reference = reference.strip()
     is_data = reference[:5].lower() == "data:"
+    if not is_data:
+        reference = _CREDENTIALS.sub("//", reference[: 2 * max_chars], count=1)
     return reference[: DATA_URL_KEPT if is_data else max_chars].encode("utf-8", "replace").decode()
 
 
@@ -137,14 +141,43 @@ def _slashes(reference: str) -> str:
     return reference[:cut].replace("\\", "/") + reference[cut:]
 
 
-def _canonical(parts: SplitResult) -> str:
-    if parts.scheme not in _WEB or not parts.netloc or "@" in parts.netloc:
-        msg = "no http address with a host and without credentials"
-        raise ValueError(msg)
-    host = canonical_host(parts.hostname or "")
-    port = parts.port
-    if port == 0:
-        msg = "port 0"
+class _Parts(NamedTuple):
+    """The parts of a reference (RFC 3986, appendix B); None where its delimiter is not there. The fragment is gone."""
+
+    scheme: str | None
+    authority: str | None
+    path: str
+    query: str | None
+
+
+def _parts(reference: str) -> _Parts:
+    found = _REFERENCE.match(reference)
+    assert found is not None  # it matches anything
+    return _Parts(found[1] and found[1].lower(), found[2], found[3], found[4])
+
+
+@lru_cache(maxsize=256)
+def _base_parts(base: str) -> _Parts:
+    return _parts(base)
+
+
+def _joined(given: _Parts, base: _Parts) -> _Parts:
+    """RFC 3986, section 5.2.2, where `http:x` on an http page is relative, as in browsers. Dot segments stay."""
+    if given.scheme and (given.scheme != base.scheme or given.authority is not None):
+        return given
+    if given.authority is not None:
+        return given._replace(scheme=base.scheme)
+    if not given.path:
+        return base if given.query is None else base._replace(query=given.query)
+    path = given.path if given.path[0] == "/" else base.path[: base.path.rfind("/") + 1] + given.path
+    return base._replace(path=path, query=given.query)
+
+
+def _canonical(parts: _Parts) -> str:
+    """The address, without credentials: they are nobody's business, and what needs them is not public."""
+    host, port = _host_and_port((parts.authority or "").rpartition("@")[2])
+    if parts.scheme not in _WEB:
+        msg = "no http address"
         raise ValueError(msg)
     where = host if port is None or port == _DEFAULT_PORTS[parts.scheme] else f"{host}:{port}"
     path = quote(parts.path, safe=_PATH_SAFE, errors="replace") or "/"
@@ -154,11 +187,28 @@ def _canonical(parts: SplitResult) -> str:
     return f"{parts.scheme}://{where}{path}{query}"
 
 
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    found = _HOST_PORT.fullmatch(text)
+    port = int(found[3]) if found and found[3] else None
+    if not found or port == 0 or (port or 0) > 65_535:
+        msg = f"no host and port: {text[:80]!r}"
+        raise ValueError(msg)
+    return canonical_host(found[1] or found[2]), port
+
+
 @lru_cache(maxsize=4096)
 def canonical_host(host: str) -> str:
     """Lower-case ASCII form of a host name or address literal. Raises: ValueError when it is none."""
+    if len(host) > 1024:
+        msg = "no host name is so long"
+        raise ValueError(msg)
     if ":" in host:
+        if "%" in host:
+            msg = f"an address of one machine's own network: {host!r}"
+            raise ValueError(msg)
         return f"[{ipaddress.IPv6Address(host).compressed}]"
+    if "%" in host:
+        host = unquote(host, errors="strict")
     if not host.isascii():
         host = idna.encode(host, uts46=True).decode("ascii")
     host = host.lower().removesuffix(".")

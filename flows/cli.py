@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from dataops.errors import PairmillError
+from dataops.escaping import visible
+from dataops.secrets import guard_process
 from infra import doctor as diagnosis
 from infra import services
 
@@ -36,6 +38,9 @@ app = App(
     version=lambda: version("pairmill"),
     version_flags=["--version"],
 )
+
+queries = App(name="queries", help="Lists of what captions may speak of, for filter.balance.")
+app.command(queries)
 
 
 @app.command
@@ -65,7 +70,8 @@ def run(
     from flows.execute import execute
     from flows.runs import new_run
 
-    record = new_run(load_config(config, set_), services.home())
+    home = services.make_home()  # before a store may be made in it
+    record = new_run(load_config(config, set_), home)
     return execute(record.run_id, until=until, force=force, verify=verify, as_json=json)
 
 
@@ -108,12 +114,115 @@ def show(run_or_key: str, *, store: StoreUri = None, json: Json = False) -> int:
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
 
 
+@queries.command
+def build(
+    *,
+    out: Path,
+    text: tuple[Path, ...] = (),
+    titles: tuple[Path, ...] = (),
+    lemmas: tuple[Path, ...] = (),
+    wordfreq: tuple[str, ...] = (),
+    wordfreq_top: int = 20_000,
+    min_unigram: int = 100,
+    min_bigram: int = 100,
+    min_pmi: float = 6.0,
+    min_views: int = 70,
+    json: Json = False,
+) -> int:
+    """Build a list of queries: frequent words, telling pairs of words, popular titles, lemmas.
+
+    Args:
+        out: the Parquet file to write.
+        text: lines, or Wikipedia's page dumps in XML; .gz, .bz2, .zst or plain.
+        titles: lines `title<TAB>views`, or Wikimedia's page views.
+        lemmas: lines, or WordNet's index files.
+        wordfreq: languages of which the package wordfreq gives the most frequent words.
+        wordfreq_top: how many of them.
+        min_unigram: occurrences of a word in the text.
+        min_bigram: occurrences of a pair of words.
+        min_pmi: its pointwise mutual information, in bits.
+        min_views: views of a title.
+    """
+    from dataops.query_building import Thresholds
+    from flows.report import show_queries
+    from tasks.queries import build_queries
+
+    at = Thresholds(min_unigram=min_unigram, min_bigram=min_bigram, min_pmi=min_pmi, min_views=min_views)
+    found = build_queries(text, titles, lemmas, wordfreq, wordfreq_top, at)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found.write_parquet(out, compression="zstd")
+    return show_queries(found, out, as_json=json)
+
+
 @app.command
-def up(*, json: Json = False) -> int:
+def gc(
+    *,
+    keep_runs: Annotated[int | None, Parameter(help="Keep the newest N runs of each name (default: 10).")] = None,
+    older_than: Annotated[str | None, Parameter(help="Instead: keep the runs younger than, say, 30d.")] = None,
+    store: StoreUri = None,
+    yes: Annotated[bool, Parameter(name="--yes", negative="", help="Delete; without it, only say what.")] = False,
+    json: Json = False,
+) -> int:
+    """Delete the snapshots that no kept run and no registered model needs, and what killed processes left."""
+    from flows.gc import Policy, collect_garbage
+
+    policy = Policy.of(keep_runs, older_than)
+    return collect_garbage(services.home(), store, policy, delete=yes, as_json=json)
+
+
+@app.command
+def deploy(
+    config: Path,
+    *,
+    cron: Annotated[str | None, Parameter(help="When: '0 3 * * *' is 3:00 each night. None: by hand only.")] = None,
+    timezone: Annotated[str, Parameter(help="Of the cron line.")] = "Etc/UTC",
+    until: Annotated[
+        Literal["pack", "register"],
+        Parameter(
+            help="register: all in one flow run. pack: the dataset; training and evaluation then start by trigger."
+        ),
+    ] = "register",
+    overlap: Annotated[
+        Literal["skip", "queue"], Parameter(help="What becomes of a schedule that fires while the last run still goes.")
+    ] = "skip",
+    notify: Annotated[
+        tuple[str, ...], Parameter(help="Notification block, type/name, for failures and new champions.")
+    ] = (),
+    gpus: Annotated[int, Parameter(help="Trainings at a time, over all machines.")] = 1,
+    pool: Annotated[str, Parameter(help="Work pool; training runs in POOL-gpu.")] = "pairmill",
+    remove: Annotated[bool, Parameter(negative="", help="Delete what was deployed for this config.")] = False,
+    json: Json = False,
+) -> int:
+    """Make schedule, triggers, limits and notifications of a config stand in Prefect, or bring them up to date.
+
+    Args:
+        config: TOML file; relative paths in it count from the present folder, also for the scheduled runs.
+    """
+    from flows.deploy import Order, workers
+    from flows.deploy import deploy as make_stand
+    from flows.deploy import remove as delete
+    from flows.report import show_deployed, show_removed
+
+    if remove:
+        return show_removed(delete(config), as_json=json)
+    order = Order(config, cron, timezone, until, overlap, notify, gpus, pool)
+    return show_deployed(make_stand(order), workers(order), as_json=json)
+
+
+@app.command
+def up(
+    *,
+    worker: Annotated[bool, Parameter(negative="", help="Also keep workers here, which run what is deployed.")] = False,
+    pool: Annotated[str, Parameter(help="With --worker: their work pool; training runs in POOL-gpu.")] = "pairmill",
+    gpus: Annotated[int, Parameter(help="With --worker: trainings at a time here; 0 for none.")] = 1,
+    json: Json = False,
+) -> int:
     """Start the local Prefect and MLflow servers."""
     from flows.report import show_services
+    from infra.worker import start_workers
 
-    return show_services(services.up(), as_json=json)
+    running = services.up()
+    return show_services(running + (start_workers(pool, gpus) if worker else []), as_json=json)
 
 
 @app.command
@@ -150,6 +259,7 @@ def run_command(arguments: list[str]) -> int:
     for name, value in LOGGING.items():
         os.environ.setdefault(name, value)
     services.apply_environment()
+    guard_process()
     try:
         if arguments[:1] != ["doctor"]:
             diagnosis.refuse_on_clash()
@@ -157,7 +267,7 @@ def run_command(arguments: list[str]) -> int:
     except CycloptsError:
         return 2
     except PairmillError as error:
-        sys.stderr.write(f"pairmill: {error}\n")
+        sys.stderr.write(visible(f"pairmill: {error}\n"))
         if "--json" in arguments:
             failure = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
             sys.stdout.write(json_.dumps({"error": failure}) + "\n")

@@ -7,17 +7,19 @@ secrets only; nothing secret can enter a config, a manifest or a Prefect paramet
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from dataops.errors import ConfigError, StorageError
+from dataops import secrets
+from dataops.errors import ConfigError
+from dataops.secrets import redact
 from dataops.store import open_store
 from tasks.curate import CurateConfig
 from tasks.download import DownloadConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.extract import KINDS, SourceConfig
-from tasks.filter import FilterConfig
+from tasks.filter_config import FilterConfig
 from tasks.pack import PackConfig
 from tasks.register import RegisterConfig
 from training.config import TrainConfig, load_model_config
@@ -41,6 +43,8 @@ class ExecutionConfig(_Table):
     """Where parts are mapped: in processes of this machine."""
     workers: int | None = Field(default=None, ge=1)
     """Processes for the parts of a stage; all cores where none is given."""
+    retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
+    """Seconds to wait before each new try of a stage that failed with an error that another try may mend; empty: none."""
 
 
 class RunConfig(_Table):
@@ -66,6 +70,18 @@ class RunConfig(_Table):
         return self.model_dump(mode="json", by_alias=True)
 
 
+def config_name(path: Path) -> str:
+    """The `name` of a config file, without checking the rest of it.
+
+    Raises: ConfigError when there is none.
+    """
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError) as error:
+        msg = f"{path}: names no run: {type(error).__name__}: {error}"
+        raise ConfigError(msg) from error
+
+
 def load_config(path: Path, settings: Iterable[str] = ()) -> RunConfig:
     """Read a config file, apply `a.b=value` settings, and check everything that can be checked before work starts.
 
@@ -87,23 +103,48 @@ def load_config(path: Path, settings: Iterable[str] = ()) -> RunConfig:
     return check_config(values, str(path))
 
 
-def check_config(values: Mapping[str, Any], where: str) -> RunConfig:
+def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True) -> RunConfig:
     """Validate config values and the files and places that they name.
 
-    Raises: ConfigError that lists every problem, each with its path, the value and what is allowed.
+    Args:
+        sources: False on a machine that takes a run's dataset from the store: the source files may lie elsewhere.
+
+    Raises: ConfigError that lists every problem, each with its path, the value and what is allowed; StorageError when the
+        store does not answer now.
     """
-    problems: list[str] = []
+    problems = secret_problems(values)
+    if problems:  # nothing more is said of a config that holds one: a message may repeat it
+        raise ConfigError(_listed(where, problems))
     config: RunConfig | None = None
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         problems += [_problem(detail) for detail in error.errors()]
-    problems += _problems_outside(values, config)
+    problems += _problems_outside(values, config, sources=sources)
     if problems or config is None:
-        listed = "\n".join(f"  {line}" for line in problems)
-        msg = f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{listed}"
-        raise ConfigError(msg)
+        raise ConfigError(_listed(where, problems))
     return config
+
+
+def _listed(where: str, problems: list[str]) -> str:
+    lines = "\n".join(f"  {line}" for line in problems)
+    return f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{lines}"
+
+
+def secret_problems(values: Any, path: str = "") -> list[str]:
+    """Each key and value of a config that looks like a secret; what it is, is not said."""
+    if isinstance(values, Mapping):
+        items = [(str(name), value) for name, value in values.items()]
+    elif isinstance(values, list | tuple):
+        items = [("", value) for value in values]
+    else:
+        return []
+    found: list[str] = []
+    for place, (name, value) in enumerate(items):
+        where = f"{path}.{redact(name) or place}".lstrip(".")
+        trouble = secrets.problem(name, value) or (secrets.problem("", name) if name else None)
+        found += [f"{where}: {trouble}"] if trouble else secret_problems(value, where)
+    return found
 
 
 def _problem(detail: Any) -> str:
@@ -134,7 +175,7 @@ def _table(steps: list[Any]) -> type[BaseModel] | None:
     return None
 
 
-def _problems_outside(values: Mapping[str, Any], config: RunConfig | None) -> list[str]:
+def _problems_outside(values: Mapping[str, Any], config: RunConfig | None, *, sources: bool) -> list[str]:
     """What is wrong with the files and places that the valid tables name: a bad table elsewhere does not hide it."""
 
     def table(name: str, model: Any) -> Any:
@@ -146,7 +187,7 @@ def _problems_outside(values: Mapping[str, Any], config: RunConfig | None) -> li
             return None
 
     problems: list[str] = []
-    if (source := table("source", SourceConfig)) is not None:
+    if sources and (source := table("source", SourceConfig)) is not None:
         problems += [f"source.{line}" for line in source.problems()]
     if (train := table("train", TrainConfig)) is not None:
         problems += _caught("train.model", lambda: load_model_config(train.model))
@@ -160,7 +201,7 @@ def _problems_outside(values: Mapping[str, Any], config: RunConfig | None) -> li
 def _caught(path: str, check: Any) -> list[str]:
     try:
         check()
-    except (ConfigError, StorageError) as error:
+    except ConfigError as error:
         return [f"{path}: {error}"]
     return []
 
@@ -169,7 +210,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     steps = name.strip().split(".")
     if not equals or not all(steps):
-        msg = f"--set {setting!r}: write it as path.to.key=value"
+        msg = f"--set {name!r}: write it as path.to.key=value"
         raise ConfigError(msg)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -179,6 +220,6 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     for step in steps[:-1]:
         table = table.setdefault(step, {})
         if not isinstance(table, dict):
-            msg = f"--set {setting!r}: {step} is a value, not a table"
+            msg = f"--set {name!r}: {step} is a value, not a table"
             raise ConfigError(msg)
     table[steps[-1]] = value

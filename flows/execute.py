@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataops.errors import ConfigError, PairmillError
+from dataops.escaping import visible
+from dataops.secrets import redact
 from infra import services
 
 logger = logging.getLogger(__name__)
@@ -44,32 +46,33 @@ def execute(
     if as_json:
         result = record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
         if failure is not None:
-            result["error"] = {"type": type(failure).__name__, "message": str(failure), "exit_code": code}
+            result["error"] = {"type": type(failure).__name__, "message": redact(str(failure)), "exit_code": code}
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         show_run(record, store)
     if failure is not None:
         again = f"\n`pairmill rerun {run_id}` goes on from here" if code in (1, 75) else ""
-        sys.stderr.write(f"pairmill: {type(failure).__name__}: {failure}{again}\n")
+        sys.stderr.write(visible(redact(f"pairmill: {type(failure).__name__}: {failure}{again}\n")))
     return code
 
 
 def rerun(run_id: str, *, from_stage: str | None, store_uri: str | None, as_json: bool) -> int:
     """Continue a run: its former flow run, where Prefect still believes it alive, is marked Crashed first.
 
+    A run whose record says `running` on another machine goes on there for as long as it renews its lease. It goes to where
+    the unfinished try was to go; a finished one goes on to the last stage.
+
     Raises: ConfigError when the run is not known or still goes on.
     """
-    from flows.runs import load_run
+    from flows.runs import is_alive, load_run, remember
 
     home: Path = services.home()
     record, store = load_run(run_id, home, store_uri)
-    if record.actual_state() == "running":
+    if is_alive(record, store):
         attempt = record.attempts[-1]
         msg = f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop it first"
         raise ConfigError(msg)
-    pointer = home / "runs" / run_id
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    pointer.write_text(store.uri)
+    remember(run_id, store, home)
     services.up()
     services.apply_environment()
     from flows.pipeline import STAGES
@@ -78,7 +81,10 @@ def rerun(run_id: str, *, from_stage: str | None, store_uri: str | None, as_json
         if attempt.ended_at is None and attempt.flow_run_id:
             asyncio.run(_mark_crashed(attempt.flow_run_id))
     force = STAGES[STAGES.index(from_stage) :] if from_stage else ()
-    return execute(run_id, force=force, as_json=as_json)
+    until = record.goal
+    if until and force and STAGES.index(until) < STAGES.index(force[0]):
+        until = None  # what is to be made again lies beyond it
+    return execute(run_id, until=until, force=force, as_json=as_json)
 
 
 async def _mark_crashed(flow_run_id: str) -> None:

@@ -1,28 +1,29 @@
-"""The parent flow: eight stages from a web archive to a registered model. Start reading here.
+"""The flows: eight stages from a web archive to a registered model. Start reading here.
 
 Each stage is one Prefect task run. Its snapshot in the store decides whether there is work to do: a complete one ends the
 task at once in the state `Reused`, an unfinished one is resumed. Prefect gives order, retries, schedule and sight.
+
+`pipeline` runs all stages. `curate`, `train` and `evaluate` are the same path in three pieces, each for the machine that
+fits it: they work on one run record, one after the other, started by the events of the piece before.
 """
 
+import logging
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Failed
 
-from dataops.errors import PairmillError
-from dataops.snapshot import Manifest
-from dataops.store import open_store
-from flows.config import RunConfig, check_config, load_config
-from flows.runs import RunRecord, StageRun, load_run, new_run
-from flows.sight import Sight
-from infra.services import environment, home
+from dataops.errors import ConfigError, PairmillError
+from dataops.secrets import guard_process, scrub, scrubbed_errors
+from flows.config import config_name
+from flows.runs import RUN_ID, new_run_id
+from flows.stages import Run
+from infra.services import environment, make_home
 from tasks.curate import CURATE
 from tasks.download import DOWNLOAD
 from tasks.evaluate import EVALUATE
@@ -30,8 +31,10 @@ from tasks.extract import EXTRACT
 from tasks.filter import FILTER
 from tasks.pack import PACK
 from tasks.register import REGISTER
-from tasks.stage import Context, Plan, Stage, discard, make, plan, reuse
+from tasks.stage import Stage
 from tasks.train import TRAIN
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,156 +61,120 @@ PIPELINE = (
 STAGES = tuple(step.stage.name for step in PIPELINE)
 
 
-def _flow_run_name() -> str:
-    """The run id, or for a scheduled run (whose record is not made yet) its config's name and time."""
+def run_id_of_flow_run() -> str:
+    """Names a flow run after the run that it works on: `pairmill show NAME` and `pairmill rerun NAME` are at hand.
+
+    A scheduled flow run gives its run the id: its config's name and the time for which it was planned. The name stays
+    when the flow run is retried, and so does the run.
+    """
     given = flow_run.parameters
-    return given.get("run_id") or f"{Path(str(given.get('config'))).stem}-{flow_run.scheduled_start_time:%Y%m%dT%H%M%S}"
+    if given.get("run_id"):
+        return str(given["run_id"])
+    if RUN_ID.fullmatch(str(flow_run.name)):
+        return str(flow_run.name)
+    path = Path(str(given.get("config")))
+    try:
+        name = config_name(path)
+    except ConfigError:
+        name = path.stem  # the flow itself says what is wrong with the file
+    return new_run_id(name, flow_run.scheduled_start_time)
 
 
-@flow(name="pipeline", flow_run_name=_flow_run_name, validate_parameters=False)
+@flow(name="pipeline", flow_run_name=run_id_of_flow_run, validate_parameters=False)
+@scrubbed_errors()
 def pipeline(
     config: str | None = None,
     run_id: str | None = None,
     until: str | None = None,
     force: tuple[str, ...] = (),
     verify: bool = False,
-) -> dict[str, Any]:
-    """Run the stages in order, making what is missing.
+) -> Any:
+    """From a web archive to a registered CLIP model: makes what is missing, reuses what is there.
 
     Args:
         config: path of the TOML file of a new run (what a schedule gives).
-        run_id: an existing run record to work on instead (what the command gives).
+        run_id: an existing run to work on instead (what the command gives).
         until: the last stage to run.
         force: stages whose snapshots are made again.
         verify: compare the sha256 of every part before a snapshot is reused.
-
-    Returns: what `pairmill run --json` prints.
     """
-    for name, value in environment().items():  # a worker's own environment may lack the address of the local MLflow
-        os.environ.setdefault(name, value)
-    run = Run.open(config, run_id)
+    if not config and not run_id:
+        raise ConfigError("give config (a new run) or run_id (an existing one)")
+    if unknown := {*force, until or STAGES[-1]} - {*STAGES}:
+        raise ConfigError(f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
+    _prepare()
+    run = Run.of_record(run_id, None, until) if run_id else Run.of_config(str(config), until)
+    return run_stages(run, force=force, verify=verify)
+
+
+@flow(name="curate", flow_run_name=run_id_of_flow_run)
+@scrubbed_errors()
+def curate(config: str) -> Any:
+    """From a web archive to a new version of the dataset, `extract` to `pack`. Its landing is an event.
+
+    Args:
+        config: path of the TOML file.
+    """
+    _prepare()
+    return run_stages(Run.of_config(config, "pack"))
+
+
+@flow(name="train", flow_run_name=run_id_of_flow_run)
+@scrubbed_errors()
+def train(run_id: str, store: str | None = None) -> Any:
+    """Takes a run whose dataset has landed and trains on it; the stages before are taken from the store.
+
+    Args:
+        run_id: the run.
+        store: where its record and its snapshots lie, as the run's config names it; the known stores by default.
+    """
+    _prepare()
+    return run_stages(Run.of_record(run_id, store, "train", sources=False), first="train")
+
+
+@flow(name="evaluate", flow_run_name=run_id_of_flow_run)
+@scrubbed_errors()
+def evaluate(run_id: str, store: str | None = None) -> Any:
+    """Takes a run whose candidate is trained, measures it and registers it: behind the gate it becomes the champion.
+
+    Args:
+        run_id: the run.
+        store: where its record and its snapshots lie, as the run's config names it; the known stores by default.
+    """
+    _prepare()
+    return run_stages(Run.of_record(run_id, store, "register", sources=False), first="evaluate")
+
+
+FLOWS = (pipeline, curate, train, evaluate)
+
+
+def run_stages(
+    run: Run, *, first: str = STAGES[0], force: tuple[str, ...] = (), verify: bool = False
+) -> dict[str, Any] | State:
+    """Run the stages from `first` to the run's last in order; what `pairmill run --json` prints."""
     try:
-        for step in PIPELINE:
-            run.stage(step, force=step.stage.name in force, verify=verify)
-            if step.stage.name == until:
+        for place, step in enumerate(PIPELINE):
+            if place < STAGES.index(first):
+                run.take(step)
+            else:
+                run.make(step, force=step.stage.name in force, verify=verify)
+            if step.stage.name == run.until:
                 break
-    except BaseException as error:
+    except Exception as raised:
+        error = scrub(raised)
         run.end("failed", f"{type(error).__name__}: {error}")
+        logger.error("%s", run.failure(error), exc_info=None if isinstance(error, PairmillError) else error)
+        return Failed(message=run.failure(error), data=error)  # Prefect raises `error` where the flow was called
+    except BaseException as error:  # SIGTERM by a cancel or an evicting machine, Ctrl-C
+        run.end("crashed", f"stopped in {run.at} ({type(error).__name__})")
         raise
     run.end("completed")
     return run.summary()
 
 
-class Run:
-    """The state of one run of the flow: its record, its context and the snapshots so far."""
-
-    def __init__(self, record: RunRecord, config: RunConfig):
-        self.record, self.config = record, config
-        self.manifests: dict[str, Manifest] = {}
-        flow_run_id = str(flow_run.id)
-        self.sight = Sight(record.run_id)
-        self.context = Context(
-            store=open_store(config.store.uri),
-            home=home(),
-            progress=self.sight.progress,
-            run_id=record.run_id,
-            run_name=record.name,
-            flow_run_id=flow_run_id,
-            flow_run_url=self.sight.flow_run_url(flow_run_id),
-            run_config=record.config,
-            **({"workers": config.execution.workers} if config.execution.workers else {}),
-        )
-        record.begin()
-        record.attempts[-1].flow_run_id = flow_run_id
-        record.save(self.context.store)
-
-    @classmethod
-    def open(cls, config: str | None, run_id: str | None) -> "Run":
-        """The run of an existing record, or a new one of a config file."""
-        if run_id is not None:
-            record, _ = load_run(run_id, home())
-            return cls(record, check_config(record.config, f"run {run_id}"))
-        loaded = load_config(Path(str(config)))
-        return cls(new_run(loaded, home()), loaded)
-
-    def stage(self, step: Step, *, force: bool, verify: bool) -> None:
-        """Find or make one stage's snapshot, as a Prefect task run."""
-        upstream = [self.manifests[name] for name in step.reads]
-        planned = plan(step.stage, getattr(self.config, step.table), self.config.seed, upstream)
-        if force:
-            discard(planned, self.context)
-        noted = StageRun(stage=step.stage.name, key=planned.key, state="Running")
-        self._note(noted)
-        started = time.monotonic()
-        try:
-            with self.sight.watch(step.stage.name):
-                noted.state, manifest = run_task(planned, self.context, verify=verify)
-        except BaseException:
-            noted.state, noted.seconds = "Failed", time.monotonic() - started
-            self._note(noted)
-            raise
-        noted.seconds, noted.counts = round(time.monotonic() - started, 3), manifest.counts
-        self.manifests[step.stage.name] = manifest
-        self._note(noted)
-        self.sight.stage_ended(manifest, noted.state, noted.seconds)
-
-    def _note(self, noted: StageRun) -> None:
-        self.record.note(noted)
-        self.record.save(self.context.store)
-
-    def end(self, state: Any, error: str | None = None) -> None:
-        """Close the record and show what came out."""
-        if (register := self.manifests.get("register")) is not None:
-            self.record.model_version = register.facts["model_uri"]
-            self.record.model_links = register.facts.get("links", {})
-        self.record.end(state, error)
-        self.record.save(self.context.store)
-        self.sight.run_ended(list(self.manifests.values()))
-
-    def summary(self) -> dict[str, Any]:
-        """`run_id`, `stages` (stage, key, state, seconds, counts) and `model_version`."""
-        return self.record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
-
-
-def run_task(planned: Plan, context: Context, *, verify: bool) -> tuple[Any, Manifest]:
-    """Run one stage as a task run named after what it works on; ("Reused" | "Completed", its manifest)."""
-    found: list[Manifest] = []
-
-    def body() -> Manifest | State:
-        if (manifest := reuse(planned, context, verify=verify)) is not None:
-            found.append(manifest)
-            return Completed(name="Reused", message=f"{planned.stage.name}/{planned.key} was complete")
-        found.append(make(planned, context))
-        return Completed(message=f"made {planned.stage.name}/{planned.key}")
-
-    decorate: Any = task(
-        name=planned.stage.name,
-        task_run_name=_label(planned),
-        retries=2,
-        retry_delay_seconds=[5, 30],
-        retry_condition_fn=_retryable,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )
-    state: State = decorate(body)(return_state=True)
-    if not state.is_completed():
-        state.result(raise_on_failure=True)
-    return ("Reused" if state.name == "Reused" else "Completed"), found[-1]
-
-
-def _label(planned: Plan) -> str:
-    """What the stage works on, in few words."""
-    reads = [f"{i.stage}/{i.key}" for i in planned.inputs if i.stage != "source"]
-    sources = len(planned.inputs) - len(reads)
-    what = f"{sources} source file{'s' if sources != 1 else ''}" if sources else " + ".join(reads[:2])
-    return f"{planned.stage.name} of {what}"
-
-
-def _retryable(_task: Any, _run: Any, state: State) -> bool:
-    try:
-        state.result(raise_on_failure=True)
-    except PairmillError as error:
-        return error.retryable
-    except Exception:
-        return False
-    return False
+def _prepare() -> None:
+    """Make this process fit to run a flow: a worker's own environment may lack the address of the local MLflow server."""
+    for name, value in environment().items():
+        os.environ.setdefault(name, value)
+    guard_process()
+    make_home()

@@ -7,14 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dataops.errors import ConfigError
 from dataops.funnel import STAGES, funnel_stages
+from dataops.secrets import shown
 from dataops.snapshot import Manifest, find
 from dataops.store import Store
+from flows.deploy import Row
 from flows.runs import RunRecord, load_run, stores
 from infra.doctor import Check
 from infra.services import ServiceStatus
@@ -26,12 +29,28 @@ LISTED = 20
 """Failed files that a run's summary names; the manifest has all."""
 
 
+class _Plain(Console):
+    """A console to which a string is text: no markup, no emoji names, control characters spelt out."""
+
+    def __init__(self, width: int | None = None):
+        super().__init__(width=width, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(shown(text), **options)
+
+
 def console() -> Console:
     """Standard output, with colours only on a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    return _Plain() if sys.stdout.isatty() else _Plain(width=WIDTH)
 
 
-def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+def text(said: str, style: str = "") -> Text:
+    """A line to print; what came from the web, a store or a server cannot steer the terminal."""
+    return Text(shown(said), style=style)
+
+
+def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table without lines."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "dropped because")
@@ -52,23 +71,40 @@ def load_manifests(record: RunRecord, store: Store) -> list[Manifest]:
 def show_run(record: RunRecord, store: Store) -> None:
     """A run: its stages, the funnel, the scores and the registered version."""
     out = console()
-    table = _table(
+    table = new_table(
         f"Run {record.run_id}: {record.actual_state()}", "stage", "key", "state", "seconds", right=["seconds"]
     )
-    for run in record.stages:
-        table.add_row(run.stage, run.key, run.state, f"{run.seconds:.1f}")
-    out.print(table)
     manifests = load_manifests(record, store)
+    there = {(manifest.stage, manifest.key) for manifest in manifests}
+    for run in record.stages:
+        gone = run.state in ("Completed", "Reused") and (run.stage, run.key) not in there
+        table.add_row(run.stage, run.key, f"{run.state}, deleted since" if gone else run.state, f"{run.seconds:.1f}")
+    out.print(table)
+    show_tries(record, out)
     show_funnel(manifests, out)
     show_left_out(manifests, out)
     show_scores(manifests, out)
     if record.attempts and record.attempts[-1].error:
-        out.print(Text(f"\nended with: {record.attempts[-1].error.splitlines()[0]}"))
+        out.print(Text("\n") + text(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
     if record.model_version:
         aliases = next((m.facts.get("alias") for m in manifests if m.stage == "register"), None)
-        out.print(Text(f"\nRegistered {record.model_version}" + (f", alias {aliases}" if aliases else "")))
+        out.print(Text("\n") + text(f"Registered {record.model_version}" + (f", alias {aliases}" if aliases else "")))
     for name, link in sorted(record.model_links.items()):
-        out.print(Text(f"  {name}: {link}"), soft_wrap=True)
+        out.print(text(f"  {name}: {link}"), soft_wrap=True)
+
+
+def show_tries(record: RunRecord, out: Console) -> None:
+    """The flow runs that worked on the run, where there was more than one."""
+    if len(record.attempts) < 2:
+        return
+    out.print()
+    table = new_table("Tries", "started", "flow", "until", "machine", "ended")
+    goes = record.attempts[-1] if record.actual_state() == "running" else None
+    for attempt in record.attempts:
+        how = (attempt.error or "done").splitlines()[0][:40] if attempt.ended_at else "killed"
+        ended = text("" if attempt is goes else how)
+        table.add_row(attempt.started_at, attempt.flow, attempt.until or STAGES[-1], text(attempt.host), ended)
+    out.print(table)
 
 
 def show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
@@ -77,13 +113,13 @@ def show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
     if not stages:
         return
     out.print()
-    table = _table(
+    table = new_table(
         "Funnel (rows)", "stage", "in", "kept", "dropped", "dropped because", right=["in", "kept", "dropped"]
     )
     for stage in stages:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in stage["reasons"].items())
         table.add_row(
-            stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", f"{stage['dropped']:,}", Text(reasons)
+            stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", f"{stage['dropped']:,}", text(reasons)
         )
     out.print(table)
 
@@ -107,7 +143,7 @@ def show_scores(manifests: Sequence[Manifest], out: Console) -> None:
         return
     out.print()
     numbers = ("value", "95% interval", "chance", "n")
-    table = _table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
+    table = new_table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
     for row in summary_rows(metrics):
         interval = "" if row["low"] is None else f"{100 * row['low']:.2f} - {100 * row['high']:.2f}"
         chance = "" if row["chance"] is None else f"{100 * row['chance']:.2f}"
@@ -124,7 +160,7 @@ def show_runs(records: Sequence[RunRecord], *, as_json: bool) -> int:
             rows.append({**record.model_dump(mode="json", include=fields), "state": record.actual_state()})
         print_json(rows)
         return 0
-    table = _table("Runs", "run", "state", "started", "stages", "model")
+    table = new_table("Runs", "run", "state", "started", "stages", "model")
     for record in records:
         done = sum(run.state in ("Completed", "Reused") for run in record.stages)
         stages = f"{done} of {len(STAGES)}"
@@ -168,15 +204,52 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
         print_json(manifest.model_dump(mode="json"))
         return
     out = console()
-    out.print(Text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
-    out.print(Text(f"content digest {manifest.content_digest}"))
+    out.print(text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
+    out.print(text(f"content digest {manifest.content_digest}"))
     for source in manifest.inputs:
-        out.print(Text(f"made of {source.stage}/{source.key} ({source.digest[:16]})"))
-    table = _table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
+        out.print(text(f"made of {source.stage}/{source.key} ({source.digest[:16]})"))
+    table = new_table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
     for part in manifest.parts:
         table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
     out.print(table)
     show_funnel([manifest], out)
+
+
+def show_deployed(rows: Sequence[Row], workers: Sequence[str], *, as_json: bool) -> int:
+    """What stands in Prefect now, where to look at it, and what runs it."""
+    if as_json:
+        print_json({"standing": [asdict(row) for row in rows], "workers": list(workers)})
+        return 0
+    out = console()
+    for kind, what in (("deployment", "runs"), ("pool", "type"), ("automation", "state")):
+        table = new_table(f"{kind.capitalize()}s", "name", what)
+        for row in rows:
+            if row.kind == kind:
+                table.add_row(text(row.name), text(row.what))
+        out.print(table)
+        out.print()
+    for row in rows:
+        if row.kind == "deployment":
+            out.print(text(f"{row.name:<24} {row.url}"), soft_wrap=True)
+    out.print()
+    out.print(text(f"Workers run them; here: {workers[0]}"), soft_wrap=True)
+    out.print(text("Or, on other machines:"))
+    for command in workers[1:]:
+        out.print(text(f"  {command}"), soft_wrap=True)
+    return 0
+
+
+def show_removed(names: Sequence[str], *, as_json: bool) -> int:
+    """What is gone from Prefect."""
+    if as_json:
+        print_json({"removed": list(names)})
+        return 0
+    out = console()
+    for name in names:
+        out.print(text(f"removed {name}"))
+    if not names:
+        out.print("nothing was deployed for this config")
+    return 0
 
 
 def show_services(found: Sequence[ServiceStatus], *, as_json: bool) -> int:
@@ -184,7 +257,7 @@ def show_services(found: Sequence[ServiceStatus], *, as_json: bool) -> int:
     if as_json:
         print_json([{**asdict(s), "log": None if s.log is None else str(s.log)} for s in found])
         return 0
-    table = _table("Servers", "name", "state", "address", "pid")
+    table = new_table("Servers", "name", "state", "address", "pid")
     for service in found:
         table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
     console().print(table)
@@ -200,7 +273,18 @@ def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
     out = console()
     for check in checks:
         mark = "ok" if check.ok else check.severity
-        out.print(Text(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
+        out.print(text(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
         if not check.ok and check.remedy:
-            out.print(Text(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
+            out.print(text(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
     return 2 if failed else 0
+
+
+def show_queries(queries: pl.DataFrame, path: Path, *, as_json: bool) -> int:
+    """What a list of queries holds, by kind."""
+    kinds = dict(sorted(queries.group_by("kind").len().iter_rows()))
+    if as_json:
+        print_json({"path": str(path), "queries": queries.height, "kinds": kinds})
+        return 0
+    listed = ", ".join(f"{kind} {number:,}" for kind, number in kinds.items())
+    console().print(Text(f"{path}: {queries.height:,} queries ({listed})"), soft_wrap=True)
+    return 0

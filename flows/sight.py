@@ -21,7 +21,9 @@ from prefect.settings import PREFECT_UI_URL
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dataops.escaping import markdown
 from dataops.funnel import funnel_rows
+from dataops.secrets import redact, shown, without_credentials
 from dataops.snapshot import Manifest
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class Sight:
     def flow_run_url(flow_run_id: str) -> str | None:
         """Address of the flow run's page, where the UI's address is known."""
         ui = PREFECT_UI_URL.value()
-        return f"{ui.rstrip('/')}/runs/flow-run/{flow_run_id}" if ui else None
+        return f"{without_credentials(ui).rstrip('/')}/runs/flow-run/{flow_run_id}" if ui else None
 
     @contextmanager
     def watch(self, stage: str) -> Iterator[None]:
@@ -59,7 +61,9 @@ class Sight:
         for handler, _ in handlers:  # lines of the log would break the bar; the Prefect UI still gets them
             handler.setLevel(logging.WARNING)
         columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TextColumn("{task.fields[line]}"), console=Console(stderr=True), transient=True) as bar:
+        with Progress(
+            *columns, TextColumn("{task.fields[line]}", markup=False), console=Console(stderr=True), transient=True
+        ) as bar:
             self._bar = bar
             bar.add_task(stage, total=None, line="")
             try:
@@ -72,7 +76,7 @@ class Sight:
     def progress(self, done: int, total: int, line: str) -> None:
         """Called by the stage as its parts finish."""
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=line[-60:])
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=shown(line)[-60:])
         logger.debug("%s", line)
         now = time.monotonic()
         if now - self._updated < ARTEFACT_SECONDS and done < total:
@@ -81,7 +85,9 @@ class Sight:
         percent = 100.0 * done / max(total, 1)
         if self._artefact is None:
             key = re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-{self.run_id}".lower()).strip("-")
-            self._artefact = _uuid(create_progress_artifact(percent, key=key, description=f"{self._stage}: {line}"))
+            self._artefact = _uuid(
+                create_progress_artifact(percent, key=key, description=f"{self._stage}: {markdown(redact(line))}")
+            )
         else:
             update_progress_artifact(self._artefact, percent, description=f"{self._stage}: {done} of {total}")
 
@@ -108,6 +114,8 @@ class Sight:
         for manifest in manifests:
             links: dict[str, Any] = manifest.facts.get("links", {}) if manifest.stage == "register" else {}
             for name, link in sorted(links.items()):
+                if not str(link).startswith(("http://", "https://")):
+                    continue  # a page would make a link of it
                 key = "mlflow-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
                 create_link_artifact(link, link_text=f"MLflow: {name}", key=key, description=self.run_id)
 

@@ -15,29 +15,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from training.process import identity
+
 MARK = "PAIRMILL_SERVICE"
 """Environment variable that holds the folder of the service that a process belongs to."""
 
 _PROC = Path("/proc")
 _LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
-
-
-def identity(pid: int) -> str | None:
-    """What tells this process from any other that ever had its pid; None when it is dead or a zombie.
-
-    Source: proc_pid_stat(5): fields 3, 20 and 22, state, threads, start time in clock ticks since boot.
-    """
-    if (_PROC / "self/stat").exists():
-        fields = _stat(pid)
-        # The main thread of a killed process is a zombie before its other threads have let go of the sockets.
-        if fields is None or (fields[0] in "ZX" and int(fields[17]) <= 1):
-            return None
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}:{fields[19]}"
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    line = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    status, _, started = line.partition(" ")
-    return started.strip() if started and not status.startswith("Z") else None
 
 
 def marked(mark: str) -> list[int]:
@@ -151,11 +135,3 @@ def _pids() -> list[int]:
         return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
     except FileNotFoundError:
         return []
-
-
-def _stat(pid: int) -> list[str] | None:
-    try:
-        text = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()  # the command's name may itself hold spaces and parentheses

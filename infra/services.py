@@ -16,8 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from dataops.errors import ConfigError, ServiceError
+from dataops.home import home
+from dataops.secrets import private_folder, secret, without_credentials
 from infra import supervisor
 from infra.supervisor import Record, Service
 
@@ -27,6 +30,12 @@ START_TIMEOUT_S = 90.0
 _EXTERNAL_PATIENCE_S = 10.0
 CLIENT_VARIABLE = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 _CLIENT_PATH = {"prefect": "/api", "mlflow": ""}
+LOCKED_PATH = {"prefect": "/admin/version", "mlflow": "/api/2.0/mlflow/experiments/search?max_results=1"}
+"""What a server with users shows to those alone who give a password; its health it tells to all."""
+CREDENTIALS = {
+    "prefect": "PREFECT_API_KEY, or PREFECT_API_AUTH_STRING=user:password",
+    "mlflow": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+}
 
 PREFECT = Service(
     name="prefect",
@@ -80,6 +89,7 @@ _QUIET = {
     # Our loggers reach the Prefect UI inside a flow run, and are not reproached outside of one.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,infra,tasks,training,dataops",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; the zombie automation (flows/triggers.py) waits for them
     # 7 by default: minutes of silence when the server is down. 3 gives up after 12.5 s, long enough for its restart.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     # Models are code and safetensors; what needs unpickling is not ours.
@@ -109,9 +119,9 @@ class ServiceStatus:
     """Whether it answers, an external one too."""
 
 
-def home() -> Path:
-    """The folder of everything local: `PAIRMILL_HOME`, else `.pairmill` in the working directory. Absolute."""
-    return Path(os.environ.get("PAIRMILL_HOME") or ".pairmill").expanduser().resolve()
+def make_home() -> Path:
+    """`home()`, made for this user only where it is missing: logs, databases and job folders lie in it."""
+    return private_folder(home())
 
 
 def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
@@ -121,7 +131,9 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
 
     Raises:
         ServiceError: one did not start (with the end of its log), or an external one does not answer.
+        ConfigError: an external one does not take our password.
     """
+    make_home()
     for name in CLIENT_VARIABLE:
         if url := _external(name):
             _require_external(name, url)
@@ -246,8 +258,9 @@ def _is_healthy(name: str) -> bool:
 def _status(name: str) -> ServiceStatus:
     if name in CLIENT_VARIABLE and (url := _external(name)):
         web = url.startswith(("http://", "https://"))
-        ui_url = url.removesuffix("/api") if web else ""
-        return ServiceStatus(name, url, ui_url, None, "external", "", healthy=_external_problem(url) is None)
+        told = without_credentials(url)  # clients take theirs from the environment
+        ui_url = told.removesuffix("/api") if web else ""
+        return ServiceStatus(name, told, ui_url, None, "external", "", healthy=_external_problem(url) is None)
     folder = _services() / name
     record: Record | None = supervisor.load(folder)
     if record is None:
@@ -269,9 +282,14 @@ def _require_external(name: str, url: str) -> None:
                 " have `pairmill up` start one here"
             )
         time.sleep(0.5)
+    refusal = _external_problem(url, LOCKED_PATH[name])
+    if refusal and refusal.startswith(("HTTP 401", "HTTP 403")):
+        raise ConfigError(
+            f"{url} does not let us in ({refusal}): set {CREDENTIALS[name]}; `pairmill doctor` tells more"
+        )
 
 
-def _external_problem(url: str) -> str | None:
+def _external_problem(url: str, path: str = "/health") -> str | None:
     """Why an external server is not usable; None when it answers, or is no web server (a database MLflow opens)."""
     if not url.startswith(("http://", "https://")):
         return None
@@ -279,8 +297,8 @@ def _external_problem(url: str) -> str | None:
     import urllib.request
 
     try:
-        request = urllib.request.Request(f"{url}/health")
-        for name, value in _authorization(url).items():
+        request = urllib.request.Request(without_credentials(url) + path)  # urllib would take them for the host
+        for name, value in authorization(url).items():
             request.add_unredirected_header(name, value)  # credentials are for this host only
         with urllib.request.urlopen(request, timeout=5):
             return None
@@ -291,15 +309,25 @@ def _external_problem(url: str) -> str | None:
         return str(error)
 
 
-def _authorization(url: str) -> dict[str, str]:
-    """The header that the server's own client would send."""
-    env = os.environ
-    if url == env.get("PREFECT_API_URL", "").rstrip("/"):
-        token, basic = env.get("PREFECT_API_KEY"), env.get("PREFECT_API_AUTH_STRING")
+def authorization(url: str) -> dict[str, str]:
+    """The header that the server's own client would send to an address of it; none to an address of neither server."""
+    prefect, mlflow = (os.environ.get(variable, "").rstrip("/") for variable in CLIENT_VARIABLE.values())
+    if prefect and f"{url}/".startswith(f"{prefect}/"):
+        token, basic = secret("PREFECT_API_KEY"), secret("PREFECT_API_AUTH_STRING")
+        credentials = basic.get_secret_value() if basic else None
+    elif not mlflow or not f"{url}/".startswith(f"{mlflow}/"):
+        return {}
     else:
-        user = env.get("MLFLOW_TRACKING_USERNAME")
-        token = env.get("MLFLOW_TRACKING_TOKEN")
-        basic = f"{user}:{env.get('MLFLOW_TRACKING_PASSWORD', '')}" if user else None
+        token, user = secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
+        password = secret("MLFLOW_TRACKING_PASSWORD")
+        credentials = f"{user}:{password.get_secret_value() if password else ''}" if user else None
+    credentials = credentials or _userinfo(url)
     if token:
-        return {"Authorization": f"Bearer {token}"}
-    return {"Authorization": "Basic " + base64.b64encode(basic.encode()).decode()} if basic else {}
+        return {"Authorization": f"Bearer {token.get_secret_value()}"}
+    return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()} if credentials else {}
+
+
+def _userinfo(url: str) -> str | None:
+    """`user:password` of an address that holds them."""
+    parts = urlsplit(url)
+    return f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None

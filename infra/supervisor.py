@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dataops.errors import ServiceError
+from dataops.secrets import without_secrets
 from infra import processes
 
 logger = logging.getLogger(__name__)
@@ -90,9 +91,25 @@ def load(folder: Path) -> Record | None:
 def save(folder: Path, record: Record) -> None:
     """Write the state file atomically, readable by its owner only."""
     temporary = folder / "state.json.tmp"
-    temporary.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n")
-    temporary.chmod(0o600)
-    temporary.replace(folder / "state.json")
+    with _writing(temporary):
+        temporary.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+        temporary.chmod(0o600)
+        temporary.replace(folder / "state.json")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only file system or a foreign folder into one message with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = (
+            "free some room, or set PAIRMILL_HOME to another disk"
+            if full
+            else "set PAIRMILL_HOME to a folder that you own"
+        )
+        raise ServiceError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -102,11 +119,9 @@ def locked(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[Non
     Raises:
         ServiceError: another process held it for `patience_s`, or the folder cannot be written.
     """
-    try:
+    with _writing(services):
         services.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = (services / "lock").open("a")
-    except OSError as error:
-        raise ServiceError(f"cannot write {services}: {error}; set PAIRMILL_HOME to a folder that you own") from error
     with handle:
         deadline = time.monotonic() + patience_s
         while True:
@@ -177,13 +192,14 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` without what would bend a server of ours: its makers' settings and Python's own.
 
     A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients; PYTHONPATH may shadow modules (as the backport
-    of `dataclasses` does), and PYTHONWARNINGS=error would end a server at its first deprecation.
+    of `dataclasses` does), and PYTHONWARNINGS=error would end a server at its first deprecation. Nor do secrets come
+    through: no server of ours needs one.
     """
     harmless = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUTF8", "PYTHONIOENCODING"}
     bending = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "PYTHON", "UVICORN_", "GUNICORN_")
     kept = {name: value for name, value in environ.items() if name in harmless or not name.startswith(bending)}
     # The working directory holds a server's data, never its code.
-    return kept | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return without_secrets(kept) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _hangs(folder: Path, record: Record) -> bool:
@@ -201,20 +217,25 @@ def _hangs(folder: Path, record: Record) -> bool:
 
 def _restart(folder: Path, service: Service, record: Record | None) -> Record:
     """End what is left of the service and start it, on its last port where that is free."""
-    folder.mkdir(exist_ok=True, mode=0o700)
+    with _writing(folder):
+        folder.mkdir(exist_ok=True, mode=0o700)
     processes.terminate(record.pid if record and record.alive else None, str(folder), grace_s=STOP_GRACE_S)
     port = _port(record, service)
+    hoped = record.port if record else service.port
+    if hoped is not None and port != hoped:
+        logger.warning("%s: another program holds port %d, so it comes up on %d", service.name, hoped, port)
     log = folder / "log"
-    if log.exists() and log.stat().st_size > _LOG_LIMIT:
-        log.replace(folder / "log.1")
     env = clean_environment(os.environ)
     for name, value in service.env.items():
         env[name] = value.replace("{port}", str(port)).replace("{folder}", str(folder))
     env[processes.MARK] = str(folder)
     command = [word.replace("{port}", str(port)) for word in service.command]
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    with log.open("a") as output:
-        output.write(f"--- {started_at} pairmill starts {service.name} on port {port}\n")
+    with _writing(log):
+        if log.exists() and log.stat().st_size > _LOG_LIMIT:
+            log.replace(folder / "log.1")
+        with log.open("a") as output:
+            output.write(f"--- {started_at} pairmill starts {service.name} on port {port}\n")
     try:
         pid = processes.spawn(command, cwd=folder, env=env, log=log)
     except OSError as error:
@@ -222,7 +243,12 @@ def _restart(folder: Path, service: Service, record: Record | None) -> Record:
     record = Record(
         service.name, port, service.command, service.health_path, pid, processes.identity(pid) or "dead", started_at
     )
-    save(folder, record)
+    try:
+        save(folder, record)
+    except ServiceError:
+        # Without its record no later command would find it.
+        processes.terminate(pid, str(folder), grace_s=STOP_GRACE_S)
+        raise
     logger.info("%s: starting on port %d (pid %d)", service.name, port, pid)
     return record
 

@@ -14,12 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.digest import canonical_json
+from dataops.escaping import markdown, visible
 from dataops.funnel import funnel_stages
 from dataops.schema import PACKED
+from dataops.secrets import HIDDEN, is_secret_name, redact, without_credentials
 from dataops.snapshot import Manifest
-from tasks.tracking import NAME_LENGTH, PARAM_LENGTH, without_credentials
+from tasks.tracking import NAME_LENGTH, PARAM_LENGTH
 
-SECRET = re.compile(r"(^|_)(password|passwd|secret|token|credentials?|api_key|access_key)($|_)", re.IGNORECASE)
 DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a dataset."""
 DESCRIPTION_LENGTH = 5000
@@ -30,12 +31,12 @@ COLSPEC = {"string": "string", "int64": "long", "int32": "integer", "float": "fl
 def redacted(value: Any) -> Any:
     """The value as JSON would hold it, without credentials: secret-looking fields starred, `user:password@` cut out."""
     if isinstance(value, Mapping):
-        return {str(k): "***" if SECRET.search(str(k)) and v else redacted(v) for k, v in value.items()}
+        return {str(k): HIDDEN if is_secret_name(str(k)) and v else redacted(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(item) for item in value]
     if isinstance(value, bool | int | float) or value is None:
         return value
-    return without_credentials(str(value))
+    return redact(str(value))
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -144,12 +145,12 @@ def describe(
     )
     funnel = [_line("stage", "rows in", "kept", "dropped"), "|:--|--:|--:|:--|"]
     for row in funnel_stages(manifests.values()):
-        reasons = ", ".join(f"{_cell(reason)} {n:,}" for reason, n in list(row["reasons"].items())[:6]) or "-"
+        reasons = ", ".join(f"{markdown(reason)} {n:,}" for reason, n in list(row["reasons"].items())[:6]) or "-"
         funnel.append(_line(row["stage"], f"{row['input']:,}", f"{row['kept']:,}", reasons))
     scores = [_line("task", "metric", "result", "95% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
     for row in rows[:24]:
         interval = "-" if row["low"] is None else f"{row['low']:.2%} – {row['high']:.2%}"
-        names, figures = (_cell(row["task"]), _cell(row["metric"])), (_percent(row["value"]), interval)
+        names, figures = (markdown(row["task"]), markdown(row["metric"])), (_percent(row["value"]), interval)
         scores.append(_line(*names, *figures, _percent(row["chance"]), f"{row['n']:,}"))
     places = " · ".join(f"[{name}]({address})" for name, address in links.items())
     blocks = [*head, about, "**Zero-shot results**", "\n".join(scores), "**Funnel**", "\n".join(funnel), places]
@@ -172,12 +173,12 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-def _cell(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text.replace("\n", " "))
-
-
 def _code(text: Any) -> str:
-    return re.sub(r"[`\n]", " ", str(text))
+    return re.sub(r"[`\n]", " ", visible(str(text)))
+
+
+_POLICY = "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+"""Were an escape ever missing, nothing would run or be fetched."""
 
 
 def html_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> str:
@@ -194,7 +195,7 @@ def html_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> 
         "th{color:#5b6773;font-weight:600}td{max-width:28em;overflow-wrap:anywhere}"
     )
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{_POLICY}<title>{html.escape(title)}</title>'
         f"<style>{style}</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(note)}</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
     )

@@ -1,5 +1,6 @@
 """`kind = "warc"`: archives of whole pages, as crawlers write them."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -34,22 +35,18 @@ class FilesSource(Source):
     def inputs(self) -> list[Input]:
         return file_inputs(source_files(self.paths))
 
-    def files(self, context: Context) -> list[SourceFile]:
+    def files(self, context: Context) -> Sequence[SourceFile]:
         return source_files(self.paths)
 
 
-class WarcSource(FilesSource):
-    """`[source]` of `kind = "warc"`."""
+class PagesSource(Source):
+    """A source of archived pages."""
 
-    kind: Literal["warc"] = "warc"
-    """WARC files, gz, zstd, lz4 or plain."""
     max_page_bytes: int = Field(default=50_000_000, ge=1_000, le=1_000_000_000)
     """Longer pages are not read; they are counted in the manifest."""
     opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
     """A page that says one of these, in `<meta name="robots">` or in its response's headers, forbids the use of its images:
     its rows are dropped as opted_out. Also there are `noindex` and `tdm-reservation` (see dataops/page_signals.py)."""
-
-    extracted_with: ClassVar[str] = "pairmill-warc/2"
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         with file.local() as path:
@@ -57,9 +54,10 @@ class WarcSource(FilesSource):
                 if isinstance(found, Damage):
                     rows.damage(found.offset, found.reason)
                 else:
-                    self._read_page(found, rows)
+                    self.read_page(found, rows)
 
-    def _read_page(self, page: Page, rows: PairsWriter) -> None:
+    def read_page(self, page: Page, rows: PairsWriter) -> None:
+        """Take the candidates of one page."""
         bounds = PageBounds(self.max_caption_chars, self.max_url_chars)
         opt_out = frozenset(directive.lower() for directive in self.opt_out_directives)
         try:
@@ -71,6 +69,15 @@ class WarcSource(FilesSource):
         if found.beyond:
             rows.damage(page.offset, "too_many_images")
         rows.add(Origin(page_url, page.offset, found.language, found.opt_out), found.candidates)
+
+
+class WarcSource(FilesSource, PagesSource):
+    """`[source]` of `kind = "warc"`."""
+
+    kind: Literal["warc"] = "warc"
+    """WARC files, gz, zstd, lz4 or plain."""
+
+    extracted_with: ClassVar[str] = "pairmill-warc/2"
 
 
 def read_page(page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()) -> tuple[str, PagePairs]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from dataops.config import StageConfig
-from dataops.snapshot import Counts, Input
+from dataops.snapshot import Counts, Input, Record
 from tasks.job import run_job
 from tasks.stage import Made, Stage, Work
 from training.suite import Suite, load_suite
@@ -42,12 +42,18 @@ def outside(config: EvaluateConfig) -> list[Input]:
 
 
 def make(work: Work) -> Made:
-    """Evaluate the trained model on every task of the suite; finished tasks survive a crash."""
+    """Evaluate the trained model on every task of the suite; finished tasks survive a crash, as in tasks/train.py."""
+    folder = work.context.home / "jobs" / f"evaluate-{work.draft.key}"
+    record = work.draft.done("evaluate") or work.draft.finish(_evaluate(work, folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    return Made(record.parts, record.counts, record.facts)
+
+
+def _evaluate(work: Work, folder: Path) -> Record:
     model = work.inputs["train"]
     store = work.draft.store
     files = [store.local(model.path(name)) for name in ("model.safetensors", "model.json", "tokenizer.json")]
     suite: Suite = work.config.load()
-    folder = work.context.home / "jobs" / f"evaluate-{work.draft.key}"
     job = {
         "checkpoint": str(files[0].parent),
         "suite": suite.model_dump(mode="json"),
@@ -70,8 +76,8 @@ def make(work: Work) -> Made:
     for path in sorted(folder.glob("predictions-*.parquet")):
         parts.append(work.draft.put_file(path.name, path, metrics[path.stem.removeprefix("predictions-")]["n"]))
     examples = sum(task["n"] for task in metrics.values())
-    shutil.rmtree(folder)
-    return Made(parts, Counts(input=examples, kept=examples), {"metrics": metrics})
+    counts = Counts(input=examples, kept=examples)
+    return Record(task="evaluate", parts=parts, counts=counts, facts={"metrics": metrics})
 
 
 EVALUATE = Stage(name="evaluate", version=1, make=make, outside=outside, conserves=False)

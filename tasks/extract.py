@@ -5,23 +5,25 @@ file that cannot be read is tried again, then counts as failed: up to `max_faile
 """
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.digest import canonical_json, text_sha256
-from dataops.errors import SourceError
+from dataops.errors import SourceError, StorageError
 from dataops.snapshot import Counts, Draft, Part, Record
+from dataops.store import Store
 from tasks.archives import WarcSource
 from tasks.common_crawl import CommonCrawlSource
+from tasks.pair_lists import PairsSource
 from tasks.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.parts import ATTEMPTS, map_parts
+from tasks.scratch import scratch_folder
+from tasks.site import SiteSource
 from tasks.sources import Source, SourceFile
 from tasks.stage import Made, Stage, Work, gather
 from tasks.wat_source import WatSource
@@ -29,8 +31,9 @@ from tasks.wat_source import WatSource
 logger = logging.getLogger(__name__)
 
 NAME, VERSION = "extract", 2
+MEMORIES = f"{NAME}/by-source"
 
-Kinds = WarcSource | WatSource | CommonCrawlSource
+Kinds = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource
 """Each kind of source is a class, and a member of this union."""
 SourceConfig = Annotated[Kinds, Field(discriminator="kind")]
 """`[source]`: one of the kinds, told apart by the key `kind`."""
@@ -54,7 +57,7 @@ class FileTask:
     def memory(self) -> str:
         """Name in the store of what is remembered of this file."""
         identity = [NAME, VERSION, self.config.row_config(), self.digest, self.file.name]
-        return f"{NAME}/by-source/{text_sha256(canonical_json(identity))[:32]}.json"
+        return f"{MEMORIES}/{text_sha256(canonical_json(identity))[:32]}.json"
 
 
 class _Memory(BaseModel):
@@ -65,14 +68,23 @@ class _Memory(BaseModel):
     record: Record
 
 
+def remembered_key(store: Store, memory: str) -> str:
+    """The key of the snapshot that a memory names; empty where it cannot be read."""
+    try:
+        return _Memory.model_validate_json(store.read(memory)).key
+    except (ValidationError, StorageError):
+        return ""
+
+
 def make(work: Work) -> Made:
     """Extract each source file, or copy what an earlier snapshot has of it."""
     config: Source = work.config
-    tasks = [FileTask(i, file, file.digest(), config) for i, file in enumerate(config.files(work.context))]
+    fetched = config.fetch(work.draft, work.context)
+    tasks = [FileTask(i, file, file.digest(), config) for i, file in enumerate(fetched.files)]
     _forget_others(work.draft, tasks)
     records = map_parts(extract_file, tasks, work.draft, work.context)
     parts, counts = gather(records)
-    return Made(parts, counts, _summary(records))
+    return Made([*parts, *fetched.parts], counts, _summary(records) | dict(fetched.facts))
 
 
 def _summary(records: Sequence[Record]) -> dict[str, object]:
@@ -112,7 +124,10 @@ def _remembered(draft: Draft, task: FileTask) -> Record | None:
     store = draft.store
     if store.size(task.memory) is None:
         return None
-    memory = _Memory.model_validate_json(store.read(task.memory))
+    try:
+        memory = _Memory.model_validate_json(store.read(task.memory))
+    except ValidationError:  # emptied by a lost power supply: the file is read again
+        return None
     if memory.key == draft.key:  # of an unfinished try on this very snapshot: its parts may be half written over
         return None
     if any(store.size(f"{NAME}/{memory.key}/{part.name}") != part.bytes for part in memory.record.parts):
@@ -130,8 +145,8 @@ def _extracted(draft: Draft, task: FileTask) -> Record:
         msg = f"{task.file.name} changed while the run read it; start the run again"
         raise SourceError(msg)
     with (
-        tempfile.TemporaryDirectory(prefix="pairmill-extract-") as folder,
-        closing(PairsWriter(NAME, task.file.name, task.config.extracted_with, Path(folder))) as rows,
+        scratch_folder("extract") as folder,
+        closing(PairsWriter(NAME, task.file.name, task.config.extracted_with, folder)) as rows,
     ):
         task.config.read(task.file, rows)
         parts, counts = rows.finish(draft, task.index)

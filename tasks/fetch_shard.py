@@ -8,7 +8,7 @@ import io
 import logging
 import math
 import os
-import tempfile
+import sys
 import urllib.request
 import warnings
 from collections import Counter
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,8 +30,11 @@ from tasks import slices
 from tasks.addresses import parse_connect_to
 from tasks.fetch import FetchLimits, SafeOpener
 from tasks.fetch_outcome import outcome, put_tables
+from tasks.scratch import scratch_folder
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates on import
+# img2dataset imports wandb, which we never call: it costs a worker half a second and leaves two temporary folders behind.
+sys.modules.setdefault("wandb", ModuleType("wandb"))
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
     from img2dataset.downloader import Downloader, compute_key
@@ -53,14 +57,14 @@ def run(draft: Draft, shard: "Shard") -> Record:
     rows = slices.read(draft.store, shard.rows)
     keys = shard_keys(shard.index, rows.num_rows, shard.config.shard_size)
     opener = _opener(shard.config)
-    with tempfile.TemporaryDirectory(prefix="pairmill-download-") as folder:
+    with scratch_folder("download") as folder:
         name = f"{shard.index:0{SHARD_DIGITS}d}"
-        tar = Path(folder) / f"{name}.tar"
+        tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):
-            _fetch(rows, keys, shard, Path(folder), opener)
+            _fetch(rows, keys, shard, folder, opener)
         if noise.getvalue():
             logger.warning("download %s: img2dataset said: %s", shard.id, noise.getvalue()[-2000:])
-        table = outcome(rows, keys, pq.read_table(Path(folder) / f"{name}.parquet"), tar.name)
+        table = outcome(rows, keys, pq.read_table(folder / f"{name}.parquet"), tar.name)
         reasons = table["drop_reason"].to_pylist()
         kept = table.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
         _check_tar(tar, kept["key"].to_pylist())

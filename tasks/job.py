@@ -2,6 +2,7 @@
 
 The job's standard error goes to a log file, line by line to our logger, and its last lines into the error message when it
 fails. The job watches our process id and ends itself when we are gone, so a killed run leaves no trainer behind.
+It gets no secret of the environment: all that it reads is on this machine.
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
+from dataops.secrets import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,9 @@ FAILURE = "failure.json"
 """Where a job says why it failed: its exit code does not come through torchrun, which always ends with 1."""
 CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
 """The time at the beginning of a job's line: the log file keeps it, our logger has its own."""
+WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+"""How torchrun, which itself always ends with 1, tells the end of a worker: a signal is negative, the root cause last.
+Source: torch/distributed/elastic/multiprocessing/errors, ChildFailedError."""
 GRACE_SECONDS = 30
 """What a job gets to write a checkpoint after SIGTERM, before it is killed."""
 
@@ -52,7 +57,7 @@ def run_job(
     (folder / FAILURE).unlink(missing_ok=True)
     path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2))
     command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = {**without_secrets(os.environ), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     tail: deque[str] = deque(maxlen=15)
     with (
         log.open("a") as out,
@@ -95,6 +100,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
+    if code == 1 and (workers := WORKER_EXIT.findall(tail)):
+        code = int(workers[-1])
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     said = folder / FAILURE
     if said.exists():

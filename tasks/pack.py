@@ -5,11 +5,9 @@ their keys, and `part-{i:05d}.parquet` with their rows. The picture's bytes are 
 the download, so a member can be followed back. The same rows give the same bytes.
 """
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +22,7 @@ from dataops.snapshot import Counts, Draft, Manifest, Record
 from dataops.store import Store
 from tasks import slices
 from tasks.parts import map_parts
+from tasks.scratch import scratch_folder
 from tasks.slices import Slice
 from tasks.stage import Made, Stage, Work, gather
 
@@ -85,8 +84,8 @@ def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     name = f"{shard.number}.tar"
     packed = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array([name] * rows.num_rows))
     packed = conform(packed, PACKED, f"pack {name}")
-    with tempfile.TemporaryDirectory(prefix="pairmill-pack-") as folder:
-        path = Path(folder) / name
+    with scratch_folder("pack") as folder:
+        path = folder / name
         with path.open("wb") as file:
             writer = ShardWriter(file)
             for row, image in zip(packed.to_pylist(), raw_images(draft.store, rows, shard), strict=True):

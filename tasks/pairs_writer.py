@@ -1,7 +1,7 @@
 """Writes the rows of one source file into its two parts, in bounded memory, and accounts for what could not be used."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ class PairsWriter:
         if len(self._rows) >= _BATCH or len(self._origins) >= _BATCH:
             self._flush()
 
+    def add_table(self, table: pa.Table) -> None:
+        """Rows that come as a table: columns of `pairs`, without uid, source and extracted_with, and drop_reason."""
+        self._flush()
+        uids, digests = uid_column(table["url"].to_pylist(), table["caption"].to_pylist())
+        columns = dict(zip(table.column_names, table.columns, strict=True)) | {"uid": uids}
+        self._write(self._with_constants(columns, table.num_rows), digests)
+
     def count(self, what: str, n: int = 1) -> None:
         """Count something that was read, for the manifest's facts."""
         self.read[what] += n
@@ -85,20 +92,19 @@ class PairsWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            table, digests = self._table()
-            reasons = table["drop_reason"]
-            self.reasons.update(
-                {item["values"]: item["counts"] for item in reasons.drop_null().value_counts().to_pylist()}
-            )
-            usable = reasons.is_null().to_numpy()
-            self._kept.write(table.filter(pa.array(usable)).select(PAIRS.names), digests[usable])
-            self._gone.write(table.filter(pa.array(~usable)), digests[~usable])
+            self._write(*self._table())
         self._rows, self._origins, self._lengths = [], [], []
+
+    def _write(self, table: pa.Table, digests: np.ndarray) -> None:
+        reasons = table["drop_reason"]
+        self.reasons.update({item["values"]: item["counts"] for item in reasons.drop_null().value_counts().to_pylist()})
+        usable = reasons.is_null().to_numpy()
+        self._kept.write(table.filter(pa.array(usable)).select(PAIRS.names), digests[usable])
+        self._gone.write(table.filter(pa.array(~usable)), digests[~usable])
 
     def _table(self) -> tuple[pa.Table, np.ndarray]:
         """The held rows, kept and dropped, and the digests that their uids spell."""
         columns = dict(zip(Candidate._fields, zip(*self._rows, strict=True), strict=True))
-        n = len(self._rows)
         pages = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
         of_page = {
             "page_url": [origin.page_url for origin in self._origins],
@@ -107,18 +113,22 @@ class PairsWriter:
             "page_opt_out": [origin.page_opt_out for origin in self._origins],
         }
         uids, digests = uid_column(columns["url"], columns["caption"])
+        columns["drop_reason"] = columns.pop("reason")
+        types = {field.name: field.type for field in dropped(PAIRS)}
+        arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
+        arrays |= {name: pa.array(values, types[name]).take(pages) for name, values in of_page.items()}
+        return self._with_constants(arrays | {"uid": uids}, len(self._rows)), digests
+
+    def _with_constants(self, columns: Mapping[str, pa.Array | pa.ChunkedArray], n: int) -> pa.Table:
+        """The columns in their order, with those that are the same for all rows; nulls for what there is not."""
         constant = {"source": self.source, "extracted_with": self.extracted_with, "drop_stage": self.stage}
         arrays = []
         for field in dropped(PAIRS):
-            if field.name == "uid":
-                arrays.append(uids)
-            elif field.name in constant:
+            if field.name in constant:
                 arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), n))
-            elif field.name in of_page:
-                arrays.append(pa.array(of_page[field.name], field.type).take(pages))
             else:
-                arrays.append(pa.array(columns["reason" if field.name == "drop_reason" else field.name], field.type))
-        return pa.Table.from_arrays(arrays, schema=dropped(PAIRS)), digests
+                arrays.append(columns[field.name] if field.name in columns else pa.nulls(n, field.type))
+        return pa.Table.from_arrays(arrays, schema=dropped(PAIRS))
 
 
 def uid_column(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:

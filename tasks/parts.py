@@ -7,17 +7,20 @@ Record. Which worker does what, and in which order, cannot show in the output: e
 import logging
 import multiprocessing
 import os
-import threading
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
-from dataops.errors import JobFailed, PairmillError
-from dataops.snapshot import Draft, Record
+from dataops.errors import JobFailed, LeaseLost, PairmillError, StorageError
+from dataops.objects import FULL
+from dataops.secrets import guard_process
+from dataops.snapshot import Draft, Fence, Record
 from dataops.store import open_store
 from tasks.stage import Context
+from training.process import follow_parent
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ def _run(
     total: int,
 ) -> None:
     def submit(task: T) -> Future[Record]:
-        return pool.submit(_call, function, draft.store.uri, draft.stage, draft.key, task)
+        return pool.submit(_call, function, draft.store.uri, draft.stage, draft.key, draft.fence, task)
 
     running = {submit(task): (task, 1) for task in todo}
     try:
@@ -79,7 +82,7 @@ def _run(
                 if error is None:
                     records[task.id] = future.result()
                     context.progress(len(records), total, _line(draft, records[task.id]))
-                elif isinstance(error, PairmillError) and error.retryable and attempt < ATTEMPTS:
+                elif _worth_another_try(error) and attempt < ATTEMPTS:
                     logger.warning("%s %s: try %d failed: %s", draft.stage, task.id, attempt, error)
                     time.sleep(attempt)
                     running[submit(task)] = (task, attempt + 1)
@@ -92,6 +95,11 @@ def _run(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _worth_another_try(error: BaseException) -> bool:
+    """A store has waited for its server long enough itself, and a lost lease does not come back."""
+    return isinstance(error, PairmillError) and error.retryable and not isinstance(error, StorageError | LeaseLost)
+
+
 def _line(draft: Draft, record: Record) -> str:
     counts = record.counts
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: -x[1]))
@@ -99,17 +107,18 @@ def _line(draft: Draft, record: Record) -> str:
     return f"{draft.stage} {record.task}: {kept}" + (f" ({reasons})" if reasons else "")
 
 
-def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, task: T) -> Record:
-    draft = Draft(open_store(store_uri), stage, key)
-    return draft.finish(function(draft, task))
+def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence: Fence | None, task: T) -> Record:
+    draft = Draft(open_store(store_uri), stage, key, fence)
+    try:
+        return draft.finish(function(draft, task))
+    except OSError as error:  # of this machine's own files: the store's are StorageErrors
+        if error.errno not in FULL:
+            raise
+        msg = f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun"
+        raise StorageError(msg) from error
 
 
 def _start_worker(parent: int) -> None:
-    """End this worker soon after its parent was killed: else it would wait for work for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(75)
-
-    threading.Thread(target=watch, daemon=True).start()
+    """In a new worker: end with its parent, which may be killed, and let no secret into a log line."""
+    guard_process()
+    follow_parent(parent)

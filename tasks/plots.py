@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from dataops.escaping import visible
+
 INK, GREY, PALE = "#1b2733", "#7b8794", "#dfe4ea"
 KEPT, VALUE, CHANCE = "#1f6feb", "#1f6feb", "#d1480f"
 REASONS = ("#f4a259", "#e9775f", "#c8553d", "#9c6644", "#b08968", "#8d99ae")
@@ -116,7 +118,7 @@ def _curve(axes: Axes, name: str, steps: Sequence[float], values: Sequence[float
     axes.grid(axis="y", color=PALE, linewidth=0.7)
     axes.set_xlabel("step", color=GREY, fontsize=8)
     last = f"{values[-1]:.4g}"
-    axes.set_title(f"{name}   (last {last})", loc="left", fontsize=10, color=INK, parse_math=False)
+    axes.set_title(f"{_short(name, 60)}   (last {last})", loc="left", fontsize=10, color=INK, parse_math=False)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -175,6 +177,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _short(text: str, limit: int) -> str:
+    text = visible(text)  # a font takes no lone surrogate
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import random
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,10 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import pyarrow.parquet as pq
+
 from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import read_table
 from tasks import ancestry, tracking
+from tasks.filter_report import report_html
 from tasks.packaging import MODEL_FILES, write_model
+from tasks.scratch import scratch_folder
 from tasks.stage import Work, code_version
 
 if TYPE_CHECKING:
@@ -145,12 +148,12 @@ class Registration:
         return datasets
 
     def _log_artifacts(self, run: "Run", curve: Sequence[Mapping[str, Any]]) -> None:
-        with tempfile.TemporaryDirectory(prefix="pairmill-register-") as folder:
+        with scratch_folder("register") as folder:
             for name, data in self._artifacts(curve).items():
-                path = Path(folder) / name
+                path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "replace"))
-            self.client.log_artifacts(run.info.run_id, folder)
+            self.client.log_artifacts(run.info.run_id, str(folder))
 
     def _artifacts(self, curve: Sequence[Mapping[str, Any]]) -> dict[str, bytes | str]:
         from tasks import plots
@@ -162,6 +165,7 @@ class Registration:
             "funnel.json": json.dumps(funnel, indent=2),
             "funnel.html": ancestry.html_page("Funnel", funnel, "Rows of each stage, and why they were dropped."),
             "funnel.png": plots.png(plots.funnel_figure(funnel_stages(inputs.values()))),
+            "filter.html": report_html(inputs["filter"], self._queries()),
             "zero_shot.png": plots.png(plots.accuracy_figure(self.rows)),
             "metrics.json": json.dumps(self.metrics, indent=2, ensure_ascii=False),
             "metrics.jsonl": self._read("train", "metrics.jsonl"),
@@ -171,6 +175,12 @@ class Registration:
         for stage, manifest in inputs.items():
             files[f"manifests/{stage}.json"] = manifest.model_dump_json(indent=2)
         return files | self._sampled_predictions()
+
+    def _queries(self) -> list[str]:
+        """The queries that the filter balanced over, where the list is still where it was."""
+        balance = self.work.inputs["filter"].config.get("balance")
+        path = Path(balance["queries"]) if balance else None
+        return pq.read_table(path, columns=["query"])["query"].to_pylist() if path and path.is_file() else []
 
     def _sampled_predictions(self) -> dict[str, str]:
         """A page per task with some of its predictions: the same ones for the same seed."""
@@ -200,8 +210,8 @@ class Registration:
         model = self.client.create_logged_model(experiment_id, "clip", run_id, tags, params, model_type="CLIP")
         self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         train, store = self.work.inputs["train"], self.work.draft.store
-        with tempfile.TemporaryDirectory(prefix="pairmill-register-") as folder:
-            target = Path(folder) / "model"
+        with scratch_folder("register") as folder:
+            target = folder / "model"
             weights = {name: store.local(train.path(name)) for name in MODEL_FILES}
             ours = Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id)
             write_model(target, weights, ours)

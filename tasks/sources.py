@@ -6,8 +6,9 @@ them: a part for each file, retries, what is remembered of files, the counts of 
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from dataops.config import StageConfig
 from dataops.gzip_members import ByteStream
-from dataops.snapshot import Input
+from dataops.snapshot import Draft, Input, Part
 from tasks.pairs_writer import PairsWriter
 from tasks.stage import Context
 
@@ -54,6 +55,17 @@ class SourceFile(ABC):
             yield Path(copy.name)
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """The files of a source, and what getting them has left in the snapshot."""
+
+    files: Sequence[SourceFile]
+    parts: Sequence[Part] = ()
+    """Evidence."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """For the manifest."""
+
+
 class Source(StageConfig, ABC):
     """The fields of `[source]` that all kinds share, and what each kind must do."""
 
@@ -82,6 +94,13 @@ class Source(StageConfig, ABC):
     @abstractmethod
     def files(self, context: Context) -> Sequence[SourceFile]:
         """The files to read, in the order of their parts. Raises: ConfigError, SourceError."""
+
+    def fetch(self, draft: Draft, context: Context) -> Fetched:
+        """The files, for a source that must bring them here first: what it keeps of them goes into the draft.
+
+        Raises: ConfigError, SourceError.
+        """
+        return Fetched(self.files(context))
 
     @abstractmethod
     def read(self, file: SourceFile, rows: PairsWriter) -> None:

@@ -15,9 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from dataops.config import StageConfig
-from dataops.errors import ContractError
-from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, content_digest, find, snapshot_key
+from dataops.errors import ContractError, CorruptPart
+from dataops.snapshot import (
+    MANIFEST,
+    Counts,
+    Draft,
+    Input,
+    Manifest,
+    Part,
+    Record,
+    content_digest,
+    find,
+    snapshot_key,
+)
 from dataops.store import Store
+from tasks.lease import Held, hold
 
 logger = logging.getLogger(__name__)
 
@@ -101,28 +113,67 @@ def plan(stage: Stage, config: StageConfig, seed: int, upstream: Sequence[Manife
 
 def reuse(planned: Plan, context: Context, *, verify: bool = False) -> Manifest | None:
     """The complete snapshot of this plan, where there is one that still stands."""
-    manifest = find(context.store, planned.stage.name, planned.key, verify=verify)
-    if manifest is not None and not planned.stage.still_valid(manifest, planned.config, context):
-        logger.warning("%s %s is complete here but gone there: made again", planned.stage.name, planned.key)
-        discard(planned, context)
-        return None
+
+    def standing(verify: bool) -> Manifest | None:
+        try:
+            manifest = find(context.store, planned.stage.name, planned.key, verify=verify)
+        except CorruptPart as error:
+            logger.warning("%s", error)
+            return None
+        stands = manifest is not None and planned.stage.still_valid(manifest, planned.config, context)
+        return manifest if stands else None
+
+    draft = _draft(planned, context)
+    if (manifest := standing(verify)) is not None or not draft.is_complete():
+        return manifest
+    with hold(draft, context, remake=True):
+        if (manifest := standing(verify)) is None:  # another run may have remade it meanwhile
+            logger.warning("%s %s is damaged, or what it made elsewhere is gone: made again", draft.stage, draft.key)
+            _clear(draft)
     return manifest
 
 
 def discard(planned: Plan, context: Context) -> None:
-    """Delete the snapshot and all unfinished work on it: the manifest first, so that none ever names missing parts."""
-    draft = Draft(context.store, planned.stage.name, planned.key)
-    context.store.delete_tree(draft.path("manifest.json"))
-    context.store.delete_tree(f"{planned.stage.name}/{planned.key}")
+    """Delete the snapshot and all unfinished work on it.
+
+    Raises: ConfigError that names the run that makes it now, where one does.
+    """
+    draft = _draft(planned, context)
+    with hold(draft, context, wait=False, remake=True):
+        _clear(draft)
+
+
+def _draft(planned: Plan, context: Context) -> Draft:
+    return Draft(context.store, planned.stage.name, planned.key)
+
+
+def _clear(draft: Draft) -> None:
+    """The manifest first, so that none ever names missing parts; the leases stay, so that no former holder wakes up."""
+    draft.store.delete([draft.path(MANIFEST)])
+    names = draft.store.names(f"{draft.stage}/{draft.key}")
+    draft.store.delete([name for name in names if not draft.is_lease(name)])
 
 
 def make(planned: Plan, context: Context) -> Manifest:
-    """Make the snapshot, resuming what an earlier try left, and commit it.
+    """Make the snapshot, resuming what an earlier try left, and commit it; while another run makes it, wait and take its.
 
-    Raises: ContractError when rows were lost or doubled; whatever the stage raises.
+    Raises: ContractError when rows were lost or doubled; LeaseLost when another run took over; whatever the stage raises.
     """
+    draft = _draft(planned, context)
+    while True:
+        with hold(draft, context) as held:
+            if (manifest := find(context.store, draft.stage, draft.key)) is not None:
+                return manifest
+            if held is not None:
+                return _make(planned, held)
+
+
+def _make(planned: Plan, held: Held) -> Manifest:
+    draft, context = held.draft, held.context
+    context.store.sweep(
+        f"{draft.stage}/{draft.key}"
+    )  # what a killed run left half written: none but us writes here now
     stage = planned.stage
-    draft = Draft(context.store, stage.name, planned.key)
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
     made = stage.make(Work(planned.config, planned.seed, upstream, draft, context))
     if stage.conserves:
@@ -143,6 +194,7 @@ def make(planned: Plan, context: Context) -> Manifest:
         prefect_flow_run_id=context.flow_run_id,
         mlflow_run_id=made.mlflow_run_id,
     )
+    held.stop()  # a beat after the commit would leave a lease behind
     return draft.commit(manifest)
 
 
@@ -173,7 +225,7 @@ def gather(records: Sequence[Record]) -> tuple[list[Part], Counts]:
 
 
 def code_version() -> dict[str, Any]:
-    """Git commit and dirty flag of this checkout (None outside one), and the Python that runs it."""
+    """Git commit and dirty flag of this checkout (else what its image was built from), and the Python that runs it."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str | None:
@@ -185,4 +237,6 @@ def code_version() -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     dirty = None if commit is None else bool(git("status", "--porcelain"))
+    if commit is None:  # a container image has no git (infra/Dockerfile)
+        commit = os.environ.get("PAIRMILL_GIT_COMMIT") or None
     return {"commit": commit, "dirty": dirty, "python": platform.python_version()}

@@ -6,13 +6,13 @@ try. MLflow is imported here only when a run is recorded.
 
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError, ServiceError
+from dataops.secrets import redact, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +24,6 @@ KEY_TAG = "pairmill.register_key"
 """On runs, logged models and versions: the key of the register snapshot that they belong to."""
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # MLflow's limits of one request
 PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # and of one value or name
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down holds a run up for minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -37,11 +36,6 @@ QUIET = {
     "MLFLOW_UV_AUTO_DETECT": "false",  # else the lock file of whoever stands in the current folder goes into the model
 }
 """Defaults of the environment, set before MLflow is first imported."""
-
-
-def without_credentials(text: str) -> str:
-    """The text with `user:password@` cut out of every address in it."""
-    return CREDENTIALS.sub("", text)
 
 
 def tracking_uri() -> str:
@@ -70,14 +64,14 @@ def mlflow_errors() -> Iterator[None]:
     try:
         yield
     except RestException as error:
-        reason = without_credentials(str(error))
+        reason = redact(str(error))
         if error.get_http_status_code() in (400, 401, 403, 404, 409):
             msg = f"MLflow at {where} refused: {reason}"
             raise ConfigError(msg) from error
         msg = f"MLflow at {where} failed: {reason}"
         raise ServiceError(msg) from error
     except (MlflowException, RequestException) as error:
-        reason = without_credentials(str(error)).splitlines()[0][:500]
+        reason = redact(str(error)).splitlines()[0][:500]
         msg = f"MLflow at {where} does not answer ({reason}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
         raise ServiceError(msg) from error
 

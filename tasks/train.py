@@ -8,8 +8,9 @@ import json
 import logging
 import re
 import shutil
+from pathlib import Path
 
-from dataops.snapshot import Counts
+from dataops.snapshot import Counts, Record
 from tasks.job import run_job
 from tasks.stage import Made, Stage, Work
 
@@ -27,11 +28,22 @@ STEP = re.compile(r"\bstep\s+(\d+)\s*/\s*(\d+)")
 
 
 def make(work: Work) -> Made:
-    """Train on the packed dataset until the last step and write the weights, the tokenizer and the curves."""
+    """Train on the packed dataset until the last step and write the weights, the tokenizer and the curves.
+
+    The job's folder goes once a record says that all it made is in the store: whenever the run is killed, one of the two
+    is there to go on from.
+    """
+    folder = work.context.home / "jobs" / f"train-{work.draft.key}"
+    record = work.draft.done("train") or work.draft.finish(_train(work, folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    return Made(record.parts, record.counts, record.facts)
+
+
+def _train(work: Work, folder: Path) -> Record:
     dataset = work.inputs["pack"]
     store = work.draft.store
-    shards = [str(store.local(dataset.path(part.name))) for part in dataset.named("", ".tar")]
-    folder = work.context.home / "jobs" / f"train-{work.draft.key}"
+    tars = [dataset.path(part.name) for part in dataset.named("", ".tar")]
+    shards = [str(store.local(name, keep_in=folder / "shards")) for name in tars]
     job = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,
@@ -39,6 +51,9 @@ def make(work: Work) -> Made:
         "output": str(folder),
     }
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={work.config.nproc}")
+    launcher += (
+        f"--log-dir={folder / 'torchrun'}",
+    )  # else a killed one leaves a folder among the system's temporary ones
 
     def follow(line: str) -> None:
         logger.info("%s", line)
@@ -50,8 +65,7 @@ def make(work: Work) -> Made:
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     facts = {"final": last, "model": work.config.model}
     samples = dataset.counts.kept
-    shutil.rmtree(folder)
-    return Made(parts, Counts(input=samples, kept=samples), facts)
+    return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
 TRAIN = Stage(name="train", version=1, make=make, conserves=False)

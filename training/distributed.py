@@ -1,21 +1,15 @@
-"""Ranks: what they exchange, and how a job notices that its parent is gone.
+"""Ranks: what they exchange.
 
 Every function is the identity with one process, so the trainer is written once.
 """
 
 import os
-import threading
-import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-RETRYABLE = 75
 
 
 def rank() -> int:
@@ -151,33 +145,3 @@ def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
         if type(module) is nn.BatchNorm2d:
             module.__class__ = GlobalBatchNorm2d
     return model
-
-
-def follow_parent(pid: int) -> None:
-    """End this process at once, with 75, when the process that asked for the job is gone.
-
-    A pipeline that is killed cannot stop its trainer, and its rerun must not meet a trainer that nobody waits for.
-    """
-    started = _start_of(pid)
-
-    def watch() -> None:
-        while started is not None and _start_of(pid) == started:
-            time.sleep(1)
-        os._exit(RETRYABLE)
-
-    threading.Thread(target=watch, name="follow-parent", daemon=True).start()
-
-
-def _start_of(pid: int) -> str | None:
-    """What tells this process from a later one of the same number; None when it is gone or a zombie."""
-    with suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-        state, *fields = stat.rpartition(")")[2].split()
-        return None if state in "ZX" else fields[18]  # proc(5): field 22, starttime
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return "alive"
-    return "alive"

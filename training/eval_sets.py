@@ -85,8 +85,8 @@ class EvalSet:
         """The shards of a webdataset split, in order."""
         path = self.folder / SHARD_COUNT
         text = _text(path).strip()
-        if not (text.isascii() and text.isdigit() and int(text) > 0):
-            msg = f"{path}: {text[:40]!r} is not a number of shards (a whole number, 1 or more)"
+        if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0):
+            msg = f"{path}: {text[:40]!r} is not a number of shards (a whole number, 1 to 999999)"
             raise ContractError(msg)
         shards = [self.folder / f"{i}.tar" for i in range(int(text))]
         missing = [s.name for s in shards if not s.is_file()]
@@ -175,7 +175,12 @@ class EvalSet:
 
     def _shard_samples(self, classes: int) -> Iterator[Sample]:
         for shard in self.shards():
+            seen: set[str] = set()
             for key, group in groupby(_members(shard), key=lambda member: member[0]):
+                if key in seen:
+                    msg = f"{shard}: sample {key!r} comes twice"
+                    raise ContractError(msg)
+                seen.add(key)
                 fields: dict[str, bytes] = {}
                 for _, suffix, data in group:
                     if suffix in fields:
@@ -260,7 +265,7 @@ def _sample(shard: Path, key: str, fields: dict[str, bytes], kind: Kind, classes
             raise ContractError(msg)
         return Sample(key, images[0], captions=captions)
     label = text.strip()
-    if not (label.isascii() and label.isdigit() and int(label) < classes):
+    if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < classes):
         msg = f"{shard}: {key}.cls holds {label[:40]!r}, which is no label from 0 to {classes - 1}"
         raise ContractError(msg)
     return Sample(key, images[0], int(label))

@@ -14,9 +14,7 @@ The same weights, data, batch size and kind of machine give the same bytes: no f
 
 import json
 import logging
-import os
 import sys
-import threading
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -33,6 +31,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.store import FolderStore
 from training.checkpoint import MODEL_FILES, load_model
 from training.encode import Evaluated
+from training.process import follow_parent
 from training.retrieval import retrieve
 from training.suite import Suite, Task
 from training.zero_shot import classify
@@ -40,7 +39,6 @@ from training.zero_shot import classify
 METRICS = "metrics.json"
 RESULT_VERSION = 1
 """Raised when the same checkpoint and data give another result: results of an older version are then not reused."""
-LOST_PARENT_EXIT = 75
 
 logger = logging.getLogger(__name__)
 
@@ -149,32 +147,6 @@ def read_job(path: Path) -> EvaluateJob:
         raise ConfigError(msg) from error
 
 
-def end_with_parent(pid: int, poll_seconds: float = 1.0) -> None:
-    """End this process at once when process `pid` is gone: an orphan would write beside its successor.
-
-    A dead parent that nobody has reaped still has its id, so a changed parent counts as gone too.
-    """
-    was_parent = os.getppid() == pid
-
-    def gone() -> bool:
-        if was_parent and os.getppid() != pid:
-            return True
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # alive, of another user
-        return False
-
-    def watch() -> None:
-        while not gone():
-            time.sleep(poll_seconds)
-        os._exit(LOST_PARENT_EXIT)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
-
-
 def main(arguments: list[str]) -> int:
     """Run the job file that the command line names; returns the exit code of dataops/errors.py."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -184,7 +156,7 @@ def main(arguments: list[str]) -> int:
             raise ConfigError(msg)
         job = read_job(Path(arguments[0]))
         if job.parent_pid is not None:
-            end_with_parent(job.parent_pid)
+            follow_parent(job.parent_pid)
         run_job(job)
     except PairmillError as error:
         logger.error("%s: %s", type(error).__name__, error)
@@ -222,7 +194,10 @@ def _finished(store: FolderStore, task: Task, fingerprint: str) -> dict[str, Any
     """The result of an earlier, interrupted job, if it was made from the same things and its predictions are whole."""
     if store.size(_result(task)) is None or store.size(_predictions(task)) is None:
         return None
-    record = json.loads(store.read(_result(task)))
+    try:
+        record = json.loads(store.read(_result(task)))
+    except ValueError:  # emptied by a lost power supply
+        return None
     whole = record["predictions_sha256"] == sha256(store.read(_predictions(task))).hexdigest()
     return record["result"] if whole and record["fingerprint"] == fingerprint else None
 

@@ -14,6 +14,7 @@ from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, PairmillError
 from training import distributed
 from training.config import TrainConfig, load_model_config
+from training.process import RETRYABLE
 
 LOCK_SECONDS = 10
 
@@ -52,7 +53,7 @@ class Job(BaseModel):
 class Stopped(PairmillError):
     """The job was asked to stop, or another one holds its output; starting it again goes on."""
 
-    exit_code = distributed.RETRYABLE
+    exit_code = RETRYABLE
     retryable = True
 
 
@@ -107,7 +108,10 @@ def is_done(output: Path, digest: str) -> bool:
     """Whether this job has ended: done.json is its, and every file is as it says."""
     ended = False
     if distributed.rank() == 0 and (output / "done.json").exists():
-        done = json.loads((output / "done.json").read_text("utf-8"))
+        try:
+            done = json.loads((output / "done.json").read_text("utf-8"))
+        except ValueError:  # emptied by a lost power supply
+            done = {"job": None, "files": {}}
         ended = done["job"] == digest and all(
             (output / name).exists() and file_sha256(output / name) == sha256 for name, sha256 in done["files"].items()
         )

@@ -14,6 +14,8 @@ from torch import Tensor
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 1 << 27
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+"""Those of dataops.images. Pillow reads many more, and for EPS it runs Ghostscript."""
 # What Pillow raises for bytes that are not a picture that it can decode whole.
 UNREADABLE = (
     OSError,
@@ -35,7 +37,7 @@ def decode_rgb(data: bytes) -> Image.Image:
         ValueError: unreadable, truncated, or larger than 2^27 pixels; the message says which.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
         return to_rgb(image)

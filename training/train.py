@@ -48,6 +48,7 @@ from training.loss import StepOutcome, contrastive_loss
 from training.model import CLIP
 from training.optim import MAX_LOGIT_SCALE, build_optimizer, learning_rate
 from training.preprocess import Preprocess, normalize
+from training.process import follow_parent
 from training.tokenizer import Tokenizer, train_tokenizer
 
 logger = logging.getLogger("training.train")
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     try:
         job = read_job(arguments)
         if job.parent_pid is not None:
-            distributed.follow_parent(job.parent_pid)
+            follow_parent(job.parent_pid)
         device = _set_up_torch(job.train)
         distributed.join(device)
         with sole_trainer(job.output):

@@ -13,10 +13,22 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chaos_ground import Ground
+from benchmarks.chaos_loop import Chaos
 from infra import services
 from tasks.demo.build import DemoWeb, build_demo_web
 
 ROOT = Path(__file__).resolve().parents[2]
+PLANTED = {
+    "AWS_SECRET_ACCESS_KEY": "planted/aws+secret=key",
+    "AWS_SESSION_TOKEN": "planted-aws-session-token",
+    "PREFECT_API_KEY": "planted-prefect-api-key",
+    "MLFLOW_TRACKING_USERNAME": "mill",
+    "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-password",
+    "HF_TOKEN": "planted-hf-token",
+    "DATABASE_URL": "postgresql+psycopg://mill:planted-database-password@127.0.0.1:9/mill",
+}
+"""Secrets in the environment of every command and server: test_secrets.py looks for them in all that was written."""
 SAMPLE_CONFIG = """
 name = "small"
 [store]
@@ -62,7 +74,7 @@ class Mill:
     site: str
     env: dict[str, str] = field(repr=False)
 
-    def config(self, name: str, *, store: Path | None = None, model_name: str = "small") -> Path:
+    def config(self, name: str, *, store: Path | str | None = None, model_name: str = "small") -> Path:
         """A config file on a store of its own."""
         path = self.folder / f"{name}.toml"
         path.write_text(
@@ -81,11 +93,13 @@ class Mill:
     def command(self, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
 
-    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         """Run the command and expect an exit code."""
         done = subprocess.run(
             self.command(*arguments), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout
         )
+        with (self.folder / "outputs.log").open("a") as log:  # what was shown, for test_secrets.py
+            log.write(done.stdout + done.stderr)
         assert done.returncode == code, (
             f"{arguments} gave {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         )
@@ -118,6 +132,7 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     os.environ["PAIRMILL_HOME"] = str(folder / "home")
+    os.environ |= PLANTED
     web = build_demo_web(folder / "web", limit=240)
     server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
     try:
@@ -130,3 +145,19 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
         services.down()
         os.environ.clear()
         os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def chaos(mill: Mill) -> Chaos:
+    """A tiny pipeline that ran once in peace, in the store `peace`."""
+    ground = Ground(mill.folder / "chaos", mill.folder / "home", mill.env, mill.web, mill.site)
+    made = Chaos(ground, seed=3)
+    made.undisturbed(ground.folder / "peace")
+    return made
+
+
+@pytest.fixture(scope="session")
+def undisturbed(mill: Mill) -> dict[str, Any]:
+    """One run from nothing to a registered version, and what `show` says of it."""
+    result = mill.json("run", mill.config("undisturbed"))
+    return mill.json("show", result["run_id"]) | {"result": result}

@@ -16,8 +16,8 @@ from tasks.s3_files import s3_client
 from tasks.source_files import source_files
 from tasks.stage import Context, make, plan
 from tasks.wat_source import WatSource
-from tests.integration.conftest import KEY_ID, SECRET
 from tests.integration.test_common_crawl import wat
+from tests.seaweed import KEY_ID, SECRET
 from tests.unit.tasks.test_extract_filter import ANIMALS, write_warc
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("inline")]

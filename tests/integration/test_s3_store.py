@@ -1,56 +1,96 @@
-"""The store on a real S3 server: the same promises as in a folder."""
+"""The store on a real S3 server: the same promises as in a folder, and what networks and servers do to them."""
 
+import datetime
+import hashlib
+import logging
+import socket
+import ssl
 import threading
 import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
 
-import boto3
+import botocore.auth
 import pytest
+from boto3.s3.transfer import TransferConfig
 
-from dataops.errors import StorageError
-from dataops.store import S3Store, Store
-from tests.integration.conftest import KEY_ID, SECRET
+from dataops import s3_calls, s3_store
+from dataops.errors import ConfigError, StorageError
+from dataops.s3_store import S3Store
+from dataops.store import open_store
+from flows.config import check_config
+from tests.integration.conftest import KEY_ID, SECRET, free_port
+from tests.meddler import Exchange, meddler
+from tests.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def environment(s3_endpoint, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def environment(s3_server, monkeypatch, tmp_path):
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(s3_calls, "FIRST_PAUSE", 0.05)
 
 
 @pytest.fixture
-def store(environment, tmp_path) -> Store:
-    client = boto3.client("s3")
-    for _ in range(50):  # the server answers a little before its volumes are ready
-        try:
-            client.create_bucket(Bucket="mill")
-            break
-        except client.exceptions.BucketAlreadyOwnedByYou:
-            break
-        except client.exceptions.ClientError:
-            time.sleep(0.2)
-    client.close()
-    found = S3Store("mill", f"prefix/{tmp_path.name}", tmp_path / "cache")
-    found.check_writable()
-    return found
+def store(environment, tmp_path) -> S3Store:
+    return S3Store("mill", f"prefix/{tmp_path.name}")
+
+
+@contextmanager
+def meddled(store: S3Store, s3_server: SeaweedFS, monkeypatch, meddle: Callable[[Exchange], None]):
+    """The same store, seen through a proxy."""
+    with meddler(s3_server.endpoint, meddle) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        yield S3Store(store.bucket, store.prefix)
+
+
+def test_a_store_that_is_in_order_passes_and_keeps_nothing_of_the_test(store):
+    store.check_writable()
+    assert store.names("") == []
 
 
 def test_objects_come_back_as_they_went(store, tmp_path):
     large = tmp_path / "large"
-    large.write_bytes(bytes(range(256)) * 4096 * 12)  # over the multipart threshold of 8 MiB
+    large.write_bytes(bytes(range(256)) * 4096 * 20)  # over the multipart threshold
     store.put("a/small", b"small")
     store.put("a/large", large)
+    store.put("a/large-bytes", large.read_bytes())
     assert store.size("a/none") is None
     assert (store.read("a/small"), store.size("a/large")) == (b"small", large.stat().st_size)
-    assert store.local("a/large").read_bytes() == large.read_bytes()
+    for name in ("a/large", "a/large-bytes"):
+        assert store.local(name).read_bytes() == large.read_bytes()
+        head = store._s3.head_object(Bucket="mill", Key=f"{store.prefix}/{name}")
+        assert head["ETag"].strip('"').endswith("-2"), "it did not go in two parts"
+        assert head["Metadata"]["sha256"] == hashlib.sha256(large.read_bytes()).hexdigest()
     store.copy("a/small", "b/copy")
-    assert store.names("") == ["a/large", "a/small", "b/copy"]
-    assert store.names("a") == ["a/large", "a/small"]
+    assert store.names("") == ["a/large", "a/large-bytes", "a/small", "b/copy"]
+    assert store.names("a") == ["a/large", "a/large-bytes", "a/small"]
     store.delete_tree("a")
+    store.delete(["a/small", "never/there"])
     assert store.names("") == ["b/copy"]
+    for missing in (lambda: store.read("a/small"), lambda: store.local("a/small"), lambda: store.copy("a/small", "c")):
+        with pytest.raises(StorageError, match=r"no such object: a/small in s3://mill/.* at 127\.0\.0\.1:"):
+            missing()
+
+
+def test_a_copy_by_parts_is_the_same_object(store, monkeypatch):
+    """As one of more than 5 GB: the server copies ranges, and no byte comes here."""
+    parts = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
+    monkeypatch.setattr(s3_store, "COPY_PARTS", parts)
+    requests: list[str] = []
+    for operation in ("UploadPartCopy", "GetObject", "CopyObject"):
+        store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
+    data = bytes(range(256)) * 4096 * 12
+    store.put("large", data)
+    store.copy("large", "copied")
+    assert requests == ["UploadPartCopy"] * 3
+    assert store.read("copied") == data
+    head = store._s3.head_object(Bucket="mill", Key=f"{store.prefix}/copied")
+    assert head["Metadata"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_of_many_creators_one_wins(store):
@@ -71,7 +111,7 @@ def test_of_many_creators_one_wins(store):
     assert store.read("stage/key/manifest.json") == str(won[0]).encode()
 
 
-def test_more_objects_than_one_page_are_all_listed(store):
+def test_more_objects_than_one_page_are_all_listed_and_deleted_by_batch(store):
     threads = [
         threading.Thread(target=lambda s=s: [store.put(f"many/{n:04d}", b"") for n in range(s, 1050, 8)])
         for s in range(8)
@@ -80,15 +120,346 @@ def test_more_objects_than_one_page_are_all_listed(store):
         thread.start()
     for thread in threads:
         thread.join()
+    requests: list[str] = []
+    for operation in ("ListObjectsV2", "DeleteObjects", "DeleteObject"):
+        store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
     assert store.names("many") == [f"many/{n:04d}" for n in range(1050)]
+    assert requests == ["ListObjectsV2"] * 2
+    store.delete_tree("many")
+    assert requests.count("DeleteObjects") == 2
+    assert "DeleteObject" not in requests
+    assert store.names("") == []
 
 
-def test_a_missing_bucket_and_wrong_credentials_name_the_remedy(store, monkeypatch, tmp_path):
-    with pytest.raises(StorageError, match="Create the bucket"):
-        S3Store("no-such-bucket-here", "x", tmp_path).read("a")
+def test_unfinished_uploads_of_killed_writers_are_swept(store):
+    for name in ("a/b", "other"):
+        where = {"Bucket": "mill", "Key": f"{store.prefix}/{name}"}
+        upload = store._s3.create_multipart_upload(**where)["UploadId"]
+        store._s3.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"x")
+    assert store.sweep("a", older_than_seconds=3600) == 0
+    assert store.sweep("a") == 1
+    assert store.sweep("") == 1
+    assert store.sweep("") == 0
+
+
+def test_a_conditional_put_whose_answer_was_lost_is_not_taken_for_anothers(store, s3_server, monkeypatch):
+    lost: list[str] = []
+
+    def lose_first_answers(exchange: Exchange) -> None:
+        if exchange.is_answered and exchange.method == "PUT" and len(lost) < 3:
+            lost.append(exchange.path)
+            exchange.dropped = True
+
+    with meddled(store, s3_server, monkeypatch, lose_first_answers) as behind:
+        assert behind.create("manifest.json", b"mine")
+        assert len(lost) == 3
+        assert not behind.create("manifest.json", b"mine"), "equal bytes of another writer are still another's"
+    assert store.read("manifest.json") == b"mine"
+
+
+def test_another_conditional_put_under_way_is_waited_for(store, s3_server, monkeypatch):
+    conflicts: list[str] = []
+
+    def conflict_twice(exchange: Exchange) -> None:
+        if not exchange.is_answered and exchange.method == "PUT" and len(conflicts) < 2:
+            conflicts.append(exchange.path)
+            code = "ConditionalRequestConflict"
+            exchange.respond(409, f"<Error><Code>{code}</Code><Message>try again</Message></Error>".encode())
+
+    with meddled(store, s3_server, monkeypatch, conflict_twice) as behind:
+        assert behind.create("free", b"mine")
+        conflicts.clear()
+        store.create("taken", b"another's")
+        assert not behind.create("taken", b"mine")
+    assert (len(conflicts), store.read("free"), store.read("taken")) == (2, b"mine", b"another's")
+
+
+@pytest.mark.parametrize("size", [1000, 20 << 20], ids=["whole", "by parts"])
+def test_bytes_that_changed_on_the_way_here_are_fetched_again(store, s3_server, monkeypatch, size):
+    times, always = [0], [False]
+
+    def corrupt(exchange: Exchange) -> None:
+        if exchange.is_answered and exchange.method == "GET" and (always[0] or times[0] == 0):
+            assert exchange.answer is not None
+            times[0] += 1
+            headers, data = exchange.answer
+            exchange.answer = (headers, data[:-1] + bytes([data[-1] ^ 1]))
+
+    data = bytes(range(256)) * (size // 250)
+    store.put("a/part", data)
+    with meddled(store, s3_server, monkeypatch, corrupt) as behind:
+        assert behind.read("a/part") == data
+        times[0] = 0
+        path = behind.local("a/part")
+        assert (times[0], path.read_bytes()) == (1, data)
+        path.unlink()
+        always[0] = True
+        for read in (behind.read, behind.local):
+            with pytest.raises(StorageError, match=r"(read|fetch) a/part in s3://mill/.* at 127") as caught:
+                read("a/part")
+            assert "sha256" in str(caught.value) or "checksum" in str(caught.value)
+        assert not [p for p in path.parent.iterdir() if p.is_file()], "a corrupt copy was kept"
+
+
+def test_bytes_that_changed_on_the_way_there_are_refused_and_sent_again(store, s3_server, monkeypatch):
+    spoiled: list[str] = []
+
+    def spoil(exchange: Exchange) -> None:
+        if not exchange.is_answered and exchange.method == "PUT" and not spoiled:
+            spoiled.append(exchange.path)
+            exchange.body = bytes([exchange.body[0] ^ 1]) + exchange.body[1:]
+
+    data = bytes(range(256)) * 4096 * 20
+    for name, written in (("small", b"small"), ("large", data)):
+        spoiled.clear()
+        with meddled(store, s3_server, monkeypatch, spoil) as behind:
+            behind.put(name, written)
+        assert spoiled
+        assert store.read(name) == written
+
+
+def test_a_busy_server_is_given_time_and_one_line_in_the_log(store, s3_server, monkeypatch, caplog):
+    refused: list[str] = []
+
+    def slow_down(exchange: Exchange) -> None:
+        if not exchange.is_answered and len(refused) < 6:
+            refused.append(exchange.path)
+            exchange.respond(503, b"<Error><Code>SlowDown</Code><Message>reduce your rate</Message></Error>")
+
+    caplog.set_level(logging.WARNING, "dataops")
+    with meddled(store, s3_server, monkeypatch, slow_down) as behind:
+        behind.put("a", b"x")
+    assert len(refused) == 6
+    lines = [record.message for record in caplog.records if record.name == "dataops.s3_calls"]
+    assert len(lines) == 2
+    assert "waiting up to 120 s for s3://mill/" in lines[0]
+    assert "SlowDown: reduce your rate" in lines[0]
+    assert "answers again after" in lines[1]
+
+
+def test_work_goes_on_after_the_servers_restart(store, s3_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(s3_calls, "FIRST_PAUSE", 0.5)
+    large = tmp_path / "large"
+    large.write_bytes(bytes(range(256)) * 4096 * 20)
+    store.put("source", large)
+    ended, failures, done = threading.Event(), [], {"put": 0, "read": 0, "create": 0, "upload": 0}
+
+    def work(kind: str) -> None:
+        number = 0
+        try:
+            while not ended.is_set():
+                number += 1
+                if kind == "put":
+                    store.put(f"put/{number}", str(number).encode())
+                elif kind == "read":
+                    assert len(store.read("source")) == large.stat().st_size
+                elif kind == "upload":
+                    store.put("upload", large)
+                else:
+                    assert store.create(f"create/{number}", b"x")
+                done[kind] = number
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(kind,)) for kind in done]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    s3_server.stop(at_once=True)
+    time.sleep(3)
+    before = dict(done)
+    s3_server.start()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not failures and not all(done[k] > before[k] + 1 for k in done):
+        time.sleep(0.2)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert all(done[kind] > before[kind] + 1 for kind in done)
+    for number in range(1, done["put"] + 1):
+        assert store.read(f"put/{number}") == str(number).encode()
+
+
+def test_a_server_that_stays_away_is_a_retryable_error(environment, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(s3_calls, "OUTLAST_SECONDS", 1.5)
+    with pytest.raises(StorageError, match=r"tried for .*Check AWS_ENDPOINT_URL, the network") as caught:
+        S3Store("mill", "x").read("a")
+    assert caught.value.exit_code == 75
+
+
+def unsigned(endpoint: str, monkeypatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+
+
+def late(endpoint: str, monkeypatch) -> None:
+    now = botocore.auth.get_current_datetime
+    three_hours = datetime.timedelta(hours=3)
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *a, **k: now(*a, **k) - three_hours)
+
+
+def setting(name: str, value: str) -> Callable[[str, pytest.MonkeyPatch], None]:
+    return lambda endpoint, monkeypatch: monkeypatch.setenv(name, value.format(port=endpoint.rpartition(":")[2]))
+
+
+@pytest.mark.parametrize(
+    ("bucket", "prefix", "spoil", "code", "remedy"),
+    [
+        ("no-such-bucket", "x", None, "NoSuchBucket", "Create the bucket, or correct store.uri"),
+        ("mill", "x", setting("AWS_ACCESS_KEY_ID", "wrong-key"), "InvalidAccessKeyId", "Correct AWS_ACCESS_KEY_ID"),
+        ("mill", "x", setting("AWS_SECRET_ACCESS_KEY", "wrong-secret"), "Signature", "Correct AWS_SECRET_ACCESS_KEY"),
+        ("mill", "x", unsigned, "Unable to locate credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ("mill", "locked", None, "AccessDenied", "Give these credentials the right to read, write, list and delete"),
+        ("mill", "x", late, "RequestTimeTooSkewed", "Set this machine's clock"),
+        ("mill", "x", setting("AWS_ENDPOINT_URL", "https://127.0.0.1:{port}"), "SSL", "correct http:// or https://"),
+        ("mill", "x", setting("AWS_ENDPOINT_URL", "127.0.0.1:{port}"), "Invalid endpoint", "http(s)://host[:port]"),
+    ],
+    ids=["bucket", "key", "secret", "no-credentials", "denied", "clock", "tls", "address"],
+)
+def test_what_somebody_must_correct_is_said_at_once_with_its_remedy(
+    store, s3_endpoint, monkeypatch, bucket, prefix, spoil, code, remedy
+):
+    statement = '{{"Effect":"Deny","Principal":"*","Action":["s3:PutObject"],"Resource":["arn:aws:s3:::{}/locked/*"]}}'
+    policy = f'{{"Version":"2012-10-17","Statement":[{statement.format("mill")}]}}'
+    store._s3.put_bucket_policy(Bucket="mill", Policy=policy)
+    if spoil is not None:
+        spoil(s3_endpoint, monkeypatch)
+    started = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        S3Store(bucket, prefix).check_writable()
+    message = str(caught.value)
+    assert time.monotonic() - started < 5
+    assert code in message
+    assert remedy in message
+    assert f"s3://{bucket}/{prefix}" in message
+    if code != "Invalid endpoint":
+        assert "127.0.0.1:" in message
+    for secret in (SECRET, KEY_ID, "wrong-secret", "wrong-key"):
+        assert secret not in message
+
+
+def test_looking_at_an_object_says_why_it_may_not(store, monkeypatch):
+    """A HEAD request's answer has no body to say so."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY"):
-        S3Store("mill", "x", tmp_path).read("a")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL"):
-        S3Store("mill", "x", tmp_path).read("a")
+    with pytest.raises(ConfigError, match=r"SignatureDoesNotMatch.*Correct AWS_SECRET_ACCESS_KEY"):
+        S3Store("mill", "x").size("a")
+
+
+@pytest.mark.parametrize("status", [200, 301, 400, 403, 404, 405, 501])
+def test_something_that_is_not_s3_is_told_apart(environment, monkeypatch, status):
+    page = b"<html><body>Hello</body></html>"
+    with meddler("http://127.0.0.1:9", lambda exchange: exchange.respond(status, page)) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(ConfigError, match=r"s3://mill/x at 127\.0\.0\.1:\d+") as caught:
+            S3Store("mill", "x").check_writable()
+    assert "not S3" in str(caught.value) or "it is no store" in str(caught.value)
+
+
+def test_a_web_page_that_boto_takes_for_an_internal_error_is_told_apart_too(environment, monkeypatch):
+    monkeypatch.setattr(s3_store, "CHECK_SECONDS", 0.5)
+    with meddler("http://127.0.0.1:9", lambda exchange: exchange.respond(200, b"<html><p>Hello<br></html>")) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(StorageError, match="or no S3 server"):
+            S3Store("mill", "x").check_writable()
+
+
+def test_a_server_that_ignores_conditions_is_refused(store, s3_server, monkeypatch):
+    # The signature covers the header, so the proxy answers in the server's place.
+    def accept(exchange: Exchange) -> None:
+        if not exchange.is_answered and "If-None-Match" in exchange.headers:
+            exchange.respond(200, b"")
+
+    match = "ignores If-None-Match"
+    with meddled(store, s3_server, monkeypatch, accept) as behind, pytest.raises(ConfigError, match=match):
+        behind.check_writable()
+    assert store.names("") == []
+
+
+def test_a_certificate_that_nobody_vouches_for(environment, monkeypatch, tmp_path):
+    with _tls_server(tmp_path) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{port}")
+        with pytest.raises(ConfigError, match=r"certificate.*AWS_CA_BUNDLE"):
+            S3Store("mill", "x").check_writable()
+
+
+@contextmanager
+def _tls_server(folder: Path):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    certificate = certificate.serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+    signed = certificate.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    pem = folder / "server.pem"
+    private = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem.write_bytes(key.private_bytes(*private) + signed.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        ended = threading.Event()
+
+        def serve() -> None:
+            while not ended.is_set():
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    continue
+                with connection:
+                    connection.settimeout(2)
+                    try:
+                        with context.wrap_socket(connection, server_side=True):
+                            pass
+                    except OSError:
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_changed_object_of_the_same_size_and_second_is_fetched_again(store):
+    store.put("part", b"one")
+    assert store.local("part").read_bytes() == b"one"
+    store.put("part", b"two")
+    assert store.local("part").read_bytes() == b"two"
+
+
+def test_copies_lie_under_the_home_whatever_the_working_directory(store, tmp_path, monkeypatch):
+    store.put("a/part", b"x")
+    monkeypatch.chdir(tmp_path)
+    path = store.local("a/part")
+    assert path.is_relative_to(tmp_path / "home" / "cache")
+    kept = store.local("a/part", keep_in=tmp_path / "job")
+    path.unlink()
+    assert kept.read_bytes() == b"x"
+
+
+def test_a_config_check_tells_what_to_correct_from_what_passes(environment, monkeypatch):
+    """The first is exit code 2, with all that is wrong; the second 75, for a scheduler to try again."""
+    config = {"name": "x", "store": {"uri": "s3://mill/x"}, "source": {"kind": "warc", "paths": ["/nowhere/*"]}}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    with pytest.raises(ConfigError, match=r"store\.uri: cannot write .*Correct AWS_SECRET_ACCESS_KEY") as caught:
+        check_config(config, "here")
+    assert "source.paths" in str(caught.value)
+    assert "register" in str(caught.value)
+    open_store.cache_clear()
+    monkeypatch.setattr(s3_store, "CHECK_SECONDS", 0.5)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageError, match=r"s3://mill/x at 127\.0\.0\.1") as away:
+        check_config(config, "here")
+    assert away.value.exit_code == 75
+    open_store.cache_clear()

@@ -113,31 +113,6 @@ with get_client(sync_client=True) as client:
     assert list((home / "services/mlflow/artifacts").rglob("note.txt"))
 
 
-def test_the_prefect_project_file_deploys(home: Path, tmp_path: Path):
-    (tmp_path / "flows").mkdir()
-    (tmp_path / "flows/pipeline.py").write_text(
-        "from prefect import flow\n@flow\ndef pipeline(config: str | None = None): ...\n"
-    )
-    env = clean_environment() | services.environment() | {"PREFECT_HOME": str(tmp_path / "client")}
-    project = str(ROOT / "infra/prefect.yaml")
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "--no-prompt",
-        "deploy",
-        "--prefect-file",
-        project,
-        "--name",
-        "pipeline",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    deployment = json.loads(get(f"{services.status()[0].url}/deployments/name/pipeline/pipeline"))
-    assert deployment["work_pool_name"] == "pairmill"
-    assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
-
-
 @pytest.mark.parametrize("name", ["prefect", "mlflow"])
 def test_up_heals_a_killed_server(home: Path, name: str):
     before = {status.name: status for status in services.status()}

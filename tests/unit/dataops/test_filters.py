@@ -1,30 +1,32 @@
 import polars as pl
+import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from dataops.filters import DEDUPE_STEPS, TextBounds, dedupe_columns, duplicates, first_reason, rules
-from dataops.schema import uid
+from dataops.filters import RuleConfig, asked_of, first_reason
+from dataops.personal import masked
+from dataops.schema import PAIRS
 
-BOUNDS = TextBounds(
-    min_chars=3,
-    max_chars=60,
-    min_words=2,
-    max_words=12,
-    min_letter_fraction=0.5,
-    drop_file_names=True,
-    max_url_chars=60,
-    blocked_extensions=("ico", "svg"),
+BOUNDS = RuleConfig(max_chars=60, min_words=2, max_words=12, min_letter_fraction=0.5, max_url_chars=60)
+OFF = RuleConfig(
+    min_words=0,
+    **{"min_chars": 0, "max_chars": None, "max_words": None, "min_letter_fraction": 0, "max_repeated_fraction": None},
+    **{"drop_file_names": False, "drop_dates_and_sizes": False, "personal": "keep", "max_url_chars": None},
+    **{"blocked_extensions": [], "drop_tracking": False, "opt_out": []},
 )
 
 
-def reasons(rows: list[tuple[str, str]], bounds: TextBounds = BOUNDS) -> list[str | None]:
-    frame = pl.DataFrame(rows, schema=["url", "caption"], orient="row")
-    return frame.select(first_reason(rules(bounds))).to_series().to_list()
+def table(rows: list[dict]) -> pl.DataFrame:
+    return pl.from_arrow(pa.Table.from_pylist([dict.fromkeys(PAIRS.names) | row for row in rows], schema=PAIRS))
+
+
+def reason(config: RuleConfig = BOUNDS, **row) -> str | None:
+    rows = table([{"url": "http://a.example/1.jpg", "caption": "a red kite"} | row])
+    return first_reason(asked_of(rows, config)).to_list()[0]
 
 
 @pytest.mark.parametrize(
-    ("caption", "reason"),
+    ("caption", "expected"),
     [
         ("a red kite", None),
         ("a\u0301 b", None),
@@ -41,16 +43,16 @@ def reasons(rows: list[tuple[str, str]], bounds: TextBounds = BOUNDS) -> list[st
         ("screenshot 2026-01-02", "file_name"),
         ("image 12 of a kite", None),
         ("see kite.png for the full picture of it", None),
-        ("12 / 34 x", "few_letters"),
+        ("12 / 34 x", "date_or_size"),
         ("★★★ ok", "few_letters"),
     ],
 )
-def test_captions(caption: str, reason: str | None):
-    assert reasons([("http://a.example/1.jpg", caption)]) == [reason]
+def test_captions(caption: str, expected: str | None):
+    assert reason(caption=caption) == expected
 
 
 @pytest.mark.parametrize(
-    ("url", "reason"),
+    ("url", "expected"),
     [
         ("http://a.example/logo.svg", "url_extension"),
         ("http://a.example/LOGO.SVG?v=2", "url_extension"),
@@ -59,75 +61,100 @@ def test_captions(caption: str, reason: str | None):
         ("http://a.example/" + "x" * 60, "url_too_long"),
     ],
 )
-def test_addresses(url: str, reason: str | None):
-    assert reasons([(url, "a red kite")]) == [reason]
+def test_addresses(url: str, expected: str | None):
+    assert reason(url=url) == expected
 
 
 def test_every_rule_can_be_off():
-    off = TextBounds(0, None, 0, None, 0, False, None, ())
-    assert reasons([("http://a.example/x.svg", ""), ("", "1"), ("", "IMG_2034.jpg")], off) == [None] * 3
-
-
-def pairs(rows: list[tuple[str, str, str, str]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "uid": [uid(url, caption) for url, caption, _, _ in rows],
-            "url": [row[0] for row in rows],
-            "caption": [row[1] for row in rows],
-            "caption_source": [row[2] for row in rows],
-            "page_url": [row[3] for row in rows],
-            "source": ["a.warc.gz"] * len(rows),
-            "source_offset": [0] * len(rows),
-        },
-        schema_overrides={"caption": pl.String},
-    )
-
-
-def chosen(rows: list[tuple[str, str, str, str]]) -> list[str | None]:
-    return duplicates(dedupe_columns(pairs(rows)), DEDUPE_STEPS).to_list()
+    rows = [{"url": "http://a.example/x.svg", "caption": ""}, {"url": "", "caption": "1"}]
+    rows += [{"url": "http://a.example/pixel.gif", "caption": "IMG_2034.jpg", "page_opt_out": "noai"}]
+    assert asked_of(table(rows), OFF).columns == ["too_short", "too_few_words"]
+    assert first_reason(asked_of(table(rows), OFF)).to_list() == [None] * 3
 
 
 @pytest.mark.parametrize(
-    ("best", "worse", "reason"),
+    ("caption", "expected"),
     [
-        (("u", "a red kite", "alt"), ("u", "a red kite", "title"), "duplicate_uid"),
-        (("u", "A red  kite", "alt"), ("u", "A RED KITE", "alt"), "duplicate_pair"),
-        (("u", "Straße am Meer", "alt"), ("u", "strasse am meer", "title"), "duplicate_pair"),
-        (("u", "a red kite", "alt"), ("u", "a red kite over the hill", "figcaption"), "duplicate_url"),
-        (("u", "a red kite over the hill", "figcaption"), ("u", "kite", "alt"), "duplicate_url"),
-        (("u", "a red kite over the hill", "alt"), ("u", "a red kite", "alt"), "duplicate_url"),
-        (("u", "a red kite", "alt"), ("u", "A RED KITE AND MORE", "alt"), "duplicate_url"),
+        ("Write to jane.doe@mail.example.org today", "personal"),
+        ("see www.shop.example for more", "personal"),
+        ("Please call our shop: +49 (30) 1234-5678 now", "personal"),
+        ("Open daily, tel. 030 123456", "personal"),
+        ("House at 12 Old Mill Road", "personal"),
+        ("Das Haus in der Lindenstraße 12", "personal"),
+        ("A car of 1967 with 200 hp at 12 o'clock", None),
+        ("The @ sign and a 1998 2004 2012 timeline", None),
+        ("kite kite kite kite", "repeated_words"),
+        ("the man and the dog and the kite", None),
+        ("12 May 2021", "date_or_size"),
+        ("800 x 600 px", "date_or_size"),
+        ("2021-05-12 10:31", "date_or_size"),
+        ("May flowers 2021", None),
+        ("Second of March", None),
+        ("A RED KITE", None),
     ],
 )
-def test_the_better_one_stays(best: tuple[str, str, str], worse: tuple[str, str, str], reason: str):
-    assert chosen([(*best, "p"), (*worse, "p")]) == [None, reason]
-    assert chosen([(*worse, "p"), (*best, "p")]) == [reason, None]
+def test_captions_that_say_nothing_or_too_much(caption: str, expected: str | None):
+    assert reason(RuleConfig(), caption=caption) == expected
 
 
-ROW = st.tuples(
-    st.sampled_from(["http://a/1", "http://a/2", "http://b/1"]),
-    st.sampled_from(["a red kite", "A Red Kite", "A RED KITE", "kite", "a kite over a hill", "Ein Drachen", "ß", "SS"]),
-    st.sampled_from(["alt", "title", "figcaption", "pair_list"]),
-    st.sampled_from(["http://p/1", "http://p/2"]),
+@pytest.mark.parametrize(
+    ("config", "row", "expected"),
+    [
+        ({"drop_capitals": True}, {"caption": "A RED KITE"}, "all_capitals"),
+        ({"drop_capitals": True}, {"caption": "赤い凧と空"}, None),
+        ({"patterns": {"shop": "(?i)buy now"}}, {"caption": "Buy now: kites"}, "pattern_shop"),
+        ({"personal": "mask"}, {"caption": "mail a@b.org please"}, None),
+        ({"blocked_domains": ["b.example"]}, {"url": "http://img.B.example:80/x.jpg"}, "blocked_domain"),
+        ({"blocked_domains": ["b.example"]}, {"url": "http://b.example/x.jpg"}, "blocked_domain"),
+        ({"blocked_domains": ["b.example"]}, {"url": "http://ab.example/b.example/x.jpg"}, None),
+        ({"allowed_domains": ["b.example", "c.org"]}, {"url": "http://c.org/x.jpg"}, None),
+        ({"allowed_domains": ["b.example"]}, {"url": "http://[::1]/x.jpg"}, "not_allowed_domain"),
+        ({}, {"url": "http://a.example/img/spacer.gif"}, "tracking"),
+        ({}, {"url": "http://stats.doubleclick.net/x.jpg"}, "tracking"),
+        ({}, {"url": "http://a.example/pixel-art.gif"}, None),
+        ({}, {"declared_width": 1, "declared_height": 1}, "tracking"),
+        ({}, {"declared_width": 100}, None),
+        ({}, {"page_opt_out": "noai,noindex"}, "opted_out"),
+        ({}, {"page_opt_out": "noindex"}, None),
+        ({"opt_out": ["noindex"]}, {"page_opt_out": "noai,noindex"}, "opted_out"),
+        ({"allow_licenses": ["https://creativecommons.org/licenses/by/"]}, {}, "license"),
+        (
+            {"allow_licenses": ["https://creativecommons.org/licenses/by/"]},
+            {"license": "http://creativecommons.org/licenses/by/4.0/"},
+            None,
+        ),
+        (
+            {"allow_licenses": ["creativecommons.org/licenses/by/"]},
+            {"license": "https://creativecommons.org/licenses/by-nc/4.0/"},
+            "license",
+        ),
+        ({"min_declared_side": 64}, {"declared_width": 500, "declared_height": 63}, "declared_too_small"),
+        ({"min_declared_side": 64}, {"declared_width": 64}, None),
+        ({"max_declared_aspect": 3}, {"declared_width": 301, "declared_height": 100}, "declared_aspect"),
+        ({"max_declared_aspect": 3}, {"declared_width": 301}, None),
+    ],
 )
+def test_rules_that_are_asked_for(config: dict, row: dict, expected: str | None):
+    assert reason(RuleConfig(**config), **row) == expected
 
 
-@settings(deadline=None, max_examples=150)
-@given(st.lists(ROW, max_size=25), st.randoms(use_true_random=False))
-def test_the_choice_is_idempotent_and_knows_no_order(rows: list[tuple[str, str, str, str]], random):
-    first = chosen(rows)
-    kept = [row for row, reason in zip(rows, first, strict=True) if reason is None]
-    assert len({row[0] for row in kept}) == len(kept) == len({row[0] for row in rows})
-    assert chosen(kept) == [None] * len(kept)
-    shuffled = list(rows)
-    random.shuffle(shuffled)
-    again = [row for row, reason in zip(shuffled, chosen(shuffled), strict=True) if reason is None]
-    assert sorted(again) == sorted(kept)
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"patterns": {"x": "("}}, "no regular expression"),
+        ({"patterns": {"X!": "a"}}, "lower-case"),
+        ({"blocked_domains": ["a b"]}, "are no domains"),
+        ({"max_chars": 1}, "less than min_chars"),
+    ],
+)
+def test_rules_that_cannot_be(config: dict, message: str):
+    with pytest.raises(ValidationError, match=message):
+        RuleConfig(**config)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(DEDUPE_STEPS)))
-def test_steps_that_are_off_drop_nothing(rows: list[tuple[str, str, str, str]], steps: set):
-    found = duplicates(dedupe_columns(pairs(rows)), list(steps)).to_list()
-    assert {reason for reason in found if reason} <= {f"duplicate_{step}" for step in steps}
-    assert len(found) == len(rows)
+def test_what_is_masked():
+    captions = pl.DataFrame({"caption": ["mail jane@doe.org or +1 212-555-0199!", "a red kite"]})
+    assert captions.select(masked(pl.col("caption"))).to_series().to_list() == [
+        "mail <private> or <private>!",
+        "a red kite",
+    ]

@@ -116,7 +116,7 @@ def test_a_changed_or_missing_part_is_reported_with_its_name_and_remedy(tmp_path
     assert find(draft.store, "filter", "k", verify=True) is not None
     draft.store.put(draft.path("part-00000.parquet"), b"dada")
     assert find(draft.store, "filter", "k") is not None
-    with pytest.raises(CorruptPart, match=r"part-00000.*--force filter"):
+    with pytest.raises(CorruptPart, match=r"part-00000.*run --verify"):
         find(draft.store, "filter", "k", verify=True)
     draft.store.delete_tree(draft.path("part-00000.parquet"))
     with pytest.raises(CorruptPart, match="is missing"):

@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +70,7 @@ def test_missing_object_is_a_storage_error_that_names_it(tmp_path):
 
 def test_a_folder_that_is_a_file_is_not_writable(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="file"):
+    with pytest.raises(ConfigError, match="file"):
         FolderStore(tmp_path / "file").check_writable()
 
 
@@ -74,3 +78,90 @@ def test_a_folder_that_is_a_file_is_not_writable(tmp_path):
 def test_addresses_that_are_no_store(uri):
     with pytest.raises(ConfigError):
         open_store(uri)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 512 KiB of its own, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_no_rubbish(small_disk, tmp_path):
+    store = FolderStore(small_disk / "store")
+    store.put("a/kept", b"kept")
+    large = tmp_path / "large"
+    large.write_bytes(bytes(1 << 20))
+    for data in (bytes(1 << 20), large):
+        with pytest.raises(StorageError, match=r"No space left.*Free some space on the disk of .*then rerun") as caught:
+            store.put("a/large", data)
+        assert caught.value.exit_code == 75
+    with pytest.raises(StorageError, match="Free some space"):
+        store.create("a/manifest.json", bytes(1 << 20))
+    assert [path.name for path in (small_disk / "store" / "a").iterdir()] == ["kept"]
+    store.put("a/small", bytes(1 << 18))
+    assert store.names("") == ["a/kept", "a/small"]
+
+
+def test_a_file_that_outgrows_its_limit_is_an_error_with_a_remedy(tmp_path):
+    """As a full disk, for those who may not mount one."""
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom dataops.errors import StorageError\n"
+        "from dataops.store import FolderStore\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n    FolderStore(Path(sys.argv[1])).put('a/b', bytes(8192))\n"
+        "except StorageError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "Free some space" in done.stdout
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_listing_tells_size_and_time(tmp_path):
+    store = FolderStore(tmp_path)
+    store.put("a/b/part", b"12345")
+    (tmp_path / "a" / ".tmp-x").write_bytes(b"123")
+    (entry,) = store.entries("")
+    assert entry == ("a/b/part", 5, (tmp_path / "a" / "b" / "part").stat().st_mtime)
+    assert store.entries("a/b") == [entry]
+    assert store.entries("b") == []
+
+
+def test_what_a_killed_writer_left_is_not_listed_and_swept(tmp_path):
+    store = FolderStore(tmp_path)
+    store.put("a/b/part", b"x")
+    for left in (tmp_path / ".tmp-1", tmp_path / "a" / "b" / ".tmp-2", tmp_path / "a" / ".tmp-3" / "part"):
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"half")
+    assert store.names("") == ["a/b/part"]
+    assert store.sweep("a", older_than_seconds=60) == 0
+    assert store.sweep("a") == 2
+    assert store.sweep("") == 1
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["a", "a/b", "a/b/part"]
+
+
+@pytest.mark.parametrize(
+    "write", [lambda store: store.put("a/_work/x", b"new"), lambda s: s.create("a/_work/x", b"new")]
+)
+@pytest.mark.parametrize("clear", [lambda store: store.sweep("a"), lambda store: store.delete_tree("a/_work")])
+def test_a_writer_survives_the_clearing_of_its_folder(tmp_path, monkeypatch, write, clear):
+    store, cleared = FolderStore(tmp_path), []
+    sync = os.fsync
+
+    def clear_once(handle: int) -> None:
+        sync(handle)
+        if not cleared:  # the temporary file is whole and has not got its name yet
+            cleared.append(True)
+            clear(store)
+
+    monkeypatch.setattr(os, "fsync", clear_once)
+    write(store)
+    assert cleared
+    assert store.read("a/_work/x") == b"new"
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "_work", "x"]

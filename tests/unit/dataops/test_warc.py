@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import brotli
+import pyarrow as pa
 import pytest
 
 from dataops.errors import SourceError
@@ -134,6 +135,60 @@ def test_long_pages_are_not_read(tmp_path: Path):
     assert [reason for _, reason in damages] == ["page_too_large", "page_too_large"]
 
 
+INNER = [record(http(), f"http://inner.example/{i}") for i in range(3)]
+ARCHIVES = {
+    "plain": (b"".join(INNER), lambda records: b"".join(records)),
+    "gzip in gzip": (b"".join(members(INNER)), lambda records: b"".join(members(records))),
+    "gzip in plain": (b"".join(members(INNER)), lambda records: b"".join(records)),
+    "plain in gzip": (b"".join(INNER), lambda records: b"".join(members(records))),
+}
+HARM = {
+    "none": lambda data: data,
+    "its length is no number": lambda data: data.replace(b"Content-Length: ", b"Content-Length: x", 1),
+    "its length is too great": lambda data: data.replace(b"Content-Length: ", b"Content-Length: 99", 1),
+    "its length is too small": lambda data: data.replace(b"Content-Length: ", b"Content-Length: 150\r\nX: ", 1),
+    "its version": lambda data: data.replace(b"WARC/1.0", b"WARC/x.0", 1),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("harm", HARM)
+def test_records_of_an_archive_within_are_never_this_files(tmp_path: Path, kind: str, harm: str):
+    within, pack = ARCHIVES[kind]
+    holder = record(
+        http(within, Content_Type="application/warc", Content_Length=str(len(within))), "http://a.example/w"
+    )
+    pages, damages, _ = read(tmp_path, pack([RECORDS[0], HARM[harm](holder), RECORDS[1], RECORDS[2]]))
+    assert not [url for url in pages if "inner" in url]
+    assert pages[:1] == urls(0)
+    if harm != "its length is too great":  # there, what follows may lie within what it claims
+        assert pages == urls(0, 1, 2)
+    assert bool(damages) == (harm != "none")
+
+
+def test_a_page_without_its_response_is_taken(tmp_path: Path):
+    resource = record(HTML, kind="resource").replace(
+        b"\r\n\r\n", b"\r\nContent-Type: text/html; charset=utf-8\r\n\r\n", 1
+    )
+    other = record(b"{}", kind="resource").replace(b"\r\n\r\n", b"\r\nContent-Type: text/json\r\n\r\n", 1)
+    pages, damages, counts = read(tmp_path, resource + other)
+    assert (pages, damages, counts) == (["http://a.example/"], [], {"records": 2, "not_html": 1})
+
+
+def test_what_the_response_says_of_its_use_is_kept(tmp_path: Path):
+    path = tmp_path / "file.warc"
+    path.write_bytes(record(http(X_Robots_Tag="noai, noindex", tdm_reservation="1")))
+    [page] = read_pages(path, 10_000, lambda what: None)
+    assert isinstance(page, Page)
+    assert page.opt_out == {"noai", "noindex", "tdm-reservation"}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_an_arc_file_is_named_so(tmp_path: Path, pack):
+    with pytest.raises(SourceError, match=r"this is an ARC file; `warcio recompress"):
+        read(tmp_path, pack(b"filedesc://a.arc 0.0.0.0 20080430204825 text/plain 10\n1 0 x\n\n\n" * 50))
+
+
 def body(block: bytes, bound: int = 1_000_000) -> bytes:
     return decode_body(*split_response(block), bound)
 
@@ -144,6 +199,7 @@ def chunked(data: bytes, size: int = 10) -> bytes:
 
 
 RAW = zlib.compressobj(wbits=-15)
+ZSTD = pa.compress(HTML, codec="zstd", asbytes=True)
 RAW_DEFLATE = RAW.compress(HTML) + RAW.flush()
 
 
@@ -163,6 +219,15 @@ RAW_DEFLATE = RAW.compress(HTML) + RAW.flush()
         http(chunked(gzip.compress(HTML)), Transfer_Encoding="chunked", Content_Encoding="gzip"),
         http(gzip.compress(brotli.compress(HTML)), Content_Encoding="br, gzip"),
         http(HTML).replace(b"\r\n", b"\n"),
+        http(gzip.compress(HTML[:9]) + gzip.compress(HTML[9:]) + b"\0\0", Content_Encoding="gzip"),  # two members
+        http(gzip.compress(gzip.compress(HTML)), Content_Encoding="gzip"),  # applied twice
+        http(gzip.compress(HTML), Content_Encoding="gzip, gzip"),  # said twice
+        http(gzip.compress(HTML)),  # not said
+        http(gzip.compress(brotli.compress(HTML)), Content_Encoding="br\r\nContent-Encoding: gzip"),
+        http(chunked(gzip.compress(HTML)), Transfer_Encoding="gzip, chunked"),
+        http(HTML, Content_Encoding="utf-8"),
+        http(ZSTD, Content_Encoding="zstd"),
+        http(HTML, Content_Length="3"),
     ],
 )
 def test_codings_are_undone(block: bytes):
@@ -178,7 +243,9 @@ def test_codings_are_undone(block: bytes):
         (http(gzip.compress(HTML)[:-12], Content_Encoding="gzip"), "bad_encoding"),
         (http(b"\x1f\x8b" + b"x" * 50, Content_Encoding="gzip"), "bad_encoding"),
         (http(brotli.compress(HTML)[:-5], Content_Encoding="br"), "bad_encoding"),
-        (http(HTML, Content_Encoding="rot13"), "bad_encoding"),
+        (http(b"\x07" + HTML, Content_Encoding="rot13"), "bad_encoding"),
+        (http(ZSTD[:-3], Content_Encoding="zstd"), "bad_encoding"),
+        (http(gzip.compress(b"x" * 600_000) * 2, Content_Encoding="gzip"), "page_too_large"),
         (http(brotli.compress(b"x" * 2_000_000), Content_Encoding="br"), "page_too_large"),
         (http(zlib.compress(b"x" * 2_000_000), Content_Encoding="deflate"), "page_too_large"),
     ],

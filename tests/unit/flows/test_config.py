@@ -127,6 +127,9 @@ def test_every_shipped_config_is_valid(path, write, tmp_path):
     """As it stands but for the places that only a machine knows."""
     write()
     settings = [f"store.uri={tmp_path}/store", f"evaluate.suite={tmp_path}/suite/suite.toml"]
-    if "paths" in tomllib.loads(path.read_text())["source"]:
-        settings.append(f'source.paths=["{tmp_path}/a.warc.gz"]')
+    source = tomllib.loads(path.read_text())["source"]
+    if "paths" in source:
+        file = tmp_path / {"pairs": "a.tsv"}.get(source["kind"], "a.warc.gz")
+        file.touch()
+        settings.append(f'source.paths=["{file}"]')
     assert load_config(path, [*settings, f"evaluate.data={tmp_path}/suite"]).name

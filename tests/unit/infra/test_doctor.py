@@ -1,10 +1,12 @@
 import os
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from dataops.errors import StorageError
-from infra import doctor, services
+from infra import doctor, machine_checks, server_checks, services, store_checks
 from infra.check import Check
 from infra.services import ServiceStatus
 
@@ -35,59 +37,54 @@ def test_every_failing_check_of_this_machine_has_a_remedy_and_nothing_is_made(tm
         ("external", False, False, "error", "unset MLFLOW_TRACKING_URI"),
     ],
 )
-def test_servers(state, healthy: bool, ok: bool, severity: str, remedy: str):
+def test_servers(state, healthy: bool, ok: bool, severity: str, remedy: str, monkeypatch: pytest.MonkeyPatch):
     status = ServiceStatus("mlflow", "http://x", "http://x", None, state, "log", healthy)
-    (check,) = doctor.check_services([status])
+    monkeypatch.setattr(server_checks, "_get", lambda url: (200, metadata.version("mlflow")))
+    check, *_ = server_checks.check_services([status])
     assert (check.ok, check.severity) == (ok, severity)
     assert remedy in check.remedy
 
 
 def test_taken_ports_are_told_and_no_fault():
-    taken, free = doctor.check_ports(lambda port: port != 4200)
+    taken, free = server_checks.check_ports(lambda port: port != 4200)
     assert (taken.name, taken.ok, free.detail) == ("port 4200", True, "free")
     assert "takes another port" in taken.detail
 
 
 def test_store_in_a_folder(tmp_path: Path):
-    missing = doctor.check_store(str(tmp_path / "a/b"))
+    (missing,) = store_checks.check_store(str(tmp_path / "a/b"))
     assert missing.ok
     assert not (tmp_path / "a").exists()
-    assert doctor.check_store(str(tmp_path)).ok
+    assert [(check.name, check.ok) for check in store_checks.check_store(str(tmp_path))] == [
+        ("store", True),
+        ("store races", True),
+    ]
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     for uri in (tmp_path / "file", tmp_path / "file/store"):
-        check = doctor.check_store(str(uri))
+        (check,) = store_checks.check_store(str(uri))
         assert (check.ok, check.severity) == (False, "error")
         assert "store.uri" in check.remedy
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_store_in_a_folder_of_another_user():
-    assert not doctor.check_store("/usr/pairmill-store").ok
+    assert not store_checks.check_store("/usr/pairmill-store")[0].ok
 
 
-def test_store_elsewhere_is_probed():
-    asked = []
-    assert doctor.check_store("s3://bucket/prefix", asked.append).ok
-    assert asked == ["s3://bucket/prefix"]
-
-    def refused(uri: str) -> None:
-        raise StorageError(f"cannot write {uri}: AccessDenied")
-
-    check = doctor.check_store("s3://bucket/prefix", refused)
-    assert (check.ok, check.severity, check.detail) == (False, "error", "cannot write s3://bucket/prefix: AccessDenied")
-    assert "AWS_ENDPOINT_URL" in check.remedy
-    assert not doctor.check_store("ftp://host/path").ok
+def test_a_store_of_no_known_kind():
+    (check,) = store_checks.check_store("ftp://host/path")
+    assert (check.ok, check.severity) == (False, "error")
 
 
 def test_disk_and_memory_floors(tmp_path: Path):
     disk = os.statvfs(tmp_path)
-    assert doctor.check_disk(tmp_path / "not/yet").ok is (disk.f_bavail * disk.f_frsize >= 5 * 2**30)
-    low = doctor.check_disk(tmp_path, lambda path: 5 * 2**30 - 1)
+    assert machine_checks.check_disk(tmp_path / "not/yet").ok is (disk.f_bavail * disk.f_frsize >= 5 * 2**30)
+    low = machine_checks.check_disk(tmp_path, lambda path: 5 * 2**30 - 1)
     assert (low.ok, low.severity) == (False, "warning")
-    assert doctor.check_disk(tmp_path, lambda path: 5 * 2**30).ok
-    assert not doctor.check_memory(2**30).ok
-    assert doctor.check_memory(3 * 2**30).ok
+    assert machine_checks.check_disk(tmp_path, lambda path: 5 * 2**30).ok
+    assert not machine_checks.check_memory(2**30).ok
+    assert machine_checks.check_memory(3 * 2**30).ok
 
 
 def fake_tool(folder: Path, script: str) -> str:
@@ -97,16 +94,48 @@ def fake_tool(folder: Path, script: str) -> str:
     return str(tool)
 
 
-def test_gpu(tmp_path: Path):
-    none = doctor.check_gpu(lambda name: None)
+SMI = """case "$1" in
+  --query-gpu*) echo 'NVIDIA H100, 81559 MiB, 570.1'; echo 'NVIDIA H100, 81559 MiB, 570.1';;
+  *) echo '| NVIDIA-SMI 570.1    Driver Version: 570.1    CUDA Version: 12.8 |';;
+esac"""
+
+
+def test_gpu_driver_and_torch_build_fit(tmp_path: Path):
+    none = machine_checks.check_gpu(lambda name: None)
     assert none.ok
     assert "CPU" in none.detail
-    tool = fake_tool(tmp_path, "echo 'NVIDIA H100, 81559 MiB, 570.1'; echo 'NVIDIA H100, 81559 MiB, 570.1'")
-    assert doctor.check_gpu(lambda name: tool).detail.count("H100") == 2
+    tool = fake_tool(tmp_path, SMI)
+    fits = machine_checks.check_gpu(lambda name: tool, torch_cuda="12.9")
+    assert (fits.ok, fits.detail.count("H100")) == (True, 2)
+    newer = machine_checks.check_gpu(lambda name: tool, torch_cuda="13.0")
+    assert (newer.ok, newer.severity) == (False, "warning")
+    assert "torch is built for CUDA 13.0 and the driver goes to 12.8" in newer.detail
+    assert "update the NVIDIA driver" in newer.remedy
+    without = machine_checks.check_gpu(lambda name: tool, torch_cuda=None)
+    assert not without.ok
+    assert "a build without CUDA" in without.detail
     tool = fake_tool(tmp_path, "echo 'Driver/library version mismatch'; exit 18")
-    broken = doctor.check_gpu(lambda name: tool)
+    broken = machine_checks.check_gpu(lambda name: tool)
     assert (broken.ok, broken.severity) == (False, "warning")
     assert "version mismatch" in broken.detail
+
+
+@pytest.mark.parametrize(
+    ("line", "cuda"), [("cuda: Optional[str] = '12.8'", "12.8"), ("cuda: Optional[str] = None", None)]
+)
+def test_the_cuda_of_torch_is_read_from_its_files(tmp_path: Path, line: str, cuda: str | None):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/version.py").write_text(f"__version__ = '2.13.0'\ndebug = False\n{line}\nhip = None\n")
+    (tmp_path / "torch-2.13.0.dist-info").mkdir()
+    (tmp_path / "torch-2.13.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+    (found,) = metadata.distributions(path=[str(tmp_path)])
+    assert machine_checks.installed_torch_cuda(lambda name: found) == cuda
+
+
+def test_the_installed_torch_says_the_same_as_its_files():
+    code = "import torch; print(torch.version.cuda)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(machine_checks.installed_torch_cuda())
 
 
 def test_a_bare_python_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch):

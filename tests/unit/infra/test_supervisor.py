@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -6,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -161,6 +163,75 @@ def test_a_home_that_cannot_be_made_names_the_remedy(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ServiceError, match="set PAIRMILL_HOME"), supervisor.locked(tmp_path / "file" / "services"):
         pass
+
+
+def test_a_full_disk_is_named_with_the_remedy_and_leaves_no_server_behind(services: Path):
+    folder = services / "site"
+    folder.mkdir()
+    (folder / "state.json.tmp").symlink_to("/dev/full")  # a real "no space left on device"
+    with pytest.raises(
+        ServiceError, match=r"state\.json\.tmp: No space left on device; free some room, or set PAIRMILL_HOME"
+    ):
+        supervisor.ensure(services, [SITE], 4.0)
+    assert processes.marked(str(folder)) == []
+    (folder / "state.json.tmp").unlink()
+    start(services)
+
+
+def test_a_full_disk_is_named_when_only_the_log_meets_it(services: Path):
+    (services / "site").mkdir()
+    (services / "site/log").symlink_to("/dev/full")
+    with pytest.raises(ServiceError, match=r"site/log: No space left on device"):
+        supervisor.ensure(services, [SITE], 4.0)
+    assert processes.marked(str(services / "site")) == []
+    (services / "site/log").unlink()
+
+
+def test_a_home_that_cannot_be_written_in_names_the_remedy(services: Path):
+    (services / "site").write_text("")  # root may write anywhere, but not through a file
+    with pytest.raises(ServiceError, match=r"cannot write .*site.*; set PAIRMILL_HOME to a folder that you own"):
+        supervisor.ensure(services, [SITE], 4.0)
+
+
+def test_a_read_only_home_names_the_remedy(tmp_path: Path):
+    home, me = tmp_path / "home", os.geteuid()
+    home.mkdir(mode=0o555)
+    with contextlib.ExitStack() as stack:
+        if me == 0:  # root may write anywhere: be nobody for a moment, with the folder's parents open
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+            folder.chmod(0o555)
+            home = folder
+            os.seteuid(65534)
+            stack.callback(os.seteuid, me)
+        with pytest.raises(ServiceError, match="Permission denied; set PAIRMILL_HOME to a folder that you own"):
+            stack.enter_context(supervisor.locked(home / "services"))
+
+
+def test_after_a_reboot_a_stranger_that_answers_on_our_port_with_our_pid_is_not_ours(
+    services: Path, caplog: pytest.LogCaptureFixture
+):
+    port = processes.choose_port()
+    folder = services / "site"
+    folder.mkdir()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, cwd=services) as stranger:
+        try:
+            while not supervisor.answers(port, "/"):
+                time.sleep(0.02)
+            before = str(processes.identity(stranger.pid))
+            record = Record(
+                "site", port, SITE.command, "/", stranger.pid, f"earlier-boot:{before.split(':')[-1]}", None
+            )
+            supervisor.save(folder, record)
+            assert not supervisor.healthy(folder, record)
+            # Even if the identity were the same, what listens does not carry our mark.
+            assert not supervisor.healthy(folder, dataclasses.replace(record, identity=before))
+            ours = start(services)
+            assert ours.port != port
+            assert f"another program holds port {port}, so it comes up on {ours.port}" in caplog.text
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
 
 
 def test_servers_get_a_clean_environment(services: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,8 @@ from tasks import extract as extract_stage
 from tasks import filter as filter_stage
 from tasks.archives import WarcSource
 from tasks.extract import EXTRACT
-from tasks.filter import FILTER, FilterConfig
+from tasks.filter import FILTER
+from tasks.filter_config import FilterConfig
 from tasks.stage import Context, make, plan, reuse
 
 DOG = "A brown dog runs over the wet beach"

@@ -8,7 +8,8 @@ from dataops.language import Detection, detect
 from dataops.schema import PAIRS, uid
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
-from tasks.filter import FilterConfig, PartTask, judge, resolve, write
+from tasks.filter_config import FilterConfig
+from tasks.filter_steps import Step, choose, judge, write
 
 LANGUAGES = ["de", "en", "fr", "id", "it"]
 PAGES = {
@@ -38,10 +39,8 @@ def kept(tmp_path, **config) -> set[str]:
     ]
     draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
     settings = FilterConfig(languages=["en"], language_candidates=LANGUAGES, **config)
-    tasks = [PartTask(step, 0, draft.path("in.parquet"), settings) for step in ("judge", "write")]
-    judge(draft, tasks[0])
-    resolve(draft, tasks[:1])
-    write(draft, tasks[1])
+    for function in (judge, choose, write):
+        function(draft, Step(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
     return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
 
 

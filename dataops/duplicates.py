@@ -1,0 +1,118 @@
+"""The choice among duplicate pairs. It sees only hashes and ranks, and depends on no order of rows or parts.
+
+Rows of one uid have one url, and so do rows of one url and caption: whatever is a duplicate lies in one range of url
+hashes, and each range can be decided by itself (`partition`). Only duplicate captions of different urls need a second look,
+by ranges of caption hashes.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import numpy as np
+import polars as pl
+
+from dataops.filters import word_count
+from dataops.hashes import hash128, hash128_folded, uid_halves
+
+Dedupe = Literal["uid", "pair", "url", "caption"]
+DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")
+"""The steps in the order in which they are taken; a row's reason is `duplicate_<step>` of the first that drops it."""
+
+SOURCE_RANK = {"alt": 0, "pair_list": 0, "aria_label": 1, "figcaption": 2, "title": 3, "og": 4, "filename": 5}
+"""What is preferred among captions of one image: alt and aria-label are written to stand for it, a figcaption to go with
+it, a title is a tooltip; og:title and og:description speak of the page."""
+FULL_CAPTION_WORDS = 3
+"""A caption of at least so many words is preferred to a shorter one, wherever it stands."""
+LONG_CAPTION_WORDS = 20
+"""Beyond so many words, more are not better."""
+
+KEYS = {
+    **{f"{what}_{half}": pl.UInt64 for what in ("url", "caption", "uid") for half in ("high", "low")},
+    "source_rank": pl.UInt8,
+    "words": pl.UInt32,
+    "capitals": pl.Boolean,
+    "origin": pl.UInt64,
+}
+"""What the choice is made by: 128-bit hashes of url and of the caption in any case, the uid; the rank of the caption's
+source, its words, whether it is in capitals only, and a hash of where the row was found."""
+KEY_BYTES = 62
+"""Of one row of KEYS."""
+
+_GROUPS = {
+    "uid": ["uid_high", "uid_low"],
+    "pair": ["url_high", "url_low", "caption_high", "caption_low"],
+    "url": ["url_high", "url_low"],
+    "caption": ["caption_high", "caption_low"],
+}
+
+
+def keys(rows: pl.DataFrame) -> pl.DataFrame:
+    """The columns of KEYS for rows of `pairs`."""
+    hashes = {
+        "url": hash128(rows["url"].to_arrow()),
+        "caption": hash128_folded(rows["caption"].to_arrow()),
+        "uid": uid_halves(rows["uid"].to_arrow()),
+    }
+    halves = {f"{what}_{half}": both[:, i] for what, both in hashes.items() for i, half in enumerate(("high", "low"))}
+    caption, source = pl.col("caption"), pl.col("caption_source").fill_null("")
+    place = pl.concat_str(
+        *(
+            pl.col(name).cast(pl.String).fill_null("")
+            for name in ("caption_source", "page_url", "source", "source_offset")
+        ),
+        separator="\0",
+    )
+    ranking = rows.select(
+        source_rank=source.replace_strict(SOURCE_RANK, default=len(SOURCE_RANK), return_dtype=pl.UInt8),
+        words=word_count(caption),
+        capitals=(caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase()),
+        place=place,
+    )
+    origin = hash128(ranking["place"].to_arrow())[:, 0]
+    return pl.DataFrame({**halves, **ranking.drop("place").to_dict(), "origin": origin}, schema=KEYS)
+
+
+def partition(high: pl.Series, bits: int) -> pl.Series:
+    """The number (UInt32) of the range, of 2^bits equal ones, that each high half of a hash lies in."""
+    if bits == 0:
+        return pl.zeros(len(high), pl.UInt32, eager=True)
+    return pl.Series(high.to_numpy() >> np.uint64(64 - bits)).cast(pl.UInt32)
+
+
+def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
+    """`duplicate_<step>` for each row that another one stands for, else null (String, in the order of the rows).
+
+    Of the rows of one uid, or of one url and caption (in any case), one that is not in capitals stays, then that from the
+    best source (SOURCE_RANK). Of the captions of one url the one stays that has FULL_CAPTION_WORDS words, then one that is
+    not in capitals, then that from the best source, then the one with more words (up to LONG_CAPTION_WORDS). Of the urls of
+    one caption the same, which leaves the one of the smallest uid. What is still equal is decided by the smallest uid, then
+    by the smallest hash of where it was found, and at last by position, which can only tell apart rows that are the same in
+    all this.
+
+    Args:
+        rows: columns of KEYS.
+        steps: those to take; in the order of DEDUPE_STEPS, whatever the order given.
+    """
+    by_source = [pl.col("capitals"), pl.col("source_rank")]
+    best = [
+        pl.col("words") < FULL_CAPTION_WORDS,
+        *by_source,
+        -pl.col("words").clip(upper_bound=LONG_CAPTION_WORDS).cast(pl.Int32),
+    ]
+    last = [pl.col("uid_high"), pl.col("uid_low"), pl.col("source_rank"), pl.col("origin"), pl.col("place")]
+    left = rows.select(list(KEYS)).with_row_index("place")
+    gone: list[pl.DataFrame] = []
+    for step in DEDUPE_STEPS:
+        if step not in steps:
+            continue
+        group = _GROUPS[step]
+        several = left.filter(pl.len().over(group) > 1)  # few, where sorting all would cost most of the time
+        order = by_source if step in ("uid", "pair") else best
+        stays = several.sort(*order, *last).unique(group, keep="first")["place"]
+        leaving = several.filter(~pl.col("place").is_in(stays.implode()))
+        gone.append(leaving.select("place", reason=pl.lit(f"duplicate_{step}")))
+        left = left.join(leaving.select("place"), on="place", how="anti")
+    reasons = pl.concat([pl.DataFrame(schema={"place": pl.UInt32, "reason": pl.String}), *gone])
+    every = pl.DataFrame({"place": pl.int_range(rows.height, dtype=pl.UInt32, eager=True)})
+    joined = every.join(reasons, on="place", how="left", maintain_order="left")
+    return cast(pl.Series, joined.to_series(1)).alias("drop_reason")

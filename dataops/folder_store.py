@@ -1,0 +1,201 @@
+"""A store in a local (or mounted) folder.
+
+Writing goes through a temporary file `.tmp-*` beside its target, on the disk (fsync) before it gets its name. One that a
+killed writer left is never listed, and is removed by `sweep`: by the next run that makes the same snapshot.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from dataops.errors import ConfigError, StorageError
+from dataops.objects import Entry, Store, check_name, storage_errors
+
+T = TypeVar("T")
+
+TEMPORARY = ".tmp-"
+
+
+class FolderStore(Store):
+    """A store in a local (or mounted) folder."""
+
+    def __init__(self, root: Path):
+        self.root = root.expanduser().absolute()
+        self.uri = self.where = str(self.root)
+
+    def _path(self, name: str) -> Path:
+        path = self.root / check_name(name)
+        if not path.resolve().is_relative_to(self.root.resolve()):  # a link that someone planted
+            msg = f"{path} is a link out of the store; remove it"
+            raise StorageError(msg)
+        return path
+
+    def size(self, name: str) -> int | None:
+        try:
+            return self._path(name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read(self, name: str) -> bytes:
+        with storage_errors(f"cannot read {self.root / name}", self.root):
+            return self._path(name).read_bytes()
+
+    def put(self, name: str, data: bytes | Path) -> None:
+        target = self._path(name)
+        with storage_errors(f"cannot write {target}", self.root):
+            _write(target, data, lambda temporary: temporary.replace(target))
+
+    def create(self, name: str, data: bytes) -> bool:
+        target = self._path(name)
+
+        def name_if_new(temporary: Path) -> bool:
+            try:
+                os.link(temporary, target)  # fails where the name exists: the atomic "only if new"
+            except FileExistsError:
+                return False
+            return True
+
+        with storage_errors(f"cannot write {target}", self.root):
+            return _write(target, data, name_if_new)
+
+    def copy(self, source: str, target: str) -> None:
+        origin, destination = self._path(source), self._path(target)
+        with storage_errors(f"cannot copy {source} to {target} in {self.root}", self.root):
+            temporary = _reserve(destination)
+            try:
+                temporary.unlink()
+                os.link(origin, temporary)
+                temporary.replace(destination)
+                _to_disk(destination.parent)
+            except OSError:  # a file system without hard links
+                self.put(target, origin)
+            finally:
+                temporary.unlink(missing_ok=True)  # two links to one file: replacing did nothing
+
+    def entries(self, prefix: str) -> list[Entry]:
+        base = self._path(prefix) if prefix else self.root
+        found: list[Entry] = []
+        for folder, folders, files in os.walk(base):
+            folders[:] = [name for name in folders if not name.startswith(TEMPORARY)]
+            below = Path(folder).relative_to(self.root)
+            for name in files:
+                if not name.startswith(TEMPORARY) and not Path(folder, name).is_symlink():
+                    with suppress(FileNotFoundError):  # deleted since the folder was listed
+                        stat = Path(folder, name).stat()
+                        found.append(Entry(str(below / name), stat.st_size, stat.st_mtime))
+        return sorted(found)
+
+    def delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            with storage_errors(f"cannot delete {name} in {self.root}", self.root), suppress(NotADirectoryError):
+                self._path(name).unlink(missing_ok=True)
+
+    def delete_tree(self, prefix: str) -> None:
+        with storage_errors(f"cannot delete {prefix} in {self.root}", self.root):
+            path = self._path(prefix)
+            if not path.exists():
+                return
+            doomed = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+            with suppress(FileNotFoundError):  # another process was faster
+                path.rename(doomed / path.name)  # it is gone in one step, whatever ends us in the next
+            shutil.rmtree(doomed, ignore_errors=True)  # what cannot be deleted now is swept later
+
+    def sweep(self, prefix: str, older_than_seconds: float = 0.0) -> int:
+        swept = 0
+        for folder, folders, files in os.walk(self._path(prefix) if prefix else self.root):
+            left = [Path(folder) / name for name in (*folders, *files) if name.startswith(TEMPORARY)]
+            folders[:] = [name for name in folders if not name.startswith(TEMPORARY)]
+            for path in left:
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime >= older_than_seconds:
+                        self._remove(path)
+                        swept += 1
+        return swept
+
+    def _remove(self, path: Path) -> None:
+        with storage_errors(f"cannot delete {path}", self.root):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def local(self, name: str, keep_in: Path | None = None) -> Path:
+        path = self._path(name)
+        if not path.is_file():
+            msg = f"no such object: {path}"
+            raise StorageError(msg)
+        return path
+
+    def check_writable(self) -> None:
+        try:
+            super().check_writable()
+        except StorageError as error:  # a folder that cannot be written will not mend by waiting
+            raise ConfigError(str(error)) from error
+
+    def _forget(self, name: str) -> None:
+        with suppress(StorageError):  # the write's own error says more
+            self.delete([name])
+        with suppress(OSError):
+            self._path(name).parent.rmdir()
+
+
+def _write(target: Path, data: bytes | Path, give_name: Callable[[Path], T]) -> T:
+    """Write the data to a temporary file beside `target` and give it its name."""
+    for attempts_left in (2, 1, 0):
+        try:
+            with _temporary(target, data) as temporary:
+                result = give_name(temporary)
+                _to_disk(target.parent)
+                return result
+        except FileNotFoundError:  # another process cleared or swept the folder at this moment
+            if not attempts_left or (isinstance(data, Path) and not data.exists()):
+                raise
+    raise AssertionError
+
+
+@contextmanager
+def _temporary(target: Path, data: bytes | Path) -> Iterator[Path]:
+    """A file beside `target` with the data, on the disk; gone at the end unless it was renamed, whatever happens."""
+    temporary = _reserve(target)
+    try:
+        with temporary.open("wb") as out:
+            if isinstance(data, bytes):
+                out.write(data)
+            else:
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.chmod(0o644)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _reserve(target: Path) -> Path:
+    """An empty file of a new temporary name beside `target`."""
+    _make_folder(target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+    os.close(handle)
+    return Path(temporary)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _to_disk(folder.parent)
+
+
+def _to_disk(folder: Path) -> None:
+    """Make a new name in the folder survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,116 @@
+"""langdetect's own sampling, replayed in compiled code: the mode `exact` of dataops.language.
+
+langdetect multiplies the probabilities of n-grams that it draws at random until one language has won, in seven trials. With
+a seed each text is judged from the same state of the generator, so one stream of its outputs serves all texts.
+
+Source: langdetect 1.0.9 (Apache-2.0), detector.py; CPython's random.py (choice, gauss) and _randommodule.c (random).
+"""
+
+import math
+import random
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataops.compiled import compiled
+from dataops.language_ngrams import MAX_CHARS, Model, Texts, ngrams
+
+TRIALS = 7
+LIMIT = 1000
+"""Draws of a trial, at most."""
+CONVERGED = 0.99999
+BASE_FREQUENCY = 10_000
+ALPHA, ALPHA_WIDTH = 0.5, 0.05
+
+# Each draw takes less than two outputs in the mean; 7 trials take 14,000 at most, give or take a hundred.
+_OUTPUTS = 1 << 16
+
+
+@lru_cache(maxsize=4)
+def _stream(seed: int) -> NDArray[np.uint32]:
+    """The first outputs of Python's Mersenne Twister."""
+    generator = random.Random(seed)
+    return np.array([generator.getrandbits(32) for _ in range(_OUTPUTS)], np.uint32)
+
+
+@lru_cache(maxsize=4)
+def _columns(model: Model, columns: tuple[int, ...]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(model.chances[:, list(columns)])
+
+
+def replay(
+    model: Model, texts: Texts, columns: tuple[int, ...], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """What langdetect, seeded with `seed`, says of each text: mean probabilities (n, C), and its number of n-grams (n,).
+
+    Args:
+        columns: the candidates among the model's languages (C); the others have prior probability 0.
+    """
+    probabilities, counts = np.zeros((len(texts), len(columns))), np.zeros(len(texts), np.int32)
+    chances = _columns(model, columns)
+    _replay(
+        *(texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows),
+        *(chances, _stream(seed), probabilities, counts),
+    )
+    return probabilities, counts
+
+
+@compiled()
+def _unit(stream, at):
+    """Python's `random()`: 53 bits of two outputs, in [0, 1)."""
+    return ((stream[at] >> np.uint32(5)) * 67108864.0 + (stream[at + 1] >> np.uint32(6))) / 9007199254740992.0
+
+
+@compiled(nogil=True)
+def _replay(text, starts, letters, upper, slots, rows, chances, stream, probabilities, counts):
+    buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
+    one_trial = np.empty(chances.shape[1])
+    for t in range(len(starts) - 1):
+        count = ngrams(text[starts[t] : starts[t + 1]], letters, upper, slots, rows, buffer, found)
+        counts[t] = count
+        if count == 0:
+            continue
+        at, second_normal = 0, 0.0
+        for trial in range(TRIALS):
+            if trial % 2 == 0:  # `gauss` makes two numbers at a time, and keeps the second for its next call
+                turn = _unit(stream, at) * (2.0 * math.pi)
+                radius = math.sqrt(-2.0 * math.log(1.0 - _unit(stream, at + 2)))
+                at += 4
+                normal, second_normal = math.cos(turn) * radius, math.sin(turn) * radius
+            else:
+                normal = second_normal
+            weight = (ALPHA + normal * ALPHA_WIDTH) / BASE_FREQUENCY
+            at = _trial(found[:count], chances, weight, stream, at, one_trial)
+            for language in range(len(one_trial)):
+                probabilities[t, language] += one_trial[language] / TRIALS
+
+
+@compiled()
+def _trial(found, chances, weight, stream, at, probabilities):
+    """One trial's probabilities (C,), and the place in the stream after it."""
+    languages, count = len(probabilities), np.uint32(len(found))
+    shift = np.uint32(0)  # `choice` takes as many top bits as the count has
+    while (count << shift) < np.uint32(1 << 31):
+        shift += np.uint32(1)
+    probabilities[:] = 1.0 / languages
+    for i in range(LIMIT + 1):
+        drawn = stream[at] >> shift
+        at += 1
+        while drawn >= count:
+            drawn = stream[at] >> shift
+            at += 1
+        row = chances[found[drawn]]
+        for language in range(languages):
+            probabilities[language] *= weight + row[language]
+        if i % 5 == 0:
+            total = 0.0
+            for language in range(languages):
+                total += probabilities[language]
+            greatest = 0.0
+            for language in range(languages):
+                probabilities[language] /= total
+                greatest = max(greatest, probabilities[language])
+            if greatest > CONVERGED:
+                break
+    return at

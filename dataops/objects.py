@@ -1,0 +1,155 @@
+"""What every store does: immutable objects under relative names, written whole or not at all.
+
+Objects are immutable once a manifest names them, so readers take no lock: `put` is atomic (a reader sees all of an object
+or nothing of it), `create` lets exactly one of several writers win. Names are relative, `/`-separated, and can never
+leave the store.
+"""
+
+import errno
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from dataops.errors import ConfigError, StorageError
+
+
+def check_name(name: str) -> str:
+    """Return `name` when it is a plain relative object name, else raise StorageError: nothing escapes its folder."""
+    path = PurePosixPath(name)
+    bad = (
+        not name or path.is_absolute() or "\\" in name or "\0" in name or any(p in ("..", ".") for p in name.split("/"))
+    )
+    if bad or str(path) != name.rstrip("/"):
+        msg = f"object name {name!r} is not a plain relative path"
+        raise StorageError(msg)
+    return name
+
+
+class Entry(NamedTuple):
+    """An object as a listing tells it."""
+
+    name: str
+    bytes: int
+    modified: float
+    """Seconds since 1970, by the clock of whoever keeps the store."""
+
+
+class Store(ABC):
+    """What every store does. All failures are StorageError and name the object."""
+
+    uri: str
+    where: str
+    """The address with what else one must know to find it; for messages."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes of the object, or None where there is none."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes | Path) -> None:
+        """Write the object atomically, over an older one; `data` is bytes or a local file."""
+
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Write the object only where there is none yet. False when another writer was first."""
+
+    @abstractmethod
+    def copy(self, source: str, target: str) -> None:
+        """Make `target` the same object as `source`, without moving bytes through this machine where that can be."""
+
+    @abstractmethod
+    def entries(self, prefix: str) -> list[Entry]:
+        """The objects below a folder-like prefix ('' is the whole store), sorted by name."""
+
+    def names(self, prefix: str) -> list[str]:
+        """Sorted names below a folder-like prefix ('' is the whole store)."""
+        return [entry.name for entry in self.entries(prefix)]
+
+    @abstractmethod
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete these objects, in no order; one that is not there is no error."""
+
+    @abstractmethod
+    def delete_tree(self, prefix: str) -> None:
+        """Delete all below a folder-like prefix; nothing there is no error."""
+
+    @abstractmethod
+    def sweep(self, prefix: str, older_than_seconds: float = 0.0) -> int:
+        """Remove what killed writers left unfinished below a folder-like prefix; how many pieces.
+
+        Args:
+            older_than_seconds: leave younger ones, which a living writer may still write.
+        """
+
+    @abstractmethod
+    def local(self, name: str, keep_in: Path | None = None) -> Path:
+        """A local file with the object's bytes, to be read and never written: the object itself, or a cached copy.
+
+        Args:
+            keep_in: a local folder. The cache may drop a file an hour after it was asked for; one that is needed for
+                longer is linked into this folder, and stays as long as it does.
+        """
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """The object as a seekable binary file."""
+        with self.local(name).open("rb") as file:
+            yield file
+
+    def check_writable(self) -> None:
+        """Write, read, create and delete a small object.
+
+        Raises: ConfigError with the remedy when that cannot be before somebody corrects something; StorageError when the
+            store does not answer now.
+        """
+        name, data = f"_probe/{secrets.token_hex(8)}", secrets.token_bytes(16)
+        self.put(name, data)
+        try:
+            same, second = self.read(name) == data, self.create(name, b"another")
+        finally:
+            self._forget(name)
+        if not same:
+            msg = f"{self.where}: what was written does not come back, so it is no store. Correct store.uri or the endpoint"
+            raise ConfigError(msg)
+        if second:
+            msg = (
+                f"{self.where}: the server ignores If-None-Match (conditional puts), so two runs could overwrite each "
+                "other's snapshots. Use a server that honours it"
+            )
+            raise ConfigError(msg)
+
+    def _forget(self, name: str) -> None:
+        self.delete([name])
+
+
+@contextmanager
+def storage_errors(what: str, where: Path) -> Iterator[None]:
+    """Turn an OSError into a StorageError that says what failed, and the remedy.
+
+    Args:
+        where: a path on the file system that it happened on.
+    """
+    try:
+        yield
+    except OSError as error:
+        msg = f"{what}: {error.strerror or error}{_remedy(error, where)}"
+        raise StorageError(msg) from error
+
+
+def _remedy(error: OSError, where: Path) -> str:
+    if error.errno in FULL:
+        return f". Free some space on the disk of {where}, then rerun: what is finished is kept"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f". Make {where} writable for this user, or set store.uri to another place"
+    return ""
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says when a disk, a quota or a file can take no more."""

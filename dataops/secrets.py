@@ -1,0 +1,233 @@
+"""Secrets: where they are read, and how they are kept out of everything that is written or shown.
+
+They live in the environment and nowhere else. Whatever leaves a process as text (a message, a log line, a state, a tag)
+goes through `redact`, which knows two kinds:
+
+- the shape of one: `user:password@` in an address, and query parameters that sign or authorise a request;
+- the value of one: of each environment variable whose name says so, and of each password in an address that one holds.
+
+A value of fewer than SHORTEST characters is no secret that can be told from ordinary text.
+"""
+
+import base64
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from dataops.escaping import visible
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+SHORTEST = 8
+HIDDEN = "***"
+
+_NAME = re.compile(
+    r"(^|[^A-Z])(PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|AUTH_STRING|(API|ACCESS|PRIVATE|SECRET|SIGNING)[_-]?KEY)$",
+    re.IGNORECASE,
+)
+_RUN_TOGETHER = frozenset({"PGPASSWORD", "MYSQL_PWD", "REDISCLI_AUTH", "SSHPASS"})
+# Greedy, as a password that nobody escaped may hold an @; it ends at the path, where another @ is an ordinary letter.
+_USERINFO = re.compile(r"(?<=://)[^/\s?#\"'<>]*@")
+_SIGNED = re.compile(
+    r"(?<=[?&;])((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|sig|signature|AWSAccessKeyId|(?:access_|auth_)?token"
+    r"|password|passwd|secret|api_?key)=)[^&;#\s\"'<>]+",
+    re.IGNORECASE,
+)
+_PASSWORD = re.compile(r"://[^/:@\s]*:(.+)@[^@]*$", re.DOTALL)
+
+
+@lru_cache(maxsize=4096)
+def is_secret_name(name: str) -> bool:
+    """Whether the name of a variable, a field or a key says that its value is secret: `HF_TOKEN`, `db.password`."""
+    return bool(_NAME.search(name)) or name.upper() in _RUN_TOGETHER
+
+
+def secret(name: str) -> "SecretStr | None":
+    """The secret in an environment variable; None where it is not set or empty."""
+    from pydantic import SecretStr  # 100 ms that most commands need not pay
+
+    value = os.environ.get(name)
+    return SecretStr(value) if value else None
+
+
+def without_credentials(text: str) -> str:
+    """The text with `user:password@` cut out of every address in it, and what signs one starred."""
+    return _SIGNED.sub(rf"\1{HIDDEN}", _USERINFO.sub("", text))
+
+
+def redact(text: str) -> str:
+    """The text without credentials in addresses and with each secret of the environment as `***`."""
+    for value in _spellings():
+        text = text.replace(value, HIDDEN)
+    return without_credentials(text) if "://" in text or "=" in text else text
+
+
+def problem(name: str, value: object) -> str | None:
+    """Why a key and its value may not stand in a config: it looks like a secret. None where it does not."""
+    remedy = "secrets belong in the environment (docs: SECURITY.md), and this one is now in a file: change it"
+    if is_secret_name(name) and value not in (None, ""):
+        return f"looks like a secret by its name; {remedy}"
+    if not isinstance(value, str) or redact(value) == value:
+        return None
+    what = "an address with credentials" if without_credentials(value) != value else "the value of a secret variable"
+    return f"holds {what}; {remedy}"
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process that has no use for secrets: a training job, a server of static files."""
+    return {name: v for name, v in environ.items() if not is_secret_name(name) and without_credentials(v) == v}
+
+
+def _spellings() -> list[str]:
+    """Each secret as it is and as addresses, JSON and HTTP's Basic spell it; the longest first."""
+    found: set[str] = set()
+    for value in _values(tuple(v for v in os.environ.items() if is_secret_name(v[0]) or "://" in v[1])):
+        found |= {value, quote(value, safe=""), json.dumps(value)[1:-1], _base64(value)}
+    if password := os.environ.get("MLFLOW_TRACKING_PASSWORD"):
+        found.add(_base64(f"{os.environ.get('MLFLOW_TRACKING_USERNAME', '')}:{password}"))
+    return sorted(found, key=lambda value: (-len(value), value))
+
+
+@lru_cache(maxsize=8)
+def _values(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
+    named = [value for name, value in variables if is_secret_name(name)]
+    passwords = [found[1] for _, value in variables if (found := _PASSWORD.search(value))]
+    values = {value.strip() for value in (*named, *passwords, *map(unquote, passwords))}
+    return frozenset(value for value in values if len(value) >= SHORTEST)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode()
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def scrub(error: BaseException) -> BaseException:
+    """The error, its causes and its members with redacted texts; another RuntimeError where its text cannot be changed."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        current = todo.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        todo += [current.__cause__, current.__context__, *getattr(current, "exceptions", ())]
+        if _leaks(current):
+            _redact_fields(current)
+        if _leaks(current):  # one whose text is built elsewhere, as pydantic's
+            return RuntimeError(f"{type(current).__name__}: {redact(str(current))}")
+    return error
+
+
+def _leaks(error: BaseException) -> bool:
+    texts = (str(error), repr(error), *getattr(error, "__notes__", ()))
+    return any(redact(text) != text for text in texts)
+
+
+def _redact_fields(error: BaseException) -> None:
+    error.args = tuple(_redacted(value) for value in error.args)
+    for name, value in list(vars(error).items()):
+        if not name.startswith("__") or name == "__notes__":
+            setattr(error, name, _redacted(value))
+    if isinstance(error, OSError):  # whose text is of these, not of its arguments
+        for name in ("strerror", "filename", "filename2"):
+            if isinstance(value := getattr(error, name), str | bytes):
+                setattr(error, name, _redacted(value))
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, bytes):
+        return redact(value.decode("latin-1")).encode("latin-1", "replace")
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(_redacted(item) for item in value)
+    if type(value) is dict:
+        return {key: _redacted(item) for key, item in value.items()}
+    if isinstance(value, BaseException):  # requests and urllib3 wrap them so
+        return scrub(value)
+    return value
+
+
+@contextmanager
+def scrubbed_errors() -> Iterator[None]:
+    """What is raised within leaves it without secrets: for borders behind which others write errors down."""
+    try:
+        yield
+    except BaseException as error:
+        clean = scrub(error)
+        if clean is error:
+            raise
+        raise clean from None
+
+
+# Log lines and last words ---------------------------------------------------------------------------------------------
+
+
+def shown(text: str) -> str:
+    """Text for a terminal or a log: without secrets, control characters spelt out, further lines indented."""
+    return visible(redact(text)).replace("\n", "\n    ")
+
+
+def guard_process() -> None:
+    """From now on every log record of this process, and the traceback that it may die with, is redacted and visible.
+
+    A record is cleaned as it is made, so that no handler (a file, the terminal, Prefect's API) sees it otherwise. Safe to
+    call again.
+    """
+    if not isinstance(logging.getLogRecordFactory(), _CleanRecords):
+        logging.setLogRecordFactory(_CleanRecords(logging.getLogRecordFactory()))
+    sys.excepthook, threading.excepthook = _last_words, _last_words_of_thread
+
+
+class _CleanRecords:
+    def __init__(self, make: Any):
+        self.make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record: logging.LogRecord = self.make(*args, **kwargs)
+        try:
+            said = record.getMessage()
+        except Exception:  # arguments that do not fit: the handler says so, with the arguments
+            record.msg, record.args = "%s (with arguments that do not fit)", (redact(str(record.msg)),)
+            return record
+        if (clean := shown(said)) != said:
+            record.msg, record.args = clean, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            clean = scrub(record.exc_info[1])
+            if clean is not record.exc_info[1]:
+                record.exc_info = (type(clean), clean, None)
+        return record
+
+
+def _last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    sys.stderr.write(visible(redact("".join(traceback.format_exception(kind, error, trace)))))
+
+
+def _last_words_of_thread(died: threading.ExceptHookArgs) -> None:
+    if died.exc_value is not None and not issubclass(died.exc_type, SystemExit):
+        _last_words(died.exc_type, died.exc_value, died.exc_traceback)
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder, and those above it that are missing, for this user only; one that is there keeps its mode."""
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    return path

@@ -1,0 +1,84 @@
+"""Known vulnerabilities of what is installed: `python -m infra.audit`, or `make audit`.
+
+pip-audit does the work. On top of it: an accepted advisory has a reason and an end date in infra/audit-accepted.toml, and
+where the vulnerability service cannot be reached the audit is skipped, loudly: 0 clean or skipped, 1 findings.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+ACCEPTED = Path(__file__).with_name("audit-accepted.toml")
+_UNREACHED = ("ConnectionError", "could not connect", "Max retries exceeded", "Name or service not known", "timed out")
+_BAR = "=" * 100
+
+
+def accepted(path: Path, today: date) -> tuple[dict[str, str], list[str]]:
+    """Reason by advisory of those that are accepted today, and what is wrong with the file."""
+    reasons, problems = {}, []
+    for entry in tomllib.loads(path.read_text()).get("accepted", []):
+        advisory, reason, until = entry.get("id"), str(entry.get("reason", "")).strip(), entry.get("until")
+        if not advisory or len(reason) < 20 or not isinstance(until, date):
+            problems.append(f"{path}: {advisory or 'an entry without id'} needs id, until (a date) and a reason")
+        elif until < today:
+            problems.append(f"{path}: {advisory} was accepted until {until}: look at it again")
+        else:
+            reasons[advisory] = reason
+    return reasons, problems
+
+
+def findings(report: dict[str, Any], reasons: dict[str, str]) -> list[str]:
+    """One line for each vulnerability that is not accepted, by its id or an alias."""
+    lines = []
+    for package in report["dependencies"]:
+        for vulnerability in package.get("vulns", []):
+            if reasons.keys().isdisjoint({vulnerability["id"], *vulnerability.get("aliases", [])}):
+                fixed = ", ".join(vulnerability["fix_versions"]) or "no version yet"
+                lines.append(f"{package['name']} {package['version']}: {vulnerability['id']}, fixed in {fixed}")
+    return lines
+
+
+def main(today: date | None = None, path: Path = ACCEPTED) -> int:
+    """Audit this environment. PAIRMILL_OSV_URL names another service than OSV's own."""
+    say = sys.stderr.write
+    reasons, problems = accepted(path, today or datetime.now(UTC).date())
+    command = [
+        sys.executable,
+        "-m",
+        "pip_audit",
+        "--skip-editable",
+        "--format",
+        "json",
+        "--vulnerability-service",
+        "osv",
+    ]
+    command += ["--progress-spinner", "off", "--timeout", "15"]
+    if url := os.environ.get("PAIRMILL_OSV_URL"):
+        command += ["--osv-url", url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        report = json.loads(done.stdout)
+    except ValueError:
+        if not problems and any(word.lower() in done.stderr.lower() for word in _UNREACHED):
+            reason = f"AUDIT SKIPPED: no vulnerability service can be reached from here.\n{done.stderr.strip()[-300:]}"
+            say(f"{_BAR}\n{reason}\n{_BAR}\n")
+            return 0
+        problems.append(f"pip-audit failed: {done.stderr.strip()[-2000:]}")
+        report = {"dependencies": []}
+    problems += findings(report, reasons)
+    looked_at = sum("skip_reason" not in package for package in report["dependencies"])
+    if not problems and not looked_at:
+        problems.append("pip-audit found no package to look at")
+    say("".join(f"{line}\n" for line in problems))
+    if not problems:
+        say(f"no known vulnerability in {looked_at} packages ({len(reasons)} accepted, see {path.name})\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""The steps of the filter stage: what each does to one part, or to one range of hashes. tasks.filter puts them in order."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+import polars as pl
+import pyarrow as pa
+
+from dataops.duplicates import duplicates, keys
+from dataops.filters import asked_of, first_reason
+from dataops.personal import masked
+from dataops.schema import FILTERED, PAIRS, conform, dropped
+from dataops.snapshot import Counts, Draft, Part, Record, read_table
+from tasks.filter_config import FilterConfig
+from tasks.filter_summary import describe
+from tasks.ranges import by_range, get_piece, pieces_of, put_pieces
+
+if TYPE_CHECKING:
+    from dataops.language import Detection
+    from dataops.query_matching import Queries
+
+NAME = "filter"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's work on a part that came in, or on a range of hashes."""
+
+    function: Callable[[Draft, "Step"], Record]
+    number: int
+    """Of the part or range."""
+    part: str
+    """Name in the store of the part."""
+    parts: int
+    """Parts in all."""
+    bits: int
+    """There are 2^bits ranges."""
+    seen: tuple[str, ...]
+    """Names in the store of the parts of the datasets that were made before."""
+    config: FilterConfig
+
+    @property
+    def id(self) -> str:
+        return f"{self.function.__name__}-{self.number:05d}"
+
+    def tables(self, kind: str) -> list[str]:
+        """Names of the scratch tables that a map over the parts wrote."""
+        return [table(kind, number) for number in range(self.parts)]
+
+    def range_tables(self, kind: str) -> list[str]:
+        """Names of the scratch tables that a map over the ranges wrote."""
+        return [table(kind, number) for number in range(1 << self.bits)]
+
+
+def table(kind: str, number: int) -> str:
+    """Name of a scratch table."""
+    return f"{kind}-{number:05d}.arrow"
+
+
+def run(draft: Draft, step: Step) -> Record:
+    """Do a step: what the worker processes call."""
+    return step.function(draft, step)
+
+
+def judge(draft: Draft, step: Step) -> Record:
+    """The verdict on each row of a part that needs no other row, and the keys of those that pass, by range of url.
+
+    A caption all in capitals is shown to the language detector in lower case: it passes over words in capitals.
+    """
+    rows = _pairs(draft, step)
+    answers = asked_of(rows, step.config)
+    reasons = _then(first_reason(answers), rows, lambda left: _unsafe(left, step.config))
+    left = reasons.is_null().arg_true()
+    found = _languages(rows[left], step.config)
+    language = pl.DataFrame(
+        {
+            "language": pl.Series(found.labels, dtype=pl.String),
+            "language_score": pl.Series(found.scores, dtype=pl.Float32),
+            "foreign": pl.Series(
+                found.summed(step.config.languages or found.candidates) < step.config.language_min_score
+            ),
+            "row": left,
+        }
+    )
+    verdicts = (
+        pl.DataFrame({"row": pl.int_range(rows.height, dtype=pl.UInt32, eager=True), "drop_reason": reasons})
+        .join(language, on="row", how="left", maintain_order="left")
+        .with_columns(
+            pl.when(pl.col("foreign") & bool(step.config.languages))
+            .then(pl.lit("language"))
+            .otherwise("drop_reason")
+            .alias("drop_reason")
+        )
+        .drop("row", "foreign")
+    )
+    put_pieces(draft, table("verdicts", step.number), [verdicts])
+    passed = verdicts["drop_reason"].is_null().arg_true()
+    ranked = keys(rows[passed]).with_columns(row=passed.cast(pl.UInt32))
+    put_pieces(draft, table("keys", step.number), by_range(ranked, "url_high", step.bits))
+    if step.config.max_caption_count is not None:
+        captions = ranked.select("caption_high", "caption_low")
+        put_pieces(draft, table("captions", step.number), by_range(captions, "caption_high", step.bits))
+    alone = {name: int(answers[name].sum()) for name in answers.columns}
+    return Record(task=step.id, facts={"alone": alone})
+
+
+def count_captions(draft: Draft, step: Step) -> Record:
+    """The captions of a range that occur too often."""
+    captions = pl.concat(pieces_of(draft, step.tables("captions"), step.number))
+    counted = captions.group_by("caption_high", "caption_low").len()
+    too_many = counted.filter(pl.col("len") > step.config.max_caption_count)
+    put_pieces(draft, table("frequent", step.number), [too_many.drop("len")])
+    return Record(task=step.id)
+
+
+def read_seen(draft: Draft, step: Step) -> Record:
+    """The addresses of a part of an earlier dataset, by range."""
+    from dataops.hashes import hash128
+
+    urls = read_table(draft.store, step.seen[step.number], ["url"])["url"].combine_chunks()
+    high, low = hash128(urls).T
+    frame = pl.DataFrame({"url_high": high, "url_low": low}).unique(maintain_order=True)
+    put_pieces(draft, table("seen", step.number), by_range(frame, "url_high", step.bits))
+    return Record(task=step.id)
+
+
+def choose(draft: Draft, step: Step) -> Record:
+    """The rows of a range of urls that go: boilerplate, seen before, and duplicates; a piece a part."""
+    rows = pl.concat(pieces_of(draft, step.tables("keys"), step.number))
+    reasons = pl.Series("drop_reason", [None] * rows.height, pl.String)
+    if step.config.max_caption_count is not None:
+        frequent = pl.concat(get_piece(draft, name, 0) for name in step.range_tables("frequent"))
+        reasons = _then(reasons, rows, lambda left: _among(left, frequent, "boilerplate"))
+    if step.seen:
+        seen = pl.concat(get_piece(draft, table("seen", i), step.number) for i in range(len(step.seen)))
+        reasons = _then(reasons, rows, lambda left: _among(left, seen.unique(), "seen"))
+    reasons = _then(reasons, rows, lambda left: duplicates(left, [s for s in step.config.dedupe if s != "caption"]))
+    _put_gone(draft, table("gone", step.number), rows, reasons, step.parts)
+    return Record(task=step.id)
+
+
+def regroup(draft: Draft, step: Step) -> Record:
+    """The keys of the rows of a part that are still there, by range of caption."""
+    ranked = pl.concat(get_piece(draft, table("keys", step.number), i) for i in range(1 << step.bits))
+    gone = _gone(draft, step, "gone")
+    left = ranked.join(gone, on="row", how="anti", maintain_order="left")
+    put_pieces(draft, table("regrouped", step.number), by_range(left, "caption_high", step.bits))
+    return Record(task=step.id)
+
+
+def choose_captions(draft: Draft, step: Step) -> Record:
+    """The rows of a range of captions whose caption another row has already; a piece a part."""
+    rows = pl.concat(pieces_of(draft, step.tables("regrouped"), step.number))
+    _put_gone(draft, table("gone-captions", step.number), rows, duplicates(rows, ["caption"]), step.parts)
+    return Record(task=step.id)
+
+
+def count_queries(draft: Draft, step: Step) -> Record:
+    """How many of the captions of a part that are still there each query is found in."""
+    from dataops.balance import query_counts
+    from dataops.query_matching import match
+
+    queries = _queries(step.config)
+    rows = _pairs(draft, step)
+    left = rows.filter(_reasons(draft, step).is_null())
+    counts = query_counts(match(_captions(left, step.config), queries), len(queries.texts))
+    put_pieces(draft, table("queries", step.number), [pl.DataFrame({"count": counts})])
+    return Record(task=step.id)
+
+
+def write(draft: Draft, step: Step) -> Record:
+    """The kept and the dropped part of a part that came in."""
+    rows = _pairs(draft, step)
+    reasons = _reasons(draft, step)
+    verdicts = get_piece(draft, table("verdicts", step.number), 0)
+    rows = rows.with_columns(verdicts["language"], verdicts["language_score"])
+    balanced = pl.DataFrame(schema={"query_ids": pl.List(pl.UInt32), "sampling_probability": pl.Float32})
+    balanced = balanced.clear(rows.height)  # as many rows of nulls
+    if step.config.balance is not None:
+        reasons, balanced = _balance(draft, step, rows, reasons)
+    if step.config.personal == "mask":
+        rows = rows.with_columns(masked(pl.col("caption")).alias("caption"))
+    whole = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
+    kept, gone = whole.filter(pl.col("drop_reason").is_null()), whole.filter(pl.col("drop_reason").is_not_null())
+    parts: list[Part] = [
+        draft.put_table(f"part-{step.number:05d}.parquet", conform(kept.to_arrow(), FILTERED, step.id)),
+        draft.put_table(f"dropped-{step.number:05d}.parquet", conform(gone.to_arrow(), dropped(FILTERED), step.id)),
+    ]
+    by_reason = Counter(gone["drop_reason"].to_list())
+    counts = Counts(input=whole.height, kept=kept.height, dropped=dict(sorted(by_reason.items())))
+    if step.config.balance is not None:
+        from dataops.balance import query_counts
+
+        left = query_counts(kept["query_ids"].to_arrow(), len(_queries(step.config).texts))
+        put_pieces(draft, table("queries-left", step.number), [pl.DataFrame({"count": left})])
+    return Record(task=step.id, parts=parts, counts=counts, facts=describe(kept, gone))
+
+
+def _balance(draft: Draft, step: Step, rows: pl.DataFrame, reasons: pl.Series) -> tuple[pl.Series, pl.DataFrame]:
+    """The reasons with those of balancing, and the columns query_ids and sampling_probability."""
+    from dataops.balance import query_probabilities, sampled
+    from dataops.hashes import uid_halves
+    from dataops.query_matching import match
+
+    balance = step.config.balance
+    assert balance is not None
+    matches = match(_captions(rows, step.config), _queries(step.config))
+    counts = get_piece(draft, "query-counts.arrow", 0)["count"].to_numpy()
+    chances = query_probabilities(counts, balance.max_per_query)
+    keep, chance = sampled(uid_halves(rows["uid"].to_arrow()), matches, chances, balance.seed)
+    columns = pl.DataFrame({"query_ids": pl.Series(matches), "sampling_probability": chance})
+    unmatched = columns["query_ids"].list.len() == 0
+    why = pl.select(
+        pl.when(unmatched)
+        .then(pl.lit(None if balance.keep_unmatched else "no_query", pl.String))
+        .when(~pl.lit(pl.Series(keep)) & (balance.mode == "offline"))
+        .then(pl.lit("balanced"))
+    ).to_series()
+    columns = columns.with_columns(
+        sampling_probability=pl.when(unmatched).then(1.0).otherwise("sampling_probability").cast(pl.Float32)
+    )
+    return pl.select(pl.coalesce(reasons, why).alias("drop_reason")).to_series(), columns
+
+
+def _pairs(draft: Draft, step: Step) -> pl.DataFrame:
+    table_ = conform(read_table(draft.store, step.part), PAIRS, step.part)
+    return cast(pl.DataFrame, pl.from_arrow(table_))
+
+
+def _captions(rows: pl.DataFrame, config: FilterConfig) -> pa.Array:
+    """The captions as they are kept."""
+    caption = pl.col("caption")
+    return rows.select(masked(caption) if config.personal == "mask" else caption).to_series().to_arrow()
+
+
+def _then(reasons: pl.Series, rows: pl.DataFrame, ask: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
+    """The reasons, with those that `ask` gives for the rows that have none."""
+    left = reasons.is_null().arg_true()
+    if not len(left):
+        return reasons
+    return reasons.scatter(left, ask(rows[left]))
+
+
+def _unsafe(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
+    if not config.unsafe_languages:
+        return pl.Series([None] * rows.height, dtype=pl.String)
+    from dataops.query_matching import match
+    from dataops.unsafe_words import unsafe_words
+
+    found = pl.Series(match(rows["caption"].to_arrow(), unsafe_words(tuple(config.unsafe_languages))))
+    return pl.select(pl.when(found.list.len() > 0).then(pl.lit("unsafe"))).to_series()
+
+
+def _among(rows: pl.DataFrame, hashes: pl.DataFrame, reason: str) -> pl.Series:
+    """`reason` for each row whose hash is among some (the columns say which hash)."""
+    marked = hashes.with_columns(drop_reason=pl.lit(reason))
+    return rows.join(marked, on=hashes.columns, how="left", maintain_order="left")["drop_reason"]
+
+
+def _put_gone(draft: Draft, name: str, rows: pl.DataFrame, reasons: pl.Series, parts: int) -> None:
+    gone = rows.select("part", "row").with_columns(drop_reason=reasons.cast(pl.String))
+    gone = gone.filter(pl.col("drop_reason").is_not_null()).sort("part", maintain_order=True)
+    by_part = {int(part): frame for (part,), frame in gone.group_by(["part"], maintain_order=True)}
+    empty = gone.clear()
+    put_pieces(draft, name, [by_part.get(part, empty).drop("part") for part in range(parts)])
+
+
+def _gone(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
+    """The rows of a part that a map over the ranges found to go: row, drop_reason."""
+    return pl.concat(get_piece(draft, name, step.number) for name in step.range_tables(kind))
+
+
+def _reasons(draft: Draft, step: Step) -> pl.Series:
+    """Why each row of a part goes, as far as it is known before balancing."""
+    reasons = get_piece(draft, table("verdicts", step.number), 0)["drop_reason"]
+    for kind in ["gone", *(["gone-captions"] if "caption" in step.config.dedupe else [])]:
+        gone = _gone(draft, step, kind)
+        reasons = reasons.scatter(gone["row"], gone["drop_reason"])
+    return reasons
+
+
+def _languages(rows: pl.DataFrame, config: FilterConfig) -> "Detection":
+    """The languages of captions, each with as much of its page's language as the config says."""
+    texts = [text.lower() if text.isupper() else text for text in rows["caption"].to_list()]
+    found = _detect(texts, config)
+    if not config.language_page_weight:
+        return found
+    captions = rows.select("page_url").with_columns(text=pl.Series(texts, dtype=pl.String))
+    pages = captions.group_by("page_url", maintain_order=True).agg(
+        pl.col("text").unique(maintain_order=True).str.join(" ")
+    )
+    number = pages.select("page_url", number=pl.int_range(pl.len(), dtype=pl.UInt32))
+    of_page = captions.join(number, on="page_url", how="left", maintain_order="left", nulls_equal=True)[
+        "number"
+    ].to_numpy()
+    return found.blended(_detect(pages["text"].to_list(), config), of_page, config.language_page_weight)
+
+
+def _detect(texts: Sequence[str], config: FilterConfig) -> "Detection":
+    # Imported here, so that only workers that judge load the compiler.
+    from dataops.language import detect
+
+    return detect(texts, config.language_candidates, config.language_mode)
+
+
+@lru_cache(maxsize=1)
+def _compiled_queries(path: str) -> "Queries":
+    import pyarrow.parquet as pq
+
+    from dataops.query_matching import compile_queries
+
+    return compile_queries(pq.read_table(path, columns=["query"])["query"].to_pylist())
+
+
+def _queries(config: FilterConfig) -> "Queries":
+    assert config.balance is not None
+    return _compiled_queries(config.balance.queries)

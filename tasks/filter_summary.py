@@ -1,0 +1,86 @@
+"""What is said of the pairs that a filter keeps and drops: counted part by part, and added up."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from dataops.balance import effective_number
+from dataops.filters import host
+
+LENGTH_STEP, LENGTH_STEPS = 10, 30
+"""Captions are counted by their length in steps of so many characters; the last step is all that is longer."""
+LISTED = 40
+"""Hosts and captions that are listed, most frequent first."""
+EXAMPLES = 4
+"""Captions that are shown for each reason."""
+_PER_PART = 5_000
+"""Of a part's hosts and captions, the most frequent, that are added up: what is frequent over all is so in some part."""
+_CAPTION_CHARS = 200
+CURVE_POINTS = 200
+"""Of the curve over queries."""
+
+
+def describe(kept: pl.DataFrame, gone: pl.DataFrame) -> dict[str, Any]:
+    """Of one part: kept rows by language, length, host and caption, and captions dropped for each reason."""
+    captions = kept.select(caption=pl.col("caption").str.slice(0, _CAPTION_CHARS))["caption"]
+    lengths = (kept["caption"].str.len_chars() // LENGTH_STEP).clip(upper_bound=LENGTH_STEPS)
+    shown = (
+        gone.sort("uid")
+        .group_by("drop_reason")
+        .agg(pl.col("caption").str.slice(0, _CAPTION_CHARS).head(EXAMPLES))
+        .sort("drop_reason")
+    )
+    return {
+        "languages": _counts(kept["language"].fill_null("unknown")),
+        "lengths": {str(step): n for step, n in sorted(Counter(lengths.to_list()).items())},
+        "hosts": _counts(kept.select(host(pl.col("url"))).to_series().fill_null("")),
+        "captions": _counts(captions),
+        "examples": dict(shown.iter_rows()),
+    }
+
+
+def _counts(values: pl.Series) -> dict[str, int]:
+    counted = values.alias("value").value_counts(name="n").sort(pl.col("n"), "value", descending=[True, False])
+    return dict(counted.head(_PER_PART).iter_rows())
+
+
+def add_up(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The descriptions of all parts as one."""
+    summed = {name: Counter[str]() for name in ("languages", "lengths", "hosts", "captions")}
+    examples: dict[str, list[str]] = {}
+    for part in parts:
+        for name, counter in summed.items():
+            counter.update(part[name])
+        for reason, captions in part["examples"].items():
+            examples[reason] = (examples.get(reason, []) + captions)[:EXAMPLES]
+    return {
+        "languages": _most(summed["languages"], 1000),
+        "lengths": {step: n for step, n in sorted(summed["lengths"].items(), key=lambda item: int(item[0]))},
+        "hosts": _most(summed["hosts"], LISTED),
+        "captions": _most(summed["captions"], LISTED),
+        "examples": dict(sorted(examples.items())),
+    }
+
+
+def _most(counter: Counter[str], number: int) -> dict[str, int]:
+    return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:number])
+
+
+def describe_balance(before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
+    """How captions spread over queries, before and after balancing: numbers, and points of the head/tail curve."""
+    order = np.argsort(-before, kind="stable")
+    places = np.unique(np.geomspace(1, max(len(before), 1), CURVE_POINTS).astype(int) - 1)[: len(before)]
+    return {
+        "queries": len(before),
+        "queries_found": int((before > 0).sum()),
+        "matches_before": int(before.sum()),
+        "matches_after": int(after.sum()),
+        "effective_before": round(effective_number(before), 2),
+        "effective_after": round(effective_number(after), 2),
+        "curve": [[int(place) + 1, int(before[order[place]]), int(after[order[place]])] for place in places],
+        "head": [int(number) for number in order[:LISTED] if before[number]],
+    }

@@ -1,0 +1,50 @@
+"""Scratch tables of a stage, cut into numbered pieces: what lets a global step see one range of hashes at a time.
+
+A map over the parts writes one such table a part, with a piece a range; a map over the ranges reads its piece of each.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+import pyarrow as pa
+
+from dataops.duplicates import partition
+from dataops.snapshot import Draft
+
+
+def put_pieces(draft: Draft, name: str, pieces: Sequence[pl.DataFrame]) -> None:
+    """Write frames of one schema as the pieces 0, 1, ... of a scratch table."""
+    schema = pieces[0].to_arrow().schema
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        for piece in pieces:
+            batches = piece.rechunk().to_arrow().to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
+            writer.write_batch(batches[0])
+    draft.store.put(draft.scratch(name), sink.getvalue())
+
+
+def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
+    """One piece of a scratch table."""
+    with pa.memory_map(str(draft.store.local(draft.scratch(name)))) as file:
+        batch = pa.ipc.open_file(file).get_batch(number)
+        return pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
+
+
+def by_range(frame: pl.DataFrame, high: str, bits: int) -> list[pl.DataFrame]:
+    """The rows of each of 2^bits ranges of the column `high` of hashes, in their order."""
+    ranges = partition(frame[high], bits)
+    order = ranges.arg_sort()
+    counts = ranges.value_counts().sort(ranges.name)
+    sizes = dict(zip(counts[ranges.name].to_list(), counts["count"].to_list(), strict=True))
+    grouped, start, pieces = frame[order], 0, list[pl.DataFrame]()
+    for number in range(1 << bits):
+        pieces.append(grouped.slice(start, sizes.get(number, 0)))
+        start += sizes.get(number, 0)
+    return pieces
+
+
+def pieces_of(draft: Draft, names: Sequence[str], number: int) -> Iterator[pl.DataFrame]:
+    """The same piece of several tables, one after the other, with the column `part`: the table's place among `names`."""
+    for part, name in enumerate(names):
+        yield get_piece(draft, name, number).with_columns(part=pl.lit(part, pl.UInt32))

@@ -1,0 +1,133 @@
+"""The whole path with its store on a real S3 server, which is restarted, and runs that race for the same snapshots."""
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.s3_store import S3Store
+from dataops.store import FolderStore, Store
+from tests.e2e.conftest import Mill
+from tests.seaweed import SeaweedFS
+
+pytestmark = pytest.mark.timeout(600)
+DATA = ("extract", "filter", "download", "curate", "pack")
+MADE = (*DATA, "train", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    server = SeaweedFS(tmp_path_factory.mktemp("weed"))
+    try:
+        server.start()
+        server.create_bucket("mill")
+        yield server
+    finally:
+        server.stop()
+
+
+def machine(mill: Mill, s3: SeaweedFS, name: str) -> Mill:
+    """A machine of its own: another home and another working folder; the same servers."""
+    folder = mill.folder / name
+    folder.mkdir(exist_ok=True)
+    urls = {service["name"]: service["url"] for service in mill.json("status")}
+    servers = {"PREFECT_API_URL": urls["prefect"], "MLFLOW_TRACKING_URI": urls["mlflow"]}
+    return replace(
+        mill, folder=folder, env=mill.env | s3.environment | servers | {"PAIRMILL_HOME": str(folder / "home")}
+    )
+
+
+@pytest.fixture
+def store(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store:
+    for name, value in {**s3.environment, "PAIRMILL_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    return S3Store("mill", "whole")
+
+
+def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {stage["stage"]: stage for stage in result["stages"]}
+
+
+def digests(result: dict[str, Any]) -> dict[str, str]:
+    return {name: stage["content_digest"] for name, stage in stages(result).items() if name in MADE}
+
+
+def race(racers: list[Mill], store: Store, last: str, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+    """Run the same config on every machine at once; what each run printed. One that ends with 75 is run again."""
+
+    def run(racer: Mill, results: dict[str, Any]) -> None:
+        command = racer.command("run", racer.config("raced", store=store.uri), "--until", last, "--json")
+        with (racer.folder / "log").open("wb") as log:
+            done = subprocess.run(
+                command, cwd=racer.folder, env=racer.env, stdout=subprocess.PIPE, stderr=log, timeout=500
+            )
+        result = json.loads(done.stdout)
+        results[racer.folder.name] = racer.json("rerun", result["run_id"]) if done.returncode == 75 else result
+
+    results: dict[str, Any] = {}
+    threads = [threading.Thread(target=run, args=(racer, results)) for racer in racers]
+    for thread in threads:
+        thread.start()
+    meanwhile()
+    for thread in threads:
+        thread.join()
+    logs = {racer.folder.name: (racer.folder / "log").read_text() for racer in racers}
+    assert len(results) == len(racers), logs
+    assert not any("Traceback" in log for log in logs.values()), logs
+    return [results[racer.folder.name] for racer in racers]
+
+
+def check_made_once(store: Store, first: dict[str, Any], second: dict[str, Any]) -> None:
+    for name, stage in stages(first).items():
+        other = stages(second)[name]
+        assert stage["key"] == other["key"]
+        assert sorted([stage["state"], other["state"]]) == ["Completed", "Reused"], name
+        assert sum(found.endswith("/manifest.json") for found in store.names(name)) == 1
+    assert not [name for name in store.names("") if "/_work/" in name or name.startswith("_probe")]
+
+
+def test_two_machines_race_through_a_restart_of_s3_to_one_model_with_the_folders_digests(mill, s3, store, undisturbed):
+    machines = [machine(mill, s3, name) for name in ("here", "there")]
+
+    def restart() -> None:
+        deadline = time.monotonic() + 120
+        while not any("/_work/shard-" in name for name in store.names("download")):
+            assert time.monotonic() < deadline, "no shard was ever downloaded"
+            time.sleep(0.05)
+        s3.stop(at_once=True)
+        time.sleep(4)
+        s3.start()
+
+    first, second = race(machines, store, "register", restart)
+    check_made_once(store, first, second)
+    assert re.fullmatch(r"models:/small/\d+", first["model_version"])
+    assert first["model_version"] == second["model_version"]
+    assert digests(machines[0].json("show", first["run_id"])) == digests(undisturbed)
+    logs = [(each.folder / "log").read_text() for each in machines]
+    assert any("waiting up to 120 s for s3://mill/whole at 127.0.0.1:" in log for log in logs)
+    assert any(re.search(r"waiting for run small-\S+, process \d+ on .*, which makes it", log) for log in logs)
+    trained = [each for each in machines if list((each.folder / "home" / "cache").glob("*/mill/whole/pack/*/*.tar"))]
+    assert len(trained) == 1, "the training shards were fetched by more than the one that trains"
+    assert not any((each.folder / ".pairmill").exists() for each in machines), "something lies in the working folder"
+
+
+def test_a_third_machine_reuses_every_snapshot(mill, s3, store):
+    third = machine(mill, s3, "third")
+    result = third.json("run", third.config("raced", store=store.uri))
+    assert {stage["state"] for stage in result["stages"]} == {"Reused"}
+    assert len(result["stages"]) == 8
+
+
+def test_two_runs_race_in_a_folder(mill, s3, undisturbed, tmp_path):
+    store = FolderStore(tmp_path / "raced")
+    first, second = race([machine(mill, s3, name) for name in ("left", "right")], store, "pack")
+    check_made_once(store, first, second)
+    shown = digests(mill.json("show", first["run_id"], "--store", store.uri))
+    assert shown == {name: digest for name, digest in digests(undisturbed).items() if name in DATA}

@@ -1,0 +1,24 @@
+"""The cluster, once for all tests of this folder."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.cluster.topology import Topology
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    topology = Topology(tmp_path_factory.mktemp("cluster"))
+    try:
+        topology.start_postgres()
+        topology.start_s3()
+        topology.run("bucket")
+        topology.start("mlflow", wait=False)
+        topology.run("prefect-database")
+        topology.start("prefect")
+        topology.await_health("mlflow")
+        topology.start("worker")
+        yield topology
+    finally:
+        topology.stop()

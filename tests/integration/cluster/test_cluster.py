@@ -1,0 +1,235 @@
+"""Prefect and MLflow on Postgres, artefacts and store on S3, a worker: as infra/compose.yaml says, one run through all."""
+
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+
+from dataops.errors import StorageError
+from infra import installation, services
+from infra.bucket import make_bucket
+from infra.server_checks import check_database
+from tasks.demo.build import build_demo_web
+from tests.e2e.conftest import SAMPLE_CONFIG
+from tests.integration.cluster.topology import ROOT, Topology
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def s3(cluster: Topology) -> Iterator[Any]:
+    env = cluster.client()
+    client = boto3.client(
+        "s3",
+        endpoint_url=env["AWS_ENDPOINT_URL"],
+        region_name="us-east-1",
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
+    """The end-to-end tests' config on a store in the bucket, and its site served."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+        web = build_demo_web(tmp_path / "web", limit=60)
+        server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
+        site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
+        text = SAMPLE_CONFIG.format(
+            store="s3://pairmill/store",
+            archive=web.archive,
+            suite=web.suite_root,
+            host=web.host,
+            site=site.url.removeprefix("http://").rstrip("/"),
+            root=ROOT,
+            model_name="clustered",
+        )
+        path = tmp_path / "clustered.toml"
+        path.write_text(text.replace("epochs = 12", "epochs = 3"))
+        yield path
+        services.down()
+
+
+def pairmill(cluster: Topology, *arguments: str, code: int = 0, **changed: str) -> Any:
+    """The command in the worker's environment, with some variables changed."""
+    command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
+    env = cluster.client() | changed
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def get(url: str, authorization: str = "") -> int:
+    request = urllib.request.Request(url, headers={"Authorization": authorization} if authorization else {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_no_server_lets_a_stranger_in(cluster: Topology):
+    env = cluster.client()
+    pages = {
+        f"{env['PREFECT_API_URL']}/admin/version": env["PREFECT_API_AUTH_STRING"].partition(":")[2],
+        f"{env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1": env[
+            "MLFLOW_TRACKING_PASSWORD"
+        ],
+    }
+    for url, password in pages.items():
+        assert [get(url), get(url, basic("pairmill", "password")), get(url, basic("pairmill", password))] == [
+            401,
+            401,
+            200,
+        ]
+    assert get(env["AWS_ENDPOINT_URL"]) == 403
+
+
+def test_each_server_sees_only_its_own_database(cluster: Topology):
+    passwords = cluster.services["postgres"]["environment"]
+    owners = {"prefect": passwords["PREFECT_DB_PASSWORD"], "mlflow": passwords["MLFLOW_DB_PASSWORD"]}
+    for user, password in owners.items():
+        tables = cluster.psql("--command", r"\dt", user=user, password=password, database=user)
+        assert ("flow_run" if user == "prefect" else "registered_models") in tables
+        other = next(iter(owners.keys() - {user}))
+        with pytest.raises(AssertionError, match="permission denied for database"):
+            cluster.psql("--command", "select 1", user=user, password=password, database=other)
+    assert cluster.psql("--command", "select extname from pg_extension", database="prefect").splitlines() == [
+        "plpgsql",
+        "pg_trgm",
+    ]
+
+
+def api(cluster: Topology, method: str, path: str, **options: Any) -> Any:
+    """One request to the Prefect server."""
+    env = cluster.client()
+    user, _, password = env["PREFECT_API_AUTH_STRING"].partition(":")
+    # verify=False: plain HTTP, and reading all certificates of the system takes longer than the request.
+    with httpx.Client(auth=(user, password), timeout=20, verify=False) as client:
+        return client.request(method, env["PREFECT_API_URL"] + path, **options).raise_for_status().json()
+
+
+def wait(cluster: Topology, flow_run_id: str, condition: Callable[[str], bool] = lambda state: False) -> str:
+    """Poll until the condition holds of the flow run's state, or it has ended; returns the state."""
+    deadline, state = time.monotonic() + 400, ""
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            state = api(cluster, "GET", f"/flow_runs/{flow_run_id}")["state_type"]
+        if condition(state) or state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return state
+        assert time.monotonic() < deadline, (state, (cluster.folder / "worker.log").read_text()[-6000:])
+        time.sleep(0.5)
+
+
+def test_a_bucket_is_made_once_and_a_refusal_is_named(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
+    for name, value in cluster.client().items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    assert [make_bucket("made-by-a-test"), make_bucket("made-by-a-test")] == [True, False]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match=r"cannot make bucket other: .*Check AWS_ENDPOINT_URL"):
+        make_bucket("other")
+
+
+def test_a_run_through_worker_servers_and_store_outlives_the_prefect_server(cluster: Topology, config: Path, s3: Any):
+    flow = api(cluster, "POST", "/flows/", json={"name": "pipeline"})
+    step = {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
+    deployment = {"name": "cluster", "flow_id": flow["id"], "work_pool_name": "pairmill", "pull_steps": [step]}
+    deployment = api(cluster, "POST", "/deployments/", json=deployment | {"entrypoint": "flows/pipeline.py:pipeline"})
+    scheduled = {"parameters": {"config": str(config)}, "state": {"type": "SCHEDULED"}}
+    flow_run = api(cluster, "POST", f"/deployments/{deployment['id']}/create_flow_run", json=scheduled)["id"]
+
+    def keys(prefix: str) -> list[str]:
+        return [item["Key"] for item in s3.list_objects_v2(Bucket="pairmill", Prefix=prefix).get("Contents", [])]
+
+    state = wait(cluster, flow_run, lambda state: bool(keys("store/download/")))
+    assert state == "RUNNING", (cluster.folder / "worker.log").read_text()[-6000:]
+    cluster.kill("prefect")
+    cluster.start("prefect")
+    assert wait(cluster, flow_run) == "COMPLETED", (cluster.folder / "worker.log").read_text()[-6000:]
+
+    (run,) = pairmill(cluster, "runs", "--store", "s3://pairmill/store")
+    assert (run["state"], run["model_version"]) == ("completed", "models:/clustered/1")
+    # The registered model's weights are in the bucket, the very bytes that training committed to the store.
+    shown = pairmill(cluster, "show", run["run_id"], "--store", "s3://pairmill/store")
+    (train,) = (stage for stage in shown["stages"] if stage["stage"] == "train")
+    weights = {part["sha256"] for part in train["parts"] if part["name"].endswith(".safetensors")}
+    artefacts = [key for key in keys("mlflow/") if key.endswith(".safetensors")]
+    bodies = [s3.get_object(Bucket="pairmill", Key=key)["Body"].read() for key in artefacts]
+    assert weights & {hashlib.sha256(body).hexdigest() for body in bodies}
+    assert cluster.psql("--command", "select name, version from model_versions", database="mlflow") == "clustered|1"
+    query = f"select state_type from flow_run where id = '{flow_run}'"
+    assert cluster.psql("--command", query, database="prefect") == "COMPLETED"
+
+
+def test_the_doctor_finds_the_cluster_sound_and_names_what_is_made_wrong(cluster: Topology):
+    def checks(code: int, **changed: str) -> dict[str, Any]:
+        url = cluster.environment("prefect")["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+        environment = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url} | changed
+        found = pairmill(cluster, "doctor", "--store", "s3://pairmill/store", code=code, **environment)
+        secrets = {value for name, value in cluster.client().items() if "PASSWORD" in name or "SECRET" in name}
+        assert not [secret for secret in secrets if secret in json.dumps(found)]
+        return {check["name"]: check for check in found if check["name"] != "checkout"}
+
+    sound = checks(code=2 if foreign_checkout() else 0)
+    names = {
+        "prefect server",
+        "prefect version",
+        "mlflow server",
+        "mlflow version",
+        "prefect database",
+        "store",
+        "clock",
+    }
+    assert {name for name, check in sound.items() if check["ok"]} >= names | {"store races"}
+
+    ports = cluster.ports
+    database = f"postgresql+asyncpg://prefect:wrong@127.0.0.1:{ports['postgres']}/prefect"
+    wrong = {
+        "PREFECT_API_AUTH_STRING": "pairmill:wrong",
+        "MLFLOW_TRACKING_PASSWORD": "wrong",
+        "AWS_SECRET_ACCESS_KEY": "wrong",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+    }
+    found = checks(code=2, **wrong)
+    for name, complaint in {
+        "prefect server": "does not let us in (HTTP 401)",
+        "mlflow server": "does not let us in (HTTP 401)",
+        "store": "AWS_SECRET_ACCESS_KEY",
+        "prefect database": "password authentication failed",
+    }.items():
+        assert not found[name]["ok"]
+        assert complaint in found[name]["detail"], found[name]
+
+
+def test_the_doctor_misses_the_extension_that_prefect_needs(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
+    url = cluster.environment("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("psycopg", "asyncpg")
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", url)
+    check = check_database("PREFECT_SERVER_DATABASE_CONNECTION_URL")
+    assert (check.ok, "pg_trgm is not there" in check.detail) == (False, True)
+    assert "CREATE EXTENSION pg_trgm" in check.remedy
+
+
+def foreign_checkout() -> bool:
+    """Whether these tests run from a checkout that is not the installed one: the doctor says so, rightly."""
+    return not installation.check_checkout().ok

@@ -1,0 +1,50 @@
+"""infra/compose.yaml, as `docker compose config` understands it."""
+
+from pathlib import Path
+
+import pytest
+
+from infra import dotenv
+from tests.integration.cluster.topology import resolved_compose
+
+
+@pytest.fixture
+def env_file(tmp_path: Path) -> Path:
+    path = tmp_path / ".env"
+    path.write_text(dotenv.fill(dotenv.EXAMPLE.read_text()))
+    return path
+
+
+def test_without_secrets_it_says_which_and_where(tmp_path: Path):
+    (tmp_path / ".env").write_text("")
+    with pytest.raises(AssertionError, match=r"required variable [A-Z_]+ is missing a value: set it in infra/\.env"):
+        resolved_compose(tmp_path / ".env")
+
+
+def test_the_default_has_no_s3_server_and_no_gpu(env_file: Path):
+    with env_file.open("a") as file:
+        file.write("AWS_ENDPOINT_URL=https://s3.example.org\nPAIRMILL_BUCKET=ours\n")
+    services = resolved_compose(env_file, "--profile", "none")["services"]
+    assert set(services) == {"postgres", "prefect-database", "prefect", "bucket", "mlflow", "worker"}
+    assert services["worker"]["environment"]["AWS_ENDPOINT_URL"] == "https://s3.example.org"
+    assert services["bucket"]["command"][-1] == "ours"
+    assert "--artifacts-destination=s3://ours/mlflow" in services["mlflow"]["command"]
+
+
+def test_profiles_add_the_s3_server_and_the_gpu_worker(env_file: Path):
+    services = resolved_compose(env_file, "--profile", "s3", "--profile", "gpu")["services"]
+    (device,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"], device["count"]) == ("nvidia", ["gpu"], -1)
+    assert services["worker-gpu"]["build"]["target"] == "cuda"
+    assert services["bucket"]["depends_on"]["s3"]["condition"] == "service_healthy"
+    published = {p["host_ip"] for service in services.values() for p in service.get("ports", [])}
+    assert published == {"127.0.0.1"}
+
+
+def test_no_secret_is_on_a_command_line(env_file: Path):
+    secrets = {line.split("=", 1)[1] for line in env_file.read_text().splitlines() if line[:1].isalpha()}
+    services = resolved_compose(env_file)["services"]
+    said = [word for service in services.values() for word in service["command"]]
+    said += [word for service in services.values() for word in service.get("healthcheck", {}).get("test", [])]
+    assert len(secrets) >= 8
+    assert not [word for word in said if any(secret in word for secret in secrets)]

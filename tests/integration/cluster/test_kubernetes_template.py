@@ -1,0 +1,91 @@
+"""The GPU pool's job template: Prefect takes it, its Kubernetes worker renders it, Kubernetes' schema accepts the job."""
+
+import json
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import kubernetes_validate
+import pytest
+
+from tests.integration.cluster.topology import Topology
+
+pytestmark = pytest.mark.timeout(180)
+
+ROOT = Path(__file__).resolve().parents[3]
+TEMPLATE = ROOT / "infra/kubernetes/gpu-job-template.json"
+# Rendered by the class that the worker in the cluster runs, in a process of its own: importing it warns.
+RENDER = """
+import asyncio, json, sys
+from uuid import UUID
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+
+async def main():
+    template, values = json.load(sys.stdin)
+    async with get_client() as client:
+        made = await KubernetesWorkerJobConfiguration.from_template_and_values(template, values, client=client)
+    run = FlowRun(id=UUID("00000000-0000-0000-0000-000000000001"), flow_id=UUID("00000000-0000-0000-0000-000000000002"),
+                  name="eager-otter")
+    made.prepare_for_flow_run(run)
+    print(json.dumps(made.job_manifest))
+
+asyncio.run(main())
+"""
+
+
+def prefect(cluster: Topology, *arguments: str) -> str:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    done = subprocess.run(command, env=cluster.client(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def render(cluster: Topology, values: dict[str, Any]) -> dict[str, Any]:
+    given = json.dumps([json.loads(TEMPLATE.read_text()), values])
+    command, env = [sys.executable, "-c", RENDER], cluster.client()
+    done = subprocess.run(command, env=env, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def validate(job: dict[str, Any]) -> None:
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_prefect_makes_a_work_pool_of_it(cluster: Topology):
+    name = f"pairmill-gpu-{uuid4().hex[:6]}"
+    prefect(cluster, "work-pool", "create", name, "--type", "kubernetes", "--base-job-template", str(TEMPLATE))
+    shown = json.loads(prefect(cluster, "work-pool", "inspect", name, "--output", "json"))
+    assert (shown["type"], shown["base_job_template"]) == ("kubernetes", json.loads(TEMPLATE.read_text()))
+
+
+def test_the_worker_renders_a_valid_job(cluster: Topology):
+    env = {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}
+    job = render(cluster, {"image": "registry.example.org/pairmill:cuda", "gpus": 2, "env": env})
+    pod = job["spec"]["template"]["spec"]
+    checked = deepcopy(job)
+    for misplaced in (
+        "parallelism",
+        "completions",
+    ):  # Prefect's worker insists on them in the pod, Kubernetes drops them
+        del checked["spec"]["template"]["spec"][misplaced]
+    kubernetes_validate.validate(checked, kubernetes_validate.latest_version(), strict=True)
+    assert "{{" not in json.dumps(job)
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert (job["spec"]["backoffLimit"], job["spec"]["ttlSecondsAfterFinished"]) == (0, 3600)
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/dev/shm", "/tmp"}
+    given = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert given["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    # A pod that is moved away gives its flow run back, so that another one goes on from the checkpoint.
+    assert given["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
+    secret = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "valueFrom" in entry}
+    assert {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"} <= secret.keys()
+    assert {reference["name"] for reference in secret.values()} == {"pairmill"}

@@ -1,0 +1,175 @@
+"""A small web on loopback, of several hosts, that writes down each request; for the tests of the crawl."""
+
+import gzip
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as the server saw it."""
+
+    at: float
+    host: str
+    path: str
+    agent: str
+
+
+class Web:
+    """Its hosts, by name: functions from a path to an answer."""
+
+    def __init__(self) -> None:
+        self.log: list[Asked] = []
+        self.failures: dict[str, int] = {}
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the crawler has had enough: what some pages are about
+                    super().handle()
+
+            def do_GET(self) -> None:
+                host = self.headers["Host"].partition(":")[0]
+                web.log.append(Asked(time.monotonic(), host, self.path, self.headers["User-Agent"]))
+                with suppress(ConnectionError, TimeoutError):
+                    web.answer(self, host, self.path)
+
+            def send(
+                self, body: bytes | str, status: int = 200, kind: str = "text/html; charset=utf-8", **more: str
+            ) -> None:
+                data = body.encode() if isinstance(body, str) else body
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(data)))
+                for name, value in more.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.handler = Handler
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = f"127.0.0.1:{self.server.server_port}"
+
+    def asked(self, host: str, path: str | None = None) -> list[Asked]:
+        return [a for a in self.log if a.host == host and path in (None, a.path)]
+
+    def answer(self, to, host: str, path: str) -> None:
+        name = host.partition(".")[0].replace("-", "_")
+        getattr(self, name, self.missing)(to, path)
+
+    def missing(self, to, path: str) -> None:
+        to.send("nothing here", 404)
+
+    # The hosts
+
+    def pets(self, to, path: str) -> None:
+        """An ordinary site with everything in it that a crawler meets."""
+        if path == "/robots.txt":
+            to.send(
+                "User-agent: *\nDisallow: /private/\n\nUser-agent: pairmill\nDisallow: /secret/\n", kind="text/plain"
+            )
+        elif path == "/":
+            links = "/dogs /cats/ /secret/x /private/ok /moved /loop /inner /photo.jpg /gone /huge /busy /mute /hidden"
+            links += " /headers /lies http://elsewhere.example/ mailto:a@b.example /dogs#again"
+            to.send(
+                "".join(f"<a href={link}>x</a>" for link in links.split())
+                + '<a href=/nofollow rel="external nofollow">n</a><img src=/logo.png alt="The logo of the pets site">'
+            )
+        elif path in ("/dogs", "/cats/", "/private/ok", "/target", "/last"):
+            what = path.strip("/").replace("/", "-")
+            page = f'<img src="/img/{what}.jpg" alt="A picture about {what} on this page"><a href="/">home</a>'
+            if what == "cats":
+                to.send(gzip.compress(page.encode()), Content_Encoding="gzip")
+            else:
+                to.send(page)
+        elif path == "/moved":
+            to.send("", 301, Location="/target")
+        elif path == "/loop":
+            to.send("", 302, Location="/loop")
+        elif path == "/inner":
+            to.send("", 302, Location=f"http://127.0.0.1:{self.server.server_port}/admin")
+        elif path == "/photo.jpg":
+            to.send_response(200)
+            to.send_header("Content-Type", "image/jpeg")
+            to.send_header("Content-Length", str(50_000_000))
+            to.end_headers()
+            for _ in range(50):
+                to.wfile.write(bytes(1_000_000))
+        elif path == "/huge":
+            to.send("<p>" + "x" * 300_000)
+        elif path == "/busy":
+            self.failures[path] = self.failures.get(path, 0) + 1
+            first = self.failures[path] == 1
+            to.send("busy", 429, Retry_After="1") if first else to.send('<a href="/last">last</a>')
+        elif path == "/mute":
+            to.send(
+                '<meta name="robots" content="nofollow"><img src=/m.jpg alt="A page that is mute"><a href=/never>n</a>'
+            )
+        elif path == "/hidden":
+            to.send('<meta name="pairmill" content="noindex"><img src=/h.jpg alt="Not to be kept"><a href=/dogs>d</a>')
+        elif path == "/headers":
+            to.send('<img src=/x.jpg alt="Not to be kept"><a href=/never>n</a>', X_Robots_Tag="none")
+        elif path == "/lies":
+            to.send(b"\xff\xd8\xff" * 100, kind="image/jpeg")
+        else:
+            self.missing(to, path)
+
+    def slow(self, to, path: str) -> None:
+        """Asks for a second between requests."""
+        if path == "/robots.txt":
+            to.send("User-agent: *\nCrawl-delay: 0.5\n", kind="text/plain")
+        else:
+            to.send(
+                "".join(f'<a href="/{i}">x</a>' for i in range(5))
+                + f'<img src="{path}.jpg" alt="Slowly served {path}">'
+            )
+
+    def calendar(self, to, path: str) -> None:
+        """A page for each day, for ever."""
+        day = int(path.strip("/") or 0) if path != "/robots.txt" else None
+        to.send("", 404) if day is None else to.send(
+            f'<a href="/{day + 1}">next</a><img src={day}.jpg alt="The day {day}">'
+        )
+
+    def linker(self, to, path: str) -> None:
+        """Links to what lies behind the crawler's own door."""
+        link = f'<a href="http://127.0.0.1:{self.server.server_port}/">in</a><img src=/x.jpg alt="A page with a link">'
+        to.send(link, 404 if path == "/robots.txt" else 200)
+
+    def down(self, to, path: str) -> None:
+        """Its robots.txt cannot be read."""
+        to.send("", 503)
+
+    def sleepy(self, to, path: str) -> None:
+        """Asks for a crawl delay of a day."""
+        body = "User-agent: *\nCrawl-delay: 86400\n" if path == "/robots.txt" else "<p>x"
+        to.send(body, kind="text/plain" if path == "/robots.txt" else "text/html")
+
+    def hanging(self, to, path: str) -> None:
+        """Never answers in time."""
+        if path != "/robots.txt":
+            time.sleep(3)
+        to.send("", 404)
+
+
+@contextmanager
+def served() -> Iterator[Web]:
+    web = Web()
+    thread = threading.Thread(target=web.server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield web
+    finally:
+        web.server.shutdown()
+        web.server.server_close()
+        thread.join()

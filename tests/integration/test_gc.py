@@ -1,0 +1,102 @@
+"""gc killed at any moment and started again, and gc on a real S3 server with what killed uploads leave there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pytest
+
+from dataops.s3_store import S3Store
+from dataops.snapshot import find
+from dataops.store import FolderStore
+from flows.gc import Policy, Roots
+from tasks.retention import Name, collect, sweep
+from tasks.stage import Context
+from tests.integration.conftest import KEY_ID, SECRET
+from tests.unit.flows.test_gc import names, put, put_run
+
+pytestmark = pytest.mark.timeout(120)
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = Name("extract", "0" * 16)
+GONE = [Name(stage, f"{n:016x}") for n, stage in enumerate(("extract", "filter", "download", "curate", "pack"), 1)]
+
+GC_THAT_DIES = """
+import os, signal, sys
+from pathlib import Path
+from dataops import store as stores
+left = int(sys.argv[2])
+def dies(method):
+    def call(*arguments, **named):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return method(*arguments, **named)
+    return call
+Path.unlink = dies(Path.unlink)  # what FolderStore deletes with
+os.unlink = dies(os.unlink)  # and rmtree
+from flows.gc import Policy, Roots
+from tasks.retention import collect, sweep
+from tasks.stage import Context
+store = stores.FolderStore(Path(sys.argv[1]))
+roots = Roots(store, Policy(1))
+sweep(collect(store, roots()), Context(store=store, home=store.root, run_id="gc"), roots)
+"""
+
+
+def test_killed_at_any_deletion_it_leaves_no_half_snapshot_and_goes_on(tmp_path):
+    store = FolderStore(tmp_path / "store")
+    put(store, KEPT, [])
+    for number, name in enumerate(GONE):
+        put(store, name, [KEPT], work="old" if number % 2 else None)
+    put_run(store, "r", [KEPT])
+    kept = find(store, *KEPT)
+    killed = 0
+    for lives in (0, 1, 2, 4, 7, 1000):
+        command = [sys.executable, "-c", GC_THAT_DIES, str(store.root), str(lives)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode in (0, -9), done.stderr
+        killed += done.returncode == -9
+        for name in names(store):
+            assert find(store, *name) is not None or name in GONE  # find raises where a part is missing
+    assert killed >= 4
+    assert names(store) == {KEPT}
+    assert find(store, *KEPT) == kept
+    store.sweep("")  # what the killed ones had begun to delete, and the next gc deletes after a day
+    files = {str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file()}
+    assert files == {f"{KEPT}/part-00000", f"{KEPT}/manifest.json", "runs/r.json"}
+
+
+@pytest.fixture
+def store(s3_server, monkeypatch, tmp_path) -> S3Store:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    return S3Store("mill", f"gc/{tmp_path.name}")
+
+
+def test_on_s3_the_same_goes_and_uploads_that_were_never_completed(store, s3_server, monkeypatch, tmp_path):
+    put(store, KEPT, [], aged=False)
+    for name in GONE:
+        put(store, name, [KEPT], aged=False)
+    put_run(store, "r", [KEPT])
+    keys = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET}
+    client = boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1", **keys)
+    other = f"gc-other/{tmp_path.name}.tar"
+    for key in (f"{store.prefix}/pack/x/00000.tar", other):
+        client.create_multipart_upload(Bucket="mill", Key=key)
+
+    roots, context = Roots(store, Policy(1)), Context(store=store, home=tmp_path)
+    swept = sweep(collect(store, roots()), context, roots)
+    assert (len(swept.deleted), swept.unfinished) == (len(GONE), 0)  # the upload is younger than a day
+    assert names(store) == {KEPT}
+    assert find(store, *KEPT) is not None
+
+    monkeypatch.setattr("tasks.retention.DAY", 0.0)
+    assert sweep(collect(store, roots()), context, roots).unfinished == 1
+    left = [upload["Key"] for upload in client.list_multipart_uploads(Bucket="mill").get("Uploads", [])]
+    client.close()
+    assert other in left
+    assert not any(key.startswith(store.prefix) for key in left)

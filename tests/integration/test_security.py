@@ -1,0 +1,147 @@
+"""With real libraries and servers: pickle in a registry's artefact, wrong credentials of S3, servers with a login."""
+
+import base64
+import http.server
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import boto3
+import pytest
+
+from dataops.errors import ServiceError, StorageError
+from dataops.store import S3Store
+from infra import services
+from infra.doctor import check_services
+from tests.integration.conftest import KEY_ID, SECRET
+
+pytestmark = pytest.mark.timeout(120)
+
+PLANT = """
+import sys
+from pathlib import Path
+import mlflow.pyfunc
+
+class Planted(mlflow.pyfunc.PythonModel):
+    def __reduce__(self):
+        return Path.touch, (Path(sys.argv[2]),)
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+mlflow.pyfunc.save_model(sys.argv[1], python_model=Planted(), pip_requirements=[])
+try:
+    mlflow.pyfunc.load_model(sys.argv[1])
+except Exception as error:
+    print(error)
+"""
+LOAD = """
+import sys
+from infra import services
+services.apply_environment()
+import mlflow.pyfunc
+mlflow.pyfunc.load_model(sys.argv[1])
+"""
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).resolve().parents[2])
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "MLFLOW_DISABLE_TELEMETRY": "true", "HOME": arguments[0]}
+    env |= environment
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_pickled_model_in_the_registry_is_refused_by_name_and_does_not_run(tmp_path):
+    model, mark = str(tmp_path / "model"), tmp_path / "ran"
+    planted = python(PLANT, model, str(mark), MLFLOW_ALLOW_PICKLE_DESERIALIZATION="true")
+    assert mark.exists(), f"the bomb is a dud: {planted.stdout} {planted.stderr}"
+    mark.unlink()
+    refused = python(LOAD, model, PAIRMILL_HOME=str(tmp_path / "home"))
+    assert refused.returncode == 1
+    assert "MLFLOW_ALLOW_PICKLE_DESERIALIZATION" in refused.stderr
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "planted-wrong-secret"}, "Correct AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ACCESS_KEY_ID": "nobody", "AWS_SESSION_TOKEN": "planted-token"}, "AWS_ACCESS_KEY_ID|credentials"),
+        ({"AWS_ENDPOINT_URL": "http://u:planted-password@127.0.0.1:9"}, "Check AWS_ENDPOINT_URL"),
+    ],
+)
+def test_what_s3_refuses_is_told_without_the_credentials(s3_endpoint, environment, said, monkeypatch, tmp_path):
+    known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+    for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"} | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StorageError, match=said) as caught:
+        S3Store("mill", "x", tmp_path).read("a")
+    for secret in (SECRET, *environment.values()):
+        assert secret == "nobody" or secret not in str(caught.value)
+
+
+def test_cached_copies_of_a_store_are_the_users_own(s3_endpoint, monkeypatch, tmp_path):
+    known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+    for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    with closing(boto3.client("s3")) as client:
+        for _ in range(50):  # the server answers a little before its volumes are ready
+            try:
+                client.create_bucket(Bucket="private")
+                break
+            except client.exceptions.ClientError:
+                time.sleep(0.2)
+    store = S3Store("private", "x", tmp_path / "home" / "cache")
+    store.check_writable()
+    store.put("a/b", b"x")
+    assert store.local("a/b").read_bytes() == b"x"
+    assert (tmp_path / "home" / "cache").stat().st_mode & 0o077 == 0
+
+
+class _Login(http.server.BaseHTTPRequestHandler):
+    """Answers those who log in."""
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.headers.get("Authorization"))  # pyright: ignore[reportAttributeAccessIssue]
+        self.send_response(200 if self.headers.get("Authorization") else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def login() -> Iterator[http.server.ThreadingHTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Login) as server:
+        server.seen = []  # pyright: ignore[reportAttributeAccessIssue]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_credentials_in_a_servers_address_are_used_and_never_shown(login, monkeypatch, tmp_path):
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
+    for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    port = login.server_address[1]
+    monkeypatch.setenv("PREFECT_API_URL", f"http://user:p%40ssword@127.0.0.1:{port}/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:p%40ssword@127.0.0.1:{port}")
+    found = services.up()
+    assert [status.healthy for status in found] == [True, True]
+    assert set(login.seen) == {"Basic " + base64.b64encode(b"user:p@ssword").decode()}
+    assert "ssword" not in f"{found} {check_services(found)}"
+    assert found[0].ui_url == f"http://127.0.0.1:{port}"
+    login.seen.clear()
+    monkeypatch.setenv("PREFECT_API_URL", "http://user:p%40ssword@127.0.0.1:9/api")
+    monkeypatch.setattr(services, "_EXTERNAL_PATIENCE_S", 0)
+    with pytest.raises(ServiceError, match=r"PREFECT_API_URL names http://127\.0\.0\.1:9/api, ") as caught:
+        services.up()
+    assert "ssword" not in str(caught.value)

@@ -1,0 +1,267 @@
+"""`kind = "site"` against a small web on loopback whose log shows how polite the crawl was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warcio.archiveiterator import ArchiveIterator
+
+from dataops.errors import SourceError
+from dataops.snapshot import Manifest, read_parts, read_table
+from dataops.store import FolderStore
+from tasks.archives import WarcSource
+from tasks.extract import EXTRACT
+from tasks.site import SiteSource
+from tasks.stage import Context, make, plan, reuse
+from tests.integration.site_server import Web, served
+
+pytestmark = pytest.mark.timeout(120)
+
+HOSTS = ("pets.test", "slow.test", "calendar.test", "down.test", "sleepy.test", "hanging.test")
+
+
+def config(web: Web, *hosts: str, **options: Any) -> SiteSource:
+    start = tuple(f"http://{host}/" for host in hosts)
+    options = {"delay": 0.05, "timeout": 1, "retries": 1, "connect_to": {h: web.address for h in hosts}} | options
+    return SiteSource(start=start, **options)
+
+
+def context(folder: Path) -> Context:
+    return Context(store=FolderStore(folder / "store"), home=folder / "home", workers=1)
+
+
+def crawl(site: SiteSource, folder: Path) -> Manifest:
+    return make(plan(EXTRACT, site, 0, []), context(folder))
+
+
+@dataclass(frozen=True)
+class Crawled:
+    web: Web
+    site: SiteSource
+    folder: Path
+    made: Manifest
+
+    def path(self, name: str) -> Path:
+        return FolderStore(self.folder / "store").local(self.made.path(name))
+
+    def index(self) -> dict[str, dict[str, Any]]:
+        rows = read_table(FolderStore(self.folder / "store"), self.made.path("evidence-crawl.parquet")).to_pylist()
+        return {row["url"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
+    """The whole web, crawled once."""
+    folder = tmp_path_factory.mktemp("crawl")
+    with served() as web:
+        site = config(web, *HOSTS, contact="https://example.org/bot", max_pages_per_host=20, max_page_bytes=200_000)
+        yield Crawled(web, site, folder, crawl(site, folder))
+
+
+def test_every_address_has_its_outcome(crawled: Crawled):
+    index = crawled.index()
+    pets = {url.removeprefix("http://pets.test"): row["outcome"] for url, row in index.items() if "pets" in url}
+    assert pets == {
+        **dict.fromkeys(("/", "/dogs", "/cats/", "/private/ok", "/target", "/busy", "/last", "/mute"), "archived"),
+        "/moved": "redirect",
+        "/loop": "redirect",
+        "/inner": "redirect_off_site",
+        "/secret/x": "robots_denied",
+        "/photo.jpg": "not_html",
+        "/lies": "not_html",
+        "/gone": "http_404",
+        "/huge": "too_large",
+        "/hidden": "noindex",
+        "/headers": "noindex",
+    }
+    others = {url: row["outcome"] for url, row in index.items() if "pets" not in url and row["outcome"] != "archived"}
+    assert others == {
+        "http://down.test/": "robots_unreachable",
+        "http://sleepy.test/": "crawl_delay_too_long",
+        "http://hanging.test/": "timeout",
+    }
+    facts = crawled.made.facts["crawl"]
+    assert facts["outcomes"] == dict(sorted(Counter(row["outcome"] for row in index.values()).items()))
+    assert facts["links_not_followed"] == {"not_http": 1, "nofollow": 3, "off_site": 1, "too_deep": 1}
+    assert facts["depth"] == 8
+    assert facts["http_status"]["404"] == 1
+    assert index["http://pets.test/last"]["referrer"] == "http://pets.test/busy"
+    assert index["http://pets.test/moved"]["detail"] == "http://pets.test/target"
+
+
+def test_the_crawl_was_polite(crawled: Crawled):
+    web = crawled.web
+    assert {asked.agent for asked in web.log} == {"pairmill/0.1 (+https://example.org/bot)"}
+    paths = Counter((asked.host, asked.path) for asked in web.log)
+    assert {host: paths[host, "/robots.txt"] for host in HOSTS} == dict.fromkeys(HOSTS, 1) | {"down.test": 2}
+    for host in HOSTS:
+        assert web.asked(host)[0].path == "/robots.txt"
+    again = {where: n for where, n in paths.items() if n > 1}
+    assert again == {("down.test", "/robots.txt"): 2, ("pets.test", "/busy"): 2, ("hanging.test", "/"): 2}
+    forbidden = {"/secret/x", "/nofollow", "/never", "/admin"}
+    assert not forbidden & {asked.path for asked in web.log}
+    assert {asked.host for asked in web.log} == set(HOSTS)
+    assert [asked.path for asked in web.asked("down.test")] == ["/robots.txt"] * 2
+    assert [asked.path for asked in web.asked("sleepy.test")] == ["/robots.txt"]
+
+
+def gaps(web: Web, host: str) -> list[float]:
+    times = [asked.at for asked in web.asked(host)]
+    return [b - a for a, b in pairwise(times)]
+
+
+def test_hosts_are_given_the_time_that_they_ask_for(crawled: Crawled):
+    # The server's clock starts when its thread does: hence the slack.
+    assert min(gaps(crawled.web, "slow.test")) > 0.4  # Crawl-delay: 0.5
+    assert min(gaps(crawled.web, "pets.test")) > 0.02  # source.delay: 0.05
+    first, second = (asked.at for asked in crawled.web.asked("pets.test", "/busy"))
+    assert second - first > 0.95  # Retry-After: 1
+    assert not [a for a in crawled.web.asked("pets.test") if first < a.at < second]
+
+
+def test_budgets_end_what_never_ends(crawled: Crawled):
+    days = [row for url, row in crawled.index().items() if "calendar" in url]
+    assert sorted(row["depth"] for row in days) == list(range(9))  # max_depth: 8
+    assert len(crawled.web.asked("calendar.test")) == 10
+
+
+def test_the_archive_is_plain_warc_that_any_reader_reads(crawled: Crawled):
+    index = {url: row for url, row in crawled.index().items() if row["outcome"] == "archived"}
+    with crawled.path("evidence-pages-00000.warc.gz").open("rb") as file:
+        records = []
+        for record in ArchiveIterator(file, check_digests=True):
+            records.append((record.rec_type, record.rec_headers, record.http_headers, record.content_stream().read()))
+    kinds = Counter(kind for kind, *_ in records)
+    assert kinds == {"warcinfo": 1, "request": len(index), "response": len(index)}
+    about = records[0][3].decode()
+    assert "robots: classic\r\n" in about
+    assert "http-header-user-agent: pairmill/0.1 (+https://example.org/bot)\r\n" in about
+    assert "software: pairmill" in about
+    responses = {
+        head["WARC-Target-URI"]: (head, http, body) for kind, head, http, body in records if kind == "response"
+    }
+    assert list(responses) == sorted(index)
+    head, http, body = responses["http://pets.test/cats/"]
+    assert b"A picture about cats on this page" in body  # warcio undoes the coding that the server chose
+    assert http["Content-Encoding"] == "gzip"
+    assert head["WARC-IP-Address"] == "127.0.0.1"
+    requests = {head["WARC-Target-URI"]: http for kind, head, http, _ in records if kind == "request"}
+    assert requests["http://pets.test/dogs"]["Host"] == "pets.test"
+    assert requests["http://pets.test/dogs"]["User-Agent"] == "pairmill/0.1 (+https://example.org/bot)"
+    with crawled.path("evidence-robots.warc.gz").open("rb") as file:
+        robots = {r.rec_headers["WARC-Target-URI"] for r in ArchiveIterator(file) if r.rec_type == "response"}
+    assert "http://pets.test/robots.txt" in robots
+
+
+def test_the_archive_gives_the_pairs(crawled: Crawled, tmp_path: Path):
+    pairs = read_parts(FolderStore(crawled.folder / "store"), crawled.made).to_pylist()
+    found = {row["url"]: row["caption"] for row in pairs}
+    assert found["http://pets.test/img/cats.jpg"] == "A picture about cats on this page"
+    assert "Not to be kept" not in found.values()
+    archived = sorted(url for url, row in crawled.index().items() if row["outcome"] == "archived")
+    for row in pairs:
+        assert archived[row["source_offset"]] == row["page_url"]
+        assert (row["source"], row["extracted_with"]) == ("evidence-pages-00000.warc.gz", "pairmill-site/1")
+    # Read as any archive, by hand, it gives the same.
+    copy = WarcSource(paths=[str(crawled.path("evidence-pages-00000.warc.gz"))])
+    again = make(plan(EXTRACT, copy, 0, []), context(tmp_path))
+    assert [row["uid"] for row in read_parts(FolderStore(tmp_path / "store"), again).to_pylist()] == [
+        row["uid"] for row in pairs
+    ]
+    assert not list((crawled.folder / "home" / "jobs").glob("crawl-*"))
+
+
+def test_a_config_is_crawled_once_an_edition_and_the_same_pages_give_the_same_parts(tmp_path: Path):
+    with served() as web:
+        first = config(web, "calendar.test", "pets.test", edition="2026-11", max_depth=1, pages_per_part=4)
+        one = crawl(first, tmp_path / "one")
+        asked = len(web.log)
+        assert reuse(plan(EXTRACT, first, 0, []), context(tmp_path / "one")) == one
+        assert len(web.log) == asked
+        second = first.model_copy(update={"edition": "2026-12", "concurrency_per_host": 3, "delay": 0.0})
+        web.failures.clear()
+        two = crawl(second, tmp_path / "two")
+    assert one.key != two.key
+    assert one.content_digest == two.content_digest
+    assert [part.name for part in one.named("part-")] == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+        "part-00002.parquet",
+    ]
+    warcs = "evidence-pages-00000.warc.gz", "evidence-pages-00001.warc.gz", "evidence-pages-00002.warc.gz"
+    assert tuple(part.name for part in one.named("evidence-pages-")) == warcs
+
+
+def test_a_killed_crawl_goes_on_without_asking_again(tmp_path: Path):
+    with served() as web:
+        site = config(web, "calendar.test", "pets.test", max_depth=30, delay=0.08)
+        todo = plan(EXTRACT, site, 0, [])
+        folder = tmp_path / "home" / "jobs" / f"crawl-{todo.key}"
+        folder.mkdir(parents=True)
+        job = {"site": site.model_dump(mode="json"), "folder": str(folder), "parent_pid": os.getpid()}
+        (folder / "job.json").write_text(json.dumps(job))
+        command = [sys.executable, "-m", "tasks.crawl.job", str(folder / "job.json")]
+        for pages in (8, 25):
+            with (
+                (folder / "killed.log").open("ab") as log,
+                subprocess.Popen(command, stdout=log, stderr=log) as process,
+            ):
+                deadline = time.monotonic() + 30
+                while len(web.log) < pages:
+                    assert process.poll() is None, (folder / "killed.log").read_text()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.005)
+                process.send_signal(signal.SIGKILL)
+            with (folder / "crawl.warc.gz").open("ab") as archive:
+                archive.write(b"\x1f\x8b\x08 half a record")
+        made = make(todo, context(tmp_path))
+    paths = Counter((asked.host, asked.path) for asked in web.log)
+    assert paths.pop(("calendar.test", "/robots.txt")) == 3
+    assert paths.pop(("pets.test", "/robots.txt")) == 3
+    paths.pop(("pets.test", "/busy"))
+    # Only what was on its way when the process was killed, at most one a host, is asked for again.
+    assert sum(n - 1 for n in paths.values()) <= 4
+    assert made.facts["crawl"]["outcomes"]["archived"] == 9 + 31
+    assert made.facts["read"]["pages"] == 9 + 31
+    assert not made.facts["damages"]
+    rows = read_parts(FolderStore(tmp_path / "store"), made)
+    assert len(set(rows["page_url"].to_pylist())) == 38  # pets.test has two without a picture
+
+
+def test_private_addresses_are_never_connected_to(tmp_path: Path):
+    with served() as web:
+        port = web.server.server_port
+        inner = (f"http://127.0.0.1:{port}/", f"http://localhost:{port}/", f"http://[::ffff:127.0.0.1]:{port}/")
+        site = SiteSource(
+            start=("http://calendar.test/", *inner, "http://169.254.169.254/latest/meta-data/"),
+            connect_to={"calendar.test": web.address},
+            contact="https://example.org/bot",
+            delay=0,
+            max_depth=1,
+        )
+        made = crawl(site, tmp_path)
+        assert made.facts["crawl"]["outcomes"] == {"archived": 2, "refused_address": 4}
+        assert {asked.host for asked in web.log} == {"calendar.test"}
+
+
+def test_without_a_contact_only_hosts_of_the_table_are_asked(tmp_path: Path):
+    with served() as web:
+        made = crawl(config(web, "linker.test", allowed_domains=("linker.test", "127.0.0.1")), tmp_path)
+        assert made.facts["crawl"]["outcomes"] == {"archived": 1, "no_contact": 1}
+        assert {asked.host for asked in web.log} == {"linker.test"}
+
+
+def test_a_crawl_that_brings_nothing_is_an_error_and_can_be_tried_again(tmp_path: Path):
+    with served() as web, pytest.raises(SourceError, match=r"test/ brought no page \(robots_unreachable 1\)"):
+        crawl(config(web, "down.test", retries=0), tmp_path)
+    assert not list((tmp_path / "home" / "jobs").iterdir())  # so the next try asks again

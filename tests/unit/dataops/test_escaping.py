@@ -1,0 +1,34 @@
+import pytest
+
+from dataops.escaping import markdown, visible
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("plain – ünï 漢字\tand\nlines\r\n", "plain – ünï 漢字\tand\nlines\n"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("a\rb\x00\x7f\x9b", "a\\x0db\\x00\\x7f\\x9b"),
+        ("gpj.\u202eexe\u2028\u200b", "gpj.\\u202eexe\\u2028\\u200b"),
+        (b"bad \xff name".decode("utf-8", "surrogateescape"), "bad \\udcff name"),
+    ],
+)
+def test_visible(text, safe):
+    assert visible(text) == safe
+    safe.encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[click](javascript:alert(1))", "![x](http://evil/p.png)", "<script>alert(1)</script>", "`code`", "**b**"),
+        *("a | b", "# head", "http://evil.example/x", "www.evil.example", "~~x~~", "x\n\n# head", "&lt; \\"),
+    ],
+)
+def test_markdown_shows_the_text_and_nothing_else(text):
+    from markdown_it import MarkdownIt
+
+    page = MarkdownIt("gfm-like", {"linkify": False}).enable("table").render(f"| {markdown(text)} |\n|:--|\n")
+    for tag in ("<a", "<img", "<script", "<code", "<strong", "<h1", "<s>"):
+        assert tag not in page
+    assert page.count("<t") == 4  # table, thead, tr, th

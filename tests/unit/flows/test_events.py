@@ -1,0 +1,69 @@
+from typing import Any
+
+import pytest
+
+from dataops.snapshot import Manifest
+from dataops.store import FolderStore
+from flows import events
+from flows.runs import Attempt, RunRecord
+
+
+def manifest(stage: str, made_by: str) -> Manifest:
+    return Manifest(
+        stage=stage,
+        stage_version=1,
+        key=f"{stage:0>16}",
+        inputs=[],
+        config={},
+        seed=0,
+        code={},
+        parts=[],
+        counts={"input": 3, "kept": 3},  # pyright: ignore[reportArgumentType]
+        facts={"model": "ViT-B-32", "final": {"loss": 1.0}},
+        content_digest="d",
+        created_at="",
+        prefect_flow_run_id=made_by,
+    )
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The server's edge: what would be sent."""
+    sent: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(events, "emit_event", lambda event, resource, payload: sent.append((event, resource)))
+    return sent
+
+
+def test_what_this_run_made_is_told_once_whichever_try_made_it(tmp_path, told):
+    store = FolderStore(tmp_path)
+    tries = [Attempt(started_at="1", host="h", pid=1, flow="curate", until="pack", flow_run_id="first")]
+    record = RunRecord(run_id="r", name="n", created_at="", config={}, attempts=tries)
+    made = {"extract": manifest("extract", "first"), "pack": manifest("pack", "first")}
+    assert events.announce(record, {"pack": manifest("pack", "another run")}, store, "pack") is False
+
+    record.attempts.append(Attempt(started_at="2", host="h", pid=2, flow="curate", until="pack", flow_run_id="second"))
+    assert events.announce(record, made, store, "pack") is True  # the first try was killed before it could tell
+    assert events.announce(record, made, store, "pack") is False
+    ((event, resource),) = told
+    assert event == "pairmill.dataset.landed"
+    assert resource == {
+        "prefect.resource.id": f"pairmill.dataset.{'pack':0>16}",
+        "prefect.resource.name": f"n dataset {'pack':0>16}",
+        "pairmill.run": "r",
+        "pairmill.store": store.uri,
+        "pairmill.until": "pack",
+        "pairmill.begun-by": "curate",
+    }
+
+
+def test_a_candidate_is_told_of_with_its_place_in_the_path(tmp_path, told):
+    record = RunRecord(run_id="r", name="n", created_at="", config={})
+    record.begin("curate", "pack", "first")
+    record.begin("train", "train", "second")
+    events.announce(record, {"train": manifest("train", "second")}, FolderStore(tmp_path), "train")
+    ((event, resource),) = told
+    assert (event, resource["pairmill.until"], resource["pairmill.begun-by"]) == (
+        "pairmill.candidate.trained",
+        "train",
+        "curate",
+    )

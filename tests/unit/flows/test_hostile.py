@@ -1,0 +1,198 @@
+"""What the command shows and believes of configs, run records and manifests that someone else wrote."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Counts, Input, Manifest
+from dataops.store import FolderStore
+from flows import cli, report
+from flows.config import load_config, secret_problems
+from flows.runs import Attempt, RunRecord, list_runs, load_run
+from infra.check import Check
+from infra.services import ServiceStatus
+
+KEY = "AKIA-planted/secret+value"
+HOSTILE = "[bold]x[/bold] [link=http://evil]y[/link] :smile:\x1b[2J\x1b]0;title\x07\r\x9b31m\u202e</td><script>"
+
+
+# Configs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
+    path = tmp_path / "run.toml"
+    path.write_text('name = "n"\n[source]\npaths = ["x"]\n[register]\nmodel_name = "m"\n')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "where", "what"),
+    [
+        ("store.secret_access_key=hunter2hunter2", "store.secret_access_key", "by its name"),
+        ("store.uri=s3://user:hunter2hunter2@bucket/x", "store.uri", "an address with credentials"),
+        ('source.paths=["https://user:hunter2hunter2@host/x.warc"]', "source.paths.0", "an address with credentials"),
+        (
+            'source.paths=["https://h/x?X-Amz-Signature=hunter2hunter2"]',
+            "source.paths.0",
+            "an address with credentials",
+        ),
+        (f"train.model={KEY}", "train.model", "the value of a secret variable"),
+        (f"register.description=see {KEY}", "register.description", "the value of a secret variable"),
+        ('download.connect_to={"http://u:hunter2hunter2@h" = "1.2.3.4:80"}', "download.connect_to", "an address with"),
+        ("filter.deep={token = 'hunter2hunter2'}", "filter.deep.token", "by its name"),
+    ],
+)
+def test_a_config_that_holds_a_secret_is_refused_without_repeating_it(config, setting, where, what):
+    with pytest.raises(ConfigError) as caught:
+        load_config(config, [setting])
+    text = str(caught.value)
+    assert where in text
+    assert what in text
+    assert "belong in the environment" in text
+    assert "hunter2" not in text
+    assert KEY not in text
+    assert not (config.parent / ".pairmill").exists(), "nothing was made of it"
+
+
+def test_a_setting_that_cannot_be_applied_is_not_repeated(config):
+    with pytest.raises(ConfigError, match="name is a value") as caught:
+        load_config(config, ["name.token=hunter2"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_ordinary_values_are_no_secrets():
+    values = {
+        "contact": "https://example.org/@bot",
+        "mail": "mailto:a@b.org",
+        "n": 5,
+        "q": "http://h/?page=2",
+        "token": "",
+    }
+    assert secret_problems(values) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "where"),
+    [
+        ("name=../x", "name"),
+        ("name=/etc/x", "name"),
+        ("name=a/b", "name"),
+        ('name="a\\nb"', "name"),
+        ("register.model_name=../../x", "register.model_name"),
+        ("register.model_name=/x", "register.model_name"),
+        ("register.alias=../x", "register.alias"),
+        ("train.model=../x", "train.model"),
+        ("store.uri=s3://bucket/../x", "store.uri"),
+        ("store.uri=http://host/x", "store.uri"),
+    ],
+)
+def test_names_that_would_become_places_outside_the_store(config, setting, where):
+    with pytest.raises(ConfigError, match=where):
+        load_config(config, [setting])
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "a b", ".."])
+def test_suite_tasks_name_files(config, name):
+    (config.parent / "s.toml").write_text(f'name = "s"\n[[task]]\nname = "{name}"\nkind = "retrieval"\nroot = "r"\n')
+    with pytest.raises(ConfigError, match=r"evaluate\.suite: s\.toml.*\n.*task\[0\] .*\.name: String should match"):
+        load_config(config, ["evaluate.suite=s.toml"])
+
+
+# Run records ----------------------------------------------------------------------------------------------------------
+
+
+def record(**changes: Any) -> RunRecord:
+    known: dict[str, Any] = {"run_id": "r-1", "name": "r", "created_at": "2026", "config": {}}
+    return RunRecord.model_construct(**(known | {"state": "failed", "attempts": [], "stages": []} | changes))
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/passwd", "/etc/passwd", "a/b", "..", "", "a\0b", "a\nb", "x" * 500])
+def test_run_ids_that_would_leave_the_store(run_id, tmp_path):
+    with pytest.raises(ConfigError, match="is no run id"):
+        load_run(run_id, tmp_path, str(tmp_path / "store"))
+    for command in (["show", run_id], ["rerun", run_id]):
+        assert cli.run_command([*command, "--store", str(tmp_path / "store")]) == 2
+
+
+@pytest.mark.parametrize(
+    "changes", [{"run_id": "../../x"}, {"run_id": "other"}, {"name": "../x"}, {"state": "odd"}, {"x": 1}]
+)
+def test_records_that_are_not_what_their_name_says(changes, tmp_path, caplog):
+    values = json.loads(record().model_dump_json()) | changes
+    FolderStore(tmp_path / "store").put("runs/r-1.json", json.dumps(values).encode())
+    with pytest.raises(ConfigError, match=r"runs/r-1\.json is not a run record"):
+        load_run("r-1", tmp_path, str(tmp_path / "store"))
+    assert list_runs(tmp_path, str(tmp_path / "store")) == []  # one bad record does not hide the others
+    assert "runs/r-1.json is not a run record" in caplog.text
+
+
+# The terminal ---------------------------------------------------------------------------------------------------------
+
+
+def harmless(text: str) -> None:
+    assert not set(text) & set("\x1b\x07\r\x9b\u202e")
+    assert "[bold]x[/bold]" in text, "read as markup"
+
+
+@pytest.fixture
+def shown_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """What a function of the report prints, as a wide terminal that has no colours would get it."""
+    monkeypatch.setattr(report, "WIDTH", 1000)
+
+    def look(show: Any, *arguments: Any) -> str:
+        out = io.StringIO()
+        monkeypatch.setattr("sys.stdout", out)
+        show(*arguments)
+        return out.getvalue()
+
+    return look
+
+
+def manifest(**changes: Any) -> Manifest:
+    known: dict[str, Any] = {
+        "stage": "pack",
+        "stage_version": 1,
+        "key": "k",
+        "inputs": [],
+        "config": {},
+        "seed": 0,
+        "code": {},
+    }
+    more = {"parts": [], "counts": Counts(input=1, dropped={HOSTILE: 1}), "content_digest": "0", "created_at": "2026"}
+    return Manifest(**(known | more | changes))
+
+
+def test_tables_and_lines_show_hostile_text_as_text(shown_by, tmp_path):
+    store = FolderStore(tmp_path / "store")
+    attempt = Attempt(started_at="", host="h", pid=1, error=HOSTILE)
+    bad = record(run_id=HOSTILE, model_version=HOSTILE, attempts=[attempt], model_links={HOSTILE: HOSTILE})
+    harmless(shown_by(report.show_run, bad, store))
+    source = Input(stage=HOSTILE, key=HOSTILE, digest=HOSTILE)
+    harmless(shown_by(lambda: report.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
+    harmless(shown_by(lambda: report.show_runs([bad], as_json=False)))
+    harmless(shown_by(lambda: report.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False)))
+    service = ServiceStatus(HOSTILE, HOSTILE, HOSTILE, None, "external", "")
+    harmless(shown_by(lambda: report.show_services([service], as_json=False)))
+
+
+def test_json_is_escaped_as_json(shown_by):
+    text = shown_by(lambda: report.show_checks([Check(HOSTILE, True, "error", HOSTILE)], as_json=True))
+    assert text.isascii()
+    assert json.loads(text)[0]["detail"] == HOSTILE
+    assert not set(text) & set("\x1b\x07\r")
+
+
+def test_messages_on_standard_error_cannot_steer_it(capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", KEY)
+    assert cli.run_command(["run", f"no-such-{KEY}\x1b[2J\r.toml"]) == 2
+    error = capsys.readouterr().err
+    assert "\\x1b[2J\\x0d" in error
+    assert KEY not in error
+    assert "\x1b" not in error

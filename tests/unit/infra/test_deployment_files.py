@@ -1,0 +1,112 @@
+"""The files that deploy: they parse, they agree with each other and with pyproject.toml, and they hold no secret."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra import dotenv
+from tasks.stage import code_version
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCKERFILE = (ROOT / "infra/Dockerfile").read_text()
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())
+
+
+def test_the_linter_finds_nothing_in_the_dockerfile():
+    linter = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([linter, ROOT / "infra/Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_all_that_the_image_copies_is_there_and_let_through():
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [
+        line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY") and "--from" not in line
+    ]
+    sources = {source for line in copied for source in line}
+    assert sources == allowed
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert sources >= {package.split(".")[0] for package in PROJECT["tool"]["setuptools"]["packages"]}
+
+
+def test_the_empty_packages_are_those_of_the_project():
+    made = set(re.findall(r"(\S+)/__init__\.py", DOCKERFILE))
+    assert made == {package.replace(".", "/") for package in PROJECT["tool"]["setuptools"]["packages"]}
+
+
+def test_the_image_installs_the_torch_and_the_extra_that_the_project_names():
+    (torch,) = (line for line in PROJECT["project"]["dependencies"] if line.startswith("torch"))
+    assert f"'{torch}'" in DOCKERFILE
+    (extra,) = set(re.findall(r"'\.\[(\w+)\]'", DOCKERFILE))
+    assert extra in PROJECT["project"]["optional-dependencies"]
+
+
+def test_the_image_runs_as_nobody_special_and_compose_builds_its_stages():
+    stages = re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, flags=re.MULTILINE)
+    user = re.search(r"^USER (\d+):(\d+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert user
+    assert int(user[1]) > 0
+    targets = {service["build"]["target"] for service in COMPOSE["services"].values() if "build" in service}
+    assert targets == {"cpu", "cuda"} <= set(stages)
+
+
+def test_every_service_is_hardened_healthy_or_ends_and_publishes_on_loopback():
+    for name, service in COMPOSE["services"].items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["restart"] in ("unless-stopped", "on-failure:5"), name
+        assert ("healthcheck" in service) == (service["restart"] == "unless-stopped"), name
+        assert ":latest" not in service["image"], name
+        for port in service.get("ports", []):
+            assert port.startswith("${PAIRMILL_BIND:-127.0.0.1}:"), name
+
+
+def test_no_password_has_a_default():
+    text = (ROOT / "infra/compose.yaml").read_text()
+    names = set(re.findall(r"\$\{([A-Z_]*(?:PASSWORD|SECRET|ACCESS_KEY)[A-Z_]*)", text))
+    assert len(names) >= 7
+    for name in names:
+        assert re.search(rf"\$\{{{name}:\?", text), name
+        assert not re.search(rf"\$\{{{name}:?-", text), name
+        assert re.search(rf"^{name}=$", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE), name
+
+
+def test_every_variable_of_compose_is_told_of_in_the_example():
+    used = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "infra/compose.yaml").read_text()))
+    told = set(re.findall(r"^#?([A-Z_]+)=", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE))
+    assert used == told
+
+
+def test_generated_secrets_are_random_private_and_kept(tmp_path: Path):
+    path = tmp_path / ".env"
+    assert dotenv.main(path) == 0
+    values = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] != "#")
+    assert len(set(values.values())) == len(values) >= 8
+    assert all(re.fullmatch(r"[a-z][A-Za-z0-9_-]{31}", value) for value in values.values())
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_text()
+    assert dotenv.main(path) == 2
+    assert path.read_text() == before
+    assert dotenv.fill("A_PASSWORD=\n") != dotenv.fill("A_PASSWORD=\n")
+
+
+def test_git_ignores_the_secrets():
+    done = subprocess.run(["git", "check-ignore", "-q", "infra/.env"], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+def test_an_image_without_git_names_the_commit_that_it_was_built_from(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PAIRMILL_GIT_COMMIT", "0123abc")
+    with_git = code_version()
+    assert with_git["commit"] != "0123abc"
+    monkeypatch.setenv("PATH", os.devnull)
+    assert (code_version()["commit"], code_version()["dirty"]) == ("0123abc", None)

@@ -1,0 +1,164 @@
+"""What the code may not call, read from its source: each exception stands in ALLOWED with its reason."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from dataops.secrets import is_secret_name
+from flows.config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("dataops", "training", "tasks", "infra", "flows")
+MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "xmlrpc", "telnetlib", "ftplib"}
+"""That read pickle or code, or speak without encryption."""
+FETCHES = {"urllib.request", "requests", "httpx", "aiohttp", "urllib3", "http.client", "http.server", "socket"}
+LOADS = {"torch.load", "joblib.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.full_load", "yaml.unsafe_load"}
+ALLOWED = {
+    # Pickle: between our own processes only, never from a file. multiprocessing does it by itself.
+    # Network: each place that opens or serves a connection.
+    "tasks/fetch.py http.client": "the safe fetch: checks each address that it connects to",
+    "tasks/fetch.py urllib.request": "the safe fetch takes the place of urllib's opener; it opens nothing through it",
+    "tasks/fetch.py socket": "the safe fetch",
+    "tasks/fetch_shard.py urllib.request": "puts the safe fetch under img2dataset",
+    "tasks/addresses.py socket": "resolves hosts for the safe fetch",
+    "tasks/tracking.py requests": "names the exceptions of MLflow's client",
+    "tasks/demo/archive.py http.client": "asks the demo's site on 127.0.0.1",
+    "tasks/demo/server.py http.server": "the demo's site, on 127.0.0.1",
+    "infra/supervisor.py http.client": "asks our own servers on 127.0.0.1 whether they live",
+    "infra/services.py urllib.request": "asks the servers that the environment names whether they live",
+    "infra/answers.py urllib.request": "a container's health check: asks the server beside it",
+    "infra/server_checks.py urllib.request": "asks the servers that the environment names what they are",
+    "infra/worker.py socket": "this machine's name",
+    "training/process.py socket": "this machine's name",
+    "tasks/lease.py socket": "this machine's name",
+    "flows/deploy.py httpx": "names an exception of Prefect's client",
+    "infra/processes.py socket": "looks for free ports on 127.0.0.1",
+    "flows/runs.py socket": "this machine's name",
+    "flows/sight.py httpx": "names an exception of Prefect's client",
+}
+
+
+def sources() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def findings(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{name}" for name in names)]
+            yield from sorted({m for m in MODULES | FETCHES for n in names if n == m or n.startswith(f"{m}.")})
+        elif isinstance(node, ast.Call):
+            yield from calls(node)
+        elif isinstance(node, ast.Constant) and node.value in ("0.0.0.0", "::"):
+            yield "all interfaces"
+
+
+def calls(node: ast.Call) -> Iterator[str]:
+    name, last = dotted(node.func), dotted(node.func).rpartition(".")[2]
+    given = {word.arg: word.value for word in node.keywords}
+
+    def on(word: str) -> bool:
+        return word in given and not (isinstance(given[word], ast.Constant) and not given[word].value)  # pyright: ignore
+
+    if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen") or name in LOADS:
+        yield name
+    if last in ("extractall", "unpack_archive") or name in ("tar.extract", "archive.extract", "zip.extract"):
+        yield last
+    if on("shell") or on("allow_pickle") or on("trust_remote_code"):
+        yield next(word for word in ("shell", "allow_pickle", "trust_remote_code") if on(word))
+    if last in ("_create_unverified_context",) or ("verify" in given and not on("verify") and last in ("get", "post")):
+        yield "unverified TLS"
+
+
+def test_no_source_loads_pickle_runs_text_or_opens_a_connection_but_where_it_may():
+    found = {f"{path.relative_to(ROOT).as_posix()} {what}" for path in sources() for what in findings(parse(path))}
+    assert found - ALLOWED.keys() == set(), "safe ones go into ALLOWED, with the reason"
+    assert ALLOWED.keys() - found == set(), "no longer true: take it out"
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("import pickle", "pickle"),
+        ("from cloudpickle import loads", "cloudpickle"),
+        ("import urllib.request as r", "urllib.request"),
+        ("from urllib import request", "urllib.request"),
+        ("from http import client", "http.client"),
+        ("torch.load(f)", "torch.load"),
+        ("torch.load(f, weights_only=True)", "torch.load"),
+        ("numpy.load(f, allow_pickle=True)", "allow_pickle"),
+        ("numpy.load(f, allow_pickle=flag)", "allow_pickle"),
+        ("yaml.load(f)", "yaml.load"),
+        ("eval(x)", "eval"),
+        ("exec(x)", "exec"),
+        ("subprocess.run(c, shell=True)", "shell"),
+        ("tar.extractall(p)", "extractall"),
+        ("shutil.unpack_archive(p)", "unpack_archive"),
+        ("server.bind(('0.0.0.0', 1))", "all interfaces"),
+        ("requests.get(u, verify=False)", "unverified TLS"),
+    ],
+)
+def test_the_reader_of_sources_sees(code, what):
+    assert what in list(findings(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code", ["numpy.load(f, allow_pickle=False)", "re.compile(x)", "model.eval()", "run(c, shell=False)"]
+)
+def test_the_reader_of_sources_passes(code):
+    assert list(findings(ast.parse(code))) == []
+
+
+# Configs --------------------------------------------------------------------------------------------------------------
+
+READ = {"source.paths", "train.model", "evaluate.suite", "evaluate.data"}
+"""Places that are only read: they may be anywhere."""
+STORE = {"store.uri"}
+"""The one place that is written to."""
+PLACES = ("path", "file", "folder", "dir", "root", "uri", "cache", "output", "name", "dataset")
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{field.alias or name}"
+        yield path, field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from fields(field.annotation, f"{path}.")
+
+
+def test_every_config_field_that_could_become_a_place_is_read_only_or_a_plain_name():
+    for path, field in fields(RunConfig):
+        annotation, metadata = str(field.annotation), str(field.metadata)  # pyright: ignore
+        if "str" not in annotation and "Path" not in annotation:
+            continue
+        named = any(word in path.rpartition(".")[2].split("_") for word in (*PLACES, *(f"{w}s" for w in PLACES)))
+        if (named or "Path" in annotation) and path not in READ | STORE:
+            assert "pattern='^[A-Za-z" in metadata, f"{path}: give it a pattern without / or list it in READ"
+            assert "/" not in metadata, path
+
+
+def test_no_config_field_asks_for_a_secret():
+    assert [path for path, _ in fields(RunConfig) if is_secret_name(path)] == []
+
+
+def test_the_tests_that_security_md_names_exist():
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[^`]+)`", text))
+    assert len(named) > 8
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []

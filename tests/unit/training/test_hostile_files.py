@@ -1,0 +1,195 @@
+"""Evaluation sets, checkpoints and pictures that someone else wrote: refused by name, bounded, and never run."""
+
+import io
+import json
+import pickle
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from dataops.errors import ContractError
+from training.checkpoint import MODEL_FILES, load_model, newest_checkpoint, restore
+from training.eval_sets import EvalSet
+from training.preprocess import decode_rgb
+
+
+class Bomb:
+    """Whose unpickling leaves a mark."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def picture(side: int = 8, kind: str = "PNG", **options: Any) -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(sink, kind, **options)
+    return sink.getvalue()
+
+
+# Pickle ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """A finished model's folder whose weights are still to be planted."""
+    from training.checkpoint import save_model
+    from training.config import ModelConfig
+    from training.model import CLIP
+    from training.preprocess import Preprocess
+    from training.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(["a"], 300, 8)
+    vision = {"image_size": 8, "layers": 1, "width": 8, "head_width": 8, "patch_size": 8}
+    text = {"context_length": 8, "vocab_size": tokenizer.vocab_size, "width": 8, "heads": 1, "layers": 1}
+    model = CLIP(ModelConfig.model_validate({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}))
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", model, tokenizer, Preprocess(image_size=8))
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+@pytest.mark.parametrize("protocol", ["pickle", "torch"])
+def test_a_pickle_in_the_place_of_a_models_file_is_refused_by_name_and_does_not_run(card, name, protocol, tmp_path):
+    load_model(card)
+    if protocol == "torch":
+        torch.save({"state_dict": Bomb(tmp_path / "ran")}, card / name)
+    else:
+        (card / name).write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    with pytest.raises(ContractError, match=name):
+        load_model(card)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_in_a_job_folder_does_not_run(tmp_path):
+    """Even where its manifest vouches for it."""
+    from dataops.digest import file_sha256
+
+    folder = tmp_path / "step-000005"
+    folder.mkdir()
+    names = ("model.safetensors", "optimizer.safetensors", "state.json")
+    for name in names:
+        (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    (folder / "manifest.json").write_text(json.dumps({name: file_sha256(folder / name) for name in names}))
+    assert newest_checkpoint(tmp_path, "job", 0) is None
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(Exception, match=r"(?i)header"):
+        restore(folder, model, torch.optim.AdamW(model.parameters()))
+    assert not (tmp_path / "ran").exists()
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, *more: bytes) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        pytest.param(png(60_000, 60_000), "pixels|Bomb", id="pixels"),
+        pytest.param(png(13_000, 13_000), "pixels|Bomb", id="fewer pixels"),
+        pytest.param(png(2**31 - 1, 1), "pixels|Bomb", id="a long line"),
+        pytest.param(
+            png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20)))), "not a readable picture", id="text"
+        ),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no known format", id="eps"),
+        pytest.param(picture(kind="TIFF"), "no known format", id="tiff"),
+        pytest.param(picture(kind="PPM"), "no known format", id="ppm"),
+        pytest.param(pickle.dumps(5), "no known format", id="pickle"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_pictures_that_would_fill_memory_or_run_a_program(data, why):
+    with pytest.raises(ValueError, match=why):
+        decode_rgb(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_formats_that_stay(kind):
+    assert decode_rgb(picture(kind=kind)).size == (8, 8)
+
+
+# Evaluation sets ------------------------------------------------------------------------------------------------------
+
+
+def eval_set(folder: Path, *members: tuple[str, Any], shards: str = "1", form: int = tarfile.PAX_FORMAT) -> EvalSet:
+    (folder / "set" / "test").mkdir(parents=True)
+    (folder / "set" / "classnames.txt").write_text("one\ntwo\n")
+    (folder / "set" / "zeroshot_classification_templates.txt").write_text("a {c}\n")
+    (folder / "set" / "test" / "nshards.txt").write_text(shards)
+    with tarfile.open(folder / "set" / "test" / "0.tar", "w", format=form) as archive:
+        for name, what in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(what, bytes):
+                info.size = len(what)
+                archive.addfile(info, io.BytesIO(what))
+            else:
+                info.type, info.linkname = what.encode(), "../../own"
+                archive.addfile(info)
+    return EvalSet(folder / "set", "test", "classification")
+
+
+GOOD = (("a.png", b"x"), ("a.cls", b"0"))
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("folder", ["../../../../", "/", "../" * 100])
+def test_members_named_outside_are_bytes_under_a_key_and_nothing_is_unpacked(folder, form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    members = ((f"{folder}own/id.png", b"x"), (f"{folder}own/id.cls", b"1"))
+    found = eval_set(tmp_path / "e", *members, form=form)
+    assert [sample.label for sample in found.samples()] == [1]
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == sorted(
+        ("0.tar", "nshards.txt", "classnames.txt", "zeroshot_classification_templates.txt")
+    )
+
+
+@pytest.mark.parametrize("kind", ["SYM", "LNK", "CHR", "BLK", "FIFO"])
+def test_members_that_are_no_files(kind, tmp_path):
+    members = (("a.png", getattr(tarfile, f"{kind}TYPE").decode()), ("a.cls", b"0"))
+    with pytest.raises(ContractError, match=r"a\.png is no plain file"):
+        list(eval_set(tmp_path, *members).samples())
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ((*GOOD, ("a.png", b"y")), "is there twice"),
+        ((*GOOD, ("b.png", b"x"), ("b.cls", b"0"), *GOOD), "comes twice"),
+        ((("a.png", b"x"), ("a.cls", b"9" * 5000)), "no label from 0 to 1"),
+        ((("a.png", b"x"), ("a.cls", b"-1")), "no label from 0 to 1"),
+    ],
+)
+def test_samples_that_would_be_counted_wrongly(members, why, tmp_path):
+    with pytest.raises(ContractError, match=why):
+        list(eval_set(tmp_path, *members).samples())
+
+
+@pytest.mark.parametrize("count", ["9" * 12, "9" * 5000, "-1", "1e3", "../1"])
+def test_counts_of_shards_that_no_set_has(count, tmp_path):
+    with pytest.raises(ContractError, match=r"nshards\.txt"):
+        eval_set(tmp_path, *GOOD, shards=count).shards()
+
+
+def test_a_member_that_memory_should_not_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.eval_sets.MAX_MEMBER_BYTES", 1 << 20)
+    found = eval_set(tmp_path, ("a.png", bytes(2 << 20)), ("a.cls", b"0"))
+    with pytest.raises(ContractError, match="no plain file of at most 1 MiB"):
+        list(found.samples())
