@@ -47,14 +47,9 @@ class Window:
         self.keep = 0
         self._stream, self._data, self._start, self._ended = stream, b"", 0, False
 
-    @property
-    def end(self) -> int:
-        """Position after the last byte that was read."""
-        return self._start + len(self._data)
-
     def at(self, position: int, size: int, least: int = 1) -> bytes:
         """The bytes at a position: at most `size`, and `least` unless the stream ends before."""
-        while self.end < position + least and self.more():
+        while self._start + len(self._data) < position + least and self.more():
             pass
         return self._data[position - self._start : position - self._start + size]
 
@@ -71,7 +66,7 @@ class Window:
         while True:
             if found := pattern.search(self._data, position - self._start):
                 return self._start + found.start()
-            position = max(position, self.end - 16)
+            position = max(position, self._start + len(self._data) - 16)
             self.keep = position
             if not self.more():
                 return None
@@ -80,21 +75,34 @@ class Window:
 def gzip_pieces(window: Window) -> Iterator[Piece | Damage]:
     """The content of the members, in their order, and a damage for each that is broken."""
     at: int | None = 0
-    while at is not None and (start := window.at(at, 2, 2)):
+    while at is not None and (start := window.at(at, _INPUT, 2)):
         window.keep = at
-        if start != MAGIC:
-            if start.strip(b"\0"):
+        if not start.startswith(MAGIC):
+            if start[:2].strip(b"\0"):
                 yield Damage(at, "bad_record")
             at = _next_member(window, at + 1)
+            continue
+        inflater = IgzipDecompressor(flag=DECOMP_GZIP)
+        try:
+            data = inflater.decompress(start, _OUTPUT)
+        except IsalError:  # pyright: ignore[reportGeneralTypeIssues]
+            yield Damage(at, "bad_record")
+            at = _next_member(window, at + 1)
+            continue
+        if data:
+            yield Piece(data, at, 0, True)
+        if inflater.eof:  # most members end in the bytes that they start in
+            at += len(start) - len(inflater.unused_data)
         else:
-            at = yield from _member(window, at)
+            at = yield from _rest(window, at, inflater, at + len(start), not data)
 
 
-def _member(window: Window, start: int) -> Generator[Piece | Damage, None, int | None]:
-    """The pieces of one member. Returns: where to go on, None at the end."""
-    inflater, at, first = IgzipDecompressor(flag=DECOMP_GZIP), start, True
+def _rest(
+    window: Window, start: int, inflater: IgzipDecompressor, at: int, first: bool
+) -> Generator[Piece | Damage, None, int | None]:
+    """The pieces of a member after the first. Returns: where to go on, None at the end."""
     while not inflater.eof:
-        chunk = window.at(at, _INPUT) if first or inflater.needs_input else b""
+        chunk = window.at(at, _INPUT) if inflater.needs_input else b""
         if not chunk and inflater.needs_input:
             yield Damage(start, "truncated")
             return _next_member(window, max(start + 1, window.keep))

@@ -17,6 +17,7 @@ from dataops.warc import MAX_DAMAGES, Damage
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_HEAD = 1 << 16
 _PIECE = 1 << 20
+_CONTENT_LENGTH = b"\r\nContent-Length: "  # as all producers spell it
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?(?:\n|\Z)", re.IGNORECASE)
 _RECORD = re.compile(rb"\n(?=WARC/[01]\.\d)")
 _RECORD_START = 16  # bytes that the pattern may need
@@ -43,6 +44,10 @@ def read_records(stream: ByteStream, max_bytes: int) -> Iterator[Record | Damage
     run = _Run(_pieces(stream))
     read = damages = 0
     while (start := run.begin()) is not None:
+        if isinstance(start, Piece) and start.first and (record := _whole(start)) is not None:
+            read += 1
+            yield record
+            continue
         for found in (start,) if isinstance(start, Damage) else _records(run, max_bytes):
             if isinstance(found, Record):
                 read += 1
@@ -55,6 +60,19 @@ def read_records(stream: ByteStream, max_bytes: int) -> Iterator[Record | Damage
     if not read:
         msg = "no WARC record"
         raise SourceError(msg)
+
+
+def _whole(piece: Piece) -> Record | None:
+    """The record of a piece that is one record in the plainest form, as nearly all are: a short way, not another one."""
+    data = piece.data
+    end = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
+    named = data.find(_CONTENT_LENGTH, 0, end) + len(_CONTENT_LENGTH)
+    length = data[named : data.find(b"\r\n", named, end + 2)]
+    if named < len(_CONTENT_LENGTH) or not length.isdigit() or end + 4 + int(length) + 4 != len(data):
+        return None
+    if not data.startswith(b"WARC/") or not data.endswith(b"\r\n\r\n") or data.find(b"\n\n", 0, end) >= 0:
+        return None
+    return Record(piece.offset, data[:end], data[end + 4 : -4])
 
 
 def _pieces(stream: ByteStream) -> Iterator[Piece | Damage]:
@@ -207,8 +225,7 @@ def _record(run: _Run, at: int, max_bytes: int) -> tuple[Record | Damage, int | 
     if split is None:
         return Damage(offset, "truncated" if run.is_last else "bad_record"), run.search(at + 5)
     head, start = run.data[at : split[0]], split[1]
-    named = head.find(b"\nContent-Length:")  # as all producers spell it
-    length = _LENGTH.match(head, named) if named >= 0 else _LENGTH.search(head)
+    length = _LENGTH.search(head)
     if length is None:
         return Damage(offset, "bad_length"), run.search(start)
     end = start + int(length[1])

@@ -108,17 +108,13 @@ class Resolver:
         prefix, rest = None, reference
         if plain := _PLAIN(reference):
             prefix = self._prefixes[plain.lastindex or 0]
-        elif reference.startswith("../"):
-            rest = reference.lstrip("./")
-            up, odd = divmod(len(reference) - len(rest), 3)
-            if (
-                not odd
-                and reference.startswith("../" * up)
-                and (plain := _PLAIN(rest))
-                and plain.lastindex == _RELATIVE
-            ):
+        elif reference.startswith(("../", "./")):
+            below = reference.removeprefix("./")
+            rest = below.lstrip("./")
+            up, odd = divmod(len(below) - len(rest), 3)
+            if not odd and below.startswith("../" * up) and (plain := _PLAIN(rest)) and plain.lastindex == _RELATIVE:
                 prefix = self._folder(up)
-        if prefix is None or len(prefix) + len(rest) > self.max_chars:
+        if prefix is None or len(prefix) + len(rest) > self.max_chars or len(reference) > self.max_chars:
             return _resolved(reference, self.base, self.max_chars)
         return prefix + rest
 

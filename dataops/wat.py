@@ -59,7 +59,8 @@ class Head(msgspec.Struct, gc=False):
 
     base: str = msgspec.field(name="Base", default="")
     metas: list[Meta] = msgspec.field(name="Metas", default_factory=list)
-    links: list[Link] = msgspec.field(name="Link", default_factory=list)
+    links: msgspec.Raw = msgspec.field(name="Link", default=msgspec.Raw(b"[]"))
+    """JSON: most pages have dozens, and nothing is made of them but of a licence."""
 
 
 class Html(msgspec.Struct, gc=False):
@@ -162,11 +163,13 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
         opt_out: directives (dataops.page_signals) by which a page forbids the use of its images.
     """
     head = page.html.head
-    resolver = Resolver(_base(head.base, page.url, bounds), bounds.url)
+    resolver = Resolver(page_base(page, bounds.url), bounds.url)
     rows, licenses, beyond = _image_rows(page.html.links, resolver, bounds)
     metas = _named(head.metas)
     rows += _shared_rows(metas, resolver, bounds)
-    licenses += [link for link in head.links if link.rel and _is_license(link.rel)]
+    if b"license" in bytes(head.links).lower():
+        found = (_typed(Link, one) for one in _objects(json.loads(bytes(head.links).decode("utf-8", "replace"))))
+        licenses += [link for link in found if link.rel and _is_license(link.rel)]
     if licenses and (license := _license(licenses, resolver)) is not None:
         rows = [row._replace(license=license) for row in rows]
     told = meta_opt_outs(metas) | _header_opt_outs(page.headers)
@@ -231,11 +234,13 @@ def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: P
             yield Candidate(url, text, "og", reason, None, image.width, image.height)
 
 
-def _base(reference: str, page_url: str, bounds: PageBounds) -> str:
+def page_base(page: WatPage, max_url_chars: int) -> str:
+    """What the page's references are relative to: its `<base>` where that can be used, or its address."""
+    base = page.html.head.base
     try:
-        return canonical_url(reference, page_url, bounds.url) if reference else page_url
+        return canonical_url(base, page.url, max_url_chars) if base else page.url
     except BadUrl:
-        return page_url
+        return page.url
 
 
 def _license(links: Sequence[Link], resolver: Resolver) -> str | None:
@@ -294,9 +299,8 @@ def _lenient(body: bytes) -> tuple[_Envelope | None, str | None]:
         return None, "odd_json"
     head = _object(html.get("Head"))
     metas = [_typed(Meta, meta) for meta in _objects(head.get("Metas"))]
-    links, head_links = (
-        [_typed(Link, link) for link in _objects(found)] for found in (html.get("Links"), head.get("Link"))
-    )
+    links = [_typed(Link, link) for link in _objects(html.get("Links"))]
+    head_links = msgspec.Raw(json.dumps(head.get("Link")).encode())
     base, url = head.get("Base"), _object(envelope.get("WARC-Header-Metadata")).get("WARC-Target-URI")
     page = Html(links, Head(base if isinstance(base, str) else "", metas, head_links))
     headers = msgspec.Raw(json.dumps(response.get("Headers")).encode())

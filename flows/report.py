@@ -25,6 +25,8 @@ from training.intervals import summary_rows
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""
+LISTED = 20
+"""Failed files that a run's summary names; the manifest has all."""
 
 
 class _Plain(Console):
@@ -80,6 +82,7 @@ def show_run(record: RunRecord, store: Store) -> None:
     out.print(table)
     show_tries(record, out)
     show_funnel(manifests, out)
+    show_left_out(manifests, out)
     show_scores(manifests, out)
     if record.attempts and record.attempts[-1].error:
         out.print(Text("\n") + text(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
@@ -119,6 +122,18 @@ def show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
             stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", f"{stage['dropped']:,}", text(reasons)
         )
     out.print(table)
+
+
+def show_left_out(manifests: Sequence[Manifest], out: Console) -> None:
+    """The source files that could not be read, and what could not be used of those that could."""
+    facts = next((m.facts for m in manifests if m.stage == "extract"), {})
+    if failed := facts.get("failed_files"):
+        out.print(Text(f"\nextract left out {len(failed)} of {facts['files']} files that could not be read:"))
+        for file, why in failed[:LISTED]:
+            out.print(Text(f"  {file}: {why}"), soft_wrap=True)
+    if damages := facts.get("damages"):
+        counts = ", ".join(f"{reason} {n:,}" for reason, n in sorted(damages.items(), key=lambda item: -item[1]))
+        out.print(Text(f"\nextract could not use, or not wholly: {counts} (`pairmill show KEY --json` lists where)"))
 
 
 def show_scores(manifests: Sequence[Manifest], out: Console) -> None:

@@ -15,7 +15,6 @@ from benchmarks.wat_files import json_record, page_value, warcinfo
 from dataops.errors import SourceError
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from tasks import extract as extract_stage
 from tasks import resumable
 from tasks.common_crawl import CommonCrawlSource, CrawlFile
 from tasks.extract import EXTRACT
@@ -44,25 +43,6 @@ def crawl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crawl]:
     with CrawlServer() as crawl:
         crawl.publish(CRAWL, {name: wat(name) for name in "abcdef"})
         yield crawl
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks run in this process, each tried as often as in workers."""
-
-    def map_parts(function, tasks, draft, context):
-        records = []
-        for task in tasks:
-            for attempt in range(3):
-                try:
-                    records.append(draft.done(task.id) or draft.finish(function(draft, task)))
-                    break
-                except SourceError:
-                    if attempt == 2:
-                        raise
-        return records
-
-    monkeypatch.setattr(extract_stage, "map_parts", map_parts)
 
 
 def config(server: Crawl, **changes) -> CommonCrawlSource:

@@ -1,8 +1,11 @@
+import unicodedata
+
 import ada_url
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataops import captions, urls
 from dataops.captions import folded, normal_caption
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 
@@ -172,3 +175,74 @@ def test_any_text_becomes_a_caption(text: str, bound: int):
 
 def test_a_huge_caption_costs_little():
     assert normal_caption("a " * 10_000_000, 100) == "a " * 49 + "a"
+
+
+PIECES = [
+    "http://",
+    "https://",
+    "HTTP://",
+    "//",
+    "/",
+    "../",
+    "./",
+    "..",
+    "a",
+    "b.jpg",
+    "%2e%2e",
+    "%20",
+    "?",
+    "?x=/../y",
+    "#f",
+    ";",
+    ":",
+    "@",
+    "ü",
+    "\\",
+    "data:",
+    "host.example",
+    "HOST.example.",
+    "x_y",
+    ":80",
+    ":8080",
+    "[",
+    "]",
+    "|",
+    "&",
+    "~",
+    "'",
+    "=",
+    "%2",
+]
+BASES = (
+    "http://site.example/",
+    "https://site.example:8443/a/b/c.html?q=/x/",
+    "http://[::1]/x//y/z",
+    "http://a.example/p;q/r;s",
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.sampled_from([*PIECES, " "]), max_size=7).map("".join),
+    st.sampled_from(BASES),
+    st.sampled_from([40, 4096]),
+)
+def test_the_short_ways_of_addresses_give_what_the_long_way_gives(reference: str, base: str, longest: int):
+    def of(resolve, *arguments):
+        try:
+            return resolve(*arguments)
+        except BadUrl as bad:
+            return bad.reason
+
+    expected = of(urls._resolved, reference, base, longest)
+    assert of(canonical_url, reference, base, longest) == expected
+    assert of(Resolver(base, longest).resolve, reference) == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.text(st.sampled_from("ab e\u0301é\u00a0\u200b \n\tß東\ud800\x00가\u1100\u1161") | st.characters(), max_size=12)
+)
+def test_the_short_way_of_captions_gives_what_the_long_way_gives(text: str):
+    kept = "".join(c for c in text if not captions._NOT_TEXT.match(c))
+    assert normal_caption(text, 2000) == " ".join(unicodedata.normalize("NFC", kept).split())

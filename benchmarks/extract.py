@@ -1,0 +1,241 @@
+"""Extraction: WAT against cc2dataset 1.5 and warcio + json, HTML against lxml (benchmarks/extract_html.py).
+
+    pip install -e '.[bench]' && pip install --no-deps cc2dataset==1.5.0
+    python -m benchmarks.extract [--quick] [--json] [--file some.warc.wat.gz]
+
+The WAT file is made for it (benchmarks/wat_files.py says how): 200,000 image links in Common Crawl's own layout. Each
+reader runs in a process of its own, one after the other and again, so that its peak memory is its own; the times are CPU
+seconds of that process (`time.process_time`), which neighbours on the machine disturb less than the clock; medians.
+
+- `wat pairs`: the file's bytes to the pairs of cc2dataset's rule (images with an alt that is not empty) in memory.
+- `wat whole stage`: to all rows (titles, og:image, dropped ones) with canonical addresses, uids, and Parquet on disk.
+- `wat two processes`: two files in two processes against one after the other, by the clock.
+"""
+
+import importlib
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Row, arguments, finish, peak_bytes
+from benchmarks.wat_files import write_wat
+
+PEER = "cc2dataset 1.5.0"
+MAX_URL, MAX_CAPTION = 4096, 2000
+Pairs = list[tuple[str, str]]
+
+
+def ours_pairs(path: Path) -> Pairs:
+    """(canonical address, alt as it stands) of the images with an alt."""
+    from dataops.urls import BadUrl, Resolver
+    from dataops.warc import Damage
+    from dataops.wat import IMAGE, page_base, read_wat
+
+    pairs: Pairs = []
+    with path.open("rb") as file:
+        for page in read_wat(file, MAX_URL, lambda what: None):
+            if isinstance(page, Damage):
+                continue
+            base = page_base(page, MAX_URL)
+            resolve = Resolver(base, MAX_URL).resolve
+            for link in page.html.links:
+                if link.path == IMAGE and link.alt and not link.url.startswith("data:"):
+                    try:  # an empty reference is the page itself to cc2dataset; our stage drops such a row as no_url
+                        pairs.append((resolve(link.url) if link.url else base, link.alt))
+                    except BadUrl:
+                        continue
+    return pairs
+
+
+def ours_stage(path: Path) -> list[Any]:
+    """The parts of the extract stage's task on the file."""
+    from dataops.snapshot import Draft
+    from dataops.store import FolderStore
+    from tasks.extract import FileTask, extract_file
+    from tasks.source_files import LocalFile
+    from tasks.wat_source import WatSource
+
+    file = LocalFile(path.name, path)
+    with tempfile.TemporaryDirectory() as folder:
+        record = extract_file(
+            Draft(FolderStore(Path(folder)), "extract", "0" * 16),
+            FileTask(0, file, file.digest(), WatSource(paths=["-"])),
+        )
+    return [record.counts.model_dump(), [part.sha256 for part in record.parts]]
+
+
+def cc2dataset_pairs(path: Path) -> Pairs:
+    """What its own function extracts."""
+    with path.open("rb") as file:
+        return [(found["url"], found["alt"]) for found in _cc2dataset()(file, "image")]
+
+
+@lru_cache(maxsize=1)
+def _cc2dataset() -> Any:
+    """Its function, without its package's __init__ and without Spark, which the function does not use."""
+    package = types.ModuleType("cc2dataset")
+    spec = find_spec("cc2dataset")
+    package.__path__ = list(spec.submodule_search_locations or []) if spec else []
+    for name in ("pyspark", "pyspark.sql", "pyspark.sql.functions"):
+        module = sys.modules.setdefault(name, types.ModuleType(name))
+        module.__dict__.update(SparkContext=object, SparkSession=object, rand=object)
+    sys.modules["cc2dataset"] = package
+    return importlib.import_module("cc2dataset.main").extract_documents_from_wat
+
+
+def warcio_pairs(path: Path) -> Pairs:
+    """The obvious way."""
+    from urllib.parse import urljoin
+
+    from warcio.archiveiterator import ArchiveIterator
+
+    pairs: Pairs = []
+    with path.open("rb") as file:
+        for record in ArchiveIterator(file):
+            if record.rec_type != "metadata":
+                continue
+            envelope = json.loads(record.content_stream().read())["Envelope"]
+            html = envelope["Payload-Metadata"].get("HTTP-Response-Metadata", {}).get("HTML-Metadata", {})
+            base = envelope["WARC-Header-Metadata"].get("WARC-Target-URI", "")
+            base = urljoin(base, html.get("Head", {}).get("Base", ""))
+            for link in html.get("Links", []):
+                if link.get("path") == "IMG@/src" and link.get("alt"):
+                    try:
+                        url = urljoin(base, link.get("url", ""))
+                    except ValueError:
+                        continue
+                    if url.startswith(("http://", "https://")):
+                        pairs.append((url, link["alt"]))
+    return pairs
+
+
+def bare(path: Path) -> int:
+    """Decompression alone."""
+    from dataops.gzip_members import Piece, Window, gzip_pieces
+
+    with path.open("rb") as file:
+        return sum(len(piece.data) for piece in gzip_pieces(Window(file)) if isinstance(piece, Piece))
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    reader.__name__: reader for reader in (ours_pairs, ours_stage, cc2dataset_pairs, warcio_pairs, bare)
+}
+
+
+def _measure(reader: str, path: str) -> dict[str, float]:
+    """In a process of its own: CPU seconds of a run on the file, after one on a small file for the imports; peak memory."""
+    run = READERS[reader]
+    with tempfile.TemporaryDirectory() as folder:
+        write_wat(Path(folder) / "warm.wat.gz", 50)
+        run(Path(folder) / "warm.wat.gz")
+    started, clock = time.process_time(), time.perf_counter()
+    result = run(Path(path))
+    seconds = time.process_time() - started
+    peak, found = peak_bytes(), len(result) if isinstance(result, list) else 0
+    return {"cpu": seconds, "clock": time.perf_counter() - clock, "peak": peak, "found": found}
+
+
+def in_process(reader: str, path: Path) -> dict[str, float]:
+    """The measurement of one reader, in a fresh interpreter."""
+    command = [sys.executable, "-m", "benchmarks.extract", "--measure", reader, "--file", str(path)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def same_pairs(path: Path) -> tuple[bool, dict[str, int]]:
+    """Whether ours and cc2dataset's are the same set, once its addresses are canonical; and how many each has."""
+    from dataops.urls import BadUrl, canonical_url
+
+    theirs, unusable = set(), 0
+    raw = cc2dataset_pairs(path)
+    for url, alt in raw:
+        try:
+            theirs.add((canonical_url(url, url, MAX_URL), alt))
+        except BadUrl:
+            unusable += 1
+    ours = set(ours_pairs(path))
+    missed = {"ours": len(ours), PEER: len(theirs), "only ours": len(ours - theirs), f"only {PEER}": len(theirs - ours)}
+    return theirs == ours, missed | {f"unusable of {PEER}": unusable}
+
+
+def two_processes(path: Path) -> float:
+    """How many times faster two files are read by two processes than by one."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(_warm, range(2), chunksize=1)
+        started = time.perf_counter()
+        pool.map(ours_stage, [path, path], chunksize=1)
+        both = time.perf_counter() - started
+        started = time.perf_counter()
+        for _ in range(2):
+            pool.apply(ours_stage, [path])
+        return (time.perf_counter() - started) / both
+
+
+def _warm(_: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_wat(Path(folder) / "warm.wat.gz", 50)
+        ours_stage(Path(folder) / "warm.wat.gz")
+        time.sleep(1)  # so that each process gets one
+
+
+def wat_rows(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]]:
+    """The rows of all readers on one file."""
+    runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
+    for _ in range(times):
+        for reader, measured in runs.items():
+            measured.append(in_process(reader, path))
+    megabytes = path.stat().st_size / 1e6
+    speed = {reader: megabytes / statistics.median(run["cpu"] for run in measured) for reader, measured in runs.items()}
+    links = {reader: measured[0]["found"] for reader, measured in runs.items()}
+    peaks = {reader: max(run["peak"] for run in measured) / 1e6 for reader, measured in runs.items()}
+    equal, pairs = same_pairs(path)
+    unit, peer = "MB/s a core, compressed", speed["cc2dataset_pairs"]
+    of = links["ours_pairs"] / megabytes
+    rows = [
+        Row("wat pairs", speed["ours_pairs"], peer, PEER, unit, goal=2.0, limit=speed["bare"]),
+        Row("wat pairs, links", speed["ours_pairs"] * of, peer * of, PEER, "pairs/s a core"),
+        Row("wat pairs, warcio", speed["ours_pairs"], speed["warcio_pairs"], "warcio 1.8.1 + json", unit),
+        Row("wat whole stage", speed["ours_stage"], peer, f"{PEER}, which writes nothing", unit, limit=speed["bare"]),
+        Row("wat peak memory", 1 / peaks["ours_stage"], 1 / peaks["cc2dataset_pairs"], PEER, "1/MB"),
+        Row("wat two processes", two_processes(path), 1.0, "one process", "times", goal=1.8),
+    ]
+    return (
+        rows,
+        equal,
+        {"megabytes": round(megabytes, 1), "pairs": pairs, "peak MB": {k: round(v) for k, v in peaks.items()}},
+    )
+
+
+def main() -> int:
+    """Run and print; 1 where the pairs differ."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--file", type=Path, help="a WAT file to read in place of the made one")
+    parser.add_argument("--measure", choices=sorted(READERS), help="run one reader on the file, for its process")
+    given = parser.parse_args()
+    if given.measure:
+        sys.stdout.write(json.dumps(_measure(given.measure, str(given.file))))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = given.file or Path(folder) / "made.warc.wat.gz"
+        if not given.file:
+            write_wat(path, 15_000 if given.quick else 200_000)
+        rows, equal, told = wat_rows(path, 1 if given.quick else 3)
+    if find_spec("benchmarks.extract_html"):
+        rows += importlib.import_module("benchmarks.extract_html").rows(given.quick)
+    if not given.json:
+        sys.stdout.write(f"{json.dumps(told)}\n")
+    packages = ["isal", "msgspec", "fastwarc", "pysimdjson", "cc2dataset", "warcio", "pyarrow"]
+    return finish("extract", rows, packages, equal=equal, as_json=given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

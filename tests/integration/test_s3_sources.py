@@ -1,0 +1,99 @@
+"""Archives and WAT files in a bucket, and Common Crawl's layout there, on a real S3 server."""
+
+import gzip
+from pathlib import Path
+
+import boto3
+import pytest
+
+from dataops.errors import ConfigError, SourceError
+from dataops.snapshot import read_parts
+from dataops.store import FolderStore
+from tasks.archives import WarcSource
+from tasks.common_crawl import CommonCrawlSource
+from tasks.extract import EXTRACT
+from tasks.s3_files import s3_client
+from tasks.source_files import source_files
+from tasks.stage import Context, make, plan
+from tasks.wat_source import WatSource
+from tests.integration.test_common_crawl import wat
+from tests.seaweed import KEY_ID, SECRET
+from tests.unit.tasks.test_extract_filter import ANIMALS, write_warc
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("inline")]
+
+
+@pytest.fixture
+def bucket(s3_endpoint, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3_client.cache_clear()
+    client = boto3.client("s3")
+    name = f"crawls-{tmp_path.name.replace('_', '-')[:40].lower()}"
+    client.create_bucket(Bucket=name)
+    yield client, name
+    client.close()
+    s3_client.cache_clear()
+
+
+def extract(source, folder: Path):
+    store = FolderStore(folder / "store")
+    manifest = make(plan(EXTRACT, source, 0, []), Context(store, folder, workers=1))
+    return manifest, read_parts(store, manifest)
+
+
+def test_globs_in_a_bucket(bucket, tmp_path):
+    client, name = bucket
+    warc = write_warc(tmp_path / "animals.warc.gz", ANIMALS)
+    for key in ("in/a.wat.gz", "in/deep/er/b.wat.gz", "in/deep/c.warc.gz", "out/d.wat.gz"):
+        client.put_object(Bucket=name, Key=key, Body=warc.read_bytes() if "warc" in key else wat(key[-8]))
+    named = [file.name for file in source_files([f"s3://{name}/in/**/*.wat.gz"])]
+    assert named == ["a.wat.gz", "deep/er/b.wat.gz"]
+    assert [file.name for file in source_files([f"s3://{name}/*/*.wat.gz"])] == ["in/a.wat.gz", "out/d.wat.gz"]
+    first, rows = extract(WatSource(paths=[f"s3://{name}/in/**/*.wat.gz"]), tmp_path)
+    assert first.counts.kept == rows.num_rows == 2400
+    assert set(rows["source"].to_pylist()) == set(named)
+    # The archive of pages is read as from a folder; it is copied while it is read, and no longer.
+    _, rows = extract(WarcSource(paths=[f"s3://{name}/in/deep/*.warc.gz"]), tmp_path / "s3")
+    _, same = extract(WarcSource(paths=[str(warc)]), tmp_path / "local")
+    assert rows.drop(["source"]).equals(same.drop(["source"]))
+    # Other bytes, another key; the same bytes, the same.
+    source = WatSource(paths=[f"s3://{name}/in/**/*.wat.gz"])
+    assert plan(EXTRACT, source, 0, []).key == first.key
+    client.put_object(Bucket=name, Key="in/a.wat.gz", Body=wat("z"))
+    assert plan(EXTRACT, source, 0, []).key != first.key
+
+
+def test_an_object_that_changes_is_an_error(bucket):
+    client, name = bucket
+    client.put_object(Bucket=name, Key="a.wat.gz", Body=wat("a"))
+    [file] = source_files([f"s3://{name}/a.wat.gz"])
+    with file.open() as stream:
+        assert stream.read(10) == wat("a")[:10]
+    client.put_object(Bucket=name, Key="a.wat.gz", Body=wat("b"))
+    with pytest.raises(SourceError, match="changed while it was read"), file.open() as stream:
+        stream.read(10)
+
+
+def test_what_cannot_be_found_is_named(bucket):
+    _, name = bucket
+    with pytest.raises(ConfigError, match=r"matches no file"):
+        source_files([f"s3://{name}/none/*.gz"])
+    with pytest.raises(ConfigError, match=r"NoSuchBucket"):
+        source_files(["s3://no-such-bucket-here/x.gz"])
+
+
+def test_common_crawl_in_a_bucket(bucket, tmp_path):
+    client, name = bucket
+    paths = [f"crawl-data/CC-MAIN-2026-43/segments/1/wat/{one}.warc.wat.gz" for one in "abc"]
+    client.put_object(
+        Bucket=name, Key="crawl-data/CC-MAIN-2026-43/wat.paths.gz", Body=gzip.compress("\n".join(paths).encode())
+    )
+    for path in paths:
+        client.put_object(Bucket=name, Key=path, Body=wat(path[-13]))
+    source = CommonCrawlSource(crawl="CC-MAIN-2026-43", num_files=2, base_url=f"s3://{name}/")
+    manifest, rows = extract(source, tmp_path)
+    assert manifest.counts.kept == 2400
+    assert set(rows["source"].to_pylist()) < set(paths)
