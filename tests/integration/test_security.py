@@ -13,8 +13,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from dataops.errors import ServiceError, StorageError
-from dataops.store import S3Store
+from dataops.errors import ServiceError, PairmillError
+from dataops.s3_store import S3Store
 from infra import services
 from infra.doctor import check_services
 from tests.integration.conftest import KEY_ID, SECRET
@@ -79,8 +79,10 @@ def test_what_s3_refuses_is_told_without_the_credentials(s3_endpoint, environmen
     known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"} | environment).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(StorageError, match=said) as caught:
-        S3Store("mill", "x", tmp_path).read("a")
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
+    monkeypatch.setattr("dataops.s3_store.CHECK_SECONDS", 0.5)
+    with pytest.raises(PairmillError, match=said) as caught:
+        S3Store("mill", "x").check_writable()
     for secret in (SECRET, *environment.values()):
         assert secret == "nobody" or secret not in str(caught.value)
 
@@ -96,7 +98,8 @@ def test_cached_copies_of_a_store_are_the_users_own(s3_endpoint, monkeypatch, tm
                 break
             except client.exceptions.ClientError:
                 time.sleep(0.2)
-    store = S3Store("private", "x", tmp_path / "home" / "cache")
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    store = S3Store("private", "x")
     store.check_writable()
     store.put("a/b", b"x")
     assert store.local("a/b").read_bytes() == b"x"
