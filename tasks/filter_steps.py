@@ -301,6 +301,10 @@ def _languages(rows: pl.DataFrame, config: FilterConfig) -> "Detection":
 
 def _detect(texts: Sequence[str], config: FilterConfig) -> "Detection":
     # Imported here, so that only workers that judge load the compiler.
+    if config.language_detector == "fasttext":
+        from dataops.language_fasttext import detect as by_fasttext
+
+        return by_fasttext(texts, config.language_candidates)
     from dataops.language import detect
 
     return detect(texts, config.language_candidates, config.language_mode)
