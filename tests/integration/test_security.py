@@ -13,7 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from dataops.errors import ServiceError, PairmillError
+from dataops.errors import PairmillError, ServiceError
 from dataops.s3_store import S3Store
 from infra import services
 from infra.doctor import check_services

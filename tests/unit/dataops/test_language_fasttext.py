@@ -4,7 +4,12 @@ import pytest
 
 from dataops.language_fasttext import detect
 
-TEXTS = ["The dog runs over the wet beach", "Der Hund läuft über den nassen Strand", "北京的天气很好", "Hunden løper på stranden"]
+TEXTS = [
+    "The dog runs over the wet beach",
+    "Der Hund läuft über den nassen Strand",
+    "北京的天气很好",
+    "Hunden løper på stranden",
+]
 
 
 def test_names_are_langdetects_and_rows_sum_to_one():
