@@ -312,16 +312,20 @@ def _external_problem(url: str, path: str = "/health") -> str | None:
 def authorization(url: str) -> dict[str, str]:
     """The header that the server's own client would send to an address of it; none to an address of neither server."""
     prefect, mlflow = (os.environ.get(variable, "").rstrip("/") for variable in CLIENT_VARIABLE.values())
-    if prefect and f"{url}/".startswith(f"{prefect}/"):
+    asked = f"{without_credentials(url)}/"
+
+    def is_of(server: str) -> bool:
+        return bool(server) and asked.startswith(f"{without_credentials(server)}/")
+
+    if is_of(prefect):
         token, basic = secret("PREFECT_API_KEY"), secret("PREFECT_API_AUTH_STRING")
-        credentials = basic.get_secret_value() if basic else None
-    elif not mlflow or not f"{url}/".startswith(f"{mlflow}/"):
-        return {}
-    else:
+        credentials = (basic.get_secret_value() if basic else None) or _userinfo(prefect)
+    elif is_of(mlflow):
         token, user = secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
         password = secret("MLFLOW_TRACKING_PASSWORD")
-        credentials = f"{user}:{password.get_secret_value() if password else ''}" if user else None
-    credentials = credentials or _userinfo(url)
+        credentials = f"{user}:{password.get_secret_value() if password else ''}" if user else _userinfo(mlflow)
+    else:
+        return {}
     if token:
         return {"Authorization": f"Bearer {token.get_secret_value()}"}
     return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()} if credentials else {}

@@ -297,7 +297,8 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {"funnel.png", "training_curves.png", "zero_shot.png"} | {f"manifests/{stage}.json" for stage in stages}
+    wanted |= {"filter.html", "funnel.png", "training_curves.png", "zero_shot.png"}
+    wanted |= {f"manifests/{stage}.json" for stage in stages}
     assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
     for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
         with Image.open(folder / name) as image:

