@@ -8,10 +8,12 @@ for in the last hour, so a machine that works on more than that at once needs th
 import fcntl
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from dataops.home import home
 DEFAULT_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0
 _TEMPORARY = ".tmp-"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,10 @@ class Cache:
             if keep_in is not None:
                 keep_in.mkdir(parents=True, exist_ok=True)
                 (keep_in / path.name).unlink(missing_ok=True)
-                os.link(path, keep_in / path.name)
+                try:
+                    os.link(path, keep_in / path.name)
+                except OSError:  # another disk
+                    shutil.copyfile(path, keep_in / path.name)
             return True
 
     def _add(self, path: Path, version: Version, fetch: Callable[[Path], None]) -> None:
@@ -107,25 +113,30 @@ class Cache:
         """Drop copies, those first that nobody asked for the longest, until what is left is within the bound."""
         with self._lock(fcntl.LOCK_EX):
             now = time.time()
-            files = []
-            for path in self.root.rglob("*"):
-                with suppress(FileNotFoundError):
-                    found = path.stat(follow_symlinks=False)
-                    half = path.name.startswith(_TEMPORARY)  # its time is that of the last write, then the object's
-                    used = max(found.st_atime, found.st_mtime) if half else found.st_atime
-                    if path.is_file():
-                        files.append((used, found.st_size, path))
+            files = [found for path in self.root.rglob("*") if (found := _used(path))]
             total = sum(size for _, size, _ in files)
             for used, size, path in sorted(files):
-                abandoned = path.name.startswith(_TEMPORARY)  # by a killed process
-                if now - used < KEEP_SECONDS or (total <= self.limit and not abandoned):
-                    continue
-                path.unlink(missing_ok=True)
-                total -= size
+                half = path.name.startswith(_TEMPORARY)
+                if now - used >= KEEP_SECONDS and (half or total > self.limit):  # of the halves the writers were killed
+                    path.unlink(missing_ok=True)
+                    total -= size
 
     @contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a") as file:
+        with (self.root / _LOCK).open("a") as file:
             fcntl.flock(file, kind)
             yield
+
+
+def _used(path: Path) -> tuple[float, int, Path] | None:
+    """When a file was last asked for, its size and itself; None for what is no copy, or has just gone."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or path.name == _LOCK:
+        return None
+    if path.name.startswith(_TEMPORARY):  # its time is that of the last write, and then the object's
+        return max(found.st_atime, found.st_mtime), found.st_size, path
+    return found.st_atime, found.st_size, path

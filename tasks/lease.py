@@ -36,6 +36,8 @@ STALE_SECONDS = 60.0
 POLL_SECONDS = 1.0
 ORPHAN_SECONDS = 0.5
 """After a holder's death on this machine: its workers end within 0.25 s of it (training/process.py)."""
+_ENDED: set[str] = set()
+"""Tokens of this process's own leases that it holds no more, whether the store could be told or not."""
 
 
 class Lease(BaseModel):
@@ -60,7 +62,9 @@ class Lease(BaseModel):
 
     def is_dead(self) -> bool:
         """Whether it was released or its process is known to be gone; of another machine's nothing is known."""
-        return self.state == "released" or (self.place == place() and identity(self.pid) != self.process)
+        if self.state == "released" or self.token in _ENDED:
+            return True
+        return self.place == place() and identity(self.pid) != self.process
 
     def __str__(self) -> str:
         return f"run {self.run_id or '(unnamed)'}, process {self.pid} on {self.host}, since {self.since}"
@@ -108,6 +112,7 @@ class Held:
     def release(self) -> None:
         """Let the next run begin; where the snapshot is complete, leave nothing behind."""
         self.stop()
+        _ENDED.add(self.lease.token)
         try:
             with suppress(LeaseLost):  # the commit cleared it, or another run has taken over
                 self.draft.check_fence()

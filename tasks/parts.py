@@ -7,13 +7,15 @@ Record. Which worker does what, and in which order, cannot show in the output: e
 import logging
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
-from dataops.errors import JobFailed, LeaseLost, PairmillError
+from dataops.errors import JobFailed, LeaseLost, PairmillError, StorageError
+from dataops.objects import FULL
 from dataops.snapshot import Draft, Fence, Record
 from dataops.store import open_store
 from tasks.stage import Context
@@ -93,7 +95,8 @@ def _run(
 
 
 def _worth_another_try(error: BaseException) -> bool:
-    return isinstance(error, PairmillError) and error.retryable and not isinstance(error, LeaseLost)
+    """A store has waited for its server long enough itself, and a lost lease does not come back."""
+    return isinstance(error, PairmillError) and error.retryable and not isinstance(error, StorageError | LeaseLost)
 
 
 def _line(draft: Draft, record: Record) -> str:
@@ -105,4 +108,10 @@ def _line(draft: Draft, record: Record) -> str:
 
 def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence: Fence | None, task: T) -> Record:
     draft = Draft(open_store(store_uri), stage, key, fence)
-    return draft.finish(function(draft, task))
+    try:
+        return draft.finish(function(draft, task))
+    except OSError as error:  # of this machine's own files: the store's are StorageErrors
+        if error.errno not in FULL:
+            raise
+        msg = f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun"
+        raise StorageError(msg) from error

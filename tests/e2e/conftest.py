@@ -83,7 +83,7 @@ class Mill:
     def command(self, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
 
-    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         """Run the command and expect an exit code."""
         done = subprocess.run(
             self.command(*arguments), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout

@@ -5,7 +5,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,67 +59,75 @@ def digests(result: dict[str, Any]) -> dict[str, str]:
     return {name: stage["content_digest"] for name, stage in stages(result).items() if name in MADE}
 
 
-def test_a_run_on_s3_survives_the_servers_restart_and_gives_the_folders_digests(mill, s3, store, undisturbed):
-    here = machine(mill, s3, "here")
-    config = here.config("whole", store=store.uri)
-    result: dict[str, Any] = {}
-    log = here.folder / "log"
-    with log.open("wb") as errors:
-        command = here.command("run", config, "--json")
-        process = subprocess.Popen(command, cwd=here.folder, env=here.env, stdout=subprocess.PIPE, stderr=errors)
-        try:
-            deadline = time.monotonic() + 120
-            while not any("/_work/shard-" in name for name in store.names("download")):
-                assert process.poll() is None, log.read_text()[-3000:]
-                assert time.monotonic() < deadline, "no shard was ever downloaded"
-                time.sleep(0.05)
-            s3.stop(at_once=True)
-            time.sleep(4)
-            s3.start()
-            stdout, _ = process.communicate(timeout=300)
-        finally:
-            process.kill()
-    assert process.returncode in (0, 75), log.read_text()[-3000:]
-    result = json.loads(stdout)
-    if process.returncode == 75:
-        result = here.json("rerun", result["run_id"])
-    text = log.read_text()
-    assert "Traceback" not in text
-    assert text.count("waiting up to 120 s for s3://mill/whole at 127.0.0.1:") <= 4, "one line a process"
-    assert re.fullmatch(r"models:/small/\d+", result["model_version"])
-    assert digests(here.json("show", result["run_id"])) == digests(undisturbed)
+def race(racers: list[Mill], store: Store, last: str, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+    """Run the same config on every machine at once; what each run printed. One that ends with 75 is run again."""
+
+    def run(racer: Mill, results: dict[str, Any]) -> None:
+        command = racer.command("run", racer.config("raced", store=store.uri), "--until", last, "--json")
+        with (racer.folder / "log").open("wb") as log:
+            done = subprocess.run(
+                command, cwd=racer.folder, env=racer.env, stdout=subprocess.PIPE, stderr=log, timeout=500
+            )
+        result = json.loads(done.stdout)
+        results[racer.folder.name] = racer.json("rerun", result["run_id"]) if done.returncode == 75 else result
+
+    results: dict[str, Any] = {}
+    threads = [threading.Thread(target=run, args=(racer, results)) for racer in racers]
+    for thread in threads:
+        thread.start()
+    meanwhile()
+    for thread in threads:
+        thread.join()
+    logs = {racer.folder.name: (racer.folder / "log").read_text() for racer in racers}
+    assert len(results) == len(racers), logs
+    assert not any("Traceback" in log for log in logs.values()), logs
+    return [results[racer.folder.name] for racer in racers]
+
+
+def check_made_once(store: Store, first: dict[str, Any], second: dict[str, Any]) -> None:
+    for name, stage in stages(first).items():
+        other = stages(second)[name]
+        assert stage["key"] == other["key"]
+        assert sorted([stage["state"], other["state"]]) == ["Completed", "Reused"], name
+        assert sum(found.endswith("/manifest.json") for found in store.names(name)) == 1
     assert not [name for name in store.names("") if "/_work/" in name or name.startswith("_probe")]
 
 
-def test_another_machine_reuses_every_snapshot(mill, s3, store):
-    there = machine(mill, s3, "there")
-    result = there.json("run", there.config("whole", store=store.uri))
+def test_two_machines_race_through_a_restart_of_s3_to_one_model_with_the_folders_digests(mill, s3, store, undisturbed):
+    machines = [machine(mill, s3, name) for name in ("here", "there")]
+
+    def restart() -> None:
+        deadline = time.monotonic() + 120
+        while not any("/_work/shard-" in name for name in store.names("download")):
+            assert time.monotonic() < deadline, "no shard was ever downloaded"
+            time.sleep(0.05)
+        s3.stop(at_once=True)
+        time.sleep(4)
+        s3.start()
+
+    first, second = race(machines, store, "register", restart)
+    check_made_once(store, first, second)
+    assert re.fullmatch(r"models:/small/\d+", first["model_version"])
+    assert first["model_version"] == second["model_version"]
+    assert digests(machines[0].json("show", first["run_id"])) == digests(undisturbed)
+    logs = [(each.folder / "log").read_text() for each in machines]
+    assert any("waiting up to 120 s for s3://mill/whole at 127.0.0.1:" in log for log in logs)
+    assert any(re.search(r"waiting for run small-\S+, process \d+ on .*, which makes it", log) for log in logs)
+    trained = [each for each in machines if list((each.folder / "home" / "cache").glob("*/mill/whole/pack/*/*.tar"))]
+    assert len(trained) == 1, "the training shards were fetched by more than the one that trains"
+    assert not any((each.folder / ".pairmill").exists() for each in machines), "something lies in the working folder"
+
+
+def test_a_third_machine_reuses_every_snapshot(mill, s3, store):
+    third = machine(mill, s3, "third")
+    result = third.json("run", third.config("raced", store=store.uri))
     assert {stage["state"] for stage in result["stages"]} == {"Reused"}
     assert len(result["stages"]) == 8
-    assert not list((there.folder / ".pairmill").glob("*")), "something local lies in the working folder"
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
-def test_two_runs_that_race_make_each_snapshot_once(mill, s3, store, undisturbed, tmp_path, kind):
-    last = "train" if kind == "s3" else "pack"
-    raced: Store = FolderStore(tmp_path / "raced") if kind == "folder" else S3Store("mill", "raced")
-    racers = [machine(mill, s3, f"racer-{kind}-{number}") for number in (1, 2)]
-    results: list[dict[str, Any]] = []
-
-    def run(racer: Mill) -> None:
-        results.append(racer.json("run", racer.config("raced", store=raced.uri), "--until", last))
-
-    threads = [threading.Thread(target=run, args=(racer,)) for racer in racers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 2, "a run failed"
-    first, second = (stages(result) for result in results)
-    for name in first:
-        assert first[name]["key"] == second[name]["key"]
-        assert sorted([first[name]["state"], second[name]["state"]]) == ["Completed", "Reused"], name
-        assert len({n.split("/")[1] for n in raced.names(name) if n.endswith("/manifest.json")}) == 1
-    assert not [name for name in raced.names("") if "/_work/" in name]
-    shown = digests(racers[0].json("show", results[0]["run_id"], "--store", raced.uri))
-    assert shown == {name: digest for name, digest in digests(undisturbed).items() if name in first}
+def test_two_runs_race_in_a_folder(mill, s3, undisturbed, tmp_path):
+    store = FolderStore(tmp_path / "raced")
+    first, second = race([machine(mill, s3, name) for name in ("left", "right")], store, "pack")
+    check_made_once(store, first, second)
+    shown = digests(mill.json("show", first["run_id"], "--store", store.uri))
+    assert shown == {name: digest for name, digest in digests(undisturbed).items() if name in DATA}

@@ -18,6 +18,8 @@ from boto3.s3.transfer import TransferConfig
 from dataops import s3_calls, s3_store
 from dataops.errors import ConfigError, StorageError
 from dataops.s3_store import S3Store
+from dataops.store import open_store
+from flows.config import check_config
 from tests.integration.conftest import KEY_ID, SECRET, free_port
 from tests.meddler import Exchange, meddler
 from tests.seaweed import SeaweedFS
@@ -444,3 +446,20 @@ def test_copies_lie_under_the_home_whatever_the_working_directory(store, tmp_pat
     kept = store.local("a/part", keep_in=tmp_path / "job")
     path.unlink()
     assert kept.read_bytes() == b"x"
+
+
+def test_a_config_check_tells_what_to_correct_from_what_passes(environment, monkeypatch):
+    """The first is exit code 2, with all that is wrong; the second 75, for a scheduler to try again."""
+    config = {"name": "x", "store": {"uri": "s3://mill/x"}, "source": {"kind": "warc", "paths": ["/nowhere/*"]}}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    with pytest.raises(ConfigError, match=r"store\.uri: cannot write .*Correct AWS_SECRET_ACCESS_KEY") as caught:
+        check_config(config, "here")
+    assert "source.paths" in str(caught.value)
+    assert "register" in str(caught.value)
+    open_store.cache_clear()
+    monkeypatch.setattr(s3_store, "CHECK_SECONDS", 0.5)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageError, match=r"s3://mill/x at 127\.0\.0\.1") as away:
+        check_config(config, "here")
+    assert away.value.exit_code == 75
+    open_store.cache_clear()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataops.config import StageConfig
-from dataops.errors import ConfigError, LeaseLost, SourceError
+from dataops.errors import ConfigError, LeaseLost, SourceError, StorageError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from tasks import lease
@@ -123,6 +123,19 @@ def test_a_run_that_fails_lets_the_next_begin_at_once(context, error):
     assert holder(context.store, "filter", planned.key) is None
     started = time.monotonic()
     make(planned, context)
+    assert time.monotonic() - started < 1
+
+
+def test_a_try_whose_end_the_store_could_not_be_told_is_not_waited_for(context, draft, monkeypatch):
+    def away(name: str, data: bytes) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch, hold(draft, context):  # released while the store is away
+        patch.setattr(context.store, "put", away)
+    started = time.monotonic()
+    with hold(draft, context) as held:
+        assert held is not None
+        assert held.lease.generation == 2
     assert time.monotonic() - started < 1
 
 

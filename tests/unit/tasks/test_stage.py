@@ -1,5 +1,7 @@
 """Reuse, resume, force and the conservation of rows, on a stage that is only arithmetic."""
 
+import errno
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,3 +135,57 @@ def test_a_snapshot_that_no_longer_stands_elsewhere_is_made_again(context, tmp_p
 def test_storage_errors_keep_their_names(context):
     with pytest.raises(StorageError):
         context.store.read("filter/none/manifest.json")
+
+
+def test_after_a_full_disk_the_rerun_makes_only_what_is_missing(tmp_path):
+    disk, log = tmp_path / "disk", tmp_path / "log"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        context = Context(store=FolderStore(disk / "store"), home=tmp_path / "home", workers=1)
+        planned = plan(BALLAST, SquareConfig(log=str(log), count=4), 0, [])
+        (disk / "ballast").write_bytes(bytes(600 << 10))
+        with pytest.raises(StorageError, match=r"Free some space on the disk of .*then rerun"):
+            make(planned, context)
+        left = [path.name for path in disk.rglob("*") if path.is_file()]
+        assert [name for name in left if name.startswith(".tmp-")] == []
+        assert "part-00000.bin" in left
+        assert "part-00003.bin" not in left
+        before = done(log)
+        assert before.count(2) == 1, "a full disk is not tried again at once"
+        (disk / "ballast").unlink()
+        manifest = make(planned, context)
+        assert [part.name for part in manifest.parts] == [f"part-{n:05d}.bin" for n in range(4)]
+        assert done(log).count(0) == before.count(0) == 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def heavy(draft: Draft, task: Number) -> Record:
+    with Path(task.log).open("a") as log:
+        log.write(f"{task.value}\n")
+    part = draft.put_bytes(f"part-{task.value:05d}.bin", bytes(160 << 10), 1)
+    return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
+
+
+def make_heavy(work: Work) -> Made:
+    tasks = [Number(n, work.config.log) for n in range(work.config.count)]
+    return Made(*gather(map_parts(heavy, tasks, work.draft, work.context)))
+
+
+BALLAST = Stage("filter", 1, make_heavy)
+
+
+def test_a_worker_whose_own_disk_is_full_says_where(context, tmp_path):
+    planned = plan(Stage("filter", 1, make_overflow), SquareConfig(log=str(tmp_path / "log"), count=1), 0, [])
+    with pytest.raises(StorageError, match=r"part-00000: .*Free some space in .*TMPDIR"):
+        make(planned, context)
+
+
+def overflow(draft: Draft, task: Number) -> Record:
+    raise OSError(errno.ENOSPC, "No space left on device", "/tmp/shard")
+
+
+def make_overflow(work: Work) -> Made:
+    return Made(*gather(map_parts(overflow, [Number(0, work.config.log)], work.draft, work.context)))

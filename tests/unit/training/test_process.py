@@ -1,0 +1,59 @@
+"""Who is who among processes, and jobs that end with those they work for, with and without a /proc."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from training import process
+
+ROOT = Path(__file__).resolve().parents[3]
+NO_PROC = "process._PROC = __import__('pathlib').Path('/nowhere')\n"
+
+
+@pytest.fixture(params=["proc", "ps"])
+def system(request, monkeypatch) -> str:
+    if request.param == "ps":
+        if shutil.which("ps") is None:
+            pytest.skip("no ps here")
+        monkeypatch.setattr(process, "_PROC", Path("/nowhere"))
+    return request.param
+
+
+def test_identity_is_stable_and_none_for_the_dead(system):
+    assert process.identity(os.getpid()) == process.identity(os.getpid()) is not None
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        assert process.identity(child.pid) is not None
+        child.kill()
+        deadline = time.monotonic() + 3
+        while process.identity(child.pid) is not None:  # a zombie is dead, though its pid exists
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_a_place_is_the_table_of_processes(system):
+    assert process.place() == process.place()
+    if system == "ps":
+        assert process.place() == socket.gethostname()
+    else:
+        assert "pid:[" in process.place()
+
+
+def test_a_job_ends_with_the_process_that_it_works_for(system):
+    """Which need not be its parent: torchrun stands between."""
+    code = "import sys, time\nfrom training import process\n" + (NO_PROC if system == "ps" else "")
+    code += "process.follow_parent(int(sys.argv[1]))\nprint('follows', flush=True)\ntime.sleep(60)\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as master:
+        command = [sys.executable, "-c", code, str(master.pid)]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as job:
+            assert job.stdout is not None
+            assert job.stdout.readline() == "follows\n"
+            assert job.poll() is None
+            master.kill()  # and not waited for
+            assert job.wait(4) == process.RETRYABLE
