@@ -1,6 +1,8 @@
 # `make demo` and `make test` do all their own set-up in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two files of tests at a time: most of them wait for servers.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: demo test lint audit unit integration e2e clean
 
@@ -20,13 +22,13 @@ audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) tests/unit
 
 integration: .venv/installed-dev
-	$(BIN)/python -m pytest tests/integration
+	$(PYTEST) tests/integration
 
 e2e: .venv/installed-dev
-	$(BIN)/python -m pytest tests/e2e
+	$(PYTEST) tests/e2e
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
