@@ -64,14 +64,24 @@ def _keys(store: Store, manifest: Manifest) -> tuple[list[str], list[str]]:
     return rows, samples
 
 
-def rubbish(store: Path, home: Path, temporary: Path) -> Iterator[str]:
-    """What a finished run should not leave: scratch objects, half-written files, job folders, temporary folders."""
+def job_folders(home: Path) -> frozenset[str]:
+    """The names of the job folders."""
+    return frozenset(path.name for path in (home / "jobs").iterdir()) if (home / "jobs").is_dir() else frozenset()
+
+
+def rubbish(store: Path, home: Path, temporary: Path, before: frozenset[str] = frozenset()) -> Iterator[str]:
+    """What a finished run should not leave: scratch objects, half-written files, job folders, temporary folders.
+
+    Args:
+        before: job folders that were there before.
+    """
     for path in sorted(store.rglob("*")):
         if path.name.startswith(".tmp-") or path.name == "_work":
             yield f"store: {path.relative_to(store)}"
     for folder, name in ((home / "jobs", "home: jobs"), (temporary, "temporary")):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name.startswith("torchinductor_"):  # one for each user: torch's cache of compiled kernels
+            # One folder for each user is torch's cache of compiled kernels.
+            if path.name.startswith("torchinductor_") or path.name in before:
                 continue
             yield f"{name}/{path.name}"
 

@@ -56,6 +56,8 @@ class Chaos:
         self.typical: dict[str, float] = {}
         self.parts: dict[str, int] = {}
         self.reference: dict[str, str] = {}
+        self.jobs_before = checks.job_folders(ground.home)
+        """Job folders of other runs."""
         ground.temporary.mkdir(parents=True, exist_ok=True)
 
     # One command -----------------------------------------------------------------------------------------------------
@@ -203,16 +205,19 @@ class Chaos:
         wrong += self._swept(store)
         self.outcome.findings += [f"{store.name}: {line}" for line in wrong]
 
+    def _rubbish(self, store: Path) -> list[str]:
+        return list(checks.rubbish(store, self.ground.home, self.ground.temporary, self.jobs_before))
+
     def _swept(self, store: Path) -> list[str]:
         """Rubbish of killed processes may lie about until `pairmill gc`; after it, and a day, none may."""
-        for line in checks.rubbish(store, self.ground.home, self.ground.temporary):
+        for line in self._rubbish(store):
             self.outcome.swept[line.split(":")[0] + ": " + _kind(line)] += 1
         for top in (store, self.ground.home / "jobs", self.ground.temporary):
             _age(top)
         process = self._start("gc", "gc", "--store", str(store), "--yes")
         if self._finish(process):
             return ["pairmill gc failed"]
-        return [f"left after gc: {line}" for line in checks.rubbish(store, self.ground.home, self.ground.temporary)]
+        return [f"left after gc: {line}" for line in self._rubbish(store)]
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def runs(mill: Mill) -> dict[str, subprocess.CompletedProcess[str]]:
                 "addresses": pool.submit(
                     run, 0, "run", config, "--set", "register.model_name=secrets", "--json", **servers
                 ),
-                "endpoint": pool.submit(run, 2, "run", config, "--set", "store.uri=s3://bucket/x", **endpoint),
+                "endpoint": pool.submit(run, 75, "run", config, "--set", "store.uri=s3://bucket/x", **endpoint),
                 "here": pool.submit(leaky, "here"),
                 "worker": pool.submit(leaky, "worker"),
                 "config": pool.submit(run, 2, "run", config, "--set", "store.uri=s3://u:planted-store-in-url@bucket/x"),
