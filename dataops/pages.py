@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
-from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from dataops.candidates import Candidate
 from dataops.captions import normal_caption
 from dataops.image_addresses import Attributes, ImageReference, image_reference
 from dataops.image_captions import ImageCaptions
-from dataops.markup import check_complexity
+from dataops.markup import SOUGHT, check_complexity
 from dataops.open_graph import shared_images
 from dataops.page_signals import Licenses, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
@@ -21,10 +22,8 @@ MAX_SOURCES = 64
 """Nodes before an image that are looked at for the `<source>` elements of its picture."""
 
 _ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|(?:og|twitter):image", re.IGNORECASE)
-_TAKEN = (
-    'img,amp-img,base,meta,noscript,figcaption,picture,link[rel~="license" i],'
-    'a[rel~="license" i],a[href*="//creativecommons.org/" i],a[href*="//www.creativecommons.org/" i]'
-)
+_LICENSE_LINKS = ('link[rel~="license" i]', 'a[rel~="license" i]', 'a[href*="creativecommons.org/" i]')
+_SELECTOR = LexborCSSSelector()  # a tree's own would be made anew for each page
 _NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to the tree: a seventh of the time
 
 
@@ -76,8 +75,8 @@ def page_pairs(
         return PagePairs([])
     if b"\0" in html:
         html = html.replace(b"\0", b"")
-    check_complexity(html)
-    page = _Page(LexborHTMLParser(html, options=_NO_EVENTS), page_url, bounds)
+    starts = check_complexity(html)
+    page = _Page(LexborHTMLParser(html, options=_NO_EVENTS), starts, page_url, bounds)
     metas = page.metas()
     found = [*page.of_images(), *page.of_shared(metas)]
     told = meta_opt_outs(metas) | header_opt_outs
@@ -91,10 +90,10 @@ def page_pairs(
 class _Page:
     """The nodes of one page from which rows are made, found in one pass over its tree."""
 
-    def __init__(self, tree: LexborHTMLParser, page_url: str, bounds: PageBounds):
+    def __init__(self, tree: LexborHTMLParser, starts: frozenset[str], page_url: str, bounds: PageBounds):
         self.tree, self.bounds = tree, bounds
         by_tag: dict[str | None, list[LexborNode]] = {}
-        for node in tree.css(_TAKEN):
+        for node in _SELECTOR.find(_query(starts), tree.root) if tree.root else ():
             by_tag.setdefault(node.tag, []).append(node)
         self.by_tag = by_tag
         self.images = [*by_tag.get("img", ()), *by_tag.get("amp-img", ())]
@@ -181,6 +180,12 @@ class _Page:
             return self.resolver.resolve(reference), None
         except BadUrl as bad:
             return bounded_url(reference, self.bounds.url), bad.reason
+
+
+@lru_cache(maxsize=1 << len(SOUGHT))
+def _query(starts: frozenset[str]) -> str:
+    """The selector of all elements that are read, of those that may be there: each that it names costs time."""
+    return ",".join([*sorted(starts), *_LICENSE_LINKS])
 
 
 def _is_license(link: LexborNode) -> bool:
