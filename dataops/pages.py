@@ -120,19 +120,23 @@ class _Page:
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
             if content := attributes.get("content"):
-                names = (attributes.get(name) for name in ("name", "property"))
-                found += [(name.strip().lower(), content) for name in dict.fromkeys(names) if name]
+                name, property_ = attributes.get("name"), attributes.get("property")
+                if name:
+                    found.append((name.strip().lower(), content))
+                if property_ and property_ != name:
+                    found.append((property_.strip().lower(), content))
         return found
 
-    def of_images(self) -> Iterator[Candidate]:
+    def of_images(self) -> list[Candidate]:
         """The rows of the images of the page's body."""
+        found: list[Candidate] = []
         images = self.images[:MAX_IMAGES]
         stand_ins = self._stand_ins()
         if not stand_ins:
             for image in images:
                 attributes = image.attributes
-                yield from self._rows(image, attributes, self._reference(image, attributes))
-            return
+                self._add_rows(found, image, attributes)
+            return found
         given = [(image, image.attributes) for image in images]
         read = [(*one, self._reference(*one)) for one in given]
         shown = {(image.mem_id, ref.reference) for image, _, ref in read if image.mem_id not in stand_ins}
@@ -141,13 +145,14 @@ class _Page:
         for image, attributes, reference in read:
             beside = stand_ins.get(image.mem_id)
             if beside is None or not (reference.reference in references or beside & nodes):
-                yield from self._rows(image, attributes, reference)
+                self._add_rows(found, image, attributes, reference)
+        return found
 
     def _stand_ins(self) -> dict[int, set[int]]:
         """The images within `<noscript>`, each with the images just before and after that element."""
         found: dict[int, set[int]] = {}
         for noscript in self.by_tag.get("noscript", ()):
-            if images := noscript.css("img"):
+            if images := _SELECTOR.find("img", noscript):
                 beside = {image.mem_id for image in _images_beside(noscript)}
                 found.update((image.mem_id, beside) for image in images)
         return found
@@ -156,14 +161,17 @@ class _Page:
         sources = _sources(image) if "picture" in self.by_tag else []
         return image_reference(attributes, sources)
 
-    def _rows(self, image: LexborNode, attributes: Attributes, found: ImageReference) -> Iterator[Candidate]:
-        url, reason = self._address(found.reference)
+    def _add_rows(
+        self, rows: list[Candidate], image: LexborNode, attributes: Attributes, chosen: ImageReference | None = None
+    ) -> None:
+        reference, width, height = chosen or self._reference(image, attributes)
+        url, reason = self._address(reference)
         license = self.licenses.of(image)
         captions = self.captions.of(image, attributes)
-        for text, source in captions.items():
-            yield Candidate(url, text, source, reason, license, found.width, found.height)
         if not captions:
-            yield Candidate(url, "", None, reason or "no_caption", license, found.width, found.height)
+            rows.append(Candidate(url, "", None, reason or "no_caption", license, width, height))
+        for text, source in captions.items():
+            rows.append(Candidate(url, text, source, reason, license, width, height))
 
     def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[Candidate]:
         """The rows of `og:image`."""
