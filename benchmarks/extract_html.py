@@ -43,7 +43,7 @@ KINDS = {
     "white space": "a text that differs in white space alone (figcaption: words that <br> and blocks set apart)",
     "charset": "a text that libxml2 decoded otherwise",
     "unusable": "the peer has pairs that ours drops, and says why (bounds, no usable address)",
-    "tree": "images or figures that stand in one tree only, or elsewhere: libxml2 does not repair as the HTML Standard says",
+    "tree": "images or figures that one tree lacks or has elsewhere: libxml2 does not repair as the HTML Standard says",
 }
 WORDS = "red kite old harbour small cat über garden café winter light bridge naïve river house of the on a".split()  # noqa: SIM905
 _SETS = frozenset(("srcset", *LAZY_SRCSET))

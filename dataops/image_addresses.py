@@ -5,10 +5,10 @@ if there are any, count instead of `src` and `srcset`, which then hold a placeho
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from dataops.srcset import parse_srcset
+from dataops.srcset import SrcsetCandidate, parse_srcset
 
 Attributes = Mapping[str, str | None]
 
@@ -77,7 +77,7 @@ _NOT_DECODED = re.compile(r"\.(?:svgz?|jxl|hei[cf]|jp2|ico|mp4|webm)(?:[?#]|\Z)"
 _NO_IMAGE = re.compile(
     r"\s*(?:\Z|#|data:|blob:|about:|javascript:|[\[{]|(?:true|false|none|null|undefined|lazy)\s*\Z)", re.IGNORECASE
 )
-_BRACE = re.compile(r"[^?#{}%]*(?:%(?!7[bB])[^?#{}%]*)*(?:[{}]|%7[bB])")
+_BRACE = re.compile(r"[^?#]*(?:[{}]|%7[bB])")
 _OTHER_MEDIA = re.compile(r"\bprint\b|prefers-", re.IGNORECASE)
 _MAX_DIGITS = 6
 _LENGTH = re.compile(rf"\s*(\d{{1,{_MAX_DIGITS}}})(?:\.\d*)?\s*(?:px)?\s*", re.IGNORECASE)
@@ -88,13 +88,6 @@ class ImageReference(NamedTuple):
 
     reference: str
     width: int | None = None
-    height: int | None = None
-
-
-class _Offer(NamedTuple):
-    reference: str
-    width: int = 0
-    density: float = 1.0
     height: int | None = None
 
 
@@ -113,9 +106,11 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
     if not sources and "srcset" not in image and _LAZY.keys().isdisjoint(image):  # most images
         return ImageReference(image.get("src") or "", width, height)
     elements = [image, *(source for source in sources if _is_for_us(source))] if sources else [image]
-    best = _largest((element, _lazy_names(element)) for element in elements)
-    if best := best or _largest((element, _PLAIN) for element in elements):
-        return ImageReference(best.reference, *_size(best, width, height))
+    lazy = [(element, names) for element in elements if (names := _lazy_names(element))]
+    best = _largest(lazy) if lazy else None
+    best = best or _largest([(element, _PLAIN) for element in elements])
+    if best:
+        return ImageReference(best.url, *_size(best, width, height))
     return ImageReference(image.get("src") or "", width, height)
 
 
@@ -129,7 +124,7 @@ def declared_length(text: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def _size(offer: _Offer, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+def _size(offer: SrcsetCandidate, width: int | None, height: int | None) -> tuple[int | None, int | None]:
     if not offer.width:
         return width, height
     if offer.height is None and width and height:
@@ -142,25 +137,21 @@ def _is_for_us(source: Attributes) -> bool:
     return (not kind or kind in _DECODED_TYPES) and not _OTHER_MEDIA.search(source.get("media") or "")
 
 
-def _largest(elements: Iterable[tuple[Attributes, Sequence[str]]]) -> _Offer | None:
+def _largest(elements: Sequence[tuple[Attributes, Sequence[str]]]) -> SrcsetCandidate | None:
     """Of what these attributes of the elements offer and could be decoded; the first of equal ones."""
-    best: _Offer | None = None
-    width, density = 0, -1.0  # of the best
+    offers: list[SrcsetCandidate] = []
     for element, names in elements:
         for name in names:
-            text = element.get(name)
-            if not text:
-                continue
-            for offer in _set_offers(text) if name in _SETS else (_Offer(text),):
-                is_larger = offer.width > width or (offer.width == width and offer.density > density)
-                if (is_larger or best is None) and _is_image(offer.reference):
-                    best, width, density = offer, offer.width, offer.density
+            if text := element.get(name):
+                offers += parse_srcset(text)[:MAX_CANDIDATES] if name in _SETS else (SrcsetCandidate(text),)
+    best = offers[0] if len(offers) == 1 else max(offers, key=_extent, default=None)
+    if best is not None and not _is_image(best.url):  # seldom: so they are not all looked at
+        best = max((offer for offer in offers if _is_image(offer.url)), key=_extent, default=None)
     return best
 
 
-def _set_offers(text: str) -> Iterator[_Offer]:
-    for url, width, density, height in parse_srcset(text)[:MAX_CANDIDATES]:
-        yield _Offer(url, width or 0, 1.0 if density is None else density, height)
+def _extent(offer: SrcsetCandidate) -> tuple[int, float]:
+    return offer.width or 0, 1.0 if offer.density is None else offer.density
 
 
 def _lazy_names(element: Attributes) -> list[str]:
@@ -168,4 +159,8 @@ def _lazy_names(element: Attributes) -> list[str]:
 
 
 def _is_image(reference: str) -> bool:
-    return not (_NO_IMAGE.match(reference) or _BRACE.match(reference) or _NOT_DECODED.search(reference))
+    return not (_NO_IMAGE.match(reference) or _NOT_DECODED.search(reference) or _has_brace(reference))
+
+
+def _has_brace(reference: str) -> bool:
+    return ("{" in reference or "}" in reference or "%7" in reference) and bool(_BRACE.match(reference))

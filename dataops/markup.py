@@ -14,25 +14,26 @@ MAX_REOPENED = 2_000_000
 MAX_ATTRIBUTES = 50_000
 """Of one tag, and the root of the sum of squares of a page's tags: each is compared with all before it (5 s at this
 number)."""
-MAX_TREE_BYTES = 250_000_000
-"""What the tree's nodes may take, by the sizes below."""
+MAX_TREE_BYTES = 180_000_000
+"""What the tree's nodes, by the sizes below, the page and the tree's copy of its text may take: with what else there is
+in the process, less than 500 MB."""
 
 _ELEMENT_BYTES, _TEXT_BYTES, _ATTRIBUTE_BYTES = 240, 150, 290  # measured with Lexbor 3, rounded up
 _MAX_NAMES = 8_000  # different names of elements; the table has twice the room
 _SLOTS = 1 << 14
 _PRIME = 0x100000001B3
 _FLAT, _RAW, _FORMATTING, _FOREIGN = 1, 2, 3, 4
-_NAMES = {
-    # Elements that hold nothing, or that the next of their kind closes: they do not nest.
-    **dict.fromkeys("area base br col embed hr img input link meta param source track wbr p li dt dd".split(), _FLAT),
-    **dict.fromkeys("option optgroup tr td th thead tbody tfoot colgroup rp rt rb rtc html head body".split(), _FLAT),
-    # Their content is text up to their end tag.
-    **dict.fromkeys("script style textarea title xmp iframe noframes noembed".split(), _RAW),
-    # Opened again after each block that closes over them; of a and nobr there is only ever one.
-    **dict.fromkeys("b big code em font i s small strike strong tt u".split(), _FORMATTING),
-    # Within these nothing is raw.
-    **dict.fromkeys(("svg", "math"), _FOREIGN),
+# Elements that hold nothing, or that the next of their kind closes, do not nest. What is in raw ones is text up to their
+# end tag, but not within foreign ones. Formatting is opened again after each block that closes over it (of a and nobr
+# there is only ever one).
+_NAMES_OF = {
+    _FLAT: "area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead "
+    "tbody tfoot colgroup rp rt rb rtc html head body",
+    _RAW: "script style textarea title xmp iframe noframes noembed",
+    _FORMATTING: "b big code em font i s small strike strong tt u",
+    _FOREIGN: "svg math",
 }
+_NAMES = {name: kind for kind, names in _NAMES_OF.items() for name in names.split()}
 SOUGHT = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
 """Names whose start tags are looked for; `<image>` is read as `<img>`."""
 
@@ -54,7 +55,7 @@ def check_complexity(html: bytes) -> frozenset[str]:
     Raises: BadPage('too_complex') where a tree of the page's tags could not be built in fair time and memory.
     """
     work = _Work(*_read(np.frombuffer(html, np.uint8), _KEYS, _KINDS, _STARTS))
-    tree = work.elements * _ELEMENT_BYTES + work.tags * _TEXT_BYTES + work.attributes * _ATTRIBUTE_BYTES
+    tree = 2 * len(html) + work.elements * _ELEMENT_BYTES + work.tags * _TEXT_BYTES + work.attributes * _ATTRIBUTE_BYTES
     if (
         work.depth > MAX_DEPTH
         or work.formatting * work.tags > MAX_REOPENED
@@ -145,7 +146,7 @@ def _read(data, known, known_kinds, starts):
             elements += 1
             if kind == _RAW and foreign == 0:
                 raw = name
-        if kind == _FLAT or kind == _RAW or (closing and is_open[slot] == 0):
+        if kind in (_FLAT, _RAW) or (closing and is_open[slot] == 0):
             continue
         step = -1 if closing else 1
         is_open[slot] += step

@@ -11,7 +11,7 @@ from dataops.candidates import Candidate
 from dataops.captions import normal_caption
 from dataops.image_addresses import Attributes, ImageReference, image_reference
 from dataops.image_captions import ImageCaptions
-from dataops.markup import SOUGHT, check_complexity
+from dataops.markup import SOUGHT, BadPage, check_complexity
 from dataops.open_graph import shared_images
 from dataops.page_signals import Licenses, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
@@ -21,8 +21,10 @@ MAX_IMAGES = 20_000
 MAX_SOURCES = 64
 """Nodes before an image that are looked at for the `<source>` elements of its picture."""
 
-_ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|(?:og|twitter):image", re.IGNORECASE)
-_LICENSE_LINKS = ('link[rel~="license" i]', 'a[rel~="license" i]', 'a[href*="creativecommons.org/" i]')
+_IMAGES = frozenset(("img", "amp-img"))
+_SHARED_IMAGE = re.compile(rb"(?:og|twitter):image", re.IGNORECASE)
+_ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|" + _SHARED_IMAGE.pattern, re.IGNORECASE)
+_LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the quickest of many ways
 _SELECTOR = LexborCSSSelector()  # a tree's own would be made anew for each page
 _NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to the tree: a seventh of the time
 
@@ -71,11 +73,16 @@ def page_pairs(
 
     Raises: dataops.markup.BadPage when the page is built to exhaust a parser.
     """
-    if b"<img" not in html and not _ANY_IMAGE.search(html):
-        return PagePairs([])
     if b"\0" in html:
         html = html.replace(b"\0", b"")
-    starts = check_complexity(html)
+    try:
+        starts = check_complexity(html)
+    except BadPage:
+        if _ANY_IMAGE.search(html):
+            raise
+        return PagePairs([])
+    if not starts & _IMAGES and not _SHARED_IMAGE.search(html):
+        return PagePairs([])
     page = _Page(LexborHTMLParser(html, options=_NO_EVENTS), starts, page_url, bounds)
     metas = page.metas()
     found = [*page.of_images(), *page.of_shared(metas)]

@@ -11,7 +11,9 @@ _TOKEN = re.compile(rf"(?:[^{_SPACE}(]++|\([^)]*+\)?+)+")
 _DESCRIPTOR = re.compile(r"(\d{1,9})([wh])|(-?(?:\d{1,9}(?:\.\d{1,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,2})?)x")
 
 # A candidate of the plainest form, as nearly all are: a whole number of w or x.
-_PLAIN = re.compile(rf"[{_SPACE},]*+([^{_SPACE}]*[^{_SPACE},])[{_SPACE}]++(?:([1-9]\d{{0,8}})w|(\d{{1,9}})x)[{_SPACE}]*+(?:,|\Z)")
+_PLAIN = re.compile(
+    rf"[{_SPACE},]*+([^{_SPACE}]*[^{_SPACE},])[{_SPACE}]++(?:([1-9]\d{{0,8}})w|(\d{{1,9}})x)[{_SPACE}]*+(?:,|\Z)"
+)
 
 
 class SrcsetCandidate(NamedTuple):
