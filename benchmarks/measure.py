@@ -49,15 +49,17 @@ class Row:
         }
 
 
-def in_turn(ours: Callable[[], Any], peer: Callable[[], Any], times: int) -> tuple[float, float, Any, Any]:
+def in_turn(
+    ours: Callable[[], Any], peer: Callable[[], Any], times: int, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float, Any, Any]:
     """Seconds (medians) of ours and of the peer, run A B A B, and what each returned last."""
     seconds: tuple[list[float], list[float]] = ([], [])
     results: list[Any] = [None, None]
     for _ in range(times):
         for which, run in enumerate((ours, peer)):
-            started = time.perf_counter()
+            started = clock()
             results[which] = run()
-            seconds[which].append(time.perf_counter() - started)
+            seconds[which].append(clock() - started)
     return statistics.median(seconds[0]), statistics.median(seconds[1]), results[0], results[1]
 
 

@@ -3,6 +3,7 @@
 import codecs
 import re
 
+import pyarrow as pa
 from charset_normalizer import from_bytes
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -137,10 +138,10 @@ def utf8_page(data: bytes, header_charset: str | None) -> tuple[bytes, str]:
             if shape.match(data):
                 return _read(data, codec), codec
     declared = [codec for label in (header_charset, declared_in(data)) if (codec := codec_of(label))]
-    is_utf8 = _is_utf8(data, "utf-8" in declared)
-    multi = [codec for codec in declared if codec in _MULTI_BYTE]
-    if is_utf8 and not multi:
-        return _read(data, "utf-8"), "utf-8"
+    is_valid = _is_valid_utf8(data)
+    is_utf8 = is_valid or _is_nearly_utf8(data, "utf-8" in declared)
+    if is_utf8 and not _MULTI_BYTE.intersection(declared):
+        return (data if is_valid else _read(data, "utf-8")), "utf-8"
     readings: list[str] = list(dict.fromkeys([*declared, *(["utf-8"] if is_utf8 or not declared else [])]))
     if readings == ["utf-8"] and not is_utf8 and (guess := _detected(data)):
         readings.append(guess)
@@ -151,24 +152,27 @@ def utf8_page(data: bytes, header_charset: str | None) -> tuple[bytes, str]:
 def _read(data: bytes, codec: str) -> bytes:
     """The data as UTF-8. Data that is, is not copied."""
     if codec == "utf-8":
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            return data.decode(errors="replace").encode()
-        return data
+        return data if _is_valid_utf8(data) else data.decode(errors="replace").encode()
     return data.decode(codec, "replace").encode(errors="replace")
 
 
-def _is_utf8(data: bytes, declared: bool) -> bool:
-    """Whether the bytes are UTF-8: but for few errors among many characters, and for a character that the end cut."""
+def _is_valid_utf8(data: bytes) -> bool:
+    """By Arrow, which makes no text of it: five times as fast, and without up to four times the memory."""
+    offsets = pa.array([0, len(data)], pa.int64()).buffers()[1]
+    text = pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(data)])
     try:
-        data.decode()
-    except UnicodeDecodeError:
-        text, read = codecs.utf_8_decode(data, "replace", False)
-        bad = text.count("\ufffd")
-        good = len(text) - len(text.encode("ascii", "ignore")) - bad
-        return _ERRORS_ALLOWED * bad <= good and (read == len(data) or good > 0 or declared)
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
     return True
+
+
+def _is_nearly_utf8(data: bytes, declared: bool) -> bool:
+    """Whether the bytes are UTF-8 but for few errors among many characters, and for a character that the end cut."""
+    text, read = codecs.utf_8_decode(data, "replace", False)
+    bad = text.count("\ufffd")
+    good = len(text) - len(text.encode("ascii", "ignore")) - bad
+    return _ERRORS_ALLOWED * bad <= good and (read == len(data) or good > 0 or declared)
 
 
 def _detected(data: bytes) -> str:

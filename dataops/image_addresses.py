@@ -5,10 +5,10 @@ if there are any, count instead of `src` and `srcset`, which then hold a placeho
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from dataops.srcset import parse_srcset
+from dataops.srcset import SrcsetCandidate, parse_srcset
 
 Attributes = Mapping[str, str | None]
 
@@ -75,12 +75,12 @@ _DECODED_TYPES = frozenset(
 _NOT_DECODED = re.compile(r"\.(?:svgz?|jxl|hei[cf]|jp2|ico|mp4|webm)(?:[?#]|\Z)", re.IGNORECASE)
 # What a script puts its own text into, what leads to no file, and what is no address.
 _NO_IMAGE = re.compile(
-    r"\s*(?:\Z|#|data:|blob:|about:|javascript:|[\[{]|(?:true|false|none|null|undefined|lazy)\s*\Z)"
-    r"|[^?#]*(?:[{}]|%7[bB])",
-    re.IGNORECASE,
+    r"\s*(?:\Z|#|data:|blob:|about:|javascript:|[\[{]|(?:true|false|none|null|undefined|lazy)\s*\Z)", re.IGNORECASE
 )
+_BRACE = re.compile(r"[^?#]*(?:[{}]|%7[bB])")
 _OTHER_MEDIA = re.compile(r"\bprint\b|prefers-", re.IGNORECASE)
-_LENGTH = re.compile(r"\s*(\d{1,6})(?:\.\d*)?\s*(?:px)?\s*", re.IGNORECASE)
+_MAX_DIGITS = 6
+_LENGTH = re.compile(rf"\s*(\d{{1,{_MAX_DIGITS}}})(?:\.\d*)?\s*(?:px)?\s*", re.IGNORECASE)
 
 
 class ImageReference(NamedTuple):
@@ -88,13 +88,6 @@ class ImageReference(NamedTuple):
 
     reference: str
     width: int | None = None
-    height: int | None = None
-
-
-class _Offer(NamedTuple):
-    reference: str
-    width: int = 0
-    density: float = 1.0
     height: int | None = None
 
 
@@ -113,21 +106,25 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
     if not sources and "srcset" not in image and _LAZY.keys().isdisjoint(image):  # most images
         return ImageReference(image.get("src") or "", width, height)
     elements = [image, *(source for source in sources if _is_for_us(source))] if sources else [image]
-    offers = [offer for element in elements for offer in _offers(element, _lazy_names(element))]
-    offers = offers or [offer for element in elements for offer in _offers(element, _PLAIN)]
-    if offers:
-        best = max(offers, key=lambda offer: (offer.width, offer.density))  # the first of equal ones
-        return ImageReference(best.reference, *_size(best, width, height))
+    lazy = [(element, names) for element in elements if (names := _lazy_names(element))]
+    best = _largest(lazy) if lazy else None
+    best = best or _largest([(element, _PLAIN) for element in elements])
+    if best:
+        return ImageReference(best.url, *_size(best, width, height))
     return ImageReference(image.get("src") or "", width, height)
 
 
 def declared_length(text: str | None) -> int | None:
     """Pixels of a width or height attribute; None for a percentage and for what is no length."""
-    found = _LENGTH.fullmatch(text) if text else None
+    if not text:
+        return None
+    if len(text) <= _MAX_DIGITS and text.isdecimal():
+        return int(text)
+    found = _LENGTH.fullmatch(text)
     return int(found[1]) if found else None
 
 
-def _size(offer: _Offer, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+def _size(offer: SrcsetCandidate, width: int | None, height: int | None) -> tuple[int | None, int | None]:
     if not offer.width:
         return width, height
     if offer.height is None and width and height:
@@ -140,19 +137,21 @@ def _is_for_us(source: Attributes) -> bool:
     return (not kind or kind in _DECODED_TYPES) and not _OTHER_MEDIA.search(source.get("media") or "")
 
 
-def _offers(element: Attributes, names: Sequence[str]) -> Iterator[_Offer]:
-    """What these attributes of an element offer and could be decoded."""
-    for name in names:
-        text = element.get(name)
-        if not text:
-            continue
-        if name in _SETS:
-            for found in parse_srcset(text)[:MAX_CANDIDATES]:
-                if _is_image(found.url):
-                    density = 1.0 if found.density is None else found.density
-                    yield _Offer(found.url, found.width or 0, density, found.height)
-        elif _is_image(text):
-            yield _Offer(text)
+def _largest(elements: Sequence[tuple[Attributes, Sequence[str]]]) -> SrcsetCandidate | None:
+    """Of what these attributes of the elements offer and could be decoded; the first of equal ones."""
+    offers: list[SrcsetCandidate] = []
+    for element, names in elements:
+        for name in names:
+            if text := element.get(name):
+                offers += parse_srcset(text)[:MAX_CANDIDATES] if name in _SETS else (SrcsetCandidate(text),)
+    best = offers[0] if len(offers) == 1 else max(offers, key=_extent, default=None)
+    if best is not None and not _is_image(best.url):  # seldom: so they are not all looked at
+        best = max((offer for offer in offers if _is_image(offer.url)), key=_extent, default=None)
+    return best
+
+
+def _extent(offer: SrcsetCandidate) -> tuple[int, float]:
+    return offer.width or 0, 1.0 if offer.density is None else offer.density
 
 
 def _lazy_names(element: Attributes) -> list[str]:
@@ -160,4 +159,8 @@ def _lazy_names(element: Attributes) -> list[str]:
 
 
 def _is_image(reference: str) -> bool:
-    return not (_NO_IMAGE.match(reference) or _NOT_DECODED.search(reference))
+    return not (_NO_IMAGE.match(reference) or _NOT_DECODED.search(reference) or _has_brace(reference))
+
+
+def _has_brace(reference: str) -> bool:
+    return ("{" in reference or "}" in reference or "%7" in reference) and bool(_BRACE.match(reference))

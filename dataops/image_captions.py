@@ -37,9 +37,12 @@ class ImageCaptions:
     def of(self, image: LexborNode, attributes: Mapping[str, str | None]) -> dict[str, str]:
         """caption_source by text of the image's captions, the best source first; a text that two give is the first's."""
         found: dict[str, str] = {}
-        for source, name in (("alt", "alt"), ("aria_label", "aria-label"), ("title", "title")):
-            if text := attributes.get(name):
-                found.setdefault(normal_caption(text, self._max_chars), source)
+        if text := attributes.get("alt"):
+            found[normal_caption(text, self._max_chars)] = "alt"
+        if text := attributes.get("aria-label"):
+            found.setdefault(normal_caption(text, self._max_chars), "aria_label")
+        if text := attributes.get("title"):
+            found.setdefault(normal_caption(text, self._max_chars), "title")
         if labels := attributes.get("aria-labelledby"):
             text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
             found.setdefault(normal_caption(text, self._max_chars), "aria_label")

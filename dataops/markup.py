@@ -1,10 +1,10 @@
 """Tells markup that is built, or grown, to exhaust a parser: the work that a tree would cost, before it is built."""
 
-import re
-from collections import Counter
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+
+from dataops.compiled import compiled
 
 MAX_DEPTH = 5_000
 """Open elements at once. Building a tree takes time that grows with the square of its depth: 0.1 s at 10,000, 17 s at
@@ -12,28 +12,30 @@ MAX_DEPTH = 5_000
 MAX_REOPENED = 2_000_000
 """Most elements that unclosed formatting may make, at some 360 bytes: each is opened again in each paragraph after."""
 MAX_ATTRIBUTES = 50_000
-"""Of one tag: each is compared with all before it (5 s at this number)."""
+"""Of one tag, and the root of the sum of squares of a page's tags: each is compared with all before it (5 s at this
+number)."""
+MAX_TREE_BYTES = 180_000_000
+"""What the tree's nodes, by the sizes below, the page and the tree's copy of its text may take: with what else there is
+in the process, less than 500 MB."""
 
-_LESS_THAN = ord("<")
-_NAME = re.compile(rb"<(/?)([a-zA-Z][^\s/>]{0,63})")
-# To the ">" that ends a tag: quotes count only after "=". Possessive, so that it takes linear time.
-_TAG_END = re.compile(rb"(?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?+)*+>")
-_SEPARATOR = re.compile(rb"[\s/\"']")
-_RAW = re.compile(rb"</(script|style|textarea|title|xmp|iframe|noframes|noembed)\b", re.IGNORECASE)
-_RAW_NAMES = frozenset((b"script", b"style", b"textarea", b"title", b"xmp", b"iframe", b"noframes", b"noembed"))
-# Elements that hold nothing, or that the next of their kind closes: they do not nest.
-_FLAT = frozenset(
-    {
-        *(b"area", b"base", b"br", b"col", b"embed", b"hr", b"img", b"input", b"link", b"meta", b"param", b"source"),
-        *(b"track", b"wbr", b"p", b"li", b"dt", b"dd", b"option", b"optgroup", b"tr", b"td", b"th", b"thead", b"tbody"),
-        *(b"tfoot", b"colgroup", b"rp", b"rt", b"rb", b"rtc", b"html", b"head", b"body"),
-    }
-)
-# Opened again after each block that closes over them; of a and nobr there is only ever one.
-_FORMATTING = frozenset(
-    (b"b", b"big", b"code", b"em", b"font", b"i", b"s", b"small", b"strike", b"strong", b"tt", b"u")
-)
-_FORMATTING_TAG = re.compile(rb"<(?:b|big|code|em|font|i|s|small|strike|strong|tt|u)[\s/>]", re.IGNORECASE)
+_ELEMENT_BYTES, _TEXT_BYTES, _ATTRIBUTE_BYTES = 240, 150, 290  # measured with Lexbor 3, rounded up
+_MAX_NAMES = 8_000  # different names of elements; the table has twice the room
+_SLOTS = 1 << 14
+_PRIME = 0x100000001B3
+_FLAT, _RAW, _FORMATTING, _FOREIGN = 1, 2, 3, 4
+# Elements that hold nothing, or that the next of their kind closes, do not nest. What is in raw ones is text up to their
+# end tag, but not within foreign ones. Formatting is opened again after each block that closes over it (of a and nobr
+# there is only ever one).
+_NAMES_OF = {
+    _FLAT: "area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead "
+    "tbody tfoot colgroup rp rt rb rtc html head body",
+    _RAW: "script style textarea title xmp iframe noframes noembed",
+    _FORMATTING: "b big code em font i s small strike strong tt u",
+    _FOREIGN: "svg math",
+}
+_NAMES = {name: kind for kind, names in _NAMES_OF.items() for name in names.split()}
+SOUGHT = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
+"""Names whose start tags are looked for; `<image>` is read as `<img>`."""
 
 
 class BadPage(ValueError):
@@ -44,74 +46,214 @@ class BadPage(ValueError):
         self.reason = reason
 
 
-def check_complexity(html: bytes) -> None:
-    """Raise BadPage('too_complex') where a tree of the page's tags could not be built in fair time and memory.
+def check_complexity(html: bytes) -> frozenset[str]:
+    """Those of SOUGHT whose start tags may occur: their first two letters stand behind a `<` somewhere, a script included.
 
     The tags are read as a tokenizer reads them (comments and scripts are skipped), their nesting simply: an end tag
-    closes an open element of its own name. That counts pages of sloppy markup as deeper than they are. Most pages need
-    no such reading: they have too few tags to be complex.
+    closes an open element of its own name. That counts pages of sloppy markup as deeper than they are.
+
+    Raises: BadPage('too_complex') where a tree of the page's tags could not be built in fair time and memory.
     """
-    wide = _has_long_run(html)
-    count = int(np.count_nonzero(np.frombuffer(html, np.uint8) == _LESS_THAN))
-    opened = count if count <= MAX_DEPTH else count - html.count(b"</")
-    if not wide and opened <= MAX_DEPTH and _formatting(html, count) * count <= MAX_REOPENED:
-        return
-    is_open: Counter[bytes] = Counter()
-    depth = formatting = 0
-    for name, closing, start, end in _tags(html):
-        if wide and end - start > 2 * MAX_ATTRIBUTES and len(_SEPARATOR.findall(html, start, end)) > MAX_ATTRIBUTES:
-            raise BadPage("too_complex")
-        if name in _FLAT or name in _RAW_NAMES or (closing and not is_open[name]):
+    work = _Work(*_read(np.frombuffer(html, np.uint8), _KEYS, _KINDS, _STARTS))
+    tree = 2 * len(html) + work.elements * _ELEMENT_BYTES + work.tags * _TEXT_BYTES + work.attributes * _ATTRIBUTE_BYTES
+    if (
+        work.depth > MAX_DEPTH
+        or work.formatting * work.tags > MAX_REOPENED
+        or work.compared > MAX_ATTRIBUTES**2
+        or tree > MAX_TREE_BYTES
+    ):
+        raise BadPage("too_complex")
+    return _sought(work.starts)
+
+
+class _Work(NamedTuple):
+    """What a page's tags ask of a parser: how many there are, and the greatest of what is open at once."""
+
+    tags: int
+    elements: int
+    attributes: int
+    compared: int  # sum of the squares of each tag's attributes
+    depth: int
+    formatting: int
+    starts: int  # a bit for each of SOUGHT
+
+
+@compiled(nogil=True)
+def _read(data, known, known_kinds, starts):
+    """The fields of _Work."""
+    keys, kinds = np.zeros(_SLOTS, np.uint64), np.zeros(_SLOTS, np.uint8)
+    is_open = np.zeros(_SLOTS, np.int32)
+    names = 0
+    for i in range(known.size):
+        slot = _slot(keys, known[i])
+        keys[slot], kinds[slot] = known[i], known_kinds[i]
+    tags = elements = attributes = compared = 0
+    depth = formatting = foreign = most_depth = most_formatting = 0
+    found = np.uint16(0)
+    at, size = 0, data.size
+    raw = np.uint64(0)  # the name of the raw element that we are in
+    comment = False
+    while at + 2 < size:
+        if comment:
+            while at < size and data[at] != 60 and not (data[at] == 62 and _ends_comment(data, at)):
+                at += 1
+            comment = at < size and data[at] == 60
+        else:
+            while at < size and data[at] != 60:  # "<"
+                at += 1
+        if at + 2 >= size:
+            break
+        if data[at] != 60:
             continue
-        step = -1 if closing else 1
-        is_open[name] += step
-        depth += step
-        formatting += step if name in _FORMATTING else 0
-        if depth > MAX_DEPTH or formatting * count > MAX_REOPENED:
-            raise BadPage("too_complex")
-
-
-def _has_long_run(html: bytes) -> bool:
-    """Whether 2 x MAX_ATTRIBUTES bytes have no ">" among them: such a run covers a whole block of half its length."""
-    for at in range(0, len(html) - MAX_ATTRIBUTES, MAX_ATTRIBUTES):
-        if html.find(b">", at, at + MAX_ATTRIBUTES) < 0:
-            end = html.find(b">", at)
-            if (end if end >= 0 else len(html)) - html.rfind(b">", 0, at) > 2 * MAX_ATTRIBUTES:
-                return True
-    return False
-
-
-def _formatting(html: bytes, count: int) -> int:
-    """Formatting elements that may be open at once; no more than MAX_REOPENED allows need no counting."""
-    return count if count * count <= MAX_REOPENED else sum(1 for _ in _FORMATTING_TAG.finditer(html))
-
-
-def _tags(html: bytes) -> Iterator[tuple[bytes, bool, int, int]]:
-    """(name, whether it is an end tag, where it starts, where it ends) of each tag."""
-    at = 0
-    while (at := html.find(b"<", at)) >= 0:
-        if html.startswith(b"<!--", at):
-            end = html.find(b"-->", at + 2)
-            if end < 0:
-                return
-            at = end + 3
-            continue
-        tag = _NAME.match(html, at)
-        if not tag:
+        after = data[at + 1]
+        found |= starts[(np.uint32(after) << np.uint32(8)) | data[at + 2]]
+        closing = after == 47
+        first = (data[at + 2] if closing else after) | 0x20
+        if comment or (raw != 0 and not closing):
             at += 1
             continue
-        ending = _TAG_END.match(html, tag.end())
-        end = ending.end() if ending else len(html)
-        name, closing = tag[2].lower(), bool(tag[1])
-        yield name, closing, at, end
-        at = end
-        if name in _RAW_NAMES and not closing:
-            at = _raw_end(html, at, name)
+        if first < 97 or first > 122:
+            if raw == 0 and after == 33 and data[at + 2] == 45 and at + 3 < size and data[at + 3] == 45:
+                comment = True
+                tags += 1
+                at += 2
+            elif raw == 0 and (after == 33 or after == 63 or closing):  # a declaration, or what counts as a comment
+                while at < size and data[at] != 62:
+                    at += 1
+            else:
+                at += 1
+            continue
+        begin = at
+        at, name = _name(data, at + 2 if closing else at + 1)
+        if raw != 0:
+            if name != raw:
+                at = begin + 1
+                continue
+            raw = np.uint64(0)
+        at, count = _attributes(data, at)
+        tags += 1
+        attributes += count
+        compared += count * count
+        slot = _slot(keys, name)
+        if keys[slot] == 0:
+            names += 1
+            keys[slot] = name
+            if names > _MAX_NAMES:
+                most_depth = MAX_DEPTH + 1
+                break
+        kind = kinds[slot]
+        if not closing:
+            elements += 1
+            if kind == _RAW and foreign == 0:
+                raw = name
+        if kind in (_FLAT, _RAW) or (closing and is_open[slot] == 0):
+            continue
+        step = -1 if closing else 1
+        is_open[slot] += step
+        depth += step
+        if kind == _FORMATTING:
+            formatting += step
+        elif kind == _FOREIGN:
+            foreign += step
+        most_depth, most_formatting = max(most_depth, depth), max(most_formatting, formatting)
+    return tags, elements, attributes, compared, most_depth, most_formatting, found
 
 
-def _raw_end(html: bytes, at: int, name: bytes) -> int:
-    """Where the text of a raw element ends: at its end tag, else at the end of the page."""
-    for closer in _RAW.finditer(html, at):
-        if closer[1].lower() == name:
-            return closer.start()
-    return len(html)
+@compiled(nogil=True, inline="always")
+def _slot(keys, name):
+    slot = np.int64((name ^ (name >> np.uint64(29))) % np.uint64(_SLOTS))
+    while keys[slot] != 0 and keys[slot] != name:
+        slot = (slot + 1) % _SLOTS
+    return slot
+
+
+@compiled(nogil=True, inline="always")
+def _ends_comment(data, at):
+    """Whether a ">" stands behind "--" or "--!"."""
+    if data[at - 1] == 33:
+        at -= 1
+    return data[at - 1] == 45 and data[at - 2] == 45
+
+
+@compiled(nogil=True, inline="always")
+def _is_space(byte):
+    return byte == 32 or byte == 9 or byte == 10 or byte == 12 or byte == 13
+
+
+@compiled(nogil=True, inline="always")
+def _name(data, at):
+    """Where the name that starts here ends, and its number."""
+    number = np.uint64(0)
+    while at < data.size:
+        byte = data[at]
+        if byte == 62 or byte == 47 or _is_space(byte):
+            break
+        if 65 <= byte <= 90:
+            byte |= 0x20
+        number = number * np.uint64(_PRIME) + np.uint64(byte)
+        at += 1
+    return at, max(number, np.uint64(1))
+
+
+@compiled(nogil=True, inline="always")
+def _attributes(data, at):
+    """Where the tag ends whose name ended here, and how many attributes it has.
+
+    Source: the HTML Standard, sections 13.2.5.32 to 13.2.5.40.
+    """
+    size, count = data.size, 0
+    while at < size and data[at] != 62:
+        if _is_space(data[at]) or data[at] == 47:
+            at += 1
+            continue
+        count += 1
+        at += 1  # an "=" here is part of the name
+        while at < size and not (data[at] == 61 or data[at] == 62 or data[at] == 47 or _is_space(data[at])):
+            at += 1
+        while at < size and _is_space(data[at]):
+            at += 1
+        if at >= size or data[at] != 61:
+            continue
+        at += 1
+        while at < size and _is_space(data[at]):
+            at += 1
+        if at < size and (data[at] == 34 or data[at] == 39):
+            quote = data[at]
+            at += 1
+            while at < size and data[at] != quote:
+                at += 1
+            at += 1
+        else:
+            while at < size and not (data[at] == 62 or _is_space(data[at])):
+                at += 1
+    return at + 1, count
+
+
+def _number(name: str) -> int:
+    """As _name gives it."""
+    number = 0
+    for byte in name.encode():
+        number = (number * _PRIME + byte) % (1 << 64)
+    return number
+
+
+def _start_bits() -> np.ndarray:
+    """By the two bytes behind a "<": a bit for each of SOUGHT that starts so."""
+    bits = np.zeros(1 << 16, np.uint16)
+    for i, name in enumerate(SOUGHT):
+        for first in {ord(name[0]), ord(name[0].upper())}:
+            for second in {ord(name[1]), ord(name[1].upper())}:
+                bits[first << 8 | second] |= 1 << i
+    return bits
+
+
+def _sought(bits: int) -> frozenset[str]:
+    if bits not in _SOUGHT:
+        _SOUGHT[bits] = frozenset(name for i, name in enumerate(SOUGHT) if bits >> i & 1)
+    return _SOUGHT[bits]
+
+
+_SOUGHT: dict[int, frozenset[str]] = {}
+_KEYS = np.array([_number(name) for name in _NAMES], np.uint64)
+_KINDS = np.array(list(_NAMES.values()), np.uint8)
+_STARTS = _start_bits()

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
-from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from dataops.candidates import Candidate
 from dataops.captions import normal_caption
 from dataops.image_addresses import Attributes, ImageReference, image_reference
 from dataops.image_captions import ImageCaptions
-from dataops.markup import check_complexity
+from dataops.markup import SOUGHT, BadPage, check_complexity
 from dataops.open_graph import shared_images
 from dataops.page_signals import Licenses, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
@@ -20,11 +21,11 @@ MAX_IMAGES = 20_000
 MAX_SOURCES = 64
 """Nodes before an image that are looked at for the `<source>` elements of its picture."""
 
-_ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|(?:og|twitter):image", re.IGNORECASE)
-_TAKEN = (
-    'img,amp-img,base,meta,noscript,figcaption,picture,link[rel~="license" i],'
-    'a[rel~="license" i],a[href*="//creativecommons.org/" i],a[href*="//www.creativecommons.org/" i]'
-)
+_IMAGES = frozenset(("img", "amp-img"))
+_SHARED_IMAGE = re.compile(rb"(?:og|twitter):image", re.IGNORECASE)
+_ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|" + _SHARED_IMAGE.pattern, re.IGNORECASE)
+_LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the quickest of many ways
+_SELECTOR = LexborCSSSelector()  # a tree's own would be made anew for each page
 _NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to the tree: a seventh of the time
 
 
@@ -72,12 +73,17 @@ def page_pairs(
 
     Raises: dataops.markup.BadPage when the page is built to exhaust a parser.
     """
-    if b"<img" not in html and not _ANY_IMAGE.search(html):
-        return PagePairs([])
     if b"\0" in html:
         html = html.replace(b"\0", b"")
-    check_complexity(html)
-    page = _Page(LexborHTMLParser(html, options=_NO_EVENTS), page_url, bounds)
+    try:
+        starts = check_complexity(html)
+    except BadPage:
+        if _ANY_IMAGE.search(html):
+            raise
+        return PagePairs([])
+    if not starts & _IMAGES and not _SHARED_IMAGE.search(html):
+        return PagePairs([])
+    page = _Page(LexborHTMLParser(html, options=_NO_EVENTS), starts, page_url, bounds)
     metas = page.metas()
     found = [*page.of_images(), *page.of_shared(metas)]
     told = meta_opt_outs(metas) | header_opt_outs
@@ -91,10 +97,10 @@ def page_pairs(
 class _Page:
     """The nodes of one page from which rows are made, found in one pass over its tree."""
 
-    def __init__(self, tree: LexborHTMLParser, page_url: str, bounds: PageBounds):
+    def __init__(self, tree: LexborHTMLParser, starts: frozenset[str], page_url: str, bounds: PageBounds):
         self.tree, self.bounds = tree, bounds
         by_tag: dict[str | None, list[LexborNode]] = {}
-        for node in tree.css(_TAKEN):
+        for node in _SELECTOR.find(_query(starts), tree.root) if tree.root else ():
             by_tag.setdefault(node.tag, []).append(node)
         self.by_tag = by_tag
         self.images = [*by_tag.get("img", ()), *by_tag.get("amp-img", ())]
@@ -121,19 +127,23 @@ class _Page:
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
             if content := attributes.get("content"):
-                names = (attributes.get(name) for name in ("name", "property"))
-                found += [(name.strip().lower(), content) for name in dict.fromkeys(names) if name]
+                name, property_ = attributes.get("name"), attributes.get("property")
+                if name:
+                    found.append((name.strip().lower(), content))
+                if property_ and property_ != name:
+                    found.append((property_.strip().lower(), content))
         return found
 
-    def of_images(self) -> Iterator[Candidate]:
+    def of_images(self) -> list[Candidate]:
         """The rows of the images of the page's body."""
+        found: list[Candidate] = []
         images = self.images[:MAX_IMAGES]
         stand_ins = self._stand_ins()
         if not stand_ins:
             for image in images:
                 attributes = image.attributes
-                yield from self._rows(image, attributes, self._reference(image, attributes))
-            return
+                self._add_rows(found, image, attributes)
+            return found
         given = [(image, image.attributes) for image in images]
         read = [(*one, self._reference(*one)) for one in given]
         shown = {(image.mem_id, ref.reference) for image, _, ref in read if image.mem_id not in stand_ins}
@@ -142,13 +152,14 @@ class _Page:
         for image, attributes, reference in read:
             beside = stand_ins.get(image.mem_id)
             if beside is None or not (reference.reference in references or beside & nodes):
-                yield from self._rows(image, attributes, reference)
+                self._add_rows(found, image, attributes, reference)
+        return found
 
     def _stand_ins(self) -> dict[int, set[int]]:
         """The images within `<noscript>`, each with the images just before and after that element."""
         found: dict[int, set[int]] = {}
         for noscript in self.by_tag.get("noscript", ()):
-            if images := noscript.css("img"):
+            if images := _SELECTOR.find("img", noscript):
                 beside = {image.mem_id for image in _images_beside(noscript)}
                 found.update((image.mem_id, beside) for image in images)
         return found
@@ -157,14 +168,17 @@ class _Page:
         sources = _sources(image) if "picture" in self.by_tag else []
         return image_reference(attributes, sources)
 
-    def _rows(self, image: LexborNode, attributes: Attributes, found: ImageReference) -> Iterator[Candidate]:
-        url, reason = self._address(found.reference)
+    def _add_rows(
+        self, rows: list[Candidate], image: LexborNode, attributes: Attributes, chosen: ImageReference | None = None
+    ) -> None:
+        reference, width, height = chosen or self._reference(image, attributes)
+        url, reason = self._address(reference)
         license = self.licenses.of(image)
         captions = self.captions.of(image, attributes)
-        for text, source in captions.items():
-            yield Candidate(url, text, source, reason, license, found.width, found.height)
         if not captions:
-            yield Candidate(url, "", None, reason or "no_caption", license, found.width, found.height)
+            rows.append(Candidate(url, "", None, reason or "no_caption", license, width, height))
+        for text, source in captions.items():
+            rows.append(Candidate(url, text, source, reason, license, width, height))
 
     def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[Candidate]:
         """The rows of `og:image`."""
@@ -181,6 +195,12 @@ class _Page:
             return self.resolver.resolve(reference), None
         except BadUrl as bad:
             return bounded_url(reference, self.bounds.url), bad.reason
+
+
+@lru_cache(maxsize=1 << len(SOUGHT))
+def _query(starts: frozenset[str]) -> str:
+    """The selector of all elements that are read, of those that may be there: each that it names costs time."""
+    return ",".join([*sorted(starts), *_LICENSE_LINKS])
 
 
 def _is_license(link: LexborNode) -> bool:

@@ -10,6 +10,11 @@ _DESCRIPTORS = re.compile(r"((?:[^,(]++|\([^)]*+\)?+)*+),?")
 _TOKEN = re.compile(rf"(?:[^{_SPACE}(]++|\([^)]*+\)?+)+")
 _DESCRIPTOR = re.compile(r"(\d{1,9})([wh])|(-?(?:\d{1,9}(?:\.\d{1,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,2})?)x")
 
+# A candidate of the plainest form, as nearly all are: a whole number of w or x.
+_PLAIN = re.compile(
+    rf"[{_SPACE},]*+([^{_SPACE}]*[^{_SPACE},])[{_SPACE}]++(?:([1-9]\d{{0,8}})w|(\d{{1,9}})x)[{_SPACE}]*+(?:,|\Z)"
+)
+
 
 class SrcsetCandidate(NamedTuple):
     """One address of a srcset, with what it says of its size."""
@@ -33,7 +38,13 @@ def parse_srcset(text: str) -> list[SrcsetCandidate]:
     """
     found: list[SrcsetCandidate] = []
     at = 0
-    while url := _URL.match(text, at):
+    while True:
+        while plain := _PLAIN.match(text, at):
+            at = plain.end()
+            url, width, density = plain.groups()
+            found.append(SrcsetCandidate(url, int(width)) if width else SrcsetCandidate(url, None, float(density)))
+        if not (url := _URL.match(text, at)):
+            return found
         at, address = url.end(), url[1]
         if address.endswith(","):
             candidate = SrcsetCandidate(address.rstrip(","))
@@ -44,7 +55,6 @@ def parse_srcset(text: str) -> list[SrcsetCandidate]:
             candidate = _described(address, _TOKEN.findall(descriptors[1]))
         if candidate:
             found.append(candidate)
-    return found
 
 
 def _described(url: str, descriptors: list[str]) -> SrcsetCandidate | None:

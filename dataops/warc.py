@@ -97,6 +97,7 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
             elif (page := _html(head, body, max_page_bytes)) is None:
                 count("not_html")
             else:
+                del data, body  # a page may be large, and what is done with it takes memory too
                 yield Page(url, offset, page, head.charset, head.opt_out)
         except BadBody as bad:
             yield Damage(offset, bad.reason)
