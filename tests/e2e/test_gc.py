@@ -26,7 +26,8 @@ def test_what_no_run_and_no_model_needs_goes_and_is_made_again_when_asked(chaos,
     store = chaos.ground.folder / "peace"
     of_the_model = snapshots(store)
     assert {name.split("/")[0] for name in of_the_model} == set(STAGES)
-    other = mill.json("run", chaos.ground.config(store), "--set", "seed=5", "--until", "filter")
+    command = ("run", chaos.ground.config(store), "--set", "seed=5", "--until", "filter")
+    other = mill.json(*command)
     keys = {f"{stage['stage']}/{stage['key']}" for stage in other["stages"]}
 
     kept = mill.json("gc", "--store", store)["stores"][0]
@@ -44,7 +45,7 @@ def test_what_no_run_and_no_model_needs_goes_and_is_made_again_when_asked(chaos,
     shown = mill("show", other["run_id"]).stdout
     assert shown.count("deleted since") == 2
 
-    again = mill.json("rerun", other["run_id"])
+    again = mill.json(*command)
     assert [stage["state"] for stage in again["stages"]] == ["Completed", "Completed"]
     assert {f"{stage['stage']}/{stage['key']}" for stage in again["stages"]} == keys
 

@@ -39,13 +39,14 @@ def machine(mill: Mill, s3: SeaweedFS, name: str) -> Mill:
     folder.mkdir(exist_ok=True)
     urls = {service["name"]: service["url"] for service in mill.json("status")}
     servers = {"PREFECT_API_URL": urls["prefect"], "MLFLOW_TRACKING_URI": urls["mlflow"]}
-    return replace(
-        mill, folder=folder, env=mill.env | s3.environment | servers | {"PAIRMILL_HOME": str(folder / "home")}
-    )
+    env = mill.env | s3.environment | servers | {"PAIRMILL_HOME": str(folder / "home")}
+    env.pop("AWS_SESSION_TOKEN", None)  # one is planted for test_secrets.py; with it these keys are no keys
+    return replace(mill, folder=folder, env=env)
 
 
 @pytest.fixture
 def store(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store:
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
     for name, value in {**s3.environment, "PAIRMILL_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     return S3Store("mill", "whole")
