@@ -112,6 +112,11 @@ class Prefect:
         answer = self.post(f"flow_runs/{flow_run_id}/set_state", {"state": {"type": kind, "name": name}})
         assert answer["status"] == "ACCEPT", answer
 
+    def cancel(self, flow_run_id: str) -> bool:
+        """The button Cancel; False where the flow run has ended."""
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        return self.post(f"flow_runs/{flow_run_id}/set_state", {"state": state})["status"] == "ACCEPT"
+
     def state(self, flow_run_id: str) -> str:
         return self.get(f"flow_runs/{flow_run_id}")["state"]["name"]
 
@@ -367,10 +372,15 @@ def test_a_killed_flow_has_crashed_at_once_and_its_retry_can_be_cancelled(mill, 
     await_(lambda: not trainers(mill), seconds=45)
     await_(lambda: hook.about(f"{run_id} crashed"))
 
-    prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry")
-    await_(lambda: trainers(mill))
-    assert len(mill.json("show", run_id)["attempts"]) == 2
-    prefect.set_state(flow_run, "CANCELLING", "Cancelling")
+    # On a busy machine the worker's own report of the killed process may come after the retry, and end that: who looks at
+    # the page then retries again.
+    for _ in range(3):
+        prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry")
+        await_(lambda: trainers(mill) or prefect.state(flow_run) == "Crashed")
+        if prefect.state(flow_run) == "Running" and prefect.cancel(flow_run):
+            break
+        await_(lambda: not trainers(mill), seconds=45)
+    assert len(mill.json("show", run_id)["attempts"]) >= 2
     await_(lambda: prefect.state(flow_run) == "Cancelled", seconds=60)
     await_(lambda: not trainers(mill), seconds=30)
     shown = mill.json("show", run_id)
