@@ -249,6 +249,7 @@ def _text(chance: random.Random, words: int) -> str:
 def rows_of(case: str, pages: Sequence[Page], times: int) -> tuple[list[Row], Counter[str]]:
     """The rows of some pages, and how many differ by kind."""
     size = sum(len(page.body) for page in pages) / 1e6
+    ours(pages[:3]), peer(pages[:3])  # imports and compiled code
     mine, theirs, found, peers = in_turn(lambda: ours(pages), lambda: peer(pages), times, time.process_time)
     started = time.process_time()
     for page in pages:
@@ -264,7 +265,7 @@ def rows_of(case: str, pages: Sequence[Page], times: int) -> tuple[list[Row], Co
 
 def rows(quick: bool) -> list[Row]:
     """The rows of the `html` case on pages made here, for benchmarks.extract."""
-    found, kinds = rows_of("made pages", made_pages(60 if quick else 300), 3 if quick else 7)
+    found, kinds = rows_of("made pages", made_pages(60 if quick else 300), 9)
     if kinds:
         msg = f"made pages give other pairs: {dict(kinds)}"
         raise AssertionError(msg)
