@@ -249,7 +249,8 @@ def _text(chance: random.Random, words: int) -> str:
 def rows_of(case: str, pages: Sequence[Page], times: int) -> tuple[list[Row], Counter[str]]:
     """The rows of some pages, and how many differ by kind."""
     size = sum(len(page.body) for page in pages) / 1e6
-    ours(pages[:3]), peer(pages[:3])  # imports and compiled code
+    for run in (ours, peer):  # imports and compiled code
+        run(pages[:3])
     mine, theirs, found, peers = in_turn(lambda: ours(pages), lambda: peer(pages), times, time.process_time)
     started = time.process_time()
     for page in pages:

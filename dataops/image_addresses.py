@@ -110,8 +110,8 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
         best = (_largest([(image, lazy)]) if lazy else None) or _largest([(image, _PLAIN)])
     else:
         elements = [image, *filter(_is_for_us, sources)]
-        best = _largest([(element, _lazy_names(element)) for element in elements])
-        best = best or _largest([(element, _PLAIN) for element in elements])
+        lazies = [(element, names) for element in elements if (names := _lazy_names(element))]
+        best = (_largest(lazies) if lazies else None) or _largest([(each, _PLAIN) for each in elements])
     if best:
         return ImageReference(best.url, *_size(best, width, height))
     return ImageReference(image.get("src") or "", width, height)
@@ -136,8 +136,10 @@ def _size(offer: SrcsetCandidate, width: int | None, height: int | None) -> tupl
 
 
 def _is_for_us(source: Attributes) -> bool:
-    kind = (source.get("type") or "").partition(";")[0].strip().lower()
-    return (not kind or kind in _DECODED_TYPES) and not _OTHER_MEDIA.search(source.get("media") or "")
+    kind, media = source.get("type"), source.get("media")
+    if kind and kind not in _DECODED_TYPES:
+        kind = kind.partition(";")[0].strip().lower()
+    return (not kind or kind in _DECODED_TYPES) and not (media and _OTHER_MEDIA.search(media))
 
 
 def _largest(elements: Sequence[tuple[Attributes, Sequence[str]]]) -> SrcsetCandidate | None:
