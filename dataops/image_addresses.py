@@ -103,12 +103,15 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
         sources: those of the `<source>` elements before it in its `<picture>`.
     """
     width, height = declared_length(image.get("width")), declared_length(image.get("height"))
-    if not sources and "srcset" not in image and _LAZY.keys().isdisjoint(image):  # most images
-        return ImageReference(image.get("src") or "", width, height)
-    elements = [image, *(source for source in sources if _is_for_us(source))] if sources else [image]
-    lazy = [(element, names) for element in elements if (names := _lazy_names(element))]
-    best = _largest(lazy) if lazy else None
-    best = best or _largest([(element, _PLAIN) for element in elements])
+    if not sources:
+        lazy = _lazy_names(image)
+        if not lazy and "srcset" not in image:  # most images
+            return ImageReference(image.get("src") or "", width, height)
+        best = (_largest([(image, lazy)]) if lazy else None) or _largest([(image, _PLAIN)])
+    else:
+        elements = [image, *filter(_is_for_us, sources)]
+        lazies = [(element, names) for element in elements if (names := _lazy_names(element))]
+        best = (_largest(lazies) if lazies else None) or _largest([(each, _PLAIN) for each in elements])
     if best:
         return ImageReference(best.url, *_size(best, width, height))
     return ImageReference(image.get("src") or "", width, height)
@@ -133,8 +136,10 @@ def _size(offer: SrcsetCandidate, width: int | None, height: int | None) -> tupl
 
 
 def _is_for_us(source: Attributes) -> bool:
-    kind = (source.get("type") or "").partition(";")[0].strip().lower()
-    return (not kind or kind in _DECODED_TYPES) and not _OTHER_MEDIA.search(source.get("media") or "")
+    kind, media = source.get("type"), source.get("media")
+    if kind and kind not in _DECODED_TYPES:
+        kind = kind.partition(";")[0].strip().lower()
+    return (not kind or kind in _DECODED_TYPES) and not (media and _OTHER_MEDIA.search(media))
 
 
 def _largest(elements: Sequence[tuple[Attributes, Sequence[str]]]) -> SrcsetCandidate | None:
@@ -155,12 +160,13 @@ def _extent(offer: SrcsetCandidate) -> tuple[int, float]:
 
 
 def _lazy_names(element: Attributes) -> list[str]:
-    return [] if _LAZY.keys().isdisjoint(element) else sorted(_LAZY.keys() & element.keys(), key=_LAZY.__getitem__)
+    names = [name for name in element if name in _LAZY]
+    if len(names) > 1:
+        names.sort(key=_LAZY.__getitem__)
+    return names
 
 
 def _is_image(reference: str) -> bool:
-    return not (_NO_IMAGE.match(reference) or _NOT_DECODED.search(reference) or _has_brace(reference))
-
-
-def _has_brace(reference: str) -> bool:
-    return ("{" in reference or "}" in reference or "%7" in reference) and bool(_BRACE.match(reference))
+    if _NO_IMAGE.match(reference) or _NOT_DECODED.search(reference):
+        return False
+    return not (("{" in reference or "}" in reference or "%7" in reference) and _BRACE.match(reference))

@@ -99,8 +99,7 @@ def _read(data, known, known_kinds, starts):
                 at += 1
             comment = at < size and data[at] == 60
         else:
-            while at < size and data[at] != 60:  # "<"
-                at += 1
+            at = _find(data, at, 60)  # "<"
         if at + 2 >= size:
             break
         if data[at] != 60:
@@ -118,8 +117,7 @@ def _read(data, known, known_kinds, starts):
                 tags += 1
                 at += 2
             elif raw == 0 and (after == 33 or after == 63 or closing):  # a declaration, or what counts as a comment
-                while at < size and data[at] != 62:
-                    at += 1
+                at = _find(data, at, 62)
             else:
                 at += 1
             continue
@@ -175,6 +173,15 @@ def _ends_comment(data, at):
     return data[at - 1] == 45 and data[at - 2] == 45
 
 
+@compiled(nogil=True)
+def _find(data, at, byte):
+    """The next place of a byte, else the end. An unsigned index, which numba does not check for being negative."""
+    place, end = np.uint64(at), np.uint64(data.size)
+    while place < end and data[place] != byte:
+        place += np.uint64(1)
+    return max(np.int64(place), at)
+
+
 @compiled(nogil=True, inline="always")
 def _is_space(byte):
     return byte == 32 or byte == 9 or byte == 10 or byte == 12 or byte == 13
@@ -218,11 +225,7 @@ def _attributes(data, at):
         while at < size and _is_space(data[at]):
             at += 1
         if at < size and (data[at] == 34 or data[at] == 39):
-            quote = data[at]
-            at += 1
-            while at < size and data[at] != quote:
-                at += 1
-            at += 1
+            at = _find(data, at + 1, data[at]) + 1
         else:
             while at < size and not (data[at] == 62 or _is_space(data[at])):
                 at += 1

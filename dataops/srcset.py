@@ -1,6 +1,7 @@
 """The `srcset` attribute: addresses of one image in several sizes."""
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _SPACE = "\t\n\f\r "
@@ -10,9 +11,10 @@ _DESCRIPTORS = re.compile(r"((?:[^,(]++|\([^)]*+\)?+)*+),?")
 _TOKEN = re.compile(rf"(?:[^{_SPACE}(]++|\([^)]*+\)?+)+")
 _DESCRIPTOR = re.compile(r"(\d{1,9})([wh])|(-?(?:\d{1,9}(?:\.\d{1,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,2})?)x")
 
-# A candidate of the plainest form, as nearly all are: a whole number of w or x.
+# A candidate of the plainest form, as nearly all are: a whole number of w or x. From the first other one on: the rest.
 _PLAIN = re.compile(
-    rf"[{_SPACE},]*+([^{_SPACE}]*[^{_SPACE},])[{_SPACE}]++(?:([1-9]\d{{0,8}})w|(\d{{1,9}})x)[{_SPACE}]*+(?:,|\Z)"
+    rf"[{_SPACE},]*+([^{_SPACE}]*[^{_SPACE},])[{_SPACE}]++(?:([1-9]\d{{0,8}})w|(\d{{1,9}})x)[{_SPACE}]*+(?:,|\Z)|(.++)",
+    re.DOTALL,
 )
 
 
@@ -37,14 +39,19 @@ def parse_srcset(text: str) -> list[SrcsetCandidate]:
     needs are wrong here.
     """
     found: list[SrcsetCandidate] = []
+    for url, width, density, rest in _PLAIN.findall(text):
+        if width:
+            found.append(SrcsetCandidate(url, int(width)))
+        elif density:
+            found.append(SrcsetCandidate(url, None, float(density)))
+        else:
+            found += _candidates(rest)
+    return found
+
+
+def _candidates(text: str) -> Iterator[SrcsetCandidate]:
     at = 0
-    while True:
-        while plain := _PLAIN.match(text, at):
-            at = plain.end()
-            url, width, density = plain.groups()
-            found.append(SrcsetCandidate(url, int(width)) if width else SrcsetCandidate(url, None, float(density)))
-        if not (url := _URL.match(text, at)):
-            return found
+    while url := _URL.match(text, at):
         at, address = url.end(), url[1]
         if address.endswith(","):
             candidate = SrcsetCandidate(address.rstrip(","))
@@ -54,7 +61,7 @@ def parse_srcset(text: str) -> list[SrcsetCandidate]:
             at = descriptors.end()
             candidate = _described(address, _TOKEN.findall(descriptors[1]))
         if candidate:
-            found.append(candidate)
+            yield candidate
 
 
 def _described(url: str, descriptors: list[str]) -> SrcsetCandidate | None:

@@ -129,6 +129,11 @@ HOSTILE = {
     "deep with false ends": "<span><!--</span>--></b>" * 20_000,
     "reopened": "<p>" + "".join(f"<font color={i}>" for i in range(1000)) + "<p>x" * 30_000,
     "attributes": "<img " + " ".join(f"a{i}" for i in range(MAX_ATTRIBUTES * 20)) + ">",
+    "attributes that hold the tag's end": "<img " + " ".join(f'a{i}="<x>"' for i in range(MAX_ATTRIBUTES * 2)) + ">",
+    "many wide tags": ("<img " + " ".join(f"a{i}" for i in range(MAX_ATTRIBUTES // 5)) + ">") * 30,
+    "deep in a style that is none": "<svg><style>" + "<div>" * 200_000,
+    "deep behind a comment's wrong end": "<!-- --!>" + "<div>" * 200_000,
+    "more names than there are": "".join(f"<x{i}></x{i}>" for i in range(20_000)),
     "attributes behind a quoted end": '<img x=">" ' + " ".join(f"a{i}" for i in range(MAX_ATTRIBUTES * 20)) + ">",
 }
 
@@ -137,6 +142,12 @@ HOSTILE = {
 def test_pages_built_to_exhaust_the_parser_are_refused(name: str):
     with pytest.raises(BadPage, match="too_complex"):
         candidates("<img src=1.jpg>" + HOSTILE[name])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """So that no test's time is the compiler's."""
+    candidates("<img>")
 
 
 FINE = {
