@@ -27,10 +27,10 @@ from lxml import html as lxml_html
 from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.measure import Row, arguments, finish, in_turn
-from dataops.candidates import Candidate
+from dataops.candidates import Candidate, PageBounds
 from dataops.charsets import utf8_page
 from dataops.image_addresses import LAZY_SRC, LAZY_SRCSET
-from dataops.pages import PageBounds, page_pairs
+from dataops.pages import page_pairs
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Page, read_pages
 

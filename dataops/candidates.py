@@ -3,6 +3,17 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+MAX_IMAGES = 20_000
+"""Images taken of one page; the rest are counted as the damage `too_many_images`."""
+
+
+@dataclass(frozen=True)
+class PageBounds:
+    """How long what is taken from a page may be, in characters."""
+
+    caption: int
+    url: int
+
 
 class Candidate(NamedTuple):
     """One caption of one image; `reason` says why it cannot be used."""

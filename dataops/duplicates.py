@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 
 from dataops.filters import word_count
-from dataops.hashes import hash128, hash128_folded, uid_halves
 
 Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")
@@ -48,6 +47,8 @@ _GROUPS = {
 
 def keys(rows: pl.DataFrame) -> pl.DataFrame:
     """The columns of KEYS for rows of `pairs`."""
+    from dataops.hashes import hash128, hash128_folded, uid_halves  # which loads a compiler
+
     hashes = {
         "url": hash128(rows["url"].to_arrow()),
         "caption": hash128_folded(rows["caption"].to_arrow()),

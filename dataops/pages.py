@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
-from dataops.candidates import Candidate
+from dataops.candidates import MAX_IMAGES, Candidate, PageBounds
 from dataops.captions import normal_caption
 from dataops.image_addresses import Attributes, ImageReference, image_reference
 from dataops.image_captions import ImageCaptions
@@ -16,8 +16,6 @@ from dataops.open_graph import shared_images
 from dataops.page_signals import Licenses, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 
-MAX_IMAGES = 20_000
-"""Images taken of one page; the rest are counted as the damage `too_many_images`."""
 MAX_SOURCES = 64
 """Nodes before an image that are looked at for the `<source>` elements of its picture."""
 
@@ -27,14 +25,6 @@ _ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|" + _SHARED_IMAGE.patter
 _LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the quickest of many ways
 _SELECTOR = LexborCSSSelector()  # a tree's own would be made anew for each page
 _NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to the tree: a seventh of the time
-
-
-@dataclass(frozen=True)
-class PageBounds:
-    """How long what is taken from a page may be, in characters."""
-
-    caption: int
-    url: int
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from dataops.candidates import Candidate, Origin
+from dataops.candidates import MAX_IMAGES, Candidate, Origin, PageBounds
 from dataops.captions import normal_caption
 from dataops.errors import SourceError
 from dataops.gzip_members import ByteStream
 from dataops.open_graph import shared_images
 from dataops.page_signals import declared_language, header_opt_outs, is_license_link, meta_opt_outs
-from dataops.pages import MAX_IMAGES, PageBounds
 from dataops.records import read_records
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 from dataops.warc import Damage

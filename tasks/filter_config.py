@@ -8,6 +8,7 @@ from dataops.config import StageConfig
 from dataops.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.filters import RuleConfig
 from dataops.language_profiles import profile_names
+from dataops.unsafe_words import LANGUAGES
 
 
 class BalanceConfig(StageConfig):
@@ -71,8 +72,6 @@ class FilterConfig(RuleConfig):
     @field_validator("unsafe_languages")
     @classmethod
     def _listed(cls, codes: list[str]) -> list[str]:
-        from dataops.unsafe_words import LANGUAGES  # which loads a compiler
-
         if unknown := [code for code in codes if code not in LANGUAGES]:
             msg = f"no list of unsafe words for {', '.join(map(repr, unknown))}; there are {', '.join(LANGUAGES)}"
             raise ValueError(msg)

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import read_table
 from tasks import ancestry, tracking
-from tasks.filter_report import report_html
 from tasks.packaging import MODEL_FILES, write_model
 from tasks.scratch import scratch_folder
 from tasks.stage import Work, code_version
@@ -157,6 +156,7 @@ class Registration:
 
     def _artifacts(self, curve: Sequence[Mapping[str, Any]]) -> dict[str, bytes | str]:
         from tasks import plots
+        from tasks.filter_report import report_html
 
         inputs = self.work.inputs
         funnel = funnel_rows(inputs.values())
