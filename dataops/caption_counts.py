@@ -1,7 +1,7 @@
 """What the rules ask of captions, counted in one pass over a column's bytes.
 
 Asked as regular expressions each count is a pass of its own, and the costly rules (repeated words, personal data) look at
-every caption. Here one pass gives the counts, and for the costly rules a cheap answer that is never wrongly no (`may_be_*`).
+every caption. Here one pass gives the counts, and for the costly rules a cheap answer that is never wrongly no (`may_*`).
 The classes of characters are those of the regular expressions, which are asked once for each character.
 """
 
