@@ -231,11 +231,16 @@ def all_capitals() -> pl.Expr:
     return (caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase())
 
 
-def asked_of(rows: pl.DataFrame, config: RuleConfig) -> pl.DataFrame:
-    """Whether each rule drops each row (a Boolean column a rule, without nulls, in the order in which they are asked)."""
-    from dataops.caption_counts import counted  # which loads a compiler; to check a config takes none
+def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Whether each rule drops each row (a Boolean column a rule, without nulls, in the order in which they are asked).
 
-    counts = counted(rows["caption"])
+    Args:
+        counts: what caption_counts.counted says of the captions, where it is known already.
+    """
+    if counts is None:
+        from dataops.caption_counts import counted  # which loads a compiler; to check a config takes none
+
+        counts = counted(rows["caption"])
     return rows.with_columns(counts).select(rule.fill_null(value=False).alias(name) for name, rule in rules(config))
 
 

@@ -1,13 +1,13 @@
 """The filter stage: all that text and addresses can decide, before a byte is downloaded.
 
-Each step is a map, over the parts that came in or over ranges of hashes (tasks.filter_steps): `judge` asks the rules of
-each row; `choose` decides among duplicates, seeing only hashes, a range at a time; `count_queries` counts what captions
-speak of; `write` makes a kept and a dropped part of each part that came in.
+Each step is a map, over slices of the parts that came in or over ranges of hashes (tasks.filter_steps): `judge` asks the
+rules of each row; `choose` decides among duplicates, seeing only hashes, a range at a time; `count_queries` counts what
+captions speak of; `write` makes a kept and a dropped part of each part that came in.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from dataops.digest import file_sha256
 from dataops.duplicates import KEY_BYTES
 from dataops.errors import ConfigError, ContractError
-from dataops.snapshot import Counts, Draft, Input, Record, find
+from dataops.snapshot import Counts, Draft, Input, Record, find, row_group_rows
+from dataops.store import Store
 from tasks import filter_steps as steps
 from tasks.filter_config import FilterConfig
-from tasks.filter_steps import NAME, Step
+from tasks.filter_steps import NAME, Slice, Step
 from tasks.filter_summary import add_up, describe_balance
 from tasks.parts import map_parts
 from tasks.ranges import get_piece, put_pieces
@@ -52,18 +53,18 @@ def make(work: Work) -> Made:
     config: FilterConfig = work.config
     run = _Run(work)
     if not run.written():
-        run.over_parts(steps.judge)
+        run.over_slices(steps.judge)
         if config.max_caption_count is not None:
             run.over_ranges(steps.count_captions)
         run.over_seen(steps.read_seen)
         run.over_ranges(steps.choose)
         if "caption" in config.dedupe:
-            run.over_parts(steps.regroup)
+            run.over_slices(steps.regroup)
             run.over_ranges(steps.choose_captions)
         if config.balance is not None:
-            run.over_parts(steps.count_queries)
+            run.over_slices(steps.count_queries)
             run.sum_queries()
-    records = run.over_parts(steps.write, work.context)
+    records = run.write()
     parts, counts = gather(records)
     check_left(counts, config.max_drop_fraction)
     return Made(parts, counts, run.facts(records))
@@ -77,17 +78,32 @@ class _Run:
         self.config: FilterConfig = work.config
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
+        self.slices = slices_of(work.draft.store, self.names, [part.rows for part in came], self.config)
         self.bits = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
         self.seen = tuple(_seen_parts(work))
         self.quiet = Context(store=work.context.store, home=work.context.home, workers=work.context.workers)
 
-    def _step(self, function: Callable[[Draft, Step], Record], number: int, part: str = "") -> Step:
-        return Step(function, number, part, len(self.names), self.bits, self.seen, self.config)
+    def _step(
+        self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[Slice, ...] = ()
+    ) -> Step:
+        total = sum(map(len, self.slices))
+        return Step(function, number, part, total, self.bits, self.seen, self.config, slices)
 
-    def over_parts(self, function: Callable[[Draft, Step], Record], context: Context | None = None) -> list[Record]:
-        """Map over the parts; with `context`, showing progress."""
-        tasks = [self._step(function, number, name) for number, name in enumerate(self.names)]
-        return map_parts(steps.run, tasks, self.draft, context or self.quiet)
+    def _sliced(self, function: Callable[[Draft, Step], Record]) -> list[Step]:
+        named = zip(self.names, self.slices, strict=True)
+        return [self._step(function, one.number, name, (one,)) for name, slices in named for one in slices]
+
+    def over_slices(self, function: Callable[[Draft, Step], Record]) -> None:
+        """Map over the slices of the parts."""
+        map_parts(steps.run, self._sliced(function), self.draft, self.quiet)
+
+    def write(self) -> list[Record]:
+        """Map over the parts, showing progress."""
+        return map_parts(steps.run, self._writes(), self.draft, self.context)
+
+    def _writes(self) -> list[Step]:
+        named = zip(self.names, self.slices, strict=True)
+        return [self._step(steps.write, number, *part) for number, part in enumerate(named)]
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the ranges of hashes; where there is one only, in this process, for another takes seconds to start."""
@@ -103,7 +119,7 @@ class _Run:
 
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
-        return all(self.draft.done(self._step(steps.write, n).id) for n in range(len(self.names)))
+        return all(self.draft.done(step.id) for step in self._writes())
 
     def sum_queries(self) -> None:
         """Add up what count_queries found."""
@@ -112,8 +128,8 @@ class _Run:
     def facts(self, records: list[Record]) -> dict[str, Any]:
         """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
         alone = Counter[str]()
-        for number in range(len(self.names)):
-            judged = self.draft.done(self._step(steps.judge, number).id)
+        for step in self._sliced(steps.judge):
+            judged = self.draft.done(step.id)
             alone.update(judged.facts["alone"] if judged else {})
         facts: dict[str, Any] = {**add_up(r.facts for r in records), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
@@ -122,8 +138,37 @@ class _Run:
         return facts
 
     def _summed(self, kind: str) -> NDArray[np.int64]:
-        each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in range(len(self.names)))
+        numbers = (one.number for slices in self.slices for one in slices)
+        each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in numbers)
         return sum(each, np.zeros(1, np.int64))
+
+
+def slices_of(store: Store, names: list[str], rows: list[int], config: FilterConfig) -> list[tuple[Slice, ...]]:
+    """The slices of each part: its row groups, so many together that they have SLICE_ROWS rows.
+
+    Where a caption's page counts for its language, a part is one slice: a page's captions must be seen together.
+    """
+    found: list[tuple[Slice, ...]] = []
+    number = 0
+    for name, total in zip(names, rows, strict=True):
+        groups: list[tuple[int, ...] | None] = [None]
+        if total > steps.SLICE_ROWS and not config.language_page_weight:
+            groups = list(_groups(row_group_rows(store, name)))
+        found.append(tuple(Slice(number + i, some) for i, some in enumerate(groups)))
+        number += len(groups)
+    return found
+
+
+def _groups(sizes: list[int]) -> Iterator[tuple[int, ...]]:
+    """The numbers of row groups of these sizes, SLICE_ROWS rows or a little more together."""
+    some, rows = (), 0
+    for number, size in enumerate(sizes):
+        some, rows = (*some, number), rows + size
+        if rows >= steps.SLICE_ROWS:
+            yield some
+            some, rows = (), 0
+    if some:
+        yield some
 
 
 def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:

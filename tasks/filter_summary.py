@@ -1,7 +1,7 @@
 """What is said of the pairs that a filter keeps and drops: counted part by part, and added up."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,27 @@ def describe(kept: pl.DataFrame, gone: pl.DataFrame) -> dict[str, Any]:
     }
 
 
+def merged(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The descriptions of the slices of a part as that of the part."""
+    summed, examples = _summed(slices)
+    return {
+        **{name: _most(counter, _PER_PART) for name, counter in summed.items()},
+        "examples": dict(sorted(examples.items())),
+    }
+
+
+def _summed(described: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Counter[str]], dict[str, list[str]]]:
+    """Counts and examples of several parts or slices, added up."""
+    summed = {name: Counter[str]() for name in ("languages", "lengths", "hosts", "captions")}
+    examples: dict[str, list[str]] = {}
+    for part in described:
+        for name, counter in summed.items():
+            counter.update(part[name])
+        for reason, captions in part["examples"].items():
+            examples[reason] = (examples.get(reason, []) + captions)[:EXAMPLES]
+    return summed, examples
+
+
 def _counts(values: pl.Series) -> dict[str, int]:
     counted = values.alias("value").value_counts(name="n").sort(pl.col("n"), "value", descending=[True, False])
     return dict(counted.head(_PER_PART).iter_rows())
@@ -50,13 +71,7 @@ def _counts(values: pl.Series) -> dict[str, int]:
 
 def add_up(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The descriptions of all parts as one."""
-    summed = {name: Counter[str]() for name in ("languages", "lengths", "hosts", "captions")}
-    examples: dict[str, list[str]] = {}
-    for part in parts:
-        for name, counter in summed.items():
-            counter.update(part[name])
-        for reason, captions in part["examples"].items():
-            examples[reason] = (examples.get(reason, []) + captions)[:EXAMPLES]
+    summed, examples = _summed(parts)
     return {
         "languages": _most(summed["languages"], 1000),
         "lengths": {step: n for step, n in sorted(summed["lengths"].items(), key=lambda item: int(item[0]))},
