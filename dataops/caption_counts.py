@@ -64,9 +64,13 @@ def counted(captions: pl.Series) -> pl.DataFrame:
 
 
 @compiled(inline="always")
-def _ends_street(code):
-    """Whether a German word for a street may end so (dataops.personal)."""
-    return code == ord("e") or code == ord(".") or code == ord("g") or code == ord("z")
+def _ends_street(last_but_one, last):
+    """Whether a German word for a street may end so (dataops.personal): in ße, se, ee, r., eg or tz."""
+    if last == ord("e"):
+        return last_but_one == ord("ß") or last_but_one == ord("s") or last_but_one == ord("e")
+    if last == ord("."):
+        return last_but_one == ord("r")
+    return (last == ord("g") and last_but_one == ord("e")) or (last == ord("z") and last_but_one == ord("t"))
 
 
 @compiled(inline="always")
@@ -81,10 +85,11 @@ def _count(data, offsets, kinds, counts, may):
     for i in range(len(offsets) - 1):
         at, end = offsets[i], offsets[i + 1]
         chars = words = white = letters = digits = spaces = length = 0
-        code, last, kind, last_kind = np.uint32(0), np.uint32(0), np.uint8(0), np.uint8(0)
+        code, last, before_last, kind, last_kind = np.uint32(0), np.uint32(0), np.uint32(0), np.uint8(0), np.uint8(0)
         lengths, seen, inside, personal = np.uint64(0), np.uint8(0), False, False
         while at < end:
-            before_last, before_last_kind, last, last_kind = last, last_kind, code, kind
+            third_last, before_last, last = before_last, last, code
+            before_last_kind, last_kind = last_kind, kind
             code, at = next_code(data, at)
             kind = kinds[code]
             seen |= kind
@@ -106,7 +111,7 @@ def _count(data, offsets, kinds, counts, may):
                 inside = True
             if kind & _DIGIT:
                 digits += 1
-                personal |= last == ord(" ") and _ends_street(before_last)
+                personal |= last == ord(" ") and _ends_street(third_last, before_last)
             elif last == ord("."):
                 personal |= _begins_top_level(code)
             elif last == ord(" "):

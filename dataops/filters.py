@@ -34,6 +34,7 @@ _TRACKING = (
     r"|quantserve\.com|statcounter\.com|facebook\.com/tr)(?:[/?:]|$)"
 )
 _HOST = r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)"
+_PLAIN_HOST = r"^https?://([^/?#:@\[]*)(?:[/?#]|$)"
 MOST_LABELS = 6
 """Of a host name, that are looked at for blocked and allowed domains."""
 
@@ -141,7 +142,9 @@ def word_count(caption: pl.Expr) -> pl.Expr:
 
 def host(url: pl.Expr) -> pl.Expr:
     """The host name of an address, in lower case."""
-    return url.str.extract(_HOST, 1).str.to_lowercase()
+    plain = url.str.extract(_PLAIN_HOST, 1)  # nearly all are, and it takes a quarter of the time
+    rest = pl.when(plain.is_null()).then(url).otherwise(pl.lit("")).str.extract(_HOST, 1)
+    return pl.coalesce(plain, rest).str.to_lowercase()
 
 
 def rules(config: RuleConfig) -> list[Rule]:

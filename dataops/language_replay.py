@@ -104,13 +104,12 @@ def _trial(found, chances, weight, stream, at, probabilities):
         for language in range(languages):
             probabilities[language] *= weight + row[language]
         if i % 5 == 0:
-            total = 0.0
+            total = greatest = 0.0
             for language in range(languages):
                 total += probabilities[language]
-            greatest = 0.0
+                greatest = max(greatest, probabilities[language])
             for language in range(languages):
                 probabilities[language] /= total
-                greatest = max(greatest, probabilities[language])
-            if greatest > CONVERGED:
+            if greatest / total > CONVERGED:
                 break
     return at

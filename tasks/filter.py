@@ -8,6 +8,7 @@ captions speak of; `write` makes a kept and a dropped part of each part that cam
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ from tasks import filter_steps as steps
 from tasks.filter_config import FilterConfig
 from tasks.filter_steps import NAME, Slice, Step
 from tasks.filter_summary import add_up, describe_balance
-from tasks.parts import map_parts
+from tasks.parts import map_parts, shared_workers
 from tasks.ranges import get_piece, put_pieces
-from tasks.stage import Context, Made, Stage, Work, gather
+from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
 VERSION = 3
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
+_RANGE_ROWS = 1 << 20
+"""Of a range, at most: so that there is work for all, and the tables of hashes stay near the processor."""
 
 
 def outside(config: FilterConfig) -> list[Input]:
@@ -50,6 +53,11 @@ def outside(config: FilterConfig) -> list[Input]:
 
 def make(work: Work) -> Made:
     """Judge, choose, balance, write. Raises: ContractError when nothing, or too little, is left."""
+    with shared_workers(work.context) as context:
+        return _make(replace(work, context=context))
+
+
+def _make(work: Work) -> Made:
     config: FilterConfig = work.config
     run = _Run(work)
     if not run.written():
@@ -81,7 +89,7 @@ class _Run:
         self.slices = slices_of(work.draft.store, self.names, [part.rows for part in came], self.config)
         self.bits = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
         self.seen = tuple(_seen_parts(work))
-        self.quiet = Context(store=work.context.store, home=work.context.home, workers=work.context.workers)
+        self.quiet = replace(work.context, progress=lambda done, total, line: None)
 
     def _step(
         self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[Slice, ...] = ()
@@ -106,12 +114,8 @@ class _Run:
         return [self._step(steps.write, number, *part) for number, part in enumerate(named)]
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
-        """Map over the ranges of hashes; where there is one only, in this process, for another takes seconds to start."""
-        tasks = [self._step(function, number) for number in range(1 << self.bits)]
-        if len(tasks) > 1:
-            map_parts(steps.run, tasks, self.draft, self.quiet)
-        elif not self.draft.done(tasks[0].id):
-            self.draft.finish(steps.run(self.draft, tasks[0]))
+        """Map over the ranges of hashes."""
+        map_parts(steps.run, [self._step(function, n) for n in range(1 << self.bits)], self.draft, self.quiet)
 
     def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts of the datasets that were made before."""
@@ -172,9 +176,10 @@ def _groups(sizes: list[int]) -> Iterator[tuple[int, ...]]:
 
 
 def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:
-    """Into how many ranges (2^bits) the hashes are cut, so that `workers` of them fit in memory at once."""
+    """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, none has many rows."""
     needed = rows * (KEY_BYTES + 16) * _COPIES * workers
-    return max(0, (max(needed, 1) - 1) // memory_limit_bytes).bit_length()
+    ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), 1)
+    return (ranges - 1).bit_length()
 
 
 def check_left(counts: Counts, max_drop_fraction: float) -> None:

@@ -21,7 +21,7 @@ def told(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
     A caption all in capitals is shown to the detector in lower case: it passes over words in capitals.
 
     Returns: language (String), language_score (Float32), foreign (Boolean): the probability of config.languages is less
-        than language_min_score.
+        than language_min_score (false where all languages may stay).
     """
     if config.language_page_weight:
         return _answers(_with_pages(rows, config), config)
@@ -37,13 +37,15 @@ def _lowered(texts: Sequence[str]) -> list[str]:
 
 
 def _answers(found: "Detection", config: FilterConfig) -> pl.DataFrame:
-    return pl.DataFrame(
+    answers = pl.DataFrame(
         {
             "language": pl.Series(found.labels, dtype=pl.String),
             "language_score": pl.Series(found.scores, dtype=pl.Float32),
-            "foreign": pl.Series(found.summed(config.languages or found.candidates) < config.language_min_score),
         }
     )
+    if not config.languages:
+        return answers.with_columns(foreign=pl.lit(value=False))
+    return answers.with_columns(foreign=found.summed(config.languages) < config.language_min_score)
 
 
 def _with_pages(rows: pl.DataFrame, config: FilterConfig) -> "Detection":

@@ -101,12 +101,7 @@ def judge(draft: Draft, step: Step) -> Record:
     verdicts = (
         pl.DataFrame({"row": pl.int_range(rows.height, dtype=pl.UInt32, eager=True), "drop_reason": reasons})
         .join(language, on="row", how="left", maintain_order="left")
-        .with_columns(
-            pl.when(pl.col("foreign") & bool(step.config.languages))
-            .then(pl.lit("language"))
-            .otherwise("drop_reason")
-            .alias("drop_reason")
-        )
+        .with_columns(pl.when("foreign").then(pl.lit("language")).otherwise("drop_reason").alias("drop_reason"))
         .drop("row", "foreign")
     )
     put_pieces(draft, table("verdicts", step.number), [verdicts])

@@ -65,8 +65,14 @@ def _summed(described: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Counter[s
 
 
 def _counts(values: pl.Series) -> dict[str, int]:
-    counted = values.alias("value").value_counts(name="n").sort(pl.col("n"), "value", descending=[True, False])
-    return dict(counted.head(_PER_PART).iter_rows())
+    """The most frequent values, of equally frequent ones the smallest."""
+    counted = values.alias("value").value_counts(name="n")
+    if counted.height > _PER_PART:  # to sort them all, of which most are there once, would take longest
+        least = counted["n"].top_k(_PER_PART).min()
+        more = counted.filter(pl.col("n") > least)
+        rest = counted.filter(pl.col("n") == least).bottom_k(_PER_PART - more.height, by="value")
+        counted = pl.concat([more, rest])
+    return dict(counted.sort(pl.col("n"), "value", descending=[True, False]).iter_rows())
 
 
 def add_up(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
