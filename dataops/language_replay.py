@@ -104,12 +104,13 @@ def _trial(found, chances, weight, stream, at, probabilities):
         for language in range(languages):
             probabilities[language] *= weight + row[language]
         if i % 5 == 0:
-            total = greatest = 0.0
+            total = 0.0
             for language in range(languages):
                 total += probabilities[language]
-                greatest = max(greatest, probabilities[language])
+            greatest = 0.0
             for language in range(languages):
                 probabilities[language] /= total
-            if greatest / total > CONVERGED:
+                greatest = max(greatest, probabilities[language])
+            if greatest > CONVERGED:
                 break
     return at

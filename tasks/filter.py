@@ -61,16 +61,16 @@ def _make(work: Work) -> Made:
     config: FilterConfig = work.config
     run = _Run(work)
     if not run.written():
-        run.over_slices(steps.judge)
+        run.over_parts(steps.judge)
         if config.max_caption_count is not None:
             run.over_ranges(steps.count_captions)
         run.over_seen(steps.read_seen)
         run.over_ranges(steps.choose)
         if "caption" in config.dedupe:
-            run.over_slices(steps.regroup)
+            run.over_parts(steps.regroup)
             run.over_ranges(steps.choose_captions)
         if config.balance is not None:
-            run.over_slices(steps.count_queries)
+            run.over_parts(steps.count_queries)
             run.sum_queries()
     records = run.write()
     parts, counts = gather(records)
@@ -101,8 +101,8 @@ class _Run:
         named = zip(self.names, self.slices, strict=True)
         return [self._step(function, one.number, name, (one,)) for name, slices in named for one in slices]
 
-    def over_slices(self, function: Callable[[Draft, Step], Record]) -> None:
-        """Map over the slices of the parts."""
+    def over_parts(self, function: Callable[[Draft, Step], Record]) -> None:
+        """Map over the parts, a slice at a time."""
         map_parts(steps.run, self._sliced(function), self.draft, self.quiet)
 
     def write(self) -> list[Record]:
@@ -114,8 +114,12 @@ class _Run:
         return [self._step(steps.write, number, *part) for number, part in enumerate(named)]
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
-        """Map over the ranges of hashes."""
-        map_parts(steps.run, [self._step(function, n) for n in range(1 << self.bits)], self.draft, self.quiet)
+        """Map over the ranges of hashes; where there is one only, in this process, for another takes seconds to start."""
+        tasks = [self._step(function, number) for number in range(1 << self.bits)]
+        if len(tasks) > 1:
+            map_parts(steps.run, tasks, self.draft, self.quiet)
+        elif not self.draft.done(tasks[0].id):
+            self.draft.finish(steps.run(self.draft, tasks[0]))
 
     def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts of the datasets that were made before."""

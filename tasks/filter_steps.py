@@ -65,6 +65,11 @@ class Step:
     def id(self) -> str:
         return f"{self.function.__name__}-{self.number:05d}"
 
+    @property
+    def row_groups(self) -> tuple[int, ...] | None:
+        """The row groups of the part that the step looks at; None is all of them."""
+        return self.slices[0].groups if self.slices else None
+
     def each(self) -> list["Step"]:
         """The same on each slice by itself."""
         return [replace(self, number=one.number, slices=(one,)) for one in self.slices] or [self]
@@ -255,8 +260,7 @@ def _balance(draft: Draft, step: Step, rows: pl.DataFrame, reasons: pl.Series) -
 
 
 def _pairs(draft: Draft, step: Step) -> pl.DataFrame:
-    groups = step.slices[0].groups if step.slices else None
-    table_ = conform(read_table(draft.store, step.part, row_groups=groups), PAIRS, step.part)
+    table_ = conform(read_table(draft.store, step.part, row_groups=step.row_groups), PAIRS, step.part)
     return cast(pl.DataFrame, pl.from_arrow(table_))
 
 
