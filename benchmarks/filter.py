@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--only", default="rules,dedupe,match,stage", help="the cases to run")
     options = parser.parse_args()
     number = 300_000 if options.quick else options.rows
-    times = 1 if options.quick else 3
+    times = 1
     say: Callable[[str], Any] = (lambda line: None) if options.json else lambda line: sys.stdout.write(line + "\n")
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as temporary:
         folder = options.folder or Path(temporary)

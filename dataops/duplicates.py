@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from dataops.caption_counts import counted
 from dataops.compiled import compiled
-from dataops.filters import all_capitals
 from dataops.hashes import hash128, hash128_folded, hash128_joined, repeated, uid_halves
 
 Dedupe = Literal["uid", "pair", "url", "caption"]
@@ -68,7 +67,7 @@ def keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None) -> pl.DataFrame
         .fill_null("")
         .replace_strict(SOURCE_RANK, default=len(SOURCE_RANK), return_dtype=pl.UInt8),
         words="caption_words",
-        capitals=all_capitals(),
+        capitals="caption_capitals",
     )
     return pl.DataFrame({**halves, **ranking.to_dict(), "origin": origin}, schema=KEYS)
 

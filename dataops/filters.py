@@ -211,7 +211,7 @@ def _caption_rules(config: RuleConfig) -> list[Rule]:
         enough = pl.col("caption_visible") * config.min_letter_fraction
         asked.append(("few_letters", pl.col("caption_letters") < enough))
     if config.drop_capitals:
-        asked.append(("all_capitals", all_capitals()))
+        asked.append(("all_capitals", pl.col("caption_capitals")))
     if config.max_repeated_fraction is not None:
         total = pl.col("caption_pieces")
         fresh = (1 - config.max_repeated_fraction) * total
@@ -226,12 +226,6 @@ def _caption_rules(config: RuleConfig) -> list[Rule]:
 def _where(may: pl.Expr) -> pl.Expr:
     """The caption where a rule may be true of it; elsewhere an empty text, which is looked at in no time."""
     return pl.when(may).then("caption").otherwise(pl.lit(""))
-
-
-def all_capitals() -> pl.Expr:
-    """Whether a caption is all in capitals; over the columns caption and caption_may_be_capitals."""
-    caption = _where(pl.col("caption_may_be_capitals"))
-    return (caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase())
 
 
 def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None = None) -> pl.DataFrame:
