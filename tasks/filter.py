@@ -5,6 +5,7 @@ rules of each row; `choose` decides among duplicates, seeing only hashes, a rang
 captions speak of; `write` makes a kept and a dropped part of each part that came in.
 """
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def _make(work: Work) -> Made:
     records = run.write()
     parts, counts = gather(records)
     check_left(counts, config.max_drop_fraction)
-    return Made(parts, counts, run.facts(records))
+    return Made(parts, counts, run.facts())
 
 
 class _Run:
@@ -133,13 +134,14 @@ class _Run:
         """Add up what count_queries found."""
         put_pieces(self.draft, "query-counts.arrow", [pl.DataFrame({"count": self._summed("queries")})])
 
-    def facts(self, records: list[Record]) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
         alone = Counter[str]()
         for step in self._sliced(steps.judge):
             judged = self.draft.done(step.id)
             alone.update(judged.facts["alone"] if judged else {})
-        facts: dict[str, Any] = {**add_up(r.facts for r in records), "alone": dict(sorted(alone.items()))}
+        texts = (self.draft.store.read(self.draft.scratch(steps.description(n))) for n in range(len(self.names)))
+        facts: dict[str, Any] = {**add_up(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = get_piece(self.draft, "query-counts.arrow", 0)["count"].to_numpy()
             facts["balance"] = describe_balance(before, self._summed("queries-left"))

@@ -1,5 +1,6 @@
 """The steps of the filter stage: what each does to one part, or to one range of hashes. tasks.filter puts them in order."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -206,7 +207,13 @@ def write(draft: Draft, step: Step) -> Record:
             gone.put(draft, f"dropped-{step.number:05d}.parquet"),
         ]
     counts = Counts(input=kept.rows + gone.rows, kept=kept.rows, dropped=dict(sorted(by_reason.items())))
-    return Record(task=step.id, parts=parts, counts=counts, facts=merged(described))
+    draft.store.put(draft.scratch(description(step.number)), json.dumps(merged(described)).encode())
+    return Record(task=step.id, parts=parts, counts=counts)
+
+
+def description(part: int) -> str:
+    """Name of the scratch object that describes the rows of a part: too much to have those of all parts in memory."""
+    return f"described-{part:05d}.json"
 
 
 def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame]:

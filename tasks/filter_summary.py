@@ -19,6 +19,8 @@ EXAMPLES = 4
 """Captions that are shown for each reason."""
 _PER_PART = 5_000
 """Of a part's hosts and captions, the most frequent, that are added up: what is frequent over all is so in some part."""
+_HELD = 100_000
+"""Hosts and captions that are held while they are added up, at most: the least frequent go, by half as many."""
 _CAPTION_CHARS = 200
 CURVE_POINTS = 200
 """Of the curve over queries."""
@@ -59,6 +61,8 @@ def _summed(described: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Counter[s
     for part in described:
         for name, counter in summed.items():
             counter.update(part[name])
+            if len(counter) > _HELD:
+                summed[name] = Counter(_most(counter, _HELD // 2))
         for reason, captions in part["examples"].items():
             examples[reason] = (examples.get(reason, []) + captions)[:EXAMPLES]
     return summed, examples
