@@ -290,25 +290,11 @@ def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns:
     return pa.concat_tables([read_table(store, name, columns) for name in names]) if names else pa.table({})
 
 
-def read_table(
-    store: Store, name: str, columns: list[str] | None = None, row_groups: Sequence[int] | None = None
-) -> pa.Table:
-    """One Parquet object, or some of its row groups, as a table. Raises: CorruptPart when it is none."""
+def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet object as a table. Raises: CorruptPart when it is none."""
     try:
         with store.open(name) as file:
-            parquet = pq.ParquetFile(file)
-            return parquet.read(columns) if row_groups is None else parquet.read_row_groups(row_groups, columns)
-    except pa.ArrowInvalid as error:
-        msg = f"{store.uri}/{name} is no Parquet file: {error}"
-        raise CorruptPart(msg) from error
-
-
-def row_group_rows(store: Store, name: str) -> list[int]:
-    """The number of rows of each row group of a Parquet object. Raises: CorruptPart when it is none."""
-    try:
-        with store.open(name) as file:
-            metadata = pq.ParquetFile(file).metadata
-            return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+            return pq.ParquetFile(file).read(columns=columns)
     except pa.ArrowInvalid as error:
         msg = f"{store.uri}/{name} is no Parquet file: {error}"
         raise CorruptPart(msg) from error

@@ -8,7 +8,7 @@ captions speak of; `write` makes a kept and a dropped part of each part that cam
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from dataops.digest import file_sha256
 from dataops.duplicates import KEY_BYTES
 from dataops.errors import ConfigError, ContractError
-from dataops.snapshot import Counts, Draft, Input, Record, find, row_group_rows
-from dataops.store import Store
+from dataops.snapshot import Counts, Draft, Input, Record, find
 from tasks import filter_steps as steps
 from tasks.filter_config import FilterConfig
 from tasks.filter_steps import NAME, Slice, Step
@@ -87,7 +86,7 @@ class _Run:
         self.config: FilterConfig = work.config
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
-        self.slices = slices_of(work.draft.store, self.names, [part.rows for part in came], self.config)
+        self.slices = slices_of([part.rows for part in came], self.config)
         self.bits = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
         self.seen = tuple(_seen_parts(work))
         self.quiet = replace(work.context, progress=lambda done, total, line: None)
@@ -153,32 +152,18 @@ class _Run:
         return sum(each, np.zeros(1, np.int64))
 
 
-def slices_of(store: Store, names: list[str], rows: list[int], config: FilterConfig) -> list[tuple[Slice, ...]]:
-    """The slices of each part: its row groups, so many together that they have SLICE_ROWS rows.
+def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[Slice, ...]]:
+    """The slices of parts that have so many rows.
 
     Where a caption's page counts for its language, a part is one slice: a page's captions must be seen together.
     """
     found: list[tuple[Slice, ...]] = []
-    number = 0
-    for name, total in zip(names, rows, strict=True):
-        groups: list[tuple[int, ...] | None] = [None]
-        if total > steps.SLICE_ROWS and not config.language_page_weight:
-            groups = list(_groups(row_group_rows(store, name)))
-        found.append(tuple(Slice(number + i, some) for i, some in enumerate(groups)))
-        number += len(groups)
+    for total in rows:
+        size = max(total, 1) if config.language_page_weight else steps.SLICE_ROWS
+        before = sum(map(len, found))
+        starts = range(0, max(total, 1), size)
+        found.append(tuple(Slice(before + i, start, min(size, total - start)) for i, start in enumerate(starts)))
     return found
-
-
-def _groups(sizes: list[int]) -> Iterator[tuple[int, ...]]:
-    """The numbers of row groups of these sizes, SLICE_ROWS rows or a little more together."""
-    some, rows = (), 0
-    for number, size in enumerate(sizes):
-        some, rows = (*some, number), rows + size
-        if rows >= steps.SLICE_ROWS:
-            yield some
-            some, rows = (), 0
-    if some:
-        yield some
 
 
 def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:

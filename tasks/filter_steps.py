@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.duplicates import duplicates, keys
+from dataops.errors import CorruptPart
 from dataops.filters import asked_of, first_reason
 from dataops.personal import masked
 from dataops.schema import FILTERED, PAIRS, conform, dropped
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
     from dataops.query_matching import Queries
 
 NAME = "filter"
+_PAIRS = pl.DataFrame(pl.from_arrow(PAIRS.empty_table())).schema
 
 
 SLICE_ROWS = 1 << 18
-"""Of a part that are looked at together, give or take a row group: what bounds the memory of a worker."""
+"""Of a part, that are looked at together: what bounds the memory of a worker. Whole row groups are read fastest."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,10 @@ class Slice:
 
     number: int
     """Among the slices of all parts."""
-    groups: tuple[int, ...] | None = None
-    """The row groups; None is the whole part."""
+    start: int = 0
+    """Its first row in the part."""
+    rows: int | None = None
+    """None is all that follow."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,6 @@ class Step:
     @property
     def id(self) -> str:
         return f"{self.function.__name__}-{self.number:05d}"
-
-    @property
-    def row_groups(self) -> tuple[int, ...] | None:
-        """The row groups of the part that the step looks at; None is all of them."""
-        return self.slices[0].groups if self.slices else None
 
     def each(self) -> list["Step"]:
         """The same on each slice by itself."""
@@ -266,9 +265,23 @@ def _balance(draft: Draft, step: Step, rows: pl.DataFrame, reasons: pl.Series) -
     return pl.select(pl.coalesce(reasons, why).alias("drop_reason")).to_series(), columns
 
 
+def read_rows(draft: Draft, step: Step, columns: list[str] | None = None) -> pl.DataFrame:
+    """The rows of the slice that a step looks at, as they came in. Raises: CorruptPart when the part is no Parquet file."""
+    path = draft.store.local(step.part)
+    one = step.slices[0] if step.slices else Slice(step.number)
+    try:
+        rows = pl.scan_parquet(path).slice(one.start, one.rows)
+        return cast(pl.DataFrame, (rows if columns is None else rows.select(columns)).collect())
+    except pl.exceptions.PolarsError as error:
+        msg = f"{draft.store.uri}/{step.part} is no Parquet file with such columns: {error}"
+        raise CorruptPart(msg) from error
+
+
 def _pairs(draft: Draft, step: Step) -> pl.DataFrame:
-    table_ = conform(read_table(draft.store, step.part, row_groups=step.row_groups), PAIRS, step.part)
-    return cast(pl.DataFrame, pl.from_arrow(table_))
+    rows = read_rows(draft, step)
+    if rows.schema == _PAIRS and not rows["uid"].null_count():
+        return rows
+    return cast(pl.DataFrame, pl.from_arrow(conform(rows.to_arrow(), PAIRS, step.part)))
 
 
 def _captions(rows: pl.DataFrame, config: FilterConfig) -> pa.Array:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, CorruptPart
 from dataops.schema import FILTERED, PACKED, PAIRS, uid
 from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts, read_table
 from dataops.store import FolderStore
@@ -186,8 +186,6 @@ def test_the_length_of_slices_does_not_show(tmp_path: Path, monkeypatch: pytest.
     whole = filtered(tmp_path / "whole", rows, 2, **config)
     monkeypatch.setattr(pairs_file, "ROW_GROUP", 100)
     monkeypatch.setattr(steps, "SLICE_ROWS", 150)
-    write_table = pq.write_table
-    monkeypatch.setattr(pq, "write_table", lambda *a, **k: write_table(*a, **k | {"row_group_size": 64}))
     sliced = filtered(tmp_path / "sliced", rows, 2, **config)
     assert sliced.counts == whole.counts
     assert sliced.facts | {"examples": {}} == whole.facts | {"examples": {}}
@@ -199,16 +197,25 @@ def test_the_length_of_slices_does_not_show(tmp_path: Path, monkeypatch: pytest.
         assert one.equals(other)
 
 
-def test_a_part_is_cut_between_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_parts_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "SLICE_ROWS", 100)
-    table = pa.table({"uid": [str(i) for i in range(330)]})
-    for number, size in enumerate((64, 120)):
-        pq.write_table(table, tmp_path / f"{number}.parquet", row_group_size=size)
-    names, store = ["0.parquet", "1.parquet", "small.parquet"], FolderStore(tmp_path)
-    found = slices_of(store, names, [330, 330, 100], FilterConfig())
-    assert [[one.groups for one in part] for part in found] == [[(0, 1), (2, 3), (4, 5)], [(0,), (1,), (2,)], [None]]
-    assert [one.number for part in found for one in part] == list(range(7))
-    assert slices_of(store, names[:1], [330], FilterConfig(language_page_weight=0.5)) == [(Slice(0),)]
+    found = slices_of([250, 100, 0, 1], FilterConfig())
+    assert [[(one.start, one.rows) for one in part] for part in found] == [
+        [(0, 100), (100, 100), (200, 50)],
+        [(0, 100)],
+        [(0, 0)],
+        [(0, 1)],
+    ]
+    assert [one.number for part in found for one in part] == list(range(6))
+    assert slices_of([250, 0], FilterConfig(language_page_weight=0.5)) == [(Slice(0, 0, 250),), (Slice(1, 0, 0),)]
+
+
+def test_a_part_that_is_none_is_named(tmp_path: Path):
+    pairs = snapshot(tmp_path, "extract", [some_pairs(20)])
+    path = tmp_path / pairs.path("part-00000.parquet")
+    path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 4))
+    with pytest.raises(CorruptPart, match="is no Parquet file"):
+        make(plan(FILTER, FilterConfig(), 0, [pairs]), Context(store=FolderStore(tmp_path), home=tmp_path, workers=1))
 
 
 def test_memory_decides_the_number_of_ranges():
