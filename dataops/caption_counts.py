@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.characters import next_code
+from dataops.characters import ASSIGNED, next_code
 from dataops.compiled import compiled
 from dataops.filters import UNSPACED
 from dataops.hashes import text_buffers
@@ -31,8 +31,8 @@ COUNTS = ("caption_chars", "caption_words", "caption_visible", "caption_letters"
 
 @lru_cache(maxsize=1)
 def classes() -> NDArray[np.uint8]:
-    """(0x110000,) the classes of each code point, as bits (0.2 s)."""
-    codes = np.delete(np.arange(0x110000, dtype=np.uint32), np.arange(0xD800, 0xE000))
+    """(0x110000,) the classes of each code point, as bits (0.1 s)."""
+    codes = np.array(ASSIGNED, np.uint32)
     characters = pl.Series(list(codes.tobytes().decode("utf-32-le")))
     found = np.zeros(0x110000, np.uint8)
     for bit, pattern in _CLASSES.items():

@@ -30,18 +30,16 @@ def describe(kept: pl.DataFrame, gone: pl.DataFrame) -> dict[str, Any]:
     """Of one part: kept rows by language, length, host and caption, and captions dropped for each reason."""
     captions = kept.select(caption=pl.col("caption").str.slice(0, _CAPTION_CHARS))["caption"]
     lengths = (kept["caption"].str.len_chars() // LENGTH_STEP).clip(upper_bound=LENGTH_STEPS)
-    shown = (
-        gone.sort("uid")
-        .group_by("drop_reason")
-        .agg(pl.col("caption").str.slice(0, _CAPTION_CHARS).head(EXAMPLES))
-        .sort("drop_reason")
-    )
+    shown = {
+        str(reason): rows.bottom_k(EXAMPLES, by="uid").sort("uid")["caption"].str.slice(0, _CAPTION_CHARS).to_list()
+        for (reason,), rows in gone.select("drop_reason", "uid", "caption").group_by("drop_reason")
+    }
     return {
         "languages": _counts(kept["language"].fill_null("unknown")),
         "lengths": {str(step): n for step, n in sorted(Counter(lengths.to_list()).items())},
         "hosts": _counts(kept.select(host(pl.col("url"))).to_series().fill_null("")),
         "captions": _counts(captions),
-        "examples": dict(shown.iter_rows()),
+        "examples": dict(sorted(shown.items())),
     }
 
 

@@ -1,6 +1,7 @@
 """One pass over the bytes says what the regular expressions say."""
 
 import re
+import unicodedata
 
 import polars as pl
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.caption_counts import COUNTS, counted
+from dataops.characters import ASSIGNED
 from dataops.filters import word_count
 from dataops.personal import PATTERNS, has_personal
 
@@ -51,6 +53,23 @@ def test_capitals_are_found_as_by_changing_the_case(texts: list[str]):
     caption = pl.col("caption")
     slow = (caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase())
     assert counted(frame["caption"])["caption_capitals"].to_list() == frame.select(slow).to_series().to_list()
+
+
+def test_what_is_not_looked_at_is_no_letter_mark_or_number():
+    others = pl.Series([chr(code) for code in sorted({*range(0xE000, 0x110000)} - set(ASSIGNED))])
+    assert not others.str.contains(r"[\s\d\p{L}\p{M}]").any()
+    assert not {unicodedata.category(c) for c in others.to_list()} & {
+        "Lu",
+        "Ll",
+        "Lt",
+        "Lm",
+        "Lo",
+        "Mn",
+        "Mc",
+        "Nd",
+        "Nl",
+        "No",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))
