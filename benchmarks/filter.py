@@ -96,6 +96,7 @@ def main() -> int:
         paths, parts = make_parts(folder, number)
         say(told(paths[0]))
         few = paths[:MATCHED_PARTS]
+        filter_cases.query_list(folder)
         cases: list[tuple[str, str, list[str], Sequence[Path], float]] = [
             ("rules", "rules_ours", ["rules_pandas"], paths, 6),
             ("dedupe", "dedupe_ours", ["dedupe_pandas"], paths, 5),

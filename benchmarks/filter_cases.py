@@ -3,6 +3,7 @@
 Each takes the paths of parts and returns (seconds, what to compare). Of reading, the clock covers what the case says.
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -119,18 +120,23 @@ def dedupe_pandas(paths: Sequence[Path]) -> Result:
 # match: from captions in memory to the queries in each
 
 
-def query_list() -> list[str]:
-    """Words, and runs of two to four words of made-up captions, as titles and frequent bigrams would be."""
+def query_list(folder: Path) -> list[str]:
+    """Words, and runs of two to four words of made-up captions, as titles and frequent bigrams would be; kept in a file."""
     from benchmarks.filter_rows import text_of, words
 
+    file = folder / "queries.json"
+    if file.is_file():
+        return json.loads(file.read_text())
     found = {word.strip() for word in words()[0].to_pylist()}
     number, seeds = 0, np.arange(200_000, dtype=np.uint64)
-    while len(found) < QUERIES:
-        runs = text_of(seeds + np.uint64(number), 60, 2.4, 0.3, 4, language=number % 3 % 2)
+    while len(found) < QUERIES + 20_000:
+        runs = text_of(seeds + np.uint64(number), 60, 2.4, 0.3, 4, language=0)
         found.update(run for run in runs.to_list() if " " in run)
         number += len(seeds)
-    normal = {" ".join(said(query)) for query in found}
-    return sorted(normal - {""})[:QUERIES]
+    normal = sorted({" ".join(said(query)) for query in found} - {""})
+    queries = [normal[i] for i in np.linspace(0, len(normal) - 1, QUERIES).astype(int)]
+    file.write_text(json.dumps(queries))
+    return queries
 
 
 def said(text: str) -> list[str]:
@@ -151,7 +157,7 @@ def match_ours(paths: Sequence[Path]) -> Result:
     """Our matching, from the column as it is."""
     from dataops.query_matching import compile_queries, match
 
-    queries = compile_queries(query_list())
+    queries = compile_queries(query_list(paths[0].parent))
     captions = [part.to_arrow() for part in _captions(paths)]
     match(captions[0][:10], queries)
     started = time.perf_counter()
@@ -165,7 +171,7 @@ def match_pyahocorasick(paths: Sequence[Path]) -> Result:
     import ahocorasick
 
     automaton = ahocorasick.Automaton()
-    for number, query in enumerate(query_list()):
+    for number, query in enumerate(query_list(paths[0].parent)):
         automaton.add_word(f" {query} ", number)
     automaton.make_automaton()
     captions = _padded(paths)
@@ -179,7 +185,7 @@ def match_ahocorasick_rs(paths: Sequence[Path]) -> Result:
     """The same with an automaton in Rust."""
     from ahocorasick_rs import AhoCorasick
 
-    automaton = AhoCorasick([f" {query} " for query in query_list()], store_patterns=False)
+    automaton = AhoCorasick([f" {query} " for query in query_list(paths[0].parent)], store_patterns=False)
     captions = _padded(paths)
     started = time.perf_counter()
     find = automaton.find_matches_as_indexes
