@@ -63,7 +63,8 @@ def load_model() -> Model:
 
 def encoded(texts: Sequence[str]) -> Texts:
     """The texts without addresses, as code points."""
-    cleaned = [prepared(text) for text in texts]
+    plain = (text.isascii() and "@" not in text and "://" not in text for text in texts)
+    cleaned = [text if is_plain else prepared(text) for text, is_plain in zip(texts, plain, strict=True)]
     starts = np.zeros(len(cleaned) + 1, np.int64)
     np.cumsum([len(text) for text in cleaned], out=starts[1:])
     return Texts(np.frombuffer("".join(cleaned).encode("utf-32-le", "surrogatepass"), np.uint32), starts)

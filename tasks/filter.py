@@ -1,13 +1,15 @@
 """The filter stage: all that text and addresses can decide, before a byte is downloaded.
 
-Each step is a map, over the parts that came in or over ranges of hashes (tasks.filter_steps): `judge` asks the rules of
-each row; `choose` decides among duplicates, seeing only hashes, a range at a time; `count_queries` counts what captions
-speak of; `write` makes a kept and a dropped part of each part that came in.
+Each step is a map, over slices of the parts that came in or over ranges of hashes (tasks.filter_steps): `judge` asks the
+rules of each row; `choose` decides among duplicates, seeing only hashes, a range at a time; `count_queries` counts what
+captions speak of; `write` makes a kept and a dropped part of each part that came in.
 """
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,19 @@ from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft, Input, Record, find
 from tasks import filter_steps as steps
 from tasks.filter_config import FilterConfig
-from tasks.filter_steps import NAME, Step
+from tasks.filter_steps import NAME, Slice, Step
 from tasks.filter_summary import add_up, describe_balance
-from tasks.parts import map_parts
+from tasks.parts import map_parts, shared_workers
 from tasks.ranges import get_piece, put_pieces
-from tasks.stage import Context, Made, Stage, Work, gather
+from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
 VERSION = 3
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
+_RANGE_ROWS = 1 << 20
+"""Of a range, at most: so that there is work for all, and the tables of hashes stay near the processor."""
 
 
 def outside(config: FilterConfig) -> list[Input]:
@@ -49,6 +53,11 @@ def outside(config: FilterConfig) -> list[Input]:
 
 def make(work: Work) -> Made:
     """Judge, choose, balance, write. Raises: ContractError when nothing, or too little, is left."""
+    with shared_workers(work.context) as context:
+        return _make(replace(work, context=context))
+
+
+def _make(work: Work) -> Made:
     config: FilterConfig = work.config
     run = _Run(work)
     if not run.written():
@@ -63,10 +72,10 @@ def make(work: Work) -> Made:
         if config.balance is not None:
             run.over_parts(steps.count_queries)
             run.sum_queries()
-    records = run.over_parts(steps.write, work.context)
+    records = run.write()
     parts, counts = gather(records)
     check_left(counts, config.max_drop_fraction)
-    return Made(parts, counts, run.facts(records))
+    return Made(parts, counts, run.facts())
 
 
 class _Run:
@@ -77,17 +86,32 @@ class _Run:
         self.config: FilterConfig = work.config
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
+        self.slices = slices_of([part.rows for part in came], self.config)
         self.bits = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
         self.seen = tuple(_seen_parts(work))
-        self.quiet = Context(store=work.context.store, home=work.context.home, workers=work.context.workers)
+        self.quiet = replace(work.context, progress=lambda done, total, line: None)
 
-    def _step(self, function: Callable[[Draft, Step], Record], number: int, part: str = "") -> Step:
-        return Step(function, number, part, len(self.names), self.bits, self.seen, self.config)
+    def _step(
+        self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[Slice, ...] = ()
+    ) -> Step:
+        total = sum(map(len, self.slices))
+        return Step(function, number, part, total, self.bits, self.seen, self.config, slices)
 
-    def over_parts(self, function: Callable[[Draft, Step], Record], context: Context | None = None) -> list[Record]:
-        """Map over the parts; with `context`, showing progress."""
-        tasks = [self._step(function, number, name) for number, name in enumerate(self.names)]
-        return map_parts(steps.run, tasks, self.draft, context or self.quiet)
+    def _sliced(self, function: Callable[[Draft, Step], Record]) -> list[Step]:
+        named = zip(self.names, self.slices, strict=True)
+        return [self._step(function, one.number, name, (one,)) for name, slices in named for one in slices]
+
+    def over_parts(self, function: Callable[[Draft, Step], Record]) -> None:
+        """Map over the parts, a slice at a time."""
+        map_parts(steps.run, self._sliced(function), self.draft, self.quiet)
+
+    def write(self) -> list[Record]:
+        """Map over the parts, showing progress."""
+        return map_parts(steps.run, self._writes(), self.draft, self.context)
+
+    def _writes(self) -> list[Step]:
+        named = zip(self.names, self.slices, strict=True)
+        return [self._step(steps.write, number, *part) for number, part in enumerate(named)]
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the ranges of hashes; where there is one only, in this process, for another takes seconds to start."""
@@ -103,33 +127,50 @@ class _Run:
 
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
-        return all(self.draft.done(self._step(steps.write, n).id) for n in range(len(self.names)))
+        return all(self.draft.done(step.id) for step in self._writes())
 
     def sum_queries(self) -> None:
         """Add up what count_queries found."""
         put_pieces(self.draft, "query-counts.arrow", [pl.DataFrame({"count": self._summed("queries")})])
 
-    def facts(self, records: list[Record]) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
         alone = Counter[str]()
-        for number in range(len(self.names)):
-            judged = self.draft.done(self._step(steps.judge, number).id)
+        for step in self._sliced(steps.judge):
+            judged = self.draft.done(step.id)
             alone.update(judged.facts["alone"] if judged else {})
-        facts: dict[str, Any] = {**add_up(r.facts for r in records), "alone": dict(sorted(alone.items()))}
+        texts = (self.draft.store.read(self.draft.scratch(steps.description(n))) for n in range(len(self.names)))
+        facts: dict[str, Any] = {**add_up(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = get_piece(self.draft, "query-counts.arrow", 0)["count"].to_numpy()
             facts["balance"] = describe_balance(before, self._summed("queries-left"))
         return facts
 
     def _summed(self, kind: str) -> NDArray[np.int64]:
-        each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in range(len(self.names)))
+        numbers = (one.number for slices in self.slices for one in slices)
+        each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in numbers)
         return sum(each, np.zeros(1, np.int64))
 
 
+def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[Slice, ...]]:
+    """The slices of parts that have so many rows.
+
+    Where a caption's page counts for its language, a part is one slice: a page's captions must be seen together.
+    """
+    found: list[tuple[Slice, ...]] = []
+    for total in rows:
+        size = max(total, 1) if config.language_page_weight else steps.SLICE_ROWS
+        before = sum(map(len, found))
+        starts = range(0, max(total, 1), size)
+        found.append(tuple(Slice(before + i, start, min(size, total - start)) for i, start in enumerate(starts)))
+    return found
+
+
 def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:
-    """Into how many ranges (2^bits) the hashes are cut, so that `workers` of them fit in memory at once."""
+    """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, none has many rows."""
     needed = rows * (KEY_BYTES + 16) * _COPIES * workers
-    return max(0, (max(needed, 1) - 1) // memory_limit_bytes).bit_length()
+    ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), 1)
+    return (ranges - 1).bit_length()
 
 
 def check_left(counts: Counts, max_drop_fraction: float) -> None:

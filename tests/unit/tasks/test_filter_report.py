@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from dataops.snapshot import Counts, Manifest
+from tasks import filter_summary
 from tasks.filter_report import report_html
 from tasks.filter_summary import EXAMPLES, add_up, describe, describe_balance
 
@@ -65,6 +66,21 @@ def test_it_says_what_the_manifest_says():
         "a red kite",
     ):
         assert said in page.text, said
+
+
+def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
+    monkeypatch.setattr(filter_summary, "_HELD", 10)
+    parts = [pairs(["a kite"] * 3 + ["a dog"] * 2 + [f"number {part} {i}" for i in range(8)]) for part in range(9)]
+    facts = add_up(describe(part, part.clear()) for part in parts)
+    assert list(facts["captions"].items())[:2] == [("a kite", 27), ("a dog", 18)]
+    assert len(facts["captions"]) <= 10
+
+
+def test_of_many_captions_the_most_frequent_are_told(monkeypatch):
+    monkeypatch.setattr(filter_summary, "_PER_PART", 4)
+    said = ["d", "c", "b", "a", "e", "b", "c", "c"]
+    assert list(describe(pairs(said), pairs(["x"]))["captions"].items()) == [("c", 3), ("b", 2), ("a", 1), ("d", 1)]
+    assert describe(pairs(["x", "y"]), pairs(["z"]))["captions"] == {"x": 1, "y": 1}
 
 
 def test_the_curve_over_queries():
