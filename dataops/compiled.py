@@ -1,4 +1,4 @@
-"""Compiled inner loops: numba, loaded at the first call, with its results cached on disk where some place can be written to.
+"""Compiled inner loops: numba, loaded at the first call, with its results cached on disk where there is a place for them.
 
 The command and most workers call none of these functions, and numba takes most of a second to import.
 """

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dataops.query_matching import Queries
+from dataops.query_matching import Queries, compile_queries
 
 LANGUAGES = {
     **{
@@ -38,10 +36,8 @@ def list_version() -> str:
 
 
 @lru_cache(maxsize=4)
-def unsafe_words(languages: Sequence[str]) -> "Queries":
+def unsafe_words(languages: Sequence[str]) -> Queries:
     """The words and phrases of some languages (a tuple of codes), to be matched as whole words in any case."""
-    from dataops.query_matching import compile_queries  # which loads a compiler
-
     folder = files("glin_profanity").joinpath("data", "dictionaries")
     words: set[str] = set()
     for code in languages:

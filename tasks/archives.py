@@ -1,12 +1,14 @@
 """`kind = "warc"`: archives of whole pages, as crawlers write them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from dataops.candidates import Origin, PageBounds
 from dataops.charsets import utf8_page
+from dataops.markup import BadPage
+from dataops.pages import PagePairs, page_pairs
 from dataops.snapshot import Input
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Damage, Page, read_pages
@@ -14,9 +16,6 @@ from tasks.pairs_writer import PairsWriter
 from tasks.source_files import file_inputs, find, source_files
 from tasks.sources import Source, SourceFile
 from tasks.stage import Context
-
-if TYPE_CHECKING:
-    from dataops.pages import PagePairs
 
 
 class FilesSource(Source):
@@ -59,8 +58,6 @@ class PagesSource(Source):
 
     def read_page(self, page: Page, rows: PairsWriter) -> None:
         """Take the candidates of one page."""
-        from dataops.markup import BadPage  # which loads a compiler
-
         bounds = PageBounds(self.max_caption_chars, self.max_url_chars)
         opt_out = frozenset(directive.lower() for directive in self.opt_out_directives)
         try:
@@ -83,13 +80,11 @@ class WarcSource(FilesSource, PagesSource):
     extracted_with: ClassVar[str] = "pairmill-warc/2"
 
 
-def read_page(page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()) -> tuple[str, "PagePairs"]:
+def read_page(page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()) -> tuple[str, PagePairs]:
     """The page's canonical address, and what it gives.
 
     Raises: BadUrl, BadPage when it has no usable address or cannot be read.
     """
-    from dataops.pages import page_pairs
-
     page_url = canonical_url(page.url, page.url, bounds.url)
     html, _ = utf8_page(page.body, page.charset)
     return page_url, page_pairs(html, page_url, bounds, opt_out, page.opt_out)
