@@ -60,6 +60,8 @@ def make(work: Work) -> Made:
         if "caption" in config.dedupe:
             run.over_parts(steps.regroup)
             run.over_ranges(steps.choose_captions)
+        if config.near_captions is not None:
+            run.drop_near_captions()
         if config.balance is not None:
             run.over_parts(steps.count_queries)
             run.sum_queries()
@@ -77,12 +79,19 @@ class _Run:
         self.config: FilterConfig = work.config
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
-        self.bits = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
+        row_bytes = KEY_BYTES + 16
+        if self.config.near_captions is not None:
+            from tasks.filter_near import row_bytes as near_row_bytes  # which loads a compiler
+
+            row_bytes = max(row_bytes, near_row_bytes(self.config.near_captions))
+        rows = sum(part.rows for part in came)
+        self.bits = range_bits(rows, work.context.workers, self.config.memory_limit_bytes, row_bytes)
         self.seen = tuple(_seen_parts(work))
         self.quiet = Context(store=work.context.store, home=work.context.home, workers=work.context.workers)
 
     def _step(self, function: Callable[[Draft, Step], Record], number: int, part: str = "") -> Step:
-        return Step(function, number, part, len(self.names), self.bits, self.seen, self.config)
+        workers = self.context.workers
+        return Step(function, number, part, len(self.names), self.bits, self.seen, self.config, workers)
 
     def over_parts(self, function: Callable[[Draft, Step], Record], context: Context | None = None) -> list[Record]:
         """Map over the parts; with `context`, showing progress."""
@@ -94,12 +103,30 @@ class _Run:
         tasks = [self._step(function, number) for number in range(1 << self.bits)]
         if len(tasks) > 1:
             map_parts(steps.run, tasks, self.draft, self.quiet)
-        elif not self.draft.done(tasks[0].id):
-            self.draft.finish(steps.run(self.draft, tasks[0]))
+        else:
+            self._here(tasks[0])
+
+    def _here(self, task: Step) -> None:
+        """Do a step in this process."""
+        if not self.draft.done(task.id):
+            self.draft.finish(steps.run(self.draft, task))
 
     def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts of the datasets that were made before."""
         map_parts(steps.run, [self._step(function, n) for n in range(len(self.seen))], self.draft, self.quiet)
+
+    def drop_near_captions(self) -> None:
+        """Find and settle near-duplicate captions."""
+        from tasks import filter_near as near
+
+        self.over_parts(near.read_words)
+        self.over_ranges(near.choose_same)
+        self.over_parts(near.sign)
+        self.over_ranges(near.find_mates)
+        self.over_parts(near.carry)
+        self.over_ranges(near.compare)
+        for number in range(1 << self.bits):  # in order: each asks those before it
+            self._here(self._step(near.settle, number))
 
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
@@ -126,9 +153,9 @@ class _Run:
         return sum(each, np.zeros(1, np.int64))
 
 
-def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:
+def range_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES + 16) -> int:
     """Into how many ranges (2^bits) the hashes are cut, so that `workers` of them fit in memory at once."""
-    needed = rows * (KEY_BYTES + 16) * _COPIES * workers
+    needed = rows * row_bytes * _COPIES * workers
     return max(0, (max(needed, 1) - 1) // memory_limit_bytes).bit_length()
 
 

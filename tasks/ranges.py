@@ -5,6 +5,7 @@ A map over the parts writes one such table a part, with a piece a range; a map o
 
 import io
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import polars as pl
 import pyarrow as pa
@@ -42,6 +43,13 @@ def by_range(frame: pl.DataFrame, high: str, bits: int) -> list[pl.DataFrame]:
         pieces.append(grouped.slice(start, sizes.get(number, 0)))
         start += sizes.get(number, 0)
     return pieces
+
+
+def split(frame: pl.DataFrame, numbers: pl.Series, count: int) -> list[pl.DataFrame]:
+    """The rows of each of the numbers 0 to `count` - 1 that a series gives them."""
+    order, starts = numbers.arg_sort(), numbers.sort().search_sorted(list(range(count + 1)))
+    grouped = frame[order]
+    return [grouped.slice(start, end - start) for start, end in pairwise(starts.to_list())]
 
 
 def pieces_of(draft: Draft, names: Sequence[str], number: int) -> Iterator[pl.DataFrame]:
