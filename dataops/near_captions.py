@@ -21,7 +21,7 @@ MOST_LEADERS = 64
 linear."""
 
 MEMBERS = {"bucket": pl.UInt64, "id": pl.UInt64, "rank": pl.UInt64, "origin": pl.UInt64, "caption": pl.String}
-"""A row in a bucket: that is, with the hash of one band of its signature."""
+"""A row, whose caption has a word, in a bucket: that is, with the hash of one band of its signature."""
 PAIRS = {
     **{f"better{what}": pl.UInt64 for what in ("", "_rank", "_origin")},
     **{f"worse{what}": pl.UInt64 for what in ("", "_rank")},
