@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -46,10 +47,10 @@ def by_range(frame: pl.DataFrame, high: str, bits: int) -> list[pl.DataFrame]:
 
 
 def split(frame: pl.DataFrame, numbers: pl.Series, count: int) -> list[pl.DataFrame]:
-    """The rows of each of the numbers 0 to `count` - 1 that a series gives them."""
-    order, starts = numbers.arg_sort(), numbers.sort().search_sorted(list(range(count + 1)))
-    grouped = frame[order]
-    return [grouped.slice(start, end - start) for start, end in pairwise(starts.to_list())]
+    """The rows of each of the numbers 0 to `count` - 1 that a series gives them, in their order."""
+    order = np.argsort(numbers.to_numpy(), kind="stable")
+    grouped, ends = frame[order], np.bincount(numbers.to_numpy(), minlength=count).cumsum().tolist()
+    return [grouped.slice(start, end - start) for start, end in pairwise([0, *ends])]
 
 
 def pieces_of(draft: Draft, names: Sequence[str], number: int) -> Iterator[pl.DataFrame]:

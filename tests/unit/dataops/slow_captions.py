@@ -57,7 +57,9 @@ def signature(text: str | None, hashes: int) -> list[int]:
     numbers = [mixed(i * GOLDEN & MASK64) >> 32 for i in range(1, 2 * hashes + 1)]
     bases = [mixed(ord(s[0]) << 42 | ord(s[1]) << 21 | ord(s[2])) >> 32 for s in shingles(text)]
     functions = zip(numbers[:hashes], numbers[hashes:], strict=True)
-    return [min([((factor | 1) * base + more) & MASK32 for base in bases], default=MASK32) for factor, more in functions]
+    return [
+        min([((factor | 1) * base + more) & MASK32 for base in bases], default=MASK32) for factor, more in functions
+    ]
 
 
 def bands(text: str | None, scope: int, number: int, rows: int) -> list[int]:

@@ -87,7 +87,8 @@ def test_the_scheme_of_0_8():
 
 
 WORDS = [
-    "".join(random.Random(i).choices("etaoinshrdlucmfwypvbgk", k=random.Random(-i).randint(2, 9))) for i in range(1, 400)
+    "".join(random.Random(i).choices("etaoinshrdlucmfwypvbgk", k=random.Random(-i).randint(2, 9)))
+    for i in range(1, 400)
 ]
 
 

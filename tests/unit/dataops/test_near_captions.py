@@ -14,7 +14,8 @@ from dataops.near_captions import MEMBERS, MOST_LEADERS, PAIRS, by_rank, leaving
 from dataops.schema import uid
 from tests.unit.dataops import slow_captions as slow
 
-CAPTION = st.lists(st.sampled_from("a red kite over the old hill again Kite! 京 塔".split()), min_size=1, max_size=7).map(" ".join)
+WORDS = ["a", "red", "kite", "over", "the", "old", "hill", "again", "Kite!", "京", "塔"]
+CAPTION = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
 MEMBER = st.fixed_dictionaries(
     {"bucket": st.integers(0, 2), "rank": st.integers(0, 4), "origin": st.integers(0, 1), "caption": CAPTION}
 )
@@ -64,7 +65,9 @@ def frame(pairs: set[tuple[int, int]], order: dict[int, tuple[int, int, int]]) -
     return pl.DataFrame(rows, schema=PAIRS, orient="row")
 
 
-def graph(pairs: set[tuple[int, int]], ranks: list[int]) -> tuple[set[tuple[int, int]], dict[int, tuple[int, int, int]]]:
+def graph(
+    pairs: set[tuple[int, int]], ranks: list[int]
+) -> tuple[set[tuple[int, int]], dict[int, tuple[int, int, int]]]:
     order = {i: (ranks[i], i % 2, i) for i in range(16)}
     return {(a, b) if order[a] < order[b] else (b, a) for a, b in pairs}, order
 
@@ -133,7 +136,9 @@ def test_the_rank_is_that_of_duplicates():
 
 def test_ranges_of_ranks_hold_about_as_many():
     numbers = np.random.default_rng(0)
-    ranks = pl.Series((numbers.integers(0, 3, 8000).astype(np.uint64) << np.uint64(60)) + numbers.integers(0, 2**50, 8000))
+    ranks = pl.Series(
+        (numbers.integers(0, 3, 8000).astype(np.uint64) << np.uint64(60)) + numbers.integers(0, 2**50, 8000)
+    )
     found = by_rank(ranks.cast(pl.UInt64), pl.Series(one_in(ranks.cast(pl.UInt64), 10)), 8)
     sizes = found.value_counts().sort(found.name)["count"]
     assert sizes.len() == 8
