@@ -1,4 +1,5 @@
-"""Filtering against what is in use: pandas for rules and dedupe, pyahocorasick for queries (as MetaCLIP does).
+"""Filtering against what is in use: pandas for rules and dedupe, pyahocorasick for queries (as MetaCLIP does), and
+datasketch and rensa for MinHash signatures.
 
     python -m benchmarks.filter [--quick] [--json] [--rows 5000000] [--memory]
 
@@ -23,6 +24,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from benchmarks.filter_minhash import minhash
 from benchmarks.measure import Row, arguments, finish, peak_bytes
 from dataops.digest import file_sha256
 from dataops.schema import PAIRS, conform, uid, uid_sum
@@ -289,6 +291,9 @@ def main() -> int:
             rows.append(row)
             equal &= same
             say(line)
+        table, same, line = minhash(paths[0], times)
+        rows, equal = rows + table, equal and same
+        say(line)
         sizes = [number] if not options.memory else [1_000_000, 4_000_000, 20_000_000]
         for size in sizes:
             parts = paths if size == number else make_parts(Path(folder) / str(size), size)
@@ -296,7 +301,7 @@ def main() -> int:
             speed = f"{size / seconds:,.0f} rows/s, greatest process {peak / 1e6:,.0f} MB"
             say(f"whole stage, {size:,} rows: {speed}; in and kept {json.dumps(result)}")
             rows.append(Row(f"stage {size}", size / seconds, 200_000, "the goal", "rows/s", 1))
-    packages = ["polars", "pandas", "pyahocorasick", "numba"]
+    packages = ["polars", "pandas", "pyahocorasick", "numba", "datasketch", "rensa"]
     return finish("filter", rows, packages, equal=equal, as_json=options.json)
 
 
