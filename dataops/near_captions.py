@@ -97,6 +97,18 @@ def leaving(pairs: pl.DataFrame, gone: pl.Series) -> pl.DataFrame:
     return pairs.filter(pl.Series(leaves)).select("worse", "worse_rank").unique().sort("worse")
 
 
+def by_rank(ranks: pl.Series, samples: pl.Series, ranges: int) -> pl.Series:
+    """The number (UInt32) of the range of ranks that each rank lies in: about equally many of the samples lie in each."""
+    sorted_ = np.sort(samples.to_numpy())
+    bounds = sorted_[len(sorted_) * np.arange(1, ranges) // ranges] if len(sorted_) else sorted_
+    return pl.Series(np.searchsorted(bounds, ranks.to_numpy(), side="right").astype(np.uint32))
+
+
+def one_in(ranks: pl.Series, step: int) -> NDArray[np.uint64]:
+    """One of so many of the sorted ranks, as samples for by_rank."""
+    return np.sort(ranks.to_numpy())[::step]
+
+
 @compiled()
 def _settle(better, worse, gone, leaves):
     """By the time that a row's pairs as the better one come, all its pairs as the worse one have been."""
@@ -138,15 +150,3 @@ def _find_leaders(data, offsets, kinds, folds, several, starts, threshold, leade
                 sets[count, :size] = own[:size]
                 sizes[count], places[count] = size, i
                 count += 1
-
-
-def by_rank(ranks: pl.Series, samples: pl.Series, ranges: int) -> pl.Series:
-    """The number (UInt32) of the range of ranks that each rank lies in: about equally many of the samples lie in each."""
-    sorted_ = np.sort(samples.to_numpy())
-    bounds = sorted_[len(sorted_) * np.arange(1, ranges) // ranges] if len(sorted_) else sorted_
-    return pl.Series(np.searchsorted(bounds, ranks.to_numpy(), side="right").astype(np.uint32))
-
-
-def one_in(ranks: pl.Series, step: int) -> NDArray[np.uint64]:
-    """Every so-manieth of the sorted ranks, for by_rank."""
-    return np.sort(ranks.to_numpy())[::step]

@@ -31,7 +31,7 @@ class NearCaptionsConfig(StageConfig):
 
     threshold: float = Field(default=0.8, ge=0.5, le=1)
     """Captions are near-duplicates whose sets of runs of three characters (in any case, without punctuation) have this
-    Jaccard similarity at least: 0.8 is about one word of fifteen, and no word of three."""
+    Jaccard similarity at least: at 0.8, about one word of ten may differ, or a letter of five words."""
     scope: Literal["host", "all"] = "host"
     """`host`: only captions of images of one host are compared: series and templates of one site. `all`: those of all
     hosts: few ways of saying something stay, and with them few pictures of it."""

@@ -4,7 +4,12 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dataops.caption_minhash import scheme
 from dataops.duplicates import keys
@@ -16,6 +21,7 @@ from tasks import filter as filter_stage
 from tasks import filter_near as near
 from tasks.filter import FILTER
 from tasks.filter_config import FilterConfig, NearCaptionsConfig
+from tasks.ranges import split
 from tasks.stage import Context, check_conservation, make, plan
 from tests.unit.dataops import slow_captions as slow
 from tests.unit.dataops.test_caption_minhash import variants
@@ -91,8 +97,6 @@ def test_one_of_what_is_alike_stays_within_a_host_or_over_all(tmp_path: Path):
 @pytest.mark.usefixtures("inline")
 def test_as_plain_python_does_it(tmp_path: Path):
     """The whole way in plain Python: same normal forms, buckets of band hashes, leaders, the greedy choice."""
-    import polars as pl
-
     rows = pairs(variants(5, 250), hosts=1) + [row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)]
     threshold, by = 0.7, scheme(0.7)
     found = filtered(tmp_path, rows, near_captions={"threshold": threshold, "scope": "all"})
@@ -165,9 +169,6 @@ def test_recall_and_precision_against_all_pairs(tmp_path: Path):
 
 @pytest.mark.usefixtures("inline")
 def test_what_is_balanced_is_what_is_left(tmp_path: Path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.table({"query": ["boat"]}), tmp_path / "queries.parquet")
     said = [f"an old wooden boat lies on the beach of the island number {i}" for i in range(50)]
     balance = {"queries": str(tmp_path / "queries.parquet"), "max_per_query": 1000}
@@ -211,6 +212,15 @@ def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: 
         again = filtered(tmp_path / str(interrupted), rows, near_captions={})
         assert again.content_digest == whole.content_digest
         assert asked.total() == steps + 1  # only what was interrupted was begun twice
+
+
+@given(st.lists(st.integers(0, 4), max_size=30))
+def test_split(numbers: list[int]):
+    frame = pl.DataFrame({"row": range(len(numbers))}, schema={"row": pl.Int64})
+    pieces = split(frame, pl.Series(numbers, dtype=pl.UInt32), 5)
+    assert [piece["row"].to_list() for piece in pieces] == [
+        [i for i, n in enumerate(numbers) if n == k] for k in range(5)
+    ]
 
 
 def test_the_config():
