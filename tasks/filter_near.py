@@ -45,7 +45,7 @@ def read_words(draft: Draft, step: Step) -> Record:
     normal = normal_hashes(captions)
     words = ranked.with_columns(
         caption_high=pl.Series(normal[:, 0] ^ scopes), caption_low=pl.Series(normal[:, 1])
-    ).filter(pl.Series(normal.any(axis=1)))
+    ).filter(pl.Series((normal[:, 0] | normal[:, 1]) != 0))
     put_pieces(draft, table("near-words", step.number), by_range(words, "caption_high", step.bits))
     return Record(task=step.id)
 
