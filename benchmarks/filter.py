@@ -1,4 +1,5 @@
-"""Filtering against what is in use: pandas for rules and dedupe, pyahocorasick for queries (as MetaCLIP does).
+"""Filtering against what is in use: pandas for rules and dedupe, pyahocorasick for queries (as MetaCLIP does), and
+datasketch and rensa for MinHash signatures.
 
     pip install -e '.[bench]'
     python -m benchmarks.filter [--quick] [--json] [--rows 5000000] [--memory] [--folder DIR] [--only rules,stage]
@@ -19,9 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import filter_cases
+from benchmarks.filter_minhash import minhash
 from benchmarks.filter_rows import make_parts, told
 from benchmarks.measure import Row, TreeMemory, arguments, finish
 
+PACKAGES = (
+    *("polars", "pandas", "pyarrow", "numba", "wordfreq"),
+    *("pyahocorasick", "ahocorasick_rs", "datasketch", "rensa"),
+)
 MATCHED_PARTS = 1
 """Parts whose captions are matched: the peers take seconds for each."""
 
@@ -86,7 +92,7 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="where the pairs are kept for the next time (2.5 GB for 20 million)"
     )
-    parser.add_argument("--only", default="rules,dedupe,match,stage", help="the cases to run")
+    parser.add_argument("--only", default="rules,dedupe,match,minhash,stage", help="the cases to run")
     options = parser.parse_args()
     number = 300_000 if options.quick else options.rows
     times = 1
@@ -110,11 +116,14 @@ def main() -> int:
                 table, same, line = compare(case, ours, peers, where, measured, times, goal)
                 rows, equal = rows + table, equal and same
                 say(line)
+        if "minhash" in options.only:
+            table, same, line = minhash(paths[0], times)
+            rows, equal = rows + table, equal and same
+            say(line)
         for size in [1_000_000, 4_000_000, 20_000_000] if options.memory else [number]:
             if "stage" in options.only:
                 rows += stage_row(folder, size, say)
-    packages = ["polars", "pandas", "pyarrow", "pyahocorasick", "ahocorasick_rs", "numba", "wordfreq"]
-    return finish("filter", rows, packages, equal=equal, as_json=options.json)
+    return finish("filter", rows, PACKAGES, equal=equal, as_json=options.json)
 
 
 if __name__ == "__main__":

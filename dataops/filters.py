@@ -235,7 +235,7 @@ def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None
         counts: what caption_counts.counted says of the captions, where it is known already.
     """
     if counts is None:
-        from dataops.caption_counts import counted  # which loads a compiler; to check a config takes none
+        from dataops.caption_counts import counted  # which imports this module
 
         counts = counted(rows["caption"])
     return rows.with_columns(counts).select(rule.fill_null(value=False).alias(name) for name, rule in rules(config))

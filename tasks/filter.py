@@ -21,6 +21,7 @@ from dataops.digest import file_sha256
 from dataops.duplicates import KEY_BYTES
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft, Input, Record, find
+from tasks import filter_near as near
 from tasks import filter_steps as steps
 from tasks.filter_config import FilterConfig
 from tasks.filter_steps import NAME, Slice, Step
@@ -69,6 +70,8 @@ def _make(work: Work) -> Made:
         if "caption" in config.dedupe:
             run.over_parts(steps.regroup)
             run.over_ranges(steps.choose_captions)
+        if config.near_captions is not None:
+            run.drop_near_captions()
         if config.balance is not None:
             run.over_parts(steps.count_queries)
             run.sum_queries()
@@ -87,15 +90,19 @@ class _Run:
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
         self.slices = slices_of([part.rows for part in came], self.config)
-        self.bits = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
+        row_bytes = KEY_BYTES + 16
+        if self.config.near_captions is not None:
+            row_bytes = max(row_bytes, near.row_bytes(self.config.near_captions))
+        rows = sum(part.rows for part in came)
+        self.bits = range_bits(rows, work.context.workers, self.config.memory_limit_bytes, row_bytes)
         self.seen = tuple(_seen_parts(work))
         self.quiet = replace(work.context, progress=lambda done, total, line: None)
 
     def _step(
         self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[Slice, ...] = ()
     ) -> Step:
-        total = sum(map(len, self.slices))
-        return Step(function, number, part, total, self.bits, self.seen, self.config, slices)
+        total, workers = sum(map(len, self.slices)), self.context.workers
+        return Step(function, number, part, total, self.bits, self.seen, self.config, slices, workers)
 
     def _sliced(self, function: Callable[[Draft, Step], Record]) -> list[Step]:
         named = zip(self.names, self.slices, strict=True)
@@ -118,12 +125,28 @@ class _Run:
         tasks = [self._step(function, number) for number in range(1 << self.bits)]
         if len(tasks) > 1:
             map_parts(steps.run, tasks, self.draft, self.quiet)
-        elif not self.draft.done(tasks[0].id):
-            self.draft.finish(steps.run(self.draft, tasks[0]))
+        else:
+            self._here(tasks[0])
+
+    def _here(self, task: Step) -> None:
+        """Do a step in this process."""
+        if not self.draft.done(task.id):
+            self.draft.finish(steps.run(self.draft, task))
 
     def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts of the datasets that were made before."""
         map_parts(steps.run, [self._step(function, n) for n in range(len(self.seen))], self.draft, self.quiet)
+
+    def drop_near_captions(self) -> None:
+        """Find and settle near-duplicate captions."""
+        self.over_parts(near.read_words)
+        self.over_ranges(near.choose_same)
+        self.over_parts(near.sign)
+        self.over_ranges(near.find_mates)
+        self.over_parts(near.carry)
+        self.over_ranges(near.compare)
+        for number in range(1 << self.bits):  # in order: each asks those before it
+            self._here(self._step(near.settle, number))
 
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
@@ -166,9 +189,9 @@ def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[Slice, ..
     return found
 
 
-def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:
+def range_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES + 16) -> int:
     """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, none has many rows."""
-    needed = rows * (KEY_BYTES + 16) * _COPIES * workers
+    needed = rows * row_bytes * _COPIES * workers
     ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), 1)
     return (ranges - 1).bit_length()
 

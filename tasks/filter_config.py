@@ -27,6 +27,17 @@ class BalanceConfig(StageConfig):
     """Of the draws."""
 
 
+class NearCaptionsConfig(StageConfig):
+    """`[filter.near_captions]`: keep one of captions that are alike but for a few words or letters."""
+
+    threshold: float = Field(default=0.8, ge=0.5, le=1)
+    """Captions are near-duplicates whose sets of runs of three characters (in any case, without punctuation) have this
+    Jaccard similarity at least: at 0.8, about one word of ten may differ, or a letter of five words."""
+    scope: Literal["host", "all"] = "host"
+    """`host`: only captions of images of one host are compared: series and templates of one site. `all`: those of all
+    hosts: few ways of saying something stay, and with them few pictures of it."""
+
+
 class FilterConfig(RuleConfig):
     """`[filter]`: which pairs are worth a download. All bounds are inclusive."""
 
@@ -52,6 +63,8 @@ class FilterConfig(RuleConfig):
     dedupe: list[Dedupe] = Field(default=["uid", "pair", "url"])
     """Keep one row of each uid, of each url and caption (in any case), one caption of each url, and with "caption" one url
     of each caption over all hosts."""
+    near_captions: NearCaptionsConfig | None = None
+    """Dropping near-duplicate captions as duplicate_near_caption; none without it."""
     balance: BalanceConfig | None = None
     """Balancing over queries; none without it."""
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)

@@ -65,6 +65,8 @@ class Step:
     config: FilterConfig
     slices: tuple[Slice, ...] = ()
     """That the step looks at; without any, the part is one slice of the same number."""
+    workers: int = 1
+    """Processes that do such steps at the same time."""
 
     @property
     def id(self) -> str:
@@ -327,10 +329,16 @@ def _gone(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
     return pl.concat(get_piece(draft, name, step.number) for name in step.range_tables(kind))
 
 
+def kinds_of_gone(config: FilterConfig, *, near: bool = True) -> list[str]:
+    """The kinds of tables that say which rows go, with or without those of near-duplicate captions."""
+    kinds = ["gone", *(["gone-captions"] if "caption" in config.dedupe else [])]
+    return [*kinds, "gone-same", "gone-near"] if near and config.near_captions is not None else kinds
+
+
 def _reasons(draft: Draft, step: Step) -> pl.Series:
     """Why each row of a slice goes, as far as it is known before balancing."""
     reasons = get_piece(draft, table("verdicts", step.number), 0)["drop_reason"]
-    for kind in ["gone", *(["gone-captions"] if "caption" in step.config.dedupe else [])]:
+    for kind in kinds_of_gone(step.config):
         gone = _gone(draft, step, kind)
         reasons = reasons.scatter(gone["row"], gone["drop_reason"])
     return reasons

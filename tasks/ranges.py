@@ -5,6 +5,7 @@ A map over the parts writes one such table a part, with a piece a range; a map o
 
 import io
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -37,6 +38,13 @@ def by_range(frame: pl.DataFrame, high: str, bits: int) -> list[pl.DataFrame]:
     order, sizes = partition(frame[high], bits)
     grouped, ends = frame[order], np.cumsum(sizes)
     return [grouped.slice(int(end - size), int(size)) for end, size in zip(ends, sizes, strict=True)]
+
+
+def split(frame: pl.DataFrame, numbers: pl.Series, count: int) -> list[pl.DataFrame]:
+    """The rows of each of the numbers 0 to `count` - 1 that a series gives them, in their order."""
+    order = np.argsort(numbers.to_numpy(), kind="stable")
+    grouped, ends = frame[order], np.bincount(numbers.to_numpy(), minlength=count).cumsum().tolist()
+    return [grouped.slice(start, end - start) for start, end in pairwise([0, *ends])]
 
 
 def pieces_of(draft: Draft, names: Sequence[str], number: int) -> Iterator[pl.DataFrame]:
