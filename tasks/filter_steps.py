@@ -283,11 +283,20 @@ def _reasons(draft: Draft, step: Step) -> pl.Series:
 
 
 def _languages(rows: pl.DataFrame, config: FilterConfig) -> "Detection":
-    """The languages of captions, each with as much of its page's language as the config says."""
+    """The languages of captions, each with as much of its page's language as the config says.
+
+    A caption in a script that no candidate writes has none: every detector, and its page, would only guess.
+    """
+    from dataops.language_scripts import unwritten
+
     texts = [text.lower() if text.isupper() else text for text in rows["caption"].to_list()]
     found = _detect(texts, config)
-    if not config.language_page_weight:
-        return found
+    if config.language_page_weight:
+        found = _with_pages(rows, texts, found, config)
+    return found.without(unwritten(texts, config.language_candidates))
+
+
+def _with_pages(rows: pl.DataFrame, texts: Sequence[str], found: "Detection", config: FilterConfig) -> "Detection":
     captions = rows.select("page_url").with_columns(text=pl.Series(texts, dtype=pl.String))
     pages = captions.group_by("page_url", maintain_order=True).agg(
         pl.col("text").unique(maintain_order=True).str.join(" ")
