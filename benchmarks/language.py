@@ -82,7 +82,9 @@ def by_set(sets: Mapping[str, Labelled]) -> dict[str, dict[str, int]]:
 
 
 def accuracy(sets: Mapping[str, Labelled], detectors: Mapping[str, Detect]) -> list[dict[str, Any]]:
-    """One row a detector: texts a second and core, share of right answers, by length and by set."""
+    """One row a detector: texts a second and core, the share of right answers, by length and by set, and how it would do as
+    a filter: the shares of English texts and of all others that it says are English.
+    """
     flat = [(name, code, text) for name, labelled in sets.items() for code, text in labelled]
     random.Random(0).shuffle(flat)
     rows = []
@@ -95,10 +97,17 @@ def accuracy(sets: Mapping[str, Labelled], detectors: Mapping[str, Detect]) -> l
         speed = len(texts) / (time.process_time() - started)
         hits = right(answers, [(code, text) for _, code, text in given])
         marks = list(zip(hits, given, strict=True))
+        english = {
+            name: _share(
+                [answer == "en" for answer, one in zip(answers, given, strict=True) if (one[1] == "en") is is_so]
+            )
+            for name, is_so in {"English as English": True, "others as English": False}.items()
+        }
         rows.append(
             {"detector": detector, "texts": len(texts), "texts/s/core": round(speed), "all": _share(hits)}
             | {name: _share([hit for hit, one in marks if len(one[2]) in bound]) for name, bound in LENGTHS.items()}
             | {name: _share([hit for hit, one in marks if one[0] == name]) for name in sets}
+            | english
         )
     return rows
 
