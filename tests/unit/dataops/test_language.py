@@ -209,16 +209,18 @@ def test_script_leaves_only_languages_that_write_the_script():
     assert found.labels[5] is None
 
 
-def test_script_is_more_often_right_than_langdetect_in_every_language():
-    labelled = emoji_names(20_000)
-    codes, texts = zip(*labelled, strict=True)
-    right = defaultdict(lambda: [0, 0])
+def test_script_is_right_where_langdetect_takes_chinese_for_korean_and_loses_nothing():
+    codes, texts = zip(*emoji_names(20_000), strict=True)
+    right: dict[str, list[bool]] = defaultdict(list)
+    langdetects: dict[str, list[bool]] = defaultdict(list)
     found, exact = detect(texts, mode="script").labels, detect(texts, mode="exact").labels
-    for code, a, b in zip(codes, found, exact, strict=True):
-        right[code][0] += a == code
-        right[code][1] += b == code
-    assert all(ours >= theirs - 0.002 * len(texts) / len(right) for ours, theirs in right.values()), dict(right)
-    assert right["zh-cn"][0] > right["zh-cn"][1] + 500
+    for code, ours, theirs in zip(codes, found, exact, strict=True):
+        right[code].append(ours == code)
+        langdetects[code].append(theirs == code)
+    gains = {code: np.mean(right[code]) - np.mean(langdetects[code]) for code in right}
+    assert min(gains.values()) > -0.005, gains  # a few of 1,400 differ by chance
+    assert gains["zh-cn"] > 0.2, gains
+    assert gains["ja"] > 0.02, gains
 
 
 def test_batches_do_not_show_and_long_texts_are_bounded():

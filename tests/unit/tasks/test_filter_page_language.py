@@ -51,7 +51,7 @@ def test_alone_short_captions_are_misjudged_and_with_their_page_they_are_not(tmp
 
 
 @pytest.mark.parametrize(
-    "detector", [{"language_mode": "fast"}, {"language_mode": "exact"}, {"language_detector": "fasttext"}]
+    "detector", [{}, {"language_mode": "fast"}, {"language_mode": "exact"}, {"language_detector": "fasttext"}]
 )
 @pytest.mark.parametrize("weight", [0.0, 0.8])
 def test_a_caption_in_a_script_of_no_candidate_is_no_ones_language(tmp_path, detector, weight):
