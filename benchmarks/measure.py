@@ -9,7 +9,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -127,8 +127,16 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def finish(benchmark: str, rows: Sequence[Row], packages: Sequence[str], *, equal: bool, as_json: bool) -> int:
-    """Print the table and the object; 1 where outputs that should be equal were not."""
+def finish(
+    benchmark: str,
+    rows: Sequence[Row],
+    packages: Sequence[str],
+    *,
+    equal: bool,
+    as_json: bool,
+    details: Mapping[str, Any] | None = None,
+) -> int:
+    """Print the table and the object, with `details` of one's own; 1 where outputs that should be equal were not."""
     result = {
         "benchmark": benchmark,
         "date": datetime.now(UTC).date().isoformat(),
@@ -136,6 +144,7 @@ def finish(benchmark: str, rows: Sequence[Row], packages: Sequence[str], *, equa
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "rows": [row.as_dict() for row in rows],
         "equal_output": equal,
+        **(details or {}),
     }
     if not as_json:
         for row in result["rows"]:

