@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.digest import file_sha256
+from dataops.digest import text_sha256
 from dataops.duplicates import KEY_BYTES
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft, Input, Record, find
@@ -24,12 +24,13 @@ from tasks.filter_config import FilterConfig
 from tasks.filter_steps import NAME, Step
 from tasks.filter_summary import add_up, describe_balance
 from tasks.parts import map_parts
+from tasks.queries import read_queries
 from tasks.ranges import get_piece, put_pieces
 from tasks.stage import Context, Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
 
@@ -38,8 +39,9 @@ def outside(config: FilterConfig) -> list[Input]:
     """The list of queries, and the lists of unsafe words, where they are used."""
     inputs: list[Input] = []
     if config.balance is not None:
-        path = _query_file(config)
-        inputs.append(Input(stage="source", key=path.name, digest=file_sha256(path)))
+        # Of the queries, not of the file: other versions of its writer give other bytes.
+        digest = text_sha256("\n".join(read_queries(Path(config.balance.queries))))
+        inputs.append(Input(stage="source", key=Path(config.balance.queries).name, digest=digest))
     if config.unsafe_languages:
         from dataops.unsafe_words import list_version
 
@@ -118,10 +120,12 @@ class _Run:
         facts: dict[str, Any] = {**add_up(r.facts for r in records), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = get_piece(self.draft, "query-counts.arrow", 0)["count"].to_numpy()
-            facts["balance"] = describe_balance(before, self._summed("queries-left"))
+            parts = [record.facts["balance"] for record in records]
+            queries = read_queries(Path(self.config.balance.queries))
+            facts["balance"] = describe_balance(queries, before, self._summed("queries-left"), parts)
         return facts
 
-    def _summed(self, kind: str) -> NDArray[np.int64]:
+    def _summed(self, kind: str) -> NDArray[Any]:
         each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in range(len(self.names)))
         return sum(each, np.zeros(1, np.int64))
 
@@ -152,15 +156,6 @@ def _seen_parts(work: Work) -> list[str]:
             raise ConfigError(msg)
         names += [manifest.path(part.name) for part in manifest.named("part-", ".parquet")]
     return names
-
-
-def _query_file(config: FilterConfig) -> Path:
-    assert config.balance is not None
-    path = Path(config.balance.queries)
-    if not path.is_file():
-        msg = f"filter.balance.queries: {path} is no file; `pairmill queries build` makes one (looked in {Path.cwd()})"
-        raise ConfigError(msg)
-    return path
 
 
 FILTER = Stage(name=NAME, version=VERSION, make=make, outside=outside)

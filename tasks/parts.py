@@ -54,7 +54,7 @@ def map_parts(function: PartFunction[T], tasks: Sequence[T], draft: Draft, conte
     if todo:
         workers = min(context.workers, len(todo))
         with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+            workers, multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
         ) as pool:
             _run(pool, function, todo, draft, context, records, len(tasks))
     return [records[task.id] for task in tasks]
@@ -118,7 +118,7 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
         raise StorageError(msg) from error
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
     """In a new worker: end with its parent, which may be killed, and let no secret into a log line."""
     guard_process()
     follow_parent(parent)
