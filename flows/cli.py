@@ -104,14 +104,23 @@ def runs(*, store: StoreUri = None, json: Json = False) -> int:
 
 
 @app.command
-def show(run_or_key: str, *, store: StoreUri = None, json: Json = False) -> int:
+def show(
+    run_or_key: str,
+    *,
+    page: Annotated[Path | None, Parameter(help="Also write the filter's page, HTML, to this file.")] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
     """Show one run, or one snapshot by its key.
 
     Args:
         run_or_key: a run id, or the 16 hex digits of a snapshot's key.
     """
+    from flows.filter_page import write_filter_page
     from flows.report import show_run_or_key
 
+    if page is not None:
+        write_filter_page(run_or_key, services.home(), store, page)
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
 
 

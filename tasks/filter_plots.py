@@ -23,7 +23,8 @@ def curve_svg(points: Sequence[Sequence[float]]) -> str:
         (math.floor(math.log10(smallest)), math.log10(max([10, *(p[1] for p in found)]))),
     )
     ticks = [frame.x_tick(e, f"{10**e:,}") for e in range(int(frame.x_range[1]) + 1)]
-    ticks += [frame.y_tick(e, f"{10.0**e:,g}") for e in range(int(frame.y_range[0]), int(frame.y_range[1]) + 1)]
+    powers = range(int(frame.y_range[0]), int(frame.y_range[1]) + 1)
+    ticks += [frame.y_tick(e, f"{10**e:,}" if e >= 0 else f"{10.0**e:g}") for e in powers]
     lines = [
         frame.line([(math.log10(p[0]), math.log10(p[column])) for p in found if p[column] > 0], color, width)
         for column, color, width in ((1, BEFORE, 4), (2, AFTER, 1.8))
@@ -45,10 +46,11 @@ def lengths_svg(lengths: Mapping[str, int], step: int, last: int) -> str:
     most, end = max(lengths.values(), default=1), max(steps, default=0) + 1
     frame = _Frame(520, 300, (0, end), (0, most))
     apart = max(1, math.ceil(end / 8))
-    ticks = [frame.x_tick(at, f"{step * at}{'+' if at == last else ''}") for at in range(0, end + 1, apart)]
+    ticks = [frame.x_tick(at, f"{step * at}") for at in range(0, end + 1, apart)]
     ticks += [frame.y_tick(value, f"{value:,}") for value in _round_values(most)]
     bars = [frame.bar(int(name), number, KEPT) for name, number in lengths.items()]
-    return frame.svg("kept captions by length", [*ticks, *bars, frame.labels("characters", "captions")])
+    label = f"characters (the last bar: {step * last} and more)" if last in steps else "characters"
+    return frame.svg("kept captions by length", [*ticks, *bars, frame.labels(label, "captions")])
 
 
 class _Frame:
@@ -94,7 +96,7 @@ class _Frame:
 
     def labels(self, x: str, y: str) -> str:
         middle = (LEFT + self.width - RIGHT) / 2
-        return _text(middle, self.height - 6, x, "middle") + _text(LEFT - 8, 14, y, "end")
+        return _text(middle, self.height - 6, x, "middle") + _text(0, 14, y, "start")
 
     def svg(self, title: str, inside: Sequence[str]) -> str:
         """The whole drawing; it can stand in a page or be a file of its own."""

@@ -94,7 +94,7 @@ def _reasons(manifest: Manifest) -> str:
         if not number and by_itself in ("", "0"):
             continue
         rows += _row(f"<code>{_text(name)}</code>", f"{by_itself}", number, number, most, "gone")
-        if shown := " · ".join(f"“{_text(caption)}”" for caption in examples.get(name, [])):
+        if shown := " · ".join(f"“{_short(caption)}”" for caption in examples.get(name, [])):
             rows += f"<tr class=examples><td colspan=4>{shown}</td></tr>"
     if not rows:
         return ""
@@ -134,7 +134,7 @@ def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
         f"A pair is kept where any query in its caption samples it, with probability min(1, t / captions){most}. The "
         f"effective number is how many equally frequent queries would be as diverse (exp of the entropy). After: {after}."
     )
-    unmatched = " · ".join(f"“{_text(caption)}”" for caption in facts["unmatched_examples"])
+    unmatched = " · ".join(f"“{_short(caption)}”" for caption in facts["unmatched_examples"])
     unmatched = f'<p class="note">Without a query, for example: {unmatched}</p>' if unmatched else ""
     curve = f"<h2>Head and tail of the queries</h2>{curve_svg(facts['curve'])}{_head(facts['head'])}"
     return f'<h2>Balance over queries</h2><p class="note">{note}</p><table>{rows}</table>{unmatched}{curve}'
@@ -161,6 +161,10 @@ def _bar(value: float, most: float, style: str = "") -> str:
 
 def _share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "none"
+
+
+def _short(caption: str, most: int = 90) -> str:
+    return _text(caption if len(caption) <= most else caption[: most - 1] + "…")
 
 
 def _text(value: object) -> str:

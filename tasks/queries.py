@@ -51,7 +51,7 @@ def build_queries(given: Given, thresholds: Thresholds, workers: int | None = No
 
     Raises: ConfigError for a missing file, nothing given or nothing found; SourceError for one that cannot be read.
     """
-    text, titles, lemmas = (_files(paths) for paths in (given.text, given.titles, given.lemmas))
+    text, titles, lemmas = _files(given.text, given.titles, given.lemmas)
     workers = workers or os.cpu_count() or 1
     views = [_views(path, given.projects) for path in titles]
     lists = [_lemmas(path) for path in lemmas] + [_wordfreq(code, given.wordfreq_top) for code in given.wordfreq]
@@ -73,7 +73,7 @@ def build_queries(given: Given, thresholds: Thresholds, workers: int | None = No
 
 def write_queries(found: pl.DataFrame, out: Path, given: Given, thresholds: Thresholds) -> None:
     """Write a list as Parquet, whole or not at all; its key `pairmill` says what it was made of."""
-    files = {path for paths in (given.text, given.titles, given.lemmas) for path in _files(paths)}
+    files = {path for paths in _files(given.text, given.titles, given.lemmas) for path in paths}
     read = [{"name": path.name, "sha256": file_sha256(path)} for path in sorted(files)]
     words = {"languages": list(given.wordfreq), "top": given.wordfreq_top} if given.wordfreq else None
     made_of = {"files": read, "thresholds": asdict(thresholds), "projects": list(given.projects), "wordfreq": words}
@@ -105,26 +105,24 @@ def read_queries(path: Path) -> list[str]:
             wrong = f"row {worded.arg_min()} of query has no word"
         else:
             return queries.to_list()
-    msg = f"filter.balance.queries: {path} {wrong}; `pairmill queries build` makes one"
+    msg = f"the list of queries {path} {wrong}; `pairmill queries build` makes one"
     raise ConfigError(msg)
 
 
-def _files(given: Sequence[str]) -> list[Path]:
-    """The files of paths, folders and globs, each once. Raises: ConfigError that names all that is none."""
-    found: dict[Path, None] = {}
-    missing: list[str] = []
-    for pattern in given:
-        paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))] or [Path(pattern)]  # noqa: PTH207
-        inside = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        if any(file.name in WORDNET for file in inside):
-            inside = [file for file in inside if file.name in WORDNET]
-        files = [file for file in inside if file.is_file()]
-        found |= dict.fromkeys(files)
-        missing += [] if files else [pattern]
-    if missing:
+def _files(*given: Sequence[str]) -> list[list[Path]]:
+    """The files of each list of paths, folders and globs, each once. Raises: ConfigError that names all that is none."""
+    found = [{pattern: _files_of(pattern) for pattern in patterns} for patterns in given]
+    if missing := [pattern for each in found for pattern, files in each.items() if not files]:
         msg = f"no such file: {', '.join(missing)}"
         raise ConfigError(msg)
-    return list(found)
+    return [list(dict.fromkeys(file for files in each.values() for file in files)) for each in found]
+
+
+def _files_of(pattern: str) -> list[Path]:
+    paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    inside = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    wordnet = [file for file in inside if file.name in WORDNET]
+    return [file for file in wordnet or inside if file.is_file()]
 
 
 def _views(path: Path, projects: Sequence[str]) -> pl.DataFrame:

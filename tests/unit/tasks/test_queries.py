@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import math
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from dataops.digest import file_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.query_building import QUERIES, Thresholds
 from tasks import query_texts
-from tasks.queries import Given, build_queries, write_queries
+from tasks.queries import Given, build_queries, read_queries, write_queries
 from tasks.query_texts import plain_text
 
 LINES = [
@@ -158,8 +159,8 @@ def test_a_list_says_what_it_was_made_of(tmp_path: Path):
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"no such file: .*none\.txt"):
-        built(text=[tmp_path / "none.txt"])
+    with pytest.raises(ConfigError, match=r"no such file: .*none\.txt, .*/\*\.gz"):
+        built(text=[tmp_path / "none.txt"], lemmas=[f"{tmp_path}/*.gz"])
     with pytest.raises(ConfigError, match="no query is above the thresholds"):
         built()
     (tmp_path / "bad.gz").write_bytes(gzip.compress(b"kite\n" * 1000)[:-20])
@@ -167,3 +168,23 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
         built(text=[tmp_path / "bad.gz"])
     with pytest.raises(ConfigError, match="no language 'xx'"):
         pytest.importorskip("wordfreq") and built(wordfreq=["xx"])
+
+
+def test_a_file_that_is_no_list_of_queries_is_named(tmp_path: Path):
+    path = tmp_path / "list.parquet"
+    for content, said in [
+        (None, "is no file"),
+        (b"PAR1", "cannot be read"),
+        (pl.DataFrame({"text": ["kite"]}), "cannot be read"),
+        (pl.DataFrame({"query": [1]}), "has a column query of type Int64"),
+        (pl.DataFrame({"query": ["kite", "?!"]}), "row 1 of query has no word"),
+        (pl.DataFrame({"query": ["kite", None]}), "row 1 of query has no word"),
+    ]:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            content.write_parquet(path)
+        with pytest.raises(ConfigError, match=re.escape(said) + r".*pairmill queries build"):
+            read_queries(path)
+    pl.DataFrame({"query": ["kite", "red panda"]}).write_parquet(path)
+    assert read_queries(path) == ["kite", "red panda"]
