@@ -23,7 +23,8 @@ def query_counts(matches: pa.Array, queries: int) -> NDArray[np.int64]:
 def expected_counts(matches: pa.Array, queries: int, chances: NDArray[np.float64]) -> NDArray[np.float64]:
     """The same in the mean, where each caption (n,) is there with its own probability."""
     weights = np.repeat(chances, matches.value_lengths().to_numpy(zero_copy_only=False))
-    return np.bincount(matches.flatten().to_numpy(zero_copy_only=False), weights, minlength=queries)
+    counts = np.bincount(matches.flatten().to_numpy(zero_copy_only=False), weights, queries)
+    return counts.astype(np.float64, copy=False)
 
 
 def query_salts(queries: Sequence[str], seed: int) -> NDArray[np.uint64]:
