@@ -116,8 +116,7 @@ def _ranking(title: str, what: str, counted: Mapping[str, int], shown: int = 20)
 def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     if not facts:
         return ""
-    online = config.get("mode") == "online"
-    after = "seen in an epoch, in the mean" if online else "left"
+    stays = "seen in an epoch" if config.get("mode") == "online" else "kept"
     table = [
         ("pairs that came to balancing", f"{facts['pairs']:,}"),
         ("of them without a query", f"{facts['unmatched']:,} ({_share(facts['unmatched'], facts['pairs'])}), "
@@ -131,8 +130,8 @@ def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in table)
     most = f" (t = {config['max_per_query']:,})" if "max_per_query" in config else ""
     note = (
-        f"A pair is kept where any query in its caption samples it, with probability min(1, t / captions){most}. The "
-        f"effective number is how many equally frequent queries would be as diverse (exp of the entropy). After: {after}."
+        f"A pair is {stays} where any query in its caption samples it, with probability min(1, t / captions){most}. The "
+        f"effective number is how many equally frequent queries would be as diverse (exp of the entropy)."
     )
     unmatched = " · ".join(f"“{_short(caption)}”" for caption in facts["unmatched_examples"])
     unmatched = f'<p class="note">Without a query, for example: {unmatched}</p>' if unmatched else ""
