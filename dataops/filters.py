@@ -23,7 +23,10 @@ _IMAGE_FILE = (
 _CAMERA_FILE = (
     r"(?i)^(?:img|dsc[nf]?|dscf|pict?|p\d|mvi|mvc|pxl|gopr|dji|screenshot|image|photo|untitled)[ _-]?[\d _.()-]{2,}$"
 )
-_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_MONTH = (  # whole: an octopus, Martinique and a jungle are no dates
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)(?:\b|\d)\.?"
+)
 _DATE_OR_SIZE = (
     rf"(?i)^(?:{_MONTH}|[\d\s.,:/x×-]|(?:px|pixels?|cm|mm|inch(?:es)?|dpi|kb|mb|am|pm|st|nd|rd|th|utc|gmt|t|z)\b)+$"
 )

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.digest import file_sha256
+from dataops.digest import text_sha256
 from dataops.duplicates import KEY_BYTES
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft, Input, Record, find
@@ -27,6 +27,7 @@ from tasks.filter_config import FilterConfig
 from tasks.filter_steps import NAME, Slice, Step
 from tasks.filter_summary import add_up, describe_balance
 from tasks.parts import map_parts, shared_workers
+from tasks.queries import read_queries
 from tasks.ranges import get_piece, put_pieces
 from tasks.stage import Made, Stage, Work, gather
 
@@ -43,8 +44,9 @@ def outside(config: FilterConfig) -> list[Input]:
     """The list of queries, and the lists of unsafe words, where they are used."""
     inputs: list[Input] = []
     if config.balance is not None:
-        path = _query_file(config)
-        inputs.append(Input(stage="source", key=path.name, digest=file_sha256(path)))
+        # Of the queries, not of the file: other versions of its writer give other bytes.
+        digest = text_sha256("\n".join(read_queries(Path(config.balance.queries))))
+        inputs.append(Input(stage="source", key=Path(config.balance.queries).name, digest=digest))
     if config.unsafe_languages:
         from dataops.unsafe_words import list_version
 
@@ -78,7 +80,7 @@ def _make(work: Work) -> Made:
     records = run.write()
     parts, counts = gather(records)
     check_left(counts, config.max_drop_fraction)
-    return Made(parts, counts, run.facts())
+    return Made(parts, counts, run.facts(records))
 
 
 class _Run:
@@ -156,7 +158,7 @@ class _Run:
         """Add up what count_queries found."""
         put_pieces(self.draft, "query-counts.arrow", [pl.DataFrame({"count": self._summed("queries")})])
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, records: Sequence[Record]) -> dict[str, Any]:
         """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
         alone = Counter[str]()
         for step in self._sliced(steps.judge):
@@ -166,10 +168,12 @@ class _Run:
         facts: dict[str, Any] = {**add_up(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = get_piece(self.draft, "query-counts.arrow", 0)["count"].to_numpy()
-            facts["balance"] = describe_balance(before, self._summed("queries-left"))
+            said = [facts for record in records for facts in record.facts["balance"]]
+            queries = read_queries(Path(self.config.balance.queries))
+            facts["balance"] = describe_balance(queries, before, self._summed("queries-left"), said)
         return facts
 
-    def _summed(self, kind: str) -> NDArray[np.int64]:
+    def _summed(self, kind: str) -> NDArray[Any]:
         numbers = (one.number for slices in self.slices for one in slices)
         each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in numbers)
         return sum(each, np.zeros(1, np.int64))
@@ -216,15 +220,6 @@ def _seen_parts(work: Work) -> list[str]:
             raise ConfigError(msg)
         names += [manifest.path(part.name) for part in manifest.named("part-", ".parquet")]
     return names
-
-
-def _query_file(config: FilterConfig) -> Path:
-    assert config.balance is not None
-    path = Path(config.balance.queries)
-    if not path.is_file():
-        msg = f"filter.balance.queries: {path} is no file; `pairmill queries build` makes one (looked in {Path.cwd()})"
-        raise ConfigError(msg)
-    return path
 
 
 FILTER = Stage(name=NAME, version=VERSION, make=make, outside=outside)

@@ -1,6 +1,6 @@
 """The config of the filter stage."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -75,6 +75,13 @@ class FilterConfig(RuleConfig):
     """Of all processes that choose among duplicates together: what is more is decided range by range of the hashes."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
+
+    def key_config(self) -> dict[str, Any]:
+        """Without the place of the list of queries: what is in it is an input of the stage."""
+        values = super().key_config()
+        if values["balance"] is not None:
+            del values["balance"]["queries"]
+        return values
 
     @field_validator("languages", "language_candidates")
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
@@ -19,8 +20,9 @@ from dataops.schema import FILTERED, PAIRS, conform, dropped
 from dataops.snapshot import Counts, Draft, Record, read_table
 from tasks.filter_config import FilterConfig
 from tasks.filter_language import told
-from tasks.filter_summary import describe, merged
+from tasks.filter_summary import balance_facts, describe, merged
 from tasks.part_file import PartFile
+from tasks.queries import read_queries
 from tasks.ranges import by_range, get_piece, pieces_of, put_pieces
 from tasks.scratch import scratch_folder
 
@@ -190,14 +192,15 @@ def write(draft: Draft, step: Step) -> Record:
     """The kept and the dropped part of a part that came in, a slice at a time."""
     from dataops.hashes import uid_halves
 
-    by_reason, described = Counter[str](), list[Mapping[str, Any]]()
+    by_reason, described, balanced = Counter[str](), list[Mapping[str, Any]](), list[dict[str, Any]]()
     with (
         scratch_folder(NAME) as folder,
         closing(PartFile(folder / "part.parquet", FILTERED)) as kept,
         closing(PartFile(folder / "dropped.parquet", dropped(FILTERED))) as gone,
     ):
         for slice_ in step.each():
-            stays, goes = _decided(draft, slice_)
+            stays, goes, said = _decided(draft, slice_)
+            balanced += said
             for file, rows in ((kept, stays), (gone, goes)):
                 written = conform(rows.to_arrow(), file.schema, slice_.id)
                 file.write(written, uid_halves(written["uid"].combine_chunks()).astype(">u8").view(">u4"))
@@ -209,7 +212,7 @@ def write(draft: Draft, step: Step) -> Record:
         ]
     counts = Counts(input=kept.rows + gone.rows, kept=kept.rows, dropped=dict(sorted(by_reason.items())))
     draft.store.put(draft.scratch(description(step.number)), json.dumps(merged(described)).encode())
-    return Record(task=step.id, parts=parts, counts=counts)
+    return Record(task=step.id, parts=parts, counts=counts, facts={"balance": balanced})
 
 
 def description(part: int) -> str:
@@ -217,16 +220,17 @@ def description(part: int) -> str:
     return f"described-{part:05d}.json"
 
 
-def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of a slice that stay and those that go."""
+def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame, list[dict[str, Any]]]:
+    """The rows of a slice that stay, those that go, and what balancing says of them where it is asked."""
     rows = _pairs(draft, step)
     reasons = _reasons(draft, step)
     verdicts = get_piece(draft, table("verdicts", step.number), 0)
     rows = rows.with_columns(verdicts["language"], verdicts["language_score"])
+    facts = dict[str, Any]()
     balanced = pl.DataFrame(schema={"query_ids": pl.List(pl.UInt32), "sampling_probability": pl.Float32})
     balanced = balanced.clear(rows.height)  # as many rows of nulls
     if step.config.balance is not None:
-        reasons, balanced = _balance(draft, step, rows, reasons)
+        reasons, balanced, facts["balance"] = _balance(draft, step, rows, reasons)
     if step.config.personal == "mask":
         rows = rows.with_columns(masked(pl.col("caption")).alias("caption"))
     whole = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
@@ -234,37 +238,47 @@ def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame]:
         whole.filter(there) for there in (pl.col("drop_reason").is_null(), pl.col("drop_reason").is_not_null())
     )
     if step.config.balance is not None:
-        from dataops.balance import query_counts
+        from dataops.balance import expected_counts
 
-        left = query_counts(stays["query_ids"].to_arrow(), len(_queries(step.config).texts))
+        often = stays["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
+        left = expected_counts(stays["query_ids"].to_arrow(), len(_queries(step.config).texts), often)
         put_pieces(draft, table("queries-left", step.number), [pl.DataFrame({"count": left})])
-    return stays, goes
+    return stays, goes, facts
 
 
-def _balance(draft: Draft, step: Step, rows: pl.DataFrame, reasons: pl.Series) -> tuple[pl.Series, pl.DataFrame]:
-    """The reasons with those of balancing, and the columns query_ids and sampling_probability."""
-    from dataops.balance import query_probabilities, sampled
+def _balance(
+    draft: Draft, step: Step, rows: pl.DataFrame, reasons: pl.Series
+) -> tuple[pl.Series, pl.DataFrame, dict[str, Any]]:
+    """The reasons with those of balancing, the columns query_ids and sampling_probability, and what is said of them."""
+    from dataops.balance import query_probabilities, query_salts, sampled
     from dataops.hashes import uid_halves
     from dataops.query_matching import match
 
     balance = step.config.balance
     assert balance is not None
-    matches = match(_captions(rows, step.config), _queries(step.config))
+    queries = _queries(step.config)
+    matches = match(_captions(rows, step.config), queries)
     counts = get_piece(draft, "query-counts.arrow", 0)["count"].to_numpy()
     chances = query_probabilities(counts, balance.max_per_query)
-    keep, chance = sampled(uid_halves(rows["uid"].to_arrow()), matches, chances, balance.seed)
-    columns = pl.DataFrame({"query_ids": pl.Series(matches), "sampling_probability": chance})
-    unmatched = columns["query_ids"].list.len() == 0
+    keep, chance = sampled(
+        uid_halves(rows["uid"].to_arrow()), matches, chances, query_salts(queries.texts, balance.seed)
+    )
+    unmatched = pl.Series(matches).list.len() == 0
     why = pl.select(
         pl.when(unmatched)
         .then(pl.lit(None if balance.keep_unmatched else "no_query", pl.String))
         .when(~pl.lit(pl.Series(keep)) & (balance.mode == "offline"))
         .then(pl.lit("balanced"))
     ).to_series()
-    columns = columns.with_columns(
-        sampling_probability=pl.when(unmatched).then(1.0).otherwise("sampling_probability").cast(pl.Float32)
+    often = pl.lit(None)  # what offline balancing keeps is to be seen in every epoch: no loader must sample it again
+    if balance.mode == "online":
+        often = pl.when(pl.lit(unmatched)).then(1.0).otherwise(pl.lit(pl.Series(chance)))
+    columns = pl.DataFrame({"query_ids": pl.Series(matches)}).with_columns(sampling_probability=often.cast(pl.Float32))
+    came = reasons.is_null()
+    facts = balance_facts(
+        rows["caption"].filter(came & unmatched), columns.filter(came & why.is_null()), int(came.sum())
     )
-    return pl.select(pl.coalesce(reasons, why).alias("drop_reason")).to_series(), columns
+    return pl.select(pl.coalesce(reasons, why).alias("drop_reason")).to_series(), columns, facts
 
 
 def read_rows(draft: Draft, step: Step, columns: list[str] | None = None) -> pl.DataFrame:
@@ -346,11 +360,9 @@ def _reasons(draft: Draft, step: Step) -> pl.Series:
 
 @lru_cache(maxsize=1)
 def _compiled_queries(path: str) -> "Queries":
-    import pyarrow.parquet as pq
-
     from dataops.query_matching import compile_queries
 
-    return compile_queries(pq.read_table(path, columns=["query"])["query"].to_pylist())
+    return compile_queries(read_queries(Path(path)))
 
 
 def _queries(config: FilterConfig) -> "Queries":

@@ -93,17 +93,45 @@ def _most(counter: Counter[str], number: int) -> dict[str, int]:
     return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:number])
 
 
-def describe_balance(before: NDArray[np.int64], after: NDArray[np.int64]) -> dict[str, Any]:
-    """How captions spread over queries, before and after balancing: numbers, and points of the head/tail curve."""
+def balance_facts(unmatched: pl.Series, kept: pl.DataFrame, came: int) -> dict[str, Any]:
+    """Of one part: the pairs that came to balancing, those that stay and are seen, and captions without a query.
+
+    Args:
+        kept: with sampling_probability, where null is 1.
+    """
+    shown = unmatched.str.slice(0, _CAPTION_CHARS).unique().sort().head(EXAMPLES)
+    often = float(kept["sampling_probability"].cast(pl.Float64).fill_null(1).sum())
+    seen = {"pairs": came, "unmatched": len(unmatched), "kept": kept.height, "seen": often}
+    return {**seen, "unmatched_examples": shown.to_list()}
+
+
+def describe_balance(
+    queries: Sequence[str],
+    before: NDArray[np.int64],
+    after: NDArray[np.float64],
+    parts: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """How captions spread over queries, before and after balancing: numbers, and points of the head/tail curve.
+
+    Args:
+        before: captions that each query is found in.
+        after: those that are left, or seen in an epoch in the mean.
+        parts: what balance_facts said of each part.
+    """
     order = np.argsort(-before, kind="stable")
     places = np.unique(np.geomspace(1, max(len(before), 1), CURVE_POINTS).astype(int) - 1)[: len(before)]
+    examples = dict.fromkeys(caption for part in parts for caption in part["unmatched_examples"])
     return {
+        **{name: round(sum(part[name] for part in parts)) for name in ("pairs", "unmatched", "kept", "seen")},
+        "unmatched_examples": list(examples)[:LISTED],
         "queries": len(before),
         "queries_found": int((before > 0).sum()),
         "matches_before": int(before.sum()),
-        "matches_after": int(after.sum()),
+        "matches_after": round(float(after.sum())),
         "effective_before": round(effective_number(before), 2),
         "effective_after": round(effective_number(after), 2),
-        "curve": [[int(place) + 1, int(before[order[place]]), int(after[order[place]])] for place in places],
-        "head": [int(number) for number in order[:LISTED] if before[number]],
+        "curve": [
+            [int(place) + 1, int(before[order[place]]), round(float(after[order[place]]), 2)] for place in places
+        ],
+        "head": [[queries[n], int(before[n]), round(float(after[n]), 2)] for n in order[:LISTED] if before[n]],
     }

@@ -73,7 +73,7 @@ def shared_workers(context: Context) -> Iterator[Context]:
 
 def _workers(number: int) -> ProcessPoolExecutor:
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(number, spawn, initializer=_start_worker, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(number, spawn, initializer=start_worker, initargs=(os.getpid(),))
 
 
 def _run(
@@ -135,7 +135,7 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
         raise StorageError(msg) from error
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
     """In a new worker: end with its parent, which may be killed, and let no secret into a log line."""
     guard_process()
     follow_parent(parent)

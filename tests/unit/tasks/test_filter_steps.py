@@ -165,6 +165,10 @@ def test_balancing_samples_the_head_down_and_names_the_rest(tmp_path: Path):
     again = filtered(tmp_path / "again", rows, parts=3, balance=balance)
     assert again.content_digest == manifest.content_digest
     assert FILTER.outside(FilterConfig(balance=balance))[0].key == "queries.parquet"
+    assert {row["sampling_probability"] for row in kept(tmp_path / "offline", manifest)} == {None}
+    (tmp_path / "moved").mkdir()
+    moved = balance | {"queries": queries(tmp_path / "moved")}
+    assert filtered(tmp_path / "again", rows, balance=moved).key == manifest.key
     with pytest.raises(ConfigError, match="pairmill queries build"):
         FILTER.outside(FilterConfig(balance={"queries": "no/such.parquet"}))
 
