@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cached_property
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborCSSSelector, LexborHTMLParser, LexborNode
 
 from dataops.captions import normal_caption
 
@@ -14,6 +14,8 @@ CAPTION_NODES = 2_000
 MAX_LABELS = 8
 """Elements that one aria-labelledby may name."""
 
+_SELECTOR = LexborCSSSelector()
+_ATTRIBUTES = (("alt", "alt"), ("aria-label", "aria_label"), ("title", "title"))
 _BREAKING = frozenset(
     {
         *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
@@ -37,12 +39,9 @@ class ImageCaptions:
     def of(self, image: LexborNode, attributes: Mapping[str, str | None]) -> dict[str, str]:
         """caption_source by text of the image's captions, the best source first; a text that two give is the first's."""
         found: dict[str, str] = {}
-        if text := attributes.get("alt"):
-            found[normal_caption(text, self._max_chars)] = "alt"
-        if text := attributes.get("aria-label"):
-            found.setdefault(normal_caption(text, self._max_chars), "aria_label")
-        if text := attributes.get("title"):
-            found.setdefault(normal_caption(text, self._max_chars), "title")
+        for name, source in _ATTRIBUTES:
+            if text := attributes.get(name):
+                found.setdefault(normal_caption(text, self._max_chars), source)
         if labels := attributes.get("aria-labelledby"):
             text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
             found.setdefault(normal_caption(text, self._max_chars), "aria_label")
@@ -64,8 +63,14 @@ class ImageCaptions:
             found.setdefault(node.attributes.get("id") or "", node)
         return found
 
+    @cached_property
+    def _in_figures(self) -> frozenset[int]:
+        """The images with a figure somewhere above: most have none, and finding that out one by one takes long."""
+        assert self._tree.root is not None
+        return frozenset(image.mem_id for image in _SELECTOR.find("figure img, figure amp-img", self._tree.root))
+
     def _figcaption(self, image: LexborNode) -> str:
-        figure = _figure(image)
+        figure = _figure(image) if image.mem_id in self._in_figures else None
         if figure is None:
             return ""
         if figure.mem_id not in self._figures:
@@ -90,19 +95,20 @@ def _figure(node: LexborNode) -> LexborNode | None:
 def _text(node: LexborNode) -> str:
     """The text of an element as it reads: blocks and line breaks set words apart, scripts and styles are silent."""
     pieces: list[str] = []
-    stack = [node.first_child]
+    current, waiting = node.first_child, []
     for _ in range(CAPTION_NODES):
-        while stack and stack[-1] is None:
-            stack.pop()
-        if not stack:
+        while current is None and waiting:
+            current = waiting.pop()
+        if current is None:
             break
-        current = stack.pop()
-        assert current is not None
-        stack.append(current.next)
-        if current.tag == "-text":
-            pieces.append(current.text(deep=False))
-        elif current.tag not in _SILENT:
-            if current.tag in _BREAKING:
+        tag = current.tag
+        if tag == "-text":
+            pieces.append(current.text_content or "")
+        elif tag not in _SILENT:
+            if tag in _BREAKING:
                 pieces.append(" ")
-            stack.append(current.first_child)
+            waiting.append(current.next)
+            current = current.first_child
+            continue
+        current = current.next
     return "".join(pieces)

@@ -7,13 +7,13 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
-from dataops.candidates import Candidate
+from dataops.candidates import Candidate, candidate
 from dataops.captions import normal_caption
 from dataops.image_addresses import Attributes, ImageReference, image_reference
 from dataops.image_captions import ImageCaptions
 from dataops.markup import SOUGHT, BadPage, check_complexity
 from dataops.open_graph import shared_images
-from dataops.page_signals import Licenses, declared_language, is_license_link, meta_opt_outs
+from dataops.page_signals import Licenses, counted_name, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 
 MAX_IMAGES = 20_000
@@ -108,6 +108,7 @@ class _Page:
         self.resolver = Resolver(self.base, bounds.url)
         links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
         self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
+        self.has_licenses = bool(links)
         self.captions = ImageCaptions(tree, "figcaption" in by_tag, bounds.caption)
 
     def _base(self, page_url: str) -> str:
@@ -122,16 +123,16 @@ class _Page:
         return page_url
 
     def metas(self) -> list[tuple[str, str]]:
-        """(name or property in lower case, content) of each `<meta>`."""
+        """(name or property in lower case, content) of each `<meta>` of which something is made."""
         found: list[tuple[str, str]] = []
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
             if content := attributes.get("content"):
                 name, property_ = attributes.get("name"), attributes.get("property")
-                if name:
-                    found.append((name.strip().lower(), content))
-                if property_ and property_ != name:
-                    found.append((property_.strip().lower(), content))
+                if name and (key := counted_name(name)):
+                    found.append((key, content))
+                if property_ and property_ != name and (key := counted_name(property_)):
+                    found.append((key, content))
         return found
 
     def of_images(self) -> list[Candidate]:
@@ -172,13 +173,16 @@ class _Page:
         self, rows: list[Candidate], image: LexborNode, attributes: Attributes, chosen: ImageReference | None = None
     ) -> None:
         reference, width, height = chosen or self._reference(image, attributes)
-        url, reason = self._address(reference)
-        license = self.licenses.of(image)
+        try:
+            url, reason = self.resolver.resolve(reference), None
+        except BadUrl as bad:
+            url, reason = bounded_url(reference, self.bounds.url), bad.reason
+        license = self.licenses.of(image) if self.has_licenses else None
         captions = self.captions.of(image, attributes)
-        if not captions:
-            rows.append(Candidate(url, "", None, reason or "no_caption", license, width, height))
         for text, source in captions.items():
-            rows.append(Candidate(url, text, source, reason, license, width, height))
+            rows.append(candidate((url, text, source, reason, license, width, height, None)))
+        if not captions:
+            rows.append(candidate((url, "", None, reason or "no_caption", license, width, height, None)))
 
     def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[Candidate]:
         """The rows of `og:image`."""
