@@ -113,8 +113,12 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
     """
     width, height = image.get("width"), image.get("height")
     width, height = declared_length(width) if width else None, declared_length(height) if height else None
-    if not sources and "srcset" not in image and _has_no_lazy(image):  # most images
-        return _reference((image.get("src") or "", width, height))
+    if not sources and "srcset" not in image:  # most images
+        names = _lazy_of(image)
+        if not names:
+            return _reference((image.get("src") or "", width, height))
+        if len(names) == 1 and _SETS.isdisjoint(names) and (text := image[next(iter(names))]) and _is_image(text):
+            return _reference((text, width, height))
     elements = (image, *filter(_is_for_us, sources)) if sources else (image,)
     lazy = [(each, _lazy_names(each)) for each in elements if not _has_no_lazy(each)]
     best = (_largest(lazy) if lazy else None) or _largest([(each, _PLAIN) for each in elements])
@@ -161,6 +165,8 @@ def _largest(elements: Sequence[tuple[Attributes, Iterable[str]]]) -> SrcsetCand
 
 
 def _first_largest(offers: Sequence[SrcsetCandidate]) -> SrcsetCandidate | None:
+    if len(offers) == 1:
+        return offers[0]
     best, most = None, (-1, 0.0)
     for offer in offers:
         if (extent := offer[1:3]) > most:

@@ -1,6 +1,6 @@
 """The texts that a page gives an image: alt, aria-label, title, and the caption of its figure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from selectolax.lexbor import LexborCSSSelector, LexborHTMLParser, LexborNode
@@ -15,7 +15,6 @@ MAX_LABELS = 8
 """Elements that one aria-labelledby may name."""
 
 _SELECTOR = LexborCSSSelector()
-_ATTRIBUTES = (("alt", "alt"), ("aria-label", "aria_label"), ("title", "title"))
 _BREAKING = frozenset(
     {
         *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
@@ -29,9 +28,9 @@ _SILENT = frozenset(("script", "style", "noscript", "template", "-comment"))
 class ImageCaptions:
     """The captions of a page's images; the text of each figure and label is read once."""
 
-    def __init__(self, tree: LexborHTMLParser, has_figcaptions: bool, max_chars: int):
+    def __init__(self, tree: LexborHTMLParser, figcaptions: Sequence[LexborNode], max_chars: int):
         self._tree = tree
-        self._has_figcaptions = has_figcaptions
+        self._figcaptions = figcaptions
         self._max_chars = max_chars
         self._figures: dict[int, str] = {}
         self._labels: dict[str, str] = {}
@@ -39,15 +38,19 @@ class ImageCaptions:
     def of(self, image: LexborNode, attributes: Mapping[str, str | None]) -> dict[str, str]:
         """caption_source by text of the image's captions, the best source first; a text that two give is the first's."""
         found: dict[str, str] = {}
-        for name, source in _ATTRIBUTES:
-            if text := attributes.get(name):
-                found.setdefault(normal_caption(text, self._max_chars), source)
+        if text := attributes.get("alt"):
+            found[normal_caption(text, self._max_chars)] = "alt"
+        if text := attributes.get("aria-label"):
+            found.setdefault(normal_caption(text, self._max_chars), "aria_label")
+        if text := attributes.get("title"):
+            found.setdefault(normal_caption(text, self._max_chars), "title")
         if labels := attributes.get("aria-labelledby"):
             text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
             found.setdefault(normal_caption(text, self._max_chars), "aria_label")
-        if self._has_figcaptions:
+        if self._figcaptions and image.mem_id in self._in_figures:
             found.setdefault(self._figcaption(image), "figcaption")
-        found.pop("", None)
+        if "" in found:
+            del found[""]
         return found
 
     def _label(self, name: str) -> str:
@@ -64,17 +67,26 @@ class ImageCaptions:
         return found
 
     @cached_property
+    def _caption_of(self) -> dict[int, LexborNode]:
+        """The first figcaption that a figure (or another element) has as its child."""
+        found: dict[int, LexborNode] = {}
+        for caption in self._figcaptions:
+            if (parent := caption.parent) is not None:
+                found.setdefault(parent.mem_id, caption)
+        return found
+
+    @cached_property
     def _in_figures(self) -> frozenset[int]:
         """The images with a figure somewhere above: most have none, and finding that out one by one takes long."""
         assert self._tree.root is not None
         return frozenset(image.mem_id for image in _SELECTOR.find("figure img, figure amp-img", self._tree.root))
 
     def _figcaption(self, image: LexborNode) -> str:
-        figure = _figure(image) if image.mem_id in self._in_figures else None
+        figure = _figure(image)
         if figure is None:
             return ""
         if figure.mem_id not in self._figures:
-            caption = next((child for child in figure.iter() if child.tag == "figcaption"), None)
+            caption = self._caption_of.get(figure.mem_id)
             if caption is None:  # wrapped in something: still this figure's, unless it is that of a figure within
                 caption = figure.css_first("figcaption")
                 around = _figure(caption) if caption else None

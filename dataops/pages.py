@@ -109,7 +109,7 @@ class _Page:
         links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
         self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
         self.has_licenses = bool(links)
-        self.captions = ImageCaptions(tree, "figcaption" in by_tag, bounds.caption)
+        self.captions = ImageCaptions(tree, by_tag.get("figcaption", ()), bounds.caption)
 
     def _base(self, page_url: str) -> str:
         """The address that others are relative to: the first `<base>` with an href, where it can be used."""
