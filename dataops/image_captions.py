@@ -49,8 +49,7 @@ class ImageCaptions:
             found.setdefault(normal_caption(text, self._max_chars), "aria_label")
         if self._figcaptions and image.mem_id in self._in_figures:
             found.setdefault(self._figcaption(image), "figcaption")
-        if "" in found:
-            del found[""]
+        found.pop("", None)
         return found
 
     def _label(self, name: str) -> str:

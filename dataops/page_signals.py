@@ -144,10 +144,12 @@ class Licenses:
                 if above.tag in _THINGS:
                     break
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._of)
+
     def of(self, image: LexborNode) -> str | None:
         """The address of the licence, or None."""
-        if not self._of:
-            return None
         return next((self._of[above.mem_id] for above in _above(image) if above.mem_id in self._of), None)
 
     def of_page(self, root: LexborNode | None) -> str | None:

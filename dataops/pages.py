@@ -1,7 +1,7 @@
 """Image-caption candidates out of HTML: a row for each caption that a page gives an image."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,6 +26,7 @@ _SHARED_IMAGE = re.compile(rb"(?:og|twitter):image", re.IGNORECASE)
 _ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|" + _SHARED_IMAGE.pattern, re.IGNORECASE)
 _LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the quickest of many ways
 _SELECTOR = LexborCSSSelector()  # a tree's own would be made anew for each page
+_Image = tuple[LexborNode, Attributes, ImageReference]
 _NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to the tree: a seventh of the time
 
 
@@ -108,7 +109,6 @@ class _Page:
         self.resolver = Resolver(self.base, bounds.url)
         links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
         self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
-        self.has_licenses = bool(links)
         self.captions = ImageCaptions(tree, by_tag.get("figcaption", ()), bounds.caption)
 
     def _base(self, page_url: str) -> str:
@@ -137,24 +137,44 @@ class _Page:
 
     def of_images(self) -> list[Candidate]:
         """The rows of the images of the page's body."""
-        found: list[Candidate] = []
-        images = self.images[:MAX_IMAGES]
-        stand_ins = self._stand_ins()
-        if not stand_ins:
-            for image in images:
-                attributes = image.attributes
-                self._add_rows(found, image, attributes)
-            return found
-        given = [(image, image.attributes) for image in images]
-        read = [(*one, self._reference(*one)) for one in given]
-        shown = {(image.mem_id, ref.reference) for image, _, ref in read if image.mem_id not in stand_ins}
+        images = self._read_images()
+        if stand_ins := self._stand_ins():
+            images = self._without(stand_ins, list(images))
+        rows: list[Candidate] = []
+        add, resolve, captions_of, longest = rows.append, self.resolver.resolve, self.captions.of, self.bounds.url
+        license_of = self.licenses.of if self.licenses else None
+        for image, attributes, (reference, width, height) in images:
+            if reference.startswith("data:"):  # of too many images for exceptions
+                url, reason = bounded_url(reference, longest), "data_url"
+            else:
+                try:
+                    url, reason = resolve(reference), None
+                except BadUrl as bad:
+                    url, reason = bounded_url(reference, longest), bad.reason
+            license = license_of(image) if license_of else None
+            captions = captions_of(image, attributes)
+            for text, source in captions.items():
+                add(candidate((url, text, source, reason, license, width, height, None)))
+            if not captions:
+                add(candidate((url, "", None, reason or "no_caption", license, width, height, None)))
+        return rows
+
+    def _read_images(self) -> Iterator[_Image]:
+        """Each image with its attributes and its address."""
+        has_pictures = "picture" in self.by_tag
+        for image in self.images[:MAX_IMAGES]:
+            attributes = image.attributes
+            yield image, attributes, image_reference(attributes, _sources(image) if has_pictures else ())
+
+    def _without(self, stand_ins: Mapping[int, set[int]], images: Sequence[_Image]) -> Iterator[_Image]:
+        """The images but for those stand-ins that have the address of another one, or that one of them stands beside."""
+        shown = {(image.mem_id, chosen.reference) for image, _, chosen in images if image.mem_id not in stand_ins}
         nodes = {node for node, reference in shown if self._address(reference)[1] is None}
         references = {reference for _, reference in shown}
-        for image, attributes, reference in read:
+        for image, attributes, chosen in images:
             beside = stand_ins.get(image.mem_id)
-            if beside is None or not (reference.reference in references or beside & nodes):
-                self._add_rows(found, image, attributes, reference)
-        return found
+            if beside is None or not (chosen.reference in references or beside & nodes):
+                yield image, attributes, chosen
 
     def _stand_ins(self) -> dict[int, set[int]]:
         """The images within `<noscript>`, each with the images just before and after that element."""
@@ -164,25 +184,6 @@ class _Page:
                 beside = {image.mem_id for image in _images_beside(noscript)}
                 found.update((image.mem_id, beside) for image in images)
         return found
-
-    def _reference(self, image: LexborNode, attributes: Attributes) -> ImageReference:
-        sources = _sources(image) if "picture" in self.by_tag else []
-        return image_reference(attributes, sources)
-
-    def _add_rows(
-        self, rows: list[Candidate], image: LexborNode, attributes: Attributes, chosen: ImageReference | None = None
-    ) -> None:
-        reference, width, height = chosen or self._reference(image, attributes)
-        try:
-            url, reason = self.resolver.resolve(reference), None
-        except BadUrl as bad:
-            url, reason = bounded_url(reference, self.bounds.url), bad.reason
-        license = self.licenses.of(image) if self.has_licenses else None
-        captions = self.captions.of(image, attributes)
-        for text, source in captions.items():
-            rows.append(candidate((url, text, source, reason, license, width, height, None)))
-        if not captions:
-            rows.append(candidate((url, "", None, reason or "no_caption", license, width, height, None)))
 
     def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[Candidate]:
         """The rows of `og:image`."""
