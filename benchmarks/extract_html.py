@@ -57,7 +57,7 @@ _DECODED = {"", *(f"image/{kind}" for kind in ("jpeg", "jpg", "png", "webp", "gi
 
 def ours(pages: Sequence[Page]) -> list[list[Pair]]:
     """The pairs of each page, by dataops.pages."""
-    return [[(row.url, row.caption, row.caption_source) for row in _rows(page) if row.reason is None] for page in pages]
+    return [[row[:3] for row in _rows(page) if row.reason is None] for page in pages]
 
 
 def _rows(page: Page) -> list[Candidate]:

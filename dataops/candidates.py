@@ -1,6 +1,7 @@
 """What every extractor gives: candidates (a caption of an image), and where they stand."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 MAX_IMAGES = 20_000
@@ -28,6 +29,10 @@ class Candidate(NamedTuple):
     declared_width: int | None = None
     declared_height: int | None = None
     extra: str | None = None
+
+
+candidate = partial(tuple.__new__, Candidate)
+"""A candidate of all its fields: a third of the time of `Candidate(...)`, for many millions."""
 
 
 @dataclass(frozen=True, slots=True)

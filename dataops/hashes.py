@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dataops.characters import MOST_FOLDED, characters, fold, next_code
@@ -60,7 +59,7 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
     starts = np.cumsum(widths) - widths
     for data, offsets in buffers:
         _append(data, offsets, starts, at, joined)
-    known = pc.is_valid(numbers).to_numpy(zero_copy_only=False)
+    known = numbers.is_valid().to_numpy(zero_copy_only=False)
     _append_numbers(numbers.fill_null(0).to_numpy(), known, starts, at, joined)
     halves = np.empty((len(numbers), 2), np.uint64)
     _hash_between(joined, starts, starts + at, halves)

@@ -226,11 +226,12 @@ def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame, list
     reasons = _reasons(draft, step)
     verdicts = get_piece(draft, table("verdicts", step.number), 0)
     rows = rows.with_columns(verdicts["language"], verdicts["language_score"])
-    facts = dict[str, Any]()
+    facts: list[dict[str, Any]] = []
     balanced = pl.DataFrame(schema={"query_ids": pl.List(pl.UInt32), "sampling_probability": pl.Float32})
     balanced = balanced.clear(rows.height)  # as many rows of nulls
     if step.config.balance is not None:
-        reasons, balanced, facts["balance"] = _balance(draft, step, rows, reasons)
+        reasons, balanced, said = _balance(draft, step, rows, reasons)
+        facts.append(said)
     if step.config.personal == "mask":
         rows = rows.with_columns(masked(pl.col("caption")).alias("caption"))
     whole = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
