@@ -8,6 +8,7 @@ as so many independent tosses would.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ CAPTIONS = 20_000
 REPEATED = 10
 """Times that ours signs them: once is over too soon to be measured."""
 PAIRS = 2_000
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,8 @@ def _signers() -> list[Signer]:
 
 
 def shingles(text: str) -> set[str]:
-    """Runs of three characters, as dataops.caption_shingles takes them from captions of letters, digits and marks."""
-    said = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
-    form = f" {' '.join(said)} "
+    """Runs of three characters, as dataops.caption_shingles takes them from captions without combining marks."""
+    form = f" {' '.join(_WORD.findall(text.casefold()))} "
     return {form[i : i + 3] for i in range(len(form) - 2)}
 
 
