@@ -19,6 +19,7 @@ from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from tasks import filter as filter_stage
 from tasks import filter_near as near
+from tasks import filter_steps as steps
 from tasks.filter import FILTER
 from tasks.filter_config import FilterConfig, NearCaptionsConfig
 from tasks.ranges import split
@@ -126,6 +127,7 @@ def test_order_parts_ranges_and_memory_do_not_show(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=bits: bits)
         monkeypatch.setattr(near, "_COPIES", copies)  # 4000: many shares of a range
         monkeypatch.setattr(near, "_SAMPLE", 10)
+        monkeypatch.setattr(steps, "SLICE_ROWS", 1 << 7 if bits == 3 else 1 << 18)
         made = filtered(tmp_path / name, shuffled, parts, near_captions={}, memory_limit_bytes=64 << 20)
         found.add(tuple(ids(tmp_path / name, made)))
     assert len(found) == 1
