@@ -36,7 +36,7 @@ SCALE = 4096
 SURE = 0.99
 """Posterior from which on `fast` does not replay draws."""
 PLAUSIBLE = 1e-8
-"""Posterior from which on a language takes part where draws are replayed: a few of 55, at a fifth of the time."""
+"""Posterior from which on a language takes part where draws are replayed: a third of 55, in half the time."""
 NOTHING = 40
 """A language that is exp(-40) times as likely as the best has no probability."""
 DECIMALS = 4
