@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dataops.query_matching import Queries
 
 NAME = "filter"
-_PAIRS = pl.DataFrame(pl.from_arrow(PAIRS.empty_table())).schema
+_PAIRS = pl.Schema(PAIRS)
 
 
 SLICE_ROWS = 1 << 18

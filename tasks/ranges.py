@@ -17,11 +17,13 @@ from dataops.snapshot import Draft
 def put_pieces(draft: Draft, name: str, pieces: Sequence[pl.DataFrame]) -> None:
     """Write frames of one schema as the pieces 0, 1, ... of a scratch table."""
     schema = pieces[0].to_arrow().schema
-    sink = io.BytesIO()
+    filled = [piece.rechunk().to_arrow().to_batches()[0] for piece in pieces if piece.height]
+    # To make an empty batch of nothing, Arrow would import pandas where it is installed: 30 MB.
+    empty = filled[0].slice(0, 0) if filled else pa.RecordBatch.from_pylist([], schema=schema)
+    sink, rest = io.BytesIO(), iter(filled)
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         for piece in pieces:
-            batches = piece.rechunk().to_arrow().to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
-            writer.write_batch(batches[0])
+            writer.write_batch(next(rest) if piece.height else empty)
     draft.store.put(draft.scratch(name), sink.getvalue())
 
 
