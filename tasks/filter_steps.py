@@ -31,7 +31,7 @@ NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
 
 
-SLICE_ROWS = 1 << 18
+SLICE_ROWS = 1 << 17
 """Of a part, that are looked at together: what bounds the memory of a worker. Whole row groups are read fastest."""
 
 
