@@ -87,7 +87,8 @@ class _Run:
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
         self.slices = slices_of([part.rows for part in came], self.config)
-        self.bits = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
+        needed = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
+        self.bits = agreed_bits(work.draft, needed)
         self.seen = tuple(_seen_parts(work))
         self.quiet = replace(work.context, progress=lambda done, total, line: None)
 
@@ -171,6 +172,18 @@ def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:
     needed = rows * (KEY_BYTES + 16) * _COPIES * workers
     ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), 1)
     return (ranges - 1).bit_length()
+
+
+def agreed_bits(draft: Draft, needed: int) -> int:
+    """The number of ranges (2^bits) of the try before, which may have had other workers or memory, where it is enough.
+
+    It only ever grows, so that no table of another number of ranges is taken for one of this.
+    """
+    name = draft.scratch("ranges.json")
+    before = json.loads(draft.store.read(name)) if draft.store.size(name) else 0
+    if needed > before:
+        draft.store.put(name, json.dumps(needed).encode())
+    return max(needed, before)
 
 
 def check_left(counts: Counts, max_drop_fraction: float) -> None:

@@ -29,9 +29,20 @@ def put_pieces(draft: Draft, name: str, pieces: Sequence[pl.DataFrame]) -> None:
 
 def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
     """One piece of a scratch table."""
+    return pl.DataFrame(pl.from_arrow(pa.Table.from_batches([_batch(draft, name, number)])))
+
+
+def _batch(draft: Draft, name: str, number: int) -> pa.RecordBatch:
     with pa.memory_map(str(draft.store.local(draft.scratch(name)))) as file:
-        batch = pa.ipc.open_file(file).get_batch(number)
-        return pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
+        return pa.ipc.open_file(file).get_batch(number)
+
+
+def gathered(draft: Draft, names: Sequence[str], number: int) -> pl.DataFrame:
+    """The same piece of several tables, one after the other, with the column `part`: the table's place among `names`."""
+    batches = [_batch(draft, name, number) for name in names]
+    frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches)))
+    parts = np.repeat(np.arange(len(names), dtype=np.uint32), [batch.num_rows for batch in batches])
+    return frame.with_columns(part=pl.Series(parts))
 
 
 def by_range(frame: pl.DataFrame, high: str, bits: int) -> list[pl.DataFrame]:
