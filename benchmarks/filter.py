@@ -69,7 +69,7 @@ def compare(
         table.append(
             Row(f"{case} memory", 1 / memory[ours], 1 / memory[peer], called, "1/MB", 5 if case == "dedupe" else None)
         )
-    said = ", ".join(f"{name} {n:,.0f} MB" for name, n in memory.items())
+    said = ", ".join(f"{name} {speed[name]:,.0f} rows/s, {n:,.0f} MB" for name, n in memory.items())
     return table, equal, f"{case}, {rows:,} rows: {said}; found {json.dumps(runs[ours][0][2])}, equal: {equal}"
 
 
@@ -88,6 +88,7 @@ def main() -> int:
     """Run the benchmark."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--times", type=int, default=3, help="of each measurement, of which the median counts")
     parser.add_argument("--memory", action="store_true", help="also the whole stage at 1, 4 and 20 million rows")
     parser.add_argument(
         "--folder", type=Path, help="where the pairs are kept for the next time (2.5 GB for 20 million)"
@@ -95,7 +96,7 @@ def main() -> int:
     parser.add_argument("--only", default="rules,dedupe,match,minhash,stage", help="the cases to run")
     options = parser.parse_args()
     number = 300_000 if options.quick else options.rows
-    times = 1
+    times = 1 if options.quick else options.times
     say: Callable[[str], Any] = (lambda line: None) if options.json else lambda line: sys.stdout.write(line + "\n")
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as temporary:
         folder = options.folder or Path(temporary)

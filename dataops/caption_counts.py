@@ -32,7 +32,7 @@ COUNTS = ("caption_chars", "caption_words", "caption_visible", "caption_letters"
 @lru_cache(maxsize=1)
 def classes() -> NDArray[np.uint8]:
     """(0x110000,) the classes of each code point, as bits (0.1 s)."""
-    codes = np.array(ASSIGNED, np.uint32)
+    codes = np.concatenate([np.arange(some.start, some.stop, dtype=np.uint32) for some in ASSIGNED])
     characters = pl.Series(list(codes.tobytes().decode("utf-32-le")))
     found = np.zeros(0x110000, np.uint8)
     for bit, pattern in _CLASSES.items():

@@ -2,6 +2,7 @@
 
 import unicodedata
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ GAP, LETTER, WORD = 0, 1, 2
 
 _UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _CODES = 0x110000
-ASSIGNED = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000)]
+ASSIGNED = (range(0xD800), range(0xE000, 0x40000), range(0xE0000, 0xE1000))
 """Code points that may be a letter, mark or number: the planes between, and the last two, hold none."""
 MOST_FOLDED = 3
 """Code points that one is folded to, at most."""
@@ -33,7 +34,7 @@ def characters() -> Characters:
     """The table of this Python's Unicode (0.2 s). Folding is `str.casefold`."""
     kinds, folds = np.zeros(_CODES, np.uint8), np.arange(_CODES, dtype=np.uint32)
     several: list[list[int]] = []
-    for code in ASSIGNED:
+    for code in chain(*ASSIGNED):
         character = chr(code)
         if unicodedata.category(character)[0] not in "LMN":
             continue

@@ -18,7 +18,9 @@ Halves = NDArray[np.uint64]
 
 def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The UTF-8 bytes of a column of strings, and where each begins and the last one ends (n + 1,). A null is ""."""
-    texts = texts.cast(pa.large_string()).fill_null("")
+    texts = texts.cast(pa.large_string())
+    if texts.null_count:
+        texts = texts.fill_null("")
     _, offsets, data = texts.buffers()
     bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
     if offsets is None:
@@ -60,7 +62,9 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
     for data, offsets in buffers:
         _append(data, offsets, starts, at, joined)
     known = numbers.is_valid().to_numpy(zero_copy_only=False)
-    _append_numbers(numbers.fill_null(0).to_numpy(), known, starts, at, joined)
+    if numbers.null_count:
+        numbers = numbers.fill_null(0)
+    _append_numbers(numbers.to_numpy(), known, starts, at, joined)
     halves = np.empty((len(numbers), 2), np.uint64)
     _hash_between(joined, starts, starts + at, halves)
     return halves

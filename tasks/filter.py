@@ -96,7 +96,8 @@ class _Run:
         if self.config.near_captions is not None:
             row_bytes = max(row_bytes, near.row_bytes(self.config.near_captions))
         rows = sum(part.rows for part in came)
-        self.bits = range_bits(rows, work.context.workers, self.config.memory_limit_bytes, row_bytes)
+        needed = range_bits(rows, work.context.workers, self.config.memory_limit_bytes, row_bytes)
+        self.bits = agreed_bits(work.draft, needed)
         self.seen = tuple(_seen_parts(work))
         self.quiet = replace(work.context, progress=lambda done, total, line: None)
 
@@ -198,6 +199,18 @@ def range_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int 
     needed = rows * row_bytes * _COPIES * workers
     ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), 1)
     return (ranges - 1).bit_length()
+
+
+def agreed_bits(draft: Draft, needed: int) -> int:
+    """The number of ranges (2^bits) of the try before, which may have had other workers or memory, where it is enough.
+
+    It only ever grows, so that no table of another number of ranges is taken for one of this.
+    """
+    name = draft.scratch("ranges.json")
+    before = json.loads(draft.store.read(name)) if draft.store.size(name) else 0
+    if needed > before:
+        draft.store.put(name, json.dumps(needed).encode())
+    return max(needed, before)
 
 
 def check_left(counts: Counts, max_drop_fraction: float) -> None:

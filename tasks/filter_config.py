@@ -72,7 +72,8 @@ class FilterConfig(RuleConfig):
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
     """A stage that drops a greater share of its rows fails; one that keeps no row fails always."""
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)
-    """Of all processes that choose among duplicates together: what is more is decided range by range of the hashes."""
+    """Of all processes that choose among duplicates together: what is more is decided range by range of the hashes. Beside
+    it each process has what it takes to run, and to look at one slice of a part: the same for any number of rows."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
 

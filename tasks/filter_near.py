@@ -21,7 +21,7 @@ from dataops.personal import masked
 from dataops.snapshot import Draft, Record
 from tasks.filter_config import NearCaptionsConfig
 from tasks.filter_steps import Step, kinds_of_gone, read_rows, table
-from tasks.ranges import by_range, get_piece, pieces_of, put_pieces, split
+from tasks.ranges import by_range, gathered, get_piece, put_pieces, split
 
 BAND_BYTES = 40
 """Of what is known of one band of a row, at most."""
@@ -52,7 +52,7 @@ def read_words(draft: Draft, step: Step) -> Record:
 
 def choose_same(draft: Draft, step: Step) -> Record:
     """The rows of a range of normal forms that another row has already; a piece a slice."""
-    rows = pl.concat(pieces_of(draft, step.tables("near-words"), step.number))
+    rows = gathered(draft, step.tables("near-words"), step.number)
     _put_gone(draft, step, "gone-same", rows.filter(duplicates(rows, ["caption"]).is_not_null()))
     return Record(task=step.id)
 
@@ -69,7 +69,7 @@ def sign(draft: Draft, step: Step) -> Record:
 
 def find_mates(draft: Draft, step: Step) -> Record:
     """The bands of a range that several rows have; a piece a slice."""
-    rows = pl.concat(pieces_of(draft, step.tables("near-bands"), step.number))
+    rows = gathered(draft, step.tables("near-bands"), step.number)
     mates = rows.filter(pl.col("bucket").is_duplicated())
     put_pieces(draft, table("near-mates", step.number), split(mates.drop("part"), mates["part"], step.parts))
     return Record(task=step.id)
@@ -157,7 +157,7 @@ def _shares(draft: Draft, step: Step) -> Iterator[pl.DataFrame]:
     """What was carried to a range of bands, in as many shares as memory asks for: how long captions are shows here only."""
 
     def pieces() -> Iterable[pl.DataFrame]:
-        return (piece.drop("part") for piece in pieces_of(draft, step.tables("near-carried"), step.number))
+        return (get_piece(draft, name, step.number) for name in step.tables("near-carried"))
 
     size = sum(piece.estimated_size() for piece in pieces())
     shares = 1 + int(size * _COPIES * step.workers // step.config.memory_limit_bytes)

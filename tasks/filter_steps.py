@@ -23,17 +23,17 @@ from tasks.filter_language import told
 from tasks.filter_summary import balance_facts, describe, merged
 from tasks.part_file import PartFile
 from tasks.queries import read_queries
-from tasks.ranges import by_range, get_piece, pieces_of, put_pieces
+from tasks.ranges import by_range, gathered, get_piece, put_pieces
 from tasks.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from dataops.query_matching import Queries
 
 NAME = "filter"
-_PAIRS = pl.DataFrame(pl.from_arrow(PAIRS.empty_table())).schema
+_PAIRS = pl.Schema(PAIRS)
 
 
-SLICE_ROWS = 1 << 18
+SLICE_ROWS = 1 << 17
 """Of a part, that are looked at together: what bounds the memory of a worker. Whole row groups are read fastest."""
 
 
@@ -72,7 +72,8 @@ class Step:
 
     @property
     def id(self) -> str:
-        return f"{self.function.__name__}-{self.number:05d}"
+        """With the number of ranges: what was cut into others is no part of this."""
+        return f"{self.function.__name__}-{self.bits:02d}-{self.number:05d}"
 
     def each(self) -> list["Step"]:
         """The same on each slice by itself."""
@@ -126,7 +127,7 @@ def judge(draft: Draft, step: Step) -> Record:
 
 def count_captions(draft: Draft, step: Step) -> Record:
     """The captions of a range that occur too often."""
-    captions = pl.concat(pieces_of(draft, step.tables("captions"), step.number))
+    captions = gathered(draft, step.tables("captions"), step.number)
     counted = captions.group_by("caption_high", "caption_low").len()
     too_many = counted.filter(pl.col("len") > step.config.max_caption_count)
     put_pieces(draft, table("frequent", step.number), [too_many.drop("len")])
@@ -146,7 +147,7 @@ def read_seen(draft: Draft, step: Step) -> Record:
 
 def choose(draft: Draft, step: Step) -> Record:
     """The rows of a range of urls that go: boilerplate, seen before, and duplicates; a piece a slice."""
-    rows = pl.concat(pieces_of(draft, step.tables("keys"), step.number))
+    rows = gathered(draft, step.tables("keys"), step.number)
     reasons = pl.Series("drop_reason", [None] * rows.height, pl.String)
     if step.config.max_caption_count is not None:
         frequent = pl.concat(get_piece(draft, name, 0) for name in step.range_tables("frequent"))
@@ -170,7 +171,7 @@ def regroup(draft: Draft, step: Step) -> Record:
 
 def choose_captions(draft: Draft, step: Step) -> Record:
     """The rows of a range of captions whose caption another row has already; a piece a slice."""
-    rows = pl.concat(pieces_of(draft, step.tables("regrouped"), step.number))
+    rows = gathered(draft, step.tables("regrouped"), step.number)
     _put_gone(draft, table("gone-captions", step.number), rows, duplicates(rows, ["caption"]), step.parts)
     return Record(task=step.id)
 
@@ -341,7 +342,7 @@ def _put_gone(draft: Draft, name: str, rows: pl.DataFrame, reasons: pl.Series, p
 
 def _gone(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
     """The rows of a slice that a map over the ranges found to go: row, drop_reason."""
-    return pl.concat(get_piece(draft, name, step.number) for name in step.range_tables(kind))
+    return gathered(draft, step.range_tables(kind), step.number).drop("part")
 
 
 def kinds_of_gone(config: FilterConfig, *, near: bool = True) -> list[str]:

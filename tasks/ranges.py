@@ -4,7 +4,7 @@ A map over the parts writes one such table a part, with a piece a range; a map o
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -18,19 +18,32 @@ from dataops.snapshot import Draft
 def put_pieces(draft: Draft, name: str, pieces: Sequence[pl.DataFrame]) -> None:
     """Write frames of one schema as the pieces 0, 1, ... of a scratch table."""
     schema = pieces[0].to_arrow().schema
-    sink = io.BytesIO()
+    filled = [piece.rechunk().to_arrow().to_batches()[0] for piece in pieces if piece.height]
+    # To make an empty batch of nothing, Arrow would import pandas where it is installed: 30 MB.
+    empty = filled[0].slice(0, 0) if filled else pa.RecordBatch.from_pylist([], schema=schema)
+    sink, rest = io.BytesIO(), iter(filled)
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         for piece in pieces:
-            batches = piece.rechunk().to_arrow().to_batches() or [pa.RecordBatch.from_pylist([], schema=schema)]
-            writer.write_batch(batches[0])
+            writer.write_batch(next(rest) if piece.height else empty)
     draft.store.put(draft.scratch(name), sink.getvalue())
 
 
 def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
     """One piece of a scratch table."""
+    return pl.DataFrame(pl.from_arrow(pa.Table.from_batches([_batch(draft, name, number)])))
+
+
+def _batch(draft: Draft, name: str, number: int) -> pa.RecordBatch:
     with pa.memory_map(str(draft.store.local(draft.scratch(name)))) as file:
-        batch = pa.ipc.open_file(file).get_batch(number)
-        return pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
+        return pa.ipc.open_file(file).get_batch(number)
+
+
+def gathered(draft: Draft, names: Sequence[str], number: int) -> pl.DataFrame:
+    """The same piece of several tables, one after the other, with the column `part`: the table's place among `names`."""
+    batches = [_batch(draft, name, number) for name in names]
+    frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches)))
+    parts = np.repeat(np.arange(len(names), dtype=np.uint32), [batch.num_rows for batch in batches])
+    return frame.with_columns(part=pl.Series(parts))
 
 
 def by_range(frame: pl.DataFrame, high: str, bits: int) -> list[pl.DataFrame]:
@@ -45,9 +58,3 @@ def split(frame: pl.DataFrame, numbers: pl.Series, count: int) -> list[pl.DataFr
     order = np.argsort(numbers.to_numpy(), kind="stable")
     grouped, ends = frame[order], np.bincount(numbers.to_numpy(), minlength=count).cumsum().tolist()
     return [grouped.slice(start, end - start) for start, end in pairwise([0, *ends])]
-
-
-def pieces_of(draft: Draft, names: Sequence[str], number: int) -> Iterator[pl.DataFrame]:
-    """The same piece of several tables, one after the other, with the column `part`: the table's place among `names`."""
-    for part, name in enumerate(names):
-        yield get_piece(draft, name, number).with_columns(part=pl.lit(part, pl.UInt32))

@@ -222,6 +222,22 @@ def test_a_part_that_is_none_is_named(tmp_path: Path):
         make(plan(FILTER, FilterConfig(), 0, [pairs]), Context(store=FolderStore(tmp_path), home=tmp_path, workers=1))
 
 
+def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = some_pairs(400)
+    config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
+    whole = filtered(tmp_path / "whole", rows, **config)
+    for tries in ((2, 1), (1, 3), (3, 1, 2)):
+        store = tmp_path / str(tries)
+        for bits in tries[:-1]:
+            monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=bits: bits)
+            with monkeypatch.context() as broken:
+                broken.setattr(filter_stage._Run, "write", lambda self: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    filtered(store, rows, **config)
+        monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=tries[-1]: bits)
+        assert filtered(store, rows, **config).content_digest == whole.content_digest
+
+
 def test_memory_decides_the_number_of_ranges():
     assert range_bits(0, 2, 1 << 30) == 0
     assert range_bits(1_000_000, 2, 1 << 30) == 0
