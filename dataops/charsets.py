@@ -2,6 +2,7 @@
 
 import codecs
 import re
+import struct
 
 import pyarrow as pa
 from charset_normalizer import from_bytes
@@ -20,6 +21,7 @@ _LOOKED_AT = 1 << 20  # bytes from which the detector's sample is taken
 _SAMPLE = 1 << 13  # bytes of text with non-ASCII characters that the detector sees
 _ERRORS_ALLOWED = 4  # one unreadable sequence for so many readable ones: two encodings, or a cut, in a UTF-8 page
 _MARKUP = re.compile(rb"[<>]")
+_OFFSETS = struct.Struct("=2q")
 
 # What browsers read under these labels. Source: the Encoding Standard (encoding.spec.whatwg.org), section 4.2.
 _SUPERSETS = {
@@ -158,7 +160,7 @@ def _read(data: bytes, codec: str) -> bytes:
 
 def _is_valid_utf8(data: bytes) -> bool:
     """By Arrow, which makes no text of it: five times as fast, and without up to four times the memory."""
-    offsets = pa.array([0, len(data)], pa.int64()).buffers()[1]
+    offsets = pa.py_buffer(_OFFSETS.pack(0, len(data)))
     text = pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(data)])
     try:
         text.validate(full=True)

@@ -182,7 +182,7 @@ class _Page:
             license = self.licenses.of_page(self.tree.root)
             texts = dict.fromkeys(normal_caption(text, self.bounds.caption) for text in image.texts)
             for text in filter(None, texts):
-                yield Candidate(url, text, "og", reason, license, image.width, image.height)
+                yield candidate((url, text, "og", reason, license, image.width, image.height, None))
 
     def _address(self, reference: str) -> tuple[str, str | None]:
         """The canonical address, or a bounded form of what cannot be used and the reason."""

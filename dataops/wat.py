@@ -235,7 +235,7 @@ def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: P
             url, reason = bounded_url(image.reference, bounds.url), bad.reason
         texts = dict.fromkeys(normal_caption(text, bounds.caption) for text in image.texts)
         for text in filter(None, texts):
-            yield Candidate(url, text, "og", reason, None, image.width, image.height)
+            yield candidate((url, text, "og", reason, None, image.width, image.height, None))
 
 
 def page_base(page: WatPage, max_url_chars: int) -> str:

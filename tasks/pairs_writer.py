@@ -35,7 +35,8 @@ class PairsWriter:
         self.damaged: list[list[object]] = []
         """The first damages: [offset, reason]."""
         self.reasons: Counter[str] = Counter()
-        self._rows: list[Candidate] = []
+        # Columns, not rows: tuples by the thousand would have the garbage collector go through all objects there are.
+        self._columns: tuple[list[Any], ...] = tuple([] for _ in Candidate._fields)
         self._origins: list[Origin] = []
         self._lengths: list[int] = []
         self._kept = PartFile(folder / "part.parquet", PAIRS)
@@ -43,11 +44,15 @@ class PairsWriter:
 
     def add(self, origin: Origin, candidates: Iterable[Candidate]) -> None:
         """The candidates of one page (or of one row of a list), in their order."""
-        before = len(self._rows)
-        self._rows.extend(candidates)
+        held = self._columns[0]
+        before = len(held)
+        for column, values in zip(
+            self._columns, zip(*candidates, strict=True), strict=False
+        ):  # no candidates, no values
+            column.extend(values)
         self._origins.append(origin)
-        self._lengths.append(len(self._rows) - before)
-        if len(self._rows) >= _BATCH or len(self._origins) >= _BATCH:
+        self._lengths.append(len(held) - before)
+        if len(held) >= _BATCH or len(self._origins) >= _BATCH:
             self._flush()
 
     def add_table(self, table: pa.Table) -> None:
@@ -90,9 +95,10 @@ class PairsWriter:
         self._gone.close()
 
     def _flush(self) -> None:
-        if self._rows:
+        if self._columns[0]:
             self._write(*self._table())
-        self._rows, self._origins, self._lengths = [], [], []
+        self._columns = tuple([] for _ in Candidate._fields)
+        self._origins, self._lengths = [], []
 
     def _write(self, table: pa.Table, digests: np.ndarray) -> None:
         reasons = table["drop_reason"]
@@ -103,7 +109,7 @@ class PairsWriter:
 
     def _table(self) -> tuple[pa.Table, np.ndarray]:
         """The held rows, kept and dropped, and the digests that their uids spell."""
-        columns = dict(zip(Candidate._fields, zip(*self._rows, strict=True), strict=True))
+        columns = dict(zip(Candidate._fields, self._columns, strict=True))
         pages = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
         of_page = {
             "page_url": [origin.page_url for origin in self._origins],
@@ -116,7 +122,7 @@ class PairsWriter:
         types = {field.name: field.type for field in dropped(PAIRS)}
         arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
         arrays |= {name: pa.array(values, types[name]).take(pages) for name, values in of_page.items()}
-        return self._with_constants(arrays | {"uid": uids}, len(self._rows)), digests
+        return self._with_constants(arrays | {"uid": uids}, len(pages)), digests
 
     def _with_constants(self, columns: Mapping[str, pa.Array | pa.ChunkedArray], n: int) -> pa.Table:
         """The columns in their order, with those that are the same for all rows; nulls for what there is not."""

@@ -1,6 +1,11 @@
+import re
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dataops.candidates import PageBounds
+from dataops.image_addresses import LAZY_SRC, LAZY_SRCSET, declared_length, image_reference
 from dataops.pages import page_pairs
 
 PAGE = "http://h.example/p/"
@@ -98,3 +103,72 @@ def test_a_stand_in_for_a_lazy_image_is_not_a_second_one(name: str):
 def test_declared_size_is_of_the_address_that_was_taken(attributes: str, size: tuple):
     [row] = page_pairs(f"<img src=a.jpg alt=a {attributes}>".encode(), PAGE, BOUNDS).candidates
     assert (row.declared_width, row.declared_height) == size
+
+
+def usable(reference: str) -> bool:
+    """The rule of addresses that are images, without its short way."""
+    path = re.split("[?#]", reference)[0]
+    words = ("true", "false", "none", "null", "undefined", "lazy", "")
+    starts = ("#", "data:", "blob:", "about:", "javascript:", "[", "{")
+    if reference.strip().lower() in words or reference.lstrip().lower().startswith(starts):
+        return False
+    kinds = r"[.](svgz?|jxl|hei[cf]|jp2|ico|mp4|webm)([?#]|\Z)"
+    return not re.search(kinds, reference, re.I) and not re.search("[{}]|%7b", path, re.I)
+
+
+def by_the_book(
+    image: dict[str, str | None], sources: list[dict[str, str | None]]
+) -> tuple[str, int | None, int | None]:
+    """The rule as the module states it: of each offer of lazy attributes, else of the plain ones, the largest."""
+    width, height = declared_length(image.get("width")), declared_length(image.get("height"))
+    for names in ((*LAZY_SRCSET, *LAZY_SRC), ("srcset", "src")):
+        offers: list[tuple[int, float, str]] = []
+        for element in (image, *sources):
+            for name in names:
+                if name in ("srcset", *LAZY_SRCSET):
+                    for url, number, unit in re.findall(r"(?:^|, )(\S+) (\d+)([wx])", element.get(name) or ""):
+                        offers.append((int(number), 1, url) if unit == "w" else (0, int(number), url))
+                elif text := element.get(name):
+                    offers.append((0, 1, text))
+        if offers := [offer for offer in offers if usable(offer[2])]:
+            own, _, url = max(offers, key=lambda offer: offer[:2])
+            return (
+                (url, own, round(own * height / width) if width and height else None) if own else (url, width, height)
+            )
+    return image.get("src") or "", width, height
+
+
+ADDRESSES = st.sampled_from(
+    [
+        *(
+            "a.jpg",
+            "/b/c.JPEG?w=3",
+            "https://h.example/d.svg?x=.jpg",
+            "e.jpg?f={g}",
+            "%7Bh.png",
+            "i.PNG#j",
+            "k.mp4",
+            "m",
+        ),
+        *("http://h.example/l.heic", "#.jpg", "[n].jpg", "o.svg/p.webp", "javascript:q.jpg", "r.gif?s.ico", PIXEL),
+    ]
+)
+SRCSETS = st.lists(st.tuples(ADDRESSES, st.sampled_from(["1x", "2x", "90w", "300w"])), max_size=3).map(
+    lambda offers: ", ".join(f"{url} {size}" for url, size in offers)
+)
+ATTRIBUTES = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("src", "data-src", "data-original"), ADDRESSES | st.sampled_from(["", " ", "lazy", None])),
+        **dict.fromkeys(("srcset", "data-srcset"), SRCSETS),
+        **dict.fromkeys(("width", "height"), st.sampled_from(["", "30", "40px", "50%", "0", None])),
+    },
+)
+
+
+@settings(max_examples=500)
+@given(ATTRIBUTES, st.lists(ATTRIBUTES, max_size=2))
+def test_the_short_ways_choose_what_the_rule_chooses(
+    image: dict[str, str | None], sources: list[dict[str, str | None]]
+):
+    assert image_reference(image, sources) == by_the_book(image, sources)

@@ -1,7 +1,7 @@
 import pytest
 
 from dataops.candidates import PageBounds
-from dataops.page_signals import header_opt_outs
+from dataops.page_signals import counted_name, header_opt_outs
 from dataops.pages import PagePairs, page_pairs
 
 PAGE = "http://h.example/p/"
@@ -46,6 +46,23 @@ def test_declared_language(root: str, language: str | None):
 )
 def test_opt_outs_of_the_page(head: str, told: str | None):
     assert read(f"<head>{head}</head>{IMAGE}").opt_out == told
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        (" OG:Image ", "og:image"),
+        ("twitter:card", "twitter:card"),
+        ("Robots", "robots"),
+        ("tdm-reservation", "tdm-reservation"),
+        ("GPTBot", "gptbot"),
+        ("x" * 200 + "bot", "x" * 200 + "bot"),
+        ("viewport", ""),
+        ("description", ""),
+    ],
+)
+def test_names_of_metas_of_which_something_is_made(name: str, counted: str):
+    assert counted_name(name) == counted
 
 
 @pytest.mark.parametrize(
