@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dataops.characters import MOST_FOLDED, characters, fold, next_code
@@ -62,7 +61,7 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
     starts = np.cumsum(widths) - widths
     for data, offsets in buffers:
         _append(data, offsets, starts, at, joined)
-    known = pc.is_valid(numbers).to_numpy(zero_copy_only=False)
+    known = numbers.is_valid().to_numpy(zero_copy_only=False)
     if numbers.null_count:
         numbers = numbers.fill_null(0)
     _append_numbers(numbers.to_numpy(), known, starts, at, joined)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
-import pyarrow.compute as pc
 
 from tasks.filter_config import FilterConfig
 
@@ -25,7 +24,7 @@ def told(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
     """
     if config.language_page_weight:
         return _answers(_with_pages(rows, config), config)
-    distinct = pc.dictionary_encode(rows["caption"].to_arrow())
+    distinct = rows["caption"].to_arrow().dictionary_encode()
     texts = _lowered(distinct.dictionary.to_pylist())
     batches = [texts[at : at + _BATCH] for at in range(0, max(len(texts), 1), _BATCH)]
     answers = pl.concat([_answers(_detect(batch, config), config) for batch in batches])
