@@ -1,6 +1,7 @@
 """A caption's language is judged with its page's: two words alone say little."""
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -8,6 +9,7 @@ from dataops.language import Detection, detect
 from dataops.schema import PAIRS, uid
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
+from tasks import filter_language
 from tasks.filter_config import FilterConfig
 from tasks.filter_steps import Step, choose, judge, write
 
@@ -79,6 +81,19 @@ def test_blended_is_the_weighted_mean_of_what_is_known(weight):
     # Where one side knows nothing, the other decides; where neither has weight, nothing is known.
     assert found.probabilities[1].tolist() == ([0.0, 1.0] if weight < 1 else [0.0, 0.0])
     assert found.labels[2] == ("b" if weight else None)
+
+
+def test_captions_that_are_there_twice_are_judged_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(filter_language, "_BATCH", 3)
+    captions = [text for texts in PAGES.values() for text in texts] * 2 + ["THE RED HOUSE", "the red house", "123"]
+    config = FilterConfig(languages=["en"], language_candidates=LANGUAGES)
+    told = filter_language.told(pl.DataFrame({"caption": captions}), config)
+    shown = [caption.lower() if caption.isupper() else caption for caption in captions]
+    each = detect(shown, LANGUAGES, config.language_mode)
+    assert told["language"].to_list() == each.labels
+    assert told["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
+    assert told["foreign"].to_list() == (each.summed(["en"]) < 0.5).tolist()
+    assert filter_language.told(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows() == []
 
 
 def test_a_page_of_its_own_changes_nothing():
