@@ -12,6 +12,7 @@ from dataops.opt_outs import Signal
 
 _MAX_SEGMENTS = 10_000
 _XMP_WORD = b"DataMining"
+_JUMBF_WORD = b"jumb"  # the boxes that C2PA lies in; what they hold may be cut anywhere
 _C2PA_WORD = b"training-mining"
 # plus:DataMining as attribute, as element, or as rdf:resource within the element; any prefix may be bound to the schema.
 # Source: IPTC Photo Metadata Standard 2023.1, "Data Mining"; values: ns.useplus.org, LDF vocabulary DMI-*.
@@ -34,7 +35,7 @@ def mining_markers(data: bytes, kind: str) -> list[tuple[Signal, str]]:
     Args:
         kind: of dataops.images.KINDS. In JPEG, PNG and WebP only metadata is looked at, in the others all bytes.
     """
-    if _XMP_WORD not in data and _C2PA_WORD not in data:
+    if _XMP_WORD not in data and _JUMBF_WORD not in data:
         return []
     xmp, jumbf = _metadata(data, kind)
     found: list[tuple[Signal, str]] = []

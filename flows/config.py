@@ -24,7 +24,6 @@ from tasks.pack import PackConfig
 from tasks.register import RegisterConfig
 from training.config import TrainConfig, load_model_config
 
-
 _BEFORE_DOWNLOAD = ("extract", "filter")
 
 
@@ -107,9 +106,7 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
     return check_config(values, str(path), until=until)
 
 
-def check_config(
-    values: Mapping[str, Any], where: str, *, sources: bool = True, until: str | None = None
-) -> RunConfig:
+def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True, until: str | None = None) -> RunConfig:
     """Validate config values and the files and places that they name.
 
     Args:
