@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataops.digest import text_sha256
-from tasks.wire import MAX_REDIRECTS, REDIRECTS, FetchError, Wire, named_errors, read_body, redirect_target, split_url
+from tasks.wire import MAX_REDIRECTS, REDIRECTS, Wire, named_errors, read_body, redirect_target, split_url
 
 MAX_BYTES = 512_000
 """Read of a file; the rest is left out. Source: RFC 9309, section 2.5: at least 500 KiB."""
@@ -74,14 +74,8 @@ class SiteFiles:
                     continue
                 if response.status != 200:
                     return SiteFile(first, response.status, "", now)
-                body = b""
-                try:
-                    for piece in read_body(response, MAX_BYTES):
-                        body += piece
-                except FetchError as error:
-                    if error.reason != "too_large":
-                        raise
-                return SiteFile(first, 200, body[:MAX_BYTES].decode("utf-8", "replace"), now)
+                body = b"".join(read_body(response, MAX_BYTES, cut=True))
+                return SiteFile(first, 200, body.decode("utf-8", "replace"), now)
         return SiteFile(first, 404, "", now)  # RFC 9309, 2.3.1.2: over five redirects count as if there were none
 
 

@@ -125,25 +125,29 @@ def named_errors(timeout: float) -> Iterator[None]:
         raise FetchError("bad_response", type(error).__name__) from None
 
 
-def read_body(response: http.client.HTTPResponse, cap: int) -> Iterator[bytes]:
+def read_body(response: http.client.HTTPResponse, cap: int, *, cut: bool = False) -> Iterator[bytes]:
     """The pieces of a body.
+
+    Args:
+        cap: bytes.
+        cut: end there, instead of failing where there is more.
 
     Raises: FetchError with too_large where there is more than `cap` bytes (known early from the Content-Length, else when
     they have come), incomplete where there is less than promised, bad_response where it is compressed: we ask for
     `identity`, and so nothing can unfold.
     """
     length = response.length  # None where the body is chunked or ends with the connection
-    if length is not None and length > cap:
+    if length is not None and length > cap and not cut:
         raise FetchError("too_large", f"over {cap} bytes")
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise FetchError("bad_response", "Content-Encoding that was not asked for")
     size = 0
-    while chunk := response.read(min(_CHUNK, cap + 1 - size)):
+    while chunk := response.read(min(_CHUNK, cap + (not cut) - size)):
         size += len(chunk)
         yield chunk
         if size > cap:
             raise FetchError("too_large", f"over {cap} bytes")
-    if length is not None and size < length:
+    if length is not None and size < min(length, cap):
         raise FetchError("incomplete", "the body ended before its Content-Length")
 
 
