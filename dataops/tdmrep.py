@@ -6,6 +6,7 @@ Source: TDM Reservation Protocol (W3C community group, final report of 2024), se
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -46,14 +47,18 @@ def parse_tdmrep(text: str) -> list[TdmRule]:
 
 def rule_for(rules: Sequence[TdmRule], path: str) -> TdmRule | None:
     """The rule that speaks for a path (with its query): the first that matches."""
-    octets = _plain(path)
-    return next((rule for rule in rules if _matches(rule.location, octets)), None)
+    octets = unquote_to_bytes(path)
+    return next((rule for rule in rules if _matches(*_pieces(rule.location), octets)), None)
 
 
-def _matches(location: str, path: bytes) -> bool:
-    """As in robots.txt (RFC 9309, section 2.2.3). Linear in the path for each piece: no pattern is hostile."""
-    anchored = location.endswith("$")
-    pieces = [_plain(piece) for piece in location.removesuffix("$").split("*")]
+@lru_cache(maxsize=2 * _MAX_RULES)
+def _pieces(location: str) -> tuple[tuple[bytes, ...], bool]:
+    """What stands between the wildcards, and whether the path must end there; without escapes, as any may be escaped."""
+    return tuple(unquote_to_bytes(piece) for piece in location.removesuffix("$").split("*")), location.endswith("$")
+
+
+def _matches(pieces: Sequence[bytes], anchored: bool, path: bytes) -> bool:
+    """As in robots.txt (RFC 9309, section 2.2.3). Each piece is searched once: no pattern is hostile."""
     if not path.startswith(pieces[0]):
         return False
     at = len(pieces[0])
@@ -67,8 +72,3 @@ def _matches(location: str, path: bytes) -> bool:
     if anchored:
         return len(path) - at >= len(pieces[-1]) and path.endswith(pieces[-1])
     return path.find(pieces[-1], at) >= 0
-
-
-def _plain(path: str) -> bytes:
-    """Octets without escapes, so that both spellings of a character are one."""
-    return unquote_to_bytes(path)

@@ -12,6 +12,7 @@ a temporary folder; what they wrote is checked row by row and then committed. Fo
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,6 +20,7 @@ from pydantic import Field, model_validator
 from dataops.errors import SourceError
 from dataops.snapshot import Draft, Record
 from tasks import slices
+from tasks.originals import Originals
 from tasks.parts import map_parts
 from tasks.polite_config import PoliteConfig
 from tasks.scratch import scratch_folder
@@ -100,6 +102,8 @@ def make(work: Work) -> Made:
         workers = min(work.context.workers, len(cuts))
         shards = [Shard(index, rows, config, workers, str(folder)) for index, rows in enumerate(cuts)]
         records = map_parts(download_shard, shards, work.draft, work.context)
+    if config.originals:
+        Originals(Path(config.originals)).shrink(config.originals_bytes)
     parts, counts = gather(records)
     failed = counts.input - counts.kept
     if counts.input and failed / counts.input > config.max_failed_fraction:

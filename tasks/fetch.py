@@ -21,11 +21,12 @@ from email.message import Message
 from typing import Any
 from urllib.request import OpenerDirector, Request
 
-from dataops.images import sniff
+from dataops.images import KINDS, sniff
 from dataops.mining_markers import mining_markers
 from dataops.opt_outs import SIGNALS, OptOut, Signal, header_opt_outs
 from tasks.host_pace import HostPace
 from tasks.host_rules import HostRules
+from tasks.originals import Original, Originals
 from tasks.wire import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -81,11 +82,17 @@ class Fetched(io.BytesIO):
 
 
 class SafeOpener(OpenerDirector):
-    """An opener for one shard; safe to use from many threads. `evidence` is by url as it was asked for."""
+    """An opener for one shard; safe to use from many threads. `evidence` is by url as it was asked for.
 
-    def __init__(self, limits: FetchLimits, wire: Wire, rules: HostRules, pace: HostPace):
+    Args:
+        originals: pictures of earlier runs, of which only what changed is fetched.
+    """
+
+    def __init__(
+        self, limits: FetchLimits, wire: Wire, rules: HostRules, pace: HostPace, originals: Originals | None = None
+    ):
         super().__init__()
-        self.limits, self.wire, self.rules, self.pace = limits, wire, rules, pace
+        self.limits, self.wire, self.rules, self.pace, self.originals = limits, wire, rules, pace, originals
         self.evidence: dict[str, Evidence] = {}
         self._final: dict[str, FetchError] = {}  # failures that another try cannot mend
 
@@ -126,36 +133,61 @@ class _Fetch:
 
     def _hop(self, url: str) -> Fetched | str:
         """The body at `url`, or the url that it redirects to."""
+        originals = self.opener.originals
+        try:
+            return self._asked(url, originals.get(url) if originals else None)
+        except FetchError as error:
+            if originals and not error.transient:
+                originals.drop(url)
+            raise
+
+    def _asked(self, url: str, kept: Original | None) -> Fetched | str:
         parts = split_url(url)
         self._note(final_url=url)
         waits_since = time.monotonic()
         interval, declared = self.opener.rules.check(parts)
         self._heed(declared)
+        headers = {"Accept": "image/*,*/*;q=0.5"} | (kept.validators if kept else {})
         with self.opener.pace.turn(parts.hostname or "", interval):
             self.deadline += time.monotonic() - waits_since
             with (
                 named_errors(self.limits.timeout),
-                self.opener.wire.get(parts, self.deadline, Accept="image/*,*/*;q=0.5") as response,
+                self.opener.wire.get(parts, self.deadline, **headers) as response,
             ):
-                return self._answer(url, response)
+                return self._answer(url, response, kept)
 
-    def _answer(self, url: str, response: http.client.HTTPResponse) -> Fetched | str:
+    def _answer(self, url: str, response: http.client.HTTPResponse, kept: Original | None) -> Fetched | str:
         headers, limits = response.headers, self.limits
         self._note(
             http_status=response.status,
             content_type=headers.get("Content-Type"),
-            etag=headers.get("ETag"),
-            last_modified=headers.get("Last-Modified"),
+            etag=headers.get("ETag", kept.etag if kept else None),
+            last_modified=headers.get("Last-Modified", kept.last_modified if kept else None),
         )
         self._heed(header_opt_outs(headers, limits.agent_token, limits.disallowed, url, self.evidence.fetched_at))
         if response.status in REDIRECTS:
             return redirect_target(url, response)
-        if not 200 <= response.status < 300:
+        if response.status == 304 and kept:
+            body = kept.body
+        elif 200 <= response.status < 300:
+            body = self._body(response)
+        else:
             wait = retry_after(headers.get("Retry-After"))
             raise FetchError(f"http_{response.status}", "the server's answer", wait)
-        body = self._body(response)
-        marks = mining_markers(body, sniff(body))
-        self._heed(OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in marks)
+        return self._taken(url, body, headers, new=response.status != 304)
+
+    def _taken(self, url: str, body: bytes, headers: Message, *, new: bool) -> Fetched:
+        if len(body) > self.limits.max_bytes:  # kept by a run that took more
+            raise FetchError("too_large", f"over {self.limits.max_bytes} bytes")
+        kind = sniff(body)
+        self._heed(
+            OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in mining_markers(body, kind)
+        )
+        if (originals := self.opener.originals) and kind in KINDS:
+            if new:
+                originals.put(url, body, headers)
+            else:
+                originals.confirm(url)
         return Fetched(body, headers)
 
     def _body(self, response: http.client.HTTPResponse) -> bytes:

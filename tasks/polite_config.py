@@ -43,7 +43,9 @@ Source: github.com/ai-robots-txt/ai.robots.txt, of which those are left out that
 class PoliteConfig(StageConfig):
     """How hosts are treated."""
 
-    execution_fields: ClassVar[frozenset[str]] = frozenset({"contact", "connect_to", "host_concurrency", "host_rate"})
+    execution_fields: ClassVar[frozenset[str]] = frozenset(
+        {"contact", "connect_to", "host_concurrency", "host_rate", "originals", "originals_bytes"}
+    )
 
     user_agent: str = Field(default="pairmill", pattern=r"^[A-Za-z0-9_-]+$")
     """The name in the User-Agent header, and the one that robots.txt, ai.txt and X-Robots-Tag may address."""
@@ -67,6 +69,11 @@ class PoliteConfig(StageConfig):
     """X-Robots-Tag directives that are such a signal."""
     ai_agents: tuple[str, ...] = AI_AGENTS
     """Agents whose exclusion by a robots.txt is such a signal, unless it has a group for `user_agent`."""
+    originals: str | None = None
+    """A folder in which pictures are kept as they were fetched. A later run that names it asks for what changed since, by
+    ETag and Last-Modified, and takes the rest from there, for whatever `image_size`."""
+    originals_bytes: int = Field(default=50 << 30, ge=0)
+    """What may be in it at the end of a run; what nobody asked for the longest goes first."""
 
     @field_validator("connect_to")
     @classmethod

@@ -8,6 +8,7 @@ from tasks.dns import shared_dns
 from tasks.fetch import FetchLimits, SafeOpener
 from tasks.host_pace import HostPace, PaceLimits
 from tasks.host_rules import HostRules, RuleLimits
+from tasks.originals import Originals
 from tasks.site_files import SiteFiles
 from tasks.wire import Wire
 
@@ -49,4 +50,5 @@ def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1) 
         disallowed=frozenset(directive.strip().lower() for directive in config.disallowed_header_directives),
         opt_out=frozenset(config.opt_out),
     )
-    return SafeOpener(limits, wire, rules, pace)
+    originals = Originals(Path(config.originals)) if config.originals else None
+    return SafeOpener(limits, wire, rules, pace, originals)

@@ -72,6 +72,18 @@ def busy_once(handler: "Handler") -> None:
         handler.answer(picture(3))
 
 
+def versioned(handler: "Handler") -> None:
+    """/2… has changed since it was asked for first; /gone… is gone, /says-no… says now that it must not be used."""
+    again = handler.web.times(handler.host, handler.path) > 1
+    etag = '"new"' if again and handler.path.startswith("/2") else '"old"'
+    if again and handler.path.startswith("/gone"):
+        handler.answer((410, {}, b""))
+    elif handler.headers["If-None-Match"] == etag:
+        handler.answer((304, {"X-Robots-Tag": "noai"} if handler.path.startswith("/says-no") else {}, b""))
+    else:
+        handler.answer((200, {"ETag": etag}, picture(len(etag) + again)))
+
+
 def hosts() -> dict[str, dict[str, Answer]]:
     """By host and path; "*" stands for any other path. What is not there is a 404."""
     shut = text("User-agent: *", "Disallow: /")
@@ -117,6 +129,7 @@ def hosts() -> dict[str, dict[str, Answer]]:
         "tdm-header.test": {"*": (200, {"TDM-Reservation": "1"}, picture(1))},
         "iptc.test": {"*": with_chunk(b"iTXt", XMP)},
         "c2pa.test": {"*": with_chunk(b"caBX", JUMBF)},
+        "versioned.test": {"*": versioned},
         "busy-once.test": {"*": busy_once},
         "busy.test": {"*": (429, {"Retry-After": "3600"}, b"")},
     }  # fmt: skip

@@ -144,6 +144,28 @@ def test_which_signals_drop_is_config(tmp_path: Path, web: Web) -> None:
         assert [url for url, reason in reasons.items() if reason] == [f"http://{host}.test/1.png"]
 
 
+def test_a_later_run_fetches_only_what_changed(tmp_path: Path, web: Web) -> None:
+    urls = [f"http://versioned.test/{name}" for name in ("1.png", "2.png", "gone.png", "says-no.png")]
+    options = {"connect_to": web.connect_to(), "originals": str(tmp_path / "originals")}
+    first, before = fetched(tmp_path / "a", urls, **options)
+    assert set(first.values()) == {None}
+    (tmp_path / "b").mkdir()
+    again, after = fetched(tmp_path / "b", urls, **options, image_size=32)
+    assert list(again.values()) == [None, None, "http_410", "opt_out"]
+    assert [after[url]["http_status"] for url in urls] == [304, 200, 410, 304]
+    assert [after[url]["etag"] for url in urls[:2]] == ['"old"', '"new"']
+    assert [after[url]["bytes"] is None for url in urls] == [True, False, True, True]
+
+    def sha256s(folder: str) -> dict[str, str]:
+        rows = read_table(FolderStore(tmp_path / folder / "store"), "download/polite/part-00000.parquet").to_pylist()
+        return {row["url"]: row["sha256"] for row in rows}
+
+    assert sha256s("a")[urls[0]] == sha256s("b")[urls[0]]
+    assert sha256s("a")[urls[1]] != sha256s("b")[urls[1]]
+    assert len(list((tmp_path / "originals").glob("??/*"))) == 2  # those that are gone or forbidden are not kept
+    assert before[urls[0]]["bytes"] > 0
+
+
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The addresses that would be connected to, each of which then refuses: nothing leaves this machine."""

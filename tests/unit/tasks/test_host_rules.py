@@ -153,3 +153,14 @@ def test_what_cannot_be_had_or_robots_txt_forbids_is_no_file() -> None:
 def test_named_agents_are_read_from_lines_of_any_form() -> None:
     text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\n# User-agent: not\nDisallow: /"
     assert RobotsFile.parse(text).named == {"gptbot", "ccbot", "other"}
+
+
+def test_a_file_that_would_cost_too_much_time_allows_nothing() -> None:
+    hostile = "User-agent: *\n" + "".join(f"Disallow: /{'*a' * 5}{n}b$\n" for n in range(20_000))
+    started = time.monotonic()
+    file = RobotsFile.parse(hostile)
+    assert not any(file.allows(f"http://a.test/{'a' * 2000}{n}", "pairmill") for n in range(1000))
+    assert time.monotonic() - started < 2
+    modest = "User-agent: *\n" + "".join(f"Disallow: /*{n}.jpg$\n" for n in range(1_000))
+    assert RobotsFile.parse(modest).allows("http://a.test/x.jpg", "pairmill")
+    assert not RobotsFile.parse(modest).allows("http://a.test/999.jpg", "pairmill")
