@@ -1,6 +1,8 @@
 """What hosts say to a download, and that it listens: the row of every case, and no request where none was allowed."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.integration.test_download import filtered
 
 pytestmark = pytest.mark.timeout(120)
 
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ["/robots.txt", TDM, "/ai.txt"]
 EXPECTED = {
     "http://plain.test/1.png": None,
@@ -130,6 +133,34 @@ def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(tmp_path:
         assert all(one["when"] for one in row["opt_out"])
     assert evidence["http://tdm-header.test/1.png"]["bytes"] is None  # its body was not read
     assert evidence["http://plain.test/to-shut.png"]["final_url"] == "http://shut.test/1.png"
+
+
+ONE_OF_MANY = """
+import sys
+from pathlib import Path
+from tasks.download import DownloadConfig
+from tasks.polite_opener import polite_opener
+
+folder, address, *urls = sys.argv[1:]
+opener = polite_opener(DownloadConfig(connect_to={"ours.test": address, "shut.test": address}), Path(folder))
+for url in urls:
+    try:
+        opener.open(url)
+    except Exception as error:
+        print(error)
+"""
+
+
+def test_the_processes_of_a_run_ask_for_the_files_of_a_host_once(tmp_path: Path, web: Web) -> None:
+    urls = [f"http://{host}.test/{number}.png" for number in range(3) for host in ("ours", "shut")]
+    command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path), f"127.0.0.1:{web.port}", *urls]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        told, _ = process.communicate(timeout=60)
+        assert told.splitlines() == ["robots: robots.txt disallows it"] * 3
+    paths = web.paths()
+    assert paths["shut.test"] == ["/robots.txt"]
+    assert sorted(paths["ours.test"]) == sorted([*FILES, *["/0.png", "/1.png", "/2.png"] * 3])
 
 
 def test_which_signals_drop_is_config(tmp_path: Path, web: Web) -> None:
