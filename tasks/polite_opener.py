@@ -29,7 +29,7 @@ def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1) 
         PaceLimits(
             concurrency=max(1, config.host_concurrency // workers),
             interval=workers / config.host_rate if config.host_rate else 0.0,
-            max_wait=config.timeout,
+            max_pause=config.timeout,
             patience=config.host_patience,
         )
     )
