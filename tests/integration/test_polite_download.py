@@ -131,6 +131,11 @@ def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(tmp_path:
         found = {(one["signal"], one["detail"], one["where"]) for one in row["opt_out"]}
         assert expected in found, host
         assert all(one["when"] for one in row["opt_out"])
+    asked = {url for url, row in evidence.items() if row["fetched_at"]}
+    assert not asked & {
+        f"http://{host}.test/1.png" for host in ("shut", "broken", "agents", "tdmrep", "aitxt", "unknown")
+    }
+    assert asked >= {url for url, reason in EXPECTED.items() if reason is None}
     assert evidence["http://tdm-header.test/1.png"]["bytes"] is None  # its body was not read
     assert evidence["http://plain.test/to-shut.png"]["final_url"] == "http://shut.test/1.png"
 
