@@ -15,7 +15,7 @@ import http.client
 import io
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from typing import Any
@@ -59,7 +59,7 @@ class FetchLimits:
     opt_out: frozenset[Signal] = frozenset(SIGNALS)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evidence:
     """What a server said about one url, the last time that it was asked."""
 
@@ -209,4 +209,5 @@ class _Fetch:
                 raise FetchError("opt_out", f"{one.signal} {one.detail}")
 
     def _note(self, **changes: Any) -> None:
-        self.evidence = replace(self.evidence, **changes)
+        for name, value in changes.items():
+            setattr(self.evidence, name, value)

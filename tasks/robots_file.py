@@ -45,6 +45,6 @@ class RobotsFile:
 
         None where the file has a group for us: then the owner has said what he wants of us in particular.
         """
-        if ours.lower() in self.named:
+        if not self.named or ours.lower() in self.named:
             return ()
         return [agent for agent in agents if agent.lower() in self.named and not self.parser.can_fetch(url, agent)]
