@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from protego import Protego
 
-_AGENT_LINE = re.compile(r"^[ \t]*user-?agent[ \t]*:[ \t]*([^#\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_AGENT_LINE = re.compile(r"^[ \t]*user[- ]?agent[ \t]*:[ \t]*([^#\r\n]*)", re.IGNORECASE | re.MULTILINE)
 MAX_WILDCARDS = 2_000
 """In one file: each is searched for in every url that is asked for, at some 3 microseconds."""
 
