@@ -151,7 +151,7 @@ def test_what_cannot_be_had_or_robots_txt_forbids_is_no_file() -> None:
 
 
 def test_named_agents_are_read_from_lines_of_any_form() -> None:
-    text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\nUser agent: Spaced\n# User-agent: not\nDisallow: /"
+    text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\nUser agent: Spaced\n# User-agent: not"
     assert RobotsFile.parse(text).named == {"gptbot", "ccbot", "other", "spaced"}
 
 
