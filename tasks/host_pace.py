@@ -28,7 +28,8 @@ class PaceLimits:
 
     Attributes:
         concurrency: requests at a time.
-        interval: seconds between the starts of two.
+        interval: seconds between the starts of two, of all processes together.
+        processes: how many ask beside each other; each keeps so many times the interval.
         max_pause: seconds that a host may ask to be left alone, for a request to wait; else it fails as the one did that
             made the pause.
         patience: seconds that a request waits for its turn, before it fails as `host_busy`; and that a host may cost in
@@ -38,6 +39,7 @@ class PaceLimits:
 
     concurrency: int = 4
     interval: float = 0.0
+    processes: int = 1
     max_pause: float = 10.0
     patience: float = 30.0
 
@@ -75,7 +77,7 @@ class HostPace:
         """
         with self._lock:
             host = self._hosts[name]
-        self._enter(host, max(interval, self.limits.interval))
+        self._enter(host, max(interval, self.limits.interval) * self.limits.processes)
         started = time.monotonic()
         try:
             yield
@@ -98,7 +100,7 @@ class HostPace:
                 if host.verdict:
                     raise FetchError(host.verdict.reason, host.verdict.detail)
                 pause = host.next_at - now
-                if pause > self.limits.max_pause or now >= give_up:
+                if pause > (self.limits.max_pause if host.pause else give_up - now) or now >= give_up:
                     raise (host.pause if pause > 0 else None) or FetchError("host_busy", "no turn in time")
                 free = host.running < self.limits.concurrency
                 if free and pause <= 0:

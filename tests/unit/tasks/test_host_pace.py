@@ -49,6 +49,27 @@ def test_so_many_a_second_or_fewer_where_the_host_asks_for_it() -> None:
     assert min(gaps[5:]) >= 0.08
 
 
+def test_a_pace_is_that_of_all_processes_together() -> None:
+    pace, starts = HostPace(PaceLimits(interval=0.02, processes=3)), []
+
+    def work(interval: float) -> None:
+        with pace.turn("a.test", interval):
+            starts.append(time.monotonic())
+
+    at_once(3, lambda _: work(0.0))
+    at_once(3, lambda _: work(0.03))
+    gaps = [after - before for before, after in pairwise(starts)]
+    assert min(gaps[:2]) >= 0.06
+    assert min(gaps[3:]) >= 0.09
+    started = time.monotonic()
+    impatient = HostPace(PaceLimits(interval=20.0, processes=3))
+    with impatient.turn("a.test"):
+        pass
+    with pytest.raises(FetchError, match="host_busy"), impatient.turn("a.test"):
+        pytest.fail("there is one a minute")
+    assert time.monotonic() - started < 0.5
+
+
 def fails(pace: HostPace, error: FetchError, seconds: float) -> None:
     with pace.turn("a.test"):
         time.sleep(seconds)
