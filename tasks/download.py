@@ -12,28 +12,28 @@ a temporary folder; what they wrote is checked row by row and then committed. Fo
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from dataops.config import StageConfig
 from dataops.errors import SourceError
 from dataops.snapshot import Draft, Record
 from tasks import slices
-from tasks.addresses import parse_connect_to
+from tasks.originals import Originals
 from tasks.parts import map_parts
+from tasks.polite_config import PoliteConfig
+from tasks.scratch import scratch_folder
 from tasks.slices import Slice
 from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
-VERSION = "0.1"
 
-
-class DownloadConfig(StageConfig):
+class DownloadConfig(PoliteConfig):
     """`[download]`: how pictures are fetched and what is made of them."""
 
-    execution_fields: ClassVar[frozenset[str]] = frozenset({"threads", "contact", "connect_to"})
+    execution_fields: ClassVar[frozenset[str]] = PoliteConfig.execution_fields | {"threads"}
 
     image_size: int = Field(default=224, ge=1, le=8192)
     """Pixels of the side that `resize_mode` speaks of."""
@@ -62,22 +62,8 @@ class DownloadConfig(StageConfig):
     """Fetches at a time in each worker process."""
     shard_size: int = Field(default=10_000, ge=1, le=100_000)
     """Rows a shard, the failed ones included."""
-    user_agent: str = Field(default="pairmill", pattern=r"^[A-Za-z0-9_-]+$")
-    """The name in the User-Agent header, and the one that X-Robots-Tag headers may address."""
-    contact: str | None = Field(default=None, pattern=r"^[\x21-\x7e]+$")
-    """An address in the User-Agent header, where a site's owner learns who asks (a page or mailto:)."""
-    disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
-    """X-Robots-Tag directives that forbid the use; empty: the header is not looked at."""
     max_failed_fraction: float = Field(default=0.95, ge=0, le=1)
     """The stage fails, to be tried again, where more of its rows failed: then it is our network, not the web. 1: never."""
-    connect_to: dict[str, str] = Field(default_factory=dict)
-    """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private address."""
-
-    @field_validator("connect_to")
-    @classmethod
-    def _plain_addresses(cls, value: dict[str, str]) -> dict[str, str]:
-        parse_connect_to(value)
-        return value
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
@@ -85,11 +71,6 @@ class DownloadConfig(StageConfig):
             msg = f"encode_quality is {self.encode_quality}; for png it is the compression, 0 to 9"
             raise ValueError(msg)
         return self
-
-    @property
-    def user_agent_header(self) -> str:
-        """For example `pairmill/0.1 (+https://example.org/bot)`."""
-        return f"{self.user_agent}/{VERSION}" + (f" (+{self.contact})" if self.contact else "")
 
 
 @dataclass(frozen=True)
@@ -99,6 +80,10 @@ class Shard:
     index: int
     rows: tuple[Slice, ...]
     config: DownloadConfig
+    workers: int = 1
+    """Processes that share what may be asked of a host."""
+    site_files: str | None = None
+    """The folder of what hosts say to robots (tasks.site_files), which they share too; one of its own by default."""
 
     @property
     def id(self) -> str:
@@ -113,8 +98,12 @@ def make(work: Work) -> Made:
     """
     config: DownloadConfig = work.config
     cuts = slices.cut(work.inputs["filter"], config.shard_size)
-    shards = [Shard(index, rows, config) for index, rows in enumerate(cuts)]
-    records = map_parts(download_shard, shards, work.draft, work.context)
+    with scratch_folder("site-files") as folder:
+        workers = min(work.context.workers, len(cuts))
+        shards = [Shard(index, rows, config, workers, str(folder)) for index, rows in enumerate(cuts)]
+        records = map_parts(download_shard, shards, work.draft, work.context)
+    if config.originals:
+        Originals(Path(config.originals)).shrink(config.originals_bytes)
     parts, counts = gather(records)
     failed = counts.input - counts.kept
     if counts.input and failed / counts.input > config.max_failed_fraction:
@@ -142,4 +131,4 @@ def download_shard(draft: Draft, shard: Shard) -> Record:
     return run(draft, shard)
 
 
-DOWNLOAD = Stage(name="download", version=2, make=make)
+DOWNLOAD = Stage(name="download", version=3, make=make)

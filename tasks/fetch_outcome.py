@@ -22,13 +22,13 @@ EVIDENCE = pa.schema(
         ("content_type", pa.string()),
         ("etag", pa.string()),
         ("last_modified", pa.string()),
-        ("opt_out", pa.string()),
+        ("opt_out", pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))),
         ("bytes", pa.int64()),
     ]
 )
 _REASONS = {
     "image too small": "too_small",
-    "image area too large": "too_large",
+    "image area too large": "too_many_pixels",
     "aspect ratio too large": "aspect_ratio",
     "Image decoding error": "decode",
 }
@@ -75,7 +75,7 @@ def put_tables(draft: Draft, name: str, kept: pa.Table, all_rows: pa.Table, said
     failed = [reason is not None for reason in all_rows["drop_reason"].to_pylist()]
     lost = all_rows.filter(pa.array(failed, pa.bool_()))
     lost = lost.append_column("drop_stage", pa.array(["download"] * lost.num_rows, pa.string()))
-    none = Evidence(fetched_at="")
+    none = Evidence()
     witnessed = [
         {"uid": uid, "key": key, "url": url, **asdict(said.get(url, none))}
         for uid, key, url in zip(*(all_rows[c].to_pylist() for c in ("uid", "key", "url")), strict=True)

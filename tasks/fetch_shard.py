@@ -27,9 +27,9 @@ from dataops.images import ImageRefused, read_header
 from dataops.shards import read_samples
 from dataops.snapshot import Counts, Draft, Record
 from tasks import slices
-from tasks.addresses import parse_connect_to
-from tasks.fetch import FetchLimits, SafeOpener
+from tasks.fetch import SafeOpener
 from tasks.fetch_outcome import outcome, put_tables
+from tasks.polite_opener import polite_opener
 from tasks.scratch import scratch_folder
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates on import
@@ -56,8 +56,8 @@ def run(draft: Draft, shard: "Shard") -> Record:
     """
     rows = slices.read(draft.store, shard.rows)
     keys = shard_keys(shard.index, rows.num_rows, shard.config.shard_size)
-    opener = _opener(shard.config)
     with scratch_folder("download") as folder:
+        opener = polite_opener(shard.config, Path(shard.site_files or folder), shard.workers)
         name = f"{shard.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):
@@ -80,17 +80,6 @@ def shard_keys(index: int, rows: int, shard_size: int) -> list[str]:
     """img2dataset's keys of the rows of a shard: the shard's number, then the row's."""
     digits = math.ceil(math.log10(shard_size))
     return [compute_key(row, index, digits, SHARD_DIGITS) for row in range(rows)]
-
-
-def _opener(config: "DownloadConfig") -> SafeOpener:
-    limits = FetchLimits(
-        timeout=config.timeout,
-        max_bytes=config.max_bytes,
-        user_agent=config.user_agent_header,
-        agent_token=config.user_agent,
-        disallowed=frozenset(directive.strip().lower() for directive in config.disallowed_header_directives),
-    )
-    return SafeOpener(limits, parse_connect_to(config.connect_to))
 
 
 def _fetch(rows: pa.Table, keys: Sequence[str], shard: "Shard", folder: Path, opener: SafeOpener) -> None:
