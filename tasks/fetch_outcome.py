@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataops.errors import CorruptPart
 from dataops.schema import DOWNLOADED, FETCH, conform, dropped
@@ -24,6 +25,7 @@ EVIDENCE = pa.schema(
         ("last_modified", pa.string()),
         ("opt_out", pa.string()),
         ("bytes", pa.int64()),
+        ("preview", pa.binary()),  # a small JPEG of a few of the pictures that were refused
     ]
 )
 _REASONS = {
@@ -70,15 +72,28 @@ def drop_reason(status: str, message: str | None) -> str | None:
     return "decode" if status == "failed_to_resize" else "other"
 
 
-def put_tables(draft: Draft, name: str, kept: pa.Table, all_rows: pa.Table, said: Mapping[str, Evidence]) -> list[Part]:
-    """Write the parts `part-`, `dropped-` and `evidence-` of a shard."""
-    failed = [reason is not None for reason in all_rows["drop_reason"].to_pylist()]
-    lost = all_rows.filter(pa.array(failed, pa.bool_()))
+def put_tables(
+    draft: Draft,
+    name: str,
+    kept: pa.Table,
+    settled: pa.Table,
+    asked: pa.Table,
+    said: Mapping[str, Evidence],
+    previews: Mapping[str, bytes],
+) -> list[Part]:
+    """Write the parts `part-`, `dropped-` and `evidence-` of a shard.
+
+    Args:
+        settled: the rows that are kept or dropped for good.
+        asked: these, and those that a later round will try again.
+        previews: of refused pictures, by uid.
+    """
+    lost = settled.filter(pc.is_valid(settled["drop_reason"]))
     lost = lost.append_column("drop_stage", pa.array(["download"] * lost.num_rows, pa.string()))
     none = Evidence(fetched_at="")
     witnessed = [
-        {"uid": uid, "key": key, "url": url, **asdict(said.get(url, none))}
-        for uid, key, url in zip(*(all_rows[c].to_pylist() for c in ("uid", "key", "url")), strict=True)
+        {"uid": uid, "key": key, "url": url, **asdict(said.get(url, none)), "preview": previews.get(uid)}
+        for uid, key, url in zip(*(asked[c].to_pylist() for c in ("uid", "key", "url")), strict=True)
     ]
     return [
         draft.put_table(f"part-{name}.parquet", conform(kept, DOWNLOADED, f"download {name}")),
