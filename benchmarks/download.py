@@ -109,14 +109,14 @@ def resize(spec: dict[str, Any]) -> None:
     import numpy as np
 
     from tasks.img2dataset_classes import Resizer
-    from tasks.refused_pictures import RefusedPictures
+    from tasks.previews import Previews
     from tasks.resizers import FastResizer
 
     places = json.loads(Path(spec["folder"], "places.json").read_text())[: spec["number"]]
     with Path(spec["folder"], "pictures").open("rb") as file:
         pictures = [file.read(size) for _, size in places]
     options: dict[str, Any] = {"image_size": SIDE, "resize_mode": "keep_ratio", "resize_only_if_bigger": False}
-    sides = {"peer": Resizer(**options), "ours": FastResizer(RefusedPictures(), **options)}
+    sides = {"peer": Resizer(**options), "ours": FastResizer(Previews(), **options)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     made: dict[str, list[Any]] = {}
     for _ in range(3):

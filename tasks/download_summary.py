@@ -17,7 +17,7 @@ _PER_SHARD = 1_000
 
 
 def describe(settled: pa.Table) -> Hosts:
-    """Of one shard: the hosts with the most failed rows.
+    """Of one shard: the hosts with the most failed rows, then those with the most rows.
 
     Args:
         settled: its columns url and drop_reason (null where all went well) are looked at.
@@ -32,7 +32,7 @@ def describe(settled: pa.Table) -> Hosts:
         said["rows"] += number
         if reason is not None:
             said[reason] = number
-    return worst(found, _PER_SHARD)
+    return _first(found, _PER_SHARD)
 
 
 def add_up(shards: Iterable[Hosts]) -> Hosts:
@@ -41,7 +41,7 @@ def add_up(shards: Iterable[Hosts]) -> Hosts:
     for hosts in shards:
         for name, said in hosts.items():
             summed.setdefault(name, Counter()).update(said)
-    return worst({name: dict(said) for name, said in summed.items()}, LISTED)
+    return _first({name: dict(said) for name, said in summed.items() if failed(said)}, LISTED)
 
 
 def failed(said: Mapping[str, int]) -> int:
@@ -49,10 +49,8 @@ def failed(said: Mapping[str, int]) -> int:
     return sum(number for reason, number in said.items() if reason != "rows")
 
 
-def worst(hosts: Hosts, number: int) -> Hosts:
-    """Those hosts of which most rows failed, the worst first."""
-    bad = {name: said for name, said in hosts.items() if failed(said)}
-    return dict(sorted(bad.items(), key=lambda item: (-failed(item[1]), item[0]))[:number])
+def _first(hosts: Hosts, number: int) -> Hosts:
+    return dict(sorted(hosts.items(), key=lambda item: (-failed(item[1]), -item[1]["rows"], item[0]))[:number])
 
 
 def without(hosts: Hosts, taken: Hosts) -> Hosts:

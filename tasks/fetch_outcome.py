@@ -25,7 +25,7 @@ EVIDENCE = pa.schema(
         ("last_modified", pa.string()),
         ("opt_out", pa.string()),
         ("bytes", pa.int64()),
-        ("preview", pa.binary()),  # a small JPEG of a few of the pictures that were refused
+        ("preview", pa.binary()),  # a small JPEG of a few of the pictures
     ]
 )
 _REASONS = {
@@ -86,7 +86,7 @@ def put_tables(
     Args:
         settled: the rows that are kept or dropped for good.
         asked: these, and those that a later round will try again.
-        previews: of refused pictures, by uid.
+        previews: of a few of their pictures, by uid.
     """
     lost = settled.filter(pc.is_valid(settled["drop_reason"]))
     lost = lost.append_column("drop_stage", pa.array(["download"] * lost.num_rows, pa.string()))

@@ -33,7 +33,7 @@ from tasks.download_summary import describe
 from tasks.fetch import FetchLimits, SafeOpener
 from tasks.fetch_outcome import outcome, put_tables
 from tasks.img2dataset_classes import Downloader, compute_key
-from tasks.refused_pictures import RefusedPictures
+from tasks.previews import Previews
 from tasks.resizers import CheckedResizer, FastResizer
 from tasks.scratch import scratch_folder
 from tasks.shard_writer import OrderedWriter
@@ -54,12 +54,12 @@ def run(draft: Draft, shard: "Shard") -> Record:
     """
     started = time.monotonic()
     rows = slices.read(draft.store, shard.rows).sort_by("uid").combine_chunks()
-    opener, refused = _opener(shard.config), RefusedPictures()
+    opener, previews = _opener(shard.config), Previews()
     with scratch_folder("download") as folder:
         name = f"{shard.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):
-            _fetch(rows, shard, folder, opener, refused)
+            _fetch(rows, shard, folder, opener, previews)
         if noise.getvalue():
             logger.warning("download %s: img2dataset said: %s", shard.id, noise.getvalue()[-2000:])
         table = outcome(rows, rows["uid"].to_pylist(), pq.read_table(folder / f"{name}.parquet"), tar.name)
@@ -68,7 +68,7 @@ def run(draft: Draft, shard: "Shard") -> Record:
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
     again = pa.array([matches(reason, shard.again) for reason in table["drop_reason"].to_pylist()], pa.bool_())
     settled = table.filter(pc.invert(again))
-    parts += put_tables(draft, name, kept, settled, table, opener.evidence, refused.previews)
+    parts += put_tables(draft, name, kept, settled, table, opener.evidence, previews.by_uid)
     facts = {
         "bytes": sum(evidence.bytes or 0 for evidence in opener.evidence.values()),
         "seconds": round(time.monotonic() - started, 3),
@@ -102,7 +102,7 @@ def _opener(config: "DownloadConfig") -> SafeOpener:
     return SafeOpener(limits, parse_connect_to(config.connect_to))
 
 
-def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, refused: RefusedPictures) -> None:
+def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, previews: Previews) -> None:
     config = shard.config
     source = folder / "rows.arrow"
     with pa.ipc.new_file(str(source), rows.schema) as file:
@@ -112,8 +112,8 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, ref
     urllib.request.install_opener(HostBreaker(opener))
     with (folder / "waiting").open("w+b") as waiting:
         downloader = Downloader(
-            sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, refused, waiting),
-            resizer=_resizer(config, refused),
+            sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, waiting),
+            resizer=_resizer(config, previews),
             thread_count=config.threads,
             save_caption=True,
             extract_exif=False,
@@ -138,9 +138,9 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, ref
         raise StorageError(msg) from failures[0]
 
 
-def _resizer(config: "DownloadConfig", refused: RefusedPictures) -> CheckedResizer:
+def _resizer(config: "DownloadConfig", previews: Previews) -> CheckedResizer:
     return (FastResizer if config.resize_quality == "fast" else CheckedResizer)(
-        refused,
+        previews,
         image_size=config.image_size,
         resize_mode=config.resize_mode,
         resize_only_if_bigger=config.resize_only_if_bigger,

@@ -4,7 +4,6 @@ One HTML file that needs nothing else. Whatever comes from the web is escaped.
 """
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,19 +12,8 @@ from matplotlib.ticker import FuncFormatter
 
 from dataops.snapshot import Manifest
 from tasks.filter_summary import LENGTH_STEP, LENGTH_STEPS
+from tasks.page import page, text
 from tasks.plots import CHANCE, GREY, INK, KEPT, png
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b2733; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p.note { color: #5b6875; margin: .2rem 0 .8rem; } .columns { display: flex; gap: 2.5rem; flex-wrap: wrap; }
-.columns > div { flex: 1 1 26rem; min-width: 0; }
-table { border-collapse: collapse; width: 100%; } td, th { padding: .2rem .6rem .2rem 0; text-align: left; }
-th { color: #5b6875; font-weight: 500; border-bottom: 1px solid #dfe4ea; } td.n, th.n { text-align: right;
-font-variant-numeric: tabular-nums; white-space: nowrap; } td { overflow-wrap: anywhere; vertical-align: top; }
-td.bar { width: 30%; } td.bar div { background: #1f6feb; height: .7rem; border-radius: 2px; }
-td.bar div.gone { background: #e9775f; } img { max-width: 100%; } q { color: #3b4754; } code { font-size: .9em; }
-"""
 
 
 def report_html(manifest: Manifest, queries: Sequence[str] = ()) -> str:
@@ -37,7 +25,7 @@ def report_html(manifest: Manifest, queries: Sequence[str] = ()) -> str:
     counts, facts = manifest.counts, manifest.facts
     share = f"{counts.kept / counts.input:.1%}" if counts.input else "none"
     sections = [
-        f"<h1>Filter {_text(manifest.key)}</h1>",
+        f"<h1>Filter {text(manifest.key)}</h1>",
         f'<p class="note">{counts.kept:,} of {counts.input:,} pairs kept ({share}).</p>',
         _rules(manifest),
         '<div class="columns"><div>',
@@ -53,9 +41,7 @@ def report_html(manifest: Manifest, queries: Sequence[str] = ()) -> str:
         _ranking("Most frequent kept captions", "caption", facts.get("captions", {})),
         "</div></div>",
     ]
-    title = f"<title>Filter {_text(manifest.key)}</title>"
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}<style>{_STYLE}</style></head>'
-    return f"{head}<body>{''.join(sections)}</body></html>\n"
+    return page(f"Filter {manifest.key}", sections)
 
 
 def _rules(manifest: Manifest) -> str:
@@ -63,10 +49,10 @@ def _rules(manifest: Manifest) -> str:
     dropped, most = manifest.counts.dropped, max(manifest.counts.dropped.values(), default=1)
     names = sorted({*dropped, *alone}, key=lambda name: (-dropped.get(name, 0), name))
     rows = [
-        f"<tr><td><code>{_text(name)}</code></td><td class=n>{dropped.get(name, 0):,}</td>"
+        f"<tr><td><code>{text(name)}</code></td><td class=n>{dropped.get(name, 0):,}</td>"
         f"<td class=n>{format(alone[name], ',') if name in alone else ''}</td>"
         f'<td class=bar><div class=gone style="width:{100 * dropped.get(name, 0) / most:.1f}%"></div></td>'
-        f"<td>{' · '.join(f'<q>{_text(caption)}</q>' for caption in examples.get(name, []))}</td></tr>"
+        f"<td>{' · '.join(f'<q>{text(caption)}</q>' for caption in examples.get(name, []))}</td></tr>"
         for name in names
     ]
     note = "A row leaves for the first reason that holds; <i>alone</i> counts all rows that the rule holds for."
@@ -77,7 +63,7 @@ def _rules(manifest: Manifest) -> str:
 def _ranking(title: str, what: str, counted: Mapping[str, int], shown: int = 20) -> str:
     most = max(counted.values(), default=1)
     rows = [
-        f"<tr><td>{_text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>"
+        f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>"
         f'<td class=bar><div style="width:{100 * number / most:.1f}%"></div></td></tr>'
         for name, number in list(counted.items())[:shown]
     ]
@@ -88,7 +74,7 @@ def _ranking(title: str, what: str, counted: Mapping[str, int], shown: int = 20)
 def _balance(facts: Mapping[str, Any] | None, queries: Sequence[str]) -> str:
     if not facts:
         return ""
-    head = [f"<code>{_text(queries[number])}</code>" for number in facts["head"] if number < len(queries)]
+    head = [f"<code>{text(queries[number])}</code>" for number in facts["head"] if number < len(queries)]
     table = [
         ("queries in the list", f"{facts['queries']:,}"),
         ("of them found in captions", f"{facts['queries_found']:,}"),
@@ -143,9 +129,5 @@ def _plain(axes: Any, label: str) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def _image(figure: Figure, text: str) -> str:
-    return f'<img alt="{_text(text)}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value), quote=True)
+def _image(figure: Figure, shows: str) -> str:
+    return f'<img alt="{text(shows)}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'

@@ -8,7 +8,7 @@ import numpy as np
 
 from dataops.images import Header, ImageRefused, read_header
 from tasks.img2dataset_classes import Resizer
-from tasks.refused_pictures import RefusedPictures
+from tasks.previews import Previews
 
 REDUCED = {
     2: (cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
@@ -21,17 +21,17 @@ class CheckedResizer(Resizer):
     """img2dataset's Resizer, which decodes only what read_header takes for a whole image of bearable size.
 
     Args:
-        refused: told of each picture that is looked at.
+        previews: told of each picture that is looked at.
         options: the Resizer's own.
     """
 
-    def __init__(self, refused: RefusedPictures, **options: Any):
+    def __init__(self, previews: Previews, **options: Any):
         super().__init__(**options)
-        self._refused = refused
+        self._previews = previews
 
     def __call__(self, img_stream: Any, blurring_bbox_list: Any = None) -> Any:
         data = img_stream.getvalue()
-        self._refused.seen(data)
+        self._previews.seen(data)
         try:
             header = read_header(data, self.max_image_area)
         except ImageRefused as refused:
@@ -51,8 +51,8 @@ class FastResizer(CheckedResizer):
     which linear interpolation will do. What is not a grey or a colour JPEG, or too small, goes the exact way.
     """
 
-    def __init__(self, refused: RefusedPictures, **options: Any):
-        super().__init__(refused, **options)
+    def __init__(self, previews: Previews, **options: Any):
+        super().__init__(previews, **options)
         limits = ("min_image_size", "max_image_area", "max_aspect_ratio")  # they are the original's
         rest = {name: value for name, value in options.items() if name not in limits}
         self._small = Resizer(**rest, downscale_interpolation="linear")

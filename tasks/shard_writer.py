@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from tasks.img2dataset_classes import WebDatasetSampleWriter
-from tasks.refused_pictures import RefusedPictures
+from tasks.previews import Previews
 
 
 class OrderedWriter(WebDatasetSampleWriter):
@@ -16,7 +16,7 @@ class OrderedWriter(WebDatasetSampleWriter):
         keys: img2dataset's keys, made of the row's place in the shard, in the order of the rows.
         uids: the rows', under which the samples are written.
         failures: gets the errors that img2dataset would print and forget.
-        refused: told of each picture that was refused.
+        previews: told what became of each picture.
         waiting: an empty file for the pictures that came early.
         args: the writer's own.
     """
@@ -26,7 +26,7 @@ class OrderedWriter(WebDatasetSampleWriter):
         keys: Sequence[str],
         uids: Sequence[str],
         failures: list[OSError],
-        refused: RefusedPictures,
+        previews: Previews,
         waiting: BinaryIO,
         *args: Any,
     ):
@@ -35,13 +35,15 @@ class OrderedWriter(WebDatasetSampleWriter):
         self._places = {key: place for place, key in enumerate(keys)}
         self._uids, self._next = uids, 0
         self._early: dict[int, tuple[tuple[int, int] | None, Any, Any]] = {}
-        self._failures, self._refused, self._waiting = failures, refused, waiting
+        self._failures, self._previews, self._waiting = failures, previews, waiting
 
     def write(self, img_str: Any, key: str, caption: Any, meta: Any) -> None:
         place = self._places[key]
         meta["key"] = self._uids[place]
-        if meta["status"] == "failed_to_resize":
-            self._refused.name(meta["key"], meta["error_message"])
+        if img_str is not None:
+            self._previews.kept(meta["key"], img_str)
+        elif meta["status"] == "failed_to_resize":
+            self._previews.refused(meta["key"], meta["error_message"])
         try:
             if place != self._next:
                 self._early[place] = (self._put(img_str), caption, meta)
