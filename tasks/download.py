@@ -44,7 +44,7 @@ class DownloadConfig(StageConfig):
     a square with white, center_crop cuts to a square."""
     resize_quality: Literal["exact", "fast"] = "exact"
     """exact: img2dataset's pixels. fast: large JPEGs are decoded at a half, quarter or eighth of their size, with slightly
-    other pixels (docs/download.md says how fast, and what other)."""
+    other pixels (docs/download-rows.md says how fast, and what other)."""
     resize_only_if_bigger: bool = False
     """Leave smaller pictures at their size."""
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
@@ -64,7 +64,7 @@ class DownloadConfig(StageConfig):
     retry: RetryConfig = RetryConfig()
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Of one picture, on the wire."""
-    threads: int = Field(default=16, ge=1, le=1024)
+    threads: int = Field(default=64, ge=1, le=1024)
     """Fetches at a time in each worker process."""
     shard_size: int = Field(default=10_000, ge=1, le=100_000)
     """Rows a shard, the failed ones included."""
