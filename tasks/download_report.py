@@ -12,15 +12,17 @@ from tasks.page import page, text
 
 SHARDS = 12
 """Shards that are looked at for pictures and examples, evenly among all."""
-KEPT, PER_REASON, EXAMPLES = 24, 4, 2
-"""Pictures that are shown of those kept, and for each class of failure; rows that are quoted for each class."""
+KEPT, PER_REASON, UNSEEN, EXAMPLES = 24, 4, 2, 2
+"""Pictures that are shown of those kept, and for each class of failure; rows without one for each; rows that are quoted."""
 CAPTION_CHARS = 120
 _GALLERY = """<style>
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: 1rem .9rem; }
 figure { margin: 0; font-size: .8rem; line-height: 1.35; min-width: 0; }
-figure div { height: 7rem; display: flex; align-items: flex-end; background: #f4f6f8; justify-content: center; }
-figure img { max-height: 7rem; } figure.none div { align-items: center; color: #9aa5b1; }
-figcaption { overflow-wrap: anywhere; margin-top: .3rem; } figcaption small { color: #5b6875; display: block; }
+figure div { height: 7rem; display: flex; align-items: center; background: #f4f6f8; justify-content: center; }
+figure img { max-height: 7rem; } figure.none div { color: #9aa5b1; }
+figcaption { margin-top: .3rem; } figcaption small { color: #5b6875; display: block; }
+figcaption span { overflow: hidden; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3;
+overflow-wrap: anywhere; } td:first-child code { white-space: nowrap; }
 </style>"""
 
 
@@ -69,10 +71,9 @@ def _chosen(rows: Iterable[dict[str, Any]], *, kept: bool) -> list[dict[str, Any
     chosen = []
     for row in sorted(rows, key=lambda row: row["preview"] is None):
         reason = row.get("drop_reason")
-        if (reason is None) != kept or taken[str(reason)] >= (KEPT if kept else PER_REASON):
+        most = UNSEEN if row["preview"] is None else KEPT if kept else PER_REASON
+        if (reason is None) != kept or taken[str(reason)] >= most or (kept and row["preview"] is None):
             continue
-        if kept and row["preview"] is None:
-            break
         taken[str(reason)] += 1
         chosen.append(row)
     return sorted(chosen, key=lambda row: str(row.get("drop_reason")))
@@ -121,7 +122,7 @@ def _figure(row: Mapping[str, Any]) -> str:
     said = [f"<code>{text(row['drop_reason'])}</code>"] if row.get("drop_reason") else []
     if row["original_width"]:
         said.append(f"{row['original_width']:,} × {row['original_height']:,}")
-    below = f"<figcaption>{caption}<small>{' · '.join(said)}</small></figcaption>"
+    below = f"<figcaption><span>{caption}</span><small>{' · '.join(said)}</small></figcaption>"
     if row["preview"] is None:
         return f"<figure class=none><div>no picture</div>{below}</figure>"
     data = base64.b64encode(row["preview"]).decode()

@@ -4,8 +4,8 @@ from collections import Counter
 
 from dataops.images import ImageRefused, decode, preview, read_header
 
-PER_REASON = 4
-"""Pictures of a shard that are shown for each class of failure, and as many that were kept."""
+KEPT, PER_REASON = 12, 4
+"""Pictures of a shard that are shown: kept ones, and of each class of failure."""
 _MAX_AREA = 4_000_000
 """Pixels of an original that is decoded for the report."""
 
@@ -33,7 +33,7 @@ class Previews:
 
     def _take(self, uid: str, reason: str, data: bytes) -> None:
         self._original = b""
-        if self._taken[reason] >= PER_REASON:
+        if self._taken[reason] >= (PER_REASON if reason else KEPT):
             return
         try:
             read_header(data, _MAX_AREA)

@@ -11,7 +11,7 @@ from dataops.images import preview
 from dataops.schema import DOWNLOADED, conform, dropped, uid
 from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
-from tasks.download_report import KEPT, PER_REASON, report_html
+from tasks.download_report import KEPT, PER_REASON, UNSEEN, report_html
 from tasks.fetch_outcome import EVIDENCE
 from tests.unit.tasks.test_filter_report import HOSTILE, Page
 
@@ -73,7 +73,7 @@ def test_it_is_bounded_and_its_pictures_are_small(tmp_path: Path) -> None:
     page = report_html(
         snapshot(store, 40, 12, "x" * 5000, {f"h{n}.test": {"rows": 1, "dns": 1} for n in range(40)}), store
     )
-    assert Page(page).tags.count("figure") == KEPT + 2 * PER_REASON
+    assert Page(page).tags.count("figure") == KEPT + PER_REASON + UNSEEN
     assert len(page) < 400_000
     with Image.open(io.BytesIO(preview(Image.new("RGB", (3000, 100))))) as small:
         assert max(small.size) <= 112
