@@ -105,8 +105,8 @@ def resize(spec: dict[str, Any]) -> None:
     """The transform alone, in turn: img2dataset's Resizer and our fast one; and how far their pixels are apart."""
     import io
 
-    import cv2
     import numpy as np
+    from PIL import Image
 
     from tasks.img2dataset_classes import Resizer
     from tasks.previews import Previews
@@ -126,7 +126,7 @@ def resize(spec: dict[str, Any]) -> None:
             seconds[name].append(time.process_time() - started)
     apart = []
     for exact, fast in zip(made["peer"], made["ours"], strict=True):
-        a, b = (cv2.imdecode(np.frombuffer(m[0], np.uint8), cv2.IMREAD_COLOR).astype(np.float64) for m in (exact, fast))
+        a, b = (np.asarray(Image.open(io.BytesIO(m[0])), np.float64) for m in (exact, fast))
         if a.shape == b.shape:
             apart.append(10 * np.log10(255**2 / max(np.mean((a - b) ** 2), 1e-9)))
     speed = {name: len(pictures) / statistics.median(times) for name, times in seconds.items()}

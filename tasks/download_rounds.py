@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dataops.error_classes import checked, matches
@@ -63,6 +62,12 @@ def put_again(draft: Draft, name: str, rows: pa.Table) -> int:
     if rows.num_rows:
         draft.put_table(_again(name), conform(rows, FILTERED, f"download {name}"))
     return rows.num_rows
+
+
+def split(rows: pa.Table, classes: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """The rows whose `drop_reason` is one of the classes, and the others."""
+    chosen = [matches(reason, classes) for reason in rows["drop_reason"].to_pylist()]
+    return rows.filter(pa.array(chosen, pa.bool_())), rows.filter(pa.array([not yes for yes in chosen], pa.bool_()))
 
 
 def _again(name: str) -> str:
@@ -149,20 +154,20 @@ def _taken_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tup
     replaced: list[str] = []
     for part in manifest.named("dropped-", ".parquet"):
         table = read_table(draft.store, manifest.path(part.name))
-        chosen = pa.array([matches(reason, classes) for reason in table["drop_reason"].to_pylist()], pa.bool_())
-        if not pc.any(chosen).as_py():
+        mine, left = split(table, classes)
+        if not mine.num_rows:
             parts.append(part)
             continue
-        mine, name = table.filter(chosen), part.name.removesuffix(".parquet")
+        name = part.name.removesuffix(".parquet")
         rows.append((draft.path(_again(name)), put_again(draft, name, mine)))
         taken.append(mine)
-        parts.append(draft.put_table(_renamed(part.name), table.filter(pc.invert(chosen))))
+        parts.append(draft.put_table(_renamed(part.name), left))
         replaced.append(part.name)
     counts, hosts = manifest.counts, manifest.facts["hosts"]
     if taken:
         gone = pa.concat_tables(taken)
-        left = Counter(counts.dropped) - Counter(gone["drop_reason"].to_pylist())
-        counts = Counts(input=counts.input - gone.num_rows, kept=counts.kept, dropped=dict(sorted(left.items())))
+        still = Counter(counts.dropped) - Counter(gone["drop_reason"].to_pylist())
+        counts = Counts(input=counts.input - gone.num_rows, kept=counts.kept, dropped=dict(sorted(still.items())))
         hosts = without(hosts, describe(gone))
     facts = {"bytes": manifest.facts["bytes_fetched"], "hosts": hosts, "shards": manifest.facts["shards"], "rows": rows}
     return Record(task=REOPENED, parts=parts, counts=counts, facts=facts), replaced

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dataops.errors import CorruptPart
 from dataops.schema import DOWNLOADED, FETCH, conform, dropped
@@ -88,7 +87,7 @@ def put_tables(
         asked: these, and those that a later round will try again.
         previews: of a few of their pictures, by uid.
     """
-    lost = settled.filter(pc.is_valid(settled["drop_reason"]))
+    lost = settled.filter(settled["drop_reason"].is_valid())
     lost = lost.append_column("drop_stage", pa.array(["download"] * lost.num_rows, pa.string()))
     none = Evidence(fetched_at="")
     witnessed = [

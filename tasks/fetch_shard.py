@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dataops.error_classes import matches
 from dataops.errors import CorruptPart, StorageError
 from dataops.shards import read_samples
 from dataops.snapshot import Counts, Draft, Part, Record
 from tasks import slices
 from tasks.addresses import parse_connect_to
-from tasks.download_rounds import put_again
+from tasks.download_rounds import put_again, split
 from tasks.download_summary import describe
 from tasks.fetch import FetchLimits, SafeOpener
 from tasks.fetch_outcome import outcome, put_tables
@@ -63,17 +61,16 @@ def run(draft: Draft, shard: "Shard") -> Record:
         if noise.getvalue():
             logger.warning("download %s: img2dataset said: %s", shard.id, noise.getvalue()[-2000:])
         table = outcome(rows, rows["uid"].to_pylist(), pq.read_table(folder / f"{name}.parquet"), tar.name)
-        kept = table.filter(pc.is_null(table["drop_reason"]))
+        kept = table.filter(table["drop_reason"].is_null())
         _check_tar(tar, kept["key"].to_pylist())
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
-    again = pa.array([matches(reason, shard.again) for reason in table["drop_reason"].to_pylist()], pa.bool_())
-    settled = table.filter(pc.invert(again))
+    again, settled = split(table, shard.again)
     parts += put_tables(draft, name, kept, settled, table, opener.evidence, previews.by_uid)
     facts = {
         "bytes": sum(evidence.bytes or 0 for evidence in opener.evidence.values()),
         "seconds": round(time.monotonic() - started, 3),
         "round": shard.round,
-        "again": put_again(draft, name, table.filter(again)),
+        "again": put_again(draft, name, again),
         "hosts": describe(settled),
     }
     return Record(task=shard.id, parts=parts, counts=_counts(settled), facts=facts)

@@ -132,7 +132,7 @@ def shards_ending(*records: Record) -> Callable[..., list[Record]]:
     return ended
 
 
-def ended(index: int, facts: dict[str, object] | None = None, **counts: Any) -> Record:
+def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Record:
     known = {"bytes": 1, "seconds": 1.0, "round": 0, "again": 0, "hosts": {}}
     return Record(task=f"shard-{index:05d}", counts=Counts(**counts), facts=known | (facts or {}))
 
