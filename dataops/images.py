@@ -36,6 +36,8 @@ class Header:
     kind: str
     width: int
     height: int
+    mode: str = ""
+    """Pillow's name of what a pixel is: L, RGB, CMYK, ..."""
 
 
 def sniff(data: bytes) -> str:
@@ -99,7 +101,7 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_area is the limit here
             with Image.open(io.BytesIO(data), formats=[KINDS[kind]]) as image:
-                width, height = image.size
+                (width, height), mode = image.size, image.mode
     except Image.DecompressionBombError:
         raise ImageRefused("too_many_pixels", "more pixels than Pillow opens") from None
     except Exception as error:  # Pillow's parsers let many types escape on hostile bytes
@@ -110,7 +112,7 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
         raise ImageRefused("unsupported_format", f"{kind} of more than 8 bits a channel")
     if is_truncated(data, kind):
         raise ImageRefused("truncated", f"the {kind} ends early")
-    return Header(kind, width, height)
+    return Header(kind, width, height, mode)
 
 
 def is_deep(data: bytes, kind: str) -> bool:
@@ -205,3 +207,15 @@ def phash(image: Image.Image) -> int:
 def thumbnail(image: Image.Image) -> bytes:
     """Means over a 16x16 grid of an RGB image: 768 bytes, rows first. What verifies that equal hashes are one picture."""
     return image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes()
+
+
+PREVIEW_SIDE = 112
+
+
+def preview(image: Image.Image) -> bytes:
+    """A small JPEG of an RGB image, for a page: a few thousand bytes."""
+    small = image.copy()
+    small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    sink = io.BytesIO()
+    small.save(sink, "JPEG", quality=75)
+    return sink.getvalue()

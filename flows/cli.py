@@ -81,6 +81,10 @@ def rerun(
     run_id: str,
     *,
     from_: Annotated[StageName | None, Parameter(name="--from", help="Make this stage and all after it again.")] = None,
+    retry: Annotated[
+        str | None,
+        Parameter(help="With --from download: fetch again only the rows that failed so, as in timeout,http_5xx."),
+    ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -91,7 +95,7 @@ def rerun(
     """
     from flows.execute import rerun as continue_run
 
-    return continue_run(run_id, from_stage=from_, store_uri=store, as_json=json)
+    return continue_run(run_id, from_stage=from_, retry=retry, store_uri=store, as_json=json)
 
 
 @app.command

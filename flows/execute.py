@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataops.error_classes import checked
 from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import visible
 from dataops.secrets import redact
@@ -20,6 +21,7 @@ def execute(
     *,
     until: str | None = None,
     force: Sequence[str] = (),
+    retry: Sequence[str] = (),
     verify: bool = False,
     as_json: bool = False,
 ) -> int:
@@ -36,7 +38,7 @@ def execute(
     failure: Exception | None = None
     quiet_expected_errors()
     try:
-        pipeline(run_id=run_id, until=until, force=tuple(force), verify=verify)
+        pipeline(run_id=run_id, until=until, force=tuple(force), retry=tuple(retry), verify=verify)
     except (
         Exception
     ) as error:  # the process's boundary: it becomes output and an exit code; Prefect logged its traceback
@@ -56,14 +58,16 @@ def execute(
     return code
 
 
-def rerun(run_id: str, *, from_stage: str | None, store_uri: str | None, as_json: bool) -> int:
+def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: str | None, as_json: bool) -> int:
     """Continue a run: its former flow run, where Prefect still believes it alive, is marked Crashed first.
 
     A run whose record says `running` on another machine goes on there for as long as it renews its lease. It goes to where
-    the unfinished try was to go; a finished one goes on to the last stage.
+    the unfinished try was to go; a finished one goes on to the last stage. With `retry`, classes of failure, nothing that
+    is there is made again: `download` fetches what failed so, and what stands below it follows from what comes of that.
 
-    Raises: ConfigError when the run is not known or still goes on.
+    Raises: ConfigError when the run is not known or still goes on, or `retry` is no list of classes.
     """
+    classes = _classes(from_stage, retry)
     from flows.runs import is_alive, load_run, remember
 
     home: Path = services.home()
@@ -80,11 +84,23 @@ def rerun(run_id: str, *, from_stage: str | None, store_uri: str | None, as_json
     for attempt in record.attempts:
         if attempt.ended_at is None and attempt.flow_run_id:
             asyncio.run(_mark_crashed(attempt.flow_run_id))
-    force = STAGES[STAGES.index(from_stage) :] if from_stage else ()
     until = record.goal
-    if until and force and STAGES.index(until) < STAGES.index(force[0]):
+    if until and from_stage and STAGES.index(until) < STAGES.index(from_stage):
         until = None  # what is to be made again lies beyond it
-    return execute(run_id, until=until, force=force, as_json=as_json)
+    force = STAGES[STAGES.index(from_stage) :] if from_stage and not classes else ()
+    return execute(run_id, until=until, force=force, retry=classes, as_json=as_json)
+
+
+def _classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]:
+    if retry is None:
+        return ()
+    if from_stage != "download":
+        raise ConfigError("--retry tries failed downloads again: give --from download with it")
+    try:
+        return checked(part.strip() for part in retry.split(","))
+    except ValueError as error:
+        msg = f"--retry: {error}"
+        raise ConfigError(msg) from error
 
 
 async def _mark_crashed(flow_run_id: str) -> None:

@@ -87,6 +87,7 @@ def pipeline(
     run_id: str | None = None,
     until: str | None = None,
     force: tuple[str, ...] = (),
+    retry: tuple[str, ...] = (),
     verify: bool = False,
 ) -> Any:
     """From a web archive to a registered CLIP model: makes what is missing, reuses what is there.
@@ -96,6 +97,7 @@ def pipeline(
         run_id: an existing run to work on instead (what the command gives).
         until: the last stage to run.
         force: stages whose snapshots are made again.
+        retry: classes of failure; the rows of download that failed so are fetched again.
         verify: compare the sha256 of every part before a snapshot is reused.
     """
     if not config and not run_id:
@@ -104,7 +106,7 @@ def pipeline(
         raise ConfigError(f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
     _prepare()
     run = Run.of_record(run_id, None, until) if run_id else Run.of_config(str(config), until)
-    return run_stages(run, force=force, verify=verify)
+    return run_stages(run, force=force, retry=retry, verify=verify)
 
 
 @flow(name="curate", flow_run_name=run_id_of_flow_run)
@@ -149,7 +151,12 @@ FLOWS = (pipeline, curate, train, evaluate)
 
 
 def run_stages(
-    run: Run, *, first: str = STAGES[0], force: tuple[str, ...] = (), verify: bool = False
+    run: Run,
+    *,
+    first: str = STAGES[0],
+    force: tuple[str, ...] = (),
+    retry: tuple[str, ...] = (),
+    verify: bool = False,
 ) -> dict[str, Any] | State:
     """Run the stages from `first` to the run's last in order; what `pairmill run --json` prints."""
     try:
@@ -157,7 +164,8 @@ def run_stages(
             if place < STAGES.index(first):
                 run.take(step)
             else:
-                run.make(step, force=step.stage.name in force, verify=verify)
+                classes = retry if step.stage is DOWNLOAD else ()
+                run.make(step, force=step.stage.name in force, retry=classes, verify=verify)
             if step.stage.name == run.until:
                 break
     except Exception as raised:

@@ -83,13 +83,12 @@ class Sight:
             return
         self._updated = now
         percent = 100.0 * done / max(total, 1)
+        said = f"{self._stage}: {done} of {total}. {markdown(redact(line))}"
         if self._artefact is None:
             key = re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-{self.run_id}".lower()).strip("-")
-            self._artefact = _uuid(
-                create_progress_artifact(percent, key=key, description=f"{self._stage}: {markdown(redact(line))}")
-            )
+            self._artefact = _uuid(create_progress_artifact(percent, key=key, description=said))
         else:
-            update_progress_artifact(self._artefact, percent, description=f"{self._stage}: {done} of {total}")
+            update_progress_artifact(self._artefact, percent, description=said)
 
     def stage_ended(self, manifest: Manifest, state: str, seconds: float) -> None:
         """One line a stage."""

@@ -23,6 +23,7 @@ from flows.events import announce
 from flows.runs import RunRecord, RunState, StageRun, StageState, find_run, load_run, new_run, remember
 from flows.sight import Sight
 from infra.services import home
+from tasks.download_rounds import reopen
 from tasks.stage import Context, Plan, discard, make, plan, reuse
 
 if TYPE_CHECKING:
@@ -93,13 +94,19 @@ class Run:
         run_task(name, f"{name}/{manifest.key}", lambda: manifest, lambda: manifest)
         self.manifests[name] = manifest
 
-    def make(self, step: "Step", *, force: bool = False, verify: bool = False) -> None:
-        """Find or make one stage's snapshot, as a Prefect task run."""
+    def make(self, step: "Step", *, force: bool = False, retry: Sequence[str] = (), verify: bool = False) -> None:
+        """Find or make one stage's snapshot, as a Prefect task run.
+
+        Args:
+            retry: of download, the classes of failure whose rows are fetched again.
+        """
         self.at = step.stage.name
         upstream = [self.manifests[name] for name in step.reads]
         planned = plan(step.stage, getattr(self.config, step.table), self.config.seed, upstream)
         if force:
             discard(planned, self.context)
+        if retry:
+            reopen(planned, self.context, retry)
         noted = StageRun(stage=self.at, key=planned.key, state="Running")
         self._note(noted)
         started = time.monotonic()

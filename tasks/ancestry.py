@@ -19,6 +19,7 @@ from dataops.funnel import funnel_stages
 from dataops.schema import PACKED
 from dataops.secrets import HIDDEN, is_secret_name, redact, without_credentials
 from dataops.snapshot import Manifest
+from tasks.page import POLICY
 from tasks.tracking import NAME_LENGTH, PARAM_LENGTH
 
 DIGEST_LENGTH = 36
@@ -175,10 +176,6 @@ def _percent(value: float | None) -> str:
 
 def _code(text: Any) -> str:
     return re.sub(r"[`\n]", " ", visible(str(text)))
-
-
-POLICY = "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-"""Were an escape ever missing, nothing would run or be fetched."""
 
 
 def html_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> str:

@@ -1,9 +1,10 @@
 """The download stage: the pictures of the pairs that the filter kept, through img2dataset behind a safe fetch.
 
 A shard of rows is one task: img2dataset's own Downloader, Resizer and WebDataset writer fetch, resize and write it into
-a temporary folder; what they wrote is checked row by row and then committed. For shard i the snapshot holds
+a temporary folder; what they wrote is checked row by row and then committed. Rows that failed by a class that may pass are
+fetched again when all shards are done, in rounds, as further shards (tasks/download_rounds.py). For shard i there is
 
-    {i:05d}.tar               samples {key}.jpg, {key}.json, {key}.txt in the order of their keys
+    {i:05d}.tar               samples {uid}.jpg, {uid}.json, {uid}.txt in the order of their uids
     part-{i:05d}.parquet      the rows whose picture is in the tar
     dropped-{i:05d}.parquet   the others, each with status, error_message and drop_reason
     evidence-{i:05d}.parquet  what the servers said of each row, which no digest covers
@@ -13,15 +14,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from dataops.errors import SourceError
 from dataops.snapshot import Draft, Record
-from tasks import slices
+from tasks import download_summary as summary
+from tasks.download_rounds import REOPENED, Cut, RetryConfig, run_rounds, shard_id
 from tasks.originals import Originals
-from tasks.parts import map_parts
+from tasks.parts import map_parts, shared_workers
 from tasks.polite_config import PoliteConfig
 from tasks.scratch import scratch_folder
 from tasks.slices import Slice
@@ -40,6 +42,9 @@ class DownloadConfig(PoliteConfig):
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
     """img2dataset's: keep_ratio makes the smaller side `image_size`, keep_ratio_largest the larger one, border pads to
     a square with white, center_crop cuts to a square."""
+    resize_quality: Literal["exact", "fast"] = "exact"
+    """exact: img2dataset's pixels. fast: large JPEGs are decoded at a half, quarter or eighth of their size, with slightly
+    other pixels (docs/download-rows.md says how fast, and what other)."""
     resize_only_if_bigger: bool = False
     """Leave smaller pictures at their size."""
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
@@ -55,15 +60,17 @@ class DownloadConfig(PoliteConfig):
     timeout: float = Field(default=10.0, gt=0, le=600)
     """Seconds for one request as a whole, redirects included."""
     retries: int = Field(default=1, ge=0, le=10)
-    """More tries after a failure that another try may mend."""
+    """More tries, at once, after a failure that another try may mend; a timeout waits for its round."""
+    retry: RetryConfig = RetryConfig()
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Of one picture, on the wire."""
-    threads: int = Field(default=16, ge=1, le=1024)
+    threads: int = Field(default=64, ge=1, le=1024)
     """Fetches at a time in each worker process."""
     shard_size: int = Field(default=10_000, ge=1, le=100_000)
     """Rows a shard, the failed ones included."""
-    max_failed_fraction: float = Field(default=0.95, ge=0, le=1)
-    """The stage fails, to be tried again, where more of its rows failed: then it is our network, not the web. 1: never."""
+    min_success: float = Field(default=0.05, ge=0, le=1)
+    """The stage fails, to be tried again, where a smaller share of its rows was fetched: then it is our network, not the
+    web. 0: never."""
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
@@ -71,6 +78,12 @@ class DownloadConfig(PoliteConfig):
             msg = f"encode_quality is {self.encode_quality}; for png it is the compression, 0 to 9"
             raise ValueError(msg)
         return self
+
+    def key_config(self) -> dict[str, Any]:
+        """The fields that decide the output: how long a round waits does not."""
+        fields = super().key_config()
+        del fields["retry"]["delay"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,10 @@ class Shard:
     index: int
     rows: tuple[Slice, ...]
     config: DownloadConfig
+    round: int = 0
+    """0 for the first try of its rows."""
+    again: tuple[str, ...] = ()
+    """Classes of failure whose rows are left for a later round."""
     workers: int = 1
     """Processes that share what may be asked of a host."""
     site_files: str | None = None
@@ -87,41 +104,68 @@ class Shard:
 
     @property
     def id(self) -> str:
-        return f"shard-{self.index:05d}"
+        return shard_id(self.index)
 
 
 def make(work: Work) -> Made:
-    """Download all shards.
+    """Download all shards, and what failed again in later rounds; of a snapshot that was reopened, only the latter.
 
-    Raises: SourceError when more than `max_failed_fraction` of the rows failed; their shards are then forgotten, so
-    that the next try asks the servers again.
+    Raises: SourceError when less than `min_success` of the rows was fetched; what failed is then forgotten, so that the
+    next try asks the servers again.
     """
     config: DownloadConfig = work.config
-    cuts = slices.cut(work.inputs["filter"], config.shard_size)
-    with scratch_folder("site-files") as folder:
-        workers = min(work.context.workers, len(cuts))
-        shards = [Shard(index, rows, config, workers, str(folder)) for index, rows in enumerate(cuts)]
-        records = map_parts(download_shard, shards, work.draft, work.context)
+    draft, source = work.draft, work.inputs["filter"]
+    rows = [(source.path(part.name), part.rows) for part in source.named("part-", ".parquet")]
+    records, start = [], 0
+    if reopened := draft.done(REOPENED):
+        records, rows, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
+
+    with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
+
+        def fetch(cuts: list[Cut], number: int, again: tuple[str, ...]) -> list[Record]:
+            workers = min(context.workers, len(cuts))
+            shards = [Shard(index, cut, config, number, again, workers, str(folder)) for index, cut in cuts]
+            return map_parts(download_shard, shards, draft, context, said)
+
+        fetched = run_rounds(draft, rows, start, config.shard_size, config.retry, fetch)
     if config.originals:
         Originals(Path(config.originals)).shrink(config.originals_bytes)
+    records += fetched
     parts, counts = gather(records)
-    failed = counts.input - counts.kept
-    if counts.input and failed / counts.input > config.max_failed_fraction:
-        _forget(work.draft, records, config.max_failed_fraction)
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: -x[1]))
+    hosts = summary.add_up(record.facts["hosts"] for record in records)
+    if counts.kept < config.min_success * counts.input:
+        _forget(draft, fetched, config)
         msg = (
-            f"download: {failed:,} of {counts.input:,} pictures failed ({reasons}), more than the fraction "
-            f"{config.max_failed_fraction:g} of download.max_failed_fraction: check the network, then run again"
+            f"download: {counts.kept:,} of {counts.input:,} pictures were fetched, less than the share "
+            f"{config.min_success:g} of download.min_success: check the network, then run again\n"
+            f"{summary.table(counts, hosts)}"
         )
         raise SourceError(msg)
-    fetched = sum(record.facts["bytes"] for record in records)
-    return Made(parts, counts, {"shards": len(shards), "samples": counts.kept, "bytes_fetched": fetched})
+    size = sum(record.facts["bytes"] for record in records)
+    facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
+    return Made(parts, counts, facts)
 
 
-def _forget(draft: Draft, records: Sequence[Record], limit: float) -> None:
+def said(record: Record) -> str:
+    """How one shard went, for people: reasons first, for the end of a line is what a narrow terminal shows."""
+    counts, facts = record.counts, record.facts
+    asked = counts.input + facts["again"]
+    why = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.dropped.items(), key=lambda x: -x[1]))
+    again = f"{facts['again']:,} to be tried again; " if facts["again"] else ""
+    seconds = max(facts["seconds"], 0.001)
+    speed = f"{asked / seconds:,.0f} images/s, {facts['bytes'] / seconds / 1e6:,.1f} MB/s"
+    share = f"{counts.kept / max(asked, 1):.1%} of {asked:,} fetched"
+    return f"{record.task}: {why + '; ' if why else ''}{again}{share}, {speed}"
+
+
+def _forget(draft: Draft, records: Sequence[Record], config: DownloadConfig) -> None:
+    """Forget the shards of which too little was fetched, or that left rows to later rounds, and all of those rounds."""
     for record in records:
-        if record.counts.input - record.counts.kept > limit * record.counts.input:
-            draft.store.delete_tree(draft.scratch(f"{record.task}.json"))
+        counts, facts = record.counts, record.facts
+        if facts["round"] or facts["again"] or counts.kept < config.min_success * counts.input:
+            draft.store.delete(
+                [draft.scratch(f"{record.task}.json"), *(draft.path(part.name) for part in record.parts)]
+            )
 
 
 def download_shard(draft: Draft, shard: Shard) -> Record:

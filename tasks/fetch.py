@@ -95,7 +95,7 @@ class SafeOpener(OpenerDirector):
         super().__init__()
         self.limits, self.wire, self.rules, self.pace, self.originals = limits, wire, rules, pace, originals
         self.evidence: dict[str, Evidence] = {}
-        self._final: dict[str, FetchError] = {}  # failures that another try cannot mend
+        self._final: dict[str, FetchError] = {}  # failures that another try, at once, cannot mend
 
     def open(self, fullurl: str | Request, data: Any = None, timeout: float | None = None) -> Any:
         """Fetch a url whole; `timeout` is ignored for the limits' deadline.
@@ -109,7 +109,7 @@ class SafeOpener(OpenerDirector):
         try:
             return fetch.run(url)
         except FetchError as error:
-            if not error.transient:
+            if not error.transient or error.reason == "timeout":  # which a later round may mend
                 self._final[url] = error
             raise
         finally:

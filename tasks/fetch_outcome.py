@@ -24,6 +24,7 @@ EVIDENCE = pa.schema(
         ("last_modified", pa.string()),
         ("opt_out", pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))),
         ("bytes", pa.int64()),
+        ("preview", pa.binary()),  # a small JPEG of a few of the pictures
     ]
 )
 _REASONS = {
@@ -70,15 +71,28 @@ def drop_reason(status: str, message: str | None) -> str | None:
     return "decode" if status == "failed_to_resize" else "other"
 
 
-def put_tables(draft: Draft, name: str, kept: pa.Table, all_rows: pa.Table, said: Mapping[str, Evidence]) -> list[Part]:
-    """Write the parts `part-`, `dropped-` and `evidence-` of a shard."""
-    failed = [reason is not None for reason in all_rows["drop_reason"].to_pylist()]
-    lost = all_rows.filter(pa.array(failed, pa.bool_()))
+def put_tables(
+    draft: Draft,
+    name: str,
+    kept: pa.Table,
+    settled: pa.Table,
+    asked: pa.Table,
+    said: Mapping[str, Evidence],
+    previews: Mapping[str, bytes],
+) -> list[Part]:
+    """Write the parts `part-`, `dropped-` and `evidence-` of a shard.
+
+    Args:
+        settled: the rows that are kept or dropped for good.
+        asked: these, and those that a later round will try again.
+        previews: of a few of their pictures, by uid.
+    """
+    lost = settled.filter(settled["drop_reason"].is_valid())
     lost = lost.append_column("drop_stage", pa.array(["download"] * lost.num_rows, pa.string()))
     none = Evidence()
     witnessed = [
-        {"uid": uid, "key": key, "url": url, **asdict(said.get(url, none))}
-        for uid, key, url in zip(*(all_rows[c].to_pylist() for c in ("uid", "key", "url")), strict=True)
+        {"uid": uid, "key": key, "url": url, **asdict(said.get(url, none)), "preview": previews.get(uid)}
+        for uid, key, url in zip(*(asked[c].to_pylist() for c in ("uid", "key", "url")), strict=True)
     ]
     return [
         draft.put_table(f"part-{name}.parquet", conform(kept, DOWNLOADED, f"download {name}")),

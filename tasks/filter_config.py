@@ -63,8 +63,8 @@ class FilterConfig(RuleConfig):
     seen: list[str] = Field(default=[])
     """Keys of datasets (pack snapshots) whose addresses are dropped as seen: an incremental run takes only what is new."""
     dedupe: list[Dedupe] = Field(default=["uid", "pair", "url"])
-    """Keep one row of each uid, of each url and caption (in any case), one caption of each url, and with "caption" one url
-    of each caption over all hosts."""
+    """Keep one row of each uid (always: it names the picture in the shards), of each url and caption (in any case), one
+    caption of each url, and with "caption" one url of each caption over all hosts."""
     near_captions: NearCaptionsConfig | None = None
     """Dropping near-duplicate captions as duplicate_near_caption; none without it."""
     balance: BalanceConfig | None = None
@@ -103,7 +103,7 @@ class FilterConfig(RuleConfig):
     @field_validator("dedupe")
     @classmethod
     def _in_order(cls, steps: list[Dedupe]) -> list[Dedupe]:
-        return [step for step in DEDUPE_STEPS if step in steps]
+        return [step for step in DEDUPE_STEPS if step in steps or step == "uid"]
 
     @model_validator(mode="after")
     def _consistent(self) -> "FilterConfig":

@@ -4,15 +4,13 @@ One HTML file that needs nothing else: no script, no address, so it stands in ML
 from the web is text: escaped, with control characters spelt out.
 """
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dataops.escaping import visible
 from dataops.snapshot import Manifest
-from tasks.ancestry import POLICY
 from tasks.filter_plots import curve_svg, lengths_svg
 from tasks.filter_summary import LENGTH_STEP, LENGTH_STEPS
+from tasks.page import page, text
 
 STEPS = (
     ("language", ("language",)),
@@ -23,33 +21,13 @@ STEPS = (
 )
 """The steps after the rules, in their order, and how their reasons begin."""
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b2733; --soft: #5b6875; --line: #dfe4ea; --ground: #fff; --kept: #1f6feb;
-  --gone: #e9775f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #dde4ec; --soft: #98a5b3; --line: #36414d; --ground: #14191f;
-  --kept: #4c8ff0; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 64rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
-p.note { color: var(--soft); margin: .2rem 0 .8rem; } .columns { display: flex; gap: 0 2.5rem; flex-wrap: wrap; }
-.columns > div { flex: 1 1 22rem; min-width: 0; }
-table { border-collapse: collapse; width: 100%; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; }
-th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line); }
-td { overflow-wrap: anywhere; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 1%; overflow-wrap: normal; }
-td.bar { width: 32%; padding-right: 0; vertical-align: middle; } td.bar div { background: var(--kept); height: .7rem;
-  border-radius: 2px; min-width: 1px; } td.bar div.gone { background: var(--gone); }
-tr.examples td { color: var(--soft); padding: 0 0 .5rem 1rem; font-size: .9em; } td.name { white-space: nowrap; }
-svg { display: block; max-width: 100%; height: auto; } code { font-size: .92em; }
-"""
-
 
 def report_html(manifest: Manifest) -> str:
     """The page of a snapshot of the stage `filter`."""
     counts, facts = manifest.counts, manifest.facts
-    title = f"Filter {_text(manifest.key)}"
+    title = f"Filter {manifest.key}"
     sections = [
-        f"<h1>{title}</h1>",
+        f"<h1>{text(title)}</h1>",
         f'<p class="note">{counts.kept:,} of {counts.input:,} pairs kept ({_share(counts.kept, counts.input)}).</p>',
         _funnel(manifest),
         _reasons(manifest),
@@ -66,9 +44,7 @@ def report_html(manifest: Manifest) -> str:
         _ranking("Most frequent kept captions", "caption", facts.get("captions", {})),
         "</div></div>",
     ]
-    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f'<meta charset="utf-8">{POLICY}{view}<title>{title}</title><style>{_STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(sections)}</body></html>\n'
+    return page(title, sections)
 
 
 def _funnel(manifest: Manifest) -> str:
@@ -93,7 +69,7 @@ def _reasons(manifest: Manifest) -> str:
         number, by_itself = dropped.get(name, 0), format(alone[name], ",") if name in alone else ""
         if not number and by_itself in ("", "0"):
             continue
-        rows += _row(f"<code>{_text(name)}</code>", f"{by_itself}", number, number, most, "gone")
+        rows += _row(f"<code>{text(name)}</code>", f"{by_itself}", number, number, most, "gone")
         if shown := " · ".join(f"“{_short(caption)}”" for caption in examples.get(name, [])):
             rows += f"<tr class=examples><td colspan=4>{shown}</td></tr>"
     if not rows:
@@ -106,7 +82,7 @@ def _reasons(manifest: Manifest) -> str:
 def _ranking(title: str, what: str, counted: Mapping[str, int], shown: int = 20) -> str:
     most = max(counted.values(), default=1)
     rows = [
-        f"<tr><td>{_text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>{_bar(number, most)}</tr>"
+        f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>{_bar(number, most)}</tr>"
         for name, number in list(counted.items())[:shown]
     ]
     more = f"<p class=note>and {len(counted) - shown:,} more</p>" if len(counted) > shown else ""
@@ -141,7 +117,7 @@ def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
 
 def _head(head: Sequence[Sequence[Any]], shown: int = 12) -> str:
     rows = [
-        f"<tr><td>{_text(query)}</td><td class=n>{before:,}</td><td class=n>{after:,.0f}</td>{_bar(after, head[0][1])}</tr>"
+        f"<tr><td>{text(query)}</td><td class=n>{before:,}</td><td class=n>{after:,.0f}</td>{_bar(after, head[0][1])}</tr>"
         for query, before, after in head[:shown]
     ]
     return f"<table><tr><th>most frequent<th class=n>before<th class=n>after<th></tr>{''.join(rows)}</table>"
@@ -163,8 +139,4 @@ def _share(part: float, whole: float) -> str:
 
 
 def _short(caption: str, most: int = 90) -> str:
-    return _text(caption if len(caption) <= most else caption[: most - 1] + "…")
-
-
-def _text(value: object) -> str:
-    return html.escape(visible(str(value)), quote=True)
+    return text(caption if len(caption) <= most else caption[: most - 1] + "…")

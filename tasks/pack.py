@@ -1,8 +1,8 @@
 """The pack stage: what curation left, as the versioned dataset that training reads.
 
-For shard i the snapshot holds `{i:05d}.tar`, with the samples `{key}.jpg`, `{key}.txt`, `{key}.json` in the order of
-their keys, and `part-{i:05d}.parquet` with their rows. The picture's bytes are those of the raw shard, the keys those of
-the download, so a member can be followed back. The same rows give the same bytes.
+For shard i the snapshot holds `{i:05d}.tar`, with the samples `{key}.jpg`, `{key}.txt`, `{key}.json` in the order of the
+raw shards and, within one, of their keys, and `part-{i:05d}.parquet` with their rows. The picture's bytes are those of the
+raw shard, the keys those of the download (the uids), so a member can be followed back. The same rows give the same bytes.
 """
 
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ def _told(manifest: Manifest) -> str:
 def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     """Write one training shard and its rows."""
     rows = slices.read(draft.store, shard.rows)
-    rows = rows.take(pa.array(sorted(range(rows.num_rows), key=rows["key"].to_pylist().__getitem__), pa.int64()))
+    rows = rows.sort_by([("shard", "ascending"), ("key", "ascending")]).combine_chunks()
     name = f"{shard.number}.tar"
     packed = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array([name] * rows.num_rows))
     packed = conform(packed, PACKED, f"pack {name}")
@@ -103,7 +103,7 @@ def members(row: dict[str, Any], image: bytes, extension: str) -> dict[str, byte
 
 
 def raw_images(store: Store, rows: pa.Table, shard: TrainingShard) -> Iterator[bytes]:
-    """The picture of each row, from the raw shard that its column `shard` names; rows in the order of their keys.
+    """The picture of each row, from the raw shard that its column `shard` names; rows in the order of raw shards and keys.
 
     Raises: CorruptPart that names the picture that is not there.
     """
@@ -120,4 +120,4 @@ def raw_images(store: Store, rows: pa.Table, shard: TrainingShard) -> Iterator[b
                 yield found[shard.image_extension]
 
 
-PACK = Stage(name="pack", version=2, make=make)
+PACK = Stage(name="pack", version=3, make=make)

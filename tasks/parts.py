@@ -43,8 +43,17 @@ T = TypeVar("T", bound=Task)
 PartFunction = Callable[[Draft, T], Record]
 
 
-def map_parts(function: PartFunction[T], tasks: Sequence[T], draft: Draft, context: Context) -> list[Record]:
+def map_parts(
+    function: PartFunction[T],
+    tasks: Sequence[T],
+    draft: Draft,
+    context: Context,
+    said: Callable[[Record], str] | None = None,
+) -> list[Record]:
     """The record of each task, in the order of `tasks`; finished ones are not done again.
+
+    Args:
+        said: what is told of a task that finished, for progress; by default its counts.
 
     Raises: the error of the first task that failed for good, after ATTEMPTS tries where it is retryable; JobFailed (75)
     when a worker process died (killed, or out of memory).
@@ -54,10 +63,10 @@ def map_parts(function: PartFunction[T], tasks: Sequence[T], draft: Draft, conte
     if records:
         logger.info("%s %s: %d of %d parts were finished before", draft.stage, draft.key, len(records), len(tasks))
     if todo and context.pool:
-        _run(context.pool, function, todo, draft, context, records, len(tasks))
+        _run(context.pool, function, todo, draft, context, records, len(tasks), said or _line)
     elif todo:
         with _workers(min(context.workers, len(todo))) as pool:
-            _run(pool, function, todo, draft, context, records, len(tasks))
+            _run(pool, function, todo, draft, context, records, len(tasks), said or _line)
     return [records[task.id] for task in tasks]
 
 
@@ -84,6 +93,7 @@ def _run(
     context: Context,
     records: dict[str, Record],
     total: int,
+    said: Callable[[Record], str],
 ) -> None:
     def submit(task: T) -> Future[Record]:
         return pool.submit(_call, function, draft.store.uri, draft.stage, draft.key, draft.fence, task)
@@ -97,7 +107,7 @@ def _run(
                 error = future.exception()
                 if error is None:
                     records[task.id] = future.result()
-                    context.progress(len(records), total, _line(draft, records[task.id]))
+                    context.progress(len(records), total, f"{draft.stage} {said(records[task.id])}")
                 elif _worth_another_try(error) and attempt < ATTEMPTS:
                     logger.warning("%s %s: try %d failed: %s", draft.stage, task.id, attempt, error)
                     time.sleep(attempt)
@@ -117,11 +127,11 @@ def _worth_another_try(error: BaseException) -> bool:
     return isinstance(error, PairmillError) and error.retryable and not isinstance(error, StorageError | LeaseLost)
 
 
-def _line(draft: Draft, record: Record) -> str:
+def _line(record: Record) -> str:
     counts = record.counts
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: -x[1]))
     kept = f"kept {counts.kept:,} of {counts.input:,}" if counts.input else "done"
-    return f"{draft.stage} {record.task}: {kept}" + (f" ({reasons})" if reasons else "")
+    return f"{record.task}: {kept}" + (f" ({reasons})" if reasons else "")
 
 
 def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence: Fence | None, task: T) -> Record:

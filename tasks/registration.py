@@ -19,8 +19,9 @@ from urllib.parse import quote
 from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import read_table
 from tasks import ancestry, tracking
+from tasks.download_report import report_html as download_html
 from tasks.filter_plots import curve_svg
-from tasks.filter_report import report_html
+from tasks.filter_report import report_html as filter_html
 from tasks.packaging import MODEL_FILES, write_model
 from tasks.scratch import scratch_folder
 from tasks.stage import Work, code_version
@@ -163,7 +164,8 @@ class Registration:
             "funnel.json": json.dumps(funnel, indent=2),
             "funnel.html": ancestry.html_page("Funnel", funnel, "Rows of each stage, and why they were dropped."),
             "funnel.png": plots.png(plots.funnel_figure(funnel_stages(inputs.values()))),
-            "filter.html": report_html(inputs["filter"]),
+            "filter.html": filter_html(inputs["filter"]),
+            "download.html": download_html(inputs["download"], self.work.draft.store),
             "zero_shot.png": plots.png(plots.accuracy_figure(self.rows)),
             "metrics.json": json.dumps(self.metrics, indent=2, ensure_ascii=False),
             "metrics.jsonl": self._read("train", "metrics.jsonl"),

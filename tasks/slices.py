@@ -1,6 +1,6 @@
 """Cuts the rows of a snapshot's parts, taken in order, into shards of equal size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,14 +20,19 @@ class Slice:
 
 def cut(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[Slice, ...]]:
     """The parts `<prefix>*.parquet` as shards of `size` rows; the last may be smaller."""
+    return cut_objects([(manifest.path(p.name), p.rows) for p in manifest.named(prefix, ".parquet")], size)
+
+
+def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[Slice, ...]]:
+    """Parquet objects of the store, each with its number of rows, as shards of `size` rows."""
     shards: list[tuple[Slice, ...]] = []
     current: list[Slice] = []
     room = size
-    for part in manifest.named(prefix, ".parquet"):
+    for name, rows in objects:
         start = 0
-        while start < part.rows:
-            stop = min(part.rows, start + room)
-            current.append(Slice(manifest.path(part.name), start, stop))
+        while start < rows:
+            stop = min(rows, start + room)
+            current.append(Slice(name, start, stop))
             room -= stop - start
             start = stop
             if not room:

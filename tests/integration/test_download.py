@@ -25,6 +25,7 @@ from dataops.store import FolderStore
 from tasks import slices
 from tasks.curate import CURATE, CurateConfig
 from tasks.download import DOWNLOAD, DownloadConfig, Shard, download_shard
+from tasks.download_rounds import RetryConfig
 from tasks.pack import PACK, PackConfig
 from tasks.parts import map_parts
 from tasks.stage import Context, Plan, make, plan
@@ -300,6 +301,7 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
         timeout=1.5,
         retries=1,
         max_bytes=300_000,
+        retry=RetryConfig(rounds=0),
         contact="https://example.org/bot",
         connect_to={
             "site.test": f"127.0.0.1:{port}",
@@ -314,7 +316,8 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
     assert {url: row["drop_reason"] for url, row in dropped.items()} == {u: why for u, why in urls.items() if why}
     assert all(r["drop_stage"] == "download" and r["status"] and r["error_message"] for r in dropped.values())
     kept = read_parts(store, made).to_pylist()
-    assert [row["url"] for row in kept] == [url for url, why in urls.items() if why is None]
+    assert {row["url"] for row in kept} == {url for url, why in urls.items() if why is None}
+    assert all(row["key"] == row["uid"] for row in kept)
     assert all(row["status"] == "success" and len(row["sha256"]) == 64 and row["width"] == 85 for row in kept)
     assert all((row["original_width"], row["original_height"], row["height"]) == (80, 60, 64) for row in kept)
     assert made.counts.input == len(urls)
@@ -333,6 +336,10 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
     assert (noai["signal"], noai["detail"], noai["where"]) == ("x_robots_tag", "noai", "http://site.test/noai")
     assert noai["when"] == evidence["http://site.test/noai"]["fetched_at"]
     assert evidence["http://site.test/noai"]["bytes"] is None  # its body was not read
+    assert {url for url, row in evidence.items() if row["preview"]} == {
+        "http://site.test/tiny",
+        "http://site.test/long",
+    }
     assert evidence["http://site.test/missing"]["http_status"] == 404
     assert capfd.readouterr().out == ""
 
@@ -351,6 +358,8 @@ def test_same_bytes_on_any_number_of_workers_and_threads_and_after_a_crash(
     a = make(planned_in(store_a, threads=16), Context(store_a, tmp_path, workers=2))
     assert a.counts == Counts(input=90, kept=81, dropped={"http_404": 9})
     assert [p.name for p in a.named("", ".tar")] == ["00000.tar", "00001.tar", "00002.tar"]
+    keys = [row["key"] for row in read_parts(store_a, a).to_pylist()]
+    assert sorted(keys) == sorted(uid(url, f"caption of {url}") for url in urls if "missing" not in url)
 
     planned = planned_in(store_b, threads=3)
     draft = Draft(store_b, "download", planned.key)
@@ -395,7 +404,7 @@ def test_what_img2dataset_swallows_is_noticed(
     tmp_path: Path, site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It prints an error that it did not foresee, and goes on without the row."""
-    from tasks import fetch_shard
+    from tasks import fetch_shard, resizers, shard_writer
 
     monkeypatch.setattr("urllib.request._opener", None)  # and with it, that what this test installs is taken away again
     store = FolderStore(tmp_path)
@@ -403,25 +412,27 @@ def test_what_img2dataset_swallows_is_noticed(
     config = DownloadConfig(image_size=32, connect_to={"site.test": f"127.0.0.1:{site.server_port}"})
     shard = Shard(0, slices.cut(source, 8)[0], config)
 
-    resize = fetch_shard.Resizer.__call__
+    resize = resizers.Resizer.__call__
 
-    def loses_one(self: fetch_shard.Resizer, stream: io.BytesIO, boxes: object = None) -> object:
+    def loses_one(self: resizers.Resizer, stream: io.BytesIO, boxes: object = None) -> object:
         if stream.getvalue() == picture(3):
             raise RuntimeError("unforeseen")
         return resize(self, stream, boxes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetch_shard.Resizer, "__call__", loses_one)
+        patch.setattr(resizers.Resizer, "__call__", loses_one)
         record = fetch_shard.run(Draft(store, "download", "lost"), shard)
     assert record.counts == Counts(input=8, kept=7, dropped={"lost": 1})
+    uids = {n: uid(url, f"caption of {url}") for n in range(8) if (url := f"http://site.test/pictures/{n}.png")}
     with store.open("download/lost/00000.tar") as file:
-        assert [int(key) for key, _ in read_samples(file, "00000.tar")] == [0, 1, 2, 4, 5, 6, 7]
+        keys = [key for key, _ in read_samples(file, "00000.tar")]
+    assert keys == sorted(uids[n] for n in range(8) if n != 3)
     assert capfd.readouterr().out == ""
 
     def full_disk(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fetch_shard.WebDatasetSampleWriter, "write", full_disk)
+    monkeypatch.setattr(shard_writer.WebDatasetSampleWriter, "write", full_disk)
     with pytest.raises(StorageError, match="No space left on device"):
         fetch_shard.run(Draft(store, "download", "full"), shard)
     assert store.names("download/full") == []

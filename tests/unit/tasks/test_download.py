@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -101,7 +103,8 @@ def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
 
     store = FolderStore(tmp_path)
     draft = Draft(store, "download", "k")
-    put_tables(draft, "00000", table.slice(0, 1), table, {"u0": Evidence("2026-01-01T00:00:00", http_status=200)})
+    said = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
+    put_tables(draft, "00000", table.slice(0, 1), table, table, said, {"u2": b"small"})
     kept = read_table(store, draft.path("part-00000.parquet"))
     lost = read_table(store, draft.path("dropped-00000.parquet"))
     evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
@@ -119,28 +122,45 @@ def test_rows_that_nobody_asked_for_or_that_come_twice_are_an_error() -> None:
             outcome(rows, keys, pa.Table.from_pylist(wrong), "00000.tar")
 
 
+def shards_ending(*records: Record) -> Callable[..., list[Record]]:
+    """map_parts, of which the shards end as these records say."""
+    by_id = {record.task: record for record in records}
+
+    def ended(function, shards, draft: Draft, context: Context, said) -> list[Record]:
+        return [draft.done(shard.id) or draft.finish(by_id[shard.id]) for shard in shards]
+
+    return ended
+
+
+def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Record:
+    known = {"bytes": 1, "seconds": 1.0, "round": 0, "again": 0, "hosts": {}}
+    return Record(task=f"shard-{index:05d}", counts=Counts(**counts), facts=known | (facts or {}))
+
+
 def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FolderStore(tmp_path)
     draft = Draft(store, "download", "k")
-
-    def dead(function, shards, draft: Draft, context: Context) -> list[Record]:
-        good = Record(task="shard-00000", counts=Counts(input=2, kept=2), facts={"bytes": 1})
-        bad = Record(task="shard-00001", counts=Counts(input=8, dropped={"dns": 8}), facts={"bytes": 0})
-        return [draft.finish(good), draft.finish(bad)]
-
-    monkeypatch.setattr(download, "map_parts", dead)
+    hosts = {"hosts": {"dead.test": {"rows": 7, "dns": 6}, "poor.test": {"rows": 3, "dns": 2}}}
+    shards = [ended(0, input=5, kept=5), ended(1, hosts, input=5, dropped={"dns": 5})]
+    monkeypatch.setattr(download, "map_parts", shards_ending(*shards))
     source = stored(store, [10])
-    work = Work(
-        DownloadConfig(shard_size=2, max_failed_fraction=0.7), 0, {"filter": source}, draft, Context(store, tmp_path)
-    )
-    with pytest.raises(SourceError, match=r"8 of 10 pictures failed \(dns 8\)"):
-        DOWNLOAD.make(work)
+
+    def work(min_success: float) -> Work:
+        config = DownloadConfig(shard_size=5, min_success=min_success)
+        return Work(config, 0, {"filter": source}, draft, Context(store, tmp_path))
+
+    with pytest.raises(SourceError, match=r"5 of 10 pictures were fetched, less than the share 0\.6") as failed:
+        DOWNLOAD.make(work(0.6))
+    lines = [" ".join(line.split()) for line in str(failed.value).splitlines()[1:]]
+    assert lines == [
+        "dns 5",
+        "worst hosts, failed of asked:",
+        "dead.test 6 of 7 (dns 6)",
+        "poor.test 2 of 3 (dns 2)",
+    ]
     assert draft.done("shard-00000") is not None
     assert draft.done("shard-00001") is None
-    kept = Work(
-        DownloadConfig(shard_size=2, max_failed_fraction=0.8), 0, {"filter": source}, draft, Context(store, tmp_path)
-    )
-    assert DOWNLOAD.make(kept).counts.kept == 2
+    assert DOWNLOAD.make(work(0.5)).counts.kept == 5
 
 
 def test_slices_are_read_with_the_columns_that_are_asked_for(tmp_path: Path) -> None:

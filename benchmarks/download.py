@@ -1,0 +1,242 @@
+"""Downloading against img2dataset 1.47's own `download()`: the same list, the same server, the same options, in turn.
+
+    python -m benchmarks.download [--quick] [--json] [--number 20000] [--case all]
+
+The server (benchmarks/picture_server.py) has 20,000 different JPEGs, made of crops of three real photographs, on 500 hosts
+on loopback. Each side is a process of its own with two workers of 64 threads, shards of 2,000 rows, pictures of 256 pixels;
+what is measured is the clock from its start to its end, loading included (A B A B, medians). Cases: `all`, where every host
+answers; `slow-hosts`, where 2.5% of the hosts answer after 4 s and 2.5% never (both sides give up after 10 s);
+`fast-resize`, the transform alone. That both gave the same bytes for every picture is checked.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.measure import Row, arguments, finish
+from benchmarks.picture_server import HOSTS, address, is_dead, is_late, make_pictures
+from dataops.schema import FILTERED, conform, uid
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE, THREADS, WORKERS, TIMEOUT = 256, 64, 2, 10
+
+
+def write_list(path: Path, number: int, port: int, hosts: Sequence[int]) -> None:
+    """The list: its pictures in turn on the hosts, with a caption each."""
+    urls = [f"http://{address(hosts[n % len(hosts)])}:{port}/{n}.jpg" for n in range(number)]
+    captions = [f"picture {n} of a list" for n in range(number)]
+    uids = [uid(url, caption) for url, caption in zip(urls, captions, strict=True)]
+    pq.write_table(conform(pa.table({"uid": uids, "url": urls, "caption": captions}), FILTERED, "list"), path)
+
+
+# Each side runs in a process of its own: `python -m benchmarks.download --side NAME SPEC` -----------------------------
+
+
+def ours(spec: dict[str, Any]) -> None:
+    """Our stage on the list."""
+    from dataops.snapshot import Counts, Draft, Manifest, content_digest
+    from dataops.store import FolderStore
+    from tasks.download import DOWNLOAD, DownloadConfig
+    from tasks.stage import Context, make, plan
+
+    folder = Path(spec["output"])
+    store = FolderStore(folder)
+    draft = Draft(store, "filter", "0" * 16)
+    parts = [draft.put_table("part-00000.parquet", pq.read_table(spec["list"]))]
+    known: dict[str, Any] = {"inputs": [], "config": {}, "seed": 0, "code": {}, "facts": {}, "created_at": ""}
+    manifest = Manifest(
+        stage="filter", stage_version=1, key=draft.key, parts=parts, counts=Counts(),
+        content_digest=content_digest(parts), **known,
+    )  # fmt: skip
+    config = DownloadConfig.model_validate(
+        {
+            "image_size": SIDE,
+            "threads": THREADS,
+            "timeout": TIMEOUT,
+            "retries": 0,
+            "retry": {"rounds": 0},
+            "shard_size": spec["shard"],
+            "contact": "https://example.org/benchmark",
+            "connect_to": {address(host): f"{address(host)}:{spec['port']}" for host in range(HOSTS)},
+        }
+    )
+    make(plan(DOWNLOAD, config, 0, [manifest]), Context(store=store, home=folder, workers=WORKERS))
+
+
+def peer(spec: dict[str, Any]) -> None:
+    """img2dataset on the list."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    from img2dataset import download
+
+    download(
+        url_list=spec["list"],
+        input_format="parquet",
+        url_col="url",
+        caption_col="caption",
+        save_additional_columns=["uid"],
+        output_folder=spec["output"],
+        output_format="webdataset",
+        image_size=SIDE,
+        resize_mode="keep_ratio",
+        encode_quality=95,
+        processes_count=WORKERS,
+        thread_count=THREADS,
+        number_sample_per_shard=spec["shard"],
+        timeout=TIMEOUT,
+        retries=0,
+        extract_exif=False,
+        compute_hash="sha256",
+    )
+
+
+def resize(spec: dict[str, Any]) -> None:
+    """The transform alone, in turn: img2dataset's Resizer and our fast one; and how far their pixels are apart."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from tasks.img2dataset_classes import Resizer
+    from tasks.previews import Previews
+    from tasks.resizers import FastResizer
+
+    places = json.loads(Path(spec["folder"], "places.json").read_text())[: spec["number"]]
+    with Path(spec["folder"], "pictures").open("rb") as file:
+        pictures = [file.read(size) for _, size in places]
+    options: dict[str, Any] = {"image_size": SIDE, "resize_mode": "keep_ratio", "resize_only_if_bigger": False}
+    sides = {"peer": Resizer(**options), "ours": FastResizer(Previews(), **options)}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    made: dict[str, list[Any]] = {}
+    for _ in range(3):
+        for name, transform in sides.items():
+            started = time.process_time()
+            made[name] = [transform(io.BytesIO(data)) for data in pictures]
+            seconds[name].append(time.process_time() - started)
+    apart = []
+    for exact, fast in zip(made["peer"], made["ours"], strict=True):
+        a, b = (np.asarray(Image.open(io.BytesIO(m[0])), np.float64) for m in (exact, fast))
+        if a.shape == b.shape:
+            apart.append(10 * np.log10(255**2 / max(np.mean((a - b) ** 2), 1e-9)))
+    speed = {name: len(pictures) / statistics.median(times) for name, times in seconds.items()}
+    said = {"psnr": [float(p) for p in np.percentile(apart, [5, 50])], "same_size": len(apart) / len(pictures)}
+    Path(spec["output"]).write_text(json.dumps(speed | said))
+
+
+# The measuring side -----------------------------------------------------------------------------------------------------
+
+
+def alone(side: str, spec: dict[str, Any]) -> tuple[float, int]:
+    """Seconds of a side, and peak bytes of its greatest process."""
+    command = [sys.executable, "-m", "benchmarks.download", "--side", side, json.dumps(spec)]
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-5000:]}")
+    return seconds, int(done.stdout.splitlines()[-1])
+
+
+def pictures_of(folder: Path) -> dict[str, str]:
+    """The sha256 of each picture in the shards below a folder, by the uid that lies beside it."""
+    import hashlib
+
+    from dataops.shards import read_samples
+
+    found = {}
+    for path in sorted(folder.rglob("*.tar")):
+        with path.open("rb") as file:
+            for _, members in read_samples(file, path.name):
+                found[json.loads(members["json"])["uid"]] = hashlib.sha256(members["jpg"]).hexdigest()
+    return found
+
+
+def compare(
+    case: str, folder: Path, spec: dict[str, Any], number: int, times: int, goal: float, say: Callable[[str], Any]
+) -> tuple[Row, bool]:
+    """Both sides in turn."""
+    measured: dict[str, list[tuple[float, int]]] = {"ours": [], "peer": []}
+    found = {}
+    for turn in range(times):
+        for side in measured:
+            with tempfile.TemporaryDirectory(dir=folder) as output:
+                measured[side].append(alone(side, {**spec, "output": f"{output}/out"}))
+                if turn == 0:
+                    found[side] = pictures_of(Path(output))
+                say(f"{case} {side}: {measured[side][-1][0]:.1f} s, {measured[side][-1][1] / 1e6:,.0f} MB")
+    speed = {side: number / statistics.median(run[0] for run in runs) for side, runs in measured.items()}
+    equal = found["ours"] == found["peer"]
+    say(f"{case}: {len(found['ours']):,} and {len(found['peer']):,} pictures of {number:,}; equal bytes: {equal}")
+    return Row(case, speed["ours"], speed["peer"], "img2dataset 1.47", "images/s", goal), equal
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[int]:
+    """The picture server's port."""
+    command = [sys.executable, "-m", "benchmarks.picture_server", str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--number", type=int, default=20_000)
+    parser.add_argument("--case", action="append", choices=["all", "slow-hosts", "fast-resize"], help="only this one")
+    parser.add_argument("--times", type=int, help="turns; 2 by default")
+    parser.add_argument("--pictures", type=Path, help="a folder that keeps the pictures for the next run")
+    parser.add_argument("--side", nargs=2, help="used by the benchmark itself")
+    options = parser.parse_args()
+    if options.side:
+        {"ours": ours, "peer": peer, "resize": resize}[options.side[0]](json.loads(options.side[1]))
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        sys.stdout.write(f"\n{peak * 1024}\n")
+        return 0
+    number, times = (600, 1) if options.quick else (options.number, options.times or 2)
+    cases = options.case or ["all", "slow-hosts", "fast-resize"]
+    say: Callable[[str], Any] = lambda line: None if options.json else sys.stdout.write(line + "\n")  # noqa: E731
+    rows, equal = [], True
+    with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as name:
+        folder, pictures = Path(name), options.pictures or Path(name)
+        places = pictures / "places.json"
+        if not places.exists() or len(json.loads(places.read_text())) < number:
+            make_pictures(pictures, number)
+        with server(pictures) as port:
+            good = [host for host in range(HOSTS) if not is_late(host) and not is_dead(host)]
+            for case, hosts, goal in (("all", good, 0.95), ("slow-hosts", range(HOSTS), 1.2)):
+                if case in cases:
+                    write_list(folder / f"{case}.parquet", number, port, hosts)
+                    spec = {"list": str(folder / f"{case}.parquet"), "port": port, "shard": min(2000, number // 4)}
+                    row, same = compare(case, folder, spec, number, times, goal, say)
+                    rows.append(row)
+                    equal &= same
+        if "fast-resize" in cases:
+            result = folder / "resize.json"
+            alone("resize", {"folder": str(pictures), "number": min(number, 600), "output": str(result)})
+            said = json.loads(result.read_text())
+            low, median = said["psnr"]
+            say(f"fast-resize: PSNR {median:.1f} dB (5% below {low:.1f}); size equal for {said['same_size']:.1%}")
+            rows.append(Row("fast-resize", said["ours"], said["peer"], "img2dataset's Resizer", "images/s", 1.4))
+    packages = ["img2dataset", "opencv-python-headless", "albumentations", "webdataset"]
+    return finish("download", rows, packages, equal=equal, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What is said of the hosts that a download asked: counted shard by shard, and added up; and of a download that failed."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+import pyarrow as pa
+
+from dataops.filters import host
+from dataops.snapshot import Counts
+
+Hosts = dict[str, dict[str, int]]
+"""By host: `rows` that were settled, and of them the failed ones by class."""
+LISTED = 40
+"""Hosts that a manifest names: those with the most failed rows."""
+_PER_SHARD = 1_000
+
+
+def describe(settled: pa.Table) -> Hosts:
+    """Of one shard: the hosts with the most failed rows, then those with the most rows.
+
+    Args:
+        settled: its columns url and drop_reason (null where all went well) are looked at.
+    """
+    rows = pl.DataFrame(
+        {name: pl.Series(settled[name].to_pylist(), dtype=pl.String) for name in ("url", "drop_reason")}
+    )
+    rows = rows.select(host(pl.col("url")).fill_null("").alias("host"), "drop_reason")
+    found: Hosts = {}
+    for name, reason, number in rows.group_by("host", "drop_reason").len().sort("host", "drop_reason").iter_rows():
+        said = found.setdefault(name, {"rows": 0})
+        said["rows"] += number
+        if reason is not None:
+            said[reason] = number
+    return _first(found, _PER_SHARD)
+
+
+def add_up(shards: Iterable[Hosts]) -> Hosts:
+    """The hosts of all shards together: the worst ones."""
+    summed: dict[str, Counter[str]] = {}
+    for hosts in shards:
+        for name, said in hosts.items():
+            summed.setdefault(name, Counter()).update(said)
+    return _first({name: dict(said) for name, said in summed.items() if failed(said)}, LISTED)
+
+
+def failed(said: Mapping[str, int]) -> int:
+    """The failed rows of a host."""
+    return sum(number for reason, number in said.items() if reason != "rows")
+
+
+def _first(hosts: Hosts, number: int) -> Hosts:
+    return dict(sorted(hosts.items(), key=lambda item: (-failed(item[1]), -item[1]["rows"], item[0]))[:number])
+
+
+def without(hosts: Hosts, taken: Hosts) -> Hosts:
+    """The hosts without the rows that are counted anew."""
+    left: Hosts = {}
+    for name, said in hosts.items():
+        gone = taken.get(name, {})
+        counted = {what: number - gone.get(what, 0) for what, number in said.items()}
+        left[name] = {what: number for what, number in counted.items() if number > 0 or what == "rows"}
+    return left
+
+
+def table(counts: Counts, hosts: Hosts, shown: int = 10) -> str:
+    """Why rows failed, and at which hosts, as lines for a message."""
+    reasons = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"  {reason:<40} {number:>12,}" for reason, number in reasons]
+    lines += ["worst hosts, failed of asked:"] if hosts else []
+    for name, said in list(hosts.items())[:shown]:
+        why = ", ".join(
+            f"{reason} {said[reason]:,}" for reason in sorted(said, key=lambda r: -said[r]) if reason != "rows"
+        )
+        lines.append(f"  {name:<40} {failed(said):>12,} of {said['rows']:,} ({why})")
+    return "\n".join(lines)

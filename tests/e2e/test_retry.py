@@ -1,0 +1,36 @@
+"""`pairmill rerun --from download --retry`: only the rows that failed so are fetched again, the rest follows."""
+
+import pytest
+
+from tests.e2e.conftest import Mill
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_retry_of_one_class(mill: Mill) -> None:
+    config = mill.config("retry")
+    first = mill.json("run", config, "--until", "pack")
+    before = {stage["stage"]: stage for stage in mill.json("show", first["run_id"])["stages"]}
+    assert before["download"]["counts"]["dropped"]["http_404"] > 0
+
+    wrong = mill.json("rerun", first["run_id"], "--retry", "http_404", code=2)
+    assert "--from download" in wrong["error"]["message"]
+    wrong = mill.json("rerun", first["run_id"], "--from", "download", "--retry", "HTTP 404", code=2)
+    assert "no class of failure" in wrong["error"]["message"]
+
+    # The run was finished, so it goes on to the last stage.
+    nothing = mill.json("rerun", first["run_id"], "--from", "download", "--retry", "timeout,http_5xx")
+    assert [stage["state"] for stage in nothing["stages"]][:5] == ["Reused"] * 5, "no row failed so"
+
+    again = mill.json("rerun", first["run_id"], "--from", "download", "--retry", "http_4xx")
+    after = {stage["stage"]: stage for stage in mill.json("show", first["run_id"])["stages"]}
+    states = {stage["stage"]: stage["state"] for stage in again["stages"]}
+    assert states["filter"] == "Reused"
+    assert states["download"] == "Completed"
+    assert after["download"]["key"] == before["download"]["key"]
+    assert after["download"]["counts"] == before["download"]["counts"], "the site is what it was"
+    kept = {part["name"]: part["sha256"] for part in before["download"]["parts"] if part["name"].endswith(".tar")}
+    now = {part["name"]: part["sha256"] for part in after["download"]["parts"]}
+    assert kept.items() <= now.items()
+    assert after["pack"]["content_digest"] == before["pack"]["content_digest"]
+    assert states["train"] == states["evaluate"] == "Reused", "the dataset is the same"

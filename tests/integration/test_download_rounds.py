@@ -1,0 +1,185 @@
+"""Failed rows are tried again in rounds and by `rerun --retry`, as further shards; a kill at any moment changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from dataops.shards import read_samples
+from dataops.snapshot import Manifest, find, read_parts
+from dataops.store import FolderStore
+from tasks.curate import CURATE, CurateConfig
+from tasks.download import DOWNLOAD, DownloadConfig
+from tasks.download_rounds import reopen
+from tasks.pack import PACK, PackConfig
+from tasks.stage import Context, Plan, make, plan
+from tests.integration.test_download import filtered, picture
+
+pytestmark = pytest.mark.timeout(240)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Moody(BaseHTTPRequestHandler):
+    """/ok/N.png answers; /moody/N.png only once `mood` is good, with 503 before; /gone/N.png never, with 404."""
+
+    mood = "good"
+    seen: ClassVar[Counter[str]] = Counter()
+    patience = 0
+    """Requests of /moody/ that are refused before the mood is good."""
+
+    def do_GET(self) -> None:
+        kind = self.path.split("/")[1]
+        Moody.seen[self.path] += 1
+        if kind == "moody" and Moody.patience > 0:
+            Moody.patience -= 1
+            self.send_error(503)
+        elif kind == "gone" or (kind == "moody" and Moody.mood == "bad"):
+            self.send_error(404 if kind == "gone" else 503)
+        else:
+            body = picture(int(self.path.rpartition("/")[2].split(".")[0]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def moody() -> Iterator[ThreadingHTTPServer]:
+    Moody.mood, Moody.seen, Moody.patience = "good", Counter(), 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Moody)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+URLS = [f"http://site.test/{'gone' if n % 9 == 4 else 'moody' if n % 3 == 1 else 'ok'}/{n}.png" for n in range(45)]
+MOODY, GONE = (sum(f"/{kind}/" in url for url in URLS) for kind in ("moody", "gone"))
+
+
+def planned_in(store: FolderStore, server: ThreadingHTTPServer, **config: Any) -> Plan:
+    known = {"image_size": 32, "shard_size": 20, "retries": 0, "retry": {"rounds": 2, "delay": 0.1}}
+    connect_to = {"site.test": f"127.0.0.1:{server.server_port}"}
+    settings = DownloadConfig.model_validate({**known, "connect_to": connect_to, **config})
+    return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)])
+
+
+def outcome(store: FolderStore, made: Manifest) -> dict[str, str | None]:
+    """What became of each url, each once, after a look at all shards."""
+    kept, gone = read_parts(store, made).to_pylist(), read_parts(store, made, "dropped-").to_pylist()
+    assert sorted(row["url"] for row in kept + gone) == sorted(URLS)
+    keys = []
+    for part in made.named("", ".tar"):
+        with store.open(made.path(part.name)) as file:
+            keys += [(part.name, key) for key, _ in read_samples(file, part.name)]
+    assert sorted(keys) == sorted((row["shard"], row["uid"]) for row in kept)
+    return {row["url"]: row.get("drop_reason") for row in kept + gone}
+
+
+def test_what_may_pass_is_tried_again_in_later_shards(tmp_path: Path, moody: ThreadingHTTPServer) -> None:
+    store, context = FolderStore(tmp_path / "store"), Context(FolderStore(tmp_path / "store"), tmp_path, workers=1)
+    Moody.patience = MOODY + 4  # all of the first round, and some of the second
+    made = make(planned_in(store, moody), context)
+    assert made.counts.dropped == {"http_404": GONE}
+    assert {url for url, why in outcome(store, made).items() if why} == {url for url in URLS if "/gone/" in url}
+    assert [part.name for part in made.named("", ".tar")] == [f"0000{i}.tar" for i in range(5)]
+    assert [part.rows for part in made.named("part-")][3:] == [MOODY - 4, 4], "one shard in each later round"
+    assert sum(Moody.seen[url.removeprefix("http://site.test")] for url in URLS if "/gone/" in url) == GONE
+    assert sum(n for path, n in Moody.seen.items() if path.startswith("/moody/")) == 2 * MOODY + 4
+    assert made.facts["hosts"] == {"site.test": {"rows": 45, "http_404": GONE}}
+
+    curated = make(plan(CURATE, CurateConfig(), 0, [made]), context)
+    packed = make(plan(PACK, PackConfig(shard_size=30), 0, [curated, made]), context)
+    assert packed.facts["samples"] == curated.counts.kept == 45 - GONE
+
+
+def test_retry_fetches_what_failed_so_and_nothing_else(tmp_path: Path, moody: ThreadingHTTPServer) -> None:
+    store, context = FolderStore(tmp_path / "store"), Context(FolderStore(tmp_path / "store"), tmp_path, workers=1)
+    Moody.mood = "bad"
+    planned = planned_in(store, moody, retry={"rounds": 1, "delay": 0})
+    first = make(planned, context)
+    assert first.counts.dropped == {"http_404": GONE, "http_503": MOODY}
+    inodes = {p.name: (tmp_path / "store" / first.path(p.name)).stat().st_ino for p in first.parts}
+
+    reopen(planned, context, ["timeout", "dns"])
+    assert find(store, "download", planned.key) == first, "no row failed so: nothing changes"
+
+    Moody.mood = "good"
+    Moody.seen.clear()
+    reopen(planned, context, ["http_5xx", "timeout"])
+    assert find(store, "download", planned.key) is None
+    again = make(planned, context)
+    assert set(Moody.seen) == {url.removeprefix("http://site.test") for url in URLS if "/moody/" in url}
+    assert (again.key, again.counts.kept, again.counts.dropped) == (first.key, 45 - GONE, {"http_404": GONE})
+    assert again.content_digest != first.content_digest
+    ended = {url: "http_404" if "/gone/" in url else None for url in URLS}
+    assert outcome(store, again) == ended
+    for part in again.parts:
+        if part.name in inodes and not part.name.startswith("dropped-"):
+            assert (tmp_path / "store" / again.path(part.name)).stat().st_ino == inodes[part.name]
+    assert {*inodes} - {p.name for p in again.parts} == {"dropped-00003.parquet"}, "the retried shard's"
+    there = {name.rpartition("/")[2] for name in store.names(f"download/{planned.key}")}
+    assert there == {p.name for p in again.parts} | {"manifest.json"}, "nothing is left over"
+
+    reopen(planned, context, ["http_404"])  # once more: names of parts must not collide
+    third = make(planned, context)
+    assert outcome(store, third) == ended
+    assert third.counts == again.counts
+    assert find(store, "download", planned.key, verify=True) == third
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from dataops.store import FolderStore
+from tasks.stage import Context, make
+from tests.integration.test_download_rounds import Moody, planned_in
+import types
+store = FolderStore(Path(sys.argv[1]))
+server = types.SimpleNamespace(server_port=int(sys.argv[2]))
+if __name__ == "__main__":
+    make(planned_in(store, server), Context(store, Path(sys.argv[1]).parent, workers=2))
+"""
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_digest(tmp_path: Path, moody: ThreadingHTTPServer) -> None:
+    Moody.mood = "bad"
+    reference = FolderStore(tmp_path / "peace")
+    expected = make(planned_in(reference, moody), Context(reference, tmp_path, workers=2))
+    assert expected.facts["shards"] == 5, "three shards, and one in each of two rounds"
+    store, script = FolderStore(tmp_path / "store"), tmp_path / "killed.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), str(tmp_path / "store"), str(moody.server_port)]
+    folder = tmp_path / "store" / "download" / expected.key
+    kills = 0
+    # A kill when nothing is there, amid the objects of a shard, and between shards and rounds.
+    for objects in (0, 3, 6, 9, 12, 16, 20, 24, 28):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
+        )
+        while process.poll() is None and sum(1 for _ in folder.rglob("*.*")) <= objects:
+            time.sleep(0.002)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 6, "most moments came too late"
+    made = make(planned_in(store, moody), Context(store, tmp_path, workers=2))
+    assert (made.content_digest, made.counts) == (expected.content_digest, expected.counts)
+    assert find(store, "download", made.key, verify=True) == made
+    there = {name.rpartition("/")[2] for name in store.names(f"download/{made.key}")}
+    assert there == {p.name for p in made.parts} | {"manifest.json"}
+    assert json.loads((folder / "manifest.json").read_text())["content_digest"] == expected.content_digest
