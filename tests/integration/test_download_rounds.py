@@ -30,7 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Moody(BaseHTTPRequestHandler):
-    """/ok/N.png answers; /moody/N.png only once `mood` is good, with 503 before; /gone/N.png never, with 404."""
+    """/ok/N.png answers; /moody/N.png only once `mood` is good, with 500 before; /gone/N.png never, with 404.
+
+    Not 503: that asks for a rest, and which rows are still asked for then depends on the threads.
+    """
 
     mood = "good"
     seen: ClassVar[Counter[str]] = Counter()
@@ -39,12 +42,15 @@ class Moody(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         kind = self.path.split("/")[1]
+        if kind not in ("ok", "moody", "gone"):  # robots.txt and its like
+            self.send_error(404)
+            return
         Moody.seen[self.path] += 1
         if kind == "moody" and Moody.patience > 0:
             Moody.patience -= 1
-            self.send_error(503)
+            self.send_error(500)
         elif kind == "gone" or (kind == "moody" and Moody.mood == "bad"):
-            self.send_error(404 if kind == "gone" else 503)
+            self.send_error(404 if kind == "gone" else 500)
         else:
             body = picture(int(self.path.rpartition("/")[2].split(".")[0]))
             self.send_response(200)
@@ -71,7 +77,7 @@ MOODY, GONE = (sum(f"/{kind}/" in url for url in URLS) for kind in ("moody", "go
 
 
 def planned_in(store: FolderStore, server: ThreadingHTTPServer, **config: Any) -> Plan:
-    known = {"image_size": 32, "shard_size": 20, "retries": 0, "retry": {"rounds": 2, "delay": 0.1}}
+    known = {"image_size": 32, "shard_size": 20, "retries": 0, "host_rate": 0, "retry": {"rounds": 2, "delay": 0.1}}
     connect_to = {"site.test": f"127.0.0.1:{server.server_port}"}
     settings = DownloadConfig.model_validate({**known, "connect_to": connect_to, **config})
     return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)])
@@ -111,7 +117,7 @@ def test_retry_fetches_what_failed_so_and_nothing_else(tmp_path: Path, moody: Th
     Moody.mood = "bad"
     planned = planned_in(store, moody, retry={"rounds": 1, "delay": 0})
     first = make(planned, context)
-    assert first.counts.dropped == {"http_404": GONE, "http_503": MOODY}
+    assert first.counts.dropped == {"http_404": GONE, "http_500": MOODY}
     inodes = {p.name: (tmp_path / "store" / first.path(p.name)).stat().st_ino for p in first.parts}
 
     reopen(planned, context, ["timeout", "dns"])

@@ -141,6 +141,23 @@ def test_opener_knows_no_other_scheme_and_asks_once_what_cannot_be_mended(tmp_pa
     assert set(opener.evidence) == {"file:///etc/passwd", "ftp://a.test/", "data:text/plain,x"}
 
 
+@pytest.mark.parametrize(("reason", "asked"), [("timeout", 1), ("http_404", 1), ("http_503", 3), ("connect", 3)])
+def test_what_timed_out_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, asked: int
+) -> None:
+    opener, checks = polite_opener(DownloadConfig(), tmp_path), []
+
+    def check(parts: object) -> None:
+        checks.append(parts)
+        raise FetchError(reason, "again")
+
+    monkeypatch.setattr(opener.rules, "check", check)
+    for _ in range(3):  # as img2dataset's retries do
+        with pytest.raises(FetchError, match=f"^{reason}: again$"):
+            opener.open("http://a.test/1.png")
+    assert len(checks) == asked
+
+
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-3", None)])
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert retry_after(value) == seconds
