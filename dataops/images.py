@@ -90,7 +90,7 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
     Args:
         max_area: pixels; decoding allocates by width and height, whatever the bytes weigh (a decompression bomb).
 
-    Raises: ImageRefused with not_an_image, unsupported_format, truncated, decode or too_large.
+    Raises: ImageRefused with not_an_image, unsupported_format, truncated, decode or too_many_pixels.
     """
     kind = sniff(data)
     if kind in _NOT_IMAGES:
@@ -103,16 +103,27 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
             with Image.open(io.BytesIO(data), formats=[KINDS[kind]]) as image:
                 (width, height), mode = image.size, image.mode
     except Image.DecompressionBombError:
-        raise ImageRefused("too_large", "more pixels than Pillow opens") from None
+        raise ImageRefused("too_many_pixels", "more pixels than Pillow opens") from None
     except Exception as error:  # Pillow's parsers let many types escape on hostile bytes
         raise ImageRefused("decode", f"unreadable {kind} header ({type(error).__name__})") from None
     if width * height > max_area:
-        raise ImageRefused("too_large", f"{width}x{height} pixels")
-    if kind == "png" and data[24] == 16:
-        raise ImageRefused("unsupported_format", "png of 16 bits a channel")
+        raise ImageRefused("too_many_pixels", f"{width}x{height} pixels")
+    if is_deep(data, kind):
+        raise ImageRefused("unsupported_format", f"{kind} of more than 8 bits a channel")
     if is_truncated(data, kind):
         raise ImageRefused("truncated", f"the {kind} ends early")
     return Header(kind, width, height, mode)
+
+
+def is_deep(data: bytes, kind: str) -> bool:
+    """Whether a PNG or AVIF has more than 8 bits a channel, which OpenCV would write as white where it cuts them.
+
+    Source: PNG section 11.2.2 (bit depth in IHDR); AV1-ISOBMFF section 2.3.3 (high_bitdepth in av1C).
+    """
+    if kind == "png":
+        return data[24] == 16
+    at = data.find(b"av1C", 0, 1 << 16) if kind == "avif" else -1
+    return 0 <= at < len(data) - 6 and bool(data[at + 6] & 0x40)
 
 
 def is_truncated(data: bytes, kind: str) -> bool:

@@ -71,7 +71,7 @@ def run(
     from flows.runs import new_run
 
     home = services.make_home()  # before a store may be made in it
-    record = new_run(load_config(config, set_), home)
+    record = new_run(load_config(config, set_, until), home)
     return execute(record.run_id, until=until, force=force, verify=verify, as_json=json)
 
 

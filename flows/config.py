@@ -24,6 +24,8 @@ from tasks.pack import PackConfig
 from tasks.register import RegisterConfig
 from training.config import TrainConfig, load_model_config
 
+_BEFORE_DOWNLOAD = ("extract", "filter")
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -82,11 +84,12 @@ def config_name(path: Path) -> str:
         raise ConfigError(msg) from error
 
 
-def load_config(path: Path, settings: Iterable[str] = ()) -> RunConfig:
+def load_config(path: Path, settings: Iterable[str] = (), until: str | None = None) -> RunConfig:
     """Read a config file, apply `a.b=value` settings, and check everything that can be checked before work starts.
 
     Args:
         settings: each `dotted.path=value`; the value is TOML, or a plain string where it is none.
+        until: the last stage that will run; all by default.
 
     Raises: ConfigError that lists every problem.
     """
@@ -100,14 +103,16 @@ def load_config(path: Path, settings: Iterable[str] = ()) -> RunConfig:
         raise ConfigError(msg) from error
     for setting in settings:
         _apply(values, setting)
-    return check_config(values, str(path))
+    return check_config(values, str(path), until=until)
 
 
-def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True) -> RunConfig:
+def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True, until: str | None = None) -> RunConfig:
     """Validate config values and the files and places that they name.
 
     Args:
-        sources: False on a machine that takes a run's dataset from the store: the source files may lie elsewhere.
+        sources: False on a machine that takes a run's dataset from the store: the source files may lie elsewhere, and
+            nothing is downloaded.
+        until: the last stage that will run; all by default.
 
     Raises: ConfigError that lists every problem, each with its path, the value and what is allowed; StorageError when the
         store does not answer now.
@@ -120,7 +125,7 @@ def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True)
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         problems += [_problem(detail) for detail in error.errors()]
-    problems += _problems_outside(values, config, sources=sources)
+    problems += _problems_outside(values, config, sources=sources, until=until)
     if problems or config is None:
         raise ConfigError(_listed(where, problems))
     return config
@@ -175,7 +180,9 @@ def _table(steps: list[Any]) -> type[BaseModel] | None:
     return None
 
 
-def _problems_outside(values: Mapping[str, Any], config: RunConfig | None, *, sources: bool) -> list[str]:
+def _problems_outside(
+    values: Mapping[str, Any], config: RunConfig | None, *, sources: bool, until: str | None
+) -> list[str]:
     """What is wrong with the files and places that the valid tables name: a bad table elsewhere does not hide it."""
 
     def table(name: str, model: Any) -> Any:
@@ -189,6 +196,8 @@ def _problems_outside(values: Mapping[str, Any], config: RunConfig | None, *, so
     problems: list[str] = []
     if sources and (source := table("source", SourceConfig)) is not None:
         problems += [f"source.{line}" for line in source.problems()]
+    if sources and until not in _BEFORE_DOWNLOAD and (download := table("download", DownloadConfig)) is not None:
+        problems += [f"download.{line}" for line in download.problems()]
     if (train := table("train", TrainConfig)) is not None:
         problems += _caught("train.model", lambda: load_model_config(train.model))
     if (evaluate := table("evaluate", EvaluateConfig)) is not None:

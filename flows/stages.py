@@ -66,11 +66,11 @@ class Run:
         """
         run_id = str(flow_run.name)
         if (found := find_run(run_id, home())) is None:
-            config = load_config(Path(path))
+            config = load_config(Path(path), until=until)
             if (found := find_run(run_id, home(), config.store.uri)) is None:
                 return cls(new_run(config, home(), run_id), config, open_store(config.store.uri), until)
         record, store = found
-        return cls(record, _config_of(record, store), store, until)
+        return cls(record, _config_of(record, store, until), store, until)
 
     @classmethod
     def of_record(cls, run_id: str, store_uri: str | None, until: str | None, *, sources: bool = True) -> "Run":
@@ -80,7 +80,7 @@ class Run:
             sources: whether the files that extract reads must be here.
         """
         record, store = load_run(run_id, home(), store_uri)
-        return cls(record, _config_of(record, store, sources=sources), store, until)
+        return cls(record, _config_of(record, store, until, sources=sources), store, until)
 
     def take(self, step: "Step") -> None:
         """Take a stage as the record has it: made earlier, perhaps on another machine that alone has the source files."""
@@ -160,10 +160,10 @@ class Run:
         return self.record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
 
 
-def _config_of(record: RunRecord, store: Store, *, sources: bool = True) -> RunConfig:
+def _config_of(record: RunRecord, store: Store, until: str | None, *, sources: bool = True) -> RunConfig:
     """A record's config, checked again. All but the store: it works where it lies, not where it says that it lay."""
     values = {**record.config, "store": {"uri": store.uri}}
-    return check_config(values, f"run {record.run_id}", sources=sources)
+    return check_config(values, f"run {record.run_id}", sources=sources, until=until)
 
 
 def run_task(

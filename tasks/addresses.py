@@ -2,10 +2,10 @@
 
 import ipaddress
 import socket
-import threading
-import time
 from collections.abc import Mapping
 from typing import Any
+
+from tasks.dns import Dns
 
 ConnectTo = Mapping[str, tuple[str, int]]
 """By host name: the address and port to connect to instead of resolving it."""
@@ -13,7 +13,6 @@ Target = tuple[socket.AddressFamily, Any]
 Answer = tuple[tuple[str, str] | None, list[Target]]
 """Why the host is refused (reason, detail), or None and the targets to try in turn."""
 
-_TTL = 60.0
 _REFUSED = [
     ipaddress.ip_network(network)
     for network in (
@@ -70,35 +69,30 @@ def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
 
 
 class Addresses:
-    """Resolves hosts, once each while an answer is fresh, and refuses what is not public. For use from many threads."""
+    """Resolves hosts and refuses what is not public. For use from many threads.
 
-    def __init__(self, connect_to: ConnectTo):
-        self._connect_to = connect_to
-        self._known: dict[tuple[str, int], tuple[float, Answer]] = {}
-        self._lock = threading.Lock()
+    Args:
+        dns: whose answers to use; one of its own by default.
+    """
 
-    def of(self, host: str, port: int) -> Answer:
-        """Where to connect for a host: addresses that were checked, to be used as they are."""
-        if host in self._connect_to:
-            address, port = self._connect_to[host]
+    def __init__(self, connect_to: ConnectTo, dns: Dns | None = None):
+        self.connect_to = connect_to
+        self._dns = dns or Dns()
+
+    def of(self, host: str, port: int, deadline: float = float("inf")) -> Answer:
+        """Where to connect for a host: addresses that were checked, to be used as they are.
+
+        Args:
+            deadline: a time of time.monotonic() until which to wait for an answer.
+        """
+        if host in self.connect_to:
+            address, port = self.connect_to[host]
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             return None, [(family, (address, port))]
-        with self._lock:
-            known = self._known.get((host, port))
-        if known and known[0] > time.monotonic():
-            return known[1]
-        answer = _resolve(host, port)
-        with self._lock:
-            self._known[host, port] = (time.monotonic() + _TTL, answer)
-        return answer
-
-
-def _resolve(host: str, port: int) -> Answer:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return ("dns", "the host has no address"), []
-    public = [(family, address) for family, _, _, _, address in found if is_public(str(address[0]))]
-    if not public:
-        return ("refused_address", "the host is not on the public internet"), []
-    return None, public
+        found = self._dns.resolve(host, deadline)
+        if not found:
+            return ("dns", "the host has no address" if found is not None else "no answer in time"), []
+        public = [(family, (address[0], port, *address[2:])) for family, address in found if is_public(str(address[0]))]
+        if not public:
+            return ("private_address", "the host is not on the public internet"), []
+        return None, public

@@ -13,29 +13,29 @@ fetched again when all shards are done, in rounds, as further shards (tasks/down
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from dataops.config import StageConfig
 from dataops.errors import SourceError
 from dataops.snapshot import Draft, Record
 from tasks import download_summary as summary
-from tasks.addresses import parse_connect_to
 from tasks.download_rounds import REOPENED, Cut, RetryConfig, run_rounds, shard_id
+from tasks.originals import Originals
 from tasks.parts import map_parts
+from tasks.polite_config import PoliteConfig
+from tasks.scratch import scratch_folder
 from tasks.slices import Slice
 from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
-VERSION = "0.1"
 
-
-class DownloadConfig(StageConfig):
+class DownloadConfig(PoliteConfig):
     """`[download]`: how pictures are fetched and what is made of them."""
 
-    execution_fields: ClassVar[frozenset[str]] = frozenset({"threads", "contact", "connect_to"})
+    execution_fields: ClassVar[frozenset[str]] = PoliteConfig.execution_fields | {"threads"}
 
     image_size: int = Field(default=224, ge=1, le=8192)
     """Pixels of the side that `resize_mode` speaks of."""
@@ -60,7 +60,7 @@ class DownloadConfig(StageConfig):
     timeout: float = Field(default=10.0, gt=0, le=600)
     """Seconds for one request as a whole, redirects included."""
     retries: int = Field(default=1, ge=0, le=10)
-    """More tries, at once, after a failure that another try may mend; a timeout waits for its round."""
+    """More tries, at once, after a failure that another try may mend."""
     retry: RetryConfig = RetryConfig()
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Of one picture, on the wire."""
@@ -68,23 +68,9 @@ class DownloadConfig(StageConfig):
     """Fetches at a time in each worker process."""
     shard_size: int = Field(default=10_000, ge=1, le=100_000)
     """Rows a shard, the failed ones included."""
-    user_agent: str = Field(default="pairmill", pattern=r"^[A-Za-z0-9_-]+$")
-    """The name in the User-Agent header, and the one that X-Robots-Tag headers may address."""
-    contact: str | None = Field(default=None, pattern=r"^[\x21-\x7e]+$")
-    """An address in the User-Agent header, where a site's owner learns who asks (a page or mailto:)."""
-    disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
-    """X-Robots-Tag directives that forbid the use; empty: the header is not looked at."""
     min_success: float = Field(default=0.05, ge=0, le=1)
     """The stage fails, to be tried again, where a smaller share of its rows was fetched: then it is our network, not the
     web. 0: never."""
-    connect_to: dict[str, str] = Field(default_factory=dict)
-    """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private address."""
-
-    @field_validator("connect_to")
-    @classmethod
-    def _plain_addresses(cls, value: dict[str, str]) -> dict[str, str]:
-        parse_connect_to(value)
-        return value
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
@@ -99,11 +85,6 @@ class DownloadConfig(StageConfig):
         del fields["retry"]["delay"]
         return fields
 
-    @property
-    def user_agent_header(self) -> str:
-        """For example `pairmill/0.1 (+https://example.org/bot)`."""
-        return f"{self.user_agent}/{VERSION}" + (f" (+{self.contact})" if self.contact else "")
-
 
 @dataclass(frozen=True)
 class Shard:
@@ -116,6 +97,10 @@ class Shard:
     """0 for the first try of its rows."""
     again: tuple[str, ...] = ()
     """Classes of failure whose rows are left for a later round."""
+    workers: int = 1
+    """Processes that share what may be asked of a host."""
+    site_files: str | None = None
+    """The folder of what hosts say to robots (tasks.site_files), which they share too; one of its own by default."""
 
     @property
     def id(self) -> str:
@@ -128,18 +113,23 @@ def make(work: Work) -> Made:
     Raises: SourceError when less than `min_success` of the rows was fetched; what failed is then forgotten, so that the
     next try asks the servers again.
     """
-    config, draft = work.config, work.draft
+    config: DownloadConfig = work.config
+    draft = work.draft
     source = [(work.inputs["filter"].path(p.name), p.rows) for p in work.inputs["filter"].named("part-", ".parquet")]
     records, start = [], 0
     if reopened := draft.done(REOPENED):
         records, source, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
 
     def fetch(cuts: list[Cut], number: int, again: tuple[str, ...]) -> list[Record]:
-        shards = [Shard(index, rows, config, number, again) for index, rows in cuts]
-        return map_parts(download_shard, shards, draft, work.context, said)
+        workers = min(work.context.workers, len(cuts))
+        with scratch_folder("site-files") as folder:  # one a round: hosts are asked anew whether they may be asked
+            shards = [Shard(index, rows, config, number, again, workers, str(folder)) for index, rows in cuts]
+            return map_parts(download_shard, shards, draft, work.context, said)
 
     fetched = run_rounds(draft, source, start, config.shard_size, config.retry, fetch)
     records += fetched
+    if config.originals:
+        Originals(Path(config.originals)).shrink(config.originals_bytes)
     parts, counts = gather(records)
     hosts = summary.add_up(record.facts["hosts"] for record in records)
     if counts.kept < config.min_success * counts.input:
@@ -184,4 +174,4 @@ def download_shard(draft: Draft, shard: Shard) -> Record:
     return run(draft, shard)
 
 
-DOWNLOAD = Stage(name="download", version=3, make=make)
+DOWNLOAD = Stage(name="download", version=4, make=make)

@@ -38,8 +38,9 @@ class RetryConfig(BaseModel):
     classes: tuple[str, ...] = (
         "timeout",
         "dns",
-        "connect*",
+        "connect",
         "incomplete",
+        "host_busy",
         "http_408",
         "http_425",
         "http_429",

@@ -1,52 +1,43 @@
-"""The safe fetch that is put under urllib's own seam, so under img2dataset's downloader, in a process that downloads.
+"""The safe, polite fetch that is put under urllib's own seam, and so under img2dataset's downloader.
 
 `SafeOpener` takes the place of urllib's opener (urllib.request.install_opener). Of the whole urllib it keeps only the
-call: there are no handlers for files, ftp or data, no proxies, no cookies, no credentials. A request
+call: there are no handlers for files, ftp or data, no proxies, no cookies, no credentials. Each request, and each of the
+at most MAX_REDIRECTS redirects that it is sent on,
 
-- goes to http or https only, on every redirect hop, of which there are at most MAX_REDIRECTS;
-- resolves its host once, and connects to the very address that was checked: only addresses of the public internet,
-  unless the config names the host in `connect_to`;
-- ends at its deadline as a whole, however slowly the bytes drip, and at its cap of bytes on the wire;
-- stops before the body where an X-Robots-Tag header forbids the use.
+- asks first what the host says of it (tasks.host_rules), and waits for its turn at the host (tasks.host_pace);
+- goes over a connection to an address that was checked, with a deadline for the whole and caps (tasks.wire);
+- stops before the body where the headers forbid the use, and is thrown away where the bytes do (dataops.opt_outs).
 
 Failures are FetchError, whose text starts with a stable class: img2dataset writes that text into `error_message`.
 """
 
 import http.client
 import io
-import socket
-import ssl
-import threading
 import time
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.message import Message
 from typing import Any
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from urllib.request import OpenerDirector, Request
 
-from tasks.addresses import Addresses, ConnectTo, Target
-
-MAX_REDIRECTS = 5
-_CHUNK = 1 << 16
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_TRANSIENT = frozenset({"timeout", "dns", "connection", "incomplete", "http_408", "http_425", "http_429"})
-
-
-class FetchError(Exception):
-    """A fetch that failed; the text is `reason: detail`, and holds nothing that differs from one run to the next."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-    @property
-    def transient(self) -> bool:
-        """Whether trying again may help."""
-        return self.reason in _TRANSIENT or self.reason.startswith("http_5")
+from dataops.images import KINDS, sniff
+from dataops.mining_markers import mining_markers
+from dataops.opt_outs import SIGNALS, OptOut, Signal, header_opt_outs
+from tasks.host_pace import HostPace
+from tasks.host_rules import HostRules
+from tasks.originals import Original, Originals
+from tasks.wire import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    FetchError,
+    Wire,
+    named_errors,
+    read_body,
+    redirect_target,
+    retry_after,
+    split_url,
+)
 
 
 @dataclass(frozen=True)
@@ -54,18 +45,18 @@ class FetchLimits:
     """What one request may take.
 
     Attributes:
-        timeout: seconds for the whole request, redirects included.
+        timeout: seconds for the whole request, redirects included; waiting for a turn does not count.
         max_bytes: of the body, on the wire.
-        user_agent: of the request.
         agent_token: the name that X-Robots-Tag headers may address.
         disallowed: X-Robots-Tag directives that forbid the use.
+        opt_out: the signals that do; the others are only recorded.
     """
 
     timeout: float
     max_bytes: int
-    user_agent: str
     agent_token: str
     disallowed: frozenset[str]
+    opt_out: frozenset[Signal] = frozenset(SIGNALS)
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ class Evidence:
     content_type: str | None = None
     etag: str | None = None
     last_modified: str | None = None
-    opt_out: str | None = None
+    opt_out: tuple[OptOut, ...] = ()
     bytes: int | None = None
 
 
@@ -91,15 +82,19 @@ class Fetched(io.BytesIO):
 
 
 class SafeOpener(OpenerDirector):
-    """An opener for one shard; safe to use from many threads. `evidence` is by url as it was asked for."""
+    """An opener for one shard; safe to use from many threads. `evidence` is by url as it was asked for.
 
-    def __init__(self, limits: FetchLimits, connect_to: ConnectTo | None = None):
+    Args:
+        originals: pictures of earlier runs, of which only what changed is fetched.
+    """
+
+    def __init__(
+        self, limits: FetchLimits, wire: Wire, rules: HostRules, pace: HostPace, originals: Originals | None = None
+    ):
         super().__init__()
-        self.limits = limits
+        self.limits, self.wire, self.rules, self.pace, self.originals = limits, wire, rules, pace, originals
         self.evidence: dict[str, Evidence] = {}
-        self._addresses = Addresses(connect_to or {})
         self._final: dict[str, FetchError] = {}  # failures that another try cannot mend
-        self._tls = _tls_context()
 
     def open(self, fullurl: str | Request, data: Any = None, timeout: float | None = None) -> Any:
         """Fetch a url whole; `timeout` is ignored for the limits' deadline.
@@ -109,7 +104,7 @@ class SafeOpener(OpenerDirector):
         url = fullurl.full_url if isinstance(fullurl, Request) else fullurl
         if known := self._final.get(url):
             raise FetchError(known.reason, known.detail)
-        fetch = _Fetch(self.limits, self._addresses, self._tls)
+        fetch = _Fetch(self)
         try:
             return fetch.run(url)
         except FetchError as error:
@@ -123,223 +118,93 @@ class SafeOpener(OpenerDirector):
 class _Fetch:
     """One url, followed to its end."""
 
-    def __init__(self, limits: FetchLimits, addresses: Addresses, tls: ssl.SSLContext):
-        self.limits, self.addresses, self.tls = limits, addresses, tls
-        self.deadline = time.monotonic() + limits.timeout
+    def __init__(self, opener: SafeOpener):
+        self.opener, self.limits = opener, opener.limits
+        self.deadline = time.monotonic() + self.limits.timeout
         self.evidence = Evidence(datetime.now(UTC).isoformat(timespec="milliseconds"))
 
     def run(self, url: str) -> Fetched:
-        try:
-            for _ in range(MAX_REDIRECTS + 1):
-                answer = self._hop(url)
-                if isinstance(answer, Fetched):
-                    return answer
-                url = answer
-        except FetchError:
-            raise
-        except TimeoutError:
-            raise FetchError("timeout", f"not whole after {self.limits.timeout:g} s") from None
-        except ssl.SSLError as error:  # an OSError, so before it
-            raise FetchError("tls", getattr(error, "verify_message", "") or error.reason or "failed") from None
-        except OSError as error:
-            raise FetchError("connection", error.strerror or type(error).__name__) from None
-        except http.client.IncompleteRead:
-            raise FetchError("incomplete", "the body ended within a chunk") from None
-        except http.client.HTTPException as error:
-            raise FetchError("bad_response", type(error).__name__) from None
-        raise FetchError("redirect", f"more than {MAX_REDIRECTS} redirects")
+        for _ in range(MAX_REDIRECTS + 1):
+            answer = self._hop(url)
+            if isinstance(answer, Fetched):
+                return answer
+            url = answer
+        raise FetchError("redirect_loop", f"more than {MAX_REDIRECTS} redirects")
 
     def _hop(self, url: str) -> Fetched | str:
         """The body at `url`, or the url that it redirects to."""
+        originals = self.opener.originals
+        try:
+            return self._asked(url, originals.get(url) if originals else None)
+        except FetchError as error:
+            if originals and not error.transient:
+                originals.drop(url)
+            raise
+
+    def _asked(self, url: str, kept: Original | None) -> Fetched | str:
         parts = split_url(url)
         self._note(final_url=url)
-        with closing(self._connect(parts)) as connection:
-            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            headers = {"User-Agent": self.limits.user_agent, "Accept": "image/*,*/*;q=0.5", "Connection": "close"}
-            connection.request("GET", path, headers=headers)  # which adds Host and Accept-Encoding: identity
-            with connection.getresponse() as response:
-                return self._answer(url, response)
+        waits_since = time.monotonic()
+        interval, declared = self.opener.rules.check(parts)
+        self._heed(declared)
+        headers = {"Accept": "image/*,*/*;q=0.5"} | (kept.validators if kept else {})
+        with self.opener.pace.turn(parts.hostname or "", interval):
+            self.deadline += time.monotonic() - waits_since
+            with (
+                named_errors(self.limits.timeout),
+                self.opener.wire.get(parts, self.deadline, **headers) as response,
+            ):
+                return self._answer(url, response, kept)
 
-    def _answer(self, url: str, response: http.client.HTTPResponse) -> Fetched | str:
-        self._note_response(response)
-        if signal := opted_out(response.headers, self.limits.agent_token, self.limits.disallowed):
-            self._note(opt_out=signal)
-            raise FetchError("opted_out", signal)
-        if response.status in _REDIRECTS:
-            return _target(url, response.headers)
-        if not 200 <= response.status < 300:
-            raise FetchError(f"http_{response.status}", "the server's answer")
-        return Fetched(self._body(response), response.headers)
-
-    def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
-        host = parts.hostname or ""
-        standard = 443 if parts.scheme == "https" else 80
-        port = parts.port or standard
-        refusal, targets = self.addresses.of(host, port)
-        if refusal:
-            raise FetchError(*refusal)
-        sock = self._socket(targets)
-        if parts.scheme == "https":
-            sock = self._secured(sock, host)
-        connection = http.client.HTTPConnection(host, port)
-        connection.default_port = standard  # so that the Host header names no standard port
-        connection.sock = sock
-        return connection
-
-    def _socket(self, targets: Iterable[Target]) -> socket.socket:
-        failure: OSError = OSError("no address")
-        for family, address in targets:
-            sock = _DeadlineSocket(family, socket.SOCK_STREAM)
-            sock.deadline = self.deadline
-            try:
-                sock.settimeout(self._left())
-                sock.connect(address)
-            except OSError as error:  # TimeoutError too
-                sock.close()
-                failure = error
-            else:
-                return sock
-        raise failure
-
-    def _secured(self, sock: socket.socket, host: str) -> socket.socket:
-        try:
-            sock.settimeout(self._left())  # the whole handshake's
-            secured = self.tls.wrap_socket(sock, server_hostname=host)
-        except BaseException:
-            sock.close()
-            raise
-        secured.deadline = self.deadline  # pyright: ignore[reportAttributeAccessIssue]
-        return secured
-
-    def _left(self) -> float:
-        return seconds_left(self.deadline)
-
-    def _body(self, response: http.client.HTTPResponse) -> bytes:
-        cap = self.limits.max_bytes
-        length = response.length  # None where the body is chunked or ends with the connection
-        if length is not None and length > cap:
-            raise FetchError("too_large", f"over {cap} bytes")
-        if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-            raise FetchError("bad_response", "Content-Encoding that was not asked for")
-        chunks, size = [], 0
-        while chunk := response.read(min(_CHUNK, cap + 1 - size)):
-            chunks.append(chunk)
-            size += len(chunk)
-            self._note(bytes=size)
-            if size > cap:
-                raise FetchError("too_large", f"over {cap} bytes")
-        if length is not None and size < length:
-            raise FetchError("incomplete", "the body ended before its Content-Length")
-        return b"".join(chunks)
-
-    def _note_response(self, response: http.client.HTTPResponse) -> None:
-        headers = response.headers
+    def _answer(self, url: str, response: http.client.HTTPResponse, kept: Original | None) -> Fetched | str:
+        headers, limits = response.headers, self.limits
         self._note(
             http_status=response.status,
             content_type=headers.get("Content-Type"),
-            etag=headers.get("ETag"),
-            last_modified=headers.get("Last-Modified"),
+            etag=headers.get("ETag", kept.etag if kept else None),
+            last_modified=headers.get("Last-Modified", kept.last_modified if kept else None),
         )
+        self._heed(header_opt_outs(headers, limits.agent_token, limits.disallowed, url, self.evidence.fetched_at))
+        if response.status in REDIRECTS:
+            return redirect_target(url, response)
+        if response.status == 304 and kept:
+            body = kept.body
+        elif 200 <= response.status < 300:
+            body = self._body(response)
+        else:
+            wait = retry_after(headers.get("Retry-After"))
+            raise FetchError(f"http_{response.status}", "the server's answer", wait)
+        return self._taken(url, body, headers, new=response.status != 304)
+
+    def _taken(self, url: str, body: bytes, headers: Message, *, new: bool) -> Fetched:
+        if len(body) > self.limits.max_bytes:  # kept by a run that took more
+            raise FetchError("too_large", f"over {self.limits.max_bytes} bytes")
+        kind = sniff(body)
+        self._heed(
+            OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in mining_markers(body, kind)
+        )
+        if (originals := self.opener.originals) and kind in KINDS:
+            if new:
+                originals.put(url, body, headers)
+            else:
+                originals.confirm(url)
+        return Fetched(body, headers)
+
+    def _body(self, response: http.client.HTTPResponse) -> bytes:
+        pieces, size = [], 0
+        for piece in read_body(response, self.limits.max_bytes):
+            pieces.append(piece)
+            size += len(piece)
+            self._note(bytes=size)
+        return b"".join(pieces)
+
+    def _heed(self, found: Iterable[OptOut]) -> None:
+        """Record signals, and stop where one of them forbids the use. Raises: FetchError."""
+        found = [one for one in found if one not in self.evidence.opt_out]
+        self._note(opt_out=(*self.evidence.opt_out, *found))
+        for one in found:
+            if one.signal in self.limits.opt_out:
+                raise FetchError("opt_out", f"{one.signal} {one.detail}")
 
     def _note(self, **changes: Any) -> None:
         self.evidence = replace(self.evidence, **changes)
-
-
-def split_url(url: str) -> SplitResult:
-    """A url's parts, ready for the wire: host in IDNA, path and query percent-encoded where they must be.
-
-    Raises: FetchError with `bad_url` unless it is http or https, with a host and without credentials.
-    """
-    try:
-        parts = urlsplit(url)
-        port, host = parts.port, parts.hostname or ""
-        host = host if ":" in host else host.rstrip(".").encode("idna").decode("ascii")
-    except ValueError:  # UnicodeError too
-        raise FetchError("bad_url", "host or port cannot be read") from None
-    if parts.scheme not in ("http", "https"):
-        raise FetchError("bad_url", "neither http nor https")
-    if not host or "@" in parts.netloc or any(c <= " " or c == "\x7f" for c in host):
-        raise FetchError("bad_url", "no plain host")
-    netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
-    safe = "!#$%&'()*+,/:;=?@[]~"
-    try:
-        path, query = quote(parts.path, safe=safe), quote(parts.query, safe=safe)
-    except UnicodeError:
-        raise FetchError("bad_url", "text that is not Unicode") from None
-    return SplitResult(parts.scheme, netloc, path, query, "")
-
-
-def _target(url: str, headers: Message) -> str:
-    location = headers.get("Location")
-    if not location:
-        raise FetchError("redirect", "no Location")
-    # http.client reads header bytes as Latin-1; servers send UTF-8
-    location = location.encode("latin-1", "replace").decode("utf-8", "replace")
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        raise FetchError("bad_url", "Location cannot be read") from None
-
-
-_VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-
-
-def opted_out(headers: Message, agent_token: str, disallowed: frozenset[str]) -> str | None:
-    """The X-Robots-Tag header that forbids this use, or None.
-
-    A header may start with the name of the agent that it speaks to (`otherbot: noindex`); `none` means `noindex,
-    nofollow`.
-
-    Source: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, and `none`).
-    """
-    for value in headers.get_all("X-Robots-Tag", []):
-        applies = True
-        for item in value.lower().split(","):
-            agent, colon, directive = (part.strip() for part in item.partition(":"))
-            if not colon:
-                directive = agent
-            elif agent not in _VALUED:
-                applies = agent in (agent_token.lower(), "*")
-            if applies and (directive in disallowed or (directive == "none" and "noindex" in disallowed)):
-                return f"X-Robots-Tag {directive}"
-    return None
-
-
-def seconds_left(deadline: float) -> float:
-    """Seconds until a time of time.monotonic(). Raises: TimeoutError when it is past."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-class _DeadlineSocket(socket.socket):
-    """A socket whose reads all end at one time: a timeout a read never ends a slow drip."""
-
-    deadline: float = float("inf")
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        self.settimeout(seconds_left(self.deadline))
-        return super().recv_into(buffer, nbytes, flags)
-
-
-class _DeadlineTLSSocket(ssl.SSLSocket):
-    deadline: float = float("inf")
-
-    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        self.settimeout(seconds_left(self.deadline))
-        return super().recv_into(buffer, nbytes, flags)
-
-
-_TLS_LOCK = threading.Lock()
-_TLS: list[ssl.SSLContext] = []
-
-
-def _tls_context() -> ssl.SSLContext:
-    """One verifying context a process: reading the certificates takes 20 ms."""
-    with _TLS_LOCK:
-        if not _TLS:
-            context = ssl.create_default_context()
-            context.sslsocket_class = _DeadlineTLSSocket
-            _TLS.append(context)
-        return _TLS[0]

@@ -22,14 +22,14 @@ EVIDENCE = pa.schema(
         ("content_type", pa.string()),
         ("etag", pa.string()),
         ("last_modified", pa.string()),
-        ("opt_out", pa.string()),
+        ("opt_out", pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))),
         ("bytes", pa.int64()),
         ("preview", pa.binary()),  # a small JPEG of a few of the pictures
     ]
 )
 _REASONS = {
     "image too small": "too_small",
-    "image area too large": "too_large",
+    "image area too large": "too_many_pixels",
     "aspect ratio too large": "aspect_ratio",
     "Image decoding error": "decode",
 }

@@ -25,17 +25,16 @@ from dataops.errors import CorruptPart, StorageError
 from dataops.shards import read_samples
 from dataops.snapshot import Counts, Draft, Part, Record
 from tasks import slices
-from tasks.addresses import parse_connect_to
 from tasks.download_rounds import put_again, split
 from tasks.download_summary import describe
-from tasks.fetch import FetchLimits, SafeOpener
+from tasks.fetch import SafeOpener
 from tasks.fetch_outcome import outcome, put_tables
 from tasks.img2dataset_classes import Downloader, compute_key
+from tasks.polite_opener import polite_opener
 from tasks.previews import Previews
 from tasks.resizers import CheckedResizer, FastResizer
 from tasks.scratch import scratch_folder
 from tasks.shard_writer import OrderedWriter
-from tasks.slow_hosts import HostBreaker
 
 if TYPE_CHECKING:
     from tasks.download import DownloadConfig, Shard
@@ -52,8 +51,9 @@ def run(draft: Draft, shard: "Shard") -> Record:
     """
     started = time.monotonic()
     rows = slices.read(draft.store, shard.rows).sort_by("uid").combine_chunks()
-    opener, previews = _opener(shard.config), Previews()
+    previews = Previews()
     with scratch_folder("download") as folder:
+        opener = polite_opener(shard.config, Path(shard.site_files or folder), shard.workers)
         name = f"{shard.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):
@@ -88,17 +88,6 @@ def shard_keys(index: int, rows: int, shard_size: int) -> list[str]:
     return [compute_key(row, index, digits, SHARD_DIGITS) for row in range(rows)]
 
 
-def _opener(config: "DownloadConfig") -> SafeOpener:
-    limits = FetchLimits(
-        timeout=config.timeout,
-        max_bytes=config.max_bytes,
-        user_agent=config.user_agent_header,
-        agent_token=config.user_agent,
-        disallowed=frozenset(directive.strip().lower() for directive in config.disallowed_header_directives),
-    )
-    return SafeOpener(limits, parse_connect_to(config.connect_to))
-
-
 def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, previews: Previews) -> None:
     config = shard.config
     source = folder / "rows.arrow"
@@ -106,7 +95,7 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, pre
         file.write_table(rows)
     failures: list[OSError] = []
     keys = shard_keys(shard.index, rows.num_rows, config.shard_size)
-    urllib.request.install_opener(HostBreaker(opener))
+    urllib.request.install_opener(opener)
     with (folder / "waiting").open("w+b") as waiting:
         downloader = Downloader(
             sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, waiting),

@@ -8,16 +8,14 @@ import http.client
 import re
 import socket
 import ssl
-import time
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urljoin
 
 from dataops.errors import SourceError
 from tasks.addresses import Addresses
-from tasks.fetch import FetchError, split_url
 from tasks.resumable import Broken, Connection
+from tasks.wire import FetchError, retry_after, split_url
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -107,7 +105,9 @@ class HttpFile:
     ) -> "_HttpConnection":
         status = response.status
         if status in _LATER:
-            raise Broken(f"{self.url}: HTTP {status} {response.reason}", _retry_after(response))
+            raise Broken(
+                f"{self.url}: HTTP {status} {response.reason}", retry_after(response.headers.get("Retry-After"))
+            )
         if status not in (200, 206):
             msg = f"{self.url}: HTTP {status} {response.reason}"
             raise SourceError(msg)
@@ -153,17 +153,6 @@ class _HttpConnection:
 
 def _text(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-
-
-def _retry_after(response: http.client.HTTPResponse) -> float | None:
-    """Seconds, of a number or a date (RFC 9110, section 10.2.3)."""
-    value = (response.headers.get("Retry-After") or "").strip()
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time()) if value else None
-    except ValueError:
-        return None
 
 
 @lru_cache(maxsize=1)

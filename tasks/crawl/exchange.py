@@ -2,22 +2,22 @@
 
 from datetime import UTC, datetime
 from email.message import Message
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from scrapy.exceptions import IgnoreRequest
 
+from tasks import wire
 from tasks.crawl.archive import Exchange
 
 _FAILURES = {
     "DownloadTimeoutError": "timeout",
     "DownloadCancelledError": "too_large",
     "ResponseDataLossError": "incomplete",
-    "DownloadConnectionRefusedError": "connection",
+    "DownloadConnectionRefusedError": "connect",
     "CannotResolveHostError": "dns",
-    "DownloadFailedError": "connection",
+    "DownloadFailedError": "connect",
 }
-TRANSIENT = frozenset({"timeout", "incomplete", "connection", "dns"})
+TRANSIENT = frozenset({"timeout", "incomplete", "connect", "dns"})
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -29,7 +29,7 @@ def failure_of(error: BaseException) -> str:
     """The outcome that a failed request has."""
     if isinstance(error, Refused):
         return str(error)
-    return _FAILURES.get(type(error).__name__, "connection")
+    return _FAILURES.get(type(error).__name__, "connect")
 
 
 def exchange_of(response: Any) -> Exchange:
@@ -55,14 +55,8 @@ def message_of(response: Any) -> Message:
 
 
 def retry_after(headers: Any) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date. Source: RFC 9110, section 10.2.3."""
-    value = (headers.get("Retry-After") or b"").decode("latin-1").strip()
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()) if value else None
-    except (ValueError, TypeError):
-        return None
+    """Seconds that a Retry-After header asks for, at least 0."""
+    return wire.retry_after((headers.get("Retry-After") or b"").decode("latin-1"))
 
 
 def _pairs(headers: Any) -> list[tuple[str, str]]:

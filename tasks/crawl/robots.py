@@ -10,25 +10,23 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from protego import Protego
 from scrapy import Request
 
 from dataops.urls import BadUrl, canonical_url
 from tasks.crawl.crawl import Crawl
 from tasks.crawl.exchange import Refused, exchange_of, failure_of, retry_after
+from tasks.robots_file import RobotsFile, is_unreachable
+from tasks.site_files import MAX_BYTES
+from tasks.wire import MAX_REDIRECTS
 
 logger = logging.getLogger(__name__)
-
-MAX_REDIRECTS = 5
-MAX_BYTES = 512_000
-"""Read of one robots.txt. Source: RFC 9309, section 2.5: at least 500 KiB."""
 
 
 @dataclass(frozen=True)
 class Rules:
     """What an origin allows; `refusal` where nothing."""
 
-    parser: Protego | None = None
+    file: RobotsFile | None = None
     refusal: str | None = None
 
 
@@ -56,14 +54,14 @@ class Robots:
         rules = await asyncio.shield(self._rules[origin])
         if rules.refusal:
             raise Refused(rules.refusal)
-        if rules.parser and not rules.parser.can_fetch(request.url, self.crawl.config.user_agent):
+        if rules.file and not rules.file.allows(request.url, self.crawl.config.user_agent):
             raise Refused("robots_denied")
 
     async def _fetch(self, origin: str, host: str) -> Rules:
         config = self.crawl.config
         for attempt in range(config.retries + 1):
             status, body, wait = await self._ask(f"{origin}/robots.txt")
-            if status is not None and status != 429 and status < 500:
+            if status is not None and not is_unreachable(status):
                 break
             if host in self.crawl.refusals:
                 return Rules(refusal=self.crawl.refusals[host])
@@ -73,13 +71,13 @@ class Robots:
             return Rules(refusal="robots_unreachable")
         if not 200 <= status < 300:
             return Rules()  # there is none: all is allowed
-        parser = Protego.parse(body[:MAX_BYTES].decode("utf-8", "replace"))
-        delay = parser.crawl_delay(config.user_agent)
+        file = RobotsFile.parse(body[:MAX_BYTES].decode("utf-8", "replace"))
+        delay = file.delay(config.user_agent)
         if delay is not None and delay > config.max_crawl_delay:
             return Rules(refusal="crawl_delay_too_long")
         if delay:
             self.crawl.delays[host] = max(float(delay), self.crawl.delays.get(host, 0.0))
-        return Rules(parser)
+        return Rules(file)
 
     async def _ask(self, url: str) -> tuple[int | None, bytes, float | None]:
         """Status and body of robots.txt, its redirects followed, and the seconds to wait if it asked for that."""

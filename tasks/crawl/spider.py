@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from dataops.charsets import utf8_page
 from dataops.http_body import BadBody, decode_body, split_response
 from dataops.markup import BadPage
+from dataops.opt_outs import robots_tag
 from dataops.page_links import PageLinks, page_links
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import HTML_TYPES
@@ -30,7 +31,6 @@ from tasks.crawl.exchange import (
     retry_after,
 )
 from tasks.crawl.frontier import Address
-from tasks.fetch import opted_out
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class SiteSpider(Spider):
         if isinstance(error, Refused):
             self.crawl.frontier.finish(address, reason, asked=False)
             return
-        reason = self.crawl.refusals.get(address.host, reason) if reason in ("dns", "connection") else reason
+        reason = self.crawl.refusals.get(address.host, reason) if reason in ("dns", "connect") else reason
         if reason not in TRANSIENT or not self._try_again(address, None):
             self.crawl.frontier.finish(address, reason)
 
@@ -144,9 +144,9 @@ class SiteSpider(Spider):
 
     def _header_directives(self, response: Response) -> set[str]:
         headers, agent = message_of(response), self.crawl.config.user_agent
-        asked = {name: opted_out(headers, agent, frozenset({name})) for name in ("noindex", "nofollow")}
+        asked = {name: robots_tag(headers, agent, frozenset({name})) for name in ("noindex", "nofollow")}
         found = {name for name, header in asked.items() if header}
-        return found | ({"nofollow"} if asked["noindex"] == "X-Robots-Tag none" else set())
+        return found | ({"nofollow"} if asked["noindex"] == "none" else set())
 
     def _links(self, exchange: Exchange, url: str) -> PageLinks:
         config = self.crawl.config

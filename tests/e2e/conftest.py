@@ -44,6 +44,7 @@ language_page_weight = 0.8
 image_size = 64
 resize_mode = "border"
 shard_size = 40
+host_rate = 0
 connect_to = {{ "{host}" = "{site}" }}
 [curate]
 min_side = 32

@@ -80,8 +80,9 @@ def test_the_odd_parts_of_the_web_end_as_rows_with_reasons(mill, undisturbed):
         "http_404",
         "not_an_image",
         "opted_out",
+        "opt_out",
     }
-    assert expected | {"refused_address", "exact_duplicate"} <= seen
+    assert expected | {"private_address", "exact_duplicate"} <= seen
 
 
 def test_held_out_emoji_are_in_no_pair(mill, undisturbed):

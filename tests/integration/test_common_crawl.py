@@ -158,7 +158,7 @@ def test_patience_ends(crawl: Crawl):
 def test_redirects_lead_to_public_hosts_only(crawl: Crawl, target: str):
     crawl.mishap("/a.warc.wat.gz", f"redirect {target.replace('PORT', crawl.url.split(':')[2].strip('/'))}")
     path = next(path for path in crawl.files if "/a." in path)
-    with pytest.raises(SourceError, match=r"refused_address|bad_url"), CrawlFile(path, config(crawl)).open() as stream:
+    with pytest.raises(SourceError, match=r"private_address|bad_url"), CrawlFile(path, config(crawl)).open() as stream:
         stream.read(10)
 
 

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Moody(BaseHTTPRequestHandler):
-    """/ok/N.png answers; /moody/N.png only once `mood` is good, with 503 before; /gone/N.png never, with 404."""
+    """/ok/N.png answers; /moody/N.png only once `mood` is good, with 500 before; /gone/N.png never, with 404."""
 
     mood = "good"
     seen: ClassVar[Counter[str]] = Counter()
@@ -42,9 +42,11 @@ class Moody(BaseHTTPRequestHandler):
         Moody.seen[self.path] += 1
         if kind == "moody" and Moody.patience > 0:
             Moody.patience -= 1
-            self.send_error(503)
+            self.send_error(500)
+        elif kind not in ("ok", "moody", "gone"):
+            self.send_error(404)  # robots.txt and the like
         elif kind == "gone" or (kind == "moody" and Moody.mood == "bad"):
-            self.send_error(404 if kind == "gone" else 503)
+            self.send_error(404 if kind == "gone" else 500)
         else:
             body = picture(int(self.path.rpartition("/")[2].split(".")[0]))
             self.send_response(200)
@@ -111,7 +113,7 @@ def test_retry_fetches_what_failed_so_and_nothing_else(tmp_path: Path, moody: Th
     Moody.mood = "bad"
     planned = planned_in(store, moody, retry={"rounds": 1, "delay": 0})
     first = make(planned, context)
-    assert first.counts.dropped == {"http_404": GONE, "http_503": MOODY}
+    assert first.counts.dropped == {"http_404": GONE, "http_500": MOODY}
     inodes = {p.name: (tmp_path / "store" / first.path(p.name)).stat().st_ino for p in first.parts}
 
     reopen(planned, context, ["timeout", "dns"])
@@ -122,7 +124,9 @@ def test_retry_fetches_what_failed_so_and_nothing_else(tmp_path: Path, moody: Th
     reopen(planned, context, ["http_5xx", "timeout"])
     assert find(store, "download", planned.key) is None
     again = make(planned, context)
-    assert set(Moody.seen) == {url.removeprefix("http://site.test") for url in URLS if "/moody/" in url}
+    assert {path for path in Moody.seen if path.endswith(".png")} == {
+        url.removeprefix("http://site.test") for url in URLS if "/moody/" in url
+    }
     assert (again.key, again.counts.kept, again.counts.dropped) == (first.key, 45 - GONE, {"http_404": GONE})
     assert again.content_digest != first.content_digest
     ended = {url: "http_404" if "/gone/" in url else None for url in URLS}

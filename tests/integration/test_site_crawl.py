@@ -251,7 +251,7 @@ def test_private_addresses_are_never_connected_to(tmp_path: Path):
             max_depth=1,
         )
         made = crawl(site, tmp_path)
-        assert made.facts["crawl"]["outcomes"] == {"archived": 2, "refused_address": 4}
+        assert made.facts["crawl"]["outcomes"] == {"archived": 2, "private_address": 4}
         assert {asked.host for asked in web.log} == {"calendar.test"}
 
 

@@ -20,11 +20,13 @@ LOADS = {"torch.load", "joblib.load", "pickle.load", "pickle.loads", "yaml.load"
 ALLOWED = {
     # Pickle: between our own processes only, never from a file. multiprocessing does it by itself.
     # Network: each place that opens or serves a connection.
-    "tasks/fetch.py http.client": "the safe fetch: checks each address that it connects to",
+    "tasks/wire.py http.client": "the safe fetch: checks each address that it connects to",
+    "tasks/wire.py socket": "the safe fetch",
+    "tasks/fetch.py http.client": "names what the safe fetch answers",
     "tasks/fetch.py urllib.request": "the safe fetch takes the place of urllib's opener; it opens nothing through it",
-    "tasks/fetch.py socket": "the safe fetch",
     "tasks/fetch_shard.py urllib.request": "puts the safe fetch under img2dataset",
-    "tasks/addresses.py socket": "resolves hosts for the safe fetch",
+    "tasks/addresses.py socket": "names address families",
+    "tasks/dns.py socket": "resolves hosts for the safe fetch",
     "tasks/crawl/resolver.py socket": "names address families; Twisted resolves, and each answer is checked",
     "tasks/crawl/archive.py http.client": "the names of status codes",
     "tasks/http_files.py http.client": "names what a broken connection raises",

@@ -22,6 +22,7 @@ def write(tmp_path, monkeypatch):
         tables = {
             "store": f'uri = "{tmp_path / "store"}"',
             "source": 'kind = "warc"\npaths = ["*.warc.gz"]',
+            "download": 'contact = "mailto:us@example.org"',
             "evaluate": 'suite = "suite/suite.toml"',
             "register": 'model_name = "m"',
         } | replaced
@@ -37,6 +38,19 @@ def test_a_whole_config_loads_and_round_trips(write):
     config = load_config(write())
     assert config.register_.model_name == "m"
     assert RunConfig.model_validate(config.as_dict()) == config
+
+
+def test_nobody_is_asked_for_pictures_without_a_contact(write):
+    path = write(download="threads = 4")
+    with pytest.raises(ConfigError, match=r"download\.contact: is required to ask hosts for pictures"):
+        load_config(path)
+    for until in ("extract", "filter"):
+        assert load_config(path, until=until).download.contact is None
+    for until in ("download", "pack", None):
+        with pytest.raises(ConfigError, match="contact"):
+            load_config(path, until=until)
+    assert load_config(path, ['download.connect_to={"a.test" = "127.0.0.1:80"}'])
+    assert load_config(path, ["download.contact=https://example.org/bot"])
 
 
 def test_every_problem_is_reported_at_once(write):
@@ -132,4 +146,6 @@ def test_every_shipped_config_is_valid(path, write, tmp_path):
         file = tmp_path / {"pairs": "a.tsv"}.get(source["kind"], "a.warc.gz")
         file.touch()
         settings.append(f'source.paths=["{file}"]')
+    if path.name == "demo.toml":  # `pairmill demo` says where its site is
+        settings.append('download.connect_to={"openmoji.pairmill.test" = "127.0.0.1:8123"}')
     assert load_config(path, [*settings, f"evaluate.data={tmp_path}/suite"]).name

@@ -72,7 +72,7 @@ def test_no_rows_no_shards(tmp_path: Path) -> None:
         ("failed_to_download", "lost: img2dataset gave no row", "lost"),
         ("failed_to_resize", "image too small", "too_small"),
         ("failed_to_resize", "aspect ratio too large", "aspect_ratio"),
-        ("failed_to_resize", "image area too large", "too_large"),
+        ("failed_to_resize", "image area too large", "too_many_pixels"),
         ("failed_to_resize", "Image decoding error", "decode"),
         ("failed_to_resize", "not_an_image: the bytes look like html", "not_an_image"),
         ("failed_to_resize", "OpenCV(4.14.0) resize.cpp:1: error: (-215)", "decode"),

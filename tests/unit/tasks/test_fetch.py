@@ -1,10 +1,14 @@
 from email.message import Message
+from pathlib import Path
 from urllib.parse import urlunsplit
 
 import pytest
 
+from dataops.opt_outs import OptOut, header_opt_outs, robots_tag
 from tasks.addresses import Addresses, is_public, parse_connect_to
-from tasks.fetch import FetchError, FetchLimits, SafeOpener, opted_out, seconds_left, split_url
+from tasks.download import DownloadConfig
+from tasks.polite_opener import polite_opener
+from tasks.wire import FetchError, retry_after, seconds_left, split_url
 
 DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
@@ -34,7 +38,7 @@ def test_hosts_are_refused_by_what_they_resolve_to() -> None:
     for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "017700000001", "127.1", "::ffff:127.0.0.1"):
         refusal, targets = addresses.of(host, 80)
         assert refusal is not None
-        assert refusal[0] in ("refused_address", "dns"), host
+        assert refusal[0] in ("private_address", "dns"), host
         assert targets == []
     assert addresses.of("8.8.8.8", 80) == (None, [(2, ("8.8.8.8", 80))])
 
@@ -42,14 +46,14 @@ def test_hosts_are_refused_by_what_they_resolve_to() -> None:
 def test_an_answer_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that changes its mind between check and use gets no second question."""
     answers = iter([[(2, 1, 6, "", ("8.8.8.8", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
-    monkeypatch.setattr("tasks.addresses.socket.getaddrinfo", lambda *a, **k: next(answers))
+    monkeypatch.setattr("tasks.dns.socket.getaddrinfo", lambda *a, **k: next(answers))
     addresses = Addresses({})
     assert addresses.of("rebind.test", 80) == addresses.of("rebind.test", 80) == (None, [(2, ("8.8.8.8", 80))])
 
 
 def test_private_answers_among_public_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = [(2, 1, 6, "", ("10.0.0.1", 80)), (2, 1, 6, "", ("8.8.8.8", 80))]
-    monkeypatch.setattr("tasks.addresses.socket.getaddrinfo", lambda *a, **k: mixed)
+    monkeypatch.setattr("tasks.dns.socket.getaddrinfo", lambda *a, **k: mixed)
     assert Addresses({}).of("mixed.test", 80) == (None, [(2, ("8.8.8.8", 80))])
 
 
@@ -113,18 +117,33 @@ def headers(*values: str) -> Message:
     ],
 )
 def test_opt_out_by_header(values: list[str], signal: str | None) -> None:
-    found = opted_out(headers(*values), "pairmill", DISALLOWED)
-    assert found == (signal and f"X-Robots-Tag {signal}")
-    assert opted_out(headers(*values), "pairmill", frozenset()) is None
+    assert robots_tag(headers(*values), "pairmill", DISALLOWED) == signal
+    assert robots_tag(headers(*values), "pairmill", frozenset()) is None
 
 
-def test_opener_knows_no_other_scheme_and_asks_once_what_cannot_be_mended() -> None:
-    opener = SafeOpener(FetchLimits(1, 1000, "pairmill/0.1", "pairmill", DISALLOWED))
+@pytest.mark.parametrize(
+    ("value", "reserved"), [("1", True), (" 1 ", True), ("0", False), ("2", False), ("yes", False)]
+)
+def test_text_and_data_mining_is_reserved_by_header(value: str, reserved: bool) -> None:
+    message = headers("noai")
+    message["tdm-reservation"] = value
+    found = list(header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now"))
+    tag = OptOut("x_robots_tag", "noai", "http://a.test/", "now")
+    assert found == [tag, OptOut("tdm_header", "tdm-reservation 1", "http://a.test/", "now")][: 1 + reserved]
+
+
+def test_opener_knows_no_other_scheme_and_asks_once_what_cannot_be_mended(tmp_path: Path) -> None:
+    opener = polite_opener(DownloadConfig(), tmp_path)
     for url in ("file:///etc/passwd", "ftp://a.test/", "data:text/plain,x"):
         for _ in range(2):
             with pytest.raises(FetchError, match=r"^bad_url: neither http nor https$"):
                 opener.open(url)
     assert set(opener.evidence) == {"file:///etc/passwd", "ftp://a.test/", "data:text/plain,x"}
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-3", None)])
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert retry_after(value) == seconds
 
 
 def test_deadline() -> None:
@@ -134,4 +153,4 @@ def test_deadline() -> None:
     assert FetchError("http_503", "").transient
     assert FetchError("timeout", "").transient
     assert not FetchError("http_404", "").transient
-    assert not FetchError("refused_address", "").transient
+    assert not FetchError("private_address", "").transient

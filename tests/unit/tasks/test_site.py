@@ -136,7 +136,7 @@ def test_retry_after_as_a_date():
 def test_failures_have_names():
     assert failure_of(DownloadTimeoutError()) == "timeout"
     assert failure_of(ResponseDataLossError()) == "incomplete"
-    assert failure_of(ValueError()) == "connection"
+    assert failure_of(ValueError()) == "connect"
 
 
 def test_the_registered_domain_of_a_host():

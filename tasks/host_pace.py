@@ -1,0 +1,127 @@
+"""How often a host is asked: so many requests at a time and a second, longer pauses where it asks for them, not at all
+where it is dead.
+
+img2dataset feeds addresses to its threads in a fixed order, and a thread that waits for its turn at one host asks no other.
+Where the rows of each host are spread over the shard, threads meet at a host only if it cannot be served faster anyway:
+the shard then takes as long as that host does. So a turn is waited for, but briefly; and a host that cost its patience in
+vain fails its remaining rows at once.
+"""
+
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tasks.wire import FetchError
+
+_FIRST_PAUSE = 1.0  # seconds, after a 429 or 503 that does not say how long; doubled with each more
+_LONGEST_PAUSE = 600.0
+_PUSHED_BACK = frozenset({"http_429", "http_503"})
+
+
+@dataclass(frozen=True)
+class PaceLimits:
+    """What one process may do to one host.
+
+    Attributes:
+        concurrency: requests at a time.
+        interval: seconds between the starts of two.
+        max_wait: seconds that a request waits for its turn; then it fails as `host_busy`, or as what the host answered.
+        patience: seconds that a host may cost in vain, failed requests and pauses together, before its other rows fail
+            without being asked for. A success forgives half.
+    """
+
+    concurrency: int = 4
+    interval: float = 0.0
+    max_wait: float = 10.0
+    patience: float = 30.0
+
+
+@dataclass
+class _Host:
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    running: int = 0
+    next_at: float = 0.0
+    lost: float = 0.0
+    pushes: int = 0
+    pause: FetchError | None = None
+    """The answer that made the pause until `next_at`."""
+    verdict: FetchError | None = None
+
+
+class HostPace:
+    """The turns of one shard; for use from many threads."""
+
+    def __init__(self, limits: PaceLimits):
+        self.limits = limits
+        self._hosts: defaultdict[str, _Host] = defaultdict(_Host)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def turn(self, name: str, interval: float = 0.0) -> Iterator[None]:
+        """Wait for a turn at a host, and have it until the block ends.
+
+        Args:
+            name: of the host.
+            interval: seconds that the host wants between requests, where that is longer than ours.
+
+        Raises: FetchError, where the wait would be too long or the host is given up; also passes on the block's own, of
+        which it learns.
+        """
+        with self._lock:
+            host = self._hosts[name]
+        self._enter(host, max(interval, self.limits.interval))
+        started = time.monotonic()
+        try:
+            yield
+        except FetchError as error:
+            self._failed(host, error, time.monotonic() - started)
+            raise
+        else:
+            with host.changed:
+                host.lost, host.pushes = host.lost / 2, 0
+        finally:
+            with host.changed:
+                host.running -= 1
+                host.changed.notify_all()
+
+    def _enter(self, host: _Host, interval: float) -> None:
+        give_up = time.monotonic() + self.limits.max_wait
+        with host.changed:
+            while True:
+                now = time.monotonic()
+                if host.verdict:
+                    raise FetchError(host.verdict.reason, host.verdict.detail)
+                free = host.running < self.limits.concurrency
+                if free and host.next_at <= now:
+                    break
+                if host.next_at > give_up or now >= give_up:
+                    known = host.pause if host.next_at > now else None
+                    raise known or FetchError("host_busy", f"no turn within {self.limits.max_wait:g} s")
+                host.changed.wait((host.next_at if free else give_up) - now)
+            host.running += 1
+            host.next_at = now + interval
+            host.pause = None
+
+    def _failed(self, host: _Host, error: FetchError, seconds: float) -> None:
+        """Learn from a failure that another try might mend; others say nothing of the host."""
+        if not error.transient:
+            return
+        with host.changed:
+            host.lost += seconds
+            if error.reason in _PUSHED_BACK:
+                pause = self._pause(host, error)
+                host.pushes += 1
+                host.lost += pause
+                host.pause = FetchError(error.reason, error.detail)
+                host.next_at = max(host.next_at, time.monotonic() + pause)
+            if host.lost >= self.limits.patience:
+                host.verdict = FetchError(error.reason, error.detail)
+
+    @staticmethod
+    def _pause(host: _Host, error: FetchError) -> float:
+        pause = _FIRST_PAUSE * 2.0**host.pushes if error.retry_after is None else error.retry_after
+        return min(pause * random.uniform(1.0, 1.25), _LONGEST_PAUSE)  # so that processes do not come back together

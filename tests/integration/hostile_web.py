@@ -1,0 +1,201 @@
+"""A web of many hosts on one loopback port, each a way to be hostile or to say no; its log shows what was asked for."""
+
+import gzip
+import io
+import struct
+import threading
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+TDM = "/.well-known/tdmrep.json"
+Answer = bytes | tuple[int, dict[str, str], bytes] | Callable[["Handler"], None]
+
+
+def picture(seed: int, kind: str = "PNG", **options: Any) -> bytes:
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(blocks).resize((80, 60), Image.Resampling.NEAREST).save(out, kind, **options)
+    return out.getvalue()
+
+
+def with_chunk(name: bytes, content: bytes) -> bytes:
+    data = picture(1)
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return data[:33] + chunk + data[33:]
+
+
+XMP = (
+    b'XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description '
+    b'plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED-AIMLTRAINING"/></x:xmpmeta>'
+)
+JUMBF = (
+    b"\0\0\0\x8cjumb\0\0\0\x28jumdcbor" + bytes(12) + b"\x03c2pa.training-mining\0\0\0\0\x5ccbor"
+    b"\xa1gentries\xa1pc2pa.ai_training\xa1cusejnotAllowed"
+)
+
+
+def text(*lines: str) -> bytes:
+    return "\n".join(lines).encode()
+
+
+def moved(target: str) -> Answer:
+    return 301, {"Location": target}, b""
+
+
+def drip(handler: "Handler") -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(600):
+        handler.wfile.write(b"#")
+        time.sleep(0.1)
+
+
+def endless_headers(handler: "Handler") -> None:
+    handler.send_response(200)
+    for number in range(100_000):
+        handler.wfile.write(f"X-{number}: {'x' * 8000}\r\n".encode())
+
+
+def busy_once(handler: "Handler") -> None:
+    if handler.web.times(handler.host, handler.path) == 1:
+        handler.answer((429, {"Retry-After": "1"}, b""))
+    else:
+        handler.answer(picture(3))
+
+
+def versioned(handler: "Handler") -> None:
+    """/2… has changed since it was asked for first; /gone… is gone, /says-no… says now that it must not be used."""
+    again = handler.web.times(handler.host, handler.path) > 1
+    etag = '"new"' if again and handler.path.startswith("/2") else '"old"'
+    if again and handler.path.startswith("/gone"):
+        handler.answer((410, {}, b""))
+    elif handler.headers["If-None-Match"] == etag:
+        handler.answer((304, {"X-Robots-Tag": "noai"} if handler.path.startswith("/says-no") else {}, b""))
+    else:
+        handler.answer((200, {"ETag": etag}, picture(len(etag) + again)))
+
+
+def hosts() -> dict[str, dict[str, Answer]]:
+    """By host and path; "*" stands for any other path. What is not there is a 404."""
+    shut = text("User-agent: *", "Disallow: /")
+    padding = b"#" * 99 + b"\n"
+    one = {"*": picture(1)}
+    bomb = gzip.compress(bytes(50_000_000))
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (80, 60), "red")]}
+    return {
+        "plain.test": {
+            **one,
+            "/avif.avif": picture(2, "AVIF"),
+            "/moving.gif": picture(2, "GIF", **frames),
+            "/moving.webp": picture(2, "WEBP", **frames),
+            "/to-shut.png": moved("http://shut.test/1.png"),
+            "/to-noai.png": moved("http://tdmrep.test/1.png"),
+            "/to-loopback.png": moved("http://127.0.0.1:{port}/secret.png"),
+            "/gzip-bomb.png": (200, {"Content-Encoding": "gzip"}, bomb),
+            "/gzip.png": bomb[:10_000],
+            "/headers.png": endless_headers,
+        },
+        "shut.test": {**one, "/robots.txt": shut},
+        "partly.test": {**one, "/robots.txt": text("User-agent: *", "Disallow: /private/", "Allow: /private/ok")},
+        "ours.test": {**one, "/robots.txt": text("User-agent: *", "Disallow: /", "User-agent: pairmill", "Allow: /")},
+        "forbidden.test": {**one, "/robots.txt": (403, {}, shut)},
+        "broken.test": {**one, "/robots.txt": (503, {}, b"")},
+        "moved-robots.test": {
+            **one,
+            **{f"/{n}": moved(f"/{n + 1}") for n in range(1, 5)},
+            "/robots.txt": moved("/1"),
+            "/5": shut,
+        },
+        "circling-robots.test": {**one, "/robots.txt": moved("/robots.txt")},
+        "long-robots.test": {**one, "/robots.txt": shut + b"\n" + padding * 6_000},
+        "too-long-robots.test": {**one, "/robots.txt": padding * 6_000 + shut},
+        "drip-robots.test": {**one, "/robots.txt": drip},
+        "delay.test": {**one, "/robots.txt": text("User-agent: *", "Crawl-delay: 0.3")},
+        "long-delay.test": {**one, "/robots.txt": text("User-agent: *", "Crawl-delay: 60")},
+        "agents.test": {**one, "/robots.txt": text("User-agent: GPTBot", "User-agent: CCBot", "Disallow: /")},
+        "tdmrep.test": {**one, TDM: b'[{"location": "/free/*", "tdm-reservation": 0}, '
+                                    b'{"location": "/", "tdm-reservation": 1, "tdm-policy": "https://a.test/"}]'},
+        "aitxt.test": {**one, "/ai.txt": text("User-Agent: *", "Disallow: *.png", "Allow: /")},
+        "tag.test": {"*": (200, {"X-Robots-Tag": "noai, noimageai"}, picture(1))},
+        "tdm-header.test": {"*": (200, {"TDM-Reservation": "1"}, picture(1))},
+        "iptc.test": {"*": with_chunk(b"iTXt", XMP)},
+        "c2pa.test": {"*": with_chunk(b"caBX", JUMBF)},
+        "versioned.test": {"*": versioned},
+        "busy-once.test": {"*": busy_once},
+        "busy.test": {"*": (429, {"Retry-After": "3600"}, b"")},
+    }  # fmt: skip
+
+
+@dataclass
+class Web:
+    """What is served and what was asked for."""
+
+    port: int
+    answers: dict[str, dict[str, Answer]]
+    log: list[tuple[float, str, str]] = field(default_factory=list)
+    agents: set[str] = field(default_factory=set)
+
+    def connect_to(self) -> dict[str, str]:
+        return {host: f"127.0.0.1:{self.port}" for host in self.answers}
+
+    def paths(self) -> dict[str, list[str]]:
+        """The paths that each host was asked for, in order."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for _, host, path in self.log:
+            found[host].append(path)
+        return dict(found)
+
+    def times(self, host: str, path: str) -> int:
+        return sum(1 for _, h, p in self.log if (h, p) == (host, path))
+
+
+class Handler(BaseHTTPRequestHandler):
+    @property
+    def web(self) -> Web:
+        return self.server.web  # type: ignore[attr-defined]
+
+    @property
+    def host(self) -> str:
+        return self.headers["Host"].partition(":")[0]
+
+    def do_GET(self) -> None:
+        self.web.log.append((time.monotonic(), self.host, self.path))
+        self.web.agents.add(self.headers["User-Agent"])
+        known = self.web.answers.get(self.host, {})
+        is_file = self.path in ("/robots.txt", TDM, "/ai.txt")
+        found = known.get(self.path) or (None if is_file else known.get("*")) or (404, {}, b"")
+        with suppress(ConnectionError, TimeoutError):
+            found(self) if callable(found) else self.answer(found)
+
+    def answer(self, found: bytes | tuple[int, dict[str, str], bytes]) -> None:
+        status, headers, body = (200, {}, found) if isinstance(found, bytes) else found
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value.replace("{port}", str(self.web.port)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def served() -> Iterator[Web]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.web = web = Web(server.server_port, hosts())  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()

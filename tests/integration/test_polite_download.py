@@ -1,0 +1,255 @@
+"""What hosts say to a download, and that it listens: the row of every case, and no request where none was allowed."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.opt_outs import SIGNALS
+from dataops.snapshot import Draft, read_table
+from dataops.store import FolderStore
+from tasks import slices
+from tasks.download import DownloadConfig, Shard
+from tests.integration.hostile_web import TDM, Web, served
+from tests.integration.test_download import filtered
+
+pytestmark = pytest.mark.timeout(120)
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ["/robots.txt", TDM, "/ai.txt"]
+EXPECTED = {
+    "http://plain.test/1.png": None,
+    "http://plain.test/avif.avif": None,
+    "http://plain.test/moving.gif": None,
+    "http://plain.test/moving.webp": None,
+    "http://plain.test/to-shut.png": "robots",
+    "http://plain.test/to-noai.png": "opt_out",
+    "http://plain.test/to-loopback.png": "private_address",
+    "http://plain.test/gzip-bomb.png": "bad_response",
+    "http://plain.test/gzip.png": "not_an_image",
+    "http://plain.test/headers.png": "bad_response",
+    "http://shut.test/2.png": "robots",
+    "http://partly.test/private/1.png": "robots",
+    "http://partly.test/private/ok.png": None,
+    "http://partly.test/3.png": None,
+    "http://ours.test/1.png": None,
+    "http://forbidden.test/1.png": None,
+    "http://broken.test/1.png": "robots",
+    "http://moved-robots.test/1.png": "robots",
+    "http://circling-robots.test/1.png": None,
+    "http://long-robots.test/1.png": "robots",
+    "http://too-long-robots.test/1.png": None,
+    "http://drip-robots.test/1.png": "timeout",
+    "http://drip-robots.test/2.png": "timeout",
+    "http://delay.test/1.png": None,
+    "http://delay.test/2.png": None,
+    "http://long-delay.test/1.png": "robots",
+    "http://agents.test/1.png": "opt_out",
+    "http://tdmrep.test/1.png": "opt_out",
+    "http://tdmrep.test/free/1.png": None,
+    "http://aitxt.test/1.png": "opt_out",
+    "http://aitxt.test/1.gif": None,
+    "http://tag.test/1.png": "opt_out",
+    "http://tdm-header.test/1.png": "opt_out",
+    "http://iptc.test/1.png": "opt_out",
+    "http://c2pa.test/1.png": "opt_out",
+    "http://busy-once.test/1.png": None,
+    "http://busy.test/1.png": "http_429",
+    "http://busy.test/2.png": "http_429",
+    "http://busy.test/3.png": "http_429",
+    "http://unknown.test/1.png": "dns",
+}
+OPT_OUTS = {
+    "agents": ("robots_ai_agents", "CCBot", "http://agents.test/robots.txt"),
+    "tdmrep": ("tdmrep", "/, policy https://a.test/", f"http://tdmrep.test{TDM}"),
+    "aitxt": ("ai_txt", "Disallow", "http://aitxt.test/ai.txt"),
+    "tag": ("x_robots_tag", "noai", "http://tag.test/1.png"),
+    "tdm-header": ("tdm_header", "tdm-reservation 1", "http://tdm-header.test/1.png"),
+    "iptc": ("iptc", "DMI-PROHIBITED-AIMLTRAINING", "http://iptc.test/1.png"),
+    "c2pa": ("c2pa", "ai_training notAllowed", "http://c2pa.test/1.png"),
+}
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    monkeypatch.setattr("urllib.request._opener", None)  # what a shard installs is taken away again
+    with served() as web:
+        yield web
+
+
+def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
+    """The reason of each row (None where it was kept) and its evidence, both by url."""
+    from tasks import fetch_shard
+
+    store = FolderStore(folder / "store")
+    source, draft = filtered(store, urls, rows_a_part=len(urls)), Draft(store, "download", "polite")
+    config = DownloadConfig(**{"image_size": 48, "timeout": 2, "max_bytes": 300_000} | options)
+    fetch_shard.run(draft, Shard(0, slices.cut(source, len(urls))[0], config))
+    kept, dropped, evidence = (
+        read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
+    )
+    reasons = {row["url"]: None for row in kept} | {row["url"]: row["drop_reason"] for row in dropped}
+    return reasons, {row["url"]: row for row in evidence}
+
+
+def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(tmp_path: Path, web: Web) -> None:
+    contact = "https://example.org/bot"
+    reasons, evidence = fetched(tmp_path, list(EXPECTED), contact=contact, connect_to=web.connect_to(), host_rate=0)
+    assert reasons == EXPECTED
+    assert web.agents == {f"pairmill/0.1 (+{contact})"}
+
+    paths = web.paths()
+    for host in ("shut", "broken", "long-robots", "drip-robots", "long-delay"):
+        assert paths[f"{host}.test"] == ["/robots.txt"], host
+    assert paths["moved-robots.test"] == ["/robots.txt", "/1", "/2", "/3", "/4", "/5"]
+    for host in ("agents", "tag", "tdm-header", "iptc", "c2pa", "forbidden", "ours"):
+        asked = [] if host == "agents" else ["/1.png"]
+        assert paths[f"{host}.test"] == FILES + asked, host
+    assert sorted(paths["partly.test"]) == sorted([*FILES, "/private/ok.png", "/3.png"])
+    assert sorted(paths["tdmrep.test"]) == sorted([*FILES, "/free/1.png"])
+    assert sorted(paths["aitxt.test"]) == sorted([*FILES, "/1.gif"])
+    assert paths["busy.test"][:3] == FILES
+    assert 1 <= len(paths["busy.test"][3:]) <= 3  # those that were under way together, and none again
+    assert "127.0.0.1" not in paths
+    assert paths.pop("circling-robots.test") == ["/robots.txt"] * 6 + [*FILES[1:], "/1.png"]
+    again = {host for host, asked in paths.items() if len(asked) != len(set(asked))}
+    assert again == {"busy-once.test"}
+
+    times = [at for at, host, _ in web.log if host == "delay.test"]
+    assert len(times) == 5
+    assert all(after - before >= 0.29 for before, after in list(pairwise(times))[1:])  # from the second on it is known
+    first, second = (at for at, host, path in web.log if (host, path) == ("busy-once.test", "/1.png"))
+    assert second - first >= 1
+
+    for host, expected in OPT_OUTS.items():
+        row = evidence[f"http://{host}.test/1.png"]
+        found = {(one["signal"], one["detail"], one["where"]) for one in row["opt_out"]}
+        assert expected in found, host
+        assert all(one["when"] for one in row["opt_out"])
+    assert evidence["http://tdm-header.test/1.png"]["bytes"] is None  # its body was not read
+    assert evidence["http://plain.test/to-shut.png"]["final_url"] == "http://shut.test/1.png"
+
+
+ONE_OF_MANY = """
+import sys
+from pathlib import Path
+from tasks.download import DownloadConfig
+from tasks.polite_opener import polite_opener
+
+folder, address, *urls = sys.argv[1:]
+opener = polite_opener(DownloadConfig(connect_to={"ours.test": address, "shut.test": address}), Path(folder))
+for url in urls:
+    try:
+        opener.open(url)
+    except Exception as error:
+        print(error)
+"""
+
+
+def test_the_processes_of_a_run_ask_for_the_files_of_a_host_once(tmp_path: Path, web: Web) -> None:
+    urls = [f"http://{host}.test/{number}.png" for number in range(3) for host in ("ours", "shut")]
+    command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path), f"127.0.0.1:{web.port}", *urls]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        told, _ = process.communicate(timeout=60)
+        assert told.splitlines() == ["robots: robots.txt disallows it"] * 3
+    paths = web.paths()
+    assert paths["shut.test"] == ["/robots.txt"]
+    assert sorted(paths["ours.test"]) == sorted([*FILES, *["/0.png", "/1.png", "/2.png"] * 3])
+
+
+def test_which_signals_drop_is_config(tmp_path: Path, web: Web) -> None:
+    urls = [f"http://{host}.test/1.png" for host in OPT_OUTS]
+    reasons, evidence = fetched(tmp_path / "none", urls, connect_to=web.connect_to(), opt_out=())
+    assert set(reasons.values()) == {None}
+    assert not {TDM, "/ai.txt"} & {path for _, _, path in web.log}
+    recorded = {one["signal"] for row in evidence.values() for one in row["opt_out"]}
+    assert recorded == set(SIGNALS) - {"tdmrep", "ai_txt"}
+    for host, (signal, *_) in OPT_OUTS.items():
+        reasons, _ = fetched(tmp_path / signal, urls, connect_to=web.connect_to(), opt_out=(signal,))
+        assert [url for url, reason in reasons.items() if reason] == [f"http://{host}.test/1.png"]
+
+
+def test_a_later_run_fetches_only_what_changed(tmp_path: Path, web: Web) -> None:
+    urls = [f"http://versioned.test/{name}" for name in ("1.png", "2.png", "gone.png", "says-no.png")]
+    options = {"connect_to": web.connect_to(), "originals": str(tmp_path / "originals")}
+    first, before = fetched(tmp_path / "a", urls, **options)
+    assert set(first.values()) == {None}
+    (tmp_path / "b").mkdir()
+    again, after = fetched(tmp_path / "b", urls, **options, image_size=32)
+    assert list(again.values()) == [None, None, "http_410", "opt_out"]
+    assert [after[url]["http_status"] for url in urls] == [304, 200, 410, 304]
+    assert [after[url]["etag"] for url in urls[:2]] == ['"old"', '"new"']
+    assert [after[url]["bytes"] is None for url in urls] == [True, False, True, True]
+
+    def sha256s(folder: str) -> dict[str, str]:
+        rows = read_table(FolderStore(tmp_path / folder / "store"), "download/polite/part-00000.parquet").to_pylist()
+        return {row["url"]: row["sha256"] for row in rows}
+
+    assert sha256s("a")[urls[0]] == sha256s("b")[urls[0]]
+    assert sha256s("a")[urls[1]] != sha256s("b")[urls[1]]
+    assert len(list((tmp_path / "originals").glob("??/*"))) == 2  # those that are gone or forbidden are not kept
+    assert before[urls[0]]["bytes"] > 0
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The addresses that would be connected to, each of which then refuses: nothing leaves this machine."""
+    seen: list[Any] = []
+
+    def connect(self: socket.socket, address: Any) -> None:
+        seen.append(address)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr("tasks.wire._BoundedSocket.connect", connect)
+    monkeypatch.setattr("urllib.request._opener", None)
+    monkeypatch.setattr("tasks.polite_opener.shared_dns", lambda: None)  # which makes a Dns of its own
+    return seen
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
+    """Names that were asked for; they have the addresses in turn, the last one for ever."""
+    asked: list[str] = []
+
+    def answer(host: str, *args: Any, **kinds: Any) -> list[Any]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[min(len(asked), len(answers)) - 1], 0))]
+
+    monkeypatch.setattr("tasks.dns.socket.getaddrinfo", answer)
+    return asked
+
+
+def test_a_name_of_a_private_address_is_not_connected_to(
+    tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, address in enumerate(("127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "::ffff:127.0.0.1")):
+        resolving(monkeypatch, address)
+        reasons, _ = fetched(tmp_path / str(number), ["http://inner.test/1.png"], contact="mailto:a@b.test")
+        assert reasons == {"http://inner.test/1.png": "private_address"}
+    assert connected == []
+
+
+def test_a_name_that_changes_between_check_and_use_gains_nothing(
+    tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = resolving(monkeypatch, "8.8.8.8", "127.0.0.1")
+    urls = [f"http://rebind.test/{number}.png" for number in range(4)]
+    reasons, _ = fetched(tmp_path, urls, contact="mailto:a@b.test")
+    assert set(reasons.values()) == {"connect"}
+    assert asked == ["rebind.test"]
+    assert set(connected) == {("8.8.8.8", 80)}
+
+
+def test_without_a_contact_only_hosts_of_the_table_are_asked(
+    tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving(monkeypatch, "8.8.8.8")
+    urls = ["http://a.test/1.png", "http://b.test/1.png"]
+    reasons, _ = fetched(tmp_path, urls, connect_to={"a.test": "127.0.0.1:9"})
+    assert reasons == {urls[0]: "connect", urls[1]: "no_contact"}
+    assert set(connected) == {("127.0.0.1", 9)}

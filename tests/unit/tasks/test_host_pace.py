@@ -1,0 +1,132 @@
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from tasks import host_pace
+from tasks.host_pace import HostPace, PaceLimits
+from tasks.wire import FetchError
+
+
+def at_once(number: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_so_many_at_a_time_of_one_host_and_others_beside() -> None:
+    pace, lock, now, most = HostPace(PaceLimits(concurrency=3)), threading.Lock(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
+
+    def work(number: int) -> None:
+        host = "ab"[number % 2]
+        with pace.turn(host):
+            with lock:
+                now[host] += 1
+                most[host] = max(most[host], now[host])
+            time.sleep(0.02)
+            with lock:
+                now[host] -= 1
+
+    at_once(24, work)
+    assert most == {"a": 3, "b": 3}
+
+
+def test_so_many_a_second_or_fewer_where_the_host_asks_for_it() -> None:
+    pace, starts = HostPace(PaceLimits(interval=0.03)), []
+
+    def work(interval: float) -> None:
+        with pace.turn("a.test", interval):
+            starts.append(time.monotonic())
+
+    at_once(5, lambda _: work(0.0))
+    at_once(4, lambda _: work(0.08))
+    gaps = [after - before for before, after in pairwise(starts)]
+    assert min(gaps[:4]) >= 0.03
+    assert min(gaps[5:]) >= 0.08
+
+
+def fails(pace: HostPace, error: FetchError, seconds: float) -> None:
+    with pace.turn("a.test"):
+        time.sleep(seconds)
+        raise error
+
+
+def failing(pace: HostPace, error: FetchError, seconds: float = 0.0) -> float:
+    """Seconds that it took to fail."""
+    started = time.monotonic()
+    with pytest.raises(FetchError, match=error.reason):
+        fails(pace, error, seconds)
+    return time.monotonic() - started
+
+
+def test_retry_after_is_waited_for_where_it_is_short_and_not_where_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
+    pace = HostPace(PaceLimits(max_wait=0.5))
+    failing(pace, FetchError("http_429", "x", retry_after=0.2))
+    started = time.monotonic()
+    with pace.turn("a.test"):
+        assert 0.2 <= time.monotonic() - started < 0.4
+    failing(pace, FetchError("http_503", "x", retry_after=20.0))
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="http_503"), pace.turn("a.test"):
+        pytest.fail("it asked for 20 s")
+    with pace.turn("b.test"):
+        pass
+    assert time.monotonic() - started < 0.1
+
+
+def test_pauses_double_while_a_host_pushes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_pace, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
+    pace = HostPace(PaceLimits())
+    waits = [failing(pace, FetchError("http_429", "x")) for _ in range(4)]
+    assert waits[0] < 0.05
+    assert [round(wait / 0.05) for wait in waits[1:]] == [1, 2, 4]
+    time.sleep(0.4)
+    with pace.turn("a.test"):
+        pass
+    failing(pace, FetchError("http_429", "x"))
+    assert failing(pace, FetchError("http_404", "x")) < 0.1  # it begins anew after a success
+
+
+def test_a_dead_host_costs_its_patience_and_no_more() -> None:
+    pace = HostPace(PaceLimits(concurrency=2, patience=0.25))
+    times: list[float] = []
+    at_once(30, lambda _: times.append(failing(pace, FetchError("timeout", "as every time"), 0.1)))
+    assert 0.2 <= max(times) < 0.5  # two at a time, twice: then it has cost 0.4 s
+    assert failing(pace, FetchError("timeout", "as every time"), 0.1) < 0.05  # it is not asked any more
+    with pace.turn("other.test"):
+        pass
+
+
+def test_successes_win_patience_back_and_an_answer_says_nothing_against_a_host() -> None:
+    pace = HostPace(PaceLimits(patience=0.05))
+    for _ in range(6):
+        failing(pace, FetchError("timeout", "x"), 0.02)
+        for _ in range(3):
+            with pace.turn("a.test"):
+                pass
+    for _ in range(6):
+        failing(pace, FetchError("http_404", "x"), 0.02)
+
+
+def test_a_turn_that_does_not_come_is_given_up() -> None:
+    pace, release = HostPace(PaceLimits(concurrency=1, max_wait=0.1)), threading.Event()
+
+    def holds() -> None:
+        with pace.turn("slow.test"):
+            release.wait(5)
+
+    holder = threading.Thread(target=holds)
+    holder.start()
+    time.sleep(0.05)
+    with pytest.raises(FetchError, match=r"host_busy: no turn within 0\.1 s"), pace.turn("slow.test"):
+        pytest.fail("there was one turn")
+    release.set()
+    holder.join()
+    with pace.turn("slow.test"):
+        pass
