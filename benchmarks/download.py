@@ -5,9 +5,9 @@
 The server (benchmarks/picture_server.py) has 20,000 different JPEGs, made of crops of three real photographs, on 500 hosts
 on loopback, 40 pictures each. Ours also asks each host for robots.txt, tdmrep.json and ai.txt, and keeps to its rates. Each
 side is a process of its own with two workers of 64 threads, shards of 2,000 rows, pictures of 256 pixels; measured is the
-clock from its start to its end, loading included (A B A B, medians). Cases: `all`, where every host answers;
-`slow-hosts`, where 2.5% of the hosts answer after 4 s and 2.5% never (both sides give up after 10 s, quickly after 2); `fast-resize`, the
-transform alone. That both gave the same bytes for every picture is checked.
+clock from its start to its end, loading included (A B A B, medians). Cases: `all`, where every host answers; `slow-hosts`,
+where 2.5% of the hosts answer after 4 s and 2.5% never (both sides give up after 10 s, quickly after 2); `fast-resize`,
+the transform alone. That both gave the same bytes for every picture is checked.
 """
 
 import json
