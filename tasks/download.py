@@ -12,7 +12,7 @@ fetched again when all shards are done, in rounds, as further shards (tasks/down
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -30,6 +30,9 @@ from tasks.slices import Slice
 from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
+
+OVERLAP = 2
+"""Shards at a time for each worker: while one waits for the last answers of slow hosts, another has the processor."""
 
 
 class DownloadConfig(PoliteConfig):
@@ -121,10 +124,11 @@ def make(work: Work) -> Made:
         records, source, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
 
     def fetch(cuts: list[Cut], number: int, again: tuple[str, ...]) -> list[Record]:
-        workers = min(work.context.workers, len(cuts))
+        context = replace(work.context, workers=OVERLAP * work.context.workers)
+        workers = min(context.workers, len(cuts))
         with scratch_folder("site-files") as folder:  # one a round: hosts are asked anew whether they may be asked
             shards = [Shard(index, rows, config, number, again, workers, str(folder)) for index, rows in cuts]
-            return map_parts(download_shard, shards, draft, work.context, said)
+            return map_parts(download_shard, shards, draft, context, said)
 
     fetched = run_rounds(draft, source, start, config.shard_size, config.retry, fetch)
     records += fetched
