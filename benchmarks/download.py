@@ -210,7 +210,7 @@ def main() -> int:
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         sys.stdout.write(f"\n{peak * 1024}\n")
         return 0
-    number, times = (400, 1) if options.quick else (options.number, options.times or 2)
+    number, times = (300, 1) if options.quick else (options.number, options.times or 2)
     cases = options.case or ["all", "slow-hosts", "fast-resize"]
     say: Callable[[str], Any] = lambda line: None if options.json else sys.stdout.write(line + "\n")  # noqa: E731
     rows, equal = [], True

@@ -170,7 +170,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_digest(tmp_path: Path, moody
     folder = tmp_path / "store" / "download" / expected.key
     kills = 0
     # A kill when nothing is there, amid the objects of a shard, and between shards and rounds.
-    for objects in (0, 3, 6, 9, 12, 16, 20, 24, 28):
+    for objects in (0, 4, 9, 14, 20, 26):
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
         )
@@ -180,7 +180,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_digest(tmp_path: Path, moody
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
         process.wait()
-    assert kills >= 6, "most moments came too late"
+    assert kills >= 4, "most moments came too late"
     made = make(planned_in(store, moody), Context(store, tmp_path, workers=2))
     assert (made.content_digest, made.counts) == (expected.content_digest, expected.counts)
     assert find(store, "download", made.key, verify=True) == made
