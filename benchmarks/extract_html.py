@@ -27,10 +27,10 @@ from lxml import html as lxml_html
 from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.measure import Row, arguments, finish, in_turn
-from dataops.candidates import Candidate
+from dataops.candidates import Candidate, PageBounds
 from dataops.charsets import utf8_page
 from dataops.image_addresses import LAZY_SRC, LAZY_SRCSET
-from dataops.pages import PageBounds, page_pairs
+from dataops.pages import page_pairs
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Page, read_pages
 
@@ -57,7 +57,7 @@ _DECODED = {"", *(f"image/{kind}" for kind in ("jpeg", "jpg", "png", "webp", "gi
 
 def ours(pages: Sequence[Page]) -> list[list[Pair]]:
     """The pairs of each page, by dataops.pages."""
-    return [[(row.url, row.caption, row.caption_source) for row in _rows(page) if row.reason is None] for page in pages]
+    return [[row[:3] for row in _rows(page) if row.reason is None] for page in pages]
 
 
 def _rows(page: Page) -> list[Candidate]:

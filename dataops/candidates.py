@@ -1,7 +1,19 @@
 """What every extractor gives: candidates (a caption of an image), and where they stand."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
+
+MAX_IMAGES = 20_000
+"""Images taken of one page; the rest are counted as the damage `too_many_images`."""
+
+
+@dataclass(frozen=True)
+class PageBounds:
+    """How long what is taken from a page may be, in characters."""
+
+    caption: int
+    url: int
 
 
 class Candidate(NamedTuple):
@@ -17,6 +29,10 @@ class Candidate(NamedTuple):
     declared_width: int | None = None
     declared_height: int | None = None
     extra: str | None = None
+
+
+candidate = partial(tuple.__new__, Candidate)
+"""A candidate of all its fields: a third of the time of `Candidate(...)`, for many millions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,39 @@
-"""Compiled inner loops: numba, with its results cached on disk where some place for them can be written to."""
+"""Compiled inner loops: numba, loaded at the first call, with its results cached on disk where there is a place for them.
+
+The command and most workers call none of these functions, and numba takes most of a second to import.
+"""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
-import numba
 
+class Compiled:
+    """A function that numba compiles when it is called first, here or from another compiled function."""
 
-def compiled(**options: Any) -> Callable[..., Any]:
-    """`numba.njit` with a cache on disk, or without where there is no place for it."""
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]):
+        self.py_func = function
+        self.__doc__ = function.__doc__
+        self._options = options
 
-    def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
+    @cached_property
+    def _dispatcher(self) -> Any:
+        import numba
+
         try:
-            return numba.njit(cache=True, **options)(function)
+            return numba.njit(cache=True, **self._options)(self.py_func)
         except RuntimeError:  # numba: no locator available
-            return numba.njit(**options)(function)
+            return numba.njit(**self._options)(self.py_func)
 
-    return compile_
+    @property
+    def _numba_type_(self) -> Any:
+        """Numba asks this of a value that it does not know: so one compiled function may call another."""
+        return self._dispatcher._numba_type_
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._dispatcher(*arguments)
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """As `numba.njit`, with a cache on disk, or without where there is no place for it."""
+    return lambda function: Compiled(function, options)

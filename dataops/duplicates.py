@@ -10,9 +10,11 @@ from typing import Literal, cast
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from dataops.filters import word_count
-from dataops.hashes import hash128, hash128_folded, uid_halves
+from dataops.caption_counts import counted
+from dataops.compiled import compiled
+from dataops.hashes import hash128, hash128_folded, hash128_joined, repeated, uid_halves
 
 Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")
@@ -46,37 +48,60 @@ _GROUPS = {
 }
 
 
-def keys(rows: pl.DataFrame) -> pl.DataFrame:
-    """The columns of KEYS for rows of `pairs`."""
+def keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The columns of KEYS for rows of `pairs`.
+
+    Args:
+        counts: what caption_counts.counted says of them, where it is known already.
+    """
     hashes = {
         "url": hash128(rows["url"].to_arrow()),
         "caption": hash128_folded(rows["caption"].to_arrow()),
         "uid": uid_halves(rows["uid"].to_arrow()),
     }
     halves = {f"{what}_{half}": both[:, i] for what, both in hashes.items() for i, half in enumerate(("high", "low"))}
-    caption, source = pl.col("caption"), pl.col("caption_source").fill_null("")
-    place = pl.concat_str(
-        *(
-            pl.col(name).cast(pl.String).fill_null("")
-            for name in ("caption_source", "page_url", "source", "source_offset")
-        ),
-        separator="\0",
+    place = [rows[name].to_arrow() for name in ("caption_source", "page_url", "source")]
+    origin = hash128_joined(place, rows["source_offset"].cast(pl.Int64).to_arrow())[:, 0]
+    ranking = rows.with_columns(counted(rows["caption"]) if counts is None else counts).select(
+        source_rank=pl.col("caption_source")
+        .fill_null("")
+        .replace_strict(SOURCE_RANK, default=len(SOURCE_RANK), return_dtype=pl.UInt8),
+        words="caption_words",
+        capitals="caption_capitals",
     )
-    ranking = rows.select(
-        source_rank=source.replace_strict(SOURCE_RANK, default=len(SOURCE_RANK), return_dtype=pl.UInt8),
-        words=word_count(caption),
-        capitals=(caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase()),
-        place=place,
-    )
-    origin = hash128(ranking["place"].to_arrow())[:, 0]
-    return pl.DataFrame({**halves, **ranking.drop("place").to_dict(), "origin": origin}, schema=KEYS)
+    return pl.DataFrame({**halves, **ranking.to_dict(), "origin": origin}, schema=KEYS)
 
 
-def partition(high: pl.Series, bits: int) -> pl.Series:
-    """The number (UInt32) of the range, of 2^bits equal ones, that each high half of a hash lies in."""
-    if bits == 0:
-        return pl.zeros(len(high), pl.UInt32, eager=True)
-    return pl.Series(high.to_numpy() >> np.uint64(64 - bits)).cast(pl.UInt32)
+def _several(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
+    """The rows that can be duplicates: few, and all that the choice looks at."""
+    found = np.zeros(rows.height, np.bool_)
+    for what in ("url", "caption"):
+        if (what == "url" and set(steps) - {"caption"}) or what in steps:
+            found |= repeated(rows[f"{what}_high"].to_numpy(), rows[f"{what}_low"].to_numpy())
+    return pl.Series(found)
+
+
+def partition(high: pl.Series, bits: int) -> tuple[pl.Series, NDArray[np.int64]]:
+    """Rows by ranges: hashes are cut into 2^bits equal ranges, by their high half.
+
+    Returns: the numbers of the rows (UInt32), range by range and in their order in each; and how many each range has.
+    """
+    order, sizes = np.empty(len(high), np.uint32), np.zeros(1 << bits, np.int64)
+    _sort_by_range(high.to_numpy(), np.uint64(bits), sizes, order)
+    return pl.Series(order), sizes
+
+
+@compiled(nogil=True)
+def _sort_by_range(high, bits, sizes, order):
+    places = np.zeros(len(sizes), np.int64)
+    for value in high:  # a shift by 64 is none
+        sizes[(value >> np.uint64(1)) >> (np.uint64(63) - bits)] += 1
+    for number in range(1, len(sizes)):
+        places[number] = places[number - 1] + sizes[number - 1]
+    for row in range(len(high)):
+        number = (high[row] >> np.uint64(1)) >> (np.uint64(63) - bits)
+        order[places[number]] = row
+        places[number] += 1
 
 
 def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
@@ -100,7 +125,7 @@ def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
         -pl.col("words").clip(upper_bound=LONG_CAPTION_WORDS).cast(pl.Int32),
     ]
     last = [pl.col("uid_high"), pl.col("uid_low"), pl.col("source_rank"), pl.col("origin"), pl.col("place")]
-    left = rows.select(list(KEYS)).with_row_index("place")
+    left = rows.select(list(KEYS)).with_row_index("place").filter(_several(rows, steps))
     gone: list[pl.DataFrame] = []
     for step in DEDUPE_STEPS:
         if step not in steps:

@@ -3,6 +3,8 @@
 Source: MurmurHash3_x64_128 (Austin Appleby, public domain), seed 0.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -46,6 +48,32 @@ def uid_halves(uids: pa.Array) -> Halves:
     return halves
 
 
+def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
+    """The hash of each row of several columns of strings and one of whole numbers (int64, not negative), joined by NUL.
+
+    A null counts as "".
+    """
+    buffers = [text_buffers(column) for column in texts]
+    widths = sum((np.diff(offsets) for _, offsets in buffers), np.full(len(numbers), len(texts) + 20))
+    joined, at = np.empty(int(widths.sum()), np.uint8), np.zeros(len(numbers), np.int64)
+    starts = np.cumsum(widths) - widths
+    for data, offsets in buffers:
+        _append(data, offsets, starts, at, joined)
+    known = numbers.is_valid().to_numpy(zero_copy_only=False)
+    _append_numbers(numbers.fill_null(0).to_numpy(), known, starts, at, joined)
+    halves = np.empty((len(numbers), 2), np.uint64)
+    _hash_between(joined, starts, starts + at, halves)
+    return halves
+
+
+def repeated(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether the hash of each row, given as its two halves, is that of another row too."""
+    slots = np.full(1 << max(4, (2 * len(high)).bit_length()), -1, np.int32)
+    found = np.zeros(len(high), np.bool_)
+    _find_repeated(high, low, slots, found)
+    return found
+
+
 @compiled(inline="always")
 def mixed(value):
     """MurmurHash3's 64-bit finalizer: each bit of the result depends on all of the value."""
@@ -81,9 +109,57 @@ def _second(word):
 
 
 @compiled(nogil=True)
+def _append(data, offsets, starts, at, joined):
+    """Write each text, and a NUL, behind what a row has already."""
+    for i in range(len(at)):
+        to, size = starts[i] + at[i], offsets[i + 1] - offsets[i]
+        for j in range(size):
+            joined[to + j] = data[offsets[i] + j]
+        joined[to + size] = 0
+        at[i] += size + 1
+
+
+@compiled(nogil=True)
+def _append_numbers(numbers, known, starts, at, joined):
+    """Write each number in decimal digits behind what a row has already."""
+    digits = np.empty(20, np.uint8)
+    for i in range(len(at)):
+        if not known[i]:
+            continue
+        left, size = numbers[i], 0
+        while size == 0 or left > 0:
+            digits[size] = 48 + left % 10
+            left //= 10
+            size += 1
+        for j in range(size):
+            joined[starts[i] + at[i] + j] = digits[size - 1 - j]
+        at[i] += size
+
+
+@compiled(nogil=True)
+def _find_repeated(high, low, slots, found):
+    mask = np.uint64(len(slots) - 1)
+    for i in range(len(high)):
+        at = low[i] & mask
+        while slots[at] >= 0:
+            other = slots[at]
+            if low[other] == low[i] and high[other] == high[i]:
+                found[other] = found[i] = True
+                break
+            at = (at + np.uint64(1)) & mask
+        else:
+            slots[at] = i
+
+
+@compiled(nogil=True)
 def _hash(data, offsets, halves):
-    for i in range(len(offsets) - 1):
-        at, end = offsets[i], offsets[i + 1]
+    _hash_between(data, offsets[:-1], offsets[1:], halves)
+
+
+@compiled(nogil=True)
+def _hash_between(data, starts, ends, halves):
+    for i in range(len(starts)):
+        at, end = starts[i], ends[i]
         size = end - at
         one = two = np.uint64(0)
         while end - at >= 16:

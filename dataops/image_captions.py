@@ -1,9 +1,9 @@
 """The texts that a page gives an image: alt, aria-label, title, and the caption of its figure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborCSSSelector, LexborHTMLParser, LexborNode
 
 from dataops.captions import normal_caption
 
@@ -14,6 +14,7 @@ CAPTION_NODES = 2_000
 MAX_LABELS = 8
 """Elements that one aria-labelledby may name."""
 
+_SELECTOR = LexborCSSSelector()
 _BREAKING = frozenset(
     {
         *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
@@ -27,9 +28,9 @@ _SILENT = frozenset(("script", "style", "noscript", "template", "-comment"))
 class ImageCaptions:
     """The captions of a page's images; the text of each figure and label is read once."""
 
-    def __init__(self, tree: LexborHTMLParser, has_figcaptions: bool, max_chars: int):
+    def __init__(self, tree: LexborHTMLParser, figcaptions: Sequence[LexborNode], max_chars: int):
         self._tree = tree
-        self._has_figcaptions = has_figcaptions
+        self._figcaptions = figcaptions
         self._max_chars = max_chars
         self._figures: dict[int, str] = {}
         self._labels: dict[str, str] = {}
@@ -46,7 +47,7 @@ class ImageCaptions:
         if labels := attributes.get("aria-labelledby"):
             text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
             found.setdefault(normal_caption(text, self._max_chars), "aria_label")
-        if self._has_figcaptions:
+        if self._figcaptions and image.mem_id in self._in_figures:
             found.setdefault(self._figcaption(image), "figcaption")
         found.pop("", None)
         return found
@@ -64,12 +65,27 @@ class ImageCaptions:
             found.setdefault(node.attributes.get("id") or "", node)
         return found
 
+    @cached_property
+    def _caption_of(self) -> dict[int, LexborNode]:
+        """The first figcaption that a figure (or another element) has as its child."""
+        found: dict[int, LexborNode] = {}
+        for caption in self._figcaptions:
+            if (parent := caption.parent) is not None:
+                found.setdefault(parent.mem_id, caption)
+        return found
+
+    @cached_property
+    def _in_figures(self) -> frozenset[int]:
+        """The images with a figure somewhere above: most have none, and finding that out one by one takes long."""
+        assert self._tree.root is not None
+        return frozenset(image.mem_id for image in _SELECTOR.find("figure img, figure amp-img", self._tree.root))
+
     def _figcaption(self, image: LexborNode) -> str:
         figure = _figure(image)
         if figure is None:
             return ""
         if figure.mem_id not in self._figures:
-            caption = next((child for child in figure.iter() if child.tag == "figcaption"), None)
+            caption = self._caption_of.get(figure.mem_id)
             if caption is None:  # wrapped in something: still this figure's, unless it is that of a figure within
                 caption = figure.css_first("figcaption")
                 around = _figure(caption) if caption else None
@@ -90,19 +106,20 @@ def _figure(node: LexborNode) -> LexborNode | None:
 def _text(node: LexborNode) -> str:
     """The text of an element as it reads: blocks and line breaks set words apart, scripts and styles are silent."""
     pieces: list[str] = []
-    stack = [node.first_child]
+    current, waiting = node.first_child, []
     for _ in range(CAPTION_NODES):
-        while stack and stack[-1] is None:
-            stack.pop()
-        if not stack:
+        while current is None and waiting:
+            current = waiting.pop()
+        if current is None:
             break
-        current = stack.pop()
-        assert current is not None
-        stack.append(current.next)
-        if current.tag == "-text":
-            pieces.append(current.text(deep=False))
-        elif current.tag not in _SILENT:
-            if current.tag in _BREAKING:
+        tag = current.tag
+        if tag == "-text":
+            pieces.append(current.text_content or "")
+        elif tag not in _SILENT:
+            if tag in _BREAKING:
                 pieces.append(" ")
-            stack.append(current.first_child)
+            waiting.append(current.next)
+            current = current.first_child
+            continue
+        current = current.next
     return "".join(pieces)

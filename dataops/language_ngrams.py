@@ -63,7 +63,8 @@ def load_model() -> Model:
 
 def encoded(texts: Sequence[str]) -> Texts:
     """The texts without addresses, as code points."""
-    cleaned = [prepared(text) for text in texts]
+    plain = (text.isascii() and "@" not in text and "://" not in text for text in texts)
+    cleaned = [text if is_plain else prepared(text) for text, is_plain in zip(texts, plain, strict=True)]
     starts = np.zeros(len(cleaned) + 1, np.int64)
     np.cumsum([len(text) for text in cleaned], out=starts[1:])
     return Texts(np.frombuffer("".join(cleaned).encode("utf-32-le", "surrogatepass"), np.uint32), starts)
@@ -109,7 +110,7 @@ def _fill(slots, rows, packed):
 
 
 @compiled()
-def _row(gram, slots, rows):
+def row_of(gram, slots, rows):
     """The row of an n-gram, -1 when no language has it."""
     mask = len(slots) - 1
     at = _slot(gram, mask)
@@ -169,12 +170,12 @@ def ngrams(text, letters, upper, slots, rows, buffer, found):
         if capitals:  # an acronym or a shout
             continue
         if letter != SPACE:
-            found[count] = _row(third, slots, rows)
+            found[count] = row_of(third, slots, rows)
             count += found[count] >= 0
         if held >= 2:
-            found[count] = _row(second << 21 | third, slots, rows)
+            found[count] = row_of(second << 21 | third, slots, rows)
             count += found[count] >= 0
         if held >= 3:
-            found[count] = _row(first << 42 | second << 21 | third, slots, rows)
+            found[count] = row_of(first << 42 | second << 21 | third, slots, rows)
             count += found[count] >= 0
     return count

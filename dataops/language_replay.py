@@ -36,22 +36,31 @@ def _stream(seed: int) -> NDArray[np.uint32]:
 
 @lru_cache(maxsize=4)
 def _columns(model: Model, columns: tuple[int, ...]) -> NDArray[np.float64]:
-    return np.ascontiguousarray(model.chances[:, list(columns)])
+    """(N, C rounded up): the columns beyond C are empty, so that whole vectors of a processor are worked on."""
+    chances = np.zeros((len(model.chances), -(-len(columns) // 16) * 16))
+    chances[:, : len(columns)] = model.chances[:, list(columns)]
+    return chances
 
 
 def replay(
-    model: Model, texts: Texts, columns: tuple[int, ...], seed: int
+    model: Model,
+    texts: Texts,
+    columns: tuple[int, ...],
+    seed: int,
+    plausible: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """What langdetect, seeded with `seed`, says of each text: mean probabilities (n, C), and its number of n-grams (n,).
 
     Args:
         columns: the candidates among the model's languages (C); the others have prior probability 0.
+        plausible: (n, C) the candidates that are worth computing; the others get 0. A text without any is passed over, with
+            0 n-grams. What this leaves out changes the last bits of sums, so only without it the answers are langdetect's.
     """
     probabilities, counts = np.zeros((len(texts), len(columns))), np.zeros(len(texts), np.int32)
-    chances = _columns(model, columns)
+    chosen = np.ones(probabilities.shape, np.bool_) if plausible is None else plausible
     _replay(
         *(texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows),
-        *(chances, _stream(seed), probabilities, counts),
+        *(_columns(model, columns), chosen, _stream(seed), probabilities, counts),
     )
     return probabilities, counts
 
@@ -63,37 +72,63 @@ def _unit(stream, at):
 
 
 @compiled(nogil=True)
-def _replay(text, starts, letters, upper, slots, rows, chances, stream, probabilities, counts):
+def _replay(text, starts, letters, upper, slots, rows, chances, chosen, stream, probabilities, counts):
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
-    one_trial = np.empty(chances.shape[1])
     for t in range(len(starts) - 1):
+        languages = np.flatnonzero(chosen[t])
+        if len(languages) == 0:
+            continue
         count = ngrams(text[starts[t] : starts[t + 1]], letters, upper, slots, rows, buffer, found)
         counts[t] = count
         if count == 0:
             continue
-        at, second_normal = 0, 0.0
-        for trial in range(TRIALS):
-            if trial % 2 == 0:  # `gauss` makes two numbers at a time, and keeps the second for its next call
-                turn = _unit(stream, at) * (2.0 * math.pi)
-                radius = math.sqrt(-2.0 * math.log(1.0 - _unit(stream, at + 2)))
-                at += 4
-                normal, second_normal = math.cos(turn) * radius, math.sin(turn) * radius
-            else:
-                normal = second_normal
-            weight = (ALPHA + normal * ALPHA_WIDTH) / BASE_FREQUENCY
-            at = _trial(found[:count], chances, weight, stream, at, one_trial)
-            for language in range(len(one_trial)):
-                probabilities[t, language] += one_trial[language] / TRIALS
+        if len(languages) == chosen.shape[1]:
+            mean = _trials(found[:count], chances, len(languages), stream)
+        else:
+            gathered = _gathered(chances, found[:count], languages)
+            mean = _trials(np.arange(count, dtype=np.int32), gathered, len(languages), stream)
+        for i in range(len(languages)):
+            probabilities[t, languages[i]] = mean[i]
 
 
 @compiled()
-def _trial(found, chances, weight, stream, at, probabilities):
-    """One trial's probabilities (C,), and the place in the stream after it."""
-    languages, count = len(probabilities), np.uint32(len(found))
+def _gathered(chances, found, languages):
+    """The rows `found` of the columns `languages`."""
+    gathered = np.empty((len(found), len(languages)))
+    for i in range(len(found)):
+        for j in range(len(languages)):
+            gathered[i, j] = chances[found[i], languages[j]]
+    return gathered
+
+
+@compiled()
+def _trials(found, chances, languages, stream):
+    """The mean of all trials' probabilities (C,). `found`: the rows of `chances` (N, C or more) of the text's n-grams."""
+    one_trial, mean = np.zeros(chances.shape[1]), np.zeros(languages)
+    at, second_normal = 0, 0.0
+    for trial in range(TRIALS):
+        if trial % 2 == 0:  # `gauss` makes two numbers at a time, and keeps the second for its next call
+            turn = _unit(stream, at) * (2.0 * math.pi)
+            radius = math.sqrt(-2.0 * math.log(1.0 - _unit(stream, at + 2)))
+            at += 4
+            normal, second_normal = math.cos(turn) * radius, math.sin(turn) * radius
+        else:
+            normal = second_normal
+        weight = (ALPHA + normal * ALPHA_WIDTH) / BASE_FREQUENCY
+        at = _trial(found, chances, weight, stream, at, languages, one_trial)
+        for language in range(languages):
+            mean[language] += one_trial[language] / TRIALS
+    return mean
+
+
+@compiled()
+def _trial(found, chances, weight, stream, at, languages, probabilities):
+    """One trial's probabilities, and the place in the stream after it."""
+    count = np.uint32(len(found))
     shift = np.uint32(0)  # `choice` takes as many top bits as the count has
     while (count << shift) < np.uint32(1 << 31):
         shift += np.uint32(1)
-    probabilities[:] = 1.0 / languages
+    probabilities[:languages] = 1.0 / languages
     for i in range(LIMIT + 1):
         drawn = stream[at] >> shift
         at += 1
@@ -101,16 +136,16 @@ def _trial(found, chances, weight, stream, at, probabilities):
             drawn = stream[at] >> shift
             at += 1
         row = chances[found[drawn]]
-        for language in range(languages):
+        for language in range(len(probabilities)):
             probabilities[language] *= weight + row[language]
         if i % 5 == 0:
             total = 0.0
             for language in range(languages):
                 total += probabilities[language]
-            greatest = 0.0
-            for language in range(languages):
+            won = False
+            for language in range(len(probabilities)):
                 probabilities[language] /= total
-                greatest = max(greatest, probabilities[language])
-            if greatest > CONVERGED:
+                won |= probabilities[language] > CONVERGED
+            if won:
                 break
     return at

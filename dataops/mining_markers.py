@@ -1,7 +1,7 @@
 """Marks in an image's own bytes that forbid learning from it: IPTC's Data Mining property, C2PA's training assertion.
 
 Both are text within metadata, so they are found without parsing XMP or verifying a C2PA manifest: a mark counts, whoever
-put it there. Nearly every image is done with after two searches for a word.
+put it there.
 """
 
 import re
@@ -12,7 +12,6 @@ from dataops.opt_outs import Signal
 
 _MAX_SEGMENTS = 10_000
 _XMP_WORD = b"DataMining"
-_JUMBF_WORD = b"jumb"  # the boxes that C2PA lies in; what they hold may be cut anywhere
 _C2PA_WORD = b"training-mining"
 # plus:DataMining as attribute, as element, or as rdf:resource within the element; any prefix may be bound to the schema.
 # Source: IPTC Photo Metadata Standard 2023.1, "Data Mining"; values: ns.useplus.org, LDF vocabulary DMI-*.
@@ -35,13 +34,12 @@ def mining_markers(data: bytes, kind: str) -> list[tuple[Signal, str]]:
     Args:
         kind: of dataops.images.KINDS. In JPEG, PNG and WebP only metadata is looked at, in the others all bytes.
     """
-    if _XMP_WORD not in data and _JUMBF_WORD not in data:
-        return []
     xmp, jumbf = _metadata(data, kind)
     found: list[tuple[Signal, str]] = []
-    for value in dict.fromkeys(match[1].upper() for match in _XMP_VALUE.finditer(xmp)):
-        if value not in _ALLOWED:
-            found.append(("iptc", value.decode("ascii")))
+    if _XMP_WORD in xmp:
+        for value in dict.fromkeys(match[1].upper() for match in _XMP_VALUE.finditer(xmp)):
+            if value not in _ALLOWED:
+                found.append(("iptc", value.decode("ascii")))
     if _C2PA_WORD in jumbf:
         for name, use in dict.fromkeys(match.groups() for match in _C2PA_ENTRY.finditer(jumbf)):
             if use != b"allowed":

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
@@ -22,6 +23,7 @@ MAX_LICENSE_LINKS = 1_000
 _LANGUAGE = re.compile(r"[a-z]{2,8}(?:-[a-z0-9]{1,8})*")
 _LONGEST_LANGUAGE = 35  # RFC 5646, section 4.4.1
 _ROBOT_NAME = re.compile(r"(?:[a-z0-9._-]*bot(?:-[a-z]+)?|[a-z0-9_-]*crawler|slurp|teoma|google-extended|anthropic-ai)")
+_USUAL_NAME = 100  # characters; longer ones are not kept
 _MEANT = {"none": "noindex"}
 _WITH_VALUE = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
 _LICENSE = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|licences|publicdomain)/", re.IGNORECASE)
@@ -36,6 +38,18 @@ def declared_language(root: Attributes) -> str | None:
         if len(tag) <= _LONGEST_LANGUAGE and _LANGUAGE.fullmatch(tag):
             return tag
     return None
+
+
+def counted_name(name: str) -> str:
+    """The name (or property) of a `<meta>` in lower case; '' where nothing is made of it, as of most."""
+    return _counted_name(name) if len(name) <= _USUAL_NAME else _counted_name.__wrapped__(name)
+
+
+@lru_cache(maxsize=10_000)
+def _counted_name(name: str) -> str:
+    name = name.strip().lower()
+    counts = name.startswith(("og:", "twitter:")) or name in ("robots", TDM_RESERVATION) or _ROBOT_NAME.fullmatch(name)
+    return name if counts else ""
 
 
 def meta_opt_outs(metas: Iterable[tuple[str, str]]) -> set[str]:
@@ -130,10 +144,12 @@ class Licenses:
                 if above.tag in _THINGS:
                     break
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._of)
+
     def of(self, image: LexborNode) -> str | None:
         """The address of the licence, or None."""
-        if not self._of:
-            return None
         return next((self._of[above.mem_id] for above in _above(image) if above.mem_id in self._of), None)
 
     def of_page(self, root: LexborNode | None) -> str | None:

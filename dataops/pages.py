@@ -1,23 +1,21 @@
 """Image-caption candidates out of HTML: a row for each caption that a page gives an image."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
-from dataops.candidates import Candidate
+from dataops.candidates import MAX_IMAGES, Candidate, PageBounds, candidate
 from dataops.captions import normal_caption
 from dataops.image_addresses import Attributes, ImageReference, image_reference
 from dataops.image_captions import ImageCaptions
 from dataops.markup import SOUGHT, BadPage, check_complexity
 from dataops.open_graph import shared_images
-from dataops.page_signals import Licenses, declared_language, is_license_link, meta_opt_outs
+from dataops.page_signals import Licenses, counted_name, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 
-MAX_IMAGES = 20_000
-"""Images taken of one page; the rest are counted as the damage `too_many_images`."""
 MAX_SOURCES = 64
 """Nodes before an image that are looked at for the `<source>` elements of its picture."""
 
@@ -26,15 +24,8 @@ _SHARED_IMAGE = re.compile(rb"(?:og|twitter):image", re.IGNORECASE)
 _ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|" + _SHARED_IMAGE.pattern, re.IGNORECASE)
 _LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the quickest of many ways
 _SELECTOR = LexborCSSSelector()  # a tree's own would be made anew for each page
+_Image = tuple[LexborNode, Attributes, ImageReference]
 _NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to the tree: a seventh of the time
-
-
-@dataclass(frozen=True)
-class PageBounds:
-    """How long what is taken from a page may be, in characters."""
-
-    caption: int
-    url: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ class _Page:
         self.resolver = Resolver(self.base, bounds.url)
         links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
         self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
-        self.captions = ImageCaptions(tree, "figcaption" in by_tag, bounds.caption)
+        self.captions = ImageCaptions(tree, by_tag.get("figcaption", ()), bounds.caption)
 
     def _base(self, page_url: str) -> str:
         """The address that others are relative to: the first `<base>` with an href, where it can be used."""
@@ -122,38 +113,58 @@ class _Page:
         return page_url
 
     def metas(self) -> list[tuple[str, str]]:
-        """(name or property in lower case, content) of each `<meta>`."""
+        """(name or property in lower case, content) of each `<meta>` of which something is made."""
         found: list[tuple[str, str]] = []
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
             if content := attributes.get("content"):
                 name, property_ = attributes.get("name"), attributes.get("property")
-                if name:
-                    found.append((name.strip().lower(), content))
-                if property_ and property_ != name:
-                    found.append((property_.strip().lower(), content))
+                if name and (key := counted_name(name)):
+                    found.append((key, content))
+                if property_ and property_ != name and (key := counted_name(property_)):
+                    found.append((key, content))
         return found
 
     def of_images(self) -> list[Candidate]:
         """The rows of the images of the page's body."""
-        found: list[Candidate] = []
-        images = self.images[:MAX_IMAGES]
-        stand_ins = self._stand_ins()
-        if not stand_ins:
-            for image in images:
-                attributes = image.attributes
-                self._add_rows(found, image, attributes)
-            return found
-        given = [(image, image.attributes) for image in images]
-        read = [(*one, self._reference(*one)) for one in given]
-        shown = {(image.mem_id, ref.reference) for image, _, ref in read if image.mem_id not in stand_ins}
+        images = self._read_images()
+        if stand_ins := self._stand_ins():
+            images = self._without(stand_ins, list(images))
+        rows: list[Candidate] = []
+        add, resolve, captions_of, longest = rows.append, self.resolver.resolve, self.captions.of, self.bounds.url
+        license_of = self.licenses.of if self.licenses else None
+        for image, attributes, (reference, width, height) in images:
+            if reference.startswith("data:"):  # of too many images for exceptions
+                url, reason = bounded_url(reference, longest), "data_url"
+            else:
+                try:
+                    url, reason = resolve(reference), None
+                except BadUrl as bad:
+                    url, reason = bounded_url(reference, longest), bad.reason
+            license = license_of(image) if license_of else None
+            captions = captions_of(image, attributes)
+            for text, source in captions.items():
+                add(candidate((url, text, source, reason, license, width, height, None)))
+            if not captions:
+                add(candidate((url, "", None, reason or "no_caption", license, width, height, None)))
+        return rows
+
+    def _read_images(self) -> Iterator[_Image]:
+        """Each image with its attributes and its address."""
+        has_pictures = "picture" in self.by_tag
+        for image in self.images[:MAX_IMAGES]:
+            attributes = image.attributes
+            yield image, attributes, image_reference(attributes, _sources(image) if has_pictures else ())
+
+    def _without(self, stand_ins: Mapping[int, set[int]], images: Sequence[_Image]) -> Iterator[_Image]:
+        """The images but for those stand-ins that have the address of another one, or that one of them stands beside."""
+        shown = {(image.mem_id, chosen.reference) for image, _, chosen in images if image.mem_id not in stand_ins}
         nodes = {node for node, reference in shown if self._address(reference)[1] is None}
         references = {reference for _, reference in shown}
-        for image, attributes, reference in read:
+        for image, attributes, chosen in images:
             beside = stand_ins.get(image.mem_id)
-            if beside is None or not (reference.reference in references or beside & nodes):
-                self._add_rows(found, image, attributes, reference)
-        return found
+            if beside is None or not (chosen.reference in references or beside & nodes):
+                yield image, attributes, chosen
 
     def _stand_ins(self) -> dict[int, set[int]]:
         """The images within `<noscript>`, each with the images just before and after that element."""
@@ -163,22 +174,6 @@ class _Page:
                 beside = {image.mem_id for image in _images_beside(noscript)}
                 found.update((image.mem_id, beside) for image in images)
         return found
-
-    def _reference(self, image: LexborNode, attributes: Attributes) -> ImageReference:
-        sources = _sources(image) if "picture" in self.by_tag else []
-        return image_reference(attributes, sources)
-
-    def _add_rows(
-        self, rows: list[Candidate], image: LexborNode, attributes: Attributes, chosen: ImageReference | None = None
-    ) -> None:
-        reference, width, height = chosen or self._reference(image, attributes)
-        url, reason = self._address(reference)
-        license = self.licenses.of(image)
-        captions = self.captions.of(image, attributes)
-        if not captions:
-            rows.append(Candidate(url, "", None, reason or "no_caption", license, width, height))
-        for text, source in captions.items():
-            rows.append(Candidate(url, text, source, reason, license, width, height))
 
     def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[Candidate]:
         """The rows of `og:image`."""

@@ -5,8 +5,9 @@ information, names of articles above a certain search volume, WordNet synsets no
 (MetaCLIP), section 3.1, for thresholds.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -15,7 +16,13 @@ WORDS = r"[\p{L}\p{M}\p{N}]+"
 
 QUERIES = {"query": pl.String, "kind": pl.String, "count": pl.Int64, "score": pl.Float64, "source": pl.String}
 """The columns of a list. kind: unigram, bigram, title, lemma; count: occurrences in the text, or views of the title; score:
-pointwise mutual information in bits (bigrams); source: where it is from."""
+pointwise mutual information in bits (bigrams); source: where it is from, every place."""
+
+
+UNIGRAMS = {"word": pl.String, "count": pl.Int64}
+BIGRAMS = {"first": pl.UInt32, "second": pl.UInt32, "count": pl.Int64}
+TITLES = {"title": pl.String, "count": pl.Int64, "source": pl.String}
+LEMMAS = {"lemma": pl.String, "source": pl.String}
 
 
 @dataclass(frozen=True)
@@ -44,42 +51,60 @@ def words_of(lines: pl.Series) -> pl.DataFrame:
     )
 
 
-def count_unigrams(batches: Iterable[pl.Series]) -> pl.DataFrame:
+def count_unigrams(lines: pl.Series) -> pl.DataFrame:
     """How often each word occurs: word, count."""
-    total = pl.DataFrame(schema={"word": pl.String, "count": pl.Int64})
-    for lines in batches:
-        counted = words_of(lines).group_by("word").agg(count=pl.len().cast(pl.Int64))
-        total = pl.concat([total, counted]).group_by("word").agg(pl.col("count").sum())
-    return total
+    return words_of(lines).group_by("word").agg(count=pl.len().cast(pl.Int64))
 
 
-def count_bigrams(batches: Iterable[pl.Series], vocabulary: pl.Series) -> pl.DataFrame:
-    """How often each two words of a vocabulary follow one another: first, second (rows of the vocabulary), count."""
+def count_bigrams(vocabulary: pl.Series, lines: pl.Series) -> pl.DataFrame:
+    """How often each two words of a vocabulary follow one another in a line: first, second (its rows), count."""
     numbers = pl.DataFrame({"word": vocabulary}).with_row_index("number")
-    total = pl.DataFrame(schema={"first": pl.UInt32, "second": pl.UInt32, "count": pl.Int64})
-    for lines in batches:
-        words = words_of(lines).join(numbers, on="word", how="left", maintain_order="left")
-        following = words.select(
-            first="number",
-            second=pl.when(pl.col("line") == pl.col("line").shift(-1)).then(pl.col("number").shift(-1)),
-        )
-        counted = following.drop_nulls().group_by("first", "second").agg(count=pl.len().cast(pl.Int64))
-        total = pl.concat([total, counted]).group_by("first", "second").agg(pl.col("count").sum())
-    return total
+    words = words_of(lines).join(numbers, on="word", how="left", maintain_order="left")
+    following = words.select(
+        first="number",
+        second=pl.when(pl.col("line") == pl.col("line").shift(-1)).then(pl.col("number").shift(-1)),
+    )
+    return following.drop_nulls().group_by("first", "second").agg(count=pl.len().cast(pl.Int64))
+
+
+def summed(counts: Iterable[pl.DataFrame], schema: Mapping[str, Any]) -> pl.DataFrame:
+    """The sum of counts, in no order.
+
+    Counts wait until they have as many rows as the sum so far: each is then added up in the mean log n times, not n.
+
+    Args:
+        schema: of the counts; the last column is `count`.
+    """
+    *words, _ = schema
+
+    def sum_of(frames: list[pl.DataFrame]) -> pl.DataFrame:
+        return pl.concat(frames).group_by(words).agg(pl.col("count").sum())
+
+    held, waiting = [pl.DataFrame(schema=schema)], 0
+    for frame in counts:
+        held.append(frame)
+        waiting += frame.height
+        if waiting > held[0].height:
+            held, waiting = [sum_of(held)], 0
+    return sum_of(held)
 
 
 def frequent_words(unigrams: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
-    """The words that are queries, by frequency and then by spelling: word, count."""
-    enough = unigrams.filter(
-        pl.col("count") >= thresholds.min_unigram, pl.col("word").str.len_chars() >= thresholds.min_chars
-    )
+    """The words that may be queries, or stand in bigrams, by frequency and then by spelling: word, count."""
+    enough = unigrams.filter(pl.col("count") >= min(thresholds.min_unigram, thresholds.min_bigram))
     return enough.sort(pl.col("count"), "word", descending=[True, False])
 
 
 def telling_bigrams(
     bigrams: pl.DataFrame, words: pl.DataFrame, total_words: int, thresholds: Thresholds
 ) -> pl.DataFrame:
-    """The bigrams that are queries: query, count, score (bits)."""
+    """The bigrams that are queries: query, count, score (bits).
+
+    Args:
+        bigrams: first, second (rows of `words`), count.
+        words: word, count.
+        total_words: occurrences of all words, rare ones included.
+    """
     spelled = words.with_row_index("number")
     first = spelled.select(first="number", one="word", one_count="count")
     second = spelled.select(second="number", two="word", two_count="count")
@@ -92,35 +117,34 @@ def telling_bigrams(
     )
 
 
-def build(
-    batches: Callable[[], Iterable[pl.Series]], titles: pl.DataFrame, lemmas: pl.DataFrame, thresholds: Thresholds
+def choose(
+    words: pl.DataFrame, bigrams: pl.DataFrame, titles: pl.DataFrame, lemmas: pl.DataFrame, thresholds: Thresholds
 ) -> pl.DataFrame:
-    """The list of queries, with the columns QUERIES, each once, sorted.
+    """The list of queries, with the columns QUERIES, each once, sorted. One that is there for several reasons has the kind,
+    count and score of the first of them (unigram, bigram, title, lemma) and names all sources.
 
     Args:
-        batches: gives the lines of the text from the beginning each time that it is called; it is called twice.
+        words: as frequent_words gives them.
+        bigrams: as telling_bigrams gives them.
         titles: title, count (its views), source.
         lemmas: lemma, source.
     """
-    unigrams = count_unigrams(batches())
-    words = frequent_words(unigrams, thresholds)
-    pairs = telling_bigrams(count_bigrams(batches(), words["word"]), words, int(unigrams["count"].sum()), thresholds)
+    often = words.filter(pl.col("count") >= thresholds.min_unigram)
     popular = titles.filter(pl.col("count") >= thresholds.min_views)
     found = pl.concat(
         [
-            words.select(query="word", kind=pl.lit("unigram"), count="count", source=pl.lit("text")),
-            pairs.select("query", kind=pl.lit("bigram"), count="count", score="score", source=pl.lit("text")),
+            pl.DataFrame(schema=QUERIES),
+            often.select(query="word", kind=pl.lit("unigram"), count="count", source=pl.lit("text")),
+            bigrams.select("query", kind=pl.lit("bigram"), count="count", score="score", source=pl.lit("text")),
             popular.select(query=_plain("title"), kind=pl.lit("title"), count="count", source="source"),
             lemmas.select(query=_plain("lemma"), kind=pl.lit("lemma"), source="source"),
         ],
         how="diagonal_relaxed",
     )
     sayable = pl.col("query").str.len_chars() >= thresholds.min_chars, pl.col("query").str.contains(WORDS)
-    missing = [pl.lit(None, dtype).alias(name) for name, dtype in QUERIES.items() if name not in found.columns]
-    found = found.with_columns(missing).select(pl.col(name).cast(dtype) for name, dtype in QUERIES.items())
-    sayable = pl.col("query").str.len_chars() >= thresholds.min_chars, pl.col("query").str.contains(WORDS)
-    # The first of several stays: a word that is a title too is known by how often it is said.
-    return found.filter(*sayable).unique("query", keep="first", maintain_order=True).sort("query")
+    each = found.filter(*sayable).group_by("query", maintain_order=True)
+    first = pl.col("kind", "count", "score").first()
+    return each.agg(first, pl.col("source").unique(maintain_order=True).str.join(", ")).sort("query")
 
 
 def _plain(column: str) -> pl.Expr:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 _SPACE = "\t\n\f\r "
 _URL = re.compile(rf"[{_SPACE},]*+([^{_SPACE}]+)")
@@ -18,16 +17,10 @@ _PLAIN = re.compile(
 )
 
 
-class SrcsetCandidate(NamedTuple):
-    """One address of a srcset, with what it says of its size."""
-
-    url: str
-    width: int | None = None
-    """In pixels (`w`)."""
-    density: float | None = None
-    """Pixels of the image for one of the layout (`x`); no descriptor at all means 1."""
-    height: int | None = None
-    """In pixels (`h`, which browsers read and pass over)."""
+SrcsetCandidate = tuple[str, int, float, int | None]
+"""One address of a srcset, with what it says of its size: the width in pixels (`w`; 0 where none is given), the pixels of
+the image for one of the layout (`x`; 1 where none is given), the height in pixels (`h`, which browsers read and pass over).
+"""
 
 
 def parse_srcset(text: str) -> list[SrcsetCandidate]:
@@ -41,9 +34,9 @@ def parse_srcset(text: str) -> list[SrcsetCandidate]:
     found: list[SrcsetCandidate] = []
     for url, width, density, rest in _PLAIN.findall(text):
         if width:
-            found.append(SrcsetCandidate(url, int(width)))
+            found.append((url, int(width), 1.0, None))
         elif density:
-            found.append(SrcsetCandidate(url, None, float(density)))
+            found.append((url, 0, float(density), None))
         else:
             found += _candidates(rest)
     return found
@@ -54,7 +47,7 @@ def _candidates(text: str) -> Iterator[SrcsetCandidate]:
     while url := _URL.match(text, at):
         at, address = url.end(), url[1]
         if address.endswith(","):
-            candidate = SrcsetCandidate(address.rstrip(","))
+            candidate = address.rstrip(","), 0, 1.0, None
         else:
             descriptors = _DESCRIPTORS.match(text, at)
             assert descriptors is not None  # it matches nothing too
@@ -81,4 +74,4 @@ def _described(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
             return None
     if (density is not None and (width or height)) or (height and not width):
         return None
-    return SrcsetCandidate(url, width, density, height)
+    return url, width or 0, 1.0 if density is None else density, height

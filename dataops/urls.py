@@ -31,11 +31,13 @@ _QUERY_SAFE = _PATH_SAFE + "?[]|"
 _SEGMENT = r"(?!\.|%2)[a-zA-Z0-9!$%&'()*+,.:=@_~-]++"
 _HOST_AND_PATH = rf"[a-z0-9_-]{{1,62}}+(?:\.[a-z0-9_-]{{1,62}}+){{0,3}}+(?:/(?:{_SEGMENT})?+)++"
 _PATH = rf"(?:/{_SEGMENT})*+/?+"
+_RELATIVE = rf"(?![^/?]*:){_SEGMENT}{_PATH}"
+_QUERY = r"(?:\?[a-zA-Z0-9!$%&'()*+,./:;=@_~?\[\]|-]++)?+"
 _PLAIN = re.compile(
-    rf"(?:(https?://{_HOST_AND_PATH})|(//{_HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|((?![^/?]*:){_SEGMENT}{_PATH}))"
-    r"(?:\?[a-zA-Z0-9!$%&'()*+,./:;=@_~?\[\]|-]++)?+"
+    rf"(?:(https?://{_HOST_AND_PATH})|(//{_HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|({_RELATIVE})){_QUERY}"
 ).fullmatch
-_ABSOLUTE, _RELATIVE = 1, 4  # groups of it
+_ABSOLUTE = 1  # group of it
+_UPWARD = re.compile(rf"(?:\./)?+((?:\.\./)*+)({_RELATIVE}{_QUERY})").fullmatch
 
 
 class BadUrl(ValueError):
@@ -108,12 +110,9 @@ class Resolver:
         prefix, rest = None, reference
         if plain := _PLAIN(reference):
             prefix = self._prefixes[plain.lastindex or 0]
-        elif reference.startswith(("../", "./")):
-            below = reference.removeprefix("./")
-            rest = below.lstrip("./")
-            up, odd = divmod(len(below) - len(rest), 3)
-            if not odd and below.startswith("../" * up) and (plain := _PLAIN(rest)) and plain.lastindex == _RELATIVE:
-                prefix = self._folder(up)
+        elif reference.startswith(".") and (upward := _UPWARD(reference)):
+            dots, rest = upward.groups()
+            prefix = self._folder(len(dots) // 3)
         if prefix is None or len(prefix) + len(rest) > self.max_chars or len(reference) > self.max_chars:
             return _resolved(reference, self.base, self.max_chars)
         return prefix + rest

@@ -9,18 +9,17 @@ Source: WAT files of Common Crawl, as their extractor (ia-web-commons, Extractin
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from dataops.candidates import Candidate, Origin
+from dataops.candidates import MAX_IMAGES, Candidate, Origin, PageBounds, candidate
 from dataops.captions import normal_caption
 from dataops.errors import SourceError
 from dataops.gzip_members import ByteStream
 from dataops.open_graph import shared_images
-from dataops.page_signals import declared_language, header_opt_outs, is_license_link, meta_opt_outs
-from dataops.pages import MAX_IMAGES, PageBounds
+from dataops.page_signals import counted_name, declared_language, header_opt_outs, is_license_link, meta_opt_outs
 from dataops.records import read_records
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
 from dataops.warc import Damage
@@ -104,7 +103,6 @@ class WatPage(NamedTuple):
 
 
 _decode = msgspec.json.Decoder(_Wat).decode
-_candidate = partial(tuple.__new__, Candidate)  # a third of the time of Candidate(...), for many millions
 
 
 def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None]) -> Iterator[WatPage | Damage]:
@@ -202,11 +200,11 @@ def _image_rows(
             alt = normal_caption(link.alt, longest) if link.alt else ""
             title = normal_caption(link.title, longest) if link.title else ""
             if alt:
-                add(_candidate((url, alt, "alt", reason, None, None, None, None)))
+                add(candidate((url, alt, "alt", reason, None, None, None, None)))
             if title and title != alt:
-                add(_candidate((url, title, "title", reason, None, None, None, None)))
+                add(candidate((url, title, "title", reason, None, None, None, None)))
             elif not alt:
-                add(_candidate((url, "", None, reason or "no_caption", None, None, None, None)))
+                add(candidate((url, "", None, reason or "no_caption", None, None, None, None)))
         elif link.rel and _is_license(link.rel):
             licenses.append(link)
     return rows, licenses, max(0, images - MAX_IMAGES)
@@ -216,11 +214,17 @@ def _named(metas: Sequence[Meta]) -> list[tuple[str, str]]:
     """(name or property in lower case, content) of each meta of which something is made."""
     named: list[tuple[str, str]] = []
     for meta in metas:
+        if not meta.content:
+            continue
         if key := _key(meta.property or meta.name):
             named.append((key, meta.content))
         if meta.name and meta.property and meta.name != meta.property and (key := _key(meta.name)):
             named.append((key, meta.content))
-    return [one for one in named if one[1]]
+    return named
+
+
+def _key(name: str) -> str:
+    return name if name == LANGUAGE else counted_name(name)
 
 
 def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[Candidate]:
@@ -257,16 +261,6 @@ def _license(links: Sequence[Link], resolver: Resolver) -> str | None:
 @lru_cache(maxsize=10_000)
 def _is_license(rel: str) -> bool:
     return is_license_link({"rel": rel})
-
-
-@lru_cache(maxsize=10_000)
-def _key(name: str) -> str:
-    """The name of a meta in lower case, or the name of the language's; '' where nothing is made of it."""
-    if name == LANGUAGE:
-        return name
-    name = name.strip().lower()
-    counts = name.startswith(("og:", "twitter:")) or meta_opt_outs([(name, "noai")]) or meta_opt_outs([(name, "1")])
-    return name if counts else ""
 
 
 def _header_opt_outs(headers: bytes) -> set[str]:

@@ -21,6 +21,7 @@ from infra import services
 
 StageName = Literal["extract", "filter", "download", "curate", "pack", "train", "evaluate", "register"]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else on stdout.")]
+Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 StoreUri = Annotated[str | None, Parameter(name="--store", help="Another store to look in.")]
 
 # Read when prefect is first imported, which no module at the top of this file does.
@@ -107,14 +108,23 @@ def runs(*, store: StoreUri = None, json: Json = False) -> int:
 
 
 @app.command
-def show(run_or_key: str, *, store: StoreUri = None, json: Json = False) -> int:
+def show(
+    run_or_key: str,
+    *,
+    page: Annotated[Path | None, Parameter(help="Also write the filter's page, HTML, to this file.")] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
     """Show one run, or one snapshot by its key.
 
     Args:
         run_or_key: a run id, or the 16 hex digits of a snapshot's key.
     """
+    from flows.filter_page import write_filter_page
     from flows.report import show_run_or_key
 
+    if page is not None:
+        write_filter_page(run_or_key, services.home(), store, page)
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
 
 
@@ -122,23 +132,28 @@ def show(run_or_key: str, *, store: StoreUri = None, json: Json = False) -> int:
 def build(
     *,
     out: Path,
-    text: tuple[Path, ...] = (),
-    titles: tuple[Path, ...] = (),
-    lemmas: tuple[Path, ...] = (),
-    wordfreq: tuple[str, ...] = (),
+    text: Several = (),
+    titles: Several = (),
+    project: Several = (),
+    lemmas: Several = (),
+    wordfreq: Several = (),
     wordfreq_top: int = 20_000,
     min_unigram: int = 100,
     min_bigram: int = 100,
     min_pmi: float = 6.0,
     min_views: int = 70,
+    min_chars: int = 2,
     json: Json = False,
 ) -> int:
     """Build a list of queries: frequent words, telling pairs of words, popular titles, lemmas.
 
+    Files may be named by folders and globs too, and be packed as .gz, .bz2 or .zst.
+
     Args:
         out: the Parquet file to write.
-        text: lines, or Wikipedia's page dumps in XML; .gz, .bz2, .zst or plain.
+        text: lines, or Wikipedia's page dumps in XML.
         titles: lines `title<TAB>views`, or Wikimedia's page views.
+        project: of Wikimedia's page views, the projects that count: en, en.m, en.wikipedia. None: all.
         lemmas: lines, or WordNet's index files.
         wordfreq: languages of which the package wordfreq gives the most frequent words.
         wordfreq_top: how many of them.
@@ -146,15 +161,16 @@ def build(
         min_bigram: occurrences of a pair of words.
         min_pmi: its pointwise mutual information, in bits.
         min_views: views of a title.
+        min_chars: characters of a query. 1 is for languages in which one character is a word.
     """
     from dataops.query_building import Thresholds
     from flows.report import show_queries
-    from tasks.queries import build_queries
+    from tasks.queries import Given, build_queries, write_queries
 
-    at = Thresholds(min_unigram=min_unigram, min_bigram=min_bigram, min_pmi=min_pmi, min_views=min_views)
-    found = build_queries(text, titles, lemmas, wordfreq, wordfreq_top, at)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    found.write_parquet(out, compression="zstd")
+    given = Given(text, titles, project, lemmas, wordfreq, wordfreq_top)
+    at = Thresholds(min_unigram, min_bigram, min_pmi, min_views, min_chars)
+    found = build_queries(given, at)
+    write_queries(found, out, given, at)
     return show_queries(found, out, as_json=json)
 
 

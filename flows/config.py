@@ -21,6 +21,7 @@ from tasks.evaluate import EvaluateConfig
 from tasks.extract import KINDS, SourceConfig
 from tasks.filter_config import FilterConfig
 from tasks.pack import PackConfig
+from tasks.queries import read_queries
 from tasks.register import RegisterConfig
 from training.config import TrainConfig, load_model_config
 
@@ -196,6 +197,8 @@ def _problems_outside(
     problems: list[str] = []
     if sources and (source := table("source", SourceConfig)) is not None:
         problems += [f"source.{line}" for line in source.problems()]
+    if sources and (filter_ := table("filter", FilterConfig)) is not None and (balance := filter_.balance):
+        problems += _caught("filter.balance.queries", lambda: read_queries(Path(balance.queries)))
     if sources and until not in _BEFORE_DOWNLOAD and (download := table("download", DownloadConfig)) is not None:
         problems += [f"download.{line}" for line in download.problems()]
     if (train := table("train", TrainConfig)) is not None:

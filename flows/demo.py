@@ -1,7 +1,7 @@
 """`pairmill demo`: builds a small web from real pictures and names, serves it, and mills it with the ordinary pipeline.
 
 From the archive on, nothing is special: the flow reads WARC files and downloads over HTTP. The config is configs/demo.toml,
-with the three places that only this machine knows filled in.
+with the places that only this machine knows filled in.
 """
 
 import json
@@ -33,6 +33,7 @@ def run_demo(*, as_json: bool) -> int:
     settings = [
         f"store.uri={json.dumps(str(services.home() / 'store'))}",
         f"source.paths={json.dumps([str(path) for path in web.warcs])}",
+        f"filter.balance.queries={json.dumps(str(web.queries))}",
         f'download.connect_to={{"{web.host}" = "{address}"}}',
         f"evaluate.suite={json.dumps(str(CONFIG.parent / 'suites' / 'demo.toml'))}",
         f"evaluate.data={json.dumps(str(web.suite_root))}",

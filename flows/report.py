@@ -169,16 +169,23 @@ def show_runs(records: Sequence[RunRecord], *, as_json: bool) -> int:
     return 0
 
 
+def find_snapshot(key: str, home: Path, store_uri: str | None) -> tuple[Manifest, Store] | None:
+    """The complete snapshot of a key in the known stores, whatever its stage."""
+    for store in stores(home, store_uri):
+        for stage in STAGES:
+            if len(key) == 16 and key.isalnum() and (manifest := find(store, stage, key)) is not None:
+                return manifest, store
+    return None
+
+
 def show_run_or_key(name: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
     """One run, or one snapshot by its key.
 
     Raises: ConfigError when there is neither.
     """
-    for store in stores(home, store_uri):
-        for stage in STAGES:
-            if len(name) == 16 and name.isalnum() and (manifest := find(store, stage, name)) is not None:
-                show_snapshot(manifest, store, as_json=as_json)
-                return 0
+    if found := find_snapshot(name, home, store_uri):
+        show_snapshot(*found, as_json=as_json)
+        return 0
     try:
         record, store = load_run(name, home, store_uri)
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """One flow run at work on a run record: opens the record, finds or makes each stage's snapshot, and closes it."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ class Run:
             flow_run_id=flow_run_id,
             flow_run_url=self.sight.flow_run_url(flow_run_id),
             run_config=record.config,
-            **({"workers": config.execution.workers} if config.execution.workers else {}),
+            workers=config.execution.workers or os.cpu_count() or 1,
         )
         remember(record.run_id, store, home())
         record.begin(str(flow_run.flow_name), until, flow_run_id)

@@ -177,7 +177,7 @@ def _code(text: Any) -> str:
     return re.sub(r"[`\n]", " ", visible(str(text)))
 
 
-_POLICY = "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+POLICY = "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
 """Were an escape ever missing, nothing would run or be fetched."""
 
 
@@ -195,7 +195,7 @@ def html_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> 
         "th{color:#5b6773;font-weight:600}td{max-width:28em;overflow-wrap:anywhere}"
     )
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{_POLICY}<title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{POLICY}<title>{html.escape(title)}</title>'
         f"<style>{style}</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(note)}</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
     )

@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from dataops.candidates import Origin
+from dataops.candidates import Origin, PageBounds
 from dataops.charsets import utf8_page
 from dataops.markup import BadPage
-from dataops.pages import PageBounds, PagePairs, page_pairs
+from dataops.pages import PagePairs, page_pairs
 from dataops.snapshot import Input
 from dataops.urls import BadUrl, canonical_url
 from dataops.warc import Damage, Page, read_pages

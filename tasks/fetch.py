@@ -15,7 +15,7 @@ import http.client
 import io
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from typing import Any
@@ -59,11 +59,12 @@ class FetchLimits:
     opt_out: frozenset[Signal] = frozenset(SIGNALS)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evidence:
     """What a server said about one url, the last time that it was asked."""
 
-    fetched_at: str
+    fetched_at: str = ""
+    """ISO 8601, UTC; empty where it was not asked."""
     http_status: int | None = None
     final_url: str | None = None
     content_type: str | None = None
@@ -121,7 +122,7 @@ class _Fetch:
     def __init__(self, opener: SafeOpener):
         self.opener, self.limits = opener, opener.limits
         self.deadline = time.monotonic() + self.limits.timeout
-        self.evidence = Evidence(datetime.now(UTC).isoformat(timespec="milliseconds"))
+        self.evidence = Evidence()
 
     def run(self, url: str) -> Fetched:
         for _ in range(MAX_REDIRECTS + 1):
@@ -150,6 +151,7 @@ class _Fetch:
         headers = {"Accept": "image/*,*/*;q=0.5"} | (kept.validators if kept else {})
         with self.opener.pace.turn(parts.hostname or "", interval):
             self.deadline += time.monotonic() - waits_since
+            self._note(fetched_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
             with (
                 named_errors(self.limits.timeout),
                 self.opener.wire.get(parts, self.deadline, **headers) as response,
@@ -207,4 +209,5 @@ class _Fetch:
                 raise FetchError("opt_out", f"{one.signal} {one.detail}")
 
     def _note(self, **changes: Any) -> None:
-        self.evidence = replace(self.evidence, **changes)
+        for name, value in changes.items():
+            setattr(self.evidence, name, value)

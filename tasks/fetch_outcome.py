@@ -89,7 +89,7 @@ def put_tables(
     """
     lost = settled.filter(settled["drop_reason"].is_valid())
     lost = lost.append_column("drop_stage", pa.array(["download"] * lost.num_rows, pa.string()))
-    none = Evidence(fetched_at="")
+    none = Evidence()
     witnessed = [
         {"uid": uid, "key": key, "url": url, **asdict(said.get(url, none)), "preview": previews.get(uid)}
         for uid, key, url in zip(*(asked[c].to_pylist() for c in ("uid", "key", "url")), strict=True)

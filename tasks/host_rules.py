@@ -7,7 +7,6 @@ failure, else as `robots`.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -133,7 +132,7 @@ class HostRules:
         except FetchError:
             return none
 
-    def _declared(self, entry: _Origin, parts: SplitResult, url: str) -> Sequence[OptOut]:
+    def _declared(self, entry: _Origin, parts: SplitResult, url: str) -> list[OptOut]:
         found = []
         if entry.tdm:
             rule = tdmrep.rule_for(entry.tdm[0], urlunsplit(("", "", parts.path or "/", parts.query, "")))

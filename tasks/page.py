@@ -3,6 +3,8 @@
 import html
 from collections.abc import Iterable
 
+from dataops.escaping import visible
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b2733; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
@@ -26,5 +28,5 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 def text(value: object) -> str:
-    """A value as text of a page or of an attribute in quotes."""
-    return html.escape(str(value), quote=True)
+    """A value as text of a page or of an attribute in quotes, control characters spelt out."""
+    return html.escape(visible(str(value)), quote=True)

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from dataops.candidates import Candidate, Origin
 from dataops.schema import PAIRS, dropped
 from dataops.snapshot import Counts, Draft, Part
+from tasks.part_file import PartFile
 
 DAMAGES_LISTED = 100
 """Damages of a file that are listed with their offsets; all are counted."""
 _BATCH = 1 << 14  # rows that are held as Python objects
-_ROW_GROUP = 1 << 16
 
 
 class PairsWriter:
@@ -39,8 +38,8 @@ class PairsWriter:
         self._rows: list[Candidate] = []
         self._origins: list[Origin] = []
         self._lengths: list[int] = []
-        self._kept = _PartFile(folder / "part.parquet", PAIRS)
-        self._gone = _PartFile(folder / "dropped.parquet", dropped(PAIRS))
+        self._kept = PartFile(folder / "part.parquet", PAIRS)
+        self._gone = PartFile(folder / "dropped.parquet", dropped(PAIRS))
 
     def add(self, origin: Origin, candidates: Iterable[Candidate]) -> None:
         """The candidates of one page (or of one row of a list), in their order."""
@@ -140,35 +139,3 @@ def uid_column(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringA
     offsets = pa.py_buffer(np.arange(0, 32 * n + 1, 32, dtype=np.int32))
     uids = pa.StringArray.from_buffers(n, offsets, pa.py_buffer(joined.hex().encode()))
     return uids, np.frombuffer(joined, ">u4").reshape(n, 4)
-
-
-class _PartFile:
-    """A Parquet part being written to a local file, a row group at a time, with the fingerprint of its uids."""
-
-    def __init__(self, path: Path, schema: pa.Schema):
-        self.path, self.schema, self.rows = path, schema, 0
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._waiting: list[pa.Table] = []
-        self._sums = np.zeros(4, dtype=object)  # Python's whole numbers: they do not overflow
-
-    def write(self, table: pa.Table, digests: np.ndarray) -> None:
-        self._waiting.append(table)
-        self.rows += table.num_rows
-        self._sums += digests.sum(axis=0, dtype=np.uint64).astype(object)
-        if sum(t.num_rows for t in self._waiting) >= _ROW_GROUP:
-            waiting = pa.concat_tables(self._waiting)
-            whole = waiting.num_rows - waiting.num_rows % _ROW_GROUP
-            self._writer.write_table(waiting.slice(0, whole).combine_chunks(), row_group_size=_ROW_GROUP)
-            self._waiting = [waiting.slice(whole)]
-
-    def put(self, draft: Draft, name: str) -> Part:
-        rest = pa.concat_tables([self.schema.empty_table(), *self._waiting]).combine_chunks()
-        if rest.num_rows or not self.rows:
-            self._writer.write_table(rest)
-        self.close()
-        a, b, c, d = (int(s) for s in self._sums)
-        total = ((a << 96) + (b << 64) + (c << 32) + d) % (1 << 128)
-        return draft.put_file(name, self.path, self.rows).model_copy(update={"uid_sum": f"{total:032x}"})
-
-    def close(self) -> None:
-        self._writer.close()

@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, StorageError
@@ -60,17 +62,31 @@ def map_parts(
     todo = [task for task in tasks if task.id not in records]
     if records:
         logger.info("%s %s: %d of %d parts were finished before", draft.stage, draft.key, len(records), len(tasks))
-    if todo:
-        workers = min(context.workers, len(todo))
-        with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
-        ) as pool:
+    if todo and context.pool:
+        _run(context.pool, function, todo, draft, context, records, len(tasks), said or _line)
+    elif todo:
+        with _workers(min(context.workers, len(todo))) as pool:
             _run(pool, function, todo, draft, context, records, len(tasks), said or _line)
     return [records[task.id] for task in tasks]
 
 
+@contextmanager
+def shared_workers(context: Context) -> Iterator[Context]:
+    """The context with worker processes that all maps in the `with` share: to start one takes seconds.
+
+    None is started before the first map needs it.
+    """
+    with _workers(context.workers) as pool:
+        yield replace(context, pool=pool)
+
+
+def _workers(number: int) -> ProcessPoolExecutor:
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(number, spawn, initializer=start_worker, initargs=(os.getpid(),))
+
+
 def _run(
-    pool: ProcessPoolExecutor,
+    pool: Executor,
     function: PartFunction[T],
     todo: Sequence[T],
     draft: Draft,
@@ -102,7 +118,8 @@ def _run(
                 else:
                     raise error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for future in running:
+            future.cancel()
 
 
 def _worth_another_try(error: BaseException) -> bool:
@@ -128,7 +145,7 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
         raise StorageError(msg) from error
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
     """In a new worker: end with its parent, which may be killed, and let no secret into a log line."""
     guard_process()
     follow_parent(parent)

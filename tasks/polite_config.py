@@ -59,7 +59,8 @@ class PoliteConfig(StageConfig):
     host_rate: float = Field(default=20.0, ge=0, le=10_000)
     """Requests to one host a second, of all worker processes together; 0: no limit. A slower Crawl-delay counts instead."""
     host_patience: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds that a host may cost a shard in vain (timeouts, pauses that it asks for) before its other rows fail."""
+    """Seconds that a host may cost a shard in vain (timeouts, pauses that it asks for) before its other rows fail; and that
+    a row waits for its turn."""
     max_crawl_delay: float = Field(default=10.0, ge=0, le=3600)
     """A host whose robots.txt asks for a longer Crawl-delay is left alone."""
     opt_out: tuple[Signal, ...] = SIGNALS

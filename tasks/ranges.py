@@ -5,7 +5,9 @@ A map over the parts writes one such table a part, with a piece a range; a map o
 
 import io
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -33,15 +35,16 @@ def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
 
 def by_range(frame: pl.DataFrame, high: str, bits: int) -> list[pl.DataFrame]:
     """The rows of each of 2^bits ranges of the column `high` of hashes, in their order."""
-    ranges = partition(frame[high], bits)
-    order = ranges.arg_sort()
-    counts = ranges.value_counts().sort(ranges.name)
-    sizes = dict(zip(counts[ranges.name].to_list(), counts["count"].to_list(), strict=True))
-    grouped, start, pieces = frame[order], 0, list[pl.DataFrame]()
-    for number in range(1 << bits):
-        pieces.append(grouped.slice(start, sizes.get(number, 0)))
-        start += sizes.get(number, 0)
-    return pieces
+    order, sizes = partition(frame[high], bits)
+    grouped, ends = frame[order], np.cumsum(sizes)
+    return [grouped.slice(int(end - size), int(size)) for end, size in zip(ends, sizes, strict=True)]
+
+
+def split(frame: pl.DataFrame, numbers: pl.Series, count: int) -> list[pl.DataFrame]:
+    """The rows of each of the numbers 0 to `count` - 1 that a series gives them, in their order."""
+    order = np.argsort(numbers.to_numpy(), kind="stable")
+    grouped, ends = frame[order], np.bincount(numbers.to_numpy(), minlength=count).cumsum().tolist()
+    return [grouped.slice(start, end - start) for start, end in pairwise([0, *ends])]
 
 
 def pieces_of(draft: Draft, names: Sequence[str], number: int) -> Iterator[pl.DataFrame]:

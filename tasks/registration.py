@@ -13,16 +13,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-import pyarrow.parquet as pq
 
 from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import read_table
 from tasks import ancestry, tracking
 from tasks.download_report import report_html as download_html
+from tasks.filter_plots import curve_svg
 from tasks.filter_report import report_html as filter_html
 from tasks.packaging import MODEL_FILES, write_model
 from tasks.scratch import scratch_folder
@@ -166,23 +164,19 @@ class Registration:
             "funnel.json": json.dumps(funnel, indent=2),
             "funnel.html": ancestry.html_page("Funnel", funnel, "Rows of each stage, and why they were dropped."),
             "funnel.png": plots.png(plots.funnel_figure(funnel_stages(inputs.values()))),
-            "filter.html": filter_html(inputs["filter"], self._queries()),
+            "filter.html": filter_html(inputs["filter"]),
             "download.html": download_html(inputs["download"], self.work.draft.store),
             "zero_shot.png": plots.png(plots.accuracy_figure(self.rows)),
             "metrics.json": json.dumps(self.metrics, indent=2, ensure_ascii=False),
             "metrics.jsonl": self._read("train", "metrics.jsonl"),
         }
+        if balance := inputs["filter"].facts.get("balance"):
+            files["balance.svg"] = curve_svg(balance["curve"])
         if curve:
             files["training_curves.png"] = plots.png(plots.curves_figure(curve))
         for stage, manifest in inputs.items():
             files[f"manifests/{stage}.json"] = manifest.model_dump_json(indent=2)
         return files | self._sampled_predictions()
-
-    def _queries(self) -> list[str]:
-        """The queries that the filter balanced over, where the list is still where it was."""
-        balance = self.work.inputs["filter"].config.get("balance")
-        path = Path(balance["queries"]) if balance else None
-        return pq.read_table(path, columns=["query"])["query"].to_pylist() if path and path.is_file() else []
 
     def _sampled_predictions(self) -> dict[str, str]:
         """A page per task with some of its predictions: the same ones for the same seed."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from protego import Protego
 
-_AGENT_LINE = re.compile(r"^[ \t]*user-?agent[ \t]*:[ \t]*([^#\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_AGENT_LINE = re.compile(r"^[ \t]*user[- ]?agent[ \t]*:[ \t]*([^#\r\n]*)", re.IGNORECASE | re.MULTILINE)
 MAX_WILDCARDS = 2_000
 """In one file: each is searched for in every url that is asked for, at some 3 microseconds."""
 
@@ -45,6 +45,6 @@ class RobotsFile:
 
         None where the file has a group for us: then the owner has said what he wants of us in particular.
         """
-        if ours.lower() in self.named:
+        if not self.named or ours.lower() in self.named:
             return ()
         return [agent for agent in agents if agent.lower() in self.named and not self.parser.can_fetch(url, agent)]

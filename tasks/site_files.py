@@ -1,14 +1,17 @@
 """The files in which a host says what robots may do: robots.txt and its like, asked for once each run.
 
-They are kept in a folder that the processes of a run share: who needs one locks its place, looks, and asks the host only
-where nobody has yet. Answers are kept, failures are not.
+They are kept in a folder that the processes of a run share: who needs one that is not there locks its place, looks again,
+and asks the host only where nobody has. Answers are kept, failures are not.
 """
 
 import fcntl
 import json
+import sqlite3
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,12 +41,20 @@ class SiteFiles:
 
     Args:
         wire: how to ask.
-        folder: where they are kept.
+        folder: where they are kept: one SQLite file, and empty ones to lock.
         timeout: seconds for one file, redirects included.
     """
 
     def __init__(self, wire: Wire, folder: Path, timeout: float):
         self._wire, self._folder, self._timeout = wire, folder, timeout
+        self._lock = threading.Lock()
+        place = folder / "site-files.sqlite"
+        self._kept = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._kept.close)
+        with self._alone("create"):  # SQLite itself does not wait here
+            self._kept.execute("PRAGMA journal_mode = WAL")
+            self._kept.execute("PRAGMA synchronous = OFF")  # it lasts as long as the run
+            self._kept.execute("CREATE TABLE IF NOT EXISTS files (url TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
 
     def get(self, origin: str, path: str, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> SiteFile:
         """A file of an origin such as https://example.org.
@@ -53,17 +64,31 @@ class SiteFiles:
 
         Raises: FetchError where there was no answer.
         """
-        place = self._folder / text_sha256(origin + path)[:32]
-        with place.open("a+", encoding="utf-8") as kept:
-            fcntl.flock(kept, fcntl.LOCK_EX)  # waits for one who asks, who has a deadline
-            kept.seek(0)
-            if (known := _read(kept.read())) and known.fetched_at + EXPIRY > time.time():
+        url = origin + path
+        if known := self._known(url):
+            return known
+        # One of 65,536 names: two addresses rarely wait for each other, and a million hosts make no million files.
+        with self._alone(text_sha256(url)[:4]):
+            if known := self._known(url):
                 return known
             with turn(), named_errors(self._timeout):
-                found = self._ask(origin + path)
-            kept.truncate(0)
-            kept.write(json.dumps(asdict(found)))
+                found = self._ask(url)
+            with self._lock:
+                self._kept.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (url, json.dumps(asdict(found))))
             return found
+
+    def _known(self, url: str) -> SiteFile | None:
+        with self._lock:
+            row = self._kept.execute("SELECT answer FROM files WHERE url = ?", (url,)).fetchone()
+        known = SiteFile(**json.loads(row[0])) if row else None
+        return known if known and known.fetched_at + EXPIRY > time.time() else None
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """Alone among all threads and processes; waits for one who asks a host, who has a deadline."""
+        with (self._folder / f"lock-{what}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _ask(self, first: str) -> SiteFile:
         url, deadline, now = first, time.monotonic() + self._timeout, time.time()
@@ -77,10 +102,3 @@ class SiteFiles:
                 body = b"".join(read_body(response, MAX_BYTES, cut=True))
                 return SiteFile(first, 200, body.decode("utf-8", "replace"), now)
         return SiteFile(first, 404, "", now)  # RFC 9309, 2.3.1.2: over five redirects count as if there were none
-
-
-def _read(text: str) -> SiteFile | None:
-    try:
-        return SiteFile(**json.loads(text))
-    except (ValueError, TypeError):  # nothing yet, or its writer was killed
-        return None

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +53,8 @@ class Context:
     flow_run_url: str | None = None
     run_config: Mapping[str, Any] = field(default_factory=dict)
     """The whole run's config, for the registry's records."""
+    pool: Executor | None = None
+    """Worker processes that several maps of a stage share (tasks.parts.shared_workers); None: each map starts its own."""
 
 
 @dataclass(frozen=True)

@@ -68,4 +68,4 @@ def _train(work: Work, folder: Path) -> Record:
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
-TRAIN = Stage(name="train", version=1, make=make, conserves=False)
+TRAIN = Stage(name="train", version=2, make=make, conserves=False)

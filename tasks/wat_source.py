@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from dataops.pages import PageBounds
+from dataops.candidates import PageBounds
 from dataops.warc import Damage
 from dataops.wat import page_rows, read_wat
 from tasks.archives import FilesSource

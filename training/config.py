@@ -93,7 +93,7 @@ class TrainConfig(StageConfig):
     model: str = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
     epochs: Annotated[int, Field(ge=1)] = 32
-    """Passes over the dataset; each sample is seen exactly once in each."""
+    """Passes over the dataset; each sample is seen once in each, or with its sampling_probability where it has one."""
     batch_size: Annotated[int, Field(ge=2)] = 1024
     """Pairs a step over all ranks, at most: an epoch is cut into the fewest such batches, equal to within one pair."""
     lr: Positive = 5e-4

@@ -12,17 +12,28 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
+import xxhash
 
 from dataops.errors import ConfigError, ContractError
-from training.config import TrainConfig
+from training.plan import Plan, Sampling
 from training.preprocess import decode_rgb, resize_shortest
-from training.randomness import permutation, uniforms
+from training.randomness import uniforms
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
+SAMPLED = b'"sampling_probability"'
+"""What stands in a sample's JSON where it may say how often the sample is to be seen; another's JSON is not looked into."""
+
+
+class _Row(msgspec.Struct):
+    """What the loader asks of a sample's JSON."""
+
+    sampling_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    uid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,8 @@ class Dataset:
     """The pairs of some shards, by index; the order is that of the shards and of the members in each.
 
     Args:
-        shards: tar files with members {key}.jpg|jpeg|png|webp and {key}.txt; other members are ignored.
+        shards: tar files with members {key}.jpg|jpeg|png|webp and {key}.txt. A {key}.json may say `sampling_probability`,
+            and the `uid` by which the pair is drawn (else its key is); other members are ignored.
         image_size: pictures are scaled so that their shorter side has this many pixels.
         cache_bytes: memory for scaled pictures; the first that are read are kept.
 
@@ -63,11 +75,12 @@ class Dataset:
     def __init__(self, shards: list[Path], image_size: int, cache_bytes: int):
         self.image_size = image_size
         self.skipped: list[Skipped] = []
-        """Samples without a picture or a caption; they have no index."""
+        """Samples without a picture or a caption, or with a probability that is none; they have no index."""
         self._shards = shards
         self._files: list[int] = []
         self._keys: list[str] = []
         self._spans = array("q")  # of each sample: shard, then offset and bytes of its picture and of its caption
+        self._probabilities, self._identities = array("d"), array("Q")
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = cache_bytes
         for number, shard in enumerate(shards):
@@ -83,6 +96,12 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How often each sample is to be seen; None where each is in every epoch."""
+        probabilities = np.array(self._probabilities)
+        return Sampling(probabilities, np.array(self._identities)) if (probabilities < 1).any() else None
 
     def close(self) -> None:
         """Close the shards."""
@@ -145,60 +164,22 @@ class Dataset:
         if end > shard.stat().st_size:
             raise tarfile.ReadError(f"a member ends at byte {end:,} of {shard.stat().st_size:,}")
         for key, spans in members.items():
-            if "picture" in spans and "txt" in spans:
-                self._keys.append(key)
-                self._spans.extend((number, *spans["picture"], *spans["txt"]))
-            else:
-                missing = " and ".join(kind for kind in ("picture", "txt") if kind not in spans)
+            if missing := " and ".join(kind for kind in ("picture", "txt") if kind not in spans):
                 self.skipped.append(Skipped(shard.name, key, f"no {missing} member"))
+                continue
+            try:
+                row = self._row(number, spans.get("json", (0, 0)))
+            except msgspec.MsgspecError as error:
+                self.skipped.append(Skipped(shard.name, key, f"json member: {error}"))
+                continue
+            self._keys.append(key)
+            self._spans.extend((number, *spans["picture"], *spans["txt"]))
+            self._probabilities.append(1.0 if row.sampling_probability is None else row.sampling_probability)
+            self._identities.append(xxhash.xxh3_64_intdigest((row.uid or key).encode("utf-8", "surrogateescape")))
 
-
-@dataclass(frozen=True)
-class Plan:
-    """Which samples each step sees.
-
-    An epoch is a permutation of all samples, cut into the fewest batches of at most `batch_size`, equal to within one
-    sample; a batch is cut among the ranks likewise. So each sample is seen exactly once in each epoch, no step has a
-    stump of a batch, and all ranks together see what one process would.
-    """
-
-    samples: int
-    config: TrainConfig
-    seed: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
-        return -(-self.samples // self.config.batch_size)
-
-    @property
-    def total_steps(self) -> int:
-        """Batches of all epochs."""
-        return self.steps_per_epoch * self.config.epochs
-
-    def samples_seen(self, step: int) -> int:
-        """Pairs in the first `step` steps, those that were skipped included."""
-        epochs, rest = divmod(step, self.steps_per_epoch)
-        return epochs * self.samples + _cut(self.samples, self.steps_per_epoch, rest)[0]
-
-    def batch(self, step: int, rank: int, ranks: int) -> tuple[int, np.ndarray]:
-        """Epoch (from 0) and sample indices of one rank's part of a step (from 1)."""
-        epoch, index = divmod(step - 1, self.steps_per_epoch)
-        order = _order(self.seed, epoch, self.samples)
-        begin, end = _cut(self.samples, self.steps_per_epoch, index)
-        part = _cut(end - begin, ranks, rank)
-        return epoch, order[begin + part[0] : begin + part[1]]
-
-
-# Two, because the loader reads ahead into the next epoch.
-_order = lru_cache(maxsize=2)(permutation)
-
-
-def _cut(count: int, parts: int, index: int) -> tuple[int, int]:
-    """Begin and end of one of `parts` runs of range(count), equal to within one."""
-    size, rest = divmod(count, parts)
-    begin = index * size + min(index, rest)
-    return begin, begin + size + (index < rest)
+    def _row(self, shard: int, span: tuple[int, int]) -> _Row:
+        data = self._read(shard, *span)
+        return msgspec.json.decode(data, type=_Row) if SAMPLED in data else _Row()
 
 
 def batches(dataset: Dataset, plan: Plan, first_step: int, rank: int, ranks: int) -> Iterator[Batch]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from dataops.digest import canonical_json
 from training import distributed
-from training.data import Batch, Plan
+from training.data import Batch
+from training.plan import Plan
 
 logger = logging.getLogger(__name__)
 

@@ -41,12 +41,13 @@ from training.checkpoint import (
     write_atomically,
 )
 from training.config import TrainConfig, load_model_config
-from training.data import Batch, Dataset, Plan, Skipped, batches
+from training.data import Batch, Dataset, Skipped, batches
 from training.job import Job, Stopped, is_done, read_job, sole_trainer
 from training.journal import Journal
 from training.loss import StepOutcome, contrastive_loss
 from training.model import CLIP
 from training.optim import MAX_LOGIT_SCALE, build_optimizer, learning_rate
+from training.plan import Plan
 from training.preprocess import Preprocess, normalize
 from training.process import follow_parent
 from training.tokenizer import Tokenizer, train_tokenizer
@@ -92,11 +93,11 @@ class _Training:
         model_config = load_model_config(config.model)
         self.preprocess = Preprocess(model_config.vision_cfg.image_size)
         self.dataset = Dataset(list(job.shards), self.preprocess.image_size, config.cache_bytes)
-        self.plan = Plan(len(self.dataset), config, job.seed)
-        smallest = len(self.dataset) // self.plan.steps_per_epoch
-        if smallest < 2 * distributed.world_size():
+        self.plan = Plan(len(self.dataset), config, job.seed, self.dataset.sampling)
+        if (smallest := self.plan.smallest_batch) < 2 * distributed.world_size():
+            remedy = "batch_size" if self.plan.sampling is None else "batch_size, or filter.balance.max_per_query"
             raise ConfigError(
-                f"{smallest} pairs a step are too few for {distributed.world_size()} ranks: raise batch_size"
+                f"{smallest} pairs a step are too few for {distributed.world_size()} ranks: raise {remedy}"
             )
         self.tokenizer = self._train_tokenizer(model_config.text_cfg.context_length)
 
@@ -121,10 +122,11 @@ class _Training:
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         self._resume()
         logger.info(
-            "%s: %.1f M parameters, %s pairs, %d tokens, %d steps of %d epochs from step %d, %s on %s x %d",
+            "%s: %.1f M parameters, %s pairs (%s an epoch), %d tokens, %d steps of %d epochs from step %d, %s on %s x %d",
             config.model,
             sum(parameter.numel() for parameter in self.model.parameters()) / 1e6,
             f"{len(self.dataset):,}",
+            f"{plan.total_samples // config.epochs:,}",
             self.tokenizer.vocab_size,
             plan.total_steps,
             config.epochs,

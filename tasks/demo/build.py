@@ -3,6 +3,7 @@
     <directory>/site/      what `tasks.demo.server` serves
     <directory>/archive/   demo-00000.warc.gz ...: the site's pages, as a crawler leaves them
     <directory>/suite/     evaluation sets
+    <directory>/queries.parquet  what captions may speak of
     <directory>/built.json fingerprint, counts, and the site's oddities by kind
 
 The bytes depend on seed, limit, `BUILD_VERSION` and the versions of the packages named in `PACKAGES`, and on nothing else.
@@ -28,10 +29,11 @@ from tasks.demo.draft import SiteDraft
 from tasks.demo.emoji_set import Emoji, load_emoji, split_held_out
 from tasks.demo.pages import BASE_URL, HOST
 from tasks.demo.pictures import digest, render_all
+from tasks.demo.queries import demo_queries
 from tasks.demo.site import ENDONYMS, build_site
 from tasks.demo.suite import build_suite
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 """Raise when the output changes."""
 WARC_FILES = 4
 PACKAGES = (
@@ -43,8 +45,11 @@ PACKAGES = (
     "pillow",
     "warcio",
     "scikit-learn",
+    "symspellpy",
+    "polars",
 )
 BUILT_FILE = "built.json"
+QUERY_FILE = "queries.parquet"
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +63,12 @@ class DemoWeb:
     archive: Path
     warcs: tuple[Path, ...]
     suite_root: Path
+    queries: Path
     base_url: str
     host: str
     counts: Mapping[str, int]
-    """emoji, published, held_out, distinct_pictures, pages, image_tags, picture_files, languages, suite/<task>."""
+    """emoji, published, held_out, distinct_pictures, pages, image_tags, picture_files, languages, queries,
+    suite/<task>."""
     facts: Mapping[str, int]
     """Kind of oddity to how often it occurs."""
     fact_urls: Mapping[str, tuple[str, ...]]
@@ -118,9 +125,12 @@ def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[
     draft = build_site(published, pictures, seed)
     draft.write(directory / "site")
     warcs = archive_site(directory / "site", [*sorted(draft.pages), "/robots.txt"], directory / "archive", WARC_FILES)
+    queries = demo_queries()
+    queries.write_parquet(directory / QUERY_FILE, compression="zstd")
     tasks = build_suite(published, held_out, pictures, directory / "suite", workers)
     counts = {"emoji": len(emojis), "published": len(published), "held_out": len(held_out)}
     counts |= {"distinct_pictures": len(set(digests.values())), **_site_counts(draft, published)}
+    counts["queries"] = queries.height
     counts |= {f"suite/{task}": number for task, number in tasks.items()}
     return {
         "counts": counts,
@@ -179,6 +189,7 @@ def _demo_web(directory: Path, built: Mapping[str, Any]) -> DemoWeb:
         archive=directory / "archive",
         warcs=tuple(directory / "archive" / name for name in built["warcs"]),
         suite_root=directory / "suite",
+        queries=directory / QUERY_FILE,
         base_url=BASE_URL,
         host=HOST,
         counts=built["counts"],

@@ -124,7 +124,7 @@ class Prefect:
         return self.post("flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
 
     def tasks_of(self, flow_run_id: str) -> dict[str, list[str]]:
-        """States of the task runs of each stage, oldest first."""
+        """States of the task runs of each stage, oldest first; they may be written down after the flow has ended."""
         query = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
         found: dict[str, list[str]] = {}
         for task in self.post("task_runs/filter", query):
@@ -254,8 +254,7 @@ def test_prefect_deploy_makes_the_same_of_the_project_file(prefect, deployed):
         "enforce_parameter_schema",
         "job_variables",
         "work_pool_name",
-        "version",
-    )
+    )  # not the version: Prefect's command calls it after the commit, where the checkout has an origin
     try:
         for name, expected in ours.items():
             theirs = prefect.get(f"deployments/name/{name}")
@@ -277,10 +276,8 @@ def test_a_dataset_that_lands_is_trained_on_evaluated_and_registered_in_one_run(
     (training,) = prefect.runs_of("train")
     run_id = prefect.get(f"flow_runs/{first}")["name"]
     assert {evaluation["name"], training["name"]} == {run_id}
-    assert prefect.tasks_of(training["id"]) == {
-        **{stage: ["Reused"] for stage in ("extract", "filter", "download", "curate", "pack")},
-        "train": ["Completed"],
-    }
+    reused = {stage: ["Reused"] for stage in ("extract", "filter", "download", "curate", "pack")}
+    await_(lambda: prefect.tasks_of(training["id"]) == {**reused, "train": ["Completed"]})
     shown = mill.json("show", run_id)
     assert shown["state"] == "completed"
     assert [(a["flow"], a["until"], a["flow_run_id"]) for a in shown["attempts"]] == [
@@ -314,7 +311,11 @@ def test_a_doubled_event_trains_nothing_twice_on_a_machine_that_sees_only_the_st
     finally:
         aside.rename(mill.web.archive)
     assert {(r["name"], r["state"]["name"]) for r in ends} == {(run["run_id"], "Completed")}
-    assert sorted(prefect.tasks_of(r["id"])["train"][0] for r in ends) == ["Completed", "Reused"]
+
+    def trained() -> list[str]:
+        return sorted(state for end in ends for state in prefect.tasks_of(end["id"]).get("train", []))
+
+    await_(lambda: trained() == ["Completed", "Reused"])
     assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == before
     assert len(prefect.runs_of("evaluate")) == 1, "a reused candidate is no news"
 
@@ -324,7 +325,7 @@ def test_a_schedule_that_fires_during_a_run_is_skipped(prefect, deployed):
     ends = await_(lambda: (s := sorted(map(prefect.state, both))) == ["Cancelled", "Completed"] and s)
     assert ends
     (done,) = [one for one in both if prefect.state(one) == "Completed"]
-    assert {s for states in prefect.tasks_of(done).values() for s in states} == {"Reused"}
+    await_(lambda: {s for states in prefect.tasks_of(done).values() for s in states} == {"Reused"})
     assert len(prefect.runs_of("train")) == 2, "nothing new landed, so nothing is trained"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -25,6 +26,7 @@ from dataops.errors import ConfigError, ServiceError
 from dataops.snapshot import Counts, Draft, Input, Manifest, content_digest
 from dataops.store import FolderStore
 from tasks import registration, stage, tracking
+from tasks.filter_summary import describe_balance
 from tasks.register import REGISTER, RegisterConfig, run_links
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
@@ -185,10 +187,13 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "curate": Counts(input=480, kept=400, dropped={"near_duplicate": 80}),
     }
     config = {"endpoint": "https://user:hunter2@example.org/x", "api_token": "hunter2", "min_words": 2}
+    seen = {"pairs": 500, "unmatched": 0, "kept": 500, "seen": 400, "unmatched_examples": []}
+    balance = describe_balance(["<script>", "kite"], np.array([400, 9]), np.array([90.5, 9.0]), [seen])
     manifests = {}
     for name, counts in pairs.items():
         part = Draft(store, name, f"{name:0<16}"[:16]).put_bytes("part-00000.parquet", name.encode())
-        manifests[name] = commit(store, name, [part], counts, config=config)
+        facts = {"balance": balance} if name == "filter" else {}
+        manifests[name] = commit(store, name, [part], counts, config=config, facts=facts)
     pack = Draft(store, "pack", "pack000000000000")
     shards = [pack.put_bytes(f"0000{i}.tar", bytes([i]) * 512, 200) for i in range(2)]
     manifests["pack"] = commit(store, "pack", shards, Counts(input=400, kept=400))
@@ -297,12 +302,14 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {"filter.html", "funnel.png", "training_curves.png", "zero_shot.png"}
+    wanted |= {"filter.html", "balance.svg", "funnel.png", "training_curves.png", "zero_shot.png"}
     wanted |= {f"manifests/{stage}.json" for stage in stages}
     assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
     for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
         with Image.open(folder / name) as image:
             assert image.width > 500
+    assert "&lt;script&gt;" in (folder / "filter.html").read_text()
+    assert (folder / "balance.svg").read_text().startswith("<svg ")
     page = (folder / "predictions/predictions-twemoji-seen.html").read_text()
     assert "<img" not in page
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 100
@@ -403,6 +410,7 @@ from dataops.errors import GateRefused
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks import stage
+from tasks.filter_summary import describe_balance
 from tasks.register import REGISTER, RegisterConfig
 
 store = FolderStore(Path(sys.argv[1]))

@@ -2,11 +2,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dataops.balance import effective_number, query_counts, query_probabilities, sampled
+from dataops.balance import (
+    effective_number,
+    expected_counts,
+    query_counts,
+    query_probabilities,
+    query_salts,
+    sampled,
+)
 from dataops.hashes import uid_halves
 from dataops.schema import uid
 
 PAIRS = 40_000
+QUERIES = ["the", "kite", "box kite", "unicorn"]
 
 
 def pairs(number: int = PAIRS) -> tuple[np.ndarray, pa.Array]:
@@ -20,7 +28,7 @@ def test_head_queries_are_sampled_down_and_tail_queries_kept():
     uids, matches = pairs()
     counts = query_counts(matches, 4)
     assert counts.tolist() == [39_600, 4000, 40, 0]
-    keep, chance = sampled(uids, matches, query_probabilities(counts, 1000), seed=0)
+    keep, chance = sampled(uids, matches, query_probabilities(counts, 1000), query_salts(QUERIES, 0))
     has = [np.array([number in m for m in matches.to_pylist()]) for number in range(3)]
     assert keep[has[2]].all()
     assert not keep[~has[0]].any()
@@ -36,14 +44,38 @@ def test_head_queries_are_sampled_down_and_tail_queries_kept():
 
 def test_the_choice_knows_no_order_and_the_seed_changes_it():
     uids, matches = pairs(2000)
-    chances = query_probabilities(query_counts(matches, 3), 50)
-    keep, _ = sampled(uids, matches, chances, seed=3)
+    chances = query_probabilities(query_counts(matches, 4), 50)
+    keep, _ = sampled(uids, matches, chances, query_salts(QUERIES, 3))
     order = np.random.default_rng(0).permutation(2000)
-    again, _ = sampled(uids[order], matches.take(pa.array(order)), chances, seed=3)
+    again, _ = sampled(uids[order], matches.take(pa.array(order)), chances, query_salts(QUERIES, 3))
     assert (again == keep[order]).all()
-    assert (sampled(uids, matches, chances, seed=4)[0] != keep).any()
-    part, _ = sampled(uids[500:600], matches[500:600], chances, seed=3)
+    assert (sampled(uids, matches, chances, query_salts(QUERIES, 4))[0] != keep).any()
+    part, _ = sampled(uids[500:600], matches[500:600], chances, query_salts(QUERIES, 3))
     assert (part == keep[500:600]).all()
+
+
+def test_a_query_that_is_added_changes_no_draw_of_another():
+    uids, matches = pairs(2000)
+    chances = query_probabilities(query_counts(matches, 4), 50)
+    keep, _ = sampled(uids, matches, chances, query_salts(QUERIES, 0))
+    shifted = pa.array([[number + 1 for number in found] for found in matches.to_pylist()], matches.type)
+    longer = query_salts(["aerial", *QUERIES], 0)
+    again, _ = sampled(uids, shifted, np.concatenate([[1.0], chances]), longer)
+    assert (again == keep).all()
+
+
+def test_expected_counts_are_those_of_many_draws():
+    uids, matches = pairs(5000)
+    chances = query_probabilities(query_counts(matches, 4), 200)
+    _, chance = sampled(uids, matches, chances, query_salts(QUERIES, 0))
+    expected = expected_counts(matches, 4, chance)
+    total = np.zeros(4)
+    for seed in range(200):
+        keep, _ = sampled(uids, matches, chances, query_salts(QUERIES, seed))
+        total += query_counts(matches.filter(pa.array(keep)), 4)
+    assert total / 200 == pytest.approx(expected, rel=0.02)
+    assert expected[2] == 5
+    assert (expected_counts(matches, 4, np.ones(5000)) == query_counts(matches, 4)).all()
 
 
 def test_effective_number():

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from dataops.filters import RuleConfig, asked_of, first_reason
+from dataops.filters import RuleConfig, asked_of, first_reason, host
 from dataops.personal import masked
 from dataops.schema import PAIRS
 
@@ -88,6 +88,11 @@ def test_every_rule_can_be_off():
         ("12 May 2021", "date_or_size"),
         ("800 x 600 px", "date_or_size"),
         ("2021-05-12 10:31", "date_or_size"),
+        ("3Sept.2021", "date_or_size"),
+        ("octopus", None),
+        ("St. Martin", None),
+        ("jungle 12", None),
+        ("mart", None),
         ("May flowers 2021", None),
         ("Second of March", None),
         ("A RED KITE", None),
@@ -150,6 +155,27 @@ def test_rules_that_are_asked_for(config: dict, row: dict, expected: str | None)
 def test_rules_that_cannot_be(config: dict, message: str):
     with pytest.raises(ValidationError, match=message):
         RuleConfig(**config)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://A.example/x", "a.example"),
+        ("https://a.example", "a.example"),
+        ("https://a.example?x=http://b.example/", "a.example"),
+        ("http://a.example:8080/x", "a.example"),
+        ("http://me:secret@a.example:80/x@b", "a.example"),
+        ("http://me@a.example/x", "a.example"),
+        ("http://a.example/x@b.example/", "a.example"),
+        ("http://[::1]:80/x", "[::1]"),
+        ("http:///x", ""),
+        ("ftp://a.example/", None),
+        (None, None),
+    ],
+)
+def test_the_host_of_an_address(url: str | None, expected: str | None):
+    frame = pl.DataFrame({"url": [url]}, schema={"url": pl.String})
+    assert frame.select(host(pl.col("url"))).item() == expected
 
 
 def test_what_is_masked():

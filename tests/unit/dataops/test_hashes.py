@@ -1,12 +1,13 @@
 """dataops.hashes against the reference implementation in C++ (mmh3) and plain integers."""
 
 import mmh3
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.hashes import hash128, hash128_folded, uid_halves
+from dataops.hashes import hash128, hash128_folded, hash128_joined, repeated, uid_halves
 from dataops.schema import uid
 
 MASK = (1 << 64) - 1
@@ -43,3 +44,20 @@ def test_what_is_no_uid_is_an_error(wrong: str | None):
 def test_folded_as_python_folds(texts: list[str]):
     expected = [mmh3.hash64(text.casefold().encode("utf-32-le"), 0, signed=False) for text in texts]
     assert [tuple(row) for row in hash128_folded(pa.array(texts, pa.string())).tolist()] == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*[st.none() | st.text(max_size=9)] * 2, st.none() | st.integers(0, 2**63 - 1)), max_size=6))
+def test_joined_columns_hash_as_one_text(rows: list[tuple]):
+    first, second, numbers = ([row[i] for row in rows] for i in range(3))
+    texts = ["\0".join("" if value is None else str(value) for value in row) for row in rows]
+    columns = [pa.array(first, pa.string()), pa.array(second, pa.large_string())]
+    found = hash128_joined(columns, pa.array(numbers, pa.int64()))
+    assert found.tolist() == hash128(pa.array(texts, pa.string())).tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2**64 - 1]), st.sampled_from([0, 16, 32, 2**63])), max_size=40))
+def test_repeated(rows: list[tuple[int, int]]):
+    high, low = (np.array([row[i] for row in rows], np.uint64) for i in range(2))
+    assert repeated(high, low).tolist() == [rows.count(row) > 1 for row in rows]

@@ -1,6 +1,7 @@
 import pytest
 
-from dataops.pages import PageBounds, page_pairs
+from dataops.candidates import PageBounds
+from dataops.pages import page_pairs
 
 PAGE = "http://h.example/p/"
 BOUNDS = PageBounds(caption=200, url=300)

@@ -9,7 +9,8 @@ READ = """
 import json, pathlib, sys
 from dataops.charsets import utf8_page
 from dataops.markup import BadPage
-from dataops.pages import PageBounds, page_pairs
+from dataops.candidates import PageBounds
+from dataops.pages import page_pairs
 from dataops.warc import read_pages
 
 found = []

@@ -1,6 +1,7 @@
 import pytest
 
-from dataops.pages import PageBounds, page_pairs
+from dataops.candidates import PageBounds
+from dataops.pages import page_pairs
 
 BOUNDS = PageBounds(caption=100, url=200)
 OPT_OUT = frozenset({"noai", "noimageai"})

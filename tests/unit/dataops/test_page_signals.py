@@ -1,7 +1,8 @@
 import pytest
 
+from dataops.candidates import PageBounds
 from dataops.page_signals import header_opt_outs
-from dataops.pages import PageBounds, PagePairs, page_pairs
+from dataops.pages import PagePairs, page_pairs
 
 PAGE = "http://h.example/p/"
 IMAGE = "<img src=a.jpg alt=a>"

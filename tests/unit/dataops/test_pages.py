@@ -6,10 +6,10 @@ from urllib.parse import urljoin
 
 import pytest
 
-from dataops.candidates import Candidate
+from dataops.candidates import MAX_IMAGES, Candidate, PageBounds
 from dataops.charsets import utf8_page
 from dataops.markup import MAX_ATTRIBUTES, BadPage
-from dataops.pages import MAX_IMAGES, PageBounds, page_pairs
+from dataops.pages import page_pairs
 
 PAGE = "http://site.example/shop/item"
 BOUNDS = PageBounds(caption=200, url=300)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dataops.candidates import PageBounds
 from dataops.errors import SourceError
-from dataops.pages import PageBounds
 from dataops.warc import Damage, read_pages
 from tasks.archives import read_page
 

@@ -76,7 +76,7 @@ def described(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
             return None
     if height is not None and width is None:
         return None
-    return SrcsetCandidate(url, width, density, height)
+    return url, width or 0, 1.0 if density is None else density, height
 
 
 PIECES = [
@@ -111,14 +111,14 @@ def test_as_by_the_book(pieces: list[str]):
 @pytest.mark.parametrize(
     ("text", "candidates"),
     [
-        ("a.jpg 300w, b.jpg 600w 400h", [("a.jpg", 300, None, None), ("b.jpg", 600, None, 400)]),
-        ("a.jpg,b.jpg 2x", [("a.jpg,b.jpg", None, 2.0, None)]),
-        ("a.jpg, b.jpg 2x", [("a.jpg", None, None, None), ("b.jpg", None, 2.0, None)]),
+        ("a.jpg 300w, b.jpg 600w 400h", [("a.jpg", 300, 1.0, None), ("b.jpg", 600, 1.0, 400)]),
+        ("a.jpg,b.jpg 2x", [("a.jpg,b.jpg", 0, 2.0, None)]),
+        ("a.jpg, b.jpg 2x", [("a.jpg", 0, 1.0, None), ("b.jpg", 0, 2.0, None)]),
         (
             "/w_200,h_100/a.jpg 1x,/w_400,h_200/a.jpg 2x",
-            [("/w_200,h_100/a.jpg", None, 1.0, None), ("/w_400,h_200/a.jpg", None, 2.0, None)],
+            [("/w_200,h_100/a.jpg", 0, 1.0, None), ("/w_400,h_200/a.jpg", 0, 2.0, None)],
         ),
-        ("a.jpg 1x 2x, b.jpg 3q, c.jpg", [("c.jpg", None, None, None)]),
+        ("a.jpg 1x 2x, b.jpg 3q, c.jpg", [("c.jpg", 0, 1.0, None)]),
         (" , ,", []),
     ],
 )

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.wat_files import json_record, page_value, plain_record, record, warcinfo, write_wat
+from dataops.candidates import MAX_IMAGES, PageBounds
 from dataops.errors import SourceError
-from dataops.pages import MAX_IMAGES, PageBounds
 from dataops.warc import Damage
 from dataops.wat import page_rows, read_wat
 from tests.slow_wat import slow_rows

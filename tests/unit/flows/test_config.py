@@ -1,6 +1,7 @@
 import tomllib
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from dataops.errors import ConfigError
@@ -146,6 +147,14 @@ def test_every_shipped_config_is_valid(path, write, tmp_path):
         file = tmp_path / {"pairs": "a.tsv"}.get(source["kind"], "a.warc.gz")
         file.touch()
         settings.append(f'source.paths=["{file}"]')
-    if path.name == "demo.toml":  # `pairmill demo` says where its site is
+    if path.name == "demo.toml":
+        pl.DataFrame({"query": ["kite"]}).write_parquet(tmp_path / "queries.parquet")
+        settings.append(f"filter.balance.queries={tmp_path}/queries.parquet")
+        # `pairmill demo` says where its site is
         settings.append('download.connect_to={"openmoji.pairmill.test" = "127.0.0.1:8123"}')
     assert load_config(path, [*settings, f"evaluate.data={tmp_path}/suite"]).name
+
+
+def test_a_list_of_queries_that_is_not_there_is_found_before_the_run(write, tmp_path):
+    with pytest.raises(ConfigError, match=r"filter\.balance\.queries: .*none\.parquet is no file .*queries build"):
+        load_config(write(), [f"filter.balance.queries={tmp_path}/none.parquet"])

@@ -18,6 +18,7 @@ from tasks import curate, pack
 from tasks.curate import CURATE, JUDGED, CurateConfig, judge_image, resolve
 from tasks.pack import PACK, PackConfig
 from tasks.stage import Context, Plan, make, plan
+from training.data import Dataset
 
 
 def serially(function, tasks, draft: Draft, context: Context) -> list[Record]:
@@ -204,6 +205,27 @@ def test_shards_hold_the_kept_pairs_with_their_own_bytes(tmp_path: Path) -> None
             assert members["jpg"] == pictures[row["uid"]]
             assert members["txt"].decode() == row["caption"]
             assert json.loads(members["json"]) == row
+
+
+def test_the_loader_draws_by_the_probabilities_that_balancing_wrote(tmp_path: Path) -> None:
+    chances, drawn = [0.0, 0.03, 0.5, 1.0, None], []
+    for shard_size in (2, 5):  # how the shards are cut must not show
+        folder = tmp_path / str(shard_size)
+        store = FolderStore(folder)
+        pairs = [pair(f"x{n}", f"caption {n}", jpeg(blocks(100 + n))) for n in range(5)]
+        pairs = [row | {"sampling_probability": chance} for row, chance in zip(pairs, chances, strict=True)]
+        raw, context = downloaded(store, pairs, 5), Context(store, folder)
+        curated = make(plan(CURATE, CurateConfig(), 0, [raw]), context)
+        packed = make(plan(PACK, PackConfig(shard_size=shard_size), 0, [curated, raw]), context)
+        tars = [folder / packed.path(part.name) for part in packed.named("", ".tar")]
+        dataset = Dataset(tars, 32, 0)
+        assert dataset.sampling is not None
+        assert dataset.sampling.probabilities.tolist() == pytest.approx([0, 0.03, 0.5, 1, 1])
+        assert len(tars) == -(-5 // shard_size)
+        drawn.append([dataset.sampling.drawn(0, epoch).tolist() for epoch in range(50)])
+        dataset.close()
+    assert drawn[0] == drawn[1]
+    assert 10 <= sum(epoch[2] for epoch in drawn[0]) <= 40
 
 
 def test_packing_is_deterministic_whatever_the_raw_shards_were(tmp_path: Path) -> None:

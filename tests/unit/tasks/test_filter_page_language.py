@@ -50,6 +50,25 @@ def test_alone_short_captions_are_misjudged_and_with_their_page_they_are_not(tmp
     assert kept(tmp_path / "together", language_page_weight=0.8) == set(PAGES["http://x.example/en"])
 
 
+@pytest.mark.parametrize(
+    "detector", [{}, {"language_mode": "fast"}, {"language_mode": "exact"}, {"language_detector": "fasttext"}]
+)
+@pytest.mark.parametrize("weight", [0.0, 0.8])
+def test_a_caption_in_a_script_of_no_candidate_is_no_ones_language(tmp_path, detector, weight):
+    """Not even with an English page around it."""
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    captions = ["a red apple on the table", "แอปเปิ้ลสีแดง", "the house with a garden and a dog", "123456789"]
+    rows = [{"uid": uid(f"{i}", c), "url": f"http://x.example/{i}", "caption": c} for i, c in enumerate(captions)]
+    draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
+    settings = FilterConfig(languages=["en"], language_candidates=["en", "de"], language_page_weight=weight, **detector)
+    for function in (judge, choose, write):
+        function(draft, Step(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
+    gone = read_table(draft.store, draft.path("dropped-00000.parquet")).to_pylist()
+    thai = next(row for row in gone if row["caption"] == captions[1])
+    assert (thai["drop_reason"], thai["language"], thai["language_score"]) == ("language", None, 0.0)
+    assert captions[0] in read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist()
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_blended_is_the_weighted_mean_of_what_is_known(weight):
     own = Detection(("a", "b"), ["a", "b", None], np.array([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]))

@@ -8,13 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, CorruptPart
 from dataops.schema import FILTERED, PACKED, PAIRS, uid
-from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts
+from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts, read_table
 from dataops.store import FolderStore
 from tasks import filter as filter_stage
-from tasks.filter import FILTER, range_bits
+from tasks import filter_steps as steps
+from tasks import part_file as pairs_file
+from tasks.filter import FILTER, range_bits, slices_of
 from tasks.filter_config import FilterConfig
+from tasks.filter_steps import Slice
 from tasks.stage import Context, check_conservation, make, plan
 
 SUBJECTS = ["kite", "dog", "cat", "tower", "river", "lamp"]
@@ -162,6 +165,10 @@ def test_balancing_samples_the_head_down_and_names_the_rest(tmp_path: Path):
     again = filtered(tmp_path / "again", rows, parts=3, balance=balance)
     assert again.content_digest == manifest.content_digest
     assert FILTER.outside(FilterConfig(balance=balance))[0].key == "queries.parquet"
+    assert {row["sampling_probability"] for row in kept(tmp_path / "offline", manifest)} == {None}
+    (tmp_path / "moved").mkdir()
+    moved = balance | {"queries": queries(tmp_path / "moved")}
+    assert filtered(tmp_path / "again", rows, balance=moved).key == manifest.key
     with pytest.raises(ConfigError, match="pairmill queries build"):
         FILTER.outside(FilterConfig(balance={"queries": "no/such.parquet"}))
 
@@ -176,7 +183,47 @@ def test_each_rule_is_counted_alone_too(tmp_path: Path):
     check_conservation("filter", manifest, [])
 
 
+def test_the_length_of_slices_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = some_pairs(700)
+    config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30, "languages": ["en"]}
+    config |= {"balance": {"queries": queries(tmp_path), "max_per_query": 40, "keep_unmatched": True}}
+    whole = filtered(tmp_path / "whole", rows, 2, **config)
+    monkeypatch.setattr(pairs_file, "ROW_GROUP", 100)
+    monkeypatch.setattr(steps, "SLICE_ROWS", 150)
+    sliced = filtered(tmp_path / "sliced", rows, 2, **config)
+    assert sliced.counts == whole.counts
+    assert sliced.facts | {"examples": {}} == whole.facts | {"examples": {}}
+    assert [part.name for part in sliced.parts] == [part.name for part in whole.parts]
+    for name in ("part-00000.parquet", "part-00001.parquet", "dropped-00000.parquet", "dropped-00001.parquet"):
+        one, other = (
+            read_table(FolderStore(tmp_path / at), m.path(name)) for at, m in (("whole", whole), ("sliced", sliced))
+        )
+        assert one.equals(other)
+
+
+def test_parts_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "SLICE_ROWS", 100)
+    found = slices_of([250, 100, 0, 1], FilterConfig())
+    assert [[(one.start, one.rows) for one in part] for part in found] == [
+        [(0, 100), (100, 100), (200, 50)],
+        [(0, 100)],
+        [(0, 0)],
+        [(0, 1)],
+    ]
+    assert [one.number for part in found for one in part] == list(range(6))
+    assert slices_of([250, 0], FilterConfig(language_page_weight=0.5)) == [(Slice(0, 0, 250),), (Slice(1, 0, 0),)]
+
+
+def test_a_part_that_is_none_is_named(tmp_path: Path):
+    pairs = snapshot(tmp_path, "extract", [some_pairs(20)])
+    path = tmp_path / pairs.path("part-00000.parquet")
+    path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 4))
+    with pytest.raises(CorruptPart, match="is no Parquet file"):
+        make(plan(FILTER, FilterConfig(), 0, [pairs]), Context(store=FolderStore(tmp_path), home=tmp_path, workers=1))
+
+
 def test_memory_decides_the_number_of_ranges():
     assert range_bits(0, 2, 1 << 30) == 0
     assert range_bits(1_000_000, 2, 1 << 30) == 0
-    assert [range_bits(20_000_000, 2, 1 << shift) for shift in (34, 33, 30)] == [1, 2, 5]
+    assert [range_bits(20_000_000, 2, 1 << shift) for shift in (30, 29, 28)] == [5, 6, 7]
+    assert range_bits(20_000_000, 1, 1 << 50) == 5, "ranges of a million rows, however much memory there is"

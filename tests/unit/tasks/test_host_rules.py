@@ -151,8 +151,8 @@ def test_what_cannot_be_had_or_robots_txt_forbids_is_no_file() -> None:
 
 
 def test_named_agents_are_read_from_lines_of_any_form() -> None:
-    text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\n# User-agent: not\nDisallow: /"
-    assert RobotsFile.parse(text).named == {"gptbot", "ccbot", "other"}
+    text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\nUser agent: Spaced\n# User-agent: not"
+    assert RobotsFile.parse(text).named == {"gptbot", "ccbot", "other", "spaced"}
 
 
 def test_a_file_that_would_cost_too_much_time_allows_nothing() -> None:

@@ -59,6 +59,16 @@ def shards(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
+def sampled_shards(shards: list[Path]) -> list[Path]:
+    """The same pairs; every second one is to be seen in about half of the epochs."""
+    for path, (first, count) in zip(shards, [(0, 13), (13, 12)], strict=True):
+        members = dict(pairs(first, count))
+        members |= {f"{number:06d}.json": b'{"sampling_probability":0.5}' for number in range(first, first + count, 2)}
+        write_shard(path, list(members.items()))
+    return shards
+
+
+@pytest.fixture
 def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
     """Writes JOB.json for a tiny model; keywords go into the `[train]` table."""
 

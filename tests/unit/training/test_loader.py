@@ -13,7 +13,8 @@ from PIL import Image
 
 from dataops.errors import ConfigError, ContractError
 from training.config import AugmentConfig, TrainConfig
-from training.data import Dataset, Plan, Skipped, batches
+from training.data import Dataset, Skipped, batches
+from training.plan import Plan
 from training.preprocess import Preprocess, decode_rgb
 from training.randomness import permutation, uniforms
 

@@ -1,0 +1,46 @@
+"""The demo's list of queries: frequent English words and telling pairs of them, as Google's books have them.
+
+PyPI `symspellpy`, which needs no other package, brings the counts: the 82,834 words and 242,342 pairs of Google Books
+Ngram that are English by SCOWL's word lists. So the demo balances over the very kind of list that `pairmill queries build`
+counts in Wikipedia, with nothing to fetch.
+"""
+
+import importlib.resources
+
+import polars as pl
+
+from dataops.query_building import (
+    BIGRAMS,
+    LEMMAS,
+    TITLES,
+    UNIGRAMS,
+    Thresholds,
+    choose,
+    frequent_words,
+    telling_bigrams,
+)
+
+THRESHOLDS = Thresholds(min_unigram=100_000, min_bigram=1_000_000, min_pmi=8.0)
+"""Of counts in five hundred billion words. They leave 'roller coaster' and 'police officer' and drop 'some customers'."""
+
+
+def demo_queries() -> pl.DataFrame:
+    """The list, with the columns dataops.query_building.QUERIES."""
+    unigrams = pl.DataFrame(_counts("frequency_dictionary_en_82_765.txt"), UNIGRAMS, orient="row")
+    words = frequent_words(unigrams, THRESHOLDS)
+    place = {word: row for row, word in enumerate(words["word"])}
+    pairs = [
+        (place[one], place[two], count)
+        for one, two, count in _counts("frequency_bigramdictionary_en_243_342.txt")
+        if one in place and two in place
+    ]
+    bigrams = pl.DataFrame(pairs, BIGRAMS, orient="row")
+    telling = telling_bigrams(bigrams, words, int(unigrams["count"].sum()), THRESHOLDS)
+    found = choose(words, telling, pl.DataFrame(schema=TITLES), pl.DataFrame(schema=LEMMAS), THRESHOLDS)
+    return found.with_columns(source=pl.lit("symspellpy"))
+
+
+def _counts(name: str) -> list[tuple]:
+    """Lines of words and how often they occur, as tuples."""
+    text = (importlib.resources.files("symspellpy") / name).read_text(encoding="utf-8-sig")
+    return [(*words, int(count)) for *words, count in (line.split() for line in text.splitlines())]

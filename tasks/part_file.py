@@ -1,0 +1,49 @@
+"""A part that is written in bounded memory, however many rows it has."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataops.snapshot import Draft, Part
+
+ROW_GROUP = 1 << 16
+
+
+class PartFile:
+    """A Parquet part being written to a local file, a row group at a time, with the fingerprint of its uids.
+
+    The bytes are those of the whole table written at once (dataops.snapshot.Draft.put_table).
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self.path, self.schema, self.rows = path, schema, 0
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting: list[pa.Table] = []
+        self._sums = np.zeros(4, dtype=object)  # Python's whole numbers: they do not overflow
+
+    def write(self, table: pa.Table, digests: np.ndarray) -> None:
+        """Add rows, and the numbers that their uids spell, in pieces of 32 bits (n, 4) from the highest on."""
+        self._waiting.append(table)
+        self.rows += table.num_rows
+        self._sums += digests.sum(axis=0, dtype=np.uint64).astype(object)
+        if sum(t.num_rows for t in self._waiting) >= ROW_GROUP:
+            waiting = pa.concat_tables(self._waiting)
+            whole = waiting.num_rows - waiting.num_rows % ROW_GROUP
+            self._writer.write_table(waiting.slice(0, whole).combine_chunks(), row_group_size=ROW_GROUP)
+            self._waiting = [waiting.slice(whole)]
+
+    def put(self, draft: Draft, name: str) -> Part:
+        """Put the part into the draft; there are no more rows."""
+        rest = pa.concat_tables([self.schema.empty_table(), *self._waiting]).combine_chunks()
+        if rest.num_rows or not self.rows:
+            self._writer.write_table(rest)
+        self.close()
+        a, b, c, d = (int(s) for s in self._sums)
+        total = ((a << 96) + (b << 64) + (c << 32) + d) % (1 << 128)
+        return draft.put_file(name, self.path, self.rows).model_copy(update={"uid_sum": f"{total:032x}"})
+
+    def close(self) -> None:
+        """Let go of the local file."""
+        self._writer.close()

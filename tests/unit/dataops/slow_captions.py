@@ -1,0 +1,95 @@
+"""The comparison of captions in plain Python: what the compiled code must equal."""
+
+import unicodedata
+
+import numpy as np
+from scipy import sparse
+
+UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def normal(text: str | None) -> str:
+    """The words in folded case, with a space before, between and after them."""
+    spaced = ""
+    for character in text or "":
+        letter = unicodedata.category(character)[0] in "LMN"
+        alone = letter and unicodedata.name(character, "").startswith(UNSPACED)
+        spaced += f" {character.casefold()} " if alone else character.casefold() if letter else " "
+    found = " ".join(word for word in spaced.split(" ") if word)
+    return f" {found} " if found else ""
+
+
+def shingles(text: str | None) -> set[str]:
+    form = normal(text)
+    return {form[i : i + 3] for i in range(len(form) - 2)}
+
+
+def jaccard(one: set[str], other: set[str]) -> float:
+    return len(one & other) / len(one | other) if one | other else 0.0
+
+
+def all_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], float]:
+    """The exact Jaccard similarity of every two texts (i < j) that have the threshold at least."""
+    sets = [shingles(text) for text in texts]
+    columns = {shingle: i for i, shingle in enumerate(sorted(set().union(*sets)))}
+    places = [(row, columns[shingle]) for row, found in enumerate(sets) for shingle in found]
+    rows, cols = zip(*places, strict=True)
+    holds = sparse.csr_array((np.ones(len(rows), np.int64), (rows, cols)), shape=(len(sets), len(columns)))
+    common = (holds @ holds.T).tocoo()
+    sizes = np.array([len(found) for found in sets])
+    similar = common.data / (sizes[common.row] + sizes[common.col] - common.data)
+    kept = (common.row < common.col) & (similar >= threshold)
+    pairs = zip(common.row[kept].tolist(), common.col[kept].tolist(), strict=True)
+    return dict(zip(pairs, similar[kept].tolist(), strict=True))
+
+
+def mixed(value: int) -> int:
+    value ^= value >> 33
+    value = value * 0xFF51AFD7ED558CCD & MASK64
+    value ^= value >> 33
+    value = value * 0xC4CEB9FE1A85EC53 & MASK64
+    return value ^ (value >> 33)
+
+
+def signature(text: str | None, hashes: int) -> list[int]:
+    numbers = [mixed(i * GOLDEN & MASK64) >> 32 for i in range(1, 2 * hashes + 1)]
+    bases = [mixed(ord(s[0]) << 42 | ord(s[1]) << 21 | ord(s[2])) >> 32 for s in shingles(text)]
+    functions = zip(numbers[:hashes], numbers[hashes:], strict=True)
+    return [
+        min([((factor | 1) * base + more) & MASK32 for base in bases], default=MASK32) for factor, more in functions
+    ]
+
+
+def bands(text: str | None, scope: int, number: int, rows: int) -> list[int]:
+    signed, found = signature(text, number * rows), []
+    for band in range(number):
+        hash_ = mixed((scope + (band + 1) * GOLDEN) & MASK64)
+        for value in signed[band * rows : (band + 1) * rows]:
+            hash_ = mixed(hash_ ^ value)
+        found.append(hash_)
+    return found
+
+
+def near_pairs(members: list[dict], threshold: float, most_leaders: int) -> set[tuple[int, int]]:
+    """(better, worse) of members with bucket, id, rank, origin, caption."""
+    found, leaders = set(), dict[int, list[dict]]()
+    for row in sorted(members, key=lambda r: (r["bucket"], r["rank"], r["origin"], r["id"])):
+        led = leaders.setdefault(row["bucket"], [])
+        own = shingles(row["caption"])
+        near = [one for one in led if jaccard(shingles(one["caption"]), own) >= threshold]
+        if near:
+            found.add((near[0]["id"], row["id"]))
+        elif len(led) < most_leaders:
+            led.append(row)
+    return found
+
+
+def leaving(pairs: set[tuple[int, int]], order: dict[int, tuple]) -> set[int]:
+    """Who leaves when rows are asked in their order: who has a better one that stays."""
+    gone = set[int]()
+    for one in sorted(order, key=lambda i: order[i]):
+        if any(worse == one and better not in gone for better, worse in pairs):
+            gone.add(one)
+    return gone

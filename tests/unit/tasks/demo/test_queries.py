@@ -1,0 +1,60 @@
+"""The demo's list of queries, on the names of the demo's emoji."""
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from dataops.balance import effective_number, expected_counts, query_counts, query_probabilities, query_salts, sampled
+from dataops.hashes import uid_halves
+from dataops.query_building import QUERIES
+from dataops.query_matching import compile_queries, match
+from dataops.schema import uid
+from tasks.demo.emoji_set import load_emoji
+from tasks.demo.queries import THRESHOLDS, demo_queries
+from tasks.queries import read_queries
+
+CONFIG = Path(__file__).resolve().parents[4] / "configs" / "demo.toml"
+
+
+@pytest.fixture(scope="module")
+def queries() -> pl.DataFrame:
+    return demo_queries()
+
+
+def test_it_has_words_and_telling_pairs_of_words(queries: pl.DataFrame):
+    assert queries.schema == pl.Schema(QUERIES)
+    rows = {row["query"]: row for row in queries.to_dicts()}
+    assert len(rows) == queries.height > 100_000
+    assert {"octopus", "skin tone", "roller coaster", "police officer"} < set(rows)
+    assert "some customers" not in rows
+    assert set(queries["source"]) == {"symspellpy"}
+    for row in queries.sample(1000, seed=0).to_dicts():
+        least = THRESHOLDS.min_unigram if row["kind"] == "unigram" else THRESHOLDS.min_bigram
+        assert row["count"] >= least
+        assert (row["score"] is None) == (row["kind"] == "unigram") or row["score"] >= THRESHOLDS.min_pmi
+
+
+def test_the_demos_balancing_leaves_nearly_all_pairs_in_each_epoch(queries: pl.DataFrame):
+    balance = tomllib.loads(CONFIG.read_text())["filter"]["balance"]
+    assert balance["mode"] == "online"
+    assert balance["keep_unmatched"]
+    captions = pa.array([text for one in load_emoji() for text in (one.name, *one.wordings)])
+    matches = match(captions, compile_queries(queries["query"].to_list()))
+    counts = query_counts(matches, queries.height)
+    salts = query_salts(queries["query"].to_list(), 0)
+    uids = uid_halves(pa.array([uid("http://a.example/", caption) for caption in captions.to_pylist()]))
+    _, chance = sampled(uids, matches, query_probabilities(counts, balance["max_per_query"]), salts)
+    matched = matches.value_lengths().to_numpy() > 0
+    assert matched.mean() > 0.95
+    assert np.where(matched, chance, 1).mean() > 0.95
+    after = expected_counts(matches, queries.height, np.where(matched, chance, 1))
+    assert effective_number(after) > 1.03 * effective_number(counts)
+
+
+def test_the_build_puts_it_beside_the_site(web, queries: pl.DataFrame):
+    assert read_queries(web.queries) == queries["query"].to_list()
+    assert web.counts["queries"] == queries.height
