@@ -12,7 +12,7 @@ fetched again when all shards are done, in rounds, as further shards (tasks/down
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -30,6 +30,9 @@ from tasks.slices import Slice
 from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
+
+OVERLAP = 2
+"""Shards at a time for each worker: while one waits for the last answers of slow hosts, another has the processor."""
 
 
 class DownloadConfig(PoliteConfig):
@@ -60,7 +63,7 @@ class DownloadConfig(PoliteConfig):
     timeout: float = Field(default=10.0, gt=0, le=600)
     """Seconds for one request as a whole, redirects included."""
     retries: int = Field(default=1, ge=0, le=10)
-    """More tries, at once, after a failure that another try may mend; a timeout waits for its round."""
+    """More tries, at once, after a failure that another try may mend."""
     retry: RetryConfig = RetryConfig()
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Of one picture, on the wire."""
@@ -120,7 +123,8 @@ def make(work: Work) -> Made:
     if reopened := draft.done(REOPENED):
         records, rows, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
 
-    with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
+    overlapping = replace(work.context, workers=OVERLAP * work.context.workers)
+    with scratch_folder("site-files") as folder, shared_workers(overlapping) as context:
 
         def fetch(cuts: list[Cut], number: int, again: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))

@@ -88,7 +88,7 @@ def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, st
 
     store = FolderStore(folder / "store")
     source, draft = filtered(store, urls, rows_a_part=len(urls)), Draft(store, "download", "polite")
-    config = DownloadConfig(**{"image_size": 48, "timeout": 2, "max_bytes": 300_000} | options)
+    config = DownloadConfig(**{"image_size": 48, "timeout": 2, "max_bytes": 300_000, "threads": 16} | options)
     fetch_shard.run(draft, Shard(0, slices.cut(source, len(urls))[0], config))
     kept, dropped, evidence = (
         read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
