@@ -41,45 +41,54 @@ NOTHING = 40
 """A language that is exp(-40) times as likely as the best has no probability."""
 DECIMALS = 4
 """Of the probabilities given out."""
+_WORST = np.iinfo(np.int32).max
+
+
+_LANES = 32
+"""Weights that are worked on together: whole vectors of a processor take a third of the time."""
 
 
 @lru_cache(maxsize=4)
-def _weights(columns: tuple[int, ...]) -> NDArray[np.uint16]:
-    """(N, C rounded up) -log(probability) * SCALE of some languages, 0 in the columns beyond C: whole vectors of a
-    processor take a third of the time.
+def _weights(columns: tuple[int, ...]) -> tuple[NDArray[np.uint16], NDArray[np.int64], int]:
+    """(N, W) -log(probability) * SCALE of some languages, in the order of their places (C,), 0 in the other columns; and
+    how many columns hold all that write the Latin script: they come first, and are all that most texts need.
     """
-    chances = load_model().chances[:, list(columns)]
-    weights = np.zeros((len(chances), -(-len(columns) // 32) * 32), np.uint16)
-    weights[:, : len(columns)] = np.rint(-np.log(chances + SMOOTHING) * SCALE).clip(0, 65_535)
-    return weights
+    model, (scripts, written) = load_model(), load_scripts()
+    latin = written[list(columns)] & scripts[ord("a")] != 0
+    narrow = -(-int(latin.sum()) // _LANES) * _LANES
+    places = np.where(latin, np.cumsum(latin) - 1, narrow + np.cumsum(~latin) - 1)
+    weights = np.zeros((len(model.chances), -(-int(places.max() + 1) // _LANES) * _LANES), np.uint16)
+    chances = model.chances[:, list(columns)]
+    weights[:, places] = np.rint(-np.log(chances + SMOOTHING) * SCALE).clip(0, 65_535)
+    return weights, places, narrow
 
 
 @compiled(nogil=True)
-def _score(text, starts, letters, upper, slots, rows, scripts, written, only, weights, shares, counts):
+def _score(text, starts, letters, upper, slots, rows, scripts, written, only, weights, places, narrow, shares, counts):
     """For each text its posterior (n, C), and how many n-grams it has that any language has (n,).
 
     Both stay 0 where no candidate writes a script of the text. With `only`, those that write none have no probability.
     """
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
-    sums, worst = np.empty(weights.shape[1], np.int32), np.iinfo(np.int32).max
+    sums, costs = np.empty(weights.shape[1], np.int32), np.empty(len(written), np.int32)
     for t in range(len(starts) - 1):
         one = text[starts[t] : starts[t + 1]]
-        own, best, writers = scripts_of(one, scripts), worst, False
+        own, best, writers = scripts_of(one, scripts), _WORST, False
         count = ngrams(one, letters, upper, slots, rows, buffer, found)
+        width = narrow if only and own == scripts[ord("a")] else len(sums)
         sums[:] = 0
         for i in range(count):
             row = weights[found[i]]
-            for language in range(len(sums)):
-                sums[language] += row[language]
+            for column in range(width):
+                sums[column] += row[column]
         for language in range(len(written)):
             writes = own == 0 or own & written[language] != 0
             writers |= writes
-            if only and not writes:
-                sums[language] = worst
-            best = min(best, sums[language])
+            costs[language] = sums[places[language]] if writes or not only else _WORST
+            best = min(best, costs[language])
         if count and writers:
             counts[t] = count
-            _softmax(sums[: len(written)], best, shares[t])
+            _softmax(costs, best, shares[t])
 
 
 @compiled()
@@ -187,6 +196,6 @@ def _posterior(
     scripts, written = load_scripts()
     _score(
         *(texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows),
-        *(scripts, written[list(columns)], only, _weights(columns), shares, counts),
+        *(scripts, written[list(columns)], only, *_weights(columns), shares, counts),
     )
     return shares, counts

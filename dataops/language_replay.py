@@ -20,6 +20,8 @@ TRIALS = 7
 LIMIT = 1000
 """Draws of a trial, at most."""
 CONVERGED = 0.99999
+CHECKED = 5
+"""Draws after which langdetect looks whether one language has won."""
 BASE_FREQUENCY = 10_000
 ALPHA, ALPHA_WIDTH = 0.5, 0.05
 
@@ -93,8 +95,8 @@ def _replay(text, starts, letters, upper, slots, rows, chances, chosen, stream, 
 
 @compiled()
 def _gathered(chances, found, languages):
-    """The rows `found` of the columns `languages`."""
-    gathered = np.empty((len(found), len(languages)))
+    """The rows `found` of the columns `languages`, and empty columns up to a whole number of vectors."""
+    gathered = np.zeros((len(found), (len(languages) + 7) // 8 * 8))
     for i in range(len(found)):
         for j in range(len(languages)):
             gathered[i, j] = chances[found[i], languages[j]]
@@ -121,6 +123,18 @@ def _trials(found, chances, languages, stream):
     return mean
 
 
+@compiled(inline="always")
+def _multiply(probabilities, weight, chances, found, drawn):
+    first, second, third = chances[found[drawn[0]]], chances[found[drawn[1]]], chances[found[drawn[2]]]
+    fourth, fifth = chances[found[drawn[3]]], chances[found[drawn[4]]]
+    for language in range(len(probabilities)):
+        product = probabilities[language] * (weight + first[language])
+        product *= weight + second[language]
+        product *= weight + third[language]
+        product *= weight + fourth[language]
+        probabilities[language] = product * (weight + fifth[language])
+
+
 @compiled()
 def _trial(found, chances, weight, stream, at, languages, probabilities):
     """One trial's probabilities, and the place in the stream after it."""
@@ -129,23 +143,27 @@ def _trial(found, chances, weight, stream, at, languages, probabilities):
     while (count << shift) < np.uint32(1 << 31):
         shift += np.uint32(1)
     probabilities[:languages] = 1.0 / languages
-    for i in range(LIMIT + 1):
-        drawn = stream[at] >> shift
-        at += 1
-        while drawn >= count:
-            drawn = stream[at] >> shift
+    drawn, wanted = np.zeros(CHECKED + 1, np.uint32), 1
+    for _ in range(0, LIMIT + 1, CHECKED):  # langdetect looks at its sums after the first draw, then after each fifth
+        got = 0
+        while got < wanted:  # without a branch that the processor would guess wrong every other time
+            drawn[got] = stream[at] >> shift
+            got += drawn[got] < count
             at += 1
-        row = chances[found[drawn]]
-        for language in range(len(probabilities)):
-            probabilities[language] *= weight + row[language]
-        if i % 5 == 0:
-            total = 0.0
-            for language in range(languages):
-                total += probabilities[language]
-            won = False
+        if wanted == 1:
+            row = chances[found[drawn[0]]]
             for language in range(len(probabilities)):
-                probabilities[language] /= total
-                won |= probabilities[language] > CONVERGED
-            if won:
-                break
+                probabilities[language] *= weight + row[language]
+        else:
+            _multiply(probabilities, weight, chances, found, drawn)
+        wanted = CHECKED
+        total = 0.0
+        for language in range(languages):
+            total += probabilities[language]
+        won = False
+        for language in range(len(probabilities)):
+            probabilities[language] /= total
+            won |= probabilities[language] > CONVERGED
+        if won:
+            break
     return at

@@ -231,4 +231,4 @@ def test_batches_do_not_show_and_long_texts_are_bounded():
         assert alone.labels == together.labels[i : i + 1]
         assert (alone.probabilities[0] == together.probabilities[i]).all()
     assert detect([]).labels == []
-    assert int(_weights(tuple(range(55))).max()) * 3 * 10_000 < 2**31
+    assert int(_weights(tuple(range(55)))[0].max()) * 3 * 10_000 < 2**31
