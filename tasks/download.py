@@ -63,7 +63,7 @@ class DownloadConfig(PoliteConfig):
     timeout: float = Field(default=10.0, gt=0, le=600)
     """Seconds for one request as a whole, redirects included."""
     retries: int = Field(default=1, ge=0, le=10)
-    """More tries, at once, after a failure that another try may mend."""
+    """More tries, at once, after a failure that another try may mend; a timeout waits for its round."""
     retry: RetryConfig = RetryConfig()
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Of one picture, on the wire."""
