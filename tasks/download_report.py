@@ -44,7 +44,7 @@ def report_html(manifest: Manifest, store: Store) -> str:
         _gallery("Some pictures that were kept", _chosen(rows, kept=True)),
         _gallery("Some that were not", _chosen(rows, kept=False)),
     ]
-    return page(f"Download {manifest.key}", sections)
+    return page(f"Download {manifest.key}", sections, pictures=True)
 
 
 def _rows(manifest: Manifest, store: Store) -> Iterable[dict[str, Any]]:

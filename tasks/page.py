@@ -5,9 +5,7 @@ from collections.abc import Iterable
 
 from dataops.escaping import visible
 
-POLICY = (
-    "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-)
+POLICY = "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
 """Were an escape ever missing, nothing would run or be fetched."""
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b2733; --soft: #5b6875; --line: #dfe4ea; --ground: #fff; --kept: #1f6feb;
@@ -31,10 +29,11 @@ q { color: var(--soft); }
 """
 
 
-def page(title: str, sections: Iterable[str]) -> str:
-    """A page of sections that are HTML already."""
+def page(title: str, sections: Iterable[str], *, pictures: bool = False) -> str:
+    """A page of sections that are HTML already, with `pictures` in data: addresses or without any."""
+    policy = POLICY.replace("'unsafe-inline'", "'unsafe-inline'; img-src data:") if pictures else POLICY
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f'<meta charset="utf-8">{POLICY}{view}<title>{text(title)}</title><style>{STYLE}</style>'
+    head = f'<meta charset="utf-8">{policy}{view}<title>{text(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(sections)}</body></html>\n'
 
 
