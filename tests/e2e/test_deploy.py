@@ -44,7 +44,7 @@ AUTOMATIONS = {
 CRON = ("--cron", "0 3 * * *", "--timezone", "Europe/Berlin", "--until", "pack")
 
 
-def await_(what: Callable[[], Any], seconds: float = 180) -> Any:
+def await_(what: Callable[[], Any], seconds: float = 400) -> Any:
     """The first true answer."""
     deadline = time.monotonic() + seconds
     while not (answer := what()):
