@@ -12,7 +12,7 @@ fetched again when all shards are done, in rounds, as further shards (tasks/down
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -30,9 +30,6 @@ from tasks.slices import Slice
 from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
-
-OVERLAP = 2
-"""Shards at a time for each worker: while one waits for the last answers of slow hosts, another has the processor."""
 
 
 class DownloadConfig(PoliteConfig):
@@ -123,8 +120,7 @@ def make(work: Work) -> Made:
     if reopened := draft.done(REOPENED):
         records, rows, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
 
-    overlapping = replace(work.context, workers=OVERLAP * work.context.workers)
-    with scratch_folder("site-files") as folder, shared_workers(overlapping) as context:
+    with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
 
         def fetch(cuts: list[Cut], number: int, again: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))
