@@ -23,7 +23,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dataops.errors import ConfigError, ServiceError
-from dataops.snapshot import Counts, Draft, Input, Manifest, content_digest
+from dataops.schema import DOWNLOADED, conform, dropped
+from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
 from tasks import registration, stage, tracking
 from tasks.filter_summary import describe_balance
@@ -172,6 +173,17 @@ METRICS = {
 }
 
 
+def download_parts(draft: Draft) -> list[Part]:
+    """A row that was fetched and one that was not, with hostile text."""
+    row = {"uid": "0" * 32, "url": "http://h.example/1.jpg", "caption": "<script>alert(2)</script>"}
+    lost = row | {"uid": "1" * 32, "error_message": "<img src=x onerror=alert(3)>", "drop_reason": "http_404"}
+    tables = {"part": (row, DOWNLOADED), "dropped": (lost, dropped(DOWNLOADED))}
+    return [
+        draft.put_table(f"{kind}-00000.parquet", conform(pa.Table.from_pylist([one]), schema, kind))
+        for kind, (one, schema) in tables.items()
+    ]
+
+
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """All seven snapshots below register, with a real model and hostile text."""
@@ -183,7 +195,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     pairs = {
         "extract": Counts(input=1000, kept=900, dropped={"not_http": 100}),
         "filter": Counts(input=900, kept=500, dropped={"language": 300, "too_short": 100}),
-        "download": Counts(input=500, kept=480, dropped={"failed_to_download": 20}),
+        "download": Counts(input=500, kept=480, dropped={"http_404": 20}),
         "curate": Counts(input=480, kept=400, dropped={"near_duplicate": 80}),
     }
     config = {"endpoint": "https://user:hunter2@example.org/x", "api_token": "hunter2", "min_words": 2}
@@ -191,9 +203,10 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     balance = describe_balance(["<script>", "kite"], np.array([400, 9]), np.array([90.5, 9.0]), [seen])
     manifests = {}
     for name, counts in pairs.items():
-        part = Draft(store, name, f"{name:0<16}"[:16]).put_bytes("part-00000.parquet", name.encode())
+        draft = Draft(store, name, f"{name:0<16}"[:16])
+        parts = [draft.put_bytes("part-00000.parquet", name.encode())] if name != "download" else download_parts(draft)
         facts = {"balance": balance} if name == "filter" else {}
-        manifests[name] = commit(store, name, [part], counts, config=config, facts=facts)
+        manifests[name] = commit(store, name, parts, counts, config=config, facts=facts)
     pack = Draft(store, "pack", "pack000000000000")
     shards = [pack.put_bytes(f"0000{i}.tar", bytes([i]) * 512, 200) for i in range(2)]
     manifests["pack"] = commit(store, "pack", shards, Counts(input=400, kept=400))
@@ -302,7 +315,7 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {"filter.html", "balance.svg", "funnel.png", "training_curves.png", "zero_shot.png"}
+    wanted |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
     wanted |= {f"manifests/{stage}.json" for stage in stages}
     assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
     for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
@@ -310,6 +323,8 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
             assert image.width > 500
     assert "&lt;script&gt;" in (folder / "filter.html").read_text()
     assert (folder / "balance.svg").read_text().startswith("<svg ")
+    assert "<img" not in (folder / "download.html").read_text()
+    assert "&lt;img src=x onerror=alert(3)&gt;" in (folder / "download.html").read_text()
     page = (folder / "predictions/predictions-twemoji-seen.html").read_text()
     assert "<img" not in page
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 100
