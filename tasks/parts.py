@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Tries of one task whose error says that trying again may help."""
+_LAST_WAIT = 10.0
+"""Seconds that workers, which have nothing left to do, are given to end."""
 
 
 class Task(Protocol):
@@ -65,7 +67,7 @@ def map_parts(
     if todo and context.pool:
         _run(context.pool, function, todo, draft, context, records, len(tasks), said or _line)
     elif todo:
-        with _workers(min(context.workers, len(todo))) as pool:
+        with worker_pool(min(context.workers, len(todo))) as pool:
             _run(pool, function, todo, draft, context, records, len(tasks), said or _line)
     return [records[task.id] for task in tasks]
 
@@ -76,13 +78,29 @@ def shared_workers(context: Context) -> Iterator[Context]:
 
     None is started before the first map needs it.
     """
-    with _workers(context.workers) as pool:
+    with worker_pool(context.workers) as pool:
         yield replace(context, pool=pool)
 
 
-def _workers(number: int) -> ProcessPoolExecutor:
+@contextmanager
+def worker_pool(number: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes, which are gone at the end of the `with`.
+
+    The executor's own end waits for them without limit, and may wait for ever: one that was killed while it looked for work
+    holds the lock under which the others look.
+    """
+    before = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(number, spawn, initializer=start_worker, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(number, spawn, initializer=start_worker, initargs=(os.getpid(),))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + _LAST_WAIT
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            if worker.is_alive():
+                worker.kill()
 
 
 def _run(
@@ -98,8 +116,10 @@ def _run(
     def submit(task: T) -> Future[Record]:
         return pool.submit(_call, function, draft.store.uri, draft.stage, draft.key, draft.fence, task)
 
-    running = {submit(task): (task, 1) for task in todo}
+    task, running = todo[0], dict[Future[Record], tuple[T, int]]()
     try:
+        for task in todo:
+            running[submit(task)] = (task, 1)
         while running:
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -112,14 +132,13 @@ def _run(
                     logger.warning("%s %s: try %d failed: %s", draft.stage, task.id, attempt, error)
                     time.sleep(attempt)
                     running[submit(task)] = (task, attempt + 1)
-                elif isinstance(error, BrokenProcessPool):
-                    msg = f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}"
-                    raise JobFailed(msg, exit_code=75) from error
                 else:
                     raise error
+    except BrokenProcessPool as error:  # also of a worker that died when it had nothing to do
+        msg = f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}"
+        raise JobFailed(msg, exit_code=75) from error
     finally:
-        for future in running:
-            future.cancel()
+        wait([future for future in running if not future.cancel()])  # what was begun is finished
 
 
 def _worth_another_try(error: BaseException) -> bool:

@@ -4,12 +4,9 @@ import bz2
 import gzip
 import html
 import io
-import multiprocessing
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +17,7 @@ import pyarrow as pa
 
 from dataops.errors import SourceError
 from dataops.query_building import BIGRAMS, UNIGRAMS, count_bigrams, count_unigrams, summed
-from tasks.parts import start_worker
+from tasks.parts import worker_pool
 
 BATCH_CHARS = 16_000_000
 """Characters of text that are counted at a time."""
@@ -62,8 +59,7 @@ def _counted(count: Callable[[pl.Series], pl.DataFrame], paths: Sequence[Path], 
     if len(first) < 2 or workers < 2:  # a worker takes longer to start than to count
         yield from (_count(count, batch) for source in (first, batches) for batch in source)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=start_worker, initargs=(os.getpid(),)) as pool:
+    with worker_pool(workers) as pool:
         running: deque[Any] = deque()
         for batch in (batch for source in (first, batches) for batch in source):
             running.append(pool.submit(_count, count, batch))
