@@ -1,9 +1,9 @@
 # `make demo` and `make test` do all their own set-up in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -q --dist loadfile
-# Modules are compiled as they are imported: to compile all that is installed takes longer.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+# Two files of tests at a time: most of them wait for servers.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test lint audit unit integration e2e clean
 
@@ -23,14 +23,13 @@ audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
-	$(PYTEST) -n 2 tests/unit
+	$(PYTEST) tests/unit
 
-# Three files of tests at a time on two cores: most of them wait for servers.
 integration: .venv/installed-dev
-	$(PYTEST) -n 3 tests/integration
+	$(PYTEST) tests/integration
 
 e2e: .venv/installed-dev
-	$(PYTEST) -n 3 tests/e2e
+	$(PYTEST) tests/e2e
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
