@@ -128,7 +128,8 @@ class Prefect:
         query = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
         found: dict[str, list[str]] = {}
         for task in self.post("task_runs/filter", query):
-            found.setdefault(task["name"].split()[0].split("/")[0], []).append(task["state"]["name"])
+            state = (task["state"] or {"name": "not written down yet"})["name"]
+            found.setdefault(task["name"].split()[0].split("/")[0], []).append(state)
         return found
 
 
