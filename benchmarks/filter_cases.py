@@ -21,9 +21,9 @@ DEDUPE_ROWS, DEDUPE_MEMORY = 1 << 18, 128 << 20
 """Addresses that are looked at together, and memory for what is chosen among."""
 MEMORY_LIMIT = 512 << 20
 """Of the stage; the default is 4 GiB."""
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
-_WORD = rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+"
+_WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 
 
 # rules: from Parquet to the rows that stay

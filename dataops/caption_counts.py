@@ -11,9 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.characters import ASSIGNED, next_code
+from dataops.characters import ASSIGNED, UNSPACED, next_code
 from dataops.compiled import compiled
-from dataops.filters import UNSPACED
 from dataops.hashes import text_buffers
 
 _WHITE, _ALONE, _LETTER, _DIGIT, _IN_PHONE, _GROWS, _SMALL, _CAPITAL = (1 << i for i in range(8))

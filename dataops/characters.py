@@ -13,7 +13,18 @@ from dataops.compiled import compiled
 GAP, LETTER, WORD = 0, 1, 2
 """Between words; part of a word; a word by itself, in scripts that set no spaces between words."""
 
-_UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts that set no spaces between words, as part of a regular expression's class: each letter counts as a word."""
+_UNSPACED_NAMES = (
+    "CJK UNIFIED",
+    "CJK COMPATIBILITY IDEOGRAPH",
+    "HIRAGANA",
+    "KATAKANA",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+)
 _CODES = 0x110000
 ASSIGNED = (range(0xD800), range(0xE000, 0x40000), range(0xE0000, 0xE1000))
 """Code points that may be a letter, mark or number: the planes between, and the last two, hold none."""
@@ -38,7 +49,7 @@ def characters() -> Characters:
         character = chr(code)
         if unicodedata.category(character)[0] not in "LMN":
             continue
-        kinds[code] = WORD if unicodedata.name(character, "").startswith(_UNSPACED) else LETTER
+        kinds[code] = WORD if unicodedata.name(character, "").startswith(_UNSPACED_NAMES) else LETTER
         folded = [ord(c) for c in character.casefold()]
         if len(folded) == 1:
             folds[code] = folded[0]

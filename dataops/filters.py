@@ -11,11 +11,11 @@ from typing import Literal
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
+from dataops.caption_counts import counted
+from dataops.characters import UNSPACED
 from dataops.config import StageConfig
 from dataops.personal import has_personal
 
-UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-"""Scripts that set no spaces between words: each letter counts as a word."""
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 _IMAGE_FILE = (
     r"(?i)^[^\s/\\]+(?:[ _-][^\s/\\]+){0,3}\.(?:jpe?g|jfif|png|gif|webp|bmp|tiff?|svg|avif|heic|psd|raw|cr2|nef)$"
@@ -238,8 +238,6 @@ def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None
         counts: what caption_counts.counted says of the captions, where it is known already.
     """
     if counts is None:
-        from dataops.caption_counts import counted  # which imports this module
-
         counts = counted(rows["caption"])
     return rows.with_columns(counts).select(rule.fill_null(value=False).alias(name) for name, rule in rules(config))
 

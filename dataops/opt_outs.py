@@ -33,16 +33,26 @@ def robots_tag(headers: Message, agent_token: str, disallowed: frozenset[str]) -
     Source: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, and `none`).
     """
     for value in headers.get_all("X-Robots-Tag", []):
-        applies = True
-        for item in value.lower().split(","):
-            agent, colon, directive = (part.strip() for part in item.partition(":"))
-            if not colon:
-                directive = agent
-            elif agent not in _VALUED:
-                applies = agent in (agent_token.lower(), "*")
+        for agent, directive in addressed_directives(value):
+            applies = agent in ("*", agent_token.lower())
             if applies and (directive in disallowed or (directive == "none" and "noindex" in disallowed)):
                 return directive
     return None
+
+
+def addressed_directives(value: str) -> Iterator[tuple[str, str]]:
+    """(agent, directive) of each item of an X-Robots-Tag header, in lower case.
+
+    `name:` before a directive says whom it and those after it address; before one, all are addressed ("*").
+    """
+    addressed = "*"
+    for item in value.lower().split(","):
+        agent, colon, directive = (part.strip() for part in item.partition(":"))
+        if not colon:
+            directive = agent
+        elif agent not in _VALUED:
+            addressed = agent
+        yield addressed, directive
 
 
 def tdm_reserved(headers: Message) -> bool:

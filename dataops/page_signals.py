@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
+from dataops.opt_outs import addressed_directives
 from dataops.urls import BadUrl, canonical_url
 
 Attributes = Mapping[str, str | None]
@@ -25,7 +26,6 @@ _LONGEST_LANGUAGE = 35  # RFC 5646, section 4.4.1
 _ROBOT_NAME = re.compile(r"(?:[a-z0-9._-]*bot(?:-[a-z]+)?|[a-z0-9_-]*crawler|slurp|teoma|google-extended|anthropic-ai)")
 _USUAL_NAME = 100  # characters; longer ones are not kept
 _MEANT = {"none": "noindex"}
-_WITH_VALUE = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
 _LICENSE = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|licences|publicdomain)/", re.IGNORECASE)
 # A link speaks for the thing that it stands in, not for the things beside that.
 _THINGS = frozenset(("figure", "li", "td", "article", "section", "aside", "blockquote", "dd"))
@@ -82,20 +82,15 @@ def header_opt_outs(fields: Iterable[tuple[str, str]]) -> set[str]:
         if name == TDM_RESERVATION:
             found |= _reserved(value)
         elif name == "x-robots-tag":
-            found |= _addressed_directives(value)
+            found |= _robots_tag(value)
     return found
 
 
-def _addressed_directives(value: str) -> set[str]:
-    """Those of an X-Robots-Tag header, where `name:` before a directive says whom it and those after it address."""
+def _robots_tag(value: str) -> set[str]:
+    """Those of an X-Robots-Tag header: on AI whomever they address, on indexing those that address all."""
     found: set[str] = set()
-    counted = AI_DIRECTIVES | INDEX_DIRECTIVES
-    for item in value.lower().split(","):
-        agent, colon, directive = (part.strip() for part in item.partition(":"))
-        if not colon:
-            directive = agent
-        elif agent not in _WITH_VALUE:
-            counted = AI_DIRECTIVES | (INDEX_DIRECTIVES if agent == "*" else frozenset())
+    for agent, directive in addressed_directives(value):
+        counted = AI_DIRECTIVES | INDEX_DIRECTIVES if agent == "*" else AI_DIRECTIVES
         found |= {_MEANT.get(directive, directive)} & counted
     return found
 

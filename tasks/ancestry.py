@@ -5,7 +5,6 @@ web is escaped for the page that it will stand on.
 """
 
 import hashlib
-import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from dataops.funnel import funnel_stages
 from dataops.schema import PACKED
 from dataops.secrets import HIDDEN, is_secret_name, redact, without_credentials
 from dataops.snapshot import Manifest
-from tasks.page import POLICY
+from tasks.page import page, text
 from tasks.tracking import NAME_LENGTH, PARAM_LENGTH
 
 DIGEST_LENGTH = 36
@@ -182,20 +181,12 @@ def html_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> 
     """A page with one table. Every value is escaped: captions and names come from the web."""
     rows = list(rows)
     names = list(rows[0]) if rows else []
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    head = "".join(f"<th>{text(name)}</th>" for name in names)
     body = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(_shown(row.get(name)))}</td>" for name in names) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{text(_shown(row.get(name)))}</td>" for name in names) + "</tr>" for row in rows
     )
-    style = (
-        "body{font:14px/1.45 system-ui,sans-serif;color:#1b2733;margin:1.2em}h1{font-size:1.2em}"
-        "table{border-collapse:collapse}td,th{padding:.25em .8em;border-bottom:1px solid #dfe4ea;text-align:left}"
-        "th{color:#5b6773;font-weight:600}td{max-width:28em;overflow-wrap:anywhere}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{POLICY}<title>{html.escape(title)}</title>'
-        f"<style>{style}</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(note)}</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
-    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    return page(title, [f"<h1>{text(title)}</h1>", f'<p class="note">{text(note)}</p>', table])
 
 
 def _shown(value: Any) -> str:

@@ -23,6 +23,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft, Input, Record, find
 from tasks import filter_near as near
 from tasks import filter_steps as steps
+from tasks import filter_write as last
 from tasks.filter_config import FilterConfig
 from tasks.filter_steps import NAME, Slice, Step
 from tasks.filter_summary import add_up, describe_balance
@@ -75,7 +76,7 @@ def _make(work: Work) -> Made:
         if config.near_captions is not None:
             run.drop_near_captions()
         if config.balance is not None:
-            run.over_parts(steps.count_queries)
+            run.over_parts(last.count_queries)
             run.sum_queries()
     records = run.write()
     parts, counts = gather(records)
@@ -121,7 +122,7 @@ class _Run:
 
     def _writes(self) -> list[Step]:
         named = zip(self.names, self.slices, strict=True)
-        return [self._step(steps.write, number, *part) for number, part in enumerate(named)]
+        return [self._step(last.write, number, *part) for number, part in enumerate(named)]
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the ranges of hashes; where there is one only, in this process, for another takes seconds to start."""
@@ -165,7 +166,7 @@ class _Run:
         for step in self._sliced(steps.judge):
             judged = self.draft.done(step.id)
             alone.update(judged.facts["alone"] if judged else {})
-        texts = (self.draft.store.read(self.draft.scratch(steps.description(n))) for n in range(len(self.names)))
+        texts = (self.draft.store.read(self.draft.scratch(last.description(n))) for n in range(len(self.names)))
         facts: dict[str, Any] = {**add_up(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = get_piece(self.draft, "query-counts.arrow", 0)["count"].to_numpy()

@@ -16,7 +16,7 @@ STEPS = (
     ("language", ("language",)),
     ("boilerplate", ("boilerplate",)),
     ("seen before", ("seen",)),
-    ("duplicates", ("duplicate_", "near_")),
+    ("duplicates", ("duplicate_",)),
     ("balance", ("no_query", "balanced")),
 )
 """The steps after the rules, in their order, and how their reasons begin."""

@@ -1,38 +1,30 @@
-"""The steps of the filter stage: what each does to one part, or to one range of hashes. tasks.filter puts them in order."""
+"""The steps of the filter stage that judge and choose: each looks at a slice of a part, or at a range of hashes.
 
-import json
-from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import closing
+tasks.filter puts them in order. Near-duplicate captions are in tasks.filter_near, balancing and writing in
+tasks.filter_write.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import polars as pl
-import pyarrow as pa
 
+from dataops.caption_counts import counted
 from dataops.duplicates import duplicates, keys
 from dataops.errors import CorruptPart
 from dataops.filters import asked_of, first_reason
-from dataops.personal import masked
-from dataops.schema import FILTERED, PAIRS, conform, dropped
-from dataops.snapshot import Counts, Draft, Record, read_table
+from dataops.hashes import hash128
+from dataops.query_matching import match
+from dataops.schema import PAIRS, conform
+from dataops.snapshot import Draft, Record, read_table
+from dataops.unsafe_words import unsafe_words
 from tasks.filter_config import FilterConfig
 from tasks.filter_language import told
-from tasks.filter_summary import balance_facts, describe, merged
-from tasks.part_file import PartFile
-from tasks.queries import read_queries
 from tasks.ranges import by_range, gathered, get_piece, put_pieces
-from tasks.scratch import scratch_folder
-
-if TYPE_CHECKING:
-    from dataops.query_matching import Queries
 
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
-
-
 SLICE_ROWS = 1 << 17
 """Of a part, that are looked at together: what bounds the memory of a worker. Whole row groups are read fastest."""
 
@@ -100,9 +92,7 @@ def run(draft: Draft, step: Step) -> Record:
 
 def judge(draft: Draft, step: Step) -> Record:
     """The verdict on each row of a slice that needs no other row, and the keys of those that pass, by range of url."""
-    from dataops.caption_counts import counted
-
-    rows = _pairs(draft, step)
+    rows = read_pairs(draft, step)
     counts = counted(rows["caption"])
     answers = asked_of(rows, step.config, counts)
     reasons = _then(first_reason(answers), rows, lambda left: _unsafe(left, step.config))
@@ -136,8 +126,6 @@ def count_captions(draft: Draft, step: Step) -> Record:
 
 def read_seen(draft: Draft, step: Step) -> Record:
     """The addresses of a part of an earlier dataset, by range."""
-    from dataops.hashes import hash128
-
     urls = read_table(draft.store, step.seen[step.number], ["url"])["url"].combine_chunks()
     high, low = hash128(urls).T
     frame = pl.DataFrame({"url_high": high, "url_low": low}).unique(maintain_order=True)
@@ -176,113 +164,6 @@ def choose_captions(draft: Draft, step: Step) -> Record:
     return Record(task=step.id)
 
 
-def count_queries(draft: Draft, step: Step) -> Record:
-    """How many of the captions of a slice that are still there each query is found in."""
-    from dataops.balance import query_counts
-    from dataops.query_matching import match
-
-    queries = _queries(step.config)
-    rows = _pairs(draft, step)
-    left = rows.filter(_reasons(draft, step).is_null())
-    counts = query_counts(match(_captions(left, step.config), queries), len(queries.texts))
-    put_pieces(draft, table("queries", step.number), [pl.DataFrame({"count": counts})])
-    return Record(task=step.id)
-
-
-def write(draft: Draft, step: Step) -> Record:
-    """The kept and the dropped part of a part that came in, a slice at a time."""
-    from dataops.hashes import uid_halves
-
-    by_reason, described, balanced = Counter[str](), list[Mapping[str, Any]](), list[dict[str, Any]]()
-    with (
-        scratch_folder(NAME) as folder,
-        closing(PartFile(folder / "part.parquet", FILTERED)) as kept,
-        closing(PartFile(folder / "dropped.parquet", dropped(FILTERED))) as gone,
-    ):
-        for slice_ in step.each():
-            stays, goes, said = _decided(draft, slice_)
-            balanced += said
-            for file, rows in ((kept, stays), (gone, goes)):
-                written = conform(rows.to_arrow(), file.schema, slice_.id)
-                file.write(written, uid_halves(written["uid"].combine_chunks()).astype(">u8").view(">u4"))
-            by_reason.update(goes["drop_reason"].to_list())
-            described.append(describe(stays, goes))
-        parts = [
-            kept.put(draft, f"part-{step.number:05d}.parquet"),
-            gone.put(draft, f"dropped-{step.number:05d}.parquet"),
-        ]
-    counts = Counts(input=kept.rows + gone.rows, kept=kept.rows, dropped=dict(sorted(by_reason.items())))
-    draft.store.put(draft.scratch(description(step.number)), json.dumps(merged(described)).encode())
-    return Record(task=step.id, parts=parts, counts=counts, facts={"balance": balanced})
-
-
-def description(part: int) -> str:
-    """Name of the scratch object that describes the rows of a part: too much to have those of all parts in memory."""
-    return f"described-{part:05d}.json"
-
-
-def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame, list[dict[str, Any]]]:
-    """The rows of a slice that stay, those that go, and what balancing says of them where it is asked."""
-    rows = _pairs(draft, step)
-    reasons = _reasons(draft, step)
-    verdicts = get_piece(draft, table("verdicts", step.number), 0)
-    rows = rows.with_columns(verdicts["language"], verdicts["language_score"])
-    facts: list[dict[str, Any]] = []
-    balanced = pl.DataFrame(schema={"query_ids": pl.List(pl.UInt32), "sampling_probability": pl.Float32})
-    balanced = balanced.clear(rows.height)  # as many rows of nulls
-    if step.config.balance is not None:
-        reasons, balanced, said = _balance(draft, step, rows, reasons)
-        facts.append(said)
-    if step.config.personal == "mask":
-        rows = rows.with_columns(masked(pl.col("caption")).alias("caption"))
-    whole = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
-    stays, goes = (
-        whole.filter(there) for there in (pl.col("drop_reason").is_null(), pl.col("drop_reason").is_not_null())
-    )
-    if step.config.balance is not None:
-        from dataops.balance import expected_counts
-
-        often = stays["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
-        left = expected_counts(stays["query_ids"].to_arrow(), len(_queries(step.config).texts), often)
-        put_pieces(draft, table("queries-left", step.number), [pl.DataFrame({"count": left})])
-    return stays, goes, facts
-
-
-def _balance(
-    draft: Draft, step: Step, rows: pl.DataFrame, reasons: pl.Series
-) -> tuple[pl.Series, pl.DataFrame, dict[str, Any]]:
-    """The reasons with those of balancing, the columns query_ids and sampling_probability, and what is said of them."""
-    from dataops.balance import query_probabilities, query_salts, sampled
-    from dataops.hashes import uid_halves
-    from dataops.query_matching import match
-
-    balance = step.config.balance
-    assert balance is not None
-    queries = _queries(step.config)
-    matches = match(_captions(rows, step.config), queries)
-    counts = get_piece(draft, "query-counts.arrow", 0)["count"].to_numpy()
-    chances = query_probabilities(counts, balance.max_per_query)
-    keep, chance = sampled(
-        uid_halves(rows["uid"].to_arrow()), matches, chances, query_salts(queries.texts, balance.seed)
-    )
-    unmatched = pl.Series(matches).list.len() == 0
-    why = pl.select(
-        pl.when(unmatched)
-        .then(pl.lit(None if balance.keep_unmatched else "no_query", pl.String))
-        .when(~pl.lit(pl.Series(keep)) & (balance.mode == "offline"))
-        .then(pl.lit("balanced"))
-    ).to_series()
-    often = pl.lit(None)  # what offline balancing keeps is to be seen in every epoch: no loader must sample it again
-    if balance.mode == "online":
-        often = pl.when(pl.lit(unmatched)).then(1.0).otherwise(pl.lit(pl.Series(chance)))
-    columns = pl.DataFrame({"query_ids": pl.Series(matches)}).with_columns(sampling_probability=often.cast(pl.Float32))
-    came = reasons.is_null()
-    facts = balance_facts(
-        rows["caption"].filter(came & unmatched), columns.filter(came & why.is_null()), int(came.sum())
-    )
-    return pl.select(pl.coalesce(reasons, why).alias("drop_reason")).to_series(), columns, facts
-
-
 def read_rows(draft: Draft, step: Step, columns: list[str] | None = None) -> pl.DataFrame:
     """The rows of the slice that a step looks at, as they came in. Raises: CorruptPart when the part is no Parquet file."""
     path = draft.store.local(step.part)
@@ -295,17 +176,12 @@ def read_rows(draft: Draft, step: Step, columns: list[str] | None = None) -> pl.
         raise CorruptPart(msg) from error
 
 
-def _pairs(draft: Draft, step: Step) -> pl.DataFrame:
+def read_pairs(draft: Draft, step: Step) -> pl.DataFrame:
+    """The same with exactly the columns of PAIRS. Raises: CorruptPart, SchemaError."""
     rows = read_rows(draft, step)
     if rows.schema == _PAIRS and not rows["uid"].null_count():
         return rows
     return cast(pl.DataFrame, pl.from_arrow(conform(rows.to_arrow(), PAIRS, step.part)))
-
-
-def _captions(rows: pl.DataFrame, config: FilterConfig) -> pa.Array:
-    """The captions as they are kept."""
-    caption = pl.col("caption")
-    return rows.select(masked(caption) if config.personal == "mask" else caption).to_series().to_arrow()
 
 
 def _then(reasons: pl.Series, rows: pl.DataFrame, ask: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
@@ -319,9 +195,6 @@ def _then(reasons: pl.Series, rows: pl.DataFrame, ask: Callable[[pl.DataFrame], 
 def _unsafe(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
     if not config.unsafe_languages:
         return pl.Series([None] * rows.height, dtype=pl.String)
-    from dataops.query_matching import match
-    from dataops.unsafe_words import unsafe_words
-
     found = pl.Series(match(rows["caption"].to_arrow(), unsafe_words(tuple(config.unsafe_languages))))
     return pl.select(pl.when(found.list.len() > 0).then(pl.lit("unsafe"))).to_series()
 
@@ -351,22 +224,10 @@ def kinds_of_gone(config: FilterConfig, *, near: bool = True) -> list[str]:
     return [*kinds, "gone-same", "gone-near"] if near and config.near_captions is not None else kinds
 
 
-def _reasons(draft: Draft, step: Step) -> pl.Series:
+def reasons_of(draft: Draft, step: Step) -> pl.Series:
     """Why each row of a slice goes, as far as it is known before balancing."""
     reasons = get_piece(draft, table("verdicts", step.number), 0)["drop_reason"]
     for kind in kinds_of_gone(step.config):
         gone = _gone(draft, step, kind)
         reasons = reasons.scatter(gone["row"], gone["drop_reason"])
     return reasons
-
-
-@lru_cache(maxsize=1)
-def _compiled_queries(path: str) -> "Queries":
-    from dataops.query_matching import compile_queries
-
-    return compile_queries(read_queries(Path(path)))
-
-
-def _queries(config: FilterConfig) -> "Queries":
-    assert config.balance is not None
-    return _compiled_queries(config.balance.queries)

@@ -10,14 +10,25 @@ MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-def normal(text: str | None) -> str:
-    """The words in folded case, with a space before, between and after them."""
-    spaced = ""
-    for character in text or "":
+def words(text: str) -> list[str]:
+    """Runs of letters, marks and digits in folded case; in scripts that set no spaces between words each is one."""
+    found, word = [], ""
+    for character in text:
         letter = unicodedata.category(character)[0] in "LMN"
         alone = letter and unicodedata.name(character, "").startswith(UNSPACED)
-        spaced += f" {character.casefold()} " if alone else character.casefold() if letter else " "
-    found = " ".join(word for word in spaced.split(" ") if word)
+        if word and (alone or not letter):
+            found.append(word)
+            word = ""
+        if alone:
+            found.append(character.casefold())
+        elif letter:
+            word += character.casefold()
+    return [*found, word] if word else found
+
+
+def normal(text: str | None) -> str:
+    """The words, with a space before, between and after them."""
+    found = " ".join(words(text or ""))
     return f" {found} " if found else ""
 
 

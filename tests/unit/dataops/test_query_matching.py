@@ -1,30 +1,12 @@
 """dataops.query_matching against plain dictionaries of words."""
 
-import unicodedata
-
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.query_matching import compile_queries, match
-
-UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-
-
-def words(text: str) -> list[str]:
-    found, word = [], ""
-    for character in text:
-        letter = unicodedata.category(character)[0] in "LMN"
-        alone = letter and unicodedata.name(character, "").startswith(UNSPACED)
-        if word and (alone or not letter):
-            found.append(word)
-            word = ""
-        if alone:
-            found.append(character.casefold())
-        elif letter:
-            word += character.casefold()
-    return [*found, word] if word else found
+from tests.unit.dataops.slow_captions import words
 
 
 def slowly(captions: list[str | None], queries: list[str]) -> list[list[int]]:

@@ -11,7 +11,8 @@ from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from tasks import filter_language
 from tasks.filter_config import FilterConfig
-from tasks.filter_steps import Step, choose, judge, write
+from tasks.filter_steps import Step, choose, judge
+from tasks.filter_write import write
 
 LANGUAGES = ["de", "en", "fr", "id", "it"]
 PAGES = {

@@ -1,17 +1,15 @@
 """How often each pair is seen, and that the draws hang on seed, epoch and uid alone."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xxhash
-from PIL import Image
 
 from dataops.digest import canonical_json
 from dataops.schema import uid
+from tests.unit.training.conftest import jpeg, write_shard
 from training.config import TrainConfig
 from training.data import Dataset, Skipped, batches
 from training.plan import Plan, Sampling
@@ -84,33 +82,18 @@ def test_an_epoch_may_draw_nothing():
     assert (plan.total_steps, plan.total_samples, plan.smallest_batch, plan.samples_seen(0)) == (0, 0, 0, 0)
 
 
-def jpeg() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (36, 36), "red").save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def write_shard(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
 def rows(probabilities: dict[str, object]) -> list[tuple[str, bytes]]:
     members = []
     for key, chance in probabilities.items():
         row = canonical_json({"key": key, "uid": uid(key, "x"), "sampling_probability": chance}).encode()
-        members += [(f"{key}.jpg", jpeg()), (f"{key}.txt", b"a thing"), (f"{key}.json", row)]
+        members += [(f"{key}.jpg", jpeg(0)), (f"{key}.txt", b"a thing"), (f"{key}.json", row)]
     return members
 
 
 def test_the_loader_reads_probabilities_from_the_shards(tmp_path: Path):
     said = {"a": 0.25, "b": None, "c": 1.0, "d": 1.5, "e": "often"}
-    foreign = [("f.jpg", jpeg()), ("f.txt", b"a thing"), ("f.json", b'{"similarity": NaN}')]
-    unnamed = [("g.jpg", jpeg()), ("g.txt", b"a thing"), ("g.json", b'{"sampling_probability": 0.5}')]
+    foreign = [("f.jpg", jpeg(0)), ("f.txt", b"a thing"), ("f.json", b'{"similarity": NaN}')]
+    unnamed = [("g.jpg", jpeg(0)), ("g.txt", b"a thing"), ("g.json", b'{"sampling_probability": 0.5}')]
     dataset = Dataset([write_shard(tmp_path / "0.tar", rows(said) + foreign + unnamed)], 32, 0)
     asked = dataset.sampling
     assert asked is not None
