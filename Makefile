@@ -1,6 +1,8 @@
 # `make demo` and `make test` do all their own set-up in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Hundreds of processes start in the tests: each would compile our modules again where this is set.
+unexport PYTHONDONTWRITEBYTECODE
 # Two files of tests at a time: most of them wait for servers.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt

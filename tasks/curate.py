@@ -10,7 +10,7 @@ Whatever is made by 1 and 2 is scratch. The result does not depend on the order 
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from dataops.schema import CURATED, conform, dropped
 from dataops.shards import read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
 from dataops.store import Store
-from tasks.parts import map_parts
+from tasks.parts import map_parts, shared_workers
 from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,11 @@ class RawShard:
 
 def make(work: Work) -> Made:
     """Judge, resolve, write."""
+    with shared_workers(work.context) as context:
+        return _make(replace(work, context=context))
+
+
+def _make(work: Work) -> Made:
     config: CurateConfig = work.config
     judged = map_parts(judge, _shards("judge", work.inputs["download"], config), work.draft, work.context)
     names = [work.draft.path(record.parts[0].name) for record in judged]

@@ -52,7 +52,7 @@ min_side = 32
 shard_size = 100
 [train]
 model = "{root}/tests/e2e/tiny-model.json"
-epochs = 12
+epochs = 6
 batch_size = 64
 lr = 1e-3
 vocab_size = 600

@@ -174,7 +174,7 @@ def deployed(mill: Mill, prefect: Prefect, hook: Hook, nightly: Path) -> Iterato
 def variant(mill: Mill, nightly: Path, name: str, epochs: int) -> Path:
     """Another config on the same store: its dataset is there, its training is not."""
     path = mill.folder / f"{name}.toml"
-    path.write_text(nightly.read_text().replace('"nightly"', f'"{name}"').replace("epochs = 12", f"epochs = {epochs}"))
+    path.write_text(nightly.read_text().replace('"nightly"', f'"{name}"').replace("epochs = 6", f"epochs = {epochs}"))
     return path
 
 

@@ -180,6 +180,7 @@ def test_a_later_crawl_costs_only_its_new_files(crawl: Path, tmp_path: Path):
     assert third.parts[1].sha256 == old["part-00001.parquet"].sha256
 
 
+@pytest.mark.usefixtures("inline")
 def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = tmp_path / "store"
     paths = [str(crawl / "*.warc.gz")]
