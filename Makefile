@@ -1,10 +1,11 @@
 # `make demo` and `make test` do all their own set-up in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# Hundreds of processes start in the tests: each would compile our modules again where this is set.
+# Modules are compiled when they are imported first, which spares all that never are; so it must be kept.
 unexport PYTHONDONTWRITEBYTECODE
-PYTEST := $(BIN)/python -m pytest -q --dist loadfile --durations=5
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+# Two files of tests at a time, by tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
 .PHONY: demo test lint audit unit integration e2e clean
 
@@ -24,14 +25,13 @@ audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
-	$(PYTEST) -n 2 tests/unit
+	$(PYTEST) tests/unit
 
-# Three files of tests at a time on two cores: for a third of the time they wait for servers.
 integration: .venv/installed-dev
-	$(PYTEST) -n 3 tests/integration
+	$(PYTEST) tests/integration
 
 e2e: .venv/installed-dev
-	$(PYTEST) -n 3 tests/e2e
+	$(PYTEST) tests/e2e
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

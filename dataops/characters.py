@@ -3,12 +3,14 @@
 import unicodedata
 from functools import lru_cache
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataops.compiled import compiled
+from dataops.kept_tables import kept
 
 GAP, LETTER, WORD = 0, 1, 2
 """Between words; part of a word; a word by itself, in scripts that set no spaces between words."""
@@ -42,7 +44,11 @@ class Characters(NamedTuple):
 
 @lru_cache(maxsize=1)
 def characters() -> Characters:
-    """The table of this Python's Unicode (0.2 s). Folding is `str.casefold`."""
+    """The table of this Python's Unicode. Folding is `str.casefold`."""
+    return Characters(**kept("characters", (Path(__file__),), lambda: _build()._asdict()))
+
+
+def _build() -> Characters:
     kinds, folds = np.zeros(_CODES, np.uint8), np.arange(_CODES, dtype=np.uint32)
     several: list[list[int]] = []
     for code in chain(*ASSIGNED):

@@ -9,12 +9,16 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataops import language_profiles
 from dataops.compiled import compiled
-from dataops.language_profiles import SPACE, normal_letters, read_profiles
+from dataops.kept_tables import Tables, kept
+from dataops.language_profiles import SPACE, normal_letters, profile_names, read_profiles
 
 MAX_CHARS = 10_000
 """Characters of a text that count."""
@@ -52,13 +56,18 @@ class Texts:
 
 @lru_cache(maxsize=1)
 def load_model() -> Model:
-    """Read langdetect's profiles (0.4 s)."""
-    languages, grams, chances = read_profiles()
+    """Read langdetect's profiles."""
+    sources = (Path(__file__), Path(language_profiles.__file__), version("langdetect"))
+    return Model(profile_names(), **kept("language-profiles", sources, _build_model))
+
+
+def _build_model() -> Tables:
+    _, grams, chances = read_profiles()
     letters = normal_letters()
     upper = np.zeros(len(letters), np.bool_)
     upper[[c for c in range(0x20000) if chr(c).isupper()]] = True  # Unicode has none above
     slots, rows = _hash_table(grams)
-    return Model(languages, letters, upper[letters], slots, rows, chances)
+    return {"letters": letters, "upper": upper[letters], "slots": slots, "rows": rows, "chances": chances}
 
 
 def encoded(texts: Sequence[str]) -> Texts:

@@ -7,11 +7,15 @@ in question for the languages that write one of the scripts of its letters, a te
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataops import language_ngrams, language_profiles
 from dataops.compiled import compiled
+from dataops.kept_tables import Tables, kept
 from dataops.language_ngrams import MAX_CHARS, Model, Texts, encoded, load_model, row_of
 from dataops.language_profiles import profile_names
 
@@ -24,6 +28,12 @@ OTHER = 1
 @lru_cache(maxsize=1)
 def load_scripts() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """The script of each character as one bit (0x110000,), 0 for what is no letter; and those of each language (L,)."""
+    files = (__file__, language_ngrams.__file__, language_profiles.__file__)
+    tables = kept("language-scripts", (*map(Path, files), version("langdetect")), _build_scripts)
+    return tables["scripts"], tables["written"]
+
+
+def _build_scripts() -> Tables:
     model = load_model()
     names: dict[str, list[int]] = {}
     for c in range(0x40000):  # above are no letters
@@ -38,7 +48,7 @@ def load_scripts() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         bit <<= bool(writers.any())
         scripts[characters] = bit if writers.any() else OTHER
         written[writers] |= np.uint32(bit)
-    return scripts, written
+    return {"scripts": scripts, "written": written}
 
 
 def _script(letter: str) -> str:

@@ -1,7 +1,9 @@
 """A small demo web, its site and the two real servers, once for all end-to-end tests; each test has its own store."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +127,17 @@ class Mill:
                 process.wait()
 
 
+def built_web(tmp_path_factory: pytest.TempPathFactory, directory: Path) -> DemoWeb:
+    """Built by the first of the processes that run tests; the others take links to its files."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / "web.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build_demo_web(base / "web", limit=240)
+    shutil.copytree(base / "web", directory, copy_function=os.link)
+    return build_demo_web(directory, limit=240)
+
+
 @pytest.fixture(scope="session")
 def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
     """Servers up, site served; all stopped at the end."""
@@ -134,7 +147,7 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
         os.environ.pop(name, None)
     os.environ["PAIRMILL_HOME"] = str(folder / "home")
     os.environ |= PLANTED
-    web = build_demo_web(folder / "web", limit=240)
+    web = built_web(tmp_path_factory, folder / "web")
     server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
     try:
         services.up()

@@ -159,7 +159,7 @@ def deployed(mill: Mill, prefect: Prefect, hook: Hook, nightly: Path) -> Iterato
     """The nightly config stands, and workers run it; both are gone afterwards."""
     prefect.client(BLOCK, f"http://127.0.0.1:{hook.server_address[1]}")
     answer = mill.json("deploy", nightly, *CRON, "--notify", "custom-webhook/hook")
-    mill.env["PREFECT_WORKER_QUERY_SECONDS"] = "0.5"
+    mill.env["PREFECT_WORKER_QUERY_SECONDS"] = "1"
     mill("up", "--worker")
     try:
         yield answer

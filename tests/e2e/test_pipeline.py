@@ -153,13 +153,6 @@ def test_killed_in_download_and_in_train_then_rerun_ends_the_same(mill, undistur
     assert "Traceback" not in log
 
 
-def test_two_empty_stores_give_one_dataset_digest(mill, undisturbed):
-    config = mill.config("other")
-    result = mill.json("run", config, "--until", "pack", "--set", "execution.workers=1")
-    shown = stages(mill.json("show", result["run_id"]))
-    assert shown["pack"]["content_digest"] == stages(undisturbed)["pack"]["content_digest"]
-
-
 def test_a_refused_model_exits_5_and_gets_no_champion(mill, undisturbed):
     config = mill.folder / "undisturbed.toml"
     floor = 'register.floors={"twemoji-seen/top1" = 0.99}'

@@ -2,14 +2,17 @@
 
 import pytest
 
+from benchmarks.chaos_ground import Ground
 from tests.e2e.conftest import Mill
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def test_retry_of_one_class(mill: Mill) -> None:
-    config = mill.config("retry")
-    first = mill.json("run", config, "--until", "pack")
+    ground = Ground(mill.folder / "retry", mill.folder / "home", mill.env, mill.web, mill.site)
+    ground.folder.mkdir()
+    config = ground.config(ground.folder / "store")
+    first = mill.json("run", config, "--until", "pack", "--set", "register.model_name=retried")
     before = {stage["stage"]: stage for stage in mill.json("show", first["run_id"])["stages"]}
     assert before["download"]["counts"]["dropped"]["http_404"] > 0
 

@@ -61,10 +61,15 @@ def digests(result: dict[str, Any]) -> dict[str, str]:
 
 
 def race(racers: list[Mill], store: Store, last: str, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
-    """Run the same config on every machine at once; what each run printed. One that ends with 75 is run again."""
+    """Run the same config on every machine at once, with 1, 2, ... workers; what each run printed.
+
+    One that ends with 75 is run again.
+    """
 
     def run(racer: Mill, results: dict[str, Any]) -> None:
-        command = racer.command("run", racer.config("raced", store=store.uri), "--until", last, "--json")
+        workers = f"execution.workers={1 + racers.index(racer)}"
+        config = racer.config("raced", store=store.uri)
+        command = racer.command("run", config, "--until", last, "--set", workers, "--json")
         with (racer.folder / "log").open("wb") as log:
             done = subprocess.run(
                 command, cwd=racer.folder, env=racer.env, stdout=subprocess.PIPE, stderr=log, timeout=500

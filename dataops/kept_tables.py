@@ -1,0 +1,59 @@
+"""Arrays that take most of a second to build, and depend on nothing but this Python and what is installed: kept on disk.
+
+Every worker process needs them, and a short run is mostly the starting of processes. What is kept lies under
+`PAIRMILL_HOME/tables`; where nothing can be written there, or what was is damaged, they are built.
+"""
+
+import hashlib
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataops.home import home
+
+Tables = dict[str, NDArray]
+
+
+def kept(name: str, sources: tuple[Path | str, ...], build: Callable[[], Tables]) -> Tables:
+    """The arrays that `build` makes, of an earlier process where there was one.
+
+    Args:
+        sources: files of code that decide them, and versions of what else does. This Python's is one without saying.
+    """
+    identity = hashlib.sha256(platform.python_version().encode())
+    for source in sources:
+        identity.update(source.read_bytes() if isinstance(source, Path) else source.encode())
+    folder = home() / "tables" / f"{name}-{identity.hexdigest()[:16]}"
+    with suppress(OSError, ValueError, EOFError):
+        return {path.stem: np.load(path, allow_pickle=False) for path in _whole(folder)}
+    tables = build()
+    with suppress(OSError):
+        _keep(tables, folder)
+    return tables
+
+
+def _whole(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.npy"))
+    if not paths:
+        raise FileNotFoundError(folder)
+    return paths
+
+
+def _keep(tables: Mapping[str, NDArray], folder: Path) -> None:
+    """All of them or none: another process may be at it too."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, table in tables.items():
+            np.save(temporary / f"{name}.npy", table, allow_pickle=False)
+        if folder.exists():  # damaged
+            shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
