@@ -145,11 +145,12 @@ class Detection:
 
 
 def detect(
-    texts: Sequence[str], candidates: Sequence[str] | None = None, mode: Mode = "fast", seed: int = 0
+    texts: Sequence[str] | Texts, candidates: Sequence[str] | None = None, mode: Mode = "fast", seed: int = 0
 ) -> Detection:
     """Detect the language of each text.
 
     Args:
+        texts: as they are, or what language_ngrams.encoded or language_ngrams.shown made of them.
         candidates: names of profiles to tell apart; None is all. Fewer make short texts safer.
         mode: `exact` is langdetect's answer, `fast` nearly always is, at twice the speed, `script` is more often right.
             They differ on a text in a script that no candidate writes (Thai among English and German): `exact` has
@@ -165,10 +166,11 @@ def detect(
         msg = f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(model.languages)}"
         raise ValueError(msg)
     columns = tuple(model.languages.index(name) for name in names)
+    ready = texts if isinstance(texts, Texts) else encoded(texts)
     if mode == "exact":
-        shares, counts = replay(model, encoded(texts), columns, seed)
+        shares, counts = replay(model, ready, columns, seed)
     else:
-        shares, counts = _cascade(model, encoded(texts), columns, seed, only=mode == "script")
+        shares, counts = _cascade(model, ready, columns, seed, only=mode == "script")
     probabilities = np.round(shares, DECIMALS)
     labels = [names[i] if n else None for i, n in zip(shares.argmax(axis=1).tolist(), counts.tolist(), strict=True)]
     return Detection(names, labels, probabilities)
