@@ -37,6 +37,8 @@ KEYS = {
 }
 """What the choice is made by: 128-bit hashes of url and of the caption in any case, the uid; the rank of the caption's
 source, its words, whether it is in capitals only, and a hash of where the row was found."""
+KEYED = ["uid", "url", "caption", "caption_source", "page_url", "source", "source_offset"]
+"""The columns of `pairs` that KEYS are made of."""
 KEY_BYTES = 62
 """Of one row of KEYS."""
 
