@@ -5,8 +5,8 @@
 `health`: per core, JPEGs as a raw shard has them through all checks and the hash; the peer decodes with PIL, takes the
 contrast with ImageStat, the pixels' sha256 and imagehash's phash. `health, hash alone`: the peer only decodes and hashes,
 ours does what it did before. The pictures are openclipart-png's (Debian) where they are installed, else crops of
-photographs. Hashes must agree but for two things: imagehash tells coefficients that are zero in theory (of symmetric drawings)
-by the noise of their sums, which ours rounds away, and Pillow 13 rounds otherwise in the resampling of tall pictures.
+photographs. Hashes must agree but for two things: imagehash tells coefficients that are zero in theory (of symmetric
+drawings) by the noise of their sums, which ours rounds away, and Pillow 13 rounds tall pictures otherwise as it resamples.
 `near-duplicates`: a million hashes, of which a tenth were made near others, within 6 bits, on one core. imagededup's brute
 force in Cython is asked for some of them only, since all would take days; on a smaller set both answer for all, and the
 clusters are compared. `overlap`: see benchmarks/curate_overlap.py.
@@ -81,10 +81,9 @@ def health(pictures: Sequence[bytes], times: int, say: Callable[[str], Any]) -> 
     again, alone, _, _ = in_turn(lambda: judge_all(pictures), lambda: hash_all(pictures), times, time.process_time)
     differ = [n for n, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b]
     apart = [(int(mine[n][:16], 16) ^ rounded_hash(pictures[n])).bit_count() for n in differ]
-    say(
-        f"health: {len(pictures):,} pictures, {len(differ)} of other hashes, {max(apart, default=0)} bits apart when rounded"
-    )
-    equal = max(apart, default=0) <= 2 and all(mine[n][16:] == theirs[n][16:] for n in differ)
+    most = max(apart, default=0)
+    say(f"health: {len(pictures):,} pictures, {len(differ)} of other hashes, {most} bits apart when rounded")
+    equal = most <= 2 and all(mine[n][16:] == theirs[n][16:] for n in differ)
     rows = [
         Row("health", len(pictures) / ours, len(pictures) / peer, "PIL + imagehash", "images/s a core", 3),
         Row("health, hash alone", len(pictures) / again, len(pictures) / alone, "PIL + imagehash", "images/s a core"),

@@ -48,7 +48,7 @@ def look(pixels: Pixels) -> Look:
     first, second = (total / (height * width) for total in _measure(pixels, luminance))
     _cells(pixels.reshape(height, -1), cells)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
-    digest.update(memoryview(pixels))
+    digest.update(pixels.data)
     small = resized(luminance, MATRIX_SIDE)
     return Look(
         pixels=digest.digest(),
