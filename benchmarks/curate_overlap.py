@@ -1,6 +1,5 @@
 """How surely changed copies of evaluation pictures are found, against one hash a picture, as imagededup compares them."""
 
-import hashlib
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from benchmarks.measure import Row
 from dataops.image_look import look
 from dataops.near_duplicates import bits_apart
-from dataops.picture_overlap import plane, variant_hashes
+from dataops.picture_overlap import known
 from tasks.curate_config import OverlapConfig
 from tasks.curate_judge import JUDGED
 from tasks.curate_overlap import find_matches
@@ -71,12 +70,9 @@ def indexed(pictures: Sequence[Image.Image]) -> pa.Table:
     """An evaluation set, as the stage reads it; a picture's member is its number."""
     rows = []
     for number, picture in enumerate(pictures):
-        small = plane(np.asarray(picture.convert("RGB")))
-        hashes = variant_hashes(small).astype("<u8").tobytes()
-        digest = hashlib.sha256(small.tobytes()).hexdigest()
-        rows.append(
-            {"evaluation_set": "", "member": str(number), "sha256": digest, "plane": small.tobytes(), "hashes": hashes}
-        )
+        plane, hashes = known(np.asarray(picture.convert("RGB")))
+        row = {"evaluation_set": "", "member": str(number), "sha256": f"evaluation {number}"}
+        rows.append({**row, "plane": plane.tobytes(), "hashes": hashes.astype("<u8").tobytes()})
     return pa.Table.from_pylist(rows)
 
 

@@ -42,6 +42,7 @@ class Look:
 
 def look(pixels: Pixels) -> Look:
     """Look at a picture."""
+    pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
     luminance = np.empty((height, width), np.uint8)
     cells = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
