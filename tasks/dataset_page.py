@@ -195,4 +195,5 @@ def _first(counted: Mapping[str, int], shown: int = 8) -> str:
 
 def _marked(sentence: str) -> str:
     """Escaped, but for the back quotes of our own."""
-    return "`".join(piece if odd % 2 else markdown(piece) for odd, piece in enumerate(sentence.split("`")))
+    pieces = sentence.split("`")
+    return "`".join(piece if odd % 2 else " ".join(map(markdown, piece.split(" "))) for odd, piece in enumerate(pieces))

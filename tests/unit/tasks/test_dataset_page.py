@@ -64,6 +64,7 @@ def test_markdown_tells_the_same_in_short(tmp_path: Path) -> None:
     assert r"| filter | 30 | 23 | too\_short 7 |" in said
     assert "| pack | 17 | 17 | - |" in said
     assert "- Source crawls: CC-MAIN-2024-10 17" in said
+    assert "the column `license` has its address" in said
     assert "{00000..00002}.tar" in said
     assert f"sha256:{made['pack'].content_digest}" in said
 
