@@ -2,11 +2,11 @@
 
     python -m benchmarks.curate_pack [--quick] [--json]
 
-Raw shards of 1,000 samples with pictures of 256 pixels (about 40 kB), as the download stage leaves them, one pair in twenty
-dropped by curate. Ours is the whole pack stage in one process: header walk, order, scatter, shards, indexes, Parquet parts,
-pages. The peers only copy the raw shards into the same store: `durable copy` as any part of a snapshot is written (fsync, and
-its sha256), `shutil.copyfile`, which promises nothing. Measured are megabytes of raw shards per second, and that each packed
-picture has the bytes of its raw one.
+Raw shards of 1,000 samples with pictures of 256 pixels (about 40 kB), as the download stage leaves them, one pair in
+twenty dropped by curate. Ours is the whole pack stage in one process: header walk, order, scatter, shards, indexes,
+Parquet parts, pages. The peers only copy the raw shards into the same store: `durable copy` as any part of a snapshot is
+written (fsync, and its sha256), `shutil.copyfile`, which promises nothing. Measured are megabytes of raw shards per
+second, and that each packed picture has the bytes of its raw one.
 """
 
 import hashlib

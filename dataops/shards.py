@@ -44,6 +44,11 @@ class Member(NamedTuple):
         """As the tar calls it."""
         return f"{self.key}.{self.extension}"
 
+    @property
+    def end(self) -> int:
+        """Where the next header begins."""
+        return self.offset + self.size + -self.size % _BLOCK
+
 
 class ShardWriter:
     """Writes samples into a tar: USTAR headers, one owner, no clock. The same samples give the same bytes.
@@ -60,19 +65,40 @@ class ShardWriter:
 
         Raises: ValueError when a name or a size could not be read back.
         """
-        written, pieces = [], []
+        written = []
         for extension, data in members.items():
             member = Member(key, extension, self._end + _BLOCK, len(data))
-            padding = -len(data) % _BLOCK
-            pieces += [_header(member.name, len(data)), data, bytes(padding)]
-            self._end += _BLOCK + len(data) + padding
+            self._file.writelines([header(member), data, bytes(-len(data) % _BLOCK)])
+            self._end = member.end
             written.append(member)
-        self._file.writelines(pieces)
         return written
 
     def close(self) -> None:
         """Write the end of the archive; the file stays open."""
-        self._file.write(bytes(2 * _BLOCK + -(self._end + 2 * _BLOCK) % _RECORD))
+        self._file.write(bytes(_with_end(self._end) - self._end))
+
+
+def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[list[list[Member]], int]:
+    """Where the members of samples lie in the shard that ShardWriter would write, and the bytes of the whole.
+
+    Args:
+        samples: keys, and the sizes of the members by extension, in their order.
+    """
+    end = 0
+    found: list[list[Member]] = []
+    for key, sizes in samples:
+        members = []
+        for extension, size in sizes.items():
+            member = Member(key, extension, end + _BLOCK, size)
+            end = member.end
+            members.append(member)
+        found.append(members)
+    return found, _with_end(end)
+
+
+def _with_end(end: int) -> int:
+    """Bytes of an archive whose last member ends there: two empty blocks follow, and what fills the record."""
+    return end + 2 * _BLOCK + -(end + 2 * _BLOCK) % _RECORD
 
 
 _BEFORE_SIZE = b"0000444\0" + 2 * b"0000000\0"  # mode, uid, gid
@@ -81,7 +107,12 @@ _AFTER_SUM = b"0" + bytes(100) + b"ustar\x0000" + 2 * _OWNER.ljust(32, b"\0") + 
 _SUM_OF_FIXED = sum(_BEFORE_SIZE + _BEFORE_SUM + b" " * 8 + _AFTER_SUM)
 
 
-def _header(name: str, size: int) -> bytes:
+def header(member: Member) -> bytes:
+    """The 512 bytes before a member's own.
+
+    Raises: ValueError when its name or its size could not be read back.
+    """
+    name, size = member.name, member.size
     if not _NAME.fullmatch(name) or len(name) > _NAME_BYTES:
         msg = f"{name!r} is not a plain key.extension of at most {_NAME_BYTES} characters"
         raise ValueError(msg)
@@ -108,14 +139,14 @@ def places(file: BinaryIO, where: str) -> list[Member]:
     headers, offsets, sizes = list[bytes](), list[int](), list[int]()
     while True:
         file.seek(at)
-        header = file.read(_BLOCK)
-        if header == _EMPTY:
+        block = file.read(_BLOCK)
+        if block == _EMPTY:
             break
-        size = _number(header[124:136])
-        if size < 0 or len(header) < _BLOCK:
+        size = _number(block[124:136])
+        if size < 0 or len(block) < _BLOCK:
             msg = f"{where}: not a whole tar file (no header at byte {at:,})"
             raise CorruptPart(msg)
-        headers.append(header)
+        headers.append(block)
         offsets.append(at + _BLOCK)
         sizes.append(size)
         at += _BLOCK + size + -size % _BLOCK
@@ -142,12 +173,12 @@ def _checked(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list
     """The names in the headers, all of which are looked at together: it takes a quarter of the time."""
     bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _BLOCK)
     sums = bytes_HB.sum(axis=1, dtype=np.int64) - bytes_HB[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
-    stated = np.array([_number(header[148:156]) for header in headers], np.int64)
+    stated = np.array([_number(block[148:156]) for block in headers], np.int64)
     if (bad := np.flatnonzero(sums != stated)).size:
         msg = f"{where}: not a whole tar file (bad checksum of header {bad[0]:,})"
         raise CorruptPart(msg)
     plain = np.isin(bytes_HB[:, 156], (0, ord("0"))) & ~bytes_HB[:, 345:500].any(axis=1)
-    names = [header[:_NAME_BYTES].rstrip(b"\0").decode("latin-1") for header in headers]
+    names = [block[:_NAME_BYTES].rstrip(b"\0").decode("latin-1") for block in headers]
     for name, size, is_plain in zip(names, sizes, plain.tolist(), strict=True):
         if not is_plain or not _NAME.fullmatch(name):
             msg = f"{where}: member {name!r} is not a plain key.extension file"
