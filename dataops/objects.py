@@ -6,6 +6,7 @@ leave the store.
 """
 
 import errno
+import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ class Store(ABC):
         """The whole object."""
 
     @abstractmethod
-    def put(self, name: str, data: bytes | Path) -> None:
+    def put(self, name: str, data: bytes | memoryview | Path) -> None:
         """Write the object atomically, over an older one; `data` is bytes or a local file."""
 
     @abstractmethod
@@ -102,6 +103,30 @@ class Store(ABC):
         """The object as a seekable binary file."""
         with self.local(name).open("rb") as file:
             yield file
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Parts of the object in the order of `ranges`, each an offset and a number of bytes.
+
+        Raises: StorageError when the object ends before.
+        """
+        with self.open(name) as file:
+            for offset, size in ranges:
+                yield self._whole(name, os.pread(file.fileno(), size, offset), offset, size)
+
+    def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill memory with parts of the object: each place is an offset and the memory for the bytes from there on.
+
+        Raises: StorageError when the object ends before.
+        """
+        ranges = [(offset, len(memory)) for offset, memory in places]
+        for (_, memory), data in zip(places, self.read_ranges(name, ranges), strict=True):
+            memory[:] = data
+
+    def _whole(self, name: str, data: bytes, offset: int, size: int) -> bytes:
+        if len(data) != size:
+            msg = f"{name} in {self.where} ends before byte {offset + size:,}"
+            raise StorageError(msg)
+        return data
 
     def check_writable(self) -> None:
         """Write, read, create and delete a small object.

@@ -209,6 +209,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         manifests[name] = commit(store, name, parts, counts, config=config, facts=facts)
     pack = Draft(store, "pack", "pack000000000000")
     shards = [pack.put_bytes(f"0000{i}.tar", bytes([i]) * 512, 200) for i in range(2)]
+    shards.append(pack.put_bytes("dataset.html", b"<!doctype html>what is in it"))
     manifests["pack"] = commit(store, "pack", shards, Counts(input=400, kept=400))
     train = Draft(store, "train", "train00000000000")
     rows = [{"step": s, "loss": 5 / s, "lr": 1e-3, "logit_scale": 2.6, "grad_norm": 1.0} for s in range(1, 121)]
@@ -315,7 +316,15 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
+    wanted |= {
+        "dataset.html",
+        "filter.html",
+        "balance.svg",
+        "download.html",
+        "funnel.png",
+        "training_curves.png",
+        "zero_shot.png",
+    }
     wanted |= {f"manifests/{stage}.json" for stage in stages}
     assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
     for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
