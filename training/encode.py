@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataops.errors import ContractError
-from training.eval_sets import Sample
+from training.eval_samples import Sample
 from training.preprocess import decode_rgb
 
 TOKENS_PER_BATCH = 1024

@@ -20,7 +20,8 @@ from dataops.errors import ConfigError, ContractError
 from training.checkpoint import save_model
 from training.config import ModelConfig, TextConfig, VisionConfig
 from training.encode import encode_images
-from training.eval_sets import EvalSet, Sample
+from training.eval_samples import Sample
+from training.eval_sets import EvalSet
 from training.evaluate import evaluate, main, read_job
 from training.model import CLIP
 from training.preprocess import Preprocess
