@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
-from torch.nn import functional as F
 
+from training.encode import in_order
 from training.intervals import proportion
 from training.metrics import mean_per_class_record
 from training.zero_shot import true_ranks
@@ -76,14 +77,16 @@ def fit(examples: Examples, classes: int, strength: float) -> Probe:
 
     features_NW, labels_N = examples.features_NW.double(), examples.labels_N
     n, width = features_NW.shape
+    each_N = torch.arange(n, device=labels_N.device)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         parameters = torch.from_numpy(flat).to(features_NW.device).view(classes, width + 1)
         weights_CW, bias_C = parameters[:, :width], parameters[:, width]
         logits_NC = features_NW @ weights_CW.T + bias_C
-        value = F.cross_entropy(logits_NC, labels_N) + strength / (2 * n) * weights_CW.square().sum()
-        error_NC = logits_NC.softmax(dim=1)
-        error_NC[torch.arange(n, device=labels_N.device), labels_N] -= 1
+        log_NC = logits_NC.log_softmax(dim=1)
+        value = strength / (2 * n) * weights_CW.square().sum() - log_NC[each_N, labels_N].mean()
+        error_NC = log_NC.exp()
+        error_NC[each_N, labels_N] -= 1
         error_NC /= n
         gradient = torch.cat([error_NC.T @ features_NW + strength / n * weights_CW, error_NC.sum(0)[:, None]], dim=1)
         return float(value), gradient.cpu().numpy().ravel()
@@ -96,19 +99,27 @@ def fit(examples: Examples, classes: int, strength: float) -> Probe:
     return Probe(flat[:, :width], flat[:, width])
 
 
-def search(score: Callable[[float], float]) -> float:
+def fits(examples: Examples, classes: int, strengths: Sequence[float]) -> list[Probe]:
+    """`fit` for each strength, in order; each is the work of one thread, which small matrices want."""
+    with threadpool_limits(1, user_api="blas"):  # scipy's own vectors are small too, and its threads mostly wait
+        return list(in_order(lambda strength: fit(examples, classes, strength), strengths))
+
+
+def search(score: Callable[[list[float]], list[float]]) -> float:
     """The strength of the grid with the best score: first of all seven, then of its neighbours at ever half the distance.
+
+    Args:
+        score: takes several strengths at once.
 
     Equal scores go to the greater strength.
     """
-    scores = {index: score(GRID[index]) for index in FIRST}
-    step = FIRST.step
-    while step > 1:
+    scores: dict[int, float] = {}
+    wanted, step = list(FIRST), FIRST.step
+    while wanted:
+        scores |= zip(wanted, score([GRID[index] for index in wanted]), strict=True)
         step //= 2
-        peak = _peak(scores)
-        for index in (peak - step, peak + step):
-            if 0 <= index < len(GRID) and index not in scores:
-                scores[index] = score(GRID[index])
+        near = (_peak(scores) - step, _peak(scores) + step) if step else ()
+        wanted = [index for index in near if 0 <= index < len(GRID) and index not in scores]
     return GRID[_peak(scores)]
 
 
@@ -132,8 +143,7 @@ def probe(
         drawn = np.random.default_rng(seed).permutation(len(train.labels_N))
         held = max(1, round(VALIDATION_SHARE * len(drawn)))
         train, validation = train.at(np.sort(drawn[held:])), train.at(np.sort(drawn[:held]))
-    strength = search(lambda candidate: fit(train, classes, candidate).accuracy(validation))
-    return {"strength": strength, **_measure(fit(whole, classes, strength), whole, test, classes, unreadable)}
+    return _chosen(train, validation, whole, test, classes, unreadable)
 
 
 def few_shot(
@@ -156,10 +166,17 @@ def few_shot(
         chosen = np.sort(np.concatenate([rows[:shots] for rows in per_class]))
         few = train.at(chosen)
         judge = validation if validation is not None else train.at(np.setdiff1d(order, chosen))
-        strength = search(lambda candidate, few=few, judge=judge: fit(few, classes, candidate).accuracy(judge))
-        measured = _measure(fit(few, classes, strength), few, test, classes, unreadable)
-        results.append({"shots": shots, "strength": strength, **measured})
+        results.append({"shots": shots, **_chosen(few, judge, few, test, classes, unreadable)})
     return results
+
+
+def _chosen(
+    train: Examples, validation: Examples, whole: Examples, test: Examples, classes: int, unreadable: int
+) -> dict[str, Any]:
+    """Choose the strength, fit on the whole, measure."""
+    strength = search(lambda tried: [each.accuracy(validation) for each in fits(train, classes, tried)])
+    (found,) = fits(whole, classes, [strength])
+    return {"strength": strength, **_measure(found, whole, test, classes, unreadable)}
 
 
 def _measure(found: Probe, train: Examples, test: Examples, classes: int, unreadable: int) -> dict[str, Any]:
