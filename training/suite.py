@@ -78,7 +78,7 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
     for label, task in labelled:
         reason = _absence(task, path) if partial or task.missing else ""
         if reason:
-            absent.append(Absent(name=task.name, reason=reason))
+            absent += [Absent(name=task.name, reason=reason)] if task.in_average else []
             continue
         whole, without = _without_probes(task) if partial else (task, [])
         present.append(whole)
