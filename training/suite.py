@@ -141,7 +141,7 @@ def _absence(task: Task, path: Path) -> str:
     """Why a task cannot be run; empty where it can."""
     if task.missing:
         return task.missing
-    if Path(task.root).is_dir():
+    if task.data.folder.is_dir() or (Path(task.root).is_dir() and not task.source):
         return ""
     remedy = f"; fetch it: pairmill datasets fetch {path}" if task.source else ""
     return f"{task.root} is not there{remedy}"

@@ -1,7 +1,7 @@
 """The same figures as open_clip's model under CLIP_benchmark's procedure, on three kinds of sets, with the same weights.
 
-CLIP_benchmark 1.6.2 itself runs where it is installed (`pip install --no-deps clip-benchmark==1.6.2`); its formulas, written
-out slowly, run everywhere.
+CLIP_benchmark itself runs where it is installed (`pip install --no-deps clip-benchmark==1.6.2`); its formulas, written out
+slowly, run everywhere.
 """
 
 import io
