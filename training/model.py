@@ -80,7 +80,7 @@ class CLIP(nn.Module):
         """Features (B, D), not normalised, read at the end-of-text token."""
         x_BLW = self.token_embedding(tokens_BL) + self.positional_embedding[: tokens_BL.shape[1]]
         x_BLW = self.transformer(x_BLW, causal=True)
-        rows = torch.arange(len(tokens_BL), device=tokens_BL.device)
+        rows = torch.arange(tokens_BL.shape[0], device=tokens_BL.device)
         x_BW = self.ln_final(x_BLW[rows, tokens_BL.argmax(dim=1)])
         return x_BW @ self.text_projection
 

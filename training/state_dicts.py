@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dataops.errors import ConfigError, SourceError
@@ -104,6 +104,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ConfigError(f"{path}: holds no state dict, that is names with tensors")
     return {name: value for name, value in map(_renamed, found.items()) if not NO_WEIGHTS.search(name)}
+
+
+def save_state_dict(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, each with memory of its own."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
 
 
 def _renamed(item: tuple[str, Tensor]) -> tuple[str, Tensor]:

@@ -126,7 +126,7 @@ class VisionTransformer(nn.Module):
         """Features (B, output_dim), not normalised; where `kept_BK` is given, of those patches of each picture alone."""
         patches_BLD = self.conv1(images_B3SS).flatten(2).transpose(1, 2)
         places_LD = self.positional_embedding.to(patches_BLD.dtype)
-        start_B1D = (self.class_embedding.to(patches_BLD.dtype) + places_LD[0]).expand(len(patches_BLD), 1, -1)
+        start_B1D = (self.class_embedding.to(patches_BLD.dtype) + places_LD[0]).expand(patches_BLD.shape[0], 1, -1)
         patches_BLD = patches_BLD + places_LD[1:]
         if kept_BK is not None:
             patches_BLD = patches_BLD.gather(1, kept_BK[:, :, None].expand(-1, -1, patches_BLD.shape[2]))
