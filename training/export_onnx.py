@@ -8,6 +8,7 @@ Beside them: model.json, with what `preprocess` does and logit_scale, and the to
 
 import json
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dataops.errors import ConfigError, ContractError
 from training.checkpoint import LoadedModel, write_atomically
 from training.export_tokenizer import export_tokenizer
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 TOLERANCE = 1e-4
 """Of a feature, as a share of the greatest one."""
@@ -46,11 +48,10 @@ def export_onnx(loaded: LoadedModel, output: Path) -> None:
 
     Raises: ConfigError without the packages of the extra `export`; ContractError where a graph computes something else.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  # what torch's exporter writes with
-    except ImportError as error:
-        raise ConfigError(f"onnx: {error.name} is not installed: pip install 'pairmill[export]'") from error
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ConfigError(f"onnx: {', '.join(missing)} not installed: pip install 'pairmill[export]'")
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
     side, length = loaded.config.vision_cfg.image_size, loaded.config.text_cfg.context_length
     vocab_size = loaded.config.text_cfg.vocab_size
     generator = torch.Generator().manual_seed(0)
