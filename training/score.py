@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.score_tables import SCORES, TO_SCORE
 from dataops.shards import read_samples
 from dataops.store import FolderStore
 from training.checkpoint import load_model
@@ -38,11 +39,6 @@ from training.process import follow_parent
 
 PICTURES_AT_ONCE = {"cpu": 32, "cuda": 256}
 TEXTS_AT_ONCE = 64
-
-TO_SCORE = pa.schema([("key", pa.string()), ("caption", pa.string()), ("id", pa.binary(16))])
-"""What is to be scored of a shard: a row a sample. `id` only comes back with its score."""
-SCORES = pa.schema([("id", pa.binary(16)), ("score", pa.float32())])
-"""What is written for it; null where the picture cannot be decoded."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,6 @@
 """Scores by a tiny model of ours against the obvious computation, one picture and one caption at a time."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +11,16 @@ import torch
 from safetensors.torch import save_file
 
 from dataops.errors import ConfigError, ContractError
+from dataops.score_tables import SCORES, TO_SCORE
 from training.checkpoint import LoadedModel, load_model, save_model
 from training.config import ModelConfig
 from training.model import CLIP
 from training.preprocess import Preprocess, decode_rgb
-from training.score import SCORES, TO_SCORE, ShardToScore, main, read_head, read_job, score_shard
+from training.score import ShardToScore, main, read_head, read_job, score_shard
 from training.tokenizer import train_tokenizer
 
 from .conftest import VIT, jpeg, write_shard
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing", "", "a red thing", "blue <|endoftext|> thing"]
 
 
@@ -143,16 +140,17 @@ def test_a_shard_without_the_sample_is_an_error_that_names_it(tmp_path: Path, lo
         score_shard(loaded, to_score(tmp_path, "t", samples(2)).model_copy(update={"extension": "webp"}))
 
 
-def test_the_command_does_only_what_is_not_done(tmp_path: Path, checkpoint: Path) -> None:
+def test_the_command_does_only_what_is_not_done(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shards = [to_score(tmp_path, name, samples(4)) for name in ("00000", "00001")]
     job = {"model": checkpoint, "shards": [s.model_dump() for s in shards], "output": tmp_path / "out"}
     (tmp_path / "job.json").write_text(json.dumps(job, default=str))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/00001.parquet").write_bytes(b"was done before")
-    command = [sys.executable, "-m", "training.score", str(tmp_path / "job.json")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert "shard 00000: scored 4, 0 unreadable" in said.stderr
+    with caplog.at_level("INFO"):
+        assert main([str(tmp_path / "job.json")]) == 0
+    assert "shard 00000: scored 4, 0 unreadable" in caplog.text
     assert pq.read_table(tmp_path / "out/00000.parquet").num_rows == 4
     assert (tmp_path / "out/00001.parquet").read_bytes() == b"was done before"
 
