@@ -137,12 +137,12 @@ def show_left_out(manifests: Sequence[Manifest], out: Console) -> None:
 
 
 def show_scores(manifests: Sequence[Manifest], out: Console) -> None:
-    """Zero-shot and retrieval scores with their 95% intervals, beside chance."""
+    """Zero-shot and retrieval scores with their 99.5% intervals, beside chance."""
     metrics = next((m.facts["metrics"] for m in manifests if m.stage == "evaluate"), None)
     if metrics is None:
         return
     out.print()
-    numbers = ("value", "95% interval", "chance", "n")
+    numbers = ("value", "99.5% interval", "chance", "n")
     table = new_table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
     for row in summary_rows(metrics):
         interval = "" if row["low"] is None else f"{100 * row['low']:.2f} - {100 * row['high']:.2f}"

@@ -158,7 +158,7 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_yticks(range(len(rows)), labels, fontsize=9, color=INK, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=PALE, linewidth=0.7)
-    _title(axes, "Zero-shot results: value (dot), 95% interval (bar), chance (orange)")
+    _title(axes, "Zero-shot results: value (dot), 99.5% interval (bar), chance (orange)")
     return figure
 
 
