@@ -32,7 +32,7 @@ from dataops.errors import ConfigError, ContractError, PairmillError
 from dataops.score_tables import SCORES, TO_SCORE
 from dataops.shards import read_samples
 from dataops.store import FolderStore
-from training.checkpoint import load_model
+from training.any_model import load_any
 from training.encode import Evaluated, in_order, unit
 from training.preprocess import decode_rgb
 from training.process import follow_parent
@@ -64,7 +64,7 @@ class ScoreJob(_Frozen):
     """What a job file holds."""
 
     model: Path
-    """Folder of the model's files."""
+    """The model's folder or file: see training/any_model.py."""
     head: Path | None = None
     """Safetensors file with `weight` (D,) or (1, D) and, where there is one, `bias` (1,): score by it, without captions."""
     shards: tuple[ShardToScore, ...]
@@ -89,7 +89,7 @@ def run_job(job: ScoreJob) -> None:
     torch.backends.cudnn.benchmark = False
     device = job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     store = FolderStore(job.output)
-    loaded = load_model(job.model, device=device)
+    loaded = load_any(job.model, device=device)
     head_D = None if job.head is None else read_head(job.head)
     for done, shard in enumerate(job.shards):
         name = f"{shard.name}.parquet"
