@@ -15,7 +15,7 @@ from dataops import secrets
 from dataops.errors import ConfigError
 from dataops.secrets import redact
 from dataops.store import open_store
-from tasks.curate import CurateConfig
+from tasks.curate_config import CurateConfig
 from tasks.download import DownloadConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.extract import KINDS, SourceConfig

@@ -1,0 +1,45 @@
+"""`[curate]`: which pictures are good enough, which are the same, and which must not be trained on."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dataops.config import StageConfig
+
+
+class OverlapConfig(BaseModel):
+    """`[curate.overlap]`: training pictures that are copies of evaluation pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Evaluation sets: folders of pictures, tar shards, or globs of either; of this machine, or s3://bucket/…. The column
+    `evaluation_set` names each as it stands here."""
+    action: Literal["mark", "drop"] = "drop"
+    """drop: the rows leave, as `evaluation_overlap`. mark: they stay, with the sets' names in the column of that name."""
+    distance: int = Field(default=8, ge=0, le=12)
+    """Bits in which the hashes of a training picture and of a variant of an evaluation picture may differ."""
+    correlation: float = Field(default=0.95, ge=0.5, le=1)
+    """Least correlation of the two pictures, laid over each other."""
+
+
+class CurateConfig(StageConfig):
+    """`[curate]`: which pictures are good enough, and which are the same."""
+
+    min_side: int = Field(default=32, ge=1)
+    """Drop pictures whose original's smaller side has fewer pixels."""
+    max_aspect_ratio: float = Field(default=3.0, ge=1)
+    """Drop pictures whose original's larger side is more than this many times the smaller."""
+    min_contrast: float = Field(default=2.0, ge=0, le=127)
+    """Drop pictures whose luminance has a smaller standard deviation, of 255 levels, as `blank`."""
+    max_addresses: int | None = Field(default=100, ge=1)
+    """Drop pictures that came from more addresses, byte for byte, as `placeholder`: "image not found", logos, spacers."""
+    near_duplicate_distance: int | None = Field(default=6, ge=0, le=16)
+    """Bits in which the 64-bit perceptual hashes of near-duplicates may differ; none of this search without it."""
+    near_duplicate_tolerance: int = Field(default=16, ge=0, le=255)
+    """Largest difference, of 255, between the 16x16 colour thumbnails of near-duplicates, in any cell and channel."""
+    same_caption: bool = False
+    """True: call two pairs duplicates only where their captions agree too, but for case and white space, so that one
+    picture under two names teaches both. False: keep one caption a picture, the longest."""
+    overlap: OverlapConfig | None = None
+    """Evaluation sets whose pictures must not be trained on; not looked for without it."""
