@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dataops.config import StageConfig
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.schema import SCORE_NAMES
 from dataops.snapshot import Input
 from tasks.model_files import ModelFiles, find_model
 
@@ -66,7 +67,7 @@ class ScoresConfig(StageConfig):
     @property
     def names(self) -> list[str]:
         """The scores that are computed, in the order of the columns."""
-        return [name for name in VERSIONS if getattr(self, name) is not None]
+        return [name for name in SCORE_NAMES if getattr(self, name) is not None]
 
     def problems(self) -> list[str]:
         """What is missing, each with the score's name; a registered model is looked for when the stage is planned."""

@@ -1,7 +1,7 @@
 """The scores of a dataset's pictures: taken from the cache where any run computed them before, computed where none did.
 
-What is asked for lies in the store, a table a raw shard (PICTURES); what comes of it too (one float column a score, a
-row a picture, in the same order). Neither the order of the shards nor how the pictures are spread over them shows.
+What is asked for lies in the store, a table a raw shard (PICTURES). Neither the order of the shards nor how the pictures
+are spread over them changes a score.
 """
 
 import hashlib
@@ -43,20 +43,16 @@ class ShardPictures:
 
 def score(
     shards: Sequence[ShardPictures], config: ScoresConfig, draft: Draft, context: Context
-) -> Iterator[tuple[ShardPictures, pa.Table]]:
-    """Each shard with its scores: a float32 column a score, null where a picture could not be decoded.
+) -> Iterator[tuple[str, pa.Array]]:
+    """Each score's name and values (float32), those of all pictures of the first shard first; null where there is none.
 
     Raises: ConfigError where a scorer is missing; whatever its job raises.
     """
-    columns: dict[str, list[pa.Array]] = {}
     for scorer in config.scorers():
-        columns[scorer.name] = _scores(scorer, shards, draft, context)
-    for number, shard in enumerate(shards):
-        yield shard, pa.table({name: arrays[number] for name, arrays in columns.items()})
+        yield scorer.name, _scores(scorer, shards, draft, context)
 
 
-def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, context: Context) -> list[pa.Array]:
-    """The scores of each shard, in the order of its pictures."""
+def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, context: Context) -> pa.Array:
     wanted = _wanted(scorer, shards, draft)
     joined = _joined(wanted, draft, scorer)
     missing = joined.filter(pl.col("found").is_null())
@@ -73,10 +69,7 @@ def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, conte
     if lost := joined.filter(pl.col("found").is_null()).height:
         msg = f"{draft.stage} {scorer.name}: {lost} scores that were computed are not in scores/{scorer.digest}; run again"
         raise CorruptPart(msg)
-    parts = joined.partition_by("shard", maintain_order=True, as_dict=True)
-    empty = pl.Series([], dtype=pl.Float32)
-    made = [parts[(number,)]["score"] if (number,) in parts else empty for number in range(len(shards))]
-    return [pa.array(one.to_arrow(), pa.float32()) for one in made]
+    return pa.array(joined["score"].to_arrow(), pa.float32())
 
 
 def _wanted(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft) -> pl.DataFrame:

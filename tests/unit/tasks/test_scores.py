@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +103,10 @@ def scored(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresC
     """The scores of each key."""
     draft = Draft(store, "curate", f"{size:016x}")
     parts = shards(draft, rows, size)
-    found: dict[str, dict[str, Any]] = {}
-    keys: Iterator[str] = (key for key, _, _ in rows)
-    for _, table in scores.score(parts, config, draft, Context(store, home)):
-        for values in table.to_pylist():
-            found[next(keys)] = values
+    found: dict[str, dict[str, Any]] = {key: {} for key, _, _ in rows}
+    for name, values in scores.score(parts, config, draft, Context(store, home)):
+        for key, value in zip(found, values.to_pylist(), strict=True):
+            found[key][name] = value
     return found
 
 
@@ -239,6 +237,7 @@ def test_the_job_is_a_process_of_its_own(tmp_path: Path, checkpoint: Path, monke
     parts = shards(draft, ROWS[:6], 3)
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)))
     context = Context(store, tmp_path, progress=lambda done, total, line: said.append((done, total)))
-    tables = [table for _, table in scores.score(parts, config, draft, context)]
-    assert [table["clip_score"].null_count for table in tables] == [0, 0]
+    (column,) = scores.score(parts, config, draft, context)
+    assert column[0] == "clip_score"
+    assert (len(column[1]), column[1].null_count) == (6, 0)
     assert said == [(1, 2), (2, 2)]

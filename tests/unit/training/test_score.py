@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from dataops.errors import ConfigError, ContractError
 from dataops.score_tables import SCORES, TO_SCORE
+from training.any_model import load_any
 from training.checkpoint import LoadedModel, load_model, save_model
 from training.config import ModelConfig
 from training.model import CLIP
@@ -109,6 +110,33 @@ def test_a_head_scores_the_picture_alone(tmp_path: Path, loaded: LoadedModel) ->
         features = loaded.model.encode_image(torch.stack([loaded.preprocess(picture) for _, picture, _ in rows]))
         expected = (torch.nn.functional.normalize(features, dim=1) @ weight[0] + 5).numpy()
     np.testing.assert_allclose(scores["score"].to_numpy(), expected, atol=1e-5)
+
+
+def test_others_models_score_as_open_clip_does(tmp_path: Path) -> None:
+    import open_clip
+
+    vision = {"image_size": 32, "head_width": 64, "patch_size": 16, "width": 64, "layers": 1}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    torch.manual_seed(1)
+    weights = open_clip.CLIP(16, vision, text).state_dict()
+    card = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {"size": 32}}
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/open_clip_config.json").write_text(json.dumps(card))
+    save_file(weights, tmp_path / "folder/open_clip_model.safetensors")
+    facts = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    torch.save(weights | {name: torch.tensor(value) for name, value in facts.items()}, tmp_path / "openai.pt")
+    rows = samples(5)
+    shard = to_score(tmp_path, "s", rows)
+    tokens = open_clip.SimpleTokenizer()([caption for _, _, caption in rows])
+    transform = open_clip.image_transform(32, is_train=False)
+    pixels = torch.stack([transform(decode_rgb(picture)) for _, picture, _ in rows])
+    for name, quick_gelu in (("folder", False), ("openai.pt", True)):
+        theirs = open_clip.CLIP(16, vision, text, quick_gelu=quick_gelu).eval()
+        theirs.load_state_dict(weights)
+        with torch.inference_mode():
+            image, caption = theirs.encode_image(pixels, normalize=True), theirs.encode_text(tokens, normalize=True)
+        scores = score_shard(load_any(tmp_path / name), shard)["score"].to_numpy()
+        np.testing.assert_allclose(scores, (image * caption).sum(dim=1).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
