@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -112,13 +113,14 @@ def test_a_head_scores_the_picture_alone(tmp_path: Path, loaded: LoadedModel) ->
     np.testing.assert_allclose(scores["score"].to_numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")  # open_clip reads OpenAI's files by it
 def test_others_models_score_as_open_clip_does(tmp_path: Path) -> None:
     import open_clip
 
-    vision = {"image_size": 32, "head_width": 64, "patch_size": 16, "width": 64, "layers": 1}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    vision: Any = {"image_size": 32, "head_width": 64, "patch_size": 16, "width": 64, "layers": 1}
+    text: Any = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
     torch.manual_seed(1)
-    weights = open_clip.CLIP(16, vision, text).state_dict()
+    weights = open_clip.CLIP(16, vision, text).half().float().state_dict()  # as OpenAI's are, in 16 bits
     card = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {"size": 32}}
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/open_clip_config.json").write_text(json.dumps(card))
