@@ -76,7 +76,7 @@ def evaluation_files(path: str) -> list[SourceFile]:
         pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
     files, problems = find([pattern])
     if problems:
-        raise ConfigError("\n".join(f"curate.overlap.{line}" for line in problems))
+        raise ConfigError("; ".join(line.removeprefix("paths: ") for line in problems))
     return files
 
 
@@ -84,7 +84,7 @@ def evaluation_inputs(config: CurateConfig) -> list[Input]:
     """The evaluation sets, each with a digest of its files. Raises: ConfigError, SourceError."""
     inputs = []
     for path in config.overlap.paths if config.overlap else ():
-        listed = [[file.name, file.digest()] for file in evaluation_files(path)]
+        listed = [[file.name, file.digest()] for file in evaluation_files(path)]  # names are a column of MATCHES
         inputs.append(Input(stage="evaluation_set", key=path, digest=text_sha256(canonical_json(listed))))
     return inputs
 

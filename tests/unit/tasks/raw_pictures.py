@@ -15,7 +15,7 @@ from dataops.store import FolderStore
 from tasks.stage import Context
 
 
-def serially(function, tasks, draft: Draft, context: Context) -> list[Record]:
+def serially(function, tasks, draft: Draft, context: Context, said=None) -> list[Record]:
     """map_parts without processes: these tests are of what the tasks make."""
     return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
 

@@ -130,7 +130,7 @@ def test_others_models_score_as_open_clip_does(tmp_path: Path) -> None:
     rows = samples(5)
     shard = to_score(tmp_path, "s", rows)
     tokens = open_clip.SimpleTokenizer()([caption for _, _, caption in rows])
-    transform = open_clip.image_transform(32, is_train=False)
+    transform: Any = open_clip.image_transform(32, is_train=False)
     pixels = torch.stack([transform(decode_rgb(picture)) for _, picture, _ in rows])
     for name, quick_gelu in (("folder", False), ("openai.pt", True)):
         theirs = open_clip.CLIP(16, vision, text, quick_gelu=quick_gelu).eval()
