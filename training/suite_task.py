@@ -33,7 +33,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 class Group(BaseModel):
     """Groups of images to look at one by one, told apart by one of the facts that lie beside each image."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     """What tells the groups apart, for reports: region, income, ..."""
