@@ -1,7 +1,7 @@
 """Where a CLIP model's files are, by the name that a config gives it, and their digest. Torch is not imported.
 
-A registered version (`models:/name/3`, `models:/name@alias`) is downloaded once, to `PAIRMILL_HOME/models`: a version
-never changes. Everything else is a folder or a file of this machine.
+A registered version is downloaded once, to `PAIRMILL_HOME/models`, whole or not at all: a version never changes. Everything
+else is a folder or a file of this machine.
 """
 
 import logging
@@ -15,13 +15,12 @@ from pydantic import BaseModel, ConfigDict
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from dataops.home import home
 from tasks import tracking
 from tasks.packaging import MODEL_FILES
 
 logger = logging.getLogger(__name__)
 
-REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+REGISTERED = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z0-9_-]+))")
 DECIDING = frozenset({".safetensors", ".json", ".bin", ".pt", ".pth"})
 """Of the files in a folder, those that may hold weights, dimensions or a vocabulary."""
 
@@ -37,17 +36,19 @@ class ModelFiles(BaseModel):
     """sha256 over the names and contents of its files; of one file its content alone, whatever it is called."""
 
 
-def find_model(source: str) -> ModelFiles:
-    """The files of a model.
+def find_model(source: str, home: Path) -> ModelFiles:
+    """The files of a model: of a file or folder, else of a registered version (`models:/` may be left out).
+
+    Args:
+        home: where the copies of registered models lie.
 
     Raises: ConfigError where there is none of this name; ServiceError where MLflow does not answer.
     """
-    path = _registered(source) if source.startswith("models:/") else Path(source).expanduser().absolute()
+    path = Path(source).expanduser().absolute()
+    if not path.exists():
+        path = _registered(source, home)
     if path.is_file():
         return ModelFiles(path=path, digest=file_sha256(path))
-    if not path.is_dir():
-        msg = f"model {source!r}: no such file or folder (and not models:/name/version or models:/name@alias)"
-        raise ConfigError(msg)
     files = sorted(file for file in path.iterdir() if file.suffix in DECIDING and file.is_file())
     if all((path / name) in files for name in MODEL_FILES):
         files = [path / name for name in sorted(MODEL_FILES)]  # one of ours: what else lies there is not read
@@ -58,10 +59,10 @@ def find_model(source: str) -> ModelFiles:
     return ModelFiles(path=path, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
-def _registered(source: str) -> Path:
+def _registered(source: str, home: Path) -> Path:
     match = REGISTERED.fullmatch(source)
     if match is None:
-        msg = f"model {source!r}: write a registered model as models:/name/version or models:/name@alias"
+        msg = f"model {source!r}: no such file or folder, nor a registered model (models:/name/version, models:/name@alias)"
         raise ConfigError(msg)
     client = tracking.connect()
     with tracking.mlflow_errors():
@@ -70,7 +71,7 @@ def _registered(source: str) -> Path:
         else:
             version = client.get_model_version(match["name"], match["version"])
         identity = [tracking.tracking_uri(), version.name, version.version, version.creation_timestamp]
-        folder = home() / "models" / sha256(canonical_json(identity).encode()).hexdigest()[:16]
+        folder = home / "models" / sha256(canonical_json(identity).encode()).hexdigest()[:16]
         if not folder.is_dir():
             logger.info("%s is version %s of %s: downloading it", source, version.version, version.name)
             _download(f"models:/{version.name}/{version.version}", folder)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dataops.config import StageConfig
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.home import home
 from dataops.schema import SCORE_NAMES
 from dataops.snapshot import Input
 from tasks.model_files import ModelFiles, find_model
@@ -114,7 +115,7 @@ class Scorer(_Frozen):
 
 
 def _clip(name: str, table: ClipScoreConfig | AestheticConfig, device: str) -> Scorer:
-    model = find_model(table.model)
+    model = find_model(table.model, home())
     head = table.head if isinstance(table, AestheticConfig) else None
     weights = [model.digest]
     if head is not None:

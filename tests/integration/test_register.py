@@ -492,20 +492,19 @@ def test_model_loads_without_pickle_or_pairmill_and_scores_as_ours(
 
 
 def test_a_registered_model_is_found_by_its_name_and_fetched_once(
-    registered: Any, upstream: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registered: Any, upstream: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """As curate's scores ask for one."""
-    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
-    by_alias = find_model("models:/clip-demo@champion")
+    """As curate's scores and `pairmill eval` ask for one."""
+    by_alias = find_model("models:/clip-demo@champion", tmp_path)
     assert by_alias.path.is_relative_to(tmp_path)
-    assert by_alias.digest == find_model(str(upstream.model)).digest
+    assert by_alias.digest == find_model(str(upstream.model), tmp_path).digest
     fetched = (by_alias.path / "model.safetensors").stat().st_mtime_ns
-    assert find_model(f"models:/clip-demo/{registered[0].facts['version']}") == by_alias
+    assert find_model(f"clip-demo/{registered[0].facts['version']}", tmp_path) == by_alias
     assert (by_alias.path / "model.safetensors").stat().st_mtime_ns == fetched
     assert [path.name for path in (tmp_path / "models").iterdir()] == [by_alias.path.name]
     for none in ("models:/clip-demo/999", "models:/clip-demo@nobody", "models:/no such model/1"):
         with pytest.raises(ConfigError, match="refused"):
-            find_model(none)
+            find_model(none, tmp_path)
 
 
 def test_floor_of_an_unknown_metric_names_those_that_there_are(environment: str, upstream: SimpleNamespace) -> None:

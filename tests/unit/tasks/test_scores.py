@@ -208,13 +208,13 @@ def test_a_digest_is_of_the_weights_and_not_of_their_place(tmp_path: Path, check
     for name in ("model.safetensors", "model.json", "tokenizer.json"):
         (moved / name).write_bytes((checkpoint / name).read_bytes())
     (moved / "readme.json").write_text("{}")  # not one of a model's files
-    assert find_model(str(moved)).digest == find_model(str(checkpoint)).digest
+    assert find_model(str(moved), tmp_path).digest == find_model(str(checkpoint), tmp_path).digest
     (one,) = ScoresConfig(clip_score=ClipScoreConfig(model=str(moved))).inputs()
     (same,) = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)), device="cuda").inputs()
     assert one == same
     assert (one.stage, one.key) == ("scorer", "clip_score")
     (moved / "tokenizer.json").write_text("{}")
-    assert find_model(str(moved)).digest != find_model(str(checkpoint)).digest
+    assert find_model(str(moved), tmp_path).digest != find_model(str(checkpoint), tmp_path).digest
 
 
 def test_what_is_missing_is_named_before_any_work(tmp_path: Path) -> None:
@@ -222,11 +222,11 @@ def test_what_is_missing_is_named_before_any_work(tmp_path: Path) -> None:
     config = ScoresConfig(clip_score=ClipScoreConfig(model="models:/m@champion"), aesthetic=aesthetic)
     problems = config.problems()
     assert [line.partition(":")[0] for line in problems] == ["aesthetic.model", "aesthetic.head"]
-    for source, said in (("none/at/all", "no such file"), ("models:/m", "write a registered model as")):
+    for source, said in (("none/at/all", "no such file"), ("models:/m", "nor a registered model")):
         with pytest.raises(ConfigError, match=said):
-            find_model(source)
+            find_model(source, tmp_path)
     with pytest.raises(ConfigError, match="holds no weights"):
-        find_model(str(tmp_path))
+        find_model(str(tmp_path), tmp_path)
 
 
 def test_the_job_is_a_process_of_its_own(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
