@@ -42,6 +42,8 @@ app = App(
 
 queries = App(name="queries", help="Lists of what captions may speak of, for filter.balance.")
 app.command(queries)
+datasets = App(name="datasets", help="Evaluation sets that suites name.")
+app.command(datasets)
 
 
 @app.command
@@ -172,6 +174,54 @@ def build(
     found = build_queries(given, at)
     write_queries(found, out, given, at)
     return show_queries(found, out, as_json=json)
+
+
+@app.command(name="eval")
+def eval_(
+    model: str,
+    *,
+    suite: Path,
+    against: Annotated[str | None, Parameter(help="Another model: better, worse or not distinguishable?")] = None,
+    data: Annotated[
+        Path | None, Parameter(help="Folder of the sets; default: where `datasets fetch` puts them.")
+    ] = None,
+    matches: Annotated[
+        Path | None, Parameter(help="Table of test images that are in training (uid, set, member).")
+    ] = None,
+    page: Annotated[Path | None, Parameter(help="Write the page with pictures to this file.")] = None,
+    batch_size: Annotated[int, Parameter(help="Images at once.")] = 256,
+    device: Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1.")] = "cpu",
+    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Of the weights.")] = "fp32",
+    json: Json = False,
+) -> int:
+    """Evaluate any model on a suite, without a pipeline.
+
+    Args:
+        model: a folder (ours or open_clip's), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
+        suite: TOML file, as configs/suites/datacomp.toml.
+    """
+    from flows.evaluation import Order, evaluate
+    from tasks.evaluate_model import Settings
+
+    settings = Settings(batch_size, device, precision)
+    return evaluate(Order(model, suite, against, data, matches, page, settings), as_json=json)
+
+
+@datasets.command
+def fetch(
+    suite: Path,
+    *,
+    data: Annotated[Path | None, Parameter(help="Folder for the sets; default: .pairmill/datasets.")] = None,
+    json: Json = False,
+) -> int:
+    """Bring a suite's sets from the Hub, whole and checked; say which cannot be had.
+
+    Args:
+        suite: TOML file, as configs/suites/datacomp.toml.
+    """
+    from flows.evaluation import fetch as bring
+
+    return bring(suite, data, as_json=json)
 
 
 @app.command

@@ -1,16 +1,15 @@
 """Small pictures of an evaluation set for a report, as data: addresses. What cannot be decoded has none."""
 
 import base64
-import io
 from collections.abc import Collection
 from typing import Any
 
 from PIL import Image
 
-from dataops.images import ImageRefused, decode, read_header
+from dataops.images import PREVIEW_SIDE, ImageRefused, decode, preview, read_header
 from training.eval_sets import EvalSet
 
-SIDE = 112
+SIDE = PREVIEW_SIDE
 MOST_PIXELS = 1 << 26
 
 
@@ -35,10 +34,7 @@ def _address(encoded: bytes) -> str:
     if max(image.size) < SIDE:  # a scan of 8 pixels is shown as what it is
         scale = SIDE // max(image.size)
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    image.thumbnail((SIDE, SIDE))
-    sink = io.BytesIO()
-    image.save(sink, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(preview(image)).decode()
 
 
 def picked(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
