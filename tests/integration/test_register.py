@@ -427,7 +427,6 @@ from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks import stage
 from tasks.filter_summary import describe_balance
-from tasks.model_files import find_model
 from tasks.register import REGISTER, RegisterConfig
 
 store = FolderStore(Path(sys.argv[1]))
