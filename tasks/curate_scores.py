@@ -16,6 +16,7 @@ from dataops.snapshot import read_table
 from tasks.curate_choose import Choice
 from tasks.curate_config import CurateConfig
 from tasks.curate_judge import RawShard
+from tasks.score_config import Scorer
 from tasks.scores import PICTURES, ShardPictures, score
 from tasks.stage import Work
 
@@ -46,13 +47,17 @@ def add_scores(choice: Choice, shards: Sequence[RawShard], sizes: Sequence[int],
         languages.append(rows["language"])
         start += size
     uids = choice.judged["uid"].take(pa.array(left))
-    columns = {name: pl.Series(name, values) for name, values in score(asked, config.scores, work.draft, work.context)}
+    columns: dict[str, pl.Series] = {}
+    facts: dict[str, Any] = {}
+    for scorer, values in score(asked, config.scores, work.draft, work.context):
+        columns[scorer.name] = pl.Series(scorer.name, values)
+        facts[scorer.name] = _facts(scorer, columns[scorer.name])
     language = pa.chunked_array([chunk for column in languages for chunk in column.chunks], pa.string())
     scored = pa.table({"uid": uids, "language": language, **{n: s.to_arrow() for n, s in columns.items()}})
     for row, reason in zip(left.tolist(), drop_reasons(scored, config.rules).to_pylist(), strict=True):
         choice.reasons[row] = reason
     choice.scores = {name: _spread(scores, left, len(stays)) for name, scores in columns.items()}
-    return {name: _facts(scores) for name, scores in columns.items()}
+    return facts
 
 
 def _spread(scores: pl.Series, left: np.ndarray, count: int) -> pa.Array:
@@ -63,7 +68,9 @@ def _spread(scores: pl.Series, left: np.ndarray, count: int) -> pa.Array:
     return pa.array(taken, pa.float32())
 
 
-def _facts(scores: pl.Series) -> dict[str, Any]:
+def _facts(scorer: Scorer, scores: pl.Series) -> dict[str, Any]:
     known = scores.drop_nulls()
-    points = {f"{q:g}": known.quantile(q, "nearest") for q in QUANTILES}
-    return {"scored": len(known), "missing": len(scores) - len(known), "quantiles": points if len(known) else {}}
+    points = {f"{q:g}": known.quantile(q, "nearest") for q in QUANTILES if len(known)}
+    model = {"model": scorer.model.name} if scorer.model else {}
+    counts = {"scored": len(known), "missing": len(scores) - len(known)}
+    return {"scorer": scorer.digest, **model, **counts, "quantiles": points}

@@ -30,6 +30,8 @@ class ModelFiles(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    name: str
+    """What it is: `models:/name/version` of a registered model, whatever alias it was asked for by; else its place."""
     path: Path
     """A folder, or one file."""
     digest: str
@@ -44,11 +46,11 @@ def find_model(source: str, home: Path) -> ModelFiles:
 
     Raises: ConfigError where there is none of this name; ServiceError where MLflow does not answer.
     """
-    path = Path(source).expanduser().absolute()
+    name, path = source, Path(source).expanduser().absolute()
     if not path.exists():
-        path = _registered(source, home)
+        name, path = _registered(source, home)
     if path.is_file():
-        return ModelFiles(path=path, digest=file_sha256(path))
+        return ModelFiles(name=name, path=path, digest=file_sha256(path))
     files = sorted(file for file in path.iterdir() if file.suffix in DECIDING and file.is_file())
     if all((path / name) in files for name in MODEL_FILES):
         files = [path / name for name in sorted(MODEL_FILES)]  # one of ours: what else lies there is not read
@@ -56,10 +58,11 @@ def find_model(source: str, home: Path) -> ModelFiles:
         msg = f"model {source!r}: the folder holds no weights ({', '.join(sorted(DECIDING))})"
         raise ConfigError(msg)
     digests = [[file.name, file_sha256(file)] for file in files]
-    return ModelFiles(path=path, digest=sha256(canonical_json(digests).encode()).hexdigest())
+    return ModelFiles(name=name, path=path, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
-def _registered(source: str, home: Path) -> Path:
+def _registered(source: str, home: Path) -> tuple[str, Path]:
+    """The version that is meant, as `models:/name/version`, and the folder with its files."""
     match = REGISTERED.fullmatch(source)
     if match is None:
         msg = f"model {source!r}: no such file or folder, nor a registered model (models:/name/version, models:/name@alias)"
@@ -70,12 +73,13 @@ def _registered(source: str, home: Path) -> Path:
             version = client.get_model_version_by_alias(match["name"], match["alias"])
         else:
             version = client.get_model_version(match["name"], match["version"])
+        name = f"models:/{version.name}/{version.version}"
         identity = [tracking.tracking_uri(), version.name, version.version, version.creation_timestamp]
         folder = home / "models" / sha256(canonical_json(identity).encode()).hexdigest()[:16]
         if not folder.is_dir():
-            logger.info("%s is version %s of %s: downloading it", source, version.version, version.name)
-            _download(f"models:/{version.name}/{version.version}", folder)
-    return folder
+            logger.info("bringing %s", name)
+            _download(name, folder)
+    return name, folder
 
 
 def _download(uri: str, folder: Path) -> None:

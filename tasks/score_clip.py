@@ -4,6 +4,7 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -46,6 +47,8 @@ def score_shards(scorer: Scorer, todo: Sequence[ShardTodo], draft: Draft, contex
         for shard in some:
             score_cache.put(draft.store, shard.scorer, pq.read_table(folder / "scores" / f"{shard.name}.parquet"))
         shutil.rmtree(folder)
+    with suppress(OSError):  # not empty: another scorer was killed
+        folder.parent.rmdir()
 
 
 def _shard(todo: ShardTodo, draft: Draft, folder: Path) -> dict[str, str]:

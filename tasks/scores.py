@@ -43,13 +43,13 @@ class ShardPictures:
 
 def score(
     shards: Sequence[ShardPictures], config: ScoresConfig, draft: Draft, context: Context
-) -> Iterator[tuple[str, pa.Array]]:
-    """Each score's name and values (float32), those of all pictures of the first shard first; null where there is none.
+) -> Iterator[tuple[Scorer, pa.Array]]:
+    """Each scorer and its scores (float32), those of all pictures of the first shard first; null where there is none.
 
     Raises: ConfigError where a scorer is missing; whatever its job raises.
     """
     for scorer in config.scorers():
-        yield scorer.name, _scores(scorer, shards, draft, context)
+        yield scorer, _scores(scorer, shards, draft, context)
 
 
 def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, context: Context) -> pa.Array:

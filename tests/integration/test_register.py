@@ -496,6 +496,7 @@ def test_a_registered_model_is_found_by_its_name_and_fetched_once(
     """As curate's scores and `pairmill eval` ask for one."""
     by_alias = find_model("models:/clip-demo@champion", tmp_path)
     assert by_alias.path.is_relative_to(tmp_path)
+    assert by_alias.name == f"models:/clip-demo/{registered[0].facts['version']}"
     assert by_alias.digest == find_model(str(upstream.model), tmp_path).digest
     fetched = (by_alias.path / "model.safetensors").stat().st_mtime_ns
     assert find_model(f"clip-demo/{registered[0].facts['version']}", tmp_path) == by_alias

@@ -86,7 +86,8 @@ def test_scores_are_columns_of_what_is_left_and_rules_drop_by_them(tmp_path: Pat
     assert all(rows[uid].get("drop_reason") is None for uid in scores)
     assert {row["drop_reason"] for row in rows.values() if row["clip_score"] is None} >= {"truncated", "too_small"}
     facts = everything.facts["scores"]["clip_score"]
-    assert (facts["scored"], facts["missing"]) == (LEFT, 0)
+    assert (facts["scored"], facts["missing"], facts["model"]) == (LEFT, 0, str(checkpoint))
+    assert [facts["scorer"]] == [i.digest for i in everything.inputs if i.stage == "scorer"]
     assert facts["quantiles"]["1"] == pytest.approx(max(scores.values()))
 
     made = curated(store, pairs(), checkpoint, 7, {"score": "clip_score", "top_fraction": 0.4})

