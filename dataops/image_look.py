@@ -42,13 +42,14 @@ class Look:
 
 def look(pixels: Pixels) -> Look:
     """Look at a picture."""
+    pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
     luminance = np.empty((height, width), np.uint8)
     cells = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
     first, second = (total / (height * width) for total in _measure(pixels, luminance))
-    _cells(pixels, cells)
+    _cells(pixels.reshape(height, -1), cells)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
-    digest.update(memoryview(pixels))
+    digest.update(pixels.data)
     small = resized(luminance, MATRIX_SIDE)
     return Look(
         pixels=digest.digest(),
@@ -156,33 +157,25 @@ def _measure(pixels, luminance):
 
 
 @compiled(nogil=True)
-def _cells(pixels, cells):
+def _cells(rows, cells):
     """The mean of each cell of a grid, by area: with n cells a side, a pixel is n units wide, and a cell `width` units."""
-    height, width = pixels.shape[:2]
-    side = len(cells)
-    sums, across = np.zeros((side, side, 3), np.int64), np.empty((side, 3), np.int64)
-    for y in range(height):
-        for j in range(side):
-            low, high = j * width, (j + 1) * width
-            first, last = low // side, high // side
-            part = pixels[y, first:last]
-            for channel in range(3):
-                total = np.int32(0)
-                for x in range(len(part)):
-                    total = np.int32(total + np.int32(part[x, channel]))
-                across[j, channel] = side * total - (low - first * side) * np.int64(pixels[y, first, channel])
-                if high > last * side:
-                    across[j, channel] += (high - last * side) * np.int64(pixels[y, last, channel])
-        for i in range(side * y // height, (side * y + side - 1) // height + 1):
-            share = min(side * (y + 1), (i + 1) * height) - max(side * y, i * height)
-            for j in range(side):
-                for channel in range(3):
-                    sums[i, j, channel] += share * across[j, channel]
+    height, width, side = rows.shape[0], rows.shape[1] // 3, len(cells)
     area = height * width
     for i in range(side):
+        down = np.zeros(rows.shape[1], np.int32)
+        for y in range(i * height // side, ((i + 1) * height - 1) // side + 1):
+            share = np.int32(min(side * (y + 1), (i + 1) * height) - max(side * y, i * height))
+            row = rows[y]
+            for k in range(len(row)):
+                down[k] = np.int32(down[k] + np.int32(share * np.int32(row[k])))
         for j in range(side):
+            low, high = j * width, (j + 1) * width
             for channel in range(3):
-                cells[i, j, channel] = (sums[i, j, channel] + area // 2) // area
+                total = 0
+                for x in range(low // side, (high - 1) // side + 1):
+                    share = min(side * (x + 1), high) - max(side * x, low)
+                    total += share * np.int64(down[3 * x + channel])
+                cells[i, j, channel] = (total + area // 2) // area
 
 
 @compiled(nogil=True)

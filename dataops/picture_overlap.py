@@ -57,21 +57,22 @@ def variant(number: int) -> Variant:
     return Variant(number % len(CROPS), number >= len(CROPS))
 
 
-def plane(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture's luminance, squeezed into PLANE_SIDE x PLANE_SIDE."""
-    return resized(luminance_of(pixels), PLANE_SIDE)
+def known(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """By what a picture is known again: its luminance, squeezed to PLANE_SIDE x PLANE_SIDE, and its hashes (VARIANTS,).
 
-
-def variant_hashes(plane: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The hashes of a picture's variants (VARIANTS,); the first is nearly that of dataops.image_look."""
+    The first hash is that of dataops.image_look.
+    """
+    luminance = luminance_of(pixels)
+    plane = resized(luminance, PLANE_SIDE)
     cells = np.empty((len(CROPS), MATRIX_SIDE, MATRIX_SIDE))
     _cut(_integral(plane), CROPS, cells)
+    cells[0] = resized(luminance, MATRIX_SIDE)
     straight = np.round(DCT @ cells @ DCT.T, 6)
     mirrored = straight.copy()
     mirrored[:, :, 1::2] *= -1  # what a mirrored picture's cosine transform is
     values = np.concatenate([straight, mirrored]).reshape(VARIANTS, 64)
     bits = values > np.median(values, axis=1, keepdims=True)
-    return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
+    return plane, np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 def correlations(

@@ -20,7 +20,7 @@ class OverlapConfig(BaseModel):
     `evaluation_set` names each as it stands here."""
     action: Literal["mark", "drop"] = "drop"
     """drop: the rows leave, as `evaluation_overlap`. mark: they stay, with the sets' names in the column of that name."""
-    distance: int = Field(default=8, ge=0, le=12)
+    distance: int = Field(default=10, ge=0, le=12)
     """Bits in which the hashes of a training picture and of a variant of an evaluation picture may differ."""
     correlation: float = Field(default=0.95, ge=0.5, le=1)
     """Least correlation of the two pictures, laid over each other."""

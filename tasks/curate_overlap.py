@@ -22,7 +22,7 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.image_look import MATRIX_SIDE
 from dataops.near_duplicates import bits_apart, matches
-from dataops.picture_overlap import PLANE_SIDE, VARIANTS, correlations, plane, variant, variant_hashes
+from dataops.picture_overlap import PLANE_SIDE, VARIANTS, correlations, known, variant
 from dataops.shards import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Record, read_table
 from tasks.curate_choose import matrix
@@ -130,18 +130,17 @@ def index(draft: Draft, task: EvaluationFiles) -> Record:
     rows, unreadable = [], 0
     for member, data in _pictures(task.files):
         try:
-            small = plane(images.pixels(data))
+            plane, hashes = known(images.pixels(data))
         except images.ImageRefused as refused:
             unreadable += refused.reason != "not_an_image"
             continue
-        hashes = variant_hashes(small).astype("<u8")
         rows.append(
             {
                 "evaluation_set": task.evaluation_set,
                 "member": member,
                 "sha256": sha256(data).hexdigest(),
-                "plane": small.tobytes(),
-                "hashes": hashes.tobytes(),
+                "plane": plane.tobytes(),
+                "hashes": hashes.astype("<u8").tobytes(),
             }
         )
     part = draft.put_table(f"_work/{task.id}.parquet", pa.Table.from_pylist(rows, _INDEXED))

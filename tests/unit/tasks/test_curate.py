@@ -18,6 +18,7 @@ from tasks.curate import CURATE, choose
 from tasks.curate_config import CurateConfig
 from tasks.curate_judge import JUDGED, judge_image
 from tasks.curate_overlap import MATCHES
+from tasks.parts import map_parts
 from tasks.stage import Context, make, plan
 from tests.unit.tasks.raw_pictures import blocks, downloaded, jpeg, pair, serially, some_pairs
 
@@ -217,6 +218,35 @@ def test_rows_and_pictures_that_do_not_go_together_are_an_error(tmp_path: Path) 
         store.put(tar, out.getvalue())
         with pytest.raises(CorruptPart, match=what):
             make(plan(CURATE, CurateConfig(), 0, [source]), Context(store, tmp_path))
+
+
+def test_one_process_or_two_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, alone = curated(tmp_path / "alone", some_pairs(), 7)
+    monkeypatch.setattr(curate, "map_parts", map_parts)
+    store = FolderStore(tmp_path / "two")
+    planned = plan(CURATE, CurateConfig(), 0, [downloaded(store, some_pairs(), 7)])
+    assert make(planned, Context(store, tmp_path, workers=2)).parts == alone.parts
+
+
+def test_what_was_judged_before_a_crash_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(curate, "choose", crash)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        curated(tmp_path, some_pairs(), 7)
+    monkeypatch.setattr(curate, "choose", choose)
+    monkeypatch.setattr(curate, "judge", crash)
+    _, made = curated(tmp_path, some_pairs(), 7)
+    assert made.counts.input == 20
+
+
+def test_rows_that_come_in_another_order_have_the_same_fate(tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(20)
+    found = rows_by_url(*curated(tmp_path, [some_pairs()[i] for i in order], 3))
+    usual = rows_by_url(*curated(tmp_path / "usual", some_pairs(), 9))
+    fate = ("drop_reason", "cluster", "phash")
+    assert {u: [r[f] for f in fate] for u, r in found.items()} == {u: [r[f] for f in fate] for u, r in usual.items()}
 
 
 def test_the_same_rows_give_the_same_bytes_on_a_second_try(tmp_path: Path) -> None:

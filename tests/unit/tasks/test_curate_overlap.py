@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, sets: tuple[str, str]) -> 
         made_with(tmp_path, paths=[f"{tmp_path}/nothing"])
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("no picture")
-    with pytest.raises(ConfigError, match="no picture can be read in .*texts"):
+    with pytest.raises(ConfigError, match=r"no picture can be read in .*texts"):
         made_with(tmp_path, paths=[f"{tmp_path}/texts"])
     whole = Path(sets[1]).read_bytes()
     Path(sets[1]).write_bytes(whole[:700])
