@@ -52,11 +52,17 @@ LOOK = [
     ),  # the smallest uid of the pairs that curate found to be one; null where it is alone
     pa.field("evaluation_overlap", pa.string()),  # evaluation sets that have the picture, joined by commas
 ]
+SCORES = [
+    pa.field("clip_score", pa.float32()),  # cosine of picture and caption; docs/scores.md
+    pa.field("aesthetic", pa.float32()),
+    pa.field("nsfw", pa.float32()),  # 0 to 1
+]
+SCORE_NAMES = [field.name for field in SCORES]
 DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string())]
 
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
-CURATED = pa.schema([*DOWNLOADED, *LOOK])
+CURATED = pa.schema([*DOWNLOADED, *LOOK, *SCORES])
 PACKED = CURATED  # `shard` now names the training shard
 
 

@@ -3,9 +3,10 @@
 1. judge, a task a raw shard: decode each picture whole, look at its size, shape and contrast, take its fingerprints;
 2. look for the pictures of evaluation sets, where the config names some (tasks/curate_overlap.py);
 3. choose, once over all of them: which pairs leave, and of duplicates which one stays;
-4. write, a task a raw shard: the kept and the dropped rows.
+4. score what is left, where the config names scores, and drop what the rules over scores do not keep;
+5. write, a task a raw shard: the kept and the dropped rows.
 
-Whatever is made by 1 to 3 is scratch, but for the table of matches with evaluation sets. The result does not depend on the
+Whatever is made by 1 to 4 is scratch, but for the table of matches with evaluation sets. The result does not depend on the
 order or the partition of the rows.
 """
 
@@ -18,12 +19,13 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import CURATED, conform, dropped
-from dataops.snapshot import Counts, Draft, Manifest, Part, Record, read_table
+from dataops.schema import CURATED, SCORE_NAMES, conform, dropped
+from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, read_table
 from tasks.curate_choose import Choice, drop_duplicates, drop_placeholders, mark_overlaps
 from tasks.curate_config import CurateConfig
 from tasks.curate_judge import JUDGED, RawShard, judge, judged_name
 from tasks.curate_overlap import MATCHES, evaluation_inputs, evaluation_matches
+from tasks.curate_scores import add_scores
 from tasks.parts import map_parts, shared_workers
 from tasks.stage import Made, Stage, Work, gather
 
@@ -34,7 +36,7 @@ MATCHES_PART = "evaluation-matches.parquet"
 
 
 def make(work: Work) -> Made:
-    """Judge, look for evaluation sets, choose, write."""
+    """Judge, look for evaluation sets, choose, score, write."""
     with shared_workers(work.context) as context:
         return _make(replace(work, context=context))
 
@@ -48,7 +50,10 @@ def _make(work: Work) -> Made:
     judged = pa.concat_tables(tables) if tables else JUDGED.empty_table()
     matches, facts = evaluation_matches(work, judged) if config.overlap else (MATCHES.empty_table(), {})
     choice = choose(judged, config, matches)
-    _put_choice(work.draft, choice, numbers, [table.num_rows for table in tables])
+    sizes = [table.num_rows for table in tables]
+    if config.scores.names:
+        facts = {**facts, "scores": add_scores(choice, judges, sizes, work)}
+    _put_choice(work.draft, choice, numbers, sizes)
     parts, counts = gather(
         map_parts(write, _shards("write", work.inputs["download"], config), work.draft, work.context)
     )
@@ -88,6 +93,7 @@ def _put_choice(draft: Draft, choice: Choice, numbers: Sequence[str], sizes: Seq
             "phash": choice.judged["phash"],
             "cluster": pa.array(choice.clusters, pa.string()),
             "evaluation_overlap": pa.array(choice.overlaps, pa.string()),
+            **choice.scores,
             "drop_reason": pa.array(choice.reasons, pa.string()),
         }
     )
@@ -116,7 +122,7 @@ def write(draft: Draft, shard: RawShard) -> Record:
     reasons = chosen["drop_reason"].to_pylist()
     phashes = [None if value is None else f"{value:016x}" for value in chosen["phash"].to_pylist()]
     rows = rows.append_column("phash", pa.array(phashes, pa.string()))
-    for name in ("cluster", "evaluation_overlap"):
+    for name in ("cluster", "evaluation_overlap", *(n for n in SCORE_NAMES if n in chosen.column_names)):
         rows = rows.append_column(name, chosen[name])
     kept = rows.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
     lost = rows.append_column("drop_reason", chosen["drop_reason"])
@@ -135,4 +141,9 @@ def write(draft: Draft, shard: RawShard) -> Record:
     )
 
 
-CURATE = Stage(name="curate", version=3, make=make, outside=evaluation_inputs)
+def outside(config: CurateConfig) -> list[Input]:
+    """The evaluation sets and the scorers, digested."""
+    return evaluation_inputs(config) + config.scores.inputs()
+
+
+CURATE = Stage(name="curate", version=4, make=make, outside=outside)

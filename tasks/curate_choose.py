@@ -27,6 +27,8 @@ class Choice:
         """The smallest uid of the duplicates that a row is one of."""
         self.overlaps: list[str | None] = [None] * judged.num_rows
         """The evaluation sets that have the row's picture, joined by commas."""
+        self.scores: dict[str, pa.Array] = {}
+        """Columns of scores (float32), null for rows that left before they were scored."""
 
     def left(self) -> Rows:
         """The rows that nothing has dropped so far."""

@@ -1,10 +1,13 @@
 """`[curate]`: which pictures are good enough, which are the same, and which must not be trained on."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dataops.config import StageConfig
+from dataops.schema import SCORE_NAMES
+from dataops.score_rules import ScoreRule
+from tasks.score_config import ScoresConfig
 
 
 class OverlapConfig(BaseModel):
@@ -43,3 +46,19 @@ class CurateConfig(StageConfig):
     picture under two names teaches both. False: keep one caption a picture, the longest."""
     overlap: OverlapConfig | None = None
     """Evaluation sets whose pictures must not be trained on; not looked for without it."""
+    scores: ScoresConfig = ScoresConfig()
+    """Columns that say how good a pair is; none by default."""
+    rules: tuple[ScoreRule, ...] = ()
+    """`[[curate.rules]]`: which scores a row must have to stay. Each looks at all rows that nothing else has dropped."""
+
+    def key_config(self) -> dict[str, Any]:
+        """Without the places of models: the scorers' digests are inputs of the stage."""
+        return {**super().key_config(), "scores": self.scores.names}
+
+    @model_validator(mode="after")
+    def _scored(self) -> Self:
+        if unknown := [rule.score for rule in self.rules if rule.score not in self.scores.names]:
+            tables = ", ".join(f"[curate.scores.{name}]" for name in dict.fromkeys(unknown))
+            msg = f"rules over scores that are not computed: {tables} missing; there are {', '.join(SCORE_NAMES)}"
+            raise ValueError(msg)
+        return self

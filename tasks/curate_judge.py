@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ JUDGED = pa.schema(
         ("phash", pa.uint64()),
         ("thumbnail", pa.binary()),
         ("luminance", pa.binary()),  # null too where no evaluation sets are compared with
+        ("picture", pa.string()),  # hex digest of the bytes in the shard; null where no scores are asked for
     ]
 )
 
@@ -58,6 +60,7 @@ def judge(draft: Draft, shard: RawShard) -> Record:
             **{name: row[name] for name in ("uid", "url", "caption", "sha256")},
             "original_area": row["original_width"] * row["original_height"],
             **judge_image(data, (row["original_width"], row["original_height"]), shard.config),
+            "picture": blake2b(data, digest_size=16).hexdigest() if shard.config.scores.names else None,
         }
         for row, data in paired(draft.store, rows, shard)
     ]

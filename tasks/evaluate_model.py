@@ -6,7 +6,6 @@ same model and data reads them, an interrupted one goes on at the first unfinish
 
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,13 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError
-from tasks import tracking
 from tasks.job import run_job
-from tasks.packaging import MODEL_FILES
+from tasks.model_files import find_model
 from training.suite import Suite
-
-REGISTERED = re.compile(r"^(?:models:/)?([^/@:]+)(?:/(\d+)|@([A-Za-z0-9_-]+))$")
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +66,7 @@ def evaluate_model(
     Raises: ConfigError where there is no such model; what the job raises.
     """
     settings = settings or Settings()
-    path = find_model(model, home)
+    path = find_model(model, home).path
     digest = _digest(path, settings)
     folder = home / "evaluations" / f"{digest[:16]}-{suite.name}"
     job = {
@@ -86,40 +81,6 @@ def evaluate_model(
     run_job("training.evaluate", job, folder, on_line=on_line)
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     return Evaluation(model, folder, metrics, [task.name for task in suite.tasks])
-
-
-def find_model(model: str, home: Path) -> Path:
-    """Where the model's files are; those of a registered one are brought first.
-
-    Raises: ConfigError where it is neither a path nor a registered model; ServiceError where MLflow does not answer.
-    """
-    path = Path(model)
-    if path.exists():
-        return path.absolute()
-    found = REGISTERED.match(model)
-    if found is None:
-        msg = f"{model}: no such file or folder, nor a registered model (NAME/VERSION or NAME@ALIAS)"
-        raise ConfigError(msg)
-    name, version, alias = found.groups()
-    client = tracking.connect()
-    with tracking.mlflow_errors():
-        chosen = client.get_model_version(name, version) if version else client.get_model_version_by_alias(name, alias)
-        uri = f"models:/{name}/{chosen.version}"
-        server = sha256(tracking.tracking_uri().encode()).hexdigest()[:8]
-        target = home / "models" / f"{server}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{chosen.version}"
-        files = target / "model"
-        if not all((files / name).is_file() for name in MODEL_FILES):
-            from mlflow.artifacts import download_artifacts
-
-            logger.info("bringing %s", uri)
-            target.mkdir(parents=True, exist_ok=True)
-            download_artifacts(
-                artifact_uri=f"{uri}/artifacts/model", dst_path=str(target), tracking_uri=tracking.tracking_uri()
-            )
-    if not all((files / name).is_file() for name in MODEL_FILES):
-        msg = f"{model}: is registered, but was not made by pairmill: it has no {', '.join(MODEL_FILES)}"
-        raise ConfigError(msg)
-    return files
 
 
 def _digest(path: Path, settings: Settings) -> str:

@@ -28,6 +28,7 @@ from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_diges
 from dataops.store import FolderStore
 from tasks import registration, stage, tracking
 from tasks.filter_summary import describe_balance
+from tasks.model_files import find_model
 from tasks.register import REGISTER, RegisterConfig, run_links
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
@@ -496,6 +497,23 @@ def test_model_loads_without_pickle_or_pairmill_and_scores_as_ours(
         assert row["error"] is None
     assert told["rows"][2]["probabilities"] is None
     assert "not a readable picture" in told["rows"][2]["error"]
+
+
+def test_a_registered_model_is_found_by_its_name_and_fetched_once(
+    registered: Any, upstream: SimpleNamespace, tmp_path: Path
+) -> None:
+    """As curate's scores and `pairmill eval` ask for one."""
+    by_alias = find_model("models:/clip-demo@champion", tmp_path)
+    assert by_alias.path.is_relative_to(tmp_path)
+    assert by_alias.name == f"models:/clip-demo/{registered[0].facts['version']}"
+    assert by_alias.digest == find_model(str(upstream.model), tmp_path).digest
+    fetched = (by_alias.path / "model.safetensors").stat().st_mtime_ns
+    assert find_model(f"clip-demo/{registered[0].facts['version']}", tmp_path) == by_alias
+    assert (by_alias.path / "model.safetensors").stat().st_mtime_ns == fetched
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [by_alias.path.name]
+    for none in ("models:/clip-demo/999", "models:/clip-demo@nobody", "models:/no such model/1"):
+        with pytest.raises(ConfigError, match="refused"):
+            find_model(none, tmp_path)
 
 
 def test_floor_of_an_unknown_metric_names_those_that_there_are(environment: str, upstream: SimpleNamespace) -> None:
