@@ -101,7 +101,21 @@ def _unit(stream, at):
 
 @compiled(nogil=True)
 def _replay(
-    text, starts, letters, upper, slots, rows, chances, chosen, stream, draws, places, ready, totals, probabilities, counts
+    text,
+    starts,
+    letters,
+    upper,
+    slots,
+    rows,
+    chances,
+    chosen,
+    stream,
+    draws,
+    places,
+    ready,
+    totals,
+    probabilities,
+    counts,
 ):
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
     for t in range(len(starts) - 1):
