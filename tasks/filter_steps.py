@@ -194,6 +194,8 @@ def _then(reasons: pl.Series, rows: pl.DataFrame, ask: Callable[[pl.DataFrame], 
     left = reasons.is_null().arg_true()
     if not len(left):
         return reasons
+    if len(left) == rows.height:
+        return ask(rows)
     return reasons.scatter(left, ask(rows[left]))
 
 
