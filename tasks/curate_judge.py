@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dataops import images
 from dataops.errors import CorruptPart
@@ -28,6 +30,8 @@ JUDGED = pa.schema(
         ("luminance", pa.binary()),  # null too where no evaluation sets are compared with
     ]
 )
+
+_MEMORY = 3 << 20  # bytes of pixels that are decoded into one place: a megapixel
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,12 @@ class RawShard:
 def judge(draft: Draft, shard: RawShard) -> Record:
     """Look at each picture of a raw shard; the table goes to the scratch objects."""
     rows = read_table(draft.store, shard.rows)
+    memory = np.empty(_MEMORY, np.uint8)
     judged = [
         {
             **{name: row[name] for name in ("uid", "url", "caption", "sha256")},
             "original_area": row["original_width"] * row["original_height"],
-            **judge_image(data, (row["original_width"], row["original_height"]), shard.config),
+            **judge_image(data, (row["original_width"], row["original_height"]), shard.config, memory),
         }
         for row, data in paired(draft.store, rows, shard)
     ]
@@ -88,10 +93,16 @@ def paired(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict
             raise CorruptPart(msg)
 
 
-def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfig) -> dict[str, Any]:
-    """The columns of JUDGED that come from the picture's own bytes, and its `drop_reason`."""
+def judge_image(
+    data: bytes, original_size: tuple[int, int], config: CurateConfig, memory: NDArray[np.uint8] | None = None
+) -> dict[str, Any]:
+    """The columns of JUDGED that come from the picture's own bytes, and its `drop_reason`.
+
+    Args:
+        memory: for its pixels, to be used again and again.
+    """
     try:
-        seen = look(images.pixels(data))
+        seen = look(images.pixels(data, memory=memory))
     except images.ImageRefused as refused:
         return {"drop_reason": refused.reason}
     return {
