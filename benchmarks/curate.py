@@ -41,8 +41,7 @@ DISTANCE = 6
 
 def judge_all(pictures: Sequence[bytes]) -> list[str]:
     """Ours: the checks and the hash of each picture."""
-    size, memory = (curate_pictures.SIDE, curate_pictures.SIDE), np.empty(3 << 20, np.uint8)  # as judge has it
-    judged = (judge_image(data, size, CONFIG, memory) for data in pictures)
+    judged = (judge_image(data, (curate_pictures.SIDE, curate_pictures.SIDE), CONFIG) for data in pictures)
     return [f"{row['phash']:016x} {row['drop_reason']}" for row in judged]
 
 
@@ -126,7 +125,7 @@ def near_duplicates(number: int, asked: int, say: Callable[[str], Any]) -> tuple
     equal = np.array_equal(label, cluster_all(few))
     hashes = some_hashes(number)
     rows = np.random.default_rng(1).permutation(number // 10)[:asked].tolist()
-    ours, peer, mine, theirs = in_turn(lambda: cluster_all(hashes), lambda: found(hashes, rows), 2)
+    ours, peer, mine, theirs = in_turn(lambda: cluster_all(hashes), lambda: found(hashes, rows), 3)
     equal &= all(mine[a] == mine[b] for a, b in theirs)
     say(f"near-duplicates: ours {ours:.1f} s for all {number:,}; the peer {peer:.1f} s for {asked}; equal: {equal}")
     name = f"imagededup's brute force, {asked} asked"
@@ -164,7 +163,7 @@ def main() -> int:
     if "near-duplicates" in options.only:
         try:
             version("imagededup")
-            more, same = near_duplicates(250_000 if options.quick else 1_000_000, 5 if options.quick else 20, say)
+            more, same = near_duplicates(250_000 if options.quick else 1_000_000, 5 if options.quick else 50, say)
             rows, equal = rows + more, equal and same
         except PackageNotFoundError:
             say("near-duplicates: imagededup is not installed; see --help")

@@ -182,18 +182,14 @@ def decode(data: bytes) -> Image.Image:
         raise ImageRefused("corrupt", f"{kind} ({type(error).__name__})") from None
 
 
-def pixels(data: bytes, max_area: float = MAX_AREA, memory: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+def pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
     """All pixels of an image as RGB (height, width, 3), transparency on white; of an animation, the first frame.
 
     A JPEG goes to libjpeg-turbo itself, which also says where it had to guess; the pixels are those of `decode`.
 
-    Args:
-        memory: of one dimension; the result may lie in it, until it is given again. To get fresh memory for a picture of
-            256 pixels a side takes a third of the time that decoding does.
-
     Raises: ImageRefused with not_an_image, unsupported_format, truncated, too_many_pixels or corrupt.
     """
-    if sniff(data) == "jpeg" and (found := _jpeg_pixels(data, max_area, memory)) is not None:
+    if sniff(data) == "jpeg" and (found := _jpeg_pixels(data, max_area)) is not None:
         return found
     try:
         read_header(data, max_area)
@@ -204,7 +200,7 @@ def pixels(data: bytes, max_area: float = MAX_AREA, memory: NDArray[np.uint8] | 
     return np.asarray(decode(data))
 
 
-def _jpeg_pixels(data: bytes, max_area: float, memory: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     """None where it is not the decoder's: CMYK, kinds of JPEG that it does not know, warnings of what harms no pixel."""
     try:
         header: Any = simplejpeg.decode_jpeg_header(data)
@@ -217,10 +213,8 @@ def _jpeg_pixels(data: bytes, max_area: float, memory: NDArray[np.uint8] | None)
         raise ImageRefused("truncated", "the jpeg ends early")
     if space not in ("YCbCr", "Gray", "RGB"):
         return None
-    if memory is not None and memory.size < 3 * width * height:
-        memory = None
     try:
-        return simplejpeg.decode_jpeg(data, strict=True, buffer=memory)
+        return simplejpeg.decode_jpeg(data, strict=True)
     except ValueError as error:
         said = str(error)
     if said.startswith("Premature end of JPEG"):

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from dataops import images
 from dataops.errors import CorruptPart
@@ -30,8 +28,6 @@ JUDGED = pa.schema(
         ("luminance", pa.binary()),  # null too where no evaluation sets are compared with
     ]
 )
-
-_MEMORY = 3 << 20  # bytes of pixels that are decoded into one place: a megapixel
 
 
 @dataclass(frozen=True)
@@ -57,12 +53,11 @@ class RawShard:
 def judge(draft: Draft, shard: RawShard) -> Record:
     """Look at each picture of a raw shard; the table goes to the scratch objects."""
     rows = read_table(draft.store, shard.rows)
-    memory = np.empty(_MEMORY, np.uint8)
     judged = [
         {
             **{name: row[name] for name in ("uid", "url", "caption", "sha256")},
             "original_area": row["original_width"] * row["original_height"],
-            **judge_image(data, (row["original_width"], row["original_height"]), shard.config, memory),
+            **judge_image(data, (row["original_width"], row["original_height"]), shard.config),
         }
         for row, data in paired(draft.store, rows, shard)
     ]
@@ -93,16 +88,10 @@ def paired(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict
             raise CorruptPart(msg)
 
 
-def judge_image(
-    data: bytes, original_size: tuple[int, int], config: CurateConfig, memory: NDArray[np.uint8] | None = None
-) -> dict[str, Any]:
-    """The columns of JUDGED that come from the picture's own bytes, and its `drop_reason`.
-
-    Args:
-        memory: for its pixels, to be used again and again.
-    """
+def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfig) -> dict[str, Any]:
+    """The columns of JUDGED that come from the picture's own bytes, and its `drop_reason`."""
     try:
-        seen = look(images.pixels(data, memory=memory))
+        seen = look(images.pixels(data))
     except images.ImageRefused as refused:
         return {"drop_reason": refused.reason}
     return {
