@@ -44,26 +44,27 @@ def look(pixels: Pixels) -> Look:
     """Look at a picture."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
-    luminance = np.empty((height, width), np.uint8)
+    narrower = np.empty((MATRIX_SIDE, height), np.uint8)
     cells = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
-    first, second = (total / (height * width) for total in _measure(pixels, luminance))
+    sums = _measure(pixels, *_weights(width, MATRIX_SIDE), narrower)
+    first, second = (total / (height * width) for total in sums)
     _cells(pixels.reshape(height, -1), cells)
+    luminance = _turned(narrower, MATRIX_SIDE)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
     digest.update(pixels.data)
-    small = resized(luminance, MATRIX_SIDE)
     return Look(
         pixels=digest.digest(),
         contrast=math.sqrt(max(0.0, second - first * first)),
-        phash=hash_of(small),
+        phash=hash_of(luminance),
         thumbnail=cells.tobytes(),
-        luminance=small.tobytes(),
+        luminance=luminance.tobytes(),
     )
 
 
 def luminance_of(pixels: Pixels) -> NDArray[np.uint8]:
     """The luminance (height, width)."""
     luminance = np.empty(pixels.shape[:2], np.uint8)
-    _measure(pixels, luminance)
+    _luminance(np.ascontiguousarray(pixels), luminance)
     return luminance
 
 
@@ -94,14 +95,14 @@ def resized(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
     Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c.
     """
-    for size in (plane.shape[1], plane.shape[0]):
-        if size != side:
-            narrower = np.empty((side, plane.shape[0]), np.uint8)
-            _resample(plane, *_weights(size, side), narrower)
-            plane = narrower  # turned: what were its columns are its rows
-        else:
-            plane = np.ascontiguousarray(plane.T)
-    return plane
+    return _turned(_turned(plane, side), side)
+
+
+def _turned(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A plane with its rows resampled, and turned: what were its columns are its rows."""
+    result = np.empty((side, len(plane)), np.uint8)
+    _resample(plane, *_weights(plane.shape[1], side), result)
+    return result
 
 
 @lru_cache(maxsize=512)
@@ -136,23 +137,34 @@ def _rounded(value: float) -> int:
     return int(value - 0.5) if value < 0 else int(value + 0.5)
 
 
+@compiled(inline="always")
+def _grey(row, grey):
+    """The luminance of a row, as Pillow's mode L (ITU-R 601-2)."""
+    for x in range(len(grey)):
+        total = np.int32(np.int32(row[x, 0]) * np.int32(19595) + np.int32(row[x, 1]) * np.int32(38470))
+        grey[x] = np.uint8(np.int32(total + np.int32(row[x, 2]) * np.int32(7471) + np.int32(32768)) >> 16)
+
+
 @compiled(nogil=True)
-def _measure(pixels, luminance):
-    """Luminance as Pillow's mode L (ITU-R 601-2); the sum of its values, and of their squares."""
-    height, width = luminance.shape
-    first, second = 0, 0
-    for y in range(height):
-        row, grey = pixels[y], luminance[y]
-        for x in range(width):
-            total = np.int32(np.int32(row[x, 0]) * np.int32(19595) + np.int32(row[x, 1]) * np.int32(38470))
-            grey[x] = np.uint8(np.int32(total + np.int32(row[x, 2]) * np.int32(7471) + np.int32(32768)) >> 16)
+def _luminance(pixels, luminance):
+    for y in range(len(pixels)):
+        _grey(pixels[y], luminance[y])
+
+
+@compiled(nogil=True)
+def _measure(pixels, starts, sizes, weights, narrower):
+    """The luminance, its rows resampled and the result turned; the sum of its values, and of their squares."""
+    grey, first, second = np.empty(pixels.shape[1], np.uint8), 0, 0
+    for y in range(len(pixels)):
+        _grey(pixels[y], grey)
         one, two = np.uint32(0), np.uint32(0)
-        for x in range(width):  # a row of 66,000 pixels fits the sums
+        for x in range(len(grey)):  # a row of 66,000 pixels fits the sums
             value = np.uint32(grey[x])
             one = np.uint32(one + value)
             two = np.uint32(two + np.uint32(value * value))
         first += one
         second += two
+        _resample_row(grey, starts, sizes, weights, narrower[:, y])
     return first, second
 
 
@@ -178,13 +190,18 @@ def _cells(rows, cells):
                 cells[i, j, channel] = (total + area // 2) // area
 
 
+@compiled(inline="always")
+def _resample_row(row, starts, sizes, weights, result):
+    for place in range(len(starts)):
+        part = row[starts[place] : starts[place] + sizes[place]]
+        weight, total = weights[place], np.int32(1 << 21)
+        for k in range(len(part)):
+            total = np.int32(total + np.int32(np.int32(part[k]) * weight[k]))
+        result[place] = min(max(total >> 22, 0), 255)
+
+
 @compiled(nogil=True)
 def _resample(plane, starts, sizes, weights, result):
     """Resample the rows of a plane; the result is turned."""
-    for y in range(plane.shape[0]):
-        for place in range(len(starts)):
-            part = plane[y, starts[place] : starts[place] + sizes[place]]
-            weight, total = weights[place], np.int32(1 << 21)
-            for k in range(len(part)):
-                total = np.int32(total + np.int32(np.int32(part[k]) * weight[k]))
-            result[place, y] = min(max(total >> 22, 0), 255)
+    for y in range(len(plane)):
+        _resample_row(plane[y], starts, sizes, weights, result[:, y])
