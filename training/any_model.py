@@ -1,35 +1,35 @@
 """Any CLIP on this machine, ready to be evaluated: a finished model of ours, an open_clip folder, an OpenAI file.
 
     folder with model.safetensors, model.json, tokenizer.json     ours: trained, registered or exported
-    folder with open_clip_config.json and open_clip_model.safetensors or open_clip_pytorch_model.bin
-    file .pt                                                      OpenAI's release: a TorchScript archive or state dict
+    folder with open_clip_config.json and its weights             open_clip's, as it pushes to the Hub or as we export
+    file .pt, .bin, .safetensors                                  weights alone, with OpenAI's vocabulary and preprocessing
 
-The last two are read by open_clip itself, with its tokenizers and preprocessing; a .bin is read as weights only, never
-as pickled objects.
+No pickle is run (training/state_dicts.py). An open_clip model that has another network than ours is given to open_clip
+itself, where it is installed.
 """
 
 import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-from pydantic import ValidationError
+import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError
 from training.checkpoint import MODEL_FILES, LoadedModel, load_model
-from training.config import ModelConfig
+from training.clip_vocabulary import VOCAB_SIZE
 from training.model import CLIP
+from training.preprocess import MEAN, STD, Preprocess
+from training.state_dicts import WEIGHTS, load_pretrained
+from training.tokenizer import load_tokenizer, make_tokenizer
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
-OPEN_CLIP_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
 
 
 class PaddedTexts(nn.Module):
@@ -55,8 +55,22 @@ class PaddedTexts(nn.Module):
 
 
 @dataclass(frozen=True)
-class OpenClipModel:
-    """A model of open_clip with what goes with it."""
+class Rescaled:
+    """Our preprocessing with another mean and deviation of the channels."""
+
+    inner: Preprocess
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Float (3, S, S)."""
+        own_mean, own_std, mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD, self.mean, self.std))
+        return (self.inner(image) * own_std + own_mean - mean) / std
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """A model that others have trained, with what goes with it."""
 
     model: CLIP | PaddedTexts
     tokenizer: Any
@@ -71,17 +85,16 @@ def model_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if (path / OPEN_CLIP_CONFIG).is_file():
-        weights = [path / name for name in OPEN_CLIP_WEIGHTS if (path / name).is_file()]
+        weights = [path / name for name in WEIGHTS if (path / name).is_file()]
         if not weights:
-            msg = f"{path}: has {OPEN_CLIP_CONFIG} but no weights; expected one of {', '.join(OPEN_CLIP_WEIGHTS)}"
+            msg = f"{path}: has {OPEN_CLIP_CONFIG} but no weights; expected one of {', '.join(WEIGHTS)}"
             raise ConfigError(msg)
-        others = sorted(p for p in path.glob("*.json") if p.is_file())
-        return [*others, weights[0]]
+        return [*sorted(path.glob("*.json")), weights[0]]
     missing = [name for name in MODEL_FILES if not (path / name).is_file()]
     if missing:
         msg = (
             f"{path}: is no model; {', '.join(missing)} missing. A model is a folder with {', '.join(MODEL_FILES)}, an "
-            f"open_clip folder with {OPEN_CLIP_CONFIG}, or OpenAI's .pt file"
+            f"open_clip folder with {OPEN_CLIP_CONFIG}, or a file of weights"
         )
         raise ConfigError(msg)
     return [path / name for name in MODEL_FILES]
@@ -96,50 +109,72 @@ def digest_model(path: Path) -> str:
     return sha256(canonical_json(digests).encode()).hexdigest()
 
 
-def load_any(path: Path, device: str = "cpu") -> LoadedModel | OpenClipModel:
+def load_any(path: Path, device: str = "cpu") -> LoadedModel | OtherModel:
     """Load a model in full precision.
 
-    Raises: ConfigError where there is none, or open_clip is needed and not installed; ContractError where it is
-    damaged.
+    Raises: ConfigError where there is none, its weights cannot be read safely, or open_clip is needed and not installed;
+        ContractError where it is damaged.
     """
-    files = model_files(path)
+    model_files(path)
     if path.is_dir() and not (path / OPEN_CLIP_CONFIG).is_file():
         return load_model(path, device=device)
-    try:
-        import open_clip
-    except ImportError as error:
-        msg = f"{path}: open_clip reads this model; install it: pip install open_clip_torch"
-        raise ConfigError(msg) from error
-    try:
-        loaded = _openai(open_clip, files[0]) if path.is_file() else _open_clip(open_clip, path)
-    except (RuntimeError, ValueError, KeyError, OSError, AssertionError, TypeError, AttributeError) as error:
-        msg = f"{path}: open_clip cannot read it ({type(error).__name__}: {str(error)[:300]})"
-        raise ContractError(msg) from error
+    loaded = _weights_alone(path) if path.is_file() else _open_clip_folder(path)
     loaded.model.to(device).eval().requires_grad_(False)
     return loaded
 
 
-def _open_clip(open_clip: Any, folder: Path) -> OpenClipModel:
-    name = f"local-dir:{folder.absolute()}"
-    model, preprocess = open_clip.create_model_from_pretrained(name, weights_only=True)
-    tokenizer = open_clip.get_tokenizer(name)
-    config = json.loads((folder / OPEN_CLIP_CONFIG).read_text("utf-8"))["model_cfg"]
-    return OpenClipModel(_ours(config, model) or PaddedTexts(model, tokenizer.context_length), tokenizer, preprocess)
+def _weights_alone(file: Path) -> OtherModel:
+    model = load_pretrained(file)
+    text = model.config.text_cfg
+    if text.vocab_size != VOCAB_SIZE:
+        msg = f"{file}: has {text.vocab_size} tokens, and no vocabulary beside it; name a folder with a tokenizer.json"
+        raise ConfigError(msg)
+    tokenizer = make_tokenizer("clip", (), VOCAB_SIZE, text.context_length)
+    return OtherModel(model, tokenizer, Preprocess(model.config.vision_cfg.image_size))
 
 
-def _openai(open_clip: Any, file: Path) -> OpenClipModel:
-    model = open_clip.load_openai_model(str(file), precision="fp32", device="cpu")
-    size, mean, std = model.visual.image_size, model.visual.image_mean, model.visual.image_std
-    preprocess = open_clip.image_transform(size, is_train=False, mean=mean, std=std)
-    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=model.context_length)
-    return OpenClipModel(PaddedTexts(model, model.context_length), tokenizer, preprocess)
-
-
-def _ours(config: dict[str, Any], model: nn.Module) -> CLIP | None:
-    """The same network as ours, which takes texts at their own length; None where we have no such network."""
+def _open_clip_folder(folder: Path) -> OtherModel:
+    path = folder / OPEN_CLIP_CONFIG
     try:
-        ours = CLIP(ModelConfig.model_validate(config))
-        ours.load_state_dict(model.state_dict(), strict=True)
-    except (ValidationError, RuntimeError):
-        return None
-    return ours
+        config = json.loads(path.read_text("utf-8"))
+        text, facts = config["model_cfg"]["text_cfg"], config.get("preprocess_cfg", {})
+        size = facts.get("size", config["model_cfg"]["vision_cfg"].get("image_size", 224))
+        plain = (
+            facts.get("interpolation", "bicubic") == "bicubic" and facts.get("resize_mode", "shortest") == "shortest"
+        )
+        mean, std = (tuple(map(float, facts.get(name, own))) for name, own in (("mean", MEAN), ("std", STD)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{path}: is no config of open_clip's ({type(error).__name__}: {error})"
+        raise ContractError(msg) from error
+    own_vocabulary = (folder / "tokenizer.json").is_file()
+    if not plain or not isinstance(size, int) or ("hf_tokenizer_name" in text and not own_vocabulary):
+        return _by_open_clip(folder)
+    try:
+        model = load_pretrained(folder)
+    except ConfigError:  # a network that we do not have; open_clip may, and says what is wrong where it has not
+        return _by_open_clip(folder)
+    context_length = model.config.text_cfg.context_length
+    if own_vocabulary:
+        tokenizer = load_tokenizer(folder / "tokenizer.json", context_length)
+    else:
+        tokenizer = make_tokenizer("clip", (), VOCAB_SIZE, context_length)
+    preprocess = Preprocess(size)
+    return OtherModel(model, tokenizer, preprocess if (mean, std) == (MEAN, STD) else Rescaled(preprocess, mean, std))
+
+
+def _by_open_clip(folder: Path) -> OtherModel:
+    try:
+        import open_clip
+    except ImportError as error:
+        msg = f"{folder}: open_clip reads this model; install it: pip install open_clip_torch"
+        raise ConfigError(msg) from error
+    name = f"local-dir:{folder.absolute()}"
+    try:
+        made: Any = open_clip.create_model_from_pretrained(name, weights_only=True)
+        tokenizer: Any = open_clip.get_tokenizer(name)
+    except (RuntimeError, ValueError, KeyError, OSError, AssertionError, TypeError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        msg = f"{folder}: neither we nor open_clip can read it ({type(error).__name__}: {reason})"
+        raise ContractError(msg) from error
+    model, preprocess = made
+    return OtherModel(PaddedTexts(model, tokenizer.context_length), tokenizer, preprocess)

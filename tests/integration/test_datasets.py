@@ -13,6 +13,7 @@ from flows.cli import run_command
 from tasks.datasets import fetch_suite
 from tests.integration.hub_server import REVISION, Hub
 from training.suite import load_suite
+from training.torchvision_sets import Job, write_set
 
 ROW = '[[task]]\nname = "{0}"\nkind = "classification"\nsource = "{1}"\n'
 
@@ -151,16 +152,19 @@ def test_a_torchvision_set_is_written_in_the_layout(tmp_path):
         place = tmp_path / "sets/ImageFolder/.torchvision/data" / name
         place.mkdir(parents=True)
         Image.new("RGB", (5, 4), "red").save(place / "a.png")
-    suite = write(
-        tmp_path / "s.toml",
-        ROW.format("zoo", "torchvision/ImageFolder"),
-        ROW.format("no", "torchvision/NoSuchThing"),
-        ROW.format("digits", "torchvision/FakeData"),
-    )
-    zoo, wrong, unnamed = fetch_suite(suite, tmp_path / "sets")
-    assert (zoo.state, wrong.state, unnamed.state) == ("fetched", "failed", "failed")
-    assert "torchvision has no dataset NoSuchThing" in wrong.reason
-    (task,) = load_suite(suite, tmp_path / "sets", partial=True).tasks[:1]
+    suite = write(tmp_path / "s.toml", ROW.format("zoo", "torchvision/ImageFolder"))
+    assert fetch_suite(suite, tmp_path / "sets")[0].state == "fetched"
+    (task,) = load_suite(suite, tmp_path / "sets", partial=True).tasks
     assert task.data.class_names() == ["red panda", "zebra"]
     assert [sample.label for sample in task.data.samples()] == [0, 1]
     assert fetch_suite(suite, tmp_path / "sets")[0].state == "reused"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("NoSuchThing", "torchvision has no dataset NoSuchThing"), ("FakeData", "has no list of class names")],
+)
+def test_what_torchvision_has_not(tmp_path, name, message):
+    pytest.importorskip("torchvision")
+    with pytest.raises(ConfigError, match=message):
+        write_set(Job(name=name, splits=("test",), output=tmp_path))
