@@ -130,6 +130,25 @@ def show(
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
 
 
+@app.command
+def export(
+    model: str,
+    *,
+    format: Annotated[Literal["open_clip", "hf", "onnx"], Parameter(help="Whose form; hf is transformers'.")],
+    out: Annotated[Path, Parameter(help="A folder that is empty or not there yet.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Write a trained model in the form of others' tools.
+
+    Args:
+        model: a folder of a finished model, the key of a train snapshot, or models:/name/version.
+    """
+    from flows.export import export as write_export
+
+    return write_export(model, format, out, services.home(), store, as_json=json)
+
+
 @queries.command
 def build(
     *,

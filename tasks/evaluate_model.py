@@ -95,7 +95,8 @@ def average(metrics: Mapping[str, Mapping[str, Any]], suite: Suite) -> dict[str,
 
     Returns: value (None where nothing was measured), tasks (how many), missing (names, with the reason).
     """
-    values = [result["metrics"][result["main_metric"]]["value"] for result in metrics.values()]
+    counted = [result for result in metrics.values() if result["in_average"]]
+    values = [result["metrics"][result["main_metric"]]["value"] for result in counted]
     sets = [each for each in suite.absent if "." not in each.name or each.name.rpartition(".")[0] not in metrics]
     missing = {each.name: each.reason for each in sets}
     return {"value": sum(values) / len(values) if values else None, "tasks": len(values), "missing": missing}

@@ -21,13 +21,14 @@ from training.suite_task import Task
 
 EXAMPLES = 8
 WORST = 10
-STYLE = f"""<style>.pictures {{ display: flex; flex-wrap: wrap; gap: .7rem; margin: .3rem 0 1rem; }}
-figure {{ margin: 0; width: {SIDE}px; font-size: .78rem; line-height: 1.3; }} figure img {{ display: block; width:
-{SIDE}px;
-height: {SIDE}px; object-fit: contain; background: #fff; border: 1px solid var(--line); border-radius: 3px; }}
-figcaption {{ overflow-wrap: anywhere; padding-top: .2rem; }} .miss {{ color: var(--gone); }} .hit {{ color:
-var(--kept); }} .better {{ color: var(--kept); }} .worse {{ color: var(--gone); }} h3 {{ font-size: 1rem; margin: 1.4rem
-0 .3rem; }} h2 code {{ font-size: 1em; }}</style>"""
+STYLE = f"""<style>
+.pictures {{ display: flex; flex-wrap: wrap; gap: .7rem; margin: .3rem 0 1rem; }}
+figure {{ margin: 0; width: {SIDE}px; font-size: .78rem; line-height: 1.3; }}
+figure img {{ display: block; width: {SIDE}px; height: {SIDE}px; object-fit: contain; background: #fff;
+  border: 1px solid var(--line); border-radius: 3px; }}
+figcaption {{ overflow-wrap: anywhere; padding-top: .2rem; }} h3 {{ font-size: 1rem; margin: 1.4rem 0 .3rem; }}
+.hit, .better {{ color: var(--kept); }} .miss, .worse {{ color: var(--gone); }} .verdict {{ white-space: nowrap; }}
+</style>"""
 
 
 def report_html(
@@ -96,7 +97,7 @@ def _verdict(comparison: Mapping[str, Any] | None) -> list[str]:
         return ["", ""]
     points = f"{100 * comparison['difference']:+.2f} ({100 * comparison['low']:+.2f} … {100 * comparison['high']:+.2f})"
     kind = comparison["verdict"] if comparison["verdict"] in ("better", "worse") else "note"
-    return [points, f'<span class="{kind}">{comparison["verdict"]}</span>']
+    return [points, f'<span class="{kind} verdict">{comparison["verdict"]}</span>']
 
 
 def _task(task: Task, result: Mapping[str, Any], predictions: pa.Table) -> str:
@@ -148,7 +149,7 @@ def _confusions(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _listed(counted: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{text(name)} {number:,}" for name, number in counted)
+    return ", ".join(f"{text(name)} ({number:,})" for name, number in counted)
 
 
 def _examples(task: Task, rows: Sequence[dict[str, Any]]) -> str:

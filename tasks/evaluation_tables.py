@@ -22,7 +22,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[
     Args:
         right: columns of numbers.
     """
-    kinds = [' class="n"' if column in right else "" for column in range(len(head))]
+    kinds = [' class="n"' if column in right else ' class="name"' if column == 0 else "" for column in range(len(head))]
     top = "".join(f"<th{kind}>{name}</th>" for name, kind in zip(head, kinds, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"

@@ -162,8 +162,8 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], others: Mapping[str, floa
     axes.set_yticks(range(len(rows)), labels, fontsize=9, color=INK, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=PALE, linewidth=0.7)
-    marks = "value (dot), 99.5% interval (bar), chance (orange)" + (", the other model (diamond)" if others else "")
-    _title(axes, f"Zero-shot results: {marks}")
+    marks = "value (dot), 99.5% interval (bar), chance (orange)" + (",\nthe other model (diamond)" if others else "")
+    _title(axes, f"Results: {marks}")
     return figure
 
 

@@ -116,6 +116,7 @@ def numbers_of(data: bytes, where: str) -> tuple[int, ...]:
             msg = f"it holds {flat.dtype} {flat[:4].tolist()}, not whole numbers"
             raise ValueError(msg)
     except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
-        msg = f"{where} cannot be read as a .npy row of whole numbers ({error})"
+        reason = "it is a pickle, which is never read" if "pickle" in str(error) else str(error)
+        msg = f"{where} cannot be read as a .npy row of whole numbers ({reason})"
         raise ContractError(msg) from error
     return tuple(whole.tolist())

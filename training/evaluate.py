@@ -148,7 +148,7 @@ class _Tasks:
         if task.samples is not None and task.samples != result["n"]:
             result["expected_n"] = task.samples
             logger.warning("%s has %d images; the suite says %d", task.name, result["n"], task.samples)
-        return {**result, "main_metric": task.main_metric}, predictions
+        return {**result, "main_metric": task.main_metric, "in_average": task.in_average}, predictions
 
     def _encoded(self, task: Task, split: str, files: Sequence[Sequence[str]]) -> EncodedSet:
         data = task.data_of(split)

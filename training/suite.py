@@ -78,7 +78,7 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
     for label, task in labelled:
         reason = _absence(task, path) if partial or task.missing else ""
         if reason:
-            absent.append(Absent(name=task.name, reason=reason))
+            absent += [Absent(name=task.name, reason=reason)] if task.in_average else []
             continue
         whole, without = _without_probes(task) if partial else (task, [])
         present.append(whole)
@@ -141,7 +141,7 @@ def _absence(task: Task, path: Path) -> str:
     """Why a task cannot be run; empty where it can."""
     if task.missing:
         return task.missing
-    if Path(task.root).is_dir():
+    if task.data.folder.is_dir() or (Path(task.root).is_dir() and not task.source):
         return ""
     remedy = f"; fetch it: pairmill datasets fetch {path}" if task.source else ""
     return f"{task.root} is not there{remedy}"

@@ -79,6 +79,8 @@ class Task(BaseModel):
     """What to measure besides zero-shot transfer: linear_probe, few_shot (1, 2, 4, 8, 16 a class), prompts (each alone)."""
     base: str = ""
     """The task whose classes this one shows under a natural shift: its robustness is measured against that."""
+    in_average: bool = True
+    """Whether it counts in the suite's average: a probe of fairness may be no measure of transfer."""
     group: Group | None = None
     """Report each of these groups, and the worst."""
     objective: str = Field(default="", pattern=r"^[a-z_]*$")

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.utils.deterministic as deterministic
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -42,15 +41,16 @@ from training.checkpoint import (
 )
 from training.config import TrainConfig, load_model_config
 from training.data import Batch, Dataset, Skipped, batches
+from training.gradients import backward
 from training.job import Job, Stopped, is_done, read_job, sole_trainer
 from training.journal import Journal
-from training.loss import StepOutcome, contrastive_loss
-from training.model import CLIP
+from training.loss import StepOutcome
 from training.optim import MAX_LOGIT_SCALE, build_optimizer, learning_rate
 from training.plan import Plan
 from training.preprocess import Preprocess, normalize
 from training.process import follow_parent
-from training.tokenizer import Tokenizer, train_tokenizer
+from training.starting import kept_patches, starting_model
+from training.tokenizer import Tokenizer, make_tokenizer
 
 logger = logging.getLogger("training.train")
 
@@ -102,7 +102,7 @@ class _Training:
         self.tokenizer = self._train_tokenizer(model_config.text_cfg.context_length)
 
         torch.manual_seed(job.seed)  # the first weights; nothing after them draws from torch's generator
-        self.model = CLIP(model_config.with_vocab_size(self.tokenizer.vocab_size))
+        self.model = starting_model(config, model_config.with_vocab_size(self.tokenizer.vocab_size))
         distributed.share_batch_norm(self.model, device)
         self.model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = build_optimizer(self.model, config)
@@ -157,9 +157,7 @@ class _Training:
             group["lr"] = lr
         self._count_skipped(batch)
 
-        outcome = self._loss(batch)
-        # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
-        (outcome.loss * distributed.world_size()).backward()
+        outcome = self._backward(batch)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         grad_norm = get_total_norm(gradients)
         loss, image_hits, text_hits, stop = distributed.total(
@@ -186,16 +184,16 @@ class _Training:
         }
         return row, stop > 0
 
-    def _loss(self, batch: Batch) -> StepOutcome:
-        """Augment a batch and put it through both towers."""
+    def _backward(self, batch: Batch) -> StepOutcome:
+        """Augment a batch, put it through both towers, and work out the gradients."""
         config = self.job.train
         pixels_B3SS = torch.from_numpy(batch.pixels_BSS3).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
         pixels_B3SS = augment(pixels_B3SS, config.augment, self.job.seed, batch.epoch, batch.samples)
         images_B3SS = normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
         tokens_BL = self.tokenizer(batch.captions).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            features: tuple[Tensor, Tensor, Tensor] = self.forward(images_B3SS, tokens_BL)
-        return contrastive_loss(*features, config.label_smoothing)
+        share_done = self.step / self.plan.total_steps
+        kept_BK = kept_patches(config, self.model.config, self.job.seed, batch.epoch, batch.samples, share_done)
+        return backward(self.forward, images_B3SS, tokens_BL, kept_BK, config)
 
     def _count_skipped(self, batch: Batch) -> None:
         """Note samples that could not be read; too many of them are a broken dataset."""
@@ -220,7 +218,7 @@ class _Training:
             yield from self.job.train.prompts
             yield from self.dataset.captions()
 
-        return train_tokenizer(texts(), self.job.train.vocab_size, context_length)
+        return make_tokenizer(self.job.train.vocabulary, texts(), self.job.train.vocab_size, context_length)
 
     # Stop and go ------------------------------------------------------------------------------------------------------
 
