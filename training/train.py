@@ -24,9 +24,7 @@ from typing import Any
 
 import torch
 import torch.utils.deterministic as deterministic
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError, TrainingDiverged
@@ -40,16 +38,17 @@ from training.checkpoint import (
     save_model,
     write_atomically,
 )
-from training.config import TrainConfig, load_model_config
+from training.config import AugmentConfig, TrainConfig, load_model_config
 from training.data import Batch, Dataset, Skipped, batches
 from training.job import Job, Stopped, is_done, read_job, sole_trainer
 from training.journal import Journal
-from training.loss import StepOutcome, contrastive_loss
+from training.loss import StepOutcome
 from training.model import CLIP
-from training.optim import MAX_LOGIT_SCALE, build_optimizer, learning_rate
+from training.optim import build_optimizer, learning_rate
 from training.plan import Plan
 from training.preprocess import Preprocess, normalize
 from training.process import follow_parent
+from training.step import backward, gradient_norm, normalized, update
 from training.tokenizer import Tokenizer, train_tokenizer
 
 logger = logging.getLogger("training.train")
@@ -153,27 +152,17 @@ class _Training:
         config = self.job.train
         self.step += 1
         lr = learning_rate(self.step, self.plan.total_steps, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self._count_skipped(batch)
 
         outcome = self._loss(batch)
-        # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
-        (outcome.loss * distributed.world_size()).backward()
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        grad_norm = get_total_norm(gradients)
+        grad_norm = gradient_norm(self.model)
         loss, image_hits, text_hits, stop = distributed.total(
             [float(outcome.loss.detach()), float(outcome.image_hits), float(outcome.text_hits), float(self.stop_asked)],
             self.device,
         )
         if not (math.isfinite(loss) and math.isfinite(float(grad_norm))):
             raise TrainingDiverged(self._divergence(loss, float(grad_norm)))
-        if config.max_grad_norm:
-            clip_grads_with_norm_(self.model.parameters(), config.max_grad_norm, grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        update(self.model, self.optimizer, lr, grad_norm, config)
         row = {
             "step": self.step,
             "samples_seen": self.plan.samples_seen(self.step),
@@ -187,15 +176,17 @@ class _Training:
         return row, stop > 0
 
     def _loss(self, batch: Batch) -> StepOutcome:
-        """Augment a batch and put it through both towers."""
+        """Put a batch through both towers and back."""
         config = self.job.train
-        pixels_B3SS = torch.from_numpy(batch.pixels_BSS3).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
-        pixels_B3SS = augment(pixels_B3SS, config.augment, self.job.seed, batch.epoch, batch.samples)
-        images_B3SS = normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
+        pixels_BSS3 = torch.from_numpy(batch.pixels_BSS3).to(self.device, non_blocking=True)
+        if config.augment == AugmentConfig():
+            images_B3SS = normalized(pixels_BSS3)
+        else:
+            pixels_B3SS = pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
+            pixels_B3SS = augment(pixels_B3SS, config.augment, self.job.seed, batch.epoch, batch.samples)
+            images_B3SS = normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
         tokens_BL = self.tokenizer(batch.captions).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            features: tuple[Tensor, Tensor, Tensor] = self.forward(images_B3SS, tokens_BL)
-        return contrastive_loss(*features, config.label_smoothing)
+        return backward(self.forward, images_B3SS, tokens_BL, config)
 
     def _count_skipped(self, batch: Batch) -> None:
         """Note samples that could not be read; too many of them are a broken dataset."""

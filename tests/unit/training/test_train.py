@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import training.step as step_module
 import training.train as train_module
 from training import job as job_module
 from training.checkpoint import load_model
@@ -74,7 +75,7 @@ def test_another_seed_gives_another_model(make_job: MakeJob) -> None:
 def test_a_finished_job_returns_at_once(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job("a", epochs=1)
     assert main([str(job)]) == 0
-    monkeypatch.setattr(train_module, "contrastive_loss", None)  # would fail at the first step
+    monkeypatch.setattr(step_module, "contrastive_loss", None)  # would fail at the first step
     assert main([str(job)]) == 0
 
 
@@ -85,7 +86,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
     request.getfixturevalue(kind)
     undisturbed, stopped = make_job("a"), make_job("b")
     assert main([str(undisturbed)]) == 0
-    loss, calls = train_module.contrastive_loss, []
+    loss, calls = step_module.contrastive_loss, []
 
     def stop_in_fifth(*arguments: object) -> object:
         calls.append(1)
@@ -93,7 +94,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(train_module, "contrastive_loss", stop_in_fifth)
+    monkeypatch.setattr(step_module, "contrastive_loss", stop_in_fifth)
     assert main([str(stopped)]) == 75
     assert [path.name for path in (output_of(stopped) / "checkpoints").iterdir()] == ["step-000005"]
     assert not (output_of(stopped) / "done.json").exists()
@@ -108,14 +109,15 @@ def test_kill_9_then_rerun_ends_in_the_same_bits(make_job: MakeJob) -> None:
     assert main([str(undisturbed)]) == 0
     script = f"""
         import os, signal
+        import training.step as step
         import training.train as train
-        loss, calls = train.contrastive_loss, []
+        loss, calls = step.contrastive_loss, []
         def die_in_eighth(*arguments):
             calls.append(1)
             if len(calls) == 8:
                 os.kill(os.getpid(), signal.SIGKILL)
             return loss(*arguments)
-        train.contrastive_loss = die_in_eighth
+        step.contrastive_loss = die_in_eighth
         train.main([{str(killed)!r}])
     """
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, check=False)
@@ -165,7 +167,7 @@ def test_a_bad_checkpoint_is_passed_over(
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    loss, calls = train_module.contrastive_loss, []
+    loss, calls = step_module.contrastive_loss, []
 
     def crash(*arguments: object) -> object:
         calls.append(1)
@@ -173,7 +175,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             raise KeyboardInterrupt
         return loss(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(train_module, "contrastive_loss", crash)
+    monkeypatch.setattr(step_module, "contrastive_loss", crash)
 
 
 def test_a_checkpoint_of_another_job_is_not_taken(
@@ -196,7 +198,7 @@ def test_what_is_not_finite_ends_the_job_with_4(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, poison: str
 ) -> None:
     job = make_job("a", checkpoint_every=2)
-    loss, calls = train_module.contrastive_loss, []
+    loss, calls = step_module.contrastive_loss, []
 
     def poisoned(images: torch.Tensor, *arguments: object) -> object:
         calls.append(1)
@@ -206,7 +208,7 @@ def test_what_is_not_finite_ends_the_job_with_4(
             images.register_hook(lambda gradient: gradient * math.inf)
         return loss(images, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(train_module, "contrastive_loss", poisoned)
+    monkeypatch.setattr(step_module, "contrastive_loss", poisoned)
     assert main([str(job)]) == 4
     assert "step 4" in caplog.text
     assert "the last good checkpoint is step-000002" in caplog.text
