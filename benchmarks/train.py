@@ -2,12 +2,13 @@
 
     python -m benchmarks.train [--quick] [--json] [--case ViT-B-32] [--batch 16] [--precision bf16] [--curve 200]
 
-Both sides begin with the same weights (open_clip's, read into ours) and see the same pictures (crops of two photographs, 224
-pixels) and captions (English words by their frequency, log-normal with a median of 8 words as in web captions; CLIP's
+Both sides begin with the same weights (open_clip's, read into ours) and see the same pictures (crops of two photographs,
+224 pixels) and captions (English words by their frequency, log-normal with a median of 8 words as in web captions; CLIP's
 tokens), in the same batches. Each side is a process of its own; they take steps in turn (A B A B, medians), the other one
-waiting meanwhile. The peer gets pixels that are ready for its model; ours gets bytes and makes them so within the step. open_clip's step is that of
-open_clip_train/train.py 3.3 without logging. `--curve N` shows the losses of N steps of both; without it the
-losses of the measured steps are compared. On a machine that others use, `--clock cpu` compares processor time.
+waiting meanwhile. The peer gets pixels that are ready for its model; ours gets bytes and makes them so within the step.
+open_clip's step is that of open_clip_train/train.py 3.3, without logging. `--curve N` shows the losses of N steps of both;
+without it the losses of the measured steps are compared. On a machine that others use, `--clock cpu` compares processor
+time.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 
     from training.preprocess import normalize
 
-    model = create_model(spec["model"]).train()
+    model = create_model(spec["model"], output_dict=True).train()
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     loss_of, autocast = ClipLoss(), get_autocast({"fp32": "fp32", "bf16": "amp_bf16"}[spec["precision"]], "cpu")
     named = list(model.named_parameters())

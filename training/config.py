@@ -126,6 +126,9 @@ class TrainConfig(StageConfig):
     """Templates, one of which dresses each caption, at random, each time it is seen."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which each word of a caption is left out, each time it is seen (never all of them)."""
+    crop_area: tuple[Positive, Share] | None = None
+    """Shares of a picture's area between which a random part of it is seen (open_clip trains with [0.9, 1.0]); without it a
+    random square of the whole height or width, as in the paper."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to the pictures."""
     max_skipped: Share = 0.01

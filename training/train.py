@@ -91,7 +91,7 @@ class _Training:
         self.job, self.device, config = job, device, job.train
         model_config = load_model_config(config.model)
         self.preprocess = Preprocess(model_config.vision_cfg.image_size)
-        self.dataset = Dataset(list(job.shards), self.preprocess.image_size, config.cache_bytes)
+        self.dataset = Dataset(list(job.shards), self.preprocess.image_size, config.cache_bytes, config.crop_area)
         self.plan = Plan(len(self.dataset), config, job.seed, self.dataset.sampling)
         if (smallest := self.plan.smallest_batch) < 2 * distributed.world_size():
             remedy = "batch_size" if self.plan.sampling is None else "batch_size, or filter.balance.max_per_query"
