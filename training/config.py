@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dataops.config import StageConfig
 from dataops.errors import ConfigError
 
+QUICK_GELU = "-quickgelu"
+"""What open_clip's names end with where the model has the activation of OpenAI's weights."""
 MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
 # pad, 256 bytes, start and end of text: what a byte-level vocabulary has before its first merge.
 MIN_VOCAB_SIZE = 259
@@ -219,18 +221,21 @@ def load_model_config(name_or_path: str) -> ModelConfig:
     """Read a model's dimensions.
 
     Args:
-        name_or_path: a name in configs/models/, or a path that ends in .json.
+        name_or_path: a name in configs/models/, which `-quickgelu` may follow as in open_clip's names, or a path that
+            ends in .json.
 
     Raises:
         ConfigError: no such model, or its file is not valid; names the file and what is allowed.
     """
     by_path = name_or_path.endswith(".json")
-    path = Path(name_or_path) if by_path else MODELS / f"{name_or_path}.json"
+    base = name_or_path.removesuffix(QUICK_GELU)
+    path = Path(name_or_path) if by_path else MODELS / f"{base}.json"
     names = ", ".join(sorted(file.stem for file in MODELS.glob("*.json")))
     if not by_path and Path(name_or_path).name != name_or_path:
         raise ConfigError(f"model {name_or_path!r}: neither a path ending in .json nor one of the names {names}")
     try:
-        return ModelConfig.model_validate(json.loads(path.read_text("utf-8")))
+        config = ModelConfig.model_validate(json.loads(path.read_text("utf-8")))
+        return config if by_path or base == name_or_path else config.model_copy(update={"quick_gelu": True})
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ConfigError(f"model {name_or_path!r}: cannot read {path} ({reason}); the names are {names}") from error

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from training.checkpoint import load_model
-from training.config import ModelConfig, load_model_config
+from training.config import ModelConfig
 from training.model import CLIP
 from training.train import main
 
@@ -66,14 +66,3 @@ def test_quick_gelu_is_open_clips() -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model.encode_image(images), oracle.encode_image(images), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "parameters"), [("ViT-B-32", 151_277_313), ("RN50", 102_007_137)])
-def test_parameter_counts_are_the_published_ones(name: str, parameters: int) -> None:
-    with torch.device("meta"):
-        model = CLIP(load_model_config(name))
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-    path = Path(open_clip.__file__).parent / "model_configs" / f"{name}.json"
-    with torch.device("meta"):
-        oracle = open_clip.model.CLIP(**json.loads(path.read_text()))
-    assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in oracle.state_dict().items()}
