@@ -88,9 +88,11 @@ class TrainConfig(StageConfig):
     """The `[train]` table. The defaults of optimisation are the paper's for ViT (Radford et al. 2021, tables 18-19)."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "cache_bytes", "checkpoint_every", "keep_checkpoints", "log_every"}
+        {"workers", "cache_bytes", "checkpoint_every", "keep_checkpoints", "log_every", "max_spike"}
     )
     """Fields that change how a run goes and not one bit of what it makes; the snapshot key leaves them out."""
+    placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc"})
+    """Fields that change the last bits of sums and nothing else: a checkpoint made with others is gone on from."""
 
     model: str = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
@@ -135,6 +137,8 @@ class TrainConfig(StageConfig):
     """Random changes to the pictures."""
     max_skipped: Share = 0.01
     """The run fails when a larger share of the samples cannot be read."""
+    max_spike: NonNegative = 2.0
+    """The run fails when the loss is for ten steps more than this many times its median of the hundred before; 0: never."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Threads per process that read and decode ahead; 0: none."""
     cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2

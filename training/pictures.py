@@ -30,13 +30,13 @@ def decode(data: bytes, side: int) -> np.ndarray:
     """
     if data[:3] == b"\xff\xd8\xff":
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            if height * width <= MAX_PIXELS:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if height * width <= MAX_PIXELS and colours not in ("CMYK", "YCCK"):
                 factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) >= f * side)
                 return simplejpeg.decode_jpeg(
                     data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor)
                 )
-        except ValueError:  # damaged, or colours that it does not convert
+        except ValueError:  # damaged, or unusual
             pass
     return np.asarray(decode_rgb(data))
 

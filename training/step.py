@@ -20,9 +20,12 @@ def normalized(pixels_BSS3: Tensor) -> Tensor:
 
     What `training.preprocess.normalize` makes of pixels / 255, to rounding.
     """
-    scale = 1 / (255 * torch.tensor(STD, device=pixels_BSS3.device))
-    shift = -torch.tensor(MEAN, device=pixels_BSS3.device) / torch.tensor(STD, device=pixels_BSS3.device)
-    return torch.addcmul(shift, pixels_BSS3.float(), scale).permute(0, 3, 1, 2)
+    B, S = pixels_BSS3.shape[:2]
+    std = torch.tensor(STD, device=pixels_BSS3.device).repeat(S)
+    mean = torch.tensor(MEAN, device=pixels_BSS3.device).repeat(S)
+    # A line of pixels at a time: three channels alone are too few for vector code.
+    lines = torch.addcmul(-mean / std, pixels_BSS3.reshape(B, S, 3 * S).float(), 1 / (255 * std))
+    return lines.view(B, S, S, 3).permute(0, 3, 1, 2)
 
 
 def backward(forward: nn.Module, images_B3SS: Tensor, tokens_BL: Tensor, config: TrainConfig) -> StepOutcome:
