@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 5.0
+POLL_SECONDS, SYSTEM_SECONDS = 5.0, 10
 ROWS_AT_ONCE = 200
 """Most steps of one look that MLflow gets, evenly chosen; the register run has the curve in full resolution."""
 FILES = ("metrics.jsonl", "evidence-throughput.jsonl")
@@ -40,8 +40,8 @@ class LiveRun:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="live-run", daemon=True)
         self._status = "FAILED"
-        self._places = dict.fromkeys(FILES, 0)
-        self._newest = dict.fromkeys(FILES, 0)
+        self._places: dict[str, int] = dict.fromkeys(FILES, 0)
+        self._newest: dict[str, int] = dict.fromkeys(FILES, 0)
 
     def __enter__(self) -> "LiveRun":
         if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
@@ -104,6 +104,8 @@ class LiveRun:
 def _system_metrics(run: "Run") -> Any:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(run.info.run_id, resume_logging=True, tracking_uri=tracking.tracking_uri())
+    monitor = SystemMetricsMonitor(
+        run.info.run_id, SYSTEM_SECONDS, resume_logging=True, tracking_uri=tracking.tracking_uri()
+    )
     monitor.start()
     return monitor

@@ -9,7 +9,7 @@ import os
 import tarfile
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil, sqrt
@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
-from dataops.shards import places, read_index
+from dataops.shards import Member, places, read_index
 from training import pictures
 from training.plan import Plan, Sampling
 from training.randomness import uniforms
@@ -192,33 +192,32 @@ class Dataset:
         return msgspec.json.decode(data, type=_Row) if SAMPLED in data else _Row()
 
 
-def _places(shard: Path) -> Iterable[tuple[str, str, int, int]]:
-    """Key, extension, offset and bytes of each member: from the index beside the shard, else by its headers."""
+def _places(shard: Path) -> list[Member]:
+    """Where each member lies: from the index beside the shard, else by its headers."""
     end = shard.stat().st_size
     if (index := shard.with_suffix(".idx")).exists():
-        found = [
-            tuple(member) for sample in read_index(index.read_text("utf-8"), str(index)) for member in sample.values()
-        ]
+        found = [member for sample in read_index(index.read_text("utf-8"), str(index)) for member in sample.values()]
     else:
         try:
             with shard.open("rb") as file:
-                found = [tuple(member) for member in places(file, str(shard))]
-        except (
-            CorruptPart
-        ):  # folders, long names, links: shards that others wrote; or a damage, which tarfile will name
-            found = list(_other_places(shard))
-    if (last := max((offset + size for _, _, offset, size in found), default=0)) and last > end:
+                found = places(file, str(shard))
+        except CorruptPart:  # folders, long names, links: as others write them; or a damage, which tarfile will name
+            found = _other_places(shard)
+    if (last := max((member.offset + member.size for member in found), default=0)) > end:
         raise tarfile.ReadError(f"a member ends at byte {last:,} of {end:,}")
     return found
 
 
-def _other_places(shard: Path) -> Iterator[tuple[str, str, int, int]]:
+def _other_places(shard: Path) -> list[Member]:
+    found = []
     with tarfile.open(shard, "r:") as tar:
         for member in tar:
             if member.isfile():
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
-                yield f"{folder}/{stem}" if folder else stem, extension, member.offset_data, member.size
+                key = f"{folder}/{stem}" if folder else stem
+                found.append(Member(key, extension, member.offset_data, member.size))
+    return found
 
 
 @dataclass

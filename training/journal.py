@@ -43,7 +43,7 @@ class StepFlops:
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, precision: str):
-        one = forward_flops(config)
+        one = forward_flops(config)  # pyright: ignore[reportArgumentType] - frozen, so hashable
         self._image, self._token = one.image, one.text / config.text_cfg.context_length
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         found = next((peaks for word, peaks in PEAKS.items() if word in name), None)

@@ -30,7 +30,8 @@ def decode(data: bytes, side: int) -> np.ndarray:
     """
     if data[:3] == b"\xff\xd8\xff":
         try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            rows, columns, colours, _ = simplejpeg.decode_jpeg_header(data)
+            height, width = int(rows), int(columns)
             if height * width <= MAX_PIXELS and colours not in ("CMYK", "YCCK"):
                 factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) >= f * side)
                 return simplejpeg.decode_jpeg(

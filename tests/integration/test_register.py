@@ -558,6 +558,7 @@ def test_a_training_shows_curves_that_move_while_it_runs(environment: str, tmp_p
     from training.config import TrainConfig
 
     monkeypatch.setattr(train_live, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(train_live, "SYSTEM_SECONDS", 1)
     context = Context(store=FolderStore(tmp_path / "store"), home=tmp_path, run_name="live", run_id="live-1")
     work = Work(TrainConfig(), 0, {}, Draft(context.store, "train", "1" * 16), context)
 
@@ -569,11 +570,11 @@ def test_a_training_shows_curves_that_move_while_it_runs(environment: str, tmp_p
 
     def history(metric: str) -> list[int]:
         runs = client.search_runs([client.get_experiment_by_name("live").experiment_id])  # pyright: ignore
-        assert len(runs) == 1
-        return sorted(point.step for point in client.get_metric_history(runs[0].info.run_id, metric))
+        assert len(runs) <= 1
+        return sorted(point.step for run in runs for point in client.get_metric_history(run.info.run_id, metric))
 
     def wait_for(steps: list[int]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while client.get_experiment_by_name("live") is None or history("train/loss") != steps:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -582,6 +583,7 @@ def test_a_training_shows_curves_that_move_while_it_runs(environment: str, tmp_p
     with train_live.LiveRun(work, tmp_path):
         write(1, 5)
         wait_for([1, 2, 3, 4, 5])  # while it runs
+        time.sleep(3)  # several looks at the machine's load
         write(6, 8)
     assert history("train/loss") == list(range(1, 9))
     assert history("train/samples_per_second") == [5, 8]
