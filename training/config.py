@@ -88,7 +88,7 @@ class TrainConfig(StageConfig):
     """The `[train]` table. The defaults of optimisation are the paper's for ViT (Radford et al. 2021, tables 18-19)."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "cache_bytes", "checkpoint_every", "keep_checkpoints", "log_every", "max_spike"}
+        {"workers", "cache_bytes", "checkpoint_every", "keep_checkpoints", "log_every", "max_spike", "launch"}
     )
     """Fields that change how a run goes and not one bit of what it makes; the snapshot key leaves them out."""
     placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc"})
@@ -120,6 +120,8 @@ class TrainConfig(StageConfig):
     """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where torch sees it, else cpu."""
+    launch: Literal["local", "work_pool"] = "local"
+    """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool."""
     threads: Annotated[int, Field(ge=1)] = 2
     """Threads of torch's CPU kernels, per process. Part of the key: how a sum is split changes its last bits."""
     nproc: Annotated[int, Field(ge=1)] = 1
