@@ -1,7 +1,8 @@
 """train: contrastive pre-training as a subprocess job under torchrun.
 
 The job's folder, with its checkpoints, lies under the local home and is named after the snapshot's key, so a killed
-training goes on from its last checkpoint. The finished weights are committed to the store.
+training goes on from its last checkpoint, on another machine from the last that the store has. The finished weights are
+committed to the store.
 """
 
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 from dataops.snapshot import Counts, Record
 from tasks.job import run_job
 from tasks.stage import Made, Stage, Work
+from tasks.train_checkpoints import CheckpointMirror
+from tasks.train_live import LiveRun
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +46,14 @@ def _train(work: Work, folder: Path) -> Record:
     dataset = work.inputs["pack"]
     store = work.draft.store
     tars = [dataset.path(part.name) for part in dataset.named("", ".tar")]
-    shards = [str(store.local(name, keep_in=folder / "shards")) for name in tars]
+    shards = [store.local(name, keep_in=folder / "shards") for name in tars]
+    for index in dataset.named("", ".idx"):  # beside its shard
+        store.local(dataset.path(index.name), keep_in=folder / "shards")
     job = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,
-        "shards": shards,
+        "shards": [str(shard) for shard in shards],
+        "checksums": {part.name: part.sha256 for part in dataset.named("", ".tar")},
         "output": str(folder),
     }
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={work.config.nproc}")
@@ -55,12 +61,17 @@ def _train(work: Work, folder: Path) -> Record:
         f"--log-dir={folder / 'torchrun'}",
     )  # else a killed one leaves a folder among the system's temporary ones
 
+    mirror = CheckpointMirror(work.draft, folder, work.config.keep_checkpoints)
+
     def follow(line: str) -> None:
         logger.info("%s", line)
+        mirror.see(line)
         if match := STEP.search(line):
             work.context.progress(int(match[1]), int(match[2]), line)
 
-    run_job("training.train", job, folder, launcher=launcher, on_line=follow)
+    with mirror, LiveRun(work, folder):
+        mirror.restore()
+        run_job("training.train", job, folder, launcher=launcher, on_line=follow)
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     facts = {"final": last, "model": work.config.model}
@@ -68,4 +79,4 @@ def _train(work: Work, folder: Path) -> Record:
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
-TRAIN = Stage(name="train", version=2, make=make, conserves=False)
+TRAIN = Stage(name="train", version=3, make=make, conserves=False)
