@@ -22,6 +22,7 @@ from flows.config import RunConfig, check_config, load_config
 from flows.events import announce
 from flows.runs import RunRecord, RunState, StageRun, StageState, find_run, load_run, new_run, remember
 from flows.sight import Sight
+from flows.train_on_pool import train_on_pool
 from infra.services import home
 from tasks.download_rounds import reopen
 from tasks.stage import Context, Plan, discard, make, plan, reuse
@@ -116,7 +117,7 @@ class Run:
                     self.at,
                     _label(planned),
                     lambda: reuse(planned, self.context, verify=verify),
-                    lambda: make(planned, self.context),
+                    lambda: self._made(planned),
                     self.context.flow_run_id,
                     self.config.execution.retry_delays,
                 )
@@ -128,6 +129,12 @@ class Run:
         self.manifests[self.at] = manifest
         self._note(noted)
         self.sight.stage_ended(manifest, noted.state, noted.seconds)
+
+    def _made(self, planned: Plan) -> Manifest:
+        """Made here, or a training on the work pool, where the config asks for that and this is not its flow run."""
+        if self.at == "train" and self.config.train.launch == "work_pool" and flow_run.flow_name != "train":
+            return train_on_pool(planned, self.context)
+        return make(planned, self.context)
 
     def _note(self, noted: StageRun) -> None:
         self.record.note(noted)

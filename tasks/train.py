@@ -1,18 +1,25 @@
 """train: contrastive pre-training as a subprocess job under torchrun.
 
 The job's folder, with its checkpoints, lies under the local home and is named after the snapshot's key, so a killed
-training goes on from its last checkpoint. The finished weights are committed to the store.
+training goes on from its last checkpoint, on another machine from the last that the store has. The finished weights are
+committed to the store.
 """
 
 import json
 import logging
 import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
-from dataops.snapshot import Counts, Record
+from dataops.digest import canonical_json, file_sha256
+from dataops.errors import ConfigError
+from dataops.snapshot import Counts, Input, Record
 from tasks.job import run_job
 from tasks.stage import Made, Stage, Work
+from tasks.train_checkpoints import CheckpointMirror
+from tasks.train_live import LiveRun
+from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +32,29 @@ OUTPUT = (
     "evidence-throughput.jsonl",
 )
 STEP = re.compile(r"\bstep\s+(\d+)\s*/\s*(\d+)")
+
+
+def outside(config: TrainConfig) -> list[Input]:
+    """The files that a config names, digested: dimensions of one's own, a vocabulary, weights to start from.
+
+    What is named on the Hub is known by its name alone: `@revision` holds it still.
+
+    Raises: ConfigError where a file is not there.
+    """
+    named = {"train.model": config.model if config.model.endswith(".json") else None}
+    named["train.vocabulary"] = None if config.vocabulary in ("captions", "clip") else config.vocabulary
+    named["train.init"] = None if (config.init or "").startswith("hf-hub:") else config.init
+    return [_file_input(field, Path(name)) for field, name in named.items() if name is not None]
+
+
+def _file_input(field: str, path: Path) -> Input:
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    try:
+        digests = [[file.name, file_sha256(file)] for file in files]
+    except OSError as error:
+        msg = f"{field}: {path} cannot be read ({error.strerror or error})"
+        raise ConfigError(msg) from error
+    return Input(stage=field, key=path.name, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
 def make(work: Work) -> Made:
@@ -43,11 +73,14 @@ def _train(work: Work, folder: Path) -> Record:
     dataset = work.inputs["pack"]
     store = work.draft.store
     tars = [dataset.path(part.name) for part in dataset.named("", ".tar")]
-    shards = [str(store.local(name, keep_in=folder / "shards")) for name in tars]
+    shards = [store.local(name, keep_in=folder / "shards") for name in tars]
+    for index in dataset.named("", ".idx"):  # beside its shard
+        store.local(dataset.path(index.name), keep_in=folder / "shards")
     job = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,
-        "shards": shards,
+        "shards": [str(shard) for shard in shards],
+        "checksums": {part.name: part.sha256 for part in dataset.named("", ".tar")},
         "output": str(folder),
     }
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={work.config.nproc}")
@@ -55,12 +88,17 @@ def _train(work: Work, folder: Path) -> Record:
         f"--log-dir={folder / 'torchrun'}",
     )  # else a killed one leaves a folder among the system's temporary ones
 
+    mirror = CheckpointMirror(work.draft, folder, work.config.keep_checkpoints)
+
     def follow(line: str) -> None:
         logger.info("%s", line)
+        mirror.see(line)
         if match := STEP.search(line):
             work.context.progress(int(match[1]), int(match[2]), line)
 
-    run_job("training.train", job, folder, launcher=launcher, on_line=follow)
+    with mirror, LiveRun(work, folder):
+        mirror.restore()
+        run_job("training.train", job, folder, launcher=launcher, on_line=follow)
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     facts = {"final": last, "model": work.config.model}
@@ -68,4 +106,4 @@ def _train(work: Work, folder: Path) -> Record:
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
-TRAIN = Stage(name="train", version=2, make=make, conserves=False)
+TRAIN = Stage(name="train", version=4, make=make, outside=outside, conserves=False)

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,23 +62,66 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], keep: int
-) -> Path:
-    """Write the checkpoint of a step into `folder`, then remove all but the newest `keep`."""
+class CheckpointWriter:
+    """Writes checkpoints on a thread of its own: the step waits for the copy to the host's memory, not for the disk.
+
+    Args:
+        folder: gets a folder for each checkpoint.
+        keep: how many of the newest are left there.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self._folder, self._keep = folder, keep
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written: Future[None] | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()
+
+    def save(self, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """Copy a step's weights and moments, and have them written; waits for the checkpoint before this one."""
+        self.wait()
+        weights, moments = (_on_host(t) for t in (model.state_dict(), _optimizer_tensors(model, optimizer)))
+        self._written = self._pool.submit(_write, self._folder, step, weights, moments, dict(state), self._keep)
+
+    def wait(self) -> None:
+        """Until all is on disk. Raises: OSError where the disk did not take it."""
+        if self._written is not None:
+            self._written.result()
+            self._written = None
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _write(
+    folder: Path,
+    step: int,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int,
+) -> None:
+    """Write a checkpoint whole or not at all, then remove all but the newest `keep`."""
     final, part = folder / f"step-{step:06d}", folder / f".step-{step:06d}.part"
     for stale in (*folder.glob(".step-*.part"), final):
         shutil.rmtree(stale, ignore_errors=True)
     part.mkdir(parents=True)
-    _save_tensors(model.state_dict(), part / "model.safetensors")
-    _save_tensors(_optimizer_tensors(model, optimizer), part / "optimizer.safetensors")
+    _save_tensors(weights, part / "model.safetensors")
+    _save_tensors(moments, part / "optimizer.safetensors")
     write_atomically(part / "state.json", canonical_json({**state, "step": step}))
     write_atomically(part / "manifest.json", canonical_json({name: file_sha256(part / name) for name in _STATE_FILES}))
     part.rename(final)
     _sync(folder)
+    logger.info("checkpoint %s is written", final.name)
     for old in sorted(folder.glob("step-*"), key=_step_of)[:-keep]:
         shutil.rmtree(old)
-    return final
 
 
 def newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[Path, dict[str, Any]] | None:

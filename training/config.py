@@ -89,9 +89,11 @@ class TrainConfig(StageConfig):
     """The `[train]` table. The defaults of optimisation are the paper's for ViT (Radford et al. 2021, tables 18-19)."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "cache_bytes", "checkpoint_every", "keep_checkpoints", "log_every"}
+        {"workers", "cache_bytes", "checkpoint_every", "keep_checkpoints", "log_every", "max_spike", "launch"}
     )
     """Fields that change how a run goes and not one bit of what it makes; the snapshot key leaves them out."""
+    placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc"})
+    """Fields that change the last bits of sums and nothing else: a checkpoint made with others is gone on from."""
 
     model: str = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
@@ -119,6 +121,8 @@ class TrainConfig(StageConfig):
     """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where torch sees it, else cpu."""
+    launch: Literal["local", "work_pool"] = "local"
+    """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool."""
     threads: Annotated[int, Field(ge=1)] = 2
     """Threads of torch's CPU kernels, per process. Part of the key: how a sum is split changes its last bits."""
     nproc: Annotated[int, Field(ge=1)] = 1
@@ -149,10 +153,15 @@ class TrainConfig(StageConfig):
     """Templates, one of which dresses each caption, at random, each time it is seen."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which each word of a caption is left out, each time it is seen (never all of them)."""
+    crop_area: tuple[Positive, Share] | None = None
+    """Shares of a picture's area between which a random part of it is seen (open_clip trains with [0.9, 1.0]); without it a
+    random square of the whole height or width, as in the paper."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to the pictures."""
     max_skipped: Share = 0.01
     """The run fails when a larger share of the samples cannot be read."""
+    max_spike: NonNegative = 2.0
+    """The run fails when the loss is for ten steps more than this many times its median of the hundred before; 0: never."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Threads per process that read and decode ahead; 0: none."""
     cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2

@@ -1,8 +1,8 @@
 """The loader: WebDataset shards on disk to batches, in an order that is a function of (seed, epoch) and nothing else.
 
-A shard is read at random: its tar is walked once for the places of its members, and each sample is then two `pread`s.
-So the shuffle is over the whole dataset, a resumed job starts at any step at no cost, and ranks and worker threads
-(Pillow decodes without the interpreter's lock) only divide the work.
+A shard is read at random: the index beside it, or one walk over its headers, gives the places of its members, and each
+sample is then two `pread`s. So the shuffle is over the whole dataset, a resumed job starts at any step at no cost, and
+ranks and worker threads (decoding and scaling go without the interpreter's lock) only divide the work.
 """
 
 import os
@@ -11,22 +11,29 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Annotated
 
+import cv2
 import msgspec
 import numpy as np
 import xxhash
 
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.shards import Member, places, read_index
+from training import pictures
 from training.plan import Plan, Sampling
-from training.preprocess import decode_rgb, resize_shortest
 from training.randomness import uniforms
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 SAMPLED = b'"sampling_probability"'
 """What stands in a sample's JSON where it may say how often the sample is to be seen; another's JSON is not looked into."""
+
+
+CHUNK = 8
+"""Samples that a worker loads at once: handing each over alone would cost as much as a small picture."""
 
 
 class _Row(msgspec.Struct):
@@ -64,16 +71,20 @@ class Dataset:
     Args:
         shards: tar files with members {key}.jpg|jpeg|png|webp and {key}.txt. A {key}.json may say `sampling_probability`,
             and the `uid` by which the pair is drawn (else its key is); other members are ignored.
-        image_size: pictures are scaled so that their shorter side has this many pixels.
-        cache_bytes: memory for scaled pictures; the first that are read are kept.
+        image_size: of the model's input.
+        cache_bytes: memory for decoded pictures; the first that are read are kept.
+        crop_area: shares of the picture's area between which a random part of it is taken, as RandomResizedCrop does;
+            None: pictures are scaled so that their shorter side has `image_size` pixels, and a random square is taken.
 
     Raises:
         ConfigError: there is no shard, or one cannot be opened.
         ContractError: a shard is not a whole tar file, or there is no pair in any.
     """
 
-    def __init__(self, shards: list[Path], image_size: int, cache_bytes: int):
-        self.image_size = image_size
+    def __init__(
+        self, shards: list[Path], image_size: int, cache_bytes: int, crop_area: tuple[float, float] | None = None
+    ):
+        self.image_size, self.crop_area = image_size, crop_area
         self.skipped: list[Skipped] = []
         """Samples without a picture or a caption, or with a probability that is none; they have no index."""
         self._shards = shards
@@ -116,15 +127,16 @@ class Dataset:
                 yield caption
 
     def load(self, sample: int) -> tuple[np.ndarray, str] | Skipped:
-        """The scaled picture (H, W, 3), uint8, with its caption; or why there is none."""
+        """A decoded picture (H, W, 3), uint8, from which a part is to be cut, with its caption; or why there is none."""
         try:
             caption = self._caption(sample).decode("utf-8").strip()
             if not caption:
                 raise ValueError("empty caption")
             pixels = self._cache.get(sample)
             if pixels is None:
-                image = decode_rgb(self._picture(sample))
-                pixels = np.asarray(resize_shortest(image, self.image_size))
+                pixels = pictures.decode(self._picture(sample), self._side_to_keep)
+                if self.crop_area is None:
+                    pixels = pictures.shortest_side(pixels, self.image_size)
                 # Two threads may both find room for the last one: over by a picture, and never wrong.
                 if pixels.nbytes <= self._cache_left:
                     self._cache_left -= pixels.nbytes
@@ -132,6 +144,13 @@ class Dataset:
         except ValueError as error:  # UnicodeDecodeError is one
             return Skipped(self._shards[self._spans[5 * sample]].name, self._keys[sample], str(error))
         return pixels, caption
+
+    @property
+    def _side_to_keep(self) -> int:
+        """Pixels that a decoded picture's shorter side needs for the smallest part to be no smaller than the input."""
+        if self.crop_area is None:
+            return self.image_size
+        return ceil(self.image_size / sqrt(self.crop_area[0] * pictures.ASPECT[0]))
 
     def _picture(self, sample: int) -> bytes:
         shard, offset, size, _, _ = self._spans[5 * sample : 5 * sample + 5]
@@ -151,18 +170,9 @@ class Dataset:
 
     def _walk(self, number: int, shard: Path) -> None:
         members: dict[str, dict[str, tuple[int, int]]] = {}
-        end = 0
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                kind = "picture" if extension.lower() in PICTURES else extension.lower()
-                members.setdefault(f"{folder}/{stem}" if folder else stem, {})[kind] = (member.offset_data, member.size)
-                end = max(end, member.offset_data + member.size)
-        if end > shard.stat().st_size:
-            raise tarfile.ReadError(f"a member ends at byte {end:,} of {shard.stat().st_size:,}")
+        for key, extension, offset, size in _places(shard):
+            kind = "picture" if extension.lower() in PICTURES else extension.lower()
+            members.setdefault(key, {})[kind] = (offset, size)
         for key, spans in members.items():
             if missing := " and ".join(kind for kind in ("picture", "txt") if kind not in spans):
                 self.skipped.append(Skipped(shard.name, key, f"no {missing} member"))
@@ -182,45 +192,106 @@ class Dataset:
         return msgspec.json.decode(data, type=_Row) if SAMPLED in data else _Row()
 
 
+def _places(shard: Path) -> list[Member]:
+    """Where each member lies: from the index beside the shard, else by its headers."""
+    end = shard.stat().st_size
+    if (index := shard.with_suffix(".idx")).exists():
+        found = [member for sample in read_index(index.read_text("utf-8"), str(index)) for member in sample.values()]
+    else:
+        try:
+            with shard.open("rb") as file:
+                found = places(file, str(shard))
+        except CorruptPart:  # folders, long names, links: as others write them; or a damage, which tarfile will name
+            found = _other_places(shard)
+    if (last := max((member.offset + member.size for member in found), default=0)) > end:
+        raise tarfile.ReadError(f"a member ends at byte {last:,} of {end:,}")
+    return found
+
+
+def _other_places(shard: Path) -> list[Member]:
+    found = []
+    with tarfile.open(shard, "r:") as tar:
+        for member in tar:
+            if member.isfile():
+                folder, _, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                found.append(Member(key, extension, member.offset_data, member.size))
+    return found
+
+
+@dataclass
+class _Filling:
+    """A rank's part of a step, in the making by several threads."""
+
+    dataset: Dataset
+    plan: Plan
+    epoch: int
+    samples: np.ndarray
+    captions: dict[int, str] = field(default_factory=dict)  # by row
+    skipped: dict[int, Skipped] = field(default_factory=dict)  # by row
+
+    def __post_init__(self) -> None:
+        side, count = self.dataset.image_size, len(self.samples)
+        self.pixels_BSS3 = np.empty((count, side, side, 3), dtype=np.uint8)
+        self.draws = uniforms("crop", self.plan.seed, self.epoch, self.samples, pictures.DRAWS)
+
+    def fill(self, rows: range) -> None:
+        """Load these rows."""
+        area = self.dataset.crop_area
+        for row in rows:
+            loaded = self.dataset.load(int(self.samples[row]))
+            if isinstance(loaded, Skipped):
+                self.skipped[row] = loaded
+                continue
+            pixels, self.captions[row] = loaded
+            height, width = pixels.shape[:2]
+            draws = self.draws[row]
+            part = (
+                pictures.square_of(height, width, draws)
+                if area is None
+                else pictures.part_of(height, width, area, draws)
+            )
+            pictures.cut(pixels, part, self.pixels_BSS3[row])
+
+    def done(self) -> Batch:
+        """The batch, once all rows are filled."""
+        kept = sorted(self.captions)
+        pixels = self.pixels_BSS3 if len(kept) == len(self.samples) else self.pixels_BSS3[kept]
+        samples = self.samples[kept]
+        captions = _dress([self.captions[row] for row in kept], self.plan, self.epoch, samples)
+        return Batch(self.epoch, samples, pixels, captions, [self.skipped[row] for row in sorted(self.skipped)])
+
+
 def batches(dataset: Dataset, plan: Plan, first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
     """One rank's batches from a step (counted from 1) to the last, read ahead by `workers` threads."""
-    steps = range(first_step, plan.total_steps + 1)
-    workers = plan.config.workers
-    if workers == 0:
-        for step in steps:
-            epoch, samples = plan.batch(step, rank, ranks)
-            yield _collate(dataset, plan, epoch, samples, [dataset.load(int(sample)) for sample in samples])
+    fillings = (
+        _Filling(dataset, plan, *plan.batch(step, rank, ranks)) for step in range(first_step, plan.total_steps + 1)
+    )
+    if (workers := plan.config.workers) == 0:
+        for filling in fillings:
+            filling.fill(range(len(filling.samples)))
+            yield filling.done()
         return
-    ahead: deque[tuple[int, np.ndarray, list[Future[tuple[np.ndarray, str] | Skipped]]]] = deque()
+    cv2.setNumThreads(0)  # the threads here are the parallelism
+    ahead: deque[tuple[_Filling, list[Future[None]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
         try:
-            for step in steps:
-                epoch, samples = plan.batch(step, rank, ranks)
-                ahead.append((epoch, samples, [pool.submit(dataset.load, int(sample)) for sample in samples]))
+            for filling in fillings:
+                rows = range(len(filling.samples))
+                ahead.append((filling, [pool.submit(filling.fill, rows[i : i + CHUNK]) for i in rows[::CHUNK]]))
                 if len(ahead) > 2:
-                    epoch, samples, futures = ahead.popleft()
-                    yield _collate(dataset, plan, epoch, samples, [future.result() for future in futures])
+                    yield _finished(*ahead.popleft())
             while ahead:
-                epoch, samples, futures = ahead.popleft()
-                yield _collate(dataset, plan, epoch, samples, [future.result() for future in futures])
+                yield _finished(*ahead.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _collate(
-    dataset: Dataset, plan: Plan, epoch: int, samples: np.ndarray, loaded: list[tuple[np.ndarray, str] | Skipped]
-) -> Batch:
-    kept = [i for i, item in enumerate(loaded) if not isinstance(item, Skipped)]
-    pairs = [item for item in loaded if not isinstance(item, Skipped)]
-    samples = samples[kept]
-    places = uniforms("crop", plan.seed, epoch, samples, 2)
-    side = dataset.image_size
-    pixels_BSS3 = np.empty((len(pairs), side, side, 3), dtype=np.uint8)
-    for row, (pixels, _) in enumerate(pairs):
-        top, left = (int(u * (extent - side + 1)) for u, extent in zip(places[row], pixels.shape[:2], strict=True))
-        pixels_BSS3[row] = pixels[top : top + side, left : left + side]
-    captions = _dress([caption for _, caption in pairs], plan, epoch, samples)
-    return Batch(epoch, samples, pixels_BSS3, captions, [item for item in loaded if isinstance(item, Skipped)])
+def _finished(filling: _Filling, futures: list[Future[None]]) -> Batch:
+    for future in futures:
+        future.result()
+    return filling.done()
 
 
 def _dress(captions: list[str], plan: Plan, epoch: int, samples: np.ndarray) -> list[str]:

@@ -5,13 +5,14 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import ConfigError, ContractError, PairmillError
 from training import distributed
 from training.config import TrainConfig, load_model_config
 from training.process import RETRYABLE
@@ -30,13 +31,18 @@ class Job(BaseModel):
     """Of the first weights, the order of samples and the augmentation."""
     shards: tuple[Path, ...]
     """WebDataset tars; their order is that of the samples' indices."""
+    checksums: dict[str, str] = {}
+    """By file name, the sha256 that a shard must have."""
     output: Path
     """Folder of the job, made where it is missing; a restart continues what it holds."""
     parent_pid: int | None = None
     """Process whose end ends the job."""
 
-    def digest(self) -> str:
+    def digest(self, *, placed: bool = True) -> str:
         """Of all that decides the weights, so that no checkpoint or model of another job is taken for this one's.
+
+        Args:
+            placed: with what decides only the last bits of sums: device, threads, and number of ranks.
 
         Raises:
             ConfigError: the model's config or a shard cannot be read.
@@ -45,9 +51,24 @@ class Job(BaseModel):
             shards = [(shard.name, shard.stat().st_size) for shard in self.shards]
         except OSError as error:
             raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
-        settings = self.train.model_dump(mode="json", exclude=set(TrainConfig.execution_fields))
+        left_out = TrainConfig.execution_fields | (set() if placed else TrainConfig.placement_fields)
+        settings = self.train.model_dump(mode="json", exclude=set(left_out))
         model = load_model_config(self.train.model).model_dump(mode="json")
         return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()
+
+
+def check_shards(job: Job) -> None:
+    """Compare the shards' checksums, each rank those of its share.
+
+    Raises: ContractError that names the first shard whose bytes are not what the dataset's manifest says.
+    """
+    mine = [shard for shard in job.shards if shard.name in job.checksums]
+    mine = mine[distributed.rank() :: distributed.world_size()]
+    with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
+        bad = [s for s, found in zip(mine, pool.map(file_sha256, mine), strict=True) if found != job.checksums[s.name]]
+    found = [shard for of_rank in distributed.gather_objects(bad) for shard in of_rank]
+    if found:
+        raise ContractError(f"shard {found[0]} is not what its dataset's manifest says: its sha256 is another one")
 
 
 class Stopped(PairmillError):

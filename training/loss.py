@@ -17,9 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from training.config import TrainConfig
 from training.distributed import gather_rows
-from training.model import Outputs
 
 Block = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Of logits (R, G), with the column of the first row's own pair: the sum of the losses, and its gradient by the logits."""
@@ -37,15 +35,6 @@ class StepOutcome:
     """Texts that are closest to their own picture among G."""
     pairs: int
     """G."""
-
-
-def step_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:
-    """The loss that a config asks for."""
-    images_BD, texts_BD, logit_scale, logit_bias = outputs
-    if config.loss == "sigmoid":
-        assert logit_bias is not None
-        return sigmoid_loss(images_BD, texts_BD, logit_scale, logit_bias, config.loss_rows)
-    return contrastive_loss(images_BD, texts_BD, logit_scale, config.label_smoothing, config.loss_rows)
 
 
 def contrastive_loss(

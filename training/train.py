@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 import torch.utils.deterministic as deterministic
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError, TrainingDiverged
@@ -33,23 +33,25 @@ from training import distributed
 from training.augment import augment
 from training.checkpoint import (
     MODEL_FILES,
+    CheckpointWriter,
     newest_checkpoint,
     restore,
-    save_checkpoint,
     save_model,
     write_atomically,
 )
-from training.config import TrainConfig, load_model_config
+from training.config import AugmentConfig, TrainConfig, load_model_config
 from training.data import Batch, Dataset, Skipped, batches
-from training.gradients import backward
-from training.job import Job, Stopped, is_done, read_job, sole_trainer
-from training.journal import Journal
+from training.health import Health
+from training.job import Job, Stopped, check_shards, is_done, read_job, sole_trainer
+from training.journal import Journal, StepFlops
 from training.loss import StepOutcome
-from training.optim import MAX_LOGIT_SCALE, build_optimizer, learning_rate
+from training.memory import is_out_of_memory, largest_that_fits
+from training.optim import build_optimizer, learning_rate
 from training.plan import Plan
 from training.preprocess import Preprocess, normalize
 from training.process import follow_parent
 from training.starting import kept_patches, starting_model
+from training.step import backward, gradient_norm, normalized, update
 from training.tokenizer import Tokenizer, make_tokenizer
 
 logger = logging.getLogger("training.train")
@@ -90,9 +92,10 @@ class _Training:
 
     def __init__(self, job: Job, device: torch.device):
         self.job, self.device, config = job, device, job.train
+        check_shards(job)
         model_config = load_model_config(config.model)
         self.preprocess = Preprocess(model_config.vision_cfg.image_size)
-        self.dataset = Dataset(list(job.shards), self.preprocess.image_size, config.cache_bytes)
+        self.dataset = Dataset(list(job.shards), self.preprocess.image_size, config.cache_bytes, config.crop_area)
         self.plan = Plan(len(self.dataset), config, job.seed, self.dataset.sampling)
         if (smallest := self.plan.smallest_batch) < 2 * distributed.world_size():
             remedy = "batch_size" if self.plan.sampling is None else "batch_size, or filter.balance.max_per_query"
@@ -110,7 +113,8 @@ class _Training:
         if distributed.world_size() > 1:
             device_ids = [device] if device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.model, device_ids=device_ids)
-        self.digest = job.digest()
+        self.resumable = job.digest(placed=False)
+        self.health = Health(self.model, config.max_spike, math.ceil(config.warmup * self.plan.total_steps))
         self.step = 0
         self.skipped = set(self.dataset.skipped)
         self.checkpoints = job.output / "checkpoints"
@@ -136,7 +140,11 @@ class _Training:
             distributed.world_size(),
         )
         self.model.train()
-        with Journal(self.job.output, plan, config.log_every) as journal:
+        flops = StepFlops(self.model.config, self.device, config.precision)
+        with (
+            CheckpointWriter(self.checkpoints, config.keep_checkpoints) as self.writer,
+            Journal(self.job.output, plan, config.log_every, flops) as journal,
+        ):
             source = batches(self.dataset, plan, self.step + 1, distributed.rank(), distributed.world_size())
             for batch in journal.timed(source):
                 metrics, stop = self._train_step(batch)
@@ -145,6 +153,8 @@ class _Training:
                 if not last and (stop or self.step % config.checkpoint_every == 0):
                     self._checkpoint(journal)
                 if stop and not last:
+                    self._settle()
+                    distributed.from_first(None)
                     raise Stopped(f"stopped after step {self.step} of {plan.total_steps}, as asked")
         self._finish()
 
@@ -153,25 +163,24 @@ class _Training:
         config = self.job.train
         self.step += 1
         lr = learning_rate(self.step, self.plan.total_steps, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self._count_skipped(batch)
 
-        outcome = self._backward(batch)
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        grad_norm = get_total_norm(gradients)
-        loss, image_hits, text_hits, stop = distributed.total(
-            [float(outcome.loss.detach()), float(outcome.image_hits), float(outcome.text_hits), float(self.stop_asked)],
-            self.device,
+        tokens_BL = self.tokenizer(batch.captions)
+        try:
+            outcome = self._loss(batch, tokens_BL)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(batch, tokens_BL, error) from error
+        grad_norm = gradient_norm(self.model)
+        counts = [float(outcome.image_hits), float(outcome.text_hits), float(self.stop_asked), *self.health.cosines()]
+        counts.append(float((tokens_BL.argmax(dim=1) + 1).sum()))
+        loss, image_hits, text_hits, stop, image_cosine, text_cosine, tokens = distributed.total(
+            [float(outcome.loss.detach()), *counts], self.device
         )
         if not (math.isfinite(loss) and math.isfinite(float(grad_norm))):
-            raise TrainingDiverged(self._divergence(loss, float(grad_norm)))
-        if config.max_grad_norm:
-            clip_grads_with_norm_(self.model.parameters(), config.max_grad_norm, grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+            raise self._diverged(f"loss {loss}, gradient norm {float(grad_norm)}: not finite")
+        update(self.model, self.optimizer, lr, grad_norm, config)
         row = {
             "step": self.step,
             "samples_seen": self.plan.samples_seen(self.step),
@@ -181,19 +190,29 @@ class _Training:
             "grad_norm": float(grad_norm),
             "image_to_text_recall": image_hits / outcome.pairs,
             "text_to_image_recall": text_hits / outcome.pairs,
+            "image_mean_cosine": image_cosine / distributed.world_size(),
+            "text_mean_cosine": text_cosine / distributed.world_size(),
+            "tokens": int(tokens),
         }
+        if problem := self.health.problem(row, outcome.pairs):
+            raise self._diverged(problem)
         return row, stop > 0
 
-    def _backward(self, batch: Batch) -> StepOutcome:
-        """Augment a batch, put it through both towers, and work out the gradients."""
+    def _loss(self, batch: Batch, tokens_BL: Tensor) -> StepOutcome:
+        """Put a batch through both towers and back."""
         config = self.job.train
-        pixels_B3SS = torch.from_numpy(batch.pixels_BSS3).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
-        pixels_B3SS = augment(pixels_B3SS, config.augment, self.job.seed, batch.epoch, batch.samples)
-        images_B3SS = normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
-        tokens_BL = self.tokenizer(batch.captions).to(self.device)
+        pixels_BSS3 = torch.from_numpy(batch.pixels_BSS3).to(self.device, non_blocking=True)
+        if config.augment == AugmentConfig():
+            images_B3SS = normalized(pixels_BSS3)
+        else:
+            pixels_B3SS = pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
+            pixels_B3SS = augment(pixels_B3SS, config.augment, self.job.seed, batch.epoch, batch.samples)
+            images_B3SS = normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
         share_done = self.step / self.plan.total_steps
         kept_BK = kept_patches(config, self.model.config, self.job.seed, batch.epoch, batch.samples, share_done)
-        return backward(self.forward, images_B3SS, tokens_BL, kept_BK, config)
+        if kept_BK is not None:
+            kept_BK = kept_BK.to(self.device)
+        return backward(self.forward, images_B3SS, tokens_BL.to(self.device), config, kept_BK)
 
     def _count_skipped(self, batch: Batch) -> None:
         """Note samples that could not be read; too many of them are a broken dataset."""
@@ -208,10 +227,28 @@ class _Training:
         if len(batch.captions) == 0:
             raise ContractError(f"no sample of step {self.step} can be read on rank {distributed.rank()}")
 
-    def _divergence(self, loss: float, grad_norm: float) -> str:
+    def _diverged(self, what: str) -> TrainingDiverged:
+        self._settle()
         kept = sorted(path.name for path in self.checkpoints.glob("step-*"))
         good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
-        return f"step {self.step}: loss {loss}, gradient norm {grad_norm}: not finite; {good}"
+        return TrainingDiverged(f"step {self.step}: {what}; {good}")
+
+    def _out_of_memory(self, batch: Batch, tokens_BL: Tensor, error: BaseException) -> ConfigError:
+        """What to do, after smaller batches were tried on this rank alone."""
+
+        def attempt(pairs: int) -> None:
+            side = self.preprocess.image_size
+            images_B3SS = torch.zeros(pairs, side, side, 3, device=self.device).permute(0, 3, 1, 2)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.train.precision == "bf16"):
+                features = self.model(images_B3SS, tokens_BL[:pairs].to(self.device))
+            (features[0].sum() + features[1].sum()).backward()
+
+        pairs = len(batch.captions)
+        fits = largest_that_fits(self.model, self.optimizer, pairs, attempt)
+        ranks = distributed.world_size()
+        remedy = f"{fits} fit: set batch_size = {fits * ranks}" if fits else "not even one fits: take a smaller model"
+        reason = str(error).splitlines()[0]
+        return ConfigError(f"step {self.step}: memory does not hold {pairs} pairs a rank ({reason}); {remedy}")
 
     def _train_tokenizer(self, context_length: int) -> Tokenizer:
         def texts() -> Iterator[str]:
@@ -230,7 +267,9 @@ class _Training:
         metrics = self.job.output / "metrics.jsonl"
         found = None
         if distributed.rank() == 0:
-            found = newest_checkpoint(self.checkpoints, self.digest, metrics.stat().st_size if metrics.exists() else 0)
+            found = newest_checkpoint(
+                self.checkpoints, self.resumable, metrics.stat().st_size if metrics.exists() else 0
+            )
             with metrics.open("ab") as file:
                 file.truncate(found[1]["metrics_bytes"] if found else 0)
         found = distributed.from_first(found)
@@ -246,13 +285,15 @@ class _Training:
         merged = set().union(*distributed.gather_objects(self.skipped))
         return [asdict(item) for item in sorted(merged, key=lambda s: (s.shard, s.key))]
 
-    def _checkpoint(self, journal: "Journal") -> None:
+    def _checkpoint(self, journal: Journal) -> None:
         skipped = self._all_skipped()
         if distributed.rank() == 0:
-            state = {"job": self.digest, "metrics_bytes": journal.settle(), "skipped": skipped}
-            keep = self.job.train.keep_checkpoints
-            save_checkpoint(self.checkpoints, self.step, self.model, self.optimizer, state, keep)
-        distributed.from_first(None)  # wait until it is on disk
+            state = {"job": self.resumable, "metrics_bytes": journal.settle(), "skipped": skipped}
+            self.writer.save(self.step, self.model, self.optimizer, state)
+
+    def _settle(self) -> None:
+        """Wait until the newest checkpoint is on disk."""
+        self.writer.wait()
 
     def _finish(self) -> None:
         skipped = self._all_skipped()
@@ -261,7 +302,7 @@ class _Training:
             write_atomically(output / "skipped.json", canonical_json(skipped) + "\n")
             save_model(output, self.model, self.tokenizer, self.preprocess)
             done = {
-                "job": self.digest,
+                "job": self.job.digest(),
                 "steps": self.step,
                 "samples": len(self.dataset),
                 "samples_seen": self.plan.samples_seen(self.step),

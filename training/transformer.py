@@ -1,7 +1,10 @@
 """The transformer of both towers, and the vision transformer. Names of parameters are OpenAI's.
 
-Legend: B batch, L tokens, D width, H heads, K width of a head (kept patches, of indices), S side of the picture.
+Legend: B batch, L tokens, T tokens of all texts, D width, H heads, K width of a head (of indices: kept patches), S side of
+the picture.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,31 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Which of B x L places hold a token: all that works token by token then works on T rows, and pads only to attend."""
+
+    shape: tuple[int, int]
+    """B, L."""
+    places_T: Tensor
+    """Of each token, in the flattened B x L."""
+
+    @classmethod
+    def up_to(cls, ends_B: Tensor, length: int) -> "Packing":
+        """Each text's tokens up to and with the one at its end (B,); behind them nothing is read under a causal mask."""
+        taken_BL = torch.arange(length, device=ends_B.device) <= ends_B[:, None]
+        return cls((len(ends_B), length), taken_BL.flatten().nonzero()[:, 0])
+
+    def unpack(self, x_TD: Tensor) -> Tensor:
+        """(T, D) -> (B, L, D), zero where there is no token."""
+        padded = x_TD.new_zeros(self.shape[0] * self.shape[1], x_TD.shape[1]).index_copy_(0, self.places_T, x_TD)
+        return padded.view(*self.shape, x_TD.shape[1])
+
+    def pack(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, D) -> (T, D)."""
+        return x_BLD.flatten(0, 1).index_select(0, self.places_T)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with the parameter names of torch.nn.MultiheadAttention."""
 
@@ -27,13 +55,16 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_BLD: Tensor, *, causal: bool) -> Tensor:
-        """Each token attends to all, or where causal to itself and those before it."""
-        B, L, D = x_BLD.shape
+    def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
+        """Each token attends to all, or where causal to itself and those before it; where packed, of its own text."""
         qkv_BLD3 = F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
+        if packing is not None:
+            qkv_BLD3 = packing.unpack(qkv_BLD3)
+        B, L, D = *qkv_BLD3.shape[:2], x_BLD.shape[-1]
         q_BHLK, k_BHLK, v_BHLK = qkv_BLD3.view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         x_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
-        return self.out_proj(x_BHLK.transpose(1, 2).reshape(B, L, D))
+        x_BLD = x_BHLK.transpose(1, 2).reshape(B, L, D)
+        return self.out_proj(x_BLD if packing is None else packing.pack(x_BLD))
 
 
 class FeedForward(nn.Module):
@@ -60,9 +91,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = FeedForward(width, quick_gelu=quick_gelu)
 
-    def forward(self, x_BLD: Tensor, *, causal: bool) -> Tensor:
+    def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
         """Attention, then the perceptron, each added to its input."""
-        x_BLD = x_BLD + self.attn(self.ln_1(x_BLD), causal=causal)
+        x_BLD = x_BLD + self.attn(self.ln_1(x_BLD), causal=causal, packing=packing)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
 
@@ -85,16 +116,17 @@ class Transformer(nn.Module):
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
 
-    def forward(self, x_BLD: Tensor, *, causal: bool) -> Tensor:
-        """All blocks in turn."""
+    def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
+        """All blocks in turn; (T, D) where packed."""
         again = self.grad_checkpointing and torch.is_grad_enabled()
+        how = {"causal": causal, "packing": packing}
         for block in self.resblocks:
             if again:
-                made = checkpoint(block, x_BLD, causal=causal, use_reentrant=False, preserve_rng_state=False)
+                made = checkpoint(block, x_BLD, use_reentrant=False, preserve_rng_state=False, **how)
                 assert isinstance(made, Tensor)
                 x_BLD = made
             else:
-                x_BLD = block(x_BLD, causal=causal)
+                x_BLD = block(x_BLD, **how)
         return x_BLD
 
 

@@ -30,6 +30,7 @@ from tasks import registration, stage, tracking
 from tasks.filter_summary import describe_balance
 from tasks.model_files import find_model
 from tasks.register import REGISTER, RegisterConfig, run_links
+from tasks.stage import Context, Work
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
 ROOT = Path(__file__).resolve().parents[2]
@@ -577,3 +578,47 @@ def test_served_input_may_be_base64(registered: Any, tmp_path: Path) -> None:
     assert rows[0] == rows[1]
     assert sum(rows[0]["probabilities"]) == pytest.approx(1)
     assert [row["error"] for row in rows] == [None, None, *["neither image bytes nor base64"] * 2]
+
+
+def test_a_training_shows_curves_that_move_while_it_runs(environment: str, tmp_path: Path, monkeypatch) -> None:
+    from tasks import train_live
+    from training.config import TrainConfig
+
+    monkeypatch.setattr(train_live, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(train_live, "SYSTEM_SECONDS", 1)
+    context = Context(store=FolderStore(tmp_path / "store"), home=tmp_path, run_name="live", run_id="live-1")
+    work = Work(TrainConfig(), 0, {}, Draft(context.store, "train", "1" * 16), context)
+
+    def write(first: int, last: int) -> None:
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.writelines(f'{{"step":{step},"loss":{1 / step},"lr":0.1}}\n' for step in range(first, last + 1))
+        with (tmp_path / "evidence-throughput.jsonl").open("a") as file:
+            file.write(f'{{"step":{last},"samples_per_second":10.0}}\n')
+
+    def history(metric: str) -> list[int]:
+        runs = client.search_runs([client.get_experiment_by_name("live").experiment_id])  # pyright: ignore
+        assert len(runs) <= 1
+        return sorted(point.step for run in runs for point in client.get_metric_history(run.info.run_id, metric))
+
+    def wait_for(steps: list[int]) -> None:
+        deadline = time.monotonic() + 60
+        while client.get_experiment_by_name("live") is None or history("train/loss") != steps:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    client = tracking.connect()
+    with train_live.LiveRun(work, tmp_path):
+        write(1, 5)
+        wait_for([1, 2, 3, 4, 5])  # while it runs
+        time.sleep(3)  # several looks at the machine's load
+        write(6, 8)
+    assert history("train/loss") == list(range(1, 9))
+    assert history("train/samples_per_second") == [5, 8]
+    write(9, 9)
+    with pytest.raises(ValueError, match="spike"), train_live.LiveRun(work, tmp_path):  # another try goes on in it
+        raise ValueError("spike")
+    assert history("train/loss") == list(range(1, 10))
+    run = client.search_runs([client.get_experiment_by_name("live").experiment_id])[0]  # pyright: ignore
+    assert run.info.status == "FAILED"
+    assert run.data.params["train.model"] == "ViT-B-32"
+    assert any(name.startswith("system/") for name in run.data.metrics), run.data.metrics

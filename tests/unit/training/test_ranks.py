@@ -1,6 +1,7 @@
 """Two gloo ranks under torchrun make the model that one process makes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from training.train import main
 
 MakeJob = Callable[..., Path]
 
@@ -24,11 +27,13 @@ def output_of(job: Path) -> Path:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("tower", ["resnet", "vit"])
-def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str) -> None:
+@pytest.mark.parametrize(
+    ("tower", "more"), [("resnet", {}), ("vit", {"loss": "sigmoid", "grad_cache": 3, "patch_dropout": 0.5})]
+)
+def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str, more: dict[str, object]) -> None:
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them."""
     # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
-    jobs = [make_job(f"{ranks}", tower, epochs=3, nproc=ranks, eps=1e-3) for ranks in (1, 2)]
+    jobs = [make_job(f"{ranks}", tower, epochs=3, nproc=ranks, eps=1e-3, **more) for ranks in (1, 2)]
     for job, ranks in zip(jobs, (1, 2), strict=True):
         result = run(job, ranks)
         assert result.returncode == 0, result.stderr
@@ -37,11 +42,41 @@ def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str) -> None:
     )
     assert len(one) == len(two) == 9
     for expected, row in zip(one, two, strict=True):
+        row, expected = (
+            {n: v for n, v in r.items() if "cosine" not in n} for r in (row, expected)
+        )  # of rank's own pairs
         assert row == pytest.approx(expected, rel=1e-3)
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
     expected, weights = (load_file(output_of(job) / "model.safetensors") for job in jobs)
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.timeout(180)
+def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(make_job: MakeJob) -> None:
+    """The same rows as undisturbed, to rounding: so the same samples, each once an epoch, in the same steps."""
+    settings = {"epochs": 3, "eps": 1e-3, "checkpoint_every": 1}
+    undisturbed, job = make_job("a", "vit", **settings), make_job("b", "vit", **settings)
+    assert main([str(undisturbed)]) == 0
+    job.write_text(job.read_text().replace('"epochs": 3', '"epochs": 3, "keep_checkpoints": 9'))
+    assert main([str(job)]) == 0
+    for path in (output_of(job) / "checkpoints").iterdir():
+        if path.name > "step-000004":
+            shutil.rmtree(path)
+    (output_of(job) / "done.json").unlink()
+    job.write_text(job.read_text().replace('"workers": 1', '"workers": 2, "nproc": 2'))
+    result = run(job, 2)
+    assert result.returncode == 0, result.stderr
+    assert "resumed from step-000004" in result.stderr
+    expected, rows = (
+        [json.loads(line) for line in (output_of(j) / "metrics.jsonl").read_text().splitlines()]
+        for j in (undisturbed, job)
+    )
+    assert rows[:4] == expected[:4]
+    for one, two in zip(expected, rows, strict=True):
+        assert {n: v for n, v in two.items() if "cosine" not in n} == pytest.approx(
+            {n: v for n, v in one.items() if "cosine" not in n}, rel=1e-3
+        )
 
 
 @pytest.mark.timeout(180)

@@ -13,9 +13,9 @@ from torch import Tensor
 from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, VIT
 from training.config import ModelConfig, TrainConfig
-from training.gradients import backward
 from training.model import CLIP
 from training.starting import kept_patches, starting_model
+from training.step import backward
 from training.train import main
 
 MakeJob = Callable[..., Path]
@@ -37,7 +37,7 @@ def batch(count: int = 7) -> tuple[Tensor, Tensor]:
 
 def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, dict[str, Tensor]]:
     model = model_of(config).train()
-    outcome = backward(model, *batch(), kept, config)
+    outcome = backward(model, *batch(), config, kept)
     return float(outcome.loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 

@@ -1,0 +1,252 @@
+"""Our training step against open_clip's: its model, its optimizer and its step as its trainer takes it, in turn.
+
+    python -m benchmarks.train [--quick] [--json] [--case ViT-B-32] [--batch 16] [--precision bf16] [--curve 200]
+
+Both sides begin with the same weights (open_clip's, read into ours) and see the same pictures (crops of two photographs,
+224 pixels) and captions (English words by their frequency, log-normal with a median of 8 words as in web captions; CLIP's
+tokens), in the same batches. Each side is a process of its own; they take steps in turn (A B A B, medians), the other one
+waiting meanwhile. The peer gets pixels that are ready for its model; ours gets bytes and makes them so within the step.
+open_clip's step is that of open_clip_train/train.py 3.3, without logging. `--curve N` shows the losses of N steps of both;
+without it the losses of the measured steps are compared. On a machine that others use, `--clock cpu` compares processor
+time.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import Row, arguments, finish
+
+ROOT = Path(__file__).resolve().parent.parent
+GOALS = {"ViT-B-32": 1.4, "RN50": 1.15}
+SIDE, PAIRS = 224, 64
+TRAIN = {"lr": 1e-4, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6}
+
+
+def make_pairs(path: Path) -> float:
+    """Write the pairs as uint8 pixels and CLIP's tokens; returns the mean number of tokens."""
+    import open_clip
+    from sklearn.datasets import load_sample_images
+
+    from benchmarks.filter_rows import text_of
+
+    rng = np.random.default_rng(0)
+    pixels = np.empty((PAIRS, SIDE, SIDE, 3), np.uint8)
+    photos = load_sample_images().images
+    for number in range(PAIRS):
+        photo = photos[number % len(photos)]
+        top, left = (int(rng.integers(extent - SIDE + 1)) for extent in photo.shape[:2])
+        pixels[number] = photo[top : top + SIDE, left : left + SIDE]
+    captions = text_of(np.arange(PAIRS, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
+    tokens = open_clip.get_tokenizer("ViT-B-32")(captions).numpy()
+    np.savez(path, pixels=pixels, tokens=tokens)
+    return float((tokens.argmax(1) + 1).mean())
+
+
+# Each side runs in a process of its own, and takes as many steps as each line of its input says -------------------------
+
+
+def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Our step, as training/train.py takes it."""
+    import torch
+    from safetensors.torch import load_file
+
+    from training.config import TrainConfig, load_model_config
+    from training.model import CLIP
+    from training.optim import build_optimizer
+    from training.step import backward, gradient_norm, normalized, update
+
+    config = TrainConfig(model=spec["model"], precision=spec["precision"], **TRAIN)
+    model = CLIP(load_model_config(config.model)).to(memory_format=torch.channels_last).train()
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    optimizer = build_optimizer(model, config)
+
+    def step(rows: np.ndarray) -> float:
+        images = normalized(torch.from_numpy(pixels[rows]))
+        loss = backward(model, images, torch.from_numpy(tokens[rows]), config).loss
+        update(model, optimizer, config.lr, gradient_norm(model), config)
+        return float(loss.detach())
+
+    return step
+
+
+def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray], float]:
+    """open_clip's step, with its own loss, groups of parameters and precision."""
+    import torch
+    from open_clip import ClipLoss, create_model
+    from open_clip_train.precision import get_autocast
+    from safetensors.torch import load_file
+
+    from training.preprocess import normalize
+
+    model = create_model(spec["model"], output_dict=True).train()
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    loss_of, autocast = ClipLoss(), get_autocast({"fp32": "fp32", "bf16": "amp_bf16"}[spec["precision"]], "cpu")
+    named = list(model.named_parameters())
+    spared = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
+    known = set(map(id, spared))
+    rest = [p for _, p in named if id(p) not in known]
+    optimizer = torch.optim.AdamW(
+        [{"params": spared, "weight_decay": 0.0}, {"params": rest, "weight_decay": TRAIN["weight_decay"]}],
+        lr=TRAIN["lr"], betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"],
+    )  # fmt: skip
+    images_of_all = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255)
+
+    def step(rows: np.ndarray) -> float:
+        images, texts = images_of_all[torch.from_numpy(rows)], torch.from_numpy(tokens[rows])
+        optimizer.zero_grad()
+        with autocast():
+            losses = loss_of(**model(images, texts), output_dict=True)
+            total = sum(losses.values())
+        total.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        return float(total.detach())
+
+    return step
+
+
+def serve(name: str, spec: dict[str, Any]) -> None:
+    """Take steps as asked, a line a time; answer with seconds of each clock and the losses."""
+    import torch
+
+    torch.set_num_threads(spec["threads"])
+    folder = Path(spec["folder"])
+    with np.load(folder / "pairs.npz") as pairs:
+        step = {"ours": ours, "peer": peer}[name](spec, folder, pairs["pixels"], pairs["tokens"])
+    taken = 0
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        losses, wall, cpu = [], perf_counter(), process_time()
+        for _ in range(int(line)):
+            order = np.random.default_rng(taken * spec["batch"] // PAIRS).permutation(PAIRS)
+            first = taken * spec["batch"] % PAIRS
+            losses.append(step(order[first : first + spec["batch"]]))
+            taken += 1
+        said = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "losses": losses}
+        said["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.flush()
+
+
+# The measuring side -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict[str, Any]]]]:
+    """Both sides, ready: a function each that takes so many steps."""
+    processes = {}
+    with contextlib.ExitStack() as stack:
+        for name in ("ours", "peer"):
+            command = [sys.executable, "-m", "benchmarks.train", "--side", name, json.dumps(spec)]
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(spec["threads"])}
+            processes[name] = stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+            stack.callback(processes[name].stdin.close)
+        for process in processes.values():
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError("a side did not start: see its message above")
+
+        def take(process: Any, steps: int) -> dict[str, Any]:
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield {name: lambda steps, process=process: take(process, steps) for name, process in processes.items()}
+
+
+def write_weights(model: str, path: Path) -> None:
+    """open_clip's own first weights."""
+    import torch
+    from open_clip import create_model
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    save_file({name: t.contiguous() for name, t in create_model(model).state_dict().items()}, path)
+
+
+def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float) -> tuple[Row, dict[str, Any]]:
+    """One model: speed in turn, then the curve."""
+    spec = {
+        **{"model": model, "precision": options.precision, "batch": options.batch},
+        **{"threads": options.threads, "folder": str(folder)},
+    }
+    write_weights(model, folder / "weights.safetensors")
+    seconds: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in ("ours", "peer")}
+    losses: dict[str, list[float]] = {"ours": [], "peer": []}
+    peak = {}
+    with sides(spec) as take:
+        for turn in range(-1, options.times):  # the first turn warms up
+            for name in seconds:
+                said = take[name](options.steps if turn >= 0 else 1)
+                losses[name] += said["losses"]
+                peak[name] = said["peak"]
+                for clock in ("wall", "cpu") if turn >= 0 else ():
+                    seconds[name][clock].append(said[clock] / options.steps)
+        for name in losses:
+            losses[name] += take[name](max(options.curve - len(losses[name]), 0))["losses"]
+    median = {name: {clock: statistics.median(s) for clock, s in clocks.items()} for name, clocks in seconds.items()}
+    apart = [abs(a - b) / b for a, b in zip(losses["ours"], losses["peer"], strict=True)]
+    details = {
+        **{"precision": options.precision, "batch": options.batch, "threads": options.threads},
+        "tokens_per_caption": round(tokens, 1),
+        "seconds_per_step": median,
+        "ratio": {clock: round(median["peer"][clock] / median["ours"][clock], 3) for clock in ("wall", "cpu")},
+        "peak_bytes": peak,
+        "memory_no_higher": peak["ours"] <= peak["peer"],
+        "losses": {name: [round(value, 4) for value in values] for name, values in losses.items()},
+        "greatest_difference_of_first_10_losses": max(apart[:10]),
+        "mean_difference_of_losses": statistics.fmean(apart),
+    }
+    speeds = [options.batch / median[name][options.clock] for name in ("ours", "peer")]
+    return Row(model, *speeds, "open_clip 3.3", "samples/s", GOALS.get(model)), details
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--case", action="append", help="only this model")
+    parser.add_argument("--batch", type=int, help="pairs a step; 16 by default, 4 when quick; divides 64")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--times", type=int, help="turns")
+    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
+    parser.add_argument("--curve", type=int, default=0, help="steps of the loss curve")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--side", nargs=2, help="used by the benchmark itself")
+    options = parser.parse_args()
+    if options.side:
+        serve(options.side[0], json.loads(options.side[1]))
+        return 0
+    options.batch = options.batch or (4 if options.quick else 16)
+    options.times = options.times or (2 if options.quick else 5)
+    rows, details = [], {}
+    with tempfile.TemporaryDirectory(prefix="pairmill-train-") as name:
+        folder = Path(name)
+        tokens = make_pairs(folder / "pairs.npz")
+        for model in options.case or list(GOALS):
+            row, details[model] = compare(options, model, folder, tokens)
+            rows.append(row)
+    equal = all(d["greatest_difference_of_first_10_losses"] < (0.01 if d["precision"] == "fp32" else 0.03)
+                and d["mean_difference_of_losses"] < 0.05 for d in details.values())  # fmt: skip
+    packages = ("torch", "open_clip_torch", "numpy")
+    return finish("train", rows, packages, equal=equal, as_json=options.json, details={"details": details})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

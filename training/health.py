@@ -1,0 +1,89 @@
+"""Whether a training still learns: what of a run's numbers says that no further step is worth taking.
+
+Legend: B pairs of this rank, D embed_dim.
+"""
+
+import math
+import statistics
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PATIENCE = 100
+"""Steps in a row that a temperature or features must be dead."""
+WINDOW, SPIKE = 100, 10
+"""A spike: the mean loss of the last SPIKE steps against the median of the WINDOW before them."""
+COLLAPSED = 0.995
+"""Mean cosine of all pairs of a batch's pictures, or texts, above which they are one point."""
+
+
+class Health:
+    """Watches a model's features and the rows of its metrics; nothing that it does changes a bit of the training.
+
+    It begins afresh when a job is resumed.
+
+    Args:
+        max_spike: how many times what it was the loss may be; 0: any.
+        after: step of the end of the warm-up: new models' features lie in a narrow cone.
+    """
+
+    def __init__(self, model: nn.Module, max_spike: float, after: int):
+        self.max_spike, self.after = max_spike, after
+        self._cosines: list[tuple[float, float]] = []
+        self._losses: deque[float] = deque(maxlen=WINDOW + SPIKE)
+        self._steps = {"logit_scale": 0, "image": 0, "text": 0}
+        model.register_forward_hook(self._see)
+
+    def _see(self, model: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        with torch.no_grad():
+            self._cosines.append((mean_cosine(outputs[0]), mean_cosine(outputs[1])))
+
+    def cosines(self) -> list[float]:
+        """Mean cosine of this rank's pictures and of its texts in the step just taken, for the row."""
+        seen, self._cosines = self._cosines, []
+        return [statistics.fmean(values) for values in zip(*seen, strict=True)] if seen else [0.0, 0.0]
+
+    def problem(self, row: dict[str, Any], pairs: int) -> str | None:
+        """What is wrong after a step, in words; None where nothing is.
+
+        Args:
+            row: the step's loss, logit_scale, image_mean_cosine and text_mean_cosine.
+            pairs: of the step, on all ranks.
+        """
+        self._losses.append(row["loss"])
+        late = row["step"] > self.after
+        dead = {
+            "logit_scale": row["logit_scale"] <= 0,
+            "image": late and row["image_mean_cosine"] > COLLAPSED,
+            "text": late and row["text_mean_cosine"] > COLLAPSED,
+        }
+        self._steps = {name: self._steps[name] + 1 if is_so else 0 for name, is_so in dead.items()}
+        if self._steps["logit_scale"] >= PATIENCE:
+            return f"the logit scale has been dead (1, its least) for {PATIENCE} steps"
+        for tower, what in (("image", "pictures"), ("text", "texts")):
+            if self._steps[tower] >= PATIENCE:
+                cosine = row[f"{tower}_mean_cosine"]
+                return f"features have collapsed: the {what} of a batch have had a mean cosine of {cosine:.4f}"
+        return self._spike(math.log(max(pairs, 2))) if late else None
+
+    def _spike(self, chance: float) -> str | None:
+        if not self.max_spike or len(self._losses) < WINDOW + SPIKE:
+            return None
+        losses = list(self._losses)
+        before, now = statistics.median(losses[:WINDOW]), statistics.fmean(losses[WINDOW:])
+        # Small losses of a learnt dataset are noisy; what is far from chance is no loss of what was learnt.
+        if now > self.max_spike * before and now > 0.5 * chance:
+            return f"the loss has gone from {before:.3f} to {now:.3f} in {SPIKE} steps"
+        return None
+
+
+def mean_cosine(features_BD: Tensor) -> float:
+    """Of all pairs of different rows; 0 where there is one row."""
+    count = len(features_BD)
+    if count < 2:
+        return 0.0
+    total = float(F.normalize(features_BD.float(), dim=1).sum(dim=0).square().sum())
+    return (total - count) / (count * (count - 1))
