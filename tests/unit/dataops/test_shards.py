@@ -135,7 +135,9 @@ def test_a_sample_is_read_alone_by_its_line_of_the_index() -> None:
     assert read == [members for _, members in SAMPLES]
 
 
-@pytest.mark.parametrize("text", ["", "v1.2 2\njpg 1 2 a.jpg\n", "v1.1 1\njpg 1 2\n", "v1.2 1\njpg 1 2\n", "v1.2 1\njpg x 2 a.jpg\n"])
+@pytest.mark.parametrize(
+    "text", ["", "v1.2 2\njpg 1 2 a.jpg\n", "v1.1 1\njpg 1 2\n", "v1.2 1\njpg 1 2\n", "v1.2 1\njpg x 2 a.jpg\n"]
+)
 def test_what_is_no_index_is_refused(text: str) -> None:
     with pytest.raises(CorruptPart, match="x.idx: not a"):
         list(read_index(text, "x.idx"))
