@@ -1,4 +1,4 @@
-"""A training on the pool is started once a key, waited for, cancelled with its parent; Prefect's client alone is made up."""
+"""A training on the pool: started once a key, waited for, cancelled with its parent; Prefect's client alone is made up."""
 
 from contextlib import contextmanager
 from pathlib import Path
