@@ -53,6 +53,10 @@ class Store(ABC):
         """The whole object."""
 
     @abstractmethod
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Some bytes of the object, fewer where it ends before. No digest vouches for them: a part's own checks must."""
+
+    @abstractmethod
     def put(self, name: str, data: bytes | Path) -> None:
         """Write the object atomically, over an older one; `data` is bytes or a local file."""
 

@@ -84,6 +84,12 @@ class S3Store(Store):
 
         return self._existing(name, "read", get)
 
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        wanted = {"Range": f"bytes={start}-{start + length - 1}"}
+        return self._existing(
+            name, "read", lambda: self._s3.get_object(**self._at(name), **wanted)["Body"].read() if length else b""
+        )
+
     def _existing(self, name: str, what: str, request: Callable[[], T]) -> T:
         def request_or_none() -> T | None:
             try:
