@@ -11,7 +11,7 @@ A hash says where to look, never that something is there: the row itself is comp
 """
 
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -98,10 +98,8 @@ def write(entries: Iterable[pa.Table], file: BinaryIO) -> int:
     frame = pl.DataFrame(pl.from_arrow(pa.concat_tables(entries))).sort("key", "part", "row")
     key = pa.string() if frame.schema["key"] == pl.String else pa.uint64()
     table = frame.to_arrow().cast(pa.schema([("key", key), ("part", pa.uint32()), ("row", pa.uint32())]))
-    repeating = ["part", "key"] if key == pa.string() else ["part"]
-    pq.write_table(
-        table, file, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True, use_dictionary=repeating
-    )
+    options: dict[str, Any] = {"use_dictionary": ["part", "key"] if key == pa.string() else ["part"]}
+    pq.write_table(table, file, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True, **options)
     return table.num_rows
 
 

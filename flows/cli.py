@@ -128,6 +128,25 @@ def show(
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
 
 
+@app.command
+def trace(
+    what: str,
+    *,
+    limit: Annotated[int, Parameter(help="Pairs that are told in full.")] = 20,
+    index: Annotated[bool, Parameter(negative="--no-index", help="Make the indexes that are missing.")] = True,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Tell where a pair came from and which models saw it, or what a model was made of.
+
+    Args:
+        what: a uid, address, domain, image file, model version (models:/name/3, name@alias), or snapshot's key.
+    """
+    from flows.trace import trace as tell
+
+    return tell(what, services.home(), store, limit=limit, index=index, as_json=json)
+
+
 @queries.command
 def build(
     *,

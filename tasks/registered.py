@@ -1,8 +1,14 @@
-"""Which snapshots the registered models need, as MLflow tells it. A server that does not answer is an error, not a no."""
+"""What MLflow tells of the registered models: which snapshots they need, and which versions came of a snapshot.
 
+For gc a server that does not answer is an error, not a no; a trace says that it was not asked.
+"""
+
+import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from dataops.errors import ConfigError, PairmillError
 from dataops.funnel import STAGES
 from dataops.snapshot import Manifest
 from tasks import tracking
@@ -10,6 +16,8 @@ from tasks.retention import Name
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+logger = logging.getLogger(__name__)
 
 VERSIONS_AT_ONCE = 1000
 
@@ -60,3 +68,72 @@ def unknown_to_registry(registered: Mapping[Name, Manifest]) -> dict[Name, str]:
                     raise
                 unknown[name] = "a model that this MLflow server has never seen"
     return unknown
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    run_id: str | None = None
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str | None:
+        """Of its register snapshot."""
+        return self.tags.get(tracking.KEY_TAG)
+
+    @property
+    def uri(self) -> str:
+        """As MLflow loads it."""
+        return f"models:/{self.name}/{self.version}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Without the tags that only repeat the snapshots' keys."""
+        told = {name: self.tags[name] for name in ("gate", "takedowns", "champion_test") if name in self.tags}
+        return {**asdict(self), "aliases": list(self.aliases), "uri": self.uri, "tags": told}
+
+
+class Registry:
+    """Asks MLflow for versions, as long as it answers; once it does not, it is not asked again."""
+
+    def __init__(self, *, ask: bool = True):
+        self.trouble = "" if ask else "not asked"
+
+    def said(self) -> str:
+        """`asked`, or why the registry was not."""
+        return self.trouble or "asked"
+
+    def of_snapshot(self, stage: str, key: str) -> list[Version]:
+        """The versions that were made of a snapshot."""
+        return self._search(f"tags.`snapshot.{stage}` = '{key}'")
+
+    def of_key(self, key: str) -> list[Version]:
+        """The versions of a register snapshot."""
+        return self._search(f"tags.`{tracking.KEY_TAG}` = '{key}'")
+
+    def version(self, name: str, number: str | None, alias: str | None) -> Version | None:
+        """One version by its number or alias. Raises: ConfigError for an alias where MLflow does not answer."""
+        name = name.replace("'", "")
+        found = self._search(f"name = '{name}'")
+        if alias is not None and self.trouble:
+            msg = f"{name}@{alias}: only MLflow knows aliases ({self.trouble}); name the version's number"
+            raise ConfigError(msg)
+        return next((v for v in found if v.version == number or alias in v.aliases), None)
+
+    def _search(self, wanted: str) -> list[Version]:
+        if self.trouble:
+            return []
+        try:
+            with tracking.mlflow_errors():
+                return [_version(v) for v in tracking.connect().search_model_versions(wanted)]
+        except PairmillError as error:
+            self.trouble = f"not asked: {error}"
+            logger.warning("%s", error)
+            return []
+
+
+def _version(found: "ModelVersion") -> Version:
+    return Version(found.name, str(found.version), found.run_id, tuple(sorted(found.aliases)), dict(found.tags))
