@@ -45,11 +45,6 @@ class FolderStore(Store):
         with storage_errors(f"cannot read {self.root / name}", self.root):
             return self._path(name).read_bytes()
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        with storage_errors(f"cannot read {self.root / name}", self.root), self._path(name).open("rb") as file:
-            file.seek(start)
-            return file.read(length)
-
     def put(self, name: str, data: bytes | Path) -> None:
         target = self._path(name)
         with storage_errors(f"cannot write {target}", self.root):

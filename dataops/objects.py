@@ -6,6 +6,7 @@ leave the store.
 """
 
 import errno
+import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -51,10 +52,6 @@ class Store(ABC):
     @abstractmethod
     def read(self, name: str) -> bytes:
         """The whole object."""
-
-    @abstractmethod
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Some bytes of the object, fewer where it ends before. No digest vouches for them: a part's own checks must."""
 
     @abstractmethod
     def put(self, name: str, data: bytes | Path) -> None:
@@ -106,6 +103,21 @@ class Store(ABC):
         """The object as a seekable binary file."""
         with self.local(name).open("rb") as file:
             yield file
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Parts of the object in the order of `ranges`, each an offset and a number of bytes.
+
+        Raises: StorageError when the object ends before.
+        """
+        with self.open(name) as file:
+            for offset, size in ranges:
+                yield self._whole(name, os.pread(file.fileno(), size, offset), offset, size)
+
+    def _whole(self, name: str, data: bytes, offset: int, size: int) -> bytes:
+        if len(data) != size:
+            msg = f"{name} in {self.where} ends before byte {offset + size:,}"
+            raise StorageError(msg)
+        return data
 
     def check_writable(self) -> None:
         """Write, read, create and delete a small object.

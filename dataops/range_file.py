@@ -9,7 +9,7 @@ AHEAD = 1 << 16
 
 
 class RangeFile(io.RawIOBase):
-    """A seekable, read-only file over `Store.read_range`, which remembers the last piece that it read."""
+    """A seekable, read-only file over `Store.read_ranges`, which remembers the last piece that it read."""
 
     def __init__(self, store: Store, name: str, size: int):
         super().__init__()
@@ -39,7 +39,8 @@ class RangeFile(io.RawIOBase):
         size = left if size < 0 else min(size, left)
         if not self._start <= self._at <= self._at + size <= self._start + len(self._piece):
             start = self._at if size >= AHEAD else max(min(self._at, self._size - AHEAD), 0)
-            self._piece = self._store.read_range(self._name, start, max(size + self._at - start, AHEAD))
+            length = min(max(size + self._at - start, AHEAD), self._size - start)
+            self._piece = next(iter(self._store.read_ranges(self._name, [(start, length)])))
             self._start = start
         begin = self._at - self._start
         self._at += size

@@ -2,52 +2,193 @@
 
 Writing is deterministic to the byte. Reading trusts nothing: members are read into memory and never unpacked to disk,
 and a name that is not a plain `key.extension` is an error.
+
+Source: POSIX.1-1988 (USTAR) for the headers; the index beside a shard is that of DALI's wds2idx.py, version v1.2.
 """
 
-import io
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from dataops.errors import CorruptPart
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
-_OWNER = "pairmill"
+_OWNER = b"pairmill"
+_BLOCK, _RECORD = 512, 10240
+_NAME_BYTES = 100
+"""A longer name would need an extension of the format."""
 MAX_MEMBER_BYTES = 256 << 20
-"""Of one member that is read: it is held in memory."""
+"""Of one member: it is held in memory."""
+INDEX_VERSION = "v1.2"
 
 Sample = tuple[str, dict[str, bytes]]
 """A key, and the bytes of its members by extension."""
 
 
+class Member(NamedTuple):
+    """Where the bytes of a member lie in its shard."""
+
+    key: str
+    extension: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """As the tar calls it."""
+        return f"{self.key}.{self.extension}"
+
+
 class ShardWriter:
-    """Writes samples into a tar: USTAR headers, one owner, no clock. The same samples give the same bytes."""
+    """Writes samples into a tar: USTAR headers, one owner, no clock. The same samples give the same bytes.
+
+    Args:
+        file: at its beginning.
+    """
 
     def __init__(self, file: BinaryIO):
-        self._tar = tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - see close
+        self._file, self._end = file, 0
 
-    def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample; its members in the order of the mapping.
+    def write(self, key: str, members: Mapping[str, bytes]) -> list[Member]:
+        """Append one sample, its members in the order of the mapping; where they lie.
 
-        Raises: ValueError when a name could not be read back.
+        Raises: ValueError when a name or a size could not be read back.
         """
+        written, pieces = [], []
         for extension, data in members.items():
-            info = tarfile.TarInfo(f"{key}.{extension}")
-            if not _NAME.fullmatch(info.name):
-                msg = f"{info.name!r} is not a plain key.extension"
-                raise ValueError(msg)
-            info.size, info.mode, info.uname, info.gname = len(data), 0o444, _OWNER, _OWNER
-            self._tar.addfile(info, io.BytesIO(data))
+            member = Member(key, extension, self._end + _BLOCK, len(data))
+            padding = -len(data) % _BLOCK
+            pieces += [_header(member.name, len(data)), data, bytes(padding)]
+            self._end += _BLOCK + len(data) + padding
+            written.append(member)
+        self._file.writelines(pieces)
+        return written
 
     def close(self) -> None:
         """Write the end of the archive; the file stays open."""
-        self._tar.close()
+        self._file.write(bytes(2 * _BLOCK + -(self._end + 2 * _BLOCK) % _RECORD))
+
+
+_BEFORE_SIZE = b"0000444\0" + 2 * b"0000000\0"  # mode, uid, gid
+_BEFORE_SUM = b"00000000000\0"  # mtime
+_AFTER_SUM = b"0" + bytes(100) + b"ustar\x0000" + 2 * _OWNER.ljust(32, b"\0") + bytes(16 + 155 + 12)
+_SUM_OF_FIXED = sum(_BEFORE_SIZE + _BEFORE_SUM + b" " * 8 + _AFTER_SUM)
+
+
+def _header(name: str, size: int) -> bytes:
+    if not _NAME.fullmatch(name) or len(name) > _NAME_BYTES:
+        msg = f"{name!r} is not a plain key.extension of at most {_NAME_BYTES} characters"
+        raise ValueError(msg)
+    if size > MAX_MEMBER_BYTES:
+        msg = f"{name!r} has {size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
+        raise ValueError(msg)
+    named, sized = name.encode(), b"%011o\0" % size
+    checksum = b"%06o\0 " % (_SUM_OF_FIXED + sum(named) + sum(sized))
+    return named.ljust(_NAME_BYTES, b"\0") + _BEFORE_SIZE + sized + _BEFORE_SUM + checksum + _AFTER_SUM
+
+
+def places(file: BinaryIO, where: str) -> list[Member]:
+    """Where each member of a shard lies, in its order; only headers are read.
+
+    Args:
+        file: seekable.
+        where: the shard's name, for errors.
+
+    Raises: CorruptPart when the tar is damaged or cut, a member is no plain `key.extension` file, or one comes twice.
+    """
+    end, at = file.seek(0, 2), 0
+    found: list[Member] = []
+    while True:
+        file.seek(at)
+        header = file.read(_BLOCK)
+        if header == bytes(_BLOCK):
+            break
+        member = _parsed(header, at + _BLOCK, where)
+        at += _BLOCK + member.size + -member.size % _BLOCK
+        if at > end:
+            msg = f"{where}: member {member.name!r} ends early"
+            raise CorruptPart(msg)
+        found.append(member)
+    _check_unique(found, where)
+    return found
+
+
+def _parsed(header: bytes, offset: int, where: str) -> Member:
+    """A member by its header."""
+    name = header[:_NAME_BYTES].rstrip(b"\0").decode("latin-1")
+    try:
+        size, checksum = int(header[124:136].strip(b" \0"), 8), int(header[148:156].strip(b" \0"), 8)
+    except ValueError as error:
+        msg = f"{where}: not a whole tar file (no header at byte {offset - _BLOCK:,})"
+        raise CorruptPart(msg) from error
+    # The lower half of Adler-32 is 1 + the sum of all bytes, modulo 65521: the header's own sum, at the speed of C.
+    added = zlib.adler32(header[:148] + b" " * 8 + header[156:]) & 0xFFFF
+    if len(header) != _BLOCK or added != (1 + checksum) % 65521:
+        msg = f"{where}: not a whole tar file (bad checksum of the header at byte {offset - _BLOCK:,})"
+        raise CorruptPart(msg)
+    if header[156:157] not in (b"0", b"\0") or any(header[345:500]) or not _NAME.fullmatch(name):
+        msg = f"{where}: member {name!r} is not a plain key.extension file"
+        raise CorruptPart(msg)
+    _check_size(name, size, where)
+    key, _, extension = name.partition(".")
+    return Member(key, extension, offset, size)
+
+
+def _check_size(name: str, size: int, where: str) -> None:
+    if not 0 <= size <= MAX_MEMBER_BYTES:
+        msg = f"{where}: member {name!r} has {size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
+        raise CorruptPart(msg)
+
+
+def _check_unique(members: Sequence[Member], where: str) -> None:
+    """No member twice, and those of a sample in a row."""
+    seen: set[str] = set()
+    for key, group in groupby(members, key=lambda member: member.key):
+        if key in seen:
+            msg = f"{where}: sample {key!r} comes twice"
+            raise CorruptPart(msg)
+        seen.add(key)
+        extensions: set[str] = set()
+        for member in group:
+            if member.extension in extensions:
+                msg = f"{where}: member {member.name!r} comes twice"
+                raise CorruptPart(msg)
+            extensions.add(member.extension)
+
+
+def index_text(samples: Iterable[Sequence[Member]]) -> str:
+    """The index of a shard: a line a sample, of each member the extension, offset, size and name."""
+    lines = [" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples]
+    return "\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n"
+
+
+def read_index(text: str, where: str) -> Iterator[dict[str, Member]]:
+    """The members of each sample by extension, in the order of the shard.
+
+    Raises: CorruptPart when it is no such index.
+    """
+    first, *lines = text.splitlines() or [""]
+    if first != f"{INDEX_VERSION} {len(lines)}":
+        msg = f"{where}: not an index of version {INDEX_VERSION} with {len(lines)} samples"
+        raise CorruptPart(msg)
+    for line in lines:
+        words = line.split()
+        try:
+            members = [
+                Member(name.partition(".")[0], extension, int(offset), int(size))
+                for extension, offset, size, name in zip(*(iter(words),) * 4, strict=True)
+            ]
+        except ValueError as error:
+            msg = f"{where}: not a line of an index: {line[:80]!r}"
+            raise CorruptPart(msg) from error
+        yield {member.extension: member for member in members}
 
 
 def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
-    """The samples of a shard, in its order.
+    """The samples of a shard, in its order, read as a stream.
 
     Args:
         where: the shard's name, for errors.
@@ -76,9 +217,7 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
                 if not info.isreg() or info.sparse or not _NAME.fullmatch(info.name):
                     msg = f"{where}: member {info.name!r} is not a plain key.extension file"
                     raise CorruptPart(msg)
-                if not 0 <= info.size <= MAX_MEMBER_BYTES:
-                    msg = f"{where}: member {info.name!r} has {info.size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
-                    raise CorruptPart(msg)
+                _check_size(info.name, info.size, where)
                 content = tar.extractfile(info)
                 data = content.read() if content else b""
                 if len(data) != info.size:

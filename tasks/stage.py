@@ -67,8 +67,8 @@ class Work:
     """The snapshots that it reads, by stage."""
     draft: Draft
     context: Context
-    standing: tuple[Input, ...] = ()
-    """The store's own orders that it heeds (Stage.standing)."""
+    made_of: tuple[Input, ...] = ()
+    """All inputs, as they entered the key: also what lies outside the store, and the store's own orders."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,6 @@ class Plan:
     upstream: tuple[Manifest, ...]
     inputs: tuple[Input, ...]
     key: str
-    standing: tuple[Input, ...] = ()
-    """Those of the inputs that the store itself orders."""
 
 
 def plan(
@@ -124,7 +122,7 @@ def plan(
     standing = stage.standing(store) if store is not None else []
     inputs = [manifest.as_input() for manifest in upstream] + stage.outside(config) + standing
     key = snapshot_key(stage.name, stage.version, config.key_config(), seed, inputs)
-    return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key, tuple(standing))
+    return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key)
 
 
 def reuse(planned: Plan, context: Context, *, verify: bool = False) -> Manifest | None:
@@ -191,7 +189,7 @@ def _make(planned: Plan, held: Held) -> Manifest:
     )  # what a killed run left half written: none but us writes here now
     stage = planned.stage
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
-    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.standing))
+    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs))
     if stage.conserves:
         check_conservation(stage.name, made, planned.upstream)
     manifest = Manifest(

@@ -3,8 +3,8 @@
     takedowns/<digest>.json           what is to be taken out: the digest is of the targets
     takedowns/<digest>.report.json    what was done about it, and the proof; written anew by each `pairmill takedown`
 
-`pack` heeds all requests of its store: their digests are inputs of its snapshots, so a new one gives new keys. `download` does
-not fetch what a request means; its key does not change with requests, as it does not with robots.txt.
+`pack` heeds all requests of its store: their digests are inputs of its snapshots, so a new one gives new keys. `download`
+does not fetch what a request means; its key does not change with requests, as it does not with robots.txt.
 """
 
 import csv
@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ def recorded(store: Store) -> list[Input]:
     """All requests of a store, as inputs of a snapshot, sorted."""
     digests = [found[1] for name in store.names(FOLDER) if (found := _NAME.fullmatch(name))]
     return [Input(stage=STAGE, key=digest, digest=digest) for digest in digests]
+
+
+def requests_in(inputs: Iterable[Input]) -> list[Input]:
+    """The requests among the inputs of a snapshot."""
+    return [one for one in inputs if one.stage == STAGE]
 
 
 def targets_of(store: Store, requests: Sequence[Input]) -> tuple[Target, ...]:

@@ -4,7 +4,7 @@ import tarfile
 import pytest
 
 from dataops.errors import CorruptPart
-from dataops.shards import ShardWriter, read_samples
+from dataops.shards import ShardWriter, index_text, places, read_index, read_samples
 
 
 def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
@@ -69,8 +69,81 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.T
 def test_hostile_shards_are_refused_by_name(data: bytes, what: str) -> None:
     with pytest.raises(CorruptPart, match=what):
         list(read_samples(io.BytesIO(data), "bad.tar"))
+    with pytest.raises(CorruptPart, match=what):
+        places(io.BytesIO(data), "bad.tar")
 
 
 def test_names_that_could_not_be_read_back_are_not_written() -> None:
     with pytest.raises(ValueError, match="not a plain"):
         shard([("../1", {"jpg": b""})])
+
+
+def test_bytes_are_those_of_the_standard_library() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in SAMPLES:
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size, info.mode, info.uname, info.gname = len(data), 0o444, "pairmill", "pairmill"
+                tar.addfile(info, io.BytesIO(data))
+    assert shard(SAMPLES) == out.getvalue()
+
+
+def test_places_are_where_the_bytes_lie_and_those_that_writing_told() -> None:
+    out = io.BytesIO()
+    writer = ShardWriter(out)
+    told = [member for key, members in SAMPLES for member in writer.write(key, members)]
+    writer.close()
+    data = out.getvalue()
+    assert places(out, "x.tar") == told
+    contents = [content for _, members in SAMPLES for content in members.values()]
+    assert [data[m.offset : m.offset + m.size] for m in told] == contents
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert [(m.name, m.offset_data, m.size) for m in tar] == [(m.name, m.offset, m.size) for m in told]
+
+
+def test_a_shard_that_was_cut_anywhere_is_refused() -> None:
+    data = shard(SAMPLES[:2])
+    used = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    for end in range(0, used + 512, 256):
+        with pytest.raises(CorruptPart, match=r"x\.tar: "):
+            places(io.BytesIO(data[:end]), "x.tar")
+
+
+def test_a_header_with_a_flipped_bit_is_refused() -> None:
+    data = shard(SAMPLES[1:2])
+    for byte in range(512):
+        damaged = bytearray(data)
+        damaged[byte] ^= 4
+        with pytest.raises(CorruptPart, match=r"x\.tar: "):
+            places(io.BytesIO(damaged), "x.tar")
+
+
+def test_a_sample_is_read_alone_by_its_line_of_the_index() -> None:
+    out = io.BytesIO()
+    writer = ShardWriter(out)
+    text = index_text([writer.write(key, members) for key, members in SAMPLES])
+    writer.close()
+    assert text.splitlines()[:2] == [
+        "v1.2 5", "jpg 512 0 000000000.jpg txt 1024 5 000000000.txt json 2048 2 000000000.json"
+    ]  # fmt: skip
+    data = out.getvalue()
+    read = [
+        {extension: data[m.offset : m.offset + m.size] for extension, m in members.items()}
+        for members in read_index(text, "x.idx")
+    ]
+    assert read == [members for _, members in SAMPLES]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "v1.2 2\njpg 1 2 a.jpg\n", "v1.1 1\njpg 1 2\n", "v1.2 1\njpg 1 2\n", "v1.2 1\njpg x 2 a.jpg\n"]
+)
+def test_what_is_no_index_is_refused(text: str) -> None:
+    with pytest.raises(CorruptPart, match=r"x\.idx: not a"):
+        list(read_index(text, "x.idx"))
+
+
+def test_names_that_a_header_cannot_hold_are_not_written() -> None:
+    shard([("k" * 96, {"jpg": b"x"})])
+    with pytest.raises(ValueError, match="at most 100 characters"):
+        shard([("k" * 97, {"jpg": b"x"})])
