@@ -147,6 +147,30 @@ def trace(
     return tell(what, services.home(), store, limit=limit, index=index, as_json=json)
 
 
+@app.command
+def takedown(
+    file: Path,
+    *,
+    reason: Annotated[str, Parameter(help="Written down with the request.")] = "",
+    delete_raw: Annotated[
+        bool,
+        Parameter(negative="", help="Also delete the pictures from raw shards and from the dataset versions before."),
+    ] = False,
+    yes: Annotated[bool, Parameter(name="--yes", negative="", help="With --delete-raw: do not ask.")] = False,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Take pairs out of every dataset, name and tag the models that saw them, and prove that nothing is left.
+
+    Args:
+        file: addresses, domains, uids, sha256, phash:HEX, image:PATH, one a line; or CSV (kind, value), or TOML.
+    """
+    from flows.takedown import Order
+    from flows.takedown import takedown as take_down
+
+    return take_down(Order(file, reason, delete_raw, yes), services.home(), store, as_json=json)
+
+
 @queries.command
 def build(
     *,

@@ -158,6 +158,8 @@ def _show_made_of(answer: Mapping[str, Any], out: Console) -> None:
         kept = f"{counts['kept']:,} of {counts['input']:,}" if counts["input"] else ""
         commit = f"  commit {stage['commit'][:10]}" if stage["commit"] else ""
         tree.add(text(f"{stage['stage']:<9}{stage['key']}  {stage['created_at'][:19]}  {kept:>24}{commit}"))
+    for name in answer["gone"]:
+        tree.add(text(f"{name} is no longer in the store (gc, or a takedown with --delete-raw)"))
     files = tree.add(text(f"{answer['source_files']:,} source {_plural('file', answer['source_files'])}"))
     for source in answer["sources"][:SHOWN]:
         files.add(text(source["source"]))

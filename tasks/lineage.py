@@ -14,7 +14,8 @@ KEPT, DROPPED = "part-", "dropped-"
 class Lineage:
     """The complete snapshots of a store and how they hang together.
 
-    An input is known by its content digest: a snapshot that was remade elsewhere with the same content is the same.
+    An input is known by its key, or by its content digest: a snapshot that was remade with the same content is the same, and
+    one whose content changed under its key (a download that was tried again) is still what its children were made of.
     """
 
     def __init__(self, store: Store):
@@ -32,11 +33,12 @@ class Lineage:
 
     def children(self, manifest: Manifest, stage: str | None = None) -> list[Manifest]:
         """The snapshots that were made of this one, of one stage or of all."""
-        mine = (manifest.stage, manifest.content_digest)
+        digest, key = (manifest.stage, manifest.content_digest), (manifest.stage, manifest.key)
         return [
             other
             for other in self.manifests.values()
-            if stage in (None, other.stage) and any((i.stage, i.digest) == mine for i in other.inputs)
+            if stage in (None, other.stage)
+            and any((i.stage, i.digest) == digest or (i.stage, i.key) == key for i in other.inputs)
         ]
 
     def path(self, manifest: Manifest) -> list[tuple[Name, Manifest | None]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import ConfigError
-from dataops.funnel import PAIR_STAGES, funnel_stages
+from dataops.funnel import PAIR_STAGES, STAGES, funnel_stages
 from dataops.snapshot import Manifest
 from dataops.targets import Target, meant
 from tasks.lineage import DROPPED, KEPT, Lineage
@@ -146,11 +146,13 @@ class Trace:
     def snapshot(self, manifest: Manifest) -> dict[str, Any]:
         """A snapshot of any stage: what it was made of, and what was made of it."""
         above = self.lineage.ancestors(manifest)
+        inputs = [i for i in manifest.inputs if i.stage in STAGES]
         packs = [above["pack"]] if "pack" in above else self.lineage.below(manifest, "pack")
         return {
             "store": self.lineage.store.uri,
             "snapshot": {"stage": manifest.stage, "key": manifest.key, "digest": manifest.content_digest},
             "stages": [_stage(above[stage]) for stage in above if stage != manifest.stage] + [_stage(manifest)],
+            "gone": [f"{i.stage}/{i.key}" for i in inputs if self.lineage.parent(i) is None],
             "funnel": funnel_stages(above.values()),
             "sources": [{"source": i.key, "digest": i.digest} for i in _sources(above)][: self.limit],
             "source_files": len(_sources(above)),
