@@ -32,7 +32,8 @@ KINDS = (
 )
 _STYLE = """<style>
 .sides { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 0 2.2rem;
-border-top: 1px solid var(--line); padding-top: .8rem; margin-top: 1.2rem; } .sides h4 { margin: 0 0 .5rem; font-size: .95rem; }
+border-top: 1px solid var(--line); padding-top: .8rem; margin-top: 1.2rem; }
+.sides h4 { margin: 0 0 .5rem; font-size: .95rem; }
 .sides .why { margin-bottom: 1.4rem; } .sides small.n { color: var(--soft); font-weight: 400; }
 ul.captions { margin: 0; padding-left: 1.1rem; color: var(--soft); } ul.captions li { overflow-wrap: anywhere; }
 pre { background: var(--line); padding: .6rem .8rem; border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere;
