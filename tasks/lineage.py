@@ -14,8 +14,8 @@ KEPT, DROPPED = "part-", "dropped-"
 class Lineage:
     """The complete snapshots of a store and how they hang together.
 
-    An input is known by its key, or by its content digest: a snapshot that was remade with the same content is the same, and
-    one whose content changed under its key (a download that was tried again) is still what its children were made of.
+    An input is known by its key, or by its content digest: a snapshot that was remade with the same content is the same,
+    and one whose content changed under its key (a download that was tried again) is still what its children were made of.
     """
 
     def __init__(self, store: Store):

@@ -7,10 +7,11 @@ shards would give.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import PACKED
+from dataops.schema import PACKED, conform
 from dataops.shards import read_samples
 from dataops.snapshot import MANIFEST, Draft, Input, Manifest, Part, Record, find, read_table
 from dataops.store import Store
@@ -83,7 +84,9 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
         names = (f"{shard.number}.tar", f"{shard.number}.idx", part.name)
         parts = [_taken_over(draft, base, there[name]) for name in names if name in there]
         return record(draft, shard.number, rows, parts, lost)
-    kept = rows.filter(pa.array(~mask))
+    # through Polars, as tasks/pack_shard.py does: the same rows in other buffers give other bytes of Parquet
+    frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
+    kept = conform(frame.to_arrow(), PACKED, f"pack {shard.number}")
     extension, pictures = _pictures(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())
     return record(draft, shard.number, kept, write_shard(draft, shard.number, kept, pictures, extension), lost)
 

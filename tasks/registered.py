@@ -127,6 +127,7 @@ class Registry:
         if self.trouble:
             return []
         try:
+            tracking.tracking_uri()  # before MLflow is imported, which takes two seconds
             with tracking.mlflow_errors():
                 return [_version(v) for v in tracking.connect().search_model_versions(wanted)]
         except PairmillError as error:

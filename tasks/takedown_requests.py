@@ -117,9 +117,8 @@ def read_targets(path: Path) -> list[Target]:
             problems.append(f"  {path}{where}: {error}")
     if problems:
         more = [f"  and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-        raise ConfigError(
-            "\n".join([f"{len(problems)} lines are no targets; nothing was done", *problems[:LISTED], *more])
-        )
+        head = f"{len(problems)} of {len(lines)} lines are no targets; nothing was done"
+        raise ConfigError("\n".join([head, *problems[:LISTED], *more]))
     if not targets:
         msg = f"{path}: names nothing to take down"
         raise ConfigError(msg)
