@@ -45,6 +45,8 @@ class RegisterConfig(StageConfig):
     """Alias that a version gets when it passes; one that does not is left as `candidate`."""
     description: str = Field("", max_length=2000)
     """Markdown that the version's description begins with."""
+    license: str = Field("", max_length=200)
+    """Licence of the weights, as its owner states it; for the model card."""
 
 
 def judge(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Verdict:

@@ -22,6 +22,9 @@ from tasks import ancestry, tracking
 from tasks.download_report import report_html as download_html
 from tasks.filter_plots import curve_svg
 from tasks.filter_report import report_html as filter_html
+from tasks.lineage_events import events_text
+from tasks.lineage_graph import graph_svg
+from tasks.model_card import Card
 from tasks.packaging import MODEL_FILES, write_model
 from tasks.scratch import scratch_folder
 from tasks.stage import Work, code_version
@@ -67,8 +70,11 @@ def pages(facts: Mapping[str, Any]) -> dict[str, str]:
     """Paths in the MLflow UI of the run and the version that facts name."""
     # workflowType opens the classic sidebar, not that for chat applications
     name, suffix = quote(str(facts["model_name"]), safe=""), "?workflowType=machine_learning"
+    run = f"#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}"
     return {
-        "run": f"#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}{suffix}",
+        "run": f"{run}{suffix}",
+        "model card": f"{run}/artifacts/model_card.html{suffix}",
+        "lineage": f"{run}/artifacts/lineage.svg{suffix}",
         "model version": f"#/models/{name}/versions/{facts['version']}{suffix}",
     }
 
@@ -159,6 +165,8 @@ class Registration:
 
         inputs = self.work.inputs
         funnel = funnel_rows(inputs.values())
+        config = self.work.config
+        card = Card(config.model_name, inputs, self.rows, str(self.verdict), config.description, config.license)
         files: dict[str, bytes | str] = {
             "config.json": json.dumps(ancestry.redacted(self.work.context.run_config), indent=2, ensure_ascii=False),
             "funnel.json": json.dumps(funnel, indent=2),
@@ -166,6 +174,10 @@ class Registration:
             "funnel.png": plots.png(plots.funnel_figure(funnel_stages(inputs.values()))),
             "filter.html": filter_html(inputs["filter"]),
             "download.html": download_html(inputs["download"], self.work.draft.store),
+            "lineage.svg": graph_svg(inputs, self.work.config.model_name),
+            "lineage.jsonl": events_text(inputs.values(), self.work.draft.store.uri),
+            "model_card.html": card.html(),
+            "model_card.md": card.markdown(),
             "zero_shot.png": plots.png(plots.accuracy_figure(self.rows)),
             "metrics.json": json.dumps(self.metrics, indent=2, ensure_ascii=False),
             "metrics.jsonl": self._read("train", "metrics.jsonl"),
@@ -254,7 +266,8 @@ class Registration:
         named = json.dumps([{"name": config.model_name, "version": number}])
         client.set_logged_model_tags(model_id, {"mlflow.modelVersions": named})
         place = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id, "version": number}
-        links = {"MLflow run": pages({**place, "model_name": config.model_name})["run"]}
+        there = pages({**place, "model_name": config.model_name})
+        links = {"Model card": there["model card"], "Lineage": there["lineage"], "MLflow run": there["run"]}
         client.update_model_version(config.model_name, number, self._description(links))
         alias = config.alias if self.verdict.passed else CANDIDATE
         client.set_registered_model_alias(config.model_name, alias, number)
