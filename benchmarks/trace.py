@@ -6,7 +6,6 @@ There is no peer: nobody else answers the question. The reference is reading the
 hand with Parquet files, and is what the command does with --no-index. Equal output: both find the same rows.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -14,15 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.measure import machine
-from dataops.digest import canonical_json
+from benchmarks.measure import Row, arguments, finish
 from dataops.schema import PACKED, conform
 from dataops.snapshot import Counts, Draft, Manifest, content_digest
 from dataops.store import FolderStore
@@ -91,69 +90,55 @@ def command(store: FolderStore, home: Path, what: str, *more: str) -> tuple[floa
     return seconds, {pair["uid"] for one in json.loads(done.stdout)["stores"] for pair in one["pairs"]}
 
 
-def main() -> None:
-    """Measure, print a table or one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", action="store_true")
+def measure(
+    store: FolderStore, home: Path, some: Mapping[str, Any], repeats: int
+) -> tuple[list[Row], dict[str, float], bool]:
+    """A row and the median seconds for each kind of name, and whether reading the columns finds the same."""
+    searched = {
+        "uid": some["uid"],
+        "domain": some["page_url"].split("/")[2].removeprefix("www."),
+        "url": some["url"],
+        "page": some["page_url"],
+        "sha256": some["sha256"],
+        "phash": f"phash:{some['phash']}~2",
+    }
+    found, seconds, equal, scanned = list[Row](), dict[str, float](), True, 0.0
+    for name, what in searched.items():
+        timed = [command(store, home, what) for _ in range(repeats)]
+        seconds[name] = round(statistics.median(one[0] for one in timed), 3)
+        if name in ("uid", "domain"):  # the others read the same columns
+            scanned, plainly = command(store, home, what, "--no-index")
+            equal &= all(uids == plainly for _, uids in timed)
+        equal &= all(some["uid"] in uids for _, uids in timed)
+        found.append(Row(f"trace {name}", 1 / seconds[name], 1 / scanned, "reading the columns", "traces/s", goal=1.0))
+    return found, seconds, equal
+
+
+def main() -> int:
+    """Measure, and print the table and the object."""
+    parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
     given = parser.parse_args()
     total, repeats = (100_000, 3) if given.quick else (given.rows, 5)
     with tempfile.TemporaryDirectory(prefix="pairmill-trace-") as folder:
         home, store = Path(folder) / "home", FolderStore(Path(folder) / "store")
-        started = time.monotonic()
         manifest = dataset(store, total)
-        made = time.monotonic() - started
         some = rows(total // 2, 1).to_pylist()[0]
-        searched = {
-            "uid": some["uid"],
-            "url": some["url"],
-            "page": some["page_url"],
-            "domain": some["page_url"].split("/")[2].removeprefix("www."),
-            "sha256": some["sha256"],
-            "phash": f"phash:{some['phash']}~2",
-        }
         started = time.monotonic()
         Search(store).find(Rows(manifest, KEPT), [Target("uid", some["uid"])])
         indexed = time.monotonic() - started
-        found, equal = [], True
-        for name, what in searched.items():
-            timed = [command(store, home, what) for _ in range(repeats)]
-            scanned, plainly = command(store, home, what, "--no-index")
-            seconds = statistics.median(one[0] for one in timed)
-            equal &= all(uids == plainly and some["uid"] in uids for _, uids in timed)
-            found.append(
-                {
-                    "case": f"command by {name}",
-                    "ours": round(seconds, 3),
-                    "peer": round(scanned, 3),
-                    "peer_name": "reading the columns",
-                    "unit": "s",
-                    "ratio": round(scanned / seconds, 2),
-                    "limit": LIMIT_SECONDS,
-                    "goal": LIMIT_SECONDS,
-                    "met": seconds < LIMIT_SECONDS,
-                }
-            )
+        found, seconds, equal = measure(store, home, some, repeats)
         size = sum(entry.bytes for entry in store.entries(f"pack/{manifest.key}/trace"))
-    facts = {"rows_of_dataset": total, "seconds_to_make_index": round(indexed, 1), "bytes_of_index": size}
-    result = {
-        "benchmark": "trace",
-        "date": date.today().isoformat(),  # noqa: DTZ011 - the day of whoever measures
-        "machine": machine(),
-        "versions": {"python": sys.version.split()[0], "pyarrow": pa.__version__, "polars": pl.__version__},
-        "dataset": facts,
-        "rows": found,
-        "equal_output": bool(equal),
+    details = {
+        "rows_of_dataset": total,
+        "seconds": seconds,
+        "under_two_seconds": all(one < LIMIT_SECONDS for one in seconds.values()),
+        "seconds_to_make_the_index": round(indexed, 1),
+        "bytes_of_the_index": size,
     }
-    if given.json:
-        sys.stdout.write(canonical_json(result) + "\n")
-        return
-    sys.stdout.write(f"{total:,} rows (made in {made:.0f} s), index of {size / 1e6:,.0f} MB made in {indexed:.1f} s\n")
-    for row in found:
-        sys.stdout.write(f"{row['case']:<18}{row['ours']:>7.2f} s   reading the columns {row['peer']:>7.2f} s\n")
-    sys.stdout.write(f"equal output: {bool(equal)}\n")
+    packages = ("pyarrow", "polars", "xxhash")
+    return finish("trace", found, packages, equal=equal, as_json=given.json, details=details)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

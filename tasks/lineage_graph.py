@@ -9,12 +9,12 @@ from tasks.page import text
 WIDTH, BOX, HIGH, GAP, ROW = 1212, 168, 92, 36, 150
 _PLACES = {
     "source": (0, 0), "extract": (1, 0), "filter": (2, 0), "download": (3, 0), "curate": (4, 0), "pack": (5, 0),
-    "takedown": (4, 1), "train": (5, 1), "evaluate": (5, 2), "suite": (4, 2), "register": (3, 2),
+    "train": (5, 1), "evaluate": (4, 1), "suite": (4, 2), "register": (3, 1),
 }  # fmt: skip
 """Column and row of each box: data from left to right, then down and back to the model."""
 _ARROWS = (
     ("source", "extract"), ("extract", "filter"), ("filter", "download"), ("download", "curate"), ("curate", "pack"),
-    ("takedown", "pack"), ("pack", "train"), ("train", "evaluate"), ("suite", "evaluate"), ("evaluate", "register"),
+    ("pack", "train"), ("train", "evaluate"), ("suite", "evaluate"), ("evaluate", "register"),
 )  # fmt: skip
 _STYLE = (
     ".lineage text { font: 13px system-ui, sans-serif; fill: var(--ink, #1b2733); } .lineage .name { font-weight: 600; } "
@@ -51,9 +51,6 @@ def boxes(manifests: Mapping[str, Manifest], model: str) -> dict[str, Box]:
         if suite is not None:
             said = f"{tasks} task{'s' * (tasks != 1)}" if tasks else ""
             found["suite"] = Box("suite", (suite.digest[:16], suite.key[:22], said), style="outside")
-    taken = [i.key for i in manifests["pack"].inputs if i.stage == "takedown"] if "pack" in manifests else []
-    if taken:
-        found["takedown"] = Box("takedowns", (taken[-1], f"{len(taken)} heeded", ""), style="outside")
     found["register"] = Box("model", ("", model[:22], ""), style="model")
     return found
 
@@ -67,6 +64,8 @@ def _box(manifest: Manifest) -> Box:
         return Box("evaluate", (manifest.key, f"{counts.kept:,} examples", f"{tasks} tasks" if tasks else ""))
     lost = sum(counts.dropped.values())
     told = f"{lost:,} dropped" if lost else "none dropped"
+    if taken := sum(i.stage == "takedown" for i in manifest.inputs):
+        told += f", {taken} takedown{'s' * (taken != 1)}"
     share = counts.kept / counts.input if counts.input else None
     return Box(manifest.stage, (manifest.key, f"{counts.kept:,} pairs", told), share)
 
@@ -116,8 +115,8 @@ def _arrow(a: str, b: str) -> str:
     if ay == by:
         y = ay + HIGH / 2
         ends = (ax + BOX + 2, y, bx - 3, y) if ax < bx else (ax - 2, y, bx + BOX + 3, y)
-    elif ax == bx:
+    elif ay < by:
         ends = (ax + BOX / 2, ay + HIGH + 2, bx + BOX / 2, by - 3)
-    else:  # up to the box of the next column
-        ends = (ax + BOX * 0.75, ay - 2, bx + BOX * 0.2, by + HIGH + 3)
+    else:
+        ends = (ax + BOX / 2, ay - 2, bx + BOX / 2, by + HIGH + 3)
     return f'<path d="M{ends[0]:g} {ends[1]:g} L{ends[2]:g} {ends[3]:g}" class="arrow" marker-end="url(#tip)"/>'

@@ -108,6 +108,7 @@ class Card:
 def _html_table(section: Section) -> str:
     numeric = [all(_is_number(row[place]) for row in section.rows) for place in range(len(section.columns))]
     style = [' class="n"' if number else "" for number in numeric]
+    style[0] = ' class="name"'
     head = "".join(f"<th{s}>{text(c)}</th>" for s, c in zip(style, section.columns, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{s}>{text(cell)}</td>" for s, cell in zip(style, row, strict=True)) + "</tr>"
@@ -165,7 +166,7 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
         for stage, names in _SHOWN_CONFIG.items()
         if stage in manifests
         for name in names
-        if name in manifests[stage].config
+        if manifests[stage].config.get(name) is not None
     ]
     code = manifests["train"].code
     dirty = ", with changes that were not committed" if code.get("dirty") else ""
