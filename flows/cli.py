@@ -171,6 +171,24 @@ def takedown(
     return take_down(Order(file, reason, delete_raw, yes), services.home(), store, as_json=json)
 
 
+@app.command
+def promote(
+    model: str,
+    *,
+    alias: str = "champion",
+    reason: Annotated[str, Parameter(help="Written into the audit trail.")] = "",
+    json: Json = False,
+) -> int:
+    """Give a version of a model an alias, also back to an earlier one; with no version, print the audit trail.
+
+    Args:
+        model: models:/name/3, or name/3; a name alone for the trail.
+    """
+    from flows.promote import promote as move
+
+    return move(model, alias, reason, as_json=json)
+
+
 @queries.command
 def build(
     *,

@@ -26,6 +26,7 @@ from tasks.lineage_events import events_text
 from tasks.lineage_graph import graph_svg
 from tasks.model_card import Card
 from tasks.packaging import MODEL_FILES, write_model
+from tasks.promotion import move_alias
 from tasks.scratch import scratch_folder
 from tasks.stage import Work, code_version
 
@@ -50,10 +51,17 @@ class Verdict:
     """What the gate says of a model."""
 
     refusals: tuple[str, ...]
+    comparisons: tuple[str, ...] = ()
+    """With the champion, a sentence each."""
+
+    @classmethod
+    def parsed(cls, said: str) -> "Verdict":
+        """The verdict that a version's tag holds."""
+        return cls(()) if said == "passed" else cls((said.removeprefix("refused: "),))
 
     @property
     def passed(self) -> bool:
-        """Whether no metric is below its floor."""
+        """Whether no metric is below its floor, and the model no worse than the champion."""
         return not self.refusals
 
     def __str__(self) -> str:
@@ -270,7 +278,11 @@ class Registration:
         links = {"Model card": there["model card"], "Lineage": there["lineage"], "MLflow run": there["run"]}
         client.update_model_version(config.model_name, number, self._description(links))
         alias = config.alias if self.verdict.passed else CANDIDATE
-        client.set_registered_model_alias(config.model_name, alias, number)
+        if self.verdict.comparisons:
+            compared = "; ".join(self.verdict.comparisons)[: tracking.TAG_LENGTH]
+            client.set_model_version_tag(config.model_name, number, "champion_test", compared)
+        by = f"run {self.work.context.run_id or key}"
+        move_alias(client, config.model_name, alias, number, by, f"gate {self.verdict}")
         client.set_model_version_tag(config.model_name, number, GATE_TAG, str(self.verdict)[: tracking.TAG_LENGTH])
         logger.info("register %s: %s version %s, gate %s", key, config.model_name, number, self.verdict)
         return client.get_model_version(config.model_name, number)

@@ -183,6 +183,16 @@ class Trace:
         return None
 
 
+def parse_model(text: str) -> tuple[str, str | None]:
+    """The name and, where there is one, the number of a version. Raises: ConfigError for an alias or nonsense."""
+    found = _MODEL.fullmatch(text)
+    name = text.removeprefix("models:/") if found is None else found["name"]
+    if (found is not None and found["alias"]) or not name or "/" in name:
+        msg = f"{text!r} is no model: write models:/name/3, name/3, or a name alone"
+        raise ConfigError(msg)
+    return name, found["version"] if found else None
+
+
 def is_model(text: str) -> bool:
     """Whether a text names a model version."""
     return "://" not in text and _MODEL.fullmatch(text) is not None
