@@ -610,7 +610,9 @@ def test_what_cannot_be_compared_is_refused(environment: str, upstream: SimpleNa
         if not tasks:
             stage.make(plan, context)
             continue
-        with pytest.raises(GateRefused, match="twemoji-seen cannot be compared with unlike version 1: .* has no ranks"):
+        with pytest.raises(
+            GateRefused, match=r"twemoji-seen cannot be compared with unlike version 1: .* has no ranks"
+        ):
             stage.make(plan, context)
     plan, context = planned(upstream, model_name="unlike", not_worse=("typo",))
     with pytest.raises(ConfigError, match="typo: no such task; there are held-out, twemoji-seen"):
