@@ -108,7 +108,8 @@ def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
         out.print(_pair_tree(pair), soft_wrap=True)
     if in_all > len(answer["pairs"]):
         out.print()
-        out.print(text(f"The first {len(answer['pairs'])} pairs are told; --limit N tells more, --json all of each."))
+        told = len(answer["pairs"])
+        out.print(text(f"Told in full: {told} {_plural('pair', told)}. --limit N tells more, --json all of each."))
 
 
 def _pair_tree(pair: Mapping[str, Any]) -> Tree:
@@ -120,8 +121,9 @@ def _pair_tree(pair: Mapping[str, Any]) -> Tree:
     if pair["source"]:
         where = f" at byte {pair['source_offset']:,}" if pair["source_offset"] is not None else ""
         tree.add(text(f"{'archive':<8}{pair['source']}{where} ({pair['extracted_with']}, {pair['caption_source']})"))
-    for way in pair["ways"][:SHOWN]:
-        branch = tree.add(text("its way"))
+    for number, way in enumerate(pair["ways"][:SHOWN], 1):
+        many = f" ({number} of {len(pair['ways'])})" if len(pair["ways"]) > 1 else ""
+        branch = tree.add(text(f"its way{many}"))
         for step in way:
             _add_step(branch, step)
     if len(pair["ways"]) > SHOWN:
