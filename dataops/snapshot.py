@@ -254,7 +254,7 @@ class Draft:
         uids = table["uid"].to_pylist() if "uid" in table.column_names else None
         return self.put_bytes(name, sink.getvalue().to_pybytes(), table.num_rows, uids)
 
-    def put_bytes(self, name: str, data: bytes, rows: int = 0, uids: Iterable[str] | None = None) -> Part:
+    def put_bytes(self, name: str, data: bytes | memoryview, rows: int = 0, uids: Iterable[str] | None = None) -> Part:
         """Write bytes as a part."""
         self.check_fence()
         self.store.put(self.path(name), data)

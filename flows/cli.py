@@ -111,7 +111,9 @@ def runs(*, store: StoreUri = None, json: Json = False) -> int:
 def show(
     run_or_key: str,
     *,
-    page: Annotated[Path | None, Parameter(help="Also write the filter's page, HTML, to this file.")] = None,
+    page: Annotated[
+        Path | None, Parameter(help="Also write the page of a dataset, a download or a filter, HTML, to this file.")
+    ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -120,11 +122,11 @@ def show(
     Args:
         run_or_key: a run id, or the 16 hex digits of a snapshot's key.
     """
-    from flows.filter_page import write_filter_page
     from flows.report import show_run_or_key
+    from flows.stage_page import write_stage_page
 
     if page is not None:
-        write_filter_page(run_or_key, services.home(), store, page)
+        write_stage_page(run_or_key, services.home(), store, page)
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
 
 
@@ -187,6 +189,28 @@ def promote(
     from flows.promote import promote as move
 
     return move(model, alias, reason, as_json=json)
+
+
+@app.command
+def diff(
+    a: str,
+    b: str,
+    *,
+    rows: Annotated[
+        Path | None, Parameter(help="Also write each added and removed pair and why to this file: .parquet or .csv.")
+    ] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Say what one dataset has that another has not, and why.
+
+    Args:
+        a: the key of a dataset (of the stage pack), or a run that made or reused one.
+        b: another; `added` is what B has and A has not.
+    """
+    from flows.diff import show_diff
+
+    return show_diff(a, b, services.home(), store, rows, as_json=json)
 
 
 @queries.command

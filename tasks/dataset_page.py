@@ -34,6 +34,7 @@ _STYLE = """<style>
 .sides { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 0 2.2rem;
 border-top: 1px solid var(--line); padding-top: .8rem; margin-top: 1.2rem; }
 .sides h4 { margin: 0 0 .5rem; font-size: .95rem; }
+.sides .text { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0 1.4rem; }
 .sides .why { margin-bottom: 1.4rem; } .sides small.n { color: var(--soft); font-weight: 400; }
 ul.captions { margin: 0; padding-left: 1.1rem; color: var(--soft); } ul.captions li { overflow-wrap: anywhere; }
 pre { background: var(--line); padding: .6rem .8rem; border-radius: 4px; white-space: pre-wrap; overflow-wrap: anywhere;
@@ -101,6 +102,7 @@ def _sides(stages: Sequence[Mapping[str, Any]], samples: Samples) -> Iterator[st
         start = number * 6 % max(len(samples.kept), 1)
         kept = [_plain(row) for row in [*samples.kept[start:], *samples.kept[:start]][:6]]
         told = f"<small class=n>{stage['kept']:,} of {stage['input']:,}</small>"
+        whys = "whys" if pictures else "whys text"
         left = f"<h4>kept {told}</h4>{_shown(kept, pictures=pictures)}"
         right = "".join(
             f"<div class=why><h4><code>{text(reason)}</code> <small class=n>{count:,} "
@@ -108,7 +110,7 @@ def _sides(stages: Sequence[Mapping[str, Any]], samples: Samples) -> Iterator[st
             f"{_shown([_plain(row) for row in shown.get(reason, [])], pictures=pictures)}</div>"
             for reason, count in stage["reasons"].items()
         )
-        yield f"<h3>{text(stage['stage'])}</h3><div class=sides><div>{left}</div><div>{right}</div></div>"
+        yield f"<h3>{text(stage['stage'])}</h3><div class=sides><div>{left}</div><div class='{whys}'>{right}</div></div>"
 
 
 def _plain(row: Row) -> Row:
@@ -121,7 +123,8 @@ def _shown(rows: Sequence[Row], *, pictures: bool) -> str:
         return "<p class=note>no example at hand</p>"
     if pictures and any(row["preview"] for row in rows):
         return figures(rows)
-    captions = "".join(f"<li>{short(row['caption'], 120)}</li>" for row in rows)
+    said = (row["caption"] or row.get("url") or "nothing" for row in rows)
+    captions = "".join(f"<li>{short(each, 120)}</li>" for each in said)
     return f"<ul class=captions>{captions}</ul>"
 
 
@@ -198,4 +201,5 @@ def _first(counted: Mapping[str, int], shown: int = 8) -> str:
 
 def _marked(sentence: str) -> str:
     """Escaped, but for the back quotes of our own."""
-    return "`".join(piece if odd % 2 else markdown(piece) for odd, piece in enumerate(sentence.split("`")))
+    pieces = sentence.split("`")
+    return "`".join(piece if odd % 2 else " ".join(map(markdown, piece.split(" "))) for odd, piece in enumerate(pieces))

@@ -60,7 +60,7 @@ def histogram_svg(
     most, start, end = max(counted.values(), default=1), min([0, *steps]), max(steps, default=0) + 1
     frame = _Frame(520, 300, (start, end), (0, most))
     apart = max(1, math.ceil((end - start) / 8))
-    ticks = [frame.x_tick(at, f"{step * at:g}") for at in range(start, end + 1, apart)]
+    ticks = [frame.x_tick(at, f"{step * at:g}") for at in range(start, end, apart)]
     ticks += [frame.y_tick(value, f"{value:,}") for value in _round_values(most)]
     bars = [frame.bar(int(name), number, KEPT) for name, number in counted.items()]
     label = f"{labels[0]} (the last bar: {step * last:g} and more)" if last in steps else labels[0]

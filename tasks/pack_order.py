@@ -14,7 +14,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
-from dataops.hashes import uid_halves
 from dataops.shards import places
 from dataops.snapshot import Draft, Record, read_table
 from tasks.ranges import put_pieces, split
@@ -68,18 +67,19 @@ def locate(draft: Draft, part: CuratedPart) -> Record:
                 msg = f"{name}: no {keys[row]}.{part.image_extension}, which a row of curate names"
                 raise CorruptPart(msg)
             spans[row] = found[keys[row]]
-    rank, low = shuffled(rows["uid"].combine_chunks(), part.seed)
+    rank, low = shuffled(rows["uid"].to_pylist(), part.seed)
     located = pa.table({"rank": rank, "low": low, "offset": spans[:, 0], "size": spans[:, 1]})
     return Record(task=part.id, parts=[draft.put_table(_scratch("located", part.number), located)])
 
 
-def shuffled(uids: pa.Array, seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+def shuffled(uids: Sequence[str], seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """What rows are sorted by: a hash of seed and uid, and, where two share it, the rest of the uid.
 
     Source: the mixing function of SplitMix64, a bijection (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
     number generators", figure 16).
     """
-    halves = uid_halves(uids if pa.types.is_string(uids.type) else uids.cast(pa.string()))
+    spelt = bytes.fromhex("".join(uids))  # dataops.hashes would load numba, which takes longer than this
+    halves = np.frombuffer(spelt, ">u8").reshape(-1, 2).astype(np.uint64)
     salt = int.from_bytes(hashlib.sha256(f"pack {seed}".encode()).digest()[:8], "big")
     mixed = halves[:, 0] ^ np.uint64(salt)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

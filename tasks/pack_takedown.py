@@ -88,7 +88,13 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
     kept = conform(frame.to_arrow(), PACKED, f"pack {shard.number}")
     extension, pictures = _pictures(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())
-    return record(draft, shard.number, kept, write_shard(draft, shard.number, kept, pictures, extension), lost)
+
+    def read(places: list[memoryview]) -> None:
+        for place, picture in zip(places, pictures, strict=True):
+            place[:] = picture
+
+    parts = write_shard(draft, shard.number, kept, [len(picture) for picture in pictures], extension, read)
+    return record(draft, shard.number, kept, parts, lost)
 
 
 def _taken_over(draft: Draft, base: Manifest, part: Part) -> Part:

@@ -30,7 +30,7 @@ from dataops.store import FolderStore
 from tasks import registration, stage, tracking
 from tasks.filter_summary import describe_balance
 from tasks.register import REGISTER, RegisterConfig, run_links
-from tests.unit.tasks.test_pack import curated, pair
+from tests.unit.tasks.dataset_chain import pair
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,6 +211,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         manifests[name] = commit(store, name, parts, counts, config=config, facts=facts)
     pack = Draft(store, "pack", "pack000000000000")
     shards = [pack.put_bytes(f"0000{i}.tar", bytes([i]) * 512, 200) for i in range(2)]
+    shards.append(pack.put_bytes("dataset.html", b"<!doctype html>what is in it"))
     manifests["pack"] = commit(store, "pack", shards, Counts(input=400, kept=400))
     train = Draft(store, "train", "train00000000000")
     rows = [{"step": s, "loss": 5 / s, "lr": 1e-3, "logit_scale": 2.6, "grad_norm": 1.0} for s in range(1, 121)]
@@ -317,7 +318,7 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl"}
+    wanted |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html"}
     wanted |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
     wanted |= {f"manifests/{stage}.json" for stage in stages}
     assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
@@ -642,9 +643,8 @@ def test_a_takedown_tags_each_model_that_saw_the_pair_and_a_trace_tells_it(
     store = FolderStore(tmp_path / "store")
     shutil.copytree(upstream.store.root, store.root)
     here = stage.Context(store=store, home=tmp_path, workers=1, run_name="demo")
-    packed = stage.make(
-        stage.plan(PACK, PackConfig(shard_size=4), 0, curated(store, [pair(n) for n in range(12)], 5)), here
-    )
+    below = chain(store, [pair(n) for n in range(12)], 5)
+    packed = stage.make(stage.plan(PACK, PackConfig(shard_size=4), 0, [below["curate"], below["download"]]), here)
     by_stage = {m.stage: m for m in upstream.manifests} | {"pack": packed}
     theirs = SimpleNamespace(store=store, home=tmp_path, manifests=[by_stage[m.stage] for m in upstream.manifests])
     plan, context = planned(theirs, model_name="saw-it")

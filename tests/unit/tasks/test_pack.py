@@ -6,27 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from dataops.errors import ContractError, CorruptPart
-from dataops.schema import CURATED, DOWNLOADED, PACKED, dropped, uid
+from dataops.schema import PACKED, uid
 from dataops.shards import ShardWriter, places, read_index, read_samples
-from dataops.snapshot import Counts, Draft, Manifest, Record, content_digest, read_parts, read_table
+from dataops.snapshot import Counts, Draft, Manifest, Record, read_parts, read_table
 from dataops.store import FolderStore
 from tasks import pack
-from tasks.pack import PACK, PackConfig
 from tasks.pack_order import shard_starts, shuffled
-from tasks.stage import Context, make, plan
+from tasks.stage import Context
+from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, serially, some_pairs
 from training.data import Dataset
-
-
-def serially(function, tasks, draft: Draft, context: Context) -> list[Record]:
-    """map_parts without processes: these tests are of what the tasks make."""
-    return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
 
 
 @pytest.fixture
@@ -34,67 +27,9 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack, "map_parts", serially)
 
 
-def jpeg(seed: int, size: int = 48) -> bytes:
-    colours = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(colours).resize((size, size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
-    return out.getvalue()
-
-
-def pair(number: int, why: str | None = None, **more: Any) -> dict[str, Any]:
-    """A pair that was downloaded, with its picture's `data`, and why curation drops it."""
-    url, caption = f"http://host{number % 3}.example/{number}.jpg", more.pop("caption", f"caption {number} é 赤い")
-    return {
-        "uid": uid(url, caption), "key": uid(url, caption), "url": url, "caption": caption, "status": "success",
-        "width": 48, "height": 48, "original_width": 100 + number, "original_height": 200, "language": "en",
-        "language_score": 0.1, "sha256": f"{number:064x}", "source": "crawl-data/CC-MAIN-2024-10/x/a.warc.gz",
-        "license": "http://creativecommons.org/licenses/by/4.0/" if number % 2 else None, "data": jpeg(number),
-        "drop_reason": why, **more,
-    }  # fmt: skip
-
-
-def some_pairs() -> list[dict[str, Any]]:
-    return [pair(n, {3: "too_small", 7: "near_duplicate", 8: "near_duplicate"}.get(n)) for n in range(20)]
-
-
-def manifest(store: FolderStore, stage: str, key: str, parts: list, counts: Counts, **more: Any) -> Manifest:
-    known = {"stage_version": 1, "inputs": [], "config": {}, "seed": 0, "code": {}, "created_at": ""} | more
-    return Draft(store, stage, key).commit(
-        Manifest(stage=stage, key=key, parts=parts, counts=counts, content_digest=content_digest(parts), **known)
-    )
-
-
-def curated(store: FolderStore, pairs: list[dict[str, Any]], size: int) -> list[Manifest]:
-    """Snapshots of curate and download over raw shards of `size` pairs."""
-    raw, kept = Draft(store, "download", f"d{size:015d}"), Draft(store, "curate", f"c{size:015d}")
-    raw_parts, parts, reasons = [], [], [row["drop_reason"] for row in pairs if row["drop_reason"]]
-    for start in range(0, max(len(pairs), 1), size):
-        name, out = f"{start // size:05d}", io.BytesIO()
-        writer, rows = ShardWriter(out), []
-        for row in pairs[start : start + size]:
-            writer.write(row["key"], {"json": b"{}", "jpg": row["data"], "txt": row["caption"].encode()})
-            rows.append(row | {"shard": f"{name}.tar"})
-        writer.close()
-        raw_parts.append(raw.put_bytes(f"{name}.tar", out.getvalue(), len(rows)))
-        raw_parts.append(raw.put_table(f"part-{name}.parquet", pa.Table.from_pylist(rows, DOWNLOADED)))
-        for prefix, schema, lost in (("part", CURATED, False), ("dropped", dropped(CURATED), True)):
-            chosen = [row for row in rows if bool(row["drop_reason"]) is lost]
-            parts.append(kept.put_table(f"{prefix}-{name}.parquet", pa.Table.from_pylist(chosen, schema)))
-    came = Counts(input=len(pairs), kept=len(pairs))
-    counts = Counts(
-        input=len(pairs), kept=len(pairs) - len(reasons), dropped={r: reasons.count(r) for r in sorted(set(reasons))}
-    )
-    config = {"encode_format": "jpg", "image_size": 48, "resize_mode": "border"}
-    download = manifest(store, "download", raw.key, raw_parts, came, config=config)
-    return [manifest(store, "curate", kept.key, parts, counts, inputs=[download.as_input()]), download]
-
-
-def packed_in(
-    folder: Path, pairs: list[dict[str, Any]], raw_size: int = 7, seed: int = 0, workers: int = 1, **config: int
-) -> tuple[FolderStore, Manifest]:
-    store = FolderStore(folder)
-    planned = plan(PACK, PackConfig(**config), seed, curated(store, pairs, raw_size))
-    return store, make(planned, Context(store, folder, workers=workers))
+def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: Any) -> tuple[FolderStore, Manifest]:
+    store, made = packed_in(folder, pairs, *size, **config)
+    return store, made["pack"]
 
 
 @pytest.mark.usefixtures("_no_processes")
@@ -103,7 +38,7 @@ class TestWithoutProcesses:
 
     def test_shards_hold_the_kept_pairs_with_their_own_bytes(self, tmp_path: Path) -> None:
         pairs = some_pairs()
-        store, made = packed_in(tmp_path, pairs, shard_size=6)
+        store, made = dataset_in(tmp_path, pairs, shard_size=6)
         assert made.counts == Counts(input=17, kept=17)
         assert [part.rows for part in made.named("part-")] == [6, 6, 5]
         rows = read_parts(store, made)
@@ -126,7 +61,7 @@ class TestWithoutProcesses:
         assert set(store.names("pack")) == {made.path(name) for name in left}, "nothing of the work stays"
 
     def test_each_sample_is_found_by_the_index(self, tmp_path: Path) -> None:
-        store, made = packed_in(tmp_path, some_pairs(), shard_size=6)
+        store, made = dataset_in(tmp_path, some_pairs(), shard_size=6)
         for number in ("00000", "00002"):
             index = list(read_index(store.read(made.path(f"{number}.idx")).decode(), number))
             with store.open(made.path(f"{number}.tar")) as file:
@@ -139,7 +74,7 @@ class TestWithoutProcesses:
     def test_the_same_rows_give_the_same_bytes_whatever_they_came_in(self, tmp_path: Path) -> None:
         pairs = some_pairs()
         ways = [(pairs, 7), (pairs, 20), (pairs[::-1], 1), (pairs[5:] + pairs[:5], 3)]
-        made = [packed_in(tmp_path / str(n), *way, shard_size=5)[1] for n, way in enumerate(ways)]
+        made = [dataset_in(tmp_path / str(n), *way, shard_size=5)[1] for n, way in enumerate(ways)]
         assert len({one.content_digest for one in made}) == 1
         about = ("DATASET.md", "dataset.html")
         named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in made]
@@ -149,7 +84,7 @@ class TestWithoutProcesses:
         pairs = some_pairs()
         keys = []
         for seed in (0, 0, 1):
-            store, made = packed_in(tmp_path / str(len(keys)), pairs, seed=seed, shard_size=6)
+            store, made = dataset_in(tmp_path / str(len(keys)), pairs, seed=seed, shard_size=6)
             keys.append(read_parts(store, made, columns=["key"])["key"].to_pylist())
         assert keys[0] == keys[1] != keys[2]
         assert sorted(keys[0]) == sorted(keys[2])
@@ -159,7 +94,7 @@ class TestWithoutProcesses:
     def test_a_shard_ends_before_it_has_too_many_bytes(self, tmp_path: Path) -> None:
         pairs = some_pairs()
         size = {row["uid"]: len(row["data"]) for row in pairs}
-        store, made = packed_in(tmp_path, pairs, shard_bytes=4096)
+        store, made = dataset_in(tmp_path, pairs, shard_bytes=4096)
         totals = [
             sum(size[u] for u in read_table(store, made.path(p.name))["uid"].to_pylist()) for p in made.named("part-")
         ]
@@ -169,24 +104,24 @@ class TestWithoutProcesses:
 
     def test_a_picture_that_is_gone_is_named(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path)
-        curate, download = curated(store, some_pairs(), 7)
+        made = chain(store, some_pairs(), 7)
         out = io.BytesIO()
         ShardWriter(out).close()
-        store.put(download.path("00001.tar"), out.getvalue())
+        store.put(made["download"].path("00001.tar"), out.getvalue())
         with pytest.raises(CorruptPart, match=r"00001\.tar: no [0-9a-f]{32}\.jpg, which a row of curate names"):
-            make(plan(PACK, PackConfig(), 0, [curate, download]), Context(store, tmp_path))
+            packed(store, tmp_path, made)
 
     def test_nothing_left_is_an_error_with_the_numbers(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path)
-        inputs = curated(store, [pair(0, "too_small"), pair(1, "undecodable")], 10)
+        made = chain(store, [pair(0, "too_small"), pair(1, "undecodable")], 10)
         told = r"download kept 2 of 2; curate kept 0 of 2 \(too_small 1, undecodable 1\)"
         with pytest.raises(ContractError, match=told):
-            make(plan(PACK, PackConfig(), 0, inputs), Context(store, tmp_path))
+            packed(store, tmp_path, made)
 
     def test_what_was_packed_before_a_crash_is_not_packed_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        _, whole = packed_in(tmp_path / "whole", some_pairs(), shard_size=5)
+        _, whole = dataset_in(tmp_path / "whole", some_pairs(), shard_size=5)
         done: list[str] = []
 
         def killed_at(last: str):
@@ -204,9 +139,9 @@ class TestWithoutProcesses:
         for last in ("locate-00001", "scatter-00002", "shard-00001", "shard-00003"):
             monkeypatch.setattr(pack, "map_parts", killed_at(last))
             with pytest.raises(KeyboardInterrupt):
-                packed_in(tmp_path / "killed", some_pairs(), shard_size=5)
+                dataset_in(tmp_path / "killed", some_pairs(), shard_size=5)
         monkeypatch.setattr(pack, "map_parts", killed_at(""))
-        _, made = packed_in(tmp_path / "killed", some_pairs(), shard_size=5)
+        _, made = dataset_in(tmp_path / "killed", some_pairs(), shard_size=5)
         assert made.content_digest == whole.content_digest
         steps = (("locate", 3), ("scatter", 3), ("shard", 4))
         assert done == [f"{step}-{n:05d}" for step, number in steps for n in range(number)], "each once"
@@ -215,7 +150,7 @@ class TestWithoutProcesses:
         chances, drawn = [0.0, 0.03, 0.5, 1.0, None], []
         pairs = [pair(n, sampling_probability=chance) for n, chance in enumerate(chances)]
         for shard_size in (2, 5):  # how the shards are cut must not show
-            store, made = packed_in(tmp_path / str(shard_size), pairs, shard_size=shard_size)
+            store, made = dataset_in(tmp_path / str(shard_size), pairs, shard_size=shard_size)
             rows = read_parts(store, made)
             given = dict(zip(rows["url"].to_pylist(), rows["sampling_probability"].to_pylist(), strict=True))
             assert [given[row["url"]] for row in pairs] == pytest.approx(chances)
@@ -229,7 +164,7 @@ class TestWithoutProcesses:
         assert 10 <= sum(drawn[0]) <= 40
 
     def test_the_manifest_counts_what_is_in_it(self, tmp_path: Path) -> None:
-        _, made = packed_in(tmp_path, some_pairs(), shard_size=6)
+        _, made = dataset_in(tmp_path, some_pairs(), shard_size=6)
         assert made.facts["samples"] == 17
         assert made.facts["shards"] == 3
         assert made.facts["bytes"] == sum(part.bytes for part in made.named("", ".tar"))
@@ -244,9 +179,9 @@ class TestWithoutProcesses:
 
 @pytest.mark.timeout(60)
 def test_worker_processes_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parallel = packed_in(tmp_path / "parallel", some_pairs(), 7, workers=2, shard_size=4)[1]
+    parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, shard_size=4)[1]
     monkeypatch.setattr(pack, "map_parts", serially)
-    assert parallel.content_digest == packed_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
+    assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
 
 
 def slow_starts(sizes: list[int], shard_size: int, shard_bytes: int) -> list[int]:
@@ -267,7 +202,7 @@ def test_shards_are_cut_as_one_row_after_the_other_would_be(sizes: list[int], co
 def test_the_order_is_even_over_rows_and_free_of_ties() -> None:
     uids = [uid(f"u{n}", "c") for n in range(4000)]
     uids += ["0" * 16 + f"{n:016x}" for n in range(5)]  # the same first half
-    rank, low = shuffled(pa.array(uids), 7)
+    rank, low = shuffled(uids, 7)
     assert len(set(zip(rank.tolist(), low.tolist(), strict=True))) == len(uids)
     assert len(set(rank[-5:].tolist())) == 1
     counts, _ = np.histogram(rank.astype(np.float64), 16, (0, 2.0**64))

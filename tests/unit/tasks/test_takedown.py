@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.shards import read_samples
-from dataops.snapshot import Counts, Draft, Manifest, Record, find, read_parts
+from dataops.snapshot import Counts, Manifest, find, read_parts
 from dataops.store import FolderStore
 from dataops.targets import Target, image_targets
 from flows import takedown as flow
@@ -21,17 +20,19 @@ from tasks.registered import Registry
 from tasks.stage import Context, make, plan
 from tasks.takedown_raw import delete_raw, raw_snapshots
 from tasks.trace_search import Search
-from tests.unit.tasks.test_pack import curated, jpeg, pair
+from tests.unit.tasks.dataset_chain import chain, jpeg, pair, serially
 
 pytestmark = pytest.mark.usefixtures("_no_processes")
 
 
 @pytest.fixture
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def serially(function: Callable[..., Record], tasks: list[Any], draft: Draft, context: Context) -> list[Record]:
-        return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
-
     monkeypatch.setattr(pack, "map_parts", serially)
+
+
+def curated(store: FolderStore, pairs: list[dict[str, Any]], raw_size: int) -> list[Manifest]:
+    made = chain(store, pairs, raw_size)
+    return [made["curate"], made["download"]]
 
 
 def some_pairs() -> list[dict[str, Any]]:
