@@ -30,7 +30,7 @@ from dataops.store import FolderStore
 from tasks import registration, stage, tracking
 from tasks.filter_summary import describe_balance
 from tasks.register import REGISTER, RegisterConfig, run_links
-from tests.unit.tasks.dataset_chain import pair
+from tests.unit.tasks.dataset_chain import chain, pair
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
 ROOT = Path(__file__).resolve().parents[2]
