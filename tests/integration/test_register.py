@@ -542,18 +542,25 @@ def test_served_input_may_be_base64(registered: Any, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "green").save(sink, "JPEG")
     text = base64.b64encode(sink.getvalue()).decode()
     frame = pd.DataFrame({"image": [text, f"data:image/jpeg;base64,{text}", "/etc/passwd", "http://x/y.png"]})
+    (tmp_path / "green.jpg").write_bytes(sink.getvalue())
+    files = ["file:green.jpg", "file:../green.jpg", "file:/etc/passwd", "file:nowhere"]
+    frame = pd.concat([frame, pd.DataFrame({"image": files})], ignore_index=True)
     frame.to_json(tmp_path / "frame.json")
     code = """
         import json, sys, mlflow, pandas as pd
-        model = mlflow.pyfunc.load_model("models:/clip-demo@champion")
         frame = pd.read_json(sys.argv[1])
         prompts = {"texts": ["a cat", "a dog"], "templates": ["a photo of {c}", "{c}"]}
-        print(model.predict(frame, params=prompts).to_json(orient="records"))
+        told = []
+        for settings in ({}, {"image_folder": sys.argv[2]}):
+            model = mlflow.pyfunc.load_model("models:/clip-demo@champion", model_config=settings)
+            told.append(json.loads(model.predict(frame, params=prompts).to_json(orient="records")))
+        print(json.dumps(told))
     """
-    rows = json.loads(python(code, str(tmp_path / "frame.json"), cwd=tmp_path))
-    assert rows[0] == rows[1]
+    rows, allowed = json.loads(python(code, str(tmp_path / "frame.json"), str(tmp_path), cwd=tmp_path))
+    assert rows[0] == rows[1] == allowed[4]
     assert sum(rows[0]["probabilities"]) == pytest.approx(1)
-    assert [row["error"] for row in rows] == [None, None, *["neither image bytes nor base64"] * 2]
+    assert [row["error"] for row in rows] == [None, None, *["neither image bytes nor base64"] * 6]
+    assert [row["error"] is None for row in allowed] == [True, True, False, False, True, False, False, False]
 
 
 def ranked(store: FolderStore, name: str, right: list[bool]) -> Manifest:
