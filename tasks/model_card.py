@@ -19,6 +19,7 @@ from tasks.lineage_graph import graph_svg
 from tasks.page import page, text
 
 LISTED = 8
+_STYLE = "<style>li { overflow-wrap: anywhere; }</style>"
 _SHOWN_CONFIG = {
     "filter": ("languages", "dedupe", "near_captions", "balance"),
     "download": ("image_size", "resize_mode", "encode_format", "opt_out"),
@@ -78,7 +79,7 @@ class Card:
 
     def html(self) -> str:
         """The page, with the stage graph in it."""
-        parts = [f"<h1>{text(self.name)}</h1>", f'<p class="note">{text(self.headline())}</p>']
+        parts = [_STYLE, f"<h1>{text(self.name)}</h1>", f'<p class="note">{text(self.headline())}</p>']
         if self.about:
             parts.append(f"<p>{text(self.about)}</p>")
         parts += ["<h2>From archive to model</h2>", graph_svg(self.manifests, self.name)]
