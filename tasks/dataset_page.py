@@ -52,7 +52,7 @@ def put_pages(work: Work, counts: Counts, facts: Mapping[str, Any], written: Seq
     found = {**ancestors(draft.store, work.inputs["curate"]), **work.inputs}
     lineage = {stage: found[stage] for stage in PAIR_STAGES if stage in found}
     about = About.of(work, counts, facts, list(written), lineage)
-    pages = {HTML: html(about, collect(draft, written, lineage)), MARKDOWN: markdown_page(about)}
+    pages = {HTML: html(about, collect(draft.store, lineage)), MARKDOWN: markdown_page(about)}
     return [draft.put_bytes(name, said.encode("utf-8", "replace")) for name, said in pages.items()]
 
 
