@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops import images
+from dataops.image_look import look
 from dataops.urls import BadUrl, canonical_url
 
 Kind = Literal["uid", "url", "domain", "sha256", "phash"]
@@ -103,8 +104,7 @@ def image_targets(data: bytes, bits: int = PHASH_BITS) -> list[Target]:
 
     Raises: ImageRefused when it is no image that is decoded here.
     """
-    images.read_header(data, max_area=64_000_000)
-    hashed = images.phash(images.decode(data))
+    hashed = look(images.pixels(data, max_area=64_000_000)).phash
     return [Target("sha256", hashlib.sha256(data).hexdigest()), Target("phash", f"{hashed:016x}", bits)]
 
 

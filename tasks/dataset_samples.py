@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.errors import CorruptPart
 from dataops.images import ImageRefused, decode, preview
-from dataops.shards import places, read_index
-from dataops.snapshot import Draft, Manifest, Part
+from dataops.shards import places
+from dataops.snapshot import Manifest
 from dataops.store import Store
+from dataops.targets import COLUMNS, Target, meant
 from tasks.download_report import sample_rows
 from tasks.gallery import some
 
@@ -33,25 +34,26 @@ class Samples:
     """By stage and reason."""
 
 
-def collect(draft: Draft, written: Sequence[Part], lineage: Mapping[str, Manifest]) -> Samples:
-    """Samples of the dataset and of the snapshots that it was made of, as far as they are there.
+def collect(store: Store, lineage: Mapping[str, Manifest], taken: Sequence[Target] = ()) -> Samples:
+    """Samples of the snapshots that a dataset was made of, as far as they are there; pictures come from the raw shards.
 
     Args:
-        written: the dataset's parts.
+        taken: what people asked to be taken out. None of that is shown, nor anything else that left.
     """
     dropped: dict[str, Mapping[str, Sequence[Row]]] = {}
-    for stage, manifest in lineage.items():
+    for stage, manifest in lineage.items() if not taken else ():
         if stage == "filter":
             said = manifest.facts.get("examples", {})
             rows = [{"caption": c, "preview": None, "drop_reason": why} for why, told in said.items() for c in told]
         elif stage == "download":
-            rows = sorted(sample_rows(manifest, draft.store), key=lambda row: row["preview"] is None)
+            rows = sorted(sample_rows(manifest, store), key=lambda row: row["preview"] is None)
         else:
-            rows = _dropped_rows(draft.store, manifest)
+            rows = _rows(store, manifest, "dropped-")
         dropped[stage] = _few(rows)
-    if curate := dropped.get("curate"):
-        _add_pictures(draft.store, lineage["download"], [row for rows in curate.values() for row in rows])
-    return Samples(_kept(draft, written), dropped)
+    kept = _rows(store, lineage["curate"], "part-", taken)[:KEPT]
+    gone = [row for rows in dropped.get("curate", {}).values() for row in rows]
+    _add_pictures(store, lineage["download"], [*kept, *gone])
+    return Samples(kept, dropped)
 
 
 def _few(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -62,16 +64,18 @@ def _few(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _dropped_rows(store: Store, manifest: Manifest) -> list[Row]:
-    """Rows of the beginning of some parts, in the order of their uids."""
+def _rows(store: Store, manifest: Manifest, prefix: str, taken: Sequence[Target] = ()) -> list[Row]:
+    """Rows of the beginning of some parts, in the order of their uids, which are hashes: the first are any."""
     found: list[Row] = []
-    wanted = ("uid", "url", "caption", "drop_reason", "key", "shard", "original_width", "original_height")
-    for part in some(manifest.named("dropped-", ".parquet")):
+    wanted = {"uid", "url", "caption", "drop_reason", "key", "shard", "original_width", "original_height"}
+    wanted |= set(COLUMNS) if taken else set()
+    for part in some(manifest.named(prefix, ".parquet")):
         with store.open(manifest.path(part.name)) as file:
             parquet = pq.ParquetFile(file)
             if parquet.num_row_groups:
-                names = [name for name in wanted if name in parquet.schema_arrow.names]
-                found += parquet.read_row_group(0, names).to_pylist()
+                names = [name for name in parquet.schema_arrow.names if name in wanted]
+                rows = parquet.read_row_group(0, names)
+                found += rows.filter(pa.array(~meant(rows, taken))).to_pylist()
     return [row | {"preview": None} for row in sorted(found, key=lambda row: row["uid"])]
 
 
@@ -89,22 +93,6 @@ def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None
         spans = [found[row["key"]] for row in there]
         for row, data in zip(there, store.read_ranges(name, spans), strict=True):
             row["preview"] = _preview(data)
-
-
-def _kept(draft: Draft, written: Sequence[Part]) -> list[Row]:
-    """The first samples of the first shard: the order is random already."""
-    first = next(part.name.removesuffix(".tar") for part in written if part.name.endswith(".tar"))
-    with draft.store.open(draft.path(f"part-{first}.parquet")) as file:
-        rows = next(pq.ParquetFile(file).iter_batches(KEPT)).to_pylist()
-    index = f"{first}.idx"
-    samples = read_index(draft.store.read(draft.path(index)).decode(), index)
-    pictures = [next(iter(members.values())) for members, _ in zip(samples, rows, strict=False)]
-    if len(pictures) != len(rows):
-        msg = f"{draft.path(index)} has fewer samples than its part has rows"
-        raise CorruptPart(msg)
-    spans = [(member.offset, member.size) for member in pictures]
-    read = draft.store.read_ranges(draft.path(f"{first}.tar"), spans)
-    return [row | {"preview": _preview(data)} for row, data in zip(rows, read, strict=True)]
 
 
 def _preview(data: bytes) -> bytes | None:
