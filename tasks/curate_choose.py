@@ -44,10 +44,8 @@ class Choice:
             self.reasons[row] = self.reasons[row] or reason
 
 
-def drop_placeholders(choice: Choice, most: int | None) -> None:
+def drop_placeholders(choice: Choice, most: int) -> None:
     """Pictures that came, byte for byte, from more than `most` addresses; all rows that could be decoded count."""
-    if most is None:
-        return
     decoded = choice.judged.filter(choice.judged["phash"].is_valid()).select(["sha256", "url"])
     frame = pl.DataFrame({name: pl.Series(decoded[name]) for name in decoded.column_names})
     seen = frame.group_by("sha256").agg(pl.col("url").n_unique()).filter(pl.col("url") > most)
@@ -88,7 +86,7 @@ def drop_duplicates(choice: Choice, config: CurateConfig) -> None:
     cluster = np.arange(len(left))
     for labels, reason in ((same_bytes, "exact_duplicate"), (same_pixels, "pixel_duplicate")):
         cluster = _thin(choice, left, cluster, labels, ranking, reason)
-    if config.near_duplicate_distance is not None:
+    if config.near_duplicates:
         there = np.unique(cluster)
         labels = _near_clusters(choice, left[there], groups[there], config)
         cluster = _thin(choice, left, cluster, _spread(labels, there, len(left)), ranking, "near_duplicate")
@@ -137,8 +135,8 @@ def _near_clusters(choice: Choice, rows: Rows, groups: Rows, config: CurateConfi
     there = choice.judged.select(["phash", "thumbnail"]).take(pa.array(rows))
     hashes = there["phash"].to_numpy().astype(np.uint64)
     thumbnails = matrix(there["thumbnail"])
-    distance = config.near_duplicate_distance or 0
-    return near_duplicates.clusters(hashes, groups, thumbnails, distance, config.near_duplicate_tolerance)
+    distance, tolerance = config.near_duplicate_distance, config.near_duplicate_tolerance
+    return near_duplicates.clusters(hashes, groups, thumbnails, distance, tolerance)
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray[np.uint8]:

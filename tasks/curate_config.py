@@ -35,10 +35,12 @@ class CurateConfig(StageConfig):
     """Drop pictures whose original's larger side is more than this many times the smaller."""
     min_contrast: float = Field(default=2.0, ge=0, le=127)
     """Drop pictures whose luminance has a smaller standard deviation, of 255 levels, as `blank`."""
-    max_addresses: int | None = Field(default=100, ge=1)
+    max_addresses: int = Field(default=100, ge=1)
     """Drop pictures that came from more addresses, byte for byte, as `placeholder`: "image not found", logos, spacers."""
-    near_duplicate_distance: int | None = Field(default=6, ge=0, le=16)
-    """Bits in which the 64-bit perceptual hashes of near-duplicates may differ; none of this search without it."""
+    near_duplicates: bool = True
+    """Look for pictures that are the same but for scale, compression and small changes."""
+    near_duplicate_distance: int = Field(default=6, ge=0, le=16)
+    """Bits in which the 64-bit perceptual hashes of near-duplicates may differ."""
     near_duplicate_tolerance: int = Field(default=16, ge=0, le=255)
     """Largest difference, of 255, between the 16x16 colour thumbnails of near-duplicates, in any cell and channel."""
     same_caption: bool = False

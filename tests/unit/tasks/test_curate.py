@@ -66,7 +66,7 @@ def test_one_caption_a_picture_where_captions_need_not_agree(tmp_path: Path) -> 
 
 
 def test_search_for_near_duplicates_can_be_off(tmp_path: Path) -> None:
-    found = curated(tmp_path, some_pairs(), same_caption=True, near_duplicate_distance=None)
+    found = curated(tmp_path, some_pairs(), same_caption=True, near_duplicates=False)
     assert reasons(*found) == {k: v for k, v in REASONS.items() if k != "c"}
 
 
