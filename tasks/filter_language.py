@@ -36,9 +36,10 @@ def _of_batch(captions: pa.Array, config: FilterConfig) -> Detection:
     if config.language_detector == "fasttext":
         texts = _lowered(captions.to_pylist())
         return _written(_detect(texts, config), texts, config)
-    texts = shown(captions)
-    found = _detect(texts, config)  # modes but `exact` have no language for what is not written, as _written has
-    return _written(found, texts, config) if config.language_mode == "exact" else found
+    ready = shown(captions)
+    found = detect(ready, config.language_candidates, config.language_mode)
+    # The other modes have no language for what no candidate writes, without being told.
+    return _written(found, ready, config) if config.language_mode == "exact" else found
 
 
 def _lowered(texts: Sequence[str]) -> list[str]:
@@ -76,7 +77,7 @@ def _written(found: Detection, texts: Sequence[str] | Texts, config: FilterConfi
     return found.without(unwritten(texts, config.language_candidates))
 
 
-def _detect(texts: Sequence[str] | Texts, config: FilterConfig) -> Detection:
+def _detect(texts: Sequence[str], config: FilterConfig) -> Detection:
     if config.language_detector == "fasttext":
         from dataops.language_fasttext import detect as by_fasttext
 

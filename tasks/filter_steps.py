@@ -105,7 +105,9 @@ def judge(draft: Draft, step: Step) -> Record:
         places = pl.select(pl.when(asked).then(asked.cast(pl.UInt32).cum_sum() - 1)).to_series()
         language = language.select(pl.all().gather(places))
     verdicts = language.select(
-        pl.when("foreign").then(pl.lit("language")).otherwise(reasons).alias("drop_reason"), "language", "language_score"
+        pl.when("foreign").then(pl.lit("language")).otherwise(reasons).alias("drop_reason"),
+        "language",
+        "language_score",
     )
     put_pieces(draft, table("verdicts", step.number), [verdicts])
     passed = verdicts["drop_reason"].is_null().arg_true()
