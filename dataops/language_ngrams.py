@@ -45,9 +45,7 @@ class Model:
     slots: NDArray[np.int64]  # (S,) packed n-grams, -1 where empty
     rows: NDArray[np.int32]  # (S,) row of the n-gram in that slot
     chances: NDArray[np.float64]  # (N, L) share of the n-gram among those of its length in the language
-    cases: NDArray[
-        np.uint8
-    ]  # (0x110000,) whether it is small (or titlecase), a capital, or a mark that `shown` looks for
+    cases: NDArray[np.uint8]  # (0x110000,) what `shown` looks for: _SMALL (or titlecase), _CAPITAL, _MARK
 
 
 @dataclass(frozen=True)

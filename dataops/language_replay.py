@@ -88,7 +88,7 @@ def replay(
     chosen = np.ones(probabilities.shape, np.bool_) if plausible is None else plausible
     _replay(
         *(texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows),
-        *(_columns(model, columns), chosen, _stream(seed), *_draws(seed), probabilities, counts),
+        *(_columns(model, columns), chosen, _stream(seed), _draws(seed), probabilities, counts),
     )
     return probabilities, counts
 
@@ -99,24 +99,9 @@ def _unit(stream, at):
     return ((stream[at] >> np.uint32(5)) * 67108864.0 + (stream[at + 1] >> np.uint32(6))) / 9007199254740992.0
 
 
-@compiled(nogil=True)
-def _replay(
-    text,
-    starts,
-    letters,
-    upper,
-    slots,
-    rows,
-    chances,
-    chosen,
-    stream,
-    draws,
-    places,
-    ready,
-    totals,
-    probabilities,
-    counts,
-):
+@compiled()  # with the lock of Python, since threads share the draws
+def _replay(text, starts, letters, upper, slots, rows, chances, chosen, stream, draws, probabilities, counts):
+    choices, places, ready, totals = draws
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
     for t in range(len(starts) - 1):
         languages = np.flatnonzero(chosen[t])
@@ -128,9 +113,9 @@ def _replay(
             continue
         row = min(count, _LISTED + 1)
         if ready[row] != count:
-            totals[row] = _list_draws(stream, np.uint32(count), draws[row], places[row])
+            totals[row] = _list_draws(stream, np.uint32(count), choices[row], places[row])
             ready[row] = count
-        drawn, where = draws[row, : totals[row]], places[row, : totals[row]]
+        drawn, where = choices[row, : totals[row]], places[row, : totals[row]]
         if len(languages) == chosen.shape[1]:
             mean = _trials(found[:count], chances, len(languages), stream, drawn, where, True)
         else:

@@ -34,12 +34,12 @@ def told(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
 
 def _of_batch(captions: pa.Array, config: FilterConfig) -> Detection:
     if config.language_detector == "fasttext":
-        lowered = _lowered(captions.to_pylist())
-        return _written(_detect(lowered, config), lowered, config)
-    texts = shown(captions)
-    found = detect(texts, config.language_candidates, config.language_mode)
-    # Modes but `exact` have no language for what is not written, as _written has.
-    return _written(found, texts, config) if config.language_mode == "exact" else found
+        texts = _lowered(captions.to_pylist())
+        return _written(_detect(texts, config), texts, config)
+    ready = shown(captions)
+    found = detect(ready, config.language_candidates, config.language_mode)
+    # The other modes have no language for what no candidate writes, without being told.
+    return _written(found, ready, config) if config.language_mode == "exact" else found
 
 
 def _lowered(texts: Sequence[str]) -> list[str]:
