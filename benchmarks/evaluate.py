@@ -20,6 +20,7 @@ import torch
 from clip_benchmark.datasets.builder import build_wds_dataset
 from clip_benchmark.metrics import zeroshot_classification as peer
 from open_clip.model import CLIP as OpenClip
+from PIL import Image
 
 from benchmarks.measure import Row, arguments, finish, in_turn
 from benchmarks.picture_server import photographs, picture
@@ -55,7 +56,7 @@ def write_sets(root: Path, sets: int, images: int, classes: int, templates: int)
     encoded = []
     for number in range(images):
         sink = io.BytesIO()
-        picture(photos, number).resize((256, 256)).save(sink, "JPEG", quality=90)
+        Image.open(io.BytesIO(picture(photos, number))).resize((256, 256)).save(sink, "JPEG", quality=90)
         encoded.append(sink.getvalue())
     tasks = []
     for which in range(sets):
@@ -68,7 +69,9 @@ def write_sets(root: Path, sets: int, images: int, classes: int, templates: int)
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
         (folder / "test/nshards.txt").write_text("1")
-        (folder / "classnames.txt").write_text("\n".join(names))
+        (folder / "classnames.txt").write_text(
+            "\n".join(f"{name} {which}" for name in names)
+        )  # no two sets share classes
         (folder / "zeroshot_classification_templates.txt").write_text("\n".join(prompts))
         tasks.append(Task(name=folder.name, kind="classification", root=str(folder)))
     return tasks

@@ -88,9 +88,9 @@ class ClipModel(PythonModel):
 
         Raises: ValueError without texts, without a column `image`, or where a template lacks `{c}`.
         """
+        from training.class_weights import class_weights
         from training.encode import encode_images
         from training.eval_samples import Sample
-        from training.zero_shot import class_weights
 
         texts, templates = _checked(model_input, params or {})
         weights_CD = class_weights(self.loaded, texts, templates)

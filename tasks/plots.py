@@ -149,7 +149,7 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], others: Mapping[str, floa
             axes.plot([max(low, floor), max(high, floor)], [y, y], color=VALUE, linewidth=5, alpha=0.28)
         if _is_finite(chance):
             axes.plot([max(chance, floor)], [y], "|", color=CHANCE, markersize=14, markeredgewidth=2)
-        if _is_finite(other := others.get(row["key"])):
+        if _is_finite(other := others.get(row.get("key", ""))):
             axes.plot([max(other, floor)], [y], "D", color=OTHER, markersize=6, fillstyle="none", clip_on=False)
         if _is_finite(value):
             axes.plot([max(value, floor)], [y], "o", color=VALUE, markersize=6, clip_on=False)

@@ -10,11 +10,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from training.class_weights import class_weights
 from training.encode import Evaluated
 from training.features import EncodedSet
 from training.metrics import average_precision, average_precision_11_points
 from training.suite_task import Task
-from training.zero_shot import BEST, best, chunks, class_weights
+from training.zero_shot import BEST, best, chunks
 
 PREDICTIONS = pa.schema(
     [

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dataops.errors import ContractError
-from training.encode import Evaluated, encode_texts
+from training.class_weights import class_weights, ensemble, prompt_features
+from training.encode import Evaluated
 from training.eval_samples import Sample
 from training.features import EncodedSet
 from training.intervals import proportion
@@ -21,8 +21,6 @@ from training.metrics import group_records, macro_f1, mean_per_class_record, wor
 from training.suite_task import Group, Task
 
 BEST = 5
-TEXTS_AT_ONCE = 65_536
-"""Prompts whose features are held together: bounds memory at any number of classes."""
 
 IMAGES_AT_ONCE = 1024
 """Images whose scores are held together: bounds memory at any number of images."""
@@ -43,36 +41,6 @@ PREDICTIONS = pa.schema(
 )
 """A row an image, in the order of the set. `rank` of the true label from 1; `scores` are the cosines of `top5`; all of them
 null where `status` is `unreadable` (else `ok`)."""
-
-
-def class_weights(
-    loaded: Evaluated, class_names: Sequence[str], templates: Sequence[str], threads: int | None = None
-) -> Tensor:
-    """(C, D): per class the mean of the unit-norm features of its prompts, brought back to unit norm.
-
-    Args:
-        templates: with `{c}` in the place of the class.
-
-    Source: Radford et al. 2021, section 3.1.4 ("we construct the ensemble over the embedding space").
-    """
-    return torch.cat([ensemble(chunk) for chunk in _prompt_features(loaded, class_names, templates, threads)])
-
-
-def ensemble(prompts_CTD: Tensor) -> Tensor:
-    """(C, D): the unit-norm mean of each class's prompts."""
-    return F.normalize(prompts_CTD.mean(dim=1), dim=-1)
-
-
-def _prompt_features(
-    loaded: Evaluated, class_names: Sequence[str], templates: Sequence[str], threads: int | None
-) -> Iterator[Tensor]:
-    """(C', T, D) of as many classes at a time as fit TEXTS_AT_ONCE; prompts of many classes share a batch."""
-    step = max(1, TEXTS_AT_ONCE // len(templates))
-    for start in range(0, len(class_names), step):
-        names = class_names[start : start + step]
-        # replace, not str.format: a hostile template could walk attributes, a class name may hold braces
-        prompts = [template.replace("{c}", name) for name in names for template in templates]
-        yield encode_texts(loaded, prompts, threads).view(len(names), len(templates), -1)
 
 
 def true_ranks(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
@@ -123,7 +91,7 @@ def classify(
     prompts = (*templates, "", *class_names)  # no template is empty, so the parts cannot be confused
     each_template: list[dict[str, Any]] = []
     if "prompts" in task.protocols:
-        prompts_CTD = torch.cat(list(_prompt_features(loaded, class_names, templates, threads)))
+        prompts_CTD = torch.cat(list(prompt_features(loaded, class_names, templates, threads)))
         cache.setdefault(prompts, ensemble(prompts_CTD))
         each_template = template_accuracies(encoded, prompts_CTD, templates)
     elif prompts not in cache:

@@ -10,12 +10,13 @@ from open_clip import build_zero_shot_classifier
 from sklearn.metrics import top_k_accuracy_score
 
 from dataops.errors import ContractError
+from training.class_weights import class_weights
 from training.config import ModelConfig, TextConfig, VisionConfig
 from training.encode import encode_texts, in_order, unit
 from training.model import CLIP
 from training.preprocess import Preprocess
 from training.tokenizer import train_tokenizer
-from training.zero_shot import best, class_weights, true_ranks
+from training.zero_shot import best, true_ranks
 
 NAMES = ["grinning face", "red heart", "person in lotus position", "cat", "{c} braces {0}", "flag: Åland Islands"]
 TEMPLATES = ["{c}", "a drawing of {c}", "an emoji that shows {c} and nothing else at all"]
@@ -59,7 +60,7 @@ def test_class_weights_are_open_clips(loaded):
 
 def test_class_weights_do_not_depend_on_chunks(loaded, monkeypatch):
     whole = class_weights(loaded, NAMES, TEMPLATES)
-    monkeypatch.setattr("training.zero_shot.TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr("training.class_weights.TEXTS_AT_ONCE", 4)
     torch.testing.assert_close(class_weights(loaded, NAMES, TEMPLATES), whole, atol=1e-6, rtol=1e-5)
 
 
