@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""
+CONTENTS = 5
+"""Values of a kind that `show` names of a dataset."""
 LISTED = 20
 """Failed files that a run's summary names; the manifest has all."""
 
@@ -222,6 +224,18 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
         table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
     out.print(table)
     show_funnel([manifest], out)
+    show_contents(manifest, out)
+
+
+def show_contents(manifest: Manifest, out: Console) -> None:
+    """What is in a dataset, the most frequent first; nothing of another snapshot."""
+    if manifest.stage != "pack" or "languages" not in manifest.facts:
+        return
+    out.print()
+    for kind in ("languages", "hosts", "licenses", "crawls", "sizes"):
+        counted = manifest.facts[kind]
+        said = ", ".join(f"{name or 'none'} {number:,}" for name, number in list(counted.items())[:CONTENTS])
+        out.print(text(f"{kind:<10} {said}" + (", …" if len(counted) > CONTENTS else "")), soft_wrap=True)
 
 
 def show_deployed(rows: "Sequence[Row]", workers: Sequence[str], *, as_json: bool) -> int:

@@ -19,7 +19,7 @@ from tasks.filter_plots import histogram_svg
 from tasks.gallery import GALLERY, figures
 from tasks.page import page, ranking, share, short, text
 from tasks.stage import Work
-from tasks.takedown_requests import requests_in
+from tasks.takedown_requests import requests_in, targets_of
 
 HTML, MARKDOWN = "dataset.html", "DATASET.md"
 KINDS = (
@@ -53,8 +53,8 @@ def put_pages(work: Work, counts: Counts, facts: Mapping[str, Any], written: Seq
     found = {**ancestors(draft.store, work.inputs["curate"]), **work.inputs}
     lineage = {stage: found[stage] for stage in PAIR_STAGES if stage in found}
     about = About.of(work, counts, facts, list(written), lineage)
-    examples = {} if requests_in(work.made_of) else lineage  # of what left, none that somebody asked to be taken out
-    pages = {HTML: html(about, collect(draft, written, examples)), MARKDOWN: markdown_page(about)}
+    taken = targets_of(draft.store, requests_in(work.made_of))
+    pages = {HTML: html(about, collect(draft.store, lineage, taken)), MARKDOWN: markdown_page(about)}
     return [draft.put_bytes(name, said.encode("utf-8", "replace")) for name, said in pages.items()]
 
 

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.errors import CorruptPart
 from dataops.images import ImageRefused, decode, preview
-from dataops.shards import places, read_index
-from dataops.snapshot import Draft, Manifest, Part
+from dataops.shards import places
+from dataops.snapshot import Manifest
 from dataops.store import Store
+from dataops.targets import COLUMNS, Target, meant
 from tasks.download_report import sample_rows
 from tasks.gallery import some
 
@@ -33,25 +34,28 @@ class Samples:
     """By stage and reason."""
 
 
-def collect(draft: Draft, written: Sequence[Part], lineage: Mapping[str, Manifest]) -> Samples:
-    """Samples of the dataset and of the snapshots that it was made of, as far as they are there.
+def collect(store: Store, lineage: Mapping[str, Manifest], taken: Sequence[Target] = ()) -> Samples:
+    """Samples of the snapshots that a dataset was made of, as far as they are there; pictures come from the raw shards.
 
     Args:
-        written: the dataset's parts.
+        taken: what somebody asked to be taken out: no page shows it, nor, to be sure, anything else that left.
     """
     dropped: dict[str, Mapping[str, Sequence[Row]]] = {}
-    for stage, manifest in lineage.items():
+    for stage, manifest in lineage.items() if not taken else ():
         if stage == "filter":
             said = manifest.facts.get("examples", {})
             rows = [{"caption": c, "preview": None, "drop_reason": why} for why, told in said.items() for c in told]
         elif stage == "download":
-            rows = sorted(sample_rows(manifest, draft.store), key=lambda row: row["preview"] is None)
+            rows = sorted(sample_rows(manifest, store), key=lambda row: row["preview"] is None)
         else:
-            rows = _dropped_rows(draft.store, manifest)
+            rows = _rows(store, manifest, "dropped-")
         dropped[stage] = _few(rows)
-    if curate := dropped.get("curate"):
-        _add_pictures(draft.store, lineage["download"], [row for rows in curate.values() for row in rows])
-    return Samples(_kept(draft, written), dropped)
+    rows = _rows(store, lineage["curate"], "part-")
+    asked = meant(pa.table({c: pa.array([row.get(c) for row in rows], pa.string()) for c in COLUMNS}), taken)
+    kept = [row for row, out in zip(rows, asked, strict=True) if not out][:KEPT]
+    gone = [row for rows in dropped.get("curate", {}).values() for row in rows]
+    _add_pictures(store, lineage["download"], [*kept, *gone])
+    return Samples(kept, dropped)
 
 
 def _few(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -62,11 +66,11 @@ def _few(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _dropped_rows(store: Store, manifest: Manifest) -> list[Row]:
-    """Rows of the beginning of some parts, in the order of their uids."""
+def _rows(store: Store, manifest: Manifest, prefix: str) -> list[Row]:
+    """Rows of the beginning of some parts, in the order of their uids, which are hashes: the first are any."""
     found: list[Row] = []
-    wanted = ("uid", "url", "caption", "drop_reason", "key", "shard", "original_width", "original_height")
-    for part in some(manifest.named("dropped-", ".parquet")):
+    wanted = (*COLUMNS, "caption", "drop_reason", "key", "shard", "original_width", "original_height")
+    for part in some(manifest.named(prefix, ".parquet")):
         with store.open(manifest.path(part.name)) as file:
             parquet = pq.ParquetFile(file)
             if parquet.num_row_groups:
@@ -81,7 +85,10 @@ def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None
     by_shard: dict[str, list[Row]] = {}
     for row in rows:
         by_shard.setdefault(row["shard"], []).append(row)
+    there_are = {part.name for part in download.parts}
     for raw, chosen in by_shard.items():
+        if raw not in there_are:  # written anew after a takedown, when these rows were judged
+            continue
         name = download.path(raw)
         with store.open(name) as file:
             found = {m.key: (m.offset, m.size) for m in places(file, name) if m.extension == extension}
@@ -89,22 +96,6 @@ def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None
         spans = [found[row["key"]] for row in there]
         for row, data in zip(there, store.read_ranges(name, spans), strict=True):
             row["preview"] = _preview(data)
-
-
-def _kept(draft: Draft, written: Sequence[Part]) -> list[Row]:
-    """The first samples of the first shard: the order is random already."""
-    first = next(part.name.removesuffix(".tar") for part in written if part.name.endswith(".tar"))
-    with draft.store.open(draft.path(f"part-{first}.parquet")) as file:
-        rows = next(pq.ParquetFile(file).iter_batches(KEPT)).to_pylist()
-    index = f"{first}.idx"
-    samples = read_index(draft.store.read(draft.path(index)).decode(), index)
-    pictures = [next(iter(members.values())) for members, _ in zip(samples, rows, strict=False)]
-    if len(pictures) != len(rows):
-        msg = f"{draft.path(index)} has fewer samples than its part has rows"
-        raise CorruptPart(msg)
-    spans = [(member.offset, member.size) for member in pictures]
-    read = draft.store.read_ranges(draft.path(f"{first}.tar"), spans)
-    return [row | {"preview": _preview(data)} for row, data in zip(rows, read, strict=True)]
 
 
 def _preview(data: bytes) -> bytes | None:

@@ -10,6 +10,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.diff import show_diff
+from flows.report import show_run_or_key
 from flows.runs import RunRecord, StageRun
 from tasks import pack
 from tests.unit.tasks.dataset_chain import packed_in, pair, serially
@@ -78,3 +79,14 @@ def test_what_cannot_be_compared_is_refused(datasets) -> None:
     ):
         with pytest.raises(ConfigError, match=what):
             show_diff(key, other, home, store.uri, rows, as_json=True)
+
+
+def test_show_tells_what_is_in_a_dataset(datasets, capsys) -> None:
+    home, store, first, _ = datasets
+    assert show_run_or_key(first["pack"].key, home, store.uri, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "hosts      host0.example 2, host1.example 2, host2.example 2" in said
+    assert "licenses   none 3, http://creativecommons.org/licenses/by/4.0/ 3" in said
+    assert "crawls     CC-MAIN-2024-10 6" in said
+    assert show_run_or_key(first["curate"].key, home, store.uri, as_json=False) == 0
+    assert "hosts " not in capsys.readouterr().out
