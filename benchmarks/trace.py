@@ -8,6 +8,7 @@ hand with Parquet files, and is what the command does with --no-index. Equal out
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -80,19 +81,21 @@ def dataset(store: FolderStore, total: int) -> Manifest:
     )
 
 
-def command(store: FolderStore, home: Path, what: str, *more: str) -> tuple[float, set[str]]:
-    """Seconds of `pairmill trace WHAT`, its start included, and the uids that it told."""
+def command(store: FolderStore, home: Path, what: str, *more: str) -> tuple[float, float, set[str]]:
+    """Seconds of `pairmill trace WHAT`, its start included, by the clock and of the processor; the uids that it told."""
     environment = {**os.environ, "PAIRMILL_HOME": str(home), "MLFLOW_TRACKING_URI": ""}
     words = [sys.executable, "-m", "flows.cli", "trace", what, "--store", str(store.root), "--json", *more]
-    started = time.monotonic()
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
     seconds = time.monotonic() - started
-    return seconds, {pair["uid"] for one in json.loads(done.stdout)["stores"] for pair in one["pairs"]}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, worked, {pair["uid"] for one in json.loads(done.stdout)["stores"] for pair in one["pairs"]}
 
 
 def measure(
     store: FolderStore, home: Path, some: Mapping[str, Any], repeats: int
-) -> tuple[list[Row], dict[str, float], bool]:
+) -> tuple[list[Row], dict[str, dict[str, float]], bool]:
     """A row and the median seconds for each kind of name, and whether reading the columns finds the same."""
     searched = {
         "uid": some["uid"],
@@ -102,15 +105,16 @@ def measure(
         "sha256": some["sha256"],
         "phash": f"phash:{some['phash']}~2",
     }
-    found, seconds, equal, scanned = list[Row](), dict[str, float](), True, 0.0
+    found, seconds, equal, scanned = list[Row](), dict[str, dict[str, float]](), True, 0.0
     for name, what in searched.items():
         timed = [command(store, home, what) for _ in range(repeats)]
-        seconds[name] = round(statistics.median(one[0] for one in timed), 3)
+        clock, worked = (statistics.median(one[place] for one in timed) for place in (0, 1))
+        seconds[name] = {"clock": round(clock, 3), "processor": round(worked, 3)}
         if name in ("uid", "domain"):  # the others read the same columns
-            scanned, plainly = command(store, home, what, "--no-index")
-            equal &= all(uids == plainly for _, uids in timed)
-        equal &= all(some["uid"] in uids for _, uids in timed)
-        found.append(Row(f"trace {name}", 1 / seconds[name], 1 / scanned, "reading the columns", "traces/s", goal=1.0))
+            scanned, _, plainly = command(store, home, what, "--no-index")
+            equal &= all(uids == plainly for _, _, uids in timed)
+        equal &= all(some["uid"] in uids for _, _, uids in timed)
+        found.append(Row(f"trace {name}", 1 / clock, 1 / scanned, "reading the columns", "traces/s", goal=1.0))
     return found, seconds, equal
 
 
@@ -119,7 +123,7 @@ def main() -> int:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
     given = parser.parse_args()
-    total, repeats = (100_000, 3) if given.quick else (given.rows, 5)
+    total, repeats = (100_000, 3) if given.quick else (given.rows, 3)
     with tempfile.TemporaryDirectory(prefix="pairmill-trace-") as folder:
         home, store = Path(folder) / "home", FolderStore(Path(folder) / "store")
         manifest = dataset(store, total)
@@ -132,7 +136,7 @@ def main() -> int:
     details = {
         "rows_of_dataset": total,
         "seconds": seconds,
-        "under_two_seconds": all(one < LIMIT_SECONDS for one in seconds.values()),
+        "under_two_seconds": all(one["clock"] < LIMIT_SECONDS for one in seconds.values()),
         "seconds_to_make_the_index": round(indexed, 1),
         "bytes_of_the_index": size,
     }

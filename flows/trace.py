@@ -1,5 +1,6 @@
 """`pairmill trace`: where a pair came from and what became of it, what a model was made of; as a tree, or as JSON."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,15 @@ from rich.tree import Tree
 
 from dataops.errors import ConfigError
 from dataops.images import ImageRefused
-from dataops.snapshot import Manifest
-from dataops.store import Store
 from dataops.targets import Target, image_targets, parse_target
-from flows.report import console, find_snapshot, print_json, text
+from flows.report import console, print_json, text
 from flows.runs import stores
 from tasks.lineage import Lineage
 from tasks.registered import Registry
 from tasks.trace import Trace, is_model
 from tasks.trace_search import Search
 
+_KEY = re.compile(r"[0-9a-f]{16}")
 SHOWN = 3
 """Addresses of archives and pairs' further ways that the tree names; --json has all."""
 
@@ -36,7 +36,7 @@ def trace(what: str, home: Path, store_uri: str | None, *, limit: int, index: bo
     answers = []
     for store in stores(home, store_uri):
         tracer = Trace(Lineage(store), Search(store, make=index), registry, limit)
-        if (answer := _answer(tracer, what, store)) is not None:
+        if (answer := _answer(tracer, what)) is not None:
             answers.append(answer)
     if not answers:
         searched = ", ".join(store.uri for store in stores(home, store_uri))
@@ -51,24 +51,20 @@ def trace(what: str, home: Path, store_uri: str | None, *, limit: int, index: bo
     return 0
 
 
-def _answer(tracer: Trace, what: str, store: Store) -> dict[str, Any] | None:
+def _answer(tracer: Trace, what: str) -> dict[str, Any] | None:
     if Path(what).is_file():
         return _found(tracer.pairs(_image(Path(what))))
     if is_model(what):
         return tracer.model(what)
-    if (found := _by_key(what, store)) is not None:
-        return tracer.snapshot(found)
+    if _KEY.fullmatch(what):
+        found = next((m for name, m in tracer.lineage.manifests.items() if name.key == what), None)
+        return None if found is None else tracer.snapshot(found)
     try:
         target = parse_target(what)
     except ValueError as error:
         msg = f"{error}; an image file that exists; a model version (models:/name/3, name@alias); a snapshot's key (16 hex)"
         raise ConfigError(msg) from error
     return _found(tracer.pairs([target]))
-
-
-def _by_key(what: str, store: Store) -> Manifest | None:
-    found = find_snapshot(what, Path("/nonexistent"), store.uri) if len(what) == 16 else None
-    return found[0] if found is not None and found[1].uri == store.uri else None
 
 
 def _image(path: Path) -> list[Target]:

@@ -230,12 +230,3 @@ def _stage(manifest: Manifest) -> dict[str, Any]:
 
 def _sources(above: Mapping[str, Manifest]) -> list[Any]:
     return [i for i in above["extract"].inputs if i.stage == "source"] if "extract" in above else []
-
-
-def find_snapshot(lineage: Lineage, key: str) -> Manifest:
-    """The snapshot of a key, whatever its stage. Raises: ConfigError."""
-    for name, manifest in lineage.manifests.items():
-        if name.key == key:
-            return manifest
-    msg = f"no complete snapshot {key} in {lineage.store.uri}"
-    raise ConfigError(msg)

@@ -82,6 +82,8 @@ def test_links_hold_no_credentials_and_open_the_classic_pages() -> None:
     suffix = "?workflowType=machine_learning"
     assert links == {
         "run": f"https://ml.example.org/x/#/experiments/3/runs/r{suffix}",
+        "model card": f"https://ml.example.org/x/#/experiments/3/runs/r/artifacts/model_card.html{suffix}",
+        "lineage": f"https://ml.example.org/x/#/experiments/3/runs/r/artifacts/lineage.svg{suffix}",
         "model version": f"https://ml.example.org/x/#/models/my%20model/versions/2{suffix}",
     }
     assert run_links({**facts, "model_name": "m", "tracking_uri": "sqlite:///x.db"}) == {}
