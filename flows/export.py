@@ -24,7 +24,7 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
     Raises: ConfigError where it is none of these, or cannot be exported so.
     """
     with scratch_folder("exported-model") as scratch:
-        files = export_model(_find(model, scratch, home, store_uri), form, out)
+        files = export_model(_find(model, scratch, home, store_uri), form, out, home)
     use = USE[form].format(out=out)
     if as_json:
         listed = [{"name": file.name, "bytes": file.stat().st_size} for file in files]

@@ -27,6 +27,7 @@ from dataops.schema import DOWNLOADED, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
 from tasks import registration, stage, tracking
+from tasks.export import registered_files
 from tasks.filter_summary import describe_balance
 from tasks.register import REGISTER, RegisterConfig, run_links
 from tasks.stage import Context, Work
@@ -426,6 +427,7 @@ from dataops.errors import GateRefused
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks import stage
+from tasks.export import registered_files
 from tasks.filter_summary import describe_balance
 from tasks.register import REGISTER, RegisterConfig
 
@@ -488,6 +490,9 @@ def test_model_loads_without_pickle_or_pairmill_and_scores_as_ours(
         assert row["error"] is None
     assert told["rows"][2]["probabilities"] is None
     assert "not a readable picture" in told["rows"][2]["error"]
+    files = registered_files(uri, tmp_path)
+    assert files is not None
+    assert {f.name: f.read_bytes() for f in files.iterdir()} == {f.name: f.read_bytes() for f in upstream.model.iterdir()}
 
 
 def test_floor_of_an_unknown_metric_names_those_that_there_are(environment: str, upstream: SimpleNamespace) -> None:
