@@ -78,8 +78,7 @@ def registered_files(model: str, folder: Path) -> Path | None:
 
         chosen = client.get_model_version(name, version) if version else client.get_model_version_by_alias(name, alias)
         uri = f"models:/{name}/{chosen.version}/artifacts/model"
-        download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking.tracking_uri())
-    files = folder / "model"
+        files = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking.tracking_uri()))
     if not all((files / name).is_file() for name in MODEL_FILES):
         msg = f"{model}: was not made by pairmill: it has no {', '.join(MODEL_FILES)}"
         raise ConfigError(msg)
