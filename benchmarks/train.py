@@ -2,9 +2,9 @@
 
     python -m benchmarks.train [--quick] [--json] [--case ViT-B-32] [--batch 16] [--precision bf16] [--curve 200]
 
-Both sides begin with the same weights (open_clip's, read into ours) and see the same pictures (crops of two photographs,
-224 pixels) and captions (English words by their frequency, log-normal with a median of 8 words as in web captions; CLIP's
-tokens), in the same batches. Each side is a process of its own; they take steps in turn (A B A B, medians), the other one
+Both sides begin with the same weights (open_clip's, read into ours) and see the same pictures (crops of two photographs)
+and captions (English words by their frequency, log-normal with a median of 8 words as in web captions; CLIP's tokens), in
+the same batches. Each side is a process of its own; they take steps in turn (A B A B, medians), the other one
 waiting meanwhile. The peer gets pixels that are ready for its model; ours gets bytes and makes them so within the step.
 open_clip's step is that of open_clip_train/train.py 3.3, without logging. `--curve N` shows the losses of N steps of both;
 without it the losses of the measured steps are compared. On a machine that others use, `--clock cpu` compares processor
@@ -16,7 +16,6 @@ import contextlib
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,29 +28,34 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Row, arguments, finish
+from training.config import MODELS, ModelConfig, load_model_config
 
 ROOT = Path(__file__).resolve().parent.parent
 GOALS = {"ViT-B-32": 1.4, "RN50": 1.15}
-SIDE, PAIRS = 224, 64
+PAIRS = 64
 TRAIN = {"lr": 1e-4, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6}
 
 
-def make_pairs(path: Path) -> float:
-    """Write the pairs as uint8 pixels and CLIP's tokens; returns the mean number of tokens."""
+def make_pairs(path: Path, config: ModelConfig) -> float:
+    """Write the pairs as uint8 pixels and CLIP's tokens for a model; returns the mean number of tokens."""
     import open_clip
     from sklearn.datasets import load_sample_images
 
     from benchmarks.filter_rows import text_of
 
     rng = np.random.default_rng(0)
-    pixels = np.empty((PAIRS, SIDE, SIDE, 3), np.uint8)
+    side = config.vision_cfg.image_size
+    pixels = np.empty((PAIRS, side, side, 3), np.uint8)
     photos = load_sample_images().images
     for number in range(PAIRS):
         photo = photos[number % len(photos)]
-        top, left = (int(rng.integers(extent - SIDE + 1)) for extent in photo.shape[:2])
-        pixels[number] = photo[top : top + SIDE, left : left + SIDE]
+        top, left = (int(rng.integers(extent - side + 1)) for extent in photo.shape[:2])
+        pixels[number] = photo[top : top + side, left : left + side]
     captions = text_of(np.arange(PAIRS, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
-    tokens = open_clip.get_tokenizer("ViT-B-32")(captions).numpy()
+    tokens = open_clip.SimpleTokenizer(context_length=config.text_cfg.context_length)(captions).numpy()
+    end, vocab_size = tokens.max(), config.text_cfg.vocab_size
+    if end >= vocab_size:  # a small model's vocabulary: ids are folded into it, and the end stays the highest
+        tokens = np.where(tokens == end, vocab_size - 1, tokens % (vocab_size - 1))
     np.savez(path, pixels=pixels, tokens=tokens)
     return float((tokens.argmax(1) + 1).mean())
 
@@ -64,7 +68,7 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     import torch
     from safetensors.torch import load_file
 
-    from training.config import TrainConfig, load_model_config
+    from training.config import TrainConfig
     from training.model import CLIP
     from training.optim import build_optimizer
     from training.step import backward, gradient_norm, normalized, update
@@ -86,13 +90,13 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray], float]:
     """open_clip's step, with its own loss, groups of parameters and precision."""
     import torch
-    from open_clip import ClipLoss, create_model
+    from open_clip import ClipLoss
     from open_clip_train.precision import get_autocast
     from safetensors.torch import load_file
 
     from training.preprocess import normalize
 
-    model = create_model(spec["model"], output_dict=True).train()
+    model = their_model(spec["model"]).train()
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     loss_of, autocast = ClipLoss(), get_autocast({"fp32": "fp32", "bf16": "amp_bf16"}[spec["precision"]], "cpu")
     named = list(model.named_parameters())
@@ -139,9 +143,15 @@ def serve(name: str, spec: dict[str, Any]) -> None:
             losses.append(step(order[first : first + spec["batch"]]))
             taken += 1
         said = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "losses": losses}
-        said["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        said["peak"] = peak_bytes()
         sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
+
+
+def peak_bytes() -> int:
+    """The greatest memory that this program has had; ru_maxrss would begin with that of the process which started it."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 # The measuring side -----------------------------------------------------------------------------------------------------
@@ -173,11 +183,19 @@ def sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict[str, 
 def write_weights(model: str, path: Path) -> None:
     """open_clip's own first weights."""
     import torch
-    from open_clip import create_model
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    save_file({name: t.contiguous() for name, t in create_model(model).state_dict().items()}, path)
+    save_file({name: t.contiguous() for name, t in their_model(model).state_dict().items()}, path)
+
+
+def their_model(name: str) -> Any:
+    """open_clip's model of this name: its own, else one that it builds from our file."""
+    import open_clip
+
+    if name not in open_clip.list_models():
+        open_clip.add_model_config(MODELS / f"{name}.json")
+    return open_clip.create_model(name, output_dict=True)
 
 
 def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float) -> tuple[Row, dict[str, Any]]:
@@ -238,8 +256,8 @@ def main() -> int:
     rows, details = [], {}
     with tempfile.TemporaryDirectory(prefix="pairmill-train-") as name:
         folder = Path(name)
-        tokens = make_pairs(folder / "pairs.npz")
         for model in options.case or list(GOALS):
+            tokens = make_pairs(folder / "pairs.npz", load_model_config(model))
             row, details[model] = compare(options, model, folder, tokens)
             rows.append(row)
     equal = all(d["greatest_difference_of_first_10_losses"] < (0.01 if d["precision"] == "fp32" else 0.03)

@@ -42,6 +42,8 @@ app = App(
 
 queries = App(name="queries", help="Lists of what captions may speak of, for filter.balance.")
 app.command(queries)
+datasets = App(name="datasets", help="Evaluation sets that suites name.")
+app.command(datasets)
 
 
 @app.command
@@ -111,7 +113,9 @@ def runs(*, store: StoreUri = None, json: Json = False) -> int:
 def show(
     run_or_key: str,
     *,
-    page: Annotated[Path | None, Parameter(help="Also write the filter's page, HTML, to this file.")] = None,
+    page: Annotated[
+        Path | None, Parameter(help="Also write the page of a dataset, a download or a filter, HTML, to this file.")
+    ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -120,12 +124,95 @@ def show(
     Args:
         run_or_key: a run id, or the 16 hex digits of a snapshot's key.
     """
-    from flows.filter_page import write_filter_page
     from flows.report import show_run_or_key
+    from flows.stage_page import write_stage_page
 
     if page is not None:
-        write_filter_page(run_or_key, services.home(), store, page)
+        write_stage_page(run_or_key, services.home(), store, page)
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
+
+
+@app.command
+def trace(
+    what: str,
+    *,
+    limit: Annotated[int, Parameter(help="Pairs that are told in full.")] = 20,
+    index: Annotated[bool, Parameter(negative="--no-index", help="Make the indexes that are missing.")] = True,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Tell where a pair came from and which models saw it, or what a model was made of.
+
+    Args:
+        what: a uid, address, domain, image file, model version (models:/name/3, name@alias), or snapshot's key.
+    """
+    from flows.trace import trace as tell
+
+    return tell(what, services.home(), store, limit=limit, index=index, as_json=json)
+
+
+@app.command
+def takedown(
+    file: Path,
+    *,
+    reason: Annotated[str, Parameter(help="Written down with the request.")] = "",
+    delete_raw: Annotated[
+        bool,
+        Parameter(negative="", help="Also delete the pictures from raw shards and from the dataset versions before."),
+    ] = False,
+    yes: Annotated[bool, Parameter(name="--yes", negative="", help="With --delete-raw: do not ask.")] = False,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Take pairs out of every dataset, name and tag the models that saw them, and prove that nothing is left.
+
+    Args:
+        file: addresses, domains, uids, sha256, phash:HEX, image:PATH, one a line; or CSV (kind, value), or TOML.
+    """
+    from flows.takedown import Order
+    from flows.takedown import takedown as take_down
+
+    return take_down(Order(file, reason, delete_raw, yes), services.home(), store, as_json=json)
+
+
+@app.command
+def promote(
+    model: str,
+    *,
+    alias: str = "champion",
+    reason: Annotated[str, Parameter(help="Written into the audit trail.")] = "",
+    json: Json = False,
+) -> int:
+    """Give a version of a model an alias, also back to an earlier one; with no version, print the audit trail.
+
+    Args:
+        model: models:/name/3, or name/3; a name alone for the trail.
+    """
+    from flows.promote import promote as move
+
+    return move(model, alias, reason, as_json=json)
+
+
+@app.command
+def diff(
+    a: str,
+    b: str,
+    *,
+    rows: Annotated[
+        Path | None, Parameter(help="Also write each added and removed pair and why to this file: .parquet or .csv.")
+    ] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Say what one dataset has that another has not, and why.
+
+    Args:
+        a: the key of a dataset (of the stage pack), or a run that made or reused one.
+        b: another; `added` is what B has and A has not.
+    """
+    from flows.diff import show_diff
+
+    return show_diff(a, b, services.home(), store, rows, as_json=json)
 
 
 @app.command
@@ -191,6 +278,54 @@ def build(
     found = build_queries(given, at)
     write_queries(found, out, given, at)
     return show_queries(found, out, as_json=json)
+
+
+@app.command(name="eval")
+def eval_(
+    model: str,
+    *,
+    suite: Path,
+    against: Annotated[str | None, Parameter(help="Another model: better, worse or not distinguishable?")] = None,
+    data: Annotated[
+        Path | None, Parameter(help="Folder of the sets; default: where `datasets fetch` puts them.")
+    ] = None,
+    matches: Annotated[
+        Path | None, Parameter(help="Table of test images that are in training (uid, set, member).")
+    ] = None,
+    page: Annotated[Path | None, Parameter(help="Write the page with pictures to this file.")] = None,
+    batch_size: Annotated[int, Parameter(help="Images at once.")] = 256,
+    device: Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1.")] = "cpu",
+    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Of the weights.")] = "fp32",
+    json: Json = False,
+) -> int:
+    """Evaluate any model on a suite, without a pipeline.
+
+    Args:
+        model: a folder (ours or open_clip's), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
+        suite: TOML file, as configs/suites/datacomp.toml.
+    """
+    from flows.evaluation import Order, evaluate
+    from tasks.evaluate_model import Settings
+
+    settings = Settings(batch_size, device, precision)
+    return evaluate(Order(model, suite, against, data, matches, page, settings), as_json=json)
+
+
+@datasets.command
+def fetch(
+    suite: Path,
+    *,
+    data: Annotated[Path | None, Parameter(help="Folder for the sets; default: .pairmill/datasets.")] = None,
+    json: Json = False,
+) -> int:
+    """Bring a suite's sets from the Hub, whole and checked; say which cannot be had.
+
+    Args:
+        suite: TOML file, as configs/suites/datacomp.toml.
+    """
+    from flows.evaluation import fetch as bring
+
+    return bring(suite, data, as_json=json)
 
 
 @app.command

@@ -9,25 +9,24 @@ import logging
 import re
 import time
 from contextlib import suppress
-from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import task_run
 from prefect.states import Cancelling
 
-from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
+from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, ServiceError, TrainingDiverged
 from dataops.snapshot import Manifest, find
 from tasks.stage import Context, Plan
 
 logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "train/gpu"
-POLL_SECONDS = 2.0
+POLL_SECONDS, PATIENCE_SECONDS = 2.0, 120.0
 KINDS: dict[str, type[PairmillError]] = {
     "ConfigError": ConfigError,
     "ContractError": ContractError,
@@ -39,16 +38,18 @@ KINDS: dict[str, type[PairmillError]] = {
 def train_on_pool(planned: Plan, context: Context) -> Manifest:
     """Have the snapshot made on the work pool of `train/gpu`; cancelling the caller cancels the training.
 
-    Raises: ConfigError where nothing is deployed, or the child says so; JobFailed, retryable where the child crashed.
+    Raises: ConfigError where nothing is deployed, or the child says so; ServiceError where the server is silent for two
+        minutes; JobFailed, retryable where the child crashed.
     """
     tag = f"train:{planned.key}"
     with get_client(sync_client=True) as client:
         child = _living(client, tag) or _start(client, tag, context)
         try:
             child = _ended(client, child.id)
-        except BaseException:  # a cancel, or the end of this process: nobody would wait for the training
-            with suppress(Exception):
-                client.set_flow_run_state(child.id, Cancelling())
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a cancel or Ctrl-C: nobody waits for the training
+                with suppress(Exception):
+                    client.set_flow_run_state(child.id, Cancelling())
             raise
     state = child.state
     assert state is not None
@@ -77,18 +78,24 @@ def _start(client: SyncPrefectClient, tag: str, context: Context) -> FlowRun:
     except ObjectNotFound as error:
         msg = f'train.launch = "work_pool" needs the deployment {DEPLOYMENT}: `pairmill deploy CONFIG` makes it'
         raise ConfigError(msg) from error
-    parent: Any = UUID(str(task_run.id)) if task_run.id else None
     return client.create_flow_run_from_deployment(
         deployment.id,
         parameters={"run_id": context.run_id, "store": context.store.uri},
         tags=[*deployment.tags, tag],
-        parent_task_run_id=parent,
     )
 
 
 def _ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
+    answered = time.monotonic()
     while True:
-        found = client.read_flow_run(child)
-        if found.state is not None and found.state.is_final():
-            return found
+        try:
+            found = client.read_flow_run(child)
+        except httpx.HTTPError as error:
+            if time.monotonic() - answered > PATIENCE_SECONDS:
+                msg = f"Prefect does not tell of flow run {child}, which may go on: {error}"
+                raise ServiceError(msg) from error
+        else:
+            answered = time.monotonic()
+            if found.state is not None and found.state.is_final():
+                return found
         time.sleep(POLL_SECONDS)

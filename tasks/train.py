@@ -11,10 +11,12 @@ import re
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Record
+from tasks.evaluate import EvaluateConfig
 from tasks.job import run_job
 from tasks.stage import Made, Stage, Work
 from tasks.train_checkpoints import CheckpointMirror
@@ -76,13 +78,16 @@ def _train(work: Work, folder: Path) -> Record:
     shards = [store.local(name, keep_in=folder / "shards") for name in tars]
     for index in dataset.named("", ".idx"):  # beside its shard
         store.local(dataset.path(index.name), keep_in=folder / "shards")
-    job = {
+    job: dict[str, Any] = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,
         "shards": [str(shard) for shard in shards],
         "checksums": {part.name: part.sha256 for part in dataset.named("", ".tar")},
         "output": str(folder),
     }
+    if work.config.evaluate_every:
+        suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
+        job["suite"] = suite.model_dump(mode="json")
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={work.config.nproc}")
     launcher += (
         f"--log-dir={folder / 'torchrun'}",
@@ -100,6 +105,8 @@ def _train(work: Work, folder: Path) -> Record:
         mirror.restore()
         run_job("training.train", job, folder, launcher=launcher, on_line=follow)
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
+    if (interim := folder / "evidence-suite.jsonl").exists():
+        parts.append(work.draft.put_file(interim.name, interim))
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     facts = {"final": last, "model": work.config.model}
     samples = dataset.counts.kept

@@ -25,7 +25,12 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS, SYSTEM_SECONDS = 5.0, 10
 ROWS_AT_ONCE = 200
 """Most steps of one look that MLflow gets, evenly chosen; the register run has the curve in full resolution."""
-FILES = ("metrics.jsonl", "evidence-throughput.jsonl")
+FILES = {
+    "metrics.jsonl": "train/loss",
+    "evidence-throughput.jsonl": "train/samples_per_second",
+    "evidence-suite.jsonl": "train/loss",
+}
+"""What is carried, and the metric that tells how far an earlier try got."""
 
 
 class LiveRun:
@@ -78,7 +83,7 @@ class LiveRun:
         run = tracking.open_run(client, context.run_name, f"train-{key}", name, tags)
         settings = self._work.config.model_dump(mode="json")
         tracking.log_params(client, run, {f"train.{k}": str(v)[: tracking.PARAM_LENGTH] for k, v in settings.items()})
-        for file, metric in zip(FILES, ("train/loss", "train/samples_per_second"), strict=True):
+        for file, metric in FILES.items():
             known = client.get_metric_history(run.info.run_id, metric)
             self._newest[file] = max((point.step for point in known), default=0)
         return run

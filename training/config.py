@@ -33,6 +33,15 @@ def _has_one_slot(prompt: str) -> str:
 Prompt = Annotated[str, AfterValidator(_has_one_slot)]
 
 
+def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"the lower end {ends[0]} is above the upper end {ends[1]}")
+    return ends
+
+
+Range = Annotated[tuple[Positive, Share], AfterValidator(_in_order)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -89,7 +98,16 @@ class TrainConfig(StageConfig):
     """The `[train]` table. The defaults of optimisation are the paper's for ViT (Radford et al. 2021, tables 18-19)."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "cache_bytes", "checkpoint_every", "keep_checkpoints", "log_every", "max_spike", "launch"}
+        {
+            "workers",
+            "cache_bytes",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+            "max_spike",
+            "launch",
+            "evaluate_every",
+        }
     )
     """Fields that change how a run goes and not one bit of what it makes; the snapshot key leaves them out."""
     placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc"})
@@ -153,7 +171,7 @@ class TrainConfig(StageConfig):
     """Templates, one of which dresses each caption, at random, each time it is seen."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which each word of a caption is left out, each time it is seen (never all of them)."""
-    crop_area: tuple[Positive, Share] | None = None
+    crop_area: Range | None = None
     """Shares of a picture's area between which a random part of it is seen (open_clip trains with [0.9, 1.0]); without it a
     random square of the whole height or width, as in the paper."""
     augment: AugmentConfig = AugmentConfig()
@@ -170,6 +188,8 @@ class TrainConfig(StageConfig):
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints to keep."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations on the suite of `[evaluate]`, into evidence-suite.jsonl; 0: only after training."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
 

@@ -16,6 +16,7 @@ from dataops.errors import ConfigError, ContractError, PairmillError
 from training import distributed
 from training.config import TrainConfig, load_model_config
 from training.process import RETRYABLE
+from training.suite import Suite
 
 LOCK_SECONDS = 10
 
@@ -31,6 +32,8 @@ class Job(BaseModel):
     """Of the first weights, the order of samples and the augmentation."""
     shards: tuple[Path, ...]
     """WebDataset tars; their order is that of the samples' indices."""
+    suite: Suite | None = None
+    """What `train.evaluate_every` evaluates on."""
     checksums: dict[str, str] = {}
     """By file name, the sha256 that a shard must have."""
     output: Path

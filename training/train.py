@@ -34,6 +34,7 @@ from training.augment import augment
 from training.checkpoint import (
     MODEL_FILES,
     CheckpointWriter,
+    LoadedModel,
     newest_checkpoint,
     restore,
     save_model,
@@ -42,6 +43,7 @@ from training.checkpoint import (
 from training.config import AugmentConfig, TrainConfig, load_model_config
 from training.data import Batch, Dataset, Skipped, batches
 from training.health import Health
+from training.interim import evaluate_now
 from training.job import Job, Stopped, check_shards, is_done, read_job, sole_trainer
 from training.journal import Journal, StepFlops
 from training.loss import StepOutcome
@@ -92,6 +94,8 @@ class _Training:
 
     def __init__(self, job: Job, device: torch.device):
         self.job, self.device, config = job, device, job.train
+        if config.evaluate_every and job.suite is None:
+            raise ConfigError("evaluate_every: the job names no suite")
         check_shards(job)
         model_config = load_model_config(config.model)
         self.preprocess = Preprocess(model_config.vision_cfg.image_size)
@@ -152,6 +156,8 @@ class _Training:
                 last = self.step == plan.total_steps
                 if not last and (stop or self.step % config.checkpoint_every == 0):
                     self._checkpoint(journal)
+                if not last and config.evaluate_every and self.step % config.evaluate_every == 0:
+                    self._evaluate()
                 if stop and not last:
                     self._settle()
                     distributed.from_first(None)
@@ -290,6 +296,17 @@ class _Training:
         if distributed.rank() == 0:
             state = {"job": self.resumable, "metrics_bytes": journal.settle(), "skipped": skipped}
             self.writer.save(self.step, self.model, self.optimizer, state)
+
+    def _evaluate(self) -> None:
+        """Measure the model as it is on the suite."""
+        assert self.job.suite is not None
+        loaded = LoadedModel(self.model, self.tokenizer, self.preprocess, self.model.config, self.device)
+        found = evaluate_now(loaded, self.job.suite, self.job.output / "suite", self.step)
+        if distributed.rank() == 0:
+            with (self.job.output / "evidence-suite.jsonl").open("a", encoding="utf-8") as file:
+                file.write(canonical_json({"step": self.step, **found}) + "\n")
+            figures = ", ".join(f"{name} {value:.1%}" for name, value in found.items())
+            logger.info("suite after step %d: %s", self.step, figures)
 
     def _settle(self) -> None:
         """Wait until the newest checkpoint is on disk."""

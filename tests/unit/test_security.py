@@ -46,6 +46,7 @@ ALLOWED = {
     "infra/processes.py socket": "looks for free ports on 127.0.0.1",
     "flows/runs.py socket": "this machine's name",
     "flows/sight.py httpx": "names an exception of Prefect's client",
+    "flows/train_on_pool.py httpx": "names an exception of Prefect's client",
 }
 
 

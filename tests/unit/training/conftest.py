@@ -97,3 +97,24 @@ def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> dict[str, object]:
+    """Two tasks on four and three pictures, as a job holds them."""
+    for name, labels in {"colours": (0, 1, 2, 3), "few": (1, 1, 0)}.items():
+        root = tmp_path / name
+        (root / "test").mkdir(parents=True)
+        members = [(f"s{i}.jpg", jpeg(i)) for i in range(len(labels))]
+        members += [(f"s{i}.cls", str(label).encode()) for i, label in enumerate(labels)]
+        write_shard(root / "test" / "0.tar", sorted(members))
+        (root / "test" / "nshards.txt").write_text("1")
+        (root / "classnames.txt").write_text("red\ngreen\nblue\npale")
+        (root / "zeroshot_classification_templates.txt").write_text("a {c} thing")
+    tasks = [{"name": name, "kind": "classification", "root": str(tmp_path / name)} for name in ("colours", "few")]
+    return {"name": "small", "tasks": tasks}
+
+
+def with_suite(job: Path, suite: dict[str, object]) -> Path:
+    job.write_text(json.dumps({**json.loads(job.read_text()), "suite": suite}))
+    return job

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.unit.training.conftest import with_suite
 from training.train import main
 
 MakeJob = Callable[..., Path]
@@ -53,10 +54,12 @@ def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str, more: dict[s
 
 
 @pytest.mark.timeout(180)
-def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(make_job: MakeJob) -> None:
+def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(
+    make_job: MakeJob, suite: dict[str, object]
+) -> None:
     """The same rows as undisturbed, to rounding: so the same samples, each once an epoch, in the same steps."""
-    settings = {"epochs": 3, "eps": 1e-3, "checkpoint_every": 1}
-    undisturbed, job = make_job("a", "vit", **settings), make_job("b", "vit", **settings)
+    settings = {"epochs": 3, "eps": 1e-3, "checkpoint_every": 1, "evaluate_every": 6}
+    undisturbed, job = (with_suite(make_job(name, "vit", **settings), suite) for name in "ab")
     assert main([str(undisturbed)]) == 0
     job.write_text(job.read_text().replace('"epochs": 3', '"epochs": 3, "keep_checkpoints": 9'))
     assert main([str(job)]) == 0
@@ -64,6 +67,7 @@ def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(make
         if path.name > "step-000004":
             shutil.rmtree(path)
     (output_of(job) / "done.json").unlink()
+    (output_of(job) / "evidence-suite.jsonl").unlink()
     job.write_text(job.read_text().replace('"workers": 1', '"workers": 2, "nproc": 2'))
     result = run(job, 2)
     assert result.returncode == 0, result.stderr
@@ -73,6 +77,9 @@ def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(make
         for j in (undisturbed, job)
     )
     assert rows[:4] == expected[:4]
+    assert [(output_of(job) / "suite" / f"rank-{rank}" / "metrics.json").exists() for rank in (0, 1)] == [True, True]
+    (measured,) = (output_of(job) / "evidence-suite.jsonl").read_text().splitlines()
+    assert {name.partition("/")[0] for name in json.loads(measured)} == {"step", "colours", "few"}
     for one, two in zip(expected, rows, strict=True):
         assert {n: v for n, v in two.items() if "cosine" not in n} == pytest.approx(
             {n: v for n, v in one.items() if "cosine" not in n}, rel=1e-3

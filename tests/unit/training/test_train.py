@@ -25,6 +25,7 @@ import training.health as health_module
 import training.step as step_module
 import training.train as train_module
 from dataops.digest import file_sha256
+from tests.unit.training.conftest import with_suite
 from training import job as job_module
 from training.checkpoint import load_model
 from training.model import CLIP
@@ -189,6 +190,18 @@ def test_collapsed_features_end_the_job_with_4(
     assert main([str(make_job("a", checkpoint_every=2))]) == 4
     assert f"step 4: features have collapsed: the {what}" in caplog.text
     assert "the last good checkpoint is step-000002" in caplog.text
+
+
+def test_the_suite_during_training_is_told_and_changes_no_bit(make_job: MakeJob, suite: dict[str, object]) -> None:
+    plain, watched = make_job("a", epochs=2), with_suite(make_job("b", epochs=2, evaluate_every=2), suite)
+    assert [main([str(job)]) for job in (plain, watched)] == [0, 0]
+    assert made_by(watched) == made_by(plain)
+    rows = [json.loads(line) for line in (output_of(watched) / "evidence-suite.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    for row in rows:
+        assert {name.partition("/")[0] for name in row} == {"step", "colours", "few"}
+        assert all(0 <= value <= 1 for name, value in row.items() if "/" in name), row
+    assert main([str(make_job("c", evaluate_every=2))]) == 2, "no suite"
 
 
 def test_a_shard_with_a_wrong_checksum_is_named(

@@ -44,6 +44,7 @@ def test_an_unknown_model_names_those_that_there_are(name: str) -> None:
 
 def test_fields_that_leave_the_result_alone_exist() -> None:
     assert TrainConfig.execution_fields < set(TrainConfig.model_fields)
+    assert TrainConfig.placement_fields < set(TrainConfig.model_fields) - TrainConfig.execution_fields
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_fields_that_leave_the_result_alone_exist() -> None:
     [
         {"batch_size": 1}, {"precision": "fp16"}, {"lr": 0}, {"unknown": 1}, {"prompts": []}, {"prompts": ["no slot"]},
         {"augment": {"zoom": [2, 1]}}, {"augment": {"erase_lines": 1.5}}, {"vocab_size": 10}, {"nproc": 0},
+        {"crop_area": [0.9, 0.5]}, {"crop_area": [0, 1]}, {"launch": "cloud"}, {"max_spike": -1},
     ],
     ids=str,
 )  # fmt: skip

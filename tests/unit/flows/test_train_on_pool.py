@@ -1,0 +1,128 @@
+"""A training on the pool: started once a key, waited for, cancelled with its parent; Prefect's client alone is made up."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Completed, Crashed, Failed, Running, State
+
+from dataops.errors import ConfigError, JobFailed, ServiceError, TrainingDiverged
+from dataops.store import FolderStore
+from flows import train_on_pool as module
+from flows.train_on_pool import train_on_pool
+from tasks.stage import Context
+
+KEY = "0123456789abcdef"
+
+
+class Client:
+    """The calls that are made of Prefect's client, on flow runs in memory; `answers` are the states told, one a look."""
+
+    def __init__(self, answers: list[State | Exception]):
+        self.answers, self.runs, self.cancelled = answers, [], []
+        self.deployed = True
+
+    def read_flow_runs(self, *, flow_run_filter: Any, sort: Any) -> list[Any]:
+        (tag,) = flow_run_filter.tags.all_
+        return [run for run in self.runs if tag in run.tags][::-1]
+
+    def read_deployment_by_name(self, name: str) -> Any:
+        assert name == "train/gpu"
+        if not self.deployed:
+            raise ObjectNotFound(None)
+        return SimpleNamespace(id=uuid4(), tags=["gpu"])
+
+    def create_flow_run_from_deployment(self, deployment_id: UUID, *, parameters: Any, tags: Any) -> Any:
+        run = SimpleNamespace(id=uuid4(), name="r", tags=tags, parameters=parameters, state=None)
+        self.runs.append(run)
+        return run
+
+    def read_flow_run(self, identity: UUID) -> Any:
+        (run,) = [run for run in self.runs if run.id == identity]
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        run.state = answer
+        return run
+
+    def set_flow_run_state(self, identity: UUID, state: State) -> None:
+        assert state.is_cancelling()
+        self.cancelled.append(identity)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs it against a client; the snapshot is there when the client has no more to tell."""
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
+    manifest = object()
+
+    def call(client: Client) -> Any:
+        @contextmanager
+        def connect(*, sync_client: bool) -> Any:
+            yield client
+
+        monkeypatch.setattr(module, "get_client", connect)
+        monkeypatch.setattr(module, "find", lambda store, stage, key: manifest if not client.answers else None)
+        planned: Any = SimpleNamespace(key=KEY, stage=SimpleNamespace(name="train"))
+        context = Context(store=FolderStore(tmp_path), home=tmp_path, run_id="run-1")
+        return train_on_pool(planned, context) is manifest
+
+    return call
+
+
+def test_it_is_started_with_the_run_and_waited_for(run: Any, tmp_path: Path) -> None:
+    client = Client([Running(), httpx.ConnectError("restarting"), Running(), Completed()])
+    assert run(client)
+    (child,) = client.runs
+    assert child.parameters == {"run_id": "run-1", "store": FolderStore(tmp_path).uri}
+    assert set(child.tags) == {"gpu", f"train:{KEY}"}
+
+
+def test_a_parent_that_is_tried_again_waits_for_the_child_that_lives(run: Any) -> None:
+    client = Client([Running(), KeyboardInterrupt()])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(KeyboardInterrupt):
+        run(client)
+    assert client.cancelled == [client.runs[0].id], "a cancel ends the child"
+    client.answers = [Running(), RuntimeError("a bug, not a cancel")]
+    with pytest.raises(RuntimeError):
+        run(client)
+    assert len(client.cancelled) == 1
+    client.answers = [Running(), Completed()]
+    assert run(client)
+    assert len(client.runs) == 1, "never twice"
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        (Crashed(message="killed"), JobFailed),
+        (Cancelled(), JobFailed),
+        (Failed(message="train failed: TrainingDiverged. Change [train].\nstep 7"), TrainingDiverged),
+        (Failed(message="train failed: ConfigError. Correct the config.\nno GPU"), ConfigError),
+    ],
+)
+def test_how_it_ended_is_raised_and_the_next_try_starts_another(run: Any, state: State, error: type[Exception]) -> None:
+    client = Client([state])
+    with pytest.raises(error) as caught:
+        run(client)
+    assert getattr(caught.value, "retryable", False) == state.is_crashed()
+    client.answers = [Completed()]
+    assert run(client)
+    assert len(client.runs) == 2
+
+
+def test_what_is_not_deployed_and_a_silent_server_are_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client([])
+    client.deployed = False
+    with pytest.raises(ConfigError, match="pairmill deploy"):
+        run(client)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    silent = Client([httpx.ConnectError("gone")] * 3)
+    with pytest.raises(ServiceError, match="may go on"):
+        run(silent)
+    assert not silent.cancelled
