@@ -4,7 +4,6 @@ The files are made in the job's folder and put into place when all are there; a 
 """
 
 import logging
-import re
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -14,11 +13,8 @@ from dataops.digest import canonical_json
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
-from tasks import tracking
 from tasks.job import run_job
 from tasks.packaging import MODEL_FILES
-
-REGISTERED = re.compile(r"^models:/([^/@]+)(?:/(\d+)|@([A-Za-z0-9_-]+))$")
 
 logger = logging.getLogger(__name__)
 
@@ -61,25 +57,3 @@ def snapshot_files(manifest: Manifest, store: Store, folder: Path) -> Path:
     for name in MODEL_FILES:
         shutil.copyfile(store.local(manifest.path(name)), folder / name)
     return folder
-
-
-def registered_files(model: str, folder: Path) -> Path | None:
-    """Bring `models:/name/version` or `models:/name@alias` into `folder`; None where `model` is no such name.
-
-    Raises: ConfigError where MLflow knows no such version, or pairmill did not make it; ServiceError.
-    """
-    found = REGISTERED.match(model)
-    if found is None:
-        return None
-    name, version, alias = found.groups()
-    client = tracking.connect()
-    with tracking.mlflow_errors():
-        from mlflow.artifacts import download_artifacts
-
-        chosen = client.get_model_version(name, version) if version else client.get_model_version_by_alias(name, alias)
-        uri = f"models:/{name}/{chosen.version}/artifacts/model"
-        files = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking.tracking_uri()))
-    if not all((files / name).is_file() for name in MODEL_FILES):
-        msg = f"{model}: was not made by pairmill: it has no {', '.join(MODEL_FILES)}"
-        raise ConfigError(msg)
-    return files

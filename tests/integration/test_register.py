@@ -28,7 +28,6 @@ from dataops.schema import DOWNLOADED, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
 from tasks import registration, stage, tracking
-from tasks.export import registered_files
 from tasks.filter_summary import describe_balance
 from tasks.model_files import find_model
 from tasks.register import REGISTER, RegisterConfig, run_links
@@ -432,7 +431,6 @@ from dataops.errors import GateRefused
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks import stage
-from tasks.export import registered_files
 from tasks.filter_summary import describe_balance
 from tasks.register import REGISTER, RegisterConfig
 
@@ -495,9 +493,6 @@ def test_model_loads_without_pickle_or_pairmill_and_scores_as_ours(
         assert row["error"] is None
     assert told["rows"][2]["probabilities"] is None
     assert "not a readable picture" in told["rows"][2]["error"]
-    files = registered_files(uri, tmp_path)
-    assert files is not None
-    assert {f.name: f.read_bytes() for f in files.iterdir()} == {f.name: f.read_bytes() for f in upstream.model.iterdir()}
 
 
 def test_a_registered_model_is_found_by_its_name_and_fetched_once(
