@@ -4,7 +4,8 @@ from pathlib import Path
 
 from dataops.errors import ConfigError
 from flows.report import console, find_snapshot, print_json, text
-from tasks.export import export_model, registered_files, snapshot_files
+from tasks.export import export_model, snapshot_files
+from tasks.model_files import find_model
 from tasks.scratch import scratch_folder
 
 USE = {
@@ -24,7 +25,7 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
     Raises: ConfigError where it is none of these, or cannot be exported so.
     """
     with scratch_folder("exported-model") as scratch:
-        files = export_model(_find(model, scratch, home, store_uri), form, out)
+        files = export_model(_find(model, scratch, home, store_uri), form, out, home)
     use = USE[form].format(out=out)
     if as_json:
         listed = [{"name": file.name, "bytes": file.stat().st_size} for file in files]
@@ -37,14 +38,10 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
 
 
 def _find(model: str, scratch: Path, home: Path, store_uri: str | None) -> Path:
-    if Path(model).is_dir():
-        return Path(model)
-    if (registered := registered_files(model, scratch)) is not None:
-        return registered
-    if (found := find_snapshot(model, home, store_uri)) is not None:
+    if not Path(model).exists() and (found := find_snapshot(model, home, store_uri)) is not None:
         return snapshot_files(*found, scratch)
-    msg = (
-        f"{model}: no folder of a finished model, no key of a complete snapshot in a known store (--store names "
-        "another), and no registered model (models:/name/version or models:/name@alias)"
-    )
-    raise ConfigError(msg)
+    try:
+        return find_model(model, home).path
+    except ConfigError as error:
+        msg = f"{error}; nor is it the key of a complete snapshot in a known store (--store names another)"
+        raise ConfigError(msg) from error

@@ -1,33 +1,31 @@
 """`pairmill export`: a trained model in the form of others' tools, made by training.export in a subprocess.
 
-The files are made in a scratch folder and put into place when all are there, so a failed export leaves nothing behind.
+The files are made in the job's folder and put into place when all are there; a failed export leaves its log alone.
 """
 
 import logging
-import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dataops.digest import canonical_json
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
-from tasks import tracking
 from tasks.job import run_job
 from tasks.packaging import MODEL_FILES
-from tasks.scratch import scratch_folder
-
-REGISTERED = re.compile(r"^models:/([^/@]+)(?:/(\d+)|@([A-Za-z0-9_-]+))$")
 
 logger = logging.getLogger(__name__)
 
 
-def export_model(folder: Path, form: str, out: Path) -> list[Path]:
+def export_model(folder: Path, form: str, out: Path, home: Path) -> list[Path]:
     """Export the finished model in `folder`.
 
     Args:
         form: open_clip, hf or onnx.
         out: a folder that is empty or not there yet.
+        home: pairmill's own folder, where the job works.
 
     Returns: the files in `out`.
     Raises: ConfigError where the model or the form is none, or `out` holds something; JobFailed.
@@ -35,12 +33,15 @@ def export_model(folder: Path, form: str, out: Path) -> list[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         msg = f"{out}: is not empty; name a folder that is not there yet"
         raise ConfigError(msg)
-    with scratch_folder("export") as scratch:
-        job: dict[str, Any] = {"model": str(folder.absolute()), "format": form, "output": str(scratch / "made")}
-        run_job("training.export", job, scratch / "job", on_line=lambda line: logger.info("%s", line))
-        out.mkdir(parents=True, exist_ok=True)
-        for file in sorted((scratch / "made").iterdir()):
-            shutil.move(file, out / file.name)
+    name = sha256(canonical_json([str(folder.absolute()), form, str(out.absolute())]).encode()).hexdigest()[:16]
+    work = home / "jobs" / f"export-{name}"
+    shutil.rmtree(work, ignore_errors=True)
+    job: dict[str, Any] = {"model": str(folder.absolute()), "format": form, "output": str(work / "made")}
+    run_job("training.export", job, work, on_line=lambda line: logger.info("%s", line))
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted((work / "made").iterdir()):
+        shutil.move(file, out / file.name)
+    shutil.rmtree(work)
     return sorted(out.iterdir())
 
 
@@ -56,26 +57,3 @@ def snapshot_files(manifest: Manifest, store: Store, folder: Path) -> Path:
     for name in MODEL_FILES:
         shutil.copyfile(store.local(manifest.path(name)), folder / name)
     return folder
-
-
-def registered_files(model: str, folder: Path) -> Path | None:
-    """Bring `models:/name/version` or `models:/name@alias` into `folder`; None where `model` is no such name.
-
-    Raises: ConfigError where MLflow knows no such version, or pairmill did not make it; ServiceError.
-    """
-    found = REGISTERED.match(model)
-    if found is None:
-        return None
-    name, version, alias = found.groups()
-    client = tracking.connect()
-    with tracking.mlflow_errors():
-        from mlflow.artifacts import download_artifacts
-
-        chosen = client.get_model_version(name, version) if version else client.get_model_version_by_alias(name, alias)
-        uri = f"models:/{name}/{chosen.version}/artifacts/model"
-        download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking.tracking_uri())
-    files = folder / "model"
-    if not all((files / name).is_file() for name in MODEL_FILES):
-        msg = f"{model}: was not made by pairmill: it has no {', '.join(MODEL_FILES)}"
-        raise ConfigError(msg)
-    return files

@@ -101,7 +101,7 @@ class CLIP(nn.Module):
 
     def forward(self, images_B3SS: Tensor, tokens_BL: Tensor, kept_BK: Tensor | None = None) -> Outputs:
         """Features of both and the parameters of the loss."""
-        images_BD = self.encode_image(images_B3SS, kept_BK)
+        images_BD = self.encode_image(images_B3SS) if kept_BK is None else self.encode_image(images_B3SS, kept_BK)
         return Outputs(images_BD, self.encode_text(tokens_BL), self.logit_scale, self.logit_bias)
 
 

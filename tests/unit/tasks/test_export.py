@@ -11,7 +11,6 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft, Manifest, content_digest
 from dataops.store import FolderStore
 from flows.export import export
-from tasks.export import registered_files
 
 MAKE = """
 import sys
@@ -67,8 +66,8 @@ def test_a_refused_form_leaves_nothing(finished: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="no folder of a finished model, no key"):
+    with pytest.raises(ConfigError, match=r"no such file or folder.*; nor is it the key"):
         export("fedcba9876543210", "hf", tmp_path / "out", tmp_path / "home", str(tmp_path / "store"), as_json=True)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
-        registered_files("models:/clip/3", tmp_path)
+        export("models:/clip/3", "hf", tmp_path / "out", tmp_path / "home", str(tmp_path / "store"), as_json=True)
