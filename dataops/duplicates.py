@@ -6,7 +6,7 @@ by ranges of caption hashes.
 """
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -37,6 +37,8 @@ KEYS = {
 }
 """What the choice is made by: 128-bit hashes of url and of the caption in any case, the uid; the rank of the caption's
 source, its words, whether it is in capitals only, and a hash of where the row was found."""
+KEYED = ["uid", "url", "caption", "caption_source", "page_url", "source", "source_offset"]
+"""The columns of `pairs` that KEYS are made of."""
 KEY_BYTES = 62
 """Of one row of KEYS."""
 
@@ -137,7 +139,7 @@ def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
         leaving = several.filter(~pl.col("place").is_in(stays.implode()))
         gone.append(leaving.select("place", reason=pl.lit(f"duplicate_{step}")))
         left = left.join(leaving.select("place"), on="place", how="anti")
-    reasons = pl.concat([pl.DataFrame(schema={"place": pl.UInt32, "reason": pl.String}), *gone])
-    every = pl.DataFrame({"place": pl.int_range(rows.height, dtype=pl.UInt32, eager=True)})
-    joined = every.join(reasons, on="place", how="left", maintain_order="left")
-    return cast(pl.Series, joined.to_series(1)).alias("drop_reason")
+    reasons = pl.Series("drop_reason", [None], pl.String).new_from_index(0, rows.height)
+    for leaving in gone:
+        reasons = reasons.scatter(leaving["place"], leaving["reason"])
+    return reasons

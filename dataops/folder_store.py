@@ -45,7 +45,14 @@ class FolderStore(Store):
         with storage_errors(f"cannot read {self.root / name}", self.root):
             return self._path(name).read_bytes()
 
-    def put(self, name: str, data: bytes | Path) -> None:
+    def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
+        with self.open(name) as file, storage_errors(f"cannot read {self.root / name}", self.root):
+            for offset, memory in places:
+                if os.preadv(file.fileno(), [memory], offset) != len(memory):
+                    msg = f"{name} in {self.where} ends before byte {offset + len(memory):,}"
+                    raise StorageError(msg)
+
+    def put(self, name: str, data: bytes | memoryview | Path) -> None:
         target = self._path(name)
         with storage_errors(f"cannot write {target}", self.root):
             _write(target, data, lambda temporary: temporary.replace(target))
@@ -144,7 +151,7 @@ class FolderStore(Store):
             self._path(name).parent.rmdir()
 
 
-def _write(target: Path, data: bytes | Path, give_name: Callable[[Path], T]) -> T:
+def _write(target: Path, data: bytes | memoryview | Path, give_name: Callable[[Path], T]) -> T:
     """Write the data to a temporary file beside `target` and give it its name."""
     for attempts_left in (2, 1, 0):
         try:
@@ -159,16 +166,16 @@ def _write(target: Path, data: bytes | Path, give_name: Callable[[Path], T]) -> 
 
 
 @contextmanager
-def _temporary(target: Path, data: bytes | Path) -> Iterator[Path]:
+def _temporary(target: Path, data: bytes | memoryview | Path) -> Iterator[Path]:
     """A file beside `target` with the data, on the disk; gone at the end unless it was renamed, whatever happens."""
     temporary = _reserve(target)
     try:
         with temporary.open("wb") as out:
-            if isinstance(data, bytes):
-                out.write(data)
-            else:
+            if isinstance(data, Path):
                 with data.open("rb") as source:
                     shutil.copyfileobj(source, out, 1 << 20)
+            else:
+                out.write(data)
             out.flush()
             os.fsync(out.fileno())
         temporary.chmod(0o644)

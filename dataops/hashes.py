@@ -212,20 +212,24 @@ def hash128_folded(texts: pa.Array) -> Halves:
     data, offsets = text_buffers(texts)
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
     longest = int(np.diff(offsets).max(initial=0))
-    _hash_folded(data, offsets, *characters(), np.empty(4 * MOST_FOLDED * longest, np.uint8), halves)
+    _hash_folded(data, offsets, *characters(), np.empty(MOST_FOLDED * longest, np.uint32), halves)
     return halves
 
 
 @compiled(nogil=True)
 def _hash_folded(data, offsets, kinds, folds, several, buffer, halves):
     folded, ends = np.empty(MOST_FOLDED, np.uint32), np.zeros(2, np.int64)
+    bytes_ = buffer.view(np.uint8)
     for i in range(len(offsets) - 1):
         at, end, size = offsets[i], offsets[i + 1], 0
         while at < end:
             code, at = next_code(data, at)
+            if folds[code] < 0x110000:
+                buffer[size] = folds[code]  # as UTF-32, little-endian as Arrow's numbers are
+                size += 1
+                continue
             for j in range(fold(code, folds, several, folded)):
-                for byte in range(4):  # as UTF-32
-                    buffer[size] = (folded[j] >> np.uint32(8 * byte)) & np.uint32(0xFF)
-                    size += 1
-        ends[1] = size
-        _hash(buffer, ends, halves[i : i + 1])
+                buffer[size] = folded[j]
+                size += 1
+        ends[1] = 4 * size
+        _hash(bytes_, ends, halves[i : i + 1])

@@ -1,4 +1,4 @@
-"""What can be said of an image from its bytes: its kind, its size before it is decoded, its fingerprints.
+"""What can be said of an image from its bytes: its kind, its size before it is decoded, its pixels.
 
 Bytes from the web are hostile until shown otherwise: the kind is read from the bytes and never from a name or header,
 the size in pixels is known before a pixel is decoded, and Pillow opens them as that kind only.
@@ -8,14 +8,15 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
-PHASH_BITS = 64
-THUMBNAIL_SIDE = 16
-_MATRIX_SIDE = 32  # the picture that the hash's cosine transform sees
-_KEPT = 8  # of its lowest frequencies, each way
+MAX_AREA = 1 << 26
+"""Pixels of a picture that is decoded, unless the caller says otherwise: 200 MB."""
 
 KINDS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "avif": "AVIF"}
 """The kinds that are decoded, with Pillow's name of each. The first frame of an animation stands for it."""
@@ -164,11 +165,11 @@ def _first_scan(data: bytes) -> int | None:
 def decode(data: bytes) -> Image.Image:
     """All pixels of an image as RGB, transparency on white.
 
-    Raises: ImageRefused with `undecodable` when any part of it cannot be decoded.
+    Raises: ImageRefused with `corrupt` when any part of it cannot be decoded.
     """
     kind = sniff(data)
     if kind not in KINDS:
-        raise ImageRefused("undecodable", f"the bytes look like {kind or 'no known format'}")
+        raise ImageRefused("corrupt", f"the bytes look like {kind or 'no known format'}")
     try:
         with Image.open(io.BytesIO(data), formats=[KINDS[kind]]) as image:
             image.load()
@@ -178,35 +179,49 @@ def decode(data: bytes) -> Image.Image:
                 return Image.alpha_composite(white, rgba).convert("RGB")
             return image.convert("RGB")
     except Exception as error:  # Pillow's decoders let many types escape on hostile bytes
-        raise ImageRefused("undecodable", f"{kind} ({type(error).__name__})") from None
+        raise ImageRefused("corrupt", f"{kind} ({type(error).__name__})") from None
 
 
-def _cosines() -> np.ndarray:
-    k, n = np.arange(_KEPT)[:, None], np.arange(_MATRIX_SIDE)[None, :]
-    return 2 * np.cos(np.pi * k * (2 * n + 1) / (2 * _MATRIX_SIDE))
+def pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
+    """All pixels of an image as RGB (height, width, 3), transparency on white; of an animation, the first frame.
 
+    A JPEG goes to libjpeg-turbo itself, which also says where it had to guess; the pixels are those of `decode`.
 
-_DCT = _cosines()
-
-
-def phash(image: Image.Image) -> int:
-    """64-bit perceptual hash: the signs of the 8x8 lowest frequencies of the 32x32 luminance, around their median.
-
-    Bit order and values are those of `imagehash.phash` (most significant bit first, rows first), but that coefficients
-    are rounded to a millionth first: those of flat or symmetric pictures are exactly zero in theory, and their noise
-    would make the hash depend on the machine.
-
-    Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
+    Raises: ImageRefused with not_an_image, unsupported_format, truncated, too_many_pixels or corrupt.
     """
-    luminance = image.convert("L").resize((_MATRIX_SIDE, _MATRIX_SIDE), Image.Resampling.LANCZOS)
-    lowest = np.round(_DCT @ np.asarray(luminance, dtype=np.float64) @ _DCT.T, 6)
-    bits = lowest > np.median(lowest)
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    if sniff(data) == "jpeg" and (found := _jpeg_pixels(data, max_area)) is not None:
+        return found
+    try:
+        read_header(data, max_area)
+    except ImageRefused as refused:
+        if refused.reason != "decode":
+            raise
+        raise ImageRefused("corrupt", str(refused)) from None
+    return np.asarray(decode(data))
 
 
-def thumbnail(image: Image.Image) -> bytes:
-    """Means over a 16x16 grid of an RGB image: 768 bytes, rows first. What verifies that equal hashes are one picture."""
-    return image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes()
+def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
+    """None where it is not the decoder's: CMYK, kinds of JPEG that it does not know, warnings of what harms no pixel."""
+    try:
+        header: Any = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    height, width, space, _ = header
+    if width * height > max_area:
+        raise ImageRefused("too_many_pixels", f"{width}x{height} pixels")
+    if is_truncated(data, "jpeg"):
+        raise ImageRefused("truncated", "the jpeg ends early")
+    if space not in ("YCbCr", "Gray", "RGB"):
+        return None
+    try:
+        return simplejpeg.decode_jpeg(data, strict=True)
+    except ValueError as error:
+        said = str(error)
+    if said.startswith("Premature end of JPEG"):
+        raise ImageRefused("truncated", said)
+    if said.startswith("Corrupt JPEG data"):
+        raise ImageRefused("corrupt", said)
+    return None
 
 
 PREVIEW_SIDE = 112

@@ -76,11 +76,7 @@ def _score(text, starts, letters, upper, slots, rows, scripts, written, only, we
         own, best, writers = scripts_of(one, scripts), _WORST, False
         count = ngrams(one, letters, upper, slots, rows, buffer, found)
         width = narrow if only and own == scripts[ord("a")] else len(sums)
-        sums[:] = 0
-        for i in range(count):
-            row = weights[found[i]]
-            for column in range(width):
-                sums[column] += row[column]
+        _sum_up(found[:count], weights, width, sums)
         for language in range(len(written)):
             writes = own == 0 or own & written[language] != 0
             writers |= writes
@@ -89,6 +85,21 @@ def _score(text, starts, letters, upper, slots, rows, scripts, written, only, we
         if count and writers:
             counts[t] = count
             _softmax(costs, best, shares[t])
+
+
+@compiled()
+def _sum_up(found, weights, width, sums):
+    """The sums of some rows of the weights (their first `width` columns): four at a time, in half the time."""
+    sums[:] = 0
+    whole = len(found) - len(found) % 4
+    for i in range(0, whole, 4):
+        a, b, c, d = weights[found[i]], weights[found[i + 1]], weights[found[i + 2]], weights[found[i + 3]]
+        for column in range(width):
+            sums[column] += (np.int32(a[column]) + np.int32(b[column])) + (np.int32(c[column]) + np.int32(d[column]))
+    for i in range(whole, len(found)):
+        row = weights[found[i]]
+        for column in range(width):
+            sums[column] += row[column]
 
 
 @compiled()
@@ -145,11 +156,12 @@ class Detection:
 
 
 def detect(
-    texts: Sequence[str], candidates: Sequence[str] | None = None, mode: Mode = "fast", seed: int = 0
+    texts: Sequence[str] | Texts, candidates: Sequence[str] | None = None, mode: Mode = "fast", seed: int = 0
 ) -> Detection:
     """Detect the language of each text.
 
     Args:
+        texts: as they are, or what language_ngrams.encoded or language_ngrams.shown made of them.
         candidates: names of profiles to tell apart; None is all. Fewer make short texts safer.
         mode: `exact` is langdetect's answer, `fast` nearly always is, at twice the speed, `script` is more often right.
             They differ on a text in a script that no candidate writes (Thai among English and German): `exact` has
@@ -165,10 +177,11 @@ def detect(
         msg = f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(model.languages)}"
         raise ValueError(msg)
     columns = tuple(model.languages.index(name) for name in names)
+    ready = texts if isinstance(texts, Texts) else encoded(texts)
     if mode == "exact":
-        shares, counts = replay(model, encoded(texts), columns, seed)
+        shares, counts = replay(model, ready, columns, seed)
     else:
-        shares, counts = _cascade(model, encoded(texts), columns, seed, only=mode == "script")
+        shares, counts = _cascade(model, ready, columns, seed, only=mode == "script")
     probabilities = np.round(shares, DECIMALS)
     labels = [names[i] if n else None for i, n in zip(shares.argmax(axis=1).tolist(), counts.tolist(), strict=True)]
     return Detection(names, labels, probabilities)

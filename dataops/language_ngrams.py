@@ -13,10 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops import language_profiles
+from dataops.characters import next_code
 from dataops.compiled import compiled
+from dataops.hashes import text_buffers
 from dataops.kept_tables import Tables, kept
 from dataops.language_profiles import SPACE, normal_letters, profile_names, read_profiles
 
@@ -29,6 +32,7 @@ _MAIL = re.compile(r"[\w.-]{1,64}@[\w-]{1,255}[\w.-]{1,255}", re.ASCII)
 # A Vietnamese letter followed by a tone mark becomes one letter.
 _TONES = "\u0300\u0301\u0303\u0309\u0323"
 _TONED = re.compile(f"([AEIOUYaeiouyÂÊÔâêôĂăƠơƯư])([{_TONES}])")
+_SMALL, _CAPITAL, _MARK = 1, 2, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,9 @@ class Model:
     slots: NDArray[np.int64]  # (S,) packed n-grams, -1 where empty
     rows: NDArray[np.int32]  # (S,) row of the n-gram in that slot
     chances: NDArray[np.float64]  # (N, L) share of the n-gram among those of its length in the language
+    cases: NDArray[
+        np.uint8
+    ]  # (0x110000,) whether it is small (or titlecase), a capital, or a mark that `shown` looks for
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,15 @@ def _build_model() -> Tables:
     upper = np.zeros(len(letters), np.bool_)
     upper[[c for c in range(0x20000) if chr(c).isupper()]] = True  # Unicode has none above
     slots, rows = _hash_table(grams)
-    return {"letters": letters, "upper": upper[letters], "slots": slots, "rows": rows, "chances": chances}
+    tables = {"letters": letters, "upper": upper[letters], "slots": slots, "rows": rows, "chances": chances}
+    return {**tables, "cases": _cases(upper)}
+
+
+def _cases(upper: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    cases = np.where(upper, _CAPITAL, 0).astype(np.uint8)
+    cases[[c for c in range(0x20000) if chr(c).islower() or (chr(c).istitle() and not upper[c])]] = _SMALL
+    cases[[ord(c) for c in f"@{_TONES}"]] = _MARK
+    return cases
 
 
 def encoded(texts: Sequence[str]) -> Texts:
@@ -77,6 +92,57 @@ def encoded(texts: Sequence[str]) -> Texts:
     starts = np.zeros(len(cleaned) + 1, np.int64)
     np.cumsum([len(text) for text in cleaned], out=starts[1:])
     return Texts(np.frombuffer("".join(cleaned).encode("utf-32-le", "surrogatepass"), np.uint32), starts)
+
+
+def shown(texts: pa.Array) -> Texts:
+    """A column of strings as a detector is shown them: as `encoded`, and in lower case what is all in capitals.
+
+    langdetect passes over words in capitals. Only the texts that are changed become Python's strings.
+    """
+    data, offsets = text_buffers(texts)
+    letters, starts = np.empty(offsets[-1] - offsets[0], np.uint32), np.zeros(len(offsets), np.int64)
+    odd = np.zeros(len(texts), np.bool_)
+    _decode(data, offsets, load_model().cases, letters, starts, odd)
+    rows = np.flatnonzero(odd)
+    changed = encoded([text.lower() if text.isupper() else text for text in texts.take(pa.array(rows)).to_pylist()])
+    lengths = np.diff(starts)
+    lengths[rows] = np.diff(changed.starts)
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    merged = np.empty(ends[-1], np.uint32)
+    _merge(letters, starts, odd, changed.letters, ends, merged)
+    merged.setflags(write=False)  # as those of `encoded`: other code would be compiled for it
+    return Texts(merged, ends)
+
+
+@compiled(nogil=True)
+def _decode(data, offsets, cases, letters, starts, odd):
+    """Write the code points of all texts, where each ends, and whether it may have to be changed."""
+    size = 0
+    for i in range(len(odd)):
+        at, end, seen, address = offsets[i], offsets[i + 1], np.uint8(0), False
+        last, code = np.uint32(0), np.uint32(0)
+        while at < end:
+            before, last = last, code
+            code, at = next_code(data, at)
+            seen |= cases[code]
+            address |= code == ord("/") and last == ord("/") and before == ord(":")
+            letters[size] = code
+            size += 1
+        starts[i + 1] = size
+        odd[i] = address or seen & _MARK != 0 or seen & (_SMALL | _CAPITAL) == _CAPITAL
+
+
+@compiled(nogil=True)
+def _merge(letters, starts, odd, changed, ends, merged):
+    """Each text, from `changed` where it is odd."""
+    of_changed = 0
+    for i in range(len(odd)):
+        start, end = ends[i], ends[i + 1]
+        if odd[i]:
+            merged[start:end] = changed[of_changed : of_changed + end - start]
+            of_changed += end - start
+        else:
+            merged[start:end] = letters[starts[i] : starts[i + 1]]
 
 
 def prepared(text: str) -> str:

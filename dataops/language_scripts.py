@@ -78,14 +78,14 @@ def _unwritten(text, starts, scripts, written, answers):
         answers[t] = found != 0 and found & written == 0
 
 
-def unwritten(texts: Sequence[str], candidates: Sequence[str] | None = None) -> NDArray[np.bool_]:
+def unwritten(texts: Sequence[str] | Texts, candidates: Sequence[str] | None = None) -> NDArray[np.bool_]:
     """(n,) whether a text has letters, but none in a script that one of the candidates (None: any profile) writes.
 
     Thai among English and German is such a text, and Armenian among all: a detector that must choose would guess.
     """
     scripts, written = load_scripts()
     columns = [i for i, name in enumerate(profile_names()) if candidates is None or name in candidates]
-    ready: Texts = encoded(texts)
+    ready = texts if isinstance(texts, Texts) else encoded(texts)
     answers = np.zeros(len(ready), np.bool_)
     _unwritten(ready.letters, ready.starts, scripts, np.bitwise_or.reduce(written[columns]), answers)
     return answers

@@ -1,92 +1,119 @@
-"""Finds pictures that are the same but for scale and compression, and says which of them stays.
+"""Finds rows whose 64-bit hashes differ in few bits, clusters them, and says which row of a cluster stays.
 
-Candidates come from a banded search over 64-bit perceptual hashes: two hashes that differ in at most d bits agree
-wholly in at least one of d + 1 bands (pigeonhole), so no pair within the distance is missed. A hash of luminance alone
-takes a red heart for a blue one, so candidates are verified on small colour thumbnails. Nothing here depends on the
-order of the rows.
+The search looks at several tables, each of some of the hashes' bits. The 64 bits are cut into m blocks, and a table holds
+m - d of them: two hashes that differ in at most d bits agree wholly in the blocks of at least one table (pigeonhole), so no
+pair within the distance is missed. Rows that fall into one bucket of a table are compared, and joined at once: candidate
+pairs are never listed, so memory is a few numbers a row. What comes out depends on no order of rows.
+
+Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", WWW 2007, section 3.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
+from math import comb
 
 import numpy as np
+from numpy.typing import NDArray
 
-Pairs = np.ndarray
-"""int64 (P, 2): indices of rows, the smaller first."""
-_BLOCK = 1 << 16  # candidate pairs verified at a time
+from dataops.compiled import compiled
+from dataops.hashes import mixed
+
+Hashes = NDArray[np.uint64]
+Rows = NDArray[np.int64]
+
+MOST_BITS = 16
+"""The greatest distance that may be asked for."""
+_BUCKET_BITS = range(4, 25)
+_ROW_COST, _PAIR_COST = 50.0, 0.7  # nanoseconds to put a row into a large table, and to compare two
+_PAIRS = 1 << 20  # pairs that `matches` gives at a time
 
 
-def candidates(hashes: np.ndarray, groups: np.ndarray, distance: int) -> Pairs:
-    """All pairs of rows of one group whose hashes differ in at most `distance` bits, each once, sorted.
+def bits_apart(left: Hashes, right: Hashes) -> NDArray[np.uint8]:
+    """In how many bits hashes differ."""
+    return np.bitwise_count(left ^ right)
+
+
+def tables(distance: int, comparisons: float, rows: int) -> Hashes:
+    """The mask of the bits of each table; as many blocks as make the search cheapest.
 
     Args:
-        hashes: uint64 (N,).
-        groups: int64 (N,); rows of different groups are never compared.
-        distance: 0 to 63.
+        distance: bits in which two hashes may differ.
+        comparisons: of how many pairs the search is.
+        rows: that go into a table.
+
+    Raises: ValueError for a distance that is not 0 to MOST_BITS.
     """
-    count = len(hashes)
-    found = [
-        pairs[_bits(hashes, pairs) <= distance]
-        for shift, width in _bands(distance)
-        for pairs in _equal_pairs(groups, (hashes >> np.uint64(shift)) & np.uint64((1 << width) - 1))
-    ]
-    if not found:
-        return np.empty((0, 2), np.int64)
-    keys = np.unique(np.concatenate([pairs[:, 0] * count + pairs[:, 1] for pairs in found]))
-    return np.stack([keys // count, keys % count], axis=1)
+    if not 0 <= distance <= MOST_BITS:
+        msg = f"distance is {distance}; allowed: 0 to {MOST_BITS} bits"
+        raise ValueError(msg)
+
+    def cost(blocks: int) -> float:
+        bits = 64 * (blocks - distance) // blocks
+        return comb(blocks, distance) * (rows * _ROW_COST + comparisons * _PAIR_COST / 2 ** min(bits, 24))
+
+    blocks = min(range(distance + 1, distance + 5), key=cost)
+    edges = np.linspace(0, 64, blocks + 1).astype(int).tolist()
+    block_masks = [((1 << (high - low)) - 1) << low for low, high in pairwise(edges)]
+    return np.array([sum(chosen) for chosen in combinations(block_masks, blocks - distance)], np.uint64)
 
 
-def _bits(hashes: np.ndarray, pairs: Pairs) -> np.ndarray:
-    return np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
+def clusters(hashes: Hashes, groups: Rows, thumbnails: NDArray[np.uint8], distance: int, tolerance: int) -> Rows:
+    """Of each row, the smallest row of its cluster (int64, (N,)): the connected components of the near-duplicates.
+
+    Two rows are near-duplicates where their groups are equal, their hashes differ in at most `distance` bits, and their
+    thumbnails in at most `tolerance` anywhere. Where very many pictures are nearly, not wholly, alike, each of them is
+    compared with each.
+
+    Args:
+        hashes: (N,)
+        groups: (N,)
+        thumbnails: (N, K); K may be 0.
+    """
+    first, same_as = _distinct(hashes, groups, thumbnails)
+    hashes, groups = hashes[first], groups[first]
+    count = len(first)
+    parent, starts = np.arange(count), _starts(count)
+    rows, ordered = np.empty(count, np.int32), np.empty(count, np.uint64)
+    for mask in tables(distance, count * count / 2, count):
+        _put(hashes, groups, mask, starts, rows, ordered)
+        _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, parent)
+    _flatten(parent)
+    return first[parent][same_as]
 
 
-def _bands(distance: int) -> list[tuple[int, int]]:
-    """(shift, width) of distance + 1 bands that cover the 64 bits."""
-    edges = np.linspace(0, 64, distance + 2).astype(int).tolist()
-    return [(low, high - low) for low, high in pairwise(edges)]
+def _distinct(hashes: Hashes, groups: Rows, thumbnails: NDArray[np.uint8]) -> tuple[Rows, Rows]:
+    """The first row of each kind of rows that are equal in everything, ascending; and of each row the place among them."""
+    prints = np.empty(len(hashes), np.uint64)
+    _print(np.ascontiguousarray(thumbnails), prints)
+    order = np.lexsort((prints, hashes, groups))
+    new = np.ones(len(order), bool)
+    if len(order):
+        new[1:] = _differs(hashes, groups, prints, thumbnails, order)
+    firsts = order[new]
+    kept = np.sort(firsts)
+    same_as = np.empty(len(order), np.int64)
+    same_as[order] = np.searchsorted(kept, firsts)[np.cumsum(new) - 1]
+    return kept, same_as
 
 
-def _equal_pairs(groups: np.ndarray, values: np.ndarray) -> Iterator[Pairs]:
-    """Pairs of rows that agree in group and value: of the sorted rows, those 1 apart, then 2 apart, and so on."""
-    order = np.lexsort((values, groups))
-    same = (np.diff(groups[order]) == 0) & (np.diff(values[order]) == 0)
-    runs = np.concatenate([[0], np.cumsum(~same)])
-    at, step = np.arange(len(order)), 1
-    while len(at := at[at + step < len(order)]) and len(at := at[runs[at] == runs[at + step]]):
-        pairs = np.stack([order[at], order[at + step]], axis=1)
-        pairs.sort(axis=1)
-        yield pairs
-        step += 1
+def matches(queries: Hashes, hashes: Hashes, distance: int) -> Iterator[Rows]:
+    """All pairs of a query and a row whose hashes differ in at most `distance` bits: blocks (P, 2), each pair once."""
+    if not len(queries) or not len(hashes):
+        return
+    masks = tables(distance, len(queries) * len(hashes), len(queries) + len(hashes))
+    starts, no_group = _starts(len(hashes)), np.zeros(max(len(hashes), len(queries)), np.int64)
+    rows, ordered = np.empty(len(hashes), np.int32), np.empty(len(hashes), np.uint64)
+    pairs = np.empty((max(_PAIRS, len(hashes)), 2), np.int64)
+    for number, mask in enumerate(masks):
+        _put(hashes, no_group, mask, starts, rows, ordered)
+        at = 0
+        while at < len(queries):
+            found, at = _match(queries, at, masks[: number + 1], starts, rows, ordered, distance, pairs)
+            if found:
+                yield pairs[:found].copy()
 
 
-def verified(pairs: Pairs, thumbnails: np.ndarray, tolerance: int) -> Pairs:
-    """The pairs whose thumbnails (uint8, (N, K)) differ by at most `tolerance` everywhere."""
-    kept = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(pairs), _BLOCK):
-        block = pairs[start : start + _BLOCK]
-        left, right = thumbnails[block[:, 0]], thumbnails[block[:, 1]]
-        apart = np.maximum(left, right) - np.minimum(left, right)
-        kept.append(block[apart.max(axis=1, initial=0) <= tolerance])
-    return np.concatenate(kept)
-
-
-def clusters(count: int, pairs: Pairs) -> np.ndarray:
-    """Of each row, the smallest index in its cluster (int64, (N,)): the connected components of the pairs."""
-    parent = list(range(count))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for left, right in pairs.tolist():
-        a, b = root(left), root(right)
-        parent[max(a, b)] = min(a, b)
-    return np.array([root(row) for row in range(count)], np.int64)
-
-
-def survivors(cluster: np.ndarray, ranking: np.ndarray) -> np.ndarray:
+def survivors(cluster: Rows, ranking: Rows) -> NDArray[np.bool_]:
     """The one row of each cluster with the smallest rank, as bool (N,).
 
     Args:
@@ -98,3 +125,122 @@ def survivors(cluster: np.ndarray, ranking: np.ndarray) -> np.ndarray:
     keep = np.zeros(len(order), bool)
     keep[order[first]] = True
     return keep
+
+
+def _starts(count: int) -> NDArray[np.int32]:
+    """Where each bucket of a table of so many rows begins, and the last one ends; about as many buckets as rows."""
+    bits = min(max(count.bit_length(), _BUCKET_BITS.start), _BUCKET_BITS.stop - 1)
+    return np.empty((1 << bits) + 1, np.int32)
+
+
+@compiled(inline="always")
+def _bits(value):
+    """How many bits are set."""
+    value -= (value >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    value = (value & np.uint64(0x3333333333333333)) + ((value >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    value = (value + (value >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((value * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@compiled(inline="always")
+def _bucket(value, group, mask, buckets):
+    """Rows of one group that agree in the mask's bits fall together; so may others, which costs a comparison."""
+    return np.int64(mixed((value & mask) ^ (np.uint64(group) * np.uint64(0x9E3779B97F4A7C15))) & np.uint64(buckets - 1))
+
+
+@compiled(nogil=True)
+def _put(hashes, groups, mask, starts, rows, ordered):
+    """Sort the rows by their buckets: a counting sort, stable."""
+    buckets = len(starts) - 1
+    starts[:] = 0
+    for i in range(len(hashes)):
+        starts[_bucket(hashes[i], groups[i], mask, buckets)] += 1
+    total = 0
+    for b in range(buckets):
+        total += starts[b]
+        starts[b] = total
+    starts[buckets] = total
+    for i in range(len(hashes) - 1, -1, -1):
+        b = _bucket(hashes[i], groups[i], mask, buckets)
+        starts[b] -= 1
+        rows[starts[b]], ordered[starts[b]] = i, hashes[i]
+
+
+@compiled(inline="always")
+def _root(parent, row):
+    while parent[row] != row:
+        parent[row] = parent[parent[row]]
+        row = parent[row]
+    return row
+
+
+@compiled(nogil=True)
+def _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, parent):
+    """Join the near-duplicates in each bucket; the smaller root becomes the root of both."""
+    for b in range(len(starts) - 1):
+        for i in range(starts[b], starts[b + 1]):
+            for j in range(i + 1, starts[b + 1]):
+                if _bits(ordered[i] ^ ordered[j]) > distance or groups[rows[i]] != groups[rows[j]]:
+                    continue
+                one, two = _root(parent, rows[i]), _root(parent, rows[j])
+                if one != two and _alike(thumbnails, first[rows[i]], first[rows[j]], tolerance):
+                    parent[max(one, two)] = min(one, two)
+
+
+@compiled(nogil=True)
+def _alike(thumbnails, one, two, tolerance):
+    for k in range(thumbnails.shape[1]):
+        if abs(np.int64(thumbnails[one, k]) - np.int64(thumbnails[two, k])) > tolerance:
+            return False
+    return True
+
+
+@compiled(nogil=True)
+def _flatten(parent):
+    for row in range(len(parent)):
+        parent[row] = parent[parent[row]]  # a root is never behind its rows
+
+
+@compiled(nogil=True)
+def _print(thumbnails, prints):
+    for i in range(len(thumbnails)):
+        value = np.uint64(0)
+        for k in range(thumbnails.shape[1]):
+            value = (value ^ np.uint64(thumbnails[i, k])) * np.uint64(0x100000001B3)
+        prints[i] = value
+
+
+@compiled(nogil=True)
+def _differs(hashes, groups, prints, thumbnails, order):
+    """Whether each row of an order but the first differs from the one before."""
+    result = np.zeros(len(order) - 1, np.bool_)
+    for at in range(1, len(order)):
+        i, j = order[at - 1], order[at]
+        equal = hashes[i] == hashes[j] and groups[i] == groups[j] and prints[i] == prints[j]
+        result[at - 1] = not (equal and _alike(thumbnails, i, j, 0))
+    return result
+
+
+@compiled(nogil=True)
+def _match(queries, at, masks, starts, rows, ordered, distance, pairs):
+    """Fill `pairs` from query `at` on; how many there are, and the query to go on with. The last mask is the table's.
+
+    A pair that agrees in the bits of a table before was found there.
+    """
+    found, mask, before = 0, masks[-1], masks[:-1]
+    for query in range(at, len(queries)):
+        value = queries[query]
+        b = _bucket(value, 0, mask, len(starts) - 1)
+        if found + starts[b + 1] - starts[b] > len(pairs):
+            return found, query
+        for i in range(starts[b], starts[b + 1]):
+            apart = value ^ ordered[i]
+            if _bits(apart) > distance or apart & mask:
+                continue
+            known = False
+            for other in before:
+                known |= (apart & other) == 0
+            if not known:
+                pairs[found, 0], pairs[found, 1] = query, rows[i]
+                found += 1
+    return found, len(queries)

@@ -54,7 +54,7 @@ class Store(ABC):
         """The whole object."""
 
     @abstractmethod
-    def put(self, name: str, data: bytes | Path) -> None:
+    def put(self, name: str, data: bytes | memoryview | Path) -> None:
         """Write the object atomically, over an older one; `data` is bytes or a local file."""
 
     @abstractmethod
@@ -112,6 +112,15 @@ class Store(ABC):
         with self.open(name) as file:
             for offset, size in ranges:
                 yield self._whole(name, os.pread(file.fileno(), size, offset), offset, size)
+
+    def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill memory with parts of the object: each place is an offset and the memory for the bytes from there on.
+
+        Raises: StorageError when the object ends before.
+        """
+        ranges = [(offset, len(memory)) for offset, memory in places]
+        for (_, memory), data in zip(places, self.read_ranges(name, ranges), strict=True):
+            memory[:] = data
 
     def _whole(self, name: str, data: bytes, offset: int, size: int) -> bytes:
         if len(data) != size:

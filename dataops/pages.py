@@ -11,7 +11,7 @@ from dataops.candidates import MAX_IMAGES, Candidate, PageBounds, candidate
 from dataops.captions import normal_caption
 from dataops.image_addresses import Attributes, ImageReference, image_reference
 from dataops.image_captions import ImageCaptions
-from dataops.markup import SOUGHT, BadPage, check_complexity
+from dataops.markup import SOUGHT, BadPage, read_markup
 from dataops.open_graph import shared_images
 from dataops.page_signals import Licenses, counted_name, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
@@ -67,7 +67,7 @@ def page_pairs(
     if b"\0" in html:
         html = html.replace(b"\0", b"")
     try:
-        starts = check_complexity(html)
+        html, starts = read_markup(html)
     except BadPage:
         if _ANY_IMAGE.search(html):
             raise

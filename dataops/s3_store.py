@@ -119,17 +119,17 @@ class S3Store(Store):
             raise StorageError(msg)
         return answer
 
-    def put(self, name: str, data: bytes | Path) -> None:
-        size = len(data) if isinstance(data, bytes) else data.stat().st_size
-        digest = hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_sha256(data)
+    def put(self, name: str, data: bytes | memoryview | Path) -> None:
+        size = data.stat().st_size if isinstance(data, Path) else len(data)
+        digest = file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
         extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": digest}}
         if size < PARTS.multipart_threshold:
-            body = data if isinstance(data, bytes) else data.read_bytes()
+            body = data.read_bytes() if isinstance(data, Path) else bytes(data)
             self._call(f"write {name}", lambda: self._s3.put_object(**self._at(name), Body=body, **extra))
             return
 
         def upload() -> None:
-            source = io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+            source = data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
             with source:
                 self._s3.upload_fileobj(source, self.bucket, self._key(name), ExtraArgs=extra, Config=PARTS)
             self._verify(name, size, digest)

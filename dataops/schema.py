@@ -45,12 +45,24 @@ FETCH = [
     pa.field("original_height", pa.int32()),
     pa.field("sha256", pa.string()),  # of the bytes as fetched
 ]
-PHASH = [pa.field("phash", pa.string())]  # 16 hex
+LOOK = [
+    pa.field("phash", pa.string()),  # 16 hex
+    pa.field(
+        "cluster", pa.string()
+    ),  # the smallest uid of the pairs that curate found to be one; null where it is alone
+    pa.field("evaluation_overlap", pa.string()),  # evaluation sets that have the picture, joined by commas
+]
+SCORES = [
+    pa.field("clip_score", pa.float32()),  # cosine of picture and caption; docs/scores.md
+    pa.field("aesthetic", pa.float32()),
+    pa.field("nsfw", pa.float32()),  # 0 to 1
+]
+SCORE_NAMES = [field.name for field in SCORES]
 DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string())]
 
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
-CURATED = pa.schema([*DOWNLOADED, *PHASH])
+CURATED = pa.schema([*DOWNLOADED, *LOOK, *SCORES])
 PACKED = CURATED  # `shard` now names the training shard
 
 

@@ -13,11 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from dataops.errors import CorruptPart
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
 _OWNER = b"pairmill"
 _BLOCK, _RECORD = 512, 10240
+_EMPTY = bytes(_BLOCK)
 _NAME_BYTES = 100
 """A longer name would need an extension of the format."""
 MAX_MEMBER_BYTES = 256 << 20
@@ -41,6 +44,11 @@ class Member(NamedTuple):
         """As the tar calls it."""
         return f"{self.key}.{self.extension}"
 
+    @property
+    def end(self) -> int:
+        """Where the next header begins."""
+        return self.offset + self.size + -self.size % _BLOCK
+
 
 class ShardWriter:
     """Writes samples into a tar: USTAR headers, one owner, no clock. The same samples give the same bytes.
@@ -57,19 +65,40 @@ class ShardWriter:
 
         Raises: ValueError when a name or a size could not be read back.
         """
-        written, pieces = [], []
+        written = []
         for extension, data in members.items():
             member = Member(key, extension, self._end + _BLOCK, len(data))
-            padding = -len(data) % _BLOCK
-            pieces += [_header(member.name, len(data)), data, bytes(padding)]
-            self._end += _BLOCK + len(data) + padding
+            self._file.writelines([header(member), data, bytes(-len(data) % _BLOCK)])
+            self._end = member.end
             written.append(member)
-        self._file.writelines(pieces)
         return written
 
     def close(self) -> None:
         """Write the end of the archive; the file stays open."""
-        self._file.write(bytes(2 * _BLOCK + -(self._end + 2 * _BLOCK) % _RECORD))
+        self._file.write(bytes(_with_end(self._end) - self._end))
+
+
+def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[list[list[Member]], int]:
+    """Where the members of samples lie in the shard that ShardWriter would write, and the bytes of the whole.
+
+    Args:
+        samples: keys, and the sizes of the members by extension, in their order.
+    """
+    end = 0
+    found: list[list[Member]] = []
+    for key, sizes in samples:
+        members = []
+        for extension, size in sizes.items():
+            member = Member(key, extension, end + _BLOCK, size)
+            end = member.end
+            members.append(member)
+        found.append(members)
+    return found, _with_end(end)
+
+
+def _with_end(end: int) -> int:
+    """Bytes of an archive whose last member ends there: two empty blocks follow, and what fills the record."""
+    return end + 2 * _BLOCK + -(end + 2 * _BLOCK) % _RECORD
 
 
 _BEFORE_SIZE = b"0000444\0" + 2 * b"0000000\0"  # mode, uid, gid
@@ -78,7 +107,12 @@ _AFTER_SUM = b"0" + bytes(100) + b"ustar\x0000" + 2 * _OWNER.ljust(32, b"\0") + 
 _SUM_OF_FIXED = sum(_BEFORE_SIZE + _BEFORE_SUM + b" " * 8 + _AFTER_SUM)
 
 
-def _header(name: str, size: int) -> bytes:
+def header(member: Member) -> bytes:
+    """The 512 bytes before a member's own.
+
+    Raises: ValueError when its name or its size could not be read back.
+    """
+    name, size = member.name, member.size
     if not _NAME.fullmatch(name) or len(name) > _NAME_BYTES:
         msg = f"{name!r} is not a plain key.extension of at most {_NAME_BYTES} characters"
         raise ValueError(msg)
@@ -86,7 +120,9 @@ def _header(name: str, size: int) -> bytes:
         msg = f"{name!r} has {size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
         raise ValueError(msg)
     named, sized = name.encode(), b"%011o\0" % size
-    checksum = b"%06o\0 " % (_SUM_OF_FIXED + sum(named) + sum(sized))
+    # The lower half of Adler-32 is 1 + the sum of the bytes: of so few, exactly.
+    added = (zlib.adler32(named) & 0xFFFF) + (zlib.adler32(sized) & 0xFFFF) - 2
+    checksum = b"%06o\0 " % (_SUM_OF_FIXED + added)
     return named.ljust(_NAME_BYTES, b"\0") + _BEFORE_SIZE + sized + _BEFORE_SUM + checksum + _AFTER_SUM
 
 
@@ -100,41 +136,55 @@ def places(file: BinaryIO, where: str) -> list[Member]:
     Raises: CorruptPart when the tar is damaged or cut, a member is no plain `key.extension` file, or one comes twice.
     """
     end, at = file.seek(0, 2), 0
-    found: list[Member] = []
+    headers, offsets, sizes = list[bytes](), list[int](), list[int]()
     while True:
         file.seek(at)
-        header = file.read(_BLOCK)
-        if header == bytes(_BLOCK):
+        block = file.read(_BLOCK)
+        if block == _EMPTY:
             break
-        member = _parsed(header, at + _BLOCK, where)
-        at += _BLOCK + member.size + -member.size % _BLOCK
-        if at > end:
-            msg = f"{where}: member {member.name!r} ends early"
+        size = _number(block[124:136])
+        if size < 0 or len(block) < _BLOCK:
+            msg = f"{where}: not a whole tar file (no header at byte {at:,})"
             raise CorruptPart(msg)
-        found.append(member)
+        headers.append(block)
+        offsets.append(at + _BLOCK)
+        sizes.append(size)
+        at += _BLOCK + size + -size % _BLOCK
+        if at > end:
+            _checked(headers, sizes, where)  # a bad header is the better reason
+            msg = f"{where}: the member at byte {offsets[-1]:,} ends early"
+            raise CorruptPart(msg)
+    names = _checked(headers, sizes, where)
+    keys = (name.partition(".") for name in names)
+    found = [Member(k, e, offset, size) for (k, _, e), offset, size in zip(keys, offsets, sizes, strict=True)]
     _check_unique(found, where)
     return found
 
 
-def _parsed(header: bytes, offset: int, where: str) -> Member:
-    """A member by its header."""
-    name = header[:_NAME_BYTES].rstrip(b"\0").decode("latin-1")
+def _number(field: bytes) -> int:
+    """An octal number, or -1."""
     try:
-        size, checksum = int(header[124:136].strip(b" \0"), 8), int(header[148:156].strip(b" \0"), 8)
-    except ValueError as error:
-        msg = f"{where}: not a whole tar file (no header at byte {offset - _BLOCK:,})"
-        raise CorruptPart(msg) from error
-    # The lower half of Adler-32 is 1 + the sum of all bytes, modulo 65521: the header's own sum, at the speed of C.
-    added = zlib.adler32(header[:148] + b" " * 8 + header[156:]) & 0xFFFF
-    if len(header) != _BLOCK or added != (1 + checksum) % 65521:
-        msg = f"{where}: not a whole tar file (bad checksum of the header at byte {offset - _BLOCK:,})"
+        return int(field.strip(b" \0"), 8)
+    except ValueError:
+        return -1
+
+
+def _checked(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
+    """The names in the headers, all of which are looked at together: it takes a quarter of the time."""
+    bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _BLOCK)
+    sums = bytes_HB.sum(axis=1, dtype=np.int64) - bytes_HB[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
+    stated = np.array([_number(block[148:156]) for block in headers], np.int64)
+    if (bad := np.flatnonzero(sums != stated)).size:
+        msg = f"{where}: not a whole tar file (bad checksum of header {bad[0]:,})"
         raise CorruptPart(msg)
-    if header[156:157] not in (b"0", b"\0") or any(header[345:500]) or not _NAME.fullmatch(name):
-        msg = f"{where}: member {name!r} is not a plain key.extension file"
-        raise CorruptPart(msg)
-    _check_size(name, size, where)
-    key, _, extension = name.partition(".")
-    return Member(key, extension, offset, size)
+    plain = np.isin(bytes_HB[:, 156], (0, ord("0"))) & ~bytes_HB[:, 345:500].any(axis=1)
+    names = [block[:_NAME_BYTES].rstrip(b"\0").decode("latin-1") for block in headers]
+    for name, size, is_plain in zip(names, sizes, plain.tolist(), strict=True):
+        if not is_plain or not _NAME.fullmatch(name):
+            msg = f"{where}: member {name!r} is not a plain key.extension file"
+            raise CorruptPart(msg)
+        _check_size(name, size, where)
+    return names
 
 
 def _check_size(name: str, size: int, where: str) -> None:

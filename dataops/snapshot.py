@@ -30,6 +30,8 @@ from dataops.store import Store
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
+ABOUT = frozenset({"DATASET.md", "dataset.html"})
+"""Parts that tell people of a dataset, also of how it came to be: no content digest covers them."""
 
 
 _PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -138,8 +140,8 @@ def snapshot_key(stage: str, version: int, config: Mapping[str, Any], seed: int,
 
 
 def content_digest(parts: Iterable[Part]) -> str:
-    """sha256 over the sorted digests of all parts but the `evidence-*` ones."""
-    digests = sorted(p.sha256 for p in parts if not p.name.startswith(EVIDENCE))
+    """sha256 over the sorted digests of all parts but the `evidence-*` ones and those of ABOUT."""
+    digests = sorted(p.sha256 for p in parts if not p.name.startswith(EVIDENCE) and p.name not in ABOUT)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -151,6 +153,25 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
 
     Raises: CorruptPart when a part is missing or is not what the manifest says, or the manifest itself is no manifest
         (a file system that lost power may leave a file empty); it names the object and the remedy.
+    """
+    manifest = load(store, stage, key)
+    for part in manifest.parts if manifest else ():
+        where = f"{stage}/{key}/{part.name}"
+        size = store.size(where)
+        bad = size != part.bytes
+        if not bad and verify:
+            bad = file_sha256(store.local(where)) != part.sha256
+        if bad:
+            what = "is missing" if size is None else f"({size} bytes) is not the part of {part.bytes} bytes"
+            msg = f"{store.uri}/{where} {what} that {MANIFEST} names; `run --verify` remakes it"
+            raise CorruptPart(msg)
+    return manifest
+
+
+def load(store: Store, stage: str, key: str) -> Manifest | None:
+    """The manifest of a snapshot, whatever became of its parts; None where there is none.
+
+    Raises: CorruptPart when it is no manifest.
     """
     name = f"{stage}/{key}/{MANIFEST}"
     if store.size(name) is None:
@@ -164,17 +185,18 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
     if (manifest.stage, manifest.key) != (stage, key):
         msg = f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; a run of its config remakes it"
         raise CorruptPart(msg)
-    for part in manifest.parts:
-        where = manifest.path(part.name)
-        size = store.size(where)
-        bad = size != part.bytes
-        if not bad and verify:
-            bad = file_sha256(store.local(where)) != part.sha256
-        if bad:
-            what = "is missing" if size is None else f"({size} bytes) is not the part of {part.bytes} bytes"
-            msg = f"{store.uri}/{where} {what} that {MANIFEST} names; `run --verify` remakes it"
-            raise CorruptPart(msg)
     return manifest
+
+
+def ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
+    """A snapshot and all that it was made of, by stage, as far as they are still in the store; itself first."""
+    found, todo = {manifest.stage: manifest}, list(manifest.inputs)
+    while todo:
+        source = todo.pop(0)
+        if source.stage not in found and (above := load(store, source.stage, source.key)) is not None:
+            found[source.stage] = above
+            todo += above.inputs
+    return found
 
 
 class Fence(_Frozen):
@@ -232,7 +254,7 @@ class Draft:
         uids = table["uid"].to_pylist() if "uid" in table.column_names else None
         return self.put_bytes(name, sink.getvalue().to_pybytes(), table.num_rows, uids)
 
-    def put_bytes(self, name: str, data: bytes, rows: int = 0, uids: Iterable[str] | None = None) -> Part:
+    def put_bytes(self, name: str, data: bytes | memoryview, rows: int = 0, uids: Iterable[str] | None = None) -> Part:
         """Write bytes as a part."""
         self.check_fence()
         self.store.put(self.path(name), data)

@@ -42,6 +42,8 @@ app = App(
 
 queries = App(name="queries", help="Lists of what captions may speak of, for filter.balance.")
 app.command(queries)
+datasets = App(name="datasets", help="Evaluation sets that suites name.")
+app.command(datasets)
 
 
 @app.command
@@ -111,7 +113,9 @@ def runs(*, store: StoreUri = None, json: Json = False) -> int:
 def show(
     run_or_key: str,
     *,
-    page: Annotated[Path | None, Parameter(help="Also write the filter's page, HTML, to this file.")] = None,
+    page: Annotated[
+        Path | None, Parameter(help="Also write the page of a dataset, a download or a filter, HTML, to this file.")
+    ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -120,12 +124,53 @@ def show(
     Args:
         run_or_key: a run id, or the 16 hex digits of a snapshot's key.
     """
-    from flows.filter_page import write_filter_page
     from flows.report import show_run_or_key
+    from flows.stage_page import write_stage_page
 
     if page is not None:
-        write_filter_page(run_or_key, services.home(), store, page)
+        write_stage_page(run_or_key, services.home(), store, page)
     return show_run_or_key(run_or_key, services.home(), store, as_json=json)
+
+
+@app.command
+def diff(
+    a: str,
+    b: str,
+    *,
+    rows: Annotated[
+        Path | None, Parameter(help="Also write each added and removed pair and why to this file: .parquet or .csv.")
+    ] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Say what one dataset has that another has not, and why.
+
+    Args:
+        a: the key of a dataset (of the stage pack), or a run that made or reused one.
+        b: another; `added` is what B has and A has not.
+    """
+    from flows.diff import show_diff
+
+    return show_diff(a, b, services.home(), store, rows, as_json=json)
+
+
+@app.command
+def export(
+    model: str,
+    *,
+    format: Annotated[Literal["open_clip", "hf", "onnx"], Parameter(help="Whose form; hf is transformers'.")],
+    out: Annotated[Path, Parameter(help="A folder that is empty or not there yet.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Write a trained model in the form of others' tools.
+
+    Args:
+        model: a folder of a finished model, the key of a train snapshot, or models:/name/version.
+    """
+    from flows.export import export as write_export
+
+    return write_export(model, format, out, services.home(), store, as_json=json)
 
 
 @queries.command
@@ -172,6 +217,54 @@ def build(
     found = build_queries(given, at)
     write_queries(found, out, given, at)
     return show_queries(found, out, as_json=json)
+
+
+@app.command(name="eval")
+def eval_(
+    model: str,
+    *,
+    suite: Path,
+    against: Annotated[str | None, Parameter(help="Another model: better, worse or not distinguishable?")] = None,
+    data: Annotated[
+        Path | None, Parameter(help="Folder of the sets; default: where `datasets fetch` puts them.")
+    ] = None,
+    matches: Annotated[
+        Path | None, Parameter(help="Table of test images that are in training (uid, set, member).")
+    ] = None,
+    page: Annotated[Path | None, Parameter(help="Write the page with pictures to this file.")] = None,
+    batch_size: Annotated[int, Parameter(help="Images at once.")] = 256,
+    device: Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1.")] = "cpu",
+    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Of the weights.")] = "fp32",
+    json: Json = False,
+) -> int:
+    """Evaluate any model on a suite, without a pipeline.
+
+    Args:
+        model: a folder (ours or open_clip's), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
+        suite: TOML file, as configs/suites/datacomp.toml.
+    """
+    from flows.evaluation import Order, evaluate
+    from tasks.evaluate_model import Settings
+
+    settings = Settings(batch_size, device, precision)
+    return evaluate(Order(model, suite, against, data, matches, page, settings), as_json=json)
+
+
+@datasets.command
+def fetch(
+    suite: Path,
+    *,
+    data: Annotated[Path | None, Parameter(help="Folder for the sets; default: .pairmill/datasets.")] = None,
+    json: Json = False,
+) -> int:
+    """Bring a suite's sets from the Hub, whole and checked; say which cannot be had.
+
+    Args:
+        suite: TOML file, as configs/suites/datacomp.toml.
+    """
+    from flows.evaluation import fetch as bring
+
+    return bring(suite, data, as_json=json)
 
 
 @app.command

@@ -15,7 +15,8 @@ from dataops import secrets
 from dataops.errors import ConfigError
 from dataops.secrets import redact
 from dataops.store import open_store
-from tasks.curate import CurateConfig
+from tasks.curate_config import CurateConfig
+from tasks.curate_overlap import evaluation_files
 from tasks.download import DownloadConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.extract import KINDS, SourceConfig
@@ -201,6 +202,10 @@ def _problems_outside(
         problems += _caught("filter.balance.queries", lambda: read_queries(Path(balance.queries)))
     if sources and until not in _BEFORE_DOWNLOAD and (download := table("download", DownloadConfig)) is not None:
         problems += [f"download.{line}" for line in download.problems()]
+    if sources and (curate := table("curate", CurateConfig)) is not None:
+        problems += [f"curate.scores.{line}" for line in curate.scores.problems()]
+        if overlap := curate.overlap:
+            problems += _caught("curate.overlap.paths", lambda: [evaluation_files(path) for path in overlap.paths])
     if (train := table("train", TrainConfig)) is not None:
         problems += _caught("train.model", lambda: load_model_config(train.model))
     if (evaluate := table("evaluate", EvaluateConfig)) is not None:

@@ -25,6 +25,8 @@ from training.intervals import summary_rows
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""
+CONTENTS = 5
+"""Values of a kind that `show` names of a dataset."""
 LISTED = 20
 """Failed files that a run's summary names; the manifest has all."""
 
@@ -137,12 +139,12 @@ def show_left_out(manifests: Sequence[Manifest], out: Console) -> None:
 
 
 def show_scores(manifests: Sequence[Manifest], out: Console) -> None:
-    """Zero-shot and retrieval scores with their 95% intervals, beside chance."""
+    """Zero-shot and retrieval scores with their 99.5% intervals, beside chance."""
     metrics = next((m.facts["metrics"] for m in manifests if m.stage == "evaluate"), None)
     if metrics is None:
         return
     out.print()
-    numbers = ("value", "95% interval", "chance", "n")
+    numbers = ("value", "99.5% interval", "chance", "n")
     table = new_table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
     for row in summary_rows(metrics):
         interval = "" if row["low"] is None else f"{100 * row['low']:.2f} - {100 * row['high']:.2f}"
@@ -220,6 +222,18 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
         table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
     out.print(table)
     show_funnel([manifest], out)
+    show_contents(manifest, out)
+
+
+def show_contents(manifest: Manifest, out: Console) -> None:
+    """What is in a dataset, the most frequent first; nothing of another snapshot."""
+    if manifest.stage != "pack" or "languages" not in manifest.facts:
+        return
+    out.print()
+    for kind in ("languages", "hosts", "licenses", "crawls", "sizes"):
+        counted = manifest.facts[kind]
+        said = ", ".join(f"{name or 'none'} {number:,}" for name, number in list(counted.items())[:CONTENTS])
+        out.print(text(f"{kind:<10} {said}" + (", …" if len(counted) > CONTENTS else "")), soft_wrap=True)
 
 
 def show_deployed(rows: Sequence[Row], workers: Sequence[str], *, as_json: bool) -> int:

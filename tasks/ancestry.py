@@ -147,7 +147,7 @@ def describe(
     for row in funnel_stages(manifests.values()):
         reasons = ", ".join(f"{markdown(reason)} {n:,}" for reason, n in list(row["reasons"].items())[:6]) or "-"
         funnel.append(_line(row["stage"], f"{row['input']:,}", f"{row['kept']:,}", reasons))
-    scores = [_line("task", "metric", "result", "95% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
+    scores = [_line("task", "metric", "result", "99.5% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
     for row in rows[:24]:
         interval = "-" if row["low"] is None else f"{row['low']:.2%} – {row['high']:.2%}"
         names, figures = (markdown(row["task"]), markdown(row["metric"])), (_percent(row["value"]), interval)

@@ -68,7 +68,7 @@ class ClipModel(PythonModel):
         Raises: ValueError without texts, without a column `image`, or where a template lacks `{c}`.
         """
         from training.encode import encode_images
-        from training.eval_sets import Sample
+        from training.eval_samples import Sample
         from training.zero_shot import class_weights
 
         texts, templates = _checked(model_input, params or {})

@@ -1,6 +1,5 @@
 """The page of a download snapshot in the MLflow run: why rows failed, at which hosts, and some pictures."""
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,61 +7,48 @@ from typing import Any
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
 from tasks.download_summary import failed
-from tasks.page import page, text
+from tasks.gallery import GALLERY, gallery, some
+from tasks.page import page, short, text
 
-SHARDS = 12
-"""Shards that are looked at for pictures and examples, evenly among all."""
 KEPT, PER_REASON, UNSEEN, EXAMPLES = 24, 4, 2, 2
 """Pictures that are shown of those kept, and for each class of failure; rows without one for each; rows that are quoted."""
-CAPTION_CHARS = 120
-_GALLERY = """<style>
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: 1rem .9rem; }
-figure { margin: 0; font-size: .8rem; line-height: 1.35; min-width: 0; }
-figure div { height: 7rem; display: flex; align-items: center; background: var(--line); justify-content: center; }
-figure img { max-height: 7rem; } figure.none div { color: var(--soft); }
-figcaption { margin-top: .3rem; } figcaption small { color: var(--soft); display: block; }
-figcaption span { overflow: hidden; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3;
-overflow-wrap: anywhere; } td:first-child code { white-space: nowrap; }
-</style>"""
+QUOTED = 120
+"""Characters of an address or a message."""
 
 
 def report_html(manifest: Manifest, store: Store) -> str:
     """The page of a snapshot of the stage `download`; examples come from its parts."""
     counts, facts = manifest.counts, manifest.facts
     share = f"{counts.kept / counts.input:.1%}" if counts.input else "none"
-    rows = list(_rows(manifest, store))
+    rows = sample_rows(manifest, store)
     shards, size = facts.get("shards", 0), facts.get("bytes_fetched", 0)
     note = (
         f"{counts.kept:,} of {counts.input:,} pictures fetched ({share}), {size / 1e6:,.1f} MB, in {shards:,} shards."
     )
     sections = [
-        _GALLERY,
+        GALLERY,
         f"<h1>Download {text(manifest.key)}</h1>",
         f'<p class="note">{note}</p>',
         _reasons(counts.dropped, rows),
         _hosts(facts.get("hosts", {})),
-        _gallery("Some pictures that were kept", _chosen(rows, kept=True)),
-        _gallery("Some that were not", _chosen(rows, kept=False)),
+        gallery("Some pictures that were kept", _chosen(rows, kept=True)),
+        gallery("Some that were not", _chosen(rows, kept=False)),
     ]
     return page(f"Download {manifest.key}", sections, pictures=True)
 
 
-def _rows(manifest: Manifest, store: Store) -> Iterable[dict[str, Any]]:
+def sample_rows(manifest: Manifest, store: Store) -> list[dict[str, Any]]:
     """Rows of some shards, with `preview`; for the page's sake in the order of their uids."""
     found: list[dict[str, Any]] = []
     columns = ["uid", "url", "caption", "error_message", "original_width", "original_height"]
     for prefix, more in (("part-", []), ("dropped-", ["drop_reason"])):
-        for part in _some(manifest.named(prefix, ".parquet")):
+        for part in some(manifest.named(prefix, ".parquet")):
             found += read_table(store, manifest.path(part.name), [*columns, *more]).to_pylist()
     previews: dict[str, bytes] = {}
-    for part in _some(manifest.named("evidence-", ".parquet")):
+    for part in some(manifest.named("evidence-", ".parquet")):
         said = read_table(store, manifest.path(part.name), ["uid", "preview"]).to_pylist()
         previews |= {row["uid"]: row["preview"] for row in said if row["preview"]}
     return sorted(({**row, "preview": previews.get(row["uid"])} for row in found), key=lambda row: row["uid"])
-
-
-def _some(parts: Sequence[Any]) -> Sequence[Any]:
-    return parts[:: -(-len(parts) // SHARDS) or 1]
 
 
 def _chosen(rows: Iterable[dict[str, Any]], *, kept: bool) -> list[dict[str, Any]]:
@@ -84,7 +70,9 @@ def _reasons(dropped: Mapping[str, int], rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for reason, number in sorted(dropped.items(), key=lambda item: (-item[1], item[0])):
         quoted = [row for row in rows if row.get("drop_reason") == reason][:EXAMPLES]
-        said = "<br>".join(f"{text(_short(row['url']))} <q>{text(_short(row['error_message']))}</q>" for row in quoted)
+        said = "<br>".join(
+            f"{short(row['url'], QUOTED)} <q>{short(row['error_message'], QUOTED)}</q>" for row in quoted
+        )
         bar = f'<div class=gone style="width:{100 * number / most:.1f}%"></div>'
         named = f"<td><code>{text(reason)}</code></td><td class=n>{number:,}</td>"
         lines.append(f"<tr>{named}<td class=bar>{bar}</td><td>{said}</td></tr>")
@@ -109,26 +97,3 @@ def _hosts(hosts: Mapping[str, Mapping[str, int]]) -> str:
     more = f"<p class=note>and {len(hosts) - 20:,} more</p>" if len(hosts) > 20 else ""
     head = "<tr><th>host<th class=n>failed<th class=n>asked<th><th>why</tr>"
     return f"<h2>Hosts with most failures</h2><table>{head}{''.join(lines)}</table>{more}"
-
-
-def _gallery(title: str, rows: Sequence[dict[str, Any]]) -> str:
-    if not rows:
-        return ""
-    return f"<h2>{title}</h2><div class=gallery>{''.join(map(_figure, rows))}</div>"
-
-
-def _figure(row: Mapping[str, Any]) -> str:
-    caption = text(_short(row["caption"]))
-    said = [f"<code>{text(row['drop_reason'])}</code>"] if row.get("drop_reason") else []
-    if row["original_width"]:
-        said.append(f"{row['original_width']:,} × {row['original_height']:,}")
-    below = f"<figcaption><span>{caption}</span><small>{' · '.join(said)}</small></figcaption>"
-    if row["preview"] is None:
-        return f"<figure class=none><div>no picture</div>{below}</figure>"
-    data = base64.b64encode(row["preview"]).decode()
-    return f'<figure><div><img alt="" src="data:image/jpeg;base64,{data}"></div>{below}</figure>'
-
-
-def _short(value: object) -> str:
-    said = "" if value is None else str(value)
-    return said if len(said) <= CAPTION_CHARS else said[: CAPTION_CHARS - 1] + "…"

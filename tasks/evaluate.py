@@ -59,6 +59,7 @@ def _evaluate(work: Work, folder: Path) -> Record:
         "suite": suite.model_dump(mode="json"),
         "batch_size": work.config.batch_size,
         "output": str(folder),
+        "features": str(folder / "features"),
     }
     tasks = [task.name for task in suite.tasks]
     done: set[str] = set()
@@ -80,4 +81,4 @@ def _evaluate(work: Work, folder: Path) -> Record:
     return Record(task="evaluate", parts=parts, counts=counts, facts={"metrics": metrics})
 
 
-EVALUATE = Stage(name="evaluate", version=1, make=make, outside=outside, conserves=False)
+EVALUATE = Stage(name="evaluate", version=2, make=make, outside=outside, conserves=False)

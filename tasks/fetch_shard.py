@@ -53,7 +53,7 @@ def run(draft: Draft, shard: "Shard") -> Record:
     rows = slices.read(draft.store, shard.rows).sort_by("uid").combine_chunks()
     previews = Previews()
     with scratch_folder("download") as folder:
-        opener = polite_opener(shard.config, Path(shard.site_files or folder), shard.workers)
+        opener = polite_opener(shard.config, Path(shard.site_files or folder), shard.workers, shard.round)
         name = f"{shard.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import polars as pl
+import pyarrow as pa
 
 from dataops.language import Detection, detect
+from dataops.language_ngrams import Texts, shown
 from dataops.language_scripts import unwritten
 from tasks.filter_config import FilterConfig
 
@@ -24,10 +26,19 @@ def told(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
     if config.language_page_weight:
         return _answers(_with_pages(rows, config), config)
     distinct = rows["caption"].to_arrow().dictionary_encode()
-    texts = _lowered(distinct.dictionary.to_pylist())
+    texts = distinct.dictionary
     batches = [texts[at : at + _BATCH] for at in range(0, max(len(texts), 1), _BATCH)]
-    answers = pl.concat([_answers(_written(_detect(batch, config), batch, config), config) for batch in batches])
+    answers = pl.concat([_answers(_of_batch(batch, config), config) for batch in batches])
     return answers[pl.Series(distinct.indices)]
+
+
+def _of_batch(captions: pa.Array, config: FilterConfig) -> Detection:
+    if config.language_detector == "fasttext":
+        texts = _lowered(captions.to_pylist())
+        return _written(_detect(texts, config), texts, config)
+    texts = shown(captions)
+    found = _detect(texts, config)  # modes but `exact` have no language for what is not written, as _written has
+    return _written(found, texts, config) if config.language_mode == "exact" else found
 
 
 def _lowered(texts: Sequence[str]) -> list[str]:
@@ -61,11 +72,11 @@ def _with_pages(rows: pl.DataFrame, config: FilterConfig) -> Detection:
     return _written(blended, texts, config)
 
 
-def _written(found: Detection, texts: Sequence[str], config: FilterConfig) -> Detection:
+def _written(found: Detection, texts: Sequence[str] | Texts, config: FilterConfig) -> Detection:
     return found.without(unwritten(texts, config.language_candidates))
 
 
-def _detect(texts: Sequence[str], config: FilterConfig) -> Detection:
+def _detect(texts: Sequence[str] | Texts, config: FilterConfig) -> Detection:
     if config.language_detector == "fasttext":
         from dataops.language_fasttext import detect as by_fasttext
 

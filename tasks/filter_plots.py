@@ -42,15 +42,29 @@ def lengths_svg(lengths: Mapping[str, int], step: int, last: int) -> str:
         step: characters a step.
         last: the step that holds all longer ones too.
     """
-    steps = [int(name) for name in lengths]
-    most, end = max(lengths.values(), default=1), max(steps, default=0) + 1
-    frame = _Frame(520, 300, (0, end), (0, most))
-    apart = max(1, math.ceil(end / 8))
-    ticks = [frame.x_tick(at, f"{step * at}") for at in range(0, end + 1, apart)]
+    return histogram_svg("kept captions by length", lengths, step, ("characters", "captions"), last)
+
+
+def histogram_svg(
+    title: str, counted: Mapping[str, int], step: float, labels: tuple[str, str], last: int | None = None
+) -> str:
+    """How many there are in each step of a number.
+
+    Args:
+        counted: by the number of the step.
+        step: its size.
+        labels: of the number, and of what is counted.
+        last: the step that holds all larger ones too.
+    """
+    steps = [int(name) for name in counted]
+    most, start, end = max(counted.values(), default=1), min([0, *steps]), max(steps, default=0) + 1
+    frame = _Frame(520, 300, (start, end), (0, most))
+    apart = max(1, math.ceil((end - start) / 8))
+    ticks = [frame.x_tick(at, f"{step * at:g}") for at in range(start, end, apart)]
     ticks += [frame.y_tick(value, f"{value:,}") for value in _round_values(most)]
-    bars = [frame.bar(int(name), number, KEPT) for name, number in lengths.items()]
-    label = f"characters (the last bar: {step * last} and more)" if last in steps else "characters"
-    return frame.svg("kept captions by length", [*ticks, *bars, frame.labels(label, "captions")])
+    bars = [frame.bar(int(name), number, KEPT) for name, number in counted.items()]
+    label = f"{labels[0]} (the last bar: {step * last:g} and more)" if last in steps else labels[0]
+    return frame.svg(title, [*ticks, *bars, frame.labels(label, labels[1])])
 
 
 class _Frame:

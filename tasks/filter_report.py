@@ -10,7 +10,7 @@ from typing import Any
 from dataops.snapshot import Manifest
 from tasks.filter_plots import curve_svg, lengths_svg
 from tasks.filter_summary import LENGTH_STEP, LENGTH_STEPS
-from tasks.page import page, text
+from tasks.page import bar, page, ranking, share, short, text
 
 STEPS = (
     ("language", ("language",)),
@@ -28,20 +28,20 @@ def report_html(manifest: Manifest) -> str:
     title = f"Filter {manifest.key}"
     sections = [
         f"<h1>{text(title)}</h1>",
-        f'<p class="note">{counts.kept:,} of {counts.input:,} pairs kept ({_share(counts.kept, counts.input)}).</p>',
+        f'<p class="note">{counts.kept:,} of {counts.input:,} pairs kept ({share(counts.kept, counts.input)}).</p>',
         _funnel(manifest),
         _reasons(manifest),
         '<div class="columns"><div>',
-        _ranking("Languages of kept captions", "language", facts.get("languages", {})),
+        ranking("Languages of kept captions", "language", facts.get("languages", {})),
         "</div><div>",
         "<h2>Length of kept captions</h2>",
         lengths_svg(facts.get("lengths", {}), LENGTH_STEP, LENGTH_STEPS),
         "</div></div>",
         _balance(facts.get("balance"), manifest.config.get("balance") or {}),
         '<div class="columns"><div>',
-        _ranking("Hosts of kept images", "host", facts.get("hosts", {})),
+        ranking("Hosts of kept images", "host", facts.get("hosts", {})),
         "</div><div>",
-        _ranking("Most frequent kept captions", "caption", facts.get("captions", {})),
+        ranking("Most frequent kept captions", "caption", facts.get("captions", {})),
         "</div></div>",
     ]
     return page(title, sections)
@@ -70,7 +70,7 @@ def _reasons(manifest: Manifest) -> str:
         if not number and by_itself in ("", "0"):
             continue
         rows += _row(f"<code>{text(name)}</code>", f"{by_itself}", number, number, most, "gone")
-        if shown := " · ".join(f"“{_short(caption)}”" for caption in examples.get(name, [])):
+        if shown := " · ".join(f"“{short(caption)}”" for caption in examples.get(name, [])):
             rows += f"<tr class=examples><td colspan=4>{shown}</td></tr>"
     if not rows:
         return ""
@@ -79,26 +79,16 @@ def _reasons(manifest: Manifest) -> str:
     return f'<h2>Why pairs were dropped</h2><p class="note">{note}</p><table>{head}{rows}</table>'
 
 
-def _ranking(title: str, what: str, counted: Mapping[str, int], shown: int = 20) -> str:
-    most = max(counted.values(), default=1)
-    rows = [
-        f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>{_bar(number, most)}</tr>"
-        for name, number in list(counted.items())[:shown]
-    ]
-    more = f"<p class=note>and {len(counted) - shown:,} more</p>" if len(counted) > shown else ""
-    return f"<h2>{title}</h2><table><tr><th>{what}<th class=n>pairs<th></tr>{''.join(rows)}</table>{more}"
-
-
 def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     if not facts:
         return ""
     stays = "seen in an epoch" if config.get("mode") == "online" else "kept"
     table = [
         ("pairs that came to balancing", f"{facts['pairs']:,}"),
-        ("of them without a query", f"{facts['unmatched']:,} ({_share(facts['unmatched'], facts['pairs'])}), "
+        ("of them without a query", f"{facts['unmatched']:,} ({share(facts['unmatched'], facts['pairs'])}), "
          + ("kept" if config.get("keep_unmatched") else "dropped")),
-        ("pairs kept", f"{facts['kept']:,} ({_share(facts['kept'], facts['pairs'])})"),
-        ("pairs seen in an epoch, in the mean", f"{facts['seen']:,} ({_share(facts['seen'], facts['pairs'])})"),
+        ("pairs kept", f"{facts['kept']:,} ({share(facts['kept'], facts['pairs'])})"),
+        ("pairs seen in an epoch, in the mean", f"{facts['seen']:,} ({share(facts['seen'], facts['pairs'])})"),
         ("queries found in captions", f"{facts['queries_found']:,} of the list's {facts['queries']:,}"),
         ("captions a query, summed", f"{facts['matches_before']:,} → {facts['matches_after']:,}"),
         ("effective number of queries", f"{facts['effective_before']:,} → {facts['effective_after']:,}"),
@@ -109,7 +99,7 @@ def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
         f"A pair is {stays} where any query in its caption samples it, with probability min(1, t / captions){most}. The "
         f"effective number is how many equally frequent queries would be as diverse (exp of the entropy)."
     )
-    unmatched = " · ".join(f"“{_short(caption)}”" for caption in facts["unmatched_examples"])
+    unmatched = " · ".join(f"“{short(caption)}”" for caption in facts["unmatched_examples"])
     unmatched = f'<p class="note">Without a query, for example: {unmatched}</p>' if unmatched else ""
     curve = f"<h2>Head and tail of the queries</h2>{curve_svg(facts['curve'])}{_head(facts['head'])}"
     return f'<h2>Balance over queries</h2><p class="note">{note}</p><table>{rows}</table>{unmatched}{curve}'
@@ -117,7 +107,7 @@ def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
 
 def _head(head: Sequence[Sequence[Any]], shown: int = 12) -> str:
     rows = [
-        f"<tr><td>{text(query)}</td><td class=n>{before:,}</td><td class=n>{after:,.0f}</td>{_bar(after, head[0][1])}</tr>"
+        f"<tr><td>{text(query)}</td><td class=n>{before:,}</td><td class=n>{after:,.0f}</td>{bar(after, head[0][1])}</tr>"
         for query, before, after in head[:shown]
     ]
     return f"<table><tr><th>most frequent<th class=n>before<th class=n>after<th></tr>{''.join(rows)}</table>"
@@ -126,17 +116,4 @@ def _head(head: Sequence[Sequence[Any]], shown: int = 12) -> str:
 def _row(name: str, first: str, second: int, value: float, most: float, style: str = "") -> str:
     """A row of a table with two numbers and a bar. `name` is HTML."""
     numbers = f"<td class=n>{first}</td><td class=n>{second:,}</td>"
-    return f"<tr><td class=name>{name}</td>{numbers}{_bar(value, most, style)}</tr>"
-
-
-def _bar(value: float, most: float, style: str = "") -> str:
-    named = f' class="{style}"' if style else ""
-    return f'<td class=bar><div{named} style="width:{100 * value / (most or 1):.1f}%"></div></td>'
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else "none"
-
-
-def _short(caption: str, most: int = 90) -> str:
-    return text(caption if len(caption) <= most else caption[: most - 1] + "…")
+    return f"<tr><td class=name>{name}</td>{numbers}{bar(value, most, style)}</tr>"

@@ -11,7 +11,7 @@ from typing import cast
 import polars as pl
 
 from dataops.caption_counts import counted
-from dataops.duplicates import duplicates, keys
+from dataops.duplicates import KEYED, duplicates, keys
 from dataops.errors import CorruptPart
 from dataops.filters import asked_of, first_reason
 from dataops.hashes import hash128
@@ -95,18 +95,23 @@ def judge(draft: Draft, step: Step) -> Record:
     rows = read_pairs(draft, step)
     counts = counted(rows["caption"])
     answers = asked_of(rows, step.config, counts)
-    reasons = _then(first_reason(answers), rows, lambda left: _unsafe(left, step.config))
-    left = reasons.is_null().arg_true()
-    language = told(rows[left], step.config).with_columns(row=left)
-    verdicts = (
-        pl.DataFrame({"row": pl.int_range(rows.height, dtype=pl.UInt32, eager=True), "drop_reason": reasons})
-        .join(language, on="row", how="left", maintain_order="left")
-        .with_columns(pl.when("foreign").then(pl.lit("language")).otherwise("drop_reason").alias("drop_reason"))
-        .drop("row", "foreign")
+    reasons = first_reason(answers)
+    if step.config.unsafe_languages:
+        reasons = _then(reasons, rows.select("caption"), lambda left: _unsafe(left, step.config))
+    asked = reasons.is_null()
+    left = asked.arg_true()
+    language = told(rows.select("caption", "page_url")[left], step.config)
+    if len(left) < rows.height:  # a place that is null gives nulls
+        places = pl.select(pl.when(asked).then(asked.cast(pl.UInt32).cum_sum() - 1)).to_series()
+        language = language.select(pl.all().gather(places))
+    verdicts = language.select(
+        pl.when("foreign").then(pl.lit("language")).otherwise(reasons).alias("drop_reason"),
+        "language",
+        "language_score",
     )
     put_pieces(draft, table("verdicts", step.number), [verdicts])
     passed = verdicts["drop_reason"].is_null().arg_true()
-    ranked = keys(rows[passed], counts[passed]).with_columns(row=passed.cast(pl.UInt32))
+    ranked = keys(rows.select(KEYED)[passed], counts[passed]).with_columns(row=passed.cast(pl.UInt32))
     put_pieces(draft, table("keys", step.number), by_range(ranked, "url_high", step.bits))
     if step.config.max_caption_count is not None:
         captions = ranked.select("caption_high", "caption_low")
@@ -189,12 +194,12 @@ def _then(reasons: pl.Series, rows: pl.DataFrame, ask: Callable[[pl.DataFrame], 
     left = reasons.is_null().arg_true()
     if not len(left):
         return reasons
+    if len(left) == rows.height:
+        return ask(rows)
     return reasons.scatter(left, ask(rows[left]))
 
 
 def _unsafe(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
-    if not config.unsafe_languages:
-        return pl.Series([None] * rows.height, dtype=pl.String)
     found = pl.Series(match(rows["caption"].to_arrow(), unsafe_words(tuple(config.unsafe_languages))))
     return pl.select(pl.when(found.list.len() > 0).then(pl.lit("unsafe"))).to_series()
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from dataops.balance import effective_number
 from dataops.filters import host
+from tasks import tallies
+from tasks.tallies import Totals, tally
 
 LENGTH_STEP, LENGTH_STEPS = 10, 30
 """Captions are counted by their length in steps of so many characters; the last step is all that is longer."""
@@ -17,10 +19,6 @@ LISTED = 40
 """Hosts and captions that are listed, most frequent first."""
 EXAMPLES = 4
 """Captions that are shown for each reason."""
-_PER_PART = 5_000
-"""Of a part's hosts and captions, the most frequent, that are added up: what is frequent over all is so in some part."""
-_HELD = 100_000
-"""Hosts and captions that are held while they are added up, at most: the least frequent go, by half as many."""
 _CAPTION_CHARS = 200
 CURVE_POINTS = 200
 """Of the curve over queries."""
@@ -35,62 +33,44 @@ def describe(kept: pl.DataFrame, gone: pl.DataFrame) -> dict[str, Any]:
         for (reason,), rows in gone.select("drop_reason", "uid", "caption").group_by("drop_reason")
     }
     return {
-        "languages": _counts(kept["language"].fill_null("unknown")),
+        "languages": tally(kept["language"].fill_null("unknown")),
         "lengths": {str(step): n for step, n in sorted(Counter(lengths.to_list()).items())},
-        "hosts": _counts(kept.select(host(pl.col("url"))).to_series().fill_null("")),
-        "captions": _counts(captions),
+        "hosts": tally(kept.select(host(pl.col("url"))).to_series().fill_null("")),
+        "captions": tally(captions),
         "examples": dict(sorted(shown.items())),
     }
 
 
 def merged(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The descriptions of the slices of a part as that of the part."""
-    summed, examples = _summed(slices)
+    totals, examples = _summed(slices)
     return {
-        **{name: _most(counter, _PER_PART) for name, counter in summed.items()},
+        **{name: totals.first(name, tallies.PER_PART) for name in totals.by_name},
         "examples": dict(sorted(examples.items())),
     }
 
 
-def _summed(described: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Counter[str]], dict[str, list[str]]]:
+def _summed(described: Iterable[Mapping[str, Any]]) -> tuple[Totals, dict[str, list[str]]]:
     """Counts and examples of several parts or slices, added up."""
-    summed = {name: Counter[str]() for name in ("languages", "lengths", "hosts", "captions")}
+    totals = Totals(("languages", "lengths", "hosts", "captions"))
     examples: dict[str, list[str]] = {}
     for part in described:
-        for name, counter in summed.items():
-            counter.update(part[name])
-            if len(counter) > _HELD:
-                summed[name] = Counter(_most(counter, _HELD // 2))
+        totals.add(part)
         for reason, captions in part["examples"].items():
             examples[reason] = (examples.get(reason, []) + captions)[:EXAMPLES]
-    return summed, examples
-
-
-def _counts(values: pl.Series) -> dict[str, int]:
-    """The most frequent values, of equally frequent ones the smallest."""
-    counted = values.alias("value").value_counts(name="n")
-    if counted.height > _PER_PART:  # to sort them all, of which most are there once, would take longest
-        least = counted["n"].top_k(_PER_PART).min()
-        more = counted.filter(pl.col("n") > least)
-        rest = counted.filter(pl.col("n") == least).bottom_k(_PER_PART - more.height, by="value")
-        counted = pl.concat([more, rest])
-    return dict(counted.sort(pl.col("n"), "value", descending=[True, False]).iter_rows())
+    return totals, examples
 
 
 def add_up(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The descriptions of all parts as one."""
-    summed, examples = _summed(parts)
+    totals, examples = _summed(parts)
     return {
-        "languages": _most(summed["languages"], 1000),
-        "lengths": {step: n for step, n in sorted(summed["lengths"].items(), key=lambda item: int(item[0]))},
-        "hosts": _most(summed["hosts"], LISTED),
-        "captions": _most(summed["captions"], LISTED),
+        "languages": totals.first("languages", 1000),
+        "lengths": dict(sorted(totals.by_name["lengths"].items(), key=lambda item: int(item[0]))),
+        "hosts": totals.first("hosts", LISTED),
+        "captions": totals.first("captions", LISTED),
         "examples": dict(sorted(examples.items())),
     }
-
-
-def _most(counter: Counter[str], number: int) -> dict[str, int]:
-    return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:number])
 
 
 def balance_facts(unmatched: pl.Series, kept: pl.DataFrame, came: int) -> dict[str, Any]:

@@ -1,55 +1,43 @@
 """The pack stage: what curation left, as the versioned dataset that training reads.
 
-For shard i the snapshot holds `{i:05d}.tar`, with the samples `{key}.jpg`, `{key}.txt`, `{key}.json` in the order of the
-raw shards and, within one, of their keys, and `part-{i:05d}.parquet` with their rows. The picture's bytes are those of the
-raw shard, the keys those of the download (the uids), so a member can be followed back. The same rows give the same bytes.
+For shard i the snapshot holds `{i:05d}.tar`, with the samples `{key}.jpg`, `{key}.txt`, `{key}.json`, `{i:05d}.idx`, which
+says where each member lies, and `part-{i:05d}.parquet` with the rows. The picture's bytes are those of the raw shard, never
+encoded again; the keys are those of the download (the uids), so a member can be followed back.
+
+1. locate, a task a part of curate: where each kept picture lies in its raw shard;
+2. cut, once over all rows: their order, a hash of seed and uid, and where one shard ends and the next begins;
+3. scatter, a task a part: its rows by training shard;
+4. pack, a task a training shard: gather its rows, copy its pictures.
+
+The same rows and seed give the same bytes, however the rows were parted. Beside the shards lie `DATASET.md` and
+`dataset.html` (tasks/dataset_page.py), for people.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+import logging
 
-import pyarrow as pa
 from pydantic import Field
 
 from dataops.config import StageConfig
-from dataops.digest import canonical_json
-from dataops.errors import ContractError, CorruptPart
-from dataops.schema import PACKED, conform
-from dataops.shards import ShardWriter, read_samples
-from dataops.snapshot import Counts, Draft, Manifest, Record
-from dataops.store import Store
-from tasks import slices
-from tasks.parts import map_parts
-from tasks.scratch import scratch_folder
-from tasks.slices import Slice
-from tasks.stage import Made, Stage, Work, gather
+from dataops.errors import ContractError
+from dataops.snapshot import Manifest
+from tasks.dataset_page import put_pages
+from tasks.dataset_summary import add_up
+from tasks.pack_order import CuratedPart, cut, locate, scatter
+from tasks.pack_shard import TrainingShard, pack_shard
+from tasks.parts import map_parts, shared_workers
+from tasks.stage import Context, Made, Stage, Work, gather
+
+logger = logging.getLogger(__name__)
 
 
 class PackConfig(StageConfig):
     """`[pack]`: the training shards."""
 
     shard_size: int = Field(default=10_000, ge=1, le=100_000)
-    """Samples a shard; the last may have fewer."""
-
-
-@dataclass(frozen=True)
-class TrainingShard:
-    """One task: a training shard, and the rows and raw shards that it is made of."""
-
-    index: int
-    rows: tuple[Slice, ...]
-    raw_folder: str
-    image_extension: str
-
-    @property
-    def number(self) -> str:
-        return f"{self.index:05d}"
-
-    @property
-    def id(self) -> str:
-        return f"shard-{self.number}"
+    """Most samples of a shard; the last may have fewer."""
+    shard_bytes: int = Field(default=512 << 20, ge=1 << 10, le=4 << 30)
+    """Most bytes of pictures in a shard: it ends before the picture that would be too much. Captions and rows, about 3 kB a
+    sample, come on top. A worker holds one shard in memory."""
 
 
 def make(work: Work) -> Made:
@@ -57,18 +45,35 @@ def make(work: Work) -> Made:
 
     Raises: ContractError, with the numbers of rows on the way, when curation left nothing.
     """
-    config: PackConfig = work.config
-    curate, download = work.inputs["curate"], work.inputs["download"]
-    cuts = slices.cut(curate, config.shard_size)
-    if not cuts:
-        msg = f"no pair is left to pack: {_told(download)}; {_told(curate)}"
+    if not work.inputs["curate"].counts.kept:
+        msg = f"no pair is left to pack: {_told(work.inputs['download'])}; {_told(work.inputs['curate'])}"
         raise ContractError(msg)
-    extension = str(download.config["encode_format"])
-    folder = download.path("").rstrip("/")
-    shards = [TrainingShard(index, rows, folder, extension) for index, rows in enumerate(cuts)]
-    parts, counts = gather(map_parts(pack_shard, shards, work.draft, work.context))
-    size = sum(part.bytes for part in parts if part.name.endswith(".tar"))
-    return Made(parts, counts, {"samples": counts.kept, "shards": len(shards), "bytes": size})
+    with shared_workers(work.context) as context:
+        return _make(work, context)
+
+
+def _make(work: Work, context: Context) -> Made:
+    config: PackConfig = work.config
+    located = _parts("locate", work)
+    map_parts(locate, located, work.draft, context)
+    count = cut(work.draft, located, config.shard_size, config.shard_bytes)
+    parts = _parts("scatter", work, count)
+    map_parts(scatter, parts, work.draft, context)
+    shards = [TrainingShard(index, len(parts), parts[0].raw_folder, parts[0].image_extension) for index in range(count)]
+    records = map_parts(pack_shard, shards, work.draft, context)
+    written, counts = gather(records)
+    size = sum(part.bytes for part in written if part.name.endswith(".tar"))
+    facts = {"samples": counts.kept, "shards": count, "bytes": size, **add_up(record.facts for record in records)}
+    return Made(written + put_pages(work, counts, facts, written), counts, facts)
+
+
+def _parts(step: str, work: Work, shards: int = 0) -> list[CuratedPart]:
+    download, curate = work.inputs["download"], work.inputs["curate"]
+    extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
+    return [
+        CuratedPart(step, number, curate.path(part.name), folder, extension, work.seed, shards)
+        for number, part in enumerate(curate.named("part-", ".parquet"))
+    ]
 
 
 def _told(manifest: Manifest) -> str:
@@ -77,47 +82,4 @@ def _told(manifest: Manifest) -> str:
     return f"{manifest.stage} kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
 
 
-def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
-    """Write one training shard and its rows."""
-    rows = slices.read(draft.store, shard.rows)
-    rows = rows.sort_by([("shard", "ascending"), ("key", "ascending")]).combine_chunks()
-    name = f"{shard.number}.tar"
-    packed = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array([name] * rows.num_rows))
-    packed = conform(packed, PACKED, f"pack {name}")
-    with scratch_folder("pack") as folder:
-        path = folder / name
-        with path.open("wb") as file:
-            writer = ShardWriter(file)
-            for row, image in zip(packed.to_pylist(), raw_images(draft.store, rows, shard), strict=True):
-                writer.write(row["key"], members(row, image, shard.image_extension))
-            writer.close()
-        tar = draft.put_file(name, path, rows.num_rows)
-    part = draft.put_table(f"part-{shard.number}.parquet", packed)
-    counts = Counts(input=rows.num_rows, kept=rows.num_rows)
-    return Record(task=shard.id, parts=[tar, part], counts=counts)
-
-
-def members(row: dict[str, Any], image: bytes, extension: str) -> dict[str, bytes]:
-    """The members of a sample: picture, caption, and all its columns as canonical JSON."""
-    return {extension: image, "txt": row["caption"].encode(), "json": canonical_json(row).encode()}
-
-
-def raw_images(store: Store, rows: pa.Table, shard: TrainingShard) -> Iterator[bytes]:
-    """The picture of each row, from the raw shard that its column `shard` names; rows in the order of raw shards and keys.
-
-    Raises: CorruptPart that names the picture that is not there.
-    """
-    places = zip(rows["shard"].to_pylist(), rows["key"].to_pylist(), strict=True)
-    for raw, group in groupby(places, key=lambda place: place[0]):
-        name = f"{shard.raw_folder}/{raw}"
-        with store.open(name) as file:
-            samples = read_samples(file, name)
-            for _, key in group:
-                found = next((sample for at, sample in samples if at == key), {})
-                if shard.image_extension not in found:
-                    msg = f"{name}: no {key}.{shard.image_extension}, which a row of curate names"
-                    raise CorruptPart(msg)
-                yield found[shard.image_extension]
-
-
-PACK = Stage(name="pack", version=3, make=make)
+PACK = Stage(name="pack", version=4, make=make)

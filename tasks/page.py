@@ -1,7 +1,7 @@
-"""The frame of the pages in an MLflow run: one HTML file each that needs nothing else."""
+"""The frame of the pages that tell of a stage, one HTML file each that needs nothing else; and what several show."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dataops.escaping import visible
 
@@ -40,3 +40,31 @@ def page(title: str, sections: Iterable[str], *, pictures: bool = False) -> str:
 def text(value: object) -> str:
     """A value as text of a page or of an attribute in quotes; control characters are spelt out."""
     return html.escape(visible(str(value)), quote=True)
+
+
+def ranking(title: str, what: str, counted: Mapping[str, int], shown: int = 20) -> str:
+    """A table of how many pairs there are of each value, in the order of the mapping, with bars."""
+    most = max(counted.values(), default=1)
+    rows = [
+        f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>{bar(number, most)}</tr>"
+        for name, number in list(counted.items())[:shown]
+    ]
+    more = f"<p class=note>and {len(counted) - shown:,} more</p>" if len(counted) > shown else ""
+    return f"<h2>{title}</h2><table><tr><th>{what}<th class=n>pairs<th></tr>{''.join(rows)}</table>{more}"
+
+
+def bar(value: float, most: float, style: str = "") -> str:
+    """A cell of a table with a bar."""
+    named = f' class="{style}"' if style else ""
+    return f'<td class=bar><div{named} style="width:{100 * value / (most or 1):.1f}%"></div></td>'
+
+
+def share(part: float, whole: float) -> str:
+    """Per cent."""
+    return f"{part / whole:.1%}" if whole else "none"
+
+
+def short(value: object, most: int = 90) -> str:
+    """The beginning of a value, as text of a page."""
+    said = "" if value is None else str(value)
+    return text(said if len(said) <= most else said[: most - 1] + "…")

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from dataops.escaping import visible
 
 INK, GREY, PALE = "#1b2733", "#7b8794", "#dfe4ea"
-KEPT, VALUE, CHANCE = "#1f6feb", "#1f6feb", "#d1480f"
+KEPT, VALUE, CHANCE, OTHER = "#1f6feb", "#1f6feb", "#d1480f", "#3f4a56"
 REASONS = ("#f4a259", "#e9775f", "#c8553d", "#9c6644", "#b08968", "#8d99ae")
 """Colours of the reasons of a stage, most frequent first; the last is that of all others together."""
 SHOWN = len(REASONS) - 1
@@ -132,12 +132,14 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     return out
 
 
-def accuracy_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def accuracy_figure(rows: Sequence[Mapping[str, Any]], others: Mapping[str, float] | None = None) -> Figure:
     """Each metric with its interval beside chance, on a log axis: chance and result differ by orders of magnitude.
 
     Args:
         rows: of `training.intervals.summary_rows`; `value`, `chance` in 0-1. A value of 0 is drawn at the left edge.
+        others: another model's values by the rows' `key`.
     """
+    others = others or {}
     figure, axes = _figure(9.5, 1.2 + 0.36 * max(len(rows), 1))
     positive = [v for row in rows for v in (row["value"], row["low"], row["chance"]) if _is_finite(v) and v > 0]
     floor = min([*positive, 0.01]) / 2
@@ -147,6 +149,8 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.plot([max(low, floor), max(high, floor)], [y, y], color=VALUE, linewidth=5, alpha=0.28)
         if _is_finite(chance):
             axes.plot([max(chance, floor)], [y], "|", color=CHANCE, markersize=14, markeredgewidth=2)
+        if _is_finite(other := others.get(row["key"])):
+            axes.plot([max(other, floor)], [y], "D", color=OTHER, markersize=6, fillstyle="none", clip_on=False)
         if _is_finite(value):
             axes.plot([max(value, floor)], [y], "o", color=VALUE, markersize=6, clip_on=False)
         axes.text(1.25, y, _figures(row), va="center", color=INK, fontsize=8.5, clip_on=False)
@@ -158,7 +162,8 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_yticks(range(len(rows)), labels, fontsize=9, color=INK, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=PALE, linewidth=0.7)
-    _title(axes, "Zero-shot results: value (dot), 95% interval (bar), chance (orange)")
+    marks = "value (dot), 99.5% interval (bar), chance (orange)" + (",\nthe other model (diamond)" if others else "")
+    _title(axes, f"Results: {marks}")
     return figure
 
 

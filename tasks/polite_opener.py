@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from tasks.download import DownloadConfig
 
 
-def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1) -> SafeOpener:
+def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:
     """An opener for one shard.
 
     Args:
         site_files: folder of what hosts say to robots, shared by the processes of a run.
         workers: how many processes share what may be asked of a host.
+        round_: of the download (see SiteFiles).
     """
     addresses = Addresses(parse_connect_to(config.connect_to), shared_dns())
     wire = Wire(addresses, config.user_agent_header, contact=config.contact is not None)
@@ -35,7 +36,7 @@ def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1) 
         )
     )
     rules = HostRules(
-        SiteFiles(wire, site_files, config.timeout),
+        SiteFiles(wire, site_files, config.timeout, round_),
         pace,
         RuleLimits(
             agent=config.user_agent,

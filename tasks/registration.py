@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dataops.funnel import funnel_rows, funnel_stages
-from dataops.snapshot import read_table
+from dataops.snapshot import ABOUT, read_table
 from tasks import ancestry, tracking
 from tasks.download_report import report_html as download_html
 from tasks.filter_plots import curve_svg
@@ -174,6 +174,9 @@ class Registration:
             files["balance.svg"] = curve_svg(balance["curve"])
         if curve:
             files["training_curves.png"] = plots.png(plots.curves_figure(curve))
+        for part in inputs["pack"].parts:
+            if part.name in ABOUT:
+                files[part.name] = self._read("pack", part.name)
         for stage, manifest in inputs.items():
             files[f"manifests/{stage}.json"] = manifest.model_dump_json(indent=2)
         return files | self._sampled_predictions()

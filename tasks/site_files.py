@@ -1,7 +1,8 @@
 """The files in which a host says what robots may do: robots.txt and its like, asked for once each run.
 
 They are kept in a folder that the processes of a run share: who needs one that is not there locks its place, looks again,
-and asks the host only where nobody has. Answers are kept, failures are not.
+and asks the host only where nobody has. Answers are kept for a day, failures for a minute and then ever longer: a dead host
+costs its timeout now and then, not for each shard and process, and a host that comes back is found again.
 """
 
 import fcntl
@@ -16,12 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataops.digest import text_sha256
-from tasks.wire import MAX_REDIRECTS, REDIRECTS, Wire, named_errors, read_body, redirect_target, split_url
+from tasks.wire import MAX_REDIRECTS, REDIRECTS, FetchError, Wire, named_errors, read_body, redirect_target, split_url
 
 MAX_BYTES = 512_000
 """Read of a file; the rest is left out. Source: RFC 9309, section 2.5: at least 500 KiB."""
 EXPIRY = 86_400.0
 """Seconds that an answer is kept. Source: RFC 9309, section 2.4: not more than 24 hours."""
+FAILURE_EXPIRY = 60.0
+"""Seconds that the first failure to get a file is kept; each that follows twice as long as the one before, to an hour."""
+_LONGEST_FAILURE = 3_600.0
+_FAILURE = "SELECT reason, detail, seconds, until FROM failures WHERE url = ? AND round = ?"
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,11 @@ class SiteFiles:
         wire: how to ask.
         folder: where they are kept: one SQLite file, and empty ones to lock.
         timeout: seconds for one file, redirects included.
+        round_: of the download; a later one has nothing to do with the failures of those before.
     """
 
-    def __init__(self, wire: Wire, folder: Path, timeout: float):
-        self._wire, self._folder, self._timeout = wire, folder, timeout
+    def __init__(self, wire: Wire, folder: Path, timeout: float, round_: int = 0):
+        self._wire, self._folder, self._timeout, self._round = wire, folder, timeout, round_
         self._lock = threading.Lock()
         place = folder / "site-files.sqlite"
         self._kept = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
@@ -55,6 +61,10 @@ class SiteFiles:
             self._kept.execute("PRAGMA journal_mode = WAL")
             self._kept.execute("PRAGMA synchronous = OFF")  # it lasts as long as the run
             self._kept.execute("CREATE TABLE IF NOT EXISTS files (url TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
+            self._kept.execute(
+                "CREATE TABLE IF NOT EXISTS failures (url TEXT PRIMARY KEY, round INT, reason TEXT, detail TEXT, "
+                "seconds REAL, until REAL) WITHOUT ROWID"
+            )
 
     def get(self, origin: str, path: str, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> SiteFile:
         """A file of an origin such as https://example.org.
@@ -62,7 +72,7 @@ class SiteFiles:
         Args:
             turn: entered while the host is asked, where it must be.
 
-        Raises: FetchError where there was no answer.
+        Raises: FetchError where there was no answer, or none a short time ago.
         """
         url = origin + path
         if known := self._known(url):
@@ -71,17 +81,35 @@ class SiteFiles:
         with self._alone(text_sha256(url)[:4]):
             if known := self._known(url):
                 return known
-            with turn(), named_errors(self._timeout):
-                found = self._ask(url)
+            try:
+                with turn(), named_errors(self._timeout):
+                    found = self._ask(url)
+            except FetchError as error:
+                self._remember(url, error)
+                raise
             with self._lock:
                 self._kept.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (url, json.dumps(asdict(found))))
             return found
 
     def _known(self, url: str) -> SiteFile | None:
+        """What is kept of a file. Raises: FetchError where that is a failure."""
         with self._lock:
             row = self._kept.execute("SELECT answer FROM files WHERE url = ?", (url,)).fetchone()
+            failed = None if row else self._kept.execute(_FAILURE, (url, self._round)).fetchone()
+        if failed and failed[3] > time.time():
+            raise FetchError(failed[0], failed[1])
         known = SiteFile(**json.loads(row[0])) if row else None
         return known if known and known.fetched_at + EXPIRY > time.time() else None
+
+    def _remember(self, url: str, error: FetchError) -> None:
+        """Keep a failure of the host's; that we had no turn is none."""
+        if error.reason == "host_busy":
+            return
+        with self._lock:
+            before = self._kept.execute(_FAILURE, (url, self._round)).fetchone()
+            seconds = min(2 * before[2], _LONGEST_FAILURE) if before else FAILURE_EXPIRY
+            kept = (url, self._round, error.reason, error.detail, seconds, time.time() + seconds)
+            self._kept.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", kept)
 
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:

@@ -9,15 +9,19 @@ import json
 import logging
 import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dataops.snapshot import Counts, Record
+from dataops.digest import canonical_json, file_sha256
+from dataops.errors import ConfigError
+from dataops.snapshot import Counts, Input, Record
 from tasks.evaluate import EvaluateConfig
 from tasks.job import run_job
 from tasks.stage import Made, Stage, Work
 from tasks.train_checkpoints import CheckpointMirror
 from tasks.train_live import LiveRun
+from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,29 @@ OUTPUT = (
     "evidence-throughput.jsonl",
 )
 STEP = re.compile(r"\bstep\s+(\d+)\s*/\s*(\d+)")
+
+
+def outside(config: TrainConfig) -> list[Input]:
+    """The files that a config names, digested: dimensions of one's own, a vocabulary, weights to start from.
+
+    What is named on the Hub is known by its name alone: `@revision` holds it still.
+
+    Raises: ConfigError where a file is not there.
+    """
+    named = {"train.model": config.model if config.model.endswith(".json") else None}
+    named["train.vocabulary"] = None if config.vocabulary in ("captions", "clip") else config.vocabulary
+    named["train.init"] = None if (config.init or "").startswith("hf-hub:") else config.init
+    return [_file_input(field, Path(name)) for field, name in named.items() if name is not None]
+
+
+def _file_input(field: str, path: Path) -> Input:
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    try:
+        digests = [[file.name, file_sha256(file)] for file in files]
+    except OSError as error:
+        msg = f"{field}: {path} cannot be read ({error.strerror or error})"
+        raise ConfigError(msg) from error
+    return Input(stage=field, key=path.name, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
 def make(work: Work) -> Made:
@@ -86,4 +113,4 @@ def _train(work: Work, folder: Path) -> Record:
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
-TRAIN = Stage(name="train", version=3, make=make, conserves=False)
+TRAIN = Stage(name="train", version=4, make=make, outside=outside, conserves=False)

@@ -154,6 +154,8 @@ def restore(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
     model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
     tensors = load_file(path / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         moments = {
             key: torch.empty_like(parameter).copy_(tensors[f"{key}/{name}"]) for key in ("exp_avg", "exp_avg_sq")
         }

@@ -4,6 +4,7 @@ A model's JSON has open_clip's field names, so that open_clip builds the same ne
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -144,8 +145,28 @@ class TrainConfig(StageConfig):
     """Threads of torch's CPU kernels, per process. Part of the key: how a sum is split changes its last bits."""
     nproc: Annotated[int, Field(ge=1)] = 1
     """Processes (ranks) on this machine. Part of the key, for the same reason."""
+    vocabulary: str = "captions"
+    """captions: learnt from them; clip: the 49,408 tokens of OpenAI's models; or the path of a model's tokenizer.json."""
     vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] = 8192
     """Greatest size of the vocabulary learnt from the captions."""
+    init: str | None = None
+    """Weights to start from: a file or folder of ours, OpenAI's or open_clip's, or hf-hub:owner/name; None: at random."""
+    init_towers: Literal["both", "image"] = "both"
+    """image: the text tower starts at random, for another vocabulary or language."""
+    lock_image: bool = False
+    """The image tower stays as `init` has it, and only the text tower learns (LiT)."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's yes or no for each pair."""
+    loss_rows: Annotated[int, Field(ge=1)] = 4096
+    """Rows of the matrix of all pairings that are in memory at a time."""
+    grad_cache: Annotated[int, Field(ge=1)] | None = None
+    """Pairs of a rank that are in the towers at a time; more passes, the same gradient, less memory. None: all."""
+    grad_checkpointing: bool = False
+    """Compute the insides of the transformers' blocks again in the backward pass: less memory for a third more work."""
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a picture's patches that is left out, others each time (FLIP)."""
+    unmasked_tail: Share = 0.02
+    """Share of all steps, the last ones, in which every patch is seen."""
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] = ("{}",)
     """Templates, one of which dresses each caption, at random, each time it is seen."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -171,6 +192,12 @@ class TrainConfig(StageConfig):
     """Steps between evaluations on the suite of `[evaluate]`, into evidence-suite.jsonl; 0: only after training."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
+
+    @model_validator(mode="after")
+    def _starts_somewhere(self) -> Self:
+        if self.lock_image and self.init is None:
+            raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
+        return self
 
 
 class VisionConfig(_Frozen):
@@ -232,6 +259,10 @@ class ModelConfig(_Frozen):
     """Dimensions of the space that pictures and texts share."""
     quick_gelu: bool = False
     """x * sigmoid(1.702 x) in place of GELU, as in OpenAI's own weights."""
+    init_logit_scale: float = math.log(1 / 0.07)
+    """Log of the inverse temperature at the start. Source: Radford et al. 2021, section 2.5."""
+    init_logit_bias: float | None = None
+    """What the sigmoid loss adds to each logit, at the start; None: the model has no such parameter."""
     vision_cfg: VisionConfig
     """The image tower."""
     text_cfg: TextConfig
@@ -241,6 +272,15 @@ class ModelConfig(_Frozen):
         """The same model over another vocabulary."""
         text_cfg = self.text_cfg.model_copy(update={"vocab_size": vocab_size})
         return self.model_copy(update={"text_cfg": text_cfg})
+
+    def for_sigmoid_loss(self) -> "ModelConfig":
+        """The same model with the temperature and bias that the sigmoid loss starts with, where it has no bias yet.
+
+        Source: Zhai et al. 2023 (SigLIP), section 3.2.
+        """
+        if self.init_logit_bias is not None:
+            return self
+        return self.model_copy(update={"init_logit_scale": math.log(10), "init_logit_bias": -10.0})
 
 
 def load_model_config(name_or_path: str) -> ModelConfig:

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from dataops.errors import ContractError
-from training.eval_sets import Sample
+from training.eval_samples import Sample
+from training.pooled import PooledFeatures
 from training.preprocess import decode_rgb
 
 TOKENS_PER_BATCH = 1024
@@ -66,11 +67,13 @@ class Evaluated(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """Encoded images: `errors[i]` says why sample i could not be decoded, `features_RD` has a row for each that could."""
+    """Encoded images: `errors[i]` says why sample i could not be decoded, the features have a row for each that could."""
 
     samples: list[Sample]
     errors: list[str | None]
     features_RD: Tensor
+    pooled_RW: Tensor | None
+    """What the tower's last projection was given, as a linear probe needs it; None where the tower is not known."""
 
 
 def encode_images(
@@ -84,7 +87,7 @@ def encode_images(
 
     Raises: ContractError when the model gives features that are not finite.
     """
-    device = device_of(loaded.model)
+    device, dtype = place_of(loaded.model)
     on_cpu = device.type == "cpu"
     batches = _chunks(samples, min(batch_size, IMAGES_PER_THREAD) if on_cpu else batch_size)
 
@@ -94,18 +97,20 @@ def encode_images(
     def encoded(decoded: tuple[list[Sample], list[Tensor | str]]) -> ImageBatch:
         batch, made = decoded
         tensors = [p for p in made if not isinstance(p, str)]
-        features_RD = torch.zeros(0, 0, device=device)
+        features_RD, pooled_RW = torch.zeros(0, 0, device=device), None
         if tensors:
             # Convolutions run a third faster over channels that lie together; a transformer does not mind.
-            images = torch.stack(tensors).to(device, memory_format=torch.channels_last)
+            images = torch.stack(tensors).to(device, dtype, memory_format=torch.channels_last)
             with torch.inference_mode():
                 features_RD = unit(loaded.model.encode_image(images), "image")
-        return ImageBatch(batch, [p if isinstance(p, str) else None for p in made], features_RD)
+            pooled_RW = pooled.take()
+        return ImageBatch(batch, [p if isinstance(p, str) else None for p in made], features_RD, pooled_RW)
 
-    if on_cpu:
-        yield from in_order(lambda batch: encoded(pictures(batch)), batches, threads)
-    else:
-        yield from map(encoded, in_order(pictures, batches, threads))
+    with PooledFeatures(loaded.model) as pooled:
+        if on_cpu:
+            yield from in_order(lambda batch: encoded(pictures(batch)), batches, threads)
+        else:
+            yield from map(encoded, in_order(pictures, batches, threads))
 
 
 def encode_texts(loaded: Evaluated, texts: Sequence[str], threads: int | None = None) -> Tensor:
@@ -123,7 +128,7 @@ def encode_texts(loaded: Evaluated, texts: Sequence[str], threads: int | None = 
     tokens_NL = loaded.tokenizer(unique)
     length_N = _lengths(tokens_NL)
     order = torch.argsort(length_N, stable=True)
-    device = device_of(loaded.model)
+    device, _ = place_of(loaded.model)
     on_cpu = device.type == "cpu"
 
     def encoded(rows: Tensor) -> Tensor:
@@ -171,11 +176,11 @@ def unit(features_BD: Tensor, what: str) -> Tensor:
     return F.normalize(features_BD, dim=-1)
 
 
-def device_of(model: object) -> torch.device:
-    """Where a model's weights are; the CPU for one without."""
+def place_of(model: object) -> tuple[torch.device, torch.dtype]:
+    """Where a model's weights are, and their type; the CPU and float32 for one without."""
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
     first = next(parameters, None)
-    return torch.device("cpu") if first is None else first.device
+    return (torch.device("cpu"), torch.float32) if first is None else (first.device, first.dtype)
 
 
 def _chunks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

@@ -7,7 +7,10 @@ webdataset     <root>/classnames.txt                          one class a line; 
                <root>/dataset_type.txt                        optional: `retrieval`
                <root>/<split>/nshards.txt                     how many shards
                <root>/<split>/0.tar, 1.tar, ...               {key}.png|jpg|jpeg|webp with {key}.cls (label as text)
-                                                              or, for retrieval, {key}.txt (captions, one a line)
+                                                              or, for retrieval, {key}.txt (captions, one a line),
+                                                              or, for multilabel, {key}.npy (0 or 1 for each class)
+                                                              beside .cls a {key}.npy may hold facts, one number a column:
+                                                              region, income, ... (as DataComp's WILDS and fairness sets)
 image folder   <root>/<split>/<class>/*.png|jpg|jpeg|webp     label i is folder i in sorted order, its name the class
                <root>/classnames.txt                          optional: nicer names, in the order of the folders
                <root>/zeroshot_classification_templates.txt   optional: else `a photo of a {c}.`
@@ -16,10 +19,10 @@ A picture that cannot be decoded is a counted row; a shard, label or class list 
 accuracy over whatever happened to be readable would be another number under the same name.
 
 Source: CLIP_benchmark, README "Creating a webdataset" and clip_benchmark/datasets/builder.py (build_wds_dataset);
-grouping of members as webdataset does it: the key ends at the first dot of the file's name.
+grouping of members as webdataset does it: the key ends at the first dot of the file's name. Facts in .npy, and the lines
+`gender:female` of class names and prompts: DataComp, eval_utils/wilds_eval.py and fairness_eval.py.
 """
 
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -27,28 +30,26 @@ from pathlib import Path
 from typing import Literal
 
 from dataops.errors import ContractError
+from training.eval_samples import (
+    IMAGE_SUFFIXES,
+    Sample,
+    captions_of,
+    fact_label,
+    label_of,
+    labels_of,
+    members,
+    numbers_of,
+)
 
-Kind = Literal["classification", "retrieval"]
+Kind = Literal["classification", "multilabel", "retrieval"]
 Layout = Literal["webdataset", "folder"]
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 DATASET_TYPE = "dataset_type.txt"
 SHARD_COUNT = "nshards.txt"
 DEFAULT_TEMPLATE = "a photo of a {c}."
 """For image folders without a list of prompts. Source: Radford et al. 2021, section 3.1.4."""
-MAX_MEMBER_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One picture, still encoded, with its label (classification) or its captions (retrieval)."""
-
-    key: str
-    image: bytes
-    label: int = -1
-    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class EvalSet:
     root: Path
     split: str
     kind: Kind
+    objective: str = ""
+    """Of a set with several questions to one picture: its class names and prompts begin with this and a colon."""
+    label_column: int | None = None
+    """Where the label is one of the facts in {key}.npy, not {key}.cls: its column."""
+    with_facts: bool = False
+    """Whether each sample must have facts."""
 
     @property
     def folder(self) -> Path:
@@ -109,7 +116,7 @@ class EvalSet:
         folder = self.layout() == "folder"
         if folder and not path.is_file():
             return [p.name for p in self.class_folders()]
-        names = _lines(path)
+        names = self._asked(_lines(path), path)
         if folder and len(names) != len(self.class_folders()):
             msg = f"{path} has {len(names)} names, {self.folder} has {len(self.class_folders())} class folders"
             raise ContractError(msg)
@@ -120,12 +127,22 @@ class EvalSet:
         path = self.root / TEMPLATES
         if self.layout() == "folder" and not path.is_file():
             return [DEFAULT_TEMPLATE]
-        templates = _lines(path)
+        templates = self._asked(_lines(path), path)
         bad = [t for t in templates if "{c}" not in t]
         if bad:
             msg = f"{path}: {bad[0]!r} has no {{c}} in the place of the class"
             raise ContractError(msg)
         return templates
+
+    def _asked(self, lines: list[str], path: Path) -> list[str]:
+        """Of a set with several questions, the lines of the one that is asked."""
+        if not self.objective:
+            return lines
+        asked = [line.removeprefix(f"{self.objective}:") for line in lines if line.startswith(f"{self.objective}:")]
+        if not asked:
+            msg = f"{path}: no line begins with {self.objective + ':'!r}"
+            raise ContractError(msg)
+        return asked
 
     def files(self) -> list[Path]:
         """All files that decide a result, sorted: what a digest of the set must cover."""
@@ -142,7 +159,7 @@ class EvalSet:
             checks = [self.shards if self.layout() == "webdataset" else self.class_folders]
         except ContractError as error:
             return [str(error)]
-        checks += [self.class_names, self.templates] if self.kind == "classification" else []
+        checks += [self.class_names, self.templates] if self.kind != "retrieval" else []
         for check in checks:
             try:
                 check()
@@ -159,7 +176,7 @@ class EvalSet:
         Raises: ContractError, naming file and member, on a truncated or corrupt shard, a sample without image, label
             or caption, a label out of range, or an empty set.
         """
-        classes = len(self.class_names()) if self.kind == "classification" else 0
+        classes = len(self.class_names()) if self.kind != "retrieval" else 0
         empty = True
         for sample in self._shard_samples(classes) if self.layout() == "webdataset" else self._folder_samples():
             empty = False
@@ -176,7 +193,7 @@ class EvalSet:
     def _shard_samples(self, classes: int) -> Iterator[Sample]:
         for shard in self.shards():
             seen: set[str] = set()
-            for key, group in groupby(_members(shard), key=lambda member: member[0]):
+            for key, group in groupby(members(shard), key=lambda member: member[0]):
                 if key in seen:
                     msg = f"{shard}: sample {key!r} comes twice"
                     raise ContractError(msg)
@@ -187,7 +204,27 @@ class EvalSet:
                         msg = f"{shard}: {key}.{suffix} is there twice"
                         raise ContractError(msg)
                     fields[suffix] = data
-                yield _sample(shard, key, fields, self.kind, classes)
+                yield self._sample(shard, key, fields, classes)
+
+    def _sample(self, shard: Path, key: str, fields: dict[str, bytes], classes: int) -> Sample:
+        images = [fields[s] for s in IMAGE_SUFFIXES if s in fields]
+        from_facts = self.kind == "classification" and self.label_column is not None
+        wanted = {"multilabel": "npy", "retrieval": "txt"}.get(self.kind, "npy" if from_facts else "cls")
+        missing = {wanted, *(["npy"] if self.with_facts else [])} - fields.keys()
+        if len(images) != 1 or missing:
+            have = ", ".join(sorted(fields))
+            needs = f"one image ({'|'.join(IMAGE_SUFFIXES)}) and {key}.{min(missing, default=wanted)}"
+            msg = f"{shard}: sample {key!r} needs {needs}; it has {have}"
+            raise ContractError(msg)
+        where = f"{shard}: {key}.{wanted}"
+        if self.kind == "retrieval":
+            return Sample(key, images[0], captions=captions_of(fields["txt"], where))
+        numbers = numbers_of(fields["npy"], f"{shard}: {key}.npy") if from_facts or self.with_facts else ()
+        if self.kind == "multilabel":
+            return Sample(key, images[0], labels=labels_of(fields["npy"], where, classes), facts=numbers)
+        if from_facts:
+            return Sample(key, images[0], fact_label(numbers, self.label_column or 0, where, classes), facts=numbers)
+        return Sample(key, images[0], label_of(fields["cls"], where, classes), facts=numbers)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -214,58 +251,3 @@ def _lines(path: Path) -> list[str]:
         msg = f"{path}: {what}"
         raise ContractError(msg)
     return lines
-
-
-def _members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(key, lower-case suffix, bytes) of each file in a tar.
-
-    tarfile ends in silence at a corrupt or cut header; only the block of zeros that must stand there tells a whole
-    shard from a damaged one.
-    """
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                folder, _, name = member.name.rpartition("/")
-                stem, dot, suffix = name.partition(".")
-                if member.isdir() or not dot or not stem:
-                    continue
-                if not member.isreg() or member.size > MAX_MEMBER_BYTES:
-                    msg = f"{shard}: {member.name} is no plain file of at most {MAX_MEMBER_BYTES >> 20} MiB"
-                    raise ContractError(msg)
-                file = tar.extractfile(member)
-                data = file.read() if file else b""
-                yield f"{folder}/{stem}" if folder else stem, suffix.lower(), data
-            end = tar.offset
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        msg = f"{shard}: is no whole tar ({error})"
-        raise ContractError(msg) from error
-    with shard.open("rb") as raw:
-        raw.seek(end)
-        if raw.read(512) != bytes(512):
-            msg = f"{shard}: truncated or corrupt at byte {end} (no end-of-archive block)"
-            raise ContractError(msg)
-
-
-def _sample(shard: Path, key: str, fields: dict[str, bytes], kind: Kind, classes: int) -> Sample:
-    images = [fields[s] for s in IMAGE_SUFFIXES if s in fields]
-    wanted = "cls" if kind == "classification" else "txt"
-    if len(images) != 1 or wanted not in fields:
-        have = ", ".join(sorted(fields))
-        msg = f"{shard}: sample {key!r} needs one image ({'|'.join(IMAGE_SUFFIXES)}) and {key}.{wanted}; it has {have}"
-        raise ContractError(msg)
-    try:
-        text = fields[wanted].decode()
-    except UnicodeDecodeError as error:
-        msg = f"{shard}: {key}.{wanted} is not UTF-8 text"
-        raise ContractError(msg) from error
-    if kind == "retrieval":
-        captions = tuple(line.strip() for line in text.split("\n") if line.strip())
-        if not captions:
-            msg = f"{shard}: {key}.txt holds no caption"
-            raise ContractError(msg)
-        return Sample(key, images[0], captions=captions)
-    label = text.strip()
-    if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < classes):
-        msg = f"{shard}: {key}.cls holds {label[:40]!r}, which is no label from 0 to {classes - 1}"
-        raise ContractError(msg)
-    return Sample(key, images[0], int(label))

@@ -1,12 +1,12 @@
 """The evaluation job: a checkpoint against a suite, as `python -m training.evaluate JOB.json`.
 
-JOB.json: {"checkpoint": folder with model.safetensors, model.json and tokenizer.json, "suite": a Suite with absolute roots,
-"output": folder, "batch_size": 256, "parent_pid": null, "device": "cpu", "threads": null}. Written below `output`, each
-file atomically:
+JOB.json: {"checkpoint": a model as training/any_model.py reads them, "suite": a Suite with absolute roots, "output":
+folder, "batch_size": 256, "precision": "fp32", "parent_pid": null, "device": "cpu", "threads": null, "features": null}.
+Written below `output`, each file atomically:
 
-    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/zero_shot.py and training/retrieval.py)
-    results/<task>.json          the task's metrics and what they were made from; a restarted job reuses them
-    metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
+    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/zero_shot.py, multilabel.py,
+    retrieval.py) results/<task>.json          the task's metrics and what they were made from; a restarted job reuses
+    them metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
                                  {"<metric>": {"value", "low", "high", "chance"}}}}
 
 The same weights, data, batch size and kind of machine give the same bytes: no file holds a clock or an absolute path.
@@ -16,9 +16,11 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,18 +28,23 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import canonical_json
 from dataops.errors import ConfigError, PairmillError
 from dataops.store import FolderStore
-from training.checkpoint import MODEL_FILES, load_model
-from training.encode import Evaluated
+from training.any_model import digest_model, load_any
+from training.encode import Evaluated, place_of
+from training.features import EncodedSet, FeatureFolder, encode_set
+from training.linear_probe import Examples, few_shot, probe
+from training.multilabel import classify_multilabel
 from training.process import follow_parent
 from training.retrieval import retrieve
-from training.suite import Suite, Task
+from training.robustness import gaps
+from training.suite import Suite
+from training.suite_task import Task
 from training.zero_shot import classify
 
 METRICS = "metrics.json"
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised when the same checkpoint and data give another result: results of an older version are then not reused."""
 
 logger = logging.getLogger(__name__)
@@ -49,13 +56,17 @@ class EvaluateJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: Path
-    """Folder of the model's files."""
+    """Folder or file of the model."""
     suite: Suite
     """The tasks, their roots absolute."""
     output: Path
     """Folder that receives the results."""
     batch_size: int = Field(default=256, ge=1)
     """Images at once."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the weights and of all that the towers compute; features and scores are always float32."""
+    features: Path | None = None
+    """Folder that keeps features of images."""
     parent_pid: int | None = Field(default=None, gt=0)
     """Process whose end ends this one, within a second."""
     device: str = "cpu"
@@ -72,62 +83,124 @@ def evaluate(
     checkpoint_digest: str,
     batch_size: int = 256,
     threads: int | None = None,
+    features: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run every task that has no finished result in `output` yet, and write metrics.json.
 
     Args:
         checkpoint_digest: of the model's files; results made from another model, data or batch size are remade.
+        features: folder that keeps the features of images for later tasks and calls; None: they are not kept.
 
     Returns: what metrics.json holds, tasks in the order of the suite.
     Raises: ContractError on damaged data, unreadable sets or features that are not finite.
     """
     store = FolderStore(output)
-    cache: dict[tuple[str, ...], Tensor] = {}
+    kept = None if features is None else FeatureFolder(FolderStore(features), checkpoint_digest)
+    job = _Tasks(loaded, batch_size, threads, kept)
     metrics: dict[str, dict[str, Any]] = {}
     for task in suite.tasks:
+        identity = task.identity()
+        device, dtype = place_of(loaded.model)
         made_from = {
             "checkpoint": checkpoint_digest,
-            "task": task.identity(),
+            "task": identity,
             "batch_size": batch_size,
+            "computed": [device.type, str(dtype)],
             "version": RESULT_VERSION,
         }
         fingerprint = sha256(canonical_json(made_from).encode()).hexdigest()
         result = _finished(store, task, fingerprint)
         if result is None:
             started = time.perf_counter()
-            result, predictions = _run(loaded, task, batch_size, threads, cache)
+            result, predictions = job.run(task, identity["files"])
             _write(store, task, fingerprint, result, predictions)
             logger.info("%s in %.1f s", _line(task, result), time.perf_counter() - started)
         else:
             logger.info("%s (reused)", _line(task, result))
         metrics[task.name] = result
+    for row in gaps({task.name: task.base for task in suite.tasks if task.base}, metrics):
+        metrics[row["task"]] = {**metrics[row["task"]], "robustness": row}
     store.put(METRICS, _pretty(metrics))
     return metrics
 
 
-def digest_checkpoint(folder: Path) -> str:
-    """sha256 over the names and digests of a checkpoint's files.
+@dataclass
+class _Tasks:
+    """Tasks of one model: they share class weights and, split by split, features."""
 
-    Raises: ConfigError when one is missing.
-    """
-    digests = []
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            msg = f"{folder / name}: missing; a checkpoint has model.safetensors, model.json and tokenizer.json"
-            raise ConfigError(msg)
-        digests.append([name, file_sha256(folder / name)])
-    return sha256(canonical_json(digests).encode()).hexdigest()
+    loaded: Evaluated
+    batch_size: int
+    threads: int | None
+    kept: FeatureFolder | None
+    weights: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
+
+    def run(self, task: Task, files: Sequence[Sequence[str]]) -> tuple[dict[str, Any], pa.Table]:
+        """The task's entry of metrics.json and its predictions."""
+        encoded = self._encoded(task, task.split, files)
+        if task.kind == "retrieval":
+            result, predictions = retrieve(self.loaded, encoded, self.threads)
+        elif task.kind == "multilabel":
+            result, predictions = classify_multilabel(self.loaded, task, encoded, self.threads, self.weights)
+        else:
+            result, predictions = classify(self.loaded, task, encoded, self.threads, self.weights)
+            if {"linear_probe", "few_shot"} & set(task.protocols):
+                result |= self._probes(task, encoded, files, result["metrics"])
+        if task.samples is not None and task.samples != result["n"]:
+            result["expected_n"] = task.samples
+            logger.warning("%s has %d images; the suite says %d", task.name, result["n"], task.samples)
+        return {**result, "main_metric": task.main_metric, "in_average": task.in_average}, predictions
+
+    def _encoded(self, task: Task, split: str, files: Sequence[Sequence[str]]) -> EncodedSet:
+        data = task.data_of(split)
+        own = {path.relative_to(data.root).as_posix() for path in data.files()}
+        of_split = [file for file in files if file[0] in own and "/" in file[0]]  # class names decide no image feature
+        return encode_set(self.loaded, data, self.batch_size, self.threads, kept=self.kept, files=of_split)
+
+    def _probes(
+        self, task: Task, test: EncodedSet, files: Sequence[Sequence[str]], metrics: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What the probes found; adds their figures to `metrics`."""
+        assert task.train_split is not None
+        sets = [test, self._encoded(task, task.train_split, files)]
+        sets += [self._encoded(task, task.val_split, files)] if task.val_split else []
+        before = all(each.pooled_RW is not None for each in sets)
+        tested, train, *validation = [_examples(each, before) for each in sets]
+        given = (train, validation[0] if validation else None, tested)
+        classes, unreadable = len(task.data.class_names()), len(test.samples) - len(test.readable)
+        found: dict[str, Any] = {"probe_features": "before the projection" if before else "embedding"}
+        if "linear_probe" in task.protocols:
+            found["linear_probe"] = probe(*given, classes, unreadable)
+            metrics["linear_probe_top1"] = found["linear_probe"]["top1"]
+            metrics["linear_probe_mean_per_class"] = found["linear_probe"]["mean_per_class"]
+        if "few_shot" in task.protocols:
+            found["few_shot"] = few_shot(*given, classes, unreadable)
+            metrics |= {f"few_shot_{each['shots']}_top1": each["top1"] for each in found["few_shot"]}
+        return found
+
+
+def _examples(encoded: EncodedSet, before_projection: bool) -> Examples:
+    features_RW = encoded.pooled_RW if before_projection else encoded.features_RD
+    assert features_RW is not None
+    return Examples(features_RW, torch.tensor([s.label for s in encoded.readable], device=features_RW.device))
 
 
 def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
-    """Load the checkpoint in full precision and evaluate it."""
+    """Load the checkpoint, in full precision unless the job says otherwise, and evaluate it."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    digest = digest_checkpoint(job.checkpoint)
-    loaded = load_model(job.checkpoint, device=job.device)
+    digest = digest_model(job.checkpoint)
+    loaded = load_any(job.checkpoint, device=job.device)
+    if job.precision == "bf16":
+        loaded.model.to(torch.bfloat16)
     return evaluate(
-        loaded, job.suite, job.output, checkpoint_digest=digest, batch_size=job.batch_size, threads=job.threads
+        loaded,
+        job.suite,
+        job.output,
+        checkpoint_digest=digest,
+        batch_size=job.batch_size,
+        threads=job.threads,
+        features=job.features,
     )
 
 
@@ -162,14 +235,6 @@ def main(arguments: list[str]) -> int:
         logger.error("%s: %s", type(error).__name__, error)
         return error.exit_code
     return 0
-
-
-def _run(
-    loaded: Evaluated, task: Task, batch_size: int, threads: int | None, cache: dict[tuple[str, ...], Tensor]
-) -> tuple[dict[str, Any], pa.Table]:
-    if task.kind == "classification":
-        return classify(loaded, task.data, batch_size, threads, cache)
-    return retrieve(loaded, task.data, batch_size, threads)
 
 
 def _predictions(task: Task) -> str:
@@ -209,7 +274,8 @@ def _pretty(value: Any) -> bytes:
 def _line(task: Task, result: dict[str, Any]) -> str:
     def figure(name: str, record: dict[str, Any]) -> str:
         interval = "" if record["low"] is None else f" [{record['low']:.2%}, {record['high']:.2%}]"
-        return f"{name} {record['value']:.2%}{interval} (chance {record['chance']:.2%})"
+        chance = "" if record["chance"] is None else f" (chance {record['chance']:.2%})"
+        return f"{name} {record['value']:.2%}{interval}{chance}"
 
     figures = ", ".join(figure(name, record) for name, record in result["metrics"].items())
     return f"evaluate {task.name}: {result['n']:,} images, {result['unreadable']} unreadable: {figures}"

@@ -1,15 +1,26 @@
-"""The symmetric contrastive loss over the pairs of all ranks.
+"""The contrastive losses over the pairs of all ranks, a few rows of the matrix of all pairings at a time.
 
-Legend: B pairs of this rank, G pairs of all ranks, D embed_dim.
+Each rank works out its own rows against the features of all ranks, and gradients reach the ranks that the features came
+from. Value and gradient of a block of rows are worked out together, so no block outlives its turn: memory is rows x G,
+where autograd would keep B x G several times over.
+
+Legend: B pairs of this rank, G pairs of all ranks, D embed_dim, R rows of a block.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from training.distributed import gather_rows
+
+Block = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Of logits (R, G), with the column of the first row's own pair: the sum of the losses, and its gradient by the logits."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,11 @@ class StepOutcome:
 
 
 def contrastive_loss(
-    image_features_BD: Tensor, text_features_BD: Tensor, logit_scale: Tensor, label_smoothing: float = 0.0
+    image_features_BD: Tensor,
+    text_features_BD: Tensor,
+    logit_scale: Tensor,
+    label_smoothing: float = 0.0,
+    rows: int = 4096,
 ) -> StepOutcome:
     """Symmetric cross-entropy over all G x G pairings; each rank works out its own 2 B rows of it.
 
@@ -36,30 +51,131 @@ def contrastive_loss(
         text_features_BD: not normalised.
         logit_scale: log of the inverse temperature.
         label_smoothing: share of each target spread evenly over the G candidates.
+        rows: of the matrix, in memory at a time.
 
     Raises:
         ValueError: the two shapes differ.
 
     Source: Radford et al. 2021, figure 3.
     """
-    if image_features_BD.shape != text_features_BD.shape:
-        raise ValueError(f"{tuple(image_features_BD.shape)} pictures, {tuple(text_features_BD.shape)} texts")
-    images_BD = F.normalize(image_features_BD.float(), dim=1)
-    texts_BD = F.normalize(text_features_BD.float(), dim=1)
+    images_BD, texts_BD = _unit(image_features_BD, text_features_BD)
     images_GD, first = gather_rows(images_BD)
     texts_GD, _ = gather_rows(texts_BD)
     scale = logit_scale.exp()
-    image_logits_BG = scale * images_BD @ texts_GD.T
-    text_logits_BG = scale * texts_BD @ images_GD.T
-    targets_B = torch.arange(first, first + len(images_BD), device=images_BD.device)
-    total = sum(
-        F.cross_entropy(logits, targets_B, reduction="sum", label_smoothing=label_smoothing)
-        for logits in (image_logits_BG, text_logits_BG)
-    )
-    assert isinstance(total, Tensor)
-    return StepOutcome(
-        loss=total / (2 * len(images_GD)),
-        image_hits=(image_logits_BG.argmax(1) == targets_B).sum(),
-        text_hits=(text_logits_BG.argmax(1) == targets_B).sum(),
-        pairs=len(images_GD),
-    )
+    block = partial(_softmax, smoothing=label_smoothing)
+    image_loss, image_hits = _by_blocks(images_BD, texts_GD, scale, None, first, rows, block)
+    text_loss, text_hits = _by_blocks(texts_BD, images_GD, scale, None, first, rows, block)
+    return StepOutcome((image_loss + text_loss) / (2 * len(images_GD)), image_hits, text_hits, len(images_GD))
+
+
+def sigmoid_loss(
+    image_features_BD: Tensor, text_features_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor, rows: int = 4096
+) -> StepOutcome:
+    """For each of G x G pairings whether it is one of the pairs, by itself; each rank works out its own B rows.
+
+    Args:
+        image_features_BD: not normalised; B may differ between ranks.
+        text_features_BD: not normalised.
+        logit_scale: log of the inverse temperature.
+        logit_bias: added to each logit.
+        rows: of the matrix, in memory at a time.
+
+    Raises:
+        ValueError: the two shapes differ.
+
+    Source: Zhai et al. 2023 (SigLIP), equation 1 and algorithm 1.
+    """
+    images_BD, texts_BD = _unit(image_features_BD, text_features_BD)
+    texts_GD, first = gather_rows(texts_BD)
+    loss, image_hits = _by_blocks(images_BD, texts_GD, logit_scale.exp(), logit_bias, first, rows, _sigmoid)
+    with torch.no_grad():  # the other direction has no part in the loss, and is only counted
+        images_GD, _ = gather_rows(images_BD)
+        hits = [_hits(texts_RD @ images_GD.T, first + start) for start, texts_RD in _split(texts_BD, rows)]
+    return StepOutcome(loss / len(texts_GD), image_hits, torch.stack(hits).sum(), len(texts_GD))
+
+
+def _unit(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple[Tensor, Tensor]:
+    if image_features_BD.shape != text_features_BD.shape:
+        raise ValueError(f"{tuple(image_features_BD.shape)} pictures, {tuple(text_features_BD.shape)} texts")
+    return F.normalize(image_features_BD.float(), dim=1), F.normalize(text_features_BD.float(), dim=1)
+
+
+def _split(rows_BD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(rows_BD), rows):
+        yield start, rows_BD[start : start + rows]
+
+
+def _hits(logits_RG: Tensor, place: int) -> Tensor:
+    """Rows whose greatest logit is that of their own pair; that of the first row stands in column `place`."""
+    own_R = torch.arange(place, place + len(logits_RG), device=logits_RG.device)
+    return (logits_RG.argmax(1) == own_R).sum()
+
+
+# Of a block: the sum of its losses, and their gradient by its logits, which may take the logits' memory ----------------
+
+
+def _softmax(logits_RG: Tensor, place: int, smoothing: float) -> tuple[Tensor, Tensor]:
+    spread = smoothing / logits_RG.shape[1]
+    normaliser_R1 = logits_RG.logsumexp(1, keepdim=True)
+    loss = normaliser_R1.sum() - (1 - smoothing) * logits_RG.diagonal(place).sum()
+    if smoothing:
+        loss = loss - spread * logits_RG.sum()
+    gradient_RG = logits_RG.sub_(normaliser_R1).exp_()
+    if smoothing:
+        gradient_RG.sub_(spread)
+    gradient_RG.diagonal(place).sub_(1 - smoothing)
+    return loss, gradient_RG
+
+
+def _sigmoid(logits_RG: Tensor, place: int) -> tuple[Tensor, Tensor]:
+    loss = F.softplus(logits_RG).sum() - logits_RG.diagonal(place).sum()
+    gradient_RG = logits_RG.sigmoid_()
+    gradient_RG.diagonal(place).sub_(1)
+    return loss, gradient_RG
+
+
+class _ByBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        queries_BD: Tensor,
+        keys_GD: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        first: int,
+        rows: int,
+        block: Block,
+    ) -> tuple[Tensor, Tensor]:
+        by_queries_BD, by_keys_GD = torch.empty_like(queries_BD), torch.zeros_like(keys_GD)
+        loss, by_scale, by_bias = (torch.zeros_like(scale) for _ in range(3))
+        hits = torch.zeros((), dtype=torch.int64, device=scale.device)
+        for start, queries_RD in _split(queries_BD, rows):
+            dots_RG = queries_RD @ keys_GD.T
+            hits += _hits(dots_RG, first + start)
+            logits_RG = dots_RG * scale
+            if bias is not None:
+                logits_RG += bias
+            block_loss, by_logits_RG = block(logits_RG, first + start)
+            loss += block_loss
+            by_scale += torch.dot(by_logits_RG.flatten(), dots_RG.flatten())
+            by_bias += by_logits_RG.sum()
+            torch.mm(by_logits_RG, keys_GD, out=by_queries_BD[start : start + rows])
+            by_keys_GD.addmm_(by_logits_RG.T, queries_RD)
+        ctx.save_for_backward(by_queries_BD.mul_(scale), by_keys_GD.mul_(scale), by_scale, by_bias)
+        ctx.mark_non_differentiable(hits)
+        return loss, hits
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        by_queries_BD, by_keys_GD, by_scale, by_bias = (saved * gradients[0] for saved in ctx.saved_tensors)
+        return by_queries_BD, by_keys_GD, by_scale, by_bias if ctx.needs_input_grad[3] else None, None, None, None
+
+
+def _by_blocks(
+    queries_BD: Tensor, keys_GD: Tensor, scale: Tensor, bias: Tensor | None, first: int, rows: int, block: Block
+) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of all queries against all keys, and how many find their own; it stands at `first`, and on."""
+    return _ByBlocks.apply(queries_BD, keys_GD, scale, bias, first, rows, block)  # pyright: ignore[reportReturnType]

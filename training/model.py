@@ -1,9 +1,9 @@
 """CLIP: an image tower and a text tower into one space. State-dict keys are those of OpenAI and open_clip.
 
-Legend: B batch, L tokens, D embed_dim, S side of the picture.
+Legend: B batch, L tokens, D embed_dim, S side of the picture, K kept patches.
 """
 
-import math
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,27 @@ from training.config import ModelConfig
 from training.resnet import ModifiedResNet
 from training.transformer import Packing, Transformer, VisionTransformer
 
-INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # Radford et al. 2021, section 2.5
+
+class Outputs(NamedTuple):
+    """What a loss needs of a batch: all of it passes through `forward`, as DistributedDataParallel asks."""
+
+    image_features_BD: Tensor
+    """Not normalised."""
+    text_features_BD: Tensor
+    """Not normalised."""
+    logit_scale: Tensor
+    """Log of the inverse temperature."""
+    logit_bias: Tensor | None
+    """What the sigmoid loss adds to each logit; None in a model that is for the softmax loss."""
 
 
 class CLIP(nn.Module):
     """Two towers and their temperature.
 
-    `logit_scale` is the log of the inverse temperature. Texts are (B, L) token ids of any L up to the context length,
-    padded after their end-of-text token, which has the highest id of a row: under the causal mask what follows it
-    cannot change its feature, so a batch trimmed to its longest text gives what a padded one gives.
+    `logit_scale` is the log of the inverse temperature; `logit_bias` is there where the config starts one. Texts are
+    (B, L) token ids of any L up to the context length, padded after their end-of-text token, which has the highest id of
+    a row: under the causal mask what follows it cannot change its feature, so a batch trimmed to its longest text gives
+    what a padded one gives.
     """
 
     def __init__(self, config: ModelConfig):
@@ -34,14 +46,36 @@ class CLIP(nn.Module):
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
         self.ln_final = nn.LayerNorm(text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
-        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
+        bias = config.init_logit_bias
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+        self.image_locked = False
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=text.width**-0.5)
 
-    def encode_image(self, images_B3SS: Tensor) -> Tensor:
-        """Features (B, D), not normalised, of normalised pictures."""
-        return self.visual(images_B3SS)
+    def lock_image(self) -> None:
+        """Leave the image tower as it is, its batch statistics too. Source: Zhai et al. 2022 (LiT)."""
+        self.image_locked = True
+        self.visual.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; a locked image tower stays in evaluation mode."""
+        super().train(mode)
+        if self.image_locked:
+            self.visual.eval()
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the inputs of the transformers' blocks for the backward pass, and compute the rest again there."""
+        for module in self.modules():
+            if isinstance(module, Transformer):
+                module.grad_checkpointing = enable
+
+    def encode_image(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
+        """Features (B, D), not normalised, of normalised pictures, or of the patches with these indices alone."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_locked):
+            return self.visual(images_B3SS) if kept_BK is None else self.visual(images_B3SS, kept_BK)
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Features (B, D), not normalised, read at the end-of-text token."""
@@ -49,7 +83,7 @@ class CLIP(nn.Module):
             return self._encode_packed(tokens_BL)
         x_BLW = self.token_embedding(tokens_BL) + self.positional_embedding[: tokens_BL.shape[1]]
         x_BLW = self.transformer(x_BLW, causal=True)
-        rows = torch.arange(len(tokens_BL), device=tokens_BL.device)
+        rows = torch.arange(tokens_BL.shape[0], device=tokens_BL.device)
         x_BW = self.ln_final(x_BLW[rows, tokens_BL.argmax(dim=1)])
         return x_BW @ self.text_projection
 
@@ -65,9 +99,10 @@ class CLIP(nn.Module):
         x_BW = self.ln_final(x_TW.index_select(0, (ends_B + 1).cumsum(0) - 1))
         return x_BW @ self.text_projection
 
-    def forward(self, images_B3SS: Tensor, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of both and logit_scale: all that the loss needs passes here, as DistributedDataParallel asks."""
-        return self.encode_image(images_B3SS), self.encode_text(tokens_BL), self.logit_scale
+    def forward(self, images_B3SS: Tensor, tokens_BL: Tensor, kept_BK: Tensor | None = None) -> Outputs:
+        """Features of both and the parameters of the loss."""
+        images_BD = self.encode_image(images_B3SS, kept_BK)
+        return Outputs(images_BD, self.encode_text(tokens_BL), self.logit_scale, self.logit_bias)
 
 
 def _image_tower(config: ModelConfig) -> nn.Module:

@@ -10,12 +10,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from dataops.errors import ContractError
-from training.encode import Evaluated, encode_images, encode_texts, in_order
-from training.eval_sets import EvalSet
+from training.encode import Evaluated, encode_texts, in_order
+from training.features import EncodedSet
 from training.intervals import chance_of_recall, proportion
 
 RECALL_AT = (1, 5, 10)
+WAYS = ("image_to_text", "text_to_image")
 SCORES_AT_ONCE = 1 << 22
 """Scores that a thread holds together (16 MiB of float32). Queries go in chunks of this over the gallery's size, so memory
 does not grow with queries x gallery: a million captions are ranked 4 queries at a time."""
@@ -65,33 +65,23 @@ def first_right_ranks(
     return [rank for made in in_order(ranks, chunks, threads) for rank in made]
 
 
-def retrieve(
-    loaded: Evaluated, data: EvalSet, batch_size: int, threads: int | None = None
-) -> tuple[dict[str, Any], pa.Table]:
+def retrieve(loaded: Evaluated, encoded: EncodedSet, threads: int | None = None) -> tuple[dict[str, Any], pa.Table]:
     """Rank every image against every caption, both ways.
 
     R@k is the share of queries with a right answer among the first k, as CLIP papers and CLIP_benchmark count it; a caption
     that is word for word another image's too is right only for its own image. Queries of or for an unreadable image
     are wrong. Captions of one image are not independent, so the interval of text_to_image is a little too narrow where
-    images have several.
+    images have several. mean_R@1 is the mean of both ways, as DataComp reports it.
 
     Returns: the task's entry of metrics.json and its predictions.
-    Raises: ContractError where the set is damaged, no image can be decoded, or features are not finite.
     Source: CLIP_benchmark, clip_benchmark/metrics/zeroshot_retrieval.py.
     """
-    rows: list[dict[str, Any]] = []
-    features = []
-    for batch in encode_images(loaded, data.samples(), batch_size, threads):
-        if len(batch.features_RD):
-            features.append(batch.features_RD)
-        for sample, error in zip(batch.samples, batch.errors, strict=True):
-            status = {"status": "ok"} if error is None else {"status": "unreadable", "error_message": error}
-            rows.append({"key": sample.key, "captions": sample.captions, **status})
-    if not features:
-        msg = f"{data.folder}: none of {len(rows)} images can be decoded ({rows[0]['error_message']})"
-        raise ContractError(msg)
+    rows = [
+        {**row, "captions": sample.captions}
+        for row, sample in zip(encoded.rows([{}] * len(encoded.readable)), encoded.samples, strict=True)
+    ]
     captions = [caption for row in rows for caption in row["captions"]]
-    _rank(rows, torch.cat(features), encode_texts(loaded, captions, threads), threads)
+    _rank(rows, encoded.features_RD, encode_texts(loaded, captions, threads), threads)
     return _result(rows, captions), pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 
@@ -127,13 +117,15 @@ def _result(rows: list[dict[str, Any]], captions: list[str]) -> dict[str, Any]:
     to_text = [row["image_to_text_rank"] for row in rows if row["status"] == "ok"]
     to_image = [rank for row in rows if row["status"] == "ok" for rank in row["text_to_image_ranks"]]
     right = [len(row["captions"]) for row in rows]
-    metrics = {}
+    metrics: dict[str, Any] = {}
     for k in RECALL_AT:
         hits = sum(rank <= k for rank in to_text)
         metrics[f"image_to_text_R@{k}"] = proportion(hits, images, chance_of_recall(k, right, len(captions)))
     for k in RECALL_AT:
         hits = sum(rank <= k for rank in to_image)
         metrics[f"text_to_image_R@{k}"] = proportion(hits, len(captions), min(1.0, k / images))
+    both = [float(metrics[f"{way}_R@1"][name] or 0) for name in ("value", "chance") for way in WAYS]
+    metrics["mean_R@1"] = {"value": sum(both[:2]) / 2, "low": None, "high": None, "chance": sum(both[2:]) / 2}
     return {
         "kind": "retrieval",
         "n": images,

@@ -1,7 +1,9 @@
 """One step of the optimizer, the same in a job and in benchmarks/train.py: forward, loss, gradients, update.
 
-Legend: B pairs of this rank, S side of the picture, L tokens.
+Legend: B pairs of this rank, S side of the picture, L tokens, K kept patches, D embed_dim.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,9 @@ from torch.optim import Optimizer
 
 from training import distributed
 from training.config import TrainConfig
-from training.loss import StepOutcome, contrastive_loss
+from training.grad_cache import backward_by_parts
+from training.loss import StepOutcome, contrastive_loss, sigmoid_loss
+from training.model import Outputs
 from training.optim import MAX_LOGIT_SCALE
 from training.preprocess import MEAN, STD
 
@@ -28,11 +32,31 @@ def normalized(pixels_BSS3: Tensor) -> Tensor:
     return lines.view(B, S, S, 3).permute(0, 3, 1, 2)
 
 
-def backward(forward: nn.Module, images_B3SS: Tensor, tokens_BL: Tensor, config: TrainConfig) -> StepOutcome:
-    """Both towers, the loss over all ranks' pairs, and its gradients into the parameters."""
-    with torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        features: tuple[Tensor, Tensor, Tensor] = forward(images_B3SS, tokens_BL)
-    outcome = contrastive_loss(*features, config.label_smoothing)
+def step_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:
+    """The loss that a config asks for."""
+    images_BD, texts_BD, logit_scale, logit_bias = outputs
+    if config.loss == "sigmoid":
+        assert logit_bias is not None
+        return sigmoid_loss(images_BD, texts_BD, logit_scale, logit_bias, config.loss_rows)
+    return contrastive_loss(images_BD, texts_BD, logit_scale, config.label_smoothing, config.loss_rows)
+
+
+def backward(
+    forward: nn.Module, images_B3SS: Tensor, tokens_BL: Tensor, config: TrainConfig, kept_BK: Tensor | None = None
+) -> StepOutcome:
+    """Both towers, the loss over all ranks' pairs, and its gradients into the parameters; by parts with `grad_cache`.
+
+    Args:
+        forward: the model, or DistributedDataParallel around it.
+        kept_BK: see CLIP.encode_image.
+    """
+    autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    inputs = (images_B3SS, tokens_BL, kept_BK)
+    if config.grad_cache is not None and config.grad_cache < len(images_B3SS):
+        return backward_by_parts(forward, inputs, config.grad_cache, partial(step_loss, config=config), autocast)
+    with autocast:
+        outputs = Outputs(*forward(*inputs))
+    outcome = step_loss(outputs, config)
     # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
     (outcome.loss * distributed.world_size()).backward()
     return outcome

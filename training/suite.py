@@ -5,52 +5,34 @@ Imports no torch: the orchestrator loads suites to refuse a bad one at once and 
     name = "demo"
     [[task]]
     name = "twemoji-seen"        # metrics are named <task>/<metric>
-    kind = "classification"      # classification | retrieval
+    kind = "classification"      # classification | multilabel | retrieval
     root = "twemoji-seen"        # a folder in one of the layouts of training/eval_sets.py
     split = "test"
     description = "another artist's drawings of what was trained on"
+
+The suites that come along (configs/suites) also say where a set comes from (`source`), what to report of it (`metric`), how
+large it is (`classes`, `samples`) and what else to measure on it: training/suite_task.py has all keys.
 """
 
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import canonical_json
 from dataops.errors import ConfigError, ContractError
-from training.eval_sets import EvalSet, Kind
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+from training.suite_task import Name, Task
 
 
-class Task(BaseModel):
-    """One evaluation set and what to do with it."""
+class Absent(BaseModel):
+    """A task of the suite that is not run, and why."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    """Letters, digits, `.`, `_`, `-`: it names metrics and files."""
-    kind: Kind
-    """classification: zero-shot top-1/top-5 over the class names; retrieval: R@1/5/10 both ways."""
-    root: str = Field(min_length=1)
-    """Folder of the data; a relative one is resolved by `load_suite`."""
-    split: str = Field(default="test", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Folder below the root."""
-    description: str = ""
-    """What the task shows, for reports."""
-
-    @property
-    def data(self) -> EvalSet:
-        """The task's images."""
-        return EvalSet(Path(self.root), self.split, self.kind)
-
-    def identity(self) -> dict[str, Any]:
-        """All that decides the task's result but the model: no absolute path, no clock."""
-        root = Path(self.root)
-        files = [[p.relative_to(root).as_posix(), file_sha256(p)] for p in self.data.files()]
-        return {**self.model_dump(mode="json", exclude={"root"}), "files": files}
+    reason: str
 
 
 class Suite(BaseModel):
@@ -60,10 +42,12 @@ class Suite(BaseModel):
 
     name: Name
     tasks: tuple[Task, ...] = Field(min_length=1)
+    absent: tuple[Absent, ...] = ()
+    """The suite's other tasks, whose data is not there."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Suite":
-        names = [task.name for task in self.tasks]
+        names = [task.name for task in (*self.tasks, *self.absent)]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             msg = f"task names must differ; {', '.join(twice)} is there more than once"
@@ -72,18 +56,47 @@ class Suite(BaseModel):
 
     def digest(self) -> str:
         """sha256 over the suite and every byte of its data; the same wherever the data lies."""
-        content = {"name": self.name, "tasks": [task.identity() for task in self.tasks]}
+        content: dict[str, Any] = {"name": self.name, "tasks": [task.identity() for task in self.tasks]}
+        if self.absent:
+            content["absent"] = [task.name for task in self.absent]
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def load_suite(path: Path, data_root: Path | None = None) -> Suite:
+def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = False) -> Suite:
     """Read and check a suite and the layout of its data.
 
     Args:
         path: the TOML file.
         data_root: where relative roots lie; None: beside the file.
+        partial: leave out the tasks (or probes) whose folder is not there, and name them in `absent`, rather than refuse.
 
-    Raises: ConfigError listing every problem with its file, task, key and what is allowed.
+    Raises: ConfigError listing every problem with its file, task, key and what is allowed; or that no task is there.
+    """
+    name, labelled, problems = read_tasks(path, data_root)
+    present: list[Task] = []
+    absent: list[Absent] = []
+    for label, task in labelled:
+        reason = _absence(task, path) if partial or task.missing else ""
+        if reason:
+            absent += [Absent(name=task.name, reason=reason)] if task.in_average else []
+            continue
+        whole, without = _without_probes(task) if partial else (task, [])
+        present.append(whole)
+        absent += without
+        problems += [f"{label}.root: {problem}" for problem in whole.problems()]
+    if labelled and not present:
+        listed = "".join(f"\n    {task.name}: {task.reason}" for task in absent)
+        problems.append(f"none of its {len(labelled)} sets is there:{listed}")
+    if problems:
+        msg = "\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)])
+        raise ConfigError(msg)
+    return Suite(name=name, tasks=tuple(present), absent=tuple(absent))
+
+
+def read_tasks(path: Path, data_root: Path | None = None) -> tuple[str, list[tuple[str, Task]], list[str]]:
+    """A suite's name, its tasks (each with its place in the file) whether their data is there or not, and what is wrong.
+
+    Raises: ConfigError where the file is no TOML.
     """
     raw = _read(path)
     base = (data_root if data_root is not None else path.parent).absolute()
@@ -94,28 +107,44 @@ def load_suite(path: Path, data_root: Path | None = None) -> Suite:
     if not isinstance(tables, list) or not tables:
         problems.append("task: at least one [[task]] is needed")
         tables = []
-    tasks: list[Task] = []
+    tasks: list[tuple[str, Task]] = []
     for position, table in enumerate(tables):
         where = _task_label(position, table)
         try:
-            task = Task.model_validate(_resolved(table, base))
+            tasks.append((where, Task.model_validate(_resolved(table, base))))
         except ValidationError as error:
             problems += [f"{where}.{line}" for line in _lines(error)]
-            continue
-        tasks.append(task)
-        problems += [f"{where}.root: {problem}" for problem in task.data.problems()]
-    suite = None
     try:
         # A placeholder where all tasks are bad already, so that the name is still checked.
-        suite = Suite.model_validate(
-            {"name": raw.get("name"), "tasks": tasks or [Task(name="x", kind="retrieval", root="x")]}
-        )
+        placeholder = Task(name="x", kind="retrieval", root="x")
+        checked = [task for _, task in tasks] or [placeholder]
+        Suite.model_validate({"name": raw.get("name"), "tasks": checked})
     except ValidationError as error:
         problems += _lines(error)
-    if problems or suite is None:
-        msg = "\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)])
-        raise ConfigError(msg)
-    return suite
+    known = {task.name for _, task in tasks}
+    problems += [f"{where}.base: no task is named {t.base!r}" for where, t in tasks if t.base and t.base not in known]
+    return str(raw.get("name")), tasks, problems
+
+
+def _without_probes(task: Task) -> tuple[Task, list[Absent]]:
+    """The task without the probes whose examples are not there."""
+    gone = [split for split in task.splits()[1:] if not task.data_of(split).folder.is_dir()]
+    if not gone:
+        return task, []
+    reason = f"{task.root} has no split {', '.join(gone)}"
+    probes = [name for name in task.protocols if name != "prompts"]
+    rest = task.model_copy(update={"protocols": tuple(name for name in task.protocols if name == "prompts")})
+    return rest, [Absent(name=f"{task.name}.{name}", reason=reason) for name in probes]
+
+
+def _absence(task: Task, path: Path) -> str:
+    """Why a task cannot be run; empty where it can."""
+    if task.missing:
+        return task.missing
+    if task.data.folder.is_dir() or (Path(task.root).is_dir() and not task.source):
+        return ""
+    remedy = f"; fetch it: pairmill datasets fetch {path}" if task.source else ""
+    return f"{task.root} is not there{remedy}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -135,9 +164,13 @@ def _task_label(position: int, table: Any) -> str:
 
 
 def _resolved(table: Any, base: Path) -> Any:
-    if isinstance(table, dict) and isinstance(table.get("root"), str) and table["root"]:
-        return {**table, "root": str(base / table["root"])}
-    return table
+    """The table with an absolute root, which by default is named after the source, or the task."""
+    if not isinstance(table, dict):
+        return table
+    source, name = table.get("source"), table.get("name")
+    named = source.rpartition("/")[2] if isinstance(source, str) and source else name
+    root = table.get("root", named if "source" in table or "missing" in table else None)
+    return {**table, "root": str(base / root)} if isinstance(root, str) and root else table
 
 
 def _lines(error: ValidationError) -> list[str]:

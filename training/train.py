@@ -48,13 +48,13 @@ from training.job import Job, Stopped, check_shards, is_done, read_job, sole_tra
 from training.journal import Journal, StepFlops
 from training.loss import StepOutcome
 from training.memory import is_out_of_memory, largest_that_fits
-from training.model import CLIP
 from training.optim import build_optimizer, learning_rate
 from training.plan import Plan
 from training.preprocess import Preprocess, normalize
 from training.process import follow_parent
+from training.starting import kept_patches, starting_model
 from training.step import backward, gradient_norm, normalized, update
-from training.tokenizer import Tokenizer, train_tokenizer
+from training.tokenizer import Tokenizer, make_tokenizer
 
 logger = logging.getLogger("training.train")
 
@@ -109,7 +109,7 @@ class _Training:
         self.tokenizer = self._train_tokenizer(model_config.text_cfg.context_length)
 
         torch.manual_seed(job.seed)  # the first weights; nothing after them draws from torch's generator
-        self.model = CLIP(model_config.with_vocab_size(self.tokenizer.vocab_size))
+        self.model = starting_model(config, model_config.with_vocab_size(self.tokenizer.vocab_size))
         distributed.share_batch_norm(self.model, device)
         self.model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = build_optimizer(self.model, config)
@@ -214,7 +214,11 @@ class _Training:
             pixels_B3SS = pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
             pixels_B3SS = augment(pixels_B3SS, config.augment, self.job.seed, batch.epoch, batch.samples)
             images_B3SS = normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
-        return backward(self.forward, images_B3SS, tokens_BL.to(self.device), config)
+        share_done = self.step / self.plan.total_steps
+        kept_BK = kept_patches(config, self.model.config, self.job.seed, batch.epoch, batch.samples, share_done)
+        if kept_BK is not None:
+            kept_BK = kept_BK.to(self.device)
+        return backward(self.forward, images_B3SS, tokens_BL.to(self.device), config, kept_BK)
 
     def _count_skipped(self, batch: Batch) -> None:
         """Note samples that could not be read; too many of them are a broken dataset."""
@@ -257,7 +261,7 @@ class _Training:
             yield from self.job.train.prompts
             yield from self.dataset.captions()
 
-        return train_tokenizer(texts(), self.job.train.vocab_size, context_length)
+        return make_tokenizer(self.job.train.vocabulary, texts(), self.job.train.vocab_size, context_length)
 
     # Stop and go ------------------------------------------------------------------------------------------------------
 

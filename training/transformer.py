@@ -1,6 +1,7 @@
 """The transformer of both towers, and the vision transformer. Names of parameters are OpenAI's.
 
-Legend: B batch, L tokens, T tokens of all texts, D width, H heads, K width of a head, S side of the picture.
+Legend: B batch, L tokens, T tokens of all texts, D width, H heads, K width of a head (of indices: kept patches), S side of
+the picture.
 """
 
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class QuickGELU(nn.Module):
@@ -103,6 +105,7 @@ class Transformer(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, *, quick_gelu: bool):
         super().__init__()
+        self.grad_checkpointing = False
         self.resblocks = nn.ModuleList(Block(width, heads, quick_gelu=quick_gelu) for _ in range(layers))
         residual_std = width**-0.5 * (2 * layers) ** -0.5
         for block in self.resblocks:
@@ -115,8 +118,15 @@ class Transformer(nn.Module):
 
     def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
         """All blocks in turn; (T, D) where packed."""
+        again = self.grad_checkpointing and torch.is_grad_enabled()
+        how = {"causal": causal, "packing": packing}
         for block in self.resblocks:
-            x_BLD = block(x_BLD, causal=causal, packing=packing)
+            if again:
+                made = checkpoint(block, x_BLD, use_reentrant=False, preserve_rng_state=False, **how)
+                assert isinstance(made, Tensor)
+                x_BLD = made
+            else:
+                x_BLD = block(x_BLD, **how)
         return x_BLD
 
 
@@ -144,10 +154,13 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
-    def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Features (B, output_dim), not normalised."""
+    def forward(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
+        """Features (B, output_dim), not normalised; where `kept_BK` is given, of those patches of each picture alone."""
         patches_BLD = self.conv1(images_B3SS).flatten(2).transpose(1, 2)
-        start_B1D = self.class_embedding.to(patches_BLD.dtype).expand(len(patches_BLD), 1, -1)
-        x_BLD = torch.cat([start_B1D, patches_BLD], dim=1) + self.positional_embedding.to(patches_BLD.dtype)
-        x_BLD = self.transformer(self.ln_pre(x_BLD), causal=False)
+        places_LD = self.positional_embedding.to(patches_BLD.dtype)
+        start_B1D = (self.class_embedding.to(patches_BLD.dtype) + places_LD[0]).expand(patches_BLD.shape[0], 1, -1)
+        patches_BLD = patches_BLD + places_LD[1:]
+        if kept_BK is not None:
+            patches_BLD = patches_BLD.gather(1, kept_BK[:, :, None].expand(-1, -1, patches_BLD.shape[2]))
+        x_BLD = self.transformer(self.ln_pre(torch.cat([start_B1D, patches_BLD], dim=1)), causal=False)
         return self.ln_post(x_BLD[:, 0]) @ self.proj

@@ -3,23 +3,29 @@
 Shape suffixes: B images of a batch, C classes, T templates, K the best, D embed_dim.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dataops.errors import ContractError
-from training.encode import Evaluated, ImageBatch, encode_images, encode_texts
-from training.eval_sets import EvalSet
+from training.encode import Evaluated, encode_texts
+from training.eval_samples import Sample
+from training.features import EncodedSet
 from training.intervals import proportion
+from training.metrics import group_records, macro_f1, mean_per_class_record, worst_group
+from training.suite_task import Group, Task
 
 BEST = 5
 TEXTS_AT_ONCE = 65_536
 """Prompts whose features are held together: bounds memory at any number of classes."""
+
+IMAGES_AT_ONCE = 1024
+"""Images whose scores are held together: bounds memory at any number of images."""
 
 PREDICTIONS = pa.schema(
     [
@@ -39,7 +45,6 @@ PREDICTIONS = pa.schema(
 null where `status` is `unreadable` (else `ok`)."""
 
 
-@torch.inference_mode()
 def class_weights(
     loaded: Evaluated, class_names: Sequence[str], templates: Sequence[str], threads: int | None = None
 ) -> Tensor:
@@ -50,15 +55,24 @@ def class_weights(
 
     Source: Radford et al. 2021, section 3.1.4 ("we construct the ensemble over the embedding space").
     """
+    return torch.cat([ensemble(chunk) for chunk in _prompt_features(loaded, class_names, templates, threads)])
+
+
+def ensemble(prompts_CTD: Tensor) -> Tensor:
+    """(C, D): the unit-norm mean of each class's prompts."""
+    return F.normalize(prompts_CTD.mean(dim=1), dim=-1)
+
+
+def _prompt_features(
+    loaded: Evaluated, class_names: Sequence[str], templates: Sequence[str], threads: int | None
+) -> Iterator[Tensor]:
+    """(C', T, D) of as many classes at a time as fit TEXTS_AT_ONCE; prompts of many classes share a batch."""
     step = max(1, TEXTS_AT_ONCE // len(templates))
-    weights = []
     for start in range(0, len(class_names), step):
         names = class_names[start : start + step]
         # replace, not str.format: a hostile template could walk attributes, a class name may hold braces
         prompts = [template.replace("{c}", name) for name in names for template in templates]
-        features_CTD = encode_texts(loaded, prompts, threads).view(len(names), len(templates), -1)
-        weights.append(F.normalize(features_CTD.mean(dim=1), dim=-1))
-    return torch.cat(weights)
+        yield encode_texts(loaded, prompts, threads).view(len(names), len(templates), -1)
 
 
 def true_ranks(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
@@ -83,64 +97,17 @@ def best(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values_BK, columns_BK.gather(1, by_value_BK)
 
 
-@dataclass
-class _Tally:
-    """Rows of the predictions and the counts that the metrics need."""
-
-    class_names: list[str]
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, batch: ImageBatch, weights_CD: Tensor) -> None:
-        labels = [s.label for s, e in zip(batch.samples, batch.errors, strict=True) if e is None]
-        answers: list[dict[str, Any]] = []
-        if labels:
-            scores_BC = batch.features_RD @ weights_CD.T
-            ranks = true_ranks(scores_BC, torch.tensor(labels, device=scores_BC.device)).tolist()
-            values_BK, columns_BK = best(scores_BC, BEST)
-            for rank, columns, values in zip(ranks, columns_BK.tolist(), values_BK.tolist(), strict=True):
-                predicted = {"predicted": columns[0], "predicted_name": self.class_names[columns[0]]}
-                answers.append({**predicted, "rank": rank, "top5": columns, "scores": values, "status": "ok"})
-        remaining = iter(answers)
-        for sample, error in zip(batch.samples, batch.errors, strict=True):
-            known = {"key": sample.key, "label": sample.label, "label_name": self.class_names[sample.label]}
-            answer = {"status": "unreadable", "error_message": error} if error is not None else next(remaining)
-            self.rows.append({**known, **answer})
-
-    def result(self, templates: int) -> dict[str, Any]:
-        """The task's entry of metrics.json. An unreadable image counts as wrong."""
-        classes, n = len(self.class_names), len(self.rows)
-        right = {k: sum(row.get("rank", classes + 1) <= k for row in self.rows) for k in (1, BEST)}
-        return {
-            "kind": "classification",
-            "n": n,
-            "classes": classes,
-            "templates": templates,
-            "unreadable": sum(row["status"] == "unreadable" for row in self.rows),
-            "metrics": {
-                "top1": proportion(right[1], n, 1 / classes),
-                "top5": proportion(right[BEST], n, min(1.0, BEST / classes)),
-                "mean_per_class": self._mean_per_class(),
-            },
-        }
-
-    def _mean_per_class(self) -> dict[str, float | None]:
-        """Mean over the classes that have images of the share of them that is right.
-
-        No interval: with one image a class, as in the demo, resampling within classes would claim a width of zero.
-        """
-        seen: dict[int, int] = {}
-        right: dict[int, int] = {}
-        for row in self.rows:
-            seen[row["label"]] = seen.get(row["label"], 0) + 1
-            right[row["label"]] = right.get(row["label"], 0) + (row.get("rank") == 1)
-        value = sum(right[label] / seen[label] for label in sorted(seen)) / len(seen)
-        return {"value": value, "low": None, "high": None, "chance": 1 / len(self.class_names)}
+def chunks(encoded: EncodedSet) -> Iterator[tuple[Tensor, list[Sample]]]:
+    """Features of the readable images with their samples, IMAGES_AT_ONCE at a time."""
+    readable = encoded.readable
+    for start in range(0, len(readable), IMAGES_AT_ONCE):
+        yield encoded.features_RD[start : start + IMAGES_AT_ONCE], readable[start : start + IMAGES_AT_ONCE]
 
 
 def classify(
     loaded: Evaluated,
-    data: EvalSet,
-    batch_size: int,
+    task: Task,
+    encoded: EncodedSet,
     threads: int | None = None,
     cache: dict[tuple[str, ...], Tensor] | None = None,
 ) -> tuple[dict[str, Any], pa.Table]:
@@ -149,19 +116,102 @@ def classify(
     Args:
         cache: class weights by prompts, kept by the caller for tasks that share their classes.
 
-    Returns: the task's entry of metrics.json and its predictions.
-    Raises: ContractError where the set is damaged, no image can be decoded, or features are not finite.
+    Returns: the task's entry of metrics.json and its predictions. An unreadable image counts as wrong.
     """
     cache = {} if cache is None else cache
-    class_names, templates = data.class_names(), data.templates()
+    class_names, templates = task.data.class_names(), task.data.templates()
     prompts = (*templates, "", *class_names)  # no template is empty, so the parts cannot be confused
-    if prompts not in cache:
+    each_template: list[dict[str, Any]] = []
+    if "prompts" in task.protocols:
+        prompts_CTD = torch.cat(list(_prompt_features(loaded, class_names, templates, threads)))
+        cache.setdefault(prompts, ensemble(prompts_CTD))
+        each_template = template_accuracies(encoded, prompts_CTD, templates)
+    elif prompts not in cache:
         cache[prompts] = class_weights(loaded, class_names, templates, threads)
-    tally = _Tally(class_names)
-    for batch in encode_images(loaded, data.samples(), batch_size, threads):
-        tally.add(batch, cache[prompts])
-    result = tally.result(len(templates))
-    if result["unreadable"] == result["n"]:
-        msg = f"{data.folder}: none of {result['n']} images can be decoded ({tally.rows[0]['error_message']})"
+    answers: list[dict[str, Any]] = []
+    for features_BD, samples in chunks(encoded):
+        answers += _answers(features_BD @ cache[prompts].T, [s.label for s in samples], class_names)
+    rows = [
+        {**row, "label": sample.label, "label_name": class_names[sample.label]}
+        for row, sample in zip(encoded.rows(answers), encoded.samples, strict=True)
+    ]
+    result = _result(task, encoded, rows, len(class_names))
+    result |= {"templates": len(templates)} | ({"each_template": each_template} if each_template else {})
+    return result, pa.Table.from_pylist(rows, schema=PREDICTIONS)
+
+
+def template_accuracies(encoded: EncodedSet, prompts_CTD: Tensor, templates: Sequence[str]) -> list[dict[str, Any]]:
+    """What each template alone would give: template, value (top-1), low, high; best first.
+
+    Chosen by these figures, the best template would be chosen by the test set: they show how much prompts matter.
+    """
+    right_T = torch.zeros(len(templates), dtype=torch.int64)
+    for features_BD, samples in chunks(encoded):
+        labels_B = torch.tensor([sample.label for sample in samples], device=features_BD.device)
+        for t in range(len(templates)):
+            ranks_B = true_ranks(features_BD @ prompts_CTD[:, t].T, labels_B)
+            right_T[t] += int((ranks_B == 1).sum())
+    n = len(encoded.samples)
+    records = [
+        {"template": template, **proportion(int(right), n, 1 / len(prompts_CTD))}
+        for template, right in zip(templates, right_T, strict=True)
+    ]
+    return sorted(records, key=lambda record: -float(record["value"] or 0))
+
+
+def _answers(scores_BC: Tensor, labels: list[int], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    ranks = true_ranks(scores_BC, torch.tensor(labels, device=scores_BC.device)).tolist()
+    values_BK, columns_BK = best(scores_BC, BEST)
+    return [
+        {
+            "predicted": columns[0],
+            "predicted_name": class_names[columns[0]],
+            "rank": rank,
+            "top5": columns,
+            "scores": values,
+        }
+        for rank, columns, values in zip(ranks, columns_BK.tolist(), values_BK.tolist(), strict=True)
+    ]
+
+
+def _result(task: Task, encoded: EncodedSet, rows: Sequence[dict[str, Any]], classes: int) -> dict[str, Any]:
+    """The task's entry of metrics.json."""
+    n, labels = len(rows), np.array([row["label"] for row in rows])
+    within = {k: np.array([row.get("rank", classes + 1) <= k for row in rows]) for k in (1, BEST)}
+    metrics: dict[str, Any] = {
+        "top1": proportion(int(within[1].sum()), n, 1 / classes),
+        "top5": proportion(int(within[BEST].sum()), n, min(1.0, BEST / classes)),
+        "mean_per_class": mean_per_class_record(labels.tolist(), within[1].tolist(), classes),
+    }
+    result = {
+        "kind": "classification",
+        "n": n,
+        "classes": classes,
+        "unreadable": n - len(encoded.readable),
+        "metrics": metrics,
+    }
+    if task.metric == "macro_f1":
+        value = macro_f1(labels, np.array([row.get("predicted", -1) for row in rows]))
+        metrics["macro_f1"] = {"value": value, "low": None, "high": None, "chance": None}
+    if task.group is not None:
+        result["groups"] = _groups(task.group, encoded.samples, within, metrics)
+    return result
+
+
+def _groups(
+    group: Group, samples: Sequence[Sample], within: dict[int, np.ndarray], metrics: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Accuracy of each group; adds the worst one's, and the gap from it to the best, to `metrics`."""
+    short = next((s for s in samples if len(s.facts) <= group.column), None)
+    if short is not None:
+        msg = f"sample {short.key!r} has {len(short.facts)} facts; the suite groups by column {group.column}"
         raise ContractError(msg)
-    return result, pa.Table.from_pylist(tally.rows, schema=PREDICTIONS)
+    of = np.array([sample.facts[group.column] for sample in samples])
+    found = {k: group_records(of, right, group.values, group.ignore) for k, right in within.items()}
+    for k, records in found.items():
+        worst = worst_group(records)
+        figures = {name: worst[name] for name in ("value", "low", "high", "n")}
+        metrics[f"worst_group_top{k}"] = {**figures, "chance": metrics[f"top{k}"]["chance"]}
+    values = [record["value"] for record in found[1]]
+    metrics["group_gap_top1"] = {"value": max(values) - min(values), "low": None, "high": None, "chance": None}
+    return [{"by": group.name, **record} for record in found[1]]

@@ -28,6 +28,7 @@ from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_diges
 from dataops.store import FolderStore
 from tasks import registration, stage, tracking
 from tasks.filter_summary import describe_balance
+from tasks.model_files import find_model
 from tasks.register import REGISTER, RegisterConfig, run_links
 from tasks.stage import Context, Work
 
@@ -210,6 +211,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         manifests[name] = commit(store, name, parts, counts, config=config, facts=facts)
     pack = Draft(store, "pack", "pack000000000000")
     shards = [pack.put_bytes(f"0000{i}.tar", bytes([i]) * 512, 200) for i in range(2)]
+    shards.append(pack.put_bytes("dataset.html", b"<!doctype html>what is in it"))
     manifests["pack"] = commit(store, "pack", shards, Counts(input=400, kept=400))
     train = Draft(store, "train", "train00000000000")
     rows = [{"step": s, "loss": 5 / s, "lr": 1e-3, "logit_scale": 2.6, "grad_norm": 1.0} for s in range(1, 121)]
@@ -316,7 +318,15 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
+    wanted |= {
+        "dataset.html",
+        "filter.html",
+        "balance.svg",
+        "download.html",
+        "funnel.png",
+        "training_curves.png",
+        "zero_shot.png",
+    }
     wanted |= {f"manifests/{stage}.json" for stage in stages}
     assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
     for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
@@ -488,6 +498,23 @@ def test_model_loads_without_pickle_or_pairmill_and_scores_as_ours(
         assert row["error"] is None
     assert told["rows"][2]["probabilities"] is None
     assert "not a readable picture" in told["rows"][2]["error"]
+
+
+def test_a_registered_model_is_found_by_its_name_and_fetched_once(
+    registered: Any, upstream: SimpleNamespace, tmp_path: Path
+) -> None:
+    """As curate's scores and `pairmill eval` ask for one."""
+    by_alias = find_model("models:/clip-demo@champion", tmp_path)
+    assert by_alias.path.is_relative_to(tmp_path)
+    assert by_alias.name == f"models:/clip-demo/{registered[0].facts['version']}"
+    assert by_alias.digest == find_model(str(upstream.model), tmp_path).digest
+    fetched = (by_alias.path / "model.safetensors").stat().st_mtime_ns
+    assert find_model(f"clip-demo/{registered[0].facts['version']}", tmp_path) == by_alias
+    assert (by_alias.path / "model.safetensors").stat().st_mtime_ns == fetched
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [by_alias.path.name]
+    for none in ("models:/clip-demo/999", "models:/clip-demo@nobody", "models:/no such model/1"):
+        with pytest.raises(ConfigError, match="refused"):
+            find_model(none, tmp_path)
 
 
 def test_floor_of_an_unknown_metric_names_those_that_there_are(environment: str, upstream: SimpleNamespace) -> None:

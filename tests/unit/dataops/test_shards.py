@@ -106,7 +106,7 @@ def test_a_shard_that_was_cut_anywhere_is_refused() -> None:
     data = shard(SAMPLES[:2])
     used = len(data.rstrip(b"\0")) // 512 * 512 + 512
     for end in range(0, used + 512, 256):
-        with pytest.raises(CorruptPart, match="x.tar: "):
+        with pytest.raises(CorruptPart, match=r"x\.tar: "):
             places(io.BytesIO(data[:end]), "x.tar")
 
 
@@ -115,7 +115,7 @@ def test_a_header_with_a_flipped_bit_is_refused() -> None:
     for byte in range(512):
         damaged = bytearray(data)
         damaged[byte] ^= 4
-        with pytest.raises(CorruptPart, match="x.tar: "):
+        with pytest.raises(CorruptPart, match=r"x\.tar: "):
             places(io.BytesIO(damaged), "x.tar")
 
 
@@ -139,7 +139,7 @@ def test_a_sample_is_read_alone_by_its_line_of_the_index() -> None:
     "text", ["", "v1.2 2\njpg 1 2 a.jpg\n", "v1.1 1\njpg 1 2\n", "v1.2 1\njpg 1 2\n", "v1.2 1\njpg x 2 a.jpg\n"]
 )
 def test_what_is_no_index_is_refused(text: str) -> None:
-    with pytest.raises(CorruptPart, match="x.idx: not a"):
+    with pytest.raises(CorruptPart, match=r"x\.idx: not a"):
         list(read_index(text, "x.idx"))
 
 

@@ -155,6 +155,29 @@ def test_every_shipped_config_is_valid(path, write, tmp_path):
     assert load_config(path, [*settings, f"evaluate.data={tmp_path}/suite"]).name
 
 
+def test_the_second_round_of_the_bootstrap_takes_the_first_ones_download(write, tmp_path):
+    write()
+    settings = [f"store.uri={tmp_path}/store", "evaluate.suite=suite/suite.toml", "evaluate.data=suite"]
+    first, second = (load_config(ROOT / f"configs/{name}.toml", settings) for name in ("common-crawl", "bootstrap"))
+    for table in ("seed", "source", "filter", "download"):
+        assert getattr(second, table) == getattr(first, table)
+    (rule,) = second.curate.rules
+    assert second.train.epochs * rule.top_fraction == pytest.approx(first.train.epochs)
+    assert second.curate.scores.clip_score.model == f"models:/{first.register_.model_name}@{first.register_.alias}"
+
+
+def test_scorers_that_are_not_there_are_found_before_the_run(write, tmp_path):
+    settings = ["curate.scores.clip_score.model=none.pt", "curate.scores.aesthetic.head=none.safetensors"]
+    settings.append('curate.scores.aesthetic.model="models:/m/1"')
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(), settings)
+    assert "2 problems" in str(caught.value)
+    assert "curate.scores.clip_score.model: 'none.pt': no such file or folder" in str(caught.value)
+    assert "curate.scores.aesthetic.head: 'none.safetensors': no such file" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"curate: .*\[curate\.scores\.nsfw\] missing"):
+        load_config(write(), ['curate.rules=[{score = "nsfw", max = 0.5}]'])
+
+
 def test_a_list_of_queries_that_is_not_there_is_found_before_the_run(write, tmp_path):
     with pytest.raises(ConfigError, match=r"filter\.balance\.queries: .*none\.parquet is no file .*queries build"):
         load_config(write(), [f"filter.balance.queries={tmp_path}/none.parquet"])

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from dataops.snapshot import Counts, Manifest
-from tasks import filter_summary
+from tasks import tallies
 from tasks.filter_plots import BOTTOM, LEFT, RIGHT, TOP, curve_svg, lengths_svg
 from tasks.filter_report import report_html
 from tasks.filter_summary import EXAMPLES, add_up, balance_facts, describe, describe_balance
@@ -79,7 +79,7 @@ def test_it_says_what_the_manifest_says():
 
 
 def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
-    monkeypatch.setattr(filter_summary, "_HELD", 10)
+    monkeypatch.setattr(tallies, "HELD", 10)
     parts = [pairs(["a kite"] * 3 + ["a dog"] * 2 + [f"number {part} {i}" for i in range(8)]) for part in range(9)]
     facts = add_up(describe(part, part.clear()) for part in parts)
     assert list(facts["captions"].items())[:2] == [("a kite", 27), ("a dog", 18)]
@@ -87,7 +87,7 @@ def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
 
 
 def test_of_many_captions_the_most_frequent_are_told(monkeypatch):
-    monkeypatch.setattr(filter_summary, "_PER_PART", 4)
+    monkeypatch.setattr(tallies, "PER_PART", 4)
     said = ["d", "c", "b", "a", "e", "b", "c", "c"]
     assert list(describe(pairs(said), pairs(["x"]))["captions"].items()) == [("c", 3), ("b", 2), ("a", 1), ("d", 1)]
     assert describe(pairs(["x", "y"]), pairs(["z"]))["captions"] == {"x": 1, "y": 1}

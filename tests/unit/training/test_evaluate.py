@@ -20,12 +20,15 @@ from dataops.errors import ConfigError, ContractError
 from training.checkpoint import save_model
 from training.config import ModelConfig, TextConfig, VisionConfig
 from training.encode import encode_images
-from training.eval_sets import EvalSet, Sample
+from training.eval_samples import Sample
+from training.eval_sets import EvalSet
 from training.evaluate import evaluate, main, read_job
+from training.features import encode_set
 from training.model import CLIP
 from training.preprocess import Preprocess
 from training.retrieval import retrieve
-from training.suite import Suite, Task
+from training.suite import Suite
+from training.suite_task import Task
 from training.tokenizer import train_tokenizer
 from training.zero_shot import classify
 
@@ -84,6 +87,10 @@ def write_set(root: Path, samples, kind="classification", classes=tuple(COLOURS)
     return EvalSet(root, "test", kind)
 
 
+def task_of(data: EvalSet, **keys) -> Task:
+    return Task(name=data.root.name, kind=data.kind, root=str(data.root), **keys)
+
+
 def by_label(*pairs):
     names = list(COLOURS)
     return [(picture(COLOURS[shown]), str(names.index(label)).encode()) for shown, label in pairs]
@@ -92,7 +99,7 @@ def by_label(*pairs):
 def test_classification_counts_what_is_right(tmp_path, loaded):
     samples = by_label(("red", "red"), ("green", "green"), ("blue", "red"), ("white", "white"))
     data = write_set(tmp_path, [*samples, (b"no picture", b"1"), (samples[0][0][:48], b"1")])
-    result, table = classify(loaded, data, batch_size=4)
+    result, table = classify(loaded, task_of(data), encode_set(loaded, data, batch_size=4))
     metrics = result["metrics"]
     assert (result["n"], result["classes"], result["templates"], result["unreadable"]) == (6, 5, 2, 2)
     assert metrics["top1"]["value"] == pytest.approx(3 / 6)
@@ -140,15 +147,15 @@ def test_batches_and_threads_change_no_bit_and_no_order(loaded):
 def test_a_set_without_one_readable_image_is_an_error(tmp_path, loaded):
     data = write_set(tmp_path / "c", [(b"x", b"1"), (b"y", b"2")])
     with pytest.raises(ContractError, match="none of 2 images can be decoded"):
-        classify(loaded, data, batch_size=1)
+        encode_set(loaded, data, batch_size=1)
     with pytest.raises(ContractError, match="none of 1 images can be decoded"):
-        retrieve(loaded, write_set(tmp_path / "r", [(b"x", b"red")], "retrieval"), batch_size=1)
+        encode_set(loaded, write_set(tmp_path / "r", [(b"x", b"red")], "retrieval"), batch_size=1)
 
 
 def test_a_broken_preprocessing_is_no_unreadable_image(tmp_path, loaded):
     loaded.preprocess = lambda image: image.no_such_thing
     with pytest.raises(AttributeError):
-        classify(loaded, write_set(tmp_path, by_label(("red", "red"))), batch_size=1)
+        encode_set(loaded, write_set(tmp_path, by_label(("red", "red"))), batch_size=1)
 
 
 def test_retrieval_both_ways(tmp_path, loaded):
@@ -158,7 +165,8 @@ def test_retrieval_both_ways(tmp_path, loaded):
         (b"broken", b"green"),
         (picture(COLOURS["white"]), b"black"),  # its worst caption
     ]
-    result, table = retrieve(loaded, write_set(tmp_path, samples, "retrieval"), batch_size=2)
+    data = write_set(tmp_path, samples, "retrieval")
+    result, table = retrieve(loaded, encode_set(loaded, data, batch_size=2))
     rows = table.to_pylist()
     # captions: 0 red, 1 blue, 2 blue, 3 green, 4 black; equal scores rank in order, so caption 1 stands before 2
     assert [row["image_to_text_rank"] for row in rows] == [1, 2, None, 5]
@@ -181,8 +189,7 @@ def suite(tmp_path):
     one = write_set(tmp_path / "one", [*by_label(("red", "red"), ("blue", "green")), (b"no picture", b"0")])
     two = write_set(tmp_path / "two", [(picture(COLOURS["red"]), b"red")], "retrieval")
     three = write_set(tmp_path / "three", by_label(("white", "white"), ("green", "green"), ("blue", "blue")))
-    tasks = [Task(name=d.root.name, kind=d.kind, root=str(d.root)) for d in (one, two, three)]
-    return Suite(name="s", tasks=tuple(tasks))
+    return Suite(name="s", tasks=tuple(map(task_of, (one, two, three))))
 
 
 def content(folder: Path) -> dict[str, bytes]:

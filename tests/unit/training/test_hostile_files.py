@@ -189,7 +189,7 @@ def test_counts_of_shards_that_no_set_has(count, tmp_path):
 
 
 def test_a_member_that_memory_should_not_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.eval_sets.MAX_MEMBER_BYTES", 1 << 20)
+    monkeypatch.setattr("training.eval_samples.MAX_MEMBER_BYTES", 1 << 20)
     found = eval_set(tmp_path, ("a.png", bytes(2 << 20)), ("a.cls", b"0"))
     with pytest.raises(ContractError, match="no plain file of at most 1 MiB"):
         list(found.samples())

@@ -28,11 +28,13 @@ def output_of(job: Path) -> Path:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("tower", ["resnet", "vit"])
-def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str) -> None:
+@pytest.mark.parametrize(
+    ("tower", "more"), [("resnet", {}), ("vit", {"loss": "sigmoid", "grad_cache": 3, "patch_dropout": 0.5})]
+)
+def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str, more: dict[str, object]) -> None:
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them."""
     # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
-    jobs = [make_job(f"{ranks}", tower, epochs=3, nproc=ranks, eps=1e-3) for ranks in (1, 2)]
+    jobs = [make_job(f"{ranks}", tower, epochs=3, nproc=ranks, eps=1e-3, **more) for ranks in (1, 2)]
     for job, ranks in zip(jobs, (1, 2), strict=True):
         result = run(job, ranks)
         assert result.returncode == 0, result.stderr

@@ -1,17 +1,19 @@
 """Suites and the layouts that they name: read, refused with a reason, digested."""
 
 import io
+import pickle
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dataops.errors import ConfigError, ContractError
 from training.eval_sets import EvalSet
-from training.suite import Suite, load_suite
+from training.suite import Suite, load_suite, read_tasks
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -158,7 +160,7 @@ def test_all_problems_come_in_one_error(tmp_path):
         "s.toml",
         "unknown key 'colour'; allowed: name, [[task]]",
         "task[0] (a b).name",
-        "task[0] (a b).kind: Input should be 'classification' or 'retrieval' (got 'probe')",
+        "task[0] (a b).kind: Input should be 'classification', 'multilabel' or 'retrieval' (got 'probe')",
         "task[0] (a b).splitt: unknown key; allowed: name, kind, root, split, description",
         "task[1] (u).root",
         "the root is missing too",
@@ -238,3 +240,110 @@ def test_the_demo_suite_names_its_tasks(tmp_path):
 def test_the_orchestrator_can_load_suites_without_torch():
     code = "import sys, training.suite, training.intervals; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+def npy(value) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value)
+    return buffer.getvalue()
+
+
+def write_npy_set(root: Path, array: bytes, *more: tuple[str, bytes]) -> Path:
+    write_tar(root / "test/0.tar", {"a.png": png(), "a.npy": array, **dict(more)})
+    (root / "test/nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("gender:man\ngender:woman\nage:young\nage:middling\nage:old\n")
+    templates = "gender:a photo of a {c}\nage:a {c} person\nage:{c}\n"
+    (root / "zeroshot_classification_templates.txt").write_text(templates)
+    return root
+
+
+def test_multilabel_rows_name_the_classes_that_hold(tmp_path):
+    write_npy_set(tmp_path, npy(np.array([0, 1, 1, 0, 0])))
+    (sample,) = EvalSet(tmp_path, "test", "multilabel").samples()
+    assert sample.labels == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (npy(np.array([0, 1])), r"0 or 1 for each of 5 classes; it has 2 numbers"),
+        (npy(np.array([0, 1, 2, 0, 0])), "0 or 1 for each"),
+        (npy(np.array([0.5, 1, 0, 0, 0])), "not whole numbers"),
+        (npy(np.zeros((5, 5))), "it is no row of numbers"),
+        (npy(np.array(["a"] * 5)), "invalid literal"),
+        (npy(np.array([[1, "x"], None], dtype=object)), "it is a pickle"),
+        (pickle.dumps([0, 1, 1, 0, 0]), "it is a pickle"),
+        (b"", "cannot be read"),
+        (npy(np.array([0, 1, 1, 0, 0]))[:-9], "cannot be read"),
+    ],
+)
+def test_a_wrong_npy_row_is_named_and_no_pickle_is_read(tmp_path, array, message):
+    write_npy_set(tmp_path, array)
+    with pytest.raises(ContractError, match=r"0\.tar: a\.npy.*" + message):
+        list(EvalSet(tmp_path, "test", "multilabel").samples())
+
+
+def test_one_question_of_several_with_its_label_among_the_facts(tmp_path):
+    write_npy_set(tmp_path, npy(np.array([2, 1, 7])))
+    age = EvalSet(tmp_path, "test", "classification", objective="age", label_column=0, with_facts=True)
+    assert age.class_names() == ["young", "middling", "old"]
+    assert age.templates() == ["a {c} person", "{c}"]
+    (sample,) = age.samples()
+    assert (sample.label, sample.facts) == (2, (2, 1, 7))
+    gender = EvalSet(tmp_path, "test", "classification", objective="gender", label_column=2)
+    with pytest.raises(ContractError, match=r"column 2 of .* is no label from 0 to 1"):
+        list(gender.samples())
+    with pytest.raises(ContractError, match="no line begins with 'height:'"):
+        EvalSet(tmp_path, "test", "classification", objective="height").class_names()
+
+
+def test_facts_that_are_asked_for_must_be_there(tmp_path):
+    data = EvalSet(write_set(tmp_path), "test", "classification", with_facts=True)
+    with pytest.raises(ContractError, match=r"needs one image .* and a\.npy"):
+        list(data.samples())
+
+
+def test_a_partial_suite_names_what_is_absent_and_why(tmp_path):
+    write_set(tmp_path / "data")
+    text = TASK + 'train_split = "train"\nprotocols = ["linear_probe", "prompts"]\n'
+    gone = 'name = "u"\nkind = "retrieval"\nsource = "someone/wds_u"\n'
+    never = 'name = "v"\nkind = "classification"\nmissing = "its owner keeps it"\n'
+    path = write_suite(tmp_path / "s.toml", text, gone, never)
+    suite = load_suite(path, partial=True)
+    assert [(task.name, task.protocols) for task in suite.tasks] == [("t", ("prompts",))]
+    reasons = {each.name: each.reason for each in suite.absent}
+    assert list(reasons) == ["t.linear_probe", "u", "v"]
+    assert "has no split train" in reasons["t.linear_probe"]
+    assert f"{tmp_path / 'wds_u'} is not there; fetch it: pairmill datasets fetch" in reasons["u"]
+    assert reasons["v"] == "its owner keeps it"
+    with pytest.raises(ConfigError, match=r"problem\(s\)"):
+        load_suite(path)
+    with pytest.raises(ConfigError, match="none of its 1 sets is there"):
+        load_suite(write_suite(tmp_path / "t.toml", gone), partial=True)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ('metric = "mean_average_precision"', "is none of a classification task"),
+        ('metric = "worst_group_top1"', r"needs \[task.group\]"),
+        ('protocols = ["few_shot"]', "need train_split"),
+        ('base = "nobody"', "no task is named 'nobody'"),
+        ("classes = 3", "has 2 classes, the suite says 3"),
+        ('source = "../up"', "source: String should match"),
+    ],
+)
+def test_a_task_that_makes_no_sense_is_refused(tmp_path, extra, message):
+    write_set(tmp_path / "data")
+    with pytest.raises(ConfigError, match=message):
+        load_suite(write_suite(tmp_path / "s.toml", TASK + extra))
+
+
+@pytest.mark.parametrize(("name", "tasks", "missing"), [("paper", 37, 6), ("datacomp", 42, 3), ("vtab", 19, 0)])
+def test_the_shipped_suites(name, tasks, missing):
+    found, labelled, problems = read_tasks(REPOSITORY / f"configs/suites/{name}.toml", Path("/data"))
+    assert (found, len(labelled), problems) == (name, tasks, [])
+    sets = [task for _, task in labelled]
+    assert sum(bool(task.missing) for task in sets) == missing
+    assert all(task.source or task.missing for task in sets)
+    assert all(task.root == f"/data/{task.source.partition('/')[2]}" for task in sets if task.source)

@@ -1,0 +1,126 @@
+"""Rules over columns of scores: which rows a threshold, a top fraction or a band of the ranking keeps. Pure.
+
+Every rule looks at all the rows that it is given, whatever other rules say of them, so neither the order of the rows nor
+that of the rules decides who stays: a row stays where all rules keep it. The first rule that does not gives the reason::
+
+    <score>_missing       there is no score, or it is no number
+    <score>_low, _high    below `min`, above `max`
+    <score>_not_top       not in the `top_fraction`
+    <score>_above_band, _below_band    better, or worse, than the `band`
+
+Rows are ranked from the greatest score down, equal scores by uid. With n rows, rank r (from 0) is in a band [low, high]
+where low * n <= r < high * n, in exact arithmetic; `top_fraction = f` is the band [0, f]. So any fraction keeps at least
+one row of each language that has one.
+
+Source: Gadre et al. 2023 (DataComp), section 3.2 and appendix: CLIP score thresholds and top fractions.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Annotated, Literal, Self
+
+import polars as pl
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ScoreRule(BaseModel):
+    """One `[[curate.rules]]`: what a score must be for a row to stay."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    score: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
+    """Name of the column."""
+    min: FiniteFloat | None = None
+    """Least score that stays."""
+    max: FiniteFloat | None = None
+    """Greatest score that stays."""
+    top_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the rows that stays: those with the greatest scores."""
+    band: tuple[Share, Share] | None = None
+    """Shares of the ranking between which rows stay, counted from the greatest score: [0.02, 0.3] leaves out the best 2% of
+    all rows (with CLIP scores, mostly pictures of their own caption) and all that comes after the best 30%."""
+    by: Literal["language"] | None = None
+    """With `top_fraction` or `band`: rank the rows of each language among themselves; those without one are a group too."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        threshold = self.min is not None or self.max is not None
+        if threshold + (self.top_fraction is not None) + (self.band is not None) != 1:
+            msg = "give one of: min and/or max, top_fraction, band"
+            raise ValueError(msg)
+        if self.by and threshold:
+            msg = "by goes with top_fraction or band: a threshold is the same for every row"
+            raise ValueError(msg)
+        if self.min is not None and self.max is not None and self.min > self.max:
+            msg = f"min {self.min:g} is above max {self.max:g}"
+            raise ValueError(msg)
+        if self.band is not None and self.band[0] >= self.band[1]:
+            msg = f"band: its lower end {self.band[0]:g} is not below its upper end {self.band[1]:g}"
+            raise ValueError(msg)
+        return self
+
+
+def drop_reasons(table: pa.Table, rules: Sequence[ScoreRule]) -> pa.Array:
+    """The reason for which each row leaves (string), null where it stays.
+
+    Args:
+        table: `uid`, no two the same; a float column for each rule's score, null or NaN where there is none; `language`
+            where a rule is `by` it.
+    """
+    columns = ["uid", *dict.fromkeys(rule.score for rule in rules)]
+    columns += ["language"] if any(rule.by for rule in rules) else []
+    rows = pl.DataFrame(table.select(columns)).with_row_index("row")
+    reasons = pl.Series("drop_reason", [None] * rows.height, pl.String)
+    for rule in reversed(rules):
+        verdict = _of_threshold(rows, rule) if rule.band is None and rule.top_fraction is None else _of_rank(rows, rule)
+        reasons = verdict.fill_null(reasons)
+    return pa.array(reasons.to_arrow(), pa.string())
+
+
+def _of_threshold(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
+    score = pl.col(rule.score)
+    return rows.select(
+        pl.when(score.is_null() | score.is_nan())
+        .then(pl.lit(f"{rule.score}_missing"))
+        .when(pl.lit(False) if rule.min is None else score < rule.min)
+        .then(pl.lit(f"{rule.score}_low"))
+        .when(pl.lit(False) if rule.max is None else score > rule.max)
+        .then(pl.lit(f"{rule.score}_high"))
+        .alias("verdict")
+    )["verdict"]
+
+
+def _of_rank(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
+    low, high = rule.band or (0.0, rule.top_fraction or 1.0)
+    worse = "below_band" if rule.band else "not_top"
+    score, group = pl.col(rule.score), pl.col("language") if rule.by else pl.lit("")
+    scored = rows.filter(score.is_not_null() & score.is_not_nan()).with_columns(group.alias("group"))
+    scored = scored.sort(["group", rule.score, "uid"], descending=[False, True, False])
+    sizes = scored.group_by("group").len("size")
+    bounds = sizes.with_columns(
+        pl.Series("first", [_rank(low, size) for size in sizes["size"]], pl.Int64),
+        pl.Series("end", [_rank(high, size) for size in sizes["size"]], pl.Int64),
+    )
+    ranked = scored.with_columns(pl.int_range(pl.len()).over("group").alias("rank"))
+    ranked = ranked.join(bounds, on="group", how="left", nulls_equal=True)
+    judged = ranked.select(
+        "row",
+        pl.when(pl.col("rank") < pl.col("first"))
+        .then(pl.lit(f"{rule.score}_above_band"))
+        .when(pl.col("rank") >= pl.col("end"))
+        .then(pl.lit(f"{rule.score}_{worse}"))
+        .otherwise(pl.lit(""))
+        .alias("verdict"),
+    )
+    verdicts = rows.select("row").join(judged, on="row", how="left", maintain_order="left")["verdict"]
+    verdicts = verdicts.fill_null(f"{rule.score}_missing")
+    return verdicts.set(verdicts == "", None)
+
+
+def _rank(share: float, size: int) -> int:
+    """The first rank, from 0, that is not among the first `share` of `size` rows; 0.07 is 7/100 here, not its double."""
+    return math.ceil(Fraction(repr(share)) * size)

@@ -1,0 +1,231 @@
+"""Curate's search for pictures of evaluation sets among those that are to be trained on.
+
+The pictures of the sets are read in worker processes (`index`, a task a tar or some hundred files), then compared with all
+training pictures at once. What copies are found, and how surely: docs/curate.md.
+"""
+
+import logging
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dataops import images
+from dataops.digest import canonical_json, text_sha256
+from dataops.errors import ConfigError, SourceError
+from dataops.image_look import MATRIX_SIDE
+from dataops.near_duplicates import bits_apart, matches
+from dataops.picture_overlap import PLANE_SIDE, VARIANTS, correlations, known, variant
+from dataops.shards import MAX_MEMBER_BYTES
+from dataops.snapshot import Draft, Input, Record, read_table
+from tasks.curate_choose import matrix
+from tasks.curate_config import CurateConfig, OverlapConfig
+from tasks.parts import map_parts
+from tasks.source_files import find
+from tasks.sources import SourceFile
+from tasks.stage import Work
+
+logger = logging.getLogger(__name__)
+
+MATCHES = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("evaluation_set", pa.string()),  # as curate.overlap.paths names it
+        ("member", pa.string()),  # the picture's file below it; in a tar `file.tar/member`
+        ("kind", pa.string()),  # exact (the same bytes), copy, crop, mirrored, mirrored_crop
+        ("distance", pa.int32()),  # bits between the hashes; 0 of an exact one
+        ("correlation", pa.float32()),  # 1 of an exact one
+    ]
+)
+_INDEXED = pa.schema(
+    [
+        ("evaluation_set", pa.string()),
+        ("member", pa.string()),
+        ("sha256", pa.string()),
+        ("plane", pa.binary()),
+        ("hashes", pa.binary()),  # uint64, little-endian
+    ]
+)
+_FILES = 200  # pictures read by one task
+
+
+@dataclass(frozen=True)
+class EvaluationFiles:
+    """One task: some files of an evaluation set."""
+
+    number: int
+    evaluation_set: str
+    files: tuple[SourceFile, ...]
+
+    @property
+    def id(self) -> str:
+        return f"evaluation-{self.number:05d}"
+
+
+def evaluation_files(path: str) -> list[SourceFile]:
+    """The files of one of `curate.overlap.paths`. Raises: ConfigError where there is none."""
+    pattern = path
+    if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
+        pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
+    files, problems = find([pattern])
+    if problems:
+        raise ConfigError("; ".join(line.removeprefix("paths: ") for line in problems))
+    return files
+
+
+def evaluation_inputs(config: CurateConfig) -> list[Input]:
+    """The evaluation sets, each with a digest of its files. Raises: ConfigError, SourceError."""
+    inputs = []
+    for path in config.overlap.paths if config.overlap else ():
+        listed = [[file.name, file.digest()] for file in evaluation_files(path)]  # names are a column of MATCHES
+        inputs.append(Input(stage="evaluation_set", key=path, digest=text_sha256(canonical_json(listed))))
+    return inputs
+
+
+def evaluation_matches(work: Work, judged: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+    """The training pictures that evaluation sets have (columns MATCHES), and what is to be said of the sets."""
+    config: OverlapConfig = work.config.overlap
+    tasks = _tasks(config)
+    records = map_parts(index, tasks, work.draft, work.context, _said)
+    names = [part.name for record in records for part in record.parts]
+    indexed = pa.concat_tables(
+        [_INDEXED.empty_table(), *(read_table(work.context.store, work.draft.path(n)) for n in names)]
+    )
+    unreadable = sum(record.facts["unreadable"] for record in records)
+    if not indexed.num_rows:
+        msg = f"curate.overlap.paths: no picture can be read in {', '.join(config.paths)}"
+        raise ConfigError(msg)
+    if unreadable:
+        logger.warning("curate: %d pictures of evaluation sets cannot be read", unreadable)
+    found = find_matches(judged, indexed, config)
+    rows = len(set(found["uid"].to_pylist()))
+    facts = {"evaluation_pictures": indexed.num_rows, "evaluation_unreadable": unreadable, "evaluation_overlaps": rows}
+    return found, facts
+
+
+def _said(record: Record) -> str:
+    return f"{record.task}: {record.parts[0].rows:,} pictures of evaluation sets"
+
+
+def _tasks(config: OverlapConfig) -> list[EvaluationFiles]:
+    tasks: list[EvaluationFiles] = []
+    for path in config.paths:
+        files = evaluation_files(path)
+        tars = [[file] for file in files if file.name.endswith(".tar")]
+        others = [file for file in files if not file.name.endswith(".tar")]
+        for some in [*tars, *(others[at : at + _FILES] for at in range(0, len(others), _FILES))]:
+            tasks.append(EvaluationFiles(len(tasks), path, tuple(some)))
+    return tasks
+
+
+def index(draft: Draft, task: EvaluationFiles) -> Record:
+    """Read pictures of an evaluation set; files that are no pictures (captions, labels) are passed over."""
+    rows, unreadable = [], 0
+    for member, data in _pictures(task.files):
+        try:
+            plane, hashes = known(images.pixels(data))
+        except images.ImageRefused as refused:
+            unreadable += refused.reason != "not_an_image"
+            continue
+        rows.append(
+            {
+                "evaluation_set": task.evaluation_set,
+                "member": member,
+                "sha256": sha256(data).hexdigest(),
+                "plane": plane.tobytes(),
+                "hashes": hashes.astype("<u8").tobytes(),
+            }
+        )
+    part = draft.put_table(f"_work/{task.id}.parquet", pa.Table.from_pylist(rows, _INDEXED))
+    return Record(task=task.id, parts=[part], facts={"unreadable": unreadable})
+
+
+def _pictures(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
+    """(member, bytes) of all files, and of all members of those that are tars. Raises: SourceError."""
+    for file in files:
+        with file.open() as stream:
+            if not file.name.endswith(".tar"):
+                yield file.name, stream.read()
+                continue
+            try:
+                with tarfile.open(fileobj=stream, mode="r|") as tar:
+                    for info in tar:
+                        content = tar.extractfile(info) if info.isreg() and info.size <= MAX_MEMBER_BYTES else None
+                        if content:
+                            yield f"{file.name}/{info.name}", content.read()
+            except (tarfile.TarError, EOFError, ValueError) as error:
+                msg = f"curate.overlap.paths: {file.name} is not a whole tar file ({error})"
+                raise SourceError(msg) from error
+
+
+def find_matches(judged: pa.Table, indexed: pa.Table, config: OverlapConfig) -> pa.Table:
+    """The good pictures of `judged` that are among the indexed ones, each with the best way in which it is each of them."""
+    good = judged.filter(judged["drop_reason"].is_null()).combine_chunks()
+    found = pl.concat([_exact(good, indexed), _changed(good, indexed, config)])
+    best = found.sort("correlation", "distance", "kind", descending=[True, False, False])
+    best = best.unique(["row", "picture"], keep="first").sort("row", "picture")
+    rows, pictures = (pa.array(best[name].to_numpy()) for name in ("row", "picture"))
+    return pa.table(
+        {
+            "uid": good["uid"].take(rows),
+            "evaluation_set": indexed["evaluation_set"].take(pictures),
+            "member": indexed["member"].take(pictures),
+            **{name: best[name].to_arrow() for name in ("kind", "distance", "correlation")},
+        }
+    ).cast(MATCHES)
+
+
+_FOUND = {"row": pl.Int64, "picture": pl.Int64, "kind": pl.String, "distance": pl.Int32, "correlation": pl.Float32}
+
+
+def _exact(good: pa.Table, indexed: pa.Table) -> pl.DataFrame:
+    rows = pl.DataFrame({"sha256": good["sha256"].to_pylist()}, schema={"sha256": pl.String}).with_row_index("row")
+    sets = pl.DataFrame({"sha256": indexed["sha256"].to_pylist()}, schema={"sha256": pl.String})
+    both = rows.join(sets.with_row_index("picture"), on="sha256")
+    both = both.with_columns(kind=pl.lit("exact"), distance=pl.lit(0), correlation=pl.lit(1.0))
+    return both.select(pl.col(name).cast(kind) for name, kind in _FOUND.items())
+
+
+def _changed(good: pa.Table, indexed: pa.Table, config: OverlapConfig) -> pl.DataFrame:
+    planes = matrix(indexed["plane"]).reshape(-1, PLANE_SIDE, PLANE_SIDE)
+    queries = np.frombuffer(b"".join(indexed["hashes"].to_pylist()), "<u8").astype(np.uint64)
+    hashes = good["phash"].to_numpy().astype(np.uint64)
+    luminances = matrix(good["luminance"]).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
+    kinds = [variant(number).kind for number in range(VARIANTS)]
+    found = [pl.DataFrame(schema=_FOUND)]
+    for pairs in matches(queries, hashes, config.distance):
+        for some in np.array_split(pairs, max(1, len(pairs) >> 14)):
+            found.append(_laid_over(some, planes, luminances, queries, hashes, kinds, config.correlation))
+    return pl.concat(found)
+
+
+def _laid_over(
+    pairs: NDArray[np.int64],
+    planes: NDArray[np.uint8],
+    luminances: NDArray[np.uint8],
+    queries: NDArray[np.uint64],
+    hashes: NDArray[np.uint64],
+    kinds: list[str],
+    least: float,
+) -> pl.DataFrame:
+    """The pairs whose pictures correlate, of pairs whose hashes are close."""
+    (pictures, numbers), rows = np.divmod(pairs[:, 0], VARIANTS), pairs[:, 1]
+    correlation = correlations(planes[pictures], luminances[rows], numbers)
+    good = np.flatnonzero(correlation >= least)
+    return pl.DataFrame(
+        {
+            "row": rows[good],
+            "picture": pictures[good],
+            "kind": [kinds[number] for number in numbers[good].tolist()],
+            "distance": bits_apart(queries[pairs[good, 0]], hashes[rows[good]]),
+            "correlation": correlation[good],
+        },
+        schema_overrides=_FOUND,
+    )

@@ -1,0 +1,113 @@
+"""A server with the Hub's protocol for datasets: listing with digests, HEAD with them, ranges; it can cut and falsify."""
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """Repositories (name to files) and what was asked of them."""
+
+    repositories: dict[str, dict[str, bytes]]
+    gated: set[str] = field(default_factory=set)
+    cut: dict[str, int] = field(default_factory=dict)
+    """File to bytes after which the connection closes, once."""
+    falsified: dict[str, bytes] = field(default_factory=dict)
+    """File to the bytes that are sent in the place of its own, of the same length."""
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    """(method, file, Range) of each request for content."""
+
+    def __enter__(self) -> "Hub":
+        hub = self
+
+        class Handler(_Handler):
+            state = hub
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def is_large(name: str) -> bool:
+    """What the Hub keeps as LFS, with its sha256."""
+    return name.endswith(".tar")
+
+
+def git_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    state: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        if path.startswith("/api/datasets/"):
+            self._listing("/".join(path.split("/")[3:5]))
+        else:
+            self._content(path)
+
+    do_HEAD = do_GET
+
+    def _listing(self, name: str) -> None:
+        if name in self.state.gated:
+            self._json(403, {"error": "Access to this dataset is restricted"}, {"X-Error-Code": "GatedRepo"})
+        elif name not in self.state.repositories:
+            self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        else:
+            files = self.state.repositories[name]
+            siblings = [_sibling(file, data) for file, data in files.items()]
+            self._json(200, {"id": name, "sha": REVISION, "private": False, "tags": [], "siblings": siblings})
+
+    def _content(self, path: str) -> None:
+        _, _, owner, name, _, revision, file = path.split("/", 6)
+        assert revision == REVISION
+        data = self.state.repositories[f"{owner}/{name}"].get(file)
+        wanted = self.headers.get("Range", "")
+        self.state.asked.append((self.command, file, wanted))
+        if data is None:
+            self._json(404, {}, {"X-Error-Code": "EntryNotFound"})
+            return
+        etag = hashlib.sha256(data).hexdigest() if is_large(file) else git_id(data)
+        start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
+        body = self.state.falsified.get(file, data)[start:]
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        for key, value in {"ETag": f'"{etag}"', "X-Repo-Commit": REVISION, "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[: self.state.cut.pop(file, len(body))])
+            self.close_connection = True
+
+    def _json(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        for key, text in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(key, text)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+def _sibling(file: str, data: bytes) -> dict[str, object]:
+    found: dict[str, object] = {"rfilename": file, "size": len(data), "blobId": git_id(data)}
+    if is_large(file):
+        found["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
+    return found

@@ -1,0 +1,170 @@
+"""The fetch of evaluation sets against a server with the Hub's protocol: whole, checked, resumed, named where not."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dataops.errors import ConfigError
+from flows.cli import run_command
+from tasks.datasets import fetch_suite
+from tests.integration.hub_server import REVISION, Hub
+from training.suite import load_suite
+from training.torchvision_sets import Job, write_set
+
+ROW = '[[task]]\nname = "{0}"\nkind = "classification"\nsource = "{1}"\n'
+
+
+def tar(*samples: int) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as file:
+        for number in samples:
+            picture = io.BytesIO()
+            Image.effect_noise((64, 64), 90).save(picture, "PNG")
+            for suffix, data in (("png", picture.getvalue()), ("cls", str(number % 2).encode())):
+                member = tarfile.TarInfo(f"s{number}.{suffix}")
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def repository() -> dict[str, bytes]:
+    return {
+        "README.md": b"# not needed",
+        "../up.tar": b"a name that leads out",
+        "classnames.txt": b"cat\ndog\n",
+        "zeroshot_classification_templates.txt": b"a {c}\n",
+        "test/nshards.txt": b"2",
+        "test/0.tar": tar(0, 1),
+        "test/1.tar": tar(2),
+        "train/nshards.txt": b"1",
+        "train/0.tar": tar(3),
+        "test/notes.bin": b"not needed either",
+    }
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with Hub({"clip-benchmark/wds_cats": repository(), "clip-benchmark/odd": {"a.csv": b"x"}}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "5")
+        yield server
+
+
+def write(path: Path, *rows: str) -> Path:
+    path.write_text('name = "s"\n' + "".join(rows))
+    return path
+
+
+def test_a_set_is_brought_whole_checked_and_once(tmp_path, hub):
+    suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
+    (result,) = fetch_suite(suite, tmp_path / "sets")
+    assert (result.state, result.name) == ("fetched", "cats")
+    folder = tmp_path / "sets/wds_cats"
+    brought = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts}
+    lists = {"classnames.txt", "zeroshot_classification_templates.txt", "fetched.json"}
+    assert brought == lists | {"test/nshards.txt", "test/0.tar", "test/1.tar"}
+    record = json.loads((folder / "fetched.json").read_text())
+    assert (record["revision"], record["splits"]) == (REVISION, ["test"])
+    assert result.bytes == sum(file["bytes"] for file in record["files"].values())
+    assert [s.label for s in load_suite(suite, tmp_path / "sets").tasks[0].data.samples()] == [0, 1, 0]
+
+    hub.asked.clear()
+    assert fetch_suite(suite, tmp_path / "sets")[0].state == "reused"
+    assert hub.asked == []
+    probe = 'train_split = "train"\nprotocols = ["linear_probe"]\n'
+    more = write(tmp_path / "t.toml", ROW.format("cats", "clip-benchmark/wds_cats") + probe)
+    assert fetch_suite(more, tmp_path / "sets")[0].state == "fetched"
+    assert {file for method, file, _ in hub.asked if method == "GET"} == {"train/nshards.txt", "train/0.tar"}
+
+
+def test_a_download_that_was_cut_goes_on_where_it_stopped(tmp_path, hub):
+    # huggingface_hub writes ten mebibytes at a time: what came after them is lost
+    hub.repositories["clip-benchmark/wds_cats"]["test/0.tar"] += bytes(12 << 20)
+    hub.cut["test/0.tar"] = 11 << 20
+    suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
+    assert fetch_suite(suite, tmp_path / "sets")[0].state == "fetched"
+    assert ("GET", "test/0.tar", f"bytes={10 << 20}-") in hub.asked
+    whole = hub.repositories["clip-benchmark/wds_cats"]["test/0.tar"]
+    assert (tmp_path / "sets/wds_cats/test/0.tar").read_bytes() == whole
+
+
+def test_falsified_bytes_are_never_kept(tmp_path, hub):
+    data = hub.repositories["clip-benchmark/wds_cats"]["test/1.tar"]
+    hub.falsified["test/1.tar"] = data[:-1] + b"x"
+    suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
+    (result,) = fetch_suite(suite, tmp_path / "sets")
+    assert (result.state, "test/1.tar twice came with another checksum" in result.reason) == ("failed", True)
+    assert not (tmp_path / "sets/wds_cats/test/1.tar").exists()
+    assert not (tmp_path / "sets/wds_cats/fetched.json").exists()
+    hub.falsified.clear()
+    assert fetch_suite(suite, tmp_path / "sets")[0].state == "fetched"
+
+
+def test_what_was_damaged_on_disk_is_brought_again(tmp_path, hub):
+    suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
+    fetch_suite(suite, tmp_path / "sets")
+    shard = tmp_path / "sets/wds_cats/test/0.tar"
+    shard.write_bytes(b"short")
+    hub.asked.clear()
+    assert fetch_suite(suite, tmp_path / "sets")[0].state == "fetched"
+    assert shard.read_bytes() == hub.repositories["clip-benchmark/wds_cats"]["test/0.tar"]
+    assert {file for method, file, _ in hub.asked if method == "GET"} == {"test/0.tar"}
+
+
+def test_what_cannot_be_had_is_listed_and_the_rest_is_brought(tmp_path, hub, capsys):
+    hub.gated.add("someone/secret")
+    missing = '[[task]]\nname = "never"\nkind = "classification"\nmissing = "its owner keeps it"\n'
+    names = {"none": "someone/nothing", "secret": "someone/secret", "odd": "clip-benchmark/odd"}
+    rows = [ROW.format(name, source) for name, source in {**names, "cats": "clip-benchmark/wds_cats"}.items()]
+    suite = write(tmp_path / "s.toml", *rows, missing)
+    assert run_command(["datasets", "fetch", str(suite), "--data", str(tmp_path / "sets"), "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)["sets"]}
+    states = {name: row["state"] for name, row in found.items()}
+    assert states == {"none": "failed", "secret": "failed", "odd": "failed", "cats": "fetched", "never": "missing"}
+    assert "RepositoryNotFoundError" in found["none"]["reason"]
+    assert "GatedRepoError" in found["secret"]["reason"]
+    assert "has no test/nshards.txt" in found["odd"]["reason"]
+    partial = load_suite(suite, tmp_path / "sets", partial=True)
+    assert [task.name for task in partial.tasks] == ["cats"]
+    assert {each.name for each in partial.absent} == {"none", "secret", "odd", "never"}
+
+
+def test_a_server_that_does_not_answer_is_retryable(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
+    assert run_command(["datasets", "fetch", str(suite), "--data", str(tmp_path / "sets")]) == 75
+    assert "none of 1 sets could be fetched" in capsys.readouterr().err
+
+
+def test_a_suite_without_sources_is_refused(tmp_path):
+    suite = write(tmp_path / "s.toml", '[[task]]\nname = "t"\nkind = "retrieval"\nroot = "r"\n')
+    with pytest.raises(ConfigError, match="none of its sets has a source"):
+        fetch_suite(suite, tmp_path)
+
+
+def test_a_torchvision_set_is_written_in_the_layout(tmp_path):
+    pytest.importorskip("torchvision")
+    for name in ("red_panda", "zebra"):
+        place = tmp_path / "sets/ImageFolder/.torchvision/data" / name
+        place.mkdir(parents=True)
+        Image.new("RGB", (5, 4), "red").save(place / "a.png")
+    suite = write(tmp_path / "s.toml", ROW.format("zoo", "torchvision/ImageFolder"))
+    assert fetch_suite(suite, tmp_path / "sets")[0].state == "fetched"
+    (task,) = load_suite(suite, tmp_path / "sets", partial=True).tasks
+    assert task.data.class_names() == ["red panda", "zebra"]
+    assert [sample.label for sample in task.data.samples()] == [0, 1]
+    assert fetch_suite(suite, tmp_path / "sets")[0].state == "reused"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("NoSuchThing", "torchvision has no dataset NoSuchThing"), ("FakeData", "has no list of class names")],
+)
+def test_what_torchvision_has_not(tmp_path, name, message):
+    pytest.importorskip("torchvision")
+    with pytest.raises(ConfigError, match=message):
+        write_set(Job(name=name, splits=("test",), output=tmp_path))

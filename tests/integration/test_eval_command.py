@@ -1,0 +1,193 @@
+"""`pairmill eval` as a user runs it: two models against a suite of real and damaged sets, with its page."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from dataops.errors import ContractError
+from flows.cli import run_command
+from training.any_model import load_any
+from training.checkpoint import save_model
+from training.config import ModelConfig
+from training.model import CLIP
+from training.preprocess import Preprocess
+from training.tokenizer import train_tokenizer
+
+NAMES = ["<b>nought</b>", *(str(n) for n in range(1, 10))]
+
+
+def model(folder: Path, seed: int) -> Path:
+    tokenizer = train_tokenizer(NAMES, 280, 16)
+    card = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(seed)
+    folder.mkdir()
+    save_model(folder, CLIP(ModelConfig.model_validate(card)), tokenizer, Preprocess(32))
+    return folder
+
+
+def write_digits(root: Path, kind: str) -> Path:
+    scans, labels = load_digits(return_X_y=True)
+    (root / "test").mkdir(parents=True)
+    with tarfile.open(root / "test/0.tar", "w") as tar:
+        for number in range(60):
+            sink = io.BytesIO()
+            Image.fromarray(np.rint(scans[number].reshape(8, 8) * 255 / 16).astype(np.uint8)).save(sink, "PNG")
+            answer = ("cls", str(labels[number])) if kind == "classification" else ("txt", f"a <i>{labels[number]}</i>")
+            for suffix, data in (("png", sink.getvalue() if number else b"broken"), (answer[0], answer[1].encode())):
+                member = tarfile.TarInfo(f"{number:03d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    (root / "test/nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("\n".join(NAMES))
+    (root / "zeroshot_classification_templates.txt").write_text("{c}\na <u>{c}</u>")
+    return root
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    write_digits(tmp_path / "digits", "classification")
+    write_digits(tmp_path / "captions", "retrieval")
+    rows = ""
+    for name, kind, extra in (
+        ("digits", "classification", 'root = "digits"\nprotocols = ["prompts"]'),
+        ("captions", "retrieval", 'root = "captions"'),
+        ("never", "classification", 'missing = "nobody <s>has</s> it"'),
+    ):
+        rows += f'[[task]]\nname = "{name}"\nkind = "{kind}"\n{extra}\n'
+    (tmp_path / "s.toml").write_text(f'name = "trial"\n{rows}')
+    return tmp_path
+
+
+def test_two_models_a_page_and_a_rerun(place, capsys, caplog):
+    caplog.set_level("INFO")
+    first, second = model(place / "a", 0), model(place / "b", 1)
+    matches = pa.table({"uid": ["u"], "evaluation_set": ["digits"], "member": ["007"]})
+    pq.write_table(matches, place / "matches.parquet")
+    command = ["eval", str(first), "--suite", str(place / "s.toml"), "--against", str(second)]
+    page = place / "page.html"
+    more = ["--matches", str(place / "matches.parquet"), "--page", str(page)]
+    assert run_command([*command, *more, "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["metrics"]["digits"]["unreadable"] == 1
+    assert out["average"]["missing"] == {"never": "nobody <s>has</s> it"}
+    values = [
+        out["metrics"]["digits"]["metrics"]["top1"]["value"],
+        out["metrics"]["captions"]["metrics"]["mean_R@1"]["value"],
+    ]
+    assert out["average"]["value"] == pytest.approx(sum(values) / 2)
+    assert out["comparison"]["digits"]["top1"]["verdict"] in ("better", "worse", "not distinguishable")
+    assert [row["overlap"] for row in out["contamination"]] == [1]
+
+    html = page.read_text()
+    assert html.count("data:image/jpeg;base64,") >= 8
+    for markup in ("<b>nought", "<i>", "<u>", "<s>has", "<script"):
+        assert markup not in html
+    assert "&lt;b&gt;nought&lt;/b&gt;" in html
+    assert "nobody &lt;s&gt;has&lt;/s&gt; it" in html
+
+    assert run_command(command) == 0
+    said = capsys.readouterr()
+    assert "Average over 2 of 3 sets" in said.out
+    assert "without never: nobody <s>has</s> it" in said.out
+    assert sum("(reused)" in record.getMessage() for record in caplog.records) == 4
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "classnames.txt").unlink(), "classnames.txt: missing"),
+        (lambda root: (root / "classnames.txt").write_text("a\nb"), "is no label from 0 to 1"),
+        (lambda root: (root / "test/0.tar").write_bytes((root / "test/0.tar").read_bytes()[:20_000]), "0.tar"),
+    ],
+)
+def test_a_damaged_set_is_named(place, capsys, spoil, message):
+    spoil(place / "digits")
+    code = run_command(["eval", str(model(place / "a", 0)), "--suite", str(place / "s.toml")])
+    assert code in (2, 3)
+    assert message in capsys.readouterr().err
+
+
+def test_no_such_model_or_suite(place, capsys):
+    assert run_command(["eval", str(place / "nothing"), "--suite", str(place / "s.toml")]) == 2
+    assert run_command(["eval", str(place), "--suite", str(place / "none.toml")]) == 2
+    assert run_command(["eval", str(place), "--suite", str(place / "s.toml")]) == 2
+    assert "is no model; model.safetensors, model.json, tokenizer.json missing" in capsys.readouterr().err
+
+
+def open_clip_folder(folder: Path) -> tuple[Path, torch.nn.Module]:
+    """As open_clip's push to the Hub writes it, with its own vocabulary."""
+    card = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(2)
+    theirs = open_clip.model.CLIP(**card).eval()
+    folder.mkdir()
+    preprocess = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": card, "preprocess_cfg": preprocess}))
+    torch.save(theirs.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return folder, theirs
+
+
+def test_an_open_clip_folder_gives_what_open_clip_gives(place, capsys):
+    folder, theirs = open_clip_folder(place / "theirs")
+    loaded = load_any(folder)
+    assert isinstance(loaded.model, CLIP)  # ours, which takes texts at their own length
+    images, tokens = torch.randn(2, 3, 32, 32), loaded.tokenizer(["a cat", "two dogs"])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model.encode_image(images), theirs.encode_image(images), atol=1e-5, rtol=1e-4)
+        padded = torch.nn.functional.pad(tokens, (0, 16 - tokens.shape[1]))
+        torch.testing.assert_close(loaded.model.encode_text(tokens), theirs.encode_text(padded), atol=1e-5, rtol=1e-4)
+    white = loaded.preprocess(Image.new("RGB", (40, 32), "white"))
+    torch.testing.assert_close(white, torch.ones(3, 32, 32))  # (1 - 0.5) / 0.5: the folder's own mean and deviation
+    assert run_command(["eval", str(folder), "--suite", str(place / "s.toml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["digits"]["n"] == 60
+
+
+def test_a_pickle_in_an_open_clip_folder_does_not_run(place):
+    folder, _ = open_clip_folder(place / "theirs")
+    witness = place / "ran"
+
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (witness,)
+
+    torch.save({"visual.proj": Hostile()}, folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(ContractError, match="neither we nor open_clip can read it"):
+        load_any(folder)
+    assert not witness.exists()
+
+
+def test_a_file_of_weights_alone_has_openais_vocabulary(place):
+    card = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+    }
+    torch.manual_seed(3)
+    theirs = open_clip.model.CLIP(**card).eval()
+    torch.save(theirs.state_dict(), place / "ViT.pt")
+    loaded = load_any(place / "ViT.pt")
+    texts = ["a cat", "a dog and its ball"]
+    with torch.no_grad():
+        expected = theirs.encode_text(open_clip.tokenizer.SimpleTokenizer()(texts))
+        torch.testing.assert_close(loaded.model.encode_text(loaded.tokenizer(texts)), expected, atol=1e-5, rtol=1e-4)
+    picture = Image.effect_noise((40, 36), 80).convert("RGB")
+    transform = open_clip.image_transform(32, is_train=False)
+    torch.testing.assert_close(loaded.preprocess(picture), transform(picture), atol=1e-6, rtol=0)

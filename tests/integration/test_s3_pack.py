@@ -1,0 +1,48 @@
+"""Packing in a bucket: the same bytes as in a folder, and only parts of raw shards fetched where few are needed."""
+
+from pathlib import Path
+
+import pytest
+
+from dataops import s3_store
+from dataops.errors import StorageError
+from dataops.folder_store import FolderStore
+from dataops.s3_store import S3Store
+from tasks import pack
+from tests.unit.tasks.dataset_chain import chain, packed, packed_in, serially, some_pairs
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def store(s3_server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    return S3Store("mill", f"pack/{tmp_path.name}")
+
+
+@pytest.mark.parametrize("share", [s3_store.RANGE_SHARE, 0.01], ids=["whole", "by-range"])
+def test_a_bucket_gets_the_bytes_that_a_folder_gets(
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(pack, "map_parts", serially)
+    monkeypatch.setattr(s3_store, "RANGE_SHARE", share)
+    made = packed(store, tmp_path, chain(store, some_pairs(), 7), shard_size=5)
+    _, there = packed_in(tmp_path / "folder", some_pairs(), 7, shard_size=5)
+    assert made.content_digest == there["pack"].content_digest
+    assert [p.name for p in made.parts] == [p.name for p in there["pack"].parts]
+
+
+def test_ranges_of_an_object_in_the_order_that_was_asked_for(store: S3Store, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 40
+    ranges = [(9000, 30), (0, 5), (256, 0), (10_239, 1), (5, 300)]
+    for each in (store, FolderStore(tmp_path / "folder")):
+        each.put("a/b", data)
+        assert list(each.read_ranges("a/b", ranges)) == [data[at : at + size] for at, size in ranges]
+        with pytest.raises(StorageError, match="ends before byte 10,250"):
+            list(each.read_ranges("a/b", [(10_230, 20)]))
+        with pytest.raises(StorageError, match="no such object"):
+            list(each.read_ranges("a/c", ranges))
+    cached = list((tmp_path / "home").rglob("b"))
+    assert cached == [], "no whole copy was fetched for a few parts"

@@ -1,0 +1,160 @@
+"""Snapshots from extract to curate as the stages would leave them, made of a few pairs: what tests of packing pack."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from PIL import Image
+
+from dataops.digest import text_sha256
+from dataops.images import preview
+from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped, uid
+from dataops.shards import ShardWriter
+from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
+from dataops.store import FolderStore, Store
+from tasks.fetch_outcome import EVIDENCE
+from tasks.filter_summary import describe
+from tasks.pack import PACK, PackConfig
+from tasks.stage import Context, make, plan
+
+Rows = Sequence[Mapping[str, Any]]
+CONFIGS: dict[str, dict[str, Any]] = {
+    "extract": {"kind": "warc", "opt_out_directives": ["noai"]},
+    "filter": {"languages": ["en"]},
+    "download": {"encode_format": "jpg", "image_size": 48, "resize_mode": "border"},
+    "curate": {"near_duplicate_distance": 6},
+}
+SCHEMAS = {"extract": PAIRS, "filter": FILTERED, "download": DOWNLOADED, "curate": CURATED}
+
+
+@cache
+def jpeg(seed: int, size: int = 48) -> bytes:
+    """Coloured blocks."""
+    colours = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(colours).resize((size, size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def pair(number: int, why: str | None = None, stage: str = "curate", **more: Any) -> dict[str, Any]:
+    """A pair with its picture's `data`; `why` it is dropped, at which `stage`."""
+    url, caption = f"http://host{number % 3}.example/{number}.jpg", more.pop("caption", f"caption {number} é 赤い")
+    return {
+        "uid": uid(url, caption), "key": uid(url, caption), "url": url, "caption": caption, "status": "success",
+        "width": 48, "height": 48, "original_width": 100 + number, "original_height": 200, "language": "en",
+        "language_score": 0.1, "sha256": f"{number:064x}", "source": "crawl-data/CC-MAIN-2024-10/x/a.warc.gz",
+        "license": "http://creativecommons.org/licenses/by/4.0/" if number % 2 else None, "data": jpeg(number),
+        "drop_reason": why, "drop_stage": stage if why else None, **more,
+    }  # fmt: skip
+
+
+def some_pairs() -> list[dict[str, Any]]:
+    """20 that come to curate, of which 3 are dropped there."""
+    return [pair(n, {3: "too_small", 7: "near_duplicate", 8: "near_duplicate"}.get(n)) for n in range(20)]
+
+
+def lost_pairs() -> list[dict[str, Any]]:
+    """13 that do not come so far."""
+    return [
+        *(pair(n, "page_opt_out", "extract") for n in range(100, 103)),
+        *(pair(n, "too_short", "filter", caption=f"c{n}") for n in range(110, 117)),
+        *(pair(n, why, "download") for n, why in ((120, "http_404"), (121, "http_404"), (122, "too_large"))),
+    ]
+
+
+def chain(store: Store, pairs: Rows, raw_size: int = 7, **settings: Any) -> dict[str, Manifest]:
+    """Snapshots of the stages from extract to curate, over raw shards of `raw_size` pairs.
+
+    Args:
+        settings: of filter; they change its key.
+    """
+    made: dict[str, Manifest] = {}
+    for stage in SCHEMAS:
+        here = [row for row in pairs if row["drop_stage"] not in list(SCHEMAS)[: len(made)]]
+        gone = [row for row in here if row["drop_stage"] == stage]
+        told = text_sha256(
+            repr((stage, raw_size, settings, [(row["uid"], row["sha256"], row["drop_reason"]) for row in here]))
+        )
+        fetched = [row for row in pairs if row["drop_stage"] not in ("extract", "filter")]
+        parts = _parts(Draft(store, stage, told[:16]), fetched if stage == "curate" else here, raw_size)
+        counts = Counts(
+            input=len(here), kept=len(here) - len(gone), dropped=Counter(row["drop_reason"] for row in gone)
+        )
+        made[stage] = Draft(store, stage, told[:16]).commit(
+            Manifest(
+                stage=stage, stage_version=1, key=told[:16], inputs=[m.as_input() for m in list(made.values())[-1:]],
+                config=CONFIGS[stage] | (settings if stage == "filter" else {}), seed=0, code={}, parts=parts,
+                counts=counts, facts=_facts(stage, gone), content_digest=content_digest(parts), created_at="",
+            )
+        )  # fmt: skip
+    return made
+
+
+def _facts(stage: str, gone: Rows) -> dict[str, Any]:
+    if stage != "filter":
+        return {"files": 2}
+    columns = ("uid", "url", "caption", "language", "drop_reason")
+    lost = pl.DataFrame([{name: row[name] for name in columns} for row in gone], dict.fromkeys(columns, pl.String))
+    return describe(lost.clear(), lost)
+
+
+def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
+    parts: list[Part] = []
+    for start in range(0, max(len(rows), 1), size):  # curate's parts are the raw shards
+        number = f"{start // size:05d}"
+        here = [{**row, "shard": f"{number}.tar"} for row in rows[start : start + size]]
+        kept = [row for row in here if row["drop_stage"] not in {draft.stage, "download"}]
+        gone = [row for row in here if row["drop_stage"] == draft.stage]
+        if draft.stage in ("download", "curate"):  # others may part the rows as they like
+            parts += _put(draft, f"part-{number}", kept, SCHEMAS[draft.stage])
+        parts += _put(draft, f"dropped-{number}", gone, dropped(SCHEMAS[draft.stage]))
+        if draft.stage == "download":
+            parts += _raw(draft, number, kept, gone)
+    return parts
+
+
+def _put(draft: Draft, name: str, rows: Rows, schema: pa.Schema) -> list[Part]:
+    return [draft.put_table(f"{name}.parquet", conform(pa.Table.from_pylist(rows, schema), schema, name))]
+
+
+def _raw(draft: Draft, number: str, kept: Rows, gone: Rows) -> list[Part]:
+    out = io.BytesIO()
+    writer = ShardWriter(out)
+    for row in kept:
+        writer.write(row["key"], {"json": b"{}", "jpg": row["data"], "txt": row["caption"].encode()})
+    writer.close()
+    seen = [
+        {"uid": row["uid"], "url": row["url"], "preview": preview(Image.open(io.BytesIO(row["data"])))} for row in gone
+    ]
+    return [
+        draft.put_bytes(f"{number}.tar", out.getvalue(), len(kept)),
+        *_put(draft, f"evidence-{number}", seen, EVIDENCE),
+    ]
+
+
+def packed_in(
+    folder: Path, pairs: Rows, raw_size: int = 7, seed: int = 0, workers: int = 1, settings: Any = None, **config: int
+) -> tuple[FolderStore, dict[str, Manifest]]:
+    """The chain with the dataset at its end."""
+    store = FolderStore(folder)
+    made = chain(store, pairs, raw_size, **(settings or {}))
+    return store, made | {"pack": packed(store, folder, made, seed, workers, **config)}
+
+
+def packed(
+    store: Store, home: Path, made: Mapping[str, Manifest], seed: int = 0, workers: int = 1, **config: int
+) -> Manifest:
+    """The dataset of a chain."""
+    planned = plan(PACK, PackConfig(**config), seed, [made["curate"], made["download"]])
+    return make(planned, Context(store, home, workers=workers))
+
+
+def serially(function, tasks, draft: Draft, context: Context) -> list[Record]:
+    """map_parts without processes: for tests of what the tasks make."""
+    return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]

@@ -1,0 +1,145 @@
+"""What others' tools make of an exported model is what ours makes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torch.nn import functional as F
+
+from dataops.errors import ConfigError
+from tests.unit.training.conftest import RESNET, VIT
+from training.checkpoint import LoadedModel, load_model, save_model
+from training.config import ModelConfig
+from training.export import Format, export, main
+from training.model import CLIP
+from training.preprocess import Preprocess
+from training.tokenizer import make_tokenizer, train_tokenizer
+
+CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "café in Paris 2019", "a temple roof, and a flower " * 4, ""]
+MODELS = [("vit", "clip"), ("vit", "captions"), ("resnet", "captions")]
+TOWERS = {"vit": {**VIT["vision_cfg"], "width": 128, "head_width": 64}, "resnet": RESNET["vision_cfg"]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], LoadedModel]:
+    """Finished models with random weights, of both towers and both kinds of vocabulary."""
+    if not any(Path(torch.__file__).parents[1].glob("open_clip")):
+        pytest.skip("open_clip brings the merges of CLIP's vocabulary")
+    made = {}
+    for tower, vocabulary in MODELS:
+        tokenizer = make_tokenizer("clip", [], 0, 16) if vocabulary == "clip" else train_tokenizer(CAPTIONS, 300, 16)
+        text = {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 64, "heads": 2, "layers": 2}
+        torch.manual_seed(0)
+        config = {"embed_dim": 24, "quick_gelu": vocabulary == "clip", "vision_cfg": TOWERS[tower], "text_cfg": text}
+        folder = tmp_path_factory.mktemp(f"{tower}-{vocabulary}")
+        save_model(folder, CLIP(ModelConfig.model_validate(config)), tokenizer, Preprocess(32))
+        made[tower, vocabulary] = load_model(folder)
+    return made
+
+
+def pictures() -> list[Image.Image]:
+    """Two photographs; one cut so that nothing remains to be rounded where it is cropped."""
+    first, second = (Image.fromarray(array) for array in load_sample_images().images)
+    return [first.crop((0, 0, 426, 426)), second.crop((0, 0, 320, 400))]
+
+
+def features(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        images = loaded.model.encode_image(torch.stack([loaded.preprocess(picture) for picture in pictures()]))
+        return images, loaded.model.encode_text(loaded.tokenizer(CAPTIONS))
+
+
+def exported(loaded: LoadedModel, form: Format, folder: Path) -> Path:
+    export(loaded, form, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", MODELS, ids="-".join)
+def test_open_clip_loads_it(models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    loaded, folder = models[kind], exported(models[kind], "open_clip", tmp_path / "out")
+    theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    images, texts = features(loaded)
+    tokens = F.pad(ids := loaded.tokenizer(CAPTIONS), (0, 16 - ids.shape[1]))
+    if kind[1] == "clip":
+        assert open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS).equal(tokens)
+    with torch.no_grad():
+        given = torch.stack([preprocess(picture) for picture in pictures()])
+        torch.testing.assert_close(theirs.eval().encode_image(given), images, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(theirs.encode_text(tokens), texts, atol=1e-4, rtol=1e-4)
+
+
+def test_open_clip_reads_ones_own_vocabulary(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    open_clip = pytest.importorskip("open_clip")
+    loaded = models["vit", "captions"]
+    folder = exported(loaded, "open_clip", tmp_path / "out")
+    tokens = F.pad(ids := loaded.tokenizer(CAPTIONS), (0, 16 - ids.shape[1]))
+    assert open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS).equal(tokens)
+
+
+@pytest.mark.parametrize("vocabulary", ["clip", "captions"])
+def test_transformers_loads_it(models: dict[tuple[str, str], LoadedModel], vocabulary: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    loaded = models["vit", vocabulary]
+    folder = exported(loaded, "hf", tmp_path / "out")
+    theirs, told = transformers.CLIPModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(told.values())
+    processor = transformers.CLIPProcessor.from_pretrained(folder, backend="pil")
+    given = processor(text=CAPTIONS, images=pictures(), return_tensors="pt", padding=True, truncation=True)
+    images, texts = (F.normalize(value) for value in features(loaded))
+    with torch.no_grad():
+        out = theirs.eval()(**given)
+    torch.testing.assert_close(out.image_embeds, images, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.text_embeds, texts, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        out.logits_per_image, loaded.model.logit_scale.exp() * images @ texts.T, atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("kind", MODELS[1:], ids="-".join)
+def test_onnxruntime_runs_it(models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    loaded = models[kind]
+    folder = exported(loaded, "onnx", tmp_path / "out")
+    images, texts = features(loaded)
+
+    def run(name: str, given: Tensor) -> np.ndarray:
+        session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"))
+        return session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]
+
+    for count in (1, 2):
+        given = torch.stack([loaded.preprocess(picture) for picture in pictures()[:count]])
+        np.testing.assert_allclose(run("image", given), images[:count], atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS)), texts, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS[:1])), texts[:1], atol=1e-4, rtol=1e-4)
+    card = json.loads((folder / "model.json").read_text())
+    assert card["logit_scale"] == pytest.approx(float(loaded.model.logit_scale))
+
+
+def test_what_a_form_cannot_hold_is_refused(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no CLIP with a ResNet; export as open_clip or onnx"):
+        export(models["resnet", "captions"], "hf", tmp_path)
+
+
+def test_a_missing_package_is_named(
+    models: dict[tuple[str, str], LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export_onnx.PACKAGES", ("torch", "no_such_runtime"))
+    with pytest.raises(ConfigError, match=r"no_such_runtime not installed: pip install 'pairmill\[export\]'"):
+        export(models["vit", "clip"], "onnx", tmp_path)
+
+
+def test_a_job_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "job.json").write_text(json.dumps({"model": "x", "format": "caffe", "output": "y"}))
+    assert main([str(tmp_path / "job.json")]) == 2
+    (tmp_path / "job.json").write_text(json.dumps({"model": str(tmp_path), "format": "hf", "output": "y"}))
+    assert main([str(tmp_path / "job.json")]) == 3
+    assert main([]) == 2

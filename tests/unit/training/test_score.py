@@ -1,0 +1,193 @@
+"""Scores by a tiny model of ours against the obvious computation, one picture and one caption at a time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dataops.errors import ConfigError, ContractError
+from dataops.score_tables import SCORES, TO_SCORE
+from training.any_model import load_any
+from training.checkpoint import LoadedModel, load_model, save_model
+from training.config import ModelConfig
+from training.model import CLIP
+from training.preprocess import Preprocess, decode_rgb
+from training.score import ShardToScore, main, read_head, read_job, score_shard
+from training.tokenizer import train_tokenizer
+
+from .conftest import VIT, jpeg, write_shard
+
+CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing", "", "a red thing", "blue <|endoftext|> thing"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer(CAPTIONS, 280, 16)
+    config = ModelConfig.model_validate(VIT).with_vocab_size(tokenizer.vocab_size)
+    torch.manual_seed(0)
+    save_model(folder, CLIP(config), tokenizer, Preprocess(config.vision_cfg.image_size))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> LoadedModel:
+    return load_model(checkpoint)
+
+
+def samples(count: int) -> list[tuple[str, bytes, str]]:
+    return [(f"{n:032x}", jpeg(n, (40 + n % 3, 36)), CAPTIONS[n % len(CAPTIONS)]) for n in range(count)]
+
+
+def to_score(folder: Path, name: str, rows: list[tuple[str, bytes, str]], leave_out: int | None = None) -> ShardToScore:
+    """A shard of these samples, all but one of which are to be scored."""
+    folder.mkdir(exist_ok=True)
+    members = [
+        (f"{key}.{kind}", data) for key, picture, text in rows for kind, data in (("jpg", picture), ("json", b""))
+    ]
+    write_shard(folder / f"{name}.tar", members)
+    wanted = [
+        {"key": key, "caption": text, "id": bytes.fromhex(key)}
+        for n, (key, _, text) in enumerate(rows)
+        if n != leave_out
+    ]
+    pq.write_table(pa.Table.from_pylist(wanted, TO_SCORE), folder / f"{name}.parquet")
+    return ShardToScore(name=name, tar=folder / f"{name}.tar", extension="jpg", rows=folder / f"{name}.parquet")
+
+
+@torch.inference_mode()
+def obvious(loaded: LoadedModel, picture: bytes, caption: str) -> float:
+    image = loaded.model.encode_image(loaded.preprocess(decode_rgb(picture))[None])[0]
+    text = loaded.model.encode_text(loaded.tokenizer([caption]))[0]
+    return float(torch.nn.functional.cosine_similarity(image, text, dim=0))
+
+
+def test_clip_score_is_the_cosine_of_picture_and_caption(tmp_path: Path, loaded: LoadedModel) -> None:
+    rows = samples(75)
+    table = score_shard(loaded, to_score(tmp_path, "s", rows, leave_out=3))
+    assert table.schema == SCORES
+    rows.pop(3)
+    assert table["id"].to_pylist() == [bytes.fromhex(key) for key, _, _ in rows]
+    expected = [obvious(loaded, picture, caption) for _, picture, caption in rows]
+    np.testing.assert_allclose(table["score"].to_numpy(), expected, atol=2e-6)
+    assert np.std(expected) > 0.01  # else any number would do
+
+
+def test_no_bit_depends_on_what_else_is_scored_nor_on_threads(tmp_path: Path, loaded: LoadedModel) -> None:
+    rows = samples(80)
+    whole = score_shard(loaded, to_score(tmp_path, "whole", rows), threads=2)
+    parts = [rows[start:stop][::-1] for start, stop in ((0, 1), (1, 9), (9, 80))]
+    cut = pa.concat_tables(
+        score_shard(loaded, to_score(tmp_path, f"p{i}", part), threads=1) for i, part in enumerate(parts)
+    )
+    assert cut.sort_by("id").equals(whole.sort_by("id"))
+
+
+def test_a_picture_that_cannot_be_decoded_has_no_score_and_changes_no_other(
+    tmp_path: Path, loaded: LoadedModel
+) -> None:
+    rows = samples(5)
+    whole = score_shard(loaded, to_score(tmp_path, "whole", rows))["score"].to_pylist()
+    rows[1] = (rows[1][0], rows[1][1][:200], rows[1][2])
+    rows[4] = (rows[4][0], b"<html>", rows[4][2])
+    scores = score_shard(loaded, to_score(tmp_path, "broken", rows))["score"].to_pylist()
+    assert scores == [whole[0], None, whole[2], whole[3], None]
+    none = score_shard(loaded, to_score(tmp_path, "none", [rows[1]]))
+    assert none["score"].to_pylist() == [None]
+
+
+def test_a_head_scores_the_picture_alone(tmp_path: Path, loaded: LoadedModel) -> None:
+    weight = torch.linspace(-1, 1, 16)[None]
+    save_file({"weight": weight, "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors")
+    rows = samples(3)
+    scores = score_shard(loaded, to_score(tmp_path, "s", rows), read_head(tmp_path / "head.safetensors"))
+    with torch.inference_mode():
+        features = loaded.model.encode_image(torch.stack([loaded.preprocess(picture) for _, picture, _ in rows]))
+        expected = (torch.nn.functional.normalize(features, dim=1) @ weight[0] + 5).numpy()
+    np.testing.assert_allclose(scores["score"].to_numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")  # open_clip reads OpenAI's files by it
+def test_others_models_score_as_open_clip_does(tmp_path: Path) -> None:
+    import open_clip
+
+    vision: Any = {"image_size": 32, "head_width": 64, "patch_size": 16, "width": 64, "layers": 1}
+    text: Any = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    torch.manual_seed(1)
+    weights = open_clip.CLIP(16, vision, text).half().float().state_dict()  # as OpenAI's are, in 16 bits
+    card = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {"size": 32}}
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/open_clip_config.json").write_text(json.dumps(card))
+    save_file(weights, tmp_path / "folder/open_clip_model.safetensors")
+    facts = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    torch.save(weights | {name: torch.tensor(value) for name, value in facts.items()}, tmp_path / "openai.pt")
+    rows = samples(5)
+    shard = to_score(tmp_path, "s", rows)
+    tokens = open_clip.SimpleTokenizer()([caption for _, _, caption in rows])
+    transform: Any = open_clip.image_transform(32, is_train=False)
+    pixels = torch.stack([transform(decode_rgb(picture)) for _, picture, _ in rows])
+    for name, quick_gelu in (("folder", False), ("openai.pt", True)):
+        theirs = open_clip.CLIP(16, vision, text, quick_gelu=quick_gelu).eval()
+        theirs.load_state_dict(weights)
+        with torch.inference_mode():
+            image, caption = theirs.encode_image(pixels, normalize=True), theirs.encode_text(tokens, normalize=True)
+        scores = score_shard(load_any(tmp_path / name), shard)["score"].to_numpy()
+        np.testing.assert_allclose(scores, (image * caption).sum(dim=1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [{"bias": torch.zeros(1)}, {"weight": torch.zeros(4, 4)}, {"weight": torch.zeros(4), "x": torch.zeros(1)}],
+)
+def test_a_head_that_is_none_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, tmp_path / "head.safetensors")
+    with pytest.raises(ContractError, match=r"head\.safetensors: a head holds"):
+        read_head(tmp_path / "head.safetensors")
+    (tmp_path / "head.safetensors").write_bytes(b"pickle")
+    with pytest.raises(ContractError, match="not a safetensors file"):
+        read_head(tmp_path / "head.safetensors")
+
+
+def test_a_head_of_another_model_is_refused(tmp_path: Path, loaded: LoadedModel) -> None:
+    save_file({"weight": torch.zeros(512)}, tmp_path / "head.safetensors")
+    with pytest.raises(ContractError, match="over 512 features, the model's have 16"):
+        score_shard(loaded, to_score(tmp_path, "s", samples(1)), read_head(tmp_path / "head.safetensors"))
+
+
+def test_a_shard_without_the_sample_is_an_error_that_names_it(tmp_path: Path, loaded: LoadedModel) -> None:
+    shard = to_score(tmp_path, "s", samples(2))
+    rows = [{"key": "ffff", "caption": "", "id": bytes(16)}]
+    pq.write_table(pa.Table.from_pylist(rows, TO_SCORE), shard.rows)
+    with pytest.raises(ContractError, match=r"s\.tar: has no sample 'ffff'"):
+        score_shard(loaded, shard)
+    with pytest.raises(ContractError, match="no member 'webp'"):
+        score_shard(loaded, to_score(tmp_path, "t", samples(2)).model_copy(update={"extension": "webp"}))
+
+
+def test_the_command_does_only_what_is_not_done(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = [to_score(tmp_path, name, samples(4)) for name in ("00000", "00001")]
+    job = {"model": checkpoint, "shards": [s.model_dump() for s in shards], "output": tmp_path / "out"}
+    (tmp_path / "job.json").write_text(json.dumps(job, default=str))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/00001.parquet").write_bytes(b"was done before")
+    with caplog.at_level("INFO"):
+        assert main([str(tmp_path / "job.json")]) == 0
+    assert "shard 00000: scored 4, 0 unreadable" in caplog.text
+    assert pq.read_table(tmp_path / "out/00000.parquet").num_rows == 4
+    assert (tmp_path / "out/00001.parquet").read_bytes() == b"was done before"
+
+
+def test_a_wrong_job_is_refused_with_every_reason(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(json.dumps({"model": "m", "shards": [], "colour": 1}))
+    with pytest.raises(ConfigError, match=r"(?s)output.*colour"):
+        read_job([str(tmp_path / "job.json")])
+    assert main([str(tmp_path / "none.json")]) == 2
+    assert main([]) == 2

@@ -1,0 +1,122 @@
+"""One sample of an evaluation set, and the members of a tar that it is read from. Nothing is trusted. No torch here."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataops.errors import ContractError
+
+IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+MAX_MEMBER_BYTES = 256 << 20
+MAX_NUMBERS = 100_000
+"""Of one .npy member: a row of labels or facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture, still encoded, with its label (classification), labels (multilabel) or captions (retrieval)."""
+
+    key: str
+    image: bytes
+    label: int = -1
+    captions: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    facts: tuple[int, ...] = ()
+    """What is known of the picture, by column; where a group is asked for."""
+
+
+def members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
+    """(key, lower-case suffix, bytes) of each file in a tar.
+
+    tarfile ends in silence at a corrupt or cut header; only the block of zeros that must stand there tells a whole
+    shard from a damaged one.
+    """
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                stem, dot, suffix = name.partition(".")
+                if member.isdir() or not dot or not stem:
+                    continue
+                if not member.isreg() or member.size > MAX_MEMBER_BYTES:
+                    msg = f"{shard}: {member.name} is no plain file of at most {MAX_MEMBER_BYTES >> 20} MiB"
+                    raise ContractError(msg)
+                file = tar.extractfile(member)
+                data = file.read() if file else b""
+                yield f"{folder}/{stem}" if folder else stem, suffix.lower(), data
+            end = tar.offset
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        msg = f"{shard}: is no whole tar ({error})"
+        raise ContractError(msg) from error
+    with shard.open("rb") as raw:
+        raw.seek(end)
+        if raw.read(512) != bytes(512):
+            msg = f"{shard}: truncated or corrupt at byte {end} (no end-of-archive block)"
+            raise ContractError(msg)
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        msg = f"{where} is not UTF-8 text"
+        raise ContractError(msg) from error
+
+
+def captions_of(data: bytes, where: str) -> tuple[str, ...]:
+    """The captions of a .txt member: its lines that are not blank."""
+    captions = tuple(line.strip() for line in _decoded(data, where).split("\n") if line.strip())
+    if not captions:
+        msg = f"{where} holds no caption"
+        raise ContractError(msg)
+    return captions
+
+
+def label_of(data: bytes, where: str, classes: int) -> int:
+    """The label of a .cls member."""
+    label = _decoded(data, where).strip()
+    if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < classes):
+        msg = f"{where} holds {label[:40]!r}, which is no label from 0 to {classes - 1}"
+        raise ContractError(msg)
+    return int(label)
+
+
+def labels_of(data: bytes, where: str, classes: int) -> tuple[int, ...]:
+    """The labels whose place holds 1."""
+    numbers = numbers_of(data, where)
+    if len(numbers) != classes or set(numbers) - {0, 1}:
+        msg = f"{where} must hold 0 or 1 for each of {classes} classes; it has {len(numbers)} numbers: {numbers[:8]}"
+        raise ContractError(msg)
+    return tuple(label for label, number in enumerate(numbers) if number)
+
+
+def fact_label(numbers: tuple[int, ...], column: int, where: str, classes: int) -> int:
+    """The label where it is one of the facts."""
+    if column >= len(numbers) or not 0 <= numbers[column] < classes:
+        msg = f"{where}: column {column} of {numbers[:8]} is no label from 0 to {classes - 1}"
+        raise ContractError(msg)
+    return numbers[column]
+
+
+def numbers_of(data: bytes, where: str) -> tuple[int, ...]:
+    """A row of whole numbers in numpy's own format. Objects, which numpy would unpickle, are refused."""
+    import numpy as np
+
+    try:
+        array: Any = np.load(io.BytesIO(data), allow_pickle=False)
+        flat = np.atleast_1d(array)
+        if not isinstance(array, np.ndarray) or flat.ndim != 1 or flat.size > MAX_NUMBERS:
+            msg = "it is no row of numbers"
+            raise ValueError(msg)
+        whole = flat.astype(np.int64)
+        if flat.dtype.kind not in "biuf" or not (whole == flat).all():
+            msg = f"it holds {flat.dtype} {flat[:4].tolist()}, not whole numbers"
+            raise ValueError(msg)
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+        reason = "it is a pickle, which is never read" if "pickle" in str(error) else str(error)
+        msg = f"{where} cannot be read as a .npy row of whole numbers ({reason})"
+        raise ContractError(msg) from error
+    return tuple(whole.tolist())

@@ -1,0 +1,274 @@
+"""The job that scores pictures with a CLIP model: `python -m training.score JOB.json`.
+
+Two scores, by what the job has:
+
+clip_score   cosine of the picture's and the caption's feature
+aesthetic    a linear head over the picture's unit-norm feature (the head's `weight` and `bias`)
+
+A score depends on picture, caption and weights alone, to the bit on one kind of processor, so it can be cached: pictures go
+through the model in batches of one fixed size (short ones are filled up), captions in such batches of texts with the same
+number of tokens. What else is in a batch, how shards are cut and how many threads there are changes nothing.
+
+Shape suffixes: N rows of a shard, B batch, L tokens, D embed_dim.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.score_tables import SCORES, TO_SCORE
+from dataops.shards import read_samples
+from dataops.store import FolderStore
+from training.any_model import load_any
+from training.encode import Evaluated, in_order, unit
+from training.preprocess import decode_rgb
+from training.process import follow_parent
+
+PICTURES_AT_ONCE = {"cpu": 32, "cuda": 256}
+TEXTS_AT_ONCE = 64
+
+logger = logging.getLogger(__name__)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ShardToScore(_Frozen):
+    """One shard of a job."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Of the result: `<name>.parquet`."""
+    tar: Path
+    """The shard."""
+    extension: str
+    """Of its pictures' members."""
+    rows: Path
+    """Parquet file with the columns TO_SCORE."""
+
+
+class ScoreJob(_Frozen):
+    """What a job file holds."""
+
+    model: Path
+    """The model's folder or file: see training/any_model.py."""
+    head: Path | None = None
+    """Safetensors file with `weight` (D,) or (1, D) and, where there is one, `bias` (1,): score by it, without captions."""
+    shards: tuple[ShardToScore, ...]
+    """In order; those whose results are there are not done again."""
+    output: Path
+    """Folder that receives the results."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where torch sees it, else cpu."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that decode and, on the CPU, encode; None: one a core. The scores are the same on any number."""
+    parent_pid: int | None = Field(default=None, gt=0)
+    """Process whose end ends this one."""
+
+
+def run_job(job: ScoreJob) -> None:
+    """Score each shard that has no result yet.
+
+    Raises: ContractError where a shard, the model or the head is not what it should be.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    device = job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    store = FolderStore(job.output)
+    loaded = load_any(job.model, device=device)
+    head_D = None if job.head is None else read_head(job.head)
+    for done, shard in enumerate(job.shards):
+        name = f"{shard.name}.parquet"
+        if store.size(name) is None:
+            started = time.perf_counter()
+            scores = score_shard(loaded, shard, head_D, device=device, threads=job.threads)
+            store.put(name, _parquet(scores))
+            rate = scores.num_rows / (time.perf_counter() - started)
+            logger.info(
+                "shard %s: scored %d, %d unreadable, %.0f/s (%d of %d)",
+                shard.name, scores.num_rows, scores["score"].null_count, rate, done + 1, len(job.shards),
+            )  # fmt: skip
+
+
+def score_shard(
+    loaded: Evaluated,
+    shard: ShardToScore,
+    head: tuple[Tensor, Tensor] | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> pa.Table:
+    """The scores (SCORES) of the rows of a shard, in their order.
+
+    Args:
+        head: weights (D,) and bias (), float64; None: the cosine with the caption.
+    """
+    rows = pq.read_table(shard.rows, schema=TO_SCORE)
+    place_of = {key: row for row, key in enumerate(rows["key"].to_pylist())}
+    text_ND = None if head else caption_features(loaded, rows["caption"].to_pylist(), device, threads)
+    score_N = torch.full((rows.num_rows,), torch.nan, dtype=torch.float64)
+    with shard.tar.open("rb") as file:
+        wanted = (
+            (place_of.pop(key), _member(members, shard, key))
+            for key, members in read_samples(file, str(shard.tar))
+            if key in place_of
+        )
+        for places, feature_BD in picture_features(loaded, wanted, device, threads):
+            if head is None:
+                assert text_ND is not None
+                score_N[places] = (feature_BD * text_ND[places]).sum(dim=1)
+            else:
+                score_N[places] = feature_BD @ _fitting(head[0], feature_BD) + head[1]
+    if place_of:
+        msg = f"{shard.tar}: has no sample {next(iter(place_of))!r}, which is to be scored"
+        raise ContractError(msg)
+    scores = [None if score != score else score for score in score_N.tolist()]
+    return pa.table({"id": rows["id"].combine_chunks(), "score": pa.array(scores, pa.float32())}, schema=SCORES)
+
+
+def _member(members: dict[str, bytes], shard: ShardToScore, key: str) -> bytes:
+    if shard.extension not in members:
+        msg = f"{shard.tar}: sample {key!r} has no member {shard.extension!r}"
+        raise ContractError(msg)
+    return members[shard.extension]
+
+
+def picture_features(
+    loaded: Evaluated, pictures: Iterator[tuple[int, bytes]], device: str, threads: int | None = None
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Unit-norm features (B, D) of the pictures that can be decoded, with the number that came with each.
+
+    They are float64 and on the CPU.
+
+    Raises: ContractError when the model gives features that are not finite.
+    """
+    size = PICTURES_AT_ONCE[torch.device(device).type]
+
+    def decoded(batch: list[tuple[int, bytes]]) -> tuple[list[int], list[Tensor]]:
+        made = [(number, pixels) for number, data in batch if (pixels := _pixels(loaded, data)) is not None]
+        return [number for number, _ in made], [pixels for _, pixels in made]
+
+    def encoded(batch: tuple[list[int], list[Tensor]]) -> tuple[list[int], Tensor]:
+        numbers, pixels = batch
+        if not pixels:
+            return [], torch.zeros(0, 0)
+        filling = [torch.zeros_like(pixels[0])] * (size - len(pixels))
+        full_BCSS = torch.stack([*pixels, *filling]).to(device, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            feature_BD = unit(loaded.model.encode_image(full_BCSS)[: len(pixels)], "image")
+        return numbers, feature_BD.double().cpu()
+
+    batches = iter(lambda: list(islice(pictures, size)), [])
+    if device == "cpu":
+        made = in_order(lambda batch: encoded(decoded(batch)), batches, threads)
+    else:
+        made = map(encoded, in_order(decoded, batches, threads))
+    yield from ((numbers, feature_BD) for numbers, feature_BD in made if numbers)
+
+
+def _pixels(loaded: Evaluated, data: bytes) -> Tensor | None:
+    try:
+        image = decode_rgb(data)
+    except Exception:  # a decoder given hostile bytes raises anything
+        return None
+    return loaded.preprocess(image)
+
+
+def caption_features(loaded: Evaluated, captions: list[str], device: str, threads: int | None = None) -> Tensor:
+    """Unit-norm features (N, D) of the captions, float64 on the CPU; equal captions have equal features.
+
+    Raises: ContractError when the model gives features that are not finite.
+    """
+    unique = list(dict.fromkeys(captions))
+    if not unique:
+        return torch.zeros(0, 0, dtype=torch.float64)
+    token_NL = loaded.tokenizer(unique)
+    # Up to the last token that is not padding: the end-of-text token's id is never 0.
+    length_N = ((token_NL != 0) * torch.arange(1, token_NL.shape[1] + 1)).amax(dim=1).clamp(min=1)
+
+    def encoded(rows_B: Tensor) -> Tensor:
+        full_BL = token_NL[rows_B[:1], : int(length_N[rows_B[0]])].repeat(TEXTS_AT_ONCE, 1)
+        full_BL[: len(rows_B)] = token_NL[rows_B, : full_BL.shape[1]]
+        with torch.inference_mode():
+            return unit(loaded.model.encode_text(full_BL.to(device))[: len(rows_B)], "text").double().cpu()
+
+    by_length = (torch.nonzero(length_N == length)[:, 0] for length in length_N.unique())
+    batches = [rows_B for rows in by_length for rows_B in rows.split(TEXTS_AT_ONCE)]
+    feature_ND = torch.cat(list(in_order(encoded, batches, threads if device == "cpu" else 1)))
+    row_of = {unique[i]: row for row, i in enumerate(torch.cat(batches).tolist())}
+    return feature_ND[[row_of[caption] for caption in captions]]
+
+
+def read_head(path: Path) -> tuple[Tensor, Tensor]:
+    """Weights (D,) and bias () of a linear head, float64.
+
+    Raises: ContractError that names the file and what it should hold.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ContractError(f"{path}: not a safetensors file: {error}") from error
+    weight, bias = tensors.pop("weight", None), tensors.pop("bias", torch.zeros(1))
+    if weight is None or tensors or weight.numel() != max(weight.shape, default=0) or bias.numel() != 1:
+        raise ContractError(f"{path}: a head holds `weight` (D,) or (1, D) and `bias` (1,), and nothing else")
+    return weight.double().flatten(), bias.double().squeeze()
+
+
+def _fitting(weight_D: Tensor, feature_BD: Tensor) -> Tensor:
+    if len(weight_D) != feature_BD.shape[1]:
+        msg = (
+            f"the head is over {len(weight_D)} features, the model's have {feature_BD.shape[1]}: it is another model's"
+        )
+        raise ContractError(msg)
+    return weight_D
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def read_job(arguments: list[str]) -> ScoreJob:
+    """Read JOB.json, the only argument. Raises: ConfigError that names each problem."""
+    if len(arguments) != 1:
+        raise ConfigError("usage: python -m training.score JOB.json")
+    try:
+        return ScoreJob.model_validate_json(Path(arguments[0]).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {arguments[0]}: {error.strerror}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{arguments[0]}: {problems}") from error
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job file that the command line names; returns the exit code of dataops/errors.py."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        job = read_job(arguments)
+        if job.parent_pid is not None:
+            follow_parent(job.parent_pid)
+        run_job(job)
+    except PairmillError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
