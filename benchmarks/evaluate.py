@@ -2,8 +2,8 @@
 
 python -m benchmarks.evaluate [--quick] [--json]
 
-Needs the peer: pip install --no-deps clip-benchmark==1.6.2. The weights are random (ViT-B/32; with --quick a small ViT), which costs
-what trained ones cost and makes equal figures as hard. `zero-shot` is one set with many classes and prompts; `suite` is five
+Needs the peer: pip install --no-deps clip-benchmark==1.6.2. The weights are random (ViT-B/32; with --quick a small ViT):
+they cost what trained ones cost. `zero-shot` is one set with many classes and prompts; `suite` is five
 sets, for which the peer loads the model anew each time, as its command does. Wall and processor seconds are both given.
 """
 

@@ -57,7 +57,7 @@ class TrainingDiverged(PairmillError):
 
 
 class GateRefused(PairmillError):
-    """The evaluated model is below a floor of the config."""
+    """The evaluated model is below a floor of the config, or worse than the champion."""
 
     exit_code = 5
 

@@ -133,6 +133,67 @@ def show(
 
 
 @app.command
+def trace(
+    what: str,
+    *,
+    limit: Annotated[int, Parameter(help="Pairs that are told in full.")] = 20,
+    index: Annotated[bool, Parameter(negative="--no-index", help="Make the indexes that are missing.")] = True,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Tell where a pair came from and which models saw it, or what a model was made of.
+
+    Args:
+        what: a uid, address, domain, image file, model version (models:/name/3, name@alias), or snapshot's key.
+    """
+    from flows.trace import trace as tell
+
+    return tell(what, services.home(), store, limit=limit, index=index, as_json=json)
+
+
+@app.command
+def takedown(
+    file: Path,
+    *,
+    reason: Annotated[str, Parameter(help="Written down with the request.")] = "",
+    delete_raw: Annotated[
+        bool,
+        Parameter(negative="", help="Also delete the pictures from raw shards and from the dataset versions before."),
+    ] = False,
+    yes: Annotated[bool, Parameter(name="--yes", negative="", help="With --delete-raw: do not ask.")] = False,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Take pairs out of every dataset, name and tag the models that saw them, and prove that nothing is left.
+
+    Args:
+        file: addresses, domains, uids, sha256, phash:HEX, image:PATH, one a line; or CSV (kind, value), or TOML.
+    """
+    from flows.takedown import Order
+    from flows.takedown import takedown as take_down
+
+    return take_down(Order(file, reason, delete_raw, yes), services.home(), store, as_json=json)
+
+
+@app.command
+def promote(
+    model: str,
+    *,
+    alias: str = "champion",
+    reason: Annotated[str, Parameter(help="Written into the audit trail.")] = "",
+    json: Json = False,
+) -> int:
+    """Give a version of a model an alias, also back to an earlier one; with no version, print the audit trail.
+
+    Args:
+        model: models:/name/3, or name/3; a name alone for the trail.
+    """
+    from flows.promote import promote as move
+
+    return move(model, alias, reason, as_json=json)
+
+
+@app.command
 def diff(
     a: str,
     b: str,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
@@ -17,11 +17,13 @@ from dataops.funnel import STAGES, funnel_stages
 from dataops.secrets import shown
 from dataops.snapshot import Manifest, find
 from dataops.store import Store
-from flows.deploy import Row
 from flows.runs import RunRecord, load_run, stores
 from infra.doctor import Check
 from infra.services import ServiceStatus
 from training.intervals import summary_rows
+
+if TYPE_CHECKING:
+    from flows.deploy import Row
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""
@@ -236,7 +238,7 @@ def show_contents(manifest: Manifest, out: Console) -> None:
         out.print(text(f"{kind:<10} {said}" + (", …" if len(counted) > CONTENTS else "")), soft_wrap=True)
 
 
-def show_deployed(rows: Sequence[Row], workers: Sequence[str], *, as_json: bool) -> int:
+def show_deployed(rows: "Sequence[Row]", workers: Sequence[str], *, as_json: bool) -> int:
     """What stands in Prefect now, where to look at it, and what runs it."""
     if as_json:
         print_json({"standing": [asdict(row) for row in rows], "workers": list(workers)})

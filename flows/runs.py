@@ -14,16 +14,18 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts
 from dataops.store import Store, open_store
-from flows.config import RunConfig
 from tasks.lease import POLL_SECONDS, STALE_SECONDS, holder
 from training.process import identity, place
+
+if TYPE_CHECKING:  # it loads every stage, half a second that no reader of records needs
+    from flows.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ def new_run_id(name: str, when: datetime | None = None) -> str:
     return f"{name}-{(when or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
-def new_run(config: RunConfig, home: Path, run_id: str | None = None) -> RunRecord:
+def new_run(config: "RunConfig", home: Path, run_id: str | None = None) -> RunRecord:
     """A new record, saved in the run's store and known to this machine."""
     run_id = run_id or new_run_id(config.name)
     record = RunRecord(run_id=run_id, name=config.name, created_at=_now(), config=config.as_dict())

@@ -103,7 +103,7 @@ class Run:
         """
         self.at = step.stage.name
         upstream = [self.manifests[name] for name in step.reads]
-        planned = plan(step.stage, getattr(self.config, step.table), self.config.seed, upstream)
+        planned = plan(step.stage, getattr(self.config, step.table), self.config.seed, upstream, self.context.store)
         if force:
             discard(planned, self.context)
         if retry:

@@ -6,8 +6,9 @@ where pairmill is not installed::
     model = mlflow.pyfunc.load_model("models:/pairmill-demo@champion")
     model.predict(pd.DataFrame({"image": [data]}), params={"texts": ["a cat", "a dog"]})
 
-Input: a column `image`, each a PNG, JPEG or WebP as bytes or as base64 (with or without `data:image/...;base64,`); it is
-never taken for a path or an address. Params:
+Input: a column `image`, each a PNG, JPEG or WebP as bytes or as base64 (with or without `data:image/...;base64,`). It is
+never taken for an address, and for a path only where whoever loads the model names a folder (`image_folder`): then
+`file:a/b.jpg` is a file below it. Params:
 
     texts      what each image is compared with; at least one
     templates  prompts with `{c}` in the place of the text, whose features are averaged; as they are where none is given
@@ -20,7 +21,8 @@ Output: a row per image, in the order of the input:
     similarities   cosines with all texts, in their order
     error          why the image could not be read (all else is then null); null where it could
 
-`load_model(..., model_config={"device": "cuda", "batch_size": 256})` overrides where it runs and how many images at once.
+`load_model(..., model_config={"device": "cuda", "batch_size": 256, "image_folder": "/data"})` overrides where it runs, how
+many images at once, and where files may be read.
 """
 
 import base64
@@ -34,10 +36,17 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 COLUMNS = ["label", "probability", "probabilities", "similarities", "error"]
 NO_IMAGE = "neither image bytes nor base64"
+FILE = "file:"
 
 
-def image_bytes(value: Any) -> bytes:
-    """The bytes of one cell of the column `image`; empty where it holds none."""
+def image_bytes(value: Any, folder: Path | None = None) -> bytes:
+    """The bytes of one cell of the column `image`; empty where it holds none.
+
+    Args:
+        folder: where files may be read from; None: nowhere.
+    """
+    if isinstance(value, str) and value.startswith(FILE):
+        return b"" if folder is None else _file_bytes(value.removeprefix(FILE), folder)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if not isinstance(value, str):
@@ -46,6 +55,16 @@ def image_bytes(value: Any) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
+        return b""
+
+
+def _file_bytes(name: str, folder: Path) -> bytes:
+    """A file below the folder, links resolved; empty where there is none."""
+    root = folder.resolve()
+    try:
+        path = (root / name).resolve()
+        return path.read_bytes() if path.is_relative_to(root) and path.is_file() else b""
+    except (OSError, ValueError):
         return b""
 
 
@@ -58,6 +77,8 @@ class ClipModel(PythonModel):
 
         settings = context.model_config or {}
         self.batch_size = int(settings.get("batch_size", 64))
+        folder = settings.get("image_folder")
+        self.folder = Path(str(folder)) if folder else None
         self.loaded = load_model(Path(context.artifacts["model"]), device=str(settings.get("device", "cpu")))
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]  # MLflow allows this form, its stub does not
@@ -73,7 +94,7 @@ class ClipModel(PythonModel):
 
         texts, templates = _checked(model_input, params or {})
         weights_CD = class_weights(self.loaded, texts, templates)
-        samples = [Sample(str(row), image_bytes(value)) for row, value in enumerate(model_input["image"])]
+        samples = [Sample(str(row), image_bytes(value, self.folder)) for row, value in enumerate(model_input["image"])]
         rows: list[tuple[Any, ...]] = []
         for batch in encode_images(self.loaded, samples, self.batch_size):
             scored: list[tuple[Any, ...]] = []

@@ -19,6 +19,7 @@ from tasks.filter_plots import histogram_svg
 from tasks.gallery import GALLERY, figures
 from tasks.page import page, ranking, share, short, text
 from tasks.stage import Work
+from tasks.takedown_requests import requests_in
 
 HTML, MARKDOWN = "dataset.html", "DATASET.md"
 KINDS = (
@@ -52,7 +53,8 @@ def put_pages(work: Work, counts: Counts, facts: Mapping[str, Any], written: Seq
     found = {**ancestors(draft.store, work.inputs["curate"]), **work.inputs}
     lineage = {stage: found[stage] for stage in PAIR_STAGES if stage in found}
     about = About.of(work, counts, facts, list(written), lineage)
-    pages = {HTML: html(about, collect(draft, written, lineage)), MARKDOWN: markdown_page(about)}
+    examples = {} if requests_in(work.made_of) else lineage  # of what left, none that somebody asked to be taken out
+    pages = {HTML: html(about, collect(draft, written, examples)), MARKDOWN: markdown_page(about)}
     return [draft.put_bytes(name, said.encode("utf-8", "replace")) for name, said in pages.items()]
 
 
@@ -88,7 +90,8 @@ def _stages(about: About) -> list[dict[str, Any]]:
     """The funnel, to the shards: the dataset's own manifest is not written yet."""
     stages = funnel_stages(about.lineage.values())
     counts = about.counts
-    return [*stages, {"stage": "pack", "input": counts.input, "kept": counts.kept, "dropped": 0, "reasons": {}}]
+    lost = {"dropped": sum(counts.dropped.values()), "reasons": counts.dropped}
+    return [*stages, {"stage": "pack", "input": counts.input, "kept": counts.kept, **lost}]
 
 
 def _sides(stages: Sequence[Mapping[str, Any]], samples: Samples) -> Iterator[str]:

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from dataops.errors import SourceError
 from dataops.snapshot import Draft, Record
+from dataops.targets import Target
 from tasks import download_summary as summary
 from tasks.download_rounds import REOPENED, Cut, RetryConfig, run_rounds, shard_id
 from tasks.originals import Originals
@@ -28,6 +29,7 @@ from tasks.polite_config import PoliteConfig
 from tasks.scratch import scratch_folder
 from tasks.slices import Slice
 from tasks.stage import Made, Stage, Work, gather
+from tasks.takedown_requests import recorded, targets_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,8 @@ class Shard:
     """Classes of failure whose rows are left for a later round."""
     workers: int = 1
     """Processes that share what may be asked of a host."""
+    taken: tuple[Target, ...] = ()
+    """What somebody asked to be taken out: it is not fetched."""
     site_files: str | None = None
     """The folder of what hosts say to robots (tasks.site_files), which they share too; one of its own by default."""
 
@@ -116,6 +120,7 @@ def make(work: Work) -> Made:
     config: DownloadConfig = work.config
     draft, source = work.draft, work.inputs["filter"]
     rows = [(source.path(part.name), part.rows) for part in source.named("part-", ".parquet")]
+    taken = targets_of(draft.store, recorded(draft.store))
     records, start = [], 0
     if reopened := draft.done(REOPENED):
         records, rows, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
@@ -124,7 +129,7 @@ def make(work: Work) -> Made:
 
         def fetch(cuts: list[Cut], number: int, again: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))
-            shards = [Shard(index, cut, config, number, again, workers, str(folder)) for index, cut in cuts]
+            shards = [Shard(index, cut, config, number, again, workers, taken, str(folder)) for index, cut in cuts]
             return map_parts(download_shard, shards, draft, context, said)
 
         fetched = run_rounds(draft, rows, start, config.shard_size, config.retry, fetch)

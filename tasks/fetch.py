@@ -97,6 +97,10 @@ class SafeOpener(OpenerDirector):
         self.evidence: dict[str, Evidence] = {}
         self._final: dict[str, FetchError] = {}  # failures that another try, at once, cannot mend
 
+    def refuse(self, urls: Iterable[str], reason: str, detail: str) -> None:
+        """Fail for these addresses without asking anybody."""
+        self._final |= {url: FetchError(reason, detail) for url in urls}
+
     def open(self, fullurl: str | Request, data: Any = None, timeout: float | None = None) -> Any:
         """Fetch a url whole; `timeout` is ignored for the limits' deadline.
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from dataops.errors import CorruptPart, StorageError
 from dataops.shards import read_samples
 from dataops.snapshot import Counts, Draft, Part, Record
+from dataops.targets import meant
 from tasks import slices
 from tasks.download_rounds import put_again, split
 from tasks.download_summary import describe
@@ -54,6 +55,7 @@ def run(draft: Draft, shard: "Shard") -> Record:
     previews = Previews()
     with scratch_folder("download") as folder:
         opener = polite_opener(shard.config, Path(shard.site_files or folder), shard.workers, shard.round)
+        opener.refuse(rows["url"].filter(pa.array(meant(rows, shard.taken))).to_pylist(), "takedown", "by request")
         name = f"{shard.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):

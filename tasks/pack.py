@@ -9,23 +9,29 @@ encoded again; the keys are those of the download (the uids), so a member can be
 3. scatter, a task a part: its rows by training shard;
 4. pack, a task a training shard: gather its rows, copy its pictures.
 
+What a recorded takedown means is left out once the shards are cut, so those that hold none of it do not change. Where there
+is a version without the newest takedowns, its shards are taken over (tasks/pack_takedown.py).
+
 The same rows and seed give the same bytes, however the rows were parted. Beside the shards lie `DATASET.md` and
 `dataset.html` (tasks/dataset_page.py), for people.
 """
 
 import logging
+from collections.abc import Sequence
 
 from pydantic import Field
 
 from dataops.config import StageConfig
 from dataops.errors import ContractError
-from dataops.snapshot import Manifest
+from dataops.snapshot import Manifest, Record
 from tasks.dataset_page import put_pages
 from tasks.dataset_summary import add_up
 from tasks.pack_order import CuratedPart, cut, locate, scatter
 from tasks.pack_shard import TrainingShard, pack_shard
+from tasks.pack_takedown import find_base, rewrite_shard, rewritten
 from tasks.parts import map_parts, shared_workers
 from tasks.stage import Context, Made, Stage, Work, gather
+from tasks.takedown_requests import recorded, requests_in, targets_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +60,29 @@ def make(work: Work) -> Made:
 
 def _make(work: Work, context: Context) -> Made:
     config: PackConfig = work.config
+    taken = targets_of(work.draft.store, requests_in(work.made_of))
+    if taken and (base := find_base(work, PACK.version)) is not None:
+        tasks = rewritten(base, taken)
+        return _made(work, map_parts(rewrite_shard, tasks, work.draft, context), len(tasks), base)
     located = _parts("locate", work)
     map_parts(locate, located, work.draft, context)
     count = cut(work.draft, located, config.shard_size, config.shard_bytes)
     parts = _parts("scatter", work, count)
     map_parts(scatter, parts, work.draft, context)
-    shards = [TrainingShard(index, len(parts), parts[0].raw_folder, parts[0].image_extension) for index in range(count)]
-    records = map_parts(pack_shard, shards, work.draft, context)
+    raw = (parts[0].raw_folder, parts[0].image_extension)
+    shards = [TrainingShard(index, len(parts), *raw, taken) for index in range(count)]
+    return _made(work, map_parts(pack_shard, shards, work.draft, context), count)
+
+
+def _made(work: Work, records: Sequence[Record], count: int, base: Manifest | None = None) -> Made:
     written, counts = gather(records)
     size = sum(part.bytes for part in written if part.name.endswith(".tar"))
+    if not counts.kept:
+        msg = f"no pair is left to pack: all {counts.input:,} were taken down"
+        raise ContractError(msg)
     facts = {"samples": counts.kept, "shards": count, "bytes": size, **add_up(record.facts for record in records)}
+    if requests := requests_in(work.made_of):
+        facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return Made(written + put_pages(work, counts, facts, written), counts, facts)
 
 
@@ -82,4 +101,4 @@ def _told(manifest: Manifest) -> str:
     return f"{manifest.stage} kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
 
 
-PACK = Stage(name="pack", version=4, make=make)
+PACK = Stage(name="pack", version=4, make=make, standing=recorded)

@@ -104,7 +104,7 @@ def write_model(folder: Path, weights: dict[str, Path], mlflow_model: Any) -> No
         pip_requirements=requirements(needed.packages),
         signature=signature(),
         input_example=input_example(),
-        model_config={"device": "cpu", "batch_size": 64},
+        model_config={"device": "cpu", "batch_size": 64, "image_folder": ""},
         mlflow_model=mlflow_model,
     )
     shutil.rmtree(staging)

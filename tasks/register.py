@@ -16,6 +16,7 @@ from dataops.digest import canonical_json
 from dataops.errors import ConfigError, GateRefused
 from dataops.snapshot import Manifest, Part
 from tasks import tracking
+from tasks.champion import current, refusals
 from tasks.registration import CANDIDATE, GATE_TAG, Registration, Verdict, find_version, pages
 from tasks.stage import Context, Made, Stage, Work
 from training.intervals import summary_rows
@@ -41,10 +42,16 @@ class RegisterConfig(StageConfig):
     """Name of the registered model."""
     floors: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Lowest value of each `<task>/<metric>` with which a model passes, as `"twemoji-seen/top1" = 0.02`."""
+    not_worse: tuple[str, ...] = ()
+    """Tasks of the suite on which a paired test must not find the model worse than the one that has the alias."""
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """Of that test: how improbable the champion's lead must be, were neither better, for the champion to stay."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"), AfterValidator(_not_reserved)] = "champion"
     """Alias that a version gets when it passes; one that does not is left as `candidate`."""
     description: str = Field("", max_length=2000)
     """Markdown that the version's description begins with."""
+    license: str = Field("", max_length=200)
+    """Licence of the weights, as its owner states it; for the model card."""
 
 
 def judge(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -69,24 +76,40 @@ def judge(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Ver
 def make(work: Work) -> Made:
     """Record the run, log the model, register a version and set its alias.
 
-    Raises: GateRefused when a metric is below its floor (the version is kept, as `candidate`); ConfigError when a floor
-        names no metric or MLflow refuses; ServiceError when MLflow does not answer.
+    Raises: GateRefused when a metric is below its floor, or the model worse than the champion (the version is kept, as
+        `candidate`); ConfigError when a floor names no metric or MLflow refuses; ServiceError when MLflow does not answer.
     """
     store, evaluated = work.draft.store, work.inputs["evaluate"]
     metrics = json.loads(store.read(evaluated.path("metrics.json")))
     rows = summary_rows(metrics)
     verdict = judge(work.config.floors, rows)
+    if unknown := sorted({*work.config.not_worse} - metrics.keys()):
+        msg = f"register.not_worse: {', '.join(unknown)}: no such task; there are {', '.join(sorted(metrics))}"
+        raise ConfigError(msg)
     client = tracking.connect()
     with tracking.mlflow_errors():
         version = find_version(client, work.config.model_name, work.draft.key)
         if version is None or GATE_TAG not in version.tags:
+            verdict = _against_champion(work, client, verdict)
             version = Registration(work, client, metrics, rows, verdict).version()
         else:
+            verdict = Verdict.parsed(version.tags[GATE_TAG])  # the champion may be another by now
             logger.info("register %s: version %s is complete there", work.draft.key, version.version)
         if not verdict.passed:
-            msg = f"{work.config.model_name} version {version.version} is below the gate: {'; '.join(verdict.refusals)}"
+            why = "; ".join(verdict.refusals)
+            msg = f"{work.config.model_name} version {version.version} is refused by the gate: {why}"
             raise GateRefused(msg)
         return _made(work, client, version, rows, verdict)
+
+
+def _against_champion(work: Work, client: "MlflowClient", verdict: Verdict) -> Verdict:
+    """The verdict, with what a comparison with the version that has the alias adds to it."""
+    config: RegisterConfig = work.config
+    holder = current(client, config.model_name, config.alias) if config.not_worse else None
+    if holder is None or holder.tags.get(tracking.KEY_TAG) == work.draft.key:
+        return verdict
+    why, told = refusals(work.draft.store, holder, work.inputs["evaluate"], config.not_worse, config.alpha)
+    return Verdict((*verdict.refusals, *why), tuple(told))
 
 
 def still_valid(manifest: Manifest, config: RegisterConfig, context: Context) -> bool:

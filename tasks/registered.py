@@ -1,8 +1,20 @@
-"""Which snapshots the registered models need, as MLflow tells it. A server that does not answer is an error, not a no."""
+"""What MLflow tells of the registered models: which snapshots they need, and which versions came of a snapshot.
 
+For gc a server that does not answer is an error, not a no; a trace says that it was not asked.
+"""
+
+import base64
+import json
+import logging
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from dataops.errors import ConfigError, PairmillError, ServiceError
 from dataops.funnel import STAGES
 from dataops.snapshot import Manifest
 from tasks import tracking
@@ -10,6 +22,8 @@ from tasks.retention import Name
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+logger = logging.getLogger(__name__)
 
 VERSIONS_AT_ONCE = 1000
 
@@ -60,3 +74,125 @@ def unknown_to_registry(registered: Mapping[Name, Manifest]) -> dict[Name, str]:
                     raise
                 unknown[name] = "a model that this MLflow server has never seen"
     return unknown
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    run_id: str | None = None
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str | None:
+        """Of its register snapshot."""
+        return self.tags.get(tracking.KEY_TAG)
+
+    @property
+    def uri(self) -> str:
+        """As MLflow loads it."""
+        return f"models:/{self.name}/{self.version}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Without the tags that only repeat the snapshots' keys."""
+        told = {name: self.tags[name] for name in ("gate", "takedowns", "champion_test") if name in self.tags}
+        return {**asdict(self), "aliases": list(self.aliases), "uri": self.uri, "tags": told}
+
+
+class Registry:
+    """Asks MLflow for versions, as long as it answers; once it does not, it is not asked again."""
+
+    def __init__(self, *, ask: bool = True):
+        self.trouble = "" if ask else "not asked"
+        self._named: dict[str, dict[str, str]] = {}
+
+    def said(self) -> str:
+        """`asked`, or why the registry was not."""
+        return self.trouble or "asked"
+
+    def of_snapshot(self, stage: str, key: str) -> list[Version]:
+        """The versions that were made of a snapshot."""
+        return self._search(f"tags.`snapshot.{stage}` = '{key}'")
+
+    def of_key(self, key: str) -> list[Version]:
+        """The versions of a register snapshot."""
+        return self._search(f"tags.`{tracking.KEY_TAG}` = '{key}'")
+
+    def version(self, name: str, number: str | None, alias: str | None) -> Version | None:
+        """One version by its number or alias. Raises: ConfigError for an alias where MLflow does not answer."""
+        name = name.replace("'", "")
+        found = self._search(f"name = '{name}'")
+        if alias is not None and self.trouble:
+            msg = f"{name}@{alias}: only MLflow knows aliases ({self.trouble}); name the version's number"
+            raise ConfigError(msg)
+        return next((v for v in found if v.version == number or alias in v.aliases), None)
+
+    def _search(self, wanted: str) -> list[Version]:
+        """The versions with their aliases, which a search alone does not tell."""
+        if self.trouble:
+            return []
+        try:
+            return [replace(found, aliases=self._aliases(found)) for found in _versions_by(wanted)]
+        except PairmillError as error:
+            self.trouble = f"not asked: {error}"
+            logger.warning("%s", error)
+            return []
+
+    def _aliases(self, version: Version) -> tuple[str, ...]:
+        if version.name not in self._named:
+            self._named[version.name] = _aliases_of(version.name)
+        return tuple(sorted(alias for alias, number in self._named[version.name].items() if number == version.version))
+
+
+def _versions_by(wanted: str) -> list[Version]:
+    told = _plainly("model-versions/search", filter=wanted, max_results=str(VERSIONS_AT_ONCE))
+    if told is not None and not told.get("next_page_token"):
+        return [_plain_version(one) for one in told.get("model_versions", [])]
+    with tracking.mlflow_errors():
+        return [_version(found) for found in tracking.connect().search_model_versions(wanted)]
+
+
+def _aliases_of(name: str) -> dict[str, str]:
+    """The version of each alias of a model."""
+    told = _plainly("registered-models/get", name=name)
+    if told is not None:
+        return {one["alias"]: str(one["version"]) for one in told["registered_model"].get("aliases", [])}
+    with tracking.mlflow_errors():
+        aliases = tracking.connect().get_registered_model(name).aliases
+        return {alias: str(number) for alias, number in aliases.items()}
+
+
+def _plainly(what: str, **asked: str) -> dict[str, Any] | None:
+    """The answer of MLflow's REST interface, without the two seconds that its client takes to import.
+
+    Returns: None where only the client can ask (a database, a token) or explain (a refusal).
+    Raises: ServiceError when nobody listens.
+    Source: MLflow REST API, "Search ModelVersions" and "Get RegisteredModel".
+    """
+    uri = tracking.tracking_uri()
+    if not uri.startswith(("http://", "https://")) or "@" in uri or os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return None
+    request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(asked)}")
+    if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
+        request.add_header("Authorization", f"Basic {base64.b64encode(pair).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())
+    except (urllib.error.HTTPError, ValueError):
+        return None
+    except OSError as error:
+        msg = f"MLflow at {uri} does not answer ({error}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
+        raise ServiceError(msg) from error
+
+
+def _plain_version(told: Mapping[str, Any]) -> Version:
+    tags = {tag["key"]: tag.get("value", "") for tag in told.get("tags", [])}
+    return Version(str(told["name"]), str(told["version"]), told.get("run_id"), (), tags)
+
+
+def _version(found: "ModelVersion") -> Version:
+    return Version(found.name, str(found.version), found.run_id, (), dict(found.tags))

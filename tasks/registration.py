@@ -22,7 +22,11 @@ from tasks import ancestry, tracking
 from tasks.download_report import report_html as download_html
 from tasks.filter_plots import curve_svg
 from tasks.filter_report import report_html as filter_html
+from tasks.lineage_events import events_text
+from tasks.lineage_graph import graph_svg
+from tasks.model_card import Card
 from tasks.packaging import MODEL_FILES, write_model
+from tasks.promotion import move_alias
 from tasks.scratch import scratch_folder
 from tasks.stage import Work, code_version
 
@@ -47,10 +51,17 @@ class Verdict:
     """What the gate says of a model."""
 
     refusals: tuple[str, ...]
+    comparisons: tuple[str, ...] = ()
+    """With the champion, a sentence each."""
+
+    @classmethod
+    def parsed(cls, said: str) -> "Verdict":
+        """The verdict that a version's tag holds."""
+        return cls(()) if said == "passed" else cls((said.removeprefix("refused: "),))
 
     @property
     def passed(self) -> bool:
-        """Whether no metric is below its floor."""
+        """Whether no metric is below its floor, and the model no worse than the champion."""
         return not self.refusals
 
     def __str__(self) -> str:
@@ -67,8 +78,11 @@ def pages(facts: Mapping[str, Any]) -> dict[str, str]:
     """Paths in the MLflow UI of the run and the version that facts name."""
     # workflowType opens the classic sidebar, not that for chat applications
     name, suffix = quote(str(facts["model_name"]), safe=""), "?workflowType=machine_learning"
+    run = f"#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}"
     return {
-        "run": f"#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}{suffix}",
+        "run": f"{run}{suffix}",
+        "model card": f"{run}/artifacts/model_card.html{suffix}",
+        "lineage": f"{run}/artifacts/lineage.svg{suffix}",
         "model version": f"#/models/{name}/versions/{facts['version']}{suffix}",
     }
 
@@ -159,6 +173,8 @@ class Registration:
 
         inputs = self.work.inputs
         funnel = funnel_rows(inputs.values())
+        config = self.work.config
+        card = Card(config.model_name, inputs, self.rows, str(self.verdict), config.description, config.license)
         files: dict[str, bytes | str] = {
             "config.json": json.dumps(ancestry.redacted(self.work.context.run_config), indent=2, ensure_ascii=False),
             "funnel.json": json.dumps(funnel, indent=2),
@@ -166,6 +182,10 @@ class Registration:
             "funnel.png": plots.png(plots.funnel_figure(funnel_stages(inputs.values()))),
             "filter.html": filter_html(inputs["filter"]),
             "download.html": download_html(inputs["download"], self.work.draft.store),
+            "lineage.svg": graph_svg(inputs, self.work.config.model_name),
+            "lineage.jsonl": events_text(inputs.values(), self.work.draft.store.uri),
+            "model_card.html": card.html(),
+            "model_card.md": card.markdown(),
             "zero_shot.png": plots.png(plots.accuracy_figure(self.rows)),
             "metrics.json": json.dumps(self.metrics, indent=2, ensure_ascii=False),
             "metrics.jsonl": self._read("train", "metrics.jsonl"),
@@ -257,10 +277,15 @@ class Registration:
         named = json.dumps([{"name": config.model_name, "version": number}])
         client.set_logged_model_tags(model_id, {"mlflow.modelVersions": named})
         place = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id, "version": number}
-        links = {"MLflow run": pages({**place, "model_name": config.model_name})["run"]}
+        there = pages({**place, "model_name": config.model_name})
+        links = {"Model card": there["model card"], "Lineage": there["lineage"], "MLflow run": there["run"]}
         client.update_model_version(config.model_name, number, self._description(links))
         alias = config.alias if self.verdict.passed else CANDIDATE
-        client.set_registered_model_alias(config.model_name, alias, number)
+        if self.verdict.comparisons:
+            compared = "; ".join(self.verdict.comparisons)[: tracking.TAG_LENGTH]
+            client.set_model_version_tag(config.model_name, number, "champion_test", compared)
+        by = f"run {self.work.context.run_id or key}"
+        move_alias(client, config.model_name, alias, number, by, f"gate {self.verdict}")
         client.set_model_version_tag(config.model_name, number, GATE_TAG, str(self.verdict)[: tracking.TAG_LENGTH])
         logger.info("register %s: %s version %s, gate %s", key, config.model_name, number, self.verdict)
         return client.get_model_version(config.model_name, number)

@@ -205,7 +205,7 @@ def sweep(
     store, swept = context.store, Swept()
     for going in collection.snapshots:
         why = collection.newly_needed(roots_now()).get(going.name) or _in_use_now(store, going.name)
-        why = why or _delete(Draft(store, *going.name), context)
+        why = why or delete_snapshot(Draft(store, *going.name), context)
         if why:
             swept.spared[going.name] = why
         else:
@@ -227,7 +227,7 @@ def _in_use_now(store: Store, name: Name) -> str | None:
     return now.in_use(name, time.time()) if name in now.snapshots else None
 
 
-def _delete(draft: Draft, context: Context) -> str | None:
+def delete_snapshot(draft: Draft, context: Context) -> str | None:
     """Delete a snapshot while no run can begin to make it; why it was not, where it was not."""
     try:
         with hold(draft, context, wait=False, remake=True) as held:

@@ -67,6 +67,8 @@ class Work:
     """The snapshots that it reads, by stage."""
     draft: Draft
     context: Context
+    made_of: tuple[Input, ...] = ()
+    """All inputs, as they entered the key: also what lies outside the store, and the store's own orders."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Stage:
     make: Callable[[Work], Made]
     outside: Callable[[Any], list[Input]] = lambda config: []
     """What it reads that is not in the store (source files, an evaluation suite), digested."""
+    standing: Callable[[Store], list[Input]] = lambda store: []
+    """What the store itself says that must be heeded (requests to take things out); part of the key like any input."""
     still_valid: Callable[[Manifest, Any, Context], bool] = lambda manifest, config, context: True
     """Whether a complete snapshot still stands for what it made elsewhere (a registered model)."""
     conserves: bool = True
@@ -107,9 +111,16 @@ class Plan:
     key: str
 
 
-def plan(stage: Stage, config: StageConfig, seed: int, upstream: Sequence[Manifest]) -> Plan:
-    """Digest the inputs and name the snapshot."""
-    inputs = [manifest.as_input() for manifest in upstream] + stage.outside(config)
+def plan(
+    stage: Stage, config: StageConfig, seed: int, upstream: Sequence[Manifest], store: Store | None = None
+) -> Plan:
+    """Digest the inputs and name the snapshot.
+
+    Args:
+        store: where it will lie, which may have orders of its own; None: a store without any.
+    """
+    standing = stage.standing(store) if store is not None else []
+    inputs = [manifest.as_input() for manifest in upstream] + stage.outside(config) + standing
     key = snapshot_key(stage.name, stage.version, config.key_config(), seed, inputs)
     return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key)
 
@@ -178,7 +189,7 @@ def _make(planned: Plan, held: Held) -> Manifest:
     )  # what a killed run left half written: none but us writes here now
     stage = planned.stage
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
-    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context))
+    made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs))
     if stage.conserves:
         check_conservation(stage.name, made, planned.upstream)
     manifest = Manifest(

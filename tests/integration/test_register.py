@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
-from dataops.errors import ConfigError, ServiceError
+from dataops.errors import ConfigError, GateRefused, ServiceError
 from dataops.schema import DOWNLOADED, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
@@ -31,6 +32,7 @@ from tasks.filter_summary import describe_balance
 from tasks.model_files import find_model
 from tasks.register import REGISTER, RegisterConfig, run_links
 from tasks.stage import Context, Work
+from tests.unit.tasks.dataset_chain import chain, pair
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
 ROOT = Path(__file__).resolve().parents[2]
@@ -318,15 +320,8 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {
-        "dataset.html",
-        "filter.html",
-        "balance.svg",
-        "download.html",
-        "funnel.png",
-        "training_curves.png",
-        "zero_shot.png",
-    }
+    wanted |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html"}
+    wanted |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
     wanted |= {f"manifests/{stage}.json" for stage in stages}
     assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
     for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
@@ -454,7 +449,7 @@ for _ in range(2):
 def test_gate_refuses_once_and_torch_is_never_loaded(environment: str, upstream: SimpleNamespace) -> None:
     manifests = json.dumps([m.model_dump(mode="json") for m in upstream.manifests])
     told = [json.loads(line) for line in python(REFUSED, str(upstream.store.root), manifests).splitlines()]
-    message = "refused version 1 is below the gate: twemoji-seen/top1 is 0.06, floor 0.5"
+    message = "refused version 1 is refused by the gate: twemoji-seen/top1 is 0.06, floor 0.5"
     assert told == [{"message": message, "code": 5, "torch": False}] * 2
     (version,) = versions("refused")
     assert version.tags["gate"] == "refused: twemoji-seen/top1 is 0.06, floor 0.5"
@@ -566,18 +561,25 @@ def test_served_input_may_be_base64(registered: Any, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "green").save(sink, "JPEG")
     text = base64.b64encode(sink.getvalue()).decode()
     frame = pd.DataFrame({"image": [text, f"data:image/jpeg;base64,{text}", "/etc/passwd", "http://x/y.png"]})
+    (tmp_path / "green.jpg").write_bytes(sink.getvalue())
+    files = ["file:green.jpg", "file:../green.jpg", "file:/etc/passwd", "file:nowhere"]
+    frame = pd.concat([frame, pd.DataFrame({"image": files})], ignore_index=True)
     frame.to_json(tmp_path / "frame.json")
     code = """
         import json, sys, mlflow, pandas as pd
-        model = mlflow.pyfunc.load_model("models:/clip-demo@champion")
         frame = pd.read_json(sys.argv[1])
         prompts = {"texts": ["a cat", "a dog"], "templates": ["a photo of {c}", "{c}"]}
-        print(model.predict(frame, params=prompts).to_json(orient="records"))
+        told = []
+        for settings in ({}, {"image_folder": sys.argv[2]}):
+            model = mlflow.pyfunc.load_model("models:/clip-demo@champion", model_config=settings)
+            told.append(json.loads(model.predict(frame, params=prompts).to_json(orient="records")))
+        print(json.dumps(told))
     """
-    rows = json.loads(python(code, str(tmp_path / "frame.json"), cwd=tmp_path))
-    assert rows[0] == rows[1]
+    rows, allowed = json.loads(python(code, str(tmp_path / "frame.json"), str(tmp_path), cwd=tmp_path))
+    assert rows[0] == rows[1] == allowed[4]
     assert sum(rows[0]["probabilities"]) == pytest.approx(1)
-    assert [row["error"] for row in rows] == [None, None, *["neither image bytes nor base64"] * 2]
+    assert [row["error"] for row in rows] == [None, None, *["neither image bytes nor base64"] * 6]
+    assert [row["error"] is None for row in allowed] == [True, True, False, False, True, False, False, False]
 
 
 def test_a_training_shows_curves_that_move_while_it_runs(environment: str, tmp_path: Path, monkeypatch) -> None:
@@ -622,3 +624,124 @@ def test_a_training_shows_curves_that_move_while_it_runs(environment: str, tmp_p
     assert run.info.status == "FAILED"
     assert run.data.params["train.model"] == "ViT-B-32"
     assert any(name.startswith("system/") for name in run.data.metrics), run.data.metrics
+
+
+def ranked(store: FolderStore, name: str, right: list[bool]) -> Manifest:
+    """An evaluation of the task `twemoji-seen` in which these examples were right."""
+    table = pa.table({"key": [str(n) for n in range(len(right))], "rank": [1 if one else 2 for one in right]})
+    draft = Draft(store, "evaluate", f"{name:0<16}"[:16])
+    parts = [draft.put_bytes("metrics.json", json.dumps(METRICS).encode())]
+    parts += [draft.put_table("predictions-twemoji-seen.parquet", table)]
+    suite = [Input(stage="suite", key="demo", digest="5" * 64)]
+    made = commit(store, "evaluate", parts, Counts(), inputs=suite)
+    fresh = made.model_copy(update={"key": draft.key, "parts": parts, "content_digest": content_digest(parts)})
+    return draft.commit(fresh)
+
+
+def test_a_model_that_is_worse_than_the_champion_is_a_candidate_and_aliases_leave_a_trail(
+    environment: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.promote import promote
+
+    results: list[str] = []
+    for name, right in (("first", 120), ("same", 119), ("worse", 100)):
+        evaluated = ranked(upstream.store, f"ev{name}", [n < right for n in range(200)])
+        theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
+        plan, context = planned(theirs, model_name="rivals", not_worse=("twemoji-seen",))
+        try:
+            results.append(stage.make(plan, context).facts["gate"])
+        except GateRefused as error:
+            results.append(str(error))
+    assert results[:2] == ["passed", "passed"]
+    assert "rivals version 3 is refused by the gate: worse than rivals version 2 on twemoji-seen" in results[2]
+    assert "(19 only the champion, 0 only this one, p 1.91e-06)" in results[2]
+    assert client().get_model_version_by_alias("rivals", "champion").version == "2"
+    assert client().get_model_version_by_alias("rivals", "candidate").version == "3"
+    assert "p 0.5" in client().get_model_version("rivals", "2").tags["champion_test"]
+    with pytest.raises(ConfigError, match="--reason"):
+        promote("rivals/1", "champion", " ", as_json=False)
+    assert promote("models:/rivals/1", "champion", "version 2 is slow", as_json=False) == 0
+    assert "moved from version 2 to version 1 (its gate: passed)" in capsys.readouterr().out
+    assert client().get_model_version_by_alias("rivals", "champion").version == "1"
+    assert promote("rivals", "champion", "", as_json=True) == 0
+    moves = json.loads(capsys.readouterr().out)["moves"]
+    assert [(m["alias"], m["before"], m["after"]) for m in moves] == [
+        ("champion", None, "1"), ("champion", "1", "2"), ("candidate", None, "3"), ("champion", "2", "1"),
+    ]  # fmt: skip
+    assert moves[-1]["why"] == "version 2 is slow"
+    with pytest.raises(ConfigError):
+        promote("rivals/99", "champion", "why not", as_json=False)
+
+
+def test_what_cannot_be_compared_is_refused(environment: str, upstream: SimpleNamespace) -> None:
+    evaluated = ranked(upstream.store, "evother", [True] * 200)
+    theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
+    for manifests, tasks in ((theirs, ()), (upstream, ("twemoji-seen",))):
+        plan, context = planned(manifests, model_name="unlike", not_worse=tasks)
+        if not tasks:
+            stage.make(plan, context)
+            continue
+        with pytest.raises(
+            GateRefused, match=r"twemoji-seen cannot be compared with unlike version 1: .* has no ranks"
+        ):
+            stage.make(plan, context)
+    plan, context = planned(upstream, model_name="unlike", not_worse=("typo",))
+    with pytest.raises(ConfigError, match="typo: no such task; there are held-out, twemoji-seen"):
+        stage.make(plan, context)
+
+
+def test_the_card_and_the_lineage_are_linked_and_escaped(registered: Any, tmp_path: Path) -> None:
+    manifest = registered[0]
+    version = client().get_model_version_by_alias("clip-demo", "champion")
+    assert f"/runs/{manifest.mlflow_run_id}/artifacts/model_card.html" in version.description
+    folder = Path(client().download_artifacts(manifest.mlflow_run_id, "", str(tmp_path)))
+    card, plain = (folder / "model_card.html").read_text(), (folder / "model_card.md").read_text()
+    for said in ("6.00%", "3.00% – 10.00%", "400 pairs", "Contamination", "were not looked for", "no licence"):
+        assert said in card
+        assert said in plain
+    assert '<svg xmlns="http://www.w3.org/2000/svg" class="lineage"' in card
+    for event in map(json.loads, (folder / "lineage.jsonl").read_text().splitlines()):
+        assert event["eventType"] == "COMPLETE"
+
+
+def test_a_takedown_tags_each_model_that_saw_the_pair_and_a_trace_tells_it(
+    registered: Any, upstream: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows import takedown, trace
+    from tasks.pack import PACK, PackConfig
+
+    store = FolderStore(tmp_path / "store")
+    shutil.copytree(upstream.store.root, store.root)
+    here = stage.Context(store=store, home=tmp_path, workers=1, run_name="demo")
+    below = chain(store, [pair(n) for n in range(12)], 5)
+    packed = stage.make(stage.plan(PACK, PackConfig(shard_size=4), 0, [below["curate"], below["download"]]), here)
+    by_stage = {m.stage: m for m in upstream.manifests} | {"pack": packed}
+    theirs = SimpleNamespace(store=store, home=tmp_path, manifests=[by_stage[m.stage] for m in upstream.manifests])
+    plan, context = planned(theirs, model_name="saw-it")
+    stage.make(plan, context)
+    url = pair(4)["url"]
+    file = tmp_path / "request.txt"
+    file.write_text(f"{url}\n")
+    assert takedown.takedown(takedown.Order(file, "a letter"), tmp_path, str(store.root), as_json=True) == 0
+    (report,) = [one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"]]
+    (outcome,) = report["datasets"]
+    assert outcome["models_tagged"] == ["models:/saw-it/1"]
+    assert len(outcome["rewritten"]) == 1
+    assert outcome["unchanged"] == 2
+    tags = client().get_model_version("saw-it", "1").tags
+    digest = report["request"]["digest"]
+    assert tags["takedowns"] == digest
+    assert f"1 pairs of dataset {packed.key}" in tags[f"takedown.{digest}"]
+    assert client().get_model_version_by_alias("clip-demo", "champion").tags.get("takedowns") is None
+    assert trace.trace(url, tmp_path, str(store.root), limit=5, index=True, as_json=True) == 0
+    (told,) = json.loads(capsys.readouterr().out)["stores"]
+    (dataset,) = told["datasets"]
+    (model,) = dataset["models"]
+    assert (dataset["key"], model["uri"], model["aliases"]) == (packed.key, "models:/saw-it/1", ["champion"])
+    assert model["tags"]["takedowns"] == digest
+    verdicts = {(p["stage"], p["key"]): p["verdict"] for p in told["places"]}
+    assert verdicts[("pack", packed.key)] == "kept"
+    assert trace.trace("models:/saw-it@champion", tmp_path, str(store.root), limit=5, index=True, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert f"saw what takedown {digest} removed" in said
+    assert packed.key in said

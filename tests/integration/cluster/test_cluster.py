@@ -180,6 +180,28 @@ def test_a_run_through_worker_servers_and_store_outlives_the_prefect_server(clus
     assert cluster.psql("--command", "select name, version from model_versions", database="mlflow") == "clustered|1"
     query = f"select state_type from flow_run where id = '{flow_run}'"
     assert cluster.psql("--command", query, database="prefect") == "COMPLETED"
+    _take_a_picture_out(cluster, config.parent)
+
+
+def _take_a_picture_out(cluster: Topology, folder: Path) -> None:
+    """Takedown and trace over the bucket, with the tags in Postgres."""
+    store = ("--store", "s3://pairmill/store")
+    (told,) = pairmill(cluster, "trace", "models:/clustered@champion", *store)["stores"]
+    dataset = told["datasets"][0]
+    (held,) = pairmill(cluster, "trace", "openmoji.pairmill.test", "--limit", "1", *store)["stores"]
+    url = held["pairs"][0]["url"]
+    assert held["datasets"][0]["key"] == dataset["key"]
+    (folder / "request.txt").write_text(f"{url}\n")
+    report = next(
+        r for r in pairmill(cluster, "takedown", str(folder / "request.txt"), *store)["stores"] if r["datasets"]
+    )
+    (outcome,) = report["datasets"]
+    assert outcome["models_tagged"] == ["models:/clustered/1"]
+    assert outcome["proof"]
+    query = "select value from model_version_tags where key = 'takedowns'"
+    assert cluster.psql("--command", query, database="mlflow") == report["request"]["digest"]
+    (after,) = pairmill(cluster, "trace", url, *store)["stores"]
+    assert {d["key"] for d in after["datasets"]} == {dataset["key"]}, "the next version does not hold it"
 
 
 def test_the_doctor_finds_the_cluster_sound_and_names_what_is_made_wrong(cluster: Topology):
