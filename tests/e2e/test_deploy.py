@@ -416,27 +416,6 @@ def test_a_run_by_command_trains_on_the_work_pool(mill, prefect, nightly, deploy
     assert mill.json("show", answer["run_id"])["state"] == "completed"
 
 
-def test_a_parent_that_is_retried_finds_its_training_and_its_cancel_ends_it(mill, prefect, nightly, deployed):
-    mill("deploy", pooled(mill, nightly, "pooled-long", epochs=4002))
-    parent = prefect.start("pipeline/pooled-long")
-    run_id = await_(lambda: prefect.get(f"flow_runs/{parent}")["name"])
-    await_(lambda: trainers(mill))
-    attempts = mill.json("show", run_id)["attempts"]
-    os.kill(next(a["pid"] for a in attempts if a["flow"] == "pipeline"), signal.SIGKILL)
-    await_(lambda: prefect.state(parent) == "Crashed", seconds=60)
-    assert trainers(mill), "the training is the pool's, not the parent's"
-    prefect.set_state(parent, "SCHEDULED", "AwaitingRetry")
-    await_(lambda: prefect.state(parent) == "Running")
-    await_(lambda: len(mill.json("show", run_id)["attempts"]) >= 2 or prefect.state(parent) != "Running")
-    time.sleep(5)  # in which another child would have been started
-    assert len(children(mill, prefect, run_id)) == 1
-    assert prefect.cancel(parent)
-    await_(lambda: prefect.state(parent) == "Cancelled", seconds=120)
-    await_(lambda: not trainers(mill), seconds=120)
-    (child,) = children(mill, prefect, run_id)
-    await_(lambda: prefect.state(child["id"]) == "Cancelled", seconds=60)
-
-
 def test_a_killed_command_is_marked_crashed_by_the_zombie_automation(mill, prefect, nightly, deployed):
     prefect.client(IMPATIENT)
     config = variant(mill, nightly, "zombie", epochs=4001)

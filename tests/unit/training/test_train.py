@@ -168,10 +168,10 @@ def test_memory_that_is_too_small_is_told_with_a_batch_that_fits(
 ) -> None:
     encode = CLIP.encode_image
 
-    def hungry(self: CLIP, images: torch.Tensor) -> torch.Tensor:
+    def hungry(self: CLIP, images: torch.Tensor, *kept: torch.Tensor | None) -> torch.Tensor:
         if len(images) > 3:
             torch.empty(1 << 60, dtype=torch.uint8)  # the allocator's own error
-        return encode(self, images)
+        return encode(self, images, *kept)
 
     monkeypatch.setattr(CLIP, "encode_image", hungry)
     assert main([str(make_job("a"))]) == 2
@@ -186,7 +186,7 @@ def test_collapsed_features_end_the_job_with_4(
     monkeypatch.setattr(health_module, "PATIENCE", 3)
     name = {"pictures": "encode_image", "texts": "encode_text"}[what]
     encode = getattr(CLIP, name)
-    monkeypatch.setattr(CLIP, name, lambda self, inputs: 0 * encode(self, inputs) + 1)
+    monkeypatch.setattr(CLIP, name, lambda self, *inputs: 0 * encode(self, *inputs) + 1)
     assert main([str(make_job("a", checkpoint_every=2))]) == 4
     assert f"step 4: features have collapsed: the {what}" in caplog.text
     assert "the last good checkpoint is step-000002" in caplog.text
