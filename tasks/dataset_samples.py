@@ -85,7 +85,10 @@ def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None
     by_shard: dict[str, list[Row]] = {}
     for row in rows:
         by_shard.setdefault(row["shard"], []).append(row)
+    there_are = {part.name for part in download.parts}
     for raw, chosen in by_shard.items():
+        if raw not in there_are:  # written anew after a takedown, when these rows were judged
+            continue
         name = download.path(raw)
         with store.open(name) as file:
             found = {m.key: (m.offset, m.size) for m in places(file, name) if m.extension == extension}

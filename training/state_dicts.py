@@ -37,6 +37,7 @@ WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 """What DistributedDataParallel and torch.compile put before each name."""
 TEXT_TOWER = re.compile(r"^text\.(?=transformer\.|token_embedding\.|positional_embedding$|ln_final\.|text_projection$)")
 """open_clip keeps the text tower's parameters under `text.` where a model has custom_text."""
+OPENAI_FACTS = {"input_resolution", "context_length", "vocab_size"}
 NO_WEIGHTS = re.compile(r"(?:^|\.)(?:input_resolution|context_length|vocab_size|attn_mask)$")
 """Facts that OpenAI's archives carry among the weights, and the causal mask, which is no parameter."""
 
@@ -48,16 +49,16 @@ def load_pretrained(source: str | Path, config: ModelConfig | None = None) -> CL
         source: a file (.safetensors; .pt, .pth and .bin by torch; OpenAI's TorchScript archives), a folder of ours or of
             open_clip's `local-dir:`, or `hf-hub:owner/name`, with `@revision` where one is meant.
         config: the model that it is for; None: what lies beside the weights says, else their shapes. Shapes do not tell
-            the activation: an archive of OpenAI's has quick_gelu, any other file does not.
+            the activation: what came out of an archive of OpenAI's has quick_gelu, any other file does not.
 
     Raises:
         ConfigError: there are no such weights, they cannot be read safely, or they are of another model.
         SourceError: the Hub does not answer.
     """
     file = _weights_file(source)
-    tensors = read_state_dict(file)
+    tensors, is_openai = _read(file)
     if config is None:
-        config = _config_beside(file) or config_of_shapes(tensors, quick_gelu=_is_openai(file), name=str(file))
+        config = _config_beside(file) or config_of_shapes(tensors, quick_gelu=is_openai, name=str(file))
     with torch.device("meta"):
         model = CLIP(config)
     _check_fit(tensors, model.state_dict(), str(file))
@@ -86,6 +87,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises: ConfigError where the file cannot be read without running code of its own.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The weights, and whether the facts of OpenAI's archives stand among them."""
     try:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
@@ -103,7 +109,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         found = found["state_dict"]  # a training checkpoint of open_clip
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ConfigError(f"{path}: holds no state dict, that is names with tensors")
-    return {name: value for name, value in map(_renamed, found.items()) if not NO_WEIGHTS.search(name)}
+    weights = {name: value for name, value in map(_renamed, found.items()) if not NO_WEIGHTS.search(name)}
+    return weights, found.keys() >= OPENAI_FACTS
 
 
 def save_state_dict(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -180,10 +187,6 @@ def _weights_file(source: str | Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise ConfigError(f"{path}: neither a file of weights nor a folder with one of {', '.join(WEIGHTS)}")
-
-
-def _is_openai(file: Path) -> bool:
-    return file.suffix != ".safetensors" and is_torchscript(file)
 
 
 def _config_beside(file: Path) -> ModelConfig | None:
