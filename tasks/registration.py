@@ -25,6 +25,7 @@ from tasks.filter_report import report_html as filter_html
 from tasks.lineage_events import events_text
 from tasks.lineage_graph import graph_svg
 from tasks.model_card import Card
+from tasks.nested_runs import log_datasets, nest
 from tasks.packaging import MODEL_FILES, write_model
 from tasks.promotion import move_alias
 from tasks.scratch import scratch_folder
@@ -121,6 +122,7 @@ class Registration:
             last = int(curve[-1]["step"]) if curve else 0
             model_id = self._log_model(run, last)
             self._log_results(run, model_id, datasets, curve)
+            nest(self.client, run, context.run_name, self.work.inputs, curve, self.rows, datasets, self.trained_ms)
             version = self._register(run, model_id)
         except BaseException:
             self._fail(run)
@@ -147,17 +149,13 @@ class Registration:
 
     def _log_datasets(self, run: "Run") -> dict[str, Any]:
         """The training set and each task of the suite as inputs of the run: MLflow knows again those that it has."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.entities import Dataset
 
         uri, inputs = self.work.draft.store.uri, self.work.inputs
         fields = {"": ancestry.training_dataset(inputs["pack"], uri)}
         fields |= ancestry.evaluation_datasets(inputs["evaluate"], self.metrics, uri)
         datasets = {task: Dataset(**values) for task, values in fields.items()}
-        entries = [
-            DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation" if task else "training")])
-            for task, dataset in datasets.items()
-        ]
-        self.client.log_inputs(run.info.run_id, entries)
+        log_datasets(self.client, run, datasets)
         return datasets
 
     def _log_artifacts(self, run: "Run", curve: Sequence[Mapping[str, Any]]) -> None:

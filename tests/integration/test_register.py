@@ -373,6 +373,27 @@ def test_made_again_after_its_snapshot_was_lost_it_is_the_same_version(registere
     )
 
 
+def test_training_and_evaluation_are_nested_in_the_run(registered: Any) -> None:
+    _, plan, context = registered
+    stage.discard(plan, context)
+    again = stage.make(plan, context)  # a second time changes nothing
+    experiment = client().get_experiment_by_name("demo")
+    found = client().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{again.mlflow_run_id}'")
+    runs = {run.info.run_name.partition("-")[0]: run for run in found}
+    assert sorted(runs) == ["evaluate", "train"]
+    assert len(found) == 2
+    assert {run.info.status for run in found} == {"FINISHED"}
+    parent = client().get_run(again.mlflow_run_id)
+    curve = client().get_metric_history(again.mlflow_run_id, "train/loss")
+    nested = client().get_metric_history(runs["train"].info.run_id, "train/loss")
+    assert [(p.step, p.value) for p in nested] == [(p.step, p.value) for p in curve]
+    assert runs["evaluate"].data.metrics["twemoji-seen/top1"] == parent.data.metrics["twemoji-seen/top1"]
+    contexts = {
+        stage: {tag.value for one in run.inputs.dataset_inputs for tag in one.tags} for stage, run in runs.items()
+    }
+    assert contexts == {"train": {"training"}, "evaluate": {"evaluation"}}
+
+
 @pytest.mark.parametrize(
     "broken", ["log_inputs", "log_model_artifacts", "create_model_version", "set_model_version_tag"]
 )
