@@ -126,7 +126,9 @@ def test_no_such_model_or_suite(place, capsys):
     assert run_command(["eval", str(place / "nothing"), "--suite", str(place / "s.toml")]) == 2
     assert run_command(["eval", str(place), "--suite", str(place / "none.toml")]) == 2
     assert run_command(["eval", str(place), "--suite", str(place / "s.toml")]) == 2
-    assert "is no model; model.safetensors, model.json, tokenizer.json missing" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "nothing': no such file or folder" in told
+    assert "the folder holds no weights (.bin, .json, .pt, .pth, .safetensors)" in told
 
 
 def open_clip_folder(folder: Path) -> tuple[Path, torch.nn.Module]:
