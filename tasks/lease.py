@@ -112,7 +112,6 @@ class Held:
     def release(self) -> None:
         """Let the next run begin; where the snapshot is complete, leave nothing behind."""
         self.stop()
-        _ENDED.add(self.lease.token)
         try:
             with suppress(LeaseLost):  # the commit cleared it, or another run has taken over
                 self.draft.check_fence()
@@ -122,6 +121,8 @@ class Held:
                     self._put(self.lease.model_copy(update={"state": "released"}))
         except PairmillError as error:  # whatever ended the stage says more
             logger.warning("%s %s: the lease could not be released: %s", self.draft.stage, self.draft.key, error)
+        finally:
+            _ENDED.add(self.lease.token)  # last, or another thread takes over from what is about to say that it ended
 
 
 @contextmanager
