@@ -4,8 +4,8 @@ BIN := .venv/bin
 # Modules are compiled when they are imported first, which spares all that never are; so it must be kept.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
-# Two files of tests at a time, by tests/conftest.py; three of the end-to-end tests, which wait for servers.
-PYTEST := $(BIN)/python -m pytest -q --dist loadfile --durations=5
+# Two files of tests at a time, by tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
 .PHONY: demo test lint audit unit integration e2e clean
 
@@ -25,13 +25,13 @@ audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
-	$(PYTEST) -n 2 tests/unit
+	$(PYTEST) tests/unit
 
 integration: .venv/installed-dev
-	$(PYTEST) -n 2 tests/integration
+	$(PYTEST) tests/integration
 
 e2e: .venv/installed-dev
-	$(PYTEST) -n 3 tests/e2e
+	$(PYTEST) tests/e2e
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
