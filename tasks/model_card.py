@@ -193,10 +193,10 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
         for row in rows
     ]
     said = (
-        "Intervals cover 95% and speak of the drawing of test examples only: another seed or dataset may move a result "
+        "Intervals cover 99.5% and speak of the drawing of test examples only: another seed or dataset may move a result "
         "further.",
     )
-    return Section("Zero-shot results", said, ("task", "metric", "result", "95% interval", "chance", "n"), table)
+    return Section("Zero-shot results", said, ("task", "metric", "result", "99.5% interval", "chance", "n"), table)
 
 
 def _percent(value: float | None) -> str:
