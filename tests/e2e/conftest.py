@@ -65,6 +65,8 @@ suite = "{root}/configs/suites/demo.toml"
 data = "{suite}"
 [register]
 model_name = "{model_name}"
+[execution]
+workers = {workers}
 """
 
 
@@ -77,8 +79,10 @@ class Mill:
     site: str
     env: dict[str, str] = field(repr=False)
 
-    def config(self, name: str, *, store: Path | str | None = None, model_name: str = "small") -> Path:
-        """A config file on a store of its own."""
+    def config(
+        self, name: str, *, store: Path | str | None = None, model_name: str = "small", workers: int = 1
+    ) -> Path:
+        """A config file on a store of its own: with so few pairs, another worker costs more to start than it does."""
         path = self.folder / f"{name}.toml"
         path.write_text(
             SAMPLE_CONFIG.format(
@@ -89,6 +93,7 @@ class Mill:
                 site=self.site,
                 root=ROOT,
                 model_name=model_name,
+                workers=workers,
             )
         )
         return path
@@ -172,6 +177,6 @@ def chaos(mill: Mill) -> Chaos:
 
 @pytest.fixture(scope="session")
 def undisturbed(mill: Mill) -> dict[str, Any]:
-    """One run from nothing to a registered version, and what `show` says of it."""
-    result = mill.json("run", mill.config("undisturbed"))
+    """One run from nothing to a registered version, by two workers, and what `show` says of it."""
+    result = mill.json("run", mill.config("undisturbed", workers=2))
     return mill.json("show", result["run_id"]) | {"result": result}
