@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,9 +28,10 @@ from dataops.errors import ConfigError, GateRefused, ServiceError
 from dataops.schema import DOWNLOADED, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
-from tasks import registration, stage, tracking
+from tasks import parent_run, registration, stage, tracking
 from tasks.filter_summary import describe_balance
 from tasks.model_files import find_model
+from tasks.parent_run import End
 from tasks.register import REGISTER, RegisterConfig, run_links
 from tasks.stage import Context, Work
 from tests.integration.bare_environment import BareEnvironment
@@ -445,6 +447,56 @@ def test_remaking_an_old_snapshot_does_not_move_the_alias_back(environment: str,
     assert str(client().get_model_version_by_alias("moving", "champion").version) == newer.facts["version"] == "2"
 
 
+def test_a_pipeline_run_that_ends_early_has_a_run_that_its_registration_takes_over(
+    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, context = planned(upstream, model_name="late")
+    context = replace(context, run_name="early", run_id="early-20260102T030405-abcd")
+    made = {m.stage: m for m in reversed(upstream.manifests) if m.stage not in ("train", "evaluate")}
+    reached = [{"stage": m.stage, "key": m.key, "state": "Completed", "seconds": 1.5} for m in made.values()]
+    failed = [*reached, {"stage": "train", "key": "train00000000000", "state": "Failed", "seconds": 2.0}]
+    mlflow = client()
+    training = tracking.open_run(mlflow, "early", "train-train00000000000", "its live curve", {})
+    error = "JobFailed: <script>[x](javascript:1) s3://u:hunter2@bucket"
+    assert parent_run.record(context, made, End("FINISHED", "up to pack", reached, 5))
+    page = parent_run.record(context, made, End("FAILED", error, failed, 6))
+
+    def parents() -> list[Any]:
+        found = mlflow.search_runs(
+            [training.info.experiment_id], f"tags.`{tracking.PIPELINE_TAG}` = '{context.run_id}'"
+        )
+        return list(found)
+
+    (run,) = parents()
+    assert (
+        page
+        == f"{environment}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
+    )
+    assert (run.info.status, run.info.run_name, run.info.start_time) == ("FAILED", context.run_id, 5)
+    assert run.data.tags["snapshot.curate"] == made["curate"].key
+    assert run.data.tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
+    note = run.data.tags["mlflow.note.content"]
+    assert r"JobFailed: \<script\>\[x\]" in note
+    assert "hunter2" not in note
+    assert "| filter&emsp; | `filter0000000000`&emsp; | Completed&emsp; | 900&emsp; | 500&emsp; |" in note
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"pack-{made['pack'].key}"]
+    assert mlflow.get_run(training.info.run_id).data.tags["mlflow.parentRunId"] == run.info.run_id
+
+    manifest = stage.make(plan, context)
+    assert manifest.mlflow_run_id == run.info.run_id
+    registered = [*failed, {"stage": "register", "key": plan.key, "state": "Failed", "seconds": 2.0}]
+    assert parent_run.record(context, made, End("FAILED", "refused by the gate", registered, 7)) is None
+    (run,) = parents()
+    assert run.info.status == "FINISHED"
+    assert "JobFailed" not in run.data.tags["mlflow.note.content"]
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    assert parent_run.record(context, made, End("KILLED", "stopped", reached, 5)) is None
+    assert "does not answer" in caplog.text
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert parent_run.record(context, made, End("KILLED", "stopped", reached, 5)) is None
+
+
 # Alone in a process, so that what it imports can be told; the gate refuses, so it is the refusal's test too.
 REFUSED = """
 import json, sys
@@ -454,6 +506,7 @@ from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks import stage
 from tasks.filter_summary import describe_balance
+from tasks.parent_run import End
 from tasks.register import REGISTER, RegisterConfig
 
 store = FolderStore(Path(sys.argv[1]))
