@@ -162,7 +162,8 @@ class Run:
         began = datetime.fromisoformat(self.record.attempts[-1].started_at)
         reached = [one.model_dump() for one in self.record.stages if one.stage in {*self.manifests, self.at}]
         end = End(status, error or f"up to {self.until or self.at}", reached, int(began.timestamp() * 1000))
-        if page := parent_run.record(self.context, self.manifests, end):
+        page = parent_run.record(self.context, self.manifests, end)
+        if page and not self.record.model_links:
             self.record.model_links = {"run": page}
             self.record.save(self.context.store)
 

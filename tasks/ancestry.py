@@ -21,6 +21,8 @@ from dataops.snapshot import Manifest
 from tasks.page import page, text
 from tasks.tracking import NAME_LENGTH, PARAM_LENGTH
 
+SPACE = "&nbsp;"
+"""What MLflow's style sheet does not leave below a table."""
 DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a dataset."""
 DESCRIPTION_LENGTH = 5000
@@ -159,7 +161,17 @@ def describe(
         names, figures = (markdown(row["task"]), markdown(row["metric"])), (_percent(row["value"]), interval)
         scores.append(table_line(*names, *figures, _percent(row["chance"]), f"{row['n']:,}"))
     places = " · ".join(f"[{name}]({address})" for name, address in links.items())
-    blocks = [*head, about, "**Zero-shot results**", "\n".join(scores), "**Funnel**", "\n".join(funnel), places]
+    blocks = [
+        *head,
+        about,
+        "**Zero-shot results**",
+        "\n".join(scores),
+        SPACE,
+        "**Funnel**",
+        "\n".join(funnel),
+        SPACE,
+        places,
+    ]
     return _within("\n\n".join(block for block in blocks if block), DESCRIPTION_LENGTH)
 
 

@@ -65,16 +65,15 @@ def _record(context: Context, manifests: Mapping[str, Manifest], end: End) -> st
     begin = {"run_name": context.run_id, "start_time": end.began_ms, "tags": [tag]}
     run = unregistered[0] if unregistered else _post("runs/create", experiment_id=experiment, **begin)["run"]
     run_id = run["info"]["run_id"]
-    tags = [
-        {"key": name, "value": value[: tracking.TAG_LENGTH]} for name, value in _told(context, manifests, end).items()
-    ]
-    _post("runs/log-batch", run_id=run_id, tags=tags)
+    _post("runs/log-batch", run_id=run_id, tags=_told(context, manifests, end))
     if "pack" in manifests:
         dataset = ancestry.training_dataset(manifests["pack"], context.store.uri)
-        training = {"dataset": dataset, "tags": [{"key": "mlflow.data.context", "value": "training"}]}
-        _post("runs/log-inputs", run_id=run_id, datasets=[training])
-    for nested in _find(experiment, tracking.KEY_TAG, f"train-{reached['train']}") if "train" in reached else ():
-        _post("runs/set-tag", run_id=nested["info"]["run_id"], key=PARENT_TAG, value=run_id)
+        entry = {"dataset": dataset, "tags": [{"key": "mlflow.data.context", "value": "training"}]}
+        _post("runs/log-inputs", run_id=run_id, datasets=[entry])
+    if "train" in reached:
+        for training in _find(experiment, tracking.KEY_TAG, f"train-{reached['train']}"):
+            if PARENT_TAG not in _tags(training):  # one that is reused stays under the model that came of it
+                _post("runs/set-tag", run_id=training["info"]["run_id"], key=PARENT_TAG, value=run_id)
     _post("runs/update", run_id=run_id, status=end.status, end_time=int(time.time() * 1000))
     base = tracking.tracking_uri().rstrip("/")
     return f"{base}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
@@ -105,15 +104,16 @@ def _post(what: str, **asked: Any) -> dict[str, Any]:
     return told
 
 
-def _told(context: Context, manifests: Mapping[str, Manifest], end: End) -> dict[str, str]:
+def _told(context: Context, manifests: Mapping[str, Manifest], end: End) -> list[dict[str, str]]:
     tags = ancestry.lineage_tags(manifests, context.run_config, code_version())
     tags |= ancestry.run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
-    return tags | ancestry.SOURCE_TAGS | {"mlflow.note.content": _note(context, manifests, end)}
+    tags |= ancestry.SOURCE_TAGS | {"mlflow.note.content": _note(context, manifests, end)}
+    return [{"key": name, "value": value[: tracking.TAG_LENGTH]} for name, value in tags.items()]
 
 
 def _note(context: Context, manifests: Mapping[str, Manifest], end: End) -> str:
     """What the run's page shows: the error, and a line a stage."""
-    blocks = [f"**{end.status.capitalize()}**: {markdown(redact(end.said))[:ERROR_LENGTH]}"]
+    blocks = [f"**{end.status.capitalize()}**: {markdown(redact(end.said)[:ERROR_LENGTH])}"]
     lines = [
         ancestry.table_line("stage", "snapshot", "state", "rows in", "kept", "seconds"),
         "|:--|:--|:--|--:|--:|--:|",
@@ -123,6 +123,6 @@ def _note(context: Context, manifests: Mapping[str, Manifest], end: End) -> str:
         rows = (f"{counts.input:,}", f"{counts.kept:,}") if counts is not None and counts.input else ("-", "-")
         state = (str(stage["stage"]), f"`{stage['key']}`", str(stage["state"]))
         lines.append(ancestry.table_line(*state, *rows, f"{stage['seconds']:,.1f}"))
-    blocks += ["\n".join(lines)] if end.stages else []
+    blocks += ["\n".join(lines), ancestry.SPACE] if end.stages else []
     blocks.append(f"`pairmill rerun {context.run_id}` takes it further")
     return "\n\n".join(blocks)
