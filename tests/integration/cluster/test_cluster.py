@@ -198,12 +198,12 @@ def _look_at_the_lineage(shown: dict[str, Any], s3: Any) -> None:
     run = client.get_run(str(version.run_id))
     assert run.info.status == "FINISHED"
     pack, tasks = f"pack-{stages['pack']['key']}", {"twemoji-seen", "openmoji-heldout"}
-    inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}
+    inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}  # pyright: ignore[reportOptionalMemberAccess]
     assert {pack} | tasks <= inputs.keys()
     assert inputs[pack].dataset.source_type == "s3"
     assert json.loads(inputs[pack].dataset.source) == {"uri": f"s3://pairmill/store/pack/{stages['pack']['key']}"}
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-    assert sorted(run.info.run_name.partition("-")[0] for run in nested) == ["evaluate", "train"]
+    assert sorted(str(run.info.run_name).partition("-")[0] for run in nested) == ["evaluate", "train"]
     (model,) = client.search_logged_models([run.info.experiment_id], "name = 'clip'")
     used = {metric.key: metric.dataset_name for metric in model.metrics or []}
     assert used["train/final_loss"] == pack
