@@ -237,7 +237,10 @@ def _refuse_promote_and_roll_back(cluster: Topology, config: Path) -> None:
     assert refused.tags["gate"].startswith("refused: twemoji-seen/top1 is 0.")
     assert refused.tags["gate"].endswith(", floor 0.99")
     assert refused.tags["gate"] in str(refused.description)
-    assert "clustered version 1" in refused.tags["champion_test"]
+    assert refused.tags["champion_test"].startswith("twemoji-seen: ")
+    assert "(0 only the champion, 0 only this one, p 1)" in refused.tags["champion_test"], (
+        "the predictions are the same"
+    )
     for version in ("2", "1"):
         promotion.promote("clustered", version, "champion", f"to {version}")
     assert client.get_model_version_by_alias("clustered", "champion").version == "1"
