@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -80,6 +81,12 @@ def lineage_tags(
     }
 
 
+def model_name(train: Mapping[str, Any]) -> str:
+    """What a training's config calls its model; of a file of one's own the name, not where it lay."""
+    name = str(train.get("model", "CLIP"))
+    return PurePath(name).name if name.endswith(".json") else name
+
+
 def run_tags(run_id: str | None, flow_run_id: str | None, flow_run_url: str | None) -> dict[str, str]:
     """Tags that say which run of pairmill and of Prefect it was."""
     told = {"pairmill.run_id": run_id, "prefect_flow_run_id": flow_run_id, "prefect_flow_run_url": flow_run_url}
@@ -146,7 +153,7 @@ def describe(
         head: paragraphs that stand first, already Markdown.
         links: addresses by name.
     """
-    dataset, model = manifests["pack"], manifests["train"].config.get("model", "CLIP")
+    dataset, model = manifests["pack"], model_name(manifests["train"].config)
     about = (
         f"CLIP `{_code(model)}`, trained on **{dataset.counts.kept:,} pairs**: dataset `{dataset.key}`, "
         f"digest `{dataset.content_digest[:16]}…`"

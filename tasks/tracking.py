@@ -102,7 +102,7 @@ def open_run(
         pipeline_run: the id of the pipeline run whose parent run this is: what its earlier ends left is taken over.
     """
     experiment_id = _experiment(client, experiment)
-    found = _find_run(client, experiment_id, key, pipeline_run)
+    found = find_run(client, experiment_id, key, pipeline_run)
     if found is not None:
         logger.info("%s goes on in MLflow run %s", key, found.info.run_id)
         client.set_tag(found.info.run_id, KEY_TAG, key)
@@ -112,7 +112,9 @@ def open_run(
     return client.get_run(run.info.run_id)
 
 
-def _find_run(client: "MlflowClient", experiment_id: str, key: str, pipeline_run: str | None) -> "Run | None":
+def find_run(client: "MlflowClient", experiment_id: str, key: str, pipeline_run: str | None = None) -> "Run | None":
+    """The run of this key, or what earlier ends of the pipeline run left; None where there is neither."""
+
     def tagged(name: str, value: str) -> list["Run"]:
         return list(client.search_runs([experiment_id], f"tags.`{name}` = '{value}'", order_by=["start_time"]))
 

@@ -376,7 +376,7 @@ def test_made_again_after_its_snapshot_was_lost_it_is_the_same_version(registere
     )
 
 
-def test_training_and_evaluation_are_nested_in_the_run(registered: Any) -> None:
+def test_training_and_evaluation_are_nested_in_the_run(registered: Any, upstream: SimpleNamespace) -> None:
     _, plan, context = registered
     stage.discard(plan, context)
     again = stage.make(plan, context)  # a second time changes nothing
@@ -391,6 +391,11 @@ def test_training_and_evaluation_are_nested_in_the_run(registered: Any) -> None:
     nested = client().get_metric_history(runs["train"].info.run_id, "train/loss")
     assert [(p.step, p.value) for p in nested] == [(p.step, p.value) for p in curve]
     assert runs["evaluate"].data.metrics["twemoji-seen/top1"] == parent.data.metrics["twemoji-seen/top1"]
+    other, _ = planned(upstream, model_name="twin")
+    theirs = stage.make(other, context).mlflow_run_id
+    for parent_id in (again.mlflow_run_id, theirs):
+        under = client().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
+        assert sorted(run.info.run_name for run in under) == ["evaluate-evaluate00000000", "train-train00000000000"]
     contexts = {
         stage: {tag.value for one in run.inputs.dataset_inputs for tag in one.tags} for stage, run in runs.items()
     }

@@ -107,6 +107,15 @@ def test_the_graph_is_xml_with_a_box_a_stage_and_no_markup_of_others() -> None:
     assert "\x1b" not in drawn
 
 
+def test_a_models_own_file_is_named_without_its_place() -> None:
+    theirs = manifests()
+    theirs["train"] = theirs["train"].model_copy(update={"config": {"model": "/home/somebody/models/tiny.json"}})
+    drawn, card = graph_svg(theirs, "m"), Card("m", theirs, ROWS, "passed", "", "")
+    assert ">tiny.json<" in drawn
+    assert "CLIP tiny.json, trained on" in card.html()
+    assert "somebody" not in drawn + card.headline()
+
+
 def test_the_card_is_escaped_and_says_what_was_not_looked_for() -> None:
     card = Card(HOSTILE, manifests(), ROWS, HOSTILE, HOSTILE, HOSTILE)
     page, plain = card.html(), card.markdown()
