@@ -118,7 +118,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, start_new_session=True
         )
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 50
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
     try:
         while True:
             try:
