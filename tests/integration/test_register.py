@@ -511,7 +511,6 @@ from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks import stage
 from tasks.filter_summary import describe_balance
-from tasks.parent_run import End
 from tasks.register import REGISTER, RegisterConfig
 
 store = FolderStore(Path(sys.argv[1]))
