@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""
+WRAPPED = ("dropped because", "by", "why")
+"""Columns that are broken into lines where a table is too wide; others must stay whole."""
 CONTENTS = 5
 """Values of a kind that `show` names of a dataset."""
 LISTED = 20
@@ -57,7 +59,7 @@ def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table without lines."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "dropped because")
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column not in WRAPPED)
     return table
 
 

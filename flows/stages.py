@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,9 @@ from flows.runs import RunRecord, RunState, StageRun, StageState, find_run, load
 from flows.sight import Sight
 from flows.train_on_pool import train_on_pool
 from infra.services import home
+from tasks import parent_run
 from tasks.download_rounds import reopen
+from tasks.parent_run import End, Status
 from tasks.stage import Context, Plan, discard, make, plan, reuse
 
 if TYPE_CHECKING:
@@ -148,7 +151,20 @@ class Run:
         self.record.end(state, error)
         self.record.save(self.context.store)
         self.sight.run_ended(list(self.manifests.values()))
+        if register is None or len(self.record.attempts) > 1:  # else the registration has told it all
+            self._tell_mlflow(state, error)
         if announce(self.record, self.manifests, self.context.store, self.until):
+            self.record.save(self.context.store)
+
+    def _tell_mlflow(self, state: RunState, error: str | None) -> None:
+        """Write the end into the run's MLflow run, and that run's address into the record."""
+        status: Status = "FINISHED" if state == "completed" else "FAILED" if state == "failed" else "KILLED"
+        began = datetime.fromisoformat(self.record.attempts[-1].started_at)
+        reached = [one.model_dump() for one in self.record.stages if one.stage in {*self.manifests, self.at}]
+        end = End(status, error or f"up to {self.until or self.at}", reached, int(began.timestamp() * 1000))
+        page = parent_run.record(self.context, self.manifests, end)
+        if page and not self.record.model_links:
+            self.record.model_links = {"run": page}
             self.record.save(self.context.store)
 
     def failure(self, error: BaseException) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -21,10 +22,13 @@ from dataops.snapshot import Manifest
 from tasks.page import page, text
 from tasks.tracking import NAME_LENGTH, PARAM_LENGTH
 
+SPACE = "&nbsp;"
+"""What MLflow's style sheet does not leave below a table."""
 DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a dataset."""
 DESCRIPTION_LENGTH = 5000
 """Of a model version, in MLflow's database."""
+SOURCE_TAGS = {"mlflow.source.name": "pairmill", "mlflow.source.type": "JOB"}
 COLSPEC = {"string": "string", "int64": "long", "int32": "integer", "float": "float", "double": "double"}
 
 
@@ -67,15 +71,26 @@ def lineage_tags(
     manifests: Mapping[str, Manifest], config: Mapping[str, Any], code: Mapping[str, Any]
 ) -> dict[str, str]:
     """Tags that a run and a version share: which data, config and code made the model."""
-    dataset = manifests["pack"]
+    dataset = manifests.get("pack")
     return {
-        "dataset_key": dataset.key,
-        "dataset_digest": dataset.content_digest,
+        **({"dataset_key": dataset.key, "dataset_digest": dataset.content_digest} if dataset else {}),
         "config_hash": config_hash(config),
         "git_commit": code.get("commit") or "unknown",
         "code_dirty": str(code.get("dirty")).lower(),
         **{f"snapshot.{stage}": manifest.key for stage, manifest in sorted(manifests.items())},
     }
+
+
+def model_name(train: Mapping[str, Any]) -> str:
+    """What a training's config calls its model; of a file of one's own the name, not where it lay."""
+    name = str(train.get("model", "CLIP"))
+    return PurePath(name).name if name.endswith(".json") else name
+
+
+def run_tags(run_id: str | None, flow_run_id: str | None, flow_run_url: str | None) -> dict[str, str]:
+    """Tags that say which run of pairmill and of Prefect it was."""
+    told = {"pairmill.run_id": run_id, "prefect_flow_run_id": flow_run_id, "prefect_flow_run_url": flow_run_url}
+    return {name: without_credentials(value) for name, value in told.items() if value}
 
 
 def training_dataset(manifest: Manifest, store_uri: str) -> dict[str, Any]:
@@ -138,26 +153,36 @@ def describe(
         head: paragraphs that stand first, already Markdown.
         links: addresses by name.
     """
-    dataset, model = manifests["pack"], manifests["train"].config.get("model", "CLIP")
+    dataset, model = manifests["pack"], model_name(manifests["train"].config)
     about = (
         f"CLIP `{_code(model)}`, trained on **{dataset.counts.kept:,} pairs**: dataset `{dataset.key}`, "
         f"digest `{dataset.content_digest[:16]}…`"
     )
-    funnel = [_line("stage", "rows in", "kept", "dropped"), "|:--|--:|--:|:--|"]
+    funnel = [table_line("stage", "rows in", "kept", "dropped"), "|:--|--:|--:|:--|"]
     for row in funnel_stages(manifests.values()):
         reasons = ", ".join(f"{markdown(reason)} {n:,}" for reason, n in list(row["reasons"].items())[:6]) or "-"
-        funnel.append(_line(row["stage"], f"{row['input']:,}", f"{row['kept']:,}", reasons))
-    scores = [_line("task", "metric", "result", "99.5% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
+        funnel.append(table_line(row["stage"], f"{row['input']:,}", f"{row['kept']:,}", reasons))
+    scores = [table_line("task", "metric", "result", "99.5% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
     for row in rows[:24]:
         interval = "-" if row["low"] is None else f"{row['low']:.2%} – {row['high']:.2%}"
         names, figures = (markdown(row["task"]), markdown(row["metric"])), (_percent(row["value"]), interval)
-        scores.append(_line(*names, *figures, _percent(row["chance"]), f"{row['n']:,}"))
+        scores.append(table_line(*names, *figures, _percent(row["chance"]), f"{row['n']:,}"))
     places = " · ".join(f"[{name}]({address})" for name, address in links.items())
-    blocks = [*head, about, "**Zero-shot results**", "\n".join(scores), "**Funnel**", "\n".join(funnel), places]
+    blocks = [
+        *head,
+        about,
+        "**Zero-shot results**",
+        "\n".join(scores),
+        SPACE,
+        "**Funnel**",
+        "\n".join(funnel),
+        SPACE,
+        places,
+    ]
     return _within("\n\n".join(block for block in blocks if block), DESCRIPTION_LENGTH)
 
 
-def _line(*cells: str) -> str:
+def table_line(*cells: str) -> str:
     """A line of a Markdown table; MLflow's style sheet sets no space between columns, so each cell ends in one."""
     return "| " + " | ".join(f"{cell}&emsp;" for cell in cells) + " |"
 

@@ -1,6 +1,7 @@
 """The stages of a model as OpenLineage events, which catalogues such as Marquez and DataHub read.
 
-One COMPLETE event a stage. Names and ids follow from the snapshots' keys alone: the same snapshots give the same events.
+One COMPLETE event a stage, and no START: a manifest does not say when its making began. Names and ids follow from the
+snapshots' keys alone: the same snapshots give the same events.
 
 Source: OpenLineage specification 2-0-2 (https://openlineage.io/spec/2-0-2/OpenLineage.json) and its facets.
 """
@@ -59,8 +60,8 @@ def _event(manifest: Manifest, store: str) -> dict[str, Any]:
             "namespace": "pairmill",
             "name": manifest.stage,
             "facets": {
-                "sourceCodeLocation": _facet("1-0-1/SourceCodeLocationJobFacet", **code),
-                "jobType": _facet("2-0-3/JobTypeJobFacet", **job_type),
+                "sourceCodeLocation": _facet("1-1-0/SourceCodeLocationJobFacet", **code),
+                "jobType": _facet("2-0-4/JobTypeJobFacet", **job_type),
             },
         },
         "inputs": [_dataset(one, store) for one in manifest.inputs],
@@ -78,7 +79,7 @@ def _dataset(source: Input, store: str, manifest: Manifest | None = None) -> dic
     }
     if source.stage in SCHEMAS:
         fields = [{"name": field.name, "type": str(field.type)} for field in SCHEMAS[source.stage]]
-        facets["schema"] = _facet("1-1-1/SchemaDatasetFacet", fields=fields)
+        facets["schema"] = _facet("1-2-0/SchemaDatasetFacet", fields=fields)
     return {"namespace": namespace, "name": name, "facets": facets}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dataops.snapshot import Manifest
+from tasks.ancestry import model_name
 from tasks.page import text
 
 WIDTH, BOX, HIGH, GAP, ROW = 1212, 168, 92, 36, 150
@@ -58,7 +59,7 @@ def boxes(manifests: Mapping[str, Manifest], model: str) -> dict[str, Box]:
 def _box(manifest: Manifest) -> Box:
     counts, facts = manifest.counts, manifest.facts
     if manifest.stage == "train":
-        return Box("train", (manifest.key, str(manifest.config.get("model", ""))[:22], manifest.created_at[:10]))
+        return Box("train", (manifest.key, model_name(manifest.config)[:22], manifest.created_at[:10]))
     if manifest.stage == "evaluate":
         tasks = len(facts.get("metrics", {}))
         return Box("evaluate", (manifest.key, f"{counts.kept:,} examples", f"{tasks} tasks" if tasks else ""))

@@ -15,6 +15,7 @@ from dataops.escaping import markdown
 from dataops.funnel import funnel_stages
 from dataops.secrets import redact
 from dataops.snapshot import Manifest
+from tasks.ancestry import model_name
 from tasks.lineage_graph import graph_svg
 from tasks.page import page, text
 
@@ -74,7 +75,7 @@ class Card:
     def headline(self) -> str:
         """One sentence."""
         pack, train = self.manifests["pack"], self.manifests["train"]
-        model = train.config.get("model", "unknown")
+        model = model_name(train.config)
         return f"CLIP {model}, trained on {pack.counts.kept:,} pairs of picture and caption. Gate: {self.gate}."
 
     def html(self) -> str:

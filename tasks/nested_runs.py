@@ -1,7 +1,8 @@
 """The runs that lie under a registration's in MLflow: its training and its evaluation.
 
 The training's own run is there already where it was watched while it trained (tasks/train_live.py), else it is made here
-from what the snapshot holds. A training or an evaluation that several registrations share lies under the newest.
+from what the snapshot holds. Of a training or an evaluation that several registrations share each has a run of its own: one
+run can lie under one parent only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,10 @@ def nest(
         manifest = inputs[stage]
         tags = {PARENT_TAG: parent.info.run_id, f"pairmill.{stage}_key": manifest.key, "mlflow.source.name": "pairmill"}
         name = f"{stage}-{manifest.key}"
-        run = tracking.open_run(client, experiment, name, name, tags)
+        holder = tracking.find_run(client, parent.info.experiment_id, name)
+        taken = holder is not None and holder.data.tags.get(PARENT_TAG, parent.info.run_id) != parent.info.run_id
+        key = f"{name}-{parent.data.tags[tracking.KEY_TAG]}" if taken else name
+        run = tracking.open_run(client, experiment, key, name, tags)
         if stage == "train":
             if "train/loss" not in run.data.metrics:
                 tracking.log_curves(client, run, curve, at_ms)

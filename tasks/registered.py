@@ -3,21 +3,15 @@
 For gc a server that does not answer is an error, not a no; a trace says that it was not asked.
 """
 
-import base64
-import json
 import logging
-import os
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from dataops.errors import ConfigError, PairmillError, ServiceError
+from dataops.errors import ConfigError, PairmillError
 from dataops.funnel import STAGES
 from dataops.snapshot import Manifest
-from tasks import tracking
+from tasks import mlflow_rest, tracking
 from tasks.retention import Name
 
 if TYPE_CHECKING:
@@ -148,7 +142,7 @@ class Registry:
 
 
 def _versions_by(wanted: str) -> list[Version]:
-    told = _plainly("model-versions/search", filter=wanted, max_results=str(VERSIONS_AT_ONCE))
+    told = mlflow_rest.get("model-versions/search", filter=wanted, max_results=str(VERSIONS_AT_ONCE))
     if told is not None and not told.get("next_page_token"):
         return [_plain_version(one) for one in told.get("model_versions", [])]
     with tracking.mlflow_errors():
@@ -157,36 +151,12 @@ def _versions_by(wanted: str) -> list[Version]:
 
 def _aliases_of(name: str) -> dict[str, str]:
     """The version of each alias of a model."""
-    told = _plainly("registered-models/get", name=name)
+    told = mlflow_rest.get("registered-models/get", name=name)
     if told is not None:
         return {one["alias"]: str(one["version"]) for one in told["registered_model"].get("aliases", [])}
     with tracking.mlflow_errors():
         aliases = tracking.connect().get_registered_model(name).aliases
         return {alias: str(number) for alias, number in aliases.items()}
-
-
-def _plainly(what: str, **asked: str) -> dict[str, Any] | None:
-    """The answer of MLflow's REST interface, without the two seconds that its client takes to import.
-
-    Returns: None where only the client can ask (a database, a token) or explain (a refusal).
-    Raises: ServiceError when nobody listens.
-    Source: MLflow REST API, "Search ModelVersions" and "Get RegisteredModel".
-    """
-    uri = tracking.tracking_uri()
-    if not uri.startswith(("http://", "https://")) or "@" in uri or os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        return None
-    request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(asked)}")
-    if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
-        request.add_header("Authorization", f"Basic {base64.b64encode(pair).decode()}")
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read())
-    except (urllib.error.HTTPError, ValueError):
-        return None
-    except OSError as error:
-        msg = f"MLflow at {uri} does not answer ({error}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
-        raise ServiceError(msg) from error
 
 
 def _plain_version(told: Mapping[str, Any]) -> Version:

@@ -101,17 +101,16 @@ class Registration:
     def __post_init__(self) -> None:
         context = self.work.context
         self.tags = ancestry.lineage_tags(self.work.inputs, context.run_config, code_version())
-        prefect = {"prefect_flow_run_id": context.flow_run_id, "prefect_flow_run_url": context.flow_run_url}
-        self.tags |= {name: tracking.without_credentials(value) for name, value in prefect.items() if value}
-        self.tags |= {"pairmill.run_id": context.run_id} if context.run_id else {}
+        self.tags |= ancestry.run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
         self.trained_ms = int(datetime.fromisoformat(self.work.inputs["train"].created_at).timestamp() * 1000)
 
     def version(self) -> "ModelVersion":
         """Record everything, or the rest of it, and return the version, complete."""
         context, key = self.work.context, self.work.draft.key
         note = self._description({})
-        tags = {**self.tags, "mlflow.source.name": "pairmill", "mlflow.source.type": "JOB", "mlflow.note.content": note}
-        run = tracking.open_run(self.client, context.run_name, key, context.run_id or f"register-{key}", tags)
+        tags = {**self.tags, **ancestry.SOURCE_TAGS, "mlflow.note.content": note}
+        name = context.run_id or f"register-{key}"
+        run = tracking.open_run(self.client, context.run_name, key, name, tags, pipeline_run=context.run_id)
         try:
             curve = self._curve()
             params = ancestry.stage_params(self.work.inputs, self.work.config.key_config(), self.work.seed)

@@ -15,6 +15,7 @@ from dataops.errors import ConfigError
 from dataops.funnel import PAIR_STAGES, STAGES, funnel_stages
 from dataops.snapshot import Manifest
 from dataops.targets import Target, meant
+from tasks import ancestry
 from tasks.lineage import DROPPED, KEPT, Lineage
 from tasks.registered import Registry, Version
 from tasks.retention import Name
@@ -131,7 +132,7 @@ class Trace:
 
     def _training(self, train: Manifest) -> dict[str, Any]:
         models = [self._model(register) for register in self.lineage.below(train, "register")]
-        facts = {"model": train.config.get("model"), "created_at": train.created_at, "run": train.mlflow_run_id}
+        facts = {"model": ancestry.model_name(train.config), "created_at": train.created_at, "run": train.mlflow_run_id}
         evaluations = [m.key for m in self.lineage.children(train, "evaluate")]
         return {"key": train.key, **facts, "evaluations": evaluations, "models": models}
 

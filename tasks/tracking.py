@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 KEY_TAG = "pairmill.register_key"
 """On runs, logged models and versions: the key of the register snapshot that they belong to."""
+PIPELINE_TAG = "pairmill.pipeline_run"
+"""On the run that a pipeline run which ended before its registration left (tasks/parent_run.py): the pipeline run's id."""
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # MLflow's limits of one request
 PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # and of one value or name
 QUIET = {
@@ -86,18 +88,40 @@ def connect() -> "MlflowClient":
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def open_run(client: "MlflowClient", experiment: str, key: str, name: str, tags: Mapping[str, str]) -> "Run":
-    """The run of this key in the experiment, running: the one that an earlier try left, or a new one."""
+def open_run(
+    client: "MlflowClient",
+    experiment: str,
+    key: str,
+    name: str,
+    tags: Mapping[str, str],
+    pipeline_run: str | None = None,
+) -> "Run":
+    """The run of this key in the experiment, running: the one that an earlier try left, or a new one.
+
+    Args:
+        pipeline_run: the id of the pipeline run whose parent run this is: what its earlier ends left is taken over.
+    """
     experiment_id = _experiment(client, experiment)
-    found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1, order_by=["start_time"])
-    if found:
-        logger.info("register %s goes on in MLflow run %s", key, found[0].info.run_id)
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        run = found[0]
-    else:
-        run = client.create_run(experiment_id, tags={KEY_TAG: key}, run_name=name)
+    found = find_run(client, experiment_id, key, pipeline_run)
+    if found is not None:
+        logger.info("%s goes on in MLflow run %s", key, found.info.run_id)
+        client.set_tag(found.info.run_id, KEY_TAG, key)
+        client.update_run(found.info.run_id, status="RUNNING")
+    run = found or client.create_run(experiment_id, tags={KEY_TAG: key}, run_name=name)
     log_tags(client, run, tags)
     return client.get_run(run.info.run_id)
+
+
+def find_run(client: "MlflowClient", experiment_id: str, key: str, pipeline_run: str | None = None) -> "Run | None":
+    """The run of this key, or what earlier ends of the pipeline run left; None where there is neither."""
+
+    def tagged(name: str, value: str) -> list["Run"]:
+        return list(client.search_runs([experiment_id], f"tags.`{name}` = '{value}'", order_by=["start_time"]))
+
+    found = tagged(KEY_TAG, key)
+    if not found and pipeline_run:
+        found = [run for run in tagged(PIPELINE_TAG, pipeline_run) if KEY_TAG not in run.data.tags]
+    return found[0] if found else None
 
 
 def _experiment(client: "MlflowClient", name: str) -> str:

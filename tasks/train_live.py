@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import tracking
+from tasks import ancestry, tracking
 from tasks.stage import Work
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class LiveRun:
 
     def _open(self, client: "MlflowClient") -> "Run":
         context, key = self._work.context, self._work.draft.key
-        tags = {"pairmill.train_key": key, "mlflow.source.name": "pairmill", "mlflow.source.type": "JOB"}
+        tags = {"pairmill.train_key": key, **ancestry.SOURCE_TAGS}
         tags |= {"pairmill.run_id": context.run_id} if context.run_id else {}
         name = f"train-{context.run_id or key}"
         run = tracking.open_run(client, context.run_name, f"train-{key}", name, tags)

@@ -1,5 +1,7 @@
 """`pairmill rerun --from download --retry`: only the rows that failed so are fetched again, the rest follows."""
 
+import re
+
 import pytest
 
 from benchmarks.chaos_ground import Ground
@@ -13,7 +15,10 @@ def test_retry_of_one_class(mill: Mill) -> None:
     ground.folder.mkdir()
     config = ground.config(ground.folder / "store")
     first = mill.json("run", config, "--until", "pack", "--set", "register.model_name=retried")
-    before = {stage["stage"]: stage for stage in mill.json("show", first["run_id"])["stages"]}
+    shown = mill.json("show", first["run_id"])
+    before = {stage["stage"]: stage for stage in shown["stages"]}
+    page = shown["model_links"]["run"]
+    assert re.match(r"http://127\.0\.0\.1:\d+/#/experiments/\d+/runs/[0-9a-f]{32}\?", page), "its run in MLflow"
     assert before["download"]["counts"]["dropped"]["http_404"] > 0
 
     wrong = mill.json("rerun", first["run_id"], "--retry", "http_404", code=2)
@@ -24,6 +29,8 @@ def test_retry_of_one_class(mill: Mill) -> None:
     # The run was finished, so it goes on to the last stage.
     nothing = mill.json("rerun", first["run_id"], "--from", "download", "--retry", "timeout,http_5xx")
     assert [stage["state"] for stage in nothing["stages"]][:5] == ["Reused"] * 5, "no row failed so"
+
+    assert mill.json("show", first["run_id"])["model_links"]["run"] == page, "registered in the same run"
 
     again = mill.json("rerun", first["run_id"], "--from", "download", "--retry", "http_4xx")
     after = {stage["stage"]: stage for stage in mill.json("show", first["run_id"])["stages"]}

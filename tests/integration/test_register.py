@@ -1,7 +1,6 @@
 """The register stage against a real MLflow server (SQLite), with a real, tiny CLIP model."""
 
 import base64
-import io
 import json
 import os
 import shutil
@@ -11,14 +10,16 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
@@ -27,11 +28,13 @@ from dataops.errors import ConfigError, GateRefused, ServiceError
 from dataops.schema import DOWNLOADED, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
-from tasks import registration, stage, tracking
+from tasks import parent_run, registration, stage, tracking
 from tasks.filter_summary import describe_balance
 from tasks.model_files import find_model
+from tasks.parent_run import End
 from tasks.register import REGISTER, RegisterConfig, run_links
 from tasks.stage import Context, Work
+from tests.integration.bare_environment import BareEnvironment
 from tests.unit.tasks.dataset_chain import chain, pair
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
@@ -115,7 +118,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, start_new_session=True
         )
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 50
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
     try:
         while True:
             try:
@@ -373,7 +376,7 @@ def test_made_again_after_its_snapshot_was_lost_it_is_the_same_version(registere
     )
 
 
-def test_training_and_evaluation_are_nested_in_the_run(registered: Any) -> None:
+def test_training_and_evaluation_are_nested_in_the_run(registered: Any, upstream: SimpleNamespace) -> None:
     _, plan, context = registered
     stage.discard(plan, context)
     again = stage.make(plan, context)  # a second time changes nothing
@@ -388,6 +391,11 @@ def test_training_and_evaluation_are_nested_in_the_run(registered: Any) -> None:
     nested = client().get_metric_history(runs["train"].info.run_id, "train/loss")
     assert [(p.step, p.value) for p in nested] == [(p.step, p.value) for p in curve]
     assert runs["evaluate"].data.metrics["twemoji-seen/top1"] == parent.data.metrics["twemoji-seen/top1"]
+    other, _ = planned(upstream, model_name="twin")
+    theirs = stage.make(other, context).mlflow_run_id
+    for parent_id in (again.mlflow_run_id, theirs):
+        under = client().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
+        assert sorted(run.info.run_name for run in under) == ["evaluate-evaluate00000000", "train-train00000000000"]
     contexts = {
         stage: {tag.value for one in run.inputs.dataset_inputs for tag in one.tags} for stage, run in runs.items()
     }
@@ -444,6 +452,56 @@ def test_remaking_an_old_snapshot_does_not_move_the_alias_back(environment: str,
     assert str(client().get_model_version_by_alias("moving", "champion").version) == newer.facts["version"] == "2"
 
 
+def test_a_pipeline_run_that_ends_early_has_a_run_that_its_registration_takes_over(
+    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, context = planned(upstream, model_name="late")
+    context = replace(context, run_name="early", run_id="early-20260102T030405-abcd")
+    made = {m.stage: m for m in reversed(upstream.manifests) if m.stage not in ("train", "evaluate")}
+    reached = [{"stage": m.stage, "key": m.key, "state": "Completed", "seconds": 1.5} for m in made.values()]
+    failed = [*reached, {"stage": "train", "key": "train00000000000", "state": "Failed", "seconds": 2.0}]
+    mlflow = client()
+    training = tracking.open_run(mlflow, "early", "train-train00000000000", "its live curve", {})
+    error = "JobFailed: <script>[x](javascript:1) s3://u:hunter2@bucket"
+    assert parent_run.record(context, made, End("FINISHED", "up to pack", reached, 5))
+    page = parent_run.record(context, made, End("FAILED", error, failed, 6))
+
+    def parents() -> list[Any]:
+        found = mlflow.search_runs(
+            [training.info.experiment_id], f"tags.`{tracking.PIPELINE_TAG}` = '{context.run_id}'"
+        )
+        return list(found)
+
+    (run,) = parents()
+    assert (
+        page
+        == f"{environment}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
+    )
+    assert (run.info.status, run.info.run_name, run.info.start_time) == ("FAILED", context.run_id, 5)
+    assert run.data.tags["snapshot.curate"] == made["curate"].key
+    assert run.data.tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
+    note = run.data.tags["mlflow.note.content"]
+    assert r"JobFailed: \<script\>\[x\]" in note
+    assert "hunter2" not in note
+    assert "| filter&emsp; | `filter0000000000`&emsp; | Completed&emsp; | 900&emsp; | 500&emsp; |" in note
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"pack-{made['pack'].key}"]
+    assert mlflow.get_run(training.info.run_id).data.tags["mlflow.parentRunId"] == run.info.run_id
+
+    manifest = stage.make(plan, context)
+    assert manifest.mlflow_run_id == run.info.run_id
+    registered = [*failed, {"stage": "register", "key": plan.key, "state": "Failed", "seconds": 2.0}]
+    assert parent_run.record(context, made, End("FAILED", "refused by the gate", registered, 7)) is None
+    (run,) = parents()
+    assert run.info.status == "FINISHED"
+    assert "JobFailed" not in run.data.tags["mlflow.note.content"]
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    assert parent_run.record(context, made, End("KILLED", "stopped", reached, 5)) is None
+    assert "does not answer" in caplog.text
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert parent_run.record(context, made, End("KILLED", "stopped", reached, 5)) is None
+
+
 # Alone in a process, so that what it imports can be told; the gate refuses, so it is the refusal's test too.
 REFUSED = """
 import json, sys
@@ -479,41 +537,124 @@ def test_gate_refuses_once_and_torch_is_never_loaded(environment: str, upstream:
     assert client().get_run(version.run_id).info.status == "FINISHED"
 
 
+# In an environment without pairmill: what it can import, the scores, and every class that was unpickled meanwhile.
 PREDICT = """
-import json, sys, warnings
-import mlflow, pandas as pd
-from mlflow.artifacts import download_artifacts
+import base64, importlib.util, json, sys
+import mlflow.pyfunc, pandas as pd
+from mlflow.exceptions import MlflowException
 
-paths, texts = json.loads(sys.argv[2]), json.loads(sys.argv[3])
-model = mlflow.pyfunc.load_model(sys.argv[1])
-frame = pd.DataFrame({"image": [open(path, "rb").read() for path in paths] + [b"no image"]}, index=[7, 8, 9])
-scores = model.predict(frame, params={"texts": texts})
-import training
-print(json.dumps({"rows": scores.to_dict("records"), "index": list(scores.index), "code": training.__file__}))
+class Pickled(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+uri, folder, paths, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
+ours = ("flows", "tasks", "infra", "dataops", "training", "prefect", "boto3")
+told = {"foreign": [name for name in ours if importlib.util.find_spec(name)], "unpickled": []}
+images = [open(path, "rb").read() for path in paths]
+coded = [base64.b64encode(image).decode() for image in images]
+others = ["no image", "/etc/passwd", "http://x/y.png", "file:red.png", "file:../red.png", "file:/etc/passwd", "file:none"]
+frame = pd.DataFrame({"image": [*images, *coded, f"data:image/png;base64,{coded[0]}", b"no image", *others]})
+frame.index += 7
+sys.addaudithook(lambda event, what: event == "pickle.find_class" and told["unpickled"].append(str(what)))
+for name, settings in (("strict", {}), ("allowed", {"image_folder": folder})):
+    model = mlflow.pyfunc.load_model(uri, model_config=settings)
+    scores = model.predict(frame, params={"texts": texts})
+    told[name] = scores.to_dict("records")
+prompted = model.predict(frame[:1], params={"texts": texts, "templates": ["a photo of {c}", "{c}"]})
+told |= {"index": list(scores.index), "prompted": prompted.to_dict("records"), "unpickled": [*told["unpickled"]]}
+mlflow.pyfunc.save_model("pickled", python_model=Pickled(), pip_requirements=[])
+try:
+    mlflow.pyfunc.load_model("pickled")
+except MlflowException as error:
+    told["refused"] = str(error)
+print(json.dumps(told))
 """
 
 
-def test_model_loads_without_pickle_or_pairmill_and_scores_as_ours(
-    registered: Any, upstream: SimpleNamespace, tmp_path: Path
+def test_where_only_its_requirements_are_the_model_scores_as_ours_loaded_and_served(
+    registered: Any, environment: str, upstream: SimpleNamespace, tmp_path: Path
 ) -> None:
-    paths = []
-    for name, color in (("red", "red"), ("blue", "blue")):
+    from mlflow.artifacts import download_artifacts
+
+    uri, paths = "models:/clip-demo@champion", []
+    for color in ("red", "blue"):
         image = Image.new("RGB", (48, 40), "white")
         ImageDraw.Draw(image).ellipse((6, 6, 36, 36), fill=color)
-        image.save(tmp_path / f"{name}.png")
-        paths.append(str(tmp_path / f"{name}.png"))
-    reference = json.loads(python(REFERENCE, str(upstream.model), json.dumps(paths), json.dumps(TEXTS)))
-    uri = "models:/clip-demo@champion"
-    told = json.loads(python(PREDICT, uri, json.dumps(paths), json.dumps(TEXTS), cwd=tmp_path))
-    assert not Path(told["code"]).is_relative_to(ROOT)
-    assert told["index"] == [7, 8, 9]
-    for row, cosines, chances in zip(told["rows"], reference["similarities"], reference["probabilities"], strict=False):
-        assert row["similarities"] == pytest.approx(cosines, abs=1e-6)
-        assert row["probabilities"] == pytest.approx(chances, abs=1e-6)
-        assert row["label"] == TEXTS[chances.index(max(chances))]
-        assert row["error"] is None
-    assert told["rows"][2]["probabilities"] is None
-    assert "not a readable picture" in told["rows"][2]["error"]
+        image.save(tmp_path / f"{color}.png")
+        paths.append(tmp_path / f"{color}.png")
+    asked = Path(download_artifacts(artifact_uri=f"{uri}/requirements.txt", dst_path=str(tmp_path)))
+    bare = BareEnvironment(tmp_path / "bare", asked.read_text().splitlines())
+    with serving(bare, uri, tmp_path) as address:  # they start side by side
+        arguments = (uri, str(tmp_path), json.dumps([str(path) for path in paths]), json.dumps(TEXTS))
+        told = json.loads(bare.python(PREDICT, *arguments, cwd=tmp_path))
+        coded = [base64.b64encode(path.read_bytes()).decode() for path in paths]
+        served = score(address, coded)["predictions"]
+        for path in ("/etc/passwd", "file:red.png"):  # MLflow itself refuses what is not base64
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                score(address, [path])
+    reference = json.loads(python(REFERENCE, str(upstream.model), arguments[2], arguments[3]))
+    for rows in (told["strict"][:2], told["strict"][2:4], told["allowed"][:2], served):
+        for row, cosines, chances in zip(rows, reference["similarities"], reference["probabilities"], strict=True):
+            assert row["similarities"] == pytest.approx(cosines, abs=1e-5)
+            assert row["probabilities"] == pytest.approx(chances, abs=1e-5)
+            assert row["label"] == TEXTS[chances.index(max(chances))]
+            assert row["error"] is None
+    assert told["strict"][4] == told["strict"][0]
+    assert told["strict"][5]["probabilities"] is None
+    assert "not a readable picture" in told["strict"][5]["error"]
+    assert [row["error"] for row in told["strict"][6:]] == ["neither image bytes nor base64"] * 7
+    assert [row["error"] is None for row in told["allowed"][6:]] == [False, False, False, True, False, False, False]
+    assert sum(told["prompted"][0]["probabilities"]) == pytest.approx(1)
+    assert told["index"] == list(range(7, 20))
+    assert told["foreign"] == told["unpickled"] == []
+    assert "pickle is disallowed" in told["refused"]
+
+
+@contextmanager
+def serving(bare: BareEnvironment, uri: str, folder: Path) -> Iterator[str]:
+    """`mlflow models serve` of that environment, while the `with` lasts; the address at which it will answer."""
+    port = free_port()
+    command = [
+        str(bare.programs / "mlflow"),
+        "models",
+        "serve",
+        "-m",
+        uri,
+        "--env-manager",
+        "local",
+        "--port",
+        str(port),
+    ]
+    with (folder / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=bare.variables(), stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    except OSError as error:
+        raise AssertionError((folder / "serve.log").read_text()[-3000:]) from error
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def score(address: str, images: list[str], patience_s: float = 60) -> Any:
+    """What the served model says of images against TEXTS, as soon as it answers."""
+    asked = {
+        "dataframe_split": {"columns": ["image"], "data": [[image] for image in images]},
+        "params": {"texts": TEXTS},
+    }
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/invocations", json.dumps(asked).encode(), headers)
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.URLError as error:
+            if isinstance(error, urllib.error.HTTPError) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def test_a_registered_model_is_found_by_its_name_and_fetched_once(
@@ -575,32 +716,6 @@ def test_links_open_the_pages(registered: Any, environment: str) -> None:
     assert links == facts["links"]
     assert links["run"].startswith(f"{environment}/#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}?")
     assert links["model version"].startswith(f"{environment}/#/models/clip-demo/versions/{facts['version']}")
-
-
-def test_served_input_may_be_base64(registered: Any, tmp_path: Path) -> None:
-    sink = io.BytesIO()
-    Image.new("RGB", (40, 40), "green").save(sink, "JPEG")
-    text = base64.b64encode(sink.getvalue()).decode()
-    frame = pd.DataFrame({"image": [text, f"data:image/jpeg;base64,{text}", "/etc/passwd", "http://x/y.png"]})
-    (tmp_path / "green.jpg").write_bytes(sink.getvalue())
-    files = ["file:green.jpg", "file:../green.jpg", "file:/etc/passwd", "file:nowhere"]
-    frame = pd.concat([frame, pd.DataFrame({"image": files})], ignore_index=True)
-    frame.to_json(tmp_path / "frame.json")
-    code = """
-        import json, sys, mlflow, pandas as pd
-        frame = pd.read_json(sys.argv[1])
-        prompts = {"texts": ["a cat", "a dog"], "templates": ["a photo of {c}", "{c}"]}
-        told = []
-        for settings in ({}, {"image_folder": sys.argv[2]}):
-            model = mlflow.pyfunc.load_model("models:/clip-demo@champion", model_config=settings)
-            told.append(json.loads(model.predict(frame, params=prompts).to_json(orient="records")))
-        print(json.dumps(told))
-    """
-    rows, allowed = json.loads(python(code, str(tmp_path / "frame.json"), str(tmp_path), cwd=tmp_path))
-    assert rows[0] == rows[1] == allowed[4]
-    assert sum(rows[0]["probabilities"]) == pytest.approx(1)
-    assert [row["error"] for row in rows] == [None, None, *["neither image bytes nor base64"] * 6]
-    assert [row["error"] is None for row in allowed] == [True, True, False, False, True, False, False, False]
 
 
 def test_a_training_shows_curves_that_move_while_it_runs(environment: str, tmp_path: Path, monkeypatch) -> None:

@@ -46,7 +46,7 @@ ALLOWED = {
     "infra/worker.py socket": "this machine's name",
     "training/process.py socket": "this machine's name",
     "tasks/promotion.py socket": "this machine's name",
-    "tasks/registered.py urllib.request": "asks the MLflow server that the environment names for tags and aliases",
+    "tasks/mlflow_rest.py urllib.request": "asks the MLflow server that the environment names",
     "tasks/lease.py socket": "this machine's name",
     "flows/deploy.py httpx": "names an exception of Prefect's client",
     "infra/processes.py socket": "looks for free ports on 127.0.0.1",

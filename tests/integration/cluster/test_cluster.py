@@ -21,6 +21,7 @@ from dataops.errors import StorageError
 from infra import installation, services
 from infra.bucket import make_bucket
 from infra.server_checks import check_database
+from tasks import promotion, tracking
 from tasks.demo.build import build_demo_web
 from tests.e2e.conftest import SAMPLE_CONFIG
 from tests.integration.cluster.topology import ROOT, Topology
@@ -60,7 +61,7 @@ def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
             model_name="clustered",
         )
         path = tmp_path / "clustered.toml"
-        path.write_text(text.replace("epochs = 12", "epochs = 3"))
+        path.write_text(text.replace("epochs = 6", "epochs = 3"))
         yield path
         services.down()
 
@@ -180,7 +181,72 @@ def test_a_run_through_worker_servers_and_store_outlives_the_prefect_server(clus
     assert cluster.psql("--command", "select name, version from model_versions", database="mlflow") == "clustered|1"
     query = f"select state_type from flow_run where id = '{flow_run}'"
     assert cluster.psql("--command", query, database="prefect") == "COMPLETED"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.client().items():
+            patch.setenv(name, value)
+        _look_at_the_lineage(shown, s3)
+        _refuse_promote_and_roll_back(cluster, config)
     _take_a_picture_out(cluster, config.parent)
+
+
+def _look_at_the_lineage(shown: dict[str, Any], s3: Any) -> None:
+    """Runs, datasets, logged model, version, card, graph and events, from Postgres and the bucket."""
+    client, stages = tracking.connect(), {stage["stage"]: stage for stage in shown["stages"]}
+    version = client.get_model_version_by_alias("clustered", "champion")
+    assert (version.version, version.tags["gate"]) == ("1", "passed")
+    assert version.tags["snapshot.extract"] == stages["extract"]["key"]
+    run = client.get_run(str(version.run_id))
+    assert run.info.status == "FINISHED"
+    pack, tasks = f"pack-{stages['pack']['key']}", {"twemoji-seen", "openmoji-heldout"}
+    inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}  # pyright: ignore[reportOptionalMemberAccess]
+    assert {pack} | tasks <= inputs.keys()
+    assert inputs[pack].dataset.source_type == "s3"
+    assert json.loads(inputs[pack].dataset.source) == {"uri": f"s3://pairmill/store/pack/{stages['pack']['key']}"}
+    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    assert sorted(str(run.info.run_name).partition("-")[0] for run in nested) == ["evaluate", "train"]
+    (model,) = client.search_logged_models([run.info.experiment_id], "name = 'clip'")
+    used = {metric.key: metric.dataset_name for metric in model.metrics or []}
+    assert used["train/final_loss"] == pack
+    assert used["twemoji-seen/top1"] == "twemoji-seen"
+    assert version.source == f"models:/{model.model_id}"
+
+    def artefact(name: str) -> str:
+        place = str(run.info.artifact_uri).removeprefix("mlflow-artifacts:/")
+        return s3.get_object(Bucket="pairmill", Key=f"mlflow/{place}/{name}")["Body"].read().decode()
+
+    card, plain, pairs = artefact("model_card.html"), artefact("model_card.md"), stages["pack"]["counts"]["kept"]
+    for said in (f"{pairs:,} pairs", "Contamination", "twemoji-seen", "top1"):
+        assert said in card
+        assert said in plain
+    assert artefact("lineage.svg") in card
+    assert all(stage["key"] in card for stage in stages.values() if stage["stage"] != "register")
+    events = [json.loads(line) for line in artefact("lineage.jsonl").splitlines()]
+    assert [event["job"]["name"] for event in events] == [name for name in stages if name != "register"]
+    assert {event["outputs"][0]["namespace"] for event in events} == {"s3://pairmill/store"}
+
+
+def _refuse_promote_and_roll_back(cluster: Topology, config: Path) -> None:
+    """A floor that it misses makes it a candidate; then aliases move by hand, forward and back, with a trail."""
+    gates = ('register.floors={"twemoji-seen/top1" = 0.99}', 'register.not_worse=["twemoji-seen"]')
+    sets = [word for gate in gates for word in ("--set", gate)]
+    told = pairmill(cluster, "run", str(config), *sets, code=5, PAIRMILL_HOME=str(config.parent / "home"))
+    assert [stage["state"] for stage in told["stages"]] == ["Reused"] * 7 + ["Failed"]
+    client = tracking.connect()
+    refused = client.get_model_version_by_alias("clustered", "candidate")
+    assert refused.version == "2"
+    assert refused.tags["gate"].startswith("refused: twemoji-seen/top1 is 0.")
+    assert refused.tags["gate"].endswith(", floor 0.99")
+    assert refused.tags["gate"] in str(refused.description)
+    assert refused.tags["champion_test"].startswith("twemoji-seen: ")
+    assert "(0 only the champion, 0 only this one, p 1)" in refused.tags["champion_test"], (
+        "the predictions are the same"
+    )
+    for version in ("2", "1"):
+        promotion.promote("clustered", version, "champion", f"to {version}")
+    assert client.get_model_version_by_alias("clustered", "champion").version == "1"
+    moves = [(move["alias"], move["before"], move["after"]) for move in promotion.trail("clustered")]
+    assert moves == [("champion", None, "1"), ("candidate", None, "2"), ("champion", "1", "2"), ("champion", "2", "1")]
+    assert promotion.trail("clustered")[-1]["why"] == "to 1"
 
 
 def _take_a_picture_out(cluster: Topology, folder: Path) -> None:
@@ -196,10 +262,10 @@ def _take_a_picture_out(cluster: Topology, folder: Path) -> None:
         r for r in pairmill(cluster, "takedown", str(folder / "request.txt"), *store)["stores"] if r["datasets"]
     )
     (outcome,) = report["datasets"]
-    assert outcome["models_tagged"] == ["models:/clustered/1"]
+    assert outcome["models_tagged"] == ["models:/clustered/1", "models:/clustered/2"]
     assert outcome["proof"]
     query = "select value from model_version_tags where key = 'takedowns'"
-    assert cluster.psql("--command", query, database="mlflow") == report["request"]["digest"]
+    assert cluster.psql("--command", query, database="mlflow").split() == [report["request"]["digest"]] * 2
     (after,) = pairmill(cluster, "trace", url, *store)["stores"]
     assert {d["key"] for d in after["datasets"]} == {dataset["key"]}, "the next version does not hold it"
 

@@ -1,0 +1,86 @@
+"""An environment that has what a registered model asks for and nothing else: links to what is installed here."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+
+def needed(requirements: Iterable[str]) -> dict[str, Distribution]:
+    """The distributions that the lines of a requirements file name, and all that those need, by name."""
+    found: dict[str, Distribution] = {}
+    todo = [Requirement(line) for line in requirements]
+    seen: set[tuple[str, str]] = set()
+    while todo:
+        wanted = todo.pop()
+        for extra in ("", *wanted.extras):
+            name = canonicalize_name(wanted.name)
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            found[name] = one = distribution(name)
+            asked = map(Requirement, one.requires or [])
+            todo += [line for line in asked if line.marker is None or line.marker.evaluate({"extra": extra})]
+    return found
+
+
+class BareEnvironment:
+    """A folder of links, and a Python that sees the standard library and that folder alone."""
+
+    def __init__(self, folder: Path, requirements: Iterable[str]):
+        self.packages, self.programs = folder / "packages", folder / "bin"
+        self.programs.mkdir(parents=True)
+        self.distributions = needed(requirements)
+        for one in self.distributions.values():
+            for top in _tops(one):
+                link = self.packages / top
+                if not link.is_symlink():  # distributions may share a package, as the three of MLflow do
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(_root(one) / top)
+            for entry in one.entry_points.select(group="console_scripts"):
+                self._write(entry.name, f"from {entry.module} import {entry.attr} as main; sys.exit(main())")
+
+    def _write(self, name: str, code: str) -> None:
+        """A program as pip would have written it, with this Python."""
+        program = self.programs / name
+        start = f'import sys; sys.path.append("{self.packages}"); sys.argv[0] = "{name}"'
+        program.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S -c '{start}; {code}' \"$@\"\n")
+        program.chmod(0o755)
+
+    def variables(self, **more: str) -> dict[str, str]:
+        """Of the environment: the caller's, but for what leads Python or a shell elsewhere."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        return {**kept, "PATH": f"{self.programs}:/usr/bin:/bin", **more}
+
+    def python(self, code: str, *arguments: str, cwd: Path, **more: str) -> str:
+        """Run some code; what it printed."""
+        start = f'import sys; sys.path.append("{self.packages}")\n'
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", start + code, *arguments],
+            cwd=cwd, env=self.variables(**more), capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+
+def _tops(one: Distribution) -> set[Path]:
+    """The outermost packages (folders with an `__init__.py`) and the single files of a distribution, below its root.
+
+    A folder without an `__init__.py` is not linked: distributions share it, and it would let in what was not asked for.
+    """
+    root = _root(one)
+    files = [Path(file) for file in one.files or [] if ".." not in file.parts and file.parts[0] != "__pycache__"]
+    packages: dict[Path, Path | None] = {}
+    for folder in {file.parent for file in files}:
+        above = [path for path in (*reversed(folder.parents), folder) if path.name]
+        packages[folder] = next((path for path in above if (root / path / "__init__.py").exists()), None)
+    return {packages[file.parent] or file for file in files}
+
+
+def _root(one: Distribution) -> Path:
+    return Path(str(one.locate_file("")))
