@@ -6,9 +6,9 @@ Both sides begin with the same weights (open_clip's, read into ours) and see the
 and captions (English words by their frequency, log-normal with a median of 8 words as in web captions; CLIP's tokens), in
 the same batches. Each side is a process of its own; they take steps in turn (A B A B, medians), the other one
 waiting meanwhile. The peer gets pixels that are ready for its model; ours gets bytes and makes them so within the step.
-open_clip's step is that of open_clip_train/train.py 3.3, without logging. `--curve N` shows the losses of N steps of both;
-without it the losses of the measured steps are compared. On a machine that others use, `--clock cpu` compares processor
-time.
+open_clip's step is that of open_clip_train/train.py 3.3, without logging; the learning rate of both climbs for 50 steps.
+`--curve N` shows the losses of N steps of both, as they come, on standard error too; without it the losses of the measured
+steps are compared. On a machine that others use, `--clock cpu` compares processor time.
 """
 
 import argparse
@@ -33,7 +33,11 @@ from training.config import MODELS, ModelConfig, load_model_config
 ROOT = Path(__file__).resolve().parent.parent
 GOALS = {"ViT-B-32": 1.4, "RN50": 1.15}
 PAIRS = 64
+WARMUP, CHUNK = 50, 10
 TRAIN = {"lr": 1e-4, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6}
+
+Step = Callable[[np.ndarray, float], float]
+"""Rows of the pairs and a learning rate to a loss."""
 
 
 def make_pairs(path: Path, config: ModelConfig) -> float:
@@ -63,7 +67,7 @@ def make_pairs(path: Path, config: ModelConfig) -> float:
 # Each side runs in a process of its own, and takes as many steps as each line of its input says -------------------------
 
 
-def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray], float]:
+def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
     """Our step, as training/train.py takes it."""
     import torch
     from safetensors.torch import load_file
@@ -78,16 +82,16 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     optimizer = build_optimizer(model, config)
 
-    def step(rows: np.ndarray) -> float:
+    def step(rows: np.ndarray, lr: float) -> float:
         images = normalized(torch.from_numpy(pixels[rows]))
         loss = backward(model, images, torch.from_numpy(tokens[rows]), config).loss
-        update(model, optimizer, config.lr, gradient_norm(model), config)
+        update(model, optimizer, lr, gradient_norm(model), config)
         return float(loss.detach())
 
     return step
 
 
-def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray], float]:
+def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
     """open_clip's step, with its own loss, groups of parameters and precision."""
     import torch
     from open_clip import ClipLoss
@@ -109,8 +113,10 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     )  # fmt: skip
     images_of_all = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255)
 
-    def step(rows: np.ndarray) -> float:
+    def step(rows: np.ndarray, lr: float) -> float:
         images, texts = images_of_all[torch.from_numpy(rows)], torch.from_numpy(tokens[rows])
+        for group in optimizer.param_groups:
+            group["lr"] = lr
         optimizer.zero_grad()
         with autocast():
             losses = loss_of(**model(images, texts), output_dict=True)
@@ -140,8 +146,8 @@ def serve(name: str, spec: dict[str, Any]) -> None:
         for _ in range(int(line)):
             order = np.random.default_rng(taken * spec["batch"] // PAIRS).permutation(PAIRS)
             first = taken * spec["batch"] % PAIRS
-            losses.append(step(order[first : first + spec["batch"]]))
             taken += 1
+            losses.append(step(order[first : first + spec["batch"]], TRAIN["lr"] * min(taken / WARMUP, 1)))
         said = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "losses": losses}
         said["peak"] = peak_bytes()
         sys.stdout.write(json.dumps(said) + "\n")
@@ -216,8 +222,11 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
                 peak[name] = said["peak"]
                 for clock in ("wall", "cpu") if turn >= 0 else ():
                     seconds[name][clock].append(said[clock] / options.steps)
-        for name in losses:
-            losses[name] += take[name](max(options.curve - len(losses[name]), 0))["losses"]
+        while (left := options.curve - len(losses["peer"])) > 0:
+            for name in losses:
+                losses[name] += take[name](min(left, CHUNK))["losses"]
+            step, *both = len(losses["peer"]), losses["ours"][-1], losses["peer"][-1]
+            sys.stderr.write(f"{model} step {step}: ours {both[0]:.5f}, open_clip {both[1]:.5f}\n")
     median = {name: {clock: statistics.median(s) for clock, s in clocks.items()} for name, clocks in seconds.items()}
     apart = [abs(a - b) / b for a, b in zip(losses["ours"], losses["peer"], strict=True)]
     details = {
@@ -230,6 +239,7 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
         "losses": {name: [round(value, 4) for value in values] for name, values in losses.items()},
         "greatest_difference_of_first_10_losses": max(apart[:10]),
         "mean_difference_of_losses": statistics.fmean(apart),
+        "greatest_difference_of_losses": max(apart),
     }
     speeds = [options.batch / median[name][options.clock] for name in ("ours", "peer")]
     return Row(model, *speeds, "open_clip 3.3", "samples/s", GOALS.get(model)), details

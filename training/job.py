@@ -36,6 +36,9 @@ class Job(BaseModel):
     """What `train.evaluate_every` evaluates on."""
     checksums: dict[str, str] = {}
     """By file name, the sha256 that a shard must have."""
+    arriving: dict[str, int] = {}
+    """By file name, bytes of the shards that come while training goes on (training/shard_files.py). Beside each lie its
+    .idx and its part-*.parquet, and who brings it compares its checksum."""
     output: Path
     """Folder of the job, made where it is missing; a restart continues what it holds."""
     parent_pid: int | None = None
@@ -51,7 +54,7 @@ class Job(BaseModel):
             ConfigError: the model's config or a shard cannot be read.
         """
         try:
-            shards = [(shard.name, shard.stat().st_size) for shard in self.shards]
+            shards = [(s.name, self.arriving.get(s.name) or s.stat().st_size) for s in self.shards]
         except OSError as error:
             raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
         left_out = TrainConfig.execution_fields | (set() if placed else TrainConfig.placement_fields)
@@ -65,7 +68,7 @@ def check_shards(job: Job) -> None:
 
     Raises: ContractError that names the first shard whose bytes are not what the dataset's manifest says.
     """
-    mine = [shard for shard in job.shards if shard.name in job.checksums]
+    mine = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
     mine = mine[distributed.rank() :: distributed.world_size()]
     with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
         bad = [s for s, found in zip(mine, pool.map(file_sha256, mine), strict=True) if found != job.checksums[s.name]]
