@@ -44,7 +44,7 @@ from training.config import AugmentConfig, TrainConfig, load_model_config
 from training.data import READ_AHEAD, Batch, Dataset, Skipped, batches
 from training.health import Health
 from training.interim import evaluate_now
-from training.job import Job, Stopped, check_shards, is_done, read_job, sole_trainer
+from training.job import Job, Stopped, check_shards, is_done, log_to_stderr, read_job, sole_trainer
 from training.journal import Journal, StepFlops
 from training.loss import StepOutcome
 from training.memory import is_out_of_memory, largest_that_fits
@@ -64,11 +64,11 @@ OUTPUTS = (*MODEL_FILES, "metrics.jsonl", "skipped.json")
 
 def main(arguments: list[str]) -> int:
     """Run the job; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_stderr()
     job: Job | None = None
     handler = signal.signal(signal.SIGTERM, _stop_at_once)  # until there is something to checkpoint
     try:
-        job = read_job(arguments)
+        job = read_job(arguments, Job)
         if job.parent_pid is not None:
             follow_parent(job.parent_pid)
         device = _set_up_torch(job.train)
