@@ -10,27 +10,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import torch
 
 import training.step as step_module
 from dataops.snapshot import Draft, Part
 from dataops.store import FolderStore
 from tasks.train_shards import ShardSupply
-from tests.unit.training.conftest import VIT, packed
+from tests.unit.training.conftest import VIT, packed, process_state
 from training.train import OUTPUTS, main
 
 EACH = 10
+__all__ = ["process_state"]  # a fixture
 Dataset = tuple[FolderStore, dict[str, Part]]
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Iterator[Dataset]:
+def dataset(tmp_path: Path, process_state: None) -> Dataset:
     draft = Draft(FolderStore(tmp_path / "store"), "pack", "a" * 16)
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    yield draft.store, {f"pack/{draft.key}/{part.name}": part for part in packed(draft, 6, EACH)}
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    signal.signal(signal.SIGTERM, handler)
+    return draft.store, {f"pack/{draft.key}/{part.name}": part for part in packed(draft, 6, EACH)}
 
 
 def size_of(dataset: Dataset, shards: int) -> int:

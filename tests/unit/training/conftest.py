@@ -2,13 +2,15 @@
 
 import io
 import json
+import signal
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from dataops.schema import PACKED
@@ -124,6 +126,24 @@ def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def process_state() -> Iterator[None]:
+    """What a training changes in its process is put back."""
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def output_of(job: Path) -> Path:
+    return Path(json.loads(job.read_text())["output"])
+
+
+def rows_of(job: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output_of(job) / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
