@@ -13,14 +13,14 @@ import pytest
 
 import training.step as step_module
 from dataops.snapshot import Draft, Part
-from dataops.store import FolderStore
+from dataops.store import FolderStore, Store
 from tasks.train_shards import ShardSupply
 from tests.unit.training.conftest import VIT, packed, process_state
 from training.train import OUTPUTS, main
 
 EACH = 10
 __all__ = ["process_state"]  # a fixture
-Dataset = tuple[FolderStore, dict[str, Part]]
+Dataset = tuple[Store, dict[str, Part]]
 
 
 @pytest.fixture
