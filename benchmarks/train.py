@@ -1,14 +1,16 @@
 """Our training step against open_clip's: its model, its optimizer and its step as its trainer takes it, in turn.
 
     python -m benchmarks.train [--quick] [--json] [--case ViT-B-32] [--batch 16] [--precision bf16] [--curve 200]
+    python -m benchmarks.train --device cuda --precision bf16 --batch 512 --case ViT-B-32 --case ViT-B-16 --case ViT-L-14
 
 Both sides begin with the same weights (open_clip's, read into ours) and see the same pictures (crops of two photographs)
 and captions (English words by their frequency, log-normal with a median of 8 words as in web captions; CLIP's tokens), in
 the same batches. Each side is a process of its own; they take steps in turn (A B A B, medians), the other one
 waiting meanwhile. The peer gets pixels that are ready for its model; ours gets bytes and makes them so within the step.
-open_clip's step is that of open_clip_train/train.py 3.3, without logging. `--curve N` shows the losses of N steps of both;
-without it the losses of the measured steps are compared. On a machine that others use, `--clock cpu` compares processor
-time.
+open_clip's step is that of open_clip_train/train.py 3.3, without logging; the learning rate of both climbs for 50 steps.
+`--curve N` shows the losses of N steps of both, as they come, on standard error too; without it the losses of the measured
+steps are compared. On a machine that others use, `--clock cpu` compares processor time. On a card the peer's pictures lie
+ready in its memory, ours come from the host's; `mfu` is counted FLOPs (training/journal.py) over the card's peak.
 """
 
 import argparse
@@ -31,13 +33,16 @@ from benchmarks.measure import Row, arguments, finish
 from training.config import MODELS, ModelConfig, load_model_config
 
 ROOT = Path(__file__).resolve().parent.parent
-GOALS = {"ViT-B-32": 1.4, "RN50": 1.15}
-PAIRS = 64
+GOALS = {"cpu": {"ViT-B-32": 1.4, "RN50": 1.15}, "cuda": {"ViT-B-32": 1.5}}
+WARMUP, CHUNK = 50, 10
 TRAIN = {"lr": 1e-4, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6}
 
+Step = Callable[[np.ndarray, float], float]
+"""Rows of the pairs and a learning rate to a loss."""
 
-def make_pairs(path: Path, config: ModelConfig) -> float:
-    """Write the pairs as uint8 pixels and CLIP's tokens for a model; returns the mean number of tokens."""
+
+def make_pairs(path: Path, config: ModelConfig, count: int) -> float:
+    """Write `count` pairs as uint8 pixels and CLIP's tokens for a model; returns the mean number of tokens."""
     import open_clip
     from sklearn.datasets import load_sample_images
 
@@ -45,13 +50,13 @@ def make_pairs(path: Path, config: ModelConfig) -> float:
 
     rng = np.random.default_rng(0)
     side = config.vision_cfg.image_size
-    pixels = np.empty((PAIRS, side, side, 3), np.uint8)
+    pixels = np.empty((count, side, side, 3), np.uint8)
     photos = load_sample_images().images
-    for number in range(PAIRS):
+    for number in range(count):
         photo = photos[number % len(photos)]
         top, left = (int(rng.integers(extent - side + 1)) for extent in photo.shape[:2])
         pixels[number] = photo[top : top + side, left : left + side]
-    captions = text_of(np.arange(PAIRS, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
+    captions = text_of(np.arange(count, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
     tokens = open_clip.SimpleTokenizer(context_length=config.text_cfg.context_length)(captions).numpy()
     end, vocab_size = tokens.max(), config.text_cfg.vocab_size
     if end >= vocab_size:  # a small model's vocabulary: ids are folded into it, and the end stays the highest
@@ -63,7 +68,7 @@ def make_pairs(path: Path, config: ModelConfig) -> float:
 # Each side runs in a process of its own, and takes as many steps as each line of its input says -------------------------
 
 
-def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray], float]:
+def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
     """Our step, as training/train.py takes it."""
     import torch
     from safetensors.torch import load_file
@@ -74,20 +79,21 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     from training.step import backward, gradient_norm, normalized, update
 
     config = TrainConfig(model=spec["model"], precision=spec["precision"], **TRAIN)
-    model = CLIP(load_model_config(config.model)).to(memory_format=torch.channels_last).train()
+    device = torch.device(spec["device"])
+    model = CLIP(load_model_config(config.model)).to(device).to(memory_format=torch.channels_last).train()
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     optimizer = build_optimizer(model, config)
 
-    def step(rows: np.ndarray) -> float:
-        images = normalized(torch.from_numpy(pixels[rows]))
-        loss = backward(model, images, torch.from_numpy(tokens[rows]), config).loss
-        update(model, optimizer, config.lr, gradient_norm(model), config)
+    def step(rows: np.ndarray, lr: float) -> float:
+        images = normalized(torch.from_numpy(pixels[rows]).to(device))
+        loss = backward(model, images, torch.from_numpy(tokens[rows]).to(device), config).loss
+        update(model, optimizer, lr, gradient_norm(model), config)
         return float(loss.detach())
 
     return step
 
 
-def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Callable[[np.ndarray], float]:
+def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
     """open_clip's step, with its own loss, groups of parameters and precision."""
     import torch
     from open_clip import ClipLoss
@@ -96,9 +102,10 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 
     from training.preprocess import normalize
 
-    model = their_model(spec["model"]).train()
+    device = torch.device(spec["device"])
+    model = their_model(spec["model"]).to(device).train()
     model.load_state_dict(load_file(folder / "weights.safetensors"))
-    loss_of, autocast = ClipLoss(), get_autocast({"fp32": "fp32", "bf16": "amp_bf16"}[spec["precision"]], "cpu")
+    loss_of, autocast = ClipLoss(), get_autocast({"fp32": "fp32", "bf16": "amp_bf16"}[spec["precision"]], device.type)
     named = list(model.named_parameters())
     spared = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
     known = set(map(id, spared))
@@ -107,10 +114,12 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
         [{"params": spared, "weight_decay": 0.0}, {"params": rest, "weight_decay": TRAIN["weight_decay"]}],
         lr=TRAIN["lr"], betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"],
     )  # fmt: skip
-    images_of_all = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255)
+    images_of_all = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255).to(device)
 
-    def step(rows: np.ndarray) -> float:
-        images, texts = images_of_all[torch.from_numpy(rows)], torch.from_numpy(tokens[rows])
+    def step(rows: np.ndarray, lr: float) -> float:
+        images, texts = images_of_all[torch.from_numpy(rows)], torch.from_numpy(tokens[rows]).to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
         optimizer.zero_grad()
         with autocast():
             losses = loss_of(**model(images, texts), output_dict=True)
@@ -132,18 +141,18 @@ def serve(name: str, spec: dict[str, Any]) -> None:
     folder = Path(spec["folder"])
     with np.load(folder / "pairs.npz") as pairs:
         step = {"ours": ours, "peer": peer}[name](spec, folder, pairs["pixels"], pairs["tokens"])
-    taken = 0
+        taken, count = 0, len(pairs["tokens"])
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
         losses, wall, cpu = [], perf_counter(), process_time()
         for _ in range(int(line)):
-            order = np.random.default_rng(taken * spec["batch"] // PAIRS).permutation(PAIRS)
-            first = taken * spec["batch"] % PAIRS
-            losses.append(step(order[first : first + spec["batch"]]))
+            order = np.random.default_rng(taken * spec["batch"] // count).permutation(count)
+            first = taken * spec["batch"] % count
             taken += 1
+            losses.append(step(order[first : first + spec["batch"]], TRAIN["lr"] * min(taken / WARMUP, 1)))
         said = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "losses": losses}
-        said["peak"] = peak_bytes()
+        said["peak"] = torch.cuda.max_memory_allocated() if spec["device"] == "cuda" else peak_bytes()
         sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
 
@@ -202,7 +211,7 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
     """One model: speed in turn, then the curve."""
     spec = {
         **{"model": model, "precision": options.precision, "batch": options.batch},
-        **{"threads": options.threads, "folder": str(folder)},
+        **{"threads": options.threads, "folder": str(folder), "device": options.device},
     }
     write_weights(model, folder / "weights.safetensors")
     seconds: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in ("ours", "peer")}
@@ -216,8 +225,11 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
                 peak[name] = said["peak"]
                 for clock in ("wall", "cpu") if turn >= 0 else ():
                     seconds[name][clock].append(said[clock] / options.steps)
-        for name in losses:
-            losses[name] += take[name](max(options.curve - len(losses[name]), 0))["losses"]
+        while (left := options.curve - len(losses["peer"])) > 0:
+            for name in losses:
+                losses[name] += take[name](min(left, CHUNK))["losses"]
+            step, *both = len(losses["peer"]), losses["ours"][-1], losses["peer"][-1]
+            sys.stderr.write(f"{model} step {step}: ours {both[0]:.5f}, open_clip {both[1]:.5f}\n")
     median = {name: {clock: statistics.median(s) for clock, s in clocks.items()} for name, clocks in seconds.items()}
     apart = [abs(a - b) / b for a, b in zip(losses["ours"], losses["peer"], strict=True)]
     details = {
@@ -225,22 +237,40 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
         "tokens_per_caption": round(tokens, 1),
         "seconds_per_step": median,
         "ratio": {clock: round(median["peer"][clock] / median["ours"][clock], 3) for clock in ("wall", "cpu")},
+        **flops(spec, {name: median[name][options.clock] for name in median}, tokens),
         "peak_bytes": peak,
         "memory_no_higher": peak["ours"] <= peak["peer"],
         "losses": {name: [round(value, 4) for value in values] for name, values in losses.items()},
         "greatest_difference_of_first_10_losses": max(apart[:10]),
         "mean_difference_of_losses": statistics.fmean(apart),
+        "greatest_difference_of_losses": max(apart),
     }
     speeds = [options.batch / median[name][options.clock] for name in ("ours", "peer")]
-    return Row(model, *speeds, "open_clip 3.3", "samples/s", GOALS.get(model)), details
+    return Row(model, *speeds, "open_clip 3.3", "samples/s", GOALS[options.device].get(model)), details
+
+
+def flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) -> dict[str, Any]:
+    """Counted operations a second of both, on the tokens that each one works on; and `mfu` where the peak is known."""
+    import torch
+
+    from training.journal import StepFlops
+
+    config = load_model_config(spec["model"])
+    counted = StepFlops(config, torch.device(spec["device"]), spec["precision"])
+    lengths = {"ours": tokens, "peer": config.text_cfg.context_length}
+    rates = {n: counted.of(spec["batch"], int(spec["batch"] * lengths[n])) / seconds[n] for n in seconds}
+    peak = counted.peak
+    name = {"card": torch.cuda.get_device_name()} if spec["device"] == "cuda" else {}
+    return {"flops_per_second": rates, "mfu": {n: r / peak for n, r in rates.items()} if peak else None, **name}
 
 
 def main() -> int:
     """Run the benchmark."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--case", action="append", help="only this model")
-    parser.add_argument("--batch", type=int, help="pairs a step; 16 by default, 4 when quick; divides 64")
+    parser.add_argument("--batch", type=int, help="pairs a step, a power of two; 16 by default, 4 when quick")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--times", type=int, help="turns")
     parser.add_argument("--steps", type=int, default=1, help="steps a turn")
@@ -256,8 +286,8 @@ def main() -> int:
     rows, details = [], {}
     with tempfile.TemporaryDirectory(prefix="pairmill-train-") as name:
         folder = Path(name)
-        for model in options.case or list(GOALS):
-            tokens = make_pairs(folder / "pairs.npz", load_model_config(model))
+        for model in options.case or list(GOALS[options.device]):
+            tokens = make_pairs(folder / "pairs.npz", load_model_config(model), max(64, 4 * options.batch))
             row, details[model] = compare(options, model, folder, tokens)
             rows.append(row)
     equal = all(d["greatest_difference_of_first_10_losses"] < (0.01 if d["precision"] == "fp32" else 0.03)

@@ -138,6 +138,11 @@ class FolderStore(Store):
             raise StorageError(msg)
         return path
 
+    def download(self, name: str, path: Path) -> None:
+        source = self.local(name)
+        with storage_errors(f"cannot copy {source} to {path}", path.parent):
+            shutil.copyfile(source, path)
+
     def check_writable(self) -> None:
         try:
             super().check_writable()

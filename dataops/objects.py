@@ -98,6 +98,10 @@ class Store(ABC):
                 longer is linked into this folder, and stays as long as it does.
         """
 
+    @abstractmethod
+    def download(self, name: str, path: Path) -> None:
+        """Write the object's bytes, checked where the store knows their digest, into a local file that is the caller's."""
+
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """The object as a seekable binary file."""

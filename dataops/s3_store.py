@@ -235,6 +235,19 @@ class S3Store(Store):
             raise StorageError(msg)
         return path
 
+    def download(self, name: str, path: Path) -> None:
+        def fetch() -> bool:
+            if (head := self._head(name)) is None:
+                return False
+            self._download(name, head, path)
+            return True
+
+        with storage_errors(f"cannot copy {name} of {self.where} to {path}", path.parent):
+            there = self._call(f"fetch {name}", fetch)
+        if not there:
+            msg = f"no such object: {name} in {self.where}"
+            raise StorageError(msg)
+
     def _download(self, name: str, head: dict[str, Any], path: Path) -> None:
         self._s3.download_file(self.bucket, self._key(name), str(path), Config=PARTS)
         _check(file_sha256(path), head)

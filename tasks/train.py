@@ -15,12 +15,14 @@ from typing import Any
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Input, Record
+from dataops.snapshot import Counts, Input, Manifest, Record
+from dataops.store import Store
 from tasks.evaluate import EvaluateConfig
 from tasks.job import run_job
 from tasks.stage import Made, Stage, Work
 from tasks.train_checkpoints import CheckpointMirror
 from tasks.train_live import LiveRun
+from tasks.train_shards import ShardSupply
 from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -73,16 +75,14 @@ def make(work: Work) -> Made:
 
 def _train(work: Work, folder: Path) -> Record:
     dataset = work.inputs["pack"]
-    store = work.draft.store
-    tars = [dataset.path(part.name) for part in dataset.named("", ".tar")]
-    shards = [store.local(name, keep_in=folder / "shards") for name in tars]
-    for index in dataset.named("", ".idx"):  # beside its shard
-        store.local(dataset.path(index.name), keep_in=folder / "shards")
+    tars = dataset.named("", ".tar")
+    limit, shards = work.config.shard_cache_bytes, folder / "shards"
     job: dict[str, Any] = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,
-        "shards": [str(shard) for shard in shards],
-        "checksums": {part.name: part.sha256 for part in dataset.named("", ".tar")},
+        "shards": [str(shard) for shard in (_beside if limit else _whole)(work.draft.store, dataset, shards)],
+        "checksums": {part.name: part.sha256 for part in tars},
+        "arriving": {part.name: part.bytes for part in tars} if limit else {},
         "output": str(folder),
     }
     if work.config.evaluate_every:
@@ -101,7 +101,8 @@ def _train(work: Work, folder: Path) -> Record:
         if match := STEP.search(line):
             work.context.progress(int(match[1]), int(match[2]), line)
 
-    with mirror, LiveRun(work, folder):
+    supply = ShardSupply(work.draft.store, {dataset.path(part.name): part for part in tars}, shards, limit)
+    with mirror, supply, LiveRun(work, folder):
         mirror.restore()
         run_job("training.train", job, folder, launcher=launcher, on_line=follow)
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
@@ -111,6 +112,23 @@ def _train(work: Work, folder: Path) -> Record:
     facts = {"final": last, "model": work.config.model}
     samples = dataset.counts.kept
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
+
+
+def _whole(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
+    """All shards, on this machine; and their indexes, beside them."""
+    for index in dataset.named("", ".idx"):
+        store.local(dataset.path(index.name), keep_in=folder)
+    return [store.local(dataset.path(part.name), keep_in=folder) for part in dataset.named("", ".tar")]
+
+
+def _beside(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
+    """Where the shards will lie, beside what is needed of all of them: their indexes and rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in (*dataset.named("", ".idx"), *dataset.named("part-", ".parquet")):
+        if not (folder / part.name).exists():
+            store.download(dataset.path(part.name), folder / f".{part.name}")
+            (folder / f".{part.name}").rename(folder / part.name)
+    return [folder / part.name for part in dataset.named("", ".tar")]
 
 
 TRAIN = Stage(name="train", version=4, make=make, outside=outside, conserves=False)

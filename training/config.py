@@ -101,6 +101,7 @@ class TrainConfig(StageConfig):
         {
             "workers",
             "cache_bytes",
+            "shard_cache_bytes",
             "checkpoint_every",
             "keep_checkpoints",
             "log_every",
@@ -176,6 +177,8 @@ class TrainConfig(StageConfig):
     random square of the whole height or width, as in the paper."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to the pictures."""
+    shuffle_shards: Annotated[int, Field(ge=0)] = 0
+    """Shards whose samples are shuffled together: an epoch takes so many at a time, in random order. 0: all of them."""
     max_skipped: Share = 0.01
     """The run fails when a larger share of the samples cannot be read."""
     max_spike: NonNegative = 2.0
@@ -184,6 +187,9 @@ class TrainConfig(StageConfig):
     """Threads per process that read and decode ahead; 0: none."""
     cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2
     """Memory per process for decoded pictures; those that do not fit are decoded again in each epoch."""
+    shard_cache_bytes: Annotated[int, Field(ge=0)] = 0
+    """Disk for shards, which are then fetched from the store as they are needed, and go again: at least twice those of
+    `shuffle_shards`. 0: all of them lie here while training lasts."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -194,9 +200,11 @@ class TrainConfig(StageConfig):
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
 
     @model_validator(mode="after")
-    def _starts_somewhere(self) -> Self:
+    def _consistent(self) -> Self:
         if self.lock_image and self.init is None:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
+        if self.shard_cache_bytes and not self.shuffle_shards:
+            raise ValueError("shard_cache_bytes: samples of all shards are shuffled together; set shuffle_shards")
         return self
 
 

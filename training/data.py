@@ -5,16 +5,15 @@ sample is then two `pread`s. So the shuffle is over the whole dataset, a resumed
 ranks and worker threads (decoding and scaling go without the interpreter's lock) only divide the work.
 """
 
-import os
 import tarfile
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import cv2
 import msgspec
@@ -24,14 +23,20 @@ import xxhash
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.shards import Member, places, read_index
 from training import pictures
-from training.plan import Plan, Sampling
+from training.plan import Plan, Sampling, Windows
 from training.randomness import uniforms
+from training.shard_files import ShardFiles, rows_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 SAMPLED = b'"sampling_probability"'
 """What stands in a sample's JSON where it may say how often the sample is to be seen; another's JSON is not looked into."""
 
 
+READ_AHEAD = 2
+"""Batches that are in the making while one is in use."""
 CHUNK = 8
 """Samples that a worker loads at once: handing each over alone would cost as much as a small picture."""
 
@@ -63,6 +68,8 @@ class Batch:
     """uint8."""
     captions: list[str]
     skipped: list[Skipped]
+    tokens_BL: "Tensor | None" = None
+    """Of the captions, where whoever asked for batches gave a tokenizer."""
 
 
 class Dataset:
@@ -75,6 +82,7 @@ class Dataset:
         cache_bytes: memory for decoded pictures; the first that are read are kept.
         crop_area: shares of the picture's area between which a random part of it is taken, as RandomResizedCrop does;
             None: pictures are scaled so that their shorter side has `image_size` pixels, and a random square is taken.
+        arriving: see training/shard_files.py; empty: all shards are here.
 
     Raises:
         ConfigError: there is no shard, or one cannot be opened.
@@ -82,13 +90,17 @@ class Dataset:
     """
 
     def __init__(
-        self, shards: list[Path], image_size: int, cache_bytes: int, crop_area: tuple[float, float] | None = None
+        self,
+        shards: list[Path],
+        image_size: int,
+        cache_bytes: int,
+        crop_area: tuple[float, float] | None = None,
+        arriving: Mapping[str, int] | None = None,
     ):
         self.image_size, self.crop_area = image_size, crop_area
         self.skipped: list[Skipped] = []
         """Samples without a picture or a caption, or with a probability that is none; they have no index."""
-        self._shards = shards
-        self._files: list[int] = []
+        self.files = ShardFiles(shards, arriving or {})
         self._keys: list[str] = []
         self._spans = array("q")  # of each sample: shard, then offset and bytes of its picture and of its caption
         self._probabilities, self._identities = array("d"), array("Q")
@@ -96,7 +108,6 @@ class Dataset:
         self._cache_left = cache_bytes
         for number, shard in enumerate(shards):
             try:
-                self._files.append(os.open(shard, os.O_RDONLY))
                 self._walk(number, shard)
             except OSError as error:
                 raise ConfigError(f"shard {shard}: {error.strerror or error}") from error
@@ -114,16 +125,28 @@ class Dataset:
         probabilities = np.array(self._probabilities)
         return Sampling(probabilities, np.array(self._identities)) if (probabilities < 1).any() else None
 
+    def windows(self, at_once: int) -> Windows | None:
+        """So many shards at a time; None for 0, all of them."""
+        shard_of = np.array(self._spans, np.int64).reshape(-1, 5)[:, 0].copy()
+        return Windows(shard_of, len(self.files.paths), at_once) if at_once else None
+
     def close(self) -> None:
         """Close the shards."""
-        while self._files:
-            os.close(self._files.pop())
+        self.files.close()
 
     def captions(self) -> Iterator[str]:
         """Each caption that is UTF-8, in order."""
+        said: dict[str, str] = {}
+        of = None
         for sample in range(len(self)):
-            caption = self._caption(sample).decode("utf-8", "replace").strip()
-            if caption and "\ufffd" not in caption:
+            shard = self._spans[5 * sample]
+            if not self.files.arrives(shard):
+                caption = self._caption(sample).decode("utf-8", "replace")
+            else:
+                if of != shard:
+                    of, said = shard, {r["key"]: r["caption"] for r in rows_of(self.files.paths[shard], ["caption"])}
+                caption = said[self._keys[sample]]
+            if (caption := caption.strip()) and "\ufffd" not in caption:
                 yield caption
 
     def load(self, sample: int) -> tuple[np.ndarray, str] | Skipped:
@@ -142,7 +165,7 @@ class Dataset:
                     self._cache_left -= pixels.nbytes
                     self._cache[sample] = pixels
         except ValueError as error:  # UnicodeDecodeError is one
-            return Skipped(self._shards[self._spans[5 * sample]].name, self._keys[sample], str(error))
+            return Skipped(self.files.paths[self._spans[5 * sample]].name, self._keys[sample], str(error))
         return pixels, caption
 
     @property
@@ -154,31 +177,24 @@ class Dataset:
 
     def _picture(self, sample: int) -> bytes:
         shard, offset, size, _, _ = self._spans[5 * sample : 5 * sample + 5]
-        return self._read(shard, offset, size)
+        return self.files.read(shard, offset, size)
 
     def _caption(self, sample: int) -> bytes:
         shard, _, _, offset, size = self._spans[5 * sample : 5 * sample + 5]
-        return self._read(shard, offset, size)
-
-    def _read(self, shard: int, offset: int, size: int) -> bytes:
-        data = os.pread(self._files[shard], size, offset)
-        if len(data) != size:
-            raise ContractError(
-                f"shard {self._shards[shard]} ends before byte {offset + size:,}: it was cut while open"
-            )
-        return data
+        return self.files.read(shard, offset, size)
 
     def _walk(self, number: int, shard: Path) -> None:
         members: dict[str, dict[str, tuple[int, int]]] = {}
-        for key, extension, offset, size in _places(shard):
+        for key, extension, offset, size in _places(shard, self.files.size(number)):
             kind = "picture" if extension.lower() in PICTURES else extension.lower()
             members.setdefault(key, {})[kind] = (offset, size)
+        row_of = self._rows_here(number, members) if self.files.arrives(number) else None
         for key, spans in members.items():
             if missing := " and ".join(kind for kind in ("picture", "txt") if kind not in spans):
                 self.skipped.append(Skipped(shard.name, key, f"no {missing} member"))
                 continue
             try:
-                row = self._row(number, spans.get("json", (0, 0)))
+                row = self._row(number, spans.get("json", (0, 0))) if row_of is None else row_of[key]
             except msgspec.MsgspecError as error:
                 self.skipped.append(Skipped(shard.name, key, f"json member: {error}"))
                 continue
@@ -188,13 +204,23 @@ class Dataset:
             self._identities.append(xxhash.xxh3_64_intdigest((row.uid or key).encode("utf-8", "surrogateescape")))
 
     def _row(self, shard: int, span: tuple[int, int]) -> _Row:
-        data = self._read(shard, *span)
+        data = self.files.read(shard, *span)
         return msgspec.json.decode(data, type=_Row) if SAMPLED in data else _Row()
 
+    def _rows_here(self, shard: int, keys: Collection[str]) -> dict[str, _Row]:
+        """What the JSON members of a shard that is not here say; the Parquet beside it says the same."""
+        path = self.files.paths[shard]
+        try:
+            rows = {r.pop("key"): msgspec.convert(r, _Row) for r in rows_of(path, ["uid", "sampling_probability"])}
+        except msgspec.ValidationError as error:
+            raise ContractError(f"{path.with_name(f'part-{path.stem}.parquet')}: {error}") from error
+        if rows.keys() != set(keys):
+            raise ContractError(f"shard {path}: its .idx and its part-{path.stem}.parquet name other samples")
+        return rows
 
-def _places(shard: Path) -> list[Member]:
-    """Where each member lies: from the index beside the shard, else by its headers."""
-    end = shard.stat().st_size
+
+def _places(shard: Path, end: int) -> list[Member]:
+    """Where each member lies: from the index beside the shard of `end` bytes, else by its headers."""
     if (index := shard.with_suffix(".idx")).exists():
         found = [member for sample in read_index(index.read_text("utf-8"), str(index)) for member in sample.values()]
     else:
@@ -226,6 +252,7 @@ class _Filling:
 
     dataset: Dataset
     plan: Plan
+    tokenize: "Callable[[list[str]], Tensor] | None"
     epoch: int
     samples: np.ndarray
     captions: dict[int, str] = field(default_factory=dict)  # by row
@@ -254,44 +281,49 @@ class _Filling:
             )
             pictures.cut(pixels, part, self.pixels_BSS3[row])
 
-    def done(self) -> Batch:
+    def done(self, fillings: Iterable[Future[None]] = ()) -> Batch:
         """The batch, once all rows are filled."""
+        for filling in fillings:
+            filling.result()
         kept = sorted(self.captions)
         pixels = self.pixels_BSS3 if len(kept) == len(self.samples) else self.pixels_BSS3[kept]
         samples = self.samples[kept]
         captions = _dress([self.captions[row] for row in kept], self.plan, self.epoch, samples)
-        return Batch(self.epoch, samples, pixels, captions, [self.skipped[row] for row in sorted(self.skipped)])
+        tokens_BL = self.tokenize(captions) if self.tokenize else None
+        skipped = [self.skipped[row] for row in sorted(self.skipped)]
+        return Batch(self.epoch, samples, pixels, captions, skipped, tokens_BL)
 
 
-def batches(dataset: Dataset, plan: Plan, first_step: int, rank: int, ranks: int) -> Iterator[Batch]:
-    """One rank's batches from a step (counted from 1) to the last, read ahead by `workers` threads."""
-    fillings = (
-        _Filling(dataset, plan, *plan.batch(step, rank, ranks)) for step in range(first_step, plan.total_steps + 1)
-    )
+def batches(
+    dataset: Dataset,
+    plan: Plan,
+    first_step: int,
+    rank: int,
+    ranks: int,
+    tokenize: "Callable[[list[str]], Tensor] | None" = None,
+) -> Iterator[Batch]:
+    """One rank's batches from a step (counted from 1) to the last, READ_AHEAD of them read ahead by `workers` threads."""
+    steps = range(first_step, plan.total_steps + 1)
+    fillings = (_Filling(dataset, plan, tokenize, *plan.batch(step, rank, ranks)) for step in steps)
     if (workers := plan.config.workers) == 0:
         for filling in fillings:
             filling.fill(range(len(filling.samples)))
             yield filling.done()
         return
     cv2.setNumThreads(0)  # the threads here are the parallelism
-    ahead: deque[tuple[_Filling, list[Future[None]]]] = deque()
+    ahead: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
         try:
             for filling in fillings:
                 rows = range(len(filling.samples))
-                ahead.append((filling, [pool.submit(filling.fill, rows[i : i + CHUNK]) for i in rows[::CHUNK]]))
-                if len(ahead) > 2:
-                    yield _finished(*ahead.popleft())
+                parts = [pool.submit(filling.fill, rows[i : i + CHUNK]) for i in rows[::CHUNK]]
+                ahead.append(pool.submit(filling.done, parts))  # behind those it waits for, so they have a thread
+                if len(ahead) > READ_AHEAD:
+                    yield ahead.popleft().result()
             while ahead:
-                yield _finished(*ahead.popleft())
+                yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _finished(filling: _Filling, futures: list[Future[None]]) -> Batch:
-    for future in futures:
-        future.result()
-    return filling.done()
 
 
 def _dress(captions: list[str], plan: Plan, epoch: int, samples: np.ndarray) -> list[str]:

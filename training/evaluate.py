@@ -25,18 +25,17 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from dataops.digest import canonical_json
-from dataops.errors import ConfigError, PairmillError
 from dataops.store import FolderStore
 from training.any_model import digest_model, load_any
 from training.encode import Evaluated, place_of
 from training.features import EncodedSet, FeatureFolder, encode_set
+from training.job import JobFile, run_command
 from training.linear_probe import Examples, few_shot, probe
 from training.multilabel import classify_multilabel
-from training.process import follow_parent
 from training.retrieval import retrieve
 from training.robustness import gaps
 from training.suite import Suite
@@ -50,10 +49,8 @@ RESULT_VERSION = 2
 logger = logging.getLogger(__name__)
 
 
-class EvaluateJob(BaseModel):
+class EvaluateJob(JobFile):
     """What a job file holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: Path
     """Folder or file of the model."""
@@ -67,8 +64,6 @@ class EvaluateJob(BaseModel):
     """Of the weights and of all that the towers compute; features and scores are always float32."""
     features: Path | None = None
     """Folder that keeps features of images."""
-    parent_pid: int | None = Field(default=None, gt=0)
-    """Process whose end ends this one, within a second."""
     device: str = "cpu"
     """A torch device."""
     threads: int | None = Field(default=None, ge=1)
@@ -204,37 +199,9 @@ def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
     )
 
 
-def read_job(path: Path) -> EvaluateJob:
-    """Read a job file.
-
-    Raises: ConfigError naming the file and every wrong key.
-    """
-    try:
-        return EvaluateJob.model_validate_json(path.read_bytes())
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error})"
-        raise ConfigError(msg) from error
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors(include_url=False)]
-        msg = "\n  ".join([f"{path}:", *lines])
-        raise ConfigError(msg) from error
-
-
 def main(arguments: list[str]) -> int:
-    """Run the job file that the command line names; returns the exit code of dataops/errors.py."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        if len(arguments) != 1:
-            msg = "usage: python -m training.evaluate JOB.json"
-            raise ConfigError(msg)
-        job = read_job(Path(arguments[0]))
-        if job.parent_pid is not None:
-            follow_parent(job.parent_pid)
-        run_job(job)
-    except PairmillError as error:
-        logger.error("%s: %s", type(error).__name__, error)
-        return error.exit_code
-    return 0
+    """Run the job file that the command line names; returns the exit code."""
+    return run_command(arguments, EvaluateJob, run_job)
 
 
 def _predictions(task: Task) -> str:

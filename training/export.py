@@ -11,12 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from dataops.errors import ConfigError, PairmillError
 from training.checkpoint import LoadedModel, load_model, write_atomically
 from training.export_tokenizer import export_tokenizer
-from training.process import follow_parent
+from training.job import JobFile, run_command
 from training.state_dicts import save_state_dict
 from training.tokenizer import ClipTokenizer
 
@@ -25,10 +22,8 @@ logger = logging.getLogger(__name__)
 Format = Literal["open_clip", "hf", "onnx"]
 
 
-class ExportJob(BaseModel):
+class ExportJob(JobFile):
     """What a job file holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: Path
     """Folder with model.safetensors, model.json and tokenizer.json."""
@@ -36,8 +31,6 @@ class ExportJob(BaseModel):
     """Whose form."""
     output: Path
     """Folder that receives the files, made where it is missing."""
-    parent_pid: int | None = Field(default=None, gt=0)
-    """Process whose end ends this one."""
 
 
 def export(loaded: LoadedModel, form: Format, output: Path) -> None:
@@ -77,27 +70,14 @@ def export_open_clip(loaded: LoadedModel, output: Path) -> None:
     write_atomically(output / "open_clip_config.json", json.dumps(card, indent=2) + "\n")
 
 
+def run_job(job: ExportJob) -> None:
+    """Read the model and write it into the job's output. Raises: see export and training/checkpoint.py."""
+    export(load_model(job.model), job.format, job.output)
+
+
 def main(arguments: list[str]) -> int:
-    """Run the job file that the command line names; returns the exit code of dataops/errors.py."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        if len(arguments) != 1:
-            raise ConfigError("usage: python -m training.export JOB.json")
-        job = _read_job(Path(arguments[0]))
-        if job.parent_pid is not None:
-            follow_parent(job.parent_pid)
-        export(load_model(job.model), job.format, job.output)
-    except PairmillError as error:
-        logger.error("%s: %s", type(error).__name__, error)
-        return error.exit_code
-    return 0
-
-
-def _read_job(path: Path) -> ExportJob:
-    try:
-        return ExportJob.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path}: not a job of export: {error}") from error
+    """Run the job file that the command line names; returns the exit code."""
+    return run_command(arguments, ExportJob, run_job)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,45 @@
-"""A training job: what is asked for, and the folder that one trainer at a time may hold."""
+"""Job files, which tasks/job.py writes and this package runs; and the folder that one trainer at a time may hold."""
 
 import fcntl
 import hashlib
 import json
+import logging
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
 from training import distributed
 from training.config import TrainConfig, load_model_config
-from training.process import RETRYABLE
+from training.process import RETRYABLE, follow_parent
 from training.suite import Suite
 
 LOCK_SECONDS = 10
 
+logger = logging.getLogger(__name__)
 
-class Job(BaseModel):
-    """What one training job is asked to do."""
+
+class JobFile(BaseModel):
+    """What every job file holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    parent_pid: int | None = Field(default=None, gt=0)
+    """Process whose end ends the job."""
+
+
+Kind = TypeVar("Kind", bound=JobFile)
+
+
+class Job(JobFile):
+    """What one training job is asked to do."""
 
     train: TrainConfig
     """The `[train]` table."""
@@ -36,10 +51,11 @@ class Job(BaseModel):
     """What `train.evaluate_every` evaluates on."""
     checksums: dict[str, str] = {}
     """By file name, the sha256 that a shard must have."""
+    arriving: dict[str, int] = {}
+    """By file name, bytes of the shards that come while training goes on (training/shard_files.py). Beside each lie its
+    .idx and its part-*.parquet, and who brings it compares its checksum."""
     output: Path
     """Folder of the job, made where it is missing; a restart continues what it holds."""
-    parent_pid: int | None = None
-    """Process whose end ends the job."""
 
     def digest(self, *, placed: bool = True) -> str:
         """Of all that decides the weights, so that no checkpoint or model of another job is taken for this one's.
@@ -51,7 +67,7 @@ class Job(BaseModel):
             ConfigError: the model's config or a shard cannot be read.
         """
         try:
-            shards = [(shard.name, shard.stat().st_size) for shard in self.shards]
+            shards = [(s.name, self.arriving.get(s.name) or s.stat().st_size) for s in self.shards]
         except OSError as error:
             raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
         left_out = TrainConfig.execution_fields | (set() if placed else TrainConfig.placement_fields)
@@ -65,7 +81,7 @@ def check_shards(job: Job) -> None:
 
     Raises: ContractError that names the first shard whose bytes are not what the dataset's manifest says.
     """
-    mine = [shard for shard in job.shards if shard.name in job.checksums]
+    mine = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
     mine = mine[distributed.rank() :: distributed.world_size()]
     with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
         bad = [s for s, found in zip(mine, pool.map(file_sha256, mine), strict=True) if found != job.checksums[s.name]]
@@ -81,21 +97,40 @@ class Stopped(PairmillError):
     retryable = True
 
 
-def read_job(arguments: list[str]) -> Job:
+def read_job(arguments: list[str], kind: type[Kind]) -> Kind:
     """Read JOB.json, the only argument.
 
     Raises:
-        ConfigError: another number of arguments, or not a job; names each problem.
+        ConfigError: another number of arguments, or not such a job; names each problem.
     """
     if len(arguments) != 1:
-        raise ConfigError("usage: python -m training.train JOB.json")
+        raise ConfigError(f"one argument is asked for, JOB.json, and there are {len(arguments)}")
     try:
-        return Job.model_validate_json(Path(arguments[0]).read_text("utf-8"))
+        return kind.model_validate_json(Path(arguments[0]).read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {arguments[0]}: {error.strerror}") from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{arguments[0]}: {problems}") from error
+
+
+def log_to_stderr() -> None:
+    """Lines with the time of day, as tasks/job.py reads them."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], object]) -> int:
+    """Run the job file that a command line names; returns the exit code of dataops/errors.py."""
+    log_to_stderr()
+    try:
+        job = read_job(arguments, kind)
+        if job.parent_pid is not None:
+            follow_parent(job.parent_pid)
+        run(job)
+    except PairmillError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+    return 0
 
 
 @contextmanager

@@ -32,6 +32,22 @@ class Sampling:
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """Which shards are shuffled together, where not all of them are: an epoch takes some at a time, in random order."""
+
+    shard_of: np.ndarray  # (N,), of each sample
+    shards: int
+    at_once: int
+    """Most shards of a window; all windows of an epoch are equal to within one."""
+
+    def of_shards(self, seed: int, epoch: int) -> np.ndarray:
+        """The window of each shard in an epoch (shards,)."""
+        place = np.empty(self.shards, np.int64)
+        place[permutation(seed, epoch, self.shards, "shards")] = np.arange(self.shards)
+        return place * -(-self.shards // self.at_once) // self.shards
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Which samples each step sees.
 
@@ -45,6 +61,8 @@ class Plan:
     seed: int
     sampling: Sampling | None = None
     """None: every epoch has all samples."""
+    windows: Windows | None = None
+    """None: all samples are shuffled together."""
 
     @cached_property
     def _sizes(self) -> list[int]:
@@ -98,10 +116,31 @@ class Plan:
         part = _cut(end - begin, ranks, rank)
         return epoch, _order(self, epoch)[begin + part[0] : begin + part[1]]
 
+    def shards_of(self, first: int, last: int) -> list[int]:
+        """The shards that these steps read, in the order of need."""
+        assert self.windows is not None
+        steps = range(first, min(last, self.total_steps) + 1)
+        samples = [self.batch(step, 0, 1)[1] for step in steps]
+        return list(dict.fromkeys(self.windows.shard_of[np.concatenate(samples)].tolist()))
+
+    def shards_after(self, step: int) -> list[int]:
+        """All shards in the order in which they are needed from a step on, as far as this epoch and the next one go."""
+        assert self.windows is not None
+        epoch, samples = self.batch(step, 0, 1)
+        window = self.windows.of_shards(self.seed, epoch)
+        order = np.argsort(window, kind="stable")
+        ahead = order[window[order] >= window[self.windows.shard_of[samples[0]]]].tolist()
+        if epoch + 1 < self.config.epochs:
+            ahead += np.argsort(self.windows.of_shards(self.seed, epoch + 1), kind="stable").tolist()
+        return list(dict.fromkeys(ahead))
+
 
 @lru_cache(maxsize=2)  # two, because the loader reads ahead into the next epoch
 def _order(plan: Plan, epoch: int) -> np.ndarray:
     order = permutation(plan.seed, epoch, plan.samples)
+    if plan.windows is not None:
+        window = plan.windows.of_shards(plan.seed, epoch)[plan.windows.shard_of]
+        order = order[np.argsort(window[order], kind="stable")]
     return order if plan.sampling is None else order[plan.sampling.drawn(plan.seed, epoch)[order]]
 
 

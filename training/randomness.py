@@ -20,9 +20,9 @@ def _hash(stream: str, seed: int, epoch: int, samples: np.ndarray) -> Words:
     return _mix(_mix(samples.astype(np.uint64) + np.uint64(1)) + state)
 
 
-def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, count: int, stream: str = "order") -> np.ndarray:
     """An order of range(count), the same on every machine and with every release of numpy."""
-    return np.argsort(_hash("order", seed, epoch, np.arange(count)), kind="stable")
+    return np.argsort(_hash(stream, seed, epoch, np.arange(count)), kind="stable")
 
 
 def uniforms(stream: str, seed: int, epoch: int, samples: np.ndarray, draws: int) -> np.ndarray:

@@ -23,19 +23,19 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.errors import ContractError
 from dataops.score_tables import SCORES, TO_SCORE
 from dataops.shards import read_samples
 from dataops.store import FolderStore
 from training.any_model import load_any
 from training.encode import Evaluated, in_order, unit
+from training.job import JobFile, run_command
 from training.preprocess import decode_rgb
-from training.process import follow_parent
 
 PICTURES_AT_ONCE = {"cpu": 32, "cuda": 256}
 TEXTS_AT_ONCE = 64
@@ -60,7 +60,7 @@ class ShardToScore(_Frozen):
     """Parquet file with the columns TO_SCORE."""
 
 
-class ScoreJob(_Frozen):
+class ScoreJob(JobFile):
     """What a job file holds."""
 
     model: Path
@@ -75,8 +75,6 @@ class ScoreJob(_Frozen):
     """auto: cuda where torch sees it, else cpu."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that decode and, on the CPU, encode; None: one a core. The scores are the same on any number."""
-    parent_pid: int | None = Field(default=None, gt=0)
-    """Process whose end ends this one."""
 
 
 def run_job(job: ScoreJob) -> None:
@@ -243,31 +241,9 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def read_job(arguments: list[str]) -> ScoreJob:
-    """Read JOB.json, the only argument. Raises: ConfigError that names each problem."""
-    if len(arguments) != 1:
-        raise ConfigError("usage: python -m training.score JOB.json")
-    try:
-        return ScoreJob.model_validate_json(Path(arguments[0]).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"cannot read {arguments[0]}: {error.strerror}") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{arguments[0]}: {problems}") from error
-
-
 def main(arguments: list[str]) -> int:
-    """Run the job file that the command line names; returns the exit code of dataops/errors.py."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        job = read_job(arguments)
-        if job.parent_pid is not None:
-            follow_parent(job.parent_pid)
-        run_job(job)
-    except PairmillError as error:
-        logger.error("%s: %s", type(error).__name__, error)
-        return error.exit_code
-    return 0
+    """Run the job file that the command line names; returns the exit code."""
+    return run_command(arguments, ScoreJob, run_job)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ from training.checkpoint import (
     write_atomically,
 )
 from training.config import AugmentConfig, TrainConfig, load_model_config
-from training.data import Batch, Dataset, Skipped, batches
+from training.data import READ_AHEAD, Batch, Dataset, Skipped, batches
 from training.health import Health
 from training.interim import evaluate_now
-from training.job import Job, Stopped, check_shards, is_done, read_job, sole_trainer
+from training.job import Job, Stopped, check_shards, is_done, log_to_stderr, read_job, sole_trainer
 from training.journal import Journal, StepFlops
 from training.loss import StepOutcome
 from training.memory import is_out_of_memory, largest_that_fits
@@ -52,6 +52,7 @@ from training.optim import build_optimizer, learning_rate
 from training.plan import Plan
 from training.preprocess import Preprocess, normalize
 from training.process import follow_parent
+from training.shard_files import Wishes
 from training.starting import kept_patches, starting_model
 from training.step import backward, gradient_norm, normalized, update
 from training.tokenizer import Tokenizer, make_tokenizer
@@ -63,11 +64,11 @@ OUTPUTS = (*MODEL_FILES, "metrics.jsonl", "skipped.json")
 
 def main(arguments: list[str]) -> int:
     """Run the job; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_stderr()
     job: Job | None = None
     handler = signal.signal(signal.SIGTERM, _stop_at_once)  # until there is something to checkpoint
     try:
-        job = read_job(arguments)
+        job = read_job(arguments, Job)
         if job.parent_pid is not None:
             follow_parent(job.parent_pid)
         device = _set_up_torch(job.train)
@@ -99,8 +100,12 @@ class _Training:
         check_shards(job)
         model_config = load_model_config(config.model)
         self.preprocess = Preprocess(model_config.vision_cfg.image_size)
-        self.dataset = Dataset(list(job.shards), self.preprocess.image_size, config.cache_bytes, config.crop_area)
-        self.plan = Plan(len(self.dataset), config, job.seed, self.dataset.sampling)
+        side = self.preprocess.image_size
+        self.dataset = Dataset(list(job.shards), side, config.cache_bytes, config.crop_area, job.arriving)
+        windows = self.dataset.windows(config.shuffle_shards)
+        self.plan = Plan(len(self.dataset), config, job.seed, self.dataset.sampling, windows)
+        files, limit = self.dataset.files, config.shard_cache_bytes
+        self.wishes = Wishes(files, self.plan, limit) if job.arriving else None
         if (smallest := self.plan.smallest_batch) < 2 * distributed.world_size():
             remedy = "batch_size" if self.plan.sampling is None else "batch_size, or filter.balance.max_per_query"
             raise ConfigError(
@@ -149,10 +154,13 @@ class _Training:
             CheckpointWriter(self.checkpoints, config.keep_checkpoints) as self.writer,
             Journal(self.job.output, plan, config.log_every, flops) as journal,
         ):
-            source = batches(self.dataset, plan, self.step + 1, distributed.rank(), distributed.world_size())
+            place = (distributed.rank(), distributed.world_size())
+            self._ask_for_shards()
+            source = batches(self.dataset, plan, self.step + 1, *place, self.tokenizer)
             for batch in journal.timed(source):
                 metrics, stop = self._train_step(batch)
                 journal.write(metrics)
+                self._ask_for_shards()
                 last = self.step == plan.total_steps
                 if not last and (stop or self.step % config.checkpoint_every == 0):
                     self._checkpoint(journal)
@@ -171,7 +179,8 @@ class _Training:
         lr = learning_rate(self.step, self.plan.total_steps, config)
         self._count_skipped(batch)
 
-        tokens_BL = self.tokenizer(batch.captions)
+        assert batch.tokens_BL is not None
+        tokens_BL = batch.tokens_BL
         try:
             outcome = self._loss(batch, tokens_BL)
         except (RuntimeError, MemoryError) as error:
@@ -262,6 +271,19 @@ class _Training:
             yield from self.dataset.captions()
 
         return make_tokenizer(self.job.train.vocabulary, texts(), self.job.train.vocab_size, context_length)
+
+    def _ask_for_shards(self) -> None:
+        """Let go of the shards that were read, and have those that come next brought here.
+
+        The sums of a step say that every rank has read all of it, so rank 0 speaks for them.
+        """
+        if self.wishes is None or self.step == self.plan.total_steps:
+            return
+        first = self.step + 1
+        soon = self.plan.shards_of(first, first + READ_AHEAD)
+        self.dataset.files.close(keep=frozenset(soon))
+        if distributed.rank() == 0:
+            self.wishes.tell(first, soon)
 
     # Stop and go ------------------------------------------------------------------------------------------------------
 

@@ -58,6 +58,14 @@ def test_a_job_under_torchrun_says_its_exit_code_in_a_file(jobs, tmp_path):
         run_job(name, {}, tmp_path / "work")
 
 
+def test_a_broken_job_under_torchrun_is_not_worth_another_try(jobs, tmp_path):
+    """As torchrun tells it; tests/integration/test_torchrun.py has the real one."""
+    name = module(jobs, "broken", "print('  rank      : 0\\n  exitcode  : 7 (pid: 12)')\nraise SystemExit(1)\n")
+    with pytest.raises(JobFailed, match="exit code 7") as caught:
+        run_job(name, {}, tmp_path / "work")
+    assert (caught.value.exit_code, caught.value.retryable) == (1, False)
+
+
 def test_a_killed_job_is_retryable(jobs, tmp_path):
     name = module(jobs, "killed_job", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with pytest.raises(JobFailed, match="SIGKILL") as caught:

@@ -2,13 +2,20 @@
 
 import io
 import json
+import signal
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
+
+from dataops.schema import PACKED
+from dataops.shards import ShardWriter, index_text
+from dataops.snapshot import Draft, Part
 
 RESNET = {
     "embed_dim": 16,
@@ -47,6 +54,28 @@ def pairs(first: int, count: int) -> list[tuple[str, bytes]]:
         members += [(f"{key}.jpg", jpeg(number)), (f"{key}.txt", f"a {colours[number % 4]} thing {number}".encode())]
         members += [(f"{key}.json", b"{}")]
     return members
+
+
+def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
+    """The parts of a dataset as the pack stage writes them; every third pair is to be seen in half of the epochs."""
+    parts = []
+    for shard in range(shards):
+        file, index, rows = io.BytesIO(), [], []
+        writer = ShardWriter(file)
+        for number in range(shard * pairs_each, (shard + 1) * pairs_each):
+            key, caption = f"{number:06d}", f"thing {number}"
+            row = {"uid": f"{number:032x}", "sampling_probability": None if number % 3 else 0.5}
+            members = {"jpg": jpeg(number), "txt": caption.encode(), "json": json.dumps(row).encode()}
+            index.append(writer.write(key, members))
+            rows.append({**row, "key": key, "caption": caption})
+        writer.close()
+        columns = [PACKED.field(name) for name in ("key", "uid", "caption", "sampling_probability")]
+        parts += [
+            draft.put_bytes(f"{shard:05d}.tar", file.getvalue(), pairs_each),
+            draft.put_bytes(f"{shard:05d}.idx", index_text(index).encode(), pairs_each),
+            draft.put_table(f"part-{shard:05d}.parquet", pa.Table.from_pylist(rows, schema=pa.schema(columns))),
+        ]
+    return parts
 
 
 @pytest.fixture
@@ -97,6 +126,24 @@ def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def process_state() -> Iterator[None]:
+    """What a training changes in its process is put back."""
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def output_of(job: Path) -> Path:
+    return Path(json.loads(job.read_text())["output"])
+
+
+def rows_of(job: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output_of(job) / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture

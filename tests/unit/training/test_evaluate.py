@@ -22,8 +22,9 @@ from training.config import ModelConfig, TextConfig, VisionConfig
 from training.encode import encode_images
 from training.eval_samples import Sample
 from training.eval_sets import EvalSet
-from training.evaluate import evaluate, main, read_job
+from training.evaluate import EvaluateJob, evaluate, main
 from training.features import encode_set
+from training.job import read_job
 from training.model import CLIP
 from training.preprocess import Preprocess
 from training.retrieval import retrieve
@@ -283,7 +284,7 @@ def test_damaged_data_ends_in_exit_code_3(tmp_path, suite, caplog):
 def test_a_wrong_job_is_refused_with_every_reason(tmp_path, suite):
     job = write_job(tmp_path / "job.json", suite, checkpoint="c", output="o", batch_size=0, colour=1)
     with pytest.raises(ConfigError) as caught:
-        read_job(job)
+        read_job([str(job)], EvaluateJob)
     assert "batch_size" in str(caught.value)
     assert "colour" in str(caught.value)
     assert main([str(tmp_path / "none.json")]) == 2

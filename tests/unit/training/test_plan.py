@@ -12,7 +12,7 @@ from dataops.schema import uid
 from tests.unit.training.conftest import jpeg, write_shard
 from training.config import TrainConfig
 from training.data import Dataset, Skipped, batches
-from training.plan import Plan, Sampling
+from training.plan import Plan, Sampling, Windows
 
 PAIRS = 500
 
@@ -125,3 +125,22 @@ def test_batches_hold_what_was_drawn_wherever_they_begin(tmp_path: Path):
         assert sorted(i for at, samples in made for i in samples if at == epoch) == drawn
     dataset.close()
     assert json.loads(rows(chances)[2][1])["sampling_probability"] == 0.0
+
+
+def test_some_shards_at_a_time_and_each_sample_once_an_epoch():
+    shard_of = np.repeat(np.arange(7), [9, 1, 12, 5, 8, 20, 3])
+    plan = Plan(58, TrainConfig(epochs=2, batch_size=8), 4, None, Windows(shard_of, 7, 3))
+    for epoch, seen in enumerate(epochs_of(plan)):
+        assert sorted(seen) == list(range(58))
+        window = plan.windows.of_shards(4, epoch)
+        assert sorted(np.bincount(window).tolist()) == [2, 2, 3]
+        assert np.diff(window[shard_of[seen]]).min() >= 0, "one window after the other"
+    assert epochs_of(plan)[0] != epochs_of(plan)[1]
+    assert (plan.windows.of_shards(4, 0) != plan.windows.of_shards(4, 1)).any()
+    for step in range(1, plan.total_steps + 1):
+        ahead = plan.shards_after(step)
+        assert len(set(ahead)) == len(ahead)
+        needed = plan.shards_of(step, plan.total_steps)
+        assert set(needed) <= set(ahead), "nothing is asked for too late"
+        assert set(plan.shards_of(step, step)) <= set(ahead[:6]), "and what comes first is asked for first"
+    assert plan.shards_after(plan.total_steps) == [s for s in ahead if window[s] == 2]

@@ -1,7 +1,9 @@
 """Two gloo ranks under torchrun make the model that one process makes."""
 
+import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,87 +13,81 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.unit.training.conftest import with_suite
+from dataops.digest import file_sha256
+from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training.train import main
 
 MakeJob = Callable[..., Path]
+pytestmark = pytest.mark.usefixtures("process_state")
 
 
-def run(job: Path, ranks: int) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "training.train", str(job)]
+def on_two_ranks(jobs: list[Path]) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs"]
+    with contextlib.ExitStack() as probes:
+        for job in jobs:
+            probe = probes.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            command.append(f"{probe.getsockname()[1]}={job}")
     return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
 
 
-def output_of(job: Path) -> Path:
-    return Path(json.loads(job.read_text())["output"])
+def without_cosines(row: dict[str, float]) -> dict[str, float]:
+    """They are of a rank's own pairs."""
+    return {name: value for name, value in row.items() if "cosine" not in name}
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize(
-    ("tower", "more"), [("resnet", {}), ("vit", {"loss": "sigmoid", "grad_cache": 3, "patch_dropout": 0.5})]
-)
-def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str, more: dict[str, object]) -> None:
-    """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them."""
-    # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
-    jobs = [make_job(f"{ranks}", tower, epochs=3, nproc=ranks, eps=1e-3, **more) for ranks in (1, 2)]
-    for job, ranks in zip(jobs, (1, 2), strict=True):
-        result = run(job, ranks)
-        assert result.returncode == 0, result.stderr
-    one, two = (
-        [json.loads(line) for line in (output_of(job) / "metrics.jsonl").read_text().splitlines()] for job in jobs
-    )
-    assert len(one) == len(two) == 9
-    for expected, row in zip(one, two, strict=True):
-        row, expected = (
-            {n: v for n, v in r.items() if "cosine" not in n} for r in (row, expected)
-        )  # of rank's own pairs
-        assert row == pytest.approx(expected, rel=1e-3)
+def assert_same_training(one: Path, two: Path) -> None:
+    """To rounding: so the same samples, each once an epoch, in the same steps."""
+    assert len(rows_of(one)) == len(rows_of(two)) == 9
+    for expected, row in zip(rows_of(one), rows_of(two), strict=True):
+        assert without_cosines(row) == pytest.approx(without_cosines(expected), rel=1e-3)
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-    expected, weights = (load_file(output_of(job) / "model.safetensors") for job in jobs)
+    expected, weights = (load_file(output_of(job) / "model.safetensors") for job in (one, two))
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.timeout(180)
-def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(
-    make_job: MakeJob, suite: dict[str, object]
-) -> None:
-    """The same rows as undisturbed, to rounding: so the same samples, each once an epoch, in the same steps."""
-    settings = {"epochs": 3, "eps": 1e-3, "checkpoint_every": 1, "evaluate_every": 6}
-    undisturbed, job = (with_suite(make_job(name, "vit", **settings), suite) for name in "ab")
-    assert main([str(undisturbed)]) == 0
-    job.write_text(job.read_text().replace('"epochs": 3', '"epochs": 3, "keep_checkpoints": 9'))
-    assert main([str(job)]) == 0
-    for path in (output_of(job) / "checkpoints").iterdir():
+def test_two_ranks_equal_one_process(make_job: MakeJob, suite: dict[str, object]) -> None:
+    """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them.
+
+    One torchrun for all: a ResNet; a ViT with all that works on parts of a batch; a training that one process began; and
+    one that cannot start, of which torchrun, whatever its ranks say, tells 1, and failure.json the code that they meant.
+    """
+    # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
+    settings = {"epochs": 3, "eps": 1e-3}
+    towers = {"resnet": {}, "vit": {"loss": "sigmoid", "grad_cache": 3, "patch_dropout": 0.5}}
+    alone = {tower: make_job(f"{tower}-1", tower, **settings, **more) for tower, more in towers.items()}
+    both = {tower: make_job(f"{tower}-2", tower, nproc=2, **settings, **more) for tower, more in towers.items()}
+    often = {**settings, "checkpoint_every": 1, "evaluate_every": 6}
+    undisturbed, begun = (with_suite(make_job(name, "vit", keep_checkpoints=9, **often), suite) for name in "ab")
+    wrong = make_job("wrong", nproc=2, model="ViT-Z")
+    for job in (*alone.values(), undisturbed):
+        assert main([str(job)]) == 0
+
+    shutil.copytree(output_of(undisturbed), output_of(begun))
+    for path in (output_of(begun) / "checkpoints").iterdir():
         if path.name > "step-000004":
             shutil.rmtree(path)
-    (output_of(job) / "done.json").unlink()
-    (output_of(job) / "evidence-suite.jsonl").unlink()
-    job.write_text(job.read_text().replace('"workers": 1', '"workers": 2, "nproc": 2'))
-    result = run(job, 2)
-    assert result.returncode == 0, result.stderr
+    shutil.rmtree(output_of(begun) / "suite")
+    for name in ("done.json", "evidence-suite.jsonl", "model.safetensors"):
+        (output_of(begun) / name).unlink()
+    begun.write_text(begun.read_text().replace('"workers": 1', '"workers": 2, "nproc": 2'))
+
+    result = on_two_ranks([*both.values(), begun, wrong])
+    assert result.returncode == 1, result.stderr
+    for tower, job in alone.items():
+        assert_same_training(job, both[tower])
     assert "resumed from step-000004" in result.stderr
-    expected, rows = (
-        [json.loads(line) for line in (output_of(j) / "metrics.jsonl").read_text().splitlines()]
-        for j in (undisturbed, job)
-    )
-    assert rows[:4] == expected[:4]
-    assert [(output_of(job) / "suite" / f"rank-{rank}" / "metrics.json").exists() for rank in (0, 1)] == [True, True]
-    (measured,) = (output_of(job) / "evidence-suite.jsonl").read_text().splitlines()
+    assert rows_of(begun)[:4] == rows_of(undisturbed)[:4]
+    assert_same_training(undisturbed, begun)
+    assert file_sha256(output_of(begun) / "model.safetensors") != file_sha256(
+        output_of(undisturbed) / "model.safetensors"
+    ), "two ranks sum up in another order: they did train"
+    assert [(output_of(begun) / "suite" / f"rank-{rank}" / "metrics.json").exists() for rank in (0, 1)] == [True, True]
+    (measured,) = (output_of(begun) / "evidence-suite.jsonl").read_text().splitlines()
     assert {name.partition("/")[0] for name in json.loads(measured)} == {"step", "colours", "few"}
-    for one, two in zip(expected, rows, strict=True):
-        assert {n: v for n, v in two.items() if "cosine" not in n} == pytest.approx(
-            {n: v for n, v in one.items() if "cosine" not in n}, rel=1e-3
-        )
-
-
-@pytest.mark.timeout(180)
-def test_an_error_on_any_rank_is_told_in_a_file(make_job: MakeJob, shards: list[Path]) -> None:
-    """torchrun ends with 1 whatever its ranks say; failure.json holds the code that they meant."""
-    job = make_job("a", nproc=2, model="ViT-Z")
-    assert run(job, 2).returncode == 1
-    output_of(job).mkdir(exist_ok=True)
-    failure = json.loads((output_of(job) / "failure.json").read_text())
+    failure = json.loads((output_of(wrong) / "failure.json").read_text())
     assert failure["exit_code"] == 2
     assert "ViT-Z" in failure["message"]

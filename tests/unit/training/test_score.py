@@ -16,9 +16,10 @@ from dataops.score_tables import SCORES, TO_SCORE
 from training.any_model import load_any
 from training.checkpoint import LoadedModel, load_model, save_model
 from training.config import ModelConfig
+from training.job import read_job
 from training.model import CLIP
 from training.preprocess import Preprocess, decode_rgb
-from training.score import ShardToScore, main, read_head, read_job, score_shard
+from training.score import ScoreJob, ShardToScore, main, read_head, score_shard
 from training.tokenizer import train_tokenizer
 
 from .conftest import VIT, jpeg, write_shard
@@ -188,6 +189,6 @@ def test_the_command_does_only_what_is_not_done(
 def test_a_wrong_job_is_refused_with_every_reason(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"model": "m", "shards": [], "colour": 1}))
     with pytest.raises(ConfigError, match=r"(?s)output.*colour"):
-        read_job([str(tmp_path / "job.json")])
+        read_job([str(tmp_path / "job.json")], ScoreJob)
     assert main([str(tmp_path / "none.json")]) == 2
     assert main([]) == 2
