@@ -36,7 +36,6 @@ def report_html(
     found: Evaluation,
     against: Evaluation | None = None,
     compared: Mapping[str, Mapping[str, Any]] | None = None,
-    contaminated: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page.
 
@@ -44,7 +43,6 @@ def report_html(
         suite: whose tasks' pictures are on this machine.
         against: another model's results, drawn beside these.
         compared: by task and metric, as training/comparison.py compares.
-        contaminated: rows of training/contamination.py.
     """
     rows = summary_rows(found.metrics)
     others = {row["key"]: row["value"] for row in summary_rows(against.metrics)} if against else {}
@@ -56,7 +54,7 @@ def report_html(
         _summary(suite, found, against),
         f'<img alt="Each figure with its interval, beside chance" src="{_data(png(accuracy_figure(rows, others)))}">',
         _figures(rows, others, compared or {}, against),
-        contamination_table(contaminated),
+        contamination_table(found.metrics),
         *(_task(task, found.metrics[task.name], tables[task.name]) for task in suite.tasks),
     ]
     return page(title, sections, pictures=True)
