@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from dataops.config import StageConfig
 from dataops.snapshot import Counts, Input, Part, Record
 from tasks.evaluate_model import Evaluation
 from tasks.evaluate_overlap import find_overlaps
-from tasks.job import run_job
+from tasks.job import ranks, run_job
 from tasks.stage import Made, Stage, Work
 from training.contamination import by_task, contamination
 from training.suite import Suite, load_suite
@@ -31,7 +31,7 @@ class EvaluateConfig(StageConfig):
     """The `[evaluate]` table."""
 
     # The suite's digest is an input of the stage: where its files lie says nothing about the result.
-    execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data"})
+    execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data", "device", "nproc"})
 
     suite: Path = Path("configs/suites/demo.toml")
     """TOML file with the list of tasks."""
@@ -39,6 +39,12 @@ class EvaluateConfig(StageConfig):
     """Folder that the tasks' relative roots start from; the suite file's own folder where none is given."""
     batch_size: int = Field(default=256, ge=1)
     """Images encoded at once."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the weights and of all that the towers compute."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where torch sees it, else cpu."""
+    nproc: int = Field(default=1, ge=1)
+    """Processes that share out the work, on one GPU each, or on the cores."""
     contamination: bool = True
     """Look for the suite's pictures among those that the model was trained on."""
 
@@ -70,6 +76,8 @@ def _evaluate(work: Work, folder: Path) -> Record:
         "checkpoint": str(files[0].parent),
         "suite": suite.model_dump(mode="json"),
         "batch_size": work.config.batch_size,
+        "precision": work.config.precision,
+        "device": work.config.device,
         "output": str(folder),
         "features": str(folder / "features"),
     }
@@ -83,7 +91,8 @@ def _evaluate(work: Work, folder: Path) -> Record:
             done.update(finished)
             work.context.progress(len(done), len(tasks), line)
 
-    run_job("training.evaluate", job, folder, on_line=follow)
+    launcher = ranks(work.config.nproc, folder) if work.config.nproc > 1 else ()
+    run_job("training.evaluate", job, folder, launcher=launcher, on_line=follow)
     found = Evaluation(
         f"{model.config['model']} ({model.key})", folder, json.loads((folder / "metrics.json").read_text())
     )

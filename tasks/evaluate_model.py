@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from dataops.digest import canonical_json, file_sha256
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
-from tasks.job import run_job
+from tasks.job import ranks, run_job
 from tasks.model_files import find_model
 from training.suite import Suite
 
@@ -32,6 +32,7 @@ class Settings:
     batch_size: int = 256
     device: str = "cpu"
     precision: str = "fp32"
+    nproc: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def evaluate_model(
         "precision": settings.precision,
         "features": str(home / "features"),
     }
-    run_job("training.evaluate", job, folder, on_line=on_line)
+    launcher = ranks(settings.nproc, folder) if settings.nproc > 1 else ()
+    run_job("training.evaluate", job, folder, launcher=launcher, on_line=on_line)
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     return Evaluation(model, folder, metrics)
 

@@ -77,7 +77,7 @@ def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(
         for j in (undisturbed, job)
     )
     assert rows[:4] == expected[:4]
-    assert [(output_of(job) / "suite" / f"rank-{rank}" / "metrics.json").exists() for rank in (0, 1)] == [True, True]
+    assert json.loads((output_of(job) / "suite" / "metrics.json").read_text()).keys() == {"colours", "few"}
     (measured,) = (output_of(job) / "evidence-suite.jsonl").read_text().splitlines()
     assert {name.partition("/")[0] for name in json.loads(measured)} == {"step", "colours", "few"}
     for one, two in zip(expected, rows, strict=True):
