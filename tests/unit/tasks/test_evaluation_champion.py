@@ -25,8 +25,8 @@ def evaluated(store: FolderStore, key: str, right: int, suite: str) -> Manifest:
          "predicted_name": "ab"[n % 2], "rank": 1 if n < right else 2, "top5": [0, 1], "scores": [0.5, 0.1], "status": "ok"}
         for n in range(N)
     ]  # fmt: skip
-    metrics = {"few": {"kind": "classification", "n": N, "classes": 2, "templates": 1, "unreadable": 0, "main_metric": "top1",
-                       "in_average": True, "metrics": {"top1": proportion(right, N, 0.5)}}}  # fmt: skip
+    about = {"kind": "classification", "n": N, "classes": 2, "templates": 1, "unreadable": 0, "main_metric": "top1"}
+    metrics = {"few": {**about, "in_average": True, "metrics": {"top1": proportion(right, N, 0.5)}}}
     draft = Draft(store, "evaluate", key)
     parts = [
         draft.put_bytes("metrics.json", json.dumps(metrics).encode()),
@@ -34,8 +34,9 @@ def evaluated(store: FolderStore, key: str, right: int, suite: str) -> Manifest:
         draft.put_table("predictions-few.parquet", pa.Table.from_pylist(rows, PREDICTIONS)),
     ]
     return draft.commit(
-        Manifest(stage="evaluate", stage_version=3, key=key, inputs=[Input(stage="suite", key="s", digest=suite)], config={},
-                 seed=0, code={}, parts=parts, counts=Counts(), content_digest=content_digest(parts), created_at="")
+        Manifest(stage="evaluate", stage_version=3, key=key, inputs=[Input(stage="suite", key="s", digest=suite)],
+                 config={}, seed=0, code={}, parts=parts, counts=Counts(), content_digest=content_digest(parts),
+                 created_at="")
     )  # fmt: skip
 
 
