@@ -106,6 +106,10 @@ def _task(task: Task, result: Mapping[str, Any], predictions: pa.Table) -> str:
         parts += [_confusions(rows), _examples(task, rows)]
     elif task.kind == "retrieval":
         parts.append(_captions(task, rows))
+    elif task.kind == "association":
+        worst = sorted(rows, key=lambda row: row["jaccard"])[:WORST]
+        body = [[text(r["cue"]), percent(r["jaccard"]), text(", ".join(r["associations"]))] for r in worst]
+        parts += ["<h3>Words solved worst</h3>", table(["word", "Jaccard index", "its pictures"], body, right=[1])]
     else:
         names = task.data.class_names()
         worst = sorted(zip(result["average_precision"], names, strict=True))[:WORST]
@@ -115,7 +119,7 @@ def _task(task: Task, result: Mapping[str, Any], predictions: pa.Table) -> str:
 
 
 def _about(task: Task, result: Mapping[str, Any]) -> str:
-    said = f"{result['n']:,} images"
+    said = f"{result['n']:,} {'words' if result['kind'] == 'association' else 'images'}"
     if "expected_n" in result:
         said += f" (the suite says {result['expected_n']:,})"
     if "classes" in result:

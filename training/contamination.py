@@ -19,6 +19,8 @@ from training.intervals import clopper_pearson
 
 COLUMNS = ("uid", "evaluation_set", "member")
 SIGNIFICANT = 0.05
+RANKS = ("rank", "image_to_text_rank")
+"""One of them has a table with a row an image."""
 
 
 def read_matches(path: Path) -> dict[str, set[str]]:
@@ -47,14 +49,15 @@ def by_task(matches: pa.Table) -> dict[str, set[str]]:
 
 
 def contamination(predictions: Mapping[str, pa.Table], matches: Mapping[str, set[str]]) -> list[dict[str, Any]]:
-    """All, Clean and Overlap of each task.
+    """All, Clean and Overlap of each task that asks of one image at a time.
 
     Returns: task, metric (top1; of retrieval image_to_text_R@1: by what one image is right or wrong), n, overlap (how many
         images), all, clean, overlap_accuracy, overlap_low, overlap_high, inflation (All - Clean), p_value, significant
         (p < 0.05), significant_corrected (p < 0.05 over the number of tested sets), unknown_members (matched, but not in
         the set). What cannot be said (no overlap, nothing clean) is None.
     """
-    rows = [_split(task, table, matches.get(task, set())) for task, table in predictions.items()]
+    ranked = {task: table for task, table in predictions.items() if {*RANKS} & {*table.column_names}}
+    rows = [_split(task, table, matches.get(task, set())) for task, table in ranked.items()]
     tested = sum(row["p_value"] is not None for row in rows)
     for row in rows:
         known = row["p_value"] is not None

@@ -7,7 +7,7 @@ JOB.json: {"checkpoint": a model as training/any_model.py reads them, "suite": a
 folder, "batch_size": 256, "precision": "fp32", "parent_pid": null, "device": "cpu", "threads": null, "features": null}.
 Written below `output`, each file atomically:
 
-    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/zero_shot.py, multilabel.py, retrieval.py)
+    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/zero_shot.py, multilabel.py, ...)
     results/<task>.json          the task's metrics and what they were made from; a restarted job reuses them
     metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
                                  {"<metric>": {"value", "low", "high", "chance"}}}}
@@ -37,6 +37,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.store import FolderStore
 from training import distributed
 from training.any_model import digest_model, load_any
+from training.association import associate
 from training.encode import Evaluated, place_of
 from training.features import EncodedSet, FeatureFolder, encode_set
 from training.linear_probe import Examples, few_shot, probe
@@ -148,6 +149,8 @@ class _Tasks:
         encoded = self._encoded(task, task.split, files)
         if task.kind == "retrieval":
             result, predictions = retrieve(self.loaded, encoded, self.threads)
+        elif task.kind == "association":
+            result, predictions = associate(self.loaded, task, encoded, self.threads)
         elif task.kind == "multilabel":
             result, predictions = classify_multilabel(self.loaded, task, encoded, self.threads, self.weights)
         else:
