@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -72,7 +71,7 @@ def find_overlaps(suite: Suite, store: Store, pack: Manifest, home: Path, worker
 
 
 def _distinct(found: pa.Table) -> int:
-    return len(pc.unique(found["member"]))
+    return len(found["member"].unique())
 
 
 def _trained(store: Store, pack: Manifest) -> pa.Table:
@@ -121,9 +120,10 @@ def _near(known_of: pa.Table, trained: pa.Table, likeness: Likeness) -> NDArray[
     """The training rows that are worth a look, in order."""
     queries = np.frombuffer(b"".join(known_of["hashes"].to_pylist()), "<u8").astype(np.uint64)
     hashes = trained["phash"].to_numpy()
-    same = pc.is_in(trained["sha256"], value_set=known_of["sha256"].combine_chunks())
+    digests = set(known_of["sha256"].to_pylist())
+    same = [row for row, digest in enumerate(trained["sha256"].to_pylist()) if digest in digests]
     near = [np.unique(pairs[:, 1]) for pairs in matches(queries, hashes, likeness.distance)]
-    return np.unique(np.concatenate([np.flatnonzero(same.to_numpy(zero_copy_only=False)), *near])).astype(np.int64)
+    return np.unique(np.concatenate([np.array(same, np.int64), *near]))
 
 
 def _luminances(rows: pa.Table, store: Store, pack: Manifest, pool: ThreadPoolExecutor) -> list[bytes]:
