@@ -64,11 +64,12 @@ def _summary(suite: Suite, found: Evaluation, against: Evaluation | None) -> str
     mean = average(found.metrics, suite)
     size = f"{mean['tasks']} of {mean['tasks'] + len(mean['missing'])} sets"
     said = f"Average of the figures that stand for each set: <b>{percent(mean['value'])}</b> over {size}."
-    if mean["missing"]:
-        rows = [[text(name), text(reason)] for name, reason in mean["missing"].items()]
-        said += f"</p><h3>Not in this average</h3>{table(['set', 'why'], rows)}<p class=note>"
-    other = f" Compared with <b>{text(against.model)}</b>." if against else ""
-    return f"<p class=note>{said}{other} Intervals are of 99.5% and speak of the drawing of test images only.</p>"
+    said += f" Compared with <b>{text(against.model)}</b>." if against else ""
+    parts = f"<p class=note>{said} Intervals are of 99.5% and speak of the drawing of test images only.</p>"
+    if not mean["missing"]:
+        return parts
+    rows = [[text(name), text(reason)] for name, reason in mean["missing"].items()]
+    return f"{parts}<h3>Not in this average</h3>{table(['set', 'why'], rows)}"
 
 
 def _figures(
@@ -81,7 +82,8 @@ def _figures(
     head += [text(against.model), "difference", ""] if against else []
     body = []
     for row in rows:
-        line = [text(row["task"]), text(row["metric"]), percent(row["value"]), interval(row), percent(row["chance"])]
+        figure = text(row["metric"]).replace("_", "_<wbr>")  # else it breaks within a word
+        line = [text(row["task"]), figure, percent(row["value"]), interval(row), percent(row["chance"])]
         line.append(f"{row['n']:,}")
         if against:
             comparison = compared.get(row["task"], {}).get(row["metric"])
@@ -186,7 +188,7 @@ def _captions(task: Task, rows: Sequence[dict[str, Any]]) -> str:
         _figure(
             pictures,
             row,
-            f'{text(row["captions"][0][:90])}<br><span class="miss">{row["image_to_text_rank"]:,}th</span>',
+            f'{text(row["captions"][0][:90])}<br><span class="miss">rank {row["image_to_text_rank"]:,}</span>',
         )
         for row in worst
     ]
