@@ -30,8 +30,8 @@ from dataops.store import Store
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
-ABOUT = frozenset({"DATASET.md", "dataset.html"})
-"""Parts that tell people of a dataset, also of how it came to be: no content digest covers them."""
+ABOUT = frozenset({"DATASET.md", "dataset.html", "evaluation.html"})
+"""Parts that tell people of a dataset or an evaluation, also of how it came to be: no content digest covers them."""
 
 
 _PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")

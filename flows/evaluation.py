@@ -13,7 +13,7 @@ from infra import services
 from tasks.datasets import Fetched, as_rows, fetch_suite
 from tasks.evaluate_model import Evaluation, Settings, average, evaluate_model
 from training.comparison import compare_all
-from training.contamination import contamination, read_matches
+from training.contamination import contamination, overlap_said, read_matches
 from training.intervals import summary_rows
 from training.robustness import effective_robustness
 from training.suite import Suite, load_suite, read_tasks
@@ -44,13 +44,15 @@ def evaluate(order: Order, *, as_json: bool) -> int:
     if order.against is not None:
         other = evaluate_model(order.against, suite, home, order.settings, on_line=logger.info)
         compared = compare_all(found.predictions(), other.predictions())
-    rows = contamination(found.predictions(), read_matches(order.matches)) if order.matches else []
+    if order.matches is not None:
+        for row in contamination(found.predictions(), read_matches(order.matches)):
+            found.metrics[row.pop("task")]["contamination"] = row
     page = order.page or found.folder / "report.html"
-    _write_page(page, suite, found, other, compared, rows)
+    _write_page(page, suite, found, other, compared)
     if as_json:
-        print_json(_as_json(suite, found, other, compared, rows, page))
+        print_json(_as_json(suite, found, other, compared, page))
     else:
-        _show(suite, found, other, compared, rows)
+        _show(suite, found, other, compared)
         console().print(text(f"Page with pictures: {page}"), soft_wrap=True)
     return 0
 
@@ -69,7 +71,7 @@ def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
     Raises: SourceError where some set has a source and none could be had.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    folder = data or services.make_home() / "datasets"
+    folder = data_folder(suite, data, services.make_home()) or suite.resolve().parent
     results = fetch_suite(suite, folder)
     if as_json:
         print_json({"data": str(folder), "sets": as_rows(results)})
@@ -109,7 +111,6 @@ def _as_json(
     found: Evaluation,
     other: Evaluation | None,
     compared: Mapping[str, Any],
-    contaminated: Sequence[Mapping[str, Any]],
     page: Path,
 ) -> dict[str, Any]:
     result: dict[str, Any] = {
@@ -123,16 +124,11 @@ def _as_json(
     if other is not None:
         result |= {"against": other.model, "against_metrics": other.metrics, "comparison": compared}
         result["effective_robustness"] = effective(found, other)
-    return result | ({"contamination": list(contaminated)} if contaminated else {})
+    rows = [{"task": name, **r["contamination"]} for name, r in found.metrics.items() if "contamination" in r]
+    return result | ({"contamination": rows} if rows else {})
 
 
-def _show(
-    suite: Suite,
-    found: Evaluation,
-    other: Evaluation | None,
-    compared: Mapping[str, Any],
-    contaminated: Sequence[Mapping[str, Any]],
-) -> None:
+def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: Mapping[str, Any]) -> None:
     out = console()
     numbers = ["value", "99.5% interval", "chance", "n"]
     table = new_table(f"{found.model} on {suite.name} (%)", "task", "metric", *numbers, right=numbers)
@@ -149,9 +145,9 @@ def _show(
             out.print(text(f"{name}: {100 * shift['gap']:.2f} points below {shift['base']}"))
     for name, value in (effective(found, other) if other else {}).items():
         out.print(text(f"{name}: effective robustness against the other model {100 * value:+.2f} points"))
-    for row in contaminated:
-        clean = "nothing is clean" if row["clean"] is None else f"{100 * row['clean']:.2f} on clean images"
-        out.print(text(f"{row['task']}: {row['overlap']:,} of {row['n']:,} images are in training; {clean}"))
+    for name, result in found.metrics.items():
+        if row := result.get("contamination"):
+            out.print(text(f"{name}: {overlap_said(row)}"))
     _show_average(suite, found)
 
 

@@ -40,8 +40,9 @@ def evaluate(
     ] = None,
     page: Annotated[Path | None, Parameter(help="Write the page with pictures to this file.")] = None,
     batch_size: Annotated[int, Parameter(help="Images at once.")] = 256,
-    device: Annotated[str, Parameter(help="A torch device: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str, Parameter(help="A torch device (cpu, cuda, cuda:1), or auto.")] = "auto",
     precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Of the weights.")] = "fp32",
+    nproc: Annotated[int, Parameter(help="Processes that share out the work.")] = 1,
     json: Json = False,
 ) -> int:
     """Evaluate any model on a suite, without a pipeline.
@@ -53,7 +54,7 @@ def evaluate(
     from flows.evaluation import Order, evaluate
     from tasks.evaluate_model import Settings
 
-    settings = Settings(batch_size, device, precision)
+    settings = Settings(batch_size, device, precision, nproc)
     return evaluate(Order(model, suite, against, data, matches, page, settings), as_json=json)
 
 

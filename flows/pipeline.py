@@ -55,7 +55,7 @@ PIPELINE = (
     Step(CURATE, "curate", reads=("download",)),
     Step(PACK, "pack", reads=("curate", "download")),
     Step(TRAIN, "train", reads=("pack",)),
-    Step(EVALUATE, "evaluate", reads=("train",)),
+    Step(EVALUATE, "evaluate", reads=("train", "pack")),
     Step(REGISTER, "register_", reads=("evaluate", "train", "pack", "curate", "download", "filter", "extract")),
 )
 STAGES = tuple(step.stage.name for step in PIPELINE)

@@ -10,20 +10,25 @@ from dataops.score_rules import ScoreRule
 from tasks.score_config import ScoresConfig
 
 
-class OverlapConfig(BaseModel):
-    """`[curate.overlap]`: training pictures that are copies of evaluation pictures."""
+class Likeness(BaseModel):
+    """How like a training picture and an evaluation picture must be to be one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    distance: int = Field(default=10, ge=0, le=12)
+    """Bits in which the hashes of a training picture and of a variant of an evaluation picture may differ."""
+    correlation: float = Field(default=0.95, ge=0.5, le=1)
+    """Least correlation of the two pictures, laid over each other."""
+
+
+class OverlapConfig(Likeness):
+    """`[curate.overlap]`: training pictures that are copies of evaluation pictures."""
 
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
     """Evaluation sets: folders of pictures, tar shards, or globs of either; of this machine, or s3://bucket/…. The column
     `evaluation_set` names each as it stands here."""
     action: Literal["mark", "drop"] = "drop"
     """drop: the rows leave, as `evaluation_overlap`. mark: they stay, with the sets' names in the column of that name."""
-    distance: int = Field(default=10, ge=0, le=12)
-    """Bits in which the hashes of a training picture and of a variant of an evaluation picture may differ."""
-    correlation: float = Field(default=0.95, ge=0.5, le=1)
-    """Least correlation of the two pictures, laid over each other."""
 
 
 class CurateConfig(StageConfig):

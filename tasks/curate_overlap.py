@@ -26,7 +26,7 @@ from dataops.picture_overlap import PLANE_SIDE, VARIANTS, correlations, known, v
 from dataops.shards import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Record, read_table
 from tasks.curate_choose import matrix
-from tasks.curate_config import CurateConfig, OverlapConfig
+from tasks.curate_config import CurateConfig, Likeness, OverlapConfig
 from tasks.parts import map_parts
 from tasks.source_files import find
 from tasks.sources import SourceFile
@@ -165,10 +165,10 @@ def _pictures(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
                 raise SourceError(msg) from error
 
 
-def find_matches(judged: pa.Table, indexed: pa.Table, config: OverlapConfig) -> pa.Table:
+def find_matches(judged: pa.Table, indexed: pa.Table, likeness: Likeness) -> pa.Table:
     """The good pictures of `judged` that are among the indexed ones, each with the best way in which it is each of them."""
     good = judged.filter(judged["drop_reason"].is_null()).combine_chunks()
-    found = pl.concat([_exact(good, indexed), _changed(good, indexed, config)])
+    found = pl.concat([_exact(good, indexed), _changed(good, indexed, likeness)])
     best = found.sort("correlation", "distance", "kind", descending=[True, False, False])
     best = best.unique(["row", "picture"], keep="first").sort("row", "picture")
     rows, pictures = (pa.array(best[name].to_numpy()) for name in ("row", "picture"))
@@ -193,16 +193,16 @@ def _exact(good: pa.Table, indexed: pa.Table) -> pl.DataFrame:
     return both.select(pl.col(name).cast(kind) for name, kind in _FOUND.items())
 
 
-def _changed(good: pa.Table, indexed: pa.Table, config: OverlapConfig) -> pl.DataFrame:
+def _changed(good: pa.Table, indexed: pa.Table, likeness: Likeness) -> pl.DataFrame:
     planes = matrix(indexed["plane"]).reshape(-1, PLANE_SIDE, PLANE_SIDE)
     queries = np.frombuffer(b"".join(indexed["hashes"].to_pylist()), "<u8").astype(np.uint64)
     hashes = good["phash"].to_numpy().astype(np.uint64)
     luminances = matrix(good["luminance"]).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
     kinds = [variant(number).kind for number in range(VARIANTS)]
     found = [pl.DataFrame(schema=_FOUND)]
-    for pairs in matches(queries, hashes, config.distance):
+    for pairs in matches(queries, hashes, likeness.distance):
         for some in np.array_split(pairs, max(1, len(pairs) >> 14)):
-            found.append(_laid_over(some, planes, luminances, queries, hashes, kinds, config.correlation))
+            found.append(_laid_over(some, planes, luminances, queries, hashes, kinds, likeness.correlation))
     return pl.concat(found)
 
 

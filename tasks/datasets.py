@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 RECORD = "fetched.json"
-LISTS = (CLASS_NAMES, TEMPLATES, DATASET_TYPE)
+LISTS = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, ASSOCIATIONS)
 TORCHVISION = "torchvision/"
 State = Literal["fetched", "reused", "missing", "failed"]
 

@@ -1,18 +1,28 @@
-"""evaluate: zero-shot transfer and retrieval over a suite, as a subprocess job."""
+"""evaluate: zero-shot transfer and retrieval over a suite, as a subprocess job, and what of it is owed to training images.
+
+The snapshot holds `metrics.json`, `predictions-<task>.parquet`, `evaluation-matches.parquet` (the suite's pictures that are
+in the training set; columns MATCHES of tasks/curate_overlap.py) and, for people, `evaluation.html`, which no digest covers.
+"""
 
 import json
 import logging
 import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from dataops.config import StageConfig
-from dataops.snapshot import Counts, Input, Record
-from tasks.job import run_job
+from dataops.snapshot import Counts, Input, Part, Record
+from tasks.evaluate_model import Evaluation
+from tasks.evaluate_overlap import find_overlaps
+from tasks.job import ranks, run_job
 from tasks.stage import Made, Stage, Work
+from training.contamination import by_task, contamination
 from training.suite import Suite, load_suite
+
+PAGE = "evaluation.html"
+MATCHES_PART = "evaluation-matches.parquet"
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +31,7 @@ class EvaluateConfig(StageConfig):
     """The `[evaluate]` table."""
 
     # The suite's digest is an input of the stage: where its files lie says nothing about the result.
-    execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data"})
+    execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data", "device", "nproc"})
 
     suite: Path = Path("configs/suites/demo.toml")
     """TOML file with the list of tasks."""
@@ -29,6 +39,14 @@ class EvaluateConfig(StageConfig):
     """Folder that the tasks' relative roots start from; the suite file's own folder where none is given."""
     batch_size: int = Field(default=256, ge=1)
     """Images encoded at once."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the weights and of all that the towers compute."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where torch sees it, else cpu."""
+    nproc: int = Field(default=1, ge=1)
+    """Processes that share out the work, on one GPU each, or on the cores."""
+    contamination: bool = True
+    """Look for the suite's pictures among those that the model was trained on."""
 
     def load(self) -> Suite:
         """The suite, checked. Raises: ConfigError that lists all that is wrong with it."""
@@ -58,6 +76,8 @@ def _evaluate(work: Work, folder: Path) -> Record:
         "checkpoint": str(files[0].parent),
         "suite": suite.model_dump(mode="json"),
         "batch_size": work.config.batch_size,
+        "precision": work.config.precision,
+        "device": work.config.device,
         "output": str(folder),
         "features": str(folder / "features"),
     }
@@ -71,14 +91,38 @@ def _evaluate(work: Work, folder: Path) -> Record:
             done.update(finished)
             work.context.progress(len(done), len(tasks), line)
 
-    run_job("training.evaluate", job, folder, on_line=follow)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    parts = [work.draft.put_file("metrics.json", folder / "metrics.json")]
-    for path in sorted(folder.glob("predictions-*.parquet")):
-        parts.append(work.draft.put_file(path.name, path, metrics[path.stem.removeprefix("predictions-")]["n"]))
-    examples = sum(task["n"] for task in metrics.values())
+    launcher = ranks(work.config.nproc, folder) if work.config.nproc > 1 else ()
+    run_job("training.evaluate", job, folder, launcher=launcher, on_line=follow)
+    found = Evaluation(
+        f"{model.config['model']} ({model.key})", folder, json.loads((folder / "metrics.json").read_text())
+    )
+    parts = [
+        work.draft.put_file(path.name, path, found.metrics[path.stem.removeprefix("predictions-")]["n"])
+        for path in sorted(folder.glob("predictions-*.parquet"))
+    ]
+    parts += [*_contamination(work, suite, found), _put_page(work, suite, found)]
+    metrics = json.dumps(found.metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    parts.append(work.draft.put_bytes("metrics.json", metrics.encode()))
+    examples = sum(task["n"] for task in found.metrics.values())
     counts = Counts(input=examples, kept=examples)
-    return Record(task="evaluate", parts=parts, counts=counts, facts={"metrics": metrics})
+    return Record(task="evaluate", parts=parts, counts=counts, facts={"metrics": found.metrics})
 
 
-EVALUATE = Stage(name="evaluate", version=2, make=make, outside=outside, conserves=False)
+def _contamination(work: Work, suite: Suite, found: Evaluation) -> list[Part]:
+    """Look for the suite's pictures in the dataset; what is owed to them becomes each task's `contamination`."""
+    if not work.config.contamination:
+        return []
+    context = work.context
+    matches = find_overlaps(suite, work.draft.store, work.inputs["pack"], context.home, context.workers)
+    for row in contamination(found.predictions(), by_task(matches)):
+        found.metrics[row.pop("task")]["contamination"] = row
+    return [work.draft.put_table(MATCHES_PART, matches)]
+
+
+def _put_page(work: Work, suite: Suite, found: Evaluation) -> Part:
+    from tasks.evaluation_report import report_html  # matplotlib takes a second
+
+    return work.draft.put_bytes(PAGE, report_html(suite, found).encode("utf-8", "replace"))
+
+
+EVALUATE = Stage(name="evaluate", version=3, make=make, outside=outside, conserves=False)

@@ -6,8 +6,8 @@ same model and data reads them, an interrupted one goes on at the first unfinish
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.digest import canonical_json, file_sha256
-from tasks.job import run_job
+from dataops.snapshot import Manifest, read_table
+from dataops.store import Store
+from tasks.job import ranks, run_job
 from tasks.model_files import find_model
 from training.suite import Suite
 
@@ -30,6 +32,7 @@ class Settings:
     batch_size: int = 256
     device: str = "cpu"
     precision: str = "fp32"
+    nproc: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,18 @@ class Evaluation:
     folder: Path
     metrics: dict[str, dict[str, Any]]
     """As metrics.json."""
-    tasks: Sequence[str] = field(default=())
+    read: Callable[[Path], pa.Table] = pq.read_table
+    """Reads a file of the folder."""
 
     def predictions(self) -> dict[str, pa.Table]:
         """Every task's predictions, in the order of the suite."""
-        return {task: pq.read_table(self.folder / f"predictions-{task}.parquet") for task in self.metrics}
+        return {task: self.read(self.folder / f"predictions-{task}.parquet") for task in self.metrics}
+
+
+def stored(model: str, store: Store, manifest: Manifest) -> Evaluation:
+    """What a snapshot of evaluate holds."""
+    metrics = json.loads(store.read(manifest.path("metrics.json")))
+    return Evaluation(model, Path(manifest.path("")), metrics, lambda path: read_table(store, path.as_posix()))
 
 
 def evaluate_model(
@@ -78,9 +88,10 @@ def evaluate_model(
         "precision": settings.precision,
         "features": str(home / "features"),
     }
-    run_job("training.evaluate", job, folder, on_line=on_line)
+    launcher = ranks(settings.nproc, folder) if settings.nproc > 1 else ()
+    run_job("training.evaluate", job, folder, launcher=launcher, on_line=on_line)
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-    return Evaluation(model, folder, metrics, [task.name for task in suite.tasks])
+    return Evaluation(model, folder, metrics)
 
 
 def _digest(path: Path, settings: Settings) -> str:

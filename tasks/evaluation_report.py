@@ -36,7 +36,6 @@ def report_html(
     found: Evaluation,
     against: Evaluation | None = None,
     compared: Mapping[str, Mapping[str, Any]] | None = None,
-    contaminated: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page.
 
@@ -44,7 +43,6 @@ def report_html(
         suite: whose tasks' pictures are on this machine.
         against: another model's results, drawn beside these.
         compared: by task and metric, as training/comparison.py compares.
-        contaminated: rows of training/contamination.py.
     """
     rows = summary_rows(found.metrics)
     others = {row["key"]: row["value"] for row in summary_rows(against.metrics)} if against else {}
@@ -56,7 +54,7 @@ def report_html(
         _summary(suite, found, against),
         f'<img alt="Each figure with its interval, beside chance" src="{_data(png(accuracy_figure(rows, others)))}">',
         _figures(rows, others, compared or {}, against),
-        contamination_table(contaminated),
+        contamination_table(found.metrics),
         *(_task(task, found.metrics[task.name], tables[task.name]) for task in suite.tasks),
     ]
     return page(title, sections, pictures=True)
@@ -66,11 +64,12 @@ def _summary(suite: Suite, found: Evaluation, against: Evaluation | None) -> str
     mean = average(found.metrics, suite)
     size = f"{mean['tasks']} of {mean['tasks'] + len(mean['missing'])} sets"
     said = f"Average of the figures that stand for each set: <b>{percent(mean['value'])}</b> over {size}."
-    if mean["missing"]:
-        rows = [[text(name), text(reason)] for name, reason in mean["missing"].items()]
-        said += f"</p><h3>Not in this average</h3>{table(['set', 'why'], rows)}<p class=note>"
-    other = f" Compared with <b>{text(against.model)}</b>." if against else ""
-    return f"<p class=note>{said}{other} Intervals are of 99.5% and speak of the drawing of test images only.</p>"
+    said += f" Compared with <b>{text(against.model)}</b>." if against else ""
+    parts = f"<p class=note>{said} Intervals are of 99.5% and speak of the drawing of test images only.</p>"
+    if not mean["missing"]:
+        return parts
+    rows = [[text(name), text(reason)] for name, reason in mean["missing"].items()]
+    return f"{parts}<h3>Not in this average</h3>{table(['set', 'why'], rows)}"
 
 
 def _figures(
@@ -83,7 +82,8 @@ def _figures(
     head += [text(against.model), "difference", ""] if against else []
     body = []
     for row in rows:
-        line = [text(row["task"]), text(row["metric"]), percent(row["value"]), interval(row), percent(row["chance"])]
+        figure = text(row["metric"]).replace("_", "_<wbr>")  # else it breaks within a word
+        line = [text(row["task"]), figure, percent(row["value"]), interval(row), percent(row["chance"])]
         line.append(f"{row['n']:,}")
         if against:
             comparison = compared.get(row["task"], {}).get(row["metric"])
@@ -108,6 +108,10 @@ def _task(task: Task, result: Mapping[str, Any], predictions: pa.Table) -> str:
         parts += [_confusions(rows), _examples(task, rows)]
     elif task.kind == "retrieval":
         parts.append(_captions(task, rows))
+    elif task.kind == "association":
+        worst = sorted(rows, key=lambda row: row["jaccard"])[:WORST]
+        body = [[text(r["cue"]), percent(r["jaccard"]), text(", ".join(r["associations"]))] for r in worst]
+        parts += ["<h3>Words solved worst</h3>", table(["word", "Jaccard index", "its pictures"], body, right=[1])]
     else:
         names = task.data.class_names()
         worst = sorted(zip(result["average_precision"], names, strict=True))[:WORST]
@@ -117,7 +121,7 @@ def _task(task: Task, result: Mapping[str, Any], predictions: pa.Table) -> str:
 
 
 def _about(task: Task, result: Mapping[str, Any]) -> str:
-    said = f"{result['n']:,} images"
+    said = f"{result['n']:,} {'words' if result['kind'] == 'association' else 'images'}"
     if "expected_n" in result:
         said += f" (the suite says {result['expected_n']:,})"
     if "classes" in result:
@@ -184,7 +188,7 @@ def _captions(task: Task, rows: Sequence[dict[str, Any]]) -> str:
         _figure(
             pictures,
             row,
-            f'{text(row["captions"][0][:90])}<br><span class="miss">{row["image_to_text_rank"]:,}th</span>',
+            f'{text(row["captions"][0][:90])}<br><span class="miss">rank {row["image_to_text_rank"]:,}</span>',
         )
         for row in worst
     ]

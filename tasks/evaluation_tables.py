@@ -62,23 +62,44 @@ def details(result: Mapping[str, Any]) -> list[str]:
 FIGURE = ("top-1", "99.5% interval", "images")
 
 
-def contamination_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """All, Clean and Overlap of each set; empty where nothing was looked for."""
+def contamination_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """All, Clean and Overlap of each set that has such an overlap; empty where nothing was looked for."""
+    rows = {task: result["contamination"] for task, result in metrics.items() if "contamination" in result}
     if not rows:
         return ""
+    title = "<h2>Overlap with training</h2>"
+    if clean := [task for task, row in rows.items() if not row["overlap"]]:
+        of = f"{len(clean)} of {len(rows)} sets"
+        title += f'<p class="note">No training image matches an image of {of}: {text(", ".join(clean))}.</p>'
+    if len(clean) == len(rows):
+        return title
     body = [
         [
-            text(row["task"]),
+            text(task),
+            text(row["metric"]),
             f"{row['overlap']:,} of {row['n']:,}",
             percent(row["all"]),
             percent(row["clean"]),
             percent(row["overlap_accuracy"]),
+            interval({"low": row["overlap_low"], "high": row["overlap_high"]}),
             "" if row["inflation"] is None else f"{100 * row['inflation']:+.2f}",
             "" if row["p_value"] is None else f"{row['p_value']:.2g}",
             {None: "", False: "no", True: "yes"}[row["significant_corrected"]],
         ]
-        for row in rows
+        for task, row in rows.items()
+        if row["overlap"]
     ]
-    head = ["set", "in training", "all", "clean", "overlap", "all − clean", "p", "p < 0.05, corrected"]
+    head = [
+        "set",
+        "figure",
+        "in training",
+        "all",
+        "clean",
+        "overlap",
+        "99.5% interval",
+        "all − clean",
+        "p",
+        "p < 0.05, corrected",
+    ]
     note = "Images of the set that a training image matches; a one-tailed binomial test against the clean accuracy."
-    return f'<h2>Overlap with training</h2><p class="note">{note}</p>' + table(head, body, right=range(1, 7))
+    return f'{title}<p class="note">{note}</p>' + table(head, body, right=range(2, 9))

@@ -87,6 +87,16 @@ def run_job(
         raise _failure(module, code, folder, "\n".join(tail))
 
 
+def ranks(number: int, folder: Path) -> tuple[str, ...]:
+    """The `launcher` that starts a job in several processes, also in one.
+
+    Args:
+        folder: of the job. A killed torchrun leaves its logs there, else among the system's temporary files.
+    """
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}")
+    return (*launcher, f"--log-dir={folder / 'torchrun'}")
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """End the job's whole process group: with SIGTERM, and with SIGKILL after GRACE_SECONDS."""
     if process.poll() is not None:

@@ -67,7 +67,7 @@ class Card:
             _funnel(self.manifests),
             _recipe(self.manifests),
             _scores(self.rows),
-            Section("Contamination", contamination(self.manifests)),
+            contamination(self.manifests),
             Section("Limits", limits(self.manifests, self.rows)),
             Section("Licence and rights", rights(self.manifests, self.license)),
         ]
@@ -204,17 +204,42 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-def contamination(manifests: Mapping[str, Manifest]) -> list[str]:
-    """Whether pictures of evaluation sets were looked for in the training data, and what was found."""
+def contamination(manifests: Mapping[str, Manifest]) -> Section:
+    """What of the results may be owed to pictures that are in the training data: what was looked for, and found."""
+    said = [*_left_out(manifests)]
+    results = manifests["evaluate"].facts.get("metrics", {})
+    found = {task: result["contamination"] for task, result in results.items() if "contamination" in result}
+    if not found:
+        said.append("Pictures of the evaluation sets were not looked for in the dataset: results may be too good.")
+        return Section("Contamination", said)
+    dirty = {task: row for task, row in found.items() if row["overlap"]}
+    images = sum(row["n"] for row in found.values())
+    said.append(
+        f"{sum(row['overlap'] for row in dirty.values()):,} of {images:,} pictures of {len(found):,} evaluation sets were "
+        f"found in the dataset, in {len(dirty):,} of the sets, by perceptual hashes and an overlay (docs/curate.md)."
+    )
+    rows = [
+        (
+            task,
+            row["metric"],
+            f"{row['overlap']:,}",
+            *(_percent(row[name]) for name in ("all", "clean", "overlap_accuracy")),
+            "-" if row["overlap_low"] is None else f"{row['overlap_low']:.2%} – {row['overlap_high']:.2%}",
+            "-" if row["p_value"] is None else f"{row['p_value']:.2g}",
+            {None: "-", False: "no", True: "yes"}[row["significant_corrected"]],
+        )
+        for task, row in dirty.items()
+    ]
+    columns = ("task", "metric", "overlap", "all", "clean", "on overlap", "99.5% interval", "p", "p < 0.05, corrected")
+    return Section("Contamination", said, columns if rows else (), rows)
+
+
+def _left_out(manifests: Mapping[str, Manifest]) -> Iterable[str]:
+    """What curation looked for before training."""
     curate = manifests.get("curate")
-    if curate is None:
-        return ["Not known: the record of curation is gone."]
-    asked = {name for name, value in curate.config.items() if value and ("eval" in name or "overlap" in name)}
-    found = {why: n for why, n in curate.counts.dropped.items() if "eval" in why or "overlap" in why}
-    if not asked and not found:
-        return ["Pictures of the evaluation sets were not looked for in the training data: results may be too good."]
-    number = sum(found.values())
-    return [f"Pictures of evaluation sets were looked for before training; {number:,} pairs were left out for it."]
+    if curate is not None and curate.config.get("overlap"):
+        number = curate.counts.dropped.get("evaluation_overlap", 0)
+        yield f"Pictures of evaluation sets were looked for before training; {number:,} pairs were left out for it."
 
 
 def limits(manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, Any]]) -> list[str]:

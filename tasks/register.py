@@ -17,6 +17,7 @@ from dataops.errors import ConfigError, GateRefused
 from dataops.snapshot import Manifest, Part
 from tasks import tracking
 from tasks.champion import current, refusals
+from tasks.evaluation_champion import champions_evaluation
 from tasks.registration import CANDIDATE, GATE_TAG, Registration, Verdict, find_version, pages
 from tasks.stage import Context, Made, Stage, Work
 from training.intervals import summary_rows
@@ -90,8 +91,10 @@ def make(work: Work) -> Made:
     with tracking.mlflow_errors():
         version = find_version(client, work.config.model_name, work.draft.key)
         if version is None or GATE_TAG not in version.tags:
-            verdict = _against_champion(work, client, verdict)
-            version = Registration(work, client, metrics, rows, verdict).version()
+            holder = current(client, work.config.model_name, work.config.alias)
+            verdict = _against_champion(work, holder, verdict)
+            champion = champions_evaluation(work, holder)
+            version = Registration(work, client, metrics, rows, verdict, champion).version()
         else:
             verdict = Verdict.parsed(version.tags[GATE_TAG])  # the champion may be another by now
             logger.info("register %s: version %s is complete there", work.draft.key, version.version)
@@ -102,11 +105,10 @@ def make(work: Work) -> Made:
         return _made(work, client, version, rows, verdict)
 
 
-def _against_champion(work: Work, client: "MlflowClient", verdict: Verdict) -> Verdict:
+def _against_champion(work: Work, holder: "ModelVersion | None", verdict: Verdict) -> Verdict:
     """The verdict, with what a comparison with the version that has the alias adds to it."""
     config: RegisterConfig = work.config
-    holder = current(client, config.model_name, config.alias) if config.not_worse else None
-    if holder is None or holder.tags.get(tracking.KEY_TAG) == work.draft.key:
+    if holder is None or not config.not_worse or holder.tags.get(tracking.KEY_TAG) == work.draft.key:
         return verdict
     why, told = refusals(work.draft.store, holder, work.inputs["evaluate"], config.not_worse, config.alpha)
     return Verdict((*verdict.refusals, *why), tuple(told))

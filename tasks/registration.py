@@ -20,6 +20,7 @@ from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import ABOUT, read_table
 from tasks import ancestry, tracking
 from tasks.download_report import report_html as download_html
+from tasks.evaluate_model import Evaluation
 from tasks.filter_plots import curve_svg
 from tasks.filter_report import report_html as filter_html
 from tasks.lineage_events import events_text
@@ -83,6 +84,7 @@ def pages(facts: Mapping[str, Any]) -> dict[str, str]:
     return {
         "run": f"{run}{suffix}",
         "model card": f"{run}/artifacts/model_card.html{suffix}",
+        "evaluation": f"{run}/artifacts/evaluation.html{suffix}",
         "lineage": f"{run}/artifacts/lineage.svg{suffix}",
         "model version": f"#/models/{name}/versions/{facts['version']}{suffix}",
     }
@@ -97,6 +99,8 @@ class Registration:
     metrics: dict[str, Any]
     rows: list[dict[str, Any]]
     verdict: Verdict
+    champion: Evaluation | None = None
+    """Of the version that has the alias."""
 
     def __post_init__(self) -> None:
         context = self.work.context
@@ -167,6 +171,7 @@ class Registration:
 
     def _artifacts(self, curve: Sequence[Mapping[str, Any]]) -> dict[str, bytes | str]:
         from tasks import plots
+        from tasks.evaluation_champion import evaluation_page, values_by_key
 
         inputs = self.work.inputs
         funnel = funnel_rows(inputs.values())
@@ -183,7 +188,8 @@ class Registration:
             "lineage.jsonl": events_text(inputs.values(), self.work.draft.store.uri),
             "model_card.html": card.html(),
             "model_card.md": card.markdown(),
-            "zero_shot.png": plots.png(plots.accuracy_figure(self.rows)),
+            "evaluation.html": evaluation_page(self.work, self.champion),
+            "zero_shot.png": plots.png(plots.accuracy_figure(self.rows, values_by_key(self.champion))),
             "metrics.json": json.dumps(self.metrics, indent=2, ensure_ascii=False),
             "metrics.jsonl": self._read("train", "metrics.jsonl"),
         }
@@ -252,6 +258,10 @@ class Registration:
             values += [
                 (row["task"], f"{row['key']}_{end}", row[end]) for end in ("low", "high") if row[end] is not None
             ]
+        for task, result in self.metrics.items():
+            if row := result.get("contamination"):
+                values += [(task, f"{task}/overlap_with_training", row["overlap"] / row["n"])]
+                values += [(task, f"{task}/clean_{row['metric'].replace('@', '_at_')}", row["clean"])]
         known = {metric.key for metric in self.client.get_logged_model(model_id).metrics or []}
         points = [
             Metric(key, value, self.trained_ms, step, model_id, data.name, data.digest, run_id=run.info.run_id)
@@ -275,7 +285,12 @@ class Registration:
         client.set_logged_model_tags(model_id, {"mlflow.modelVersions": named})
         place = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id, "version": number}
         there = pages({**place, "model_name": config.model_name})
-        links = {"Model card": there["model card"], "Lineage": there["lineage"], "MLflow run": there["run"]}
+        links = {
+            "Model card": there["model card"],
+            "Evaluation": there["evaluation"],
+            "Lineage": there["lineage"],
+            "MLflow run": there["run"],
+        }
         client.update_model_version(config.model_name, number, self._description(links))
         alias = config.alias if self.verdict.passed else CANDIDATE
         if self.verdict.comparisons:

@@ -18,7 +18,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest, Record
 from dataops.store import Store
 from tasks.evaluate import EvaluateConfig
-from tasks.job import run_job
+from tasks.job import ranks, run_job
 from tasks.stage import Made, Stage, Work
 from tasks.train_checkpoints import CheckpointMirror
 from tasks.train_live import LiveRun
@@ -88,10 +88,6 @@ def _train(work: Work, folder: Path) -> Record:
     if work.config.evaluate_every:
         suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
         job["suite"] = suite.model_dump(mode="json")
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={work.config.nproc}")
-    launcher += (
-        f"--log-dir={folder / 'torchrun'}",
-    )  # else a killed one leaves a folder among the system's temporary ones
 
     mirror = CheckpointMirror(work.draft, folder, work.config.keep_checkpoints)
 
@@ -104,7 +100,7 @@ def _train(work: Work, folder: Path) -> Record:
     supply = ShardSupply(work.draft.store, {dataset.path(part.name): part for part in tars}, shards, limit)
     with mirror, supply, LiveRun(work, folder):
         mirror.restore()
-        run_job("training.train", job, folder, launcher=launcher, on_line=follow)
+        run_job("training.train", job, folder, launcher=ranks(work.config.nproc, folder), on_line=follow)
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
     if (interim := folder / "evidence-suite.jsonl").exists():
         parts.append(work.draft.put_file(interim.name, interim))

@@ -44,7 +44,9 @@ def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
 
 
 def hits(predictions: pa.Table) -> dict[str, np.ndarray]:
-    """For each metric how right each image is, 0 to 1: an unreadable one is wrong."""
+    """For each metric how right each image (or cue) is, 0 to 1: an unreadable one is wrong."""
+    if "jaccard" in predictions.column_names:
+        return {"jaccard": predictions["jaccard"].to_numpy()}
     if "image_to_text_rank" in predictions.column_names:
         ranks = predictions["text_to_image_ranks"].to_pylist()
         to_image = [float(np.mean([rank == 1 for rank in row])) if row else 0.0 for row in ranks]

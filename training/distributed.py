@@ -4,12 +4,16 @@ Every function is the identity with one process, so the trainer is written once.
 """
 
 import os
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import islice, zip_longest
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Item = TypeVar("Item")
 
 
 def rank() -> int:
@@ -58,6 +62,25 @@ def from_first(value: Any) -> Any:
     if world_size() > 1:
         dist.broadcast_object_list(values)
     return values[0]
+
+
+def my_share(items: Iterable[Item]) -> Iterator[Item]:
+    """This rank's items: every world_size-th one."""
+    return islice(items, rank(), None, world_size())
+
+
+def in_turn(made: Iterable[Item]) -> Iterator[Item]:
+    """What all ranks made of their shares, in the order of the whole, on every rank.
+
+    Args:
+        made: of `my_share`, in order; several ranks exchange it as a whole, and need its tensors on the CPU.
+    """
+    if world_size() == 1:
+        yield from made
+        return
+    nothing = object()
+    for turn in zip_longest(*gather_objects(list(made)), fillvalue=nothing):
+        yield from (item for item in turn if item is not nothing)
 
 
 class _GatherRows(torch.autograd.Function):

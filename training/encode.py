@@ -1,5 +1,7 @@
 """Images and texts through a model, in batches and in a fixed order: what every evaluation stands on.
 
+Where torchrun started several ranks, they share the batches out, and each gets the features of all.
+
 On the CPU each batch is the work of one thread, and several batches run side by side. That spares the barriers inside every
 kernel, and since no sum is ever split over threads, the features have the same bits on any number of them.
 
@@ -10,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -20,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataops.errors import ContractError
+from training import distributed
 from training.eval_samples import Sample
 from training.pooled import PooledFeatures
 from training.preprocess import decode_rgb
@@ -89,7 +92,7 @@ def encode_images(
     """
     device, dtype = place_of(loaded.model)
     on_cpu = device.type == "cpu"
-    batches = _chunks(samples, min(batch_size, IMAGES_PER_THREAD) if on_cpu else batch_size)
+    batches = distributed.my_share(_chunks(samples, min(batch_size, IMAGES_PER_THREAD) if on_cpu else batch_size))
 
     def pictures(batch: list[Sample]) -> tuple[list[Sample], list[Tensor | str]]:
         return batch, [_picture(sample.image, loaded.preprocess) for sample in batch]
@@ -108,9 +111,10 @@ def encode_images(
 
     with PooledFeatures(loaded.model) as pooled:
         if on_cpu:
-            yield from in_order(lambda batch: encoded(pictures(batch)), batches, threads)
+            mine = in_order(lambda batch: encoded(pictures(batch)), batches, threads)
         else:
-            yield from map(encoded, in_order(pictures, batches, threads))
+            mine = map(encoded, in_order(pictures, batches, threads))
+        yield from distributed.in_turn(mine if distributed.world_size() == 1 else map(_without_pictures, mine))
 
 
 def encode_texts(loaded: Evaluated, texts: Sequence[str], threads: int | None = None) -> Tensor:
@@ -137,7 +141,9 @@ def encode_texts(loaded: Evaluated, texts: Sequence[str], threads: int | None = 
             return unit(loaded.model.encode_text(tokens_NL[rows, :longest].to(device)), "text")
 
     batches = _token_batches(order, length_N, TOKENS_PER_BATCH if on_cpu else GPU_TOKENS_PER_BATCH)
-    sorted_ND = torch.cat(list(in_order(encoded, batches, threads if on_cpu else 1)))
+    mine = in_order(encoded, distributed.my_share(batches), threads if on_cpu else 1)
+    made = mine if distributed.world_size() == 1 else (features_BD.cpu() for features_BD in mine)
+    sorted_ND = torch.cat(list(distributed.in_turn(made))).to(device)
     row_of = {unique[i]: row for row, i in enumerate(order.tolist())}
     return sorted_ND[torch.tensor([row_of[text] for text in texts], device=device)]
 
@@ -160,8 +166,9 @@ def in_order(work: Callable[[Item], Made], items: Iterable[Item], threads: int |
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: its part of them where it has ranks beside it."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def unit(features_BD: Tensor, what: str) -> Tensor:
@@ -187,6 +194,13 @@ def _chunks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
     stream = iter(samples)
     while chunk := list(islice(stream, size)):
         yield chunk
+
+
+def _without_pictures(batch: ImageBatch) -> ImageBatch:
+    """As it goes to other ranks."""
+    pooled_RW = None if batch.pooled_RW is None else batch.pooled_RW.cpu()
+    samples = [replace(sample, image=b"") for sample in batch.samples]
+    return ImageBatch(samples, batch.errors, batch.features_RD.cpu(), pooled_RW)
 
 
 def _lengths(tokens_NL: Tensor) -> Tensor:

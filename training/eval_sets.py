@@ -9,6 +9,8 @@ webdataset     <root>/classnames.txt                          one class a line; 
                <root>/<split>/0.tar, 1.tar, ...               {key}.png|jpg|jpeg|webp with {key}.cls (label as text)
                                                               or, for retrieval, {key}.txt (captions, one a line),
                                                               or, for multilabel, {key}.npy (0 or 1 for each class)
+                                                              or, for association, nothing more:
+               <root>/associations.jsonl                      one object a line: cue, candidates and associations (keys)
                                                               beside .cls a {key}.npy may hold facts, one number a column:
                                                               region, income, ... (as DataComp's WILDS and fairness sets)
 image folder   <root>/<split>/<class>/*.png|jpg|jpeg|webp     label i is folder i in sorted order, its name the class
@@ -29,6 +31,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from dataops.errors import ContractError
 from training.eval_samples import (
     IMAGE_SUFFIXES,
@@ -41,15 +45,33 @@ from training.eval_samples import (
     numbers_of,
 )
 
-Kind = Literal["classification", "multilabel", "retrieval"]
+Kind = Literal["classification", "multilabel", "retrieval", "association"]
 Layout = Literal["webdataset", "folder"]
 
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 DATASET_TYPE = "dataset_type.txt"
 SHARD_COUNT = "nshards.txt"
+ASSOCIATIONS = "associations.jsonl"
 DEFAULT_TEMPLATE = "a photo of a {c}."
 """For image folders without a list of prompts. Source: Radford et al. 2021, section 3.1.4."""
+
+
+class Cue(BaseModel):
+    """A word and the keys of the pictures that may belong to it, and of those that do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cue: str = Field(min_length=1)
+    candidates: tuple[str, ...]
+    associations: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _of_the_candidates(self) -> "Cue":
+        if not {*self.associations} <= {*self.candidates} or len({*self.candidates}) < len(self.candidates):
+            msg = "associations must be some of the candidates, and no candidate come twice"
+            raise ValueError(msg)
+        return self
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,11 @@ class EvalSet:
         """The folder of the split."""
         return self.root / self.split
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether there is a list of classes, and of prompts."""
+        return self.kind in ("classification", "multilabel")
+
     def layout(self) -> Layout:
         """Which of the two layouts it is."""
         if not self.folder.is_dir():
@@ -81,10 +108,8 @@ class EvalSet:
         if any(self.folder.glob("*.tar")):
             msg = f"{self.folder / SHARD_COUNT}: missing; it must hold the number of shards"
             raise ContractError(msg)
-        if self.kind == "retrieval":
-            msg = (
-                f"{self.folder / SHARD_COUNT}: missing; retrieval needs webdataset shards (an image folder has no text)"
-            )
+        if not self.has_classes:
+            msg = f"{self.folder / SHARD_COUNT}: missing; {self.kind} needs webdataset shards (an image folder has classes)"
             raise ContractError(msg)
         return "folder"
 
@@ -134,6 +159,20 @@ class EvalSet:
             raise ContractError(msg)
         return templates
 
+    def cues(self) -> list[Cue]:
+        """What is asked of an association set, in order."""
+        path = self.root / ASSOCIATIONS
+        cues = []
+        for number, line in enumerate(_lines(path), 1):
+            try:
+                cues.append(Cue.model_validate_json(line))
+            except ValidationError as error:
+                problem = error.errors(include_url=False)[0]
+                where = ".".join(map(str, problem["loc"]))
+                msg = f"{path}: line {number}: {where + ': ' if where else ''}{problem['msg']}"
+                raise ContractError(msg) from error
+        return cues
+
     def _asked(self, lines: list[str], path: Path) -> list[str]:
         """Of a set with several questions, the lines of the one that is asked."""
         if not self.objective:
@@ -146,7 +185,8 @@ class EvalSet:
 
     def files(self) -> list[Path]:
         """All files that decide a result, sorted: what a digest of the set must cover."""
-        lists = [self.root / name for name in (CLASS_NAMES, TEMPLATES, DATASET_TYPE)]
+        names = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, *([ASSOCIATIONS] if self.kind == "association" else []))
+        lists = [self.root / name for name in names]
         found = [p for p in lists if p.is_file()]
         if self.layout() == "webdataset":
             return [*found, self.folder / SHARD_COUNT, *self.shards()]
@@ -159,7 +199,8 @@ class EvalSet:
             checks = [self.shards if self.layout() == "webdataset" else self.class_folders]
         except ContractError as error:
             return [str(error)]
-        checks += [self.class_names, self.templates] if self.kind != "retrieval" else []
+        checks += [self.class_names, self.templates] if self.has_classes else []
+        checks += [self.cues] if self.kind == "association" else []
         for check in checks:
             try:
                 check()
@@ -176,7 +217,7 @@ class EvalSet:
         Raises: ContractError, naming file and member, on a truncated or corrupt shard, a sample without image, label
             or caption, a label out of range, or an empty set.
         """
-        classes = len(self.class_names()) if self.kind != "retrieval" else 0
+        classes = len(self.class_names()) if self.has_classes else 0
         empty = True
         for sample in self._shard_samples(classes) if self.layout() == "webdataset" else self._folder_samples():
             empty = False
@@ -209,14 +250,19 @@ class EvalSet:
     def _sample(self, shard: Path, key: str, fields: dict[str, bytes], classes: int) -> Sample:
         images = [fields[s] for s in IMAGE_SUFFIXES if s in fields]
         from_facts = self.kind == "classification" and self.label_column is not None
-        wanted = {"multilabel": "npy", "retrieval": "txt"}.get(self.kind, "npy" if from_facts else "cls")
-        missing = {wanted, *(["npy"] if self.with_facts else [])} - fields.keys()
+        wanted = {"multilabel": "npy", "retrieval": "txt", "association": ""}.get(
+            self.kind, "npy" if from_facts else "cls"
+        )
+        missing = ({wanted, *(["npy"] if self.with_facts else [])} - {""}) - fields.keys()
         if len(images) != 1 or missing:
             have = ", ".join(sorted(fields))
-            needs = f"one image ({'|'.join(IMAGE_SUFFIXES)}) and {key}.{min(missing, default=wanted)}"
+            more = f" and {key}.{min(missing, default=wanted)}" if wanted else ""
+            needs = f"one image ({'|'.join(IMAGE_SUFFIXES)}){more}"
             msg = f"{shard}: sample {key!r} needs {needs}; it has {have}"
             raise ContractError(msg)
         where = f"{shard}: {key}.{wanted}"
+        if self.kind == "association":
+            return Sample(key, images[0])
         if self.kind == "retrieval":
             return Sample(key, images[0], captions=captions_of(fields["txt"], where))
         numbers = numbers_of(fields["npy"], f"{shard}: {key}.npy") if from_facts or self.with_facts else ()

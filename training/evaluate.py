@@ -1,12 +1,15 @@
 """The evaluation job: a checkpoint against a suite, as `python -m training.evaluate JOB.json`.
 
+Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.evaluate JOB.json`. They share
+out batches, rankings and fits, and end with the same bytes as one; the first of them writes.
+
 JOB.json: {"checkpoint": a model as training/any_model.py reads them, "suite": a Suite with absolute roots, "output":
 folder, "batch_size": 256, "precision": "fp32", "parent_pid": null, "device": "cpu", "threads": null, "features": null}.
 Written below `output`, each file atomically:
 
-    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/zero_shot.py, multilabel.py,
-    retrieval.py) results/<task>.json          the task's metrics and what they were made from; a restarted job reuses
-    them metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
+    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/zero_shot.py, multilabel.py, ...)
+    results/<task>.json          the task's metrics and what they were made from; a restarted job reuses them
+    metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
                                  {"<metric>": {"value", "low", "high", "chance"}}}}
 
 The same weights, data, batch size and kind of machine give the same bytes: no file holds a clock or an absolute path.
@@ -14,6 +17,7 @@ The same weights, data, batch size and kind of machine give the same bytes: no f
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -30,7 +34,9 @@ from torch import Tensor
 
 from dataops.digest import canonical_json
 from dataops.store import FolderStore
+from training import distributed
 from training.any_model import digest_model, load_any
+from training.association import associate
 from training.encode import Evaluated, place_of
 from training.features import EncodedSet, FeatureFolder, encode_set
 from training.job import JobFile, run_command
@@ -43,6 +49,8 @@ from training.suite_task import Task
 from training.zero_shot import classify
 
 METRICS = "metrics.json"
+FAILURE = "failure.json"
+"""Why a job failed: torchrun itself always ends with 1."""
 RESULT_VERSION = 2
 """Raised when the same checkpoint and data give another result: results of an older version are then not reused."""
 
@@ -65,7 +73,7 @@ class EvaluateJob(JobFile):
     features: Path | None = None
     """Folder that keeps features of images."""
     device: str = "cpu"
-    """A torch device."""
+    """A torch device; auto: cuda where torch sees it."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that decode and, on the CPU, encode; None: one a core. The results are the same on any number."""
 
@@ -80,7 +88,7 @@ def evaluate(
     threads: int | None = None,
     features: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run every task that has no finished result in `output` yet, and write metrics.json.
+    """Run every task that has no finished result in `output` yet, and write metrics.json; all ranks together.
 
     Args:
         checkpoint_digest: of the model's files; results made from another model, data or batch size are remade.
@@ -104,18 +112,20 @@ def evaluate(
             "version": RESULT_VERSION,
         }
         fingerprint = sha256(canonical_json(made_from).encode()).hexdigest()
-        result = _finished(store, task, fingerprint)
+        result = distributed.from_first(_finished(store, task, fingerprint) if distributed.rank() == 0 else None)
         if result is None:
             started = time.perf_counter()
             result, predictions = job.run(task, identity["files"])
-            _write(store, task, fingerprint, result, predictions)
+            if distributed.rank() == 0:
+                _write(store, task, fingerprint, result, predictions)
             logger.info("%s in %.1f s", _line(task, result), time.perf_counter() - started)
         else:
             logger.info("%s (reused)", _line(task, result))
         metrics[task.name] = result
     for row in gaps({task.name: task.base for task in suite.tasks if task.base}, metrics):
         metrics[row["task"]] = {**metrics[row["task"]], "robustness": row}
-    store.put(METRICS, _pretty(metrics))
+    if distributed.rank() == 0:
+        store.put(METRICS, _pretty(metrics))
     return metrics
 
 
@@ -134,6 +144,8 @@ class _Tasks:
         encoded = self._encoded(task, task.split, files)
         if task.kind == "retrieval":
             result, predictions = retrieve(self.loaded, encoded, self.threads)
+        elif task.kind == "association":
+            result, predictions = associate(self.loaded, task, encoded, self.threads)
         elif task.kind == "multilabel":
             result, predictions = classify_multilabel(self.loaded, task, encoded, self.threads, self.weights)
         else:
@@ -180,12 +192,36 @@ def _examples(encoded: EncodedSet, before_projection: bool) -> Examples:
 
 
 def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
-    """Load the checkpoint, in full precision unless the job says otherwise, and evaluate it."""
+    """Load the checkpoint, in full precision unless the job says otherwise, and evaluate it; all ranks together."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
+    device = _device(job.device)
+    (job.output / FAILURE).unlink(missing_ok=True)
+    distributed.join(device)
+    try:
+        return _measured(job, device)
+    except PairmillError as error:
+        failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
+        FolderStore(job.output).put(FAILURE, canonical_json(failure).encode())
+        raise
+    finally:
+        distributed.leave()
+
+
+def _device(asked: str) -> torch.device:
+    """Where this rank computes; `auto` is cuda where torch sees it."""
+    kind = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if kind != "cuda":
+        return torch.device(kind)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _measured(job: EvaluateJob, device: torch.device) -> dict[str, dict[str, Any]]:
     digest = digest_model(job.checkpoint)
-    loaded = load_any(job.checkpoint, device=job.device)
+    loaded = load_any(job.checkpoint, device=str(device))
     if job.precision == "bf16":
         loaded.model.to(torch.bfloat16)
     return evaluate(

@@ -20,6 +20,7 @@ from torch import Tensor
 from dataops.digest import canonical_json
 from dataops.errors import ContractError
 from dataops.store import FolderStore
+from training import distributed
 from training.encode import Evaluated, encode_images, place_of
 from training.eval_samples import Sample
 from training.eval_sets import EvalSet
@@ -117,16 +118,16 @@ def encode_set(
     Raises: ContractError where the set is damaged, no image can be decoded, or features are not finite.
     """
     name = kept.name(loaded, files, batch_size) if kept is not None else ""
-    known = kept.read(name) if kept is not None else None
+    known = distributed.from_first(kept.read(name) if kept is not None and distributed.rank() == 0 else None)
+    device, _ = place_of(loaded.model)
     if known is not None:
-        device, _ = place_of(loaded.model)
         errors, features_RD, pooled_RW = known
         samples = [replace(sample, image=b"") for sample in data.samples()]
         on_device = None if pooled_RW is None else pooled_RW.to(device)
         if len(errors) == len(samples) and errors.count(None) == len(features_RD):
             return EncodedSet(data.folder, samples, errors, features_RD.to(device), on_device)
     encoded = _encode(loaded, data, batch_size, threads)
-    if kept is not None:
+    if kept is not None and distributed.rank() == 0:
         kept.write(name, encoded)
     return encoded
 
@@ -145,5 +146,6 @@ def _encode(loaded: Evaluated, data: EvalSet, batch_size: int, threads: int | No
     if not features:
         msg = f"{data.folder}: none of {len(samples)} images can be decoded ({errors[0]})"
         raise ContractError(msg)
-    whole = torch.cat(pooled) if len(pooled) == len(features) else None
-    return EncodedSet(data.folder, samples, errors, torch.cat(features), whole)
+    device, _ = place_of(loaded.model)
+    whole = torch.cat(pooled).to(device) if len(pooled) == len(features) else None
+    return EncodedSet(data.folder, samples, errors, torch.cat(features).to(device), whole)

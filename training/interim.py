@@ -1,4 +1,4 @@
-"""The evaluation suite on a model that is still training: its tasks are shared out among the ranks.
+"""The evaluation suite on a model that is still training: all ranks take part.
 
 It draws no random number and changes no bit of the training.
 """
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from training import distributed
 from training.checkpoint import LoadedModel
 from training.evaluate import evaluate
 from training.intervals import summary_rows
@@ -21,15 +20,11 @@ def evaluate_now(loaded: LoadedModel, suite: Suite, output: Path, step: int) -> 
         loaded: the model as it is; put back into training mode afterwards.
         output: folder for what the tasks write.
     """
-    threads, tasks = torch.get_num_threads(), suite.tasks[distributed.rank() :: distributed.world_size()]
-    mine = {}
+    threads = torch.get_num_threads()
     loaded.model.eval()
     try:
-        if tasks:
-            part = suite.model_copy(update={"tasks": tasks})
-            mine = evaluate(loaded, part, output / f"rank-{distributed.rank()}", checkpoint_digest=f"step {step}")
+        found = evaluate(loaded, suite, output, checkpoint_digest=f"step {step}")
     finally:
         loaded.model.train()
         torch.set_num_threads(threads)  # evaluation has its own, and how sums are split decides their last bits
-    found = {name: result for part in distributed.gather_objects(mine) for name, result in part.items()}
     return {row["key"]: row["value"] for row in summary_rows(found)}

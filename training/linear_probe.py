@@ -18,6 +18,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from training import distributed
 from training.encode import in_order
 from training.intervals import proportion
 from training.metrics import mean_per_class_record
@@ -57,6 +58,10 @@ class Probe:
 
     weights_CW: Tensor
     bias_C: Tensor
+
+    def to(self, device: torch.device) -> "Probe":
+        """The same on a device."""
+        return Probe(self.weights_CW.to(device), self.bias_C.to(device))
 
     def ranks(self, features_NW: Tensor, labels_N: Tensor) -> Tensor:
         """Rank of the true label of each, from 1."""
@@ -100,9 +105,11 @@ def fit(examples: Examples, classes: int, strength: float) -> Probe:
 
 
 def fits(examples: Examples, classes: int, strengths: Sequence[float]) -> list[Probe]:
-    """`fit` for each strength, in order; each is the work of one thread, which small matrices want."""
+    """`fit` for each strength, in order; each is the work of one thread, which small matrices want, of one of the ranks."""
     with threadpool_limits(1, user_api="blas"):  # scipy's own vectors are small too, and its threads mostly wait
-        return list(in_order(lambda strength: fit(examples, classes, strength), strengths))
+        mine = in_order(lambda strength: fit(examples, classes, strength), distributed.my_share(strengths))
+        made = mine if distributed.world_size() == 1 else (each.to(torch.device("cpu")) for each in mine)
+        return [each.to(examples.features_NW.device) for each in distributed.in_turn(made)]
 
 
 def search(score: Callable[[list[float]], list[float]]) -> float:

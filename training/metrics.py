@@ -49,6 +49,33 @@ def macro_f1(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
     return float(np.mean(scores))
 
 
+def roc_auc(scores_N: np.ndarray, relevant_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
+    """The area under the ROC curve: how probably a relevant image has a higher score than another; equal scores are half.
+
+    Args:
+        weights_N: how often each image counts; None: once.
+
+    Raises: ValueError unless some images are relevant, and some are not.
+    Source: Fawcett 2006, "An introduction to ROC analysis", section 7.
+    """
+    weights_N = np.ones(len(scores_N)) if weights_N is None else weights_N
+    _, place_N = np.unique(scores_N, return_inverse=True)
+    relevant, other = (np.bincount(place_N, weights_N * of) for of in (relevant_N, ~relevant_N))
+    pairs = relevant.sum() * other.sum()
+    if not pairs:
+        msg = "a ROC curve needs images of both classes"
+        raise ValueError(msg)
+    return float(relevant @ (np.cumsum(other) - other / 2) / pairs)
+
+
+def roc_auc_record(scores_N: np.ndarray, relevant_N: np.ndarray) -> dict[str, float | None]:
+    """Its record, with a bootstrap interval where each class has LEAST_OF_A_CLASS images."""
+    low = high = None
+    if min(relevant_N.sum(), (~relevant_N).sum()) >= LEAST_OF_A_CLASS:
+        low, high = bootstrap(len(scores_N), lambda drawn: roc_auc(scores_N, relevant_N, drawn))
+    return {"value": roc_auc(scores_N, relevant_N), "low": low, "high": high, "chance": 0.5}
+
+
 def average_precision(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
     """Mean over the relevant images of the precision down to each, images ranked by falling score.
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from training import distributed
 from training.encode import Evaluated, encode_texts, in_order
 from training.features import EncodedSet
 from training.intervals import chance_of_recall, proportion
@@ -62,7 +63,8 @@ def first_right_ranks(
 
     step = max(1, SCORES_AT_ONCE // size)
     chunks = (slice(start, start + step) for start in range(0, query_QD.shape[0], step))
-    return [rank for made in in_order(ranks, chunks, threads) for rank in made]
+    made = distributed.in_turn(in_order(ranks, distributed.my_share(chunks), threads))
+    return [rank for some in made for rank in some]
 
 
 def retrieve(loaded: Evaluated, encoded: EncodedSet, threads: int | None = None) -> tuple[dict[str, Any], pa.Table]:

@@ -19,12 +19,23 @@ Metric = Literal[
     "mean_average_precision",
     "mean_average_precision_11_points",
     "mean_R@1",
+    "roc_auc",
+    "jaccard",
 ]
 Protocol = Literal["linear_probe", "few_shot", "prompts"]
 METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("top1", "top5", "mean_per_class", "macro_f1", "worst_group_top1", "worst_group_top5"),
+    "classification": (
+        "top1",
+        "top5",
+        "mean_per_class",
+        "macro_f1",
+        "roc_auc",
+        "worst_group_top1",
+        "worst_group_top5",
+    ),
     "multilabel": ("mean_average_precision", "mean_average_precision_11_points"),
     "retrieval": ("mean_R@1",),
+    "association": ("jaccard",),
 }
 """What may stand for a set of each kind in averages; the first does where nothing is said."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -54,7 +65,7 @@ class Task(BaseModel):
     """Letters, digits, `.`, `_`, `-`: it names metrics and files."""
     kind: Kind
     """classification: zero-shot top-1/top-5 over the class names; multilabel: average precision of each class; retrieval:
-    R@1/5/10 both ways."""
+    R@1/5/10 both ways; association: the Jaccard index of the pictures that are chosen for a word."""
     root: str = Field(min_length=1)
     """Folder of the data; a relative one is resolved by `load_suite`. Default: the set's name in `source`."""
     split: str = Field(default="test", pattern=SPLIT)

@@ -17,10 +17,11 @@ from training.encode import Evaluated
 from training.eval_samples import Sample
 from training.features import EncodedSet
 from training.intervals import proportion
-from training.metrics import group_records, macro_f1, mean_per_class_record, worst_group
+from training.metrics import group_records, macro_f1, mean_per_class_record, roc_auc_record, worst_group
 from training.suite_task import Group, Task
 
 BEST = 5
+BINARY = 2
 
 IMAGES_AT_ONCE = 1024
 """Images whose scores are held together: bounds memory at any number of images."""
@@ -161,9 +162,26 @@ def _result(task: Task, encoded: EncodedSet, rows: Sequence[dict[str, Any]], cla
     if task.metric == "macro_f1":
         value = macro_f1(labels, np.array([row.get("predicted", -1) for row in rows]))
         metrics["macro_f1"] = {"value": value, "low": None, "high": None, "chance": None}
+    if task.metric == "roc_auc":
+        metrics["roc_auc"] = roc_auc_record(_second_class(rows, classes, task.name), labels == 1)
     if task.group is not None:
         result["groups"] = _groups(task.group, encoded.samples, within, metrics)
     return result
+
+
+def _second_class(rows: Sequence[dict[str, Any]], classes: int, task: str) -> np.ndarray:
+    """How much rather each image is of class 1 than of class 0; an unreadable one is wrong against every other.
+
+    Raises: ContractError where there are not two classes, with images of both.
+    """
+    if classes != BINARY or len({row["label"] for row in rows}) != BINARY:
+        msg = f"{task}: roc_auc needs two classes, and images of both"
+        raise ContractError(msg)
+    cosines = [dict(zip(row.get("top5", ()), row.get("scores", ()), strict=True)) for row in rows]
+    wrong = {0: np.inf, 1: -np.inf}
+    return np.array(
+        [c[1] - c[0] if c else wrong[row["label"]] for c, row in zip(cosines, rows, strict=True)], dtype=float
+    )
 
 
 def _groups(

@@ -1,5 +1,6 @@
 """The whole path against real servers: made once, reused, killed, rerun, refused."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ def test_show_agrees_with_the_files(undisturbed):
             assert (path.stat().st_size, file_sha256(path)) == (part["bytes"], part["sha256"])
             if path.suffix == ".parquet":
                 assert pq.read_metadata(path).num_rows == part["rows"]
+    evaluated = Path(stages(undisturbed)["evaluate"]["path"])
+    assert {"evaluation-matches.parquet", "evaluation.html"} <= {path.name for path in evaluated.iterdir()}
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    assert all(0 <= result["contamination"]["overlap"] <= result["n"] for result in metrics.values())
 
 
 def test_no_pair_is_lost_or_doubled(undisturbed):

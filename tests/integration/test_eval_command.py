@@ -91,7 +91,7 @@ def test_two_models_a_page_and_a_rerun(place, capsys, caplog):
     ]
     assert out["average"]["value"] == pytest.approx(sum(values) / 2)
     assert out["comparison"]["digits"]["top1"]["verdict"] in ("better", "worse", "not distinguishable")
-    assert [row["overlap"] for row in out["contamination"]] == [1]
+    assert {row["task"]: row["overlap"] for row in out["contamination"]} == {"digits": 1, "captions": 0}
 
     html = page.read_text()
     assert html.count("data:image/jpeg;base64,") >= 8

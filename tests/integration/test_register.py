@@ -171,6 +171,21 @@ METRICS = {
             "top1": {"value": 0.06, "low": 0.03, "high": 0.1, "chance": 0.01, "n": 200},
             "mean_per_class": {"value": 0.06, "low": None, "high": None, "chance": 0.01},
         },
+        "contamination": {
+            "metric": "top1",
+            "n": 200,
+            "overlap": 10,
+            "unknown_members": 0,
+            "all": 0.06,
+            "clean": 0.05,
+            "p_value": 0.085,
+            "overlap_accuracy": 0.25,
+            "overlap_low": 0.01,
+            "overlap_high": 0.71,
+            "inflation": 0.01,
+            "significant": False,
+            "significant_corrected": False,
+        },
     },
     "held-out": {
         "kind": "retrieval",
@@ -226,9 +241,10 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     evaluate = Draft(store, "evaluate", "evaluate00000000")
     table = pa.table({"key": [str(i) for i in range(200)], "label_name": ["<img src=x onerror=alert(1)>"] * 200})
     parts = [evaluate.put_bytes("metrics.json", json.dumps(METRICS).encode())]
+    parts += [evaluate.put_bytes("evaluation.html", b"<!doctype html>how good it is")]
     parts += [evaluate.put_table("predictions-twemoji-seen.parquet", table)]
     suite = [Input(stage="suite", key="demo", digest="5" * 64)]
-    manifests["evaluate"] = commit(store, "evaluate", parts, Counts(), inputs=suite)
+    manifests["evaluate"] = commit(store, "evaluate", parts, Counts(), inputs=suite, facts={"metrics": METRICS})
     order = ["evaluate", "train", "pack", "curate", "download", "filter", "extract"]
     return SimpleNamespace(store=store, manifests=[manifests[name] for name in order], model=model, home=folder)
 
@@ -292,6 +308,7 @@ def test_version_and_run_tell_the_whole_ancestry(registered: Any, upstream: Simp
     assert metrics["twemoji-seen/top1"] == 0.06
     assert metrics["twemoji-seen/top1_low"] == 0.03
     assert metrics["held-out/image_to_text_R_at_1"] == 0.1
+    assert (metrics["twemoji-seen/overlap_with_training"], metrics["twemoji-seen/clean_top1"]) == (0.05, 0.05)
     history = mlflow.get_metric_history(run.info.run_id, "train/loss")
     assert [(m.step, m.value) for m in history] == [(s, 5 / s) for s in range(1, 121)]
 
@@ -323,7 +340,7 @@ def test_artifacts_are_whole_and_escaped(registered: Any, tmp_path: Path) -> Non
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html"}
+    wanted |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html", "evaluation.html"}
     wanted |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
     wanted |= {f"manifests/{stage}.json" for stage in stages}
     assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
@@ -427,8 +444,8 @@ def test_a_registration_that_was_killed_goes_on(
     assert len(run.inputs.dataset_inputs) == 3
     models = client().search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
     assert [str(model.status) for model in models] == ["READY"]
-    # two of training, then value, low and high where there is an interval: 3 + 1 + 3
-    assert len({metric.key for metric in models[0].metrics}) == len(models[0].metrics) == 9
+    # two of training, then value, low and high where there is an interval, and two of the overlap: 3 + 1 + 2 + 3
+    assert len({metric.key for metric in models[0].metrics}) == len(models[0].metrics) == 11
 
 
 def test_snapshot_stands_only_while_the_version_does(environment: str, upstream: SimpleNamespace) -> None:
@@ -832,7 +849,8 @@ def test_the_card_and_the_lineage_are_linked_and_escaped(registered: Any, tmp_pa
     assert f"/runs/{manifest.mlflow_run_id}/artifacts/model_card.html" in version.description
     folder = Path(client().download_artifacts(manifest.mlflow_run_id, "", str(tmp_path)))
     card, plain = (folder / "model_card.html").read_text(), (folder / "model_card.md").read_text()
-    for said in ("6.00%", "3.00% – 10.00%", "400 pairs", "Contamination", "were not looked for", "no licence"):
+    found = ("10 of 200 pictures of 1 evaluation sets", "5.00%", "25.00%", "1.00% – 71.00%", "0.085")
+    for said in ("6.00%", "3.00% – 10.00%", "400 pairs", "Contamination", *found, "no licence"):
         assert said in card
         assert said in plain
     assert '<svg xmlns="http://www.w3.org/2000/svg" class="lineage"' in card

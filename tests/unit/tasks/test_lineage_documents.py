@@ -125,7 +125,7 @@ def test_the_card_is_escaped_and_says_what_was_not_looked_for() -> None:
     assert "<script" not in re.sub(r"\\[<>]", "", plain)
     rows = [line for line in plain.splitlines() if line.startswith(r"| \<script")]
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [4, 4, 7], "no cell begins in a text"
-    assert "were not looked for" in contamination(manifests())[0]
+    assert "were not looked for" in contamination(manifests()).said[0]
     assert "No better than chance" in page
 
 

@@ -83,6 +83,7 @@ def test_links_hold_no_credentials_and_open_the_classic_pages() -> None:
     assert links == {
         "run": f"https://ml.example.org/x/#/experiments/3/runs/r{suffix}",
         "model card": f"https://ml.example.org/x/#/experiments/3/runs/r/artifacts/model_card.html{suffix}",
+        "evaluation": f"https://ml.example.org/x/#/experiments/3/runs/r/artifacts/evaluation.html{suffix}",
         "lineage": f"https://ml.example.org/x/#/experiments/3/runs/r/artifacts/lineage.svg{suffix}",
         "model version": f"https://ml.example.org/x/#/models/my%20model/versions/2{suffix}",
     }

@@ -269,6 +269,8 @@ def test_the_command_evaluates_a_checkpoint(tmp_path, suite):
     assert metrics["one"]["metrics"]["top1"]["chance"] == pytest.approx(0.2)
     (checkpoint / "tokenizer.json").unlink()
     assert main([str(job)]) == ConfigError.exit_code
+    failure = json.loads((tmp_path / "out/failure.json").read_text())  # torchrun itself would always end with 1
+    assert (failure["exit_code"], failure["error"]) == (2, "ConfigError")
 
 
 def test_damaged_data_ends_in_exit_code_3(tmp_path, suite, caplog):

@@ -1,9 +1,12 @@
 """Figures against scikit-learn, and against what they are by definition."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, jaccard_score, roc_auc_score
 
+from training.association import chance_of_jaccard, jaccard
 from training.metrics import (
     average_precision,
     average_precision_11_points,
@@ -11,6 +14,8 @@ from training.metrics import (
     macro_f1,
     mean_per_class,
     mean_per_class_record,
+    roc_auc,
+    roc_auc_record,
     worst_group,
 )
 
@@ -72,3 +77,30 @@ def test_an_interval_only_where_each_class_has_enough_images():
     assert record["high"] == pytest.approx(0.625 + 2.81 * error, abs=0.03)
     assert mean_per_class_record([*labels, 2], [*right, 1], 3)["low"] is None
     assert mean_per_class_record(labels, right, 2) == record
+
+
+@pytest.mark.parametrize("levels", [5, 1000])  # with few levels, most scores have equals
+def test_roc_auc_is_scikit_learns(levels):
+    draws = np.random.default_rng(levels)
+    scores, relevant, weights = (
+        draws.integers(0, levels, 300) / levels,
+        draws.random(300) < 0.3,
+        draws.integers(0, 4, 300),
+    )
+    assert roc_auc(scores, relevant) == pytest.approx(roc_auc_score(relevant, scores))
+    expected = roc_auc_score(relevant, scores, sample_weight=weights)
+    assert roc_auc(scores, relevant, weights) == pytest.approx(expected)
+    record = roc_auc_record(scores, relevant)
+    assert record["low"] < record["value"] < record["high"]
+    with pytest.raises(ValueError, match="both classes"):
+        roc_auc(scores, relevant | True)
+
+
+def test_jaccard_is_scikit_learns_and_chance_the_mean_of_all_choices():
+    names = list("abcdef")
+    right = ("a", "c")
+    each = [jaccard(right, choice) for choice in combinations(names, 2)]
+    truth = np.isin(names, right)
+    assert each == [jaccard_score(truth, np.isin(names, choice)) for choice in combinations(names, 2)]
+    assert chance_of_jaccard(2, 6) == pytest.approx(np.mean(each))
+    assert chance_of_jaccard(6, 6) == 1

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
+from dataops.errors import ContractError
 from training.evaluate import evaluate
 from training.features import encode_set
 from training.suite import Suite
@@ -206,3 +208,42 @@ def test_kept_features_are_those_of_the_model_and_the_bytes(tmp_path, loaded):
     fresh = encode_set(loaded, task.data, 8)
     assert fresh.pooled_RW is not None
     assert fresh.pooled_RW.shape == (1, 3)
+
+
+def test_pictures_that_belong_to_a_word(tmp_path, loaded):
+    pictures = {name: {"png": png(colour)} for name, colour in COLOURS.items()}
+    root = write_set(
+        tmp_path / "data", [*pictures.values(), {"png": b"broken"}]
+    )  # s000 black, s001 red, ... s005 broken
+    keys = [f"s00{n}" for n in range(6)]
+    lines = [
+        {"cue": "red", "candidates": keys[:4], "associations": ["s001"]},
+        {"cue": "green", "candidates": keys[1:], "associations": ["s002", "s005"]},
+    ]
+    (root / "associations.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    task = Task(name="t", kind="association", root=str(root))
+    result = run(loaded, tmp_path / "out", task)["t"]
+    assert (result["n"], result["unreadable"], result["main_metric"]) == (2, 1, "jaccard")
+    assert result["metrics"]["jaccard"]["value"] == pytest.approx((1 + 1 / 3) / 2)
+    rows = pq.read_table(tmp_path / "out/predictions-t.parquet").to_pylist()
+    assert [row["chosen"][0] for row in rows] == ["s001", "s002"]
+    wrong = {
+        "associations must be some of": {"associations": ["s009"]},
+        "'s009', which is no picture": {"candidates": ["s001", "s009"]},
+    }
+    for said, changed in wrong.items():
+        (root / "associations.jsonl").write_text(json.dumps(lines[0] | changed))
+        with pytest.raises(ContractError, match=said):
+            run(loaded, tmp_path / "other", task)
+
+
+def test_two_classes_have_a_roc_curve(tmp_path, loaded):
+    samples = [shown("red", "red"), shown("green", "green"), shown("green", "red"), {"png": b"broken", "cls": b"2"}]
+    labels = [{**each, "cls": str(int(each["cls"]) - 1).encode()} for each in samples]
+    root = write_set(tmp_path / "data", labels, classes=NAMES[1:3])
+    task = Task(name="t", kind="classification", root=str(root), metric="roc_auc")
+    # of the four pairs of a green and a red image the one of both whole ones is right, one is equal, the broken one loses
+    assert run(loaded, tmp_path / "out", task)["t"]["metrics"]["roc_auc"]["value"] == pytest.approx((1 + 0.5) / 4)
+    root = write_set(tmp_path / "more", samples)
+    with pytest.raises(ContractError, match="two classes"):
+        run(loaded, tmp_path / "out", task.model_copy(update={"root": str(root)}))

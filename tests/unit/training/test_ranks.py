@@ -85,7 +85,7 @@ def test_two_ranks_equal_one_process(make_job: MakeJob, suite: dict[str, object]
     assert file_sha256(output_of(begun) / "model.safetensors") != file_sha256(
         output_of(undisturbed) / "model.safetensors"
     ), "two ranks sum up in another order: they did train"
-    assert [(output_of(begun) / "suite" / f"rank-{rank}" / "metrics.json").exists() for rank in (0, 1)] == [True, True]
+    assert json.loads((output_of(begun) / "suite" / "metrics.json").read_text()).keys() == {"colours", "few"}
     (measured,) = (output_of(begun) / "evidence-suite.jsonl").read_text().splitlines()
     assert {name.partition("/")[0] for name in json.loads(measured)} == {"step", "colours", "few"}
     failure = json.loads((output_of(wrong) / "failure.json").read_text())

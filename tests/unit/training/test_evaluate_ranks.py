@@ -1,0 +1,71 @@
+"""Two gloo ranks write to the byte what one process writes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.training.test_evaluate import REPOSITORY, content, write_checkpoint
+from tests.unit.training.test_protocols import COLOURS, NAMES, png, shown, write_set
+from training.evaluate import main
+from training.suite import Suite
+from training.suite_task import Task
+
+PROTOCOLS = ("linear_probe", "prompts")
+
+
+@pytest.fixture
+def job(tmp_path: Path):
+    """70 pictures are three batches on the CPU; one cannot be decoded."""
+    shades = [
+        {**shown(name, name), "png": png(tuple(v * n // 14 for v in COLOURS[name]))}
+        for n in range(14)
+        for name in NAMES
+    ]
+    root = write_set(tmp_path / "colours", [*shades, {"png": b"broken", "cls": b"0"}], templates=("{c}", "a {c} thing"))
+    write_set(root, shades[:40], "train")
+    captions = [{"png": row["png"], "txt": f"{number}\nnumber {number}".encode()} for number, row in enumerate(shades)]
+    write_set(tmp_path / "captions", captions)
+    tasks = (
+        Task(name="colours", kind="classification", root=str(root), train_split="train", protocols=PROTOCOLS),
+        Task(name="captions", kind="retrieval", root=str(tmp_path / "captions")),
+    )
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+
+    def written(name: str) -> Path:
+        values = {
+            "checkpoint": str(checkpoint),
+            "suite": Suite(name="s", tasks=tasks).model_dump(mode="json"),
+            "output": str(tmp_path / name),
+            "features": str(tmp_path / name / "features"),
+        }
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(values))
+        return path
+
+    return written
+
+
+def in_two_ranks(job: Path) -> list[int]:
+    """Exit codes; as torchrun starts them, without its own three seconds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **shared}
+    command = [sys.executable, "-m", "training.evaluate", str(job)]
+    ranks = [
+        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
+    ]
+    return [rank.wait(100) for rank in ranks]
+
+
+@pytest.mark.timeout(120)
+def test_two_ranks_write_what_one_process_writes(job, tmp_path: Path) -> None:
+    assert main([str(job("one"))]) == 0
+    assert in_two_ranks(job("two")) == [0, 0]
+    assert content(tmp_path / "one") == content(tmp_path / "two")
