@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,17 @@ def resize(spec: dict[str, Any]) -> None:
 # The measuring side -----------------------------------------------------------------------------------------------------
 
 
-def alone(side: str, spec: dict[str, Any]) -> tuple[float, int]:
-    """Seconds of a side, and peak bytes of its greatest process."""
+@dataclass(frozen=True)
+class Run:
+    """What one side took: the clock's seconds, the processors', and peak bytes of its greatest process."""
+
+    seconds: float
+    cpu: float
+    peak: int
+
+
+def alone(side: str, spec: dict[str, Any]) -> Run:
+    """One side, in processes of its own."""
     command = [sys.executable, "-m", "benchmarks.download", "--side", side, json.dumps(spec)]
     started = time.perf_counter()
     done = subprocess.run(
@@ -148,7 +158,8 @@ def alone(side: str, spec: dict[str, Any]) -> tuple[float, int]:
     seconds = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-5000:]}")
-    return seconds, int(done.stdout.splitlines()[-1])
+    cpu, peak = done.stdout.splitlines()[-1].split()
+    return Run(seconds, float(cpu), int(peak))
 
 
 def pictures_of(folder: Path) -> dict[str, str]:
@@ -169,16 +180,17 @@ def compare(
     case: str, folder: Path, spec: dict[str, Any], number: int, times: int, goal: float, say: Callable[[str], Any]
 ) -> tuple[Row, bool]:
     """Both sides in turn."""
-    measured: dict[str, list[tuple[float, int]]] = {"ours": [], "peer": []}
+    measured: dict[str, list[Run]] = {"ours": [], "peer": []}
     found = {}
     for turn in range(times):
         for side in measured:
             with tempfile.TemporaryDirectory(dir=folder) as output:
-                measured[side].append(alone(side, {**spec, "output": f"{output}/out"}))
+                run = alone(side, {**spec, "output": f"{output}/out"})
+                measured[side].append(run)
                 if turn == 0:
                     found[side] = pictures_of(Path(output))
-                say(f"{case} {side}: {measured[side][-1][0]:.1f} s, {measured[side][-1][1] / 1e6:,.0f} MB")
-    speed = {side: number / statistics.median(run[0] for run in runs) for side, runs in measured.items()}
+                say(f"{case} {side}: {run.seconds:.1f} s, {run.cpu:.1f} s of processor, {run.peak / 1e6:,.0f} MB")
+    speed = {side: number / statistics.median(run.seconds for run in runs) for side, runs in measured.items()}
     equal = found["ours"] == found["peer"]
     say(f"{case}: {len(found['ours']):,} and {len(found['peer']):,} pictures of {number:,}; equal bytes: {equal}")
     return Row(case, speed["ours"], speed["peer"], "img2dataset 1.47", "images/s", goal), equal
@@ -207,8 +219,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.side:
         {"ours": ours, "peer": peer, "resize": resize}[options.side[0]](json.loads(options.side[1]))
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        sys.stdout.write(f"\n{peak * 1024}\n")
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu, peak = sum(use.ru_utime + use.ru_stime for use in used), max(use.ru_maxrss for use in used) * 1024
+        sys.stdout.write(f"\n{cpu:.2f} {peak}\n")
         return 0
     number, times = (300, 1) if options.quick else (options.number, options.times or 2)
     cases = options.case or ["all", "slow-hosts", "fast-resize"]
