@@ -30,7 +30,8 @@ from tasks.download_rounds import put_again, split
 from tasks.download_summary import describe
 from tasks.fetch import SafeOpener
 from tasks.fetch_outcome import outcome, put_tables
-from tasks.img2dataset_classes import Downloader, compute_key
+from tasks.host_pool import HostPool
+from tasks.img2dataset_classes import Downloader, compute_key, fetching_with
 from tasks.polite_opener import polite_opener
 from tasks.previews import Previews
 from tasks.resizers import CheckedResizer, FastResizer
@@ -102,7 +103,7 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, pre
         downloader = Downloader(
             sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, waiting),
             resizer=_resizer(config, previews),
-            thread_count=config.threads,
+            thread_count=max(1, rows.num_rows),  # it hands out twice as many rows at a time: all
             save_caption=True,
             extract_exif=False,
             output_folder=str(folder),
@@ -118,7 +119,8 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, pre
             disallowed_header_directives=None,  # the opener looks before it reads the body
         )
         try:
-            downloader.download_shard((shard.index, str(source)))  # calling it would swallow what this raises
+            with fetching_with(HostPool(config.threads, config.concurrency(shard.workers))):
+                downloader.download_shard((shard.index, str(source)))  # calling it would swallow what this raises
         except OSError as error:
             failures.append(error)
     if failures:

@@ -28,7 +28,7 @@ def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1, 
     wire = Wire(addresses, config.user_agent_header, contact=config.contact is not None)
     pace = HostPace(
         PaceLimits(
-            concurrency=max(1, config.host_concurrency // workers),
+            concurrency=config.concurrency(workers),
             interval=1 / config.host_rate if config.host_rate else 0.0,
             processes=workers,
             max_pause=config.timeout,
