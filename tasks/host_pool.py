@@ -43,10 +43,9 @@ class HostPool:
 
     def imap_unordered(self, function: Callable[[UrlRow], Any], rows: Iterable[UrlRow]) -> Iterator[Any]:
         """The function's result for each row, as they come. It must not raise."""
-        total = 0
-        for total, row in enumerate(rows, 1):
+        for row in rows:
             self._rows[host_of(row[1])].append(row)
-        self._left = total
+        total = self._left = sum(map(len, self._rows.values()))
         for host in self._rows:
             self._offer(host)
         for _ in range(min(self._threads, total)):
