@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart, StorageError
-from dataops.shards import read_samples
+from dataops.shards import places
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.targets import meant
 from tasks import slices
@@ -144,7 +144,7 @@ def _resizer(config: "DownloadConfig", previews: Previews) -> CheckedResizer:
 
 def _check_tar(tar: Path, keys: Sequence[str]) -> None:
     with tar.open("rb") as file:
-        samples = [(key, len(members)) for key, members in read_samples(file, tar.name)]
-    if samples != [(key, 3) for key in keys]:
-        msg = f"{tar.name}: its {len(samples)} samples are not the {len(keys)} of its rows"
+        members = Counter(member.key for member in places(file, tar.name))  # which keeps their order
+    if list(members.items()) != [(key, 3) for key in keys]:
+        msg = f"{tar.name}: its {len(members)} samples are not the {len(keys)} of its rows"
         raise CorruptPart(msg)

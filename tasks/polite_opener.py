@@ -9,6 +9,7 @@ from tasks.fetch import FetchLimits, SafeOpener
 from tasks.host_pace import HostPace, PaceLimits
 from tasks.host_rules import HostRules, RuleLimits
 from tasks.originals import Originals
+from tasks.run_notes import Pauses
 from tasks.site_files import SiteFiles
 from tasks.wire import Wire
 
@@ -33,7 +34,8 @@ def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1, 
             processes=workers,
             max_pause=config.timeout,
             patience=config.host_patience,
-        )
+        ),
+        Pauses(site_files),
     )
     rules = HostRules(
         SiteFiles(wire, site_files, config.timeout, round_),
