@@ -349,7 +349,7 @@ def test_same_bytes_on_any_number_of_workers_and_threads_and_after_a_crash(
 
     def planned_in(store: FolderStore, threads: int) -> Plan:
         connect_to = {"site.test": f"127.0.0.1:{site.server_port}"}
-        config = DownloadConfig(image_size=48, shard_size=40, threads=threads, connect_to=connect_to)
+        config = DownloadConfig(image_size=48, shard_size=40, threads=threads, connect_to=connect_to, host_rate=0)
         return plan(DOWNLOAD, config, 0, [filtered(store, urls, rows_a_part=50)])
 
     store_a, store_b = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
