@@ -8,6 +8,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -343,7 +344,7 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
 
 
 def test_same_bytes_on_any_number_of_workers_and_threads_and_after_a_crash(
-    tmp_path: Path, site: ThreadingHTTPServer
+    tmp_path: Path, site: ThreadingHTTPServer, one_thread: Executor
 ) -> None:
     urls = [f"http://site.test/{'missing' if n % 10 == 3 else 'pictures'}/{n}.png" for n in range(90)]
 
@@ -361,18 +362,19 @@ def test_same_bytes_on_any_number_of_workers_and_threads_and_after_a_crash(
 
     planned = planned_in(store_b, threads=3)
     draft = Draft(store_b, "download", planned.key)
+    here = Context(store_b, tmp_path, workers=1, pool=one_thread)
     cuts = slices.cut(planned.upstream[0], 40)
     shards = [Shard(index, rows, planned.config) for index, rows in enumerate(cuts)]  # pyright: ignore
-    map_parts(download_shard, [shards[0], shards[2]], draft, Context(store_b, tmp_path, workers=1))
+    map_parts(download_shard, [shards[0], shards[2]], draft, here)
     Site.seen.clear()  # "killed" here: two of three shards are there, and no manifest
-    b = make(planned, Context(store_b, tmp_path, workers=1))
+    b = make(planned, here)
     assert sum(number for path, number in Site.seen.items() if path.startswith(("/pictures", "/missing"))) == 40
 
     assert (a.key, a.content_digest) == (b.key, b.content_digest)
     for part in a.parts:
         if not part.name.startswith("evidence-"):
             assert store_a.read(a.path(part.name)) == store_b.read(b.path(part.name)), part.name
-    _curate_and_pack(Context(store_a, tmp_path, workers=1), a)
+    _curate_and_pack(Context(store_a, tmp_path, workers=1, pool=one_thread), a)
 
 
 def _curate_and_pack(context: Context, downloaded: Manifest) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -86,11 +86,8 @@ def planned_in(store: FolderStore, server: ThreadingHTTPServer, **config: Any) -
 
 
 @pytest.fixture
-def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """The worker is a thread of the test: to start one that loads img2dataset takes seconds."""
-    monkeypatch.setattr("urllib.request._opener", None)  # what a shard installs is taken away again
-    with ThreadPoolExecutor(1) as pool:
-        yield Context(FolderStore(tmp_path / "store"), tmp_path, workers=1, pool=pool)
+def context(tmp_path: Path, one_thread: Executor) -> Context:
+    return Context(FolderStore(tmp_path / "store"), tmp_path, workers=1, pool=one_thread)
 
 
 def outcome(store: FolderStore, made: Manifest) -> dict[str, str | None]:
