@@ -3,7 +3,7 @@
 Importing this module loads img2dataset: only worker processes do. Three things that img2dataset leaves to chance are made
 certain here: the order of samples, the bytes of the tar, and that no row is lost unseen.
 
-Rows are fetched in the order of their uids. A uid is a hash, so the rows of one host are spread over the shard.
+Rows are written in the order of their uids, and fetched in whatever order keeps hosts from holding the shard (HostPool).
 """
 
 import io

@@ -1,10 +1,9 @@
 """How often a host is asked: so many requests at a time and a second, longer pauses where it asks for them, not at all
 where it is dead.
 
-img2dataset feeds addresses to its threads in a fixed order, and a thread that waits for its turn at one host asks no other.
-Where the rows of each host are spread over the shard, threads meet at a host only if it cannot be served faster anyway:
-the shard then takes as long as that host does. So a turn is waited for, but briefly; and a host that cost its patience in
-vain fails its remaining rows at once.
+A thread that waits for its turn at one host asks no other; tasks.host_pool sees to it that few do. A turn is waited for, but
+briefly; and a host that cost its patience in vain fails its remaining rows at once. A pause that a host asks for is told to
+the other processes of the run.
 """
 
 import random
