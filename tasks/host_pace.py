@@ -1,9 +1,9 @@
 """How often a host is asked: so many requests at a time and a second, longer pauses where it asks for them, not at all
 where it is dead.
 
-A thread that waits for its turn at one host asks no other; tasks.host_pool sees to it that few do. A turn is waited for, but
-briefly; and a host that cost its patience in vain fails its remaining rows at once. A pause that a host asks for is told to
-the other processes of the run.
+A thread that waits for its turn at one host asks no other; tasks.host_pool sees to it that few do. A turn is waited for,
+but briefly; and a host that cost its patience in vain fails its remaining rows at once. A pause that a host asks for is told
+to the other processes of the run.
 """
 
 import random
