@@ -2,8 +2,8 @@
 where it is dead.
 
 A thread that waits for its turn at one host asks no other; tasks.host_pool sees to it that few do. A turn is waited for,
-but briefly; and a host that cost its patience in vain fails its remaining rows at once. A pause that a host asks for is told
-to the other processes of the run.
+but briefly; and a host that cost its patience in vain fails its remaining rows at once. A pause that a host asks for is
+told to the other processes of the run.
 """
 
 import random
