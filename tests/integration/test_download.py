@@ -249,7 +249,11 @@ def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
 
 
 def test_each_misbehaviour_is_a_row_with_its_reason(
-    tmp_path: Path, site: ThreadingHTTPServer, tls_port: int, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    site: ThreadingHTTPServer,
+    tls_port: int,
+    one_thread: Executor,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     port = site.server_port
     expected = {
@@ -311,7 +315,7 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
             "closed.test": "127.0.0.1:9",
         },
     )
-    made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, tmp_path, workers=1))
+    made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, tmp_path, workers=1, pool=one_thread))
 
     dropped = {row["url"]: row for row in read_parts(store, made, "dropped-").to_pylist()}
     assert {url: row["drop_reason"] for url, row in dropped.items()} == {u: why for u, why in urls.items() if why}
