@@ -81,7 +81,7 @@ class RuleConfig(StageConfig):
     drop_tracking: bool = True
     """Drop tracking pixels, spacers and icons, told by their address or a declared side of up to 2 pixels, as tracking."""
     opt_out: list[Directive] = Field(default=["noai", "noimageai", "noimageindex", "tdm-reservation"])
-    """What a page may declare that forbids the use of its images: its rows are dropped as opted_out."""
+    """What a page may declare that forbids the use of its images: its rows are dropped as opt_out."""
     allow_licenses: list[str] = Field(default=[])
     """Where any is given, rows whose declared licence does not start with one of these addresses (without scheme, as in
     "creativecommons.org/licenses/by/"), or that declare none, are dropped as license."""
@@ -184,7 +184,7 @@ def _page_rules(config: RuleConfig) -> list[Rule]:
     asked: list[Rule] = []
     if config.opt_out:
         told = "|".join(map(re.escape, config.opt_out))
-        asked.append(("opted_out", pl.col("page_opt_out").str.contains(rf"(?:^|,)(?:{told})(?:,|$)")))
+        asked.append(("opt_out", pl.col("page_opt_out").str.contains(rf"(?:^|,)(?:{told})(?:,|$)")))
     if config.allow_licenses:
         bare = pl.col("license").str.to_lowercase().str.replace(r"^(?:https?:)?//(?:www\.)?", "")
         allowed = [bare.str.starts_with(license_) for license_ in config.allow_licenses]

@@ -59,7 +59,7 @@ def page_pairs(
         html: the page in UTF-8.
         page_url: its canonical address.
         opt_out: directives (see dataops.page_signals) by which a page forbids the use of its images: all its rows get the
-            reason `opted_out`.
+            reason `opt_out`.
         header_opt_outs: those that came with the page's response.
 
     Raises: dataops.markup.BadPage when the page is built to exhaust a parser.
@@ -79,7 +79,7 @@ def page_pairs(
     found = [*page.of_images(), *page.of_shared(metas)]
     told = meta_opt_outs(metas) | header_opt_outs
     if told & opt_out:
-        found = [row._replace(reason=row.reason or "opted_out") for row in found]
+        found = [row._replace(reason=row.reason or "opt_out") for row in found]
     language = declared_language(page.tree.root.attributes) if page.tree.root else None
     beyond = max(0, len(page.images) - MAX_IMAGES)
     return PagePairs(found, beyond, language, ",".join(sorted(told)) or None)

@@ -172,7 +172,7 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
         rows = [row._replace(license=license) for row in rows]
     told = meta_opt_outs(metas) | _header_opt_outs(page.headers)
     if told & opt_out:
-        rows = [row._replace(reason=row.reason or "opted_out") for row in rows]
+        rows = [row._replace(reason=row.reason or "opt_out") for row in rows]
     language = declared_language({"lang": next((text for name, text in metas if name == LANGUAGE), None)})
     return Origin(page.url, page.offset, language, ",".join(sorted(told)) or None), rows, beyond
 

@@ -46,7 +46,7 @@ class PagesSource(Source):
     """Longer pages are not read; they are counted in the manifest."""
     opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
     """A page that says one of these, in `<meta name="robots">` or in its response's headers, forbids the use of its images:
-    its rows are dropped as opted_out. Also there are `noindex` and `tdm-reservation` (see dataops/page_signals.py)."""
+    its rows are dropped as opt_out. Also there are `noindex` and `tdm-reservation` (see dataops/page_signals.py)."""
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         with file.local() as path:

@@ -22,9 +22,8 @@ def report_html(manifest: Manifest, store: Store) -> str:
     share = f"{counts.kept / counts.input:.1%}" if counts.input else "none"
     rows = sample_rows(manifest, store)
     shards, size = facts.get("shards", 0), facts.get("bytes_fetched", 0)
-    note = (
-        f"{counts.kept:,} of {counts.input:,} pictures fetched ({share}), {size / 1e6:,.1f} MB, in {shards:,} shards."
-    )
+    in_shards = f"{size / 1e6:,.1f} MB, in {shards:,} shard{'' if shards == 1 else 's'}"
+    note = f"{counts.kept:,} of {counts.input:,} pictures fetched ({share}), {in_shards}."
     sections = [
         GALLERY,
         f"<h1>Download {text(manifest.key)}</h1>",

@@ -30,7 +30,7 @@ from tasks.wat_source import WatSource
 
 logger = logging.getLogger(__name__)
 
-NAME, VERSION = "extract", 2
+NAME, VERSION = "extract", 3
 MEMORIES = f"{NAME}/by-source"
 
 Kinds = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource

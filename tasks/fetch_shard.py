@@ -3,7 +3,7 @@
 Importing this module loads img2dataset: only worker processes do. Three things that img2dataset leaves to chance are made
 certain here: the order of samples, the bytes of the tar, and that no row is lost unseen.
 
-Rows are fetched in the order of their uids. A uid is a hash, so the rows of one host are spread over the shard.
+Rows are written in the order of their uids, and fetched in whatever order keeps hosts from holding the shard (HostPool).
 """
 
 import io
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart, StorageError
-from dataops.shards import read_samples
+from dataops.shards import places
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.targets import meant
 from tasks import slices
@@ -30,7 +30,8 @@ from tasks.download_rounds import put_again, split
 from tasks.download_summary import describe
 from tasks.fetch import SafeOpener
 from tasks.fetch_outcome import outcome, put_tables
-from tasks.img2dataset_classes import Downloader, compute_key
+from tasks.host_pool import HostPool
+from tasks.img2dataset_classes import Downloader, compute_key, fetching_with
 from tasks.polite_opener import polite_opener
 from tasks.previews import Previews
 from tasks.resizers import CheckedResizer, FastResizer
@@ -102,7 +103,7 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, pre
         downloader = Downloader(
             sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, waiting),
             resizer=_resizer(config, previews),
-            thread_count=config.threads,
+            thread_count=max(1, rows.num_rows),  # it hands out twice as many rows at a time: all
             save_caption=True,
             extract_exif=False,
             output_folder=str(folder),
@@ -118,7 +119,8 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, pre
             disallowed_header_directives=None,  # the opener looks before it reads the body
         )
         try:
-            downloader.download_shard((shard.index, str(source)))  # calling it would swallow what this raises
+            with fetching_with(HostPool(config.threads, config.concurrency(shard.workers))):
+                downloader.download_shard((shard.index, str(source)))  # calling it would swallow what this raises
         except OSError as error:
             failures.append(error)
     if failures:
@@ -142,7 +144,7 @@ def _resizer(config: "DownloadConfig", previews: Previews) -> CheckedResizer:
 
 def _check_tar(tar: Path, keys: Sequence[str]) -> None:
     with tar.open("rb") as file:
-        samples = [(key, len(members)) for key, members in read_samples(file, tar.name)]
-    if samples != [(key, 3) for key in keys]:
-        msg = f"{tar.name}: its {len(samples)} samples are not the {len(keys)} of its rows"
+        members = Counter(member.key for member in places(file, tar.name))  # which keeps their order
+    if list(members.items()) != [(key, 3) for key in keys]:
+        msg = f"{tar.name}: its {len(members)} samples are not the {len(keys)} of its rows"
         raise CorruptPart(msg)

@@ -1,10 +1,9 @@
 """How often a host is asked: so many requests at a time and a second, longer pauses where it asks for them, not at all
 where it is dead.
 
-img2dataset feeds addresses to its threads in a fixed order, and a thread that waits for its turn at one host asks no other.
-Where the rows of each host are spread over the shard, threads meet at a host only if it cannot be served faster anyway:
-the shard then takes as long as that host does. So a turn is waited for, but briefly; and a host that cost its patience in
-vain fails its remaining rows at once.
+A thread that waits for its turn at one host asks no other; tasks.host_pool sees to it that few do. A turn is waited for,
+but briefly; and a host that cost its patience in vain fails its remaining rows at once. A pause that a host asks for is
+told to the other processes of the run.
 """
 
 import random
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tasks.run_notes import Pauses
 from tasks.wire import FetchError
 
 _FIRST_PAUSE = 1.0  # seconds, after a 429 or 503 that does not say how long; doubled with each more
@@ -57,10 +57,14 @@ class _Host:
 
 
 class HostPace:
-    """The turns of one shard; for use from many threads."""
+    """The turns of one shard; for use from many threads.
 
-    def __init__(self, limits: PaceLimits):
-        self.limits = limits
+    Args:
+        pauses: what hosts told the other processes of the run.
+    """
+
+    def __init__(self, limits: PaceLimits, pauses: Pauses | None = None):
+        self.limits, self._pauses = limits, pauses
         self._hosts: defaultdict[str, _Host] = defaultdict(_Host)
         self._lock = threading.Lock()
 
@@ -77,12 +81,12 @@ class HostPace:
         """
         with self._lock:
             host = self._hosts[name]
-        self._enter(host, max(interval, self.limits.interval) * self.limits.processes)
+        self._enter(host, name, max(interval, self.limits.interval) * self.limits.processes)
         started = time.monotonic()
         try:
             yield
         except FetchError as error:
-            self._failed(host, error, time.monotonic() - started)
+            self._failed(host, name, error, time.monotonic() - started)
             raise
         else:
             with host.changed:
@@ -92,9 +96,10 @@ class HostPace:
                 host.running -= 1
                 host.changed.notify_all()
 
-    def _enter(self, host: _Host, interval: float) -> None:
+    def _enter(self, host: _Host, name: str, interval: float) -> None:
         give_up = time.monotonic() + self.limits.patience
         with host.changed:
+            self._heed(host, name)
             while True:
                 now = time.monotonic()
                 if host.verdict:
@@ -106,11 +111,19 @@ class HostPace:
                 if free and pause <= 0:
                     break
                 host.changed.wait(pause if free else give_up - now)
+                self._heed(host, name)
             host.running += 1
             host.next_at = now + interval
             host.pause = None
 
-    def _failed(self, host: _Host, error: FetchError, seconds: float) -> None:
+    def _heed(self, host: _Host, name: str) -> None:
+        """Take over a pause that another process was told."""
+        if self._pauses and (found := self._pauses.left(name)):
+            reason, detail, seconds = found
+            host.pause = FetchError(reason, detail)
+            host.next_at = max(host.next_at, time.monotonic() + seconds)
+
+    def _failed(self, host: _Host, name: str, error: FetchError, seconds: float) -> None:
         """Learn from a failure that another try might mend; others say nothing of the host."""
         if not error.transient:
             return
@@ -122,6 +135,8 @@ class HostPace:
                 host.lost += pause
                 host.pause = FetchError(error.reason, error.detail)
                 host.next_at = max(host.next_at, time.monotonic() + pause)
+                if self._pauses:
+                    self._pauses.put(name, error.reason, error.detail, pause)
             if host.lost >= self.limits.patience:
                 host.verdict = FetchError(error.reason, error.detail)
 

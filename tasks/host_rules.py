@@ -7,10 +7,12 @@ failure, else as `robots`.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 from urllib.parse import SplitResult, urlunsplit
 
 from dataops import tdmrep
@@ -49,12 +51,25 @@ class RuleLimits:
 
 
 @dataclass
-class _Origin:
+class _Other:
+    """A file beside robots.txt: where it lies, how it is read, and what it says."""
+
+    path: str
+    parse: Callable[[str], Any]
+    said: tuple[Any, SiteFile] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
-    failure: FetchError | None = None
-    robots: tuple[RobotsFile, SiteFile] | None = None
-    tdm: tuple[list[tdmrep.TdmRule], SiteFile] | None = None
-    ai: tuple[RobotsFile, SiteFile] | None = None
+
+
+class _Origin:
+    def __init__(self, asked: Collection[Signal]):
+        self.lock = threading.Lock()
+        self.failure: FetchError | None = None
+        self.robots: tuple[RobotsFile, SiteFile] | None = None
+        others: dict[Signal, _Other] = {
+            "tdmrep": _Other(tdmrep.PATH, tdmrep.parse_tdmrep),
+            "ai_txt": _Other(AI_PATH, RobotsFile.parse),
+        }
+        self.others = {signal: other for signal, other in others.items() if signal in asked}
 
 
 class HostRules:
@@ -85,8 +100,7 @@ class HostRules:
             raise FetchError("robots", "robots.txt disallows it")
         if delay > self._limits.max_crawl_delay:
             raise FetchError("robots", f"robots.txt asks for a Crawl-delay of {delay:g} s")
-        with entry.lock:
-            self._read_others(entry, origin, partial(self._pace.turn, parts.hostname or "", delay))
+        self._read_others(entry, origin, partial(self._pace.turn, parts.hostname or "", delay))
         found = [
             _opt_out("robots_ai_agents", agent, robots_file)
             for agent in robots.shut_out(url, self._limits.ai_agents, self._limits.agent)
@@ -95,7 +109,8 @@ class HostRules:
 
     def _entry(self, origin: str) -> _Origin:
         with self._lock:
-            entry = self._origins.setdefault(origin, _Origin())
+            if not (entry := self._origins.get(origin)):
+                entry = self._origins[origin] = _Origin(self._limits.asked)
             self._origins.move_to_end(origin)
             if len(self._origins) > _MAX_ORIGINS:
                 self._origins.popitem(last=False)
@@ -114,13 +129,15 @@ class HostRules:
         return entry.robots
 
     def _read_others(self, entry: _Origin, origin: str, turn: "partial[AbstractContextManager[None]]") -> None:
-        """tdmrep.json and ai.txt, where they count; one that cannot be had is none (TDMRep, "TDM File on the Origin")."""
-        if "tdmrep" in self._limits.asked and entry.tdm is None:
-            file = self._other(entry, origin, tdmrep.PATH, turn)
-            entry.tdm = tdmrep.parse_tdmrep(file.text), file
-        if "ai_txt" in self._limits.asked and entry.ai is None:
-            file = self._other(entry, origin, AI_PATH, turn)
-            entry.ai = RobotsFile.parse(file.text), file
+        """tdmrep.json and ai.txt, where they count; one that cannot be had is none (TDMRep, "TDM File on the Origin").
+
+        Of two threads each reads one: a slow host costs a shard one answer less.
+        """
+        for other in sorted(entry.others.values(), key=lambda other: other.lock.locked()):
+            with other.lock:
+                if other.said is None:
+                    file = self._other(entry, origin, other.path, turn)
+                    other.said = other.parse(file.text), file
 
     def _other(self, entry: _Origin, origin: str, path: str, turn: "partial[AbstractContextManager[None]]") -> SiteFile:
         assert entry.robots is not None
@@ -134,13 +151,14 @@ class HostRules:
 
     def _declared(self, entry: _Origin, parts: SplitResult, url: str) -> list[OptOut]:
         found = []
-        if entry.tdm:
-            rule = tdmrep.rule_for(entry.tdm[0], urlunsplit(("", "", parts.path or "/", parts.query, "")))
+        said = {signal: other.said for signal, other in entry.others.items()}
+        if tdm := said.get("tdmrep"):
+            rule = tdmrep.rule_for(tdm[0], urlunsplit(("", "", parts.path or "/", parts.query, "")))
             if rule and rule.reserved:
                 policy = f", policy {rule.policy}" if rule.policy else ""
-                found.append(_opt_out("tdmrep", f"{rule.location}{policy}", entry.tdm[1]))
-        if entry.ai and not entry.ai[0].allows(url, self._limits.agent):
-            found.append(_opt_out("ai_txt", "Disallow", entry.ai[1]))
+                found.append(_opt_out("tdmrep", f"{rule.location}{policy}", tdm[1]))
+        if (ai := said.get("ai_txt")) and not ai[0].allows(url, self._limits.agent):
+            found.append(_opt_out("ai_txt", "Disallow", ai[1]))
         return found
 
 

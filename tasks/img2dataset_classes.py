@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from tasks.host_pool import HostPool
+
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
@@ -30,8 +32,20 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks th
 sys.modules.setdefault("wandb", ModuleType("wandb"))
 with warnings.catch_warnings(), _without_torch():
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
+    from img2dataset import downloader as _downloader
     from img2dataset.downloader import Downloader, compute_key
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter
 
-__all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key"]
+__all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key", "fetching_with"]
+
+
+@contextmanager
+def fetching_with(pool: HostPool) -> Iterator[None]:
+    """Let Downloader fetch with our threads: it makes its pool by a name of its module, whatever its `thread_count`."""
+    theirs = _downloader.ThreadPool
+    _downloader.ThreadPool = lambda _: pool  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        _downloader.ThreadPool = theirs  # pyright: ignore[reportAttributeAccessIssue]

@@ -21,7 +21,7 @@ table { border-collapse: collapse; width: 100%; } td, th { padding: .2rem .8rem 
 th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line); }
 td { overflow-wrap: anywhere; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 1%; overflow-wrap: normal; }
-td.bar { width: 32%; padding-right: 0; vertical-align: middle; } td.bar div { background: var(--kept); height: .7rem;
+td.bar { width: 32%; padding-right: .8rem; vertical-align: middle; } td.bar div { background: var(--kept); height: .7rem;
   border-radius: 2px; min-width: 1px; } td.bar div.gone { background: var(--gone); }
 tr.examples td { color: var(--soft); padding: 0 0 .5rem 1rem; font-size: .9em; } td.name { white-space: nowrap; }
 svg { display: block; max-width: 100%; height: auto; } code { font-size: .92em; } img { max-width: 100%; }

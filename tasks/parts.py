@@ -76,8 +76,11 @@ def map_parts(
 def shared_workers(context: Context) -> Iterator[Context]:
     """The context with worker processes that all maps in the `with` share: to start one takes seconds.
 
-    None is started before the first map needs it.
+    None is started before the first map needs it, and none at all where the context has a pool.
     """
+    if context.pool:
+        yield context
+        return
     with worker_pool(context.workers) as pool:
         yield replace(context, pool=pool)
 

@@ -87,6 +87,10 @@ class PoliteConfig(StageConfig):
         """For example `pairmill/0.1 (+https://example.org/bot)`."""
         return f"{self.user_agent}/{VERSION}" + (f" (+{self.contact})" if self.contact else "")
 
+    def concurrency(self, workers: int) -> int:
+        """Requests to one host at a time of each of so many processes."""
+        return max(1, self.host_concurrency // workers)
+
     def problems(self) -> list[str]:
         """What keeps a run that downloads from starting."""
         if self.contact is not None or self.connect_to:

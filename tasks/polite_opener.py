@@ -9,6 +9,7 @@ from tasks.fetch import FetchLimits, SafeOpener
 from tasks.host_pace import HostPace, PaceLimits
 from tasks.host_rules import HostRules, RuleLimits
 from tasks.originals import Originals
+from tasks.run_notes import Pauses
 from tasks.site_files import SiteFiles
 from tasks.wire import Wire
 
@@ -28,12 +29,13 @@ def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1, 
     wire = Wire(addresses, config.user_agent_header, contact=config.contact is not None)
     pace = HostPace(
         PaceLimits(
-            concurrency=max(1, config.host_concurrency // workers),
+            concurrency=config.concurrency(workers),
             interval=1 / config.host_rate if config.host_rate else 0.0,
             processes=workers,
             max_pause=config.timeout,
             patience=config.host_patience,
-        )
+        ),
+        Pauses(site_files),
     )
     rules = HostRules(
         SiteFiles(wire, site_files, config.timeout, round_),

@@ -10,7 +10,7 @@ from tasks.previews import Previews
 class OrderedWriter(WebDatasetSampleWriter):
     """Gets samples as they arrive and writes them in the order of the rows, without clocks, under their uids.
 
-    The pictures of samples that came early wait in a file, so memory does not grow while a slow fetch lasts.
+    The pictures of samples that came early wait in a file, which may grow to the size of the tar, so memory does not.
 
     Args:
         keys: img2dataset's keys, made of the row's place in the shard, in the order of the rows.

@@ -5,18 +5,15 @@ and asks the host only where nobody has. Answers are kept for a day, failures fo
 costs its timeout now and then, not for each shard and process, and a host that comes back is found again.
 """
 
-import fcntl
 import json
-import sqlite3
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataops.digest import text_sha256
+from tasks.run_notes import RunNotes
 from tasks.wire import MAX_REDIRECTS, REDIRECTS, FetchError, Wire, named_errors, read_body, redirect_target, split_url
 
 MAX_BYTES = 512_000
@@ -46,25 +43,14 @@ class SiteFiles:
 
     Args:
         wire: how to ask.
-        folder: where they are kept: one SQLite file, and empty ones to lock.
+        folder: where they are kept (tasks.run_notes).
         timeout: seconds for one file, redirects included.
         round_: of the download; a later one has nothing to do with the failures of those before.
     """
 
     def __init__(self, wire: Wire, folder: Path, timeout: float, round_: int = 0):
-        self._wire, self._folder, self._timeout, self._round = wire, folder, timeout, round_
-        self._lock = threading.Lock()
-        place = folder / "site-files.sqlite"
-        self._kept = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
-        weakref.finalize(self, self._kept.close)
-        with self._alone("create"):  # SQLite itself does not wait here
-            self._kept.execute("PRAGMA journal_mode = WAL")
-            self._kept.execute("PRAGMA synchronous = OFF")  # it lasts as long as the run
-            self._kept.execute("CREATE TABLE IF NOT EXISTS files (url TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
-            self._kept.execute(
-                "CREATE TABLE IF NOT EXISTS failures (url TEXT PRIMARY KEY, round INT, reason TEXT, detail TEXT, "
-                "seconds REAL, until REAL) WITHOUT ROWID"
-            )
+        self._wire, self._timeout, self._round = wire, timeout, round_
+        self._notes = RunNotes(folder)
 
     def get(self, origin: str, path: str, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> SiteFile:
         """A file of an origin such as https://example.org.
@@ -78,7 +64,7 @@ class SiteFiles:
         if known := self._known(url):
             return known
         # One of 65,536 names: two addresses rarely wait for each other, and a million hosts make no million files.
-        with self._alone(text_sha256(url)[:4]):
+        with self._notes.alone(text_sha256(url)[:4]):
             if known := self._known(url):
                 return known
             try:
@@ -87,15 +73,13 @@ class SiteFiles:
             except FetchError as error:
                 self._remember(url, error)
                 raise
-            with self._lock:
-                self._kept.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (url, json.dumps(asdict(found))))
+            self._notes.row("INSERT OR REPLACE INTO files VALUES (?, ?)", url, json.dumps(asdict(found)))
             return found
 
     def _known(self, url: str) -> SiteFile | None:
         """What is kept of a file. Raises: FetchError where that is a failure."""
-        with self._lock:
-            row = self._kept.execute("SELECT answer FROM files WHERE url = ?", (url,)).fetchone()
-            failed = None if row else self._kept.execute(_FAILURE, (url, self._round)).fetchone()
+        row = self._notes.row("SELECT answer FROM files WHERE url = ?", url)
+        failed = None if row else self._notes.row(_FAILURE, url, self._round)
         if failed and failed[3] > time.time():
             raise FetchError(failed[0], failed[1])
         known = SiteFile(**json.loads(row[0])) if row else None
@@ -105,18 +89,10 @@ class SiteFiles:
         """Keep a failure of the host's; that we had no turn is none."""
         if error.reason == "host_busy":
             return
-        with self._lock:
-            before = self._kept.execute(_FAILURE, (url, self._round)).fetchone()
-            seconds = min(2 * before[2], _LONGEST_FAILURE) if before else FAILURE_EXPIRY
-            kept = (url, self._round, error.reason, error.detail, seconds, time.time() + seconds)
-            self._kept.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", kept)
-
-    @contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        """Alone among all threads and processes; waits for one who asks a host, who has a deadline."""
-        with (self._folder / f"lock-{what}").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        before = self._notes.row(_FAILURE, url, self._round)
+        seconds = min(2 * before[2], _LONGEST_FAILURE) if before else FAILURE_EXPIRY
+        kept = (url, self._round, error.reason, error.detail, seconds, time.time() + seconds)
+        self._notes.row("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", *kept)
 
     def _ask(self, first: str) -> SiteFile:
         url, deadline, now = first, time.monotonic() + self._timeout, time.time()

@@ -15,7 +15,7 @@ class WatReader(Source):
 
     opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
     """A page that says one of these, in `<meta name="robots">` or in its response's headers, forbids the use of its images:
-    its rows are dropped as opted_out. Also there are `noindex` and `tdm-reservation` (see dataops/page_signals.py)."""
+    its rows are dropped as opt_out. Also there are `noindex` and `tdm-reservation` (see dataops/page_signals.py)."""
 
     extracted_with: ClassVar[str] = "pairmill-wat/1"
 

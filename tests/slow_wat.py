@@ -94,7 +94,7 @@ def page_rows(page_url, html, headers, opt_out):
             if caption:
                 found_rows.append((found, caption, "og", reason, image.width, image.height))
 
-    opted_out = "opted_out" if told & opt_out else None
+    opted_out = "opt_out" if told & opt_out else None
     said = ",".join(sorted(told)) or None
     return [
         (url, caption, source, reason or opted_out, license, width, height, page_url, language, said)

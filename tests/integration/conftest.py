@@ -1,6 +1,7 @@
-"""A real S3 server on loopback, started and stopped by the tests."""
+"""A real S3 server on loopback, and a worker that is a thread: what several files of tests share."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
@@ -46,3 +47,11 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
         return records
 
     monkeypatch.setattr(extract_stage, "map_parts", map_parts)
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    """For a context: its worker is a thread of the test, since to start one that loads img2dataset takes seconds."""
+    monkeypatch.setattr("urllib.request._opener", None)  # what a shard installs is taken away again
+    with ThreadPoolExecutor(1) as pool:
+        yield pool

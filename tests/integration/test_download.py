@@ -8,6 +8,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -248,7 +249,11 @@ def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
 
 
 def test_each_misbehaviour_is_a_row_with_its_reason(
-    tmp_path: Path, site: ThreadingHTTPServer, tls_port: int, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    site: ThreadingHTTPServer,
+    tls_port: int,
+    one_thread: Executor,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     port = site.server_port
     expected = {
@@ -310,7 +315,7 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
             "closed.test": "127.0.0.1:9",
         },
     )
-    made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, tmp_path, workers=1))
+    made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, tmp_path, workers=1, pool=one_thread))
 
     dropped = {row["url"]: row for row in read_parts(store, made, "dropped-").to_pylist()}
     assert {url: row["drop_reason"] for url, row in dropped.items()} == {u: why for u, why in urls.items() if why}
@@ -343,13 +348,13 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
 
 
 def test_same_bytes_on_any_number_of_workers_and_threads_and_after_a_crash(
-    tmp_path: Path, site: ThreadingHTTPServer
+    tmp_path: Path, site: ThreadingHTTPServer, one_thread: Executor
 ) -> None:
     urls = [f"http://site.test/{'missing' if n % 10 == 3 else 'pictures'}/{n}.png" for n in range(90)]
 
     def planned_in(store: FolderStore, threads: int) -> Plan:
         connect_to = {"site.test": f"127.0.0.1:{site.server_port}"}
-        config = DownloadConfig(image_size=48, shard_size=40, threads=threads, connect_to=connect_to)
+        config = DownloadConfig(image_size=48, shard_size=40, threads=threads, connect_to=connect_to, host_rate=0)
         return plan(DOWNLOAD, config, 0, [filtered(store, urls, rows_a_part=50)])
 
     store_a, store_b = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
@@ -361,18 +366,19 @@ def test_same_bytes_on_any_number_of_workers_and_threads_and_after_a_crash(
 
     planned = planned_in(store_b, threads=3)
     draft = Draft(store_b, "download", planned.key)
+    here = Context(store_b, tmp_path, workers=1, pool=one_thread)
     cuts = slices.cut(planned.upstream[0], 40)
     shards = [Shard(index, rows, planned.config) for index, rows in enumerate(cuts)]  # pyright: ignore
-    map_parts(download_shard, [shards[0], shards[2]], draft, Context(store_b, tmp_path, workers=1))
+    map_parts(download_shard, [shards[0], shards[2]], draft, here)
     Site.seen.clear()  # "killed" here: two of three shards are there, and no manifest
-    b = make(planned, Context(store_b, tmp_path, workers=1))
+    b = make(planned, here)
     assert sum(number for path, number in Site.seen.items() if path.startswith(("/pictures", "/missing"))) == 40
 
     assert (a.key, a.content_digest) == (b.key, b.content_digest)
     for part in a.parts:
         if not part.name.startswith("evidence-"):
             assert store_a.read(a.path(part.name)) == store_b.read(b.path(part.name)), part.name
-    _curate_and_pack(Context(store_a, tmp_path, workers=1), a)
+    _curate_and_pack(Context(store_a, tmp_path, workers=1, pool=one_thread), a)
 
 
 def _curate_and_pack(context: Context, downloaded: Manifest) -> None:

@@ -9,6 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,6 +85,11 @@ def planned_in(store: FolderStore, server: ThreadingHTTPServer, **config: Any) -
     return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)])
 
 
+@pytest.fixture
+def context(tmp_path: Path, one_thread: Executor) -> Context:
+    return Context(FolderStore(tmp_path / "store"), tmp_path, workers=1, pool=one_thread)
+
+
 def outcome(store: FolderStore, made: Manifest) -> dict[str, str | None]:
     """What became of each url, each once, after a look at all shards."""
     kept, gone = read_parts(store, made).to_pylist(), read_parts(store, made, "dropped-").to_pylist()
@@ -95,8 +102,8 @@ def outcome(store: FolderStore, made: Manifest) -> dict[str, str | None]:
     return {row["url"]: row.get("drop_reason") for row in kept + gone}
 
 
-def test_what_may_pass_is_tried_again_in_later_shards(tmp_path: Path, moody: ThreadingHTTPServer) -> None:
-    store, context = FolderStore(tmp_path / "store"), Context(FolderStore(tmp_path / "store"), tmp_path, workers=1)
+def test_what_may_pass_is_tried_again_in_later_shards(context: Context, moody: ThreadingHTTPServer) -> None:
+    store = FolderStore(context.home / "store")
     Moody.patience = MOODY + 4  # all of the first round, and some of the second
     made = make(planned_in(store, moody), context)
     assert made.counts.dropped == {"http_404": GONE}
@@ -112,8 +119,10 @@ def test_what_may_pass_is_tried_again_in_later_shards(tmp_path: Path, moody: Thr
     assert packed.facts["samples"] == curated.counts.kept == 45 - GONE
 
 
-def test_retry_fetches_what_failed_so_and_nothing_else(tmp_path: Path, moody: ThreadingHTTPServer) -> None:
-    store, context = FolderStore(tmp_path / "store"), Context(FolderStore(tmp_path / "store"), tmp_path, workers=1)
+def test_retry_fetches_what_failed_so_and_nothing_else(
+    tmp_path: Path, context: Context, moody: ThreadingHTTPServer
+) -> None:
+    store = FolderStore(context.home / "store")
     Moody.mood = "bad"
     planned = planned_in(store, moody, retry={"rounds": 1, "delay": 0})
     first = make(planned, context)
@@ -147,43 +156,63 @@ def test_retry_fetches_what_failed_so_and_nothing_else(tmp_path: Path, moody: Th
     assert find(store, "download", planned.key, verify=True) == third
 
 
-KILLED = """
-import sys
+FORKING = """
+import multiprocessing, os, sys, types
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+import tasks.fetch_shard
 from dataops.store import FolderStore
+from tasks.parts import start_worker
 from tasks.stage import Context, make
-from tests.integration.test_download_rounds import Moody, planned_in
-import types
-store = FolderStore(Path(sys.argv[1]))
-server = types.SimpleNamespace(server_port=int(sys.argv[2]))
-if __name__ == "__main__":
-    make(planned_in(store, server), Context(store, Path(sys.argv[1]).parent, workers=2))
+from tests.integration.test_download_rounds import planned_in
+
+place, server = Path(sys.argv[1]), types.SimpleNamespace(server_port=int(sys.argv[2]))
+for line in sys.stdin:
+    if (child := os.fork()) == 0:
+        os.setsid()
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(2, fork, initializer=start_worker, initargs=(os.getpid(),)) as pool:
+            make(planned_in(FolderStore(place), server), Context(FolderStore(place), place.parent, workers=2, pool=pool))
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("gone", flush=True)
 """
+"""Makes the snapshot in a child for each line that it reads: what takes seconds to load is loaded once."""
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_digest(tmp_path: Path, moody: ThreadingHTTPServer) -> None:
+def test_killed_at_any_moment_it_ends_with_the_same_digest(
+    tmp_path: Path, context: Context, moody: ThreadingHTTPServer
+) -> None:
     Moody.mood = "bad"
     reference = FolderStore(tmp_path / "peace")
-    expected = make(planned_in(reference, moody), Context(reference, tmp_path, workers=2))
+    expected = make(planned_in(reference, moody), replace(context, store=reference))
     assert expected.facts["shards"] == 5, "three shards, and one in each of two rounds"
-    store, script = FolderStore(tmp_path / "store"), tmp_path / "killed.py"
-    script.write_text(KILLED)
-    command = [sys.executable, str(script), str(tmp_path / "store"), str(moody.server_port)]
+    store = FolderStore(tmp_path / "store")
+    command = [sys.executable, "-c", FORKING, str(tmp_path / "store"), str(moody.server_port)]
     folder = tmp_path / "store" / "download" / expected.key
     kills = 0
-    # A kill when nothing is there, amid the objects of a shard, and between shards and rounds.
-    for objects in (0, 3, 6, 9, 12, 16, 20, 24, 28):
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
-        )
-        while process.poll() is None and sum(1 for _ in folder.rglob("*.*")) <= objects:
-            time.sleep(0.002)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        # A kill when nothing is there, amid the objects of a shard, and between shards and rounds.
+        for objects in (0, 3, 6, 9, 12, 16, 20, 24, 28):
+            parent.stdin.write("make it\n")
+            child, gone = int(parent.stdout.readline()), threading.Event()
+            told = threading.Thread(target=lambda gone=gone: (parent.stdout.readline(), gone.set()))
+            told.start()
+            while not gone.is_set() and sum(1 for _ in folder.rglob("*.*")) <= objects:
+                time.sleep(0.002)
+            if not gone.is_set():
+                os.killpg(child, signal.SIGKILL)
+                kills += 1
+            told.join()
+        parent.stdin.close()
     assert kills >= 6, "most moments came too late"
-    made = make(planned_in(store, moody), Context(store, tmp_path, workers=2))
+    made = make(planned_in(store, moody), context)
     assert (made.content_digest, made.counts) == (expected.content_digest, expected.counts)
     assert find(store, "download", made.key, verify=True) == made
     there = {name.rpartition("/")[2] for name in store.names(f"download/{made.key}")}

@@ -3,8 +3,9 @@
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
-from itertools import pairwise
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from tasks import slices
 from tasks.download import DownloadConfig, Shard
+from tasks.host_pace import HostPace
 from tests.integration.hostile_web import TDM, Web, served
 from tests.integration.test_download import filtered
 
@@ -82,13 +84,27 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         yield web
 
 
+@pytest.fixture
+def intervals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """Seconds between requests that each turn at a host kept, by host."""
+    kept: defaultdict[str, list[float]] = defaultdict(list)
+    turn = HostPace.turn
+
+    def noted(self: HostPace, name: str, interval: float = 0.0) -> AbstractContextManager[None]:
+        kept[name].append(interval)
+        return turn(self, name, interval)
+
+    monkeypatch.setattr(HostPace, "turn", noted)
+    return kept
+
+
 def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
     """The reason of each row (None where it was kept) and its evidence, both by url."""
     from tasks import fetch_shard
 
     store = FolderStore(folder / "store")
     source, draft = filtered(store, urls, rows_a_part=len(urls)), Draft(store, "download", "polite")
-    config = DownloadConfig(**{"image_size": 48, "timeout": 2, "max_bytes": 300_000, "threads": 16} | options)
+    config = DownloadConfig(**{"image_size": 48, "timeout": 20, "max_bytes": 300_000, "threads": 16} | options)
     fetch_shard.run(draft, Shard(0, slices.cut(source, len(urls))[0], config))
     kept, dropped, evidence = (
         read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
@@ -97,10 +113,18 @@ def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, st
     return reasons, {row["url"]: row for row in evidence}
 
 
-def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(tmp_path: Path, web: Web) -> None:
+def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(
+    tmp_path: Path, web: Web, intervals: dict[str, list[float]]
+) -> None:
     contact = "https://example.org/bot"
-    reasons, evidence = fetched(tmp_path, list(EXPECTED), contact=contact, connect_to=web.connect_to(), host_rate=0)
-    assert reasons == EXPECTED
+    options = {"contact": contact, "connect_to": web.connect_to(), "host_rate": 0}
+    drips = [
+        url for url, reason in EXPECTED.items() if reason == "timeout"
+    ]  # all others have time, on a busy machine too
+    reasons, evidence = fetched(tmp_path / "drips", drips, timeout=0.5, **options)
+    others, said = fetched(tmp_path / "others", [url for url in EXPECTED if url not in drips], **options)
+    assert reasons | others == EXPECTED
+    evidence |= said
     assert web.agents == {f"pairmill/0.1 (+{contact})"}
 
     paths = web.paths()
@@ -113,18 +137,17 @@ def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(tmp_path:
     assert sorted(paths["partly.test"]) == sorted([*FILES, "/private/ok.png", "/3.png"])
     assert sorted(paths["tdmrep.test"]) == sorted([*FILES, "/free/1.png"])
     assert sorted(paths["aitxt.test"]) == sorted([*FILES, "/1.gif"])
-    assert paths["busy.test"][:3] == FILES
+    assert sorted(paths["busy.test"][:3]) == sorted(FILES)  # two threads read one each of the latter two
     assert 1 <= len(paths["busy.test"][3:]) <= 3  # those that were under way together, and none again
     assert "127.0.0.1" not in paths
     assert paths.pop("circling-robots.test") == ["/robots.txt"] * 6 + [*FILES[1:], "/1.png"]
     again = {host for host, asked in paths.items() if len(asked) != len(set(asked))}
     assert again == {"busy-once.test"}
 
+    assert len(paths["delay.test"]) == 5
+    assert intervals["delay.test"] == [0, 0.3, 0.3, 0.3, 0.3]  # from the second request on it is known
     times = [at for at, host, _ in web.log if host == "delay.test"]
-    assert len(times) == 5
-    gaps = [after - before for before, after in pairwise(times)][1:]  # from the second request on it is known
-    assert min(gaps) > 0.2, gaps  # they start 0.3 s apart, and reach the server a little later
-    assert sum(gaps) > 0.8
+    assert times[-1] - times[0] > 0.5, "they start 0.3 s apart; some reach a busy server later"
     first, second = (at for at, host, path in web.log if (host, path) == ("busy-once.test", "/1.png"))
     assert second - first >= 1
 

@@ -119,9 +119,9 @@ def test_captions_that_say_nothing_or_too_much(caption: str, expected: str | Non
         ({}, {"url": "http://a.example/pixel-art.gif"}, None),
         ({}, {"declared_width": 1, "declared_height": 1}, "tracking"),
         ({}, {"declared_width": 100}, None),
-        ({}, {"page_opt_out": "noai,noindex"}, "opted_out"),
+        ({}, {"page_opt_out": "noai,noindex"}, "opt_out"),
         ({}, {"page_opt_out": "noindex"}, None),
-        ({"opt_out": ["noindex"]}, {"page_opt_out": "noai,noindex"}, "opted_out"),
+        ({"opt_out": ["noindex"]}, {"page_opt_out": "noai,noindex"}, "opt_out"),
         ({"allow_licenses": ["https://creativecommons.org/licenses/by/"]}, {}, "license"),
         (
             {"allow_licenses": ["https://creativecommons.org/licenses/by/"]},

@@ -21,5 +21,5 @@ OPT_OUT = frozenset({"noai", "noimageai"})
 def test_a_page_that_opts_out_loses_its_rows_with_that_reason(head, opted_out):
     html = f'<html><head>{head}</head><body><img src="a.png" alt="a dog"><img src="b.png"></body></html>'
     rows = page_pairs(html.encode(), "http://x.example/", BOUNDS, OPT_OUT).candidates
-    assert [row.reason for row in rows] == ["opted_out" if opted_out else None, "no_caption"]
-    assert all(row.reason != "opted_out" for row in page_pairs(html.encode(), "http://x.example/", BOUNDS).candidates)
+    assert [row.reason for row in rows] == ["opt_out" if opted_out else None, "no_caption"]
+    assert all(row.reason != "opt_out" for row in page_pairs(html.encode(), "http://x.example/", BOUNDS).candidates)

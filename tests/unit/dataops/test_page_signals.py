@@ -86,7 +86,7 @@ def test_opt_outs_of_the_response(fields: list, told: set):
 
 def test_the_responses_word_counts_as_the_pages():
     pairs = page_pairs(IMAGE.encode(), PAGE, PageBounds(40, 300), frozenset({"noai"}), frozenset({"noai"}))
-    assert (pairs.opt_out, [row.reason for row in pairs.candidates]) == ("noai", ["opted_out"])
+    assert (pairs.opt_out, [row.reason for row in pairs.candidates]) == ("noai", ["opt_out"])
 
 
 BY, SA = "https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by-sa/4.0/"

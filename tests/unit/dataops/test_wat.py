@@ -203,7 +203,7 @@ def test_what_a_page_declares_becomes_columns():
     [first, *others] = fast_rows(data)[0]
     told = "noimageai,noindex,tdm-reservation"
     page_columns = ("http://creativecommons.org/licenses/by-sa/4.0/", url, "pt-br", told)
-    assert first[:4] == ("http://cdn.example/x/a.jpg", "An image", "alt", "opted_out")
+    assert first[:4] == ("http://cdn.example/x/a.jpg", "An image", "alt", "opt_out")
     assert (first[4], *first[7:]) == page_columns
     assert [row[:3] for row in others] == [
         ("http://cdn.example/og.jpg", "The title", "og"),

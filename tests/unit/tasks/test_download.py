@@ -11,7 +11,7 @@ from dataops.schema import DOWNLOADED, FILTERED, dropped, uid
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
 from dataops.store import FolderStore
 from tasks import download, slices
-from tasks.download import DOWNLOAD, DownloadConfig
+from tasks.download import DOWNLOAD, DownloadConfig, said
 from tasks.fetch import Evidence
 from tasks.fetch_outcome import drop_reason, outcome, put_tables
 from tasks.slices import Slice
@@ -167,3 +167,12 @@ def test_slices_are_read_with_the_columns_that_are_asked_for(tmp_path: Path) -> 
     store = FolderStore(tmp_path)
     stored(store, [4])
     assert slices.read(store, [Slice("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
+
+
+def test_a_shard_tells_its_speed_its_success_and_its_reasons() -> None:
+    counts = Counts(input=990, kept=950, dropped={"dns": 10, "http_404": 30})
+    facts = {"bytes": 120_000_000, "seconds": 10.0, "again": 10, "round": 0, "hosts": {}}
+    told = said(Record(task="shard-00003", counts=counts, facts=facts))
+    assert told == (
+        "shard-00003: http_404 30, dns 10; 10 to be tried again; 95.0% of 1,000 fetched, 100 images/s, 12.0 MB/s"
+    )

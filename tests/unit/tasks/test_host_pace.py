@@ -2,11 +2,13 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from tasks import host_pace
 from tasks.host_pace import HostPace, PaceLimits
+from tasks.run_notes import Pauses
 from tasks.wire import FetchError
 
 
@@ -151,3 +153,19 @@ def test_a_turn_that_does_not_come_is_given_up() -> None:
     holder.join()
     with pace.turn("slow.test"):
         pass
+
+
+def test_a_pause_that_one_process_was_told_is_kept_by_all(tmp_path: Path) -> None:
+    asked, beside = (HostPace(PaceLimits(max_pause=10), Pauses(tmp_path)) for _ in range(2))
+    with pytest.raises(FetchError), asked.turn("a.test"):
+        raise FetchError("http_429", "the server's answer", retry_after=60)
+    with pytest.raises(FetchError, match="http_429: the server's answer"), beside.turn("a.test"):
+        pytest.fail("it was asked")
+    with beside.turn("b.test"):
+        pass
+
+    with pytest.raises(FetchError), asked.turn("c.test"):
+        raise FetchError("http_503", "the server's answer", retry_after=0.1)
+    started = time.monotonic()
+    with beside.turn("c.test"):
+        assert time.monotonic() - started > 0.05, "a short one is waited for"

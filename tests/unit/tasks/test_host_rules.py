@@ -1,6 +1,8 @@
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -164,3 +166,22 @@ def test_a_file_that_would_cost_too_much_time_allows_nothing() -> None:
     modest = "User-agent: *\n" + "".join(f"Disallow: /*{n}.jpg$\n" for n in range(1_000))
     assert RobotsFile.parse(modest).allows("http://a.test/x.jpg", "pairmill")
     assert not RobotsFile.parse(modest).allows("http://a.test/999.jpg", "pairmill")
+
+
+def test_two_threads_read_the_files_beside_robots_txt_at_the_same_time() -> None:
+    both = Barrier(2)
+
+    class Slow(Host):
+        def get(self, origin: str, path: str, turn: Any = nullcontext) -> SiteFile:
+            if path != "/robots.txt":
+                both.wait(20)
+            return super().get(origin, path, turn)
+
+    host = Slow()
+    asked = rules(host)
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(2):
+            threads.submit(asked.check, split_url("http://a.test/1.jpg"))
+    assert not both.broken
+    assert set(host.asked.values()) == {1}
+    assert len(host.asked) == 3
