@@ -73,7 +73,7 @@ def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: 
     home: Path = services.home()
     record, store = load_run(run_id, home, store_uri)
     if is_alive(record, store):
-        attempt = record.attempts[-1]
+        attempt = record.tries[-1]
         msg = f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop it first"
         raise ConfigError(msg)
     remember(run_id, store, home)
@@ -82,7 +82,8 @@ def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: 
     from flows.pipeline import STAGES
 
     for attempt in record.attempts:
-        if attempt.ended_at is None and attempt.flow_run_id:
+        over = attempt in record.tries or attempt.is_gone()  # a training on a work pool may go on without its parent
+        if over and attempt.ended_at is None and attempt.flow_run_id:
             asyncio.run(_mark_crashed(attempt.flow_run_id))
     until = record.goal
     if until and from_stage and STAGES.index(until) < STAGES.index(from_stage):

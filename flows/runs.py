@@ -79,6 +79,11 @@ class Attempt(BaseModel):
         """Whether its process is known to have ended; of another machine's nothing is known."""
         return self.is_here() and (identity(self.pid) is None or self.process not in (None, identity(self.pid)))
 
+    def is_sent_by(self, earlier: "Attempt") -> bool:
+        """Whether this is a training on a work pool that an earlier try was waiting for when it began."""
+        waited = earlier.ended_at is None or earlier.ended_at > self.started_at
+        return self.flow == "train" and earlier.flow != "train" and waited
+
 
 class RunRecord(BaseModel):
     """One run: its own config, its tries, and where each stage stands."""
@@ -103,9 +108,14 @@ class RunRecord(BaseModel):
         return self.attempts[0].flow if self.attempts else "pipeline"
 
     @property
+    def tries(self) -> list[Attempt]:
+        """The attempts without the trainings that one of them sent to a work pool, which go on without it."""
+        return [a for i, a in enumerate(self.attempts) if not any(a.is_sent_by(b) for b in self.attempts[:i])]
+
+    @property
     def goal(self) -> str | None:
         """The last stage that the unfinished try was to run; None for all of them, as after a finished try."""
-        return self.attempts[-1].until if self.attempts and self.state != "completed" else None
+        return self.tries[-1].until if self.attempts and self.state != "completed" else None
 
     def begin(self, flow: str = "pipeline", until: str | None = None, flow_run_id: str | None = None) -> None:
         """Start a try in this process."""
@@ -132,7 +142,7 @@ class RunRecord(BaseModel):
 
     def actual_state(self) -> RunState:
         """`crashed` where the record says running but its process on this machine is gone."""
-        gone = self.state == "running" and self.attempts and self.attempts[-1].is_gone()
+        gone = self.state == "running" and self.attempts and self.tries[-1].is_gone()
         return "crashed" if gone else self.state
 
     def save(self, store: Store) -> None:
@@ -217,7 +227,7 @@ def is_alive(record: RunRecord, store: Store) -> bool:
     """
     if record.actual_state() != "running":
         return False
-    if record.attempts and record.attempts[-1].is_here():
+    if record.attempts and record.tries[-1].is_here():
         return True
     making = next((run for run in reversed(record.stages) if run.state == "Running"), None)
     first = holder(store, making.stage, making.key) if making else None

@@ -11,6 +11,7 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from flows.runs import RUN_ID, Attempt, RunRecord, StageRun, find_run, is_alive, list_runs, load_run, new_run_id
 from tasks.lease import Lease
+from training.process import place
 
 
 def record(run_id: str, created_at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:
@@ -130,3 +131,22 @@ def test_an_unfinished_run_goes_on_to_where_it_was_to_go_and_a_finished_one_to_t
     assert one.goal == "pack"
     one.end("completed")
     assert one.goal is None
+
+
+def test_a_training_on_the_work_pool_is_no_try_of_its_own(tmp_path):
+    """The run whose command was killed can be continued while its training goes on, and to where the command was to go."""
+    store = FolderStore(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    here = {"host": "h", "place": place()}
+    killed = Attempt(started_at="10:00", **here, pid=gone.pid, process="p", until=None)
+    child = Attempt(started_at="10:05", **here, pid=os.getpid(), flow="train", until="train", flow_run_id="c")
+    record = RunRecord(run_id="r-1", name="r", created_at="", config={}, attempts=[killed, child])
+    assert record.tries == [killed]
+    assert (record.actual_state(), is_alive(record, store), record.goal) == ("crashed", False, None)
+    failed = killed.model_copy(update={"ended_at": "10:09"})
+    assert record.model_copy(update={"attempts": [failed, child]}).tries == [failed]
+    landed = killed.model_copy(update={"ended_at": "10:04", "flow": "curate"})  # which a trigger carries on
+    triggered = record.model_copy(update={"attempts": [landed, child]})
+    assert triggered.tries == [landed, child]
+    assert is_alive(triggered, store)

@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from dataops.digest import file_sha256
+from tests.unit.tasks.test_train_shards import Dataset, dataset, job_of, size_of, supply
 from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training.train import main
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
+__all__ = ["dataset"]  # a fixture
 
 
 def on_two_ranks(jobs: list[Path]) -> subprocess.CompletedProcess[str]:
@@ -39,7 +41,7 @@ def without_cosines(row: dict[str, float]) -> dict[str, float]:
 
 def assert_same_training(one: Path, two: Path) -> None:
     """To rounding: so the same samples, each once an epoch, in the same steps."""
-    assert len(rows_of(one)) == len(rows_of(two)) == 9
+    assert len(rows_of(one)) == len(rows_of(two))
     for expected, row in zip(rows_of(one), rows_of(two), strict=True):
         assert without_cosines(row) == pytest.approx(without_cosines(expected), rel=1e-3)
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
@@ -49,11 +51,14 @@ def assert_same_training(one: Path, two: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_two_ranks_equal_one_process(make_job: MakeJob, suite: dict[str, object]) -> None:
+def test_two_ranks_equal_one_process(
+    make_job: MakeJob, suite: dict[str, object], dataset: Dataset, tmp_path: Path
+) -> None:
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them.
 
-    One torchrun for all: a ResNet; a ViT with all that works on parts of a batch; a training that one process began; and
-    one that cannot start, of which torchrun, whatever its ranks say, tells 1, and failure.json the code that they meant.
+    One torchrun for all: a ResNet; a ViT with all that works on parts of a batch; one whose shards come and go; a training
+    that one process began; and one that cannot start, of which torchrun, whatever its ranks say, tells 1, and failure.json
+    the code that they meant.
     """
     # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
     settings = {"epochs": 3, "eps": 1e-3}
@@ -62,6 +67,9 @@ def test_two_ranks_equal_one_process(make_job: MakeJob, suite: dict[str, object]
     both = {tower: make_job(f"{tower}-2", tower, nproc=2, **settings, **more) for tower, more in towers.items()}
     often = {**settings, "checkpoint_every": 1, "evaluate_every": 6}
     undisturbed, begun = (with_suite(make_job(name, "vit", keep_checkpoints=9, **often), suite) for name in "ab")
+    limit = size_of(dataset, 4)
+    alone["come"] = job_of(dataset, tmp_path / "here", 0, eps=1e-3)
+    both["come"] = job_of(dataset, tmp_path / "come", limit, eps=1e-3, nproc=2)
     wrong = make_job("wrong", nproc=2, model="ViT-Z")
     for job in (*alone.values(), undisturbed):
         assert main([str(job)]) == 0
@@ -75,7 +83,8 @@ def test_two_ranks_equal_one_process(make_job: MakeJob, suite: dict[str, object]
         (output_of(begun) / name).unlink()
     begun.write_text(begun.read_text().replace('"workers": 1', '"workers": 2, "nproc": 2'))
 
-    result = on_two_ranks([*both.values(), begun, wrong])
+    with supply(dataset, both["come"], limit):
+        result = on_two_ranks([*both.values(), begun, wrong])
     assert result.returncode == 1, result.stderr
     for tower, job in alone.items():
         assert_same_training(job, both[tower])
