@@ -71,7 +71,7 @@ def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
     Raises: SourceError where some set has a source and none could be had.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    folder = data or services.make_home() / "datasets"
+    folder = data_folder(suite, data, services.make_home()) or suite.resolve().parent
     results = fetch_suite(suite, folder)
     if as_json:
         print_json({"data": str(folder), "sets": as_rows(results)})

@@ -160,7 +160,7 @@ def test_all_problems_come_in_one_error(tmp_path):
         "s.toml",
         "unknown key 'colour'; allowed: name, [[task]]",
         "task[0] (a b).name",
-        "task[0] (a b).kind: Input should be 'classification', 'multilabel' or 'retrieval' (got 'probe')",
+        "task[0] (a b).kind: Input should be 'classification', 'multilabel', 'retrieval' or 'association' (got 'probe')",
         "task[0] (a b).splitt: unknown key; allowed: name, kind, root, split, description",
         "task[1] (u).root",
         "the root is missing too",
