@@ -20,7 +20,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.secrets import redact
 from dataops.store import FolderStore
 from tasks.job import run_job
-from training.eval_sets import CLASS_NAMES, DATASET_TYPE, SHARD_COUNT, TEMPLATES
+from training.eval_sets import ASSOCIATIONS, CLASS_NAMES, DATASET_TYPE, SHARD_COUNT, TEMPLATES
 from training.suite import read_tasks
 from training.suite_task import Task
 

@@ -23,6 +23,7 @@ from training.model import CLIP
 from training.preprocess import Preprocess
 from training.tokenizer import train_tokenizer
 
+pytestmark = pytest.mark.timeout(120)  # the command's own process loads torch, twice
 NAMES = ["<b>nought</b>", *(str(n) for n in range(1, 10))]
 
 
