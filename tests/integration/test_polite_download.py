@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -91,6 +92,7 @@ def intervals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     turn = HostPace.turn
 
     def noted(self: HostPace, name: str, interval: float = 0.0) -> AbstractContextManager[None]:
+        assert threading.current_thread().name == "fetch", "img2dataset has taken threads of its own"
         kept[name].append(interval)
         return turn(self, name, interval)
 
