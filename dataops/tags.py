@@ -26,6 +26,10 @@ def numbers(names: str) -> tuple[np.uint64, ...]:
     return tuple(np.uint64(number(name)) for name in names.split())
 
 
+_SPACE, _SLASH, _END, _EQUALS, _QUOTE = 1, 2, 4, 8, 16
+_WHAT = np.zeros(256, np.uint8)
+for _bytes, _what in ((b" \t\n\f\r", _SPACE), (b"/", _SLASH), (b">", _END), (b"=", _EQUALS), (b"\"'", _QUOTE)):
+    _WHAT[list(_bytes)] = _what
 _REL, _HREF, _LABELLEDBY = numbers("rel href aria-labelledby")
 
 
@@ -33,12 +37,12 @@ _REL, _HREF, _LABELLEDBY = numbers("rel href aria-labelledby")
 def find(data, at, byte):
     """The next place of a byte, else the end. An unsigned index, which numba does not check for being negative."""
     place, end = np.uint64(at), np.uint64(data.size)
-    while place + np.uint64(_BLOCK) <= end:  # a loop of fixed length, which becomes one of vectors
-        hit = np.uint8(0)
-        for k in range(_BLOCK):
-            hit |= np.uint8(data[place + np.uint64(k)] == byte)
-        if hit:
-            break
+    while place + np.uint64(_BLOCK) <= end:
+        first = np.uint8(_BLOCK)
+        for k in range(_BLOCK):  # a loop of fixed length without a branch, which becomes one of vectors
+            first = min(first, np.uint8(k) if data[place + np.uint64(k)] == byte else np.uint8(_BLOCK))
+        if first < _BLOCK:
+            return np.int64(place) + first
         place += np.uint64(_BLOCK)
     while place < end and data[place] != byte:
         place += np.uint64(1)
@@ -63,19 +67,17 @@ def ends_comment(data, at):
 
 
 @compiled(nogil=True, inline="always")
-def _is_space(byte):
-    return byte == 32 or byte == 9 or byte == 10 or byte == 12 or byte == 13
+def _is(data, at, what):
+    """Whether the byte at a place is one of these. An unsigned index: as in `find`."""
+    return _WHAT[data[np.uint64(at)]] & what != 0
 
 
 @compiled(nogil=True, inline="always")
 def read_name(data, at):
     """Where the name that starts here ends, and its number."""
     found = np.uint64(0)
-    while at < data.size:
-        byte = data[at]
-        if byte == 62 or byte == 47 or _is_space(byte):
-            break
-        found = found * np.uint64(_PRIME) + np.uint64(_lower(byte))
+    while at < data.size and not _is(data, at, _SPACE | _SLASH | _END):
+        found = found * np.uint64(_PRIME) + np.uint64(_lower(data[np.uint64(at)]))
         at += 1
     return at, max(found, np.uint64(1))
 
@@ -93,31 +95,31 @@ def read_attributes(data, at):
     Source: the HTML Standard, sections 13.2.5.32 to 13.2.5.40.
     """
     size, count, says, closed = data.size, 0, 0, False
-    while at < size and data[at] != 62:
-        if _is_space(data[at]) or data[at] == 47:
-            closed = data[at] == 47
+    while at < size and not _is(data, at, _END):
+        if _is(data, at, _SPACE | _SLASH):
+            closed = _is(data, at, _SLASH)
             at += 1
             continue
         closed = False
         count += 1
         begin = at
         at += 1  # an "=" here is part of the name
-        while at < size and not (data[at] == 61 or data[at] == 62 or data[at] == 47 or _is_space(data[at])):
+        while at < size and not _is(data, at, _SPACE | _SLASH | _END | _EQUALS):
             at += 1
         end = at
-        while at < size and _is_space(data[at]):
+        while at < size and _is(data, at, _SPACE):
             at += 1
-        if at >= size or data[at] != 61:
+        if at >= size or not _is(data, at, _EQUALS):
             continue
         at += 1
-        while at < size and _is_space(data[at]):
+        while at < size and _is(data, at, _SPACE):
             at += 1
-        if at < size and (data[at] == 34 or data[at] == 39):
+        if at < size and _is(data, at, _QUOTE):
             value = at + 1
-            at = find(data, value, data[at]) + 1
+            at = find(data, value, data[np.uint64(at)]) + 1
         else:
             value = at
-            while at < size and not (data[at] == 62 or _is_space(data[at])):
+            while at < size and not _is(data, at, _SPACE | _END):
                 at += 1
         if end - begin == 3 or end - begin == 4 or end - begin == 15:
             says |= _says(data, begin, end, value, min(at, size))
