@@ -231,7 +231,7 @@ def _read(data, reader, known, known_kinds, starts, out):
             if (is_bare or is_link) and count and reader < 2 and foreign == 0 and not unsure and at <= size:
                 written = copy(data, copied, name_end, out, written)
                 copied = at - (2 if closed else 1)
-        if kind == _FLAT or kind == _RAW or (closing and is_open[slot] == 0):
+        if kind == _FLAT or kind == _RAW or (closing and is_open[slot] == 0) or (kind == _FOREIGN and closed and not closing):
             continue
         if kind == _FOREIGN and not closing and foreign == 0:
             broken = False
