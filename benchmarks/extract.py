@@ -41,7 +41,7 @@ def ours_pairs(path: Path) -> Pairs:
     """(canonical address, alt as it stands) of the images with an alt."""
     from dataops.urls import BadUrl, Resolver
     from dataops.warc import Damage
-    from dataops.wat import IMAGE, page_base, read_wat
+    from dataops.wat import Image, page_base, read_wat
 
     pairs: Pairs = []
     with path.open("rb") as file:
@@ -51,7 +51,7 @@ def ours_pairs(path: Path) -> Pairs:
             base = page_base(page, MAX_URL)
             resolve = Resolver(base, MAX_URL).resolve
             for link in page.html.links:
-                if link.path == IMAGE and link.alt and not link.url.startswith("data:"):
+                if type(link) is Image and link.alt and not link.url.startswith("data:"):
                     try:  # an empty reference is the page itself to cc2dataset; our stage drops such a row as no_url
                         pairs.append((resolve(link.url) if link.url else base, link.alt))
                     except BadUrl:
