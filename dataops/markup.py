@@ -49,9 +49,59 @@ _NAMES = {name: kind for kind, names in _NAMES_OF.items() for name in names.spli
 # No reader asks for the attributes of these, and a tree is the same without them (which is not so of formatting, of which it
 # counts equal elements, nor of input).
 _BARE = frozenset(
-    "div span p li ul ol dl dt dd h1 h2 h3 h4 h5 h6 section article nav header footer main aside table thead tbody tfoot tr td "
-    "th col colgroup caption form label button select option optgroup br hr wbr figure figcaption noscript script style "
-    "iframe time video audio svg".split()
+    [
+        "div",
+        "span",
+        "p",
+        "li",
+        "ul",
+        "ol",
+        "dl",
+        "dt",
+        "dd",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "section",
+        "article",
+        "nav",
+        "header",
+        "footer",
+        "main",
+        "aside",
+        "table",
+        "thead",
+        "tbody",
+        "tfoot",
+        "tr",
+        "td",
+        "th",
+        "col",
+        "colgroup",
+        "caption",
+        "form",
+        "label",
+        "button",
+        "select",
+        "option",
+        "optgroup",
+        "br",
+        "hr",
+        "wbr",
+        "figure",
+        "figcaption",
+        "noscript",
+        "script",
+        "style",
+        "iframe",
+        "time",
+        "video",
+        "audio",
+        "svg",
+    ]
 )
 _LINKS = frozenset(("a", "link"))
 SOUGHT = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
@@ -231,7 +281,12 @@ def _read(data, reader, known, known_kinds, starts, out):
             if (is_bare or is_link) and count and reader < 2 and foreign == 0 and not unsure and at <= size:
                 written = copy(data, copied, name_end, out, written)
                 copied = at - (2 if closed else 1)
-        if kind == _FLAT or kind == _RAW or (closing and is_open[slot] == 0) or (kind == _FOREIGN and closed and not closing):
+        if (
+            kind == _FLAT
+            or kind == _RAW
+            or (closing and is_open[slot] == 0)
+            or (kind == _FOREIGN and closed and not closing)
+        ):
             continue
         if kind == _FOREIGN and not closing and foreign == 0:
             broken = False

@@ -56,7 +56,7 @@ _PATHS = (  # of nearly all other links; one with another path has its record re
 ).split()
 # Of those only `rel` is taken, and of most not even that is there: five links of six lead to no image.
 _Other = [msgspec.defstruct("Other", [("rel", str, "")], gc=False, tag_field="path", tag=path) for path in _PATHS]
-_Typed = Union[(Image, *_Other)]  # noqa: UP007  # a tuple of types
+_Typed = Union[(Image, *_Other)]  # a tuple of types
 
 
 class Meta(msgspec.Struct, gc=False):
@@ -199,9 +199,7 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
     return Origin(page.url, page.offset, language, ",".join(sorted(told)) or None), rows, beyond
 
 
-def _image_rows(
-    links: Sequence[Any], resolver: Resolver, bounds: PageBounds
-) -> tuple[list[Candidate], bool, int]:
+def _image_rows(links: Sequence[Any], resolver: Resolver, bounds: PageBounds) -> tuple[list[Candidate], bool, int]:
     """The rows of the images, whether there are links to licences, and the number of images that are too many."""
     rows: list[Candidate] = []
     has_licenses = False

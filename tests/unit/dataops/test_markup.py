@@ -87,7 +87,10 @@ LEFT_OUT = [
     ("<svg><text>x</text><path d=x/></svg>y", "<svg><text>x</text><path d=x/></svg>y"),
     ("<figcaption id=a><svg> <path/> </svg>", "<figcaption><svg> <path/> </svg>"),  # whose spaces are a caption's
     ("<a href=/b>b</a><a rel=license href=l>l</a>", "<a>b</a><a rel=license href=l>l</a>"),
-    ("<a href='https://creativecommons.org/licenses/by/4.0/'>", "<a href='https://creativecommons.org/licenses/by/4.0/'>"),
+    (
+        "<a href='https://creativecommons.org/licenses/by/4.0/'>",
+        "<a href='https://creativecommons.org/licenses/by/4.0/'>",
+    ),
     ("<p id=a>x</p><img aria-labelledby=a>", "<p id=a>x</p><img aria-labelledby=a>"),
 ]
 
