@@ -31,8 +31,8 @@ _SLOTS = 1 << 14
 _FLAT, _RAW, _FORMATTING, _FOREIGN, _STOPPING, _SHAPE, _POINT = range(1, 8)
 # Elements that hold nothing, or that the next of their kind closes, do not nest. What is in raw ones is text up to their
 # end tag, but not within foreign ones. Formatting is opened again after each block that closes over it (of a and nobr
-# there is only ever one). Behind those that stop, a script may be none. Shapes stand in svg alone, hold nothing but each other,
-# and never end it. In points within svg and math there may be HTML, where an end tag of theirs may count for nothing.
+# there is only ever one). Behind those that stop, a script may be none. Shapes stand in svg alone, hold nothing but each
+# other, and never end it. In points within svg and math there may be HTML, where an end tag of theirs may count for nothing.
 _NAMES_OF = {
     _FLAT: "area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead "
     "tbody tfoot colgroup rp rt rb rtc html head body",
@@ -46,64 +46,14 @@ _NAMES_OF = {
     _POINT: "foreignobject desc annotation-xml mi mo mn ms mtext",
 }
 _NAMES = {name: kind for kind, names in _NAMES_OF.items() for name in names.split()}
-# No reader asks for the attributes of these, and a tree is the same without them (which is not so of formatting, of which it
-# counts equal elements, nor of input).
-_BARE = frozenset(
-    [
-        "div",
-        "span",
-        "p",
-        "li",
-        "ul",
-        "ol",
-        "dl",
-        "dt",
-        "dd",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "section",
-        "article",
-        "nav",
-        "header",
-        "footer",
-        "main",
-        "aside",
-        "table",
-        "thead",
-        "tbody",
-        "tfoot",
-        "tr",
-        "td",
-        "th",
-        "col",
-        "colgroup",
-        "caption",
-        "form",
-        "label",
-        "button",
-        "select",
-        "option",
-        "optgroup",
-        "br",
-        "hr",
-        "wbr",
-        "figure",
-        "figcaption",
-        "noscript",
-        "script",
-        "style",
-        "iframe",
-        "time",
-        "video",
-        "audio",
-        "svg",
-    ]
+# No reader asks for the attributes of these, and a tree is the same without them (which is not so of formatting, of which
+# it counts equal elements, nor of input).
+_BARE = (
+    "div span p li ul ol dl dt dd h1 h2 h3 h4 h5 h6 section article nav header footer main aside table thead tbody tfoot tr "
+    "td th col colgroup caption form label button select option optgroup br hr wbr figure figcaption noscript script style "
+    "iframe time video audio svg"
 )
-_LINKS = frozenset(("a", "link"))
+_LINKS = "a link"
 SOUGHT = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
 """Names whose start tags are looked for; `<image>` is read as `<img>`."""
 
@@ -274,19 +224,14 @@ def _read(data, reader, known, known_kinds, starts, out):
                 all_say |= says & LICENSE
             if kind == _RAW and foreign == 0:
                 raw, escaped = name, False
-                if name == _SCRIPT or name == _STYLE:
+                if name in (_SCRIPT, _STYLE):
                     hole = at
             is_bare = kinds[slot] & _BARE_BIT != 0
             is_link = kinds[slot] & _LINK != 0 and reader == 0 and says & LICENSE == 0
             if (is_bare or is_link) and count and reader < 2 and foreign == 0 and not unsure and at <= size:
                 written = copy(data, copied, name_end, out, written)
                 copied = at - (2 if closed else 1)
-        if (
-            kind == _FLAT
-            or kind == _RAW
-            or (closing and is_open[slot] == 0)
-            or (kind == _FOREIGN and closed and not closing)
-        ):
+        if kind in (_FLAT, _RAW) or (closing and is_open[slot] == 0) or (kind == _FOREIGN and closed and not closing):
             continue
         if kind == _FOREIGN and not closing and foreign == 0:
             broken = False
@@ -318,7 +263,7 @@ def _kinds() -> dict[str, int]:
     """Of each name that is known: its kind, and the bits of what may be left out of its tags."""
     kinds = dict(_NAMES)
     for names, bit in ((_BARE, _BARE_BIT), (_LINKS, _LINK)):
-        for name in names:
+        for name in names.split():
             kinds[name] = kinds.get(name, 0) | bit
     return kinds
 

@@ -50,10 +50,21 @@ class Link(msgspec.Struct, gc=False):
     rel: str = ""
 
 
-_PATHS = (  # of nearly all other links; one with another path has its record read by `Link`
-    "A@/href STYLE/#text FORM@/action IFRAME@/src INPUT@/src DIV@/data-href SOURCE@/src AREA@/href EMBED@/src VIDEO@/poster "
-    "VIDEO@/src AUDIO@/src TRACK@/src OBJECT@/codebase OBJECT@/data BLOCKQUOTE@/cite A@/data-href BUTTON@/data-href"
-).split()
+# Of nearly all other links; one with another path has its record read by `Link`.
+_PATHS = (
+    *(
+        "A@/href",
+        "A@/data-href",
+        "AREA@/href",
+        "STYLE/#text",
+        "FORM@/action",
+        "INPUT@/src",
+        "IFRAME@/src",
+        "SOURCE@/src",
+    ),
+    *("VIDEO@/src", "VIDEO@/poster", "AUDIO@/src", "TRACK@/src", "EMBED@/src", "OBJECT@/data", "OBJECT@/codebase"),
+    *("BLOCKQUOTE@/cite", "DIV@/data-href", "BUTTON@/data-href"),
+)
 # Of those only `rel` is taken, and of most not even that is there: five links of six lead to no image.
 _Other = [msgspec.defstruct("Other", [("rel", str, "")], gc=False, tag_field="path", tag=path) for path in _PATHS]
 _Typed = Union[(Image, *_Other)]  # a tuple of types

@@ -18,7 +18,8 @@ PIECES = (
     "<![CDATA[", "]]>", "<frameset>", "<plaintext>", "<body>", "</body>", "</html>", "<head>", "<svg class=x>", "</svg>",
     "<path d='</svg>'>", "<path d=x/>", "<path d='' />", "</path>", "<g id=g>", "</g>", "<use/>", "<a rel=license href=x>",
     "<a href='HTTPS://www.CreativeCommons.org/licenses/by/4.0'>", "<a rel='lic&#101;nse'>", "<figcaption>", "</figcaption>",
-    "<div class='-->'>", "<p title='</textarea>' x=</style>", "<li a='</title>'>", "<input type=hidden id=a>", "<i class=a>",
+    "<div class='-->'>", "<p title='</textarea>' x=</style>", "<li a='</title>'>", "<input type=hidden id=a>",
+    "<i class=a>",
     "<span class=\"]]>\">", "<td a='<!--'>", "<link rel=icon href='<svg>'>", "<br/>", "<div/", "<font color=red>",
 )  # fmt: skip
 ASKED = frozenset(("img", "base", "meta", "source", "input", "html", "font", "i", "template"))
