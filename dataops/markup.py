@@ -32,7 +32,8 @@ _FLAT, _RAW, _FORMATTING, _FOREIGN, _STOPPING, _SHAPE, _POINT = range(1, 8)
 # Elements that hold nothing, or that the next of their kind closes, do not nest. What is in raw ones is text up to their
 # end tag, but not within foreign ones. Formatting is opened again after each block that closes over it (of a and nobr
 # there is only ever one). Behind those that stop, a script may be none. Shapes stand in svg alone, hold nothing but each
-# other, and never end it. In points within svg and math there may be HTML, where an end tag of theirs may count for nothing.
+# other, and never end it. In points within svg and math there may be HTML, where an end tag of theirs may count for
+# nothing.
 _NAMES_OF = {
     _FLAT: "area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead "
     "tbody tfoot colgroup rp rt rb rtc html head body",
@@ -49,9 +50,9 @@ _NAMES = {name: kind for kind, names in _NAMES_OF.items() for name in names.spli
 # No reader asks for the attributes of these, and a tree is the same without them (which is not so of formatting, of which
 # it counts equal elements, nor of input).
 _BARE = (
-    "div span p li ul ol dl dt dd h1 h2 h3 h4 h5 h6 section article nav header footer main aside table thead tbody tfoot tr "
-    "td th col colgroup caption form label button select option optgroup br hr wbr figure figcaption noscript script style "
-    "iframe time video audio svg"
+    "div span p li ul ol dl dt dd h1 h2 h3 h4 h5 h6 section article nav header footer main aside table thead tbody tfoot "
+    "tr td th col colgroup caption form label button select option optgroup br hr wbr figure figcaption noscript script "
+    "style iframe time video audio svg"
 )
 _LINKS = "a link"
 SOUGHT = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
