@@ -58,7 +58,7 @@ def copy(data, begin, end, out, written):
     return written + max(0, end - begin)
 
 
-@compiled(nogil=True, inline="always")
+@compiled(nogil=True)
 def ends_comment(data, at):
     """Whether the ">" at a place stands behind "--" or "--!"."""
     if data[at - 1] == 33:
@@ -66,13 +66,13 @@ def ends_comment(data, at):
     return data[at - 1] == 45 and data[at - 2] == 45
 
 
-@compiled(nogil=True, inline="always")
+@compiled(nogil=True)
 def _is(data, at, what):
     """Whether the byte at a place is one of these. An unsigned index: as in `find`."""
     return _WHAT[data[np.uint64(at)]] & what != 0
 
 
-@compiled(nogil=True, inline="always")
+@compiled(nogil=True)
 def read_name(data, at):
     """Where the name that starts here ends, and its number."""
     found = np.uint64(0)
@@ -82,12 +82,12 @@ def read_name(data, at):
     return at, max(found, np.uint64(1))
 
 
-@compiled(nogil=True, inline="always")
+@compiled(nogil=True)
 def _lower(byte):
     return byte | 0x20 if 65 <= byte <= 90 else byte
 
 
-@compiled(nogil=True, inline="always")
+@compiled(nogil=True)
 def read_attributes(data, at):
     """Of the tag whose name ended here: where it ends, how many attributes it has, whether it closes itself, and what of
     LICENSE and LABELLED its attributes may say.
