@@ -7,6 +7,7 @@ if there are any, count instead of `src` and `srcset`, which then hold a placeho
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 from dataops.srcset import SrcsetCandidate, parse_srcset
@@ -68,9 +69,9 @@ MAX_CANDIDATES = 200
 """Addresses of one image that are compared."""
 
 _LAZY = {name: rank for rank, name in enumerate((*LAZY_SRCSET, *LAZY_SRC))}
-_lazy_of, _has_no_lazy = frozenset(_LAZY).intersection, frozenset(_LAZY).isdisjoint
-_PLAIN = ("srcset", "src")
+_lazy_of = frozenset(_LAZY).intersection
 _SETS = frozenset(("srcset", *LAZY_SRCSET))
+_extent = itemgetter(1, 2)  # of an offer: width and density
 _DECODED_TYPES = frozenset(
     f"image/{kind}" for kind in ("jpeg", "jpg", "pjpeg", "png", "apng", "webp", "gif", "avif", "bmp")
 )
@@ -113,15 +114,19 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
     """
     width, height = image.get("width"), image.get("height")
     width, height = declared_length(width) if width else None, declared_length(height) if height else None
-    if not sources and "srcset" not in image:  # most images
-        names = _lazy_of(image)
-        if not names:
+    if not sources:  # as of most images
+        names, is_set = _lazy_of(image), "srcset" in image
+        if not names and not is_set:
             return _reference((image.get("src") or "", width, height))
-        if len(names) == 1 and _SETS.isdisjoint(names) and (text := image[next(iter(names))]) and _is_image(text):
-            return _reference((text, width, height))
-    elements = (image, *filter(_is_for_us, sources)) if sources else (image,)
-    lazy = [(each, _lazy_names(each)) for each in elements if not _has_no_lazy(each)]
-    best = (_largest(lazy) if lazy else None) or _largest([(each, _PLAIN) for each in elements])
+        if len(names) == 1 and not is_set and _SETS.isdisjoint(names):
+            text = image[next(iter(names))]
+            if text and _is_image(text):
+                return _reference((text, width, height))
+        best = _largest_lazy((image,)) if names else None
+        best = best or _largest_plain((image,))
+    else:
+        elements = (image, *filter(_is_for_us, sources))
+        best = _largest_lazy(elements) or _largest_plain(elements)
     if best is None:
         return _reference((image.get("src") or "", width, height))
     url, own_width, _, own_height = best
@@ -148,35 +153,39 @@ def _is_for_us(source: Attributes) -> bool:
     return (not kind or kind in _DECODED_TYPES) and not (media and _OTHER_MEDIA.search(media))
 
 
-def _largest(elements: Sequence[tuple[Attributes, Iterable[str]]]) -> SrcsetCandidate | None:
-    """Of what these attributes of the elements offer and could be decoded; the first of equal ones."""
+def _largest_lazy(elements: Sequence[Attributes]) -> SrcsetCandidate | None:
+    """Of what the lazy-load attributes of the elements offer and could be decoded; the first of equal ones."""
     offers: list[SrcsetCandidate] = []
-    for element, names in elements:
-        for name in names:
+    for element in elements:
+        for name in _lazy_names(element):
             if text := element.get(name):
-                if name in _SETS:
-                    offers += parse_srcset(text)[:MAX_CANDIDATES]
-                else:
-                    offers.append((text, 0, 1.0, None))
-    best = _first_largest(offers)
-    if best is not None and not _is_image(best[0]):  # seldom: so they are not all looked at
-        best = _first_largest([offer for offer in offers if _is_image(offer[0])])
-    return best
+                offers += parse_srcset(text)[:MAX_CANDIDATES] if name in _SETS else [(text, 0, 1.0, None)]
+    return _best(offers)
 
 
-def _first_largest(offers: Sequence[SrcsetCandidate]) -> SrcsetCandidate | None:
-    if len(offers) == 1:
-        return offers[0]
-    best, most = None, (-1, 0.0)
-    for offer in offers:
-        if (extent := offer[1:3]) > most:
-            best, most = offer, extent
-    return best
+def _largest_plain(elements: Sequence[Attributes]) -> SrcsetCandidate | None:
+    """As _largest_lazy, of the plain attributes."""
+    offers: list[SrcsetCandidate] = []
+    for element in elements:
+        if text := element.get("srcset"):
+            offers += parse_srcset(text)[:MAX_CANDIDATES]
+        if text := element.get("src"):
+            offers.append((text, 0, 1.0, None))
+    return _best(offers)
+
+
+def _best(offers: Sequence[SrcsetCandidate]) -> SrcsetCandidate | None:
+    if not offers:
+        return None
+    best = max(offers, key=_extent) if len(offers) > 1 else offers[0]
+    if _is_image(best[0]):  # nearly always: so they are not all looked at
+        return best
+    return max((offer for offer in offers if _is_image(offer[0])), key=_extent, default=None)
 
 
 def _lazy_names(element: Attributes) -> Iterable[str]:
     names = _lazy_of(element)
-    return names if len(names) == 1 else sorted(names, key=_LAZY.__getitem__)
+    return names if len(names) < 2 else sorted(names, key=_LAZY.__getitem__)
 
 
 def _is_image(reference: str) -> bool:

@@ -1,14 +1,17 @@
 """Reads a page's tags before a tree is built of them.
 
-Tells markup that is built, or grown, to exhaust a parser, and leaves out what no tree is needed for: the contents of
-scripts and styles, half of the bytes of real pages and a third of a parser's time.
+Tells markup that is built, or grown, to exhaust a parser, and leaves out what makes no difference to what is read from the
+tree: the contents of scripts and styles, drawings, and attributes that nobody asks for. They are two thirds of the bytes of
+real pages, and half of a parser's time.
 """
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 
 from dataops.compiled import compiled
+from dataops.tags import LABELLED, LICENSE, copy, ends_comment, find, number, numbers, read_attributes, read_name
 
 MAX_DEPTH = 5_000
 """Open elements at once. Building a tree takes time that grows with the square of its depth: 0.1 s at 10,000, 17 s at
@@ -24,14 +27,13 @@ in the process, less than 500 MB."""
 
 _ELEMENT_BYTES, _TEXT_BYTES, _ATTRIBUTE_BYTES = 240, 150, 290  # measured with Lexbor 3, rounded up
 _MAX_NAMES = 8_000  # different names of elements; the table has twice the room
-_MAX_HOLES = 4_000  # scripts and styles of a page that are left out
 _SLOTS = 1 << 14
-_BLOCK = 16
-_PRIME = 0x100000001B3
-_FLAT, _RAW, _FORMATTING, _FOREIGN, _STOPPING = 1, 2, 3, 4, 5
+_FLAT, _RAW, _FORMATTING, _FOREIGN, _STOPPING, _SHAPE, _POINT = range(1, 8)
 # Elements that hold nothing, or that the next of their kind closes, do not nest. What is in raw ones is text up to their
 # end tag, but not within foreign ones. Formatting is opened again after each block that closes over it (of a and nobr
-# there is only ever one). Behind those that stop, a script may be none.
+# there is only ever one). Behind those that stop, a script may be none. Shapes stand in svg alone, hold nothing but each
+# other, and never end it. In points within svg and math there may be HTML, where an end tag of theirs may count for
+# nothing.
 _NAMES_OF = {
     _FLAT: "area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead "
     "tbody tfoot colgroup rp rt rb rtc html head body",
@@ -39,8 +41,20 @@ _NAMES_OF = {
     _FORMATTING: "b big code em font i s small strike strong tt u",
     _FOREIGN: "svg math",
     _STOPPING: "frameset plaintext",
+    _SHAPE: "path g use defs symbol rect circle ellipse line polyline polygon stop lineargradient radialgradient clippath "
+    "mask filter fecolormatrix fecomponenttransfer fecomposite fefunca fefuncb fefuncg fefuncr fegaussianblur feoffset "
+    "feblend feflood",
+    _POINT: "foreignobject desc annotation-xml mi mo mn ms mtext",
 }
 _NAMES = {name: kind for kind, names in _NAMES_OF.items() for name in names.split()}
+# No reader asks for the attributes of these, and a tree is the same without them (which is not so of formatting, of which
+# it counts equal elements, nor of input).
+_BARE = (
+    "div span p li ul ol dl dt dd h1 h2 h3 h4 h5 h6 section article nav header footer main aside table thead tbody tfoot "
+    "tr td th col colgroup caption form label button select option optgroup br hr wbr figure figcaption noscript script "
+    "style iframe time video audio svg"
+)
+_LINKS = "a link"
 SOUGHT = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
 """Names whose start tags are looked for; `<image>` is read as `<img>`."""
 
@@ -53,23 +67,35 @@ class BadPage(ValueError):
         self.reason = reason
 
 
+class Reader(IntEnum):
+    """What is asked of a tree: each keeps more than the one before."""
+
+    PAIRS = 0
+    """Attributes of images, of what belongs to them, and of links to licences."""
+    LINKS = 1
+    """Those of all links too."""
+    ALL = 2
+
+
 class Markup(NamedTuple):
     """A page that a tree can be built of."""
 
     html: bytes
-    """Without the contents of scripts and styles, where they are sure to be that; all else as it was."""
+    """Without what its reader does not ask for, where it is sure to be that; all else as it was."""
     starts: frozenset[str]
     """Those of SOUGHT whose start tags may occur: their first two letters stand behind a `<` somewhere."""
+    licensed: bool
+    """Whether a link to a licence may occur."""
 
 
-def read_markup(html: bytes) -> Markup:
+def read_markup(html: bytes, reader: Reader) -> Markup:
     """Read the page's tags as a tokenizer does (comments and scripts are skipped), their nesting simply: an end tag
     closes an open element of its own name. That counts pages of sloppy markup as deeper than they are.
 
     Raises: BadPage('too_complex') where a tree of the page's tags could not be built in fair time and memory.
     """
-    holes = np.empty((_MAX_HOLES, 2), np.int64)
-    work = _Work(*_read(np.frombuffer(html, np.uint8), _KEYS, _KINDS, _STARTS, holes))
+    data, out = np.frombuffer(html, np.uint8), np.empty(len(html), np.uint8)
+    work = _Work(*_read(data, int(reader), _KEYS, _KINDS, _STARTS, out))
     tree = 2 * len(html) + work.elements * _ELEMENT_BYTES + work.tags * _TEXT_BYTES + work.attributes * _ATTRIBUTE_BYTES
     if (
         work.depth > MAX_DEPTH
@@ -78,15 +104,10 @@ def read_markup(html: bytes) -> Markup:
         or tree > MAX_TREE_BYTES
     ):
         raise BadPage("too_complex")
-    return Markup(_without(html, holes[: work.holes].ravel().tolist()), _sought(work.starts))
-
-
-def _without(html: bytes, edges: list[int]) -> bytes:
-    """All but what lies between the first edge and the second, the third and the fourth, ..."""
-    if not edges:
-        return html
-    edges = [0, *edges, len(html)]
-    return b"".join([html[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2)])
+    if reader != Reader.ALL and (work.unsure or work.says & LABELLED):  # a label may be any element
+        return read_markup(html, Reader.ALL)
+    kept = html if work.written == len(html) else out[: work.written].tobytes()
+    return Markup(kept, _sought(work.starts), reader == Reader.ALL or bool(work.says & LICENSE))
 
 
 class _Work(NamedTuple):
@@ -99,15 +120,18 @@ class _Work(NamedTuple):
     depth: int
     formatting: int
     starts: int  # a bit for each of SOUGHT
-    holes: int  # scripts and styles whose contents can be left out
+    says: int  # of LICENSE and LABELLED, the tags that may
+    unsure: bool  # whether the tree may see other tags
+    written: int  # bytes of the page that are kept
 
 
 @compiled(nogil=True)
-def _read(data, known, known_kinds, starts, holes):
-    """The fields of _Work; the places of the contents of scripts and styles go to `holes`.
+def _read(data, reader, known, known_kinds, starts, out):
+    """The fields of _Work; what is kept of the data goes to `out`.
 
-    None is left out from where on a tree might have it otherwise: an end tag of svg or math within an element of theirs
-    that may hold HTML, `<s` behind `<!--` in a script (HTML Standard, 13.2.5.15 to 29), a frameset, a plaintext.
+    Nothing is left out from where on a tree might have it otherwise: an end tag of svg or math within an element of theirs
+    that may hold HTML, a raw element within what may have ended them, `<s` behind `<!--` in a script (HTML Standard,
+    13.2.5.15 to 29), a raw element in a select, a frameset, a plaintext.
     """
     keys, kinds = np.zeros(_SLOTS, np.uint64), np.zeros(_SLOTS, np.uint8)
     is_open = np.zeros(_SLOTS, np.int32)
@@ -117,19 +141,20 @@ def _read(data, known, known_kinds, starts, holes):
         keys[slot], kinds[slot] = known[i], known_kinds[i]
     tags = elements = attributes = compared = 0
     depth = formatting = foreign = most_depth = most_formatting = 0
-    found = np.uint16(0)
+    found, all_say = np.uint16(0), 0
     at, size = 0, data.size
     raw = np.uint64(0)  # the name of the raw element that we are in
     comment = escaped = unsure = False
     point = np.uint64(0)  # the element of svg or math in which HTML may stand that we are in
-    hole = left_out = 0
+    drawing = captioned = astray = broken = False  # in an svg of nothing but shapes; after a figcaption; ...
+    hole = copied = written = drawn = 0
     while at + 2 < size:
         if comment:
-            while at < size and data[at] != 60 and not (data[at] == 62 and _ends_comment(data, at)):
+            while at < size and data[at] != 60 and not (data[at] == 62 and ends_comment(data, at)):
                 at += 1
             comment = at < size and data[at] == 60
         else:
-            at = _find(data, at, 60)  # "<"
+            at = find(data, at, 60)  # "<"
         if at + 2 >= size:
             break
         if data[at] != 60:
@@ -150,21 +175,18 @@ def _read(data, known, known_kinds, starts, holes):
                 tags += 1
                 at += 2
             elif raw == 0 and (after == 33 or after == 63 or closing):  # a declaration, or what counts as a comment
-                at = _find(data, at, 62)
+                unsure |= foreign != 0 and data[at + 2] == 91  # "<![CDATA["
+                at = find(data, at, 62)
             else:
                 at += 1
             continue
         begin = at
-        at, name = _name(data, at + 2 if closing else at + 1)
-        if raw != 0:
-            if name != raw:
-                at = begin + 1
-                continue
-            if hole and not escaped and not unsure and hole < begin and left_out < len(holes):
-                holes[left_out, 0], holes[left_out, 1] = hole, begin
-                left_out += 1
-            raw, hole = np.uint64(0), 0
-        at, count = _attributes(data, at)
+        at, name = read_name(data, at + 2 if closing else at + 1)
+        if raw != 0 and name != raw:
+            at = begin + 1
+            continue
+        name_end = at
+        at, count, closed, says = read_attributes(data, at)
         tags += 1
         attributes += count
         compared += count * count
@@ -175,22 +197,49 @@ def _read(data, known, known_kinds, starts, holes):
             if names > _MAX_NAMES:
                 most_depth = MAX_DEPTH + 1
                 break
-        kind = kinds[slot]
-        if kind == _STOPPING:
+        kind = kinds[slot] & _KIND
+        if raw != 0:
+            if hole and not escaped and not unsure:
+                written = copy(data, copied, hole, out, written)
+                copied = begin
+            raw, hole = np.uint64(0), 0
+        elif kind == _STOPPING or (kind == _RAW and name != _SCRIPT and is_open[_slot(keys, _SELECT)] != 0):
             unsure = True
         if foreign != 0:
-            if name in _POINTS:
+            if kind == _POINT or name == _TITLE:
                 unsure |= point != 0 and not (closing and name == point)
                 point = np.uint64(0) if closing else name
             unsure |= closing and kind == _FOREIGN and point != 0
+            unsure |= kind == _RAW and (broken or (point != 0 and name != _TITLE))
+            broken |= kind not in (_SHAPE, _POINT, _RAW, _FOREIGN)
+            if drawing and closing and name == _SVG and foreign == 1 and not unsure:
+                written, copied = drawn, begin
+            drawing &= (kind == _SHAPE and point == 0) or name == _TITLE
+        astray |= kind == _SHAPE and (foreign == 0 or broken or point != 0)
         if not closing:
             elements += 1
+            captioned |= name == _FIGCAPTION
+            if says & LABELLED and name in _IMAGES:
+                all_say |= LABELLED
+            if kinds[slot] & _LINK:
+                all_say |= says & LICENSE
             if kind == _RAW and foreign == 0:
                 raw, escaped = name, False
-                if name == _SCRIPT or (name == _STYLE and is_open[_slot(keys, _SELECT)] == 0):
+                if name in (_SCRIPT, _STYLE):
                     hole = at
-        if kind in (_FLAT, _RAW) or (closing and is_open[slot] == 0):
+            is_bare = kinds[slot] & _BARE_BIT != 0
+            is_link = kinds[slot] & _LINK != 0 and reader == 0 and says & LICENSE == 0
+            if (is_bare or is_link) and count and reader < 2 and foreign == 0 and not unsure and at <= size:
+                written = copy(data, copied, name_end, out, written)
+                copied = at - (2 if closed else 1)
+        if kind in (_FLAT, _RAW) or (closing and is_open[slot] == 0) or (kind == _FOREIGN and closed and not closing):
             continue
+        if kind == _FOREIGN and not closing and foreign == 0:
+            broken = False
+            if name == _SVG and reader < 2 and not captioned and not astray and is_open[_slot(keys, _SELECT)] == 0:
+                drawing = True
+                written = copy(data, copied, at, out, written)
+                drawn, copied = written, at
         step = -1 if closing else 1
         is_open[slot] += step
         depth += step
@@ -199,7 +248,8 @@ def _read(data, known, known_kinds, starts, holes):
         elif kind == _FOREIGN:
             foreign += step
         most_depth, most_formatting = max(most_depth, depth), max(most_formatting, formatting)
-    return tags, elements, attributes, compared, most_depth, most_formatting, found, left_out
+    written = copy(data, copied, size, out, written)
+    return tags, elements, attributes, compared, most_depth, most_formatting, found, all_say, unsure, written
 
 
 @compiled(nogil=True, inline="always")
@@ -210,90 +260,13 @@ def _slot(keys, name):
     return slot
 
 
-@compiled(nogil=True, inline="always")
-def _ends_comment(data, at):
-    """Whether a ">" stands behind "--" or "--!"."""
-    if data[at - 1] == 33:
-        at -= 1
-    return data[at - 1] == 45 and data[at - 2] == 45
-
-
-@compiled(nogil=True)
-def _find(data, at, byte):
-    """The next place of a byte, else the end. An unsigned index, which numba does not check for being negative."""
-    place, end = np.uint64(at), np.uint64(data.size)
-    while place + np.uint64(_BLOCK) <= end:  # a loop of fixed length, which becomes one of vectors
-        hit = np.uint8(0)
-        for k in range(_BLOCK):
-            hit |= np.uint8(data[place + np.uint64(k)] == byte)
-        if hit:
-            break
-        place += np.uint64(_BLOCK)
-    while place < end and data[place] != byte:
-        place += np.uint64(1)
-    return max(np.int64(place), at)
-
-
-@compiled(nogil=True, inline="always")
-def _is_space(byte):
-    return byte == 32 or byte == 9 or byte == 10 or byte == 12 or byte == 13
-
-
-@compiled(nogil=True, inline="always")
-def _name(data, at):
-    """Where the name that starts here ends, and its number."""
-    number = np.uint64(0)
-    while at < data.size:
-        byte = data[at]
-        if byte == 62 or byte == 47 or _is_space(byte):
-            break
-        if 65 <= byte <= 90:
-            byte |= 0x20
-        number = number * np.uint64(_PRIME) + np.uint64(byte)
-        at += 1
-    return at, max(number, np.uint64(1))
-
-
-@compiled(nogil=True, inline="always")
-def _attributes(data, at):
-    """Where the tag ends whose name ended here, and how many attributes it has.
-
-    Source: the HTML Standard, sections 13.2.5.32 to 13.2.5.40.
-    """
-    size, count = data.size, 0
-    while at < size and data[at] != 62:
-        if _is_space(data[at]) or data[at] == 47:
-            at += 1
-            continue
-        count += 1
-        at += 1  # an "=" here is part of the name
-        while at < size and not (data[at] == 61 or data[at] == 62 or data[at] == 47 or _is_space(data[at])):
-            at += 1
-        while at < size and _is_space(data[at]):
-            at += 1
-        if at >= size or data[at] != 61:
-            continue
-        at += 1
-        while at < size and _is_space(data[at]):
-            at += 1
-        if at < size and (data[at] == 34 or data[at] == 39):
-            at = _find(data, at + 1, data[at]) + 1
-        else:
-            while at < size and not (data[at] == 62 or _is_space(data[at])):
-                at += 1
-    return at + 1, count
-
-
-def _number(name: str) -> int:
-    """As _name gives it."""
-    number = 0
-    for byte in name.encode():
-        number = (number * _PRIME + byte) % (1 << 64)
-    return number
-
-
-def _numbers(names: str) -> tuple[np.uint64, ...]:
-    return tuple(np.uint64(_number(name)) for name in names.split())
+def _kinds() -> dict[str, int]:
+    """Of each name that is known: its kind, and the bits of what may be left out of its tags."""
+    kinds = dict(_NAMES)
+    for names, bit in ((_BARE, _BARE_BIT), (_LINKS, _LINK)):
+        for name in names.split():
+            kinds[name] = kinds.get(name, 0) | bit
+    return kinds
 
 
 def _start_bits() -> np.ndarray:
@@ -312,10 +285,10 @@ def _sought(bits: int) -> frozenset[str]:
     return _SOUGHT[bits]
 
 
+_KIND, _BARE_BIT, _LINK = 7, 8, 16
 _SOUGHT: dict[int, frozenset[str]] = {}
-_SCRIPT, _STYLE, _SELECT, *_ = _numbers("script style select")
-# Elements within svg and math in which HTML may stand, where an end tag of theirs may count for nothing.
-_POINTS = _numbers("foreignobject desc title annotation-xml mi mo mn ms mtext")
-_KEYS = np.array([_number(name) for name in _NAMES], np.uint64)
-_KINDS = np.array(list(_NAMES.values()), np.uint8)
+_SCRIPT, _STYLE, _SELECT, _TITLE, _SVG, _FIGCAPTION = numbers("script style select title svg figcaption")
+_IMAGES = numbers("img amp-img image")
+_KEYS = np.array([number(name) for name in _kinds()], np.uint64)
+_KINDS = np.array(list(_kinds().values()), np.uint8)
 _STARTS = _start_bits()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from dataops.markup import read_markup
+from dataops.markup import Reader, read_markup
 from dataops.urls import BadUrl, canonical_url
 
 MAX_LINKS = 5_000
@@ -35,8 +35,7 @@ def page_links(html: bytes, page_url: str, agent: str, max_url_chars: int) -> Pa
     Source: HTML Standard, 4.6.7 (nofollow); developers.google.com/search/docs/crawling-indexing/robots-meta-tag.
     """
     html = html.replace(b"\0", b"")
-    html, _ = read_markup(html)
-    tree = LexborHTMLParser(html)
+    tree = LexborHTMLParser(read_markup(html, Reader.LINKS).html)
     links = PageLinks(_directives(tree, agent))
     base = page_url
     if node := tree.css_first("base[href]"):

@@ -11,7 +11,7 @@ from dataops.candidates import MAX_IMAGES, Candidate, PageBounds, candidate
 from dataops.captions import normal_caption
 from dataops.image_addresses import Attributes, ImageReference, image_reference
 from dataops.image_captions import ImageCaptions
-from dataops.markup import SOUGHT, BadPage, read_markup
+from dataops.markup import SOUGHT, BadPage, Markup, Reader, read_markup
 from dataops.open_graph import shared_images
 from dataops.page_signals import Licenses, counted_name, declared_language, is_license_link, meta_opt_outs
 from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
@@ -67,14 +67,14 @@ def page_pairs(
     if b"\0" in html:
         html = html.replace(b"\0", b"")
     try:
-        html, starts = read_markup(html)
+        markup = read_markup(html, Reader.PAIRS)
     except BadPage:
         if _ANY_IMAGE.search(html):
             raise
         return PagePairs([])
-    if not starts & _IMAGES and not _SHARED_IMAGE.search(html):
+    if not markup.starts & _IMAGES and not _SHARED_IMAGE.search(markup.html):
         return PagePairs([])
-    page = _Page(LexborHTMLParser(html, options=_NO_EVENTS), starts, page_url, bounds)
+    page = _Page(markup, page_url, bounds)
     metas = page.metas()
     found = [*page.of_images(), *page.of_shared(metas)]
     told = meta_opt_outs(metas) | header_opt_outs
@@ -88,10 +88,11 @@ def page_pairs(
 class _Page:
     """The nodes of one page from which rows are made, found in one pass over its tree."""
 
-    def __init__(self, tree: LexborHTMLParser, starts: frozenset[str], page_url: str, bounds: PageBounds):
-        self.tree, self.bounds = tree, bounds
+    def __init__(self, markup: Markup, page_url: str, bounds: PageBounds):
+        self.tree, self.bounds = LexborHTMLParser(markup.html, options=_NO_EVENTS), bounds
+        tree = self.tree
         by_tag: dict[str | None, list[LexborNode]] = {}
-        for node in _SELECTOR.find(_query(starts), tree.root) if tree.root else ():
+        for node in _SELECTOR.find(_query(markup.starts, markup.licensed), tree.root) if tree.root else ():
             by_tag.setdefault(node.tag, []).append(node)
         self.by_tag = by_tag
         self.images = [*by_tag.get("img", ()), *by_tag.get("amp-img", ())]
@@ -192,10 +193,10 @@ class _Page:
             return bounded_url(reference, self.bounds.url), bad.reason
 
 
-@lru_cache(maxsize=1 << len(SOUGHT))
-def _query(starts: frozenset[str]) -> str:
+@lru_cache(maxsize=2 << len(SOUGHT))
+def _query(starts: frozenset[str], licensed: bool) -> str:
     """The selector of all elements that are read, of those that may be there: each that it names costs time."""
-    return ",".join([*sorted(starts), *_LICENSE_LINKS])
+    return ",".join([*sorted(starts), *(_LICENSE_LINKS if licensed else ())]) or "img"
 
 
 def _is_license(link: LexborNode) -> bool:

@@ -12,7 +12,7 @@ _DESCRIPTOR = re.compile(r"(\d{1,9})([wh])|(-?(?:\d{1,9}(?:\.\d{1,20})?|\.\d{1,2
 
 # A candidate of the plainest form, as nearly all are: a whole number of w or x. From the first other one on: the rest.
 _PLAIN = re.compile(
-    rf"[{_SPACE},]*+([^{_SPACE}]*[^{_SPACE},])[{_SPACE}]++(?:([1-9]\d{{0,8}})w|(\d{{1,9}})x)[{_SPACE}]*+(?:,|\Z)|(.++)",
+    rf"[{_SPACE},]*+([^{_SPACE}]++)(?<!,)[{_SPACE}]++(?:([1-9]\d{{0,8}})w|(\d{{1,9}})x)[{_SPACE}]*+(?:,|\Z)|(.++)",
     re.DOTALL,
 )
 

@@ -102,17 +102,20 @@ class Resolver:
         self._root, self._folders = base[:path], base[path:].partition("?")[0].split("/")[1:-1]
         # What stands before each kind of plain reference.
         self._prefixes = ("", "", base[: base.find(":") + 1], self._root, self._folder(0))
+        self._above: dict[int, str | None] = {}  # folders, by how many levels above
 
     def resolve(self, reference: str) -> str:
         """The absolute address. Raises: BadUrl with the reason."""
         if reference.startswith("data:"):  # before any work on what may be a whole picture
             raise BadUrl("data_url")
         prefix, rest = None, reference
-        if plain := _PLAIN(reference):
+        if reference.startswith("."):  # which none of the plain ones does
+            if upward := _UPWARD(reference):
+                dots, rest = upward.groups()
+                up = len(dots) // 3
+                prefix = self._above[up] if up in self._above else self._above.setdefault(up, self._folder(up))
+        elif plain := _PLAIN(reference):
             prefix = self._prefixes[plain.lastindex or 0]
-        elif reference.startswith(".") and (upward := _UPWARD(reference)):
-            dots, rest = upward.groups()
-            prefix = self._folder(len(dots) // 3)
         if prefix is None or len(prefix) + len(rest) > self.max_chars or len(reference) > self.max_chars:
             return _resolved(reference, self.base, self.max_chars)
         return prefix + rest

@@ -10,7 +10,7 @@ Source: WAT files of Common Crawl, as their extractor (ia-web-commons, Extractin
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, Union
 
 import msgspec
 
@@ -32,6 +32,14 @@ LANGUAGE = "HTML@/lang"
 """The name of the meta that holds the page's language."""
 
 
+class Image(msgspec.Struct, gc=False, tag_field="path", tag=IMAGE):
+    """A link to an image."""
+
+    url: str = ""
+    alt: str = ""
+    title: str = ""
+
+
 class Link(msgspec.Struct, gc=False):
     """An element that names an address; `path` is ELEMENT@/attribute."""
 
@@ -40,6 +48,26 @@ class Link(msgspec.Struct, gc=False):
     alt: str = ""
     title: str = ""
     rel: str = ""
+
+
+# Of nearly all other links; one with another path has its record read by `Link`.
+_PATHS = (
+    *(
+        "A@/href",
+        "A@/data-href",
+        "AREA@/href",
+        "STYLE/#text",
+        "FORM@/action",
+        "INPUT@/src",
+        "IFRAME@/src",
+        "SOURCE@/src",
+    ),
+    *("VIDEO@/src", "VIDEO@/poster", "AUDIO@/src", "TRACK@/src", "EMBED@/src", "OBJECT@/data", "OBJECT@/codebase"),
+    *("BLOCKQUOTE@/cite", "DIV@/data-href", "BUTTON@/data-href"),
+)
+# Of those only `rel` is taken, and of most not even that is there: five links of six lead to no image.
+_Other = [msgspec.defstruct("Other", [("rel", str, "")], gc=False, tag_field="path", tag=path) for path in _PATHS]
+_Typed = Union[(Image, *_Other)]  # a tuple of types
 
 
 class Meta(msgspec.Struct, gc=False):
@@ -51,6 +79,7 @@ class Meta(msgspec.Struct, gc=False):
 
 
 T = TypeVar("T", Link, Meta)
+L = TypeVar("L")
 
 
 class Head(msgspec.Struct, gc=False):
@@ -62,33 +91,33 @@ class Head(msgspec.Struct, gc=False):
     """JSON: most pages have dozens, and nothing is made of them but of a licence."""
 
 
-class Html(msgspec.Struct, gc=False):
-    """HTML-Metadata."""
+class Html(msgspec.Struct, Generic[L], gc=False):
+    """HTML-Metadata; a link that is no Image has its `rel`."""
 
-    links: list[Link] = msgspec.field(name="Links", default_factory=list)
+    links: list[L] = msgspec.field(name="Links", default_factory=list)
     head: Head = msgspec.field(name="Head", default_factory=Head)
 
 
-class _Response(msgspec.Struct, gc=False):
-    html: Html | None = msgspec.field(name="HTML-Metadata", default=None)
+class _Response(msgspec.Struct, Generic[L], gc=False):
+    html: Html[L] | None = msgspec.field(name="HTML-Metadata", default=None)
     headers: msgspec.Raw = msgspec.field(name="Headers", default=msgspec.Raw(b"{}"))
 
 
-class _Payload(msgspec.Struct, gc=False):
-    response: _Response | None = msgspec.field(name="HTTP-Response-Metadata", default=None)
+class _Payload(msgspec.Struct, Generic[L], gc=False):
+    response: _Response[L] | None = msgspec.field(name="HTTP-Response-Metadata", default=None)
 
 
 class _Header(msgspec.Struct, gc=False):
     url: str = msgspec.field(name="WARC-Target-URI", default="")
 
 
-class _Envelope(msgspec.Struct, gc=False):
-    payload: _Payload = msgspec.field(name="Payload-Metadata", default_factory=_Payload)
+class _Envelope(msgspec.Struct, Generic[L], gc=False):
+    payload: _Payload[L] = msgspec.field(name="Payload-Metadata", default_factory=_Payload)
     header: _Header = msgspec.field(name="WARC-Header-Metadata", default_factory=_Header)
 
 
-class _Wat(msgspec.Struct, gc=False):
-    envelope: _Envelope = msgspec.field(name="Envelope", default_factory=_Envelope)
+class _Wat(msgspec.Struct, Generic[L], gc=False):
+    envelope: _Envelope[L] = msgspec.field(name="Envelope", default_factory=_Envelope)
 
 
 class WatPage(NamedTuple):
@@ -97,12 +126,16 @@ class WatPage(NamedTuple):
     offset: int
     url: str
     """Canonical."""
-    html: Html
+    html: Html[Any]
     headers: bytes
     """JSON."""
+    body: bytes
+    """The record's JSON."""
 
 
-_decode = msgspec.json.Decoder(_Wat).decode
+_decode = msgspec.json.Decoder(_Wat[_Typed]).decode
+_decode_any = msgspec.json.Decoder(_Wat[Link]).decode
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None]) -> Iterator[WatPage | Damage]:
@@ -128,8 +161,8 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
         found += 1
         try:
             envelope = _decode(record.body).envelope
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            envelope, reason = _lenient(record.body)
+        except _UNREADABLE:
+            envelope, reason = _of_any_links(record.body)
             if reason:
                 yield Damage(record.offset, reason)
         response = envelope.payload.response if envelope else None
@@ -138,9 +171,8 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
             continue
         url = envelope.header.url.strip().removeprefix("<").removesuffix(">")
         try:
-            page = WatPage(
-                record.offset, canonical_url(url, url, max_url_chars), response.html, bytes(response.headers)
-            )
+            url = canonical_url(url, url, max_url_chars)
+            page = WatPage(record.offset, url, response.html, bytes(response.headers), record.body)
         except BadUrl:
             yield Damage(record.offset, "bad_page_url")
             continue
@@ -162,7 +194,8 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
     """
     head = page.html.head
     resolver = Resolver(page_base(page, bounds.url), bounds.url)
-    rows, licenses, beyond = _image_rows(page.html.links, resolver, bounds)
+    rows, has_licenses, beyond = _image_rows(page.html.links, resolver, bounds)
+    licenses = _license_links(page.body) if has_licenses else []
     metas = _named(head.metas)
     rows += _shared_rows(metas, resolver, bounds)
     if b"license" in bytes(head.links).lower():
@@ -177,15 +210,13 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
     return Origin(page.url, page.offset, language, ",".join(sorted(told)) or None), rows, beyond
 
 
-def _image_rows(
-    links: Sequence[Link], resolver: Resolver, bounds: PageBounds
-) -> tuple[list[Candidate], list[Link], int]:
-    """The rows of the images, the links to licences, and the number of images that are too many."""
+def _image_rows(links: Sequence[Any], resolver: Resolver, bounds: PageBounds) -> tuple[list[Candidate], bool, int]:
+    """The rows of the images, whether there are links to licences, and the number of images that are too many."""
     rows: list[Candidate] = []
-    licenses: list[Link] = []
+    has_licenses = False
     add, resolve, longest, images = rows.append, resolver.resolve, bounds.caption, 0
     for link in links:
-        if link.path == IMAGE:
+        if type(link) is Image:
             images += 1
             if images > MAX_IMAGES:
                 continue
@@ -206,8 +237,8 @@ def _image_rows(
             elif not alt:
                 add(candidate((url, "", None, reason or "no_caption", None, None, None, None)))
         elif link.rel and _is_license(link.rel):
-            licenses.append(link)
-    return rows, licenses, max(0, images - MAX_IMAGES)
+            has_licenses = True
+    return rows, has_licenses, max(0, images - MAX_IMAGES)
 
 
 def _named(metas: Sequence[Meta]) -> list[tuple[str, str]]:
@@ -247,6 +278,15 @@ def page_base(page: WatPage, max_url_chars: int) -> str:
         return page.url
 
 
+def _license_links(body: bytes) -> list[Link]:
+    try:
+        envelope = _decode_any(body).envelope
+    except _UNREADABLE:
+        envelope, _ = _lenient(body)
+    html = envelope.payload.response.html if envelope and envelope.payload.response else None
+    return [link for link in html.links if link.path != IMAGE and link.rel and _is_license(link.rel)] if html else []
+
+
 def _license(links: Sequence[Link], resolver: Resolver) -> str | None:
     """The licence that the links name; None where they name several, for WAT does not say of what."""
     found: set[str] = set()
@@ -278,7 +318,18 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _lenient(body: bytes) -> tuple[_Envelope | None, str | None]:
+def _of_any_links(body: bytes) -> tuple[_Envelope[Any] | None, str | None]:
+    """What a record holds whose links have paths that are not known, or that does not fit the structs at all."""
+    try:
+        envelope, reason = _decode_any(body).envelope, None
+    except _UNREADABLE:
+        envelope, reason = _lenient(body)
+    if envelope and envelope.payload.response and (html := envelope.payload.response.html):
+        html.links = [Image(link.url, link.alt, link.title) if link.path == IMAGE else link for link in html.links]
+    return envelope, reason
+
+
+def _lenient(body: bytes) -> tuple[_Envelope[Any] | None, str | None]:
     """What can be made of a record that does not fit the structs, and the reason for which it is a damage."""
     try:
         record = json.loads(body.decode("utf-8", "replace"), strict=False)

@@ -12,7 +12,6 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError
 from dataops.list_columns import ColumnNames
 from dataops.pair_lists import list_format, read_list, row_groups
-from dataops.pair_rows import pair_table
 from tasks.archives import FilesSource
 from tasks.pairs_writer import PairsWriter
 from tasks.source_files import LocalFile, find
@@ -64,6 +63,8 @@ class PairsSource(FilesSource):
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         asked = ColumnNames(self.url_column, self.caption_column, self.extra_columns)
         groups = file.groups if isinstance(file, ListSlice) else None
+        from dataops.pair_rows import pair_table  # polars: a fifth of a worker's start, which only lists need
+
         with file.local() as path:
             for batch in read_list(path, asked, rows.damage, name=file.name, groups=groups):
                 rows.count("rows", len(batch.numbers))

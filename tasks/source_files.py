@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -97,7 +98,11 @@ def source_files(patterns: Sequence[str]) -> list[SourceFile]:
 def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
     """The files, each with its digest, and their names, which the column `source` repeats."""
     names = text_sha256(canonical_json([file.name for file in files]))
-    inputs = [Input(stage="source", key=file.name, digest=file.digest()) for file in files]
+    with ThreadPoolExecutor() as pool:  # all cores read and hash, while no worker has anything to do yet
+        digests = pool.map(lambda file: file.digest(), files)
+        inputs = [
+            Input(stage="source", key=file.name, digest=digest) for file, digest in zip(files, digests, strict=True)
+        ]
     return [*inputs, Input(stage="source_names", key=f"{len(files)} files", digest=names)]
 
 
