@@ -31,7 +31,7 @@ from tasks import pack
 from tasks.pack import PACK, PackConfig
 from tasks.stage import Context, make, plan
 
-PER_SHARD, DISTINCT, SIDE, GOAL = 1_000, 400, 256, 0.7
+PER_SHARD, DISTINCT, SIDE, GOAL = 10_000, 400, 256, 0.7
 
 
 def rows(quick: bool) -> list[Row]:

@@ -75,16 +75,17 @@ class ShardWriter:
 
     def close(self) -> None:
         """Write the end of the archive; the file stays open."""
-        self._file.write(bytes(_with_end(self._end) - self._end))
+        self._file.write(bytes(with_end(self._end) - self._end))
 
 
-def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[list[list[Member]], int]:
-    """Where the members of samples lie in the shard that ShardWriter would write, and the bytes of the whole.
+def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]], start: int = 0) -> tuple[list[list[Member]], int]:
+    """Where the members of samples lie in the shard that ShardWriter would write, and where the next one would begin.
 
     Args:
         samples: keys, and the sizes of the members by extension, in their order.
+        start: where the first one begins.
     """
-    end = 0
+    end = start
     found: list[list[Member]] = []
     for key, sizes in samples:
         members = []
@@ -93,10 +94,10 @@ def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[list[lis
             end = member.end
             members.append(member)
         found.append(members)
-    return found, _with_end(end)
+    return found, end
 
 
-def _with_end(end: int) -> int:
+def with_end(end: int) -> int:
     """Bytes of an archive whose last member ends there: two empty blocks follow, and what fills the record."""
     return end + 2 * _BLOCK + -(end + 2 * _BLOCK) % _RECORD
 
