@@ -1,6 +1,6 @@
 """Curate against PIL with imagehash, and against imagededup's search, in turn in one run.
 
-    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,overlap]
+    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack,overlap]
 
 `health`: per core, JPEGs as a raw shard has them through all checks and the hash; the peer decodes with PIL, takes the
 contrast with ImageStat, the pixels' sha256 and imagehash's phash. `health, hash alone`: the peer only decodes and hashes,
@@ -9,7 +9,7 @@ photographs. Hashes must agree but for two things: imagehash tells coefficients 
 drawings) by the noise of their sums, which ours rounds away, and Pillow 13 rounds tall pictures otherwise as it resamples.
 `near-duplicates`: a million hashes, of which a tenth were made near others, within 6 bits, on one core. imagededup's brute
 force in Cython is asked for some of them only, since all would take days; on a smaller set both answer for all, and the
-clusters are compared. `overlap`: see benchmarks/curate_overlap.py.
+clusters are compared. `pack`: see benchmarks/curate_pack.py. `overlap`: see benchmarks/curate_overlap.py.
 
 imagededup is asked through its own class, which needs nothing of what the package would bring along:
 pip install --no-deps --target FOLDER imagededup, and FOLDER on PYTHONPATH.
@@ -29,7 +29,7 @@ import numpy as np
 import scipy.fft
 from PIL import Image, ImageStat
 
-from benchmarks import curate_overlap, curate_pictures
+from benchmarks import curate_overlap, curate_pack, curate_pictures
 from benchmarks.measure import Row, arguments, finish, in_turn
 from dataops.near_duplicates import clusters
 from tasks.curate_config import CurateConfig
@@ -147,7 +147,7 @@ def main() -> int:
     """Run the benchmark."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--number", type=int, default=5000, help="pictures of the case health")
-    parser.add_argument("--only", default="health,near-duplicates,overlap", help="the cases to run")
+    parser.add_argument("--only", default="health,near-duplicates,pack,overlap", help="the cases to run")
     parser.add_argument("--openclipart", type=Path, default=curate_pictures.OPENCLIPART)
     parser.add_argument("--stamps", type=Path, default=curate_pictures.STAMPS)
     options = parser.parse_args()
@@ -167,6 +167,8 @@ def main() -> int:
             rows, equal = rows + more, equal and same
         except PackageNotFoundError:
             say("near-duplicates: imagededup is not installed; see --help")
+    if "pack" in options.only:
+        rows += curate_pack.rows(options.quick)
     if "overlap" in options.only:
         for ground, images in grounds(100 if options.quick else 600, options.openclipart, options.stamps).items():
             more, said = curate_overlap.measured(ground, images)

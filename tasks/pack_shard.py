@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.schema import PACKED, conform, dropped
-from dataops.shards import Member, header, index_text, laid_out, with_end
+from dataops.shards import Member, headers_of, index_text, laid_out, with_end
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.store import Store
 from dataops.targets import COLUMNS, Target, meant
@@ -169,13 +169,14 @@ def _put_texts(
     Args:
         base: where the piece begins in the shard.
     """
-    end = 0
+    end, headers = 0, memoryview(headers_of([member for members in index for member in members])).cast("B")
+    blocks = (headers[at : at + 512] for at in range(0, len(headers), 512))
     for (picture, caption, row), (_, said, json) in zip(index, texts, strict=True):
-        tar[end : picture.offset - base] = header(picture)
+        tar[end : picture.offset - base] = next(blocks)
         start, end = picture.offset + picture.size - base, row.end - base
         pieces = (
-            bytes(picture.end - base - start), header(caption), said, bytes(caption.end - caption.offset - caption.size),
-            header(row), json, bytes(row.end - row.offset - row.size),
+            bytes(picture.end - base - start), next(blocks), said, bytes(caption.end - caption.offset - caption.size),
+            next(blocks), json, bytes(row.end - row.offset - row.size),
         )  # fmt: skip
         tar[start:end] = b"".join(pieces)
     tar[end:] = bytes(len(tar) - end)
