@@ -5,8 +5,8 @@
 Raw shards of 10,000 samples with pictures of 256 pixels (about 40 kB), as the download stage leaves them, one pair in
 twenty dropped by curate. Ours is the whole pack stage in one process: header walk, order, scatter, shards, their sha256,
 indexes, Parquet parts, pages, all on the disk (fsync). The peers only copy the raw shards into the same store, from a warm
-page cache: `copy, fsync` is shutil.copyfile (sendfile) with an fsync a file, and has the goal; `copy, fsync, sha256` takes the
-checksum too, as any part of a snapshot has one. Measured are megabytes of raw shards per second, and that each packed
+page cache: `copy, fsync` is shutil.copyfile (sendfile) with an fsync a file, and has the goal; `copy, fsync, sha256` takes
+the checksum too, as any part of a snapshot has one. Measured are megabytes of raw shards per second, and that each packed
 picture has the bytes of its raw one.
 """
 
