@@ -27,7 +27,7 @@ Data = bytes | memoryview | Path | Callable[[], Iterator[memoryview]]
 class FolderStore(Store):
     """A store in a local (or mounted) folder."""
 
-    window = 16 << 20
+    window = 64 << 20
 
     def __init__(self, root: Path):
         self.root = root.expanduser().absolute()
