@@ -142,11 +142,9 @@ def prepare(store: FolderStore, number: int) -> tuple[Manifest, Manifest]:
         writer.close()
         raw_parts.append(raw.put_bytes(f"{name}.tar", out.getvalue(), size))
         raw_parts.append(raw.put_table(f"part-{name}.parquet", conform(table, DOWNLOADED, name)))
-        stays = pa.array(np.arange(size) % 20 != 7)
-        lost = table.filter(pa.compute.invert(stays)).append_column(
-            "drop_reason", pa.array(["too_small"] * (size // 20))
-        )
-        parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(stays), CURATED, name)))
+        stays = np.arange(size) % 20 != 7
+        lost = table.filter(pa.array(~stays)).append_column("drop_reason", pa.array(["too_small"] * (size // 20)))
+        parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(pa.array(stays)), CURATED, name)))
         parts.append(kept.put_table(f"dropped-{name}.parquet", conform(lost, dropped(CURATED), name)))
     gone = number // 20
     download = _committed(raw, raw_parts, Counts(input=number, kept=number), {"encode_format": "jpg"})

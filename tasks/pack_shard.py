@@ -169,7 +169,7 @@ def _put_texts(
     Args:
         base: where the piece begins in the shard.
     """
-    end, headers = 0, memoryview(headers_of([member for members in index for member in members])).cast("B")
+    end, headers = 0, headers_of([member for members in index for member in members]).data.cast("B")
     blocks = (headers[at : at + 512] for at in range(0, len(headers), 512))
     for (picture, caption, row), (_, said, json) in zip(index, texts, strict=True):
         tar[end : picture.offset - base] = next(blocks)
