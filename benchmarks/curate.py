@@ -9,7 +9,8 @@ photographs. Hashes must agree but for two things: imagehash tells coefficients 
 drawings) by the noise of their sums, which ours rounds away, and Pillow 13 rounds tall pictures otherwise as it resamples.
 `near-duplicates`: a million hashes, of which a tenth were made near others, within 6 bits, on one core. imagededup's brute
 force in Cython is asked for some of them only, since all would take days; on a smaller set both answer for all, and the
-clusters are compared. `bounded`, only where it is asked for: seconds and memory of ours alone for `--hashes`. `pack`: see benchmarks/curate_pack.py. `overlap`: see benchmarks/curate_overlap.py.
+clusters are compared. `bounded`, only where it is asked for: seconds and memory of ours alone for `--hashes`. `pack`: see
+benchmarks/curate_pack.py. `overlap`: see benchmarks/curate_overlap.py.
 
 imagededup is asked through its own class, which needs nothing of what the package would bring along:
 pip install --no-deps --target FOLDER imagededup, and FOLDER on PYTHONPATH.
