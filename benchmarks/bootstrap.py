@@ -1,9 +1,11 @@
 """The bootstrap loop on the demo's data: train on everything, score with that model, keep the top, train again, compare.
 
-    python -m benchmarks.bootstrap --seeds 3                   six trainings of the demo's length
+    python -m benchmarks.bootstrap                             three seeds, six trainings of a third of the demo's length
+    python -m benchmarks.bootstrap --epochs 18                 of the demo's length
     python -m benchmarks.bootstrap --seeds 1 --epochs 1        only whether it runs: one epoch teaches nothing
 
-Needs what `pairmill demo` downloaded (PAIRMILL_HOME). Both rounds see the same number of samples, so the second, of fewer
+Needs what `pairmill demo` downloaded (PAIRMILL_HOME); its curation and its dataset are shared by all seeds, and what an
+earlier call finished is taken over. Both rounds see the same number of samples, so the second, of fewer
 pairs, has more epochs; `--seeds` trainings of each, round two scored by round one's model of the same seed. Here `ours` is
 the second round's accuracy and `peer` the first one's: means over the seeds, each seed's own under `seeds`. No two are
 told apart by less than the spread of the seeds.
@@ -79,7 +81,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--top", type=float, default=0.5, help="share of the pairs that the second round keeps")
-    parser.add_argument("--epochs", type=int, help="of the first round; by default those of configs/demo.toml")
+    parser.add_argument("--epochs", type=int, default=6, help="of the first round; configs/demo.toml has 18")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING if given.json else logging.INFO, format="%(message)s")
     values = tomllib.loads(CONFIG.read_text("utf-8"))
@@ -92,15 +94,14 @@ def main() -> int:
         parser.error(f"no finished download in {store.uri}: run `pairmill demo` first")
     newest = max(downloads, key=lambda manifest: manifest.created_at)
     loop = Loop(Context(store=store, home=home()), config, newest)
-    epochs = given.epochs or config.train.epochs
-    rounds = [both_rounds(loop, given.top, epochs, seed) for seed in range(given.seeds)]
+    rounds = [both_rounds(loop, given.top, given.epochs, seed) for seed in range(given.seeds)]
     rows = [
         Row(task, *(statistics.mean(made[which][task] for made in rounds) for which in (1, 0)), "everything", "top-1")
         for task in rounds[0][0]
     ]
     details = {
         "top_fraction": given.top,
-        "epochs": epochs,
+        "epochs": given.epochs,
         "pairs": [made[2] for made in rounds],
         "seeds": [{"everything": first, "top": second} for first, second, _ in rounds],
     }

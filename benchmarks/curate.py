@@ -1,6 +1,6 @@
 """Curate against PIL with imagehash, and against imagededup's search, in turn in one run.
 
-    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,overlap]
+    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack,overlap]
 
 `health`: per core, JPEGs as a raw shard has them through all checks and the hash; the peer decodes with PIL, takes the
 contrast with ImageStat, the pixels' sha256 and imagehash's phash. `health, hash alone`: the peer only decodes and hashes,
@@ -9,7 +9,8 @@ photographs. Hashes must agree but for two things: imagehash tells coefficients 
 drawings) by the noise of their sums, which ours rounds away, and Pillow 13 rounds tall pictures otherwise as it resamples.
 `near-duplicates`: a million hashes, of which a tenth were made near others, within 6 bits, on one core. imagededup's brute
 force in Cython is asked for some of them only, since all would take days; on a smaller set both answer for all, and the
-clusters are compared. `overlap`: see benchmarks/curate_overlap.py.
+clusters are compared. `bounded`, only where it is asked for: seconds and memory of ours alone for `--hashes`. `pack`: see
+benchmarks/curate_pack.py. `overlap`: see benchmarks/curate_overlap.py.
 
 imagededup is asked through its own class, which needs nothing of what the package would bring along:
 pip install --no-deps --target FOLDER imagededup, and FOLDER on PYTHONPATH.
@@ -29,8 +30,8 @@ import numpy as np
 import scipy.fft
 from PIL import Image, ImageStat
 
-from benchmarks import curate_overlap, curate_pictures
-from benchmarks.measure import Row, arguments, finish, in_turn
+from benchmarks import curate_overlap, curate_pack, curate_pictures
+from benchmarks.measure import Row, arguments, finish, in_turn, peak_bytes
 from dataops.near_duplicates import clusters
 from tasks.curate_config import CurateConfig
 from tasks.curate_judge import judge_image
@@ -132,6 +133,14 @@ def near_duplicates(number: int, asked: int, say: Callable[[str], Any]) -> tuple
     return [Row(f"near-duplicates {number}", number / ours, asked / peer, name, "hashes/s", 5)], equal
 
 
+def bounded(number: int) -> dict[str, float]:
+    """What it takes to cluster so many hashes; the memory is the whole process's."""
+    cluster_all(some_hashes(1000))  # compile
+    hashes, started = some_hashes(number), time.perf_counter()
+    cluster_all(hashes)
+    return {"hashes": number, "seconds": round(time.perf_counter() - started, 1), "peak_bytes": peak_bytes()}
+
+
 def grounds(number: int, openclipart: Path, stamps: Path) -> dict[str, list[Image.Image]]:
     """Pictures by kind."""
     found = {
@@ -147,13 +156,15 @@ def main() -> int:
     """Run the benchmark."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--number", type=int, default=5000, help="pictures of the case health")
-    parser.add_argument("--only", default="health,near-duplicates,overlap", help="the cases to run")
+    parser.add_argument("--hashes", type=int, default=10_000_000, help="of the case bounded")
+    parser.add_argument("--only", default="health,near-duplicates,pack,overlap", help="the cases to run")
     parser.add_argument("--openclipart", type=Path, default=curate_pictures.OPENCLIPART)
     parser.add_argument("--stamps", type=Path, default=curate_pictures.STAMPS)
     options = parser.parse_args()
     say: Callable[[str], Any] = (lambda line: None) if options.json else lambda line: sys.stdout.write(line + "\n")
     rows: list[Row] = []
-    equal, details = True, {"overlap": []}
+    equal = True
+    details: dict[str, Any] = {"overlap": []}
     if "health" in options.only:
         number = 300 if options.quick else options.number
         clip_art = curate_pictures.in_folder(options.openclipart, number)
@@ -167,6 +178,10 @@ def main() -> int:
             rows, equal = rows + more, equal and same
         except PackageNotFoundError:
             say("near-duplicates: imagededup is not installed; see --help")
+    if "bounded" in options.only:
+        details["bounded"] = bounded(options.hashes)
+    if "pack" in options.only:
+        rows += curate_pack.rows(options.quick)
     if "overlap" in options.only:
         for ground, images in grounds(100 if options.quick else 600, options.openclipart, options.stamps).items():
             more, said = curate_overlap.measured(ground, images)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from dataops.errors import ConfigError, StorageError
 from dataops.objects import Entry, Store, check_name, storage_errors
@@ -20,9 +20,14 @@ T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 
+Data = bytes | memoryview | Path | Callable[[], Iterator[memoryview]]
+"""What is written: bytes, a file's, or pieces."""
+
 
 class FolderStore(Store):
     """A store in a local (or mounted) folder."""
+
+    window = 64 << 20
 
     def __init__(self, root: Path):
         self.root = root.expanduser().absolute()
@@ -53,6 +58,12 @@ class FolderStore(Store):
                     raise StorageError(msg)
 
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
+        self._put(name, data)
+
+    def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]]) -> None:
+        self._put(name, pieces)
+
+    def _put(self, name: str, data: Data) -> None:
         target = self._path(name)
         with storage_errors(f"cannot write {target}", self.root):
             _write(target, data, lambda temporary: temporary.replace(target))
@@ -156,7 +167,7 @@ class FolderStore(Store):
             self._path(name).parent.rmdir()
 
 
-def _write(target: Path, data: bytes | memoryview | Path, give_name: Callable[[Path], T]) -> T:
+def _write(target: Path, data: Data, give_name: Callable[[Path], T]) -> T:
     """Write the data to a temporary file beside `target` and give it its name."""
     for attempts_left in (2, 1, 0):
         try:
@@ -171,7 +182,7 @@ def _write(target: Path, data: bytes | memoryview | Path, give_name: Callable[[P
 
 
 @contextmanager
-def _temporary(target: Path, data: bytes | memoryview | Path) -> Iterator[Path]:
+def _temporary(target: Path, data: Data) -> Iterator[Path]:
     """A file beside `target` with the data, on the disk; gone at the end unless it was renamed, whatever happens."""
     temporary = _reserve(target)
     try:
@@ -179,6 +190,8 @@ def _temporary(target: Path, data: bytes | memoryview | Path) -> Iterator[Path]:
             if isinstance(data, Path):
                 with data.open("rb") as source:
                     shutil.copyfileobj(source, out, 1 << 20)
+            elif callable(data):
+                _write_pieces(out, data())
             else:
                 out.write(data)
             out.flush()
@@ -187,6 +200,15 @@ def _temporary(target: Path, data: bytes | memoryview | Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_pieces(out: BinaryIO, pieces: Iterator[memoryview]) -> None:
+    for piece in pieces:
+        start = out.tell()
+        out.write(piece)
+        out.flush()
+        # Linux takes it as a hint to begin with the way to the disk, on which the last fsync else waits for all of it.
+        os.posix_fadvise(out.fileno(), start, len(piece), os.POSIX_FADV_DONTNEED)
 
 
 def _reserve(target: Path) -> Path:

@@ -106,21 +106,24 @@ def _turned(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=512)
-def _weights(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-    """Of each pixel of the result the first that it is made of, how many they are, and their weights (side, K)."""
+def _weights(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Of each pixel of the result the first that it is made of, and the weights from there on (side, K).
+
+    K is a multiple of 16, which processors add up in few steps: zeros fill it.
+    """
     scale = size / side
     stretch = max(scale, 1.0)
     reach = 3.0 * stretch
-    starts, sizes = np.empty(side, np.int64), np.empty(side, np.int64)
-    weights = np.zeros((side, math.ceil(reach) * 2 + 1), np.int32)
+    starts = np.empty(side, np.int64)
+    weights = np.zeros((side, -(-(math.ceil(reach) * 2 + 1) // 16) * 16), np.int32)
     for place in range(side):
         center = (place + 0.5) * scale
         low, high = max(0, int(center - reach + 0.5)), min(size, int(center + reach + 0.5))
         values = [_lanczos((at - center + 0.5) / stretch) for at in range(low, high)]
         total = sum(values)
-        starts[place], sizes[place] = low, high - low
+        starts[place] = low
         weights[place, : high - low] = [_rounded(value / total * (1 << _PRECISION)) for value in values]
-    return starts, sizes, weights
+    return starts, weights
 
 
 def _lanczos(x: float) -> float:
@@ -139,32 +142,33 @@ def _rounded(value: float) -> int:
 
 @compiled(inline="always")
 def _grey(row, grey):
-    """The luminance of a row, as Pillow's mode L (ITU-R 601-2)."""
-    for x in range(len(grey)):
-        total = np.int32(np.int32(row[x, 0]) * np.int32(19595) + np.int32(row[x, 1]) * np.int32(38470))
-        grey[x] = np.uint8(np.int32(total + np.int32(row[x, 2]) * np.int32(7471) + np.int32(32768)) >> 16)
+    """The luminance of a row of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2)."""
+    for x in range(len(row) // 3):
+        total = np.int32(np.int32(row[3 * x]) * np.int32(19595) + np.int32(row[3 * x + 1]) * np.int32(38470))
+        grey[x] = np.int32(total + np.int32(row[3 * x + 2]) * np.int32(7471) + np.int32(32768)) >> 16
 
 
 @compiled(nogil=True)
 def _luminance(pixels, luminance):
     for y in range(len(pixels)):
-        _grey(pixels[y], luminance[y])
+        _grey(pixels[y].reshape(-1), luminance[y])
 
 
 @compiled(nogil=True)
-def _measure(pixels, starts, sizes, weights, narrower):
+def _measure(pixels, starts, weights, narrower):
     """The luminance, its rows resampled and the result turned; the sum of its values, and of their squares."""
-    grey, first, second = np.empty(pixels.shape[1], np.uint8), 0, 0
+    width, first, second = pixels.shape[1], 0, 0
+    grey = np.zeros(width + weights.shape[1], np.int32)
     for y in range(len(pixels)):
-        _grey(pixels[y], grey)
+        _grey(pixels[y].reshape(-1), grey)
         one, two = np.uint32(0), np.uint32(0)
-        for x in range(len(grey)):  # a row of 66,000 pixels fits the sums
+        for x in range(width):  # a row of 66,000 pixels fits the sums
             value = np.uint32(grey[x])
             one = np.uint32(one + value)
             two = np.uint32(two + np.uint32(value * value))
         first += one
         second += two
-        _resample_row(grey, starts, sizes, weights, narrower[:, y])
+        _resample_row(grey, starts, weights, narrower[:, y])
     return first, second
 
 
@@ -191,17 +195,21 @@ def _cells(rows, cells):
 
 
 @compiled(inline="always")
-def _resample_row(row, starts, sizes, weights, result):
+def _resample_row(row, starts, weights, result):
+    """Of a row with K numbers behind it that do not matter."""
     for place in range(len(starts)):
-        part = row[starts[place] : starts[place] + sizes[place]]
+        part = row[starts[place] : starts[place] + weights.shape[1]]
         weight, total = weights[place], np.int32(1 << 21)
-        for k in range(len(part)):
-            total = np.int32(total + np.int32(np.int32(part[k]) * weight[k]))
+        for k in range(len(weight)):
+            total = np.int32(total + np.int32(part[k] * weight[k]))
         result[place] = min(max(total >> 22, 0), 255)
 
 
 @compiled(nogil=True)
-def _resample(plane, starts, sizes, weights, result):
+def _resample(plane, starts, weights, result):
     """Resample the rows of a plane; the result is turned."""
+    width = plane.shape[1]
+    row = np.zeros(width + weights.shape[1], np.int32)
     for y in range(len(plane)):
-        _resample_row(plane[y], starts, sizes, weights, result[:, y])
+        row[:width] = plane[y]
+        _resample_row(row, starts, weights, result[:, y])

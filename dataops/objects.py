@@ -9,7 +9,7 @@ import errno
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -44,6 +44,8 @@ class Store(ABC):
     uri: str
     where: str
     """The address with what else one must know to find it; for messages."""
+    window: int = 1 << 40
+    """Bytes that are best read or written at a time. All at once over a network, where each call costs time."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -56,6 +58,15 @@ class Store(ABC):
     @abstractmethod
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
         """Write the object atomically, over an older one; `data` is bytes or a local file."""
+
+    def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]]) -> None:
+        """Write the object atomically from its pieces, one after the other.
+
+        Args:
+            pieces: begins anew with each call; a piece is not looked at any more when the next one is asked for.
+        """
+        copies = [bytes(piece) for piece in pieces()]
+        self.put(name, copies[0] if len(copies) == 1 else b"".join(copies))
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:

@@ -8,19 +8,21 @@ Source: POSIX.1-1988 (USTAR) for the headers; the index beside a shard is that o
 
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
+_NAMES = re.compile(rf"{_NAME.pattern}(?:\n{_NAME.pattern})*", re.ASCII)
 _OWNER = b"pairmill"
 _BLOCK, _RECORD = 512, 10240
 _EMPTY = bytes(_BLOCK)
+_AHEAD = 8 * _BLOCK  # read with a header: those of a caption and a row behind it are mostly among them
 _NAME_BYTES = 100
 """A longer name would need an extension of the format."""
 MAX_MEMBER_BYTES = 256 << 20
@@ -65,26 +67,24 @@ class ShardWriter:
 
         Raises: ValueError when a name or a size could not be read back.
         """
-        written = []
-        for extension, data in members.items():
-            member = Member(key, extension, self._end + _BLOCK, len(data))
-            self._file.writelines([header(member), data, bytes(-len(data) % _BLOCK)])
-            self._end = member.end
-            written.append(member)
+        ((written,), self._end) = laid_out([(key, {name: len(data) for name, data in members.items()})], self._end)
+        for header, data in zip(headers_of(written), members.values(), strict=True):
+            self._file.writelines([header.tobytes(), data, bytes(-len(data) % _BLOCK)])
         return written
 
     def close(self) -> None:
         """Write the end of the archive; the file stays open."""
-        self._file.write(bytes(_with_end(self._end) - self._end))
+        self._file.write(bytes(with_end(self._end) - self._end))
 
 
-def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[list[list[Member]], int]:
-    """Where the members of samples lie in the shard that ShardWriter would write, and the bytes of the whole.
+def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]], start: int = 0) -> tuple[list[list[Member]], int]:
+    """Where the members of samples lie in the shard that ShardWriter would write, and where the next one would begin.
 
     Args:
         samples: keys, and the sizes of the members by extension, in their order.
+        start: where the first one begins.
     """
-    end = 0
+    end = start
     found: list[list[Member]] = []
     for key, sizes in samples:
         members = []
@@ -93,10 +93,10 @@ def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[list[lis
             end = member.end
             members.append(member)
         found.append(members)
-    return found, _with_end(end)
+    return found, end
 
 
-def _with_end(end: int) -> int:
+def with_end(end: int) -> int:
     """Bytes of an archive whose last member ends there: two empty blocks follow, and what fills the record."""
     return end + 2 * _BLOCK + -(end + 2 * _BLOCK) % _RECORD
 
@@ -104,26 +104,35 @@ def _with_end(end: int) -> int:
 _BEFORE_SIZE = b"0000444\0" + 2 * b"0000000\0"  # mode, uid, gid
 _BEFORE_SUM = b"00000000000\0"  # mtime
 _AFTER_SUM = b"0" + bytes(100) + b"ustar\x0000" + 2 * _OWNER.ljust(32, b"\0") + bytes(16 + 155 + 12)
-_SUM_OF_FIXED = sum(_BEFORE_SIZE + _BEFORE_SUM + b" " * 8 + _AFTER_SUM)
+_HEADER = bytes(_NAME_BYTES) + _BEFORE_SIZE + b"0" * 11 + b"\0" + _BEFORE_SUM + b" " * 8 + _AFTER_SUM
+_SIZE_AT, _SUM_AT = 124, 148
 
 
-def header(member: Member) -> bytes:
-    """The 512 bytes before a member's own.
+def headers_of(members: Sequence[Member]) -> NDArray[np.uint8]:
+    """The 512 bytes before each member's own, as (members, 512).
 
-    Raises: ValueError when its name or its size could not be read back.
+    Raises: ValueError when a name or a size could not be read back.
     """
-    name, size = member.name, member.size
-    if not _NAME.fullmatch(name) or len(name) > _NAME_BYTES:
-        msg = f"{name!r} is not a plain key.extension of at most {_NAME_BYTES} characters"
-        raise ValueError(msg)
-    if size > MAX_MEMBER_BYTES:
-        msg = f"{name!r} has {size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
-        raise ValueError(msg)
-    named, sized = name.encode(), b"%011o\0" % size
-    # The lower half of Adler-32 is 1 + the sum of the bytes: of so few, exactly.
-    added = (zlib.adler32(named) & 0xFFFF) + (zlib.adler32(sized) & 0xFFFF) - 2
-    checksum = b"%06o\0 " % (_SUM_OF_FIXED + added)
-    return named.ljust(_NAME_BYTES, b"\0") + _BEFORE_SIZE + sized + _BEFORE_SUM + checksum + _AFTER_SUM
+    names = [member.name for member in members]
+    for name, member in zip(names, members, strict=True):
+        if not _NAME.fullmatch(name) or len(name) > _NAME_BYTES:
+            msg = f"{name!r} is not a plain key.extension of at most {_NAME_BYTES} characters"
+            raise ValueError(msg)
+        if member.size > MAX_MEMBER_BYTES:
+            msg = f"{name!r} has {member.size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
+            raise ValueError(msg)
+    headers = np.tile(np.frombuffer(_HEADER, np.uint8), (len(members), 1))
+    headers[:, :_NAME_BYTES] = np.array(names, f"S{_NAME_BYTES}").view(np.uint8).reshape(-1, _NAME_BYTES)
+    _put_octal(headers[:, _SIZE_AT : _SIZE_AT + 11], np.array([member.size for member in members]))
+    sums = headers.sum(axis=1, dtype=np.int64)
+    _put_octal(headers[:, _SUM_AT : _SUM_AT + 6], sums)
+    headers[:, _SUM_AT + 6] = 0
+    return headers
+
+
+def _put_octal(fields: NDArray[np.uint8], numbers: NDArray[np.int64]) -> None:
+    for place in range(fields.shape[1]):
+        fields[:, -1 - place] = ord("0") + (numbers >> (3 * place) & 7)
 
 
 def places(file: BinaryIO, where: str) -> list[Member]:
@@ -135,11 +144,13 @@ def places(file: BinaryIO, where: str) -> list[Member]:
 
     Raises: CorruptPart when the tar is damaged or cut, a member is no plain `key.extension` file, or one comes twice.
     """
-    end, at = file.seek(0, 2), 0
+    end, at, ahead, start = file.seek(0, 2), 0, b"", 0
     headers, offsets, sizes = list[bytes](), list[int](), list[int]()
     while True:
-        file.seek(at)
-        block = file.read(_BLOCK)
+        if not 0 <= at - start <= len(ahead) - _BLOCK:
+            file.seek(at)
+            ahead, start = file.read(_AHEAD), at
+        block = ahead[at - start : at - start + _BLOCK]
         if block == _EMPTY:
             break
         size = _number(block[124:136])
@@ -155,9 +166,10 @@ def places(file: BinaryIO, where: str) -> list[Member]:
             msg = f"{where}: the member at byte {offsets[-1]:,} ends early"
             raise CorruptPart(msg)
     names = _checked(headers, sizes, where)
-    keys = (name.partition(".") for name in names)
-    found = [Member(k, e, offset, size) for (k, _, e), offset, size in zip(keys, offsets, sizes, strict=True)]
-    _check_unique(found, where)
+    keys, _, extensions = zip(*(name.partition(".") for name in names), strict=True) if names else ((), (), ())
+    found = list(map(Member, keys, extensions, offsets, sizes))
+    if len(set(names)) < len(names) or 1 + sum(map(str.__ne__, keys, keys[1:])) > len(set(keys)):
+        _check_unique(found, where)
     return found
 
 
@@ -169,15 +181,28 @@ def _number(field: bytes) -> int:
         return -1
 
 
+def _numbers(fields_HF: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Of each field its octal number, or -1; those of digits, then NUL and a space, all at once."""
+    digits = fields_HF[:, :-2].astype(np.int64) - ord("0")
+    values = digits @ (8 ** np.arange(digits.shape[1])[::-1])
+    usual = ((digits >= 0) & (digits < 8)).all(axis=1) & (fields_HF[:, -2:] == (0, ord(" "))).all(axis=1)
+    for row in np.flatnonzero(~usual).tolist():
+        values[row] = _number(fields_HF[row].tobytes())
+    return values
+
+
 def _checked(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
     """The names in the headers, all of which are looked at together: it takes a quarter of the time."""
     bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _BLOCK)
     sums = bytes_HB.sum(axis=1, dtype=np.int64) - bytes_HB[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
-    stated = np.array([_number(block[148:156]) for block in headers], np.int64)
+    stated = _numbers(bytes_HB[:, 148:156])
     if (bad := np.flatnonzero(sums != stated)).size:
         msg = f"{where}: not a whole tar file (bad checksum of header {bad[0]:,})"
         raise CorruptPart(msg)
     plain = np.isin(bytes_HB[:, 156], (0, ord("0"))) & ~bytes_HB[:, 345:500].any(axis=1)
+    lines = b"\n".join(bytes_HB[:, :_NAME_BYTES].copy().view(f"S{_NAME_BYTES}").ravel().tolist()).decode("latin-1")
+    if plain.all() and _NAMES.fullmatch(lines) and max(sizes) <= MAX_MEMBER_BYTES:
+        return lines.split("\n")
     names = [block[:_NAME_BYTES].rstrip(b"\0").decode("latin-1") for block in headers]
     for name, size, is_plain in zip(names, sizes, plain.tolist(), strict=True):
         if not is_plain or not _NAME.fullmatch(name):

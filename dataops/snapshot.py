@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,22 @@ class Draft:
         digest = hashlib.sha256(data).hexdigest()
         fingerprint = None if uids is None else uid_sum(uids)
         return Part(name=name, rows=rows, bytes=len(data), sha256=digest, uid_sum=fingerprint)
+
+    def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]], rows: int = 0) -> Part:
+        """Write a part from its pieces; see `Store.put_pieces`."""
+        self.check_fence()
+        digest, size = hashlib.sha256(), 0
+
+        def digested() -> Iterator[memoryview]:
+            nonlocal digest, size
+            digest, size = hashlib.sha256(), 0
+            for piece in pieces():
+                digest.update(piece)
+                size += len(piece)
+                yield piece
+
+        self.store.put_pieces(self.path(name), digested)
+        return Part(name=name, rows=rows, bytes=size, sha256=digest.hexdigest())
 
     def put_file(self, name: str, path: Path, rows: int = 0) -> Part:
         """Write a local file as a part."""

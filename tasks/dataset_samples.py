@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -74,9 +75,17 @@ def _rows(store: Store, manifest: Manifest, prefix: str, taken: Sequence[Target]
             parquet = pq.ParquetFile(file)
             if parquet.num_row_groups:
                 names = [name for name in parquet.schema_arrow.names if name in wanted]
-                rows = parquet.read_row_group(0, names)
-                found += rows.filter(pa.array(~meant(rows, taken))).to_pylist()
+                rows = parquet.read_row_group(0, names).sort_by("uid")
+                found += _first(rows.filter(pa.array(~meant(rows, taken)))).to_pylist()
     return [row | {"preview": None} for row in sorted(found, key=lambda row: row["uid"])]
+
+
+def _first(rows: pa.Table) -> pa.Table:
+    """Of rows in their order so many as may be shown."""
+    if "drop_reason" not in rows.column_names:
+        return rows.slice(0, KEPT)
+    numbers = pl.DataFrame({"reason": pl.Series(rows["drop_reason"])}).with_row_index("row")
+    return rows.take(numbers.group_by("reason", maintain_order=True).head(PER_REASON)["row"].to_arrow())
 
 
 def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None:

@@ -43,7 +43,7 @@ class PackConfig(StageConfig):
     """Most samples of a shard; the last may have fewer."""
     shard_bytes: int = Field(default=512 << 20, ge=1 << 10, le=4 << 30)
     """Most bytes of pictures in a shard: it ends before the picture that would be too much. Captions and rows, about 3 kB a
-    sample, come on top. A worker holds one shard in memory."""
+    sample, come on top. Where the store is S3 a worker holds one shard in memory."""
 
 
 def make(work: Work) -> Made:

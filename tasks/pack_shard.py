@@ -1,7 +1,9 @@
 """The last step of the pack stage: one training shard, its index and its rows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -10,12 +12,12 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.schema import PACKED, conform, dropped
-from dataops.shards import Member, header, index_text, laid_out
+from dataops.shards import Member, headers_of, index_text, laid_out, with_end
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.store import Store
 from dataops.targets import COLUMNS, Target, meant
 from tasks.dataset_summary import describe
-from tasks.pack_order import scattered
+from tasks.pack_order import scattered, shard_starts
 from tasks.ranges import gathered
 
 _json = msgspec.json.Encoder()
@@ -53,8 +55,8 @@ def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     rows = conform(frame.to_arrow(), PACKED, f"pack {name}")
     rows = rows.set_column(rows.schema.get_field_index("shard"), PACKED.field("shard"), pa.array([name] * len(rows)))
 
-    def read(places: list[memoryview]) -> None:
-        read_pictures(draft.store, shard.raw_folder, frame, places)
+    def read(start: int, places: list[memoryview]) -> None:
+        read_pictures(draft.store, shard.raw_folder, frame.slice(start, len(places)), places)
 
     parts = write_shard(draft, shard.number, rows, frame["_size"].to_list(), shard.image_extension, read)
     return record(draft, shard.number, rows, parts, lost)
@@ -66,29 +68,73 @@ def write_shard(
     rows: pa.Table,
     sizes: Sequence[int],
     image_extension: str,
-    read: Callable[[list[memoryview]], None],
+    read: Callable[[int, list[memoryview]], None],
 ) -> list[Part]:
     """The tar, index and rows of a shard; nothing where it has no row.
 
     Args:
         sizes: bytes of each row's picture.
-        read: puts each picture to where it will lie.
+        read: puts the pictures of the rows from a first one on to where they will lie.
     """
     if not rows.num_rows:
         return []
-    texts = [(row["key"], row["caption"].encode(), _json.encode(row)) for row in _dicts(rows)]
-    index, size = laid_out(
-        (key, {image_extension: picture, "txt": len(caption), "json": len(row)})
-        for (key, caption, row), picture in zip(texts, sizes, strict=True)
-    )
-    tar = np.empty(size, np.uint8).data  # of the exact size: each picture is read to where it will lie
-    _put_texts(tar, index, texts)
-    read([tar[m.offset : m.offset + m.size] for m, *_ in index])
+    index: list[list[Member]] = []
+
+    def pieces() -> Iterator[memoryview]:
+        index.clear()
+        return _one_ahead(_pieces(rows, sizes, image_extension, read, draft.store.window, index))
+
     return [
-        draft.put_bytes(f"{number}.tar", tar, rows.num_rows),
+        draft.put_pieces(f"{number}.tar", pieces, rows.num_rows),
         draft.put_bytes(f"{number}.idx", index_text(index).encode(), rows.num_rows),
         draft.put_table(f"part-{number}.parquet", rows),
     ]
+
+
+def _pieces(
+    rows: pa.Table,
+    sizes: Sequence[int],
+    image_extension: str,
+    read: Callable[[int, list[memoryview]], None],
+    window: int,
+    index: list[list[Member]],
+) -> Iterator[memoryview]:
+    """The bytes of a shard, some samples at a time, in two buffers that take turns.
+
+    Args:
+        window: most bytes of pictures in a piece of more than one sample.
+        index: gets where each sample lies.
+    """
+    buffers, end = [np.empty(0, np.uint8)] * 2, 0
+    for start, stop in pairwise([*shard_starts(np.array(sizes), rows.num_rows, window).tolist(), rows.num_rows]):
+        some = _dicts(rows.slice(start, stop - start))
+        texts = [(row["key"], row["caption"].encode(), _json.encode(row)) for row in some]
+        found, after = laid_out(
+            (
+                (key, {image_extension: picture, "txt": len(caption), "json": len(row)})
+                for (key, caption, row), picture in zip(texts, sizes[start:stop], strict=True)
+            ),
+            end,
+        )
+        size = (with_end(after) if stop == rows.num_rows else after) - end
+        if len(buffers[0]) < size:
+            buffers[0] = np.empty(size, np.uint8)
+        tar = buffers[0].data[:size]
+        _put_texts(tar, found, texts, end)
+        read(start, [tar[m.offset - end : m.offset - end + m.size] for m, *_ in found])
+        index += found
+        yield tar
+        end = after
+        buffers.reverse()
+
+
+def _one_ahead(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """The pieces; while one is hashed and written, a thread makes the next."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, pieces, None)
+        while (piece := coming.result()) is not None:
+            coming = thread.submit(next, pieces, None)
+            yield piece
 
 
 def record(draft: Draft, number: str, rows: pa.Table, parts: Sequence[Part], lost: Sequence[str]) -> Record:
@@ -115,15 +161,22 @@ def _dicts(rows: pa.Table, at_once: int = 1000) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _put_texts(tar: memoryview, index: Sequence[Sequence[Member]], texts: Sequence[tuple[str, bytes, bytes]]) -> None:
-    """Write all of a shard but the pictures: headers, captions, rows as JSON, what fills blocks, and the end."""
-    end = 0
+def _put_texts(
+    tar: memoryview, index: Sequence[Sequence[Member]], texts: Sequence[tuple[str, bytes, bytes]], base: int
+) -> None:
+    """Write all of a piece of a shard but the pictures: headers, captions, rows as JSON, what fills blocks, and the end.
+
+    Args:
+        base: where the piece begins in the shard.
+    """
+    end, headers = 0, headers_of([member for members in index for member in members]).data.cast("B")
+    blocks = (headers[at : at + 512] for at in range(0, len(headers), 512))
     for (picture, caption, row), (_, said, json) in zip(index, texts, strict=True):
-        tar[end : picture.offset] = header(picture)
-        start, end = picture.offset + picture.size, row.end
+        tar[end : picture.offset - base] = next(blocks)
+        start, end = picture.offset + picture.size - base, row.end - base
         pieces = (
-            bytes(picture.end - start), header(caption), said, bytes(caption.end - caption.offset - caption.size),
-            header(row), json, bytes(row.end - row.offset - row.size),
+            bytes(picture.end - base - start), next(blocks), said, bytes(caption.end - caption.offset - caption.size),
+            next(blocks), json, bytes(row.end - row.offset - row.size),
         )  # fmt: skip
         tar[start:end] = b"".join(pieces)
     tar[end:] = bytes(len(tar) - end)

@@ -89,8 +89,8 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     kept = conform(frame.to_arrow(), PACKED, f"pack {shard.number}")
     extension, pictures = _pictures(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())
 
-    def read(places: list[memoryview]) -> None:
-        for place, picture in zip(places, pictures, strict=True):
+    def read(start: int, places: list[memoryview]) -> None:
+        for place, picture in zip(places, pictures[start:], strict=False):
             place[:] = picture
 
     parts = write_shard(draft, shard.number, kept, [len(picture) for picture in pictures], extension, read)

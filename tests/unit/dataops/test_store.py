@@ -147,7 +147,12 @@ def test_what_a_killed_writer_left_is_not_listed_and_swept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "write", [lambda store: store.put("a/_work/x", b"new"), lambda s: s.create("a/_work/x", b"new")]
+    "write",
+    [
+        lambda store: store.put("a/_work/x", b"new"),
+        lambda store: store.create("a/_work/x", b"new"),
+        lambda store: store.put_pieces("a/_work/x", lambda: iter([memoryview(b"n"), memoryview(b"ew")])),
+    ],
 )
 @pytest.mark.parametrize("clear", [lambda store: store.sweep("a"), lambda store: store.delete_tree("a/_work")])
 def test_a_writer_survives_the_clearing_of_its_folder(tmp_path, monkeypatch, write, clear):

@@ -71,10 +71,14 @@ class TestWithoutProcesses:
             [caption] = store.read_ranges(made.path(f"{number}.tar"), [index[2]["txt"][2:]])
             assert caption.decode().startswith("caption ")
 
-    def test_the_same_rows_give_the_same_bytes_whatever_they_came_in(self, tmp_path: Path) -> None:
-        pairs = some_pairs()
-        ways = [(pairs, 7), (pairs, 20), (pairs[::-1], 1), (pairs[5:] + pairs[:5], 3)]
-        made = [dataset_in(tmp_path / str(n), *way, shard_size=5)[1] for n, way in enumerate(ways)]
+    def test_the_same_rows_give_the_same_bytes_whatever_they_came_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pairs, made = some_pairs(), []
+        ways = [(pairs, 7, 1 << 26), (pairs, 20, 1), (pairs[::-1], 1, 3000), (pairs[5:] + pairs[:5], 3, 1 << 26)]
+        for n, (*way, window) in enumerate(ways):  # nor by how many bytes at a time they were written
+            monkeypatch.setattr(FolderStore, "window", window)
+            made.append(dataset_in(tmp_path / str(n), *way, shard_size=5)[1])
         assert len({one.content_digest for one in made}) == 1
         about = ("DATASET.md", "dataset.html")
         named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in made]
