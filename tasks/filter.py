@@ -34,7 +34,7 @@ from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
 _RANGE_ROWS = 1 << 20
