@@ -67,7 +67,7 @@ def _bytes_of(endings: tuple[str, ...]) -> NDArray[np.uint8]:
 
 @compiled(inline="always")
 def _slot(letters):
-    return ((letters * 0x9E3779B1) >> 16) & 0xFFF
+    return (((letters & 0xFFFFFF) * 0x9E3779B1) >> 16) & 0xFFF
 
 
 @compiled(nogil=True)
@@ -75,14 +75,15 @@ def _look(data, offsets, as_slash, words, endings, found):
     for i in range(len(offsets) - 1):
         start, end = offsets[i], offsets[i + 1]
         last, high, has_word, path_end = ord("/"), np.uint8(0), False, end
-        for at in range(start, end):
+        for at in range(start, end):  # without branches that the processor would guess wrong
             byte = data[at]
             high |= byte
             last = ((last << 8) | as_slash[byte]) & 0xFFFFFFFF
-            if last >> 24 == ord("/"):
-                has_word |= words[_slot(last & 0xFFFFFF)]
-            if path_end == end and (byte == ord("?") or byte == ord("#")):
+            has_word |= (last >> 24 == ord("/")) & words[_slot(last)]
+        for at in range(start, end):
+            if data[at] == ord("?") or data[at] == ord("#"):
                 path_end = at
+                break
         ends = False
         for j in range(len(endings)):
             size = np.int64(endings[j, 0])

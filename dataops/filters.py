@@ -263,8 +263,8 @@ def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None
     endings = config.blocked_extensions if _are_plain(config) else []
     signs = address_signs(rows["url"], [*_TRACKING_FILES, *_TRACKING_SITES], endings)
     asked, known = rules(config), pl.concat([rows, counts, signs], how="horizontal")
-    answers = known.select((rule.drops if rule.may is None else rule.may).alias(rule.name) for rule in asked)
-    answers = answers.with_columns(pl.all().fill_null(value=False))
+    first = ((rule.drops if rule.may is None else rule.may).fill_null(value=False).alias(rule.name) for rule in asked)
+    answers = known.select(first)
     costly = [rule for rule in asked if rule.may is not None]
     return answers.with_columns(_of_some(known, rule, answers[rule.name]) for rule in costly)
 
@@ -274,9 +274,8 @@ def _of_some(known: pl.DataFrame, rule: Rule, may: pl.Series) -> pl.Series:
     places = may.arg_true()
     if not len(places):
         return may
-    dropped = (
-        known.select(set(rule.drops.meta.root_names()))[places].select(rule.drops.fill_null(value=False)).to_series()
-    )
+    some = pl.DataFrame([known[name][places] for name in set(rule.drops.meta.root_names())])
+    dropped = some.select(rule.drops.fill_null(value=False)).to_series()
     return may.scatter(places, dropped)
 
 

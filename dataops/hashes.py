@@ -216,24 +216,35 @@ def hash128_folded(texts: pa.Array) -> Halves:
     data, offsets = text_buffers(texts)
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
     longest = int(np.diff(offsets).max(initial=0))
-    _hash_folded(data, offsets, *characters(), np.empty(MOST_FOLDED * longest, np.uint32), halves)
+    _hash_folded(data, offsets, *characters(), np.empty(4 * MOST_FOLDED * longest, np.uint8), halves)
     return halves
 
 
 @compiled(nogil=True)
 def _hash_folded(data, offsets, kinds, folds, several, buffer, halves):
     folded, ends = np.empty(MOST_FOLDED, np.uint32), np.zeros(2, np.int64)
-    bytes_ = buffer.view(np.uint8)
     for i in range(len(offsets) - 1):
         at, end, size = offsets[i], offsets[i + 1], 0
         while at < end:
             code, at = next_code(data, at)
-            if folds[code] < 0x110000:
-                buffer[size] = folds[code]  # as UTF-32, little-endian as Arrow's numbers are
+            if folds[code] < 0x80:
+                buffer[size] = folds[code]
                 size += 1
                 continue
             for j in range(fold(code, folds, several, folded)):
-                buffer[size] = folded[j]
-                size += 1
-        ends[1] = 4 * size
-        _hash(bytes_, ends, halves[i : i + 1])
+                size = _in_utf8(folded[j], buffer, size)
+        ends[1] = size
+        _hash(buffer, ends, halves[i : i + 1])
+
+
+@compiled(inline="always")
+def _in_utf8(code, buffer, size):
+    """Write a code point; where the next one goes."""
+    if code < 0x80:
+        buffer[size] = code
+        return size + 1
+    more = 1 if code < 0x800 else 2 if code < 0x10000 else 3
+    buffer[size] = np.uint32(0xF00 >> (more + 1)) & np.uint32(0xFF) | code >> np.uint32(6 * more)
+    for i in range(more):
+        buffer[size + 1 + i] = np.uint32(0x80) | (code >> np.uint32(6 * (more - 1 - i))) & np.uint32(0x3F)
+    return size + 1 + more
