@@ -6,11 +6,12 @@ A rule is a named Polars expression that is true where a row is to be dropped; t
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
+from dataops.address_signs import address_signs, hosts
 from dataops.caption_counts import counted
 from dataops.characters import UNSPACED
 from dataops.config import StageConfig
@@ -30,14 +31,20 @@ _MONTH = (  # whole: an octopus, Martinique and a jungle are no dates
 _DATE_OR_SIZE = (
     rf"(?i)^(?:{_MONTH}|[\d\s.,:/x×-]|(?:px|pixels?|cm|mm|inch(?:es)?|dpi|kb|mb|am|pm|st|nd|rd|th|utc|gmt|t|z)\b)+$"
 )
+_TRACKING_FILES = (
+    *("pixel", "spacer", "blank", "transparent", "clear", "cleardot", "1x1", "0x0"),
+    *("beacon", "favicon", "counter", "loading", "placeholder"),
+)
+_TRACKING_SITES = (
+    *("doubleclick.net", "google-analytics.com", "googlesyndication.com", "scorecardresearch.com"),
+    *("quantserve.com", "statcounter.com", "facebook.com/tr"),
+)
 _TRACKING = (
-    r"(?i)(?:^|[/_.-])(?:pixel|spacer|blank|transparent|clear(?:dot)?|1x1|0x0|beacon|favicon|counter|loading|placeholder)"
+    rf"(?i)(?:^|[/_.-])(?:{'|'.join(_TRACKING_FILES)})"
     r"(?:[_.-]\d+)?\.(?:gif|png|jpe?g|ico|webp|svg|php|aspx?)(?:[?#]|$)"
-    r"|^https?://(?:[^/]+\.)?(?:doubleclick\.net|google-analytics\.com|googlesyndication\.com|scorecardresearch\.com"
-    r"|quantserve\.com|statcounter\.com|facebook\.com/tr)(?:[/?:]|$)"
+    rf"|^https?://(?:[^/]+\.)?(?:{'|'.join(map(re.escape, _TRACKING_SITES))})(?:[/?:]|$)"
 )
 _HOST = r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)"
-_PLAIN_HOST = r"^https?://([^/?#:@\[]*)(?:[/?#]|$)"
 MOST_LABELS = 6
 """Of a host name, that are looked at for blocked and allowed domains."""
 
@@ -135,7 +142,15 @@ class RuleConfig(StageConfig):
         return self
 
 
-Rule = tuple[str, pl.Expr]
+class Rule(NamedTuple):
+    """A rule on one row."""
+
+    name: str
+    """The drop_reason."""
+    drops: pl.Expr
+    """Over the columns of PAIRS, of caption_counts.counted and of address_signs: true where the row is to be dropped."""
+    may: pl.Expr | None = None
+    """Of a costly rule: false only where `drops` is not true. It is asked of the other rows alone."""
 
 
 def word_count(caption: pl.Expr) -> pl.Expr:
@@ -145,30 +160,32 @@ def word_count(caption: pl.Expr) -> pl.Expr:
 
 def host(url: pl.Expr) -> pl.Expr:
     """The host name of an address, in lower case."""
-    plain = url.str.extract(_PLAIN_HOST, 1)  # nearly all are, and it takes a quarter of the time
-    rest = pl.when(plain.is_null()).then(url).otherwise(pl.lit("")).str.extract(_HOST, 1)
-    return pl.coalesce(plain, rest).str.to_lowercase()
+    unusual = pl.col("url").str.extract(_HOST, 1).str.to_lowercase()
+    return url.map_batches(lambda urls: hosts(urls, unusual), pl.String, is_elementwise=True)
 
 
 def rules(config: RuleConfig) -> list[Rule]:
-    """(drop_reason, expression over the columns of PAIRS and of caption_counts.counted), those on addresses first."""
+    """The rules that are asked, those on addresses first."""
     return [*_url_rules(config), *_page_rules(config), *_caption_rules(config)]
 
 
 def _url_rules(config: RuleConfig) -> list[Rule]:
     url, asked = pl.col("url"), list[Rule]()
     if config.max_url_chars is not None:
-        asked.append(("url_too_long", url.str.len_chars() > config.max_url_chars))
+        may = url.str.len_bytes() > config.max_url_chars
+        asked.append(Rule("url_too_long", url.str.len_chars() > config.max_url_chars, may))
     if config.blocked_extensions:
         extensions = "|".join(map(re.escape, config.blocked_extensions))
-        asked.append(("url_extension", url.str.contains(rf"(?i)^[^?#]*\.(?:{extensions})(?:[?#]|$)")))
+        ends = url.str.contains(rf"(?i)^[^?#]*\.(?:{extensions})(?:[?#]|$)")
+        asked.append(Rule("url_extension", ends, pl.col("url_may_end") if _are_plain(config) else None))
     if config.drop_tracking:
         least = pl.min_horizontal("declared_width", "declared_height").fill_null(99)
-        asked.append(("tracking", url.str.contains(_TRACKING) | (least <= 2)))
+        tiny = least <= 2
+        asked.append(Rule("tracking", url.str.contains(_TRACKING) | tiny, pl.col("url_may_have_word") | tiny))
     if config.blocked_domains:
-        asked.append(("blocked_domain", _in_domains(host(url), config.blocked_domains)))
+        asked.append(Rule("blocked_domain", _in_domains(host(url), config.blocked_domains)))
     if config.allowed_domains:
-        asked.append(("not_allowed_domain", ~_in_domains(host(url), config.allowed_domains)))
+        asked.append(Rule("not_allowed_domain", ~_in_domains(host(url), config.allowed_domains)))
     return asked
 
 
@@ -184,51 +201,55 @@ def _page_rules(config: RuleConfig) -> list[Rule]:
     asked: list[Rule] = []
     if config.opt_out:
         told = "|".join(map(re.escape, config.opt_out))
-        asked.append(("opt_out", pl.col("page_opt_out").str.contains(rf"(?:^|,)(?:{told})(?:,|$)")))
+        asked.append(Rule("opt_out", pl.col("page_opt_out").str.contains(rf"(?:^|,)(?:{told})(?:,|$)")))
     if config.allow_licenses:
         bare = pl.col("license").str.to_lowercase().str.replace(r"^(?:https?:)?//(?:www\.)?", "")
         allowed = [bare.str.starts_with(license_) for license_ in config.allow_licenses]
-        asked.append(("license", ~pl.any_horizontal(allowed).fill_null(value=False)))
+        asked.append(Rule("license", ~pl.any_horizontal(allowed).fill_null(value=False)))
     sides = ["declared_width", "declared_height"]
     least, most = pl.min_horizontal(sides), pl.max_horizontal(sides)
     if config.min_declared_side is not None:
-        asked.append(("declared_too_small", least < config.min_declared_side))
+        asked.append(Rule("declared_too_small", least < config.min_declared_side))
     if config.max_declared_aspect is not None:
         both = pl.all_horizontal([pl.col(side).is_not_null() for side in sides])
-        asked.append(("declared_aspect", both & (most > least * config.max_declared_aspect)))
+        asked.append(Rule("declared_aspect", both & (most > least * config.max_declared_aspect)))
     return asked
 
 
 def _caption_rules(config: RuleConfig) -> list[Rule]:
     caption, chars, words = pl.col("caption"), pl.col("caption_chars"), pl.col("caption_words")
-    asked: list[Rule] = [("too_short", chars < config.min_chars), ("too_few_words", words < config.min_words)]
+    asked: list[Rule] = [
+        Rule("too_short", chars < config.min_chars),
+        Rule("too_few_words", words < config.min_words),
+    ]
     if config.max_chars is not None:
-        asked.append(("too_long", chars > config.max_chars))
+        asked.append(Rule("too_long", chars > config.max_chars))
     if config.max_words is not None:
-        asked.append(("too_many_words", words > config.max_words))
+        asked.append(Rule("too_many_words", words > config.max_words))
     if config.drop_file_names:
-        asked.append(("file_name", caption.str.contains(_IMAGE_FILE) | caption.str.contains(_CAMERA_FILE)))
+        named = caption.str.contains(_IMAGE_FILE) | caption.str.contains(_CAMERA_FILE)
+        asked.append(Rule("file_name", named, pl.col("caption_may_be_file")))
     if config.drop_dates_and_sizes:
-        asked.append(("date_or_size", caption.str.contains(_DATE_OR_SIZE)))
+        asked.append(Rule("date_or_size", caption.str.contains(_DATE_OR_SIZE), pl.col("caption_may_be_date")))
     if config.min_letter_fraction > 0:
         enough = pl.col("caption_visible") * config.min_letter_fraction
-        asked.append(("few_letters", pl.col("caption_letters") < enough))
+        asked.append(Rule("few_letters", pl.col("caption_letters") < enough))
     if config.drop_capitals:
-        asked.append(("all_capitals", pl.col("caption_capitals")))
+        asked.append(Rule("all_capitals", pl.col("caption_capitals")))
     if config.max_repeated_fraction is not None:
         total = pl.col("caption_pieces")
         fresh = (1 - config.max_repeated_fraction) * total
         may = (total >= 4) & (pl.col("caption_lengths") < fresh)
-        different = _where(may).str.to_lowercase().str.split(" ").list.n_unique()
-        asked.append(("repeated_words", may & (different < fresh)))
+        different = caption.str.to_lowercase().str.split(" ").list.n_unique()
+        asked.append(Rule("repeated_words", different < fresh, may))
     if config.personal == "drop":
-        asked.append(("personal", has_personal(_where(pl.col("caption_may_be_personal")))))
-    return asked + [(f"pattern_{name}", caption.str.contains(pattern)) for name, pattern in config.patterns.items()]
+        asked.append(Rule("personal", has_personal(caption), pl.col("caption_may_be_personal")))
+    return asked + [Rule(f"pattern_{name}", caption.str.contains(pattern)) for name, pattern in config.patterns.items()]
 
 
-def _where(may: pl.Expr) -> pl.Expr:
-    """The caption where a rule may be true of it; elsewhere an empty text, which is looked at in no time."""
-    return pl.when(may).then("caption").otherwise(pl.lit(""))
+def _are_plain(config: RuleConfig) -> bool:
+    """Whether address_signs can look for the extensions."""
+    return all(extension.isascii() and extension.isalnum() for extension in config.blocked_extensions)
 
 
 def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -239,7 +260,23 @@ def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None
     """
     if counts is None:
         counts = counted(rows["caption"])
-    return rows.with_columns(counts).select(rule.fill_null(value=False).alias(name) for name, rule in rules(config))
+    endings = config.blocked_extensions if _are_plain(config) else []
+    signs = address_signs(rows["url"], [*_TRACKING_FILES, *_TRACKING_SITES], endings)
+    asked, known = rules(config), pl.concat([rows, counts, signs], how="horizontal")
+    first = ((rule.drops if rule.may is None else rule.may).fill_null(value=False).alias(rule.name) for rule in asked)
+    answers = known.select(first)
+    costly = [rule for rule in asked if rule.may is not None]
+    return answers.with_columns(_of_some(known, rule, answers[rule.name]) for rule in costly)
+
+
+def _of_some(known: pl.DataFrame, rule: Rule, may: pl.Series) -> pl.Series:
+    """The answers of a costly rule, which is asked of the rows that `may` marks."""
+    places = may.arg_true()
+    if not len(places):
+        return may
+    some = pl.DataFrame([known[name][places] for name in set(rule.drops.meta.root_names())])
+    dropped = some.select(rule.drops.fill_null(value=False)).to_series()
+    return may.scatter(places, dropped)
 
 
 def first_reason(answers: pl.DataFrame) -> pl.Series:

@@ -16,6 +16,10 @@ Halves = NDArray[np.uint64]
 """(n, 2): the high and the low half of n 128-bit numbers."""
 
 
+_DIGITS = np.full(256, 255, np.uint8)
+_DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
 def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The UTF-8 bytes of a column of strings, and where each begins and the last one ends (n + 1,). A null is ""."""
     texts = texts.cast(pa.large_string())
@@ -43,7 +47,7 @@ def uid_halves(uids: pa.Array) -> Halves:
     """
     data, offsets = text_buffers(uids)
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
-    bad = _hex(data, offsets, halves)
+    bad = _hex(data, offsets, _DIGITS, halves)
     if bad >= 0:
         msg = f"row {bad} has no uid of 32 hex digits: {uids[bad].as_py()!r}"
         raise ValueError(msg)
@@ -187,23 +191,23 @@ def _hash_between(data, starts, ends, halves):
 
 
 @compiled(nogil=True)
-def _hex(data, offsets, halves):
-    """Parse hex digits; the first row that is not 32 of them, else -1."""
+def _hex(data, offsets, digits, halves):
+    """Parse hex digits; the first row that is not 32 of them, else -1. By a table, for a processor guesses wrong what kind
+    each digit is.
+    """
     for i in range(len(offsets) - 1):
-        if offsets[i + 1] - offsets[i] != 32:
+        start, seen = offsets[i], np.uint8(0)
+        if offsets[i + 1] - start != 32:
             return i
         for half in range(2):
             number = np.uint64(0)
-            for at in range(offsets[i] + 16 * half, offsets[i] + 16 * half + 16):
-                digit = data[at]
-                if 48 <= digit <= 57:
-                    value = digit - 48
-                elif 97 <= digit <= 102:
-                    value = digit - 87
-                else:
-                    return i
+            for at in range(start + 16 * half, start + 16 * half + 16):
+                value = digits[data[at]]
+                seen |= value
                 number = (number << np.uint64(4)) | np.uint64(value)
             halves[i, half] = number
+        if seen > 15:
+            return i
     return -1
 
 
@@ -212,24 +216,35 @@ def hash128_folded(texts: pa.Array) -> Halves:
     data, offsets = text_buffers(texts)
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
     longest = int(np.diff(offsets).max(initial=0))
-    _hash_folded(data, offsets, *characters(), np.empty(MOST_FOLDED * longest, np.uint32), halves)
+    _hash_folded(data, offsets, *characters(), np.empty(4 * MOST_FOLDED * longest, np.uint8), halves)
     return halves
 
 
 @compiled(nogil=True)
 def _hash_folded(data, offsets, kinds, folds, several, buffer, halves):
     folded, ends = np.empty(MOST_FOLDED, np.uint32), np.zeros(2, np.int64)
-    bytes_ = buffer.view(np.uint8)
     for i in range(len(offsets) - 1):
         at, end, size = offsets[i], offsets[i + 1], 0
         while at < end:
             code, at = next_code(data, at)
-            if folds[code] < 0x110000:
-                buffer[size] = folds[code]  # as UTF-32, little-endian as Arrow's numbers are
+            if folds[code] < 0x80:
+                buffer[size] = folds[code]
                 size += 1
                 continue
             for j in range(fold(code, folds, several, folded)):
-                buffer[size] = folded[j]
-                size += 1
-        ends[1] = 4 * size
-        _hash(bytes_, ends, halves[i : i + 1])
+                size = _in_utf8(folded[j], buffer, size)
+        ends[1] = size
+        _hash(buffer, ends, halves[i : i + 1])
+
+
+@compiled(inline="always")
+def _in_utf8(code, buffer, size):
+    """Write a code point; where the next one goes."""
+    if code < 0x80:
+        buffer[size] = code
+        return size + 1
+    more = 1 if code < 0x800 else 2 if code < 0x10000 else 3
+    buffer[size] = np.uint32(0xF00 >> (more + 1)) & np.uint32(0xFF) | code >> np.uint32(6 * more)
+    for i in range(more):
+        buffer[size + 1 + i] = np.uint32(0x80) | (code >> np.uint32(6 * (more - 1 - i))) & np.uint32(0x3F)
+    return size + 1 + more

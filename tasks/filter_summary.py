@@ -1,6 +1,5 @@
 """What is said of the pairs that a filter keeps and drops: counted part by part, and added up."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,14 +26,14 @@ CURVE_POINTS = 200
 def describe(kept: pl.DataFrame, gone: pl.DataFrame) -> dict[str, Any]:
     """Of one part: kept rows by language, length, host and caption, and captions dropped for each reason."""
     captions = kept.select(caption=pl.col("caption").str.slice(0, _CAPTION_CHARS))["caption"]
-    lengths = (kept["caption"].str.len_chars() // LENGTH_STEP).clip(upper_bound=LENGTH_STEPS)
+    lengths = (kept["caption"].str.len_chars() // LENGTH_STEP).clip(upper_bound=LENGTH_STEPS).value_counts(name="n")
     shown = {
         str(reason): rows.bottom_k(EXAMPLES, by="uid").sort("uid")["caption"].str.slice(0, _CAPTION_CHARS).to_list()
         for (reason,), rows in gone.select("drop_reason", "uid", "caption").group_by("drop_reason")
     }
     return {
         "languages": tally(kept["language"].fill_null("unknown")),
-        "lengths": {str(step): n for step, n in sorted(Counter(lengths.to_list()).items())},
+        "lengths": {str(step): n for step, n in lengths.sort("caption").iter_rows()},
         "hosts": tally(kept.select(host(pl.col("url"))).to_series().fill_null("")),
         "captions": tally(captions),
         "examples": dict(sorted(shown.items())),

@@ -42,7 +42,7 @@ def test_what_is_no_uid_is_an_error(wrong: str | None):
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=6))
 def test_folded_as_python_folds(texts: list[str]):
-    expected = [mmh3.hash64(text.casefold().encode("utf-32-le"), 0, signed=False) for text in texts]
+    expected = [mmh3.hash64(text.casefold().encode(), 0, signed=False) for text in texts]
     assert [tuple(row) for row in hash128_folded(pa.array(texts, pa.string())).tolist()] == expected
 
 
