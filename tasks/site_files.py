@@ -54,6 +54,7 @@ class SiteFiles:
     def __init__(self, wire: Wire, folder: Path, timeout: float, round_: int = 0):
         self._wire, self._folder, self._timeout, self._round = wire, folder, timeout, round_
         self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)  # on another machine than that of the run, it is not there yet
         place = folder / "site-files.sqlite"
         self._kept = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._kept.close)
