@@ -24,7 +24,7 @@ def check_ray(
     address, version = str(execution.get("ray_address", "auto")), metadata.version("ray")
     if address != "auto" and not answers(address):
         remedy = (
-            "ray start --head there, and `ray start --address HOST:PORT` on each machine; or mend execution.ray_address"
+            "ray start --head there, and `ray start --address HOST:PORT` on the others; or mend execution.ray_address"
         )
         return [Check("ray", False, "error", f"{config}: no head answers at {address} (ray {version} here)", remedy)]
     return [Check("ray", True, "error", f"{version}, the cluster at {address}; each machine needs this version")]
