@@ -6,11 +6,11 @@ that only a worker or machine that died is a failure to it: such a call is made 
 
 import hashlib
 import os
-import pickle
 import signal
 import socket
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing.connection import Connection
@@ -49,7 +49,8 @@ class _Call:
     number: int
     label: str
     """What it is about, for people."""
-    pickled: bytes
+    work: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+    """A function, its arguments, and those by name."""
     tries: int = 1
 
 
@@ -80,7 +81,7 @@ class _Driver:
         self.ray.shutdown()
 
     def _start(self, call: _Call) -> None:
-        ref = self.remote.remote(call.pickled, self.asker)
+        ref = self.remote.remote(*call.work, self.asker)
         self.running[call.number] = ref
         ref.future().add_done_callback(lambda future: self._ended(call, future))
 
@@ -93,7 +94,7 @@ class _Driver:
             self._send(kind, call.number, value)
         elif isinstance(error, self.ray.exceptions.RayTaskError):  # before our own code could answer
             msg = f"{call.label}: a worker of Ray cannot run pairmill: {_last_line(error)}. {SAME_EVERYWHERE}"
-            self._send("failed", call.number, pickle.dumps(ConfigError(msg)))
+            self._send("failed", call.number, ConfigError(msg))
         elif call.tries <= self.place.max_retries:
             lost = f"{call.label}: its worker on Ray died (try {call.tries}), it is made again: {_first_line(error)}"
             self._send("told", call.number, lost)
@@ -106,7 +107,7 @@ class _Driver:
                 f"{call.label}: its worker on Ray died {call.tries} times (execution.ray_max_retries), the last time: "
                 f"{_first_line(error)}"
             )
-            self._send("failed", call.number, pickle.dumps(JobFailed(msg, exit_code=75)))
+            self._send("failed", call.number, JobFailed(msg, exit_code=75))
 
     def _send(self, kind: str, number: int, value: Any) -> None:
         with self.lock:
@@ -167,19 +168,22 @@ class Asker:
     store_uri: str
 
 
-def answer(call: bytes, asker: Asker) -> tuple[str, bytes]:
-    """Make a call; ("made", what it returned) or ("failed", the error), pickled."""
+def answer(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], asker: Asker
+) -> tuple[str, Any]:
+    """Make a call; ("made", what it returned) or ("failed", the error)."""
     try:
         guard_process()
         check_worker(asker)
         if Path(asker.folder).is_dir():
             os.chdir(asker.folder)
-        function, arguments, named = pickle.loads(call)
-        return "made", pickle.dumps(function(*arguments, **named))
-    except Exception as error:
-        if not isinstance(error, PairmillError):  # a bug: where it is, is lost on the way
-            error.add_note(f"on {socket.gethostname()}:\n{traceback.format_exc()}")
-        return "failed", pickle.dumps(scrub(error))
+        return "made", function(*arguments, **named)
+    except PairmillError as error:
+        return "failed", scrub(error)
+    except Exception as error:  # a bug: neither its place, nor every class of a library, would survive the way back
+        told = error if type(error).__module__ == "builtins" else RuntimeError(f"{type(error).__name__}: {error}")
+        told.add_note(f"on {socket.gethostname()}:\n{traceback.format_exc()}")
+        return "failed", scrub(told.with_traceback(None))
 
 
 def check_worker(asker: Asker) -> None:

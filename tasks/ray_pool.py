@@ -9,7 +9,6 @@ import importlib.util
 import logging
 import multiprocessing
 import os
-import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -90,7 +89,7 @@ class RayPool(Executor):
             self._waiting[number] = future
         future.add_done_callback(lambda done: self._send(("cancel", number)) if done.cancelled() else None)
         label = str(getattr(args[-1] if args else fn, "id", number))
-        self._send(("call", number, label, pickle.dumps((fn, args, kwargs))))
+        self._send(("call", number, label, (fn, args, kwargs)))
         return future
 
     def _send(self, message: tuple[Any, ...]) -> None:
@@ -107,7 +106,7 @@ class RayPool(Executor):
                 with self._lock:
                     future = self._waiting.pop(number, None)
                 if future is not None and future.set_running_or_notify_cancel():
-                    (future.set_result if kind == "made" else future.set_exception)(pickle.loads(value))
+                    (future.set_result if kind == "made" else future.set_exception)(value)
         except (EOFError, OSError):
             self._break("its driver on this machine died")
 

@@ -1,6 +1,6 @@
 """What of execution.engine = "ray" needs no Ray; tests/integration/test_ray.py has the rest."""
 
-import pickle
+import json
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -75,8 +75,7 @@ def test_a_folder_on_several_machines_must_be_said_to_be_shared(tmp_path: Path) 
 
 
 def asked(asker: Asker, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
-    kind, value = answer(pickle.dumps((function, arguments, {})), asker)
-    return kind, pickle.loads(value)
+    return answer(function, arguments, {}, asker)
 
 
 def wrong(text: str) -> None:
@@ -102,6 +101,8 @@ def test_an_error_in_a_worker_is_an_answer_and_holds_no_secret(tmp_path: Path, m
     asker = Asker(code_digest(), str(tmp_path), str(tmp_path))
     kind, error = asked(asker, wrong, "of hush-hush-hush")
     assert (kind, str(error), type(error)) == ("failed", "of ***", ContractError)
+    kind, error = asked(asker, json.loads, "hush-hush-hush")
+    assert str(error).startswith("JSONDecodeError: Expecting value"), "its class needs more to be made than its text"
     kind, error = asked(asker, int, "hush-hush-hush")
     assert isinstance(error, ValueError)
     assert "in answer" in error.__notes__[0]
