@@ -22,6 +22,7 @@ from tasks.stage import Made, Stage, Work
 from tasks.train_checkpoints import CheckpointMirror
 from tasks.train_live import LiveRun
 from training.config import TrainConfig
+from training.process import ELSEWHERE
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +89,12 @@ def _train(work: Work, folder: Path) -> Record:
     if work.config.evaluate_every:
         suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
         job["suite"] = suite.model_dump(mode="json")
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={work.config.nproc}")
-    launcher += (
-        f"--log-dir={folder / 'torchrun'}",
-    )  # else a killed one leaves a folder among the system's temporary ones
+    launcher = torchrun(work.config, work.draft.key, folder)
+    if work.config.nnodes != "1":
+        command = " ".join(["python", *launcher, "-m", "training.train", str(folder / "job.json")])
+        logger.warning(
+            "train: %s machines meet; on each other one run: %s=1 %s", work.config.nnodes, ELSEWHERE, command
+        )
 
     mirror = CheckpointMirror(work.draft, folder, work.config.keep_checkpoints)
 
@@ -111,6 +114,22 @@ def _train(work: Work, folder: Path) -> Record:
     facts = {"final": last, "model": work.config.model}
     samples = dataset.counts.kept
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
+
+
+def torchrun(config: TrainConfig, key: str, folder: Path) -> tuple[str, ...]:
+    """The arguments of Python that start a module on all ranks: here, or on each of several machines that meet."""
+    meet: tuple[str, ...] = ("--standalone",)
+    if config.nnodes != "1":
+        meet = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
+        meet += (f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}")
+    # Without a folder for its logs, a killed torchrun leaves one among the system's temporary ones.
+    return (
+        "-m",
+        "torch.distributed.run",
+        *meet,
+        f"--nproc-per-node={config.nproc}",
+        f"--log-dir={folder / 'torchrun'}",
+    )
 
 
 TRAIN = Stage(name="train", version=4, make=make, outside=outside, conserves=False)

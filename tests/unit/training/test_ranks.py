@@ -1,17 +1,23 @@
 """Two gloo ranks under torchrun make the model that one process makes."""
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tasks.train import torchrun
 from tests.unit.training.conftest import with_suite
+from training.config import TrainConfig
+from training.process import ELSEWHERE
 from training.train import main
 
 MakeJob = Callable[..., Path]
@@ -21,6 +27,26 @@ def run(job: Path, ranks: int) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *launcher, "-m", "training.train", str(job)]
     return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+
+
+def run_on_two_machines(job: Path, folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """An agent of torchrun each, that meet at a port; the second is on a machine where the job's parent is no process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    config = TrainConfig(nnodes="2", rdzv_endpoint=meeting, max_restarts=0)
+    commands = [
+        [sys.executable, *torchrun(config, "k", folder / str(n)), "-m", "training.train", str(job)] for n in range(2)
+    ]
+    with ThreadPoolExecutor() as pool:
+        done = [
+            pool.submit(
+                subprocess.run, command, capture_output=True, text=True, timeout=150, check=False,
+                env={**os.environ, **({ELSEWHERE: "1"} if number else {})},
+            )
+            for number, command in enumerate(commands)
+        ]  # fmt: skip
+        return [one.result() for one in done]
 
 
 def output_of(job: Path) -> Path:
@@ -55,7 +81,7 @@ def test_two_ranks_equal_one_process(make_job: MakeJob, tower: str, more: dict[s
 
 @pytest.mark.timeout(180)
 def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(
-    make_job: MakeJob, suite: dict[str, object]
+    make_job: MakeJob, suite: dict[str, object], tmp_path: Path
 ) -> None:
     """The same rows as undisturbed, to rounding: so the same samples, each once an epoch, in the same steps."""
     settings = {"epochs": 3, "eps": 1e-3, "checkpoint_every": 1, "evaluate_every": 6}
@@ -68,10 +94,12 @@ def test_one_process_s_checkpoint_goes_on_in_two_without_loss_or_repetition(
             shutil.rmtree(path)
     (output_of(job) / "done.json").unlink()
     (output_of(job) / "evidence-suite.jsonl").unlink()
-    job.write_text(job.read_text().replace('"workers": 1', '"workers": 2, "nproc": 2'))
-    result = run(job, 2)
-    assert result.returncode == 0, result.stderr
-    assert "resumed from step-000004" in result.stderr
+    job.write_text(
+        job.read_text().replace('"workers": 1', '"workers": 2, "nnodes": "2", "rdzv_endpoint": "127.0.0.1:1"')
+    )
+    results = run_on_two_machines(job, tmp_path)
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr + results[1].stderr
+    assert any("resumed from step-000004" in result.stderr for result in results)
     expected, rows = (
         [json.loads(line) for line in (output_of(j) / "metrics.jsonl").read_text().splitlines()]
         for j in (undisturbed, job)
