@@ -54,7 +54,7 @@ class Prices:
     picture_bytes: int = 25_000
     """Stored, of 256 pixels. Source: LAION-400M, 10 TB."""
     fetched_bytes: int = 120_000
-    """Of a picture on the wire: as many as benchmarks/download.py serves (11.3 MB/s at 92 a second in docs/download-rows.md)."""
+    """Of a picture on the wire: 11.3 MB/s at 92 a second in docs/download-rows.md."""
     gpus: int = 64
     gpu_flops: float = 0.35 * 990e12
     """Of one, reached: 35% of an H100's bfloat16 peak."""
