@@ -5,6 +5,7 @@ that only a worker or machine that died is a failure to it: such a call is made 
 """
 
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -57,11 +58,11 @@ class _Call:
 class _Driver:
     def __init__(self, pipe: Connection, place: RayPlace, store_uri: str):
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         self.ray, self.pipe, self.place = ray, pipe, place
         # Workers' output stays in the cluster's own logs: here it would be a line of some other machine among ours.
-        ray.init(address=place.address, log_to_driver=False, logging_level="warning", namespace="pairmill")
+        ray.init(address=place.address, log_to_driver=False, logging_level=logging.WARNING, namespace="pairmill")
         self.room = _room(ray, place)
         options: dict[str, Any] = {"num_cpus": place.cpus, "max_retries": 0}
         if place.memory_bytes:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 from dataops.errors import ConfigError, ServiceError
@@ -67,7 +66,7 @@ class Room:
 class RayPool(Executor):
     """Runs calls as Ray tasks; `room` says how many at a time. Use `ray_pool`."""
 
-    def __init__(self, process: Any, pipe: Connection, room: Room):
+    def __init__(self, process: Any, pipe: Any, room: Room):
         self.room = room
         self._process, self._pipe = process, pipe
         self._waiting: dict[int, Future[Any]] = {}
@@ -176,7 +175,7 @@ def ray_pool(place: RayPlace, store: Store) -> Iterator[RayPool]:
         pool.shutdown()
 
 
-def _welcome(pipe: Connection, place: RayPlace) -> Room:
+def _welcome(pipe: Any, place: RayPlace) -> Room:
     """The driver's first words. Raises: what it could not do."""
     answer: Any = None
     with suppress(EOFError, OSError):

@@ -32,7 +32,7 @@ from tasks.stage import Context, make, plan
 from tests.unit.tasks.raw_pictures import downloaded, some_pairs
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: nothing of execution.engine = ray is tested; `make ray` does")
-pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 HEAD, OTHER = {"node_ip_address": "127.0.0.2"}, {"node_ip_address": "127.0.0.3"}
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
