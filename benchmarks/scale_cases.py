@@ -1,6 +1,7 @@
 """What benchmarks/scale.py measures, each in a process of its own: a stage whole, and parts that are next to nothing."""
 
 import io
+import multiprocessing
 import resource
 import shutil
 import time
@@ -73,6 +74,8 @@ def run(job: Job) -> Told:
     started = time.perf_counter()
     made, seconds = (None, tiny_parts(job)) if job.what == "parts" else (stage(job), 0.0)
     seconds = seconds or time.perf_counter() - started
+    for worker in multiprocessing.active_children():  # only of those that were waited for is the time known
+        worker.join()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu, peak = sum(u.ru_utime + u.ru_stime for u in used), used[0].ru_maxrss * 1024
     if made is None:
