@@ -143,11 +143,15 @@ def gc(
 
 
 @app.command
-def doctor(*, store: StoreUri = None, json: Json = False) -> int:
-    """Say what is missing or wrong with this installation, and the exact remedy. Exits 2 where something is."""
+def doctor(config: Path | None = None, *, store: StoreUri = None, json: Json = False) -> int:
+    """Say what is missing or wrong with this installation, and the exact remedy. Exits 2 where something is.
+
+    Args:
+        config: a run's config file, to look at what it alone needs (Ray).
+    """
     from flows.report import show_checks
 
-    return show_checks(diagnosis.diagnose(store), as_json=json)
+    return show_checks(diagnosis.diagnose(store, config), as_json=json)
 
 
 for command in (trace, takedown, promote, diff, export, deploy, up, down, status):

@@ -23,6 +23,7 @@ from tasks.extract import KINDS, SourceConfig
 from tasks.filter_config import FilterConfig
 from tasks.pack import PackConfig
 from tasks.queries import read_queries
+from tasks.ray_pool import RayPlace, missing_ray
 from tasks.register import RegisterConfig
 from training.config import TrainConfig, load_model_config
 
@@ -43,10 +44,22 @@ class StoreConfig(_Table):
 class ExecutionConfig(_Table):
     """The `[execution]` table: how the work is spread; nothing in it changes what comes out."""
 
-    engine: Literal["local"] = "local"
-    """Where parts are mapped: in processes of this machine."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the parts of a stage are made: in processes of this machine, or on a cluster of Ray (docs/scale.md)."""
     workers: int | None = Field(default=None, ge=1)
-    """Processes for the parts of a stage; all cores where none is given."""
+    """Parts at a time; where none is given, one a core, on Ray as many as the cluster has room for. Give it where the
+    cluster grows with its work."""
+    ray_address: str = Field(default="auto", pattern=r"^(auto|[A-Za-z0-9._\-\[\]:]+:[0-9]{1,5})$")
+    """HOST:PORT of the head (what `ray start --head` prints; not its ray:// server), or auto: the cluster that this machine
+    is part of. This machine must be part of it too: `ray start --address HOST:PORT --num-cpus 0`."""
+    ray_cpus: float = Field(default=1.0, gt=0, le=1024)
+    """Cores that a part takes on Ray."""
+    ray_memory_bytes: int = Field(default=0, ge=0)
+    """Memory that a part takes on Ray, by which it is placed; 0: it is not counted."""
+    ray_max_retries: int = Field(default=3, ge=0, le=100)
+    """How often a part is made again whose worker or machine died. Errors of our own are not such."""
+    ray_shared_store: bool = False
+    """The folder of `store.uri` is one that all machines of the cluster share."""
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each new try of a stage that failed with an error that another try may mend; empty: none."""
 
@@ -68,6 +81,13 @@ class RunConfig(_Table):
     evaluate: EvaluateConfig = EvaluateConfig()
     register_: RegisterConfig = Field(alias="register")
     execution: ExecutionConfig = ExecutionConfig()
+
+    def ray(self) -> RayPlace | None:
+        """The cluster that parts are mapped over; None: this machine's processes."""
+        e = self.execution
+        if e.engine == "local":
+            return None
+        return RayPlace(e.ray_address, e.workers, e.ray_cpus, e.ray_memory_bytes, e.ray_max_retries, e.ray_shared_store)
 
     def as_dict(self) -> dict[str, Any]:
         """The config as JSON values, as it would be written in TOML."""
@@ -196,6 +216,8 @@ def _problems_outside(
             return None
 
     problems: list[str] = []
+    if (execution := table("execution", ExecutionConfig)) is not None and execution.engine == "ray":
+        problems += [f"execution.engine: {missing}"] if (missing := missing_ray()) else []
     if sources and (source := table("source", SourceConfig)) is not None:
         problems += [f"source.{line}" for line in source.problems()]
     if sources and (filter_ := table("filter", FilterConfig)) is not None and (balance := filter_.balance):

@@ -56,6 +56,7 @@ class Run:
             flow_run_url=self.sight.flow_run_url(flow_run_id),
             run_config=record.config,
             workers=config.execution.workers or os.cpu_count() or 1,
+            ray=config.ray(),
         )
         remember(record.run_id, store, home())
         record.begin(str(flow_run.flow_name), until, flow_run_id)

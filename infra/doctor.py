@@ -3,25 +3,30 @@
 Looks and changes nothing, except that it writes and deletes objects in a store that exists.
 """
 
+from pathlib import Path
+
 from infra import installation, services
 from infra.check import Check
 from infra.installation import refuse_on_clash
 from infra.machine_checks import check_disk, check_gpu, check_memory
+from infra.ray_checks import check_ray
 from infra.server_checks import check_databases, check_ports, check_services, check_workers
 from infra.store_checks import check_store
 
 __all__ = ["Check", "diagnose", "refuse_on_clash"]
 
 
-def diagnose(store_uri: str | None = None) -> list[Check]:
+def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[Check]:
     """All checks, in the order in which remedies should be applied.
 
     Args:
         store_uri: the store to look at; by default the one that the demo uses.
+        config: a run's config, for what it alone needs.
     """
     found = services.status()
     servers = [*check_services(found), *check_workers(found), *check_ports(), *check_databases()]
     store = check_store(store_uri or str(services.home() / "store"))
+    store += check_ray(config) if config else []
     return [*_installed(), *servers, *store, check_disk(services.home()), check_memory(), check_gpu()]
 
 

@@ -97,7 +97,8 @@ class _Run:
         if self.config.near_captions is not None:
             row_bytes = max(row_bytes, near.row_bytes(self.config.near_captions))
         rows = sum(part.rows for part in came)
-        needed = range_bits(rows, work.context.workers, self.config.memory_limit_bytes, row_bytes)
+        self.neighbours = work.context.neighbours or work.context.workers
+        needed = range_bits(rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
         self.bits = agreed_bits(work.draft, needed)
         self.seen = tuple(_seen_parts(work))
         self.quiet = replace(work.context, progress=lambda done, total, line: None)
@@ -105,8 +106,8 @@ class _Run:
     def _step(
         self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[Slice, ...] = ()
     ) -> Step:
-        total, workers = sum(map(len, self.slices)), self.context.workers
-        return Step(function, number, part, total, self.bits, self.seen, self.config, slices, workers)
+        total = sum(map(len, self.slices))
+        return Step(function, number, part, total, self.bits, self.seen, self.config, slices, self.neighbours)
 
     def _sliced(self, function: Callable[[Draft, Step], Record]) -> list[Step]:
         named = zip(self.names, self.slices, strict=True)

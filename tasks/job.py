@@ -87,13 +87,14 @@ def run_job(
         raise _failure(module, code, folder, "\n".join(tail))
 
 
-def ranks(number: int, folder: Path) -> tuple[str, ...]:
+def ranks(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) -> tuple[str, ...]:
     """The `launcher` that starts a job in several processes, also in one.
 
     Args:
         folder: of the job. A killed torchrun leaves its logs there, else among the system's temporary files.
+        meet: how torchrun finds those of other machines.
     """
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}")
+    launcher = ("-m", "torch.distributed.run", *meet, f"--nproc-per-node={number}")
     return (*launcher, f"--log-dir={folder / 'torchrun'}")
 
 

@@ -1,7 +1,8 @@
-"""Maps a function over the tasks of a stage in worker processes, resuming what an earlier try finished.
+"""Maps a function over the tasks of a stage, in worker processes or on Ray, resuming what an earlier try finished.
 
 A task is a value with an `id`; the function gets a Draft and the task, writes parts through the draft and returns a
-Record. Which worker does what, and in which order, cannot show in the output: each task writes its own parts.
+Record. Which worker does what, where, and in which order, cannot show in the output: each task writes its own parts.
+This is the one place where stages spread their work; which pool it goes to is `Context.ray`.
 """
 
 import logging
@@ -10,17 +11,20 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
+from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
-from dataops.errors import JobFailed, LeaseLost, PairmillError, StorageError
+from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
 from dataops.objects import FULL
 from dataops.secrets import guard_process
 from dataops.snapshot import Draft, Fence, Record
 from dataops.store import open_store
+from tasks.ray_pool import ray_pool
 from tasks.stage import Context
 from training.process import follow_parent
 
@@ -28,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Tries of one task whose error says that trying again may help."""
+WAITING = 3
+"""Tasks a worker that are handed over at a time, so that it never waits for the next one; the others stay here."""
 _LAST_WAIT = 10.0
 """Seconds that workers, which have nothing left to do, are given to end."""
 
@@ -58,7 +64,8 @@ def map_parts(
         said: what is told of a task that finished, for progress; by default its counts.
 
     Raises: the error of the first task that failed for good, after ATTEMPTS tries where it is retryable; JobFailed (75)
-    when a worker process died (killed, or out of memory).
+    when a worker process died (killed, or out of memory), on Ray so often as the config allows; ServiceError (75) when
+    Ray's cluster cannot be reached, or is lost.
     """
     records = {task.id: record for task in tasks if (record := draft.done(task.id))}
     todo = [task for task in tasks if task.id not in records]
@@ -67,8 +74,9 @@ def map_parts(
     if todo and context.pool:
         _run(context.pool, function, todo, draft, context, records, len(tasks), said or _line)
     elif todo:
-        with worker_pool(min(context.workers, len(todo))) as pool:
-            _run(pool, function, todo, draft, context, records, len(tasks), said or _line)
+        with shared_workers(replace(context, workers=min(context.workers, len(todo)))) as sharing:
+            assert sharing.pool is not None
+            _run(sharing.pool, function, todo, draft, sharing, records, len(tasks), said or _line)
     return [records[task.id] for task in tasks]
 
 
@@ -76,10 +84,16 @@ def map_parts(
 def shared_workers(context: Context) -> Iterator[Context]:
     """The context with worker processes that all maps in the `with` share: to start one takes seconds.
 
-    None is started before the first map needs it, and none at all where the context has a pool.
+    None is started before the first map needs it, and none at all where the context has a pool. On Ray, the context's
+    numbers of workers are then the cluster's.
     """
     if context.pool:
         yield context
+        return
+    if context.ray is not None:
+        with ray_pool(context.ray, context.store) as pool:
+            room = pool.room
+            yield replace(context, pool=pool, workers=room.slots, neighbours=room.slots_of_one)
         return
     with worker_pool(context.workers) as pool:
         yield replace(context, pool=pool)
@@ -116,27 +130,33 @@ def _run(
     total: int,
     said: Callable[[Record], str],
 ) -> None:
-    def submit(task: T) -> Future[Record]:
-        return pool.submit(_call, function, draft.store.uri, draft.stage, draft.key, draft.fence, task)
+    done: SimpleQueue[Future[Record]] = SimpleQueue()
+    rest, running = iter(todo), dict[Future[Record], tuple[T, int]]()
 
-    task, running = todo[0], dict[Future[Record], tuple[T, int]]()
+    def submit(task: T, attempt: int = 1) -> None:
+        future = pool.submit(_call, function, draft.store.uri, draft.stage, draft.key, draft.fence, task)
+        running[future] = (task, attempt)
+        future.add_done_callback(done.put)
+
+    task = todo[0]
     try:
-        for task in todo:
-            running[submit(task)] = (task, 1)
+        for task in islice(rest, WAITING * context.workers):
+            submit(task)
         while running:
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                task, attempt = running.pop(future)
-                error = future.exception()
-                if error is None:
-                    records[task.id] = future.result()
-                    context.progress(len(records), total, f"{draft.stage} {said(records[task.id])}")
-                elif _worth_another_try(error) and attempt < ATTEMPTS:
-                    logger.warning("%s %s: try %d failed: %s", draft.stage, task.id, attempt, error)
-                    time.sleep(attempt)
-                    running[submit(task)] = (task, attempt + 1)
-                else:
-                    raise error
+            future = done.get()
+            task, attempt = running.pop(future)
+            error = future.exception()
+            if error is None:
+                records[task.id] = future.result()
+                context.progress(len(records), total, f"{draft.stage} {said(records[task.id])}")
+                for task in islice(rest, 1):
+                    submit(task)
+            elif _worth_another_try(error) and attempt < ATTEMPTS:
+                logger.warning("%s %s: try %d failed: %s", draft.stage, task.id, attempt, error)
+                time.sleep(attempt)
+                submit(task, attempt + 1)
+            else:
+                raise error
     except BrokenProcessPool as error:  # also of a worker that died when it had nothing to do
         msg = f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}"
         raise JobFailed(msg, exit_code=75) from error
@@ -145,8 +165,9 @@ def _run(
 
 
 def _worth_another_try(error: BaseException) -> bool:
-    """A store has waited for its server long enough itself, and a lost lease does not come back."""
-    return isinstance(error, PairmillError) and error.retryable and not isinstance(error, StorageError | LeaseLost)
+    """A store has waited for its server long enough itself, a lost lease or cluster does not come back by waiting here."""
+    final = StorageError | LeaseLost | ServiceError | JobFailed
+    return isinstance(error, PairmillError) and error.retryable and not isinstance(error, final)
 
 
 def _line(record: Record) -> str:

@@ -26,6 +26,7 @@ class RunNotes:
 
     def __init__(self, folder: Path):
         self._folder, self._lock = folder, threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)  # on another machine than that of the run, it is not there yet
         self._kept = sqlite3.connect(folder / "notes.sqlite", timeout=60, isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._kept.close)
         with self.alone("create"):  # SQLite itself does not wait here

@@ -31,6 +31,7 @@ from dataops.snapshot import (
 )
 from dataops.store import Store
 from tasks.lease import Held, hold
+from tasks.ray_pool import RayPlace
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,12 @@ class Context:
     flow_run_url: str | None = None
     run_config: Mapping[str, Any] = field(default_factory=dict)
     """The whole run's config, for the registry's records."""
+    ray: RayPlace | None = None
+    """The cluster that parts are mapped over; None: processes of this machine."""
+    neighbours: int | None = None
+    """Of the workers, those on one machine, which share its memory; None: all of them."""
     pool: Executor | None = None
-    """Worker processes that several maps of a stage share (tasks.parts.shared_workers); None: each map starts its own."""
+    """Workers that several maps of a stage share (tasks.parts.shared_workers); None: each map starts its own."""
 
 
 @dataclass(frozen=True)

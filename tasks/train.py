@@ -24,6 +24,7 @@ from tasks.train_checkpoints import CheckpointMirror
 from tasks.train_live import LiveRun
 from tasks.train_shards import ShardSupply
 from training.config import TrainConfig
+from training.process import ELSEWHERE
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,12 @@ def _train(work: Work, folder: Path) -> Record:
     if work.config.evaluate_every:
         suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
         job["suite"] = suite.model_dump(mode="json")
+    launcher = torchrun(work.config, work.draft.key, folder)
+    if work.config.nnodes != "1":
+        command = " ".join(["python", *launcher, "-m", "training.train", str(folder / "job.json")])
+        logger.warning(
+            "train: %s machines meet; on each other one run: %s=1 %s", work.config.nnodes, ELSEWHERE, command
+        )
 
     mirror = CheckpointMirror(work.draft, folder, work.config.keep_checkpoints)
 
@@ -100,7 +107,7 @@ def _train(work: Work, folder: Path) -> Record:
     supply = ShardSupply(work.draft.store, {dataset.path(part.name): part for part in tars}, shards, limit)
     with mirror, supply, LiveRun(work, folder):
         mirror.restore()
-        run_job("training.train", job, folder, launcher=ranks(work.config.nproc, folder), on_line=follow)
+        run_job("training.train", job, folder, launcher=launcher, on_line=follow)
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
     if (interim := folder / "evidence-suite.jsonl").exists():
         parts.append(work.draft.put_file(interim.name, interim))
@@ -108,6 +115,14 @@ def _train(work: Work, folder: Path) -> Record:
     facts = {"final": last, "model": work.config.model}
     samples = dataset.counts.kept
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
+
+
+def torchrun(config: TrainConfig, key: str, folder: Path) -> tuple[str, ...]:
+    """The launcher of a job on all its ranks: here, or on each of several machines that meet."""
+    if config.nnodes == "1":
+        return ranks(config.nproc, folder)
+    meet = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
+    return ranks(config.nproc, folder, (*meet, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}"))
 
 
 def _whole(store: Store, dataset: Manifest, folder: Path) -> list[Path]:

@@ -108,10 +108,12 @@ class TrainConfig(StageConfig):
             "max_spike",
             "launch",
             "evaluate_every",
+            "rdzv_endpoint",
+            "max_restarts",
         }
     )
     """Fields that change how a run goes and not one bit of what it makes; the snapshot key leaves them out."""
-    placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc"})
+    placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc", "nnodes"})
     """Fields that change the last bits of sums and nothing else: a checkpoint made with others is gone on from."""
 
     model: str = "ViT-B-32"
@@ -145,7 +147,13 @@ class TrainConfig(StageConfig):
     threads: Annotated[int, Field(ge=1)] = 2
     """Threads of torch's CPU kernels, per process. Part of the key: how a sum is split changes its last bits."""
     nproc: Annotated[int, Field(ge=1)] = 1
-    """Processes (ranks) on this machine. Part of the key, for the same reason."""
+    """Processes (ranks) on each machine. Part of the key, for the same reason."""
+    nnodes: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}(:[1-9]\d{0,3})?$")] = "1"
+    """Machines, as torchrun has it: a number, or least:most, which may come and go. Part of the key, as nproc is."""
+    rdzv_endpoint: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]+:\d{1,5}$")] = None
+    """HOST:PORT at which several machines meet: one of them, and a free port there (torchrun's c10d rendezvous)."""
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """How often several machines go on from the last checkpoint after one of them was lost, or came."""
     vocabulary: str = "captions"
     """captions: learnt from them; clip: the 49,408 tokens of OpenAI's models; or the path of a model's tokenizer.json."""
     vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] = 8192
@@ -201,6 +209,9 @@ class TrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.nnodes != "1" and self.rdzv_endpoint is None:
+            msg = f"nnodes is {self.nnodes}: rdzv_endpoint must say where the machines meet (HOST:PORT)"
+            raise ValueError(msg)
         if self.lock_image and self.init is None:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
         if self.shard_cache_bytes and not self.shuffle_shards:

@@ -33,6 +33,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dataops.digest import canonical_json
+from dataops.errors import PairmillError
 from dataops.store import FolderStore
 from training import distributed
 from training.any_model import digest_model, load_any

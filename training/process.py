@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 RETRYABLE = 75
+ELSEWHERE = "PAIRMILL_ELSEWHERE"
+"""Set where a job runs on another machine than the one that asked for it, whose pids mean nothing here."""
 _PROC = Path("/proc")
 
 
@@ -51,11 +53,14 @@ def follow_parent(pid: int, poll_seconds: float | None = None) -> None:
     """End this process at once, with 75, when the process `pid`, for which it works, is gone.
 
     A pipeline that is killed cannot stop its workers and trainers, and its rerun must not meet those that nobody waits
-    for. `pid` need not be the direct parent: between a pipeline and its trainers stands torchrun.
+    for. `pid` need not be the direct parent: between a pipeline and its trainers stands torchrun. Of a pipeline on another
+    machine (ELSEWHERE) its trainers there tell: those that they met end with them.
 
     Args:
         poll_seconds: time between two looks; by default 0.25 s, and 1 s where each look starts a `ps`.
     """
+    if os.environ.get(ELSEWHERE):
+        return
     started = identity(pid)
     pause = poll_seconds or (0.25 if (_PROC / "self/stat").exists() else 1.0)
 

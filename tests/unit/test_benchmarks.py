@@ -6,6 +6,7 @@ import sys
 from benchmarks.filter_cases import said
 from benchmarks.filter_rows import pairs
 from benchmarks.measure import TreeMemory
+from benchmarks.plan import simulate
 
 
 def test_a_smaller_set_is_the_beginning_of_a_greater_one():
@@ -25,3 +26,10 @@ def test_memory_is_that_of_a_process_and_its_children():
 
 def test_words_as_the_peers_are_given_them():
     assert said("A red-Kite, 赤い!  Straße") == ["a", "red", "kite", "赤", "い", "strasse"]
+
+
+def test_a_map_takes_as_long_as_its_cores_or_its_driver():
+    assert simulate(10, 1.0, 2, 0.0) == 5
+    assert simulate(3, 1.0, 2, 0.0) == 2
+    assert simulate(0, 1.0, 2, 0.0) == 0
+    assert simulate(1001, 0.5, 1000, 0.1) == 100 + 0.5

@@ -48,6 +48,8 @@ ALLOWED = {
     "tasks/promotion.py socket": "this machine's name",
     "tasks/mlflow_rest.py urllib.request": "asks the MLflow server that the environment names",
     "tasks/lease.py socket": "this machine's name",
+    "tasks/ray_driver.py socket": "this machine's name",
+    "tasks/ray_pool.py socket": "asks whether the head of the cluster that the config names listens",
     "flows/deploy.py httpx": "names an exception of Prefect's client",
     "infra/processes.py socket": "looks for free ports on 127.0.0.1",
     "flows/runs.py socket": "this machine's name",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import doctor, machine_checks, server_checks, services, store_checks
+from infra import doctor, machine_checks, ray_checks, server_checks, services, store_checks
 from infra.check import Check
 from infra.services import ServiceStatus
 
@@ -146,3 +146,14 @@ def test_a_bare_python_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch):
     checks = [check for check in doctor.diagnose() if check.name == "packages"]
     assert [(check.ok, check.severity) for check in checks] == [(False, "error")]
     assert "pip install -e ." in checks[0].remedy
+
+
+def test_ray_is_looked_for_only_where_the_config_asks_for_it(tmp_path: Path):
+    config = tmp_path / "run.toml"
+    config.write_text('[execution]\nengine = "local"\n')
+    assert ray_checks.check_ray(config) == []
+    config.write_text('[execution]\nengine = "ray"\nray_address = "127.0.0.1:9"\n')
+    (check,) = ray_checks.check_ray(config, missing=lambda: "Ray is not installed")
+    assert (check.ok, "pip install -e '.[ray]'" in check.remedy) == (False, True)
+    config.write_text("[execution\n")
+    assert not ray_checks.check_ray(config)[0].ok

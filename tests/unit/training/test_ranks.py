@@ -1,12 +1,14 @@
-"""Two gloo ranks under torchrun make the model that one process makes."""
+"""Two gloo ranks, on two machines of torchrun, make the model that one process makes."""
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from dataops.digest import file_sha256
+from tasks.train import torchrun
 from tests.unit.tasks.test_train_shards import Dataset, dataset, job_of, size_of, supply
 from tests.unit.training.conftest import output_of, rows_of, with_suite
+from training.config import TrainConfig
+from training.process import ELSEWHERE
 from training.train import main
 
 MakeJob = Callable[..., Path]
@@ -23,15 +28,28 @@ pytestmark = pytest.mark.usefixtures("process_state")
 __all__ = ["dataset"]  # a fixture
 
 
-def on_two_ranks(jobs: list[Path]) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs"]
+def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """An agent of torchrun each, with a rank, that meet at a port; the second is where a job's parent is no process."""
     with contextlib.ExitStack() as probes:
-        for job in jobs:
-            probe = probes.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            command.append(f"{probe.getsockname()[1]}={job}")
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+        meeting, *places = (f"127.0.0.1:{free_port(probes)}" for _ in range(1 + len(jobs)))
+    config = TrainConfig(nnodes="2", rdzv_endpoint=meeting, max_restarts=0)
+    told = [f"{place.rpartition(':')[2]}={job}" for place, job in zip(places, jobs, strict=True)]
+
+    def agent(number: int) -> subprocess.CompletedProcess[str]:
+        launcher = torchrun(config, "k", folder / f"machine-{number}")
+        command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs", *told]
+        env = {**os.environ, **({ELSEWHERE: "1"} if number else {})}
+        return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=env)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(agent, range(2)))
+
+
+def free_port(probes: contextlib.ExitStack) -> int:
+    """A port of its own while `probes` is open."""
+    probe = probes.enter_context(socket.socket())
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
 
 
 def without_cosines(row: dict[str, float]) -> dict[str, float]:
@@ -56,9 +74,9 @@ def test_two_ranks_equal_one_process(
 ) -> None:
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them.
 
-    One torchrun for all: a ResNet; a ViT with all that works on parts of a batch; one whose shards come and go; a training
-    that one process began; and one that cannot start, of which torchrun, whatever its ranks say, tells 1, and failure.json
-    the code that they meant.
+    One pair of machines for all: a ResNet; a ViT with all that works on parts of a batch; one whose shards come and go; a
+    training that one process began; and one that cannot start, of which torchrun, whatever its ranks say, tells 1, and
+    failure.json the code that they meant.
     """
     # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
     settings = {"epochs": 3, "eps": 1e-3}
@@ -81,14 +99,19 @@ def test_two_ranks_equal_one_process(
     shutil.rmtree(output_of(begun) / "suite")
     for name in ("done.json", "evidence-suite.jsonl", "model.safetensors"):
         (output_of(begun) / name).unlink()
-    begun.write_text(begun.read_text().replace('"workers": 1', '"workers": 2, "nproc": 2'))
+    begun.write_text(
+        begun.read_text().replace(
+            '"workers": 1', '"workers": 2, "nproc": 1, "nnodes": "2", "rdzv_endpoint": "127.0.0.1:1"'
+        )
+    )
 
     with supply(dataset, both["come"], limit):
-        result = on_two_ranks([*both.values(), begun, wrong])
-    assert result.returncode == 1, result.stderr
+        ended = on_two_machines([*both.values(), begun, wrong], tmp_path)
+    said = "".join(result.stderr for result in ended)
+    assert [result.returncode for result in ended] == [1, 1], said
     for tower, job in alone.items():
         assert_same_training(job, both[tower])
-    assert "resumed from step-000004" in result.stderr
+    assert "resumed from step-000004" in said
     assert rows_of(begun)[:4] == rows_of(undisturbed)[:4]
     assert_same_training(undisturbed, begun)
     assert file_sha256(output_of(begun) / "model.safetensors") != file_sha256(

@@ -1,0 +1,181 @@
+"""What benchmarks/scale.py measures, each in a process of its own: a stage whole, and parts that are next to nothing."""
+
+import io
+import multiprocessing
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+
+from benchmarks.filter_rows import drawn
+from dataops.schema import DOWNLOADED, conform, uid
+from dataops.shards import ShardWriter
+from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest, load
+from dataops.store import FolderStore
+from tasks.curate import CURATE
+from tasks.curate_config import CurateConfig
+from tasks.extract import EXTRACT
+from tasks.filter import FILTER
+from tasks.filter_config import FilterConfig
+from tasks.pack import PACK, PackConfig
+from tasks.pair_lists import PairsSource
+from tasks.parts import map_parts, shared_workers
+from tasks.ray_pool import RayPlace
+from tasks.stage import Context, Stage, make, plan
+
+SHARD_ROWS = 10_000
+SIDE = 64
+"""Pixels of the pictures: what a stage costs a picture grows with them, how that grows with their number does not."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement."""
+
+    store: str
+    what: str
+    """A stage, or `parts`."""
+    workers: int
+    ray: str | None = None
+    """Address of a cluster."""
+    rows: int = 0
+    lists: tuple[str, ...] = ()
+
+    def context(self) -> Context:
+        folder = Path(self.store)
+        place = RayPlace(self.ray, self.workers) if self.ray else None
+        return Context(store=FolderStore(folder), home=folder / "home", workers=self.workers, ray=place)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a measurement found in its own process."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of the process and those of its workers that it waited for; workers of Ray are none of them."""
+    driver_bytes: int
+    """The greatest memory of the process that maps, without its workers."""
+    digest: str = ""
+    counts: str = ""
+    stored_bytes: int = 0
+
+
+def run(job: Job) -> Told:
+    """Do the job."""
+    started = time.perf_counter()
+    made, seconds = (None, tiny_parts(job)) if job.what == "parts" else (stage(job), 0.0)
+    seconds = seconds or time.perf_counter() - started
+    for worker in multiprocessing.active_children():  # only of those that were waited for is the time known
+        worker.join()
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu, peak = sum(u.ru_utime + u.ru_stime for u in used), used[0].ru_maxrss * 1024
+    if made is None:
+        return Told(seconds, cpu, peak)
+    size = sum(part.bytes for part in made.parts)
+    return Told(seconds, cpu, peak, made.content_digest, made.counts.model_dump_json(), size)
+
+
+def stage(job: Job) -> Manifest:
+    """Make a stage's snapshot; those that it reads must be in the store (their keys follow from the lists)."""
+    context = job.context()
+    reads: list[Manifest] = []
+    if job.what == "filter":
+        reads = [the_only(context, "extract")]
+    elif job.what in ("curate", "pack"):
+        reads = [load(context.store, "download", "made")]  # type: ignore[list-item]
+        reads = [the_only(context, "curate"), *reads] if job.what == "pack" else reads
+    stages: dict[str, tuple[Stage, Callable[[], Any]]] = {
+        "extract": (EXTRACT, lambda: PairsSource(paths=list(job.lists))),
+        "filter": (FILTER, lambda: FilterConfig(languages=["en"])),
+        "curate": (CURATE, CurateConfig),
+        "pack": (PACK, PackConfig),
+    }
+    what, config = stages[job.what]
+    return make(plan(what, config(), 0, reads, context.store), context)
+
+
+def the_only(context: Context, name: str) -> Manifest:
+    """The one complete snapshot of a stage that the store has."""
+    (key,) = {entry.split("/")[1] for entry in context.store.names(name) if entry.endswith("/manifest.json")}
+    found = load(context.store, name, key)
+    assert found is not None
+    return found
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A part that is next to nothing."""
+
+    id: str
+
+
+def nothing(draft: Draft, task: Tiny) -> Record:
+    """Its record alone."""
+    return Record(task=task.id)
+
+
+def tiny_parts(job: Job) -> float:
+    """Seconds that a map over `rows` parts that do nothing takes, by workers that have started."""
+    context = job.context()
+    draft = Draft(context.store, "filter", "tiny")
+    context.store.put(draft.path("there"), b"")
+    with shared_workers(context) as shared:
+        map_parts(nothing, [Tiny(f"warm{n}") for n in range(4 * shared.workers)], draft, shared)
+        started = time.perf_counter()
+        map_parts(nothing, [Tiny(f"p{n}") for n in range(job.rows)], draft, shared)
+        return time.perf_counter() - started
+
+
+def make_pictures(store: FolderStore, rows: int) -> None:
+    """A snapshot of download: shards of SHARD_ROWS made-up pictures, the same in a set of any size, one in 20 a copy."""
+    draft, parts = Draft(store, "download", "made"), list[Part]()
+    for number, start in enumerate(range(0, rows, SHARD_ROWS)):
+        parts += _shard(draft, f"{number:05d}", range(start, min(start + SHARD_ROWS, rows)))
+    draft.commit(
+        Manifest(
+            stage="download", stage_version=1, key="made", inputs=[], config={"encode_format": "jpg"}, seed=0, code={},
+            parts=parts, counts=Counts(input=rows, kept=rows), content_digest=content_digest(parts), created_at="",
+        )
+    )  # fmt: skip
+
+
+def _shard(draft: Draft, name: str, numbers: range) -> list[Part]:
+    out, rows = io.BytesIO(), []
+    writer = ShardWriter(out)
+    for n in numbers:
+        seed = n - n % 20 if n % 20 == 19 else n  # every twentieth is a copy of one before
+        data = _picture(seed)
+        url, caption = f"http://host{n % 997}.example/{n}.jpg", f"A made-up picture, number {seed}"
+        key = uid(url, caption)
+        writer.write(key, {"jpg": data, "json": b"{}", "txt": caption.encode()})
+        rows.append({
+            "uid": key, "key": key, "url": url, "caption": caption, "status": "success", "shard": f"{name}.tar",
+            "original_width": 640, "original_height": 640, "width": SIDE, "height": SIDE, "sha256": f"{seed:064x}",
+            "language_score": 0.9,
+        })  # fmt: skip
+    writer.close()
+    table = conform(pa.Table.from_pylist(rows, DOWNLOADED), DOWNLOADED, name)
+    return [
+        draft.put_bytes(f"{name}.tar", out.getvalue(), len(rows)),
+        draft.put_table(f"part-{name}.parquet", table),
+    ]
+
+
+def _picture(seed: int) -> bytes:
+    noise = drawn(np.arange(24, dtype=np.uint64) + np.uint64(seed * 24), 90).view(np.uint8).reshape(8, 8, 3)
+    return simplejpeg.encode_jpeg(cv2.resize(noise, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), quality=90)
+
+
+def forget(store: str, *stages: str) -> None:
+    """Delete stages' snapshots, so that they are made again."""
+    for name in stages:
+        shutil.rmtree(Path(store) / name, ignore_errors=True)

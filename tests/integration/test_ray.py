@@ -1,0 +1,226 @@
+"""Stages on a real cluster of Ray: two nodes on loopback, with their own addresses. `make ray` installs Ray and runs this.
+
+A node is a raylet with its workers, as on a machine of its own: what is killed here dies as it would there.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataops.errors import ConfigError, ContractError, JobFailed, ServiceError
+from dataops.snapshot import Draft, Manifest, Record
+from dataops.store import FolderStore
+from tasks import filter as filters
+from tasks import ray_pool as pools
+from tasks.curate import CURATE
+from tasks.curate_config import CurateConfig
+from tasks.extract import EXTRACT
+from tasks.filter import FILTER
+from tasks.filter_config import FilterConfig
+from tasks.pair_lists import PairsSource
+from tasks.parts import map_parts, shared_workers
+from tasks.ray_pool import RayPlace
+from tasks.stage import Context, make, plan
+from tests.unit.tasks.raw_pictures import downloaded, some_pairs
+
+pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: nothing of execution.engine = ray is tested; `make ray` does")
+pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+HEAD, OTHER = {"node_ip_address": "127.0.0.2"}, {"node_ip_address": "127.0.0.3"}
+SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    root = str(Path(__file__).resolve().parents[2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", root)  # the workers' code
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args={**SMALL, **HEAD, "include_dashboard": False})
+        try:
+            made.add_node(**SMALL, **OTHER)
+            yield made
+        finally:
+            made.shutdown()
+
+
+@dataclass(frozen=True)
+class Task:
+    id: str
+    kind: str = "plain"
+    notes: str = ""
+    """Folder in which each try leaves a line."""
+    doomed: str = "-"
+    """A node on which it takes for ever."""
+
+
+def part(draft: Draft, task: Task) -> Record:
+    """A part that fails or dies as its kind says."""
+    tries = Path(task.notes) / task.id
+    with tries.open("a") as file:
+        file.write(f"{_node()}\n")
+    first = len(tries.read_text().splitlines()) == 1
+    if task.kind == "wrong":
+        raise ContractError(task.id)
+    if task.kind == "bug":
+        raise ZeroDivisionError
+    if task.kind == "dies" or (task.kind == "dies once" and first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.kind == "slow":
+        time.sleep(60 if _node() == task.doomed else 0.3)
+    made = draft.put_bytes(f"{task.id}.bin", task.id.encode())
+    return Record(task=task.id, parts=[made], facts={"pid": os.getpid()})
+
+
+def _node() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else "this machine"
+
+
+def tries(folder: Path, name: str) -> int:
+    return len((folder / name).read_text().splitlines())
+
+
+@pytest.fixture
+def place(cluster: Any) -> RayPlace:
+    return RayPlace(cluster.address, max_retries=1)
+
+
+def draft_in(folder: Path) -> Draft:
+    draft = Draft(FolderStore(folder / "store"), "filter", "k")
+    draft.put_bytes("there.bin", b"x")  # as the lease is, in a real run
+    return draft
+
+
+def pair_lists(folder: Path) -> list[str]:
+    """Three lists of 100 pairs, with duplicates within and between them."""
+    paths = []
+    for number in range(3):
+        rows = [
+            (f"http://h{n % 7}.example/{(n * 7 + number) % 200}.jpg", f"The {n % 90} old boats of harbour {n % 41}")
+            for n in range(100)
+        ]
+        urls, texts = zip(*rows, strict=True)
+        pq.write_table(pa.table({"url": urls, "text": texts}), folder / f"{number}.parquet")
+        paths.append(str(folder / f"{number}.parquet"))
+    return paths
+
+
+def three_stages(folder: Path, paths: list[str], ray: RayPlace | None) -> list[Manifest]:
+    store = FolderStore(folder)
+    context = Context(store=store, home=folder, workers=1, ray=ray)
+    pairs = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context)
+    config = FilterConfig.model_validate({
+        "languages": ["en"], "dedupe": ["url", "pair", "caption"], "near_captions": {"threshold": 0.6},
+    })  # fmt: skip
+    kept = make(plan(FILTER, config, 0, [pairs]), context)
+    curated = make(plan(CURATE, CurateConfig(same_caption=True), 0, [downloaded(store, some_pairs(), 5)]), context)
+    return [pairs, kept, curated]
+
+
+def test_stages_on_two_nodes_make_the_bytes_of_this_machine(
+    place: RayPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "_RANGE_ROWS", 100)  # several ranges of hashes
+    paths = pair_lists(tmp_path)
+    here, there = three_stages(tmp_path / "here", paths, None), three_stages(tmp_path / "there", paths, place)
+    assert [(m.key, m.content_digest) for m in here] == [(m.key, m.content_digest) for m in there]
+    assert [(p.name, p.sha256) for m in here for p in m.parts] == [(p.name, p.sha256) for m in there for p in m.parts]
+    assert here[1].counts.dropped["duplicate_near_caption"] > 0
+    assert here[1].counts.kept > 0
+
+
+def test_a_worker_that_dies_costs_its_part_and_our_errors_are_not_tried_again(
+    place: RayPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draft = draft_in(tmp_path)
+
+    def tasks(*kinds: str) -> list[Task]:
+        return [Task(f"{kind}-{n}".replace(" ", "-"), kind, str(tmp_path)) for n, kind in enumerate(kinds)]
+
+    with shared_workers(Context(store=draft.store, home=tmp_path, ray=place)) as shared:
+        assert (shared.workers, shared.neighbours) == (2, 1)
+        records = map_parts(part, tasks("plain", "dies once", "plain", "plain"), draft, shared)
+        assert [record.task for record in records] == ["plain-0", "dies-once-1", "plain-2", "plain-3"]
+        assert tries(tmp_path, "dies-once-1") == 2
+        assert "dies-once-1: its worker on Ray died (try 1)" in caplog.text
+        with pytest.raises(ContractError, match="wrong-0"):
+            map_parts(part, tasks("wrong"), draft, shared)
+        assert tries(tmp_path, "wrong-0") == 1
+        with pytest.raises(ZeroDivisionError) as bug:
+            map_parts(part, tasks("bug"), draft, shared)
+        assert "in part" in bug.value.__notes__[0], "where it was"
+        with pytest.raises(JobFailed, match="dies-0: its worker on Ray died 2 times") as failed:
+            map_parts(part, tasks("dies"), draft, shared)
+        assert failed.value.exit_code == 75
+        assert tries(tmp_path, "dies-0") == 2
+
+
+def test_a_cluster_that_is_not_there_or_has_no_room_is_a_clear_error(place: RayPlace, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    with (
+        pytest.raises(ServiceError, match="no Ray cluster answers at"),
+        pools.ray_pool(RayPlace("127.0.0.1:9"), store),
+    ):
+        pass
+    with (
+        pytest.raises(ConfigError, match="lower execution"),
+        pools.ray_pool(RayPlace(place.address, cpus=64), store),
+    ):
+        pass
+
+
+def test_a_node_that_dies_in_mid_stage_costs_its_parts(cluster: Any, place: RayPlace, tmp_path: Path) -> None:
+    draft = draft_in(tmp_path)
+    doomed = cluster.add_node(**SMALL, node_ip_address="127.0.0.4")
+    tasks = [Task(f"p{n}", "slow", str(tmp_path), doomed.node_id) for n in range(30)]
+    killed: list[int] = []
+
+    def progress(done: int, total: int, line: str) -> None:
+        if not killed and any(doomed.node_id in file.read_text() for file in tmp_path.glob("p*")):
+            killed.append(done)
+            cluster.remove_node(doomed, allow_graceful=False)
+
+    records = map_parts(part, tasks, draft, Context(store=draft.store, home=tmp_path, ray=place, progress=progress))
+    assert killed
+    assert [record.task for record in records] == [task.id for task in tasks]
+    assert len(list(tmp_path.glob("store/filter/k/p*.bin"))) == len(tasks)
+    again = sum(tries(tmp_path, task.id) for task in tasks) - len(tasks)
+    assert 1 <= again <= 3, "its parts, and no others, are made again"
+
+
+def test_a_head_that_dies_is_a_clear_error_and_the_next_run_resumes(
+    cluster: Any, place: RayPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Last: the cluster is gone afterwards."""
+    monkeypatch.setattr(pools, "PROBE_SECONDS", 0.2)
+    draft = draft_in(tmp_path)
+    tasks = [Task(f"p{n:02d}", "slow", str(tmp_path)) for n in range(40)]
+    killed: list[int] = []
+
+    def progress(done: int, total: int, line: str) -> None:
+        if done >= 5 and not killed:
+            killed.append(done)
+            cluster.head_node.kill_gcs_server()
+            cluster.head_node.kill_raylet()
+
+    context = Context(store=draft.store, home=tmp_path, ray=place, progress=progress)
+    with pytest.raises(ServiceError, match=r"the Ray cluster at .* is lost: .* `pairmill rerun` goes on") as lost:
+        map_parts(part, tasks, draft, context)
+    assert lost.value.exit_code == 75
+    before = {task.id for task in tasks if draft.done(task.id)}
+    assert len(before) >= 5
+    fast = [Task(task.id, "plain", task.notes) for task in tasks]
+    records = map_parts(part, fast, draft, Context(store=draft.store, home=tmp_path, workers=1))
+    assert len(records) == 40
+    assert all(tries(tmp_path, name) == 1 for name in before), "nothing is made twice"
