@@ -112,12 +112,12 @@ class _Header(msgspec.Struct, gc=False):
 
 
 class _Envelope(msgspec.Struct, Generic[L], gc=False):
-    payload: _Payload[L] = msgspec.field(name="Payload-Metadata", default_factory=_Payload)
+    payload: _Payload[L] = msgspec.field(name="Payload-Metadata", default_factory=lambda: _Payload())
     header: _Header = msgspec.field(name="WARC-Header-Metadata", default_factory=_Header)
 
 
 class _Wat(msgspec.Struct, Generic[L], gc=False):
-    envelope: _Envelope[L] = msgspec.field(name="Envelope", default_factory=_Envelope)
+    envelope: _Envelope[L] = msgspec.field(name="Envelope", default_factory=lambda: _Envelope())
 
 
 class WatPage(NamedTuple):
@@ -324,7 +324,9 @@ def _of_any_links(body: bytes) -> tuple[_Envelope[Any] | None, str | None]:
         envelope, reason = _decode_any(body).envelope, None
     except _UNREADABLE:
         envelope, reason = _lenient(body)
-    if envelope and envelope.payload.response and (html := envelope.payload.response.html):
+    response = envelope.payload.response if envelope else None
+    html: Html[Any] | None = response.html if response else None
+    if html:
         html.links = [Image(link.url, link.alt, link.title) if link.path == IMAGE else link for link in html.links]
     return envelope, reason
 
