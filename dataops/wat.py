@@ -112,12 +112,12 @@ class _Header(msgspec.Struct, gc=False):
 
 
 class _Envelope(msgspec.Struct, Generic[L], gc=False):
-    payload: _Payload[L] = msgspec.field(name="Payload-Metadata", default_factory=_Payload)
+    payload: _Payload[L] = msgspec.field(name="Payload-Metadata", default_factory=lambda: _Payload())
     header: _Header = msgspec.field(name="WARC-Header-Metadata", default_factory=_Header)
 
 
 class _Wat(msgspec.Struct, Generic[L], gc=False):
-    envelope: _Envelope[L] = msgspec.field(name="Envelope", default_factory=_Envelope)
+    envelope: _Envelope[L] = msgspec.field(name="Envelope", default_factory=lambda: _Envelope())
 
 
 class WatPage(NamedTuple):
@@ -320,8 +320,10 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _of_any_links(body: bytes) -> tuple[_Envelope[Any] | None, str | None]:
     """What a record holds whose links have paths that are not known, or that does not fit the structs at all."""
+    envelope: _Envelope[Any] | None
+    reason: str | None = None
     try:
-        envelope, reason = _decode_any(body).envelope, None
+        envelope = _decode_any(body).envelope
     except _UNREADABLE:
         envelope, reason = _lenient(body)
     if envelope and envelope.payload.response and (html := envelope.payload.response.html):
