@@ -320,8 +320,10 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _of_any_links(body: bytes) -> tuple[_Envelope[Any] | None, str | None]:
     """What a record holds whose links have paths that are not known, or that does not fit the structs at all."""
+    envelope: _Envelope[Any] | None
+    reason: str | None = None
     try:
-        envelope, reason = _decode_any(body).envelope, None
+        envelope = _decode_any(body).envelope
     except _UNREADABLE:
         envelope, reason = _lenient(body)
     response = envelope.payload.response if envelope else None
