@@ -785,6 +785,7 @@ def ranked(store: FolderStore, name: str, right: list[bool]) -> Manifest:
     draft = Draft(store, "evaluate", f"{name:0<16}"[:16])
     parts = [draft.put_bytes("metrics.json", json.dumps(METRICS).encode())]
     parts += [draft.put_table("predictions-twemoji-seen.parquet", table)]
+    parts += [draft.put_bytes("evaluation.html", b"<!doctype html>how good it is")]
     suite = [Input(stage="suite", key="demo", digest="5" * 64)]
     made = commit(store, "evaluate", parts, Counts(), inputs=suite)
     fresh = made.model_copy(update={"key": draft.key, "parts": parts, "content_digest": content_digest(parts)})

@@ -59,6 +59,7 @@ def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
             site=site.url.removeprefix("http://").rstrip("/"),
             root=ROOT,
             model_name="clustered",
+            workers=1,
         )
         path = tmp_path / "clustered.toml"
         path.write_text(text.replace("epochs = 6", "epochs = 3"))
