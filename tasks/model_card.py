@@ -26,7 +26,7 @@ _SHOWN_CONFIG = {
     "download": ("image_size", "resize_mode", "encode_format", "opt_out"),
     "curate": ("min_side", "max_aspect_ratio", "near_duplicate_distance", "same_caption"),
     "pack": ("shard_size",),
-    "train": ("model", "epochs", "batch_size", "lr", "weight_decay", "precision", "device"),
+    "train": ("model", "epochs", "batch_size", "lr", "weight_decay", "device"),
 }
 
 
@@ -172,7 +172,9 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
     ]
     code = manifests["train"].code
     dirty = ", with changes that were not committed" if code.get("dirty") else ""
-    said = [f"Code: commit {code.get('commit') or 'unknown'}{dirty}. All settings are params of the MLflow run."]
+    precision = manifests["train"].facts.get("precision", "unknown precision")
+    commit = f"Code: commit {code.get('commit') or 'unknown'}{dirty}."
+    said = [f"Trained in {precision}. {commit} All settings are params of the MLflow run."]
     return Section("How it was made", said, ("stage", "setting", "value"), rows)
 
 

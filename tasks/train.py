@@ -112,7 +112,8 @@ def _train(work: Work, folder: Path) -> Record:
     if (interim := folder / "evidence-suite.jsonl").exists():
         parts.append(work.draft.put_file(interim.name, interim))
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    facts = {"final": last, "model": work.config.model}
+    precision = json.loads((folder / "done.json").read_text())["precision"]
+    facts = {"final": last, "model": work.config.model, "precision": precision}
     samples = dataset.counts.kept
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 

@@ -20,6 +20,7 @@ MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
 MIN_VOCAB_SIZE = 259
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["auto", "fp32", "bf16"]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -138,8 +139,9 @@ class TrainConfig(StageConfig):
     """Gradients are scaled down to this global norm; 0: never."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the batch."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32."""
+    precision: Precision = "auto"
+    """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32. auto: bf16 on CUDA and on processors that
+    compute in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where torch sees it, else cpu."""
     launch: Literal["local", "work_pool"] = "local"

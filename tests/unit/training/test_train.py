@@ -29,8 +29,9 @@ from dataops.digest import file_sha256
 from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training import job as job_module
 from training.checkpoint import load_model
+from training.config import Precision
 from training.model import CLIP
-from training.train import OUTPUTS, main
+from training.train import OUTPUTS, main, settled_precision
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
@@ -391,3 +392,20 @@ def test_the_job_ends_with_its_parent(make_job: MakeJob) -> None:
             process.wait()
         assert trainer.stderr is not None
         trainer.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "has_bf16", "settled"),
+    [
+        ("auto", "cpu", False, "fp32"),
+        ("auto", "cpu", True, "bf16"),
+        ("auto", "cuda", False, "bf16"),
+        ("bf16", "cpu", False, "bf16"),
+    ],
+)
+def test_auto_is_bf16_where_the_device_computes_in_it(
+    asked: Precision, device: str, has_bf16: bool, settled: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, check, lambda: has_bf16)
+    assert settled_precision(asked, torch.device(device)) == settled
