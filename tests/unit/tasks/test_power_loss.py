@@ -154,6 +154,7 @@ def test_a_training_killed_before_its_manifest_is_not_trained_again(context, mon
         folder.mkdir(parents=True, exist_ok=True)
         for name in OUTPUT:
             (folder / name).write_text('{"step": 1}\n')
+        (folder / "done.json").write_text('{"precision": "fp32"}')
 
     monkeypatch.setattr("tasks.train.run_job", job)
     pack = make(plan(Stage("pack", 1, lambda work: Made([]), conserves=False), SquareConfig(), 0, []), context)
