@@ -35,6 +35,7 @@ from training.preprocess import Preprocess
 from training.suite import Suite
 from training.suite_task import Task
 from training.tokenizer import make_tokenizer
+from training.train import settled_precision
 
 SMALL = {
     "embed_dim": 128,
@@ -154,11 +155,6 @@ def main() -> int:
     return finish("evaluate", measured.rows, packages, equal=measured.equal, as_json=options.json, details=details)
 
 
-def has_bf16() -> bool:
-    """Whether the processor multiplies bf16 itself."""
-    return any(check() for check in (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported))
-
-
 @dataclass
 class Measured:
     """Cases and what came out."""
@@ -183,7 +179,7 @@ class Measured:
         self.rows.append(Row(f"{name} fp32", n / a, n / b, PEER, "images/s", goal=goal))
         self.processor[name] = {"ours": round(min(spent[0]), 2), "peer": round(min(spent[1]), 2)}
         self.top1[f"{name} fp32"] = found[0][0]
-        if name == "zero-shot" and has_bf16():
+        if name == "zero-shot" and settled_precision("auto", torch.device("cpu")) == "bf16":
             self.half(tasks, n, b)
 
     def half(self, tasks: list[Task], images: int, peer_seconds: float) -> None:

@@ -81,8 +81,8 @@ def check_shards(job: Job) -> None:
 
     Raises: ContractError that names the first shard whose bytes are not what the dataset's manifest says.
     """
-    mine = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
-    mine = mine[distributed.rank() :: distributed.world_size()]
+    checked = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
+    mine = list(distributed.my_share(checked))
     with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
         bad = [s for s, found in zip(mine, pool.map(file_sha256, mine), strict=True) if found != job.checksums[s.name]]
     found = [shard for of_rank in distributed.gather_objects(bad) for shard in of_rank]
