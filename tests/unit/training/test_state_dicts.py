@@ -96,7 +96,7 @@ def test_features_are_open_clips(tmp_path: Path, tower: str, form: str) -> None:
     assert_same_features(load_pretrained(source), theirs)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("tower", TOWERS)
 def test_an_archive_of_openais_is_read_without_torch_jit(
     tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch
