@@ -6,6 +6,7 @@ dataops.warc reads local archives of whole pages.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from fastwarc.stream_io import ZstdReader
@@ -30,7 +31,10 @@ class Record(NamedTuple):
     """In the stream: of its gzip member, or of itself where nothing is compressed."""
     head: bytes
     """The version line and the fields, without the empty line after them."""
-    body: bytes
+    body: bytes | memoryview
+
+
+_whole_record = partial(tuple.__new__, Record)  # of all its fields, in less than half the time
 
 
 def read_records(stream: ByteStream, max_bytes: int) -> Iterator[Record | Damage]:
@@ -72,7 +76,7 @@ def _whole(piece: Piece) -> Record | None:
         return None
     if not data.startswith(b"WARC/") or not data.endswith(b"\r\n\r\n") or data.find(b"\n\n", 0, end) >= 0:
         return None
-    return Record(piece.offset, data[:end], data[end + 4 : -4])
+    return _whole_record((piece.offset, data[:end], memoryview(data)[end + 4 : -4]))
 
 
 def _pieces(stream: ByteStream) -> Iterator[Piece | Damage]:
