@@ -138,8 +138,10 @@ class Resolver:
             else ""  # to be looked at more closely, as what is not plain
             for reference in references
         ]
-        urls: list[str] = _PLAIN_LINES("\n".join([*whole, ""]))
-        if len(urls) != len(whole) or max(map(len, urls), default=0) > self.max_chars:  # a line end in one, or too long
+        lines = "\n".join([*whole, ""])
+        urls: list[str] = _PLAIN_LINES(lines)
+        is_long = len(lines) > self.max_chars and max(map(len, urls)) > self.max_chars
+        if is_long or len(urls) != len(whole):  # or a line end in one
             urls = [""] * len(whole)
         reasons: list[str | None] = [None] * len(urls)
         for i in [i for i, url in enumerate(urls) if not url]:
