@@ -76,7 +76,9 @@ def _whole(piece: Piece) -> Record | None:
     end = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
     head = data[:end]
     named = head.find(_CONTENT_LENGTH) + len(_CONTENT_LENGTH)
-    length = head[named:].partition(b"\r\n")[0]
+    length = head[named:]  # most often the last field
+    if not length.isdigit():
+        length = length.partition(b"\r\n")[0]
     if end < 0 or named < len(_CONTENT_LENGTH) or not length.isdigit() or end + 4 + int(length) + 4 != len(data):
         return None
     if not head.startswith(b"WARC/") or not data.endswith(b"\r\n\r\n") or b"\n\n" in head:

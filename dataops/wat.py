@@ -194,7 +194,7 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
     """
     head = page.html.head
     resolver = Resolver(page_base(page, bounds.url), bounds.url)
-    images = image_links(page)
+    images = [link for link in page.html.links if type(link) is Image]
     rows = _image_rows(images[:MAX_IMAGES], resolver, bounds)
     rels = {link.rel for link in page.html.links if type(link) is not Image}
     licenses = _license_links(page.body) if any(map(_is_license, rels - {""})) else []
@@ -211,11 +211,6 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
     language = declared_language({"lang": next((text for name, text in metas if name == LANGUAGE), None)})
     origin = Origin(page.url, page.offset, language, ",".join(sorted(told)) or None)
     return origin, rows, max(0, len(images) - MAX_IMAGES)
-
-
-def image_links(page: WatPage) -> list[Image]:
-    """The links to images, in their order."""
-    return [link for link in page.html.links if type(link) is Image]
 
 
 def _image_rows(images: Sequence[Image], resolver: Resolver, bounds: PageBounds) -> list[Candidate]:
