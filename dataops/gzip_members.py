@@ -106,7 +106,8 @@ def _rest(
     window: Window, start: int, inflater: IgzipDecompressor, at: int, data: bytes
 ) -> Generator[Piece | Damage, None, int | None]:
     """The pieces of a member that goes on after its first bytes. Returns: where to go on, None at the end."""
-    parts, size, first, broken = [data], len(data), True, None
+    parts, size, first = [data], len(data), True
+    broken: str | None = None
     while not inflater.eof:
         chunk = window.at(at, _INPUT) if inflater.needs_input else b""
         if not chunk and inflater.needs_input:

@@ -145,6 +145,9 @@ class Resolver:
             urls = [""] * len(whole)
         reasons: list[str | None] = [None] * len(urls)
         for i in [i for i, url in enumerate(urls) if not url]:
+            if references[i].startswith("data:"):  # every eighth image: too many for exceptions
+                urls[i], reasons[i] = bounded_url(references[i], self.max_chars), "data_url"
+                continue
             try:
                 urls[i] = self.resolve(references[i])
             except BadUrl as bad:
