@@ -127,22 +127,7 @@ class Resolver:
 
         It is `resolve` of each in less time: one search reads all that are plain.
         """
-        _, _, scheme, root, folder = self._prefixes
-        whole = [
-            reference
-            if reference[:4] == "http"
-            else (scheme if reference[1:2] == "/" else root) + reference
-            if reference[:1] == "/"
-            else folder + reference
-            if reference[:1] not in ".?#" and ":" not in reference
-            else ""  # to be looked at more closely, as what is not plain
-            for reference in references
-        ]
-        lines = "\n".join([*whole, ""])
-        urls: list[str] = _PLAIN_LINES(lines)
-        is_long = len(lines) > self.max_chars and max(map(len, urls)) > self.max_chars
-        if is_long or len(urls) != len(whole):  # or a line end in one
-            urls = [""] * len(whole)
+        urls = self._plain(references)
         reasons: list[str | None] = [None] * len(urls)
         for i in [i for i, url in enumerate(urls) if not url]:
             if references[i].startswith("data:"):  # every eighth image: too many for exceptions
@@ -153,6 +138,24 @@ class Resolver:
             except BadUrl as bad:
                 urls[i], reasons[i] = bounded_url(references[i], self.max_chars), bad.reason
         return urls, reasons
+
+    def _plain(self, references: Sequence[str]) -> list[str]:
+        """The absolute addresses of those that are canonical once they are whole, and "" in the place of the others."""
+        _, _, scheme, root, folder = self._prefixes
+        whole = [
+            reference
+            if reference[:4] == "http"
+            else (scheme if reference[1:2] == "/" else root) + reference
+            if reference[:1] == "/"
+            else folder + reference
+            if reference[:1] not in ".?#" and ":" not in reference
+            else ""
+            for reference in references
+        ]
+        lines = "\n".join([*whole, ""])
+        urls: list[str] = _PLAIN_LINES(lines)
+        is_long = len(lines) > self.max_chars and max(map(len, urls)) > self.max_chars
+        return [""] * len(whole) if is_long or len(urls) != len(whole) else urls  # more: a line end in one
 
     def _folder(self, up: int) -> str | None:
         """The folder so many levels above the base's; None where empty segments need a closer look."""
