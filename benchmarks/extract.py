@@ -40,7 +40,7 @@ Pairs = list[tuple[str, str]]
 
 def ours_pairs(path: Path) -> Pairs:
     """(canonical address, alt as it stands) of the images with an alt."""
-    from dataops.urls import BadUrl, Resolver
+    from dataops.urls import Resolver
     from dataops.warc import Damage
     from dataops.wat import Image, page_base, read_wat
 
@@ -50,13 +50,11 @@ def ours_pairs(path: Path) -> Pairs:
             if isinstance(page, Damage):
                 continue
             base = page_base(page, MAX_URL)
-            resolve = Resolver(base, MAX_URL).resolve
-            for link in page.html.links:
-                if type(link) is Image and link.alt and not link.url.startswith("data:"):
-                    try:  # an empty reference is the page itself to cc2dataset; our stage drops such a row as no_url
-                        pairs.append((resolve(link.url) if link.url else base, link.alt))
-                    except BadUrl:
-                        continue
+            images = [link for link in page.html.links if type(link) is Image and link.alt and link.url[:5] != "data:"]
+            # an empty reference is the page itself to cc2dataset; our stage drops such a row as no_url
+            urls, reasons = Resolver(base, MAX_URL).resolve_all([image.url or base for image in images])
+            found = zip(urls, [image.alt for image in images], strict=True)
+            pairs += found if not any(reasons) else [pair for pair, bad in zip(found, reasons, strict=True) if not bad]
     return pairs
 
 

@@ -5,6 +5,7 @@ A member that is damaged costs itself: reading goes on at the next member that s
 
 import re
 from collections.abc import Generator, Iterator
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
@@ -12,9 +13,10 @@ from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
 from dataops.warc import Damage
 
 MAGIC = b"\x1f\x8b"
-_BLOCK = 1 << 18  # bytes that are read at once
+_BLOCK = 1 << 16  # bytes that are read at once (more have fresh pages of memory each time)
 _INPUT = 1 << 13  # bytes that the inflater is given at once: it copies what it leaves
 _OUTPUT = 1 << 16  # bytes that it gives at once: it allocates them beforehand (1 MiB took twice the time)
+_PIECE = 1 << 20  # bytes of a member that are put together: nearly all members are one piece then
 _KEPT = 1 << 22  # bytes of a member that are kept, to look in them for the next one should it be damaged
 _MEMBER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")
 _MEMBER_START = 1024  # bytes that show whether a member starts a record
@@ -38,6 +40,9 @@ class Piece(NamedTuple):
     """How much farther in the stream the next byte is: 1 where nothing is compressed, else 0."""
     first: bool
     """Whether a member starts here."""
+
+
+_piece = partial(tuple.__new__, Piece)  # of all its fields, in less than half the time
 
 
 class Window:
@@ -89,34 +94,42 @@ def gzip_pieces(window: Window) -> Iterator[Piece | Damage]:
             yield Damage(at, "bad_record")
             at = _next_member(window, at + 1)
             continue
-        if data:
-            yield Piece(data, at, 0, True)
-        if inflater.eof:  # most members end in the bytes that they start in
+        if inflater.eof:
+            if data:
+                yield _piece((data, at, 0, True))
             at += len(start) - len(inflater.unused_data)
         else:
-            at = yield from _rest(window, at, inflater, at + len(start), not data)
+            at = yield from _rest(window, at, inflater, at + len(start), data)
 
 
 def _rest(
-    window: Window, start: int, inflater: IgzipDecompressor, at: int, first: bool
+    window: Window, start: int, inflater: IgzipDecompressor, at: int, data: bytes
 ) -> Generator[Piece | Damage, None, int | None]:
-    """The pieces of a member after the first. Returns: where to go on, None at the end."""
+    """The pieces of a member that goes on after its first bytes. Returns: where to go on, None at the end."""
+    parts, size, first = [data], len(data), True
+    broken: str | None = None
     while not inflater.eof:
         chunk = window.at(at, _INPUT) if inflater.needs_input else b""
         if not chunk and inflater.needs_input:
-            yield Damage(start, "truncated")
-            return _next_member(window, max(start + 1, window.keep))
+            broken = "truncated"
+            break
         try:
-            data = inflater.decompress(chunk, _OUTPUT)
+            parts.append(inflater.decompress(chunk, _OUTPUT))
         except IsalError:  # pyright: ignore[reportGeneralTypeIssues]
-            yield Damage(start, "bad_record")
-            return _next_member(window, max(start + 1, window.keep))
+            broken = "bad_record"
+            break
         at += len(chunk)
+        size += len(parts[-1])
         if at - window.keep > _KEPT:
             window.keep = at
-        if data:
-            yield Piece(data, start, 0, first)
-        first = first and not data
+        if size >= _PIECE:
+            yield Piece(b"".join(parts), start, 0, first)
+            parts, size, first = [], 0, False
+    if size:
+        yield Piece(b"".join(parts), start, 0, first)
+    if broken:
+        yield Damage(start, broken)
+        return _next_member(window, max(start + 1, window.keep))
     return at - len(inflater.unused_data)
 
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -37,6 +38,7 @@ _PLAIN = re.compile(
     rf"(?:(https?://{_HOST_AND_PATH})|(//{_HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|({_RELATIVE})){_QUERY}"
 ).fullmatch
 _ABSOLUTE = 1  # group of it
+_PLAIN_LINES = re.compile(rf"(?:(https?://{_HOST_AND_PATH}{_QUERY})|[^\n]*+)\n").findall
 _UPWARD = re.compile(rf"(?:\./)?+((?:\.\./)*+)({_RELATIVE}{_QUERY})").fullmatch
 
 
@@ -98,10 +100,10 @@ class Resolver:
 
     def __init__(self, base: str, max_chars: int):
         self.base, self.max_chars = base, max_chars
-        path = base.find("/", base.find("//") + 2)
-        self._root, self._folders = base[:path], base[path:].partition("?")[0].split("/")[1:-1]
+        self._path = base.find("/", base.find("//") + 2)
+        scheme, root = base[: base.find(":") + 1], base[: self._path]
         # What stands before each kind of plain reference.
-        self._prefixes = ("", "", base[: base.find(":") + 1], self._root, self._folder(0))
+        self._prefixes = ("", "", scheme, root, base.partition("?")[0].rpartition("/")[0] + "/")
         self._above: dict[int, str | None] = {}  # folders, by how many levels above
 
     def resolve(self, reference: str) -> str:
@@ -120,10 +122,46 @@ class Resolver:
             return _resolved(reference, self.base, self.max_chars)
         return prefix + rest
 
+    def resolve_all(self, references: Sequence[str]) -> tuple[list[str], list[str | None]]:
+        """The absolute addresses, and the reasons of those that cannot be used: of these stands what a dropped row keeps.
+
+        It is `resolve` of each in less time: one search reads all that are plain.
+        """
+        urls = self._plain(references)
+        reasons: list[str | None] = [None] * len(urls)
+        for i in [i for i, url in enumerate(urls) if not url]:
+            if references[i].startswith("data:"):  # every eighth image: too many for exceptions
+                urls[i], reasons[i] = bounded_url(references[i], self.max_chars), "data_url"
+                continue
+            try:
+                urls[i] = self.resolve(references[i])
+            except BadUrl as bad:
+                urls[i], reasons[i] = bounded_url(references[i], self.max_chars), bad.reason
+        return urls, reasons
+
+    def _plain(self, references: Sequence[str]) -> list[str]:
+        """The absolute addresses of those that are canonical once they are whole, and "" in the place of the others."""
+        _, _, scheme, root, folder = self._prefixes
+        whole = [
+            reference
+            if reference[:4] == "http"
+            else (scheme if reference[1:2] == "/" else root) + reference
+            if reference[:1] == "/"
+            else folder + reference
+            if reference[:1] not in ".?#" and ":" not in reference
+            else ""
+            for reference in references
+        ]
+        lines = "\n".join([*whole, ""])
+        urls: list[str] = _PLAIN_LINES(lines)
+        is_long = len(lines) > self.max_chars and max(map(len, urls)) > self.max_chars
+        return [""] * len(whole) if is_long or len(urls) != len(whole) else urls  # more: a line end in one
+
     def _folder(self, up: int) -> str | None:
         """The folder so many levels above the base's; None where empty segments need a closer look."""
-        kept = self._folders[: max(0, len(self._folders) - up)]
-        return None if "" in self._folders else "/".join([self._root, *kept, ""])
+        folders = self.base[self._path :].partition("?")[0].split("/")[1:-1]
+        kept = folders[: max(0, len(folders) - up)]
+        return None if "" in folders else "/".join([self.base[: self._path], *kept, ""])
 
 
 def bounded_url(reference: str, max_chars: int) -> str:

@@ -21,7 +21,7 @@ from dataops.gzip_members import ByteStream
 from dataops.open_graph import shared_images
 from dataops.page_signals import counted_name, declared_language, header_opt_outs, is_license_link, meta_opt_outs
 from dataops.records import read_records
-from dataops.urls import BadUrl, Resolver, bounded_url, canonical_url
+from dataops.urls import BadUrl, Resolver, canonical_url
 from dataops.warc import Damage
 
 MAX_RECORD_BYTES = 64 << 20
@@ -129,7 +129,7 @@ class WatPage(NamedTuple):
     html: Html[Any]
     headers: bytes
     """JSON."""
-    body: bytes
+    body: bytes | memoryview
     """The record's JSON."""
 
 
@@ -194,8 +194,10 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
     """
     head = page.html.head
     resolver = Resolver(page_base(page, bounds.url), bounds.url)
-    rows, has_licenses, beyond = _image_rows(page.html.links, resolver, bounds)
-    licenses = _license_links(page.body) if has_licenses else []
+    images = [link for link in page.html.links if type(link) is Image]
+    rows = _image_rows(images[:MAX_IMAGES], resolver, bounds)
+    rels = {link.rel for link in page.html.links if type(link) is not Image}
+    licenses = _license_links(page.body) if any(map(_is_license, rels - {""})) else []
     metas = _named(head.metas)
     rows += _shared_rows(metas, resolver, bounds)
     if b"license" in bytes(head.links).lower():
@@ -207,38 +209,24 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
     if told & opt_out:
         rows = [row._replace(reason=row.reason or "opt_out") for row in rows]
     language = declared_language({"lang": next((text for name, text in metas if name == LANGUAGE), None)})
-    return Origin(page.url, page.offset, language, ",".join(sorted(told)) or None), rows, beyond
+    origin = Origin(page.url, page.offset, language, ",".join(sorted(told)) or None)
+    return origin, rows, max(0, len(images) - MAX_IMAGES)
 
 
-def _image_rows(links: Sequence[Any], resolver: Resolver, bounds: PageBounds) -> tuple[list[Candidate], bool, int]:
-    """The rows of the images, whether there are links to licences, and the number of images that are too many."""
+def _image_rows(images: Sequence[Image], resolver: Resolver, bounds: PageBounds) -> list[Candidate]:
     rows: list[Candidate] = []
-    has_licenses = False
-    add, resolve, longest, images = rows.append, resolver.resolve, bounds.caption, 0
-    for link in links:
-        if type(link) is Image:
-            images += 1
-            if images > MAX_IMAGES:
-                continue
-            reference, reason = link.url, None
-            if reference.startswith("data:"):  # of every eighth image: too many for exceptions
-                url, reason = bounded_url(reference, bounds.url), "data_url"
-            else:
-                try:
-                    url = resolve(reference)
-                except BadUrl as bad:
-                    url, reason = bounded_url(reference, bounds.url), bad.reason
-            alt = normal_caption(link.alt, longest) if link.alt else ""
-            title = normal_caption(link.title, longest) if link.title else ""
-            if alt:
-                add(candidate((url, alt, "alt", reason, None, None, None, None)))
-            if title and title != alt:
-                add(candidate((url, title, "title", reason, None, None, None, None)))
-            elif not alt:
-                add(candidate((url, "", None, reason or "no_caption", None, None, None, None)))
-        elif link.rel and _is_license(link.rel):
-            has_licenses = True
-    return rows, has_licenses, max(0, images - MAX_IMAGES)
+    add, longest = rows.append, bounds.caption
+    urls, reasons = resolver.resolve_all([image.url for image in images])
+    for image, url, reason in zip(images, urls, reasons, strict=True):
+        alt = normal_caption(image.alt, longest) if image.alt else ""
+        title = normal_caption(image.title, longest) if image.title else ""
+        if alt:
+            add(candidate((url, alt, "alt", reason, None, None, None, None)))
+        if title and title != alt:
+            add(candidate((url, title, "title", reason, None, None, None, None)))
+        elif not alt:
+            add(candidate((url, "", None, reason or "no_caption", None, None, None, None)))
+    return rows
 
 
 def _named(metas: Sequence[Meta]) -> list[tuple[str, str]]:
@@ -259,11 +247,9 @@ def _key(name: str) -> str:
 
 
 def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[Candidate]:
-    for image in shared_images(metas):
-        try:
-            url, reason = resolver.resolve(image.reference), None
-        except BadUrl as bad:
-            url, reason = bounded_url(image.reference, bounds.url), bad.reason
+    images = shared_images(metas)
+    urls, reasons = resolver.resolve_all([image.reference for image in images])
+    for image, url, reason in zip(images, urls, reasons, strict=True):
         texts = dict.fromkeys(normal_caption(text, bounds.caption) for text in image.texts)
         for text in filter(None, texts):
             yield candidate((url, text, "og", reason, None, image.width, image.height, None))
@@ -278,7 +264,7 @@ def page_base(page: WatPage, max_url_chars: int) -> str:
         return page.url
 
 
-def _license_links(body: bytes) -> list[Link]:
+def _license_links(body: bytes | memoryview) -> list[Link]:
     try:
         envelope = _decode_any(body).envelope
     except _UNREADABLE:
@@ -318,7 +304,7 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _of_any_links(body: bytes) -> tuple[_Envelope[Any] | None, str | None]:
+def _of_any_links(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
     """What a record holds whose links have paths that are not known, or that does not fit the structs at all."""
     envelope: _Envelope[Any] | None
     reason: str | None = None
@@ -333,10 +319,10 @@ def _of_any_links(body: bytes) -> tuple[_Envelope[Any] | None, str | None]:
     return envelope, reason
 
 
-def _lenient(body: bytes) -> tuple[_Envelope[Any] | None, str | None]:
+def _lenient(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
     """What can be made of a record that does not fit the structs, and the reason for which it is a damage."""
     try:
-        record = json.loads(body.decode("utf-8", "replace"), strict=False)
+        record = json.loads(bytes(body).decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError):
         return None, "bad_json"
     if not isinstance(record, dict):

@@ -241,6 +241,22 @@ def test_the_short_ways_of_addresses_give_what_the_long_way_gives(reference: str
 
 @settings(max_examples=500, deadline=None)
 @given(
+    st.lists(st.lists(st.sampled_from([*PIECES, " "]), max_size=7).map("".join), max_size=6),
+    st.sampled_from(BASES),
+    st.sampled_from([40, 4096]),
+)
+def test_many_addresses_at_once_are_what_each_is(references: list[str], base: str, longest: int):
+    expected = []
+    for reference in references:
+        try:
+            expected.append((urls._resolved(reference, base, longest), None))
+        except BadUrl as bad:
+            expected.append((bounded_url(reference, longest), bad.reason))
+    assert list(zip(*Resolver(base, longest).resolve_all(references), strict=True)) == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(
     st.text(st.sampled_from("ab e\u0301é\u00a0\u200b \n\tß東\ud800\x00가\u1100\u1161") | st.characters(), max_size=12)
 )
 def test_the_short_way_of_captions_gives_what_the_long_way_gives(text: str):
