@@ -102,7 +102,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     bits = range_bits(sum(sizes), 1, DEDUPE_MEMORY)
     for number, (path, start, rows) in enumerate(slices):
         urls = pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"]
-        put_pieces(draft, steps.table("keys", number), by_range(_address_keys(urls, number), "url_high", bits))
+        put_pieces(draft, steps.table("keys", number), by_range(_address_keys(urls, number), "url", bits), packed=False)
     for number in range(1 << bits):
         steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
     every, gone, before = sum(sizes), [0, 0], 0
@@ -119,12 +119,10 @@ def _address_keys(urls: pl.Series, number: int) -> pl.DataFrame:
     from dataops.duplicates import KEYS
     from dataops.hashes import hash128
 
-    high, low = hash128(urls.to_arrow()).T
     row = pl.int_range(len(urls), dtype=pl.UInt32, eager=True)
     known = {name: pl.lit(0).cast(type_) for name, type_ in KEYS.items()}
-    known |= {"uid_high": pl.lit(number, pl.UInt64), "uid_low": pl.col("row").cast(pl.UInt64)}
-    known |= {"url_high": pl.col("url_high"), "url_low": pl.col("url_low")}
-    return pl.DataFrame({"row": row, "url_high": high, "url_low": low}).select(**known, row=pl.col("row"))
+    known |= {"uid": number * (1 << 32) + pl.col("row").cast(pl.UInt64), "url": pl.col("url")}
+    return pl.DataFrame({"row": row, "url": hash128(urls.to_arrow())[:, 0]}).select(**known, row=pl.col("row"))
 
 
 def dedupe_pandas(paths: Sequence[Path]) -> Result:

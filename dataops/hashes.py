@@ -74,11 +74,15 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
     return halves
 
 
-def repeated(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether the hash of each row, given as its two halves, is that of another row too."""
-    slots = np.full(1 << max(4, (2 * len(high)).bit_length()), -1, np.int32)
-    found = np.zeros(len(high), np.bool_)
-    _find_repeated(high, low, slots, found)
+def empty_slots(size: int) -> NDArray[np.int32]:
+    """A hash table for so many rows: the number of a row in each slot, -1 where it is empty."""
+    return np.full(1 << max(4, (2 * size).bit_length()), -1, np.int32)
+
+
+def repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether the hash of each row is that of another row too."""
+    found = np.zeros(len(values), np.bool_)
+    _find_repeated(values, empty_slots(len(values)), found)
     return found
 
 
@@ -144,17 +148,23 @@ def _append_numbers(numbers, known, starts, at, joined):
         at[i] += size
 
 
+@compiled(inline="always")
+def slot_of(value, mask):
+    """Where to look for a hash first. The hashes of a range have their highest bits in common."""
+    return np.int64((value * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+
+
 @compiled(nogil=True)
-def _find_repeated(high, low, slots, found):
-    mask = np.uint64(len(slots) - 1)
-    for i in range(len(high)):
-        at = low[i] & mask
+def _find_repeated(values, slots, found):
+    mask = len(slots) - 1
+    for i in range(len(values)):
+        at = slot_of(values[i], mask)
         while slots[at] >= 0:
             other = slots[at]
-            if low[other] == low[i] and high[other] == high[i]:
+            if values[other] == values[i]:
                 found[other] = found[i] = True
                 break
-            at = (at + np.uint64(1)) & mask
+            at = (at + 1) & mask
         else:
             slots[at] = i
 
