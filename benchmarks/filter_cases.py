@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 Result = tuple[float, Any]
 
 QUERIES = 500_000
-DEDUPE_ROWS, DEDUPE_MEMORY = 1 << 18, 128 << 20
+DEDUPE_ROWS, DEDUPE_MEMORY = 1 << 17, 64 << 20
 """Addresses that are looked at together, and memory for what is chosen among."""
 MEMORY_LIMIT = 512 << 20
 """Of the stage; the default is 4 GiB."""

@@ -37,3 +37,23 @@ class Compiled:
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """As `numba.njit`, with a cache on disk, or without where there is no place for it."""
     return lambda function: Compiled(function, options)
+
+
+class _MultiplyAdd:
+    """In compiled code `multiply_add(a, b, c)` is a * b + c, rounded once (IEEE 754's fusedMultiplyAdd)."""
+
+    @cached_property
+    def _numba_type_(self) -> Any:
+        from numba import float64
+        from numba.core.registry import cpu_target
+        from numba.extending import intrinsic
+
+        @intrinsic
+        def fused(_, a, b, c):  # noqa: ANN001, ANN202
+            return float64(a, b, c), lambda _context, builder, _signature, values: builder.fma(*values)
+
+        cpu_target.typing_context.refresh()
+        return cpu_target.typing_context.resolve_value_type(fused)
+
+
+multiply_add = _MultiplyAdd()

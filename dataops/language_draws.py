@@ -15,7 +15,7 @@ from dataops.compiled import compiled
 
 BASE_FREQUENCY = 10_000
 ALPHA, ALPHA_WIDTH = 0.5, 0.05
-LANES = 8
+LANES = 4
 """Texts that are worked on side by side, so that the processor has something to do while it waits for one's sum, which
 langdetect adds up number by number."""
 
@@ -23,6 +23,8 @@ langdetect adds up number by number."""
 _OUTPUTS = 1 << 14
 _LISTED = 128
 """Numbers of n-grams up to which draws are listed once for all texts that have so many: 64 kB for each number."""
+_AT_A_TIME = 512
+"""Outputs that are listed at a time: most texts need no more."""
 
 
 @lru_cache(maxsize=4)
@@ -42,14 +44,14 @@ class Draws(NamedTuple):
     places: NDArray[np.uint16]  # (R, _OUTPUTS) that they have in the stream
     ready: NDArray[np.int64]  # (R,) the c whose draws a row holds, 0 for none
     totals: NDArray[np.int64]  # (R,) draws in a row
+    read: NDArray[np.int64]  # (R,) outputs that they are from
 
 
 @lru_cache(maxsize=4)
 def all_draws(seed: int) -> Draws:
     """Room for them. It is filled as texts come; what is in it depends on the seed alone."""
     size = (_LISTED + 1 + LANES, _OUTPUTS)
-    ready, totals = (np.zeros(size[0], np.int64) for _ in range(2))
-    return Draws(np.zeros(size, np.uint16), np.zeros(size, np.uint16), ready, totals)
+    return Draws(*(np.zeros(size, np.uint16) for _ in range(2)), *(np.zeros(size[0], np.int64) for _ in range(3)))
 
 
 @compiled()
@@ -59,14 +61,28 @@ def _unit(stream, at):
 
 
 @compiled()
-def listed(stream, count, lane, draws):
-    """The row of `draws` where the draws among `count` are listed; they are if they were not."""
-    choices, places, ready, totals = draws
+def row_of_draws(count, lane, draws):
+    """The row of `draws` for a text of a lane that has so many n-grams."""
     row = count if count <= _LISTED else _LISTED + 1 + lane
-    if ready[row] != count:
-        totals[row] = _list(stream, np.uint32(count), choices[row], places[row])
-        ready[row] = count
+    if draws.ready[row] != count:
+        draws.ready[row], draws.totals[row], draws.read[row] = count, 0, 0
     return row
+
+
+@compiled()
+def list_draws(stream, row, size, at, draws):
+    """List draws in a row until there are `size`, and all up to an output."""
+    count, shift = np.uint32(draws.ready[row]), np.uint32(0)
+    while (count << shift) < np.uint32(1 << 31):  # it takes as many top bits as the count has
+        shift += np.uint32(1)
+    total, read = draws.totals[row], draws.read[row]
+    while (total < size or read <= at) and read < len(stream):
+        for place in range(read, min(read + _AT_A_TIME, len(stream))):
+            value = stream[place] >> shift
+            draws.chosen[row, total], draws.places[row, total] = value, place
+            total += value < count  # without a branch that the processor would guess wrong every other time
+        read += _AT_A_TIME
+    draws.totals[row], draws.read[row] = total, read
 
 
 @compiled()
@@ -79,17 +95,3 @@ def trial_weight(stream, at, trial, second_normal):
         at += 4
         normal, second_normal = math.cos(turn) * radius, math.sin(turn) * radius
     return (ALPHA + normal * ALPHA_WIDTH) / BASE_FREQUENCY, second_normal, at
-
-
-@compiled()
-def _list(stream, count, draws, places):
-    """List what `choice` among `count` gives, output by output, and where. How many there are."""
-    shift = np.uint32(0)  # it takes as many top bits as the count has
-    while (count << shift) < np.uint32(1 << 31):
-        shift += np.uint32(1)
-    size = 0
-    for at in range(len(stream)):
-        value = stream[at] >> shift
-        draws[size], places[size] = value, at
-        size += value < count  # without a branch that the processor would guess wrong every other time
-    return size

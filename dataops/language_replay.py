@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.compiled import compiled
-from dataops.language_draws import LANES, all_draws, generator_outputs, listed, trial_weight
+from dataops.compiled import compiled, multiply_add
+from dataops.language_draws import LANES, all_draws, generator_outputs, list_draws, row_of_draws, trial_weight
 from dataops.language_ngrams import MAX_CHARS, Model, Texts, ngrams
 
 TRIALS = 7
@@ -21,6 +21,8 @@ LIMIT = 1000
 CONVERGED = 0.99999
 CHECKED = 5
 """Draws after which langdetect looks whether one language has won."""
+NOTHING = 1e-250
+"""A lesser probability is 0: no draws bring it back, and a processor is a hundred times slower with the least numbers."""
 _UNIT = 1024.0
 """A power of two that leaves probabilities about as great as they are when five draws are multiplied with them."""
 _SMALL, _GREAT = 1e-100, 1e100
@@ -46,7 +48,8 @@ def replay(
     Args:
         columns: the candidates among the model's languages (C); the others have prior probability 0.
         plausible: (n, C) the candidates that are worth computing; the others get 0. A text without any is passed over, with
-            0 n-grams. Sums are rounded otherwise then, so only without it the answers are langdetect's to the last bit.
+            0 n-grams. Sums are rounded otherwise then, so only without it the answers are langdetect's, to the last bit of what is not
+            next to NOTHING.
     """
     probabilities, counts = np.zeros((len(texts), len(columns))), np.zeros(len(texts), np.int32)
     known = (texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows, _columns(model, columns))
@@ -60,7 +63,6 @@ def replay(
 @compiled()  # with the lock of Python, since threads share the draws
 def _replay(text, starts, letters, upper, slots, rows, chances, stream, draws, probabilities, counts):
     """All trials of all texts, rounded as langdetect rounds them: in each turn each lane's text gets on by one look."""
-    choices, places, _, totals = draws
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.zeros((LANES, 3 * MAX_CHARS + 1), np.int32)
     shares, sums, begin = np.ones((LANES, chances.shape[1])), np.empty(LANES), np.zeros(chances.shape[1])
     begin[: probabilities.shape[1]] = 1.0 / probabilities.shape[1]
@@ -82,30 +84,35 @@ def _replay(text, starts, letters, upper, slots, rows, chances, stream, draws, p
                 counts[coming] = ngrams(one, letters, upper, slots, rows, buffer, found[lane])
                 if counts[coming]:
                     texts[lane], trials[lane], drawn[lane], at[lane] = coming, 0, 0, 0
-                    lists[lane] = listed(stream, counts[coming], lane, draws)
+                    lists[lane] = row_of_draws(counts[coming], lane, draws)
                 coming += 1
             if texts[lane] < 0:
                 continue
             busy = True
+            row, size = lists[lane], CHECKED
             if drawn[lane] == 0:
-                weights[lane], normals[lane], at[lane] = trial_weight(stream, at[lane], trials[lane], normals[lane])
-                draw[lane] = np.searchsorted(places[lists[lane], : totals[lists[lane]]], at[lane])
-                row = chances[found[lane, choices[lists[lane], draw[lane]]]]
-                for i in range(len(row)):
-                    shares[lane, i] = begin[i] * (weights[lane] + row[i])
                 size = 1
+                weights[lane], normals[lane], at[lane] = trial_weight(stream, at[lane], trials[lane], normals[lane])
+                if draws.read[row] <= at[lane]:
+                    list_draws(stream, row, 0, at[lane], draws)
+                draw[lane] = np.searchsorted(draws.places[row, : draws.totals[row]], at[lane])
+            if draws.totals[row] < draw[lane] + size:
+                list_draws(stream, row, draw[lane] + size, 0, draws)
+            if drawn[lane] == 0:
+                gram, weight = found[lane, draws.chosen[row, draw[lane]]], weights[lane]
+                for i in range(len(begin)):
+                    shares[lane, i] = begin[i] * (weight + chances[gram, i])
             else:
-                _multiply(found[lane], chances, weights[lane], choices[lists[lane], draw[lane] :], shares[lane])
-                size = CHECKED
+                _multiply(found, chances, weights[lane], draws.chosen, row, draw[lane], shares, lane)
             draw[lane] += size
             drawn[lane] += size
         _add_up(shares, probabilities.shape[1], sums)
         for lane in range(LANES):
-            if texts[lane] < 0 or not (_divide(shares[lane], sums[lane]) or drawn[lane] > LIMIT):
+            if texts[lane] < 0 or not (_divide(shares, lane, sums[lane]) or drawn[lane] > LIMIT):
                 continue
             for i in range(probabilities.shape[1]):
                 probabilities[texts[lane], i] += shares[lane, i] / TRIALS
-            at[lane] = np.int64(places[lists[lane], draw[lane] - 1]) + 1
+            at[lane] = np.int64(draws.places[lists[lane], draw[lane] - 1]) + 1
             trials[lane] += 1
             drawn[lane] = 0
             if trials[lane] == TRIALS:
@@ -115,7 +122,6 @@ def _replay(text, starts, letters, upper, slots, rows, chances, stream, draws, p
 @compiled()
 def _replay_plausible(text, starts, letters, upper, slots, rows, chances, chosen, stream, draws, probabilities, counts):
     """The same among the plausible candidates of each text, with sums that are rounded otherwise."""
-    choices, places, _, totals = draws
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
     for t in range(len(starts) - 1):
         languages = np.flatnonzero(chosen[t])
@@ -125,9 +131,8 @@ def _replay_plausible(text, starts, letters, upper, slots, rows, chances, chosen
         counts[t] = count
         if count == 0:
             continue
-        row = listed(stream, count, 0, draws)
-        gathered = _gathered(chances, found[:count], languages)
-        mean = _trials(gathered, len(languages), stream, choices[row, : totals[row]], places[row, : totals[row]])
+        row = row_of_draws(count, 0, draws)
+        mean = _trials(_gathered(chances, found[:count], languages), len(languages), stream, row, draws)
         for i in range(len(languages)):
             probabilities[t, languages[i]] = mean[i]
 
@@ -143,74 +148,93 @@ def _gathered(chances, found, languages):
 
 
 @compiled()
-def _trials(gathered, languages, stream, draws, places):
+def _trials(gathered, languages, stream, row, draws):
     """The mean of all trials' probabilities (C,), from the rows of the text's n-grams as _gathered makes them."""
     one_trial, mean = np.zeros(gathered.shape[1]), np.zeros(languages)
-    rows = np.arange(len(gathered), dtype=np.int32)
     at, second_normal = 0, 0.0
     for trial in range(TRIALS):
         weight, second_normal, at = trial_weight(stream, at, trial, second_normal)
-        first = np.searchsorted(places, at)
-        last = first + _trial(rows, gathered, weight * _UNIT, draws[first:], languages, one_trial)
-        at = np.int64(places[last - 1]) + 1
+        if draws.read[row] <= at:
+            list_draws(stream, row, 0, at, draws)
+        first = np.searchsorted(draws.places[row, : draws.totals[row]], at)
+        last = _trial(gathered, weight * _UNIT, stream, row, first, draws, languages, one_trial)
+        at = np.int64(draws.places[row, last - 1]) + 1
         for language in range(languages):
             mean[language] += one_trial[language] / TRIALS
     return mean
 
 
 @compiled()
-def _trial(found, chances, weight, draws, languages, probabilities):
-    """One trial's probabilities, and how many draws it takes."""
-    row = chances[found[draws[0]]]
+def _trial(gathered, weight, stream, row, at, draws, languages, probabilities):
+    """One trial's probabilities, from a draw on, and the draw after its last."""
+    list_draws(stream, row, at + 1, 0, draws)
+    first = gathered[draws.chosen[row, at]]
     for language in range(languages):
-        probabilities[language] = weight + row[language]
-    won = _has_won(probabilities)
-    at = 1
-    while not won and at <= LIMIT:  # langdetect looks at its sums after the first draw, then after each fifth
-        _multiply(found, chances, weight, draws[at:], probabilities)
+        probabilities[language] = weight + first[language]
+    won, end = _has_won(probabilities), at + LIMIT
+    at += 1
+    while not won and at <= end:  # langdetect looks at its sums after the first draw, then after each fifth
+        if draws.totals[row] < at + CHECKED:
+            list_draws(stream, row, at + CHECKED, 0, draws)
+        drawn = draws.chosen[row, at : at + CHECKED]
+        first, second, third, fourth, fifth = (
+            gathered[drawn[0]],
+            gathered[drawn[1]],
+            gathered[drawn[2]],
+            gathered[drawn[3]],
+            gathered[drawn[4]],
+        )
+        for language in range(len(probabilities)):
+            product = probabilities[language] * (weight + first[language])
+            product *= weight + second[language]
+            product *= weight + third[language]
+            product *= weight + fourth[language]
+            probabilities[language] = product * (weight + fifth[language])
         won = _has_won(probabilities)
         at += CHECKED
     probabilities /= probabilities.sum()
     return at
 
 
-@compiled()
-def _multiply(found, chances, weight, draws, shares):
-    """What five draws make of probabilities."""
-    first, second, third = chances[found[draws[0]]], chances[found[draws[1]]], chances[found[draws[2]]]
-    fourth, fifth = chances[found[draws[3]]], chances[found[draws[4]]]
-    for language in range(len(shares)):
-        product = shares[language] * (weight + first[language])
-        product *= weight + second[language]
-        product *= weight + third[language]
-        product *= weight + fourth[language]
-        shares[language] = product * (weight + fifth[language])
+@compiled(inline="always")
+def _multiply(found, chances, weight, draws, row, at, shares, lane):
+    """What five draws make of a lane's probabilities."""
+    first, second, third = found[lane, draws[row, at]], found[lane, draws[row, at + 1]], found[lane, draws[row, at + 2]]
+    fourth, fifth = found[lane, draws[row, at + 3]], found[lane, draws[row, at + 4]]
+    for i in range(shares.shape[1]):
+        product = shares[lane, i] * (weight + chances[first, i])
+        product *= weight + chances[second, i]
+        product *= weight + chances[third, i]
+        product *= weight + chances[fourth, i]
+        shares[lane, i] = product * (weight + chances[fifth, i])
 
 
 @compiled()
 def _add_up(shares, languages, sums):
     """The sum of each lane's probabilities, number by number."""
-    a = b = c = d = e = f = g = h = 0.0
+    a = b = c = d = 0.0
     for i in range(languages):
         a += shares[0, i]
         b += shares[1, i]
         c += shares[2, i]
         d += shares[3, i]
-        e += shares[4, i]
-        f += shares[5, i]
-        g += shares[6, i]
-        h += shares[7, i]
     sums[0], sums[1], sums[2], sums[3] = a, b, c, d
-    sums[4], sums[5], sums[6], sums[7] = e, f, g, h
 
 
-@compiled()
-def _divide(shares, total):
-    """Let probabilities add up to 1. Whether one has won."""
-    won = False
-    for language in range(len(shares)):
-        shares[language] /= total
-        won |= shares[language] > CONVERGED
+@compiled(inline="always")
+def _divide(shares, lane, total):
+    """Let a lane's probabilities add up to 1. Whether one has won.
+
+    Rounded as a division is, in a third of its time (Markstein 1990, "Computation of elementary functions on the IBM RISC
+    System/6000 processor"), which holds as long as no remainder is too small for a floating-point number.
+    """
+    won, inverse = False, 1.0 / total
+    for i in range(shares.shape[1]):
+        quotient = shares[lane, i] * inverse
+        remainder = multiply_add(-quotient, total, shares[lane, i])
+        quotient = multiply_add(remainder, inverse, quotient)
+        won |= quotient > CONVERGED
+        shares[lane, i] = quotient if quotient > NOTHING else 0.0
     return won
 
 
