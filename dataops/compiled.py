@@ -49,7 +49,7 @@ class _MultiplyAdd:
         from numba.extending import intrinsic
 
         @intrinsic
-        def fused(_, a, b, c):  # noqa: ANN001, ANN202
+        def fused(_, a, b, c):
             return float64(a, b, c), lambda _context, builder, _signature, values: builder.fma(*values)
 
         cpu_target.typing_context.refresh()
