@@ -65,13 +65,22 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
     starts = np.cumsum(widths) - widths
     for data, offsets in buffers:
         _append(data, offsets, starts, at, joined)
-    known = numbers.is_valid().to_numpy(zero_copy_only=False)
-    if numbers.null_count:
-        numbers = numbers.fill_null(0)
-    _append_numbers(numbers.to_numpy(), known, starts, at, joined)
+    _append_numbers(*_numbers(numbers), starts, at, joined)
     halves = np.empty((len(numbers), 2), np.uint64)
     _hash_between(joined, starts, starts + at, halves)
     return halves
+
+
+def _numbers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The numbers of a column (int64), and which are none. (Arrow's own to_numpy would import pandas, where there is one.)"""
+    if not len(column):
+        return np.empty(0, np.int64), np.empty(0, np.bool_)
+    validity, data = column.buffers()
+    rows = slice(column.offset, column.offset + len(column))
+    known = np.ones(len(column), np.bool_)
+    if column.null_count:
+        known = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[rows].view(np.bool_)
+    return np.frombuffer(data, np.int64)[rows], known
 
 
 def empty_slots(size: int) -> NDArray[np.int32]:

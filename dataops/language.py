@@ -59,8 +59,11 @@ def _weights(columns: tuple[int, ...]) -> tuple[NDArray[np.uint16], NDArray[np.i
     narrow = -(-int(latin.sum()) // _LANES) * _LANES
     places = np.where(latin, np.cumsum(latin) - 1, narrow + np.cumsum(~latin) - 1)
     weights = np.zeros((len(model.chances), -(-int(places.max() + 1) // _LANES) * _LANES), np.uint16)
-    chances = model.chances[:, list(columns)]
-    weights[:, places] = np.rint(-np.log(chances + SMOOTHING) * SCALE).clip(0, 65_535)
+    weights[:, places] = np.rint(-np.log(SMOOTHING) * SCALE)
+    for column, place in zip(columns, places, strict=True):  # of a language, most n-grams are not known
+        rows = np.flatnonzero(model.chances[:, column])
+        known = model.chances[rows, column]
+        weights[rows, place] = np.rint(-np.log(known + SMOOTHING) * SCALE).clip(0, 65_535)
     return weights, places, narrow
 
 

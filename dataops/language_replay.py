@@ -48,8 +48,8 @@ def replay(
     Args:
         columns: the candidates among the model's languages (C); the others have prior probability 0.
         plausible: (n, C) the candidates that are worth computing; the others get 0. A text without any is passed over, with
-            0 n-grams. Sums are rounded otherwise then, so only without it the answers are langdetect's to the last bit (what
-            is next to NOTHING apart).
+            0 n-grams. Sums are rounded otherwise then, so only without it the answers are langdetect's to the last bit
+            (what is next to NOTHING apart).
     """
     probabilities, counts = np.zeros((len(texts), len(columns))), np.zeros(len(texts), np.int32)
     known = (texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows, _columns(model, columns))
