@@ -72,7 +72,7 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
 
 
 def _numbers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The numbers of a column (int64), and which are none. (Arrow's own to_numpy would import pandas, where there is one.)"""
+    """The numbers of a column (int64), and which are known; Arrow's own to_numpy would import pandas where there is one."""
     if not len(column):
         return np.empty(0, np.int64), np.empty(0, np.bool_)
     validity, data = column.buffers()
