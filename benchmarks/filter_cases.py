@@ -19,8 +19,8 @@ Result = tuple[float, Any]
 QUERIES = 500_000
 DEDUPE_ROWS, DEDUPE_MEMORY = 1 << 17, 64 << 20
 """Addresses that are looked at together, and memory for what is chosen among."""
-MEMORY_LIMIT = 512 << 20
-"""Of the stage; the default is 4 GiB."""
+MEMORY_LIMIT = 1536 << 20
+"""Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
@@ -138,21 +138,28 @@ def dedupe_pandas(paths: Sequence[Path]) -> Result:
 # match: from captions in memory to the queries in each
 
 
-def query_list(folder: Path) -> list[str]:
-    """Words, and runs of two to four words of made-up captions, as titles and frequent bigrams would be; kept in a file."""
+def query_list(folder: Path, size: int | None = None) -> list[str]:
+    """Words, and runs of two to four words of made-up captions, as titles and frequent bigrams would be; kept in a file.
+
+    Args:
+        size: how many; None is those of the file.
+    """
     from benchmarks.filter_rows import text_of, words
 
     file = folder / "queries.json"
     if file.is_file():
-        return json.loads(file.read_text())
+        kept: list[str] = json.loads(file.read_text())
+        if size in (None, len(kept)):
+            return kept
+    size = size or QUERIES
     found = {word.strip() for word in words()[0].to_pylist()}
     number, seeds = 0, np.arange(200_000, dtype=np.uint64)
-    while len(found) < QUERIES + 20_000:
+    while len(found) < size + 20_000:
         runs = text_of(seeds + np.uint64(number), 60, 2.4, 0.3, 4, language=0)
         found.update(run for run in runs.to_list() if " " in run)
         number += len(seeds)
     normal = sorted({" ".join(said(query)) for query in found} - {""})
-    queries = [normal[i] for i in np.linspace(0, len(normal) - 1, QUERIES).astype(int)]
+    queries = [normal[i] for i in np.linspace(0, len(normal) - 1, size).astype(int)]
     file.write_text(json.dumps(queries))
     return queries
 

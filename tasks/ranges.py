@@ -38,7 +38,7 @@ def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
 
 
 def _batch(draft: Draft, name: str, number: int) -> pa.RecordBatch:
-    with pa.memory_map(str(draft.store.local(draft.scratch(name)))) as file:
+    with pa.OSFile(str(draft.store.local(draft.scratch(name)))) as file:  # which reads no more than the piece
         return pa.ipc.open_file(file).get_batch(number)
 
 
