@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import pyarrow.parquet as pq
 Result = tuple[float, Any]
 
 QUERIES = 500_000
-DEDUPE_ROWS, DEDUPE_MEMORY = 1 << 17, 64 << 20
-"""Addresses that are looked at together, and memory for what is chosen among."""
+DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
+"""Addresses that are looked at together, memory for what is chosen among, and threads."""
 MEMORY_LIMIT = 1536 << 20
 """Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -73,7 +74,8 @@ def rules_pandas(paths: Sequence[Path]) -> Result:
 
 
 def dedupe_ours(paths: Sequence[Path]) -> Result:
-    """The stage's own way: keys by ranges of hashes, in scratch tables; then a range at a time.
+    """The stage's own way: keys by ranges of hashes, in scratch tables; then a range at a time. Two threads stand for the
+    stage's two workers.
 
     An earlier row has the smaller uid, so that of each address the first row stays, as in pandas.
     """
@@ -99,19 +101,27 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, DEDUPE_ROWS)
     ]
-    bits = range_bits(sum(sizes), 1, DEDUPE_MEMORY)
-    for number, (path, start, rows) in enumerate(slices):
+    bits = range_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY)
+
+    def spill(number: int) -> None:
+        path, start, rows = slices[number]
         urls = pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"]
         put_pieces(draft, steps.table("keys", number), by_range(_address_keys(urls, number), "url", bits), packed=False)
-    for number in range(1 << bits):
+
+    def choose(number: int) -> None:
         steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
-    every, gone, before = sum(sizes), [0, 0], 0
-    for number, (_, _, rows) in enumerate(slices):
-        for table in (steps.table("gone", i) for i in range(1 << bits)):
-            leaving = get_piece(draft, table, number)["row"]
-            gone = [gone[0] + len(leaving), gone[1] + int(leaving.cast(pl.UInt64).sum()) + before * len(leaving)]
-        before += rows
-    return [every - gone[0], every * (every - 1) // 2 - gone[1]]
+
+    def leaving(number: int) -> tuple[int, int]:
+        gone = (get_piece(draft, steps.table("gone", i), number)["row"] for i in range(1 << bits))
+        return tuple(map(sum, zip(*((len(rows), rows.cast(pl.UInt64).sum()) for rows in gone), strict=True)))
+
+    with ThreadPoolExecutor(DEDUPE_WORKERS) as pool:
+        list(pool.map(spill, range(len(slices))))
+        list(pool.map(choose, range(1 << bits)))
+        gone = list(pool.map(leaving, range(len(slices))))
+    every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
+    numbers = sum(total + first * count for (count, total), first in zip(gone, before, strict=False))
+    return [every - sum(count for count, _ in gone), every * (every - 1) // 2 - numbers]
 
 
 def _address_keys(urls: pl.Series, number: int) -> pl.DataFrame:
