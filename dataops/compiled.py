@@ -39,21 +39,40 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return lambda function: Compiled(function, options)
 
 
-class _MultiplyAdd:
-    """In compiled code `multiply_add(a, b, c)` is a * b + c, rounded once (IEEE 754's fusedMultiplyAdd)."""
+class Instruction:
+    """What compiled code can do, and Python cannot say: a function of numba's, made when it is first called there."""
+
+    def __init__(self, define: Callable[..., Any]):
+        self.__doc__ = define.__doc__
+        self._define = define
 
     @cached_property
     def _numba_type_(self) -> Any:
-        from numba import float64
         from numba.core.registry import cpu_target
         from numba.extending import intrinsic
 
-        @intrinsic
-        def fused(_, a, b, c):
-            return float64(a, b, c), lambda _context, builder, _signature, values: builder.fma(*values)
-
+        defined = intrinsic(self._define)
         cpu_target.typing_context.refresh()
-        return cpu_target.typing_context.resolve_value_type(fused)
+        return cpu_target.typing_context.resolve_value_type(defined)
 
 
-multiply_add = _MultiplyAdd()
+@Instruction
+def multiply_add(_typing, a, b, c):
+    """`multiply_add(a, b, c)` is a * b + c of float64, rounded once (IEEE 754's fusedMultiplyAdd)."""
+    from numba import float64
+
+    return float64(a, b, c), lambda _context, builder, _signature, values: builder.fma(*values)
+
+
+@Instruction
+def load64(_typing, data, at):
+    """`load64(data, at)` is the eight bytes of an array from a place on, which need not be a multiple of eight."""
+    from llvmlite import ir
+    from numba import uint64
+
+    def load(context, builder, signature, values):
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        place = builder.bitcast(builder.gep(array.data, [values[1]]), ir.IntType(64).as_pointer())
+        return builder.load(place, align=1)
+
+    return uint64(data, at), load

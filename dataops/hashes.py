@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.characters import MOST_FOLDED, characters, fold, next_code
-from dataops.compiled import compiled
+from dataops.compiled import compiled, load64
 
 Halves = NDArray[np.uint64]
 """(n, 2): the high and the low half of n 128-bit numbers."""
@@ -120,6 +120,12 @@ def _word(data, at, size):
 
 
 @compiled(inline="always")
+def _last_bytes(data, end, size):
+    """The same of one to eight bytes that others stand before, in one look."""
+    return load64(data, end - 8) >> np.uint64(8 * (8 - size))
+
+
+@compiled(inline="always")
 def _first(word):
     return _turned(word * np.uint64(0x87C37B91114253D5), 31) * np.uint64(0x4CF5AD432745937F)
 
@@ -190,15 +196,18 @@ def _hash_between(data, starts, ends, halves):
         size = end - at
         one = two = np.uint64(0)
         while end - at >= 16:
-            one = _turned(one ^ _first(_word(data, at, 8)), 27) + two
+            one = _turned(one ^ _first(load64(data, at)), 27) + two
             one = one * np.uint64(5) + np.uint64(0x52DCE729)
-            two = _turned(two ^ _second(_word(data, at + 8, 8)), 31) + one
+            two = _turned(two ^ _second(load64(data, at + 8)), 31) + one
             two = two * np.uint64(5) + np.uint64(0x38495AB5)
             at += 16
         if end - at > 8:
-            two ^= _second(_word(data, at + 8, end - at - 8))
-        if end > at:
-            one ^= _first(_word(data, at, min(8, end - at)))
+            two ^= _second(_last_bytes(data, end, end - at - 8))
+            one ^= _first(load64(data, at))
+        elif end > at and size >= 8:
+            one ^= _first(_last_bytes(data, end, end - at))
+        elif end > at:
+            one ^= _first(_word(data, at, size))
         one ^= np.uint64(size)
         two ^= np.uint64(size)
         one += two
