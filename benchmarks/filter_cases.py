@@ -20,7 +20,7 @@ Result = tuple[float, Any]
 QUERIES = 500_000
 DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
 """Addresses that are looked at together, memory for what is chosen among, and threads."""
-MEMORY_LIMIT = 1536 << 20
+MEMORY_LIMIT = 2 << 30
 """Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks

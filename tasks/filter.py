@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 VERSION = 5
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
-_RANGE_ROWS = 1 << 20
+_RANGE_ROWS = 1 << 19
 """Of a range, at most: so that there is work for all, and the tables of hashes stay near the processor."""
 
 
