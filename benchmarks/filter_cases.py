@@ -112,8 +112,8 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
 
     def leaving(number: int) -> tuple[int, int]:
-        gone = (get_piece(draft, steps.table("gone", i), number)["row"] for i in range(1 << bits))
-        return tuple(map(sum, zip(*((len(rows), rows.cast(pl.UInt64).sum()) for rows in gone), strict=True)))
+        gone = [get_piece(draft, steps.table("gone", i), number)["row"] for i in range(1 << bits)]
+        return sum(map(len, gone)), sum(int(rows.cast(pl.UInt64).sum()) for rows in gone)
 
     with ThreadPoolExecutor(DEDUPE_WORKERS) as pool:
         list(pool.map(spill, range(len(slices))))

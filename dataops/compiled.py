@@ -5,7 +5,7 @@ The command and most workers call none of these functions, and numba takes most 
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 
 class Compiled:
@@ -51,9 +51,13 @@ class Instruction:
         from numba.core.registry import cpu_target
         from numba.extending import intrinsic
 
-        defined = intrinsic(self._define)
-        cpu_target.typing_context.refresh()
-        return cpu_target.typing_context.resolve_value_type(defined)
+        defined, typing = intrinsic(self._define), cast(Any, cpu_target.typing_context)
+        typing.refresh()
+        return typing.resolve_value_type(defined)
+
+    def __call__(self, *_: Any) -> Any:
+        msg = "only compiled code can call an instruction"
+        raise TypeError(msg)
 
 
 @Instruction

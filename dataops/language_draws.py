@@ -51,7 +51,9 @@ class Draws(NamedTuple):
 def all_draws(seed: int) -> Draws:
     """Room for them. It is filled as texts come; what is in it depends on the seed alone."""
     size = (_LISTED + 1 + LANES, _OUTPUTS)
-    return Draws(*(np.zeros(size, np.uint16) for _ in range(2)), *(np.zeros(size[0], np.int64) for _ in range(3)))
+    chosen, places = (np.zeros(size, np.uint16) for _ in range(2))
+    ready, totals, read = (np.zeros(size[0], np.int64) for _ in range(3))
+    return Draws(chosen, places, ready, totals, read)
 
 
 @compiled()
