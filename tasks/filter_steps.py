@@ -5,6 +5,7 @@ tasks.filter_write.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -113,15 +114,22 @@ def judge(draft: Draft, step: Step) -> Record:
         "language",
         "language_score",
     )
-    put_pieces(draft, table("verdicts", step.number), [verdicts])
+    with ThreadPoolExecutor(1) as writer:  # which waits for the disk meanwhile
+        written = writer.submit(put_pieces, draft, table("verdicts", step.number), [verdicts])
+        _put_keys(draft, step, rows, counts, verdicts)
+        written.result()
+    alone = {name: int(answers[name].sum()) for name in answers.columns}
+    return Record(task=step.id, facts={"alone": alone})
+
+
+def _put_keys(draft: Draft, step: Step, rows: pl.DataFrame, counts: pl.DataFrame, verdicts: pl.DataFrame) -> None:
+    """Write the keys of the rows that pass, by range of url; and the captions', by their own, where they are counted."""
     passed = verdicts["drop_reason"].is_null().arg_true()
     ranked = keys(rows.select(KEYED)[passed], counts[passed]).with_columns(row=passed.cast(pl.UInt32))
     put_pieces(draft, table("keys", step.number), by_range(ranked, "url", step.bits), packed=False)
     if step.config.max_caption_count is not None:
         captions = by_range(ranked.select("caption"), "caption", step.bits)
         put_pieces(draft, table("captions", step.number), captions, packed=False)
-    alone = {name: int(answers[name].sum()) for name in answers.columns}
-    return Record(task=step.id, facts={"alone": alone})
 
 
 def count_captions(draft: Draft, step: Step) -> Record:
