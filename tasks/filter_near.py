@@ -43,7 +43,9 @@ def read_words(draft: Draft, step: Step) -> Record:
         ranked = ranked.join(_of_part(draft, step, kind), on="row", how="anti")
     captions, scopes = _texts(draft, step, ranked["row"])
     normal = normal_hashes(captions)
-    words = ranked.with_columns(caption=pl.Series(normal[:, 0] ^ scopes)).filter(pl.Series(values=normal.any(axis=1)))
+    words = ranked.with_columns(caption=pl.Series(normal[:, 0] ^ scopes)).filter(
+        pl.Series((normal[:, 0] | normal[:, 1]) != 0)
+    )
     put_pieces(draft, table("near-words", step.number), by_range(words, "caption", step.bits))
     return Record(task=step.id)
 
