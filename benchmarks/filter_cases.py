@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 Result = tuple[float, Any]
 
 QUERIES = 500_000
-DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
+DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 16, 128 << 20, 2
 """Addresses that are looked at together, memory for what is chosen among, and threads."""
 MEMORY_LIMIT = 2 << 30
 """Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
@@ -93,7 +93,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     from tasks import filter_steps as steps
     from tasks.filter import range_bits
     from tasks.filter_config import FilterConfig
-    from tasks.ranges import by_range, get_piece, put_pieces
+    from tasks.ranges import by_range, gathered, put_pieces
 
     draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
     slices = [
@@ -105,15 +105,15 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
 
     def spill(number: int) -> None:
         path, start, rows = slices[number]
-        urls = pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"]
-        put_pieces(draft, steps.table("keys", number), by_range(_address_keys(urls, number), "url", bits), packed=False)
+        keys = _address_keys(pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"], number)
+        put_pieces(draft, steps.table("keys", number), by_range(keys, "url", bits), packed=False)
 
     def choose(number: int) -> None:
         steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
 
     def leaving(number: int) -> tuple[int, int]:
-        gone = [get_piece(draft, steps.table("gone", i), number)["row"] for i in range(1 << bits)]
-        return sum(map(len, gone)), sum(int(rows.cast(pl.UInt64).sum()) for rows in gone)
+        rows = gathered(draft, [steps.table("gone", i) for i in range(1 << bits)], number)["row"]
+        return len(rows), int(rows.cast(pl.UInt64).sum())
 
     with ThreadPoolExecutor(DEDUPE_WORKERS) as pool:
         list(pool.map(spill, range(len(slices))))
