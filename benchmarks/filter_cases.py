@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 Result = tuple[float, Any]
 
 QUERIES = 500_000
-DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 16, 128 << 20, 2
+DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 16, 256 << 20, 2
 """Addresses that are looked at together, memory for what is chosen among, and threads."""
 MEMORY_LIMIT = 2 << 30
 """Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
