@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import pyarrow.parquet as pq
 Result = tuple[float, Any]
 
 QUERIES = 500_000
-DEDUPE_ROWS, DEDUPE_MEMORY = 1 << 18, 128 << 20
-"""Addresses that are looked at together, and memory for what is chosen among."""
-MEMORY_LIMIT = 512 << 20
-"""Of the stage; the default is 4 GiB."""
+DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 16, 256 << 20, 2
+"""Addresses that are looked at together, memory for what is chosen among, and threads."""
+MEMORY_LIMIT = 2 << 30
+"""Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
@@ -73,7 +74,8 @@ def rules_pandas(paths: Sequence[Path]) -> Result:
 
 
 def dedupe_ours(paths: Sequence[Path]) -> Result:
-    """The stage's own way: keys by ranges of hashes, in scratch tables; then a range at a time.
+    """The stage's own way: keys by ranges of hashes, in scratch tables; then a range at a time. Two threads stand for the
+    stage's two workers.
 
     An earlier row has the smaller uid, so that of each address the first row stays, as in pandas.
     """
@@ -91,7 +93,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     from tasks import filter_steps as steps
     from tasks.filter import range_bits
     from tasks.filter_config import FilterConfig
-    from tasks.ranges import by_range, get_piece, put_pieces
+    from tasks.ranges import by_range, gathered, put_pieces
 
     draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
     slices = [
@@ -99,19 +101,27 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, DEDUPE_ROWS)
     ]
-    bits = range_bits(sum(sizes), 1, DEDUPE_MEMORY)
-    for number, (path, start, rows) in enumerate(slices):
-        urls = pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"]
-        put_pieces(draft, steps.table("keys", number), by_range(_address_keys(urls, number), "url_high", bits))
-    for number in range(1 << bits):
+    bits = range_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY)
+
+    def spill(number: int) -> None:
+        path, start, rows = slices[number]
+        keys = _address_keys(pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"], number)
+        put_pieces(draft, steps.table("keys", number), by_range(keys, "url", bits), packed=False)
+
+    def choose(number: int) -> None:
         steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
-    every, gone, before = sum(sizes), [0, 0], 0
-    for number, (_, _, rows) in enumerate(slices):
-        for table in (steps.table("gone", i) for i in range(1 << bits)):
-            leaving = get_piece(draft, table, number)["row"]
-            gone = [gone[0] + len(leaving), gone[1] + int(leaving.cast(pl.UInt64).sum()) + before * len(leaving)]
-        before += rows
-    return [every - gone[0], every * (every - 1) // 2 - gone[1]]
+
+    def leaving(number: int) -> tuple[int, int]:
+        rows = gathered(draft, [steps.table("gone", i) for i in range(1 << bits)], number)["row"]
+        return len(rows), int(rows.cast(pl.UInt64).sum())
+
+    with ThreadPoolExecutor(DEDUPE_WORKERS) as pool:
+        list(pool.map(spill, range(len(slices))))
+        list(pool.map(choose, range(1 << bits)))
+        gone = list(pool.map(leaving, range(len(slices))))
+    every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
+    numbers = sum(total + first * count for (count, total), first in zip(gone, before, strict=False))
+    return [every - sum(count for count, _ in gone), every * (every - 1) // 2 - numbers]
 
 
 def _address_keys(urls: pl.Series, number: int) -> pl.DataFrame:
@@ -119,12 +129,10 @@ def _address_keys(urls: pl.Series, number: int) -> pl.DataFrame:
     from dataops.duplicates import KEYS
     from dataops.hashes import hash128
 
-    high, low = hash128(urls.to_arrow()).T
     row = pl.int_range(len(urls), dtype=pl.UInt32, eager=True)
     known = {name: pl.lit(0).cast(type_) for name, type_ in KEYS.items()}
-    known |= {"uid_high": pl.lit(number, pl.UInt64), "uid_low": pl.col("row").cast(pl.UInt64)}
-    known |= {"url_high": pl.col("url_high"), "url_low": pl.col("url_low")}
-    return pl.DataFrame({"row": row, "url_high": high, "url_low": low}).select(**known, row=pl.col("row"))
+    known |= {"uid": number * (1 << 32) + pl.col("row").cast(pl.UInt64), "url": pl.col("url")}
+    return pl.DataFrame({"row": row, "url": hash128(urls.to_arrow())[:, 0]}).select(**known, row=pl.col("row"))
 
 
 def dedupe_pandas(paths: Sequence[Path]) -> Result:
@@ -140,21 +148,28 @@ def dedupe_pandas(paths: Sequence[Path]) -> Result:
 # match: from captions in memory to the queries in each
 
 
-def query_list(folder: Path) -> list[str]:
-    """Words, and runs of two to four words of made-up captions, as titles and frequent bigrams would be; kept in a file."""
+def query_list(folder: Path, size: int | None = None) -> list[str]:
+    """Words, and runs of two to four words of made-up captions, as titles and frequent bigrams would be; kept in a file.
+
+    Args:
+        size: how many; None is those of the file.
+    """
     from benchmarks.filter_rows import text_of, words
 
     file = folder / "queries.json"
     if file.is_file():
-        return json.loads(file.read_text())
+        kept: list[str] = json.loads(file.read_text())
+        if size in (None, len(kept)):
+            return kept
+    size = size or QUERIES
     found = {word.strip() for word in words()[0].to_pylist()}
     number, seeds = 0, np.arange(200_000, dtype=np.uint64)
-    while len(found) < QUERIES + 20_000:
+    while len(found) < size + 20_000:
         runs = text_of(seeds + np.uint64(number), 60, 2.4, 0.3, 4, language=0)
         found.update(run for run in runs.to_list() if " " in run)
         number += len(seeds)
     normal = sorted({" ".join(said(query)) for query in found} - {""})
-    queries = [normal[i] for i in np.linspace(0, len(normal) - 1, QUERIES).astype(int)]
+    queries = [normal[i] for i in np.linspace(0, len(normal) - 1, size).astype(int)]
     file.write_text(json.dumps(queries))
     return queries
 

@@ -40,14 +40,15 @@ class Signer:
     array: Callable[[Any], Any]
 
 
-def minhash(part: Path, times: int) -> tuple[list[Row], bool, str]:
+def minhash(part: Path, number: int, times: int) -> tuple[list[Row], bool, str]:
     """The rows of the result, whether all estimate well, and a line on that.
 
     Args:
         part: Parquet with a column caption.
+        number: of its captions.
         times: that each is measured.
     """
-    captions = pl.read_parquet(part, columns=["caption"])["caption"].head(CAPTIONS).to_list()
+    captions = pl.read_parquet(part, columns=["caption"])["caption"].head(number).to_list()
     ours, *peers = _signers()
     for one in (ours, *peers):
         one.sign(one.given(captions[:100]))  # compiled, and its threads made

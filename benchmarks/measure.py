@@ -74,11 +74,12 @@ def peak_bytes() -> int:
 class TreeMemory:
     """The greatest memory that a process and all that it started had at one time, while the `with` lasts.
 
-    Their resident sets are summed up (what several share, as libraries, counts once for each of them), every 20 ms.
+    Summed up every 20 ms: `peak` of their resident sets (what several share, as libraries, counts once for each of them),
+    `own` of what they have allocated, which is no file's and so no other's.
     """
 
     def __init__(self, pid: int):
-        self.pid, self.peak = pid, 0
+        self.pid, self.peak, self.own = pid, 0, 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -96,7 +97,8 @@ class TreeMemory:
             if looks % 5 == 0:
                 tree = _descendants(self.pid)
             looks += 1
-            self.peak = max(self.peak, sum(map(_resident_bytes, tree)))
+            resident, own = map(sum, zip(*map(_resident_bytes, tree), strict=True))
+            self.peak, self.own = max(self.peak, resident), max(self.own, own)
 
 
 def _descendants(pid: int) -> list[int]:
@@ -112,11 +114,13 @@ def _descendants(pid: int) -> list[int]:
     return tree
 
 
-def _resident_bytes(pid: int) -> int:
+def _resident_bytes(pid: int) -> tuple[int, int]:
+    """What a process has in memory, and how much of it belongs to no file."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError):
-        return 0
+        _, resident, of_files, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    except (OSError, ValueError):
+        return 0, 0
+    return int(resident) * resource.getpagesize(), (int(resident) - int(of_files)) * resource.getpagesize()
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

@@ -34,6 +34,10 @@ _MONTHS_AND_UNITS = (
 )
 """What dates and sizes are made of, but for numbers: three letters of each; a shorter one is a word by itself."""
 _BEGINNINGS = np.array([[*map(ord, word.ljust(3, "\0"))] for word in _MONTHS_AND_UNITS], np.uint32)
+_PAIRS = np.zeros((128, 128), np.bool_)
+"""Of two letters, whether one of these begins so: what most captions are told by."""
+_PAIRS[_BEGINNINGS[:, 0], _BEGINNINGS[:, 1]] = True
+_PAIRS[_BEGINNINGS[_BEGINNINGS[:, 1] == 0, 0]] = True
 
 
 @lru_cache(maxsize=1)
@@ -67,7 +71,7 @@ def counted(captions: pl.Series) -> pl.DataFrame:
     data, offsets = text_buffers(captions.to_arrow())
     counts, flags = np.zeros((len(COUNTS), len(captions)), np.uint32), np.zeros((len(FLAGS), len(captions)), np.bool_)
     _count(data, offsets, classes(), counts, flags)
-    _begin_as_dates(data, offsets, classes(), _BEGINNINGS, flags[FLAGS.index("caption_may_be_date")])
+    _begin_as_dates(data, offsets, classes(), _BEGINNINGS, _PAIRS, flags[FLAGS.index("caption_may_be_date")])
     frame = pl.DataFrame(dict(zip(COUNTS, counts, strict=True)) | dict(zip(FLAGS, flags, strict=True)))
     if captions.null_count():
         frame = frame.with_columns(pl.when(captions.is_not_null()).then(pl.all()))
@@ -163,7 +167,7 @@ def _count(data, offsets, kinds, counts, flags):
 
 
 @compiled(nogil=True)
-def _begin_as_dates(data, offsets, kinds, beginnings, found):
+def _begin_as_dates(data, offsets, kinds, beginnings, pairs, found):
     """Whether the first letters of each text, behind numbers and what stands between them, are those of a date or size."""
     letters = np.empty(3, np.uint32)
     for i in range(len(found)):
@@ -176,6 +180,8 @@ def _begin_as_dates(data, offsets, kinds, beginnings, found):
             count += 1
         letters[count:] = 0
         found[i] = count == 0
+        if letters[0] >= 128 or not pairs[letters[0], letters[1] if letters[1] < 128 else 0]:
+            continue
         for j in range(len(beginnings)):
             size = 1 if beginnings[j, 1] == 0 else 2 if beginnings[j, 2] == 0 else 3
             same = count >= size and (size == 3 or not _is_letter_or_digit(letters[size]))

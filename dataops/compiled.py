@@ -5,7 +5,7 @@ The command and most workers call none of these functions, and numba takes most 
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 
 class Compiled:
@@ -37,3 +37,46 @@ class Compiled:
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """As `numba.njit`, with a cache on disk, or without where there is no place for it."""
     return lambda function: Compiled(function, options)
+
+
+class Instruction:
+    """What compiled code can do, and Python cannot say: a function of numba's, made when it is first called there."""
+
+    def __init__(self, define: Callable[..., Any]):
+        self.__doc__ = define.__doc__
+        self._define = define
+
+    @cached_property
+    def _numba_type_(self) -> Any:
+        from numba.core.registry import cpu_target
+        from numba.extending import intrinsic
+
+        defined, typing = intrinsic(self._define), cast(Any, cpu_target.typing_context)
+        typing.refresh()
+        return typing.resolve_value_type(defined)
+
+    def __call__(self, *_: Any) -> Any:
+        msg = "only compiled code can call an instruction"
+        raise TypeError(msg)
+
+
+@Instruction
+def multiply_add(_typing, a, b, c):
+    """`multiply_add(a, b, c)` is a * b + c of float64, rounded once (IEEE 754's fusedMultiplyAdd)."""
+    from numba import float64
+
+    return float64(a, b, c), lambda _context, builder, _signature, values: builder.fma(*values)
+
+
+@Instruction
+def load64(_typing, data, at):
+    """`load64(data, at)` is the eight bytes of an array from a place on, which need not be a multiple of eight."""
+    from llvmlite import ir
+    from numba import uint64
+
+    def load(context, builder, signature, values):
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        place = builder.bitcast(builder.gep(array.data, [values[1]]), ir.IntType(64).as_pointer())
+        return builder.load(place, align=1)
+
+    return uint64(data, at), load

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from dataops.caption_counts import counted
 from dataops.compiled import compiled
-from dataops.hashes import hash128, hash128_folded, hash128_joined, repeated, uid_halves
+from dataops.hashes import (
+    empty_slots,
+    hash128,
+    hash128_folded,
+    hash128_joined,
+    mixed,
+    repeated,
+    slot_of,
+    uid_halves,
+)
 
 Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")
@@ -28,26 +37,17 @@ FULL_CAPTION_WORDS = 3
 LONG_CAPTION_WORDS = 20
 """Beyond so many words, more are not better."""
 
-KEYS = {
-    **{f"{what}_{half}": pl.UInt64 for what in ("url", "caption", "uid") for half in ("high", "low")},
-    "source_rank": pl.UInt8,
-    "words": pl.UInt32,
-    "capitals": pl.Boolean,
-    "origin": pl.UInt64,
-}
-"""What the choice is made by: 128-bit hashes of url and of the caption in any case, the uid; the rank of the caption's
-source, its words, whether it is in capitals only, and a hash of where the row was found."""
+KEYS = {**dict.fromkeys(("url", "caption", "uid", "origin"), pl.UInt64), "rank": pl.UInt16}
+"""What the choice is made by: hashes of the url, of the caption in any case and of where the row was found, the first half
+of the uid, and `ranks`. That two of a billion urls have one hash of 64 bits has a chance of 3%."""
 KEYED = ["uid", "url", "caption", "caption_source", "page_url", "source", "source_offset"]
 """The columns of `pairs` that KEYS are made of."""
-KEY_BYTES = 62
+KEY_BYTES = 34
 """Of one row of KEYS."""
 
-_GROUPS = {
-    "uid": ["uid_high", "uid_low"],
-    "pair": ["url_high", "url_low", "caption_high", "caption_low"],
-    "url": ["url_high", "url_low"],
-    "caption": ["caption_high", "caption_low"],
-}
+_WORD_BITS, _SOURCE_BITS = 5, 3
+_GROUPS = {"uid": ("uid", "uid"), "pair": ("url", "caption"), "url": ("url", "url"), "caption": ("caption", "caption")}
+"""What the duplicates of a step have in common."""
 
 
 def keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -56,31 +56,29 @@ def keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None) -> pl.DataFrame
     Args:
         counts: what caption_counts.counted says of them, where it is known already.
     """
+    place = [rows[name].to_arrow() for name in ("caption_source", "page_url", "source")]
     hashes = {
         "url": hash128(rows["url"].to_arrow()),
         "caption": hash128_folded(rows["caption"].to_arrow()),
         "uid": uid_halves(rows["uid"].to_arrow()),
+        "origin": hash128_joined(place, rows["source_offset"].cast(pl.Int64).to_arrow()),
     }
-    halves = {f"{what}_{half}": both[:, i] for what, both in hashes.items() for i, half in enumerate(("high", "low"))}
-    place = [rows[name].to_arrow() for name in ("caption_source", "page_url", "source")]
-    origin = hash128_joined(place, rows["source_offset"].cast(pl.Int64).to_arrow())[:, 0]
-    ranking = rows.with_columns(counted(rows["caption"]) if counts is None else counts).select(
-        source_rank=pl.col("caption_source")
-        .fill_null("")
-        .replace_strict(SOURCE_RANK, default=len(SOURCE_RANK), return_dtype=pl.UInt8),
-        words="caption_words",
-        capitals="caption_capitals",
-    )
-    return pl.DataFrame({**halves, **ranking.to_dict(), "origin": origin}, schema=KEYS)
+    ranked = ranks(rows["caption_source"], counted(rows["caption"]) if counts is None else counts)
+    return pl.DataFrame({**{what: both[:, 0] for what, both in hashes.items()}, "rank": ranked}, schema=KEYS)
 
 
-def _several(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
-    """The rows that can be duplicates: few, and all that the choice looks at."""
-    found = np.zeros(rows.height, np.bool_)
-    for what in ("url", "caption"):
-        if (what == "url" and set(steps) - {"caption"}) or what in steps:
-            found |= repeated(rows[f"{what}_high"].to_numpy(), rows[f"{what}_low"].to_numpy())
-    return pl.Series(found)
+def ranks(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
+    """How good the captions of one url are, the best first (UInt16).
+
+    From the highest bit on: fewer than FULL_CAPTION_WORDS words; in capitals only; SOURCE_RANK; words that are lacking to
+    LONG_CAPTION_WORDS.
+    """
+    words, capitals = pl.col("caption_words").fill_null(0), pl.col("caption_capitals").fill_null(value=False)
+    source = pl.lit(sources.fill_null("").replace_strict(SOURCE_RANK, default=len(SOURCE_RANK), return_dtype=pl.UInt16))
+    number = (words < FULL_CAPTION_WORDS).cast(pl.UInt16) * 2 + capitals.cast(pl.UInt16)
+    number = number * (1 << _SOURCE_BITS) + source
+    lacking = LONG_CAPTION_WORDS - words.clip(upper_bound=LONG_CAPTION_WORDS)
+    return counts.select((number * (1 << _WORD_BITS) + lacking).cast(pl.UInt16).alias("rank")).to_series()
 
 
 def partition(high: pl.Series, bits: int) -> tuple[pl.Series, NDArray[np.int64]]:
@@ -106,8 +104,8 @@ def _sort_by_range(high, bits, sizes, order):
         places[number] += 1
 
 
-def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
-    """`duplicate_<step>` for each row that another one stands for, else null (String, in the order of the rows).
+def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]:
+    """Which step drops each row because another one stands for it: 1 + its place in DEDUPE_STEPS, 0 where none does.
 
     Of the rows of one uid, or of one url and caption (in any case), one that is not in capitals stays, then that from the
     best source (SOURCE_RANK). Of the captions of one url the one stays that has FULL_CAPTION_WORDS words, then one that is
@@ -120,26 +118,59 @@ def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> pl.Series:
         rows: columns of KEYS.
         steps: those to take; in the order of DEDUPE_STEPS, whatever the order given.
     """
-    by_source = [pl.col("capitals"), pl.col("source_rank")]
-    best = [
-        pl.col("words") < FULL_CAPTION_WORDS,
-        *by_source,
-        -pl.col("words").clip(upper_bound=LONG_CAPTION_WORDS).cast(pl.Int32),
-    ]
-    last = [pl.col("uid_high"), pl.col("uid_low"), pl.col("source_rank"), pl.col("origin"), pl.col("place")]
-    left = rows.select(list(KEYS)).with_row_index("place").filter(_several(rows, steps))
-    gone: list[pl.DataFrame] = []
-    for step in DEDUPE_STEPS:
-        if step not in steps:
+    places = np.flatnonzero(_several(rows, steps))  # few, and all that the choice looks at
+    known = {name: rows[name].to_numpy()[places] for name in KEYS}
+    gone = np.zeros(len(places), np.uint8)
+    slots = empty_slots(len(places))
+    for number, step in enumerate(DEDUPE_STEPS):
+        if step in steps:
+            one, other = (known[name] for name in _GROUPS[step])
+            rank = known["rank"]
+            if step in ("uid", "pair"):
+                rank = (rank >> _WORD_BITS) & np.uint16((2 << _SOURCE_BITS) - 1)  # no matter how many words
+            slots[:] = -1
+            _keep_best(one, other, rank, known["uid"], known["origin"], slots, np.uint8(number + 1), gone)
+    found = np.zeros(rows.height, np.uint8)
+    found[places] = gone
+    return found
+
+
+def _several(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.bool_]:
+    """The rows that can be duplicates."""
+    found = np.zeros(rows.height, np.bool_)
+    for what in ("url", "caption"):
+        if (what == "url" and set(steps) - {"caption"}) or what in steps:
+            found |= repeated(rows[what].to_numpy())
+    return found
+
+
+@compiled(nogil=True)
+def _keep_best(one, other, rank, uid, origin, slots, step, gone):
+    """Of the rows that are still there and have both hashes in common, mark all but the best as dropped by a step."""
+    mask = len(slots) - 1
+    for i in range(len(one)):
+        if gone[i]:
             continue
-        group = _GROUPS[step]
-        several = left.filter(pl.len().over(group) > 1)  # few, where sorting all would cost most of the time
-        order = by_source if step in ("uid", "pair") else best
-        stays = several.sort(*order, *last).unique(group, keep="first")["place"]
-        leaving = several.filter(~pl.col("place").is_in(stays.implode()))
-        gone.append(leaving.select("place", reason=pl.lit(f"duplicate_{step}")))
-        left = left.join(leaving.select("place"), on="place", how="anti")
-    reasons = pl.Series("drop_reason", [None], pl.String).new_from_index(0, rows.height)
-    for leaving in gone:
-        reasons = reasons.scatter(leaving["place"], leaving["reason"])
-    return reasons
+        at = slot_of(one[i] + mixed(other[i]), mask)
+        while slots[at] >= 0:
+            best = slots[at]
+            if one[best] == one[i] and other[best] == other[i]:
+                if _is_before(i, best, rank, uid, origin):
+                    gone[best] = step
+                    slots[at] = i
+                else:
+                    gone[i] = step
+                break
+            at = (at + 1) & mask
+        else:
+            slots[at] = i
+
+
+@compiled(inline="always")
+def _is_before(i, j, rank, uid, origin):
+    """Of two rows, whether the first one stays; the second one has the lower number."""
+    if rank[i] != rank[j]:
+        return rank[i] < rank[j]
+    if uid[i] != uid[j]:
+        return uid[i] < uid[j]
+    return origin[i] < origin[j]

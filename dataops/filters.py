@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
@@ -281,5 +282,7 @@ def _of_some(known: pl.DataFrame, rule: Rule, may: pl.Series) -> pl.Series:
 
 def first_reason(answers: pl.DataFrame) -> pl.Series:
     """The name of the first column that is true in each row (String), null where none is."""
-    named = [pl.when(pl.col(name)).then(pl.lit(name)) for name in answers.columns]
-    return answers.select(pl.coalesce(*named, pl.lit(None, pl.String)).alias("drop_reason")).to_series()
+    first = np.zeros(answers.height, np.uint32)
+    for number in range(answers.width, 0, -1):
+        first[answers[:, number - 1].to_numpy()] = number
+    return pl.Series("drop_reason", [None, *answers.columns], pl.String)[first]

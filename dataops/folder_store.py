@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -33,9 +34,13 @@ class FolderStore(Store):
         self.root = root.expanduser().absolute()
         self.uri = self.where = str(self.root)
 
+    @cached_property
+    def _real_root(self) -> Path:
+        return self.root.resolve()
+
     def _path(self, name: str) -> Path:
         path = self.root / check_name(name)
-        if not path.resolve().is_relative_to(self.root.resolve()):  # a link that someone planted
+        if not path.resolve().is_relative_to(self._real_root):  # a link that someone planted
             msg = f"{path} is a link out of the store; remove it"
             raise StorageError(msg)
         return path

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.characters import MOST_FOLDED, characters, fold, next_code
-from dataops.compiled import compiled
+from dataops.compiled import compiled, load64
 
 Halves = NDArray[np.uint64]
 """(n, 2): the high and the low half of n 128-bit numbers."""
@@ -65,20 +65,33 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
     starts = np.cumsum(widths) - widths
     for data, offsets in buffers:
         _append(data, offsets, starts, at, joined)
-    known = numbers.is_valid().to_numpy(zero_copy_only=False)
-    if numbers.null_count:
-        numbers = numbers.fill_null(0)
-    _append_numbers(numbers.to_numpy(), known, starts, at, joined)
+    _append_numbers(*_numbers(numbers), starts, at, joined)
     halves = np.empty((len(numbers), 2), np.uint64)
     _hash_between(joined, starts, starts + at, halves)
     return halves
 
 
-def repeated(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether the hash of each row, given as its two halves, is that of another row too."""
-    slots = np.full(1 << max(4, (2 * len(high)).bit_length()), -1, np.int32)
-    found = np.zeros(len(high), np.bool_)
-    _find_repeated(high, low, slots, found)
+def _numbers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The numbers of a column (int64), and which are known; Arrow's own to_numpy would import pandas where there is one."""
+    if not len(column):
+        return np.empty(0, np.int64), np.empty(0, np.bool_)
+    validity, data = column.buffers()
+    rows = slice(column.offset, column.offset + len(column))
+    known = np.ones(len(column), np.bool_)
+    if column.null_count:
+        known = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[rows].view(np.bool_)
+    return np.frombuffer(data, np.int64)[rows], known
+
+
+def empty_slots(size: int) -> NDArray[np.int32]:
+    """A hash table for so many rows: the number of a row in each slot, -1 where it is empty."""
+    return np.full(1 << max(4, (2 * size).bit_length()), -1, np.int32)
+
+
+def repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether the hash of each row is that of another row too."""
+    found = np.zeros(len(values), np.bool_)
+    _find_repeated(values, empty_slots(len(values)), found)
     return found
 
 
@@ -104,6 +117,12 @@ def _word(data, at, size):
     for i in range(size):
         word |= np.uint64(data[at + i]) << np.uint64(8 * i)
     return word
+
+
+@compiled(inline="always")
+def _last_bytes(data, end, size):
+    """The same of one to eight bytes that others stand before, in one look."""
+    return load64(data, end - 8) >> np.uint64(8 * (8 - size))
 
 
 @compiled(inline="always")
@@ -144,17 +163,23 @@ def _append_numbers(numbers, known, starts, at, joined):
         at[i] += size
 
 
+@compiled(inline="always")
+def slot_of(value, mask):
+    """Where to look for a hash first. The hashes of a range have their highest bits in common."""
+    return np.int64((value * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+
+
 @compiled(nogil=True)
-def _find_repeated(high, low, slots, found):
-    mask = np.uint64(len(slots) - 1)
-    for i in range(len(high)):
-        at = low[i] & mask
+def _find_repeated(values, slots, found):
+    mask = len(slots) - 1
+    for i in range(len(values)):
+        at = slot_of(values[i], mask)
         while slots[at] >= 0:
             other = slots[at]
-            if low[other] == low[i] and high[other] == high[i]:
+            if values[other] == values[i]:
                 found[other] = found[i] = True
                 break
-            at = (at + np.uint64(1)) & mask
+            at = (at + 1) & mask
         else:
             slots[at] = i
 
@@ -171,15 +196,18 @@ def _hash_between(data, starts, ends, halves):
         size = end - at
         one = two = np.uint64(0)
         while end - at >= 16:
-            one = _turned(one ^ _first(_word(data, at, 8)), 27) + two
+            one = _turned(one ^ _first(load64(data, at)), 27) + two
             one = one * np.uint64(5) + np.uint64(0x52DCE729)
-            two = _turned(two ^ _second(_word(data, at + 8, 8)), 31) + one
+            two = _turned(two ^ _second(load64(data, at + 8)), 31) + one
             two = two * np.uint64(5) + np.uint64(0x38495AB5)
             at += 16
         if end - at > 8:
-            two ^= _second(_word(data, at + 8, end - at - 8))
-        if end > at:
-            one ^= _first(_word(data, at, min(8, end - at)))
+            two ^= _second(_last_bytes(data, end, end - at - 8))
+            one ^= _first(load64(data, at))
+        elif end > at and size >= 8:
+            one ^= _first(_last_bytes(data, end, end - at))
+        elif end > at:
+            one ^= _first(_word(data, at, size))
         one ^= np.uint64(size)
         two ^= np.uint64(size)
         one += two

@@ -59,8 +59,11 @@ def _weights(columns: tuple[int, ...]) -> tuple[NDArray[np.uint16], NDArray[np.i
     narrow = -(-int(latin.sum()) // _LANES) * _LANES
     places = np.where(latin, np.cumsum(latin) - 1, narrow + np.cumsum(~latin) - 1)
     weights = np.zeros((len(model.chances), -(-int(places.max() + 1) // _LANES) * _LANES), np.uint16)
-    chances = model.chances[:, list(columns)]
-    weights[:, places] = np.rint(-np.log(chances + SMOOTHING) * SCALE).clip(0, 65_535)
+    weights[:, places] = np.rint(-np.log(SMOOTHING) * SCALE)
+    for column, place in zip(columns, places, strict=True):  # of a language, most n-grams are not known
+        rows = np.flatnonzero(model.chances[:, column])
+        known = model.chances[rows, column]
+        weights[rows, place] = np.rint(-np.log(known + SMOOTHING) * SCALE).clip(0, 65_535)
     return weights, places, narrow
 
 
@@ -120,10 +123,15 @@ class Detection:
     """The languages of n texts among L candidates."""
 
     candidates: tuple[str, ...]
-    labels: list[str | None]
-    """The likeliest; None for a text with no letters that any profile knows, or that a candidate writes."""
+    best: NDArray[np.int64]
+    """(n,) the place of the likeliest; -1 for a text with no letters that any profile knows, or that a candidate writes."""
     probabilities: NDArray[np.float64]
-    """(n, L), each row sums to 1, or to 0 where the label is None; in units of 10^-DECIMALS."""
+    """(n, L), each row sums to 1, or to 0 where there is none; in units of 10^-DECIMALS."""
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The likeliest; None where there is none."""
+        return [None if place < 0 else self.candidates[place] for place in self.best.tolist()]
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -137,8 +145,9 @@ class Detection:
 
     def without(self, rows: NDArray[np.bool_]) -> "Detection":
         """The same with no language for the texts that `rows` (n,) marks."""
-        labels = [None if gone else label for label, gone in zip(self.labels, rows.tolist(), strict=True)]
-        return Detection(self.candidates, labels, np.where(rows[:, None], 0.0, self.probabilities))
+        return Detection(
+            self.candidates, np.where(rows, -1, self.best), np.where(rows[:, None], 0.0, self.probabilities)
+        )
 
     def blended(self, context: "Detection", rows: NDArray[np.uint32], weight: float) -> "Detection":
         """Each text's probabilities mixed with those of the context that it stands in (`context` row `rows[i]`).
@@ -151,9 +160,7 @@ class Detection:
         known = total[:, 0] > 0
         shares: NDArray[np.float64] = np.zeros(mixed.shape)
         shares[known] = np.round(mixed[known] / total[known], DECIMALS)
-        best, is_known = shares.argmax(axis=1).tolist(), known.tolist()
-        labels = [self.candidates[i] if yes else None for i, yes in zip(best, is_known, strict=True)]
-        return Detection(self.candidates, labels, shares)
+        return Detection(self.candidates, np.where(known, shares.argmax(axis=1), -1), shares)
 
 
 def detect(
@@ -186,9 +193,8 @@ def detect(
         shares, counts = _cascade(model, ready, columns, seed)
     else:
         shares, counts = _posterior(model, ready, columns, only=True)
-    probabilities = np.round(shares, DECIMALS)
-    labels = [names[i] if n else None for i, n in zip(shares.argmax(axis=1).tolist(), counts.tolist(), strict=True)]
-    return Detection(names, labels, probabilities)
+    best = np.where(counts > 0, shares.argmax(axis=1), -1)
+    return Detection(names, best, np.round(shares, DECIMALS, out=shares))
 
 
 def _cascade(

@@ -53,5 +53,4 @@ def detect(texts: Sequence[str], candidates: Sequence[str] | None = None) -> Det
     known = totals[:, 0] > 0
     probabilities = np.zeros(shares.shape)
     probabilities[known] = np.round(shares[known] / totals[known], DECIMALS)
-    labels = [names[i] if yes else None for i, yes in zip(shares.argmax(axis=1).tolist(), known.tolist(), strict=True)]
-    return Detection(names, labels, probabilities)
+    return Detection(names, np.where(known, shares.argmax(axis=1), -1), probabilities)

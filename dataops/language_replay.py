@@ -6,15 +6,13 @@ a seed each text is judged from the same state of the generator, so one stream o
 Source: langdetect 1.0.9 (Apache-2.0), detector.py; CPython's random.py (choice, gauss) and _randommodule.c (random).
 """
 
-import math
-import random
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.compiled import compiled
+from dataops.compiled import compiled, multiply_add
+from dataops.language_draws import LANES, all_draws, generator_outputs, list_draws, row_of_draws, trial_weight
 from dataops.language_ngrams import MAX_CHARS, Model, Texts, ngrams
 
 TRIALS = 7
@@ -23,43 +21,11 @@ LIMIT = 1000
 CONVERGED = 0.99999
 CHECKED = 5
 """Draws after which langdetect looks whether one language has won."""
-BASE_FREQUENCY = 10_000
-ALPHA, ALPHA_WIDTH = 0.5, 0.05
+NOTHING = 1e-250
+"""A lesser probability is 0: no draws bring it back, and a processor is a hundred times slower with the least numbers."""
 _UNIT = 1024.0
 """A power of two that leaves probabilities about as great as they are when five draws are multiplied with them."""
 _SMALL, _GREAT = 1e-100, 1e100
-
-# Each draw takes less than two outputs in the mean; 7 trials take 14,000 at most, give or take a hundred.
-_OUTPUTS = 1 << 14
-_LISTED = 128
-"""Numbers of n-grams up to which draws are listed once for all texts that have so many: 64 kB for each number."""
-
-
-@lru_cache(maxsize=4)
-def _stream(seed: int) -> NDArray[np.uint32]:
-    """The first outputs of Python's Mersenne Twister."""
-    generator = random.Random(seed)
-    return np.array([generator.getrandbits(32) for _ in range(_OUTPUTS)], np.uint32)
-
-
-class _Draws(NamedTuple):
-    """Among c n-grams, what the generator chooses if nothing else asks it: the outputs that are below c, in order.
-
-    The last row has place for a number that is not listed.
-    """
-
-    chosen: NDArray[np.uint16]  # (_LISTED + 2, _OUTPUTS) by c
-    places: NDArray[np.uint16]  # (_LISTED + 2, _OUTPUTS) that they have in the stream
-    ready: NDArray[np.int64]  # (_LISTED + 2,) the c whose draws a row holds, 0 for none
-    totals: NDArray[np.int64]  # (_LISTED + 2,) draws in a row
-
-
-@lru_cache(maxsize=4)
-def _draws(seed: int) -> _Draws:
-    """Room for them. It is filled as texts come; what is in it depends on the seed alone."""
-    size = (_LISTED + 2, _OUTPUTS)
-    ready, totals = (np.zeros(_LISTED + 2, np.int64) for _ in range(2))
-    return _Draws(np.zeros(size, np.uint16), np.zeros(size, np.uint16), ready, totals)
 
 
 @lru_cache(maxsize=4)
@@ -82,26 +48,80 @@ def replay(
     Args:
         columns: the candidates among the model's languages (C); the others have prior probability 0.
         plausible: (n, C) the candidates that are worth computing; the others get 0. A text without any is passed over, with
-            0 n-grams. Sums are rounded otherwise then, so only without it the answers are langdetect's to the last bit.
+            0 n-grams. Sums are rounded otherwise then, so only without it the answers are langdetect's to the last bit
+            (what is next to NOTHING apart).
     """
     probabilities, counts = np.zeros((len(texts), len(columns))), np.zeros(len(texts), np.int32)
-    chosen = np.ones(probabilities.shape, np.bool_) if plausible is None else plausible
-    _replay(
-        *(texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows),
-        *(_columns(model, columns), chosen, _stream(seed), _draws(seed), probabilities, counts),
-    )
+    known = (texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows, _columns(model, columns))
+    if plausible is None:
+        _replay(*known, generator_outputs(seed), all_draws(seed), probabilities, counts)
+    else:
+        _replay_plausible(*known, plausible, generator_outputs(seed), all_draws(seed), probabilities, counts)
     return probabilities, counts
 
 
-@compiled()
-def _unit(stream, at):
-    """Python's `random()`: 53 bits of two outputs, in [0, 1)."""
-    return ((stream[at] >> np.uint32(5)) * 67108864.0 + (stream[at + 1] >> np.uint32(6))) / 9007199254740992.0
-
-
 @compiled()  # with the lock of Python, since threads share the draws
-def _replay(text, starts, letters, upper, slots, rows, chances, chosen, stream, draws, probabilities, counts):
-    choices, places, ready, totals = draws
+def _replay(text, starts, letters, upper, slots, rows, chances, stream, draws, probabilities, counts):
+    """All trials of all texts, rounded as langdetect rounds them: in each turn each lane's text gets on by one look."""
+    buffer, found = np.empty(MAX_CHARS, np.uint32), np.zeros((LANES, 3 * MAX_CHARS + 1), np.int32)
+    shares, sums, begin = np.ones((LANES, chances.shape[1])), np.empty(LANES), np.zeros(chances.shape[1])
+    begin[: probabilities.shape[1]] = 1.0 / probabilities.shape[1]
+    # Of each lane: its text (-1 for none), the row of its draws; the trial, the draws in it, and the next draw and output.
+    texts, lists = np.full(LANES, -1, np.int64), np.zeros(LANES, np.int64)
+    trials, drawn, draw, at = (
+        np.zeros(LANES, np.int64),
+        np.zeros(LANES, np.int64),
+        np.zeros(LANES, np.int64),
+        np.zeros(LANES, np.int64),
+    )
+    weights, normals = np.zeros(LANES), np.zeros(LANES)
+    coming, busy = 0, True
+    while busy:
+        busy = False
+        for lane in range(LANES):
+            while texts[lane] < 0 and coming < len(counts):
+                one = text[starts[coming] : starts[coming + 1]]
+                counts[coming] = ngrams(one, letters, upper, slots, rows, buffer, found[lane])
+                if counts[coming]:
+                    texts[lane], trials[lane], drawn[lane], at[lane] = coming, 0, 0, 0
+                    lists[lane] = row_of_draws(counts[coming], lane, draws)
+                coming += 1
+            if texts[lane] < 0:
+                continue
+            busy = True
+            row, size = lists[lane], CHECKED
+            if drawn[lane] == 0:
+                size = 1
+                weights[lane], normals[lane], at[lane] = trial_weight(stream, at[lane], trials[lane], normals[lane])
+                if draws.read[row] <= at[lane]:
+                    list_draws(stream, row, 0, at[lane], draws)
+                draw[lane] = np.searchsorted(draws.places[row, : draws.totals[row]], at[lane])
+            if draws.totals[row] < draw[lane] + size:
+                list_draws(stream, row, draw[lane] + size, 0, draws)
+            if drawn[lane] == 0:
+                gram, weight = found[lane, draws.chosen[row, draw[lane]]], weights[lane]
+                for i in range(len(begin)):
+                    shares[lane, i] = begin[i] * (weight + chances[gram, i])
+            else:
+                _multiply(found, chances, weights[lane], draws.chosen, row, draw[lane], shares, lane)
+            draw[lane] += size
+            drawn[lane] += size
+        _add_up(shares, probabilities.shape[1], sums)
+        for lane in range(LANES):
+            if texts[lane] < 0 or not (_divide(shares, lane, sums[lane]) or drawn[lane] > LIMIT):
+                continue
+            for i in range(probabilities.shape[1]):
+                probabilities[texts[lane], i] += shares[lane, i] / TRIALS
+            at[lane] = np.int64(draws.places[lists[lane], draw[lane] - 1]) + 1
+            trials[lane] += 1
+            drawn[lane] = 0
+            if trials[lane] == TRIALS:
+                texts[lane] = -1
+
+
+@compiled()
+def _replay_plausible(text, starts, letters, upper, slots, rows, chances, chosen, stream, draws, probabilities, counts):
+    """The same among the plausible candidates of each text, with sums that are rounded otherwise."""
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
     for t in range(len(starts) - 1):
         languages = np.flatnonzero(chosen[t])
@@ -111,32 +131,10 @@ def _replay(text, starts, letters, upper, slots, rows, chances, chosen, stream, 
         counts[t] = count
         if count == 0:
             continue
-        row = min(count, _LISTED + 1)
-        if ready[row] != count:
-            totals[row] = _list_draws(stream, np.uint32(count), choices[row], places[row])
-            ready[row] = count
-        drawn, where = choices[row, : totals[row]], places[row, : totals[row]]
-        if len(languages) == chosen.shape[1]:
-            mean = _trials(found[:count], chances, len(languages), stream, drawn, where, True)
-        else:
-            gathered = _gathered(chances, found[:count], languages)
-            mean = _trials(np.arange(count, dtype=np.int32), gathered, len(languages), stream, drawn, where, False)
+        row = row_of_draws(count, 0, draws)
+        mean = _trials(_gathered(chances, found[:count], languages), len(languages), stream, row, draws)
         for i in range(len(languages)):
             probabilities[t, languages[i]] = mean[i]
-
-
-@compiled()
-def _list_draws(stream, count, draws, places):
-    """List what `choice` among `count` gives, output by output, and where. How many there are."""
-    shift = np.uint32(0)  # it takes as many top bits as the count has
-    while (count << shift) < np.uint32(1 << 31):
-        shift += np.uint32(1)
-    size = 0
-    for at in range(len(stream)):
-        value = stream[at] >> shift
-        draws[size], places[size] = value, at
-        size += value < count  # without a branch that the processor would guess wrong every other time
-    return size
 
 
 @compiled()
@@ -150,66 +148,93 @@ def _gathered(chances, found, languages):
 
 
 @compiled()
-def _trials(found, chances, languages, stream, draws, places, exactly):
-    """The mean of all trials' probabilities (C,).
-
-    Args:
-        found: the rows of `chances` (N, C or more) of the text's n-grams.
-        exactly: round as langdetect does.
-    """
-    one_trial, mean = np.zeros(chances.shape[1]), np.zeros(languages)
+def _trials(gathered, languages, stream, row, draws):
+    """The mean of all trials' probabilities (C,), from the rows of the text's n-grams as _gathered makes them."""
+    one_trial, mean = np.zeros(gathered.shape[1]), np.zeros(languages)
     at, second_normal = 0, 0.0
     for trial in range(TRIALS):
-        if trial % 2 == 0:  # `gauss` makes two numbers at a time, and keeps the second for its next call
-            turn = _unit(stream, at) * (2.0 * math.pi)
-            radius = math.sqrt(-2.0 * math.log(1.0 - _unit(stream, at + 2)))
-            at += 4
-            normal, second_normal = math.cos(turn) * radius, math.sin(turn) * radius
-        else:
-            normal = second_normal
-        weight = (ALPHA + normal * ALPHA_WIDTH) / BASE_FREQUENCY * (1.0 if exactly else _UNIT)
-        first = np.searchsorted(places, at)
-        last = first + _trial(found, chances, weight, draws[first:], languages, one_trial, exactly)
-        at = np.int64(places[last - 1]) + 1
+        weight, second_normal, at = trial_weight(stream, at, trial, second_normal)
+        if draws.read[row] <= at:
+            list_draws(stream, row, 0, at, draws)
+        first = np.searchsorted(draws.places[row, : draws.totals[row]], at)
+        last = _trial(gathered, weight * _UNIT, stream, row, first, draws, languages, one_trial)
+        at = np.int64(draws.places[row, last - 1]) + 1
         for language in range(languages):
             mean[language] += one_trial[language] / TRIALS
     return mean
 
 
 @compiled()
-def _trial(found, chances, weight, draws, languages, probabilities, exactly):
-    """One trial's probabilities, and how many draws it takes."""
-    probabilities[:languages] = 1.0 / languages
-    row = chances[found[draws[0]]]
-    for language in range(len(probabilities)):
-        probabilities[language] *= weight + row[language]
-    won = _normalise(probabilities, languages)
-    at = 1
-    while not won and at <= LIMIT:  # langdetect looks at its sums after the first draw, then after each fifth
-        first, second, third = chances[found[draws[at]]], chances[found[draws[at + 1]]], chances[found[draws[at + 2]]]
-        fourth, fifth = chances[found[draws[at + 3]]], chances[found[draws[at + 4]]]
+def _trial(gathered, weight, stream, row, at, draws, languages, probabilities):
+    """One trial's probabilities, from a draw on, and the draw after its last."""
+    list_draws(stream, row, at + 1, 0, draws)
+    first = gathered[draws.chosen[row, at]]
+    for language in range(languages):
+        probabilities[language] = weight + first[language]
+    won, end = _has_won(probabilities), at + LIMIT
+    at += 1
+    while not won and at <= end:  # langdetect looks at its sums after the first draw, then after each fifth
+        if draws.totals[row] < at + CHECKED:
+            list_draws(stream, row, at + CHECKED, 0, draws)
+        drawn = draws.chosen[row, at : at + CHECKED]
+        first, second, third, fourth, fifth = (
+            gathered[drawn[0]],
+            gathered[drawn[1]],
+            gathered[drawn[2]],
+            gathered[drawn[3]],
+            gathered[drawn[4]],
+        )
         for language in range(len(probabilities)):
             product = probabilities[language] * (weight + first[language])
             product *= weight + second[language]
             product *= weight + third[language]
             product *= weight + fourth[language]
             probabilities[language] = product * (weight + fifth[language])
-        won = _normalise(probabilities, languages) if exactly else _has_won(probabilities)
+        won = _has_won(probabilities)
         at += CHECKED
-    if not exactly:
-        _normalise(probabilities, languages)
+    probabilities /= probabilities.sum()
     return at
 
 
 @compiled(inline="always")
-def _normalise(probabilities, languages):
-    """Let the probabilities add up to 1, as langdetect rounds them. Whether one has won."""
-    total, won = 0.0, False
-    for language in range(languages):
-        total += probabilities[language]
-    for language in range(len(probabilities)):
-        probabilities[language] /= total
-        won |= probabilities[language] > CONVERGED
+def _multiply(found, chances, weight, draws, row, at, shares, lane):
+    """What five draws make of a lane's probabilities."""
+    first, second, third = found[lane, draws[row, at]], found[lane, draws[row, at + 1]], found[lane, draws[row, at + 2]]
+    fourth, fifth = found[lane, draws[row, at + 3]], found[lane, draws[row, at + 4]]
+    for i in range(shares.shape[1]):
+        product = shares[lane, i] * (weight + chances[first, i])
+        product *= weight + chances[second, i]
+        product *= weight + chances[third, i]
+        product *= weight + chances[fourth, i]
+        shares[lane, i] = product * (weight + chances[fifth, i])
+
+
+@compiled()
+def _add_up(shares, languages, sums):
+    """The sum of each lane's probabilities, number by number."""
+    a = b = c = d = 0.0
+    for i in range(languages):
+        a += shares[0, i]
+        b += shares[1, i]
+        c += shares[2, i]
+        d += shares[3, i]
+    sums[0], sums[1], sums[2], sums[3] = a, b, c, d
+
+
+@compiled(inline="always")
+def _divide(shares, lane, total):
+    """Let a lane's probabilities add up to 1. Whether one has won.
+
+    Rounded as a division is, in a third of its time (Markstein 1990, "Computation of elementary functions on the IBM RISC
+    System/6000 processor"), which holds as long as no remainder is too small for a floating-point number.
+    """
+    won, inverse = False, 1.0 / total
+    for i in range(shares.shape[1]):
+        quotient = shares[lane, i] * inverse
+        remainder = multiply_add(-quotient, total, shares[lane, i])
+        quotient = multiply_add(remainder, inverse, quotient)
+        won |= quotient > CONVERGED
+        shares[lane, i] = quotient if quotient > NOTHING else 0.0
     return won
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from dataops.caption_shingles import MOST_CHARACTERS, normal_form, shingles
 from dataops.characters import characters
 from dataops.compiled import compiled
-from dataops.duplicates import FULL_CAPTION_WORDS, LONG_CAPTION_WORDS
 from dataops.hashes import text_buffers
 
 MOST_LEADERS = 64
@@ -32,22 +31,13 @@ PAIRS = {
 def rank(keys: pl.DataFrame) -> pl.Series:
     """The place of rows among others as one number (UInt64), the best first: as dataops.duplicates ranks captions.
 
-    That is: FULL_CAPTION_WORDS words, no capitals, source, words up to LONG_CAPTION_WORDS (10 bits), then the uid, of
-    which the first 54 bits have room. Where even they are equal, `origin` decides.
+    That is dataops.duplicates.ranks (10 bits), then the uid, of which the first 54 bits have room. Where even they are
+    equal, `origin` decides.
 
     Args:
         keys: columns of dataops.duplicates.KEYS.
     """
-    bits = [
-        ((pl.col("words") < FULL_CAPTION_WORDS).cast(pl.UInt64), 1),
-        (pl.col("capitals").cast(pl.UInt64), 1),
-        (pl.col("source_rank").cast(pl.UInt64), 3),
-        (LONG_CAPTION_WORDS - pl.col("words").clip(upper_bound=LONG_CAPTION_WORDS).cast(pl.UInt64), 5),
-    ]
-    number = pl.lit(0, pl.UInt64)
-    for value, width in bits:
-        number = number * (1 << width) + value
-    return keys.select((number * (1 << 54) + pl.col("uid_high") // (1 << 10)).alias("rank")).to_series()
+    return keys.select(pl.col("rank").cast(pl.UInt64) * (1 << 54) + pl.col("uid") // (1 << 10)).to_series()
 
 
 def near_pairs(members: pl.DataFrame, threshold: float) -> pl.DataFrame:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 VERSION = 5
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
-_RANGE_ROWS = 1 << 20
+_RANGE_ROWS = 1 << 19
 """Of a range, at most: so that there is work for all, and the tables of hashes stay near the processor."""
 
 
@@ -93,7 +93,7 @@ class _Run:
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
         self.slices = slices_of([part.rows for part in came], self.config)
-        row_bytes = KEY_BYTES + 16
+        row_bytes = KEY_BYTES
         if self.config.near_captions is not None:
             row_bytes = max(row_bytes, near.row_bytes(self.config.near_captions))
         rows = sum(part.rows for part in came)
@@ -196,7 +196,7 @@ def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[Slice, ..
     return found
 
 
-def range_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES + 16) -> int:
+def range_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES) -> int:
     """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, none has many rows."""
     needed = rows * row_bytes * _COPIES * workers
     ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), 1)

@@ -20,7 +20,7 @@ from dataops.near_captions import by_rank, leaving, near_pairs, one_in, rank
 from dataops.personal import masked
 from dataops.snapshot import Draft, Record
 from tasks.filter_config import NearCaptionsConfig
-from tasks.filter_steps import Step, kinds_of_gone, read_rows, table
+from tasks.filter_steps import GONE, Step, kinds_of_gone, read_rows, table
 from tasks.ranges import by_range, gathered, get_piece, put_pieces, split
 
 BAND_BYTES = 40
@@ -43,17 +43,17 @@ def read_words(draft: Draft, step: Step) -> Record:
         ranked = ranked.join(_of_part(draft, step, kind), on="row", how="anti")
     captions, scopes = _texts(draft, step, ranked["row"])
     normal = normal_hashes(captions)
-    words = ranked.with_columns(
-        caption_high=pl.Series(normal[:, 0] ^ scopes), caption_low=pl.Series(normal[:, 1])
-    ).filter(pl.Series((normal[:, 0] | normal[:, 1]) != 0))
-    put_pieces(draft, table("near-words", step.number), by_range(words, "caption_high", step.bits))
+    words = ranked.with_columns(caption=pl.Series(normal[:, 0] ^ scopes)).filter(
+        pl.Series((normal[:, 0] | normal[:, 1]) != 0)
+    )
+    put_pieces(draft, table("near-words", step.number), by_range(words, "caption", step.bits))
     return Record(task=step.id)
 
 
 def choose_same(draft: Draft, step: Step) -> Record:
     """The rows of a range of normal forms that another row has already; a piece a slice."""
     rows = gathered(draft, step.tables("near-words"), step.number)
-    _put_gone(draft, step, "gone-same", rows.filter(duplicates(rows, ["caption"]).is_not_null()))
+    _put_gone(draft, step, "gone-same", rows.filter(pl.Series(duplicates(rows, ["caption"]) > 0)))
     return Record(task=step.id)
 
 
@@ -134,7 +134,7 @@ def _of_part(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
 
 
 def _put_gone(draft: Draft, step: Step, kind: str, rows: pl.DataFrame) -> None:
-    gone = rows.select("row", drop_reason=pl.lit("duplicate_near_caption"))
+    gone = rows.select("row", reason=pl.lit(GONE.index("duplicate_near_caption") + 1, pl.UInt8))
     put_pieces(draft, table(kind, step.number), split(gone, rows["part"], step.parts))
 
 

@@ -5,13 +5,16 @@ tasks.filter_write.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from dataops.caption_counts import counted
-from dataops.duplicates import KEYED, duplicates, keys
+from dataops.duplicates import DEDUPE_STEPS, KEYED, duplicates, keys
 from dataops.errors import CorruptPart
 from dataops.filters import asked_of, first_reason
 from dataops.hashes import hash128
@@ -25,6 +28,8 @@ from tasks.ranges import by_range, gathered, get_piece, put_pieces
 
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
+GONE = [*(f"duplicate_{step}" for step in DEDUPE_STEPS), "boilerplate", "seen", "duplicate_near_caption"]
+"""Why rows go that were judged by hashes; tables have the place in this list, and 1 more: 0 is a row that stays."""
 SLICE_ROWS = 1 << 17
 """Of a part, that are looked at together: what bounds the memory of a worker. Whole row groups are read fastest."""
 
@@ -109,22 +114,28 @@ def judge(draft: Draft, step: Step) -> Record:
         "language",
         "language_score",
     )
-    put_pieces(draft, table("verdicts", step.number), [verdicts])
-    passed = verdicts["drop_reason"].is_null().arg_true()
-    ranked = keys(rows.select(KEYED)[passed], counts[passed]).with_columns(row=passed.cast(pl.UInt32))
-    put_pieces(draft, table("keys", step.number), by_range(ranked, "url_high", step.bits))
-    if step.config.max_caption_count is not None:
-        captions = ranked.select("caption_high", "caption_low")
-        put_pieces(draft, table("captions", step.number), by_range(captions, "caption_high", step.bits))
+    with ThreadPoolExecutor(1) as writer:  # which waits for the disk meanwhile
+        written = writer.submit(put_pieces, draft, table("verdicts", step.number), [verdicts])
+        _put_keys(draft, step, rows, counts, verdicts)
+        written.result()
     alone = {name: int(answers[name].sum()) for name in answers.columns}
     return Record(task=step.id, facts={"alone": alone})
+
+
+def _put_keys(draft: Draft, step: Step, rows: pl.DataFrame, counts: pl.DataFrame, verdicts: pl.DataFrame) -> None:
+    """Write the keys of the rows that pass, by range of url; and the captions', by their own, where they are counted."""
+    passed = verdicts["drop_reason"].is_null().arg_true()
+    ranked = keys(rows.select(KEYED)[passed], counts[passed]).with_columns(row=passed.cast(pl.UInt32))
+    put_pieces(draft, table("keys", step.number), by_range(ranked, "url", step.bits), packed=False)
+    if step.config.max_caption_count is not None:
+        captions = by_range(ranked.select("caption"), "caption", step.bits)
+        put_pieces(draft, table("captions", step.number), captions, packed=False)
 
 
 def count_captions(draft: Draft, step: Step) -> Record:
     """The captions of a range that occur too often."""
     captions = gathered(draft, step.tables("captions"), step.number)
-    counted = captions.group_by("caption_high", "caption_low").len()
-    too_many = counted.filter(pl.col("len") > step.config.max_caption_count)
+    too_many = captions.group_by("caption").len().filter(pl.col("len") > step.config.max_caption_count)
     put_pieces(draft, table("frequent", step.number), [too_many.drop("len")])
     return Record(task=step.id)
 
@@ -132,24 +143,25 @@ def count_captions(draft: Draft, step: Step) -> Record:
 def read_seen(draft: Draft, step: Step) -> Record:
     """The addresses of a part of an earlier dataset, by range."""
     urls = read_table(draft.store, step.seen[step.number], ["url"])["url"].combine_chunks()
-    high, low = hash128(urls).T
-    frame = pl.DataFrame({"url_high": high, "url_low": low}).unique(maintain_order=True)
-    put_pieces(draft, table("seen", step.number), by_range(frame, "url_high", step.bits))
+    frame = pl.DataFrame({"url": hash128(urls)[:, 0]}).unique(maintain_order=True)
+    put_pieces(draft, table("seen", step.number), by_range(frame, "url", step.bits), packed=False)
     return Record(task=step.id)
 
 
 def choose(draft: Draft, step: Step) -> Record:
     """The rows of a range of urls that go: boilerplate, seen before, and duplicates; a piece a slice."""
     rows = gathered(draft, step.tables("keys"), step.number)
-    reasons = pl.Series("drop_reason", [None] * rows.height, pl.String)
-    if step.config.max_caption_count is not None:
-        frequent = pl.concat(get_piece(draft, name, 0) for name in step.range_tables("frequent"))
-        reasons = _then(reasons, rows, lambda left: _among(left, frequent, "boilerplate"))
+    reasons = np.zeros(rows.height, np.uint8)
     if step.seen:
         seen = pl.concat(get_piece(draft, table("seen", i), step.number) for i in range(len(step.seen)))
-        reasons = _then(reasons, rows, lambda left: _among(left, seen.unique(), "seen"))
-    reasons = _then(reasons, rows, lambda left: duplicates(left, [s for s in step.config.dedupe if s != "caption"]))
-    _put_gone(draft, table("gone", step.number), rows, reasons, step.parts)
+        reasons[rows["url"].is_in(seen["url"].implode()).to_numpy()] = GONE.index("seen") + 1
+    if step.config.max_caption_count is not None:  # asked first, so written last
+        frequent = pl.concat(get_piece(draft, name, 0) for name in step.range_tables("frequent"))
+        reasons[rows["caption"].is_in(frequent["caption"].implode()).to_numpy()] = GONE.index("boilerplate") + 1
+    left = np.flatnonzero(reasons == 0)
+    several = rows if len(left) == rows.height else rows[left]
+    reasons[left] = duplicates(several, [s for s in step.config.dedupe if s != "caption"])
+    _put_gone(draft, table("gone", step.number), rows["part", "row"], reasons, step.parts)
     return Record(task=step.id)
 
 
@@ -158,14 +170,15 @@ def regroup(draft: Draft, step: Step) -> Record:
     ranked = pl.concat(get_piece(draft, table("keys", step.number), i) for i in range(1 << step.bits))
     gone = _gone(draft, step, "gone")
     left = ranked.join(gone, on="row", how="anti", maintain_order="left")
-    put_pieces(draft, table("regrouped", step.number), by_range(left, "caption_high", step.bits))
+    put_pieces(draft, table("regrouped", step.number), by_range(left, "caption", step.bits), packed=False)
     return Record(task=step.id)
 
 
 def choose_captions(draft: Draft, step: Step) -> Record:
     """The rows of a range of captions whose caption another row has already; a piece a slice."""
     rows = gathered(draft, step.tables("regrouped"), step.number)
-    _put_gone(draft, table("gone-captions", step.number), rows, duplicates(rows, ["caption"]), step.parts)
+    gone = duplicates(rows, ["caption"])
+    _put_gone(draft, table("gone-captions", step.number), rows["part", "row"], gone, step.parts)
     return Record(task=step.id)
 
 
@@ -204,22 +217,17 @@ def _unsafe(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
     return pl.select(pl.when(found.list.len() > 0).then(pl.lit("unsafe"))).to_series()
 
 
-def _among(rows: pl.DataFrame, hashes: pl.DataFrame, reason: str) -> pl.Series:
-    """`reason` for each row whose hash is among some (the columns say which hash)."""
-    marked = hashes.with_columns(drop_reason=pl.lit(reason))
-    return rows.join(marked, on=hashes.columns, how="left", maintain_order="left")["drop_reason"]
-
-
-def _put_gone(draft: Draft, name: str, rows: pl.DataFrame, reasons: pl.Series, parts: int) -> None:
-    gone = rows.select("part", "row").with_columns(drop_reason=reasons.cast(pl.String))
-    gone = gone.filter(pl.col("drop_reason").is_not_null()).sort("part", maintain_order=True)
-    by_part = {int(part): frame for (part,), frame in gone.group_by(["part"], maintain_order=True)}
-    empty = gone.clear()
-    put_pieces(draft, name, [by_part.get(part, empty).drop("part") for part in range(parts)])
+def _put_gone(draft: Draft, name: str, rows: pl.DataFrame, reasons: NDArray[np.uint8], parts: int) -> None:
+    """Write which rows (part, row), in the order of their parts, go and why; a piece a slice."""
+    gone = rows.with_columns(reason=pl.Series(reasons)).filter(pl.col("reason") > 0)
+    sizes = np.bincount(gone["part"].to_numpy(), minlength=parts).tolist()
+    starts = np.cumsum([0, *sizes]).tolist()
+    gone = gone.drop("part")
+    put_pieces(draft, name, [gone.slice(start, size) for start, size in zip(starts, sizes, strict=False)], packed=False)
 
 
 def _gone(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
-    """The rows of a slice that a map over the ranges found to go: row, drop_reason."""
+    """The rows of a slice that a map over the ranges found to go: row, and reason, by its place in GONE."""
     return gathered(draft, step.range_tables(kind), step.number).drop("part")
 
 
@@ -234,5 +242,5 @@ def reasons_of(draft: Draft, step: Step) -> pl.Series:
     reasons = get_piece(draft, table("verdicts", step.number), 0)["drop_reason"]
     for kind in kinds_of_gone(step.config):
         gone = _gone(draft, step, kind)
-        reasons = reasons.scatter(gone["row"], gone["drop_reason"])
+        reasons = reasons.scatter(gone["row"], pl.Series(GONE)[gone["reason"] - 1])
     return reasons

@@ -106,7 +106,9 @@ def _pages(path: Path) -> Iterator[str]:
             start = line.find("<text")
             if start < 0 or not article:
                 continue
-            line = line[line.find(">", start) + 1 :]
+            tag, _, line = line[start:].partition(">")
+            if tag.endswith("/"):  # of an empty page
+                continue
             inside = []
         end = line.find("</text>")
         inside.append(line if end < 0 else line[:end])

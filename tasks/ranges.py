@@ -3,7 +3,6 @@
 A map over the parts writes one such table a part, with a piece a range; a map over the ranges reads its piece of each.
 """
 
-import io
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -15,17 +14,22 @@ from dataops.duplicates import partition
 from dataops.snapshot import Draft
 
 
-def put_pieces(draft: Draft, name: str, pieces: Sequence[pl.DataFrame]) -> None:
-    """Write frames of one schema as the pieces 0, 1, ... of a scratch table."""
+def put_pieces(draft: Draft, name: str, pieces: Sequence[pl.DataFrame], *, packed: bool = True) -> None:
+    """Write frames of one schema as the pieces 0, 1, ... of a scratch table.
+
+    Args:
+        packed: compress them; of hashes nothing would be gained.
+    """
     schema = pieces[0].to_arrow().schema
     filled = [piece.rechunk().to_arrow().to_batches()[0] for piece in pieces if piece.height]
     # To make an empty batch of nothing, Arrow would import pandas where it is installed: 30 MB.
     empty = filled[0].slice(0, 0) if filled else pa.RecordBatch.from_pylist([], schema=schema)
-    sink, rest = io.BytesIO(), iter(filled)
-    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+    sink, rest = pa.BufferOutputStream(), iter(filled)
+    options = pa.ipc.IpcWriteOptions(compression="lz4" if packed else None)
+    with pa.ipc.new_file(sink, schema, options=options) as writer:
         for piece in pieces:
             writer.write_batch(next(rest) if piece.height else empty)
-    draft.store.put(draft.scratch(name), sink.getvalue())
+    draft.store.put(draft.scratch(name), memoryview(sink.getvalue()))
 
 
 def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
@@ -34,7 +38,7 @@ def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
 
 
 def _batch(draft: Draft, name: str, number: int) -> pa.RecordBatch:
-    with pa.memory_map(str(draft.store.local(draft.scratch(name)))) as file:
+    with pa.OSFile(str(draft.store.local(draft.scratch(name)))) as file:  # which reads no more than the piece
         return pa.ipc.open_file(file).get_batch(number)
 
 

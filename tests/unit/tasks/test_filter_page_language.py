@@ -74,8 +74,8 @@ def test_a_caption_in_a_script_of_no_candidate_is_no_ones_language(tmp_path, det
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_blended_is_the_weighted_mean_of_what_is_known(weight):
-    own = Detection(("a", "b"), ["a", "b", None], np.array([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]))
-    around = Detection(("a", "b"), ["b", None], np.array([[0.0, 1.0], [0.0, 0.0]]))
+    own = Detection(("a", "b"), np.array([0, 1, -1]), np.array([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]))
+    around = Detection(("a", "b"), np.array([1, -1]), np.array([[0.0, 1.0], [0.0, 0.0]]))
     found = own.blended(around, np.array([0, 1, 0], np.uint32), weight)
     expected = [(1 - weight) * 0.75, (1 - weight) * 0.25 + weight]
     assert found.probabilities[0] == pytest.approx(expected, abs=1e-4)

@@ -136,6 +136,8 @@ def test_unsafe_and_private_captions(tmp_path: Path):
         row |= {"caption": caption, "uid": uid(row["url"], caption)}
     manifest = filtered(tmp_path / "drop", rows, unsafe_languages=["en"])
     assert manifest.counts.dropped == {"personal": 1, "unsafe": 1}
+    manifest = filtered(tmp_path / "german", rows, unsafe_languages=["de"])
+    assert manifest.counts.dropped == {"personal": 1}, "each language has its own list"
     manifest = filtered(tmp_path / "mask", rows, personal="mask")
     captions = {row["uid"]: row["caption"] for row in kept(tmp_path / "mask", manifest)}
     assert captions[rows[1]["uid"]] == "dial <private> for kites"
@@ -240,6 +242,6 @@ def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path
 
 def test_memory_decides_the_number_of_ranges():
     assert range_bits(0, 2, 1 << 30) == 0
-    assert range_bits(1_000_000, 2, 1 << 30) == 0
-    assert [range_bits(20_000_000, 2, 1 << shift) for shift in (30, 29, 28)] == [5, 6, 7]
-    assert range_bits(20_000_000, 1, 1 << 50) == 5, "ranges of a million rows, however much memory there is"
+    assert range_bits(500_000, 2, 1 << 30) == 0
+    assert [range_bits(20_000_000, 2, 1 << shift) for shift in (27, 26, 25)] == [6, 7, 8]
+    assert range_bits(20_000_000, 1, 1 << 50) == 6, "ranges of half a million rows, however much memory there is"

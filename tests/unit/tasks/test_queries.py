@@ -94,7 +94,8 @@ def test_only_articles_of_a_dump_count_whatever_its_part_is_called(tmp_path: Pat
         ("0", '<redirect title="X" />', ["lemurs"] * 9),
     ]
     page = "<page>\n<ns>{}</ns>\n{}\n<text>{}</text>\n</page>\n"
-    dump = "".join(page.format(ns, redirect, "\n".join(said)) for ns, redirect, said in pages)
+    empty = '<page>\n<ns>0</ns>\n<text bytes="0" xml:space="preserve" />\n<sha1>lemurs zebras</sha1>\n</page>\n'
+    dump = empty * 9 + "".join(page.format(ns, redirect, "\n".join(said)) for ns, redirect, said in pages)
     path = tmp_path / "enwiki-20261101-pages-articles1.xml-p1p41242.bz2"
     path.write_bytes(bz2.compress(dump.encode()))
     found = built(text=[path])
