@@ -9,16 +9,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from dataops.errors import ConfigError, StorageError
-from dataops.objects import Entry, Store, check_name, storage_errors
+from dataops.objects import Entry, ReadInto, Store, check_name, storage_errors
 
 T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
+KEPT_OPEN = 256
+"""Files that `reading` keeps open at most; a process may often have 1,024."""
 
 Data = bytes | memoryview | Path | Callable[[], Iterator[memoryview]]
 """What is written: bytes, a file's, or pieces."""
@@ -51,9 +53,28 @@ class FolderStore(Store):
             return self._path(name).read_bytes()
 
     def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
-        with self.open(name) as file, storage_errors(f"cannot read {self.root / name}", self.root):
+        with self.open(name) as file:
+            self._fill(name, file.fileno(), places)
+
+    @contextmanager
+    def reading(self) -> Iterator[ReadInto]:
+        with ExitStack() as stack:
+            files: dict[str, BinaryIO] = {}
+
+            def read_into(name: str, places: Sequence[tuple[int, memoryview]]) -> None:
+                if name not in files:
+                    if len(files) == KEPT_OPEN:
+                        self.read_into(name, places)
+                        return
+                    files[name] = stack.enter_context(self.open(name))
+                self._fill(name, files[name].fileno(), places)
+
+            yield read_into
+
+    def _fill(self, name: str, descriptor: int, places: Sequence[tuple[int, memoryview]]) -> None:
+        with storage_errors(f"cannot read {self.root / name}", self.root):
             for offset, memory in places:
-                if os.preadv(file.fileno(), [memory], offset) != len(memory):
+                if os.preadv(descriptor, [memory], offset) != len(memory):
                     msg = f"{name} in {self.where} ends before byte {offset + len(memory):,}"
                     raise StorageError(msg)
 
