@@ -10,7 +10,7 @@ system. All read from a warm page cache, and what an earlier run left is deleted
 - `pack`: both on the disk (fsync) before they count; the peer is shutil.copyfile (sendfile) with an fsync a file.
 - `pack, no fsync`: neither is; the system writes what is left while nothing is measured.
 - `pack, checksummed copy`: both on the disk, and the copy takes the sha256 too, as any part of a snapshot has one.
-- `pack, all cores`: as `pack`, with worker processes; their start is measured too.
+- `pack, all cores`: as `pack`, with a worker process a core, started before; the peer copies with as many threads.
 
 Measured are megabytes of packed shards per second, and that each packed picture has the bytes of its raw one.
 """
@@ -22,6 +22,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -38,6 +39,7 @@ from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_dige
 from dataops.store import FolderStore
 from tasks import pack
 from tasks.pack import PACK, PackConfig
+from tasks.parts import shared_workers
 from tasks.stage import Context, make, plan
 
 PER_SHARD, DISTINCT, SIDE, GOAL = 10_000, 400, 256, 0.7
@@ -54,13 +56,12 @@ def rows(quick: bool) -> list[Row]:
             ("pack, no fsync", run.ours_undurable, run.copy_undurable, "copy", GOAL),
             ("pack, checksummed copy", run.ours, run.checksummed_copy, "copy, fsync, sha256", None),
         ]
+        found = [run.compared(size, *case, times=3 if quick else 5) for case in cases]
         if not quick:
-            cases.append(("pack, all cores", run.with_workers, run.copy, "copy, fsync", None))
-        found = []
-        for case, ours, peer, peer_name, goal in cases:
-            seconds, theirs, _, _ = in_turn(ours, peer, 3 if quick else 5, run.clock)
-            found.append(Row(case, size / seconds, size / theirs, peer_name, "MB/s", goal))
-            run.check()
+            with shared_workers(run.context) as run.context:
+                run.with_workers()  # what the workers import
+                case = ("pack, all cores", run.with_workers, run.copy_side_by_side, "copies, fsync", None)
+                found.append(run.compared(size, *case, times=5))
         return found
 
 
@@ -83,7 +84,23 @@ class Runs:
     def __init__(self, store: FolderStore, curate: Manifest, download: Manifest):
         self.store, self.curate, self.download = store, curate, download
         self.made: Manifest | None = None
+        self.context = Context(store, store.root)
         self._apart = 0.0
+
+    def compared(
+        self,
+        size: float,
+        case: str,
+        ours: Callable[[], None],
+        peer: Callable[[], None],
+        peer_name: str,
+        goal: float | None,
+        times: int,
+    ) -> Row:
+        """One case, over `size` megabytes."""
+        seconds, theirs, _, _ = in_turn(ours, peer, times, self.clock)
+        self.check()
+        return Row(case, size / seconds, size / theirs, peer_name, "MB/s", goal)
 
     def clock(self) -> float:
         """Seconds, without those in which things were made ready."""
@@ -110,7 +127,7 @@ class Runs:
     def with_workers(self) -> None:
         self._clear("pack")
         planned = plan(PACK, PackConfig(), 0, [self.curate, self.download])
-        self.made = make(planned, Context(self.store, self.store.root))
+        self.made = make(planned, self.context)
 
     def checksummed_copy(self) -> None:
         self._clear("copied")
@@ -121,13 +138,20 @@ class Runs:
     def copy(self) -> None:
         self.copy_undurable(os.fsync)
 
-    def copy_undurable(self, to_disk: Callable[[int], None] = lambda descriptor: None) -> None:
+    def copy_side_by_side(self) -> None:
+        self.copy_undurable(os.fsync, self.context.workers)
+
+    def copy_undurable(self, to_disk: Callable[[int], None] = lambda descriptor: None, threads: int = 1) -> None:
         self._clear("copied")
         target = self._there("copied")
-        for path in self._shards():
+
+        def copy(path: Path) -> None:
             shutil.copyfile(path, target / path.name)
             with (target / path.name).open("rb") as file:
                 to_disk(file.fileno())
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(copy, self._shards()))
 
     def _clear(self, stage: str) -> None:
         started = time.perf_counter()

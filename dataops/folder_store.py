@@ -29,7 +29,7 @@ Data = bytes | memoryview | Path | Callable[[], Iterator[memoryview]]
 class FolderStore(Store):
     """A store in a local (or mounted) folder."""
 
-    window = 64 << 20
+    window = 8 << 20  # of which two stay in a processor's cache
 
     def __init__(self, root: Path):
         self.root = root.expanduser().absolute()

@@ -4,7 +4,7 @@ Source: POSIX.1-1988 (USTAR).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,13 +70,18 @@ class Layout:
         """Where the next sample would begin."""
         return int(self.ends_NM.max(initial=self.start))
 
-    def members(self) -> list[list[Member]]:
-        """The members of each sample."""
-        offsets, sizes = self.offsets_NM.tolist(), self.sizes_NM.tolist()
-        return [
-            list(map(Member, [key] * len(some), self.extensions, some, more))
-            for key, some, more in zip(self.keys, offsets, sizes, strict=True)
+    def lines(self) -> Iterator[str]:
+        """Of each sample its line in the index."""
+        columns = [
+            [
+                f"{extension} {offset} {size} {key}.{extension}"
+                for key, offset, size in zip(self.keys, *where, strict=True)
+            ]
+            for extension, *where in zip(
+                self.extensions, self.offsets_NM.T.tolist(), self.sizes_NM.T.tolist(), strict=True
+            )
         ]
+        return map(" ".join, zip(*columns, strict=True))
 
     def put_blocks(self, blocks_B512: NDArray[np.uint8]) -> None:
         """Write the headers, and zeros into the last block of each member, which its own bytes may not fill.

@@ -47,7 +47,8 @@ class ShardWriter:
         for header, data in zip(headers_of(names, sizes[0]), members.values(), strict=True):
             self._file.writelines([header.tobytes(), data, bytes(-len(data) % BLOCK)])
         self._end = layout.end
-        return layout.members()[0]
+        offsets = layout.offsets_NM[0].tolist()
+        return [Member(key, name, at, len(data)) for (name, data), at in zip(members.items(), offsets, strict=True)]
 
     def close(self) -> None:
         """Write the end of the archive; the file stays open."""
@@ -63,13 +64,20 @@ def places(file: BinaryIO, where: str) -> list[Member]:
 
     Raises: CorruptPart when the tar is damaged or cut, a member is no plain `key.extension` file, or one comes twice.
     """
-    names, offsets, sizes = named_places(file, where)
+    names, offsets, sizes = _walk(file, where)
     keys, _, extensions = zip(*(name.partition(".") for name in names), strict=True) if names else ((), (), ())
     return list(map(Member, keys, extensions, offsets, sizes))
 
 
-def named_places(file: BinaryIO, where: str) -> tuple[list[str], list[int], list[int]]:
-    """As `places`, in columns: the name of each member, where its bytes begin, and how many they are."""
+def spans_of(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
+    """Offset and bytes of those of the members that are in a shard, which is looked through as by `places`."""
+    found, offsets, sizes = _walk(file, where)
+    at = dict(zip(found, range(len(found)), strict=True))
+    return {name: (offsets[at[name]], sizes[at[name]]) for name in names if name in at}
+
+
+def _walk(file: BinaryIO, where: str) -> tuple[list[str], list[int], list[int]]:
+    """The name of each member, where its bytes begin, and how many they are."""
     end, headers = file.seek(0, 2), list[bytes]()
     offsets, sizes = list[int](), list[int]()
     read_at, at, ahead, start = _reader(file), 0, b"", 0
@@ -177,7 +185,12 @@ def _check_unique(names: Sequence[str], where: str) -> None:
 
 def index_text(samples: Iterable[Sequence[Member]]) -> str:
     """The index of a shard: a line a sample, of each member the extension, offset, size and name."""
-    lines = [" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples]
+    return index_of(" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples)
+
+
+def index_of(lines: Iterable[str]) -> str:
+    """The index with these lines."""
+    lines = list(lines)
     return "\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n"
 
 

@@ -43,6 +43,11 @@ font-size: .82rem; margin: .3rem 0 .9rem; } h3 { font-size: 1rem; margin: 1.6rem
 </style>"""
 
 
+_HIDDEN = (
+    "<p class=note>Somebody had pairs taken out, so of what was dropped no example is shown: it may be theirs.</p>"
+)
+
+
 def lineage_of(work: Work) -> dict[str, Manifest]:
     """The snapshots that a dataset is made of, by stage from the first on, as far as they are in the store."""
     found = {**ancestors(work.draft.store, work.inputs["curate"]), **work.inputs}
@@ -75,6 +80,7 @@ def html(about: About, samples: Samples) -> str:
         funnel_svg(stages, came_from(about), headline(about)),
         f"<h2>Some of the pairs</h2>{figures([_plain(row) for row in samples.kept])}",
         "<h2>Kept and dropped</h2>",
+        _HIDDEN if about.facts.get("takedowns") else "",
         *_sides(stages, samples),
         "<h2>What is in it</h2>",
         *_distributions(about),
@@ -113,7 +119,18 @@ def _sides(stages: Sequence[Mapping[str, Any]], samples: Samples) -> Iterator[st
             f"{_shown([_plain(row) for row in shown.get(reason, [])], pictures=pictures)}</div>"
             for reason, count in stage["reasons"].items()
         )
+        if not any(shown.values()):
+            whys, right = "whys", _counted(stage)
         yield f"<h3>{text(stage['stage'])}</h3><div class=sides><div>{left}</div><div class='{whys}'>{right}</div></div>"
+
+
+def _counted(stage: Mapping[str, Any]) -> str:
+    """The reasons of a stage of which no example may be shown: as numbers, which need no room of their own."""
+    rows = "".join(
+        f"<li><code>{text(reason)}</code> <small class=n>{count:,} ({share(count, stage['input'])})</small></li>"
+        for reason, count in stage["reasons"].items()
+    )
+    return f"<h4>dropped</h4><ul class=captions>{rows}</ul>"
 
 
 def _plain(row: Row) -> Row:

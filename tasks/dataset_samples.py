@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.images import ImageRefused, decode, preview
-from dataops.shards import places
+from dataops.shards import spans_of
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from dataops.targets import COLUMNS, Target, meant
@@ -99,12 +99,11 @@ def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None
         if raw not in there_are:  # written anew after a takedown, when these rows were judged
             continue
         name = download.path(raw)
+        by_name = {f"{row['key']}.{extension}": row for row in chosen}
         with store.open(name) as file:
-            found = {m.key: (m.offset, m.size) for m in places(file, name) if m.extension == extension}
-        there = [row for row in chosen if row["key"] in found]
-        spans = [found[row["key"]] for row in there]
-        for row, data in zip(there, store.read_ranges(name, spans), strict=True):
-            row["preview"] = _preview(data)
+            found = spans_of(by_name, file, name)
+        for picture, data in zip(found, store.read_ranges(name, list(found.values())), strict=True):
+            by_name[picture]["preview"] = _preview(data)
 
 
 def _preview(data: bytes) -> bytes | None:

@@ -13,13 +13,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
-from dataops.shards import named_places
+from dataops.shards import spans_of
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
 from tasks.ranges import gathered, get_piece, put_pieces, split
 
-RANGE_ROWS = 1 << 22
-"""Rows of a range of hashes: about 60 bytes of each are held while they are put in order."""
+RANGE_ROWS = 1 << 21
+"""Rows of a range of hashes, at most: about 150 bytes of each are held while they are put in order."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,13 @@ def locate(draft: Draft, part: CuratedPart) -> Record:
 
 def _spans(store: Store, name: str, keys: Sequence[str], part: CuratedPart) -> NDArray[np.int64]:
     """Offset and bytes of the picture of each key in a raw shard, as (keys, 2)."""
-    with store.open(name) as file:
-        names, offsets, sizes = named_places(file, name)
-    at = dict(zip(names, range(len(names)), strict=True))
     wanted = [f"{key}.{part.image_extension}" for key in keys]
-    if missing := [picture for picture in wanted if picture not in at]:
+    with store.open(name) as file:
+        found = spans_of(wanted, file, name)
+    if missing := [picture for picture in wanted if picture not in found]:
         msg = f"{name}: no {missing[0]}, which a row of curate names"
         raise CorruptPart(msg)
-    return np.array([offsets, sizes]).T[[at[picture] for picture in wanted]]
+    return np.array([found[picture] for picture in wanted], np.int64)
 
 
 def shuffled(uids: Sequence[str], seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import pyarrow as pa
 from dataops.objects import ReadInto
 from dataops.schema import PACKED, conform, dropped
 from dataops.shard_layout import BLOCK, Layout, with_end
-from dataops.shards import index_text
+from dataops.shards import index_of
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.targets import COLUMNS, Target, meant
 from tasks.dataset_summary import describe
@@ -91,7 +92,7 @@ def write_shard(
         coming = thread.submit(draft.put_pieces, f"{number}.tar", pieces, rows.num_rows)
         table = draft.put_table(f"part-{number}.parquet", rows)
         tar = coming.result()
-    index = index_text(members for layout in layouts for members in layout.members())
+    index = index_of(line for layout in layouts for line in layout.lines())
     return [tar, draft.put_bytes(f"{number}.idx", index.encode(), rows.num_rows), table]
 
 
@@ -111,11 +112,10 @@ def _pieces(
     """
     buffers, end, extensions = [np.empty(0, np.uint8)] * 2, 0, (image_extension, "txt", "json")
     for start, stop in pairwise([*shard_starts(np.array(sizes), rows.num_rows, window).tolist(), rows.num_rows]):
-        texts = [
-            (row["key"], row["caption"].encode(), _json.encode(row)) for row in _dicts(rows.slice(start, stop - start))
-        ]
-        sizes_NM = [(size, len(said), len(row)) for size, (_, said, row) in zip(sizes[start:stop], texts, strict=True)]
-        layout = Layout([key for key, *_ in texts], extensions, np.array(sizes_NM, np.int64), end)
+        some = rows.slice(start, stop - start)
+        texts = ([said.encode() for said in some["caption"].to_pylist()], list(map(_json.encode, _dicts(some))))
+        columns = [np.array(sizes[start:stop]), *(np.fromiter(map(len, text), np.int64, len(text)) for text in texts)]
+        layout = Layout(some["key"].to_pylist(), extensions, np.stack(columns, axis=1), end)
         size = (with_end(layout.end) if stop == rows.num_rows else layout.end) - end
         if len(buffers[0]) < size:
             buffers[0] = np.empty(size, np.uint8)
@@ -157,20 +157,19 @@ def record(draft: Draft, number: str, rows: pa.Table, parts: Sequence[Part], los
     return Record(task=f"shard-{number}", parts=written, counts=counts, facts=facts)
 
 
-def _dicts(rows: pa.Table, at_once: int = 1000) -> Iterator[dict[str, Any]]:
+def _dicts(rows: pa.Table, at_once: int = 256) -> Iterator[dict[str, Any]]:
+    """The rows. More at once would have the garbage collector look through all objects, again and again."""
     for batch in rows.to_batches(at_once):
         yield from batch.to_pylist()
 
 
-def _put_texts(piece: memoryview, layout: Layout, texts: Sequence[tuple[str, bytes, bytes]]) -> list[memoryview]:
-    """Write the captions and the rows as JSON to where they lie; the memory that is left for the pictures."""
-    pictures: list[memoryview] = []
-    places = zip((layout.offsets_NM - layout.start).tolist(), layout.sizes_NM[:, 0].tolist(), texts, strict=True)
-    for (picture, caption, row), size, (_, said, json) in places:
-        piece[caption : caption + len(said)] = said
-        piece[row : row + len(json)] = json
-        pictures.append(piece[picture : picture + size])
-    return pictures
+def _put_texts(piece: memoryview, layout: Layout, texts: Sequence[Sequence[bytes]]) -> list[memoryview]:
+    """Write captions and rows as JSON to where they lie; the memory that is left for the pictures."""
+    offsets, sizes = (layout.offsets_NM - layout.start).T.tolist(), layout.sizes_NM[:, 0].tolist()
+    for starts, written in zip(offsets[1:], texts, strict=True):
+        for start, text in zip(starts, written, strict=True):
+            piece[start : start + len(text)] = text
+    return [piece[start : start + size] for start, size in zip(offsets[0], sizes, strict=True)]
 
 
 def read_pictures(read_into: ReadInto, folder: str, rows: pl.DataFrame, memory: Sequence[memoryview]) -> None:
@@ -179,7 +178,8 @@ def read_pictures(read_into: ReadInto, folder: str, rows: pl.DataFrame, memory: 
     Args:
         rows: with the columns shard, _offset and _size.
     """
-    where = rows.select("shard", "_offset").with_row_index("row").sort("shard", "_offset")
-    for (raw,), group in where.group_by("shard", maintain_order=True):
-        places = [(offset, memory[row]) for row, offset in group.select("row", "_offset").iter_rows()]
-        read_into(f"{folder}/{raw}", places)
+    by_shard: dict[str, list[tuple[int, memoryview]]] = {}
+    for raw, offset, place in zip(rows["shard"].to_list(), rows["_offset"].to_list(), memory, strict=True):
+        by_shard.setdefault(raw, []).append((offset, place))
+    for raw in sorted(by_shard):
+        read_into(f"{folder}/{raw}", sorted(by_shard[raw], key=itemgetter(0)))
