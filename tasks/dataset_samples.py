@@ -47,7 +47,7 @@ def collect(store: Store, lineage: Mapping[str, Manifest], taken: Sequence[Targe
             said = manifest.facts.get("examples", {})
             rows = [{"caption": c, "preview": None, "drop_reason": why} for why, told in said.items() for c in told]
         elif stage == "download":
-            rows = sorted(sample_rows(manifest, store), key=lambda row: row["preview"] is None)
+            rows = sorted(sample_rows(manifest, store, ["dropped-"]), key=lambda row: row["preview"] is None)
         else:
             rows = _rows(store, manifest, "dropped-")
         dropped[stage] = _few(rows)
