@@ -4,6 +4,7 @@ Writing goes through a temporary file `.tmp-*` beside its target, on the disk (f
 killed writer left is never listed, and is removed by `sweep`: by the next run that makes the same snapshot.
 """
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -21,6 +22,12 @@ T = TypeVar("T")
 TEMPORARY = ".tmp-"
 KEPT_OPEN = 256
 """Files that `reading` keeps open at most; a process may often have 1,024."""
+
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+"""Linux's; Python has no name for it. Whether it does anything is no matter: only fsync promises."""
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 Data = bytes | memoryview | Path | Callable[[], Iterator[memoryview]]
 """What is written: bytes, a file's, or pieces."""
@@ -228,8 +235,8 @@ def _write_pieces(out: BinaryIO, pieces: Iterator[memoryview]) -> None:
         start = out.tell()
         out.write(piece)
         out.flush()
-        # Linux takes it as a hint to begin with the way to the disk, on which the last fsync else waits for all of it.
-        os.posix_fadvise(out.fileno(), start, len(piece), os.POSIX_FADV_DONTNEED)
+        if _sync_file_range is not None:  # begins with the way to the disk, else the last fsync waits for all of it
+            _sync_file_range(out.fileno(), start, len(piece), _SYNC_FILE_RANGE_WRITE)
 
 
 def _reserve(target: Path) -> Path:
