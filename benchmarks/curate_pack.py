@@ -3,9 +3,11 @@
     python -m benchmarks.curate_pack [--quick] [--json]
 
 Four raw shards of 10,000 samples with pictures of 256 pixels (about 40 kB), as the download stage leaves them, one pair in
-twenty dropped by curate. (Half a shard with `--quick`, where what each run costs anyway is most of the time.) Ours is the whole pack stage in one process, which has a few threads: header walk, order, scatter,
-shards, their sha256, indexes, Parquet parts, pages. The peers copy the very shards that are packed, in the same file
-system. All read from a warm page cache, and what an earlier run left is deleted outside the measured time.
+twenty dropped by curate. (Half a shard with `--quick`, where what each run costs anyway is most of the time.)
+
+Ours is the whole pack stage in one process, which has a few threads: header walk, order, scatter, shards, their sha256,
+indexes, Parquet parts, pages. The peers copy the very shards that are packed, in the same file system. All read from a warm
+page cache, and what an earlier run left is deleted outside the measured time.
 
 - `pack`: both on the disk (fsync) before they count; the peer is shutil.copyfile (sendfile) with an fsync a file. The limit
   is that copy with a thread beside it that takes the sha256, which no part of a snapshot goes without.
