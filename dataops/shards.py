@@ -76,33 +76,58 @@ def spans_of(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tupl
     return {name: (offsets[at[name]], sizes[at[name]]) for name in names if name in at}
 
 
+def first_spans(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
+    """As `spans_of` for a few members: the shard is followed only to the last of them, and the others are not checked."""
+    left, found = {name.encode().ljust(NAME_BYTES, b"\0") for name in names}, dict[str, tuple[int, int]]()
+    for block, offset, size in _headers(file, where) if left else ():
+        if block[:NAME_BYTES] in left:
+            left.remove(name := block[:NAME_BYTES])
+            found[name.rstrip(b"\0").decode()] = (offset, size)
+            if not left:
+                break
+    return found
+
+
 def _walk(file: BinaryIO, where: str) -> tuple[list[str], list[int], list[int]]:
     """The name of each member, where its bytes begin, and how many they are."""
-    end, headers = file.seek(0, 2), list[bytes]()
-    offsets, sizes = list[int](), list[int]()
-    read_at, at, ahead, start = _reader(file), 0, b"", 0
+    headers, offsets, sizes = list[bytes](), list[int](), list[int]()
+    try:
+        for block, offset, size in _headers(file, where):
+            headers.append(block)
+            offsets.append(offset)
+            sizes.append(size)
+    except CorruptPart:
+        if headers:
+            _checked(headers, sizes, where)  # a bad header is the better reason
+        raise
+    names = _checked(headers, sizes, where)
+    _check_unique(names, where)
+    return names, offsets, sizes
+
+
+def _headers(file: BinaryIO, where: str) -> Iterator[tuple[bytes, int, int]]:
+    """The header of each member, where its bytes begin, and how many they are.
+
+    Raises: CorruptPart where the shard is cut, the last member that is there having come.
+    """
+    end, read_at, at, ahead, start = file.seek(0, 2), _reader(file), 0, b"", 0
     while True:
         near = at - start
         if near > len(ahead) - BLOCK:
             ahead, start, near = read_at(at), at, 0
         block = ahead[near : near + BLOCK]
         if block == _EMPTY:
-            break
+            return
         size = _number(block[124:136])
         if size < 0 or len(block) < BLOCK:
             msg = f"{where}: not a whole tar file (no header at byte {at:,})"
             raise CorruptPart(msg)
-        headers.append(block)
-        offsets.append(at + BLOCK)
-        sizes.append(size)
-        at += BLOCK + size + -size % BLOCK
+        offset = at + BLOCK
+        yield block, offset, size
+        at = offset + size + -size % BLOCK
         if at > end:
-            _checked(headers, sizes, where)  # a bad header is the better reason
-            msg = f"{where}: the member at byte {offsets[-1]:,} ends early"
+            msg = f"{where}: the member at byte {offset:,} ends early"
             raise CorruptPart(msg)
-    names = _checked(headers, sizes, where)
-    _check_unique(names, where)
-    return names, offsets, sizes
 
 
 def _reader(file: BinaryIO) -> Callable[[int], bytes]:

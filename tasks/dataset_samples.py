@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.images import ImageRefused, decode, preview
-from dataops.shards import spans_of
+from dataops.shards import first_spans
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from dataops.targets import COLUMNS, Target, meant
@@ -101,7 +101,7 @@ def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None
         name = download.path(raw)
         by_name = {f"{row['key']}.{extension}": row for row in chosen}
         with store.open(name) as file:
-            found = spans_of(by_name, file, name)
+            found = first_spans(by_name, file, name)
         for picture, data in zip(found, store.read_ranges(name, list(found.values())), strict=True):
             by_name[picture]["preview"] = _preview(data)
 
