@@ -81,10 +81,12 @@ class TestWithoutProcesses:
             (pairs[::-1], 1, 3000, 1),
             (pairs[5:] + pairs[:5], 3, 1 << 26, 9),
         ]
-        for n, (*way, window, rows) in enumerate(ways):  # nor by how many bytes were written or rows sorted at a time
+        for n, (arrived, raw_size, window, rows) in enumerate(
+            ways
+        ):  # nor by how many bytes were written or rows sorted at a time
             monkeypatch.setattr(FolderStore, "window", window)
             monkeypatch.setattr(pack_order, "RANGE_ROWS", rows)
-            made.append(dataset_in(tmp_path / str(n), *way, shard_size=5)[1])
+            made.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
         assert len({one.content_digest for one in made}) == 1
         about = ("DATASET.md", "dataset.html")
         named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in made]
