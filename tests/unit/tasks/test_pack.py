@@ -81,9 +81,8 @@ class TestWithoutProcesses:
             (pairs[::-1], 1, 3000, 1),
             (pairs[5:] + pairs[:5], 3, 1 << 26, 9),
         ]
-        for n, (arrived, raw_size, window, rows) in enumerate(
-            ways
-        ):  # nor by how many bytes were written or rows sorted at a time
+        # nor by how many bytes were written or rows sorted at a time
+        for n, (arrived, raw_size, window, rows) in enumerate(ways):
             monkeypatch.setattr(FolderStore, "window", window)
             monkeypatch.setattr(pack_order, "RANGE_ROWS", rows)
             made.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
