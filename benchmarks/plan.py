@@ -212,7 +212,7 @@ def _pack(rows: float, raw: int, p: Prices, c: Costs) -> StagePlan:
     maps = [(raw, 0.0), (shards, rows * c.pack)]
     return staged("pack", rows, maps, (rows + met + raw * 10.0, shards * 5.0 + raw * 2.0), p, c,
                   moved=2 * rows * p.picture_bytes, stored=rows * (p.picture_bytes + ROW_BYTES),
-                  scarce=f"{rows + met:,.0f} reads of pictures, {24 * rows / 1e9:,.0f} GB in the driver")  # fmt: skip
+                  scarce=f"{rows + met:,.0f} reads of pictures")  # fmt: skip
 
 
 def summary(pairs: float, p: Prices, c: Costs) -> dict[str, Any]:

@@ -29,6 +29,9 @@ def check_name(name: str) -> str:
     return name
 
 
+ReadInto = Callable[[str, Sequence[tuple[int, memoryview]]], None]
+
+
 class Entry(NamedTuple):
     """An object as a listing tells it."""
 
@@ -136,6 +139,11 @@ class Store(ABC):
         ranges = [(offset, len(memory)) for offset, memory in places]
         for (_, memory), data in zip(places, self.read_ranges(name, ranges), strict=True):
             memory[:] = data
+
+    @contextmanager
+    def reading(self) -> Iterator[ReadInto]:
+        """`read_into` for many calls: what is read may stay open until the end of the `with`."""
+        yield self.read_into
 
     def _whole(self, name: str, data: bytes, offset: int, size: int) -> bytes:
         if len(data) != size:

@@ -6,50 +6,24 @@ and a name that is not a plain `key.extension` is an error.
 Source: POSIX.1-1988 (USTAR) for the headers; the index beside a shard is that of DALI's wds2idx.py, version v1.2.
 """
 
-import re
+import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
+from dataops.shard_layout import BLOCK, MAX_MEMBER_BYTES, NAME, NAME_BYTES, NAMES, Layout, Member, headers_of, with_end
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
-_NAMES = re.compile(rf"{_NAME.pattern}(?:\n{_NAME.pattern})*", re.ASCII)
-_OWNER = b"pairmill"
-_BLOCK, _RECORD = 512, 10240
-_EMPTY = bytes(_BLOCK)
-_AHEAD = 8 * _BLOCK  # read with a header: those of a caption and a row behind it are mostly among them
-_NAME_BYTES = 100
-"""A longer name would need an extension of the format."""
-MAX_MEMBER_BYTES = 256 << 20
-"""Of one member: it is held in memory."""
+_EMPTY = bytes(BLOCK)
+_AHEAD = 8 * BLOCK  # read with a header: those of a caption and a row behind it are mostly among them
 INDEX_VERSION = "v1.2"
 
 Sample = tuple[str, dict[str, bytes]]
 """A key, and the bytes of its members by extension."""
-
-
-class Member(NamedTuple):
-    """Where the bytes of a member lie in its shard."""
-
-    key: str
-    extension: str
-    offset: int
-    size: int
-
-    @property
-    def name(self) -> str:
-        """As the tar calls it."""
-        return f"{self.key}.{self.extension}"
-
-    @property
-    def end(self) -> int:
-        """Where the next header begins."""
-        return self.offset + self.size + -self.size % _BLOCK
 
 
 class ShardWriter:
@@ -67,72 +41,18 @@ class ShardWriter:
 
         Raises: ValueError when a name or a size could not be read back.
         """
-        ((written,), self._end) = laid_out([(key, {name: len(data) for name, data in members.items()})], self._end)
-        for header, data in zip(headers_of(written), members.values(), strict=True):
-            self._file.writelines([header.tobytes(), data, bytes(-len(data) % _BLOCK)])
-        return written
+        sizes = np.array([[len(data) for data in members.values()]], np.int64)
+        layout = Layout([key], list(members), sizes, self._end)
+        names = [f"{key}.{extension}" for extension in members]
+        for header, data in zip(headers_of(names, sizes[0]), members.values(), strict=True):
+            self._file.writelines([header.tobytes(), data, bytes(-len(data) % BLOCK)])
+        self._end = layout.end
+        offsets = layout.offsets_NM[0].tolist()
+        return [Member(key, name, at, len(data)) for (name, data), at in zip(members.items(), offsets, strict=True)]
 
     def close(self) -> None:
         """Write the end of the archive; the file stays open."""
         self._file.write(bytes(with_end(self._end) - self._end))
-
-
-def laid_out(samples: Iterable[tuple[str, Mapping[str, int]]], start: int = 0) -> tuple[list[list[Member]], int]:
-    """Where the members of samples lie in the shard that ShardWriter would write, and where the next one would begin.
-
-    Args:
-        samples: keys, and the sizes of the members by extension, in their order.
-        start: where the first one begins.
-    """
-    end = start
-    found: list[list[Member]] = []
-    for key, sizes in samples:
-        members = []
-        for extension, size in sizes.items():
-            member = Member(key, extension, end + _BLOCK, size)
-            end = member.end
-            members.append(member)
-        found.append(members)
-    return found, end
-
-
-def with_end(end: int) -> int:
-    """Bytes of an archive whose last member ends there: two empty blocks follow, and what fills the record."""
-    return end + 2 * _BLOCK + -(end + 2 * _BLOCK) % _RECORD
-
-
-_BEFORE_SIZE = b"0000444\0" + 2 * b"0000000\0"  # mode, uid, gid
-_BEFORE_SUM = b"00000000000\0"  # mtime
-_AFTER_SUM = b"0" + bytes(100) + b"ustar\x0000" + 2 * _OWNER.ljust(32, b"\0") + bytes(16 + 155 + 12)
-_HEADER = bytes(_NAME_BYTES) + _BEFORE_SIZE + b"0" * 11 + b"\0" + _BEFORE_SUM + b" " * 8 + _AFTER_SUM
-_SIZE_AT, _SUM_AT = 124, 148
-
-
-def headers_of(members: Sequence[Member]) -> NDArray[np.uint8]:
-    """The 512 bytes before each member's own, as (members, 512).
-
-    Raises: ValueError when a name or a size could not be read back.
-    """
-    names = [member.name for member in members]
-    for name, member in zip(names, members, strict=True):
-        if not _NAME.fullmatch(name) or len(name) > _NAME_BYTES:
-            msg = f"{name!r} is not a plain key.extension of at most {_NAME_BYTES} characters"
-            raise ValueError(msg)
-        if member.size > MAX_MEMBER_BYTES:
-            msg = f"{name!r} has {member.size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
-            raise ValueError(msg)
-    headers = np.tile(np.frombuffer(_HEADER, np.uint8), (len(members), 1))
-    headers[:, :_NAME_BYTES] = np.array(names, f"S{_NAME_BYTES}").view(np.uint8).reshape(-1, _NAME_BYTES)
-    _put_octal(headers[:, _SIZE_AT : _SIZE_AT + 11], np.array([member.size for member in members]))
-    sums = headers.sum(axis=1, dtype=np.int64)
-    _put_octal(headers[:, _SUM_AT : _SUM_AT + 6], sums)
-    headers[:, _SUM_AT + 6] = 0
-    return headers
-
-
-def _put_octal(fields: NDArray[np.uint8], numbers: NDArray[np.int64]) -> None:
-    for place in range(fields.shape[1]):
-        fields[:, -1 - place] = ord("0") + (numbers >> (3 * place) & 7)
 
 
 def places(file: BinaryIO, where: str) -> list[Member]:
@@ -144,33 +64,84 @@ def places(file: BinaryIO, where: str) -> list[Member]:
 
     Raises: CorruptPart when the tar is damaged or cut, a member is no plain `key.extension` file, or one comes twice.
     """
-    end, at, ahead, start = file.seek(0, 2), 0, b"", 0
+    names, offsets, sizes = _walk(file, where)
+    keys, _, extensions = zip(*(name.partition(".") for name in names), strict=True) if names else ((), (), ())
+    return list(map(Member, keys, extensions, offsets, sizes))
+
+
+def spans_of(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
+    """Offset and bytes of those of the members that are in a shard, which is looked through as by `places`."""
+    found, offsets, sizes = _walk(file, where)
+    at = dict(zip(found, range(len(found)), strict=True))
+    return {name: (offsets[at[name]], sizes[at[name]]) for name in names if name in at}
+
+
+def first_spans(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
+    """As `spans_of` for a few members: the shard is followed only to the last of them, and the others are not checked."""
+    left, found = {name.encode().ljust(NAME_BYTES, b"\0") for name in names}, dict[str, tuple[int, int]]()
+    for block, offset, size in _headers(file, where) if left else ():
+        if block[:NAME_BYTES] in left:
+            left.remove(name := block[:NAME_BYTES])
+            found[name.rstrip(b"\0").decode()] = (offset, size)
+            if not left:
+                break
+    return found
+
+
+def _walk(file: BinaryIO, where: str) -> tuple[list[str], list[int], list[int]]:
+    """The name of each member, where its bytes begin, and how many they are."""
     headers, offsets, sizes = list[bytes](), list[int](), list[int]()
+    try:
+        for block, offset, size in _headers(file, where):
+            headers.append(block)
+            offsets.append(offset)
+            sizes.append(size)
+    except CorruptPart:
+        if headers:
+            _checked(headers, sizes, where)  # a bad header is the better reason
+        raise
+    names = _checked(headers, sizes, where)
+    _check_unique(names, where)
+    return names, offsets, sizes
+
+
+def _headers(file: BinaryIO, where: str) -> Iterator[tuple[bytes, int, int]]:
+    """The header of each member, where its bytes begin, and how many they are.
+
+    Raises: CorruptPart where the shard is cut, the last member that is there having come.
+    """
+    end, read_at, at, ahead, start = file.seek(0, 2), _reader(file), 0, b"", 0
     while True:
-        if not 0 <= at - start <= len(ahead) - _BLOCK:
-            file.seek(at)
-            ahead, start = file.read(_AHEAD), at
-        block = ahead[at - start : at - start + _BLOCK]
+        near = at - start
+        if near > len(ahead) - BLOCK:
+            ahead, start, near = read_at(at), at, 0
+        block = ahead[near : near + BLOCK]
         if block == _EMPTY:
-            break
+            return
         size = _number(block[124:136])
-        if size < 0 or len(block) < _BLOCK:
+        if size < 0 or len(block) < BLOCK:
             msg = f"{where}: not a whole tar file (no header at byte {at:,})"
             raise CorruptPart(msg)
-        headers.append(block)
-        offsets.append(at + _BLOCK)
-        sizes.append(size)
-        at += _BLOCK + size + -size % _BLOCK
+        offset = at + BLOCK
+        yield block, offset, size
+        at = offset + size + -size % BLOCK
         if at > end:
-            _checked(headers, sizes, where)  # a bad header is the better reason
-            msg = f"{where}: the member at byte {offsets[-1]:,} ends early"
+            msg = f"{where}: the member at byte {offset:,} ends early"
             raise CorruptPart(msg)
-    names = _checked(headers, sizes, where)
-    keys, _, extensions = zip(*(name.partition(".") for name in names), strict=True) if names else ((), (), ())
-    found = list(map(Member, keys, extensions, offsets, sizes))
-    if len(set(names)) < len(names) or 1 + sum(map(str.__ne__, keys, keys[1:])) > len(set(keys)):
-        _check_unique(found, where)
-    return found
+
+
+def _reader(file: BinaryIO) -> Callable[[int], bytes]:
+    """Reads _AHEAD bytes from a place on: of a file on the disk in one call."""
+    try:
+        descriptor = file.fileno()
+    except OSError:  # of bytes in memory
+
+        def read_at(at: int) -> bytes:
+            file.seek(at)
+            return file.read(_AHEAD)
+
+        return read_at
+    return lambda at: os.pread(descriptor, _AHEAD, at)
 
 
 def _number(field: bytes) -> int:
@@ -193,19 +164,19 @@ def _numbers(fields_HF: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def _checked(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
     """The names in the headers, all of which are looked at together: it takes a quarter of the time."""
-    bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _BLOCK)
+    bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, BLOCK)
     sums = bytes_HB.sum(axis=1, dtype=np.int64) - bytes_HB[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
     stated = _numbers(bytes_HB[:, 148:156])
     if (bad := np.flatnonzero(sums != stated)).size:
         msg = f"{where}: not a whole tar file (bad checksum of header {bad[0]:,})"
         raise CorruptPart(msg)
     plain = np.isin(bytes_HB[:, 156], (0, ord("0"))) & ~bytes_HB[:, 345:500].any(axis=1)
-    lines = b"\n".join(bytes_HB[:, :_NAME_BYTES].copy().view(f"S{_NAME_BYTES}").ravel().tolist()).decode("latin-1")
-    if plain.all() and _NAMES.fullmatch(lines) and max(sizes) <= MAX_MEMBER_BYTES:
+    lines = b"\n".join(bytes_HB[:, :NAME_BYTES].copy().view(f"S{NAME_BYTES}").ravel().tolist()).decode("latin-1")
+    if plain.all() and NAMES.fullmatch(lines) and max(sizes) <= MAX_MEMBER_BYTES:
         return lines.split("\n")
-    names = [block[:_NAME_BYTES].rstrip(b"\0").decode("latin-1") for block in headers]
+    names = [block[:NAME_BYTES].rstrip(b"\0").decode("latin-1") for block in headers]
     for name, size, is_plain in zip(names, sizes, plain.tolist(), strict=True):
-        if not is_plain or not _NAME.fullmatch(name):
+        if not is_plain or not NAME.fullmatch(name):
             msg = f"{where}: member {name!r} is not a plain key.extension file"
             raise CorruptPart(msg)
         _check_size(name, size, where)
@@ -218,25 +189,33 @@ def _check_size(name: str, size: int, where: str) -> None:
         raise CorruptPart(msg)
 
 
-def _check_unique(members: Sequence[Member], where: str) -> None:
+def _check_unique(names: Sequence[str], where: str) -> None:
     """No member twice, and those of a sample in a row."""
+    keys = [name.partition(".")[0] for name in names]
+    if len(set(names)) == len(names) and 1 + sum(map(str.__ne__, keys, keys[1:])) <= max(1, len(set(keys))):
+        return
     seen: set[str] = set()
-    for key, group in groupby(members, key=lambda member: member.key):
+    for key, group in groupby(names, key=lambda name: name.partition(".")[0]):
         if key in seen:
             msg = f"{where}: sample {key!r} comes twice"
             raise CorruptPart(msg)
         seen.add(key)
-        extensions: set[str] = set()
-        for member in group:
-            if member.extension in extensions:
-                msg = f"{where}: member {member.name!r} comes twice"
+        members: set[str] = set()
+        for name in group:
+            if name in members:
+                msg = f"{where}: member {name!r} comes twice"
                 raise CorruptPart(msg)
-            extensions.add(member.extension)
+            members.add(name)
 
 
 def index_text(samples: Iterable[Sequence[Member]]) -> str:
     """The index of a shard: a line a sample, of each member the extension, offset, size and name."""
-    lines = [" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples]
+    return index_of(" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples)
+
+
+def index_of(lines: Iterable[str]) -> str:
+    """The index with these lines."""
+    lines = list(lines)
     return "\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n"
 
 
@@ -289,7 +268,7 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             for info in tar:
-                if not info.isreg() or info.sparse or not _NAME.fullmatch(info.name):
+                if not info.isreg() or info.sparse or not NAME.fullmatch(info.name):
                     msg = f"{where}: member {info.name!r} is not a plain key.extension file"
                     raise CorruptPart(msg)
                 _check_size(info.name, info.size, where)

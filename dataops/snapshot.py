@@ -15,6 +15,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -270,10 +271,12 @@ class Draft:
         def digested() -> Iterator[memoryview]:
             nonlocal digest, size
             digest, size = hashlib.sha256(), 0
-            for piece in pieces():
-                digest.update(piece)
-                size += len(piece)
-                yield piece
+            with ThreadPoolExecutor(1) as thread:
+                for piece in pieces():
+                    size += len(piece)
+                    hashed = thread.submit(digest.update, piece)  # while the store writes it
+                    yield piece
+                    hashed.result()
 
         self.store.put_pieces(self.path(name), digested)
         return Part(name=name, rows=rows, bytes=size, sha256=digest.hexdigest())

@@ -10,7 +10,7 @@ from typing import Any
 
 from dataops.escaping import markdown
 from dataops.funnel import PAIR_STAGES, funnel_stages
-from dataops.snapshot import Counts, Part, ancestors
+from dataops.snapshot import Draft, Manifest, Part, ancestors
 from tasks.dataset_funnel import funnel_svg
 from tasks.dataset_samples import Row, Samples, collect
 from tasks.dataset_summary import LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
@@ -43,17 +43,25 @@ font-size: .82rem; margin: .3rem 0 .9rem; } h3 { font-size: 1rem; margin: 1.6rem
 </style>"""
 
 
-def put_pages(work: Work, counts: Counts, facts: Mapping[str, Any], written: Sequence[Part]) -> list[Part]:
-    """Write both pages of a dataset that is being made.
+_HIDDEN = (
+    "<p class=note>Somebody had pairs taken out, so of what was dropped no example is shown: it may be theirs.</p>"
+)
 
-    Args:
-        written: its parts.
-    """
-    draft = work.draft
-    found = {**ancestors(draft.store, work.inputs["curate"]), **work.inputs}
-    lineage = {stage: found[stage] for stage in PAIR_STAGES if stage in found}
-    about = About.of(work, counts, facts, list(written), lineage)
-    samples = collect(draft.store, lineage, targets_of(draft.store, requests_in(work.made_of)))
+
+def lineage_of(work: Work) -> dict[str, Manifest]:
+    """The snapshots that a dataset is made of, by stage from the first on, as far as they are in the store."""
+    found = {**ancestors(work.draft.store, work.inputs["curate"]), **work.inputs}
+    return {stage: found[stage] for stage in PAIR_STAGES if stage in found}
+
+
+def samples_of(work: Work, lineage: Mapping[str, Manifest]) -> Samples:
+    """What the page is to show of the pairs. It needs nothing of what is packed, so it can be looked up meanwhile."""
+    store = work.draft.store
+    return collect(store, lineage, targets_of(store, requests_in(work.made_of)))
+
+
+def put_pages(draft: Draft, about: About, samples: Samples) -> list[Part]:
+    """Write both pages of a dataset that is being made."""
     pages = {HTML: html(about, samples), MARKDOWN: markdown_page(about)}
     return [draft.put_bytes(name, said.encode("utf-8", "replace")) for name, said in pages.items()]
 
@@ -72,6 +80,7 @@ def html(about: About, samples: Samples) -> str:
         funnel_svg(stages, came_from(about), headline(about)),
         f"<h2>Some of the pairs</h2>{figures([_plain(row) for row in samples.kept])}",
         "<h2>Kept and dropped</h2>",
+        _HIDDEN if about.facts.get("takedowns") else "",
         *_sides(stages, samples),
         "<h2>What is in it</h2>",
         *_distributions(about),
@@ -110,7 +119,18 @@ def _sides(stages: Sequence[Mapping[str, Any]], samples: Samples) -> Iterator[st
             f"{_shown([_plain(row) for row in shown.get(reason, [])], pictures=pictures)}</div>"
             for reason, count in stage["reasons"].items()
         )
+        if not any(shown.values()):
+            whys, right = "whys", _counted(stage)
         yield f"<h3>{text(stage['stage'])}</h3><div class=sides><div>{left}</div><div class='{whys}'>{right}</div></div>"
+
+
+def _counted(stage: Mapping[str, Any]) -> str:
+    """The reasons of a stage of which no example may be shown: as numbers, which need no room of their own."""
+    rows = "".join(
+        f"<li><code>{text(reason)}</code> <small class=n>{count:,} ({share(count, stage['input'])})</small></li>"
+        for reason, count in stage["reasons"].items()
+    )
+    return f"<h4>dropped</h4><ul class=captions>{rows}</ul>"
 
 
 def _plain(row: Row) -> Row:

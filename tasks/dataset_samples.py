@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.images import ImageRefused, decode, preview
-from dataops.shards import places
+from dataops.shards import first_spans
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from dataops.targets import COLUMNS, Target, meant
@@ -47,7 +47,7 @@ def collect(store: Store, lineage: Mapping[str, Manifest], taken: Sequence[Targe
             said = manifest.facts.get("examples", {})
             rows = [{"caption": c, "preview": None, "drop_reason": why} for why, told in said.items() for c in told]
         elif stage == "download":
-            rows = sorted(sample_rows(manifest, store), key=lambda row: row["preview"] is None)
+            rows = sorted(sample_rows(manifest, store, ["dropped-"]), key=lambda row: row["preview"] is None)
         else:
             rows = _rows(store, manifest, "dropped-")
         dropped[stage] = _few(rows)
@@ -99,12 +99,11 @@ def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None
         if raw not in there_are:  # written anew after a takedown, when these rows were judged
             continue
         name = download.path(raw)
+        by_name = {f"{row['key']}.{extension}": row for row in chosen}
         with store.open(name) as file:
-            found = {m.key: (m.offset, m.size) for m in places(file, name) if m.extension == extension}
-        there = [row for row in chosen if row["key"] in found]
-        spans = [found[row["key"]] for row in there]
-        for row, data in zip(there, store.read_ranges(name, spans), strict=True):
-            row["preview"] = _preview(data)
+            found = first_spans(by_name, file, name)
+        for picture, data in zip(found, store.read_ranges(name, list(found.values())), strict=True):
+            by_name[picture]["preview"] = _preview(data)
 
 
 def _preview(data: bytes) -> bytes | None:

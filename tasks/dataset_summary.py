@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from dataops.filters import host
+from dataops.filters import HOST
 from tasks.tallies import Tally, Totals, tally
 
 LISTED = 40
@@ -32,7 +32,8 @@ def describe(rows: pl.DataFrame) -> dict[str, Tally]:
     source = pl.col("source")
     values = {
         "languages": pl.col("language"),
-        "hosts": host(pl.col("url")),
+        # not by `host`, whose compiled code takes longer to load than a worker may need for its shard
+        "hosts": pl.col("url").str.extract(HOST, 1).str.to_lowercase(),
         "licenses": pl.col("license"),
         # a crawl by its name, as Common Crawl writes it in the paths of its files; else the file
         "crawls": pl.coalesce(source.str.extract(r"(CC-MAIN-\d{4}-\d{2})"), source.str.extract(r"([^/]+)/*$"), source),

@@ -36,11 +36,14 @@ def report_html(manifest: Manifest, store: Store) -> str:
     return page(f"Download {manifest.key}", sections, pictures=True)
 
 
-def sample_rows(manifest: Manifest, store: Store) -> list[dict[str, Any]]:
+def sample_rows(
+    manifest: Manifest, store: Store, prefixes: Sequence[str] = ("part-", "dropped-")
+) -> list[dict[str, Any]]:
     """Rows of some shards, with `preview`; for the page's sake in the order of their uids."""
     found: list[dict[str, Any]] = []
     columns = ["uid", "url", "caption", "error_message", "original_width", "original_height"]
-    for prefix, more in (("part-", []), ("dropped-", ["drop_reason"])):
+    for prefix in prefixes:
+        more = ["drop_reason"] if prefix == "dropped-" else []
         for part in some(manifest.named(prefix, ".parquet")):
             found += read_table(store, manifest.path(part.name), [*columns, *more]).to_pylist()
     previews: dict[str, bytes] = {}

@@ -18,15 +18,19 @@ The same rows and seed give the same bytes, however the rows were parted. Beside
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from pydantic import Field
 
 from dataops.config import StageConfig
 from dataops.errors import ContractError
-from dataops.snapshot import Manifest, Record
-from tasks.dataset_page import put_pages
+from dataops.snapshot import Counts, Manifest, Record
+from dataops.targets import Target
+from tasks.dataset_page import lineage_of, put_pages, samples_of
 from tasks.dataset_summary import add_up
-from tasks.pack_order import CuratedPart, cut, locate, scatter
+from tasks.dataset_text import About
+from tasks.pack_order import CuratedPart, cut, locate, range_bits, scatter
 from tasks.pack_shard import TrainingShard, pack_shard
 from tasks.pack_takedown import find_base, rewrite_shard, rewritten
 from tasks.parts import map_parts, shared_workers
@@ -59,11 +63,23 @@ def make(work: Work) -> Made:
 
 
 def _make(work: Work, context: Context) -> Made:
-    config: PackConfig = work.config
     taken = targets_of(work.draft.store, requests_in(work.made_of))
-    if taken and (base := find_base(work, PACK.version)) is not None:
-        tasks = rewritten(base, taken)
-        return _made(work, map_parts(rewrite_shard, tasks, work.draft, context), len(tasks), base)
+    base = find_base(work, PACK.version) if taken else None
+    lineage = lineage_of(work)
+    with ThreadPoolExecutor(1) as thread:  # which looks for what the page shows, while workers pack
+        samples = thread.submit(samples_of, work, lineage)
+        if base is None:
+            records = _packed(work, context, taken)
+        else:
+            records = map_parts(rewrite_shard, rewritten(base, taken), work.draft, context)
+        written, counts = gather(records)
+        facts = _facts(work, records, counts, base)
+        about = About.of(work, counts, facts, written, lineage)
+        return Made(written + put_pages(work.draft, about, samples.result()), counts, facts)
+
+
+def _packed(work: Work, context: Context, taken: tuple[Target, ...]) -> list[Record]:
+    config: PackConfig = work.config
     located = _parts("locate", work)
     map_parts(locate, located, work.draft, context)
     count = cut(work.draft, located, config.shard_size, config.shard_bytes)
@@ -71,26 +87,28 @@ def _make(work: Work, context: Context) -> Made:
     map_parts(scatter, parts, work.draft, context)
     raw = (parts[0].raw_folder, parts[0].image_extension)
     shards = [TrainingShard(index, len(parts), *raw, taken) for index in range(count)]
-    return _made(work, map_parts(pack_shard, shards, work.draft, context), count)
+    return map_parts(pack_shard, shards, work.draft, context)
 
 
-def _made(work: Work, records: Sequence[Record], count: int, base: Manifest | None = None) -> Made:
-    written, counts = gather(records)
-    size = sum(part.bytes for part in written if part.name.endswith(".tar"))
+def _facts(work: Work, records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
+    """What the manifest says of the pairs. Raises: ContractError where none is left."""
     if not counts.kept:
         msg = f"no pair is left to pack: all {counts.input:,} were taken down"
         raise ContractError(msg)
-    facts = {"samples": counts.kept, "shards": count, "bytes": size, **add_up(record.facts for record in records)}
+    size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
+    facts = {"samples": counts.kept, "shards": len(records), "bytes": size}
+    facts |= add_up(record.facts for record in records)
     if requests := requests_in(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
-    return Made(written + put_pages(work, counts, facts, written), counts, facts)
+    return facts
 
 
 def _parts(step: str, work: Work, shards: int = 0) -> list[CuratedPart]:
     download, curate = work.inputs["download"], work.inputs["curate"]
+    bits = range_bits(curate.counts.kept)
     extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
     return [
-        CuratedPart(step, number, curate.path(part.name), folder, extension, work.seed, shards)
+        CuratedPart(step, number, curate.path(part.name), folder, extension, work.seed, bits, shards)
         for number, part in enumerate(curate.named("part-", ".parquet"))
     ]
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -11,10 +12,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from dataops.objects import ReadInto
 from dataops.schema import PACKED, conform, dropped
-from dataops.shards import Member, headers_of, index_text, laid_out, with_end
+from dataops.shard_layout import BLOCK, Layout, with_end
+from dataops.shards import index_of
 from dataops.snapshot import Counts, Draft, Part, Record
-from dataops.store import Store
 from dataops.targets import COLUMNS, Target, meant
 from tasks.dataset_summary import describe
 from tasks.pack_order import scattered, shard_starts
@@ -55,10 +57,12 @@ def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     rows = conform(frame.to_arrow(), PACKED, f"pack {name}")
     rows = rows.set_column(rows.schema.get_field_index("shard"), PACKED.field("shard"), pa.array([name] * len(rows)))
 
-    def read(start: int, places: list[memoryview]) -> None:
-        read_pictures(draft.store, shard.raw_folder, frame.slice(start, len(places)), places)
+    with draft.store.reading() as read_into:
 
-    parts = write_shard(draft, shard.number, rows, frame["_size"].to_list(), shard.image_extension, read)
+        def read(start: int, places: list[memoryview]) -> None:
+            read_pictures(read_into, shard.raw_folder, frame.slice(start, len(places)), places)
+
+        parts = write_shard(draft, shard.number, rows, frame["_size"].to_list(), shard.image_extension, read)
     return record(draft, shard.number, rows, parts, lost)
 
 
@@ -78,17 +82,18 @@ def write_shard(
     """
     if not rows.num_rows:
         return []
-    index: list[list[Member]] = []
+    layouts: list[Layout] = []
 
     def pieces() -> Iterator[memoryview]:
-        index.clear()
-        return _one_ahead(_pieces(rows, sizes, image_extension, read, draft.store.window, index))
+        layouts.clear()
+        return _one_ahead(_pieces(rows, sizes, image_extension, read, draft.store.window, layouts))
 
-    return [
-        draft.put_pieces(f"{number}.tar", pieces, rows.num_rows),
-        draft.put_bytes(f"{number}.idx", index_text(index).encode(), rows.num_rows),
-        draft.put_table(f"part-{number}.parquet", rows),
-    ]
+    with ThreadPoolExecutor(1) as thread:  # the rows are written while the last of the tar is on its way to the disk
+        coming = thread.submit(draft.put_pieces, f"{number}.tar", pieces, rows.num_rows)
+        table = draft.put_table(f"part-{number}.parquet", rows)
+        tar = coming.result()
+    index = index_of(line for layout in layouts for line in layout.lines())
+    return [tar, draft.put_bytes(f"{number}.idx", index.encode(), rows.num_rows), table]
 
 
 def _pieces(
@@ -97,34 +102,30 @@ def _pieces(
     image_extension: str,
     read: Callable[[int, list[memoryview]], None],
     window: int,
-    index: list[list[Member]],
+    layouts: list[Layout],
 ) -> Iterator[memoryview]:
     """The bytes of a shard, some samples at a time, in two buffers that take turns.
 
     Args:
         window: most bytes of pictures in a piece of more than one sample.
-        index: gets where each sample lies.
+        layouts: gets where the samples of each piece lie.
     """
-    buffers, end = [np.empty(0, np.uint8)] * 2, 0
+    buffers, end, extensions = [np.empty(0, np.uint8)] * 2, 0, (image_extension, "txt", "json")
     for start, stop in pairwise([*shard_starts(np.array(sizes), rows.num_rows, window).tolist(), rows.num_rows]):
-        some = _dicts(rows.slice(start, stop - start))
-        texts = [(row["key"], row["caption"].encode(), _json.encode(row)) for row in some]
-        found, after = laid_out(
-            (
-                (key, {image_extension: picture, "txt": len(caption), "json": len(row)})
-                for (key, caption, row), picture in zip(texts, sizes[start:stop], strict=True)
-            ),
-            end,
-        )
-        size = (with_end(after) if stop == rows.num_rows else after) - end
+        some = rows.slice(start, stop - start)
+        texts = ([said.encode() for said in some["caption"].to_pylist()], list(map(_json.encode, _dicts(some))))
+        columns = [np.array(sizes[start:stop]), *(np.fromiter(map(len, text), np.int64, len(text)) for text in texts)]
+        layout = Layout(some["key"].to_pylist(), extensions, np.stack(columns, axis=1), end)
+        size = (with_end(layout.end) if stop == rows.num_rows else layout.end) - end
         if len(buffers[0]) < size:
             buffers[0] = np.empty(size, np.uint8)
-        tar = buffers[0].data[:size]
-        _put_texts(tar, found, texts, end)
-        read(start, [tar[m.offset - end : m.offset - end + m.size] for m, *_ in found])
-        index += found
-        yield tar
-        end = after
+        piece = buffers[0][:size]
+        piece[layout.end - end :] = 0
+        layout.put_blocks(piece[: layout.end - end].reshape(-1, BLOCK))
+        read(start, _put_texts(piece.data, layout, texts))
+        layouts.append(layout)
+        yield piece.data
+        end = layout.end
         buffers.reverse()
 
 
@@ -156,39 +157,29 @@ def record(draft: Draft, number: str, rows: pa.Table, parts: Sequence[Part], los
     return Record(task=f"shard-{number}", parts=written, counts=counts, facts=facts)
 
 
-def _dicts(rows: pa.Table, at_once: int = 1000) -> Iterator[dict[str, Any]]:
+def _dicts(rows: pa.Table, at_once: int = 256) -> Iterator[dict[str, Any]]:
+    """The rows. More at once would have the garbage collector look through all objects, again and again."""
     for batch in rows.to_batches(at_once):
         yield from batch.to_pylist()
 
 
-def _put_texts(
-    tar: memoryview, index: Sequence[Sequence[Member]], texts: Sequence[tuple[str, bytes, bytes]], base: int
-) -> None:
-    """Write all of a piece of a shard but the pictures: headers, captions, rows as JSON, what fills blocks, and the end.
-
-    Args:
-        base: where the piece begins in the shard.
-    """
-    end, headers = 0, headers_of([member for members in index for member in members]).data.cast("B")
-    blocks = (headers[at : at + 512] for at in range(0, len(headers), 512))
-    for (picture, caption, row), (_, said, json) in zip(index, texts, strict=True):
-        tar[end : picture.offset - base] = next(blocks)
-        start, end = picture.offset + picture.size - base, row.end - base
-        pieces = (
-            bytes(picture.end - base - start), next(blocks), said, bytes(caption.end - caption.offset - caption.size),
-            next(blocks), json, bytes(row.end - row.offset - row.size),
-        )  # fmt: skip
-        tar[start:end] = b"".join(pieces)
-    tar[end:] = bytes(len(tar) - end)
+def _put_texts(piece: memoryview, layout: Layout, texts: Sequence[Sequence[bytes]]) -> list[memoryview]:
+    """Write captions and rows as JSON to where they lie; the memory that is left for the pictures."""
+    offsets, sizes = (layout.offsets_NM - layout.start).T.tolist(), layout.sizes_NM[:, 0].tolist()
+    for starts, written in zip(offsets[1:], texts, strict=True):
+        for start, text in zip(starts, written, strict=True):
+            piece[start : start + len(text)] = text
+    return [piece[start : start + size] for start, size in zip(offsets[0], sizes, strict=True)]
 
 
-def read_pictures(store: Store, folder: str, rows: pl.DataFrame, memory: Sequence[memoryview]) -> None:
-    """Read the picture of each row into its memory. Each raw shard is opened once, and read from its beginning to its end.
+def read_pictures(read_into: ReadInto, folder: str, rows: pl.DataFrame, memory: Sequence[memoryview]) -> None:
+    """Read the picture of each row into its memory. Each raw shard is read from its beginning to its end.
 
     Args:
         rows: with the columns shard, _offset and _size.
     """
-    where = rows.select("shard", "_offset").with_row_index("row").sort("shard", "_offset")
-    for (raw,), group in where.group_by("shard", maintain_order=True):
-        places = [(offset, memory[row]) for row, offset in group.select("row", "_offset").iter_rows()]
-        store.read_into(f"{folder}/{raw}", places)
+    by_shard: dict[str, list[tuple[int, memoryview]]] = {}
+    for raw, offset, place in zip(rows["shard"].to_list(), rows["_offset"].to_list(), memory, strict=True):
+        by_shard.setdefault(raw, []).append((offset, place))
+    for raw in sorted(by_shard):
+        read_into(f"{folder}/{raw}", sorted(by_shard[raw], key=itemgetter(0)))

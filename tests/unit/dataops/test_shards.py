@@ -4,7 +4,7 @@ import tarfile
 import pytest
 
 from dataops.errors import CorruptPart
-from dataops.shards import ShardWriter, index_text, places, read_index, read_samples
+from dataops.shards import ShardWriter, first_spans, index_text, places, read_index, read_samples, spans_of
 
 
 def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
@@ -154,3 +154,12 @@ def test_names_that_a_header_cannot_hold_are_not_written() -> None:
     shard([("k" * 96, {"jpg": b"x"})])
     with pytest.raises(ValueError, match="at most 100 characters"):
         shard([("k" * 97, {"jpg": b"x"})])
+
+
+def test_some_members_are_found_by_name_and_no_further_than_needed() -> None:
+    data, names = shard(SAMPLES), ["000000002.jpg", "000000001.txt", "none.jpg"]
+    where = {m.name: (m.offset, m.size) for m in places(io.BytesIO(data), "x.tar") if m.name in names}
+    assert len(where) == 2
+    assert spans_of(names, io.BytesIO(data), "x.tar") == where
+    assert first_spans(names, io.BytesIO(data), "x.tar") == where
+    assert first_spans(names[:2], io.BytesIO(data[:7000]), "x.tar") == where

@@ -15,7 +15,7 @@ from dataops.schema import PACKED, uid
 from dataops.shards import ShardWriter, places, read_index, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_parts, read_table
 from dataops.store import FolderStore
-from tasks import pack
+from tasks import pack, pack_order
 from tasks.pack_order import shard_starts, shuffled
 from tasks.stage import Context
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, serially, some_pairs
@@ -75,10 +75,17 @@ class TestWithoutProcesses:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pairs, made = some_pairs(), []
-        ways = [(pairs, 7, 1 << 26), (pairs, 20, 1), (pairs[::-1], 1, 3000), (pairs[5:] + pairs[:5], 3, 1 << 26)]
-        for n, (*way, window) in enumerate(ways):  # nor by how many bytes at a time they were written
+        ways = [
+            (pairs, 7, 1 << 26, 99),
+            (pairs, 20, 1, 3),
+            (pairs[::-1], 1, 3000, 1),
+            (pairs[5:] + pairs[:5], 3, 1 << 26, 9),
+        ]
+        # nor by how many bytes were written or rows sorted at a time
+        for n, (arrived, raw_size, window, rows) in enumerate(ways):
             monkeypatch.setattr(FolderStore, "window", window)
-            made.append(dataset_in(tmp_path / str(n), *way, shard_size=5)[1])
+            monkeypatch.setattr(pack_order, "RANGE_ROWS", rows)
+            made.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
         assert len({one.content_digest for one in made}) == 1
         about = ("DATASET.md", "dataset.html")
         named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in made]
@@ -201,6 +208,16 @@ def slow_starts(sizes: list[int], shard_size: int, shard_bytes: int) -> list[int
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(1, 120))
 def test_shards_are_cut_as_one_row_after_the_other_would_be(sizes: list[int], count: int, most: int) -> None:
     assert shard_starts(np.array(sizes, np.int64), count, most).tolist() == slow_starts(sizes, count, most)
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 40), st.integers(1, 9), st.integers(1, 120)
+)
+def test_a_shard_goes_on_into_the_next_range_of_rows(sizes: list[int], first: int, count: int, most: int) -> None:
+    whole, first = slow_starts(sizes, count, most), min(first, len(sizes))
+    last = [start for start in whole if start < first][-1]  # the shard that is open where the first rows end
+    after = shard_starts(np.array(sizes[first:], np.int64), count, most, first - last, sum(sizes[last:first]))
+    assert after.tolist() == [start - first for start in whole if start >= first]
 
 
 def test_the_order_is_even_over_rows_and_free_of_ties() -> None:

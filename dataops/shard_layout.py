@@ -1,0 +1,138 @@
+"""How a shard is laid out: where each member lies, and the headers before them, for many members at once.
+
+Source: POSIX.1-1988 (USTAR).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK, RECORD = 512, 10240
+NAME_BYTES = 100
+"""A longer name would need an extension of the format."""
+MAX_MEMBER_BYTES = 256 << 20
+"""Of one member: it is held in memory."""
+NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
+NAMES = re.compile(rf"{NAME.pattern}(?:\n{NAME.pattern})*", re.ASCII)
+
+_OWNER = b"pairmill"
+_BEFORE_SIZE = b"0000444\0" + 2 * b"0000000\0"  # mode, uid, gid
+_BEFORE_SUM = b"00000000000\0"  # mtime
+_AFTER_SUM = b"0" + bytes(100) + b"ustar\x0000" + 2 * _OWNER.ljust(32, b"\0") + bytes(16 + 155 + 12)
+_HEADER = np.frombuffer(
+    bytes(NAME_BYTES) + _BEFORE_SIZE + bytes(11) + b"\0" + _BEFORE_SUM + b" " * 8 + _AFTER_SUM, np.uint8
+)
+_SIZE_AT, _SIZE_DIGITS, _SUM_AT, _SUM_DIGITS = 124, 11, 148, 6
+
+
+class Member(NamedTuple):
+    """Where the bytes of a member lie in its shard."""
+
+    key: str
+    extension: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """As the tar calls it."""
+        return f"{self.key}.{self.extension}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where N samples of M members each lie in their shard, one after the other."""
+
+    keys: Sequence[str]
+    extensions: Sequence[str]
+    sizes_NM: NDArray[np.int64]
+    """Bytes of each member."""
+    start: int = 0
+    """Where the first header lies."""
+
+    @property
+    def ends_NM(self) -> NDArray[np.int64]:
+        """Where the next header begins."""
+        taken = BLOCK + self.sizes_NM + -self.sizes_NM % BLOCK
+        return self.start + np.cumsum(taken).reshape(taken.shape)
+
+    @property
+    def offsets_NM(self) -> NDArray[np.int64]:
+        """Where the bytes of each member begin."""
+        return self.ends_NM - self.sizes_NM - -self.sizes_NM % BLOCK
+
+    @property
+    def end(self) -> int:
+        """Where the next sample would begin."""
+        return int(self.ends_NM.max(initial=self.start))
+
+    def lines(self) -> Iterator[str]:
+        """Of each sample its line in the index."""
+        columns = [
+            [
+                f"{extension} {offset} {size} {key}.{extension}"
+                for key, offset, size in zip(self.keys, *where, strict=True)
+            ]
+            for extension, *where in zip(
+                self.extensions, self.offsets_NM.T.tolist(), self.sizes_NM.T.tolist(), strict=True
+            )
+        ]
+        return map(" ".join, zip(*columns, strict=True))
+
+    def put_blocks(self, blocks_B512: NDArray[np.uint8]) -> None:
+        """Write the headers, and zeros into the last block of each member, which its own bytes may not fill.
+
+        Args:
+            blocks_B512: the shard's bytes from `start` on.
+
+        Raises: ValueError when a name or a size could not be read back.
+        """
+        last = (self.ends_NM.ravel() - self.start) // BLOCK - 1
+        blocks_B512[last] = 0
+        before = (self.offsets_NM.ravel() - self.start) // BLOCK - 1
+        names = [f"{key}.{extension}" for key in self.keys for extension in self.extensions]
+        blocks_B512[before] = headers_of(names, self.sizes_NM.ravel())
+
+
+def with_end(end: int) -> int:
+    """Bytes of an archive whose last member ends there: two empty blocks follow, and what fills the record."""
+    return end + 2 * BLOCK + -(end + 2 * BLOCK) % RECORD
+
+
+def headers_of(names: Sequence[str], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The 512 bytes before each member's own, as (members, 512): one owner, no clock.
+
+    Raises: ValueError when a name or a size could not be read back.
+    """
+    _check(names, sizes)
+    headers = np.empty((len(names), BLOCK), np.uint8)
+    headers[:] = _HEADER
+    spelt = np.array(names, f"S{NAME_BYTES}").view(np.uint8).reshape(-1, NAME_BYTES)
+    digits = _octal(sizes, _SIZE_DIGITS)
+    headers[:, :NAME_BYTES] = spelt
+    headers[:, _SIZE_AT : _SIZE_AT + _SIZE_DIGITS] = digits
+    sums = int(_HEADER.sum(dtype=np.int64)) + spelt.sum(axis=1, dtype=np.uint32) + digits.sum(axis=1, dtype=np.uint32)
+    headers[:, _SUM_AT : _SUM_AT + _SUM_DIGITS] = _octal(sums, _SUM_DIGITS)
+    headers[:, _SUM_AT + _SUM_DIGITS] = 0
+    return headers
+
+
+def _check(names: Sequence[str], sizes: NDArray[np.int64]) -> None:
+    if (names and not NAMES.fullmatch("\n".join(names))) or max(map(len, names), default=0) > NAME_BYTES:
+        for name in names:
+            if not NAME.fullmatch(name) or len(name) > NAME_BYTES:
+                msg = f"{name!r} is not a plain key.extension of at most {NAME_BYTES} characters"
+                raise ValueError(msg)
+    if sizes.max(initial=0) > MAX_MEMBER_BYTES:
+        worst = int(sizes.argmax())
+        msg = f"{names[worst]!r} has {sizes[worst]} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
+        raise ValueError(msg)
+
+
+def _octal(numbers: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
+    places = 3 * np.arange(digits - 1, -1, -1)
+    return (ord("0") + (numbers[:, None] >> places & 7)).astype(np.uint8)
