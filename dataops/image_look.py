@@ -20,6 +20,7 @@ Pixels = NDArray[np.uint8]
 PHASH_BITS = 64
 THUMBNAIL_SIDE = 16
 MATRIX_SIDE = 32  # the picture that the hash's cosine transform sees
+GROUND_WIDTH = 10
 _KEPT = 8  # of its lowest frequencies, each way
 _PRECISION = 22  # bits of a weight behind the point
 
@@ -32,6 +33,8 @@ class Look:
     """xxh3-128 of width, height and RGB: equal for pictures that differ in metadata or lossless format alone."""
     contrast: float
     """The standard deviation of the luminance, of 255."""
+    ground: float
+    """Share of the pixels, a grid of at least 64x64 of them, whose luminance is within GROUND_WIDTH levels of one level."""
     phash: int
     """64-bit perceptual hash."""
     thumbnail: bytes
@@ -44,18 +47,20 @@ def look(pixels: Pixels) -> Look:
     """Look at a picture."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
-    narrower = np.empty((MATRIX_SIDE, height), np.uint8)
+    luminance = np.empty((MATRIX_SIDE, MATRIX_SIDE), np.uint8)
     cells = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
-    sums = _measure(pixels, *_weights(width, MATRIX_SIDE), narrower)
-    first, second = (total / (height * width) for total in sums)
-    _cells(pixels.reshape(height, -1), cells)
-    luminance = _turned(narrower, MATRIX_SIDE)
+    rows = pixels.reshape(height, -1)
+    first, second, ground, phash = _look(
+        rows, *_weights(width, MATRIX_SIDE), *_weights(height, MATRIX_SIDE), DCT, luminance, cells
+    )
+    mean = first / (height * width)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
     digest.update(pixels.data)
     return Look(
         pixels=digest.digest(),
-        contrast=math.sqrt(max(0.0, second - first * first)),
-        phash=hash_of(luminance),
+        contrast=math.sqrt(max(0.0, second / (height * width) - mean * mean)),
+        ground=ground,
+        phash=phash,
         thumbnail=cells.tobytes(),
         luminance=luminance.tobytes(),
     )
@@ -76,18 +81,39 @@ def _cosines() -> NDArray[np.float64]:
 DCT = _cosines()
 
 
-def hash_of(luminance: NDArray[np.uint8]) -> int:
+@compiled(nogil=True)
+def _hash_of(luminance, cosines):
     """64-bit perceptual hash: the signs of the 8x8 lowest frequencies of the 32x32 luminance, around their median.
 
     Bit order and values are those of `imagehash.phash` (most significant bit first, rows first), but that coefficients
     are rounded to a millionth first: those of flat or symmetric pictures are exactly zero in theory, and their noise
-    would make the hash depend on the machine.
+    would make the hash depend on the machine. So would sums in another order, so they are written out.
 
     Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
     """
-    lowest = np.round(DCT @ luminance.astype(np.float64) @ DCT.T, 6).ravel()
-    low, high = np.partition(lowest, (31, 32))[31:33].tolist()
-    return int.from_bytes(np.packbits(lowest > (low + high) / 2).tobytes(), "big")
+    kept, side = cosines.shape
+    lowest, ordered, across = np.empty(kept * kept), np.empty(kept * kept), np.empty(side)
+    for u in range(kept):
+        across[:] = 0.0
+        for y in range(side):
+            for x in range(side):
+                across[x] += cosines[u, y] * luminance[y, x]
+        for v in range(kept):
+            total = 0.0
+            for x in range(side):
+                total += across[x] * cosines[v, x]
+            lowest[kept * u + v] = np.rint(total * 1e6)
+    for i in range(len(lowest)):
+        at = i
+        while at > 0 and ordered[at - 1] > lowest[i]:
+            ordered[at] = ordered[at - 1]
+            at -= 1
+        ordered[at] = lowest[i]
+    middle = (ordered[len(ordered) // 2 - 1] + ordered[len(ordered) // 2]) / 2
+    phash = np.uint64(0)
+    for value in lowest:
+        phash = (phash << np.uint64(1)) | np.uint64(value > middle)
+    return phash
 
 
 def resized(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -141,35 +167,62 @@ def _rounded(value: float) -> int:
 
 
 @compiled(inline="always")
-def _grey(row, grey):
-    """The luminance of a row of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2)."""
-    for x in range(len(row) // 3):
-        total = np.int32(np.int32(row[3 * x]) * np.int32(19595) + np.int32(row[3 * x + 1]) * np.int32(38470))
-        grey[x] = np.int32(total + np.int32(row[3 * x + 2]) * np.int32(7471) + np.int32(32768)) >> 16
+def _grey(red, green, blue):
+    """The luminance of a pixel, as Pillow's mode L (ITU-R 601-2)."""
+    total = np.uint32(np.uint32(red) * np.uint32(19595) + np.uint32(green) * np.uint32(38470))
+    return np.uint32(np.uint32(total + np.uint32(blue) * np.uint32(7471)) + np.uint32(32768)) >> np.uint32(16)
 
 
 @compiled(nogil=True)
 def _luminance(pixels, luminance):
-    for y in range(len(pixels)):
-        _grey(pixels[y].reshape(-1), luminance[y])
+    for y in range(pixels.shape[0]):
+        for x in range(pixels.shape[1]):
+            luminance[y, x] = _grey(pixels[y, x, 0], pixels[y, x, 1], pixels[y, x, 2])
 
 
 @compiled(nogil=True)
-def _measure(pixels, starts, weights, narrower):
+def _look(rows, starts, weights, starts_down, weights_down, cosines, luminance, cells):
+    """All that is seen of rows of RGB, RGB, ...; the sums of the luminance and of its squares, the ground, the hash."""
+    height, width = len(rows), rows.shape[1] // 3
+    narrower = np.empty((len(starts), height), np.uint8)
+    levels = np.zeros(256, np.int64)
+    first, second = _measure(rows, starts, weights, narrower, levels)
+    _resample(narrower, starts_down, weights_down, luminance)
+    _cells(rows, cells)
+    return first, second, _ground(levels), _hash_of(luminance, cosines)
+
+
+@compiled(nogil=True)
+def _measure(rows, starts, weights, narrower, levels):
     """The luminance, its rows resampled and the result turned; the sum of its values, and of their squares."""
-    width, first, second = pixels.shape[1], 0, 0
+    height, width, first, second = len(rows), rows.shape[1] // 3, 0, 0
+    down, right = max(1, height // 64), max(1, width // 64)
     grey = np.zeros(width + weights.shape[1], np.int32)
-    for y in range(len(pixels)):
-        _grey(pixels[y].reshape(-1), grey)
-        one, two = np.uint32(0), np.uint32(0)
+    for y in range(height):
+        row, one, two = rows[y], np.uint32(0), np.uint32(0)
         for x in range(width):  # a row of 66,000 pixels fits the sums
-            value = np.uint32(grey[x])
+            value = np.uint32(_grey(row[3 * x], row[3 * x + 1], row[3 * x + 2]))
+            grey[x] = value
             one = np.uint32(one + value)
             two = np.uint32(two + np.uint32(value * value))
         first += one
         second += two
         _resample_row(grey, starts, weights, narrower[:, y])
+        if y % down == 0:
+            for x in range(0, width, right):
+                levels[grey[x]] += 1
     return first, second
+
+
+@compiled(nogil=True)
+def _ground(levels):
+    """The greatest share of counts within GROUND_WIDTH levels of one level."""
+    most, inside = 0, 0
+    for level in range(len(levels) + GROUND_WIDTH):
+        inside += levels[level] if level < len(levels) else 0
+        inside -= levels[level - 2 * GROUND_WIDTH - 1] if level > 2 * GROUND_WIDTH else 0
+        most = max(most, inside)
+    return most / levels.sum()
 
 
 @compiled(nogil=True)
@@ -177,31 +230,44 @@ def _cells(rows, cells):
     """The mean of each cell of a grid, by area: with n cells a side, a pixel is n units wide, and a cell `width` units."""
     height, width, side = rows.shape[0], rows.shape[1] // 3, len(cells)
     area = height * width
+    down, whole = np.empty(rows.shape[1], np.int32), np.empty(rows.shape[1], np.uint16)
     for i in range(side):
-        down = np.zeros(rows.shape[1], np.int32)
-        for y in range(i * height // side, ((i + 1) * height - 1) // side + 1):
-            share = np.int32(min(side * (y + 1), (i + 1) * height) - max(side * y, i * height))
-            row = rows[y]
-            for k in range(len(row)):
-                down[k] = np.int32(down[k] + np.int32(share * np.int32(row[k])))
+        top, bottom = i * height, (i + 1) * height
+        down[:] = 0
+        y = top // side
+        while side * y < bottom:
+            share = np.int32(min(side * (y + 1), bottom) - max(side * y, top))
+            rows_whole = min(bottom // side - y, 256) if share == side else 0  # 16 bits hold the sums of so many
+            if rows_whole:
+                whole[:] = 0
+                for row in rows[y : y + rows_whole]:
+                    for k in range(len(row)):
+                        whole[k] = np.uint16(whole[k] + np.uint16(row[k]))
+                for k in range(len(whole)):
+                    down[k] = np.int32(down[k] + np.int32(share * np.int32(whole[k])))
+            else:
+                row = rows[y]
+                for k in range(len(row)):
+                    down[k] = np.int32(down[k] + np.int32(share * np.int32(row[k])))
+            y += max(rows_whole, 1)
         for j in range(side):
             low, high = j * width, (j + 1) * width
-            for channel in range(3):
-                total = 0
-                for x in range(low // side, (high - 1) // side + 1):
-                    share = min(side * (x + 1), high) - max(side * x, low)
-                    total += share * np.int64(down[3 * x + channel])
-                cells[i, j, channel] = (total + area // 2) // area
+            red = green = blue = area // 2
+            for x in range(low // side, (high - 1) // side + 1):
+                share = min(side * (x + 1), high) - max(side * x, low)
+                red += share * np.int64(down[3 * x])
+                green += share * np.int64(down[3 * x + 1])
+                blue += share * np.int64(down[3 * x + 2])
+            cells[i, j, 0], cells[i, j, 1], cells[i, j, 2] = red // area, green // area, blue // area
 
 
 @compiled(inline="always")
 def _resample_row(row, starts, weights, result):
     """Of a row with K numbers behind it that do not matter."""
     for place in range(len(starts)):
-        part = row[starts[place] : starts[place] + weights.shape[1]]
-        weight, total = weights[place], np.int32(1 << 21)
-        for k in range(len(weight)):
-            total = np.int32(total + np.int32(part[k] * weight[k]))
+        start, weight, total = np.uint64(starts[place]), weights[place], np.int32(1 << 21)
+        for k in range(weights.shape[1]):  # an unsigned place needs no look whether it counts from the end
+            total = np.int32(total + np.int32(row[start + np.uint64(k)] * weight[k]))
         result[place] = min(max(total >> 22, 0), 255)
 
 
