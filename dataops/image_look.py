@@ -183,8 +183,7 @@ def _luminance(pixels, luminance):
 @compiled(nogil=True)
 def _look(rows, starts, weights, starts_down, weights_down, cosines, luminance, cells):
     """All that is seen of rows of RGB, RGB, ...; the sums of the luminance and of its squares, the ground, the hash."""
-    height, width = len(rows), rows.shape[1] // 3
-    narrower = np.empty((len(starts), height), np.uint8)
+    narrower = np.empty((len(starts), len(rows)), np.uint8)
     levels = np.zeros(256, np.int64)
     first, second = _measure(rows, starts, weights, narrower, levels)
     _resample(narrower, starts_down, weights_down, luminance)

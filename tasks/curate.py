@@ -146,4 +146,4 @@ def outside(config: CurateConfig) -> list[Input]:
     return evaluation_inputs(config) + config.scores.inputs()
 
 
-CURATE = Stage(name="curate", version=4, make=make, outside=outside)
+CURATE = Stage(name="curate", version=5, make=make, outside=outside)
