@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -47,12 +48,10 @@ def look(pixels: Pixels) -> Look:
     """Look at a picture."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
-    luminance = np.empty((MATRIX_SIDE, MATRIX_SIDE), np.uint8)
+    grey = np.empty((height, width), np.uint8)
     cells = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
-    rows = pixels.reshape(height, -1)
-    first, second, ground, phash = _look(
-        rows, *_weights(width, MATRIX_SIDE), *_weights(height, MATRIX_SIDE), DCT, luminance, cells
-    )
+    first, second, ground = _measure(pixels.reshape(height, -1), grey, cells)
+    luminance = resized(grey, MATRIX_SIDE)
     mean = first / (height * width)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
     digest.update(pixels.data)
@@ -60,7 +59,7 @@ def look(pixels: Pixels) -> Look:
         pixels=digest.digest(),
         contrast=math.sqrt(max(0.0, second / (height * width) - mean * mean)),
         ground=ground,
-        phash=phash,
+        phash=int(_hash_of(luminance, DCT)),
         thumbnail=cells.tobytes(),
         luminance=luminance.tobytes(),
     )
@@ -69,7 +68,7 @@ def look(pixels: Pixels) -> Look:
 def luminance_of(pixels: Pixels) -> NDArray[np.uint8]:
     """The luminance (height, width)."""
     luminance = np.empty(pixels.shape[:2], np.uint8)
-    _luminance(np.ascontiguousarray(pixels), luminance)
+    _luminance(np.ascontiguousarray(pixels).reshape(len(pixels), -1), luminance)
     return luminance
 
 
@@ -121,35 +120,34 @@ def resized(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
     Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c.
     """
-    return _turned(_turned(plane, side), side)
+    for size in (plane.shape[1], len(plane)):
+        plane = _resampled(cv2.transpose(plane).reshape(size, -1), side)
+    return plane
 
 
-def _turned(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A plane with its rows resampled, and turned: what were its columns are its rows."""
-    result = np.empty((side, len(plane)), np.uint8)
-    _resample(plane, *_weights(plane.shape[1], side), result)
+def _resampled(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A plane with its columns resampled: `side` rows."""
+    result = np.empty((side, plane.shape[1]), np.uint8)
+    _resample(plane, *_weights(len(plane), side), result)
     return result
 
 
 @lru_cache(maxsize=512)
-def _weights(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Of each pixel of the result the first that it is made of, and the weights from there on (side, K).
-
-    K is a multiple of 16, which processors add up in few steps: zeros fill it.
-    """
+def _weights(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Of each pixel of the result the first that it is made of, how many those are, and their weights (side, K)."""
     scale = size / side
     stretch = max(scale, 1.0)
     reach = 3.0 * stretch
-    starts = np.empty(side, np.int64)
-    weights = np.zeros((side, -(-(math.ceil(reach) * 2 + 1) // 16) * 16), np.int32)
+    starts, counts = np.empty(side, np.int64), np.empty(side, np.int64)
+    weights = np.zeros((side, math.ceil(reach) * 2 + 1), np.int32)
     for place in range(side):
         center = (place + 0.5) * scale
         low, high = max(0, int(center - reach + 0.5)), min(size, int(center + reach + 0.5))
         values = [_lanczos((at - center + 0.5) / stretch) for at in range(low, high)]
         total = sum(values)
-        starts[place] = low
+        starts[place], counts[place] = low, high - low
         weights[place, : high - low] = [_rounded(value / total * (1 << _PRECISION)) for value in values]
-    return starts, weights
+    return starts, counts, weights
 
 
 def _lanczos(x: float) -> float:
@@ -167,50 +165,40 @@ def _rounded(value: float) -> int:
 
 
 @compiled(inline="always")
-def _grey(red, green, blue):
-    """The luminance of a pixel, as Pillow's mode L (ITU-R 601-2)."""
-    total = np.uint32(np.uint32(red) * np.uint32(19595) + np.uint32(green) * np.uint32(38470))
-    return np.uint32(np.uint32(total + np.uint32(blue) * np.uint32(7471)) + np.uint32(32768)) >> np.uint32(16)
+def _grey(row, line):
+    """The luminance of a row of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2)."""
+    for x in range(len(line)):
+        red, green, blue = np.uint32(row[3 * x]), np.uint32(row[3 * x + 1]), np.uint32(row[3 * x + 2])
+        total = red * np.uint32(19595) + green * np.uint32(38470) + blue * np.uint32(7471) + np.uint32(32768)
+        line[x] = np.uint8(np.uint32(total) >> np.uint32(16))
 
 
 @compiled(nogil=True)
-def _luminance(pixels, luminance):
-    for y in range(pixels.shape[0]):
-        for x in range(pixels.shape[1]):
-            luminance[y, x] = _grey(pixels[y, x, 0], pixels[y, x, 1], pixels[y, x, 2])
+def _luminance(rows, grey):
+    for y in range(len(rows)):
+        _grey(rows[y], grey[y])
 
 
 @compiled(nogil=True)
-def _look(rows, starts, weights, starts_down, weights_down, cosines, luminance, cells):
-    """All that is seen of rows of RGB, RGB, ...; the sums of the luminance and of its squares, the ground, the hash."""
-    narrower = np.empty((len(starts), len(rows)), np.uint8)
-    levels = np.zeros(256, np.int64)
-    first, second = _measure(rows, starts, weights, narrower, levels)
-    _resample(narrower, starts_down, weights_down, luminance)
-    _cells(rows, cells)
-    return first, second, _ground(levels), _hash_of(luminance, cosines)
-
-
-@compiled(nogil=True)
-def _measure(rows, starts, weights, narrower, levels):
-    """The luminance, its rows resampled and the result turned; the sum of its values, and of their squares."""
+def _measure(rows, grey, cells):
+    """Of rows of RGB, RGB, ... the luminance and the cells; the sum of the luminance, that of its squares, the ground."""
     height, width, first, second = len(rows), rows.shape[1] // 3, 0, 0
     down, right = max(1, height // 64), max(1, width // 64)
-    grey = np.zeros(width + weights.shape[1], np.int32)
+    levels = np.zeros(256, np.int64)
     for y in range(height):
-        row, one, two = rows[y], np.uint32(0), np.uint32(0)
+        line, one, two = grey[y], np.uint32(0), np.uint32(0)
+        _grey(rows[y], line)
         for x in range(width):  # a row of 66,000 pixels fits the sums
-            value = np.uint32(_grey(row[3 * x], row[3 * x + 1], row[3 * x + 2]))
-            grey[x] = value
+            value = np.uint32(line[x])
             one = np.uint32(one + value)
             two = np.uint32(two + np.uint32(value * value))
         first += one
         second += two
-        _resample_row(grey, starts, weights, narrower[:, y])
         if y % down == 0:
             for x in range(0, width, right):
-                levels[grey[x]] += 1
-    return first, second
+                levels[line[x]] += 1
+    _cells(rows, cells)
+    return first, second, _ground(levels)
 
 
 @compiled(nogil=True)
@@ -260,21 +248,25 @@ def _cells(rows, cells):
             cells[i, j, 0], cells[i, j, 1], cells[i, j, 2] = red // area, green // area, blue // area
 
 
-@compiled(inline="always")
-def _resample_row(row, starts, weights, result):
-    """Of a row with K numbers behind it that do not matter."""
-    for place in range(len(starts)):
-        start, weight, total = np.uint64(starts[place]), weights[place], np.int32(1 << 21)
-        for k in range(weights.shape[1]):  # an unsigned place needs no look whether it counts from the end
-            total = np.int32(total + np.int32(row[start + np.uint64(k)] * weight[k]))
-        result[place] = min(max(total >> 22, 0), 255)
-
-
 @compiled(nogil=True)
-def _resample(plane, starts, weights, result):
-    """Resample the rows of a plane; the result is turned."""
-    width = plane.shape[1]
-    row = np.zeros(width + weights.shape[1], np.int32)
-    for y in range(len(plane)):
-        row[:width] = plane[y]
-        _resample_row(row, starts, weights, result[:, y])
+def _resample(plane, starts, counts, weights, result):
+    """Resample the columns of a plane: each row of the result is a sum of rows, four at a time."""
+    total = np.empty(plane.shape[1], np.int32)
+    for place in range(len(starts)):
+        total[:] = 1 << (_PRECISION - 1)
+        k, end, weight = 0, counts[place], weights[place]
+        rows = plane[starts[place] : starts[place] + end]
+        while k + 4 <= end:
+            one, two, three, four = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
+            a, b, c, d = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
+            for x in range(len(total)):
+                left = np.int32(np.int32(np.int32(one[x]) * a) + np.int32(np.int32(two[x]) * b))
+                right = np.int32(np.int32(np.int32(three[x]) * c) + np.int32(np.int32(four[x]) * d))
+                total[x] = np.int32(total[x] + np.int32(left + right))
+            k += 4
+        while k < end:
+            for x in range(len(total)):
+                total[x] = np.int32(total[x] + np.int32(np.int32(rows[k, x]) * weight[k]))
+            k += 1
+        for x in range(len(total)):
+            result[place, x] = min(max(total[x] >> _PRECISION, 0), 255)
