@@ -44,7 +44,7 @@ def _banner(chance: np.random.Generator) -> tuple[Image.Image, int]:
     if abs(_luminance(ground) - _luminance(ink)) < 80:
         ink = (255, 255, 255) if _luminance(ground) < 128 else (0, 0, 0)
     image = Image.new("RGB", (width, height), ground)
-    draw, font = ImageDraw.Draw(image), ImageFont.truetype(str(chance.choice(FONTS)), size)
+    draw, font = ImageDraw.Draw(image), ImageFont.truetype(FONTS[chance.integers(len(FONTS))], size)
     if chance.random() < 0.3:
         draw.rectangle((2, 2, width - 3, height - 3), outline=ink)
     letters, y = 0, round(0.08 * height)

@@ -7,6 +7,7 @@ All of it is whole-number arithmetic in compiled code over the pixels, the same 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -121,7 +122,8 @@ def resized(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c.
     """
     for size in (plane.shape[1], len(plane)):
-        plane = _resampled(cv2.transpose(plane).reshape(size, -1), side)
+        turned: Any = cv2.transpose(plane).reshape(size, -1)  # OpenCV's types do not say that it stays uint8
+        plane = _resampled(turned, side)
     return plane
 
 

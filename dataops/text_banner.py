@@ -121,12 +121,13 @@ def _in_lines(glyphs: _Parts) -> NDArray[np.bool_]:
 
 
 def _connected(beside: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    left = np.ones(len(beside), bool)
+    left = np.ones(len(beside), np.bool_)
     while left.any():
-        line = np.zeros(len(beside), bool)
-        line[left.argmax()] = True
-        while (more := beside[line].any(axis=0)).sum() > line.sum():
-            line = more
+        line, more = np.zeros(len(beside), np.bool_), np.zeros(len(beside), np.bool_)
+        more[left.argmax()] = True
+        while more.sum() > line.sum():
+            line[:] = more
+            more[:] = beside[line].any(axis=0)
         left &= ~line
         yield line
 
@@ -166,4 +167,4 @@ def _beside(boxes: NDArray[np.float64], glyphs: NDArray[np.float64]) -> NDArray[
     across = (x[:, None] >= glyphs[:, 0] - reach) & (x[:, None] <= right + reach)
     down = (y[:, None] >= glyphs[:, 1] - reach) & (y[:, None] <= bottom + reach)
     fits = (boxes[:, 3, None] <= glyphs[:, 3]) & (boxes[:, 2, None] <= np.maximum(glyphs[:, 2], glyphs[:, 3]))
-    return (across & down & fits).any(axis=1)
+    return np.asarray((across & down & fits).any(axis=1))
