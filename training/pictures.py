@@ -56,8 +56,8 @@ def blur_faces(pixels_HW3: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.n
     Args:
         boxes: x0, y0, x1, y1 of each, as shares of width and height.
 
-    Source: Yang et al. 2022, "A Study of Face Obfuscation in ImageNet", section 4: margin and radius are a tenth of the
-        box's diagonal. DataComp (Gadre et al. 2023, appendix E) blurs the same way.
+    Source: Yang et al. 2022, "A Study of Face Obfuscation in ImageNet": a margin of a tenth of the box, a Gaussian as wide,
+        and a mask that fades. img2dataset, by which DataComp is downloaded, follows it too; a tenth is of the diagonal here.
     """
     blurred_HW3 = pixels_HW3.copy()
     height, width = pixels_HW3.shape[:2]
