@@ -57,7 +57,7 @@ def blur_faces(pixels_HW3: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.n
         boxes: x0, y0, x1, y1 of each, as shares of width and height.
 
     Source: Yang et al. 2022, "A Study of Face Obfuscation in ImageNet": a margin of a tenth of the box, a Gaussian as wide,
-        and a mask that fades. img2dataset, by which DataComp is downloaded, follows it too; a tenth is of the diagonal here.
+        and a mask that fades. img2dataset, by which DataComp is downloaded, follows it too; here the diagonal counts.
     """
     blurred_HW3 = pixels_HW3.copy()
     height, width = pixels_HW3.shape[:2]
