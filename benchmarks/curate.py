@@ -1,6 +1,6 @@
 """Curate against PIL with imagehash, and against imagededup's search, in turn in one run.
 
-    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack,overlap]
+    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack,overlap,banners]
 
 `health`: per core, JPEGs as a raw shard has them through all checks and the hash; the peer decodes with PIL, takes the
 contrast with ImageStat, the pixels' sha256 and imagehash's phash. `health, hash alone`: the peer only decodes and hashes,
@@ -10,7 +10,8 @@ drawings) by the noise of their sums, which ours rounds away, and Pillow 13 roun
 `near-duplicates`: a million hashes, of which a tenth were made near others, within 6 bits, on one core. imagededup's brute
 force in Cython is asked for some of them only, since all would take days; on a smaller set both answer for all, and the
 clusters are compared. `bounded`, only where it is asked for: seconds and memory of ours alone for `--hashes`. `pack`: see
-benchmarks/curate_pack.py. `overlap`: see benchmarks/curate_overlap.py.
+benchmarks/curate_pack.py. `overlap`: see benchmarks/curate_overlap.py. `banners`: the share of rendered text, and of
+photographs and drawings, that the check `text_banner` takes; see benchmarks/curate_banners.py.
 
 imagededup is asked through its own class, which needs nothing of what the package would bring along:
 pip install --no-deps --target FOLDER imagededup, and FOLDER on PYTHONPATH.
@@ -30,7 +31,7 @@ import numpy as np
 import scipy.fft
 from PIL import Image, ImageStat
 
-from benchmarks import curate_overlap, curate_pack, curate_pictures
+from benchmarks import curate_banners, curate_overlap, curate_pack, curate_pictures
 from benchmarks.measure import Row, arguments, finish, in_turn, peak_bytes
 from dataops.near_duplicates import clusters
 from tasks.curate_config import CurateConfig
@@ -157,7 +158,7 @@ def main() -> int:
     parser = arguments(__doc__ or "")
     parser.add_argument("--number", type=int, default=5000, help="pictures of the case health")
     parser.add_argument("--hashes", type=int, default=10_000_000, help="of the case bounded")
-    parser.add_argument("--only", default="health,near-duplicates,pack,overlap", help="the cases to run")
+    parser.add_argument("--only", default="health,near-duplicates,pack,overlap,banners", help="the cases to run")
     parser.add_argument("--openclipart", type=Path, default=curate_pictures.OPENCLIPART)
     parser.add_argument("--stamps", type=Path, default=curate_pictures.STAMPS)
     options = parser.parse_args()
@@ -188,6 +189,14 @@ def main() -> int:
             rows += more
             details["overlap"] += said
             say(f"overlap {ground}: {len(images)} pictures, innocents taken: {said[0]['false']}")
+    if "banners" in options.only:
+        number = 100 if options.quick else 600
+        shown = {"text": curate_banners.banners(number), **grounds(number, options.openclipart, options.stamps)}
+        details["banners"] = {
+            name: {"pictures": len(images), "taken": len(curate_banners.taken(images))}
+            for name, images in shown.items()
+        }
+        say(f"banners: {details['banners']}")
     packages = ["pillow", "imagehash", "numba", "simplejpeg"]
     return finish("curate", rows, packages, equal=equal, as_json=options.json, details=details)
 

@@ -7,7 +7,9 @@ All of it is whole-number arithmetic in compiled code over the pixels, the same 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import cv2
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ Pixels = NDArray[np.uint8]
 PHASH_BITS = 64
 THUMBNAIL_SIDE = 16
 MATRIX_SIDE = 32  # the picture that the hash's cosine transform sees
+GROUND_WIDTH = 10
 _KEPT = 8  # of its lowest frequencies, each way
 _PRECISION = 22  # bits of a weight behind the point
 
@@ -32,6 +35,8 @@ class Look:
     """xxh3-128 of width, height and RGB: equal for pictures that differ in metadata or lossless format alone."""
     contrast: float
     """The standard deviation of the luminance, of 255."""
+    ground: float
+    """Share of the pixels, a grid of at least 64x64 of them, whose luminance is within GROUND_WIDTH levels of one level."""
     phash: int
     """64-bit perceptual hash."""
     thumbnail: bytes
@@ -44,18 +49,18 @@ def look(pixels: Pixels) -> Look:
     """Look at a picture."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
-    narrower = np.empty((MATRIX_SIDE, height), np.uint8)
+    grey = np.empty((height, width), np.uint8)
     cells = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
-    sums = _measure(pixels, *_weights(width, MATRIX_SIDE), narrower)
-    first, second = (total / (height * width) for total in sums)
-    _cells(pixels.reshape(height, -1), cells)
-    luminance = _turned(narrower, MATRIX_SIDE)
+    first, second, ground = _measure(pixels.reshape(height, -1), grey, cells)
+    luminance = resized(grey, MATRIX_SIDE)
+    mean = first / (height * width)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
     digest.update(pixels.data)
     return Look(
         pixels=digest.digest(),
-        contrast=math.sqrt(max(0.0, second - first * first)),
-        phash=hash_of(luminance),
+        contrast=math.sqrt(max(0.0, second / (height * width) - mean * mean)),
+        ground=ground,
+        phash=int(_hash_of(luminance, DCT)),
         thumbnail=cells.tobytes(),
         luminance=luminance.tobytes(),
     )
@@ -64,7 +69,7 @@ def look(pixels: Pixels) -> Look:
 def luminance_of(pixels: Pixels) -> NDArray[np.uint8]:
     """The luminance (height, width)."""
     luminance = np.empty(pixels.shape[:2], np.uint8)
-    _luminance(np.ascontiguousarray(pixels), luminance)
+    _luminance(np.ascontiguousarray(pixels).reshape(len(pixels), -1), luminance)
     return luminance
 
 
@@ -76,18 +81,39 @@ def _cosines() -> NDArray[np.float64]:
 DCT = _cosines()
 
 
-def hash_of(luminance: NDArray[np.uint8]) -> int:
+@compiled(nogil=True)
+def _hash_of(luminance, cosines):
     """64-bit perceptual hash: the signs of the 8x8 lowest frequencies of the 32x32 luminance, around their median.
 
     Bit order and values are those of `imagehash.phash` (most significant bit first, rows first), but that coefficients
     are rounded to a millionth first: those of flat or symmetric pictures are exactly zero in theory, and their noise
-    would make the hash depend on the machine.
+    would make the hash depend on the machine. So would sums in another order, so they are written out.
 
     Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
     """
-    lowest = np.round(DCT @ luminance.astype(np.float64) @ DCT.T, 6).ravel()
-    low, high = np.partition(lowest, (31, 32))[31:33].tolist()
-    return int.from_bytes(np.packbits(lowest > (low + high) / 2).tobytes(), "big")
+    kept, side = cosines.shape
+    lowest, ordered, across = np.empty(kept * kept), np.empty(kept * kept), np.empty(side)
+    for u in range(kept):
+        across[:] = 0.0
+        for y in range(side):
+            for x in range(side):
+                across[x] += cosines[u, y] * luminance[y, x]
+        for v in range(kept):
+            total = 0.0
+            for x in range(side):
+                total += across[x] * cosines[v, x]
+            lowest[kept * u + v] = np.rint(total * 1e6)
+    for i in range(len(lowest)):
+        at = i
+        while at > 0 and ordered[at - 1] > lowest[i]:
+            ordered[at] = ordered[at - 1]
+            at -= 1
+        ordered[at] = lowest[i]
+    middle = (ordered[len(ordered) // 2 - 1] + ordered[len(ordered) // 2]) / 2
+    phash = np.uint64(0)
+    for value in lowest:
+        phash = (phash << np.uint64(1)) | np.uint64(value > middle)
+    return phash
 
 
 def resized(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -95,35 +121,35 @@ def resized(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
     Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c.
     """
-    return _turned(_turned(plane, side), side)
+    for size in (plane.shape[1], len(plane)):
+        turned: Any = cv2.transpose(plane).reshape(size, -1)  # OpenCV's types do not say that it stays uint8
+        plane = _resampled(turned, side)
+    return plane
 
 
-def _turned(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A plane with its rows resampled, and turned: what were its columns are its rows."""
-    result = np.empty((side, len(plane)), np.uint8)
-    _resample(plane, *_weights(plane.shape[1], side), result)
+def _resampled(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A plane with its columns resampled: `side` rows."""
+    result = np.empty((side, plane.shape[1]), np.uint8)
+    _resample(plane, *_weights(len(plane), side), result)
     return result
 
 
 @lru_cache(maxsize=512)
-def _weights(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Of each pixel of the result the first that it is made of, and the weights from there on (side, K).
-
-    K is a multiple of 16, which processors add up in few steps: zeros fill it.
-    """
+def _weights(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Of each pixel of the result the first that it is made of, how many those are, and their weights (side, K)."""
     scale = size / side
     stretch = max(scale, 1.0)
     reach = 3.0 * stretch
-    starts = np.empty(side, np.int64)
-    weights = np.zeros((side, -(-(math.ceil(reach) * 2 + 1) // 16) * 16), np.int32)
+    starts, counts = np.empty(side, np.int64), np.empty(side, np.int64)
+    weights = np.zeros((side, math.ceil(reach) * 2 + 1), np.int32)
     for place in range(side):
         center = (place + 0.5) * scale
         low, high = max(0, int(center - reach + 0.5)), min(size, int(center + reach + 0.5))
         values = [_lanczos((at - center + 0.5) / stretch) for at in range(low, high)]
         total = sum(values)
-        starts[place] = low
+        starts[place], counts[place] = low, high - low
         weights[place, : high - low] = [_rounded(value / total * (1 << _PRECISION)) for value in values]
-    return starts, weights
+    return starts, counts, weights
 
 
 def _lanczos(x: float) -> float:
@@ -141,35 +167,51 @@ def _rounded(value: float) -> int:
 
 
 @compiled(inline="always")
-def _grey(row, grey):
+def _grey(row, line):
     """The luminance of a row of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2)."""
-    for x in range(len(row) // 3):
-        total = np.int32(np.int32(row[3 * x]) * np.int32(19595) + np.int32(row[3 * x + 1]) * np.int32(38470))
-        grey[x] = np.int32(total + np.int32(row[3 * x + 2]) * np.int32(7471) + np.int32(32768)) >> 16
+    for x in range(len(line)):
+        red, green, blue = np.uint32(row[3 * x]), np.uint32(row[3 * x + 1]), np.uint32(row[3 * x + 2])
+        total = red * np.uint32(19595) + green * np.uint32(38470) + blue * np.uint32(7471) + np.uint32(32768)
+        line[x] = np.uint8(np.uint32(total) >> np.uint32(16))
 
 
 @compiled(nogil=True)
-def _luminance(pixels, luminance):
-    for y in range(len(pixels)):
-        _grey(pixels[y].reshape(-1), luminance[y])
+def _luminance(rows, grey):
+    for y in range(len(rows)):
+        _grey(rows[y], grey[y])
 
 
 @compiled(nogil=True)
-def _measure(pixels, starts, weights, narrower):
-    """The luminance, its rows resampled and the result turned; the sum of its values, and of their squares."""
-    width, first, second = pixels.shape[1], 0, 0
-    grey = np.zeros(width + weights.shape[1], np.int32)
-    for y in range(len(pixels)):
-        _grey(pixels[y].reshape(-1), grey)
-        one, two = np.uint32(0), np.uint32(0)
+def _measure(rows, grey, cells):
+    """Of rows of RGB, RGB, ... the luminance and the cells; the sum of the luminance, that of its squares, the ground."""
+    height, width, first, second = len(rows), rows.shape[1] // 3, 0, 0
+    down, right = max(1, height // 64), max(1, width // 64)
+    levels = np.zeros(256, np.int64)
+    for y in range(height):
+        line, one, two = grey[y], np.uint32(0), np.uint32(0)
+        _grey(rows[y], line)
         for x in range(width):  # a row of 66,000 pixels fits the sums
-            value = np.uint32(grey[x])
+            value = np.uint32(line[x])
             one = np.uint32(one + value)
             two = np.uint32(two + np.uint32(value * value))
         first += one
         second += two
-        _resample_row(grey, starts, weights, narrower[:, y])
-    return first, second
+        if y % down == 0:
+            for x in range(0, width, right):
+                levels[line[x]] += 1
+    _cells(rows, cells)
+    return first, second, _ground(levels)
+
+
+@compiled(nogil=True)
+def _ground(levels):
+    """The greatest share of counts within GROUND_WIDTH levels of one level."""
+    most, inside = 0, 0
+    for level in range(len(levels) + GROUND_WIDTH):
+        inside += levels[level] if level < len(levels) else 0
+        inside -= levels[level - 2 * GROUND_WIDTH - 1] if level > 2 * GROUND_WIDTH else 0
+        most = max(most, inside)
+    return most / levels.sum()
 
 
 @compiled(nogil=True)
@@ -177,39 +219,56 @@ def _cells(rows, cells):
     """The mean of each cell of a grid, by area: with n cells a side, a pixel is n units wide, and a cell `width` units."""
     height, width, side = rows.shape[0], rows.shape[1] // 3, len(cells)
     area = height * width
+    down, whole = np.empty(rows.shape[1], np.int32), np.empty(rows.shape[1], np.uint16)
     for i in range(side):
-        down = np.zeros(rows.shape[1], np.int32)
-        for y in range(i * height // side, ((i + 1) * height - 1) // side + 1):
-            share = np.int32(min(side * (y + 1), (i + 1) * height) - max(side * y, i * height))
-            row = rows[y]
-            for k in range(len(row)):
-                down[k] = np.int32(down[k] + np.int32(share * np.int32(row[k])))
+        top, bottom = i * height, (i + 1) * height
+        down[:] = 0
+        y = top // side
+        while side * y < bottom:
+            share = np.int32(min(side * (y + 1), bottom) - max(side * y, top))
+            rows_whole = min(bottom // side - y, 256) if share == side else 0  # 16 bits hold the sums of so many
+            if rows_whole:
+                whole[:] = 0
+                for row in rows[y : y + rows_whole]:
+                    for k in range(len(row)):
+                        whole[k] = np.uint16(whole[k] + np.uint16(row[k]))
+                for k in range(len(whole)):
+                    down[k] = np.int32(down[k] + np.int32(share * np.int32(whole[k])))
+            else:
+                row = rows[y]
+                for k in range(len(row)):
+                    down[k] = np.int32(down[k] + np.int32(share * np.int32(row[k])))
+            y += max(rows_whole, 1)
         for j in range(side):
             low, high = j * width, (j + 1) * width
-            for channel in range(3):
-                total = 0
-                for x in range(low // side, (high - 1) // side + 1):
-                    share = min(side * (x + 1), high) - max(side * x, low)
-                    total += share * np.int64(down[3 * x + channel])
-                cells[i, j, channel] = (total + area // 2) // area
-
-
-@compiled(inline="always")
-def _resample_row(row, starts, weights, result):
-    """Of a row with K numbers behind it that do not matter."""
-    for place in range(len(starts)):
-        part = row[starts[place] : starts[place] + weights.shape[1]]
-        weight, total = weights[place], np.int32(1 << 21)
-        for k in range(len(weight)):
-            total = np.int32(total + np.int32(part[k] * weight[k]))
-        result[place] = min(max(total >> 22, 0), 255)
+            red = green = blue = area // 2
+            for x in range(low // side, (high - 1) // side + 1):
+                share = min(side * (x + 1), high) - max(side * x, low)
+                red += share * np.int64(down[3 * x])
+                green += share * np.int64(down[3 * x + 1])
+                blue += share * np.int64(down[3 * x + 2])
+            cells[i, j, 0], cells[i, j, 1], cells[i, j, 2] = red // area, green // area, blue // area
 
 
 @compiled(nogil=True)
-def _resample(plane, starts, weights, result):
-    """Resample the rows of a plane; the result is turned."""
-    width = plane.shape[1]
-    row = np.zeros(width + weights.shape[1], np.int32)
-    for y in range(len(plane)):
-        row[:width] = plane[y]
-        _resample_row(row, starts, weights, result[:, y])
+def _resample(plane, starts, counts, weights, result):
+    """Resample the columns of a plane: each row of the result is a sum of rows, four at a time."""
+    total = np.empty(plane.shape[1], np.int32)
+    for place in range(len(starts)):
+        total[:] = 1 << (_PRECISION - 1)
+        k, end, weight = 0, counts[place], weights[place]
+        rows = plane[starts[place] : starts[place] + end]
+        while k + 4 <= end:
+            one, two, three, four = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
+            a, b, c, d = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
+            for x in range(len(total)):
+                left = np.int32(np.int32(np.int32(one[x]) * a) + np.int32(np.int32(two[x]) * b))
+                right = np.int32(np.int32(np.int32(three[x]) * c) + np.int32(np.int32(four[x]) * d))
+                total[x] = np.int32(total[x] + np.int32(left + right))
+            k += 4
+        while k < end:
+            for x in range(len(total)):
+                total[x] = np.int32(total[x] + np.int32(np.int32(rows[k, x]) * weight[k]))
+            k += 1
+        for x in range(len(total)):
+            result[place, x] = min(max(total[x] >> _PRECISION, 0), 255)

@@ -56,13 +56,16 @@ SCORES = [
     pa.field("clip_score", pa.float32()),  # cosine of picture and caption; docs/scores.md
     pa.field("aesthetic", pa.float32()),
     pa.field("nsfw", pa.float32()),  # 0 to 1
+    pa.field("faces", pa.float32()),  # how many
 ]
 SCORE_NAMES = [field.name for field in SCORES]
+FACE_BBOXES = pa.list_(pa.list_(pa.float32()))  # x0, y0, x1, y1 of each, as shares of width and height
+FACES = [pa.field("face_bboxes", FACE_BBOXES)]  # DataComp's name; null where no faces were looked for
 DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string())]
 
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
-CURATED = pa.schema([*DOWNLOADED, *LOOK, *SCORES])
+CURATED = pa.schema([*DOWNLOADED, *LOOK, *SCORES, *FACES])
 PACKED = CURATED  # `shard` now names the training shard
 
 

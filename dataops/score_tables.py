@@ -5,11 +5,15 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from dataops.schema import FACE_BBOXES
+
 ID = pa.binary(16)
 TO_SCORE = pa.schema([("key", pa.string()), ("caption", pa.string()), ("id", ID)])
 """What is to be scored of a shard: a row a sample. `id` only comes back with its score."""
 SCORES = pa.schema([("id", ID), ("score", pa.float32())])
 """What came of it; null where the picture cannot be decoded."""
+FACES = pa.schema([*SCORES, ("face_bboxes", FACE_BBOXES)])
+"""The same of the scorer of faces: their number, and where they are."""
 
 
 def identities(pictures: Sequence[str], captions: Sequence[str] | None) -> pa.Array:

@@ -230,6 +230,8 @@ def _problems_outside(
             problems += _caught("curate.overlap.paths", lambda: [evaluation_files(path) for path in overlap.paths])
     if (train := table("train", TrainConfig)) is not None:
         problems += _caught("train.model", lambda: load_model_config(train.model))
+    if train is not None and train.blur_faces and (curate := table("curate", CurateConfig)) and not curate.scores.faces:
+        problems.append("train.blur_faces: needs a table [curate.scores.faces], which says where faces are")
     if (evaluate := table("evaluate", EvaluateConfig)) is not None:
         problems += _caught("evaluate.suite", evaluate.load)
     if (store := table("store", StoreConfig)) is not None:

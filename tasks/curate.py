@@ -122,7 +122,11 @@ def write(draft: Draft, shard: RawShard) -> Record:
     reasons = chosen["drop_reason"].to_pylist()
     phashes = [None if value is None else f"{value:016x}" for value in chosen["phash"].to_pylist()]
     rows = rows.append_column("phash", pa.array(phashes, pa.string()))
-    for name in ("cluster", "evaluation_overlap", *(n for n in SCORE_NAMES if n in chosen.column_names)):
+    for name in (
+        "cluster",
+        "evaluation_overlap",
+        *(n for n in (*SCORE_NAMES, "face_bboxes") if n in chosen.column_names),
+    ):
         rows = rows.append_column(name, chosen[name])
     kept = rows.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
     lost = rows.append_column("drop_reason", chosen["drop_reason"])
@@ -146,4 +150,4 @@ def outside(config: CurateConfig) -> list[Input]:
     return evaluation_inputs(config) + config.scores.inputs()
 
 
-CURATE = Stage(name="curate", version=4, make=make, outside=outside)
+CURATE = Stage(name="curate", version=5, make=make, outside=outside)

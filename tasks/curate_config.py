@@ -40,6 +40,8 @@ class CurateConfig(StageConfig):
     """Drop pictures whose original's larger side is more than this many times the smaller."""
     min_contrast: float = Field(default=2.0, ge=0, le=127)
     """Drop pictures whose luminance has a smaller standard deviation, of 255 levels, as `blank`."""
+    text_banners: bool = True
+    """Look for pictures that are nothing but text on a plain ground, and drop them as `text_banner`."""
     max_addresses: int = Field(default=100, ge=1)
     """Drop pictures that came from more addresses, byte for byte, as `placeholder`: "image not found", logos, spacers."""
     near_duplicates: bool = True

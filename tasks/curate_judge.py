@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from dataops import images
 from dataops.errors import CorruptPart
-from dataops.image_look import Look, look
+from dataops.image_look import Look, Pixels, look, luminance_of
 from dataops.shards import read_samples
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
+from dataops.text_banner import LEAST_GROUND, is_text_banner
 from tasks.curate_config import CurateConfig
 
 JUDGED = pa.schema(
@@ -94,11 +95,12 @@ def paired(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict
 def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfig) -> dict[str, Any]:
     """The columns of JUDGED that come from the picture's own bytes, and its `drop_reason`."""
     try:
-        seen = look(images.pixels(data))
+        pixels = images.pixels(data)
     except images.ImageRefused as refused:
         return {"drop_reason": refused.reason}
+    seen = look(pixels)
     return {
-        "drop_reason": _health(seen, original_size, config),
+        "drop_reason": _health(seen, pixels, original_size, config),
         "pixels": seen.pixels,
         "phash": seen.phash,
         "thumbnail": seen.thumbnail,
@@ -106,7 +108,7 @@ def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfi
     }
 
 
-def _health(seen: Look, original_size: tuple[int, int], config: CurateConfig) -> str | None:
+def _health(seen: Look, pixels: Pixels, original_size: tuple[int, int], config: CurateConfig) -> str | None:
     small, large = sorted(original_size)
     if small < config.min_side:
         return "too_small"
@@ -114,4 +116,6 @@ def _health(seen: Look, original_size: tuple[int, int], config: CurateConfig) ->
         return "aspect_ratio"
     if seen.contrast < config.min_contrast:
         return "blank"
+    if config.text_banners and seen.ground >= LEAST_GROUND and is_text_banner(luminance_of(pixels)):
+        return "text_banner"
     return None

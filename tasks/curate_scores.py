@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from dataops.schema import CURATED
 from dataops.score_rules import drop_reasons
 from dataops.snapshot import read_table
 from tasks.curate_choose import Choice
@@ -50,7 +51,7 @@ def add_scores(choice: Choice, shards: Sequence[RawShard], sizes: Sequence[int],
     columns: dict[str, pl.Series] = {}
     facts: dict[str, Any] = {}
     for scorer, values in score(asked, config.scores, work.draft, work.context):
-        columns[scorer.name] = pl.Series(scorer.name, values)
+        columns |= {name: pl.Series(name, column) for name, column in values.items()}
         facts[scorer.name] = _facts(scorer, columns[scorer.name])
     language = pa.chunked_array([chunk for column in languages for chunk in column.chunks], pa.string())
     scored = pa.table({"uid": uids, "language": language, **{n: s.to_arrow() for n, s in columns.items()}})
@@ -65,7 +66,7 @@ def _spread(scores: pl.Series, left: np.ndarray, count: int) -> pa.Array:
     places = np.full(count, -1, np.int64)
     places[left] = np.arange(len(left))
     taken = scores.to_arrow().take(pa.array(places, mask=places < 0))
-    return pa.array(taken, pa.float32())
+    return taken.cast(CURATED.field(scores.name).type)
 
 
 def _facts(scorer: Scorer, scores: pl.Series) -> dict[str, Any]:

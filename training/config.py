@@ -121,6 +121,9 @@ class TrainConfig(StageConfig):
     """A name in configs/models/, or the path of such a JSON file."""
     epochs: Annotated[int, Field(ge=1)] = 32
     """Passes over the dataset; each sample is seen once in each, or with its sampling_probability where it has one."""
+    blur_faces: bool = False
+    """Blur the faces in each picture as it is read, where [curate.scores.faces] found them (column `face_bboxes`). The
+    pictures in the shards stay as they are; a sample whose faces were not looked for is left out."""
     batch_size: Annotated[int, Field(ge=2)] = 1024
     """Pairs a step over all ranks, at most: an epoch is cut into the fewest such batches, equal to within one pair."""
     lr: Positive = 5e-4

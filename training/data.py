@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
 SAMPLED = b'"sampling_probability"'
 """What stands in a sample's JSON where it may say how often the sample is to be seen; another's JSON is not looked into."""
+FACES = b'"face_bboxes"'
+"""The same of where its faces are; looked for only where they are to be blurred."""
 
 
+NOT_LOOKED_AT = "its faces were not looked for"
 READ_AHEAD = 2
 """Batches that are in the making while one is in use."""
 CHUNK = 8
@@ -46,6 +49,7 @@ class _Row(msgspec.Struct):
 
     sampling_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     uid: str | None = None
+    face_bboxes: list[tuple[float, float, float, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,12 @@ class Dataset:
         crop_area: shares of the picture's area between which a random part of it is taken, as RandomResizedCrop does;
             None: pictures are scaled so that their shorter side has `image_size` pixels, and a random square is taken.
         arriving: see training/shard_files.py; empty: all shards are here.
+        blur_faces: blur each picture at its `face_bboxes`. A sample that does not say where its faces are, or that there
+            are none, is left out.
 
     Raises:
         ConfigError: there is no shard, or one cannot be opened.
-        ContractError: a shard is not a whole tar file, or there is no pair in any.
+        ContractError: a shard is not a whole tar file, or there is no pair in any; no sample says where its faces are.
     """
 
     def __init__(
@@ -96,7 +102,10 @@ class Dataset:
         cache_bytes: int,
         crop_area: tuple[float, float] | None = None,
         arriving: Mapping[str, int] | None = None,
+        *,
+        blur_faces: bool = False,
     ):
+        self._blur_faces, self._faces = blur_faces, dict[int, list[tuple[float, float, float, float]]]()
         self.image_size, self.crop_area = image_size, crop_area
         self.skipped: list[Skipped] = []
         """Samples without a picture or a caption, or with a probability that is none; they have no index."""
@@ -113,6 +122,10 @@ class Dataset:
                 raise ConfigError(f"shard {shard}: {error.strerror or error}") from error
             except tarfile.TarError as error:
                 raise ContractError(f"shard {shard} is not a whole tar file: {error}") from error
+        if not self._keys and any(skipped.reason == NOT_LOOKED_AT for skipped in self.skipped):
+            raise ContractError(
+                "train.blur_faces: no sample says where its faces are; add [curate.scores.faces] and make the dataset anew"
+            )
         if not self._keys:
             raise ContractError(f"no pair of picture and caption in {len(shards)} shards")
 
@@ -158,6 +171,8 @@ class Dataset:
             pixels = self._cache.get(sample)
             if pixels is None:
                 pixels = pictures.decode(self._picture(sample), self._side_to_keep)
+                if faces := self._faces.get(sample):
+                    pixels = pictures.blur_faces(pixels, faces)
                 if self.crop_area is None:
                     pixels = pictures.shortest_side(pixels, self.image_size)
                 # Two threads may both find room for the last one: over by a picture, and never wrong.
@@ -198,6 +213,12 @@ class Dataset:
             except msgspec.MsgspecError as error:
                 self.skipped.append(Skipped(shard.name, key, f"json member: {error}"))
                 continue
+            if self._blur_faces:
+                if row.face_bboxes is None:
+                    self.skipped.append(Skipped(shard.name, key, NOT_LOOKED_AT))
+                    continue
+                if row.face_bboxes:
+                    self._faces[len(self._keys)] = row.face_bboxes
             self._keys.append(key)
             self._spans.extend((number, *spans["picture"], *spans["txt"]))
             self._probabilities.append(1.0 if row.sampling_probability is None else row.sampling_probability)
@@ -205,13 +226,15 @@ class Dataset:
 
     def _row(self, shard: int, span: tuple[int, int]) -> _Row:
         data = self.files.read(shard, *span)
-        return msgspec.json.decode(data, type=_Row) if SAMPLED in data else _Row()
+        asked = SAMPLED in data or (self._blur_faces and FACES in data)
+        return msgspec.json.decode(data, type=_Row) if asked else _Row()
 
     def _rows_here(self, shard: int, keys: Collection[str]) -> dict[str, _Row]:
         """What the JSON members of a shard that is not here say; the Parquet beside it says the same."""
         path = self.files.paths[shard]
         try:
-            rows = {r.pop("key"): msgspec.convert(r, _Row) for r in rows_of(path, ["uid", "sampling_probability"])}
+            columns = ["uid", "sampling_probability", *(["face_bboxes"] if self._blur_faces else [])]
+            rows = {r.pop("key"): msgspec.convert(r, _Row) for r in rows_of(path, columns)}
         except msgspec.ValidationError as error:
             raise ContractError(f"{path.with_name(f'part-{path.stem}.parquet')}: {error}") from error
         if rows.keys() != set(keys):

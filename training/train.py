@@ -102,7 +102,9 @@ class _Training:
         model_config = load_model_config(config.model)
         self.preprocess = Preprocess(model_config.vision_cfg.image_size)
         side = self.preprocess.image_size
-        self.dataset = Dataset(list(job.shards), side, config.cache_bytes, config.crop_area, job.arriving)
+        self.dataset = Dataset(
+            list(job.shards), side, config.cache_bytes, config.crop_area, job.arriving, blur_faces=config.blur_faces
+        )
         windows = self.dataset.windows(config.shuffle_shards)
         self.plan = Plan(len(self.dataset), config, job.seed, self.dataset.sampling, windows)
         files, limit = self.dataset.files, config.shard_cache_bytes

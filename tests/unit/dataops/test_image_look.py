@@ -60,6 +60,16 @@ def test_contrast_is_the_standard_deviation_of_luminance() -> None:
     assert look(np.full((50, 50, 3), 77, np.uint8)).contrast == 0
 
 
+def test_ground_is_the_share_of_the_commonest_luminance() -> None:
+    halves = np.full((40, 200, 3), 250, np.uint8)
+    halves[:, :70] = 20
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    assert look(halves).ground == pytest.approx(0.65, abs=0.02)
+    assert look(halves + np.arange(3, dtype=np.uint8)).ground == pytest.approx(0.65, abs=0.02)  # nearly one level
+    assert look(noise).ground < 0.2
+    assert look(np.full((1, 1, 3), 9, np.uint8)).ground == 1
+
+
 def test_pixels_are_equal_where_size_and_every_value_are() -> None:
     picture = some_picture(4)
     other = picture.copy()

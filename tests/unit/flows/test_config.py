@@ -176,6 +176,8 @@ def test_scorers_that_are_not_there_are_found_before_the_run(write, tmp_path):
     assert "curate.scores.aesthetic.head: 'none.safetensors': no such file" in str(caught.value)
     with pytest.raises(ConfigError, match=r"curate: .*\[curate\.scores\.nsfw\] missing"):
         load_config(write(), ['curate.rules=[{score = "nsfw", max = 0.5}]'])
+    with pytest.raises(ConfigError, match=r"train\.blur_faces: needs a table \[curate\.scores\.faces\]"):
+        load_config(write(), ["train.blur_faces=true"])
 
 
 def test_a_list_of_queries_that_is_not_there_is_found_before_the_run(write, tmp_path):

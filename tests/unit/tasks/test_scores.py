@@ -104,9 +104,10 @@ def scored(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresC
     draft = Draft(store, "curate", f"{size:016x}")
     parts = shards(draft, rows, size)
     found: dict[str, dict[str, Any]] = {key: {} for key, _, _ in rows}
-    for scorer, values in scores.score(parts, config, draft, Context(store, home)):
-        for key, value in zip(found, values.to_pylist(), strict=True):
-            found[key][scorer.name] = value
+    for _, columns in scores.score(parts, config, draft, Context(store, home)):
+        for name, values in columns.items():
+            for key, value in zip(found, values.to_pylist(), strict=True):
+                found[key][name] = value
     return found
 
 
@@ -199,7 +200,7 @@ def test_a_shard_without_a_wanted_picture_is_an_error(tmp_path: Path) -> None:
     rows = pa.table({"key": [ROWS[0][0]], "caption": [""], "id": pa.array([bytes(16)], pa.binary(16))})
     draft.put_table("_work/rows.parquet", rows)
     with pytest.raises(CorruptPart, match="has no picture"):
-        score_nsfw.score_shard(draft, todo)
+        score_nsfw.score_nsfw(draft, todo)
 
 
 def test_a_digest_is_of_the_weights_and_not_of_their_place(tmp_path: Path, checkpoint: Path) -> None:
@@ -246,7 +247,7 @@ def test_the_job_is_a_process_of_its_own(tmp_path: Path, checkpoint: Path, monke
     parts = shards(draft, ROWS[:6], 3)
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)))
     context = Context(store, tmp_path, progress=lambda done, total, line: said.append((done, total)))
-    (column,) = scores.score(parts, config, draft, context)
-    assert column[0].name == "clip_score"
-    assert (len(column[1]), column[1].null_count) == (6, 0)
+    ((_, columns),) = scores.score(parts, config, draft, context)
+    assert list(columns) == ["clip_score"]
+    assert (len(columns["clip_score"]), columns["clip_score"].null_count) == (6, 0)
     assert said == [(1, 2), (2, 2)]
