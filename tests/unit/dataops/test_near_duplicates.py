@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.near_duplicates import bits_apart, clusters, matches, survivors, tables
+from dataops.bit_blocks import tables
+from dataops.near_duplicates import bits_apart, clusters, matches
 
 DISTANCES = [0, 1, 3, 6, 10, 16]
 
@@ -101,10 +102,3 @@ def test_each_way_to_flip_bits_leaves_a_table_whole(distance: int, rows: int) ->
 def test_a_distance_that_cannot_be_searched_is_an_error() -> None:
     with pytest.raises(ValueError, match="distance is 17; allowed: 0 to 16"):
         tables(17, 1, 1)
-
-
-def test_one_survivor_a_cluster() -> None:
-    cluster = np.array([0, 0, 2, 0, 2])
-    ranking = np.array([4, 1, 3, 2, 0])
-    assert survivors(cluster, ranking).tolist() == [False, True, False, False, True]
-    assert survivors(cluster[:0], ranking[:0]).tolist() == []
