@@ -36,8 +36,9 @@ def choose(numbers: Sequence[str], sizes: Sequence[int], config: CurateConfig, m
         numbers: of the raw shards, whose judged tables are in the store; `sizes` are their rows.
         matches: name in the store of the table of matches with evaluation sets, where they are looked for.
     """
-    groups, bits = steps.grouped(sizes), steps.range_bits(sum(sizes))
-    first = Step(steps.spread, 0, len(groups), bits, config, matches=matches)
+    groups, rows = steps.grouped(sizes), sum(sizes)
+    bits, near_bits = (steps.range_bits(rows, most) for most in (steps.RANGE_ROWS, steps.NEAR_ROWS))
+    first = Step(steps.spread, 0, len(groups), bits, near_bits, config, matches=matches)
 
     def over_groups(function: Callable[[Draft, Step], Record]) -> None:
         over([

@@ -28,12 +28,12 @@ def searches(bits: int, distance: int) -> tuple[Block, ...]:
 
 def search_of(step: Step) -> Block:
     """What is searched in a range of a block's values: ranges are numbered block by block."""
-    return searches(step.bits, step.config.near_duplicate_distance)[step.number >> step.bits]
+    return searches(step.near_bits, step.config.near_duplicate_distance)[step.number >> step.near_bits]
 
 
 def ranges_of_blocks(step: Step) -> int:
     """The ranges of all blocks."""
-    return len(searches(step.bits, step.config.near_duplicate_distance)) << step.bits
+    return len(searches(step.near_bits, step.config.near_duplicate_distance)) << step.near_bits
 
 
 def sign(draft: Draft, step: Step) -> Record:
@@ -42,9 +42,9 @@ def sign(draft: Draft, step: Step) -> Record:
     rows = left(draft, step, kinds, ["uid", "caption", "original_area", "phash"])
     known = ranked(rows, step.config).select("row", "group").with_columns(rows["phash"])
     hashes, pieces = rows["phash"].to_numpy(), list[pl.DataFrame]()
-    for block in searches(step.bits, step.config.near_duplicate_distance):
+    for block in searches(step.near_bits, step.config.near_duplicate_distance):
         spread = pl.Series((hashes & np.uint64(block.shared)) * _SPREAD, dtype=pl.UInt64)
-        found = by_range(known.with_columns(spread=spread), "spread", step.bits)
+        found = by_range(known.with_columns(spread=spread), "spread", step.near_bits)
         pieces += [piece.drop("spread") for piece in found]
     put_pieces(draft, table("near-hashes", step.number), pieces)
     return Record(task=step.id)

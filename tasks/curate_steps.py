@@ -23,6 +23,8 @@ GROUP_ROWS = 1 << 17
 """Of a group of raw shards, about: what bounds the memory of a worker."""
 RANGE_ROWS = 1 << 18
 """Of a range of hashes, about."""
+NEAR_ROWS = 1 << 21
+"""Of a range of hashes that are searched for near ones: to cut them costs a search for each block of bits."""
 RANKING = ["area", "characters", "uid_high", "uid_low"]
 """What of duplicates one stays by: the largest original, then the longest caption, then the smallest uid."""
 LEFT, GONE, OVERLAPS = 0, 1, 2
@@ -40,6 +42,8 @@ class Step:
     """In all."""
     bits: int
     """There are 2^bits ranges."""
+    near_bits: int
+    """And 2^near_bits of each block of bits, in the search for near-duplicates."""
     config: CurateConfig
     shards: tuple[str, ...] = ()
     """Numbers of the group's raw shards."""
@@ -83,9 +87,9 @@ def grouped(sizes: Sequence[int]) -> list[range]:
     return [*found, range(start, len(sizes))] if sizes else []
 
 
-def range_bits(rows: int) -> int:
-    """Into how many ranges (2^bits) the hashes of so many rows are cut."""
-    return (max(-(-rows // RANGE_ROWS), 1) - 1).bit_length()
+def range_bits(rows: int, most: int) -> int:
+    """Into how many ranges (2^bits) the hashes of so many rows are cut, so that one has about `most`."""
+    return (max(-(-rows // most), 1) - 1).bit_length()
 
 
 def spread(draft: Draft, step: Step) -> Record:

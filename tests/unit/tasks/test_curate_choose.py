@@ -47,9 +47,9 @@ def judged_rows() -> Rows:
     return rows
 
 
-@pytest.fixture(params=[(1 << 18, 1 << 17), (30, 25)], ids=["one range", "several"])
+@pytest.fixture(params=[(1 << 18, 1 << 21, 1 << 17), (30, 60, 25)], ids=["one range", "several"])
 def _ranges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(("RANGE_ROWS", "GROUP_ROWS"), request.param, strict=True):
+    for name, value in zip(("RANGE_ROWS", "NEAR_ROWS", "GROUP_ROWS"), request.param, strict=True):
         monkeypatch.setattr(steps, name, value)
 
 
