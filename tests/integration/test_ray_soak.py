@@ -79,7 +79,7 @@ def pair_lists(folder: Path) -> list[str]:
     """Eight lists with a million pairs, a third of them of addresses that others have too."""
     folder.mkdir()
     words = np.array(
-        ["the old", "a red", "boat", "harbour", "house on", "hill by", "river in", "winter light", "of two men"]
+        ["the old", "a red", "boat", "harbour", "house on", "hill by", "river in", "winter", "of two men"]
     )
     paths = []
     for number in range(FILES):
