@@ -21,7 +21,7 @@ from tasks.ranges import by_range, gathered, put_pieces, split
 
 GROUP_ROWS = 1 << 17
 """Of a group of raw shards, about: what bounds the memory of a worker."""
-RANGE_ROWS = 1 << 18
+RANGE_ROWS = 1 << 20
 """Of a range of hashes, about."""
 NEAR_ROWS = 1 << 21
 """Of a range of hashes that are searched for near ones: to cut them costs a search for each block of bits."""
