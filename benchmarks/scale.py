@@ -1,7 +1,7 @@
 """What a row costs as there are more of them, and what a cluster and an orchestrator add to that.
 
     pip install -e '.[bench,ray]'
-    python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 100000,1000000]
+    python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
                                [--engines local1,local2,ray] [--only stages,choice,parts,orchestration,dispatch]
                                [--folder DIR]
 
@@ -206,7 +206,7 @@ def main() -> int:
     """Run the benchmark."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--rows", default="100000,1000000,10000000", help="sizes for extract and filter")
-    parser.add_argument("--pictures", default="100000,1000000", help="sizes for curate and pack")
+    parser.add_argument("--pictures", default="20000,200000", help="sizes for curate and pack")
     parser.add_argument("--engines", default="local1,local2,ray")
     parser.add_argument("--only", default="stages,choice,parts,orchestration", help="what to measure")
     parser.add_argument("--folder", type=Path, help="where pairs are kept for the next time, and all stores are made")
