@@ -78,9 +78,7 @@ def doomed_node(cluster: Any, there: Callable[[], int], enough: int) -> Iterator
 def pair_lists(folder: Path) -> list[str]:
     """Eight lists with a million pairs, a third of them of addresses that others have too."""
     folder.mkdir()
-    words = np.array(
-        ["the old", "a red", "boat", "harbour", "house on", "hill by", "river in", "winter", "of two men"]
-    )
+    words = np.array(["the old", "a red", "boat", "harbour", "house on", "hill by", "river in", "winter", "of two men"])
     paths = []
     for number in range(FILES):
         random = np.random.default_rng(number)
