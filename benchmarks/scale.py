@@ -212,7 +212,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where pairs are kept for the next time, and all stores are made")
     options = parser.parse_args()
     if options.quick:
-        quick = {"rows": "20000,40000", "pictures": "2000", "engines": "local1", "only": "stages,choice,parts"}
+        quick = {"rows": "20000,40000", "pictures": "2000", "engines": "local1", "only": "stages,parts"}
         vars(options).update(quick)
     say: Callable[[str], Any] = (lambda line: None) if options.json else print_line
     engines, only = options.engines.split(","), options.only.split(",")
