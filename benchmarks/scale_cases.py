@@ -147,12 +147,12 @@ def tiny_parts(job: Job) -> float:
 
 def task_runs(job: Job) -> float:
     """The same, each part a task run of Prefect on prefect-ray's task runner."""
+    from infra.services import apply_environment
+
+    apply_environment()  # which Prefect reads when it is imported
     from prefect import flow, task
     from prefect_ray import RayTaskRunner  # pyright: ignore[reportMissingImports]
 
-    from infra.services import apply_environment
-
-    apply_environment()
     uri = job.context().store.uri
 
     @task

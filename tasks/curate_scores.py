@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dataops.score_rules import drop_reasons
 from dataops.snapshot import Draft, read_table
@@ -65,8 +64,9 @@ def with_scores(chosen: pa.Table, scored: pa.Table) -> pa.Table:
     spread = scored.take(places)
     for name in scored.column_names[:-1]:
         chosen = chosen.append_column(name, spread[name])
-    reason = pc.coalesce(chosen["drop_reason"], spread["reason"])
-    return chosen.set_column(chosen.column_names.index("drop_reason"), "drop_reason", reason)
+    reasons = pl.Series(chosen["drop_reason"]).fill_null(pl.Series(spread["reason"])).to_arrow()
+    place = chosen.column_names.index("drop_reason")
+    return chosen.set_column(place, "drop_reason", pa.array(reasons, pa.string()))
 
 
 def _left(shard: RawShard, draft: Draft) -> tuple[pa.Table, pa.Table]:
