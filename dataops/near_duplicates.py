@@ -53,9 +53,9 @@ def clusters(
     """
     first, same_as = _distinct(hashes, groups, thumbnails)
     hashes, groups = hashes[first], groups[first]
-    parent, before = np.arange(len(first)), np.array(block.before, np.uint64)
+    parent, shared, before = np.arange(len(first)), np.uint64(block.shared), np.array(block.before, np.uint64)
     for starts, rows, ordered in _filled(hashes, groups, distance, block):
-        _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, before, parent)
+        _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, shared, before, parent)
     _flatten(parent)
     return first[parent][same_as]
 
@@ -64,9 +64,10 @@ def mates(hashes: Hashes, groups: Rows, distance: int, block: Block = ALL) -> ND
     """Whether a row has another of its group whose hash differs in at most `distance` bits (N,), thumbnails aside."""
     first, same_as = _distinct(hashes, groups, np.empty((len(hashes), 0), np.uint8))
     found = np.bincount(same_as, minlength=len(first)) > (1 if not block.before else len(same_as))
-    hashes, groups, before = hashes[first], groups[first], np.array(block.before, np.uint64)
+    hashes, groups = hashes[first], groups[first]
+    shared, before = np.uint64(block.shared), np.array(block.before, np.uint64)
     for starts, rows, ordered in _filled(hashes, groups, distance, block):
-        _mark(starts, rows, ordered, groups, distance, before, found)
+        _mark(starts, rows, ordered, groups, distance, shared, before, found)
     return found[same_as]
 
 
@@ -178,8 +179,14 @@ def _agree(apart, masks):
     return known
 
 
+@compiled(inline="always")
+def _elsewhere(apart, shared, before):
+    """Whether a pair is another search's: it disagrees in what is shared here, or agrees in what is shared there."""
+    return (apart & shared) != 0 or _agree(apart, before)
+
+
 @compiled(nogil=True)
-def _mark(starts, rows, ordered, groups, distance, before, found):
+def _mark(starts, rows, ordered, groups, distance, shared, before, found):
     """Mark the rows of each bucket that are near another."""
     for b in range(len(starts) - 1):
         for i in range(starts[b], starts[b + 1]):
@@ -187,7 +194,7 @@ def _mark(starts, rows, ordered, groups, distance, before, found):
                 if found[rows[i]] and found[rows[j]]:
                     continue
                 apart = ordered[i] ^ ordered[j]
-                if _bits(apart) > distance or groups[rows[i]] != groups[rows[j]] or _agree(apart, before):
+                if _bits(apart) > distance or groups[rows[i]] != groups[rows[j]] or _elsewhere(apart, shared, before):
                     continue
                 found[rows[i]] = found[rows[j]] = True
 
@@ -200,13 +207,13 @@ def _join_pairs(one, two, parent):
 
 
 @compiled(nogil=True)
-def _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, before, parent):
+def _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, shared, before, parent):
     """Join the near-duplicates in each bucket; the smaller root becomes the root of both."""
     for b in range(len(starts) - 1):
         for i in range(starts[b], starts[b + 1]):
             for j in range(i + 1, starts[b + 1]):
                 apart = ordered[i] ^ ordered[j]
-                if _bits(apart) > distance or groups[rows[i]] != groups[rows[j]] or _agree(apart, before):
+                if _bits(apart) > distance or groups[rows[i]] != groups[rows[j]] or _elsewhere(apart, shared, before):
                     continue
                 one, two = _root(parent, rows[i]), _root(parent, rows[j])
                 if one != two and _alike(thumbnails, first[rows[i]], first[rows[j]], tolerance):
