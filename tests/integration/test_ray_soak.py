@@ -131,6 +131,8 @@ def test_the_demo_with_a_node_killed_in_curate(cluster: Any, tmp_path: Path) -> 
             f"filter.balance.queries={json.dumps(str(web.queries))}",
             f'download.connect_to={{"{web.host}" = "127.0.0.1:{server.server_port}"}}',
             "download.shard_size=250",
+            f"evaluate.suite={json.dumps(str(DEMO.parent / 'suites' / 'demo.toml'))}",
+            f"evaluate.data={json.dumps(str(web.suite_root))}",
         ]
         config = load_config(DEMO, settings, until="curate")
         pairs, kept = first_two(config, here, None)
