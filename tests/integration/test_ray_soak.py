@@ -1,6 +1,6 @@
 """A million pairs and the demo's pictures on Ray, a node killed in the middle of each stage: the bytes of the local run.
 
-Two to three minutes on two cores; `make ray` runs it. The cluster is two nodes on this machine, with addresses of their own.
+Two to three minutes on two cores; `make ray` runs it. The cluster is two nodes of this machine, each with an address.
 """
 
 import json
