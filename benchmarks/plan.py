@@ -19,12 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from dataops.duplicates import KEY_BYTES
+from tasks.curate_config import CurateConfig
+from tasks.curate_near import searches
+from tasks.curate_steps import GROUP_ROWS, NEAR_ROWS, RANGE_ROWS
+from tasks.curate_steps import range_bits as ranges_of
 from tasks.filter import range_bits
 from tasks.filter_steps import SLICE_ROWS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FENCE, PUT = 3, 1
 """Requests of Draft.check_fence (two looks, one read) and of a part's own write (dataops/snapshot.py)."""
+SETTLED_BYTES = 128
+"""Of a row that has duplicates, while clusters are settled: its link of 32 bytes, four times (tasks/curate_near.py)."""
 ROW_BYTES = 3000
 """Caption and row of a sample in a shard (docs/datasets.md)."""
 
@@ -34,11 +40,13 @@ class Prices:
     """What is assumed: prices in dollars, and rates that depend on the corpus."""
 
     core_hour: float = 0.04
+    """Of a virtual core on demand: half a c6i.large, $0.085 in us-east-1. Source: aws.amazon.com/ec2/pricing, 2025."""
     gpu_hour: float = 2.5
+    """Of an H100 on demand; clouds ask $2 to $5. Source: mercatus-ai.com/blog/cloud-gpu-pricing, May 2026."""
     get_million: float = 0.4
     put_million: float = 5.0
     gigabyte_month: float = 0.023
-    """Amazon's list prices of 2025 for S3 Standard in us-east-1; cores and GPUs as many clouds ask."""
+    """S3 Standard in us-east-1, the first 50 TB. Source: aws.amazon.com/s3/pricing, 2025."""
     cores: int = 512
     cores_of_machine: int = 64
     memory_limit_bytes: int = 128 << 30
@@ -51,6 +59,8 @@ class Prices:
     """Share of the addresses that give a picture."""
     curated: float = 0.9
     """Share of the pictures that curation keeps."""
+    duplicates: float = 0.2
+    """Share of the pictures that have a duplicate, or are one."""
     picture_bytes: int = 25_000
     """Stored, of 256 pixels. Source: LAION-400M, 10 TB."""
     fetched_bytes: int = 120_000
@@ -77,8 +87,6 @@ class Costs:
     pairs_of_archive_byte: float
     stored: dict[str, float]
     """Bytes a row of what comes in, by stage."""
-    curate_driver: float
-    """Bytes of the driver's memory a row: curation decides over all rows at once (tasks/curate_choose.py)."""
     part: float
     """Seconds of the driver."""
 
@@ -138,7 +146,6 @@ def measured() -> Costs:
         filter_kept=counts["kept"] / counts["input"],
         pairs_of_archive_byte=pairs_of_byte,
         stored={stage: slope(stage, "stored_bytes") for stage in runs},
-        curate_driver=slope("curate", "driver_bytes"),
         part=1 / parts.get("parts ray", max(parts.values())),
     )
 
@@ -200,10 +207,17 @@ def _filter(pairs: float, files: int, p: Prices, c: Costs) -> StagePlan:
 
 
 def _curate(rows: float, shards: int, p: Prices, c: Costs) -> StagePlan:
-    memory = rows * c.curate_driver
-    maps = [(shards, rows * c.curate), (shards, 0.0)]
-    return staged("curate", rows, maps, (shards * 24.0, shards * 5.0), p, c, moved=rows * p.picture_bytes,
-                  stored=rows * c.stored["curate"], scarce=f"{memory / 1e9:,.0f} GB in the driver, to choose")  # fmt: skip
+    groups, config = math.ceil(rows / GROUP_ROWS), CurateConfig()
+    ranges, near_bits = 1 << ranges_of(int(rows), RANGE_ROWS), ranges_of(int(rows), NEAR_ROWS)
+    near = len(searches(near_bits, config.near_duplicate_distance)) << near_bits
+    # Of the tables that cross: what is compared by bytes and by pixels, what has left (five times), three of the near.
+    crossed = groups * (7.0 * ranges + 3.0 * near)
+    tasks = groups * 5 + ranges * 2 + near * 2
+    maps = [(shards, rows * c.curate), (tasks, 0.0), (shards, 0.0)]  # judging takes most: all is counted there
+    reads, writes = shards * 24.0 + tasks * FENCE + crossed, shards * 5.0 + tasks * 2.0
+    scarce = f"looks at {crossed:,.0f} tables, {rows * p.duplicates * SETTLED_BYTES / 1e9:,.0f} GB to settle clusters"
+    return staged("curate", rows, maps, (reads, writes), p, c, moved=rows * p.picture_bytes,
+                  stored=rows * c.stored["curate"], scarce=scarce)  # fmt: skip
 
 
 def _pack(rows: float, raw: int, p: Prices, c: Costs) -> StagePlan:

@@ -1,24 +1,26 @@
 """What a row costs as there are more of them, and what a cluster and an orchestrator add to that.
 
     pip install -e '.[bench,ray]'
-    python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 100000,1000000]
-                               [--engines local1,local2,ray] [--only stages,parts,orchestration] [--folder DIR]
+    python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
+                               [--engines local1,local2,ray] [--only stages,choice,parts,orchestration,dispatch]
+                               [--folder DIR]
 
 Each measurement is a process of its own with the memory of all that it started. `extract` and `filter` read made-up pair
 lists (benchmarks/filter_rows.py), `curate` and `pack` made-up pictures of 64 pixels. The peer of a stage is the same engine
 at the smallest size, so that the ratio says how the cost of a row grows: the goal of 0.85 is 15% more. Ray is two nodes of
-one core on this machine; each engine must make the same bytes. `parts` maps 1,000 parts that do nothing. `orchestration`
-is the share of `pairmill run`, its servers being up, that is not the work of the two stages.
+one core on this machine; each engine must make the same bytes. Above a million rows or a hundred thousand pictures, local2
+is measured alone. `choice` is curate's choice among made-up rows, without their pictures. `parts` maps 1,000 parts that do
+nothing. `orchestration` is the share of `pairmill run`, its servers being up, that is not the work of the two stages.
+`dispatch`, which has to be asked for and needs `pip install prefect-ray`, gives such parts to Ray as we do, and each as a
+Prefect task run by prefect-ray's task runner.
 """
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,13 +29,16 @@ from typing import Any, NamedTuple
 from benchmarks.filter_rows import make_parts
 from benchmarks.measure import Row, TreeMemory, arguments, finish
 from benchmarks.scale_cases import Job, Told, forget, make_pictures, run
+from benchmarks.scale_choice import make_judged
+from benchmarks.scale_places import ROOT, pairmill, servers, two_nodes
 from dataops.store import FolderStore
 from tasks.demo.build import build_demo_web
 
 PACKAGES = ("pyarrow", "polars", "prefect")
+MANY_PAIRS, MANY_PICTURES = 1_000_000, 100_000
+ENGINE_FOR_MANY = "local2"
 FLAT = 0.85
 """Least speed at a greater size, of that at the smallest."""
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = """
 name = "scale"
 store.uri = "{store}"
@@ -71,23 +76,6 @@ def alone(job: Job) -> Measured:
             process.join()
 
 
-@contextmanager
-def two_nodes() -> Iterator[str]:
-    """The address of a cluster of Ray on loopback, of two nodes with a core each."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
-    from ray.cluster_utils import Cluster
-
-    size = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**size, "node_ip_address": "127.0.0.2", "include_dashboard": False}
-    )
-    try:
-        cluster.add_node(**size, node_ip_address="127.0.0.3")
-        yield str(cluster.address)
-    finally:
-        cluster.shutdown()
-
-
 class Scale:
     """The measurements, and the rows that they give."""
 
@@ -108,7 +96,7 @@ class Scale:
         """Extract and filter."""
         for size in sizes:
             paths, _ = make_parts(self.folder / "pairs", size)
-            for engine in self.engines:
+            for engine in self._engines(size, MANY_PAIRS):
                 with tempfile.TemporaryDirectory(dir=self.folder) as store:
                     for what in ("extract", "filter"):
                         self._measure(
@@ -121,11 +109,24 @@ class Scale:
         for size in sizes:
             with tempfile.TemporaryDirectory(dir=self.folder) as store:
                 make_pictures(FolderStore(Path(store)), size)
-                for engine in self.engines:
+                for engine in self._engines(size, MANY_PICTURES):
                     for what in ("curate", "pack"):
                         self._measure(self.job(what, engine, Path(store), rows=size), engine)
                     forget(store, "curate", "pack")
         self._compare(("curate", "pack"), sizes)
+
+    def choice(self, sizes: Sequence[int]) -> None:
+        """Curate's choice alone."""
+        for size in sizes:
+            with tempfile.TemporaryDirectory(dir=self.folder) as store:
+                make_judged(FolderStore(Path(store)), size)
+                for engine in self._engines(size, MANY_PAIRS):
+                    self._measure(self.job("choice", engine, Path(store), rows=size), engine)
+        self._compare(("choice",), sizes)
+
+    def _engines(self, size: int, many: int) -> Sequence[str]:
+        """Those that so many rows are measured on: many take minutes, and the engines were compared on fewer."""
+        return [e for e in self.engines if e == ENGINE_FOR_MANY] or self.engines if size > many else self.engines
 
     def _measure(self, job: Job, engine: str) -> None:
         measured = alone(job)
@@ -144,8 +145,9 @@ class Scale:
                 made = {c["digest"] for c in self.costs if (c["stage"], c["rows"]) == (what, size)}
                 self.equal = self.equal and len(made) == 1
             for engine in self.engines:
-                first, *others = (self._cost(what, size, engine) for size in sizes)
-                for cost in (first, *others):
+                costs = [c for c in self.costs if (c["stage"], c["engine"]) == (what, engine)]
+                first = costs[0]
+                for cost in costs:
                     case, goal = f"{what} {cost['rows']} {engine}", FLAT if cost is not first else None
                     peer = f"at {first['rows']:,} rows"
                     speeds = [c["rows"] / c["seconds"] for c in (cost, first)]
@@ -153,9 +155,6 @@ class Scale:
                     for kind in ("tree_bytes", "driver_bytes"):
                         sizes_mb = [c[kind] / 1e6 for c in (cost, first)]
                         self.rows.append(Row(f"{case} {kind.partition('_')[0]} memory", *sizes_mb, peer, "MB"))
-
-    def _cost(self, what: str, size: int, engine: str) -> dict[str, Any]:
-        return next(c for c in self.costs if (c["stage"], c["rows"], c["engine"]) == (what, size, engine))
 
     def parts(self, number: int) -> None:
         """How many parts a second, that do nothing."""
@@ -167,6 +166,18 @@ class Scale:
         peer = self.engines[0]
         self.rows += [Row(f"parts {engine}", speed, speeds[peer], peer, "parts/s") for engine, speed in speeds.items()]
 
+    def dispatch(self, number: int) -> None:
+        """Parts that do nothing on Ray: as we give them to it, and each as a Prefect task run."""
+        spent = {}
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary, servers(Path(temporary)):
+            os.environ["PAIRMILL_HOME"] = str(Path(temporary) / "home")  # by which the child finds the servers
+            for what in ("parts", "prefect-ray"):
+                job = self.job(what, "ray", Path(temporary) / what, rows=number)
+                spent[what] = alone(job).told
+                self.say(f"dispatch {what}: {1000 * spent[what].seconds / number:.2f} ms each of {number:,}")
+        speeds = [number / spent[what].seconds for what in ("parts", "prefect-ray")]
+        self.rows.append(Row("dispatch ray", *speeds, "prefect-ray's task runner", "parts/s"))
+
     def orchestration(self, size: int) -> None:
         """What a run takes beside the stages' own work."""
         paths, _ = make_parts(self.folder / "pairs", size)
@@ -176,26 +187,20 @@ class Scale:
             config = home / "run.toml"
             values = {"store": home / "store", "lists": json.dumps([str(path) for path in paths]), "root": ROOT}
             config.write_text(CONFIG.format(**values, data=web.suite_root, workers=2))
-            try:
-                _pairmill(home, "up")
+            with servers(home):
                 started = time.perf_counter()
-                _pairmill(home, "run", str(config), "--until", "filter")
+                pairmill(home, "run", str(config), "--until", "filter")
                 wall = time.perf_counter() - started
-            finally:
-                _pairmill(home, "down")
-            bare = home / "bare"
-            jobs = [self.job(w, "local2", bare, rows=size, lists=tuple(map(str, paths))) for w in ("extract", "filter")]
-            work = sum(alone(job).told.seconds for job in jobs)
+            work = self._work(size, home / "bare", tuple(map(str, paths)))
         self.say(f"orchestration {size:,}: run {wall:.1f} s, the stages alone {work:.1f} s: {1 - work / wall:.1%}")
         self.rows.append(Row(f"orchestration {size}", work / wall, 1, "the run", "share of the run that is work", 0.95))
 
-
-def _pairmill(home: Path, *command: str) -> None:
-    environment = {**os.environ, "PAIRMILL_HOME": str(home / "home"), "PYTHONPATH": str(ROOT)}
-    code = "from flows.cli import main; main()"
-    subprocess.run(
-        [sys.executable, "-c", code, *command], env=environment, cwd=home, check=True, stdout=subprocess.DEVNULL
-    )
+    def _work(self, size: int, store: Path, lists: tuple[str, ...]) -> float:
+        """Seconds of the two stages by themselves: as they were measured in this run, where they were."""
+        measured = [c for c in self.costs if (c["engine"], c["rows"]) == ("local2", size)]
+        known = {c["stage"]: c["seconds"] for c in measured}
+        jobs = [self.job(what, "local2", store, rows=size, lists=lists) for what in ("extract", "filter")]
+        return sum(known.get(job.what) or alone(job).told.seconds for job in jobs)
 
 
 def _numbers(text: str) -> list[int]:
@@ -206,9 +211,9 @@ def main() -> int:
     """Run the benchmark."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--rows", default="100000,1000000,10000000", help="sizes for extract and filter")
-    parser.add_argument("--pictures", default="100000,1000000", help="sizes for curate and pack")
+    parser.add_argument("--pictures", default="20000,200000", help="sizes for curate and pack")
     parser.add_argument("--engines", default="local1,local2,ray")
-    parser.add_argument("--only", default="stages,parts,orchestration", help="what to measure")
+    parser.add_argument("--only", default="stages,choice,parts,orchestration", help="what to measure")
     parser.add_argument("--folder", type=Path, help="where pairs are kept for the next time, and all stores are made")
     options = parser.parse_args()
     if options.quick:
@@ -220,7 +225,7 @@ def main() -> int:
         folder = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         scale = Scale(folder, engines, None, say)
-        if "ray" in engines and {"stages", "parts"} & {*only}:
+        if "ray" in engines and {*only} - {"orchestration"}:
             with two_nodes() as address:
                 scale.address = address
                 _measure(scale, only, options)
@@ -238,8 +243,12 @@ def _measure(scale: Scale, only: Sequence[str], options: Any) -> None:
     if "stages" in only:
         scale.pairs(_numbers(options.rows))
         scale.pictures(_numbers(options.pictures))
+    if "choice" in only:
+        scale.choice(_numbers(options.rows))
     if "parts" in only:
         scale.parts(200 if options.quick else 1000)
+    if "dispatch" in only:
+        scale.dispatch(1000)
 
 
 def print_line(line: str) -> None:

@@ -19,7 +19,7 @@ from benchmarks.filter_rows import drawn
 from dataops.schema import DOWNLOADED, conform, uid
 from dataops.shards import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest, load
-from dataops.store import FolderStore
+from dataops.store import FolderStore, open_store
 from tasks.curate import CURATE
 from tasks.curate_config import CurateConfig
 from tasks.extract import EXTRACT
@@ -42,7 +42,7 @@ class Job:
 
     store: str
     what: str
-    """A stage, or `parts`."""
+    """A stage, `choice`, `parts`, or `prefect-ray`."""
     workers: int
     ray: str | None = None
     """Address of a cluster."""
@@ -72,14 +72,24 @@ class Told:
 def run(job: Job) -> Told:
     """Do the job."""
     started = time.perf_counter()
-    made, seconds = (None, tiny_parts(job)) if job.what == "parts" else (stage(job), 0.0)
-    seconds = seconds or time.perf_counter() - started
+    made, seconds, digest = None, 0.0, ""
+    if job.what == "parts":
+        seconds = tiny_parts(job)
+    elif job.what == "prefect-ray":
+        seconds = task_runs(job)
+    elif job.what == "choice":
+        from benchmarks.scale_choice import choice
+
+        seconds, digest = choice(job)
+    else:
+        made = stage(job)
+        seconds = time.perf_counter() - started
     for worker in multiprocessing.active_children():  # only of those that were waited for is the time known
         worker.join()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu, peak = sum(u.ru_utime + u.ru_stime for u in used), used[0].ru_maxrss * 1024
     if made is None:
-        return Told(seconds, cpu, peak)
+        return Told(seconds, cpu, peak, digest)
     size = sum(part.bytes for part in made.parts)
     return Told(seconds, cpu, peak, made.content_digest, made.counts.model_dump_json(), size)
 
@@ -135,11 +145,39 @@ def tiny_parts(job: Job) -> float:
         return time.perf_counter() - started
 
 
+def task_runs(job: Job) -> float:
+    """The same, each part a task run of Prefect on prefect-ray's task runner."""
+    from infra.services import apply_environment
+
+    apply_environment()  # which Prefect reads when it is imported
+    from prefect import flow, task
+    from prefect_ray import RayTaskRunner  # pyright: ignore[reportMissingImports]
+
+    uri = job.context().store.uri
+
+    @task
+    def part(name: str) -> None:
+        draft = Draft(open_store(uri), "filter", "tiny")
+        draft.finish(nothing(draft, Tiny(name)))
+
+    @flow(task_runner=RayTaskRunner(address=job.ray, init_kwargs={"log_to_driver": False}))
+    def parts() -> float:
+        part.map([f"warm{n}" for n in range(4 * job.workers)]).result()
+        started = time.perf_counter()
+        part.map([f"p{n}" for n in range(job.rows)]).result()
+        return time.perf_counter() - started
+
+    return parts()
+
+
 def make_pictures(store: FolderStore, rows: int) -> None:
     """A snapshot of download: shards of SHARD_ROWS made-up pictures, the same in a set of any size, one in 20 a copy."""
     draft, parts = Draft(store, "download", "made"), list[Part]()
-    for number, start in enumerate(range(0, rows, SHARD_ROWS)):
-        parts += _shard(draft, f"{number:05d}", range(start, min(start + SHARD_ROWS, rows)))
+    starts = range(0, rows, SHARD_ROWS)
+    shards = [(store.uri, f"{i:05d}", range(at, min(at + SHARD_ROWS, rows))) for i, at in enumerate(starts)]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for some in pool.starmap(_shard, shards, chunksize=1):
+            parts += some
     draft.commit(
         Manifest(
             stage="download", stage_version=1, key="made", inputs=[], config={"encode_format": "jpg"}, seed=0, code={},
@@ -148,7 +186,8 @@ def make_pictures(store: FolderStore, rows: int) -> None:
     )  # fmt: skip
 
 
-def _shard(draft: Draft, name: str, numbers: range) -> list[Part]:
+def _shard(uri: str, name: str, numbers: range) -> list[Part]:
+    draft = Draft(open_store(uri), "download", "made")
     out, rows = io.BytesIO(), []
     writer = ShardWriter(out)
     for n in numbers:

@@ -1,30 +1,28 @@
-"""Finds rows whose 64-bit hashes differ in few bits, clusters them, and says which row of a cluster stays.
+"""Finds rows whose 64-bit hashes differ in few bits, and clusters them.
 
 The search looks at several tables, each of some of the hashes' bits. The 64 bits are cut into m blocks, and a table holds
 m - d of them: two hashes that differ in at most d bits agree wholly in the blocks of at least one table (pigeonhole), so no
 pair within the distance is missed. Rows that fall into one bucket of a table are compared, and joined at once: candidate
 pairs are never listed, so memory is a few numbers a row. What comes out depends on no order of rows.
 
+A set that is too large for one search is cut into several, each of the rows that agree in one of d + 1 blocks
+(dataops.bit_blocks).
+
 Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", WWW 2007, section 3.
 """
 
 from collections.abc import Iterator
-from itertools import combinations, pairwise
-from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataops.bit_blocks import ALL, Block, Hashes, tables
 from dataops.compiled import compiled
 from dataops.hashes import mixed
 
-Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
 
-MOST_BITS = 16
-"""The greatest distance that may be asked for."""
 _BUCKET_BITS = range(4, 25)
-_ROW_COST, _PAIR_COST = 50.0, 0.7  # nanoseconds to put a row into a large table, and to compare two
 _PAIRS = 1 << 20  # pairs that `matches` gives at a time
 
 
@@ -33,31 +31,14 @@ def bits_apart(left: Hashes, right: Hashes) -> NDArray[np.uint8]:
     return np.bitwise_count(left ^ right)
 
 
-def tables(distance: int, comparisons: float, rows: int) -> Hashes:
-    """The mask of the bits of each table; as many blocks as make the search cheapest.
-
-    Args:
-        distance: bits in which two hashes may differ.
-        comparisons: of how many pairs the search is.
-        rows: that go into a table.
-
-    Raises: ValueError for a distance that is not 0 to MOST_BITS.
-    """
-    if not 0 <= distance <= MOST_BITS:
-        msg = f"distance is {distance}; allowed: 0 to {MOST_BITS} bits"
-        raise ValueError(msg)
-
-    def cost(blocks: int) -> float:
-        bits = 64 * (blocks - distance) // blocks
-        return comb(blocks, distance) * (rows * _ROW_COST + comparisons * _PAIR_COST / 2 ** min(bits, 24))
-
-    blocks = min(range(distance + 1, distance + 5), key=cost)
-    edges = np.linspace(0, 64, blocks + 1).astype(int).tolist()
-    block_masks = [((1 << (high - low)) - 1) << low for low, high in pairwise(edges)]
-    return np.array([sum(chosen) for chosen in combinations(block_masks, blocks - distance)], np.uint64)
-
-
-def clusters(hashes: Hashes, groups: Rows, thumbnails: NDArray[np.uint8], distance: int, tolerance: int) -> Rows:
+def clusters(
+    hashes: Hashes,
+    groups: Rows,
+    thumbnails: NDArray[np.uint8],
+    distance: int,
+    tolerance: int,
+    block: Block = ALL,
+) -> Rows:
     """Of each row, the smallest row of its cluster (int64, (N,)): the connected components of the near-duplicates.
 
     Two rows are near-duplicates where their groups are equal, their hashes differ in at most `distance` bits, and their
@@ -68,17 +49,46 @@ def clusters(hashes: Hashes, groups: Rows, thumbnails: NDArray[np.uint8], distan
         hashes: (N,)
         groups: (N,)
         thumbnails: (N, K); K may be 0.
+        block: the pairs that are looked at, beside those of rows that are equal in everything.
     """
     first, same_as = _distinct(hashes, groups, thumbnails)
     hashes, groups = hashes[first], groups[first]
-    count = len(first)
-    parent, starts = np.arange(count), _starts(count)
-    rows, ordered = np.empty(count, np.int32), np.empty(count, np.uint64)
-    for mask in tables(distance, count * count / 2, count):
-        _put(hashes, groups, mask, starts, rows, ordered)
-        _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, parent)
+    parent, shared, before = np.arange(len(first)), np.uint64(block.shared), np.array(block.before, np.uint64)
+    for starts, rows, ordered in _filled(hashes, groups, distance, block):
+        _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, shared, before, parent)
     _flatten(parent)
     return first[parent][same_as]
+
+
+def mates(hashes: Hashes, groups: Rows, distance: int, block: Block = ALL) -> NDArray[np.bool_]:
+    """Whether a row has another of its group whose hash differs in at most `distance` bits (N,), thumbnails aside."""
+    first, same_as = _distinct(hashes, groups, np.empty((len(hashes), 0), np.uint8))
+    found = np.bincount(same_as, minlength=len(first)) > (1 if not block.before else len(same_as))
+    hashes, groups = hashes[first], groups[first]
+    shared, before = np.uint64(block.shared), np.array(block.before, np.uint64)
+    for starts, rows, ordered in _filled(hashes, groups, distance, block):
+        _mark(starts, rows, ordered, groups, distance, shared, before, found)
+    return found[same_as]
+
+
+def components(count: int, one: Rows, two: Rows) -> Rows:
+    """Of each of `count` rows, the smallest that it is joined with by the pairs (one[i], two[i]), itself at last."""
+    parent = np.arange(count)
+    _join_pairs(one, two, parent)
+    _flatten(parent)
+    return parent
+
+
+def _filled(
+    hashes: Hashes, groups: Rows, distance: int, block: Block
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], Hashes]]:
+    """The tables of a search, one after the other: where each bucket begins, its rows, and their hashes."""
+    count = len(hashes)
+    rows, ordered, starts = np.empty(count, np.int32), np.empty(count, np.uint64), _starts(count)
+    comparisons = count * count / 2 / 2 ** block.shared.bit_count()
+    for mask in tables(distance, comparisons, count, block.shared):
+        _put(hashes, groups, mask, starts, rows, ordered)
+        yield starts, rows, ordered
 
 
 def _distinct(hashes: Hashes, groups: Rows, thumbnails: NDArray[np.uint8]) -> tuple[Rows, Rows]:
@@ -111,20 +121,6 @@ def matches(queries: Hashes, hashes: Hashes, distance: int) -> Iterator[Rows]:
             found, at = _match(queries, at, masks[: number + 1], starts, rows, ordered, distance, pairs)
             if found:
                 yield pairs[:found].copy()
-
-
-def survivors(cluster: Rows, ranking: Rows) -> NDArray[np.bool_]:
-    """The one row of each cluster with the smallest rank, as bool (N,).
-
-    Args:
-        ranking: int64 (N,), unique; the place of each row in the order of preference.
-    """
-    order = np.lexsort((ranking, cluster))
-    first = np.ones(len(order), bool)
-    first[1:] = np.diff(cluster[order]) != 0
-    keep = np.zeros(len(order), bool)
-    keep[order[first]] = True
-    return keep
 
 
 def _starts(count: int) -> NDArray[np.int32]:
@@ -174,13 +170,50 @@ def _root(parent, row):
     return row
 
 
+@compiled(inline="always")
+def _agree(apart, masks):
+    """Whether two hashes are equal in all bits of some mask."""
+    known = False
+    for mask in masks:
+        known |= (apart & mask) == 0
+    return known
+
+
+@compiled(inline="always")
+def _elsewhere(apart, shared, before):
+    """Whether a pair is another search's: it disagrees in what is shared here, or agrees in what is shared there."""
+    return (apart & shared) != 0 or _agree(apart, before)
+
+
 @compiled(nogil=True)
-def _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, parent):
+def _mark(starts, rows, ordered, groups, distance, shared, before, found):
+    """Mark the rows of each bucket that are near another."""
+    for b in range(len(starts) - 1):
+        for i in range(starts[b], starts[b + 1]):
+            for j in range(i + 1, starts[b + 1]):
+                if found[rows[i]] and found[rows[j]]:
+                    continue
+                apart = ordered[i] ^ ordered[j]
+                if _bits(apart) > distance or groups[rows[i]] != groups[rows[j]] or _elsewhere(apart, shared, before):
+                    continue
+                found[rows[i]] = found[rows[j]] = True
+
+
+@compiled(nogil=True)
+def _join_pairs(one, two, parent):
+    for i in range(len(one)):
+        a, b = _root(parent, one[i]), _root(parent, two[i])
+        parent[max(a, b)] = min(a, b)
+
+
+@compiled(nogil=True)
+def _join(starts, rows, ordered, groups, thumbnails, first, distance, tolerance, shared, before, parent):
     """Join the near-duplicates in each bucket; the smaller root becomes the root of both."""
     for b in range(len(starts) - 1):
         for i in range(starts[b], starts[b + 1]):
             for j in range(i + 1, starts[b + 1]):
-                if _bits(ordered[i] ^ ordered[j]) > distance or groups[rows[i]] != groups[rows[j]]:
+                apart = ordered[i] ^ ordered[j]
+                if _bits(apart) > distance or groups[rows[i]] != groups[rows[j]] or _elsewhere(apart, shared, before):
                     continue
                 one, two = _root(parent, rows[i]), _root(parent, rows[j])
                 if one != two and _alike(thumbnails, first[rows[i]], first[rows[j]], tolerance):
@@ -237,10 +270,7 @@ def _match(queries, at, masks, starts, rows, ordered, distance, pairs):
             apart = value ^ ordered[i]
             if _bits(apart) > distance or apart & mask:
                 continue
-            known = False
-            for other in before:
-                known |= (apart & other) == 0
-            if not known:
+            if not _agree(apart, before):
                 pairs[found, 0], pairs[found, 1] = query, rows[i]
                 found += 1
     return found, len(queries)

@@ -2,7 +2,7 @@
 
 1. judge, a task a raw shard: decode each picture whole, look at its size, shape and contrast, take its fingerprints;
 2. look for the pictures of evaluation sets, where the config names some (tasks/curate_overlap.py);
-3. choose, once over all of them: which pairs leave, and of duplicates which one stays;
+3. choose, by ranges of hashes (tasks/curate_choose.py): which pairs leave, and of duplicates which one stays;
 4. score what is left, where the config names scores, and drop what the rules over scores do not keep;
 5. write, a task a raw shard: the kept and the dropped rows.
 
@@ -12,7 +12,6 @@ order or the partition of the rows.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +20,12 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.schema import CURATED, SCORE_NAMES, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, read_table
-from tasks.curate_choose import Choice, drop_duplicates, drop_placeholders, mark_overlaps
+from tasks.curate_choose import Over, choose, chosen_name
 from tasks.curate_config import CurateConfig
-from tasks.curate_judge import JUDGED, RawShard, judge, judged_name
-from tasks.curate_overlap import MATCHES, evaluation_inputs, evaluation_matches
-from tasks.curate_scores import add_scores
+from tasks.curate_judge import RawShard, judge
+from tasks.curate_overlap import evaluation_inputs, evaluation_matches
+from tasks.curate_scores import add_scores, scored_name, with_scores
+from tasks.curate_steps import Step, run
 from tasks.parts import map_parts, shared_workers
 from tasks.stage import Made, Stage, Work, gather
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 MATCHES_PART = "evaluation-matches.parquet"
 """Training pictures that evaluation sets have (columns of tasks.curate_overlap.MATCHES): for a contamination report."""
+SMALL_ROWS = 1 << 15
+"""So many are chosen among in the process that maps."""
 
 
 def make(work: Work) -> Made:
@@ -43,33 +45,35 @@ def make(work: Work) -> Made:
 
 def _make(work: Work) -> Made:
     config: CurateConfig = work.config
-    judges = _shards("judge", work.inputs["download"], config)
+    download = work.inputs["download"]
+    judges = _shards("judge", download, config)
     map_parts(judge, judges, work.draft, work.context)
-    numbers = [shard.number for shard in judges]
-    tables = [read_table(work.context.store, work.draft.path(judged_name(number))) for number in numbers]
-    judged = pa.concat_tables(tables) if tables else JUDGED.empty_table()
-    matches, facts = evaluation_matches(work, judged) if config.overlap else (MATCHES.empty_table(), {})
-    choice = choose(judged, config, matches)
-    sizes = [table.num_rows for table in tables]
+    numbers, sizes = [shard.number for shard in judges], [p.rows for p in download.named("part-", ".parquet")]
+    facts: dict[str, Any] = {}
+    matches: Part | None = None
+    if config.overlap:
+        found, facts = evaluation_matches(work, numbers)
+        matches = work.draft.put_table(MATCHES_PART, found)
+    choose(numbers, sizes, config, matches and work.draft.path(matches.name), _over(work, sum(sizes)))
     if config.scores.names:
-        facts = {**facts, "scores": add_scores(choice, judges, sizes, work)}
-    _put_choice(work.draft, choice, numbers, sizes)
-    parts, counts = gather(
-        map_parts(write, _shards("write", work.inputs["download"], config), work.draft, work.context)
-    )
-    if config.overlap:
-        parts.append(_put_matches(work.draft, matches))
-    return Made(parts, counts, facts)
+        facts = {**facts, "scores": add_scores(judges, work)}
+    parts, counts = gather(map_parts(write, _shards("write", download, config), work.draft, work.context))
+    return Made([*parts, *([matches] if matches else [])], counts, facts)
 
 
-def choose(judged: pa.Table, config: CurateConfig, matches: pa.Table) -> Choice:
-    """Decide over all rows; a row leaves for the first reason that there is."""
-    choice = Choice(judged)  # with the reasons of the judges
-    drop_placeholders(choice, config.max_addresses)
-    if config.overlap:
-        mark_overlaps(choice, matches, drop=config.overlap.action == "drop")
-    drop_duplicates(choice, config)  # last: what stays for the others must itself be good enough to stay
-    return choice
+def _over(work: Work, rows: int) -> Over:
+    """Maps the steps of the choice; where there are few rows in this process, for another may take seconds to start."""
+    quiet = replace(work.context, progress=lambda done, total, line: None)
+
+    def over(tasks: list[Step]) -> None:
+        if rows > SMALL_ROWS:
+            map_parts(run, tasks, work.draft, quiet)
+            return
+        for task in tasks:
+            if not work.draft.done(task.id):
+                work.draft.finish(run(work.draft, task))
+
+    return over
 
 
 def _shards(step: str, download: Manifest, config: CurateConfig) -> list[RawShard]:
@@ -85,40 +89,15 @@ def _shards(step: str, download: Manifest, config: CurateConfig) -> list[RawShar
     return shards
 
 
-def _put_choice(draft: Draft, choice: Choice, numbers: Sequence[str], sizes: Sequence[int]) -> None:
-    """Hand out what was decided, a table a raw shard."""
-    decided = pa.table(
-        {
-            "uid": choice.judged["uid"],
-            "phash": choice.judged["phash"],
-            "cluster": pa.array(choice.clusters, pa.string()),
-            "evaluation_overlap": pa.array(choice.overlaps, pa.string()),
-            **choice.scores,
-            "drop_reason": pa.array(choice.reasons, pa.string()),
-        }
-    )
-    start = 0
-    for number, size in zip(numbers, sizes, strict=True):
-        draft.put_table(_chosen_name(number), decided.slice(start, size))
-        start += size
-
-
-def _chosen_name(number: str) -> str:
-    return f"_work/chosen-{number}.parquet"
-
-
-def _put_matches(draft: Draft, matches: pa.Table) -> Part:
-    order: Any = [(name, "ascending") for name in MATCHES.names]
-    return draft.put_table(MATCHES_PART, matches.sort_by(order))
-
-
 def write(draft: Draft, shard: RawShard) -> Record:
     """Write the kept and the dropped rows of a raw shard."""
     rows = read_table(draft.store, shard.rows)
-    chosen = read_table(draft.store, draft.path(_chosen_name(shard.number)))
+    chosen = read_table(draft.store, draft.path(chosen_name(shard.number)))
     if chosen["uid"] != rows["uid"]:
         msg = f"{shard.rows}: its rows are not those that were judged"
         raise CorruptPart(msg)
+    if shard.config.scores.names:
+        chosen = with_scores(chosen, read_table(draft.store, draft.path(scored_name(shard.number))))
     reasons = chosen["drop_reason"].to_pylist()
     phashes = [None if value is None else f"{value:016x}" for value in chosen["phash"].to_pylist()]
     rows = rows.append_column("phash", pa.array(phashes, pa.string()))

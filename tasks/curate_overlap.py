@@ -1,13 +1,14 @@
 """Curate's search for pictures of evaluation sets among those that are to be trained on.
 
-The pictures of the sets are read in worker processes (`index`, a task a tar or some hundred files), then compared with all
-training pictures at once. What copies are found, and how surely: docs/curate.md.
+The pictures of the sets are read in worker processes (`index`, a task a tar or some hundred files), then compared with the
+training pictures (`search`, a task some raw shards). What copies are found, and how surely: docs/curate.md.
 """
 
 import logging
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from dataops.near_duplicates import bits_apart, matches
 from dataops.picture_overlap import PLANE_SIDE, VARIANTS, correlations, known, variant
 from dataops.shards import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Record, read_table
-from tasks.curate_choose import matrix
+from dataops.store import open_store
 from tasks.curate_config import CurateConfig, Likeness, OverlapConfig
+from tasks.curate_judge import judged_name
+from tasks.curate_steps import matrix
 from tasks.parts import map_parts
 from tasks.source_files import find
 from tasks.sources import SourceFile
@@ -54,6 +57,9 @@ _INDEXED = pa.schema(
     ]
 )
 _FILES = 200  # pictures read by one task
+_SHARDS = (
+    16  # raw shards searched by one task: a set's pictures, looked up in few rows at a time, cost the same as in many
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,20 @@ class EvaluationFiles:
     @property
     def id(self) -> str:
         return f"evaluation-{self.number:05d}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """One task: raw shards, and the tables of what is known of the sets' pictures."""
+
+    number: int
+    shards: tuple[str, ...]
+    indexed: tuple[str, ...]
+    config: OverlapConfig
+
+    @property
+    def id(self) -> str:
+        return f"search-{self.number:05d}"
 
 
 def evaluation_files(path: str) -> list[SourceFile]:
@@ -89,25 +109,33 @@ def evaluation_inputs(config: CurateConfig) -> list[Input]:
     return inputs
 
 
-def evaluation_matches(work: Work, judged: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-    """The training pictures that evaluation sets have (columns MATCHES), and what is to be said of the sets."""
+def evaluation_matches(work: Work, numbers: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
+    """The training pictures that evaluation sets have (columns MATCHES), and what is to be said of the sets.
+
+    Args:
+        numbers: of the raw shards, whose judged tables are in the store.
+    """
     config: OverlapConfig = work.config.overlap
-    tasks = _tasks(config)
-    records = map_parts(index, tasks, work.draft, work.context, _said)
-    names = [part.name for record in records for part in record.parts]
-    indexed = pa.concat_tables(
-        [_INDEXED.empty_table(), *(read_table(work.context.store, work.draft.path(n)) for n in names)]
-    )
+    records = map_parts(index, _tasks(config), work.draft, work.context, _said)
+    pictures = sum(record.parts[0].rows for record in records)
     unreadable = sum(record.facts["unreadable"] for record in records)
-    if not indexed.num_rows:
+    if not pictures:
         msg = f"curate.overlap.paths: no picture can be read in {', '.join(config.paths)}"
         raise ConfigError(msg)
     if unreadable:
         logger.warning("curate: %d pictures of evaluation sets cannot be read", unreadable)
-    found = find_matches(judged, indexed, config)
-    rows = len(set(found["uid"].to_pylist()))
-    facts = {"evaluation_pictures": indexed.num_rows, "evaluation_unreadable": unreadable, "evaluation_overlaps": rows}
-    return found, facts
+    names = tuple(work.draft.path(record.parts[0].name) for record in records)
+    shards = [tuple(numbers[at : at + _SHARDS]) for at in range(0, len(numbers), _SHARDS)]
+    searches = [Search(number, some, names, config) for number, some in enumerate(shards)]
+    found = [
+        read_table(work.draft.store, work.draft.path(record.parts[0].name))
+        for record in map_parts(search, searches, work.draft, work.context, _said)
+    ]
+    order: Any = [(name, "ascending") for name in MATCHES.names]
+    matches = pa.concat_tables([MATCHES.empty_table(), *found]).sort_by(order)
+    rows = len(matches["uid"].unique())
+    facts = {"evaluation_pictures": pictures, "evaluation_unreadable": unreadable, "evaluation_overlaps": rows}
+    return matches, facts
 
 
 def _said(record: Record) -> str:
@@ -165,6 +193,21 @@ def _pictures(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
                 raise SourceError(msg) from error
 
 
+def search(draft: Draft, task: Search) -> Record:
+    """The good pictures of some raw shards that evaluation sets have."""
+    columns = ["uid", "sha256", "phash", "luminance", "drop_reason"]
+    judged = pa.concat_tables(read_table(draft.store, draft.path(judged_name(n)), columns) for n in task.shards)
+    found = find_matches(judged, _indexed(draft.store.uri, task.indexed), task.config)
+    return Record(task=task.id, parts=[draft.put_table(f"_work/{task.id}.parquet", found)])
+
+
+@lru_cache(maxsize=1)
+def _indexed(store_uri: str, names: tuple[str, ...]) -> pa.Table:
+    """What is known of all pictures of the sets: read once by a worker."""
+    store = open_store(store_uri)
+    return pa.concat_tables([_INDEXED.empty_table(), *(read_table(store, name) for name in names)])
+
+
 def find_matches(judged: pa.Table, indexed: pa.Table, likeness: Likeness) -> pa.Table:
     """The good pictures of `judged` that are among the indexed ones, each with the best way in which it is each of them."""
     good = judged.filter(judged["drop_reason"].is_null()).combine_chunks()
@@ -194,10 +237,10 @@ def _exact(good: pa.Table, indexed: pa.Table) -> pl.DataFrame:
 
 
 def _changed(good: pa.Table, indexed: pa.Table, likeness: Likeness) -> pl.DataFrame:
-    planes = matrix(indexed["plane"]).reshape(-1, PLANE_SIDE, PLANE_SIDE)
+    planes = matrix(indexed["plane"].to_pylist()).reshape(-1, PLANE_SIDE, PLANE_SIDE)
     queries = np.frombuffer(b"".join(indexed["hashes"].to_pylist()), "<u8").astype(np.uint64)
     hashes = good["phash"].to_numpy().astype(np.uint64)
-    luminances = matrix(good["luminance"]).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
+    luminances = matrix(good["luminance"].to_pylist()).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
     kinds = [variant(number).kind for number in range(VARIANTS)]
     found = [pl.DataFrame(schema=_FOUND)]
     for pairs in matches(queries, hashes, likeness.distance):

@@ -13,60 +13,72 @@ import pyarrow as pa
 
 from dataops.schema import CURATED
 from dataops.score_rules import drop_reasons
-from dataops.snapshot import read_table
-from tasks.curate_choose import Choice
+from dataops.snapshot import Draft, read_table
+from tasks.curate_choose import chosen_name
 from tasks.curate_config import CurateConfig
-from tasks.curate_judge import RawShard
+from tasks.curate_judge import RawShard, judged_name
 from tasks.score_config import Scorer
 from tasks.scores import PICTURES, ShardPictures, score
 from tasks.stage import Work
 
+_ROWS = pa.schema([("uid", pa.string()), ("language", pa.string())])
 QUANTILES = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
 """Of each score, in the manifest: what a threshold would keep."""
 
 
-def add_scores(choice: Choice, shards: Sequence[RawShard], sizes: Sequence[int], work: Work) -> dict[str, Any]:
-    """Score the rows that are left, and drop those that a rule does not keep.
+def add_scores(shards: Sequence[RawShard], work: Work) -> dict[str, Any]:
+    """Score the rows that were chosen to stay, and drop those that a rule does not keep: `scored_name` of each shard.
 
-    Args:
-        shards: in the order of the rows of `choice`; `sizes` says how many are of each.
+    Rules rank all rows, in this process: of each it holds its uid, language and scores.
 
     Returns: facts of each score, for the manifest.
     """
     config: CurateConfig = work.config
-    left = choice.left()
-    stays = np.zeros(sum(sizes), bool)
-    stays[left] = True
-    asked, languages, start = [], [pa.chunked_array([], pa.string())], 0
-    for shard, size in zip(shards, sizes, strict=True):
-        mask = pa.array(stays[start : start + size])
-        rows = read_table(work.draft.store, shard.rows, ["key", "caption", "language"]).filter(mask)
-        pictures = choice.judged["picture"].slice(start, size).filter(mask)
-        table = pa.table([rows["key"], rows["caption"], pictures], schema=PICTURES)
-        part = work.draft.put_table(f"_work/pictures-{shard.number}.parquet", table)
+    asked, rows = list[ShardPictures](), [_ROWS.empty_table()]
+    for shard in shards:
+        pictures, left = _left(shard, work.draft)
+        part = work.draft.put_table(f"_work/pictures-{shard.number}.parquet", pictures)
         asked.append(ShardPictures(shard.number, shard.tar, shard.image_extension, work.draft.path(part.name)))
-        languages.append(rows["language"])
-        start += size
-    uids = choice.judged["uid"].take(pa.array(left))
-    columns: dict[str, pl.Series] = {}
-    facts: dict[str, Any] = {}
+        rows.append(left)
+    scored, facts = pa.concat_tables(rows), dict[str, Any]()
+    sizes = [table.num_rows for table in rows[1:]]
     for scorer, values in score(asked, config.scores, work.draft, work.context):
-        columns |= {name: pl.Series(name, column) for name, column in values.items()}
-        facts[scorer.name] = _facts(scorer, columns[scorer.name])
-    language = pa.chunked_array([chunk for column in languages for chunk in column.chunks], pa.string())
-    scored = pa.table({"uid": uids, "language": language, **{n: s.to_arrow() for n, s in columns.items()}})
-    for row, reason in zip(left.tolist(), drop_reasons(scored, config.rules).to_pylist(), strict=True):
-        choice.reasons[row] = reason
-    choice.scores = {name: _spread(scores, left, len(stays)) for name, scores in columns.items()}
+        for name, column in values.items():
+            scored = scored.append_column(
+                CURATED.field(name), pl.Series(column).to_arrow().cast(CURATED.field(name).type)
+            )
+        facts[scorer.name] = _facts(scorer, pl.Series(scorer.name, values[scorer.name]))
+    scored = scored.append_column("reason", drop_reasons(scored, config.rules))
+    start = 0
+    for shard, size in zip(shards, sizes, strict=True):
+        work.draft.put_table(scored_name(shard.number), scored.slice(start, size).drop_columns(["uid", "language"]))
+        start += size
     return facts
 
 
-def _spread(scores: pl.Series, left: np.ndarray, count: int) -> pa.Array:
-    """Scores of some rows as a column of all; null for the others."""
-    places = np.full(count, -1, np.int64)
-    places[left] = np.arange(len(left))
-    taken = scores.to_arrow().take(pa.array(places, mask=places < 0))
-    return taken.cast(CURATED.field(scores.name).type)
+def scored_name(number: str) -> str:
+    """The scratch table of the rows of a raw shard that were scored: scores, and the `reason` to leave for one."""
+    return f"_work/scored-{number}.parquet"
+
+
+def with_scores(chosen: pa.Table, scored: pa.Table) -> pa.Table:
+    """What was chosen of a raw shard, with its scores, and why rows leave for them; null for rows that left before."""
+    stays = chosen["drop_reason"].is_null()
+    places = pa.array(np.cumsum(stays.to_numpy()) - 1, mask=~stays.to_numpy())
+    spread = scored.take(places)
+    for name in scored.column_names[:-1]:
+        chosen = chosen.append_column(name, spread[name])
+    reasons = pl.Series(chosen["drop_reason"]).fill_null(pl.Series(spread["reason"])).to_arrow()
+    place = chosen.column_names.index("drop_reason")
+    return chosen.set_column(place, "drop_reason", pa.array(reasons, pa.string()))
+
+
+def _left(shard: RawShard, draft: Draft) -> tuple[pa.Table, pa.Table]:
+    """Of the rows of a raw shard that stay so far, what is to be scored (PICTURES), and what rules look at (_ROWS)."""
+    stays = read_table(draft.store, draft.path(chosen_name(shard.number)), ["drop_reason"])["drop_reason"].is_null()
+    rows = read_table(draft.store, shard.rows, ["uid", "key", "caption", "language"]).filter(stays)
+    pictures = read_table(draft.store, draft.path(judged_name(shard.number)), ["picture"]).filter(stays)["picture"]
+    return pa.table([rows["key"], rows["caption"], pictures], schema=PICTURES), rows.select(_ROWS.names).cast(_ROWS)
 
 
 def _facts(scorer: Scorer, scores: pl.Series) -> dict[str, Any]:

@@ -39,6 +39,10 @@ _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
 _RANGE_ROWS = 1 << 19
 """Of a range, at most: so that there is work for all, and the tables of hashes stay near the processor."""
+_SHARED_ROWS = 1 << 17
+"""So many are shared out among workers; ranges of fewer cost more to cross than they save."""
+_SMALL_ROWS = 1 << 15
+"""So many are chosen among in the process that maps: another may take seconds to start."""
 
 
 def outside(config: FilterConfig) -> list[Input]:
@@ -96,9 +100,9 @@ class _Run:
         row_bytes = KEY_BYTES
         if self.config.near_captions is not None:
             row_bytes = max(row_bytes, near.row_bytes(self.config.near_captions))
-        rows = sum(part.rows for part in came)
+        self.rows = sum(part.rows for part in came)
         self.neighbours = work.context.neighbours or work.context.workers
-        needed = range_bits(rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
+        needed = range_bits(self.rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
         self.bits = agreed_bits(work.draft, needed)
         self.seen = tuple(_seen_parts(work))
         self.quiet = replace(work.context, progress=lambda done, total, line: None)
@@ -126,17 +130,17 @@ class _Run:
         return [self._step(last.write, number, *part) for number, part in enumerate(named)]
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
-        """Map over the ranges of hashes; where there is one only, in this process, for another takes seconds to start."""
-        tasks = [self._step(function, number) for number in range(1 << self.bits)]
-        if len(tasks) > 1:
-            map_parts(steps.run, tasks, self.draft, self.quiet)
-        else:
-            self._here(tasks[0])
+        """Map over the ranges of hashes."""
+        self._over([self._step(function, number) for number in range(1 << self.bits)])
 
-    def _here(self, task: Step) -> None:
-        """Do a step in this process."""
-        if not self.draft.done(task.id):
-            self.draft.finish(steps.run(self.draft, task))
+    def _over(self, tasks: list[Step]) -> None:
+        """Map, where rows are not few, for this process is to hold no more of many rows than of few."""
+        if self.rows > _SMALL_ROWS:
+            map_parts(steps.run, tasks, self.draft, self.quiet)
+            return
+        for task in tasks:
+            if not self.draft.done(task.id):
+                self.draft.finish(steps.run(self.draft, task))
 
     def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts of the datasets that were made before."""
@@ -151,7 +155,7 @@ class _Run:
         self.over_parts(near.carry)
         self.over_ranges(near.compare)
         for number in range(1 << self.bits):  # in order: each asks those before it
-            self._here(self._step(near.settle, number))
+            self._over([self._step(near.settle, number)])
 
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
@@ -197,9 +201,11 @@ def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[Slice, ..
 
 
 def range_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES) -> int:
-    """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, none has many rows."""
+    """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, and none has many rows;
+    of some rows each worker has a range.
+    """
     needed = rows * row_bytes * _COPIES * workers
-    ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), 1)
+    ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), min(workers, rows // _SHARED_ROWS), 1)
     return (ranges - 1).bit_length()
 
 

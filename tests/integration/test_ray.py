@@ -18,6 +18,7 @@ import pytest
 from dataops.errors import ConfigError, ContractError, JobFailed, ServiceError
 from dataops.snapshot import Draft, Manifest, Record
 from dataops.store import FolderStore
+from tasks import curate, curate_steps
 from tasks import filter as filters
 from tasks import ray_pool as pools
 from tasks.curate import CURATE
@@ -131,7 +132,15 @@ def three_stages(folder: Path, paths: list[str], ray: RayPlace | None) -> list[M
 def test_stages_on_two_nodes_make_the_bytes_of_this_machine(
     place: RayPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filters, "_RANGE_ROWS", 100)  # several ranges of hashes
+    for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
+        (filters, "_RANGE_ROWS", 100),
+        (filters, "_SMALL_ROWS", 0),
+        (curate, "SMALL_ROWS", 0),
+        (curate_steps, "RANGE_ROWS", 8),
+        (curate_steps, "NEAR_ROWS", 10),
+        (curate_steps, "GROUP_ROWS", 6),
+    ):
+        monkeypatch.setattr(module, name, value)
     paths = pair_lists(tmp_path)
     here, there = three_stages(tmp_path / "here", paths, None), three_stages(tmp_path / "there", paths, place)
     assert [(m.key, m.content_digest) for m in here] == [(m.key, m.content_digest) for m in there]

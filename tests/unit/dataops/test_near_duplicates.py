@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.near_duplicates import bits_apart, clusters, matches, survivors, tables
+from dataops.bit_blocks import blocks, tables
+from dataops.near_duplicates import bits_apart, clusters, components, matches, mates
 
 DISTANCES = [0, 1, 3, 6, 10, 16]
 
@@ -103,8 +104,22 @@ def test_a_distance_that_cannot_be_searched_is_an_error() -> None:
         tables(17, 1, 1)
 
 
-def test_one_survivor_a_cluster() -> None:
-    cluster = np.array([0, 0, 2, 0, 2])
-    ranking = np.array([4, 1, 3, 2, 0])
-    assert survivors(cluster, ranking).tolist() == [False, True, False, False, True]
-    assert survivors(cluster[:0], ranking[:0]).tolist() == []
+@pytest.mark.parametrize("distance", [1, 6, 16])
+def test_the_searches_of_blocks_find_together_what_one_search_finds(distance: int) -> None:
+    random = np.random.default_rng(distance)
+    hashes, groups = some_hashes(4, 200), random.integers(0, 2, 200)
+    thumbnails, searches = random.integers(0, 9, (200, 2), np.uint8), blocks(distance)
+    apart = hashes[:, None] ^ hashes[None]
+    near = (np.bitwise_count(apart) <= distance) & (groups[:, None] == groups[None])
+    near &= ~np.eye(200, dtype=bool)
+    assert (mates(hashes, groups, distance) == near.any(axis=1)).all()
+    pairs = []
+    for block in searches:
+        here = near & (apart & np.uint64(block.shared) == 0)
+        for mask in block.before:
+            here &= apart & np.uint64(mask) != 0
+        assert (mates(hashes, groups, distance, block) == here.any(axis=1)).all()
+        found = clusters(hashes, groups, thumbnails, distance, 5, block)
+        pairs.append(np.stack([np.arange(200), found]))
+    together = components(200, *np.concatenate(pairs, axis=1))
+    assert (together == clusters(hashes, groups, thumbnails, distance, 5)).all()

@@ -4,20 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from dataops.errors import CorruptPart
-from dataops.schema import CURATED, uid
+from dataops.schema import CURATED
 from dataops.shards import ShardWriter, read_samples
 from dataops.snapshot import Counts, Manifest, read_parts
 from dataops.store import FolderStore
 from tasks import curate
 from tasks.curate import CURATE, choose
 from tasks.curate_config import CurateConfig
-from tasks.curate_judge import JUDGED, judge_image
-from tasks.curate_overlap import MATCHES
+from tasks.curate_judge import judge_image
 from tasks.parts import map_parts
 from tasks.stage import Context, make, plan
 from tests.unit.tasks.raw_pictures import blocks, downloaded, jpeg, pair, serially, some_pairs
@@ -161,45 +159,6 @@ def test_each_kind_of_picture_is_taken_or_refused_by_name(name: str) -> None:
     assert ("phash" in found) == (reason is None)
 
 
-def judged_rows(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = []
-    for number, row in enumerate(pairs):
-        said = judge_image(row["data"], (row["original_width"], row["original_height"]), CurateConfig())
-        row = row | {"uid": uid(row["url"], str(number)), "original_area": row["original_width"] ** 2}
-        rows.append({name: row.get(name) for name in JUDGED.names} | said)
-    return rows
-
-
-@pytest.mark.parametrize("same_caption", [True, False])
-def test_the_choice_does_not_depend_on_the_order_of_rows(same_caption: bool) -> None:
-    rows, expected = judged_rows(some_pairs() * 2), None
-    for seed in range(4):
-        order = np.random.default_rng(seed).permutation(len(rows))
-        table = pa.Table.from_pylist([rows[i] for i in order], JUDGED)
-        choice = choose(table, CurateConfig(same_caption=same_caption), MATCHES.empty_table())
-        found = dict(zip(table["uid"].to_pylist(), zip(choice.reasons, choice.clusters, strict=True), strict=True))
-        expected = expected or found
-        assert found == expected
-    assert expected is not None
-    assert sum(why is None for why, _ in expected.values()) == (16 if same_caption else 15)
-
-
-def test_survivor_is_the_largest_then_the_best_described_then_the_first() -> None:
-    def judged(*rows: tuple[str, str, int]) -> list[str | None]:
-        common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768, "pixels": b"\0" * 16}
-        table = [{"uid": u * 32, "caption": c, "original_area": a, **common} for u, c, a in rows]
-        return choose(pa.Table.from_pylist(table, JUDGED), CurateConfig(), MATCHES.empty_table()).reasons
-
-    assert judged(("a", "long caption", 10), ("b", "x", 11)) == ["exact_duplicate", None]
-    assert judged(("a", "x", 10), ("b", "longer", 10)) == ["exact_duplicate", None]
-    assert judged(("b", "x", 10), ("a", "y", 10)) == ["exact_duplicate", None]
-
-
-def test_nothing_to_curate_is_nothing() -> None:
-    choice = choose(JUDGED.empty_table(), CurateConfig(), MATCHES.empty_table())
-    assert (choice.reasons, choice.clusters) == ([], [])
-
-
 def test_rows_and_pictures_that_do_not_go_together_are_an_error(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     source = downloaded(store, some_pairs()[:3], 10)
@@ -223,6 +182,7 @@ def test_rows_and_pictures_that_do_not_go_together_are_an_error(tmp_path: Path) 
 def test_one_process_or_two_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, alone = curated(tmp_path / "alone", some_pairs(), 7)
     monkeypatch.setattr(curate, "map_parts", map_parts)
+    monkeypatch.setattr(curate, "SMALL_ROWS", 0)
     store = FolderStore(tmp_path / "two")
     planned = plan(CURATE, CurateConfig(), 0, [downloaded(store, some_pairs(), 7)])
     assert make(planned, Context(store, tmp_path, workers=2)).parts == alone.parts

@@ -146,7 +146,8 @@ def test_a_small_memory_does_not_show(tmp_path: Path):
 
 
 @pytest.mark.timeout(180)  # six pools of processes
-def test_worker_processes_do_not_show(tmp_path: Path, request: pytest.FixtureRequest):
+def test_worker_processes_do_not_show(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(filter_stage, "_SMALL_ROWS", 0)
     rows = pairs(variants(10, 300))
     two = filtered(tmp_path / "two", rows, parts=2, workers=2, near_captions={})
     request.getfixturevalue("inline")
@@ -188,6 +189,7 @@ def test_masked_captions_are_compared_as_they_are_kept(tmp_path: Path):
 def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = pairs(variants(9, 150))
     monkeypatch.setattr(filter_stage, "range_bits", lambda *_: 1)
+    monkeypatch.setattr(filter_stage, "_SMALL_ROWS", 0)
     asked = Counter[str]()
 
     def map_parts(function, tasks, draft, context):

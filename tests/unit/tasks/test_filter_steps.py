@@ -242,6 +242,7 @@ def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path
 
 def test_memory_decides_the_number_of_ranges():
     assert range_bits(0, 2, 1 << 30) == 0
-    assert range_bits(500_000, 2, 1 << 30) == 0
+    assert range_bits(500_000, 1, 1 << 30) == 0
+    assert [range_bits(rows, 2, 1 << 30) for rows in (200_000, 300_000, 1_000_000)] == [0, 1, 1], "work for all"
     assert [range_bits(20_000_000, 2, 1 << shift) for shift in (27, 26, 25)] == [6, 7, 8]
     assert range_bits(20_000_000, 1, 1 << 50) == 6, "ranges of half a million rows, however much memory there is"

@@ -1,0 +1,160 @@
+"""A million pairs and the demo's pictures on Ray, a node killed in the middle of each stage: the bytes of the local run.
+
+Two to three minutes on two cores; `make ray` runs it. The cluster is two nodes of this machine, each with an address.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from dataops.snapshot import Manifest
+from dataops.store import FolderStore
+from flows.config import RunConfig, load_config
+from tasks.curate import CURATE
+from tasks.curate_config import CurateConfig
+from tasks.demo.build import build_demo_web
+from tasks.demo.server import running_server
+from tasks.download import DOWNLOAD
+from tasks.extract import EXTRACT
+from tasks.filter import FILTER
+from tasks.filter_config import FilterConfig
+from tasks.pair_lists import PairsSource
+from tasks.ray_pool import RayPlace
+from tasks.stage import Context, make, plan
+
+pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: nothing of execution.engine = ray is tested; `make ray` does")
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+ROWS, FILES = 1_000_000, 8
+DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))  # the workers' code
+        from ray.cluster_utils import Cluster
+
+        head = {**NODE, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield made
+        finally:
+            made.shutdown()
+
+
+@contextmanager
+def doomed_node(cluster: Any, there: Callable[[], int], enough: int) -> Iterator[list[int]]:
+    """A second node, which is killed as soon as so many parts are there; those that were then."""
+    node, over, killed = cluster.add_node(**NODE, node_ip_address="127.0.0.3"), threading.Event(), list[int]()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            if (count := there()) >= enough:
+                killed.append(count)
+                cluster.remove_node(node, allow_graceful=False)
+                return
+
+    watch = threading.Thread(target=kill)
+    watch.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        watch.join()
+        if not killed:
+            cluster.remove_node(node)
+
+
+def pair_lists(folder: Path) -> list[str]:
+    """Eight lists with a million pairs, a third of them of addresses that others have too."""
+    folder.mkdir()
+    words = np.array(["the old", "a red", "boat", "harbour", "house on", "hill by", "river in", "winter", "of two men"])
+    paths = []
+    for number in range(FILES):
+        random = np.random.default_rng(number)
+        pictures = random.integers(0, ROWS, ROWS // FILES)
+        chosen = words[random.integers(0, len(words), (7, len(pictures)))]
+        captions = pl.DataFrame({str(n): column for n, column in enumerate(chosen)} | {"n": pictures % 1009})
+        text = captions.select(text=pl.concat_str(pl.all(), separator=" "))["text"]
+        urls = pl.Series(pictures).cast(pl.String)
+        frame = pl.DataFrame({"n": urls, "host": pictures % 997, "text": text})
+        url = pl.concat_str(pl.lit("http://h"), "host", pl.lit(".example/"), "n", pl.lit(".jpg"))
+        paths.append(folder / f"{number}.parquet")
+        frame.select(url=url, text="text").write_parquet(paths[-1])
+    return [str(path) for path in paths]
+
+
+def finished(folder: Path, step: str) -> Callable[[], int]:
+    """How many parts of a step are finished."""
+    return lambda: len(list(folder.glob(f"*/_work/{step}-*.json")))
+
+
+def test_a_million_pairs_with_a_node_killed_in_extract_and_in_filter(cluster: Any, tmp_path: Path) -> None:
+    lists = pair_lists(tmp_path / "lists")
+    config = FilterConfig.model_validate({"languages": ["en"], "dedupe": ["url", "pair", "caption"]})
+
+    def pairs_of(folder: Path, ray: RayPlace | None) -> Manifest:
+        return make(plan(EXTRACT, PairsSource(paths=lists), 0, []), context(folder, ray))
+
+    def kept_of(folder: Path, pairs: Manifest, ray: RayPlace | None) -> Manifest:
+        return make(plan(FILTER, config, 0, [pairs]), context(folder, ray))
+
+    here, there, place = tmp_path / "here", tmp_path / "there", RayPlace(cluster.address)
+    pairs = pairs_of(here, None)
+    kept = kept_of(here, pairs, None)
+    with doomed_node(cluster, finished(there / "extract", "extract"), 2) as killed_in_extract:
+        far_pairs = pairs_of(there, place)
+    with doomed_node(cluster, finished(there / "filter", "judge"), 3) as killed_in_filter:
+        far_kept = kept_of(there, far_pairs, place)
+    assert killed_in_extract[0] < FILES
+    assert killed_in_filter[0] < FILES
+    assert kept.counts.input == ROWS
+    assert digests(pairs, kept) == digests(far_pairs, far_kept)
+
+
+def test_the_demo_with_a_node_killed_in_curate(cluster: Any, tmp_path: Path) -> None:
+    here, there, place = tmp_path / "here", tmp_path / "there", RayPlace(cluster.address)
+    web = build_demo_web(tmp_path / "web")
+    with running_server(web.site) as server:
+        settings = [
+            f"source.paths={json.dumps([str(path) for path in web.warcs])}",
+            f"filter.balance.queries={json.dumps(str(web.queries))}",
+            f'download.connect_to={{"{web.host}" = "127.0.0.1:{server.server_port}"}}',
+            "download.shard_size=250",
+            f"evaluate.suite={json.dumps(str(DEMO.parent / 'suites' / 'demo.toml'))}",
+            f"evaluate.data={json.dumps(str(web.suite_root))}",
+        ]
+        config = load_config(DEMO, settings, until="curate")
+        pairs, kept = first_two(config, here, None)
+        downloaded = make(plan(DOWNLOAD, config.download, 0, [kept]), context(here, None))
+    curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(here, None))
+    far = first_two(config, there, place)
+    shutil.copytree(here / "download", there / "download")  # what the web said is fetched once
+    with doomed_node(cluster, finished(there / "curate", "judge"), 4) as killed:
+        far_curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(there, place))
+    assert killed[0] < len(downloaded.named("part-", ".parquet"))
+    assert digests(pairs, kept, curated) == digests(*far, far_curated)
+    assert curated.counts.kept > 1000
+
+
+def first_two(config: RunConfig, folder: Path, ray: RayPlace | None) -> tuple[Manifest, Manifest]:
+    pairs = make(plan(EXTRACT, config.source, 0, []), context(folder, ray))
+    return pairs, make(plan(FILTER, config.filter, 0, [pairs]), context(folder, ray))
+
+
+def context(folder: Path, ray: RayPlace | None) -> Context:
+    return Context(store=FolderStore(folder), home=folder, workers=2, ray=ray)
+
+
+def digests(*manifests: Manifest) -> list[Any]:
+    return [(m.key, m.content_digest, [(part.name, part.sha256) for part in m.parts]) for m in manifests]
