@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dataops import images
 from dataops.digest import canonical_json, file_sha256
-from dataops.image_look import look
+from dataops.image_look import MATRIX_SIDE, luminance_of, resized
 from dataops.near_duplicates import matches
 from dataops.picture_overlap import known
 from dataops.shards import read_index
@@ -145,4 +145,4 @@ def _luminances(rows: pa.Table, store: Store, pack: Manifest, pool: ThreadPoolEx
 
 
 def _luminance(data: bytes) -> bytes:
-    return look(images.pixels(data)).luminance
+    return resized(luminance_of(images.pixels(data)), MATRIX_SIDE).tobytes()
