@@ -81,7 +81,9 @@ def known(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint
     plane = resized(luminance, PLANE_SIDE)
     cosines = [(DCT @ resized(luminance, MATRIX_SIDE) @ DCT.T)[None]]
     for bases in _BASES:
-        each = (bases @ plane)[:, None] @ bases.transpose(0, 2, 1)  # a crop for each pair of a row and a column of places
+        each = (bases @ plane)[:, None] @ bases.transpose(
+            0, 2, 1
+        )  # a crop for each pair of a row and a column of places
         cosines.append(each.reshape(-1, *each.shape[2:]))
     straight = np.round(np.concatenate(cosines), 6)
     mirrored = straight.copy()
