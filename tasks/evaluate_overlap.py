@@ -64,7 +64,7 @@ def find_overlaps(suite: Suite, store: Store, pack: Manifest, home: Path, worker
             known_of = known_of.append_column("evaluation_set", names)
             near = trained.take(pa.array(_near(known_of, trained, likeness)))
             looked_at = near.append_column("luminance", pa.array(_luminances(near, store, pack, pool), pa.binary()))
-            found.append(find_matches(looked_at, known_of, likeness))
+            found.append(find_matches(looked_at, known_of, likeness, pool))
             logger.info("evaluate: %d pictures of %s are in the training set", _distinct(found[-1]), task.name)
     order: Any = [(name, "ascending") for name in MATCHES.names]
     return pa.concat_tables(found).sort_by(order)
