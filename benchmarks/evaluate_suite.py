@@ -29,12 +29,13 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.picture_server import photographs, picture
+from benchmarks.picture_server import photographs
 from benchmarks.tokenizer_captions import web_captions
 from training.config import ModelConfig
 from training.evaluate import EvaluateJob, run_job
@@ -49,6 +50,7 @@ from clip_benchmark.metrics import linear_probe, zeroshot_classification  # noqa
 
 MODEL = "benchmark"
 BATCH = 64
+SIDE = 256
 LEAST_CLASSES = 5  # for a top-5
 CAPTIONS = 5
 
@@ -132,12 +134,11 @@ class Ground:
         (folder / "nshards.txt").write_text("1")
         with tarfile.open(folder / "0.tar", "w") as tar:
             for number in range(count):
-                said, image = "", Image.open(io.BytesIO(picture(photos, self.images))).resize((256, 256))
+                image = _crop(photos, self.images)
                 if texts is None:  # a colour that the probe can learn
                     said = str(self.images * 7 % classes)
-                    image = Image.blend(
-                        image, Image.new("RGB", image.size, f"hsl({360 * int(said) // classes},90%,50%)"), 0.4
-                    )
+                    colour = Image.new("RGB", image.size, f"hsl({360 * int(said) // classes},90%,50%)")
+                    image = Image.blend(image, colour, 0.4)
                 else:
                     said = "\n".join(next(texts) for _ in range(CAPTIONS))
                 sink = io.BytesIO()
@@ -196,6 +197,13 @@ class Ground:
         with mock.patch.object(sys, "argv", ["clip_benchmark", "eval", *said, "--no_amp", "--quiet"]):
             cli.main()
         return json.loads(result.read_text())["metrics"]
+
+
+def _crop(photos: list[Image.Image], number: int) -> Image.Image:
+    chance = np.random.default_rng(number)
+    photo = photos[int(chance.integers(len(photos)))]
+    x, y = (int(chance.integers(extent - SIDE + 1)) for extent in photo.size)
+    return photo.crop((x, y, x + SIDE, y + SIDE))
 
 
 def _lists(name: str) -> dict[str, list[str]]:
