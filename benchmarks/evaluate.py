@@ -29,6 +29,7 @@ from benchmarks.evaluate_suite import Ground, compared
 from benchmarks.measure import Row, arguments, finish, in_turn
 from benchmarks.picture_server import photographs, picture
 from training.config import ModelConfig
+from training.encode import cores
 from training.evaluate import evaluate
 from training.model import CLIP
 from training.preprocess import Preprocess
@@ -91,6 +92,7 @@ class Peer:
 
     def run(self, task: Task) -> tuple[float, float]:
         """Top-1 and top-5."""
+        torch.set_num_threads(cores())  # our threads ask for one core each, and MKL may hear that for the whole process
         model = OpenClip(**self.card)
         model.load_state_dict(torch.load(self.weights, weights_only=True))
         model.eval()
@@ -151,7 +153,9 @@ def main() -> int:
         if options.only != "suite":
             measured.zero_shot(SIZES[options.quick], times=3 if options.quick else 1)
         if options.only != "zero-shot":
-            measured.suite(Ground(Path(place) / "suite", card, FACTORS[options.quick]))
+            # with --quick the text tower outweighs the image tower: that ratio says nothing of a real model's
+            goal = None if options.quick else 3.0
+            measured.suite(Ground(Path(place) / "suite", card, FACTORS[options.quick]), goal)
     packages = ["torch", "open_clip_torch", "clip_benchmark"]
     details = {"processor_seconds": measured.processor, "top1": measured.top1, "suite": measured.of_suite}
     return finish("evaluate", measured.rows, packages, equal=measured.equal, as_json=options.json, details=details)
@@ -184,7 +188,7 @@ class Measured:
         if settled_precision("auto", torch.device("cpu")) == "bf16":
             self.half(tasks, size.images, b)
 
-    def suite(self, ground: Ground) -> None:
+    def suite(self, ground: Ground, goal: float | None) -> None:
         """Each tool's commands over five sets, with and without the linear probes."""
         ground.root.mkdir()
         ground.make()
@@ -199,7 +203,7 @@ class Measured:
         all_of_peer = sum(seconds for name, seconds in b.items() if name != "model loads")
         n, without = ground.images, a["zero-shot and retrieval"]
         self.rows += [
-            Row("suite fp32", n / sum(a.values()), n / all_of_peer, PEER, "images/s", goal=3.0),
+            Row("suite fp32", n / sum(a.values()), n / all_of_peer, PEER, "images/s", goal=goal),
             Row("suite fp32, no probe", n / without, n / (all_of_peer - sum(probes.values())), PEER, "images/s"),
         ]
         self.processor["suite"] = {"ours": round(spent[0][0], 2), "peer": round(spent[1][0], 2)}

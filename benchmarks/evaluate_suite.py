@@ -38,6 +38,7 @@ from safetensors.torch import save_file
 from benchmarks.picture_server import photographs
 from benchmarks.tokenizer_captions import web_captions
 from training.config import ModelConfig
+from training.encode import cores
 from training.evaluate import EvaluateJob, run_job
 from training.model import CLIP
 from training.suite import Suite
@@ -169,6 +170,7 @@ class Ground:
     def peer(self, output: Path) -> tuple[dict[str, Any], dict[str, float]]:
         """Metrics by task and protocol, and seconds of each; `model loads` are part of them."""
         found, seconds, loads = {}, {}, []
+        torch.set_num_threads(cores())  # as in evaluate.py
         with _runs_here(loads):
             for task in self.tasks:
                 kinds = ["zeroshot_retrieval" if task.kind == "retrieval" else "zeroshot_classification"]
