@@ -92,7 +92,7 @@ class Peer:
 
     def run(self, task: Task) -> tuple[float, float]:
         """Top-1 and top-5."""
-        torch.set_num_threads(cores())  # our threads ask for one core each, and MKL may hear that for the whole process
+        torch.set_num_threads(cores())  # whatever our threads have set for themselves
         model = OpenClip(**self.card)
         model.load_state_dict(torch.load(self.weights, weights_only=True))
         model.eval()
