@@ -241,7 +241,7 @@ def _runs_here(loads: list[float]) -> Iterator[None]:
         for module in (linear_probe, zeroshot_classification):
             enter(mock.patch.object(module, "accuracy", accuracy))
         enter(mock.patch.object(linear_probe, "evaluate"))
-        exec(source.replace(refusal, "    assert True"), vars(linear_probe))
+        exec(source.replace(refusal, "    assert True"), linear_probe.__dict__)
         for kind in (torch.nn.Module, torch.Tensor):
             enter(mock.patch.object(kind, "cuda", lambda self: self))
         enter(mock.patch.object(cli, "load_clip", timed))
