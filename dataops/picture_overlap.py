@@ -23,16 +23,31 @@ _MOVES = np.array(  # of left, top, right, bottom: across, down, larger, wider, 
 )
 
 
+def _places(scale: float) -> NDArray[np.float64]:
+    """Where crops of a scale begin, along one side."""
+    return np.linspace(0, 1 - scale, int(np.ceil((1 - scale) / _STEP - 1e-9)) + 1)
+
+
 def _crops() -> NDArray[np.float64]:
     """(C, 4): left, top, right, bottom of each crop as shares of the sides; the first is the whole."""
     found = []
     for scale in _SCALES:
-        places = np.linspace(0, 1 - scale, int(np.ceil((1 - scale) / _STEP - 1e-9)) + 1)
-        found += [(x, y, x + scale, y + scale) for y in places for x in places]
+        found += [(x, y, x + scale, y + scale) for y in _places(scale) for x in _places(scale)]
     return np.array(found)
 
 
+def _bases(scale: float) -> NDArray[np.float64]:
+    """(P, 8, PLANE_SIDE): of each place of a crop, what makes its first cosines of a line of the plane.
+
+    They are the cosines of the means over MATRIX_SIDE cells, each weighing pixels by how much of it they cover.
+    """
+    edges = PLANE_SIDE * (_places(scale)[:, None] + scale * np.arange(MATRIX_SIDE + 1) / MATRIX_SIDE)
+    covered = np.clip(edges[:, :, None] - np.arange(PLANE_SIDE), 0, 1)  # of each pixel, left of an edge
+    return DCT @ (np.diff(covered, axis=1) * (MATRIX_SIDE / (scale * PLANE_SIDE)))
+
+
 CROPS = _crops()
+_BASES = [_bases(scale) for scale in _SCALES[1:]]
 VARIANTS = 2 * len(CROPS)
 """Hashes of a picture: of each of CROPS, then of each mirrored."""
 
@@ -64,15 +79,18 @@ def known(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint
     """
     luminance = luminance_of(pixels)
     plane = resized(luminance, PLANE_SIDE)
-    cells = np.empty((len(CROPS), MATRIX_SIDE, MATRIX_SIDE))
-    _cut(_integral(plane), CROPS, cells)
-    cells[0] = resized(luminance, MATRIX_SIDE)
-    straight = np.round(DCT @ cells @ DCT.T, 6)
+    cosines = [(DCT @ resized(luminance, MATRIX_SIDE) @ DCT.T)[None]]
+    for bases in _BASES:
+        each = (bases @ plane)[:, None] @ bases.transpose(
+            0, 2, 1
+        )  # a crop for each pair of a row and a column of places
+        cosines.append(each.reshape(-1, *each.shape[2:]))
+    straight = np.round(np.concatenate(cosines), 6)
     mirrored = straight.copy()
     mirrored[:, :, 1::2] *= -1  # what a mirrored picture's cosine transform is
     values = np.concatenate([straight, mirrored]).reshape(VARIANTS, 64)
-    bits = values > np.median(values, axis=1, keepdims=True)
-    return plane, np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
+    middle = np.sort(values, axis=1)[:, 31:33].mean(axis=1, keepdims=True)  # np.median takes eight times as long
+    return plane, np.packbits(values > middle, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 def correlations(
@@ -104,25 +122,22 @@ def _integral(plane):
 
 
 @compiled(nogil=True)
-def _cut(sums, crops, cells):
-    for number in range(len(crops)):
-        _sample(sums, crops[number], cells[number])
-
-
-@compiled(nogil=True)
 def _sample(sums, crop, cells):
-    """The mean of the plane over each cell of a grid laid over a crop."""
+    """The mean of the plane over each cell of a grid, laid over a crop."""
     side, last = cells.shape[0], sums.shape[0] - 1
     above, here = np.empty(side + 1), np.empty(side + 1)
+    lefts, rights = np.empty(side + 1, np.int64), np.empty(side + 1)
+    for j in range(side + 1):
+        x = (crop[0] + (crop[2] - crop[0]) * j / side) * last
+        lefts[j] = min(int(x), last - 1)
+        rights[j] = x - lefts[j]
     area = (crop[2] - crop[0]) * (crop[3] - crop[1]) * last * last / (side * side)
     for i in range(side + 1):
         y = (crop[1] + (crop[3] - crop[1]) * i / side) * last
         top = min(int(y), last - 1)
         down = y - top
         for j in range(side + 1):
-            x = (crop[0] + (crop[2] - crop[0]) * j / side) * last
-            left = min(int(x), last - 1)
-            right = x - left
+            left, right = lefts[j], rights[j]
             upper = sums[top, left] * (1 - right) + sums[top, left + 1] * right
             lower = sums[top + 1, left] * (1 - right) + sums[top + 1, left + 1] * right
             here[j] = upper * (1 - down) + lower * down

@@ -7,6 +7,7 @@ training pictures (`search`, a task some raw shards). What copies are found, and
 import logging
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -60,6 +61,7 @@ _FILES = 200  # pictures read by one task
 _SHARDS = (
     16  # raw shards searched by one task: a set's pictures, looked up in few rows at a time, cost the same as in many
 )
+_PAIRS_AT_ONCE = 10  # as a power of two: some 70 ms
 
 
 @dataclass(frozen=True)
@@ -208,10 +210,14 @@ def _indexed(store_uri: str, names: tuple[str, ...]) -> pa.Table:
     return pa.concat_tables([_INDEXED.empty_table(), *(read_table(store, name) for name in names)])
 
 
-def find_matches(judged: pa.Table, indexed: pa.Table, likeness: Likeness) -> pa.Table:
-    """The good pictures of `judged` that are among the indexed ones, each with the best way in which it is each of them."""
+def find_matches(judged: pa.Table, indexed: pa.Table, likeness: Likeness, pool: Executor | None = None) -> pa.Table:
+    """The good pictures of `judged` that are among the indexed ones, each with the best way in which it is each of them.
+
+    Args:
+        pool: threads that lay pictures over each other.
+    """
     good = judged.filter(judged["drop_reason"].is_null()).combine_chunks()
-    found = pl.concat([_exact(good, indexed), _changed(good, indexed, likeness)])
+    found = pl.concat([_exact(good, indexed), *_changed(good, indexed, likeness, pool)])
     best = found.sort("correlation", "distance", "kind", descending=[True, False, False])
     best = best.unique(["row", "picture"], keep="first").sort("row", "picture")
     rows, pictures = (pa.array(best[name].to_numpy()) for name in ("row", "picture"))
@@ -236,17 +242,19 @@ def _exact(good: pa.Table, indexed: pa.Table) -> pl.DataFrame:
     return both.select(pl.col(name).cast(kind) for name, kind in _FOUND.items())
 
 
-def _changed(good: pa.Table, indexed: pa.Table, likeness: Likeness) -> pl.DataFrame:
+def _changed(good: pa.Table, indexed: pa.Table, likeness: Likeness, pool: Executor | None) -> Iterator[pl.DataFrame]:
     planes = matrix(indexed["plane"].to_pylist()).reshape(-1, PLANE_SIDE, PLANE_SIDE)
     queries = np.frombuffer(b"".join(indexed["hashes"].to_pylist()), "<u8").astype(np.uint64)
     hashes = good["phash"].to_numpy().astype(np.uint64)
     luminances = matrix(good["luminance"].to_pylist()).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
     kinds = [variant(number).kind for number in range(VARIANTS)]
-    found = [pl.DataFrame(schema=_FOUND)]
+
+    def laid_over(some: NDArray[np.int64]) -> pl.DataFrame:
+        return _laid_over(some, planes, luminances, queries, hashes, kinds, likeness.correlation)
+
     for pairs in matches(queries, hashes, likeness.distance):
-        for some in np.array_split(pairs, max(1, len(pairs) >> 14)):
-            found.append(_laid_over(some, planes, luminances, queries, hashes, kinds, likeness.correlation))
-    return pl.concat(found)
+        parts = np.array_split(pairs, max(1, len(pairs) >> _PAIRS_AT_ONCE))
+        yield from (pool.map if pool else map)(laid_over, parts)
 
 
 def _laid_over(

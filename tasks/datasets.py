@@ -111,6 +111,8 @@ def _download(task: Task, folder: Path) -> int:
     """Bring the files of the wanted splits, check each, and write the record."""
     for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}.items():
         os.environ.setdefault(name, value)
+    for client in ("httpx", "httpx2"):  # which tell each request
+        logging.getLogger(client).setLevel(logging.WARNING)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dataops import images
 from dataops.digest import canonical_json, file_sha256
-from dataops.image_look import look
+from dataops.image_look import MATRIX_SIDE, luminance_of, resized
 from dataops.near_duplicates import matches
 from dataops.picture_overlap import known
 from dataops.shards import read_index
@@ -64,7 +64,7 @@ def find_overlaps(suite: Suite, store: Store, pack: Manifest, home: Path, worker
             known_of = known_of.append_column("evaluation_set", names)
             near = trained.take(pa.array(_near(known_of, trained, likeness)))
             looked_at = near.append_column("luminance", pa.array(_luminances(near, store, pack, pool), pa.binary()))
-            found.append(find_matches(looked_at, known_of, likeness))
+            found.append(find_matches(looked_at, known_of, likeness, pool))
             logger.info("evaluate: %d pictures of %s are in the training set", _distinct(found[-1]), task.name)
     order: Any = [(name, "ascending") for name in MATCHES.names]
     return pa.concat_tables(found).sort_by(order)
@@ -145,4 +145,4 @@ def _luminances(rows: pa.Table, store: Store, pack: Manifest, pool: ThreadPoolEx
 
 
 def _luminance(data: bytes) -> bytes:
-    return look(images.pixels(data)).luminance
+    return resized(luminance_of(images.pixels(data)), MATRIX_SIDE).tobytes()

@@ -26,14 +26,15 @@ from typing import Any
 from dataops.errors import ConfigError
 from tasks.demo.archive import archive_site
 from tasks.demo.draft import SiteDraft
-from tasks.demo.emoji_set import Emoji, load_emoji, split_held_out
+from tasks.demo.emoji_set import Emoji, load_emoji
+from tasks.demo.families import split_held_out
 from tasks.demo.pages import BASE_URL, HOST
 from tasks.demo.pictures import digest, render_all
 from tasks.demo.queries import demo_queries
 from tasks.demo.site import ENDONYMS, build_site
 from tasks.demo.suite import build_suite
 
-BUILD_VERSION = 2
+BUILD_VERSION = 3
 """Raise when the output changes."""
 WARC_FILES = 4
 PACKAGES = (
@@ -67,7 +68,7 @@ class DemoWeb:
     base_url: str
     host: str
     counts: Mapping[str, int]
-    """emoji, published, held_out, distinct_pictures, pages, image_tags, picture_files, languages, queries,
+    """emoji, published, held_out, withheld, distinct_pictures, pages, image_tags, picture_files, languages, queries,
     suite/<task>."""
     facts: Mapping[str, int]
     """Kind of oddity to how often it occurs."""
@@ -82,7 +83,7 @@ def build_demo_web(directory: Path, seed: int = 0, *, limit: int | None = None, 
 
     Args:
         directory: where to build; replaced if it holds an older build.
-        seed: chooses the held-out fifth and the emoji of the odd pages.
+        seed: chooses the held-out families and the emoji of the odd pages.
         limit: build from so many emoji only (tests); at least 40. None takes all.
         workers: processes that render; None takes one per core.
 
@@ -121,7 +122,8 @@ def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[
     rendered = render_all([one.openmoji_svg for one in emojis], workers)
     pictures = {one.text: png for one, png in zip(emojis, rendered, strict=True)}
     digests = {text: digest(png) for text, png in pictures.items()}
-    published, held_out = split_held_out(emojis, digests, seed)
+    split = split_held_out(emojis, digests, seed)
+    published, held_out = split.published, split.held_out
     draft = build_site(published, pictures, seed)
     draft.write(directory / "site")
     warcs = archive_site(directory / "site", [*sorted(draft.pages), "/robots.txt"], directory / "archive", WARC_FILES)
@@ -129,6 +131,7 @@ def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[
     queries.write_parquet(directory / QUERY_FILE, compression="zstd")
     tasks = build_suite(published, held_out, pictures, directory / "suite", workers)
     counts = {"emoji": len(emojis), "published": len(published), "held_out": len(held_out)}
+    counts["withheld"] = len(split.withheld)
     counts |= {"distinct_pictures": len(set(digests.values())), **_site_counts(draft, published)}
     counts["queries"] = queries.height
     counts |= {f"suite/{task}": number for task, number in tasks.items()}
@@ -137,6 +140,7 @@ def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[
         "facts": {kind: len(urls) for kind, urls in draft.oddities.items()},
         "fact_urls": draft.oddities,
         "held_out": [one.hexcode for one in held_out],
+        "withheld": [one.hexcode for one in split.withheld],
         "warcs": [file.name for file in warcs],
     }
 

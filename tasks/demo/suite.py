@@ -44,7 +44,7 @@ def build_suite(
 
     Args:
         published: emoji whose OpenMoji picture is on the site.
-        held_out: emoji that are nowhere on the site.
+        held_out: emoji that are nowhere on the site, nor is any variant of them.
         pictures: `Emoji.text` to the PNG of its OpenMoji drawing.
         root: where the tasks' folders go.
         workers: processes that lay pictures over white.

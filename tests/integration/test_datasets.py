@@ -122,7 +122,9 @@ def test_what_cannot_be_had_is_listed_and_the_rest_is_brought(tmp_path, hub, cap
     rows = [ROW.format(name, source) for name, source in {**names, "cats": "clip-benchmark/wds_cats"}.items()]
     suite = write(tmp_path / "s.toml", *rows, missing)
     assert run_command(["datasets", "fetch", str(suite), "--data", str(tmp_path / "sets"), "--json"]) == 0
-    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)["sets"]}
+    said = capsys.readouterr()
+    assert "HTTP Request" not in said.err
+    found = {row["name"]: row for row in json.loads(said.out)["sets"]}
     states = {name: row["state"] for name, row in found.items()}
     assert states == {"none": "failed", "secret": "failed", "odd": "failed", "cats": "fetched", "never": "missing"}
     assert "RepositoryNotFoundError" in found["none"]["reason"]

@@ -347,3 +347,5 @@ def test_the_shipped_suites(name, tasks, missing):
     assert sum(bool(task.missing) for task in sets) == missing
     assert all(task.source or task.missing for task in sets)
     assert all(task.root == f"/data/{task.source.partition('/')[2]}" for task in sets if task.source)
+    shifted = {task.name for task in sets if task.base in ("imagenet", "imagenet1k")}
+    assert len(shifted) == {"paper": 7, "datacomp": 5, "vtab": 0}[name]  # the paper's seven natural shifts

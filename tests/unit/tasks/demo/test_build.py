@@ -11,7 +11,8 @@ from dataops.errors import ConfigError
 from tasks.demo.archive import page_url
 from tasks.demo.build import build_demo_web
 from tasks.demo.draft import SiteDraft
-from tasks.demo.emoji_set import all_wordings, fold, load_emoji, split_held_out
+from tasks.demo.emoji_set import all_wordings, fold, load_emoji
+from tasks.demo.families import split_held_out
 from tasks.demo.pages import address, entities
 from tasks.demo.pictures import digest, render
 
@@ -75,28 +76,30 @@ def test_a_folder_of_someone_elses_is_left_alone(tmp_path):
 
 def test_every_published_emoji_has_a_clean_english_caption(web, shown, split):
     captions = {(url, text) for url, kind, text in shown if kind == "alt"}
-    published, _ = split
+    published = split.published
     assert len(published) == web.counts["published"]
     for one in published:
         assert (f"{web.base_url}/img/{one.hexcode}.png", one.name) in captions
 
 
 def test_titles_and_figcaptions_are_other_wordings_of_the_same_emoji(web, shown, split):
-    wordings = {f"{web.base_url}/img/{one.hexcode}.png": one.wordings for one in split[0]}
+    wordings = {f"{web.base_url}/img/{one.hexcode}.png": one.wordings for one in split.published}
     others = [(url, text) for url, kind, text in shown if kind != "alt"]
-    assert len(others) >= 2 * sum(bool(one.wordings) for one in split[0]) > 0
+    assert len(others) >= 2 * sum(bool(one.wordings) for one in split.published) > 0
     assert all(text in wordings[url] for url, text in others)
 
 
 def test_nothing_held_out_is_on_the_site(web, shown, split):
-    published, held_out = split
-    names = all_wordings(held_out) - {fold(one.name) for one in published}
+    published, outside = split.published, (*split.held_out, *split.withheld)
+    names = all_wordings(outside) - {fold(one.name) for one in published}
     assert [text for _, _, text in shown if fold(text) in names] == []
-    hexcodes = {one.hexcode for one in held_out}
-    assert hexcodes == set(json.loads((web.directory / "built.json").read_text())["held_out"])
+    hexcodes = {one.hexcode for one in outside}
+    built = json.loads((web.directory / "built.json").read_text())
+    assert hexcodes == {*built["held_out"], *built["withheld"]}
+    assert split.withheld
     assert not {file.stem for file in web.site.rglob("*.*")} & hexcodes
     pictures = {digest(file.read_bytes()) for file in web.site.rglob("*.png")}
-    assert not pictures & {digest(render(one.openmoji_svg)) for one in held_out}
+    assert not pictures & {digest(render(one.openmoji_svg)) for one in outside}
 
 
 def test_each_oddity_is_what_it_says(web):
@@ -154,14 +157,14 @@ def test_classification_sets_have_the_layout_of_clip_benchmark(web, split, task)
     first = Image.open(io.BytesIO(members["000000"]["png"]))
     assert (first.size, first.mode) == (size, mode)
     if task != "digits":
-        part = split[0] if task == "twemoji-seen" else split[1]
+        part = split.published if task == "twemoji-seen" else split.held_out
         assert names == [one.name for one in part]
 
 
 def test_retrieval_set_pairs_pictures_with_what_people_call_them(web, split):
     members = _members(web.suite_root / "heldout-retrieval" / "test" / "0.tar")
     assert (web.suite_root / "heldout-retrieval" / "dataset_type.txt").read_text() == "retrieval\n"
-    for one, parts in zip(split[1], members.values(), strict=True):
+    for one, parts in zip(split.held_out, members.values(), strict=True):
         assert parts["txt"].decode().split("\n") == [one.name, *one.wordings]
 
 

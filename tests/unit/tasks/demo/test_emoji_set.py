@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.demo.emoji_set import all_wordings, fold, load_emoji, split_held_out, stable_hash
+from tasks.demo.emoji_set import fold, load_emoji, stable_hash
 
 
 @pytest.fixture(scope="module")
@@ -33,29 +33,6 @@ def test_skin_tones_are_told_apart_and_placed_with_their_group(emojis):
 def test_other_wordings_are_really_other(emojis):
     for one in emojis:
         assert fold(one.name) not in {fold(wording) for wording in one.wordings}
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_split_holds_out_a_fifth_and_keeps_equal_pictures_on_one_side(emojis, seed):
-    pictures = {one.text: one.openmoji_svg.read_text(encoding="utf-8") for one in emojis}
-    published, held_out = split_held_out(emojis, pictures, seed)
-    assert (len(published), len(held_out)) == (3155, 789)
-    assert not {one.text for one in published} & {one.text for one in held_out}
-    assert not {pictures[one.text] for one in published} & {pictures[one.text] for one in held_out}
-
-
-def test_split_depends_on_the_seed(emojis):
-    pictures = {one.text: one.text for one in emojis}
-    first, second = ({one.text for one in split_held_out(emojis, pictures, seed)[1]} for seed in (0, 1))
-    assert len(first & second) < 250
-
-
-def test_no_wording_is_shared_but_a_published_emoji_keeps_its_own_name(emojis):
-    published, held_out = split_held_out(emojis, {one.text: one.text for one in emojis}, 0)
-    shared = all_wordings(published) & all_wordings(held_out)
-    assert not shared - {fold(one.name) for one in (*published, *held_out)}
-    theirs = {fold(one.name) for one in held_out}
-    assert not theirs & {fold(text) for one in published for text in (*one.wordings, *one.names.values())}
 
 
 def test_stable_hash_is_a_fixed_function():
