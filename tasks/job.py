@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 Source: torch/distributed/elastic/multiprocessing/errors, ChildFailedError."""
 GRACE_SECONDS = 30
 """What a job gets to write a checkpoint after SIGTERM, before it is killed."""
+_RUNNING: set[int] = set()
+"""Process groups of the jobs of this process."""
 
 
 def run_job(
@@ -72,6 +75,7 @@ def run_job(
             start_new_session=True,  # a Ctrl-C reaches us alone; we then end the job in good order
         ) as process,
     ):
+        _RUNNING.add(process.pid)
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -82,6 +86,7 @@ def run_job(
                 on_line(text)
             code = process.wait()
         finally:
+            _RUNNING.discard(process.pid)
             _end(process)
     if code:
         raise _failure(module, code, folder, "\n".join(tail))
@@ -96,6 +101,13 @@ def ranks(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) ->
     """
     launcher = ("-m", "torch.distributed.run", *meet, f"--nproc-per-node={number}")
     return (*launcher, f"--log-dir={folder / 'torchrun'}")
+
+
+def end_jobs() -> None:
+    """Ask the jobs that other threads of this process run to end, with a checkpoint; their `run_job` then raises."""
+    for group in list(_RUNNING):
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
