@@ -36,7 +36,7 @@ e2e: .venv/installed-dev
 # Two nodes of Ray on loopback; not part of `test`, for its install (70 MB) and servers would be a minute more.
 ray: .venv/installed-dev
 	$(PIP) --editable '.[ray]'
-	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/integration/test_ray.py
+	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/integration/test_ray.py tests/integration/test_ray_training.py
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

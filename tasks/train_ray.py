@@ -53,7 +53,7 @@ def train_on_ray(planned: Plan, context: Context, place: RayPlace) -> Manifest:
     process.start()
     theirs.close()
     try:
-        failed = _followed(ours, context, place)
+        failed = followed(ours, context, place)
     except BaseException as error:
         if not isinstance(error, Exception):  # a cancel or Ctrl-C: nobody waits for the training
             with suppress(OSError):
@@ -82,7 +82,7 @@ def _silent(done: int, total: int, line: str) -> None:
     """Nobody is told: what cannot be sent stays here."""
 
 
-def _followed(pipe: Any, context: Context, place: RayPlace) -> Exception | None:
+def followed(pipe: Any, context: Context, place: RayPlace) -> Exception | None:
     """Pass on what the driver tells until the training has ended; how it failed."""
     head, missed = place.address, 0
     while missed < GONE_AFTER:
