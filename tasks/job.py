@@ -99,7 +99,7 @@ def ranks(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) ->
         folder: of the job. A killed torchrun leaves its logs there, else among the system's temporary files.
         meet: how torchrun finds those of other machines.
     """
-    launcher = ("-m", "torch.distributed.run", *meet, f"--nproc-per-node={number}")
+    launcher = ("-m", "training.torchrun", str(os.getpid()), *meet, f"--nproc-per-node={number}")
     return (*launcher, f"--log-dir={folder / 'torchrun'}")
 
 

@@ -119,6 +119,8 @@ def drive(pipe: Connection, place: RayPlace, order: Order, parent: int) -> None:
     follow_parent(parent)
     try:
         _Driver(pipe, place, order).run()
+    except (EOFError, BrokenPipeError):  # a killed parent: its training goes on
+        return
     except Exception as error:  # the process's boundary
         pipe.send(("failed", explained(error, place)))
 
@@ -159,7 +161,7 @@ class _Driver:
                 self.ray.kill(actor, no_restart=True)
                 self.pipe.send(seen.ended)
                 return
-            if self.pipe.poll(LOOK_SECONDS):
+            if self._is_to_end(LOOK_SECONDS):
                 self._end(actor)
                 return
 
@@ -177,7 +179,7 @@ class _Driver:
         """What the actor tells; None when it is to be ended first. Raises: RayActorError where it is dead."""
         ref, began, told = actor.look.remote(self.life, self.line), time.monotonic(), False
         while not self.ray.wait([ref], timeout=LOOK_SECONDS)[0]:
-            if self.pipe.poll():
+            if self._is_to_end():
                 return None
             if not told and time.monotonic() - began > PATIENCE_SECONDS:
                 told = True
@@ -199,6 +201,10 @@ class _Driver:
 
     def _tell(self, level: int, text: str) -> None:
         self.pipe.send(("told", level, "%s", text))
+
+    def _is_to_end(self, seconds: float = 0.0) -> bool:
+        """Whether the parent says so, within the time given. Raises: EOFError where it is gone, and says nothing."""
+        return self.pipe.poll(seconds) and self.pipe.recv() == "cancel"
 
     def _end(self, actor: Any) -> None:
         """End the training: in good order where it has begun."""
