@@ -122,10 +122,12 @@ async def _mark_crashed(flow_run_id: str) -> None:
 
 
 class _Untraced(logging.Filter):
-    """Takes the traceback off deliberate errors: their message says it all. Others keep theirs."""
+    """Takes the traceback off deliberate errors, and where Prefect is gone: the message says it all. Others keep theirs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], PairmillError):
+        from flows.prefect_errors import named
+
+        if record.exc_info and (error := record.exc_info[1]) and isinstance(named(error), PairmillError):
             record.exc_info = None
         return True
 
