@@ -57,7 +57,7 @@ def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:
     return planned, Context(store=store, home=folder / "home", run_id="run-1")
 
 
-LONG = {"epochs": 100_000, "max_spike": 0}
+LONG = {"epochs": 100_000, "max_spike": 0, "checkpoint_every": 50, "log_every": 20}
 
 
 def trainers(folder: Path) -> list[int]:
@@ -98,6 +98,21 @@ class Asker:
         return self.log.exists() and text in self.log.read_text()
 
 
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[RayPlace], Asker]]:
+    """Starts flows, and cancels what is left of them, with their trainings."""
+    made: list[Asker] = []
+
+    def begin(place: RayPlace) -> Asker:
+        made.append(Asker(tmp_path, place))
+        return made[-1]
+
+    yield begin
+    for asker in made:
+        asker.process.terminate()
+        asker.process.join(60)
+
+
 def ask(folder: Path, place: RayPlace, log: Path) -> None:
     logging.basicConfig(filename=log, level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))  # as Prefect's cancel does
@@ -136,15 +151,15 @@ def test_a_config_that_no_machine_can_meet_and_an_error_of_the_trainer_are_raise
 
 
 def test_a_killed_flow_leaves_it_and_a_killed_worker_goes_on_and_a_cancel_ends_it(
-    place: RayPlace, tmp_path: Path
+    place: RayPlace, tmp_path: Path, start: Callable[[RayPlace], Asker]
 ) -> None:
-    first = Asker(tmp_path, place)
+    first = start(place)
     await_(lambda: checkpoints(tmp_path))
     before = trainers(tmp_path)
     first.process.kill()
     first.process.join()
-    again = Asker(tmp_path, place)
-    await_(lambda: again.said("makes it: waiting for that one"))
+    again = start(place)
+    await_(lambda: again.said("makes it: waiting for that one") and again.said("step "))
     assert set(before) == set(trainers(tmp_path)), "the training went on, and was not started anew"
 
     (job,) = tmp_path.glob("home/jobs/train-*/job.json")
@@ -154,20 +169,20 @@ def test_a_killed_flow_leaves_it_and_a_killed_worker_goes_on_and_a_cancel_ends_i
     await_(lambda: trainers(tmp_path))
     assert not set(before) & set(trainers(tmp_path))
 
-    steps = lambda: max(path.name for path in checkpoints(tmp_path))  # noqa: E731
-    await_(lambda: again.said("checkpoint "))
     again.process.terminate()
     again.process.join(60)
     assert again.process.exitcode not in (None, 0)
     await_(lambda: not trainers(tmp_path), 10)
-    assert steps()
-    stopped = (tmp_path / json.loads(job.read_text())["output"] / "failure.json").read_text()
-    assert "as asked" in stopped, "it wrote a checkpoint first"
+    stopped = json.loads((job.parent / "failure.json").read_text())["message"]
+    step = int(stopped.split()[3])
+    assert stopped.startswith("stopped after step")
+    assert (job.parent / "checkpoints" / f"step-{step:06d}").is_dir(), "it wrote a checkpoint first"
 
 
-def test_a_worker_that_dies_for_good_is_worth_another_run(place: RayPlace, tmp_path: Path) -> None:
-    doomed = RayPlace(place.address, max_retries=0)
-    asker = Asker(tmp_path, doomed)
+def test_a_worker_that_dies_for_good_is_worth_another_run(
+    place: RayPlace, tmp_path: Path, start: Callable[[RayPlace], Asker]
+) -> None:
+    asker = start(RayPlace(place.address, max_retries=0))
     await_(lambda: checkpoints(tmp_path))
     (job,) = tmp_path.glob("home/jobs/train-*/job.json")
     os.kill(json.loads(job.read_text())["parent_pid"], signal.SIGKILL)
