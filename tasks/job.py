@@ -31,6 +31,8 @@ CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
 WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 """How torchrun, which itself always ends with 1, tells the end of a worker: a signal is negative, the root cause last.
 Source: torch/distributed/elastic/multiprocessing/errors, ChildFailedError."""
+APART = re.compile(r"torch\.distributed\.(Dist\w+Error|elastic\.rendezvous\.api\.Rendezvous\w+)")
+"""How torchrun tells that machines did not meet, or lost each other: worth another try."""
 GRACE_SECONDS = 30
 """What a job gets to write a checkpoint after SIGTERM, before it is killed."""
 _RUNNING: set[int] = set()
@@ -125,6 +127,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
     if code == 1 and (workers := WORKER_EXIT.findall(tail)):
         code = int(workers[-1])
+    elif code == 1 and APART.search(tail):
+        code = 75
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     said = folder / FAILURE
     if said.exists():

@@ -1,19 +1,27 @@
 """torchrun that ends with the process that asked for it: `python -m training.torchrun PID ARGUMENTS`.
 
-Ranks end with that process by themselves (training/process.py). An agent that outlived it would go on to meet the agents of
-other machines, beside the one that takes its place, and no two rounds of theirs would agree on who takes part.
+Ranks end with that process by themselves (training/process.py). An agent that outlived them would meet the agents of other
+machines anew, beside the one that takes its place. So it ends before they do: at once where there is Linux's prctl.
 """
 
+import ctypes
+import os
+import signal
 import sys
 
 from torch.distributed import run
 
-from training.process import follow_parent
+from training.process import ELSEWHERE, follow_parent
+
+PR_SET_PDEATHSIG = 1
+"""Source: linux/prctl.h. It tells of the thread that started this process, which reads its output until the end."""
 
 
 def main(arguments: list[str]) -> None:
     """Run torchrun with all arguments but the first, the number of the process to end with."""
-    follow_parent(int(arguments[0]))
+    if sys.platform == "linux" and not os.environ.get(ELSEWHERE):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    follow_parent(int(arguments[0]), poll_seconds=0.1)
     run.main(arguments[1:])
 
 
