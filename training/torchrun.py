@@ -22,8 +22,9 @@ def main(arguments: list[str]) -> None:
     if sys.platform == "linux" and not os.environ.get(ELSEWHERE):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     follow_parent(int(arguments[0]), poll_seconds=0.1)
-    # A shared store's address is told in the first round alone (torch 2.13): an agent that comes later would wait in vain.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    if "--standalone" not in arguments:
+        # A shared store's address is told in the first round alone (torch 2.13): who comes later would wait in vain.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     run.main(arguments[1:])
 
 
