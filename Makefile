@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraint
 # Two files of tests at a time, by tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
-.PHONY: demo test lint audit unit integration e2e ray clean
+.PHONY: demo test lint audit unit integration e2e ray export clean
 
 demo: .venv/installed
 	$(BIN)/pairmill demo
@@ -36,7 +36,13 @@ e2e: .venv/installed-dev
 # Two nodes of Ray on loopback; not part of `test`, for its install (70 MB) and servers would be a minute more.
 ray: .venv/installed-dev
 	$(PIP) --editable '.[ray]'
-	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/integration/test_ray.py tests/integration/test_ray_soak.py
+	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/integration/test_ray.py tests/integration/test_ray_soak.py \
+		tests/integration/test_ray_training.py
+
+# Exported models in transformers and onnxruntime; not part of `test`, for its install (170 MB) would slow each import of open_clip.
+export: .venv/installed-dev
+	$(PIP) --editable '.[export]'
+	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/unit/training/test_export.py
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -12,7 +12,7 @@ MARK = "PAIRMILL_CHAOS"
 ROLES = {
     "training.train": "trainer",
     "training.evaluate": "evaluator",
-    "torch.distributed.run": "torchrun",
+    "training.torchrun": "torchrun",
     "resource_tracker": "resource tracker",
     "spawn_main": "worker",
     "flows.cli": "main",
@@ -43,7 +43,7 @@ def living(token: str) -> list[Process]:
 
 def _role(command: bytes) -> str:
     text = command.replace(b"\0", b" ").decode(errors="replace")
-    if "torch.distributed.run" in text:
+    if "training.torchrun" in text:
         return "torchrun"
     return next((role for word, role in ROLES.items() if word in text), Path(text.split(" ")[0]).name or "gone")
 

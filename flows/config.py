@@ -63,6 +63,11 @@ class ExecutionConfig(_Table):
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each new try of a stage that failed with an error that another try may mend; empty: none."""
 
+    def cluster(self) -> RayPlace:
+        """The cluster of Ray, for whatever uses it."""
+        more = (self.ray_cpus, self.ray_memory_bytes, self.ray_max_retries, self.ray_shared_store)
+        return RayPlace(self.ray_address, self.workers, *more)
+
 
 class RunConfig(_Table):
     """One run, whole."""
@@ -84,10 +89,7 @@ class RunConfig(_Table):
 
     def ray(self) -> RayPlace | None:
         """The cluster that parts are mapped over; None: this machine's processes."""
-        e = self.execution
-        if e.engine == "local":
-            return None
-        return RayPlace(e.ray_address, e.workers, e.ray_cpus, e.ray_memory_bytes, e.ray_max_retries, e.ray_shared_store)
+        return None if self.execution.engine == "local" else self.execution.cluster()
 
     def as_dict(self) -> dict[str, Any]:
         """The config as JSON values, as it would be written in TOML."""
@@ -229,6 +231,7 @@ def _problems_outside(
         if overlap := curate.overlap:
             problems += _caught("curate.overlap.paths", lambda: [evaluation_files(path) for path in overlap.paths])
     if (train := table("train", TrainConfig)) is not None:
+        problems += [f"train.launch: {missing}"] if train.launch == "ray" and (missing := missing_ray()) else []
         problems += _caught("train.model", lambda: load_model_config(train.model))
     if train is not None and train.blur_faces and (curate := table("curate", CurateConfig)) and not curate.scores.faces:
         problems.append("train.blur_faces: needs a table [curate.scores.faces], which says where faces are")

@@ -98,9 +98,15 @@ class Deployer:
         """
         wanted = [(spec, _schedules(spec)) for spec in specifications(order, config)]
         blocks = [self._block(name) for name in order.notify]
-        rows = [self._pool(order.pool, None), self._pool(order.gpu_pool, order.gpus)]
+        rows, in_images = [], set[str]()
+        for name, limit in ((order.pool, None), (order.gpu_pool, order.gpus)):
+            kind, row = self._pool(name, limit)
+            rows.append(row)
+            in_images |= set() if kind == "process" else {name}
         automations = [zombie()]
         for spec, schedules in wanted:
+            if spec["work_pool"]["name"] in in_images:  # whose working folder is the checkout; this one is not there
+                spec["pull"] = []
             deployment, row = self._deployment(spec, schedules)
             rows.append(row)
             for trigger in map(TRIGGER.validate_python, spec.get("triggers", [])):
@@ -146,8 +152,8 @@ class Deployer:
             )
         return document.id
 
-    def _pool(self, name: str, limit: int | None) -> Row:
-        """A pool that is there keeps its type and template; only the number of GPUs is set."""
+    def _pool(self, name: str, limit: int | None) -> tuple[str, Row]:
+        """A pool that is there keeps its type and template; only the number of GPUs is set. Returns its type too."""
         try:
             kind = self._client.read_work_pool(name).type
             if limit is not None:
@@ -163,7 +169,7 @@ class Deployer:
             )
             self._client.create_work_pool(pool)
         what = kind if limit is None else f"{kind}, {limit} at a time"
-        return Row("pool", name, what, f"{self._ui}/work-pools/work-pool/{name}")
+        return kind, Row("pool", name, what, f"{self._ui}/work-pools/work-pool/{name}")
 
     def _deployment(self, spec: Mapping[str, Any], schedules: list[DeploymentScheduleCreate]) -> tuple[UUID, Row]:
         flow = next(flow for flow in FLOWS if flow.name == spec["flow"])

@@ -32,17 +32,18 @@ def execute(
     services.up()
     services.apply_environment()
     from flows.pipeline import pipeline  # imports prefect, which reads the environment once
+    from flows.prefect_errors import named
     from flows.report import show_run
     from flows.runs import load_run
 
-    failure: Exception | None = None
+    failure: BaseException | None = None
     quiet_expected_errors()
     try:
         pipeline(run_id=run_id, until=until, force=tuple(force), retry=tuple(retry), verify=verify)
     except (
         Exception
     ) as error:  # the process's boundary: it becomes output and an exit code; Prefect logged its traceback
-        failure = error
+        failure = named(error)
     code = 0 if failure is None else failure.exit_code if isinstance(failure, PairmillError) else 1
     record, store = load_run(run_id, services.home())
     if as_json:
@@ -121,10 +122,12 @@ async def _mark_crashed(flow_run_id: str) -> None:
 
 
 class _Untraced(logging.Filter):
-    """Takes the traceback off deliberate errors: their message says it all. Others keep theirs."""
+    """Takes the traceback off deliberate errors, and where Prefect is gone: the message says it all. Others keep theirs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], PairmillError):
+        from flows.prefect_errors import named
+
+        if record.exc_info and (error := record.exc_info[1]) and isinstance(named(error), PairmillError):
             record.exc_info = None
         return True
 

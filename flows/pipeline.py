@@ -21,6 +21,7 @@ from prefect.states import Failed
 from dataops.errors import ConfigError, PairmillError
 from dataops.secrets import guard_process, scrub, scrubbed_errors
 from flows.config import config_name
+from flows.prefect_errors import named
 from flows.runs import RUN_ID, new_run_id
 from flows.stages import Run
 from infra.services import environment, make_home
@@ -169,7 +170,7 @@ def run_stages(
             if step.stage.name == run.until:
                 break
     except Exception as raised:
-        error = scrub(raised)
+        error = scrub(named(raised))
         run.end("failed", f"{type(error).__name__}: {error}")
         logger.error("%s", run.failure(error), exc_info=None if isinstance(error, PairmillError) else error)
         return Failed(message=run.failure(error), data=error)  # Prefect raises `error` where the flow was called

@@ -43,6 +43,7 @@ class Sight:
         self._bar: Progress | None = None
         self._artefact: UUID | None = None
         self._updated = 0.0
+        self._seen = True
 
     @staticmethod
     def flow_run_url(flow_run_id: str) -> str | None:
@@ -82,6 +83,17 @@ class Sight:
         if now - self._updated < ARTEFACT_SECONDS and done < total:
             return
         self._updated = now
+        if self._seen:
+            try:
+                self._tell(done, total, line)
+            except (PrefectException, HTTPError) as error:  # a lost picture of a run must not become the run's end
+                self._seen = False
+                logger.warning(
+                    "the Prefect server shows this run's progress no further: %s: %s", type(error).__name__, error
+                )
+
+    def _tell(self, done: int, total: int, line: str) -> None:
+        """Make or update the stage's progress artefact."""
         percent = 100.0 * done / max(total, 1)
         said = f"{self._stage}: {done} of {total}. {markdown(redact(line))}"
         if self._artefact is None:

@@ -29,6 +29,7 @@ from tasks import parent_run
 from tasks.download_rounds import reopen
 from tasks.parent_run import End, Status
 from tasks.stage import Context, Plan, discard, make, plan, reuse
+from tasks.train_ray import train_on_ray
 
 if TYPE_CHECKING:
     from flows.pipeline import Step
@@ -135,9 +136,12 @@ class Run:
         self.sight.stage_ended(manifest, noted.state, noted.seconds)
 
     def _made(self, planned: Plan) -> Manifest:
-        """Made here, or a training on the work pool, where the config asks for that and this is not its flow run."""
-        if self.at == "train" and self.config.train.launch == "work_pool" and flow_run.flow_name != "train":
+        """Made here; or a training elsewhere, where the config asks for that and this is not its flow run."""
+        launch = self.config.train.launch if self.at == "train" else "local"
+        if launch == "work_pool" and flow_run.flow_name != "train":
             return train_on_pool(planned, self.context)
+        if launch == "ray":
+            return train_on_ray(planned, self.context, self.config.execution.cluster())
         return make(planned, self.context)
 
     def _note(self, noted: StageRun) -> None:

@@ -1,4 +1,4 @@
-"""Checks for `pairmill doctor CONFIG` of a config that maps its parts over a cluster of Ray."""
+"""Checks for `pairmill doctor CONFIG` of a config that maps its parts over a cluster of Ray, or trains on one."""
 
 import tomllib
 from collections.abc import Callable
@@ -14,13 +14,16 @@ def check_ray(
 ) -> list[Check]:
     """Whether Ray is here and its head answers, where the config asks for it; nothing where it does not."""
     try:
-        execution = tomllib.loads(config.read_text(encoding="utf-8")).get("execution", {})
+        values = tomllib.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return [Check("config", False, "error", f"{config}: {error}", "name a config file that is TOML")]
-    if not isinstance(execution, dict) or execution.get("engine") != "ray":
+    execution, train = ({} if not isinstance(t := values.get(name), dict) else t for name in ("execution", "train"))
+    asks = 'execution.engine = "ray"' if execution.get("engine") == "ray" else None
+    asks = 'train.launch = "ray"' if asks is None and train.get("launch") == "ray" else asks
+    if asks is None:
         return []
     if what := missing():
-        return [Check("ray", False, "error", f'{config}: execution.engine = "ray", but {what}', REMEDY)]
+        return [Check("ray", False, "error", f"{config}: {asks}, but {what}", REMEDY)]
     address, version = str(execution.get("ray_address", "auto")), metadata.version("ray")
     if address != "auto" and not answers(address):
         remedy = (

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,12 @@ CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
 WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 """How torchrun, which itself always ends with 1, tells the end of a worker: a signal is negative, the root cause last.
 Source: torch/distributed/elastic/multiprocessing/errors, ChildFailedError."""
+APART = re.compile(r"torch\.distributed\.(Dist\w+Error|elastic\.rendezvous\.api\.Rendezvous\w+)")
+"""How torchrun tells that machines did not meet, or lost each other: worth another try."""
 GRACE_SECONDS = 30
 """What a job gets to write a checkpoint after SIGTERM, before it is killed."""
+_RUNNING: set[int] = set()
+"""Process groups of the jobs of this process."""
 
 
 def run_job(
@@ -72,6 +77,7 @@ def run_job(
             start_new_session=True,  # a Ctrl-C reaches us alone; we then end the job in good order
         ) as process,
     ):
+        _RUNNING.add(process.pid)
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -82,6 +88,7 @@ def run_job(
                 on_line(text)
             code = process.wait()
         finally:
+            _RUNNING.discard(process.pid)
             _end(process)
     if code:
         raise _failure(module, code, folder, "\n".join(tail))
@@ -94,8 +101,15 @@ def ranks(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) ->
         folder: of the job. A killed torchrun leaves its logs there, else among the system's temporary files.
         meet: how torchrun finds those of other machines.
     """
-    launcher = ("-m", "torch.distributed.run", *meet, f"--nproc-per-node={number}")
+    launcher = ("-m", "training.torchrun", str(os.getpid()), *meet, f"--nproc-per-node={number}")
     return (*launcher, f"--log-dir={folder / 'torchrun'}")
+
+
+def end_jobs() -> None:
+    """Ask the jobs that other threads of this process run to end, with a checkpoint; their `run_job` then raises."""
+    for group in list(_RUNNING):
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -113,6 +127,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
     if code == 1 and (workers := WORKER_EXIT.findall(tail)):
         code = int(workers[-1])
+    elif code == 1 and APART.search(tail):
+        code = 75
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     said = folder / FAILURE
     if said.exists():

@@ -39,7 +39,7 @@ def drive(pipe: Connection, place: RayPlace, store_uri: str, parent: int) -> Non
     try:
         driver = _Driver(pipe, place, store_uri)
     except Exception as error:
-        pipe.send(_explained(error, place))
+        pipe.send(explained(error, place))
         return
     pipe.send(driver.room)
     driver.run()
@@ -146,7 +146,8 @@ def _room(ray: Any, place: RayPlace) -> Room:
     return Room(head, machines, wanted, min(wanted, max(map(slots, nodes))))
 
 
-def _explained(error: Exception, place: RayPlace) -> PairmillError:
+def explained(error: Exception, place: RayPlace) -> PairmillError:
+    """Why a cluster cannot be used, with the remedy."""
     if isinstance(error, PairmillError):
         return error
     said = redact(str(error)).strip()

@@ -75,22 +75,10 @@ def make(work: Work) -> Made:
 
 
 def _train(work: Work, folder: Path) -> Record:
-    dataset = work.inputs["pack"]
-    tars = dataset.named("", ".tar")
-    limit, shards = work.config.shard_cache_bytes, folder / "shards"
-    job: dict[str, Any] = {
-        "train": work.config.model_dump(mode="json"),
-        "seed": work.seed,
-        "shards": [str(shard) for shard in (_beside if limit else _whole)(work.draft.store, dataset, shards)],
-        "checksums": {part.name: part.sha256 for part in tars},
-        "arriving": {part.name: part.bytes for part in tars} if limit else {},
-        "output": str(folder),
-    }
-    if work.config.evaluate_every:
-        suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
-        job["suite"] = suite.model_dump(mode="json")
+    dataset, shards = work.inputs["pack"], folder / "shards"
+    job = job_of(work, shards, folder)
     launcher = torchrun(work.config, work.draft.key, folder)
-    if work.config.nnodes != "1":
+    if work.config.nnodes != "1" and work.config.launch != "ray":
         command = " ".join(["python", *launcher, "-m", "training.train", str(folder / "job.json")])
         logger.warning(
             "train: %s machines meet; on each other one run: %s=1 %s", work.config.nnodes, ELSEWHERE, command
@@ -104,7 +92,8 @@ def _train(work: Work, folder: Path) -> Record:
         if match := STEP.search(line):
             work.context.progress(int(match[1]), int(match[2]), line)
 
-    supply = ShardSupply(work.draft.store, {dataset.path(part.name): part for part in tars}, shards, limit)
+    tars = {dataset.path(part.name): part for part in dataset.named("", ".tar")}
+    supply = ShardSupply(work.draft.store, tars, shards, work.config.shard_cache_bytes)
     with mirror, supply, LiveRun(work, folder):
         mirror.restore()
         run_job("training.train", job, folder, launcher=launcher, on_line=follow)
@@ -118,11 +107,41 @@ def _train(work: Work, folder: Path) -> Record:
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
-def torchrun(config: TrainConfig, key: str, folder: Path) -> tuple[str, ...]:
-    """The launcher of a job on all its ranks: here, or on each of several machines that meet."""
+def job_of(work: Work, shards: Path, output: Path) -> dict[str, Any]:
+    """What the job file is to hold; brings the shards here, or what is needed of all of them.
+
+    Args:
+        shards: folder for them.
+        output: folder of the job.
+    """
+    dataset, limit = work.inputs["pack"], work.config.shard_cache_bytes
+    tars = dataset.named("", ".tar")
+    job: dict[str, Any] = {
+        "train": work.config.model_dump(mode="json"),
+        "seed": work.seed,
+        "shards": [str(shard) for shard in (_beside if limit else _whole)(work.draft.store, dataset, shards)],
+        "checksums": {part.name: part.sha256 for part in tars},
+        "arriving": {part.name: part.bytes for part in tars} if limit else {},
+        "output": str(output),
+    }
+    if work.config.evaluate_every:
+        suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
+        job["suite"] = suite.model_dump(mode="json")
+    return job
+
+
+def torchrun(config: TrainConfig, key: str, folder: Path, address: str | None = None) -> tuple[str, ...]:
+    """The launcher of a job on all its ranks: here, or on each of several machines that meet.
+
+    Args:
+        address: of this machine where the others meet at another one; only Ray knows it.
+    """
     if config.nnodes == "1":
         return ranks(config.nproc, folder)
     meet = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
+    if config.launch == "ray":  # torchrun would guess both from names, which may not lead to the machine
+        host = str(config.rdzv_endpoint).rpartition(":")[0]
+        meet += (f"--local-addr={address or host}", f"--rdzv-conf=is_host={int(address is None)}")
     return ranks(config.nproc, folder, (*meet, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}"))
 
 

@@ -147,8 +147,9 @@ class TrainConfig(StageConfig):
     compute in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where torch sees it, else cpu."""
-    launch: Literal["local", "work_pool"] = "local"
-    """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool."""
+    launch: Literal["local", "work_pool", "ray"] = "local"
+    """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool. ray: on machines of the cluster at
+    `execution.ray_address`, with `nproc` GPUs of each where there are some."""
     threads: Annotated[int, Field(ge=1)] = 2
     """Threads of torch's CPU kernels, per process. Part of the key: how a sum is split changes its last bits."""
     nproc: Annotated[int, Field(ge=1)] = 1
@@ -156,7 +157,8 @@ class TrainConfig(StageConfig):
     nnodes: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}(:[1-9]\d{0,3})?$")] = "1"
     """Machines, as torchrun has it: a number, or least:most, which may come and go. Part of the key, as nproc is."""
     rdzv_endpoint: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]+:\d{1,5}$")] = None
-    """HOST:PORT at which several machines meet: one of them, and a free port there (torchrun's c10d rendezvous)."""
+    """HOST:PORT at which several machines meet: one of them, and a free port there (torchrun's c10d rendezvous). With
+    launch = "ray" they find one."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """How often several machines go on from the last checkpoint after one of them was lost, or came."""
     vocabulary: str = "captions"
@@ -214,7 +216,9 @@ class TrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.nnodes != "1" and self.rdzv_endpoint is None:
+        if self.nnodes != "1" and self.launch == "ray" and self.shard_cache_bytes:
+            raise ValueError("shard_cache_bytes: each of several machines of a Ray cluster holds all shards; set 0")
+        if self.nnodes != "1" and self.launch != "ray" and self.rdzv_endpoint is None:
             msg = f"nnodes is {self.nnodes}: rdzv_endpoint must say where the machines meet (HOST:PORT)"
             raise ValueError(msg)
         if self.lock_image and self.init is None:

@@ -17,7 +17,6 @@ The same weights, data, batch size and kind of machine give the same bytes: no f
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -33,14 +32,13 @@ from pydantic import Field
 from torch import Tensor
 
 from dataops.digest import canonical_json
-from dataops.errors import PairmillError
 from dataops.store import FolderStore
 from training import distributed
 from training.any_model import digest_model, load_any
 from training.association import associate
 from training.encode import Evaluated, place_of
 from training.features import EncodedSet, FeatureFolder, encode_set
-from training.job import JobFile, run_command
+from training.job import FAILURE, RanksJob, run_command, settle_device
 from training.linear_probe import Examples, few_shot, probe
 from training.multilabel import classify_multilabel
 from training.retrieval import retrieve
@@ -50,23 +48,19 @@ from training.suite_task import Task
 from training.zero_shot import classify
 
 METRICS = "metrics.json"
-FAILURE = "failure.json"
-"""Why a job failed: torchrun itself always ends with 1."""
 RESULT_VERSION = 2
 """Raised when the same checkpoint and data give another result: results of an older version are then not reused."""
 
 logger = logging.getLogger(__name__)
 
 
-class EvaluateJob(JobFile):
+class EvaluateJob(RanksJob):
     """What a job file holds."""
 
     checkpoint: Path
     """Folder or file of the model."""
     suite: Suite
     """The tasks, their roots absolute."""
-    output: Path
-    """Folder that receives the results."""
     batch_size: int = Field(default=256, ge=1)
     """Images at once."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -197,30 +191,9 @@ def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    device = _device(job.device)
+    device = settle_device(job.device)
     (job.output / FAILURE).unlink(missing_ok=True)
     distributed.join(device)
-    try:
-        return _measured(job, device)
-    except PairmillError as error:
-        failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
-        FolderStore(job.output).put(FAILURE, canonical_json(failure).encode())
-        raise
-    finally:
-        distributed.leave()
-
-
-def _device(asked: str) -> torch.device:
-    """Where this rank computes; `auto` is cuda where torch sees it."""
-    kind = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if kind != "cuda":
-        return torch.device(kind)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
-
-
-def _measured(job: EvaluateJob, device: torch.device) -> dict[str, dict[str, Any]]:
     digest = digest_model(job.checkpoint)
     loaded = load_any(job.checkpoint, device=str(device))
     if job.precision == "bf16":

@@ -1,9 +1,11 @@
-"""Job files, which tasks/job.py writes and this package runs; and the folder that one trainer at a time may hold."""
+"""Job files, which tasks/job.py writes and this package runs: how a job ends, where it computes, whose its folder is."""
 
 import fcntl
+import gc
 import hashlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,16 +14,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
 from training import distributed
+from training.checkpoint import write_atomically
 from training.config import TrainConfig, load_model_config
 from training.process import RETRYABLE, follow_parent
 from training.suite import Suite
 
 LOCK_SECONDS = 10
+FAILURE = "failure.json"
+"""In a job's output, the code and the message of a deliberate error: torchrun itself always ends with 1."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +44,14 @@ class JobFile(BaseModel):
 Kind = TypeVar("Kind", bound=JobFile)
 
 
-class Job(JobFile):
+class RanksJob(JobFile):
+    """A job that torchrun may start in several processes."""
+
+    output: Path
+    """Folder of the job, made where it is missing; a restart continues what it holds."""
+
+
+class Job(RanksJob):
     """What one training job is asked to do."""
 
     train: TrainConfig
@@ -54,8 +67,6 @@ class Job(JobFile):
     arriving: dict[str, int] = {}
     """By file name, bytes of the shards that come while training goes on (training/shard_files.py). Beside each lie its
     .idx and its part-*.parquet, and who brings it compares its checksum."""
-    output: Path
-    """Folder of the job, made where it is missing; a restart continues what it holds."""
 
     def digest(self, *, placed: bool = True) -> str:
         """Of all that decides the weights, so that no checkpoint or model of another job is taken for this one's.
@@ -122,6 +133,7 @@ def log_to_stderr() -> None:
 def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], object]) -> int:
     """Run the job file that a command line names; returns the exit code of dataops/errors.py."""
     log_to_stderr()
+    job: Kind | None = None
     try:
         job = read_job(arguments, kind)
         if job.parent_pid is not None:
@@ -129,8 +141,32 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
         run(job)
     except PairmillError as error:
         logger.error("%s: %s", type(error).__name__, error)
+        if isinstance(job, RanksJob):
+            failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
+            with suppress(OSError):
+                job.output.mkdir(parents=True, exist_ok=True)
+                write_atomically(job.output / FAILURE, canonical_json(failure))
         return error.exit_code
+    finally:
+        gc.collect()  # a model's hold on the process group must end before the group does, or gloo aborts at exit
+        distributed.leave()
     return 0
+
+
+def settle_device(asked: str) -> torch.device:
+    """Where this rank computes; `auto` is CUDA where torch sees it.
+
+    Raises: ConfigError where CUDA is asked for and torch sees none.
+    """
+    available = torch.cuda.is_available()
+    kind = asked if asked != "auto" else "cuda" if available else "cpu"
+    if kind != "cuda":
+        return torch.device(kind)
+    if not available:
+        raise ConfigError("device: cuda is asked for, and torch sees none")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
 @contextmanager
@@ -144,7 +180,7 @@ def sole_trainer(output: Path) -> Iterator[None]:
                 lock = held.enter_context((output / ".lock").open("a"))
                 problem = None if _acquired(lock.fileno()) else f"another trainer holds {output}"
                 if problem is None:
-                    (output / "failure.json").unlink(missing_ok=True)
+                    (output / FAILURE).unlink(missing_ok=True)
             except OSError as error:
                 raise ConfigError(f"output {output}: {error.strerror}") from error
         problem = distributed.from_first(problem)

@@ -11,14 +11,12 @@ a checkpoint), parent gone, or another trainer holds the output; 1 anything else
 failure.json in the output holds the code and the message of a deliberate error.
 """
 
-import gc
 import logging
 import math
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -28,7 +26,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError, ContractError, PairmillError, TrainingDiverged
+from dataops.errors import ConfigError, ContractError, TrainingDiverged
 from training import distributed
 from training.augment import augment
 from training.checkpoint import (
@@ -44,14 +42,13 @@ from training.config import AugmentConfig, Precision, TrainConfig, load_model_co
 from training.data import READ_AHEAD, Batch, Dataset, Skipped, batches
 from training.health import Health
 from training.interim import evaluate_now
-from training.job import Job, Stopped, check_shards, is_done, log_to_stderr, read_job, sole_trainer
+from training.job import Job, Stopped, check_shards, is_done, run_command, settle_device, sole_trainer
 from training.journal import Journal, StepFlops
 from training.loss import StepOutcome
 from training.memory import is_out_of_memory, largest_that_fits
 from training.optim import build_optimizer, learning_rate
 from training.plan import Plan
 from training.preprocess import Preprocess, normalize
-from training.process import follow_parent
 from training.shard_files import Wishes
 from training.starting import kept_patches, starting_model
 from training.step import backward, gradient_norm, normalized, update
@@ -64,30 +61,21 @@ OUTPUTS = (*MODEL_FILES, "metrics.jsonl", "skipped.json")
 
 def main(arguments: list[str]) -> int:
     """Run the job; returns the exit code."""
-    log_to_stderr()
-    job: Job | None = None
     handler = signal.signal(signal.SIGTERM, _stop_at_once)  # until there is something to checkpoint
     try:
-        job = read_job(arguments, Job)
-        if job.parent_pid is not None:
-            follow_parent(job.parent_pid)
-        device = _set_up_torch(job.train)
-        distributed.join(device)
-        with sole_trainer(job.output):
-            if not is_done(job.output, job.digest()):
-                _Training(job, device).run()
-        return 0
-    except PairmillError as error:
-        logger.error("%s: %s", type(error).__name__, error)
-        if job is not None:
-            failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
-            with suppress(OSError):
-                write_atomically(job.output / "failure.json", canonical_json(failure))
-        return error.exit_code
+        return run_command(arguments, Job, run)
     finally:
         signal.signal(signal.SIGTERM, handler)
-        gc.collect()  # the model's hold on the process group must end before the group does, or gloo aborts at exit
-        distributed.leave()
+
+
+def run(job: Job) -> None:
+    """Train, unless it is done; all ranks together."""
+    device = settle_device(job.train.device)
+    _set_up_torch(job.train)
+    distributed.join(device)
+    with sole_trainer(job.output):
+        if not is_done(job.output, job.digest()):
+            _Training(job, device).run()
 
 
 class _Training:
@@ -364,21 +352,13 @@ def _stop_at_once(signum: int, frame: object) -> None:
     raise Stopped("stopped before the first step, as asked")
 
 
-def _set_up_torch(config: TrainConfig) -> torch.device:
-    """Make torch give the same bits again; returns this rank's device."""
+def _set_up_torch(config: TrainConfig) -> None:
+    """Make torch give the same bits again."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     # A check of torch's own kernels, at a cost:
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise ConfigError("device: cuda is asked for, and torch sees none")
-    if config.device == "cpu" or not available:
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
 
 
 def settled_precision(asked: Precision, device: torch.device) -> Precision:

@@ -416,6 +416,31 @@ def test_a_run_by_command_trains_on_the_work_pool(mill, prefect, nightly, deploy
     assert mill.json("show", answer["run_id"])["state"] == "completed"
 
 
+def test_a_killed_command_finds_its_training_on_the_pool_again_and_a_stopped_one_ends_it(
+    mill, prefect, nightly, deployed
+):
+    config = pooled(mill, nightly, "adrift", epochs=4002)
+    mill.killed("run", config, "--until", "train", when=lambda: bool(trainers(mill)))
+    (child,) = [run for run in prefect.runs_of("train") if run["name"].startswith("adrift-")]
+    log, before = mill.folder / "adrift.log", trainers(mill)
+    with log.open("wb") as out:
+        command = mill.command("rerun", child["name"])
+        again = subprocess.Popen(command, cwd=mill.folder, env=mill.env, stdout=out, stderr=out)
+    try:
+        await_(lambda: f"{child['id']} makes it" in log.read_text() or again.poll() is not None, seconds=120)
+        assert again.poll() is None, log.read_text()[-6000:]
+        assert prefect.state(child["id"]) == "Running"
+        assert set(before) <= set(trainers(mill)), "the training went on, and was not started anew"
+        again.terminate()
+        assert again.wait(60) != 0
+    finally:
+        again.kill()
+        again.wait()
+    await_(lambda: prefect.state(child["id"]) == "Cancelled", seconds=60)
+    await_(lambda: not trainers(mill), seconds=45)
+    assert len(children(mill, prefect, child["name"])) == 1
+
+
 def test_a_killed_command_is_marked_crashed_by_the_zombie_automation(mill, prefect, nightly, deployed):
     prefect.client(IMPATIENT)
     config = variant(mill, nightly, "zombie", epochs=4001)

@@ -1,12 +1,15 @@
 import re
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 from uuid import UUID
 
 import pytest
 from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 
 from dataops.errors import ConfigError
+from flows import deployments
 from flows.config import RunConfig
 from flows.deploy import Order, _check
 from flows.deployments import specifications
@@ -58,6 +61,18 @@ def test_the_last_stage_chooses_the_flow_that_is_scheduled(tmp_path, monkeypatch
     outside = specifications(Order(Path("/elsewhere/c.toml")), CONFIG)[0]
     assert outside["parameters"] == {"config": "/elsewhere/c.toml"}
     assert outside["schedules"] == []
+
+
+def test_a_pool_of_containers_starts_in_its_image_and_not_in_a_folder_of_this_machine(monkeypatch):
+    client = MagicMock()
+    client.read_work_pool.side_effect = lambda name: SimpleNamespace(type="docker" if "gpu" in name else "process")
+    client.read_automations_by_name.return_value = []
+    client.create_deployment.return_value = UUID(int=1)
+    monkeypatch.setattr(deployments, "get_client", lambda **_: client)
+    rows = deployments.Deployer().make(Order(Path("c.toml")), CONFIG)
+    assert [row.what for row in rows[:2]] == ["process", "docker, 1 at a time"]
+    steps = {call.kwargs["entrypoint"]: call.kwargs["pull_steps"] for call in client.create_deployment.mock_calls}
+    assert [name for name, pull in steps.items() if not pull] == ["flows.pipeline.train"]
 
 
 def test_triggers_expect_the_events_that_are_emitted():

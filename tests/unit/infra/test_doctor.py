@@ -155,5 +155,8 @@ def test_ray_is_looked_for_only_where_the_config_asks_for_it(tmp_path: Path):
     config.write_text('[execution]\nengine = "ray"\nray_address = "127.0.0.1:9"\n')
     (check,) = ray_checks.check_ray(config, missing=lambda: "Ray is not installed")
     assert (check.ok, "pip install -e '.[ray]'" in check.remedy) == (False, True)
+    config.write_text('[train]\nlaunch = "ray"\n')
+    (check,) = ray_checks.check_ray(config, missing=lambda: "Ray is not installed")
+    assert 'train.launch = "ray"' in check.detail
     config.write_text("[execution\n")
     assert not ray_checks.check_ray(config)[0].ok

@@ -64,6 +64,10 @@ def test_a_broken_job_under_torchrun_is_not_worth_another_try(jobs, tmp_path):
     with pytest.raises(JobFailed, match="exit code 7") as caught:
         run_job(name, {}, tmp_path / "work")
     assert (caught.value.exit_code, caught.value.retryable) == (1, False)
+    name = module(jobs, "apart", "raise SystemExit('torch.distributed.DistStoreError: wait timeout after 60000ms')\n")
+    with pytest.raises(JobFailed, match="wait timeout") as caught:
+        run_job(name, {}, tmp_path / "work")
+    assert caught.value.exit_code == 75
 
 
 def test_a_killed_job_is_retryable(jobs, tmp_path):

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import tarfile
 import textwrap
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,6 +183,31 @@ def test_collapsed_features_end_the_job_with_4(
     assert main([str(make_job("a", checkpoint_every=2))]) == 4
     assert f"step 4: features have collapsed: the {what}" in caplog.text
     assert "the last good checkpoint is step-000002" in caplog.text
+
+
+def test_a_dead_temperature_and_a_loss_that_jumps_end_the_job_with_4(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, steps in (("PATIENCE", 3), ("WINDOW", 4), ("SPIKE", 2)):
+        monkeypatch.setattr(health_module, name, steps)
+    loss, update, calls = step_module.contrastive_loss, train_module.update, []
+
+    def jumps(*arguments: Any) -> Any:
+        calls.append(1)
+        outcome = loss(*arguments)
+        return replace(outcome, loss=outcome.loss * (10 if len(calls) > 6 else 1))
+
+    def kills(model: CLIP, *arguments: Any) -> None:
+        update(model, *arguments)
+        model.logit_scale.data.zero_()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_module, "contrastive_loss", jumps)
+        assert main([str(make_job("a", checkpoint_every=2))]) == 4
+    assert re.search(r"step 7: the loss has gone from \d\.\d+ to 1\d\.\d+ in 2 steps; .* step-000006", caplog.text)
+    monkeypatch.setattr(train_module, "update", kills)
+    assert main([str(make_job("b", checkpoint_every=2))]) == 4
+    assert "step 3: the logit scale has been dead" in caplog.text
 
 
 def test_the_suite_during_training_is_told_and_changes_no_bit(make_job: MakeJob, suite: dict[str, object]) -> None:
