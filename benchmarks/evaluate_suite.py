@@ -8,7 +8,8 @@ The peer is its own command (`clip_benchmark.cli`), in this process, so that its
 equal numbers, and without worker processes, which at this size would cost more than they bring. For each set and task it
 builds the model and encodes the images anew. Ours is the evaluation job: features are kept between the tasks.
 
-Three things of the peer are changed so that it runs here. Its `accuracy` fails under numpy 2.4 and is written out. Its
+Four things of the peer are changed so that it runs here. Its captioning task, which is not run, needs Java: an empty module
+stands for it. Its `accuracy` fails under numpy 2.4 and is written out. Its
 linear probe refuses a processor ("too slow"): that line is taken out, and `.cuda()` does nothing. Its probe is trained by
 AdamW, ours by L-BFGS to the optimum, both with a search on the validation split: their accuracies are told, not equal.
 """
@@ -44,7 +45,6 @@ from training.model import CLIP
 from training.suite import Suite
 from training.suite_task import Task
 
-# Its captioning task, which we do not run, needs a Java program.
 sys.modules.setdefault("clip_benchmark.metrics.captioning", ModuleType("captioning"))
 from clip_benchmark import cli  # noqa: E402
 from clip_benchmark.metrics import linear_probe, zeroshot_classification  # noqa: E402

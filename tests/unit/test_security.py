@@ -46,6 +46,8 @@ ALLOWED = {
     "infra/worker.py socket": "this machine's name",
     "training/process.py socket": "this machine's name",
     "tasks/promotion.py socket": "this machine's name",
+    "tasks/ray_trainer.py socket": "this machine's name, and a free port for torchrun's rendezvous",
+    "flows/prefect_errors.py httpx": "names what Prefect's client raises",
     "tasks/mlflow_rest.py urllib.request": "asks the MLflow server that the environment names",
     "tasks/lease.py socket": "this machine's name",
     "tasks/ray_driver.py socket": "this machine's name",
