@@ -54,9 +54,9 @@ class Loop:
         packed = self._made(PACK, self.config.pack, 0, curated, self.download)
         return packed, self._made(TRAIN, self.config.train.model_copy(update={"epochs": epochs}), seed, packed)
 
-    def accuracies(self, model: Manifest, seed: int) -> dict[str, float]:
+    def accuracies(self, packed: Manifest, model: Manifest, seed: int) -> dict[str, float]:
         """Top-1 of each classification of the demo's suite."""
-        made = self._made(EVALUATE, self.config.evaluate, seed, model)
+        made = self._made(EVALUATE, self.config.evaluate, seed, model, packed)
         found = {task: result["metrics"].get("top1") for task, result in made.facts["metrics"].items()}
         return {task: metric["value"] for task, metric in found.items() if metric is not None}
 
@@ -72,7 +72,8 @@ def both_rounds(loop: Loop, top: float, epochs: int, seed: int) -> tuple[dict[st
     rule = {"score": "clip_score", "top_fraction": top}
     scored = {"scores": {"clip_score": {"model": str(weights.parent)}}, "rules": [rule]}
     best, second = loop.trained(scored, round(epochs / top), seed)
-    return loop.accuracies(first, seed), loop.accuracies(second, seed), [everything.counts.kept, best.counts.kept]
+    figures = loop.accuracies(everything, first, seed), loop.accuracies(best, second, seed)
+    return *figures, [everything.counts.kept, best.counts.kept]
 
 
 def main() -> int:
