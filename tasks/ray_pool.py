@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from dataops.errors import ConfigError, ServiceError
@@ -142,6 +143,25 @@ class RayPool(Executor):
         self._pipe.close()
 
 
+def check_cluster(place: RayPlace) -> None:
+    """Raises: ConfigError when Ray is missing; ServiceError (75) when no cluster answers."""
+    if missing := missing_ray():
+        raise ConfigError(missing)
+    if place.address != "auto" and not answers(place.address):
+        msg = f"no Ray cluster answers at {place.address}: start it (ray start --head), or mend execution.ray_address"
+        raise ServiceError(msg)
+
+
+def started(drive: Callable[..., None], place: RayPlace, order: Any, name: str) -> tuple[SpawnProcess, Any]:
+    """A process of its own that holds Ray, and our end of a pipe to it; it calls `drive(pipe, place, order, our pid)`."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=drive, args=(theirs, place, order, os.getpid()), name=name, daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
 @contextmanager
 def ray_pool(place: RayPlace, store: Store) -> Iterator[RayPool]:
     """The cluster as a pool, until the end of the `with`.
@@ -151,16 +171,8 @@ def ray_pool(place: RayPlace, store: Store) -> Iterator[RayPool]:
     """
     from tasks.ray_driver import drive
 
-    if missing := missing_ray():
-        raise ConfigError(missing)
-    if place.address != "auto" and not answers(place.address):
-        msg = f"no Ray cluster answers at {place.address}: start it (ray start --head), or mend execution.ray_address"
-        raise ServiceError(msg)
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=drive, args=(theirs, place, store.uri, os.getpid()), name="ray-driver", daemon=True)
-    process.start()
-    theirs.close()
+    check_cluster(place)
+    process, ours = started(drive, place, store.uri, "ray-driver")
     try:
         room = _welcome(ours, place)
         check_store(store, room, place)

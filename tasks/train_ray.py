@@ -6,7 +6,6 @@ cluster's head dies. This process gets log lines and progress through a pipe; th
 """
 
 import logging
-import multiprocessing
 import os
 import signal
 import time
@@ -21,7 +20,7 @@ from dataops.secrets import guard_process, without_secrets
 from dataops.snapshot import Manifest, find
 from tasks.job import GRACE_SECONDS
 from tasks.ray_driver import Asker, code_digest, explained
-from tasks.ray_pool import GONE_AFTER, PROBE_SECONDS, RayPlace, Room, answers, check_store, missing_ray
+from tasks.ray_pool import GONE_AFTER, PROBE_SECONDS, RayPlace, Room, answers, check_cluster, check_store, started
 from tasks.ray_trainer import Look, Order, Trainer
 from tasks.stage import Context, Plan
 from training.config import TrainConfig
@@ -41,17 +40,8 @@ def train_on_ray(planned: Plan, context: Context, place: RayPlace) -> Manifest:
         ServiceError where no cluster answers, or it is lost; JobFailed (75) where the worker died too often; what the job
         raises.
     """
-    if missing := missing_ray():
-        raise ConfigError(missing)
-    if place.address != "auto" and not answers(place.address):
-        msg = f"no Ray cluster answers at {place.address}: start it (ray start --head), or mend execution.ray_address"
-        raise ServiceError(msg)
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    order = _order(planned, context)
-    process = spawn.Process(target=drive, args=(theirs, place, order, os.getpid()), name="ray-training", daemon=True)
-    process.start()
-    theirs.close()
+    check_cluster(place)
+    process, ours = started(drive, place, _order(planned, context), "ray-training")
     try:
         failed = followed(ours, context, place)
     except BaseException as error:

@@ -18,7 +18,7 @@ import pytest
 from dataops.errors import ConfigError, ContractError, JobFailed, ServiceError
 from dataops.snapshot import Draft, Manifest, Record
 from dataops.store import FolderStore
-from tasks import curate, curate_steps
+from tasks import curate_steps, range_steps
 from tasks import filter as filters
 from tasks import ray_pool as pools
 from tasks.curate import CURATE
@@ -30,28 +30,18 @@ from tasks.pair_lists import PairsSource
 from tasks.parts import map_parts, shared_workers
 from tasks.ray_pool import RayPlace
 from tasks.stage import Context, make, plan
+from tests.integration.ray_nodes import NODE, OTHER, head_node
 from tests.unit.tasks.raw_pictures import downloaded, some_pairs
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: nothing of execution.engine = ray is tested; `make ray` does")
 pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
-HEAD, OTHER = {"node_ip_address": "127.0.0.2"}, {"node_ip_address": "127.0.0.3"}
-SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    root = str(Path(__file__).resolve().parents[2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", root)  # the workers' code
-        from ray.cluster_utils import Cluster
-
-        made = Cluster(initialize_head=True, head_node_args={**SMALL, **HEAD, "include_dashboard": False})
-        try:
-            made.add_node(**SMALL, **OTHER)
-            yield made
-        finally:
-            made.shutdown()
+    with head_node() as made:
+        made.add_node(**NODE, **OTHER)
+        yield made
 
 
 @dataclass(frozen=True)
@@ -134,8 +124,7 @@ def test_stages_on_two_nodes_make_the_bytes_of_this_machine(
 ) -> None:
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
         (filters, "_RANGE_ROWS", 100),
-        (filters, "_SMALL_ROWS", 0),
-        (curate, "SMALL_ROWS", 0),
+        (range_steps, "SMALL_ROWS", 0),
         (curate_steps, "RANGE_ROWS", 8),
         (curate_steps, "NEAR_ROWS", 10),
         (curate_steps, "GROUP_ROWS", 6),
@@ -191,7 +180,7 @@ def test_a_cluster_that_is_not_there_or_has_no_room_is_a_clear_error(place: RayP
 
 def test_a_node_that_dies_in_mid_stage_costs_its_parts(cluster: Any, place: RayPlace, tmp_path: Path) -> None:
     draft = draft_in(tmp_path)
-    doomed = cluster.add_node(**SMALL, node_ip_address="127.0.0.4")
+    doomed = cluster.add_node(**NODE, node_ip_address="127.0.0.4")
     tasks = [Task(f"p{n}", "slow", str(tmp_path), doomed.node_id) for n in range(30)]
     killed: list[int] = []
 

@@ -29,33 +29,24 @@ from tasks.filter_config import FilterConfig
 from tasks.pair_lists import PairsSource
 from tasks.ray_pool import RayPlace
 from tasks.stage import Context, make, plan
+from tests.integration.ray_nodes import NODE, OTHER, head_node
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: nothing of execution.engine = ray is tested; `make ray` does")
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 ROWS, FILES = 1_000_000, 8
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))  # the workers' code
-        from ray.cluster_utils import Cluster
-
-        head = {**NODE, "node_ip_address": "127.0.0.2", "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args=head)
-        try:
-            yield made
-        finally:
-            made.shutdown()
+    with head_node() as made:
+        yield made
 
 
 @contextmanager
 def doomed_node(cluster: Any, there: Callable[[], int], enough: int) -> Iterator[list[int]]:
     """A second node, which is killed as soon as so many parts are there; those that were then."""
-    node, over, killed = cluster.add_node(**NODE, node_ip_address="127.0.0.3"), threading.Event(), list[int]()
+    node, over, killed = cluster.add_node(**NODE, **OTHER), threading.Event(), list[int]()
 
     def kill() -> None:
         while not over.wait(0.05):

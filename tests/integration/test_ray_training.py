@@ -20,32 +20,23 @@ from tasks.ray_pool import RayPlace
 from tasks.stage import Context, Plan, make, plan
 from tasks.train import TRAIN
 from tasks.train_ray import train_on_ray
+from tests.integration.ray_nodes import NODE, OTHER, head_node
 from tests.integration.test_train_stage import dataset
 from tests.unit.training.conftest import VIT
 from training.config import TrainConfig
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: nothing of train.launch = ray is tested; `make ray` does")
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[RayPlace]:
-    root = str(Path(__file__).resolve().parents[2])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", root)  # the workers' code
         patch.delenv("PAIRMILL_HOME", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        from ray.cluster_utils import Cluster
-
-        head = {**NODE, "node_ip_address": "127.0.0.2", "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args=head)
-        try:
-            made.add_node(**NODE, node_ip_address="127.0.0.3")
+        with head_node() as made:
+            made.add_node(**NODE, **OTHER)
             yield RayPlace(str(made.address), max_retries=1)
-        finally:
-            made.shutdown()
 
 
 def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:

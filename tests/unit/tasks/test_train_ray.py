@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dataops.errors import ConfigError, ServiceError, TrainingDiverged
 from dataops.store import FolderStore
-from tasks import train_ray as module
+from tasks import ray_pool
 from tasks.ray_pool import RayPlace, Room
 from tasks.stage import Context
 from tasks.train import torchrun
@@ -75,9 +75,9 @@ def test_what_the_driver_tells_is_passed_on(tmp_path: Path, caplog: pytest.LogCa
 def test_without_ray_or_a_cluster_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned: Any = SimpleNamespace(key="k")
     context = Context(store=FolderStore(tmp_path), home=tmp_path)
-    monkeypatch.setattr(module, "missing_ray", lambda: "Ray is not installed: pip install -e '.[ray]'")
+    monkeypatch.setattr(ray_pool, "missing_ray", lambda: "Ray is not installed: pip install -e '.[ray]'")
     with pytest.raises(ConfigError, match="pip install"):
         train_on_ray(planned, context, RayPlace("auto"))
-    monkeypatch.setattr(module, "missing_ray", lambda: None)
+    monkeypatch.setattr(ray_pool, "missing_ray", lambda: None)
     with pytest.raises(ServiceError, match=r"no Ray cluster answers at 127.0.0.1:9: start it"):
         train_on_ray(planned, context, RayPlace("127.0.0.1:9"))
