@@ -93,7 +93,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     from tasks import filter_steps as steps
     from tasks.filter import range_bits
     from tasks.filter_config import FilterConfig
-    from tasks.ranges import by_range, gathered, put_pieces
+    from tasks.ranges import by_range, gathered, put_pieces, table
 
     draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
     slices = [
@@ -106,13 +106,13 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     def spill(number: int) -> None:
         path, start, rows = slices[number]
         keys = _address_keys(pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"], number)
-        put_pieces(draft, steps.table("keys", number), by_range(keys, "url", bits), packed=False)
+        put_pieces(draft, table("keys", number), by_range(keys, "url", bits), packed=False)
 
     def choose(number: int) -> None:
         steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
 
     def leaving(number: int) -> tuple[int, int]:
-        rows = gathered(draft, [steps.table("gone", i) for i in range(1 << bits)], number)["row"]
+        rows = gathered(draft, [table("gone", i) for i in range(1 << bits)], number)["row"]
         return len(rows), int(rows.cast(pl.UInt64).sum())
 
     with ThreadPoolExecutor(DEDUPE_WORKERS) as pool:

@@ -14,8 +14,9 @@ from dataops.store import FolderStore, open_store
 from tasks.curate_choose import choose, chosen_name
 from tasks.curate_config import CurateConfig
 from tasks.curate_judge import JUDGED, judged_name
-from tasks.curate_steps import Step, run
+from tasks.curate_steps import Step
 from tasks.parts import map_parts, shared_workers
+from tasks.range_steps import run
 
 THUMBNAIL = 6
 """Words of eight bytes; a real one has 96, of which the choice sees few."""

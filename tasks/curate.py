@@ -25,16 +25,14 @@ from tasks.curate_config import CurateConfig
 from tasks.curate_judge import RawShard, judge
 from tasks.curate_overlap import evaluation_inputs, evaluation_matches
 from tasks.curate_scores import add_scores, scored_name, with_scores
-from tasks.curate_steps import Step, run
 from tasks.parts import map_parts, shared_workers
+from tasks.range_steps import do_steps
 from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
 
 MATCHES_PART = "evaluation-matches.parquet"
 """Training pictures that evaluation sets have (columns of tasks.curate_overlap.MATCHES): for a contamination report."""
-SMALL_ROWS = 1 << 15
-"""So many are chosen among in the process that maps."""
 
 
 def make(work: Work) -> Made:
@@ -63,17 +61,7 @@ def _make(work: Work) -> Made:
 
 def _over(work: Work, rows: int) -> Over:
     """Maps the steps of the choice; where there are few rows in this process, for another may take seconds to start."""
-    quiet = replace(work.context, progress=lambda done, total, line: None)
-
-    def over(tasks: list[Step]) -> None:
-        if rows > SMALL_ROWS:
-            map_parts(run, tasks, work.draft, quiet)
-            return
-        for task in tasks:
-            if not work.draft.done(task.id):
-                work.draft.finish(run(work.draft, task))
-
-    return over
+    return lambda steps: do_steps(steps, rows, work.draft, work.context.quiet())
 
 
 def _shards(step: str, download: Manifest, config: CurateConfig) -> list[RawShard]:

@@ -14,8 +14,8 @@ from dataops.bit_blocks import ALL, Block, blocks
 from dataops.near_duplicates import clusters, components, mates
 from dataops.snapshot import Draft, Record, read_table
 from tasks.curate_judge import judged_name
-from tasks.curate_steps import RANKING, Step, best_first, identity, left, matrix, ranked, table
-from tasks.ranges import by_range, gathered, get_piece, put_pieces, split
+from tasks.curate_steps import RANKING, Step, best_first, identity, left, matrix, ranked
+from tasks.ranges import by_range, gathered, get_piece, put_pieces, split, table
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio (Knuth, TAOCP 3, section 6.4): so that ranges are alike
 

@@ -17,7 +17,8 @@ from dataops.hashes import hash128, uid_halves
 from dataops.snapshot import Draft, Record, read_table
 from tasks.curate_config import CurateConfig
 from tasks.curate_judge import judged_name
-from tasks.ranges import by_range, gathered, put_pieces, split
+from tasks.range_steps import RangeStep
+from tasks.ranges import by_range, gathered, put_pieces, split, table
 
 GROUP_ROWS = 1 << 17
 """Of a group of raw shards, about: what bounds the memory of a worker."""
@@ -32,7 +33,7 @@ LEFT, GONE, OVERLAPS = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(RangeStep):
     """One step's work on a group of raw shards, or on a range of hashes."""
 
     function: Callable[[Draft, "Step"], Record]
@@ -52,28 +53,9 @@ class Step:
     matches: str | None = None
     """Name in the store of the table of matches with evaluation sets."""
 
-    @property
-    def id(self) -> str:
-        """For example `by_bytes-03-00005`."""
-        return f"{self.function.__name__}-{self.bits:02d}-{self.number:05d}"
-
     def tables(self, kind: str) -> list[str]:
         """Names of the scratch tables that a map over the groups wrote."""
         return [table(kind, number) for number in range(self.groups)]
-
-    def range_tables(self, kind: str) -> list[str]:
-        """Names of the scratch tables that a map over the ranges wrote."""
-        return [table(kind, number) for number in range(1 << self.bits)]
-
-
-def table(kind: str, number: int) -> str:
-    """Name of a scratch table."""
-    return f"{kind}-{number:05d}.arrow"
-
-
-def run(draft: Draft, step: Step) -> Record:
-    """Do a step: what the worker processes call."""
-    return step.function(draft, step)
 
 
 def grouped(sizes: Sequence[int]) -> list[range]:

@@ -29,7 +29,9 @@ from tasks.filter_steps import NAME, Slice, Step
 from tasks.filter_summary import add_up, describe_balance
 from tasks.parts import map_parts, shared_workers
 from tasks.queries import read_queries
-from tasks.ranges import get_piece, put_pieces
+from tasks.range_steps import do_steps
+from tasks.range_steps import run as run_step
+from tasks.ranges import get_piece, put_pieces, table
 from tasks.stage import Made, Stage, Work, gather
 
 logger = logging.getLogger(__name__)
@@ -41,8 +43,6 @@ _RANGE_ROWS = 1 << 19
 """Of a range, at most: so that there is work for all, and the tables of hashes stay near the processor."""
 _SHARED_ROWS = 1 << 17
 """So many are shared out among workers; ranges of fewer cost more to cross than they save."""
-_SMALL_ROWS = 1 << 15
-"""So many are chosen among in the process that maps: another may take seconds to start."""
 
 
 def outside(config: FilterConfig) -> list[Input]:
@@ -105,7 +105,7 @@ class _Run:
         needed = range_bits(self.rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
         self.bits = agreed_bits(work.draft, needed)
         self.seen = tuple(_seen_parts(work))
-        self.quiet = replace(work.context, progress=lambda done, total, line: None)
+        self.quiet = work.context.quiet()
 
     def _step(
         self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[Slice, ...] = ()
@@ -119,11 +119,11 @@ class _Run:
 
     def over_parts(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts, a slice at a time."""
-        map_parts(steps.run, self._sliced(function), self.draft, self.quiet)
+        map_parts(run_step, self._sliced(function), self.draft, self.quiet)
 
     def write(self) -> list[Record]:
         """Map over the parts, showing progress."""
-        return map_parts(steps.run, self._writes(), self.draft, self.context)
+        return map_parts(run_step, self._writes(), self.draft, self.context)
 
     def _writes(self) -> list[Step]:
         named = zip(self.names, self.slices, strict=True)
@@ -131,20 +131,11 @@ class _Run:
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the ranges of hashes."""
-        self._over([self._step(function, number) for number in range(1 << self.bits)])
-
-    def _over(self, tasks: list[Step]) -> None:
-        """Map, where rows are not few, for this process is to hold no more of many rows than of few."""
-        if self.rows > _SMALL_ROWS:
-            map_parts(steps.run, tasks, self.draft, self.quiet)
-            return
-        for task in tasks:
-            if not self.draft.done(task.id):
-                self.draft.finish(steps.run(self.draft, task))
+        do_steps([self._step(function, number) for number in range(1 << self.bits)], self.rows, self.draft, self.quiet)
 
     def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts of the datasets that were made before."""
-        map_parts(steps.run, [self._step(function, n) for n in range(len(self.seen))], self.draft, self.quiet)
+        map_parts(run_step, [self._step(function, n) for n in range(len(self.seen))], self.draft, self.quiet)
 
     def drop_near_captions(self) -> None:
         """Find and settle near-duplicate captions."""
@@ -155,7 +146,7 @@ class _Run:
         self.over_parts(near.carry)
         self.over_ranges(near.compare)
         for number in range(1 << self.bits):  # in order: each asks those before it
-            self._over([self._step(near.settle, number)])
+            do_steps([self._step(near.settle, number)], self.rows, self.draft, self.quiet)
 
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
@@ -182,7 +173,7 @@ class _Run:
 
     def _summed(self, kind: str) -> NDArray[Any]:
         numbers = (one.number for slices in self.slices for one in slices)
-        each = (get_piece(self.draft, steps.table(kind, n), 0)["count"].to_numpy() for n in numbers)
+        each = (get_piece(self.draft, table(kind, n), 0)["count"].to_numpy() for n in numbers)
         return sum(each, np.zeros(1, np.int64))
 
 

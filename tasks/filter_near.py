@@ -20,8 +20,8 @@ from dataops.near_captions import by_rank, leaving, near_pairs, one_in, rank
 from dataops.personal import masked
 from dataops.snapshot import Draft, Record
 from tasks.filter_config import NearCaptionsConfig
-from tasks.filter_steps import GONE, Step, kinds_of_gone, read_rows, table
-from tasks.ranges import by_range, gathered, get_piece, put_pieces, split
+from tasks.filter_steps import GONE, Step, kinds_of_gone, read_rows
+from tasks.ranges import by_range, gathered, get_piece, put_pieces, split, table
 
 BAND_BYTES = 40
 """Of what is known of one band of a row, at most."""

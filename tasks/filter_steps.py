@@ -24,7 +24,8 @@ from dataops.snapshot import Draft, Record, read_table
 from dataops.unsafe_words import unsafe_words
 from tasks.filter_config import FilterConfig
 from tasks.filter_language import told
-from tasks.ranges import by_range, gathered, get_piece, put_pieces
+from tasks.range_steps import RangeStep
+from tasks.ranges import by_range, gathered, get_piece, put_pieces, table
 
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
@@ -47,7 +48,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(RangeStep):
     """One step's work on a slice of a part that came in, on a whole part (to write it), or on a range of hashes."""
 
     function: Callable[[Draft, "Step"], Record]
@@ -67,11 +68,6 @@ class Step:
     workers: int = 1
     """Processes that do such steps at the same time."""
 
-    @property
-    def id(self) -> str:
-        """With the number of ranges: what was cut into others is no part of this."""
-        return f"{self.function.__name__}-{self.bits:02d}-{self.number:05d}"
-
     def each(self) -> list["Step"]:
         """The same on each slice by itself."""
         return [replace(self, number=one.number, slices=(one,)) for one in self.slices] or [self]
@@ -79,20 +75,6 @@ class Step:
     def tables(self, kind: str) -> list[str]:
         """Names of the scratch tables that a map over the slices wrote."""
         return [table(kind, number) for number in range(self.parts)]
-
-    def range_tables(self, kind: str) -> list[str]:
-        """Names of the scratch tables that a map over the ranges wrote."""
-        return [table(kind, number) for number in range(1 << self.bits)]
-
-
-def table(kind: str, number: int) -> str:
-    """Name of a scratch table."""
-    return f"{kind}-{number:05d}.arrow"
-
-
-def run(draft: Draft, step: Step) -> Record:
-    """Do a step: what the worker processes call."""
-    return step.function(draft, step)
 
 
 def judge(draft: Draft, step: Step) -> Record:

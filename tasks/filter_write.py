@@ -18,11 +18,11 @@ from dataops.query_matching import Queries, compile_queries, match
 from dataops.schema import FILTERED, conform, dropped
 from dataops.snapshot import Counts, Draft, Record
 from tasks.filter_config import FilterConfig
-from tasks.filter_steps import NAME, Step, read_pairs, reasons_of, table
+from tasks.filter_steps import NAME, Step, read_pairs, reasons_of
 from tasks.filter_summary import balance_facts, describe, merged
 from tasks.part_file import PartFile
 from tasks.queries import read_queries
-from tasks.ranges import get_piece, put_pieces
+from tasks.ranges import get_piece, put_pieces, table
 from tasks.scratch import scratch_folder
 
 

@@ -14,6 +14,11 @@ from dataops.duplicates import partition
 from dataops.snapshot import Draft
 
 
+def table(kind: str, number: int) -> str:
+    """Name of a scratch table."""
+    return f"{kind}-{number:05d}.arrow"
+
+
 def put_pieces(draft: Draft, name: str, pieces: Sequence[pl.DataFrame], *, packed: bool = True) -> None:
     """Write frames of one schema as the pieces 0, 1, ... of a scratch table.
 

@@ -10,7 +10,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class Context:
     """Of the workers, those on one machine, which share its memory; None: all of them."""
     pool: Executor | None = None
     """Workers that several maps of a stage share (tasks.parts.shared_workers); None: each map starts its own."""
+
+    def quiet(self) -> "Context":
+        """The same, whose maps show no progress."""
+        return replace(self, progress=lambda done, total, line: None)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataops.schema import CURATED
 from dataops.shards import ShardWriter, read_samples
 from dataops.snapshot import Counts, Manifest, read_parts
 from dataops.store import FolderStore
-from tasks import curate
+from tasks import curate, range_steps
 from tasks.curate import CURATE, choose
 from tasks.curate_config import CurateConfig
 from tasks.curate_judge import judge_image
@@ -182,7 +182,7 @@ def test_rows_and_pictures_that_do_not_go_together_are_an_error(tmp_path: Path) 
 def test_one_process_or_two_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, alone = curated(tmp_path / "alone", some_pairs(), 7)
     monkeypatch.setattr(curate, "map_parts", map_parts)
-    monkeypatch.setattr(curate, "SMALL_ROWS", 0)
+    monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
     store = FolderStore(tmp_path / "two")
     planned = plan(CURATE, CurateConfig(), 0, [downloaded(store, some_pairs(), 7)])
     assert make(planned, Context(store, tmp_path, workers=2)).parts == alone.parts

@@ -13,6 +13,7 @@ from tasks.curate_choose import choose, chosen_name
 from tasks.curate_config import CurateConfig
 from tasks.curate_judge import JUDGED, judge_image, judged_name
 from tasks.curate_overlap import MATCHES
+from tasks.range_steps import run
 from tests.unit.tasks.raw_pictures import some_pairs
 
 Rows = list[dict[str, Any]]
@@ -31,7 +32,7 @@ def chosen(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | No
 
     def over(tasks: list[steps.Step]) -> None:
         for task in tasks:
-            draft.finish(steps.run(draft, task))
+            draft.finish(run(draft, task))
 
     choose(numbers, [len(rows) for rows in shards], parsed, matches if parsed.overlap else None, over)
     tables = [read_table(draft.store, draft.path(chosen_name(number))) for number in numbers]

@@ -20,6 +20,7 @@ from dataops.store import FolderStore
 from tasks import filter as filter_stage
 from tasks import filter_near as near
 from tasks import filter_steps as steps
+from tasks import range_steps
 from tasks.filter import FILTER
 from tasks.filter_config import FilterConfig, NearCaptionsConfig
 from tasks.ranges import split
@@ -40,6 +41,7 @@ def inline(monkeypatch: pytest.MonkeyPatch):
         return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
 
     monkeypatch.setattr(filter_stage, "map_parts", map_parts)
+    monkeypatch.setattr(range_steps, "map_parts", map_parts)
 
 
 def row(url: str, caption: str, number: int = 0) -> dict:
@@ -147,7 +149,7 @@ def test_a_small_memory_does_not_show(tmp_path: Path):
 
 @pytest.mark.timeout(180)  # six pools of processes
 def test_worker_processes_do_not_show(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(filter_stage, "_SMALL_ROWS", 0)
+    monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
     rows = pairs(variants(10, 300))
     two = filtered(tmp_path / "two", rows, parts=2, workers=2, near_captions={})
     request.getfixturevalue("inline")
@@ -189,7 +191,7 @@ def test_masked_captions_are_compared_as_they_are_kept(tmp_path: Path):
 def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = pairs(variants(9, 150))
     monkeypatch.setattr(filter_stage, "range_bits", lambda *_: 1)
-    monkeypatch.setattr(filter_stage, "_SMALL_ROWS", 0)
+    monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
     asked = Counter[str]()
 
     def map_parts(function, tasks, draft, context):
@@ -205,6 +207,7 @@ def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: 
         return done
 
     monkeypatch.setattr(filter_stage, "map_parts", map_parts)
+    monkeypatch.setattr(range_steps, "map_parts", map_parts)
     stop = 0
     whole = filtered(tmp_path / "whole", rows, near_captions={})
     steps = asked.total()
