@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 Result = tuple[float, Any]
 
 QUERIES = 500_000
-DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 16, 256 << 20, 2
+DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 256 << 20, 2
 """Addresses that are looked at together, memory for what is chosen among, and threads."""
 MEMORY_LIMIT = 2 << 30
 """Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
@@ -106,7 +106,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     def spill(number: int) -> None:
         path, start, rows = slices[number]
         keys = _address_keys(pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"], number)
-        put_pieces(draft, table("keys", number), by_range(keys, "url", bits), packed=False)
+        put_pieces(draft, table("keys", number), *by_range(keys, "url", bits))
 
     def choose(number: int) -> None:
         steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
@@ -115,8 +115,9 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         rows = gathered(draft, [table("gone", i) for i in range(1 << bits)], number)["row"]
         return len(rows), int(rows.cast(pl.UInt64).sum())
 
-    with ThreadPoolExecutor(DEDUPE_WORKERS) as pool:
+    with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # one of them waits for the disk
         list(pool.map(spill, range(len(slices))))
+    with ThreadPoolExecutor(DEDUPE_WORKERS) as pool:
         list(pool.map(choose, range(1 << bits)))
         gone = list(pool.map(leaving, range(len(slices))))
     every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
@@ -129,10 +130,10 @@ def _address_keys(urls: pl.Series, number: int) -> pl.DataFrame:
     from dataops.duplicates import KEYS
     from dataops.hashes import hash128
 
-    row = pl.int_range(len(urls), dtype=pl.UInt32, eager=True)
-    known = {name: pl.lit(0).cast(type_) for name, type_ in KEYS.items()}
-    known |= {"uid": number * (1 << 32) + pl.col("row").cast(pl.UInt64), "url": pl.col("url")}
-    return pl.DataFrame({"row": row, "url": hash128(urls.to_arrow())[:, 0]}).select(**known, row=pl.col("row"))
+    rows = np.arange(len(urls), dtype=np.uint32)
+    known = {"url": hash128(urls.to_arrow())[:, 0], "uid": np.uint64(number << 32) + rows}
+    same = {name: np.zeros(len(urls), type_.to_python()) for name, type_ in KEYS.items() if name in ("origin", "rank")}
+    return pl.DataFrame({**known, **same, "row": rows}, schema_overrides=KEYS)
 
 
 def dedupe_pandas(paths: Sequence[Path]) -> Result:

@@ -80,3 +80,18 @@ def load64(_typing, data, at):
         return builder.load(place, align=1)
 
     return uint64(data, at), load
+
+
+@Instruction
+def store64(_typing, data, at, word):
+    """`store64(data, at, word)` writes eight bytes of an array from a place on, which need not be a multiple of eight."""
+    from llvmlite import ir
+    from numba import types, uint64
+
+    def store(context, builder, signature, values):
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        place = builder.bitcast(builder.gep(array.data, [values[1]]), ir.IntType(64).as_pointer())
+        builder.store(values[2], place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(data, at, uint64), store

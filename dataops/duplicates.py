@@ -50,21 +50,23 @@ _GROUPS = {"uid": ("uid", "uid"), "pair": ("url", "caption"), "url": ("url", "ur
 """What the duplicates of a step have in common."""
 
 
-def keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None) -> pl.DataFrame:
+def keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None, *, captions: bool = True) -> pl.DataFrame:
     """The columns of KEYS for rows of `pairs`.
 
     Args:
         counts: what caption_counts.counted says of them, where it is known already.
+        captions: with that of captions, which takes half the time; the steps `uid` and `url` do without.
     """
     place = [rows[name].to_arrow() for name in ("caption_source", "page_url", "source")]
     hashes = {
         "url": hash128(rows["url"].to_arrow()),
-        "caption": hash128_folded(rows["caption"].to_arrow()),
+        **({"caption": hash128_folded(rows["caption"].to_arrow())} if captions else {}),
         "uid": uid_halves(rows["uid"].to_arrow()),
         "origin": hash128_joined(place, rows["source_offset"].cast(pl.Int64).to_arrow()),
     }
     ranked = ranks(rows["caption_source"], counted(rows["caption"]) if counts is None else counts)
-    return pl.DataFrame({**{what: both[:, 0] for what, both in hashes.items()}, "rank": ranked}, schema=KEYS)
+    schema = {name: KEYS[name] for name in (*hashes, "rank")}
+    return pl.DataFrame({**{what: both[:, 0] for what, both in hashes.items()}, "rank": ranked}, schema=schema)
 
 
 def ranks(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
@@ -115,11 +117,11 @@ def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]
     all this.
 
     Args:
-        rows: columns of KEYS.
+        rows: columns of KEYS; that of captions only where a step asks for it.
         steps: those to take; in the order of DEDUPE_STEPS, whatever the order given.
     """
     places = np.flatnonzero(_several(rows, steps))  # few, and all that the choice looks at
-    known = {name: rows[name].to_numpy()[places] for name in KEYS}
+    known = {name: rows[name].to_numpy()[places] for name in KEYS if name in rows.columns}
     gone = np.zeros(len(places), np.uint8)
     slots = empty_slots(len(places))
     for number, step in enumerate(DEDUPE_STEPS):

@@ -7,6 +7,7 @@ killed writer left is never listed, and is removed by `sweep`: by the next run t
 import ctypes
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,15 +45,15 @@ class FolderStore(Store):
         self.uri = self.where = str(self.root)
 
     @cached_property
-    def _real_root(self) -> Path:
-        return self.root.resolve()
+    def _real_root(self) -> str:
+        return os.path.realpath(self.uri)
 
     def _path(self, name: str) -> Path:
-        path = self.root / check_name(name)
-        if not path.resolve().is_relative_to(self._real_root):  # a link that someone planted
+        path = os.path.join(self.uri, check_name(name))  # noqa: PTH118  # as text: every access goes through here
+        if not f"{os.path.realpath(path)}/".startswith(self._real_root.rstrip("/") + "/"):  # a link that someone planted
             msg = f"{path} is a link out of the store; remove it"
             raise StorageError(msg)
-        return path
+        return Path(path)
 
     def size(self, name: str) -> int | None:
         try:
@@ -137,8 +138,8 @@ class FolderStore(Store):
             for name in files:
                 if not name.startswith(TEMPORARY) and not Path(folder, name).is_symlink():
                     with suppress(FileNotFoundError):  # deleted since the folder was listed
-                        stat = Path(folder, name).stat()
-                        found.append(Entry(str(below / name), stat.st_size, stat.st_mtime))
+                        known = Path(folder, name).stat()
+                        found.append(Entry(str(below / name), known.st_size, known.st_mtime))
         return sorted(found)
 
     def delete(self, names: Sequence[str]) -> None:
@@ -182,6 +183,12 @@ class FolderStore(Store):
             raise StorageError(msg)
         return path
 
+    def locals(self, names: Sequence[str]) -> list[Path]:
+        folders = {name.rpartition("/")[0] for name in names}
+        real = {folder: self._path(folder) if folder else self.root for folder in folders}  # each is looked at once
+        paths = [real[name.rpartition("/")[0]] / check_name(name).rpartition("/")[2] for name in names]
+        return [path if _is_plain(path) else self.local(name) for name, path in zip(names, paths, strict=True)]
+
     def download(self, name: str, path: Path) -> None:
         source = self.local(name)
         with storage_errors(f"cannot copy {source} to {path}", path.parent):
@@ -198,6 +205,14 @@ class FolderStore(Store):
             self.delete([name])
         with suppress(OSError):
             self._path(name).parent.rmdir()
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether it is a file, and not a link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _write(target: Path, data: Data, give_name: Callable[[Path], T]) -> T:

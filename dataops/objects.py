@@ -11,7 +11,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from dataops.errors import ConfigError, StorageError
@@ -19,11 +19,8 @@ from dataops.errors import ConfigError, StorageError
 
 def check_name(name: str) -> str:
     """Return `name` when it is a plain relative object name, else raise StorageError: nothing escapes its folder."""
-    path = PurePosixPath(name)
-    bad = (
-        not name or path.is_absolute() or "\\" in name or "\0" in name or any(p in ("..", ".") for p in name.split("/"))
-    )
-    if bad or str(path) != name.rstrip("/"):
+    parts = name.rstrip("/").split("/")  # of an absolute path the first is empty
+    if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
         msg = f"object name {name!r} is not a plain relative path"
         raise StorageError(msg)
     return name
@@ -111,6 +108,10 @@ class Store(ABC):
             keep_in: a local folder. The cache may drop a file an hour after it was asked for; one that is needed for
                 longer is linked into this folder, and stays as long as it does.
         """
+
+    def locals(self, names: Sequence[str]) -> list[Path]:
+        """`local` of each of several objects."""
+        return [self.local(name) for name in names]
 
     @abstractmethod
     def download(self, name: str, path: Path) -> None:

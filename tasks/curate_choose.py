@@ -73,7 +73,7 @@ def chosen_name(number: str) -> str:
 def decide(draft: Draft, step: Step) -> Record:
     """Write down what was decided of the rows of a group, a table a raw shard."""
     rows = steps.judged(draft, step, ["phash"])
-    settled = get_piece(draft, "settled.arrow", step.number)
+    settled = get_piece(draft, "settled.table", step.number)
     names = [f"{high:016x}{low:016x}" for high, low in settled.select("name_high", "name_low").iter_rows()]
     settled = settled.with_columns(cluster=pl.Series(names, dtype=pl.String))
     gone = [gathered(draft, step.range_tables(kind), step.number) for kind in ("gone-bytes", "gone-pixels")]

@@ -41,12 +41,12 @@ def sign(draft: Draft, step: Step) -> Record:
     kinds = ["gone-bytes", "gone-pixels"]
     rows = left(draft, step, kinds, ["uid", "caption", "original_area", "phash"])
     known = ranked(rows, step.config).select("row", "group").with_columns(rows["phash"])
-    hashes, pieces = rows["phash"].to_numpy(), list[pl.DataFrame]()
+    hashes, blocks, sizes = rows["phash"].to_numpy(), list[pl.DataFrame](), list[int]()
     for block in searches(step.near_bits, step.config.near_duplicate_distance):
         spread = pl.Series((hashes & np.uint64(block.shared)) * _SPREAD, dtype=pl.UInt64)
-        found = by_range(known.with_columns(spread=spread), "spread", step.near_bits)
-        pieces += [piece.drop("spread") for piece in found]
-    put_pieces(draft, table("near-hashes", step.number), pieces)
+        found, more = by_range(known.with_columns(spread=spread), "spread", step.near_bits)
+        blocks, sizes = [*blocks, found.drop("spread")], sizes + more
+    put_pieces(draft, table("near-hashes", step.number), pl.concat(blocks), sizes)
     return Record(task=step.id)
 
 
@@ -55,7 +55,7 @@ def find_mates(draft: Draft, step: Step) -> Record:
     rows = gathered(draft, step.tables("near-hashes"), step.number)
     hashes, groups = rows["phash"].to_numpy(), rows["group"].to_numpy().view(np.int64)
     found = rows.filter(pl.Series(mates(hashes, groups, step.config.near_duplicate_distance, search_of(step))))
-    put_pieces(draft, table("near-mates", step.number), split(found.select("row"), found["part"], step.groups))
+    put_pieces(draft, table("near-mates", step.number), *split(found.select("row"), found["part"], step.groups))
     return Record(task=step.id)
 
 
@@ -67,10 +67,10 @@ def carry(draft: Draft, step: Step) -> Record:
     rows = rows.join(found.select("row").unique(), on="row", how="semi", maintain_order="left")
     nodes = ranked(rows, step.config).with_columns(rows["phash"], part=pl.lit(step.number, pl.UInt32))
     nodes = nodes.with_columns(id=identity(), thumbnail=_thumbnails(draft, step, rows["row"]))
-    put_pieces(draft, table("near-nodes", step.number), [nodes.select("id", *RANKING)])
+    put_pieces(draft, table("near-nodes", step.number), nodes.select("id", *RANKING))
     carried = found.join(nodes.select("row", "id", "phash", "group", "thumbnail"), on="row", maintain_order="left")
     pieces = split(carried.drop("row", "range"), carried["range"], len(places))
-    put_pieces(draft, table("near-carried", step.number), pieces)
+    put_pieces(draft, table("near-carried", step.number), *pieces)
     return Record(task=step.id)
 
 
@@ -94,7 +94,7 @@ def compare(draft: Draft, step: Step) -> Record:
     groups = rows["group"].to_numpy().view(np.int64)
     first = clusters(rows["phash"].to_numpy(), groups, thumbnails, distance, tolerance, search_of(step))
     links = rows.select("id", better=pl.col("id").gather(pl.Series(first))).filter(pl.col("id") != pl.col("better"))
-    put_pieces(draft, table("near-links", step.number), [links])
+    put_pieces(draft, table("near-links", step.number), links)
     return Record(task=step.id)
 
 
@@ -113,7 +113,7 @@ def settle(draft: Draft, step: Step) -> Record:
     halves = [pl.col(f"uid_{half}").first().over("cluster").alias(f"name_{half}") for half in ("high", "low")]
     settled = found.select("id", *halves, worse=pl.col("id").is_in(worse.implode()))
     rows = settled.sort("id").with_columns(row=(pl.col("id") % (1 << 32)).cast(pl.UInt32))
-    put_pieces(draft, "settled.arrow", split(rows.drop("id"), rows["id"] // (1 << 32), step.groups))
+    put_pieces(draft, "settled.table", *split(rows.drop("id"), rows["id"] // (1 << 32), step.groups))
     return Record(task=step.id)
 
 

@@ -82,7 +82,7 @@ def spread(draft: Draft, step: Step) -> Record:
     found = ranked(rows, step.config).with_columns(
         sha_high=pl.Series(high), sha_low=pl.Series(low), url=pl.Series(hash128(rows["url"].to_arrow())[:, 0])
     )
-    put_pieces(draft, table("bytes", step.number), by_range(found, "sha_high", step.bits))
+    put_pieces(draft, table("bytes", step.number), *by_range(found, "sha_high", step.bits))
     return Record(task=step.id)
 
 
@@ -109,7 +109,7 @@ def regroup(draft: Draft, step: Step) -> Record:
     found = ranked(rows, step.config).with_columns(
         rows["phash"], pixels_high=pl.Series(pixels[:, 0]), pixels_low=pl.Series(pixels[:, 1])
     )
-    put_pieces(draft, table("pixels", step.number), by_range(found, "pixels_high", step.bits))
+    put_pieces(draft, table("pixels", step.number), *by_range(found, "pixels_high", step.bits))
     return Record(task=step.id)
 
 
@@ -194,7 +194,7 @@ def matrix(values: Sequence[bytes]) -> NDArray[np.uint8]:
 def put_gone(draft: Draft, name: str, gone: Sequence[pl.DataFrame], groups: int) -> None:
     """Tell the groups which of their rows leave: `row`, `drop_reason`."""
     rows = pl.concat(gone)
-    put_pieces(draft, name, split(rows.drop("part"), rows["part"], groups))
+    put_pieces(draft, name, *split(rows.drop("part"), rows["part"], groups))
 
 
 def _reason(reason: str) -> list[pl.Expr]:
@@ -206,4 +206,4 @@ def _worse(links: pl.DataFrame, reason: str) -> pl.DataFrame:
 
 
 def _put_links(draft: Draft, step: Step, kind: str, links: pl.DataFrame) -> None:
-    put_pieces(draft, table(f"same-{kind}", step.number), [links.select("id", "better", "uid_high", "uid_low")])
+    put_pieces(draft, table(f"same-{kind}", step.number), links.select("id", "better", "uid_high", "uid_low"))

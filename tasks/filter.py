@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 VERSION = 5
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
-_RANGE_ROWS = 1 << 19
-"""Of a range, at most: so that there is work for all, and the tables of hashes stay near the processor."""
+_RANGE_ROWS = 1 << 20
+"""Of a range, at most: so that there is work for all. Each range more is a piece more to read of each slice's tables."""
 _SHARED_ROWS = 1 << 17
 """So many are shared out among workers; ranges of fewer cost more to cross than they save."""
 
@@ -154,7 +154,7 @@ class _Run:
 
     def sum_queries(self) -> None:
         """Add up what count_queries found."""
-        put_pieces(self.draft, "query-counts.arrow", [pl.DataFrame({"count": self._summed("queries")})])
+        put_pieces(self.draft, "query-counts.table", pl.DataFrame({"count": self._summed("queries")}))
 
     def facts(self, records: Sequence[Record]) -> dict[str, Any]:
         """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
@@ -165,7 +165,7 @@ class _Run:
         texts = (self.draft.store.read(self.draft.scratch(last.description(n))) for n in range(len(self.names)))
         facts: dict[str, Any] = {**add_up(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
-            before = get_piece(self.draft, "query-counts.arrow", 0)["count"].to_numpy()
+            before = get_piece(self.draft, "query-counts.table", 0)["count"].to_numpy()
             said = [facts for record in records for facts in record.facts["balance"]]
             queries = read_queries(Path(self.config.balance.queries))
             facts["balance"] = describe_balance(queries, before, self._summed("queries-left"), said)

@@ -46,7 +46,7 @@ def read_words(draft: Draft, step: Step) -> Record:
     words = ranked.with_columns(caption=pl.Series(normal[:, 0] ^ scopes)).filter(
         pl.Series((normal[:, 0] | normal[:, 1]) != 0)
     )
-    put_pieces(draft, table("near-words", step.number), by_range(words, "caption", step.bits))
+    put_pieces(draft, table("near-words", step.number), *by_range(words, "caption", step.bits))
     return Record(task=step.id)
 
 
@@ -63,7 +63,7 @@ def sign(draft: Draft, step: Step) -> Record:
     captions, scopes = _texts(draft, step, words["row"])
     hashes = band_hashes(captions, scopes, scheme(_near(step).threshold))
     bands = pl.DataFrame({"bucket": hashes.ravel(), "row": np.repeat(words["row"].to_numpy(), hashes.shape[1])})
-    put_pieces(draft, table("near-bands", step.number), by_range(bands, "bucket", step.bits))
+    put_pieces(draft, table("near-bands", step.number), *by_range(bands, "bucket", step.bits))
     return Record(task=step.id)
 
 
@@ -71,7 +71,7 @@ def find_mates(draft: Draft, step: Step) -> Record:
     """The bands of a range that several rows have; a piece a slice."""
     rows = gathered(draft, step.tables("near-bands"), step.number)
     mates = rows.filter(pl.col("bucket").is_duplicated())
-    put_pieces(draft, table("near-mates", step.number), split(mates.drop("part"), mates["part"], step.parts))
+    put_pieces(draft, table("near-mates", step.number), *split(mates.drop("part"), mates["part"], step.parts))
     return Record(task=step.id)
 
 
@@ -81,13 +81,13 @@ def carry(draft: Draft, step: Step) -> Record:
     words = _words_left(draft, step)
     words = words.select("row", "origin", rank=rank(words)).join(mates.select("row").unique(), on="row", how="semi")
     captions, _ = _texts(draft, step, words["row"])
-    put_pieces(draft, table("near-ranks", step.number), [pl.DataFrame({"rank": one_in(words["rank"], _SAMPLE)})])
+    put_pieces(draft, table("near-ranks", step.number), pl.DataFrame({"rank": one_in(words["rank"], _SAMPLE)}))
     known = words.with_columns(
         id=pl.lit(step.number, pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64),
         caption=pl.Series(captions, dtype=pl.String),
     )
     carried = mates.join(known, on="row").drop("row")
-    put_pieces(draft, table("near-carried", step.number), by_range(carried, "bucket", step.bits))
+    put_pieces(draft, table("near-carried", step.number), *by_range(carried, "bucket", step.bits))
     return Record(task=step.id)
 
 
@@ -95,7 +95,7 @@ def compare(draft: Draft, step: Step) -> Record:
     """The near-duplicates in a range of bands, by range of the better one's rank."""
     found = pl.concat(near_pairs(members, _near(step).threshold) for members in _shares(draft, step)).unique()
     pieces = split(found, _rank_range(draft, step, found["better_rank"]), 1 << step.bits)
-    put_pieces(draft, table("near-pairs", step.number), pieces)
+    put_pieces(draft, table("near-pairs", step.number), *pieces)
     return Record(task=step.id)
 
 
@@ -110,7 +110,7 @@ def settle(draft: Draft, step: Step) -> Record:
     gone = pl.concat([pl.DataFrame(schema={"worse": pl.UInt64}), *before])["worse"]
     left = leaving(pairs, gone)
     ranges = _rank_range(draft, step, left["worse_rank"])
-    put_pieces(draft, table("near-left", step.number), split(left.select("worse"), ranges, 1 << step.bits))
+    put_pieces(draft, table("near-left", step.number), *split(left.select("worse"), ranges, 1 << step.bits))
     rows = left.select(
         part=(pl.col("worse") // (1 << 32)).cast(pl.UInt32), row=(pl.col("worse") % (1 << 32)).cast(pl.UInt32)
     )
@@ -135,7 +135,7 @@ def _of_part(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
 
 def _put_gone(draft: Draft, step: Step, kind: str, rows: pl.DataFrame) -> None:
     gone = rows.select("row", reason=pl.lit(GONE.index("duplicate_near_caption") + 1, pl.UInt8))
-    put_pieces(draft, table(kind, step.number), split(gone, rows["part"], step.parts))
+    put_pieces(draft, table(kind, step.number), *split(gone, rows["part"], step.parts))
 
 
 def _texts(draft: Draft, step: Step, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:

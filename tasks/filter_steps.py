@@ -97,7 +97,7 @@ def judge(draft: Draft, step: Step) -> Record:
         "language_score",
     )
     with ThreadPoolExecutor(1) as writer:  # which waits for the disk meanwhile
-        written = writer.submit(put_pieces, draft, table("verdicts", step.number), [verdicts])
+        written = writer.submit(put_pieces, draft, table("verdicts", step.number), verdicts)
         _put_keys(draft, step, rows, counts, verdicts)
         written.result()
     alone = {name: int(answers[name].sum()) for name in answers.columns}
@@ -107,18 +107,21 @@ def judge(draft: Draft, step: Step) -> Record:
 def _put_keys(draft: Draft, step: Step, rows: pl.DataFrame, counts: pl.DataFrame, verdicts: pl.DataFrame) -> None:
     """Write the keys of the rows that pass, by range of url; and the captions', by their own, where they are counted."""
     passed = verdicts["drop_reason"].is_null().arg_true()
-    ranked = keys(rows.select(KEYED)[passed], counts[passed]).with_columns(row=passed.cast(pl.UInt32))
-    put_pieces(draft, table("keys", step.number), by_range(ranked, "url", step.bits), packed=False)
-    if step.config.max_caption_count is not None:
-        captions = by_range(ranked.select("caption"), "caption", step.bits)
-        put_pieces(draft, table("captions", step.number), captions, packed=False)
+    config = step.config
+    captions = config.max_caption_count is not None or bool({"pair", "caption"} & set(config.dedupe))
+    ranked = keys(rows.select(KEYED)[passed], counts[passed], captions=captions)
+    ranked = ranked.with_columns(row=passed.cast(pl.UInt32))
+    put_pieces(draft, table("keys", step.number), *by_range(ranked, "url", step.bits))
+    if config.max_caption_count is not None:
+        pieces = by_range(ranked.select("caption"), "caption", step.bits)
+        put_pieces(draft, table("captions", step.number), *pieces)
 
 
 def count_captions(draft: Draft, step: Step) -> Record:
     """The captions of a range that occur too often."""
     captions = gathered(draft, step.tables("captions"), step.number)
     too_many = captions.group_by("caption").len().filter(pl.col("len") > step.config.max_caption_count)
-    put_pieces(draft, table("frequent", step.number), [too_many.drop("len")])
+    put_pieces(draft, table("frequent", step.number), too_many.drop("len"))
     return Record(task=step.id)
 
 
@@ -126,7 +129,7 @@ def read_seen(draft: Draft, step: Step) -> Record:
     """The addresses of a part of an earlier dataset, by range."""
     urls = read_table(draft.store, step.seen[step.number], ["url"])["url"].combine_chunks()
     frame = pl.DataFrame({"url": hash128(urls)[:, 0]}).unique(maintain_order=True)
-    put_pieces(draft, table("seen", step.number), by_range(frame, "url", step.bits), packed=False)
+    put_pieces(draft, table("seen", step.number), *by_range(frame, "url", step.bits))
     return Record(task=step.id)
 
 
@@ -152,7 +155,7 @@ def regroup(draft: Draft, step: Step) -> Record:
     ranked = pl.concat(get_piece(draft, table("keys", step.number), i) for i in range(1 << step.bits))
     gone = _gone(draft, step, "gone")
     left = ranked.join(gone, on="row", how="anti", maintain_order="left")
-    put_pieces(draft, table("regrouped", step.number), by_range(left, "caption", step.bits), packed=False)
+    put_pieces(draft, table("regrouped", step.number), *by_range(left, "caption", step.bits))
     return Record(task=step.id)
 
 
@@ -203,9 +206,7 @@ def _put_gone(draft: Draft, name: str, rows: pl.DataFrame, reasons: NDArray[np.u
     """Write which rows (part, row), in the order of their parts, go and why; a piece a slice."""
     gone = rows.with_columns(reason=pl.Series(reasons)).filter(pl.col("reason") > 0)
     sizes = np.bincount(gone["part"].to_numpy(), minlength=parts).tolist()
-    starts = np.cumsum([0, *sizes]).tolist()
-    gone = gone.drop("part")
-    put_pieces(draft, name, [gone.slice(start, size) for start, size in zip(starts, sizes, strict=False)], packed=False)
+    put_pieces(draft, name, gone.drop("part"), sizes)
 
 
 def _gone(draft: Draft, step: Step, kind: str) -> pl.DataFrame:

@@ -32,7 +32,7 @@ def count_queries(draft: Draft, step: Step) -> Record:
     rows = read_pairs(draft, step)
     left = rows.filter(reasons_of(draft, step).is_null())
     counts = query_counts(match(_captions(left, step.config), queries), len(queries.texts))
-    put_pieces(draft, table("queries", step.number), [pl.DataFrame({"count": counts})])
+    put_pieces(draft, table("queries", step.number), pl.DataFrame({"count": counts}))
     return Record(task=step.id)
 
 
@@ -87,7 +87,7 @@ def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame, list
     if step.config.balance is not None:
         often = stays["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
         left = expected_counts(stays["query_ids"].to_arrow(), len(_queries(step.config).texts), often)
-        put_pieces(draft, table("queries-left", step.number), [pl.DataFrame({"count": left})])
+        put_pieces(draft, table("queries-left", step.number), pl.DataFrame({"count": left}))
     return stays, goes, facts
 
 
@@ -99,7 +99,7 @@ def _balance(
     assert balance is not None
     queries = _queries(step.config)
     matches = match(_captions(rows, step.config), queries)
-    counts = get_piece(draft, "query-counts.arrow", 0)["count"].to_numpy()
+    counts = get_piece(draft, "query-counts.table", 0)["count"].to_numpy()
     chances = query_probabilities(counts, balance.max_per_query)
     keep, chance = sampled(
         uid_halves(rows["uid"].to_arrow()), matches, chances, query_salts(queries.texts, balance.seed)

@@ -45,17 +45,17 @@ class CuratedPart:
 
 def scattered(number: int) -> str:
     """Scratch name of the rows of a part by training shard."""
-    return f"rows-{number:05d}.arrow"
+    return f"rows-{number:05d}.table"
 
 
 def _located(number: int) -> str:
     """Scratch name of where the pictures of a part lie, by range of hashes."""
-    return f"located-{number:05d}.arrow"
+    return f"located-{number:05d}.table"
 
 
 def _cut(number: int) -> str:
     """Scratch name of the places of the rows of a range of hashes, by part."""
-    return f"cut-{number:05d}.arrow"
+    return f"cut-{number:05d}.table"
 
 
 def range_bits(rows: int) -> int:
@@ -83,7 +83,7 @@ def locate(draft: Draft, part: CuratedPart) -> Record:
     rank, low = shuffled(rows["uid"].to_pylist(), part.seed)
     found = {"rank": rank, "low": low, "offset": spans[:, 0], "size": spans[:, 1]}
     frame = pl.DataFrame(found).with_row_index("row")
-    put_pieces(draft, _located(part.number), split(frame, _ranges(frame["rank"], part.bits), 1 << part.bits))
+    put_pieces(draft, _located(part.number), *split(frame, _ranges(frame["rank"], part.bits), 1 << part.bits))
     return Record(task=part.id)
 
 
@@ -124,7 +124,7 @@ def cut(draft: Draft, parts: Sequence[CuratedPart], shard_size: int, shard_bytes
         found = np.empty((2, len(order)), np.int32)
         found[:, order] = shards - 1 + shard, np.arange(len(order)) - np.concatenate([[-rows], starts])[shard]
         places = pl.DataFrame({"target": found[0], "place": found[1]})
-        put_pieces(draft, _cut(number), split(places, frame["part"], len(parts)))
+        put_pieces(draft, _cut(number), *split(places, frame["part"], len(parts)))
         shards += len(starts)
         begun = int(starts[-1]) if len(starts) else 0
         rows, held = (0, 0) if len(starts) else (rows, held)
@@ -162,6 +162,5 @@ def scatter(draft: Draft, part: CuratedPart) -> Record:
     places = pl.concat(get_piece(draft, _cut(number), part.number) for number in ranges)
     more = located.select("row", _offset="offset", _size="size").hstack(places.select(_target="target", _place="place"))
     frame = rows.hstack(more.sort("row").drop("row"))
-    pieces = split(frame.drop("_target"), frame["_target"], part.shards)
-    put_pieces(draft, scattered(part.number), pieces)
+    put_pieces(draft, scattered(part.number), *split(frame.drop("_target"), frame["_target"], part.shards))
     return Record(task=part.id)
