@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 Result = tuple[float, Any]
 
 QUERIES = 500_000
-DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 256 << 20, 2
+DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
 """Addresses that are looked at together, memory for what is chosen among, and threads."""
 MEMORY_LIMIT = 2 << 30
 """Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
@@ -105,8 +105,9 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
 
     def spill(number: int) -> None:
         path, start, rows = slices[number]
-        keys = _address_keys(pl.scan_parquet(path).select("url").slice(start, rows).collect()["url"], number)
-        put_pieces(draft, table("keys", number), *by_range(keys, "url", bits))
+        urls = pl.scan_parquet(path).select("url").slice(start, rows)
+        pieces = by_range(_address_keys(urls.collect()["url"], number), "url", bits)
+        put_pieces(draft, table("keys", number), *pieces)
 
     def choose(number: int) -> None:
         steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
@@ -115,10 +116,10 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         rows = gathered(draft, [table("gone", i) for i in range(1 << bits)], number)["row"]
         return len(rows), int(rows.cast(pl.UInt64).sum())
 
-    with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # one of them waits for the disk
+    with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # of which one waits for the disk
         list(pool.map(spill, range(len(slices))))
-    with ThreadPoolExecutor(DEDUPE_WORKERS) as pool:
-        list(pool.map(choose, range(1 << bits)))
+        shared = [range(worker, 1 << bits, DEDUPE_WORKERS) for worker in range(DEDUPE_WORKERS)]
+        list(pool.map(lambda numbers: list(map(choose, numbers)), shared))
         gone = list(pool.map(leaving, range(len(slices))))
     every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
     numbers = sum(total + first * count for (count, total), first in zip(gone, before, strict=False))
@@ -131,7 +132,8 @@ def _address_keys(urls: pl.Series, number: int) -> pl.DataFrame:
     from dataops.hashes import hash128
 
     rows = np.arange(len(urls), dtype=np.uint32)
-    known = {"url": hash128(urls.to_arrow())[:, 0], "uid": np.uint64(number << 32) + rows}
+    few = (urls.slice(start, 1 << 14).to_arrow() for start in range(0, len(urls), 1 << 14))  # to_arrow copies
+    known = {"url": np.concatenate([hash128(some)[:, 0] for some in few]), "uid": np.uint64(number << 32) + rows}
     same = {name: np.zeros(len(urls), type_.to_python()) for name, type_ in KEYS.items() if name in ("origin", "rank")}
     return pl.DataFrame({**known, **same, "row": rows}, schema_overrides=KEYS)
 

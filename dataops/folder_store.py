@@ -50,7 +50,9 @@ class FolderStore(Store):
 
     def _path(self, name: str) -> Path:
         path = os.path.join(self.uri, check_name(name))  # noqa: PTH118  # as text: every access goes through here
-        if not f"{os.path.realpath(path)}/".startswith(self._real_root.rstrip("/") + "/"):  # a link that someone planted
+        if not f"{os.path.realpath(path)}/".startswith(
+            self._real_root.rstrip("/") + "/"
+        ):  # a link that someone planted
             msg = f"{path} is a link out of the store; remove it"
             raise StorageError(msg)
         return Path(path)

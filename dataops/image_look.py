@@ -19,6 +19,8 @@ from dataops.compiled import compiled
 Pixels = NDArray[np.uint8]
 """(height, width, 3): RGB."""
 
+cv2.setNumThreads(1)  # the workers are the parallelism: threads of each would wait for each other
+
 PHASH_BITS = 64
 THUMBNAIL_SIDE = 16
 MATRIX_SIDE = 32  # the picture that the hash's cosine transform sees
@@ -71,6 +73,27 @@ def luminance_of(pixels: Pixels) -> NDArray[np.uint8]:
     luminance = np.empty(pixels.shape[:2], np.uint8)
     _luminance(np.ascontiguousarray(pixels).reshape(len(pixels), -1), luminance)
     return luminance
+
+
+def histogram(plane: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels have each of the 256 values."""
+    levels = np.zeros((4, 256), np.int64)
+    _histogram(np.ascontiguousarray(plane).ravel(), levels)
+    return levels.sum(axis=0)
+
+
+@compiled(nogil=True)
+def _histogram(values, levels):
+    """In four tables: to add to a place that was just written waits for it, and neighbours are often alike."""
+    one, two, three, four = levels[0], levels[1], levels[2], levels[3]
+    whole = len(values) - len(values) % 4
+    for i in range(0, whole, 4):
+        one[values[i]] += 1
+        two[values[i + 1]] += 1
+        three[values[i + 2]] += 1
+        four[values[i + 3]] += 1
+    for i in range(whole, len(values)):
+        one[values[i]] += 1
 
 
 def _cosines() -> NDArray[np.float64]:
@@ -166,19 +189,20 @@ def _rounded(value: float) -> int:
     return int(value - 0.5) if value < 0 else int(value + 0.5)
 
 
-@compiled(inline="always")
-def _grey(row, line):
-    """The luminance of a row of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2)."""
-    for x in range(len(line)):
-        red, green, blue = np.uint32(row[3 * x]), np.uint32(row[3 * x + 1]), np.uint32(row[3 * x + 2])
-        total = red * np.uint32(19595) + green * np.uint32(38470) + blue * np.uint32(7471) + np.uint32(32768)
-        line[x] = np.uint8(np.uint32(total) >> np.uint32(16))
-
-
 @compiled(nogil=True)
 def _luminance(rows, grey):
+    """The luminance of rows of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2)."""
+    width = grey.shape[1]  # the channels of a row are taken apart first: that fills whole vectors of a processor
+    red, green, blue = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.uint8)
     for y in range(len(rows)):
-        _grey(rows[y], grey[y])
+        row, line = rows[y], grey[y]
+        for x in range(width):
+            red[x], green[x], blue[x] = row[3 * x], row[3 * x + 1], row[3 * x + 2]
+        for x in range(width):
+            total = np.uint32(red[x]) * np.uint32(19595) + np.uint32(green[x]) * np.uint32(38470)
+            line[x] = np.uint8(
+                np.uint32(total + np.uint32(blue[x]) * np.uint32(7471) + np.uint32(32768)) >> np.uint32(16)
+            )
 
 
 @compiled(nogil=True)
@@ -187,9 +211,9 @@ def _measure(rows, grey, cells):
     height, width, first, second = len(rows), rows.shape[1] // 3, 0, 0
     down, right = max(1, height // 64), max(1, width // 64)
     levels = np.zeros(256, np.int64)
+    _luminance(rows, grey)
     for y in range(height):
         line, one, two = grey[y], np.uint32(0), np.uint32(0)
-        _grey(rows[y], line)
         for x in range(width):  # a row of 66,000 pixels fits the sums
             value = np.uint32(line[x])
             one = np.uint32(one + value)
@@ -220,6 +244,7 @@ def _cells(rows, cells):
     height, width, side = rows.shape[0], rows.shape[1] // 3, len(cells)
     area = height * width
     down, whole = np.empty(rows.shape[1], np.int32), np.empty(rows.shape[1], np.uint16)
+    before = np.zeros(rows.shape[1] + 3, np.int64)  # the sums of what is left of a pixel
     for i in range(side):
         top, bottom = i * height, (i + 1) * height
         down[:] = 0
@@ -228,10 +253,7 @@ def _cells(rows, cells):
             share = np.int32(min(side * (y + 1), bottom) - max(side * y, top))
             rows_whole = min(bottom // side - y, 256) if share == side else 0  # 16 bits hold the sums of so many
             if rows_whole:
-                whole[:] = 0
-                for row in rows[y : y + rows_whole]:
-                    for k in range(len(row)):
-                        whole[k] = np.uint16(whole[k] + np.uint16(row[k]))
+                _sum_rows(rows[y : y + rows_whole], whole)
                 for k in range(len(whole)):
                     down[k] = np.int32(down[k] + np.int32(share * np.int32(whole[k])))
             else:
@@ -239,15 +261,45 @@ def _cells(rows, cells):
                 for k in range(len(row)):
                     down[k] = np.int32(down[k] + np.int32(share * np.int32(row[k])))
             y += max(rows_whole, 1)
+        red = green = blue = np.int64(0)
+        for x in range(width):
+            red, green, blue = red + down[3 * x], green + down[3 * x + 1], blue + down[3 * x + 2]
+            before[3 * x + 3], before[3 * x + 4], before[3 * x + 5] = red, green, blue
         for j in range(side):
             low, high = j * width, (j + 1) * width
-            red = green = blue = area // 2
-            for x in range(low // side, (high - 1) // side + 1):
-                share = min(side * (x + 1), high) - max(side * x, low)
-                red += share * np.int64(down[3 * x])
-                green += share * np.int64(down[3 * x + 1])
-                blue += share * np.int64(down[3 * x + 2])
-            cells[i, j, 0], cells[i, j, 1], cells[i, j, 2] = red // area, green // area, blue // area
+            begin, end = low // side, (high - 1) // side
+            first = min(side * (begin + 1), high) - low  # the shares of the pixels at the ends
+            last = high - side * end if end > begin else 0
+            inner = 3 * max(end, begin + 1)  # what lies between is within the cell
+            red = _in_cell(down, before, 3 * begin, inner, 3 * end, first, last, side) + area // 2
+            green = _in_cell(down, before, 3 * begin + 1, inner + 1, 3 * end + 1, first, last, side) + area // 2
+            blue = _in_cell(down, before, 3 * begin + 2, inner + 2, 3 * end + 2, first, last, side) + area // 2
+            # Whole numbers of less than 2^53 are divided as floats, in a third of the time.
+            cells[i, j, 0], cells[i, j, 1], cells[i, j, 2] = red / area, green / area, blue / area
+
+
+@compiled(inline="always")
+def _in_cell(down, before, begin, inner, end, first, last, side):
+    """The sum of a channel: of the first pixel's share, of those between, and of the last one's."""
+    return first * np.int64(down[begin]) + side * (before[inner] - before[begin + 3]) + last * np.int64(down[end])
+
+
+@compiled(nogil=True)
+def _sum_rows(rows, total):
+    """The sums of columns: four rows at a time."""
+    total[:] = 0
+    y = 0
+    while y + 4 <= len(rows):
+        one, two, three, four = rows[y], rows[y + 1], rows[y + 2], rows[y + 3]
+        for k in range(len(total)):
+            left = np.uint16(np.uint16(one[k]) + np.uint16(two[k]))
+            right = np.uint16(np.uint16(three[k]) + np.uint16(four[k]))
+            total[k] = np.uint16(total[k] + np.uint16(left + right))
+        y += 4
+    while y < len(rows):
+        for k in range(len(total)):
+            total[k] = np.uint16(total[k] + np.uint16(rows[y, k]))
+        y += 1
 
 
 @compiled(nogil=True)

@@ -214,7 +214,7 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     if space not in ("YCbCr", "Gray", "RGB"):
         return None
     try:
-        return simplejpeg.decode_jpeg(data, strict=True)
+        return simplejpeg.decode_jpeg(data, strict=True, buffer=_cached_memory(3 * height * width))
     except ValueError as error:
         said = str(error)
     if said.startswith("Premature end of JPEG"):
@@ -222,6 +222,15 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     if said.startswith("Corrupt JPEG data"):
         raise ImageRefused("corrupt", said)
     return None
+
+
+def _cached_memory(size: int) -> NDArray[np.uint8]:
+    """Memory, of that many bytes or some more, for pixels that are looked at next, of which no address is a multiple of 32.
+
+    Where one is, libjpeg-turbo writes past the cache (jdcolext-avx2.asm), and what looks at the pixels waits for memory.
+    """
+    memory = np.empty(size + 16, np.uint8)
+    return memory[max(0, 16 - memory.__array_interface__["data"][0] % 32) :]
 
 
 PREVIEW_SIDE = 112

@@ -143,8 +143,8 @@ def choose(draft: Draft, step: Step) -> Record:
     if step.config.max_caption_count is not None:  # asked first, so written last
         frequent = pl.concat(get_piece(draft, name, 0) for name in step.range_tables("frequent"))
         reasons[rows["caption"].is_in(frequent["caption"].implode()).to_numpy()] = GONE.index("boilerplate") + 1
-    left = np.flatnonzero(reasons == 0)
-    several = rows if len(left) == rows.height else rows[left]
+    left = reasons == 0
+    several = rows if left.all() else rows.filter(pl.Series(left))
     reasons[left] = duplicates(several, [s for s in step.config.dedupe if s != "caption"])
     _put_gone(draft, table("gone", step.number), rows["part", "row"], reasons, step.parts)
     return Record(task=step.id)

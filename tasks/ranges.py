@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -59,7 +59,7 @@ def gathered(draft: Draft, names: Sequence[str], number: int) -> pl.DataFrame:
     found = [_read(draft, names[start : start + _OPEN], number) for start in range(0, len(names), _OPEN)]
     frame = pl.concat([rows for rows, _ in found])
     parts = np.repeat(np.arange(len(names), dtype=np.uint32), [size for _, sizes in found for size in sizes])
-    return frame.with_columns(part=pl.Series(parts))
+    return frame.with_columns(part=_series(parts))
 
 
 def by_range(frame: pl.DataFrame, high: str, bits: int) -> tuple[pl.DataFrame, list[int]]:
@@ -78,7 +78,7 @@ def _numbers(rows: pl.DataFrame, ends: NDArray[np.int64]) -> list[memoryview]:
     columns = [column.to_numpy() for column in rows.rechunk()]
     types = {name: column.dtype.str for name, column in zip(rows.columns, columns, strict=True)}
     line = json.dumps({"columns": types, "rows": rows.height, "pieces": len(ends) - 1}).encode() + b"\n"
-    return [memoryview(_MAGIC + line), *(memoryview(np.ascontiguousarray(x).view(np.uint8)) for x in (ends, *columns))]
+    return [memoryview(_MAGIC + line), *(np.ascontiguousarray(x).view(np.uint8).data for x in (ends, *columns))]
 
 
 def _arrow(rows: pl.DataFrame, ends: NDArray[np.int64]) -> list[memoryview]:
@@ -114,7 +114,7 @@ class _Piece(NamedTuple):
         """Fill columns from a row on."""
         at = self.at
         for column in columns:
-            memory = memoryview(column[row : row + self.size].view(np.uint8))
+            memory = column[row : row + self.size].view(np.uint8).data
             if os.preadv(self.file, [memory], at + self.start * column.itemsize) < len(memory):
                 raise _broken(self.path)
             at += self.rows * column.itemsize
@@ -140,7 +140,9 @@ def _place(path: Path, file: int, number: int) -> _Piece | None:
     line, newline, _ = os.pread(file, _LINE_BYTES, 0).partition(b"\n")
     if not line.startswith(_MAGIC):
         return None
-    said, begin = json.loads(line.removeprefix(_MAGIC)), len(line) + len(newline)
+    if not newline:
+        raise _broken(path)
+    said, begin = json.loads(line.removeprefix(_MAGIC)), len(line) + 1
     ends = os.pread(file, 16, begin + 8 * number)
     if number >= said["pieces"] or len(ends) < 16:
         raise _broken(path)
@@ -154,16 +156,21 @@ def _filled(pieces: Sequence[_Piece]) -> pl.DataFrame:
     for piece in pieces:
         piece.read_into(list(columns.values()), row)
         row += piece.size
-    arrays = [
-        pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), rows, [None, pa.py_buffer(column)])
-        for column in columns.values()
-    ]
-    return cast(pl.DataFrame, pl.from_arrow(pa.table(arrays, list(columns))))
+    return pl.DataFrame({name: _series(column) for name, column in columns.items()})
+
+
+def _series(column: NDArray[Any]) -> pl.Series:
+    """A column that is in memory once; Polars' own would be a copy."""
+    array = pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), [None, pa.py_buffer(column)])
+    return cast(pl.Series, pl.from_arrow(array))
 
 
 def _read_arrow(path: Path, number: int) -> pl.DataFrame:
-    with pa.OSFile(str(path)) as file:  # which reads no more than the piece
-        batch = pa.ipc.open_file(file).get_batch(number)
+    try:
+        with pa.OSFile(str(path)) as file:  # which reads no more than the piece
+            batch = pa.ipc.open_file(file).get_batch(number)
+    except (pa.ArrowException, ValueError) as error:
+        raise _broken(path) from error
     return cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches([batch])))
 
 

@@ -44,6 +44,7 @@ def test_a_planted_link_to_a_file_is_neither_read_nor_listed_nor_written_through
         store.read,
         store.size,
         store.local,
+        lambda name: store.locals(["pack/a", name]),
         lambda name: store.put(name, b"x"),
         lambda n: store.create(n, b"x"),
     ):
@@ -57,7 +58,11 @@ def test_a_planted_link_to_a_file_is_neither_read_nor_listed_nor_written_through
 def test_a_planted_link_to_a_folder_is_not_written_or_deleted_through(store, outside):
     (store.root / "extract").mkdir(parents=True)
     (store.root / "extract" / KEY).symlink_to(outside)
-    for call in (lambda: store.put(f"extract/{KEY}/part", b"x"), lambda: store.delete_tree(f"extract/{KEY}/id_rsa")):
+    for call in (
+        lambda: store.put(f"extract/{KEY}/part", b"x"),
+        lambda: store.locals([f"extract/{KEY}/id_rsa"]),
+        lambda: store.delete_tree(f"extract/{KEY}/id_rsa"),
+    ):
         with pytest.raises(StorageError, match="is a link out of the store"):
             call()
     with pytest.raises(StorageError):

@@ -8,8 +8,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dataops.caption_minhash import scheme
 from dataops.duplicates import keys
@@ -23,7 +21,6 @@ from tasks import filter_steps as steps
 from tasks import range_steps
 from tasks.filter import FILTER
 from tasks.filter_config import FilterConfig, NearCaptionsConfig
-from tasks.ranges import split
 from tasks.stage import Context, check_conservation, make, plan
 from tests.unit.dataops import slow_captions as slow
 from tests.unit.dataops.test_caption_minhash import variants
@@ -219,14 +216,6 @@ def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: 
         again = filtered(tmp_path / str(interrupted), rows, near_captions={})
         assert again.content_digest == whole.content_digest
         assert asked.total() == steps + 1  # only what was interrupted was begun twice
-
-
-@given(st.lists(st.integers(0, 4), max_size=30))
-def test_split(numbers: list[int]):
-    frame = pl.DataFrame({"row": range(len(numbers))}, schema={"row": pl.Int64})
-    rows, sizes = split(frame, pl.Series(numbers, dtype=pl.UInt32), 5)
-    assert rows["row"].to_list() == [i for k in range(5) for i, n in enumerate(numbers) if n == k]
-    assert sizes == [numbers.count(k) for k in range(5)]
 
 
 def test_the_config():

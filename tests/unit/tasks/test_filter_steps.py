@@ -245,4 +245,4 @@ def test_memory_decides_the_number_of_ranges():
     assert range_bits(500_000, 1, 1 << 30) == 0
     assert [range_bits(rows, 2, 1 << 30) for rows in (200_000, 300_000, 1_000_000)] == [0, 1, 1], "work for all"
     assert [range_bits(20_000_000, 2, 1 << shift) for shift in (27, 26, 25)] == [6, 7, 8]
-    assert range_bits(20_000_000, 1, 1 << 50) == 6, "ranges of half a million rows, however much memory there is"
+    assert range_bits(20_000_000, 1, 1 << 50) == 5, "ranges of a million rows, however much memory there is"
