@@ -107,7 +107,9 @@ def _parts(ink: NDArray[np.uint8]) -> _Parts | None:
     stays, letters = np.empty((2, len(areas)), np.bool_)
     if _sort_out(boxes, areas, *ink.shape, stays, letters) > 1 - _LEAST_SHARE:
         return None
-    edge = cv2.subtract(ink, cv2.erode(ink, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0))
+    edge: Any = cv2.subtract(
+        ink, cv2.erode(ink, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    )
     return _Parts(boxes, areas, 2 * areas / np.maximum(found.counts(edge), 1), letters)[stays]
 
 
