@@ -38,7 +38,7 @@ Data = bytes | memoryview | Path | Callable[[], Iterator[memoryview]]
 class FolderStore(Store):
     """A store in a local (or mounted) folder."""
 
-    window = 8 << 20  # of which two stay in a processor's cache
+    window = 2 << 20  # which stays in a processor's cache while it is filled, hashed and written
 
     def __init__(self, root: Path):
         self.root = root.expanduser().absolute()
@@ -87,7 +87,7 @@ class FolderStore(Store):
             yield read_into
 
     def _fill(self, name: str, descriptor: int, places: Sequence[tuple[int, memoryview]]) -> None:
-        with storage_errors(f"cannot read {self.root / name}", self.root):
+        with storage_errors(f"cannot read {self.uri}/{name}", self.root):
             for offset, memory in places:
                 if os.preadv(descriptor, [memory], offset) != len(memory):
                     msg = f"{name} in {self.where} ends before byte {offset + len(memory):,}"

@@ -6,6 +6,7 @@ Source: POSIX.1-1988 (USTAR).
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -54,13 +55,13 @@ class Layout:
     start: int = 0
     """Where the first header lies."""
 
-    @property
+    @cached_property
     def ends_NM(self) -> NDArray[np.int64]:
         """Where the next header begins."""
         taken = BLOCK + self.sizes_NM + -self.sizes_NM % BLOCK
         return self.start + np.cumsum(taken).reshape(taken.shape)
 
-    @property
+    @cached_property
     def offsets_NM(self) -> NDArray[np.int64]:
         """Where the bytes of each member begin."""
         return self.ends_NM - self.sizes_NM - -self.sizes_NM % BLOCK
