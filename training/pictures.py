@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from dataops.images import cached_memory
 from training.preprocess import MAX_PIXELS, decode_rgb
 
 ASPECT = (3 / 4, 4 / 3)
@@ -35,9 +36,9 @@ def decode(data: bytes, side: int) -> np.ndarray:
             height, width = int(rows), int(columns)
             if height * width <= MAX_PIXELS and colours not in ("CMYK", "YCCK"):
                 factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) >= f * side)
-                return simplejpeg.decode_jpeg(
-                    data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor)
-                )
+                least = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
+                memory = cached_memory(3 * math.prod(least.values()))
+                return simplejpeg.decode_jpeg(data, "RGB", **least, buffer=memory)
         except ValueError:  # damaged, or unusual
             pass
     return np.asarray(decode_rgb(data))
