@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -101,16 +102,18 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, DEDUPE_ROWS)
     ]
-    bits = range_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY)
+    bits, working = range_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY), Semaphore(DEDUPE_WORKERS)
 
     def spill(number: int) -> None:
         path, start, rows = slices[number]
-        urls = pl.scan_parquet(path).select("url").slice(start, rows)
-        pieces = by_range(_address_keys(urls.collect()["url"], number), "url", bits)
+        with working:
+            urls = pl.scan_parquet(path).select("url").slice(start, rows)
+            pieces = by_range(_address_keys(urls.collect()["url"], number), "url", bits)
         put_pieces(draft, table("keys", number), *pieces)
 
     def choose(number: int) -> None:
-        steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
+        with working:
+            steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
 
     def leaving(number: int) -> tuple[int, int]:
         rows = gathered(draft, [table("gone", i) for i in range(1 << bits)], number)["row"]
@@ -118,8 +121,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
 
     with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # of which one waits for the disk
         list(pool.map(spill, range(len(slices))))
-        shared = [range(worker, 1 << bits, DEDUPE_WORKERS) for worker in range(DEDUPE_WORKERS)]
-        list(pool.map(lambda numbers: list(map(choose, numbers)), shared))
+        list(pool.map(choose, range(1 << bits)))
         gone = list(pool.map(leaving, range(len(slices))))
     every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
     numbers = sum(total + first * count for (count, total), first in zip(gone, before, strict=False))

@@ -214,7 +214,7 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     if space not in ("YCbCr", "Gray", "RGB"):
         return None
     try:
-        return simplejpeg.decode_jpeg(data, strict=True, buffer=cached_memory(3 * height * width))
+        return simplejpeg.decode_jpeg(data, strict=True, buffer=_cached_memory(3 * height * width))
     except ValueError as error:
         said = str(error)
     if said.startswith("Premature end of JPEG"):
@@ -224,7 +224,7 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     return None
 
 
-def cached_memory(size: int) -> NDArray[np.uint8]:
+def _cached_memory(size: int) -> NDArray[np.uint8]:
     """Memory, of that many bytes or some more, for pixels that are looked at next, of which no address is a multiple of 32.
 
     Where one is, libjpeg-turbo writes past the cache (jdcolext-avx2.asm), and what looks at the pixels waits for memory.

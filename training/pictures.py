@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from dataops.images import cached_memory
 from training.preprocess import MAX_PIXELS, decode_rgb
 
 ASPECT = (3 / 4, 4 / 3)
@@ -36,9 +35,9 @@ def decode(data: bytes, side: int) -> np.ndarray:
             height, width = int(rows), int(columns)
             if height * width <= MAX_PIXELS and colours not in ("CMYK", "YCCK"):
                 factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) >= f * side)
-                least = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
-                memory = cached_memory(3 * math.prod(least.values()))
-                return simplejpeg.decode_jpeg(data, "RGB", **least, buffer=memory)
+                return simplejpeg.decode_jpeg(
+                    data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor)
+                )
         except ValueError:  # damaged, or unusual
             pass
     return np.asarray(decode_rgb(data))
