@@ -107,8 +107,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     def spill(number: int) -> None:
         path, start, rows = slices[number]
         with working:
-            urls = pl.scan_parquet(path).select("url").slice(start, rows)
-            pieces = by_range(_address_keys(urls.collect()["url"], number), "url", bits)
+            pieces = by_range(_address_keys(path, start, rows, number), "url", bits)
         put_pieces(draft, table("keys", number), *pieces)
 
     def choose(number: int) -> None:
@@ -128,16 +127,18 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     return [every - sum(count for count, _ in gone), every * (every - 1) // 2 - numbers]
 
 
-def _address_keys(urls: pl.Series, number: int) -> pl.DataFrame:
-    """The keys of rows of which nothing but the address is known."""
-    from dataops.duplicates import KEYS
+def _address_keys(path: Path, start: int, size: int, number: int) -> pl.DataFrame:
+    """The keys of rows of a part of which nothing but the address is known."""
     from dataops.hashes import hash128
+    from dataops.pieces import series_over
 
-    rows = np.arange(len(urls), dtype=np.uint32)
-    few = (urls.slice(start, 1 << 14).to_arrow() for start in range(0, len(urls), 1 << 14))  # to_arrow copies
-    known = {"url": np.concatenate([hash128(some)[:, 0] for some in few]), "uid": np.uint64(number << 32) + rows}
-    same = {name: np.zeros(len(urls), type_.to_python()) for name, type_ in KEYS.items() if name in ("origin", "rank")}
-    return pl.DataFrame({**known, **same, "row": rows}, schema_overrides=KEYS)
+    urls = pl.scan_parquet(path).select("url").slice(start, size).collect()["url"]
+    rows, hashes = np.arange(size, dtype=np.uint32), np.empty(size, np.uint64)
+    for first in range(0, size, 1 << 14):  # to_arrow copies
+        hashes[first : first + (1 << 14)] = hash128(urls.slice(first, 1 << 14).to_arrow())[:, 0]
+    known = {"url": hashes, "uid": np.uint64(number << 32) + rows, "row": rows}
+    same = {"origin": np.zeros(size, np.uint64), "rank": np.zeros(size, np.uint16)}
+    return pl.DataFrame({name: series_over(column) for name, column in (known | same).items()})
 
 
 def dedupe_pandas(paths: Sequence[Path]) -> Result:

@@ -204,7 +204,8 @@ def _unsafe(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
 
 def _put_gone(draft: Draft, name: str, rows: pl.DataFrame, reasons: NDArray[np.uint8], parts: int) -> None:
     """Write which rows (part, row), in the order of their parts, go and why; a piece a slice."""
-    gone = rows.with_columns(reason=pl.Series(reasons)).filter(pl.col("reason") > 0)
+    places = np.flatnonzero(reasons)
+    gone = rows[pl.Series(places)].with_columns(reason=pl.Series(reasons[places]))
     sizes = np.bincount(gone["part"].to_numpy(), minlength=parts).tolist()
     put_pieces(draft, name, gone.drop("part"), sizes)
 
