@@ -26,6 +26,7 @@ THUMBNAIL_SIDE = 16
 MATRIX_SIDE = 32  # the picture that the hash's cosine transform sees
 GROUND_WIDTH = 10
 _KEPT = 8  # of its lowest frequencies, each way
+_BLOCK = 4096  # pixels whose luminance is taken together; sums of less than 66,000 squares fit 32 bits
 _PRECISION = 22  # bits of a weight behind the point
 
 
@@ -71,7 +72,7 @@ def look(pixels: Pixels) -> Look:
 def luminance_of(pixels: Pixels) -> NDArray[np.uint8]:
     """The luminance (height, width)."""
     luminance = np.empty(pixels.shape[:2], np.uint8)
-    _luminance(np.ascontiguousarray(pixels).reshape(len(pixels), -1), luminance)
+    _luminance(np.ascontiguousarray(pixels).ravel(), luminance.ravel())
     return luminance
 
 
@@ -190,39 +191,42 @@ def _rounded(value: float) -> int:
 
 
 @compiled(nogil=True)
-def _luminance(rows, grey):
-    """The luminance of rows of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2)."""
-    width = grey.shape[1]  # the channels of a row are taken apart first: that fills whole vectors of a processor
-    red, green, blue = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.uint8)
-    for y in range(len(rows)):
-        row, line = rows[y], grey[y]
-        for x in range(width):
-            red[x], green[x], blue[x] = row[3 * x], row[3 * x + 1], row[3 * x + 2]
-        for x in range(width):
+def _luminance(pixels, grey):
+    """The luminance of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2); the sum of it, and that of its squares."""
+    # The channels are taken apart first, many pixels at a time: so whole vectors of a processor are filled.
+    red, green, blue = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.uint8)
+    first, second = 0, 0
+    for start in range(0, len(grey), _BLOCK):
+        line = grey[start : start + _BLOCK]
+        block = pixels[3 * start : 3 * (start + len(line))]
+        for x in range(len(line)):
+            red[x], green[x], blue[x] = block[3 * x], block[3 * x + 1], block[3 * x + 2]
+        for x in range(len(line)):
             total = np.uint32(red[x]) * np.uint32(19595) + np.uint32(green[x]) * np.uint32(38470)
             line[x] = np.uint8(
                 np.uint32(total + np.uint32(blue[x]) * np.uint32(7471) + np.uint32(32768)) >> np.uint32(16)
             )
-
-
-@compiled(nogil=True)
-def _measure(rows, grey, cells):
-    """Of rows of RGB, RGB, ... the luminance and the cells; the sum of the luminance, that of its squares, the ground."""
-    height, width, first, second = len(rows), rows.shape[1] // 3, 0, 0
-    down, right = max(1, height // 64), max(1, width // 64)
-    levels = np.zeros(256, np.int64)
-    _luminance(rows, grey)
-    for y in range(height):
-        line, one, two = grey[y], np.uint32(0), np.uint32(0)
-        for x in range(width):  # a row of 66,000 pixels fits the sums
+        one, two = np.uint32(0), np.uint32(0)
+        for x in range(len(line)):
             value = np.uint32(line[x])
             one = np.uint32(one + value)
             two = np.uint32(two + np.uint32(value * value))
         first += one
         second += two
-        if y % down == 0:
-            for x in range(0, width, right):
-                levels[line[x]] += 1
+    return first, second
+
+
+@compiled(nogil=True)
+def _measure(rows, grey, cells):
+    """Of rows of RGB, RGB, ... the luminance and the cells; the sum of the luminance, that of its squares, the ground."""
+    height, width = grey.shape
+    down, right = max(1, height // 64), max(1, width // 64)
+    levels = np.zeros(256, np.int64)
+    first, second = _luminance(rows.ravel(), grey.ravel())
+    for y in range(0, height, down):
+        line = grey[y]
+        for x in range(0, width, right):
+            levels[line[x]] += 1
     _cells(rows, cells)
     return first, second, _ground(levels)
 
