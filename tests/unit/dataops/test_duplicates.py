@@ -131,6 +131,8 @@ def slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str 
 @given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(DEDUPE_STEPS)))
 def test_the_choice_is_that_of_plain_python(rows: list[tuple[str, str, str, str]], steps: set):
     assert named(duplicates(keys(pairs(rows)), list(steps))) == slowly(rows, list(steps))
+    if not steps & {"pair", "caption"}:
+        assert named(duplicates(keys(pairs(rows), captions=False), list(steps))) == slowly(rows, list(steps))
 
 
 def test_one_caption_of_several_urls():

@@ -84,6 +84,15 @@ def kept(store: Path, manifest: Manifest) -> list[dict]:
     return read_parts(FolderStore(store), manifest).to_pylist()
 
 
+@pytest.mark.parametrize("config", [{}, {"near_captions": {}}])
+def test_whether_captions_are_hashed_does_not_show(tmp_path: Path, config: dict):
+    rows = some_pairs(400)
+    without = filtered(tmp_path / "without", rows, dedupe=["uid", "url"], **config)
+    hashed = filtered(tmp_path / "hashed", rows, dedupe=["uid", "url"], max_caption_count=10**6, **config)
+    assert without.counts.dropped["duplicate_url"]
+    assert without.content_digest == hashed.content_digest
+
+
 def test_ranges_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = some_pairs(400)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
