@@ -76,27 +76,6 @@ def luminance_of(pixels: Pixels) -> NDArray[np.uint8]:
     return luminance
 
 
-def histogram(plane: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many pixels have each of the 256 values."""
-    levels = np.zeros((4, 256), np.int64)
-    _histogram(np.ascontiguousarray(plane).ravel(), levels)
-    return levels.sum(axis=0)
-
-
-@compiled(nogil=True)
-def _histogram(values, levels):
-    """In four tables: to add to a place that was just written waits for it, and neighbours are often alike."""
-    one, two, three, four = levels[0], levels[1], levels[2], levels[3]
-    whole = len(values) - len(values) % 4
-    for i in range(0, whole, 4):
-        one[values[i]] += 1
-        two[values[i + 1]] += 1
-        three[values[i + 2]] += 1
-        four[values[i + 3]] += 1
-    for i in range(whole, len(values)):
-        one[values[i]] += 1
-
-
 def _cosines() -> NDArray[np.float64]:
     k, n = np.arange(_KEPT)[:, None], np.arange(MATRIX_SIDE)[None, :]
     return 2 * np.cos(np.pi * k * (2 * n + 1) / (2 * MATRIX_SIDE))

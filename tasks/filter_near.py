@@ -20,8 +20,8 @@ from dataops.near_captions import by_rank, leaving, near_pairs, one_in, rank
 from dataops.personal import masked
 from dataops.snapshot import Draft, Record
 from tasks.filter_config import NearCaptionsConfig
-from tasks.filter_steps import GONE, Step, kinds_of_gone, read_rows
-from tasks.ranges import by_range, gathered, get_piece, put_pieces, split, table
+from tasks.filter_steps import GONE, Step, kinds_of_gone, of_slice, read_rows
+from tasks.ranges import all_pieces, by_range, gathered, get_piece, put_pieces, split, table
 
 BAND_BYTES = 40
 """Of what is known of one band of a row, at most."""
@@ -38,9 +38,9 @@ def row_bytes(config: NearCaptionsConfig) -> int:
 
 def read_words(draft: Draft, step: Step) -> Record:
     """The keys of the rows of a slice that are still there, with the hash of the caption's normal form and scope."""
-    ranked = pl.concat(get_piece(draft, table("keys", step.number), i) for i in range(1 << step.bits))
+    ranked = all_pieces(draft, table("keys", step.number), 1 << step.bits)
     for kind in kinds_of_gone(step.config, near=False):
-        ranked = ranked.join(_of_part(draft, step, kind), on="row", how="anti")
+        ranked = ranked.join(of_slice(draft, step, kind), on="row", how="anti")
     captions, scopes = _texts(draft, step, ranked["row"])
     normal = normal_hashes(captions)
     words = ranked.with_columns(caption=pl.Series(normal[:, 0] ^ scopes)).filter(
@@ -77,7 +77,7 @@ def find_mates(draft: Draft, step: Step) -> Record:
 
 def carry(draft: Draft, step: Step) -> Record:
     """The rows of a slice that have mates, with all that it takes to compare them, by range of bands."""
-    mates = _of_part(draft, step, "near-mates")
+    mates = of_slice(draft, step, "near-mates")
     words = _words_left(draft, step)
     words = words.select("row", "origin", rank=rank(words)).join(mates.select("row").unique(), on="row", how="semi")
     captions, _ = _texts(draft, step, words["row"])
@@ -105,7 +105,7 @@ def settle(draft: Draft, step: Step) -> Record:
     What it finds of later ranges, it leaves for them (time-forward processing; Zeh 2002, "I/O-efficient algorithms for
     graphs of bounded treewidth and maximal independent sets"), so that no more than one range is in memory.
     """
-    pairs = pl.concat(get_piece(draft, name, step.number) for name in step.range_tables("near-pairs")).unique()
+    pairs = gathered(draft, step.range_tables("near-pairs"), step.number).drop("part").unique()
     before = [get_piece(draft, table("near-left", i), step.number) for i in range(step.number)]
     gone = pl.concat([pl.DataFrame(schema={"worse": pl.UInt64}), *before])["worse"]
     left = leaving(pairs, gone)
@@ -124,13 +124,8 @@ def _near(step: Step) -> NearCaptionsConfig:
 
 
 def _words_left(draft: Draft, step: Step) -> pl.DataFrame:
-    words = pl.concat(get_piece(draft, table("near-words", step.number), i) for i in range(1 << step.bits))
-    return words.join(_of_part(draft, step, "gone-same"), on="row", how="anti").sort("row")
-
-
-def _of_part(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
-    """What a map over the ranges found out about a part."""
-    return pl.concat(get_piece(draft, name, step.number) for name in step.range_tables(kind))
+    words = all_pieces(draft, table("near-words", step.number), 1 << step.bits)
+    return words.join(of_slice(draft, step, "gone-same"), on="row", how="anti").sort("row")
 
 
 def _put_gone(draft: Draft, step: Step, kind: str, rows: pl.DataFrame) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataops.caption_counts import counted
-from dataops.duplicates import DEDUPE_STEPS, KEYED, duplicates, keys
+from dataops.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEYED, duplicates, keys
 from dataops.errors import CorruptPart
 from dataops.filters import asked_of, first_reason
 from dataops.hashes import hash128
@@ -25,7 +25,7 @@ from dataops.unsafe_words import unsafe_words
 from tasks.filter_config import FilterConfig
 from tasks.filter_language import told
 from tasks.range_steps import RangeStep
-from tasks.ranges import by_range, gathered, get_piece, put_pieces, table
+from tasks.ranges import all_pieces, by_range, gathered, get_piece, put_pieces, table
 
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
@@ -108,7 +108,7 @@ def _put_keys(draft: Draft, step: Step, rows: pl.DataFrame, counts: pl.DataFrame
     """Write the keys of the rows that pass, by range of url; and the captions', by their own, where they are counted."""
     passed = verdicts["drop_reason"].is_null().arg_true()
     config = step.config
-    captions = config.max_caption_count is not None or bool({"pair", "caption"} & set(config.dedupe))
+    captions = config.max_caption_count is not None or not CAPTION_STEPS.isdisjoint(config.dedupe)
     ranked = keys(rows.select(KEYED)[passed], counts[passed], captions=captions)
     ranked = ranked.with_columns(row=passed.cast(pl.UInt32))
     put_pieces(draft, table("keys", step.number), *by_range(ranked, "url", step.bits))
@@ -138,10 +138,10 @@ def choose(draft: Draft, step: Step) -> Record:
     rows = gathered(draft, step.tables("keys"), step.number)
     reasons = np.zeros(rows.height, np.uint8)
     if step.seen:
-        seen = pl.concat(get_piece(draft, table("seen", i), step.number) for i in range(len(step.seen)))
+        seen = gathered(draft, [table("seen", i) for i in range(len(step.seen))], step.number)
         reasons[rows["url"].is_in(seen["url"].implode()).to_numpy()] = GONE.index("seen") + 1
     if step.config.max_caption_count is not None:  # asked first, so written last
-        frequent = pl.concat(get_piece(draft, name, 0) for name in step.range_tables("frequent"))
+        frequent = gathered(draft, step.range_tables("frequent"), 0)
         reasons[rows["caption"].is_in(frequent["caption"].implode()).to_numpy()] = GONE.index("boilerplate") + 1
     left = reasons == 0
     several = rows if left.all() else rows.filter(pl.Series(left))
@@ -152,8 +152,8 @@ def choose(draft: Draft, step: Step) -> Record:
 
 def regroup(draft: Draft, step: Step) -> Record:
     """The keys of the rows of a slice that are still there, by range of caption."""
-    ranked = pl.concat(get_piece(draft, table("keys", step.number), i) for i in range(1 << step.bits))
-    gone = _gone(draft, step, "gone")
+    ranked = all_pieces(draft, table("keys", step.number), 1 << step.bits)
+    gone = of_slice(draft, step, "gone")
     left = ranked.join(gone, on="row", how="anti", maintain_order="left")
     put_pieces(draft, table("regrouped", step.number), *by_range(left, "caption", step.bits))
     return Record(task=step.id)
@@ -210,8 +210,8 @@ def _put_gone(draft: Draft, name: str, rows: pl.DataFrame, reasons: NDArray[np.u
     put_pieces(draft, name, gone.drop("part"), sizes)
 
 
-def _gone(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
-    """The rows of a slice that a map over the ranges found to go: row, and reason, by its place in GONE."""
+def of_slice(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
+    """What a map over the ranges found out about the rows of a slice."""
     return gathered(draft, step.range_tables(kind), step.number).drop("part")
 
 
@@ -225,6 +225,6 @@ def reasons_of(draft: Draft, step: Step) -> pl.Series:
     """Why each row of a slice goes, as far as it is known before balancing."""
     reasons = get_piece(draft, table("verdicts", step.number), 0)["drop_reason"]
     for kind in kinds_of_gone(step.config):
-        gone = _gone(draft, step, kind)
+        gone = of_slice(draft, step, kind)
         reasons = reasons.scatter(gone["row"], pl.Series(GONE)[gone["reason"] - 1])
     return reasons

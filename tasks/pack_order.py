@@ -16,7 +16,7 @@ from dataops.errors import CorruptPart
 from dataops.shards import spans_of
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
-from tasks.ranges import gathered, get_piece, put_pieces, split
+from tasks.ranges import all_pieces, gathered, put_pieces, split
 
 RANGE_ROWS = 1 << 21
 """Rows of a range of hashes, at most: about 150 bytes of each are held while they are put in order."""
@@ -157,9 +157,8 @@ def shard_starts(
 def scatter(draft: Draft, part: CuratedPart) -> Record:
     """Write the rows of a part by training shard, with where each one's picture lies in its raw shard, and its place."""
     rows = pl.DataFrame(pl.from_arrow(read_table(draft.store, part.rows)))
-    ranges = range(1 << part.bits)
-    located = pl.concat(get_piece(draft, _located(part.number), number) for number in ranges)
-    places = pl.concat(get_piece(draft, _cut(number), part.number) for number in ranges)
+    located = all_pieces(draft, _located(part.number), 1 << part.bits)
+    places = gathered(draft, [_cut(number) for number in range(1 << part.bits)], part.number)
     more = located.select("row", _offset="offset", _size="size").hstack(places.select(_target="target", _place="place"))
     frame = rows.hstack(more.sort("row").drop("row"))
     put_pieces(draft, scattered(part.number), *split(frame.drop("_target"), frame["_target"], part.shards))

@@ -36,6 +36,11 @@ def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
     return read_piece([draft.store.local(draft.scratch(name))], number)[0]
 
 
+def all_pieces(draft: Draft, name: str, count: int) -> pl.DataFrame:
+    """The first `count` pieces of a scratch table, one after the other. Raises: CorruptPart."""
+    return pl.concat(get_piece(draft, name, number) for number in range(count))
+
+
 def gathered(draft: Draft, names: Sequence[str], number: int) -> pl.DataFrame:
     """The same piece of several tables, one after the other, with the column `part`: the table's place among `names`.
 
