@@ -26,6 +26,9 @@ def check_name(name: str) -> str:
     return name
 
 
+PAGE = 4096
+"""Bytes: no disk's block is larger."""
+
 ReadInto = Callable[[str, Sequence[tuple[int, memoryview]]], None]
 
 
@@ -59,11 +62,13 @@ class Store(ABC):
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
         """Write the object atomically, over an older one; `data` is bytes or a local file."""
 
-    def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]]) -> None:
+    def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
         """Write the object atomically from its pieces, one after the other.
 
         Args:
             pieces: begins anew with each call; a piece is not looked at any more when the next one is asked for.
+            direct: past the system's cache where that can be, for what is large and not read again soon. It can be where
+                each piece begins and ends at a multiple of PAGE, in the object and in memory; the last may end anywhere.
         """
         copies = [bytes(piece) for piece in pieces()]
         self.put(name, copies[0] if len(copies) == 1 else b"".join(copies))

@@ -264,7 +264,7 @@ class Draft:
         return Part(name=name, rows=rows, bytes=len(data), sha256=digest, uid_sum=fingerprint)
 
     def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]], rows: int = 0) -> Part:
-        """Write a part from its pieces; see `Store.put_pieces`."""
+        """Write a large part from its pieces; see `Store.put_pieces`, which is asked to write it directly."""
         self.check_fence()
         digest, size = hashlib.sha256(), 0
 
@@ -278,7 +278,7 @@ class Draft:
                     yield piece
                     hashed.result()
 
-        self.store.put_pieces(self.path(name), digested)
+        self.store.put_pieces(self.path(name), digested, direct=True)
         return Part(name=name, rows=rows, bytes=size, sha256=digest.hexdigest())
 
     def put_file(self, name: str, path: Path, rows: int = 0) -> Part:

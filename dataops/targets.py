@@ -116,6 +116,8 @@ def host_of(url: str | None) -> str | None:
 
 def meant(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     """Which rows of a table the targets mean, as bool (N,)."""
+    if not targets:
+        return np.zeros(table.num_rows, bool)
     frame = {c: pl.Series(table[c].to_pylist(), dtype=pl.String) for c in COLUMNS if c in table.column_names}
     mask = np.zeros(table.num_rows, bool)
     for kind in ("uid", "url", "sha256"):

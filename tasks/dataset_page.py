@@ -12,14 +12,13 @@ from dataops.escaping import markdown
 from dataops.funnel import PAIR_STAGES, funnel_stages
 from dataops.snapshot import Draft, Manifest, Part, ancestors
 from tasks.dataset_funnel import funnel_svg
-from tasks.dataset_samples import Row, Samples, collect
+from tasks.dataset_samples import Row, Samples
 from tasks.dataset_summary import LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
 from tasks.dataset_text import About, came_from, citation, headline, limits, loading, rights
 from tasks.filter_plots import histogram_svg
 from tasks.gallery import GALLERY, figures
 from tasks.page import page, ranking, share, short, text
 from tasks.stage import Work
-from tasks.takedown_requests import requests_in, targets_of
 
 HTML, MARKDOWN = "dataset.html", "DATASET.md"
 KINDS = (
@@ -52,12 +51,6 @@ def lineage_of(work: Work) -> dict[str, Manifest]:
     """The snapshots that a dataset is made of, by stage from the first on, as far as they are in the store."""
     found = {**ancestors(work.draft.store, work.inputs["curate"]), **work.inputs}
     return {stage: found[stage] for stage in PAIR_STAGES if stage in found}
-
-
-def samples_of(work: Work, lineage: Mapping[str, Manifest]) -> Samples:
-    """What the page is to show of the pairs. It needs nothing of what is packed, so it can be looked up meanwhile."""
-    store = work.draft.store
-    return collect(store, lineage, targets_of(store, requests_in(work.made_of)))
 
 
 def put_pages(draft: Draft, about: About, samples: Samples) -> list[Part]:

@@ -1,26 +1,23 @@
 """Some pairs for the dataset's page: kept ones, and a few for each reason for which others left, with their pictures."""
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.images import ImageRefused, decode, preview
 from dataops.shards import first_spans
-from dataops.snapshot import Manifest
+from dataops.snapshot import Draft, Manifest, Part
 from dataops.store import Store
-from dataops.targets import COLUMNS, Target, meant
+from dataops.targets import Target
 from tasks.download_report import sample_rows
 from tasks.gallery import some
 
-logger = logging.getLogger(__name__)
-
 KEPT, PER_REASON = 24, 4
 """Pairs that are shown of those kept, and for each reason."""
+COLUMNS = ("uid", "url", "caption", "drop_reason", "key", "shard", "original_width", "original_height")
 
 Row = dict[str, Any]
 """`caption`, `preview` (a JPEG, or None), and where they are known `drop_reason`, `original_width`, `original_height`."""
@@ -35,26 +32,50 @@ class Samples:
     """By stage and reason."""
 
 
-def collect(store: Store, lineage: Mapping[str, Manifest], taken: Sequence[Target] = ()) -> Samples:
-    """Samples of the snapshots that a dataset was made of, as far as they are there; pictures come from the raw shards.
+def kept_samples(draft: Draft, parts: Iterable[Part], image_extension: str) -> list[Row]:
+    """The first pairs of a dataset that is being made: they are shuffled, so the first are any.
 
     Args:
-        taken: what people asked to be taken out. None of that is shown, nor anything else that left.
+        parts: which were written.
     """
-    dropped: dict[str, Mapping[str, Sequence[Row]]] = {}
-    for stage, manifest in lineage.items() if not taken else ():
+    found: list[Row] = []
+    for part in parts:
+        if part.name.startswith("part-") and len(found) < KEPT:
+            rows = _rows(draft.store, draft.path(part.name)).head(KEPT - len(found))
+            found += [row | {"preview": None} for row in rows.to_dicts()]
+    _add_pictures(draft.store, draft.path, image_extension, found)
+    return found
+
+
+def dropped_samples(
+    store: Store, lineage: Mapping[str, Manifest], taken: Sequence[Target] = ()
+) -> dict[str, Mapping[str, Sequence[Row]]]:
+    """By stage and reason some of what the snapshots that a dataset was made of dropped, as far as they are there.
+
+    The pictures of those that curate dropped come from the raw shards.
+
+    Args:
+        taken: what people asked to be taken out. Then nothing is shown: it may be theirs.
+    """
+    found: dict[str, Mapping[str, Sequence[Row]]] = {}
+    if taken:
+        return found
+    for stage, manifest in lineage.items():
         if stage == "filter":
             said = manifest.facts.get("examples", {})
             rows = [{"caption": c, "preview": None, "drop_reason": why} for why, told in said.items() for c in told]
         elif stage == "download":
             rows = sorted(sample_rows(manifest, store, ["dropped-"]), key=lambda row: row["preview"] is None)
         else:
-            rows = _rows(store, manifest, "dropped-")
-        dropped[stage] = _few(rows)
-    kept = _rows(store, lineage["curate"], "part-", taken)[:KEPT]
-    gone = [row for rows in dropped.get("curate", {}).values() for row in rows]
-    _add_pictures(store, lineage["download"], [*kept, *gone])
-    return Samples(kept, dropped)
+            rows = _dropped_rows(store, manifest)
+        found[stage] = _few(rows)
+    raw = lineage["download"]
+    there_are = {part.name for part in raw.parts}
+    judged = [row for rows in found.get("curate", {}).values() for row in rows]
+    # a shard that is not there was written anew after a takedown, when its rows had been judged
+    chosen = [row for row in judged if row["shard"] in there_are]
+    _add_pictures(store, raw.path, raw.config["encode_format"], chosen)
+    return found
 
 
 def _few(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -65,40 +86,32 @@ def _few(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _rows(store: Store, manifest: Manifest, prefix: str, taken: Sequence[Target] = ()) -> list[Row]:
-    """Rows of the beginning of some parts, in the order of their uids, which are hashes: the first are any."""
-    found: list[Row] = []
-    wanted = {"uid", "url", "caption", "drop_reason", "key", "shard", "original_width", "original_height"}
-    wanted |= set(COLUMNS) if taken else set()
-    for part in some(manifest.named(prefix, ".parquet")):
-        with store.open(manifest.path(part.name)) as file:
-            parquet = pq.ParquetFile(file)
-            if parquet.num_row_groups:
-                names = [name for name in parquet.schema_arrow.names if name in wanted]
-                rows = parquet.read_row_group(0, names).sort_by("uid")
-                found += _first(rows.filter(pa.array(~meant(rows, taken)))).to_pylist()
-    return [row | {"preview": None} for row in sorted(found, key=lambda row: row["uid"])]
+def _dropped_rows(store: Store, manifest: Manifest) -> list[Row]:
+    """The first rows for each reason of some parts, by their uids."""
+    parts = [_rows(store, manifest.path(part.name)) for part in some(manifest.named("dropped-", ".parquet"))]
+    firsts = [rows.group_by("drop_reason", maintain_order=True).head(PER_REASON).to_dicts() for rows in parts]
+    return sorted((row | {"preview": None} for rows in firsts for row in rows), key=lambda row: row["uid"])
 
 
-def _first(rows: pa.Table) -> pa.Table:
-    """Of rows in their order so many as may be shown."""
-    if "drop_reason" not in rows.column_names:
-        return rows.slice(0, KEPT)
-    numbers = pl.DataFrame({"reason": pl.Series(rows["drop_reason"])}).with_row_index("row")
-    return rows.take(numbers.group_by("reason", maintain_order=True).head(PER_REASON)["row"].to_arrow())
+def _rows(store: Store, name: str) -> pl.DataFrame:
+    """The beginning of a table."""
+    with store.open(name) as file:
+        parquet = pq.ParquetFile(file)
+        names = [name for name in parquet.schema_arrow.names if name in COLUMNS]
+        return pl.DataFrame(pl.from_arrow(parquet.read_row_groups([0] if parquet.num_row_groups else [], names)))
 
 
-def _add_pictures(store: Store, download: Manifest, rows: Sequence[Row]) -> None:
-    """Put the picture of each row of curate into it, where it can be decoded."""
-    extension = download.config["encode_format"]
+def _add_pictures(store: Store, path: Callable[[str], str], extension: str, rows: Sequence[Row]) -> None:
+    """Put the picture of each row into it, where it can be decoded.
+
+    Args:
+        path: the name in the store of a shard.
+    """
     by_shard: dict[str, list[Row]] = {}
     for row in rows:
         by_shard.setdefault(row["shard"], []).append(row)
-    there_are = {part.name for part in download.parts}
-    for raw, chosen in by_shard.items():
-        if raw not in there_are:  # written anew after a takedown, when these rows were judged
-            continue
-        name = download.path(raw)
+    for shard, chosen in by_shard.items():
+        name = path(shard)
         by_name = {f"{row['key']}.{extension}": row for row in chosen}
         with store.open(name) as file:
             found = first_spans(by_name, file, name)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from dataops.filters import HOST
 from tasks.tallies import Tally, Totals, tally
@@ -24,11 +25,12 @@ STEPPED = ("lengths", "original_sides")
 """Kinds whose values are steps of a number, from 0."""
 
 
-def describe(rows: pl.DataFrame) -> dict[str, Tally]:
+def describe(packed: pa.Table) -> dict[str, Tally]:
     """Of one shard: how many pairs there are of each value, by kind.
 
     A kind `score:NAME` for each column of scores counts its values in steps of SCORE_STEP, rounded down.
     """
+    rows = pl.DataFrame(pl.from_arrow(packed))
     source = pl.col("source")
     values = {
         "languages": pl.col("language"),

@@ -27,7 +27,8 @@ from dataops.config import StageConfig
 from dataops.errors import ContractError
 from dataops.snapshot import Counts, Manifest, Record
 from dataops.targets import Target
-from tasks.dataset_page import lineage_of, put_pages, samples_of
+from tasks.dataset_page import lineage_of, put_pages
+from tasks.dataset_samples import Samples, dropped_samples, kept_samples
 from tasks.dataset_summary import add_up
 from tasks.dataset_text import About
 from tasks.pack_order import CuratedPart, cut, locate, range_bits, scatter
@@ -67,7 +68,7 @@ def _make(work: Work, context: Context) -> Made:
     base = find_base(work, PACK.version) if taken else None
     lineage = lineage_of(work)
     with ThreadPoolExecutor(1) as thread:  # which looks for what the page shows, while workers pack
-        samples = thread.submit(samples_of, work, lineage)
+        dropped = thread.submit(dropped_samples, work.draft.store, lineage, taken)
         if base is None:
             records = _packed(work, context, taken)
         else:
@@ -75,7 +76,8 @@ def _make(work: Work, context: Context) -> Made:
         written, counts = gather(records)
         facts = _facts(work, records, counts, base)
         about = About.of(work, counts, facts, written, lineage)
-        return Made(written + put_pages(work.draft, about, samples.result()), counts, facts)
+        kept = kept_samples(work.draft, written, work.inputs["download"].config["encode_format"])
+        return Made(written + put_pages(work.draft, about, Samples(kept, dropped.result())), counts, facts)
 
 
 def _packed(work: Work, context: Context, taken: tuple[Target, ...]) -> list[Record]:

@@ -16,6 +16,7 @@ from dataops.shards import read_samples
 from dataops.snapshot import MANIFEST, Draft, Input, Manifest, Part, Record, find, read_table
 from dataops.store import Store
 from dataops.targets import Target, meant
+from tasks.dataset_summary import describe
 from tasks.pack_shard import record, write_shard
 from tasks.stage import Work
 from tasks.takedown_requests import STAGE
@@ -76,14 +77,14 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     if (gone := there.get(f"dropped-{shard.number}.parquet")) is not None:
         before = read_table(store, base.path(gone.name), ["uid"])["uid"].to_pylist()
     if (part := there.get(f"part-{shard.number}.parquet")) is None:
-        return record(draft, shard.number, PACKED.empty_table(), [], before)
+        return record(draft, shard.number, 0, [], describe(PACKED.empty_table()), before)
     rows = read_table(store, base.path(part.name))
     mask = meant(rows, shard.taken)
     lost = [*before, *rows.filter(pa.array(mask))["uid"].to_pylist()]
     if not mask.any():
         names = (f"{shard.number}.tar", f"{shard.number}.idx", part.name)
         parts = [_taken_over(draft, base, there[name]) for name in names if name in there]
-        return record(draft, shard.number, rows, parts, lost)
+        return record(draft, shard.number, rows.num_rows, parts, describe(rows), lost)
     # through Polars, as tasks/pack_shard.py does: the same rows in other buffers give other bytes of Parquet
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
     kept = conform(frame.to_arrow(), PACKED, f"pack {shard.number}")
@@ -94,7 +95,7 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
             place[:] = picture
 
     parts = write_shard(draft, shard.number, kept, [len(picture) for picture in pictures], extension, read)
-    return record(draft, shard.number, kept, parts, lost)
+    return record(draft, shard.number, kept.num_rows, parts, describe(kept), lost)
 
 
 def _taken_over(draft: Draft, base: Manifest, part: Part) -> Part:

@@ -1,3 +1,6 @@
+import errno
+import fcntl
+import mmap
 import os
 import subprocess
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError, StorageError
+from dataops.objects import PAGE
 from dataops.store import FolderStore, check_name, open_store
 
 
@@ -103,6 +107,8 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_no_rubbish(small_disk,
         assert caught.value.exit_code == 75
     with pytest.raises(StorageError, match="Free some space"):
         store.create("a/manifest.json", bytes(1 << 20))
+    with pytest.raises(StorageError, match="Free some space"):
+        store.put_pieces("a/large", lambda: iter([pages(bytes(1 << 18))] * 4), direct=True)
     assert [path.name for path in (small_disk / "store" / "a").iterdir()] == ["kept"]
     store.put("a/small", bytes(1 << 18))
     assert store.names("") == ["a/kept", "a/small"]
@@ -121,6 +127,46 @@ def test_a_file_that_outgrows_its_limit_is_an_error_with_a_remedy(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "Free some space" in done.stdout
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def pages(data: bytes) -> memoryview:
+    """In memory that begins with a page."""
+    memory = mmap.mmap(-1, len(data))
+    memory.write(data)
+    return memoryview(memory)
+
+
+@pytest.mark.parametrize("refused", [0, 1, 4, 5])
+def test_pieces_are_written_past_the_cache_as_far_as_that_can_be(tmp_path, monkeypatch, refused):
+    """Of the six writes the last is no whole pages, which the system refuses; we have it refuse an earlier one."""
+    real_write, past = os.write, list[bool]()
+
+    def write(descriptor: int, data: memoryview) -> int:
+        past.append(bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT))
+        if past[-1] and len(past) - 1 == refused:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_write(descriptor, data[: PAGE * 2])  # as a system may: less than it was given
+
+    monkeypatch.setattr(os, "write", write)
+    whole = os.urandom(PAGE * 9 + 700)
+    parts = [whole[: PAGE * 3], whole[PAGE * 3 : PAGE * 8], whole[PAGE * 8 :]]
+    FolderStore(tmp_path).put_pieces("a/b", lambda: map(pages, parts), direct=True)
+    assert (tmp_path / "a" / "b").read_bytes() == whole
+    assert past == ([True] * (refused + 1) + [False] * (6 - refused) if _can_be_direct(tmp_path) else [False] * 6)
+
+
+def _can_be_direct(folder: Path) -> bool:
+    try:
+        os.close(os.open(folder / "probe", os.O_CREAT | os.O_WRONLY | os.O_DIRECT))
+    except OSError:
+        return False
+    return True
+
+
+def test_pieces_that_are_no_whole_pages_are_written_all_the_same(tmp_path):
+    pieces = [memoryview(b"n" * 700), memoryview(b"ew")]
+    FolderStore(tmp_path).put_pieces("a", lambda: iter(pieces), direct=True)
+    assert (tmp_path / "a").read_bytes() == b"n" * 700 + b"ew"
 
 
 def test_a_listing_tells_size_and_time(tmp_path):
