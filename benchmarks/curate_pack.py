@@ -5,15 +5,17 @@
 Four raw shards of 10,000 samples with pictures of 256 pixels (about 40 kB), as the download stage leaves them, one pair in
 twenty dropped by curate. (Half a shard with `--quick`, where what each run costs anyway is most of the time.)
 
-Ours is the whole pack stage in one process, which has a few threads: header walk, order, scatter, shards, their sha256,
-indexes, Parquet parts, pages. The peers copy the very shards that are packed, in the same file system. All read from a warm
-page cache, and what an earlier run left is deleted outside the measured time.
+Ours is the whole pack stage as `pairmill run` has it, with a worker process a core (started before): header walk, order,
+scatter, shards, their sha256, indexes, Parquet parts, pages, all of it on the disk before it counts. The peers copy the very
+shards that are packed, in the same file system. All read from a warm page cache, and what an earlier run left is deleted
+outside the measured time.
 
-- `pack`: both on the disk (fsync) before they count; the peer is shutil.copyfile (sendfile) with an fsync a file. The limit
-  is that copy with a thread beside it that takes the sha256, which no part of a snapshot goes without.
-- `pack, no fsync`: neither is; the system writes what is left while nothing is measured.
-- `pack, checksummed copy`: both on the disk, and the copy takes the sha256 too, as any part of a snapshot has one.
-- `pack, all cores`: as `pack`, with a worker process a core, started before; the peer copies with as many threads.
+- `pack`: the peer is shutil.copyfile (sendfile) with an fsync a file, as `cp` and `sync` are. The limit is that copy with a
+  thread beside it that takes the sha256, which no part of a snapshot goes without.
+- `pack, no fsync of the copy`: the system writes what is left while nothing is measured.
+- `pack, checksummed copy`: the copy takes the sha256 too.
+- `pack, a copy a core`: the peer copies with as many threads as there are cores.
+- `pack in one process`: ours does one task after the other, with a few threads in each.
 
 Measured are megabytes of packed shards per second, and that each packed picture has the bytes of its raw one.
 """
@@ -51,31 +53,28 @@ PER_SHARD, DISTINCT, SIDE, GOAL = 10_000, 400, 256, 0.7
 
 
 def rows(quick: bool) -> list[Row]:
-    """Packing beside the ways of copying; where there is time also with all cores, the start of the processes included."""
+    """Packing beside the ways of copying."""
     with tempfile.TemporaryDirectory() as name:
         store = FolderStore(Path(name) / "store")
         run = Runs(store, *prepare(store, 5_000 if quick else 40_000))
-        size = run.warm_up() / 1e6
-        cases: list[tuple[str, Callable[[], None], Callable[[], None], str, float | None]] = [
-            ("pack", run.ours, run.copy, "copy, fsync", GOAL),
-            ("pack, no fsync", run.ours_undurable, run.copy_undurable, "copy", GOAL),
-            ("pack, checksummed copy", run.ours, run.checksummed_copy, "copy, fsync, sha256", None),
-        ]
-        times = 3 if quick else 5
-        found = [run.compared(size, *case, times) for case in cases]
-        seconds, _, _, _ = in_turn(run.copy_beside_checksum, run.checksum, times, run.clock)
-        found[0] = replace(found[0], limit=size / seconds)
-        if not quick:
-            with shared_workers(run.context) as run.context:
-                run.with_workers()  # what the workers import
-                case = ("pack, all cores", run.with_workers, run.copy_side_by_side, "copies, fsync", None)
-                found.append(run.compared(size, *case, times))
-        return found
+        with shared_workers(run.context) as run.context:
+            size = run.warm_up() / 1e6
+            cases: list[tuple[str, Callable[[], None], Callable[[], None], str, float | None]] = [
+                ("pack", run.ours, run.copy, "copy, fsync", GOAL),
+                ("pack, no fsync of the copy", run.ours, run.copy_undurable, "copy", GOAL),
+                ("pack, checksummed copy", run.ours, run.checksummed_copy, "copy, fsync, sha256", None),
+                ("pack, a copy a core", run.ours, run.copy_side_by_side, "copies, fsync", None),
+                ("pack in one process", run.ours_in_one_process, run.copy, "copy, fsync", None),
+            ]
+            times = 3 if quick else 7
+            found = [run.compared(size, *case, times) for case in cases]
+            seconds, _, _, _ = in_turn(run.copy_beside_checksum, run.checksum, times, run.clock)
+            return [replace(found[0], limit=size / seconds), *found[1:]]
 
 
 @contextmanager
 def _in_this_process() -> Iterator[None]:
-    """Let the stage do its tasks here, one after the other, without the start of processes."""
+    """Let the stage do its tasks here, one after the other."""
 
     def serially(
         function: Callable[..., Record], tasks: Sequence[object], draft: Draft, context: object
@@ -124,15 +123,11 @@ class Runs:
             path.read_bytes()
         return sum(part.bytes for part in self.made.named("", ".tar"))
 
-    def ours(self) -> None:
+    def ours_in_one_process(self) -> None:
         with _in_this_process():
-            self.with_workers()
-
-    def ours_undurable(self) -> None:
-        with patch.object(os, "fsync", lambda descriptor: None):
             self.ours()
 
-    def with_workers(self) -> None:
+    def ours(self) -> None:
         self._clear("pack")
         planned = plan(PACK, PackConfig(), 0, [self.curate, self.download])
         self.made = make(planned, self.context)

@@ -18,6 +18,8 @@ NAME_BYTES = 100
 MAX_MEMBER_BYTES = 256 << 20
 """Of one member: it is held in memory."""
 NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
+_KEYS = re.compile(r"[A-Za-z0-9_-]+(?:\n[A-Za-z0-9_-]+)*", re.ASCII)
+_EXTENSION = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*", re.ASCII)
 NAMES = re.compile(rf"{NAME.pattern}(?:\n{NAME.pattern})*", re.ASCII)
 
 _OWNER = b"pairmill"
@@ -73,16 +75,10 @@ class Layout:
 
     def lines(self) -> Iterator[str]:
         """Of each sample its line in the index."""
-        columns = [
-            [
-                f"{extension} {offset} {size} {key}.{extension}"
-                for key, offset, size in zip(self.keys, *where, strict=True)
-            ]
-            for extension, *where in zip(
-                self.extensions, self.offsets_NM.T.tolist(), self.sizes_NM.T.tolist(), strict=True
-            )
-        ]
-        return map(" ".join, zip(*columns, strict=True))
+        line = " ".join(f"{extension} %d %d %s.{extension}" for extension in self.extensions)
+        places = zip(self.offsets_NM.T.tolist(), self.sizes_NM.T.tolist(), strict=True)
+        columns = [column for offsets, sizes in places for column in (offsets, sizes, self.keys)]
+        return map(line.__mod__, zip(*columns, strict=True))
 
     def put_blocks(self, blocks_B512: NDArray[np.uint8]) -> None:
         """Write the headers, and zeros into the last block of each member, which its own bytes may not fill.
@@ -92,11 +88,43 @@ class Layout:
 
         Raises: ValueError when a name or a size could not be read back.
         """
-        last = (self.ends_NM.ravel() - self.start) // BLOCK - 1
-        blocks_B512[last] = 0
-        before = (self.offsets_NM.ravel() - self.start) // BLOCK - 1
-        names = [f"{key}.{extension}" for key in self.keys for extension in self.extensions]
-        blocks_B512[before] = headers_of(names, self.sizes_NM.ravel())
+        blocks_B512[(self.ends_NM - self.start) // BLOCK - 1] = 0
+        blocks_B512[(self.offsets_NM - self.start) // BLOCK - 1] = self.headers()
+
+    def headers(self) -> NDArray[np.uint8]:
+        """The 512 bytes before each member's own, as (N, M, 512): one owner, no clock.
+
+        Raises: ValueError when a name or a size could not be read back.
+        """
+        self._check()
+        headers = np.empty((*self.sizes_NM.shape, BLOCK), np.uint8)
+        headers[:] = _HEADER
+        keys = np.array(self.keys, "S")
+        for place, extension in enumerate(self.extensions):
+            names = np.char.add(keys, f".{extension}".encode()).astype(f"S{NAME_BYTES}")
+            headers[:, place, :NAME_BYTES] = names.view(np.uint8).reshape(-1, NAME_BYTES)
+        digits = _octal(self.sizes_NM, _SIZE_DIGITS)
+        headers[..., _SIZE_AT : _SIZE_AT + _SIZE_DIGITS] = digits
+        spelt = headers[..., :NAME_BYTES].sum(axis=-1, dtype=np.uint32)
+        sums = int(_HEADER.sum(dtype=np.int64)) + spelt + digits.sum(axis=-1, dtype=np.uint32)
+        headers[..., _SUM_AT : _SUM_AT + _SUM_DIGITS] = _octal(sums, _SUM_DIGITS)
+        headers[..., _SUM_AT + _SUM_DIGITS] = 0
+        return headers
+
+    def _check(self) -> None:
+        longest = NAME_BYTES - 1 - max(map(len, self.extensions), default=0)
+        plain = all(map(_EXTENSION.fullmatch, self.extensions)) and _KEYS.fullmatch("\n".join(self.keys))
+        if self.keys and not (plain and max(map(len, self.keys)) <= longest):
+            for key in self.keys:
+                for extension in self.extensions:
+                    if not _KEYS.fullmatch(key) or not _EXTENSION.fullmatch(extension) or len(key) > longest:
+                        msg = f"'{key}.{extension}' is not a plain key.extension of at most {NAME_BYTES} characters"
+                        raise ValueError(msg)
+        if self.sizes_NM.max(initial=0) > MAX_MEMBER_BYTES:
+            row, place = np.unravel_index(int(self.sizes_NM.argmax()), self.sizes_NM.shape)
+            name = f"{self.keys[row]}.{self.extensions[place]}"
+            msg = f"{name!r} has {self.sizes_NM.max()} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
+            raise ValueError(msg)
 
 
 def with_end(end: int) -> int:
@@ -104,36 +132,6 @@ def with_end(end: int) -> int:
     return end + 2 * BLOCK + -(end + 2 * BLOCK) % RECORD
 
 
-def headers_of(names: Sequence[str], sizes: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The 512 bytes before each member's own, as (members, 512): one owner, no clock.
-
-    Raises: ValueError when a name or a size could not be read back.
-    """
-    _check(names, sizes)
-    headers = np.empty((len(names), BLOCK), np.uint8)
-    headers[:] = _HEADER
-    spelt = np.array(names, f"S{NAME_BYTES}").view(np.uint8).reshape(-1, NAME_BYTES)
-    digits = _octal(sizes, _SIZE_DIGITS)
-    headers[:, :NAME_BYTES] = spelt
-    headers[:, _SIZE_AT : _SIZE_AT + _SIZE_DIGITS] = digits
-    sums = int(_HEADER.sum(dtype=np.int64)) + spelt.sum(axis=1, dtype=np.uint32) + digits.sum(axis=1, dtype=np.uint32)
-    headers[:, _SUM_AT : _SUM_AT + _SUM_DIGITS] = _octal(sums, _SUM_DIGITS)
-    headers[:, _SUM_AT + _SUM_DIGITS] = 0
-    return headers
-
-
-def _check(names: Sequence[str], sizes: NDArray[np.int64]) -> None:
-    if (names and not NAMES.fullmatch("\n".join(names))) or max(map(len, names), default=0) > NAME_BYTES:
-        for name in names:
-            if not NAME.fullmatch(name) or len(name) > NAME_BYTES:
-                msg = f"{name!r} is not a plain key.extension of at most {NAME_BYTES} characters"
-                raise ValueError(msg)
-    if sizes.max(initial=0) > MAX_MEMBER_BYTES:
-        worst = int(sizes.argmax())
-        msg = f"{names[worst]!r} has {sizes[worst]} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
-        raise ValueError(msg)
-
-
 def _octal(numbers: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
     places = 3 * np.arange(digits - 1, -1, -1)
-    return (ord("0") + (numbers[:, None] >> places & 7)).astype(np.uint8)
+    return (ord("0") + (numbers[..., None] >> places & 7)).astype(np.uint8)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
-from dataops.shard_layout import BLOCK, MAX_MEMBER_BYTES, NAME, NAME_BYTES, NAMES, Layout, Member, headers_of, with_end
+from dataops.shard_layout import BLOCK, MAX_MEMBER_BYTES, NAME, NAME_BYTES, NAMES, Layout, Member, with_end
 
 _EMPTY = bytes(BLOCK)
 _AT_ONCE = 1024  # headers that are checked together, which a processor's cache holds
@@ -44,8 +44,7 @@ class ShardWriter:
         """
         sizes = np.array([[len(data) for data in members.values()]], np.int64)
         layout = Layout([key], list(members), sizes, self._end)
-        names = [f"{key}.{extension}" for extension in members]
-        for header, data in zip(headers_of(names, sizes[0]), members.values(), strict=True):
+        for header, data in zip(layout.headers()[0], members.values(), strict=True):
             self._file.writelines([header.tobytes(), data, bytes(-len(data) % BLOCK)])
         self._end = layout.end
         offsets = layout.offsets_NM[0].tolist()

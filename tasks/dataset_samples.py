@@ -1,6 +1,7 @@
 """Some pairs for the dataset's page: kept ones, and a few for each reason for which others left, with their pictures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +116,10 @@ def _add_pictures(store: Store, path: Callable[[str], str], extension: str, rows
         by_name = {f"{row['key']}.{extension}": row for row in chosen}
         with store.open(name) as file:
             found = first_spans(by_name, file, name)
-        for picture, data in zip(found, store.read_ranges(name, list(found.values())), strict=True):
-            by_name[picture]["preview"] = _preview(data)
+        with ThreadPoolExecutor() as pool:
+            previews = pool.map(_preview, store.read_ranges(name, list(found.values())))
+            for picture, small in zip(found, previews, strict=True):
+                by_name[picture]["preview"] = small
 
 
 def _preview(data: bytes) -> bytes | None:
