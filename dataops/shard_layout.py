@@ -121,7 +121,7 @@ class Layout:
                         msg = f"'{key}.{extension}' is not a plain key.extension of at most {NAME_BYTES} characters"
                         raise ValueError(msg)
         if self.sizes_NM.max(initial=0) > MAX_MEMBER_BYTES:
-            row, place = np.unravel_index(int(self.sizes_NM.argmax()), self.sizes_NM.shape)
+            row, place = divmod(int(self.sizes_NM.argmax()), len(self.extensions))
             name = f"{self.keys[row]}.{self.extensions[place]}"
             msg = f"{name!r} has {self.sizes_NM.max()} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
             raise ValueError(msg)
