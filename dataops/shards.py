@@ -70,39 +70,39 @@ def places(file: BinaryIO, where: str) -> list[Member]:
 
 
 def spans_of(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
-    """Offset and bytes of those of the members that are in a shard, which is looked through as by `places`."""
-    found, offsets, sizes = _walk(file, where)
-    at = dict(zip(found, range(len(found)), strict=True))
-    return {name: (offsets[at[name]], sizes[at[name]]) for name in names if name in at}
+    """Offset and bytes of those of the members that are in a shard.
 
+    It is followed no further than to the last of them, and headers of others are only read for their sizes.
 
-def first_spans(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
-    """As `spans_of` for a few members: the shard is followed only to the last of them, and the others are not checked."""
-    left, found = {name.encode().ljust(NAME_BYTES, b"\0") for name in names}, dict[str, tuple[int, int]]()
-    for block, offset, size in _headers(file, where) if left else ():
-        if block[:NAME_BYTES] in left:
-            left.remove(name := block[:NAME_BYTES])
-            found[name.rstrip(b"\0").decode()] = (offset, size)
+    Args:
+        file: seekable.
+        where: the shard's name, for errors.
+
+    Raises: CorruptPart when the tar is cut before the last of them, or a header is damaged.
+    """
+    left, found = {name.encode().ljust(NAME_BYTES, b"\0") for name in names}, dict[bytes, tuple[int, int]]()
+    for header, offset, size in _headers(file, where) if left else ():
+        if header[:NAME_BYTES] in left:
+            left.remove(header[:NAME_BYTES])
+            found[header] = (offset, size)
             if not left:
                 break
-    return found
+    spelt = _checked(list(found), [size for _, size in found.values()], where)
+    return dict(zip(spelt, found.values(), strict=True))
 
 
 def _walk(file: BinaryIO, where: str) -> tuple[list[str], list[int], list[int]]:
     """The name of each member, where its bytes begin, and how many they are."""
-    names, offsets, sizes, unchecked = list[str](), list[int](), list[int](), list[bytes]()
+    headers, offsets, sizes = list[bytes](), list[int](), list[int]()
     try:
         for header, offset, size in _headers(file, where):
-            unchecked.append(header)
+            headers.append(header)
             offsets.append(offset)
             sizes.append(size)
-            if len(unchecked) == _AT_ONCE:
-                names += _checked(unchecked, sizes[len(names) :], where, len(names))
-                unchecked.clear()
     except CorruptPart:
-        _checked(unchecked, sizes[len(names) :], where, len(names))  # a bad header is the better reason
+        _checked(headers, sizes, where)  # a bad header is the better reason
         raise
-    names += _checked(unchecked, sizes[len(names) :], where, len(names))
+    names = _checked(headers, sizes, where)
     _check_unique(names, where)
     return names, offsets, sizes
 
@@ -167,19 +167,21 @@ def _numbers(fields_HF: NDArray[np.uint8]) -> NDArray[np.int64]:
     return values
 
 
-def _checked(headers: Sequence[bytes], sizes: Sequence[int], where: str, before: int) -> list[str]:
-    """The names in the headers, which are looked at together: it takes a quarter of the time.
+def _checked(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
+    """The names in the headers, which are looked at many at a time: it takes a quarter of the time."""
+    names: list[str] = []
+    for start in range(0, len(headers), _AT_ONCE):
+        names += _checked_at_once(headers[start : start + _AT_ONCE], sizes[start : start + _AT_ONCE], where)
+    return names
 
-    Args:
-        before: headers before these, for errors.
-    """
-    if not headers:
-        return []
+
+def _checked_at_once(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
     bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, BLOCK)
     sums = bytes_HB.sum(axis=1, dtype=np.int64) - bytes_HB[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
     stated = _numbers(bytes_HB[:, 148:156])
     if (bad := np.flatnonzero(sums != stated)).size:
-        msg = f"{where}: not a whole tar file (bad checksum of header {before + bad[0]:,})"
+        name = headers[bad[0]][:NAME_BYTES].rstrip(b"\0").decode("latin-1")
+        msg = f"{where}: not a whole tar file (bad checksum of the header of {name!r})"
         raise CorruptPart(msg)
     plain = np.isin(bytes_HB[:, 156], (0, ord("0"))) & ~bytes_HB[:, 345:500].any(axis=1)
     lines = b"\n".join(bytes_HB[:, :NAME_BYTES].copy().view(f"S{NAME_BYTES}").ravel().tolist()).decode("latin-1")

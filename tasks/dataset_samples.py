@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from dataops.images import ImageRefused, decode, preview
-from dataops.shards import first_spans
+from dataops.shards import spans_of
 from dataops.snapshot import Draft, Manifest, Part
 from dataops.store import Store
 from dataops.targets import Target
@@ -115,7 +115,7 @@ def _add_pictures(store: Store, path: Callable[[str], str], extension: str, rows
         name = path(shard)
         by_name = {f"{row['key']}.{extension}": row for row in chosen}
         with store.open(name) as file:
-            found = first_spans(by_name, file, name)
+            found = spans_of(by_name, file, name)
         with ThreadPoolExecutor() as pool:
             previews = pool.map(_preview, store.read_ranges(name, list(found.values())))
             for picture, small in zip(found, previews, strict=True):

@@ -4,7 +4,7 @@ import tarfile
 import pytest
 
 from dataops.errors import CorruptPart
-from dataops.shards import ShardWriter, first_spans, index_text, places, read_index, read_samples, spans_of
+from dataops.shards import ShardWriter, index_text, places, read_index, read_samples, spans_of
 
 
 def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
@@ -161,5 +161,11 @@ def test_some_members_are_found_by_name_and_no_further_than_needed() -> None:
     where = {m.name: (m.offset, m.size) for m in places(io.BytesIO(data), "x.tar") if m.name in names}
     assert len(where) == 2
     assert spans_of(names, io.BytesIO(data), "x.tar") == where
-    assert first_spans(names, io.BytesIO(data), "x.tar") == where
-    assert first_spans(names[:2], io.BytesIO(data[:7000]), "x.tar") == where
+    assert spans_of(names[:2], io.BytesIO(data[:7000]), "x.tar") == where
+    with pytest.raises(CorruptPart, match="ends early"):
+        spans_of(names, io.BytesIO(data[:7000]), "x.tar")
+    damaged = bytearray(data)
+    damaged[where["000000001.txt"][0] - 512 + 300] ^= 4
+    assert spans_of(names[:1], io.BytesIO(damaged), "x.tar") == {names[0]: where[names[0]]}, "of others nothing is said"
+    with pytest.raises(CorruptPart, match=r"bad checksum of the header of '000000001\.txt'"):
+        spans_of(names, io.BytesIO(damaged), "x.tar")
