@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dataops import secrets
 from dataops.errors import ConfigError
+from dataops.funnel import STAGES
 from dataops.secrets import redact
 from dataops.store import open_store
 from tasks.curate_config import CurateConfig
@@ -26,8 +27,6 @@ from tasks.queries import read_queries
 from tasks.ray_pool import RayPlace, missing_ray
 from tasks.register import RegisterConfig
 from training.config import TrainConfig, load_model_config
-
-_BEFORE_DOWNLOAD = ("extract", "filter")
 
 
 class _Table(BaseModel):
@@ -86,6 +85,15 @@ class RunConfig(_Table):
     evaluate: EvaluateConfig = EvaluateConfig()
     register_: RegisterConfig = Field(alias="register")
     execution: ExecutionConfig = ExecutionConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_has_the_runs_name(cls, values: Any) -> Any:
+        """Where `[register]` names no model."""
+        register = values.get("register", {}) if isinstance(values, Mapping) else None
+        if isinstance(register, Mapping) and "name" in values and "model_name" not in register:
+            return {**values, "register": {**register, "model_name": values["name"]}}
+        return values
 
     def ray(self) -> RayPlace | None:
         """The cluster that parts are mapped over; None: this machine's processes."""
@@ -207,7 +215,11 @@ def _table(steps: list[Any]) -> type[BaseModel] | None:
 def _problems_outside(
     values: Mapping[str, Any], config: RunConfig | None, *, sources: bool, until: str | None
 ) -> list[str]:
-    """What is wrong with the files and places that the valid tables name: a bad table elsewhere does not hide it."""
+    """What is wrong with the files and places that the valid tables name: a bad table elsewhere does not hide it.
+
+    Those of stages that will not run may be given later.
+    """
+    runs = STAGES[: STAGES.index(until) + 1] if until in STAGES else STAGES
 
     def table(name: str, model: Any) -> Any:
         if config is not None:
@@ -224,18 +236,18 @@ def _problems_outside(
         problems += [f"source.{line}" for line in source.problems()]
     if sources and (filter_ := table("filter", FilterConfig)) is not None and (balance := filter_.balance):
         problems += _caught("filter.balance.queries", lambda: read_queries(Path(balance.queries)))
-    if sources and until not in _BEFORE_DOWNLOAD and (download := table("download", DownloadConfig)) is not None:
+    if sources and "download" in runs and (download := table("download", DownloadConfig)) is not None:
         problems += [f"download.{line}" for line in download.problems()]
-    if sources and (curate := table("curate", CurateConfig)) is not None:
+    if sources and "curate" in runs and (curate := table("curate", CurateConfig)) is not None:
         problems += [f"curate.scores.{line}" for line in curate.scores.problems()]
         if overlap := curate.overlap:
             problems += _caught("curate.overlap.paths", lambda: [evaluation_files(path) for path in overlap.paths])
-    if (train := table("train", TrainConfig)) is not None:
+    if "train" in runs and (train := table("train", TrainConfig)) is not None:
         problems += [f"train.launch: {missing}"] if train.launch == "ray" and (missing := missing_ray()) else []
         problems += _caught("train.model", lambda: load_model_config(train.model))
-    if train is not None and train.blur_faces and (curate := table("curate", CurateConfig)) and not curate.scores.faces:
-        problems.append("train.blur_faces: needs a table [curate.scores.faces], which says where faces are")
-    if (evaluate := table("evaluate", EvaluateConfig)) is not None:
+        if train.blur_faces and (curate := table("curate", CurateConfig)) and not curate.scores.faces:
+            problems.append("train.blur_faces: needs a table [curate.scores.faces], which says where faces are")
+    if "evaluate" in runs and (evaluate := table("evaluate", EvaluateConfig)) is not None:
         problems += _caught("evaluate.suite", evaluate.load)
     if (store := table("store", StoreConfig)) is not None:
         problems += _caught("store.uri", lambda: open_store(store.uri).check_writable())

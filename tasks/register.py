@@ -40,7 +40,7 @@ class RegisterConfig(StageConfig):
     """The `[register]` table."""
 
     model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")
-    """Name of the registered model."""
+    """Name of the registered model; where none is given, the run's."""
     floors: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Lowest value of each `<task>/<metric>` with which a model passes, as `"twemoji-seen/top1" = 0.02`."""
     not_worse: tuple[str, ...] = ()

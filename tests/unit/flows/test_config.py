@@ -54,6 +54,17 @@ def test_nobody_is_asked_for_pictures_without_a_contact(write):
     assert load_config(path, ["download.contact=https://example.org/bot"])
 
 
+def test_stages_that_will_not_run_need_no_files_yet_and_no_name(write):
+    path = write(evaluate='suite = "nowhere.toml"', train='model = "nowhere"', register="")
+    assert load_config(path, until="pack").register_.model_name == "test"
+    for until, missing in (
+        ("train", r"1 problem.*\n  train\.model: "),
+        (None, r"2 problems.*\n.*\n  evaluate\.suite: "),
+    ):
+        with pytest.raises(ConfigError, match=missing):
+            load_config(path, until=until)
+
+
 def test_every_problem_is_reported_at_once(write):
     path = write(
         "seed = -1\ncolour = 2",
