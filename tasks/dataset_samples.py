@@ -1,15 +1,16 @@
 """Some pairs for the dataset's page: kept ones, and a few for each reason for which others left, with their pictures."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from dataops.images import ImageRefused, decode, preview
-from dataops.shards import spans_of
+from dataops.shards import read_index, spans_of
 from dataops.snapshot import Draft, Manifest, Part
 from dataops.store import Store
 from dataops.targets import Target
@@ -42,9 +43,13 @@ def kept_samples(draft: Draft, parts: Iterable[Part], image_extension: str) -> l
     found: list[Row] = []
     for part in parts:
         if part.name.startswith("part-") and len(found) < KEPT:
-            rows = _rows(draft.store, draft.path(part.name)).head(KEPT - len(found))
-            found += [row | {"preview": None} for row in rows.to_dicts()]
-    _add_pictures(draft.store, draft.path, image_extension, found)
+            rows = _rows(draft.store, draft.path(part.name)).head(KEPT - len(found)).to_dicts()
+            shard = draft.path(rows[0]["shard"])
+            index = shard.removesuffix(".tar") + ".idx"
+            samples = read_index(draft.store.read(index).decode(), index)
+            places = [members[image_extension] for members in islice(samples, len(rows))]
+            _add_pictures(draft.store, shard, rows, [(place.offset, place.size) for place in places])
+            found += rows
     return found
 
 
@@ -72,10 +77,17 @@ def dropped_samples(
         found[stage] = _few(rows)
     raw = lineage["download"]
     there_are = {part.name for part in raw.parts}
-    judged = [row for rows in found.get("curate", {}).values() for row in rows]
-    # a shard that is not there was written anew after a takedown, when its rows had been judged
-    chosen = [row for row in judged if row["shard"] in there_are]
-    _add_pictures(store, raw.path, raw.config["encode_format"], chosen)
+    by_shard: dict[str, list[Row]] = {}
+    for rows in found.get("curate", {}).values():
+        for row in rows:
+            by_shard.setdefault(row["shard"], []).append(row)
+    for shard in (
+        by_shard.keys() & there_are
+    ):  # others were written anew after a takedown, when their rows had been judged
+        by_name = {f"{row['key']}.{raw.config['encode_format']}": row for row in by_shard[shard]}
+        with store.open(raw.path(shard)) as file:
+            spans = spans_of(by_name, file, raw.path(shard))
+        _add_pictures(store, raw.path(shard), [by_name[name] for name in spans], list(spans.values()))
     return found
 
 
@@ -91,35 +103,27 @@ def _dropped_rows(store: Store, manifest: Manifest) -> list[Row]:
     """The first rows for each reason of some parts, by their uids."""
     parts = [_rows(store, manifest.path(part.name)) for part in some(manifest.named("dropped-", ".parquet"))]
     firsts = [rows.group_by("drop_reason", maintain_order=True).head(PER_REASON).to_dicts() for rows in parts]
-    return sorted((row | {"preview": None} for rows in firsts for row in rows), key=lambda row: row["uid"])
+    return sorted((row for rows in firsts for row in rows), key=lambda row: row["uid"])
 
 
 def _rows(store: Store, name: str) -> pl.DataFrame:
-    """The beginning of a table."""
+    """The beginning of a table, without pictures."""
     with store.open(name) as file:
         parquet = pq.ParquetFile(file)
         names = [name for name in parquet.schema_arrow.names if name in COLUMNS]
-        return pl.DataFrame(pl.from_arrow(parquet.read_row_groups([0] if parquet.num_row_groups else [], names)))
+        rows = parquet.read_row_groups([0] if parquet.num_row_groups else [], names)
+        return pl.DataFrame(pl.from_arrow(rows)).with_columns(preview=pl.lit(None, pl.Binary))
 
 
-def _add_pictures(store: Store, path: Callable[[str], str], extension: str, rows: Sequence[Row]) -> None:
+def _add_pictures(store: Store, shard: str, rows: Sequence[Row], spans: Sequence[tuple[int, int]]) -> None:
     """Put the picture of each row into it, where it can be decoded.
 
     Args:
-        path: the name in the store of a shard.
+        spans: offset and bytes of each in the shard.
     """
-    by_shard: dict[str, list[Row]] = {}
-    for row in rows:
-        by_shard.setdefault(row["shard"], []).append(row)
-    for shard, chosen in by_shard.items():
-        name = path(shard)
-        by_name = {f"{row['key']}.{extension}": row for row in chosen}
-        with store.open(name) as file:
-            found = spans_of(by_name, file, name)
-        with ThreadPoolExecutor() as pool:
-            previews = pool.map(_preview, store.read_ranges(name, list(found.values())))
-            for picture, small in zip(found, previews, strict=True):
-                by_name[picture]["preview"] = small
+    with ThreadPoolExecutor() as pool:
+        for row, small in zip(rows, pool.map(_preview, store.read_ranges(shard, spans)), strict=True):
+            row["preview"] = small
 
 
 def _preview(data: bytes) -> bytes | None:

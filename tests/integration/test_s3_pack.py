@@ -32,6 +32,8 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(
     _, there = packed_in(tmp_path / "folder", some_pairs(), 7, shard_size=5)
     assert made.content_digest == there["pack"].content_digest
     assert [p.name for p in made.parts] == [p.name for p in there["pack"].parts]
+    cached = [path for path in (tmp_path / "home").rglob("*.tar") if made.key in path.parts]
+    assert bool(cached) == (share > 1), "a large shard is not fetched for some pictures of its page"
 
 
 def test_ranges_of_an_object_in_the_order_that_was_asked_for(store: S3Store, tmp_path: Path) -> None:

@@ -455,7 +455,7 @@ def test_a_config_check_tells_what_to_correct_from_what_passes(environment, monk
     with pytest.raises(ConfigError, match=r"store\.uri: cannot write .*Correct AWS_SECRET_ACCESS_KEY") as caught:
         check_config(config, "here")
     assert "source.paths" in str(caught.value)
-    assert "register" in str(caught.value)
+    assert "evaluate.suite" in str(caught.value)
     open_store.cache_clear()
     monkeypatch.setattr(s3_store, "CHECK_SECONDS", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
