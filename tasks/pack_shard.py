@@ -1,5 +1,6 @@
 """The last step of the pack stage: one training shard, its index and its rows."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from tasks.tallies import Tally
 _json = msgspec.json.Encoder()
 _Row = msgspec.defstruct("_Row", PACKED.names, gc=False)
 """Written as a dict of these names would be, in half of the time."""
+
+_spare = threading.local()
+"""The buffers of this thread's last shard, for the next: new memory the system must clear."""
 
 TAKEDOWN = "takedown"
 """`drop_reason` of what somebody asked to be taken out."""
@@ -88,15 +92,17 @@ def write_shard(
     if not rows.num_rows:
         return []
     lines: list[str] = []
+    buffers = vars(_spare).pop("buffers", None) or [_pages(0), _pages(0)]
 
     def pieces() -> Iterator[memoryview]:
         lines.clear()
-        return _one_ahead(_pieces(rows, sizes, image_extension, read, draft.store.window, lines))
+        return _one_ahead(_pieces(rows, sizes, image_extension, read, draft.store.window, buffers, lines))
 
     with ThreadPoolExecutor(1) as thread:  # the rows are written while the last of the tar is on its way to the disk
         coming = thread.submit(draft.put_pieces, f"{number}.tar", pieces, rows.num_rows)
         table = draft.put_table(f"part-{number}.parquet", rows)
         tar = coming.result()
+    _spare.buffers = buffers  # not after an error: who knows which thread still writes there
     return [tar, draft.put_bytes(f"{number}.idx", index_of(lines).encode(), rows.num_rows), table]
 
 
@@ -106,17 +112,19 @@ def _pieces(
     image_extension: str,
     read: Callable[[int, list[memoryview]], None],
     window: int,
+    buffers: list[NDArray[np.uint8]],
     lines: list[str],
 ) -> Iterator[memoryview]:
-    """The bytes of a shard, some samples at a time, in two buffers that take turns.
+    """The bytes of a shard, some samples at a time.
 
     Each piece but the last ends with the last whole page; what is left begins the next.
 
     Args:
         window: most bytes of pictures in a piece of more than one sample.
+        buffers: two that take turns; one that is too small is replaced.
         lines: gets those of the index.
     """
-    buffers, rest, end, extensions = [_pages(0)] * 2, _pages(0), 0, (image_extension, "txt", "json")
+    rest, end, extensions = _pages(0), 0, (image_extension, "txt", "json")
     for start, stop in pairwise([*shard_starts(np.array(sizes), rows.num_rows, window).tolist(), rows.num_rows]):
         some = rows.slice(start, stop - start)
         captions = [said.encode() for said in some["caption"].to_pylist()]
@@ -125,7 +133,7 @@ def _pieces(
         layout = Layout(some["key"].to_pylist(), extensions, np.stack(columns, axis=1), end)
         size = len(rest) + (with_end(layout.end) if stop == rows.num_rows else layout.end) - end
         if len(buffers[0]) < size:
-            buffers[0] = _pages(size)
+            buffers[0] = _pages(size + size // 8)  # the next piece may be a little larger
         piece = buffers[0][:size]
         piece[: len(rest)] = rest
         samples, after = np.split(piece[len(rest) :], [layout.end - end])
