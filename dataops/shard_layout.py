@@ -18,7 +18,8 @@ NAME_BYTES = 100
 MAX_MEMBER_BYTES = 256 << 20
 """Of one member: it is held in memory."""
 NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
-_KEYS = re.compile(r"[A-Za-z0-9_-]+(?:\n[A-Za-z0-9_-]+)*", re.ASCII)
+_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_KEYS = re.compile(rf"{_KEY.pattern}(?:\n{_KEY.pattern})*", re.ASCII)
 _EXTENSION = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*", re.ASCII)
 NAMES = re.compile(rf"{NAME.pattern}(?:\n{NAME.pattern})*", re.ASCII)
 
@@ -113,11 +114,13 @@ class Layout:
 
     def _check(self) -> None:
         longest = NAME_BYTES - 1 - max(map(len, self.extensions), default=0)
-        plain = all(map(_EXTENSION.fullmatch, self.extensions)) and _KEYS.fullmatch("\n".join(self.keys))
-        if self.keys and not (plain and max(map(len, self.keys)) <= longest):
+        lines = "\n".join(self.keys)
+        plain = all(map(_EXTENSION.fullmatch, self.extensions)) and _KEYS.fullmatch(lines)
+        one_each = lines.count("\n") == len(self.keys) - 1
+        if self.keys and not (plain and one_each and max(map(len, self.keys)) <= longest):
             for key in self.keys:
                 for extension in self.extensions:
-                    if not _KEYS.fullmatch(key) or not _EXTENSION.fullmatch(extension) or len(key) > longest:
+                    if not _KEY.fullmatch(key) or not _EXTENSION.fullmatch(extension) or len(key) > longest:
                         msg = f"'{key}.{extension}' is not a plain key.extension of at most {NAME_BYTES} characters"
                         raise ValueError(msg)
         if self.sizes_NM.max(initial=0) > MAX_MEMBER_BYTES:

@@ -31,6 +31,8 @@ _Row = msgspec.defstruct("_Row", PACKED.names, gc=False)
 
 _spare = threading.local()
 """The buffers of this thread's last shard, for the next: new memory the system must clear."""
+_SPARE_BYTES = 64 << 20
+"""Of one, at most. Where a shard is made at once, as for S3, memory is worth more than the time."""
 
 TAKEDOWN = "takedown"
 """`drop_reason` of what somebody asked to be taken out."""
@@ -102,7 +104,8 @@ def write_shard(
         coming = thread.submit(draft.put_pieces, f"{number}.tar", pieces, rows.num_rows)
         table = draft.put_table(f"part-{number}.parquet", rows)
         tar = coming.result()
-    _spare.buffers = buffers  # not after an error: who knows which thread still writes there
+    if max(map(len, buffers)) <= _SPARE_BYTES:
+        _spare.buffers = buffers  # not after an error: who knows which thread still writes there
     return [tar, draft.put_bytes(f"{number}.idx", index_of(lines).encode(), rows.num_rows), table]
 
 

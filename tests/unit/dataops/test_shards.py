@@ -152,8 +152,12 @@ def test_what_is_no_index_is_refused(text: str) -> None:
 
 def test_names_that_a_header_cannot_hold_are_not_written() -> None:
     shard([("k" * 96, {"jpg": b"x"})])
-    with pytest.raises(ValueError, match="at most 100 characters"):
-        shard([("k" * 97, {"jpg": b"x"})])
+    for key in ("k" * 97, "a\nb", "a.b", "", "é", "a/b"):
+        with pytest.raises(ValueError, match="at most 100 characters"):
+            shard([(key, {"jpg": b"x"})])
+    for extension in ("", "j pg", "jpg\n", ".jpg"):
+        with pytest.raises(ValueError, match="at most 100 characters"):
+            shard([("a", {extension: b"x"})])
 
 
 def test_some_members_are_found_by_name_and_no_further_than_needed() -> None:
