@@ -34,7 +34,7 @@ if _sync_file_range is not None:
     _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 _DIRECT = getattr(os, "O_DIRECT", 0)
-"""Linux's, for writes that are the disk's own copy out of our memory: half of the processor's time of a cached one."""
+"""Linux's, for writes that are the disk's own copy out of our memory: a quarter of the processor's time of a cached one."""
 
 Data = bytes | memoryview | Path | Callable[[int], None]
 """What is written: bytes, a file's, or whatever this puts into a file by its descriptor."""

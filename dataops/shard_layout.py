@@ -17,10 +17,9 @@ NAME_BYTES = 100
 """A longer name would need an extension of the format."""
 MAX_MEMBER_BYTES = 256 << 20
 """Of one member: it is held in memory."""
-NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)+", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_KEYS = re.compile(rf"{_KEY.pattern}(?:\n{_KEY.pattern})*", re.ASCII)
 _EXTENSION = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*", re.ASCII)
+NAME = re.compile(rf"{_KEY.pattern}\.{_EXTENSION.pattern}", re.ASCII)
 NAMES = re.compile(rf"{NAME.pattern}(?:\n{NAME.pattern})*", re.ASCII)
 
 _OWNER = b"pairmill"
@@ -114,15 +113,12 @@ class Layout:
 
     def _check(self) -> None:
         longest = NAME_BYTES - 1 - max(map(len, self.extensions), default=0)
-        lines = "\n".join(self.keys)
-        plain = all(map(_EXTENSION.fullmatch, self.extensions)) and _KEYS.fullmatch(lines)
-        one_each = lines.count("\n") == len(self.keys) - 1
-        if self.keys and not (plain and one_each and max(map(len, self.keys)) <= longest):
-            for key in self.keys:
-                for extension in self.extensions:
-                    if not _KEY.fullmatch(key) or not _EXTENSION.fullmatch(extension) or len(key) > longest:
-                        msg = f"'{key}.{extension}' is not a plain key.extension of at most {NAME_BYTES} characters"
-                        raise ValueError(msg)
+        keys = [key for key in self.keys if len(key) > longest or not _KEY.fullmatch(key)]
+        extensions = [extension for extension in self.extensions if not _EXTENSION.fullmatch(extension)]
+        if keys or (self.keys and extensions):
+            name = f"{(keys or self.keys)[0]}.{(extensions or self.extensions)[0]}"
+            msg = f"{name!r} is not a plain key.extension of at most {NAME_BYTES} characters"
+            raise ValueError(msg)
         if self.sizes_NM.max(initial=0) > MAX_MEMBER_BYTES:
             row, place = divmod(int(self.sizes_NM.argmax()), len(self.extensions))
             name = f"{self.keys[row]}.{self.extensions[place]}"

@@ -120,10 +120,7 @@ def _headers(file: BinaryIO, where: str) -> Iterator[tuple[bytes, int, int]]:
         block = ahead[near : near + BLOCK]
         if block == _EMPTY:
             return
-        try:
-            size = int(block[124:136].strip(b" \0"), 8)
-        except ValueError:
-            size = -1
+        size = _number(block[124:136])
         if size < 0 or len(block) < BLOCK:
             msg = f"{where}: not a whole tar file (no header at byte {at:,})"
             raise CorruptPart(msg)

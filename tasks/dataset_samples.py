@@ -63,9 +63,9 @@ def dropped_samples(
     Args:
         taken: what people asked to be taken out. Then nothing is shown: it may be theirs.
     """
-    found: dict[str, Mapping[str, Sequence[Row]]] = {}
     if taken:
-        return found
+        return {}
+    found: dict[str, Mapping[str, Sequence[Row]]] = {}
     for stage, manifest in lineage.items():
         if stage == "filter":
             said = manifest.facts.get("examples", {})

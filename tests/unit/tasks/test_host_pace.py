@@ -92,14 +92,14 @@ def test_retry_after_is_waited_for_where_it_is_short_and_not_where_it_is_long(mo
     started = time.monotonic()  # the pause begins within the next line
     failing(pace, FetchError("http_429", "x", retry_after=0.2))
     with pace.turn("a.test"):
-        assert 0.2 <= time.monotonic() - started < 2
+        assert 0.2 <= time.monotonic() - started < 0.4
     failing(pace, FetchError("http_503", "x", retry_after=20.0))
     started = time.monotonic()
     with pytest.raises(FetchError, match="http_503"), pace.turn("a.test"):
         pytest.fail("it asked for 20 s")
     with pace.turn("b.test"):
         pass
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 0.1
 
 
 def test_pauses_double_while_a_host_pushes_back(monkeypatch: pytest.MonkeyPatch) -> None:
