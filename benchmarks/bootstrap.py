@@ -19,24 +19,23 @@ import statistics
 import sys
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, finish
-from dataops.home import home
+from dataops.home import CHECKOUT, home
 from dataops.snapshot import Manifest, find
 from dataops.store import FolderStore
 from flows.config import RunConfig
-from tasks.curate import CURATE
-from tasks.curate_config import CurateConfig
-from tasks.evaluate import EVALUATE
-from tasks.pack import PACK
-from tasks.stage import Context, Stage, make, plan, reuse
-from tasks.train import TRAIN
+from tasks.curate.config import CurateConfig
+from tasks.curate.stage import CURATE
+from tasks.engine.stage import Context, Stage, make, plan, reuse
+from tasks.evaluate.stage import EVALUATE
+from tasks.pack.stage import PACK
+from tasks.train.stage import TRAIN
 
 logger = logging.getLogger(__name__)
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
+CONFIG = CHECKOUT / "configs" / "demo.toml"
 
 
 @dataclass(frozen=True)

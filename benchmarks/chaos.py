@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos_ground import Ground, ground
-from benchmarks.chaos_loop import Chaos, Outcome
+from benchmarks.kills.ground import Ground, ground
+from benchmarks.kills.loop import Chaos, Outcome
 from dataops.funnel import STAGES
 
 

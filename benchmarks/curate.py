@@ -11,8 +11,8 @@ ours rounds away, and Pillow 13 resamples the columns of tall pictures first.
 `near-duplicates`: a million hashes, of which a tenth were made near others, within 6 bits, on one core. imagededup's brute
 force in Cython is asked for some of them only, since all would take days; on a smaller set both answer for all, and the
 clusters are compared. `bounded`, only where it is asked for: seconds and memory of ours alone for `--hashes`. `pack`: see
-benchmarks/curate_pack.py. `overlap`: see benchmarks/curate_overlap.py. `banners`: the share of rendered text, and of
-photographs and drawings, that the check `text_banner` takes; see benchmarks/curate_banners.py.
+benchmarks/curate_pack.py. `overlap`: see benchmarks/cases/curate_overlap.py. `banners`: the share of rendered text, and of
+photographs and drawings, that the check `text_banner` takes; see benchmarks/cases/curate_banners.py.
 
 imagededup is asked through its own class, which needs nothing of what the package would bring along:
 pip install --no-deps --target FOLDER imagededup, and FOLDER on PYTHONPATH.
@@ -32,11 +32,13 @@ import numpy as np
 import scipy.fft
 from PIL import Image, ImageStat
 
-from benchmarks import curate_banners, curate_overlap, curate_pack, curate_pictures
+from benchmarks import curate_pack
+from benchmarks.cases import curate_banners, curate_overlap
+from benchmarks.inputs import pictures as curate_pictures
 from benchmarks.measure import Row, arguments, finish, in_turn, peak_bytes
-from dataops.near_duplicates import clusters
-from tasks.curate_config import CurateConfig
-from tasks.curate_judge import judge_image
+from dataops.images.near_duplicates import clusters
+from tasks.curate.config import CurateConfig
+from tasks.curate.judge import judge_image
 
 CONFIG = CurateConfig()
 DISTANCE = 6

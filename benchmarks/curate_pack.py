@@ -37,17 +37,17 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from benchmarks.inputs.picture_server import photographs, picture
 from benchmarks.measure import Row, arguments, finish, in_turn
-from benchmarks.picture_server import photographs, picture
 from dataops.digest import file_sha256
 from dataops.schema import CURATED, DOWNLOADED, conform, dropped, uid
-from dataops.shards import ShardWriter, read_samples
+from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
 from dataops.store import FolderStore
-from tasks import pack
-from tasks.pack import PACK, PackConfig
-from tasks.parts import shared_workers
-from tasks.stage import Context, make, plan
+from tasks.engine.map_parts import shared_workers
+from tasks.engine.stage import Context, make, plan
+from tasks.pack import stage as pack
+from tasks.pack.stage import PACK, PackConfig
 
 PER_SHARD, DISTINCT, SIDE, GOAL = 10_000, 400, 256, 0.7
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.download [--quick] [--json] [--number 20000] [--case all]
 
-The server (benchmarks/picture_server.py) has 20,000 different JPEGs, made of crops of three real photographs, on 500 hosts
+The server (benchmarks/inputs/picture_server.py) has 20,000 different JPEGs, made of crops of three real photographs, on 500 hosts
 on loopback, 40 pictures each. Ours also asks each host for robots.txt, tdmrep.json and ai.txt, and keeps to its rates. Each
 side is a process of its own with two workers of 64 threads, shards of 2,000 rows, pictures of 256 pixels; measured is the
 clock from its start to its end, loading included (A B A B, medians). Cases: `all`, where every host answers; `slow-hosts`,
@@ -30,11 +30,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.inputs.picture_server import HOSTS, address, is_dead, is_late, make_pictures
 from benchmarks.measure import Row, arguments, finish
-from benchmarks.picture_server import HOSTS, address, is_dead, is_late, make_pictures
+from dataops.home import CHECKOUT
 from dataops.schema import FILTERED, conform, uid
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE, THREADS, WORKERS = 256, 64, 2
 
 
@@ -53,8 +53,8 @@ def ours(spec: dict[str, Any]) -> None:
     """Our stage on the list."""
     from dataops.snapshot import Counts, Draft, Manifest, content_digest
     from dataops.store import FolderStore
-    from tasks.download import DOWNLOAD, DownloadConfig
-    from tasks.stage import Context, make, plan
+    from tasks.download.stage import DOWNLOAD, DownloadConfig
+    from tasks.engine.stage import Context, make, plan
 
     folder = Path(spec["output"])
     store = FolderStore(folder)
@@ -113,9 +113,9 @@ def resize(spec: dict[str, Any]) -> None:
     import numpy as np
     from PIL import Image
 
-    from tasks.img2dataset_classes import Resizer
-    from tasks.previews import Previews
-    from tasks.resizers import FastResizer
+    from tasks.download.img2dataset_classes import Resizer
+    from tasks.download.previews import Previews
+    from tasks.download.resizers import FastResizer
 
     places = json.loads(Path(spec["folder"], "places.json").read_text())[: spec["number"]]
     with Path(spec["folder"], "pictures").open("rb") as file:
@@ -156,7 +156,7 @@ def alone(side: str, spec: dict[str, Any]) -> Run:
     command = [sys.executable, "-m", "benchmarks.download", "--side", side, json.dumps(spec)]
     started = time.perf_counter()
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        command, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True
     )
     seconds = time.perf_counter() - started
     if done.returncode:
@@ -169,7 +169,7 @@ def pictures_of(folder: Path) -> dict[str, str]:
     """The sha256 of each picture in the shards below a folder, by the uid that lies beside it."""
     import hashlib
 
-    from dataops.shards import read_samples
+    from dataops.shards.tar import read_samples
 
     found = {}
     for path in sorted(folder.rglob("*.tar")):
@@ -202,8 +202,8 @@ def compare(
 @contextmanager
 def server(folder: Path) -> Iterator[int]:
     """The picture server's port."""
-    command = [sys.executable, "-m", "benchmarks.picture_server", str(folder)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "benchmarks.inputs.picture_server", str(folder)]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield int(process.stdout.readline())

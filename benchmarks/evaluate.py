@@ -4,7 +4,7 @@ python -m benchmarks.evaluate [--quick] [--only zero-shot|suite] [--json]
 
 Needs the peer: pip install --no-deps clip-benchmark==1.6.2. The weights are random (ViT-B/32; with --quick a small ViT):
 they cost what trained ones cost. `zero-shot` is one set: 5,000 images, 100 classes x 80 prompts. `suite` is five sets of
-three kinds, with probes, of which benchmarks/evaluate_suite.py tells. `zero-shot bf16` is measured where the processor has
+three kinds, with probes, of which benchmarks/cases/evaluate_suite.py tells. `zero-shot bf16` is measured where the processor has
 bf16 arithmetic: without, it is five times slower than fp32. Wall and processor seconds are both given.
 """
 
@@ -25,17 +25,17 @@ from clip_benchmark.metrics import zeroshot_classification as peer
 from open_clip.model import CLIP as OpenClip
 from PIL import Image
 
-from benchmarks.evaluate_suite import Ground, compared
+from benchmarks.cases.evaluate_suite import Ground, compared
+from benchmarks.inputs.picture_server import photographs, picture
 from benchmarks.measure import Row, arguments, finish, in_turn
-from benchmarks.picture_server import photographs, picture
 from training.config import ModelConfig
-from training.encode import cores
 from training.evaluate import evaluate
-from training.model import CLIP
-from training.preprocess import Preprocess
-from training.suite import Suite
-from training.suite_task import Task
-from training.tokenizer import make_tokenizer
+from training.evaluation.encode import cores
+from training.evaluation.suite import Suite
+from training.evaluation.task import Task
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess
+from training.model.tokenizer import make_tokenizer
 from training.train import settled_precision
 
 SMALL = {

@@ -3,7 +3,7 @@
     pip install -e '.[bench]' && pip install --no-deps cc2dataset==1.5.0
     python -m benchmarks.extract [--quick] [--json] [--file some.warc.wat.gz]
 
-The WAT file is made for it (benchmarks/wat_files.py says how): 200,000 image links in Common Crawl's own layout. Each
+The WAT file is made for it (benchmarks/inputs/wat_files.py says how): 200,000 image links in Common Crawl's own layout. Each
 reader runs in a process of its own, one after the other and again, so that its peak memory is its own; the times are CPU
 seconds of that process (`time.process_time`), which neighbours on the machine disturb less than the clock; medians.
 
@@ -28,8 +28,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.inputs.wat_files import write_wat
 from benchmarks.measure import Row, arguments, finish, peak_bytes
-from benchmarks.wat_files import write_wat
 
 PEER = "cc2dataset 1.5.0"
 MAX_URL = 4096
@@ -40,9 +40,9 @@ Pairs = list[tuple[str, str]]
 
 def ours_pairs(path: Path) -> Pairs:
     """(canonical address, alt as it stands) of the images with an alt."""
-    from dataops.urls import Resolver
-    from dataops.warc import Damage
-    from dataops.wat import Image, page_base, read_wat
+    from dataops.archives.warc import Damage
+    from dataops.archives.wat import Image, page_base, read_wat
+    from dataops.web.urls import Resolver
 
     pairs: Pairs = []
     with path.open("rb") as file:
@@ -62,9 +62,9 @@ def ours_stage(path: Path) -> list[Any]:
     """The parts of the extract stage's task on the file."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
-    from tasks.extract import FileTask, extract_file
-    from tasks.source_files import LocalFile
-    from tasks.wat_source import WatSource
+    from tasks.extract.sources.wat import WatSource
+    from tasks.extract.stage import FileTask, extract_file
+    from tasks.files.find import LocalFile
 
     file = LocalFile(path.name, path)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def warcio_pairs(path: Path) -> Pairs:
 
 def bare(path: Path) -> int:
     """Decompression alone."""
-    from dataops.gzip_members import Piece, Window, gzip_pieces
+    from dataops.archives.gzip_members import Piece, Window, gzip_pieces
 
     with path.open("rb") as file:
         return sum(len(piece.data) for piece in gzip_pieces(Window(file)) if isinstance(piece, Piece))
@@ -158,7 +158,7 @@ def in_process(reader: str, path: Path) -> dict[str, float]:
 
 def same_pairs(path: Path) -> tuple[bool, dict[str, int]]:
     """Whether ours and cc2dataset's are the same set, once its addresses are canonical; and how many each has."""
-    from dataops.urls import BadUrl, canonical_url
+    from dataops.web.urls import BadUrl, canonical_url
 
     theirs, unusable = set(), 0
     raw = cc2dataset_pairs(path)

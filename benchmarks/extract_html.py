@@ -27,12 +27,12 @@ from lxml import html as lxml_html
 from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.measure import Row, arguments, finish, in_turn
-from dataops.candidates import Candidate, PageBounds
-from dataops.charsets import utf8_page
-from dataops.image_addresses import LAZY_SRC, LAZY_SRCSET
-from dataops.pages import page_pairs
-from dataops.urls import BadUrl, canonical_url
-from dataops.warc import Page, read_pages
+from dataops.archives.warc import Page, read_pages
+from dataops.web.candidates import Candidate, PageBounds
+from dataops.web.charsets import utf8_page
+from dataops.web.image_addresses import LAZY_SRC, LAZY_SRCSET
+from dataops.web.pages import page_pairs
+from dataops.web.urls import BadUrl, canonical_url
 
 Pair = tuple[str, str, str | None]
 BOUNDS = PageBounds(caption=2000, url=4096)
@@ -56,7 +56,7 @@ _DECODED = {"", *(f"image/{kind}" for kind in ("jpeg", "jpg", "png", "webp", "gi
 
 
 def ours(pages: Sequence[Page]) -> list[list[Pair]]:
-    """The pairs of each page, by dataops.pages."""
+    """The pairs of each page, by dataops.web.pages."""
     return [[row[:3] for row in _rows(page) if row.reason is None] for page in pages]
 
 

@@ -4,7 +4,7 @@ datasketch and rensa for MinHash signatures.
     pip install -e '.[bench]'
     python -m benchmarks.filter [--quick] [--json] [--rows 5000000] [--memory] [--folder DIR] [--only rules,stage]
 
-benchmarks/filter_rows.py says how the pairs are made; a folder that is given keeps them for the next time. Each side of a
+benchmarks/inputs/rows.py says how the pairs are made; a folder that is given keeps them for the next time. Each side of a
 comparison runs in a process of its own, in turn (A B A B, medians of the clock), and that both found the same is checked in
 every case. Memory is the greatest sum, over a process and all that it started, of what they had allocated at one time;
 resident memory has the code of libraries too, once for each process. `--memory` runs the whole stage at 1, 4 and 20 million
@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import filter_cases
-from benchmarks.filter_minhash import CAPTIONS, minhash
-from benchmarks.filter_rows import make_parts, told
+from benchmarks.cases import filter_cases
+from benchmarks.cases.filter_minhash import CAPTIONS, minhash
+from benchmarks.inputs.rows import make_parts, told
 from benchmarks.measure import Row, TreeMemory, arguments, finish
 
 PACKAGES = (

@@ -1,7 +1,7 @@
 """Language detection against langdetect and others, on texts that people wrote in 55 languages.
 
 Speed: `exact` must give langdetect's answer on every text, `cascade` (the mode `fast`) on 99.5% of them; `cascade-script`
-is the mode `script`. Accuracy by set (benchmarks/language_texts.py) and by length of text, for each detector that is
+is the mode `script`. Accuracy by set (benchmarks/inputs/texts.py) and by length of text, for each detector that is
 installed: on no set may `cascade` or `cascade-script` be less often right than langdetect.
 """
 
@@ -16,10 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.language_detectors import Detect, Labels, known_to_all, langdetect, others, ours, ours_fasttext
-from benchmarks.language_texts import STAMPS, Labelled, Places, read_sets, sample
+from benchmarks.cases.language_detectors import Detect, Labels, known_to_all, langdetect, others, ours, ours_fasttext
+from benchmarks.inputs.texts import STAMPS, Labelled, Places, read_sets, sample
 from benchmarks.measure import Row, arguments, finish
-from dataops.language import Mode
+from dataops.language.detect import Mode
 
 CASES: dict[str, tuple[Mode, float]] = {
     "exact": ("exact", 70),

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Row, arguments, finish, in_turn
-from dataops.shards import ShardWriter, index_text
+from dataops.shards.tar import ShardWriter, index_text
 
 GOAL, AREA, BATCH = 4.0, (0.9, 1.0), 64
 
@@ -35,7 +35,7 @@ def make_shards(folder: Path, count: int) -> list[str]:
     """Two shards with their indexes; returns the captions."""
     from sklearn.datasets import load_sample_images
 
-    from benchmarks.filter_rows import text_of
+    from benchmarks.inputs.rows import text_of
 
     captions = text_of(np.arange(count, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
     photos, rng = load_sample_images().images, np.random.default_rng(0)
@@ -63,10 +63,10 @@ def ours(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Ca
     import torch
 
     from training.config import TrainConfig
-    from training.data import Dataset, batches
-    from training.plan import Plan
-    from training.step import normalized
-    from training.tokenizer import train_tokenizer
+    from training.data.loader import Dataset, batches
+    from training.data.sampling_plan import Plan
+    from training.loop.step import normalized
+    from training.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(captions, 8192, 77)
     config = TrainConfig(epochs=1, batch_size=BATCH, workers=0, crop_area=AREA)
@@ -86,9 +86,9 @@ def ours(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Ca
 def share_of_tokens(folder: Path, side: int) -> float:
     """The part of the loader's processor time that tokens take, with CLIP's vocabulary, whose captions must be cleaned."""
     from training.config import TrainConfig
-    from training.data import Dataset, batches
-    from training.plan import Plan
-    from training.tokenizer import make_tokenizer
+    from training.data.loader import Dataset, batches
+    from training.data.sampling_plan import Plan
+    from training.model.tokenizer import make_tokenizer
 
     tokenizer, spent = make_tokenizer("clip", [], 0, 77), [0.0]
 
@@ -136,9 +136,9 @@ def same_crops(folder: Path, side: int) -> dict[str, float]:
     from scipy.stats import ks_2samp
     from torchvision.transforms import RandomResizedCrop
 
-    from training import pictures
-    from training.data import Dataset
-    from training.randomness import uniforms
+    from training.data import decode as pictures
+    from training.data.keyed_random import uniforms
+    from training.data.loader import Dataset
 
     torch.manual_seed(0)
     height, width, number = 256, 300, 4000

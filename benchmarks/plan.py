@@ -18,19 +18,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dataops.duplicates import KEY_BYTES
-from tasks.curate_config import CurateConfig
-from tasks.curate_near import searches
-from tasks.curate_steps import GROUP_ROWS, NEAR_ROWS, RANGE_ROWS
-from tasks.curate_steps import range_bits as ranges_of
-from tasks.filter import range_bits
-from tasks.filter_steps import SLICE_ROWS
+from dataops.text.duplicates import KEY_BYTES
+from tasks.curate.config import CurateConfig
+from tasks.curate.near_duplicates import searches
+from tasks.curate.steps import GROUP_ROWS, NEAR_ROWS, RANGE_ROWS
+from tasks.curate.steps import range_bits as ranges_of
+from tasks.filter.stage import range_bits
+from tasks.filter.steps import SLICE_ROWS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FENCE, PUT = 3, 1
 """Requests of Draft.check_fence (two looks, one read) and of a part's own write (dataops/snapshot.py)."""
 SETTLED_BYTES = 128
-"""Of a row that has duplicates, while clusters are settled: its link of 32 bytes, four times (tasks/curate_near.py)."""
+"""Of a row that has duplicates, while clusters are settled: its link of 32 bytes, four times (tasks/curate/near_duplicates.py)."""
 ROW_BYTES = 3000
 """Caption and row of a sample in a shard (docs/datasets.md)."""
 
@@ -193,7 +193,7 @@ def planned(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
 def _filter(pairs: float, files: int, p: Prices, c: Costs) -> StagePlan:
     slices = math.ceil(pairs / SLICE_ROWS)
     ranges = 1 << range_bits(int(pairs), p.cores_of_machine, p.memory_limit_bytes)
-    # `choose` looks at a table of each slice from each range, `write` at one of each range for each slice (tasks/ranges.py:
+    # `choose` looks at a table of each slice from each range, `write` at one of each range for each slice (tasks/engine/partition_tables.py:
     # a look at the object, which a machine then has).
     crossed = 2.0 * slices * ranges
     reads = crossed + (slices + ranges + files) * (FENCE + 2) + files * 2 * FENCE

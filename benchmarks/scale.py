@@ -6,7 +6,7 @@
                                [--folder DIR]
 
 Each measurement is a process of its own with the memory of all that it started. `extract` and `filter` read made-up pair
-lists (benchmarks/filter_rows.py), `curate` and `pack` made-up pictures of 64 pixels. The peer of a stage is the same engine
+lists (benchmarks/inputs/rows.py), `curate` and `pack` made-up pictures of 64 pixels. The peer of a stage is the same engine
 at the smallest size, so that the ratio says how the cost of a row grows: the goal of 0.85 is 15% more. Ray is two nodes of
 one core on this machine; each engine must make the same bytes. Above a million rows or a hundred thousand pictures, local2
 is measured alone. `choice` is curate's choice among made-up rows, without their pictures. `parts` maps 1,000 parts that do
@@ -26,11 +26,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.filter_rows import make_parts
+from benchmarks.cases.scale_cases import Job, Told, forget, make_pictures, run
+from benchmarks.cases.scale_choice import make_judged
+from benchmarks.cases.scale_places import pairmill, servers, two_nodes
+from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, TreeMemory, arguments, finish
-from benchmarks.scale_cases import Job, Told, forget, make_pictures, run
-from benchmarks.scale_choice import make_judged
-from benchmarks.scale_places import ROOT, pairmill, servers, two_nodes
+from dataops.home import CHECKOUT
 from dataops.store import FolderStore
 from tasks.demo.build import build_demo_web
 
@@ -185,7 +186,7 @@ class Scale:
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             home = Path(temporary)
             config = home / "run.toml"
-            values = {"store": home / "store", "lists": json.dumps([str(path) for path in paths]), "root": ROOT}
+            values = {"store": home / "store", "lists": json.dumps([str(path) for path in paths]), "root": CHECKOUT}
             config.write_text(CONFIG.format(**values, data=web.suite_root, workers=2))
             with servers(home):
                 started = time.perf_counter()

@@ -15,9 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from open_clip.tokenizer import SimpleTokenizer
 from torch.nn.functional import pad
 
+from benchmarks.inputs.captions import captions, web_captions
 from benchmarks.measure import Row, arguments, finish, in_turn
-from benchmarks.tokenizer_captions import captions, web_captions
-from training.tokenizer import make_tokenizer
+from training.model.tokenizer import make_tokenizer
 
 AT_ONCE = 1000
 SEED = 17

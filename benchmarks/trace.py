@@ -26,9 +26,9 @@ from benchmarks.measure import Row, arguments, finish
 from dataops.schema import PACKED, conform
 from dataops.snapshot import Counts, Draft, Manifest, content_digest
 from dataops.store import FolderStore
-from dataops.targets import Target
-from tasks.lineage import KEPT
-from tasks.trace_search import Rows, Search
+from dataops.trace.targets import Target
+from tasks.lineage.graph import KEPT
+from tasks.lineage.search import Rows, Search
 
 PART_ROWS = 10_000
 LIMIT_SECONDS = 2.0

@@ -10,7 +10,7 @@ waiting meanwhile. The peer gets pixels that are ready for its model; ours gets 
 open_clip's step is that of open_clip_train/train.py 3.3, without logging; the learning rate of both climbs for 50 steps.
 `--curve N` shows the losses of N steps of both, as they come, on standard error too; without it the losses of the measured
 steps are compared. On a machine that others use, `--clock cpu` compares processor time. On a card the peer's pictures lie
-ready in its memory, ours come from the host's; `mfu` is counted FLOPs (training/journal.py) over the card's peak.
+ready in its memory, ours come from the host's; `mfu` is counted FLOPs (training/loop/metrics_log.py) over the card's peak.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Row, arguments, finish
+from dataops.home import CHECKOUT
 from training.config import MODELS, ModelConfig, load_model_config
 
-ROOT = Path(__file__).resolve().parent.parent
 GOALS = {"cpu": {"ViT-B-32": 1.4, "RN50": 1.15}, "cuda": {"ViT-B-32": 1.5}}
 WARMUP, CHUNK = 50, 10
 TRAIN = {"lr": 1e-4, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6}
@@ -46,7 +46,7 @@ def make_pairs(path: Path, config: ModelConfig, count: int) -> float:
     import open_clip
     from sklearn.datasets import load_sample_images
 
-    from benchmarks.filter_rows import text_of
+    from benchmarks.inputs.rows import text_of
 
     rng = np.random.default_rng(0)
     side = config.vision_cfg.image_size
@@ -74,9 +74,9 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     from safetensors.torch import load_file
 
     from training.config import TrainConfig
-    from training.model import CLIP
-    from training.optim import build_optimizer
-    from training.step import backward, gradient_norm, normalized, update
+    from training.loop.optim import build_optimizer
+    from training.loop.step import backward, gradient_norm, normalized, update
+    from training.model.clip import CLIP
 
     config = TrainConfig(model=spec["model"], precision=spec["precision"], **TRAIN)
     device = torch.device(spec["device"])
@@ -100,7 +100,7 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     from open_clip_train.precision import get_autocast
     from safetensors.torch import load_file
 
-    from training.preprocess import normalize
+    from training.model.preprocess import normalize
 
     device = torch.device(spec["device"])
     model = their_model(spec["model"]).to(device).train()
@@ -174,8 +174,8 @@ def sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict[str, 
         for name in ("ours", "peer"):
             command = [sys.executable, "-m", "benchmarks.train", "--side", name, json.dumps(spec)]
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(spec["threads"])}
-            processes[name] = stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+            environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": str(spec["threads"])}
+            processes[name] = stack.enter_context(subprocess.Popen(command, cwd=CHECKOUT, env=environment, **pipes))
             stack.callback(processes[name].stdin.close)
         for process in processes.values():
             if process.stdout.readline() != "ready\n":
@@ -253,7 +253,7 @@ def flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) -> dic
     """Counted operations a second of both, on the tokens that each one works on; and `mfu` where the peak is known."""
     import torch
 
-    from training.journal import StepFlops
+    from training.loop.metrics_log import StepFlops
 
     config = load_model_config(spec["model"])
     counted = StepFlops(config, torch.device(spec["device"]), spec["precision"])

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from benchmarks.loader import make_shards
 from dataops.digest import file_sha256
+from dataops.home import CHECKOUT
 
-ROOT = Path(__file__).resolve().parent.parent
 MADE = ("model.safetensors", "metrics.jsonl", "skipped.json", "tokenizer.json")
 MODEL = {
     "embed_dim": 32,
@@ -41,7 +41,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     train = {**TRAIN, "model": str(model)}
     job = {"train": train, "shards": sorted(map(str, folder.parent.glob("*.tar"))), "output": str(folder)}
     path.write_text(json.dumps(job))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "training.train", str(path)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 

@@ -17,7 +17,7 @@ A bad sample is a row, a bad part is one of these, a bad run is a failed flow. E
 (EX_TEMPFAIL of sysexits.h) means that trying again may help.
 """
 
-from dataops.secrets import redact
+from dataops.redaction import redact
 
 
 class PairmillError(Exception):

@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from dataops.address_signs import address_signs, hosts
-from dataops.caption_counts import counted
-from dataops.characters import UNSPACED
 from dataops.config import StageConfig
-from dataops.personal import has_personal
+from dataops.kernels.characters import UNSPACED
+from dataops.text.caption_counts import counted
+from dataops.text.personal_data import has_personal
+from dataops.text.url_signs import address_signs, hosts
 
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 _IMAGE_FILE = (

@@ -1,7 +1,10 @@
-"""Where everything local lies."""
+"""Locations on this machine: the checkout that runs, and the folder of everything local."""
 
 import os
 from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+"""Root of the checkout, or of the image's copy of it, that this process runs."""
 
 
 def home() -> Path:

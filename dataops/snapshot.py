@@ -7,7 +7,7 @@ A stage's output is an immutable snapshot in the store::
 
 While a snapshot is made, each finished task of its stage leaves a record under `<stage>/<key>/_work/`, so that a crashed
 stage resumes at its first missing part; the records and scratch files there are deleted once the manifest is in place.
-There too lies the lease (tasks/lease.py) of the one run that makes it; each write checks that it still holds.
+There too lies the lease (tasks/engine/lease.py) of the one run that makes it; each write checks that it still holds.
 """
 
 import hashlib
@@ -201,7 +201,7 @@ def ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
 
 
 class Fence(_Frozen):
-    """The right to write a snapshot's parts: a lease (tasks/lease.py) by its generation and the mark of its holder."""
+    """The right to write a snapshot's parts: a lease (tasks/engine/lease.py) by its generation and the mark of its holder."""
 
     generation: int
     token: str

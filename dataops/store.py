@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dataops.errors import ConfigError
-from dataops.folder_store import FolderStore
-from dataops.objects import Entry, Store, check_name
+from dataops.storage.base import Entry, Store, check_name
+from dataops.storage.folder import FolderStore
 
 __all__ = ["Entry", "FolderStore", "Store", "check_name", "open_store"]
 
@@ -26,7 +26,7 @@ def open_store(uri: str) -> Store:
         if not _BUCKET.fullmatch(parts.netloc) or ".." in uri or parts.query or parts.fragment:
             msg = f"store.uri {uri!r} names no bucket and plain prefix; write s3://bucket/prefix"
             raise ConfigError(msg)
-        from dataops.s3_store import S3Store  # boto3 takes half a second to load, in every worker process
+        from dataops.storage.s3 import S3Store  # boto3 takes half a second to load, in every worker process
 
         return S3Store(parts.netloc, parts.path)
     if parts.scheme not in ("", "file") or not uri.strip():

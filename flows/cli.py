@@ -15,13 +15,13 @@ from cyclopts import App, CycloptsError, Parameter
 
 from dataops.errors import PairmillError
 from dataops.escaping import visible
-from dataops.secrets import guard_process
-from flows.command_options import Json, StageName, StoreUri
-from flows.data_commands import build, diff, promote, takedown, trace
-from flows.model_commands import evaluate, export, fetch
-from flows.server_commands import deploy, down, status, up
-from infra import doctor as diagnosis
-from infra import services
+from dataops.redaction import guard_process
+from flows.commands.data import build, diff, promote, takedown, trace
+from flows.commands.models import evaluate, export, fetch
+from flows.commands.options import Json, StageName, StoreUri
+from flows.commands.servers import deploy, down, status, up
+from infra.doctor import diagnose as diagnosis
+from infra.local import services
 
 # Read when prefect is first imported, which no module at the top of this file does.
 LOGGING = {
@@ -43,7 +43,7 @@ app = App(
 @app.command
 def demo(*, json: Json = False) -> int:
     """The whole path on real data, with no network: from a small web to a registered model."""
-    from flows.demo import run_demo
+    from flows.commands.demo import run_demo
 
     return run_demo(as_json=json)
 
@@ -63,9 +63,9 @@ def run(
     Args:
         config: TOML file.
     """
+    from flows.commands.execute import execute
     from flows.config import load_config
-    from flows.execute import execute
-    from flows.runs import new_run
+    from flows.records import new_run
 
     home = services.make_home()  # before a store may be made in it
     record = new_run(load_config(config, set_, until), home)
@@ -89,7 +89,7 @@ def rerun(
     Args:
         run_id: as `pairmill runs` lists it.
     """
-    from flows.execute import rerun as continue_run
+    from flows.commands.execute import rerun as continue_run
 
     return continue_run(run_id, from_stage=from_, retry=retry, store_uri=store, as_json=json)
 
@@ -97,8 +97,8 @@ def rerun(
 @app.command
 def runs(*, store: StoreUri = None, json: Json = False) -> int:
     """List all runs of the known stores, oldest first."""
-    from flows.report import show_runs
-    from flows.runs import list_runs
+    from flows.commands.output import show_runs
+    from flows.records import list_runs
 
     return show_runs(list_runs(services.home(), store), as_json=json)
 
@@ -118,8 +118,8 @@ def show(
     Args:
         run_or_key: a run id, or the 16 hex digits of a snapshot's key.
     """
-    from flows.report import show_run_or_key
-    from flows.stage_page import write_stage_page
+    from flows.commands.output import show_run_or_key
+    from flows.commands.page import write_stage_page
 
     if page is not None:
         write_stage_page(run_or_key, services.home(), store, page)
@@ -136,7 +136,7 @@ def gc(
     json: Json = False,
 ) -> int:
     """Delete the snapshots that no kept run and no registered model needs, and what killed processes left."""
-    from flows.gc import Policy, collect_garbage
+    from flows.commands.gc import Policy, collect_garbage
 
     policy = Policy.of(keep_runs, older_than)
     return collect_garbage(services.home(), store, policy, delete=yes, as_json=json)
@@ -149,7 +149,7 @@ def doctor(config: Path | None = None, *, store: StoreUri = None, json: Json = F
     Args:
         config: a run's config file, to look at what it alone needs (Ray).
     """
-    from flows.report import show_checks
+    from flows.commands.output import show_checks
 
     return show_checks(diagnosis.diagnose(store, config), as_json=json)
 

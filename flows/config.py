@@ -11,21 +11,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from dataops import secrets
+from dataops import redaction as secrets
 from dataops.errors import ConfigError
 from dataops.funnel import STAGES
-from dataops.secrets import redact
+from dataops.redaction import redact
 from dataops.store import open_store
-from tasks.curate_config import CurateConfig
-from tasks.curate_overlap import evaluation_files
-from tasks.download import DownloadConfig
-from tasks.evaluate import EvaluateConfig
-from tasks.extract import KINDS, SourceConfig
-from tasks.filter_config import FilterConfig
-from tasks.pack import PackConfig
-from tasks.queries import read_queries
-from tasks.ray_pool import RayPlace, missing_ray
-from tasks.register import RegisterConfig
+from tasks.curate.config import CurateConfig
+from tasks.curate.evaluation_overlap import evaluation_files
+from tasks.download.stage import DownloadConfig
+from tasks.engine.ray_pool import RayPlace, missing_ray
+from tasks.evaluate.stage import EvaluateConfig
+from tasks.extract.stage import KINDS, SourceConfig
+from tasks.filter.config import FilterConfig
+from tasks.filter.queries import read_queries
+from tasks.pack.stage import PackConfig
+from tasks.register.stage import RegisterConfig
 from training.config import TrainConfig, load_model_config
 
 

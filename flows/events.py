@@ -12,8 +12,8 @@ from prefect.events import emit_event
 
 from dataops.snapshot import Manifest
 from dataops.store import Store
-from flows.runs import RunRecord
-from training.intervals import summary_rows
+from flows.records import RunRecord
+from training.evaluation.intervals import summary_rows
 
 LANDED = "pairmill.dataset.landed"
 TRAINED = "pairmill.candidate.trained"

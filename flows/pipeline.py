@@ -19,21 +19,21 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.secrets import guard_process, scrub, scrubbed_errors
+from dataops.redaction import guard_process, scrub, scrubbed_errors
 from flows.config import config_name
 from flows.prefect_errors import named
-from flows.runs import RUN_ID, new_run_id
-from flows.stages import Run
-from infra.services import environment, make_home
-from tasks.curate import CURATE
-from tasks.download import DOWNLOAD
-from tasks.evaluate import EVALUATE
-from tasks.extract import EXTRACT
-from tasks.filter import FILTER
-from tasks.pack import PACK
-from tasks.register import REGISTER
-from tasks.stage import Stage
-from tasks.train import TRAIN
+from flows.records import RUN_ID, new_run_id
+from flows.run import Run
+from infra.local.services import environment, make_home
+from tasks.curate.stage import CURATE
+from tasks.download.stage import DOWNLOAD
+from tasks.engine.stage import Stage
+from tasks.evaluate.stage import EVALUATE
+from tasks.extract.stage import EXTRACT
+from tasks.filter.stage import FILTER
+from tasks.pack.stage import PACK
+from tasks.register.stage import REGISTER
+from tasks.train.stage import TRAIN
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from prefect.states import Cancelling
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, ServiceError, TrainingDiverged
 from dataops.snapshot import Manifest, find
-from tasks.stage import Context, Plan
+from tasks.engine.stage import Context, Plan
 
 logger = logging.getLogger(__name__)
 

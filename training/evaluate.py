@@ -3,11 +3,11 @@
 Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.evaluate JOB.json`. They share
 out batches, rankings and fits, and end with the same bytes as one; the first of them writes.
 
-JOB.json: {"checkpoint": a model as training/any_model.py reads them, "suite": a Suite with absolute roots, "output":
+JOB.json: {"checkpoint": a model as training/model/load.py reads them, "suite": a Suite with absolute roots, "output":
 folder, "batch_size": 256, "precision": "fp32", "parent_pid": null, "device": "cpu", "threads": null, "features": null}.
 Written below `output`, each file atomically:
 
-    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/zero_shot.py, multilabel.py, ...)
+    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/evaluation/zero_shot.py, multilabel.py, ...)
     results/<task>.json          the task's metrics and what they were made from; a restarted job reuses them
     metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
                                  {"<metric>": {"value", "low", "high", "chance"}}}}
@@ -34,18 +34,18 @@ from torch import Tensor
 from dataops.digest import canonical_json
 from dataops.store import FolderStore
 from training import distributed
-from training.any_model import digest_model, load_any
-from training.association import associate
-from training.encode import Evaluated, place_of
-from training.features import EncodedSet, FeatureFolder, encode_set
+from training.evaluation.association import associate
+from training.evaluation.encode import Evaluated, place_of
+from training.evaluation.features import EncodedSet, FeatureFolder, encode_set
+from training.evaluation.linear_probe import Examples, few_shot, probe
+from training.evaluation.multilabel import classify_multilabel
+from training.evaluation.retrieval import retrieve
+from training.evaluation.robustness import gaps
+from training.evaluation.suite import Suite
+from training.evaluation.task import Task
+from training.evaluation.zero_shot import classify
 from training.job import FAILURE, RanksJob, run_command, settle_device
-from training.linear_probe import Examples, few_shot, probe
-from training.multilabel import classify_multilabel
-from training.retrieval import retrieve
-from training.robustness import gaps
-from training.suite import Suite
-from training.suite_task import Task
-from training.zero_shot import classify
+from training.model.load import digest_model, load_any
 
 METRICS = "metrics.json"
 RESULT_VERSION = 2

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from training.checkpoint import LoadedModel, load_model, write_atomically
-from training.export_tokenizer import export_tokenizer
+from training.exporters.tokenizer import export_tokenizer
 from training.job import JobFile, run_command
-from training.state_dicts import save_state_dict
-from training.tokenizer import ClipTokenizer
+from training.model.checkpoint import LoadedModel, load_model, write_atomically
+from training.model.pretrained import save_state_dict
+from training.model.tokenizer import ClipTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ def export(loaded: LoadedModel, form: Format, output: Path) -> None:
     if form == "open_clip":
         export_open_clip(loaded, output)
     elif form == "hf":
-        from training.export_hf import export_hf
+        from training.exporters.hf import export_hf
 
         export_hf(loaded, output)
     else:
-        from training.export_onnx import export_onnx
+        from training.exporters.onnx_graph import export_onnx
 
         export_onnx(loaded, output)
 
@@ -71,7 +71,7 @@ def export_open_clip(loaded: LoadedModel, output: Path) -> None:
 
 
 def run_job(job: ExportJob) -> None:
-    """Read the model and write it into the job's output. Raises: see export and training/checkpoint.py."""
+    """Read the model and write it into the job's output. Raises: see export and training/model/checkpoint.py."""
     export(load_model(job.model), job.format, job.output)
 
 

@@ -1,4 +1,4 @@
-"""Job files, which tasks/job.py writes and this package runs: how a job ends, where it computes, whose its folder is."""
+"""Job files, which tasks/engine/subprocess_job.py writes and this package runs: how a job ends, where it computes, whose its folder is."""
 
 import fcntl
 import gc
@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
 from training import distributed
-from training.checkpoint import write_atomically
 from training.config import TrainConfig, load_model_config
+from training.evaluation.suite import Suite
+from training.model.checkpoint import write_atomically
 from training.process import RETRYABLE, follow_parent
-from training.suite import Suite
 
 LOCK_SECONDS = 10
 FAILURE = "failure.json"
@@ -65,7 +65,7 @@ class Job(RanksJob):
     checksums: dict[str, str] = {}
     """By file name, the sha256 that a shard must have."""
     arriving: dict[str, int] = {}
-    """By file name, bytes of the shards that come while training goes on (training/shard_files.py). Beside each lie its
+    """By file name, bytes of the shards that come while training goes on (training/data/shard_files.py). Beside each lie its
     .idx and its part-*.parquet, and who brings it compares its checksum."""
 
     def digest(self, *, placed: bool = True) -> str:
@@ -126,7 +126,7 @@ def read_job(arguments: list[str], kind: type[Kind]) -> Kind:
 
 
 def log_to_stderr() -> None:
-    """Lines with the time of day, as tasks/job.py reads them."""
+    """Lines with the time of day, as tasks/engine/subprocess_job.py reads them."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 

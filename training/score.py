@@ -29,13 +29,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dataops.errors import ContractError
-from dataops.score_tables import SCORES, TO_SCORE
-from dataops.shards import read_samples
+from dataops.images.score_tables import SCORES, TO_SCORE
+from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
-from training.any_model import load_any
-from training.encode import Evaluated, in_order, unit
+from training.evaluation.encode import Evaluated, in_order, unit
 from training.job import JobFile, run_command
-from training.preprocess import decode_rgb
+from training.model.load import load_any
+from training.model.preprocess import decode_rgb
 
 PICTURES_AT_ONCE = {"cpu": 32, "cuda": 256}
 TEXTS_AT_ONCE = 64
@@ -64,7 +64,7 @@ class ScoreJob(JobFile):
     """What a job file holds."""
 
     model: Path
-    """The model's folder or file: see training/any_model.py."""
+    """The model's folder or file: see training/model/load.py."""
     head: Path | None = None
     """Safetensors file with `weight` (D,) or (1, D) and, where there is one, `bias` (1,): score by it, without captions."""
     shards: tuple[ShardToScore, ...]

@@ -28,8 +28,21 @@ from torch.nn.parallel import DistributedDataParallel
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, TrainingDiverged
 from training import distributed
-from training.augment import augment
-from training.checkpoint import (
+from training.config import AugmentConfig, Precision, TrainConfig, load_model_config
+from training.data.augment import augment
+from training.data.loader import READ_AHEAD, Batch, Dataset, Skipped, batches
+from training.data.sampling_plan import Plan
+from training.data.shard_files import Wishes
+from training.job import Job, Stopped, check_shards, is_done, run_command, settle_device, sole_trainer
+from training.loop.health import Health
+from training.loop.initial_model import kept_patches, starting_model
+from training.loop.interim_evaluation import evaluate_now
+from training.loop.loss import StepOutcome
+from training.loop.metrics_log import Journal, StepFlops
+from training.loop.optim import build_optimizer, learning_rate
+from training.loop.out_of_memory import is_out_of_memory, largest_that_fits
+from training.loop.step import backward, gradient_norm, normalized, update
+from training.model.checkpoint import (
     MODEL_FILES,
     CheckpointWriter,
     LoadedModel,
@@ -38,21 +51,8 @@ from training.checkpoint import (
     save_model,
     write_atomically,
 )
-from training.config import AugmentConfig, Precision, TrainConfig, load_model_config
-from training.data import READ_AHEAD, Batch, Dataset, Skipped, batches
-from training.health import Health
-from training.interim import evaluate_now
-from training.job import Job, Stopped, check_shards, is_done, run_command, settle_device, sole_trainer
-from training.journal import Journal, StepFlops
-from training.loss import StepOutcome
-from training.memory import is_out_of_memory, largest_that_fits
-from training.optim import build_optimizer, learning_rate
-from training.plan import Plan
-from training.preprocess import Preprocess, normalize
-from training.shard_files import Wishes
-from training.starting import kept_patches, starting_model
-from training.step import backward, gradient_norm, normalized, update
-from training.tokenizer import Tokenizer, make_tokenizer
+from training.model.preprocess import Preprocess, normalize
+from training.model.tokenizer import Tokenizer, make_tokenizer
 
 logger = logging.getLogger("training.train")
 

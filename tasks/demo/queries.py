@@ -9,7 +9,7 @@ import importlib.resources
 
 import polars as pl
 
-from dataops.query_building import (
+from dataops.text.query_building import (
     BIGRAMS,
     LEMMAS,
     TITLES,
@@ -25,7 +25,7 @@ THRESHOLDS = Thresholds(min_unigram=100_000, min_bigram=1_000_000, min_pmi=8.0)
 
 
 def demo_queries() -> pl.DataFrame:
-    """The list, with the columns dataops.query_building.QUERIES."""
+    """The list, with the columns dataops.text.query_building.QUERIES."""
     unigrams = pl.DataFrame(_counts("frequency_dictionary_en_82_765.txt"), UNIGRAMS, orient="row")
     words = frequent_words(unigrams, THRESHOLDS)
     place = {word: row for row, word in enumerate(words["word"])}

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos_ground import Ground
-from benchmarks.chaos_loop import Chaos
-from infra import services
+from benchmarks.kills.ground import Ground
+from benchmarks.kills.loop import Chaos
+from dataops.home import CHECKOUT
+from infra.local import services
 from tasks.demo.build import DemoWeb, build_demo_web
 
-ROOT = Path(__file__).resolve().parents[2]
 PLANTED = {
     "AWS_SECRET_ACCESS_KEY": "planted/aws+secret=key",
     "AWS_SESSION_TOKEN": "planted-aws-session-token",
@@ -91,7 +91,7 @@ class Mill:
                 suite=self.web.suite_root,
                 host=self.web.host,
                 site=self.site,
-                root=ROOT,
+                root=CHECKOUT,
                 model_name=model_name,
                 workers=workers,
             )
@@ -158,7 +158,7 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
         services.up()
         site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
         address = site.url.removeprefix("http://").rstrip("/")
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         yield Mill(folder, web, address, env)
     finally:
         services.down()

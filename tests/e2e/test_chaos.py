@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos_loop import Chaos, newest
+from benchmarks.kills.loop import Chaos, newest
 from dataops.funnel import STAGES
 from tests.e2e.conftest import Mill
 

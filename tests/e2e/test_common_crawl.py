@@ -2,10 +2,11 @@
 
 import pytest
 
+from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest
-from tests.e2e.conftest import ROOT, Mill
-from tests.integration.crawl_server import CrawlServer
+from tests.e2e.conftest import Mill
 from tests.integration.test_common_crawl import wat
+from tests.servers.common_crawl import CrawlServer
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -17,11 +18,11 @@ def test_the_shipped_config_runs_against_another_host(mill: Mill):
         crawl.mishap("/a.warc.wat.gz", "break", "429 0")
         places = [
             f"store.uri={store}",
-            f"evaluate.suite={ROOT}/configs/suites/demo.toml",
+            f"evaluate.suite={CHECKOUT}/configs/suites/demo.toml",
             f"evaluate.data={mill.web.suite_root}",
         ]
         settings = [argument for value in (f"source.base_url={crawl.url}", *places) for argument in ("--set", value)]
-        config = ROOT / "configs" / "common-crawl.toml"
+        config = CHECKOUT / "configs" / "common-crawl.toml"
         first = mill.json("run", config, *settings, "--until", "filter")
         assert [stage["state"] for stage in first["stages"]] == ["Completed", "Completed"]
         extract, kept = (

@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from infra import processes, services, supervisor
-from tests.e2e.conftest import ROOT, Mill
+from dataops.home import CHECKOUT
+from infra.local import processes, services, supervisor
+from tests.e2e.conftest import Mill
 
 pytestmark = pytest.mark.timeout(600)
 BLOCK = """
@@ -28,8 +29,8 @@ CustomWebhookNotificationBlock(
 """
 IMPATIENT = """
 from datetime import timedelta
-from flows.deployments import Deployer
-from flows.triggers import zombie
+from flows.deployment.deployer import Deployer
+from flows.deployment.automations import zombie
 with Deployer() as deployer:
     deployer.stand(zombie(timedelta(seconds=10)))
 """
@@ -247,7 +248,9 @@ def test_prefect_deploy_makes_the_same_of_the_project_file(prefect, deployed):
         "--prefect-file",
         "infra/prefect.yaml",
     ]
-    done = subprocess.run(command, cwd=ROOT, env=prefect.env | {"PWD": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=prefect.env | {"PWD": str(CHECKOUT)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     same = (
         "entrypoint",

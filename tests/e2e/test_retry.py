@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks.chaos_ground import Ground
+from benchmarks.kills.ground import Ground
 from tests.e2e.conftest import Mill
 
 pytestmark = pytest.mark.timeout(600)

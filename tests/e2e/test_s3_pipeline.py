@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from dataops.s3_store import S3Store
+from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, Store
 from tests.e2e.conftest import Mill
-from tests.seaweed import SeaweedFS
+from tests.servers.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.timeout(600)
 DATA = ("extract", "filter", "download", "curate", "pack")

@@ -24,7 +24,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from infra import processes
+from infra.local import processes
 from tests.e2e.conftest import PLANTED, Mill
 
 pytestmark = pytest.mark.timeout(600)
@@ -55,11 +55,11 @@ def fail(*_):
         raise RuntimeError(f"{address} {os.environ['AWS_SECRET_ACCESS_KEY']} {os.environ['DATABASE_URL']}") from error
 
 def in_worker(work):
-    from tasks.parts import map_parts
+    from tasks.engine.map_parts import map_parts
     map_parts(fail, [Task()], work.draft, work.context)
 
 if __name__ == "__main__":
-    from infra import services
+    from infra.local import services
     services.apply_environment()
     import leaky
     from flows import cli, pipeline

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Mill
-from tests.integration.site_server import served
+from dataops.home import CHECKOUT
+from tests.e2e.conftest import Mill
+from tests.servers.site import served
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -18,11 +19,11 @@ def test_a_site_is_crawled_once_and_its_pairs_are_filtered(mill: Mill, tmp_path:
             "source.start": '["http://pets.test/"]',
             "source.connect_to": f'{{ "pets.test" = "{web.address}" }}',
             "source.delay": "0.02",
-            "evaluate.suite": f"{ROOT}/configs/suites/demo.toml",
+            "evaluate.suite": f"{CHECKOUT}/configs/suites/demo.toml",
             "evaluate.data": str(mill.web.suite_root),
         }
         arguments = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-        command = ("run", ROOT / "configs" / "site.toml", *arguments, "--until", "filter")
+        command = ("run", CHECKOUT / "configs" / "site.toml", *arguments, "--until", "filter")
         first = mill.json(*command)
         assert [(s["stage"], s["state"]) for s in first["stages"]] == [
             ("extract", "Completed"),
@@ -45,11 +46,11 @@ def test_a_list_is_read_and_its_pairs_are_filtered(mill: Mill, tmp_path: Path):
     settings = {
         "store.uri": str(tmp_path / "store"),
         "source.paths": f'["{tmp_path}/*.tsv"]',
-        "evaluate.suite": f"{ROOT}/configs/suites/demo.toml",
+        "evaluate.suite": f"{CHECKOUT}/configs/suites/demo.toml",
         "evaluate.data": str(mill.web.suite_root),
     }
     arguments = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    result = mill.json("run", ROOT / "configs" / "pairs.toml", *arguments, "--until", "filter")
+    result = mill.json("run", CHECKOUT / "configs" / "pairs.toml", *arguments, "--until", "filter")
     extract, kept = result["stages"]
     assert extract["counts"] == {"input": 52, "kept": 51, "dropped": {"bad_url": 1}}
     assert kept["counts"]["dropped"] == {"duplicate_uid": 1}

@@ -6,8 +6,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import pytest
 
 from dataops.errors import SourceError
-from tasks import extract as extract_stage
-from tests.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
+from tasks.extract import stage as extract_stage
+from tests.servers.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
 
 __all__ = ["KEY_ID", "SECRET", "free_port"]
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.wat_files import json_record, page_value, warcinfo
+from benchmarks.inputs.wat_files import json_record, page_value, warcinfo
 from dataops.errors import SourceError
+from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from tasks import resumable
-from tasks.common_crawl import CommonCrawlSource, CrawlFile
-from tasks.extract import EXTRACT
-from tasks.stage import Context, make, plan
-from tests.integration.crawl_server import Crawl, CrawlServer
+from tasks.engine.stage import Context, make, plan
+from tasks.extract.sources.common_crawl import CommonCrawlSource, CrawlFile
+from tasks.extract.stage import EXTRACT
+from tasks.files import resumable
+from tests.servers.common_crawl import Crawl, CrawlServer
 
 pytestmark = pytest.mark.timeout(60)
 CRAWL = "CC-MAIN-2026-43"
@@ -179,9 +180,9 @@ RUN = """
 import sys
 from pathlib import Path
 from dataops.store import FolderStore
-from tasks.common_crawl import CommonCrawlSource
-from tasks.extract import EXTRACT
-from tasks.stage import Context, make, plan
+from tasks.extract.sources.common_crawl import CommonCrawlSource
+from tasks.extract.stage import EXTRACT
+from tasks.engine.stage import Context, make, plan
 
 if __name__ == "__main__":
     config = CommonCrawlSource.model_validate_json(sys.argv[1])
@@ -200,7 +201,7 @@ def test_a_killed_extraction_goes_on_at_its_first_missing_file(crawl: Crawl, tmp
     script.write_text(RUN)
     store = tmp_path / "store"
     command = [sys.executable, str(script), config(crawl, num_files=6).model_dump_json(), str(store)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     deadline = time.monotonic() + 40
     while len(crawl.read()) < 3:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tasks import pack
+from tasks.pack import stage as pack
 from tests.unit.tasks.dataset_chain import packed_in, pair, serially
 
 pytestmark = pytest.mark.filterwarnings(  # theirs: webdataset leaves files to the collector

@@ -10,10 +10,10 @@ from PIL import Image
 
 from dataops.errors import ConfigError
 from flows.cli import run_command
-from tasks.datasets import fetch_suite
-from tests.integration.hub_server import REVISION, Hub
-from training.suite import load_suite
-from training.torchvision_sets import Job, write_set
+from tasks.evaluate.hub_sets import fetch_suite
+from tests.servers.hub import REVISION, Hub
+from training.evaluation.suite import load_suite
+from training.evaluation.torchvision_sets import Job, write_set
 
 ROW = '[[task]]\nname = "{0}"\nkind = "classification"\nsource = "{1}"\n'
 

@@ -20,16 +20,16 @@ from PIL import Image, ImageDraw
 
 from dataops.errors import StorageError
 from dataops.schema import FILTERED, uid
-from dataops.shards import read_samples
+from dataops.shards.tar import read_samples
 from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts
 from dataops.store import FolderStore
-from tasks import slices
-from tasks.curate import CURATE, CurateConfig
-from tasks.download import DOWNLOAD, DownloadConfig, Shard, download_shard
-from tasks.download_rounds import RetryConfig
-from tasks.pack import PACK, PackConfig
-from tasks.parts import map_parts
-from tasks.stage import Context, Plan, make, plan
+from tasks.curate.stage import CURATE, CurateConfig
+from tasks.download import row_spans as slices
+from tasks.download.rounds import RetryConfig
+from tasks.download.stage import DOWNLOAD, DownloadConfig, Shard, download_shard
+from tasks.engine.map_parts import map_parts
+from tasks.engine.stage import Context, Plan, make, plan
+from tasks.pack.stage import PACK, PackConfig
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -408,7 +408,8 @@ def test_what_img2dataset_swallows_is_noticed(
     tmp_path: Path, site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It prints an error that it did not foresee, and goes on without the row."""
-    from tasks import fetch_shard, resizers, shard_writer
+    from tasks.download import resizers, shard_writer
+    from tasks.download import worker as fetch_shard
 
     monkeypatch.setattr("urllib.request._opener", None)  # and with it, that what this test installs is taken away again
     store = FolderStore(tmp_path)

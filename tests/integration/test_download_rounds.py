@@ -17,18 +17,18 @@ from typing import Any, ClassVar
 
 import pytest
 
-from dataops.shards import read_samples
+from dataops.home import CHECKOUT
+from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest, find, read_parts
 from dataops.store import FolderStore
-from tasks.curate import CURATE, CurateConfig
-from tasks.download import DOWNLOAD, DownloadConfig
-from tasks.download_rounds import reopen
-from tasks.pack import PACK, PackConfig
-from tasks.stage import Context, Plan, make, plan
+from tasks.curate.stage import CURATE, CurateConfig
+from tasks.download.rounds import reopen
+from tasks.download.stage import DOWNLOAD, DownloadConfig
+from tasks.engine.stage import Context, Plan, make, plan
+from tasks.pack.stage import PACK, PackConfig
 from tests.integration.test_download import filtered, picture
 
 pytestmark = pytest.mark.timeout(240)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Moody(BaseHTTPRequestHandler):
@@ -160,10 +160,10 @@ FORKING = """
 import multiprocessing, os, sys, types
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-import tasks.fetch_shard
+import tasks.download.worker
 from dataops.store import FolderStore
-from tasks.parts import start_worker
-from tasks.stage import Context, make
+from tasks.engine.map_parts import start_worker
+from tasks.engine.stage import Context, make
 from tests.integration.test_download_rounds import planned_in
 
 place, server = Path(sys.argv[1]), types.SimpleNamespace(server_port=int(sys.argv[2]))
@@ -192,9 +192,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_digest(
     command = [sys.executable, "-c", FORKING, str(tmp_path / "store"), str(moody.server_port)]
     folder = tmp_path / "store" / "download" / expected.key
     kills = 0
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        command, cwd=CHECKOUT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None

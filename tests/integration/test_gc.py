@@ -2,23 +2,22 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import boto3
 import pytest
 
-from dataops.s3_store import S3Store
+from dataops.home import CHECKOUT
 from dataops.snapshot import find
+from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore
-from flows.gc import Policy, Roots
-from tasks.retention import Name, collect, sweep
-from tasks.stage import Context
+from flows.commands.gc import Policy, Roots
+from tasks.engine.stage import Context
+from tasks.lineage.inventory import Name, collect, sweep
 from tests.integration.conftest import KEY_ID, SECRET
-from tests.unit.flows.test_gc import names, put, put_run
+from tests.unit.flows.commands.test_gc import names, put, put_run
 
 pytestmark = pytest.mark.timeout(120)
 
-ROOT = Path(__file__).resolve().parents[2]
 KEPT = Name("extract", "0" * 16)
 GONE = [Name(stage, f"{n:016x}") for n, stage in enumerate(("extract", "filter", "download", "curate", "pack"), 1)]
 
@@ -37,9 +36,9 @@ def dies(method):
     return call
 Path.unlink = dies(Path.unlink)  # what FolderStore deletes with
 os.unlink = dies(os.unlink)  # and rmtree
-from flows.gc import Policy, Roots
-from tasks.retention import collect, sweep
-from tasks.stage import Context
+from flows.commands.gc import Policy, Roots
+from tasks.lineage.inventory import collect, sweep
+from tasks.engine.stage import Context
 store = stores.FolderStore(Path(sys.argv[1]))
 roots = Roots(store, Policy(1))
 sweep(collect(store, roots()), Context(store=store, home=store.root, run_id="gc"), roots)
@@ -56,7 +55,7 @@ def test_killed_at_any_deletion_it_leaves_no_half_snapshot_and_goes_on(tmp_path)
     killed = 0
     for lives in (0, 1, 2, 4, 7, 1000):
         command = [sys.executable, "-c", GC_THAT_DIES, str(store.root), str(lives)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode in (0, -9), done.stderr
         killed += done.returncode == -9
         for name in names(store):
@@ -94,7 +93,7 @@ def test_on_s3_the_same_goes_and_uploads_that_were_never_completed(store, s3_ser
     assert names(store) == {KEPT}
     assert find(store, *KEPT) is not None
 
-    monkeypatch.setattr("tasks.retention.DAY", 0.0)
+    monkeypatch.setattr("tasks.lineage.inventory.DAY", 0.0)
     assert sweep(collect(store, roots()), context, roots).unfinished == 1
     left = [upload["Key"] for upload in client.list_multipart_uploads(Bucket="mill").get("Uploads", [])]
     client.close()

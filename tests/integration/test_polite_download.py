@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from dataops.opt_outs import SIGNALS
+from dataops.home import CHECKOUT
+from dataops.rights.opt_outs import SIGNALS
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
-from tasks import slices
-from tasks.download import DownloadConfig, Shard
-from tasks.host_pace import HostPace
-from tests.integration.hostile_web import TDM, Web, served
+from tasks.download import row_spans as slices
+from tasks.download.fetch.host_pace import HostPace
+from tasks.download.stage import DownloadConfig, Shard
 from tests.integration.test_download import filtered
+from tests.servers.hostile_web import TDM, Web, served
 
 pytestmark = pytest.mark.timeout(120)
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = ["/robots.txt", TDM, "/ai.txt"]
 EXPECTED = {
     "http://plain.test/1.png": None,
@@ -102,7 +102,7 @@ def intervals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
 
 def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
     """The reason of each row (None where it was kept) and its evidence, both by url."""
-    from tasks import fetch_shard
+    from tasks.download import worker as fetch_shard
 
     store = FolderStore(folder / "store")
     source, draft = filtered(store, urls, rows_a_part=len(urls)), Draft(store, "download", "polite")
@@ -170,8 +170,8 @@ def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(
 ONE_OF_MANY = """
 import sys
 from pathlib import Path
-from tasks.download import DownloadConfig
-from tasks.polite_opener import polite_opener
+from tasks.download.stage import DownloadConfig
+from tasks.download.make_opener import polite_opener
 
 folder, address, *urls = sys.argv[1:]
 opener = polite_opener(DownloadConfig(connect_to={"ours.test": address, "shut.test": address}), Path(folder))
@@ -186,7 +186,7 @@ for url in urls:
 def test_the_processes_of_a_run_ask_for_the_files_of_a_host_once(tmp_path: Path, web: Web) -> None:
     urls = [f"http://{host}.test/{number}.png" for number in range(3) for host in ("ours", "shut")]
     command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path), f"127.0.0.1:{web.port}", *urls]
-    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
         told, _ = process.communicate(timeout=60)
         assert told.splitlines() == ["robots: robots.txt disallows it"] * 3
@@ -238,9 +238,9 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(address)
         raise ConnectionRefusedError(111, "Connection refused")
 
-    monkeypatch.setattr("tasks.wire._BoundedSocket.connect", connect)
+    monkeypatch.setattr("tasks.web.request._BoundedSocket.connect", connect)
     monkeypatch.setattr("urllib.request._opener", None)
-    monkeypatch.setattr("tasks.polite_opener.shared_dns", lambda: None)  # which makes a Dns of its own
+    monkeypatch.setattr("tasks.download.make_opener.shared_dns", lambda: None)  # which makes a Dns of its own
     return seen
 
 
@@ -252,7 +252,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[min(len(asked), len(answers)) - 1], 0))]
 
-    monkeypatch.setattr("tasks.dns.socket.getaddrinfo", answer)
+    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", answer)
     return asked
 
 

@@ -18,20 +18,21 @@ import pytest
 from dataops.errors import ConfigError, ContractError, JobFailed, ServiceError
 from dataops.snapshot import Draft, Manifest, Record
 from dataops.store import FolderStore
-from tasks import curate_steps, range_steps
-from tasks import filter as filters
-from tasks import ray_pool as pools
-from tasks.curate import CURATE
-from tasks.curate_config import CurateConfig
-from tasks.extract import EXTRACT
-from tasks.filter import FILTER
-from tasks.filter_config import FilterConfig
-from tasks.pair_lists import PairsSource
-from tasks.parts import map_parts, shared_workers
-from tasks.ray_pool import RayPlace
-from tasks.stage import Context, make, plan
-from tests.integration.ray_nodes import NODE, OTHER, head_node
-from tests.unit.tasks.raw_pictures import downloaded, some_pairs
+from tasks.curate import steps as curate_steps
+from tasks.curate.config import CurateConfig
+from tasks.curate.stage import CURATE
+from tasks.engine import partition_steps as range_steps
+from tasks.engine import ray_pool as pools
+from tasks.engine.map_parts import map_parts, shared_workers
+from tasks.engine.ray_pool import RayPlace
+from tasks.engine.stage import Context, make, plan
+from tasks.extract.sources.pairs import PairsSource
+from tasks.extract.stage import EXTRACT
+from tasks.filter import stage as filters
+from tasks.filter.config import FilterConfig
+from tasks.filter.stage import FILTER
+from tests.servers.ray_nodes import NODE, OTHER, head_node
+from tests.unit.tasks.raw_images import downloaded, some_pairs
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: nothing of execution.engine = ray is tested; `make ray` does")
 pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]

@@ -15,26 +15,27 @@ import numpy as np
 import polars as pl
 import pytest
 
+from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from flows.config import RunConfig, load_config
-from tasks.curate import CURATE
-from tasks.curate_config import CurateConfig
+from tasks.curate.config import CurateConfig
+from tasks.curate.stage import CURATE
 from tasks.demo.build import build_demo_web
 from tasks.demo.server import running_server
-from tasks.download import DOWNLOAD
-from tasks.extract import EXTRACT
-from tasks.filter import FILTER
-from tasks.filter_config import FilterConfig
-from tasks.pair_lists import PairsSource
-from tasks.ray_pool import RayPlace
-from tasks.stage import Context, make, plan
-from tests.integration.ray_nodes import NODE, OTHER, head_node
+from tasks.download.stage import DOWNLOAD
+from tasks.engine.ray_pool import RayPlace
+from tasks.engine.stage import Context, make, plan
+from tasks.extract.sources.pairs import PairsSource
+from tasks.extract.stage import EXTRACT
+from tasks.filter.config import FilterConfig
+from tasks.filter.stage import FILTER
+from tests.servers.ray_nodes import NODE, OTHER, head_node
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: nothing of execution.engine = ray is tested; `make ray` does")
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]
 ROWS, FILES = 1_000_000, 8
-DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
+DEMO = CHECKOUT / "configs" / "demo.toml"
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ import pytest
 from dataops.errors import ConfigError, JobFailed
 from dataops.snapshot import find
 from dataops.store import FolderStore
-from tasks import train_ray as module
-from tasks.ray_pool import RayPlace
-from tasks.stage import Context, Plan, make, plan
-from tasks.train import TRAIN
-from tasks.train_ray import train_on_ray
-from tests.integration.ray_nodes import NODE, OTHER, head_node
+from tasks.engine.ray_pool import RayPlace
+from tasks.engine.stage import Context, Plan, make, plan
+from tasks.train import ray_launcher as module
+from tasks.train.ray_launcher import train_on_ray
+from tasks.train.stage import TRAIN
 from tests.integration.test_train_stage import dataset
+from tests.servers.ray_nodes import NODE, OTHER, head_node
 from tests.unit.training.conftest import VIT
 from training.config import TrainConfig
 

@@ -25,20 +25,23 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dataops.errors import ConfigError, GateRefused, ServiceError
+from dataops.home import CHECKOUT
 from dataops.schema import DOWNLOADED, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
-from tasks import parent_run, registration, stage, tracking
-from tasks.filter_summary import describe_balance
-from tasks.model_files import find_model
-from tasks.parent_run import End
-from tasks.register import REGISTER, RegisterConfig, run_links
-from tasks.stage import Context, Work
+from tasks.engine import stage
+from tasks.engine.stage import Context, Work
+from tasks.filter.summary import describe_balance
+from tasks.models.find import find_model
+from tasks.register import registration
+from tasks.register.stage import REGISTER, RegisterConfig, run_links
+from tasks.tracking import client as tracking
+from tasks.tracking import parent_run
+from tasks.tracking.parent_run import End
 from tests.integration.bare_environment import BareEnvironment
 from tests.unit.tasks.dataset_chain import chain, pair
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["a red circle", "a blue square", "nothing at all", "a Cat <script>"]
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -53,11 +56,11 @@ ENVIRONMENT = {
 BUILD = """
 import json, sys, torch
 from pathlib import Path
-from training.checkpoint import save_model
+from training.model.checkpoint import save_model
 from training.config import ModelConfig
-from training.model import CLIP
-from training.preprocess import Preprocess
-from training.tokenizer import train_tokenizer
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess
+from training.model.tokenizer import train_tokenizer
 
 folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
 tokenizer = train_tokenizer(texts, 400, 16)
@@ -72,7 +75,7 @@ REFERENCE = """
 import io, json, sys, torch
 from pathlib import Path
 from PIL import Image
-from training.checkpoint import load_model
+from training.model.checkpoint import load_model
 
 loaded = load_model(Path(sys.argv[1]))
 images = [Image.open(path) for path in json.loads(sys.argv[2])]
@@ -85,7 +88,7 @@ print(json.dumps({"similarities": cosines.tolist(), "probabilities": chances.tol
 """
 
 
-def python(code: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> str:
+def python(code: str, *arguments: str, cwd: Path = CHECKOUT, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         cwd=cwd,
@@ -526,9 +529,9 @@ from pathlib import Path
 from dataops.errors import GateRefused
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
-from tasks import stage
-from tasks.filter_summary import describe_balance
-from tasks.register import REGISTER, RegisterConfig
+from tasks.engine import stage
+from tasks.filter.summary import describe_balance
+from tasks.register.stage import REGISTER, RegisterConfig
 
 store = FolderStore(Path(sys.argv[1]))
 manifests = [Manifest.model_validate(m) for m in json.loads(sys.argv[2])]
@@ -736,7 +739,7 @@ def test_links_open_the_pages(registered: Any, environment: str) -> None:
 
 
 def test_a_training_shows_curves_that_move_while_it_runs(environment: str, tmp_path: Path, monkeypatch) -> None:
-    from tasks import train_live
+    from tasks.train import live_metrics as train_live
     from training.config import TrainConfig
 
     monkeypatch.setattr(train_live, "POLL_SECONDS", 0.2)
@@ -795,7 +798,7 @@ def ranked(store: FolderStore, name: str, right: list[bool]) -> Manifest:
 def test_a_model_that_is_worse_than_the_champion_is_a_candidate_and_aliases_leave_a_trail(
     environment: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows.promote import promote
+    from flows.commands.promote import promote
 
     results: list[str] = []
     for name, right in (("first", 120), ("same", 119), ("worse", 100)):
@@ -862,8 +865,8 @@ def test_the_card_and_the_lineage_are_linked_and_escaped(registered: Any, tmp_pa
 def test_a_takedown_tags_each_model_that_saw_the_pair_and_a_trace_tells_it(
     registered: Any, upstream: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows import takedown, trace
-    from tasks.pack import PACK, PackConfig
+    from flows.commands import takedown, trace
+    from tasks.pack.stage import PACK, PackConfig
 
     store = FolderStore(tmp_path / "store")
     shutil.copytree(upstream.store.root, store.root)

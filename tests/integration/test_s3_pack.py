@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dataops import s3_store
 from dataops.errors import StorageError
-from dataops.folder_store import FolderStore
-from dataops.s3_store import S3Store
-from tasks import pack
+from dataops.storage import s3 as s3_store
+from dataops.storage.folder import FolderStore
+from dataops.storage.s3 import S3Store
+from tasks.pack import stage as pack
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, serially, some_pairs
 
 pytestmark = pytest.mark.timeout(120)

@@ -9,16 +9,16 @@ import pytest
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from tasks.archives import WarcSource
-from tasks.common_crawl import CommonCrawlSource
-from tasks.extract import EXTRACT
-from tasks.s3_files import s3_client
-from tasks.source_files import source_files
-from tasks.stage import Context, make, plan
-from tasks.wat_source import WatSource
+from tasks.engine.stage import Context, make, plan
+from tasks.extract.sources.common_crawl import CommonCrawlSource
+from tasks.extract.sources.warc import WarcSource
+from tasks.extract.sources.wat import WatSource
+from tasks.extract.stage import EXTRACT
+from tasks.files.find import source_files
+from tasks.files.s3_file import s3_client
 from tests.integration.test_common_crawl import wat
-from tests.seaweed import KEY_ID, SECRET
-from tests.unit.tasks.test_extract_filter import ANIMALS, write_warc
+from tests.servers.seaweed import KEY_ID, SECRET
+from tests.unit.tasks.filter.test_extract_filter import ANIMALS, write_warc
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("inline")]
 

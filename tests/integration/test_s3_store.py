@@ -15,14 +15,15 @@ import botocore.auth
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from dataops import s3_calls, s3_store
 from dataops.errors import ConfigError, StorageError
-from dataops.s3_store import S3Store
+from dataops.storage import s3 as s3_store
+from dataops.storage import s3_requests as s3_calls
+from dataops.storage.s3 import S3Store
 from dataops.store import open_store
 from flows.config import check_config
 from tests.integration.conftest import KEY_ID, SECRET, free_port
-from tests.meddler import Exchange, meddler
-from tests.seaweed import SeaweedFS
+from tests.servers.faulty_proxy import Exchange, meddler
+from tests.servers.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -230,7 +231,7 @@ def test_a_busy_server_is_given_time_and_one_line_in_the_log(store, s3_server, m
     with meddled(store, s3_server, monkeypatch, slow_down) as behind:
         behind.put("a", b"x")
     assert len(refused) == 6
-    lines = [record.message for record in caplog.records if record.name == "dataops.s3_calls"]
+    lines = [record.message for record in caplog.records if record.name == "dataops.storage.s3_requests"]
     assert len(lines) == 2
     assert "waiting up to 120 s for s3://mill/" in lines[0]
     assert "SlowDown: reduce your rate" in lines[0]

@@ -8,15 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import boto3
 import pytest
 
 from dataops.errors import PairmillError, ServiceError
-from dataops.s3_store import S3Store
-from infra import services
-from infra.doctor import check_services
+from dataops.home import CHECKOUT
+from dataops.storage.s3 import S3Store
+from infra.doctor.diagnose import check_services
+from infra.local import services
 from tests.integration.conftest import KEY_ID, SECRET
 
 pytestmark = pytest.mark.timeout(120)
@@ -40,7 +40,7 @@ except Exception as error:
 """
 LOAD = """
 import sys
-from infra import services
+from infra.local import services
 services.apply_environment()
 import mlflow.pyfunc
 mlflow.pyfunc.load_model(sys.argv[1])
@@ -48,7 +48,7 @@ mlflow.pyfunc.load_model(sys.argv[1])
 
 
 def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(CHECKOUT)
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "MLFLOW_DISABLE_TELEMETRY": "true", "HOME": arguments[0]}
     env |= environment
     return subprocess.run(
@@ -80,7 +80,7 @@ def test_what_s3_refuses_is_told_without_the_credentials(s3_endpoint, environmen
     for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"} | environment).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
-    monkeypatch.setattr("dataops.s3_store.CHECK_SECONDS", 0.5)
+    monkeypatch.setattr("dataops.storage.s3.CHECK_SECONDS", 0.5)
     with pytest.raises(PairmillError, match=said) as caught:
         S3Store("mill", "x").check_writable()
     for secret in (SECRET, *environment.values()):

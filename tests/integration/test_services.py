@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from infra import processes, services, supervisor
+from dataops.home import CHECKOUT
+from infra.local import processes, services, supervisor
 
 pytestmark = pytest.mark.timeout(180)
 
-ROOT = Path(__file__).resolve().parents[2]
 # Any free ports: two homes that start at the same moment would otherwise contend for the usual ones.
 UP = """
 from dataclasses import replace
-from infra import services
+from infra.local import services
 services.PREFECT, services.MLFLOW = replace(services.PREFECT, port=None), replace(services.MLFLOW, port=None)
 print([status.pid for status in services.up()])
 """
@@ -63,7 +63,7 @@ def test_two_concurrent_ups_start_one_pair(home: Path):
     command = [sys.executable, "-c", UP]
     started = time.monotonic()
     both = [
-        subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(command, cwd=CHECKOUT, env=clean_environment(), stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     answers = [process.communicate()[0] for process in both]
@@ -94,7 +94,7 @@ def test_the_second_up_is_a_no_op(home: Path):
 
 def test_clients_reach_them_through_the_environment(home: Path, tmp_path: Path):
     client = """
-from infra import services
+from infra.local import services
 services.apply_environment()
 import mlflow, prefect
 from prefect.client.orchestration import get_client
@@ -107,7 +107,7 @@ assert mlflow.artifacts.load_text(run.info.artifact_uri + "/note.txt") == "hello
 with get_client(sync_client=True) as client:
     client.create_work_pool(WorkPoolCreate(name="pairmill", type="process"))
 """
-    env = clean_environment() | {"PYTHONPATH": str(ROOT)}
+    env = clean_environment() | {"PYTHONPATH": str(CHECKOUT)}
     subprocess.run([sys.executable, "-c", client], cwd=tmp_path, env=env, check=True)
     assert list(tmp_path.iterdir()) == []  # neither mlflow.db nor mlruns in the user's folder
     assert list((home / "services/mlflow/artifacts").rglob("note.txt"))

@@ -20,11 +20,11 @@ from warcio.archiveiterator import ArchiveIterator
 from dataops.errors import SourceError
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
-from tasks.archives import WarcSource
-from tasks.extract import EXTRACT
-from tasks.site import SiteSource
-from tasks.stage import Context, make, plan, reuse
-from tests.integration.site_server import Web, served
+from tasks.engine.stage import Context, make, plan, reuse
+from tasks.extract.sources.site import SiteSource
+from tasks.extract.sources.warc import WarcSource
+from tasks.extract.stage import EXTRACT
+from tests.servers.site import Web, served
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -211,7 +211,7 @@ def test_a_killed_crawl_goes_on_without_asking_again(tmp_path: Path):
         folder.mkdir(parents=True)
         job = {"site": site.model_dump(mode="json"), "folder": str(folder), "parent_pid": os.getpid()}
         (folder / "job.json").write_text(json.dumps(job))
-        command = [sys.executable, "-m", "tasks.crawl.job", str(folder / "job.json")]
+        command = [sys.executable, "-m", "tasks.extract.crawl.job", str(folder / "job.json")]
         for pages in (8, 25):
             with (
                 (folder / "killed.log").open("ab") as log,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from dataops.s3_store import S3Store
 from dataops.snapshot import Counts, Draft, Manifest, content_digest
+from dataops.storage.s3 import S3Store
 from dataops.store import Store
-from tasks.stage import Context, make, plan
-from tasks.train import TRAIN
+from tasks.engine.stage import Context, make, plan
+from tasks.train.stage import TRAIN
 from tests.unit.training.conftest import VIT, packed
 from training.config import TrainConfig
 

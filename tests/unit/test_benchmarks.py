@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-from benchmarks.filter_cases import said
-from benchmarks.filter_rows import pairs
+from benchmarks.cases.filter_cases import said
+from benchmarks.inputs.rows import pairs
 from benchmarks.measure import TreeMemory
 from benchmarks.plan import simulate
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from dataops.secrets import is_secret_name
+from dataops.home import CHECKOUT
+from dataops.redaction import is_secret_name
 from flows.config import RunConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dataops", "training", "tasks", "infra", "flows")
 MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "xmlrpc", "telnetlib", "ftplib"}
 """That read pickle or code, or speak without encryption."""
@@ -19,49 +19,49 @@ FETCHES = {"urllib.request", "requests", "httpx", "aiohttp", "urllib3", "http.cl
 LOADS = {"torch.load", "joblib.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.full_load", "yaml.unsafe_load"}
 ALLOWED = {
     # Pickle: between our own processes only, never from a store. multiprocessing does it by itself.
-    "training/torchscript.py pickle": "OpenAI's archives: every name but six becomes an inert record, nothing is called",
-    "training/state_dicts.py pickle": "names what torch.load raises",
-    "training/state_dicts.py torch.load": "a file of weights that the user names, with weights_only=True",
-    "training/any_model.py pickle": "names what torch.load raises",
+    "training/model/torchscript.py pickle": "OpenAI's archives: every name but six becomes an inert record, nothing is called",
+    "training/model/pretrained.py pickle": "names what torch.load raises",
+    "training/model/pretrained.py torch.load": "a file of weights that the user names, with weights_only=True",
+    "training/model/load.py pickle": "names what torch.load raises",
     # Network: each place that opens or serves a connection.
-    "tasks/wire.py http.client": "the safe fetch: checks each address that it connects to",
-    "tasks/wire.py socket": "the safe fetch",
-    "tasks/fetch.py http.client": "names what the safe fetch answers",
-    "tasks/fetch.py urllib.request": "the safe fetch takes the place of urllib's opener; it opens nothing through it",
-    "tasks/fetch_shard.py urllib.request": "puts the safe fetch under img2dataset",
-    "tasks/addresses.py socket": "names address families",
-    "tasks/dns.py socket": "resolves hosts for the safe fetch",
-    "tasks/crawl/resolver.py socket": "names address families; Twisted resolves, and each answer is checked",
-    "tasks/crawl/archive.py http.client": "the names of status codes",
-    "tasks/http_files.py http.client": "names what a broken connection raises",
-    "tasks/http_files.py socket": "names what a slow connection raises",
-    "tasks/s3_files.py urllib3": "names what a broken connection to S3 raises",
-    "tasks/tracking.py requests": "names the exceptions of MLflow's client",
+    "tasks/web/request.py http.client": "the safe fetch: checks each address that it connects to",
+    "tasks/web/request.py socket": "the safe fetch",
+    "tasks/download/fetch/opener.py http.client": "names what the safe fetch answers",
+    "tasks/download/fetch/opener.py urllib.request": "the safe fetch takes the place of urllib's opener; it opens nothing through it",
+    "tasks/download/worker.py urllib.request": "puts the safe fetch under img2dataset",
+    "tasks/web/address_policy.py socket": "names address families",
+    "tasks/web/dns_cache.py socket": "resolves hosts for the safe fetch",
+    "tasks/extract/crawl/resolver.py socket": "names address families; Twisted resolves, and each answer is checked",
+    "tasks/extract/crawl/archive.py http.client": "the names of status codes",
+    "tasks/files/http_file.py http.client": "names what a broken connection raises",
+    "tasks/files/http_file.py socket": "names what a slow connection raises",
+    "tasks/files/s3_file.py urllib3": "names what a broken connection to S3 raises",
+    "tasks/tracking/client.py requests": "names the exceptions of MLflow's client",
     "tasks/demo/archive.py http.client": "asks the demo's site on 127.0.0.1",
     "tasks/demo/server.py http.server": "the demo's site, on 127.0.0.1",
-    "infra/supervisor.py http.client": "asks our own servers on 127.0.0.1 whether they live",
-    "infra/services.py urllib.request": "asks the servers that the environment names whether they live",
-    "infra/answers.py urllib.request": "a container's health check: asks the server beside it",
-    "infra/server_checks.py urllib.request": "asks the servers that the environment names what they are",
-    "infra/worker.py socket": "this machine's name",
+    "infra/local/supervisor.py http.client": "asks our own servers on 127.0.0.1 whether they live",
+    "infra/local/services.py urllib.request": "asks the servers that the environment names whether they live",
+    "infra/healthcheck.py urllib.request": "a container's health check: asks the server beside it",
+    "infra/doctor/servers.py urllib.request": "asks the servers that the environment names what they are",
+    "infra/local/worker.py socket": "this machine's name",
     "training/process.py socket": "this machine's name",
-    "tasks/promotion.py socket": "this machine's name",
-    "tasks/ray_trainer.py socket": "this machine's name, and a free port for torchrun's rendezvous",
+    "tasks/register/promotion.py socket": "this machine's name",
+    "tasks/train/ray_actor.py socket": "this machine's name, and a free port for torchrun's rendezvous",
     "flows/prefect_errors.py httpx": "names what Prefect's client raises",
-    "tasks/mlflow_rest.py urllib.request": "asks the MLflow server that the environment names",
-    "tasks/lease.py socket": "this machine's name",
-    "tasks/ray_driver.py socket": "this machine's name",
-    "tasks/ray_pool.py socket": "asks whether the head of the cluster that the config names listens",
-    "flows/deploy.py httpx": "names an exception of Prefect's client",
-    "infra/processes.py socket": "looks for free ports on 127.0.0.1",
-    "flows/runs.py socket": "this machine's name",
-    "flows/sight.py httpx": "names an exception of Prefect's client",
+    "tasks/tracking/rest.py urllib.request": "asks the MLflow server that the environment names",
+    "tasks/engine/lease.py socket": "this machine's name",
+    "tasks/engine/ray_driver.py socket": "this machine's name",
+    "tasks/engine/ray_pool.py socket": "asks whether the head of the cluster that the config names listens",
+    "flows/deployment/deploy.py httpx": "names an exception of Prefect's client",
+    "infra/local/processes.py socket": "looks for free ports on 127.0.0.1",
+    "flows/records.py socket": "this machine's name",
+    "flows/display.py httpx": "names an exception of Prefect's client",
     "flows/train_on_pool.py httpx": "names an exception of Prefect's client",
 }
 
 
 def sources() -> list[Path]:
-    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
 
 
 def dotted(node: ast.expr) -> str:
@@ -101,7 +101,7 @@ def calls(node: ast.Call) -> Iterator[str]:
 
 
 def test_no_source_loads_pickle_runs_text_or_opens_a_connection_but_where_it_may():
-    found = {f"{path.relative_to(ROOT).as_posix()} {what}" for path in sources() for what in findings(parse(path))}
+    found = {f"{path.relative_to(CHECKOUT).as_posix()} {what}" for path in sources() for what in findings(parse(path))}
     assert found - ALLOWED.keys() == set(), "safe ones go into ALLOWED, with the reason"
     assert ALLOWED.keys() - found == set(), "no longer true: take it out"
 
@@ -176,7 +176,7 @@ def test_no_config_field_asks_for_a_secret():
 
 
 def test_the_tests_that_security_md_names_exist():
-    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    text = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(tests/[^`]+)`", text))
     assert len(named) > 8
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    assert [name for name in sorted(named) if not (CHECKOUT / name).is_file()] == []

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.cluster.topology import Topology
+from tests.servers.topology import Topology
 
 
 @pytest.fixture(scope="session")

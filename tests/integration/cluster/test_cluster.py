@@ -18,13 +18,16 @@ import httpx
 import pytest
 
 from dataops.errors import StorageError
-from infra import installation, services
+from dataops.home import CHECKOUT
 from infra.bucket import make_bucket
-from infra.server_checks import check_database
-from tasks import promotion, tracking
+from infra.doctor import installation
+from infra.doctor.servers import check_database
+from infra.local import services
 from tasks.demo.build import build_demo_web
+from tasks.register import promotion
+from tasks.tracking import client as tracking
 from tests.e2e.conftest import SAMPLE_CONFIG
-from tests.integration.cluster.topology import ROOT, Topology
+from tests.servers.topology import Topology
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -57,7 +60,7 @@ def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
             suite=web.suite_root,
             host=web.host,
             site=site.url.removeprefix("http://").rstrip("/"),
-            root=ROOT,
+            root=CHECKOUT,
             model_name="clustered",
             workers=1,
         )
@@ -71,7 +74,7 @@ def pairmill(cluster: Topology, *arguments: str, code: int = 0, **changed: str) 
     """The command in the worker's environment, with some variables changed."""
     command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
     env = cluster.client() | changed
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -155,7 +158,7 @@ def test_a_bucket_is_made_once_and_a_refusal_is_named(cluster: Topology, monkeyp
 
 def test_a_run_through_worker_servers_and_store_outlives_the_prefect_server(cluster: Topology, config: Path, s3: Any):
     flow = api(cluster, "POST", "/flows/", json={"name": "pipeline"})
-    step = {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
+    step = {"prefect.deployments.steps.set_working_directory": {"directory": str(CHECKOUT)}}
     deployment = {"name": "cluster", "flow_id": flow["id"], "work_pool_name": "pairmill", "pull_steps": [step]}
     deployment = api(cluster, "POST", "/deployments/", json=deployment | {"entrypoint": "flows/pipeline.py:pipeline"})
     scheduled = {"parameters": {"config": str(config)}, "state": {"type": "SCHEDULED"}}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra import dotenv
-from tests.integration.cluster.topology import resolved_compose
+from tests.servers.topology import resolved_compose
 
 
 @pytest.fixture

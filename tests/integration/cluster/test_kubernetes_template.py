@@ -4,19 +4,18 @@ import json
 import subprocess
 import sys
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import kubernetes_validate
 import pytest
 
-from tests.integration.cluster.topology import Topology
+from dataops.home import CHECKOUT
+from tests.servers.topology import Topology
 
 pytestmark = pytest.mark.timeout(180)
 
-ROOT = Path(__file__).resolve().parents[3]
-TEMPLATE = ROOT / "infra/kubernetes/gpu-job-template.json"
+TEMPLATE = CHECKOUT / "infra/kubernetes/gpu-job-template.json"
 # Rendered by the class that the worker in the cluster runs, in a process of its own: importing it warns.
 RENDER = """
 import asyncio, json, sys

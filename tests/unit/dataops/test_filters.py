@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from dataops.filters import RuleConfig, asked_of, first_reason, host
-from dataops.personal import masked
 from dataops.schema import PAIRS
+from dataops.text.personal_data import masked
 
 BOUNDS = RuleConfig(max_chars=60, min_words=2, max_words=12, min_letter_fraction=0.5, max_url_chars=60)
 OFF = RuleConfig(

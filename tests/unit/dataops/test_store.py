@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError, StorageError
-from dataops.objects import PAGE
+from dataops.home import CHECKOUT
+from dataops.storage.base import PAGE
 from dataops.store import FolderStore, check_name, open_store
 
 
@@ -122,7 +123,7 @@ def test_a_file_that_outgrows_its_limit_is_an_error_with_a_remedy(tmp_path):
         "try:\n    FolderStore(Path(sys.argv[1])).put('a/b', bytes(8192))\n"
         "except StorageError as error:\n    print(error)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "Free some space" in done.stdout

@@ -5,9 +5,8 @@ import polars as pl
 import pytest
 
 from dataops.errors import ConfigError
+from dataops.home import CHECKOUT
 from flows.config import RunConfig, load_config
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def test_a_file_that_is_not_toml(tmp_path, text):
         load_config(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda p: p.name)
 def test_every_shipped_config_is_valid(path, write, tmp_path):
     """As it stands but for the places that only a machine knows."""
     write()
@@ -169,7 +168,7 @@ def test_every_shipped_config_is_valid(path, write, tmp_path):
 def test_the_second_round_of_the_bootstrap_takes_the_first_ones_download(write, tmp_path):
     write()
     settings = [f"store.uri={tmp_path}/store", "evaluate.suite=suite/suite.toml", "evaluate.data=suite"]
-    first, second = (load_config(ROOT / f"configs/{name}.toml", settings) for name in ("common-crawl", "bootstrap"))
+    first, second = (load_config(CHECKOUT / f"configs/{name}.toml", settings) for name in ("common-crawl", "bootstrap"))
     for table in ("seed", "source", "filter", "download"):
         assert getattr(second, table) == getattr(first, table)
     (rule,) = second.curate.rules

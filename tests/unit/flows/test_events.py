@@ -5,7 +5,7 @@ import pytest
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from flows import events
-from flows.runs import Attempt, RunRecord
+from flows.records import Attempt, RunRecord
 
 
 def manifest(stage: str, made_by: str) -> Manifest:

@@ -10,11 +10,12 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.store import FolderStore
-from flows import cli, report
+from flows import cli
+from flows.commands import output as report
 from flows.config import load_config, secret_problems
-from flows.runs import Attempt, RunRecord, list_runs, load_run
-from infra.check import Check
-from infra.services import ServiceStatus
+from flows.records import Attempt, RunRecord, list_runs, load_run
+from infra.doctor.check import Check
+from infra.local.services import ServiceStatus
 
 KEY = "AKIA-planted/secret+value"
 HOSTILE = "[bold]x[/bold] [link=http://evil]y[/link] :smile:\x1b[2J\x1b]0;title\x07\r\x9b31m\u202e</td><script>"

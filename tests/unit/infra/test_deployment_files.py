@@ -11,29 +11,29 @@ from typing import Any
 import pytest
 import yaml
 
+from dataops.home import CHECKOUT
 from infra import dotenv
-from tasks.stage import code_version
+from tasks.engine.stage import code_version
 
-ROOT = Path(__file__).resolve().parents[3]
-DOCKERFILE = (ROOT / "infra/Dockerfile").read_text()
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "infra/compose.yaml").read_text())
+DOCKERFILE = (CHECKOUT / "infra/Dockerfile").read_text()
+PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())
 
 
 def test_the_linter_finds_nothing_in_the_dockerfile():
     linter = Path(sys.executable).parent / "hadolint"
-    done = subprocess.run([linter, ROOT / "infra/Dockerfile"], capture_output=True, text=True, check=False)
+    done = subprocess.run([linter, CHECKOUT / "infra/Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_all_that_the_image_copies_is_there_and_let_through():
-    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    allowed = {line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [
         line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY") and "--from" not in line
     ]
     sources = {source for line in copied for source in line}
     assert sources == allowed
-    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert [source for source in sources if not (CHECKOUT / source).exists()] == []
     assert sources >= {package.split(".")[0] for package in PROJECT["tool"]["setuptools"]["packages"]}
 
 
@@ -71,7 +71,7 @@ def test_every_service_is_hardened_healthy_or_ends_and_publishes_on_loopback():
 
 
 def test_no_password_has_a_default():
-    text = (ROOT / "infra/compose.yaml").read_text()
+    text = (CHECKOUT / "infra/compose.yaml").read_text()
     names = set(re.findall(r"\$\{([A-Z_]*(?:PASSWORD|SECRET|ACCESS_KEY)[A-Z_]*)", text))
     assert len(names) >= 7
     for name in names:
@@ -81,7 +81,7 @@ def test_no_password_has_a_default():
 
 
 def test_every_variable_of_compose_is_told_of_in_the_example():
-    used = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "infra/compose.yaml").read_text()))
+    used = set(re.findall(r"\$\{([A-Z_]+)", (CHECKOUT / "infra/compose.yaml").read_text()))
     told = set(re.findall(r"^#?([A-Z_]+)=", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE))
     assert used == told
 
@@ -100,7 +100,7 @@ def test_generated_secrets_are_random_private_and_kept(tmp_path: Path):
 
 
 def test_git_ignores_the_secrets():
-    done = subprocess.run(["git", "check-ignore", "-q", "infra/.env"], cwd=ROOT, check=False)
+    done = subprocess.run(["git", "check-ignore", "-q", "infra/.env"], cwd=CHECKOUT, check=False)
     assert done.returncode == 0
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError, ServiceError
-from infra import processes, services, supervisor
-from infra.supervisor import Record
+from dataops.home import CHECKOUT
+from infra.local import processes, services, supervisor
+from infra.local.supervisor import Record
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +71,8 @@ def test_home_is_absolute_and_an_empty_variable_is_none(monkeypatch: pytest.Monk
 
 
 def test_imports_neither_prefect_nor_mlflow_nor_torch():
-    code = "import sys, infra.services, infra.doctor; print({'prefect', 'mlflow', 'torch', 'boto3'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
-    )
+    code = "import sys, infra.local.services, infra.doctor.diagnose; print({'prefect', 'mlflow', 'torch', 'boto3'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
     assert done.stdout.strip() == "set()"
 
 
@@ -210,7 +209,7 @@ def test_an_extra_service_runs_our_code_until_down(tmp_path: Path):
     assert first.pid
     environ = Path(f"/proc/{first.pid}/environ")
     if environ.exists():
-        assert f"PYTHONPATH={Path(services.__file__).parents[1]}".encode() in environ.read_bytes().split(b"\0")
+        assert f"PYTHONPATH={CHECKOUT}".encode() in environ.read_bytes().split(b"\0")
     assert [s.state for s in services.down()] == ["stopped"] * 3
     assert processes.identity(first.pid) is None
     assert services.down()[2].url == first.url

@@ -13,15 +13,15 @@ import pyarrow as pa
 from PIL import Image
 
 from dataops.digest import text_sha256
-from dataops.images import preview
+from dataops.images.decode import preview
 from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped, uid
-from dataops.shards import ShardWriter
+from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
 from dataops.store import FolderStore, Store
-from tasks.fetch_outcome import EVIDENCE
-from tasks.filter_summary import describe
-from tasks.pack import PACK, PackConfig
-from tasks.stage import Context, make, plan
+from tasks.download.outcome import EVIDENCE
+from tasks.engine.stage import Context, make, plan
+from tasks.filter.summary import describe
+from tasks.pack.stage import PACK, PackConfig
 
 Rows = Sequence[Mapping[str, Any]]
 CONFIGS: dict[str, dict[str, Any]] = {

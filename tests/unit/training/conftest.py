@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dataops.schema import PACKED
-from dataops.shards import ShardWriter, index_text
+from dataops.shards.tar import ShardWriter, index_text
 from dataops.snapshot import Draft, Part
 
 RESNET = {

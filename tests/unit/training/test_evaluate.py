@@ -17,23 +17,23 @@ import torch
 from PIL import Image
 
 from dataops.errors import ConfigError, ContractError
-from training.checkpoint import save_model
+from dataops.home import CHECKOUT
 from training.config import ModelConfig, TextConfig, VisionConfig
-from training.encode import encode_images
-from training.eval_samples import Sample
-from training.eval_sets import EvalSet
 from training.evaluate import EvaluateJob, evaluate, main
-from training.features import encode_set
+from training.evaluation.encode import encode_images
+from training.evaluation.features import encode_set
+from training.evaluation.retrieval import retrieve
+from training.evaluation.samples import Sample
+from training.evaluation.sets import EvalSet
+from training.evaluation.suite import Suite
+from training.evaluation.task import Task
+from training.evaluation.zero_shot import classify
 from training.job import read_job
-from training.model import CLIP
-from training.preprocess import Preprocess
-from training.retrieval import retrieve
-from training.suite import Suite
-from training.suite_task import Task
-from training.tokenizer import train_tokenizer
-from training.zero_shot import classify
+from training.model.checkpoint import save_model
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess
+from training.model.tokenizer import train_tokenizer
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
 
@@ -302,9 +302,9 @@ def test_an_orphan_ends(tmp_path, suite):
         "follow_parent(os.getppid(), 0.1)\\nprint(1, flush=True)\\ntime.sleep(60)'], stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\nprint(child.pid, flush=True)\nos._exit(0)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     parent = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, check=True, timeout=50
+        [sys.executable, "-c", code], cwd=CHECKOUT, env=environment, capture_output=True, check=True, timeout=50
     )
     pid = int(parent.stdout)
     deadline = time.monotonic() + 10

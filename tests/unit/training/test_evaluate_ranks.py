@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.training.test_evaluate import REPOSITORY, content, write_checkpoint
-from tests.unit.training.test_protocols import COLOURS, NAMES, png, shown, write_set
+from dataops.home import CHECKOUT
+from tests.unit.training.evaluation.test_protocols import COLOURS, NAMES, png, shown, write_set
+from tests.unit.training.test_evaluate import content, write_checkpoint
 from training.evaluate import main
-from training.suite import Suite
-from training.suite_task import Task
+from training.evaluation.suite import Suite
+from training.evaluation.task import Task
 
 PROTOCOLS = ("linear_probe", "prompts")
 
@@ -56,7 +57,7 @@ def in_two_ranks(job: Path) -> list[int]:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **shared}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **shared}
     command = [sys.executable, "-m", "training.evaluate", str(job)]
     ranks = [
         subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, VIT
-from training.checkpoint import LoadedModel, load_model, save_model
 from training.config import ModelConfig
 from training.export import Format, export, main
-from training.model import CLIP
-from training.preprocess import Preprocess
-from training.tokenizer import make_tokenizer, train_tokenizer
+from training.model.checkpoint import LoadedModel, load_model, save_model
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess
+from training.model.tokenizer import make_tokenizer, train_tokenizer
 
 CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "café in Paris 2019", "a temple roof, and a flower " * 4, ""]
 MODELS = [("vit", "clip"), ("vit", "captions"), ("resnet", "captions")]
@@ -132,7 +132,7 @@ def test_what_a_form_cannot_hold_is_refused(models: dict[tuple[str, str], Loaded
 def test_a_missing_package_is_named(
     models: dict[tuple[str, str], LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.export_onnx.PACKAGES", ("torch", "no_such_runtime"))
+    monkeypatch.setattr("training.exporters.onnx_graph.PACKAGES", ("torch", "no_such_runtime"))
     with pytest.raises(ConfigError, match=r"no_such_runtime not installed: pip install 'pairmill\[export\]'"):
         export(models["vit", "clip"], "onnx", tmp_path)
 

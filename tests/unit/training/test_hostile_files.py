@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from dataops.errors import ContractError
-from training.checkpoint import MODEL_FILES, load_model, newest_checkpoint, restore
-from training.eval_sets import EvalSet
-from training.preprocess import decode_rgb
+from training.evaluation.sets import EvalSet
+from training.model.checkpoint import MODEL_FILES, load_model, newest_checkpoint, restore
+from training.model.preprocess import decode_rgb
 
 
 class Bomb:
@@ -41,11 +41,11 @@ def picture(side: int = 8, kind: str = "PNG", **options: Any) -> bytes:
 @pytest.fixture
 def card(tmp_path: Path) -> Path:
     """A finished model's folder whose weights are still to be planted."""
-    from training.checkpoint import save_model
     from training.config import ModelConfig
-    from training.model import CLIP
-    from training.preprocess import Preprocess
-    from training.tokenizer import train_tokenizer
+    from training.model.checkpoint import save_model
+    from training.model.clip import CLIP
+    from training.model.preprocess import Preprocess
+    from training.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["a"], 300, 8)
     vision = {"image_size": 8, "layers": 1, "width": 8, "head_width": 8, "patch_size": 8}
@@ -189,7 +189,7 @@ def test_counts_of_shards_that_no_set_has(count, tmp_path):
 
 
 def test_a_member_that_memory_should_not_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.eval_samples.MAX_MEMBER_BYTES", 1 << 20)
+    monkeypatch.setattr("training.evaluation.samples.MAX_MEMBER_BYTES", 1 << 20)
     found = eval_set(tmp_path, ("a.png", bytes(2 << 20)), ("a.cls", b"0"))
     with pytest.raises(ContractError, match="no plain file of at most 1 MiB"):
         list(found.samples())

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dataops.home import CHECKOUT
 from training import process
 
-ROOT = Path(__file__).resolve().parents[3]
 NO_PROC = "process._PROC = __import__('pathlib').Path('/nowhere')\n"
 
 
@@ -48,7 +48,7 @@ def test_a_job_ends_with_the_process_that_it_works_for(system):
     """Which need not be its parent: torchrun stands between."""
     code = "import sys, time\nfrom training import process\n" + (NO_PROC if system == "ps" else "")
     code += "process.follow_parent(int(sys.argv[1]))\nprint('follows', flush=True)\ntime.sleep(60)\n"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as master:
         command = [sys.executable, "-c", code, str(master.pid)]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as job:

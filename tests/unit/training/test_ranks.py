@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from dataops.digest import file_sha256
-from tasks.train import torchrun
-from tests.unit.tasks.test_train_shards import Dataset, dataset, job_of, size_of, supply
+from tasks.train.stage import torchrun
+from tests.unit.tasks.train.test_shard_supply import Dataset, dataset, job_of, size_of, supply
 from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training.config import TrainConfig
 from training.process import ELSEWHERE

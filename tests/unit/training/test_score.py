@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from dataops.errors import ConfigError, ContractError
-from dataops.score_tables import SCORES, TO_SCORE
-from training.any_model import load_any
-from training.checkpoint import LoadedModel, load_model, save_model
+from dataops.images.score_tables import SCORES, TO_SCORE
 from training.config import ModelConfig
 from training.job import read_job
-from training.model import CLIP
-from training.preprocess import Preprocess, decode_rgb
+from training.model.checkpoint import LoadedModel, load_model, save_model
+from training.model.clip import CLIP
+from training.model.load import load_any
+from training.model.preprocess import Preprocess, decode_rgb
+from training.model.tokenizer import train_tokenizer
 from training.score import ScoreJob, ShardToScore, main, read_head, score_shard
-from training.tokenizer import train_tokenizer
 
 from .conftest import VIT, jpeg, write_shard
 

@@ -24,16 +24,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import training.checkpoint as checkpoint_module
-import training.health as health_module
-import training.step as step_module
+import training.loop.health as health_module
+import training.loop.step as step_module
+import training.model.checkpoint as checkpoint_module
 import training.train as train_module
 from dataops.digest import file_sha256
 from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training import job as job_module
-from training.checkpoint import load_model
 from training.config import Precision
-from training.model import CLIP
+from training.model.checkpoint import load_model
+from training.model.clip import CLIP
 from training.train import OUTPUTS, main, settled_precision
 
 MakeJob = Callable[..., Path]
@@ -107,7 +107,7 @@ def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJ
     assert main([str(undisturbed)]) == 0
     script = f"""
         import os, signal, sys
-        import training.step as step
+        import training.loop.step as step
         import training.train as train
         loss, calls = step.contrastive_loss, []
         def die(*arguments):

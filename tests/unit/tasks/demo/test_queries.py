@@ -1,23 +1,30 @@
 """The demo's list of queries, on the names of the demo's emoji."""
 
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
-from dataops.balance import effective_number, expected_counts, query_counts, query_probabilities, query_salts, sampled
-from dataops.hashes import uid_halves
-from dataops.query_building import QUERIES
-from dataops.query_matching import compile_queries, match
+from dataops.home import CHECKOUT
+from dataops.kernels.hashes import uid_halves
 from dataops.schema import uid
+from dataops.text.balance import (
+    effective_number,
+    expected_counts,
+    query_counts,
+    query_probabilities,
+    query_salts,
+    sampled,
+)
+from dataops.text.query_building import QUERIES
+from dataops.text.query_matching import compile_queries, match
 from tasks.demo.emoji_set import load_emoji
 from tasks.demo.queries import THRESHOLDS, demo_queries
-from tasks.queries import read_queries
+from tasks.filter.queries import read_queries
 
-CONFIG = Path(__file__).resolve().parents[4] / "configs" / "demo.toml"
+CONFIG = CHECKOUT / "configs" / "demo.toml"
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,11 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
+from dataops.home import CHECKOUT
 from tasks.demo.server import running_server
-
-ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +123,7 @@ def test_a_client_that_hangs_up_harms_nobody(folder):
 def test_sigterm_ends_the_command(folder, tmp_path):
     told = tmp_path / "port"
     command = [sys.executable, "-m", "tasks.demo.server", "--directory", str(folder), "--port-file", str(told)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 30
         while not told.exists() and time.monotonic() < deadline and process.poll() is None:

@@ -1,0 +1,1 @@
+"""Cases that a benchmark measures, each beside its peer."""

@@ -1,0 +1,269 @@
+"""What each side of benchmarks/filter.py does: each function runs in a process of its own.
+
+Each takes the paths of parts and returns (seconds, what to compare). Of reading, the clock covers what the case says.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Semaphore
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+Result = tuple[float, Any]
+
+QUERIES = 500_000
+DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
+"""Addresses that are looked at together, memory for what is chosen among, and threads."""
+MEMORY_LIMIT = 2 << 30
+"""Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
+_WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
+
+
+# rules: from Parquet to the rows that stay
+
+
+def rules_ours(paths: Sequence[Path]) -> Result:
+    """Our rules, a slice of a part at a time as the stage asks them."""
+    from dataops.filters import asked_of, first_reason
+    from tasks.filter.steps import SLICE_ROWS
+
+    config, kept, before = size_rules(), [0, 0], 0
+    asked_of(pl.read_parquet(paths[0], n_rows=10), config)  # compiled before the clock starts
+    started = time.perf_counter()
+    for path in paths:
+        for start in range(0, pq.read_metadata(path).num_rows, SLICE_ROWS):
+            rows = pl.scan_parquet(path).select("url", "caption").slice(start, SLICE_ROWS).collect()
+            left = first_reason(asked_of(rows, config)).is_null().arg_true()
+            kept = [kept[0] + len(left), kept[1] + int(left.cast(pl.UInt64).sum()) + before * len(left)]
+            before += rows.height
+    return time.perf_counter() - started, kept
+
+
+def size_rules() -> Any:
+    """Length of caption and address, words, extension, letters: what pandas can say in a line each."""
+    from dataops.filters import RuleConfig
+
+    off: Any = {"drop_file_names": False, "drop_dates_and_sizes": False, "personal": "keep", "drop_tracking": False}
+    return RuleConfig(min_words=2, max_chars=120, max_repeated_fraction=None, opt_out=[], **off)
+
+
+def rules_pandas(paths: Sequence[Path]) -> Result:
+    """The same in pandas."""
+    import pandas as pd
+
+    started = time.perf_counter()
+    rows = pd.concat([pd.read_parquet(path, columns=["url", "caption"]) for path in paths], ignore_index=True)
+    caption, url = rows["caption"], rows["url"]
+    chars, count = caption.str.len(), caption.str.count(_WORD)
+    visible, letters = caption.str.count(r"\S"), caption.str.count(_LETTER)
+    gone = (url.str.len() > 2048) | url.str.contains(r"(?i)^[^?#]*\.(?:ico|svg)(?:[?#]|$)")
+    gone |= (chars < 3) | (count < 2) | (chars > 120) | (count > 200) | (letters < visible * 0.4)
+    left = np.flatnonzero(~gone.to_numpy())
+    return time.perf_counter() - started, [len(left), int(left.sum())]
+
+
+# dedupe: from Parquet to one row of each address
+
+
+def dedupe_ours(paths: Sequence[Path]) -> Result:
+    """The stage's own way: keys by ranges of hashes, in scratch tables; then a range at a time. Two threads stand for the
+    stage's two workers.
+
+    An earlier row has the smaller uid, so that of each address the first row stays, as in pandas.
+    """
+    with tempfile.TemporaryDirectory(dir=paths[0].parent) as folder:
+        _dedupe(Path(folder) / "few", paths[:1], [10])  # compiled before the clock starts
+        started = time.perf_counter()
+        kept = _dedupe(Path(folder) / "all", paths, [pq.read_metadata(path).num_rows for path in paths])
+        return time.perf_counter() - started, kept
+
+
+def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[int]:
+    """How many rows stay of the first `sizes` rows of parts, and the sum of their numbers."""
+    from dataops.snapshot import Draft
+    from dataops.store import FolderStore
+    from tasks.engine.partition_tables import by_range, gathered, put_pieces, table
+    from tasks.filter import steps
+    from tasks.filter.config import FilterConfig
+    from tasks.filter.stage import range_bits
+
+    draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
+    slices = [
+        (path, start, min(DEDUPE_ROWS, size - start))
+        for path, size in zip(paths, sizes, strict=True)
+        for start in range(0, size, DEDUPE_ROWS)
+    ]
+    bits, working = range_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY), Semaphore(DEDUPE_WORKERS)
+
+    def spill(number: int) -> None:
+        path, start, rows = slices[number]
+        with working:
+            pieces = by_range(_address_keys(path, start, rows, number), "url", bits)
+        put_pieces(draft, table("keys", number), *pieces)
+
+    def choose(number: int) -> None:
+        with working:
+            steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
+
+    def leaving(number: int) -> tuple[int, int]:
+        rows = gathered(draft, [table("gone", i) for i in range(1 << bits)], number)["row"]
+        return len(rows), int(rows.cast(pl.UInt64).sum())
+
+    with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # of which one waits for the disk
+        list(pool.map(spill, range(len(slices))))
+        list(pool.map(choose, range(1 << bits)))
+        gone = list(pool.map(leaving, range(len(slices))))
+    every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
+    numbers = sum(total + first * count for (count, total), first in zip(gone, before, strict=False))
+    return [every - sum(count for count, _ in gone), every * (every - 1) // 2 - numbers]
+
+
+def _address_keys(path: Path, start: int, size: int, number: int) -> pl.DataFrame:
+    """The keys of rows of a part of which nothing but the address is known."""
+    from dataops.kernels.hashes import hash128
+    from dataops.storage.partition_file import series_over
+
+    urls = pl.scan_parquet(path).select("url").slice(start, size).collect()["url"]
+    rows, hashes = np.arange(size, dtype=np.uint32), np.empty(size, np.uint64)
+    for first in range(0, size, 1 << 14):  # to_arrow copies
+        hashes[first : first + (1 << 14)] = hash128(urls.slice(first, 1 << 14).to_arrow())[:, 0]
+    known = {"url": hashes, "uid": np.uint64(number << 32) + rows, "row": rows}
+    same = {"origin": np.zeros(size, np.uint64), "rank": np.zeros(size, np.uint16)}
+    return pl.DataFrame({name: series_over(column) for name, column in (known | same).items()})
+
+
+def dedupe_pandas(paths: Sequence[Path]) -> Result:
+    """The same in pandas."""
+    import pandas as pd
+
+    started = time.perf_counter()
+    frame = pd.concat([pd.read_parquet(path, columns=["url"]) for path in paths], ignore_index=True)
+    kept = frame.drop_duplicates("url", keep="first").index
+    return time.perf_counter() - started, [len(kept), int(kept.to_numpy().sum())]
+
+
+# match: from captions in memory to the queries in each
+
+
+def query_list(folder: Path, size: int | None = None) -> list[str]:
+    """Words, and runs of two to four words of made-up captions, as titles and frequent bigrams would be; kept in a file.
+
+    Args:
+        size: how many; None is those of the file.
+    """
+    from benchmarks.inputs.rows import text_of, words
+
+    file = folder / "queries.json"
+    if file.is_file():
+        kept: list[str] = json.loads(file.read_text())
+        if size in (None, len(kept)):
+            return kept
+    size = size or QUERIES
+    found = {word.strip() for word in words()[0].to_pylist()}
+    number, seeds = 0, np.arange(200_000, dtype=np.uint64)
+    while len(found) < size + 20_000:
+        runs = text_of(seeds + np.uint64(number), 60, 2.4, 0.3, 4, language=0)
+        found.update(run for run in runs.to_list() if " " in run)
+        number += len(seeds)
+    normal = sorted({" ".join(said(query)) for query in found} - {""})
+    queries = [normal[i] for i in np.linspace(0, len(normal) - 1, size).astype(int)]
+    file.write_text(json.dumps(queries))
+    return queries
+
+
+def said(text: str) -> list[str]:
+    """The words of a text as dataops.text.query_matching takes them, slowly."""
+    from dataops.kernels.characters import GAP, WORD, characters
+
+    kinds = characters().kinds
+    spaced = "".join(" " if kinds[ord(c)] == GAP else f" {c} " if kinds[ord(c)] == WORD else c for c in text)
+    return spaced.casefold().split()
+
+
+def _captions(paths: Sequence[Path]) -> Iterator[pl.Series]:
+    for path in paths:
+        yield pl.read_parquet(path, columns=["caption"])["caption"]
+
+
+def match_ours(paths: Sequence[Path]) -> Result:
+    """Our matching, from the column as it is."""
+    from dataops.text.query_matching import compile_queries, match
+
+    queries = compile_queries(query_list(paths[0].parent))
+    captions = [part.to_arrow() for part in _captions(paths)]
+    match(captions[0][:10], queries)
+    started = time.perf_counter()
+    found = [match(part, queries) for part in captions]
+    seconds = time.perf_counter() - started
+    return seconds, [sum(len(part.values) for part in found), sum(int(part.values.to_numpy().sum()) for part in found)]
+
+
+def match_pyahocorasick(paths: Sequence[Path]) -> Result:
+    """As MetaCLIP does it: an automaton over captions padded with spaces, which were made before the clock starts."""
+    import ahocorasick
+
+    automaton = ahocorasick.Automaton()
+    for number, query in enumerate(query_list(paths[0].parent)):
+        automaton.add_word(f" {query} ", number)
+    automaton.make_automaton()
+    captions = _padded(paths)
+    started = time.perf_counter()
+    found = [{number for _, number in automaton.iter(caption)} for caption in captions]
+    seconds = time.perf_counter() - started
+    return seconds, [sum(map(len, found)), sum(map(sum, found))]
+
+
+def match_ahocorasick_rs(paths: Sequence[Path]) -> Result:
+    """The same with an automaton in Rust."""
+    from ahocorasick_rs import AhoCorasick
+
+    automaton = AhoCorasick([f" {query} " for query in query_list(paths[0].parent)], store_patterns=False)
+    captions = _padded(paths)
+    started = time.perf_counter()
+    find = automaton.find_matches_as_indexes
+    found = [{number for number, _, _ in find(caption, overlapping=True)} for caption in captions]
+    seconds = time.perf_counter() - started
+    return seconds, [sum(map(len, found)), sum(map(sum, found))]
+
+
+def _padded(paths: Sequence[Path]) -> list[str]:
+    return [f" {' '.join(said(text))} " for part in _captions(paths) for text in part.to_list()]
+
+
+# stage: from the snapshot of extract to that of filter
+
+
+def stage(paths: Sequence[Path]) -> Result:
+    """The whole stage with its default config, on two processes."""
+    from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
+    from dataops.store import FolderStore
+    from tasks.engine.stage import Context, make, plan
+    from tasks.filter.config import FilterConfig
+    from tasks.filter.stage import FILTER
+
+    with tempfile.TemporaryDirectory(dir=paths[0].parent) as folder:
+        draft = Draft(FolderStore(Path(folder)), "extract", "0" * 16)
+        parts = [Part.model_validate_json(path.with_suffix(".json").read_text()) for path in paths]
+        for path in paths:
+            target = Path(folder) / draft.path(path.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.hardlink_to(path)
+        known: dict[str, Any] = {"inputs": [], "config": {}, "seed": 0, "code": {}, "created_at": ""}
+        manifest = Manifest(
+            **{"stage": "extract", "stage_version": 1, "key": draft.key, "parts": parts, "counts": Counts()},
+            content_digest=content_digest(parts),
+            **known,
+        )
+        started = time.perf_counter()
+        config = FilterConfig(memory_limit_bytes=MEMORY_LIMIT)
+        made = make(plan(FILTER, config, 0, [manifest]), Context(store=draft.store, home=Path(folder), workers=2))
+        return time.perf_counter() - started, [made.counts.input, made.counts.kept, made.content_digest]

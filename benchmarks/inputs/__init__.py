@@ -1,0 +1,1 @@
+"""Inputs that benchmarks generate or serve: captions, tables, images, archives."""

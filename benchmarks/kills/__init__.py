@@ -1,0 +1,1 @@
+"""Parts of the benchmark that kills processes and checks what a rerun makes of it."""

@@ -1,0 +1,1 @@
+"""Readers of web archive formats: WARC, WAT, gzip members and HTTP bodies."""

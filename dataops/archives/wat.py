@@ -1,0 +1,350 @@
+"""Image-caption candidates out of WAT: what Common Crawl publishes of its pages as JSON.
+
+Of each JSON record `Envelope.Payload-Metadata.HTTP-Response-Metadata` is read: its `HTML-Metadata` (Links and Head) and its
+`Headers`. Records are read by typed structs, which skip all else at the speed of the parser. One that does not fit them
+is read again by plain loops that pass over what is odd.
+
+Source: WAT files of Common Crawl, as their extractor (ia-web-commons, ExtractingParseObserver) writes them.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, TypeVar, Union
+
+import msgspec
+
+from dataops.archives.gzip_members import ByteStream
+from dataops.archives.warc import Damage
+from dataops.archives.warc_records import read_records
+from dataops.errors import SourceError
+from dataops.web.candidates import MAX_IMAGES, Candidate, Origin, PageBounds, candidate
+from dataops.web.captions import normal_caption
+from dataops.web.open_graph import shared_images
+from dataops.web.signals import counted_name, declared_language, header_opt_outs, is_license_link, meta_opt_outs
+from dataops.web.urls import BadUrl, Resolver, canonical_url
+
+MAX_RECORD_BYTES = 64 << 20
+"""Longer records are not read."""
+IMAGE = "IMG@/src"
+"""The path of links to images."""
+LANGUAGE = "HTML@/lang"
+"""The name of the meta that holds the page's language."""
+
+
+class Image(msgspec.Struct, gc=False, tag_field="path", tag=IMAGE):
+    """A link to an image."""
+
+    url: str = ""
+    alt: str = ""
+    title: str = ""
+
+
+class Link(msgspec.Struct, gc=False):
+    """An element that names an address; `path` is ELEMENT@/attribute."""
+
+    path: str = ""
+    url: str = ""
+    alt: str = ""
+    title: str = ""
+    rel: str = ""
+
+
+# Of nearly all other links; one with another path has its record read by `Link`.
+_PATHS = (
+    *(
+        "A@/href",
+        "A@/data-href",
+        "AREA@/href",
+        "STYLE/#text",
+        "FORM@/action",
+        "INPUT@/src",
+        "IFRAME@/src",
+        "SOURCE@/src",
+    ),
+    *("VIDEO@/src", "VIDEO@/poster", "AUDIO@/src", "TRACK@/src", "EMBED@/src", "OBJECT@/data", "OBJECT@/codebase"),
+    *("BLOCKQUOTE@/cite", "DIV@/data-href", "BUTTON@/data-href"),
+)
+# Of those only `rel` is taken, and of most not even that is there: five links of six lead to no image.
+_Other = [msgspec.defstruct("Other", [("rel", str, "")], gc=False, tag_field="path", tag=path) for path in _PATHS]
+_Typed = Union[(Image, *_Other)]  # a tuple of types
+
+
+class Meta(msgspec.Struct, gc=False):
+    """A `<meta>`."""
+
+    name: str = ""
+    property: str = ""
+    content: str = ""
+
+
+T = TypeVar("T", Link, Meta)
+L = TypeVar("L")
+
+
+class Head(msgspec.Struct, gc=False):
+    """Head of HTML-Metadata."""
+
+    base: str = msgspec.field(name="Base", default="")
+    metas: list[Meta] = msgspec.field(name="Metas", default_factory=list)
+    links: msgspec.Raw = msgspec.field(name="Link", default=msgspec.Raw(b"[]"))
+    """JSON: most pages have dozens, and nothing is made of them but of a licence."""
+
+
+class Html(msgspec.Struct, Generic[L], gc=False):
+    """HTML-Metadata; a link that is no Image has its `rel`."""
+
+    links: list[L] = msgspec.field(name="Links", default_factory=list)
+    head: Head = msgspec.field(name="Head", default_factory=Head)
+
+
+class _Response(msgspec.Struct, Generic[L], gc=False):
+    html: Html[L] | None = msgspec.field(name="HTML-Metadata", default=None)
+    headers: msgspec.Raw = msgspec.field(name="Headers", default=msgspec.Raw(b"{}"))
+
+
+class _Payload(msgspec.Struct, Generic[L], gc=False):
+    response: _Response[L] | None = msgspec.field(name="HTTP-Response-Metadata", default=None)
+
+
+class _Header(msgspec.Struct, gc=False):
+    url: str = msgspec.field(name="WARC-Target-URI", default="")
+
+
+class _Envelope(msgspec.Struct, Generic[L], gc=False):
+    payload: _Payload[L] = msgspec.field(name="Payload-Metadata", default_factory=lambda: _Payload())
+    header: _Header = msgspec.field(name="WARC-Header-Metadata", default_factory=_Header)
+
+
+class _Wat(msgspec.Struct, Generic[L], gc=False):
+    envelope: _Envelope[L] = msgspec.field(name="Envelope", default_factory=lambda: _Envelope())
+
+
+class WatPage(NamedTuple):
+    """What a record says of an HTML page."""
+
+    offset: int
+    url: str
+    """Canonical."""
+    html: Html[Any]
+    headers: bytes
+    """JSON."""
+    body: bytes | memoryview
+    """The record's JSON."""
+
+
+_decode = msgspec.json.Decoder(_Wat[_Typed]).decode
+_decode_any = msgspec.json.Decoder(_Wat[Link]).decode
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None]) -> Iterator[WatPage | Damage]:
+    """The pages of a WAT file (gz, zstd or plain) in its order, and a damage for each record that is not whole.
+
+    Reasons beside those of dataops.archives.warc_records: `bad_json` (not JSON, or no object), `odd_json` (values of other types than
+    they should be, or text that is no Unicode: the page is given without them), `bad_page_url`.
+
+    Args:
+        count: called with `records` for each record, and `pages` or `not_html` for each JSON one.
+
+    Raises: SourceError when the file holds no readable record, no WAT record, or too many damages.
+    """
+    found = others = 0
+    for record in read_records(stream, MAX_RECORD_BYTES):
+        if isinstance(record, Damage):
+            yield record
+            continue
+        count("records")
+        if b"application/json" not in record.head:
+            others += 1
+            continue
+        found += 1
+        try:
+            envelope = _decode(record.body).envelope
+        except _UNREADABLE:
+            envelope, reason = _of_any_links(record.body)
+            if reason:
+                yield Damage(record.offset, reason)
+        response = envelope.payload.response if envelope else None
+        if envelope is None or response is None or response.html is None:
+            count("not_html")
+            continue
+        url = envelope.header.url.strip().removeprefix("<").removesuffix(">")
+        try:
+            url = canonical_url(url, url, max_url_chars)
+            page = WatPage(record.offset, url, response.html, bytes(response.headers), record.body)
+        except BadUrl:
+            yield Damage(record.offset, "bad_page_url")
+            continue
+        count("pages")
+        yield page
+    if not found and others > 1:
+        msg = "no WAT record; is it an archive of pages, of kind 'warc'?"
+        raise SourceError(msg)
+
+
+def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tuple[Origin, list[Candidate], int]:
+    """The page's origin, its candidates and the number of images beyond MAX_IMAGES.
+
+    The rows are those that dataops.web.pages makes of the page itself, as far as WAT knows it: alt and title of `<img src>`,
+    then those of og:image.
+
+    Args:
+        opt_out: directives (dataops.web.signals) by which a page forbids the use of its images.
+    """
+    head = page.html.head
+    resolver = Resolver(page_base(page, bounds.url), bounds.url)
+    images = [link for link in page.html.links if type(link) is Image]
+    rows = _image_rows(images[:MAX_IMAGES], resolver, bounds)
+    rels = {link.rel for link in page.html.links if type(link) is not Image}
+    licenses = _license_links(page.body) if any(map(_is_license, rels - {""})) else []
+    metas = _named(head.metas)
+    rows += _shared_rows(metas, resolver, bounds)
+    if b"license" in bytes(head.links).lower():
+        found = (_typed(Link, one) for one in _objects(json.loads(bytes(head.links).decode("utf-8", "replace"))))
+        licenses += [link for link in found if link.rel and _is_license(link.rel)]
+    if licenses and (license := _license(licenses, resolver)) is not None:
+        rows = [row._replace(license=license) for row in rows]
+    told = meta_opt_outs(metas) | _header_opt_outs(page.headers)
+    if told & opt_out:
+        rows = [row._replace(reason=row.reason or "opt_out") for row in rows]
+    language = declared_language({"lang": next((text for name, text in metas if name == LANGUAGE), None)})
+    origin = Origin(page.url, page.offset, language, ",".join(sorted(told)) or None)
+    return origin, rows, max(0, len(images) - MAX_IMAGES)
+
+
+def _image_rows(images: Sequence[Image], resolver: Resolver, bounds: PageBounds) -> list[Candidate]:
+    rows: list[Candidate] = []
+    add, longest = rows.append, bounds.caption
+    urls, reasons = resolver.resolve_all([image.url for image in images])
+    for image, url, reason in zip(images, urls, reasons, strict=True):
+        alt = normal_caption(image.alt, longest) if image.alt else ""
+        title = normal_caption(image.title, longest) if image.title else ""
+        if alt:
+            add(candidate((url, alt, "alt", reason, None, None, None, None)))
+        if title and title != alt:
+            add(candidate((url, title, "title", reason, None, None, None, None)))
+        elif not alt:
+            add(candidate((url, "", None, reason or "no_caption", None, None, None, None)))
+    return rows
+
+
+def _named(metas: Sequence[Meta]) -> list[tuple[str, str]]:
+    """(name or property in lower case, content) of each meta of which something is made."""
+    named: list[tuple[str, str]] = []
+    for meta in metas:
+        if not meta.content:
+            continue
+        if key := _key(meta.property or meta.name):
+            named.append((key, meta.content))
+        if meta.name and meta.property and meta.name != meta.property and (key := _key(meta.name)):
+            named.append((key, meta.content))
+    return named
+
+
+def _key(name: str) -> str:
+    return name if name == LANGUAGE else counted_name(name)
+
+
+def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[Candidate]:
+    images = shared_images(metas)
+    urls, reasons = resolver.resolve_all([image.reference for image in images])
+    for image, url, reason in zip(images, urls, reasons, strict=True):
+        texts = dict.fromkeys(normal_caption(text, bounds.caption) for text in image.texts)
+        for text in filter(None, texts):
+            yield candidate((url, text, "og", reason, None, image.width, image.height, None))
+
+
+def page_base(page: WatPage, max_url_chars: int) -> str:
+    """What the page's references are relative to: its `<base>` where that can be used, or its address."""
+    base = page.html.head.base
+    try:
+        return canonical_url(base, page.url, max_url_chars) if base else page.url
+    except BadUrl:
+        return page.url
+
+
+def _license_links(body: bytes | memoryview) -> list[Link]:
+    try:
+        envelope = _decode_any(body).envelope
+    except _UNREADABLE:
+        envelope, _ = _lenient(body)
+    html = envelope.payload.response.html if envelope and envelope.payload.response else None
+    return [link for link in html.links if link.path != IMAGE and link.rel and _is_license(link.rel)] if html else []
+
+
+def _license(links: Sequence[Link], resolver: Resolver) -> str | None:
+    """The licence that the links name; None where they name several, for WAT does not say of what."""
+    found: set[str] = set()
+    for link in links:
+        try:
+            found.add(resolver.resolve(link.url))
+        except BadUrl:
+            continue
+    return found.pop() if len(found) == 1 else None
+
+
+@lru_cache(maxsize=10_000)
+def _is_license(rel: str) -> bool:
+    return is_license_link({"rel": rel})
+
+
+def _header_opt_outs(headers: bytes) -> set[str]:
+    lower = headers.lower()
+    if b"x-robots-tag" not in lower and b"tdm-reservation" not in lower:
+        return set()
+    fields: list[tuple[str, str]] = []
+    for name, value in _object(json.loads(headers.decode("utf-8", "replace"), strict=False)).items():
+        values = value if isinstance(value, list) else [value]
+        fields += [(name.lower(), one) for one in values if isinstance(one, str)]
+    return header_opt_outs(fields)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _of_any_links(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
+    """What a record holds whose links have paths that are not known, or that does not fit the structs at all."""
+    envelope: _Envelope[Any] | None
+    reason: str | None = None
+    try:
+        envelope = _decode_any(body).envelope
+    except _UNREADABLE:
+        envelope, reason = _lenient(body)
+    response = envelope.payload.response if envelope else None
+    html: Html[Any] | None = response.html if response else None
+    if html:
+        html.links = [Image(link.url, link.alt, link.title) if link.path == IMAGE else link for link in html.links]
+    return envelope, reason
+
+
+def _lenient(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
+    """What can be made of a record that does not fit the structs, and the reason for which it is a damage."""
+    try:
+        record = json.loads(bytes(body).decode("utf-8", "replace"), strict=False)
+    except (ValueError, RecursionError):
+        return None, "bad_json"
+    if not isinstance(record, dict):
+        return None, "bad_json"
+    envelope = _object(record.get("Envelope"))
+    response = _object(_object(envelope.get("Payload-Metadata")).get("HTTP-Response-Metadata"))
+    html = response.get("HTML-Metadata")
+    if not isinstance(html, dict):
+        return None, "odd_json"
+    head = _object(html.get("Head"))
+    metas = [_typed(Meta, meta) for meta in _objects(head.get("Metas"))]
+    links = [_typed(Link, link) for link in _objects(html.get("Links"))]
+    head_links = msgspec.Raw(json.dumps(head.get("Link")).encode())
+    base, url = head.get("Base"), _object(envelope.get("WARC-Header-Metadata")).get("WARC-Target-URI")
+    page = Html(links, Head(base if isinstance(base, str) else "", metas, head_links))
+    headers = msgspec.Raw(json.dumps(response.get("Headers")).encode())
+    return _Envelope(_Payload(_Response(page, headers)), _Header(url if isinstance(url, str) else "")), "odd_json"
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _typed(kind: type[T], values: dict[str, Any]) -> T:
+    return kind(**{name: values[name] for name in kind.__struct_fields__ if isinstance(values.get(name), str)})

@@ -1,0 +1,1 @@
+"""Image decoding, fingerprints, near-duplicates and rules over scores."""

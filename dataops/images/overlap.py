@@ -1,0 +1,193 @@
+"""Finds a picture in a changed copy of it: scaled, recompressed, recoloured, mirrored, or cropped to a part.
+
+A picture is known by the hashes of its variants: the whole and a grid of crops, each as it is and mirrored. What a hash
+brings together is laid over each other: the crop is moved and stretched a little for as long as the two correlate better.
+A copy that shows more than the picture (a frame, a screenshot around it) is not found.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataops.images.fingerprint import DCT, MATRIX_SIDE, luminance_of, resized
+from dataops.kernels.compiled import compiled
+
+PLANE_SIDE = 64
+"""Of the luminance by which a picture is kept: enough for crops of two thirds."""
+_SCALES = (1.0, 0.92, 0.85, 0.78, 0.71)
+_STEP = 0.05  # the greatest distance of crops of one scale, of the picture's side
+_LEAST = 0.4  # correlation below which no moving helps
+_MOVES = np.array(  # of left, top, right, bottom: across, down, larger, wider, higher
+    [[1, 0, 1, 0], [0, 1, 0, 1], [-1, -1, 1, 1], [-1, 0, 1, 0], [0, -1, 0, 1]], np.float64
+)
+
+
+def _places(scale: float) -> NDArray[np.float64]:
+    """Where crops of a scale begin, along one side."""
+    return np.linspace(0, 1 - scale, int(np.ceil((1 - scale) / _STEP - 1e-9)) + 1)
+
+
+def _crops() -> NDArray[np.float64]:
+    """(C, 4): left, top, right, bottom of each crop as shares of the sides; the first is the whole."""
+    found = []
+    for scale in _SCALES:
+        found += [(x, y, x + scale, y + scale) for y in _places(scale) for x in _places(scale)]
+    return np.array(found)
+
+
+def _bases(scale: float) -> NDArray[np.float64]:
+    """(P, 8, PLANE_SIDE): of each place of a crop, what makes its first cosines of a line of the plane.
+
+    They are the cosines of the means over MATRIX_SIDE cells, each weighing pixels by how much of it they cover.
+    """
+    edges = PLANE_SIDE * (_places(scale)[:, None] + scale * np.arange(MATRIX_SIDE + 1) / MATRIX_SIDE)
+    covered = np.clip(edges[:, :, None] - np.arange(PLANE_SIDE), 0, 1)  # of each pixel, left of an edge
+    return DCT @ (np.diff(covered, axis=1) * (MATRIX_SIDE / (scale * PLANE_SIDE)))
+
+
+CROPS = _crops()
+_BASES = [_bases(scale) for scale in _SCALES[1:]]
+VARIANTS = 2 * len(CROPS)
+"""Hashes of a picture: of each of CROPS, then of each mirrored."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which variant a number stands for."""
+
+    crop: int
+    mirrored: bool
+
+    @property
+    def kind(self) -> str:
+        """copy, crop, mirrored or mirrored_crop."""
+        if self.crop == 0:
+            return "mirrored" if self.mirrored else "copy"
+        return "mirrored_crop" if self.mirrored else "crop"
+
+
+def variant(number: int) -> Variant:
+    """The variant of a hash by its place among a picture's."""
+    return Variant(number % len(CROPS), number >= len(CROPS))
+
+
+def known(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """By what a picture is known again: its luminance, squeezed to PLANE_SIDE x PLANE_SIDE, and its hashes (VARIANTS,).
+
+    The first hash is that of dataops.images.fingerprint.
+    """
+    luminance = luminance_of(pixels)
+    plane = resized(luminance, PLANE_SIDE)
+    cosines = [(DCT @ resized(luminance, MATRIX_SIDE) @ DCT.T)[None]]
+    for bases in _BASES:
+        each = (bases @ plane)[:, None] @ bases.transpose(
+            0, 2, 1
+        )  # a crop for each pair of a row and a column of places
+        cosines.append(each.reshape(-1, *each.shape[2:]))
+    straight = np.round(np.concatenate(cosines), 6)
+    mirrored = straight.copy()
+    mirrored[:, :, 1::2] *= -1  # what a mirrored picture's cosine transform is
+    values = np.concatenate([straight, mirrored]).reshape(VARIANTS, 64)
+    middle = np.sort(values, axis=1)[:, 31:33].mean(axis=1, keepdims=True)  # np.median takes eight times as long
+    return plane, np.packbits(values > middle, axis=1).view(">u8").ravel().astype(np.uint64)
+
+
+def correlations(
+    planes: NDArray[np.uint8], luminances: NDArray[np.uint8], numbers: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """How well pictures agree with a variant of others (N,): -1 to 1, the best that moving the crop a little gives.
+
+    Args:
+        planes: (N, PLANE_SIDE, PLANE_SIDE), of the pictures that may have been copied.
+        luminances: (N, MATRIX_SIDE, MATRIX_SIDE), of those that may be copies (Look.luminance).
+        numbers: (N,), the variants.
+    """
+    result = np.empty(len(numbers))
+    _overlay(planes, luminances, numbers, CROPS, _MOVES, _LEAST, result)
+    return result
+
+
+@compiled(nogil=True)
+def _integral(plane):
+    """Sums of all that is left of and above each corner."""
+    height, width = plane.shape
+    sums = np.zeros((height + 1, width + 1))
+    for y in range(height):
+        row = 0.0
+        for x in range(width):
+            row += plane[y, x]
+            sums[y + 1, x + 1] = sums[y, x + 1] + row
+    return sums
+
+
+@compiled(nogil=True)
+def _sample(sums, crop, cells):
+    """The mean of the plane over each cell of a grid, laid over a crop."""
+    side, last = cells.shape[0], sums.shape[0] - 1
+    above, here = np.empty(side + 1), np.empty(side + 1)
+    lefts, rights = np.empty(side + 1, np.int64), np.empty(side + 1)
+    for j in range(side + 1):
+        x = (crop[0] + (crop[2] - crop[0]) * j / side) * last
+        lefts[j] = min(int(x), last - 1)
+        rights[j] = x - lefts[j]
+    area = (crop[2] - crop[0]) * (crop[3] - crop[1]) * last * last / (side * side)
+    for i in range(side + 1):
+        y = (crop[1] + (crop[3] - crop[1]) * i / side) * last
+        top = min(int(y), last - 1)
+        down = y - top
+        for j in range(side + 1):
+            left, right = lefts[j], rights[j]
+            upper = sums[top, left] * (1 - right) + sums[top, left + 1] * right
+            lower = sums[top + 1, left] * (1 - right) + sums[top + 1, left + 1] * right
+            here[j] = upper * (1 - down) + lower * down
+        if i:
+            for j in range(side):
+                cells[i - 1, j] = (here[j + 1] - here[j] - above[j + 1] + above[j]) / area
+        above, here = here, above
+
+
+@compiled(nogil=True)
+def _correlation(one, two, mirrored):
+    """Pearson's, of two squares; 0 where one of them is flat."""
+    side = one.shape[0]
+    a = b = aa = bb = ab = 0.0
+    for y in range(side):
+        for x in range(side):
+            u, v = one[y, x], np.float64(two[y, side - 1 - x if mirrored else x])
+            a += u
+            b += v
+            aa += u * u
+            bb += v * v
+            ab += u * v
+    count = side * side
+    spread = (aa - a * a / count) * (bb - b * b / count)
+    return (ab - a * b / count) / np.sqrt(spread) if spread > 1e-6 else 0.0
+
+
+@compiled(nogil=True)
+def _overlay(planes, luminances, numbers, crops, moves, least, result):
+    side = luminances.shape[1]
+    cells, moved = np.empty((side, side)), np.empty(4)
+    for i in range(len(numbers)):
+        sums, mirrored = _integral(planes[i]), numbers[i] >= len(crops)
+        crop = crops[numbers[i] % len(crops)].copy()
+        _sample(sums, crop, cells)
+        best = _correlation(cells, luminances[i], mirrored)
+        step = 0.04
+        while best >= least and step >= 0.01:
+            better = False
+            for move in moves:
+                for sign in (-step, step):
+                    for k in range(4):
+                        moved[k] = min(max(crop[k] + sign * move[k], 0.0), 1.0)
+                    if moved[2] - moved[0] < 0.5 or moved[3] - moved[1] < 0.5:
+                        continue
+                    _sample(sums, moved, cells)
+                    value = _correlation(cells, luminances[i], mirrored)
+                    if value > best + 1e-4:
+                        best, better = value, True
+                        crop[:] = moved
+            if not better:
+                step /= 2
+        result[i] = best

@@ -1,0 +1,1 @@
+"""Inner loops that numba compiles, and the tables that they read."""

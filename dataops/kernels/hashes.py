@@ -1,0 +1,292 @@
+"""128-bit hashes of whole columns, in compiled code.
+
+Source: MurmurHash3_x64_128 (Austin Appleby, public domain), seed 0.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dataops.kernels.characters import MOST_FOLDED, characters, fold, next_code
+from dataops.kernels.compiled import compiled, load64, store64
+
+Halves = NDArray[np.uint64]
+"""(n, 2): the high and the low half of n 128-bit numbers."""
+
+
+_EACH, _HIGHEST = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+"""Of the eight bytes of a number."""
+_DIGITS = np.full(256, 255, np.uint8)
+_DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
+def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The UTF-8 bytes of a column of strings, and where each begins and the last one ends (n + 1,). A null is ""."""
+    texts = texts.cast(pa.large_string())
+    if texts.null_count:
+        texts = texts.fill_null("")
+    _, offsets, data = texts.buffers()
+    bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    if offsets is None:
+        return bytes_, np.zeros(1, np.int64)
+    return bytes_, np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+
+
+def hash128(texts: pa.Array) -> Halves:
+    """The hash of each string's UTF-8 bytes; a null hashes as ""."""
+    data, offsets = text_buffers(texts)
+    halves = np.empty((len(offsets) - 1, 2), np.uint64)
+    _hash(data, offsets, halves)
+    return halves
+
+
+def uid_halves(uids: pa.Array) -> Halves:
+    """The numbers that uids (32 hex digits) are.
+
+    Raises: ValueError for a string that is none.
+    """
+    data, offsets = text_buffers(uids)
+    halves = np.empty((len(offsets) - 1, 2), np.uint64)
+    bad = _hex(data, offsets, _DIGITS, halves)
+    if bad >= 0:
+        msg = f"row {bad} has no uid of 32 hex digits: {uids[bad].as_py()!r}"
+        raise ValueError(msg)
+    return halves
+
+
+def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
+    """The hash of each row of several columns of strings and one of whole numbers (int64, not negative), joined by NUL.
+
+    A null counts as "".
+    """
+    buffers = [text_buffers(column) for column in texts]
+    widths = sum((np.diff(offsets) for _, offsets in buffers), np.full(len(numbers), len(texts) + 20))
+    joined, at = np.empty(int(widths.sum()), np.uint8), np.zeros(len(numbers), np.int64)
+    starts = np.cumsum(widths) - widths
+    for data, offsets in buffers:
+        _append(data, offsets, starts, at, joined)
+    _append_numbers(*_numbers(numbers), starts, at, joined)
+    halves = np.empty((len(numbers), 2), np.uint64)
+    _hash_between(joined, starts, starts + at, halves)
+    return halves
+
+
+def _numbers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The numbers of a column (int64), and which are known; Arrow's own to_numpy would import pandas where there is one."""
+    if not len(column):
+        return np.empty(0, np.int64), np.empty(0, np.bool_)
+    validity, data = column.buffers()
+    rows = slice(column.offset, column.offset + len(column))
+    known = np.ones(len(column), np.bool_)
+    if column.null_count:
+        known = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[rows].view(np.bool_)
+    return np.frombuffer(data, np.int64)[rows], known
+
+
+def empty_slots(size: int) -> NDArray[np.int32]:
+    """A hash table for so many rows: the number of a row in each slot, -1 where it is empty."""
+    return np.full(1 << max(4, (2 * size).bit_length()), -1, np.int32)
+
+
+def repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether the hash of each row is that of another row too."""
+    found = np.zeros(len(values), np.bool_)
+    _find_repeated(values, empty_slots(len(values)), found)
+    return found
+
+
+@compiled(inline="always")
+def mixed(value):
+    """MurmurHash3's 64-bit finalizer: each bit of the result depends on all of the value."""
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xFF51AFD7ED558CCD)
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xC4CEB9FE1A85EC53)
+    return value ^ (value >> np.uint64(33))
+
+
+@compiled(inline="always")
+def _turned(value, bits):
+    return (value << np.uint64(bits)) | (value >> np.uint64(64 - bits))
+
+
+@compiled(inline="always")
+def _word(data, at, size):
+    """Up to eight bytes as a little-endian number."""
+    word = np.uint64(0)
+    for i in range(size):
+        word |= np.uint64(data[at + i]) << np.uint64(8 * i)
+    return word
+
+
+@compiled(inline="always")
+def _last_bytes(data, end, size):
+    """The same of one to eight bytes that others stand before, in one look."""
+    return load64(data, end - 8) >> np.uint64(8 * (8 - size))
+
+
+@compiled(inline="always")
+def _first(word):
+    return _turned(word * np.uint64(0x87C37B91114253D5), 31) * np.uint64(0x4CF5AD432745937F)
+
+
+@compiled(inline="always")
+def _second(word):
+    return _turned(word * np.uint64(0x4CF5AD432745937F), 33) * np.uint64(0x87C37B91114253D5)
+
+
+@compiled(nogil=True)
+def _append(data, offsets, starts, at, joined):
+    """Write each text, and a NUL, behind what a row has already."""
+    for i in range(len(at)):
+        to, size = starts[i] + at[i], offsets[i + 1] - offsets[i]
+        for j in range(size):
+            joined[to + j] = data[offsets[i] + j]
+        joined[to + size] = 0
+        at[i] += size + 1
+
+
+@compiled(nogil=True)
+def _append_numbers(numbers, known, starts, at, joined):
+    """Write each number in decimal digits behind what a row has already."""
+    digits = np.empty(20, np.uint8)
+    for i in range(len(at)):
+        if not known[i]:
+            continue
+        left, size = numbers[i], 0
+        while size == 0 or left > 0:
+            digits[size] = 48 + left % 10
+            left //= 10
+            size += 1
+        for j in range(size):
+            joined[starts[i] + at[i] + j] = digits[size - 1 - j]
+        at[i] += size
+
+
+@compiled(inline="always")
+def slot_of(value, mask):
+    """Where to look for a hash first. The hashes of a range have their highest bits in common."""
+    return np.int64((value * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+
+
+@compiled(nogil=True)
+def _find_repeated(values, slots, found):
+    mask = len(slots) - 1
+    for i in range(len(values)):
+        at = slot_of(values[i], mask)
+        while slots[at] >= 0:
+            other = slots[at]
+            if values[other] == values[i]:
+                found[other] = found[i] = True
+                break
+            at = (at + 1) & mask
+        else:
+            slots[at] = i
+
+
+@compiled(nogil=True)
+def _hash(data, offsets, halves):
+    _hash_between(data, offsets[:-1], offsets[1:], halves)
+
+
+@compiled(nogil=True)
+def _hash_between(data, starts, ends, halves):
+    for i in range(len(starts)):
+        at, end = starts[i], ends[i]
+        size = end - at
+        one = two = np.uint64(0)
+        while end - at >= 16:
+            one = _turned(one ^ _first(load64(data, at)), 27) + two
+            one = one * np.uint64(5) + np.uint64(0x52DCE729)
+            two = _turned(two ^ _second(load64(data, at + 8)), 31) + one
+            two = two * np.uint64(5) + np.uint64(0x38495AB5)
+            at += 16
+        if end - at > 8:
+            two ^= _second(_last_bytes(data, end, end - at - 8))
+            one ^= _first(load64(data, at))
+        elif end > at and size >= 8:
+            one ^= _first(_last_bytes(data, end, end - at))
+        elif end > at:
+            one ^= _first(_word(data, at, size))
+        one ^= np.uint64(size)
+        two ^= np.uint64(size)
+        one += two
+        two += one
+        one, two = mixed(one), mixed(two)
+        one += two
+        two += one
+        halves[i, 0], halves[i, 1] = one, two
+
+
+@compiled(nogil=True)
+def _hex(data, offsets, digits, halves):
+    """Parse hex digits; the first row that is not 32 of them, else -1. By a table, for a processor guesses wrong what kind
+    each digit is.
+    """
+    for i in range(len(offsets) - 1):
+        start, seen = offsets[i], np.uint8(0)
+        if offsets[i + 1] - start != 32:
+            return i
+        for half in range(2):
+            number = np.uint64(0)
+            for at in range(start + 16 * half, start + 16 * half + 16):
+                value = digits[data[at]]
+                seen |= value
+                number = (number << np.uint64(4)) | np.uint64(value)
+            halves[i, half] = number
+        if seen > 15:
+            return i
+    return -1
+
+
+def hash128_folded(texts: pa.Array) -> Halves:
+    """The hash of each string as `str.casefold` makes it, so that strings which differ in case alone are equal."""
+    data, offsets = text_buffers(texts)
+    # Of a character of two bytes or more; what is not written to takes no memory.
+    folded = np.empty(3 * MOST_FOLDED * int(offsets[-1] - offsets[0]), np.uint8)
+    ends, halves = np.zeros(len(offsets), np.int64), np.empty((len(offsets) - 1, 2), np.uint64)
+    _fold_texts(data, offsets, *characters(), folded, ends)
+    _hash(folded, ends, halves)
+    return halves
+
+
+@compiled(nogil=True)
+def _fold_texts(data, offsets, kinds, folds, several, folded, ends):
+    """Write the texts as `str.casefold` makes them, one behind the other, and where each ends."""
+    codes, size = np.empty(MOST_FOLDED, np.uint32), 0
+    for i in range(len(offsets) - 1):
+        at, end = offsets[i], offsets[i + 1]
+        while at < end:
+            if end - at >= 8 and load64(data, at) & _HIGHEST == 0:  # eight characters of ASCII
+                store64(folded, size, _lower(load64(data, at)))
+                at, size = at + 8, size + 8
+                continue
+            code, at = next_code(data, at)
+            if folds[code] < 0x110000:
+                size = _in_utf8(folds[code], folded, size)
+                continue
+            for j in range(fold(code, folds, several, codes)):
+                size = _in_utf8(codes[j], folded, size)
+        ends[i + 1] = size
+
+
+@compiled(inline="always")
+def _lower(word):
+    """Eight characters of ASCII in lower case, without a branch: the highest bits of sums tell which are A to Z."""
+    from_a, beyond_z = word + _EACH * np.uint64(0x80 - ord("A")), word + _EACH * np.uint64(0x7F - ord("Z"))
+    return word | ((from_a & ~beyond_z & _HIGHEST) >> np.uint64(2))
+
+
+@compiled(inline="always")
+def _in_utf8(code, buffer, size):
+    """Write a code point; where the next one goes."""
+    if code < 0x80:
+        buffer[size] = code
+        return size + 1
+    more = 1 if code < 0x800 else 2 if code < 0x10000 else 3
+    buffer[size] = np.uint32(0xF00 >> (more + 1)) & np.uint32(0xFF) | code >> np.uint32(6 * more)
+    for i in range(more):
+        buffer[size + 1 + i] = np.uint32(0x80) | (code >> np.uint32(6 * (more - 1 - i))) & np.uint32(0x3F)
+    return size + 1 + more

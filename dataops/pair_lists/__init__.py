@@ -1,0 +1,1 @@
+"""Readers of published lists of (URL, caption) pairs."""

@@ -1,0 +1,1 @@
+"""The WebDataset shard format: tar writing, tar reading and index layout."""

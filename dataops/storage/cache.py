@@ -1,0 +1,144 @@
+"""Local copies of a remote store's objects, shared by the processes of this machine and bounded in size.
+
+They lie under `PAIRMILL_HOME/cache`, wherever a command was started. When a new copy makes them more than
+`PAIRMILL_CACHE_BYTES` (50 GiB where it is not set), those that nobody asked for the longest go; never one that was asked
+for in the last hour, so a machine that works on more than that at once needs the disk for it.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataops.errors import ConfigError, StorageError
+from dataops.home import home
+from dataops.redaction import private_folder
+
+DEFAULT_BYTES = 50 << 30
+KEEP_SECONDS = 3600.0
+_TEMPORARY = ".tmp-"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Version:
+    """What tells one state of a remote object from another."""
+
+    size: int
+    modified: int
+    """Seconds since 1970, by the server's clock."""
+    etag: str
+
+    @property
+    def mtime_ns(self) -> int:
+        """The copy's modification time: the object's own, with a fingerprint of its ETag for nanoseconds."""
+        fingerprint = int.from_bytes(hashlib.sha256(self.etag.encode()).digest()[:8], "big") % 1_000_000_000
+        return self.modified * 1_000_000_000 + fingerprint
+
+
+class Cache:
+    """The copies of one server's objects; the bound is on those of all servers together.
+
+    Args:
+        server: names the server's folder.
+
+    Raises: ConfigError when PAIRMILL_CACHE_BYTES is no number.
+    """
+
+    def __init__(self, server: str):
+        self.root = home() / "cache"
+        self._server = server.replace("/", "_").replace(":", "_")
+        text = os.environ.get("PAIRMILL_CACHE_BYTES", "")
+        try:
+            self.limit = int(text) if text else DEFAULT_BYTES
+        except ValueError as error:
+            msg = f"PAIRMILL_CACHE_BYTES={text!r} is no number of bytes"
+            raise ConfigError(msg) from error
+
+    def copy_of(self, name: str, version: Version, fetch: Callable[[Path], None], keep_in: Path | None) -> Path:
+        """The copy of this version of an object, fetched where there is none.
+
+        Args:
+            name: with the bucket.
+            fetch: writes the object's bytes, checked, to the path that it is given.
+            keep_in: also link the copy into this folder, and return that link.
+        """
+        path = self.root / self._server / name
+        for _ in range(3):  # a copy may be replaced by another process, by that of a newer version, before it is kept
+            if self._touch(path, version, keep_in):
+                return path if keep_in is None else keep_in / path.name
+            self._add(path, version, fetch)
+        msg = f"{path}: its file system does not keep times to the nanosecond; set PAIRMILL_HOME to a local disk"
+        raise StorageError(msg)
+
+    def _touch(self, path: Path, version: Version, keep_in: Path | None) -> bool:
+        """Note that a good copy is asked for, and keep it; False where there is none. Not while others are trimmed."""
+        with self._lock(fcntl.LOCK_SH):
+            try:
+                found = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            if (found.st_size, found.st_mtime_ns) != (version.size, version.mtime_ns):
+                return False
+            os.utime(path, ns=(time.time_ns(), version.mtime_ns))
+            if keep_in is not None:
+                keep_in.mkdir(parents=True, exist_ok=True)
+                (keep_in / path.name).unlink(missing_ok=True)
+                try:
+                    os.link(path, keep_in / path.name)
+                except OSError:  # another disk
+                    shutil.copyfile(path, keep_in / path.name)
+            return True
+
+    def _add(self, path: Path, version: Version, fetch: Callable[[Path], None]) -> None:
+        private_folder(self.root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            fetch(temporary)
+            os.utime(temporary, ns=(time.time_ns(), version.mtime_ns))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.trim()
+
+    def trim(self) -> None:
+        """Drop copies, those first that nobody asked for the longest, until what is left is within the bound."""
+        with self._lock(fcntl.LOCK_EX):
+            now = time.time()
+            files = [found for path in self.root.rglob("*") if (found := _used(path))]
+            total = sum(size for _, size, _ in files)
+            for used, size, path in sorted(files):
+                half = path.name.startswith(_TEMPORARY)
+                if now - used >= KEEP_SECONDS and (half or total > self.limit):  # of the halves the writers were killed
+                    path.unlink(missing_ok=True)
+                    total -= size
+
+    @contextmanager
+    def _lock(self, kind: int) -> Iterator[None]:
+        private_folder(self.root)
+        with (self.root / _LOCK).open("a") as file:
+            fcntl.flock(file, kind)
+            yield
+
+
+def _used(path: Path) -> tuple[float, int, Path] | None:
+    """When a file was last asked for, its size and itself; None for what is no copy, or has just gone."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or path.name == _LOCK:
+        return None
+    if path.name.startswith(_TEMPORARY):  # its time is that of the last write, and then the object's
+        return max(found.st_atime, found.st_mtime), found.st_size, path
+    return found.st_atime, found.st_size, path

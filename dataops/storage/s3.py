@@ -1,0 +1,271 @@
+"""A store under s3://bucket/prefix, through boto3. Endpoint, region and credentials come from the environment (AWS_*).
+
+Each object carries the sha256 of its bytes as metadata, which every read is checked against: multipart objects have no
+checksum of the whole that all servers agree on. Small ones go in one request, large ones in parts, each with a checksum
+that the server verifies. Unfinished multipart uploads of killed writers are aborted by `sweep`.
+"""
+
+import hashlib
+import io
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from boto3.s3.transfer import TransferConfig
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from dataops.digest import file_sha256
+from dataops.errors import StorageError
+from dataops.storage.base import Entry, Store, check_name, storage_errors
+from dataops.storage.cache import Cache, Version
+from dataops.storage.s3_requests import Calls, Corrupt, explain_setup
+
+T = TypeVar("T")
+
+MIB = 1 << 20
+PARTS = TransferConfig(multipart_threshold=16 * MIB, multipart_chunksize=16 * MIB, max_concurrency=4)
+COPY_PARTS = TransferConfig(multipart_threshold=1024 * MIB, multipart_chunksize=512 * MIB, max_concurrency=4)
+"""One CopyObject request takes at most 5 GB; this also keeps each within the read timeout."""
+RANGE_SHARE = 4
+"""Where less than this part (a quarter) of an object is wanted, only that is fetched."""
+RANGES_AT_ONCE = 8
+DELETE_BATCH = 1000
+"""Most keys of one DeleteObjects request."""
+CHECK_SECONDS = 10.0
+"""How long check_writable waits for the server: a config is checked before work begins, not in the middle of it."""
+
+
+class S3Store(Store):
+    """A store under s3://bucket/prefix."""
+
+    def __init__(self, bucket: str, prefix: str):
+        self.bucket, self.prefix = bucket, prefix.strip("/")
+        self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        # Each try is short: Calls, which also logs and knows what passes, does the waiting.
+        config = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=5, read_timeout=60)
+        try:
+            self._s3: Any = Session().client("s3", config=config)
+        except (BotoCoreError, ValueError) as error:
+            raise explain_setup(error, self.uri) from error
+        host = urlsplit(self._s3.meta.endpoint_url).netloc.rpartition("@")[2]
+        self.where = f"{self.uri} at {host}"
+        self._call = Calls(self.where)
+        self._cache = Cache(host)
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{check_name(name)}" if self.prefix else check_name(name)
+
+    def _at(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._key(name)}
+
+    def _head(self, name: str) -> dict[str, Any] | None:
+        """What the server knows of the object; None where there is none."""
+        try:
+            return self._s3.head_object(**self._at(name))
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            if str(error.response.get("Error", {}).get("Code", "")).isdigit():  # an answer to HEAD cannot say why
+                self._s3.get_object(**self._at(name), Range="bytes=0-0")
+            raise
+
+    def size(self, name: str) -> int | None:
+        head = self._call(f"look at {name}", lambda: self._head(name))
+        return None if head is None else int(head["ContentLength"])
+
+    def read(self, name: str) -> bytes:
+        def get() -> bytes:
+            answer = self._s3.get_object(**self._at(name))
+            data = answer["Body"].read()
+            _check(hashlib.sha256(data).hexdigest(), answer)
+            return data
+
+        return self._existing(name, "read", get)
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """As ever; but where little of a large object is wanted, each part is a request of its own."""
+        if RANGE_SHARE * sum(size for _, size in ranges) >= (self.size(name) or 0):
+            yield from super().read_ranges(name, ranges)
+            return
+
+        def get(offset: int, size: int) -> bytes:
+            span = f"bytes={offset}-{offset + size - 1}"
+
+            def request() -> bytes:
+                return self._s3.get_object(**self._at(name), Range=span)["Body"].read()
+
+            data = self._existing(name, "read a part of", request) if size else b""
+            return self._whole(name, data, offset, size)
+
+        with ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
+            yield from pool.map(get, *zip(*ranges, strict=True))
+
+    def _existing(self, name: str, what: str, request: Callable[[], T]) -> T:
+        def request_or_none() -> T | None:
+            try:
+                return request()
+            except self._s3.exceptions.NoSuchKey:
+                return None
+
+        answer = self._call(f"{what} {name}", request_or_none)
+        if answer is None:
+            msg = f"no such object: {name} in {self.where}"
+            raise StorageError(msg)
+        return answer
+
+    def put(self, name: str, data: bytes | memoryview | Path) -> None:
+        size = data.stat().st_size if isinstance(data, Path) else len(data)
+        digest = file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
+        extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": digest}}
+        if size < PARTS.multipart_threshold:
+            body = data.read_bytes() if isinstance(data, Path) else bytes(data)
+            self._call(f"write {name}", lambda: self._s3.put_object(**self._at(name), Body=body, **extra))
+            return
+
+        def upload() -> None:
+            source = data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
+            with source:
+                self._s3.upload_fileobj(source, self.bucket, self._key(name), ExtraArgs=extra, Config=PARTS)
+            self._verify(name, size, digest)
+
+        self._call(f"write {name}", upload)
+
+    def _verify(self, name: str, size: int, digest: str) -> None:
+        """Each part was verified as it came; that they are all there shows here."""
+        head = self._head(name)
+        if head is None or head["ContentLength"] != size or head["Metadata"].get("sha256", digest) != digest:
+            found = "nothing" if head is None else f"{head['ContentLength']} bytes"
+            msg = f"{size} bytes were written, {found} are there"
+            raise Corrupt(msg)
+
+    def create(self, name: str, data: bytes) -> bool:
+        mark = secrets.token_hex(16)
+        meta = {"sha256": hashlib.sha256(data).hexdigest(), "writer": mark}
+
+        def put_if_new() -> bool:
+            extra = {"ChecksumAlgorithm": "SHA256", "Metadata": meta}
+            try:
+                self._s3.put_object(**self._at(name), Body=data, IfNoneMatch="*", **extra)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
+                    raise  # 409, another conditional put under way, passes: then it is there, or free again
+                # There is one. It may be ours, of a try whose answer was lost.
+                head = self._head(name)
+                return put_if_new() if head is None else head["Metadata"].get("writer") == mark
+            return True
+
+        return self._call(f"create {name}", put_if_new)
+
+    def copy(self, source: str, target: str) -> None:
+        def copy() -> bool:
+            head = self._head(source)
+            if head is None:
+                return False
+            extra = {"Metadata": head["Metadata"], "MetadataDirective": "REPLACE"}  # a copy by parts keeps none
+            self._s3.copy(self._at(source), self.bucket, self._key(target), ExtraArgs=extra, Config=COPY_PARTS)
+            self._verify(target, head["ContentLength"], head["Metadata"].get("sha256", ""))
+            return True
+
+        if not self._call(f"copy {source} to {target}", copy):
+            msg = f"no such object: {source} in {self.where}"
+            raise StorageError(msg)
+
+    def entries(self, prefix: str) -> list[Entry]:
+        base = self._key(prefix) + "/" if prefix else (f"{self.prefix}/" if self.prefix else "")
+        cut = len(self.prefix) + 1 if self.prefix else 0
+
+        def pages() -> list[Entry]:
+            listed = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base)
+            items = (item for page in listed for item in page.get("Contents", []))
+            return [Entry(item["Key"][cut:], item["Size"], item["LastModified"].timestamp()) for item in items]
+
+        return sorted(self._call(f"list {prefix or '/'}", pages))
+
+    def delete(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), DELETE_BATCH):
+            batch = names[start : start + DELETE_BATCH]
+            keys = [{"Key": self._key(name)} for name in batch]
+
+            def delete(keys: list[dict[str, str]] = keys) -> None:
+                answer = self._s3.delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+                for error in answer.get("Errors", []):
+                    raise ClientError(
+                        {"Error": {**error, "Message": f"{error.get('Key')}: {error.get('Message')}"}}, "DeleteObjects"
+                    )
+
+            self._call(f"delete {batch[0]}" + (f" and {len(batch) - 1} more" if len(batch) > 1 else ""), delete)
+
+    def delete_tree(self, prefix: str) -> None:
+        self.delete([*self.names(prefix), prefix])
+
+    def sweep(self, prefix: str, older_than_seconds: float = 0.0) -> int:
+        base = self._key(prefix) + "/" if prefix else (f"{self.prefix}/" if self.prefix else "")
+
+        def abort() -> int:
+            swept = 0
+            pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=base)
+            for upload in [found for page in pages for found in page.get("Uploads", [])]:
+                age = datetime.now(UTC) - upload["Initiated"]
+                if not older_than_seconds or age >= timedelta(seconds=older_than_seconds):
+                    self._s3.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    swept += 1
+            return swept
+
+        return self._call(f"abort unfinished uploads below {prefix or '/'}", abort)
+
+    def local(self, name: str, keep_in: Path | None = None) -> Path:
+        def fetch() -> Path | None:
+            head = self._head(name)
+            if head is None:
+                return None
+            version = Version(head["ContentLength"], int(head["LastModified"].timestamp()), head["ETag"])
+            where = f"{self.bucket}/{self._key(name)}"
+            return self._cache.copy_of(where, version, lambda path: self._download(name, head, path), keep_in)
+
+        with storage_errors(f"cannot keep a local copy of {name} in {self.where}", self._cache.root):
+            path = self._call(f"fetch {name}", fetch)
+        if path is None:
+            msg = f"no such object: {name} in {self.where}"
+            raise StorageError(msg)
+        return path
+
+    def download(self, name: str, path: Path) -> None:
+        def fetch() -> bool:
+            if (head := self._head(name)) is None:
+                return False
+            self._download(name, head, path)
+            return True
+
+        with storage_errors(f"cannot copy {name} of {self.where} to {path}", path.parent):
+            there = self._call(f"fetch {name}", fetch)
+        if not there:
+            msg = f"no such object: {name} in {self.where}"
+            raise StorageError(msg)
+
+    def _download(self, name: str, head: dict[str, Any], path: Path) -> None:
+        self._s3.download_file(self.bucket, self._key(name), str(path), Config=PARTS)
+        _check(file_sha256(path), head)
+
+    def check_writable(self) -> None:
+        patience, self._call.outlast_seconds = self._call.outlast_seconds, CHECK_SECONDS
+        try:
+            super().check_writable()
+        finally:
+            self._call.outlast_seconds = patience
+
+
+def _check(digest: str, answer: dict[str, Any]) -> None:
+    """Compare the digest of the bytes that came with that of those that were written.
+
+    Raises: Corrupt. An object that another program put there has no digest and is believed.
+    """
+    written = answer["Metadata"].get("sha256", digest)
+    if written != digest:
+        msg = f"its bytes have the sha256 {digest}, those that were written {written}"
+        raise Corrupt(msg)

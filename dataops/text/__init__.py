@@ -1,0 +1,1 @@
+"""Caption rules, deduplication, near-duplicates, query matching and balancing."""

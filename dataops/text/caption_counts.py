@@ -1,0 +1,215 @@
+"""What the rules ask of captions, counted in one pass over a column's bytes.
+
+Asked as regular expressions each count is a pass of its own, and the costly rules (repeated words, personal data) look at
+every caption. Here one pass gives the counts, and for the costly rules a cheap answer that is never wrongly no (`may_*`).
+The classes of characters are those of the regular expressions, which are asked once for each character.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from dataops.kernels.characters import ASSIGNED, UNSPACED, next_code
+from dataops.kernels.compiled import compiled
+from dataops.kernels.hashes import text_buffers
+
+_WHITE, _ALONE, _LETTER, _DIGIT, _IN_PHONE, _GROWS, _SMALL, _CAPITAL = (1 << i for i in range(8))
+_CLASSES = {
+    _WHITE: r"\s",
+    _ALONE: rf"[{UNSPACED}]",
+    _LETTER: r"[\p{L}\p{M}]",
+    _DIGIT: r"\d",
+    _IN_PHONE: r"[ ()./-]",  # what may stand between the digits of a telephone number
+    _GROWS: "\u0130",  # the only letter that is more than one in lower case
+}
+_LEAST_DIGITS = 6  # of a telephone number, whichever pattern of dataops.text.personal_data finds it
+_EXTENSION = 5  # characters of the longest of an image file, with one that is not there any more
+COUNTS = ("caption_chars", "caption_words", "caption_visible", "caption_letters", "caption_pieces", "caption_lengths")
+FLAGS = ("caption_may_be_personal", "caption_capitals", "caption_may_be_file", "caption_may_be_date")
+_MONTHS_AND_UNITS = (
+    *("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
+    *("px", "pix", "cm", "mm", "inc", "dpi", "kb", "mb", "am", "pm", "st", "nd", "rd", "th", "utc", "gmt", "t", "z"),
+)
+"""What dates and sizes are made of, but for numbers: three letters of each; a shorter one is a word by itself."""
+_BEGINNINGS = np.array([[*map(ord, word.ljust(3, "\0"))] for word in _MONTHS_AND_UNITS], np.uint32)
+_PAIRS = np.zeros((128, 128), np.bool_)
+"""Of two letters, whether one of these begins so: what most captions are told by."""
+_PAIRS[_BEGINNINGS[:, 0], _BEGINNINGS[:, 1]] = True
+_PAIRS[_BEGINNINGS[_BEGINNINGS[:, 1] == 0, 0]] = True
+
+
+@lru_cache(maxsize=1)
+def classes() -> NDArray[np.uint8]:
+    """(0x110000,) the classes of each code point, as bits (0.1 s)."""
+    codes = np.concatenate([np.arange(some.start, some.stop, dtype=np.uint32) for some in ASSIGNED])
+    characters = pl.Series(list(codes.tobytes().decode("utf-32-le")))
+    found = np.zeros(0x110000, np.uint8)
+    for bit, pattern in _CLASSES.items():
+        found[codes[characters.str.contains(pattern).to_numpy()]] |= bit
+    found[codes[(characters != characters.str.to_uppercase()).to_numpy()]] |= _SMALL
+    found[codes[(characters != characters.str.to_lowercase()).to_numpy()]] |= _CAPITAL
+    return found
+
+
+def counted(captions: pl.Series) -> pl.DataFrame:
+    """The counts of each caption; null where it is null.
+
+    Returns: columns (UInt32 where nothing else is said)
+        caption_chars: code points.
+        caption_words: as dataops.filters.word_count has it.
+        caption_visible: characters that are no white space.
+        caption_letters: letters and marks.
+        caption_pieces: what single spaces set apart, empty pieces too.
+        caption_lengths: at most the number of different pieces, in lower case.
+        caption_may_be_personal: Boolean; false only where dataops.text.personal_data finds nothing.
+        caption_capitals: Boolean; there are capitals, and all that could be one is one.
+        caption_may_be_file: Boolean; false only where dataops.filters finds no name of a file.
+        caption_may_be_date: Boolean; false only where dataops.filters finds more than dates and sizes.
+    """
+    data, offsets = text_buffers(captions.to_arrow())
+    counts, flags = np.zeros((len(COUNTS), len(captions)), np.uint32), np.zeros((len(FLAGS), len(captions)), np.bool_)
+    _count(data, offsets, classes(), counts, flags)
+    _begin_as_dates(data, offsets, classes(), _BEGINNINGS, _PAIRS, flags[FLAGS.index("caption_may_be_date")])
+    frame = pl.DataFrame(dict(zip(COUNTS, counts, strict=True)) | dict(zip(FLAGS, flags, strict=True)))
+    if captions.null_count():
+        frame = frame.with_columns(pl.when(captions.is_not_null()).then(pl.all()))
+    return frame
+
+
+@compiled(inline="always")
+def _ends_street(last_but_one, last):
+    """Whether a German word for a street may end so (dataops.text.personal_data): in ße, se, ee, r., eg or tz."""
+    if last == ord("e"):
+        return last_but_one == ord("ß") or last_but_one == ord("s") or last_but_one == ord("e")
+    if last == ord("."):
+        return last_but_one == ord("r")
+    return (last == ord("g") and last_but_one == ord("e")) or (last == ord("z") and last_but_one == ord("t"))
+
+
+@compiled(inline="always")
+def _begins_road(first, second):
+    """Whether one of the English words for a street may begin so: St, Av, Ro, Rd, Bo, Bl, La, Ln or Dr."""
+    if first == ord("S"):
+        return second == ord("t")
+    if first == ord("A"):
+        return second == ord("v")
+    if first == ord("R"):
+        return second == ord("o") or second == ord("d")
+    if first == ord("B"):
+        return second == ord("o") or second == ord("l")
+    if first == ord("L"):
+        return second == ord("a") or second == ord("n")
+    return first == ord("D") and second == ord("r")
+
+
+@compiled(inline="always")
+def _begins_top_level(code):
+    """Whether one of the top-level domains that are looked for may begin so."""
+    small = code | np.uint32(32)
+    return small == ord("c") or small == ord("o") or small == ord("n") or small == ord("i") or small == ord("b")
+
+
+@compiled(nogil=True)
+def _count(data, offsets, kinds, counts, flags):
+    for i in range(len(offsets) - 1):
+        at, end = offsets[i], offsets[i + 1]
+        chars = words = white = letters = spaces = length = digits = 0
+        code, last, before_last, kind, last_kind = np.uint32(0), np.uint32(0), np.uint32(0), np.uint8(0), np.uint8(0)
+        lengths, seen, inside, personal, house, dot = np.uint64(0), np.uint8(0), False, False, False, -_EXTENSION
+        while at < end:
+            third_last, before_last, last = before_last, last, code
+            before_last_kind, last_kind = last_kind, kind
+            code, at = next_code(data, at)
+            kind = kinds[code]
+            seen |= kind
+            chars += 1
+            length += 1
+            letters += (kind & _LETTER) != 0
+            if kind & _WHITE:
+                white += 1
+                inside = False
+                if code == ord(" "):
+                    spaces += 1
+                    lengths |= np.uint64(1) << np.uint64((length - 1) & 63)
+                    length = 0
+            elif kind & _ALONE:
+                words += 1
+                inside = False
+            else:
+                words += not inside
+                inside = True
+            if kind & _DIGIT:
+                digits += 1
+                personal |= digits >= _LEAST_DIGITS or (last == ord(" ") and _ends_street(third_last, before_last))
+            elif not kind & _IN_PHONE:
+                digits = 0
+            if last == ord("."):
+                personal |= _begins_top_level(code)
+            elif last == ord(" "):  # "12 Old ..."
+                house |= (before_last_kind & _DIGIT) != 0 and ord("A") <= code <= ord("Z")
+            elif before_last == ord(" ") and house:  # "... Road"
+                personal |= _begins_road(last, code)
+            personal |= code == ord("@") or (code == ord("/") and last == ord("/") and before_last == ord(":"))
+            if code == ord("."):
+                dot = chars
+                personal |= last == ord("w") or last == ord("W")
+        lengths |= np.uint64(1) << np.uint64(length & 63)
+        different = 0
+        while lengths:
+            lengths &= lengths - np.uint64(1)
+            different += 1
+        counts[0, i], counts[1, i], counts[2, i], counts[3, i] = chars, words, chars - white, letters
+        counts[4, i], counts[5, i] = spaces + 1, 1 if seen & _GROWS else different
+        flags[0, i], flags[1, i] = personal, (seen & _SMALL) == 0 and (seen & _CAPITAL) != 0
+        flags[2, i] = chars - dot < _EXTENSION or kind & (_DIGIT | _IN_PHONE) != 0 or code == ord("_")
+
+
+@compiled(nogil=True)
+def _begin_as_dates(data, offsets, kinds, beginnings, pairs, found):
+    """Whether the first letters of each text, behind numbers and what stands between them, are those of a date or size."""
+    letters = np.empty(3, np.uint32)
+    for i in range(len(found)):
+        at, end, count = offsets[i], offsets[i + 1], 0
+        while at < end and count < 3:
+            code, at = next_code(data, at)
+            if count == 0 and (kinds[code] & (_DIGIT | _WHITE) or _stands_between(code)):
+                continue
+            letters[count] = _in_lower_case(code)
+            count += 1
+        letters[count:] = 0
+        found[i] = count == 0
+        if letters[0] >= 128 or not pairs[letters[0], letters[1] if letters[1] < 128 else 0]:
+            continue
+        for j in range(len(beginnings)):
+            size = 1 if beginnings[j, 1] == 0 else 2 if beginnings[j, 2] == 0 else 3
+            same = count >= size and (size == 3 or not _is_letter_or_digit(letters[size]))
+            for k in range(size):
+                same &= letters[k] == beginnings[j, k]
+            found[i] |= same
+
+
+@compiled(inline="always")
+def _stands_between(code):
+    if code == ord(".") or code == ord(",") or code == ord(":") or code == ord("/") or code == ord("-"):
+        return True
+    return code == ord("x") or code == ord("X") or code == ord("×")
+
+
+@compiled(inline="always")
+def _in_lower_case(code):
+    """Of the letters that may be one of ASCII."""
+    if ord("A") <= code <= ord("Z"):
+        return code + np.uint32(32)
+    if code == 0x17F:  # long s
+        return np.uint32(ord("s"))
+    if code == 0x212A:  # kelvin
+        return np.uint32(ord("k"))
+    return code
+
+
+@compiled(inline="always")
+def _is_letter_or_digit(code):
+    """Of ASCII."""
+    return ord("a") <= code <= ord("z") or ord("0") <= code <= ord("9") or code == ord("_")

@@ -1,0 +1,148 @@
+"""What `trace` looks for and `takedown` removes: a uid, an address, a domain or an image, and the rows that it means.
+
+uid      the pair itself
+url      pairs whose picture, or whose page, has this address
+domain   pairs whose picture or page lies on this host or one below it
+sha256   pairs whose picture, as fetched, has these bytes
+phash    pairs whose picture looks like this: its perceptual hash differs in at most `bits` of 64
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from dataops.images import decode as images
+from dataops.images.fingerprint import look
+from dataops.web.urls import BadUrl, canonical_url
+
+Kind = Literal["uid", "url", "domain", "sha256", "phash"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+COLUMNS = ("uid", "url", "page_url", "sha256", "phash")
+"""Columns that decide; a stage that does not have one yet has no row that it could mean."""
+PHASH_BITS = 6
+"""How far the hash of a copy may be: the distance at which `curate` takes two pictures for one."""
+MAX_URL_CHARS = 8192
+_HEX = {"uid": 32, "sha256": 64, "phash": 16}
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})+")
+_PREFIXED = re.compile(rf"({'|'.join(KINDS)}):(?!//)(.*)", re.DOTALL)
+
+
+class Target(NamedTuple):
+    """One thing to look for."""
+
+    kind: Kind
+    value: str
+    bits: int = 0
+    """Of a phash: by how many it may differ."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}" + (f"~{self.bits}" if self.bits else "")
+
+
+def parse_target(text: str) -> Target:
+    """A target as people write it: `kind:value`, or the value alone where it can be nothing else.
+
+    `phash:HEX~4` sets the number of bits. Addresses and host names become canonical.
+
+    Raises: ValueError that says what was expected.
+    """
+    text = text.strip()
+    if found := _PREFIXED.fullmatch(text):
+        return _checked(found[1], found[2].strip())
+    if re.match(r"https?://", text, re.IGNORECASE):
+        return _checked("url", text)
+    if re.fullmatch(r"[0-9a-fA-F]{32}", text):
+        return _checked("uid", text)
+    if re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        return _checked("sha256", text)
+    if "." in text:
+        return _checked("domain", text)
+    known = "a uid (32 hex digits), an address, a domain, a sha256 (64 hex digits)"
+    msg = f"{text!r} is none of: {known}; or write {'|'.join(KINDS)}:VALUE"
+    raise ValueError(msg)
+
+
+def _checked(kind: str, value: str) -> Target:
+    if kind == "url":
+        try:
+            return Target("url", canonical_url(value, "", MAX_URL_CHARS))
+        except BadUrl as bad:
+            msg = f"{value!r} is no http(s) address ({bad.reason})"
+            raise ValueError(msg) from bad
+    if kind == "domain":
+        return Target("domain", _domain(value))
+    digits, tilde, bits = value.lower().partition("~")
+    if not re.fullmatch(rf"[0-9a-f]{{{_HEX[kind]}}}", digits) or (tilde and kind != "phash"):
+        msg = f"{value!r} is no {kind}: {_HEX[kind]} hex digits"
+        raise ValueError(msg)
+    if tilde and not (bits.isdigit() and int(bits) <= 16):
+        msg = f"{value!r}: after ~ stands by how many bits the hash may differ, 0 to 16"
+        raise ValueError(msg)
+    return Target("phash" if kind == "phash" else "uid" if kind == "uid" else "sha256", digits, int(bits or 0))
+
+
+def _domain(value: str) -> str:
+    """The host as it stands in canonical addresses: lower case, IDNA."""
+    name = value.strip().removeprefix("*.").strip(".")
+    try:
+        host = host_of(canonical_url(f"http://{name}/", "", 512)) or ""
+    except BadUrl:
+        host = ""
+    if not _HOST.fullmatch(host) or "/" in name:
+        msg = f"{value!r} is no domain: a host name of at least two labels, as example.org"
+        raise ValueError(msg)
+    return host
+
+
+def image_targets(data: bytes, bits: int = PHASH_BITS) -> list[Target]:
+    """The targets of an image file: its bytes, and all that looks like it.
+
+    Raises: ImageRefused when it is no image that is decoded here.
+    """
+    hashed = look(images.pixels(data, max_area=64_000_000)).phash
+    return [Target("sha256", hashlib.sha256(data).hexdigest()), Target("phash", f"{hashed:016x}", bits)]
+
+
+def host_of(url: str | None) -> str | None:
+    """The host of a canonical address."""
+    found = re.match(r"https?://([^/?#:]+)", url or "")
+    return found[1] if found else None
+
+
+def meant(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
+    """Which rows of a table the targets mean, as bool (N,)."""
+    if not targets:
+        return np.zeros(table.num_rows, bool)
+    frame = {c: pl.Series(table[c].to_pylist(), dtype=pl.String) for c in COLUMNS if c in table.column_names}
+    mask = np.zeros(table.num_rows, bool)
+    for kind in ("uid", "url", "sha256"):
+        values = [target.value for target in targets if target.kind == kind]
+        for column in ("url", "page_url") if kind == "url" else (kind,):
+            if values and column in frame:
+                mask |= frame[column].is_in(values).fill_null(False).to_numpy()
+    domains = {target.value for target in targets if target.kind == "domain"}
+    for column in ("url", "page_url"):
+        if domains and column in frame:
+            mask |= np.fromiter((_on(url, domains) for url in frame[column]), bool, table.num_rows)
+    if "phash" in frame:
+        mask |= _look_alike(frame["phash"], [t for t in targets if t.kind == "phash"])
+    return mask
+
+
+def _on(url: str | None, domains: set[str]) -> bool:
+    labels = (host_of(url) or "").split(".")
+    return any(".".join(labels[at:]) in domains for at in range(len(labels)))
+
+
+def _look_alike(hashes: pl.Series, targets: Iterable[Target]) -> np.ndarray:
+    whole = hashes.str.len_bytes().fill_null(0) == 16
+    numbers = np.array([int(h, 16) if ok else 0 for h, ok in zip(hashes, whole, strict=True)], np.uint64)
+    mask = np.zeros(len(numbers), bool)
+    for target in targets:
+        mask |= np.bitwise_count(numbers ^ np.uint64(int(target.value, 16))) <= target.bits
+    return mask & whole.to_numpy()

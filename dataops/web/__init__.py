@@ -1,0 +1,1 @@
+"""Parsing of web pages and URLs: markup, captions, links and page-level signals."""

@@ -1,0 +1,125 @@
+"""The texts that a page gives an image: alt, aria-label, title, and the caption of its figure."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from selectolax.lexbor import LexborCSSSelector, LexborHTMLParser, LexborNode
+
+from dataops.web.captions import normal_caption
+
+FIGURE_LEVELS = 64
+"""How far above an image its figure may be."""
+CAPTION_NODES = 2_000
+"""Nodes read of one figcaption or label."""
+MAX_LABELS = 8
+"""Elements that one aria-labelledby may name."""
+
+_SELECTOR = LexborCSSSelector()
+_BREAKING = frozenset(
+    {
+        *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
+        *("h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section"),
+        *("table", "td", "th", "tr", "ul"),
+    }
+)
+_SILENT = frozenset(("script", "style", "noscript", "template", "-comment"))
+
+
+class ImageCaptions:
+    """The captions of a page's images; the text of each figure and label is read once."""
+
+    def __init__(self, tree: LexborHTMLParser, figcaptions: Sequence[LexborNode], max_chars: int):
+        self._tree = tree
+        self._figcaptions = figcaptions
+        self._max_chars = max_chars
+        self._figures: dict[int, str] = {}
+        self._labels: dict[str, str] = {}
+
+    def of(self, image: LexborNode, attributes: Mapping[str, str | None]) -> dict[str, str]:
+        """caption_source by text of the image's captions, the best source first; a text that two give is the first's."""
+        found: dict[str, str] = {}
+        if text := attributes.get("alt"):
+            found[normal_caption(text, self._max_chars)] = "alt"
+        if text := attributes.get("aria-label"):
+            found.setdefault(normal_caption(text, self._max_chars), "aria_label")
+        if text := attributes.get("title"):
+            found.setdefault(normal_caption(text, self._max_chars), "title")
+        if labels := attributes.get("aria-labelledby"):
+            text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
+            found.setdefault(normal_caption(text, self._max_chars), "aria_label")
+        if self._figcaptions and image.mem_id in self._in_figures:
+            found.setdefault(self._figcaption(image), "figcaption")
+        found.pop("", None)
+        return found
+
+    def _label(self, name: str) -> str:
+        if name not in self._labels:
+            node = self._by_id.get(name)
+            self._labels[name] = normal_caption(_text(node), self._max_chars) if node else ""
+        return self._labels[name]
+
+    @cached_property
+    def _by_id(self) -> dict[str, LexborNode]:
+        found: dict[str, LexborNode] = {}
+        for node in self._tree.css("[id]"):
+            found.setdefault(node.attributes.get("id") or "", node)
+        return found
+
+    @cached_property
+    def _caption_of(self) -> dict[int, LexborNode]:
+        """The first figcaption that a figure (or another element) has as its child."""
+        found: dict[int, LexborNode] = {}
+        for caption in self._figcaptions:
+            if (parent := caption.parent) is not None:
+                found.setdefault(parent.mem_id, caption)
+        return found
+
+    @cached_property
+    def _in_figures(self) -> frozenset[int]:
+        """The images with a figure somewhere above: most have none, and finding that out one by one takes long."""
+        assert self._tree.root is not None
+        return frozenset(image.mem_id for image in _SELECTOR.find("figure img, figure amp-img", self._tree.root))
+
+    def _figcaption(self, image: LexborNode) -> str:
+        figure = _figure(image)
+        if figure is None:
+            return ""
+        if figure.mem_id not in self._figures:
+            caption = self._caption_of.get(figure.mem_id)
+            if caption is None:  # wrapped in something: still this figure's, unless it is that of a figure within
+                caption = figure.css_first("figcaption")
+                around = _figure(caption) if caption else None
+                caption = caption if around and around.mem_id == figure.mem_id else None
+            self._figures[figure.mem_id] = normal_caption(_text(caption), self._max_chars) if caption else ""
+        return self._figures[figure.mem_id]
+
+
+def _figure(node: LexborNode) -> LexborNode | None:
+    for _ in range(FIGURE_LEVELS):
+        parent = node.parent
+        if parent is None or parent.tag == "figure":
+            return parent
+        node = parent
+    return None
+
+
+def _text(node: LexborNode) -> str:
+    """The text of an element as it reads: blocks and line breaks set words apart, scripts and styles are silent."""
+    pieces: list[str] = []
+    current, waiting = node.first_child, []
+    for _ in range(CAPTION_NODES):
+        while current is None and waiting:
+            current = waiting.pop()
+        if current is None:
+            break
+        tag = current.tag
+        if tag == "-text":
+            pieces.append(current.text_content or "")
+        elif tag not in _SILENT:
+            if tag in _BREAKING:
+                pieces.append(" ")
+            waiting.append(current.next)
+            current = current.first_child
+            continue
+        current = current.next
+    return "".join(pieces)

@@ -1,0 +1,75 @@
+"""Links that a crawler may follow from a page, and what the page tells robots."""
+
+from dataclasses import dataclass, field
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from dataops.web.markup import Reader, read_markup
+from dataops.web.urls import BadUrl, canonical_url
+
+MAX_LINKS = 5_000
+"""Links taken of one page."""
+
+
+@dataclass
+class PageLinks:
+    """What a page says to a crawler."""
+
+    directives: frozenset[str]
+    """Of its robots metas, in lower case; `none` stands as noindex and nofollow."""
+    follow: list[str] = field(default_factory=list)
+    """Canonical addresses, each once, in their order."""
+    not_followed: dict[str, int] = field(default_factory=dict)
+    """Other links, counted by reason: nofollow, not_http, bad_url, url_too_long, too_many_links."""
+
+
+def page_links(html: bytes, page_url: str, agent: str, max_url_chars: int) -> PageLinks:
+    """The links of `<a>`, `<area>` and `<link rel=next>`; none where the page says nofollow.
+
+    Args:
+        html: in UTF-8.
+        page_url: canonical; links are relative to it or to the page's `<base>`.
+        agent: lower-case name by which a page may address this crawler in its metas.
+
+    Raises: dataops.web.markup.BadPage when the page is built to exhaust a parser.
+    Source: HTML Standard, 4.6.7 (nofollow); developers.google.com/search/docs/crawling-indexing/robots-meta-tag.
+    """
+    html = html.replace(b"\0", b"")
+    tree = LexborHTMLParser(read_markup(html, Reader.LINKS).html)
+    links = PageLinks(_directives(tree, agent))
+    base = page_url
+    if node := tree.css_first("base[href]"):
+        try:
+            base = canonical_url(node.attributes.get("href") or "", page_url, max_url_chars)
+        except BadUrl:
+            base = page_url
+    seen: set[str] = set()
+    for node in tree.css("a[href], area[href], link[rel~=next][href]"):
+        reason, url = _link(node, base, max_url_chars, "nofollow" in links.directives)
+        if reason is None and url not in seen and len(links.follow) >= MAX_LINKS:
+            reason = "too_many_links"
+        if reason is not None:
+            links.not_followed[reason] = links.not_followed.get(reason, 0) + 1
+        elif url not in seen:
+            seen.add(url)
+            links.follow.append(url)
+    return links
+
+
+def _link(node: LexborNode, base: str, max_chars: int, nofollow: bool) -> tuple[str | None, str]:
+    if nofollow or "nofollow" in (node.attributes.get("rel") or "").lower().split():
+        return "nofollow", ""
+    try:
+        return None, canonical_url(node.attributes.get("href") or "", base, max_chars)
+    except BadUrl as bad:
+        return "bad_url" if bad.reason in ("no_url", "data_url") else bad.reason, ""
+
+
+def _directives(tree: LexborHTMLParser, agent: str) -> frozenset[str]:
+    found: set[str] = set()
+    for node in tree.css("meta[name][content]"):
+        if (node.attributes.get("name") or "").strip().lower() in ("robots", agent):
+            found |= {item.strip().lower() for item in (node.attributes.get("content") or "").split(",")}
+    if "none" in found:
+        found |= {"noindex", "nofollow"}
+    return frozenset(found)

@@ -1,0 +1,55 @@
+"""The image by which a page wants to be shown elsewhere: Open Graph, or Twitter's cards where there is none."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dataops.web.image_addresses import declared_length
+
+MAX_SHARED_IMAGES = 100
+
+
+@dataclass
+class SharedImage:
+    """An `og:image` with its structured properties, or a `twitter:image`."""
+
+    reference: str
+    texts: list[str] = field(default_factory=list)
+    """Its alt; for the first image then the title and the description of the page."""
+    width: int | None = None
+    height: int | None = None
+
+
+def shared_images(metas: Iterable[tuple[str, str]]) -> list[SharedImage]:
+    """The images of `og:image`, each once, in their order; else the one of `twitter:image`.
+
+    A property after an `og:image` (`og:image:alt`, `og:image:width` ...) speaks of that image. The page's title and
+    description go with the first.
+
+    Args:
+        metas: (property or name in lower case, content) of each `<meta>`, in document order.
+
+    Source: The Open Graph protocol, ogp.me (structured properties, arrays).
+    """
+    images: list[SharedImage] = []
+    first: dict[str, str] = {}
+    for name, content in metas:
+        first.setdefault(name, content)
+        if name in ("og:image", "og:image:url"):
+            if not (name == "og:image:url" and images and images[-1].reference == content):
+                images.append(SharedImage(content))
+        elif images and name == "og:image:alt":
+            images[-1].texts.append(content)
+        elif images and name == "og:image:width":
+            images[-1].width = declared_length(content)
+        elif images and name == "og:image:height":
+            images[-1].height = declared_length(content)
+    prefix = "og:"
+    if not images and (image := first.get("twitter:image") or first.get("twitter:image:src")):
+        prefix = "twitter:"
+        images = [SharedImage(image, [first.get("twitter:image:alt", "")])]
+    unique = list({image.reference: image for image in reversed(images)}.values())[::-1][:MAX_SHARED_IMAGES]
+    if unique:
+        unique[0].texts += [
+            first.get(f"{prefix}{name}") or first.get(f"og:{name}", "") for name in ("title", "description")
+        ]
+    return unique

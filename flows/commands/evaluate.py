@@ -1,0 +1,185 @@
+"""`pairmill eval` and `pairmill datasets fetch`: any model against any suite, and the suite's sets, without a pipeline."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataops.errors import ConfigError, SourceError
+from flows.commands.output import console, new_table, print_json, text
+from infra.local import services
+from tasks.evaluate.hub_sets import Fetched, as_rows, fetch_suite
+from tasks.evaluate.run_suite import Evaluation, Settings, average, evaluate_model
+from training.evaluation.comparison import compare_all
+from training.evaluation.contamination import contamination, overlap_said, read_matches
+from training.evaluation.intervals import summary_rows
+from training.evaluation.robustness import effective_robustness
+from training.evaluation.suite import Suite, load_suite, read_tasks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `pairmill eval` was asked."""
+
+    model: str
+    suite: Path
+    against: str | None = None
+    data: Path | None = None
+    matches: Path | None = None
+    page: Path | None = None
+    settings: Settings = field(default_factory=Settings)
+
+
+def evaluate(order: Order, *, as_json: bool) -> int:
+    """Evaluate a model, compare it with another where one is named, and show and write what came out."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    home = services.make_home()
+    suite = load_suite(order.suite, data_folder(order.suite, order.data, home), partial=True)
+    found = evaluate_model(order.model, suite, home, order.settings, on_line=logger.info)
+    other, compared = None, {}
+    if order.against is not None:
+        other = evaluate_model(order.against, suite, home, order.settings, on_line=logger.info)
+        compared = compare_all(found.predictions(), other.predictions())
+    if order.matches is not None:
+        for row in contamination(found.predictions(), read_matches(order.matches)):
+            found.metrics[row.pop("task")]["contamination"] = row
+    page = order.page or found.folder / "report.html"
+    _write_page(page, suite, found, other, compared)
+    if as_json:
+        print_json(_as_json(suite, found, other, compared, page))
+    else:
+        _show(suite, found, other, compared)
+        console().print(text(f"Page with pictures: {page}"), soft_wrap=True)
+    return 0
+
+
+def data_folder(suite: Path, given: Path | None, home: Path) -> Path | None:
+    """Where a suite's relative roots lie: as given; else with the fetched sets where it names sources; else beside it."""
+    if given is not None:
+        return given
+    _, labelled, _ = read_tasks(suite)
+    return home / "datasets" if any(task.source for _, task in labelled) else None
+
+
+def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
+    """Bring a suite's sets; what cannot be had is listed.
+
+    Raises: SourceError where some set has a source and none could be had.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    folder = data_folder(suite, data, services.make_home()) or suite.resolve().parent
+    results = fetch_suite(suite, folder)
+    if as_json:
+        print_json({"data": str(folder), "sets": as_rows(results)})
+    else:
+        _show_fetched(results, folder)
+    had = [result for result in results if result.state in ("fetched", "reused")]
+    if not had and (failed := [result for result in results if result.state == "failed"]):
+        msg = f"none of {len(failed)} sets could be fetched; the first: {failed[0].reason}"
+        raise SourceError(msg)
+    return 0
+
+
+def _write_page(page: Path, suite: Suite, found: Evaluation, *more: Any) -> None:
+    from tasks.evaluate.report import report_html  # matplotlib takes a second
+
+    try:
+        page.write_text(report_html(suite, found, *more), encoding="utf-8")
+    except OSError as error:
+        msg = f"cannot write {page}: {error.strerror or error}"
+        raise ConfigError(msg) from error
+
+
+def effective(found: Evaluation, other: Evaluation) -> dict[str, float]:
+    """Effective robustness of a model on each shifted set, against what the other's figures foretell."""
+    shifts = {name: r["robustness"] for name, r in found.metrics.items() if "robustness" in r}
+    theirs = {name: other.metrics[name]["robustness"] for name in shifts if "robustness" in other.metrics.get(name, {})}
+    return {
+        name: effective_robustness(
+            shifts[name]["base_value"], shifts[name]["value"], [(line["base_value"], line["value"])]
+        )
+        for name, line in theirs.items()
+    }
+
+
+def _as_json(
+    suite: Suite,
+    found: Evaluation,
+    other: Evaluation | None,
+    compared: Mapping[str, Any],
+    page: Path,
+) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "model": found.model,
+        "suite": suite.name,
+        "metrics": found.metrics,
+        "average": average(found.metrics, suite),
+        "folder": str(found.folder),
+        "page": str(page),
+    }
+    if other is not None:
+        result |= {"against": other.model, "against_metrics": other.metrics, "comparison": compared}
+        result["effective_robustness"] = effective(found, other)
+    rows = [{"task": name, **r["contamination"]} for name, r in found.metrics.items() if "contamination" in r]
+    return result | ({"contamination": rows} if rows else {})
+
+
+def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: Mapping[str, Any]) -> None:
+    out = console()
+    numbers = ["value", "99.5% interval", "chance", "n"]
+    table = new_table(f"{found.model} on {suite.name} (%)", "task", "metric", *numbers, right=numbers)
+    for row in summary_rows(found.metrics):
+        interval = "" if row["low"] is None else f"{100 * row['low']:.2f} - {100 * row['high']:.2f}"
+        figures = [_percent(row["value"]), interval, _percent(row["chance"]), f"{row['n']:,}"]
+        table.add_row(row["task"], row["metric"], *figures)
+    out.print(table)
+    if other is not None:
+        _show_comparison(other, compared)
+    out.print()
+    for name, result in found.metrics.items():
+        if shift := result.get("robustness"):
+            out.print(text(f"{name}: {100 * shift['gap']:.2f} points below {shift['base']}"))
+    for name, value in (effective(found, other) if other else {}).items():
+        out.print(text(f"{name}: effective robustness against the other model {100 * value:+.2f} points"))
+    for name, result in found.metrics.items():
+        if row := result.get("contamination"):
+            out.print(text(f"{name}: {overlap_said(row)}"))
+    _show_average(suite, found)
+
+
+def _show_comparison(other: Evaluation, compared: Mapping[str, Any]) -> None:
+    out, numbers = console(), ["value", "other", "difference", "99.5% interval", "p"]
+    out.print()
+    table = new_table(f"Against {other.model} (%)", "task", "metric", *numbers, "it is", right=numbers)
+    for task, metrics in compared.items():
+        for metric, found in metrics.items():
+            p_value = "" if found["p_value"] is None else f"{found['p_value']:.2g}"
+            interval = f"{100 * found['low']:+.2f} - {100 * found['high']:+.2f}"
+            figures = [_percent(found["first"]), _percent(found["second"]), f"{100 * found['difference']:+.2f}"]
+            table.add_row(task, metric, *figures, interval, p_value, found["verdict"])
+    out.print(table)
+
+
+def _show_average(suite: Suite, found: Evaluation) -> None:
+    """Never without what it lacks."""
+    mean = average(found.metrics, suite)
+    of = mean["tasks"] + len(mean["missing"])
+    console().print(text(f"Average over {mean['tasks']} of {of} sets: {_percent(mean['value'])}"))
+    for name, reason in mean["missing"].items():
+        console().print(text(f"  without {name}: {reason}"), soft_wrap=True)
+
+
+def _show_fetched(results: Sequence[Fetched], folder: Path) -> None:
+    table = new_table(f"Evaluation sets in {folder}", "set", "state", "MB", "source or reason", right=["MB"])
+    for result in results:
+        size = f"{result.bytes / 1e6:,.1f}" if result.bytes else ""
+        table.add_row(result.name, result.state, size, result.reason or result.source)
+    console().print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"

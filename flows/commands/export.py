@@ -1,0 +1,47 @@
+"""`pairmill export MODEL`: finds the model wherever it lies, exports it, and says what was written."""
+
+from pathlib import Path
+
+from dataops.errors import ConfigError
+from flows.commands.output import console, find_snapshot, print_json, text
+from tasks.engine.scratch_folders import scratch_folder
+from tasks.models.export import export_model, snapshot_files
+from tasks.models.find import find_model
+
+USE = {
+    "open_clip": 'open_clip.create_model_and_transforms("local-dir:{out}")',
+    "hf": 'transformers.CLIPModel.from_pretrained("{out}"), transformers.CLIPProcessor.from_pretrained("{out}")',
+    "onnx": 'onnxruntime.InferenceSession("{out}/image.onnx"), onnxruntime.InferenceSession("{out}/text.onnx")',
+}
+"""How each form is loaded."""
+
+
+def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Export a model.
+
+    Args:
+        model: a folder, the key of a train snapshot, or models:/name/version.
+
+    Raises: ConfigError where it is none of these, or cannot be exported so.
+    """
+    with scratch_folder("exported-model") as scratch:
+        files = export_model(_find(model, scratch, home, store_uri), form, out, home)
+    use = USE[form].format(out=out)
+    if as_json:
+        listed = [{"name": file.name, "bytes": file.stat().st_size} for file in files]
+        print_json({"model": model, "format": form, "out": str(out), "files": listed, "use": use})
+    else:
+        for file in files:
+            console().print(text(f"{file}  {file.stat().st_size:,} bytes"), soft_wrap=True)
+        console().print(text(use), soft_wrap=True)
+    return 0
+
+
+def _find(model: str, scratch: Path, home: Path, store_uri: str | None) -> Path:
+    if not Path(model).exists() and (found := find_snapshot(model, home, store_uri)) is not None:
+        return snapshot_files(*found, scratch)
+    try:
+        return find_model(model, home).path
+    except ConfigError as error:
+        msg = f"{error}; nor is it the key of a complete snapshot in a known store (--store names another)"
+        raise ConfigError(msg) from error

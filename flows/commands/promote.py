@@ -1,0 +1,42 @@
+"""`pairmill promote`: moves an alias by hand, forward or back, and shows who moved it when and why."""
+
+from dataclasses import asdict
+
+from flows.commands.output import console, new_table, print_json, text
+from tasks.lineage.trace import parse_model
+from tasks.register import promotion
+
+
+def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
+    """Move the alias to the version that is named; with none named, print the trail."""
+    name, version = parse_model(model)
+    if version is None:
+        return _show_trail(name, as_json=as_json)
+    move, gate = promotion.promote(name, version, alias, reason)
+    if as_json:
+        print_json({"model": name, "move": asdict(move) if move else None, "gate": gate})
+        return 0
+    out = console()
+    if move is None:
+        out.print(text(f"{name} version {version} has the alias {alias} already"))
+        return 0
+    before = f"from version {move.before} " if move.before else ""
+    out.print(text(f"{name}: alias {alias} moved {before}to version {version} (its gate: {gate})"), soft_wrap=True)
+    if move.before:
+        out.print(
+            text(f"back again: pairmill promote {name}/{move.before} --alias {alias} --reason ..."), soft_wrap=True
+        )
+    return 0
+
+
+def _show_trail(name: str, *, as_json: bool) -> int:
+    moves = promotion.trail(name)
+    if as_json:
+        print_json({"model": name, "moves": moves})
+        return 0
+    table = new_table(f"Aliases of {name}", "time", "alias", "from", "to", "by", "why")
+    for move in moves:
+        cells = (str(move.get(field) or "-") for field in ("alias", "before", "after", "by", "why"))
+        table.add_row(move["time"][:15], *cells)
+    console().print(table)
+    return 0

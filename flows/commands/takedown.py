@@ -1,0 +1,195 @@
+"""`pairmill takedown`: records a request, makes the next dataset versions, tags the models, deletes if asked, and reports.
+
+It can be killed at any moment and started again with the same file: what is made is found again, the rest is done.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dataops.errors import ConfigError, PairmillError
+from dataops.store import Store
+from dataops.trace.targets import Target
+from flows.commands.output import console, print_json, text
+from flows.records import read_record, stores
+from tasks.engine.stage import Context
+from tasks.engine.takedown_requests import FOLDER, Request, read_targets, record, request_of
+from tasks.lineage.graph import Lineage
+from tasks.lineage.search import Search
+from tasks.lineage.takedown import Affected, Outcome, affected, take_out
+from tasks.lineage.takedown_raw import Raw, delete_raw, delete_superseded, drop_originals, raw_snapshots
+from tasks.tracking.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the command line asks for."""
+
+    file: Path
+    reason: str = ""
+    delete_raw: bool = False
+    yes: bool = False
+
+
+def takedown(order: Order, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Do it in every known store; 3 where something could not be done, which the report names.
+
+    Raises: ConfigError for a bad file, or when nobody can be asked whether to delete.
+    """
+    targets = read_targets(order.file)
+    request = request_of(targets, order.reason)
+    if order.delete_raw and not order.yes and not sys.stdin.isatty():
+        msg = "--delete-raw deletes for good and nobody is there to be asked; add --yes"
+        raise ConfigError(msg)
+    out = None if as_json else console()
+    reports = [_one_store(store, home, order, request, targets, out) for store in stores(home, store_uri)]
+    if as_json:
+        print_json({"request": request.digest, "targets": list(request.targets), "stores": reports})
+    return 3 if any(report["incomplete"] for report in reports) else 0
+
+
+def _one_store(
+    store: Store, home: Path, order: Order, request: Request, targets: Sequence[Target], out: Console | None
+) -> dict[str, Any]:
+    lineage, search = Lineage(store), Search(store)
+    if not lineage.manifests:
+        return {"store": store.uri, "incomplete": False, "datasets": []}
+    new = record(store, request)  # first: a run that begins now heeds it
+    found = affected(lineage, search, targets, Registry())
+    context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
+    outcomes = take_out(lineage, context, request, found)
+    uids = {uid for one in found for uid in one.uids}
+    raw = raw_snapshots(lineage, search, targets, uids)
+    report: dict[str, Any] = {
+        "store": store.uri,
+        "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new},
+        "datasets": [outcome.as_json() for outcome in outcomes],
+        "raw_snapshots": {one.download.key: one.pairs for one in raw},
+        "deleted": {},
+    }
+    if out:
+        _show(report, found, out)
+    if order.delete_raw and (raw or found) and (order.yes or _agreed(raw, outcomes)):
+        report["deleted"] = _delete(store, context, raw, outcomes, targets, uids)
+        left = raw_snapshots(Lineage(store), Search(store), targets, uids)
+        report["raw_snapshots"] = {one.download.key: one.pairs for one in left}
+    report["incomplete"] = _incomplete(report, order)
+    store.put(f"{FOLDER}/{request.digest}.report.json", json.dumps(report, indent=2).encode())
+    if out:
+        _show_end(report, request, out)
+    return report
+
+
+def _incomplete(report: Mapping[str, Any], order: Order) -> bool:
+    missed = any(one["trouble"] or one["models_not_tagged"] for one in report["datasets"])
+    return missed or bool(order.delete_raw and (report["raw_snapshots"] or report["deleted"].get("not_deleted")))
+
+
+def _agreed(raw: Sequence[Raw], outcomes: Sequence[Outcome]) -> bool:
+    """Ask on the terminal."""
+    samples, versions = sum(one.pairs for one in raw), sum(o.successor is not None for o in outcomes)
+    question = (
+        f"Delete {samples:,} pictures from raw shards, and {versions} dataset versions that have a next one? [y/N] "
+    )
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _delete(
+    store: Store,
+    context: Context,
+    raw: Sequence[Raw],
+    outcomes: Sequence[Outcome],
+    targets: Sequence[Target],
+    uids: set[str],
+) -> dict[str, Any]:
+    samples: dict[str, int] = {}
+    urls: list[str] = []
+    refused: dict[str, str] = {}
+    for one in raw:
+        try:
+            gone = delete_raw(context, one, targets, uids)
+        except PairmillError as error:
+            refused[f"download/{one.download.key}"] = str(error)
+            continue
+        samples[one.download.key] = len(gone)
+        urls += gone
+    superseded: list[str] = []
+    for outcome in outcomes:
+        old = outcome.affected.dataset
+        if outcome.successor is None or outcome.trouble:
+            refused[f"pack/{old.key}"] = "it has no next version"
+        elif why := delete_superseded(context, old):
+            refused[f"pack/{old.key}"] = why
+        else:
+            superseded.append(old.key)
+    originals = drop_originals(_folders_of_originals(store), sorted({*urls}))
+    return {"raw_samples": samples, "datasets": superseded, "originals": originals, "not_deleted": refused}
+
+
+def _folders_of_originals(store: Store) -> list[Path]:
+    """Where this store's runs keep bytes as fetched, as far as this machine sees it."""
+    found: set[Path] = set()
+    for name in store.names("runs"):
+        try:
+            folder = read_record(store, name).config.get("download", {}).get("originals")
+        except ConfigError as error:
+            logger.warning("%s", error)
+            continue
+        if folder and Path(folder).is_dir():
+            found.add(Path(folder))
+    return sorted(found)
+
+
+# What is printed ------------------------------------------------------------------------------------------------------
+
+
+def _show(report: Mapping[str, Any], found: Sequence[Affected], out: Console) -> None:
+    request = report["request"]
+    known = "recorded" if request["new"] else "known already"
+    title = f"Takedown {request['digest']} in {report['store']}: {len(request['targets'])} targets, {known}"
+    out.print(text(title, style="bold"), soft_wrap=True)
+    if not found:
+        out.print(text("No dataset holds any of it. Later runs will leave it out."))
+    for dataset in report["datasets"]:
+        out.print()
+        where = f"{dataset['pairs']:,} pairs in {len(dataset['shards'])} shards"
+        out.print(text(f"dataset {dataset['dataset']}: {where} ({', '.join(dataset['shards'][:8])})", style="bold"))
+        if dataset["trouble"]:
+            out.print(text(f"  NO NEXT VERSION: {dataset['trouble']}", style="red"), soft_wrap=True)
+        else:
+            many = f"{len(dataset['rewritten'])} shards rewritten, {dataset['unchanged']} unchanged"
+            out.print(text(f"  next version {dataset['next']}: {many}", style="green"))
+        for line in dataset["proof"]:
+            out.print(text(f"  proof: {line}"), soft_wrap=True)
+        for uri in dataset["models_tagged"]:
+            out.print(text(f"  {uri} saw them: tagged in MLflow"))
+        for uri, why in dataset["models_not_tagged"].items():
+            out.print(text(f"  {uri} saw them: NOT TAGGED: {why}", style="red"), soft_wrap=True)
+
+
+def _show_end(report: Mapping[str, Any], request: Request, out: Console) -> None:
+    out.print()
+    if gone := report["deleted"]:
+        for key, number in gone["raw_samples"].items():
+            out.print(text(f"deleted {number:,} samples from raw snapshot download/{key}"))
+        for key in gone["datasets"]:
+            out.print(text(f"deleted dataset version {key}"))
+        if gone["originals"]:
+            out.print(text(f"deleted {gone['originals']:,} originals"))
+        for name, why in gone["not_deleted"].items():
+            out.print(text(f"NOT deleted: {name}: {why}", style="red"), soft_wrap=True)
+    for key, number in report["raw_snapshots"].items():
+        out.print(
+            text(f"raw snapshot download/{key} still holds {number:,} pictures of them; --delete-raw deletes them")
+        )
+    out.print(text(f"report: {report['store']}/{FOLDER}/{request.digest}.report.json"), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Deployments in Prefect: schedules, automations and limits."""

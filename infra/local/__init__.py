@@ -1,0 +1,1 @@
+"""Servers and workers that run on this machine, and their supervision."""

@@ -1,0 +1,55 @@
+"""Prefect workers of this machine, kept beside the servers: `pairmill up --worker`. `down` stops them with the rest.
+
+A worker polls its pool and runs each flow run in a process of its own. Imports no prefect.
+"""
+
+import os
+import socket
+
+from dataops.home import CHECKOUT
+from infra.local import services
+from infra.local.services import ServiceStatus
+
+# What a client of the servers may need and `ensure_service` keeps from servers. Values stay in the environment.
+_CREDENTIALS = (
+    *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_API_SSL_CERT_FILE", "PREFECT_CLIENT_CUSTOM_HEADERS"),
+    *("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_WORKER_QUERY_SECONDS"),
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
+)
+
+
+def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
+    """Start a worker of `pool`, and one a GPU of `<pool>-gpu`, unless they run; return when they poll.
+
+    With several GPUs each of their workers sees one of them, so two trainings never meet on a GPU.
+
+    Args:
+        pool: a work pool of type process; made where it is missing.
+        gpus: 0 starts no worker for training.
+
+    Raises:
+        ConfigError: the pool's name is not fit for a service.
+        ServiceError: a worker did not start.
+    """
+    started = [_start(pool, pool, None)]
+    for gpu in range(gpus):
+        name = f"{pool}-gpu" if gpus == 1 else f"{pool}-gpu-{gpu}"
+        started.append(_start(name, f"{pool}-gpu", gpu if gpus > 1 else None, limit=1))
+    return started
+
+
+def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> ServiceStatus:
+    command = ["python", "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
+    command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck", "--install-policy", "never"]
+    command += ["--limit", str(limit)] if limit else []
+    env = {variable: os.environ[variable] for variable in _CREDENTIALS if variable in os.environ}
+    env |= services.environment() | {
+        "PYTHONPATH": str(CHECKOUT),
+        "PAIRMILL_HOME": str(services.home()),
+        "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",  # all interfaces by default
+        "PREFECT_WORKER_WEBSERVER_PORT": "{port}",
+        "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # the flows run in this very environment
+    }
+    if gpu is not None:
+        env["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    return services.ensure_service(f"worker-{name}", command, "/health", env, port=None)

@@ -1,0 +1,1 @@
+"""The curate stage: all decisions about a pair that need its pixels."""

@@ -1,0 +1,91 @@
+"""Curate's choice among all pictures: which leave, and why. Each step looks at the rows that the steps before left.
+
+Nobody ever sees all rows: each step is a map over groups of raw shards, or over ranges of hashes (tasks.curate.steps).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import polars as pl
+import pyarrow as pa
+
+from dataops.snapshot import Draft, Record
+from tasks.curate import near_duplicates as near
+from tasks.curate import steps
+from tasks.curate.config import CurateConfig
+from tasks.curate.steps import OVERLAPS, Step
+from tasks.engine.partition_tables import gathered, get_piece
+
+CHOSEN = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("phash", pa.uint64()),
+        ("cluster", pa.string()),  # the smallest uid of the duplicates that a row is one of
+        ("evaluation_overlap", pa.string()),  # the evaluation sets that have the row's picture, joined by commas
+        ("drop_reason", pa.string()),
+    ]
+)
+Over = Callable[[list[Step]], object]
+"""Does steps of one kind, in whatever order."""
+
+
+def choose(numbers: Sequence[str], sizes: Sequence[int], config: CurateConfig, matches: str | None, over: Over) -> None:
+    """Decide over all rows; a row leaves for the first reason that there is. What was decided: `chosen_name` of each shard.
+
+    Args:
+        numbers: of the raw shards, whose judged tables are in the store; `sizes` are their rows.
+        matches: name in the store of the table of matches with evaluation sets, where they are looked for.
+    """
+    groups, rows = steps.grouped(sizes), sum(sizes)
+    bits, near_bits = (steps.range_bits(rows, most) for most in (steps.RANGE_ROWS, steps.NEAR_ROWS))
+    first = Step(steps.spread, 0, len(groups), bits, near_bits, config, matches=matches)
+
+    def over_groups(function: Callable[[Draft, Step], Record]) -> None:
+        over([
+            replace(first, function=function, number=number, shards=tuple(numbers[p] for p in places),
+                    sizes=tuple(sizes[p] for p in places))
+            for number, places in enumerate(groups)
+        ])  # fmt: skip
+
+    def over_ranges(function: Callable[[Draft, Step], Record], number: int = 1 << bits) -> None:
+        over([replace(first, function=function, number=n) for n in range(number)])
+
+    if not groups:
+        return
+    over_groups(steps.spread)
+    over_ranges(steps.by_bytes)  # what stays for the others must itself be good enough to stay
+    over_groups(steps.regroup)
+    over_ranges(steps.by_pixels)
+    if config.near_duplicates:
+        over_groups(near.sign)
+        over_ranges(near.find_mates, near.ranges_of_blocks(first))
+        over_groups(near.carry)
+        over_ranges(near.compare, near.ranges_of_blocks(first))
+    over_ranges(near.settle, 1)
+    over_groups(decide)
+
+
+def chosen_name(number: str) -> str:
+    """The scratch table of what was decided of a raw shard (CHOSEN)."""
+    return f"_work/chosen-{number}.parquet"
+
+
+def decide(draft: Draft, step: Step) -> Record:
+    """Write down what was decided of the rows of a group, a table a raw shard."""
+    rows = steps.judged(draft, step, ["phash"])
+    settled = get_piece(draft, "settled.table", step.number)
+    names = [f"{high:016x}{low:016x}" for high, low in settled.select("name_high", "name_low").iter_rows()]
+    settled = settled.with_columns(cluster=pl.Series(names, dtype=pl.String))
+    gone = [gathered(draft, step.range_tables(kind), step.number) for kind in ("gone-bytes", "gone-pixels")]
+    gone.append(settled.filter("worse").with_columns(drop_reason=pl.lit("near_duplicate")))
+    why = pl.concat(frame.select("row", why="drop_reason") for frame in gone)
+    rows = rows.join(why, on="row", how="left", maintain_order="left")
+    rows = rows.join(settled.select("row", "cluster"), on="row", how="left", maintain_order="left")
+    overlaps = pl.when(pl.col("state") == OVERLAPS).then(pl.lit("evaluation_overlap"))
+    reason = pl.coalesce("drop_reason", "why", overlaps)  # a placeholder is one, whatever it overlaps
+    chosen = rows.select("uid", "phash", "cluster", evaluation_overlap="overlap", drop_reason=reason).to_arrow()
+    start = 0
+    for number, size in zip(step.shards, step.sizes, strict=True):
+        draft.put_table(chosen_name(number), chosen.slice(start, size).cast(CHOSEN))
+        start += size
+    return Record(task=step.id)

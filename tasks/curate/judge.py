@@ -1,0 +1,121 @@
+"""Curate's first step: look at each picture of a raw shard, decoded once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as pa
+
+from dataops.errors import CorruptPart
+from dataops.images import decode as images
+from dataops.images.fingerprint import Look, Pixels, look, luminance_of
+from dataops.images.text_banner import LEAST_GROUND, is_text_banner
+from dataops.shards.tar import read_samples
+from dataops.snapshot import Draft, Record, read_table
+from dataops.store import Store
+from tasks.curate.config import CurateConfig
+
+JUDGED = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("sha256", pa.string()),
+        ("original_area", pa.int64()),
+        ("drop_reason", pa.string()),  # of the picture alone; null for a good one
+        ("pixels", pa.binary(16)),  # this and what follows: null where the picture cannot be decoded
+        ("phash", pa.uint64()),
+        ("thumbnail", pa.binary()),
+        ("luminance", pa.binary()),  # null too where no evaluation sets are compared with
+        ("picture", pa.string()),  # hex digest of the bytes in the shard; null where no scores are asked for
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RawShard:
+    """One task: a raw shard of the download stage."""
+
+    step: str
+    rows: str
+    """Name in the store of its Parquet part."""
+    tar: str
+    image_extension: str
+    config: CurateConfig
+
+    @property
+    def number(self) -> str:
+        return self.tar.rpartition("/")[2].removesuffix(".tar")
+
+    @property
+    def id(self) -> str:
+        return f"{self.step}-{self.number}"
+
+
+def judge(draft: Draft, shard: RawShard) -> Record:
+    """Look at each picture of a raw shard; the table goes to the scratch objects."""
+    rows = read_table(draft.store, shard.rows)
+    judged = [
+        {
+            **{name: row[name] for name in ("uid", "url", "caption", "sha256")},
+            "original_area": row["original_width"] * row["original_height"],
+            **judge_image(data, (row["original_width"], row["original_height"]), shard.config),
+            "picture": blake2b(data, digest_size=16).hexdigest() if shard.config.scores.names else None,
+        }
+        for row, data in paired(draft.store, rows, shard)
+    ]
+    part = draft.put_table(judged_name(shard.number), pa.Table.from_pylist(judged, JUDGED))
+    return Record(task=shard.id, parts=[part])
+
+
+def judged_name(number: str) -> str:
+    """The scratch table of what was seen in a raw shard."""
+    return f"_work/judged-{number}.parquet"
+
+
+def paired(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each row of a raw shard with the bytes of its picture.
+
+    Raises: CorruptPart where rows and tar do not go together.
+    """
+    with store.open(shard.tar) as file:
+        samples = read_samples(file, shard.tar)
+        for row in rows.to_pylist():
+            key, members = next(samples, (None, {}))
+            if key != row["key"] or shard.image_extension not in members:
+                msg = f"{shard.tar}: found {key!r} where {row['key']}.{shard.image_extension} should be"
+                raise CorruptPart(msg)
+            yield row, members[shard.image_extension]
+        if extra := next(samples, None):
+            msg = f"{shard.tar}: sample {extra[0]!r} has no row"
+            raise CorruptPart(msg)
+
+
+def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfig) -> dict[str, Any]:
+    """The columns of JUDGED that come from the picture's own bytes, and its `drop_reason`."""
+    try:
+        pixels = images.pixels(data)
+    except images.ImageRefused as refused:
+        return {"drop_reason": refused.reason}
+    seen = look(pixels)
+    return {
+        "drop_reason": _health(seen, pixels, original_size, config),
+        "pixels": seen.pixels,
+        "phash": seen.phash,
+        "thumbnail": seen.thumbnail,
+        "luminance": seen.luminance if config.overlap else None,
+    }
+
+
+def _health(seen: Look, pixels: Pixels, original_size: tuple[int, int], config: CurateConfig) -> str | None:
+    small, large = sorted(original_size)
+    if small < config.min_side:
+        return "too_small"
+    if large > config.max_aspect_ratio * small:
+        return "aspect_ratio"
+    if seen.contrast < config.min_contrast:
+        return "blank"
+    if config.text_banners and seen.ground >= LEAST_GROUND and is_text_banner(luminance_of(pixels)):
+        return "text_banner"
+    return None

@@ -1,0 +1,1 @@
+"""Model scores of images, computed once and cached by content."""

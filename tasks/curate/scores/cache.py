@@ -1,0 +1,51 @@
+"""Scores that were computed before, by any run of the store: each picture is scored once by each scorer.
+
+They lie beside the snapshots, as Parquet objects that are written once and never changed::
+
+    scores/<scorer's digest>/<digest of the object>.parquet      columns dataops.images.score_tables.SCORES
+
+A score is a function of its scorer and of what it is of, so it does not matter who wrote it, nor whether two runs wrote
+the same one. An object that is lost costs the time to compute its scores again.
+"""
+
+import hashlib
+import logging
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataops.errors import CorruptPart
+from dataops.images.score_tables import FACES, SCORES
+from dataops.snapshot import read_table
+from dataops.store import Store
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = {"id": pl.Binary, "score": pl.Float32}
+
+
+def put(store: Store, scorer: str, scores: pa.Table) -> None:
+    """Keep some scores (SCORES, or FACES) of a scorer, which its digest names."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(scores.cast(FACES if scores.num_columns > len(SCORES) else SCORES), sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    store.put(f"scores/{scorer}/{hashlib.sha256(data).hexdigest()[:32]}.parquet", data)
+
+
+def known(store: Store, scorer: str, *, faces: bool = False) -> pl.DataFrame:
+    """All scores of a scorer (SCHEMA), each id once. About 40 bytes of memory a score.
+
+    Args:
+        faces: with the column `face_bboxes`, of the scorer that has it.
+    """
+    schema = SCHEMA | ({"face_bboxes": pl.List(pl.List(pl.Float32))} if faces else {})
+    tables: list[pl.DataFrame] = [pl.DataFrame(schema=schema)]
+    for name in store.names(f"scores/{scorer}"):
+        try:
+            table = read_table(store, name, list(schema))
+        except CorruptPart as error:  # a lost power supply may leave an object empty
+            logger.warning("%s; its scores are computed again", error)
+            continue
+        tables.append(pl.DataFrame({field: pl.Series(field, table[field], kind) for field, kind in schema.items()}))
+    return pl.concat(tables).unique("id", keep="first", maintain_order=True)

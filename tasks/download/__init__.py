@@ -1,0 +1,1 @@
+"""The download stage: img2dataset behind a safe and polite fetch."""

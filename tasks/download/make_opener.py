@@ -1,0 +1,58 @@
+"""Puts the pieces of the safe, polite fetch together, as a download's config has them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.download.fetch.host_pace import HostPace, PaceLimits
+from tasks.download.fetch.host_rules import HostRules, RuleLimits
+from tasks.download.fetch.opener import FetchLimits, SafeOpener
+from tasks.download.fetch.originals import Originals
+from tasks.web.address_policy import Addresses, parse_connect_to
+from tasks.web.dns_cache import shared_dns
+from tasks.web.host_state import Pauses
+from tasks.web.origin_files import SiteFiles
+from tasks.web.request import Wire
+
+if TYPE_CHECKING:
+    from tasks.download.stage import DownloadConfig
+
+
+def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:
+    """An opener for one shard.
+
+    Args:
+        site_files: folder of what hosts say to robots, shared by the processes of a run.
+        workers: how many processes share what may be asked of a host.
+        round_: of the download (see SiteFiles).
+    """
+    addresses = Addresses(parse_connect_to(config.connect_to), shared_dns())
+    wire = Wire(addresses, config.user_agent_header, contact=config.contact is not None)
+    pace = HostPace(
+        PaceLimits(
+            concurrency=config.concurrency(workers),
+            interval=1 / config.host_rate if config.host_rate else 0.0,
+            processes=workers,
+            max_pause=config.timeout,
+            patience=config.host_patience,
+        ),
+        Pauses(site_files),
+    )
+    rules = HostRules(
+        SiteFiles(wire, site_files, config.timeout, round_),
+        pace,
+        RuleLimits(
+            agent=config.user_agent,
+            ai_agents=config.ai_agents,
+            asked=frozenset(config.opt_out) & {"tdmrep", "ai_txt"},
+            max_crawl_delay=config.max_crawl_delay,
+        ),
+    )
+    limits = FetchLimits(
+        timeout=config.timeout,
+        max_bytes=config.max_bytes,
+        agent_token=config.user_agent,
+        disallowed=frozenset(directive.strip().lower() for directive in config.disallowed_header_directives),
+        opt_out=frozenset(config.opt_out),
+    )
+    originals = Originals(Path(config.originals)) if config.originals else None
+    return SafeOpener(limits, wire, rules, pace, originals)

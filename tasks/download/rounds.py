@@ -1,0 +1,181 @@
+"""Later tries of a download's rows that failed by a class that may pass: in rounds, as further shards.
+
+A row that is to be tried again is in no part of the shard that failed it, but in a scratch object,
+`_work/again-<shard>.parquet`; the shards of the next round are cut from those. So each uid is in one part at the end.
+"""
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dataops.schema import FILTERED, conform
+from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find, read_table
+from tasks.download import row_spans as slices
+from tasks.download.failure_classes import checked, matches
+from tasks.download.row_spans import Slice
+from tasks.download.summary import describe, without
+from tasks.engine.lease import hold
+from tasks.engine.stage import Context, Plan
+
+logger = logging.getLogger(__name__)
+
+_RENAMED = re.compile(r"(.*?)(?:-r([0-9]+))?\.parquet")
+
+REOPENED = "reopened"
+"""The record of what is taken over when a complete snapshot's failed rows are tried again."""
+
+
+class RetryConfig(BaseModel):
+    """`[download.retry]`: which failed rows are tried again after all others, and when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    classes: tuple[str, ...] = (
+        "timeout",
+        "dns",
+        "connect",
+        "incomplete",
+        "host_busy",
+        "http_408",
+        "http_425",
+        "http_429",
+        "http_5xx",
+    )
+    """Classes of failure; `*` and `?` as in file names, and `http_5xx`."""
+    rounds: int = Field(default=1, ge=0, le=10)
+    """Tries after the first one."""
+    delay: float = Field(default=30.0, ge=0, le=3600)
+    """Seconds before the first of them; before each further one twice as long."""
+
+    @field_validator("classes")
+    @classmethod
+    def _known_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return checked(value)
+
+
+def put_again(draft: Draft, name: str, rows: pa.Table) -> int:
+    """Write the rows of a shard that a later round is to try; their number."""
+    if rows.num_rows:
+        draft.put_table(_again(name), conform(rows, FILTERED, f"download {name}"))
+    return rows.num_rows
+
+
+def split(rows: pa.Table, classes: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """The rows whose `drop_reason` is one of the classes, and the others."""
+    chosen = [matches(reason, classes) for reason in rows["drop_reason"].to_pylist()]
+    return rows.filter(pa.array(chosen, pa.bool_())), rows.filter(pa.array([not yes for yes in chosen], pa.bool_()))
+
+
+def _again(name: str) -> str:
+    return f"_work/again-{name}.parquet"
+
+
+Cut = tuple[int, tuple[Slice, ...]]
+"""A shard's index and its rows."""
+
+
+def run_rounds(
+    draft: Draft,
+    rows: Sequence[tuple[str, int]],
+    start: int,
+    size: int,
+    retry: RetryConfig,
+    fetch: Callable[[list[Cut], int, tuple[str, ...]], list[Record]],
+) -> list[Record]:
+    """Fetch rows, and then those that failed by one of the classes again; the records of all shards, in order.
+
+    Args:
+        rows: Parquet objects with the rows of the first round, each with its number of rows.
+        start: index of the first shard.
+        size: rows a shard.
+        fetch: makes shards of the given indices and rows in the round of a number, and leaves rows of the given classes
+            for a later one.
+    """
+    records: list[Record] = []
+    for number in range(retry.rounds + 1):
+        cuts = list(enumerate(slices.cut_objects(rows, size), start))
+        if not cuts:
+            break
+        if number and draft.done(shard_id(cuts[0][0])) is None:
+            seconds, left = retry.delay * 2 ** (number - 1), sum(n for _, n in rows)
+            logger.info(
+                "download: %d rows are tried again in %g s (round %d of %d)", left, seconds, number, retry.rounds
+            )
+            time.sleep(seconds)
+        made = fetch(cuts, number, retry.classes if number < retry.rounds else ())
+        rows = [
+            (draft.path(_again(f"{index:05d}")), record.facts["again"])
+            for (index, _), record in zip(cuts, made, strict=True)
+        ]
+        records += made
+        start += len(cuts)
+    return records
+
+
+def shard_id(index: int) -> str:
+    """The task that fetches a shard."""
+    return f"shard-{index:05d}"
+
+
+def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
+    """Make a complete snapshot unfinished again: its rows that failed by one of the classes are all that is left to do.
+
+    Nothing that was fetched is touched: only the `dropped-*` parts with such rows are written anew, without them. A kill
+    at any moment leaves the old snapshot, or the unfinished new one. Where the snapshot is unfinished, or has no such row,
+    nothing changes.
+
+    Raises: ConfigError that names the run that makes it now, where one does.
+    """
+    draft = Draft(context.store, planned.stage.name, planned.key)
+    with hold(draft, context, wait=False, remake=True):
+        manifest = find(draft.store, draft.stage, draft.key)
+        if manifest is None:
+            logger.info("download %s is unfinished: it goes on, and its failed rows have their rounds", draft.key)
+            return
+        record, replaced = _taken_over(draft, manifest, classes)
+        if not record.facts["rows"]:
+            there = ", ".join(sorted(manifest.counts.dropped)) or "none"
+            logger.warning("download %s: no row failed by %s; there are: %s", draft.key, ", ".join(classes), there)
+            return
+        draft.finish(record)
+        draft.store.delete([draft.path(MANIFEST)])
+        draft.store.delete([draft.path(name) for name in replaced])
+
+
+def _taken_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tuple[Record, list[str]]:
+    """What stays of a snapshot, as one record, with the rows to be tried again; and the names of the replaced parts."""
+    parts = [part for part in manifest.parts if not part.name.startswith("dropped-")]
+    rows: list[tuple[str, int]] = []
+    taken: list[pa.Table] = []
+    replaced: list[str] = []
+    for part in manifest.named("dropped-", ".parquet"):
+        table = read_table(draft.store, manifest.path(part.name))
+        mine, left = split(table, classes)
+        if not mine.num_rows:
+            parts.append(part)
+            continue
+        name = part.name.removesuffix(".parquet")
+        rows.append((draft.path(_again(name)), put_again(draft, name, mine)))
+        taken.append(mine)
+        parts.append(draft.put_table(_renamed(part.name), left))
+        replaced.append(part.name)
+    counts, hosts = manifest.counts, manifest.facts["hosts"]
+    if taken:
+        gone = pa.concat_tables(taken)
+        still = Counter(counts.dropped) - Counter(gone["drop_reason"].to_pylist())
+        counts = Counts(input=counts.input - gone.num_rows, kept=counts.kept, dropped=dict(sorted(still.items())))
+        hosts = without(hosts, describe(gone))
+    facts = {"bytes": manifest.facts["bytes_fetched"], "hosts": hosts, "shards": manifest.facts["shards"], "rows": rows}
+    return Record(task=REOPENED, parts=parts, counts=counts, facts=facts), replaced
+
+
+def _renamed(part: str) -> str:
+    """dropped-00003.parquet is written anew as dropped-00003-r1.parquet, and that as dropped-00003-r2.parquet."""
+    found = _RENAMED.fullmatch(part)
+    assert found is not None
+    return f"{found[1]}-r{int(found[2] or 0) + 1}.parquet"

@@ -1,0 +1,150 @@
+"""One shard through img2dataset: what a worker process of the download stage does.
+
+Importing this module loads img2dataset: only worker processes do. Three things that img2dataset leaves to chance are made
+certain here: the order of samples, the bytes of the tar, and that no row is lost unseen.
+
+Rows are written in the order of their uids, and fetched in whatever order keeps hosts from holding the shard (HostPool).
+"""
+
+import io
+import logging
+import math
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataops.errors import CorruptPart, StorageError
+from dataops.shards.tar import places
+from dataops.snapshot import Counts, Draft, Part, Record
+from dataops.trace.targets import meant
+from tasks.download import row_spans as slices
+from tasks.download.fetch.host_pool import HostPool
+from tasks.download.fetch.opener import SafeOpener
+from tasks.download.img2dataset_classes import Downloader, compute_key, fetching_with
+from tasks.download.make_opener import polite_opener
+from tasks.download.outcome import outcome, put_tables
+from tasks.download.previews import Previews
+from tasks.download.resizers import CheckedResizer, FastResizer
+from tasks.download.rounds import put_again, split
+from tasks.download.shard_writer import OrderedWriter
+from tasks.download.summary import describe
+from tasks.engine.scratch_folders import scratch_folder
+
+if TYPE_CHECKING:
+    from tasks.download.stage import DownloadConfig, Shard
+
+logger = logging.getLogger(__name__)
+
+SHARD_DIGITS = 5
+
+
+def run(draft: Draft, shard: "Shard") -> Record:
+    """Fetch, check and commit one shard.
+
+    Raises: StorageError when the temporary folder could not be written; CorruptPart when tar and rows disagree.
+    """
+    started = time.monotonic()
+    rows = slices.read(draft.store, shard.rows).sort_by("uid").combine_chunks()
+    previews = Previews()
+    with scratch_folder("download") as folder:
+        opener = polite_opener(shard.config, Path(shard.site_files or folder), shard.workers, shard.round)
+        opener.refuse(rows["url"].filter(pa.array(meant(rows, shard.taken))).to_pylist(), "takedown", "by request")
+        name = f"{shard.index:0{SHARD_DIGITS}d}"
+        tar = folder / f"{name}.tar"
+        with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):
+            _fetch(rows, shard, folder, opener, previews)
+        if noise.getvalue():
+            logger.warning("download %s: img2dataset said: %s", shard.id, noise.getvalue()[-2000:])
+        table = outcome(rows, rows["uid"].to_pylist(), pq.read_table(folder / f"{name}.parquet"), tar.name)
+        kept = table.filter(table["drop_reason"].is_null())
+        _check_tar(tar, kept["key"].to_pylist())
+        parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
+    again, settled = split(table, shard.again)
+    parts += put_tables(draft, name, kept, settled, table, opener.evidence, previews.by_uid)
+    facts = {
+        "bytes": sum(evidence.bytes or 0 for evidence in opener.evidence.values()),
+        "seconds": round(time.monotonic() - started, 3),
+        "round": shard.round,
+        "again": put_again(draft, name, again),
+        "hosts": describe(settled),
+    }
+    return Record(task=shard.id, parts=parts, counts=_counts(settled), facts=facts)
+
+
+def _counts(settled: pa.Table) -> Counts:
+    dropped = Counter(reason for reason in settled["drop_reason"].to_pylist() if reason)
+    kept = settled.num_rows - dropped.total()
+    return Counts(input=settled.num_rows, kept=kept, dropped=dict(sorted(dropped.items())))
+
+
+def shard_keys(index: int, rows: int, shard_size: int) -> list[str]:
+    """img2dataset's keys of the rows of a shard: the shard's number, then the row's."""
+    digits = math.ceil(math.log10(shard_size))
+    return [compute_key(row, index, digits, SHARD_DIGITS) for row in range(rows)]
+
+
+def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, previews: Previews) -> None:
+    config = shard.config
+    source = folder / "rows.arrow"
+    with pa.ipc.new_file(str(source), rows.schema) as file:
+        file.write_table(rows)
+    failures: list[OSError] = []
+    keys = shard_keys(shard.index, rows.num_rows, config.shard_size)
+    urllib.request.install_opener(opener)
+    with (folder / "waiting").open("w+b") as waiting:
+        downloader = Downloader(
+            sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, waiting),
+            resizer=_resizer(config, previews),
+            thread_count=max(1, rows.num_rows),  # it hands out twice as many rows at a time: all
+            save_caption=True,
+            extract_exif=False,
+            output_folder=str(folder),
+            column_list=rows.column_names,
+            timeout=config.timeout,
+            number_sample_per_shard=config.shard_size,
+            oom_shard_count=SHARD_DIGITS,
+            compute_hash="sha256",
+            verify_hash_type=None,
+            encode_format=config.encode_format,
+            retries=config.retries,
+            user_agent_token=None,  # the opener's own header stands
+            disallowed_header_directives=None,  # the opener looks before it reads the body
+        )
+        try:
+            with fetching_with(HostPool(config.threads, config.concurrency(shard.workers))):
+                downloader.download_shard((shard.index, str(source)))  # calling it would swallow what this raises
+        except OSError as error:
+            failures.append(error)
+    if failures:
+        msg = f"download {shard.id}: cannot write {folder}: {failures[0]}"
+        raise StorageError(msg) from failures[0]
+
+
+def _resizer(config: "DownloadConfig", previews: Previews) -> CheckedResizer:
+    return (FastResizer if config.resize_quality == "fast" else CheckedResizer)(
+        previews,
+        image_size=config.image_size,
+        resize_mode=config.resize_mode,
+        resize_only_if_bigger=config.resize_only_if_bigger,
+        encode_quality=config.encode_quality,
+        encode_format=config.encode_format,
+        min_image_size=config.min_image_size,
+        max_image_area=config.max_image_area,
+        max_aspect_ratio=config.max_aspect_ratio,
+    )
+
+
+def _check_tar(tar: Path, keys: Sequence[str]) -> None:
+    with tar.open("rb") as file:
+        members = Counter(member.key for member in places(file, tar.name))  # which keeps their order
+    if list(members.items()) != [(key, 3) for key in keys]:
+        msg = f"{tar.name}: its {len(members)} samples are not the {len(keys)} of its rows"
+        raise CorruptPart(msg)

@@ -1,0 +1,1 @@
+"""How any stage runs: context, snapshot, lease, task mapping, exchange and Ray pool."""

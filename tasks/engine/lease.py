@@ -1,0 +1,237 @@
+"""The lease on making a snapshot: of the runs that want the same one, one makes it and the others wait for it.
+
+The lease of generation n is the object `<stage>/<key>/_work/lease-<n>.json`, created by a conditional put, so that each
+generation has one winner. Its holder puts it again every BEAT_SECONDS with a higher beat. Another run takes over, with the
+next generation, when the lease was released, when its process is known to be gone (it ran on this machine), or when its
+beat has stood still for STALE_SECONDS of the waiter's own clock: no two machines' clocks are ever compared. A holder
+that was taken for dead learns it at its next beat, part or commit (Draft.check_fence), and stops with LeaseLost.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
+from dataops.snapshot import Draft, Fence
+from dataops.store import Store
+from training.process import identity, place
+
+if TYPE_CHECKING:
+    from tasks.engine.stage import Context
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+POLL_SECONDS = 1.0
+ORPHAN_SECONDS = 0.5
+"""After a holder's death on this machine: its workers end within 0.25 s of it (training/process.py)."""
+_ENDED: set[str] = set()
+"""Tokens of this process's own leases that it holds no more, whether the store could be told or not."""
+
+
+class Lease(BaseModel):
+    """Who makes, or last made, a snapshot."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    generation: int
+    token: str
+    """Random: tells this lease from one of the same generation after the snapshot was cleared."""
+    run_id: str | None
+    host: str
+    pid: int
+    place: str
+    """The table of processes that `pid` belongs to (training.process.place)."""
+    process: str | None
+    """What tells this process from another of the same pid (training.process.identity)."""
+    since: str
+    """By the holder's clock; only to be read by people."""
+    beat: int = 0
+    state: Literal["held", "released"] = "held"
+
+    def is_dead(self) -> bool:
+        """Whether it was released or its process is known to be gone; of another machine's nothing is known."""
+        if self.state == "released" or self.token in _ENDED:
+            return True
+        return self.place == place() and identity(self.pid) != self.process
+
+    def __str__(self) -> str:
+        return f"run {self.run_id or '(unnamed)'}, process {self.pid} on {self.host}, since {self.since}"
+
+
+class Held:
+    """A lease that this process holds: the draft and the context to work with, and the thread that keeps it."""
+
+    def __init__(self, draft: Draft, context: "Context", lease: Lease):
+        self.lease = lease
+        fence = Fence(generation=lease.generation, token=lease.token)
+        self.draft = Draft(draft.store, draft.stage, draft.key, fence)
+        self.context = replace(context, progress=self._progress)
+        self._tell = context.progress
+        self._lost: LeaseLost | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"lease-{draft.stage}", daemon=True)
+        self._thread.start()
+
+    def _progress(self, done: int, total: int, line: str) -> None:
+        if self._lost is not None:
+            raise self._lost
+        self._tell(done, total, line)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                self.draft.check_fence()
+                self._put(self.lease.model_copy(update={"beat": self.lease.beat + 1}))
+            except LeaseLost as lost:
+                self._lost = lost
+                return
+            except StorageError as error:
+                logger.warning("%s %s: the lease could not be renewed: %s", self.draft.stage, self.draft.key, error)
+
+    def _put(self, lease: Lease) -> None:
+        self.lease = lease
+        self.draft.store.put(self.draft.lease_name(lease.generation), lease.model_dump_json().encode())
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._ended.set()
+        self._thread.join()
+
+    def release(self) -> None:
+        """Let the next run begin; where the snapshot is complete, leave nothing behind."""
+        self.stop()
+        try:
+            with suppress(LeaseLost):  # the commit cleared it, or another run has taken over
+                self.draft.check_fence()
+                if self.draft.is_complete():
+                    self.draft.store.delete_tree(self.draft.path("_work"))
+                else:
+                    self._put(self.lease.model_copy(update={"state": "released"}))
+        except PairmillError as error:  # whatever ended the stage says more
+            logger.warning("%s %s: the lease could not be released: %s", self.draft.stage, self.draft.key, error)
+        finally:
+            _ENDED.add(self.lease.token)  # last, or another thread takes over from what is about to say that it ended
+
+
+@contextmanager
+def hold(draft: Draft, context: "Context", *, wait: bool = True, remake: bool = False) -> Iterator[Held | None]:
+    """Hold the lease of a snapshot, waiting for the run that has it; None once a manifest is there.
+
+    Args:
+        wait: where another run is alive and holds it, wait for its end instead of refusing.
+        remake: take the lease of a complete snapshot too, to clear it.
+
+    Raises: ConfigError that names the run which holds it, unless `wait`.
+    """
+    lease = _acquire(draft, context, wait, remake)
+    if lease is None:
+        yield None
+        return
+    held = Held(draft, context, lease)
+    try:
+        yield held
+    finally:
+        held.release()
+
+
+def holder(store: Store, stage: str, key: str) -> Lease | None:
+    """Who makes this snapshot now, as one look can tell: the holder on another machine is believed to be alive.
+
+    Two looks more than STALE_SECONDS apart that give an equal lease tell that it is dead.
+    """
+    newest = _newest(Draft(store, stage, key))
+    return None if newest is None or newest.is_dead() else newest
+
+
+def _acquire(draft: Draft, context: "Context", wait: bool, remake: bool) -> Lease | None:
+    watch = _Watch()
+    told: str | None = None
+    while True:
+        if not remake and draft.is_complete():
+            return None
+        newest = _newest(draft)
+        if newest is None or newest.is_dead() or watch.still_seconds(newest) >= STALE_SECONDS:
+            if newest is not None and newest.state == "held":
+                logger.warning("%s %s: taking over from %s", draft.stage, draft.key, newest)
+                time.sleep(ORPHAN_SECONDS)
+            mine = _new(context, 1 + (newest.generation if newest else 0))
+            if draft.store.create(draft.lease_name(mine.generation), mine.model_dump_json().encode()):
+                return mine
+            continue
+        if not wait and (newest.place == place() or watch.moved):
+            msg = f"{draft.stage} {draft.key} is being made by {newest}: stop that run first, or wait for its end"
+            raise ConfigError(msg)
+        if told != newest.token:
+            told = newest.token
+            line = f"{draft.stage} {draft.key}: waiting for {newest}, which makes it"
+            logger.info("%s", line)
+            context.progress(0, 1, line)
+        time.sleep(POLL_SECONDS)
+
+
+class _Watch:
+    """How long a lease has stood still by this process's clock, counting only time in which the store could be read."""
+
+    def __init__(self) -> None:
+        self.moved = False
+        self._still = 0.0
+        self._seen: Lease | None = None
+        self._looked = time.monotonic()
+
+    def still_seconds(self, lease: Lease) -> float:
+        now = time.monotonic()
+        # A look that took long met a store that was away, for the holder too: it proves nothing.
+        passed, self._looked = min(now - self._looked, 5 * POLL_SECONDS), now
+        if self._seen is not None and self._seen.token == lease.token and self._seen != lease:
+            self.moved = True
+        self._still = self._still + passed if self._seen == lease else 0.0
+        self._seen = lease
+        return self._still
+
+
+def _new(context: "Context", generation: int) -> Lease:
+    return Lease(
+        generation=generation,
+        token=secrets.token_hex(8),
+        run_id=context.run_id,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        place=place(),
+        process=identity(os.getpid()),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _newest(draft: Draft) -> Lease | None:
+    """The lease of the highest generation. Leases go only all together, so there is no gap below it."""
+    newest = None
+    generation = 1
+    while (found := _read(draft, generation)) is not None:
+        newest, generation = found, generation + 1
+    return newest
+
+
+def _read(draft: Draft, generation: int) -> Lease | None:
+    name = draft.lease_name(generation)
+    if draft.store.size(name) is None:
+        return None
+    try:
+        return Lease.model_validate_json(draft.store.read(name))
+    except ValidationError:  # emptied by a lost power supply, and its holder with it
+        return Lease.model_construct(generation=generation, token="", run_id=None, host="", state="released")
+    except StorageError:
+        if draft.store.size(name) is None:  # cleared between the two looks
+            return None
+        raise

@@ -1,0 +1,144 @@
+"""Runs training code as a subprocess: this process never loads torch.
+
+The job's standard error goes to a log file, line by line to our logger, and its last lines into the error message when it
+fails. The job watches our process id and ends itself when we are gone, so a killed run leaves no trainer behind.
+It gets no secret of the environment: all that it reads is on this machine.
+"""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
+from dataops.home import CHECKOUT
+from dataops.redaction import without_secrets
+
+logger = logging.getLogger(__name__)
+
+FAILURE = "failure.json"
+"""Where a job says why it failed: its exit code does not come through torchrun, which always ends with 1."""
+CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
+"""The time at the beginning of a job's line: the log file keeps it, our logger has its own."""
+WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+"""How torchrun, which itself always ends with 1, tells the end of a worker: a signal is negative, the root cause last.
+Source: torch/distributed/elastic/multiprocessing/errors, ChildFailedError."""
+APART = re.compile(r"torch\.distributed\.(Dist\w+Error|elastic\.rendezvous\.api\.Rendezvous\w+)")
+"""How torchrun tells that machines did not meet, or lost each other: worth another try."""
+GRACE_SECONDS = 30
+"""What a job gets to write a checkpoint after SIGTERM, before it is killed."""
+_RUNNING: set[int] = set()
+"""Process groups of the jobs of this process."""
+
+
+def run_job(
+    module: str,
+    job: Mapping[str, Any],
+    folder: Path,
+    *,
+    launcher: Sequence[str] = (),
+    on_line: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run `python [launcher] -m module job.json` in a subprocess until it ends.
+
+    Args:
+        job: written to `folder`/job.json, with our process id as `parent_pid`.
+        folder: also gets `job.log`.
+        launcher: arguments that start the module some other way, for example torchrun's.
+        on_line: called with each line of the job's output.
+
+    Raises: TrainingDiverged (exit code 4), ConfigError (2), JobFailed (others; retryable for 75); each names the log.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, log = folder / "job.json", folder / "job.log"
+    (folder / FAILURE).unlink(missing_ok=True)
+    path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2))
+    command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
+    environment = {**without_secrets(os.environ), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+    tail: deque[str] = deque(maxlen=15)
+    with (
+        log.open("a") as out,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,  # a Ctrl-C reaches us alone; we then end the job in good order
+        ) as process,
+    ):
+        _RUNNING.add(process.pid)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                out.write(line)
+                out.flush()
+                text = CLOCK.sub("", line.rstrip())
+                tail.append(text)
+                on_line(text)
+            code = process.wait()
+        finally:
+            _RUNNING.discard(process.pid)
+            _end(process)
+    if code:
+        raise _failure(module, code, folder, "\n".join(tail))
+
+
+def ranks(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) -> tuple[str, ...]:
+    """The `launcher` that starts a job in several processes, also in one.
+
+    Args:
+        folder: of the job. A killed torchrun leaves its logs there, else among the system's temporary files.
+        meet: how torchrun finds those of other machines.
+    """
+    launcher = ("-m", "training.torchrun", str(os.getpid()), *meet, f"--nproc-per-node={number}")
+    return (*launcher, f"--log-dir={folder / 'torchrun'}")
+
+
+def end_jobs() -> None:
+    """Ask the jobs that other threads of this process run to end, with a checkpoint; their `run_job` then raises."""
+    for group in list(_RUNNING):
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGTERM)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the job's whole process group: with SIGTERM, and with SIGKILL after GRACE_SECONDS."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
+    if code == 1 and (workers := WORKER_EXIT.findall(tail)):
+        code = int(workers[-1])
+    elif code == 1 and APART.search(tail):
+        code = 75
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    said = folder / FAILURE
+    if said.exists():
+        failure = json.loads(said.read_text())
+        code, tail = failure["exit_code"], failure["message"]
+    message = f"python -m {module} {ended} (log: {folder / 'job.log'}):\n{tail}"
+    if code == 4:
+        return TrainingDiverged(message)
+    if code == 3:
+        return ContractError(message)
+    if code == 2:
+        return ConfigError(message)
+    return JobFailed(message, exit_code=75 if code == 75 or code < 0 else 1)

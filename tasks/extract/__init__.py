@@ -1,0 +1,1 @@
+"""The extract stage: every (URL, caption) pair of a source, with its origin."""

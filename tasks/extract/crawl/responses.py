@@ -1,0 +1,68 @@
+"""Scrapy's responses and failures in our own terms."""
+
+from datetime import UTC, datetime
+from email.message import Message
+from typing import Any
+
+from scrapy.exceptions import IgnoreRequest
+
+from tasks.extract.crawl.archive import Exchange
+from tasks.web import request as wire
+
+_FAILURES = {
+    "DownloadTimeoutError": "timeout",
+    "DownloadCancelledError": "too_large",
+    "ResponseDataLossError": "incomplete",
+    "DownloadConnectionRefusedError": "connect",
+    "CannotResolveHostError": "dns",
+    "DownloadFailedError": "connect",
+}
+TRANSIENT = frozenset({"timeout", "incomplete", "connect", "dns"})
+TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Refused(IgnoreRequest):
+    """A request that must not be made; its text is the reason."""
+
+
+def failure_of(error: BaseException) -> str:
+    """The outcome that a failed request has."""
+    if isinstance(error, Refused):
+        return str(error)
+    return _FAILURES.get(type(error).__name__, "connect")
+
+
+def exchange_of(response: Any) -> Exchange:
+    """The request and response, to be archived."""
+    return Exchange(
+        url=response.url,
+        request_headers=_pairs(response.request.headers),
+        status=response.status,
+        protocol=response.protocol or "HTTP/1.1",
+        headers=_pairs(response.headers),
+        body=response.body,
+        server_address=None if response.ip_address is None else str(response.ip_address),
+        fetched_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def message_of(response: Any) -> Message:
+    """The headers as the standard library has them."""
+    message = Message()
+    for name, value in _pairs(response.headers):
+        message[name] = value
+    return message
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds that a Retry-After header asks for, at least 0."""
+    return wire.retry_after((headers.get("Retry-After") or b"").decode("latin-1"))
+
+
+def _pairs(headers: Any) -> list[tuple[str, str]]:
+    # A header is one line in the archive, whatever bytes it has.
+    return [
+        (name.decode("latin-1"), " ".join(value.decode("latin-1").split()))
+        for name, values in headers.items()
+        for value in values
+    ]

@@ -1,0 +1,101 @@
+"""robots.txt, by RFC 9309: read once for each origin, before anything else of it.
+
+Where Scrapy's own middleware lets a crawl go on when robots.txt cannot be read, the standard says to keep out; and it does
+not know Crawl-delay. So this one takes its place.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from scrapy import Request
+
+from dataops.rights.robots import RobotsFile, is_unreachable
+from dataops.web.urls import BadUrl, canonical_url
+from tasks.extract.crawl.context import Crawl
+from tasks.extract.crawl.responses import Refused, exchange_of, failure_of, retry_after
+from tasks.web.origin_files import MAX_BYTES
+from tasks.web.request import MAX_REDIRECTS
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an origin allows; `refusal` where nothing."""
+
+    file: RobotsFile | None = None
+    refusal: str | None = None
+
+
+class Robots:
+    """A downloader middleware that raises Refused for what may not be asked for."""
+
+    def __init__(self, crawler: Any):
+        self.crawler = crawler
+        self.crawl: Crawl = crawler.settings["CRAWL"]
+        self._rules: dict[str, asyncio.Task[Rules]] = {}
+
+    @classmethod
+    def from_crawler(cls, crawler: Any) -> "Robots":
+        """As Scrapy makes it."""
+        return cls(crawler)
+
+    async def process_request(self, request: Request) -> None:
+        """Let the request pass. Raises: Refused."""
+        if request.meta.get("robots"):
+            return
+        parts = urlsplit(request.url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        if origin not in self._rules:
+            self._rules[origin] = asyncio.ensure_future(self._fetch(origin, parts.hostname or ""))
+        rules = await asyncio.shield(self._rules[origin])
+        if rules.refusal:
+            raise Refused(rules.refusal)
+        if rules.file and not rules.file.allows(request.url, self.crawl.config.user_agent):
+            raise Refused("robots_denied")
+
+    async def _fetch(self, origin: str, host: str) -> Rules:
+        config = self.crawl.config
+        for attempt in range(config.retries + 1):
+            status, body, wait = await self._ask(f"{origin}/robots.txt")
+            if status is not None and not is_unreachable(status):
+                break
+            if host in self.crawl.refusals:
+                return Rules(refusal=self.crawl.refusals[host])
+            if attempt < config.retries:
+                await asyncio.sleep(min(wait or config.delay * 2**attempt, config.max_retry_after))
+        else:
+            return Rules(refusal="robots_unreachable")
+        if not 200 <= status < 300:
+            return Rules()  # there is none: all is allowed
+        file = RobotsFile.parse(body[:MAX_BYTES].decode("utf-8", "replace"))
+        delay = file.delay(config.user_agent)
+        if delay is not None and delay > config.max_crawl_delay:
+            return Rules(refusal="crawl_delay_too_long")
+        if delay:
+            self.crawl.delays[host] = max(float(delay), self.crawl.delays.get(host, 0.0))
+        return Rules(file)
+
+    async def _ask(self, url: str) -> tuple[int | None, bytes, float | None]:
+        """Status and body of robots.txt, its redirects followed, and the seconds to wait if it asked for that."""
+        for _ in range(MAX_REDIRECTS + 1):
+            headers = {"User-Agent": self.crawl.config.user_agent_header, "Accept": "text/plain,*/*;q=0.5"}
+            meta = {"robots": True, "download_maxsize": 4 * MAX_BYTES, "download_timeout": self.crawl.config.timeout}
+            try:
+                response = await self.crawler.engine.download_async(Request(url, headers=headers, meta=meta))
+            except Exception as error:  # whatever a connection may end with
+                logger.info("%s: %s", url, failure_of(error))
+                return None, b"", None
+            location = response.headers.get("Location")
+            if not 300 <= response.status < 400 or location is None:
+                offset, length = self.crawl.archive.add(exchange_of(response))
+                self.crawl.frontier.add_robots(url, offset, length)
+                return response.status, response.body, retry_after(response.headers)
+            try:
+                url = canonical_url(urljoin(url, location.decode("latin-1")), url, self.crawl.config.max_url_chars)
+            except (BadUrl, ValueError):
+                break
+        return 404, b"", None  # RFC 9309, 2.3.1.2: over five redirects count as if there were none

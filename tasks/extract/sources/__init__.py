@@ -1,0 +1,1 @@
+"""The kinds of source that extract reads, one module per kind."""

@@ -1,0 +1,113 @@
+"""Files that a config names by paths and globs, of this machine or in S3."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from dataops.digest import canonical_json, file_sha256, text_sha256
+from dataops.errors import ConfigError, SourceError
+from dataops.snapshot import Input
+from tasks.extract.sources.base import Opened, SourceFile
+from tasks.files.s3_file import s3_files
+
+
+@dataclass(frozen=True)
+class LocalFile(SourceFile):
+    """A file of this machine."""
+
+    name: str
+    path: Path
+
+    def digest(self) -> str:
+        """Hex sha256 of its bytes."""
+        try:
+            stat = self.path.stat()
+            return _digest(self.path, stat.st_size, stat.st_mtime_ns)
+        except OSError as error:
+            msg = f"cannot read {self.path}: {error.strerror or error}"
+            raise SourceError(msg) from error
+
+    def open(self) -> Opened:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            msg = f"cannot read {self.path}: {error.strerror or error}"
+            raise SourceError(msg) from error
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        yield self.path
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    return file_sha256(path)
+
+
+def find(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
+    """The files of the patterns in the order of their names, and what is wrong, a line each.
+
+    A file is named by its path below the part of the pattern that has no wildcard, so that names do not change from
+    machine to machine.
+    """
+    found: dict[str, SourceFile] = {}
+    wrong: list[str] = []
+    for pattern in patterns:
+        try:
+            files = s3_files(pattern) if pattern.startswith("s3://") else _local_files(pattern)
+        except SourceError as error:
+            wrong.append(f"paths: {error}")
+            continue
+        if not files:
+            what = "matches no file" if glob.has_magic(pattern) else "is no file"
+            looked = "" if pattern.startswith("s3://") else f" (looked in {Path.cwd()})"
+            wrong.append(f"paths: {pattern!r} {what}{looked}")
+        for where, file in files:
+            found.setdefault(where, file)
+    names: dict[str, str] = {}
+    for where, file in sorted(found.items()):
+        if file.name in names:
+            wrong.append(
+                f"paths: {names[file.name]} and {where} would both be named {file.name!r}; "
+                "name them by one pattern with wildcards below their common folder"
+            )
+        names.setdefault(file.name, where)
+    return [found[where] for _, where in sorted(names.items())], wrong
+
+
+def _local_files(pattern: str) -> list[tuple[str, LocalFile]]:
+    """(absolute path, file) of the files that a pattern names."""
+    folder = _fixed_folder(pattern)
+    paths = [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if p.is_file()]  # noqa: PTH207
+    files = [LocalFile(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]
+    return [(str(file.path), file) for file in files]
+
+
+def source_files(patterns: Sequence[str]) -> list[SourceFile]:
+    """The files of the patterns in the order of their names. Raises: ConfigError with all problems."""
+    files, problems = find(patterns)
+    if problems:
+        raise ConfigError("\n".join(f"source.{line}" for line in problems))
+    return files
+
+
+def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
+    """The files, each with its digest, and their names, which the column `source` repeats."""
+    names = text_sha256(canonical_json([file.name for file in files]))
+    with ThreadPoolExecutor() as pool:  # all cores read and hash, while no worker has anything to do yet
+        digests = pool.map(lambda file: file.digest(), files)
+        inputs = [
+            Input(stage="source", key=file.name, digest=digest) for file, digest in zip(files, digests, strict=True)
+        ]
+    return [*inputs, Input(stage="source_names", key=f"{len(files)} files", digest=names)]
+
+
+def _fixed_folder(pattern: str) -> Path:
+    """The leading folders of a pattern that have no wildcard."""
+    folders = Path(pattern).parts[:-1]
+    fixed = next((i for i, part in enumerate(folders) if glob.has_magic(part)), len(folders))
+    return Path(*folders[:fixed])

@@ -1,0 +1,142 @@
+"""Files in S3 buckets, found by globs and read by ranges. Endpoint, region and credentials come from the environment."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from dataops.digest import text_sha256
+from dataops.errors import SourceError
+from tasks.extract.sources.base import SourceFile
+from tasks.files.resumable import Broken, Connection, Patience, ResumableStream
+
+_MAGIC = re.compile(r"[*?\[]")
+_MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
+_REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"})
+_CHANGED = frozenset({"PreconditionFailed", "412"})
+PATIENCE = Patience(max_wait=600)
+
+
+@dataclass(frozen=True)
+class S3File(SourceFile):
+    """An object. Its ETag and size stand for its content."""
+
+    name: str
+    bucket: str
+    key: str
+    etag: str
+    size: int
+
+    def digest(self) -> str:
+        return text_sha256(f"{self.etag} {self.size}")
+
+    def open(self) -> ResumableStream:
+        uri = f"s3://{self.bucket}/{self.key}"
+        return ResumableStream(uri, lambda offset: s3_connection(self.bucket, self.key, offset, self.etag), PATIENCE)
+
+
+def s3_files(pattern: str) -> list[tuple[str, S3File]]:
+    """(uri, file) of the objects that `s3://bucket/key` names, in the order of their keys; wildcards as in local globs.
+
+    Raises: SourceError when the bucket cannot be listed.
+    """
+    bucket, key = split_s3(pattern)
+    magic = _MAGIC.search(key)
+    fixed = key[: magic.start()] if magic else key
+    folder = fixed.rpartition("/")[0] + "/" if "/" in fixed else ""
+    matches = re.compile(glob_regex(key)).fullmatch
+    found: list[tuple[str, S3File]] = []
+    with s3_errors(pattern):
+        for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=fixed):
+            for item in page.get("Contents", []):
+                if matches(item["Key"]) and not item["Key"].endswith("/"):
+                    name = item["Key"][len(folder) :]
+                    file = S3File(name, bucket, item["Key"], item["ETag"], int(item["Size"]))
+                    found.append((f"s3://{bucket}/{item['Key']}", file))
+    return sorted(found, key=lambda one: one[0])
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key of s3://bucket/key."""
+    parts = urlsplit(uri, allow_fragments=False)
+    return parts.netloc, (parts.path + (f"?{parts.query}" if parts.query else "")).lstrip("/")
+
+
+def glob_regex(pattern: str) -> str:
+    """A glob as a regular expression: `*`, `?` and `[...]` within a folder, `**` for any depth."""
+    tokens = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]|[^*?\[]+|\[")
+
+    def one(token: str) -> str:
+        if token.startswith("[") and len(token) > 1:
+            return (
+                "(?!/)["
+                + ("^" if token[1] == "!" else "")
+                + re.escape(token[1:-1].removeprefix("!")).replace(r"\-", "-")
+                + "]"
+            )
+        return {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token) or re.escape(token)
+
+    return "".join(one(token) for token in tokens.findall(pattern))
+
+
+def s3_connection(bucket: str, key: str, offset: int, etag: str | None) -> Connection:
+    """An object from a byte on, as long as it is still that of the ETag. Raises: Broken, SourceError."""
+    condition = {"IfMatch": etag} if etag else {}
+    with s3_errors(f"s3://{bucket}/{key}", broken=True):
+        answer = s3_client().get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-", **condition)
+    total = answer.get("ContentRange", "").rpartition("/")[2]
+    return _S3Connection(answer["Body"], int(total) if total.isdigit() else None)
+
+
+class _S3Connection:
+    def __init__(self, body: Any, size: int | None):
+        self.size, self._body = size, body
+
+    def read(self, size: int, /) -> bytes:
+        from botocore.exceptions import BotoCoreError
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return self._body.read(size)
+        except (BotoCoreError, HTTPError, OSError) as error:
+            raise Broken(str(error)) from error
+
+    def close(self) -> None:
+        self._body.close()
+
+
+@contextmanager
+def s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
+    """Raise what S3 refuses as SourceError, or as Broken where trying again may help and the caller does so."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in _CHANGED:
+            msg = f"{uri} changed while it was read; start the run again"
+            raise SourceError(msg) from error
+        remedy = "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may read" if code in _REFUSED else ""
+        if broken and code not in _MISSING and code not in _REFUSED:
+            raise Broken(f"{uri}: {error}") from error
+        msg = f"{uri}: {error}{remedy}"
+        raise SourceError(msg) from error
+    except BotoCoreError as error:
+        if broken:
+            raise Broken(f"{uri}: {error}") from error
+        msg = f"{uri}: {error}; check AWS_ENDPOINT_URL, the network and the credentials"
+        raise SourceError(msg) from error
+
+
+@lru_cache(maxsize=1)
+def s3_client() -> Any:
+    """A client of this process."""
+    from boto3.session import Session
+    from botocore.config import Config
+
+    retries = {"mode": "standard", "max_attempts": 5}
+    return Session().client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))

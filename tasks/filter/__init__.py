@@ -1,0 +1,1 @@
+"""The filter stage: all decisions about a pair that need only text and URLs."""

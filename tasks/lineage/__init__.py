@@ -1,0 +1,1 @@
+"""Questions and changes across snapshots: trace, diff, takedown and garbage collection."""

@@ -1,0 +1,230 @@
+"""Finds the rows of a target in the snapshots of a store, by an index beside each manifest or by reading the columns.
+
+The index (dataops/trace/index.py) of a snapshot's kept or dropped rows is made when it is first asked for, and lies in the
+snapshot's folder, so that it goes when the snapshot goes::
+
+    <stage>/<key>/trace/part.json                     written last: what it was made of
+    <stage>/<key>/trace/part-url-000.parquet ...      a file a kind and SEGMENT rows
+
+No digest covers it: it can be made again at any time, and says no more than the rows do.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dataops.errors import CorruptPart, StorageError
+from dataops.snapshot import Manifest, Part
+from dataops.storage.range_file import RangeFile
+from dataops.store import Store
+from dataops.trace import index as trace_index
+from dataops.trace.index import IndexFile, Place
+from dataops.trace.targets import Target, meant
+from tasks.engine.scratch_folders import scratch_folder
+
+logger = logging.getLogger(__name__)
+
+SEGMENT = 2_000_000
+"""Rows that are sorted at a time: bounds memory. A look-up asks each segment."""
+
+
+class Rows(NamedTuple):
+    """The kept (`part-`) or dropped (`dropped-`) rows of a snapshot."""
+
+    manifest: Manifest
+    prefix: str
+
+    @property
+    def parts(self) -> list[Part]:
+        """In the order in which an index counts them."""
+        return self.manifest.named(self.prefix, ".parquet")
+
+    @property
+    def total(self) -> int:
+        """Rows in all."""
+        return sum(part.rows for part in self.parts)
+
+    def __str__(self) -> str:
+        what = "kept" if self.prefix == "part-" else "dropped"
+        return f"{self.manifest.stage}/{self.manifest.key} ({self.total:,} {what} rows)"
+
+
+class Hit(NamedTuple):
+    """A row that a target means."""
+
+    rows: Rows
+    place: Place
+    apart: int = 0
+    """Bits in which its phash differs from the one looked for."""
+
+    @property
+    def part(self) -> Part:
+        """The part that holds it."""
+        return self.rows.parts[self.place.part]
+
+
+class Header(BaseModel):
+    """trace/part.json: what an index was made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    parts: dict[str, str]
+    """sha256 of each part."""
+    segments: int
+    sizes: dict[str, int]
+    """Bytes of each file."""
+
+
+@dataclass
+class Search:
+    """Searches the rows of a store.
+
+    Args:
+        make: make the indexes that are missing; False: read the columns instead.
+    """
+
+    store: Store
+    make: bool = True
+
+    def find(self, rows: Rows, targets: Sequence[Target]) -> list[Hit]:
+        """The rows that any of the targets means, each once, in the order of the parts; the nearest first of a phash."""
+        header = self._index(rows) if rows.total else None
+        if header is None:
+            return self._scan(rows, targets) if rows.total else []
+        found: dict[Place, int] = {}
+        for target in targets:
+            for place, apart in self._asked(rows, header, target):
+                found[place] = min(apart, found.get(place, 64))
+        hits = [Hit(rows, place, apart) for place, apart in found.items()]
+        return sorted(hits, key=lambda hit: (hit.apart, hit.place))
+
+    def _asked(self, rows: Rows, header: Header, target: Target) -> Iterator[tuple[Place, int]]:
+        kinds = {"url": ("url", "page_url"), "domain": ("host",)}.get(target.kind, (target.kind,))
+        for kind in kinds:
+            for segment in range(header.segments):
+                name = f"{_stem(rows)}-{kind}-{segment:03d}.parquet"
+                path = rows.manifest.path(name)
+                file = IndexFile(RangeFile(self.store, path, header.sizes[name]))  # pyright: ignore[reportArgumentType]
+                yield from _ask(file, target)
+
+    def _index(self, rows: Rows) -> Header | None:
+        """What is known of the index, which is made where it is missing or of other parts; None: there is none."""
+        wanted = {part.name: part.sha256 for part in rows.parts}
+        name = rows.manifest.path(f"{_stem(rows)}.json")
+        if self.store.size(name) is not None:
+            try:
+                header = Header.model_validate_json(self.store.read(name))
+            except ValidationError:
+                header = None
+            if header is not None and (header.format, header.parts) == (trace_index.FORMAT, wanted):
+                return header
+        if not self.make:
+            logger.info("%s has no index: its columns are read", rows)
+            return None
+        try:
+            return build_index(self.store, rows)
+        except StorageError as error:
+            logger.warning("%s gets no index, its columns are read instead: %s", rows, error)
+            return None
+
+    def _scan(self, rows: Rows, targets: Sequence[Target]) -> list[Hit]:
+        hits: list[Hit] = []
+        for number, part in enumerate(rows.parts):
+            table = read_columns(self.store, rows.manifest.path(part.name), trace_index.COLUMNS)
+            hits += [Hit(rows, Place(number, int(row))) for row in meant(table, targets).nonzero()[0]]
+        return hits
+
+    def rows(self, hits: Iterable[Hit]) -> list[dict[str, Any]]:
+        """The rows themselves, in the order of the hits."""
+        by_part: dict[tuple[str, str], list[Hit]] = {}
+        hits = list(hits)
+        for hit in hits:
+            by_part.setdefault((hit.rows.manifest.path(hit.part.name), hit.part.name), []).append(hit)
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        for (path, _), mine in by_part.items():
+            for number, row in read_rows(self.store, path, [hit.place.row for hit in mine]):
+                found[path, number] = row
+        return [found[hit.rows.manifest.path(hit.part.name), hit.place.row] for hit in hits]
+
+
+def _stem(rows: Rows) -> str:
+    return f"trace/{rows.prefix.rstrip('-')}"
+
+
+def _ask(file: IndexFile, target: Target) -> Iterator[tuple[Place, int]]:
+    if target.kind == "phash" and target.bits:
+        yield from file.near(trace_index.hex_key(target.value), target.bits)
+    elif target.kind == "domain":
+        yield from ((place, 0) for place in file.below(trace_index.host_key(target.value)))
+    elif target.kind == "url":
+        yield from ((place, 0) for place in file.equal(trace_index.url_key(target.value)))
+    else:
+        yield from ((place, 0) for place in file.equal(trace_index.hex_key(target.value)))
+
+
+def build_index(store: Store, rows: Rows) -> Header:
+    """Make the index of some rows. Two processes that do so at once write the same bytes."""
+    logger.info("making the index of %s", rows)
+    sizes: dict[str, int] = {}
+    segments, waiting, pending = 0, 0, list[dict[str, pa.Table]]()
+    parts = rows.parts
+    for number, part in enumerate(parts):
+        table = read_columns(store, rows.manifest.path(part.name), trace_index.COLUMNS)
+        pending.append(trace_index.build(number, table))
+        waiting += part.rows
+        if waiting >= SEGMENT or number == len(parts) - 1:
+            sizes |= _put_segment(store, rows, segments, pending)
+            segments, waiting, pending = segments + 1, 0, []
+    made_of = {part.name: part.sha256 for part in parts}
+    header = Header(format=trace_index.FORMAT, parts=made_of, segments=segments, sizes=sizes)
+    store.put(rows.manifest.path(f"{_stem(rows)}.json"), header.model_dump_json().encode())
+    return header
+
+
+def _put_segment(store: Store, rows: Rows, segment: int, pending: Sequence[dict[str, pa.Table]]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    with scratch_folder("trace") as folder:
+        for kind in trace_index.KINDS:
+            name, path = f"{_stem(rows)}-{kind}-{segment:03d}.parquet", folder / kind
+            with path.open("wb") as file:
+                trace_index.write([entries[kind] for entries in pending], file)
+            store.put(rows.manifest.path(name), path)
+            sizes[name] = path.stat().st_size
+    return sizes
+
+
+def _parquet(store: Store, name: str) -> pq.ParquetFile:
+    size = store.size(name)
+    if size is None:
+        msg = f"{store.uri}/{name} is missing, which its manifest names; `run --verify` remakes it"
+        raise CorruptPart(msg)
+    try:
+        return pq.ParquetFile(RangeFile(store, name, size))
+    except pa.ArrowInvalid as error:
+        msg = f"{store.uri}/{name} is no Parquet file: {error}"
+        raise CorruptPart(msg) from error
+
+
+def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
+    """Those of the columns that a part has."""
+    file = _parquet(store, name)
+    return file.read(columns=[column for column in columns if column in file.schema_arrow.names])
+
+
+def read_rows(store: Store, name: str, wanted: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Some rows of a part by their numbers: only the row groups that hold one are read."""
+    file, start = _parquet(store, name), 0
+    left = sorted(set(wanted))
+    for group in range(file.metadata.num_row_groups):
+        end = start + file.metadata.row_group(group).num_rows
+        mine = [row for row in left if start <= row < end]
+        if mine:
+            table = file.read_row_group(group)
+            yield from zip(mine, table.take([row - start for row in mine]).to_pylist(), strict=True)
+        start = end

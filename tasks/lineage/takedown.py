@@ -1,0 +1,201 @@
+"""Takes things out: makes the next dataset versions without them, tags the models that saw them, and proves it.
+
+A version after a takedown is an ordinary `pack` snapshot, with the key that the next run of its config will look for: that
+run takes it, and trains on it. Nothing is deleted here (tasks/lineage/takedown_raw.py does, on request).
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from dataops.digest import file_sha256
+from dataops.errors import ContractError, PairmillError
+from dataops.shards.tar import read_samples
+from dataops.snapshot import Manifest, read_table, snapshot_key
+from dataops.store import Store
+from dataops.trace.targets import COLUMNS, Target, meant
+from tasks.engine.stage import Context, Plan, make
+from tasks.engine.takedown_requests import STAGE, Request, recorded, targets_of
+from tasks.lineage.graph import KEPT, Lineage
+from tasks.lineage.search import Rows, Search
+from tasks.pack.stage import PACK, PackConfig
+from tasks.tracking import client as tracking
+from tasks.tracking.registry import Registry, Version
+
+logger = logging.getLogger(__name__)
+
+TAG = "takedowns"
+"""On a version: the requests whose targets it saw in training, by digest."""
+
+
+@dataclass
+class Affected:
+    """A dataset version that holds what is to be taken out."""
+
+    dataset: Manifest
+    uids: list[str]
+    shards: list[str]
+    models: list[Version] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """What became of one affected dataset version."""
+
+    affected: Affected
+    successor: Manifest | None = None
+    trouble: str = ""
+    rewritten: list[str] = field(default_factory=list)
+    unchanged: int = 0
+    proof: list[str] = field(default_factory=list)
+    """What was read again and found clean."""
+    tagged: list[str] = field(default_factory=list)
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """Versions that could not be tagged, each with why."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "dataset": self.affected.dataset.key,
+            "pairs": len(self.affected.uids),
+            "uids": self.affected.uids,
+            "shards": self.affected.shards,
+            "next": self.successor.key if self.successor else None,
+            "trouble": self.trouble,
+            "rewritten": self.rewritten,
+            "unchanged": self.unchanged,
+            "proof": self.proof,
+            "models_tagged": self.tagged,
+            "models_not_tagged": self.unreachable,
+        }
+
+
+def affected(lineage: Lineage, search: Search, targets: Sequence[Target], registry: Registry) -> list[Affected]:
+    """The dataset versions that hold what the targets mean, and the models that were trained on them."""
+    found: list[Affected] = []
+    for manifest in lineage.manifests.values():
+        if manifest.stage != "pack":
+            continue
+        hits = search.find(Rows(manifest, KEPT), targets)
+        rows = [(hit, row) for hit, row in zip(hits, search.rows(hits), strict=True) if _is_meant(row, targets)]
+        if rows:
+            uids, shards = sorted(row["uid"] for _, row in rows), sorted({row["shard"] for _, row in rows})
+            found.append(Affected(manifest, uids, shards, _models(lineage, registry, manifest)))
+    return found
+
+
+def _is_meant(row: dict[str, Any], targets: Sequence[Target]) -> bool:
+    return bool(meant(pa.table({c: pa.array([row[c]], pa.string()) for c in COLUMNS}), targets)[0])
+
+
+def _models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[Version]:
+    """As MLflow tells, else as register wrote down."""
+    known = {v.uri: v for v in registry.of_snapshot("pack", pack.key)}
+    for register in lineage.below(pack, "register"):
+        facts = register.facts
+        version = Version(str(facts["model_name"]), str(facts["version"]), facts.get("run_id"))
+        known.setdefault(version.uri, version)
+    return [known[uri] for uri in sorted(known)]
+
+
+def take_out(lineage: Lineage, context: Context, request: Request, found: Sequence[Affected]) -> list[Outcome]:
+    """Make the next version of each dataset, prove that it is clean, and tag the models of the old one."""
+    outcomes: list[Outcome] = []
+    for one in found:
+        outcome = Outcome(one)
+        try:
+            _succeed(lineage, context, outcome)
+        except PairmillError as error:  # the other datasets are to be done all the same
+            outcome.trouble = f"{type(error).__name__}: {error}"
+            logger.error("dataset %s has no next version: %s", one.dataset.key, error)
+        _tag(outcome, request)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _succeed(lineage: Lineage, context: Context, outcome: Outcome) -> None:
+    store, old = context.store, outcome.affected.dataset
+    requests = recorded(store)
+    inputs = [i for i in old.inputs if i.stage != STAGE] + requests
+    upstream = [m for i in inputs if (m := lineage.parent(i)) is not None]
+    if missing := [f"{i.stage}/{i.key}" for i in inputs if i.stage != STAGE and lineage.parent(i) is None]:
+        msg = f"its {' and '.join(missing)} is no longer in the store; run its config again, which heeds the takedown"
+        raise ContractError(msg)
+    config = PackConfig.model_validate(old.config)
+    key = snapshot_key(PACK.name, PACK.version, config.key_config(), old.seed, inputs)
+    outcome.successor = make(Plan(PACK, config, old.seed, tuple(upstream), tuple(inputs), key), context)
+    before = {part.name: part.sha256 for part in old.parts}
+    tars = outcome.successor.named("", ".tar")
+    outcome.rewritten = [part.name for part in tars if before.get(part.name) != part.sha256]
+    outcome.unchanged = len(tars) - len(outcome.rewritten)
+    outcome.proof = prove(store, outcome.successor, targets_of(store, requests), outcome.affected.uids, before)
+
+
+def prove(
+    store: Store, dataset: Manifest, targets: Sequence[Target], uids: Sequence[str], before: dict[str, str]
+) -> list[str]:
+    """Read a new version again: no row is meant by the targets, no shard holds a sample of the pairs taken out.
+
+    Args:
+        before: sha256 of the parts of the version that it follows.
+
+    Raises: ContractError that names what was found.
+    """
+    gone, rows, samples, same = set(uids), 0, 0, 0
+    for part in dataset.named(KEPT, ".parquet"):
+        table = read_table(store, dataset.path(part.name))
+        if meant(table, targets).any() or gone & {*table["uid"].to_pylist()}:
+            msg = f"{dataset.path(part.name)} still has a row of what was taken down"
+            raise ContractError(msg)
+        rows += table.num_rows
+    for part in dataset.parts:
+        if file_sha256(store.local(dataset.path(part.name))) != part.sha256:
+            msg = f"{dataset.path(part.name)} is not what its manifest says"
+            raise ContractError(msg)
+        if part.name.endswith(".tar") and before.get(part.name) == part.sha256:
+            same += 1
+        elif part.name.endswith(".tar"):
+            samples += _clean_samples(store, dataset.path(part.name), gone)
+    return [
+        f"{rows:,} rows of the new version were read again: no target means any of them",
+        f"{samples:,} samples of its rewritten shards were read again: none is of a pair that was taken out",
+        f"the sha256 of all its {len(dataset.parts):,} parts were computed again; {same:,} shards are those of before",
+    ]
+
+
+def _clean_samples(store: Store, tar: str, gone: set[str]) -> int:
+    """The number of samples of a shard. Raises: ContractError when one is of a pair that is gone, by key or by its row."""
+    count = 0
+    with store.open(tar) as file:
+        for key, members in read_samples(file, tar):
+            row = json.loads(members.get("json", b"{}"))
+            if key in gone or row.get("uid") in gone:
+                msg = f"{tar} still has the sample {key}"
+                raise ContractError(msg)
+            count += 1
+    return count
+
+
+def _tag(outcome: Outcome, request: Request) -> None:
+    """Write on each model's version what it saw; one that cannot be reached is named."""
+    for version in outcome.affected.models:
+        text = (
+            f"{len(outcome.affected.uids)} pairs of dataset {outcome.affected.dataset.key}, on {request.requested_at}"
+        )
+        following = f"; next version {outcome.successor.key}" if outcome.successor else ""
+        try:
+            with tracking.mlflow_errors():
+                client = tracking.connect()
+                known = client.get_model_version(version.name, version.version).tags.get(TAG, "")
+                named = " ".join(sorted({*known.split(), request.digest}))
+                client.set_model_version_tag(version.name, version.version, TAG, named)
+                client.set_model_version_tag(
+                    version.name, version.version, f"takedown.{request.digest}", text + following
+                )
+            outcome.tagged.append(version.uri)
+        except PairmillError as error:
+            outcome.unreachable[version.uri] = str(error)

@@ -1,0 +1,1 @@
+"""Registered and local models: lookup, packaging, export and the MLflow pyfunc."""

@@ -1,0 +1,59 @@
+"""`pairmill export`: a trained model in the form of others' tools, made by training.export in a subprocess.
+
+The files are made in the job's folder and put into place when all are there; a failed export leaves its log alone.
+"""
+
+import logging
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dataops.digest import canonical_json
+from dataops.errors import ConfigError
+from dataops.snapshot import Manifest
+from dataops.store import Store
+from tasks.engine.subprocess_job import run_job
+from tasks.models.packaging import MODEL_FILES
+
+logger = logging.getLogger(__name__)
+
+
+def export_model(folder: Path, form: str, out: Path, home: Path) -> list[Path]:
+    """Export the finished model in `folder`.
+
+    Args:
+        form: open_clip, hf or onnx.
+        out: a folder that is empty or not there yet.
+        home: pairmill's own folder, where the job works.
+
+    Returns: the files in `out`.
+    Raises: ConfigError where the model or the form is none, or `out` holds something; JobFailed.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        msg = f"{out}: is not empty; name a folder that is not there yet"
+        raise ConfigError(msg)
+    name = sha256(canonical_json([str(folder.absolute()), form, str(out.absolute())]).encode()).hexdigest()[:16]
+    work = home / "jobs" / f"export-{name}"
+    shutil.rmtree(work, ignore_errors=True)
+    job: dict[str, Any] = {"model": str(folder.absolute()), "format": form, "output": str(work / "made")}
+    run_job("training.export", job, work, on_line=lambda line: logger.info("%s", line))
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted((work / "made").iterdir()):
+        shutil.move(file, out / file.name)
+    shutil.rmtree(work)
+    return sorted(out.iterdir())
+
+
+def snapshot_files(manifest: Manifest, store: Store, folder: Path) -> Path:
+    """Bring the model of a train snapshot into `folder`.
+
+    Raises: ConfigError where the snapshot holds no model.
+    """
+    parts = {part.name for part in manifest.parts}
+    if missing := [name for name in MODEL_FILES if name not in parts]:
+        msg = f"{manifest.stage}/{manifest.key}: has no {', '.join(missing)}; name a snapshot of the stage train"
+        raise ConfigError(msg)
+    for name in MODEL_FILES:
+        shutil.copyfile(store.local(manifest.path(name)), folder / name)
+    return folder

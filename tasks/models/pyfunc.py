@@ -1,0 +1,130 @@
+"""The registered model as MLflow loads it: images against texts, from code and safetensors, without pickle.
+
+This file, the modules of `training` and `dataops` that it needs, and the weights are copied into the model, which loads
+where pairmill is not installed::
+
+    model = mlflow.pyfunc.load_model("models:/pairmill-demo@champion")
+    model.predict(pd.DataFrame({"image": [data]}), params={"texts": ["a cat", "a dog"]})
+
+Input: a column `image`, each a PNG, JPEG or WebP as bytes or as base64 (with or without `data:image/...;base64,`). It is
+never taken for an address, and for a path only where whoever loads the model names a folder (`image_folder`): then
+`file:a/b.jpg` is a file below it. Params:
+
+    texts      what each image is compared with; at least one
+    templates  prompts with `{c}` in the place of the text, whose features are averaged; as they are where none is given
+
+Output: a row per image, in the order of the input:
+
+    label          the best text
+    probability    its probability
+    probabilities  of all texts, in their order: softmax of the scaled similarities
+    similarities   cosines with all texts, in their order
+    error          why the image could not be read (all else is then null); null where it could
+
+`load_model(..., model_config={"device": "cuda", "batch_size": 256, "image_folder": "/data"})` overrides where it runs, how
+many images at once, and where files may be read.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+COLUMNS = ["label", "probability", "probabilities", "similarities", "error"]
+NO_IMAGE = "neither image bytes nor base64"
+FILE = "file:"
+
+
+def image_bytes(value: Any, folder: Path | None = None) -> bytes:
+    """The bytes of one cell of the column `image`; empty where it holds none.
+
+    Args:
+        folder: where files may be read from; None: nowhere.
+    """
+    if isinstance(value, str) and value.startswith(FILE):
+        return b"" if folder is None else _file_bytes(value.removeprefix(FILE), folder)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if not isinstance(value, str):
+        return b""
+    text = value.partition("base64,")[2] if value.startswith("data:") else value
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _file_bytes(name: str, folder: Path) -> bytes:
+    """A file below the folder, links resolved; empty where there is none."""
+    root = folder.resolve()
+    try:
+        path = (root / name).resolve()
+        return path.read_bytes() if path.is_relative_to(root) and path.is_file() else b""
+    except (OSError, ValueError):
+        return b""
+
+
+class ClipModel(PythonModel):
+    """A CLIP model that scores images against texts."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read the weights, vocabulary and dimensions."""
+        from training.model.checkpoint import load_model
+
+        settings = context.model_config or {}
+        self.batch_size = int(settings.get("batch_size", 64))
+        folder = settings.get("image_folder")
+        self.folder = Path(str(folder)) if folder else None
+        self.loaded = load_model(Path(context.artifacts["model"]), device=str(settings.get("device", "cpu")))
+
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]  # MLflow allows this form, its stub does not
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Compare each image with each text.
+
+        Raises: ValueError without texts, without a column `image`, or where a template lacks `{c}`.
+        """
+        from training.evaluation.class_weights import class_weights
+        from training.evaluation.encode import encode_images
+        from training.evaluation.samples import Sample
+
+        texts, templates = _checked(model_input, params or {})
+        weights_CD = class_weights(self.loaded, texts, templates)
+        samples = [Sample(str(row), image_bytes(value, self.folder)) for row, value in enumerate(model_input["image"])]
+        rows: list[tuple[Any, ...]] = []
+        for batch in encode_images(self.loaded, samples, self.batch_size):
+            scored: list[tuple[Any, ...]] = []
+            if batch.features_RD.shape[0]:
+                cosines_RC = batch.features_RD @ weights_CD.T
+                probabilities_RC = (cosines_RC * self.loaded.model.logit_scale.exp()).softmax(dim=-1)
+                for cosines, chances in zip(cosines_RC.tolist(), probabilities_RC.tolist(), strict=True):
+                    best = cosines.index(max(cosines))  # the first of equals
+                    scored.append((texts[best], chances[best], chances, cosines, None))
+            remaining = iter(scored)
+            for sample, error in zip(batch.samples, batch.errors, strict=True):
+                reason = error if sample.image else NO_IMAGE
+                rows.append(next(remaining) if error is None else (None, None, None, None, reason))
+        return pd.DataFrame(rows, columns=pd.Index(COLUMNS), index=model_input.index, dtype=object)
+
+
+def _checked(model_input: pd.DataFrame, params: dict[str, Any]) -> tuple[list[str], list[str]]:
+    texts = [str(text) for text in params.get("texts", [])]
+    templates = [str(template) for template in params.get("templates", [])] or ["{c}"]
+    if "image" not in model_input.columns:
+        msg = f"no column 'image'; the columns are {', '.join(map(str, model_input.columns))}"
+        raise ValueError(msg)
+    if not any(text.strip() for text in texts):
+        msg = 'no texts to compare the images with; pass params={"texts": ["a cat", "a dog"]}'
+        raise ValueError(msg)
+    bad = [template for template in templates if "{c}" not in template]
+    if bad:
+        msg = f"template {bad[0]!r} has no {{c}} in the place of the text"
+        raise ValueError(msg)
+    return texts, templates
+
+
+set_model(ClipModel())

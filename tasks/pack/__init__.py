@@ -1,0 +1,1 @@
+"""The pack stage: the versioned training dataset and its card."""

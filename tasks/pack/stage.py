@@ -1,0 +1,124 @@
+"""The pack stage: what curation left, as the versioned dataset that training reads.
+
+For shard i the snapshot holds `{i:05d}.tar`, with the samples `{key}.jpg`, `{key}.txt`, `{key}.json`, `{i:05d}.idx`, which
+says where each member lies, and `part-{i:05d}.parquet` with the rows. The picture's bytes are those of the raw shard, never
+encoded again; the keys are those of the download (the uids), so a member can be followed back.
+
+1. locate, a task a part of curate: where each kept picture lies in its raw shard;
+2. cut, once over all rows: their order, a hash of seed and uid, and where one shard ends and the next begins;
+3. scatter, a task a part: its rows by training shard;
+4. pack, a task a training shard: gather its rows, copy its pictures.
+
+What a recorded takedown means is left out once the shards are cut, so those that hold none of it do not change. Where there
+is a version without the newest takedowns, its shards are taken over (tasks/pack/successor.py).
+
+The same rows and seed give the same bytes, however the rows were parted. Beside the shards lie `DATASET.md` and
+`dataset.html` (tasks/pack/card.py), for people.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pydantic import Field
+
+from dataops.config import StageConfig
+from dataops.errors import ContractError
+from dataops.snapshot import Counts, Manifest, Record
+from dataops.trace.targets import Target
+from tasks.engine.map_parts import map_parts, shared_workers
+from tasks.engine.stage import Context, Made, Stage, Work, gather
+from tasks.engine.takedown_requests import recorded, requests_in, targets_of
+from tasks.pack.card import lineage_of, put_pages
+from tasks.pack.card_samples import Samples, dropped_samples, kept_samples
+from tasks.pack.card_text import About
+from tasks.pack.order import CuratedPart, cut, locate, range_bits, scatter
+from tasks.pack.shard import TrainingShard, pack_shard
+from tasks.pack.successor import find_base, rewrite_shard, rewritten
+from tasks.pack.summary import add_up
+
+logger = logging.getLogger(__name__)
+
+
+class PackConfig(StageConfig):
+    """`[pack]`: the training shards."""
+
+    shard_size: int = Field(default=10_000, ge=1, le=100_000)
+    """Most samples of a shard; the last may have fewer."""
+    shard_bytes: int = Field(default=512 << 20, ge=1 << 10, le=4 << 30)
+    """Most bytes of pictures in a shard: it ends before the picture that would be too much. Captions and rows, about 3 kB a
+    sample, come on top. Where the store is S3 a worker holds one shard in memory."""
+
+
+def make(work: Work) -> Made:
+    """Pack all shards.
+
+    Raises: ContractError, with the numbers of rows on the way, when curation left nothing.
+    """
+    if not work.inputs["curate"].counts.kept:
+        msg = f"no pair is left to pack: {_told(work.inputs['download'])}; {_told(work.inputs['curate'])}"
+        raise ContractError(msg)
+    with shared_workers(work.context) as context:
+        return _make(work, context)
+
+
+def _make(work: Work, context: Context) -> Made:
+    taken = targets_of(work.draft.store, requests_in(work.made_of))
+    base = find_base(work, PACK.version) if taken else None
+    lineage = lineage_of(work)
+    with ThreadPoolExecutor(1) as thread:  # which looks for what the page shows, while workers pack
+        dropped = thread.submit(dropped_samples, work.draft.store, lineage, taken)
+        if base is None:
+            records = _packed(work, context, taken)
+        else:
+            records = map_parts(rewrite_shard, rewritten(base, taken), work.draft, context)
+        written, counts = gather(records)
+        facts = _facts(work, records, counts, base)
+        about = About.of(work, counts, facts, written, lineage)
+        kept = kept_samples(work.draft, written, work.inputs["download"].config["encode_format"])
+        return Made(written + put_pages(work.draft, about, Samples(kept, dropped.result())), counts, facts)
+
+
+def _packed(work: Work, context: Context, taken: tuple[Target, ...]) -> list[Record]:
+    config: PackConfig = work.config
+    located = _parts("locate", work)
+    map_parts(locate, located, work.draft, context)
+    count = cut(work.draft, located, config.shard_size, config.shard_bytes)
+    parts = _parts("scatter", work, count)
+    map_parts(scatter, parts, work.draft, context)
+    raw = (parts[0].raw_folder, parts[0].image_extension)
+    shards = [TrainingShard(index, len(parts), *raw, taken) for index in range(count)]
+    return map_parts(pack_shard, shards, work.draft, context)
+
+
+def _facts(work: Work, records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
+    """What the manifest says of the pairs. Raises: ContractError where none is left."""
+    if not counts.kept:
+        msg = f"no pair is left to pack: all {counts.input:,} were taken down"
+        raise ContractError(msg)
+    size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
+    facts = {"samples": counts.kept, "shards": len(records), "bytes": size}
+    facts |= add_up(record.facts for record in records)
+    if requests := requests_in(work.made_of):
+        facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
+    return facts
+
+
+def _parts(step: str, work: Work, shards: int = 0) -> list[CuratedPart]:
+    download, curate = work.inputs["download"], work.inputs["curate"]
+    bits = range_bits(curate.counts.kept)
+    extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
+    return [
+        CuratedPart(step, number, curate.path(part.name), folder, extension, work.seed, bits, shards)
+        for number, part in enumerate(curate.named("part-", ".parquet"))
+    ]
+
+
+def _told(manifest: Manifest) -> str:
+    counts = manifest.counts
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: -x[1]))
+    return f"{manifest.stage} kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
+
+
+PACK = Stage(name="pack", version=4, make=make, standing=recorded)

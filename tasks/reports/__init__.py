@@ -1,0 +1,1 @@
+"""Building blocks of HTML and SVG reports that several stages share."""

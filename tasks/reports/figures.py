@@ -1,0 +1,203 @@
+"""The pictures of an MLflow run: the funnel, the training curves, and zero-shot accuracy beside chance.
+
+Figures are made without pyplot, so that no window system and no global state is touched: they may be drawn in any thread.
+All text is data, never markup: `$` in a name is a dollar sign.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from dataops.escaping import visible
+
+INK, GREY, PALE = "#1b2733", "#7b8794", "#dfe4ea"
+KEPT, VALUE, CHANCE, OTHER = "#1f6feb", "#1f6feb", "#d1480f", "#3f4a56"
+REASONS = ("#f4a259", "#e9775f", "#c8553d", "#9c6644", "#b08968", "#8d99ae")
+"""Colours of the reasons of a stage, most frequent first; the last is that of all others together."""
+SHOWN = len(REASONS) - 1
+NOISY = ("loss", "grad_norm")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes."""
+    sink = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes: no reason to stop a run.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        FigureCanvasAgg(figure).print_png(sink, metadata={"Software": None})
+    return sink.getvalue()
+
+
+def funnel_figure(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """What each stage kept and dropped, as bars over its input.
+
+    Args:
+        stages: rows of `dataops.funnel.funnel_stages`.
+    """
+    figure, axes = _figure(9.5, 1.3 + 0.78 * max(len(stages), 1))
+    most = max((row["input"] for row in stages), default=1)
+    for y, row in enumerate(stages):
+        axes.barh(y, row["kept"], color=KEPT, height=0.42)
+        left = row["kept"]
+        reasons = _folded(row["reasons"])
+        for color, (_, dropped) in zip(_colors(reasons), reasons, strict=True):
+            axes.barh(y, dropped, left=left, color=color, height=0.42, edgecolor="white", linewidth=0.6)
+            left += dropped
+        share = f"{row['kept'] / row['input']:.1%}" if row["input"] else "-"
+        text = f"{row['kept']:,} of {row['input']:,} kept ({share})"
+        axes.text(left + most * 0.012, y, text, va="center", color=INK, fontsize=9)
+        _legend(axes, y - 0.38, reasons, most)
+    axes.set_yticks(range(len(stages)), [row["stage"] for row in stages], fontsize=10, color=INK)
+    axes.set_ylim(len(stages) - 0.5, -0.72)
+    axes.set_xlim(0, most * 1.34)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value <= most else ""))
+    axes.set_xlabel("rows", color=GREY)
+    _title(axes, "Funnel: rows kept (blue) and dropped by reason, per stage")
+    return figure
+
+
+def _folded(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The most frequent reasons, and all others as one."""
+    items = list(reasons.items())
+    if len(items) <= len(REASONS):
+        return items
+    return [*items[:SHOWN], (f"{len(items) - SHOWN} others", sum(n for _, n in items[SHOWN:]))]
+
+
+def _colors(reasons: Sequence[tuple[str, int]]) -> list[str]:
+    return list(REASONS[: len(reasons)])
+
+
+def _legend(axes: Axes, y: float, reasons: Sequence[tuple[str, int]], most: int) -> None:
+    """The reasons in their colours on one line above their bar: no key to look up, no labels inside narrow bars."""
+    x = 0.0
+    for color, (reason, dropped) in zip(_colors(reasons), reasons, strict=True):
+        label = f"{_short(reason, 24)} {dropped:,}"
+        axes.text(x, y, "■", va="center", color=color, fontsize=8)
+        axes.text(x + most * 0.017, y, label, va="center", color=INK, fontsize=7.5, parse_math=False)
+        x += most * (0.0112 * len(label) + 0.036)
+
+
+def curves_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """One panel for each quantity that training logged, over steps; noisy ones also smoothed.
+
+    Args:
+        rows: of metrics.jsonl, each with `step`.
+    """
+    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "step"]
+    names = [name for name in names if any(_is_finite(row.get(name)) for row in rows)]
+    columns = 2 if len(names) > 1 else 1
+    lines = max(1, math.ceil(len(names) / columns))
+    figure = Figure(figsize=(4.9 * columns, 2.5 * lines), dpi=130, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for index, axes in enumerate(grid.flat):
+        if index >= len(names):
+            axes.set_axis_off()
+            continue
+        points = [(row["step"], row[names[index]]) for row in rows if _is_finite(row.get(names[index]))]
+        _curve(axes, names[index], [p[0] for p in points], [p[1] for p in points])
+    return figure
+
+
+def _curve(axes: Axes, name: str, steps: Sequence[float], values: Sequence[float]) -> None:
+    _plain(axes)
+    smooth = name in NOISY and len(values) > 50
+    axes.plot(steps, values, color=KEPT, linewidth=0.6 if smooth else 1.3, alpha=0.35 if smooth else 1.0)
+    if smooth:
+        axes.plot(steps, _smoothed(values), color=KEPT, linewidth=1.5)
+    if len(values) == 1:
+        axes.plot(steps, values, "o", color=KEPT)
+    axes.grid(axis="y", color=PALE, linewidth=0.7)
+    axes.set_xlabel("step", color=GREY, fontsize=8)
+    last = f"{values[-1]:.4g}"
+    axes.set_title(f"{_short(name, 60)}   (last {last})", loc="left", fontsize=10, color=INK, parse_math=False)
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Mean over a window of about a fortieth of the run around each point, narrower at its ends: it does not lag."""
+    half = max(1, len(values) // 80)
+    sums = list(accumulate(values, initial=0.0))
+    out = []
+    for index in range(len(values)):
+        reach = min(half, index, len(values) - 1 - index)
+        out.append((sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1))
+    return out
+
+
+def accuracy_figure(rows: Sequence[Mapping[str, Any]], others: Mapping[str, float] | None = None) -> Figure:
+    """Each metric with its interval beside chance, on a log axis: chance and result differ by orders of magnitude.
+
+    Args:
+        rows: of `training.evaluation.intervals.summary_rows`; `value`, `chance` in 0-1. A value of 0 is drawn at the left edge.
+        others: another model's values by the rows' `key`.
+    """
+    others = others or {}
+    figure, axes = _figure(9.5, 1.2 + 0.36 * max(len(rows), 1))
+    positive = [v for row in rows for v in (row["value"], row["low"], row["chance"]) if _is_finite(v) and v > 0]
+    floor = min([*positive, 0.01]) / 2
+    for y, row in enumerate(rows):
+        value, low, high, chance = (row[name] for name in ("value", "low", "high", "chance"))
+        if _is_finite(low) and _is_finite(high):
+            axes.plot([max(low, floor), max(high, floor)], [y, y], color=VALUE, linewidth=5, alpha=0.28)
+        if _is_finite(chance):
+            axes.plot([max(chance, floor)], [y], "|", color=CHANCE, markersize=14, markeredgewidth=2)
+        if _is_finite(other := others.get(row.get("key", ""))):
+            axes.plot([max(other, floor)], [y], "D", color=OTHER, markersize=6, fillstyle="none", clip_on=False)
+        if _is_finite(value):
+            axes.plot([max(value, floor)], [y], "o", color=VALUE, markersize=6, clip_on=False)
+        axes.text(1.25, y, _figures(row), va="center", color=INK, fontsize=8.5, clip_on=False)
+    axes.set_xscale("log")
+    axes.set_xlim(floor, 1.1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    labels = [_short(f"{row['task']}  {row['metric']}", 44) for row in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=9, color=INK, parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="x", color=PALE, linewidth=0.7)
+    marks = "value (dot), 99.5% interval (bar), chance (orange)" + (",\nthe other model (diamond)" if others else "")
+    _title(axes, f"Results: {marks}")
+    return figure
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    interval = f" ({_percent(row['low'])}-{_percent(row['high'])})" if _is_finite(row["low"]) else ""
+    chance = f"   chance {_percent(row['chance'])}" if _is_finite(row["chance"]) else ""
+    return f"{_percent(row['value'])}{interval}{chance}"
+
+
+def _percent(value: Any) -> str:
+    return f"{value:.2%}" if _is_finite(value) else "-"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(text: str, limit: int) -> str:
+    text = visible(text)  # a font takes no lone surrogate
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE)
+    axes.tick_params(which="both", colors=GREY, labelsize=8, length=0)
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", fontsize=11, color=INK, pad=10)

@@ -1,0 +1,1 @@
+"""The MLflow client: runs, metadata and the model registry."""

@@ -1,0 +1,1 @@
+"""The train stage: the training job, its shards, checkpoints and metrics."""

@@ -1,0 +1,1 @@
+"""HTTP for the whole project: requests, IP address policy, DNS and per-host state."""

@@ -1,0 +1,98 @@
+"""Which network addresses a download may connect to."""
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.web.dns_cache import Dns
+
+ConnectTo = Mapping[str, tuple[str, int]]
+"""By host name: the address and port to connect to instead of resolving it."""
+Target = tuple[socket.AddressFamily, Any]
+Answer = tuple[tuple[str, str] | None, list[Target]]
+"""Why the host is refused (reason, detail), or None and the targets to try in turn."""
+
+_REFUSED = [
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # Azure's host agent: a public number that each virtual machine reaches its host by
+        "192.0.0.0/24",  # IETF protocol assignments; Oracle Cloud's metadata
+        "192.88.99.0/24",  # 6to4 relays
+        "64:ff9b::/96",  # NAT64: an IPv4 address in other clothes, like the next ones
+        "64:ff9b:1::/48",
+        "::/96",
+        "::ffff:0:0/96",
+        "::ffff:0:0:0/96",
+        "2002::/16",  # 6to4
+        "2001::/23",  # Teredo and other protocol assignments
+        "fec0::/10",  # site-local, before unique local addresses
+    )
+]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is a plain one of the public internet.
+
+    Not so are private, loopback, link-local (cloud metadata among them), shared, multicast, reserved and documentation
+    addresses, and IPv6 addresses that stand for an IPv4 one.
+
+    Source: IANA special-purpose address registries (RFC 6890), RFC 6052, RFC 3056, RFC 4380.
+    """
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:  # an IPv6 address with a zone (fe80::1%eth0) is link-local
+        return False
+    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
+        return False
+    listed = any(ip in network for network in _REFUSED if network.version == ip.version)
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not listed
+
+
+def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+    """{"host": "127.0.0.1:8123"} as ConnectTo.
+
+    Raises: ValueError that names the entry unless each value is an IP address (IPv6 in brackets) and a port.
+    """
+    result = {}
+    for host, value in table.items():
+        address, colon, port = value.rpartition(":")
+        address = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+        try:
+            if not colon or not 0 < int(port) < 65536:
+                raise ValueError
+            result[host.lower()] = (str(ipaddress.ip_address(address)), int(port))
+        except ValueError:
+            msg = f"connect_to {host!r}: {value!r} is not an IP address and a port, such as 127.0.0.1:8123"
+            raise ValueError(msg) from None
+    return result
+
+
+class Addresses:
+    """Resolves hosts and refuses what is not public. For use from many threads.
+
+    Args:
+        dns: whose answers to use; one of its own by default.
+    """
+
+    def __init__(self, connect_to: ConnectTo, dns: Dns | None = None):
+        self.connect_to = connect_to
+        self._dns = dns or Dns()
+
+    def of(self, host: str, port: int, deadline: float = float("inf")) -> Answer:
+        """Where to connect for a host: addresses that were checked, to be used as they are.
+
+        Args:
+            deadline: a time of time.monotonic() until which to wait for an answer.
+        """
+        if host in self.connect_to:
+            address, port = self.connect_to[host]
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            return None, [(family, (address, port))]
+        found = self._dns.resolve(host, deadline)
+        if not found:
+            return ("dns", "the host has no address" if found is not None else "no answer in time"), []
+        public = [(family, (address[0], port, *address[2:])) for family, address in found if is_public(str(address[0]))]
+        if not public:
+            return ("private_address", "the host is not on the public internet"), []
+        return None, public

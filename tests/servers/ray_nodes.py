@@ -1,0 +1,27 @@
+"""A cluster of Ray on loopback, whose nodes have addresses of their own. Ray is imported when it is asked for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from dataops.home import CHECKOUT
+
+HEAD, OTHER = {"node_ip_address": "127.0.0.2"}, {"node_ip_address": "127.0.0.3"}
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+
+@contextmanager
+def head_node() -> Iterator[Any]:
+    """A cluster of one node, the head."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(CHECKOUT))  # the workers' code
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args={**NODE, **HEAD, "include_dashboard": False})
+        try:
+            yield made
+        finally:
+            made.shutdown()

@@ -1,0 +1,218 @@
+"""The topology of infra/compose.yaml as processes of this machine, since no container engine runs where tests do.
+
+Commands, environments and health checks are read from the file (`docker compose config`); only what a container gives is
+put in place of it: host names and ports, volumes, /app, /tmp. Postgres is Debian's.
+"""
+
+import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.home import CHECKOUT
+from infra import dotenv
+from infra.local.processes import choose_port
+
+COMPOSE = CHECKOUT / "infra/compose.yaml"
+PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "s3": 8333, "worker": 8080}
+
+
+def compose_command() -> list[str]:
+    """`docker compose`, or a skip that says how to get it (in CI a failure: .ci/run installs it)."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if (
+            shutil.which(command[0])
+            and subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0
+        ):
+            return command
+    return absent("docker compose", "docker-compose docker-cli")
+
+
+def postgres_binaries() -> Path:
+    """The folder of initdb, postgres and psql."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    on_path = shutil.which("initdb")
+    if not found and not on_path:
+        return absent("PostgreSQL", "postgresql")
+    return found[-1].parent if found else Path(str(on_path)).resolve().parent
+
+
+def absent(what: str, packages: str) -> Any:
+    message = f"{what} is not installed, so infra/compose.yaml goes untested: apt-get install {packages}"
+    pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+
+
+def resolved_compose(env_file: Path, *arguments: str) -> dict[str, Any]:
+    """The compose file with its variables, merges and profiles resolved."""
+    command = [*compose_command(), "--env-file", str(env_file), "-f", str(COMPOSE), *(arguments or ("--profile", "*"))]
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [*command, "config", "--format", "json"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@dataclass
+class Topology:
+    """Services of the compose file, started and stopped one by one."""
+
+    folder: Path
+    ports: dict[str, int] = field(default_factory=lambda: {name: choose_port() for name in PORTS})
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        env_file = self.folder / ".env"
+        text = dotenv.fill(dotenv.EXAMPLE.read_text())
+        published = f"PREFECT_PORT={self.ports['prefect']}\nMLFLOW_PORT={self.ports['mlflow']}\n"
+        env_file.write_text(text + published)
+        self.services: dict[str, Any] = resolved_compose(env_file)["services"]
+        # Postgres refuses root, and another user cannot enter pytest's folders.
+        self.database = Path(tempfile.mkdtemp(prefix="pairmill-postgres-"))
+        self.user = "postgres" if os.geteuid() == 0 and "postgres" in {u.pw_name for u in pwd.getpwall()} else "nobody"
+
+    def words(self, service: str, words: list[str]) -> list[str]:
+        """A command or its values, with the container's names and places made this machine's."""
+        volume, scratch = self.folder / "volumes" / service, self.folder / "tmp" / service
+        for place in (volume, scratch):
+            place.mkdir(parents=True, exist_ok=True)
+        places = {
+            "/var/lib/pairmill": str(volume),
+            "/app": str(CHECKOUT),
+            "/tmp/": f"{scratch}/",
+            "0.0.0.0": "127.0.0.1",
+        }
+        for name, port in PORTS.items():
+            for host in (name, "127.0.0.1"):
+                places |= {f"{mark}{host}:{port}": f"{mark}127.0.0.1:{self.ports[name]}" for mark in ("//", "@")}
+        known = re.compile("|".join(map(re.escape, places)))
+        port, own = re.compile(rf"(^|=){PORTS.get(service, 'none')}$"), str(self.ports.get(service))
+        return [port.sub(rf"\g<1>{own}", known.sub(lambda match: places[match[0]], word)) for word in words]
+
+    def environment(self, service: str) -> dict[str, str]:
+        """What the container would have, and nothing of this shell but where programs lie."""
+        given = self.services[service]["environment"]
+        values = dict(zip(given, self.words(service, [str(value) for value in given.values()]), strict=True))
+        if service == "mlflow":  # a file of the image that names a volume
+            config = self.folder / "mlflow-auth.ini"
+            config.write_text("".join(self.words(service, [Path(values["MLFLOW_AUTH_CONFIG_PATH"]).read_text()])))
+            values["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8"} | values
+
+    def client(self) -> dict[str, str]:
+        """The environment of the worker's container: what every client needs."""
+        return self.environment("worker")
+
+    def run(self, service: str) -> None:
+        """A service that ends by itself."""
+        log = self.folder / f"{service}.log"
+        with log.open("ab") as out:
+            command = self.words(service, self.services[service]["command"])
+            done = subprocess.run(
+                command, env=self.environment(service), cwd=CHECKOUT, stdout=out, stderr=out, check=False
+            )
+        assert done.returncode == 0, log.read_text(errors="replace")[-4000:]
+
+    def start(self, service: str, *more: str, wait: bool = True) -> None:
+        """A service that stays; with `wait`, until its own health check passes."""
+        command = [*self.words(service, self.services[service]["command"]), *more]
+        self.spawn(service, command, self.environment(service), cwd=CHECKOUT)
+        if wait:
+            self.await_health(service)
+
+    def spawn(self, service: str, command: list[str], env: dict[str, str], *, cwd: Path, **options: Any) -> None:
+        with (self.folder / f"{service}.log").open("ab") as out:
+            self.running[service] = subprocess.Popen(
+                command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True, **options
+            )
+
+    def await_health(self, service: str, patience_s: float = 60) -> None:
+        """Run the health check of the compose file until it passes."""
+        test = self.services[service]["healthcheck"]["test"]
+        assert test[0] == "CMD"
+        command = self.words(service, test[1:])
+        if service == "postgres":
+            command[0] = str(postgres_binaries() / command[0])
+        deadline = time.monotonic() + patience_s
+        while subprocess.run(
+            command, env=self.environment(service), cwd=CHECKOUT, capture_output=True, check=False
+        ).returncode:
+            log = (self.folder / f"{service}.log").read_text(errors="replace")[-4000:]
+            assert self.running[service].poll() is None, f"{service} ended\n{log}"
+            assert time.monotonic() < deadline, f"{service} never became healthy\n{log}"
+            time.sleep(0.2)
+
+    def kill(self, service: str) -> None:
+        """SIGKILL to the service and its children."""
+        process = self.running.pop(service)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def start_postgres(self) -> None:
+        """What the image's entrypoint does: initdb, the command of the compose file, and postgres.sql once."""
+        folder, account = self.database, pwd.getpwnam(self.user)
+        password = folder / "password"
+        environment = self.environment("postgres") | {
+            "PGPASSWORD": self.services["postgres"]["environment"]["POSTGRES_PASSWORD"]
+        }
+        password.write_text(environment["PGPASSWORD"])
+        options: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            options = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+            for path in (folder, password):
+                os.chown(path, account.pw_uid, account.pw_gid)
+        binaries, data = postgres_binaries(), folder / "data"
+        initdb = [str(binaries / "initdb"), f"--pgdata={data}", "--username=postgres", "--auth=scram-sha-256"]
+        initdb += [f"--pwfile={password}", "--encoding=UTF8", "--no-sync"]
+        subprocess.run(initdb, env=environment, cwd=folder, check=True, capture_output=True, **options)
+        server = [str(binaries / "postgres"), "-D", str(data), "-k", str(folder), "-c", "listen_addresses=127.0.0.1"]
+        server += ["-p", str(self.ports["postgres"]), "-c", "fsync=off", *self.services["postgres"]["command"][1:]]
+        self.spawn("postgres", server, environment, cwd=folder, **options)
+        self.await_health("postgres")
+        self.psql("--file", str(COMPOSE.with_name("postgres.sql")))
+
+    def psql(
+        self, *arguments: str, user: str = "postgres", password: str | None = None, database: str = "postgres"
+    ) -> str:
+        environment = self.environment("postgres")
+        environment["PGPASSWORD"] = password or environment["POSTGRES_PASSWORD"]
+        command = [str(postgres_binaries() / "psql"), "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
+        command += [
+            "--host=127.0.0.1",
+            f"--port={self.ports['postgres']}",
+            f"--username={user}",
+            f"--dbname={database}",
+        ]
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def start_s3(self) -> None:
+        """SeaweedFS takes many ports by default; a container has them for itself, here they are free ones."""
+        roles = ("master.port", "volume.port", "filer.port", "admin.port")
+        more = [f"-{role}{kind}={choose_port()}" for role in roles for kind in ("", ".grpc")]
+        self.start("s3", *more, f"-s3.port.grpc={choose_port()}", "-ip.bind=127.0.0.1")
+
+    def stop(self) -> None:
+        """All of it, at once: each ends by itself, SeaweedFS in up to 12 s."""
+        for service, process in self.running.items():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT if service == "postgres" else signal.SIGTERM)
+        for process in self.running.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(self.database, ignore_errors=True)

@@ -1,0 +1,102 @@
+"""The obvious WAT extractor, the oracle of the fast one: warcio, json, and loops."""
+
+import io
+import json
+
+from warcio.archiveiterator import ArchiveIterator
+
+from dataops.web.captions import normal_caption
+from dataops.web.open_graph import shared_images
+from dataops.web.signals import declared_language, header_opt_outs, meta_opt_outs
+from dataops.web.urls import BadUrl, bounded_url, canonical_url
+
+MAX_CHARS, MAX_URL = 2000, 4096
+
+
+def slow_rows(data: bytes, opt_out=frozenset({"noai", "noimageai", "noimageindex"})):
+    """The rows of a sound file: url, caption, caption_source, reason, license, width, height, page_url, language, told."""
+    rows = []
+    for record in ArchiveIterator(io.BytesIO(data)):
+        if record.rec_headers.get_header("Content-Type") != "application/json":
+            continue
+        try:
+            value = json.loads(record.content_stream().read().decode("utf-8", "replace"), strict=False)
+            page = value["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]
+            html = page["HTML-Metadata"]
+            url = value["Envelope"]["WARC-Header-Metadata"]["WARC-Target-URI"]
+            page_url = canonical_url(url, url, MAX_URL)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+        if isinstance(html, dict):
+            rows += page_rows(page_url, html, page.get("Headers"), opt_out)
+    return rows
+
+
+def text_of(one, name):
+    value = one.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def objects(value):
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def address(reference, base):
+    try:
+        return canonical_url(reference, base, MAX_URL), None
+    except BadUrl as bad:
+        return bounded_url(reference, MAX_URL), bad.reason
+
+
+def page_rows(page_url, html, headers, opt_out):
+    head = html.get("Head") if isinstance(html.get("Head"), dict) else {}
+    links = objects(html.get("Links"))
+    base = page_url
+    if text_of(head, "Base"):
+        found, reason = address(text_of(head, "Base"), page_url)
+        base = page_url if reason else found
+
+    metas = []
+    for meta in objects(head.get("Metas")):
+        names = dict.fromkeys([text_of(meta, "property"), text_of(meta, "name")])
+        metas += [(name, text_of(meta, "content")) for name in names if name and text_of(meta, "content")]
+    lower = [(name.strip().lower(), content) for name, content in metas]
+
+    licenses = set()
+    for link in [*links, *objects(head.get("Link"))]:
+        if text_of(link, "path") != "IMG@/src" and "license" in text_of(link, "rel").lower().split():
+            found, reason = address(text_of(link, "url"), base)
+            if reason is None:
+                licenses.add(found)
+    license = licenses.pop() if len(licenses) == 1 else None
+
+    told = set(meta_opt_outs(lower))
+    for name, value in headers.items() if isinstance(headers, dict) else ():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str):
+                told |= header_opt_outs([(name.lower(), one)])
+    language = declared_language({"lang": next((content for name, content in metas if name == "HTML@/lang"), None)})
+
+    found_rows = []
+    for link in links:
+        if text_of(link, "path") == "IMG@/src":
+            found, reason = address(text_of(link, "url"), base)
+            captions = {}
+            for source in ("alt", "title"):
+                captions.setdefault(normal_caption(text_of(link, source), MAX_CHARS), source)
+            captions.pop("", None)
+            found_rows += [(found, caption, source, reason, None, None) for caption, source in captions.items()]
+            if not captions:
+                found_rows.append((found, "", None, reason or "no_caption", None, None))
+    for image in shared_images(lower):
+        found, reason = address(image.reference, base)
+        for caption in dict.fromkeys(normal_caption(text, MAX_CHARS) for text in image.texts):
+            if caption:
+                found_rows.append((found, caption, "og", reason, image.width, image.height))
+
+    opted_out = "opt_out" if told & opt_out else None
+    said = ",".join(sorted(told)) or None
+    return [
+        (url, caption, source, reason or opted_out, license, width, height, page_url, language, said)
+        for url, caption, source, reason, width, height in found_rows
+    ]

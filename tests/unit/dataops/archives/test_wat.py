@@ -1,0 +1,244 @@
+"""The fast WAT reader gives what the slow, obvious one gives, and a bad record costs that record."""
+
+import gzip
+import io
+import json
+import os
+from collections import Counter
+from glob import glob
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.inputs.wat_files import json_record, page_value, plain_record, record, warcinfo, write_wat
+from dataops.archives.warc import Damage
+from dataops.archives.wat import page_rows, read_wat
+from dataops.errors import SourceError
+from dataops.web.candidates import MAX_IMAGES, PageBounds
+from tests.unit.dataops.archives.slow_wat import slow_rows
+
+BOUNDS = PageBounds(2000, 4096)
+OPT_OUT = frozenset({"noai", "noimageai", "noimageindex"})
+
+
+def fast_rows(data: bytes):
+    rows, damages, counts = [], [], Counter()
+    for found in read_wat(io.BytesIO(data), BOUNDS.url, lambda what: counts.update([what])):
+        if isinstance(found, Damage):
+            damages.append(found)
+            continue
+        origin, candidates, _ = page_rows(found, BOUNDS, OPT_OUT)
+        of_page = (origin.page_url, origin.page_language, origin.page_opt_out)
+        rows += [(*candidate[:7], *of_page) for candidate in candidates]
+    return rows, damages, counts
+
+
+def page(number: int, *links: object, **head: object) -> bytes:
+    url = f"https://site.example/{number}/"
+    return json_record(url, page_value(url, {"Links": list(links), "Head": head}))
+
+
+def image(name: str, alt: str) -> dict[str, str]:
+    return {"path": "IMG@/src", "url": name, "alt": alt}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wat") / "made.wat.gz"
+    assert write_wat(path, 2000) >= 2000
+    return path
+
+
+def test_a_realistic_file(made: Path):
+    rows, damages, counts = fast_rows(made.read_bytes())
+    assert not damages
+    assert counts["records"] == 1 + 3 * counts["pages"]
+    assert {row[2] for row in rows} == {"alt", "title", "og", None}
+    plain = gzip.decompress(made.read_bytes())
+    assert fast_rows(plain)[0] == fast_rows(gzip.compress(plain))[0] == rows
+
+
+FILES_AT_HAND = sorted(glob(os.environ.get("PAIRMILL_WAT_FILES", "")))  # noqa: PTH207
+"""PAIRMILL_WAT_FILES='folder/*.wat.gz' has them read too."""
+
+
+@pytest.mark.parametrize("path", ["made", *FILES_AT_HAND])
+def test_whole_files_give_what_the_slow_extractor_gives(path: str, made: Path):
+    data = (made if path == "made" else Path(path)).read_bytes()
+    rows = fast_rows(data)[0]
+    assert rows
+    assert rows == slow_rows(data)
+
+
+texts = st.text(max_size=20) | st.sampled_from(
+    ["license", "noai, noindex", "1", "http://a.example/x.jpg", "  two  spaces\n"]
+)
+odd = st.none() | st.booleans() | st.integers(-5, 10**20) | st.floats(allow_nan=False) | st.lists(texts, max_size=2)
+values = texts | odd
+urls = st.sampled_from(
+    ["/a.jpg", "b/c.png?d=e", "../up.gif", "//cdn.example/x y.jpg", "data:x", "", "http://[bad", "x#y", "ü.jpg"]
+)
+link = st.fixed_dictionaries(
+    {"path": st.sampled_from(["IMG@/src", "IMG@/src", "A@/href", "img@/src"]) | values},
+    optional={
+        "url": urls | values,
+        "alt": values,
+        "title": values,
+        "rel": st.sampled_from(["license", "nofollow"]) | values,
+    },
+)
+names = st.sampled_from(["robots", "og:image", "og:title", "og:description", "OG:Image:Alt", "HTML@/lang", "googlebot"])
+meta = st.fixed_dictionaries(
+    {}, optional={"name": names | values, "property": names | values, "content": urls | values}
+)
+heads = st.fixed_dictionaries(
+    {},
+    optional={
+        "Base": urls | values,
+        "Metas": st.lists(meta | values, max_size=5) | odd,
+        "Link": st.lists(link, max_size=2),
+    },
+)
+htmls = st.fixed_dictionaries({}, optional={"Head": heads | odd, "Links": st.lists(link | values, max_size=6) | odd})
+headers = st.dictionaries(
+    st.sampled_from(["X-Robots-Tag", "x-robots-tag", "TDM-Reservation", "Server"]), values, max_size=3
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(htmls | odd, headers | odd), min_size=1, max_size=3), st.booleans())
+def test_any_json_gives_what_the_slow_extractor_gives(pages: list[tuple[object, object]], escaped: bool):
+    data = warcinfo()
+    for html, header in pages:
+        value = page_value("https://site.example/folder/page", {}, {})
+        response = value["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]
+        response["HTML-Metadata"], response["Headers"] = html, header
+        data += record(
+            "https://site.example/", json.dumps(value, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
+        )
+    assert fast_rows(data)[0] == slow_rows(data)
+
+
+GOOD = [page(i, image("a.jpg", f"A picture of the number {i}")) for i in range(3)]
+DEEP = b'{"Envelope":' + b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("bad", "reasons"),
+    [
+        (record("http://a.example/", b"[1, 2]"), {"bad_json"}),
+        (record("http://a.example/", b'{"Envelope": {'), {"bad_json"}),
+        (record("http://a.example/", b""), {"bad_json"}),
+        (record("http://a.example/", b"\xff\xfe\x00"), {"bad_json"}),
+        (record("http://a.example/", DEEP), {"bad_json"}),
+        (json_record("x", page_value("no address", {"Links": [image("a.jpg", "x")]})), {"bad_page_url"}),
+        (gzip.compress(b"no record at all, but text that is long enough"), {"bad_record"}),
+        (b"not even gzip", {"bad_record"}),
+        (page(9, image("b.jpg", "broken"))[:-30], {"bad_record"}),
+        (
+            gzip.compress(plain_record("http://a.example/", b"{}").replace(b"Content-Length: 2", b"X-Length: 2")),
+            {"bad_length"},
+        ),
+        (gzip.compress(plain_record("http://a.example/", b"{}").replace(b"Length: 2", b"Length: 90")), {"bad_length"}),
+        (
+            gzip.compress(plain_record("http://a.example/", b'{"a": 1}').replace(b"Length: 8", b"Length: 3")),
+            {"bad_length"},
+        ),
+    ],
+    ids=range(12),
+)
+def test_a_bad_record_costs_that_record(bad: bytes, reasons: set[str]):
+    data = warcinfo() + GOOD[0] + bad + GOOD[1] + GOOD[2]
+    rows, damages, _ = fast_rows(data)
+    assert [row[1] for row in rows] == [f"A picture of the number {i}" for i in range(3)]
+    assert {damage.reason for damage in damages} == reasons
+    assert [damage.offset for damage in damages] == [len(warcinfo() + GOOD[0])]
+
+
+def test_a_bad_length_in_a_plain_file_costs_that_record():
+    good = [gzip.decompress(one) for one in GOOD]
+    for length, reason in (
+        (b"3", "bad_length"),
+        (b"90", "bad_length"),
+        (b"99999", "truncated"),
+        (b"9" * 12, "too_large"),
+    ):
+        bad = plain_record("http://a.example/", b'{"a": 1}').replace(b"Length: 8", b"Length: " + length)
+        rows, damages, _ = fast_rows(good[0] + bad + good[1] + good[2])
+        assert [row[1] for row in rows] == [f"A picture of the number {i}" for i in range(3)], length
+        assert [(d.offset, d.reason) for d in damages] == [(len(good[0]), reason)]
+
+
+@pytest.mark.parametrize("cut", [40, 300])
+def test_a_cut_file_keeps_the_rows_before_the_cut(cut: int):
+    for data in (warcinfo() + b"".join(GOOD), b"".join(map(gzip.decompress, [warcinfo(), *GOOD]))):
+        rows, damages, _ = fast_rows(data[:-cut])
+        assert rows == fast_rows(data)[0][:2]
+        assert [damage.reason for damage in damages] == ["truncated"]
+
+
+def test_odd_text_is_mended_and_noted():
+    surrogates = json.dumps(
+        page_value("https://a.example/", {"Links": [image("a\ud800.jpg", "one \udfff two\0 three")]})
+    )
+    data = warcinfo() + record("https://a.example/", surrogates.encode())
+    data += record(
+        "https://b.example/",
+        json.dumps(page_value("https://b.example/", {"Links": [image("b", "caf\xe9")]}), ensure_ascii=False).encode(
+            "latin-1"
+        ),
+    )
+    rows, damages, _ = fast_rows(data)
+    assert [row[1] for row in rows] == ["one two three", "caf\ufffd"]
+    assert [damage.reason for damage in damages] == ["odd_json", "odd_json"]
+
+
+def test_what_a_page_declares_becomes_columns():
+    metas = [
+        {"name": "HTML@/lang", "content": "pt_BR"},
+        {"name": "ROBOTS", "content": "noindex, NoImageAI"},
+        {"property": "og:image", "content": "/og.jpg"},
+        {"property": "og:title", "content": "The title"},
+        {"property": "og:description", "content": "What it is about"},
+        {"property": "og:image:width", "content": "1200"},
+    ]
+    license = {"path": "A@/href", "url": "http://creativecommons.org/licenses/by-sa/4.0/", "rel": "license noopener"}
+    html = {"Links": [image("a.jpg", "An image"), license], "Head": {"Metas": metas, "Base": "http://cdn.example/x/"}}
+    url = "https://site.example/"
+    data = json_record(url, page_value(url, html, {"TDM-Reservation": "1"}))
+    [first, *others] = fast_rows(data)[0]
+    told = "noimageai,noindex,tdm-reservation"
+    page_columns = ("http://creativecommons.org/licenses/by-sa/4.0/", url, "pt-br", told)
+    assert first[:4] == ("http://cdn.example/x/a.jpg", "An image", "alt", "opt_out")
+    assert (first[4], *first[7:]) == page_columns
+    assert [row[:3] for row in others] == [
+        ("http://cdn.example/og.jpg", "The title", "og"),
+        ("http://cdn.example/og.jpg", "What it is about", "og"),
+    ]
+    assert others[0][5] == 1200
+
+
+def test_a_page_of_too_many_images():
+    data = page(1, *[image(f"{i}.jpg", "x") for i in range(MAX_IMAGES + 7)])
+    [found] = read_wat(io.BytesIO(data), BOUNDS.url, lambda what: None)
+    assert not isinstance(found, Damage)
+    _, rows, beyond = page_rows(found, BOUNDS, OPT_OUT)
+    assert (len(rows), beyond) == (MAX_IMAGES, 7)
+
+
+def test_a_file_that_is_none():
+    for data, why in (
+        (b"", "no WARC record"),
+        (b"<html>", "no WARC record"),
+        (gzip.compress(b"x" * 99), "no WARC record"),
+    ):
+        with pytest.raises(SourceError, match=why):
+            fast_rows(data)
+    response = b"HTTP/1.1 200 OK\r\n\r\n<p>"
+    pages = record("http://a.example/", response, kind="response", media="application/http") * 3
+    with pytest.raises(SourceError, match="is it an archive of pages"):
+        fast_rows(pages)
+    with pytest.raises(SourceError, match="over 1000 unreadable records"):
+        fast_rows(GOOD[0] + (gzip.compress(b"WARC/1.0\r\nno length\r\n\r\n") * 1002))

@@ -1,0 +1,137 @@
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataops.images.decode import ImageRefused, decode, is_truncated, pixels, read_header, sniff
+
+
+def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (90, 60), seed: int = 0, **options: Any) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
+def test_header_of_each_kind(kind: str) -> None:
+    header = read_header(encoded(kind))
+    assert (header.kind, header.width, header.height) == (kind.lower(), 90, 60)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not_an_image"),
+        (b"\xef\xbb\xbf \n<!DOCTYPE HTML><p>", "not_an_image"),
+        (b"<br>404", "not_an_image"),
+        (b"\x1f\x8b\x08", "not_an_image"),
+        (b"%PDF-1.7", "not_an_image"),
+        (b'<?xml version="1.0"?>\n<!-- x --><svg width="1"/>', "unsupported_format"),
+        (encoded("TIFF"), "unsupported_format"),
+        (encoded("ICO"), "unsupported_format"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "decode"),
+        (b"\xff\xd8\xff\xe0", "decode"),
+        (b"GIF89a", "decode"),
+    ],
+)
+def test_what_is_refused_and_why(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageRefused) as refused:
+        read_header(data)
+    assert refused.value.reason == reason
+    assert str(refused.value).startswith(f"{reason}: ")
+
+
+def test_16_bits_a_channel_are_refused_by_name() -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(out, "PNG")
+    with pytest.raises(ImageRefused, match="unsupported_format: png of more than 8 bits"):
+        read_header(out.getvalue())
+
+
+def test_avif_of_ten_bits_is_refused_by_name() -> None:
+    cv2 = pytest.importorskip("cv2")
+    deep = np.random.default_rng(0).integers(0, 1024, (32, 48, 3), np.uint16)
+    for depth in (10, 12):
+        _, data = cv2.imencode(".avif", deep, [cv2.IMWRITE_AVIF_DEPTH, depth])
+        with pytest.raises(ImageRefused, match="unsupported_format: avif of more than 8 bits"):
+            read_header(data.tobytes())
+    _, data = cv2.imencode(".avif", (deep >> 2).astype(np.uint8), [cv2.IMWRITE_AVIF_DEPTH, 8])
+    assert read_header(data.tobytes()).kind == "avif"
+
+
+def test_size_is_known_before_pixels_are_decoded() -> None:
+    data = bytearray(encoded("PNG"))
+    data[16:24] = struct.pack(">II", 50_000, 50_000)  # its checksum is wrong now, too
+    with pytest.raises(ImageRefused, match=r"too_many_pixels|decode"):
+        read_header(bytes(data), max_area=10**6)
+    with pytest.raises(ImageRefused, match="too_many_pixels: 90x60 pixels"):
+        read_header(encoded("PNG"), max_area=90 * 60 - 1)
+    assert read_header(encoded("PNG"), max_area=90 * 60)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True})],
+)
+def test_every_cut_is_noticed(kind: str, options: dict[str, Any]) -> None:
+    data = encoded(kind, size=(40, 30), **options)
+    assert not is_truncated(data, kind.lower())
+    assert not is_truncated(data + b"trailing bytes", kind.lower())
+    for end in range(20, len(data) - 1, 7):
+        assert is_truncated(data[:end], kind.lower()), end
+
+
+def test_thumbnail_in_the_metadata_does_not_hide_a_cut() -> None:
+    inner, data = encoded("JPEG", size=(16, 16)), encoded("JPEG")
+    exif = b"Exif\0\0" + inner
+    whole = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    assert not is_truncated(whole, "jpeg")
+    assert is_truncated(whole[:-200], "jpeg")
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]))
+@settings(max_examples=200, deadline=None)
+def test_no_bytes_do_worse_than_be_refused(data: bytes, start: bytes) -> None:
+    for function in (read_header, decode, pixels):
+        try:
+            function(start + data)
+        except ImageRefused as refused:
+            assert refused.reason  # noqa: PT017
+    sniff(data)
+
+
+def test_decode_puts_transparency_on_white_and_notices_damage() -> None:
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    out = io.BytesIO()
+    clear.save(out, "PNG")
+    image = decode(out.getvalue())
+    assert image.mode == "RGB"
+    assert image.getpixel((1, 1)) == (255, 255, 255)
+    assert decode(encoded("JPEG", "CMYK")).size == (90, 60)
+    with pytest.raises(ImageRefused, match="corrupt: jpeg"):
+        decode(encoded("JPEG")[:1500])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
+def test_pixels_of_a_jpeg_are_those_that_pillow_decodes(mode: str, options: dict[str, Any]) -> None:
+    for seed, size in enumerate([(90, 60), (61, 17), (1, 1)]):
+        data = encoded("JPEG", mode, size, seed, **options)
+        assert np.array_equal(pixels(data), np.asarray(decode(data)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "AVIF"])
+def test_pixels_of_other_kinds(kind: str) -> None:
+    assert pixels(encoded(kind)).shape == (60, 90, 3)
+
+
+def test_too_many_pixels_are_refused_before_one_is_decoded() -> None:
+    for kind in ("JPEG", "PNG"):
+        with pytest.raises(ImageRefused, match="too_many_pixels: 90x60"):
+            pixels(encoded(kind), max_area=90 * 60 - 1)

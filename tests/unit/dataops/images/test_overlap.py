@@ -1,0 +1,109 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_sample_image
+
+from dataops.images.fingerprint import MATRIX_SIDE, look
+from dataops.images.near_duplicates import matches
+from dataops.images.overlap import CROPS, VARIANTS, correlations, known, variant
+
+DISTANCE, CORRELATION = 10, 0.95
+
+
+def tiles() -> list[Image.Image]:
+    """17 pictures: the tiles of two photographs, of which no two overlap."""
+    hopper = Image.open(Path(mpl.get_data_path(), "sample_data", "grace_hopper.jpg"))
+    cut = [(Image.fromarray(load_sample_image("china.jpg")), 4, 2), (hopper, 3, 3)]
+    return [
+        photo.crop((160 * x, 200 * y, 160 * x + 160, 200 * y + 200))
+        for photo, across, down in cut
+        for x in range(across)
+        for y in range(down)
+    ]
+
+
+TILES = tiles()
+KNOWN = [known(np.asarray(tile)) for tile in TILES]
+PLANES, HASHES = np.stack([plane for plane, _ in KNOWN]), np.concatenate([hashes for _, hashes in KNOWN])
+
+
+def found(copies: list[Image.Image]) -> set[tuple[int, int]]:
+    """(tile, copy) of all that are taken for one."""
+    seen = [look(np.asarray(copy)) for copy in copies]
+    hashes = np.array([one.phash for one in seen], np.uint64)
+    luminances = np.frombuffer(b"".join(one.luminance for one in seen), np.uint8).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *matches(HASHES, hashes, DISTANCE)])
+    best = correlations(PLANES[pairs[:, 0] // VARIANTS], luminances[pairs[:, 1]], pairs[:, 0] % VARIANTS)
+    good = pairs[best >= CORRELATION]
+    return {(int(query) // VARIANTS, int(copy)) for query, copy in good}
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return Image.open(out)
+
+
+def crop(image: Image.Image, side: float, number: int) -> Image.Image:
+    """A part at a place of chance."""
+    x, y = np.random.default_rng(number).random(2) * (1 - side)
+    left, top = int(x * image.width), int(y * image.height)
+    return image.crop((left, top, left + int(side * image.width), top + int(side * image.height)))
+
+
+CHANGES: dict[str, tuple[Callable[[Image.Image, int], Image.Image], int]] = {
+    "compressed": (lambda image, _: jpeg(image, 30), 17),
+    "half the size": (lambda image, _: image.resize((80, 100)), 17),
+    "stretched": (lambda image, _: image.resize((160, 150)), 17),
+    "mirrored": (lambda image, _: ImageOps.mirror(image), 17),
+    "grey": (lambda image, _: ImageOps.grayscale(image).convert("RGB"), 17),
+    "saturated": (lambda image, _: ImageEnhance.Color(image).enhance(1.8), 16),
+    "less contrast": (lambda image, _: ImageEnhance.Contrast(image).enhance(0.6), 17),
+    "cropped to 0.9": (lambda image, number: crop(image, 0.9, number), 15),
+    "cropped to 0.8": (lambda image, number: crop(image, 0.8, number), 15),
+    "all at once": (lambda image, number: jpeg(ImageOps.mirror(crop(image, 0.85, number)), 60), 15),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changed_copies_are_found_and_other_pictures_are_not(name: str) -> None:
+    change, least = CHANGES[name]
+    pairs = found([change(tile, number) for number, tile in enumerate(TILES)])
+    assert {(one, two) for one, two in pairs if one != two} == set()
+    assert len(pairs) >= least
+
+
+def test_first_hash_is_the_pictures_and_that_of_its_mirror_image_is_nearly_known() -> None:
+    for number, tile in enumerate(TILES):
+        straight, mirrored = HASHES[number * VARIANTS], HASHES[number * VARIANTS + len(CROPS)]
+        assert straight == look(np.asarray(tile)).phash
+        assert (int(mirrored) ^ look(np.asarray(ImageOps.mirror(tile))).phash).bit_count() <= 2
+
+
+def test_hash_of_a_crop_is_nearly_that_of_the_part() -> None:
+    for number, tile in enumerate(TILES):
+        left, top, right, bottom = CROPS[1]
+        part = tile.crop((round(left * 160), round(top * 200), round(right * 160), round(bottom * 200)))
+        assert (int(HASHES[number * VARIANTS + 1]) ^ look(np.asarray(part)).phash).bit_count() <= 8
+
+
+def test_correlation_is_that_of_numpy_where_nothing_moves() -> None:
+    """Pearson's, of the plane's cells and the other's; the search may only better it."""
+    left = PLANES[3]
+    cells = left.reshape(32, 2, 32, 2).mean(axis=(1, 3))
+    right = np.clip(cells * 0.5 + np.random.default_rng(0).normal(0, 20, (32, 32)), 0, 255).astype(np.uint8)
+    expected = np.corrcoef(cells.ravel(), right.ravel())[0, 1]
+    assert expected <= correlations(left[None], right[None], np.array([0]))[0] <= expected + 0.05
+    flat = np.zeros((1, 32, 32), np.uint8)
+    assert correlations(left[None], flat, np.array([0]))[0] == 0
+
+
+def test_variants_have_names() -> None:
+    kinds = [variant(number).kind for number in range(VARIANTS)]
+    assert (kinds[0], kinds[1], kinds[len(CROPS)], kinds[-1]) == ("copy", "crop", "mirrored", "mirrored_crop")
+    assert len(HASHES) == len(TILES) * VARIANTS

@@ -1,0 +1,160 @@
+"""Rules over scores against slow, obvious code."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dataops.images.score_rules import ScoreRule, drop_reasons
+
+
+def obvious(rows: list[dict], rules: list[ScoreRule]) -> list[str | None]:
+    """Each rule one row after the other, in words."""
+    reasons: list[str | None] = []
+    for row in rows:
+        reasons.append(next((said for rule in rules if (said := judged(row, rows, rule))), None))
+    return reasons
+
+
+def judged(row: dict, rows: list[dict], rule: ScoreRule) -> str | None:
+    def has_score(other: dict) -> bool:
+        return other[rule.score] is not None and not math.isnan(other[rule.score])
+
+    score = row[rule.score]
+    if not has_score(row):
+        return f"{rule.score}_missing"
+    if rule.min is not None and score < rule.min:
+        return f"{rule.score}_low"
+    if rule.max is not None and score > rule.max:
+        return f"{rule.score}_high"
+    if rule.band is None and rule.top_fraction is None:
+        return None
+    rivals = [o for o in rows if has_score(o) and (not rule.by or o["language"] == row["language"])]
+    ahead = sum((-o[rule.score], o["uid"]) < (-score, row["uid"]) for o in rivals)
+    low, high = rule.band or (0.0, rule.top_fraction)
+    if ahead < Fraction(str(low)) * len(rivals):
+        return f"{rule.score}_above_band"
+    if ahead >= Fraction(str(high)) * len(rivals):
+        return f"{rule.score}_{'below_band' if rule.band else 'not_top'}"
+    return None
+
+
+def table(rows: list[dict]) -> pa.Table:
+    schema = pa.schema(
+        [("uid", pa.string()), ("language", pa.string()), ("clip_score", pa.float32()), ("nsfw", pa.float32())]
+    )
+    return pa.Table.from_pylist(rows, schema)
+
+
+def reasons(rows: list[dict], *rules: dict) -> list[str | None]:
+    return drop_reasons(table(rows), [ScoreRule(**rule) for rule in rules]).to_pylist()
+
+
+def scored(*scores: float | None, language: str | None = "en", first: int = 0) -> list[dict]:
+    return [
+        {"uid": f"{first + i:032x}", "language": language, "clip_score": score, "nsfw": 0.0}
+        for i, score in enumerate(scores)
+    ]
+
+
+SHARES = st.sampled_from([0.0, 0.02, 0.07, 0.1, 0.25, 0.3, 0.5, 0.9, 1.0])
+# Few values of exact float32, so that ties and thresholds that are hit exactly are frequent.
+SCORES = st.sampled_from([None, math.nan, -0.5, 0.0, 0.125, 0.25, 0.25, 0.5, 1.0])
+BY = st.sampled_from([None, "language"])
+RULES = st.one_of(
+    st.builds(lambda s, v: ScoreRule(score=s, min=v), st.sampled_from(["clip_score", "nsfw"]), st.just(0.25)),
+    st.builds(lambda s, v: ScoreRule(score=s, max=v), st.sampled_from(["clip_score", "nsfw"]), st.just(0.25)),
+    st.builds(lambda f, by: ScoreRule(score="clip_score", top_fraction=f, by=by), SHARES.filter(bool), BY),
+    st.builds(
+        lambda ends, by: ScoreRule(score="clip_score", band=tuple(sorted(ends)), by=by),
+        st.tuples(SHARES, SHARES).filter(lambda ends: ends[0] != ends[1]),
+        BY,
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(SCORES, SCORES, st.sampled_from(["en", "de", None])), max_size=40),
+    st.lists(RULES, max_size=3),
+    st.randoms(use_true_random=False),
+)
+def test_every_rule_says_what_the_obvious_code_says_in_any_order_of_rows(values, rules, random) -> None:
+    uids = [f"{i:032x}" for i in range(len(values))]
+    random.shuffle(uids)
+    rows = [
+        {"uid": uid, "clip_score": clip, "nsfw": nsfw, "language": language}
+        for uid, (clip, nsfw, language) in zip(uids, values, strict=True)
+    ]
+    expected = obvious(rows, rules)
+    assert drop_reasons(table(rows), rules).to_pylist() == expected
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    shuffled = drop_reasons(table([rows[i] for i in order]), rules).to_pylist()
+    assert shuffled == [expected[i] for i in order]
+
+
+def test_a_fraction_keeps_exactly_so_many_and_ties_go_by_uid() -> None:
+    assert reasons(scored(0.5, 0.5, 0.5, 0.5), {"score": "clip_score", "top_fraction": 0.5}) == [
+        None, None, "clip_score_not_top", "clip_score_not_top",
+    ]  # fmt: skip
+    # 0.07 * 100 is 7.000000000000001 in doubles: seven rows stay, not eight
+    many = scored(*np.random.default_rng(0).permutation(100).astype(float))
+    assert reasons(many, {"score": "clip_score", "top_fraction": 0.07}).count(None) == 7
+
+
+def test_the_best_of_each_language_stay() -> None:
+    rows = scored(0.9, 0.8, 0.7, 0.6) + scored(0.2, 0.1, language="de", first=4) + scored(0.0, language=None, first=6)
+    kept = [reason is None for reason in reasons(rows, {"score": "clip_score", "top_fraction": 0.5, "by": "language"})]
+    assert kept == [True, True, False, False, True, False, True]
+    kept = [reason is None for reason in reasons(rows, {"score": "clip_score", "top_fraction": 0.5})]
+    assert kept == [True] * 4 + [False] * 3
+
+
+def test_a_band_leaves_out_both_ends() -> None:
+    rows = scored(*[i / 100 for i in range(100)])
+    found = reasons(rows, {"score": "clip_score", "band": [0.02, 0.3]})
+    assert [i for i, reason in enumerate(found) if reason is None] == list(range(70, 98))
+    assert found[98:] == ["clip_score_above_band"] * 2
+    assert set(found[:70]) == {"clip_score_below_band"}
+
+
+def test_what_has_no_score_is_named_and_not_ranked() -> None:
+    rows = scored(None, math.nan, 0.3, 0.1)
+    missing = "clip_score_missing"
+    assert reasons(rows, {"score": "clip_score", "min": 0.2}) == [missing, missing, None, "clip_score_low"]
+    assert reasons(rows, {"score": "clip_score", "top_fraction": 0.5}) == [missing, missing, None, "clip_score_not_top"]
+
+
+def test_the_order_of_rules_decides_only_the_reason() -> None:
+    rows = scored(0.9, 0.1, 0.5)
+    low, top = {"score": "clip_score", "min": 0.2}, {"score": "clip_score", "top_fraction": 0.4}
+    assert reasons(rows, low, top) == [None, "clip_score_low", None]
+    assert reasons(rows, top, low) == [None, "clip_score_not_top", None]
+    assert reasons(rows) == [None, None, None]
+    assert reasons([], low, top) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({}, "give one of"),
+        ({"min": 0.1, "top_fraction": 0.3}, "give one of"),
+        ({"band": [0.1, 0.3], "top_fraction": 0.3}, "give one of"),
+        ({"min": 0.1, "by": "language"}, "by goes with"),
+        ({"min": 0.3, "max": 0.1}, "above max"),
+        ({"band": [0.3, 0.3]}, "not below"),
+        ({"band": [0.3, 1.3]}, "less than or equal to 1"),
+        ({"top_fraction": 0}, "greater than 0"),
+        ({"min": math.nan}, "finite"),
+        ({"top_fraction": 0.3, "by": "host"}, "language"),
+    ],
+)
+def test_a_rule_that_says_nothing_clear_is_refused(rule: dict, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ScoreRule(score="clip_score", **rule)

@@ -1,0 +1,81 @@
+"""dataops.language.scripts: which languages can be in question for a text."""
+
+import unicodedata
+
+import emoji
+import pytest
+from fontTools.unicodedata import script
+
+from dataops.language.detect import detect
+from dataops.language.profiles import profile_names
+from dataops.language.scripts import OTHER, load_scripts, unwritten
+
+
+def test_a_bit_is_a_script_of_unicode():
+    """Every letter of a script has its bit, and no other letter has; fontTools knows Unicode's own table of scripts."""
+    scripts, written = load_scripts()
+    letters = [chr(c) for c in range(0x40000) if unicodedata.category(chr(c)) in ("Lu", "Ll", "Lt", "Lo")]
+    letters = [c for c in letters if unicodedata.normalize("NFKC", c) == c and _named_by_script(c)]
+    bits, names = {}, {}
+    for letter in letters:
+        bits.setdefault(script(letter), set()).add(int(scripts[ord(letter)]))
+        names.setdefault(int(scripts[ord(letter)]), set()).add(script(letter))
+    assert [name for name, found in bits.items() if len(found) > 1] == []
+    assert [found for bit, found in names.items() if bit != OTHER and len(found - {"Zyyy"}) > 1] == []
+    assert {"Latn", "Cyrl", "Arab", "Thai"} <= set(bits)
+    assert not scripts[[ord(c) for c in " 1-.\u0301\U0001f436"]].any()
+    assert (written > OTHER).all(), "each language writes something"
+
+
+def _named_by_script(letter: str) -> bool:
+    """A few names begin with another word, or are not there (Tangut); none of them is in a profile."""
+    return unicodedata.name(letter, "TURNED").split()[0] not in ("TURNED", "ROMAN", "HENTAIGANA")
+
+
+def test_languages_write_what_they_write():
+    scripts, written = load_scripts()
+    for code, text in {
+        "ja": "猫あア",
+        "ko": "개",
+        "en": "z",
+        "ru": "я",
+        "zh-tw": "貓",
+        "th": "ก",
+        "fa": "گ",
+        "mr": "क",
+    }.items():
+        expected = sum({int(scripts[ord(c)]) for c in text})
+        assert written[profile_names().index(code)] == expected, code
+
+
+@pytest.mark.parametrize(
+    ("text", "candidates", "expected"),
+    [
+        ("สีขาว", ["en", "de"], True),
+        ("iPhone สีขาว", ["en", "de"], False),
+        ("iPhone 15", ["th", "ja"], True),
+        ("ﾊﾝｶｸ", ["ja", "en"], False),
+        ("ＡＢＣ", ["ja", "en"], False),
+        ("Հայաստան", None, True),
+        ("12345 🐶!", ["en", "de"], False),
+        ("", ["en", "de"], False),
+        ("กข http://x.example/en", ["en", "de"], True),
+        ("ก" * 20_000 + "a", ["en", "de"], True),
+        ("\ud800", ["en"], False),
+    ],
+)
+def test_unwritten(text: str, candidates: list[str] | None, expected: bool):
+    assert unwritten(["a", text, "ก"], candidates).tolist()[1] is expected
+    if expected:
+        found = detect([text], candidates)
+        assert found.labels == [None]
+        assert not found.probabilities.any()
+
+
+def test_what_is_written_in_a_language_is_written_by_it():
+    emoji.config.load_language()
+    for code in ["ar", "ja", "ru", "de", "ko", "zh"]:
+        texts = [names[code].strip(":") for names in emoji.EMOJI_DATA.values() if code in names]
+        gone = unwritten(texts, ["zh-cn" if code == "zh" else code])
+        assert gone.mean() < 0.01, [text for text, yes in zip(texts, gone, strict=True) if yes][:10]
+        assert unwritten(texts, ["th", "he"]).mean() > 0.99

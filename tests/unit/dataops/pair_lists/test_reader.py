@@ -1,0 +1,389 @@
+"""Every format of pair list against an obvious reader of it, and what broken rows and files cost."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataops.errors import ConfigError, SourceError
+from dataops.pair_lists.columns import ColumnNames
+from dataops.pair_lists.delimited import MAX_FIELD_CHARS
+from dataops.pair_lists.reader import BATCH_ROWS, read_list, row_groups
+from dataops.pair_lists.rows import canonical_urls, normal_captions, pair_table
+from dataops.web.captions import normal_caption
+from dataops.web.urls import BadUrl, canonical_url
+
+Row = tuple[int, str | None, str | None]
+
+CAPTIONS = [
+    "A brown dog runs over the wet beach",
+    'She said "hello", and left',
+    "Zwei Hunde\nspielen am Strand",
+    "猫が日なたで眠っている",
+    "  spaces,  commas; and 'quotes' ",
+    "",
+]
+PAIRS_GIVEN = [(f"http://img.example/{i}/p.jpg?x={i}", CAPTIONS[i % len(CAPTIONS)]) for i in range(200)]
+
+
+NOTHING = ColumnNames()
+
+
+def read(path: Path, asked: ColumnNames = NOTHING, **options) -> tuple[list[Row], list[tuple[int, str]]]:
+    notes: list[tuple[int, str]] = []
+    rows: list[Row] = []
+    for batch in read_list(path, asked, lambda row, why: notes.append((row, why)), **options):
+        assert len(batch.numbers) <= BATCH_ROWS
+        rows += zip(batch.numbers, batch.urls, batch.captions, strict=True)
+    return rows, notes
+
+
+def write_csv(path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("URL", "TEXT"), *PAIRS_GIVEN])
+
+
+def read_csv(path: Path) -> list[tuple[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [(row["URL"], row["TEXT"]) for row in csv.DictReader(file)]
+
+
+def write_utf16(path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-16") as file:
+        csv.writer(file, lineterminator="\r\n").writerows([("url", "text"), *PAIRS_GIVEN])
+
+
+def read_utf16(path: Path) -> list[tuple[str, str]]:
+    with path.open(newline="", encoding="utf-16") as file:
+        return [(row["url"], row["text"]) for row in csv.DictReader(file)]
+
+
+def write_bom(path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([("Image URL", "extra", "Alt Text"), *((u, "x", c) for u, c in PAIRS_GIVEN)])
+
+
+def read_bom(path: Path) -> list[tuple[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return [(row["Image URL"], row["Alt Text"]) for row in csv.DictReader(file)]
+
+
+ONE_LINE = [(url, caption.replace("\n", " ")) for url, caption in PAIRS_GIVEN]
+
+
+def write_cc12m(path: Path) -> None:
+    path.write_bytes(gzip.compress("".join(f"{u}\t{c}\n" for u, c in ONE_LINE).encode()) * 2)  # two members
+
+
+def read_cc12m(path: Path) -> list[tuple[str, str]]:
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    return [(line.split("\t")[0], line.split("\t")[1]) for line in lines]
+
+
+def write_cc3m(path: Path) -> None:
+    path.write_text("".join(f"{c}\t{u}\r\n" for u, c in ONE_LINE), encoding="utf-8", newline="")
+
+
+def read_cc3m(path: Path) -> list[tuple[str, str]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [(line.split("\t")[1], line.split("\t")[0]) for line in lines]
+
+
+def write_jsonl(path: Path) -> None:
+    text = "".join(json.dumps({"similarity": 0.3, "text": c, "url": u}) + "\n" for u, c in PAIRS_GIVEN)
+    path.write_bytes(pa.compress(text.encode(), "zstd", asbytes=True))
+
+
+def read_jsonl(path: Path) -> list[tuple[str, str]]:
+    with pa.input_stream(str(path), compression="zstd") as file:
+        values = map(json.loads, file.read().splitlines())
+        return [(value["url"], value["text"]) for value in values]
+
+
+def write_parquet(path: Path) -> None:
+    columns = {"key": ["0"] * 200, "url": [u for u, _ in PAIRS_GIVEN], "caption": [c for _, c in PAIRS_GIVEN]}
+    pq.write_table(pa.table(columns), path, row_group_size=64, compression="zstd")
+
+
+def read_parquet(path: Path) -> list[tuple[str, str]]:
+    return [(row["url"], row["caption"]) for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "obvious"),
+    [
+        ("laion.csv", write_csv, read_csv),
+        ("utf16.csv", write_utf16, read_utf16),
+        ("bom.CSV", write_bom, read_bom),
+        ("cc12m.tsv.gz", write_cc12m, read_cc12m),
+        ("cc3m.tsv", write_cc3m, read_cc3m),
+        ("datacomp.jsonl.zst", write_jsonl, read_jsonl),
+        ("img2dataset.parquet", write_parquet, read_parquet),
+    ],
+)
+def test_each_format_gives_what_an_obvious_reader_gives(
+    tmp_path: Path, name: str, write: Callable[[Path], None], obvious: Callable[[Path], list[tuple[str, str]]]
+):
+    write(tmp_path / name)
+    rows, notes = read(tmp_path / name)
+    assert [(url, caption) for _, url, caption in rows] == obvious(tmp_path / name)
+    assert [number for number, _, _ in rows] == list(range(len(rows)))
+    assert not notes
+    assert len(rows) >= 200
+
+
+def test_row_groups_can_be_read_apart(tmp_path: Path):
+    write_parquet(tmp_path / "a.parquet")
+    assert row_groups(tmp_path / "a.parquet") == [64, 64, 64, 8]
+    whole, _ = read(tmp_path / "a.parquet")
+    parts = [read(tmp_path / "a.parquet", groups=groups)[0] for groups in ((0, 1), (2,), (3,))]
+    assert parts[0] + parts[1] + parts[2] == whole
+    assert parts[1][0][0] == 128
+
+
+def test_a_long_list_comes_in_batches(tmp_path: Path):
+    (tmp_path / "long.tsv").write_text(
+        "".join(f"http://a.example/{i}.jpg\tnumber {i}\n" for i in range(BATCH_ROWS + 7))
+    )
+    rows, _ = read(tmp_path / "long.tsv")
+    assert [number for number, _, _ in rows] == list(range(BATCH_ROWS + 7))
+
+
+def test_bad_rows_cost_themselves(tmp_path: Path):
+    lines = [
+        b"url,caption",
+        b"http://a.example/0.jpg,fine",
+        b"http://a.example/1.jpg,one,too many",
+        b"",
+        b"http://a.example/2.jpg,\xff\xfe broken",
+        b'http://a.example/3.jpg,"good" bad',
+        b'http://a.example/4.jpg,"two\nlines, and a ""quote"""',
+        b"http://a.example/5.jpg,nul \x00 within",
+        b"http://a.example/6.jpg," + b"x" * (MAX_FIELD_CHARS + 1),
+        b'http://a.example/7.jpg,"nothing closes this',
+        b"http://a.example/8.jpg,still read",
+        b",no address",
+    ]
+    (tmp_path / "bad.csv").write_bytes(b"\n".join(lines))
+    rows, notes = read(tmp_path / "bad.csv")
+    assert rows == [
+        (0, "http://a.example/0.jpg", "fine"),
+        (4, "http://a.example/4.jpg", 'two\nlines, and a "quote"'),
+        (5, "http://a.example/5.jpg", "nul \0 within"),
+        (8, "http://a.example/8.jpg", "still read"),
+        (9, "", "no address"),
+    ]
+    assert sorted(notes) == [
+        (1, "wrong_fields"),
+        (2, "not_utf8"),
+        (3, "bad_quotes"),
+        (6, "field_too_long"),
+        (7, "bad_quotes"),
+    ]
+
+
+def test_a_quotation_mark_that_nothing_closes_costs_one_row_of_many(tmp_path: Path):
+    lines = ["url,text", 'http://a.example/x.jpg,"open']
+    lines += [f"http://a.example/{i}.jpg,caption {i}" for i in range(20_000)]
+    (tmp_path / "open.csv").write_text("\n".join(lines))
+    rows, notes = read(tmp_path / "open.csv")
+    assert notes == [(0, "field_too_long")]
+    assert [caption for _, _, caption in rows] == [f"caption {i}" for i in range(20_000)]
+
+
+def test_lines_without_end_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dataops.pair_lists.delimited.MAX_LINE_CHARS", 1000)
+    monkeypatch.setattr("dataops.pair_lists.reader.MAX_JSON_LINE", 1000)
+    (tmp_path / "long.tsv").write_text(f"http://a.example/0.jpg\ta\n{'x' * 5000}\nhttp://a.example/2.jpg\tc\n")
+    rows, notes = read(tmp_path / "long.tsv")
+    assert ([row[0] for row in rows], notes) == ([0, 2], [(1, "line_too_long")])
+    (tmp_path / "long.jsonl").write_text(f'{{"url": "u", "text": "a"}}\n{"[" * 5000}\n{{"url": "w", "text": "c"}}\n')
+    rows, notes = read(tmp_path / "long.jsonl")
+    assert ([row[0] for row in rows], notes) == ([0, 2], [(1, "line_too_long")])
+
+
+def test_bad_lines_of_json_cost_themselves(tmp_path: Path):
+    lines = [
+        b'{"url": "http://a.example/0.jpg", "text": "fine", "n": 1}',
+        b'{"url": "http://a.example/1.jpg", ',
+        b'["http://a.example/2.jpg", "a list"]',
+        b"",
+        b'{"url": 4, "text": "a number"}',
+        b'{"url": "http://a.example/5.jpg", "text": ["a", "list"]}',
+        b'{"text": "no address"}',
+        b'{"url": "http://a.example/7.jpg", "text": "\xff"}',
+        b'{"text": "other order", "url": "http://a.example/8.jpg", "more": {}}',
+    ]
+    (tmp_path / "bad.jsonl").write_bytes(b"\r\n".join(lines))
+    rows, notes = read(tmp_path / "bad.jsonl")
+    assert rows == [
+        (0, "http://a.example/0.jpg", "fine"),
+        (6, None, "no address"),
+        (8, "http://a.example/8.jpg", "other order"),
+    ]
+    assert notes == [
+        (1, "bad_json"),
+        (2, "not_an_object"),
+        (4, "url_not_text"),
+        (5, "caption_not_text"),
+        (7, "bad_json"),
+    ]
+
+
+def test_bytes_and_dictionaries_in_parquet_are_text(tmp_path: Path):
+    urls = pa.array([b"http://a.example/0.jpg", b"http://a.example/\xff.jpg", None], pa.binary())
+    captions = pa.array(["a", "b", "a"]).dictionary_encode()
+    pq.write_table(pa.table({"URL": urls, "TEXT": captions}), tmp_path / "a.parquet")
+    rows, notes = read(tmp_path / "a.parquet")
+    assert rows == [(0, "http://a.example/0.jpg", "a"), (2, None, "a")]
+    assert notes == [(1, "not_utf8")]
+
+
+def test_extra_columns_keep_their_types(tmp_path: Path):
+    table = pa.table(
+        {
+            "url": ["http://a.example/0.jpg", "http://a.example/1.jpg"],
+            "text": ["a", "b"],
+            "similarity": pa.array([0.25, float("nan")], pa.float64()),
+            "n": pa.array([1, None], pa.int64()),
+            "tags": [["x", "y"], []],
+            "raw": pa.array([b"\xff", b"ok"], pa.binary()),
+            "page_url": ["http://b.example/", None],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    asked = ColumnNames(extra=("similarity", "N", "tags", "raw"))
+    [batch] = read_list(tmp_path / "a.parquet", asked, lambda *_: None)
+    assert [json.loads(extra or "") for extra in batch.extras] == [
+        {"similarity": 0.25, "n": 1, "tags": ["x", "y"], "raw": "\ufffd"},
+        {"similarity": None, "n": None, "tags": [], "raw": "ok"},
+    ]
+    assert batch.pages == ["http://b.example/", None]
+    write_csv(tmp_path / "a.csv")
+    [batch] = read_list(tmp_path / "a.csv", ColumnNames(extra=("url",)), lambda *_: None)
+    assert json.loads(batch.extras[0] or "") == {"URL": PAIRS_GIVEN[0][0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "asked", "message"),
+    [
+        ("a.csv", "link,words\nx,y\n", ColumnNames(), r"no column named url.*'link', 'words'.*source\.url_column"),
+        ("a.csv", "url,text,caption\nx,y,z\n", ColumnNames(), r"several.*source\.caption_column"),
+        ("a.csv", "url,text\nx,y\n", ColumnNames(url="adress"), r"no column 'adress'; its columns: 'url', 'text'"),
+        ("a.csv", "url,text\nx,y\n", ColumnNames(extra=("score",)), r"no column 'score'.*source\.extra_columns"),
+        ("a.csv", "url,text\nx,y\n", ColumnNames(caption="url"), r"are both 'url'"),
+        ("a.tsv", "http://a\thttp://b\n", ColumnNames(), r"no header.*positions, counted from 0"),
+        ("a.tsv", "http://a\tb\tc\n", ColumnNames(), r"no header.*positions, counted from 0"),
+        ("a.tsv", "http://a\tb\n", ColumnNames(extra=("c",)), r"no header.*no source\.extra_columns"),
+        ("a.jsonl", '{"href": "x"}\n', ColumnNames(), r"its columns: 'href'"),
+        ("a.jsonl", '{"url": "x", "text": "y"}\n', ColumnNames(url=0), r"columns have names: 'url', 'text'"),
+    ],
+)
+def test_columns_that_cannot_be_told_are_listed_with_the_remedy(
+    tmp_path: Path, name: str, text: str, asked: ColumnNames, message: str
+):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path / name, asked)
+
+
+def test_columns_can_be_named_or_counted(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("link,words,text\nhttp://a.example/0.jpg,w,t\n")
+    assert read(tmp_path / "a.csv", ColumnNames(url="LINK", caption="words"))[0] == [(0, "http://a.example/0.jpg", "w")]
+    assert read(tmp_path / "a.csv", ColumnNames(url=0, caption=1))[0] == [(0, "http://a.example/0.jpg", "w")]
+    (tmp_path / "a.tsv").write_text("7\ta caption\thttp://a.example/0.jpg\n")
+    assert read(tmp_path / "a.tsv", ColumnNames(caption=1))[0] == [(0, "http://a.example/0.jpg", "a caption")]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv.gz", "a.jsonl.zst", "empty.parquet", "empty.csv", "empty.jsonl"])
+def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, name: str):
+    if name == "a.parquet":
+        write_parquet(tmp_path / name)
+    elif name == "a.csv.gz":
+        (tmp_path / name).write_bytes(gzip.compress(b"url,text\n" + b"http://a.example/1.jpg,one\n" * 5000))
+    else:
+        (tmp_path / name).write_bytes(b"")
+        if name == "a.jsonl.zst":
+            write_jsonl(tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(SourceError, match=name):
+        read(tmp_path / name)
+
+
+def test_a_column_of_numbers_is_no_address(tmp_path: Path):
+    pq.write_table(pa.table({"url": [1], "text": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"'url' holds int64, not text; its columns: url int64, text string"):
+        read(tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"a\.xlsx: no pair list by its ending"):
+        read(tmp_path / "a.xlsx")
+
+
+# Rows
+
+
+def obvious_url(url: str | None, max_chars: int) -> tuple[str | None, str | None]:
+    try:
+        return canonical_url(url or "", "", max_chars), None
+    except BadUrl as bad:
+        return None, bad.reason
+
+
+PIECES = "http:// https:// HTTP:// a.b EXAMPLE.com xn--bcher-kva.de 1.2.3.4 [::1] :80 :8080 / // . .. /./ /../ %2e"
+PIECES += " %2E%2e % %41 ? # @ ü 日本 a-b_c ~x ' \" < \\ &amp; ; | [ ] ^ ` { } \t \0"
+URLISH = st.lists(st.one_of(st.sampled_from([*PIECES.split(" "), " ", "a" * 41]), st.text(max_size=4)), max_size=9).map(
+    "".join
+)
+
+
+@given(st.lists(st.one_of(st.none(), URLISH, URLISH.map("http://img.example/".__add__)), min_size=1, max_size=20))
+def test_the_fast_path_of_addresses_is_the_slow_path(urls: list[str | None]):
+    urls = [None if url is None else url.encode("utf-8", "ignore").decode() for url in urls]
+    result, reasons = canonical_urls(urls, 60)
+    for url, got, reason in zip(urls, result, reasons, strict=True):
+        expected, expected_reason = obvious_url(url, 60)
+        assert reason == expected_reason
+        assert reason or got == expected
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=30)), min_size=1, max_size=20))
+def test_the_fast_path_of_captions_is_the_slow_path(captions: list[str | None]):
+    captions = [None if c is None else c.encode("utf-8", "ignore").decode() for c in captions]
+    assert normal_captions(captions, 20) == [normal_caption(c or "", 20) for c in captions]
+
+
+def test_rows_become_pairs_and_each_that_leaves_has_a_reason(tmp_path: Path):
+    lines = [
+        "url,text,page_url,score",
+        "http://a.example/0.jpg,  A   dog ,http://B.example:80/x,0.5",
+        "HTTP://A.example:80/x/../1.jpg,Ein Bär,,0.1",
+        "data:image/png;base64,AAAA,a dot,",
+        "ftp://a.example/3.jpg,no,,",
+        "/relative.jpg,no,,",
+        ",no address,,",
+        f"http://a.example/{'x' * 100},long,,",
+        "http://a.example/7.jpg,\x00 ,,",
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+    [batch] = read_list(tmp_path / "a.csv", ColumnNames(extra=("score",)), lambda *_: None)
+    table = pair_table(batch, max_caption_chars=50, max_url_chars=90)
+    rows = table.select(["url", "caption", "page_url", "source_offset", "extra", "drop_reason"]).to_pylist()
+    assert [tuple(row.values()) for row in rows[:2]] == [
+        ("http://a.example/0.jpg", "A dog", "http://b.example/x", 0, '{"score":"0.5"}', None),
+        ("http://a.example/1.jpg", "Ein Bär", None, 1, '{"score":"0.1"}', None),
+    ]
+    assert [(row["source_offset"], row["drop_reason"]) for row in rows[2:]] == [
+        (2, "data_url"),
+        (3, "not_http"),
+        (4, "bad_url"),
+        (5, "no_url"),
+        (6, "url_too_long"),
+        (7, "no_caption"),
+    ]

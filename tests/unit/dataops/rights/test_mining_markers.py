@@ -1,0 +1,148 @@
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataops.images.decode import sniff
+from dataops.rights.mining_markers import mining_markers
+
+VOCABULARY = "http://ns.useplus.org/ldf/vocab/"
+PACKET = (
+    '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+    'xmlns:plus="http://ns.useplus.org/ldf/xmp/1.0/" {attribute}>{element}</rdf:Description></rdf:RDF></x:xmpmeta>'
+)
+
+
+def packet(value: str, form: str = "attribute") -> bytes:
+    forms = {
+        "attribute": ("attribute", f'plus:DataMining="{VOCABULARY}{value}"'),
+        "element": ("element", f"<plus:DataMining>\n  {VOCABULARY}{value}\n</plus:DataMining>"),
+        "resource": ("element", f'<p:DataMining rdf:resource="{VOCABULARY}{value}"/>'),
+        "bare": ("element", f"<plus:DataMining>{value}</plus:DataMining>"),
+    }
+    place, text = forms[form]
+    return PACKET.format(**({"attribute": "", "element": ""} | {place: text})).encode()
+
+
+def cbor_text(text: str) -> bytes:
+    data = text.encode()
+    return (bytes([0x60 + len(data)]) if len(data) < 24 else bytes([0x78, len(data)])) + data
+
+
+def cbor_map(entries: dict[str, Any]) -> bytes:
+    body = b"".join(cbor_text(k) + (cbor_map(v) if isinstance(v, dict) else cbor_text(v)) for k, v in entries.items())
+    return bytes([0xA0 + len(entries)]) + body
+
+
+def jumbf(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content) + 8, kind) + content
+
+
+def c2pa(uses: dict[str, str], prefix: str = "c2pa", **more: str) -> bytes:
+    """A manifest store with nothing in it but the one assertion, in the form that C2PA's own writer gives it."""
+    label = jumbf(b"jumd", b"cbor" + bytes(12) + b"\x03" + f"{prefix}.training-mining".encode() + b"\0")
+    entries = {f"{prefix}.{name}": {**more, "use": use} for name, use in uses.items()}
+    return jumbf(b"jumb", label + jumbf(b"cbor", cbor_map({"entries": entries})))
+
+
+def encoded(kind: str) -> bytes:
+    out = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(out, kind)
+    return out.getvalue()
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def with_xmp(kind: str, xmp: bytes) -> bytes:
+    data = encoded(kind)
+    if kind == "JPEG":
+        return data[:2] + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp) + data[2:]
+    if kind == "PNG":
+        return data[:33] + png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp) + data[33:]
+    if kind == "GIF":
+        end = data.rindex(b"\x3b")
+        return data[:end] + b"\x21\xff\x0bXMP DataXMP" + xmp + b"\x01\0\0" + data[end:]
+    return riff_chunk(data, b"XMP ", xmp)
+
+
+def with_c2pa(kind: str, store: bytes) -> bytes:
+    data = encoded(kind)
+    if kind == "JPEG":
+        cut = 40  # over two segments, as stores of more than 64 KiB are
+        pieces = [store[:cut], store[:8] + store[cut:]]
+        segments = [segment(0xEB, b"JP\0\1" + struct.pack(">I", n) + piece) for n, piece in enumerate(pieces, 1)]
+        return data[:2] + b"".join(segments) + data[2:]
+    if kind == "PNG":
+        return data[:33] + png_chunk(b"caBX", store) + data[33:]
+    return riff_chunk(data, b"C2PA", store)
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def riff_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
+    chunk = struct.pack("<4sI", name, len(content)) + content + b"\0" * (len(content) % 2)
+    return data[:4] + struct.pack("<I", len(data) - 8 + len(chunk)) + data[8:] + chunk
+
+
+def found(data: bytes) -> list[tuple[str, str]]:
+    return list(mining_markers(data, sniff(data)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("form", ["attribute", "element", "resource", "bare"])
+def test_the_data_mining_property_of_iptc(kind: str, form: str) -> None:
+    for value in ("DMI-PROHIBITED", "DMI-PROHIBITED-AIMLTRAINING", "DMI-PROHIBITED-EXCEPTSEARCHENGINEINDEXING"):
+        assert found(with_xmp(kind, packet(value, form))) == [("iptc", value)]
+    for value in ("DMI-ALLOWED", "DMI-UNSPECIFIED"):
+        assert found(with_xmp(kind, packet(value, form))) == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("prefix", ["c2pa", "cawg"])
+def test_the_training_assertion_of_c2pa(kind: str, prefix: str) -> None:
+    uses = {"ai_inference": "notAllowed", "ai_training": "notAllowed", "data_mining": "allowed"}
+    assert found(with_c2pa(kind, c2pa(uses, prefix))) == [("c2pa", "ai_training notAllowed")]
+    uses = {"ai_generative_training": "constrained", "ai_training": "allowed"}
+    assert found(with_c2pa(kind, c2pa(uses, prefix, constraint_info="ask"))) == [
+        ("c2pa", "ai_generative_training constrained")
+    ]
+    assert found(with_c2pa(kind, c2pa({"ai_training": "allowed", "ai_inference": "notAllowed"}, prefix))) == []
+
+
+def test_the_assertion_as_json() -> None:
+    text = b'c2pa.training-mining {"entries": {"c2pa.ai_training": {"use": "notAllowed"}}}'
+    assert found(with_c2pa("PNG", jumbf(b"jumb", text))) == [("c2pa", "ai_training notAllowed")]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_only_metadata_speaks(kind: str) -> None:
+    assert found(encoded(kind)) == []
+    assert found(encoded(kind) + packet("DMI-PROHIBITED") + c2pa({"ai_training": "notAllowed"})) == []
+
+
+@given(
+    st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "])
+)
+@settings(max_examples=200, deadline=None)
+def test_no_bytes_break_it(data: bytes, start: bytes) -> None:
+    data = start + data + b"DataMining training-mining"
+    assert isinstance(mining_markers(data, sniff(data)), list)
+
+
+def test_both_in_one_picture_and_each_once() -> None:
+    xmp = packet("DMI-PROHIBITED")
+    data = with_xmp("PNG", xmp + xmp)
+    data = data[:33] + png_chunk(b"caBX", c2pa({"ai_training": "notAllowed"})) + data[33:]
+    assert found(data) == [("iptc", "DMI-PROHIBITED"), ("c2pa", "ai_training notAllowed")]

@@ -1,0 +1,175 @@
+import io
+import tarfile
+
+import pytest
+
+from dataops.errors import CorruptPart
+from dataops.shards.tar import ShardWriter, index_text, places, read_index, read_samples, spans_of
+
+
+def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
+    out = io.BytesIO()
+    writer = ShardWriter(out)
+    for key, members in samples:
+        writer.write(key, members)
+    writer.close()
+    return out.getvalue()
+
+
+SAMPLES = [(f"{n:09d}", {"jpg": bytes([n]) * (n * 700), "txt": "Käse".encode(), "json": b"{}"}) for n in range(5)]
+
+
+def test_what_is_written_is_read() -> None:
+    assert list(read_samples(io.BytesIO(shard(SAMPLES)), "x.tar")) == SAMPLES
+
+
+def test_same_samples_same_bytes_and_no_clock_or_user() -> None:
+    data = shard(SAMPLES)
+    assert data == shard(SAMPLES)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "pairmill", 0o444)}
+
+
+def test_empty_shard() -> None:
+    assert list(read_samples(io.BytesIO(shard([])), "x.tar")) == []
+
+
+def tar_of(*members: tarfile.TarInfo) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for info in members:
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    return out.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, size, "/etc/passwd" if kind == tarfile.SYMTYPE else ""
+    return info
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (tar_of(member("../0001.jpg")), r"bad.tar: member '../0001.jpg' is not a plain"),
+        (tar_of(member("/0001.jpg")), "is not a plain"),
+        (tar_of(member("a/0001.jpg")), "is not a plain"),
+        (tar_of(member("0001")), "is not a plain"),
+        (tar_of(member("0001.jpg\n")), "is not a plain"),
+        (tar_of(member("0001.jpg", tarfile.SYMTYPE)), "is not a plain"),
+        (tar_of(member("0001.jpg", tarfile.DIRTYPE)), "is not a plain"),
+        (tar_of(member("0001.jpg", tarfile.FIFOTYPE)), "is not a plain"),
+        (tar_of(member("1.jpg"), member("2.jpg"), member("1.txt")), "sample '1' comes twice"),
+        (tar_of(member("1.jpg"), member("1.jpg")), r"member '1.jpg' comes twice"),
+        (tar_of(member("1.jpg", size=5000))[:3000], "bad.tar: "),
+        (b"this is no tar file" * 100, "not a whole tar"),
+        (b"", "not a whole tar"),
+    ],
+)
+def test_hostile_shards_are_refused_by_name(data: bytes, what: str) -> None:
+    with pytest.raises(CorruptPart, match=what):
+        list(read_samples(io.BytesIO(data), "bad.tar"))
+    with pytest.raises(CorruptPart, match=what):
+        places(io.BytesIO(data), "bad.tar")
+
+
+def test_names_that_could_not_be_read_back_are_not_written() -> None:
+    with pytest.raises(ValueError, match="not a plain"):
+        shard([("../1", {"jpg": b""})])
+
+
+def test_bytes_are_those_of_the_standard_library() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in SAMPLES:
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size, info.mode, info.uname, info.gname = len(data), 0o444, "pairmill", "pairmill"
+                tar.addfile(info, io.BytesIO(data))
+    assert shard(SAMPLES) == out.getvalue()
+
+
+def test_places_are_where_the_bytes_lie_and_those_that_writing_told() -> None:
+    out = io.BytesIO()
+    writer = ShardWriter(out)
+    told = [member for key, members in SAMPLES for member in writer.write(key, members)]
+    writer.close()
+    data = out.getvalue()
+    assert places(out, "x.tar") == told
+    contents = [content for _, members in SAMPLES for content in members.values()]
+    assert [data[m.offset : m.offset + m.size] for m in told] == contents
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert [(m.name, m.offset_data, m.size) for m in tar] == [(m.name, m.offset, m.size) for m in told]
+
+
+def test_numbers_in_headers_may_be_written_in_other_ways() -> None:
+    data = bytearray(shard(SAMPLES))
+    assert data[148:149] == b"0"
+    data[148:156] = b" " + data[149:154] + b" \0"  # the checksum counts its own field as spaces
+    assert places(io.BytesIO(data), "x") == places(io.BytesIO(shard(SAMPLES)), "x")
+
+
+def test_a_shard_that_was_cut_anywhere_is_refused() -> None:
+    data = shard(SAMPLES[:2])
+    used = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    for end in range(0, used + 512, 256):
+        with pytest.raises(CorruptPart, match=r"x\.tar: "):
+            places(io.BytesIO(data[:end]), "x.tar")
+
+
+def test_a_header_with_a_flipped_bit_is_refused() -> None:
+    data = shard(SAMPLES[1:2])
+    for byte in range(512):
+        damaged = bytearray(data)
+        damaged[byte] ^= 4
+        with pytest.raises(CorruptPart, match=r"x\.tar: "):
+            places(io.BytesIO(damaged), "x.tar")
+
+
+def test_a_sample_is_read_alone_by_its_line_of_the_index() -> None:
+    out = io.BytesIO()
+    writer = ShardWriter(out)
+    text = index_text([writer.write(key, members) for key, members in SAMPLES])
+    writer.close()
+    assert text.splitlines()[:2] == [
+        "v1.2 5", "jpg 512 0 000000000.jpg txt 1024 5 000000000.txt json 2048 2 000000000.json"
+    ]  # fmt: skip
+    data = out.getvalue()
+    read = [
+        {extension: data[m.offset : m.offset + m.size] for extension, m in members.items()}
+        for members in read_index(text, "x.idx")
+    ]
+    assert read == [members for _, members in SAMPLES]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "v1.2 2\njpg 1 2 a.jpg\n", "v1.1 1\njpg 1 2\n", "v1.2 1\njpg 1 2\n", "v1.2 1\njpg x 2 a.jpg\n"]
+)
+def test_what_is_no_index_is_refused(text: str) -> None:
+    with pytest.raises(CorruptPart, match=r"x\.idx: not a"):
+        list(read_index(text, "x.idx"))
+
+
+def test_names_that_a_header_cannot_hold_are_not_written() -> None:
+    shard([("k" * 96, {"jpg": b"x"})])
+    for key in ("k" * 97, "a\nb", "a.b", "", "é", "a/b"):
+        with pytest.raises(ValueError, match="at most 100 characters"):
+            shard([(key, {"jpg": b"x"})])
+    for extension in ("", "j pg", "jpg\n", ".jpg"):
+        with pytest.raises(ValueError, match="at most 100 characters"):
+            shard([("a", {extension: b"x"})])
+
+
+def test_some_members_are_found_by_name_and_no_further_than_needed() -> None:
+    data, names = shard(SAMPLES), ["000000002.jpg", "000000001.txt", "none.jpg"]
+    where = {m.name: (m.offset, m.size) for m in places(io.BytesIO(data), "x.tar") if m.name in names}
+    assert len(where) == 2
+    assert spans_of(names, io.BytesIO(data), "x.tar") == where
+    assert spans_of(names[:2], io.BytesIO(data[:7000]), "x.tar") == where
+    with pytest.raises(CorruptPart, match="ends early"):
+        spans_of(names, io.BytesIO(data[:7000]), "x.tar")
+    damaged = bytearray(data)
+    damaged[where["000000001.txt"][0] - 512 + 300] ^= 4
+    assert spans_of(names[:1], io.BytesIO(damaged), "x.tar") == {names[0]: where[names[0]]}, "of others nothing is said"
+    with pytest.raises(CorruptPart, match=r"bad checksum of the header of '000000001\.txt'"):
+        spans_of(names, io.BytesIO(damaged), "x.tar")

@@ -1,0 +1,258 @@
+"""What a store that someone else wrote can do to its reader: nothing beyond being refused, by name."""
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dataops.errors import ConfigError, CorruptPart, StorageError
+from dataops.shards import tar as shards
+from dataops.shards.tar import read_samples
+from dataops.snapshot import Counts, Manifest, Part, Record, find, read_table
+from dataops.storage.s3 import S3Store
+from dataops.store import FolderStore, open_store
+
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder of the reader's own, beside the store."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "id_rsa").write_text("private")
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+# Links ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_planted_link_to_a_file_is_neither_read_nor_listed_nor_written_through(store, outside):
+    store.put("pack/a", b"x")
+    (store.root / "pack" / "b").symlink_to(outside / "id_rsa")
+    assert store.names("") == ["pack/a"]
+    for call in (
+        store.read,
+        store.size,
+        store.local,
+        lambda name: store.locals(["pack/a", name]),
+        lambda name: store.put(name, b"x"),
+        lambda n: store.create(n, b"x"),
+    ):
+        with pytest.raises(StorageError, match="pack/b is a link out of the store; remove it"):
+            call("pack/b")
+    with pytest.raises(StorageError):
+        store.copy("pack/b", "pack/c")
+    assert (outside / "id_rsa").read_text() == "private"
+
+
+def test_a_planted_link_to_a_folder_is_not_written_or_deleted_through(store, outside):
+    (store.root / "extract").mkdir(parents=True)
+    (store.root / "extract" / KEY).symlink_to(outside)
+    for call in (
+        lambda: store.put(f"extract/{KEY}/part", b"x"),
+        lambda: store.locals([f"extract/{KEY}/id_rsa"]),
+        lambda: store.delete_tree(f"extract/{KEY}/id_rsa"),
+    ):
+        with pytest.raises(StorageError, match="is a link out of the store"):
+            call()
+    with pytest.raises(StorageError):
+        store.delete_tree(f"extract/{KEY}")
+    assert store.names("") == []
+    assert [path.name for path in outside.iterdir()] == ["id_rsa"]
+
+
+def test_a_store_may_itself_be_reached_through_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    store = FolderStore(tmp_path / "link")
+    store.put("a/b", b"x")
+    assert (store.read("a/b"), store.names("")) == (b"x", ["a/b"])
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://../x", "s3://bucket/../x", "s3://bucket/a/../../x", "s3://b", "s3://user:pw@bucket/x", "s3://bucket/x?y#z"],
+)
+def test_buckets_and_prefixes_that_would_leave_the_cache(uri):
+    with pytest.raises(ConfigError, match="s3://bucket/prefix"):
+        open_store(uri)
+
+
+def test_cached_copies_stay_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    for name in ("../x", "/etc/x", "a/../../x", "a\0b", "a\\..\\b"):
+        with pytest.raises(StorageError, match="plain relative"):
+            S3Store("bucket", "p").local(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Manifests ------------------------------------------------------------------------------------------------------------
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    part = {"name": "part-00000.parquet", "rows": 0, "bytes": 1, "sha256": "0"}
+    known = {"stage": "pack", "stage_version": 1, "key": KEY, "inputs": [], "config": {}, "seed": 0, "code": {}}
+    more = {
+        "parts": [part],
+        "counts": Counts().model_dump(),
+        "content_digest": "0",
+        "created_at": "2026-01-01T00:00:00",
+    }
+    return known | more | changes
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../own/id_rsa", "/etc/passwd", "a/../b", "a/b/c", ".hidden", "", "a\0b", "a\nb", "a\\b", "\x1b[2J", "x" * 300],
+)
+def test_parts_that_would_leave_their_folder(store, name):
+    with pytest.raises(ValidationError, match="name"):
+        Part(name=name, rows=0, bytes=0, sha256="")
+    bad = [{"name": name, "rows": 0, "bytes": 7, "sha256": "0"}]
+    store.put(f"pack/{KEY}/manifest.json", json.dumps(manifest(parts=bad)).encode())
+    with pytest.raises(CorruptPart, match="a run of its config remakes it"):
+        find(store, "pack", KEY)
+    with pytest.raises(ValidationError):
+        Record(task="t", parts=[{"name": name, "rows": 0, "bytes": 0, "sha256": ""}])  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00000.parquet", "_work/judged-00001.parquet", "00000.tar", "predictions-a.b_c.parquet"]
+)
+def test_parts_that_stay(name):
+    assert Part(name=name, rows=0, bytes=0, sha256="").name == name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"stage": "extract"}, {"key": "f" * 16}, {"stage": ".."}, {"key": "../../own"}, {"parts": 5}, {"more": 1}],
+)
+def test_a_manifest_that_speaks_for_another_snapshot_or_is_none(store, changes):
+    store.put(f"pack/{KEY}/part-00000.parquet", b"x")
+    store.put(f"pack/{KEY}/manifest.json", json.dumps(manifest()).encode())
+    assert isinstance(find(store, "pack", KEY), Manifest)
+    store.put(f"pack/{KEY}/manifest.json", json.dumps(manifest(**changes)).encode())
+    with pytest.raises(CorruptPart, match=f"pack/{KEY}/manifest.json"):
+        find(store, "pack", KEY)
+
+
+# Pickle ---------------------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Whose unpickling leaves a mark."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_in_the_place_of_a_part_is_refused_and_does_not_run(store, tmp_path):
+    bomb = pickle.dumps(Bomb(tmp_path / "ran"))
+    pickle.loads(bomb)
+    assert (tmp_path / "ran").exists()
+    (tmp_path / "ran").unlink()
+    store.put("pack/x/part-00000.parquet", bomb)
+    with pytest.raises(CorruptPart, match=r"pack/x/part-00000.parquet"):
+        read_table(store, "pack/x/part-00000.parquet")
+    with pytest.raises(CorruptPart, match=r"pack/x/00000.tar"):
+        list(read_samples(io.BytesIO(bomb), "pack/x/00000.tar"))
+    store.put(f"pack/{KEY}/manifest.json", bomb)
+    with pytest.raises(CorruptPart, match=f"pack/{KEY}/manifest.json"):
+        find(store, "pack", KEY)
+    assert not (tmp_path / "ran").exists()
+
+
+# Shards ---------------------------------------------------------------------------------------------------------------
+
+
+def tar(*members: tuple[str, Any], size: int | None = None, form: int = tarfile.PAX_FORMAT) -> io.BytesIO:
+    """An archive of members (name, bytes or the letter of a tar type)."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=form) as archive:
+        for name, what in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(what, bytes):
+                info.size = len(what)
+                archive.addfile(info, io.BytesIO(what))
+            else:
+                info.type, info.linkname = what.encode(), "/etc/passwd"
+                archive.addfile(info)
+    sink.seek(0)
+    return sink
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        *(
+            ("../a.jpg", b"x"),
+            ("/etc/a.jpg", b"x"),
+            ("d/a.jpg", b"x"),
+            ("a\\b.jpg", b"x"),
+            (".a.jpg", b"x"),
+            ("a", b"x"),
+        ),
+        *(
+            ("a.jpg", tarfile.SYMTYPE.decode()),
+            ("a.jpg", tarfile.LNKTYPE.decode()),
+            ("a.jpg", tarfile.CHRTYPE.decode()),
+            ("a.jpg", tarfile.BLKTYPE.decode()),
+        ),
+        *(
+            ("a.jpg", tarfile.FIFOTYPE.decode()),
+            ("a.jpg", tarfile.DIRTYPE.decode()),
+            ("n" * 4000 + "/../x.jpg", b"x"),
+            ("a\nb.jpg", b"x"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_members_that_are_no_plain_file_of_a_plain_name(member, form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CorruptPart, match=r"s\.tar: member"):
+        list(read_samples(tar(member, form=form), "s.tar"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def sized(size: bytes) -> io.BytesIO:
+    """A shard whose one member says that it has `size` (12 bytes of the header)."""
+    data = bytearray(tar(("a.jpg", b"x"), form=tarfile.USTAR_FORMAT).getvalue())
+    data[124:136] = size
+    data[148:156] = b"        "
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    return io.BytesIO(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(b"77777777777\0", id="8 GiB"),
+        pytest.param(b"\x80" + b"\xff" * 11, id="2^88"),
+        pytest.param(b"\xff" * 11 + b"\x00", id="negative"),
+        pytest.param(b"\xff" + b"\x80" + b"\0" * 10, id="very negative"),
+    ],
+)
+def test_sizes_that_no_member_has(size):
+    with pytest.raises(CorruptPart, match=r"s\.tar"):
+        list(read_samples(sized(size), "s.tar"))
+
+
+def test_a_member_larger_than_memory_should_hold_is_refused_before_it_is_read(monkeypatch):
+    monkeypatch.setattr(shards, "MAX_MEMBER_BYTES", 1000)
+    assert len(list(read_samples(tar(("a.jpg", b"x" * 1000)), "s.tar"))) == 1
+    with pytest.raises(CorruptPart, match=r"a.jpg.*1001 bytes"):
+        list(read_samples(tar(("a.jpg", b"x" * 1001)), "s.tar"))

@@ -1,0 +1,240 @@
+import logging
+import pickle
+import subprocess
+import sys
+import threading
+
+import pytest
+from pydantic import BaseModel
+
+from dataops import redaction as secrets
+from dataops.errors import JobFailed, StorageError
+from dataops.redaction import guard_process, is_secret_name, redact, scrub, scrubbed_errors, without_secrets
+
+KEY = "wJalrXUtnFEMI/K7MDENG+planted"
+PASSWORD = "p4ssword"
+VARIABLE = "AWS_SECRET_ACCESS_KEY"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv(VARIABLE, KEY)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "HF_TOKEN"),
+        *("PREFECT_SERVER_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "POSTGRES_PASSWORD"),
+        *("PGPASSWORD", "token", "db.password", "api-key", "access_key", "store.secret"),
+    ],
+)
+def test_names_of_secrets(name):
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "max_tokens", "tokenizer", "TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "key", "author"]
+)
+def test_names_of_other_things(name):
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("http://user:p4ss@host/x", "http://host/x"),
+        ("http://user:p@ss@host/x", "http://host/x"),
+        ("see https://example.org/@me and a@b.org", "see https://example.org/@me and a@b.org"),
+        (
+            "https://b.s3.amazonaws.com/k?X-Amz-Signature=abc&x=1",
+            "https://b.s3.amazonaws.com/k?X-Amz-Signature=***&x=1",
+        ),
+        ("https://h/?access_token=abc#t", "https://h/?access_token=***#t"),
+        ("lr=0.1, token=5", "lr=0.1, token=5"),
+        (f"key {KEY} there", "key *** there"),
+        ("quoted wJalrXUtnFEMI%2FK7MDENG%2Bplanted", "quoted ***"),
+        ("Basic d0phbHJYVXRuRkVNSS9LN01ERU5HK3BsYW50ZWQ=", "Basic ***"),
+    ],
+)
+def test_redact(text, clean):
+    assert redact(text) == clean
+    assert redact(clean) == clean
+
+
+def test_passwords_in_addresses_of_the_environment_are_secrets_wherever_they_stand(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://mill:corr/ect%40horse@db/mill")
+    assert redact('password authentication failed: "corr/ect@horse" or corr/ect%40horse') == (
+        'password authentication failed: "***" or ***'
+    )
+
+
+def test_short_values_are_left_alone(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "small")
+    assert redact("a small model") == "a small model"
+
+
+def test_credentials_of_http_basic(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "u")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "passpass")
+    assert redact("Authorization: Basic dTpwYXNzcGFzcw==") == "Authorization: Basic ***"
+
+
+def test_a_process_without_use_for_secrets_gets_none():
+    environ = {
+        VARIABLE: KEY,
+        "PATH": "/bin",
+        "DB": "postgresql://u:p@h/d",
+        "AWS_REGION": "x",
+        "http_proxy": "http://h:1",
+    }
+    assert without_secrets(environ) == {"PATH": "/bin", "AWS_REGION": "x", "http_proxy": "http://h:1"}
+
+
+def test_a_secret_is_read_as_one():
+    found = secrets.secret(VARIABLE)
+    assert found is not None
+    assert KEY not in f"{found} {found!r}"
+    assert found.get_secret_value() == KEY
+    assert secrets.secret("NOT_SET") is None
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [StorageError, lambda text: JobFailed(text, exit_code=75)])
+def test_our_errors_are_born_clean_and_survive_another_process(make):
+    error = make(f"cannot reach http://u:p@h with {KEY}")
+    assert str(error) == "cannot reach http://h with ***"
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.exit_code) == (str(error), error.exit_code)
+
+
+class Model(BaseModel):
+    number: int
+
+
+def chained() -> None:
+    try:
+        raise KeyError(KEY)
+    except KeyError as error:
+        raise RuntimeError("calm") from error
+
+
+def nested() -> None:
+    raise ExceptionGroup("several", [ValueError(KEY), OSError(2, "gone", f"/x/{KEY}")])
+
+
+def wrapped() -> None:
+    raise ConnectionError(RuntimeError(f"no route to http://u:{PASSWORD}@h {KEY}"))
+
+
+def noted() -> None:
+    error = ValueError("x")
+    error.add_note(KEY)
+    raise error
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        *(chained, nested, wrapped, noted),
+        lambda: raise_(OSError(2, "gone", f"/x/{KEY}")),
+        lambda: raise_(ValueError({"a": [KEY, KEY.encode()]})),
+        lambda: Model(number=KEY),  # pyright: ignore
+        lambda: raise_(UnicodeDecodeError("utf-8", b"", 0, 1, KEY)),
+    ],
+)
+def test_no_secret_leaves_in_an_error_its_causes_or_its_traceback(leak):
+    import traceback
+
+    with pytest.raises(BaseException) as caught, scrubbed_errors():  # noqa: PT011
+        leak()
+    text = "".join(traceback.format_exception(caught.value))
+    assert KEY not in text
+    assert PASSWORD not in text
+    assert "***" in text
+
+
+def test_an_error_without_secrets_is_the_same_object():
+    error = ValueError("plain")
+    assert scrub(error) is error
+
+
+# Log lines ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What a formatter makes of records logged in a guarded process."""
+    before, hooks = logging.getLogRecordFactory(), (sys.excepthook, threading.excepthook)
+    guard_process()
+    guard_process()
+    found: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(self.format(record))
+
+    logger = logging.getLogger("tests.secrets")
+    handler = Keep()
+    logger.addHandler(handler)
+    yield logger, found
+    logger.removeHandler(handler)
+    logging.setLogRecordFactory(before)
+    sys.excepthook, threading.excepthook = hooks
+
+
+def test_log_records_hold_no_secret_however_it_came(lines):
+    logger, found = lines
+    logger.warning("got %s from %s", KEY, "http://u:p@h/")
+    try:
+        chained()
+    except RuntimeError:
+        logger.exception("failed")
+    try:
+        Model(number=KEY)  # pyright: ignore
+    except ValueError:
+        logger.exception("refused")
+    logger.warning("%d of them", KEY)
+    assert found[0] == "got *** from http://h/"
+    assert KEY not in "\n".join(found)
+    assert "KeyError: '***'" in found[1]
+
+
+def test_a_hostile_name_cannot_forge_a_line_or_steer_a_terminal(lines):
+    logger, found = lines
+    logger.warning("host %s", "evil\r\n2026-01-01 00:00:00 pack 1234 completed\x1b[2J\x1b]8;;http://x\x07\x9b1m\u202e")
+    (line,) = found
+    assert [part[:4] for part in line.split("\n")[1:]] == ["    "]
+    assert not set(line) & set("\r\x1b\x07\x9b\u202e")
+    assert "\\x1b[2J" in line
+
+
+def test_plain_records_keep_their_arguments(lines):
+    logger, _ = lines
+    record = logger.makeRecord("n", logging.INFO, "f", 1, "%s of %s", (1, 2), None)
+    assert (record.msg, record.args) == ("%s of %s", (1, 2))
+
+
+def test_the_last_words_of_a_process_are_clean():
+    code = (
+        "import os, threading\nfrom dataops.redaction import guard_process\nguard_process()\n"
+        "def die(): raise ValueError(os.environ['HF_TOKEN'] + chr(27))\n"
+        "t = threading.Thread(target=die); t.start(); t.join()\ndie()\n"
+    )
+    environ = {"HF_TOKEN": KEY, "PYTHONPATH": "."}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("ValueError: ***\\x1b") == 2
+    assert KEY not in done.stderr
+
+
+def test_a_private_folder_is_the_users_own(tmp_path):
+    assert secrets.private_folder(tmp_path / "a" / "home").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "shared").mkdir(mode=0o755)
+    assert secrets.private_folder(tmp_path / "shared").stat().st_mode & 0o777 == 0o755

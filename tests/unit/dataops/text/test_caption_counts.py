@@ -1,0 +1,99 @@
+"""One pass over the bytes says what the regular expressions say."""
+
+import re
+import unicodedata
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.filters import word_count
+from dataops.kernels.characters import ASSIGNED
+from dataops.text.caption_counts import COUNTS, counted
+from dataops.text.personal_data import PATTERNS, has_personal
+
+TEXT = st.text(
+    st.one_of(
+        st.sampled_from("aAzé ßİıſ\u212a 19٣ 赤กა\u0301.@:/wW+-()\t\n\u3000\u00a0★𝟛𠀀"),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.one_of(st.none(), TEXT), max_size=6))
+def test_the_counts_are_those_of_the_expressions(texts: list[str | None]):
+    frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
+    caption = pl.col("caption")
+    slow = frame.select(
+        caption.str.len_chars(),
+        word_count(caption).alias("words"),
+        caption.str.count_matches(r"\S").alias("visible"),
+        caption.str.count_matches(r"[\p{L}\p{M}]").alias("letters"),
+        caption.str.split(" ").list.len().cast(pl.UInt32).alias("pieces"),
+    )
+    assert counted(frame["caption"]).select(COUNTS[:-1]).rows() == slow.rows()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.lists(st.sampled_from(["a", "A", "bc", "İ", "i\u0307", "ΣΑΣ", "σας", "", "kite"]), max_size=9)))
+def test_there_are_never_fewer_different_pieces_than_lengths(said: list[list[str]]):
+    texts = pl.Series([" ".join(words) for words in said], dtype=pl.String)
+    lengths = counted(texts)["caption_lengths"].to_list()
+    different = [len(set(text.split(" "))) for text in texts.str.to_lowercase().to_list()]
+    assert all(0 < low <= high for low, high in zip(lengths, different, strict=True))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(TEXT, max_size=5))
+def test_capitals_are_found_as_by_changing_the_case(texts: list[str]):
+    frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
+    caption = pl.col("caption")
+    slow = (caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase())
+    assert counted(frame["caption"])["caption_capitals"].to_list() == frame.select(slow).to_series().to_list()
+
+
+def test_what_is_not_looked_at_is_no_letter_mark_or_number():
+    others = pl.Series([chr(code) for code in sorted({*range(0xE000, 0x110000)}.difference(*ASSIGNED))])
+    assert not others.str.contains(r"[\s\d\p{L}\p{M}]").any()
+    assert not {unicodedata.category(c) for c in others.to_list()} & {
+        "Lu",
+        "Ll",
+        "Lt",
+        "Lm",
+        "Lo",
+        "Mn",
+        "Mc",
+        "Nd",
+        "Nl",
+        "No",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_nothing_personal_is_passed_over(name: str):
+    # Python knows this flag at the beginning only. What it makes is then asked of Rust's.
+    pattern = re.compile(PATTERNS[name].replace("(?i)", ""), re.IGNORECASE if "(?i)" in PATTERNS[name] else 0)
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.from_regex(pattern), TEXT, TEXT)
+    def check(found: str, before: str, after: str):
+        text = f"{before} {found} {after}".encode(errors="ignore").decode()
+        frame = pl.DataFrame({"caption": [text]})
+        if frame.select(has_personal(pl.col("caption"))).item():
+            assert counted(frame["caption"])["caption_may_be_personal"].item()
+
+    check()
+
+
+def test_what_is_not_personal_is_seldom_looked_at():
+    texts = pl.Series(["a red kite", "IMG_2034.jpg", "Numbers 7", "Open 7 days. By Ann", "site 12", "800 x 6000 px"])
+    assert counted(texts)["caption_may_be_personal"].to_list() == [False] * 6
+    texts = pl.Series(["dial 030 123456", "see kite.com", "ann@kite", "12 Hill Road", "Bergstraße 7", "at www.kite.x"])
+    assert counted(texts)["caption_may_be_personal"].to_list() == [True] * 6
+    texts = pl.Series(
+        [f"12 {way}" for way in ("Hill Street", "O St", "Old Mill Ave", "A Rd", "B Blvd", "C Ln", "D Drive")]
+    )
+    assert counted(texts)["caption_may_be_personal"].all()

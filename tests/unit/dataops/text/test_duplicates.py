@@ -1,0 +1,144 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.schema import uid
+from dataops.text.duplicates import (
+    DEDUPE_STEPS,
+    FULL_CAPTION_WORDS,
+    KEY_BYTES,
+    KEYS,
+    LONG_CAPTION_WORDS,
+    SOURCE_RANK,
+    duplicates,
+    keys,
+    partition,
+)
+
+NESTED = DEDUPE_STEPS[:3]
+
+
+def pairs(rows: list[tuple[str, str, str, str]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "uid": [uid(url, caption) for url, caption, _, _ in rows],
+            "url": [row[0] for row in rows],
+            "caption": [row[1] for row in rows],
+            "caption_source": [row[2] for row in rows],
+            "page_url": [row[3] for row in rows],
+            "source": ["a.warc.gz"] * len(rows),
+            "source_offset": [0] * len(rows),
+        },
+        schema_overrides={"caption": pl.String},
+    )
+
+
+def chosen(rows: list[tuple[str, str, str, str]]) -> list[str | None]:
+    return named(duplicates(keys(pairs(rows)), NESTED))
+
+
+def named(found: np.ndarray) -> list[str | None]:
+    return [f"duplicate_{DEDUPE_STEPS[step - 1]}" if step else None for step in found.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("best", "worse", "reason"),
+    [
+        (("u", "a red kite", "alt"), ("u", "a red kite", "title"), "duplicate_uid"),
+        (("u", "A red kite", "alt"), ("u", "A RED KITE", "alt"), "duplicate_pair"),
+        (("u", "Straße am Meer", "alt"), ("u", "strasse am meer", "title"), "duplicate_pair"),
+        (("u", "a red kite", "alt"), ("u", "a red kite over the hill", "figcaption"), "duplicate_url"),
+        (("u", "a red kite over the hill", "figcaption"), ("u", "kite", "alt"), "duplicate_url"),
+        (("u", "a red kite over the hill", "alt"), ("u", "a red kite", "alt"), "duplicate_url"),
+        (("u", "a red kite", "alt"), ("u", "A RED KITE AND MORE", "alt"), "duplicate_url"),
+    ],
+)
+def test_the_better_one_stays(best: tuple[str, str, str], worse: tuple[str, str, str], reason: str):
+    assert chosen([(*best, "p"), (*worse, "p")]) == [None, reason]
+    assert chosen([(*worse, "p"), (*best, "p")]) == [reason, None]
+
+
+ROW = st.tuples(
+    st.sampled_from(["http://a/1", "http://a/2", "http://b/1"]),
+    st.sampled_from(["a red kite", "A Red Kite", "A RED KITE", "kite", "a kite over a hill", "Ein Drachen", "ß", "SS"]),
+    st.sampled_from(["alt", "title", "figcaption", "pair_list"]),
+    st.sampled_from(["http://p/1", "http://p/2"]),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(ROW, max_size=25), st.randoms(use_true_random=False))
+def test_the_choice_is_idempotent_and_knows_no_order(rows: list[tuple[str, str, str, str]], random):
+    first = chosen(rows)
+    kept = [row for row, reason in zip(rows, first, strict=True) if reason is None]
+    assert len({row[0] for row in kept}) == len(kept) == len({row[0] for row in rows})
+    assert chosen(kept) == [None] * len(kept)
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    again = [row for row, reason in zip(shuffled, chosen(shuffled), strict=True) if reason is None]
+    assert sorted(again) == sorted(kept)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(NESTED)))
+def test_steps_that_are_off_drop_nothing(rows: list[tuple[str, str, str, str]], steps: set):
+    found = named(duplicates(keys(pairs(rows)), list(steps)))
+    assert {reason for reason in found if reason} <= {f"duplicate_{step}" for step in steps}
+    assert len(found) == len(rows)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(ROW, max_size=30), st.integers(0, 4))
+def test_ranges_of_urls_can_be_decided_apart(rows: list[tuple[str, str, str, str]], bits: int):
+    found = keys(pairs(rows))
+    order, sizes = partition(found["url"], bits)
+    assert [high >> 64 - bits for high in found["url"][order].to_list()] == np.repeat(range(1 << bits), sizes).tolist()
+    apart: list[str | None] = [None] * len(rows)
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        places = order[end - size : end]
+        assert places.is_sorted()
+        for place, reason in zip(places, named(duplicates(found[places], NESTED)), strict=True):
+            apart[place] = reason
+    assert apart == chosen(rows)
+
+
+def slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str | None]:
+    """The choice as it is described: for each step the best row of each group stays."""
+    origins = keys(pairs(rows))["origin"].to_list()
+    found: list[str | None] = [None] * len(rows)
+    groups = {"uid": lambda r: r[:2], "pair": lambda r: (r[0], r[1].casefold()), "url": lambda r: r[0]}
+    groups["caption"] = lambda r: r[1].casefold()
+
+    def order(i: int, step: str) -> tuple:
+        url, caption, source, _ = rows[i]
+        words = len(caption.split())
+        by_source = caption.isupper(), SOURCE_RANK[source]
+        best = words < FULL_CAPTION_WORDS, *by_source, -min(words, LONG_CAPTION_WORDS)
+        return (by_source if step in ("uid", "pair") else best), uid(url, caption), origins[i], i
+
+    for step in (s for s in DEDUPE_STEPS if s in steps):
+        left = [i for i, reason in enumerate(found) if reason is None]
+        of = {i: groups[step](rows[i]) for i in left}
+        stays = {group: min((i for i in left if of[i] == group), key=lambda i: order(i, step)) for group in of.values()}
+        for i in left:
+            found[i] = None if stays[of[i]] == i else f"duplicate_{step}"
+    return found
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(DEDUPE_STEPS)))
+def test_the_choice_is_that_of_plain_python(rows: list[tuple[str, str, str, str]], steps: set):
+    assert named(duplicates(keys(pairs(rows)), list(steps))) == slowly(rows, list(steps))
+    if not steps & {"pair", "caption"}:
+        assert named(duplicates(keys(pairs(rows), captions=False), list(steps))) == slowly(rows, list(steps))
+
+
+def test_one_caption_of_several_urls():
+    rows = [("u", "a red kite", "title", "p"), ("v", "A red kite", "alt", "p"), ("w", "kite", "alt", "p")]
+    assert named(duplicates(keys(pairs(rows)), ["caption"])) == ["duplicate_caption", None, None]
+
+
+def test_the_size_of_a_key():
+    assert pl.DataFrame(schema=KEYS).clear(1000).estimated_size() == pytest.approx(KEY_BYTES * 1000, rel=0.02)

@@ -1,0 +1,149 @@
+"""Comparison in buckets, ranking and the greedy choice, against plain Python."""
+
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.schema import uid
+from dataops.text import near_captions
+from dataops.text.duplicates import duplicates, keys
+from dataops.text.near_captions import MEMBERS, MOST_LEADERS, PAIRS, by_rank, leaving, near_pairs, one_in, rank
+from tests.unit.dataops.text import slow_captions as slow
+
+WORDS = ["a", "red", "kite", "over", "the", "old", "hill", "again", "Kite!", "京", "塔"]
+CAPTION = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
+MEMBER = st.fixed_dictionaries(
+    {"bucket": st.integers(0, 2), "rank": st.integers(0, 4), "origin": st.integers(0, 1), "caption": CAPTION}
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(MEMBER, max_size=14), st.sampled_from([0.5, 0.7, 0.8, 1.0]), st.randoms(use_true_random=False))
+def test_pairs_are_those_of_plain_python(rows: list[dict], threshold: float, random):
+    rows = [row | {"id": i} for i, row in enumerate(rows)]
+    expected = slow.near_pairs(rows, threshold, MOST_LEADERS)
+    random.shuffle(rows)
+    found = near_pairs(pl.DataFrame(rows, schema=MEMBERS), threshold)
+    assert set(found.select("better", "worse").iter_rows()) == expected
+    ranks = {row["id"]: (row["rank"], row["origin"]) for row in rows}
+    for better, rank_, origin, worse, worse_rank in found.select(list(PAIRS)).iter_rows():
+        assert (rank_, origin) == ranks[better] <= ranks[worse]
+        assert worse_rank == ranks[worse][0]
+
+
+def template(number: int, seed: int = 0) -> list[str]:
+    """Captions of which no two are near-duplicates, but that have a lot in common."""
+    chance = random.Random(seed)
+    ends = ["".join(chance.choices("etaoinshrdlu", k=25)) for _ in range(number)]
+    return [f"House for sale with garden in {end}" for end in ends]
+
+
+@pytest.mark.timeout(20)
+def test_a_giant_bucket_is_compared_with_its_first_leaders_only():
+    apart = template(20_000)
+    rows = {"bucket": 7, "id": range(len(apart)), "rank": range(len(apart)), "origin": 0, "caption": apart}
+    assert near_pairs(pl.DataFrame(rows, schema=MEMBERS), 0.8).height == 0  # 1.3 million comparisons, not 200 million
+    few = apart[: MOST_LEADERS + 3]
+    twice = pl.DataFrame(
+        {"bucket": 7, "id": range(2 * len(few)), "rank": range(2 * len(few)), "origin": 0, "caption": few + few},
+        schema=MEMBERS,
+    )
+    found = near_pairs(twice, 0.8).sort("worse")
+    assert found["better"].to_list() == list(range(MOST_LEADERS))
+    assert found["worse"].to_list() == [len(few) + i for i in range(MOST_LEADERS)]
+
+
+PAIR = st.tuples(st.integers(0, 15), st.integers(0, 15)).filter(lambda p: p[0] != p[1])
+
+
+def frame(pairs: set[tuple[int, int]], order: dict[int, tuple[int, int, int]]) -> pl.DataFrame:
+    rows = [(b, order[b][0], order[b][1], w, order[w][0]) for b, w in pairs]
+    return pl.DataFrame(rows, schema=PAIRS, orient="row")
+
+
+def graph(
+    pairs: set[tuple[int, int]], ranks: list[int]
+) -> tuple[set[tuple[int, int]], dict[int, tuple[int, int, int]]]:
+    order = {i: (ranks[i], i % 2, i) for i in range(16)}
+    return {(a, b) if order[a] < order[b] else (b, a) for a, b in pairs}, order
+
+
+GRAPH = st.builds(graph, st.sets(PAIR, max_size=40), st.lists(st.integers(0, 5), min_size=16, max_size=16))
+
+
+@settings(max_examples=150, deadline=None)
+@given(GRAPH)
+def test_who_leaves_has_a_better_one_that_stays_and_who_stays_has_none(known):
+    pairs, order = known
+    left = leaving(frame(pairs, order), pl.Series([], dtype=pl.UInt64))
+    gone = set(left["worse"].to_list())
+    assert left["worse"].to_list() == sorted(gone)
+    assert gone == slow.leaving(pairs, order)
+    assert all((worse in gone) == any(b not in gone for b, w in pairs if w == worse) for _, worse in pairs)
+    assert left["worse_rank"].to_list() == [order[worse][0] for worse in left["worse"]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(GRAPH, st.integers(1, 6))
+def test_ranges_of_ranks_settled_one_after_the_other_do_not_show(known, ranges: int):
+    pairs, order = known
+    whole = frame(pairs, order)
+    samples = pl.Series(one_in(pl.Series([o[0] for o in order.values()], dtype=pl.UInt64), 3))
+    numbers = by_rank(whole["better_rank"], samples, ranges)
+    later = by_rank(whole["worse_rank"], samples, ranges)
+    assert (later >= numbers).all()
+    gone, found = pl.Series([], dtype=pl.UInt64), set[int]()
+    for number in range(ranges):
+        left = leaving(whole.filter(numbers == number), gone)
+        found |= set(left["worse"].to_list())
+        gone = pl.concat([gone, left["worse"]])
+    assert found == slow.leaving(pairs, order)
+
+
+def test_a_chain_takes_nothing_away_that_is_like_nothing_that_stays():
+    order = {i: (i, 0, i) for i in range(5)}
+    chain = {(i, i + 1) for i in range(4)}
+    assert leaving(frame(chain, order), pl.Series([], dtype=pl.UInt64))["worse"].to_list() == [1, 3]
+
+
+SAID = ["a red kite", "kite", "A RED KITE", "a red kite over the hill", "red " * 19 + "kite", "red " * 30 + "kite"]
+
+
+def test_the_rank_is_that_of_duplicates():
+    """Of any two rows with one caption hash, the one stays that ranks first."""
+    sources = ["alt", "title", "figcaption", "og", "filename", "who knows", None]
+    rows = [
+        {"url": f"http://x/{i}", "caption": caption, "caption_source": source}
+        for i, (caption, source) in enumerate((c, s) for c in SAID for s in sources)
+    ]
+    rest = {"page_url": "p", "source": "a", "source_offset": 0}
+    table = pl.DataFrame([row | rest | {"uid": uid(row["url"], row["caption"])} for row in rows])
+    known = keys(table).with_columns(caption=pl.lit(1, pl.UInt64))
+    ranks = rank(known).to_list()
+    assert len(set(ranks)) == len(ranks)
+    chance = random.Random(0)
+    for _ in range(150):
+        i, j = chance.sample(range(len(rows)), 2)
+        stays = (duplicates(known[[i, j]], ["caption"]) == 0).tolist()
+        assert stays == [ranks[i] < ranks[j], ranks[j] < ranks[i]]
+    alone = keys(table.filter(pl.col("url") == "http://x/0")[[0, 0]])
+    assert rank(alone).n_unique() == 1
+
+
+def test_ranges_of_ranks_hold_about_as_many():
+    numbers = np.random.default_rng(0)
+    ranks = pl.Series(
+        (numbers.integers(0, 3, 8000).astype(np.uint64) << np.uint64(60)) + numbers.integers(0, 2**50, 8000)
+    )
+    found = by_rank(ranks.cast(pl.UInt64), pl.Series(one_in(ranks.cast(pl.UInt64), 10)), 8)
+    sizes = found.value_counts().sort(found.name)["count"]
+    assert sizes.len() == 8
+    assert sizes.min() > 900
+    assert sizes.max() < 1100
+    nothing = pl.Series([], dtype=pl.UInt64)
+    assert by_rank(ranks.cast(pl.UInt64), nothing, 4).unique().to_list() == [0]
+    assert near_captions.near_pairs(pl.DataFrame(schema=MEMBERS), 0.8).schema == pl.Schema(PAIRS)

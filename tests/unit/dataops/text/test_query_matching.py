@@ -1,0 +1,68 @@
+"""dataops.text.query_matching against plain dictionaries of words."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.text.query_matching import compile_queries, match
+from tests.unit.dataops.text.slow_captions import words
+
+
+def slowly(captions: list[str | None], queries: list[str]) -> list[list[int]]:
+    numbers: dict[tuple[str, ...], int] = {}
+    for number, query in enumerate(queries):
+        numbers.setdefault(tuple(words(query)), number)
+    result = []
+    for caption in captions:
+        said = words(caption or "")
+        runs = {tuple(said[i:j]) for i in range(len(said)) for j in range(i + 1, len(said) + 1)}
+        result.append(sorted(numbers[run] for run in runs if run in numbers))
+    return result
+
+
+def test_whole_words_in_any_case():
+    queries = ["red kite", "kite", "New York", "york", "北京", "Straße", "C++", "ΣΊΣΥΦΟΣ", "red  Kite!"]
+    captions = [
+        "A red kite over New-York",
+        "kites, redkite",
+        "我在北京市",
+        "STRASSE straße",
+        "c",
+        "σίσυφος",
+        None,
+        "",
+        "RED KITE red kite kite",
+        "red, kite",
+    ]
+    found = match(pa.array(captions), compile_queries(queries)).to_pylist()
+    assert found == [[0, 1, 2, 3], [], [4], [5], [6], [7], [], [], [0, 1], [0, 1]]
+    assert found == slowly(captions, queries)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.text("aAbB ß市京İıΣςé\u0301-'\U0001f436ไทย1", max_size=12) | st.none(), max_size=8),
+    st.lists(st.text("aAbB ß市京İıΣςé\u0301-ไ1", min_size=1, max_size=5).filter(words), min_size=1, max_size=12),
+)
+def test_the_same_as_a_dictionary_of_words(captions: list[str | None], queries: list[str]):
+    assert match(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == slowly(captions, queries)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=30), max_size=5), st.lists(st.text(max_size=6).filter(words), min_size=1, max_size=6))
+def test_the_same_on_any_text(captions: list[str], queries: list[str]):
+    assert match(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == slowly(captions, queries)
+
+
+def test_slices_of_an_array_and_room_that_runs_out():
+    queries = compile_queries(["a", "b", "a b"])
+    captions = pa.array(["x", "a b", "a b " * 3000, "b"] * 10)
+    assert match(captions[1:3], queries).to_pylist() == [[0, 1, 2], [0, 1, 2]]
+    assert match(captions, queries).to_pylist() == [[], [0, 1, 2], [0, 1, 2], [1]] * 10
+    assert match(pa.array([], pa.string()), queries).to_pylist() == []
+
+
+def test_a_query_without_a_word_is_an_error():
+    with pytest.raises(ValueError, match=r"query 1 has no word: '!\?'"):
+        compile_queries(["cat", "!?"])

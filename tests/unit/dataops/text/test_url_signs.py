@@ -1,0 +1,80 @@
+"""One pass over the bytes of addresses and captions never passes over what a rule's expression finds."""
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.filters import RuleConfig, host, rules
+from dataops.text.caption_counts import counted
+from dataops.text.url_signs import address_signs, hosts
+
+_URLS = [
+    *("http://", "https://", "HTTP://", "a.example", "doubleclick.net", "facebook.com", "/tr", "/pixel", ".gif", "?"),
+    *("#", "/", "_", "-", ".", "12", "spacer", "\u017fpacer", "Blan\u212a", "cleardot", "1X1", ".php", ".ICO"),
+    *(".\u017fvg", ".svg", "x@", "[::1]", ":80", "é", "\n"),
+]
+_CAPTIONS = [
+    *(
+        "Jan",
+        "february",
+        "\u017fept",
+        "Sept.",
+        "may",
+        "1",
+        "2020",
+        " ",
+        "x",
+        "X",
+        "×",
+        "px",
+        "pixels",
+        "cm",
+        "am",
+        "th",
+    ),
+    *("\u212ab", "gmt", "T", "z", ".", ",", ":", "/", "-", "٣", "\u3000", "The", "mars", "é", "_", "IMG", "DSC", "P1"),
+    *("photo", ".jpg", ".jpeg", ".\u017fvg", ".tiff", ".cr2", "(2)", "screenshot", "\\"),
+]
+_WORDS = ["pixel", "spacer", "blank", "cleardot", "1x1", "doubleclick", "facebook"]
+_ENDINGS = ["ico", "php", "svg"]
+ROWS = st.lists(
+    st.tuples(*(st.none() | st.lists(st.sampled_from(parts), max_size=6).map("".join) for parts in (_URLS, _CAPTIONS))),
+    min_size=1,
+    max_size=9,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(ROWS)
+def test_a_costly_rule_is_asked_of_all_that_it_drops(rows: list[tuple[str | None, str | None]]):
+    config = RuleConfig(blocked_extensions=_ENDINGS, max_url_chars=16)
+    frame = pl.DataFrame(rows, schema={"url": pl.String, "caption": pl.String}, orient="row")
+    sides = pl.lit(None, pl.Int32)
+    frame = frame.with_columns(declared_width=sides, declared_height=sides, page_opt_out=pl.lit(None, pl.String))
+    signs = address_signs(
+        frame["url"], ["pixel", "spacer", "blank", "cleardot", "1x1", "doubleclick", "facebook"], ["ico", "svg", "php"]
+    )
+    known = pl.concat([frame, counted(frame["caption"]), signs], how="horizontal")
+    for rule in rules(config):
+        if rule.may is not None and rule.name != "repeated_words":
+            drops, may = (known.select(asked.fill_null(value=False)).to_series() for asked in (rule.drops, rule.may))
+            assert not (drops & ~may).any(), rule.name
+
+
+@settings(deadline=None, max_examples=300)
+@given(ROWS)
+def test_hosts_are_those_of_the_expression(rows: list[tuple[str | None, str | None]]):
+    urls = pl.Series("url", [url for url, _ in rows], pl.String)
+    expression = pl.col("url").str.extract(r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)", 1).str.to_lowercase()
+    slow = urls.to_frame().select(expression).to_series()
+    assert urls.to_frame().select(host(pl.col("url"))).to_series().to_list() == slow.to_list()
+    assert hosts(urls.slice(1), expression).to_list() == slow.slice(1).to_list()
+
+
+def test_few_rows_are_asked():
+    urls = pl.Series(["http://a.example/photo/pix.jpg", "http://a.example/kite.png?f=a.svg", "http://a.example/co.jpg"])
+    signs = address_signs(urls, ["pixel", "counter"], ["svg"])
+    assert signs.rows() == [(True, False), (False, False), (False, False)]
+    captions = pl.Series(["a red kite", "The kite", "dates of old", "12 kites", "May flowers", "kite.jpg", "DSC 12"])
+    flags = counted(captions).select("caption_may_be_file", "caption_may_be_date").rows()
+    assert flags == [(False, False)] * 4 + [(False, True), (True, False), (True, False)]

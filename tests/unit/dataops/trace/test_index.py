@@ -1,0 +1,122 @@
+"""The index against a plain search of all rows."""
+
+import io
+import random
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataops.schema import uid
+from dataops.trace import index as trace_index
+from dataops.trace.index import IndexFile, Place, hex_key, host_key, url_key
+from dataops.trace.targets import Target, host_of, meant, parse_target
+
+HOSTS = ["a.example", "www.a.example", "cdn.www.a.example", "aa.example", "example", "b.example:8080", "xa.example"]
+
+
+def table(seed: int, rows: int) -> pa.Table:
+    draw = random.Random(seed)
+    urls = [f"http://{draw.choice(HOSTS)}/{draw.randrange(rows // 2)}.jpg" for _ in range(rows)]
+    hashes = [None if draw.random() < 0.2 else f"{draw.getrandbits(64):016x}" for _ in range(rows)]
+    return pa.table(
+        {
+            "uid": [uid(url, str(n)) for n, url in enumerate(urls)],
+            "url": urls,
+            "page_url": [None if draw.random() < 0.3 else f"http://{draw.choice(HOSTS)}/page" for _ in range(rows)],
+            "sha256": [None if h is None else h * 4 for h in hashes],
+            "phash": hashes,
+        }
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_row_groups() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace_index, "ROW_GROUP", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def parts() -> list[pa.Table]:
+    return [table(seed, 300) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def files(parts: list[pa.Table]) -> dict[str, bytes]:
+    made = [trace_index.build(number, part) for number, part in enumerate(parts)]
+    written: dict[str, bytes] = {}
+    for kind in trace_index.KINDS:
+        out = io.BytesIO()
+        trace_index.write([entries[kind] for entries in made], out)
+        written[kind] = out.getvalue()
+    return written
+
+
+def plainly(parts: list[pa.Table], target: Target) -> list[Place]:
+    return [Place(n, int(row)) for n, part in enumerate(parts) for row in meant(part, [target]).nonzero()[0]]
+
+
+def test_each_kind_finds_what_reading_all_rows_finds(parts: list[pa.Table], files: dict[str, bytes]) -> None:
+    index = {kind: IndexFile(io.BytesIO(data)) for kind, data in files.items()}
+    for row in parts[1].slice(0, 40).to_pylist():
+        assert index["uid"].equal(hex_key(row["uid"])) == plainly(parts, Target("uid", row["uid"]))
+        either = {*index["url"].equal(url_key(row["url"])), *index["page_url"].equal(url_key(row["url"]))}
+        assert sorted(either) == plainly(parts, Target("url", row["url"]))
+        if row["sha256"]:
+            assert index["sha256"].equal(hex_key(row["sha256"])) == plainly(parts, Target("sha256", row["sha256"]))
+    for domain in ("a.example", "example", "www.a.example", "b.example", "no.example"):
+        assert index["host"].below(host_key(domain)) == plainly(parts, Target("domain", domain)), domain
+
+
+@pytest.mark.parametrize("bits", [0, 3, 20])
+def test_near_finds_all_within_the_distance(parts: list[pa.Table], files: dict[str, bytes], bits: int) -> None:
+    wanted = f"{int(parts[0]['phash'].drop_null()[5].as_py(), 16) ^ 0b101:016x}"
+    found = IndexFile(io.BytesIO(files["phash"])).near(hex_key(wanted), bits)
+    assert sorted(place for place, _ in found) == plainly(parts, Target("phash", wanted, bits))
+    assert [apart for _, apart in found] == sorted(apart for _, apart in found)
+
+
+def test_the_order_of_the_parts_is_all_that_decides_the_bytes(parts: list[pa.Table], files: dict[str, bytes]) -> None:
+    made = [trace_index.build(number, part) for number, part in enumerate(parts)]
+    out = io.BytesIO()
+    trace_index.write([entries["url"] for entries in reversed(made)], out)
+    assert out.getvalue() == files["url"]
+
+
+def test_a_look_up_reads_one_row_group(files: dict[str, bytes], parts: list[pa.Table]) -> None:
+    metadata = pq.ParquetFile(io.BytesIO(files["uid"])).metadata
+    index = IndexFile(io.BytesIO(files["uid"]))
+    key = hex_key(parts[0]["uid"][0].as_py())
+    assert metadata.num_row_groups > 5
+    assert len(list(index._groups(key, key))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("a" * 32, Target("uid", "a" * 32)),
+        ("B" * 64, Target("sha256", "b" * 64)),
+        ("phash:0123456789ABCDEF~4", Target("phash", "0123456789abcdef", 4)),
+        ("HTTP://User:pw@Example.ORG/a b", Target("url", "http://example.org/a%20b")),
+        (" *.Example.org. ", Target("domain", "example.org")),
+        ("domain:bücher.example", Target("domain", "xn--bcher-kva.example")),
+    ],
+)
+def test_targets_are_recognised(text: str, target: Target) -> None:
+    assert parse_target(text) == target
+    assert parse_target(str(target)) == target
+
+
+@pytest.mark.parametrize(
+    "text", ["", "abc", "domain:a/b.c", "com", "domain:com", "uid:xyz", "http://", "phash:1~2", "a b.c"]
+)
+def test_what_is_no_target_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_target(text)
+
+
+def test_host_of_an_address() -> None:
+    assert host_of("https://a.example:81/x?y@b.example") == "a.example"
+    assert host_of(None) is None

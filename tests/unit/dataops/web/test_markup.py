@@ -1,0 +1,106 @@
+"""What is left out before a tree is built never changes what is read from the tree."""
+
+import random
+
+import pytest
+from selectolax.lexbor import LexborHTMLParser
+
+from dataops.web.markup import Reader, read_markup
+from dataops.web.signals import is_license_link
+
+PIECES = (
+    "<script>", "</script>", "<style>", "</style>", "<SCRIPT src='x>y'>", "</script/>", "</scripty>", "<script/>",
+    "<!--", "-->", "--!>", "<!-->", "<!x>", "<?x>", "<svg>", "</svg>", "<svg/>", "<math>", "</math>", "<title>", "</title>",
+    "<desc>", "</desc>", "<foreignObject>", "</foreignObject>", "<annotation-xml encoding='text/html'>", "<mi>", "</mi>",
+    "<select>", "</select>", "<option>", "<textarea>", "</textarea>", "<noscript>", "</noscript>", "<template>",
+    "</template>", "<table>", "<tr>", "<td>", "</table>", "<iframe>", "</iframe>", "<div>", "</div>", "<p>", "<b>", "</b>",
+    "<a href='<script>'>", "<img src=a>", "<img src='</script>'>", "x", "if(a<b){'<p>'}", "<s", "</", "<", ">", '"', "'",
+    "<![CDATA[", "]]>", "<frameset>", "<plaintext>", "<body>", "</body>", "</html>", "<head>", "<svg class=x>", "</svg>",
+    "<path d='</svg>'>", "<path d=x/>", "<path d='' />", "</path>", "<g id=g>", "</g>", "<use/>", "<a rel=license href=x>",
+    "<a href='HTTPS://www.CreativeCommons.org/licenses/by/4.0'>", "<a rel='lic&#101;nse'>", "<figcaption>", "</figcaption>",
+    "<div class='-->'>", "<p title='</textarea>' x=</style>", "<li a='</title>'>", "<input type=hidden id=a>",
+    "<i class=a>",
+    "<span class=\"]]>\">", "<td a='<!--'>", "<link rel=icon href='<svg>'>", "<br/>", "<div/", "<font color=red>",
+)  # fmt: skip
+ASKED = frozenset(("img", "base", "meta", "source", "input", "html", "font", "i", "template"))
+
+
+def elements(html: bytes, whole: bool) -> list[tuple[str, dict[str, str | None], str]]:
+    """Each element with where it stands, its attributes where they are asked for, and its text, but for the contents of
+    scripts, styles and drawings."""
+    tree = LexborHTMLParser(html)
+    found, captioned = [], False
+    for node in tree.root.traverse(include_text=True) if tree.root else ():
+        above, path = node.parent, ""
+        while above is not None and above.tag:
+            path += f"<{above.tag}"
+            above = above.parent
+        if node.tag is None:
+            continue
+        captioned |= node.tag == "figcaption"
+        if not whole and "<svg" in path and not captioned and node.tag not in ("img", "a", "link", "base", "meta"):
+            continue
+        if node.tag != "-text":
+            attributes = node.attributes
+            asked = whole or node.tag in ASKED or (node.tag in ("a", "link") and is_license_link(attributes))
+            found.append((node.tag + path, attributes if asked else {}, ""))
+        elif not path.startswith(("<script", "<style")):
+            found.append(("-text" + path, {}, node.text_content or ""))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_elements_are_those_of_the_whole_page(seed: int) -> None:
+    chance = random.Random(seed)
+    left_out = 0
+    for _ in range(150):
+        likely = chance.sample(PIECES, 14)
+        html = "".join(chance.choices(likely, k=chance.randrange(4, 40))).encode()
+        for reader in (Reader.PAIRS, Reader.ALL):
+            read = read_markup(html, reader)
+            left_out += len(read.html) < len(html)
+            expected = elements(html, reader == Reader.ALL)
+            assert elements(read.html, reader == Reader.ALL) == expected, html
+            tags = [(tag, attributes) for tag, attributes, _ in expected if tag.startswith(("a<", "link<"))]
+            assert read.licensed or not any(map(is_license_link, (attributes for _, attributes in tags))), html
+    assert left_out
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<select><style></select><img src=real></style>",
+        "<script><!--<script></script><style>--></script><img src=real></style>",
+        "<svg><desc></svg></desc><script><img src=real></script>",
+        "<svg><title><svg><desc></title></svg></svg><script><img src=real></script>",
+    ],
+)
+def test_images_that_a_simpler_reading_would_lose(html: str) -> None:
+    assert b"<img src=real>" in read_markup(html.encode(), Reader.PAIRS).html
+
+
+LEFT_OUT = [
+    ("<style>b{}</style><SCRIPT async>'<img>'</SCRIPT >y", "<style></style><SCRIPT></SCRIPT >y"),
+    ("<script>never closed", "<script>never closed"),
+    ("<p>x</p><!-- <div id=a> --><div id='never closed", "<p>x</p><!-- <div id=a> --><div id='never closed"),
+    ("<div class='>' id=a><img id=b><p/ title=x></div >", "<div><img id=b><p></div >"),
+    ("<svg id=a><title>x</title><path d='/>'/><g></g></svg>y", "<svg></svg>y"),
+    ("<svg><text>x</text><path d=x/></svg>y", "<svg><text>x</text><path d=x/></svg>y"),
+    ("<figcaption id=a><svg> <path/> </svg>", "<figcaption><svg> <path/> </svg>"),  # whose spaces are a caption's
+    ("<a href=/b>b</a><a rel=license href=l>l</a>", "<a>b</a><a rel=license href=l>l</a>"),
+    (
+        "<a href='https://creativecommons.org/licenses/by/4.0/'>",
+        "<a href='https://creativecommons.org/licenses/by/4.0/'>",
+    ),
+    ("<p id=a>x</p><img aria-labelledby=a>", "<p id=a>x</p><img aria-labelledby=a>"),
+]
+
+
+@pytest.mark.parametrize(("html", "kept"), LEFT_OUT)
+def test_what_is_left_out(html: str, kept: str) -> None:
+    assert read_markup(html.encode(), Reader.PAIRS).html.decode() == kept
+
+
+def test_a_crawler_keeps_its_links() -> None:
+    html = b"<div id=a><a href=/b>b</a><link rel=next href=c>"
+    assert read_markup(html, Reader.LINKS).html == html.replace(b" id=a", b"")

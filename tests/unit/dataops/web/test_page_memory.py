@@ -1,0 +1,45 @@
+"""Pages of 50 MB, read in a process of its own, which never has 500 MB."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+READ = """
+import json, pathlib, sys
+from dataops.web.charsets import utf8_page
+from dataops.web.markup import BadPage
+from dataops.web.candidates import PageBounds
+from dataops.web.pages import page_pairs
+from dataops.archives.warc import read_pages
+
+found = []
+for page in read_pages(pathlib.Path(sys.argv[1]), 50_000_000, lambda what: None):
+    try:
+        pairs = page_pairs(utf8_page(page.body, page.charset)[0], page.url, PageBounds(200, 300))
+        found.append([len(pairs.candidates), pairs.beyond])
+    except BadPage as bad:
+        found.append(bad.reason)
+status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss would be the test's own, which forked this process
+print(json.dumps([found, int(status.partition("VmHWM:")[2].split()[0]) * 1024]))
+"""
+SIZE = 49_000_000
+IMAGE = b'<img src="/images/000000.jpg" alt="a picture">'
+PAGES = {
+    "nothing but images": (IMAGE * (SIZE // len(IMAGE)), "too_complex"),
+    "as many as may be": (IMAGE * 80_000 + "ж🪁 ".encode() * 6_000_000, [20_000, 60_000]),
+    "nothing but attributes": (b"<img src=a>" + b"<i a b c d e f g h></i>" * (SIZE // 23), "too_complex"),
+}
+
+
+def test_dense_pages_of_50_mb_stay_below_500_mb(tmp_path: Path):
+    path = tmp_path / "dense.warc"
+    with path.open("wb") as file:
+        for page, _ in PAGES.values():
+            response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + page
+            head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.example/\r\nContent-Length: "
+            file.write(f"{head}{len(response)}\r\n\r\n".encode() + response + b"\r\n\r\n")
+    run = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True)
+    found, peak = json.loads(run.stdout)
+    assert found == [expected for _, expected in PAGES.values()]
+    assert peak < 500_000_000

@@ -1,0 +1,203 @@
+"""The extractor against a slow, obvious one on pages made for this; then what hostile pages can do."""
+
+import time
+from html.parser import HTMLParser
+from urllib.parse import urljoin
+
+import pytest
+
+from dataops.web.candidates import MAX_IMAGES, Candidate, PageBounds
+from dataops.web.charsets import utf8_page
+from dataops.web.markup import MAX_ATTRIBUTES, BadPage
+from dataops.web.pages import page_pairs
+
+PAGE = "http://site.example/shop/item"
+BOUNDS = PageBounds(caption=200, url=300)
+
+
+def candidates(html: str) -> tuple[list[Candidate], int]:
+    found = page_pairs(html.encode(), PAGE, BOUNDS)
+    return found.candidates, found.beyond
+
+
+class Obvious(HTMLParser):
+    """(address, caption, source) of each image, from the standard library's parser; figures by their tags."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.base, self.rows, self.figures, self.caption_depth = PAGE, [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(reversed(attrs))  # the first of a name counts
+        if tag == "base" and self.base == PAGE and given.get("href"):
+            self.base = urljoin(PAGE, given["href"])
+        elif tag == "figure":
+            self.figures.append({"images": [], "text": "", "seen": False})
+        elif tag == "figcaption" and self.figures:
+            self.caption_depth = 0 if self.figures[-1]["seen"] else 1
+            self.figures[-1]["seen"] = True
+        elif tag in ("br", "p", "div") and self.caption_depth:
+            self.figures[-1]["text"] += " "
+        elif tag == "img":
+            url = urljoin(self.base, given.get("src") or "")
+            row = [url, given.get("alt") or "", given.get("title") or "", ""]
+            self.rows.append(row)
+            if self.figures:
+                self.figures[-1]["images"].append(row)
+
+    def handle_endtag(self, tag):
+        if tag == "figcaption":
+            self.caption_depth = 0
+        elif tag == "figure" and self.figures:
+            figure = self.figures.pop()
+            for row in figure["images"]:
+                row[3] = figure["text"]
+
+    def handle_data(self, data):
+        if self.caption_depth:
+            self.figures[-1]["text"] += data
+
+    def found(self) -> list[tuple[str, str, str]]:
+        sources = ("alt", "title", "figcaption")
+        normal = [
+            (row[0], source, " ".join(row[i + 1].split())) for row in self.rows for i, source in enumerate(sources)
+        ]
+        return [(url, text, source) for url, source, text in normal if text]
+
+
+PAGES = [
+    '<img src="a.jpg" alt="A &amp; B &eacute;&#233;&#x1F600;" title=\'it&apos;s\'><IMG SRC=/b.png ALT=plain>',
+    '<base href="/i/"><base href="/j/"><img src=a.jpg alt=one><img alt="two words" src="../c.jpg?x=1&amp;y=2">',
+    "<figure><img src=1.jpg alt=one><figcaption>The <b>bold</b> cap<i>tion</i><br>two <p>three</p></figcaption></figure>",
+    "<figure><figcaption>before</figcaption><img src=1.jpg><img src=2.jpg></figure><img src=3.jpg alt=out>",
+    "<figure><figure><img src=1.jpg><figcaption>inner</figcaption></figure><img src=2.jpg></figure>",
+    "<!-- <img src=no.jpg alt=no> --><script>'<img src=no.jpg alt=no>'</script><img src=yes.jpg alt='yes > no'>",
+    "<table><tr><td><img src=1.jpg alt=cell></table><p><a href=x><img src=2.jpg alt='in\n a\tlink'></a>",
+    "<div><img src=1.jpg alt='never closed'><p><img src=2.jpg alt='last one'",
+    '<img src=1.jpg alt=first alt=second><img src="1.jpg"alt="no space"/><img/src=2.jpg/alt=odd>',
+    "<style>a { content: '<img src=no.jpg alt=no>' }</style><img src=yes.jpg alt=&lt;b&gt;>",
+]
+
+
+@pytest.mark.parametrize("html", PAGES)
+def test_as_the_obvious_extractor(html: str):
+    obvious = Obvious()
+    obvious.feed(html)
+    obvious.close()
+    rows, beyond = candidates(html)
+    assert [(row.url, row.caption, row.caption_source) for row in rows if row.reason is None] == obvious.found()
+    assert beyond == 0
+
+
+def test_an_outer_figure_does_not_lend_its_image_the_inner_caption():
+    html = "<figure><div><img src=1.jpg></div><div><figcaption>outer</figcaption></div></figure>"
+    assert [row.caption for row in candidates(html)[0]] == ["outer"]
+    nested = "<figure><img src=1.jpg><div><figure><img src=2.jpg><figcaption>inner</figcaption></figure></div></figure>"
+    assert [(row.url[-5], row.caption) for row in candidates(nested)[0]] == [("1", ""), ("2", "inner")]
+
+
+def test_text_that_only_looks_like_an_image_is_none():
+    html = (
+        "<textarea><img src=no.jpg alt=no></textarea><template><img src=no.jpg alt=no></template><title><img></title>"
+    )
+    assert candidates(html) == ([], 0)
+
+
+def test_what_cannot_be_used_says_why():
+    html = """<img><img alt="no address"><img src=1.jpg><img src=2.jpg alt=" "><img src="data:x" alt=a title=b>
+        <img src="http://h.example:x/" alt=a><img src=3.jpg alt="\ufffe">"""
+    assert candidates(html)[0] == [
+        Candidate("", "", None, "no_url"),
+        Candidate("", "no address", "alt", "no_url"),
+        Candidate("http://site.example/shop/1.jpg", "", None, "no_caption"),
+        Candidate("http://site.example/shop/2.jpg", "", None, "no_caption"),
+        Candidate("data:x", "a", "alt", "data_url"),
+        Candidate("data:x", "b", "title", "data_url"),
+        Candidate("http://h.example:x/", "a", "alt", "bad_url"),
+        Candidate("http://site.example/shop/3.jpg", "", None, "no_caption"),
+    ]
+
+
+@pytest.mark.parametrize("base", ["ftp://x/", "javascript:0", "http://[", "", "data:,x"])
+def test_a_base_that_cannot_be_used_is_passed_over(base: str):
+    html = f'<base href="{base}"><img src=1.jpg alt=a>'
+    assert candidates(html)[0][0].url == "http://site.example/shop/1.jpg"
+
+
+HOSTILE = {
+    "deep": "<div>" * 200_000,
+    "deep with false ends": "<span><!--</span>--></b>" * 20_000,
+    "reopened": "<p>" + "".join(f"<font color={i}>" for i in range(1000)) + "<p>x" * 30_000,
+    "attributes": "<img " + " ".join(f"a{i}" for i in range(MAX_ATTRIBUTES * 20)) + ">",
+    "attributes that hold the tag's end": "<img " + " ".join(f'a{i}="<x>"' for i in range(MAX_ATTRIBUTES * 2)) + ">",
+    "many wide tags": ("<img " + " ".join(f"a{i}" for i in range(MAX_ATTRIBUTES // 5)) + ">") * 30,
+    "deep in a style that is none": "<svg><style>" + "<div>" * 200_000,
+    "deep behind a comment's wrong end": "<!-- --!>" + "<div>" * 200_000,
+    "more names than there are": "".join(f"<x{i}></x{i}>" for i in range(20_000)),
+    "attributes behind a quoted end": '<img x=">" ' + " ".join(f"a{i}" for i in range(MAX_ATTRIBUTES * 20)) + ">",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_pages_built_to_exhaust_the_parser_are_refused(name: str):
+    with pytest.raises(BadPage, match="too_complex"):
+        candidates("<img src=1.jpg>" + HOSTILE[name])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """So that no test's time is the compiler's."""
+    candidates("<img>")
+
+
+FINE = {
+    "unclosed": "<li><p>" * 50_000 + "<img src=1.jpg alt=a>",
+    "a long script": "<script>" + "if (i<n) { x = 'y' } " * 50_000 + "</script><img src=1.jpg alt=a>",
+    "tags in a script": "<script>" + "'<div><div>'" * 10_000 + "</script><img src=1.jpg alt=a>",
+    "many angles": "<" * 200_000 + "<img src=1.jpg alt=a>",
+    "many quotes": "<p x=\"'" * 10_000 + "'\"><img src=1.jpg alt=a>",
+    "comments": "<!-- <div> -->" * 30_000 + "<img src=1.jpg alt=a>",
+    "NULs": "\0" * 1000 + "<img src=1.jpg alt='\0a\0'>",
+    "figures": "<figure>" * 4000 + "<img src=1.jpg alt=a>" + "<figcaption>" * 900,
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_odd_pages_are_read_in_fair_time(name: str):
+    start = time.process_time()
+    rows, _ = candidates(FINE[name])
+    assert ("http://site.example/shop/1.jpg", "a") in [(row.url, row.caption) for row in rows]
+    assert time.process_time() - start < 3
+
+
+def test_images_of_one_page_are_bounded():
+    rows, beyond = candidates("<img src=1.jpg alt=a>" * (MAX_IMAGES + 5))
+    assert (len(rows), beyond) == (MAX_IMAGES, 5)
+
+
+RUSSIAN = "Красный воздушный змей над холмом и рекой, старая деревня вдали"
+
+
+@pytest.mark.parametrize(
+    ("data", "header", "text"),
+    [
+        ("é".encode(), None, "é"),
+        (b"\xef\xbb\xbf" + "é".encode(), "iso-8859-1", "é"),
+        ("é".encode("utf-16"), None, "é"),
+        (b"\xe9 caf\xe9", "iso-8859-1", "é café"),
+        (b"\x93quoted\x94", "ISO-8859-1", "“quoted”"),  # windows-1252, as browsers read it
+        ("naïve café".encode(), "iso-8859-1", "naïve café"),  # a lying header
+        (RUSSIAN.encode("cp1251"), "windows-1251", RUSSIAN),
+        (b'<meta charset="koi8-r">' + RUSSIAN.encode("koi8-r"), None, '<meta charset="koi8-r">' + RUSSIAN),
+        ('<meta charset="shift_jis">赤い凧'.encode("cp932"), "utf-8", '<meta charset="shift_jis">赤い凧'),
+        ("联通".encode("gbk"), "gb2312", "联通"),  # accidentally valid UTF-8
+        ("<!-- <meta charset=koi8-r> -->é".encode("cp1252"), "windows-1252", "<!-- <meta charset=koi8-r> -->é"),
+        ('<meta charset="utf-16">é'.encode(), None, '<meta charset="utf-16">é'),
+        (b"\xe9", "base64", "é"),
+        (b"a\xe2\x82", "utf-8", "a\ufffd"),  # cut within a character
+        ((RUSSIAN * 5).encode("cp1251"), None, RUSSIAN * 5),  # detected
+        (b"", None, ""),
+    ],
+)
+def test_text_of_bytes(data: bytes, header: str | None, text: str):
+    assert utf8_page(data, header)[0].decode() == text

@@ -1,0 +1,264 @@
+import unicodedata
+
+import ada_url
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.web import captions, urls
+from dataops.web.captions import folded, normal_caption
+from dataops.web.urls import BadUrl, Resolver, bounded_url, canonical_url
+
+PAGE = "http://site.example/a/b?c=d"
+
+
+@pytest.mark.parametrize(
+    ("reference", "url"),
+    [
+        ("x.jpg", "http://site.example/a/x.jpg"),
+        ("/x.jpg#top", "http://site.example/x.jpg"),
+        ("../../../x.jpg", "http://site.example/x.jpg"),
+        ("//CDN.example:80/x", "http://cdn.example/x"),
+        ("https://cdn.example:443", "https://cdn.example/"),
+        ("https://cdn.example:8443/x", "https://cdn.example:8443/x"),
+        ("http://h.example/a/./b/%2E%2e/c/..", "http://h.example/a/"),
+        ("  \n http://h.example/a b\t.jpg ", "http://h.example/a%20b.jpg"),
+        ("http://h.example/ü/%C3%BC.jpg?q=é&r=%20", "http://h.example/%C3%BC/%C3%BC.jpg?q=%C3%A9&r=%20"),
+        ("http://Bücher.example/x", "http://xn--bcher-kva.example/x"),
+        ("http://h.example./x", "http://h.example/x"),
+        ("\\\\cdn.example\\x\\y.jpg?z=\\", "http://cdn.example/x/y.jpg?z=%5C"),
+        ("http://[2001:DB8::1]:80/x", "http://[2001:db8::1]/x"),
+        ("?page=2", "http://site.example/a/b?page=2"),
+        ("http://h.example/100%.jpg", "http://h.example/100%.jpg"),
+        ("http://user:secret@h.example/x", "http://h.example/x"),
+        ("//a@b@h.example/x@y", "http://h.example/x@y"),
+        ("http:x.jpg", "http://site.example/a/x.jpg"),
+        ("b//c/../x.jpg", "http://site.example/a/b//x.jpg"),
+        ("x.jpg;?", "http://site.example/a/x.jpg;"),
+        ("x;a=b/../y", "http://site.example/a/y"),
+        ("http://%77ww.h.example/x", "http://www.h.example/x"),
+        ("http://faß.example/", "http://xn--fa-hia.example/"),
+        ("http://ＷＷＷ。h.example/", "http://www.h.example/"),
+        ("#top", "http://site.example/a/b?c=d"),
+        ("http://h.example:/x", "http://h.example/x"),
+    ],
+)
+def test_canonical(reference: str, url: str):
+    assert canonical_url(reference, PAGE, 200) == url
+    assert canonical_url(url, PAGE, 200) == url
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("", "no_url"),
+        (" \n", "no_url"),
+        ("DATA:image/png;base64,AAAA", "data_url"),
+        ("javascript:alert(1)", "not_http"),
+        ("file:///etc/passwd", "not_http"),
+        ("ftp://h.example/x", "not_http"),
+        ("cid:x@y", "not_http"),
+        ("http://", "bad_url"),
+        ("http:///x", "bad_url"),
+        ("http://h.example:99999/x", "bad_url"),
+        ("http://h.example:0/x", "bad_url"),
+        ("http://[::1/x", "bad_url"),
+        ("http://[fe80::1%25eth0]/x", "bad_url"),
+        ("///h.example/x", "bad_url"),
+        ("https:x.jpg", "bad_url"),
+        ("http://h.example:80x/", "bad_url"),
+        ("http://@/x", "bad_url"),
+        ("http://a..b/x", "bad_url"),
+        ("http://a b.example/x", "bad_url"),
+        ("http://" + "a" * 64 + ".example/", "bad_url"),
+        ("http://\ud800.example/", "bad_url"),
+        ("http://h.example/" + "x" * 200, "url_too_long"),
+        ("http://h.example/" + "ü" * 100, "url_too_long"),
+    ],
+)
+def test_refused(reference: str, reason: str):
+    with pytest.raises(BadUrl) as bad:
+        canonical_url(reference, PAGE, 200)
+    assert bad.value.reason == reason
+
+
+def dots_by_the_book(path: str) -> str:
+    """RFC 3986, section 5.2.4, word for word."""
+    output = ""
+    while path:
+        if path.startswith("../"):
+            path = path[3:]
+        elif path.startswith("./") or path.startswith("/./"):
+            path = path[2:]
+        elif path == "/.":
+            path = "/"
+        elif path.startswith("/../"):
+            path, output = path[3:], output[: max(0, output.rfind("/"))]
+        elif path == "/..":
+            path, output = "/", output[: max(0, output.rfind("/"))]
+        elif path in (".", ".."):
+            path = ""
+        else:
+            end = path.find("/", 1)
+            end = len(path) if end < 0 else end
+            output, path = output + path[:end], path[end:]
+    return output
+
+
+@given(st.lists(st.sampled_from(["", ".", "..", "a", "b.c", "...", ".x"]), min_size=1, max_size=10))
+def test_dot_segments_as_by_the_book(segments: list[str]):
+    path = "/" + "/".join(segments)
+    assert canonical_url(f"http://h.example{path}", PAGE, 300) == f"http://h.example{dots_by_the_book(path)}"
+
+
+REFERENCE = st.lists(
+    st.sampled_from(["/", "//", "a", "x.jpg", ".", "..", "?", "q=1", "#", ";", ":", "h.example", "é"]), max_size=9
+)
+
+
+@given(REFERENCE.map("".join), st.sampled_from([PAGE, "https://h.example/", "http://h.example/a//b/;c?d"]))
+def test_as_the_url_standards_own_parser(reference: str, base: str):
+    """But for what is refused here: no host, and the empty query that means nothing."""
+    try:
+        url = canonical_url(reference, base, 300)
+    except BadUrl:
+        return
+    oracle = ada_url.URL(reference, base)
+    assert url == f"{oracle.origin}{oracle.pathname}{oracle.search}"
+    assert Resolver(canonical_url(base, base, 300), 300).resolve(reference) == url
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_an_address_or_refused(text: str):
+    try:
+        url = canonical_url(text, PAGE, 200)
+    except BadUrl:
+        return
+    assert url.isascii()
+    assert not set(url) & set(' <>"\t\n#')
+    assert canonical_url(url, PAGE, 200) == url
+
+
+def test_dropped_addresses_are_bounded():
+    assert len(bounded_url("data:image/png;base64," + "A" * 10_000, 4096)) == 64
+    assert len(bounded_url("http://x/" + "A" * 10_000, 4096)) == 4096
+    bounded_url("\ud800", 10).encode()
+    assert bounded_url("ftp://me:secret@h.example/x", 100) == "ftp://h.example/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        ("  a\n red\t kite ", "a red kite"),
+        ("cafe\u0301", "café"),
+        ("a\x00b\u200bc\ud800d\ufeff", "abcd"),
+        ("a\u2028b\u00a0c\u3000d", "a b c d"),
+        ("👨\u200d👩\u200d👧 family", "👨\u200d👩\u200d👧 family"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("\u202eevil\u202c", "evil"),
+        ("one two three four five six", "one two three four"),
+        ("x" * 30, "x" * 20),
+    ],
+)
+def test_captions(text: str, caption: str):
+    assert normal_caption(text, 20) == caption
+
+
+@given(st.text(st.characters(), max_size=200), st.integers(1, 50))
+def test_any_text_becomes_a_caption(text: str, bound: int):
+    caption = normal_caption(text, bound)
+    assert len(caption) <= bound
+    assert normal_caption(caption, bound) == caption
+    caption.encode()
+    assert folded(folded(caption)) == folded(caption)
+
+
+def test_a_huge_caption_costs_little():
+    assert normal_caption("a " * 10_000_000, 100) == "a " * 49 + "a"
+
+
+PIECES = [
+    "http://",
+    "https://",
+    "HTTP://",
+    "//",
+    "/",
+    "../",
+    "./",
+    "..",
+    "a",
+    "b.jpg",
+    "%2e%2e",
+    "%20",
+    "?",
+    "?x=/../y",
+    "#f",
+    ";",
+    ":",
+    "@",
+    "ü",
+    "\\",
+    "data:",
+    "host.example",
+    "HOST.example.",
+    "x_y",
+    ":80",
+    ":8080",
+    "[",
+    "]",
+    "|",
+    "&",
+    "~",
+    "'",
+    "=",
+    "%2",
+]
+BASES = (
+    "http://site.example/",
+    "https://site.example:8443/a/b/c.html?q=/x/",
+    "http://[::1]/x//y/z",
+    "http://a.example/p;q/r;s",
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.sampled_from([*PIECES, " "]), max_size=7).map("".join),
+    st.sampled_from(BASES),
+    st.sampled_from([40, 4096]),
+)
+def test_the_short_ways_of_addresses_give_what_the_long_way_gives(reference: str, base: str, longest: int):
+    def of(resolve, *arguments):
+        try:
+            return resolve(*arguments)
+        except BadUrl as bad:
+            return bad.reason
+
+    expected = of(urls._resolved, reference, base, longest)
+    assert of(canonical_url, reference, base, longest) == expected
+    assert of(Resolver(base, longest).resolve, reference) == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from([*PIECES, " "]), max_size=7).map("".join), max_size=6),
+    st.sampled_from(BASES),
+    st.sampled_from([40, 4096]),
+)
+def test_many_addresses_at_once_are_what_each_is(references: list[str], base: str, longest: int):
+    expected = []
+    for reference in references:
+        try:
+            expected.append((urls._resolved(reference, base, longest), None))
+        except BadUrl as bad:
+            expected.append((bounded_url(reference, longest), bad.reason))
+    assert list(zip(*Resolver(base, longest).resolve_all(references), strict=True)) == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.text(st.sampled_from("ab e\u0301é\u00a0\u200b \n\tß東\ud800\x00가\u1100\u1161") | st.characters(), max_size=12)
+)
+def test_the_short_way_of_captions_gives_what_the_long_way_gives(text: str):
+    kept = "".join(c for c in text if not captions._NOT_TEXT.match(c))
+    assert normal_caption(text, 2000) == " ".join(unicodedata.normalize("NFC", kept).split())

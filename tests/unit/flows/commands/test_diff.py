@@ -1,0 +1,92 @@
+"""`pairmill diff`: what it prints, writes and refuses."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Manifest
+from dataops.store import Store
+from flows.commands.diff import show_diff
+from flows.commands.output import show_run_or_key
+from flows.records import RunRecord, StageRun
+from tasks.pack import stage as pack
+from tests.unit.tasks.dataset_chain import packed_in, pair, serially
+
+Made = dict[str, Manifest]
+
+
+@pytest.fixture
+def datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Store, dict[str, Manifest], dict[str, Manifest]]:
+    monkeypatch.setattr(pack, "map_parts", serially)
+    store, first = packed_in(tmp_path / "store", [pair(n, caption=f"<b>{n}</b> \x1b[31m") for n in range(6)])
+    _, second = packed_in(
+        tmp_path / "store", [pair(n, "too_small" if n == 2 else None, caption=f"<b>{n}</b> \x1b[31m") for n in range(7)]
+    )
+    (tmp_path / "runs").mkdir()
+    record = RunRecord(run_id="second", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
+    for stage in ("filter", "download", "curate", "pack"):
+        record.note(StageRun(stage=stage, key=second[stage].key, state="Completed"))
+    record.save(store)
+    return tmp_path, store, first, second
+
+
+def test_the_difference_of_a_key_and_a_run_for_people_and_for_programs(
+    datasets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, store, first, second = datasets
+    assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "5 pairs are in both." in said
+    assert "1 added: why A has them not" in said
+    assert "not_in_source" in said
+    assert "too_small" in said
+    assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "a": {"stage": "pack", "key": first["pack"].key, "rows": 6},
+        "b": {"stage": "pack", "key": second["pack"].key, "rows": 6},
+        "common": 5,
+        "changed": 0,
+        "added": {"rows": 1, "why": [{"stage": "extract", "reason": "not_in_source", "rows": 1}]},
+        "removed": {"rows": 1, "why": [{"stage": "curate", "reason": "too_small", "rows": 1}]},
+        "settings": {},
+    }
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
+def test_the_rows_as_a_file(datasets, name: str) -> None:
+    home, store, first, _ = datasets
+    show_diff(first["pack"].key, "second", home, store.uri, home / name, as_json=True)
+    read = pl.read_parquet if name.endswith("parquet") else pl.read_csv
+    rows = read(home / name).sort("change")
+    assert rows.columns == ["change", "uid", "url", "caption", "stage", "reason"]
+    assert rows["change"].to_list() == ["added", "removed"]
+    assert rows["url"].to_list() == ["http://host0.example/6.jpg", "http://host2.example/2.jpg"]
+
+
+def test_what_cannot_be_compared_is_refused(datasets) -> None:
+    home, store, first, second = datasets
+    key = first["pack"].key
+    for other, rows, what in (
+        (second["curate"].key, None, "name two of one stage"),
+        ("nothing", None, "pairmill runs"),
+        (key, home / "rows.xlsx", r"must end in \.parquet or \.csv"),
+        (key, home / "no" / "rows.csv", "cannot write"),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            show_diff(key, other, home, store.uri, rows, as_json=True)
+
+
+def test_show_tells_what_is_in_a_dataset(datasets, capsys) -> None:
+    home, store, first, _ = datasets
+    assert show_run_or_key(first["pack"].key, home, store.uri, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "hosts      host0.example 2, host1.example 2, host2.example 2" in said
+    assert "licenses   none 3, http://creativecommons.org/licenses/by/4.0/ 3" in said
+    assert "crawls     CC-MAIN-2024-10 6" in said
+    assert show_run_or_key(first["curate"].key, home, store.uri, as_json=False) == 0
+    assert "hosts " not in capsys.readouterr().out

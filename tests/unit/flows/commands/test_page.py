@@ -1,0 +1,65 @@
+"""`pairmill show --page`: the page of a stage, by its key or by a run."""
+
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Counts, Draft, Manifest, content_digest
+from dataops.store import FolderStore, Store
+from flows.commands.page import write_stage_page
+from flows.records import RunRecord, StageRun
+from tasks.pack import stage as pack
+from tests.unit.tasks.dataset_chain import packed_in, serially, some_pairs
+
+
+def snapshot(store: Store, stage: str, key: str) -> None:
+    draft = Draft(store, stage, key)
+    counts = Counts(input=10, kept=7, dropped={"too_short": 3})
+    known = {"stage_version": 1, "inputs": [], "config": {}, "seed": 0, "code": {}, "parts": [], "facts": {}}
+    draft.commit(
+        Manifest(stage=stage, key=key, counts=counts, content_digest=content_digest([]), created_at="", **known)
+    )
+
+
+def test_the_page_of_a_filter_by_its_key_or_by_a_run(tmp_path: Path):
+    home, store = tmp_path / "home", FolderStore(tmp_path / "store")
+    (home / "runs").mkdir(parents=True)
+    snapshot(store, "extract", "e" * 16)
+    snapshot(store, "filter", "f" * 16)
+    record = RunRecord(run_id="a", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
+    for stage, key in (("extract", "e" * 16), ("filter", "f" * 16)):
+        record.note(StageRun(stage=stage, key=key, state="Completed"))
+    record.save(store)
+    pages = []
+    for name in ("f" * 16, "a"):
+        write_stage_page(name, home, store.uri, tmp_path / "page.html")
+        pages.append((tmp_path / "page.html").read_text())
+    assert pages[0] == pages[1]
+    assert "7 of 10 pairs kept" in pages[0]
+    with pytest.raises(ConfigError, match="no complete snapshot of the stages pack, download, filter"):
+        write_stage_page("e" * 16, home, store.uri, tmp_path / "page.html")
+    with pytest.raises(ConfigError, match="pairmill runs"):
+        write_stage_page("nothing", home, store.uri, tmp_path / "page.html")
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_stage_page("a", home, store.uri, tmp_path / "no" / "page.html")
+
+
+def test_the_page_of_a_dataset_or_a_download_by_its_key_and_of_a_run_the_last_one(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(pack, "map_parts", serially)
+    home = tmp_path / "home"
+    (home / "runs").mkdir(parents=True)
+    store, made = packed_in(tmp_path / "store", some_pairs())
+    record = RunRecord(run_id="a", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
+    for stage in ("filter", "download", "curate", "pack"):
+        record.note(StageRun(stage=stage, key=made[stage].key, state="Completed"))
+    record.save(store)
+    page = tmp_path / "page.html"
+    for name in (made["pack"].key, "a"):
+        write_stage_page(name, home, store.uri, page)
+        assert page.read_bytes() == store.read(made["pack"].path("dataset.html"))
+    write_stage_page(made["download"].key, home, store.uri, page)
+    assert f"Download {made['download'].key}" in page.read_text()
+    snapshot(store, "pack", "0" * 16)
+    with pytest.raises(ConfigError, match="earlier version"):
+        write_stage_page("0" * 16, home, store.uri, page)

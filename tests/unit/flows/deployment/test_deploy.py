@@ -1,0 +1,122 @@
+import re
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+from uuid import UUID
+
+import pytest
+from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
+
+from dataops.errors import ConfigError
+from flows.config import RunConfig
+from flows.deployment import deployer as deployments
+from flows.deployment.automations import NAMES, notifications, zombie
+from flows.deployment.deploy import Order, _check
+from flows.deployment.deployer import specifications
+from flows.events import EVENTS
+from flows.pipeline import FLOWS
+
+CONFIG = RunConfig.model_validate(
+    {"name": "nightly", "source": {"kind": "warc", "paths": ["x.warc.gz"]}, "register": {"model_name": "clip"}}
+)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"cron": "0 25 * * *"}, "--cron '0 25 * * *'"),
+        ({"cron": "every night"}, "--cron 'every night'"),
+        ({"cron": "0 0 30 2 *"}, "--cron"),
+        ({"timezone": "Europe/Nowhere"}, "--timezone"),
+        ({"timezone": "../etc/passwd"}, "--timezone"),
+        ({"gpus": 0}, "--gpus 0"),
+        ({"notify": ("ops",)}, "--notify 'ops'"),
+    ],
+)
+def test_a_wrong_order_is_refused(wrong, named):
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        _check(Order(Path("c.toml"), **wrong))
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        _check(Order(Path("c.toml"), cron="x", timezone="y", gpus=-1))
+    assert all(option in str(caught.value) for option in ("--cron", "--timezone", "--gpus"))
+
+
+def test_the_last_stage_chooses_the_flow_that_is_scheduled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for until, flow in (("register", "pipeline"), ("pack", "curate")):
+        order = Order(tmp_path / "configs" / "c.toml", cron="0 3 * * *", until=until, overlap="queue", pool="mill")
+        found = {spec["flow"]: spec for spec in specifications(order, CONFIG)}
+        assert set(found) == {f.name for f in FLOWS} == set(NAMES)
+        assert [name for name, spec in found.items() if spec.get("schedules")] == [flow]
+        assert found[flow]["schedules"] == [{"cron": "0 3 * * *", "timezone": "Etc/UTC", "active": True}]
+        assert found[flow]["parameters"] == {"config": "configs/c.toml"}
+        assert found[flow]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        assert {spec["work_pool"]["name"] for spec in found.values()} == {"mill", "mill-gpu"}
+        assert found["train"]["work_pool"]["name"] == "mill-gpu"
+        assert all("{{" not in str(spec["pull"]) and str(tmp_path) in str(spec["pull"]) for spec in found.values())
+    outside = specifications(Order(Path("/elsewhere/c.toml")), CONFIG)[0]
+    assert outside["parameters"] == {"config": "/elsewhere/c.toml"}
+    assert outside["schedules"] == []
+
+
+def test_a_pool_of_containers_starts_in_its_image_and_not_in_a_folder_of_this_machine(monkeypatch):
+    client = MagicMock()
+    client.read_work_pool.side_effect = lambda name: SimpleNamespace(type="docker" if "gpu" in name else "process")
+    client.read_automations_by_name.return_value = []
+    client.create_deployment.return_value = UUID(int=1)
+    monkeypatch.setattr(deployments, "get_client", lambda **_: client)
+    rows = deployments.Deployer().make(Order(Path("c.toml")), CONFIG)
+    assert [row.what for row in rows[:2]] == ["process", "docker, 1 at a time"]
+    steps = {call.kwargs["entrypoint"]: call.kwargs["pull_steps"] for call in client.create_deployment.mock_calls}
+    assert [name for name, pull in steps.items() if not pull] == ["flows.pipeline.train"]
+
+
+def test_triggers_expect_the_events_that_are_emitted():
+    triggers = [t for spec in specifications(Order(Path("c.toml")), CONFIG) for t in spec.get("triggers", [])]
+    assert {event for trigger in triggers for event in trigger["expect"]} < set(EVENTS.values())
+    assert notifications([], "")[1].trigger.expect == {EVENTS["register"]}  # pyright: ignore
+
+
+def test_the_zombie_automation_allows_for_one_lost_heartbeat():
+    assert zombie().trigger.within > timedelta(seconds=60)  # pyright: ignore
+
+
+def test_a_notification_takes_the_sting_out_of_text_from_the_web():
+    failure, champion = notifications([UUID(int=1)], "http://ui")
+    message = "download failed: SourceError: <!channel> <http://evil|here> @everyone `rm` {{ 1 + 1 }} " + "x" * 5000
+    event = {
+        "resource": {
+            "prefect.resource.name": "nightly-20260101T000000-abcd",
+            "prefect.state-message": message,
+            "prefect.state-name": "Failed",
+            "pairmill.run": "nightly-20260101T000000-abcd",
+        },
+        "payload": {
+            "model_uri": "models:/clip/7",
+            "model_name": "clip",
+            "alias": "champion",
+            "version": "7",
+            "links": {"run": "http://mlflow/run"},
+            "scores": [{"name": "digits/top1", "value": 0.123456}],
+        },
+    }
+    context = {"event": event, "flow": {"name": "pipeline"}, "flow_run": {"id": "f00"}}
+    (said,) = failure.actions
+    for template in (said.subject, said.body, *(getattr(champion.actions[0], n) for n in ("subject", "body"))):  # pyright: ignore
+        validate_user_template(template)
+    body = render_user_template_sync(said.body, context)  # pyright: ignore
+    assert not set("<>@") & set(body)
+    assert "{{ 1 + 1 }}" in body
+    assert len(body) < 1000
+    for text in ("SourceError", "http://ui/runs/flow-run/f00"):
+        assert text in body
+    assert "pairmill rerun" not in body, "the state's message says what to do"
+    event["resource"]["prefect.state-name"] = "Crashed"
+    assert "pairmill rerun nightly-20260101T000000-abcd" in render_user_template_sync(said.body, context)  # pyright: ignore
+    news = render_user_template_sync(champion.actions[0].body, context)  # pyright: ignore
+    for text in ("models:/clip/7 is champion of clip", "digits/top1: 0.1235", "MLflow run: http://mlflow/run"):
+        assert text in news

@@ -1,0 +1,167 @@
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from infra.doctor import diagnose as doctor
+from infra.doctor import machine as machine_checks
+from infra.doctor import ray_cluster as ray_checks
+from infra.doctor import servers as server_checks
+from infra.doctor import store as store_checks
+from infra.doctor.check import Check
+from infra.local import services
+from infra.local.services import ServiceStatus
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    for variable in services.CLIENT_VARIABLE.values():
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_every_failing_check_of_this_machine_has_a_remedy_and_nothing_is_made(tmp_path: Path):
+    checks = doctor.diagnose()
+    assert all(isinstance(check, Check) for check in checks)
+    assert [check for check in checks if not check.ok and not check.remedy] == []
+    named = {check.name for check in checks}
+    assert {"python", "checkout", "store", "disk", "memory", "gpu", "prefect server", "mlflow server"} <= named
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "healthy", "ok", "severity", "remedy"),
+    [
+        ("running", True, True, "error", ""),
+        ("external", True, True, "error", ""),
+        ("stopped", False, True, "warning", ""),
+        ("stale", False, False, "warning", "pairmill up"),
+        ("external", False, False, "error", "unset MLFLOW_TRACKING_URI"),
+    ],
+)
+def test_servers(state, healthy: bool, ok: bool, severity: str, remedy: str, monkeypatch: pytest.MonkeyPatch):
+    status = ServiceStatus("mlflow", "http://x", "http://x", None, state, "log", healthy)
+    monkeypatch.setattr(server_checks, "_get", lambda url: (200, metadata.version("mlflow")))
+    check, *_ = server_checks.check_services([status])
+    assert (check.ok, check.severity) == (ok, severity)
+    assert remedy in check.remedy
+
+
+def test_taken_ports_are_told_and_no_fault():
+    taken, free = server_checks.check_ports(lambda port: port != 4200)
+    assert (taken.name, taken.ok, free.detail) == ("port 4200", True, "free")
+    assert "takes another port" in taken.detail
+
+
+def test_store_in_a_folder(tmp_path: Path):
+    (missing,) = store_checks.check_store(str(tmp_path / "a/b"))
+    assert missing.ok
+    assert not (tmp_path / "a").exists()
+    assert [(check.name, check.ok) for check in store_checks.check_store(str(tmp_path))] == [
+        ("store", True),
+        ("store races", True),
+    ]
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for uri in (tmp_path / "file", tmp_path / "file/store"):
+        (check,) = store_checks.check_store(str(uri))
+        assert (check.ok, check.severity) == (False, "error")
+        assert "store.uri" in check.remedy
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_store_in_a_folder_of_another_user():
+    assert not store_checks.check_store("/usr/pairmill-store")[0].ok
+
+
+def test_a_store_of_no_known_kind():
+    (check,) = store_checks.check_store("ftp://host/path")
+    assert (check.ok, check.severity) == (False, "error")
+
+
+def test_disk_and_memory_floors(tmp_path: Path):
+    disk = os.statvfs(tmp_path)
+    assert machine_checks.check_disk(tmp_path / "not/yet").ok is (disk.f_bavail * disk.f_frsize >= 5 * 2**30)
+    low = machine_checks.check_disk(tmp_path, lambda path: 5 * 2**30 - 1)
+    assert (low.ok, low.severity) == (False, "warning")
+    assert machine_checks.check_disk(tmp_path, lambda path: 5 * 2**30).ok
+    assert not machine_checks.check_memory(2**30).ok
+    assert machine_checks.check_memory(3 * 2**30).ok
+
+
+def fake_tool(folder: Path, script: str) -> str:
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    return str(tool)
+
+
+SMI = """case "$1" in
+  --query-gpu*) echo 'NVIDIA H100, 81559 MiB, 570.1'; echo 'NVIDIA H100, 81559 MiB, 570.1';;
+  *) echo '| NVIDIA-SMI 570.1    Driver Version: 570.1    CUDA Version: 12.8 |';;
+esac"""
+
+
+def test_gpu_driver_and_torch_build_fit(tmp_path: Path):
+    none = machine_checks.check_gpu(lambda name: None)
+    assert none.ok
+    assert "CPU" in none.detail
+    tool = fake_tool(tmp_path, SMI)
+    fits = machine_checks.check_gpu(lambda name: tool, torch_cuda="12.9")
+    assert (fits.ok, fits.detail.count("H100")) == (True, 2)
+    newer = machine_checks.check_gpu(lambda name: tool, torch_cuda="13.0")
+    assert (newer.ok, newer.severity) == (False, "warning")
+    assert "torch is built for CUDA 13.0 and the driver goes to 12.8" in newer.detail
+    assert "update the NVIDIA driver" in newer.remedy
+    without = machine_checks.check_gpu(lambda name: tool, torch_cuda=None)
+    assert not without.ok
+    assert "a build without CUDA" in without.detail
+    tool = fake_tool(tmp_path, "echo 'Driver/library version mismatch'; exit 18")
+    broken = machine_checks.check_gpu(lambda name: tool)
+    assert (broken.ok, broken.severity) == (False, "warning")
+    assert "version mismatch" in broken.detail
+
+
+@pytest.mark.parametrize(
+    ("line", "cuda"), [("cuda: Optional[str] = '12.8'", "12.8"), ("cuda: Optional[str] = None", None)]
+)
+def test_the_cuda_of_torch_is_read_from_its_files(tmp_path: Path, line: str, cuda: str | None):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/version.py").write_text(f"__version__ = '2.13.0'\ndebug = False\n{line}\nhip = None\n")
+    (tmp_path / "torch-2.13.0.dist-info").mkdir()
+    (tmp_path / "torch-2.13.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+    (found,) = metadata.distributions(path=[str(tmp_path)])
+    assert machine_checks.installed_torch_cuda(lambda name: found) == cuda
+
+
+def test_the_installed_torch_says_the_same_as_its_files():
+    code = "import torch; print(torch.version.cuda)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(machine_checks.installed_torch_cuda())
+
+
+def test_a_bare_python_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    def missing(wanted: str) -> Check:
+        raise ModuleNotFoundError("No module named 'packaging'")
+
+    monkeypatch.setattr(doctor.installation, "check_python", missing)
+    checks = [check for check in doctor.diagnose() if check.name == "packages"]
+    assert [(check.ok, check.severity) for check in checks] == [(False, "error")]
+    assert "pip install -e ." in checks[0].remedy
+
+
+def test_ray_is_looked_for_only_where_the_config_asks_for_it(tmp_path: Path):
+    config = tmp_path / "run.toml"
+    config.write_text('[execution]\nengine = "local"\n')
+    assert ray_checks.check_ray(config) == []
+    config.write_text('[execution]\nengine = "ray"\nray_address = "127.0.0.1:9"\n')
+    (check,) = ray_checks.check_ray(config, missing=lambda: "Ray is not installed")
+    assert (check.ok, "pip install -e '.[ray]'" in check.remedy) == (False, True)
+    config.write_text('[train]\nlaunch = "ray"\n')
+    (check,) = ray_checks.check_ray(config, missing=lambda: "Ray is not installed")
+    assert 'train.launch = "ray"' in check.detail
+    config.write_text("[execution\n")
+    assert not ray_checks.check_ray(config)[0].ok

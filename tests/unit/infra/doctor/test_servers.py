@@ -1,0 +1,170 @@
+"""What the doctor says of servers that the environment names: locked, of another version, badly named, without a driver."""
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
+
+import pytest
+
+from dataops.errors import ConfigError
+from infra.doctor import servers as server_checks
+from infra.local import services
+from infra.local.services import ServiceStatus
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers as it is told, and notes who asked."""
+
+    answers: dict[str, tuple[int, str]]
+    seen: list[str | None]
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers.get("Authorization"))
+        code, body = self.answers.get(self.path.partition("?")[0], (404, ""))
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type[Server]]]:
+    """Start a server in the place that a variable names."""
+    running: list[ThreadingHTTPServer] = []
+
+    def start(variable: str, answers: dict[str, tuple[int, str]], path: str = "") -> type[Server]:
+        handler = type("Handler", (Server,), {"answers": answers, "seen": []})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        running.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{server.server_port}{path}")
+        return handler
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+LOCKED = "/api/2.0/mlflow/experiments/search"
+
+
+def mlflow_checks() -> list[server_checks.Check]:
+    (url,) = (status.url for status in services.status() if status.name == "mlflow")
+    return server_checks.check_external("mlflow", url, answers=True)
+
+
+def test_a_refused_password_is_told_apart_from_silence(serve, monkeypatch: pytest.MonkeyPatch):
+    server = serve("MLFLOW_TRACKING_URI", {LOCKED: (401, "not authenticated"), "/health": (200, "OK")})
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    (check,) = mlflow_checks()
+    assert (check.ok, check.severity) == (False, "error")
+    assert "does not let us in (HTTP 401)" in check.detail
+    assert "MLFLOW_TRACKING_PASSWORD" in check.remedy
+    assert "wrong" not in check.detail + check.remedy
+    assert server.seen[-1] == "Basic bWU6d3Jvbmc="
+
+
+def test_a_run_against_a_locked_server_ends_before_it_begins(serve, monkeypatch: pytest.MonkeyPatch):
+    serve("PREFECT_API_URL", {"/api/admin/version": (401, "Unauthorized"), "/api/health": (200, "true")}, "/api")
+    serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    with pytest.raises(ConfigError, match=r"does not let us in \(HTTP 401 .*set PREFECT_API_KEY"):
+        services.up()
+
+
+def test_a_host_that_mlflow_does_not_allow(serve):
+    serve(
+        "MLFLOW_TRACKING_URI", {LOCKED: (403, "Invalid Host header - possible DNS rebinding"), "/health": (200, "OK")}
+    )
+    (check,) = mlflow_checks()
+    assert "--allowed-hosts" in check.remedy
+
+
+def test_a_server_whose_database_is_away(serve):
+    serve("MLFLOW_TRACKING_URI", {LOCKED: (500, "Internal"), "/health": (200, "OK")})
+    (check,) = mlflow_checks()
+    assert (check.ok, "HTTP 500" in check.detail, "log" in check.remedy) == (False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ok", "severity"), [("same", True, "warning"), ("3.9999.0", False, "warning"), ("1.2.3", False, "error")]
+)
+def test_versions_of_client_and_server(serve, theirs: str, ok: bool, severity: str):
+    ours = metadata.version("mlflow")
+    theirs = ours if theirs == "same" else theirs
+    serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK"), "/version": (200, theirs)})
+    server, check = mlflow_checks()
+    assert server.ok
+    assert (check.ok, check.severity) == (ok, severity)
+    assert theirs in check.detail
+    assert ok or f"mlflow=={theirs}" in check.remedy
+
+
+def test_a_prefect_server_of_another_version(serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "pairmill:secret")
+    server = serve("PREFECT_API_URL", {"/api/admin/version": (200, '"2.20.0"'), "/api/health": (200, "true")}, "/api")
+    (status,) = (status for status in services.status() if status.name == "prefect")
+    reached, version = server_checks.check_services([status])
+    assert reached.ok
+    assert (version.ok, version.severity) == (False, "error")
+    assert "2.20.0 at the server" in version.detail
+    assert set(server.seen) == {"Basic cGFpcm1pbGw6c2VjcmV0"}
+
+
+def test_a_server_that_does_not_tell_its_version_is_no_fault(serve):
+    serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
+    assert [check.ok for check in mlflow_checks()] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("variable", "url", "complaint", "remedy"),
+    [
+        (
+            "MLFLOW_TRACKING_URI",
+            "postgresql+psycopg2://me:hidden@host/db",
+            "driver psycopg2 is not installed",
+            "psycopg://",
+        ),
+        ("MLFLOW_TRACKING_URI", "mysql://me:hidden@host/db", "driver MySQLdb is not installed", "MySQLdb"),
+        (
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+            "postgresql://me:hidden@host/db",
+            "asyncpg",
+            "postgresql+asyncpg://",
+        ),
+        ("MLFLOW_BACKEND_STORE_URI", "postgresql+psycopg://me:hidden@127.0.0.1:9/db", "refused", "start Postgres"),
+    ],
+)
+def test_databases(monkeypatch: pytest.MonkeyPatch, variable: str, url: str, complaint: str, remedy: str):
+    monkeypatch.setenv(variable, url)
+    check = server_checks.check_database(variable)
+    assert (check.ok, check.severity) == (False, "error")
+    assert complaint in check.detail
+    assert remedy in check.remedy
+    assert "hidden" not in check.detail + check.remedy
+
+
+def test_databases_that_are_fine(monkeypatch: pytest.MonkeyPatch):
+    for url in ("sqlite:///mlflow.db", "databricks", "databricks://profile"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        assert server_checks.check_database("MLFLOW_TRACKING_URI").ok
+
+
+def test_many_workers_on_sqlite_are_told_of_postgres(monkeypatch: pytest.MonkeyPatch):
+    def post(url: str) -> list[dict[str, str]]:
+        return [{"name": "pairmill"}] if url.endswith("work_pools/filter") else [{"status": "ONLINE"}] * workers
+
+    monkeypatch.setattr(server_checks, "_post", post)
+    ours = ServiceStatus("prefect", "http://x/api", "http://x", 1, "running", "log", True)
+    workers = server_checks.SQLITE_WORKERS
+    assert server_checks.check_workers([ours]) == []
+    workers += 1
+    (check,) = server_checks.check_workers([ours])
+    assert (check.ok, check.severity) == (False, "warning")
+    assert "infra/compose.yaml" in check.remedy

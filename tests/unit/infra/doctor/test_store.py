@@ -1,0 +1,96 @@
+"""What the doctor says of S3 servers that break their promises: a small server that breaks them on purpose."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from dataops.store import open_store
+from infra.doctor import store as store_checks
+
+
+class CarelessS3(BaseHTTPRequestHandler):
+    """Takes and gives objects; ignores every condition, and has a clock of its own."""
+
+    objects: dict[str, bytes]
+    ahead_s = 0.0
+    protocol_version = "HTTP/1.1"
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return formatdate(time.time() + self.ahead_s, usegmt=True)
+
+    def answer(self, code: int, body: bytes = b"") -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_PUT(self) -> None:
+        if "aws-chunked" in self.headers.get("Content-Encoding", ""):
+            while self.rfile.readline().strip() != b"0":
+                pass
+            while self.rfile.readline().strip():
+                pass
+        else:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.objects[self.path] = b"x"
+        self.answer(200)
+
+    def do_POST(self) -> None:  # deletion of many
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer(200, b"<DeleteResult></DeleteResult>")
+
+    def do_GET(self) -> None:
+        self.answer(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+
+    def do_HEAD(self) -> None:
+        self.answer(200)
+
+    def do_DELETE(self) -> None:
+        self.answer(204)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def careless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    handler = type("Handler", (CarelessS3,), {"objects": {}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        open_store.cache_clear() if hasattr(open_store, "cache_clear") else None
+        yield lambda **values: [setattr(handler, name, value) for name, value in values.items()]
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_that_ignores_if_none_match_is_found_out(careless):
+    check = store_checks.check_one_winner(open_store("s3://bucket/prefix"))
+    assert (check.ok, check.severity) == (False, "error")
+    assert "ignores `If-None-Match: *`" in check.detail
+    assert "SeaweedFS" in check.remedy
+
+
+def test_clocks_that_differ_are_told(careless):
+    assert store_checks.check_clock("s3://bucket/prefix").ok
+    for ahead_s, word in ((-300, "ahead of"), (300, "behind")):
+        careless(ahead_s=ahead_s)
+        check = store_checks.check_clock("s3://bucket/prefix")
+        assert (check.ok, check.severity) == (False, "warning")
+        assert word in check.detail
+        assert "timedatectl" in check.remedy
+
+
+def test_a_server_that_is_away_is_an_error_with_its_address(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    check = store_checks.check_clock("s3://bucket/prefix")
+    assert "does not tell the time" in check.detail

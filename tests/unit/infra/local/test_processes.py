@@ -1,0 +1,106 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.local import processes
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def spawn(command: list[str], folder: Path) -> int:
+    env = {**os.environ, processes.MARK: str(folder)}
+    return processes.spawn(command, cwd=folder, env=env, log=folder / "log")
+
+
+def wait_until(condition, patience_s: float = 4.0) -> bool:
+    deadline = time.monotonic() + patience_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_identity_is_stable_and_none_once_dead():
+    assert processes.identity(os.getpid()) == processes.identity(os.getpid()) is not None
+    with subprocess.Popen(SLEEP) as child:
+        assert processes.identity(child.pid) not in (None, processes.identity(os.getpid()))
+        child.kill()
+        assert wait_until(lambda: processes.identity(child.pid) is None)  # a zombie is dead, though its pid exists
+        os.kill(child.pid, 0)
+    assert processes.identity(child.pid) is None
+
+
+def test_spawned_process_is_detached_and_logged(tmp_path: Path):
+    report = (
+        "import os; print(os.getsid(0) == os.getpid(), os.getcwd(), os.read(0, 1), flush=True); os.kill(os.getpid(), 9)"
+    )
+    pid = spawn([sys.executable, "-c", report], tmp_path)
+    assert wait_until(lambda: processes.identity(pid) is None)
+    assert (tmp_path / "log").read_text() == f"True {tmp_path} b''\n"
+    with pytest.raises(ChildProcessError):  # init's child, not ours: it never becomes our zombie
+        os.waitpid(pid, os.WNOHANG)
+
+
+def test_command_that_is_not_there_says_so_in_the_log(tmp_path: Path):
+    pid = spawn(["/nowhere/server"], tmp_path)
+    assert wait_until(lambda: "cannot run /nowhere/server" in (tmp_path / "log").read_text())
+    assert wait_until(lambda: processes.identity(pid) is None)
+
+
+def test_terminate_ends_the_whole_group_and_what_outlived_its_leader(tmp_path: Path):
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    family = f"import subprocess, sys, time; {child}; time.sleep(60)"
+    leader = spawn([sys.executable, "-c", family], tmp_path)
+    assert wait_until(lambda: len(processes.marked(str(tmp_path))) == 2)
+    os.kill(leader, signal.SIGKILL)
+    assert wait_until(lambda: processes.identity(leader) is None)
+    (orphan,) = processes.marked(str(tmp_path))
+    processes.terminate(None, str(tmp_path), grace_s=3)
+    assert processes.identity(orphan) is None
+    assert processes.marked(str(tmp_path)) == []
+
+
+def test_terminate_kills_what_ignores_sigterm(tmp_path: Path):
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    )
+    pid = spawn([sys.executable, "-c", stubborn], tmp_path)
+    assert wait_until(lambda: "ready" in (tmp_path / "log").read_text())
+    started = time.monotonic()
+    processes.terminate(pid, str(tmp_path), grace_s=0.3)
+    assert processes.identity(pid) is None
+    assert time.monotonic() - started >= 0.3
+
+
+def test_port_choice_prefers_in_order_and_skips_taken_ones():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = taken.getsockname()[1]
+        free = processes.choose_port()
+        assert not processes.is_free(busy)
+        assert processes.choose_port(busy, None, free) == free
+        assert processes.choose_port(busy) not in (busy, 0)
+    assert processes.choose_port(busy, free) == busy
+    assert not processes.is_free(70000)
+
+
+def test_port_taken_on_all_interfaces_is_not_free():
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        assert not processes.is_free(taken.getsockname()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
+def test_listens_tells_our_server_from_a_stranger(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        assert not processes.listens(str(tmp_path), stranger.getsockname()[1])
+    port = processes.choose_port()
+    pid = spawn([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"], tmp_path)
+    try:
+        assert wait_until(lambda: processes.listens(str(tmp_path), port))
+        assert not processes.listens(str(tmp_path / "other"), port)
+    finally:
+        processes.terminate(pid, str(tmp_path), grace_s=2)

@@ -1,0 +1,269 @@
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ServiceError
+from infra.local import processes, supervisor
+from infra.local.supervisor import Record, Service
+
+SITE = Service("site", (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1"), "/")
+
+
+@pytest.fixture
+def services(tmp_path: Path):
+    yield tmp_path
+    for folder in tmp_path.glob("*/"):
+        if record := supervisor.load(folder):
+            supervisor.stop(folder, record)
+        assert processes.marked(str(folder)) == []
+
+
+def start(services: Path, service: Service = SITE, **options) -> Record:
+    (record,) = supervisor.ensure(services, [service], 4.0, **options)
+    assert supervisor.healthy(services / service.name, record)
+    return record
+
+
+def test_a_running_server_is_kept_and_a_stopped_one_returns_to_its_port(services: Path):
+    first = start(services)
+    assert start(services) == first == supervisor.load(services / "site")
+    stopped = supervisor.stop(services / "site", first)
+    assert (stopped.pid, stopped.alive, stopped.port) == (None, False, first.port)
+    assert not supervisor.answers(first.port, "/")
+    again = start(services)
+    assert again.port == first.port
+    assert again.pid != first.pid
+
+
+def test_state_file_is_private(services: Path):
+    start(services)
+    assert (services / "site/state.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_killed_server_is_healed(services: Path):
+    first = start(services)
+    assert first.pid
+    os.kill(first.pid, signal.SIGKILL)
+    while first.alive:
+        time.sleep(0.01)
+    assert start(services).pid != first.pid
+
+
+def test_another_command_restarts_only_where_asked(services: Path):
+    first = start(services)
+    changed = dataclasses.replace(SITE, command=(*SITE.command, "--directory", str(services)))
+    assert start(services, changed) == first
+    second = start(services, changed, same_command=True)
+    assert second.pid != first.pid
+    assert start(services, changed, same_command=True) == second
+
+
+def test_a_reused_pid_is_not_ours_and_is_left_alone(services: Path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as stranger:
+        try:
+            folder = services / "site"
+            folder.mkdir()
+            record = Record(
+                "site", processes.choose_port(), SITE.command, "/", stranger.pid, "an-earlier-boot:1234", None
+            )
+            supervisor.save(folder, record)
+            assert not record.alive
+            start(services)
+            supervisor.save(folder, record)
+            supervisor.stop(folder, record)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_a_taken_port_is_left_to_its_owner(services: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert start(services, dataclasses.replace(SITE, port=port)).port != port
+
+
+def test_a_port_lost_between_choice_and_start_leads_to_another(services: Path, monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        choose, answers = processes.choose_port, iter([port])
+        monkeypatch.setattr(processes, "choose_port", lambda *preferred: next(answers, None) or choose(*preferred))
+        assert start(services).port != port
+        assert "Address already in use" in (services / "site/log").read_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"pid": 1}', '{"name": "site", "port": "x", "command": [], "health_path": "/"}']
+)
+def test_an_unreadable_state_file_counts_as_none(services: Path, text: str):
+    folder = services / "site"
+    folder.mkdir()
+    (folder / "state.json").write_text(text)
+    assert supervisor.load(folder) is None
+    start(services)
+
+
+def test_a_server_that_ends_at_once_is_reported_with_its_last_words(services: Path):
+    dying = Service("dying", (sys.executable, "-c", "raise SystemExit('no such table: flow_run')"), "/")
+    with pytest.raises(ServiceError, match=r"(?s)dying ended at once.*dying/log.*no such table: flow_run"):
+        supervisor.ensure(services, [dying], 4.0)
+    record = supervisor.load(services / "dying")
+    assert record
+    assert record.pid is None
+
+
+def test_a_server_that_never_answers_is_stopped_and_reported(services: Path):
+    silent = Service(
+        "silent", (sys.executable, "-c", "import time; print('thinking', flush=True); time.sleep(60)"), "/"
+    )
+    with pytest.raises(ServiceError, match=r"(?s)silent did not answer in time.*thinking"):
+        supervisor.ensure(services, [SITE, silent], 1.0)
+    assert processes.marked(str(services / "silent")) == []
+
+
+def test_a_hanging_server_is_restarted(services: Path, monkeypatch: pytest.MonkeyPatch):
+    first = start(services)
+    monkeypatch.setattr(supervisor, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(supervisor, "STOP_GRACE_S", 0.2)
+    monkeypatch.setattr(
+        supervisor, "answers", lambda port, path, ask=supervisor.answers: ask(port, path, timeout_s=0.3)
+    )
+    supervisor.save(services / "site", dataclasses.replace(first, started_at="2020-01-01T00:00:00+00:00"))
+    assert first.pid
+    os.kill(first.pid, signal.SIGSTOP)
+    assert start(services).pid != first.pid
+
+
+def test_the_lock_excludes_and_gives_up(services: Path):
+    with (
+        supervisor.locked(services),
+        pytest.raises(ServiceError, match="another process has held"),
+        supervisor.locked(services, patience_s=0.2),
+    ):
+        pass
+    with (
+        supervisor.locked(services, patience_s=0.2),
+        (services / "lock").open() as other,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_a_home_that_cannot_be_made_names_the_remedy(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ServiceError, match="set PAIRMILL_HOME"), supervisor.locked(tmp_path / "file" / "services"):
+        pass
+
+
+def test_a_full_disk_is_named_with_the_remedy_and_leaves_no_server_behind(services: Path):
+    folder = services / "site"
+    folder.mkdir()
+    (folder / "state.json.tmp").symlink_to("/dev/full")  # a real "no space left on device"
+    with pytest.raises(
+        ServiceError, match=r"state\.json\.tmp: No space left on device; free some room, or set PAIRMILL_HOME"
+    ):
+        supervisor.ensure(services, [SITE], 4.0)
+    assert processes.marked(str(folder)) == []
+    (folder / "state.json.tmp").unlink()
+    start(services)
+
+
+def test_a_full_disk_is_named_when_only_the_log_meets_it(services: Path):
+    (services / "site").mkdir()
+    (services / "site/log").symlink_to("/dev/full")
+    with pytest.raises(ServiceError, match=r"site/log: No space left on device"):
+        supervisor.ensure(services, [SITE], 4.0)
+    assert processes.marked(str(services / "site")) == []
+    (services / "site/log").unlink()
+
+
+def test_a_home_that_cannot_be_written_in_names_the_remedy(services: Path):
+    (services / "site").write_text("")  # root may write anywhere, but not through a file
+    with pytest.raises(ServiceError, match=r"cannot write .*site.*; set PAIRMILL_HOME to a folder that you own"):
+        supervisor.ensure(services, [SITE], 4.0)
+
+
+def test_a_read_only_home_names_the_remedy(tmp_path: Path):
+    home, me = tmp_path / "home", os.geteuid()
+    home.mkdir(mode=0o555)
+    with contextlib.ExitStack() as stack:
+        if me == 0:  # root may write anywhere: be nobody for a moment, with the folder's parents open
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+            folder.chmod(0o555)
+            home = folder
+            os.seteuid(65534)
+            stack.callback(os.seteuid, me)
+        with pytest.raises(ServiceError, match="Permission denied; set PAIRMILL_HOME to a folder that you own"):
+            stack.enter_context(supervisor.locked(home / "services"))
+
+
+def test_after_a_reboot_a_stranger_that_answers_on_our_port_with_our_pid_is_not_ours(
+    services: Path, caplog: pytest.LogCaptureFixture
+):
+    port = processes.choose_port()
+    folder = services / "site"
+    folder.mkdir()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, cwd=services) as stranger:
+        try:
+            while not supervisor.answers(port, "/"):
+                time.sleep(0.02)
+            before = str(processes.identity(stranger.pid))
+            record = Record(
+                "site", port, SITE.command, "/", stranger.pid, f"earlier-boot:{before.split(':')[-1]}", None
+            )
+            supervisor.save(folder, record)
+            assert not supervisor.healthy(folder, record)
+            # Even if the identity were the same, what listens does not carry our mark.
+            assert not supervisor.healthy(folder, dataclasses.replace(record, identity=before))
+            ours = start(services)
+            assert ours.port != port
+            assert f"another program holds port {port}, so it comes up on {ours.port}" in caplog.text
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_servers_get_a_clean_environment(services: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in (
+        "PREFECT_API_URL",
+        "MLFLOW_STATIC_PREFIX",
+        "_MLFLOW_SERVER_FILE_STORE",
+        "PYTHONPATH",
+        "PYTHONWARNINGS",
+    ):
+        monkeypatch.setenv(name, "bent")
+    monkeypatch.setenv("PYTHONUTF8", "1")
+    dump = (
+        "import json, os, sys; json.dump([dict(os.environ), sys.path], open('seen', 'w'));"
+        "from http.server import *; server = HTTPServer(('127.0.0.1', int(sys.argv[1])), SimpleHTTPRequestHandler);"
+        "server.serve_forever()"
+    )
+    service = Service("dump", (sys.executable, "-c", dump, "{port}"), "/", {"OWN": "{port} {folder}"})
+    record = start(services, service)
+    seen, path = json.loads((services / "dump/seen").read_text())
+    assert "bent" not in seen.values()
+    assert (seen["PYTHONUTF8"], seen["OWN"]) == ("1", f"{record.port} {services / 'dump'}")
+    assert "" not in path
+    assert str(services / "dump") not in path
+
+
+def test_a_long_log_is_set_aside(services: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(supervisor, "_LOG_LIMIT", 100)
+    (services / "site").mkdir()
+    (services / "site/log").write_text("x" * 101)
+    start(services)
+    assert (services / "site/log.1").read_text() == "x" * 101
+    assert "x" * 101 not in (services / "site/log").read_text()
+    assert supervisor.tail(services / "site/log.1") == ["x" * 101]
+    assert supervisor.tail(services / "none") == ["(no log)"]

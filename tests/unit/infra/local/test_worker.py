@@ -1,0 +1,53 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from infra.local import services, worker
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[tuple[str, list[str], dict[str, str]]]:
+    """What would be started."""
+    calls: list[tuple[str, list[str], dict[str, str]]] = []
+
+    def ensure(name: str, command: Sequence[str], path: str, env: Mapping[str, str], port: int | None) -> None:
+        calls.append((name, list(command), dict(env)))
+
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
+    monkeypatch.setattr(services, "ensure_service", ensure)
+    return calls
+
+
+def test_each_gpu_has_a_worker_that_sees_it_alone(asked):
+    worker.start_workers("mill", gpus=2)
+    assert [
+        (name, command[command.index("--pool") + 1], env.get("CUDA_VISIBLE_DEVICES")) for name, command, env in asked
+    ] == [
+        ("worker-mill", "mill", None),
+        ("worker-mill-gpu-0", "mill-gpu", "0"),
+        ("worker-mill-gpu-1", "mill-gpu", "1"),
+    ]
+    assert all("--limit" in command for name, command, _ in asked if "gpu" in name)
+
+
+def test_a_single_gpu_is_chosen_by_the_environment_and_none_starts_no_trainer(asked):
+    worker.start_workers("mill", gpus=1)
+    worker.start_workers("mill", gpus=0)
+    assert [(name, "CUDA_VISIBLE_DEVICES" in env) for name, _, env in asked] == [
+        ("worker-mill", False),
+        ("worker-mill-gpu", False),
+        ("worker-mill", False),
+    ]
+
+
+def test_a_worker_listens_on_loopback_and_keeps_credentials_out_of_its_command(asked, monkeypatch, tmp_path):
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_secret")
+    monkeypatch.setenv("PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL", "WARNING")  # the command's own, not its runs'
+    worker.start_workers("mill", gpus=0)
+    ((_, command, env),) = asked
+    assert env["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1"
+    assert env["PREFECT_API_KEY"] == "pnu_secret"
+    assert "pnu_secret" not in " ".join(command)
+    assert env["PAIRMILL_HOME"] == str(tmp_path)
+    assert "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL" not in env

@@ -1,0 +1,121 @@
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps
+
+from dataops.errors import ConfigError, SourceError
+from dataops.snapshot import Manifest, read_parts, read_table
+from dataops.store import FolderStore
+from tasks.curate import evaluation_overlap as curate_overlap
+from tasks.curate import stage as curate
+from tasks.curate.config import CurateConfig
+from tasks.curate.evaluation_overlap import MATCHES
+from tasks.curate.stage import CURATE, MATCHES_PART
+from tasks.engine.stage import Context, make, plan
+from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, serially
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curate, "map_parts", serially)
+    monkeypatch.setattr(curate_overlap, "map_parts", serially)
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> tuple[str, str]:
+    """A folder with pictures 1 and 2, and a tar with picture 3; both with other things beside."""
+    folder, tar = tmp_path / "flowers", tmp_path / "cars.tar"
+    (folder / "red").mkdir(parents=True)
+    (folder / "red" / "1.jpg").write_bytes(jpeg(blocks(1)))
+    (folder / "2.png").write_bytes(png(blocks(2)))
+    (folder / "labels.txt").write_text("red\n")
+    (folder / "broken.jpg").write_bytes(jpeg(blocks(9))[:800])
+    with tarfile.open(tar, "w") as out:
+        for name, data in (("val/3.jpg", jpeg(blocks(3))), ("val/3.cls", b"7")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            out.addfile(info, io.BytesIO(data))
+    return str(folder), str(tar)
+
+
+def png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def some_pairs() -> list[dict[str, Any]]:
+    one = jpeg(blocks(1))
+    return [
+        pair("bytes", "the same bytes", jpeg(blocks(5)), hashlib.sha256(one).hexdigest()),  # its shard was re-encoded
+        pair("copy", "scaled", jpeg(blocks(2).resize((60, 60)), 70)),
+        pair("mirrored", "mirrored", jpeg(ImageOps.mirror(blocks(3)))),
+        pair("crop", "cropped", jpeg(blocks(3).crop((6, 4, 94, 92)))),
+        *[pair(f"x{n}", f"innocent {n}", jpeg(blocks(100 + n))) for n in range(6)],
+    ]
+
+
+def made_with(folder: Path, shard_size: int = 4, **overlap: Any) -> tuple[FolderStore, Manifest]:
+    store = FolderStore(folder)
+    config = CurateConfig.model_validate({"overlap": overlap})
+    planned = plan(CURATE, config, 0, [downloaded(store, some_pairs(), shard_size)])
+    return store, make(planned, Context(store, folder))
+
+
+def test_pictures_of_evaluation_sets_leave_and_are_listed(tmp_path: Path, sets: tuple[str, str]) -> None:
+    digests = set()
+    for size in (3, 100):
+        store, made = made_with(tmp_path / str(size), size, paths=sets)
+        lost = read_parts(store, made, "dropped-").to_pylist()
+        assert {row["url"]: row["evaluation_overlap"] for row in lost} == {
+            "bytes": sets[0], "copy": sets[0], "mirrored": sets[1], "crop": sets[1]
+        }  # fmt: skip
+        assert made.counts.dropped == {"evaluation_overlap": 4}
+        assert made.facts == {"evaluation_pictures": 3, "evaluation_unreadable": 1, "evaluation_overlaps": 4}
+        found = read_table(store, made.path(MATCHES_PART))
+        assert found.schema == MATCHES
+        urls = {row["uid"]: row["url"] for row in some_pairs()}
+        listed = {urls[row["uid"]]: (row["member"], row["kind"]) for row in found.to_pylist()}
+        assert listed == {
+            "bytes": ("red/1.jpg", "exact"), "copy": ("2.png", "copy"),
+            "mirrored": ("cars.tar/val/3.jpg", "mirrored"), "crop": ("cars.tar/val/3.jpg", "crop"),
+        }  # fmt: skip
+        assert all(0.95 <= row["correlation"] <= 1 and row["distance"] <= 8 for row in found.to_pylist())
+        digests.add(next(part.sha256 for part in made.parts if part.name == MATCHES_PART))
+    assert len(digests) == 1
+
+
+def test_marked_pictures_stay_with_the_names_of_their_sets(tmp_path: Path, sets: tuple[str, str]) -> None:
+    store, made = made_with(tmp_path, paths=sets, action="mark")
+    kept = {row["url"]: row["evaluation_overlap"] for row in read_parts(store, made).to_pylist()}
+    assert kept.pop("crop") == sets[1]
+    assert {url for url, names in kept.items() if names} == {"bytes", "copy", "mirrored"}
+    assert len(kept) == 9
+
+
+def test_a_changed_evaluation_set_is_another_snapshot(tmp_path: Path, sets: tuple[str, str]) -> None:
+    store = FolderStore(tmp_path)
+    config = CurateConfig.model_validate({"overlap": {"paths": sets}})
+    source = downloaded(store, some_pairs(), 4)
+    keys = [plan(CURATE, config, 0, [source]).key]
+    keys.append(plan(CURATE, config, 0, [source]).key)
+    Path(sets[0], "new.jpg").write_bytes(jpeg(blocks(7)))
+    keys.append(plan(CURATE, config, 0, [source]).key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, sets: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"'.*nothing' is no file"):
+        made_with(tmp_path, paths=[f"{tmp_path}/nothing"])
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no picture")
+    with pytest.raises(ConfigError, match=r"no picture can be read in .*texts"):
+        made_with(tmp_path, paths=[f"{tmp_path}/texts"])
+    whole = Path(sets[1]).read_bytes()
+    Path(sets[1]).write_bytes(whole[:700])
+    with pytest.raises(SourceError, match=r"cars.tar is not a whole tar file"):
+        made_with(tmp_path, paths=[sets[1]])

@@ -1,0 +1,182 @@
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tasks.download.fetch import host_pace
+from tasks.download.fetch.host_pace import HostPace, PaceLimits
+from tasks.web.host_state import Pauses
+from tasks.web.request import FetchError
+
+
+def at_once(number: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_so_many_at_a_time_of_one_host_and_others_beside() -> None:
+    pace, lock, now, most = HostPace(PaceLimits(concurrency=3)), threading.Lock(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
+
+    def work(number: int) -> None:
+        host = "ab"[number % 2]
+        with pace.turn(host):
+            with lock:
+                now[host] += 1
+                most[host] = max(most[host], now[host])
+            time.sleep(0.02)
+            with lock:
+                now[host] -= 1
+
+    at_once(24, work)
+    assert most == {"a": 3, "b": 3}
+
+
+def test_so_many_a_second_or_fewer_where_the_host_asks_for_it() -> None:
+    pace, starts = HostPace(PaceLimits(interval=0.03)), []
+
+    def work(interval: float) -> None:
+        with pace.turn("a.test", interval):
+            starts.append(time.monotonic())
+
+    at_once(5, lambda _: work(0.0))
+    at_once(4, lambda _: work(0.08))
+    gaps = [after - before for before, after in pairwise(starts)]
+    assert min(gaps[:4]) >= 0.03
+    assert min(gaps[5:]) >= 0.08
+
+
+def test_a_pace_is_that_of_all_processes_together() -> None:
+    pace, starts = HostPace(PaceLimits(interval=0.02, processes=3)), []
+
+    def work(interval: float) -> None:
+        with pace.turn("a.test", interval):
+            starts.append(time.monotonic())
+
+    at_once(3, lambda _: work(0.0))
+    at_once(3, lambda _: work(0.03))
+    gaps = [after - before for before, after in pairwise(starts)]
+    assert min(gaps[:2]) >= 0.06
+    assert min(gaps[3:]) >= 0.09
+    started = time.monotonic()
+    impatient = HostPace(PaceLimits(interval=20.0, processes=3))
+    with impatient.turn("a.test"):
+        pass
+    with pytest.raises(FetchError, match="host_busy"), impatient.turn("a.test"):
+        pytest.fail("there is one a minute")
+    assert time.monotonic() - started < 0.5
+
+
+def fails(pace: HostPace, error: FetchError, seconds: float) -> None:
+    with pace.turn("a.test"):
+        time.sleep(seconds)
+        raise error
+
+
+def failing(pace: HostPace, error: FetchError, seconds: float = 0.0) -> float:
+    """Seconds that it took to fail."""
+    started = time.monotonic()
+    with pytest.raises(FetchError, match=error.reason):
+        fails(pace, error, seconds)
+    return time.monotonic() - started
+
+
+def test_retry_after_is_waited_for_where_it_is_short_and_not_where_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
+    pace = HostPace(PaceLimits(max_pause=0.5))
+    started = time.monotonic()  # the pause begins within the next line
+    failing(pace, FetchError("http_429", "x", retry_after=0.2))
+    with pace.turn("a.test"):
+        assert 0.2 <= time.monotonic() - started < 0.4
+    failing(pace, FetchError("http_503", "x", retry_after=20.0))
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="http_503"), pace.turn("a.test"):
+        pytest.fail("it asked for 20 s")
+    with pace.turn("b.test"):
+        pass
+    assert time.monotonic() - started < 0.1
+
+
+def test_pauses_double_while_a_host_pushes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_pace, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
+    pace = HostPace(PaceLimits())
+    waits = [failing(pace, FetchError("http_429", "x")) for _ in range(4)]
+    assert waits[0] < 0.05
+    assert [round(wait / 0.05) for wait in waits[1:]] == [1, 2, 4]
+    time.sleep(0.4)
+    with pace.turn("a.test"):
+        pass
+    failing(pace, FetchError("http_429", "x"))
+    assert failing(pace, FetchError("http_404", "x")) < 0.1  # it begins anew after a success
+
+
+def test_a_dead_host_costs_its_patience_and_no_more() -> None:
+    pace = HostPace(PaceLimits(concurrency=2, patience=0.25))
+    times: list[float] = []
+    at_once(30, lambda _: times.append(failing(pace, FetchError("timeout", "as every time"), 0.1)))
+    assert 0.15 <= max(times) < 0.5  # two at a time, twice: then it has cost 0.4 s
+    assert failing(pace, FetchError("timeout", "as every time"), 0.1) < 0.05  # it is not asked any more
+    with pace.turn("other.test"):
+        pass
+
+
+def test_successes_win_patience_back_and_an_answer_says_nothing_against_a_host() -> None:
+    pace = HostPace(PaceLimits(patience=0.05))
+    for _ in range(6):
+        failing(pace, FetchError("timeout", "x"), 0.02)
+        for _ in range(3):
+            with pace.turn("a.test"):
+                pass
+    for _ in range(6):
+        failing(pace, FetchError("http_404", "x"), 0.02)
+
+
+def test_a_turn_that_does_not_come_is_given_up() -> None:
+    pace, release = HostPace(PaceLimits(concurrency=1, patience=0.1)), threading.Event()
+
+    def holds() -> None:
+        with pace.turn("slow.test"):
+            release.wait(5)
+
+    holder = threading.Thread(target=holds)
+    holder.start()
+    time.sleep(0.05)
+    with pytest.raises(FetchError, match="host_busy"), pace.turn("slow.test"):
+        pytest.fail("there was one turn")
+    release.set()
+    holder.join()
+    with pace.turn("slow.test"):
+        pass
+
+
+def test_a_pause_that_one_process_was_told_is_kept_by_all(tmp_path: Path) -> None:
+    asked, beside = (HostPace(PaceLimits(max_pause=10), Pauses(tmp_path)) for _ in range(2))
+    with pytest.raises(FetchError), asked.turn("a.test"):
+        raise FetchError("http_429", "the server's answer", retry_after=60)
+    with pytest.raises(FetchError, match="http_429: the server's answer"), beside.turn("a.test"):
+        pytest.fail("it was asked")
+    with beside.turn("b.test"):
+        pass
+
+    with pytest.raises(FetchError), asked.turn("c.test"):
+        raise FetchError("http_503", "the server's answer", retry_after=0.1)
+    started = time.monotonic()
+    with beside.turn("c.test"):
+        assert time.monotonic() - started > 0.05, "a short one is waited for"
+
+
+def test_of_two_pauses_the_longer_one_counts(tmp_path: Path) -> None:
+    pauses = Pauses(tmp_path)
+    for reason, seconds in (("http_429", 50.0), ("http_503", 90.0), ("http_429", 10.0)):
+        pauses.put("a.test", reason, "x", seconds)
+    found = pauses.left("a.test")
+    assert found is not None
+    assert found[0] == "http_503"
+    assert 80 < found[2] <= 90
+    assert pauses.left("b.test") is None

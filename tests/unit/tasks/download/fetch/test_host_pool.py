@@ -1,0 +1,80 @@
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from tasks.download.fetch.host_pool import HostPool, UrlRow, host_of
+
+
+def test_a_slow_host_holds_no_more_threads_than_it_may_and_no_other_host() -> None:
+    """8 threads, of which the 20 rows of one host that does not answer would hold all."""
+    hung, running, most = threading.Event(), Counter[str](), Counter[str]()
+    rows = [(n, f"http://{'slow' if n < 20 else f'h{n % 7}'}.test/{n}.jpg") for n in range(90)]
+    lock = threading.Lock()
+
+    def fetch(row: UrlRow) -> UrlRow:
+        host = host_of(row[1])
+        with lock:
+            running[host] += 1
+            most[host] = max(most[host], running[host])
+        if host == "slow.test":
+            assert hung.wait(20)
+        else:
+            time.sleep(0.001)
+        with lock:
+            running[host] -= 1
+        return row
+
+    got = []
+    with HostPool(threads=8, per_host=2) as pool:
+        for row in pool.imap_unordered(fetch, iter(rows)):
+            got.append(row)
+            if len(got) == 70:  # all the others
+                assert all("slow" not in url for _, url in got)
+                hung.set()
+    assert sorted(got) == rows
+    assert most["slow.test"] == 2
+    assert max(most.values()) == 2
+
+
+def test_what_takes_longest_comes_first_but_leaves_threads_to_the_others() -> None:
+    """As the seconds of the hosts say; one that was not asked yet is taken for a slow one."""
+    pool, order = HostPool(threads=2, per_host=1), []
+    pool._seconds |= {"late": 4.0, "quick": 0.01, "many": 0.01}
+    hosts = ["quick", "many", "late", "new", "late", "many", "new", "many"]
+
+    def fetch(row: UrlRow) -> str:
+        return row[1]
+
+    for host in ("late", "new", "many", "quick"):
+        pool._rows[host].extend((n, host) for n, name in enumerate(hosts) if name == host)
+        pool._left += hosts.count(host)
+        pool._offer(host)
+    for _ in range(2):  # two threads at work
+        taken = pool._take()
+        assert taken is not None
+        order.append(taken[0])
+    assert order == ["late", "many"]
+
+
+def test_no_more_results_are_held_than_threads() -> None:
+    done = []
+    pool = HostPool(threads=3, per_host=9)
+    results = pool.imap_unordered(lambda row: done.append(row) or row, [(n, f"http://h{n}/") for n in range(30)])
+    next(results)
+    time.sleep(0.05)
+    assert len(done) <= 1 + 3 + 3
+    assert len(list(results)) == 29
+
+
+@pytest.mark.parametrize("url", ["", "x", "//", "http://", "http://A.test:80/b", "\ud800"])
+def test_any_text_has_a_host(url: str) -> None:
+    assert host_of(url) == ("a.test:80" if "test" in url else "")
+    assert list(HostPool(2, 1).imap_unordered(lambda row: row[0], [(7, url)])) == [7]
+
+
+def test_no_row_is_begun_after_the_end() -> None:
+    with HostPool(threads=1, per_host=1) as pool:
+        assert next(pool.imap_unordered(lambda row: row, [(n, f"http://h{n}/") for n in range(5)]))
+    assert pool._take() is None

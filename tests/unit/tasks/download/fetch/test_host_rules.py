@@ -1,0 +1,187 @@
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from dataops.rights.opt_outs import OptOut
+from dataops.rights.robots import RobotsFile
+from tasks.download.fetch.host_pace import HostPace, PaceLimits
+from tasks.download.fetch.host_rules import HostRules, RuleLimits
+from tasks.download.politeness import AI_AGENTS
+from tasks.web.origin_files import SiteFile, SiteFiles
+from tasks.web.request import FetchError, split_url
+
+NONE = (404, "")
+
+
+class Host(SiteFiles):
+    """Answers without a network."""
+
+    def __init__(self, robots: Any = NONE, tdmrep: Any = NONE, ai: Any = NONE):
+        self.answers = {"/robots.txt": robots, "/.well-known/tdmrep.json": tdmrep, "/ai.txt": ai}
+        self.asked: Counter[str] = Counter()
+
+    def get(self, origin: str, path: str, turn: Any = nullcontext) -> SiteFile:
+        context: AbstractContextManager[None] = turn()
+        with context:
+            self.asked[path] += 1
+            answer = self.answers[path]
+            if isinstance(answer, FetchError):
+                raise answer
+            return SiteFile(origin + path, *answer, fetched_at=0.0)
+
+
+def rules(host: SiteFiles, **limits: Any) -> HostRules:
+    return HostRules(host, HostPace(PaceLimits()), RuleLimits("pairmill", AI_AGENTS, **limits))
+
+
+def checked(host: SiteFiles, url: str = "http://a.test/x/1.jpg", **limits: Any) -> list[OptOut]:
+    return rules(host, **limits).check(split_url(url))[1]
+
+
+def allow(*lines: str) -> tuple[int, str]:
+    return 200, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (NONE, None),
+        ((403, ""), None),
+        ((410, ""), None),
+        ((500, ""), "robots"),
+        ((503, ""), "robots"),
+        ((429, ""), "robots"),
+        (FetchError("dns", "x"), "dns"),
+        (FetchError("timeout", "x"), "timeout"),
+        (FetchError("connect", "x"), "connect"),
+        (FetchError("tls", "x"), "tls"),
+        (FetchError("private_address", "x"), "private_address"),
+        (FetchError("bad_response", "x"), "robots"),
+        (allow("User-agent: *", "Disallow: /"), "robots"),
+        (allow("User-agent: *", "Disallow: /x/"), "robots"),
+        (allow("User-agent: *", "Disallow: /y/"), None),
+        (allow("User-agent: *", "Disallow: /", "Allow: /x/*.jpg$"), None),
+        (allow("User-agent: *", "Disallow: /", "User-agent: Pairmill", "Disallow:"), None),
+        (allow("User-agent: Pairmill", "Disallow: /x"), "robots"),
+        (allow("User-agent: otherbot", "Disallow: /"), None),
+        (allow("User-agent: *", "Crawl-delay: 11"), "robots"),
+        (allow("<html>not found</html>"), None),
+        (allow("\ufeffUser-agent: *", "Disallow: /"), "robots"),
+    ],
+)
+def test_robots_txt(answer: Any, reason: str | None) -> None:
+    host = Host(answer)
+    if reason is None:
+        assert checked(host) == []
+        return
+    with pytest.raises(FetchError) as caught:
+        checked(host)
+    assert caught.value.reason == reason
+    assert host.asked == {"/robots.txt": 1}  # and nothing else of a host that forbids it
+
+
+def test_a_file_is_read_once_and_a_dead_host_asked_once() -> None:
+    host = Host()
+    all_rules = rules(host)
+    for number in range(5):
+        all_rules.check(split_url(f"http://a.test/{number}.jpg"))
+    assert host.asked == dict.fromkeys(host.answers, 1)
+    all_rules.check(split_url("https://a.test/1.jpg"))
+    assert host.asked == dict.fromkeys(host.answers, 2)  # another origin
+    dead = Host(FetchError("timeout", "x"))
+    all_rules = rules(dead)
+    for _ in range(5):
+        with pytest.raises(FetchError, match="timeout"):
+            all_rules.check(split_url("http://a.test/1.jpg"))
+    assert dead.asked == {"/robots.txt": 1}
+
+
+def test_crawl_delay_is_told_and_kept_between_the_files() -> None:
+    host = Host(allow("User-agent: *", "Crawl-delay: 0.15"))
+    started = time.monotonic()
+    assert rules(host).check(split_url("http://a.test/1.jpg")) == (0.15, [])
+    assert time.monotonic() - started >= 0.15
+
+
+@pytest.mark.parametrize(
+    ("lines", "agents"),
+    [
+        (["User-agent: GPTBot", "Disallow: /"], ["GPTBot"]),
+        (["User-agent: gptbot # no", "user-agent:CCBot", "Disallow: /x"], ["CCBot", "GPTBot"]),
+        (["User-agent: GPTBot", "Disallow: /y"], []),
+        (["User-agent: GPTBot", "Disallow: /", "User-agent: pairmill", "Disallow: /y"], []),  # it has spoken to us
+        (["User-agent: Googlebot", "Disallow: /"], []),
+        (["User-agent: Google", "Disallow: /"], []),  # is not Google-Extended
+        (["User-agent: *", "Disallow: /y"], []),
+    ],
+)
+def test_agents_that_gather_for_training_are_shut_out(lines: list[str], agents: list[str]) -> None:
+    found = checked(Host(allow(*lines)))
+    assert [(one.signal, one.detail, one.where) for one in found] == [
+        ("robots_ai_agents", agent, "http://a.test/robots.txt") for agent in agents
+    ]
+    assert all(one.when == "1970-01-01T00:00:00.000+00:00" for one in found)
+
+
+def test_tdmrep_and_ai_txt_speak_before_a_picture_is_asked_for() -> None:
+    host = Host(
+        tdmrep=(200, '[{"location": "/free", "tdm-reservation": 0}, {"location": "/", "tdm-reservation": 1}]'),
+        ai=allow("# Spawning AI", "User-Agent: *", "Disallow: *.jpg", "Allow: *.txt", "Allow: /"),
+    )
+    tdm = ("tdmrep", "/", "http://a.test/.well-known/tdmrep.json")
+    ai = ("ai_txt", "Disallow", "http://a.test/ai.txt")
+    for path, expected in (("/1.jpg", [tdm, ai]), ("/free/1.jpg", [ai]), ("/free/1.png", []), ("/1.png?a=b", [tdm])):
+        found = checked(host, f"http://a.test{path}")
+        assert [(one.signal, one.detail, one.where) for one in found] == expected, path
+    host.asked.clear()
+    assert checked(host, asked=frozenset()) == []
+    assert host.asked == {"/robots.txt": 1}
+
+
+def test_what_cannot_be_had_or_robots_txt_forbids_is_no_file() -> None:
+    host = Host(tdmrep=FetchError("timeout", "x"), ai=(500, ""))
+    assert checked(host) == []
+    reserved = (200, '[{"location": "/", "tdm-reservation": 1}]')
+    host = Host(allow("User-agent: *", "Disallow: /", "Allow: /x/"), tdmrep=reserved)
+    assert checked(host) == []
+    assert host.asked == {"/robots.txt": 1}
+
+
+def test_named_agents_are_read_from_lines_of_any_form() -> None:
+    text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\nUser agent: Spaced\n# User-agent: not"
+    assert RobotsFile.parse(text).named == {"gptbot", "ccbot", "other", "spaced"}
+
+
+def test_a_file_that_would_cost_too_much_time_allows_nothing() -> None:
+    hostile = "User-agent: *\n" + "".join(f"Disallow: /{'*a' * 5}{n}b$\n" for n in range(20_000))
+    started = time.monotonic()
+    file = RobotsFile.parse(hostile)
+    assert not any(file.allows(f"http://a.test/{'a' * 2000}{n}", "pairmill") for n in range(1000))
+    assert time.monotonic() - started < 2
+    modest = "User-agent: *\n" + "".join(f"Disallow: /*{n}.jpg$\n" for n in range(1_000))
+    assert RobotsFile.parse(modest).allows("http://a.test/x.jpg", "pairmill")
+    assert not RobotsFile.parse(modest).allows("http://a.test/999.jpg", "pairmill")
+
+
+def test_two_threads_read_the_files_beside_robots_txt_at_the_same_time() -> None:
+    both = Barrier(2)
+
+    class Slow(Host):
+        def get(self, origin: str, path: str, turn: Any = nullcontext) -> SiteFile:
+            if path != "/robots.txt":
+                both.wait(20)
+            return super().get(origin, path, turn)
+
+    host = Slow()
+    asked = rules(host)
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(2):
+            threads.submit(asked.check, split_url("http://a.test/1.jpg"))
+    assert not both.broken
+    assert set(host.asked.values()) == {1}
+    assert len(host.asked) == 3

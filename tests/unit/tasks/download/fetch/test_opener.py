@@ -1,0 +1,173 @@
+from email.message import Message
+from pathlib import Path
+from urllib.parse import urlunsplit
+
+import pytest
+
+from dataops.rights.opt_outs import OptOut, header_opt_outs, robots_tag
+from tasks.download.make_opener import polite_opener
+from tasks.download.stage import DownloadConfig
+from tasks.web.address_policy import Addresses, is_public, parse_connect_to
+from tasks.web.request import FetchError, retry_after, seconds_left, split_url
+
+DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
+def test_public_addresses(address: str) -> None:
+    assert is_public(address)
+
+
+NOT_PUBLIC = """
+    127.0.0.1 127.8.8.8 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1 100.100.100.200
+    0.0.0.0 0.1.2.3 224.0.0.1 239.255.255.250 240.0.0.1 255.255.255.255 192.0.0.192 192.0.2.1 198.18.0.1 198.51.100.1
+    203.0.113.1 168.63.129.16 192.88.99.1 :: ::1 ::127.0.0.1 ::8.8.8.8 ::ffff:127.0.0.1 ::ffff:8.8.8.8 64:ff9b::7f00:1
+    64:ff9b::808:808 64:ff9b:1::1 2002:7f00:1:: 2002:808:808::1 2001:0:7f00::1 fe80::1 fe80::1%eth0 fec0::1 fc00::1
+    fd00:ec2::254 ff02::1 2001:db8::1 100::1 nonsense"""
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC.split())
+def test_addresses_that_are_never_connected_to(address: str) -> None:
+    assert not is_public(address)
+
+
+def test_hosts_are_refused_by_what_they_resolve_to() -> None:
+    addresses = Addresses({"site.test": ("127.0.0.1", 8123), "six.test": ("::1", 80)})
+    assert [target[1] for target in addresses.of("site.test", 443)[1]] == [("127.0.0.1", 8123)]
+    assert addresses.of("six.test", 443)[0] is None
+    for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "017700000001", "127.1", "::ffff:127.0.0.1"):
+        refusal, targets = addresses.of(host, 80)
+        assert refusal is not None
+        assert refusal[0] in ("private_address", "dns"), host
+        assert targets == []
+    assert addresses.of("8.8.8.8", 80) == (None, [(2, ("8.8.8.8", 80))])
+
+
+def test_an_answer_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that changes its mind between check and use gets no second question."""
+    answers = iter([[(2, 1, 6, "", ("8.8.8.8", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
+    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: next(answers))
+    addresses = Addresses({})
+    assert addresses.of("rebind.test", 80) == addresses.of("rebind.test", 80) == (None, [(2, ("8.8.8.8", 80))])
+
+
+def test_private_answers_among_public_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = [(2, 1, 6, "", ("10.0.0.1", 80)), (2, 1, 6, "", ("8.8.8.8", 80))]
+    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: mixed)
+    assert Addresses({}).of("mixed.test", 80) == (None, [(2, ("8.8.8.8", 80))])
+
+
+def test_connect_to() -> None:
+    assert parse_connect_to({"A.test": "127.0.0.1:8123", "b.test": "[::1]:80"}) == {
+        "a.test": ("127.0.0.1", 8123),
+        "b.test": ("::1", 80),
+    }
+    for bad in ("127.0.0.1", "localhost:80", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1:x", ""):
+        with pytest.raises(ValueError, match=r"connect_to 'a.test': .* is not an IP address and a port"):
+            parse_connect_to({"a.test": bad})
+
+
+@pytest.mark.parametrize(
+    ("url", "wire"),
+    [
+        ("http://a.test/x.png", "http://a.test/x.png"),
+        ("HTTPS://A.test:444/a b/ü.png?q=ö&r=%20#frag", "https://a.test:444/a%20b/%C3%BC.png?q=%C3%B6&r=%20"),
+        ("http://bücher.example/", "http://xn--bcher-kva.example/"),
+        ("http://[2606:2800::1]:8080/x", "http://[2606:2800::1]:8080/x"),
+        ("http://a.test./x", "http://a.test/x"),
+        ("http://a.test/x\r\nHost: b", "http://a.test/xHost:%20b"),
+    ],
+)
+def test_urls_as_they_go_on_the_wire(url: str, wire: str) -> None:
+    assert urlunsplit(split_url(url)) == wire
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "ftp://a.test/x", "data:image/png,x", "http:///x", "http://u:p@a.test/", "http://a.test:99999/",
+     "http://[::1/x", "http://a b/", "http://" + "a" * 70 + ".test/", "javascript:alert(1)", "", "x.png"],
+)  # fmt: skip
+def test_urls_that_are_not_asked_for(url: str) -> None:
+    with pytest.raises(FetchError, match=r"^bad_url: "):
+        split_url(url)
+
+
+def headers(*values: str) -> Message:
+    message = Message()
+    for value in values:
+        message["X-Robots-Tag"] = value
+    return message
+
+
+@pytest.mark.parametrize(
+    ("values", "signal"),
+    [
+        ([], None),
+        (["all"], None),
+        (["nofollow, NoAI"], "noai"),
+        (["nofollow", "noindex"], "noindex"),
+        (["none"], "none"),
+        (["otherbot: noai"], None),
+        (["otherbot: noai, noindex"], None),
+        (["otherbot: nofollow, Pairmill: noimageai"], "noimageai"),
+        (["*: noindex"], "noindex"),
+        (["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"], "noai"),
+        (["max-snippet:-1, noimageindex"], "noimageindex"),
+        (["noaiplease"], None),
+    ],
+)
+def test_opt_out_by_header(values: list[str], signal: str | None) -> None:
+    assert robots_tag(headers(*values), "pairmill", DISALLOWED) == signal
+    assert robots_tag(headers(*values), "pairmill", frozenset()) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "reserved"), [("1", True), (" 1 ", True), ("0", False), ("2", False), ("yes", False)]
+)
+def test_text_and_data_mining_is_reserved_by_header(value: str, reserved: bool) -> None:
+    message = headers("noai")
+    message["tdm-reservation"] = value
+    found = list(header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now"))
+    tag = OptOut("x_robots_tag", "noai", "http://a.test/", "now")
+    assert found == [tag, OptOut("tdm_header", "tdm-reservation 1", "http://a.test/", "now")][: 1 + reserved]
+
+
+def test_opener_knows_no_other_scheme_and_asks_once_what_cannot_be_mended(tmp_path: Path) -> None:
+    opener = polite_opener(DownloadConfig(), tmp_path)
+    for url in ("file:///etc/passwd", "ftp://a.test/", "data:text/plain,x"):
+        for _ in range(2):
+            with pytest.raises(FetchError, match=r"^bad_url: neither http nor https$"):
+                opener.open(url)
+    assert set(opener.evidence) == {"file:///etc/passwd", "ftp://a.test/", "data:text/plain,x"}
+
+
+@pytest.mark.parametrize(("reason", "asked"), [("timeout", 1), ("http_404", 1), ("http_503", 3), ("connect", 3)])
+def test_what_timed_out_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, asked: int
+) -> None:
+    opener, checks = polite_opener(DownloadConfig(), tmp_path), []
+
+    def check(parts: object) -> None:
+        checks.append(parts)
+        raise FetchError(reason, "again")
+
+    monkeypatch.setattr(opener.rules, "check", check)
+    for _ in range(3):  # as img2dataset's retries do
+        with pytest.raises(FetchError, match=f"^{reason}: again$"):
+            opener.open("http://a.test/1.png")
+    assert len(checks) == asked
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-3", None)])
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert retry_after(value) == seconds
+
+
+def test_deadline() -> None:
+    assert seconds_left(float("inf")) == float("inf")
+    with pytest.raises(TimeoutError):
+        seconds_left(0.0)
+    assert FetchError("http_503", "").transient
+    assert FetchError("timeout", "").transient
+    assert not FetchError("http_404", "").transient
+    assert not FetchError("private_address", "").transient

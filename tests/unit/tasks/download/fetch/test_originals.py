@@ -1,0 +1,93 @@
+import os
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+from tasks.download.fetch.originals import Originals
+
+
+def headers(**values: str) -> Message:
+    message = Message()
+    for name, value in values.items():
+        message[name.replace("_", "-")] = value
+    return message
+
+
+MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+def test_bytes_come_back_with_what_their_server_calls_them_by(tmp_path: Path) -> None:
+    originals, body = Originals(tmp_path), b"\n\x00 any \n bytes"
+    originals.put("http://a.test/ü", body, headers(ETag='W/"1"', Last_Modified=MODIFIED))
+    kept = originals.get("http://a.test/ü")
+    assert kept is not None
+    assert (kept.body, kept.validators) == (body, {"If-None-Match": 'W/"1"', "If-Modified-Since": MODIFIED})
+    assert originals.get("http://a.test/u") is None
+    originals.put("http://a.test/ü", b"new", headers(Last_Modified=MODIFIED))
+    kept = originals.get("http://a.test/ü")
+    assert kept is not None
+    assert (kept.body, kept.validators) == (b"new", {"If-Modified-Since": MODIFIED})
+    originals.drop("http://a.test/ü")
+    originals.drop("http://a.test/ü")
+    assert originals.get("http://a.test/ü") is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"ETag": "unquoted"},
+        {"ETag": '"a\r\nX-Injected: b"'},
+        {"ETag": '"' + "x" * 5_000 + '"'},
+        {"Last_Modified": "a\nb"},
+        {"ETag": '"1"', "Cache_Control": "private, No-Store"},
+    ],
+)
+def test_what_has_no_plain_validator_or_may_not_be_stored_is_not_kept(tmp_path: Path, given: dict[str, str]) -> None:
+    message = Message()
+    for name, value in given.items():
+        message._headers.append((name.replace("_", "-"), value))  # type: ignore[attr-defined]  # as a wire might
+    Originals(tmp_path).put("http://a.test/", b"body", message)
+    assert Originals(tmp_path).get("http://a.test/") is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_harmed_file_is_as_if_there_were_none(tmp_path: Path) -> None:
+    originals = Originals(tmp_path)
+    originals.put("http://a.test/", b"body of some length", headers(ETag='"1"'))
+    (path,) = tmp_path.glob("??/*")
+    whole = path.read_bytes()
+    for harmed in (
+        whole[:-1],
+        whole[:10],
+        b"",
+        whole.replace(b"body", b"BODY"),
+        b"[]\n",
+        whole.replace(b"a.test", b"b.test"),
+    ):
+        path.write_bytes(harmed)
+        assert originals.get("http://a.test/") is None, harmed
+    path.write_bytes(whole)
+    assert originals.get("http://a.test/") is not None
+
+
+def test_what_was_asked_for_last_stays(tmp_path: Path) -> None:
+    originals = Originals(tmp_path)
+    for number in range(6):
+        originals.put(f"http://a.test/{number}", bytes(1_000), headers(ETag='"1"'))
+    for path in tmp_path.glob("??/*"):
+        os.utime(path, (1_000, 1_000))
+    for number in (2, 4):
+        originals.confirm(f"http://a.test/{number}")
+    assert originals.shrink(2_600) == 4
+    assert [number for number in range(6) if originals.get(f"http://a.test/{number}")] == [2, 4]
+    assert originals.shrink(10**9) == 0
+
+
+def test_a_folder_that_cannot_be_written_loses_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    originals = Originals(tmp_path / "file")
+    originals.put("http://a.test/", b"body", headers(ETag='"1"'))
+    originals.confirm("http://a.test/")
+    assert originals.get("http://a.test/") is None

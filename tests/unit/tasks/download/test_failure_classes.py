@@ -1,0 +1,31 @@
+import pytest
+
+from tasks.download.failure_classes import checked, matches
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns", "expected"),
+    [
+        ("timeout", ["timeout"], True),
+        ("timeout", ["dns", "http_5xx"], False),
+        ("http_503", ["dns", "http_5xx"], True),
+        ("http_404", ["http_5xx"], False),
+        ("http_5xx", ["http_5xx"], False),  # no such class: xx stands for digits
+        ("http_50", ["http_5xx"], False),
+        ("http_429", ["http_42x"], True),
+        ("too_large", ["too_*"], True),
+        ("max", ["max"], True),  # an x that follows no digit is an x
+        (None, ["*"], False),
+        ("anything", ["*"], True),
+        ("timeout", [], False),
+    ],
+)
+def test_patterns(name: str | None, patterns: list[str], expected: bool) -> None:
+    assert matches(name, patterns) is expected
+
+
+@pytest.mark.parametrize("bad", ["", "Timeout", "http 503", "a,b", "../x", "[a]"])
+def test_what_is_no_pattern_is_refused(bad: str) -> None:
+    assert checked(["timeout", "http_5xx"]) == ("timeout", "http_5xx")
+    with pytest.raises(ValueError, match="no class of failure"):
+        checked(["timeout", bad])

@@ -1,0 +1,85 @@
+"""The page of a download: it says what the manifest says, it is bounded, and what comes from the web is text."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from dataops.images.decode import preview
+from dataops.schema import DOWNLOADED, conform, dropped, uid
+from dataops.snapshot import Counts, Draft, Manifest
+from dataops.store import FolderStore
+from tasks.download.outcome import EVIDENCE
+from tasks.download.report import KEPT, PER_REASON, UNSEEN, report_html
+from tests.unit.tasks.filter.test_report import HOSTILE, Page
+
+
+def snapshot(store: FolderStore, shards: int, rows: int, caption: str, hosts: dict[str, Any]) -> Manifest:
+    """Shards of as many kept, 404 and too_small rows each; the kept and the small ones have a preview."""
+    draft, parts = Draft(store, "download", "0" * 16), []
+    small = preview(Image.effect_noise((300, 200), 90).convert("RGB"))
+    for shard in range(shards):
+        tables: dict[str, list[dict[str, Any]]] = {"part": [], "dropped": [], "evidence": []}
+        for n in range(3 * rows):
+            why = (None, "http_404", "too_small")[n % 3]
+            url = f"http://{HOSTILE.replace(' ', '')}/{shard}/{n}.jpg"
+            row = {"uid": uid(url, caption), "url": url, "caption": caption, "drop_reason": why}
+            row |= {
+                "original_width": None if why == "http_404" else 300,
+                "original_height": 200,
+                "error_message": HOSTILE,
+            }
+            tables["dropped" if why else "part"].append(row)
+            tables["evidence"].append({"uid": row["uid"], "url": url, "preview": None if why == "http_404" else small})
+        for name, schema in (("part", DOWNLOADED), ("dropped", dropped(DOWNLOADED)), ("evidence", EVIDENCE)):
+            table = conform(pa.Table.from_pylist(tables[name]), schema, name)
+            parts.append(draft.put_table(f"{name}-{shard:05d}.parquet", table))
+    total = shards * rows
+    counts = Counts(input=3 * total, kept=total, dropped={"http_404": total, "too_small": total})
+    known: dict[str, Any] = {"stage_version": 1, "key": "0" * 16, "inputs": [], "config": {}, "seed": 0, "code": {}}
+    facts = {"shards": shards, "bytes_fetched": 5_000_000, "hosts": hosts}
+    return Manifest(
+        stage="download", parts=parts, counts=counts, facts=facts, content_digest="", created_at="", **known
+    )
+
+
+def test_what_comes_from_the_web_is_text(tmp_path: Path) -> None:
+    hosts = {HOSTILE: {"rows": 9, HOSTILE: 9}}
+    page = Page(report_html(snapshot(FolderStore(tmp_path), 1, 2, HOSTILE, hosts), FolderStore(tmp_path)))
+    assert "script" not in page.tags
+    assert page.events == []
+    assert page.tags.count("img") == 4, "two that were kept, two that were too small"
+    assert page.tags.count("figure") == 6
+    assert page.text.count("<script>alert(1)</script>") >= 6
+
+
+def test_it_says_what_the_manifest_says(tmp_path: Path) -> None:
+    hosts = {"bad.test": {"rows": 12, "http_404": 7, "dns": 1}}
+    text = Page(report_html(snapshot(FolderStore(tmp_path), 2, 3, "a red kite", hosts), FolderStore(tmp_path))).text
+    for said in (
+        "6 of 18 pictures fetched (33.3%), 5.0 MB, in 2 shards",
+        "bad.test",
+        "http_404",
+        "a red kite",
+        "300 × 200",
+    ):
+        assert said in text, said
+
+
+def test_it_is_bounded_and_its_pictures_are_small(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    page = report_html(
+        snapshot(store, 40, 12, "x" * 5000, {f"h{n}.test": {"rows": 1, "dns": 1} for n in range(40)}), store
+    )
+    assert Page(page).tags.count("figure") == KEPT + PER_REASON + UNSEEN
+    assert len(page) < 400_000
+    with Image.open(io.BytesIO(preview(Image.new("RGB", (3000, 100))))) as small:
+        assert max(small.size) <= 112
+
+
+def test_nothing_dropped(tmp_path: Path) -> None:
+    manifest = snapshot(FolderStore(tmp_path), 1, 1, "kite", {})
+    clean = manifest.model_copy(update={"counts": Counts(input=1, kept=1), "parts": [], "facts": {}})
+    assert "None was." in Page(report_html(clean, FolderStore(tmp_path))).text

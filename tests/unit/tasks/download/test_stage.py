@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from dataops.errors import CorruptPart, SourceError
+from dataops.schema import DOWNLOADED, FILTERED, dropped, uid
+from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
+from dataops.store import FolderStore
+from tasks.download import row_spans as slices
+from tasks.download import stage as download
+from tasks.download.fetch.opener import Evidence
+from tasks.download.outcome import drop_reason, outcome, put_tables
+from tasks.download.row_spans import Slice
+from tasks.download.stage import DOWNLOAD, DownloadConfig, said
+from tasks.engine.stage import Context, Work
+
+
+def test_config_is_checked_and_execution_does_not_enter_the_key() -> None:
+    for bad in (
+        {"encode_format": "png"},  # the quality of 95 is no png compression
+        {"connect_to": {"a.test": "localhost:80"}},
+        {"user_agent": "a b"},
+        {"contact": "a\r\nX: b"},
+        {"resize_mode": "stretch"},
+        {"nonsense": 1},
+        {"timeout": 0},
+    ):
+        with pytest.raises(ValidationError):
+            DownloadConfig.model_validate(bad)
+    plain = DownloadConfig()
+    moved = DownloadConfig(threads=2, contact="mailto:a@b.test", connect_to={"a.test": "127.0.0.1:80"})
+    assert plain.key_config() == moved.key_config()
+    assert plain.key_config() != DownloadConfig(image_size=64).key_config()
+    assert moved.user_agent_header == "pairmill/0.1 (+mailto:a@b.test)"
+
+
+def stored(store: FolderStore, sizes: list[int]) -> Manifest:
+    draft, parts = Draft(store, "filter", "k"), []
+    for number, size in enumerate(sizes):
+        uids = [uid(str(number), str(i)) for i in range(size)]
+        parts.append(draft.put_table(f"part-{number:05d}.parquet", pa.table({"uid": uids})))
+    return Manifest(
+        stage="filter", stage_version=1, key="k", inputs=[], config={}, seed=0, code={}, parts=parts, counts=Counts(),
+        content_digest="", created_at="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
+def test_shards_are_cut_from_the_parts_in_order(tmp_path: Path, size: int) -> None:
+    store = FolderStore(tmp_path)
+    manifest = stored(store, [5, 0, 3, 4])
+    cuts = slices.cut(manifest, size)
+    tables = [slices.read(store, cut) for cut in cuts]
+    assert [t.num_rows for t in tables[:-1]] == [size] * (len(cuts) - 1)
+    everything = [u for part in manifest.parts for u in read_table(store, manifest.path(part.name))["uid"].to_pylist()]
+    assert [u for table in tables for u in table["uid"].to_pylist()] == everything
+
+
+def test_no_rows_no_shards(tmp_path: Path) -> None:
+    assert slices.cut(stored(FolderStore(tmp_path), [0]), 10) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "reason"),
+    [
+        ("success", None, None),
+        ("failed_to_download", "http_404: the server's answer", "http_404"),
+        ("failed_to_download", "timeout: not whole after 10 s", "timeout"),
+        ("failed_to_download", "lost: img2dataset gave no row", "lost"),
+        ("failed_to_resize", "image too small", "too_small"),
+        ("failed_to_resize", "aspect ratio too large", "aspect_ratio"),
+        ("failed_to_resize", "image area too large", "too_many_pixels"),
+        ("failed_to_resize", "Image decoding error", "decode"),
+        ("failed_to_resize", "not_an_image: the bytes look like html", "not_an_image"),
+        ("failed_to_resize", "OpenCV(4.14.0) resize.cpp:1: error: (-215)", "decode"),
+        ("failed_to_download", "Something: new", "other"),
+        ("failed_to_download", None, "other"),
+    ],
+)
+def test_reason_of_a_message(status: str, message: str | None, reason: str | None) -> None:
+    assert drop_reason(status, message) == reason
+
+
+def rows_and_written() -> tuple[pa.Table, list[str], list[dict[str, object]]]:
+    rows = [{"uid": uid(f"u{n}", "c"), "url": f"u{n}", "caption": "c"} for n in range(3)]
+    empty = dict.fromkeys(("error_message", "width", "height", "original_width", "original_height", "sha256"))
+    written = [
+        {**empty, "key": "002", "status": "failed_to_download", "error_message": "http_404: x"},
+        {**empty, "key": "000", "status": "success", "width": 8, "height": 8, "sha256": "ab"},
+    ]
+    return pa.Table.from_pylist(rows, FILTERED), ["000", "001", "002"], written
+
+
+def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
+    rows, keys, written = rows_and_written()
+    table = outcome(rows, keys, pa.Table.from_pylist(written), "00000.tar")
+    assert table["drop_reason"].to_pylist() == [None, "lost", "http_404"]
+    assert table["uid"] == rows["uid"]
+    assert table["key"].to_pylist() == keys
+
+    store = FolderStore(tmp_path)
+    draft = Draft(store, "download", "k")
+    said = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
+    put_tables(draft, "00000", table.slice(0, 1), table, table, said, {"u2": b"small"})
+    kept = read_table(store, draft.path("part-00000.parquet"))
+    lost = read_table(store, draft.path("dropped-00000.parquet"))
+    evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
+    assert kept.schema == DOWNLOADED
+    assert lost.schema == dropped(DOWNLOADED)
+    assert set(lost["drop_stage"].to_pylist()) == {"download"}
+    assert sorted(kept["uid"].to_pylist() + lost["uid"].to_pylist()) == sorted(rows["uid"].to_pylist())
+    assert [row["http_status"] for row in evidence] == [200, None, None]
+
+
+def test_rows_that_nobody_asked_for_or_that_come_twice_are_an_error() -> None:
+    rows, keys, written = rows_and_written()
+    for wrong in ([*written, written[0]], [*written, {**written[0], "key": "007"}]):
+        with pytest.raises(CorruptPart, match="not those of the shard"):
+            outcome(rows, keys, pa.Table.from_pylist(wrong), "00000.tar")
+
+
+def shards_ending(*records: Record) -> Callable[..., list[Record]]:
+    """map_parts, of which the shards end as these records say."""
+    by_id = {record.task: record for record in records}
+
+    def ended(function, shards, draft: Draft, context: Context, said) -> list[Record]:
+        return [draft.done(shard.id) or draft.finish(by_id[shard.id]) for shard in shards]
+
+    return ended
+
+
+def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Record:
+    known = {"bytes": 1, "seconds": 1.0, "round": 0, "again": 0, "hosts": {}}
+    return Record(task=f"shard-{index:05d}", counts=Counts(**counts), facts=known | (facts or {}))
+
+
+def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path)
+    draft = Draft(store, "download", "k")
+    hosts = {"hosts": {"dead.test": {"rows": 7, "dns": 6}, "poor.test": {"rows": 3, "dns": 2}}}
+    shards = [ended(0, input=5, kept=5), ended(1, hosts, input=5, dropped={"dns": 5})]
+    monkeypatch.setattr(download, "map_parts", shards_ending(*shards))
+    source = stored(store, [10])
+
+    def work(min_success: float) -> Work:
+        config = DownloadConfig(shard_size=5, min_success=min_success)
+        return Work(config, 0, {"filter": source}, draft, Context(store, tmp_path))
+
+    with pytest.raises(SourceError, match=r"5 of 10 pictures were fetched, less than the share 0\.6") as failed:
+        DOWNLOAD.make(work(0.6))
+    lines = [" ".join(line.split()) for line in str(failed.value).splitlines()[1:]]
+    assert lines == [
+        "dns 5",
+        "worst hosts, failed of asked:",
+        "dead.test 6 of 7 (dns 6)",
+        "poor.test 2 of 3 (dns 2)",
+    ]
+    assert draft.done("shard-00000") is not None
+    assert draft.done("shard-00001") is None
+    assert DOWNLOAD.make(work(0.5)).counts.kept == 5
+
+
+def test_slices_are_read_with_the_columns_that_are_asked_for(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    stored(store, [4])
+    assert slices.read(store, [Slice("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
+
+
+def test_a_shard_tells_its_speed_its_success_and_its_reasons() -> None:
+    counts = Counts(input=990, kept=950, dropped={"dns": 10, "http_404": 30})
+    facts = {"bytes": 120_000_000, "seconds": 10.0, "again": 10, "round": 0, "hosts": {}}
+    told = said(Record(task="shard-00003", counts=counts, facts=facts))
+    assert told == (
+        "shard-00003: http_404 30, dns 10; 10 to be tried again; 95.0% of 1,000 fetched, 100 images/s, 12.0 MB/s"
+    )

@@ -1,0 +1,275 @@
+"""One run makes a snapshot and the others wait: whatever becomes of the one."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from dataops.config import StageConfig
+from dataops.errors import ConfigError, LeaseLost, SourceError, StorageError
+from dataops.home import CHECKOUT
+from dataops.snapshot import Counts, Draft
+from dataops.store import FolderStore
+from tasks.engine import lease
+from tasks.engine.lease import Lease, hold, holder
+from tasks.engine.stage import Context, Made, Stage, Work, discard, make, plan, reuse
+
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(lease, "ORPHAN_SECONDS", 0.0)
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=1, run_id="run-a")
+
+
+@pytest.fixture
+def draft(context):
+    return Draft(context.store, "filter", KEY)
+
+
+def foreign(generation: int = 1, **changes) -> Lease:
+    """A lease of a process on another machine."""
+    known = {
+        "token": "t",
+        "run_id": "run-b",
+        "host": "far",
+        "pid": 1,
+        "place": "elsewhere",
+        "process": "p",
+        "since": "s",
+    }
+    return Lease.model_validate({"generation": generation, **known, **changes})
+
+
+def leave(draft: Draft, left: Lease) -> None:
+    draft.store.put(draft.lease_name(left.generation), left.model_dump_json().encode())
+
+
+def test_of_two_runs_one_makes_and_the_other_takes_what_it_made(context, caplog):
+    caplog.set_level(logging.INFO)
+    made: list[str] = []
+    seen: list[str] = []
+    both = threading.Barrier(2)
+
+    def slowly(work: Work) -> Made:
+        made.append(str(work.context.run_id))
+        deadline = time.monotonic() + 4
+        while not seen and time.monotonic() < deadline:  # until the other one is known to wait
+            time.sleep(0.01)
+        return Made([work.draft.put_bytes("part-00000", b"x", 1)], Counts(input=1, kept=1))
+
+    planned = plan(Stage("filter", 1, slowly), StageConfig(), 0, [])
+    manifests = []
+
+    def run(name: str) -> None:
+        at = Context(context.store, context.home, run_id=name, progress=lambda done, total, line: seen.append(line))
+        both.wait()
+        manifests.append(make(planned, at))
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("run-a", "run-b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert manifests[0] == manifests[1]
+    assert f"waiting for run {made[0]}, process {os.getpid()} on " in seen[0]
+    assert sum("waiting for run" in record.message for record in caplog.records) == 1
+    assert not context.store.names(f"filter/{planned.key}/_work")
+
+
+def test_of_many_at_once_only_one_holds(context, draft):
+    inside, worst = 0, 0
+
+    def enter() -> None:
+        nonlocal inside, worst
+        with hold(draft, context) as held:
+            assert held is not None
+            inside += 1
+            worst = max(worst, inside)
+            time.sleep(0.01)
+            inside -= 1
+
+    threads = [threading.Thread(target=enter) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert worst == 1
+    assert [json.loads(draft.store.read(name))["state"] for name in draft.store.names("filter")] == ["released"] * 8
+
+
+@pytest.mark.parametrize("error", [SourceError("the web is away"), KeyboardInterrupt()])
+def test_a_run_that_fails_lets_the_next_begin_at_once(context, error):
+    def fail(work: Work) -> Made:
+        raise error
+
+    config = StageConfig()
+    with pytest.raises(type(error)):
+        make(plan(Stage("filter", 1, fail), config, 0, []), context)
+    planned = plan(Stage("filter", 1, lambda work: Made([])), config, 0, [])
+    assert holder(context.store, "filter", planned.key) is None
+    started = time.monotonic()
+    make(planned, context)
+    assert time.monotonic() - started < 1
+
+
+def test_a_try_whose_end_the_store_could_not_be_told_is_not_waited_for(context, draft, monkeypatch):
+    def away(name: str, data: bytes) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch, hold(draft, context):  # released while the store is away
+        patch.setattr(context.store, "put", away)
+    started = time.monotonic()
+    with hold(draft, context) as held:
+        assert held is not None
+        assert held.lease.generation == 2
+    assert time.monotonic() - started < 1
+
+
+def test_after_kill_9_the_next_run_does_not_wait(context, draft):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom dataops.snapshot import Draft\n"
+        "from dataops.store import FolderStore\n"
+        "from tasks.engine.lease import hold\nfrom tasks.engine.stage import Context\nstore = FolderStore(Path(sys.argv[1]))\n"
+        f"with hold(Draft(store, 'filter', '{KEY}'), Context(store, Path('x'), run_id='killed')):\n"
+        "    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, draft.store.uri]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        alive = holder(draft.store, "filter", KEY)
+        assert alive is not None
+        assert (alive.run_id, alive.pid) == ("killed", process.pid)
+        process.kill()  # and not waited for: a zombie is gone as well
+        started = time.monotonic()
+        with hold(draft, context) as held:
+            assert held is not None
+            assert held.lease.generation == 2
+        assert time.monotonic() - started < 1
+
+
+def test_a_holder_on_another_machine_is_believed_while_its_beat_moves(context, draft, monkeypatch):
+    monkeypatch.setattr(lease, "STALE_SECONDS", 0.5)
+    leave(draft, foreign())
+    stopped = threading.Event()
+
+    def beat() -> None:
+        for number in range(1, 15):
+            time.sleep(0.1)
+            leave(draft, foreign(beat=number))
+        stopped.set()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    with hold(draft, context) as held:
+        assert stopped.is_set()
+        assert held is not None
+        assert held.lease.generation == 2
+    thread.join()
+
+
+def test_time_in_which_the_store_was_away_proves_nothing(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("tasks.engine.lease.time.monotonic", lambda: now)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 1.0)
+    watch = lease._Watch()
+    stills = []
+    for look in (0.0, 1.0, 2.0, 1000.0):  # the last look took as long as the server's restart
+        now = look
+        stills.append(watch.still_seconds(foreign()))
+    assert stills == [0, 1, 2, 2 + 5]
+    assert not watch.moved
+    assert watch.still_seconds(foreign(beat=1)) == 0
+    assert watch.moved
+
+
+def test_who_was_taken_for_dead_neither_writes_nor_commits(context, draft, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
+
+    def stall(work: Work) -> Made:
+        part = work.draft.put_bytes("part-00000", b"mine", 1)
+        leave(work.draft, foreign(2))
+        with pytest.raises(LeaseLost):
+            work.draft.put_bytes("part-00000", b"late", 1)
+        time.sleep(0.2)  # a beat notices it
+        with pytest.raises(LeaseLost):
+            work.context.progress(1, 2, "a line")
+        return Made([part], Counts(input=1, kept=1))
+
+    planned = plan(Stage("filter", 1, stall), StageConfig(), 0, [])
+    with pytest.raises(LeaseLost, match="another run"):
+        make(planned, context)
+    mine = Draft(context.store, "filter", planned.key)
+    assert not mine.is_complete()
+    assert mine.store.read(mine.path("part-00000")) == b"mine"
+    found = holder(context.store, "filter", planned.key)
+    assert found == foreign(2), "the lease of the run that took over was touched"
+
+
+def test_a_sleeper_whose_snapshot_was_cleared_and_begun_again_has_lost_it(context, draft):
+    with hold(draft, context) as held:
+        assert held is not None
+        leave(draft, foreign(1, token="another"))
+        with pytest.raises(LeaseLost):
+            held.draft.check_fence()
+
+
+def test_force_does_not_pull_a_snapshot_from_under_a_run(context):
+    planned = plan(Stage("filter", 1, lambda work: Made([])), StageConfig(), 0, [])
+    draft = Draft(context.store, "filter", planned.key)
+    with hold(draft, context), pytest.raises(ConfigError, match=r"is being made by run run-a, process \d+ on"):
+        discard(planned, context)
+    first = make(planned, context)
+    with hold(draft, context, remake=True), pytest.raises(ConfigError, match="run-a"):
+        discard(planned, context)
+    assert reuse(planned, context) == first
+    discard(planned, context)
+    assert reuse(planned, context) is None
+    assert make(planned, context).content_digest == first.content_digest
+    assert not context.store.names(draft.path("_work"))
+
+
+def test_force_refuses_for_another_machines_run_as_soon_as_its_beat_moves(context, monkeypatch):
+    planned = plan(Stage("filter", 1, lambda work: Made([])), StageConfig(), 0, [])
+    draft = Draft(context.store, "filter", planned.key)
+    leave(draft, foreign())
+    thread = threading.Timer(0.3, lambda: leave(draft, foreign(beat=1)))
+    thread.start()
+    with pytest.raises(ConfigError, match="run run-b, process 1 on far"):
+        discard(planned, context)
+    thread.join()
+
+
+def test_a_snapshot_that_is_gone_elsewhere_is_remade_once_by_two_runs(context):
+    valid, made = threading.Event(), []
+
+    def remake(work: Work) -> Made:
+        made.append(work.context.run_id)
+        time.sleep(0.1)
+        if len(made) > 1:
+            valid.set()
+        return Made([])
+
+    stage = Stage("register", 1, remake, still_valid=lambda *_: valid.is_set(), conserves=False)
+    planned = plan(stage, StageConfig(), 0, [])
+    make(planned, context)
+    threads = [threading.Thread(target=lambda: reuse(planned, context) or make(planned, context)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 2

@@ -1,0 +1,169 @@
+"""What a lost power supply can leave (empty files, missing names) is found, and only what is missing is made again."""
+
+import os
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from dataops.errors import StorageError
+from dataops.snapshot import Draft
+from dataops.store import FolderStore
+from flows.records import RunRecord, list_runs
+from tasks.engine.lease import holder
+from tasks.engine.stage import Context, Made, Plan, Stage, Work, make, plan, reuse
+from tasks.train.stage import OUTPUT, TRAIN
+from tests.unit.tasks.engine.test_stage import SQUARES, SquareConfig, done
+from training.config import TrainConfig
+from training.job import is_done
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=1)
+
+
+def squares(log: Path, count: int = 4) -> Plan:
+    return plan(SQUARES, SquareConfig(log=str(log), count=count), 0, [])
+
+
+def half_made(context: Context, log: Path) -> tuple[Plan, Path]:
+    """A stage whose last part fails, with three finished ones."""
+    Path(f"{log}.fail").touch()
+    planned = squares(log)
+    with pytest.raises(Exception, match="three failed"):
+        make(planned, context)
+    Path(f"{log}.fail").unlink()
+    log.unlink()
+    return planned, Path(context.store.uri) / "filter" / planned.key
+
+
+@pytest.fixture(autouse=True)
+def no_sleep(monkeypatch):
+    monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize(
+    ("victim", "loss"),
+    [("part-00001.parquet", "emptied"), ("part-00001.parquet", "gone"), ("_work/part-00001.json", "emptied")],
+)
+def test_of_unfinished_work_only_the_lost_part_is_made_again(context, tmp_path, victim, loss):
+    log = tmp_path / "log"
+    planned, folder = half_made(context, log)
+    (folder / victim).unlink()
+    if loss == "emptied":
+        (folder / victim).touch()
+    before = {n: (folder / f"part-{n:05d}.parquet").stat().st_ino for n in (0, 2)}
+    manifest = make(planned, context)
+    assert done(log) == [1, 3]
+    assert {n: (folder / f"part-{n:05d}.parquet").stat().st_ino for n in (0, 2)} == before
+    assert len(manifest.parts) == 4
+    assert reuse(planned, context, verify=True) == manifest
+
+
+@pytest.mark.parametrize("victim", ["part-00001.parquet", "manifest.json"])
+def test_a_damaged_snapshot_is_made_again_to_the_same_digest(context, tmp_path, victim):
+    log = tmp_path / "log"
+    planned = squares(log)
+    digest = make(planned, context).content_digest
+    path = Path(context.store.uri) / "filter" / planned.key / victim
+    path.write_bytes(b"")
+    assert reuse(planned, context) is None
+    assert make(planned, context).content_digest == digest
+
+
+def test_a_part_that_changed_but_for_its_size_is_found_where_digests_are_compared(context, tmp_path):
+    planned = squares(tmp_path / "log")
+    manifest = make(planned, context)
+    path = Path(context.store.uri) / manifest.path("part-00001.parquet")
+    path.write_bytes(bytes(path.stat().st_size))
+    assert reuse(planned, context) is not None
+    assert reuse(planned, context, verify=True) is None
+    assert make(planned, context).content_digest == manifest.content_digest
+
+
+def test_an_emptied_lease_holds_nobody_up(context, tmp_path):
+    planned, folder = half_made(context, tmp_path / "log")
+    (lease,) = (folder / "_work").glob("lease-*")
+    lease.write_bytes(b"")
+    assert holder(context.store, "filter", planned.key) is None
+    assert len(make(planned, context).parts) == 4
+
+
+def test_names_are_on_disk_before_what_names_them(tmp_path, monkeypatch):
+    """A folder is synced after each new name in it, and its parent after a new folder."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = FolderStore(tmp_path / "store")
+    for write in (lambda: store.put("a/b/part", b"x"), lambda: store.create("a/b/manifest.json", b"y")):
+        synced.clear()
+        write()
+        assert Path(synced[-2]).name.startswith(".tmp-")
+        assert synced[-1] == str(store.root / "a" / "b")
+    synced.clear()
+    store.copy("a/b/part", "a/c/part")
+    assert synced == [str(store.root / "a"), str(store.root / "a" / "c")]
+
+
+def test_a_snapshot_deleted_under_a_run_is_a_retryable_error_and_then_made_again(context, tmp_path):
+    planned = squares(tmp_path / "log")
+    make(planned, context)
+    found = reuse(planned, context)
+    assert found is not None
+
+    def read(work: Work) -> Made:
+        for part in work.inputs["filter"].parts:
+            work.draft.store.local(work.inputs["filter"].path(part.name))
+        return Made([])
+
+    below = Stage("curate", 1, read, conserves=False)
+    context.store.delete_tree(f"filter/{planned.key}")
+    with pytest.raises(StorageError, match="no such object") as caught:
+        make(plan(below, SquareConfig(), 0, [found]), context)
+    assert (caught.value.exit_code, caught.value.retryable) == (75, True)
+    assert reuse(planned, context) is None
+    make(plan(below, SquareConfig(), 0, [make(planned, context)]), context)
+
+
+def test_emptied_run_records_and_pointers_hide_no_other_run(tmp_path):
+    home, store = tmp_path / "home", FolderStore(tmp_path / "store")
+    (home / "runs").mkdir(parents=True)
+    (home / "runs" / "empty").touch()
+    (home / "runs" / "good").write_text(store.uri)
+    store.put("runs/empty.json", b"")
+    RunRecord(run_id="good", name="n", created_at="", config={}).save(store)
+    assert [record.run_id for record in list_runs(home)] == ["good"]
+
+
+def test_an_emptied_done_json_is_no_finished_training(tmp_path):
+    (tmp_path / "done.json").touch()
+    assert not is_done(tmp_path, "digest")
+
+
+def test_a_training_killed_before_its_manifest_is_not_trained_again(context, monkeypatch):
+    trained: list[Path] = []
+
+    def job(module: str, job: dict, folder: Path, **_: object) -> None:
+        trained.append(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in OUTPUT:
+            (folder / name).write_text('{"step": 1}\n')
+        (folder / "done.json").write_text('{"precision": "fp32"}')
+
+    monkeypatch.setattr("tasks.train.stage.run_job", job)
+    pack = make(plan(Stage("pack", 1, lambda work: Made([]), conserves=False), SquareConfig(), 0, []), context)
+    planned = plan(TRAIN, TrainConfig(), 0, [pack])
+    with monkeypatch.context() as killed:
+        killed.setattr(Draft, "commit", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(planned, context)
+    assert not trained[0].exists()
+    manifest = make(planned, context)
+    assert len(trained) == 1
+    assert {part.name for part in manifest.parts} == set(OUTPUT)

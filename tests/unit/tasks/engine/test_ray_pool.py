@@ -1,0 +1,113 @@
+"""What of execution.engine = "ray" needs no Ray; tests/integration/test_ray.py has the rest."""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.errors import ConfigError, ContractError
+from dataops.snapshot import Draft, Record
+from dataops.store import FolderStore
+from tasks.engine import map_parts as parts
+from tasks.engine.map_parts import map_parts
+from tasks.engine.ray_driver import Asker, answer, code_digest
+from tasks.engine.ray_pool import RayPlace, Room, answers, check_store
+from tasks.engine.stage import Context
+
+
+@dataclass(frozen=True)
+class Task:
+    id: str
+
+
+def plain(draft: Draft, task: Task) -> Record:
+    return Record(task=task.id)
+
+
+class LastFirst(Executor):
+    """A pool that answers the newest call first, when it is asked for one more than it holds."""
+
+    def __init__(self) -> None:
+        self.held: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self.most = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.held.append((future, lambda: fn(*args, **kwargs)))
+        self.most = max(self.most, len(self.held))
+        return future
+
+
+class Hand(parts.SimpleQueue[Any]):
+    """Lets the pool answer whenever somebody waits for it."""
+
+    pool: LastFirst
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        future, call = self.pool.held.pop()
+        future.set_result(call())
+        return super().get(block, timeout)
+
+
+def test_a_pool_holds_few_tasks_at_a_time_and_may_answer_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "SimpleQueue", Hand)
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    Hand.pool = pool = LastFirst()
+    tasks = [Task(f"p{n}") for n in range(40)]
+    context = Context(store=draft.store, home=tmp_path, workers=2, pool=pool)
+    assert [record.task for record in map_parts(plain, tasks, draft, context)] == [task.id for task in tasks]
+    assert pool.most == parts.WAITING * 2
+
+
+def test_a_folder_on_several_machines_must_be_said_to_be_shared(tmp_path: Path) -> None:
+    place, room = RayPlace("head:6379"), Room("head:6379", ("a", "b"), 8, 4)
+    with pytest.raises(ConfigError, match=r"2 machines .a, b.: use s3://bucket/prefix, or a folder that each"):
+        check_store(FolderStore(tmp_path), room, place)
+    check_store(FolderStore(tmp_path), room, replace(place, shared_store=True))
+    check_store(FolderStore(tmp_path), replace(room, machines=("a",)), place)
+
+
+def asked(asker: Asker, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+    return answer(function, arguments, {}, asker)
+
+
+def wrong(text: str) -> None:
+    raise ContractError(text)
+
+
+def test_a_worker_refuses_other_code_and_a_store_that_it_does_not_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = Asker(code_digest(), str(tmp_path), str(tmp_path))
+    assert asked(good, str.upper, "done") == ("made", "DONE")
+    kind, error = asked(replace(good, code="0"), str.upper, "done")
+    assert (kind, type(error)) == ("failed", ConfigError)
+    assert "has other code of pairmill" in str(error)
+    kind, error = asked(replace(good, store_uri=str(tmp_path / "gone")), str.upper, "done")
+    assert "must see the store there" in str(error)
+
+
+def test_an_error_in_a_worker_is_an_answer_and_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOME_TOKEN", "hush-hush-hush")
+    asker = Asker(code_digest(), str(tmp_path), str(tmp_path))
+    kind, error = asked(asker, wrong, "of hush-hush-hush")
+    assert (kind, str(error), type(error)) == ("failed", "of ***", ContractError)
+    kind, error = asked(asker, json.loads, "hush-hush-hush")
+    assert str(error).startswith("JSONDecodeError: Expecting value"), "its class needs more to be made than its text"
+    kind, error = asked(asker, int, "hush-hush-hush")
+    assert isinstance(error, ValueError)
+    assert "in answer" in error.__notes__[0]
+    assert "hush" not in str(error) + error.__notes__[0]
+
+
+def test_a_bad_address_answers_not() -> None:
+    assert not any(map(answers, ("nowhere", "127.0.0.1:none", "127.0.0.1:99999")))

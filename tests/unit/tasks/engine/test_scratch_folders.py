@@ -1,0 +1,56 @@
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from dataops.home import CHECKOUT
+from tasks.engine.scratch_folders import PREFIX, UNLOCKED_SECONDS, abandoned, scratch_folder
+
+HOLDER = """
+import sys, time
+from tasks.engine.scratch_folders import scratch_folder
+with scratch_folder("test") as folder:
+    (folder / "half").write_bytes(b"x")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def age(folder: Path) -> None:
+    past = time.time() - 2 * UNLOCKED_SECONDS
+    os.utime(folder, (past, past))
+
+
+def test_it_is_empty_and_goes_at_the_end(temporary):
+    with scratch_folder("pack") as folder:
+        assert list(folder.iterdir()) == []
+        assert folder.parent.name.startswith(f"{PREFIX}pack-")
+    assert list(temporary.iterdir()) == []
+
+
+def test_only_the_folder_of_a_dead_process_is_abandoned(temporary):
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip()).parent
+        try:
+            age(folder)
+            assert abandoned() == []
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert abandoned() == [folder]
+    os.utime(folder)
+    assert abandoned() == []  # its owner might just have made it, and not locked it yet

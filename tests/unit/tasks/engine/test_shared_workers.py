@@ -1,0 +1,73 @@
+"""Several maps of a stage in the same worker processes."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ContractError, JobFailed
+from dataops.snapshot import Draft, Record
+from dataops.store import FolderStore
+from tasks.engine import map_parts as parts
+from tasks.engine.map_parts import map_parts, shared_workers
+from tasks.engine.stage import Context
+
+
+@dataclass(frozen=True)
+class Task:
+    id: str
+    fails: bool = False
+
+
+def who(draft: Draft, task: Task) -> Record:
+    if task.fails:
+        raise ContractError(task.id)
+    return Record(task=task.id, facts={"pid": os.getpid()})
+
+
+def pids(names: list[str], draft: Draft, context: Context) -> set[int]:
+    return {record.facts["pid"] for record in map_parts(who, [Task(name) for name in names], draft, context)}
+
+
+def test_maps_share_their_workers_and_one_that_fails_ends_none(tmp_path: Path):
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    context = Context(store=draft.store, home=tmp_path, workers=1)
+    with shared_workers(context) as shared:
+        first = pids(["a", "b"], draft, shared)
+        with pytest.raises(ContractError, match="worse"):
+            map_parts(who, [Task("worse", fails=True), *(Task(f"x{i}") for i in range(9))], draft, shared)
+        assert pids(["c"], draft, shared) == first
+    assert len(first) == 1
+    assert os.getpid() not in first
+    assert pids(["a", "b"], draft, context) == first, "finished before"
+    assert pids(["d"], draft, context) != first
+
+
+def test_a_worker_that_is_killed_while_idle_is_worth_another_try(tmp_path: Path):
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    with shared_workers(Context(store=draft.store, home=tmp_path, workers=1)) as shared:
+        (idle,) = pids(["a"], draft, shared)
+        os.kill(idle, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{idle}").exists() and time.monotonic() < deadline:  # until it was seen to be gone
+            time.sleep(0.01)
+        with pytest.raises(JobFailed, match="a worker process died") as failed:
+            map_parts(who, [Task("b")], draft, shared)
+    assert failed.value.exit_code == 75
+    assert pids(["b"], draft, Context(store=draft.store, home=tmp_path, workers=1)) != {idle}
+
+
+def test_workers_that_do_not_end_by_themselves_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As where one was killed while it held the lock under which the others look for work."""
+    monkeypatch.setattr(parts, "_LAST_WAIT", 0.2)
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    with shared_workers(Context(store=draft.store, home=tmp_path, workers=1)) as shared:
+        (stuck,) = pids(["a"], draft, shared)
+        os.kill(stuck, signal.SIGSTOP)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{stuck}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

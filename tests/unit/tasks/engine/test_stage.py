@@ -1,0 +1,191 @@
+"""Reuse, resume, force and the conservation of rows, on a stage that is only arithmetic."""
+
+import errno
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dataops.config import StageConfig
+from dataops.errors import ContractError, JobFailed, SourceError, StorageError
+from dataops.schema import uid
+from dataops.snapshot import Counts, Draft, Input, Record
+from dataops.store import FolderStore
+from tasks.engine.map_parts import map_parts
+from tasks.engine.stage import Context, Made, Stage, Work, discard, gather, make, plan, reuse
+
+
+@dataclass(frozen=True)
+class Number:
+    value: int
+    log: str
+
+    @property
+    def id(self) -> str:
+        return f"part-{self.value:05d}"
+
+
+class SquareConfig(StageConfig):
+    execution_fields = frozenset({"log"})
+    count: int = 4
+    log: str = ""
+
+
+def square(draft: Draft, task: Number) -> Record:
+    with Path(task.log).open("a") as log:
+        log.write(f"{task.value}\n")
+    if task.value == 3 and Path(f"{task.log}.fail").exists():
+        raise SourceError("three failed")
+    if task.value == 2 and Path(f"{task.log}.die").exists():
+        Path(f"{task.log}.die").unlink()
+        __import__("os")._exit(9)
+    part = draft.put_table(f"part-{task.value:05d}.parquet", pa.table({"uid": [uid("u", str(task.value**2))]}))
+    return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
+
+
+def make_squares(work: Work) -> Made:
+    tasks = [Number(n, work.config.log) for n in range(work.config.count)]
+    return Made(*gather(map_parts(square, tasks, work.draft, work.context)))
+
+
+SQUARES = Stage("filter", 1, make_squares, outside=lambda config: [Input(stage="source", key="s", digest="d")])
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=2)
+
+
+def done(log: Path) -> list[int]:
+    return sorted(int(line) for line in log.read_text().split()) if log.exists() else []
+
+
+def test_made_once_then_reused_then_forced(context, tmp_path):
+    log = tmp_path / "log"
+    planned = plan(SQUARES, SquareConfig(log=str(log)), 0, [])
+    assert reuse(planned, context) is None
+    first = make(planned, context)
+    assert reuse(planned, context) == first
+    assert first.counts == Counts(input=4, kept=4)
+    discard(planned, context)
+    assert reuse(planned, context) is None
+    assert make(planned, context).content_digest == first.content_digest
+    assert done(log) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_execution_fields_do_not_change_the_key():
+    keys = {plan(SQUARES, SquareConfig(log=log), 0, []).key for log in ("a", "b")}
+    assert len(keys) == 1
+    assert plan(SQUARES, SquareConfig(count=5), 0, []).key not in keys
+
+
+def test_a_dead_worker_is_retryable_and_only_the_missing_parts_are_made(context, tmp_path):
+    log = tmp_path / "log"
+    Path(f"{log}.die").touch()
+    planned = plan(SQUARES, SquareConfig(log=str(log), count=6), 0, [])
+    with pytest.raises(JobFailed, match="worker process died") as caught:
+        make(planned, context)
+    assert caught.value.exit_code == 75
+    assert caught.value.retryable
+    finished = [n for n in range(6) if Draft(context.store, "filter", planned.key).done(f"part-{n:05d}")]
+    before = done(log)
+    manifest = make(planned, context)
+    assert len(manifest.parts) == 6
+    again = done(log)
+    assert all(again.count(n) == before.count(n) for n in finished)
+
+
+def test_a_retryable_part_is_tried_three_times(context, tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
+    log = tmp_path / "log"
+    Path(f"{log}.fail").touch()
+    planned = plan(SQUARES, SquareConfig(log=str(log)), 0, [])
+    with pytest.raises(SourceError, match="three failed"):
+        make(planned, context)
+    assert done(log).count(3) == 3
+
+
+@pytest.mark.parametrize("counts", [Counts(input=2, kept=1), Counts(input=1, kept=1, dropped={"x": 1})])
+def test_lost_or_doubled_rows_break_the_contract(context, counts):
+    stage = Stage("filter", 1, lambda work: Made([], counts))
+    with pytest.raises(ContractError, match="rows came in"):
+        make(plan(stage, SquareConfig(), 0, []), context)
+
+
+def test_swapped_uids_break_the_contract_though_the_counts_agree(context, tmp_path):
+    upstream = make(plan(SQUARES, SquareConfig(log=str(tmp_path / "log"), count=1), 0, []), context)
+
+    def swap(work: Work) -> Made:
+        part = work.draft.put_table("part-00000.parquet", pa.table({"uid": [uid("another", "row")]}))
+        return Made([part], Counts(input=1, kept=1))
+
+    with pytest.raises(ContractError, match="uids"):
+        make(plan(Stage("curate", 1, swap), SquareConfig(), 0, [upstream]), context)
+
+
+def test_a_snapshot_that_no_longer_stands_elsewhere_is_made_again(context, tmp_path):
+    stage = Stage("filter", 1, make_squares, still_valid=lambda manifest, config, context: False)
+    planned = plan(stage, SquareConfig(log=str(tmp_path / "log")), 0, [])
+    make(planned, context)
+    assert reuse(planned, context) is None
+
+
+def test_storage_errors_keep_their_names(context):
+    with pytest.raises(StorageError):
+        context.store.read("filter/none/manifest.json")
+
+
+def test_after_a_full_disk_the_rerun_makes_only_what_is_missing(tmp_path):
+    disk, log = tmp_path / "disk", tmp_path / "log"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        context = Context(store=FolderStore(disk / "store"), home=tmp_path / "home", workers=1)
+        planned = plan(BALLAST, SquareConfig(log=str(log), count=4), 0, [])
+        (disk / "ballast").write_bytes(bytes(600 << 10))
+        with pytest.raises(StorageError, match=r"Free some space on the disk of .*then rerun"):
+            make(planned, context)
+        left = [path.name for path in disk.rglob("*") if path.is_file()]
+        assert [name for name in left if name.startswith(".tmp-")] == []
+        assert "part-00000.bin" in left
+        assert "part-00003.bin" not in left
+        before = done(log)
+        assert before.count(2) == 1, "a full disk is not tried again at once"
+        (disk / "ballast").unlink()
+        manifest = make(planned, context)
+        assert [part.name for part in manifest.parts] == [f"part-{n:05d}.bin" for n in range(4)]
+        assert done(log).count(0) == before.count(0) == 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def heavy(draft: Draft, task: Number) -> Record:
+    with Path(task.log).open("a") as log:
+        log.write(f"{task.value}\n")
+    part = draft.put_bytes(f"part-{task.value:05d}.bin", bytes(160 << 10), 1)
+    return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
+
+
+def make_heavy(work: Work) -> Made:
+    tasks = [Number(n, work.config.log) for n in range(work.config.count)]
+    return Made(*gather(map_parts(heavy, tasks, work.draft, work.context)))
+
+
+BALLAST = Stage("filter", 1, make_heavy)
+
+
+def test_a_worker_whose_own_disk_is_full_says_where(context, tmp_path):
+    planned = plan(Stage("filter", 1, make_overflow), SquareConfig(log=str(tmp_path / "log"), count=1), 0, [])
+    with pytest.raises(StorageError, match=r"part-00000: .*Free some space in .*TMPDIR"):
+        make(planned, context)
+
+
+def overflow(draft: Draft, task: Number) -> Record:
+    raise OSError(errno.ENOSPC, "No space left on device", "/tmp/shard")
+
+
+def make_overflow(work: Work) -> Made:
+    return Made(*gather(map_parts(overflow, [Number(0, work.config.log)], work.draft, work.context)))

@@ -1,0 +1,93 @@
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import tasks.engine.subprocess_job
+from dataops.errors import ConfigError, JobFailed, TrainingDiverged
+from tasks.engine.subprocess_job import run_job
+
+
+@pytest.fixture(autouse=True)
+def jobs(tmp_path, monkeypatch):
+    """A folder of modules that jobs may be."""
+    monkeypatch.setattr(tasks.engine.subprocess_job, "CHECKOUT", tmp_path)
+    return tmp_path
+
+
+def module(folder: Path, name: str, text: str) -> str:
+    (folder / f"{name}.py").write_text(text)
+    return name
+
+
+def test_the_job_gets_its_file_and_our_process_id(jobs, tmp_path):
+    name = module(jobs, "good_job", "import json, sys\nprint(json.load(open(sys.argv[1])))\n")
+    lines: list[str] = []
+    run_job(name, {"a": 1}, tmp_path / "work", on_line=lines.append)
+    assert lines == [str({"a": 1, "parent_pid": os.getpid()})]
+    assert json.loads((tmp_path / "work" / "job.json").read_text())["a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "exit_code", "retryable"),
+    [
+        (1, JobFailed, 1, False),
+        (2, ConfigError, 2, False),
+        (4, TrainingDiverged, 4, False),
+        (75, JobFailed, 75, True),
+        (9, JobFailed, 1, False),
+    ],
+)
+def test_exit_codes_become_errors_with_the_last_lines(jobs, tmp_path, code, error, exit_code, retryable):
+    name = module(jobs, f"bad_job_{code}", f"import sys\nprint('what went wrong')\nsys.exit({code})\n")
+    with pytest.raises(error, match="what went wrong") as caught:
+        run_job(name, {}, tmp_path / "work")
+    assert (caught.value.exit_code, caught.value.retryable) == (exit_code, retryable)
+    assert str(tmp_path / "work" / "job.log") in str(caught.value)
+
+
+def test_a_job_under_torchrun_says_its_exit_code_in_a_file(jobs, tmp_path):
+    text = "import json, sys\njson.dump({'exit_code': 4, 'message': 'step 7: nan'}, open('%s', 'w'))\nsys.exit(1)\n"
+    name = module(jobs, "diverged_job", text % (tmp_path / "work" / "failure.json"))
+    with pytest.raises(TrainingDiverged, match="step 7: nan"):
+        run_job(name, {}, tmp_path / "work")
+    name = module(jobs, "later_job", "import sys\nsys.exit(75)\n")
+    with pytest.raises(JobFailed):  # an older failure is not taken for this one's
+        run_job(name, {}, tmp_path / "work")
+
+
+def test_a_broken_job_under_torchrun_is_not_worth_another_try(jobs, tmp_path):
+    """As torchrun tells it; tests/integration/test_torchrun.py has the real one."""
+    name = module(jobs, "broken", "print('  rank      : 0\\n  exitcode  : 7 (pid: 12)')\nraise SystemExit(1)\n")
+    with pytest.raises(JobFailed, match="exit code 7") as caught:
+        run_job(name, {}, tmp_path / "work")
+    assert (caught.value.exit_code, caught.value.retryable) == (1, False)
+    name = module(jobs, "apart", "raise SystemExit('torch.distributed.DistStoreError: wait timeout after 60000ms')\n")
+    with pytest.raises(JobFailed, match="wait timeout") as caught:
+        run_job(name, {}, tmp_path / "work")
+    assert caught.value.exit_code == 75
+
+
+def test_a_killed_job_is_retryable(jobs, tmp_path):
+    name = module(jobs, "killed_job", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    with pytest.raises(JobFailed, match="SIGKILL") as caught:
+        run_job(name, {}, tmp_path / "work")
+    assert caught.value.exit_code == 75
+
+
+def test_an_interrupted_run_ends_its_job(jobs, tmp_path):
+    name = module(jobs, "long_job", "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)\n")
+    pids: list[int] = []
+
+    def interrupt(line: str) -> None:
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_job(name, {}, tmp_path / "work", on_line=interrupt)
+    assert time.monotonic() - started < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)

@@ -1,0 +1,49 @@
+"""Evaluation pictures that were trained on are found in the dataset, also as changed copies; innocent ones are not."""
+
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from dataops.images.decode import pixels
+from dataops.images.fingerprint import look
+from tasks.evaluate import suite_overlap as evaluate_overlap
+from tasks.evaluate.suite_overlap import find_overlaps
+from tasks.pack import stage as pack
+from tests.unit.tasks.dataset_chain import jpeg, packed_in, serially, some_pairs
+from training.evaluation.contamination import by_task
+from training.evaluation.suite import Suite
+from training.evaluation.task import Task
+
+
+def write(path: Path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, "PNG")
+
+
+def test_pictures_that_were_trained_on_are_found(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pack, "map_parts", serially)
+    pairs = [{**row, "phash": f"{look(pixels(row['data'])).phash:016x}"} for row in some_pairs()]
+    store, made = packed_in(tmp_path / "store", pairs, shard_size=5)
+    trained = [Image.open(io.BytesIO(jpeg(number))) for number in (0, 1, 3)]  # 3 was dropped by curate
+    root = tmp_path / "set"
+    write(root / "test/cat/same.png", trained[0])
+    write(root / "test/cat/mirrored.png", ImageOps.mirror(trained[1]).resize((60, 60)))
+    write(root / "test/dog/dropped.png", trained[2])
+    write(root / "test/dog/innocent.png", Image.open(io.BytesIO(jpeg(500))))
+    (root / "test/dog/broken.png").write_bytes(b"no picture")
+    tasks = [Task(name=name, kind="classification", root=str(root)) for name in ("one", "two")]
+    suite = Suite(name="s", tasks=tuple(tasks))
+    found = find_overlaps(suite, store, made["pack"], tmp_path, 2)
+    of = {"cat/same.png", "cat/mirrored.png"}
+    assert by_task(found) == {"one": of, "two": of}
+    kinds = {row["member"]: row["kind"] for row in found.to_pylist()}
+    assert kinds == {"cat/same.png": "copy", "cat/mirrored.png": "mirrored"}
+    assert len(set(found["uid"].to_pylist())) == 2
+
+    (kept,) = (tmp_path / "overlap").iterdir()  # both tasks and both calls share what is known of the pictures
+    monkeypatch.setattr(evaluate_overlap, "known", None)
+    assert find_overlaps(suite, store, made["pack"], tmp_path, 1).equals(found)
+    kept.write_bytes(b"PAR1")
+    monkeypatch.undo()
+    assert find_overlaps(suite, store, made["pack"], tmp_path, 1).equals(found)

@@ -1,0 +1,111 @@
+"""`kind = "pairs"` through the extract stage."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataops.errors import ConfigError, SourceError
+from dataops.schema import PAIRS, dropped, uid
+from dataops.snapshot import read_parts
+from dataops.store import FolderStore
+from tasks.engine.stage import Context, make, plan
+from tasks.extract import stage as extract_stage
+from tasks.extract.sources.pairs import PairsSource, cut_groups
+from tasks.extract.stage import EXTRACT
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch):
+    """Tasks run in this process: a worker takes a second to start."""
+
+    def map_parts(function, tasks, draft, context):
+        records = []
+        for task in tasks:
+            for _ in range(3):
+                try:
+                    records.append(draft.done(task.id) or draft.finish(function(draft, task)))
+                    break
+                except SourceError as error:
+                    last = error
+            else:
+                raise last
+        return records
+
+    monkeypatch.setattr(extract_stage, "map_parts", map_parts)
+
+
+def context(folder: Path) -> Context:
+    return Context(store=FolderStore(folder / "store"), home=folder, workers=1)
+
+
+def laion(path: Path, rows: int = 10, row_group: int = 4) -> Path:
+    table = pa.table(
+        {
+            "URL": [f"http://img.example/{i}.jpg" for i in range(rows - 1)] + [None],
+            "TEXT": [f"caption number {i}" for i in range(rows)],
+            "similarity": [i / 10 for i in range(rows)],
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=row_group)
+    return path
+
+
+def test_lists_of_all_kinds_become_pairs(tmp_path: Path):
+    laion(tmp_path / "lists" / "a.parquet")
+    (tmp_path / "lists" / "b.tsv").write_text("http://img.example/x.jpg\ta\tb\n")
+    (tmp_path / "lists" / "c.tsv").write_text("http://img.example/x.jpg\tA  cat\nhttp://img.example/y.jpg\n")
+    store = FolderStore(tmp_path / "store")
+    paths = [str(tmp_path / "lists" / name) for name in ("a.parquet", "c.tsv")]
+    made = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context(tmp_path))
+    assert made.counts.model_dump() == {"input": 11, "kept": 10, "dropped": {"no_url": 1}}
+    assert made.facts["read"] == {"rows": 11}
+    assert made.facts["damaged"] == [["c.tsv", 1, "wrong_fields"]]
+    kept, gone = read_parts(store, made), read_parts(store, made, "dropped-")
+    assert kept.schema.equals(PAIRS)
+    assert gone.schema.equals(dropped(PAIRS))
+    rows = [*kept.to_pylist(), *gone.to_pylist()]
+    assert all(row["uid"] == uid(row["url"], row["caption"]) for row in rows)
+    assert {(r["source"], r["caption_source"], r["extracted_with"], r["extra"], r["page_url"]) for r in rows} == {
+        ("a.parquet", "pair_list", "pairmill-pairs/1", None, None),
+        ("c.tsv", "pair_list", "pairmill-pairs/1", None, None),
+    }
+    assert kept["source_offset"].to_pylist() == [*range(9), 0]
+    with pytest.raises(ConfigError, match=r"b\.tsv: has no header"):
+        make(plan(EXTRACT, PairsSource(paths=[str(tmp_path / "lists" / "b.tsv")]), 0, []), context(tmp_path))
+
+
+def test_a_long_parquet_list_is_several_parts_with_the_same_rows(tmp_path: Path):
+    path = str(laion(tmp_path / "a.parquet"))
+    store = FolderStore(tmp_path / "store")
+    whole = make(plan(EXTRACT, PairsSource(paths=[path], extra_columns=("similarity",)), 0, []), context(tmp_path))
+    config = PairsSource(paths=[path], extra_columns=("similarity",), rows_per_part=5)
+    cut = make(plan(EXTRACT, config, 0, []), context(tmp_path))
+    assert [part.rows for part in cut.named("part-")] == [4, 4, 1]
+    assert [part.rows for part in cut.named("dropped-")] == [0, 0, 1]
+    assert read_parts(store, cut).equals(read_parts(store, whole))
+    assert [json.loads(extra) for extra in read_parts(store, cut)["extra"].to_pylist()][3] == {"similarity": 0.3}
+    assert cut_groups([3, 3, 3, 9, 1], 6) == [(0, 1), (2,), (3,), (4,)]
+    assert cut_groups([], 6) == []
+
+
+def test_a_broken_list_fails_unless_so_many_may(tmp_path: Path):
+    whole = laion(tmp_path / "lists" / "a.parquet").read_bytes()
+    (tmp_path / "lists" / "broken.parquet").write_bytes(whole[:-20])
+    paths = [str(tmp_path / "lists" / "*.parquet")]
+    with pytest.raises(SourceError, match=r"broken\.parquet: cannot be read"):
+        make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context(tmp_path))
+    made = make(plan(EXTRACT, PairsSource(paths=paths, max_failed_files=1), 0, []), context(tmp_path))
+    assert made.counts.kept == 9
+    [[name, why]] = made.facts["failed_files"]
+    assert name == "broken.parquet"
+    assert "cannot be read" in why
+
+
+def test_files_of_no_known_kind_are_named_before_work_starts(tmp_path: Path):
+    (tmp_path / "a.xlsx").write_text("")
+    [problem] = PairsSource(paths=[str(tmp_path / "a.xlsx")]).problems()
+    assert problem.startswith("paths: a.xlsx: no pair list by its ending; known are .parquet, .csv")

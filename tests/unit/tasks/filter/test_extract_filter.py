@@ -1,0 +1,274 @@
+"""extract and filter end to end on a small archive, with real worker processes."""
+
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dataops.errors import ConfigError, ContractError
+from dataops.schema import FILTERED, PAIRS, dropped
+from dataops.schema import uid as uid_of
+from dataops.snapshot import Draft, Manifest, read_parts
+from dataops.store import FolderStore
+from tasks.engine.stage import Context, make, plan, reuse
+from tasks.extract import stage as extract_stage
+from tasks.extract.sources.warc import WarcSource
+from tasks.extract.stage import EXTRACT
+from tasks.filter import stage as filter_stage
+from tasks.filter.config import FilterConfig
+from tasks.filter.stage import FILTER
+
+DOG = "A brown dog runs over the wet beach"
+CAT = "A small grey cat sleeps in the warm sun"
+
+
+def write_warc(path: Path, pages: dict[str, str], *, cut: int = 0) -> Path:
+    """A WARC file as crawlers write it: a gzip member for each record. `cut` bytes of its end are missing."""
+    data = b""
+    for url, html in pages.items():
+        http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + html.encode()
+        head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nContent-Length: {len(http)}\r\n\r\n"
+        data += gzip.compress(head.encode() + http + b"\r\n\r\n", mtime=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data[: len(data) - cut])
+    return path
+
+
+ANIMALS = {
+    "http://pets.example/": f"""<img src=dog.jpg alt="{DOG}" title="Dog on the wet beach"><img src="/cat.png" alt="{CAT}">
+        <figure><img src=b/../cow.jpg><figcaption>The old cow stands<br>behind the fence</figcaption></figure>
+        <img src="data:image/png;base64,AAAA" alt="A dot in a picture"><img src="javascript:x()" alt="no">
+        <img src=x.jpg>""",
+    "http://pets.example/more": f'<img src=dog.jpg alt="{DOG.upper()}"><img src=/cat.png alt="{CAT}">',
+}
+PLACES = {
+    "http://places.example/a": """<base href="http://cdn.example/i/">
+        <img src=1.jpg alt="The harbour of the old town in the evening"><img src=2.jpg alt="IMG_2034.jpg">
+        <img src=3.jpg alt="Der Hund und die Katze schlafen auf dem Sofa"><img src=4.jpg alt="ab">""",
+    "http://places.example/b": f"""<img src="http://pets.example/cat.png" alt="{CAT}">
+        <img src=5.svg alt="The drawing of a house">""",
+}
+ENGLISH = FilterConfig(languages=["en"])
+
+
+def context(store: Path, workers: int = 1) -> Context:
+    return Context(store=FolderStore(store), home=store.parent, workers=workers)
+
+
+def both(store: Path, paths: list[str], config: FilterConfig = ENGLISH, workers: int = 1) -> tuple[Manifest, Manifest]:
+    at = context(store, workers)
+    pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), at)
+    return pairs, make(plan(FILTER, config, 0, [pairs]), at)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch):
+    """Tasks run in this process, where a test is not about processes: a worker takes a second to start."""
+
+    def map_parts(function, tasks, draft, context):
+        return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
+
+    monkeypatch.setattr(filter_stage, "map_parts", map_parts)
+    monkeypatch.setattr(extract_stage, "map_parts", map_parts)
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Path:
+    write_warc(tmp_path / "crawl" / "animals.warc.gz", ANIMALS)
+    write_warc(tmp_path / "crawl" / "places.warc.gz", PLACES)
+    return tmp_path / "crawl"
+
+
+def test_both_stages_keep_what_they_should_and_say_why_the_rest_left(crawl: Path, tmp_path: Path):
+    pairs, kept = both(tmp_path / "store", [str(crawl / "*.warc.gz")])
+    at = FolderStore(tmp_path / "store")
+    assert pairs.counts.model_dump() == {
+        "input": 15,
+        "kept": 12,
+        "dropped": {"data_url": 1, "no_caption": 1, "not_http": 1},
+    }
+    assert read_parts(at, pairs).schema.equals(PAIRS)
+    assert read_parts(at, pairs, "dropped-").schema.equals(dropped(PAIRS))
+    gone = read_parts(at, pairs, "dropped-").to_pylist()
+    assert {row["drop_reason"]: row["url"] for row in gone} == {
+        "data_url": "data:image/png;base64,AAAA",
+        "not_http": "javascript:x()",
+        "no_caption": "http://pets.example/x.jpg",
+    }
+    assert {row["drop_stage"] for row in gone} == {"extract"}
+    assert pairs.facts["read"] == {"pages": 4, "records": 4}
+    for row in [*gone, *read_parts(at, pairs).to_pylist()]:
+        assert row["uid"] == uid_of(row["url"], row["caption"])
+        assert row["source"] in ("animals.warc.gz", "places.warc.gz")
+
+    table = read_parts(at, kept)
+    assert table.schema.equals(FILTERED)
+    assert sorted(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True)) == [
+        ("http://cdn.example/i/1.jpg", "The harbour of the old town in the evening"),
+        ("http://pets.example/cat.png", CAT),
+        ("http://pets.example/cow.jpg", "The old cow stands behind the fence"),
+        ("http://pets.example/dog.jpg", DOG),
+    ]
+    assert set(table["language"].to_pylist()) == {"en"}
+    assert kept.counts.dropped == {
+        "duplicate_pair": 1,  # the dog in capitals
+        "duplicate_uid": 2,  # the cat, three times
+        "duplicate_url": 1,  # the dog's title
+        "file_name": 1,
+        "language": 1,
+        "too_short": 1,
+        "url_extension": 1,
+    }
+    assert read_parts(at, kept, "dropped-").schema.equals(dropped(FILTERED))
+    assert kept.facts["languages"] == {"en": 4}
+
+
+def bytes_of(store: Path, manifest: Manifest) -> dict[str, str]:
+    return {part.name: part.sha256 for part in manifest.parts}
+
+
+def test_workers_and_stores_do_not_show(crawl: Path, tmp_path: Path):
+    paths = [str(crawl / "*.warc.gz")]
+    one = both(tmp_path / "one", paths)
+    two = both(tmp_path / "two", list(reversed([str(p) for p in crawl.iterdir()])), workers=2)
+    for a, b in zip(one, two, strict=True):
+        assert (a.key, a.content_digest, bytes_of(tmp_path, a)) == (b.key, b.content_digest, bytes_of(tmp_path, b))
+
+
+@pytest.mark.usefixtures("inline")
+def test_order_and_partitioning_of_parts_do_not_decide_what_stays(crawl: Path, tmp_path: Path):
+    pairs, kept = both(tmp_path / "store", [str(crawl / "*.warc.gz")])
+    store = FolderStore(tmp_path / "store")
+    rows = read_parts(store, pairs)
+    expected = sorted(read_parts(store, kept).to_pylist(), key=str)
+    order = sorted(range(rows.num_rows), key=lambda i: (i * 7) % rows.num_rows)
+    shuffled = rows.take(pa.array(order))
+    at = context(tmp_path / "store")
+    draft_parts = []
+    other = Draft(store, "extract", "0" * 16)
+    for i, start in enumerate(range(0, rows.num_rows, 5)):
+        draft_parts.append(other.put_table(f"part-{i:05d}.parquet", shuffled.slice(start, 5)))
+    upstream = pairs.model_copy(update={"key": "0" * 16, "parts": draft_parts, "content_digest": "other"})
+    again = make(plan(FILTER, ENGLISH, 0, [upstream]), at)
+    assert sorted(read_parts(store, again).to_pylist(), key=str) == expected
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_later_crawl_costs_only_its_new_files(crawl: Path, tmp_path: Path):
+    store = tmp_path / "store"
+    first, _ = both(store, [str(crawl / "*.warc.gz")])
+    old = {part.name: part for part in first.parts}
+    write_warc(
+        crawl / "aardvarks.warc.gz",
+        {"http://aardvarks.example/": '<img src=1.jpg alt="An aardvark walks up the tree">'},
+    )
+    # What is copied is what the first snapshot holds: a mark in it shows in the second. Same size, other bytes.
+    marked = store / "extract" / first.key / "part-00000.parquet"
+    marked.write_bytes(marked.read_bytes()[:-8] + b"MARKMARK")
+    second = make(plan(EXTRACT, WarcSource(paths=[str(crawl / "*.warc.gz")]), 0, []), context(store))
+    assert second.key != first.key
+    new = {part.name: part for part in second.parts}
+    assert new["part-00001.parquet"].sha256 == old["part-00000.parquet"].sha256
+    assert (store / "extract" / second.key / "part-00000.parquet").read_bytes()[-4:] == b"PAR1"  # aardvarks, extracted
+    assert (store / "extract" / second.key / "part-00001.parquet").read_bytes()[-4:] == b"MARK"  # animals, copied
+    assert second.counts.kept == first.counts.kept + 1
+    # A part that is gone is extracted again.
+    for snapshot in (first, second):
+        (store / "extract" / snapshot.key / "part-00001.parquet").unlink()
+    third = make(plan(EXTRACT, WarcSource(paths=[str(crawl / "places.warc.gz")]), 0, []), context(store))
+    assert third.parts[1].sha256 == old["part-00001.parquet"].sha256
+
+
+@pytest.mark.usefixtures("inline")
+def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = tmp_path / "store"
+    paths = [str(crawl / "*.warc.gz")]
+    pairs, whole = both(tmp_path / "whole", paths)
+    pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), context(store))
+    todo = plan(FILTER, ENGLISH, 0, [pairs])
+    monkeypatch.setattr(filter_stage, "check_left", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        make(todo, context(store))
+    monkeypatch.undo()
+    folder = store / "filter" / todo.key
+    assert not (folder / "manifest.json").exists()
+    (record,) = (folder / "_work").glob("write-*-00001.json")
+    record.unlink()
+    before = {path.name: path.stat().st_ino for path in folder.glob("*.parquet")}
+    assert make(todo, context(store)).content_digest == whole.content_digest
+    redone = {path.name for path in folder.glob("*.parquet") if path.stat().st_ino != before[path.name]}
+    assert redone == {"part-00001.parquet", "dropped-00001.parquet"}
+    assert reuse(todo, context(store)) is not None
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("inline")
+def test_nothing_left_is_an_error_that_shows_the_funnel(crawl: Path, tmp_path: Path):
+    with pytest.raises(ContractError, match=r"(?s)keeps no row: 0 of 12 pairs.*too_few_words +10"):
+        both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(min_words=150))
+    with pytest.raises(ContractError, match=r"over max_drop_fraction: 4 of 12"):
+        both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(languages=["en"], max_drop_fraction=0.5))
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_cut_file_keeps_the_rows_before_the_cut(tmp_path: Path):
+    path = write_warc(tmp_path / "cut.warc.gz", ANIMALS, cut=30)
+    pairs = make(plan(EXTRACT, WarcSource(paths=[str(path)]), 0, []), context(tmp_path / "store"))
+    assert pairs.counts.kept == 4
+    assert pairs.facts["damages"] == {"truncated": 1}
+    [[name, offset, reason]] = pairs.facts["damaged"]
+    assert (name, reason) == ("cut.warc.gz", "truncated")
+    assert path.read_bytes()[offset : offset + 2] == b"\x1f\x8b"
+
+
+def test_missing_and_ambiguous_files_are_all_named(crawl: Path, tmp_path: Path):
+    write_warc(tmp_path / "other" / "animals.warc.gz", PLACES)
+    config = WarcSource(
+        paths=["no/such.warc", "none/*.gz", str(crawl / "*.gz"), str(tmp_path / "other" / "animals.warc.gz")]
+    )
+    found = config.problems()
+    assert len(found) == 3
+    assert "'no/such.warc' is no file" in found[0]
+    assert "'none/*.gz' matches no file" in found[1]
+    assert "would both be named 'animals.warc.gz'" in found[2]
+    with pytest.raises(ConfigError, match=r"source\.paths: 'no/such\.warc'"):
+        EXTRACT.outside(config)
+    # Below a common folder they have names of their own.
+    inputs = EXTRACT.outside(WarcSource(paths=[str(tmp_path / "*" / "animals.warc.gz")]))
+    assert [i.key for i in inputs if i.stage == "source"] == ["crawl/animals.warc.gz", "other/animals.warc.gz"]
+
+
+def test_the_key_depends_on_names_and_bytes_and_not_on_the_folder(crawl: Path, tmp_path: Path):
+    def key(*paths: str) -> str:
+        return plan(EXTRACT, WarcSource(paths=list(paths)), 0, []).key
+
+    here = key(str(crawl / "*.warc.gz"))
+    moved = tmp_path / "elsewhere" / "deep"
+    moved.mkdir(parents=True)
+    for file in crawl.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    assert key(str(moved / "*.gz")) == here
+    (moved / "animals.warc.gz").rename(moved / "beasts.warc.gz")
+    assert key(str(moved / "*.gz")) != here
+    assert WarcSource(paths=["a"], max_url_chars=100).key_config() == {
+        "kind": "warc",
+        "max_caption_chars": 2000,
+        "max_url_chars": 100,
+        "max_failed_files": 0,
+        "max_page_bytes": 50_000_000,
+        "opt_out_directives": ["noai", "noimageai", "noimageindex"],
+    }
+
+
+def test_filter_config_refuses_what_cannot_be():
+    with pytest.raises(ValueError, match="no language profile 'xx'"):
+        FilterConfig(languages=["xx"])
+    with pytest.raises(ValueError, match="not among language_candidates"):
+        FilterConfig(languages=["en"], language_candidates=["de", "fr"])
+    with pytest.raises(ValueError, match="max_chars 2 is less than min_chars 3"):
+        FilterConfig(max_chars=2)
+    assert FilterConfig(dedupe=["url", "uid"]).key_config() == FilterConfig(dedupe=["uid", "url"]).key_config()

@@ -1,0 +1,226 @@
+"""Near-duplicate captions in the filter stage: the same rows for any order, parts, ranges, memory and workers."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataops.schema import uid
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore
+from dataops.text.duplicates import keys
+from dataops.text.minhash import scheme
+from dataops.text.near_captions import MOST_LEADERS, rank
+from tasks.engine import partition_steps as range_steps
+from tasks.engine.stage import Context, check_conservation, make, plan
+from tasks.filter import near_captions as near
+from tasks.filter import stage as filter_stage
+from tasks.filter import steps
+from tasks.filter.config import FilterConfig, NearCaptionsConfig
+from tasks.filter.stage import FILTER
+from tests.unit.dataops.text import slow_captions as slow
+from tests.unit.dataops.text.test_minhash import variants
+from tests.unit.tasks.filter.test_steps import snapshot
+
+NEAR = "duplicate_near_caption"
+PLAIN = {"personal": "keep", "dedupe": ["uid", "pair", "url"], "min_letter_fraction": 0, "max_repeated_fraction": None}
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch):
+    """Tasks run in this process: a worker takes a second to start."""
+
+    def map_parts(function, tasks, draft, context):
+        return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
+
+    monkeypatch.setattr(filter_stage, "map_parts", map_parts)
+    monkeypatch.setattr(range_steps, "map_parts", map_parts)
+
+
+def row(url: str, caption: str, number: int = 0) -> dict:
+    where = {"caption_source": "alt", "page_url": "http://p.example/", "source": "made up", "source_offset": number}
+    return {"uid": uid(url, caption), "url": url, "caption": caption} | where
+
+
+def pairs(captions: list[str], hosts: int = 3, seed: int = 0) -> list[dict]:
+    chance = random.Random(seed)
+    return [row(f"http://host{chance.randrange(hosts)}.example/{i}.jpg", c, i) for i, c in enumerate(captions)]
+
+
+def filtered(store: Path, rows: list[dict], parts: int = 3, workers: int = 1, **config) -> Manifest:
+    came = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
+    settings = FilterConfig(**(PLAIN | config))
+    made = make(plan(FILTER, settings, 0, [came]), Context(store=FolderStore(store), home=store, workers=workers))
+    check_conservation("filter", made, [came])
+    return made
+
+
+def captions(store: Path, manifest: Manifest, prefix: str = "part-") -> list[str]:
+    return sorted(r["caption"] for r in read_parts(FolderStore(store), manifest, prefix).to_pylist())
+
+
+def ids(store: Path, manifest: Manifest) -> list[str]:
+    return sorted(r["uid"] for r in read_parts(FolderStore(store), manifest).to_pylist())
+
+
+@pytest.mark.usefixtures("inline")
+def test_one_of_what_is_alike_stays_within_a_host_or_over_all(tmp_path: Path):
+    said = "An old wooden boat lies on the beach of the island in the evening light"
+    rows = [
+        row("http://a.example/1.jpg", said),
+        row("http://a.example/2.jpg", said.replace("wooden", "woolen")),
+        row("http://a.example/3.jpg", "An OLD wooden boat, lies on the beach of the island: in the evening light!"),
+        row("http://b.example/4.jpg", said.replace("evening", "evenings")),
+        row("http://a.example/5.jpg", "red cat"),
+        row("http://a.example/6.jpg", "red hat"),
+        row("http://a.example/7.jpg", "!!! ..."),
+        row("http://a.example/8.jpg", "??? ..."),
+    ]
+    off = filtered(tmp_path / "off", rows)
+    assert off.counts.kept == 8
+    on = filtered(tmp_path / "host", rows, near_captions={})
+    assert on.counts.dropped == {NEAR: 2}
+    every = filtered(tmp_path / "all", rows, near_captions={"scope": "all"})
+    assert every.counts.dropped == {NEAR: 3}
+    assert set(captions(tmp_path / "all", every)) >= {"red cat", "red hat", "!!! ...", "??? ..."}
+    same = filtered(tmp_path / "same", rows, near_captions={"scope": "all", "threshold": 1})
+    assert same.counts.dropped == {NEAR: 1}  # what differs in case and punctuation only
+    gone = read_parts(FolderStore(tmp_path / "all"), every, "dropped-").to_pylist()
+    assert {(r["drop_reason"], r["drop_stage"]) for r in gone} == {(NEAR, "filter")}
+    assert every.facts["examples"][NEAR]
+
+
+@pytest.mark.usefixtures("inline")
+def test_as_plain_python_does_it(tmp_path: Path):
+    """The whole way in plain Python: same normal forms, buckets of band hashes, leaders, the greedy choice."""
+    rows = pairs(variants(5, 250), hosts=1) + [row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)]
+    threshold, by = 0.7, scheme(0.7)
+    found = filtered(tmp_path, rows, near_captions={"threshold": threshold, "scope": "all"})
+    known = keys(pl.DataFrame(rows))
+    order = {i: (r, o, i) for i, (r, o) in enumerate(zip(rank(known), known["origin"], strict=True))}
+    first: dict[str, int] = {}
+    for i in sorted(order, key=lambda i: order[i]):
+        first.setdefault(slow.normal(rows[i]["caption"]), i)
+    members = [
+        {"bucket": bucket, "id": i, "rank": order[i][0], "origin": order[i][1], "caption": rows[i]["caption"]}
+        for i in first.values()
+        for bucket in slow.bands(rows[i]["caption"], 0, by.bands, by.rows)
+    ]
+    left = slow.leaving(slow.near_pairs(members, threshold, MOST_LEADERS), {i: order[i] for i in first.values()})
+    expected = sorted(rows[i]["uid"] for i in first.values() if i not in left)
+    assert ids(tmp_path, found) == expected
+    assert len(left) > 50
+    assert found.counts.dropped[NEAR] == len(rows) - len(expected)
+
+
+@pytest.mark.usefixtures("inline")
+def test_order_parts_ranges_and_memory_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = pairs([*variants(6, 450), *["the same again"] * 20], hosts=4)
+    found = set()
+    for name, parts, bits, copies in [("a", 1, 0, 4), ("b", 3, 2, 4), ("c", 7, 3, 4000), ("d", 2, 5, 4)]:
+        shuffled = random.Random(name).sample(rows, len(rows))
+        monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=bits: bits)
+        monkeypatch.setattr(near, "_COPIES", copies)  # 4000: many shares of a range
+        monkeypatch.setattr(near, "_SAMPLE", 10)
+        monkeypatch.setattr(steps, "SLICE_ROWS", 1 << 7 if bits == 3 else 1 << 18)
+        made = filtered(tmp_path / name, shuffled, parts, near_captions={}, memory_limit_bytes=64 << 20)
+        found.add(tuple(ids(tmp_path / name, made)))
+    assert len(found) == 1
+    assert made.counts.dropped[NEAR] > 50
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_small_memory_does_not_show(tmp_path: Path):
+    rows, config = pairs(variants(7, 5000), hosts=2), {"scope": "all"}
+    row_bytes = near.row_bytes(NearCaptionsConfig(threshold=0.8))
+    assert filter_stage.range_bits(len(rows), 8, 64 << 20, row_bytes) == 2
+    one = filtered(tmp_path / "one", rows, near_captions=config)
+    two = filtered(tmp_path / "two", rows, workers=8, near_captions=config, memory_limit_bytes=64 << 20)
+    assert (one.key, one.content_digest) == (two.key, two.content_digest)
+    assert one.counts.dropped[NEAR] > 500
+
+
+@pytest.mark.timeout(180)  # six pools of processes
+def test_worker_processes_do_not_show(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
+    rows = pairs(variants(10, 300))
+    two = filtered(tmp_path / "two", rows, parts=2, workers=2, near_captions={})
+    request.getfixturevalue("inline")
+    one = filtered(tmp_path / "one", rows, parts=2, near_captions={})
+    assert one.content_digest == two.content_digest
+
+
+@pytest.mark.usefixtures("inline")
+def test_recall_and_precision_against_all_pairs(tmp_path: Path):
+    said = variants(8, 1500)
+    rows = pairs(said)
+    made = filtered(tmp_path, rows, near_captions={"scope": "all"})
+    true = slow.all_pairs(said, 0.8)
+    stays = set(captions(tmp_path, made))
+    kept = [caption in stays for caption in said]
+    missed = sum(kept[i] and kept[j] for i, j in true)
+    assert missed <= 0.02 * len(true)
+    mates = {i for i, j in true if kept[j]} | {j for i, j in true if kept[i]}
+    assert {i for i, there in enumerate(kept) if not there} <= mates  # each that left has one like it that stayed
+    assert len(said) - len(stays) > 250
+
+
+@pytest.mark.usefixtures("inline")
+def test_what_is_balanced_is_what_is_left(tmp_path: Path):
+    pq.write_table(pa.table({"query": ["boat"]}), tmp_path / "queries.parquet")
+    said = [f"an old wooden boat lies on the beach of the island number {i}" for i in range(50)]
+    balance = {"queries": str(tmp_path / "queries.parquet"), "max_per_query": 1000}
+    made = filtered(tmp_path, pairs(said, hosts=1), near_captions={}, balance=balance)
+    assert made.facts["balance"]["matches_before"] == made.counts.kept < 10
+
+
+@pytest.mark.usefixtures("inline")
+def test_masked_captions_are_compared_as_they_are_kept(tmp_path: Path):
+    said = [f"dial +1 212 555 0{i}99 for red kites and old boats of wood" for i in range(1, 4)]
+    made = filtered(tmp_path, pairs(said, hosts=1), near_captions={"threshold": 1}, personal="mask")
+    assert made.counts.dropped == {NEAR: 2}
+
+
+def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = pairs(variants(9, 150))
+    monkeypatch.setattr(filter_stage, "range_bits", lambda *_: 1)
+    monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
+    asked = Counter[str]()
+
+    def map_parts(function, tasks, draft, context):
+        done = []
+        for task in tasks:
+            record = draft.done(task.id)
+            if record is None:
+                asked[task.id] += 1
+                if asked.total() == stop:
+                    raise KeyboardInterrupt
+                record = draft.finish(function(draft, task))
+            done.append(record)
+        return done
+
+    monkeypatch.setattr(filter_stage, "map_parts", map_parts)
+    monkeypatch.setattr(range_steps, "map_parts", map_parts)
+    stop = 0
+    whole = filtered(tmp_path / "whole", rows, near_captions={})
+    steps = asked.total()
+    for stop in (9, 13, 17, 20, 21):
+        asked.clear()
+        with pytest.raises(KeyboardInterrupt):
+            filtered(tmp_path / str(stop), rows, near_captions={})
+        interrupted, stop = stop, 0
+        again = filtered(tmp_path / str(interrupted), rows, near_captions={})
+        assert again.content_digest == whole.content_digest
+        assert asked.total() == steps + 1  # only what was interrupted was begun twice
+
+
+def test_the_config():
+    assert FilterConfig().near_captions is None
+    with pytest.raises(ValueError, match=r"greater than or equal to 0\.5"):
+        FilterConfig(near_captions={"threshold": 0.3})
+    with pytest.raises(ValueError, match="'host' or 'all'"):
+        FilterConfig(near_captions={"scope": "page"})

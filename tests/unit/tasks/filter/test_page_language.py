@@ -1,0 +1,104 @@
+"""A caption's language is judged with its page's: two words alone say little."""
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from dataops.language.detect import Detection, detect
+from dataops.schema import PAIRS, uid
+from dataops.snapshot import Draft, read_table
+from dataops.store import FolderStore
+from tasks.filter import language as filter_language
+from tasks.filter.config import FilterConfig
+from tasks.filter.steps import Step, choose, judge
+from tasks.filter.write import write
+
+LANGUAGES = ["de", "en", "fr", "id", "it"]
+PAGES = {
+    "http://x.example/en": [
+        "confetti ball",
+        "zebra",
+        "woman in the office",
+        "house with garden",
+        "grinning face with big eyes",
+    ],
+    "http://x.example/de": [
+        "Konfettiball",
+        "Zebra",
+        "Frau im Büro",
+        "Haus mit Garten",
+        "grinsendes Gesicht mit großen Augen",
+    ],
+}
+
+
+def kept(tmp_path, **config) -> set[str]:
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    rows = [
+        {"uid": uid(f"{page}/{i}.png", text), "url": f"{page}/{i}.png", "caption": text, "page_url": page}
+        for page, texts in PAGES.items()
+        for i, text in enumerate(texts)
+    ]
+    draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
+    settings = FilterConfig(languages=["en"], language_candidates=LANGUAGES, **config)
+    for function in (judge, choose, write):
+        function(draft, Step(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
+    return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
+
+
+def test_alone_short_captions_are_misjudged_and_with_their_page_they_are_not(tmp_path):
+    alone = kept(tmp_path / "alone")
+    assert alone != set(PAGES["http://x.example/en"])
+    assert kept(tmp_path / "together", language_page_weight=0.8) == set(PAGES["http://x.example/en"])
+
+
+@pytest.mark.parametrize(
+    "detector", [{}, {"language_mode": "fast"}, {"language_mode": "exact"}, {"language_detector": "fasttext"}]
+)
+@pytest.mark.parametrize("weight", [0.0, 0.8])
+def test_a_caption_in_a_script_of_no_candidate_is_no_ones_language(tmp_path, detector, weight):
+    """Not even with an English page around it."""
+    draft = Draft(FolderStore(tmp_path), "filter", "k")
+    captions = ["a red apple on the table", "แอปเปิ้ลสีแดง", "the house with a garden and a dog", "123456789"]
+    rows = [{"uid": uid(f"{i}", c), "url": f"http://x.example/{i}", "caption": c} for i, c in enumerate(captions)]
+    draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
+    settings = FilterConfig(languages=["en"], language_candidates=["en", "de"], language_page_weight=weight, **detector)
+    for function in (judge, choose, write):
+        function(draft, Step(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
+    gone = read_table(draft.store, draft.path("dropped-00000.parquet")).to_pylist()
+    thai = next(row for row in gone if row["caption"] == captions[1])
+    assert (thai["drop_reason"], thai["language"], thai["language_score"]) == ("language", None, 0.0)
+    assert captions[0] in read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_blended_is_the_weighted_mean_of_what_is_known(weight):
+    own = Detection(("a", "b"), np.array([0, 1, -1]), np.array([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]))
+    around = Detection(("a", "b"), np.array([1, -1]), np.array([[0.0, 1.0], [0.0, 0.0]]))
+    found = own.blended(around, np.array([0, 1, 0], np.uint32), weight)
+    expected = [(1 - weight) * 0.75, (1 - weight) * 0.25 + weight]
+    assert found.probabilities[0] == pytest.approx(expected, abs=1e-4)
+    # Where one side knows nothing, the other decides; where neither has weight, nothing is known.
+    assert found.probabilities[1].tolist() == ([0.0, 1.0] if weight < 1 else [0.0, 0.0])
+    assert found.labels[2] == ("b" if weight else None)
+
+
+def test_captions_that_are_there_twice_are_judged_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(filter_language, "_BATCH", 3)
+    captions = [text for texts in PAGES.values() for text in texts] * 2 + ["THE RED HOUSE", "the red house", "123"]
+    config = FilterConfig(languages=["en"], language_candidates=LANGUAGES)
+    told = filter_language.told(pl.DataFrame({"caption": captions}), config)
+    shown = [caption.lower() if caption.isupper() else caption for caption in captions]
+    each = detect(shown, LANGUAGES, config.language_mode)
+    assert told["language"].to_list() == each.labels
+    assert told["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
+    assert told["foreign"].to_list() == (each.summed(["en"]) < 0.5).tolist()
+    assert filter_language.told(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows() == []
+
+
+def test_a_page_of_its_own_changes_nothing():
+    found = detect(["grinning face with big eyes", "Haus mit Garten"], LANGUAGES)
+    same = found.blended(found, np.array([0, 1], np.uint32), 0.5)
+    assert same.labels == found.labels
+    assert same.probabilities == pytest.approx(found.probabilities, abs=2e-4)

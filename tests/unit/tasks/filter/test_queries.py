@@ -1,0 +1,191 @@
+"""`pairmill queries build` against plain counting."""
+
+import bz2
+import gzip
+import json
+import math
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from dataops.digest import file_sha256
+from dataops.errors import ConfigError, SourceError
+from dataops.text.query_building import QUERIES, Thresholds
+from tasks.filter import query_corpus as query_texts
+from tasks.filter.queries import Given, build_queries, read_queries, write_queries
+from tasks.filter.query_corpus import plain_text
+
+LINES = [
+    "Vitamin C is big.",
+    "New York is big.",
+    "new york, new kite!",
+    "Kite in the New York sky",
+    "the kite",
+    "A kite; a sky",
+    "",
+] * 3
+LOW = Thresholds(min_unigram=3, min_bigram=3, min_pmi=0.5, min_views=10)
+
+
+def built(thresholds: Thresholds = LOW, workers: int = 1, **files) -> pl.DataFrame:
+    named = {kind: [str(name) for name in names] for kind, names in files.items()}
+    return build_queries(Given(**named, wordfreq_top=10), thresholds, workers)
+
+
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(LINES))
+    return path
+
+
+def slowly(lines: list[str], at: Thresholds) -> dict[str, tuple[str, int]]:
+    said = [["".join(c if c.isalnum() else " " for c in line.lower()).split()] for line in lines]
+    words = [word for [line] in said for word in line]
+    counts = Counter(words)
+    pairs = Counter(pair for [line] in said for pair in pairwise(line))
+    found = {w: ("unigram", n) for w, n in counts.items() if n >= at.min_unigram and len(w) >= at.min_chars}
+    for (one, two), n in pairs.items():
+        if n >= at.min_bigram and math.log2(n * len(words) / counts[one] / counts[two]) >= at.min_pmi:
+            found[f"{one} {two}"] = ("bigram", n)
+    return found
+
+
+@pytest.mark.parametrize("rarer", [LOW, Thresholds(min_unigram=7, min_bigram=3, min_pmi=0.5)])
+@pytest.mark.parametrize("batch", [10, 100, 10_000])
+def test_words_and_bigrams_as_counted_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, rarer: Thresholds
+):
+    monkeypatch.setattr(query_texts, "BATCH_CHARS", batch)
+    found = built(rarer, text=[text(tmp_path)])
+    assert found.schema == pl.Schema(QUERIES)
+    assert {row["query"]: (row["kind"], row["count"]) for row in found.to_dicts()} == slowly(LINES, rarer)
+    assert {"new york", "vitamin c"} < set(found["query"]), "a word too short for a query may stand in one"
+    assert found["query"].to_list() == sorted(found["query"].to_list())
+
+
+def test_every_compression_and_a_page_dump_read_the_same(tmp_path: Path):
+    plain = text(tmp_path)
+    data = plain.read_bytes()
+    (tmp_path / "a.gz").write_bytes(gzip.compress(data))
+    (tmp_path / "a.bz2").write_bytes(bz2.compress(data))
+    (tmp_path / "a.zst").write_bytes(pa.compress(data, "zstd", asbytes=True))
+    pages = "".join(f"<page><text bytes='9' xml:space=\"preserve\">{line}</text></page>\n" for line in LINES)
+    (tmp_path / "dump.xml.bz2").write_bytes(bz2.compress(pages.encode()))
+    expected = built(text=[plain])
+    for name in ("a.gz", "a.bz2", "a.zst", "dump.xml.bz2"):
+        assert built(text=[tmp_path / name]).equals(expected), name
+
+
+def test_worker_processes_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    expected = built(text=[text(tmp_path)])
+    monkeypatch.setattr(query_texts, "BATCH_CHARS", 100)
+    assert built(workers=2, text=[text(tmp_path)]).equals(expected)
+
+
+def test_only_articles_of_a_dump_count_whatever_its_part_is_called(tmp_path: Path):
+    pages = [
+        ("0", "", LINES),
+        ("10", "", ["a template of zebras"] * 9),
+        ("0", '<redirect title="X" />', ["lemurs"] * 9),
+    ]
+    page = "<page>\n<ns>{}</ns>\n{}\n<text>{}</text>\n</page>\n"
+    empty = '<page>\n<ns>0</ns>\n<text bytes="0" xml:space="preserve" />\n<sha1>lemurs zebras</sha1>\n</page>\n'
+    dump = empty * 9 + "".join(page.format(ns, redirect, "\n".join(said)) for ns, redirect, said in pages)
+    path = tmp_path / "enwiki-20261101-pages-articles1.xml-p1p41242.bz2"
+    path.write_bytes(bz2.compress(dump.encode()))
+    found = built(text=[path])
+    assert {"kite", "new york"} < set(found["query"])
+    assert not {"zebras", "lemurs", "text", "page", "ns"} & set(found["query"])
+
+
+def test_folders_and_globs_name_files_and_the_tags_of_an_extractor_are_no_words(tmp_path: Path):
+    expected = built(text=[text(tmp_path)])
+    folder = tmp_path / "extracted" / "AA"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        said = "\n".join(LINES[number::3])
+        (folder / f"wiki_{number:02d}").write_text(f'<doc id="1" url="x" title="Kite">\n{said}\n</doc>\n')
+    assert built(text=[folder.parent]).equals(expected)
+    assert built(text=[f"{folder}/wiki_*"]).equals(expected)
+
+
+def test_markup_is_taken_off():
+    page = (
+        "{{Infobox|a={{nested|x}}|b}} '''Kites''' are [[tether]]ed [[aircraft|craft]].<ref name=a>no</ref><ref x/>\n"
+        "{| class=w\n|-\n| cell\n|}\n== History ==\n[[File:a.jpg|thumb|of a [[dog]]]] see [https://x.org this] <!-- no -->"
+    )
+    assert plain_text(page).split() == ["Kites", "are", "tethered", "craft.", "History", "see", "this"]
+
+
+def test_titles_lemmas_and_word_lists(tmp_path: Path):
+    (tmp_path / "views.tsv").write_text("Red_Kite\t50\nRare\t3\nkite\t99\n\n")
+    views = "en Blue_Kite 7 0\nen Blue_Kite 8 0\nde.m X 1 2 3\nde Drache 99 0\nen Special:Search 99 0\n"
+    (tmp_path / "pageviews").write_text(views + "en.wikipedia Dog_Kite 12 desktop 88 A8\n")
+    wordnet = tmp_path / "dict"
+    wordnet.mkdir()
+    (wordnet / "index.noun").write_text("  1 This software\nbox_kite n 1 1 @ 1 0 02874086\nkite n 4\n")
+    (wordnet / "data.noun").write_text("02874086 06 n 01 box_kite 0 001 @ 03628511 n 0000 | a kite\n")
+    (tmp_path / "extra.txt").write_text("Paper Plane\n!?\nx\n")
+    found = built(
+        text=[text(tmp_path)],
+        titles=[tmp_path / "views.tsv", tmp_path / "pageviews"],
+        projects=["en", "en.wikipedia"],
+        lemmas=[wordnet, tmp_path / "extra.txt"],
+    )
+    rows = {row["query"]: row for row in found.to_dicts()}
+    assert rows["red kite"] == {"query": "red kite", "kind": "title", "count": 50, "score": None, "source": "views.tsv"}
+    assert rows["blue kite"]["count"] == 15
+    assert rows["dog kite"]["count"] == 88
+    assert (rows["kite"]["kind"], rows["kite"]["source"]) == ("unigram", "text, views.tsv, index.noun")
+    assert rows["box kite"]["source"] == "index.noun"
+    assert rows["paper plane"]["kind"] == "lemma"
+    assert not {"rare", "!?", "x", "this software", "drache", "special:search"} & set(rows)
+    pytest.importorskip("wordfreq")
+    assert "the" in built(wordfreq=["en"])["query"].to_list()
+
+
+def test_a_list_says_what_it_was_made_of(tmp_path: Path):
+    given, out = Given(text=[str(text(tmp_path))]), tmp_path / "lists" / "queries.parquet"
+    write_queries(build_queries(given, LOW), out, given, LOW)
+    assert pl.read_parquet(out).equals(built(text=[tmp_path / "text.txt"]))
+    made_of = json.loads(pl.read_parquet_metadata(out)["pairmill"])
+    assert made_of["files"] == [{"name": "text.txt", "sha256": file_sha256(tmp_path / "text.txt")}]
+    assert made_of["thresholds"]["min_pmi"] == 0.5
+    assert [path.name for path in out.parent.iterdir()] == ["queries.parquet"]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"no such file: .*none\.txt, .*/\*\.gz"):
+        built(text=[tmp_path / "none.txt"], lemmas=[f"{tmp_path}/*.gz"])
+    with pytest.raises(ConfigError, match="no query is above the thresholds"):
+        built()
+    (tmp_path / "bad.gz").write_bytes(gzip.compress(b"kite\n" * 1000)[:-20])
+    with pytest.raises(SourceError, match=r"bad\.gz"):
+        built(text=[tmp_path / "bad.gz"])
+    with pytest.raises(ConfigError, match="no language 'xx'"):
+        pytest.importorskip("wordfreq") and built(wordfreq=["xx"])
+
+
+def test_a_file_that_is_no_list_of_queries_is_named(tmp_path: Path):
+    path = tmp_path / "list.parquet"
+    for content, said in [
+        (None, "is no file"),
+        (b"PAR1", "cannot be read"),
+        (pl.DataFrame({"text": ["kite"]}), "cannot be read"),
+        (pl.DataFrame({"query": [1]}), "has a column query of type Int64"),
+        (pl.DataFrame({"query": ["kite", "?!"]}), "row 1 of query has no word"),
+        (pl.DataFrame({"query": ["kite", None]}), "row 1 of query has no word"),
+    ]:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            content.write_parquet(path)
+        with pytest.raises(ConfigError, match=re.escape(said) + r".*pairmill queries build"):
+            read_queries(path)
+    pl.DataFrame({"query": ["kite", "red panda"]}).write_parquet(path)
+    assert read_queries(path) == ["kite", "red panda"]

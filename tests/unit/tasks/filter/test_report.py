@@ -1,0 +1,134 @@
+"""The page of a filter: it says what the manifest says, and what comes from the web is text."""
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import polars as pl
+
+from dataops.snapshot import Counts, Manifest
+from dataops.text import tallies
+from tasks.filter.report import report_html
+from tasks.filter.summary import EXAMPLES, add_up, balance_facts, describe, describe_balance
+from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, curve_svg, lengths_svg
+
+HOSTILE = "\u202e<script>alert(1)</script> \"x\" 'y' & <img src=x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.events: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.events += [name for name, _ in attrs if name.startswith("on")]
+        self.addresses += [name for name, _ in attrs if name in ("src", "href", "action", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def manifest(**facts) -> Manifest:
+    counts = Counts(input=1000, kept=600, dropped={"too_short": 300, "duplicate_url": 100})
+    known = {"stage_version": 1, "key": "0" * 16, "inputs": [], "config": {}, "seed": 0, "code": {}, "parts": []}
+    return Manifest(stage="filter", counts=counts, facts=facts, content_digest="", created_at="", **known)
+
+
+def pairs(captions: list[str], url: str = "http://img.example/1.jpg") -> pl.DataFrame:
+    rows = {"uid": [f"{i:032x}" for i in range(len(captions))], "url": url, "caption": captions, "language": "en"}
+    return pl.DataFrame(rows).with_columns(drop_reason=pl.lit("too_short"))
+
+
+def test_what_comes_from_the_web_is_text():
+    facts = add_up([describe(pairs([HOSTILE] * 3, f"http://{HOSTILE.replace(' ', '')}/1.jpg"), pairs([HOSTILE]))])
+    part = balance_facts(pl.Series([HOSTILE]), pairs(["a"]).with_columns(sampling_probability=0.5), 4)
+    balance = describe_balance([HOSTILE, "kite", "x"], np.array([50, 2, 0]), np.array([10, 2, 0.0]), [part])
+    page = Page(report_html(manifest(**facts, alone={HOSTILE: 7}, balance=balance)))
+    assert "script" not in page.tags
+    assert page.events == []
+    assert "img" not in page.tags
+    assert page.tags.count("svg") == 2, "the two plots"
+    assert page.text.count("<script>alert(1)</script>") >= 5
+    assert page.addresses == []
+    assert "\u202e" not in page.text
+    assert "\\u202e" in page.text
+
+
+def test_it_says_what_the_manifest_says():
+    facts = add_up([describe(pairs(["a red kite", "a kite"]), pairs(["x", "y", "z", "v", "w"]))] * 2)
+    assert facts["languages"] == {"en": 4}
+    assert facts["captions"] == {"a kite": 2, "a red kite": 2}
+    assert len(facts["examples"]["too_short"]) == EXAMPLES
+    page = Page(report_html(manifest(**facts, alone={"too_short": 350})))
+    for said in (
+        "600 of 1,000 pairs kept (60.0%)",
+        "too_short",
+        "300",
+        "350",
+        "duplicate_url",
+        "img.example",
+        "a red kite",
+    ):
+        assert said in page.text, said
+
+
+def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
+    monkeypatch.setattr(tallies, "HELD", 10)
+    parts = [pairs(["a kite"] * 3 + ["a dog"] * 2 + [f"number {part} {i}" for i in range(8)]) for part in range(9)]
+    facts = add_up(describe(part, part.clear()) for part in parts)
+    assert list(facts["captions"].items())[:2] == [("a kite", 27), ("a dog", 18)]
+    assert len(facts["captions"]) <= 10
+
+
+def test_of_many_captions_the_most_frequent_are_told(monkeypatch):
+    monkeypatch.setattr(tallies, "PER_PART", 4)
+    said = ["d", "c", "b", "a", "e", "b", "c", "c"]
+    assert list(describe(pairs(said), pairs(["x"]))["captions"].items()) == [("c", 3), ("b", 2), ("a", 1), ("d", 1)]
+    assert describe(pairs(["x", "y"]), pairs(["z"]))["captions"] == {"x": 1, "y": 1}
+
+
+def test_the_curve_over_queries():
+    before, after = np.array([5, 100, 0, 20]), np.array([5, 10, 0, 10.5])
+    parts = [
+        balance_facts(pl.Series(["b", "a", "a"]), pl.DataFrame({"sampling_probability": [0.25, None, 1.0]}), 9),
+        balance_facts(pl.Series(["c"]), pl.DataFrame({"sampling_probability": [0.75]}), 2),
+    ]
+    facts = describe_balance(["kite", "the", "unicorn", "sky"], before, after, parts)
+    assert facts["curve"] == [[1, 100, 10], [2, 20, 10.5], [3, 5, 5], [4, 0, 0]]
+    assert facts["head"] == [["the", 100, 10], ["sky", 20, 10.5], ["kite", 5, 5]]
+    assert [facts[name] for name in ("pairs", "unmatched", "kept", "seen")] == [11, 4, 4, 3]
+    assert facts["unmatched_examples"] == ["a", "b", "c"]
+    assert (facts["queries"], facts["queries_found"], facts["matches_before"]) == (4, 3, 125)
+    assert facts["effective_before"] < facts["effective_after"] < 3
+    page = Page(report_html(manifest(balance=facts, alone={})))
+    for said in ("11", "4 (36.4%), dropped", "3 of the list's 4", "unicorn"):
+        assert (said in page.text) == (said != "unicorn"), said
+
+
+def test_the_funnel_ends_at_what_is_kept():
+    page = Page(report_html(manifest()))
+    assert page.text.index("pairs that came in") < page.text.index("after rules") < page.text.index("after duplicates")
+    assert "−3007" in page.text, "after rules: 300 dropped, 700 left"
+    assert "−100600" in page.text, "after duplicates: 100 dropped, 600 left"
+    assert "after language" not in page.text
+
+
+def test_curves_keep_inside_their_frame():
+    svg = curve_svg([[1, 50_000, 20_000], [30, 900, 900.5], [700_000, 1, 0.02], [800_000, 0, 0]])
+    numbers = [
+        tuple(map(float, pair.split(","))) for line in re.findall(r'points="([^"]*)"', svg) for pair in line.split()
+    ]
+    assert len(numbers) == 6
+    assert all(LEFT - 0.1 <= x <= 760 - RIGHT + 0.1 and TOP - 0.1 <= y <= 300 - BOTTOM + 0.1 for x, y in numbers), (
+        numbers
+    )
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    for lengths in ({}, {"0": 1}, {"2": 7, "30": 20_000}):
+        assert ElementTree.fromstring(lengths_svg(lengths, 10, 30)).tag.endswith("svg")
+    assert ElementTree.fromstring(curve_svg([])).tag.endswith("svg")

@@ -1,0 +1,257 @@
+"""The filter stage on pairs made up for it: ranges, boilerplate, what was seen before, captions over hosts, balancing."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataops.errors import ConfigError, CorruptPart
+from dataops.schema import FILTERED, PACKED, PAIRS, uid
+from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts, read_table
+from dataops.store import FolderStore
+from tasks.engine import part_writer as pairs_file
+from tasks.engine.stage import Context, check_conservation, make, plan
+from tasks.filter import stage as filter_stage
+from tasks.filter import steps
+from tasks.filter.config import FilterConfig
+from tasks.filter.stage import FILTER, range_bits, slices_of
+from tasks.filter.steps import Slice
+
+SUBJECTS = ["kite", "dog", "cat", "tower", "river", "lamp"]
+PLACES = ["on the hill", "by the old house", "under a bridge", "in the rain", "at night"]
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch):
+    """Tasks run in this process: a worker takes a second to start."""
+
+    def map_parts(function, tasks, draft, context):
+        return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
+
+    monkeypatch.setattr(filter_stage, "map_parts", map_parts)
+
+
+def some_pairs(number: int, seed: int = 0) -> list[dict]:
+    chosen = random.Random(seed)
+    rows = []
+    for i in range(number):
+        caption = (
+            f"a {chosen.choice(SUBJECTS)} {chosen.choice(PLACES)} {chosen.choice(['', 'again', chosen.randint(1, 9)])}"
+        )
+        caption = chosen.choice([caption, caption, caption.upper(), "Share on our page", "IMG_0042.jpg"]).strip()
+        url = f"http://host{chosen.randint(0, 9)}.example/{chosen.randint(0, number)}.jpg"
+        rows.append({"uid": uid(url, caption), "url": url, "caption": caption, "caption_source": "alt"})
+        rows[-1] |= {"page_url": f"http://p.example/{i // 5}", "source": "made up", "source_offset": i}
+    return rows
+
+
+def snapshot(store: Path, stage: str, parts: list[list[dict]], schema: pa.Schema = PAIRS) -> Manifest:
+    draft = Draft(FolderStore(store), stage, "0" * 16)
+    made = [
+        draft.put_table(f"part-{i:05d}.parquet", pa.Table.from_pylist(rows, schema=schema))
+        for i, rows in enumerate(parts)
+    ]
+    manifest = Manifest(
+        stage=stage,
+        stage_version=1,
+        key=draft.key,
+        inputs=[],
+        config={},
+        seed=0,
+        code={},
+        parts=made,
+        counts=Counts(),
+        facts={},
+        content_digest=content_digest(made),
+        created_at="",
+    )
+    return draft.commit(manifest)
+
+
+def filtered(store: Path, rows: list[dict], parts: int = 3, **config) -> Manifest:
+    pairs = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
+    settings = FilterConfig(**({"dedupe": ["uid", "pair", "url"]} | config))
+    manifest = make(plan(FILTER, settings, 0, [pairs]), Context(store=FolderStore(store), home=store, workers=1))
+    kept, gone = (read_parts(FolderStore(store), manifest, prefix).to_pylist() for prefix in ("part-", "dropped-"))
+    assert Counter(row["uid"] for row in kept + gone) == Counter(row["uid"] for row in rows)
+    return manifest
+
+
+def kept(store: Path, manifest: Manifest) -> list[dict]:
+    return read_parts(FolderStore(store), manifest).to_pylist()
+
+
+@pytest.mark.parametrize("config", [{}, {"near_captions": {}}])
+def test_whether_captions_are_hashed_does_not_show(tmp_path: Path, config: dict):
+    rows = some_pairs(400)
+    without = filtered(tmp_path / "without", rows, dedupe=["uid", "url"], **config)
+    hashed = filtered(tmp_path / "hashed", rows, dedupe=["uid", "url"], max_caption_count=10**6, **config)
+    assert without.counts.dropped["duplicate_url"]
+    assert without.content_digest == hashed.content_digest
+
+
+def test_ranges_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = some_pairs(400)
+    config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
+    digests = set()
+    for bits in (0, 1, 4):
+        monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=bits: bits)
+        manifest = filtered(tmp_path / str(bits), rows, **config)
+        digests.add(manifest.content_digest)
+    assert len(digests) == 1
+    assert {"boilerplate", "file_name", "duplicate_url", "duplicate_caption"} <= set(manifest.counts.dropped)
+    left = kept(tmp_path / "4", manifest)
+    assert len({row["caption"].casefold() for row in left}) == len(left) == len({row["url"] for row in left})
+
+
+def test_the_number_of_parts_does_not_decide_what_stays(tmp_path: Path):
+    rows = some_pairs(300, seed=1)
+    found = []
+    for parts in (1, 4):
+        manifest = filtered(tmp_path / str(parts), rows, parts, dedupe=["uid", "pair", "url", "caption"])
+        found.append(sorted(row["uid"] for row in kept(tmp_path / str(parts), manifest)))
+    assert found[0] == found[1]
+
+
+def test_boilerplate_is_what_occurs_too_often_in_what_the_rules_left(tmp_path: Path):
+    rows = some_pairs(300)
+    said = Counter(row["caption"].casefold() for row in rows if row["caption"] != "IMG_0042.jpg")
+    manifest = filtered(tmp_path, rows, max_caption_count=20, dedupe=[])
+    expected = sum(n for n in said.values() if n > 20)
+    assert manifest.counts.dropped["boilerplate"] == expected > 0
+    assert {row["caption"].casefold() for row in kept(tmp_path, manifest)} == {c for c, n in said.items() if n <= 20}
+
+
+def test_what_an_earlier_dataset_has_is_seen(tmp_path: Path):
+    rows = some_pairs(200)
+    seen = sorted({row["url"] for row in rows})[:40]
+    earlier = snapshot(
+        tmp_path, "pack", [[{"uid": uid(url, "x"), "url": url} for url in seen[i::2]] for i in range(2)], PACKED
+    )
+    manifest = filtered(tmp_path, rows, seen=[earlier.key], dedupe=[])
+    assert not {row["url"] for row in kept(tmp_path, manifest)} & set(seen)
+    left = [row for row in rows if row["url"] not in seen and row["caption"] != "IMG_0042.jpg"]
+    assert manifest.counts.kept == len(left)
+    with pytest.raises(ConfigError, match="no complete dataset pack/ffff"):
+        filtered(tmp_path, rows, seen=["ffff"])
+
+
+def test_unsafe_and_private_captions(tmp_path: Path):
+    rows = some_pairs(3)
+    for row, caption in zip(rows, ["a nude on the beach", "dial +1 212 555 0199 for kites", "a red kite"], strict=True):
+        row |= {"caption": caption, "uid": uid(row["url"], caption)}
+    manifest = filtered(tmp_path / "drop", rows, unsafe_languages=["en"])
+    assert manifest.counts.dropped == {"personal": 1, "unsafe": 1}
+    manifest = filtered(tmp_path / "german", rows, unsafe_languages=["de"])
+    assert manifest.counts.dropped == {"personal": 1}, "each language has its own list"
+    manifest = filtered(tmp_path / "mask", rows, personal="mask")
+    captions = {row["uid"]: row["caption"] for row in kept(tmp_path / "mask", manifest)}
+    assert captions[rows[1]["uid"]] == "dial <private> for kites"
+    assert any(i.key == "unsafe words" for i in FILTER.outside(FilterConfig(unsafe_languages=["en"])))
+
+
+def queries(tmp_path: Path) -> str:
+    path = tmp_path / "queries.parquet"
+    pq.write_table(pa.table({"query": [*SUBJECTS, "old house", "night", "unicorn"]}), path)
+    return str(path)
+
+
+def test_balancing_samples_the_head_down_and_names_the_rest(tmp_path: Path):
+    rows = some_pairs(600)
+    balance = {"queries": queries(tmp_path), "max_per_query": 10}
+    whole = filtered(tmp_path / "whole", rows)
+    manifest = filtered(tmp_path / "offline", rows, balance=balance)
+    assert set(manifest.counts.dropped) >= {"balanced", "no_query"}
+    assert manifest.counts.kept < whole.counts.kept / 2
+    every = [*SUBJECTS, "old house", "night", "unicorn"]
+    for row in kept(tmp_path / "offline", manifest):
+        assert row["query_ids"] == [i for i, query in enumerate(every) if query in row["caption"].lower()] != []
+    online = filtered(tmp_path / "online", rows, balance=balance | {"mode": "online", "keep_unmatched": True})
+    assert online.counts.kept == whole.counts.kept
+    chances = [row["sampling_probability"] for row in kept(tmp_path / "online", online)]
+    assert 0 < min(chances) < 0.5 < max(chances) == 1
+    again = filtered(tmp_path / "again", rows, parts=3, balance=balance)
+    assert again.content_digest == manifest.content_digest
+    assert FILTER.outside(FilterConfig(balance=balance))[0].key == "queries.parquet"
+    assert {row["sampling_probability"] for row in kept(tmp_path / "offline", manifest)} == {None}
+    (tmp_path / "moved").mkdir()
+    moved = balance | {"queries": queries(tmp_path / "moved")}
+    assert filtered(tmp_path / "again", rows, balance=moved).key == manifest.key
+    with pytest.raises(ConfigError, match="pairmill queries build"):
+        FILTER.outside(FilterConfig(balance={"queries": "no/such.parquet"}))
+
+
+def test_each_rule_is_counted_alone_too(tmp_path: Path):
+    rows = some_pairs(100)
+    manifest = filtered(tmp_path, rows, patterns={"photo": "IMG"})
+    files = sum(row["caption"] == "IMG_0042.jpg" for row in rows)
+    assert manifest.facts["alone"]["pattern_photo"] == manifest.facts["alone"]["file_name"] == files > 0
+    assert "pattern_photo" not in manifest.counts.dropped
+    assert read_parts(FolderStore(tmp_path), manifest).schema == FILTERED
+    check_conservation("filter", manifest, [])
+
+
+def test_the_length_of_slices_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = some_pairs(700)
+    config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30, "languages": ["en"]}
+    config |= {"balance": {"queries": queries(tmp_path), "max_per_query": 40, "keep_unmatched": True}}
+    whole = filtered(tmp_path / "whole", rows, 2, **config)
+    monkeypatch.setattr(pairs_file, "ROW_GROUP", 100)
+    monkeypatch.setattr(steps, "SLICE_ROWS", 150)
+    sliced = filtered(tmp_path / "sliced", rows, 2, **config)
+    assert sliced.counts == whole.counts
+    assert sliced.facts | {"examples": {}} == whole.facts | {"examples": {}}
+    assert [part.name for part in sliced.parts] == [part.name for part in whole.parts]
+    for name in ("part-00000.parquet", "part-00001.parquet", "dropped-00000.parquet", "dropped-00001.parquet"):
+        one, other = (
+            read_table(FolderStore(tmp_path / at), m.path(name)) for at, m in (("whole", whole), ("sliced", sliced))
+        )
+        assert one.equals(other)
+
+
+def test_parts_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "SLICE_ROWS", 100)
+    found = slices_of([250, 100, 0, 1], FilterConfig())
+    assert [[(one.start, one.rows) for one in part] for part in found] == [
+        [(0, 100), (100, 100), (200, 50)],
+        [(0, 100)],
+        [(0, 0)],
+        [(0, 1)],
+    ]
+    assert [one.number for part in found for one in part] == list(range(6))
+    assert slices_of([250, 0], FilterConfig(language_page_weight=0.5)) == [(Slice(0, 0, 250),), (Slice(1, 0, 0),)]
+
+
+def test_a_part_that_is_none_is_named(tmp_path: Path):
+    pairs = snapshot(tmp_path, "extract", [some_pairs(20)])
+    path = tmp_path / pairs.path("part-00000.parquet")
+    path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 4))
+    with pytest.raises(CorruptPart, match="is no Parquet file"):
+        make(plan(FILTER, FilterConfig(), 0, [pairs]), Context(store=FolderStore(tmp_path), home=tmp_path, workers=1))
+
+
+def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = some_pairs(400)
+    config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
+    whole = filtered(tmp_path / "whole", rows, **config)
+    for tries in ((2, 1), (1, 3), (3, 1, 2)):
+        store = tmp_path / str(tries)
+        for bits in tries[:-1]:
+            monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=bits: bits)
+            with monkeypatch.context() as broken:
+                broken.setattr(filter_stage._Run, "write", lambda self: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    filtered(store, rows, **config)
+        monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=tries[-1]: bits)
+        assert filtered(store, rows, **config).content_digest == whole.content_digest
+
+
+def test_memory_decides_the_number_of_ranges():
+    assert range_bits(0, 2, 1 << 30) == 0
+    assert range_bits(500_000, 1, 1 << 30) == 0
+    assert [range_bits(rows, 2, 1 << 30) for rows in (200_000, 300_000, 1_000_000)] == [0, 1, 1], "work for all"
+    assert [range_bits(20_000_000, 2, 1 << shift) for shift in (27, 26, 25)] == [6, 7, 8]
+    assert range_bits(20_000_000, 1, 1 << 50) == 5, "ranges of a million rows, however much memory there is"

@@ -1,0 +1,256 @@
+"""Taking pairs out of a dataset of several shards: what is rewritten, what is not, and what is left nowhere."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.shards.tar import read_samples
+from dataops.snapshot import Counts, Manifest, find, read_parts
+from dataops.store import FolderStore
+from dataops.trace.targets import Target, image_targets
+from flows.commands import takedown as flow
+from tasks.engine import takedown_requests
+from tasks.engine.stage import Context, make, plan
+from tasks.lineage import takedown
+from tasks.lineage.graph import Lineage
+from tasks.lineage.search import Search
+from tasks.lineage.takedown_raw import delete_raw, raw_snapshots
+from tasks.pack import stage as pack
+from tasks.pack.stage import PACK, PackConfig
+from tasks.tracking.registry import Registry
+from tests.unit.tasks.dataset_chain import chain, jpeg, pair, serially
+
+pytestmark = pytest.mark.usefixtures("_no_processes")
+
+
+@pytest.fixture
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "map_parts", serially)
+
+
+def curated(store: FolderStore, pairs: list[dict[str, Any]], raw_size: int) -> list[Manifest]:
+    made = chain(store, pairs, raw_size)
+    return [made["curate"], made["download"]]
+
+
+def some_pairs() -> list[dict[str, Any]]:
+    hashes = {5: image_targets(jpeg(5))[1].value}
+    return [
+        pair(n, page_url=f"https://www.site{n % 5}.example/p/{n}", phash=hashes.get(n, f"{n:016x}")) for n in range(24)
+    ]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+def packed(store: FolderStore, upstream: list[Manifest]) -> Manifest:
+    return make(plan(PACK, PackConfig(shard_size=4), 0, upstream, store), Context(store, store.root))
+
+
+def taken_out(store: FolderStore, *targets: Target) -> list[takedown.Outcome]:
+    request = takedown_requests.request_of(targets, "a letter")
+    lineage, registry = Lineage(store), Registry(ask=False)
+    takedown_requests.record(store, request)
+    found = takedown.affected(lineage, Search(store), targets, registry)
+    return takedown.take_out(lineage, Context(store, store.root), request, found)
+
+
+def bytes_of(store: FolderStore, manifest: Manifest) -> bytes:
+    return b"".join(store.read(manifest.path(part.name)) for part in manifest.parts)
+
+
+TARGETS = {
+    "url": (Target("url", "http://host1.example/4.jpg"), lambda row: row["url"] == "http://host1.example/4.jpg"),
+    "page": (Target("url", "https://www.site2.example/p/7"), lambda row: row["page_url"].endswith("/p/7")),
+    "domain": (Target("domain", "site3.example"), lambda row: ".site3.example/" in row["page_url"]),
+    "sha256": (Target("sha256", f"{9:064x}"), lambda row: row["sha256"] == f"{9:064x}"),
+    "phash": (image_targets(jpeg(5))[1], lambda row: row["sha256"] == f"{5:064x}"),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_no_byte_stays_and_only_touched_shards_are_rewritten(store: FolderStore, kind: str) -> None:
+    target, is_meant = TARGETS[kind]
+    pairs = some_pairs()
+    gone = [row for row in pairs if is_meant(row)]
+    old = packed(store, curated(store, pairs, 7))
+    (outcome,) = taken_out(store, target)
+    new = outcome.successor
+    assert new is not None
+    assert outcome.trouble == ""
+    rows = read_parts(store, old).to_pylist()
+    touched = {row["shard"] for row in rows if row["uid"] in {one["uid"] for one in gone}}
+    assert gone
+    assert len(touched) < 6
+    assert set(outcome.rewritten) == {name for name in touched if name in {p.name for p in new.named("", ".tar")}}
+    before = {part.name: part.sha256 for part in old.parts}
+    for part in new.named("", ".tar") + new.named("", ".idx") + new.named("part-"):
+        number = part.name.removeprefix("part-")[:5]
+        assert (part.sha256 == before[part.name]) == (f"{number}.tar" not in touched)
+    inodes = (
+        [store.local(m.path("00000.tar")).stat().st_ino for m in (old, new)] if "00000.tar" not in touched else [0, 0]
+    )
+    assert inodes[0] == inodes[1], "linked, not copied"
+    assert "of what was dropped no example is shown" in store.read(new.path("dataset.html")).decode()
+    said = bytes_of(store, new)
+    for row in gone:
+        assert row["data"] not in said
+        assert row["caption"].encode() not in said
+        assert row["url"].encode() not in said
+    assert {row["uid"] for row in read_parts(store, new).to_pylist()} == {r["uid"] for r in pairs} - {
+        r["uid"] for r in gone
+    }
+    assert new.counts == Counts(input=24, kept=24 - len(gone), dropped={"takedown": len(gone)})
+    lost = read_parts(store, new, "dropped-").to_pylist()
+    assert [row["url"] for row in lost] == [None] * len(gone)
+    assert new.facts["parent"] == old.key
+    assert [i.key for i in new.inputs if i.stage == "takedown"] == new.facts["takedowns"]
+
+
+def test_the_next_run_takes_the_version_of_the_takedown(store: FolderStore) -> None:
+    upstream = curated(store, some_pairs(), 7)
+    packed(store, upstream)
+    (outcome,) = taken_out(store, TARGETS["domain"][0])
+    assert outcome.successor is not None
+    assert packed(store, upstream).key == outcome.successor.key
+
+
+def test_packing_anew_gives_the_bytes_that_rewriting_gives(tmp_path: Path) -> None:
+    first, second = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
+    packed(first, curated(first, some_pairs(), 7))
+    (outcome,) = taken_out(first, TARGETS["domain"][0])
+    takedown_requests.record(second, takedown_requests.request_of([TARGETS["domain"][0]], ""))
+    anew = packed(second, curated(second, some_pairs(), 7))
+    assert outcome.successor is not None
+    assert anew.facts["parent"] is None
+    assert (anew.key, anew.content_digest) == (outcome.successor.key, outcome.successor.content_digest)
+    assert anew.facts | {"parent": ""} == outcome.successor.facts | {"parent": ""}
+
+
+def test_a_second_takedown_builds_on_the_first_and_keys_change_with_each(store: FolderStore) -> None:
+    old = packed(store, curated(store, some_pairs(), 7))
+    (first,) = taken_out(store, TARGETS["url"][0])
+    both = taken_out(store, TARGETS["sha256"][0])
+    assert first.successor is not None
+    assert {one.affected.dataset.key for one in both} == {old.key, first.successor.key}
+    (second,) = {one.successor.key: one.successor for one in both if one.successor}.values()
+    assert second.facts["parent"] == first.successor.key
+    assert second.counts.dropped == {"takedown": 2}
+    assert len({old.key, first.successor.key, second.key}) == 3
+    assert taken_out(store, TARGETS["sha256"][0])[0].successor == second, "asked again, nothing is made again"
+
+
+def test_a_takedown_that_means_nothing_here_changes_the_key_and_not_the_content(store: FolderStore) -> None:
+    upstream = curated(store, some_pairs(), 7)
+    old = packed(store, upstream)
+    assert taken_out(store, Target("domain", "elsewhere.example")) == []
+    again = packed(store, upstream)
+    assert again.key != old.key
+    assert again.content_digest == old.content_digest, "so training on it is reused"
+
+
+def test_nothing_left_is_an_error_of_that_dataset(store: FolderStore) -> None:
+    packed(store, curated(store, some_pairs(), 7))
+    (outcome,) = taken_out(store, *(Target("domain", f"site{n}.example") for n in range(5)))
+    assert outcome.successor is None
+    assert "all 24 were taken down" in outcome.trouble
+
+
+def test_the_proof_finds_what_is_left(store: FolderStore) -> None:
+    old = packed(store, curated(store, some_pairs(), 7))
+    uids = [read_parts(store, old)["uid"][3].as_py()]
+    with pytest.raises(ContractError, match="still has a row"):
+        takedown.prove(store, old, [TARGETS["url"][0]], [], {})
+    with pytest.raises(ContractError, match="still has a row"):
+        takedown.prove(store, old, [], uids, {})
+    assert takedown.prove(store, old, [], [], {})[1].startswith("24 samples")
+
+
+def test_raw_shards_are_written_anew_and_stay_whole(store: FolderStore) -> None:
+    pairs = some_pairs()
+    download = curated(store, pairs, 7)[1]
+    target, is_meant = TARGETS["domain"]
+    gone = [row for row in pairs if is_meant(row)]
+    (raw,) = raw_snapshots(Lineage(store), Search(store), [target], set())
+    urls = delete_raw(Context(store, store.root), raw, [target], set())
+    assert sorted(urls) == sorted(row["url"] for row in gone)
+    after = find(store, "download", download.key, verify=True)
+    assert after is not None
+    assert after.content_digest != download.content_digest
+    assert after.counts == Counts(input=24, kept=19, dropped={"takedown": 5})
+    everything = b"".join(store.read(name) for name in store.names(f"download/{download.key}"))
+    for row in pairs:
+        assert (row["data"] in everything) != is_meant(row)
+    assert raw_snapshots(Lineage(store), Search(store), [target], set()) == []
+    for part in after.named("", ".tar"):
+        samples = dict(read_samples(io.BytesIO(store.read(after.path(part.name))), part.name))
+        assert len(samples) == part.rows
+
+
+def test_the_command_reports_and_deletes(
+    store: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    old = packed(store, curated(store, some_pairs(), 7))
+    file = tmp_path / "letter.txt"
+    file.write_text("# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\n")
+    code = flow.takedown(flow.Order(file, "a letter"), tmp_path, str(store.root), as_json=False)
+    told = capsys.readouterr().out
+    assert code == 0
+    assert f"dataset {old.key}: 6 pairs" in told
+    assert "still holds 6 pictures" in told
+    with pytest.raises(ConfigError, match="add --yes"):
+        flow.takedown(flow.Order(file, delete_raw=True), tmp_path, str(store.root), as_json=True)
+    code = flow.takedown(flow.Order(file, delete_raw=True, yes=True), tmp_path, str(store.root), as_json=True)
+    (report,) = [one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"]]
+    assert code == 0
+    assert report["deleted"]["datasets"] == [old.key]
+    assert sum(report["deleted"]["raw_samples"].values()) == 6
+    assert report["raw_snapshots"] == {}
+    assert find(store, "pack", old.key) is None
+    (name,) = [name for name in store.names("takedowns") if name.endswith(".report.json")]
+    assert json.loads(store.read(name)) == report
+    everything = b"".join(store.read(n) for n in store.names("") if n.startswith(("pack/", "download/")))
+    assert not any(row["data"] in everything for row in some_pairs() if row["url"].endswith("/4.jpg"))
+    (second,) = taken_out(store, TARGETS["sha256"][0])
+    assert (second.trouble, len(second.rewritten)) == ("", 1), "a version is made of the one before, not of raw shards"
+
+
+def test_every_wrong_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "bad.txt"
+    file.write_text("example.org\nuid:12\nnonsense\nhttp://\nimage:nowhere.jpg\nphash:0123456789abcdef~99\n")
+    with pytest.raises(ConfigError) as caught:
+        takedown_requests.read_targets(file)
+    said = str(caught.value)
+    assert "5 of 6 lines" in said
+    assert [f":{n}:" in said for n in range(1, 7)] == [False, True, True, True, True, True]
+
+
+def test_a_list_a_table_and_toml_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "picture.jpg").write_bytes(jpeg(5))
+    texts = {
+        "a.txt": "HTTP://Example.org:80/a.jpg\n*.Bücher.example # all\nimage:picture.jpg\n",
+        "a.csv": "kind,value\nurl,http://example.org/a.jpg\n,bücher.example\nimage,picture.jpg\n",
+        "a.toml": 'url = ["http://example.org/a.jpg"]\ndomain = ["xn--bcher-kva.example"]\nimage = ["picture.jpg"]\n',
+    }
+    read = []
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        read.append(takedown_requests.read_targets(tmp_path / name))
+    assert read[0] == read[1] == read[2]
+    assert read[0] == [
+        Target("url", "http://example.org/a.jpg"), Target("domain", "xn--bcher-kva.example"), *image_targets(jpeg(5)),
+    ]  # fmt: skip
+
+
+def test_a_damaged_request_stops_packing(store: FolderStore) -> None:
+    upstream = curated(store, some_pairs(), 7)
+    store.put(f"takedowns/{'a' * 16}.json", b'{"targets": ["domain:site3.example"], "requested_at": ""}')
+    with pytest.raises(CorruptPart, match="holds other targets"):
+        packed(store, upstream)

@@ -1,0 +1,100 @@
+"""The pages of a dataset: they say what the manifests say, what comes from the web is text, and no digest is over them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dataops.snapshot import ABOUT, content_digest
+from tasks.pack import stage as pack
+from tasks.reports.svg_funnel import funnel_svg
+from tests.unit.tasks.dataset_chain import chain, lost_pairs, packed, packed_in, pair, serially, some_pairs
+from tests.unit.tasks.filter.test_report import HOSTILE, Page
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "map_parts", serially)
+
+
+def test_the_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Path) -> None:
+    store, made = packed_in(tmp_path, [*some_pairs(), *lost_pairs()])
+    page = Page(store.read(made["pack"].path("dataset.html")).decode())
+    for kept in ("30 of 33", "23 of 30", "20 of 23", "17 of 20", "17 of 17"):
+        assert kept in page.text
+    for reason in ("page_opt_out", "too_short", "http_404", "too_large", "too_small", "near_duplicate"):
+        assert len(re.findall(rf"{reason}(?!_)", page.text)) == 2, "in the drawing, and beside examples"
+    assert page.text.count("no example at hand") == 0
+    assert page.tags.count("img") == 17 + 3 + 6 + 3 + 6, (
+        "kept ones; download's and curate's, each beside some that were kept"
+    )
+    for caption in ("caption 100 ", "caption 120 ", "caption 3 ", "caption 8 "):
+        assert caption in page.text
+    assert len(re.findall(r"c11\d", page.text)) == 4
+    assert "17 pairs of picture and caption in 1 shard," in page.text
+    assert "2 source files of kind warc" in page.text
+    assert made["pack"].content_digest in page.text, "to cite it by"
+    assert "For 8 of 17 pairs a licence was declared" in page.text
+    assert "Pictures of evaluation sets were not looked for" in page.text
+    assert "Near-duplicates of pictures were not looked for" not in page.text
+
+
+def test_what_comes_from_the_web_is_text_in_the_page_and_in_the_markdown(tmp_path: Path) -> None:
+    bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}", "source": f"/x/{HOSTILE}", "language": HOSTILE}
+    pairs = [pair(n, **bad) for n in range(5)]
+    pairs += [pair(n, HOSTILE, stage, **bad) for n, stage in enumerate(("extract", "filter", "download", "curate"), 10)]
+    store, made = packed_in(tmp_path, pairs)
+    page = Page(store.read(made["pack"].path("dataset.html")).decode())
+    assert "script" not in page.tags
+    assert page.events == []
+    assert set(page.addresses) == {"src"}
+    assert page.tags.count("img") == page.addresses.count("src")
+    assert page.text.count("<script>alert(1)</script>") >= 15
+    assert "\u202e" not in page.text
+    said = store.read(made["pack"].path("DATASET.md")).decode()
+    assert "\u202e" not in said
+    assert not re.search(r"(?<!\\)<", said)
+    assert said.count(r"\<script\>") >= 6
+
+
+def test_markdown_tells_the_same_in_short(tmp_path: Path) -> None:
+    store, made = packed_in(tmp_path, [*some_pairs(), *lost_pairs()], shard_size=6)
+    said = store.read(made["pack"].path("DATASET.md")).decode()
+    assert said.startswith(f"# Dataset {made['pack'].key}\n\n17 pairs of picture and caption in 3 shards")
+    assert r"| filter | 30 | 23 | too\_short 7 |" in said
+    assert "| pack | 17 | 17 | - |" in said
+    assert "- Source crawls: CC-MAIN-2024-10 17" in said
+    assert "the column `license` has its address" in said
+    assert "{00000..00002}.tar" in said
+    assert f"sha256:{made['pack'].content_digest}" in said
+
+
+def test_no_digest_covers_what_is_told_about_a_dataset(tmp_path: Path) -> None:
+    first = packed_in(tmp_path / "a", [*some_pairs(), *lost_pairs()])[1]["pack"]
+    second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
+    assert first.content_digest == second.content_digest == content_digest(first.parts)
+    pages = [{p.name: p.sha256 for p in one.parts if p.name in ABOUT} for one in (first, second)]
+    assert pages[0].keys() == pages[1].keys() == {"dataset.html", "DATASET.md"}
+    assert all(pages[0][name] != pages[1][name] for name in pages[0]), "another funnel"
+
+
+def test_a_dataset_whose_ancestors_are_gone_has_a_page_too(tmp_path: Path) -> None:
+    store, made = packed_in(tmp_path, some_pairs())
+    store.delete_tree(f"extract/{made['extract'].key}")
+    made = chain(store, some_pairs(), 20)
+    store.delete_tree(f"extract/{made['extract'].key}")
+    again = packed(store, tmp_path, made)
+    assert "no longer in the store" in Page(store.read(again.path("dataset.html")).decode()).text
+
+
+def test_the_funnel_is_drawn_to_one_scale() -> None:
+    stages = [
+        {"stage": "extract", "input": 1000, "kept": 500, "dropped": 500, "reasons": {f"r{n}": 50 for n in range(10)}},
+        {"stage": "filter", "input": 500, "kept": 0, "dropped": 500, "reasons": {"x": 499, "y": 1}},
+    ]
+    drawing = funnel_svg(stages, "came", "left")
+    bars = [float(width) for width in re.findall(r'width="([0-9.]+)" height="26"', drawing)]
+    assert sum(bars[:7]) == pytest.approx(620, abs=1), "kept, five reasons, and all others as one"
+    assert bars[0] == pytest.approx(310)
+    assert bars[7:] == [0, pytest.approx(309.4, abs=0.1), 1.0], "what is little is seen all the same"
+    assert "5 other reasons 250" in drawing

@@ -1,0 +1,231 @@
+"""Packing: the same bytes whatever the rows came in, pictures as they are, nothing lost, read a sample at a time."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataops.errors import ContractError, CorruptPart
+from dataops.schema import PACKED, uid
+from dataops.shards.tar import ShardWriter, places, read_index, read_samples
+from dataops.snapshot import Counts, Draft, Manifest, Record, read_parts, read_table
+from dataops.store import FolderStore
+from tasks.engine.stage import Context
+from tasks.pack import order as pack_order
+from tasks.pack import stage as pack
+from tasks.pack.order import shard_starts, shuffled
+from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, serially, some_pairs
+from training.data.loader import Dataset
+
+
+@pytest.fixture
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "map_parts", serially)
+
+
+def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: Any) -> tuple[FolderStore, Manifest]:
+    store, made = packed_in(folder, pairs, *size, **config)
+    return store, made["pack"]
+
+
+@pytest.mark.usefixtures("_no_processes")
+class TestWithoutProcesses:
+    """What the tasks make."""
+
+    def test_shards_hold_the_kept_pairs_with_their_own_bytes(self, tmp_path: Path) -> None:
+        pairs = some_pairs()
+        store, made = dataset_in(tmp_path, pairs, shard_size=6)
+        assert made.counts == Counts(input=17, kept=17)
+        assert [part.rows for part in made.named("part-")] == [6, 6, 5]
+        rows = read_parts(store, made)
+        assert rows.schema == PACKED
+        assert sorted(rows["uid"].to_pylist()) == sorted(row["uid"] for row in pairs if not row["drop_reason"])
+        pictures = {row["uid"]: row["data"] for row in pairs}
+        for number in ("00000", "00001", "00002"):
+            table = read_table(store, made.path(f"part-{number}.parquet"))
+            with store.open(made.path(f"{number}.tar")) as file:
+                samples = dict(read_samples(file, number))
+            assert list(samples) == table["key"].to_pylist()
+            for row in table.to_pylist():
+                assert row["shard"] == f"{number}.tar"
+                assert list(samples[row["key"]]) == ["jpg", "txt", "json"]
+                assert samples[row["key"]]["jpg"] == pictures[row["uid"]]
+                assert samples[row["key"]]["txt"].decode() == row["caption"]
+                assert json.loads(samples[row["key"]]["json"]) == row
+        left = {f"{n:05d}{end}" for n in range(3) for end in (".tar", ".idx")} | {"DATASET.md", "dataset.html"}
+        left |= {"manifest.json", *(f"part-{n:05d}.parquet" for n in range(3))}
+        assert set(store.names("pack")) == {made.path(name) for name in left}, "nothing of the work stays"
+
+    def test_each_sample_is_found_by_the_index(self, tmp_path: Path) -> None:
+        store, made = dataset_in(tmp_path, some_pairs(), shard_size=6)
+        for number in ("00000", "00002"):
+            index = list(read_index(store.read(made.path(f"{number}.idx")).decode(), number))
+            with store.open(made.path(f"{number}.tar")) as file:
+                assert [member for sample in index for member in sample.values()] == places(file, number)
+            keys = read_table(store, made.path(f"part-{number}.parquet"))["key"].to_pylist()
+            assert [sample["jpg"].key for sample in index] == keys
+            [caption] = store.read_ranges(made.path(f"{number}.tar"), [index[2]["txt"][2:]])
+            assert caption.decode().startswith("caption ")
+
+    def test_the_same_rows_give_the_same_bytes_whatever_they_came_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pairs, made = some_pairs(), []
+        ways = [
+            (pairs, 7, 1 << 26, 99),
+            (pairs, 20, 1, 3),
+            (pairs[::-1], 1, 3000, 1),
+            (pairs[5:] + pairs[:5], 3, 1 << 26, 9),
+        ]
+        # nor by how many bytes were written or rows sorted at a time
+        for n, (arrived, raw_size, window, rows) in enumerate(ways):
+            monkeypatch.setattr(FolderStore, "window", window)
+            monkeypatch.setattr(pack_order, "RANGE_ROWS", rows)
+            made.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
+        assert len({one.content_digest for one in made}) == 1
+        about = ("DATASET.md", "dataset.html")
+        named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in made]
+        assert named == [named[0]] * 4
+
+    def test_the_order_is_the_seeds(self, tmp_path: Path) -> None:
+        pairs = some_pairs()
+        keys = []
+        for seed in (0, 0, 1):
+            store, made = dataset_in(tmp_path / str(len(keys)), pairs, seed=seed, shard_size=6)
+            keys.append(read_parts(store, made, columns=["key"])["key"].to_pylist())
+        assert keys[0] == keys[1] != keys[2]
+        assert sorted(keys[0]) == sorted(keys[2])
+        arrived = [row["key"] for row in pairs if not row["drop_reason"]]
+        assert keys[0] not in (arrived, sorted(arrived)), "shuffled"
+
+    def test_a_shard_ends_before_it_has_too_many_bytes(self, tmp_path: Path) -> None:
+        pairs = some_pairs()
+        size = {row["uid"]: len(row["data"]) for row in pairs}
+        store, made = dataset_in(tmp_path, pairs, shard_bytes=4096)
+        totals = [
+            sum(size[u] for u in read_table(store, made.path(p.name))["uid"].to_pylist()) for p in made.named("part-")
+        ]
+        assert len(totals) > 2
+        assert max(totals) <= 4096
+        assert min(totals[:-1]) > 4096 - max(size.values())
+
+    def test_a_picture_that_is_gone_is_named(self, tmp_path: Path) -> None:
+        store = FolderStore(tmp_path)
+        made = chain(store, some_pairs(), 7)
+        out = io.BytesIO()
+        ShardWriter(out).close()
+        store.put(made["download"].path("00001.tar"), out.getvalue())
+        with pytest.raises(CorruptPart, match=r"00001\.tar: no [0-9a-f]{32}\.jpg, which a row of curate names"):
+            packed(store, tmp_path, made)
+
+    def test_nothing_left_is_an_error_with_the_numbers(self, tmp_path: Path) -> None:
+        store = FolderStore(tmp_path)
+        made = chain(store, [pair(0, "too_small"), pair(1, "undecodable")], 10)
+        told = r"download kept 2 of 2; curate kept 0 of 2 \(too_small 1, undecodable 1\)"
+        with pytest.raises(ContractError, match=told):
+            packed(store, tmp_path, made)
+
+    def test_what_was_packed_before_a_crash_is_not_packed_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, whole = dataset_in(tmp_path / "whole", some_pairs(), shard_size=5)
+        done: list[str] = []
+
+        def killed_at(last: str):
+            def step(function, tasks, draft: Draft, context: Context) -> list[Record]:
+                for task in tasks:
+                    if draft.done(task.id) is None:
+                        if task.id == last:
+                            raise KeyboardInterrupt
+                        done.append(task.id)
+                        draft.finish(function(draft, task))
+                return serially(function, tasks, draft, context)
+
+            return step
+
+        for last in ("locate-00001", "scatter-00002", "shard-00001", "shard-00003"):
+            monkeypatch.setattr(pack, "map_parts", killed_at(last))
+            with pytest.raises(KeyboardInterrupt):
+                dataset_in(tmp_path / "killed", some_pairs(), shard_size=5)
+        monkeypatch.setattr(pack, "map_parts", killed_at(""))
+        _, made = dataset_in(tmp_path / "killed", some_pairs(), shard_size=5)
+        assert made.content_digest == whole.content_digest
+        steps = (("locate", 3), ("scatter", 3), ("shard", 4))
+        assert done == [f"{step}-{n:05d}" for step, number in steps for n in range(number)], "each once"
+
+    def test_the_loader_draws_by_the_probabilities_that_balancing_wrote(self, tmp_path: Path) -> None:
+        chances, drawn = [0.0, 0.03, 0.5, 1.0, None], []
+        pairs = [pair(n, sampling_probability=chance) for n, chance in enumerate(chances)]
+        for shard_size in (2, 5):  # how the shards are cut must not show
+            store, made = dataset_in(tmp_path / str(shard_size), pairs, shard_size=shard_size)
+            rows = read_parts(store, made)
+            given = dict(zip(rows["url"].to_pylist(), rows["sampling_probability"].to_pylist(), strict=True))
+            assert [given[row["url"]] for row in pairs] == pytest.approx(chances)
+            dataset = Dataset([store.local(made.path(part.name)) for part in made.named("", ".tar")], 32, 0)
+            assert dataset.sampling is not None
+            assert sorted(dataset.sampling.probabilities.tolist()) == pytest.approx([0, 0.03, 0.5, 1, 1])
+            half = dataset.sampling.probabilities.tolist().index(0.5)
+            drawn.append([bool(dataset.sampling.drawn(0, epoch)[half]) for epoch in range(50)])
+            dataset.close()
+        assert drawn[0] == drawn[1]
+        assert 10 <= sum(drawn[0]) <= 40
+
+    def test_the_manifest_counts_what_is_in_it(self, tmp_path: Path) -> None:
+        _, made = dataset_in(tmp_path, some_pairs(), shard_size=6)
+        assert made.facts["samples"] == 17
+        assert made.facts["shards"] == 3
+        assert made.facts["bytes"] == sum(part.bytes for part in made.named("", ".tar"))
+        assert made.facts["languages"] == {"en": 17}
+        assert made.facts["hosts"] == {"host0.example": 6, "host1.example": 6, "host2.example": 5}
+        assert made.facts["licenses"] == {"": 9, "http://creativecommons.org/licenses/by/4.0/": 8}
+        assert made.facts["crawls"] == {"CC-MAIN-2024-10": 17}
+        assert made.facts["sizes"] == {"48x48": 17}
+        assert made.facts["score:language_score"] == {"2": 17}
+        assert sum(made.facts["lengths"].values()) == sum(made.facts["original_sides"].values()) == 17
+
+
+@pytest.mark.timeout(60)
+def test_worker_processes_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, shard_size=4)[1]
+    monkeypatch.setattr(pack, "map_parts", serially)
+    assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
+
+
+def slow_starts(sizes: list[int], shard_size: int, shard_bytes: int) -> list[int]:
+    starts, count, total = [], shard_size, 0
+    for row, size in enumerate(sizes):
+        if count == shard_size or total + size > shard_bytes:
+            starts.append(row)
+            count = total = 0
+        count, total = count + 1, total + size
+    return starts
+
+
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(1, 120))
+def test_shards_are_cut_as_one_row_after_the_other_would_be(sizes: list[int], count: int, most: int) -> None:
+    assert shard_starts(np.array(sizes, np.int64), count, most).tolist() == slow_starts(sizes, count, most)
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 40), st.integers(1, 9), st.integers(1, 120)
+)
+def test_a_shard_goes_on_into_the_next_range_of_rows(sizes: list[int], first: int, count: int, most: int) -> None:
+    whole, first = slow_starts(sizes, count, most), min(first, len(sizes))
+    last = [start for start in whole if start < first][-1]  # the shard that is open where the first rows end
+    after = shard_starts(np.array(sizes[first:], np.int64), count, most, first - last, sum(sizes[last:first]))
+    assert after.tolist() == [start - first for start in whole if start >= first]
+
+
+def test_the_order_is_even_over_rows_and_free_of_ties() -> None:
+    uids = [uid(f"u{n}", "c") for n in range(4000)]
+    uids += ["0" * 16 + f"{n:016x}" for n in range(5)]  # the same first half
+    rank, low = shuffled(uids, 7)
+    assert len(set(zip(rank.tolist(), low.tolist(), strict=True))) == len(uids)
+    assert len(set(rank[-5:].tolist())) == 1
+    counts, _ = np.histogram(rank.astype(np.float64), 16, (0, 2.0**64))
+    assert counts.min() > 190

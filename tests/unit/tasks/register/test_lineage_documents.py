@@ -1,0 +1,134 @@
+"""The events against the classes that OpenLineage generates from its schema; card and graph with hostile text."""
+
+import json
+import re
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from openlineage.client import event_v2, facet_v2
+from openlineage.client.serde import Serde
+
+from dataops.snapshot import Counts, Input, Manifest
+from tasks.register.gate import at_least
+from tasks.register.model_card import Card, contamination
+from tasks.register.openlineage import events, events_text
+from tasks.register.svg_lineage import graph_svg
+
+HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
+
+FACETS = {
+    "schema": facet_v2.schema_dataset.SchemaDatasetFacet,
+    "dataSource": facet_v2.datasource_dataset.DatasourceDatasetFacet,
+    "version": facet_v2.dataset_version_dataset.DatasetVersionDatasetFacet,
+    "outputStatistics": facet_v2.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet,
+    "sourceCodeLocation": facet_v2.source_code_location_job.SourceCodeLocationJobFacet,
+    "jobType": facet_v2.job_type_job.JobTypeJobFacet,
+}
+
+
+def as_theirs(event: dict[str, Any]) -> event_v2.RunEvent:
+    """The event, built of OpenLineage's own classes: they know no other field, and what is required they require."""
+
+    def facets(told: dict[str, Any]) -> dict[str, Any]:
+        theirs: dict[str, Any] = {}
+        for name, facet in told.items():
+            values = {field: value for field, value in facet.items() if not field.startswith("_")}
+            if name == "schema":
+                one = facet_v2.schema_dataset.SchemaDatasetFacetFields
+                values["fields"] = [one(**column) for column in values["fields"]]
+            theirs[name] = FACETS[name](**values, producer=facet["_producer"])
+        return theirs
+
+    def dataset(kind: type[Any], told: dict[str, Any]) -> Any:
+        own = {name: facets(value) if "acets" in name else value for name, value in told.items()}
+        return kind(**own)
+
+    values = {name: value for name, value in event.items() if name != "schemaURL"}
+    values |= {"eventType": event_v2.RunState(event["eventType"]), "run": event_v2.Run(**event["run"])}
+    values["job"] = event_v2.Job(**event["job"] | {"facets": facets(event["job"]["facets"])})
+    values["inputs"] = [dataset(event_v2.InputDataset, told) for told in event["inputs"]]
+    values["outputs"] = [dataset(event_v2.OutputDataset, told) for told in event["outputs"]]
+    return event_v2.RunEvent(**values)
+
+
+def without_empty(told: Any) -> Any:
+    """Their classes write every field that may be left out."""
+    if isinstance(told, dict):
+        return {
+            name: value for name, value in ((n, without_empty(v)) for n, v in told.items()) if value not in ({}, [])
+        }
+    return [without_empty(one) for one in told] if isinstance(told, list) else told
+
+
+def manifests() -> dict[str, Manifest]:
+    found: dict[str, Manifest] = {}
+    below: list[Input] = [Input(stage="source", key=HOSTILE, digest="0" * 64)]
+    for number, stage in enumerate(("extract", "filter", "download", "curate", "pack", "train", "evaluate")):
+        found[stage] = Manifest(
+            stage=stage, stage_version=1, key=f"{number:016x}", inputs=below, config={"model": HOSTILE, "kind": HOSTILE},
+            seed=0, code={"commit": "c" * 40}, parts=[], counts=Counts(input=10, kept=8, dropped={HOSTILE: 2}),
+            facts={"licenses": {HOSTILE: 3, "": 5}, "hosts": {HOSTILE: 8}} if stage == "pack" else {},
+            content_digest=f"{number:064x}", created_at=f"2026-01-02T03:04:0{number}+00:00",
+        )  # fmt: skip
+        below = [found[stage].as_input()]
+    return found
+
+
+ROWS = [{"task": HOSTILE, "metric": "top1", "value": 0.5, "low": 0.0, "high": 0.6, "chance": 0.1, "n": 10}]
+
+
+def test_events_are_what_openlineages_own_classes_write() -> None:
+    told = events(manifests().values(), "s3://user:secret@bucket/x")
+    assert [event["job"]["name"] for event in told] == list(manifests())
+    for event in told:
+        assert without_empty(Serde.to_dict(as_theirs(event))) == event  # the address of each schema is among it
+        assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None
+    assert "secret" not in json.dumps(told)
+
+
+def test_events_hang_together_and_are_the_same_each_time() -> None:
+    told = events(manifests().values(), "/store")
+    for before, after in pairwise(told):
+        output, source = before["outputs"][0], after["inputs"][0]
+        assert (output["namespace"], output["name"]) == (source["namespace"], source["name"])
+    assert events_text(reversed(manifests().values()), "/store") == events_text(manifests().values(), "/store")
+
+
+def test_the_graph_is_xml_with_a_box_a_stage_and_no_markup_of_others() -> None:
+    drawn = graph_svg(manifests(), HOSTILE)
+    root = ElementTree.fromstring(drawn)
+    space = "{http://www.w3.org/2000/svg}"
+    names = [e.text for e in root.iter(f"{space}text") if e.get("class") == "name"]
+    assert sorted(str(name) for name in names) == sorted([*manifests(), "sources", "model"])
+    assert not list(root.iter(f"{space}script"))
+    assert "\x1b" not in drawn
+
+
+def test_a_models_own_file_is_named_without_its_place() -> None:
+    theirs = manifests()
+    theirs["train"] = theirs["train"].model_copy(update={"config": {"model": "/home/somebody/models/tiny.json"}})
+    drawn, card = graph_svg(theirs, "m"), Card("m", theirs, ROWS, "passed", "", "")
+    assert ">tiny.json<" in drawn
+    assert "CLIP tiny.json, trained on" in card.html()
+    assert "somebody" not in drawn + card.headline()
+
+
+def test_the_card_is_escaped_and_says_what_was_not_looked_for() -> None:
+    card = Card(HOSTILE, manifests(), ROWS, HOSTILE, HOSTILE, HOSTILE)
+    page, plain = card.html(), card.markdown()
+    assert "<script" not in page
+    assert "\x1b" not in page + plain
+    assert not re.search(r"(?<!\\)\]\(", plain)
+    assert "<script" not in re.sub(r"\\[<>]", "", plain)
+    rows = [line for line in plain.splitlines() if line.startswith(r"| \<script")]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [4, 4, 7], "no cell begins in a text"
+    assert "were not looked for" in contamination(manifests()).said[0]
+    assert "No better than chance" in page
+
+
+@pytest.mark.parametrize(("heads", "throws", "p"), [(0, 0, 1.0), (5, 5, 1 / 32), (3, 4, 5 / 16), (0, 9, 1.0)])
+def test_tail_of_the_binomial(heads: int, throws: int, p: float) -> None:
+    assert at_least(heads, throws) == pytest.approx(p)

@@ -1,0 +1,117 @@
+"""Hostile names and captions at each exit: descriptions, pages, pictures, Prefect artefacts. Jobs get no secret."""
+
+import os
+import sys
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from dataops.snapshot import Counts, Manifest
+from tasks.engine.subprocess_job import run_job
+from tasks.reports import figures as plots
+from tasks.tracking import run_metadata as ancestry
+
+HOSTILE = (
+    "[x](javascript:alert(1)) ![i](http://evil/p.png) <script>alert(1)</script> | `c` http://evil.org \x1b[2J\n# h"
+)
+
+
+def manifest(stage: str, **values: Any) -> Manifest:
+    known: dict[str, Any] = {"inputs": [], "config": {}, "seed": 0, "code": {}, "parts": [], "counts": Counts()}
+    more = {"stage_version": 1, "key": "k", "content_digest": "ab" * 32, "created_at": "2026-01-01"}
+    return Manifest(stage=stage, **(known | more | values))
+
+
+class Tags(HTMLParser):
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append(tag)
+        self.attributes += attrs
+
+
+def row(**values: Any) -> dict[str, Any]:
+    known = {
+        "task": HOSTILE,
+        "metric": HOSTILE,
+        "key": "k",
+        "value": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "chance": 0.1,
+        "n": 9,
+    }
+    return known | values
+
+
+def test_the_description_shows_hostile_names_as_text():
+    from markdown_it import MarkdownIt
+
+    manifests = {
+        "pack": manifest("pack", counts=Counts(input=2, kept=1, dropped={HOSTILE: 1})),
+        "train": manifest("train", config={"model": HOSTILE}),
+    }
+    text = ancestry.describe(manifests, [row()], [], {})
+    tags = Tags(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+    assert not {"a", "img", "script", "h1"} & set(tags.found)
+    assert tags.found.count("code") == 3  # the model, the dataset's key and its digest
+    assert "\x1b" not in text
+
+
+def test_pages_show_hostile_captions_as_text_and_may_run_nothing():
+    page = ancestry.html_page(HOSTILE, [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}], HOSTILE)
+    tags = Tags(page)
+    assert set(tags.found) == {
+        *("html", "head", "meta", "title", "style", "body", "h1", "p", "table", "thead", "tr", "th", "tbody", "td")
+    }
+    assert not [name for name, _ in tags.attributes if name.startswith("on")]
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in tags.attributes
+
+
+def test_pictures_are_drawn_with_hostile_names():
+    hostile = HOSTILE + "$\\frac{a}$ \x00 \u202e \ud83d"
+    stage = {"stage": "pack", "input": 2, "kept": 1, "dropped": 1, "reasons": {hostile: 1}}
+    assert plots.png(plots.funnel_figure([stage])).startswith(b"\x89PNG")
+    assert plots.png(plots.accuracy_figure([row(task=hostile)])).startswith(b"\x89PNG")
+    assert plots.png(plots.curves_figure([{"step": 1, hostile: 1.0}])).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("line", [HOSTILE, "\x1b[31mred", "host http://user:hunter2@evil.example"])
+def test_progress_artefacts_show_a_line_as_text(line, monkeypatch):
+    from markdown_it import MarkdownIt
+
+    from flows import display as sight
+
+    told: list[str] = []
+
+    def create(percent: float, *, key: str, description: str) -> str:
+        told.append(description)
+        return "6f6a1f0e-0b0e-4b1e-8f0e-000000000000"
+
+    monkeypatch.setattr(sight, "create_progress_artifact", create)
+    sight.Sight("run").progress(1, 2, line)
+    tags = Tags(MarkdownIt("commonmark", {"html": True}).render(told[0]))
+    assert tags.found == ["p"]
+    assert not set(told[0]) & set("\x1b\n")
+    assert "hunter2" not in told[0]
+
+
+def test_a_job_gets_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-key")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:planted-password@h/d")
+    monkeypatch.setenv("PLAIN", "planted-plain")
+    (tmp_path / "show.py").write_text("import os\nprint(dict(os.environ))\n")
+    monkeypatch.setattr("tasks.engine.subprocess_job.CHECKOUT", tmp_path)
+    lines: list[str] = []
+    run_job("show", {}, tmp_path / "job", on_line=lines.append)
+    assert "planted-plain" in lines[0]
+    for path in (tmp_path / "job").iterdir():
+        assert "planted-secret" not in path.read_text()
+        assert "planted-password" not in path.read_text()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"]
+    assert sys.executable

@@ -1,0 +1,37 @@
+"""The files that a training reads beside its dataset are part of its snapshot's key."""
+
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from tasks.engine.stage import plan
+from tasks.train.stage import TRAIN, outside
+from training.config import TrainConfig
+
+
+def key(config: TrainConfig) -> str:
+    return plan(TRAIN, config, 0, []).key
+
+
+def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> None:
+    weights, folder = tmp_path / "weights.safetensors", tmp_path / "model"
+    folder.mkdir()
+    for source, file in ((weights, weights), (folder, folder / "model.safetensors")):
+        config = TrainConfig(init=str(source))
+        file.write_bytes(b"1")
+        first = key(config)
+        assert key(config) == first
+        file.write_bytes(b"2")
+        assert key(config) != first
+
+
+def test_names_that_are_no_files_are_known_by_themselves() -> None:
+    assert outside(TrainConfig()) == outside(TrainConfig(vocabulary="clip", init="hf-hub:owner/name@abc")) == []
+    assert key(TrainConfig(init="hf-hub:owner/name@abc")) != key(TrainConfig(init="hf-hub:owner/name@abd"))
+
+
+@pytest.mark.parametrize("field", ["init", "vocabulary"])
+def test_a_missing_file_is_told_before_training(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"train\.{field}: .*missing\.json cannot be read"):
+        outside(TrainConfig.model_validate({field: "missing.json"}))

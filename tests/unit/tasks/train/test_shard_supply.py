@@ -1,0 +1,134 @@
+"""A training whose shards come and go: the same bits as with all of them here, and no more of them than the disk holds."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+import training.loop.step as step_module
+from dataops.snapshot import Draft, Part
+from dataops.store import FolderStore, Store
+from tasks.train.shard_supply import ShardSupply
+from tests.unit.training.conftest import VIT, packed, process_state
+from training.train import OUTPUTS, main
+
+EACH = 10
+__all__ = ["process_state"]  # a fixture
+Dataset = tuple[Store, dict[str, Part]]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, process_state: None) -> Dataset:
+    draft = Draft(FolderStore(tmp_path / "store"), "pack", "a" * 16)
+    return draft.store, {f"pack/{draft.key}/{part.name}": part for part in packed(draft, 6, EACH)}
+
+
+def size_of(dataset: Dataset, shards: int) -> int:
+    return sum(sorted(part.bytes for name, part in dataset[1].items() if name.endswith(".tar"))[-shards:])
+
+
+def job_of(dataset: Dataset, folder: Path, limit: int, **more: object) -> Path:
+    """A job whose shards come, or are here where there is no limit."""
+    store, parts = dataset
+    shards = folder / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        if not limit or not name.endswith(".tar"):
+            shutil.copyfile(store.local(name), shards / part.name)
+    (folder / "vit.json").write_text(json.dumps(VIT))
+    train = {"model": str(folder / "vit.json"), "epochs": 3, "batch_size": 7, "shuffle_shards": 2, "threads": 1}
+    train |= {"precision": "fp32", "vocab_size": 300, "shard_cache_bytes": limit, "cache_bytes": 0, **more}
+    tars = [part for name, part in parts.items() if name.endswith(".tar")]
+    job = {"train": train, "shards": [str(shards / part.name) for part in tars], "output": str(folder / "out")}
+    job |= {"arriving": {part.name: part.bytes for part in tars} if limit else {}}
+    job |= {"checksums": {part.name: part.sha256 for part in tars}}
+    (folder / "job.json").write_text(json.dumps(job))
+    return folder / "job.json"
+
+
+def made_by(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "out" / name).read_bytes() for name in OUTPUTS}
+
+
+def supply(dataset: Dataset, job: Path, limit: int) -> ShardSupply:
+    tars = {name: part for name, part in dataset[1].items() if name.endswith(".tar")}
+    return ShardSupply(dataset[0], tars, job.parent / "shards", limit)
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[list[int]]:
+    """Bytes of shards in a folder, looked at all the time."""
+    seen, over = [0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.001):
+            with suppress(FileNotFoundError), os.scandir(folder) as entries:  # one goes while it is looked at
+                seen.append(sum(e.stat().st_size for e in entries if ".tar" in e.name))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_shards_that_come_and_go_make_the_same_model(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the training is stopped in between, and what lies there then is damaged."""
+    assert main([str(job_of(dataset, tmp_path / "here", 0))]) == 0
+    limit = size_of(dataset, 4)
+    job = job_of(dataset, tmp_path / "come", limit)
+    loss, calls = step_module.contrastive_loss, []
+
+    def stop_in_sixth(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(step_module, "contrastive_loss", stop_in_sixth)
+    with supply(dataset, job, limit), watched(job.parent / "shards") as seen:
+        assert main([str(job)]) == 75
+    damaged = next((job.parent / "shards").glob("*.tar"))
+    damaged.write_bytes(damaged.read_bytes()[::-1])
+    with supply(dataset, job, limit), watched(job.parent / "shards") as seen_later:
+        assert main([str(job)]) == 0
+    assert 0 < max(seen + seen_later) <= limit < size_of(dataset, 6)
+    assert made_by(tmp_path / "come") == made_by(tmp_path / "here")
+    assert len((tmp_path / "come/out/metrics.jsonl").read_text().splitlines()) == len(calls)
+
+
+def test_a_shard_that_is_another_one_or_gone_ends_the_job_with_its_name(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = size_of(dataset, 4)
+    name = next(name for name in dataset[1] if name.endswith("00003.tar"))
+    path = dataset[0].local(name)
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[::-1])
+    job = job_of(dataset, tmp_path / "a", limit)
+    with supply(dataset, job, limit):
+        assert main([str(job)]) == 3
+    assert f"shard {name} is not what its dataset's manifest says" in caplog.text
+    path.unlink()
+    with supply(dataset, job, limit):
+        assert main([str(job)]) == 75
+    assert f"no such object: {path}" in caplog.text
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_first_step(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(dataset, tmp_path / "a", size_of(dataset, 3))
+    assert main([str(job)]) == 2
+    assert "shard_cache_bytes" in caplog.text
+    assert "lower shuffle_shards" in caplog.text

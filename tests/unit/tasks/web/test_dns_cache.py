@@ -1,0 +1,80 @@
+import threading
+import time
+
+import pytest
+
+from tasks.web import dns_cache as dns
+from tasks.web.dns_cache import Dns
+
+PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
+
+
+def test_a_name_is_asked_once_by_many_threads_and_again_when_its_answer_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def slow(host: str, *args: object, **kinds: object) -> list[object]:
+        asked.append(host)
+        time.sleep(0.1)
+        return list(PUBLIC)
+
+    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", slow)
+    names, answers = Dns(), []
+    threads = [threading.Thread(target=lambda: answers.append(names.resolve("a.test"))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [[(2, ("8.8.8.8", 0))]] * 20
+    assert asked == ["a.test"]
+    monkeypatch.setattr(dns, "TTL", 0.05)
+    names.resolve("b.test")
+    names.resolve("b.test")
+    time.sleep(0.06)
+    names.resolve("b.test")
+    assert asked == ["a.test", "b.test", "b.test"]
+
+
+def test_a_failure_is_remembered_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fails(host: str, *args: object, **kinds: object) -> list[object]:
+        asked.append(host)
+        raise OSError("no such host")
+
+    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", fails)
+    monkeypatch.setattr(dns, "FAILED_TTL", 0.1)
+    names = Dns()
+    assert names.resolve("a.test") == names.resolve("a.test") == []
+    assert asked == ["a.test"]
+    time.sleep(0.11)
+    assert names.resolve("a.test") == []
+    assert len(asked) == 2
+
+
+def test_nobody_waits_for_a_name_that_hangs_and_other_names_pass_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hangs(host: str, *args: object, **kinds: object) -> list[object]:
+        if host.startswith("hangs"):
+            release.wait(10)
+        return list(PUBLIC)
+
+    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", hangs)
+    names = Dns(threads=2)
+    started = time.monotonic()
+    assert names.resolve("hangs.test", started + 0.1) is None
+    assert names.resolve("good.test") == [(2, ("8.8.8.8", 0))]
+    assert names.resolve("hangs-too.test", time.monotonic() + 0.1) is None
+    assert names.resolve("starved.test", time.monotonic() + 0.1) is None  # both threads hang
+    assert time.monotonic() - started < 2
+    release.set()
+    assert names.resolve("starved.test") == [(2, ("8.8.8.8", 0))]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: list(PUBLIC))
+    monkeypatch.setattr(dns, "_MAX_NAMES", 10)
+    names = Dns(threads=1)
+    for number in range(50):
+        assert names.resolve(f"{number}.test") == [(2, ("8.8.8.8", 0))]
+        assert len(names._known) <= 10

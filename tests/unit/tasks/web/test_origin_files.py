@@ -1,0 +1,105 @@
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.web import origin_files as site_files
+from tasks.web.origin_files import SiteFile, SiteFiles
+from tasks.web.request import FetchError
+
+
+class Files(SiteFiles):
+    """Answers without a network."""
+
+    def __init__(self, folder: Path, status: int = 200, round_: int = 0):
+        super().__init__(wire=None, folder=folder, timeout=1.0, round_=round_)  # type: ignore[arg-type]
+        self.status, self.asked = status, []
+
+    def _ask(self, first: str) -> SiteFile:
+        self.asked.append(first)
+        time.sleep(0.02)
+        if self.status == 0:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return SiteFile(first, self.status, "text", time.time())
+
+
+def test_all_threads_and_all_that_share_the_folder_ask_once(tmp_path: Path) -> None:
+    everyone, answers = [Files(tmp_path) for _ in range(3)], []
+
+    def work(files: Files) -> None:
+        answers.extend(files.get(f"http://{host}.test", "/robots.txt").text for host in "ab")
+
+    threads = [threading.Thread(target=work, args=(everyone[n % 3],)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == ["text"] * 24
+    asked = [url for files in everyone for url in files.asked]
+    assert sorted(asked) == ["http://a.test/robots.txt", "http://b.test/robots.txt"]
+
+
+def test_an_answer_is_kept_for_a_day_whatever_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Files(tmp_path, status=503)
+    for _ in range(3):
+        assert files.get("http://a.test", "/robots.txt").status == 503
+    assert len(files.asked) == 1
+    monkeypatch.setattr(site_files, "EXPIRY", 0.0)
+    files.get("http://a.test", "/robots.txt")
+    assert len(files.asked) == 2
+
+
+def test_no_answer_is_told_to_the_pace_and_kept_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, told = Files(tmp_path, status=0), []
+
+    class Turn:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+            told.append(error.reason)
+
+    def fails(files: Files) -> None:
+        with pytest.raises(FetchError, match="connect: Connection refused"):
+            files.get("http://a.test", "/robots.txt", Turn)
+
+    now = time.time()
+    monkeypatch.setattr(site_files.time, "time", lambda: now)
+    for _ in range(3):
+        fails(files)
+    fails(other := Files(tmp_path, status=0))
+    assert (told, len(files.asked), other.asked) == (["connect"], 1, [])
+    asked = []
+    for seconds in (59, 2, 119, 2):  # a minute, then twice as long
+        now += seconds
+        fails(files)
+        asked.append(len(files.asked))
+    assert asked == [1, 2, 2, 3]
+    files.status, now = 200, now + 300
+    assert files.get("http://a.test", "/robots.txt").status == 200
+
+
+def test_a_later_round_asks_again(tmp_path: Path) -> None:
+    for round_ in (0, 1):
+        files = Files(tmp_path, status=0, round_=round_)
+        for _ in range(2):
+            with pytest.raises(FetchError, match="connect: Connection refused"):
+                files.get("http://a.test", "/robots.txt")
+        assert len(files.asked) == 1
+
+
+def test_that_we_had_no_turn_is_not_kept(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+
+    class NoTurn:
+        def __enter__(self) -> None:
+            raise FetchError("host_busy", "no turn in time")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    with pytest.raises(FetchError, match="host_busy"):
+        files.get("http://a.test", "/robots.txt", NoTurn)
+    assert files.get("http://a.test", "/robots.txt").status == 200

@@ -1,0 +1,167 @@
+"""Shards, the order of samples, captions, and random numbers."""
+
+import io
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataops.errors import ConfigError, ContractError
+from training.config import AugmentConfig, TrainConfig
+from training.data.keyed_random import permutation, uniforms
+from training.data.loader import Dataset, Skipped, batches
+from training.data.sampling_plan import Plan
+from training.model.preprocess import Preprocess, decode_rgb
+
+
+def png(size: tuple[int, int]) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def shard(path: Path, members: dict[str, bytes], **options: object) -> Path:
+    with tarfile.open(path, "w", **options) as tar:  # pyright: ignore
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@given(
+    samples=st.integers(8, 300),
+    batch_size=st.integers(8, 64),
+    ranks=st.integers(1, 4),
+    seed=st.integers(-(2**63), 2**63 - 1),
+)
+def test_each_sample_is_seen_once_an_epoch_by_any_number_of_ranks(
+    samples: int, batch_size: int, ranks: int, seed: int
+) -> None:
+    plan = Plan(samples, TrainConfig(epochs=2, batch_size=batch_size), seed)
+    alone = [plan.batch(step, 0, 1) for step in range(1, plan.total_steps + 1)]
+    sizes = [len(indices) for _, indices in alone]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    for epoch in range(2):
+        seen = np.concatenate([indices for e, indices in alone if e == epoch])
+        assert sorted(seen.tolist()) == list(range(samples))
+    for step, (epoch, indices) in enumerate(alone, 1):
+        parts = [plan.batch(step, rank, ranks) for rank in range(ranks)]
+        assert {part[0] for part in parts} == {epoch}
+        assert np.concatenate([part[1] for part in parts]).tolist() == indices.tolist()
+        assert plan.samples_seen(step) == sum(sizes[:step])
+
+
+def test_random_numbers_are_what_they_were() -> None:
+    """The order and the augmentation of every model made so far hang on these."""
+    assert permutation(0, 0, 8).tolist() == [0, 5, 3, 2, 6, 7, 1, 4]
+    assert uniforms("augment", 3, 2, np.array([0, 7]), 2).round(12).tolist() == [
+        [0.063855573629, 0.041644437624],
+        [0.394958415385, 0.131793214475],
+    ]
+
+
+def test_random_numbers_look_random() -> None:
+    samples = np.arange(4000)
+    draws = np.concatenate([uniforms("augment", 0, epoch, samples, 4) for epoch in range(3)], axis=1)
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    assert abs(draws.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(draws.T) - np.eye(12)).max() < 0.06
+    assert (permutation(0, 0, 1000) != permutation(0, 1, 1000)).mean() > 0.9
+    assert (permutation(0, 0, 1000) != permutation(1, 0, 1000)).mean() > 0.9
+    assert (uniforms("crop", 0, 0, samples, 1) != uniforms("augment", 0, 0, samples, 1)).all()
+    subset = np.array([5, 3999])
+    assert (uniforms("crop", 1, 2, samples, 3)[subset] == uniforms("crop", 1, 2, subset, 3)).all()
+
+
+def test_members_are_paired_by_key(tmp_path: Path) -> None:
+    long = "folder/" + "k" * 150
+    members = {"a.txt": b" one ", "a.PNG": png((8, 9)), "b.png": png((8, 8)), f"{long}.webp": b"?", f"{long}.txt": b"x"}
+    members |= {"c.json": b"{}", "c.txt": b"  ", "c.jpg": png((8, 8)), "d.jpg": png((8, 8)), "d.txt": b"\xff"}
+    dataset = Dataset([shard(tmp_path / "0.tar", members)], 8, 10_000)
+    assert len(dataset) == 4
+    assert dataset.skipped == [Skipped("0.tar", "b", "no txt member")]
+    pixels, caption = dataset.load(0)
+    assert (pixels.shape, caption) == ((9, 8, 3), "one")
+    reasons = [dataset.load(sample) for sample in (1, 2, 3)]
+    assert [r.key for r in reasons if isinstance(r, Skipped)] == [long, "c", "d"]
+    assert list(dataset.captions()) == ["one", "x"]
+    dataset.close()
+
+
+def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.tar"):
+        Dataset([tmp_path / "none.tar"], 8, 0)
+    (tmp_path / "page.tar").write_bytes(b"<html>" * 200)
+    with pytest.raises(ContractError, match=r"page\.tar"):
+        Dataset([tmp_path / "page.tar"], 8, 0)
+    with pytest.raises(ContractError, match="no pair"):
+        Dataset([shard(tmp_path / "empty.tar", {})], 8, 0)
+
+
+def test_a_shard_cut_while_it_is_read(tmp_path: Path) -> None:
+    path = shard(tmp_path / "0.tar", {"a.png": png((64, 64)), "a.txt": b"one"})
+    dataset = Dataset([path], 8, 0)
+    with path.open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(ContractError, match="cut"):
+        dataset.load(0)
+    dataset.close()
+
+
+def test_cache_and_workers_change_nothing(shards: list[Path]) -> None:
+    def all_batches(cache_bytes: int, workers: int) -> list[tuple[object, ...]]:
+        config = TrainConfig(epochs=2, batch_size=10, workers=workers, prompts=("{}", "an emoji, {}"), word_dropout=0.3)
+        dataset = Dataset(shards, 32, cache_bytes)
+        plan = Plan(len(dataset), config, 0)
+        made = [
+            (b.epoch, b.samples.tolist(), b.pixels_BSS3.tobytes(), b.captions) for b in batches(dataset, plan, 2, 0, 1)
+        ]
+        dataset.close()
+        return made
+
+    expected = all_batches(0, 0)
+    assert len(expected) == 5
+    assert all_batches(40_000, 2) == expected
+    assert all_batches(10**9, 4) == expected
+
+
+def test_captions_are_dressed_at_random(shards: list[Path]) -> None:
+    config = TrainConfig(epochs=40, batch_size=25, prompts=("{}", "so: {}"), word_dropout=0.5)
+    dataset = Dataset(shards, 32, 10**7)
+    seen: Counter[str] = Counter()
+    for batch in batches(dataset, Plan(25, config, 0), 1, 0, 1):
+        seen.update(batch.captions[batch.samples.tolist().index(3)].split())
+    dataset.close()
+    assert 10 <= seen["so:"] <= 30
+    for word in ["a", "pale", "thing", "3"]:
+        assert 10 <= seen[word] <= 32, seen
+
+
+def test_transparent_pictures_lie_on_white() -> None:
+    for image in (Image.new("RGBA", (9, 9), (255, 0, 0, 0)), Image.new("LA", (9, 9), (0, 0))):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        assert decode_rgb(buffer.getvalue()).getpixel((4, 4)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, png((9, 9))[:-30]])
+def test_what_is_no_picture_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a readable picture") as first:
+        decode_rgb(data)
+    with pytest.raises(ValueError, match="not a readable picture") as second:
+        Preprocess(8)(data)
+    assert str(first.value) == str(second.value)
+    assert " at 0x" not in str(first.value)
+
+
+def test_default_augmentation_is_none() -> None:
+    assert AugmentConfig() == AugmentConfig(zoom=(1.0, 1.0))

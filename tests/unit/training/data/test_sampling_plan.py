@@ -1,0 +1,146 @@
+"""How often each pair is seen, and that the draws hang on seed, epoch and uid alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+
+from dataops.digest import canonical_json
+from dataops.schema import uid
+from tests.unit.training.conftest import jpeg, write_shard
+from training.config import TrainConfig
+from training.data.loader import Dataset, Skipped, batches
+from training.data.sampling_plan import Plan, Sampling, Windows
+
+PAIRS = 500
+
+
+def sampling(seed: int = 0) -> Sampling:
+    numbers = np.random.default_rng(seed)
+    chances = numbers.random(PAIRS)
+    chances[::5] = 1
+    chances[1::50] = 0
+    return Sampling(chances, numbers.integers(0, 2**64, PAIRS, np.uint64))
+
+
+def epochs_of(plan: Plan) -> list[list[int]]:
+    """The samples of each epoch, step by step."""
+    seen = [[] for _ in range(plan.config.epochs)]
+    for step in range(1, plan.total_steps + 1):
+        epoch, indices = plan.batch(step, 0, 1)
+        seen[epoch] += indices.tolist()
+    return seen
+
+
+def test_each_pair_is_seen_as_often_as_its_probability_says():
+    asked = sampling()
+    seen = epochs_of(Plan(PAIRS, TrainConfig(epochs=400, batch_size=32), 3, asked))
+    assert all(len(set(epoch)) == len(epoch) for epoch in seen), "never twice in an epoch"
+    share = np.bincount(np.concatenate(seen), minlength=PAIRS) / 400
+    assert (share[asked.probabilities == 1] == 1).all()
+    assert (share[asked.probabilities == 0] == 0).all()
+    spread = np.sqrt(asked.probabilities * (1 - asked.probabilities) / 400)
+    assert (abs(share - asked.probabilities) <= 4.5 * spread).all()
+    assert abs((share - asked.probabilities).sum()) < 4.5 * np.sqrt((spread**2).sum())
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_any_rank_at_any_step_knows_its_part_without_the_steps_before(ranks: int):
+    config = TrainConfig(epochs=5, batch_size=24)
+    whole = Plan(PAIRS, config, 1, sampling())
+    counted = 0
+    for step in range(1, whole.total_steps + 1):
+        epoch, indices = whole.batch(step, 0, 1)
+        parts = [Plan(PAIRS, config, 1, sampling()).batch(step, rank, ranks) for rank in range(ranks)]
+        assert {part[0] for part in parts} == {epoch}
+        assert np.concatenate([part[1] for part in parts]).tolist() == indices.tolist()
+        assert whole.smallest_batch <= len(indices) <= 24
+        counted += len(indices)
+        assert whole.samples_seen(step) == counted
+    assert counted == whole.total_samples < 5 * PAIRS
+
+
+def test_a_draw_knows_the_pair_and_not_its_place():
+    asked, order = sampling(), np.random.default_rng(9).permutation(PAIRS)
+    moved = Sampling(asked.probabilities[order], asked.identities[order])
+    for epoch in range(3):
+        assert (moved.drawn(0, epoch) == asked.drawn(0, epoch)[order]).all()
+    assert (asked.drawn(0, 0) != asked.drawn(0, 1)).any()
+    assert (asked.drawn(0, 0) != asked.drawn(1, 0)).any()
+
+
+def test_certain_pairs_change_nothing():
+    config = TrainConfig(epochs=3, batch_size=32)
+    certain = Sampling(np.ones(PAIRS), np.arange(PAIRS, dtype=np.uint64))
+    assert epochs_of(Plan(PAIRS, config, 0, certain)) == epochs_of(Plan(PAIRS, config, 0))
+
+
+def test_an_epoch_may_draw_nothing():
+    plan = Plan(4, TrainConfig(epochs=3, batch_size=2), 0, Sampling(np.zeros(4), np.arange(4, dtype=np.uint64)))
+    assert (plan.total_steps, plan.total_samples, plan.smallest_batch, plan.samples_seen(0)) == (0, 0, 0, 0)
+
+
+def rows(probabilities: dict[str, object]) -> list[tuple[str, bytes]]:
+    members = []
+    for key, chance in probabilities.items():
+        row = canonical_json({"key": key, "uid": uid(key, "x"), "sampling_probability": chance}).encode()
+        members += [(f"{key}.jpg", jpeg(0)), (f"{key}.txt", b"a thing"), (f"{key}.json", row)]
+    return members
+
+
+def test_the_loader_reads_probabilities_from_the_shards(tmp_path: Path):
+    said = {"a": 0.25, "b": None, "c": 1.0, "d": 1.5, "e": "often"}
+    foreign = [("f.jpg", jpeg(0)), ("f.txt", b"a thing"), ("f.json", b'{"similarity": NaN}')]
+    unnamed = [("g.jpg", jpeg(0)), ("g.txt", b"a thing"), ("g.json", b'{"sampling_probability": 0.5}')]
+    dataset = Dataset([write_shard(tmp_path / "0.tar", rows(said) + foreign + unnamed)], 32, 0)
+    asked = dataset.sampling
+    assert asked is not None
+    assert asked.probabilities.tolist() == [0.25, 1, 1, 1, 0.5]
+    known = [xxhash.xxh3_64_intdigest(text.encode()) for text in (uid("a", "x"), "g")]
+    assert asked.identities[[0, 4]].tolist() == known
+    assert [(item.key, item.reason.startswith("json member: ")) for item in dataset.skipped] == [
+        ("d", True),
+        ("e", True),
+    ]
+    assert all(isinstance(item, Skipped) for item in dataset.skipped)
+    dataset.close()
+    dataset = Dataset([write_shard(tmp_path / "1.tar", rows({"b": None, "c": 1.0}) + foreign)], 32, 0)
+    assert dataset.sampling is None
+    dataset.close()
+
+
+def test_batches_hold_what_was_drawn_wherever_they_begin(tmp_path: Path):
+    chances = {f"{i:03d}": round(i / 40, 3) for i in range(40)}
+    dataset = Dataset([write_shard(tmp_path / "0.tar", rows(chances))], 32, 10**7)
+    config = TrainConfig(epochs=6, batch_size=8, workers=2)
+    plan = Plan(len(dataset), config, 0, dataset.sampling)
+    made = [(batch.epoch, batch.samples.tolist()) for batch in batches(dataset, plan, 1, 0, 1)]
+    again = [(batch.epoch, batch.samples.tolist()) for batch in batches(dataset, plan, 6, 0, 1)]
+    assert again == made[5:]
+    assert dataset.sampling is not None
+    for epoch in range(6):
+        drawn = np.flatnonzero(dataset.sampling.drawn(0, epoch)).tolist()
+        assert sorted(i for at, samples in made for i in samples if at == epoch) == drawn
+    dataset.close()
+    assert json.loads(rows(chances)[2][1])["sampling_probability"] == 0.0
+
+
+def test_some_shards_at_a_time_and_each_sample_once_an_epoch():
+    shard_of = np.repeat(np.arange(7), [9, 1, 12, 5, 8, 20, 3])
+    plan = Plan(58, TrainConfig(epochs=2, batch_size=8), 4, None, Windows(shard_of, 7, 3))
+    for epoch, seen in enumerate(epochs_of(plan)):
+        assert sorted(seen) == list(range(58))
+        window = plan.windows.of_shards(4, epoch)
+        assert sorted(np.bincount(window).tolist()) == [2, 2, 3]
+        assert np.diff(window[shard_of[seen]]).min() >= 0, "one window after the other"
+    assert epochs_of(plan)[0] != epochs_of(plan)[1]
+    assert (plan.windows.of_shards(4, 0) != plan.windows.of_shards(4, 1)).any()
+    for step in range(1, plan.total_steps + 1):
+        ahead = plan.shards_after(step)
+        assert len(set(ahead)) == len(ahead)
+        needed = plan.shards_of(step, plan.total_steps)
+        assert set(needed) <= set(ahead), "nothing is asked for too late"
+        assert set(plan.shards_of(step, step)) <= set(ahead[:6]), "and what comes first is asked for first"
+    assert plan.shards_after(plan.total_steps) == [s for s in ahead if window[s] == 2]

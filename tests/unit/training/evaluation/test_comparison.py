@@ -1,0 +1,124 @@
+"""Comparisons, contamination and robustness on cases whose answers are known."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import binom
+
+from dataops.errors import ContractError, SchemaError
+from training.evaluation.comparison import compare, compare_all, mcnemar
+from training.evaluation.contamination import contamination, read_matches
+from training.evaluation.robustness import effective_robustness, gaps, logit
+
+
+def predictions(right, keys=None) -> pa.Table:
+    return pa.table({"key": keys or [str(i) for i in range(len(right))], "rank": [1 if r else 2 for r in right]})
+
+
+def test_mcnemar_is_a_binomial_test_of_those_that_disagree():
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(3, 3) == 1
+    assert mcnemar(1, 9) == pytest.approx(2 * binom.cdf(1, 10, 0.5))
+    assert mcnemar(9, 1) == mcnemar(1, 9)
+
+
+def test_a_few_disagreements_tell_what_intervals_do_not():
+    # 61% against 60.0%: each interval is 12 points wide, but the 12 disagreements all speak for the first
+    second = [1] * 600 + [0] * 400
+    first = [1] * 612 + [0] * 388
+    found = compare(predictions(first), predictions(second))["top1"]
+    assert found["verdict"] == "better"
+    assert found["difference"] == pytest.approx(0.012)
+    assert found["p_value"] == pytest.approx(2 * 0.5**12)
+    assert 0 < found["low"] < found["difference"] < found["high"] < 0.03
+    assert compare(predictions(second), predictions(first))["top1"]["verdict"] == "worse"
+
+
+def test_as_many_each_way_are_not_distinguishable():
+    draws = np.random.default_rng(0)
+    first, second = (list(draws.random(300) < 0.5) for _ in range(2))
+    found = compare(predictions(first), predictions(second))["top1"]
+    assert found["verdict"] == "not distinguishable"
+    assert found["low"] < 0 < found["high"]
+    same = compare(predictions(first), predictions(first))["top1"]
+    assert (same["verdict"], same["p_value"], same["low"], same["high"]) == ("not distinguishable", 1, 0, 0)
+
+
+def test_retrieval_both_ways():
+    keys, ranks = [str(i) for i in range(40)], [[1, 1], [1, 2]] * 20
+    first = pa.table({"key": keys, "image_to_text_rank": [1] * 40, "text_to_image_ranks": ranks})
+    second = pa.table(
+        {"key": keys, "image_to_text_rank": [2] * 39 + [None], "text_to_image_ranks": [[2, 2]] * 39 + [None]}
+    )
+    found = compare(first, second)
+    assert found["image_to_text_R@1"]["verdict"] == found["text_to_image_R@1"]["verdict"] == "better"
+    assert found["text_to_image_R@1"]["first"] == pytest.approx(0.75)
+    assert found["text_to_image_R@1"]["p_value"] is None
+
+
+def test_other_images_cannot_be_compared():
+    with pytest.raises(ContractError, match="same images"):
+        compare(predictions([1, 0]), predictions([1, 0], ["x", "y"]))
+    one = predictions([1])
+    assert list(compare_all({"a": one, "b": one}, {"b": one})) == ["b"]
+
+
+def test_contamination_of_a_set_half_of_which_was_trained_on():
+    right = [1] * 90 + [0] * 10 + [1] * 50 + [0] * 50
+    members = {str(i) for i in range(100)} | {"gone"}
+    rows = contamination({"dirty": predictions(right), "clean": predictions(right)}, {"dirty": members})
+    dirty, clean = rows
+    assert (dirty["overlap"], dirty["unknown_members"]) == (100, 1)
+    assert (dirty["all"], dirty["clean"], dirty["overlap_accuracy"]) == (0.7, 0.5, 0.9)
+    assert dirty["inflation"] == pytest.approx(0.2)
+    assert dirty["p_value"] == pytest.approx(binom.sf(89, 100, 0.5))
+    assert dirty["significant"] is dirty["significant_corrected"] is True
+    assert dirty["overlap_low"] < 0.9 < dirty["overlap_high"]
+    assert (clean["overlap"], clean["p_value"], clean["significant"], clean["inflation"]) == (0, None, None, 0)
+
+
+def test_bonferroni_counts_the_sets_that_were_tested():
+    right = [1] * 16 + [0] * 4 + [1] * 10 + [0] * 10
+    tables = {f"t{i}": predictions(right) for i in range(10)}
+    matches = {name: {str(i) for i in range(20)} for name in tables}
+    one = contamination(tables, {"t0": matches["t0"]})[0]
+    assert (one["significant"], one["significant_corrected"]) == (True, True)
+    all_ten = contamination(tables, matches)
+    assert {(row["significant"], row["significant_corrected"]) for row in all_ten} == {(True, False)}
+
+
+def test_a_set_that_is_all_overlap_has_no_clean_accuracy():
+    (row,) = contamination({"t": predictions([1, 0])}, {"t": {"0", "1"}})
+    assert (row["clean"], row["p_value"], row["inflation"], row["overlap_accuracy"]) == (None, None, None, 0.5)
+
+
+def test_matches_are_read_from_any_table_with_the_columns(tmp_path):
+    table = pa.table(
+        {"uid": ["u", "v", "w"], "evaluation_set": ["a", "a", "b"], "member": ["1", "1", "2"], "x": [0, 0, 0]}
+    )
+    pq.write_table(table, tmp_path / "m.parquet")
+    assert read_matches(tmp_path / "m.parquet") == {"a": {"1"}, "b": {"2"}}
+    pq.write_table(table.drop(["member"]), tmp_path / "m.parquet")
+    with pytest.raises(SchemaError, match="no column member"):
+        read_matches(tmp_path / "m.parquet")
+    (tmp_path / "m.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SchemaError, match="cannot be read as Parquet"):
+        read_matches(tmp_path / "m.parquet")
+
+
+def test_gaps_to_the_base():
+    metrics = {name: {"metrics": {"top1": {"value": value}}} for name, value in {"base": 0.8, "sketch": 0.5}.items()}
+    (row,) = gaps({"sketch": "base", "v2": "base"}, metrics)
+    assert (row["task"], row["base"], row["gap"]) == ("sketch", "base", pytest.approx(0.3))
+
+
+def test_effective_robustness_is_what_is_left_above_the_line():
+    inverse = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    line = [(base, inverse(1.5 * logit(base) - 1)) for base in (0.3, 0.5, 0.7)]
+    foretold = inverse(1.5 * logit(0.6) - 1)
+    assert effective_robustness(0.6, foretold, line) == pytest.approx(0)
+    assert effective_robustness(0.6, foretold + 0.1, line) == pytest.approx(0.1)
+    assert effective_robustness(0.7, 0.4, [(0.7, 0.3)]) == pytest.approx(0.1)  # slope 1 through the single one
+    with pytest.raises(ValueError, match="at least one"):
+        effective_robustness(0.5, 0.5, [])

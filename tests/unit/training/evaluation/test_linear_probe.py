@@ -1,0 +1,73 @@
+"""The probe is scikit-learn's logistic regression, and its search finds what trying every strength finds."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from training.evaluation.linear_probe import FIRST, GRID, SHOTS, Examples, few_shot, fits, probe, search
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Examples, Examples]:
+    scans, labels = load_digits(return_X_y=True)
+    examples = Examples(torch.from_numpy(scans / 16).float(), torch.from_numpy(labels).long())
+    return examples.at(np.arange(1000)), examples.at(np.arange(1000, 1797))
+
+
+@pytest.mark.parametrize("strength", [1e-2, 1.0, 100.0])
+def test_a_fit_is_scikit_learns(digits, strength):
+    train, test = digits
+    (ours,) = fits(train, 10, [strength])
+    theirs = LogisticRegression(C=1 / strength, max_iter=1000, tol=1e-4)
+    theirs.fit(train.features_NW.double().numpy(), train.labels_N.numpy())
+    np.testing.assert_allclose(ours.weights_CW.numpy(), theirs.coef_, atol=1e-3 * abs(theirs.coef_).max())
+    expected = theirs.score(test.features_NW.double().numpy(), test.labels_N.numpy())
+    assert ours.accuracy(test) == pytest.approx(expected)
+
+
+def test_two_classes(digits):
+    train = digits[0].at(np.flatnonzero(digits[0].labels_N.numpy() < 2))
+    assert fits(train, 2, [1.0])[0].accuracy(train) == 1
+
+
+@pytest.mark.parametrize("peak", range(0, 97, 7))
+def test_the_search_finds_the_peak_in_few_steps(peak):
+    tried = []
+
+    def score(strengths):
+        tried.extend(strengths)
+        return [-abs(np.log10(strength) - np.log10(GRID[peak])) for strength in strengths]
+
+    assert search(score) == GRID[peak]
+    assert len(tried) == len(set(tried)) <= 7 + 2 * 4
+
+
+def test_the_grid_is_the_papers():
+    assert len(GRID) == 97
+    assert [GRID[i] for i in FIRST] == pytest.approx([1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6])
+    assert GRID[1] / GRID[0] == pytest.approx(10 ** (1 / 8))
+
+
+def test_the_probe_refits_on_all_and_counts_unreadable_images_as_wrong(digits):
+    train, test = digits[0].at(np.arange(120)), digits[1].at(np.arange(200))
+    found = probe(train, None, test, 10, unreadable=3)
+    theirs = LogisticRegression(C=1 / found["strength"], max_iter=1000)
+    theirs.fit(train.features_NW.double().numpy(), train.labels_N.numpy())
+    right = round(theirs.score(test.features_NW.double().numpy(), test.labels_N.numpy()) * len(test.labels_N))
+    assert found["train"] == 120
+    assert found["top1"]["value"] == pytest.approx(right / (len(test.labels_N) + 3))
+    assert probe(train, None, test, 10, unreadable=3) == found
+    given = probe(train.at(np.arange(80)), train.at(np.arange(80, 120)), test, 10, unreadable=0)
+    assert given["train"] == 120
+
+
+def test_few_shots_are_so_many_of_each_class_and_grow(digits):
+    train, test = digits[0].at(np.arange(60)), digits[1].at(np.arange(200))
+    least = int(np.bincount(train.labels_N.numpy()).min())
+    found = few_shot(train, None, test, 10, unreadable=0)
+    assert [each["shots"] for each in found] == [shots for shots in SHOTS if shots < least]
+    assert [each["train"] for each in found] == [10 * each["shots"] for each in found]
+    assert all(each["top1"]["value"] > 0.3 for each in found)
+    assert few_shot(train, test, test, 10, unreadable=0)[-1]["shots"] <= least

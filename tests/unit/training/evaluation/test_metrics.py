@@ -1,0 +1,106 @@
+"""Figures against scikit-learn, and against what they are by definition."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, jaccard_score, roc_auc_score
+
+from training.evaluation.association import chance_of_jaccard, jaccard
+from training.evaluation.metrics import (
+    average_precision,
+    average_precision_11_points,
+    group_records,
+    macro_f1,
+    mean_per_class,
+    mean_per_class_record,
+    roc_auc,
+    roc_auc_record,
+    worst_group,
+)
+
+
+@pytest.fixture
+def answers():
+    draws = np.random.default_rng(3)
+    labels = draws.integers(0, 7, 400)
+    predicted = np.where(draws.random(400) < 0.4, labels, draws.integers(0, 9, 400))  # 7 and 8 are no one's label
+    return labels, predicted
+
+
+def test_mean_per_class_is_balanced_accuracy(answers):
+    labels, predicted = answers
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        expected = balanced_accuracy_score(labels, predicted)
+    assert mean_per_class(labels, (labels == predicted).astype(float)) == pytest.approx(expected)
+
+
+def test_macro_f1_is_that_of_the_labels_that_occur(answers):
+    labels, predicted = answers
+    expected = f1_score(labels, predicted, average="macro", labels=np.unique(labels))
+    assert macro_f1(labels, predicted) == pytest.approx(expected)
+    assert macro_f1(labels, np.full(400, -1)) == 0
+
+
+def test_average_precision_is_scikit_learns():
+    draws = np.random.default_rng(5)
+    for _ in range(5):
+        scores, relevant = draws.normal(size=200), draws.random(200) < 0.1
+        assert average_precision(scores, relevant) == pytest.approx(average_precision_score(relevant, scores))
+    assert average_precision(scores, np.zeros(200, dtype=bool)) == 0
+
+
+def test_eleven_points_by_hand():
+    # right at ranks 1, 3 and 6 of 6: precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1
+    scores, relevant = -np.arange(6.0), np.array([1, 0, 1, 0, 0, 1], dtype=bool)
+    assert average_precision_11_points(scores, relevant) == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 / 2) / 11)
+    # ten right ones: every tenth of recall is met exactly
+    assert average_precision_11_points(-np.arange(10.0), np.ones(10, dtype=bool)) == 1
+    assert average_precision_11_points(scores, np.zeros(6, dtype=bool)) == 0
+
+
+def test_groups_and_the_worst_that_counts():
+    groups, right = np.array([0, 0, 1, 1, 3]), np.array([True, False, True, True, False])
+    records = group_records(groups, right, ["Asia", "Europe"], ignore=(3,))
+    assert [(r["name"], r["n"], r["value"]) for r in records] == [("Asia", 2, 0.5), ("Europe", 2, 1.0), ("3", 1, 0.0)]
+    assert worst_group(records)["name"] == "Asia"
+    assert worst_group(records[2:])["name"] == "3"
+
+
+def test_an_interval_only_where_each_class_has_enough_images():
+    labels, right = [0] * 40 + [1] * 40, ([1] * 30 + [0] * 10) + ([1] * 20 + [0] * 20)
+    record = mean_per_class_record(labels, right, 2)
+    assert record["value"] == pytest.approx((0.75 + 0.5) / 2)
+    # normal approximation: 2.81 standard errors
+    error = 0.5 * np.sqrt(0.75 * 0.25 / 40 + 0.25 / 40)
+    assert record["low"] == pytest.approx(0.625 - 2.81 * error, abs=0.03)
+    assert record["high"] == pytest.approx(0.625 + 2.81 * error, abs=0.03)
+    assert mean_per_class_record([*labels, 2], [*right, 1], 3)["low"] is None
+    assert mean_per_class_record(labels, right, 2) == record
+
+
+@pytest.mark.parametrize("levels", [5, 1000])  # with few levels, most scores have equals
+def test_roc_auc_is_scikit_learns(levels):
+    draws = np.random.default_rng(levels)
+    scores, relevant, weights = (
+        draws.integers(0, levels, 300) / levels,
+        draws.random(300) < 0.3,
+        draws.integers(0, 4, 300),
+    )
+    assert roc_auc(scores, relevant) == pytest.approx(roc_auc_score(relevant, scores))
+    expected = roc_auc_score(relevant, scores, sample_weight=weights)
+    assert roc_auc(scores, relevant, weights) == pytest.approx(expected)
+    record = roc_auc_record(scores, relevant)
+    assert record["low"] < record["value"] < record["high"]
+    with pytest.raises(ValueError, match="both classes"):
+        roc_auc(scores, relevant | True)
+
+
+def test_jaccard_is_scikit_learns_and_chance_the_mean_of_all_choices():
+    names = list("abcdef")
+    right = ("a", "c")
+    each = [jaccard(right, choice) for choice in combinations(names, 2)]
+    truth = np.isin(names, right)
+    assert each == [jaccard_score(truth, np.isin(names, choice)) for choice in combinations(names, 2)]
+    assert chance_of_jaccard(2, 6) == pytest.approx(np.mean(each))
+    assert chance_of_jaccard(6, 6) == 1

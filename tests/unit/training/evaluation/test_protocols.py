@@ -1,0 +1,249 @@
+"""What the job measures besides zero-shot accuracy, on sets whose answers are known; and what it does not compute twice."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from dataops.errors import ContractError
+from training.evaluate import evaluate
+from training.evaluation.features import encode_set
+from training.evaluation.suite import Suite
+from training.evaluation.task import Group, Task
+
+COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+NAMES = list(COLOURS)
+
+
+class Visual(torch.nn.Module):
+    """A tower in the shape of a ViT's end: pooled features, a norm, a projection that loses the third colour."""
+
+    def __init__(self):
+        super().__init__()
+        self.ln_post = torch.nn.Identity()
+
+    def forward(self, images):
+        pooled = self.ln_post(images.mean(dim=(2, 3)) - 0.5)
+        return torch.cat([pooled[:, :2], torch.full((len(pooled), 1), 0.1)], dim=1)
+
+
+class ColourModel(torch.nn.Module):
+    """A picture is its mean colour, a text the colour that it names. Counts its images."""
+
+    def __init__(self):
+        super().__init__()
+        self.visual, self.images = Visual(), 0
+
+    def encode_image(self, images):
+        self.images += len(images)
+        return self.visual(images)
+
+    def encode_text(self, tokens):
+        colours = torch.tensor(list(COLOURS.values())) / 255 - 0.5
+        return torch.cat([colours[tokens[:, 0] - 1][:, :2], torch.full((len(tokens), 1), 0.1)], dim=1)
+
+
+def tokenize(texts):
+    """The first colour that a text names; a text in capitals is misread as black."""
+    known = [next((i for i, name in enumerate(NAMES, 1) if name in text), 1) for text in texts]
+    return torch.tensor(known)[:, None]
+
+
+@pytest.fixture
+def loaded():
+    preprocess = lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255  # noqa: E731
+    return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=preprocess)
+
+
+def png(colour) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def npy(values) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(values))
+    return buffer.getvalue()
+
+
+def write_set(root: Path, samples, split="test", classes=NAMES, templates=("{c}",)) -> Path:
+    """Samples are dictionaries of members."""
+    (root / split).mkdir(parents=True)
+    with tarfile.open(root / split / "0.tar", "w") as tar:
+        for number, members in enumerate(samples):
+            for suffix, data in members.items():
+                member = tarfile.TarInfo(f"s{number:03d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    (root / split / "nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("\n".join(classes))
+    (root / "zeroshot_classification_templates.txt").write_text("\n".join(templates))
+    return root
+
+
+def shown(colour: str, label: str, **more: bytes) -> dict[str, bytes]:
+    return {"png": png(COLOURS[colour]), "cls": str(NAMES.index(label)).encode(), **more}
+
+
+def run(loaded, output: Path, *tasks: Task, **keys):
+    return evaluate(loaded, Suite(name="s", tasks=tasks), output, checkpoint_digest="d", **keys)
+
+
+def test_groups_the_worst_and_the_gap(tmp_path, loaded):
+    samples = [shown("red", "red", npy=npy([9, 0]))] * 3 + [shown("green", "red", npy=npy([9, 1]))]
+    samples += [shown("red", "red", npy=npy([9, 1])), shown("green", "red", npy=npy([9, 2]))]
+    group = Group(name="region", column=1, values=("Asia", "Europe"), ignore=(2,))
+    root = str(write_set(tmp_path / "data", samples))
+    task = Task(name="t", kind="classification", root=root, metric="worst_group_top1", group=group)
+    result = run(loaded, tmp_path / "out", task)["t"]
+    assert [(g["by"], g["name"], g["n"], g["value"]) for g in result["groups"]] == [
+        ("region", "Asia", 3, 1.0),
+        ("region", "Europe", 2, 0.5),
+        ("region", "2", 1, 0.0),
+    ]
+    assert result["metrics"]["worst_group_top1"]["value"] == 0.5
+    assert result["metrics"]["group_gap_top1"]["value"] == 1.0
+    assert result["main_metric"] == "worst_group_top1"
+
+
+def test_multilabel_average_precision_by_hand(tmp_path, loaded):
+    # red is nearest to the red pictures; the green ones come later in its ranking, the unreadable one last
+    samples = [
+        {"png": png(COLOURS["red"]), "npy": npy([0, 1, 0, 0, 0])},
+        {"png": png(COLOURS["green"]), "npy": npy([0, 1, 1, 0, 0])},
+        {"png": png(COLOURS["blue"]), "npy": npy([0, 0, 0, 1, 0])},
+        {"png": b"broken", "npy": npy([0, 1, 0, 0, 0])},
+    ]
+    root = str(write_set(tmp_path / "data", samples))
+    result = run(loaded, tmp_path / "out", Task(name="t", kind="multilabel", root=root))["t"]
+    black, red, green, _, white = result["average_precision"]
+    assert (black, white) == (0, 0)
+    assert green == 1
+    # red's ranking: red picture, then blue or green; the true ones stand at 1, at 2 or 3, and at 4
+    assert red == pytest.approx((1 + 2 / 3 + 3 / 4) / 3, abs=1e-6) or red == pytest.approx(
+        (1 + 1 + 3 / 4) / 3, abs=1e-6
+    )
+    assert result["unreadable"] == 1
+    mean = result["metrics"]["mean_average_precision"]["value"]
+    assert mean == pytest.approx(np.mean(result["average_precision"]), abs=1e-6)
+
+
+def test_each_template_alone(tmp_path, loaded):
+    samples = [shown("red", "red"), shown("green", "green"), shown("black", "black")]
+    root = str(
+        write_set(tmp_path / "data", samples, templates=("A {c}", "a photograph of nothing but {c}", "black {c}"))
+    )
+    task = Task(name="t", kind="classification", root=root, protocols=("prompts",))
+    result = run(loaded, tmp_path / "out", task)["t"]
+    best, second, worst = result["each_template"]
+    assert (best["value"], second["value"]) == (1, 1)
+    assert (worst["template"], worst["value"]) == ("black {c}", pytest.approx(1 / 3))  # all classes are black to it
+
+
+def test_the_probe_sees_what_the_projection_loses(tmp_path, loaded):
+    """Blue and black differ in the third colour alone, which the projection drops."""
+    samples = [shown(c, c) for c in NAMES for _ in range(12)]
+    root = write_set(tmp_path / "data", samples)
+    write_set(root, samples, "train")
+    protocols = ("linear_probe", "few_shot")
+    task = Task(name="t", kind="classification", root=str(root), train_split="train", protocols=protocols)
+    result = run(loaded, tmp_path / "out", task)["t"]
+    assert result["metrics"]["top1"]["value"] < 1
+    assert result["metrics"]["linear_probe_top1"]["value"] == 1
+    assert result["probe_features"] == "before the projection"
+    assert [each["shots"] for each in result["few_shot"]] == [1, 2, 4, 8]
+    assert result["metrics"]["few_shot_8_top1"]["value"] == 1
+
+
+def test_a_shifted_set_is_measured_against_its_base(tmp_path, loaded):
+    base = write_set(tmp_path / "base", [shown("red", "red")] * 4)
+    shifted = write_set(tmp_path / "shifted", [shown("red", "red"), shown("green", "red")])
+    tasks = [Task(name=p.name, kind="classification", root=str(p)) for p in (base, shifted)]
+    tasks[1] = tasks[1].model_copy(update={"base": "base", "samples": 5})
+    result = run(loaded, tmp_path / "out", *tasks)
+    assert result["shifted"]["robustness"]["gap"] == 0.5
+    assert result["shifted"]["expected_n"] == 5
+    assert "robustness" not in result["base"]
+    assert json.loads((tmp_path / "out/metrics.json").read_bytes()) == result
+
+
+def test_images_are_encoded_once_for_all_that_is_measured_on_them(tmp_path, loaded):
+    samples = [shown(c, c) for c in NAMES for _ in range(4)]
+    root = write_set(tmp_path / "data", samples)
+    write_set(root, samples, "train")
+    plain = Task(name="plain", kind="classification", root=str(root))
+    probed = Task(
+        name="probed", kind="classification", root=str(root), train_split="train", protocols=("linear_probe",)
+    )
+    kept = tmp_path / "features"
+    first = run(loaded, tmp_path / "one", plain, probed, features=kept)
+    assert loaded.model.images == 40  # test and train, though two tasks ask about the test images
+    (root / "zeroshot_classification_templates.txt").write_text("a {c} thing")
+    second = run(loaded, tmp_path / "two", plain, probed, features=kept)
+    assert loaded.model.images == 40  # other prompts need no other image features
+    assert second["plain"]["metrics"] == first["plain"]["metrics"]
+    for path in kept.iterdir():
+        path.write_bytes(path.read_bytes()[:-40])
+    run(loaded, tmp_path / "three", plain, features=kept)
+    assert loaded.model.images == 60  # damaged features are made again
+
+
+def test_kept_features_are_those_of_the_model_and_the_bytes(tmp_path, loaded):
+    root = write_set(tmp_path / "data", [shown("red", "red"), {"png": b"broken", "cls": b"1"}])
+    task = Task(name="t", kind="classification", root=str(root))
+    kept = tmp_path / "features"
+    first = run(loaded, tmp_path / "one", task, features=kept)["t"]
+    assert run(loaded, tmp_path / "two", task, features=kept)["t"] == first
+    assert (first["unreadable"], loaded.model.images) == (1, 1)
+    evaluate(loaded, Suite(name="s", tasks=(task,)), tmp_path / "three", checkpoint_digest="e", features=kept)
+    assert loaded.model.images == 2
+    fresh = encode_set(loaded, task.data, 8)
+    assert fresh.pooled_RW is not None
+    assert fresh.pooled_RW.shape == (1, 3)
+
+
+def test_pictures_that_belong_to_a_word(tmp_path, loaded):
+    pictures = {name: {"png": png(colour)} for name, colour in COLOURS.items()}
+    root = write_set(
+        tmp_path / "data", [*pictures.values(), {"png": b"broken"}]
+    )  # s000 black, s001 red, ... s005 broken
+    keys = [f"s00{n}" for n in range(6)]
+    lines = [
+        {"cue": "red", "candidates": keys[:4], "associations": ["s001"]},
+        {"cue": "green", "candidates": keys[1:], "associations": ["s002", "s005"]},
+    ]
+    (root / "associations.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    task = Task(name="t", kind="association", root=str(root))
+    result = run(loaded, tmp_path / "out", task)["t"]
+    assert (result["n"], result["unreadable"], result["main_metric"]) == (2, 1, "jaccard")
+    assert result["metrics"]["jaccard"]["value"] == pytest.approx((1 + 1 / 3) / 2)
+    rows = pq.read_table(tmp_path / "out/predictions-t.parquet").to_pylist()
+    assert [row["chosen"][0] for row in rows] == ["s001", "s002"]
+    wrong = {
+        "associations must be some of": {"associations": ["s009"]},
+        "'s009', which is no picture": {"candidates": ["s001", "s009"]},
+    }
+    for said, changed in wrong.items():
+        (root / "associations.jsonl").write_text(json.dumps(lines[0] | changed))
+        with pytest.raises(ContractError, match=said):
+            run(loaded, tmp_path / "other", task)
+
+
+def test_two_classes_have_a_roc_curve(tmp_path, loaded):
+    samples = [shown("red", "red"), shown("green", "green"), shown("green", "red"), {"png": b"broken", "cls": b"2"}]
+    labels = [{**each, "cls": str(int(each["cls"]) - 1).encode()} for each in samples]
+    root = write_set(tmp_path / "data", labels, classes=NAMES[1:3])
+    task = Task(name="t", kind="classification", root=str(root), metric="roc_auc")
+    # of the four pairs of a green and a red image the one of both whole ones is right, one is equal, the broken one loses
+    assert run(loaded, tmp_path / "out", task)["t"]["metrics"]["roc_auc"]["value"] == pytest.approx((1 + 0.5) / 4)
+    root = write_set(tmp_path / "more", samples)
+    with pytest.raises(ContractError, match="two classes"):
+        run(loaded, tmp_path / "out", task.model_copy(update={"root": str(root)}))

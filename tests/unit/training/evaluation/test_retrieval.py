@@ -1,0 +1,65 @@
+"""Ranks against a full matrix sorted row by row."""
+
+import pytest
+import torch
+
+from training.evaluation.retrieval import first_right_ranks
+
+
+def naive(query, gallery, first, last):
+    scores = (query @ gallery.T).tolist()
+    ranks = []
+    for row, low, high in zip(scores, first, last, strict=True):
+        order = sorted(range(len(row)), key=lambda item: (-row[item], item))
+        ranks.append(1 + min(order.index(item) for item in range(low, high)))
+    return ranks
+
+
+@pytest.fixture
+def pairs():
+    generator = torch.Generator().manual_seed(5)
+    captions_of = torch.randint(1, 5, (60,), generator=generator).tolist()
+    images = torch.nn.functional.normalize(torch.randn(60, 8, generator=generator), dim=-1)
+    owner = torch.repeat_interleave(torch.arange(60), torch.tensor(captions_of))
+    noise = torch.randn(len(owner), 8, generator=generator)
+    captions = torch.nn.functional.normalize(images[owner] + 0.5 * noise, dim=-1)
+    last = torch.tensor(captions_of).cumsum(0).tolist()
+    return images, captions, [b - n for b, n in zip(last, captions_of, strict=True)], last, owner.tolist()
+
+
+@pytest.mark.parametrize("at_once", [1, 500, 1 << 22])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_chunked_ranks_are_those_of_the_full_matrix(pairs, monkeypatch, at_once, threads):
+    images, captions, first, last, owner = pairs
+    monkeypatch.setattr("training.evaluation.retrieval.SCORES_AT_ONCE", at_once)
+    to_text = first_right_ranks(images, captions, first, last, threads)
+    assert to_text == naive(images, captions, first, last)
+    to_image = first_right_ranks(captions, images, owner, [i + 1 for i in owner], threads)
+    assert to_image == naive(captions, images, owner, [i + 1 for i in owner])
+    assert 1 in to_text
+    assert max(to_image) > 1
+
+
+def test_ties_rank_in_the_order_of_the_gallery():
+    gallery = torch.eye(4)[[0, 0, 1, 0]]
+    query = torch.eye(4)[[0, 0, 0]]
+    assert first_right_ranks(query, gallery, [1, 3, 1], [2, 4, 4]) == [2, 3, 2]
+
+
+def test_memory_is_that_of_a_chunk(monkeypatch):
+    """A gallery of 20,000 against itself: never more scores at once than allowed (the whole matrix has 400 million)."""
+    largest = 0
+    product = torch.Tensor.__matmul__
+
+    def watched(left, right):
+        nonlocal largest
+        made = product(left, right)
+        largest = max(largest, made.numel())
+        return made
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    monkeypatch.setattr("training.evaluation.retrieval.SCORES_AT_ONCE", 1 << 20)
+    features = torch.nn.functional.normalize(torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    first = list(range(0, 200))
+    assert len(first_right_ranks(features[:200], features, first, [i + 1 for i in first], 1)) == 200
+    assert 0 < largest <= 1 << 20

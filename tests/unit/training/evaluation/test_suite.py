@@ -1,0 +1,350 @@
+"""Suites and the layouts that they name: read, refused with a reason, digested."""
+
+import io
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataops.errors import ConfigError, ContractError
+from dataops.home import CHECKOUT
+from training.evaluation.sets import EvalSet
+from training.evaluation.suite import Suite, load_suite, read_tasks
+
+
+def png(colour="red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def write_set(root: Path, members: dict[str, bytes] | None = None) -> Path:
+    """Two classes, three samples in two shards, in CLIP_benchmark's layout."""
+    write_tar(root / "test/0.tar", members or {"a.png": png(), "a.cls": b"0", "b.jpg": png(), "b.cls": b"1\n"})
+    write_tar(root / "test/1.tar", {"c.cls": b"1", "c.WEBP": png(), "c.json": b"{}"})
+    (root / "test/nshards.txt").write_text("2\n")
+    (root / "classnames.txt").write_text("red panda\nblue whale\n", encoding="utf-8")
+    (root / "zeroshot_classification_templates.txt").write_text("a drawing of a {c}\n{c}\n", encoding="utf-8")
+    return root
+
+
+def write_suite(path: Path, *tasks: str) -> Path:
+    path.write_text('name = "s"\n' + "\n".join(f"[[task]]\n{task}" for task in tasks), encoding="utf-8")
+    return path
+
+
+TASK = 'name = "t"\nkind = "classification"\nroot = "data"\n'
+
+
+def test_webdataset_layout_is_read_in_order(tmp_path):
+    data = EvalSet(write_set(tmp_path), "test", "classification")
+    assert data.class_names() == ["red panda", "blue whale"]
+    assert data.templates() == ["a drawing of a {c}", "{c}"]
+    assert [(s.key, s.label) for s in data.samples()] == [("a", 0), ("b", 1), ("c", 1)]
+    assert data.problems() == []
+
+
+def test_image_folder_is_read_in_the_order_of_the_names(tmp_path):
+    for name in ("zebra/2.png", "zebra/1.jpg", "ant/x.PNG", "ant/notes.txt", ".cache/y.png"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / name).write_bytes(png())
+    data = EvalSet(tmp_path, "test", "classification")
+    assert data.class_names() == ["ant", "zebra"]
+    assert data.templates() == ["a photo of a {c}."]
+    assert [(s.key, s.label) for s in data.samples()] == [("ant/x.PNG", 0), ("zebra/1.jpg", 1), ("zebra/2.png", 1)]
+    (tmp_path / "classnames.txt").write_text("an ant\n")
+    assert "1 names" in data.problems()[0]
+
+
+def test_retrieval_captions_are_lines(tmp_path):
+    write_tar(tmp_path / "test/0.tar", {"a.png": png(), "a.txt": b"ein Hund\n\n chien \n"})
+    (tmp_path / "test/nshards.txt").write_text("1")
+    (sample,) = EvalSet(tmp_path, "test", "retrieval").samples()
+    assert sample.captions == ("ein Hund", "chien")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.png": png(), "a.cls": b"2"}, "0.tar: a.cls holds '2', which is no label from 0 to 1"),
+        ({"a.png": png(), "a.cls": b"-1"}, "a.cls holds '-1'"),
+        ({"a.png": png(), "a.cls": "١".encode()}, "no label"),
+        ({"a.png": png(), "a.cls": b"\xff"}, "a.cls is not UTF-8"),
+        ({"a.png": png()}, "sample 'a' needs one image"),
+        ({"a.cls": b"0"}, "sample 'a' needs one image"),
+        ({"a.png": png(), "a.jpg": png(), "a.cls": b"0"}, "needs one image"),
+        ({"a.png": png(), "b.png": png(), "a.cls": b"0"}, "sample 'a' needs one image"),
+    ],
+)
+def test_a_wrong_sample_is_named(tmp_path, members, message):
+    data = EvalSet(write_set(tmp_path, members), "test", "classification")
+    with pytest.raises(ContractError, match=message.replace("(", r"\(")):
+        list(data.samples())
+
+
+@pytest.mark.parametrize("cut", [100, 512, 700, 1024, 1536, 2048, 2500])
+def test_a_truncated_shard_is_an_error_at_any_cut(tmp_path, cut):
+    data = EvalSet(write_set(tmp_path), "test", "classification")
+    shard = tmp_path / "test/0.tar"
+    shard.write_bytes(shard.read_bytes()[:cut])
+    with pytest.raises(ContractError, match=r"0\.tar"):
+        list(data.samples())
+
+
+def test_a_corrupt_header_in_the_middle_is_an_error(tmp_path):
+    data = EvalSet(write_set(tmp_path), "test", "classification")
+    shard = tmp_path / "test/0.tar"
+    content = bytearray(shard.read_bytes())
+    content[1024:1030] = b"\xff" * 6  # the second member's name: its checksum no longer fits
+    shard.write_bytes(content)
+    with pytest.raises(ContractError, match="truncated or corrupt at byte 1024"):
+        list(data.samples())
+
+
+def test_a_link_in_a_shard_is_refused(tmp_path):
+    data = EvalSet(write_set(tmp_path), "test", "classification")
+    with tarfile.open(tmp_path / "test/0.tar", "w") as tar:
+        member = tarfile.TarInfo("a.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        tar.addfile(member)
+    with pytest.raises(ContractError, match=r"a\.png is no plain file"):
+        list(data.samples())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: (r / "classnames.txt").unlink(), "classnames.txt: missing"),
+        (lambda r: (r / "classnames.txt").write_text("a\n\nb\n"), "classnames.txt: has a blank line 2"),
+        (lambda r: (r / "classnames.txt").write_text(""), "classnames.txt: is empty"),
+        (lambda r: (r / "zeroshot_classification_templates.txt").unlink(), "templates.txt: missing"),
+        (lambda r: (r / "zeroshot_classification_templates.txt").write_text("a {}"), "'a {}' has no {c}"),
+        (lambda r: (r / "test/nshards.txt").unlink(), "nshards.txt: missing"),
+        (lambda r: (r / "test/nshards.txt").write_text("three"), "'three' is not a number of shards"),
+        (lambda r: (r / "test/nshards.txt").write_text("0"), "'0' is not a number of shards"),
+        (lambda r: (r / "test/1.tar").unlink(), "says 2 shards, but 1.tar is missing"),
+        (lambda r: (r / "dataset_type.txt").write_text("retrieval\n"), "says 'retrieval', the suite says"),
+    ],
+)
+def test_layout_problems_are_found_when_the_suite_is_loaded(tmp_path, spoil, message):
+    spoil(write_set(tmp_path / "data"))
+    with pytest.raises(ConfigError) as caught:
+        load_suite(write_suite(tmp_path / "s.toml", TASK))
+    assert message in str(caught.value)
+    assert "task[0] (t).root" in str(caught.value)
+
+
+def test_all_problems_come_in_one_error(tmp_path):
+    write_set(tmp_path / "data")
+    text = '\ncolour = 1\n[[task]]\nname = "a b"\nkind = "probe"\nroot = "data"\nsplitt = "x"\n[[task]]\nname = "u"\n'
+    (tmp_path / "s.toml").write_text(text + 'kind = "retrieval"\nroot = "nowhere"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_suite(tmp_path / "s.toml")
+    message = str(caught.value)
+    for part in (
+        "s.toml",
+        "unknown key 'colour'; allowed: name, [[task]]",
+        "task[0] (a b).name",
+        "task[0] (a b).kind: Input should be 'classification', 'multilabel', 'retrieval' or 'association' (got 'probe')",
+        "task[0] (a b).splitt: unknown key; allowed: name, kind, root, split, description",
+        "task[1] (u).root",
+        "the root is missing too",
+        "name: Input should be a valid string",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "s"', "at least one"),
+        ('name = "s"\ntask = 3', "at least one"),
+        ('name = "s"\ntask = [3]', "task[0]"),
+        ("name = ", "TOML"),
+    ],
+)
+def test_a_file_that_is_no_suite(tmp_path, text, message):
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_suite(tmp_path / "s.toml")
+    assert message in str(caught.value)
+    with pytest.raises(ConfigError, match="no such suite file"):
+        load_suite(tmp_path / "none.toml")
+
+
+def test_equal_task_names_are_refused(tmp_path):
+    write_set(tmp_path / "data")
+    with pytest.raises(ConfigError, match="task names must differ; t is there"):
+        load_suite(write_suite(tmp_path / "s.toml", TASK, TASK))
+
+
+def test_roots_are_resolved_against_the_data_root_or_the_file(tmp_path):
+    write_set(tmp_path / "data")
+    write_set(tmp_path / "elsewhere/data")
+    path = write_suite(tmp_path / "s.toml", TASK)
+    assert load_suite(path).tasks[0].root == str(tmp_path / "data")
+    suite = load_suite(path, tmp_path / "elsewhere")
+    assert suite.tasks[0].root == str(tmp_path / "elsewhere/data")
+    assert Suite.model_validate_json(suite.model_dump_json()) == suite
+
+
+def test_digest_covers_every_byte_and_no_path(tmp_path):
+    path = write_suite(tmp_path / "s.toml", TASK)
+    write_set(tmp_path / "data")
+    write_set(tmp_path / "elsewhere/data")
+    digest = load_suite(path).digest()
+    assert load_suite(path, tmp_path / "elsewhere").digest() == digest
+
+    changes = {
+        "classnames.txt": b"red panda\nblue whales\n",
+        "zeroshot_classification_templates.txt": b"{c}\n",
+        "test/1.tar": (tmp_path / "data/test/0.tar").read_bytes(),
+    }
+    seen = {digest}
+    for name, data in changes.items():
+        before = (tmp_path / "data" / name).read_bytes()
+        (tmp_path / "data" / name).write_bytes(data)
+        seen.add(load_suite(path).digest())
+        (tmp_path / "data" / name).write_bytes(before)
+    assert len(seen) == 4
+    assert load_suite(path).digest() == digest
+    (tmp_path / "data/README").write_text("not read by the evaluation")
+    assert load_suite(path).digest() == digest
+
+
+def test_the_demo_suite_names_its_tasks(tmp_path):
+    names = ["twemoji-seen", "twemoji-heldout", "openmoji-heldout", "digits"]
+    for name in names:
+        write_set(tmp_path / name)
+    write_tar(tmp_path / "heldout-retrieval/test/0.tar", {"a.png": png(), "a.txt": b"a"})
+    (tmp_path / "heldout-retrieval/test/nshards.txt").write_text("1")
+    suite = load_suite(CHECKOUT / "configs/suites/demo.toml", tmp_path)
+    assert [t.name for t in suite.tasks] == [*names, "heldout-retrieval"]
+
+
+def test_the_orchestrator_can_load_suites_without_torch():
+    code = "import sys, training.evaluation.suite, training.evaluation.intervals; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
+
+
+def npy(value) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value)
+    return buffer.getvalue()
+
+
+def write_npy_set(root: Path, array: bytes, *more: tuple[str, bytes]) -> Path:
+    write_tar(root / "test/0.tar", {"a.png": png(), "a.npy": array, **dict(more)})
+    (root / "test/nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("gender:man\ngender:woman\nage:young\nage:middling\nage:old\n")
+    templates = "gender:a photo of a {c}\nage:a {c} person\nage:{c}\n"
+    (root / "zeroshot_classification_templates.txt").write_text(templates)
+    return root
+
+
+def test_multilabel_rows_name_the_classes_that_hold(tmp_path):
+    write_npy_set(tmp_path, npy(np.array([0, 1, 1, 0, 0])))
+    (sample,) = EvalSet(tmp_path, "test", "multilabel").samples()
+    assert sample.labels == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (npy(np.array([0, 1])), r"0 or 1 for each of 5 classes; it has 2 numbers"),
+        (npy(np.array([0, 1, 2, 0, 0])), "0 or 1 for each"),
+        (npy(np.array([0.5, 1, 0, 0, 0])), "not whole numbers"),
+        (npy(np.zeros((5, 5))), "it is no row of numbers"),
+        (npy(np.array(["a"] * 5)), "invalid literal"),
+        (npy(np.array([[1, "x"], None], dtype=object)), "it is a pickle"),
+        (pickle.dumps([0, 1, 1, 0, 0]), "it is a pickle"),
+        (b"", "cannot be read"),
+        (npy(np.array([0, 1, 1, 0, 0]))[:-9], "cannot be read"),
+    ],
+)
+def test_a_wrong_npy_row_is_named_and_no_pickle_is_read(tmp_path, array, message):
+    write_npy_set(tmp_path, array)
+    with pytest.raises(ContractError, match=r"0\.tar: a\.npy.*" + message):
+        list(EvalSet(tmp_path, "test", "multilabel").samples())
+
+
+def test_one_question_of_several_with_its_label_among_the_facts(tmp_path):
+    write_npy_set(tmp_path, npy(np.array([2, 1, 7])))
+    age = EvalSet(tmp_path, "test", "classification", objective="age", label_column=0, with_facts=True)
+    assert age.class_names() == ["young", "middling", "old"]
+    assert age.templates() == ["a {c} person", "{c}"]
+    (sample,) = age.samples()
+    assert (sample.label, sample.facts) == (2, (2, 1, 7))
+    gender = EvalSet(tmp_path, "test", "classification", objective="gender", label_column=2)
+    with pytest.raises(ContractError, match=r"column 2 of .* is no label from 0 to 1"):
+        list(gender.samples())
+    with pytest.raises(ContractError, match="no line begins with 'height:'"):
+        EvalSet(tmp_path, "test", "classification", objective="height").class_names()
+
+
+def test_facts_that_are_asked_for_must_be_there(tmp_path):
+    data = EvalSet(write_set(tmp_path), "test", "classification", with_facts=True)
+    with pytest.raises(ContractError, match=r"needs one image .* and a\.npy"):
+        list(data.samples())
+
+
+def test_a_partial_suite_names_what_is_absent_and_why(tmp_path):
+    write_set(tmp_path / "data")
+    text = TASK + 'train_split = "train"\nprotocols = ["linear_probe", "prompts"]\n'
+    gone = 'name = "u"\nkind = "retrieval"\nsource = "someone/wds_u"\n'
+    never = 'name = "v"\nkind = "classification"\nmissing = "its owner keeps it"\n'
+    path = write_suite(tmp_path / "s.toml", text, gone, never)
+    suite = load_suite(path, partial=True)
+    assert [(task.name, task.protocols) for task in suite.tasks] == [("t", ("prompts",))]
+    reasons = {each.name: each.reason for each in suite.absent}
+    assert list(reasons) == ["t.linear_probe", "u", "v"]
+    assert "has no split train" in reasons["t.linear_probe"]
+    assert f"{tmp_path / 'wds_u'} is not there; fetch it: pairmill datasets fetch" in reasons["u"]
+    assert reasons["v"] == "its owner keeps it"
+    with pytest.raises(ConfigError, match=r"problem\(s\)"):
+        load_suite(path)
+    with pytest.raises(ConfigError, match="none of its 1 sets is there"):
+        load_suite(write_suite(tmp_path / "t.toml", gone), partial=True)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ('metric = "mean_average_precision"', "is none of a classification task"),
+        ('metric = "worst_group_top1"', r"needs \[task.group\]"),
+        ('protocols = ["few_shot"]', "need train_split"),
+        ('base = "nobody"', "no task is named 'nobody'"),
+        ("classes = 3", "has 2 classes, the suite says 3"),
+        ('source = "../up"', "source: String should match"),
+    ],
+)
+def test_a_task_that_makes_no_sense_is_refused(tmp_path, extra, message):
+    write_set(tmp_path / "data")
+    with pytest.raises(ConfigError, match=message):
+        load_suite(write_suite(tmp_path / "s.toml", TASK + extra))
+
+
+@pytest.mark.parametrize(("name", "tasks", "missing"), [("paper", 37, 6), ("datacomp", 42, 3), ("vtab", 19, 0)])
+def test_the_shipped_suites(name, tasks, missing):
+    found, labelled, problems = read_tasks(CHECKOUT / f"configs/suites/{name}.toml", Path("/data"))
+    assert (found, len(labelled), problems) == (name, tasks, [])
+    sets = [task for _, task in labelled]
+    assert sum(bool(task.missing) for task in sets) == missing
+    assert all(task.source or task.missing for task in sets)
+    assert all(task.root == f"/data/{task.source.partition('/')[2]}" for task in sets if task.source)
+    shifted = {task.name for task in sets if task.base in ("imagenet", "imagenet1k")}
+    assert len(shifted) == {"paper": 7, "datacomp": 5, "vtab": 0}[name]  # the paper's seven natural shifts

@@ -1,0 +1,139 @@
+"""Features and zero-shot arithmetic against open_clip, scikit-learn and slow obvious code."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from open_clip import build_zero_shot_classifier
+from sklearn.metrics import top_k_accuracy_score
+
+from dataops.errors import ContractError
+from training.config import ModelConfig, TextConfig, VisionConfig
+from training.evaluation.class_weights import class_weights
+from training.evaluation.encode import encode_texts, in_order, unit
+from training.evaluation.zero_shot import best, true_ranks
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess
+from training.model.tokenizer import train_tokenizer
+
+NAMES = ["grinning face", "red heart", "person in lotus position", "cat", "{c} braces {0}", "flag: Åland Islands"]
+TEMPLATES = ["{c}", "a drawing of {c}", "an emoji that shows {c} and nothing else at all"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """A real, small CLIP with random weights and a vocabulary learnt from the names."""
+    tokenizer = train_tokenizer(NAMES, 300, 77)
+    text = TextConfig(context_length=77, vocab_size=tokenizer.vocab_size, width=32, heads=2, layers=2)
+    vision = VisionConfig(image_size=32, layers=1, width=32, head_width=16, patch_size=16)
+    torch.manual_seed(3)
+    model = CLIP(ModelConfig(embed_dim=16, vision_cfg=vision, text_cfg=text)).eval()
+    for block in model.transformer.resblocks:  # far from the initial near-linear state
+        for parameter in block.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return SimpleNamespace(model=model, tokenizer=tokenizer, preprocess=Preprocess(32))
+
+
+def padded(tokenizer, texts):
+    """As open_clip tokenizes: to the whole context length."""
+    tokens = tokenizer(texts)
+    return torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[1]))
+
+
+def test_class_weights_are_open_clips(loaded):
+    class Normalising:
+        """open_clip asks its model to normalise."""
+
+        def encode_text(self, tokens, normalize=False):
+            features = loaded.model.encode_text(tokens)
+            return torch.nn.functional.normalize(features, dim=-1) if normalize else features
+
+    # one callable a template: open_clip's str.format would trip over the braces of a class name's template
+    callables = [lambda name, t=t: t.replace("{c}", name) for t in TEMPLATES]
+    expected_DC = build_zero_shot_classifier(
+        Normalising(), lambda texts: padded(loaded.tokenizer, texts), NAMES, callables, num_classes_per_batch=2
+    )
+    torch.testing.assert_close(class_weights(loaded, NAMES, TEMPLATES), expected_DC.T, atol=1e-6, rtol=1e-5)
+
+
+def test_class_weights_do_not_depend_on_chunks(loaded, monkeypatch):
+    whole = class_weights(loaded, NAMES, TEMPLATES)
+    monkeypatch.setattr("training.evaluation.class_weights.TEXTS_AT_ONCE", 4)
+    torch.testing.assert_close(class_weights(loaded, NAMES, TEMPLATES), whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("most_tokens", [1, 40, 10_000])
+def test_texts_in_length_batches_are_texts_one_by_one(loaded, monkeypatch, most_tokens):
+    texts = [t.replace("{c}", n) for n in NAMES for t in TEMPLATES] + [NAMES[1], "word " * 200, ""]
+    monkeypatch.setattr("training.evaluation.encode.TOKENS_PER_BATCH", most_tokens)
+    features = encode_texts(loaded, texts, threads=2)
+    with torch.inference_mode():
+        one_by_one = torch.cat([unit(loaded.model.encode_text(padded(loaded.tokenizer, [t])), "text") for t in texts])
+    torch.testing.assert_close(features, one_by_one, atol=1e-6, rtol=1e-5)
+
+
+def test_equal_texts_have_equal_features_and_threads_change_no_bit(loaded):
+    texts = [*NAMES, *NAMES[::-1]]
+    features = encode_texts(loaded, texts, threads=1)
+    assert torch.equal(features[: len(NAMES)], features[len(NAMES) :].flip(0))
+    assert torch.equal(features, encode_texts(loaded, texts, threads=3))
+
+
+def test_features_that_are_not_finite_are_an_error():
+    with pytest.raises(ContractError, match="text features that are not finite"):
+        unit(torch.tensor([[1.0, math.nan]]), "text")
+    assert torch.equal(unit(torch.zeros(1, 3), "text"), torch.zeros(1, 3))
+
+
+def test_no_text_is_an_error(loaded):
+    with pytest.raises(ValueError, match="no text"):
+        encode_texts(loaded, [])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("classes", [3, 40])
+def test_ranks_and_best_are_a_stable_sort(ties, classes):
+    generator = np.random.default_rng(classes)
+    scores = generator.integers(0, 4, (200, classes)) if ties else generator.normal(size=(200, classes))
+    scores = scores.astype(np.float32)
+    labels = generator.integers(0, classes, 200)
+    ranks = true_ranks(torch.from_numpy(scores), torch.from_numpy(labels)).tolist()
+    values, columns = best(torch.from_numpy(scores), 5)
+    for row, label in enumerate(labels):
+        order = sorted(range(classes), key=lambda column: (-scores[row, column], column))
+        assert ranks[row] == order.index(label) + 1
+        assert columns[row].tolist() == order[:5]
+        assert values[row].tolist() == [float(scores[row, c]) for c in order[:5]]
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_accuracy_is_scikit_learns(k):
+    generator = np.random.default_rng(7)
+    scores, labels = generator.normal(size=(500, 30)).astype(np.float32), generator.integers(0, 30, 500)
+    ranks = true_ranks(torch.from_numpy(scores), torch.from_numpy(labels))
+    expected = top_k_accuracy_score(labels, scores, k=k, labels=np.arange(30))
+    assert (ranks <= k).double().mean().item() == pytest.approx(expected)
+
+
+def test_a_constant_model_is_at_chance():
+    ranks = true_ranks(torch.zeros(40, 40), torch.arange(40))
+    assert ranks.tolist() == list(range(1, 41))
+
+
+def test_in_order_keeps_order_bounds_what_is_ahead_and_passes_errors_on():
+    taken = []
+
+    def items():
+        for i in range(50):
+            taken.append(i)
+            yield i
+
+    results = in_order(lambda i: i * i, items(), threads=3)
+    assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
+    assert len(taken) <= 5 + 6 + 1
+    results.close()
+    assert list(in_order(str, range(7), threads=2)) == list("0123456")
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda i: 1 // i, [1, 0, 2], threads=2))

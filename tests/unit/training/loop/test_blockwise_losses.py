@@ -1,0 +1,116 @@
+"""Losses that never hold the whole matrix: value and gradient of the plain ones, in less memory."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dataops.home import CHECKOUT
+from training.config import TrainConfig
+from training.loop.loss import contrastive_loss, sigmoid_loss
+from training.loop.step import step_loss
+from training.model.clip import Outputs
+
+
+def plain_softmax(images: Tensor, texts: Tensor, scale: Tensor, smoothing: float) -> Tensor:
+    logits = scale.exp() * F.normalize(images) @ F.normalize(texts).T
+    own = torch.arange(len(images))
+    return (
+        F.cross_entropy(logits, own, label_smoothing=smoothing)
+        + F.cross_entropy(logits.T, own, label_smoothing=smoothing)
+    ) / 2
+
+
+def plain_sigmoid(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Algorithm 1 of the paper."""
+    logits = scale.exp() * F.normalize(images) @ F.normalize(texts).T + bias
+    labels = 2 * torch.eye(len(images), dtype=logits.dtype) - 1
+    return -F.logsigmoid(labels * logits).sum() / len(images)
+
+
+def leaves(count: int = 13) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(2, count, 6, generator=generator) * 3
+    return [value.requires_grad_() for value in (images, texts, torch.tensor(1.2), torch.tensor(-2.0))]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 13, 100])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, None])
+def test_value_and_gradients_are_the_plain_ones(rows: int, smoothing: float | None) -> None:
+    images, texts, scale, bias = leaves()
+    expected_leaves = leaves()
+    if smoothing is None:
+        outcome = sigmoid_loss(images, texts, scale, bias, rows)
+        expected = plain_sigmoid(*expected_leaves)
+    else:
+        outcome = contrastive_loss(images, texts, scale, smoothing, rows)
+        expected = plain_softmax(*expected_leaves[:3], smoothing)
+    torch.testing.assert_close(outcome.loss, expected)
+    (3 * outcome.loss).backward()
+    (3 * expected).backward()
+    for ours, theirs in zip((images, texts, scale, bias), expected_leaves, strict=True):
+        if theirs.grad is None:
+            assert ours.grad is None
+        else:
+            torch.testing.assert_close(ours.grad, theirs.grad)
+    similarity = F.normalize(images) @ F.normalize(texts).T
+    assert outcome.image_hits == sum(int(row.argmax()) == i for i, row in enumerate(similarity))
+    assert outcome.text_hits == sum(int(row.argmax()) == i for i, row in enumerate(similarity.T))
+
+
+def test_the_sigmoid_loss_is_open_clips() -> None:
+    open_clip = pytest.importorskip("open_clip")
+    images, texts, scale, bias = leaves()
+    expected = open_clip.loss.SigLipLoss()(F.normalize(images), F.normalize(texts), scale.exp(), bias)
+    torch.testing.assert_close(sigmoid_loss(images, texts, scale, bias, 5).loss, expected)
+
+
+def test_the_config_chooses_the_loss() -> None:
+    outputs = Outputs(*leaves())
+    assert step_loss(outputs, TrainConfig(loss="sigmoid")).loss == sigmoid_loss(*outputs).loss
+    assert step_loss(outputs, TrainConfig(label_smoothing=0.2)).loss == contrastive_loss(*outputs[:3], 0.2).loss
+
+
+MEASURE = """
+import sys, torch
+from pathlib import Path
+from torch.nn import functional as F
+from training.loop.loss import contrastive_loss
+torch.set_num_threads(1)
+images, texts = torch.randn(2, 6144, 16, generator=torch.Generator().manual_seed(0)).requires_grad_().unbind()
+contrastive_loss(images[:64], texts[:64], torch.tensor(1.0)).loss.backward()
+def peak():  # of this process alone, where ru_maxrss begins with that of the one that started it
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+before = peak()
+if sys.argv[1] == "plain":
+    logits, own = F.normalize(images) @ F.normalize(texts).T, torch.arange(6144)
+    ((F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2).backward()
+else:
+    contrastive_loss(images, texts, torch.tensor(1.0), rows=int(sys.argv[1])).loss.backward()
+sys.stdout.write(str(peak() - before))
+"""
+
+
+def test_memory_is_that_of_a_few_rows() -> None:
+    """6,144 pairs: the whole matrix is 151 MB, and plain autograd holds several."""
+
+    def peak(how: str) -> int:
+        root = CHECKOUT
+        command = [sys.executable, "-c", MEASURE, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout)
+
+    assert peak("plain") > 1.5 * 6144 * 6144 * 4
+    assert peak("256") < 0.4 * 6144 * 6144 * 4
+
+
+def test_a_sharp_temperature_overflows_nothing() -> None:
+    images, texts, _, bias = leaves()
+    scale = torch.tensor(math.log(100), requires_grad=True)
+    for outcome in (contrastive_loss(images, texts, scale, rows=4), sigmoid_loss(images, texts, scale, bias, 4)):
+        outcome.loss.backward()
+        assert torch.isfinite(outcome.loss)
+    assert all(torch.isfinite(value.grad).all() for value in (images, texts, scale) if value.grad is not None)

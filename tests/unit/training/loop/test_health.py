@@ -1,0 +1,74 @@
+"""What ends a training that no longer learns, and what does not."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from training.loop.health import PATIENCE, SPIKE, WINDOW, Health, mean_cosine
+
+
+class Towers(nn.Module):
+    def forward(self, images: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        return images, texts, None
+
+
+def row(step: int, **change: float) -> dict[str, float]:
+    return {"step": step, "loss": 2.0, "logit_scale": 2.6, "image_mean_cosine": 0.3, "text_mean_cosine": 0.3, **change}
+
+
+def first_problem(rows: list[dict[str, float]], max_spike: float = 2.0, after: int = 10) -> tuple[int, str] | None:
+    health = Health(Towers(), max_spike, after)
+    said = ((int(r["step"]), health.problem(r, 64)) for r in rows)
+    return next(((step, text) for step, text in said if text is not None), None)
+
+
+@pytest.mark.parametrize("name", ["image_mean_cosine", "text_mean_cosine"])
+def test_collapsed_features_are_seen_when_they_stay_so(name: str) -> None:
+    dead = [row(step, **{name: 0.999}) for step in range(1, 300)]
+    found = first_problem(dead)
+    assert found is not None
+    assert found[0] == 10 + PATIENCE
+    assert ("pictures" if "image" in name else "texts") in found[1]
+    assert first_problem([r if r["step"] % 50 else row(int(r["step"])) for r in dead]) is None
+
+
+def test_a_dead_temperature_is_seen() -> None:
+    found = first_problem([row(step, logit_scale=0.0) for step in range(1, 300)])
+    assert found is not None
+    assert found[0] == PATIENCE
+    assert "logit scale" in found[1]
+    assert first_problem([row(step, logit_scale=math.log(100)) for step in range(1, 300)]) is None
+
+
+def test_a_spike_is_a_loss_that_stays_up_and_is_near_chance() -> None:
+    calm = [row(step, loss=1.0 + 0.3 * (step % 2)) for step in range(1, 200)]
+    assert first_problem(calm) is None
+    one = [row(200, loss=9.0), *(row(step, loss=1.0) for step in range(201, 300))]
+    assert first_problem(calm + one) is None
+    up = [row(step, loss=4.0) for step in range(200, 230)]
+    found = first_problem(calm + up)
+    assert found is not None
+    assert 200 < found[0] <= 200 + SPIKE
+    assert first_problem(calm + up, max_spike=0) is None
+    small = [row(step, loss=0.01) for step in range(1, 200)] + [row(step, loss=0.5) for step in range(200, 230)]
+    assert first_problem(small) is None
+    assert first_problem([row(step, loss=4.0) for step in range(1, WINDOW + SPIKE)]) is None
+
+
+def test_mean_cosine_is_that_of_all_pairs() -> None:
+    features = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    cosines = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=2)
+    expected = float((cosines.sum() - 7) / 42)
+    assert mean_cosine(features) == pytest.approx(expected, abs=1e-5)
+    assert mean_cosine(features[:1]) == 0.0
+
+
+def test_features_are_seen_where_they_are_made() -> None:
+    towers = Towers()
+    health = Health(towers, 2.0, 0)
+    ones = torch.ones(4, 3)
+    towers(ones, torch.eye(4))
+    assert health.cosines() == [pytest.approx(1.0), pytest.approx(0.0)]
+    assert health.cosines() == [0.0, 0.0]

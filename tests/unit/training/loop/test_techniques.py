@@ -1,0 +1,162 @@
+"""What training can do beyond plain CLIP: locked tower, recomputation, patch dropout, gradient cache."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dataops.errors import ConfigError
+from tests.unit.training.conftest import RESNET, VIT
+from training.config import ModelConfig, TrainConfig
+from training.loop.initial_model import kept_patches, starting_model
+from training.loop.step import backward
+from training.model.clip import CLIP
+from training.train import main
+
+MakeJob = Callable[..., Path]
+VIT_4 = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8}}
+PLAIN = TrainConfig(precision="fp32")
+
+
+def model_of(config: TrainConfig, dimensions: dict[str, object] = VIT_4) -> CLIP:
+    torch.manual_seed(0)
+    return starting_model(config, ModelConfig.model_validate(dimensions))
+
+
+def batch(count: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, 299, (count, 9), generator=generator)
+    tokens[:, 6] = 299
+    return torch.randn(count, 3, 32, 32, generator=generator), tokens
+
+
+def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, dict[str, Tensor]]:
+    model = model_of(config).train()
+    outcome = backward(model, *batch(), config, kept)
+    return float(outcome.loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_a_gradient_cache_has_the_gradient_of_the_whole_batch(loss: str, rows: int) -> None:
+    settings = {"precision": "fp32", "loss": loss, "patch_dropout": 0.5}
+    config = TrainConfig.model_validate(settings)
+    kept = kept_patches(config, ModelConfig.model_validate(VIT_4), 0, 0, np.arange(7), 0.0)
+    whole_loss, whole = gradients(config, kept)
+    parts_loss, parts = gradients(TrainConfig.model_validate({**settings, "grad_cache": rows}), kept)
+    assert parts_loss == pytest.approx(whole_loss, rel=1e-6)
+    assert parts.keys() == whole.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_recomputation_changes_no_bit() -> None:
+    plain, again = gradients(PLAIN), gradients(PLAIN.model_copy(update={"grad_checkpointing": True}))
+    assert plain[0] == again[0]
+    assert all(again[1][name].equal(gradient) for name, gradient in plain[1].items())
+
+
+def test_recomputation_keeps_less() -> None:
+    """Bytes that autograd keeps for the backward pass."""
+
+    def kept_bytes(config: TrainConfig) -> int:
+        model, sizes = model_of(config).train(), {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = model(*batch(64))
+        assert outputs.image_features_BD.requires_grad
+        return sum(sizes.values())
+
+    assert kept_bytes(PLAIN.model_copy(update={"grad_checkpointing": True})) < 0.4 * kept_bytes(PLAIN)
+
+
+def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_end() -> None:
+    config, dimensions = TrainConfig(patch_dropout=0.5, unmasked_tail=0.1), ModelConfig.model_validate(VIT_4)
+    first = kept_patches(config, dimensions, 0, 0, np.arange(50), 0.9)
+    assert first is not None
+    assert first.shape == (50, 8)
+    assert (first.diff(dim=1) > 0).all()
+    assert set(first.flatten().tolist()) == set(range(16))
+    alone = kept_patches(config, dimensions, 0, 0, np.array([31]), 0.1)
+    assert alone is not None
+    assert first[31:32].equal(alone)
+    other = kept_patches(config, dimensions, 0, 1, np.arange(50), 0.1)
+    assert other is not None
+    assert not first.equal(other)
+    assert kept_patches(config, dimensions, 0, 0, np.arange(50), 0.91) is None
+    assert kept_patches(PLAIN, dimensions, 0, 0, np.arange(50), 0.0) is None
+
+
+def test_kept_patches_are_all_that_the_tower_sees() -> None:
+    model = model_of(PLAIN).eval()
+    images, _ = batch(2)
+    every = torch.arange(16).expand(2, -1)
+    torch.testing.assert_close(model.encode_image(images, every), model.encode_image(images))
+    kept = torch.tensor([[0, 5], [3, 15]])
+    changed = images.clone()
+    changed[0, :, 24:, 24:] = 9  # the last patch, which the first picture does not keep and the second does
+    before, after = model.encode_image(images, kept), model.encode_image(changed, kept)
+    assert before[0].equal(after[0])
+    changed[1, :, 24:, 24:] = 9
+    assert not before[1].equal(model.encode_image(changed, kept)[1])
+
+
+def test_a_locked_tower_stays_as_it_was_read_and_the_text_tower_learns(make_job: MakeJob, tmp_path: Path) -> None:
+    assert main([str(make_job("start", "resnet", epochs=1))]) == 0
+    job = make_job("locked", "resnet", epochs=2, init=str(tmp_path / "start"), init_towers="image", lock_image=True)
+    assert main([str(job)]) == 0
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "locked"))
+    for name, tensor in before.items():
+        assert name.startswith("visual.") == (tensor.equal(after[name])), name
+    row = json.loads((tmp_path / "locked" / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("stop_after", [3])
+def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_path: Path, stop_after: int) -> None:
+    assert main([str(make_job("start", "vit", epochs=1))]) == 0
+    settings = {
+        "init": str(tmp_path / "start"),
+        "vocabulary": str(tmp_path / "start" / "tokenizer.json"),
+        "lock_image": True,
+        "patch_dropout": 0.5,
+        "loss": "sigmoid",
+        "grad_cache": 4,
+        "checkpoint_every": stop_after,
+    }
+    whole, cut = (make_job(name, "vit", epochs=2, **settings) for name in ("whole", "cut"))
+    assert main([str(whole)]) == main([str(cut)]) == 0
+    for name in ("model.safetensors", "done.json"):
+        (tmp_path / "cut" / name).unlink()
+    assert main([str(cut)]) == 0
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("settings", "dimensions", "says"),
+    [
+        ({"patch_dropout": 0.5}, RESNET, "patch_dropout: a ResNet has no patches"),
+        ({"grad_cache": 2}, RESNET, "grad_cache: batch normalisation"),
+        ({"init": "missing"}, VIT, "neither a file of weights nor a folder"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    settings: dict[str, object], dimensions: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        model_of(TrainConfig.model_validate(settings), dimensions)
+
+
+def test_a_locked_tower_needs_weights() -> None:
+    with pytest.raises(ValueError, match="set init"):
+        TrainConfig(lock_image=True)

@@ -1,0 +1,68 @@
+"""open_clip builds the same network from our JSON, takes our weights as they are and gives the same features."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from training.config import ModelConfig
+from training.model.checkpoint import load_model
+from training.model.clip import CLIP
+from training.train import main
+
+open_clip = pytest.importorskip("open_clip")
+
+TEXTS = ["a red thing 3", "A  PALE\tthing", "", "the end <|endoftext|> and <|pad|> after it", "ünïcödé 🙂 " * 9]
+
+
+def oracle_of(card: dict[str, object], weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    oracle = open_clip.model.CLIP(
+        **{name: card[name] for name in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")}
+    )
+    oracle.load_state_dict(weights, strict=True)
+    return oracle.eval()
+
+
+@pytest.mark.parametrize("tower", ["resnet", "vit"])
+def test_a_trained_model_gives_the_same_features(make_job: Callable[..., Path], tower: str) -> None:
+    job = make_job("a", tower, epochs=2)
+    assert main([str(job)]) == 0
+    torch.use_deterministic_algorithms(False)
+    folder = Path(json.loads(job.read_text())["output"])
+    ours = load_model(folder)
+    oracle = oracle_of(json.loads((folder / "model.json").read_text()), ours.model.state_dict())
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    images = torch.stack([ours.preprocess(picture), ours.preprocess(picture.transpose(Image.Transpose.ROTATE_90))])
+    tokens = ours.tokenizer(TEXTS)
+    context = ours.config.text_cfg.context_length
+    with torch.no_grad():
+        torch.testing.assert_close(ours.model.encode_image(images), oracle.encode_image(images), atol=1e-5, rtol=1e-5)
+        expected = oracle.encode_text(F.pad(tokens, (0, context - tokens.shape[1])))
+        torch.testing.assert_close(ours.model.encode_text(tokens), expected, atol=1e-5, rtol=1e-5)
+        one_by_one = torch.cat([ours.model.encode_text(ours.tokenizer([text])) for text in TEXTS])
+        torch.testing.assert_close(one_by_one, expected, atol=1e-5, rtol=1e-5)
+    assert ours.model.logit_scale == oracle.logit_scale
+    reference = open_clip.transform.image_transform(images.shape[-1], is_train=False)(picture)
+    torch.testing.assert_close(ours.preprocess(picture), reference, atol=1e-6, rtol=0)
+
+
+def test_quick_gelu_is_open_clips() -> None:
+    config = ModelConfig.model_validate(
+        {
+            "embed_dim": 16,
+            "quick_gelu": True,
+            "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+            "text_cfg": {"context_length": 8, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1},
+        }
+    )
+    torch.manual_seed(0)
+    model = CLIP(config).eval()
+    oracle = oracle_of(config.model_dump(), model.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(images), oracle.encode_image(images), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,201 @@
+"""Weights of open_clip and OpenAI, in the forms that they come in, give open_clip's features."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dataops.errors import ConfigError, SourceError
+from training.config import ModelConfig, load_model_config
+from training.model.clip import CLIP
+from training.model.pretrained import load_pretrained, read_state_dict
+
+open_clip = pytest.importorskip("open_clip")
+
+TEXT = {"context_length": 12, "vocab_size": 300, "width": 64, "heads": 1, "layers": 2}
+RESNET = {"image_size": 32, "layers": [1, 2, 1, 1], "width": 8, "patch_size": None}
+VIT = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16}
+TOWERS = {"resnet": RESNET, "vit": VIT}
+
+
+def oracle_of(tower: str, *, quick_gelu: bool = False, **more: Any) -> torch.nn.Module:
+    """A model of open_clip's with random weights, batch statistics and temperature too."""
+    torch.manual_seed(0)
+    model = open_clip.model.CLIP(16, dict(TOWERS[tower]), dict(TEXT), quick_gelu=quick_gelu, **more).eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and tensor.ndim:
+                spread = tensor.std() if tensor.numel() > 1 else torch.tensor(1.0)
+                tensor.add_(0.05 * (spread + 0.1) * torch.randn_like(tensor).abs())
+            elif name == "logit_scale":
+                tensor.fill_(3.21)
+    return model
+
+
+def assert_same_features(ours: CLIP, theirs: torch.nn.Module, atol: float = 1e-5) -> None:
+    images, tokens = torch.randn(3, 3, 32, 32), torch.randint(0, 299, (3, 12))
+    tokens[:, 8] = 299
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images), atol=atol, rtol=1e-5)
+        torch.testing.assert_close(ours.encode_text(tokens), theirs.encode_text(tokens), atol=atol, rtol=1e-5)
+    assert not ours.training
+    assert ours.logit_scale == theirs.logit_scale
+
+
+def torch_save(obj: object, path: Path) -> Path:
+    torch.save(obj, path)
+    return path
+
+
+def openai_archive(model: torch.nn.Module, path: Path) -> Path:
+    """As OpenAI's: traced, halves, with three facts among the weights."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual, self.transformer, self.token_embedding = model.visual, model.transformer, model.token_embedding
+            self.ln_final, self.positional_embedding = model.ln_final, model.positional_embedding
+            self.text_projection, self.logit_scale = model.text_projection, model.logit_scale
+            for name, value in (("input_resolution", 32), ("context_length", 12), ("vocab_size", 300)):
+                self.register_buffer(name, torch.tensor(value))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.visual(images)
+
+    with torch.no_grad():
+        traced = torch.jit.trace(Wrapped().half().float(), torch.randn(1, 3, 32, 32))
+    traced.half()
+    torch.jit.save(traced, str(path))
+    return path
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("form", ["safetensors", "state-dict", "checkpoint", "local-dir"])
+def test_features_are_open_clips(tmp_path: Path, tower: str, form: str) -> None:
+    theirs = oracle_of(tower)
+    weights = theirs.state_dict()
+    if form == "safetensors":
+        source = tmp_path / "weights.safetensors"
+        save_file(weights, source)
+    elif form == "state-dict":
+        source = torch_save(weights, tmp_path / "weights.pt")
+    elif form == "checkpoint":
+        wrapped = {f"module.{name}": tensor for name, tensor in weights.items()}
+        source = torch_save({"epoch": 3, "name": "x", "state_dict": wrapped, "optimizer": {}}, tmp_path / "epoch_3.pt")
+    else:
+        source = tmp_path
+        save_file(weights, source / "open_clip_model.safetensors")
+        card = {"embed_dim": 16, "vision_cfg": TOWERS[tower], "text_cfg": TEXT}
+        (source / "open_clip_config.json").write_text(json.dumps({"model_cfg": card, "preprocess_cfg": {}}))
+    assert_same_features(load_pretrained(source), theirs)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("tower", TOWERS)
+def test_an_archive_of_openais_is_read_without_torch_jit(
+    tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = oracle_of(tower, quick_gelu=True).half().float()
+    path = openai_archive(theirs, tmp_path / "openai.pt")
+    monkeypatch.setattr(torch.jit, "load", None)
+    ours = load_pretrained(path)
+    assert ours.config.quick_gelu
+    theirs = oracle_of(tower, quick_gelu=True).half().float()
+    assert_same_features(ours, theirs)
+
+
+def test_a_model_with_custom_text_and_bias_is_read(tmp_path: Path) -> None:
+    theirs = oracle_of("vit", init_logit_bias=-10.0)
+    text = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+    weights = {f"text.{n}" if n.startswith(text) else n: t for n, t in theirs.state_dict().items()}
+    weights["logit_scale"] = weights["logit_scale"].reshape(1)
+    save_file(weights, tmp_path / "w.safetensors")
+    ours = load_pretrained(tmp_path / "w.safetensors")
+    assert_same_features(ours, theirs)
+    assert ours.logit_bias is not None
+    assert ours.logit_bias == theirs.logit_bias
+
+
+def random_weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    """For a model without any: as large as trained ones are, so that features are of size 1."""
+
+    def weight(name: str, shape: torch.Size) -> Tensor:
+        if len(shape) > 1:
+            return torch.randn(shape).mul_(shape[1:].numel() ** -0.5)
+        around = 1.0 if name.endswith(("weight", "running_var")) else 0.0
+        return around + 0.3 * torch.rand(shape)
+
+    torch.manual_seed(0)
+    return {name: weight(name, tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-32"])
+def test_features_of_the_real_sizes_are_open_clips(name: str) -> None:
+    config = load_model_config(name)
+    with torch.device("meta"):
+        ours, theirs = CLIP(config).eval(), open_clip.model.CLIP(**config.model_dump()).eval()
+    weights = random_weights(ours)
+    for model in (ours, theirs):
+        model.load_state_dict(weights, assign=True)
+    theirs.attn_mask = torch.full((77, 77), -torch.inf).triu(1)  # no part of the weights
+    images, tokens = torch.randn(2, 3, 224, 224), open_clip.tokenizer.tokenize(["a red kite", "two"])
+    with torch.no_grad():
+        for found, expected in (
+            (ours.encode_image(images), theirs.encode_image(images)),
+            (ours.encode_text(tokens), theirs.encode_text(tokens)),
+        ):
+            scale = expected.abs().max()
+            assert torch.isfinite(scale)
+            torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=0)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('the pickle was run')",))
+
+
+def test_no_pickle_is_run(tmp_path: Path) -> None:
+    path = torch_save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ConfigError, match=r"cannot be read safely.*safetensors"):
+        read_state_dict(path)
+    (tmp_path / "bare.bin").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(ConfigError, match="cannot be read safely"):
+        read_state_dict(tmp_path / "bare.bin")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/constants.pkl", b"")
+        archive.writestr("script/data.pkl", pickle.dumps({"weight": Evil()}))
+    with pytest.raises(ConfigError, match="not the weights of a CLIP"):
+        load_pretrained(tmp_path / "script.pt")
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    weights = oracle_of("vit").state_dict()
+    wider = ModelConfig.model_validate({"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT})
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match=r"visual\.proj is \(64, 16\), not \(64, 32\)"):
+        load_pretrained(tmp_path / "w.safetensors", wider)
+    del weights["ln_final.bias"]
+    save_file({**weights, "visual.trunk.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match=r"ln_final\.bias is missing, visual\.trunk\.weight is not of this model"):
+        load_pretrained(tmp_path / "w.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match="not the weights of a CLIP"):
+        load_pretrained(tmp_path / "w.safetensors")
+    torch.save([1, 2], tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match="holds no state dict"):
+        load_pretrained(tmp_path / "w.pt")
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {"custom_text": true}}')
+    with pytest.raises(ConfigError, match="not a model that pairmill has"):
+        load_pretrained(tmp_path / "w.safetensors")
+
+
+def test_a_hub_that_does_not_answer_is_worth_another_try(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SourceError, match=r"hf-hub:nobody/clip: the Hub gave no weights.*local file"):
+        load_pretrained("hf-hub:nobody/clip")

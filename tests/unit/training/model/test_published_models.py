@@ -1,0 +1,74 @@
+"""Parameters, operations and state-dict keys of the models that others have published."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import load_model_config
+from training.loop.flops import forward_flops
+from training.model.clip import CLIP
+
+open_clip = pytest.importorskip("open_clip")
+
+PUBLISHED = {
+    "RN50": (102.01, 12.22, 5.96),
+    "RN101": (119.69, 19.54, 5.96),
+    "RN50x4": (178.3, 42.56, 9.27),
+    "RN50x16": (290.98, 149.39, 13.3),
+    "RN50x64": (623.26, 529.11, 23.55),
+    "ViT-S-16": (62.26, 9.2, 3.38),
+    "ViT-B-32": (151.28, 8.82, 5.96),
+    "ViT-B-16": (149.62, 35.13, 5.96),
+    "ViT-L-14": (427.62, 162.03, 13.3),
+    "ViT-L-14-336": (427.94, 381.92, 13.3),
+}
+"""Millions of parameters, GFLOPs of an image and of a text.
+Source: https://github.com/mlfoundations/open_clip/blob/main/docs/model_profile.csv"""
+
+
+def pooling_difference(name: str) -> float:
+    """GFLOPs that the published count has for queries of the attention pool that the network does not compute.
+
+    The pool asks with the mean alone, one query; open_clip's counter takes it for self-attention over all N places.
+    """
+    config = load_model_config(name)
+    if not isinstance(config.vision_cfg.layers, tuple):
+        return 0.0
+    N, C = (config.vision_cfg.image_size // 32) ** 2 + 1, config.vision_cfg.width * 32
+    return 2 * (N - 1) * (C * C + C * config.embed_dim + 2 * N * C) / 1e9
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_operations_and_keys_are_the_published_ones(name: str) -> None:
+    parameters, image, text = PUBLISHED[name]
+    config = load_model_config(name)
+    flops = forward_flops(config)
+    assert round(flops.image / 1e9 + pooling_difference(name), 2) == pytest.approx(image, abs=0.011)
+    assert round(flops.text / 1e9, 2) == pytest.approx(text, abs=0.011)
+    path = Path(open_clip.__file__).parent / "model_configs" / f"{name}.json"
+    with torch.device("meta"):
+        ours, theirs = CLIP(config), open_clip.model.CLIP(**json.loads(path.read_text()))
+    assert sum(parameter.numel() for parameter in ours.parameters()) / 1e6 == pytest.approx(parameters, abs=0.006)
+    assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
+
+
+def test_the_smallest_vit_is_deits_tower() -> None:
+    """Touvron et al. 2021, table 1: DeiT-Ti has width 192, 3 heads, 12 layers and 5 M parameters."""
+    config = load_model_config("ViT-Ti-16")
+    assert (config.vision_cfg.width // config.vision_cfg.head_width, config.vision_cfg.layers) == (3, 12)
+    with torch.device("meta"):
+        assert 5e6 < sum(parameter.numel() for parameter in CLIP(config).visual.parameters()) < 6e6
+
+
+def test_a_shorter_text_costs_less() -> None:
+    config = load_model_config("ViT-B-32")
+    whole, short = forward_flops(config), forward_flops(config, tokens=16)
+    assert whole.image == short.image
+    assert 16 / 77 * 0.95 < short.text / whole.text < 16 / 77
+
+
+def test_quickgelu_is_a_suffix_of_the_name() -> None:
+    assert load_model_config("RN50-quickgelu").quick_gelu
+    assert not load_model_config("RN50").quick_gelu

@@ -1,0 +1,94 @@
+"""The vocabulary learnt from captions."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataops.errors import ContractError
+from dataops.home import CHECKOUT
+from training.model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+
+CAPTIONS = ["A red Apple", "a green apple", "two red cars", "smiling face with hearts", "café, naïve 🙂"] * 3
+TOKENIZER = train_tokenizer(CAPTIONS, 300, 12)
+
+
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=4))
+def test_every_text_starts_ends_and_is_padded(texts: list[str]) -> None:
+    tokens = TOKENIZER(texts)
+    assert tokens.dtype == torch.int64
+    assert tokens.shape[0] == len(texts)
+    assert 2 <= tokens.shape[1] <= 12
+    for row in tokens:
+        end = int(row.argmax())  # where the text tower reads
+        assert row[0] == TOKENIZER.start_id
+        assert row[end] == TOKENIZER.end_id == TOKENIZER.vocab_size - 1
+        assert (row == TOKENIZER.end_id).sum() == 1
+        assert (row[1:end] < TOKENIZER.start_id).all()
+        assert (row[end + 1 :] == TOKENIZER.pad_id).all()
+    assert any(row.argmax() == tokens.shape[1] - 1 for row in tokens)
+
+
+def test_texts_that_differ_in_form_only_are_one() -> None:
+    rows = TOKENIZER(["a red café", "  A\tRED  \n CAFE\u0301 "])
+    assert rows[0].equal(rows[1])
+
+
+def test_special_tokens_cannot_be_spelt() -> None:
+    for text in ("<|endoftext|>", "<|startoftext|>", "<|pad|>"):
+        ids = TOKENIZER([text])[0].tolist()
+        assert len(ids) > 3
+        assert ids.count(TOKENIZER.end_id) == ids.count(TOKENIZER.start_id) == 1
+
+
+def test_merges_are_learnt_up_to_the_size() -> None:
+    assert TOKENIZER.vocab_size <= 300
+    assert TOKENIZER(["apple"]).shape[1] < 7
+    assert train_tokenizer(CAPTIONS, 259, 12).vocab_size == 259
+    assert train_tokenizer(["ab"], 5000, 12).vocab_size < 270
+
+
+def test_it_is_the_same_in_any_process_and_order() -> None:
+    script = (
+        "import sys, json; from training.model.tokenizer import train_tokenizer;"
+        "sys.stdout.write(train_tokenizer(json.loads(sys.argv[1]), 300, 12).to_json())"
+    )
+    for hash_seed in ("1", "2"):
+        result = subprocess.run(
+            [sys.executable, "-c", script, json.dumps(CAPTIONS[::-1])],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": hash_seed, "PATH": ""},
+            cwd=CHECKOUT,
+        )
+        assert result.stdout == TOKENIZER.to_json()
+
+
+def test_it_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_json())
+    again = load_tokenizer(tmp_path / "tokenizer.json", 12)
+    texts = [*CAPTIONS, "<|endoftext|> ünseen"]
+    assert again(texts).equal(TOKENIZER(texts))
+    assert again.facts() == TOKENIZER.facts()
+    assert again([]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "not json"])
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(damage)
+    with pytest.raises(ContractError):
+        load_tokenizer(tmp_path / "tokenizer.json", 12)
+
+
+def test_a_vocabulary_without_our_special_tokens_is_refused() -> None:
+    from tokenizers import Tokenizer as BytePairTokenizer
+    from tokenizers import models
+
+    with pytest.raises(ContractError, match="endoftext"):
+        Tokenizer(BytePairTokenizer(models.BPE()), 12)

@@ -1,0 +1,1 @@
+"""The data loader: shards, decoding, augmentation and sampling order."""

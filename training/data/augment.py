@@ -1,0 +1,128 @@
+"""Random changes to a batch of pictures, by tensor operations, each picture by its own random numbers.
+
+Legend: B batch, S side of the picture.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.config import AugmentConfig
+from training.data.keyed_random import uniforms
+
+DRAWS = 32  # random numbers a picture; each use has its own, so that switching one on leaves the others as they were
+
+
+def augment(images_B3SS: Tensor, config: AugmentConfig, seed: int, epoch: int, samples: np.ndarray) -> Tensor:
+    """Change each picture at random.
+
+    Args:
+        images_B3SS: in [0, 1].
+        config: what may happen, and how strongly.
+        seed: with `epoch` and `samples` (index of each picture in the dataset), all that the changes depend on.
+        epoch: see seed.
+        samples: see seed.
+
+    Returns:
+        Pictures of the same shape, in [0, 1].
+    """
+    if config == AugmentConfig():
+        return images_B3SS
+    u = torch.from_numpy(uniforms("augment", seed, epoch, samples, DRAWS).astype(np.float32)).to(images_B3SS.device)
+    if config.erase_lines:
+        images_B3SS = _erase_lines(images_B3SS, config, u[:, 0:2])
+    images_B3SS = _move(images_B3SS, config, u[:, 2:10])
+    images_B3SS = _recolour(images_B3SS, config, u[:, 10:18])
+    if config.blur:
+        chosen = (u[:, 18] < config.blur).nonzero()[:, 0]
+        images_B3SS = images_B3SS.index_copy(0, chosen, _blur(images_B3SS[chosen]))
+    if config.cutout:
+        images_B3SS = _cut_out(images_B3SS, config, u[:, 19:26])
+    return images_B3SS.clamp(0, 1)
+
+
+def _either_way(u: Tensor) -> Tensor:
+    return 2 * u - 1
+
+
+def _erase_lines(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
+    """Closing (dilate the bright, then erode it) fills whatever dark is narrower than the window."""
+    chosen = (u[:, 0] < config.erase_lines).nonzero()[:, 0]
+    before = config.line_width // 2
+    after = config.line_width - before
+    bright = _window_max(_window_max(images[chosen], before, after, dim=2), before, after, dim=3)
+    closed = -_window_max(_window_max(-bright, after, before, dim=2), after, before, dim=3)
+    amount = (0.5 + 0.5 * u[chosen, 1]).view(-1, 1, 1, 1)
+    return images.index_copy(0, chosen, torch.lerp(images[chosen], closed, amount))
+
+
+def _window_max(images: Tensor, before: int, after: int, dim: int) -> Tensor:
+    """Greatest of each pixel and its neighbours along one side: shifted maxima, much faster than pooling."""
+    result, side = images.clone(), images.shape[dim]
+    for shift in range(1, max(before, after) + 1):
+        first, last = images.narrow(dim, 0, side - shift), images.narrow(dim, shift, side - shift)
+        if shift <= after:
+            here = result.narrow(dim, 0, side - shift)
+            torch.maximum(here, last, out=here)
+        if shift <= before:
+            here = result.narrow(dim, shift, side - shift)
+            torch.maximum(here, first, out=here)
+    return result
+
+
+def _move(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
+    """Rotate, shear, stretch, zoom, mirror and shift by one bilinear resampling; the border is repeated outwards."""
+    low, high = (math.log(end) for end in config.zoom)
+    zoom = torch.exp(low + (high - low) * u[:, 0])
+    stretch = torch.exp(0.5 * config.aspect * _either_way(u[:, 1]))
+    angle = math.radians(config.rotate) * _either_way(u[:, 2])
+    shear = config.shear * _either_way(u[:, 3])
+    mirror = torch.where(u[:, 4] < config.flip, -1.0, 1.0)
+    shift = 2 * config.translate * _either_way(u[:, 5:7])
+    cos, sin = angle.cos(), angle.sin()
+    x_scale, y_scale = mirror / (zoom * stretch), stretch / zoom  # of the sampling grid: inverse of the content's
+    rows = torch.stack([cos * x_scale, (shear * cos - sin) * y_scale, shift[:, 0]], dim=1)
+    columns = torch.stack([sin * x_scale, (shear * sin + cos) * y_scale, shift[:, 1]], dim=1)
+    grid = F.affine_grid(torch.stack([rows, columns], dim=1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+# Luma and chroma of NTSC: a turn of the chroma plane is a turn of the hue. Source: FCC 1953 YIQ.
+_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_TO_RGB = torch.linalg.inv(_TO_YIQ)
+
+
+def _recolour(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
+    """Hue, saturation, brightness, contrast, channel gains and grayscale as one affine map of colours per picture."""
+    angle = 2 * math.pi * config.hue * _either_way(u[:, 0])
+    saturation = (1 + config.saturation * _either_way(u[:, 1])) * (u[:, 2] >= config.grayscale)
+    gain = 1 + config.brightness * _either_way(u[:, 3])
+    contrast = 1 + config.contrast * _either_way(u[:, 4])
+    channels = 1 + config.channel * _either_way(u[:, 5:8])
+    cos, sin, zero = saturation * angle.cos(), saturation * angle.sin(), torch.zeros_like(angle)
+    luma = torch.stack([torch.ones_like(angle), zero, zero], dim=1)
+    chroma = torch.stack([zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 2, 3)
+    turn = _TO_RGB.to(u.device) @ torch.cat([luma[:, None], chroma], dim=1) @ _TO_YIQ.to(u.device)
+    matrix = channels[:, :, None] * turn * (gain * contrast)[:, None, None]
+    offset = (0.5 - 0.5 * contrast)[:, None, None].expand(-1, 3, 1)
+    return torch.baddbmm(offset, matrix, images.flatten(2)).view_as(images)
+
+
+def _blur(images: Tensor) -> Tensor:
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    rows = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
+    return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16
+
+
+def _cut_out(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
+    """Fill a square with one colour. Source: DeVries & Taylor 2017."""
+    side = images.shape[-1]
+    half = 0.5 * config.cutout_side * u[:, 1] * (u[:, 0] < config.cutout)
+    place = (torch.arange(side, device=images.device) + 0.5) / side
+    in_columns = (place - u[:, 2:3]).abs() < half[:, None]
+    in_rows = (place - u[:, 3:4]).abs() < half[:, None]
+    inside = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+    return torch.where(inside, u[:, 4:7, None, None], images)

@@ -1,0 +1,363 @@
+"""The loader: WebDataset shards on disk to batches, in an order that is a function of (seed, epoch) and nothing else.
+
+A shard is read at random: the index beside it, or one walk over its headers, gives the places of its members, and each
+sample is then two `pread`s. So the shuffle is over the whole dataset, a resumed job starts at any step at no cost, and
+ranks and worker threads (decoding and scaling go without the interpreter's lock) only divide the work.
+"""
+
+import tarfile
+from array import array
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import cv2
+import msgspec
+import numpy as np
+import xxhash
+
+from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.shards.tar import Member, places, read_index
+from training.data import decode as pictures
+from training.data.keyed_random import uniforms
+from training.data.sampling_plan import Plan, Sampling, Windows
+from training.data.shard_files import ShardFiles, rows_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
+SAMPLED = b'"sampling_probability"'
+"""What stands in a sample's JSON where it may say how often the sample is to be seen; another's JSON is not looked into."""
+FACES = b'"face_bboxes"'
+"""The same of where its faces are; looked for only where they are to be blurred."""
+
+
+NOT_LOOKED_AT = "its faces were not looked for"
+READ_AHEAD = 2
+"""Batches that are in the making while one is in use."""
+CHUNK = 8
+"""Samples that a worker loads at once: handing each over alone would cost as much as a small picture."""
+
+
+class _Row(msgspec.Struct):
+    """What the loader asks of a sample's JSON."""
+
+    sampling_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    uid: str | None = None
+    face_bboxes: list[tuple[float, float, float, float]] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be read, and why."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of one step."""
+
+    epoch: int
+    samples: np.ndarray
+    """Index of each sample in the dataset."""
+    pixels_BSS3: np.ndarray
+    """uint8."""
+    captions: list[str]
+    skipped: list[Skipped]
+    tokens_BL: "Tensor | None" = None
+    """Of the captions, where whoever asked for batches gave a tokenizer."""
+
+
+class Dataset:
+    """The pairs of some shards, by index; the order is that of the shards and of the members in each.
+
+    Args:
+        shards: tar files with members {key}.jpg|jpeg|png|webp and {key}.txt. A {key}.json may say `sampling_probability`,
+            and the `uid` by which the pair is drawn (else its key is); other members are ignored.
+        image_size: of the model's input.
+        cache_bytes: memory for decoded pictures; the first that are read are kept.
+        crop_area: shares of the picture's area between which a random part of it is taken, as RandomResizedCrop does;
+            None: pictures are scaled so that their shorter side has `image_size` pixels, and a random square is taken.
+        arriving: see training/data/shard_files.py; empty: all shards are here.
+        blur_faces: blur each picture at its `face_bboxes`. A sample that does not say where its faces are, or that there
+            are none, is left out.
+
+    Raises:
+        ConfigError: there is no shard, or one cannot be opened.
+        ContractError: a shard is not a whole tar file, or there is no pair in any; no sample says where its faces are.
+    """
+
+    def __init__(
+        self,
+        shards: list[Path],
+        image_size: int,
+        cache_bytes: int,
+        crop_area: tuple[float, float] | None = None,
+        arriving: Mapping[str, int] | None = None,
+        *,
+        blur_faces: bool = False,
+    ):
+        self._blur_faces, self._faces = blur_faces, dict[int, list[tuple[float, float, float, float]]]()
+        self.image_size, self.crop_area = image_size, crop_area
+        self.skipped: list[Skipped] = []
+        """Samples without a picture or a caption, or with a probability that is none; they have no index."""
+        self.files = ShardFiles(shards, arriving or {})
+        self._keys: list[str] = []
+        self._spans = array("q")  # of each sample: shard, then offset and bytes of its picture and of its caption
+        self._probabilities, self._identities = array("d"), array("Q")
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_left = cache_bytes
+        for number, shard in enumerate(shards):
+            try:
+                self._walk(number, shard)
+            except OSError as error:
+                raise ConfigError(f"shard {shard}: {error.strerror or error}") from error
+            except tarfile.TarError as error:
+                raise ContractError(f"shard {shard} is not a whole tar file: {error}") from error
+        if not self._keys and any(skipped.reason == NOT_LOOKED_AT for skipped in self.skipped):
+            raise ContractError(
+                "train.blur_faces: no sample says where its faces are; add [curate.scores.faces] and make the dataset anew"
+            )
+        if not self._keys:
+            raise ContractError(f"no pair of picture and caption in {len(shards)} shards")
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How often each sample is to be seen; None where each is in every epoch."""
+        probabilities = np.array(self._probabilities)
+        return Sampling(probabilities, np.array(self._identities)) if (probabilities < 1).any() else None
+
+    def windows(self, at_once: int) -> Windows | None:
+        """So many shards at a time; None for 0, all of them."""
+        shard_of = np.array(self._spans, np.int64).reshape(-1, 5)[:, 0].copy()
+        return Windows(shard_of, len(self.files.paths), at_once) if at_once else None
+
+    def close(self) -> None:
+        """Close the shards."""
+        self.files.close()
+
+    def captions(self) -> Iterator[str]:
+        """Each caption that is UTF-8, in order."""
+        said: dict[str, str] = {}
+        of = None
+        for sample in range(len(self)):
+            shard = self._spans[5 * sample]
+            if not self.files.arrives(shard):
+                caption = self._caption(sample).decode("utf-8", "replace")
+            else:
+                if of != shard:
+                    of, said = shard, {r["key"]: r["caption"] for r in rows_of(self.files.paths[shard], ["caption"])}
+                caption = said[self._keys[sample]]
+            if (caption := caption.strip()) and "\ufffd" not in caption:
+                yield caption
+
+    def load(self, sample: int) -> tuple[np.ndarray, str] | Skipped:
+        """A decoded picture (H, W, 3), uint8, from which a part is to be cut, with its caption; or why there is none."""
+        try:
+            caption = self._caption(sample).decode("utf-8").strip()
+            if not caption:
+                raise ValueError("empty caption")
+            pixels = self._cache.get(sample)
+            if pixels is None:
+                pixels = pictures.decode(self._picture(sample), self._side_to_keep)
+                if faces := self._faces.get(sample):
+                    pixels = pictures.blur_faces(pixels, faces)
+                if self.crop_area is None:
+                    pixels = pictures.shortest_side(pixels, self.image_size)
+                # Two threads may both find room for the last one: over by a picture, and never wrong.
+                if pixels.nbytes <= self._cache_left:
+                    self._cache_left -= pixels.nbytes
+                    self._cache[sample] = pixels
+        except ValueError as error:  # UnicodeDecodeError is one
+            return Skipped(self.files.paths[self._spans[5 * sample]].name, self._keys[sample], str(error))
+        return pixels, caption
+
+    @property
+    def _side_to_keep(self) -> int:
+        """Pixels that a decoded picture's shorter side needs for the smallest part to be no smaller than the input."""
+        if self.crop_area is None:
+            return self.image_size
+        return ceil(self.image_size / sqrt(self.crop_area[0] * pictures.ASPECT[0]))
+
+    def _picture(self, sample: int) -> bytes:
+        shard, offset, size, _, _ = self._spans[5 * sample : 5 * sample + 5]
+        return self.files.read(shard, offset, size)
+
+    def _caption(self, sample: int) -> bytes:
+        shard, _, _, offset, size = self._spans[5 * sample : 5 * sample + 5]
+        return self.files.read(shard, offset, size)
+
+    def _walk(self, number: int, shard: Path) -> None:
+        members: dict[str, dict[str, tuple[int, int]]] = {}
+        for key, extension, offset, size in _places(shard, self.files.size(number)):
+            kind = "picture" if extension.lower() in PICTURES else extension.lower()
+            members.setdefault(key, {})[kind] = (offset, size)
+        row_of = self._rows_here(number, members) if self.files.arrives(number) else None
+        for key, spans in members.items():
+            if missing := " and ".join(kind for kind in ("picture", "txt") if kind not in spans):
+                self.skipped.append(Skipped(shard.name, key, f"no {missing} member"))
+                continue
+            try:
+                row = self._row(number, spans.get("json", (0, 0))) if row_of is None else row_of[key]
+            except msgspec.MsgspecError as error:
+                self.skipped.append(Skipped(shard.name, key, f"json member: {error}"))
+                continue
+            if self._blur_faces:
+                if row.face_bboxes is None:
+                    self.skipped.append(Skipped(shard.name, key, NOT_LOOKED_AT))
+                    continue
+                if row.face_bboxes:
+                    self._faces[len(self._keys)] = row.face_bboxes
+            self._keys.append(key)
+            self._spans.extend((number, *spans["picture"], *spans["txt"]))
+            self._probabilities.append(1.0 if row.sampling_probability is None else row.sampling_probability)
+            self._identities.append(xxhash.xxh3_64_intdigest((row.uid or key).encode("utf-8", "surrogateescape")))
+
+    def _row(self, shard: int, span: tuple[int, int]) -> _Row:
+        data = self.files.read(shard, *span)
+        asked = SAMPLED in data or (self._blur_faces and FACES in data)
+        return msgspec.json.decode(data, type=_Row) if asked else _Row()
+
+    def _rows_here(self, shard: int, keys: Collection[str]) -> dict[str, _Row]:
+        """What the JSON members of a shard that is not here say; the Parquet beside it says the same."""
+        path = self.files.paths[shard]
+        try:
+            columns = ["uid", "sampling_probability", *(["face_bboxes"] if self._blur_faces else [])]
+            rows = {r.pop("key"): msgspec.convert(r, _Row) for r in rows_of(path, columns)}
+        except msgspec.ValidationError as error:
+            raise ContractError(f"{path.with_name(f'part-{path.stem}.parquet')}: {error}") from error
+        if rows.keys() != set(keys):
+            raise ContractError(f"shard {path}: its .idx and its part-{path.stem}.parquet name other samples")
+        return rows
+
+
+def _places(shard: Path, end: int) -> list[Member]:
+    """Where each member lies: from the index beside the shard of `end` bytes, else by its headers."""
+    if (index := shard.with_suffix(".idx")).exists():
+        found = [member for sample in read_index(index.read_text("utf-8"), str(index)) for member in sample.values()]
+    else:
+        try:
+            with shard.open("rb") as file:
+                found = places(file, str(shard))
+        except CorruptPart:  # folders, long names, links: as others write them; or a damage, which tarfile will name
+            found = _other_places(shard)
+    if (last := max((member.offset + member.size for member in found), default=0)) > end:
+        raise tarfile.ReadError(f"a member ends at byte {last:,} of {end:,}")
+    return found
+
+
+def _other_places(shard: Path) -> list[Member]:
+    found = []
+    with tarfile.open(shard, "r:") as tar:
+        for member in tar:
+            if member.isfile():
+                folder, _, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                found.append(Member(key, extension, member.offset_data, member.size))
+    return found
+
+
+@dataclass
+class _Filling:
+    """A rank's part of a step, in the making by several threads."""
+
+    dataset: Dataset
+    plan: Plan
+    tokenize: "Callable[[list[str]], Tensor] | None"
+    epoch: int
+    samples: np.ndarray
+    captions: dict[int, str] = field(default_factory=dict)  # by row
+    skipped: dict[int, Skipped] = field(default_factory=dict)  # by row
+
+    def __post_init__(self) -> None:
+        side, count = self.dataset.image_size, len(self.samples)
+        self.pixels_BSS3 = np.empty((count, side, side, 3), dtype=np.uint8)
+        self.draws = uniforms("crop", self.plan.seed, self.epoch, self.samples, pictures.DRAWS)
+
+    def fill(self, rows: range) -> None:
+        """Load these rows."""
+        area = self.dataset.crop_area
+        for row in rows:
+            loaded = self.dataset.load(int(self.samples[row]))
+            if isinstance(loaded, Skipped):
+                self.skipped[row] = loaded
+                continue
+            pixels, self.captions[row] = loaded
+            height, width = pixels.shape[:2]
+            draws = self.draws[row]
+            part = (
+                pictures.square_of(height, width, draws)
+                if area is None
+                else pictures.part_of(height, width, area, draws)
+            )
+            pictures.cut(pixels, part, self.pixels_BSS3[row])
+
+    def done(self, fillings: Iterable[Future[None]] = ()) -> Batch:
+        """The batch, once all rows are filled."""
+        for filling in fillings:
+            filling.result()
+        kept = sorted(self.captions)
+        pixels = self.pixels_BSS3 if len(kept) == len(self.samples) else self.pixels_BSS3[kept]
+        samples = self.samples[kept]
+        captions = _dress([self.captions[row] for row in kept], self.plan, self.epoch, samples)
+        tokens_BL = self.tokenize(captions) if self.tokenize else None
+        skipped = [self.skipped[row] for row in sorted(self.skipped)]
+        return Batch(self.epoch, samples, pixels, captions, skipped, tokens_BL)
+
+
+def batches(
+    dataset: Dataset,
+    plan: Plan,
+    first_step: int,
+    rank: int,
+    ranks: int,
+    tokenize: "Callable[[list[str]], Tensor] | None" = None,
+) -> Iterator[Batch]:
+    """One rank's batches from a step (counted from 1) to the last, READ_AHEAD of them read ahead by `workers` threads."""
+    steps = range(first_step, plan.total_steps + 1)
+    fillings = (_Filling(dataset, plan, tokenize, *plan.batch(step, rank, ranks)) for step in steps)
+    if (workers := plan.config.workers) == 0:
+        for filling in fillings:
+            filling.fill(range(len(filling.samples)))
+            yield filling.done()
+        return
+    cv2.setNumThreads(0)  # the threads here are the parallelism
+    ahead: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
+        try:
+            for filling in fillings:
+                rows = range(len(filling.samples))
+                parts = [pool.submit(filling.fill, rows[i : i + CHUNK]) for i in rows[::CHUNK]]
+                ahead.append(pool.submit(filling.done, parts))  # behind those it waits for, so they have a thread
+                if len(ahead) > READ_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _dress(captions: list[str], plan: Plan, epoch: int, samples: np.ndarray) -> list[str]:
+    """Leave words out and put each caption into a prompt, at random."""
+    prompts, dropout = plan.config.prompts, plan.config.word_dropout
+    if len(prompts) == 1 and not dropout:
+        return [prompts[0].format(caption) for caption in captions]
+    draws = uniforms("caption", plan.seed, epoch, samples, 64)
+    dressed = []
+    for caption, u in zip(captions, draws, strict=True):
+        words = caption.split()
+        kept = [word for i, word in enumerate(words) if u[1 + i % 62] >= dropout] or [words[int(u[63] * len(words))]]
+        dressed.append(prompts[int(u[0] * len(prompts))].format(" ".join(kept)))
+    return dressed

@@ -1,0 +1,144 @@
+"""Open shards: those that lie here, and those that come while training goes on, because not all fit on this disk.
+
+Who started the job brings them (tasks/train/shard_supply.py); the trainer holds no credential. Their folder is all that the two
+share: `wanted.json`, written here, names them in the order in which they will be read; each comes whole, under its name,
+and goes when `wanted.json` no longer needs it; `refused.json` says why one cannot come.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from dataops.digest import canonical_json
+from dataops.errors import ConfigError, ContractError, StorageError
+from training.data.sampling_plan import Plan
+
+WANTED, REFUSED = "wanted.json", "refused.json"
+POLL_SECONDS = 0.05
+
+
+class ShardFiles:
+    """Files of shards by number, opened when they are first read.
+
+    Args:
+        arriving: bytes of those that come while training goes on, by file name.
+    """
+
+    def __init__(self, paths: Sequence[Path], arriving: Mapping[str, int]):
+        self.paths, self._arriving = paths, arriving
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def arrives(self, shard: int) -> bool:
+        """Whether it is one of those that come later."""
+        return self.paths[shard].name in self._arriving
+
+    def size(self, shard: int) -> int:
+        """Bytes of a shard, here or not."""
+        path = self.paths[shard]
+        return self._arriving[path.name] if path.name in self._arriving else path.stat().st_size
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """Bytes of a shard; waits for it where it has not come yet.
+
+        Raises: ContractError where it ends before; what its refusal says, where it cannot come.
+        """
+        data = os.pread(self._file(shard), size, offset)
+        if len(data) != size:
+            raise ContractError(f"shard {self.paths[shard]} ends before byte {offset + size:,}: it was cut while open")
+        return data
+
+    def close(self, keep: frozenset[int] = frozenset()) -> None:
+        """Close all but those to `keep`, so that the disk gets back what was taken away meanwhile."""
+        for shard in self._files.keys() - keep:
+            os.close(self._files.pop(shard))
+
+    def _file(self, shard: int) -> int:
+        with suppress(KeyError):
+            return self._files[shard]
+        opened = self._open(shard)
+        with self._lock:
+            if self._files.setdefault(shard, opened) != opened:  # another thread was faster
+                os.close(opened)
+            return self._files[shard]
+
+    def _open(self, shard: int) -> int:
+        path = self.paths[shard]
+        while True:
+            try:
+                return os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                if not self.arrives(shard):
+                    raise
+            if (refused := path.with_name(REFUSED)).exists():
+                _raise(json.loads(refused.read_text("utf-8")))
+            time.sleep(POLL_SECONDS)
+
+
+def rows_of(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """What the dataset's Parquet beside a shard says of its samples, in its order; with each one's `key`.
+
+    Raises: ContractError where it is not there or has no such columns.
+    """
+    path = shard.with_name(f"part-{shard.stem}.parquet")
+    try:
+        yield from pq.read_table(path, columns=["key", *columns]).to_pylist()
+    except (OSError, ValueError, KeyError) as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+class Wishes:
+    """What rank 0 asks for, step by step.
+
+    Args:
+        files: of the dataset.
+        plan: with windows.
+        limit: bytes that may lie in the folder at a time.
+
+    Raises: ConfigError where twice what is shuffled together does not fit: one part is read while the next one comes.
+    """
+
+    def __init__(self, files: ShardFiles, plan: Plan, limit: int):
+        assert plan.windows is not None
+        self._files, self._plan, self._limit = files, plan, limit
+        self._folder = files.paths[0].parent
+        self._told: tuple[set[int], set[int]] | None = None
+        sizes = sorted(map(files.size, range(len(files.paths))))
+        self._check(2 * sum(sizes[-plan.windows.at_once :]), f"twice shuffle_shards = {plan.windows.at_once} shards")
+
+    def tell(self, step: int, soon: list[int]) -> None:
+        """Ask for what is needed from a step on.
+
+        Args:
+            step: the next one.
+            soon: the shards of this one and of those that are read ahead, in the order of need.
+
+        Raises: ConfigError where the shards of one step do not fit.
+        """
+        now = self._plan.shards_of(step, step)
+        if self._told == (told := (set(now), set(soon))):
+            return
+        self._check(sum(map(self._files.size, now)), f"the {len(now)} shards of step {step}")
+        names = [self._files.paths[shard].name for shard in dict.fromkeys(soon + self._plan.shards_after(step))]
+        part = self._folder / f".{WANTED}"
+        part.write_text(canonical_json(names))
+        part.replace(self._folder / WANTED)
+        self._told = told
+
+    def _check(self, size: int, what: str) -> None:
+        if size > self._limit:
+            raise ConfigError(
+                f"shard_cache_bytes = {self._limit:,} does not hold {what}, {size:,} bytes: raise it, or lower "
+                "shuffle_shards or batch_size"
+            )
+
+
+def _raise(refusal: dict[str, Any]) -> None:
+    raise (ContractError if refusal["exit_code"] == ContractError.exit_code else StorageError)(refusal["message"])

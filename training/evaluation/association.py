@@ -1,0 +1,97 @@
+"""Association: a word and several pictures, of which as many are to be chosen as belong to it (WinoGAViL).
+
+Shape suffixes: Q cues, D embed_dim, N candidates of a cue.
+"""
+
+from math import comb
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from dataops.errors import ContractError
+from training.evaluation.encode import Evaluated, encode_texts
+from training.evaluation.features import EncodedSet
+from training.evaluation.intervals import bootstrap
+from training.evaluation.sets import Cue
+from training.evaluation.task import Task
+
+PREDICTIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("cue", pa.string()),
+        ("candidates", pa.list_(pa.string())),
+        ("associations", pa.list_(pa.string())),
+        ("chosen", pa.list_(pa.string())),
+        ("jaccard", pa.float64()),
+    ]
+)
+"""A row a cue, in the order of associations.jsonl; pictures by their keys, `chosen` from the nearest on."""
+
+
+def associate(
+    loaded: Evaluated, task: Task, encoded: EncodedSet, threads: int | None = None
+) -> tuple[dict[str, Any], pa.Table]:
+    """Choose for each cue the pictures whose features are nearest to it. An unreadable picture is the last to be chosen.
+
+    Returns: the task's entry of metrics.json and its predictions.
+    Raises: ContractError where a cue names a picture that is not there.
+    Source: Bitton et al. 2022, "WinoGAViL", section 4 (Jaccard index); the words around a cue: DataComp,
+        eval_utils/wino_eval.py. DataComp leaves the features of pictures at their own lengths; here they are cosines.
+    """
+    cues = task.data.cues()
+    place = {sample.key: row for row, sample in enumerate(encoded.readable)}
+    known = {sample.key for sample in encoded.samples}
+    text_QD = encode_texts(loaded, [prompt(cue.cue) for cue in cues], threads)
+    rows = []
+    for number, cue in enumerate(cues):
+        if unknown := [key for key in cue.candidates if key not in known]:
+            msg = f"{task.data.root}: cue {cue.cue!r} names {unknown[0]!r}, which is no picture of the set"
+            raise ContractError(msg)
+        there = [key for key in cue.candidates if key in place]
+        cosine_N = encoded.features_RD[torch.tensor([place[key] for key in there], dtype=torch.long)] @ text_QD[number]
+        order = cosine_N.sort(descending=True, stable=True).indices.tolist()
+        nearest = [there[at] for at in order] + [key for key in cue.candidates if key not in place]
+        chosen = nearest[: len(cue.associations)]
+        rows.append(
+            {
+                "key": str(number),
+                "cue": cue.cue,
+                "candidates": cue.candidates,
+                "associations": cue.associations,
+                "chosen": chosen,
+                "jaccard": jaccard(cue.associations, chosen),
+            }
+        )
+    return _result(cues, rows, encoded), pa.Table.from_pylist(rows, schema=PREDICTIONS)
+
+
+def prompt(cue: str) -> str:
+    """`A cue` or `An onset`."""
+    return f"{'An' if cue[:1].lower() in 'aeiou' else 'A'} {cue.lower()}"
+
+
+def jaccard(one: tuple[str, ...] | list[str], other: tuple[str, ...] | list[str]) -> float:
+    """What two sets share, of all that is in either."""
+    return len({*one} & {*other}) / len({*one, *other})
+
+
+def chance_of_jaccard(right: int, candidates: int) -> float:
+    """Expected index of as many candidates as are right, drawn at random (hypergeometric)."""
+    hits = range(max(0, 2 * right - candidates), right + 1)
+    ways = (comb(right, hit) * comb(candidates - right, right - hit) * hit / (2 * right - hit) for hit in hits)
+    return sum(ways) / comb(candidates, right)
+
+
+def _result(cues: list[Cue], rows: list[dict[str, Any]], encoded: EncodedSet) -> dict[str, Any]:
+    scores_Q = np.array([row["jaccard"] for row in rows])
+    low, high = bootstrap(len(rows), lambda drawn: float(scores_Q @ drawn) / len(rows))
+    chance = float(np.mean([chance_of_jaccard(len(cue.associations), len(cue.candidates)) for cue in cues]))
+    return {
+        "kind": "association",
+        "n": len(rows),
+        "images": len(encoded.samples),
+        "unreadable": len(encoded.samples) - len(encoded.readable),
+        "metrics": {"jaccard": {"value": float(scores_Q.mean()), "low": low, "high": high, "chance": chance}},
+    }

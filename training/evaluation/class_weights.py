@@ -1,0 +1,45 @@
+"""Classes as text features: each the mean over its prompts. A registered model carries this file, so it needs little.
+
+Shape suffixes: C classes, T templates, D embed_dim.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.evaluation.encode import Evaluated, encode_texts
+
+TEXTS_AT_ONCE = 65_536
+"""Prompts whose features are held together: bounds memory at any number of classes."""
+
+
+def class_weights(
+    loaded: Evaluated, class_names: Sequence[str], templates: Sequence[str], threads: int | None = None
+) -> Tensor:
+    """(C, D): per class the mean of the unit-norm features of its prompts, brought back to unit norm.
+
+    Args:
+        templates: with `{c}` in the place of the class.
+
+    Source: Radford et al. 2021, section 3.1.4 ("we construct the ensemble over the embedding space").
+    """
+    return torch.cat([ensemble(chunk) for chunk in prompt_features(loaded, class_names, templates, threads)])
+
+
+def ensemble(prompts_CTD: Tensor) -> Tensor:
+    """(C, D): the unit-norm mean of each class's prompts."""
+    return F.normalize(prompts_CTD.mean(dim=1), dim=-1)
+
+
+def prompt_features(
+    loaded: Evaluated, class_names: Sequence[str], templates: Sequence[str], threads: int | None
+) -> Iterator[Tensor]:
+    """(C', T, D) of as many classes at a time as fit TEXTS_AT_ONCE; prompts of many classes share a batch."""
+    step = max(1, TEXTS_AT_ONCE // len(templates))
+    for start in range(0, len(class_names), step):
+        names = class_names[start : start + step]
+        # replace, not str.format: a hostile template could walk attributes, a class name may hold braces
+        prompts = [template.replace("{c}", name) for name in names for template in templates]
+        yield encode_texts(loaded, prompts, threads).view(len(names), len(templates), -1)

@@ -1,0 +1,73 @@
+"""Two models on the same images: is one better, or can the test set not tell? No torch.
+
+A test image that both get right, or both wrong, says nothing of the difference: only those that they disagree on do. So
+two models whose own intervals overlap may well be distinguishable.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from dataops.errors import ContractError
+from training.evaluation.intervals import CONFIDENCE, RESAMPLES, bootstrap
+
+Verdict = Literal["better", "worse", "not distinguishable"]
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p-value of the hypothesis that each of two is as often alone right as the other.
+
+    Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions", Psychometrika
+    12.
+    """
+    from scipy.stats import binomtest
+
+    disagreed = only_first + only_second
+    return 1.0 if disagreed == 0 else float(binomtest(only_first, disagreed, 0.5).pvalue)
+
+
+def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
+    """Compare two tables of predictions of one task, image by image.
+
+    Returns: by metric (`top1`, or both ways of retrieval): first, second (values), difference, low, high (a paired
+        bootstrap over images), p_value (McNemar's where each image is right or wrong, else None), verdict on the first:
+        better or worse where p_value is below 0.005, or, without one, where the interval does not hold 0.
+    Raises: ContractError where they are not of the same images.
+    """
+    if first["key"].to_pylist() != second["key"].to_pylist():
+        msg = "the two models were not measured on the same images in the same order"
+        raise ContractError(msg)
+    scores = hits(first), hits(second)
+    return {name: _compared(scores[0][name], scores[1][name]) for name in scores[0]}
+
+
+def hits(predictions: pa.Table) -> dict[str, np.ndarray]:
+    """For each metric how right each image (or cue) is, 0 to 1: an unreadable one is wrong."""
+    if "jaccard" in predictions.column_names:
+        return {"jaccard": predictions["jaccard"].to_numpy()}
+    if "image_to_text_rank" in predictions.column_names:
+        ranks = predictions["text_to_image_ranks"].to_pylist()
+        to_image = [float(np.mean([rank == 1 for rank in row])) if row else 0.0 for row in ranks]
+        to_text = [float(rank == 1) for rank in predictions["image_to_text_rank"].to_pylist()]
+        return {"image_to_text_R@1": np.array(to_text), "text_to_image_R@1": np.array(to_image)}
+    return {"top1": np.array([float(rank == 1) for rank in predictions["rank"].to_pylist()])}
+
+
+def _compared(first_N: np.ndarray, second_N: np.ndarray) -> dict[str, Any]:
+    difference_N = first_N - second_N
+    n = len(difference_N)
+    binary = bool(np.isin(first_N, (0, 1)).all() and np.isin(second_N, (0, 1)).all())
+    p_value = mcnemar(int((difference_N > 0).sum()), int((difference_N < 0).sum())) if binary else None
+    low, high = bootstrap(n, lambda drawn: float(difference_N @ drawn) / n, RESAMPLES)
+    distinct = p_value < 1 - CONFIDENCE if p_value is not None else low > 0 or high < 0
+    difference = float(difference_N.mean())
+    verdict: Verdict = "not distinguishable" if not distinct else "better" if difference > 0 else "worse"
+    values = {"first": float(first_N.mean()), "second": float(second_N.mean()), "difference": difference}
+    return {**values, "low": low, "high": high, "p_value": p_value, "n": n, "verdict": verdict}
+
+
+def compare_all(first: Mapping[str, pa.Table], second: Mapping[str, pa.Table]) -> dict[str, dict[str, dict[str, Any]]]:
+    """`compare` for each task that both have."""
+    return {task: compare(table, second[task]) for task, table in first.items() if task in second}

@@ -1,0 +1,151 @@
+"""The encoded images of a set, made once: zero-shot transfer, retrieval, prompts and probe all read them.
+
+In a folder they outlive the process: one safetensors file for a model, a split's bytes and a way to compute. Labels and
+captions are not in it: they are read from the set each time, which costs little.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dataops.digest import canonical_json
+from dataops.errors import ContractError
+from dataops.store import FolderStore
+from training import distributed
+from training.evaluation.encode import Evaluated, encode_images, place_of
+from training.evaluation.samples import Sample
+from training.evaluation.sets import EvalSet
+
+FEATURES_VERSION = 1
+"""Raised when the same model and images give other features."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """A split: every sample without its picture, why a picture could not be decoded, and features of the R others."""
+
+    folder: Path
+    samples: list[Sample]
+    errors: list[str | None]
+    features_RD: Tensor
+    """Unit-norm rows, in the order of the samples that have no error."""
+    pooled_RW: Tensor | None
+    """What the tower's last projection was given; None where the tower is not known."""
+
+    @property
+    def readable(self) -> list[Sample]:
+        """The samples that have features, in their order."""
+        return [sample for sample, error in zip(self.samples, self.errors, strict=True) if error is None]
+
+    def rows(self, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A row a sample: key and status, with the answers of the readable ones and the errors of the others."""
+        remaining = iter(answers)
+        return [
+            {"key": sample.key, "status": "ok", **next(remaining)}
+            if error is None
+            else {"key": sample.key, "status": "unreadable", "error_message": error}
+            for sample, error in zip(self.samples, self.errors, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class FeatureFolder:
+    """Where features are kept between tasks, tries and commands."""
+
+    store: FolderStore
+    model_digest: str
+
+    def name(self, loaded: Evaluated, files: Sequence[Sequence[str]], batch_size: int) -> str:
+        """The file of a model's features of these files (name and sha256 each), computed so."""
+        device, dtype = place_of(loaded.model)
+        made_from = {
+            "version": FEATURES_VERSION,
+            "model": self.model_digest,
+            "files": [list(file) for file in files],
+            "batch_size": batch_size,
+            "computed": [device.type, str(dtype)],
+        }
+        return f"{sha256(canonical_json(made_from).encode()).hexdigest()[:32]}.safetensors"
+
+    def read(self, name: str) -> tuple[list[str | None], Tensor, Tensor | None] | None:
+        """Errors, features and pooled features; None where there are none yet, or a damaged file."""
+        path = self.store.local(name) if self.store.size(name) is not None else None
+        if path is None:
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                errors = json.loads(file.metadata()["errors"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            return errors, tensors["features"], tensors.get("pooled")
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            logger.warning("%s is damaged (%s): its images are encoded again", path, error)
+            return None
+
+    def write(self, name: str, encoded: EncodedSet) -> None:
+        """Keep them, whole or not at all."""
+        tensors = {"features": encoded.features_RD.cpu().contiguous()}
+        if encoded.pooled_RW is not None:
+            tensors["pooled"] = encoded.pooled_RW.cpu().contiguous()
+        self.store.put(name, save(tensors, {"errors": json.dumps(encoded.errors)}))
+
+
+def encode_set(
+    loaded: Evaluated,
+    data: EvalSet,
+    batch_size: int,
+    threads: int | None = None,
+    *,
+    kept: FeatureFolder | None = None,
+    files: Sequence[Sequence[str]] = (),
+) -> EncodedSet:
+    """Encode every image of a set, or take its features from where they are kept.
+
+    Args:
+        kept: where features outlive the call; None: nowhere.
+        files: name and sha256 of all that the set is read from; needed with `kept`.
+
+    Raises: ContractError where the set is damaged, no image can be decoded, or features are not finite.
+    """
+    name = kept.name(loaded, files, batch_size) if kept is not None else ""
+    known = distributed.from_first(kept.read(name) if kept is not None and distributed.rank() == 0 else None)
+    device, _ = place_of(loaded.model)
+    if known is not None:
+        errors, features_RD, pooled_RW = known
+        samples = [replace(sample, image=b"") for sample in data.samples()]
+        on_device = None if pooled_RW is None else pooled_RW.to(device)
+        if len(errors) == len(samples) and errors.count(None) == len(features_RD):
+            return EncodedSet(data.folder, samples, errors, features_RD.to(device), on_device)
+    encoded = _encode(loaded, data, batch_size, threads)
+    if kept is not None and distributed.rank() == 0:
+        kept.write(name, encoded)
+    return encoded
+
+
+def _encode(loaded: Evaluated, data: EvalSet, batch_size: int, threads: int | None) -> EncodedSet:
+    samples: list[Sample] = []
+    errors: list[str | None] = []
+    features: list[Tensor] = []
+    pooled: list[Tensor] = []
+    for batch in encode_images(loaded, data.samples(), batch_size, threads):
+        samples += [replace(sample, image=b"") for sample in batch.samples]
+        errors += batch.errors
+        if len(batch.features_RD):
+            features.append(batch.features_RD)
+            pooled += [] if batch.pooled_RW is None else [batch.pooled_RW]
+    if not features:
+        msg = f"{data.folder}: none of {len(samples)} images can be decoded ({errors[0]})"
+        raise ContractError(msg)
+    device, _ = place_of(loaded.model)
+    whole = torch.cat(pooled).to(device) if len(pooled) == len(features) else None
+    return EncodedSet(data.folder, samples, errors, torch.cat(features).to(device), whole)

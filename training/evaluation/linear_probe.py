@@ -1,0 +1,196 @@
+"""The linear probe and few-shot classification: logistic regression on features before the projection.
+
+Source: Radford et al. 2021, appendix A.3: L-BFGS with at most 1,000 iterations; the L2 strength from 96 logarithmic steps
+between 1e-6 and 1e6, by a binary search on a validation split; then a fit on training and validation examples together.
+
+The optimiser is scipy's L-BFGS-B, as in scikit-learn, on a loss and gradient by torch: so the same fit on CPU and GPU, and
+the same as scikit-learn's.
+
+Shape suffixes: N examples, W width of the features, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from training import distributed
+from training.evaluation.encode import in_order
+from training.evaluation.intervals import proportion
+from training.evaluation.metrics import mean_per_class_record
+from training.evaluation.zero_shot import true_ranks
+
+STEPS_PER_DECADE = 8
+GRID = [10.0 ** (-6 + step / STEPS_PER_DECADE) for step in range(12 * STEPS_PER_DECADE + 1)]
+"""Candidates for the L2 strength: 96 steps, so 97 of them."""
+FIRST = range(0, len(GRID), 2 * STEPS_PER_DECADE)
+"""Where the search begins: 1e-6, 1e-4, ..., 1e6."""
+MAX_ITERATIONS = 1000
+SHOTS = (1, 2, 4, 8, 16)
+VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled features; an unreadable image has none."""
+
+    features_NW: Tensor
+    labels_N: Tensor
+
+    def at(self, rows: np.ndarray) -> "Examples":
+        """Those rows."""
+        chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.labels_N.device)
+        return Examples(self.features_NW[chosen], self.labels_N[chosen])
+
+    def with_(self, other: "Examples") -> "Examples":
+        """These, then those."""
+        both = torch.cat([self.features_NW, other.features_NW]), torch.cat([self.labels_N, other.labels_N])
+        return Examples(*both)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of features."""
+
+    weights_CW: Tensor
+    bias_C: Tensor
+
+    def to(self, device: torch.device) -> "Probe":
+        """The same on a device."""
+        return Probe(self.weights_CW.to(device), self.bias_C.to(device))
+
+    def ranks(self, features_NW: Tensor, labels_N: Tensor) -> Tensor:
+        """Rank of the true label of each, from 1."""
+        return true_ranks(features_NW.double() @ self.weights_CW.T + self.bias_C, labels_N)
+
+    def accuracy(self, examples: Examples) -> float:
+        """Share of the examples whose class it names."""
+        return float((self.ranks(examples.features_NW, examples.labels_N) == 1).double().mean())
+
+
+def fit(examples: Examples, classes: int, strength: float) -> Probe:
+    """Multinomial logistic regression: the least of sum(cross-entropy) + strength / 2 x sum(weights^2), bias free.
+
+    Args:
+        strength: scikit-learn's 1 / C.
+    """
+    from scipy.optimize import minimize
+
+    features_NW, labels_N = examples.features_NW.double(), examples.labels_N
+    n, width = features_NW.shape
+    each_N = torch.arange(n, device=labels_N.device)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        parameters = torch.from_numpy(flat).to(features_NW.device).view(classes, width + 1)
+        weights_CW, bias_C = parameters[:, :width], parameters[:, width]
+        logits_NC = features_NW @ weights_CW.T + bias_C
+        log_NC = logits_NC.log_softmax(dim=1)
+        value = strength / (2 * n) * weights_CW.square().sum() - log_NC[each_N, labels_N].mean()
+        error_NC = log_NC.exp()
+        error_NC[each_N, labels_N] -= 1
+        error_NC /= n
+        gradient = torch.cat([error_NC.T @ features_NW + strength / n * weights_CW, error_NC.sum(0)[:, None]], dim=1)
+        return float(value), gradient.cpu().numpy().ravel()
+
+    # Tolerances of scikit-learn's LogisticRegression(solver="lbfgs"), on the mean loss as there.
+    options = {"maxiter": MAX_ITERATIONS, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
+    with torch.inference_mode():
+        found = minimize(loss, np.zeros(classes * (width + 1)), jac=True, method="L-BFGS-B", options=options)
+        flat = torch.from_numpy(found.x).to(features_NW.device).view(classes, width + 1)
+    return Probe(flat[:, :width], flat[:, width])
+
+
+def fits(examples: Examples, classes: int, strengths: Sequence[float]) -> list[Probe]:
+    """`fit` for each strength, in order; each is the work of one thread, which small matrices want, of one of the ranks."""
+    with threadpool_limits(1, user_api="blas"):  # scipy's own vectors are small too, and its threads mostly wait
+        mine = in_order(lambda strength: fit(examples, classes, strength), distributed.my_share(strengths))
+        made = mine if distributed.world_size() == 1 else (each.to(torch.device("cpu")) for each in mine)
+        return [each.to(examples.features_NW.device) for each in distributed.in_turn(made)]
+
+
+def search(score: Callable[[list[float]], list[float]]) -> float:
+    """The strength of the grid with the best score: first of all seven, then of its neighbours at ever half the distance.
+
+    Args:
+        score: takes several strengths at once.
+
+    Equal scores go to the greater strength.
+    """
+    scores: dict[int, float] = {}
+    wanted, step = list(FIRST), FIRST.step
+    while wanted:
+        scores |= zip(wanted, score([GRID[index] for index in wanted]), strict=True)
+        step //= 2
+        near = (_peak(scores) - step, _peak(scores) + step) if step else ()
+        wanted = [index for index in near if 0 <= index < len(GRID) and index not in scores]
+    return GRID[_peak(scores)]
+
+
+def _peak(scores: dict[int, float]) -> int:
+    return max(scores, key=lambda index: (scores[index], index))
+
+
+def probe(
+    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int, seed: int = 0
+) -> dict[str, Any]:
+    """Fit on training examples and measure on test ones.
+
+    Args:
+        validation: to choose the strength by; None: a fifth of the training examples, drawn by the seed.
+        unreadable: test images without features; they count as wrong.
+
+    Returns: strength, train (how many examples), top1 and mean_per_class as records of a metric.
+    """
+    whole = train if validation is None else train.with_(validation)
+    if validation is None:
+        drawn = np.random.default_rng(seed).permutation(len(train.labels_N))
+        held = max(1, round(VALIDATION_SHARE * len(drawn)))
+        train, validation = train.at(np.sort(drawn[held:])), train.at(np.sort(drawn[:held]))
+    return _chosen(train, validation, whole, test, classes, unreadable)
+
+
+def few_shot(
+    train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The same with 1, 2, 4, 8 and 16 examples of each class, drawn by the seed; a larger draw holds the smaller one.
+
+    The strength is chosen on the validation examples, or on the training examples that are not drawn. A number of shots
+    that some class cannot give is left out.
+
+    Returns: shots, strength, train, top1 and mean_per_class of each.
+    """
+    order = np.random.default_rng(seed).permutation(len(train.labels_N))
+    labels = train.labels_N.cpu().numpy()[order]
+    per_class = [order[labels == label] for label in range(classes)]
+    results = []
+    for shots in SHOTS:
+        if min(len(rows) for rows in per_class) < shots + (validation is None):
+            break
+        chosen = np.sort(np.concatenate([rows[:shots] for rows in per_class]))
+        few = train.at(chosen)
+        judge = validation if validation is not None else train.at(np.setdiff1d(order, chosen))
+        results.append({"shots": shots, **_chosen(few, judge, few, test, classes, unreadable)})
+    return results
+
+
+def _chosen(
+    train: Examples, validation: Examples, whole: Examples, test: Examples, classes: int, unreadable: int
+) -> dict[str, Any]:
+    """Choose the strength, fit on the whole, measure."""
+    strength = search(lambda tried: [each.accuracy(validation) for each in fits(train, classes, tried)])
+    (found,) = fits(whole, classes, [strength])
+    return {"strength": strength, **_measure(found, whole, test, classes, unreadable)}
+
+
+def _measure(found: Probe, train: Examples, test: Examples, classes: int, unreadable: int) -> dict[str, Any]:
+    right = (found.ranks(test.features_NW, test.labels_N) == 1).tolist()
+    labels: Sequence[int] = test.labels_N.tolist()
+    return {
+        "train": len(train.labels_N),
+        "top1": proportion(sum(right), len(right) + unreadable, 1 / classes),
+        "mean_per_class": mean_per_class_record(labels, right, classes),
+    }

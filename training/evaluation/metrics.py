@@ -1,0 +1,120 @@
+"""Figures over labels and scores, as plain numpy. An unreadable image has the prediction -1, which is never right.
+
+Shape suffixes: N images, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from training.evaluation.intervals import bootstrap, clopper_pearson
+
+LEAST_OF_A_CLASS = 10
+"""With fewer images in a class, resampling whole sets says little of the class, and no interval is claimed."""
+
+
+def mean_per_class(labels_N: np.ndarray, right_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
+    """Mean over the classes that have images of the share of them that is right (scikit-learn's balanced accuracy).
+
+    Args:
+        right_N: 1 where the prediction is right, else 0.
+        weights_N: how often each image counts; None: once.
+    """
+    seen = np.bincount(labels_N, weights=weights_N)
+    right = np.bincount(labels_N, weights=right_N if weights_N is None else right_N * weights_N)
+    there = seen > 0
+    return float((right[there] / seen[there]).mean())
+
+
+def mean_per_class_record(labels: Sequence[int], right: Sequence[int], classes: int) -> dict[str, float | None]:
+    """Its record, with a bootstrap interval where each class has LEAST_OF_A_CLASS images."""
+    labels_N, right_N = np.asarray(labels), np.asarray(right, dtype=float)
+    counts = np.bincount(labels_N)
+    low = high = None
+    if counts[counts > 0].min() >= LEAST_OF_A_CLASS:
+        low, high = bootstrap(len(labels_N), lambda drawn: mean_per_class(labels_N, right_N, drawn))
+    return {"value": mean_per_class(labels_N, right_N), "low": low, "high": high, "chance": 1 / classes}
+
+
+def macro_f1(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
+    """Mean over the classes that have images of the harmonic mean of precision and recall.
+
+    Source: WILDS, common/metrics/all_metrics.py: scikit-learn's macro F1 over the labels that occur.
+    """
+    scores = []
+    for label in np.unique(labels_N):
+        hits = np.sum((predicted_N == label) & (labels_N == label))
+        scores.append(2 * hits / (np.sum(predicted_N == label) + np.sum(labels_N == label)))
+    return float(np.mean(scores))
+
+
+def roc_auc(scores_N: np.ndarray, relevant_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
+    """The area under the ROC curve: how probably a relevant image has a higher score than another; equal scores are half.
+
+    Args:
+        weights_N: how often each image counts; None: once.
+
+    Raises: ValueError unless some images are relevant, and some are not.
+    Source: Fawcett 2006, "An introduction to ROC analysis", section 7.
+    """
+    weights_N = np.ones(len(scores_N)) if weights_N is None else weights_N
+    _, place_N = np.unique(scores_N, return_inverse=True)
+    relevant, other = (np.bincount(place_N, weights_N * of) for of in (relevant_N, ~relevant_N))
+    pairs = relevant.sum() * other.sum()
+    if not pairs:
+        msg = "a ROC curve needs images of both classes"
+        raise ValueError(msg)
+    return float(relevant @ (np.cumsum(other) - other / 2) / pairs)
+
+
+def roc_auc_record(scores_N: np.ndarray, relevant_N: np.ndarray) -> dict[str, float | None]:
+    """Its record, with a bootstrap interval where each class has LEAST_OF_A_CLASS images."""
+    low = high = None
+    if min(relevant_N.sum(), (~relevant_N).sum()) >= LEAST_OF_A_CLASS:
+        low, high = bootstrap(len(scores_N), lambda drawn: roc_auc(scores_N, relevant_N, drawn))
+    return {"value": roc_auc(scores_N, relevant_N), "low": low, "high": high, "chance": 0.5}
+
+
+def average_precision(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
+    """Mean over the relevant images of the precision down to each, images ranked by falling score.
+
+    Equal scores rank in the order of the images. A class without a relevant image has 0, as in CLIP_benchmark.
+    Source: CLIP_benchmark 1.6.2, metrics/zeroshot_classification.py, average_precision_per_class.
+    """
+    relevant = relevant_N[np.argsort(-scores_N, kind="stable")].astype(bool)
+    precision = np.cumsum(relevant) / np.arange(1, len(relevant) + 1)
+    return float(precision[relevant].sum() / max(relevant.sum(), 1))
+
+
+def average_precision_11_points(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
+    """Mean of the best precision at recall 0, 0.1, ..., 1 or more: how PASCAL VOC 2007 was scored, and the paper's figure.
+
+    Source: Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) Challenge", section 4.2.
+    """
+    relevant = relevant_N[np.argsort(-scores_N, kind="stable")].astype(bool)
+    if not relevant.any():
+        return 0.0
+    hits = np.cumsum(relevant)
+    precision, recall = hits / np.arange(1, len(relevant) + 1), hits / hits[-1]
+    # 10 x recall in whole tenths: 3/10 >= 0.3 must hold in binary too
+    return float(np.mean([precision[recall * 10 >= tenth - 1e-9].max() for tenth in range(11)]))
+
+
+def group_records(
+    groups_N: np.ndarray, right_N: np.ndarray, names: Sequence[str] = (), ignore: Sequence[int] = ()
+) -> list[dict[str, Any]]:
+    """Accuracy of each group with its exact interval: group, name, n, value, low, high, counts_as_worst."""
+    records = []
+    for group in np.unique(groups_N).tolist():
+        right = right_N[groups_N == group]
+        low, high = clopper_pearson(int(right.sum()), len(right))
+        name = names[group] if 0 <= group < len(names) else str(group)
+        figures = {"n": len(right), "value": float(right.mean()), "low": low, "high": high}
+        records.append({"group": group, "name": name, **figures, "counts_as_worst": group not in ignore})
+    return records
+
+
+def worst_group(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The group with the lowest accuracy among those that count; all where none does."""
+    return min([r for r in records if r["counts_as_worst"]] or records, key=lambda record: record["value"])

@@ -1,0 +1,93 @@
+"""Zero-shot classification where an image shows several classes: each class ranks all images, and average precision counts.
+
+Shape suffixes: R readable images, C classes, N all images.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from training.evaluation.class_weights import class_weights
+from training.evaluation.encode import Evaluated
+from training.evaluation.features import EncodedSet
+from training.evaluation.metrics import average_precision, average_precision_11_points
+from training.evaluation.task import Task
+from training.evaluation.zero_shot import BEST, best, chunks
+
+PREDICTIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("labels", pa.list_(pa.int32())),
+        ("label_names", pa.list_(pa.string())),
+        ("top5", pa.list_(pa.int32())),
+        ("scores", pa.list_(pa.float32())),
+        ("rank", pa.int32()),
+        ("status", pa.string()),
+        ("error_message", pa.string()),
+    ]
+)
+"""A row an image, in the order of the set. `top5` are the classes nearest to it with their cosines, `rank` is that of the
+first right class, from 1; null where there is none, or `status` is `unreadable` (else `ok`)."""
+
+
+def classify_multilabel(
+    loaded: Evaluated,
+    task: Task,
+    encoded: EncodedSet,
+    threads: int | None = None,
+    cache: dict[tuple[str, ...], Tensor] | None = None,
+) -> tuple[dict[str, Any], pa.Table]:
+    """Rank all images for each class. An unreadable image comes last in every ranking.
+
+    Returns: the task's entry of metrics.json and its predictions.
+    Source: CLIP_benchmark, clip_benchmark/metrics/zeroshot_classification.py, evaluate.
+    """
+    cache = {} if cache is None else cache
+    class_names, templates = task.data.class_names(), task.data.templates()
+    prompts = (*templates, "", *class_names)
+    if prompts not in cache:
+        cache[prompts] = class_weights(loaded, class_names, templates, threads)
+    scores, answers = [], []
+    for features_BD, samples in chunks(encoded):
+        scores_BC = features_BD @ cache[prompts].T
+        scores.append(scores_BC.cpu())
+        values_BK, columns_BK = best(scores_BC, BEST)
+        order_BC = scores_BC.sort(dim=1, descending=True, stable=True).indices
+        for row, sample in enumerate(samples):
+            at = torch.isin(order_BC[row].cpu(), torch.tensor(sample.labels, dtype=torch.int64)).nonzero()
+            rank = int(at[0]) + 1 if len(at) else None
+            answers.append({"top5": columns_BK[row].tolist(), "scores": values_BK[row].tolist(), "rank": rank})
+    rows = [
+        {**row, "labels": sample.labels, "label_names": [class_names[label] for label in sample.labels]}
+        for row, sample in zip(encoded.rows(answers), encoded.samples, strict=True)
+    ]
+    result = _result(encoded, torch.cat(scores).numpy(), len(class_names))
+    return {**result, "templates": len(templates)}, pa.Table.from_pylist(rows, schema=PREDICTIONS)
+
+
+def _result(encoded: EncodedSet, scores_RC: np.ndarray, classes: int) -> dict[str, Any]:
+    n = len(encoded.samples)
+    readable_N = np.array([error is None for error in encoded.errors])
+    scores_NC = np.full((n, classes), -np.inf, dtype=np.float32)
+    scores_NC[readable_N] = scores_RC
+    truth_NC = np.zeros((n, classes), dtype=bool)
+    for row, sample in enumerate(encoded.samples):
+        truth_NC[row, list(sample.labels)] = True
+    chance = float(truth_NC.mean())  # the precision of any ranking at random tends to the share of relevant images
+    metrics = {}
+    measures = {"": average_precision, "_11_points": average_precision_11_points}
+    each = {name: [f(scores_NC[:, c], truth_NC[:, c]) for c in range(classes)] for name, f in measures.items()}
+    for name, values in each.items():
+        record = {"value": float(np.mean(values)), "low": None, "high": None, "chance": chance}
+        metrics[f"mean_average_precision{name}"] = record
+    return {
+        "kind": "multilabel",
+        "n": n,
+        "classes": classes,
+        "unreadable": int((~readable_N).sum()),
+        "metrics": metrics,
+        "average_precision": [round(value, 6) for value in each[""]],
+    }

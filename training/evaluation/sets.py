@@ -1,0 +1,299 @@
+"""Labelled images as CLIP_benchmark lays them out, read in a fixed order. No torch here: the orchestrator checks suites.
+
+Two layouts (found by what lies in the folder):
+
+webdataset     <root>/classnames.txt                          one class a line; line i is label i
+               <root>/zeroshot_classification_templates.txt   one prompt a line, `{c}` stands for the class
+               <root>/dataset_type.txt                        optional: `retrieval`
+               <root>/<split>/nshards.txt                     how many shards
+               <root>/<split>/0.tar, 1.tar, ...               {key}.png|jpg|jpeg|webp with {key}.cls (label as text)
+                                                              or, for retrieval, {key}.txt (captions, one a line),
+                                                              or, for multilabel, {key}.npy (0 or 1 for each class)
+                                                              or, for association, nothing more:
+               <root>/associations.jsonl                      one object a line: cue, candidates and associations (keys)
+                                                              beside .cls a {key}.npy may hold facts, one number a column:
+                                                              region, income, ... (as DataComp's WILDS and fairness sets)
+image folder   <root>/<split>/<class>/*.png|jpg|jpeg|webp     label i is folder i in sorted order, its name the class
+               <root>/classnames.txt                          optional: nicer names, in the order of the folders
+               <root>/zeroshot_classification_templates.txt   optional: else `a photo of a {c}.`
+
+A picture that cannot be decoded is a counted row; a shard, label or class list that is wrong is an error, since an
+accuracy over whatever happened to be readable would be another number under the same name.
+
+Source: CLIP_benchmark, README "Creating a webdataset" and clip_benchmark/datasets/builder.py (build_wds_dataset);
+grouping of members as webdataset does it: the key ends at the first dot of the file's name. Facts in .npy, and the lines
+`gender:female` of class names and prompts: DataComp, eval_utils/wilds_eval.py and fairness_eval.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dataops.errors import ContractError
+from training.evaluation.samples import (
+    IMAGE_SUFFIXES,
+    Sample,
+    captions_of,
+    fact_label,
+    label_of,
+    labels_of,
+    members,
+    numbers_of,
+)
+
+Kind = Literal["classification", "multilabel", "retrieval", "association"]
+Layout = Literal["webdataset", "folder"]
+
+CLASS_NAMES = "classnames.txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
+DATASET_TYPE = "dataset_type.txt"
+SHARD_COUNT = "nshards.txt"
+ASSOCIATIONS = "associations.jsonl"
+DEFAULT_TEMPLATE = "a photo of a {c}."
+"""For image folders without a list of prompts. Source: Radford et al. 2021, section 3.1.4."""
+
+
+class Cue(BaseModel):
+    """A word and the keys of the pictures that may belong to it, and of those that do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cue: str = Field(min_length=1)
+    candidates: tuple[str, ...]
+    associations: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _of_the_candidates(self) -> "Cue":
+        if not {*self.associations} <= {*self.candidates} or len({*self.candidates}) < len(self.candidates):
+            msg = "associations must be some of the candidates, and no candidate come twice"
+            raise ValueError(msg)
+        return self
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A labelled set of images on local disk."""
+
+    root: Path
+    split: str
+    kind: Kind
+    objective: str = ""
+    """Of a set with several questions to one picture: its class names and prompts begin with this and a colon."""
+    label_column: int | None = None
+    """Where the label is one of the facts in {key}.npy, not {key}.cls: its column."""
+    with_facts: bool = False
+    """Whether each sample must have facts."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the split."""
+        return self.root / self.split
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there is a list of classes, and of prompts."""
+        return self.kind in ("classification", "multilabel")
+
+    def layout(self) -> Layout:
+        """Which of the two layouts it is."""
+        if not self.folder.is_dir():
+            msg = f"{self.folder}: no such folder (the root is {'there' if self.root.is_dir() else 'missing too'})"
+            raise ContractError(msg)
+        if (self.folder / SHARD_COUNT).is_file():
+            return "webdataset"
+        if any(self.folder.glob("*.tar")):
+            msg = f"{self.folder / SHARD_COUNT}: missing; it must hold the number of shards"
+            raise ContractError(msg)
+        if not self.has_classes:
+            msg = f"{self.folder / SHARD_COUNT}: missing; {self.kind} needs webdataset shards (an image folder has classes)"
+            raise ContractError(msg)
+        return "folder"
+
+    def shards(self) -> list[Path]:
+        """The shards of a webdataset split, in order."""
+        path = self.folder / SHARD_COUNT
+        text = _text(path).strip()
+        if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0):
+            msg = f"{path}: {text[:40]!r} is not a number of shards (a whole number, 1 to 999999)"
+            raise ContractError(msg)
+        shards = [self.folder / f"{i}.tar" for i in range(int(text))]
+        missing = [s.name for s in shards if not s.is_file()]
+        if missing:
+            msg = f"{path} says {len(shards)} shards, but {', '.join(missing[:5])} is missing"
+            raise ContractError(msg)
+        return shards
+
+    def class_folders(self) -> list[Path]:
+        """The class folders of an image folder, sorted by name: the order of the labels."""
+        folders = sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not folders:
+            msg = f"{self.folder}: neither shards with {SHARD_COUNT} nor a folder per class"
+            raise ContractError(msg)
+        return folders
+
+    def class_names(self) -> list[str]:
+        """One name per label."""
+        path = self.root / CLASS_NAMES
+        folder = self.layout() == "folder"
+        if folder and not path.is_file():
+            return [p.name for p in self.class_folders()]
+        names = self._asked(_lines(path), path)
+        if folder and len(names) != len(self.class_folders()):
+            msg = f"{path} has {len(names)} names, {self.folder} has {len(self.class_folders())} class folders"
+            raise ContractError(msg)
+        return names
+
+    def templates(self) -> list[str]:
+        """The prompts, each with `{c}` in the place of the class."""
+        path = self.root / TEMPLATES
+        if self.layout() == "folder" and not path.is_file():
+            return [DEFAULT_TEMPLATE]
+        templates = self._asked(_lines(path), path)
+        bad = [t for t in templates if "{c}" not in t]
+        if bad:
+            msg = f"{path}: {bad[0]!r} has no {{c}} in the place of the class"
+            raise ContractError(msg)
+        return templates
+
+    def cues(self) -> list[Cue]:
+        """What is asked of an association set, in order."""
+        path = self.root / ASSOCIATIONS
+        cues = []
+        for number, line in enumerate(_lines(path), 1):
+            try:
+                cues.append(Cue.model_validate_json(line))
+            except ValidationError as error:
+                problem = error.errors(include_url=False)[0]
+                where = ".".join(map(str, problem["loc"]))
+                msg = f"{path}: line {number}: {where + ': ' if where else ''}{problem['msg']}"
+                raise ContractError(msg) from error
+        return cues
+
+    def _asked(self, lines: list[str], path: Path) -> list[str]:
+        """Of a set with several questions, the lines of the one that is asked."""
+        if not self.objective:
+            return lines
+        asked = [line.removeprefix(f"{self.objective}:") for line in lines if line.startswith(f"{self.objective}:")]
+        if not asked:
+            msg = f"{path}: no line begins with {self.objective + ':'!r}"
+            raise ContractError(msg)
+        return asked
+
+    def files(self) -> list[Path]:
+        """All files that decide a result, sorted: what a digest of the set must cover."""
+        names = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, *([ASSOCIATIONS] if self.kind == "association" else []))
+        lists = [self.root / name for name in names]
+        found = [p for p in lists if p.is_file()]
+        if self.layout() == "webdataset":
+            return [*found, self.folder / SHARD_COUNT, *self.shards()]
+        return [*found, *(image for folder in self.class_folders() for image in _images(folder))]
+
+    def problems(self) -> list[str]:
+        """All that is wrong with the layout, short of reading the samples."""
+        problems: list[str] = []
+        try:
+            checks = [self.shards if self.layout() == "webdataset" else self.class_folders]
+        except ContractError as error:
+            return [str(error)]
+        checks += [self.class_names, self.templates] if self.has_classes else []
+        checks += [self.cues] if self.kind == "association" else []
+        for check in checks:
+            try:
+                check()
+            except ContractError as error:
+                problems.append(str(error))
+        declared = self.root / DATASET_TYPE
+        if declared.is_file() and (found := declared.read_text(errors="replace").strip().lower()) != self.kind:
+            problems.append(f"{declared} says {found[:40]!r}, the suite says {self.kind!r}")
+        return problems
+
+    def samples(self) -> Iterator[Sample]:
+        """Every sample, shard by shard in the order of the tar, or class by class in the order of the names.
+
+        Raises: ContractError, naming file and member, on a truncated or corrupt shard, a sample without image, label
+            or caption, a label out of range, or an empty set.
+        """
+        classes = len(self.class_names()) if self.has_classes else 0
+        empty = True
+        for sample in self._shard_samples(classes) if self.layout() == "webdataset" else self._folder_samples():
+            empty = False
+            yield sample
+        if empty:
+            msg = f"{self.folder}: holds no sample"
+            raise ContractError(msg)
+
+    def _folder_samples(self) -> Iterator[Sample]:
+        for label, folder in enumerate(self.class_folders()):
+            for path in _images(folder):
+                yield Sample(path.relative_to(self.folder).as_posix(), path.read_bytes(), label)
+
+    def _shard_samples(self, classes: int) -> Iterator[Sample]:
+        for shard in self.shards():
+            seen: set[str] = set()
+            for key, group in groupby(members(shard), key=lambda member: member[0]):
+                if key in seen:
+                    msg = f"{shard}: sample {key!r} comes twice"
+                    raise ContractError(msg)
+                seen.add(key)
+                fields: dict[str, bytes] = {}
+                for _, suffix, data in group:
+                    if suffix in fields:
+                        msg = f"{shard}: {key}.{suffix} is there twice"
+                        raise ContractError(msg)
+                    fields[suffix] = data
+                yield self._sample(shard, key, fields, classes)
+
+    def _sample(self, shard: Path, key: str, fields: dict[str, bytes], classes: int) -> Sample:
+        images = [fields[s] for s in IMAGE_SUFFIXES if s in fields]
+        from_facts = self.kind == "classification" and self.label_column is not None
+        wanted = {"multilabel": "npy", "retrieval": "txt", "association": ""}.get(
+            self.kind, "npy" if from_facts else "cls"
+        )
+        missing = ({wanted, *(["npy"] if self.with_facts else [])} - {""}) - fields.keys()
+        if len(images) != 1 or missing:
+            have = ", ".join(sorted(fields))
+            more = f" and {key}.{min(missing, default=wanted)}" if wanted else ""
+            needs = f"one image ({'|'.join(IMAGE_SUFFIXES)}){more}"
+            msg = f"{shard}: sample {key!r} needs {needs}; it has {have}"
+            raise ContractError(msg)
+        where = f"{shard}: {key}.{wanted}"
+        if self.kind == "association":
+            return Sample(key, images[0])
+        if self.kind == "retrieval":
+            return Sample(key, images[0], captions=captions_of(fields["txt"], where))
+        numbers = numbers_of(fields["npy"], f"{shard}: {key}.npy") if from_facts or self.with_facts else ()
+        if self.kind == "multilabel":
+            return Sample(key, images[0], labels=labels_of(fields["npy"], where, classes), facts=numbers)
+        if from_facts:
+            return Sample(key, images[0], fact_label(numbers, self.label_column or 0, where, classes), facts=numbers)
+        return Sample(key, images[0], label_of(fields["cls"], where, classes), facts=numbers)
+
+
+def _images(folder: Path) -> list[Path]:
+    found = (p for p in folder.iterdir() if p.suffix[1:].lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(found)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        msg = f"{path}: missing"
+        raise ContractError(msg) from error
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: cannot be read as UTF-8 text ({error})"
+        raise ContractError(msg) from error
+
+
+def _lines(path: Path) -> list[str]:
+    """Stripped lines. A blank one amid others would shift every label after it, so it is an error."""
+    lines = [line.strip() for line in _text(path).rstrip().split("\n")]
+    if not all(lines):
+        what = "is empty" if lines == [""] else f"has a blank line {lines.index('') + 1}"
+        msg = f"{path}: {what}"
+        raise ContractError(msg)
+    return lines

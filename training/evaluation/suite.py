@@ -1,0 +1,190 @@
+"""A suite: the named evaluation tasks that one TOML file lists, checked before anything runs.
+
+Imports no torch: the orchestrator loads suites to refuse a bad one at once and to put their digest into snapshot keys.
+
+    name = "demo"
+    [[task]]
+    name = "twemoji-seen"        # metrics are named <task>/<metric>
+    kind = "classification"      # classification | multilabel | retrieval | association
+    root = "twemoji-seen"        # a folder in one of the layouts of training/evaluation/sets.py
+    split = "test"
+    description = "another artist's drawings of what was trained on"
+
+The suites that come along (configs/suites) also say where a set comes from (`source`), what to report of it (`metric`), how
+large it is (`classes`, `samples`) and what else to measure on it: training/evaluation/task.py has all keys.
+"""
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dataops.digest import canonical_json
+from dataops.errors import ConfigError, ContractError
+from training.evaluation.task import Name, Task
+
+
+class Absent(BaseModel):
+    """A task of the suite that is not run, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    reason: str
+
+
+class Suite(BaseModel):
+    """Tasks to evaluate a model on. `model_dump(mode="json")` is what a job file of `training.evaluate` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    absent: tuple[Absent, ...] = ()
+    """The suite's other tasks, whose data is not there."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Suite":
+        names = [task.name for task in (*self.tasks, *self.absent)]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            msg = f"task names must differ; {', '.join(twice)} is there more than once"
+            raise ValueError(msg)
+        return self
+
+    def digest(self) -> str:
+        """sha256 over the suite and every byte of its data; the same wherever the data lies."""
+        content: dict[str, Any] = {"name": self.name, "tasks": [task.identity() for task in self.tasks]}
+        if self.absent:
+            content["absent"] = [task.name for task in self.absent]
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = False) -> Suite:
+    """Read and check a suite and the layout of its data.
+
+    Args:
+        path: the TOML file.
+        data_root: where relative roots lie; None: beside the file.
+        partial: leave out the tasks (or probes) whose folder is not there, and name them in `absent`, rather than refuse.
+
+    Raises: ConfigError listing every problem with its file, task, key and what is allowed; or that no task is there.
+    """
+    name, labelled, problems = read_tasks(path, data_root)
+    present: list[Task] = []
+    absent: list[Absent] = []
+    for label, task in labelled:
+        reason = _absence(task, path) if partial or task.missing else ""
+        if reason:
+            absent += [Absent(name=task.name, reason=reason)] if task.in_average else []
+            continue
+        whole, without = _without_probes(task) if partial else (task, [])
+        present.append(whole)
+        absent += without
+        problems += [f"{label}.root: {problem}" for problem in whole.problems()]
+    if labelled and not present:
+        listed = "".join(f"\n    {task.name}: {task.reason}" for task in absent)
+        problems.append(f"none of its {len(labelled)} sets is there:{listed}")
+    if problems:
+        msg = "\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)])
+        raise ConfigError(msg)
+    return Suite(name=name, tasks=tuple(present), absent=tuple(absent))
+
+
+def read_tasks(path: Path, data_root: Path | None = None) -> tuple[str, list[tuple[str, Task]], list[str]]:
+    """A suite's name, its tasks (each with its place in the file) whether their data is there or not, and what is wrong.
+
+    Raises: ConfigError where the file is no TOML.
+    """
+    raw = _read(path)
+    base = (data_root if data_root is not None else path.parent).absolute()
+    problems: list[str] = [
+        f"unknown key {key!r}; allowed: name, [[task]]" for key in sorted(raw.keys() - {"name", "task"})
+    ]
+    tables = raw.get("task")
+    if not isinstance(tables, list) or not tables:
+        problems.append("task: at least one [[task]] is needed")
+        tables = []
+    tasks: list[tuple[str, Task]] = []
+    for position, table in enumerate(tables):
+        where = _task_label(position, table)
+        try:
+            tasks.append((where, Task.model_validate(_resolved(table, base))))
+        except ValidationError as error:
+            problems += [f"{where}.{line}" for line in _lines(error)]
+    try:
+        # A placeholder where all tasks are bad already, so that the name is still checked.
+        placeholder = Task(name="x", kind="retrieval", root="x")
+        checked = [task for _, task in tasks] or [placeholder]
+        Suite.model_validate({"name": raw.get("name"), "tasks": checked})
+    except ValidationError as error:
+        problems += _lines(error)
+    known = {task.name for _, task in tasks}
+    problems += [f"{where}.base: no task is named {t.base!r}" for where, t in tasks if t.base and t.base not in known]
+    return str(raw.get("name")), tasks, problems
+
+
+def _without_probes(task: Task) -> tuple[Task, list[Absent]]:
+    """The task without the probes whose examples are not there."""
+    gone = [split for split in task.splits()[1:] if not task.data_of(split).folder.is_dir()]
+    if not gone:
+        return task, []
+    reason = f"{task.root} has no split {', '.join(gone)}"
+    probes = [name for name in task.protocols if name != "prompts"]
+    rest = task.model_copy(update={"protocols": tuple(name for name in task.protocols if name == "prompts")})
+    return rest, [Absent(name=f"{task.name}.{name}", reason=reason) for name in probes]
+
+
+def _absence(task: Task, path: Path) -> str:
+    """Why a task cannot be run; empty where it can."""
+    if task.missing:
+        return task.missing
+    if task.data.folder.is_dir() or (Path(task.root).is_dir() and not task.source):
+        return ""
+    remedy = f"; fetch it: pairmill datasets fetch {path}" if task.source else ""
+    return f"{task.root} is not there{remedy}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        msg = f"{path}: no such suite file"
+        raise ConfigError(msg) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path}: cannot be read as TOML ({error})"
+        raise ConfigError(msg) from error
+
+
+def _task_label(position: int, table: Any) -> str:
+    name = table.get("name") if isinstance(table, dict) else None
+    return f"task[{position}]" + (f" ({name})" if isinstance(name, str) else "")
+
+
+def _resolved(table: Any, base: Path) -> Any:
+    """The table with an absolute root, which by default is named after the source, or the task."""
+    if not isinstance(table, dict):
+        return table
+    source, name = table.get("source"), table.get("name")
+    named = source.rpartition("/")[2] if isinstance(source, str) and source else name
+    root = table.get("root", named if "source" in table or "missing" in table else None)
+    return {**table, "root": str(base / root)} if isinstance(root, str) and root else table
+
+
+def _lines(error: ValidationError) -> list[str]:
+    """Each problem as `key: what (got value)`; an unknown key names the allowed ones."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"]) or "suite"
+        what, got = item["msg"], f" (got {str(item['input'])[:60]!r})"
+        if item["type"] == "extra_forbidden":
+            what, got = f"unknown key; allowed: {', '.join(Task.model_fields)}", ""
+        elif item["type"] in ("missing", "value_error"):
+            got = ""
+        lines.append(f"{where}: {what}{got}")
+    return lines
+
+
+__all__ = ["ConfigError", "ContractError", "Suite", "Task", "load_suite"]

@@ -1,0 +1,108 @@
+"""A model as two ONNX graphs, image.onnx and text.onnx, for any batch; compared with ours in onnxruntime before use.
+
+    image.onnx  pixel_values float (B, 3, S, S), normalised  ->  image_features (B, D), not normalised
+    text.onnx   input_ids int64 (B, L)                       ->  text_features (B, D), not normalised
+
+Beside them: model.json, with what `preprocess` does and logit_scale, and the tokenizer's files.
+"""
+
+import json
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dataops.errors import ConfigError, ContractError
+from training.exporters.tokenizer import export_tokenizer
+from training.model.checkpoint import LoadedModel, write_atomically
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+OPSET = 18
+TOLERANCE = 1e-4
+"""Of a feature, as a share of the greatest one."""
+
+
+class _Image(nn.Module):
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.model.encode_image(pixel_values)
+
+
+class _Text(nn.Module):
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.model.encode_text(input_ids)
+
+
+def export_onnx(loaded: LoadedModel, output: Path) -> None:
+    """Write both graphs and what goes with them.
+
+    Raises: ConfigError without the packages of the extra `export`; ContractError where a graph computes something else.
+    """
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ConfigError(f"onnx: {', '.join(missing)} not installed: pip install 'pairmill[export]'")
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    side, length = loaded.config.vision_cfg.image_size, loaded.config.text_cfg.context_length
+    vocab_size = loaded.config.text_cfg.vocab_size
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        return torch.randn(count, 3, side, side, generator=generator)
+
+    def texts(count: int, tokens: int) -> Tensor:
+        ids = torch.randint(1, vocab_size - 1, (count, tokens), generator=generator)
+        ids[:, -1] = vocab_size - 1
+        return ids
+
+    batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=2, max=length)
+    towers = (
+        ("image", "pixel_values", _Image(loaded.model), {0: batch}, [images(2), images(1), images(5)]),
+        ("text", "input_ids", _Text(loaded.model), {0: batch, 1: tokens}, [texts(2, 7), texts(1, 3), texts(5, length)]),
+    )
+    for name, takes, tower, dynamic, examples in towers:
+        path = output / f"{name}.onnx"
+        _write(tower, examples[0], path, takes, f"{name}_features", dynamic)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for example in examples:
+            _compare(name, tower, session.run(None, {takes: example.numpy()})[0], example)
+    card = {**loaded.config.model_dump(mode="json"), "preprocess": loaded.preprocess.facts()}
+    card |= {"tokenizer": loaded.tokenizer.facts(), "logit_scale": float(loaded.model.logit_scale)}
+    write_atomically(output / "model.json", json.dumps(card, indent=2) + "\n")
+    export_tokenizer(loaded.tokenizer, output)
+
+
+def _write(tower: nn.Module, example: Tensor, path: Path, takes: str, gives: str, dynamic: dict[int, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own parts
+        program = torch.onnx.export(
+            tower.eval(),
+            (example,),
+            input_names=[takes],
+            output_names=[gives],
+            dynamic_shapes=(dynamic,),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path)
+
+
+def _compare(name: str, tower: nn.Module, found: Any, example: Tensor) -> None:
+    with torch.no_grad():
+        expected = tower(example)
+    difference = float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
+    if not difference <= TOLERANCE:
+        raise ContractError(
+            f"onnx: the features of {name}.onnx are {difference:.1e} of the greatest off ours, at most {TOLERANCE} may be"
+        )

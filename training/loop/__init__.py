@@ -1,0 +1,1 @@
+"""The training loop: step, loss, optimizer, health checks and logs."""

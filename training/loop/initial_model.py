@@ -1,0 +1,62 @@
+"""The model that training starts with, and which patches of it are fed: what a config asks for beyond plain CLIP.
+
+Legend: B batch, K kept patches.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataops.errors import ConfigError
+from training.config import ModelConfig, TrainConfig
+from training.data.keyed_random import uniforms
+from training.model.clip import CLIP
+from training.model.pretrained import load_towers
+
+
+def starting_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
+    """A model on the CPU, with its first weights drawn or read, its image tower locked where that is asked for.
+
+    Raises:
+        ConfigError: settings do not go with the model, or `init` is not for it.
+    """
+    resnet = isinstance(dimensions.vision_cfg.layers, tuple)
+    if config.patch_dropout and resnet:
+        raise ConfigError("patch_dropout: a ResNet has no patches; set 0, or train a ViT")
+    if config.grad_cache and resnet and not config.lock_image:
+        raise ConfigError(
+            "grad_cache: batch normalisation would see a part of the batch at a time, and the gradient be another one; "
+            "take it away, or train a ViT"
+        )
+    if config.loss == "sigmoid":
+        dimensions = dimensions.for_sigmoid_loss()
+    model = CLIP(dimensions)
+    if config.init is not None:
+        load_towers(model, config.init, image_only=config.init_towers == "image")
+    if config.lock_image:
+        model.lock_image()
+    model.set_grad_checkpointing(config.grad_checkpointing)
+    return model
+
+
+def kept_patches(
+    config: TrainConfig, dimensions: ModelConfig, seed: int, epoch: int, samples: np.ndarray, share_done: float
+) -> Tensor | None:
+    """The patches (B, K) that each picture keeps in a step, in their order; None where it keeps all of them.
+
+    Args:
+        seed: with `epoch` and `samples` (index of each picture in the dataset), all that the draw depends on.
+        epoch: see seed.
+        samples: see seed.
+        share_done: of all steps, with this one; the last `unmasked_tail` of them see every patch.
+
+    Source: Li et al. 2023 (FLIP), section 3.
+    """
+    if not config.patch_dropout or share_done > 1 - config.unmasked_tail:
+        return None
+    vision = dimensions.vision_cfg
+    assert vision.patch_size is not None
+    count = (vision.image_size // vision.patch_size) ** 2
+    kept = max(1, round(count * (1 - config.patch_dropout)))
+    order = np.argsort(uniforms("patches", seed, epoch, samples, count), axis=1, kind="stable")
+    return torch.from_numpy(np.sort(order[:, :kept], axis=1))

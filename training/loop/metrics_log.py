@@ -1,0 +1,126 @@
+"""What a run tells while it goes: metrics.jsonl, evidence-throughput.jsonl and lines for people, all from rank 0.
+
+A row of metrics.jsonl holds nothing that differs between two runs of a job; clocks are in the evidence.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataops.digest import canonical_json
+from training import distributed
+from training.config import ModelConfig
+from training.data.loader import Batch
+from training.data.sampling_plan import Plan
+from training.loop.flops import forward_flops
+
+logger = logging.getLogger(__name__)
+
+
+# Dense bf16 and fp32 (TF32 off) FLOP/s by a word of the card's name. Source: NVIDIA's data sheets of each, SXM or PCIe.
+PEAKS = {
+    "H200": (989e12, 67e12),
+    "H100 PCIe": (756e12, 51e12),
+    "H100": (989e12, 67e12),
+    "A100": (312e12, 19.5e12),
+    "A10": (125e12, 31.2e12),
+    "L40S": (362e12, 91.6e12),
+    "L4": (121e12, 30.3e12),
+}
+
+
+class StepFlops:
+    """Operations of a step, counted on the model's shapes, and the peak of its device.
+
+    Args:
+        precision: bf16 or fp32.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device, precision: str):
+        one = forward_flops(config)  # pyright: ignore[reportArgumentType] - frozen, so hashable
+        self._image, self._token = one.image, one.text / config.text_cfg.context_length
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        found = next((peaks for word, peaks in PEAKS.items() if word in name), None)
+        self.peak = None if found is None else found[precision == "fp32"] * distributed.world_size()
+        """FLOP/s of all ranks' devices together; None where it is not known, as of CPUs."""
+
+    def of(self, pairs: int, tokens: int) -> float:
+        """Forward, and twice that backward. Source: Kaplan et al. 2020, section 2.1."""
+        return 3.0 * (pairs * self._image + tokens * self._token)
+
+
+class Journal:
+    """metrics.jsonl, evidence-throughput.jsonl and the log lines, on rank 0."""
+
+    def __init__(self, output: Path, plan: Plan, log_every: int, flops: StepFlops):
+        self.plan, self.log_every, self.flops = plan, log_every, flops
+        self.writes = distributed.rank() == 0
+        self.metrics = (output / "metrics.jsonl").open("a", encoding="utf-8") if self.writes else None
+        self.evidence = (output / "evidence-throughput.jsonl").open("a", encoding="utf-8") if self.writes else None
+        self.since, self.seen, self.waited, self.done = time.perf_counter(), 0, 0.0, 0.0
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self.metrics, self.evidence):
+            if file is not None:
+                file.close()
+
+    def timed(self, source: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; the time that they were waited for is counted."""
+        while True:
+            begin = time.perf_counter()
+            batch = next(source, None)
+            self.waited += time.perf_counter() - begin
+            if batch is None:
+                return
+            yield batch
+
+    def write(self, row: dict[str, Any]) -> None:
+        """A step's metrics and, at each interval, its throughput and a line for people."""
+        if self.metrics is None or self.evidence is None:
+            return
+        self.metrics.write(canonical_json(row) + "\n")
+        step, seen = row["step"], row["samples_seen"]
+        pairs = seen - self.plan.samples_seen(step - 1)
+        self.seen += pairs
+        self.done += self.flops.of(pairs, row["tokens"])
+        if step % self.log_every and step != self.plan.total_steps:
+            return
+        seconds = time.perf_counter() - self.since
+        rate, waiting = self.seen / seconds, self.waited / seconds
+        evidence = {"step": step, "samples_per_second": rate, "data_wait_fraction": waiting, "seconds": seconds}
+        evidence["flops_per_second"] = self.done / seconds
+        if self.flops.peak is not None:
+            evidence["mfu"] = self.done / seconds / self.flops.peak
+        self.evidence.write(canonical_json(evidence) + "\n")
+        self.evidence.flush()
+        self.metrics.flush()
+        logger.info(
+            "step %d/%d, %s samples, loss %.4f, recall %.1f%%, scale %.1f, gradient %.2f, lr %.2e, %.0f/s, wait %.0f%%",
+            step,
+            self.plan.total_steps,
+            f"{seen:,}",
+            row["loss"],
+            100 * row["image_to_text_recall"],
+            math.exp(row["logit_scale"]),
+            row["grad_norm"],
+            row["lr"],
+            rate,
+            100 * waiting,
+        )
+        self.since, self.seen, self.waited, self.done = time.perf_counter(), 0, 0.0, 0.0
+
+    def settle(self) -> int:
+        """Put metrics.jsonl on disk; returns its length in bytes."""
+        assert self.metrics is not None
+        self.metrics.flush()
+        os.fsync(self.metrics.fileno())
+        return os.fstat(self.metrics.fileno()).st_size

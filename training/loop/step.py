@@ -1,0 +1,80 @@
+"""One step of the optimizer, the same in a job and in benchmarks/train.py: forward, loss, gradients, update.
+
+Legend: B pairs of this rank, S side of the picture, L tokens, K kept patches, D embed_dim.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from training import distributed
+from training.config import TrainConfig
+from training.loop.grad_cache import backward_by_parts
+from training.loop.loss import StepOutcome, contrastive_loss, sigmoid_loss
+from training.loop.optim import MAX_LOGIT_SCALE
+from training.model.clip import Outputs
+from training.model.preprocess import MEAN, STD
+
+
+def normalized(pixels_BSS3: Tensor) -> Tensor:
+    """uint8 pixels to the inputs of the image tower (B, 3, S, S), on their device and in channels_last, in one pass.
+
+    What `training.model.preprocess.normalize` makes of pixels / 255, to rounding.
+    """
+    B, S = pixels_BSS3.shape[:2]
+    std = torch.tensor(STD, device=pixels_BSS3.device).repeat(S)
+    mean = torch.tensor(MEAN, device=pixels_BSS3.device).repeat(S)
+    # A line of pixels at a time: three channels alone are too few for vector code.
+    lines = torch.addcmul(-mean / std, pixels_BSS3.reshape(B, S, 3 * S).float(), 1 / (255 * std))
+    return lines.view(B, S, S, 3).permute(0, 3, 1, 2)
+
+
+def step_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:
+    """The loss that a config asks for."""
+    images_BD, texts_BD, logit_scale, logit_bias = outputs
+    if config.loss == "sigmoid":
+        assert logit_bias is not None
+        return sigmoid_loss(images_BD, texts_BD, logit_scale, logit_bias, config.loss_rows)
+    return contrastive_loss(images_BD, texts_BD, logit_scale, config.label_smoothing, config.loss_rows)
+
+
+def backward(
+    forward: nn.Module, images_B3SS: Tensor, tokens_BL: Tensor, config: TrainConfig, kept_BK: Tensor | None = None
+) -> StepOutcome:
+    """Both towers, the loss over all ranks' pairs, and its gradients into the parameters; by parts with `grad_cache`.
+
+    Args:
+        forward: the model, or DistributedDataParallel around it.
+        kept_BK: see CLIP.encode_image.
+    """
+    autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    inputs = (images_B3SS, tokens_BL, kept_BK)
+    if config.grad_cache is not None and config.grad_cache < len(images_B3SS):
+        return backward_by_parts(forward, inputs, config.grad_cache, partial(step_loss, config=config), autocast)
+    with autocast:
+        outputs = Outputs(*forward(*inputs))
+    outcome = step_loss(outputs, config)
+    # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
+    (outcome.loss * distributed.world_size()).backward()
+    return outcome
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """The global norm of the gradients."""
+    return get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+
+
+def update(model: nn.Module, optimizer: Optimizer, lr: float, grad_norm: Tensor, config: TrainConfig) -> None:
+    """Clip, step, and forget the gradients; the temperature stays within its bound."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    if config.max_grad_norm:
+        clip_grads_with_norm_(model.parameters(), config.max_grad_norm, grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    logit_scale = model.get_parameter("logit_scale")
+    with torch.no_grad():
+        logit_scale.clamp_(0, MAX_LOGIT_SCALE)

@@ -1,0 +1,237 @@
+"""What training leaves on disk: checkpoints to resume from, and the finished model. No pickle anywhere.
+
+A checkpoint is a folder `checkpoints/step-NNNNNN` with model.safetensors, optimizer.safetensors, state.json and,
+written last in it, manifest.json with the sha256 of the others. It is written under another name and renamed, so a
+crash leaves none or all of it. No state of a random generator is in it: whatever is random in training is a function of
+(seed, epoch, sample). A finished model is model.safetensors, model.json, tokenizer.json and, written last, done.json.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dataops.digest import canonical_json, file_sha256
+from dataops.errors import ContractError
+from training.config import ModelConfig
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess
+from training.model.tokenizer import Tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
+_STATE_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Put a whole file in place, or none of it."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, "utf-8")
+    _sync(part)
+    part.replace(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
+    _sync(part)
+    part.replace(path)
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+class CheckpointWriter:
+    """Writes checkpoints on a thread of its own: the step waits for the copy to the host's memory, not for the disk.
+
+    Args:
+        folder: gets a folder for each checkpoint.
+        keep: how many of the newest are left there.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self._folder, self._keep = folder, keep
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written: Future[None] | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()
+
+    def save(self, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """Copy a step's weights and moments, and have them written; waits for the checkpoint before this one."""
+        self.wait()
+        weights, moments = (_on_host(t) for t in (model.state_dict(), _optimizer_tensors(model, optimizer)))
+        self._written = self._pool.submit(_write, self._folder, step, weights, moments, dict(state), self._keep)
+
+    def wait(self) -> None:
+        """Until all is on disk. Raises: OSError where the disk did not take it."""
+        if self._written is not None:
+            self._written.result()
+            self._written = None
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _write(
+    folder: Path,
+    step: int,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int,
+) -> None:
+    """Write a checkpoint whole or not at all, then remove all but the newest `keep`."""
+    final, part = folder / f"step-{step:06d}", folder / f".step-{step:06d}.part"
+    for stale in (*folder.glob(".step-*.part"), final):
+        shutil.rmtree(stale, ignore_errors=True)
+    part.mkdir(parents=True)
+    _save_tensors(weights, part / "model.safetensors")
+    _save_tensors(moments, part / "optimizer.safetensors")
+    write_atomically(part / "state.json", canonical_json({**state, "step": step}))
+    write_atomically(part / "manifest.json", canonical_json({name: file_sha256(part / name) for name in _STATE_FILES}))
+    part.rename(final)
+    _sync(folder)
+    logger.info("checkpoint %s is written", final.name)
+    for old in sorted(folder.glob("step-*"), key=_step_of)[:-keep]:
+        shutil.rmtree(old)
+
+
+def newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole and of this job, with its state; each that is passed over is warned of.
+
+    Args:
+        folder: may be missing.
+        job: digest of what the job makes; a checkpoint of another job is passed over.
+        metrics_bytes: length of metrics.jsonl; one that needs more of it is passed over.
+    """
+    for path in sorted(folder.glob("step-*"), key=_step_of, reverse=True):
+        try:
+            manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+            for name in _STATE_FILES:
+                if manifest[name] != file_sha256(path / name):
+                    raise ValueError(f"{name} is not what manifest.json names")
+            state = json.loads((path / "state.json").read_text("utf-8"))
+            if state["job"] != job:
+                raise ValueError("it belongs to another job")
+            if state["metrics_bytes"] > metrics_bytes:
+                raise ValueError("metrics.jsonl is shorter than it was then")
+            return path, state
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("checkpoint %s is passed over: %s: %s", path.name, type(error).__name__, error)
+    return None
+
+
+def restore(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Put a checkpoint's weights and moments into a model and its optimizer, bit by bit."""
+    model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
+    tensors = load_file(path / "optimizer.safetensors")
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        moments = {
+            key: torch.empty_like(parameter).copy_(tensors[f"{key}/{name}"]) for key in ("exp_avg", "exp_avg_sq")
+        }
+        optimizer.state[parameter] = {"step": tensors[f"step/{name}"].to(parameter.device), **moments}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{key}/{names[parameter]}": tensor
+        for parameter, slot in optimizer.state.items()
+        for key, tensor in slot.items()
+    }
+
+
+def _step_of(path: Path) -> int:
+    digits = path.name.removeprefix("step-")
+    return int(digits) if digits.isdigit() else -1
+
+
+# Finished models ------------------------------------------------------------------------------------------------------
+
+
+def save_model(folder: Path, model: CLIP, tokenizer: Tokenizer, preprocess: Preprocess) -> None:
+    """Write model.json, tokenizer.json and, last, model.safetensors (fp32)."""
+    card = {**model.config.model_dump(mode="json"), "preprocess": preprocess.facts(), "tokenizer": tokenizer.facts()}
+    write_atomically(folder / "model.json", json.dumps(card, indent=2) + "\n")
+    write_atomically(folder / "tokenizer.json", tokenizer.to_json())
+    _save_tensors(model.state_dict(), folder / "model.safetensors")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A finished model and what goes with it."""
+
+    model: CLIP
+    """In eval mode. `encode_image` (B, 3, S, S) and `encode_text` (B, L) give features that are not normalised."""
+    tokenizer: Tokenizer
+    """Texts to ids (B, L), padded to the longest of them."""
+    preprocess: Preprocess
+    """A picture (PIL or bytes) to float (3, S, S)."""
+    config: ModelConfig
+    """Its dimensions."""
+    device: torch.device
+    """Where the weights are."""
+
+
+def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:
+    """Read a finished model.
+
+    Args:
+        directory: holds model.safetensors, model.json and tokenizer.json.
+        device: where the weights go.
+
+    Raises:
+        ContractError: a file is missing or is not what it should be; names the file.
+    """
+    for name in MODEL_FILES:
+        if not (directory / name).is_file():
+            raise ContractError(f"{directory} is not a finished model: it has no {name}")
+    try:
+        card = json.loads((directory / "model.json").read_text("utf-8"))
+        fields = {name: value for name, value in card.items() if name in ModelConfig.model_fields}
+        config = ModelConfig.model_validate(fields)
+        preprocess = Preprocess(image_size=int(card["preprocess"]["image_size"]))
+        if preprocess.facts() != card["preprocess"]:
+            raise ValueError(f"preprocess is not one that this version knows: {card['preprocess']}")
+    except (ValueError, ValidationError, KeyError, TypeError, AttributeError) as error:
+        raise ContractError(f"{directory / 'model.json'}: {type(error).__name__}: {error}") from error
+    tokenizer = load_tokenizer(directory / "tokenizer.json", config.text_cfg.context_length)
+    if tokenizer.vocab_size != config.text_cfg.vocab_size:
+        raise ContractError(f"{directory}: {tokenizer.vocab_size} tokens, {config.text_cfg.vocab_size} rows for them")
+    model = CLIP(config)
+    try:
+        model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise ContractError(f"{directory / 'model.safetensors'} does not fit model.json: {error}") from error
+    model = model.to(device).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, preprocess, config, torch.device(device))

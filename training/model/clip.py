@@ -1,0 +1,127 @@
+"""CLIP: an image tower and a text tower into one space. State-dict keys are those of OpenAI and open_clip.
+
+Legend: B batch, L tokens, D embed_dim, S side of the picture, K kept patches.
+"""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.config import ModelConfig
+from training.model.resnet import ModifiedResNet
+from training.model.transformer import Packing, Transformer, VisionTransformer
+
+
+class Outputs(NamedTuple):
+    """What a loss needs of a batch: all of it passes through `forward`, as DistributedDataParallel asks."""
+
+    image_features_BD: Tensor
+    """Not normalised."""
+    text_features_BD: Tensor
+    """Not normalised."""
+    logit_scale: Tensor
+    """Log of the inverse temperature."""
+    logit_bias: Tensor | None
+    """What the sigmoid loss adds to each logit; None in a model that is for the softmax loss."""
+
+
+class CLIP(nn.Module):
+    """Two towers and their temperature.
+
+    `logit_scale` is the log of the inverse temperature; `logit_bias` is there where the config starts one. Texts are
+    (B, L) token ids of any L up to the context length, padded after their end-of-text token, which has the highest id of
+    a row: under the causal mask what follows it cannot change its feature, so a batch trimmed to its longest text gives
+    what a padded one gives.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        text = config.text_cfg
+        self.visual = _image_tower(config)
+        self.transformer = Transformer(text.width, text.layers, text.heads, quick_gelu=config.quick_gelu)
+        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
+        self.ln_final = nn.LayerNorm(text.width)
+        self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
+        bias = config.init_logit_bias
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+        self.image_locked = False
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=text.width**-0.5)
+
+    def lock_image(self) -> None:
+        """Leave the image tower as it is, its batch statistics too. Source: Zhai et al. 2022 (LiT)."""
+        self.image_locked = True
+        self.visual.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; a locked image tower stays in evaluation mode."""
+        super().train(mode)
+        if self.image_locked:
+            self.visual.eval()
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the inputs of the transformers' blocks for the backward pass, and compute the rest again there."""
+        for module in self.modules():
+            if isinstance(module, Transformer):
+                module.grad_checkpointing = enable
+
+    def encode_image(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
+        """Features (B, D), not normalised, of normalised pictures, or of the patches with these indices alone."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_locked):
+            return self.visual(images_B3SS) if kept_BK is None else self.visual(images_B3SS, kept_BK)
+
+    def encode_text(self, tokens_BL: Tensor) -> Tensor:
+        """Features (B, D), not normalised, read at the end-of-text token."""
+        if self.training:
+            return self._encode_packed(tokens_BL)
+        x_BLW = self.token_embedding(tokens_BL) + self.positional_embedding[: tokens_BL.shape[1]]
+        x_BLW = self.transformer(x_BLW, causal=True)
+        rows = torch.arange(tokens_BL.shape[0], device=tokens_BL.device)
+        x_BW = self.ln_final(x_BLW[rows, tokens_BL.argmax(dim=1)])
+        return x_BW @ self.text_projection
+
+    def _encode_packed(self, tokens_BL: Tensor) -> Tensor:
+        """The same features without the work for padding: web captions fill a fifth of the context."""
+        ends_B = tokens_BL.argmax(dim=1)
+        packing = Packing.up_to(ends_B, int(ends_B.max()) + 1 if len(ends_B) else 0)
+        tokens_BL = tokens_BL[:, : packing.shape[1]]
+        positions_T = packing.places_T % max(packing.shape[1], 1)
+        x_TW = self.token_embedding(tokens_BL.flatten().index_select(0, packing.places_T))
+        x_TW = x_TW + F.embedding(positions_T, self.positional_embedding)
+        x_TW = self.transformer(x_TW, causal=True, packing=packing)
+        x_BW = self.ln_final(x_TW.index_select(0, (ends_B + 1).cumsum(0) - 1))
+        return x_BW @ self.text_projection
+
+    def forward(self, images_B3SS: Tensor, tokens_BL: Tensor, kept_BK: Tensor | None = None) -> Outputs:
+        """Features of both and the parameters of the loss."""
+        images_BD = self.encode_image(images_B3SS) if kept_BK is None else self.encode_image(images_B3SS, kept_BK)
+        return Outputs(images_BD, self.encode_text(tokens_BL), self.logit_scale, self.logit_bias)
+
+
+def _image_tower(config: ModelConfig) -> nn.Module:
+    vision = config.vision_cfg
+    if isinstance(vision.layers, tuple):
+        return ModifiedResNet(
+            layers=vision.layers,
+            width=vision.width,
+            heads=vision.width * 32 // vision.head_width,
+            image_size=vision.image_size,
+            output_dim=config.embed_dim,
+        )
+    assert vision.patch_size is not None
+    return VisionTransformer(
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        width=vision.width,
+        layers=vision.layers,
+        heads=vision.width // vision.head_width,
+        output_dim=config.embed_dim,
+        quick_gelu=config.quick_gelu,
+    )

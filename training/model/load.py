@@ -1,0 +1,180 @@
+"""Any CLIP on this machine, ready to be evaluated: a finished model of ours, an open_clip folder, an OpenAI file.
+
+    folder with model.safetensors, model.json, tokenizer.json     ours: trained, registered or exported
+    folder with open_clip_config.json and its weights             open_clip's, as it pushes to the Hub or as we export
+    file .pt, .bin, .safetensors                                  weights alone, with OpenAI's vocabulary and preprocessing
+
+No pickle is run (training/model/pretrained.py). An open_clip model that has another network than ours is given to open_clip
+itself, where it is installed.
+"""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dataops.digest import canonical_json, file_sha256
+from dataops.errors import ConfigError, ContractError
+from training.model.checkpoint import MODEL_FILES, LoadedModel, load_model
+from training.model.clip import CLIP
+from training.model.clip_vocabulary import VOCAB_SIZE
+from training.model.preprocess import MEAN, STD, Preprocess
+from training.model.pretrained import WEIGHTS, load_pretrained
+from training.model.tokenizer import load_tokenizer, make_tokenizer
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+
+
+class PaddedTexts(nn.Module):
+    """A model of open_clip. Its text towers want the whole context length, where ours are given what a batch needs."""
+
+    def __init__(self, model: nn.Module, context_length: int):
+        super().__init__()
+        self.inner, self.context_length = model, context_length
+
+    @property
+    def visual(self) -> Any:
+        """The image tower."""
+        return self.inner.visual
+
+    def encode_image(self, images_B3SS: Tensor) -> Tensor:
+        """Features (B, D), not normalised."""
+        return self.inner.encode_image(images_B3SS)  # pyright: ignore[reportCallIssue]
+
+    def encode_text(self, tokens_BL: Tensor) -> Tensor:
+        """Features (B, D), not normalised; zeros stand after the end of each text, as its tokenizer puts them."""
+        missing = self.context_length - tokens_BL.shape[1]
+        return self.inner.encode_text(F.pad(tokens_BL, (0, missing)))  # pyright: ignore[reportCallIssue]
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """Our preprocessing with another mean and deviation of the channels."""
+
+    inner: Preprocess
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Float (3, S, S)."""
+        own_mean, own_std, mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD, self.mean, self.std))
+        return (self.inner(image) * own_std + own_mean - mean) / std
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """A model that others have trained, with what goes with it."""
+
+    model: CLIP | PaddedTexts
+    tokenizer: Any
+    preprocess: Any
+
+
+def model_files(path: Path) -> list[Path]:
+    """The files that decide what the model computes.
+
+    Raises: ConfigError where there is no model of a known kind.
+    """
+    if path.is_file():
+        return [path]
+    if (path / OPEN_CLIP_CONFIG).is_file():
+        weights = [path / name for name in WEIGHTS if (path / name).is_file()]
+        if not weights:
+            msg = f"{path}: has {OPEN_CLIP_CONFIG} but no weights; expected one of {', '.join(WEIGHTS)}"
+            raise ConfigError(msg)
+        return [*sorted(path.glob("*.json")), weights[0]]
+    missing = [name for name in MODEL_FILES if not (path / name).is_file()]
+    if missing:
+        msg = (
+            f"{path}: is no model; {', '.join(missing)} missing. A model is a folder with {', '.join(MODEL_FILES)}, an "
+            f"open_clip folder with {OPEN_CLIP_CONFIG}, or a file of weights"
+        )
+        raise ConfigError(msg)
+    return [path / name for name in MODEL_FILES]
+
+
+def digest_model(path: Path) -> str:
+    """sha256 over the names and digests of a model's files.
+
+    Raises: ConfigError where there is no model.
+    """
+    digests = [[file.name, file_sha256(file)] for file in model_files(path)]
+    return sha256(canonical_json(digests).encode()).hexdigest()
+
+
+def load_any(path: Path, device: str = "cpu") -> LoadedModel | OtherModel:
+    """Load a model in full precision.
+
+    Raises: ConfigError where there is none, its weights cannot be read safely, or open_clip is needed and not installed;
+        ContractError where it is damaged.
+    """
+    model_files(path)
+    if path.is_dir() and not (path / OPEN_CLIP_CONFIG).is_file():
+        return load_model(path, device=device)
+    loaded = _weights_alone(path) if path.is_file() else _open_clip_folder(path)
+    loaded.model.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def _weights_alone(file: Path) -> OtherModel:
+    model = load_pretrained(file)
+    text = model.config.text_cfg
+    if text.vocab_size != VOCAB_SIZE:
+        msg = f"{file}: has {text.vocab_size} tokens, and no vocabulary beside it; name a folder with a tokenizer.json"
+        raise ConfigError(msg)
+    tokenizer = make_tokenizer("clip", (), VOCAB_SIZE, text.context_length)
+    return OtherModel(model, tokenizer, Preprocess(model.config.vision_cfg.image_size))
+
+
+def _open_clip_folder(folder: Path) -> OtherModel:
+    path = folder / OPEN_CLIP_CONFIG
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        text, facts = config["model_cfg"]["text_cfg"], config.get("preprocess_cfg", {})
+        size = facts.get("size", config["model_cfg"]["vision_cfg"].get("image_size", 224))
+        plain = (
+            facts.get("interpolation", "bicubic") == "bicubic" and facts.get("resize_mode", "shortest") == "shortest"
+        )
+        mean, std = (tuple(map(float, facts.get(name, own))) for name, own in (("mean", MEAN), ("std", STD)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{path}: is no config of open_clip's ({type(error).__name__}: {error})"
+        raise ContractError(msg) from error
+    own_vocabulary = (folder / "tokenizer.json").is_file()
+    if not plain or not isinstance(size, int) or ("hf_tokenizer_name" in text and not own_vocabulary):
+        return _by_open_clip(folder)
+    try:
+        model = load_pretrained(folder)
+    except ConfigError:  # a network that we do not have; open_clip may, and says what is wrong where it has not
+        return _by_open_clip(folder)
+    context_length = model.config.text_cfg.context_length
+    if own_vocabulary:
+        tokenizer = load_tokenizer(folder / "tokenizer.json", context_length)
+    else:
+        tokenizer = make_tokenizer("clip", (), VOCAB_SIZE, context_length)
+    preprocess = Preprocess(size)
+    return OtherModel(model, tokenizer, preprocess if (mean, std) == (MEAN, STD) else Rescaled(preprocess, mean, std))
+
+
+def _by_open_clip(folder: Path) -> OtherModel:
+    try:
+        import open_clip
+    except ImportError as error:
+        msg = f"{folder}: open_clip reads this model; install it: pip install open_clip_torch"
+        raise ConfigError(msg) from error
+    name = f"local-dir:{folder.absolute()}"
+    try:
+        made: Any = open_clip.create_model_from_pretrained(name, weights_only=True)
+        tokenizer: Any = open_clip.get_tokenizer(name)
+    except (RuntimeError, ValueError, KeyError, OSError, AssertionError, TypeError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        msg = f"{folder}: neither we nor open_clip can read it ({type(error).__name__}: {reason})"
+        raise ContractError(msg) from error
+    model, preprocess = made
+    return OtherModel(PaddedTexts(model, tokenizer.context_length), tokenizer, preprocess)

@@ -1,0 +1,105 @@
+"""Bytes to pixels, once for training and evaluation: what a model saw in training is what it is asked about later."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+# Source: Radford et al. 2021's release, clip/clip.py `_transform`.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+MAX_PIXELS = 1 << 27
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+"""Those of dataops.images.decode. Pillow reads many more, and for EPS it runs Ghostscript."""
+# What Pillow raises for bytes that are not a picture that it can decode whole.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """Decode a picture; what is transparent becomes white.
+
+    Raises:
+        ValueError: unreadable, truncated, or larger than 2^27 pixels; the message says which.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
+        return to_rgb(image)
+    except UnidentifiedImageError as error:  # its own words hold an address in memory
+        raise ValueError("not a readable picture: no known format") from error
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable picture: {type(error).__name__}: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode, on white where it is transparent."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize_shortest(image: Image.Image, side: int) -> Image.Image:
+    """Scale (bicubic) so that the shorter side has `side` pixels, and the longer one as torchvision's Resize has it."""
+    width, height = image.size
+    if min(width, height) == side:
+        return image
+    longer = side * max(width, height) // min(width, height)
+    size = (side, longer) if width < height else (longer, side)
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """From [0, 1] to the inputs of the image tower; channels are the third dimension from the end."""
+    mean = torch.tensor(MEAN, dtype=images.dtype, device=images.device).view(3, 1, 1)
+    std = torch.tensor(STD, dtype=images.dtype, device=images.device).view(3, 1, 1)
+    return (images - mean) / std
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A picture to the input of the image tower: shortest side to `image_size`, centre square, normalised."""
+
+    image_size: int
+
+    def __call__(self, image: Image.Image | bytes) -> Tensor:
+        """Float (3, S, S).
+
+        Raises:
+            ValueError: the bytes are not a readable picture.
+        """
+        image = decode_rgb(image) if isinstance(image, bytes) else to_rgb(image)
+        image = resize_shortest(image, self.image_size)
+        left, top = (round((extent - self.image_size) / 2) for extent in image.size)
+        square = image.crop((left, top, left + self.image_size, top + self.image_size))
+        return normalize(torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255)
+
+    def facts(self) -> dict[str, object]:
+        """The `preprocess` of model.json, in open_clip's words."""
+        return {
+            "image_size": self.image_size,
+            "mean": list(MEAN),
+            "std": list(STD),
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+            "fill_color": 255,
+        }

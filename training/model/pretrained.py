@@ -1,0 +1,217 @@
+"""Weights that others have trained: OpenAI's and open_clip's, from a file, a folder or the Hub. No pickle is run.
+
+The names of our parameters are theirs, so reading is most of it: what a checkpoint wraps around the weights is taken off,
+and the shapes say which model they are for.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dataops.errors import ConfigError, SourceError
+from training.config import ModelConfig
+from training.model.clip import CLIP
+from training.model.torchscript import is_torchscript, torchscript_tensors
+
+HUB = "hf-hub:"
+"""What a name on the Hub begins with, as in open_clip."""
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+"""Weights that a folder may hold, the first that is there counts."""
+CARDS = ("model.json", "open_clip_config.json")
+"""Files beside them that tell the model's dimensions: ours and open_clip's."""
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+"""What DistributedDataParallel and torch.compile put before each name."""
+TEXT_TOWER = re.compile(r"^text\.(?=transformer\.|token_embedding\.|positional_embedding$|ln_final\.|text_projection$)")
+"""open_clip keeps the text tower's parameters under `text.` where a model has custom_text."""
+OPENAI_FACTS = {"input_resolution", "context_length", "vocab_size"}
+NO_WEIGHTS = re.compile(r"(?:^|\.)(?:input_resolution|context_length|vocab_size|attn_mask)$")
+"""Facts that OpenAI's archives carry among the weights, and the causal mask, which is no parameter."""
+
+
+def load_pretrained(source: str | Path, config: ModelConfig | None = None) -> CLIP:
+    """A model with the weights of others, fp32, on the CPU, in evaluation mode.
+
+    Args:
+        source: a file (.safetensors; .pt, .pth and .bin by torch; OpenAI's TorchScript archives), a folder of ours or of
+            open_clip's `local-dir:`, or `hf-hub:owner/name`, with `@revision` where one is meant.
+        config: the model that it is for; None: what lies beside the weights says, else their shapes. Shapes do not tell
+            the activation: what came out of an archive of OpenAI's has quick_gelu, any other file does not.
+
+    Raises:
+        ConfigError: there are no such weights, they cannot be read safely, or they are of another model.
+        SourceError: the Hub does not answer.
+    """
+    file = _weights_file(source)
+    tensors, is_openai = _read(file)
+    if config is None:
+        config = _config_beside(file) or config_of_shapes(tensors, quick_gelu=is_openai, name=str(file))
+    with torch.device("meta"):
+        model = CLIP(config)
+    _check_fit(tensors, model.state_dict(), str(file))
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model.eval()
+
+
+def load_towers(model: CLIP, source: str | Path, *, image_only: bool) -> None:
+    """Put the weights of others into a model that is there; `source` and errors as in load_pretrained.
+
+    Temperature and bias come with the text tower, unless they are for the other loss.
+    """
+    file = _weights_file(source)
+    tensors, expected = read_state_dict(file), model.state_dict()
+    left = set() if ("logit_bias" in tensors) == ("logit_bias" in expected) else {"logit_scale", "logit_bias"}
+    tensors, expected = (
+        {name: t for name, t in found.items() if name not in left and (name.startswith("visual.") or not image_only)}
+        for found in (tensors, expected)
+    )
+    _check_fit(tensors, expected, str(file))
+    model.load_state_dict(tensors, strict=False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The weights in a file, by our names, as fp32 (counters stay integers).
+
+    Raises: ConfigError where the file cannot be read without running code of its own.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The weights, and whether the facts of OpenAI's archives stand among them."""
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        elif is_torchscript(path):
+            found = torchscript_tensors(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError, UnpicklingError) as error:
+        remedy = "save the state dict alone as safetensors, and name that file"
+        message = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{path}: the weights cannot be read safely ({type(error).__name__}: {message}); {remedy}"
+        ) from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]  # a training checkpoint of open_clip
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ConfigError(f"{path}: holds no state dict, that is names with tensors")
+    weights = {name: value for name, value in map(_renamed, found.items()) if not NO_WEIGHTS.search(name)}
+    return weights, found.keys() >= OPENAI_FACTS
+
+
+def save_state_dict(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, each with memory of its own."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
+
+
+def _renamed(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
+    name, value = TEXT_TOWER.sub("", WRAPPERS.sub("", item[0])), item[1]
+    if name in ("logit_scale", "logit_bias"):
+        value = value.reshape(())
+    return name, value.float().contiguous() if value.is_floating_point() else value
+
+
+def config_of_shapes(tensors: Mapping[str, Tensor], *, quick_gelu: bool, name: str) -> ModelConfig:
+    """The model that weights are for; heads are 64 wide, as in all published ones.
+
+    Raises: ConfigError where they are not those of a CLIP with one of our towers; `name` is what it is told of.
+    """
+    try:
+        return ModelConfig.model_validate(
+            {
+                "embed_dim": tensors["text_projection"].shape[1],
+                "quick_gelu": quick_gelu,
+                "init_logit_bias": float(tensors["logit_bias"]) if "logit_bias" in tensors else None,
+                "vision_cfg": _vision(tensors),
+                "text_cfg": {
+                    "context_length": tensors["positional_embedding"].shape[0],
+                    "vocab_size": tensors["token_embedding.weight"].shape[0],
+                    "width": tensors["ln_final.weight"].shape[0],
+                    "heads": tensors["ln_final.weight"].shape[0] // 64,
+                    "layers": _count(tensors, r"transformer\.resblocks\.(\d+)\."),
+                },
+            }
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(f"{name}: not the weights of a CLIP with a ResNet or vision transformer: {error}") from error
+
+
+def _vision(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    if "visual.proj" in tensors:
+        width, _, patch, _ = tensors["visual.conv1.weight"].shape
+        side = round((tensors["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+        layers: Any = _count(tensors, r"visual\.transformer\.resblocks\.(\d+)\.")
+        return {"image_size": side * patch, "layers": layers, "width": width, "patch_size": patch}
+    side = round((tensors["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    layers = [_count(tensors, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
+    width = tensors["visual.conv3.weight"].shape[0]
+    return {"image_size": side * 32, "layers": layers, "width": width, "patch_size": None}
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    return len({found[1] for name in tensors if (found := re.match(pattern, name))})
+
+
+def _check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
+    wrong = [f"{key} is missing" for key in expected if key not in tensors]
+    wrong += [f"{key} is not of this model" for key in tensors if key not in expected]
+    wrong += [
+        f"{key} is {tuple(tensors[key].shape)}, not {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in tensors and tensors[key].shape != tensor.shape
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ConfigError(f"{name}: other weights than the model's: {', '.join(wrong[:3])}{more}")
+
+
+def _weights_file(source: str | Path) -> Path:
+    path = _fetch(str(source)) if str(source).startswith(HUB) else Path(source)
+    if path.is_file():
+        return path
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return path / name
+    raise ConfigError(f"{path}: neither a file of weights nor a folder with one of {', '.join(WEIGHTS)}")
+
+
+def _config_beside(file: Path) -> ModelConfig | None:
+    for name in CARDS:
+        card = file.with_name(name)
+        if card.is_file():
+            try:
+                fields = json.loads(card.read_text("utf-8"))
+                fields = fields.get("model_cfg", fields)
+                fields = {key: value for key, value in fields.items() if key not in ("preprocess", "tokenizer")}
+                return ModelConfig.model_validate(fields)
+            except (OSError, ValueError, ValidationError, AttributeError) as error:
+                raise ConfigError(f"{card}: not a model that pairmill has: {error}") from error
+    return None
+
+
+def _fetch(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    try:
+        folder = snapshot_download(name, revision=revision or None, allow_patterns=[*WEIGHTS, *CARDS])
+    except (OSError, ValueError) as error:  # offline, no such name, a name that is none
+        message = str(error).partition("\n")[0]
+        remedy = "try again, or name a local file"
+        raise SourceError(f"{source}: the Hub gave no weights ({type(error).__name__}: {message}); {remedy}") from error
+    assert isinstance(folder, str)
+    return Path(folder)
