@@ -28,7 +28,8 @@ from dataops.store import FolderStore
 from flows.config import RunConfig
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
-from tasks.engine.stage import Context, Stage, make, plan, reuse
+from tasks.engine.context import Context
+from tasks.engine.stage import Stage, make, plan, reuse
 from tasks.evaluate.stage import EVALUATE
 from tasks.pack.stage import PACK
 from tasks.train.stage import TRAIN

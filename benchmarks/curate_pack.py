@@ -44,10 +44,12 @@ from dataops.schema import CURATED, DOWNLOADED, conform, dropped, uid
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
 from dataops.store import FolderStore
+from tasks.engine.context import Context
 from tasks.engine.map_parts import shared_workers
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.stage import make, plan
 from tasks.pack import stage as pack
-from tasks.pack.stage import PACK, PackConfig
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 
 PER_SHARD, DISTINCT, SIDE, GOAL = 10_000, 400, 256, 0.7
 

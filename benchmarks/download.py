@@ -53,8 +53,10 @@ def ours(spec: dict[str, Any]) -> None:
     """Our stage on the list."""
     from dataops.snapshot import Counts, Draft, Manifest, content_digest
     from dataops.store import FolderStore
-    from tasks.download.stage import DOWNLOAD, DownloadConfig
-    from tasks.engine.stage import Context, make, plan
+    from tasks.download.config import DownloadConfig
+    from tasks.download.stage import DOWNLOAD
+    from tasks.engine.context import Context
+    from tasks.engine.stage import make, plan
 
     folder = Path(spec["output"])
     store = FolderStore(folder)

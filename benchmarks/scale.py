@@ -26,8 +26,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.cases.scale_cases import Job, Told, forget, make_pictures, run
+from benchmarks.cases.scale_cases import Told, forget, make_pictures, run
 from benchmarks.cases.scale_choice import make_judged
+from benchmarks.cases.scale_job import Job
 from benchmarks.cases.scale_places import pairmill, servers, two_nodes
 from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, TreeMemory, arguments, finish

@@ -16,7 +16,7 @@ from dataops.config import StageConfig
 from dataops.kernels.characters import UNSPACED
 from dataops.text.caption_counts import counted
 from dataops.text.personal_data import has_personal
-from dataops.text.url_signs import address_signs, hosts
+from dataops.text.url_signs import hosts, url_signs
 
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 _IMAGE_FILE = (
@@ -150,7 +150,7 @@ class Rule(NamedTuple):
     name: str
     """The drop_reason."""
     drops: pl.Expr
-    """Over the columns of PAIRS, of caption_counts.counted and of address_signs: true where the row is to be dropped."""
+    """Over the columns of PAIRS, of caption_counts.counted and of url_signs: true where the row is to be dropped."""
     may: pl.Expr | None = None
     """Of a costly rule: false only where `drops` is not true. It is asked of the other rows alone."""
 
@@ -250,7 +250,7 @@ def _caption_rules(config: RuleConfig) -> list[Rule]:
 
 
 def _are_plain(config: RuleConfig) -> bool:
-    """Whether address_signs can look for the extensions."""
+    """Whether url_signs can look for the extensions."""
     return all(extension.isascii() and extension.isalnum() for extension in config.blocked_extensions)
 
 
@@ -263,7 +263,7 @@ def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None
     if counts is None:
         counts = counted(rows["caption"])
     endings = config.blocked_extensions if _are_plain(config) else []
-    signs = address_signs(rows["url"], [*_TRACKING_FILES, *_TRACKING_SITES], endings)
+    signs = url_signs(rows["url"], [*_TRACKING_FILES, *_TRACKING_SITES], endings)
     asked, known = rules(config), pl.concat([rows, counts, signs], how="horizontal")
     first = ((rule.drops if rule.may is None else rule.may).fill_null(value=False).alias(rule.name) for rule in asked)
     answers = known.select(first)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +31,7 @@ from dataops.store import Store
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
-ABOUT = frozenset({"DATASET.md", "dataset.html", "evaluation.html"})
+UNDIGESTED = frozenset({"DATASET.md", "dataset.html", "evaluation.html"})
 """Parts that tell people of a dataset or an evaluation, also of how it came to be: no content digest covers them."""
 
 
@@ -141,8 +141,8 @@ def snapshot_key(stage: str, version: int, config: Mapping[str, Any], seed: int,
 
 
 def content_digest(parts: Iterable[Part]) -> str:
-    """sha256 over the sorted digests of all parts but the `evidence-*` ones and those of ABOUT."""
-    digests = sorted(p.sha256 for p in parts if not p.name.startswith(EVIDENCE) and p.name not in ABOUT)
+    """sha256 over the sorted digests of all parts but the `evidence-*` ones and those of UNDIGESTED."""
+    digests = sorted(p.sha256 for p in parts if not p.name.startswith(EVIDENCE) and p.name not in UNDIGESTED)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -339,3 +339,13 @@ def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.
     except pa.ArrowInvalid as error:
         msg = f"{store.uri}/{name} is no Parquet file: {error}"
         raise CorruptPart(msg) from error
+
+
+class SnapshotName(NamedTuple):
+    """A snapshot, complete or not."""
+
+    stage: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}/{self.key}"

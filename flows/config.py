@@ -18,14 +18,15 @@ from dataops.redaction import redact
 from dataops.store import open_store
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import evaluation_files
-from tasks.download.stage import DownloadConfig
-from tasks.engine.ray_pool import RayPlace, missing_ray
-from tasks.evaluate.stage import EvaluateConfig
-from tasks.extract.stage import KINDS, SourceConfig
+from tasks.download.config import DownloadConfig
+from tasks.engine.context import RayCluster
+from tasks.engine.ray_pool import missing_ray
+from tasks.evaluate.config import EvaluateConfig
+from tasks.extract.config import KINDS, SourceConfig
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
-from tasks.pack.stage import PackConfig
-from tasks.register.stage import RegisterConfig
+from tasks.pack.config import PackConfig
+from tasks.register.config import RegisterConfig
 from training.config import TrainConfig, load_model_config
 
 
@@ -62,10 +63,10 @@ class ExecutionConfig(_Table):
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each new try of a stage that failed with an error that another try may mend; empty: none."""
 
-    def cluster(self) -> RayPlace:
+    def cluster(self) -> RayCluster:
         """The cluster of Ray, for whatever uses it."""
         more = (self.ray_cpus, self.ray_memory_bytes, self.ray_max_retries, self.ray_shared_store)
-        return RayPlace(self.ray_address, self.workers, *more)
+        return RayCluster(self.ray_address, self.workers, *more)
 
 
 class RunConfig(_Table):
@@ -95,7 +96,7 @@ class RunConfig(_Table):
             return {**values, "register": {**register, "model_name": values["name"]}}
         return values
 
-    def ray(self) -> RayPlace | None:
+    def ray(self) -> RayCluster | None:
         """The cluster that parts are mapped over; None: this machine's processes."""
         return None if self.execution.engine == "local" else self.execution.cluster()
 

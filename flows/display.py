@@ -34,7 +34,7 @@ ARTEFACT_SECONDS = 2.0
 """Least time between two updates of a progress artefact: each is a request to the Prefect server."""
 
 
-class Sight:
+class RunDisplay:
     """Shows one run."""
 
     def __init__(self, run_id: str):

@@ -9,7 +9,6 @@ fits it: they work on one run record, one after the other, started by the events
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from dataops.redaction import guard_process, scrub, scrubbed_errors
 from flows.config import config_name
 from flows.prefect_errors import named
 from flows.records import RUN_ID, new_run_id
-from flows.run import Run
+from flows.run import Run, Step
 from infra.local.services import environment, make_home
 from tasks.curate.stage import CURATE
 from tasks.download.stage import DOWNLOAD
-from tasks.engine.stage import Stage
 from tasks.evaluate.stage import EVALUATE
 from tasks.extract.stage import EXTRACT
 from tasks.filter.stage import FILTER
@@ -36,17 +34,6 @@ from tasks.register.stage import REGISTER
 from tasks.train.stage import TRAIN
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage in its place."""
-
-    stage: Stage
-    table: str
-    """The config's table for it."""
-    reads: tuple[str, ...]
-    """The stages whose snapshots it reads; the first one's rows are those that it keeps or drops."""
 
 
 PIPELINE = (

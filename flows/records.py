@@ -22,7 +22,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts
 from dataops.store import Store, open_store
 from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, holder
-from training.process import identity, place
+from training.process import pid_namespace, process_fingerprint
 
 if TYPE_CHECKING:  # it loads every stage, half a second that no reader of records needs
     from flows.config import RunConfig
@@ -61,9 +61,9 @@ class Attempt(BaseModel):
     host: str
     pid: int
     place: str | None = None
-    """The table of processes that `pid` belongs to (training.process.place)."""
+    """The table of processes that `pid` belongs to (training.process.pid_namespace)."""
     process: str | None = None
-    """What tells this process from another of the same pid (training.process.identity)."""
+    """What tells this process from another of the same pid (training.process.process_fingerprint)."""
     flow: str = "pipeline"
     until: str | None = None
     """The last stage that this try was to run; None for all."""
@@ -73,11 +73,13 @@ class Attempt(BaseModel):
 
     def is_here(self) -> bool:
         """Whether its process can be looked for from this one."""
-        return self.host == socket.gethostname() if self.place is None else self.place == place()
+        return self.host == socket.gethostname() if self.place is None else self.place == pid_namespace()
 
     def is_gone(self) -> bool:
         """Whether its process is known to have ended; of another machine's nothing is known."""
-        return self.is_here() and (identity(self.pid) is None or self.process not in (None, identity(self.pid)))
+        return self.is_here() and (
+            process_fingerprint(self.pid) is None or self.process not in (None, process_fingerprint(self.pid))
+        )
 
     def is_sent_by(self, earlier: "Attempt") -> bool:
         """Whether this is a training on a work pool that an earlier try was waiting for when it began."""
@@ -120,7 +122,12 @@ class RunRecord(BaseModel):
     def begin(self, flow: str = "pipeline", until: str | None = None, flow_run_id: str | None = None) -> None:
         """Start a try in this process."""
         self.state = "running"
-        here = {"host": socket.gethostname(), "pid": os.getpid(), "place": place(), "process": identity(os.getpid())}
+        here = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "place": pid_namespace(),
+            "process": process_fingerprint(os.getpid()),
+        }
         self.attempts.append(Attempt(started_at=_now(), **here, flow=flow, until=until, flow_run_id=flow_run_id))
 
     def end(self, state: RunState, error: str | None = None) -> None:

@@ -4,9 +4,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -20,21 +21,39 @@ from dataops.redaction import scrubbed_errors
 from dataops.snapshot import Manifest, find
 from dataops.store import Store, open_store
 from flows.config import RunConfig, check_config, load_config
-from flows.display import Sight
+from flows.display import RunDisplay
 from flows.events import announce
-from flows.records import RunRecord, RunState, StageRun, StageState, find_run, load_run, new_run, remember
+from flows.records import (
+    RunRecord,
+    RunState,
+    StageRun,
+    StageState,
+    find_run,
+    load_run,
+    new_run,
+    remember,
+)
 from flows.train_on_pool import train_on_pool
 from infra.local.services import home
 from tasks.download.rounds import reopen
-from tasks.engine.stage import Context, Plan, discard, make, plan, reuse
+from tasks.engine.context import Context
+from tasks.engine.stage import Plan, Stage, discard, make, plan, reuse
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import End, Status
 from tasks.train.ray_launcher import train_on_ray
 
-if TYPE_CHECKING:
-    from flows.pipeline import Step
-
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage in its place."""
+
+    stage: Stage
+    table: str
+    """The config's table for it."""
+    reads: tuple[str, ...]
+    """The stages whose snapshots it reads; the first one's rows are those that it keeps or drops."""
 
 
 class Run:
@@ -46,7 +65,7 @@ class Run:
         self.at = ""
         """The stage at which it stands."""
         flow_run_id = str(flow_run.id)
-        self.sight = Sight(record.run_id)
+        self.sight = RunDisplay(record.run_id)
         self.context = Context(
             store=store,
             home=home(),
@@ -89,7 +108,7 @@ class Run:
         record, store = load_run(run_id, home(), store_uri)
         return cls(record, _config_of(record, store, until, sources=sources), store, until)
 
-    def take(self, step: "Step") -> None:
+    def take(self, step: Step) -> None:
         """Take a stage as the record has it: made earlier, perhaps on another machine that alone has the source files."""
         name, store = step.stage.name, self.context.store
         key = self.record.key_of(name)
@@ -100,7 +119,7 @@ class Run:
         run_task(name, f"{name}/{manifest.key}", lambda: manifest, lambda: manifest)
         self.manifests[name] = manifest
 
-    def make(self, step: "Step", *, force: bool = False, retry: Sequence[str] = (), verify: bool = False) -> None:
+    def make(self, step: Step, *, force: bool = False, retry: Sequence[str] = (), verify: bool = False) -> None:
         """Find or make one stage's snapshot, as a Prefect task run.
 
         Args:

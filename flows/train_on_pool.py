@@ -21,7 +21,8 @@ from prefect.states import Cancelling
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, ServiceError, TrainingDiverged
 from dataops.snapshot import Manifest, find
-from tasks.engine.stage import Context, Plan
+from tasks.engine.context import Context
+from tasks.engine.stage import Plan
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ ELSEWHERE = "PAIRMILL_ELSEWHERE"
 _PROC = Path("/proc")
 
 
-def identity(pid: int) -> str | None:
+def process_fingerprint(pid: int) -> str | None:
     """What tells this process from any other that ever had its pid; None when it is dead or a zombie.
 
     Source: proc_pid_stat(5): fields 3, 20 and 22, state, threads, start time in clock ticks since boot.
@@ -37,7 +37,7 @@ def identity(pid: int) -> str | None:
     return f"{_boot()}:{fields[19]}"
 
 
-def place() -> str:
+def pid_namespace() -> str:
     """Names the table of processes that pids of this process belong to: a machine since its boot, or a container on it.
 
     Two places of one name are one place, whatever the host's name is; where there is no /proc it is the host's name.
@@ -61,11 +61,11 @@ def follow_parent(pid: int, poll_seconds: float | None = None) -> None:
     """
     if os.environ.get(ELSEWHERE):
         return
-    started = identity(pid)
+    started = process_fingerprint(pid)
     pause = poll_seconds or (0.25 if (_PROC / "self/stat").exists() else 1.0)
 
     def watch() -> None:
-        while started is not None and identity(pid) == started:
+        while started is not None and process_fingerprint(pid) == started:
             time.sleep(pause)
         os._exit(RETRYABLE)
 

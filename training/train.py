@@ -32,11 +32,11 @@ from training.config import AugmentConfig, Precision, TrainConfig, load_model_co
 from training.data.augment import augment
 from training.data.loader import READ_AHEAD, Batch, Dataset, Skipped, batches
 from training.data.sampling_plan import Plan
-from training.data.shard_files import Wishes
+from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, check_shards, is_done, run_command, settle_device, sole_trainer
 from training.loop.health import Health
 from training.loop.initial_model import kept_patches, starting_model
-from training.loop.interim_evaluation import evaluate_now
+from training.loop.interim_evaluation import evaluate_interim
 from training.loop.loss import StepOutcome
 from training.loop.metrics_log import Journal, StepFlops
 from training.loop.optim import build_optimizer, learning_rate
@@ -96,7 +96,7 @@ class _Training:
         windows = self.dataset.windows(config.shuffle_shards)
         self.plan = Plan(len(self.dataset), config, job.seed, self.dataset.sampling, windows)
         files, limit = self.dataset.files, config.shard_cache_bytes
-        self.wishes = Wishes(files, self.plan, limit) if job.arriving else None
+        self.wishes = ShardRequests(files, self.plan, limit) if job.arriving else None
         if (smallest := self.plan.smallest_batch) < 2 * distributed.world_size():
             remedy = "batch_size" if self.plan.sampling is None else "batch_size, or filter.balance.max_per_query"
             raise ConfigError(
@@ -314,7 +314,7 @@ class _Training:
         """Measure the model as it is on the suite."""
         assert self.job.suite is not None
         loaded = LoadedModel(self.model, self.tokenizer, self.preprocess, self.model.config, self.device)
-        found = evaluate_now(loaded, self.job.suite, self.job.output / "suite", self.step)
+        found = evaluate_interim(loaded, self.job.suite, self.job.output / "suite", self.step)
         if distributed.rank() == 0:
             with (self.job.output / "evidence-suite.jsonl").open("a", encoding="utf-8") as file:
                 file.write(canonical_json({"step": self.step, **found}) + "\n")

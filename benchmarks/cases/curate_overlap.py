@@ -10,8 +10,8 @@ import pyarrow as pa
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.measure import Row
-from dataops.images.fingerprint import look
-from dataops.images.near_duplicates import bits_apart
+from dataops.images.fingerprint import fingerprint
+from dataops.images.near_duplicates import hamming_distance
 from dataops.images.overlap import known
 from tasks.curate.config import OverlapConfig
 from tasks.curate.evaluation_overlap import find_matches
@@ -60,7 +60,7 @@ def table(pictures: Sequence[Image.Image]) -> pa.Table:
     """Training pictures, as they are judged; a picture's uid is its number."""
     rows = []
     for number, picture in enumerate(pictures):
-        seen = look(np.asarray(picture.convert("RGB")))
+        seen = fingerprint(np.asarray(picture.convert("RGB")))
         row = {"uid": str(number), "sha256": "", "phash": seen.phash, "luminance": seen.luminance}
         rows.append(row)
     return pa.Table.from_pylist(rows, JUDGED)
@@ -91,7 +91,7 @@ def measured(ground: str, pictures: Sequence[Image.Image]) -> tuple[list[Row], l
     known, innocent = ([pictures[i] for i in half] for half in np.array_split(order, 2))
     config, sets, hashes = OverlapConfig(paths=("",)), indexed(known), one_hash(known)
     taken = set(find_matches(table(innocent), sets, config)["uid"].to_pylist())
-    apart = bits_apart(hashes[:, None], one_hash(innocent)[None])
+    apart = hamming_distance(hashes[:, None], one_hash(innocent)[None])
     false = {"ours": len(taken) / len(innocent), "peer": float((apart <= PEER_DISTANCE).any(axis=0).mean())}
     rows, said = [], []
     for name, change in CHANGES.items():
@@ -99,7 +99,7 @@ def measured(ground: str, pictures: Sequence[Image.Image]) -> tuple[list[Row], l
         copies = [change(picture.convert("RGB"), chance) for picture in known]
         found = find_matches(table(copies), sets, config)
         right = {"ours": sum(map(str.__eq__, found["uid"].to_pylist(), found["member"].to_pylist())) / len(known)}
-        right["peer"] = float((bits_apart(hashes, one_hash(copies)) <= PEER_DISTANCE).mean())
+        right["peer"] = float((hamming_distance(hashes, one_hash(copies)) <= PEER_DISTANCE).mean())
         rows.append(Row(f"overlap {ground}, {name}", right["ours"], right["peer"], "one hash a picture", "recall"))
         precision = {side: right[side] / max(right[side] + false[side], 1e-9) for side in right}
         said.append({"ground": ground, "change": name, "recall": right, "precision": precision, "false": false})

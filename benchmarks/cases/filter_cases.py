@@ -91,7 +91,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     """How many rows stay of the first `sizes` rows of parts, and the sum of their numbers."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
-    from tasks.engine.partition_tables import by_range, gathered, put_pieces, table
+    from tasks.engine.partition_tables import partition_by_hash, read_partition, table_name, write_partitions
     from tasks.filter import steps
     from tasks.filter.config import FilterConfig
     from tasks.filter.stage import range_bits
@@ -107,15 +107,15 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     def spill(number: int) -> None:
         path, start, rows = slices[number]
         with working:
-            pieces = by_range(_address_keys(path, start, rows, number), "url", bits)
-        put_pieces(draft, table("keys", number), *pieces)
+            pieces = partition_by_hash(_address_keys(path, start, rows, number), "url", bits)
+        write_partitions(draft, table_name("keys", number), *pieces)
 
     def choose(number: int) -> None:
         with working:
             steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
 
     def leaving(number: int) -> tuple[int, int]:
-        rows = gathered(draft, [table("gone", i) for i in range(1 << bits)], number)["row"]
+        rows = read_partition(draft, [table_name("gone", i) for i in range(1 << bits)], number)["row"]
         return len(rows), int(rows.cast(pl.UInt64).sum())
 
     with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # of which one waits for the disk
@@ -246,7 +246,8 @@ def stage(paths: Sequence[Path]) -> Result:
     """The whole stage with its default config, on two processes."""
     from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
     from dataops.store import FolderStore
-    from tasks.engine.stage import Context, make, plan
+    from tasks.engine.context import Context
+    from tasks.engine.stage import make, plan
     from tasks.filter.config import FilterConfig
     from tasks.filter.stage import FILTER
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
+from benchmarks.cases.scale_job import SHARD_ROWS, Job
 from benchmarks.inputs.rows import drawn
 from dataops.schema import DOWNLOADED, conform, uid
 from dataops.shards.tar import ShardWriter
@@ -22,37 +23,18 @@ from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_dige
 from dataops.store import FolderStore, open_store
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
-from tasks.engine.ray_pool import RayPlace
-from tasks.engine.stage import Context, Stage, make, plan
+from tasks.engine.stage import Stage, make, plan
 from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
-from tasks.pack.stage import PACK, PackConfig
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 
-SHARD_ROWS = 10_000
 SIDE = 64
 """Pixels of the pictures: what a stage costs a picture grows with them, how that grows with their number does not."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One measurement."""
-
-    store: str
-    what: str
-    """A stage, `choice`, `parts`, or `prefect-ray`."""
-    workers: int
-    ray: str | None = None
-    """Address of a cluster."""
-    rows: int = 0
-    lists: tuple[str, ...] = ()
-
-    def context(self) -> Context:
-        folder = Path(self.store)
-        place = RayPlace(self.ray, self.workers) if self.ray else None
-        return Context(store=FolderStore(folder), home=folder / "home", workers=self.workers, ray=place)
 
 
 @dataclass(frozen=True)

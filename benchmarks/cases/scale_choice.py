@@ -7,7 +7,7 @@ from multiprocessing import get_context
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.cases.scale_cases import SHARD_ROWS, Job
+from benchmarks.cases.scale_job import SHARD_ROWS, Job
 from benchmarks.inputs.rows import drawn, share
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore, open_store

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.kills import checks
 from benchmarks.kills.ground import Ground
-from benchmarks.kills.processes import MARK, ended, kill, living
+from benchmarks.kills.processes import MARK, alive, ended, kill
 from dataops.funnel import STAGES
 from dataops.store import FolderStore
 from flows.records import RunRecord
@@ -156,7 +156,7 @@ class Chaos:
         self, process: subprocess.Popen[bytes], store: Path, token: str, standing: "Standing", *, whole: bool
     ) -> str:
         """Kill something; the stage whose next try the command itself makes, or '' when the command is dead."""
-        processes = living(token)
+        processes = alive(token)
         main = [p for p in processes if p.pid == process.pid]
         others = [p for p in processes if p.pid != process.pid and p.role not in ("main", "resource tracker")]
         kind = self.random.choice(("main", "all", "power", *(("one",) * 3 if others and not whole else ())))

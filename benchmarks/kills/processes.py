@@ -28,7 +28,7 @@ class Process:
     role: str
 
 
-def living(token: str) -> list[Process]:
+def alive(token: str) -> list[Process]:
     """All processes, orphans too, that carry `MARK=token`; zombies are not among them."""
     wanted = os.fsencode(f"{MARK}={token}")
     found = []
@@ -58,7 +58,7 @@ def kill(processes: list[Process]) -> None:
 def ended(token: str, seconds: float) -> list[Process]:
     """The processes that still live after so many seconds; none when all is well."""
     deadline = time.monotonic() + seconds
-    while left := living(token):
+    while left := alive(token):
         if time.monotonic() > deadline:
             return left
         time.sleep(0.1)

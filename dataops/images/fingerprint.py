@@ -24,22 +24,22 @@ cv2.setNumThreads(1)  # the workers are the parallelism: threads of each would w
 PHASH_BITS = 64
 THUMBNAIL_SIDE = 16
 MATRIX_SIDE = 32  # the picture that the hash's cosine transform sees
-GROUND_WIDTH = 10
+BACKGROUND_TOLERANCE = 10
 _KEPT = 8  # of its lowest frequencies, each way
 _BLOCK = 4096  # pixels whose luminance is taken together; sums of less than 66,000 squares fit 32 bits
 _PRECISION = 22  # bits of a weight behind the point
 
 
 @dataclass(frozen=True)
-class Look:
+class Fingerprint:
     """What is seen of a picture."""
 
     pixels: bytes
     """xxh3-128 of width, height and RGB: equal for pictures that differ in metadata or lossless format alone."""
     contrast: float
     """The standard deviation of the luminance, of 255."""
-    ground: float
-    """Share of the pixels, a grid of at least 64x64 of them, whose luminance is within GROUND_WIDTH levels of one level."""
+    background_share: float
+    """Share of the pixels, a grid of at least 64x64 of them, whose luminance is within BACKGROUND_TOLERANCE levels of one level."""
     phash: int
     """64-bit perceptual hash."""
     thumbnail: bytes
@@ -48,8 +48,8 @@ class Look:
     """The 32x32 luminance that the hash was taken of: 1,024 bytes, rows first."""
 
 
-def look(pixels: Pixels) -> Look:
-    """Look at a picture."""
+def fingerprint(pixels: Pixels) -> Fingerprint:
+    """Fingerprint at a picture."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
     grey = np.empty((height, width), np.uint8)
@@ -59,10 +59,10 @@ def look(pixels: Pixels) -> Look:
     mean = first / (height * width)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
     digest.update(pixels.data)
-    return Look(
+    return Fingerprint(
         pixels=digest.digest(),
         contrast=math.sqrt(max(0.0, second / (height * width) - mean * mean)),
-        ground=ground,
+        background_share=ground,
         phash=int(_hash_of(luminance, DCT)),
         thumbnail=cells.tobytes(),
         luminance=luminance.tobytes(),
@@ -212,11 +212,11 @@ def _measure(rows, grey, cells):
 
 @compiled(nogil=True)
 def _ground(levels):
-    """The greatest share of counts within GROUND_WIDTH levels of one level."""
+    """The greatest share of counts within BACKGROUND_TOLERANCE levels of one level."""
     most, inside = 0, 0
-    for level in range(len(levels) + GROUND_WIDTH):
+    for level in range(len(levels) + BACKGROUND_TOLERANCE):
         inside += levels[level] if level < len(levels) else 0
-        inside -= levels[level - 2 * GROUND_WIDTH - 1] if level > 2 * GROUND_WIDTH else 0
+        inside -= levels[level - 2 * BACKGROUND_TOLERANCE - 1] if level > 2 * BACKGROUND_TOLERANCE else 0
         most = max(most, inside)
     return most / levels.sum()
 

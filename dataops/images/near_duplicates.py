@@ -26,7 +26,7 @@ _BUCKET_BITS = range(4, 25)
 _PAIRS = 1 << 20  # pairs that `matches` gives at a time
 
 
-def bits_apart(left: Hashes, right: Hashes) -> NDArray[np.uint8]:
+def hamming_distance(left: Hashes, right: Hashes) -> NDArray[np.uint8]:
     """In how many bits hashes differ."""
     return np.bitwise_count(left ^ right)
 
@@ -60,7 +60,7 @@ def clusters(
     return first[parent][same_as]
 
 
-def mates(hashes: Hashes, groups: Rows, distance: int, block: Block = ALL) -> NDArray[np.bool_]:
+def has_neighbour(hashes: Hashes, groups: Rows, distance: int, block: Block = ALL) -> NDArray[np.bool_]:
     """Whether a row has another of its group whose hash differs in at most `distance` bits (N,), thumbnails aside."""
     first, same_as = _distinct(hashes, groups, np.empty((len(hashes), 0), np.uint8))
     found = np.bincount(same_as, minlength=len(first)) > (1 if not block.before else len(same_as))

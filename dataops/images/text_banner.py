@@ -21,7 +21,7 @@ from dataops.images.connected_components import connected
 from dataops.kernels.compiled import compiled
 
 LEAST_GROUND = 0.6
-"""Least share of a picture that its ground (dataops.images.fingerprint.Look.ground) covers where all else is text."""
+"""Least share of a picture that its ground (dataops.images.fingerprint.Fingerprint.background_share) covers where all else is text."""
 LEAST_INK = 32  # levels from the ground
 _MOST_INK = 0.35  # of all pixels
 _LEAST_GLYPHS = 5

@@ -2,7 +2,7 @@
 
 import io
 
-from dataops.store import Store
+from dataops.storage.base import Store
 
 AHEAD = 1 << 16
 """Bytes that a small read brings: a Parquet reader asks for the footer's length, the footer, then neighbouring columns."""

@@ -27,7 +27,7 @@ _AS_SLASH[[ord(c) for c in "_.-"]] = ord("/")
 _NONE, _PLAIN, _UNUSUAL = range(3)
 
 
-def address_signs(urls: pl.Series, words: Sequence[str], endings: Sequence[str]) -> pl.DataFrame:
+def url_signs(urls: pl.Series, words: Sequence[str], endings: Sequence[str]) -> pl.DataFrame:
     """What the address of each row may be; a null is like "".
 
     Args:

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.images import decode as images
-from dataops.images.fingerprint import look
+from dataops.images.fingerprint import fingerprint
 from dataops.web.urls import BadUrl, canonical_url
 
 Kind = Literal["uid", "url", "domain", "sha256", "phash"]
@@ -104,7 +104,7 @@ def image_targets(data: bytes, bits: int = PHASH_BITS) -> list[Target]:
 
     Raises: ImageRefused when it is no image that is decoded here.
     """
-    hashed = look(images.pixels(data, max_area=64_000_000)).phash
+    hashed = fingerprint(images.pixels(data, max_area=64_000_000)).phash
     return [Target("sha256", hashlib.sha256(data).hexdigest()), Target("phash", f"{hashed:016x}", bits)]
 
 
@@ -114,7 +114,7 @@ def host_of(url: str | None) -> str | None:
     return found[1] if found else None
 
 
-def meant(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
+def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     """Which rows of a table the targets mean, as bool (N,)."""
     if not targets:
         return np.zeros(table.num_rows, bool)

@@ -44,10 +44,10 @@ def takedown(
     Args:
         file: addresses, domains, uids, sha256, phash:HEX, image:PATH, one a line; or CSV (kind, value), or TOML.
     """
-    from flows.commands.takedown import Order
+    from flows.commands.takedown import TakedownOptions
     from flows.commands.takedown import takedown as take_down
 
-    return take_down(Order(file, reason, delete_raw, yes), services.home(), store, as_json=json)
+    return take_down(TakedownOptions(file, reason, delete_raw, yes), services.home(), store, as_json=json)
 
 
 def promote(
@@ -124,9 +124,9 @@ def build(
     """
     from dataops.text.query_building import Thresholds
     from flows.commands.output import show_queries
-    from tasks.filter.queries import Given, build_queries, write_queries
+    from tasks.filter.queries import QuerySources, build_queries, write_queries
 
-    given = Given(text, titles, project, lemmas, wordfreq, wordfreq_top)
+    given = QuerySources(text, titles, project, lemmas, wordfreq, wordfreq_top)
     at = Thresholds(min_unigram, min_bigram, min_pmi, min_views, min_chars)
     found = build_queries(given, at)
     write_queries(found, out, given, at)

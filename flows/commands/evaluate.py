@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
+class EvaluateOptions:
     """What `pairmill eval` was asked."""
 
     model: str
@@ -34,7 +34,7 @@ class Order:
     settings: Settings = field(default_factory=Settings)
 
 
-def evaluate(order: Order, *, as_json: bool) -> int:
+def evaluate(order: EvaluateOptions, *, as_json: bool) -> int:
     """Evaluate a model, compare it with another where one is named, and show and write what came out."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     home = services.make_home()

@@ -17,14 +17,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError
+from dataops.snapshot import SnapshotName
 from dataops.store import Store
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import RunRecord, stores
 from infra.local import services
+from tasks.engine.context import Context
 from tasks.engine.lease import holder
 from tasks.engine.scratch_folders import abandoned
-from tasks.engine.stage import Context
-from tasks.lineage.inventory import DAY, Collection, Going, Inventory, Name, Swept, collect, sweep
+from tasks.lineage.inventory import DAY, Collection, Deletion, Inventory, Swept, collect, sweep
 from tasks.tracking.registry import needed_by_models, unknown_to_registry
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Roots:
         self.store, self.policy = store, policy
         self.records: dict[str, RunRecord] = {}
         self._seen: dict[str, tuple[int, float]] = {}
-        self.models: dict[Name, str] = {}
+        self.models: dict[SnapshotName, str] = {}
         self.kept: dict[str, str] = {}
         """Ids of the kept runs and why, as of the last look."""
 
@@ -104,7 +105,7 @@ class Roots:
         found = {name: inventory.manifest(name) for name in inventory.snapshots if name not in self.models}
         self.models |= unknown_to_registry({name: manifest for name, manifest in found.items() if manifest})
 
-    def __call__(self) -> dict[Name, str]:
+    def __call__(self) -> dict[SnapshotName, str]:
         """The roots now: only run records that changed since the last look are read."""
         self._read_records()
         roots = dict(self.models)
@@ -112,7 +113,7 @@ class Roots:
         self.kept |= {run_id: "runs now" for run_id, record in self.records.items() if self._beats(record)}
         for run_id, why in self.kept.items():
             for stage in self.records[run_id].stages:
-                roots.setdefault(Name(stage.stage, stage.key), why)
+                roots.setdefault(SnapshotName(stage.stage, stage.key), why)
         return roots
 
     def _beats(self, record: RunRecord) -> bool:
@@ -134,11 +135,11 @@ class Roots:
                 raise ConfigError(msg) from error
             self.records[record.run_id], self._seen[entry.name] = record, seen
 
-    def used_by(self) -> dict[Name, str]:
+    def used_by(self) -> dict[SnapshotName, str]:
         """The newest run that used each snapshot."""
-        users: dict[Name, str] = {}
+        users: dict[SnapshotName, str] = {}
         for record in sorted(self.records.values(), key=_last_active):
-            users |= {Name(stage.stage, stage.key): record.run_id for stage in record.stages}
+            users |= {SnapshotName(stage.stage, stage.key): record.run_id for stage in record.stages}
         return users
 
 
@@ -201,7 +202,7 @@ def _touched(folder: Path) -> float:
 # What is printed ------------------------------------------------------------------------------------------------------
 
 
-def _show(store: Store, collection: Collection, users: Mapping[Name, str]) -> None:
+def _show(store: Store, collection: Collection, users: Mapping[SnapshotName, str]) -> None:
     out, now = console(), time.time()
     if not collection.snapshots and not collection.kept:
         return
@@ -244,8 +245,10 @@ def _show_local(local: Sequence[Path], *, delete: bool) -> None:
         out.print(text("\nNothing was deleted; --yes deletes what is listed."))
 
 
-def _as_json(store: Store, collection: Collection, swept: Swept, users: Mapping[Name, str]) -> dict[str, object]:
-    def row(going: Going) -> dict[str, object]:
+def _as_json(
+    store: Store, collection: Collection, swept: Swept, users: Mapping[SnapshotName, str]
+) -> dict[str, object]:
+    def row(going: Deletion) -> dict[str, object]:
         fields = {"stage": going.name.stage, "key": going.name.key, "bytes": going.bytes, "why": going.why}
         return {**fields, "age_seconds": round(time.time() - going.modified), "last_run": users.get(going.name)}
 

@@ -51,11 +51,11 @@ def evaluate(
         model: a folder (ours or open_clip's), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
         suite: TOML file, as configs/suites/datacomp.toml.
     """
-    from flows.commands.evaluate import Order, evaluate
+    from flows.commands.evaluate import EvaluateOptions, evaluate
     from tasks.evaluate.run_suite import Settings
 
     settings = Settings(batch_size, device, precision, nproc)
-    return evaluate(Order(model, suite, against, data, matches, page, settings), as_json=json)
+    return evaluate(EvaluateOptions(model, suite, against, data, matches, page, settings), as_json=json)
 
 
 def fetch(

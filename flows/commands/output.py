@@ -23,7 +23,7 @@ from infra.local.services import ServiceStatus
 from training.evaluation.intervals import summary_rows
 
 if TYPE_CHECKING:
-    from flows.deployment.deploy import Row
+    from flows.deployment.order import Row
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""

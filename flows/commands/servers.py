@@ -37,13 +37,14 @@ def deploy(
         config: TOML file; relative paths in it count from the present folder, also for the scheduled runs.
     """
     from flows.commands.output import show_deployed, show_removed
-    from flows.deployment.deploy import Order, workers
     from flows.deployment.deploy import deploy as make_stand
     from flows.deployment.deploy import remove as delete
+    from flows.deployment.deploy import workers
+    from flows.deployment.order import DeployRequest
 
     if remove:
         return show_removed(delete(config), as_json=json)
-    order = Order(config, cron, timezone, until, overlap, notify, gpus, pool)
+    order = DeployRequest(config, cron, timezone, until, overlap, notify, gpus, pool)
     return show_deployed(make_stand(order), workers(order), as_json=json)
 
 

@@ -18,7 +18,7 @@ from dataops.store import Store
 from dataops.trace.targets import Target
 from flows.commands.output import console, print_json, text
 from flows.records import read_record, stores
-from tasks.engine.stage import Context
+from tasks.engine.context import Context
 from tasks.engine.takedown_requests import FOLDER, Request, read_targets, record, request_of
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
+class TakedownOptions:
     """What the command line asks for."""
 
     file: Path
@@ -39,7 +39,7 @@ class Order:
     yes: bool = False
 
 
-def takedown(order: Order, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+def takedown(order: TakedownOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:
     """Do it in every known store; 3 where something could not be done, which the report names.
 
     Raises: ConfigError for a bad file, or when nobody can be asked whether to delete.
@@ -57,7 +57,7 @@ def takedown(order: Order, home: Path, store_uri: str | None, *, as_json: bool) 
 
 
 def _one_store(
-    store: Store, home: Path, order: Order, request: Request, targets: Sequence[Target], out: Console | None
+    store: Store, home: Path, order: TakedownOptions, request: Request, targets: Sequence[Target], out: Console | None
 ) -> dict[str, Any]:
     lineage, search = Lineage(store), Search(store)
     if not lineage.manifests:
@@ -88,7 +88,7 @@ def _one_store(
     return report
 
 
-def _incomplete(report: Mapping[str, Any], order: Order) -> bool:
+def _incomplete(report: Mapping[str, Any], order: TakedownOptions) -> bool:
     missed = any(one["trouble"] or one["models_not_tagged"] for one in report["datasets"])
     return missed or bool(order.delete_raw and (report["raw_snapshots"] or report["deleted"].get("not_deleted")))
 

@@ -5,10 +5,9 @@ Imports prefect only once the servers are known: it reads its settings then.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -16,50 +15,14 @@ from httpx import HTTPError
 
 from dataops.errors import ConfigError, ServiceError
 from flows.config import config_name, load_config
+from flows.deployment.order import DeployRequest, Row
 from infra.local import services
 
 if TYPE_CHECKING:
     from flows.deployment.deployer import Deployer
 
-Until = Literal["pack", "register"]
-Overlap = Literal["skip", "queue"]
 
-
-@dataclass(frozen=True)
-class Order:
-    """What is to stand."""
-
-    config: Path
-    cron: str | None = None
-    timezone: str = "Etc/UTC"
-    until: Until = "register"
-    """The last stage of a scheduled run: `register` schedules `pipeline`, `pack` schedules `curate`."""
-    overlap: Overlap = "skip"
-    """What becomes of a schedule that fires while the last run still goes. Skipped by default: the next run sees all that
-    it would have seen, whereas a queue of runs that take longer than their interval only grows."""
-    notify: tuple[str, ...] = ()
-    """Notification blocks, `type/name`. None leaves the notifications as they stand."""
-    gpus: int = 1
-    pool: str = "pairmill"
-
-    @property
-    def gpu_pool(self) -> str:
-        """The work pool of the training machines."""
-        return f"{self.pool}-gpu"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One thing that stands in Prefect."""
-
-    kind: Literal["pool", "deployment", "automation"]
-    name: str
-    what: str
-    """Its schedule, limit or trigger, in few words."""
-    url: str
-
-
-def deploy(order: Order) -> list[Row]:
+def deploy(order: DeployRequest) -> list[Row]:
     """Check everything, start the local servers where none are named, then create or update; what stands afterwards.
 
     Raises:
@@ -79,10 +42,10 @@ def remove(config: Path) -> list[str]:
         return deployer.remove(name)
 
 
-def workers(order: Order) -> Sequence[str]:
+def workers(order: DeployRequest) -> Sequence[str]:
     """The commands that start workers: here, or on other machines."""
     api = next(s.url for s in services.status() if s.name == "prefect")
-    pool = "" if order.pool == Order.pool else f" --pool {order.pool}"
+    pool = "" if order.pool == DeployRequest.pool else f" --pool {order.pool}"
     gpus = "" if order.gpus == 1 else f" --gpus {order.gpus}"
     return (
         f"pairmill up --worker{pool}{gpus}",
@@ -105,7 +68,7 @@ def _deployer() -> Iterator["Deployer"]:
         raise ServiceError(msg) from error
 
 
-def _check(order: Order) -> None:
+def _check(order: DeployRequest) -> None:
     problems = []
     if order.cron is not None:
         try:

@@ -26,7 +26,7 @@ from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig
 from flows.deployment.automations import notifications, zombie
-from flows.deployment.deploy import Order, Row
+from flows.deployment.order import DeployRequest, Row
 from flows.pipeline import FLOWS
 
 PROJECT = CHECKOUT / "infra" / "prefect.yaml"
@@ -37,7 +37,7 @@ STRATEGY = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLim
 TRIGGER: TypeAdapter[Any] = TypeAdapter(DeploymentTriggerTypes)
 
 
-def specifications(order: Order, config: RunConfig) -> list[dict[str, Any]]:
+def specifications(order: DeployRequest, config: RunConfig) -> list[dict[str, Any]]:
     """The deployments of infra/prefect.yaml, filled in: config, schedule, pools, and the folder in which runs start."""
     project = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
     found = []
@@ -59,7 +59,7 @@ def _here(step: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_config(spec: Mapping[str, Any], order: Order, config: RunConfig) -> dict[str, Any]:
+def _of_config(spec: Mapping[str, Any], order: DeployRequest, config: RunConfig) -> dict[str, Any]:
     path = order.config.resolve()
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     facts = f"Config `{shown}`, store `{config.store.uri}`, model `{config.register_.model_name}`."
@@ -92,7 +92,7 @@ class Deployer:
     ) -> None:
         self._client.__exit__(kind, error, trace)
 
-    def make(self, order: Order, config: RunConfig) -> list[Row]:
+    def make(self, order: DeployRequest, config: RunConfig) -> list[Row]:
         """Create or update all that the order asks for.
 
         Raises: ConfigError when a block is not there or the schedule is refused, before anything is made.

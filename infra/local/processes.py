@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from training.process import identity
+from training.process import process_fingerprint
 
 MARK = "PAIRMILL_SERVICE"
 """Environment variable that holds the folder of the service that a process belongs to."""
@@ -30,7 +30,7 @@ def marked(mark: str) -> list[int]:
     found = []
     for pid in _pids():
         with contextlib.suppress(OSError):  # another user's process, or one that ended meanwhile
-            if wanted in (_PROC / str(pid) / "environ").read_bytes().split(b"\0") and identity(pid):
+            if wanted in (_PROC / str(pid) / "environ").read_bytes().split(b"\0") and process_fingerprint(pid):
                 found.append(pid)
     return found
 
@@ -73,7 +73,7 @@ def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
                     os.kill(member, sign)
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            if not marked(mark) and (pid is None or identity(pid) is None):
+            if not marked(mark) and (pid is None or process_fingerprint(pid) is None):
                 return
             time.sleep(0.05)
 

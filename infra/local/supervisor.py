@@ -71,7 +71,11 @@ class Record:
     @property
     def alive(self) -> bool:
         """Whether the very process that we started still lives."""
-        return self.pid is not None and self.identity is not None and processes.identity(self.pid) == self.identity
+        return (
+            self.pid is not None
+            and self.identity is not None
+            and processes.process_fingerprint(self.pid) == self.identity
+        )
 
 
 def load(folder: Path) -> Record | None:
@@ -241,7 +245,13 @@ def _restart(folder: Path, service: Service, record: Record | None) -> Record:
     except OSError as error:
         raise ServiceError(f"{service.name} could not be started: {error}") from error
     record = Record(
-        service.name, port, service.command, service.health_path, pid, processes.identity(pid) or "dead", started_at
+        service.name,
+        port,
+        service.command,
+        service.health_path,
+        pid,
+        processes.process_fingerprint(pid) or "dead",
+        started_at,
     )
     try:
         save(folder, record)

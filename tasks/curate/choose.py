@@ -14,7 +14,7 @@ from tasks.curate import near_duplicates as near
 from tasks.curate import steps
 from tasks.curate.config import CurateConfig
 from tasks.curate.steps import OVERLAPS, Step
-from tasks.engine.partition_tables import gathered, get_piece
+from tasks.engine.partition_tables import read_one, read_partition
 
 CHOSEN = pa.schema(
     [
@@ -38,7 +38,7 @@ def choose(numbers: Sequence[str], sizes: Sequence[int], config: CurateConfig, m
     """
     groups, rows = steps.grouped(sizes), sum(sizes)
     bits, near_bits = (steps.range_bits(rows, most) for most in (steps.RANGE_ROWS, steps.NEAR_ROWS))
-    first = Step(steps.spread, 0, len(groups), bits, near_bits, config, matches=matches)
+    first = Step(steps.put_by_sha256, 0, len(groups), bits, near_bits, config, matches=matches)
 
     def over_groups(function: Callable[[Draft, Step], Record]) -> None:
         over([
@@ -52,16 +52,16 @@ def choose(numbers: Sequence[str], sizes: Sequence[int], config: CurateConfig, m
 
     if not groups:
         return
-    over_groups(steps.spread)
+    over_groups(steps.put_by_sha256)
     over_ranges(steps.by_bytes)  # what stays for the others must itself be good enough to stay
-    over_groups(steps.regroup)
+    over_groups(steps.put_by_pixels)
     over_ranges(steps.by_pixels)
     if config.near_duplicates:
-        over_groups(near.sign)
-        over_ranges(near.find_mates, near.ranges_of_blocks(first))
-        over_groups(near.carry)
+        over_groups(near.put_hashes)
+        over_ranges(near.find_candidates, near.ranges_of_blocks(first))
+        over_groups(near.put_candidates)
         over_ranges(near.compare, near.ranges_of_blocks(first))
-    over_ranges(near.settle, 1)
+    over_ranges(near.resolve_clusters, 1)
     over_groups(decide)
 
 
@@ -73,10 +73,10 @@ def chosen_name(number: str) -> str:
 def decide(draft: Draft, step: Step) -> Record:
     """Write down what was decided of the rows of a group, a table a raw shard."""
     rows = steps.judged(draft, step, ["phash"])
-    settled = get_piece(draft, "settled.table", step.number)
+    settled = read_one(draft, "settled.table", step.number)
     names = [f"{high:016x}{low:016x}" for high, low in settled.select("name_high", "name_low").iter_rows()]
     settled = settled.with_columns(cluster=pl.Series(names, dtype=pl.String))
-    gone = [gathered(draft, step.range_tables(kind), step.number) for kind in ("gone-bytes", "gone-pixels")]
+    gone = [read_partition(draft, step.range_tables(kind), step.number) for kind in ("gone-bytes", "gone-pixels")]
     gone.append(settled.filter("worse").with_columns(drop_reason=pl.lit("near_duplicate")))
     why = pl.concat(frame.select("row", why="drop_reason") for frame in gone)
     rows = rows.join(why, on="row", how="left", maintain_order="left")

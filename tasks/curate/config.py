@@ -10,7 +10,7 @@ from dataops.schema import SCORE_NAMES
 from tasks.curate.scores.config import ScoresConfig
 
 
-class Likeness(BaseModel):
+class OverlapThresholds(BaseModel):
     """How like a training picture and an evaluation picture must be to be one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -21,7 +21,7 @@ class Likeness(BaseModel):
     """Least correlation of the two pictures, laid over each other."""
 
 
-class OverlapConfig(Likeness):
+class OverlapConfig(OverlapThresholds):
     """`[curate.overlap]`: training pictures that are copies of evaluation pictures."""
 
     paths: Annotated[tuple[str, ...], Field(min_length=1)]

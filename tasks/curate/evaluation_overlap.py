@@ -23,17 +23,17 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.images import decode as images
 from dataops.images.fingerprint import MATRIX_SIDE
-from dataops.images.near_duplicates import bits_apart, matches
+from dataops.images.near_duplicates import hamming_distance, matches
 from dataops.images.overlap import PLANE_SIDE, VARIANTS, correlations, known, variant
 from dataops.shards.tar import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Record, read_table
 from dataops.store import open_store
-from tasks.curate.config import CurateConfig, Likeness, OverlapConfig
+from tasks.curate.config import CurateConfig, OverlapConfig, OverlapThresholds
 from tasks.curate.judge import judged_name
 from tasks.curate.steps import matrix
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Work
-from tasks.extract.sources.base import SourceFile
+from tasks.files.base import SourceFile
 from tasks.files.find import find
 
 logger = logging.getLogger(__name__)
@@ -111,13 +111,14 @@ def evaluation_inputs(config: CurateConfig) -> list[Input]:
     return inputs
 
 
-def evaluation_matches(work: Work, numbers: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
+def evaluation_matches(
+    work: Work[CurateConfig], config: OverlapConfig, numbers: Sequence[str]
+) -> tuple[pa.Table, dict[str, Any]]:
     """The training pictures that evaluation sets have (columns MATCHES), and what is to be said of the sets.
 
     Args:
         numbers: of the raw shards, whose judged tables are in the store.
     """
-    config: OverlapConfig = work.config.overlap
     records = map_parts(index, _tasks(config), work.draft, work.context, _said)
     pictures = sum(record.parts[0].rows for record in records)
     unreadable = sum(record.facts["unreadable"] for record in records)
@@ -210,7 +211,9 @@ def _indexed(store_uri: str, names: tuple[str, ...]) -> pa.Table:
     return pa.concat_tables([_INDEXED.empty_table(), *(read_table(store, name) for name in names)])
 
 
-def find_matches(judged: pa.Table, indexed: pa.Table, likeness: Likeness, pool: Executor | None = None) -> pa.Table:
+def find_matches(
+    judged: pa.Table, indexed: pa.Table, likeness: OverlapThresholds, pool: Executor | None = None
+) -> pa.Table:
     """The good pictures of `judged` that are among the indexed ones, each with the best way in which it is each of them.
 
     Args:
@@ -242,7 +245,9 @@ def _exact(good: pa.Table, indexed: pa.Table) -> pl.DataFrame:
     return both.select(pl.col(name).cast(kind) for name, kind in _FOUND.items())
 
 
-def _changed(good: pa.Table, indexed: pa.Table, likeness: Likeness, pool: Executor | None) -> Iterator[pl.DataFrame]:
+def _changed(
+    good: pa.Table, indexed: pa.Table, likeness: OverlapThresholds, pool: Executor | None
+) -> Iterator[pl.DataFrame]:
     planes = matrix(indexed["plane"].to_pylist()).reshape(-1, PLANE_SIDE, PLANE_SIDE)
     queries = np.frombuffer(b"".join(indexed["hashes"].to_pylist()), "<u8").astype(np.uint64)
     hashes = good["phash"].to_numpy().astype(np.uint64)
@@ -275,7 +280,7 @@ def _laid_over(
             "row": rows[good],
             "picture": pictures[good],
             "kind": [kinds[number] for number in numbers[good].tolist()],
-            "distance": bits_apart(queries[pairs[good, 0]], hashes[rows[good]]),
+            "distance": hamming_distance(queries[pairs[good, 0]], hashes[rows[good]]),
             "correlation": correlation[good],
         },
         schema_overrides=_FOUND,

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dataops.errors import CorruptPart
 from dataops.images import decode as images
-from dataops.images.fingerprint import Look, Pixels, look, luminance_of
+from dataops.images.fingerprint import Fingerprint, Pixels, fingerprint, luminance_of
 from dataops.images.text_banner import LEAST_GROUND, is_text_banner
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, read_table
@@ -54,7 +54,7 @@ class RawShard:
 
 
 def judge(draft: Draft, shard: RawShard) -> Record:
-    """Look at each picture of a raw shard; the table goes to the scratch objects."""
+    """Fingerprint at each picture of a raw shard; the table goes to the scratch objects."""
     rows = read_table(draft.store, shard.rows)
     judged = [
         {
@@ -98,7 +98,7 @@ def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfi
         pixels = images.pixels(data)
     except images.ImageRefused as refused:
         return {"drop_reason": refused.reason}
-    seen = look(pixels)
+    seen = fingerprint(pixels)
     return {
         "drop_reason": _health(seen, pixels, original_size, config),
         "pixels": seen.pixels,
@@ -108,7 +108,7 @@ def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfi
     }
 
 
-def _health(seen: Look, pixels: Pixels, original_size: tuple[int, int], config: CurateConfig) -> str | None:
+def _health(seen: Fingerprint, pixels: Pixels, original_size: tuple[int, int], config: CurateConfig) -> str | None:
     small, large = sorted(original_size)
     if small < config.min_side:
         return "too_small"
@@ -116,6 +116,6 @@ def _health(seen: Look, pixels: Pixels, original_size: tuple[int, int], config: 
         return "aspect_ratio"
     if seen.contrast < config.min_contrast:
         return "blank"
-    if config.text_banners and seen.ground >= LEAST_GROUND and is_text_banner(luminance_of(pixels)):
+    if config.text_banners and seen.background_share >= LEAST_GROUND and is_text_banner(luminance_of(pixels)):
         return "text_banner"
     return None

@@ -11,11 +11,18 @@ import numpy as np
 import polars as pl
 
 from dataops.images.bit_blocks import ALL, Block, blocks
-from dataops.images.near_duplicates import clusters, components, mates
+from dataops.images.near_duplicates import clusters, components, has_neighbour
 from dataops.snapshot import Draft, Record, read_table
 from tasks.curate.judge import judged_name
-from tasks.curate.steps import RANKING, Step, best_first, identity, left, matrix, ranked
-from tasks.engine.partition_tables import by_range, gathered, get_piece, put_pieces, split, table
+from tasks.curate.steps import RANKING, Step, best_first, left, matrix, ranked, row_id
+from tasks.engine.partition_tables import (
+    partition_by_hash,
+    partition_by_index,
+    read_one,
+    read_partition,
+    table_name,
+    write_partitions,
+)
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio (Knuth, TAOCP 3, section 6.4): so that ranges are alike
 
@@ -36,7 +43,7 @@ def ranges_of_blocks(step: Step) -> int:
     return len(searches(step.near_bits, step.config.near_duplicate_distance)) << step.near_bits
 
 
-def sign(draft: Draft, step: Step) -> Record:
+def put_hashes(draft: Draft, step: Step) -> Record:
     """The hashes of the rows of a group that are still there, by range of each block's value."""
     kinds = ["gone-bytes", "gone-pixels"]
     rows = left(draft, step, kinds, ["uid", "caption", "original_area", "phash"])
@@ -44,33 +51,37 @@ def sign(draft: Draft, step: Step) -> Record:
     hashes, blocks, sizes = rows["phash"].to_numpy(), list[pl.DataFrame](), list[int]()
     for block in searches(step.near_bits, step.config.near_duplicate_distance):
         spread = pl.Series((hashes & np.uint64(block.shared)) * _SPREAD, dtype=pl.UInt64)
-        found, more = by_range(known.with_columns(spread=spread), "spread", step.near_bits)
+        found, more = partition_by_hash(known.with_columns(spread=spread), "spread", step.near_bits)
         blocks, sizes = [*blocks, found.drop("spread")], sizes + more
-    put_pieces(draft, table("near-hashes", step.number), pl.concat(blocks), sizes)
+    write_partitions(draft, table_name("near-hashes", step.number), pl.concat(blocks), sizes)
     return Record(task=step.id)
 
 
-def find_mates(draft: Draft, step: Step) -> Record:
+def find_candidates(draft: Draft, step: Step) -> Record:
     """The rows of a range that another is near to by its hash; a piece a group."""
-    rows = gathered(draft, step.tables("near-hashes"), step.number)
+    rows = read_partition(draft, step.tables("near-hashes"), step.number)
     hashes, groups = rows["phash"].to_numpy(), rows["group"].to_numpy().view(np.int64)
-    found = rows.filter(pl.Series(mates(hashes, groups, step.config.near_duplicate_distance, search_of(step))))
-    put_pieces(draft, table("near-mates", step.number), *split(found.select("row"), found["part"], step.groups))
+    found = rows.filter(pl.Series(has_neighbour(hashes, groups, step.config.near_duplicate_distance, search_of(step))))
+    write_partitions(
+        draft,
+        table_name("near-mates", step.number),
+        *partition_by_index(found.select("row"), found["part"], step.groups),
+    )
     return Record(task=step.id)
 
 
-def carry(draft: Draft, step: Step) -> Record:
+def put_candidates(draft: Draft, step: Step) -> Record:
     """The rows of a group that have mates, with all that it takes to compare them, by range; and what ranks them."""
-    places = [table("near-mates", number) for number in range(ranges_of_blocks(step))]
-    found = gathered(draft, places, step.number).rename({"part": "range"})
+    places = [table_name("near-mates", number) for number in range(ranges_of_blocks(step))]
+    found = read_partition(draft, places, step.number).rename({"part": "range"})
     rows = left(draft, step, [], ["uid", "caption", "original_area", "phash"])
     rows = rows.join(found.select("row").unique(), on="row", how="semi", maintain_order="left")
     nodes = ranked(rows, step.config).with_columns(rows["phash"], part=pl.lit(step.number, pl.UInt32))
-    nodes = nodes.with_columns(id=identity(), thumbnail=_thumbnails(draft, step, rows["row"]))
-    put_pieces(draft, table("near-nodes", step.number), nodes.select("id", *RANKING))
+    nodes = nodes.with_columns(id=row_id(), thumbnail=_thumbnails(draft, step, rows["row"]))
+    write_partitions(draft, table_name("near-nodes", step.number), nodes.select("id", *RANKING))
     carried = found.join(nodes.select("row", "id", "phash", "group", "thumbnail"), on="row", maintain_order="left")
-    pieces = split(carried.drop("row", "range"), carried["range"], len(places))
-    put_pieces(draft, table("near-carried", step.number), *pieces)
+    pieces = partition_by_index(carried.drop("row", "range"), carried["range"], len(places))
+    write_partitions(draft, table_name("near-carried", step.number), *pieces)
     return Record(task=step.id)
 
 
@@ -88,22 +99,22 @@ def _thumbnails(draft: Draft, step: Step, rows: pl.Series) -> pl.Series:
 
 def compare(draft: Draft, step: Step) -> Record:
     """The near-duplicates in a range, each linked to one of those that it is near to, if not directly."""
-    rows = gathered(draft, step.tables("near-carried"), step.number)
+    rows = read_partition(draft, step.tables("near-carried"), step.number)
     thumbnails = matrix(rows["thumbnail"].to_list())
     distance, tolerance = step.config.near_duplicate_distance, step.config.near_duplicate_tolerance
     groups = rows["group"].to_numpy().view(np.int64)
     first = clusters(rows["phash"].to_numpy(), groups, thumbnails, distance, tolerance, search_of(step))
     links = rows.select("id", better=pl.col("id").gather(pl.Series(first))).filter(pl.col("id") != pl.col("better"))
-    put_pieces(draft, table("near-links", step.number), links)
+    write_partitions(draft, table_name("near-links", step.number), links)
     return Record(task=step.id)
 
 
-def settle(draft: Draft, step: Step) -> Record:
+def resolve_clusters(draft: Draft, step: Step) -> Record:
     """Of each row that has duplicates the name of its cluster, and whether a near-duplicate is better; a piece a group."""
     same = _all(draft, step.range_tables("same-bytes") + step.range_tables("same-pixels"))
     links, nodes, worse = same.select("id", "better"), same.drop("better"), same["id"].clear()
     if step.config.near_duplicates:
-        near = _all(draft, [table("near-links", number) for number in range(ranges_of_blocks(step))])
+        near = _all(draft, [table_name("near-links", number) for number in range(ranges_of_blocks(step))])
         ends = pl.concat([near["id"], near["better"]]).unique()
         known = _all(draft, step.tables("near-nodes")).filter(pl.col("id").is_in(ends.implode()))
         links, nodes = pl.concat([links, near]), pl.concat([nodes, known.select(nodes.columns)])
@@ -113,12 +124,12 @@ def settle(draft: Draft, step: Step) -> Record:
     halves = [pl.col(f"uid_{half}").first().over("cluster").alias(f"name_{half}") for half in ("high", "low")]
     settled = found.select("id", *halves, worse=pl.col("id").is_in(worse.implode()))
     rows = settled.sort("id").with_columns(row=(pl.col("id") % (1 << 32)).cast(pl.UInt32))
-    put_pieces(draft, "settled.table", *split(rows.drop("id"), rows["id"] // (1 << 32), step.groups))
+    write_partitions(draft, "settled.table", *partition_by_index(rows.drop("id"), rows["id"] // (1 << 32), step.groups))
     return Record(task=step.id)
 
 
 def _all(draft: Draft, names: list[str]) -> pl.DataFrame:
-    return pl.concat(get_piece(draft, name, 0) for name in names)
+    return pl.concat(read_one(draft, name, 0) for name in names)
 
 
 def _clusters(links: pl.DataFrame) -> pl.DataFrame:

@@ -26,14 +26,14 @@ QUANTILES = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
 """Of each score, in the manifest: what a threshold would keep."""
 
 
-def add_scores(shards: Sequence[RawShard], work: Work) -> dict[str, Any]:
+def add_scores(shards: Sequence[RawShard], work: Work[CurateConfig]) -> dict[str, Any]:
     """Score the rows that were chosen to stay, and drop those that a rule does not keep: `scored_name` of each shard.
 
     Rules rank all rows, in this process: of each it holds its uid, language and scores.
 
     Returns: facts of each score, for the manifest.
     """
-    config: CurateConfig = work.config
+    config = work.config
     asked, rows = list[ShardPictures](), [_ROWS.empty_table()]
     for shard in shards:
         pictures, left = _left(shard, work.draft)

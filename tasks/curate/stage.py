@@ -26,8 +26,8 @@ from tasks.curate.evaluation_overlap import evaluation_inputs, evaluation_matche
 from tasks.curate.judge import RawShard, judge
 from tasks.curate.scoring import add_scores, scored_name, with_scores
 from tasks.engine.map_parts import map_parts, shared_workers
-from tasks.engine.partition_steps import do_steps
-from tasks.engine.stage import Made, Stage, Work, gather
+from tasks.engine.partition_steps import run_steps
+from tasks.engine.stage import Stage, StageOutput, Work, gather
 
 logger = logging.getLogger(__name__)
 
@@ -35,33 +35,33 @@ MATCHES_PART = "evaluation-matches.parquet"
 """Training pictures that evaluation sets have (columns of tasks.curate.evaluation_overlap.MATCHES): for a contamination report."""
 
 
-def make(work: Work) -> Made:
+def make(work: Work[CurateConfig]) -> StageOutput:
     """Judge, look for evaluation sets, choose, score, write."""
     with shared_workers(work.context) as context:
         return _make(replace(work, context=context))
 
 
-def _make(work: Work) -> Made:
-    config: CurateConfig = work.config
+def _make(work: Work[CurateConfig]) -> StageOutput:
+    config = work.config
     download = work.inputs["download"]
     judges = _shards("judge", download, config)
     map_parts(judge, judges, work.draft, work.context)
     numbers, sizes = [shard.number for shard in judges], [p.rows for p in download.named("part-", ".parquet")]
     facts: dict[str, Any] = {}
     matches: Part | None = None
-    if config.overlap:
-        found, facts = evaluation_matches(work, numbers)
+    if work.config.overlap:
+        found, facts = evaluation_matches(work, work.config.overlap, numbers)
         matches = work.draft.put_table(MATCHES_PART, found)
     choose(numbers, sizes, config, matches and work.draft.path(matches.name), _over(work, sum(sizes)))
     if config.scores.names:
         facts = {**facts, "scores": add_scores(judges, work)}
     parts, counts = gather(map_parts(write, _shards("write", download, config), work.draft, work.context))
-    return Made([*parts, *([matches] if matches else [])], counts, facts)
+    return StageOutput([*parts, *([matches] if matches else [])], counts, facts)
 
 
-def _over(work: Work, rows: int) -> Over:
+def _over(work: Work[CurateConfig], rows: int) -> Over:
     """Maps the steps of the choice; where there are few rows in this process, for another may take seconds to start."""
-    return lambda steps: do_steps(steps, rows, work.draft, work.context.quiet())
+    return lambda steps: run_steps(steps, rows, work.draft, work.context.quiet())
 
 
 def _shards(step: str, download: Manifest, config: CurateConfig) -> list[RawShard]:
@@ -112,9 +112,9 @@ def write(draft: Draft, shard: RawShard) -> Record:
     )
 
 
-def outside(config: CurateConfig) -> list[Input]:
+def external_inputs(config: CurateConfig) -> list[Input]:
     """The evaluation sets and the scorers, digested."""
     return evaluation_inputs(config) + config.scores.inputs()
 
 
-CURATE = Stage(name="curate", version=5, make=make, outside=outside)
+CURATE = Stage(name="curate", version=5, make=make, external_inputs=external_inputs)

@@ -17,8 +17,14 @@ from dataops.kernels.hashes import hash128, uid_halves
 from dataops.snapshot import Draft, Record, read_table
 from tasks.curate.config import CurateConfig
 from tasks.curate.judge import judged_name
-from tasks.engine.partition_steps import RangeStep
-from tasks.engine.partition_tables import by_range, gathered, put_pieces, split, table
+from tasks.engine.partition_steps import PartitionStep
+from tasks.engine.partition_tables import (
+    partition_by_hash,
+    partition_by_index,
+    read_partition,
+    table_name,
+    write_partitions,
+)
 
 GROUP_ROWS = 1 << 17
 """Of a group of raw shards, about: what bounds the memory of a worker."""
@@ -33,7 +39,7 @@ LEFT, GONE, OVERLAPS = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Step(RangeStep):
+class Step(PartitionStep):
     """One step's work on a group of raw shards, or on a range of hashes."""
 
     function: Callable[[Draft, "Step"], Record]
@@ -55,7 +61,7 @@ class Step(RangeStep):
 
     def tables(self, kind: str) -> list[str]:
         """Names of the scratch tables that a map over the groups wrote."""
-        return [table(kind, number) for number in range(self.groups)]
+        return [table_name(kind, number) for number in range(self.groups)]
 
 
 def grouped(sizes: Sequence[int]) -> list[range]:
@@ -74,7 +80,7 @@ def range_bits(rows: int, most: int) -> int:
     return (max(-(-rows // most), 1) - 1).bit_length()
 
 
-def spread(draft: Draft, step: Step) -> Record:
+def put_by_sha256(draft: Draft, step: Step) -> Record:
     """What is compared of the rows of a group whose pictures could be decoded, by range of the digest as fetched."""
     rows = judged(draft, step, ["url", "sha256", "caption", "original_area", "phash"])
     rows = rows.filter(pl.col("phash").is_not_null())
@@ -82,13 +88,13 @@ def spread(draft: Draft, step: Step) -> Record:
     found = ranked(rows, step.config).with_columns(
         sha_high=pl.Series(high), sha_low=pl.Series(low), url=pl.Series(hash128(rows["url"].to_arrow())[:, 0])
     )
-    put_pieces(draft, table("bytes", step.number), *by_range(found, "sha_high", step.bits))
+    write_partitions(draft, table_name("bytes", step.number), *partition_by_hash(found, "sha_high", step.bits))
     return Record(task=step.id)
 
 
 def by_bytes(draft: Draft, step: Step) -> Record:
     """Of a range: pictures from too many addresses, among all that could be decoded, then the duplicates as fetched."""
-    rows = gathered(draft, step.tables("bytes"), step.number)
+    rows = read_partition(draft, step.tables("bytes"), step.number)
     same = ["sha_high", "sha_low"]
     often = rows.group_by(same).len().filter(pl.col("len") > step.config.max_addresses).drop("len")
     seen = rows.join(often, on=same, how="semi").group_by(same).agg(pl.col("url").n_unique())
@@ -98,18 +104,18 @@ def by_bytes(draft: Draft, step: Step) -> Record:
     links = linked(left, [*same, "group"])
     _put_links(draft, step, "bytes", links)
     gone = [there.join(placeholders, on=same, how="semi").select(_reason("placeholder"))]
-    put_gone(draft, table("gone-bytes", step.number), [*gone, _worse(links, "exact_duplicate")], step.groups)
+    put_gone(draft, table_name("gone-bytes", step.number), [*gone, _worse(links, "exact_duplicate")], step.groups)
     return Record(task=step.id)
 
 
-def regroup(draft: Draft, step: Step) -> Record:
+def put_by_pixels(draft: Draft, step: Step) -> Record:
     """What is compared of the rows of a group that are still there, by range of their pixels."""
     rows = left(draft, step, ["gone-bytes"], ["uid", "caption", "original_area", "phash", "pixels"])
     pixels = np.frombuffer(b"".join(rows["pixels"].to_list()), ">u8").reshape(-1, 2).astype(np.uint64)
     found = ranked(rows, step.config).with_columns(
         rows["phash"], pixels_high=pl.Series(pixels[:, 0]), pixels_low=pl.Series(pixels[:, 1])
     )
-    put_pieces(draft, table("pixels", step.number), *by_range(found, "pixels_high", step.bits))
+    write_partitions(draft, table_name("pixels", step.number), *partition_by_hash(found, "pixels_high", step.bits))
     return Record(task=step.id)
 
 
@@ -118,10 +124,10 @@ def by_pixels(draft: Draft, step: Step) -> Record:
 
     The perceptual hash keeps what was made to have another picture's 128 bits from being taken for it.
     """
-    rows = gathered(draft, step.tables("pixels"), step.number)
+    rows = read_partition(draft, step.tables("pixels"), step.number)
     links = linked(rows, ["pixels_high", "pixels_low", "phash", "group"])
     _put_links(draft, step, "pixels", links)
-    put_gone(draft, table("gone-pixels", step.number), [_worse(links, "pixel_duplicate")], step.groups)
+    put_gone(draft, table_name("gone-pixels", step.number), [_worse(links, "pixel_duplicate")], step.groups)
     return Record(task=step.id)
 
 
@@ -146,7 +152,7 @@ def left(draft: Draft, step: Step, kinds: Sequence[str], columns: Sequence[str])
     """The rows of a group that are still there, after those that the tables of some kinds say are gone."""
     rows = judged(draft, step, columns).filter(pl.col("state") == LEFT)
     for kind in kinds:
-        gone = gathered(draft, step.range_tables(kind), step.number)
+        gone = read_partition(draft, step.range_tables(kind), step.number)
         rows = rows.join(gone, on="row", how="anti", maintain_order="left")
     return rows
 
@@ -172,11 +178,11 @@ def ranked(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
 def linked(rows: pl.DataFrame, same: Sequence[str]) -> pl.DataFrame:
     """The rows that others equal in some columns: part, row, id, RANKING, and `better`, the id of the best of them."""
     several = rows.group_by(same).len().filter(pl.col("len") > 1).drop("len")
-    found = best_first(rows.join(several, on=same, how="semi").with_columns(id=identity()))
+    found = best_first(rows.join(several, on=same, how="semi").with_columns(id=row_id()))
     return found.select("part", "row", "id", *RANKING, better=pl.col("id").first().over(same))
 
 
-def identity() -> pl.Expr:
+def row_id() -> pl.Expr:
     """The number that stands for a row of a group."""
     return pl.col("part").cast(pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64)
 
@@ -194,7 +200,7 @@ def matrix(values: Sequence[bytes]) -> NDArray[np.uint8]:
 def put_gone(draft: Draft, name: str, gone: Sequence[pl.DataFrame], groups: int) -> None:
     """Tell the groups which of their rows leave: `row`, `drop_reason`."""
     rows = pl.concat(gone)
-    put_pieces(draft, name, *split(rows.drop("part"), rows["part"], groups))
+    write_partitions(draft, name, *partition_by_index(rows.drop("part"), rows["part"], groups))
 
 
 def _reason(reason: str) -> list[pl.Expr]:
@@ -206,4 +212,6 @@ def _worse(links: pl.DataFrame, reason: str) -> pl.DataFrame:
 
 
 def _put_links(draft: Draft, step: Step, kind: str, links: pl.DataFrame) -> None:
-    put_pieces(draft, table(f"same-{kind}", step.number), links.select("id", "better", "uid_high", "uid_low"))
+    write_partitions(
+        draft, table_name(f"same-{kind}", step.number), links.select("id", "better", "uid_high", "uid_low")
+    )

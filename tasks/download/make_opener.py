@@ -11,10 +11,10 @@ from tasks.web.address_policy import Addresses, parse_connect_to
 from tasks.web.dns_cache import shared_dns
 from tasks.web.host_state import Pauses
 from tasks.web.origin_files import SiteFiles
-from tasks.web.request import Wire
+from tasks.web.request import HttpClient
 
 if TYPE_CHECKING:
-    from tasks.download.stage import DownloadConfig
+    from tasks.download.config import DownloadConfig
 
 
 def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:
@@ -26,7 +26,7 @@ def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1, 
         round_: of the download (see SiteFiles).
     """
     addresses = Addresses(parse_connect_to(config.connect_to), shared_dns())
-    wire = Wire(addresses, config.user_agent_header, contact=config.contact is not None)
+    wire = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None)
     pace = HostPace(
         PaceLimits(
             concurrency=config.concurrency(workers),

@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dataops.schema import FILTERED, conform
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find, read_table
 from tasks.download import row_spans as slices
-from tasks.download.failure_classes import checked, matches
-from tasks.download.row_spans import Slice
+from tasks.download.config import RetryConfig
+from tasks.download.failure_classes import matches
+from tasks.download.row_spans import RowSpan
+from tasks.download.shard import shard_id
 from tasks.download.summary import describe, without
+from tasks.engine.context import Context
 from tasks.engine.lease import hold
-from tasks.engine.stage import Context, Plan
+from tasks.engine.stage import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -28,34 +30,6 @@ _RENAMED = re.compile(r"(.*?)(?:-r([0-9]+))?\.parquet")
 
 REOPENED = "reopened"
 """The record of what is taken over when a complete snapshot's failed rows are tried again."""
-
-
-class RetryConfig(BaseModel):
-    """`[download.retry]`: which failed rows are tried again after all others, and when."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
-
-    classes: tuple[str, ...] = (
-        "timeout",
-        "dns",
-        "connect",
-        "incomplete",
-        "host_busy",
-        "http_408",
-        "http_425",
-        "http_429",
-        "http_5xx",
-    )
-    """Classes of failure; `*` and `?` as in file names, and `http_5xx`."""
-    rounds: int = Field(default=1, ge=0, le=10)
-    """Tries after the first one."""
-    delay: float = Field(default=30.0, ge=0, le=3600)
-    """Seconds before the first of them; before each further one twice as long."""
-
-    @field_validator("classes")
-    @classmethod
-    def _known_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return checked(value)
 
 
 def put_again(draft: Draft, name: str, rows: pa.Table) -> int:
@@ -75,7 +49,7 @@ def _again(name: str) -> str:
     return f"_work/again-{name}.parquet"
 
 
-Cut = tuple[int, tuple[Slice, ...]]
+Cut = tuple[int, tuple[RowSpan, ...]]
 """A shard's index and its rows."""
 
 
@@ -115,11 +89,6 @@ def run_rounds(
         records += made
         start += len(cuts)
     return records
-
-
-def shard_id(index: int) -> str:
-    """The task that fetches a shard."""
-    return f"shard-{index:05d}"
 
 
 def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:

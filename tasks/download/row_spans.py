@@ -10,7 +10,7 @@ from dataops.store import Store
 
 
 @dataclass(frozen=True)
-class Slice:
+class RowSpan:
     """Rows start..stop of one Parquet object."""
 
     name: str
@@ -18,21 +18,21 @@ class Slice:
     stop: int
 
 
-def cut(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[Slice, ...]]:
+def cut(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[RowSpan, ...]]:
     """The parts `<prefix>*.parquet` as shards of `size` rows; the last may be smaller."""
     return cut_objects([(manifest.path(p.name), p.rows) for p in manifest.named(prefix, ".parquet")], size)
 
 
-def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[Slice, ...]]:
+def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[RowSpan, ...]]:
     """Parquet objects of the store, each with its number of rows, as shards of `size` rows."""
-    shards: list[tuple[Slice, ...]] = []
-    current: list[Slice] = []
+    shards: list[tuple[RowSpan, ...]] = []
+    current: list[RowSpan] = []
     room = size
     for name, rows in objects:
         start = 0
         while start < rows:
             stop = min(rows, start + room)
-            current.append(Slice(name, start, stop))
+            current.append(RowSpan(name, start, stop))
             room -= stop - start
             start = stop
             if not room:
@@ -41,7 +41,7 @@ def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[Sli
     return [*shards, tuple(current)] if current else shards
 
 
-def read(store: Store, slices: Sequence[Slice], columns: list[str] | None = None) -> pa.Table:
+def read(store: Store, slices: Sequence[RowSpan], columns: list[str] | None = None) -> pa.Table:
     """The rows of one shard, in order."""
     tables = [read_table(store, s.name, columns).slice(s.start, s.stop - s.start) for s in slices]
     return pa.concat_tables(tables).combine_chunks()

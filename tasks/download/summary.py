@@ -35,7 +35,7 @@ def describe(settled: pa.Table) -> Hosts:
     return _first(found, _PER_SHARD)
 
 
-def add_up(shards: Iterable[Hosts]) -> Hosts:
+def merge(shards: Iterable[Hosts]) -> Hosts:
     """The hosts of all shards together: the worst ones."""
     summed: dict[str, Counter[str]] = {}
     for hosts in shards:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from dataops.errors import CorruptPart, StorageError
 from dataops.shards.tar import places
 from dataops.snapshot import Counts, Draft, Part, Record
-from dataops.trace.targets import meant
+from dataops.trace.targets import matching_rows
 from tasks.download import row_spans as slices
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
@@ -39,7 +39,8 @@ from tasks.download.summary import describe
 from tasks.engine.scratch_folders import scratch_folder
 
 if TYPE_CHECKING:
-    from tasks.download.stage import DownloadConfig, Shard
+    from tasks.download.config import DownloadConfig
+    from tasks.download.shard import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,9 @@ def run(draft: Draft, shard: "Shard") -> Record:
     previews = Previews()
     with scratch_folder("download") as folder:
         opener = polite_opener(shard.config, Path(shard.site_files or folder), shard.workers, shard.round)
-        opener.refuse(rows["url"].filter(pa.array(meant(rows, shard.taken))).to_pylist(), "takedown", "by request")
+        opener.refuse(
+            rows["url"].filter(pa.array(matching_rows(rows, shard.taken))).to_pylist(), "takedown", "by request"
+        )
         name = f"{shard.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):

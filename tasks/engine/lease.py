@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
 from dataops.snapshot import Draft, Fence
 from dataops.store import Store
-from training.process import identity, place
+from training.process import pid_namespace, process_fingerprint
 
 if TYPE_CHECKING:
-    from tasks.engine.stage import Context
+    from tasks.engine.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +52,9 @@ class Lease(BaseModel):
     host: str
     pid: int
     place: str
-    """The table of processes that `pid` belongs to (training.process.place)."""
+    """The table of processes that `pid` belongs to (training.process.pid_namespace)."""
     process: str | None
-    """What tells this process from another of the same pid (training.process.identity)."""
+    """What tells this process from another of the same pid (training.process.process_fingerprint)."""
     since: str
     """By the holder's clock; only to be read by people."""
     beat: int = 0
@@ -64,7 +64,7 @@ class Lease(BaseModel):
         """Whether it was released or its process is known to be gone; of another machine's nothing is known."""
         if self.state == "released" or self.token in _ENDED:
             return True
-        return self.place == place() and identity(self.pid) != self.process
+        return self.place == pid_namespace() and process_fingerprint(self.pid) != self.process
 
     def __str__(self) -> str:
         return f"run {self.run_id or '(unnamed)'}, process {self.pid} on {self.host}, since {self.since}"
@@ -170,7 +170,7 @@ def _acquire(draft: Draft, context: "Context", wait: bool, remake: bool) -> Leas
             if draft.store.create(draft.lease_name(mine.generation), mine.model_dump_json().encode()):
                 return mine
             continue
-        if not wait and (newest.place == place() or watch.moved):
+        if not wait and (newest.place == pid_namespace() or watch.moved):
             msg = f"{draft.stage} {draft.key} is being made by {newest}: stop that run first, or wait for its end"
             raise ConfigError(msg)
         if told != newest.token:
@@ -208,8 +208,8 @@ def _new(context: "Context", generation: int) -> Lease:
         run_id=context.run_id,
         host=socket.gethostname(),
         pid=os.getpid(),
-        place=place(),
-        process=identity(os.getpid()),
+        place=pid_namespace(),
+        process=process_fingerprint(os.getpid()),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

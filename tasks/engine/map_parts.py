@@ -24,8 +24,8 @@ from dataops.redaction import guard_process
 from dataops.snapshot import Draft, Fence, Record
 from dataops.storage.base import FULL
 from dataops.store import open_store
+from tasks.engine.context import Context
 from tasks.engine.ray_pool import ray_pool
-from tasks.engine.stage import Context
 from training.process import follow_parent
 
 logger = logging.getLogger(__name__)
@@ -56,12 +56,12 @@ def map_parts(
     tasks: Sequence[T],
     draft: Draft,
     context: Context,
-    said: Callable[[Record], str] | None = None,
+    format_record: Callable[[Record], str] | None = None,
 ) -> list[Record]:
     """The record of each task, in the order of `tasks`; finished ones are not done again.
 
     Args:
-        said: what is told of a task that finished, for progress; by default its counts.
+        format_record: the text that progress shows for a finished task; its counts by default.
 
     Raises: the error of the first task that failed for good, after ATTEMPTS tries where it is retryable; JobFailed (75)
     when a worker process died (killed, or out of memory), on Ray so often as the config allows; ServiceError (75) when
@@ -72,11 +72,11 @@ def map_parts(
     if records:
         logger.info("%s %s: %d of %d parts were finished before", draft.stage, draft.key, len(records), len(tasks))
     if todo and context.pool:
-        _run(context.pool, function, todo, draft, context, records, len(tasks), said or _line)
+        _run(context.pool, function, todo, draft, context, records, len(tasks), format_record or _line)
     elif todo:
         with shared_workers(replace(context, workers=min(context.workers, len(todo)))) as sharing:
             assert sharing.pool is not None
-            _run(sharing.pool, function, todo, draft, sharing, records, len(tasks), said or _line)
+            _run(sharing.pool, function, todo, draft, sharing, records, len(tasks), format_record or _line)
     return [records[task.id] for task in tasks]
 
 
@@ -128,7 +128,7 @@ def _run(
     context: Context,
     records: dict[str, Record],
     total: int,
-    said: Callable[[Record], str],
+    format_record: Callable[[Record], str],
 ) -> None:
     done: SimpleQueue[Future[Record]] = SimpleQueue()
     rest, running = iter(todo), dict[Future[Record], tuple[T, int]]()
@@ -148,7 +148,7 @@ def _run(
             error = future.exception()
             if error is None:
                 records[task.id] = future.result()
-                context.progress(len(records), total, f"{draft.stage} {said(records[task.id])}")
+                context.progress(len(records), total, f"{draft.stage} {format_record(records[task.id])}")
                 for task in islice(rest, 1):
                     submit(task)
             elif _worth_another_try(error) and attempt < ATTEMPTS:

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dataops.snapshot import Draft, Record
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tasks.engine.partition_tables import table
-from tasks.engine.stage import Context
+from tasks.engine.partition_tables import table_name
 
 SMALL_ROWS = 1 << 15
 """So many are decided among in the process that maps: another may take seconds to start."""
 
 
-class RangeStep:
+class PartitionStep:
     """One step's work on one of its parts: what filter's and curate's dataclasses share."""
 
     function: Callable[[Draft, Any], Record]
@@ -28,15 +28,15 @@ class RangeStep:
 
     def range_tables(self, kind: str) -> list[str]:
         """Names of the scratch tables that a map over the ranges wrote."""
-        return [table(kind, number) for number in range(1 << self.bits)]
+        return [table_name(kind, number) for number in range(1 << self.bits)]
 
 
-def run(draft: Draft, step: RangeStep) -> Record:
+def run(draft: Draft, step: PartitionStep) -> Record:
     """Do a step: what the worker processes call."""
     return step.function(draft, step)
 
 
-def do_steps(steps: Sequence[RangeStep], rows: int, draft: Draft, context: Context) -> None:
+def run_steps(steps: Sequence[PartitionStep], rows: int, draft: Draft, context: Context) -> None:
     """Map, where rows are not few, for this process is to hold no more of many rows than of few."""
     if rows > SMALL_ROWS:
         map_parts(run, steps, draft, context)

@@ -16,12 +16,12 @@ _OPEN = 128
 """Tables that are open at the same time; a process may often have 1,024 files."""
 
 
-def table(kind: str, number: int) -> str:
+def table_name(kind: str, number: int) -> str:
     """Name of a scratch table."""
     return f"{kind}-{number:05d}.table"
 
 
-def put_pieces(draft: Draft, name: str, rows: pl.DataFrame, sizes: Sequence[int] | None = None) -> None:
+def write_partitions(draft: Draft, name: str, rows: pl.DataFrame, sizes: Sequence[int] | None = None) -> None:
     """Write rows as the pieces 0, 1, ... of a scratch table.
 
     Args:
@@ -31,17 +31,17 @@ def put_pieces(draft: Draft, name: str, rows: pl.DataFrame, sizes: Sequence[int]
     draft.store.put_pieces(draft.scratch(name), lambda: iter(blocks))
 
 
-def get_piece(draft: Draft, name: str, number: int) -> pl.DataFrame:
+def read_one(draft: Draft, name: str, number: int) -> pl.DataFrame:
     """One piece of a scratch table. Raises: CorruptPart."""
     return read_piece([draft.store.local(draft.scratch(name))], number)[0]
 
 
 def all_pieces(draft: Draft, name: str, count: int) -> pl.DataFrame:
     """The first `count` pieces of a scratch table, one after the other. Raises: CorruptPart."""
-    return pl.concat(get_piece(draft, name, number) for number in range(count))
+    return pl.concat(read_one(draft, name, number) for number in range(count))
 
 
-def gathered(draft: Draft, names: Sequence[str], number: int) -> pl.DataFrame:
+def read_partition(draft: Draft, names: Sequence[str], number: int) -> pl.DataFrame:
     """The same piece of several tables, one after the other, with the column `part`: the table's place among `names`.
 
     Raises: CorruptPart.
@@ -54,13 +54,13 @@ def gathered(draft: Draft, names: Sequence[str], number: int) -> pl.DataFrame:
     return pl.concat([rows for rows, _ in found]).with_columns(part=series_over(parts))
 
 
-def by_range(frame: pl.DataFrame, high: str, bits: int) -> tuple[pl.DataFrame, list[int]]:
+def partition_by_hash(frame: pl.DataFrame, high: str, bits: int) -> tuple[pl.DataFrame, list[int]]:
     """The rows by 2^bits ranges of the column `high` of hashes, in their order in each; and how many each range has."""
     order, sizes = partition(frame[high], bits)
     return frame[order], sizes.tolist()
 
 
-def split(frame: pl.DataFrame, numbers: pl.Series, count: int) -> tuple[pl.DataFrame, list[int]]:
+def partition_by_index(frame: pl.DataFrame, numbers: pl.Series, count: int) -> tuple[pl.DataFrame, list[int]]:
     """The rows by the numbers 0 to `count` - 1 that a series gives them, in their order in each; and how many have each."""
     given = numbers.to_numpy()
     return frame[np.argsort(given, kind="stable")], np.bincount(given, minlength=count).tolist()

@@ -22,7 +22,7 @@ from dataops.errors import ConfigError, JobFailed, PairmillError, ServiceError
 from dataops.home import CHECKOUT
 from dataops.redaction import guard_process, redact, scrub
 from dataops.store import FolderStore, open_store
-from tasks.engine.ray_pool import RayPlace, Room
+from tasks.engine.context import ClusterCapacity, RayCluster
 from training.process import follow_parent
 
 PACKAGES = ("dataops", "tasks", "training")
@@ -31,7 +31,7 @@ SAME_EVERYWHERE = "Each machine of the cluster needs this commit, and `ray start
 """The remedy where a worker cannot do our work."""
 
 
-def drive(pipe: Connection, place: RayPlace, store_uri: str, parent: int) -> None:
+def drive(pipe: Connection, place: RayCluster, store_uri: str, parent: int) -> None:
     """Be the driver of the process `parent` until it says `end` or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the parent too, which then says `end`
     guard_process()
@@ -56,7 +56,7 @@ class _Call:
 
 
 class _Driver:
-    def __init__(self, pipe: Connection, place: RayPlace, store_uri: str):
+    def __init__(self, pipe: Connection, place: RayCluster, store_uri: str):
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray  # pyright: ignore[reportMissingImports]
 
@@ -68,7 +68,7 @@ class _Driver:
         if place.memory_bytes:
             options["memory"] = place.memory_bytes
         self.remote = ray.remote(**options)(answer)
-        self.asker = Asker(code_digest(), str(Path.cwd()), store_uri)
+        self.asker = Caller(code_digest(), str(Path.cwd()), store_uri)
         self.running: dict[int, Any] = {}
         self.lock = threading.Lock()
 
@@ -123,7 +123,7 @@ def _last_line(error: BaseException) -> str:
     return redact(str(error)).strip().splitlines()[-1]
 
 
-def _room(ray: Any, place: RayPlace) -> Room:
+def _room(ray: Any, place: RayCluster) -> ClusterCapacity:
     """What the cluster has room for now. Raises: ConfigError where not even one part fits a machine of it."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
 
@@ -143,10 +143,10 @@ def _room(ray: Any, place: RayPlace) -> Room:
     wanted = place.workers or total
     machines = tuple(sorted({str(node["NodeManagerHostname"]) for node in nodes}))
     head = str(ray.get_runtime_context().gcs_address)
-    return Room(head, machines, wanted, min(wanted, max(map(slots, nodes))))
+    return ClusterCapacity(head, machines, wanted, min(wanted, max(map(slots, nodes))))
 
 
-def explained(error: Exception, place: RayPlace) -> PairmillError:
+def explained(error: Exception, place: RayCluster) -> PairmillError:
     """Why a cluster cannot be used, with the remedy."""
     if isinstance(error, PairmillError):
         return error
@@ -160,7 +160,7 @@ def explained(error: Exception, place: RayPlace) -> PairmillError:
 
 
 @dataclass(frozen=True)
-class Asker:
+class Caller:
     """Who asks for a call."""
 
     code: str
@@ -171,7 +171,7 @@ class Asker:
 
 
 def answer(
-    function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], asker: Asker
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], asker: Caller
 ) -> tuple[str, Any]:
     """Make a call; ("made", what it returned) or ("failed", the error)."""
     try:
@@ -188,7 +188,7 @@ def answer(
         return "failed", scrub(told.with_traceback(None))
 
 
-def check_worker(asker: Asker) -> None:
+def check_worker(asker: Caller) -> None:
     """Raise ConfigError where this machine has other code than who asks, or does not see a store in a folder."""
     if code_digest() != asker.code:
         msg = f"{socket.gethostname()} has other code of pairmill, in {CHECKOUT}. {SAME_EVERYWHERE}"

@@ -14,12 +14,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.store import FolderStore, Store
+from tasks.engine.context import ClusterCapacity, RayCluster
 
 logger = logging.getLogger(__name__)
 
@@ -32,42 +32,10 @@ GONE_AFTER = 5
 """Looks in vain, one after the other, after which the head is taken for dead."""
 
 
-@dataclass(frozen=True)
-class RayPlace:
-    """Which cluster, and what a part is given of it."""
-
-    address: str
-    """HOST:PORT of the head's control service, or `auto`: the cluster that this machine is part of."""
-    workers: int | None = None
-    """Parts at a time, at most; as many as the cluster has room for where none is given."""
-    cpus: float = 1.0
-    """Of a machine, taken by one part."""
-    memory_bytes: int = 0
-    """Of a machine, taken by one part; 0: not counted."""
-    max_retries: int = 3
-    """How often a part is tried again whose worker, or machine, died."""
-    shared_store: bool = False
-    """A store in a folder is seen by each machine of the cluster at the same path."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """What the driver says of the cluster when it is connected."""
-
-    head: str
-    """HOST:PORT of its control service."""
-    machines: tuple[str, ...]
-    """Names of the hosts that are part of it; two nodes of one machine are one."""
-    slots: int
-    """Parts that have room at a time."""
-    slots_of_one: int
-    """The same on the machine that has most room."""
-
-
 class RayPool(Executor):
     """Runs calls as Ray tasks; `room` says how many at a time. Use `ray_pool`."""
 
-    def __init__(self, process: Any, pipe: Any, room: Room):
+    def __init__(self, process: Any, pipe: Any, room: ClusterCapacity):
         self.room = room
         self._process, self._pipe = process, pipe
         self._waiting: dict[int, Future[Any]] = {}
@@ -143,7 +111,7 @@ class RayPool(Executor):
         self._pipe.close()
 
 
-def check_cluster(place: RayPlace) -> None:
+def check_cluster(place: RayCluster) -> None:
     """Raises: ConfigError when Ray is missing; ServiceError (75) when no cluster answers."""
     if missing := missing_ray():
         raise ConfigError(missing)
@@ -152,7 +120,7 @@ def check_cluster(place: RayPlace) -> None:
         raise ServiceError(msg)
 
 
-def started(drive: Callable[..., None], place: RayPlace, order: Any, name: str) -> tuple[SpawnProcess, Any]:
+def started(drive: Callable[..., None], place: RayCluster, order: Any, name: str) -> tuple[SpawnProcess, Any]:
     """A process of its own that holds Ray, and our end of a pipe to it; it calls `drive(pipe, place, order, our pid)`."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
@@ -163,7 +131,7 @@ def started(drive: Callable[..., None], place: RayPlace, order: Any, name: str) 
 
 
 @contextmanager
-def ray_pool(place: RayPlace, store: Store) -> Iterator[RayPool]:
+def ray_pool(place: RayCluster, store: Store) -> Iterator[RayPool]:
     """The cluster as a pool, until the end of the `with`.
 
     Raises: ConfigError when Ray is missing, its versions do not fit, or the cluster's machines cannot all see the store;
@@ -187,7 +155,7 @@ def ray_pool(place: RayPlace, store: Store) -> Iterator[RayPool]:
         pool.shutdown()
 
 
-def _welcome(pipe: Any, place: RayPlace) -> Room:
+def _welcome(pipe: Any, place: RayCluster) -> ClusterCapacity:
     """The driver's first words. Raises: what it could not do."""
     answer: Any = None
     with suppress(EOFError, OSError):
@@ -205,7 +173,7 @@ def missing_ray() -> str | None:
     return None if importlib.util.find_spec("ray") else f"Ray is not installed: {REMEDY}"
 
 
-def check_store(store: Store, room: Room, place: RayPlace) -> None:
+def check_store(store: Store, room: ClusterCapacity, place: RayCluster) -> None:
     """Raise ConfigError where the store is a folder, the cluster has several machines, and nobody said that all see it."""
     if isinstance(store, FolderStore) and len(room.machines) > 1 and not place.shared_store:
         msg = (

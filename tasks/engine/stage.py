@@ -8,12 +8,10 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from dataops.config import StageConfig
 from dataops.errors import ContractError, CorruptPart
@@ -31,47 +29,19 @@ from dataops.snapshot import (
     snapshot_key,
 )
 from dataops.store import Store
+from tasks.engine.context import Context
 from tasks.engine.lease import Held, hold
-from tasks.engine.ray_pool import RayPlace
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, str], None]
-"""Called with (tasks done, tasks in all, a line about the newest)."""
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
 
 
 @dataclass(frozen=True)
-class Context:
-    """Where and for whom a stage runs: nothing in here may change what it makes."""
-
-    store: Store
-    home: Path
-    """Local folder for job folders and caches."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    progress: Progress = lambda done, total, line: None
-    run_id: str | None = None
-    run_name: str = "pairmill"
-    flow_run_id: str | None = None
-    flow_run_url: str | None = None
-    run_config: Mapping[str, Any] = field(default_factory=dict)
-    """The whole run's config, for the registry's records."""
-    ray: RayPlace | None = None
-    """The cluster that parts are mapped over; None: processes of this machine."""
-    neighbours: int | None = None
-    """Of the workers, those on one machine, which share its memory; None: all of them."""
-    pool: Executor | None = None
-    """Workers that several maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
-
-    def quiet(self) -> "Context":
-        """The same, whose maps show no progress."""
-        return replace(self, progress=lambda done, total, line: None)
-
-
-@dataclass(frozen=True)
-class Work:
+class Work(Generic[ConfigT]):
     """One snapshot to make."""
 
-    config: Any
+    config: ConfigT
     seed: int
     inputs: dict[str, Manifest]
     """The snapshots that it reads, by stage."""
@@ -82,7 +52,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Made:
+class StageOutput:
     """What `make` returns: the parts that it wrote, and what is to be said of them."""
 
     parts: list[Part]
@@ -92,29 +62,29 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[ConfigT]):
     """One stage of the pipeline."""
 
     name: str
     version: int
     """Raised whenever the output for the same config and inputs changes."""
-    make: Callable[[Work], Made]
-    outside: Callable[[Any], list[Input]] = lambda config: []
+    make: Callable[[Work[ConfigT]], StageOutput]
+    external_inputs: Callable[[ConfigT], list[Input]] = lambda config: []
     """What it reads that is not in the store (source files, an evaluation suite), digested."""
-    standing: Callable[[Store], list[Input]] = lambda store: []
+    store_inputs: Callable[[Store], list[Input]] = lambda store: []
     """What the store itself says that must be heeded (requests to take things out); part of the key like any input."""
-    still_valid: Callable[[Manifest, Any, Context], bool] = lambda manifest, config, context: True
+    still_valid: Callable[[Manifest, ConfigT, Context], bool] = lambda manifest, config, context: True
     """Whether a complete snapshot still stands for what it made elsewhere (a registered model)."""
-    conserves: bool = True
+    conserves_rows: bool = True
     """Whether `kept + dropped == input`, by uid, is to be asserted."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[ConfigT]):
     """The key of the snapshot that a stage is to make, and what goes into it."""
 
-    stage: Stage
-    config: StageConfig
+    stage: Stage[ConfigT]
+    config: ConfigT
     seed: int
     upstream: tuple[Manifest, ...]
     inputs: tuple[Input, ...]
@@ -122,23 +92,27 @@ class Plan:
 
 
 def plan(
-    stage: Stage, config: StageConfig, seed: int, upstream: Sequence[Manifest], store: Store | None = None
-) -> Plan:
+    stage: Stage[ConfigT],
+    config: ConfigT,
+    seed: int,
+    upstream: Sequence[Manifest],
+    store: Store | None = None,
+) -> Plan[ConfigT]:
     """Digest the inputs and name the snapshot.
 
     Args:
         store: where it will lie, which may have orders of its own; None: a store without any.
     """
-    standing = stage.standing(store) if store is not None else []
-    inputs = [manifest.as_input() for manifest in upstream] + stage.outside(config) + standing
+    stored = stage.store_inputs(store) if store is not None else []
+    inputs = [manifest.as_input() for manifest in upstream] + stage.external_inputs(config) + stored
     key = snapshot_key(stage.name, stage.version, config.key_config(), seed, inputs)
     return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key)
 
 
-def reuse(planned: Plan, context: Context, *, verify: bool = False) -> Manifest | None:
+def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Manifest | None:
     """The complete snapshot of this plan, where there is one that still stands."""
 
-    def standing(verify: bool) -> Manifest | None:
+    def valid_snapshot(verify: bool) -> Manifest | None:
         try:
             manifest = find(context.store, planned.stage.name, planned.key, verify=verify)
         except CorruptPart as error:
@@ -148,16 +122,16 @@ def reuse(planned: Plan, context: Context, *, verify: bool = False) -> Manifest 
         return manifest if stands else None
 
     draft = _draft(planned, context)
-    if (manifest := standing(verify)) is not None or not draft.is_complete():
+    if (manifest := valid_snapshot(verify)) is not None or not draft.is_complete():
         return manifest
     with hold(draft, context, remake=True):
-        if (manifest := standing(verify)) is None:  # another run may have remade it meanwhile
+        if (manifest := valid_snapshot(verify)) is None:  # another run may have remade it meanwhile
             logger.warning("%s %s is damaged, or what it made elsewhere is gone: made again", draft.stage, draft.key)
             _clear(draft)
     return manifest
 
 
-def discard(planned: Plan, context: Context) -> None:
+def discard(planned: Plan[Any], context: Context) -> None:
     """Delete the snapshot and all unfinished work on it.
 
     Raises: ConfigError that names the run that makes it now, where one does.
@@ -167,7 +141,7 @@ def discard(planned: Plan, context: Context) -> None:
         _clear(draft)
 
 
-def _draft(planned: Plan, context: Context) -> Draft:
+def _draft(planned: Plan[Any], context: Context) -> Draft:
     return Draft(context.store, planned.stage.name, planned.key)
 
 
@@ -178,7 +152,7 @@ def _clear(draft: Draft) -> None:
     draft.store.delete([name for name in names if not draft.is_lease(name)])
 
 
-def make(planned: Plan, context: Context) -> Manifest:
+def make(planned: Plan[Any], context: Context) -> Manifest:
     """Make the snapshot, resuming what an earlier try left, and commit it; while another run makes it, wait and take its.
 
     Raises: ContractError when rows were lost or doubled; LeaseLost when another run took over; whatever the stage raises.
@@ -192,7 +166,7 @@ def make(planned: Plan, context: Context) -> Manifest:
                 return _make(planned, held)
 
 
-def _make(planned: Plan, held: Held) -> Manifest:
+def _make(planned: Plan[Any], held: Held) -> Manifest:
     draft, context = held.draft, held.context
     context.store.sweep(
         f"{draft.stage}/{draft.key}"
@@ -200,7 +174,7 @@ def _make(planned: Plan, held: Held) -> Manifest:
     stage = planned.stage
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
     made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs))
-    if stage.conserves:
+    if stage.conserves_rows:
         check_conservation(stage.name, made, planned.upstream)
     manifest = Manifest(
         stage=stage.name,
@@ -222,7 +196,7 @@ def _make(planned: Plan, held: Held) -> Manifest:
     return draft.commit(manifest)
 
 
-def check_conservation(stage: str, made: Made, upstream: Sequence[Manifest]) -> None:
+def check_conservation(stage: str, made: StageOutput, upstream: Sequence[Manifest]) -> None:
     """Assert that each row that came in was kept or dropped, once: by count, and by uid where the input has uids.
 
     Raises: ContractError that gives the counts.

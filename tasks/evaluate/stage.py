@@ -8,18 +8,15 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from dataops.config import StageConfig
 from dataops.snapshot import Counts, Input, Part, Record
-from tasks.engine.stage import Made, Stage, Work
+from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks, run_job
+from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.run_suite import Evaluation
 from tasks.evaluate.suite_overlap import find_overlaps
 from training.evaluation.contamination import by_task, contamination
-from training.evaluation.suite import Suite, load_suite
+from training.evaluation.suite import Suite
 
 PAGE = "evaluation.html"
 MATCHES_PART = "evaluation-matches.parquet"
@@ -27,47 +24,21 @@ MATCHES_PART = "evaluation-matches.parquet"
 logger = logging.getLogger(__name__)
 
 
-class EvaluateConfig(StageConfig):
-    """The `[evaluate]` table."""
-
-    # The suite's digest is an input of the stage: where its files lie says nothing about the result.
-    execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data", "device", "nproc"})
-
-    suite: Path = Path("configs/suites/demo.toml")
-    """TOML file with the list of tasks."""
-    data: Path | None = None
-    """Folder that the tasks' relative roots start from; the suite file's own folder where none is given."""
-    batch_size: int = Field(default=256, ge=1)
-    """Images encoded at once."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the weights and of all that the towers compute."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where torch sees it, else cpu."""
-    nproc: int = Field(default=1, ge=1)
-    """Processes that share out the work, on one GPU each, or on the cores."""
-    contamination: bool = True
-    """Look for the suite's pictures among those that the model was trained on."""
-
-    def load(self) -> Suite:
-        """The suite, checked. Raises: ConfigError that lists all that is wrong with it."""
-        return load_suite(self.suite, self.data)
-
-
-def outside(config: EvaluateConfig) -> list[Input]:
+def external_inputs(config: EvaluateConfig) -> list[Input]:
     """The suite's tasks and the bytes of their files."""
     suite = config.load()
     return [Input(stage="suite", key=suite.name, digest=suite.digest())]
 
 
-def make(work: Work) -> Made:
+def make(work: Work[EvaluateConfig]) -> StageOutput:
     """Evaluate the trained model on every task of the suite; finished tasks survive a crash, as in tasks/train/stage.py."""
     folder = work.context.home / "jobs" / f"evaluate-{work.draft.key}"
     record = work.draft.done("evaluate") or work.draft.finish(_evaluate(work, folder))
     shutil.rmtree(folder, ignore_errors=True)
-    return Made(record.parts, record.counts, record.facts)
+    return StageOutput(record.parts, record.counts, record.facts)
 
 
-def _evaluate(work: Work, folder: Path) -> Record:
+def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
     model = work.inputs["train"]
     store = work.draft.store
     files = [store.local(model.path(name)) for name in ("model.safetensors", "model.json", "tokenizer.json")]
@@ -108,7 +79,7 @@ def _evaluate(work: Work, folder: Path) -> Record:
     return Record(task="evaluate", parts=parts, counts=counts, facts={"metrics": found.metrics})
 
 
-def _contamination(work: Work, suite: Suite, found: Evaluation) -> list[Part]:
+def _contamination(work: Work[EvaluateConfig], suite: Suite, found: Evaluation) -> list[Part]:
     """Look for the suite's pictures in the dataset; what is owed to them becomes each task's `contamination`."""
     if not work.config.contamination:
         return []
@@ -119,10 +90,10 @@ def _contamination(work: Work, suite: Suite, found: Evaluation) -> list[Part]:
     return [work.draft.put_table(MATCHES_PART, matches)]
 
 
-def _put_page(work: Work, suite: Suite, found: Evaluation) -> Part:
+def _put_page(work: Work[EvaluateConfig], suite: Suite, found: Evaluation) -> Part:
     from tasks.evaluate.report import report_html  # matplotlib takes a second
 
     return work.draft.put_bytes(PAGE, report_html(suite, found).encode("utf-8", "replace"))
 
 
-EVALUATE = Stage(name="evaluate", version=3, make=make, outside=outside, conserves=False)
+EVALUATE = Stage(name="evaluate", version=3, make=make, external_inputs=external_inputs, conserves_rows=False)

@@ -25,7 +25,7 @@ from dataops.images.overlap import known
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest, read_table
 from dataops.store import FolderStore, Store
-from tasks.curate.config import Likeness
+from tasks.curate.config import OverlapThresholds
 from tasks.curate.evaluation_overlap import MATCHES, find_matches
 from training.evaluation.samples import Sample
 from training.evaluation.sets import EvalSet
@@ -55,7 +55,7 @@ def find_overlaps(suite: Suite, store: Store, pack: Manifest, home: Path, worker
         pack: the dataset that was trained on.
         home: where what is known of a set's pictures is kept for other models.
     """
-    trained, likeness = _trained(store, pack), Likeness()
+    trained, likeness = _trained(store, pack), OverlapThresholds()
     found = [MATCHES.empty_table()]
     with ThreadPoolExecutor(workers, "overlap") as pool:
         for task in suite.tasks:
@@ -116,7 +116,7 @@ def _row(sample: Sample) -> dict[str, Any] | None:
     }
 
 
-def _near(known_of: pa.Table, trained: pa.Table, likeness: Likeness) -> NDArray[np.int64]:
+def _near(known_of: pa.Table, trained: pa.Table, likeness: OverlapThresholds) -> NDArray[np.int64]:
     """The training rows that are worth a look, in order."""
     queries = np.frombuffer(b"".join(known_of["hashes"].to_pylist()), "<u8").astype(np.uint64)
     hashes = trained["phash"].to_numpy()

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Annotated, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError
@@ -19,25 +18,15 @@ from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.store import Store
 from tasks.engine.map_parts import ATTEMPTS, map_parts
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.engine.stage import Made, Stage, Work, gather
-from tasks.extract.sources.base import Source, SourceFile
-from tasks.extract.sources.common_crawl import CommonCrawlSource
-from tasks.extract.sources.pairs import PairsSource
+from tasks.engine.stage import Stage, StageOutput, Work, gather
+from tasks.extract.sources.base import Source
 from tasks.extract.sources.pairs_writer import DAMAGES_LISTED, PairsWriter
-from tasks.extract.sources.site import SiteSource
-from tasks.extract.sources.warc import WarcSource
-from tasks.extract.sources.wat import WatSource
+from tasks.files.base import SourceFile
 
 logger = logging.getLogger(__name__)
 
 NAME, VERSION = "extract", 3
 MEMORIES = f"{NAME}/by-source"
-
-Kinds = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource
-"""Each kind of source is a class, and a member of this union."""
-SourceConfig = Annotated[Kinds, Field(discriminator="kind")]
-"""`[source]`: one of the kinds, told apart by the key `kind`."""
-KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(Kinds)}
 
 
 @dataclass(frozen=True)
@@ -76,15 +65,15 @@ def remembered_key(store: Store, memory: str) -> str:
         return ""
 
 
-def make(work: Work) -> Made:
+def make(work: Work[Source]) -> StageOutput:
     """Extract each source file, or copy what an earlier snapshot has of it."""
-    config: Source = work.config
+    config = work.config
     fetched = config.fetch(work.draft, work.context)
     tasks = [FileTask(i, file, file.digest(), config) for i, file in enumerate(fetched.files)]
     _forget_others(work.draft, tasks)
     records = map_parts(extract_file, tasks, work.draft, work.context)
     parts, counts = gather(records)
-    return Made([*parts, *fetched.parts], counts, _summary(records) | dict(fetched.facts))
+    return StageOutput([*parts, *fetched.parts], counts, _summary(records) | dict(fetched.facts))
 
 
 def _summary(records: Sequence[Record]) -> dict[str, object]:
@@ -188,4 +177,4 @@ def _forget_others(draft: Draft, tasks: Sequence[FileTask]) -> None:
     store.delete_tree(draft.scratch("failed"))
 
 
-EXTRACT = Stage(name=NAME, version=VERSION, make=make, outside=lambda config: config.inputs())
+EXTRACT = Stage(name=NAME, version=VERSION, make=make, external_inputs=lambda config: config.inputs())

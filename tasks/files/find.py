@@ -11,7 +11,7 @@ from pathlib import Path
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import Input
-from tasks.extract.sources.base import Opened, SourceFile
+from tasks.files.base import Opened, SourceFile
 from tasks.files.s3_file import s3_files
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from dataops.errors import SourceError
-from tasks.files.resumable import Broken, Connection
+from tasks.files.resumable import Connection, ConnectionBroken
 from tasks.web.address_policy import Addresses
 from tasks.web.request import FetchError, retry_after, split_url
 
@@ -34,7 +34,7 @@ class HttpFile:
         self._identity: tuple[str | None, int | None] | None = None
 
     def connect(self, offset: int) -> Connection:
-        """The file from a byte on. Raises: Broken, SourceError."""
+        """The file from a byte on. Raises: ConnectionBroken, SourceError."""
         url = self.url
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -49,14 +49,14 @@ class HttpFile:
                 url = self._target(url, response)
         except FetchError as error:
             if error.transient:
-                raise Broken(str(error)) from error
+                raise ConnectionBroken(str(error)) from error
             msg = f"{url}: {error}"
             raise SourceError(msg) from error
         except ssl.SSLCertVerificationError as error:
             msg = f"{url}: {error.verify_message}"
             raise SourceError(msg) from error
         except (OSError, http.client.HTTPException) as error:
-            raise Broken(_text(error)) from error
+            raise ConnectionBroken(_text(error)) from error
         msg = f"{self.url}: more than {MAX_REDIRECTS} redirects"
         raise SourceError(msg)
 
@@ -86,7 +86,7 @@ class HttpFile:
             return socket.create_connection
 
         def connect(address: tuple[str, int], timeout: float, _: Any = None) -> socket.socket:
-            refusal, targets = _addresses().of(*address)
+            refusal, targets = _addresses().resolve(*address)
             if refusal:
                 raise FetchError(*refusal)
             return socket.create_connection(targets[0][1][:2], timeout)
@@ -105,7 +105,7 @@ class HttpFile:
     ) -> "_HttpConnection":
         status = response.status
         if status in _LATER:
-            raise Broken(
+            raise ConnectionBroken(
                 f"{self.url}: HTTP {status} {response.reason}", retry_after(response.headers.get("Retry-After"))
             )
         if status not in (200, 206):
@@ -116,7 +116,7 @@ class HttpFile:
             given = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if given is None or int(given[1]) != offset:
                 msg = f"{self.url}: a range was asked for from {offset}, another was answered"
-                raise Broken(msg)
+                raise ConnectionBroken(msg)
             start, size = offset, int(given[2]) if given[2] != "*" else None
         identity = (response.headers.get("ETag"), size)
         if self._identity is None:
@@ -138,13 +138,13 @@ class _HttpConnection:
         try:
             return self._response.read(size)
         except (OSError, http.client.HTTPException) as error:
-            raise Broken(_text(error)) from error
+            raise ConnectionBroken(_text(error)) from error
 
     def skip(self, size: int) -> None:
         while size and (data := self.read(min(size, _SKIPPED_AT_ONCE))):
             size -= len(data)
         if size:
-            raise Broken("the answer ended before the place that was reached before")
+            raise ConnectionBroken("the answer ended before the place that was reached before")
 
     def close(self) -> None:
         self._response.close()

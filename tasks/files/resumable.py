@@ -13,7 +13,7 @@ BACK_OFF = 1.0
 LONGEST_BACK_OFF = 60.0
 
 
-class Broken(Exception):
+class ConnectionBroken(Exception):
     """The connection was refused or broke, and trying again may help.
 
     Args:
@@ -42,7 +42,7 @@ class Connection(Protocol):
     """Of the whole file, where the server says it."""
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the answer's end. Raises: Broken."""
+        """At most `size` bytes; none at the answer's end. Raises: ConnectionBroken."""
         ...
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class ResumableStream:
 
     Args:
         name: for messages.
-        connect: opens the file at a byte. Raises: Broken, and SourceError where trying again is of no use.
+        connect: opens the file at a byte. Raises: ConnectionBroken, and SourceError where trying again is of no use.
     """
 
     def __init__(self, name: str, connect: Callable[[int], Connection], patience: Patience):
@@ -69,7 +69,7 @@ class ResumableStream:
         while True:
             try:
                 data = self._read(size)
-            except Broken as broken:
+            except ConnectionBroken as broken:
                 self.close()
                 self._wait(broken)
             else:
@@ -86,10 +86,10 @@ class ResumableStream:
             self._size = self._connection.size if self._size is None else self._size
         data = self._connection.read(size)
         if not data and self._size is not None and self.position < self._size:
-            raise Broken(f"the answer ended after {self.position:,} of {self._size:,} bytes")
+            raise ConnectionBroken(f"the answer ended after {self.position:,} of {self._size:,} bytes")
         return data
 
-    def _wait(self, broken: Broken) -> None:
+    def _wait(self, broken: ConnectionBroken) -> None:
         longest = min(LONGEST_BACK_OFF, BACK_OFF * 2**self._tries)
         # Jitter, so that workers that were refused together do not come back together.
         seconds = random.uniform(longest / 2, longest)

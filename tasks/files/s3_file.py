@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from dataops.digest import text_sha256
 from dataops.errors import SourceError
-from tasks.extract.sources.base import SourceFile
-from tasks.files.resumable import Broken, Connection, Patience, ResumableStream
+from tasks.files.base import SourceFile
+from tasks.files.resumable import Connection, ConnectionBroken, Patience, ResumableStream
 
 _MAGIC = re.compile(r"[*?\[]")
 _MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
@@ -83,7 +83,7 @@ def glob_regex(pattern: str) -> str:
 
 
 def s3_connection(bucket: str, key: str, offset: int, etag: str | None) -> Connection:
-    """An object from a byte on, as long as it is still that of the ETag. Raises: Broken, SourceError."""
+    """An object from a byte on, as long as it is still that of the ETag. Raises: ConnectionBroken, SourceError."""
     condition = {"IfMatch": etag} if etag else {}
     with s3_errors(f"s3://{bucket}/{key}", broken=True):
         answer = s3_client().get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-", **condition)
@@ -102,7 +102,7 @@ class _S3Connection:
         try:
             return self._body.read(size)
         except (BotoCoreError, HTTPError, OSError) as error:
-            raise Broken(str(error)) from error
+            raise ConnectionBroken(str(error)) from error
 
     def close(self) -> None:
         self._body.close()
@@ -110,7 +110,7 @@ class _S3Connection:
 
 @contextmanager
 def s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
-    """Raise what S3 refuses as SourceError, or as Broken where trying again may help and the caller does so."""
+    """Raise what S3 refuses as SourceError, or as ConnectionBroken where trying again may help and the caller does so."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -122,12 +122,12 @@ def s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
             raise SourceError(msg) from error
         remedy = "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may read" if code in _REFUSED else ""
         if broken and code not in _MISSING and code not in _REFUSED:
-            raise Broken(f"{uri}: {error}") from error
+            raise ConnectionBroken(f"{uri}: {error}") from error
         msg = f"{uri}: {error}{remedy}"
         raise SourceError(msg) from error
     except BotoCoreError as error:
         if broken:
-            raise Broken(f"{uri}: {error}") from error
+            raise ConnectionBroken(f"{uri}: {error}") from error
         msg = f"{uri}: {error}; check AWS_ENDPOINT_URL, the network and the credentials"
         raise SourceError(msg) from error
 

@@ -14,7 +14,7 @@ _BATCH = 1 << 12
 """Texts that are detected together: their probabilities in all languages (440 bytes each) stay in the processor's cache."""
 
 
-def told(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
+def caption_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
     """The language of each caption, with as much of its page's language as the config says.
 
     A caption all in capitals is shown to the detector in lower case: it passes over words in capitals. One in a script that

@@ -19,7 +19,15 @@ from dataops.text.minhash import band_hashes, scheme
 from dataops.text.near_captions import by_rank, leaving, near_pairs, one_in, rank
 from dataops.text.personal_data import masked
 from dataops.text.shingles import normal_hashes
-from tasks.engine.partition_tables import all_pieces, by_range, gathered, get_piece, put_pieces, split, table
+from tasks.engine.partition_tables import (
+    all_pieces,
+    partition_by_hash,
+    partition_by_index,
+    read_one,
+    read_partition,
+    table_name,
+    write_partitions,
+)
 from tasks.filter.config import NearCaptionsConfig
 from tasks.filter.steps import GONE, Step, kinds_of_gone, of_slice, read_rows
 
@@ -36,9 +44,9 @@ def row_bytes(config: NearCaptionsConfig) -> int:
     return scheme(config.threshold).bands * BAND_BYTES
 
 
-def read_words(draft: Draft, step: Step) -> Record:
+def put_normal_forms(draft: Draft, step: Step) -> Record:
     """The keys of the rows of a slice that are still there, with the hash of the caption's normal form and scope."""
-    ranked = all_pieces(draft, table("keys", step.number), 1 << step.bits)
+    ranked = all_pieces(draft, table_name("keys", step.number), 1 << step.bits)
     for kind in kinds_of_gone(step.config, near=False):
         ranked = ranked.join(of_slice(draft, step, kind), on="row", how="anti")
     captions, scopes = _texts(draft, step, ranked["row"])
@@ -46,71 +54,77 @@ def read_words(draft: Draft, step: Step) -> Record:
     words = ranked.with_columns(caption=pl.Series(normal[:, 0] ^ scopes)).filter(
         pl.Series((normal[:, 0] | normal[:, 1]) != 0)
     )
-    put_pieces(draft, table("near-words", step.number), *by_range(words, "caption", step.bits))
+    write_partitions(draft, table_name("near-words", step.number), *partition_by_hash(words, "caption", step.bits))
     return Record(task=step.id)
 
 
 def choose_same(draft: Draft, step: Step) -> Record:
     """The rows of a range of normal forms that another row has already; a piece a slice."""
-    rows = gathered(draft, step.tables("near-words"), step.number)
+    rows = read_partition(draft, step.tables("near-words"), step.number)
     _put_gone(draft, step, "gone-same", rows.filter(pl.Series(duplicates(rows, ["caption"]) > 0)))
     return Record(task=step.id)
 
 
-def sign(draft: Draft, step: Step) -> Record:
+def put_signatures(draft: Draft, step: Step) -> Record:
     """The bands of the signatures of the rows of a slice that are still there, by range."""
     words = _words_left(draft, step)
     captions, scopes = _texts(draft, step, words["row"])
     hashes = band_hashes(captions, scopes, scheme(_near(step).threshold))
     bands = pl.DataFrame({"bucket": hashes.ravel(), "row": np.repeat(words["row"].to_numpy(), hashes.shape[1])})
-    put_pieces(draft, table("near-bands", step.number), *by_range(bands, "bucket", step.bits))
+    write_partitions(draft, table_name("near-bands", step.number), *partition_by_hash(bands, "bucket", step.bits))
     return Record(task=step.id)
 
 
-def find_mates(draft: Draft, step: Step) -> Record:
+def find_candidates(draft: Draft, step: Step) -> Record:
     """The bands of a range that several rows have; a piece a slice."""
-    rows = gathered(draft, step.tables("near-bands"), step.number)
+    rows = read_partition(draft, step.tables("near-bands"), step.number)
     mates = rows.filter(pl.col("bucket").is_duplicated())
-    put_pieces(draft, table("near-mates", step.number), *split(mates.drop("part"), mates["part"], step.parts))
+    write_partitions(
+        draft, table_name("near-mates", step.number), *partition_by_index(mates.drop("part"), mates["part"], step.parts)
+    )
     return Record(task=step.id)
 
 
-def carry(draft: Draft, step: Step) -> Record:
+def put_candidates(draft: Draft, step: Step) -> Record:
     """The rows of a slice that have mates, with all that it takes to compare them, by range of bands."""
     mates = of_slice(draft, step, "near-mates")
     words = _words_left(draft, step)
     words = words.select("row", "origin", rank=rank(words)).join(mates.select("row").unique(), on="row", how="semi")
     captions, _ = _texts(draft, step, words["row"])
-    put_pieces(draft, table("near-ranks", step.number), pl.DataFrame({"rank": one_in(words["rank"], _SAMPLE)}))
+    write_partitions(
+        draft, table_name("near-ranks", step.number), pl.DataFrame({"rank": one_in(words["rank"], _SAMPLE)})
+    )
     known = words.with_columns(
         id=pl.lit(step.number, pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64),
         caption=pl.Series(captions, dtype=pl.String),
     )
     carried = mates.join(known, on="row").drop("row")
-    put_pieces(draft, table("near-carried", step.number), *by_range(carried, "bucket", step.bits))
+    write_partitions(draft, table_name("near-carried", step.number), *partition_by_hash(carried, "bucket", step.bits))
     return Record(task=step.id)
 
 
 def compare(draft: Draft, step: Step) -> Record:
     """The near-duplicates in a range of bands, by range of the better one's rank."""
     found = pl.concat(near_pairs(members, _near(step).threshold) for members in _shares(draft, step)).unique()
-    pieces = split(found, _rank_range(draft, step, found["better_rank"]), 1 << step.bits)
-    put_pieces(draft, table("near-pairs", step.number), *pieces)
+    pieces = partition_by_index(found, _rank_range(draft, step, found["better_rank"]), 1 << step.bits)
+    write_partitions(draft, table_name("near-pairs", step.number), *pieces)
     return Record(task=step.id)
 
 
-def settle(draft: Draft, step: Step) -> Record:
+def choose_kept(draft: Draft, step: Step) -> Record:
     """The rows that leave because of better ones in a range of ranks; those of the ranges before are settled.
 
     What it finds of later ranges, it leaves for them (time-forward processing; Zeh 2002, "I/O-efficient algorithms for
     graphs of bounded treewidth and maximal independent sets"), so that no more than one range is in memory.
     """
-    pairs = gathered(draft, step.range_tables("near-pairs"), step.number).drop("part").unique()
-    before = [get_piece(draft, table("near-left", i), step.number) for i in range(step.number)]
+    pairs = read_partition(draft, step.range_tables("near-pairs"), step.number).drop("part").unique()
+    before = [read_one(draft, table_name("near-left", i), step.number) for i in range(step.number)]
     gone = pl.concat([pl.DataFrame(schema={"worse": pl.UInt64}), *before])["worse"]
     left = leaving(pairs, gone)
     ranges = _rank_range(draft, step, left["worse_rank"])
-    put_pieces(draft, table("near-left", step.number), *split(left.select("worse"), ranges, 1 << step.bits))
+    write_partitions(
+        draft, table_name("near-left", step.number), *partition_by_index(left.select("worse"), ranges, 1 << step.bits)
+    )
     rows = left.select(
         part=(pl.col("worse") // (1 << 32)).cast(pl.UInt32), row=(pl.col("worse") % (1 << 32)).cast(pl.UInt32)
     )
@@ -124,13 +138,13 @@ def _near(step: Step) -> NearCaptionsConfig:
 
 
 def _words_left(draft: Draft, step: Step) -> pl.DataFrame:
-    words = all_pieces(draft, table("near-words", step.number), 1 << step.bits)
+    words = all_pieces(draft, table_name("near-words", step.number), 1 << step.bits)
     return words.join(of_slice(draft, step, "gone-same"), on="row", how="anti").sort("row")
 
 
 def _put_gone(draft: Draft, step: Step, kind: str, rows: pl.DataFrame) -> None:
     gone = rows.select("row", reason=pl.lit(GONE.index("duplicate_near_caption") + 1, pl.UInt8))
-    put_pieces(draft, table(kind, step.number), *split(gone, rows["part"], step.parts))
+    write_partitions(draft, table_name(kind, step.number), *partition_by_index(gone, rows["part"], step.parts))
 
 
 def _texts(draft: Draft, step: Step, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:
@@ -144,7 +158,7 @@ def _texts(draft: Draft, step: Step, rows: pl.Series) -> tuple[pa.Array, NDArray
 
 
 def _rank_range(draft: Draft, step: Step, ranks: pl.Series) -> pl.Series:
-    samples = pl.concat(get_piece(draft, name, 0) for name in step.tables("near-ranks"))["rank"]
+    samples = pl.concat(read_one(draft, name, 0) for name in step.tables("near-ranks"))["rank"]
     return by_rank(ranks, samples, 1 << step.bits)
 
 
@@ -152,7 +166,7 @@ def _shares(draft: Draft, step: Step) -> Iterator[pl.DataFrame]:
     """What was carried to a range of bands, in as many shares as memory asks for: how long captions are shows here only."""
 
     def pieces() -> Iterable[pl.DataFrame]:
-        return (get_piece(draft, name, step.number) for name in step.tables("near-carried"))
+        return (read_one(draft, name, step.number) for name in step.tables("near-carried"))
 
     size = sum(piece.estimated_size() for piece in pieces())
     shares = 1 + int(size * _COPIES * step.workers // step.config.memory_limit_bytes)

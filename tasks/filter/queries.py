@@ -27,7 +27,7 @@ _NO_ARTICLE = re.compile(
 
 
 @dataclass(frozen=True)
-class Given:
+class QuerySources:
     """What a list is built from. Paths are files, folders (all that is in them) or globs."""
 
     text: Sequence[str] = ()
@@ -43,7 +43,7 @@ class Given:
     wordfreq_top: int = 20_000
 
 
-def build_queries(given: Given, thresholds: Thresholds, workers: int | None = None) -> pl.DataFrame:
+def build_queries(given: QuerySources, thresholds: Thresholds, workers: int | None = None) -> pl.DataFrame:
     """Read the files and build the list (columns dataops.text.query_building.QUERIES).
 
     Args:
@@ -71,7 +71,7 @@ def build_queries(given: Given, thresholds: Thresholds, workers: int | None = No
     return found
 
 
-def write_queries(found: pl.DataFrame, out: Path, given: Given, thresholds: Thresholds) -> None:
+def write_queries(found: pl.DataFrame, out: Path, given: QuerySources, thresholds: Thresholds) -> None:
     """Write a list as Parquet, whole or not at all; its key `pairmill` says what it was made of."""
     files = {path for paths in _files(given.text, given.titles, given.lemmas) for path in paths}
     read = [{"name": path.name, "sha256": file_sha256(path)} for path in sorted(files)]

@@ -22,17 +22,17 @@ from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft, Input, Record, find
 from dataops.text.duplicates import KEY_BYTES
 from tasks.engine.map_parts import map_parts, shared_workers
-from tasks.engine.partition_steps import do_steps
 from tasks.engine.partition_steps import run as run_step
-from tasks.engine.partition_tables import get_piece, put_pieces, table
-from tasks.engine.stage import Made, Stage, Work, gather
+from tasks.engine.partition_steps import run_steps
+from tasks.engine.partition_tables import read_one, table_name, write_partitions
+from tasks.engine.stage import Stage, StageOutput, Work, gather
 from tasks.filter import near_captions as near
 from tasks.filter import steps
 from tasks.filter import write as last
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
-from tasks.filter.steps import NAME, Slice, Step
-from tasks.filter.summary import add_up, describe_balance
+from tasks.filter.steps import NAME, PartSlice, Step
+from tasks.filter.summary import describe_balance, merge
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ _SHARED_ROWS = 1 << 17
 """So many are shared out among workers; ranges of fewer cost more to cross than they save."""
 
 
-def outside(config: FilterConfig) -> list[Input]:
+def external_inputs(config: FilterConfig) -> list[Input]:
     """The list of queries, and the lists of unsafe words, where they are used."""
     inputs: list[Input] = []
     if config.balance is not None:
@@ -59,14 +59,14 @@ def outside(config: FilterConfig) -> list[Input]:
     return inputs
 
 
-def make(work: Work) -> Made:
+def make(work: Work[FilterConfig]) -> StageOutput:
     """Judge, choose, balance, write. Raises: ContractError when nothing, or too little, is left."""
     with shared_workers(work.context) as context:
         return _make(replace(work, context=context))
 
 
-def _make(work: Work) -> Made:
-    config: FilterConfig = work.config
+def _make(work: Work[FilterConfig]) -> StageOutput:
+    config = work.config
     run = _Run(work)
     if not run.written():
         run.over_parts(steps.judge)
@@ -85,15 +85,15 @@ def _make(work: Work) -> Made:
     records = run.write()
     parts, counts = gather(records)
     check_left(counts, config.max_drop_fraction)
-    return Made(parts, counts, run.facts(records))
+    return StageOutput(parts, counts, run.facts(records))
 
 
 class _Run:
     """The maps of one making of the stage."""
 
-    def __init__(self, work: Work):
+    def __init__(self, work: Work[FilterConfig]):
         self.draft, self.context = work.draft, work.context
-        self.config: FilterConfig = work.config
+        self.config = work.config
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
         self.slices = slices_of([part.rows for part in came], self.config)
@@ -108,7 +108,7 @@ class _Run:
         self.quiet = work.context.quiet()
 
     def _step(
-        self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[Slice, ...] = ()
+        self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[PartSlice, ...] = ()
     ) -> Step:
         total = sum(map(len, self.slices))
         return Step(function, number, part, total, self.bits, self.seen, self.config, slices, self.neighbours)
@@ -131,7 +131,7 @@ class _Run:
 
     def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the ranges of hashes."""
-        do_steps([self._step(function, number) for number in range(1 << self.bits)], self.rows, self.draft, self.quiet)
+        run_steps([self._step(function, number) for number in range(1 << self.bits)], self.rows, self.draft, self.quiet)
 
     def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
         """Map over the parts of the datasets that were made before."""
@@ -139,14 +139,14 @@ class _Run:
 
     def drop_near_captions(self) -> None:
         """Find and settle near-duplicate captions."""
-        self.over_parts(near.read_words)
+        self.over_parts(near.put_normal_forms)
         self.over_ranges(near.choose_same)
-        self.over_parts(near.sign)
-        self.over_ranges(near.find_mates)
-        self.over_parts(near.carry)
+        self.over_parts(near.put_signatures)
+        self.over_ranges(near.find_candidates)
+        self.over_parts(near.put_candidates)
         self.over_ranges(near.compare)
         for number in range(1 << self.bits):  # in order: each asks those before it
-            do_steps([self._step(near.settle, number)], self.rows, self.draft, self.quiet)
+            run_steps([self._step(near.choose_kept, number)], self.rows, self.draft, self.quiet)
 
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
@@ -154,7 +154,7 @@ class _Run:
 
     def sum_queries(self) -> None:
         """Add up what count_queries found."""
-        put_pieces(self.draft, "query-counts.table", pl.DataFrame({"count": self._summed("queries")}))
+        write_partitions(self.draft, "query-counts.table", pl.DataFrame({"count": self._summed("queries")}))
 
     def facts(self, records: Sequence[Record]) -> dict[str, Any]:
         """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
@@ -163,9 +163,9 @@ class _Run:
             judged = self.draft.done(step.id)
             alone.update(judged.facts["alone"] if judged else {})
         texts = (self.draft.store.read(self.draft.scratch(last.description(n))) for n in range(len(self.names)))
-        facts: dict[str, Any] = {**add_up(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
+        facts: dict[str, Any] = {**merge(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
-            before = get_piece(self.draft, "query-counts.table", 0)["count"].to_numpy()
+            before = read_one(self.draft, "query-counts.table", 0)["count"].to_numpy()
             said = [facts for record in records for facts in record.facts["balance"]]
             queries = read_queries(Path(self.config.balance.queries))
             facts["balance"] = describe_balance(queries, before, self._summed("queries-left"), said)
@@ -173,21 +173,21 @@ class _Run:
 
     def _summed(self, kind: str) -> NDArray[Any]:
         numbers = (one.number for slices in self.slices for one in slices)
-        each = (get_piece(self.draft, table(kind, n), 0)["count"].to_numpy() for n in numbers)
+        each = (read_one(self.draft, table_name(kind, n), 0)["count"].to_numpy() for n in numbers)
         return sum(each, np.zeros(1, np.int64))
 
 
-def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[Slice, ...]]:
+def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[PartSlice, ...]]:
     """The slices of parts that have so many rows.
 
     Where a caption's page counts for its language, a part is one slice: a page's captions must be seen together.
     """
-    found: list[tuple[Slice, ...]] = []
+    found: list[tuple[PartSlice, ...]] = []
     for total in rows:
         size = max(total, 1) if config.language_page_weight else steps.SLICE_ROWS
         before = sum(map(len, found))
         starts = range(0, max(total, 1), size)
-        found.append(tuple(Slice(before + i, start, min(size, total - start)) for i, start in enumerate(starts)))
+        found.append(tuple(PartSlice(before + i, start, min(size, total - start)) for i, start in enumerate(starts)))
     return found
 
 
@@ -223,7 +223,7 @@ def check_left(counts: Counts, max_drop_fraction: float) -> None:
     raise ContractError(msg)
 
 
-def _seen_parts(work: Work) -> list[str]:
+def _seen_parts(work: Work[FilterConfig]) -> list[str]:
     names: list[str] = []
     for key in work.config.seen:
         manifest = find(work.context.store, "pack", key)
@@ -234,4 +234,4 @@ def _seen_parts(work: Work) -> list[str]:
     return names
 
 
-FILTER = Stage(name=NAME, version=VERSION, make=make, outside=outside)
+FILTER = Stage(name=NAME, version=VERSION, make=make, external_inputs=external_inputs)

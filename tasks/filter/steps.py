@@ -22,10 +22,17 @@ from dataops.text.caption_counts import counted
 from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEYED, duplicates, keys
 from dataops.text.query_matching import match
 from dataops.text.unsafe_words import unsafe_words
-from tasks.engine.partition_steps import RangeStep
-from tasks.engine.partition_tables import all_pieces, by_range, gathered, get_piece, put_pieces, table
+from tasks.engine.partition_steps import PartitionStep
+from tasks.engine.partition_tables import (
+    all_pieces,
+    partition_by_hash,
+    read_one,
+    read_partition,
+    table_name,
+    write_partitions,
+)
 from tasks.filter.config import FilterConfig
-from tasks.filter.language import told
+from tasks.filter.language import caption_languages
 
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
@@ -36,7 +43,7 @@ SLICE_ROWS = 1 << 17
 
 
 @dataclass(frozen=True)
-class Slice:
+class PartSlice:
     """A slice of a part that came in. Scratch tables are by slice."""
 
     number: int
@@ -48,7 +55,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Step(RangeStep):
+class Step(PartitionStep):
     """One step's work on a slice of a part that came in, on a whole part (to write it), or on a range of hashes."""
 
     function: Callable[[Draft, "Step"], Record]
@@ -63,7 +70,7 @@ class Step(RangeStep):
     seen: tuple[str, ...]
     """Names in the store of the parts of the datasets that were made before."""
     config: FilterConfig
-    slices: tuple[Slice, ...] = ()
+    slices: tuple[PartSlice, ...] = ()
     """That the step looks at; without any, the part is one slice of the same number."""
     workers: int = 1
     """Processes that do such steps at the same time."""
@@ -74,7 +81,7 @@ class Step(RangeStep):
 
     def tables(self, kind: str) -> list[str]:
         """Names of the scratch tables that a map over the slices wrote."""
-        return [table(kind, number) for number in range(self.parts)]
+        return [table_name(kind, number) for number in range(self.parts)]
 
 
 def judge(draft: Draft, step: Step) -> Record:
@@ -87,7 +94,7 @@ def judge(draft: Draft, step: Step) -> Record:
         reasons = _then(reasons, rows.select("caption"), lambda left: _unsafe(left, step.config))
     asked = reasons.is_null()
     left = asked.arg_true()
-    language = told(rows.select("caption", "page_url")[left], step.config)
+    language = caption_languages(rows.select("caption", "page_url")[left], step.config)
     if len(left) < rows.height:  # a place that is null gives nulls
         places = pl.select(pl.when(asked).then(asked.cast(pl.UInt32).cum_sum() - 1)).to_series()
         language = language.select(pl.all().gather(places))
@@ -97,7 +104,7 @@ def judge(draft: Draft, step: Step) -> Record:
         "language_score",
     )
     with ThreadPoolExecutor(1) as writer:  # which waits for the disk meanwhile
-        written = writer.submit(put_pieces, draft, table("verdicts", step.number), verdicts)
+        written = writer.submit(write_partitions, draft, table_name("verdicts", step.number), verdicts)
         _put_keys(draft, step, rows, counts, verdicts)
         written.result()
     alone = {name: int(answers[name].sum()) for name in answers.columns}
@@ -111,17 +118,17 @@ def _put_keys(draft: Draft, step: Step, rows: pl.DataFrame, counts: pl.DataFrame
     captions = config.max_caption_count is not None or not CAPTION_STEPS.isdisjoint(config.dedupe)
     ranked = keys(rows.select(KEYED)[passed], counts[passed], captions=captions)
     ranked = ranked.with_columns(row=passed.cast(pl.UInt32))
-    put_pieces(draft, table("keys", step.number), *by_range(ranked, "url", step.bits))
+    write_partitions(draft, table_name("keys", step.number), *partition_by_hash(ranked, "url", step.bits))
     if config.max_caption_count is not None:
-        pieces = by_range(ranked.select("caption"), "caption", step.bits)
-        put_pieces(draft, table("captions", step.number), *pieces)
+        pieces = partition_by_hash(ranked.select("caption"), "caption", step.bits)
+        write_partitions(draft, table_name("captions", step.number), *pieces)
 
 
 def count_captions(draft: Draft, step: Step) -> Record:
     """The captions of a range that occur too often."""
-    captions = gathered(draft, step.tables("captions"), step.number)
+    captions = read_partition(draft, step.tables("captions"), step.number)
     too_many = captions.group_by("caption").len().filter(pl.col("len") > step.config.max_caption_count)
-    put_pieces(draft, table("frequent", step.number), too_many.drop("len"))
+    write_partitions(draft, table_name("frequent", step.number), too_many.drop("len"))
     return Record(task=step.id)
 
 
@@ -129,48 +136,48 @@ def read_seen(draft: Draft, step: Step) -> Record:
     """The addresses of a part of an earlier dataset, by range."""
     urls = read_table(draft.store, step.seen[step.number], ["url"])["url"].combine_chunks()
     frame = pl.DataFrame({"url": hash128(urls)[:, 0]}).unique(maintain_order=True)
-    put_pieces(draft, table("seen", step.number), *by_range(frame, "url", step.bits))
+    write_partitions(draft, table_name("seen", step.number), *partition_by_hash(frame, "url", step.bits))
     return Record(task=step.id)
 
 
 def choose(draft: Draft, step: Step) -> Record:
     """The rows of a range of urls that go: boilerplate, seen before, and duplicates; a piece a slice."""
-    rows = gathered(draft, step.tables("keys"), step.number)
+    rows = read_partition(draft, step.tables("keys"), step.number)
     reasons = np.zeros(rows.height, np.uint8)
     if step.seen:
-        seen = gathered(draft, [table("seen", i) for i in range(len(step.seen))], step.number)
+        seen = read_partition(draft, [table_name("seen", i) for i in range(len(step.seen))], step.number)
         reasons[rows["url"].is_in(seen["url"].implode()).to_numpy()] = GONE.index("seen") + 1
     if step.config.max_caption_count is not None:  # asked first, so written last
-        frequent = gathered(draft, step.range_tables("frequent"), 0)
+        frequent = read_partition(draft, step.range_tables("frequent"), 0)
         reasons[rows["caption"].is_in(frequent["caption"].implode()).to_numpy()] = GONE.index("boilerplate") + 1
     left = reasons == 0
     several = rows if left.all() else rows.filter(pl.Series(left))
     reasons[left] = duplicates(several, [s for s in step.config.dedupe if s != "caption"])
-    _put_gone(draft, table("gone", step.number), rows["part", "row"], reasons, step.parts)
+    _put_gone(draft, table_name("gone", step.number), rows["part", "row"], reasons, step.parts)
     return Record(task=step.id)
 
 
 def regroup(draft: Draft, step: Step) -> Record:
     """The keys of the rows of a slice that are still there, by range of caption."""
-    ranked = all_pieces(draft, table("keys", step.number), 1 << step.bits)
+    ranked = all_pieces(draft, table_name("keys", step.number), 1 << step.bits)
     gone = of_slice(draft, step, "gone")
     left = ranked.join(gone, on="row", how="anti", maintain_order="left")
-    put_pieces(draft, table("regrouped", step.number), *by_range(left, "caption", step.bits))
+    write_partitions(draft, table_name("regrouped", step.number), *partition_by_hash(left, "caption", step.bits))
     return Record(task=step.id)
 
 
 def choose_captions(draft: Draft, step: Step) -> Record:
     """The rows of a range of captions whose caption another row has already; a piece a slice."""
-    rows = gathered(draft, step.tables("regrouped"), step.number)
+    rows = read_partition(draft, step.tables("regrouped"), step.number)
     gone = duplicates(rows, ["caption"])
-    _put_gone(draft, table("gone-captions", step.number), rows["part", "row"], gone, step.parts)
+    _put_gone(draft, table_name("gone-captions", step.number), rows["part", "row"], gone, step.parts)
     return Record(task=step.id)
 
 
 def read_rows(draft: Draft, step: Step, columns: list[str] | None = None) -> pl.DataFrame:
     """The rows of the slice that a step looks at, as they came in. Raises: CorruptPart when the part is no Parquet file."""
     path = draft.store.local(step.part)
-    one = step.slices[0] if step.slices else Slice(step.number)
+    one = step.slices[0] if step.slices else PartSlice(step.number)
     try:
         rows = pl.scan_parquet(path).slice(one.start, one.rows)
         return cast(pl.DataFrame, (rows if columns is None else rows.select(columns)).collect())
@@ -207,12 +214,12 @@ def _put_gone(draft: Draft, name: str, rows: pl.DataFrame, reasons: NDArray[np.u
     places = np.flatnonzero(reasons)
     gone = rows[pl.Series(places)].with_columns(reason=pl.Series(reasons[places]))
     sizes = np.bincount(gone["part"].to_numpy(), minlength=parts).tolist()
-    put_pieces(draft, name, gone.drop("part"), sizes)
+    write_partitions(draft, name, gone.drop("part"), sizes)
 
 
 def of_slice(draft: Draft, step: Step, kind: str) -> pl.DataFrame:
     """What a map over the ranges found out about the rows of a slice."""
-    return gathered(draft, step.range_tables(kind), step.number).drop("part")
+    return read_partition(draft, step.range_tables(kind), step.number).drop("part")
 
 
 def kinds_of_gone(config: FilterConfig, *, near: bool = True) -> list[str]:
@@ -223,7 +230,7 @@ def kinds_of_gone(config: FilterConfig, *, near: bool = True) -> list[str]:
 
 def reasons_of(draft: Draft, step: Step) -> pl.Series:
     """Why each row of a slice goes, as far as it is known before balancing."""
-    reasons = get_piece(draft, table("verdicts", step.number), 0)["drop_reason"]
+    reasons = read_one(draft, table_name("verdicts", step.number), 0)["drop_reason"]
     for kind in kinds_of_gone(step.config):
         gone = of_slice(draft, step, kind)
         reasons = reasons.scatter(gone["row"], pl.Series(GONE)[gone["reason"] - 1])

@@ -60,7 +60,7 @@ def _summed(described: Iterable[Mapping[str, Any]]) -> tuple[Totals, dict[str, l
     return totals, examples
 
 
-def add_up(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The descriptions of all parts as one."""
     totals, examples = _summed(parts)
     return {

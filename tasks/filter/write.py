@@ -18,7 +18,7 @@ from dataops.text.balance import expected_counts, query_counts, query_probabilit
 from dataops.text.personal_data import masked
 from dataops.text.query_matching import Queries, compile_queries, match
 from tasks.engine.part_writer import PartFile
-from tasks.engine.partition_tables import get_piece, put_pieces, table
+from tasks.engine.partition_tables import read_one, table_name, write_partitions
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
@@ -32,7 +32,7 @@ def count_queries(draft: Draft, step: Step) -> Record:
     rows = read_pairs(draft, step)
     left = rows.filter(reasons_of(draft, step).is_null())
     counts = query_counts(match(_captions(left, step.config), queries), len(queries.texts))
-    put_pieces(draft, table("queries", step.number), pl.DataFrame({"count": counts}))
+    write_partitions(draft, table_name("queries", step.number), pl.DataFrame({"count": counts}))
     return Record(task=step.id)
 
 
@@ -70,7 +70,7 @@ def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame, list
     """The rows of a slice that stay, those that go, and what balancing says of them where it is asked."""
     rows = read_pairs(draft, step)
     reasons = reasons_of(draft, step)
-    verdicts = get_piece(draft, table("verdicts", step.number), 0)
+    verdicts = read_one(draft, table_name("verdicts", step.number), 0)
     rows = rows.with_columns(verdicts["language"], verdicts["language_score"])
     facts: list[dict[str, Any]] = []
     balanced = pl.DataFrame(schema={"query_ids": pl.List(pl.UInt32), "sampling_probability": pl.Float32})
@@ -87,7 +87,7 @@ def _decided(draft: Draft, step: Step) -> tuple[pl.DataFrame, pl.DataFrame, list
     if step.config.balance is not None:
         often = stays["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
         left = expected_counts(stays["query_ids"].to_arrow(), len(_queries(step.config).texts), often)
-        put_pieces(draft, table("queries-left", step.number), pl.DataFrame({"count": left}))
+        write_partitions(draft, table_name("queries-left", step.number), pl.DataFrame({"count": left}))
     return stays, goes, facts
 
 
@@ -99,7 +99,7 @@ def _balance(
     assert balance is not None
     queries = _queries(step.config)
     matches = match(_captions(rows, step.config), queries)
-    counts = get_piece(draft, "query-counts.table", 0)["count"].to_numpy()
+    counts = read_one(draft, "query-counts.table", 0)["count"].to_numpy()
     chances = query_probabilities(counts, balance.max_per_query)
     keep, chance = sampled(
         uid_halves(rows["uid"].to_arrow()), matches, chances, query_salts(queries.texts, balance.seed)

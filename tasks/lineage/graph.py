@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from dataops.funnel import PAIR_STAGES
-from dataops.snapshot import Input, Manifest
+from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.store import Store
-from tasks.lineage.inventory import Inventory, Name
+from tasks.lineage.inventory import Inventory
 from tasks.lineage.search import Rows
 
 KEPT, DROPPED = "part-", "dropped-"
@@ -22,14 +22,16 @@ class Lineage:
         self.store = store
         inventory = Inventory(store)
         found = (inventory.manifest(name) for name in sorted(inventory.snapshots))
-        self.manifests = {Name(m.stage, m.key): m for m in found if m is not None}
+        self.manifests = {SnapshotName(m.stage, m.key): m for m in found if m is not None}
         self._by_digest: dict[tuple[str, str], Manifest] = {}
         for manifest in self.manifests.values():
             self._by_digest.setdefault((manifest.stage, manifest.content_digest), manifest)
 
     def parent(self, source: Input) -> Manifest | None:
         """The snapshot that an input names; None where it is gone, or lies outside the store."""
-        return self.manifests.get(Name(source.stage, source.key)) or self._by_digest.get((source.stage, source.digest))
+        return self.manifests.get(SnapshotName(source.stage, source.key)) or self._by_digest.get(
+            (source.stage, source.digest)
+        )
 
     def children(self, manifest: Manifest, stage: str | None = None) -> list[Manifest]:
         """The snapshots that were made of this one, of one stage or of all."""
@@ -41,13 +43,13 @@ class Lineage:
             and any((i.stage, i.digest) == digest or (i.stage, i.key) == key for i in other.inputs)
         ]
 
-    def path(self, manifest: Manifest) -> list[tuple[Name, Manifest | None]]:
+    def path(self, manifest: Manifest) -> list[tuple[SnapshotName, Manifest | None]]:
         """The way of a pair to this snapshot: each stage over pairs from extract on; None where a snapshot is gone."""
-        way: list[tuple[Name, Manifest | None]] = [(Name(manifest.stage, manifest.key), manifest)]
+        way: list[tuple[SnapshotName, Manifest | None]] = [(SnapshotName(manifest.stage, manifest.key), manifest)]
         at: Manifest | None = manifest
         while at is not None and (source := next((i for i in at.inputs if i.stage in PAIR_STAGES), None)):
             at = self.parent(source)
-            way.append((Name(source.stage, source.key), at))
+            way.append((SnapshotName(source.stage, source.key), at))
         return way[::-1]
 
     def ancestors(self, manifest: Manifest) -> dict[str, Manifest]:
@@ -62,10 +64,10 @@ class Lineage:
     def below(self, manifest: Manifest, stage: str) -> list[Manifest]:
         """The snapshots of a stage that descend from this one."""
         found, waiting = dict[str, Manifest](), [manifest]
-        seen: set[Name] = set()
+        seen: set[SnapshotName] = set()
         while waiting:
             for child in self.children(waiting.pop()):
-                if (name := Name(child.stage, child.key)) not in seen:
+                if (name := SnapshotName(child.stage, child.key)) not in seen:
                     seen.add(name)
                     waiting.append(child)
                     if child.stage == stage:

@@ -8,16 +8,15 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError, StorageError
 from dataops.funnel import STAGES
-from dataops.snapshot import MANIFEST, Draft, Manifest
+from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName
 from dataops.store import Entry, Store
+from tasks.engine.context import Context
 from tasks.engine.lease import hold, holder
-from tasks.engine.stage import Context
 from tasks.extract.stage import MEMORIES, remembered_key
 
 logger = logging.getLogger(__name__)
@@ -26,21 +25,11 @@ DAY = 86_400.0
 """Unfinished work and half-written files younger than this may belong to a process that is alive."""
 
 
-class Name(NamedTuple):
-    """A snapshot, complete or not."""
-
-    stage: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"{self.stage}/{self.key}"
-
-
 @dataclass
 class Snapshot:
     """What the store holds under one name."""
 
-    name: Name
+    name: SnapshotName
     objects: list[Entry] = field(default_factory=list)
 
     @property
@@ -68,25 +57,25 @@ class Inventory:
 
     def __init__(self, store: Store, prefix: str = ""):
         self.store = store
-        self.snapshots: dict[Name, Snapshot] = {}
+        self.snapshots: dict[SnapshotName, Snapshot] = {}
         self.memories: list[Entry] = []
-        self._manifests: dict[Name, Manifest | None] = {}
+        self._manifests: dict[SnapshotName, Manifest | None] = {}
         for entry in store.entries(prefix):
             if entry.name.startswith(f"{MEMORIES}/"):
                 self.memories.append(entry)
                 continue
             stage, key, *rest = entry.name.split("/")[:3] if entry.name.count("/") >= 2 else ("", "")
             if rest and stage in STAGES:
-                name = Name(stage, key)
+                name = SnapshotName(stage, key)
                 self.snapshots.setdefault(name, Snapshot(name)).objects.append(entry)
 
-    def manifest(self, name: Name) -> Manifest | None:
+    def manifest(self, name: SnapshotName) -> Manifest | None:
         """The manifest of a complete snapshot; None where there is none that can be read."""
         if name not in self._manifests:
             self._manifests[name] = self._read(name)
         return self._manifests[name]
 
-    def _read(self, name: Name) -> Manifest | None:
+    def _read(self, name: SnapshotName) -> Manifest | None:
         snapshot = self.snapshots.get(name)
         if snapshot is None or not snapshot.is_complete:
             return None
@@ -98,9 +87,9 @@ class Inventory:
             )
             return None
 
-    def with_ancestors(self, roots: Mapping[Name, str]) -> dict[Name, str]:
+    def with_ancestors(self, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
         """The roots and all that they were made of, as far as it is in the store, each with why it is needed."""
-        needed: dict[Name, str] = {}
+        needed: dict[SnapshotName, str] = {}
         waiting = list(roots.items())
         while waiting:
             name, why = waiting.pop()
@@ -108,10 +97,10 @@ class Inventory:
                 continue
             needed[name] = why
             manifest = self.manifest(name)
-            waiting += [(Name(i.stage, i.key), why) for i in manifest.inputs] if manifest else []
+            waiting += [(SnapshotName(i.stage, i.key), why) for i in manifest.inputs] if manifest else []
         return needed
 
-    def in_use(self, name: Name, now: float) -> str | None:
+    def in_use(self, name: SnapshotName, now: float) -> str | None:
         """Why a snapshot is left alone whoever needs it: some process makes it, or did within a day."""
         snapshot = self.snapshots[name]
         if snapshot.is_complete and not any("/_work/" in entry.name for entry in snapshot.objects):
@@ -128,10 +117,10 @@ class Inventory:
 
 
 @dataclass(frozen=True)
-class Going:
+class Deletion:
     """Something that is to be deleted."""
 
-    name: Name
+    name: SnapshotName
     bytes: int
     modified: float
     why: str
@@ -141,28 +130,28 @@ class Going:
 class Collection:
     """What is to go from a store, and what stays and why."""
 
-    snapshots: list[Going]
-    kept: dict[Name, str]
-    work: list[Name]
+    snapshots: list[Deletion]
+    kept: dict[SnapshotName, str]
+    work: list[SnapshotName]
     """Complete snapshots that stay, with scratch objects that nobody needs any more."""
     memories: list[Entry]
     """What extract remembers of snapshots that go, or are gone."""
     inventory: Inventory
     """Of the moment of the decision."""
 
-    def newly_needed(self, roots: Mapping[Name, str]) -> dict[Name, str]:
+    def newly_needed(self, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
         """What these roots need of the snapshots that were there then."""
         return self.inventory.with_ancestors(roots)
 
 
-def collect(store: Store, roots: Mapping[Name, str], now: float | None = None) -> Collection:
+def collect(store: Store, roots: Mapping[SnapshotName, str], now: float | None = None) -> Collection:
     """Decide what goes; nothing is deleted yet."""
     now = time.time() if now is None else now
     inventory = Inventory(store)
     used = {name: why for name in inventory.snapshots if (why := inventory.in_use(name, now))}
     kept = inventory.with_ancestors({**used, **roots})
     going = [
-        Going(name, snapshot.bytes, snapshot.modified, _why(snapshot))
+        Deletion(name, snapshot.bytes, snapshot.modified, _why(snapshot))
         for name, snapshot in sorted(inventory.snapshots.items())
         if name not in kept
     ]
@@ -173,7 +162,9 @@ def collect(store: Store, roots: Mapping[Name, str], now: float | None = None) -
         and inventory.snapshots[name].is_complete
         and any("/_work/" in entry.name for entry in inventory.snapshots[name].objects)
     ]
-    memories = [entry for entry in inventory.memories if Name("extract", remembered_key(store, entry.name)) not in kept]
+    memories = [
+        entry for entry in inventory.memories if SnapshotName("extract", remembered_key(store, entry.name)) not in kept
+    ]
     return Collection(going, kept, work, memories, inventory)
 
 
@@ -185,8 +176,8 @@ def _why(snapshot: Snapshot) -> str:
 class Swept:
     """What was deleted, and what was not and why."""
 
-    deleted: list[Going] = field(default_factory=list)
-    spared: dict[Name, str] = field(default_factory=dict)
+    deleted: list[Deletion] = field(default_factory=list)
+    spared: dict[SnapshotName, str] = field(default_factory=dict)
     unfinished: int = 0
     """Files or uploads that killed writers left half written, older than a day."""
 
@@ -194,8 +185,8 @@ class Swept:
 def sweep(
     collection: Collection,
     context: Context,
-    roots_now: Callable[[], Mapping[Name, str]],
-    tell: Callable[[Going], None] = lambda going: None,
+    roots_now: Callable[[], Mapping[SnapshotName, str]],
+    tell: Callable[[Deletion], None] = lambda going: None,
 ) -> Swept:
     """Delete what `collect` found. May be killed at any moment and started again.
 
@@ -222,7 +213,7 @@ def sweep(
     return swept
 
 
-def _in_use_now(store: Store, name: Name) -> str | None:
+def _in_use_now(store: Store, name: SnapshotName) -> str | None:
     now = Inventory(store, str(name))
     return now.in_use(name, time.time()) if name in now.snapshots else None
 

@@ -24,7 +24,7 @@ from dataops.storage.range_file import RangeFile
 from dataops.store import Store
 from dataops.trace import index as trace_index
 from dataops.trace.index import IndexFile, Place
-from dataops.trace.targets import Target, meant
+from dataops.trace.targets import Target, matching_rows
 from tasks.engine.scratch_folders import scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Search:
         hits: list[Hit] = []
         for number, part in enumerate(rows.parts):
             table = read_columns(self.store, rows.manifest.path(part.name), trace_index.COLUMNS)
-            hits += [Hit(rows, Place(number, int(row))) for row in meant(table, targets).nonzero()[0]]
+            hits += [Hit(rows, Place(number, int(row))) for row in matching_rows(table, targets).nonzero()[0]]
         return hits
 
     def rows(self, hits: Iterable[Hit]) -> list[dict[str, Any]]:

@@ -17,12 +17,14 @@ from dataops.errors import ContractError, PairmillError
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest, read_table, snapshot_key
 from dataops.store import Store
-from dataops.trace.targets import COLUMNS, Target, meant
-from tasks.engine.stage import Context, Plan, make
+from dataops.trace.targets import COLUMNS, Target, matching_rows
+from tasks.engine.context import Context
+from tasks.engine.stage import Plan, make
 from tasks.engine.takedown_requests import STAGE, Request, recorded, targets_of
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
-from tasks.pack.stage import PACK, PackConfig
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 from tasks.tracking import client as tracking
 from tasks.tracking.registry import Registry, Version
 
@@ -89,7 +91,7 @@ def affected(lineage: Lineage, search: Search, targets: Sequence[Target], regist
 
 
 def _is_meant(row: dict[str, Any], targets: Sequence[Target]) -> bool:
-    return bool(meant(pa.table({c: pa.array([row[c]], pa.string()) for c in COLUMNS}), targets)[0])
+    return bool(matching_rows(pa.table({c: pa.array([row[c]], pa.string()) for c in COLUMNS}), targets)[0])
 
 
 def _models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[Version]:
@@ -138,7 +140,7 @@ def _succeed(lineage: Lineage, context: Context, outcome: Outcome) -> None:
 def prove(
     store: Store, dataset: Manifest, targets: Sequence[Target], uids: Sequence[str], before: dict[str, str]
 ) -> list[str]:
-    """Read a new version again: no row is meant by the targets, no shard holds a sample of the pairs taken out.
+    """Read a new version again: no row is matching_rows by the targets, no shard holds a sample of the pairs taken out.
 
     Args:
         before: sha256 of the parts of the version that it follows.
@@ -148,7 +150,7 @@ def prove(
     gone, rows, samples, same = set(uids), 0, 0, 0
     for part in dataset.named(KEPT, ".parquet"):
         table = read_table(store, dataset.path(part.name))
-        if meant(table, targets).any() or gone & {*table["uid"].to_pylist()}:
+        if matching_rows(table, targets).any() or gone & {*table["uid"].to_pylist()}:
             msg = f"{dataset.path(part.name)} still has a row of what was taken down"
             raise ContractError(msg)
         rows += table.num_rows

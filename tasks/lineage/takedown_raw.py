@@ -18,10 +18,10 @@ import pyarrow as pa
 from dataops.schema import DOWNLOADED, conform, dropped
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, read_table
-from dataops.trace.targets import Target, meant
+from dataops.trace.targets import Target, matching_rows
 from tasks.download.fetch.originals import Originals
+from tasks.engine.context import Context
 from tasks.engine.lease import hold
-from tasks.engine.stage import Context
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.inventory import delete_snapshot
 from tasks.lineage.search import Rows, Search
@@ -43,7 +43,7 @@ def raw_snapshots(lineage: Lineage, search: Search, targets: Sequence[Target], u
     """The downloads that hold such pictures.
 
     Args:
-        uids: pairs that are known to be meant, as by a phash, which a raw row does not have.
+        uids: pairs that are known to be matching_rows, as by a phash, which a raw row does not have.
     """
     named = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
     found: list[Raw] = []
@@ -87,7 +87,7 @@ def _without(
     stem = part.name.removesuffix(".parquet").removeprefix("part-")
     fresh = _next_name(stem)
     rows = read_table(draft.store, manifest.path(part.name))
-    mask = meant(rows, named)
+    mask = matching_rows(rows, named)
     kept, left = rows.filter(pa.array(~mask)), rows.filter(pa.array(mask))
     lost = left["uid"].to_pylist()
     names = pa.array([f"{fresh}.tar"] * kept.num_rows, pa.string())

@@ -13,10 +13,9 @@ import pyarrow as pa
 
 from dataops.errors import ConfigError
 from dataops.funnel import PAIR_STAGES, STAGES, funnel_stages
-from dataops.snapshot import Manifest
-from dataops.trace.targets import Target, meant
+from dataops.snapshot import Manifest, SnapshotName
+from dataops.trace.targets import Target, matching_rows
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.lineage.inventory import Name
 from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
 from tasks.tracking import run_metadata as ancestry
 from tasks.tracking.registry import Registry, Version
@@ -48,7 +47,7 @@ class Trace:
             "places": _places(found),
             "pairs": self._fates(found, targets),
             "datasets": [self.dataset(manifest, n) for manifest, n in _datasets(found)],
-            "registry": self.registry.said(),
+            "registry": self.registry.status(),
         }
 
     def _fates(self, hits: Sequence[Hit], targets: Sequence[Target]) -> list[dict[str, Any]]:
@@ -59,7 +58,7 @@ class Trace:
             if row["uid"] not in fates and len(fates) == self.limit:
                 continue
             # A hash may be another's; a dropped row may hold no more than its uid.
-            if row.get("url") and not meant(told, targets)[0]:
+            if row.get("url") and not matching_rows(told, targets)[0]:
                 continue
             fate = fates.setdefault(row["uid"], {**_identity(row), "apart": hit.apart, "ways": []})
             for name, value in _identity(row).items():
@@ -158,7 +157,7 @@ class Trace:
             "sources": [{"source": i.key, "digest": i.digest} for i in _sources(above)][: self.limit],
             "source_files": len(_sources(above)),
             "datasets": [self.dataset(pack) for pack in packs],
-            "registry": self.registry.said(),
+            "registry": self.registry.status(),
         }
 
     def model(self, text: str) -> dict[str, Any] | None:
@@ -176,7 +175,7 @@ class Trace:
 
     def _register_of(self, version: Version | None, name: str, number: str | None) -> Manifest | None:
         if version is not None:
-            return self.lineage.manifests.get(Name("register", version.key or ""))
+            return self.lineage.manifests.get(SnapshotName("register", version.key or ""))
         for manifest in self.lineage.manifests.values():
             facts = manifest.facts
             if manifest.stage == "register" and (facts.get("model_name"), str(facts.get("version"))) == (name, number):

@@ -13,7 +13,8 @@ from dataops.funnel import PAIR_STAGES, funnel_stages
 from dataops.snapshot import Draft, Manifest, Part, ancestors
 from tasks.engine.stage import Work
 from tasks.pack.card_samples import Row, Samples
-from tasks.pack.card_text import About, came_from, citation, headline, limits, loading, rights
+from tasks.pack.card_text import DatasetFacts, came_from, citation, headline, limits, loading, rights
+from tasks.pack.config import PackConfig
 from tasks.pack.summary import LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
 from tasks.reports.gallery import GALLERY, figures
 from tasks.reports.page import page, ranking, share, short, text
@@ -47,19 +48,19 @@ _HIDDEN = (
 )
 
 
-def lineage_of(work: Work) -> dict[str, Manifest]:
+def lineage_of(work: Work[PackConfig]) -> dict[str, Manifest]:
     """The snapshots that a dataset is made of, by stage from the first on, as far as they are in the store."""
     found = {**ancestors(work.draft.store, work.inputs["curate"]), **work.inputs}
     return {stage: found[stage] for stage in PAIR_STAGES if stage in found}
 
 
-def put_pages(draft: Draft, about: About, samples: Samples) -> list[Part]:
+def put_pages(draft: Draft, about: DatasetFacts, samples: Samples) -> list[Part]:
     """Write both pages of a dataset that is being made."""
     pages = {HTML: html(about, samples), MARKDOWN: markdown_page(about)}
     return [draft.put_bytes(name, said.encode("utf-8", "replace")) for name, said in pages.items()]
 
 
-def html(about: About, samples: Samples) -> str:
+def html(about: DatasetFacts, samples: Samples) -> str:
     """The page."""
     title = f"Dataset {about.key}"
     stages = _stages(about)
@@ -88,7 +89,7 @@ def html(about: About, samples: Samples) -> str:
     return page(title, sections, pictures=True)
 
 
-def _stages(about: About) -> list[dict[str, Any]]:
+def _stages(about: DatasetFacts) -> list[dict[str, Any]]:
     """The funnel, to the shards: the dataset's own manifest is not written yet."""
     stages = funnel_stages(about.lineage.values())
     counts = about.counts
@@ -141,7 +142,7 @@ def _shown(rows: Sequence[Row], *, pictures: bool) -> str:
     return f"<ul class=captions>{captions}</ul>"
 
 
-def _distributions(about: About) -> Iterator[str]:
+def _distributions(about: DatasetFacts) -> Iterator[str]:
     facts = about.facts
     tables = [ranking(title, what, facts[kind], shown=12) for kind, title, what in KINDS]
     sides = {step: number for step, number in facts["original_sides"].items() if step}
@@ -170,14 +171,14 @@ def _coded(sentence: str) -> str:
     return "".join(f"<code>{piece}</code>" if odd % 2 else piece for odd, piece in enumerate(pieces))
 
 
-def _recipe(about: About) -> Iterator[str]:
+def _recipe(about: DatasetFacts) -> Iterator[str]:
     for stage, manifest in about.lineage.items():
         told = json.dumps(manifest.config, indent=1, ensure_ascii=False, sort_keys=True)
         yield f"<h3>{text(stage)} {text(manifest.key)}</h3><pre>{text(told)}</pre>"
     yield f"<h3>pack {text(about.key)}</h3><pre>{text(json.dumps(about.config, indent=1, sort_keys=True))}</pre>"
 
 
-def markdown_page(about: About) -> str:
+def markdown_page(about: DatasetFacts) -> str:
     """The same in Markdown, without pictures."""
     funnel = ["| stage | in | kept | dropped because |", "|:--|--:|--:|:--|"]
     for row in _stages(about):

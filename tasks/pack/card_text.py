@@ -9,10 +9,11 @@ from typing import Any
 
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from tasks.engine.stage import Work
+from tasks.pack.config import PackConfig
 
 
 @dataclass(frozen=True)
-class About:
+class DatasetFacts:
     """A dataset whose parts are written and whose manifest is not."""
 
     key: str
@@ -26,8 +27,13 @@ class About:
 
     @classmethod
     def of(
-        cls, work: Work, counts: Counts, facts: Mapping[str, Any], parts: list[Part], lineage: Mapping[str, Manifest]
-    ) -> "About":
+        cls,
+        work: Work[PackConfig],
+        counts: Counts,
+        facts: Mapping[str, Any],
+        parts: list[Part],
+        lineage: Mapping[str, Manifest],
+    ) -> "DatasetFacts":
         """Of a dataset that is being made."""
         config = work.config.key_config()
         return cls(work.draft.key, work.seed, content_digest(parts), facts, config, lineage, counts)
@@ -43,7 +49,7 @@ class About:
         return str(self.lineage["download"].config["encode_format"])
 
 
-def headline(about: About) -> str:
+def headline(about: DatasetFacts) -> str:
     """How much there is."""
     shards, size = about.facts["shards"], about.facts["bytes"]
     return f"{about.samples:,} pairs of picture and caption in {shards:,} shard{'s' * (shards != 1)}, {size_of(size)}."
@@ -58,7 +64,7 @@ def size_of(number: float) -> str:
     return f"{number:,.1f} TB"
 
 
-def came_from(about: About) -> str:
+def came_from(about: DatasetFacts) -> str:
     """What the funnel begins with."""
     if (extract := about.lineage.get("extract")) is None:
         return "the snapshots above are no longer in the store"
@@ -66,7 +72,7 @@ def came_from(about: About) -> str:
     return f"{files:,} source file{'s' * (files != 1)} of kind {extract.config.get('kind', 'unknown')}"
 
 
-def limits(about: About) -> list[str]:
+def limits(about: DatasetFacts) -> list[str]:
     """What a user of the dataset should know of it, a sentence or two each."""
     facts, samples = about.facts, about.samples
     download, curate = about.lineage["download"].config, about.lineage["curate"].config
@@ -96,7 +102,7 @@ def _asked(config: Mapping[str, Any], *words: str) -> bool:
     return any(value for name, value in config.items() if any(word in name for word in words))
 
 
-def rights(about: About) -> list[str]:
+def rights(about: DatasetFacts) -> list[str]:
     """What is known of licences and wishes."""
     none, samples = about.facts["licenses"].get("", 0), about.samples
     source = about.lineage["extract"].config if "extract" in about.lineage else {}
@@ -113,7 +119,7 @@ def rights(about: About) -> list[str]:
     return said
 
 
-def loading(about: About) -> list[tuple[str, str]]:
+def loading(about: DatasetFacts) -> list[tuple[str, str]]:
     """(who reads it, code). The folder is the snapshot's."""
     last, image = f"{about.facts['shards'] - 1:05d}", about.extension
     shards = f"pack/{about.key}/{{00000..{last}}}.tar"
@@ -127,7 +133,7 @@ def loading(about: About) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def citation(about: About) -> str:
+def citation(about: DatasetFacts) -> str:
     """A BibTeX entry that names exactly these bytes."""
     return (
         f"@misc{{pairmill-{about.key},\n"

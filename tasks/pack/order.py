@@ -16,7 +16,7 @@ from dataops.errors import CorruptPart
 from dataops.shards.tar import spans_of
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
-from tasks.engine.partition_tables import all_pieces, gathered, put_pieces, split
+from tasks.engine.partition_tables import all_pieces, partition_by_index, read_partition, write_partitions
 
 RANGE_ROWS = 1 << 21
 """Rows of a range of hashes, at most: about 150 bytes of each are held while they are put in order."""
@@ -83,7 +83,9 @@ def locate(draft: Draft, part: CuratedPart) -> Record:
     rank, low = shuffled(rows["uid"].to_pylist(), part.seed)
     found = {"rank": rank, "low": low, "offset": spans[:, 0], "size": spans[:, 1]}
     frame = pl.DataFrame(found).with_row_index("row")
-    put_pieces(draft, _located(part.number), *split(frame, _ranges(frame["rank"], part.bits), 1 << part.bits))
+    write_partitions(
+        draft, _located(part.number), *partition_by_index(frame, _ranges(frame["rank"], part.bits), 1 << part.bits)
+    )
     return Record(task=part.id)
 
 
@@ -117,14 +119,14 @@ def cut(draft: Draft, parts: Sequence[CuratedPart], shard_size: int, shard_bytes
     """Put all rows in order, and write down each one's shard and place there; the number of shards."""
     names, shards, rows, held = [_located(part.number) for part in parts], 0, 0, 0
     for number in range(1 << parts[0].bits):
-        frame = gathered(draft, names, number).select("part", "rank", "low", "size")
+        frame = read_partition(draft, names, number).select("part", "rank", "low", "size")
         sizes = frame["size"].gather(order := np.lexsort((frame["low"], frame["rank"]))).to_numpy()
         starts = shard_starts(sizes, shard_size, shard_bytes, rows, held)
         shard = np.searchsorted(starts, np.arange(len(order)), side="right")
         found = np.empty((2, len(order)), np.int32)
         found[:, order] = shards - 1 + shard, np.arange(len(order)) - np.concatenate([[-rows], starts])[shard]
         places = pl.DataFrame({"target": found[0], "place": found[1]})
-        put_pieces(draft, _cut(number), *split(places, frame["part"], len(parts)))
+        write_partitions(draft, _cut(number), *partition_by_index(places, frame["part"], len(parts)))
         shards += len(starts)
         begun = int(starts[-1]) if len(starts) else 0
         rows, held = (0, 0) if len(starts) else (rows, held)
@@ -158,8 +160,10 @@ def scatter(draft: Draft, part: CuratedPart) -> Record:
     """Write the rows of a part by training shard, with where each one's picture lies in its raw shard, and its place."""
     rows = pl.DataFrame(pl.from_arrow(read_table(draft.store, part.rows)))
     located = all_pieces(draft, _located(part.number), 1 << part.bits)
-    places = gathered(draft, [_cut(number) for number in range(1 << part.bits)], part.number)
+    places = read_partition(draft, [_cut(number) for number in range(1 << part.bits)], part.number)
     more = located.select("row", _offset="offset", _size="size").hstack(places.select(_target="target", _place="place"))
     frame = rows.hstack(more.sort("row").drop("row"))
-    put_pieces(draft, scattered(part.number), *split(frame.drop("_target"), frame["_target"], part.shards))
+    write_partitions(
+        draft, scattered(part.number), *partition_by_index(frame.drop("_target"), frame["_target"], part.shards)
+    )
     return Record(task=part.id)

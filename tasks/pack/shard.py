@@ -20,8 +20,8 @@ from dataops.shards.tar import index_of
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
-from dataops.trace.targets import COLUMNS, Target, meant
-from tasks.engine.partition_tables import gathered
+from dataops.trace.targets import COLUMNS, Target, matching_rows
+from tasks.engine.partition_tables import read_partition
 from tasks.pack.order import scattered, shard_starts
 from tasks.pack.summary import describe
 
@@ -60,8 +60,8 @@ class TrainingShard:
 
 def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     """Write one training shard, its index and its rows."""
-    frame = gathered(draft, [scattered(number) for number in range(shard.parts)], shard.index).sort("_place")
-    gone = meant(frame.select(COLUMNS).to_arrow(), shard.taken)
+    frame = read_partition(draft, [scattered(number) for number in range(shard.parts)], shard.index).sort("_place")
+    gone = matching_rows(frame.select(COLUMNS).to_arrow(), shard.taken)
     frame, lost = frame.filter(~gone), frame.filter(gone)["uid"].to_list()
     name = f"{shard.number}.tar"
     rows = conform(frame.to_arrow(), PACKED, f"pack {name}")

@@ -21,18 +21,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pydantic import Field
-
-from dataops.config import StageConfig
 from dataops.errors import ContractError
 from dataops.snapshot import Counts, Manifest, Record
 from dataops.trace.targets import Target
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
-from tasks.engine.stage import Context, Made, Stage, Work, gather
+from tasks.engine.stage import Stage, StageOutput, Work, gather
 from tasks.engine.takedown_requests import recorded, requests_in, targets_of
 from tasks.pack.card import lineage_of, put_pages
 from tasks.pack.card_samples import Samples, dropped_samples, kept_samples
-from tasks.pack.card_text import About
+from tasks.pack.card_text import DatasetFacts
+from tasks.pack.config import PackConfig
 from tasks.pack.order import CuratedPart, cut, locate, range_bits, scatter
 from tasks.pack.shard import TrainingShard, pack_shard
 from tasks.pack.successor import find_base, rewrite_shard, rewritten
@@ -41,17 +40,7 @@ from tasks.pack.summary import add_up
 logger = logging.getLogger(__name__)
 
 
-class PackConfig(StageConfig):
-    """`[pack]`: the training shards."""
-
-    shard_size: int = Field(default=10_000, ge=1, le=100_000)
-    """Most samples of a shard; the last may have fewer."""
-    shard_bytes: int = Field(default=512 << 20, ge=1 << 10, le=4 << 30)
-    """Most bytes of pictures in a shard: it ends before the picture that would be too much. Captions and rows, about 3 kB a
-    sample, come on top. Where the store is S3 a worker holds one shard in memory."""
-
-
-def make(work: Work) -> Made:
+def make(work: Work[PackConfig]) -> StageOutput:
     """Pack all shards.
 
     Raises: ContractError, with the numbers of rows on the way, when curation left nothing.
@@ -63,7 +52,7 @@ def make(work: Work) -> Made:
         return _make(work, context)
 
 
-def _make(work: Work, context: Context) -> Made:
+def _make(work: Work[PackConfig], context: Context) -> StageOutput:
     taken = targets_of(work.draft.store, requests_in(work.made_of))
     base = find_base(work, PACK.version) if taken else None
     lineage = lineage_of(work)
@@ -75,13 +64,13 @@ def _make(work: Work, context: Context) -> Made:
             records = map_parts(rewrite_shard, rewritten(base, taken), work.draft, context)
         written, counts = gather(records)
         facts = _facts(work, records, counts, base)
-        about = About.of(work, counts, facts, written, lineage)
+        about = DatasetFacts.of(work, counts, facts, written, lineage)
         kept = kept_samples(work.draft, written, work.inputs["download"].config["encode_format"])
-        return Made(written + put_pages(work.draft, about, Samples(kept, dropped.result())), counts, facts)
+        return StageOutput(written + put_pages(work.draft, about, Samples(kept, dropped.result())), counts, facts)
 
 
-def _packed(work: Work, context: Context, taken: tuple[Target, ...]) -> list[Record]:
-    config: PackConfig = work.config
+def _packed(work: Work[PackConfig], context: Context, taken: tuple[Target, ...]) -> list[Record]:
+    config = work.config
     located = _parts("locate", work)
     map_parts(locate, located, work.draft, context)
     count = cut(work.draft, located, config.shard_size, config.shard_bytes)
@@ -92,7 +81,7 @@ def _packed(work: Work, context: Context, taken: tuple[Target, ...]) -> list[Rec
     return map_parts(pack_shard, shards, work.draft, context)
 
 
-def _facts(work: Work, records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
+def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
     """What the manifest says of the pairs. Raises: ContractError where none is left."""
     if not counts.kept:
         msg = f"no pair is left to pack: all {counts.input:,} were taken down"
@@ -105,7 +94,7 @@ def _facts(work: Work, records: Sequence[Record], counts: Counts, base: Manifest
     return facts
 
 
-def _parts(step: str, work: Work, shards: int = 0) -> list[CuratedPart]:
+def _parts(step: str, work: Work[PackConfig], shards: int = 0) -> list[CuratedPart]:
     download, curate = work.inputs["download"], work.inputs["curate"]
     bits = range_bits(curate.counts.kept)
     extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
@@ -121,4 +110,4 @@ def _told(manifest: Manifest) -> str:
     return f"{manifest.stage} kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
 
 
-PACK = Stage(name="pack", version=4, make=make, standing=recorded)
+PACK = Stage(name="pack", version=4, make=make, store_inputs=recorded)

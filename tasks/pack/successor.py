@@ -15,9 +15,10 @@ from dataops.schema import PACKED, conform
 from dataops.shards.tar import read_samples
 from dataops.snapshot import MANIFEST, Draft, Input, Manifest, Part, Record, find, read_table
 from dataops.store import Store
-from dataops.trace.targets import Target, meant
+from dataops.trace.targets import Target, matching_rows
 from tasks.engine.stage import Work
 from tasks.engine.takedown_requests import STAGE
+from tasks.pack.config import PackConfig
 from tasks.pack.shard import record, write_shard
 from tasks.pack.summary import describe
 
@@ -35,7 +36,7 @@ class EarlierShard:
         return f"shard-{self.number}"
 
 
-def find_base(work: Work, version: int) -> Manifest | None:
+def find_base(work: Work[PackConfig], version: int) -> Manifest | None:
     """The version with the most of the takedowns that is the same but for those; None where there is none.
 
     Args:
@@ -79,7 +80,7 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     if (part := there.get(f"part-{shard.number}.parquet")) is None:
         return record(draft, shard.number, 0, [], describe(PACKED.empty_table()), before)
     rows = read_table(store, base.path(part.name))
-    mask = meant(rows, shard.taken)
+    mask = matching_rows(rows, shard.taken)
     lost = [*before, *rows.filter(pa.array(mask))["uid"].to_pylist()]
     if not mask.any():
         names = (f"{shard.number}.tar", f"{shard.number}.idx", part.name)

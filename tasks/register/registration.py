@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dataops.funnel import funnel_rows, funnel_stages
-from dataops.snapshot import ABOUT, read_table
+from dataops.snapshot import UNDIGESTED, read_table
 from tasks.download.report import report_html as download_html
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Work, code_version
 from tasks.evaluate.run_suite import Evaluation
 from tasks.filter.report import report_html as filter_html
 from tasks.models.packaging import MODEL_FILES, write_model
+from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.model_card import Card
 from tasks.register.openlineage import events_text
 from tasks.register.promotion import move_alias
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CANDIDATE = "candidate"
-"""Alias of the newest version that the gate refused."""
 GATE_TAG = "gate"
 """Set last on a version: its presence means that registration is complete."""
 CURVE_POINTS = 2000
@@ -95,7 +94,7 @@ def pages(facts: Mapping[str, Any]) -> dict[str, str]:
 class Registration:
     """The calls that make one version, each safe to make again."""
 
-    work: Work
+    work: Work[RegisterConfig]
     client: "MlflowClient"
     metrics: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -171,7 +170,7 @@ class Registration:
             self.client.log_artifacts(run.info.run_id, str(folder))
 
     def _artifacts(self, curve: Sequence[Mapping[str, Any]]) -> dict[str, bytes | str]:
-        from tasks.evaluate.against_champion import evaluation_page, values_by_key
+        from tasks.register.against_champion import evaluation_page, values_by_key
         from tasks.reports import figures as plots
 
         inputs = self.work.inputs
@@ -199,7 +198,7 @@ class Registration:
         if curve:
             files["training_curves.png"] = plots.png(plots.curves_figure(curve))
         for part in inputs["pack"].parts:
-            if part.name in ABOUT:
+            if part.name in UNDIGESTED:
                 files[part.name] = self._read("pack", part.name)
         for stage, manifest in inputs.items():
             files[f"manifests/{stage}.json"] = manifest.model_dump_json(indent=2)

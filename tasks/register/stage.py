@@ -7,18 +7,17 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AfterValidator, Field, FiniteFloat
-
-from dataops.config import StageConfig
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError, GateRefused
 from dataops.snapshot import Manifest, Part
-from tasks.engine.stage import Context, Made, Stage, Work
-from tasks.evaluate.against_champion import champions_evaluation
+from tasks.engine.context import Context
+from tasks.engine.stage import Stage, StageOutput, Work
+from tasks.register.against_champion import champions_evaluation
+from tasks.register.config import RegisterConfig
 from tasks.register.gate import current, refusals
-from tasks.register.registration import CANDIDATE, GATE_TAG, Registration, Verdict, find_version, pages
+from tasks.register.registration import GATE_TAG, Registration, Verdict, find_version, pages
 from tasks.tracking import client as tracking
 from training.evaluation.intervals import summary_rows
 
@@ -27,32 +26,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
-
-
-def _not_reserved(alias: str) -> str:
-    if alias.lower() in ("latest", CANDIDATE) or (alias[:1] in "vV" and alias[1:].isdigit()):
-        msg = f"{alias!r} is reserved (latest, {CANDIDATE}, v1, v2, ...)"
-        raise ValueError(msg)
-    return alias
-
-
-class RegisterConfig(StageConfig):
-    """The `[register]` table."""
-
-    model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")
-    """Name of the registered model; where none is given, the run's."""
-    floors: dict[str, FiniteFloat] = Field(default_factory=dict)
-    """Lowest value of each `<task>/<metric>` with which a model passes, as `"twemoji-seen/top1" = 0.02`."""
-    not_worse: tuple[str, ...] = ()
-    """Tasks of the suite on which a paired test must not find the model worse than the one that has the alias."""
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    """Of that test: how improbable the champion's lead must be, were neither better, for the champion to stay."""
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"), AfterValidator(_not_reserved)] = "champion"
-    """Alias that a version gets when it passes; one that does not is left as `candidate`."""
-    description: str = Field("", max_length=2000)
-    """Markdown that the version's description begins with."""
-    license: str = Field("", max_length=200)
-    """Licence of the weights, as its owner states it; for the model card."""
 
 
 def judge(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -74,7 +47,7 @@ def judge(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Ver
     return Verdict(tuple(refusals))
 
 
-def make(work: Work) -> Made:
+def make(work: Work[RegisterConfig]) -> StageOutput:
     """Record the run, log the model, register a version and set its alias.
 
     Raises: GateRefused when a metric is below its floor, or the model worse than the champion (the version is kept, as
@@ -105,9 +78,9 @@ def make(work: Work) -> Made:
         return _made(work, client, version, rows, verdict)
 
 
-def _against_champion(work: Work, holder: "ModelVersion | None", verdict: Verdict) -> Verdict:
+def _against_champion(work: Work[RegisterConfig], holder: "ModelVersion | None", verdict: Verdict) -> Verdict:
     """The verdict, with what a comparison with the version that has the alias adds to it."""
-    config: RegisterConfig = work.config
+    config = work.config
     if holder is None or not config.not_worse or holder.tags.get(tracking.KEY_TAG) == work.draft.key:
         return verdict
     why, told = refusals(work.draft.store, holder, work.inputs["evaluate"], config.not_worse, config.alpha)
@@ -135,8 +108,12 @@ def run_links(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _made(
-    work: Work, client: "MlflowClient", version: "ModelVersion", rows: Sequence[Mapping[str, Any]], verdict: Verdict
-) -> Made:
+    work: Work[RegisterConfig],
+    client: "MlflowClient",
+    version: "ModelVersion",
+    rows: Sequence[Mapping[str, Any]],
+    verdict: Verdict,
+) -> StageOutput:
     """The snapshot's parts: what was registered (the same at every making) and, as evidence, where and when."""
     config, number = work.config, str(version.version)
     registration = {
@@ -163,7 +140,7 @@ def _made(
         work.draft.put_bytes("registration.json", canonical_json(registration).encode()),
         work.draft.put_bytes("evidence-registration.json", canonical_json({**facts, "created": created}).encode()),
     ]
-    return Made(parts, facts=facts, mlflow_run_id=version.run_id)
+    return StageOutput(parts, facts=facts, mlflow_run_id=version.run_id)
 
 
-REGISTER = Stage(name="register", version=1, make=make, still_valid=still_valid, conserves=False)
+REGISTER = Stage(name="register", version=1, make=make, still_valid=still_valid, conserves_rows=False)

@@ -15,7 +15,8 @@ from dataops.errors import ServiceError
 from dataops.escaping import markdown
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
-from tasks.engine.stage import Context, code_version
+from tasks.engine.context import Context
+from tasks.engine.stage import code_version
 from tasks.tracking import client as tracking
 from tasks.tracking import rest as mlflow_rest
 from tasks.tracking import run_metadata as ancestry

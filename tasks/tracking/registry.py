@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError, PairmillError
 from dataops.funnel import STAGES
-from dataops.snapshot import Manifest
-from tasks.lineage.inventory import Name
+from dataops.snapshot import Manifest, SnapshotName
 from tasks.tracking import client as tracking
 from tasks.tracking import rest as mlflow_rest
 
@@ -23,20 +22,20 @@ logger = logging.getLogger(__name__)
 VERSIONS_AT_ONCE = 1000
 
 
-def needed_by_models() -> dict[Name, str]:
+def needed_by_models() -> dict[SnapshotName, str]:
     """The snapshots that the tags of every version name, in any registered model of the server, with the version.
 
     Raises: ServiceError, ConfigError when MLflow does not answer or refuses.
     """
-    needed: dict[Name, str] = {}
+    needed: dict[SnapshotName, str] = {}
     with tracking.mlflow_errors():
         for version in _versions():
             why = f"{version.name} version {version.version}"
             if key := version.tags.get(tracking.KEY_TAG):
-                needed[Name("register", key)] = why
+                needed[SnapshotName("register", key)] = why
             for stage in STAGES:
                 if key := version.tags.get(f"snapshot.{stage}"):
-                    needed.setdefault(Name(stage, key), why)
+                    needed.setdefault(SnapshotName(stage, key), why)
     return needed
 
 
@@ -50,7 +49,7 @@ def _versions() -> Iterator["ModelVersion"]:
             return
 
 
-def unknown_to_registry(registered: Mapping[Name, Manifest]) -> dict[Name, str]:
+def unknown_to_registry(registered: Mapping[SnapshotName, Manifest]) -> dict[SnapshotName, str]:
     """Those register snapshots whose MLflow run the server has never seen: their versions are in another registry.
 
     A version that was deleted leaves its run behind (deleted or not), so its snapshot is not among these; but a database
@@ -58,7 +57,7 @@ def unknown_to_registry(registered: Mapping[Name, Manifest]) -> dict[Name, str]:
     """
     from mlflow.exceptions import MlflowException
 
-    unknown: dict[Name, str] = {}
+    unknown: dict[SnapshotName, str] = {}
     with tracking.mlflow_errors():
         client = tracking.connect()
         for name, manifest in registered.items():
@@ -104,7 +103,7 @@ class Registry:
         self.trouble = "" if ask else "not asked"
         self._named: dict[str, dict[str, str]] = {}
 
-    def said(self) -> str:
+    def status(self) -> str:
         """`asked`, or why the registry was not."""
         return self.trouble or "asked"
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata as ancestry
+from training.config import TrainConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +42,7 @@ class LiveRun:
         folder: of the job.
     """
 
-    def __init__(self, work: Work, folder: Path):
+    def __init__(self, work: Work[TrainConfig], folder: Path):
         self._work, self._folder = work, folder
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="live-run", daemon=True)

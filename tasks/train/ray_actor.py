@@ -20,8 +20,9 @@ from typing import Any
 
 from dataops.errors import ConfigError, JobFailed
 from dataops.snapshot import Draft, Manifest
-from tasks.engine.ray_driver import Asker, answer
-from tasks.engine.stage import Context, Plan, Work, make, plan
+from tasks.engine.context import Context
+from tasks.engine.ray_driver import Caller, answer
+from tasks.engine.stage import Plan, Work, make, plan
 from tasks.engine.subprocess_job import GRACE_SECONDS, end_jobs, run_job
 from tasks.train.stage import TRAIN, job_of, torchrun
 from training.config import TrainConfig
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingRequest:
     """What is to be trained, and for whom."""
 
     key: str
@@ -45,7 +46,7 @@ class Order:
     upstream: tuple[Manifest, ...]
     context: Context
     """Of who asks, without what cannot be sent."""
-    asker: Asker
+    asker: Caller
     needs: dict[str, float]
     """What Ray gives each machine's ranks: num_cpus, num_gpus."""
     tracking_uri: str | None
@@ -53,7 +54,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Look:
+class ActorStatus:
     """What an actor tells of its training."""
 
     life: str
@@ -68,7 +69,7 @@ class Look:
 class Trainer:
     """The actor: makes the snapshot on a thread, and tells of it whoever looks."""
 
-    def __init__(self, order: Order):
+    def __init__(self, order: TrainingRequest):
         self._order = order
         self._life = secrets.token_hex(4)
         self._lines: deque[tuple[int, int, str]] = deque(maxlen=LINES)
@@ -78,11 +79,11 @@ class Trainer:
         self._over = threading.Event()
         threading.Thread(target=self._work, name="training", daemon=True).start()
 
-    def look(self, life: str, since: int) -> Look:
+    def status(self, life: str, since: int) -> ActorStatus:
         """All that is new since line `since` of that life of this actor."""
         after = since if life == self._life else 0
         lines = tuple(line for line in list(self._lines) if line[0] > after)
-        return Look(self._life, lines, self._progress, self._ended)
+        return ActorStatus(self._life, lines, self._progress, self._ended)
 
     def stop(self) -> None:
         """End the training with a checkpoint; returns when that is done, or has taken too long."""
@@ -120,7 +121,7 @@ class _Lines(logging.Handler):
         self._tell(record.levelno, record.getMessage())
 
 
-def train(order: Order, progress: Any) -> str:
+def train(order: TrainingRequest, progress: Any) -> str:
     """Make the snapshot on this machine, and on others where `nnodes` says so; returns its key."""
     context = replace(order.context, home=_home(order), progress=progress)
     if order.config.nnodes == "1":
@@ -130,11 +131,11 @@ def train(order: Order, progress: Any) -> str:
         return make(_planned(order, config), context).key
 
 
-def _home(order: Order) -> Path:
+def _home(order: TrainingRequest) -> Path:
     return Path(os.environ.get("PAIRMILL_HOME") or order.context.home).absolute()
 
 
-def _planned(order: Order, config: TrainConfig) -> Plan:
+def _planned(order: TrainingRequest, config: TrainConfig) -> Plan:
     """The plan as this machine's files give it. Raises: ConfigError where they are not those of who asks."""
     planned = plan(TRAIN, config, order.seed, order.upstream, order.context.store)
     if planned.key != order.key:
@@ -147,7 +148,7 @@ def _planned(order: Order, config: TrainConfig) -> Plan:
 
 
 @contextmanager
-def _others(order: Order, folder: Path) -> Iterator[TrainConfig]:
+def _others(order: TrainingRequest, folder: Path) -> Iterator[TrainConfig]:
     """Have other machines join as long as the `with` lasts; gives the config with the place at which they meet.
 
     Raises: what another machine could not do.
@@ -186,7 +187,7 @@ def _others(order: Order, folder: Path) -> Iterator[TrainConfig]:
         sign.unlink(missing_ok=True)
 
 
-def accompany(order: Order, number: int, sign: Path) -> tuple[str, Any]:
+def accompany(order: TrainingRequest, number: int, sign: Path) -> tuple[str, Any]:
     """Run one more machine's ranks until the training ends; ("made", the key) or ("failed", the error).
 
     Args:
@@ -196,7 +197,7 @@ def accompany(order: Order, number: int, sign: Path) -> tuple[str, Any]:
     return answer(_accompany, (order, number, sign), {}, order.asker)
 
 
-def _accompany(order: Order, number: int, sign: Path) -> str:
+def _accompany(order: TrainingRequest, number: int, sign: Path) -> str:
     if not sign.exists():
         msg = (
             f"{socket.gethostname()} does not see {sign.parent}: machines that train together need PAIRMILL_HOME on a disk "

@@ -18,20 +18,12 @@ from typing import Any
 from dataops.errors import ConfigError, JobFailed, ServiceError
 from dataops.redaction import guard_process, without_secrets
 from dataops.snapshot import Manifest, find
-from tasks.engine.ray_driver import Asker, code_digest, explained
-from tasks.engine.ray_pool import (
-    GONE_AFTER,
-    PROBE_SECONDS,
-    RayPlace,
-    Room,
-    answers,
-    check_cluster,
-    check_store,
-    started,
-)
-from tasks.engine.stage import Context, Plan
+from tasks.engine.context import ClusterCapacity, Context, RayCluster
+from tasks.engine.ray_driver import Caller, code_digest, explained
+from tasks.engine.ray_pool import GONE_AFTER, PROBE_SECONDS, answers, check_cluster, check_store, started
+from tasks.engine.stage import Plan
 from tasks.engine.subprocess_job import GRACE_SECONDS
-from tasks.train.ray_actor import Look, Order, Trainer
+from tasks.train.ray_actor import ActorStatus, Trainer, TrainingRequest
 from training.config import TrainConfig
 from training.process import follow_parent
 
@@ -42,7 +34,7 @@ PATIENCE_SECONDS = 10.0
 """After which it is said that an actor waits for room."""
 
 
-def train_on_ray(planned: Plan, context: Context, place: RayPlace) -> Manifest:
+def train_on_ray(planned: Plan, context: Context, place: RayCluster) -> Manifest:
     """Have the snapshot made on the cluster; cancelling the caller ends the training, with a checkpoint.
 
     Raises: ConfigError where Ray is missing, no machine of the cluster has what is asked for, or the trainer says so;
@@ -68,20 +60,20 @@ def train_on_ray(planned: Plan, context: Context, place: RayPlace) -> Manifest:
     raise failed or JobFailed(f"Ray says that train/{planned.key} was made, and the store does not have it")
 
 
-def _order(planned: Plan, context: Context) -> Order:
+def _order(planned: Plan, context: Context) -> TrainingRequest:
     """All that a machine of the cluster must know."""
     uri = without_secrets(os.environ).get("MLFLOW_TRACKING_URI", "").strip()
-    asker = Asker(code_digest(), str(Path.cwd()), context.store.uri)
+    asker = Caller(code_digest(), str(Path.cwd()), context.store.uri)
     sent = replace(context, home=context.home.absolute(), progress=_silent, ray=None, pool=None)
     config = TrainConfig.model_validate(planned.config)
-    return Order(planned.key, config, planned.seed, planned.upstream, sent, asker, {}, uri or None)
+    return TrainingRequest(planned.key, config, planned.seed, planned.upstream, sent, asker, {}, uri or None)
 
 
 def _silent(done: int, total: int, line: str) -> None:
     """Nobody is told: what cannot be sent stays here."""
 
 
-def followed(pipe: Any, context: Context, place: RayPlace) -> Exception | None:
+def followed(pipe: Any, context: Context, place: RayCluster) -> Exception | None:
     """Pass on what the driver tells until the training has ended; how it failed."""
     head, missed = place.address, 0
     while missed < GONE_AFTER:
@@ -111,7 +103,7 @@ def followed(pipe: Any, context: Context, place: RayPlace) -> Exception | None:
 # In the driver's process ----------------------------------------------------------------------------------------------
 
 
-def drive(pipe: Connection, place: RayPlace, order: Order, parent: int) -> None:
+def drive(pipe: Connection, place: RayCluster, order: TrainingRequest, parent: int) -> None:
     """Find or start the actor and tell of it, until it ends, is to be ended, or the process `parent` is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the parent too, which then says `cancel`
     guard_process()
@@ -125,7 +117,7 @@ def drive(pipe: Connection, place: RayPlace, order: Order, parent: int) -> None:
 
 
 class _Driver:
-    def __init__(self, pipe: Connection, place: RayPlace, order: Order):
+    def __init__(self, pipe: Connection, place: RayCluster, order: TrainingRequest):
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray  # pyright: ignore[reportMissingImports]
 
@@ -134,7 +126,7 @@ class _Driver:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         self.order = replace(order, needs=needs(order.config, [node["Resources"] for node in nodes]))
         machines = tuple(sorted({str(node["NodeManagerHostname"]) for node in nodes}))
-        self.pipe.send(("room", Room(str(ray.get_runtime_context().gcs_address), machines, 1, 1)))
+        self.pipe.send(("room", ClusterCapacity(str(ray.get_runtime_context().gcs_address), machines, 1, 1)))
         self.life, self.line, self.tries = "", 0, 0
         self.progress: Any = None
 
@@ -174,9 +166,9 @@ class _Driver:
         options |= {"max_restarts": self.place.max_retries, "max_task_retries": -1, **self.order.needs}
         return self.ray.remote(Trainer).options(**options).remote(self.order)
 
-    def _look(self, actor: Any) -> Look | None:
+    def _look(self, actor: Any) -> ActorStatus | None:
         """What the actor tells; None when it is to be ended first. Raises: RayActorError where it is dead."""
-        ref, began, told = actor.look.remote(self.life, self.line), time.monotonic(), False
+        ref, began, told = actor.status.remote(self.life, self.line), time.monotonic(), False
         while not self.ray.wait([ref], timeout=LOOK_SECONDS)[0]:
             if self._is_to_end():
                 return None
@@ -185,7 +177,7 @@ class _Driver:
                 self._tell(logging.WARNING, f"no machine of the Ray cluster has room for it now: {self.order.needs}")
         return self.ray.get(ref)
 
-    def _pass_on(self, seen: Look) -> None:
+    def _pass_on(self, seen: ActorStatus) -> None:
         if self.life not in ("", seen.life):
             self._tell(
                 logging.WARNING, "its worker on Ray died, and it was started again: it goes on from its checkpoint"

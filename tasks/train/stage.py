@@ -17,9 +17,9 @@ from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest, Record
 from dataops.store import Store
-from tasks.engine.stage import Made, Stage, Work
+from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks, run_job
-from tasks.evaluate.stage import EvaluateConfig
+from tasks.evaluate.config import EvaluateConfig
 from tasks.train.checkpoint_mirror import CheckpointMirror
 from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
@@ -39,7 +39,7 @@ OUTPUT = (
 STEP = re.compile(r"\bstep\s+(\d+)\s*/\s*(\d+)")
 
 
-def outside(config: TrainConfig) -> list[Input]:
+def external_inputs(config: TrainConfig) -> list[Input]:
     """The files that a config names, digested: dimensions of one's own, a vocabulary, weights to start from.
 
     What is named on the Hub is known by its name alone: `@revision` holds it still.
@@ -62,7 +62,7 @@ def _file_input(field: str, path: Path) -> Input:
     return Input(stage=field, key=path.name, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
-def make(work: Work) -> Made:
+def make(work: Work[TrainConfig]) -> StageOutput:
     """Train on the packed dataset until the last step and write the weights, the tokenizer and the curves.
 
     The job's folder goes once a record says that all it made is in the store: whenever the run is killed, one of the two
@@ -71,10 +71,10 @@ def make(work: Work) -> Made:
     folder = work.context.home / "jobs" / f"train-{work.draft.key}"
     record = work.draft.done("train") or work.draft.finish(_train(work, folder))
     shutil.rmtree(folder, ignore_errors=True)
-    return Made(record.parts, record.counts, record.facts)
+    return StageOutput(record.parts, record.counts, record.facts)
 
 
-def _train(work: Work, folder: Path) -> Record:
+def _train(work: Work[TrainConfig], folder: Path) -> Record:
     dataset, shards = work.inputs["pack"], folder / "shards"
     job = job_of(work, shards, folder)
     launcher = torchrun(work.config, work.draft.key, folder)
@@ -107,7 +107,7 @@ def _train(work: Work, folder: Path) -> Record:
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
-def job_of(work: Work, shards: Path, output: Path) -> dict[str, Any]:
+def job_of(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, Any]:
     """What the job file is to hold; brings the shards here, or what is needed of all of them.
 
     Args:
@@ -162,4 +162,4 @@ def _beside(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
     return [folder / part.name for part in dataset.named("", ".tar")]
 
 
-TRAIN = Stage(name="train", version=4, make=make, outside=outside, conserves=False)
+TRAIN = Stage(name="train", version=4, make=make, external_inputs=external_inputs, conserves_rows=False)

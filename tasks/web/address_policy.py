@@ -79,7 +79,7 @@ class Addresses:
         self.connect_to = connect_to
         self._dns = dns or Dns()
 
-    def of(self, host: str, port: int, deadline: float = float("inf")) -> Answer:
+    def resolve(self, host: str, port: int, deadline: float = float("inf")) -> Answer:
         """Where to connect for a host: addresses that were checked, to be used as they are.
 
         Args:

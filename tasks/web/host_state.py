@@ -17,7 +17,7 @@ _TABLES = (
 )
 
 
-class RunNotes:
+class HostState:
     """The file and its locks; for use from many threads and processes.
 
     Args:
@@ -29,7 +29,7 @@ class RunNotes:
         folder.mkdir(parents=True, exist_ok=True)  # on another machine than that of the run, it is not there yet
         self._kept = sqlite3.connect(folder / "notes.sqlite", timeout=60, isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._kept.close)
-        with self.alone("create"):  # SQLite itself does not wait here
+        with self.exclusive("create"):  # SQLite itself does not wait here
             self._kept.execute("PRAGMA journal_mode = WAL")
             self._kept.execute("PRAGMA synchronous = OFF")  # it lasts as long as the run
             for table in _TABLES:
@@ -41,7 +41,7 @@ class RunNotes:
             return self._kept.execute(query, values).fetchone()
 
     @contextmanager
-    def alone(self, what: str) -> Iterator[None]:
+    def exclusive(self, what: str) -> Iterator[None]:
         """Alone among all threads and processes with one of these names; waits for whoever has it."""
         with (self._folder / f"lock-{what}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -52,7 +52,7 @@ class Pauses:
     """Until when a host wants to be left alone, as it told any process of the run."""
 
     def __init__(self, folder: Path):
-        self._notes = RunNotes(folder)
+        self._notes = HostState(folder)
 
     def put(self, host: str, reason: str, detail: str, seconds: float) -> None:
         """Note that a host pushed back, by which answer, and how long it is to be left alone."""

@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataops.digest import text_sha256
-from tasks.web.host_state import RunNotes
+from tasks.web.host_state import HostState
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
     FetchError,
-    Wire,
-    named_errors,
+    HttpClient,
     read_body,
     redirect_target,
     split_url,
+    translate_errors,
 )
 
 MAX_BYTES = 512_000
@@ -57,9 +57,9 @@ class SiteFiles:
         round_: of the download; a later one has nothing to do with the failures of those before.
     """
 
-    def __init__(self, wire: Wire, folder: Path, timeout: float, round_: int = 0):
+    def __init__(self, wire: HttpClient, folder: Path, timeout: float, round_: int = 0):
         self._wire, self._timeout, self._round = wire, timeout, round_
-        self._notes = RunNotes(folder)
+        self._notes = HostState(folder)
 
     def get(self, origin: str, path: str, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> SiteFile:
         """A file of an origin such as https://example.org.
@@ -73,11 +73,11 @@ class SiteFiles:
         if known := self._known(url):
             return known
         # One of 65,536 names: two addresses rarely wait for each other, and a million hosts make no million files.
-        with self._notes.alone(text_sha256(url)[:4]):
+        with self._notes.exclusive(text_sha256(url)[:4]):
             if known := self._known(url):
                 return known
             try:
-                with turn(), named_errors(self._timeout):
+                with turn(), translate_errors(self._timeout):
                     found = self._ask(url)
             except FetchError as error:
                 self._remember(url, error)

@@ -43,7 +43,7 @@ class FetchError(Exception):
         return self.reason in _TRANSIENT or self.reason.startswith("http_5")
 
 
-class Wire:
+class HttpClient:
     """Makes requests; safe to use from many threads.
 
     Args:
@@ -64,7 +64,7 @@ class Wire:
             parts: of split_url.
             deadline: a time of time.monotonic().
 
-        Raises: FetchError, and what the names in `named_errors` stand for.
+        Raises: FetchError, and what the names in `translate_errors` stand for.
         """
         with closing(self._connect(parts, deadline)) as connection:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -80,7 +80,7 @@ class Wire:
         host = parts.hostname or ""
         standard = 443 if parts.scheme == "https" else 80
         port = parts.port or standard
-        refusal, targets = self.addresses.of(host, port, deadline)
+        refusal, targets = self.addresses.resolve(host, port, deadline)
         if refusal:
             raise FetchError(*refusal)
         if not self.contact and host not in self.addresses.connect_to:
@@ -105,7 +105,7 @@ class Wire:
 
 
 @contextmanager
-def named_errors(timeout: float) -> Iterator[None]:
+def translate_errors(timeout: float) -> Iterator[None]:
     """Turn what sockets, TLS and http.client raise into FetchErrors.
 
     Args:

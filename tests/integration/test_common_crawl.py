@@ -16,7 +16,8 @@ from dataops.errors import SourceError
 from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tasks.extract.sources.common_crawl import CommonCrawlSource, CrawlFile
 from tasks.extract.stage import EXTRACT
 from tasks.files import resumable
@@ -182,7 +183,8 @@ from pathlib import Path
 from dataops.store import FolderStore
 from tasks.extract.sources.common_crawl import CommonCrawlSource
 from tasks.extract.stage import EXTRACT
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 
 if __name__ == "__main__":
     config = CommonCrawlSource.model_validate_json(sys.argv[1])

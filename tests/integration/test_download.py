@@ -25,11 +25,14 @@ from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
 from tasks.download import row_spans as slices
-from tasks.download.rounds import RetryConfig
-from tasks.download.stage import DOWNLOAD, DownloadConfig, Shard, download_shard
+from tasks.download.config import DownloadConfig, RetryConfig
+from tasks.download.shard import Shard
+from tasks.download.stage import DOWNLOAD, download_shard
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tasks.engine.stage import Context, Plan, make, plan
-from tasks.pack.stage import PACK, PackConfig
+from tasks.engine.stage import Plan, make, plan
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -22,10 +22,13 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest, find, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
+from tasks.download.config import DownloadConfig
 from tasks.download.rounds import reopen
-from tasks.download.stage import DOWNLOAD, DownloadConfig
-from tasks.engine.stage import Context, Plan, make, plan
-from tasks.pack.stage import PACK, PackConfig
+from tasks.download.stage import DOWNLOAD
+from tasks.engine.context import Context
+from tasks.engine.stage import Plan, make, plan
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 from tests.integration.test_download import filtered, picture
 
 pytestmark = pytest.mark.timeout(240)
@@ -163,7 +166,8 @@ from pathlib import Path
 import tasks.download.worker
 from dataops.store import FolderStore
 from tasks.engine.map_parts import start_worker
-from tasks.engine.stage import Context, make
+from tasks.engine.context import Context
+from tasks.engine.stage import make
 from tests.integration.test_download_rounds import planned_in
 
 place, server = Path(sys.argv[1]), types.SimpleNamespace(server_port=int(sys.argv[2]))

@@ -7,19 +7,21 @@ import boto3
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.snapshot import find
+from dataops.snapshot import SnapshotName, find
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore
 from flows.commands.gc import Policy, Roots
-from tasks.engine.stage import Context
-from tasks.lineage.inventory import Name, collect, sweep
+from tasks.engine.context import Context
+from tasks.lineage.inventory import collect, sweep
 from tests.integration.conftest import KEY_ID, SECRET
 from tests.unit.flows.commands.test_gc import names, put, put_run
 
 pytestmark = pytest.mark.timeout(120)
 
-KEPT = Name("extract", "0" * 16)
-GONE = [Name(stage, f"{n:016x}") for n, stage in enumerate(("extract", "filter", "download", "curate", "pack"), 1)]
+KEPT = SnapshotName("extract", "0" * 16)
+GONE = [
+    SnapshotName(stage, f"{n:016x}") for n, stage in enumerate(("extract", "filter", "download", "curate", "pack"), 1)
+]
 
 GC_THAT_DIES = """
 import os, signal, sys
@@ -38,7 +40,7 @@ Path.unlink = dies(Path.unlink)  # what FolderStore deletes with
 os.unlink = dies(os.unlink)  # and rmtree
 from flows.commands.gc import Policy, Roots
 from tasks.lineage.inventory import collect, sweep
-from tasks.engine.stage import Context
+from tasks.engine.context import Context
 store = stores.FolderStore(Path(sys.argv[1]))
 roots = Roots(store, Policy(1))
 sweep(collect(store, roots()), Context(store=store, home=store.root, run_id="gc"), roots)

@@ -17,8 +17,9 @@ from dataops.rights.opt_outs import SIGNALS
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from tasks.download import row_spans as slices
+from tasks.download.config import DownloadConfig
 from tasks.download.fetch.host_pace import HostPace
-from tasks.download.stage import DownloadConfig, Shard
+from tasks.download.shard import Shard
 from tests.integration.test_download import filtered
 from tests.servers.hostile_web import TDM, Web, served
 
@@ -170,7 +171,7 @@ def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(
 ONE_OF_MANY = """
 import sys
 from pathlib import Path
-from tasks.download.stage import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.download.make_opener import polite_opener
 
 folder, address, *urls = sys.argv[1:]

@@ -23,9 +23,9 @@ from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.engine import partition_steps as range_steps
 from tasks.engine import ray_pool as pools
+from tasks.engine.context import Context, RayCluster
 from tasks.engine.map_parts import map_parts, shared_workers
-from tasks.engine.ray_pool import RayPlace
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.stage import make, plan
 from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter import stage as filters
@@ -84,8 +84,8 @@ def tries(folder: Path, name: str) -> int:
 
 
 @pytest.fixture
-def place(cluster: Any) -> RayPlace:
-    return RayPlace(cluster.address, max_retries=1)
+def place(cluster: Any) -> RayCluster:
+    return RayCluster(cluster.address, max_retries=1)
 
 
 def draft_in(folder: Path) -> Draft:
@@ -108,7 +108,7 @@ def pair_lists(folder: Path) -> list[str]:
     return paths
 
 
-def three_stages(folder: Path, paths: list[str], ray: RayPlace | None) -> list[Manifest]:
+def three_stages(folder: Path, paths: list[str], ray: RayCluster | None) -> list[Manifest]:
     store = FolderStore(folder)
     context = Context(store=store, home=folder, workers=1, ray=ray)
     pairs = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context)
@@ -121,7 +121,7 @@ def three_stages(folder: Path, paths: list[str], ray: RayPlace | None) -> list[M
 
 
 def test_stages_on_two_nodes_make_the_bytes_of_this_machine(
-    place: RayPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
         (filters, "_RANGE_ROWS", 100),
@@ -140,7 +140,7 @@ def test_stages_on_two_nodes_make_the_bytes_of_this_machine(
 
 
 def test_a_worker_that_dies_costs_its_part_and_our_errors_are_not_tried_again(
-    place: RayPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     draft = draft_in(tmp_path)
 
@@ -165,21 +165,21 @@ def test_a_worker_that_dies_costs_its_part_and_our_errors_are_not_tried_again(
         assert tries(tmp_path, "dies-0") == 2
 
 
-def test_a_cluster_that_is_not_there_or_has_no_room_is_a_clear_error(place: RayPlace, tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_or_has_no_room_is_a_clear_error(place: RayCluster, tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     with (
         pytest.raises(ServiceError, match="no Ray cluster answers at"),
-        pools.ray_pool(RayPlace("127.0.0.1:9"), store),
+        pools.ray_pool(RayCluster("127.0.0.1:9"), store),
     ):
         pass
     with (
         pytest.raises(ConfigError, match="lower execution"),
-        pools.ray_pool(RayPlace(place.address, cpus=64), store),
+        pools.ray_pool(RayCluster(place.address, cpus=64), store),
     ):
         pass
 
 
-def test_a_node_that_dies_in_mid_stage_costs_its_parts(cluster: Any, place: RayPlace, tmp_path: Path) -> None:
+def test_a_node_that_dies_in_mid_stage_costs_its_parts(cluster: Any, place: RayCluster, tmp_path: Path) -> None:
     draft = draft_in(tmp_path)
     doomed = cluster.add_node(**NODE, node_ip_address="127.0.0.4")
     tasks = [Task(f"p{n}", "slow", str(tmp_path), doomed.node_id) for n in range(30)]
@@ -199,7 +199,7 @@ def test_a_node_that_dies_in_mid_stage_costs_its_parts(cluster: Any, place: RayP
 
 
 def test_a_head_that_dies_is_a_clear_error_and_the_next_run_resumes(
-    cluster: Any, place: RayPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, place: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Last: the cluster is gone afterwards."""
     monkeypatch.setattr(pools, "PROBE_SECONDS", 0.2)

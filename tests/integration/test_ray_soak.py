@@ -24,8 +24,8 @@ from tasks.curate.stage import CURATE
 from tasks.demo.build import build_demo_web
 from tasks.demo.server import running_server
 from tasks.download.stage import DOWNLOAD
-from tasks.engine.ray_pool import RayPlace
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context, RayCluster
+from tasks.engine.stage import make, plan
 from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter.config import FilterConfig
@@ -95,13 +95,13 @@ def test_a_million_pairs_with_a_node_killed_in_extract_and_in_filter(cluster: An
     lists = pair_lists(tmp_path / "lists")
     config = FilterConfig.model_validate({"languages": ["en"], "dedupe": ["url", "pair", "caption"]})
 
-    def pairs_of(folder: Path, ray: RayPlace | None) -> Manifest:
+    def pairs_of(folder: Path, ray: RayCluster | None) -> Manifest:
         return make(plan(EXTRACT, PairsSource(paths=lists), 0, []), context(folder, ray))
 
-    def kept_of(folder: Path, pairs: Manifest, ray: RayPlace | None) -> Manifest:
+    def kept_of(folder: Path, pairs: Manifest, ray: RayCluster | None) -> Manifest:
         return make(plan(FILTER, config, 0, [pairs]), context(folder, ray))
 
-    here, there, place = tmp_path / "here", tmp_path / "there", RayPlace(cluster.address)
+    here, there, place = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
     pairs = pairs_of(here, None)
     kept = kept_of(here, pairs, None)
     with doomed_node(cluster, finished(there / "extract", "extract"), 2) as killed_in_extract:
@@ -115,7 +115,7 @@ def test_a_million_pairs_with_a_node_killed_in_extract_and_in_filter(cluster: An
 
 
 def test_the_demo_with_a_node_killed_in_curate(cluster: Any, tmp_path: Path) -> None:
-    here, there, place = tmp_path / "here", tmp_path / "there", RayPlace(cluster.address)
+    here, there, place = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
     web = build_demo_web(tmp_path / "web")
     with running_server(web.site) as server:
         settings = [
@@ -139,12 +139,12 @@ def test_the_demo_with_a_node_killed_in_curate(cluster: Any, tmp_path: Path) -> 
     assert curated.counts.kept > 1000
 
 
-def first_two(config: RunConfig, folder: Path, ray: RayPlace | None) -> tuple[Manifest, Manifest]:
+def first_two(config: RunConfig, folder: Path, ray: RayCluster | None) -> tuple[Manifest, Manifest]:
     pairs = make(plan(EXTRACT, config.source, 0, []), context(folder, ray))
     return pairs, make(plan(FILTER, config.filter, 0, [pairs]), context(folder, ray))
 
 
-def context(folder: Path, ray: RayPlace | None) -> Context:
+def context(folder: Path, ray: RayCluster | None) -> Context:
     return Context(store=FolderStore(folder), home=folder, workers=2, ray=ray)
 
 

@@ -15,8 +15,8 @@ import pytest
 from dataops.errors import ConfigError, JobFailed
 from dataops.snapshot import find
 from dataops.store import FolderStore
-from tasks.engine.ray_pool import RayPlace
-from tasks.engine.stage import Context, Plan, make, plan
+from tasks.engine.context import Context, RayCluster
+from tasks.engine.stage import Plan, make, plan
 from tasks.train import ray_launcher as module
 from tasks.train.ray_launcher import train_on_ray
 from tasks.train.stage import TRAIN
@@ -30,13 +30,13 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[RayPlace]:
+def place() -> Iterator[RayCluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PAIRMILL_HOME", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         with head_node() as made:
             made.add_node(**NODE, **OTHER)
-            yield RayPlace(str(made.address), max_retries=1)
+            yield RayCluster(str(made.address), max_retries=1)
 
 
 def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:
@@ -79,7 +79,7 @@ def checkpoints(folder: Path) -> list[Path]:
 class Asker:
     """A flow in a process of its own, which may be killed; its log lies in the folder."""
 
-    def __init__(self, folder: Path, place: RayPlace):
+    def __init__(self, folder: Path, place: RayCluster):
         self.log = folder / f"asker-{time.monotonic_ns()}.log"
         spawn = multiprocessing.get_context("spawn")
         self.process = spawn.Process(target=ask, args=(folder, place, self.log))
@@ -90,11 +90,11 @@ class Asker:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[RayPlace], Asker]]:
+def start(tmp_path: Path) -> Iterator[Callable[[RayCluster], Asker]]:
     """Starts flows, and cancels what is left of them, with their trainings."""
     made: list[Asker] = []
 
-    def begin(place: RayPlace) -> Asker:
+    def begin(place: RayCluster) -> Asker:
         made.append(Asker(tmp_path, place))
         return made[-1]
 
@@ -104,14 +104,14 @@ def start(tmp_path: Path) -> Iterator[Callable[[RayPlace], Asker]]:
         asker.process.join(60)
 
 
-def ask(folder: Path, place: RayPlace, log: Path) -> None:
+def ask(folder: Path, place: RayCluster, log: Path) -> None:
     logging.basicConfig(filename=log, level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))  # as Prefect's cancel does
     train_on_ray(*planned_in(folder, **LONG), place)
 
 
 def test_it_makes_the_snapshot_of_this_machine_and_its_lines_come_back(
-    place: RayPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
@@ -131,7 +131,7 @@ def test_it_makes_the_snapshot_of_this_machine_and_its_lines_come_back(
 
 
 def test_a_config_that_no_machine_can_meet_and_an_error_of_the_trainer_are_raised(
-    place: RayPlace, tmp_path: Path
+    place: RayCluster, tmp_path: Path
 ) -> None:
     planned, context = planned_in(tmp_path, nproc=64)
     with pytest.raises(ConfigError, match=r"room for 0 of these: lower train\.nproc"):
@@ -142,7 +142,7 @@ def test_a_config_that_no_machine_can_meet_and_an_error_of_the_trainer_are_raise
 
 
 def test_a_killed_flow_leaves_it_and_a_killed_worker_goes_on_and_a_cancel_ends_it(
-    place: RayPlace, tmp_path: Path, start: Callable[[RayPlace], Asker]
+    place: RayCluster, tmp_path: Path, start: Callable[[RayCluster], Asker]
 ) -> None:
     first = start(place)
     await_(lambda: checkpoints(tmp_path))
@@ -171,9 +171,9 @@ def test_a_killed_flow_leaves_it_and_a_killed_worker_goes_on_and_a_cancel_ends_i
 
 
 def test_a_worker_that_dies_for_good_is_worth_another_run(
-    place: RayPlace, tmp_path: Path, start: Callable[[RayPlace], Asker]
+    place: RayCluster, tmp_path: Path, start: Callable[[RayCluster], Asker]
 ) -> None:
-    asker = start(RayPlace(place.address, max_retries=0))
+    asker = start(RayCluster(place.address, max_retries=0))
     await_(lambda: checkpoints(tmp_path))
     (job,) = tmp_path.glob("home/jobs/train-*/job.json")
     os.kill(json.loads(job.read_text())["parent_pid"], signal.SIGKILL)
@@ -185,7 +185,7 @@ def test_a_worker_that_dies_for_good_is_worth_another_run(
 
 
 def test_two_machines_meet_and_the_loss_of_one_costs_what_came_after_the_checkpoint(
-    place: RayPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     planned, context = planned_in(tmp_path, nnodes="2", epochs=60)
     killed: list[int] = []
@@ -208,7 +208,9 @@ def test_two_machines_meet_and_the_loss_of_one_costs_what_came_after_the_checkpo
     assert not trainers(tmp_path)
 
 
-def test_a_driver_that_ends_is_a_lost_cluster(place: RayPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_ends_is_a_lost_cluster(
+    place: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where the head dies: Ray ends who is connected to it."""
     monkeypatch.setattr(module, "drive", dies)
     with pytest.raises(Exception, match="is lost; `pairmill rerun` finds the training") as lost:

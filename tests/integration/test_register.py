@@ -30,11 +30,13 @@ from dataops.schema import DOWNLOADED, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
 from tasks.engine import stage
-from tasks.engine.stage import Context, Work
+from tasks.engine.context import Context
+from tasks.engine.stage import Work
 from tasks.filter.summary import describe_balance
 from tasks.models.find import find_model
 from tasks.register import registration
-from tasks.register.stage import REGISTER, RegisterConfig, run_links
+from tasks.register.config import RegisterConfig
+from tasks.register.stage import REGISTER, run_links
 from tasks.tracking import client as tracking
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import End
@@ -531,7 +533,8 @@ from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from tasks.engine import stage
 from tasks.filter.summary import describe_balance
-from tasks.register.stage import REGISTER, RegisterConfig
+from tasks.register.config import RegisterConfig
+from tasks.register.stage import REGISTER
 
 store = FolderStore(Path(sys.argv[1]))
 manifests = [Manifest.model_validate(m) for m in json.loads(sys.argv[2])]
@@ -866,7 +869,8 @@ def test_a_takedown_tags_each_model_that_saw_the_pair_and_a_trace_tells_it(
     registered: Any, upstream: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flows.commands import takedown, trace
-    from tasks.pack.stage import PACK, PackConfig
+    from tasks.pack.config import PackConfig
+    from tasks.pack.stage import PACK
 
     store = FolderStore(tmp_path / "store")
     shutil.copytree(upstream.store.root, store.root)
@@ -880,7 +884,7 @@ def test_a_takedown_tags_each_model_that_saw_the_pair_and_a_trace_tells_it(
     url = pair(4)["url"]
     file = tmp_path / "request.txt"
     file.write_text(f"{url}\n")
-    assert takedown.takedown(takedown.Order(file, "a letter"), tmp_path, str(store.root), as_json=True) == 0
+    assert takedown.takedown(takedown.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=True) == 0
     (report,) = [one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"]]
     (outcome,) = report["datasets"]
     assert outcome["models_tagged"] == ["models:/saw-it/1"]

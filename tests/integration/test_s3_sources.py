@@ -9,7 +9,8 @@ import pytest
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tasks.extract.sources.common_crawl import CommonCrawlSource
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.sources.wat import WatSource

@@ -20,7 +20,8 @@ from warcio.archiveiterator import ArchiveIterator
 from dataops.errors import SourceError
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
-from tasks.engine.stage import Context, make, plan, reuse
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan, reuse
 from tasks.extract.sources.site import SiteSource
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT

@@ -12,7 +12,8 @@ import pytest
 from dataops.snapshot import Counts, Draft, Manifest, content_digest
 from dataops.storage.s3 import S3Store
 from dataops.store import Store
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
 from tests.unit.training.conftest import VIT, packed
 from training.config import TrainConfig

@@ -270,7 +270,7 @@ def _other_places(shard: Path) -> list[Member]:
 
 
 @dataclass
-class _Filling:
+class _PartialBatch:
     """A rank's part of a step, in the making by several threads."""
 
     dataset: Dataset
@@ -327,7 +327,7 @@ def batches(
 ) -> Iterator[Batch]:
     """One rank's batches from a step (counted from 1) to the last, READ_AHEAD of them read ahead by `workers` threads."""
     steps = range(first_step, plan.total_steps + 1)
-    fillings = (_Filling(dataset, plan, tokenize, *plan.batch(step, rank, ranks)) for step in steps)
+    fillings = (_PartialBatch(dataset, plan, tokenize, *plan.batch(step, rank, ranks)) for step in steps)
     if (workers := plan.config.workers) == 0:
         for filling in fillings:
             filling.fill(range(len(filling.samples)))

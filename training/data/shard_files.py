@@ -94,7 +94,7 @@ def rows_of(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         raise ContractError(f"{path}: {error}") from error
 
 
-class Wishes:
+class ShardRequests:
     """What rank 0 asks for, step by step.
 
     Args:

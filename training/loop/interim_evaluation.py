@@ -13,7 +13,7 @@ from training.evaluation.suite import Suite
 from training.model.checkpoint import LoadedModel
 
 
-def evaluate_now(loaded: LoadedModel, suite: Suite, output: Path, step: int) -> dict[str, float]:
+def evaluate_interim(loaded: LoadedModel, suite: Suite, output: Path, step: int) -> dict[str, float]:
     """Each metric of the suite as `<task>/<metric>`, the same on every rank.
 
     Args:

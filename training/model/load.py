@@ -55,7 +55,7 @@ class PaddedTexts(nn.Module):
 
 
 @dataclass(frozen=True)
-class Rescaled:
+class Renormalised:
     """Our preprocessing with another mean and deviation of the channels."""
 
     inner: Preprocess
@@ -159,7 +159,9 @@ def _open_clip_folder(folder: Path) -> OtherModel:
     else:
         tokenizer = make_tokenizer("clip", (), VOCAB_SIZE, context_length)
     preprocess = Preprocess(size)
-    return OtherModel(model, tokenizer, preprocess if (mean, std) == (MEAN, STD) else Rescaled(preprocess, mean, std))
+    return OtherModel(
+        model, tokenizer, preprocess if (mean, std) == (MEAN, STD) else Renormalised(preprocess, mean, std)
+    )
 
 
 def _by_open_clip(folder: Path) -> OtherModel:

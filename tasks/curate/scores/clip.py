@@ -13,7 +13,7 @@ from dataops.snapshot import Draft
 from tasks.curate.scores import cache as score_cache
 from tasks.curate.scores.config import Scorer
 from tasks.curate.scores.todo import ShardTodo
-from tasks.engine.stage import Context
+from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
 
 logger = logging.getLogger(__name__)

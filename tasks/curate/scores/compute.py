@@ -24,8 +24,8 @@ from tasks.curate.scores import faces as score_faces
 from tasks.curate.scores import nsfw as score_nsfw
 from tasks.curate.scores.config import Scorer, ScoresConfig
 from tasks.curate.scores.todo import ShardTodo
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tasks.engine.stage import Context
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, conte
     if todo and scorer.model is not None:
         score_clip.score_shards(scorer, todo, draft, context)
     elif todo:
-        map_parts(_of_package(scorer), todo, draft, context, said=lambda record: f"{record.task}: scored")
+        map_parts(_of_package(scorer), todo, draft, context, format_record=lambda record: f"{record.task}: scored")
     if todo:
         joined = _joined(wanted, draft, scorer)
     if lost := joined.filter(pl.col("found").is_null()).height:

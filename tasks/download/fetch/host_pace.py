@@ -99,7 +99,7 @@ class HostPace:
     def _enter(self, host: _Host, name: str, interval: float) -> None:
         give_up = time.monotonic() + self.limits.patience
         with host.changed:
-            self._heed(host, name)
+            self._take_over_pause(host, name)
             while True:
                 now = time.monotonic()
                 if host.verdict:
@@ -111,12 +111,12 @@ class HostPace:
                 if free and pause <= 0:
                     break
                 host.changed.wait(pause if free else give_up - now)
-                self._heed(host, name)
+                self._take_over_pause(host, name)
             host.running += 1
             host.next_at = now + interval
             host.pause = None
 
-    def _heed(self, host: _Host, name: str) -> None:
+    def _take_over_pause(self, host: _Host, name: str) -> None:
         """Take over a pause that another process was told."""
         if self._pauses and (found := self._pauses.left(name)):
             reason, detail, seconds = found

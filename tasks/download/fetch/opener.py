@@ -31,12 +31,12 @@ from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
     FetchError,
-    Wire,
-    named_errors,
+    HttpClient,
     read_body,
     redirect_target,
     retry_after,
     split_url,
+    translate_errors,
 )
 
 
@@ -90,7 +90,12 @@ class SafeOpener(OpenerDirector):
     """
 
     def __init__(
-        self, limits: FetchLimits, wire: Wire, rules: HostRules, pace: HostPace, originals: Originals | None = None
+        self,
+        limits: FetchLimits,
+        wire: HttpClient,
+        rules: HostRules,
+        pace: HostPace,
+        originals: Originals | None = None,
     ):
         super().__init__()
         self.limits, self.wire, self.rules, self.pace, self.originals = limits, wire, rules, pace, originals
@@ -151,13 +156,13 @@ class _Fetch:
         self._note(final_url=url)
         waits_since = time.monotonic()
         interval, declared = self.opener.rules.check(parts)
-        self._heed(declared)
+        self._record_opt_outs(declared)
         headers = {"Accept": "image/*,*/*;q=0.5"} | (kept.validators if kept else {})
         with self.opener.pace.turn(parts.hostname or "", interval):
             self.deadline += time.monotonic() - waits_since
             self._note(fetched_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
             with (
-                named_errors(self.limits.timeout),
+                translate_errors(self.limits.timeout),
                 self.opener.wire.get(parts, self.deadline, **headers) as response,
             ):
                 return self._answer(url, response, kept)
@@ -170,7 +175,9 @@ class _Fetch:
             etag=headers.get("ETag", kept.etag if kept else None),
             last_modified=headers.get("Last-Modified", kept.last_modified if kept else None),
         )
-        self._heed(header_opt_outs(headers, limits.agent_token, limits.disallowed, url, self.evidence.fetched_at))
+        self._record_opt_outs(
+            header_opt_outs(headers, limits.agent_token, limits.disallowed, url, self.evidence.fetched_at)
+        )
         if response.status in REDIRECTS:
             return redirect_target(url, response)
         if response.status == 304 and kept:
@@ -186,7 +193,7 @@ class _Fetch:
         if len(body) > self.limits.max_bytes:  # kept by a run that took more
             raise FetchError("too_large", f"over {self.limits.max_bytes} bytes")
         kind = sniff(body)
-        self._heed(
+        self._record_opt_outs(
             OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in mining_markers(body, kind)
         )
         if (originals := self.opener.originals) and kind in KINDS:
@@ -204,7 +211,7 @@ class _Fetch:
             self._note(bytes=size)
         return b"".join(pieces)
 
-    def _heed(self, found: Iterable[OptOut]) -> None:
+    def _record_opt_outs(self, found: Iterable[OptOut]) -> None:
         """Record signals, and stop where one of them forbids the use. Raises: FetchError."""
         found = [one for one in found if one not in self.evidence.opt_out]
         self._note(opt_out=(*self.evidence.opt_out, *found))

@@ -62,7 +62,7 @@ class CheckedResolver:
             resolutionReceiver.resolutionComplete()
             return resolution
         pool = self.reactor.getThreadPool()
-        answer = deferToThreadPool(self.reactor, pool, self.addresses.of, hostName, portNumber)
+        answer = deferToThreadPool(self.reactor, pool, self.addresses.resolve, hostName, portNumber)
         answer.addCallback(self._deliver, hostName, resolutionReceiver)
         answer.addErrback(lambda _: resolutionReceiver.resolutionComplete())
         return resolution

@@ -1,58 +1,21 @@
 """What a kind of source is: a config table that finds its files and knows how to read one.
 
-A kind is a class below `Source`, named in the union `tasks.extract.stage.SourceConfig`. The stage does the rest for all of
+A kind is a class below `Source`, named in the union `tasks.extract.config.SourceConfig`. The stage does the rest for all of
 them: a part for each file, retries, what is remembered of files, the counts of rows, damages and failed files.
 """
 
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from dataops.archives.gzip_members import ByteStream
 from dataops.config import StageConfig
 from dataops.snapshot import Draft, Input, Part
-from tasks.engine.stage import Context
+from tasks.engine.context import Context
 from tasks.extract.sources.pairs_writer import PairsWriter
-
-_COPIED_AT_ONCE = 1 << 20
-
-
-class Opened(ByteStream, Protocol):
-    """An open file that is read once from its start; a context that closes it."""
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, kind: Any, error: Any, trace: Any, /) -> Any: ...
-
-
-class SourceFile(ABC):
-    """One file of a source. Picklable: it is read in a worker process."""
-
-    name: str
-    """Machine-independent: what the column `source` says."""
-
-    @abstractmethod
-    def digest(self) -> str:
-        """Of its content, or of a name that stands for content that never changes. Raises: SourceError."""
-
-    @abstractmethod
-    def open(self) -> Opened:
-        """Its bytes, to be read once from their start. Raises: SourceError, also while it is read."""
-
-    @contextmanager
-    def local(self) -> Iterator[Path]:
-        """A local file with its bytes, for as long as the context lasts. Raises: SourceError."""
-        with tempfile.NamedTemporaryFile(prefix="pairmill-source-") as copy, self.open() as stream:
-            while data := stream.read(_COPIED_AT_ONCE):
-                copy.write(data)
-            copy.flush()
-            yield Path(copy.name)
+from tasks.files.base import SourceFile
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from pydantic import Field, field_validator
 from dataops.digest import text_sha256
 from dataops.errors import SourceError
 from dataops.snapshot import Input
-from tasks.engine.stage import Context
-from tasks.extract.sources.base import SourceFile
+from tasks.engine.context import Context
 from tasks.extract.sources.wat import WatReader
+from tasks.files.base import SourceFile
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import Patience, ResumableStream
 from tasks.files.s3_file import s3_connection, split_s3

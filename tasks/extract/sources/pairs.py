@@ -12,10 +12,10 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError
 from dataops.pair_lists.columns import ColumnNames
 from dataops.pair_lists.reader import list_format, read_list, row_groups
-from tasks.engine.stage import Context
-from tasks.extract.sources.base import Opened, SourceFile
+from tasks.engine.context import Context
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import FilesSource
+from tasks.files.base import Opened, SourceFile
 from tasks.files.find import LocalFile, find
 
 

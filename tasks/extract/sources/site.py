@@ -22,11 +22,12 @@ from dataops.errors import SourceError, StorageError
 from dataops.snapshot import Draft, Input, Part, Record
 from dataops.store import open_store
 from dataops.web.urls import BadUrl, canonical_host, canonical_url
-from tasks.engine.stage import Context
+from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
-from tasks.extract.sources.base import Fetched, Opened, SourceFile
+from tasks.extract.sources.base import Fetched
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import PagesSource
+from tasks.files.base import Opened, SourceFile
 from tasks.web.address_policy import parse_connect_to
 
 logger = logging.getLogger(__name__)

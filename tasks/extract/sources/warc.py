@@ -12,9 +12,10 @@ from dataops.web.charsets import utf8_page
 from dataops.web.markup import BadPage
 from dataops.web.pages import PagePairs, page_pairs
 from dataops.web.urls import BadUrl, canonical_url
-from tasks.engine.stage import Context
-from tasks.extract.sources.base import Source, SourceFile
+from tasks.engine.context import Context
+from tasks.extract.sources.base import Source
 from tasks.extract.sources.pairs_writer import PairsWriter
+from tasks.files.base import SourceFile
 from tasks.files.find import file_inputs, find, source_files
 
 

@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 from dataops.archives.warc import Damage
 from dataops.archives.wat import page_rows, read_wat
 from dataops.web.candidates import PageBounds
-from tasks.extract.sources.base import Source, SourceFile
+from tasks.extract.sources.base import Source
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import FilesSource
+from tasks.files.base import SourceFile
 
 
 class WatReader(Source):

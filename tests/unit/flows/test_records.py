@@ -11,7 +11,7 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from flows.records import RUN_ID, Attempt, RunRecord, StageRun, find_run, is_alive, list_runs, load_run, new_run_id
 from tasks.engine.lease import Lease
-from training.process import place
+from training.process import pid_namespace
 
 
 def record(run_id: str, created_at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:
@@ -72,7 +72,14 @@ def test_a_run_of_another_machine_lives_as_long_as_its_lease_does(tmp_path, monk
     one.note(StageRun(stage="train", key="k", state="Running"))
     assert not is_alive(one, store)  # no lease: its machine lost power before it had one
     lease = Lease(
-        generation=1, token="t", run_id="a", host="another-machine", pid=1, place="elsewhere", process="p", since=""
+        generation=1,
+        token="t",
+        run_id="a",
+        host="another-machine",
+        pid=1,
+        place="elsewhere",
+        process="p",
+        since="",
     )
     name = Draft(store, "train", "k").lease_name(1)
     store.put(name, lease.model_dump_json().encode())
@@ -138,7 +145,7 @@ def test_a_training_on_the_work_pool_is_no_try_of_its_own(tmp_path):
     store = FolderStore(tmp_path)
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
-    here = {"host": "h", "place": place()}
+    here = {"host": "h", "place": pid_namespace()}
     killed = Attempt(started_at="10:00", **here, pid=gone.pid, process="p", until=None)
     child = Attempt(started_at="10:05", **here, pid=os.getpid(), flow="train", until="train", flow_run_id="c")
     record = RunRecord(run_id="r-1", name="r", created_at="", config={}, attempts=[killed, child])

@@ -15,7 +15,7 @@ from dataops.errors import ConfigError, JobFailed, ServiceError, TrainingDiverge
 from dataops.store import FolderStore
 from flows import train_on_pool as module
 from flows.train_on_pool import train_on_pool
-from tasks.engine.stage import Context
+from tasks.engine.context import Context
 
 KEY = "0123456789abcdef"
 

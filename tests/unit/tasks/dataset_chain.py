@@ -19,9 +19,11 @@ from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
 from dataops.store import FolderStore, Store
 from tasks.download.outcome import EVIDENCE
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tasks.filter.summary import describe
-from tasks.pack.stage import PACK, PackConfig
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 
 Rows = Sequence[Mapping[str, Any]]
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -26,22 +26,22 @@ def system(request, monkeypatch) -> str:
 
 
 def test_identity_is_stable_and_none_for_the_dead(system):
-    assert process.identity(os.getpid()) == process.identity(os.getpid()) is not None
+    assert process.process_fingerprint(os.getpid()) == process.process_fingerprint(os.getpid()) is not None
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
-        assert process.identity(child.pid) is not None
+        assert process.process_fingerprint(child.pid) is not None
         child.kill()
         deadline = time.monotonic() + 3
-        while process.identity(child.pid) is not None:  # a zombie is dead, though its pid exists
+        while process.process_fingerprint(child.pid) is not None:  # a zombie is dead, though its pid exists
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
 
 def test_a_place_is_the_table_of_processes(system):
-    assert process.place() == process.place()
+    assert process.pid_namespace() == process.pid_namespace()
     if system == "ps":
-        assert process.place() == socket.gethostname()
+        assert process.pid_namespace() == socket.gethostname()
     else:
-        assert "pid:[" in process.place()
+        assert "pid:[" in process.pid_namespace()
 
 
 def test_a_job_ends_with_the_process_that_it_works_for(system):

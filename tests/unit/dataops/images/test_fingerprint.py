@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dataops.images.decode import pixels
-from dataops.images.fingerprint import look, luminance_of, resized
+from dataops.images.fingerprint import fingerprint, luminance_of, resized
 
 WHITE = 1 << 63
 
@@ -20,7 +20,7 @@ def some_picture(seed: int, size: tuple[int, int] = (100, 70)) -> np.ndarray:
 def test_hash_is_that_of_imagehash(seed: int) -> None:
     imagehash = pytest.importorskip("imagehash")
     picture = some_picture(seed)
-    assert f"{look(picture).phash:016x}" == str(imagehash.phash(Image.fromarray(picture)))
+    assert f"{fingerprint(picture).phash:016x}" == str(imagehash.phash(Image.fromarray(picture)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 31), (32, 32), (32, 20), (200, 32), (400, 300), (333, 500), (97, 5)])
@@ -44,7 +44,7 @@ def test_a_tall_picture_is_resampled_rows_first() -> None:
 @pytest.mark.parametrize("size", [(160, 96), (100, 70), (17, 16), (16, 16), (9, 3), (1, 1)])
 def test_thumbnail_is_the_mean_of_each_cell(size: tuple[int, int]) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    found = np.frombuffer(look(picture).thumbnail, np.uint8).reshape(16, 16, 3)
+    found = np.frombuffer(fingerprint(picture).thumbnail, np.uint8).reshape(16, 16, 3)
 
     def shares(side: int) -> np.ndarray:  # of each pixel (side, 16) in each cell
         finely = np.repeat(np.arange(side), 16).reshape(16, side)
@@ -56,18 +56,20 @@ def test_thumbnail_is_the_mean_of_each_cell(size: tuple[int, int]) -> None:
 
 def test_contrast_is_the_standard_deviation_of_luminance() -> None:
     picture = some_picture(3)
-    assert look(picture).contrast == pytest.approx(luminance_of(picture).std())
-    assert look(np.full((50, 50, 3), 77, np.uint8)).contrast == 0
+    assert fingerprint(picture).contrast == pytest.approx(luminance_of(picture).std())
+    assert fingerprint(np.full((50, 50, 3), 77, np.uint8)).contrast == 0
 
 
 def test_ground_is_the_share_of_the_commonest_luminance() -> None:
     halves = np.full((40, 200, 3), 250, np.uint8)
     halves[:, :70] = 20
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
-    assert look(halves).ground == pytest.approx(0.65, abs=0.02)
-    assert look(halves + np.arange(3, dtype=np.uint8)).ground == pytest.approx(0.65, abs=0.02)  # nearly one level
-    assert look(noise).ground < 0.2
-    assert look(np.full((1, 1, 3), 9, np.uint8)).ground == 1
+    assert fingerprint(halves).background_share == pytest.approx(0.65, abs=0.02)
+    assert fingerprint(halves + np.arange(3, dtype=np.uint8)).background_share == pytest.approx(
+        0.65, abs=0.02
+    )  # nearly one level
+    assert fingerprint(noise).background_share < 0.2
+    assert fingerprint(np.full((1, 1, 3), 9, np.uint8)).background_share == 1
 
 
 def test_pixels_are_equal_where_size_and_every_value_are() -> None:
@@ -75,20 +77,20 @@ def test_pixels_are_equal_where_size_and_every_value_are() -> None:
     other = picture.copy()
     other[5, 5, 1] ^= 1
     turned = picture.reshape(picture.shape[1], picture.shape[0], 3)
-    assert look(picture.copy()).pixels == look(picture).pixels
-    assert len({look(one).pixels for one in (picture, other, turned)}) == 3
+    assert fingerprint(picture.copy()).pixels == fingerprint(picture).pixels
+    assert len({fingerprint(one).pixels for one in (picture, other, turned)}) == 3
 
 
 def test_hash_and_thumbnail_survive_scale_and_compression() -> None:
     picture = Image.fromarray(some_picture(5, (200, 200)))
     out = io.BytesIO()
     picture.resize((90, 90), Image.Resampling.LANCZOS).save(out, "JPEG", quality=60)
-    one, two = look(np.asarray(picture)), look(pixels(out.getvalue()))
+    one, two = fingerprint(np.asarray(picture)), fingerprint(pixels(out.getvalue()))
     assert (one.phash ^ two.phash).bit_count() <= 4
     left, right = (np.frombuffer(seen.thumbnail, np.uint8).astype(int) for seen in (one, two))
     assert np.abs(left - right).max() <= 16
 
 
 def test_flat_pictures_have_a_hash_without_noise() -> None:
-    assert {look(np.full((50, 50, 3), value, np.uint8)).phash for value in (1, 77, 128, 255)} == {WHITE}
-    assert look(np.zeros((50, 50, 3), np.uint8)).phash == 0
+    assert {fingerprint(np.full((50, 50, 3), value, np.uint8)).phash for value in (1, 77, 128, 255)} == {WHITE}
+    assert fingerprint(np.zeros((50, 50, 3), np.uint8)).phash == 0

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.images.bit_blocks import blocks, tables
-from dataops.images.near_duplicates import bits_apart, clusters, components, matches, mates
+from dataops.images.near_duplicates import clusters, components, hamming_distance, has_neighbour, matches
 
 DISTANCES = [0, 1, 3, 6, 10, 16]
 
@@ -85,7 +85,7 @@ def test_matches_are_all_pairs_each_once(distance: int, monkeypatch: pytest.Monk
     rows = some_hashes(1, 150)
     queries = np.concatenate([rows[:20], some_hashes(1, 40), some_hashes(2, 20)])
     found = [tuple(pair) for block in matches(queries, rows, distance) for pair in block.tolist()]
-    apart = bits_apart(queries[:, None], rows[None])
+    apart = hamming_distance(queries[:, None], rows[None])
     assert sorted(found) == sorted(zip(*(place.tolist() for place in np.nonzero(apart <= distance)), strict=True))
 
 
@@ -112,13 +112,13 @@ def test_the_searches_of_blocks_find_together_what_one_search_finds(distance: in
     apart = hashes[:, None] ^ hashes[None]
     near = (np.bitwise_count(apart) <= distance) & (groups[:, None] == groups[None])
     near &= ~np.eye(200, dtype=bool)
-    assert (mates(hashes, groups, distance) == near.any(axis=1)).all()
+    assert (has_neighbour(hashes, groups, distance) == near.any(axis=1)).all()
     pairs = []
     for block in searches:
         here = near & (apart & np.uint64(block.shared) == 0)
         for mask in block.before:
             here &= apart & np.uint64(mask) != 0
-        assert (mates(hashes, groups, distance, block) == here.any(axis=1)).all()
+        assert (has_neighbour(hashes, groups, distance, block) == here.any(axis=1)).all()
         found = clusters(hashes, groups, thumbnails, distance, 5, block)
         pairs.append(np.stack([np.arange(200), found]))
     together = components(200, *np.concatenate(pairs, axis=1))

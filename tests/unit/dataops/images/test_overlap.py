@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
-from dataops.images.fingerprint import MATRIX_SIDE, look
+from dataops.images.fingerprint import MATRIX_SIDE, fingerprint
 from dataops.images.near_duplicates import matches
 from dataops.images.overlap import CROPS, VARIANTS, correlations, known, variant
 
@@ -34,7 +34,7 @@ PLANES, HASHES = np.stack([plane for plane, _ in KNOWN]), np.concatenate([hashes
 
 def found(copies: list[Image.Image]) -> set[tuple[int, int]]:
     """(tile, copy) of all that are taken for one."""
-    seen = [look(np.asarray(copy)) for copy in copies]
+    seen = [fingerprint(np.asarray(copy)) for copy in copies]
     hashes = np.array([one.phash for one in seen], np.uint64)
     luminances = np.frombuffer(b"".join(one.luminance for one in seen), np.uint8).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
     pairs = np.concatenate([np.empty((0, 2), np.int64), *matches(HASHES, hashes, DISTANCE)])
@@ -81,15 +81,15 @@ def test_changed_copies_are_found_and_other_pictures_are_not(name: str) -> None:
 def test_first_hash_is_the_pictures_and_that_of_its_mirror_image_is_nearly_known() -> None:
     for number, tile in enumerate(TILES):
         straight, mirrored = HASHES[number * VARIANTS], HASHES[number * VARIANTS + len(CROPS)]
-        assert straight == look(np.asarray(tile)).phash
-        assert (int(mirrored) ^ look(np.asarray(ImageOps.mirror(tile))).phash).bit_count() <= 2
+        assert straight == fingerprint(np.asarray(tile)).phash
+        assert (int(mirrored) ^ fingerprint(np.asarray(ImageOps.mirror(tile))).phash).bit_count() <= 2
 
 
 def test_hash_of_a_crop_is_nearly_that_of_the_part() -> None:
     for number, tile in enumerate(TILES):
         left, top, right, bottom = CROPS[1]
         part = tile.crop((round(left * 160), round(top * 200), round(right * 160), round(bottom * 200)))
-        assert (int(HASHES[number * VARIANTS + 1]) ^ look(np.asarray(part)).phash).bit_count() <= 8
+        assert (int(HASHES[number * VARIANTS + 1]) ^ fingerprint(np.asarray(part)).phash).bit_count() <= 8
 
 
 def test_correlation_is_that_of_numpy_where_nothing_moves() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dataops.filters import RuleConfig, host, rules
 from dataops.text.caption_counts import counted
-from dataops.text.url_signs import address_signs, hosts
+from dataops.text.url_signs import hosts, url_signs
 
 _URLS = [
     *("http://", "https://", "HTTP://", "a.example", "doubleclick.net", "facebook.com", "/tr", "/pixel", ".gif", "?"),
@@ -51,7 +51,7 @@ def test_a_costly_rule_is_asked_of_all_that_it_drops(rows: list[tuple[str | None
     frame = pl.DataFrame(rows, schema={"url": pl.String, "caption": pl.String}, orient="row")
     sides = pl.lit(None, pl.Int32)
     frame = frame.with_columns(declared_width=sides, declared_height=sides, page_opt_out=pl.lit(None, pl.String))
-    signs = address_signs(
+    signs = url_signs(
         frame["url"], ["pixel", "spacer", "blank", "cleardot", "1x1", "doubleclick", "facebook"], ["ico", "svg", "php"]
     )
     known = pl.concat([frame, counted(frame["caption"]), signs], how="horizontal")
@@ -73,7 +73,7 @@ def test_hosts_are_those_of_the_expression(rows: list[tuple[str | None, str | No
 
 def test_few_rows_are_asked():
     urls = pl.Series(["http://a.example/photo/pix.jpg", "http://a.example/kite.png?f=a.svg", "http://a.example/co.jpg"])
-    signs = address_signs(urls, ["pixel", "counter"], ["svg"])
+    signs = url_signs(urls, ["pixel", "counter"], ["svg"])
     assert signs.rows() == [(True, False), (False, False), (False, False)]
     captions = pl.Series(["a red kite", "The kite", "dates of old", "12 kites", "May flowers", "kite.jpg", "DSC 12"])
     flags = counted(captions).select("caption_may_be_file", "caption_may_be_date").rows()

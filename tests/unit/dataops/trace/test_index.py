@@ -11,7 +11,7 @@ import pytest
 from dataops.schema import uid
 from dataops.trace import index as trace_index
 from dataops.trace.index import IndexFile, Place, hex_key, host_key, url_key
-from dataops.trace.targets import Target, host_of, meant, parse_target
+from dataops.trace.targets import Target, host_of, matching_rows, parse_target
 
 HOSTS = ["a.example", "www.a.example", "cdn.www.a.example", "aa.example", "example", "b.example:8080", "xa.example"]
 
@@ -55,7 +55,7 @@ def files(parts: list[pa.Table]) -> dict[str, bytes]:
 
 
 def plainly(parts: list[pa.Table], target: Target) -> list[Place]:
-    return [Place(n, int(row)) for n, part in enumerate(parts) for row in meant(part, [target]).nonzero()[0]]
+    return [Place(n, int(row)) for n, part in enumerate(parts) for row in matching_rows(part, [target]).nonzero()[0]]
 
 
 def test_each_kind_finds_what_reading_all_rows_finds(parts: list[pa.Table], files: dict[str, bytes]) -> None:

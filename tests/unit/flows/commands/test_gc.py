@@ -18,19 +18,25 @@ from hypothesis import strategies as st
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
 from dataops.funnel import STAGES
-from dataops.snapshot import Draft, Input, Manifest, Part, Record, find
+from dataops.snapshot import Draft, Input, Manifest, Part, Record, SnapshotName, find
 from dataops.store import FolderStore, Store
 from flows.commands.gc import KEEP_RUNS, Policy, Roots, _local, parse_age
 from flows.records import Attempt, RunRecord, StageRun
+from tasks.engine.context import Context
 from tasks.engine.lease import hold
-from tasks.engine.stage import Context
-from tasks.lineage.inventory import DAY, Name, collect, sweep
+from tasks.lineage.inventory import DAY, collect, sweep
 
 NOW = time.time()
 
 
 def put(
-    store: Any, name: Name, inputs: list[Name], *, complete: bool = True, work: str | None = None, aged: bool = True
+    store: Any,
+    name: SnapshotName,
+    inputs: list[SnapshotName],
+    *,
+    complete: bool = True,
+    work: str | None = None,
+    aged: bool = True,
 ) -> None:
     """A snapshot of one part, two days old; `work`: "new" or "old" scratch objects beside it."""
     store.put(f"{name}/part-00000", str(name).encode())
@@ -61,7 +67,7 @@ def age(folder: Path, days: float = 2) -> None:
 
 
 def put_run(
-    store: Store, run_id: str, used: list[Name], *, days: float = 0, name: str = "n", state: str = "completed"
+    store: Store, run_id: str, used: list[SnapshotName], *, days: float = 0, name: str = "n", state: str = "completed"
 ) -> None:
     stamp = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     RunRecord(
@@ -75,12 +81,12 @@ def put_run(
     ).save(store)
 
 
-def names(store: Store) -> set[Name]:
+def names(store: Store) -> set[SnapshotName]:
     found = (entry.name.split("/") for entry in store.entries("") if entry.name.split("/")[0] in STAGES)
-    return {Name(path[0], path[1]) for path in found if path[1] != "by-source"}
+    return {SnapshotName(path[0], path[1]) for path in found if path[1] != "by-source"}
 
 
-def gc(store: FolderStore, policy: Policy, models: Mapping[Name, str] | None = None) -> set[Name]:
+def gc(store: FolderStore, policy: Policy, models: Mapping[SnapshotName, str] | None = None) -> set[SnapshotName]:
     """Collect and sweep; what is left."""
     roots = Roots(store, policy)
     roots.models = dict(models or {})
@@ -95,10 +101,10 @@ def gc(store: FolderStore, policy: Policy, models: Mapping[Name, str] | None = N
 class World:
     """A made-up history: what was made of what, and which runs used it."""
 
-    inputs: dict[Name, list[Name]] = field(default_factory=dict)
-    kinds: dict[Name, str] = field(default_factory=dict)
-    runs: list[tuple[str, float, str, list[Name]]] = field(default_factory=list)
-    models: list[Name] = field(default_factory=list)
+    inputs: dict[SnapshotName, list[SnapshotName]] = field(default_factory=dict)
+    kinds: dict[SnapshotName, str] = field(default_factory=dict)
+    runs: list[tuple[str, float, str, list[SnapshotName]]] = field(default_factory=list)
+    models: list[SnapshotName] = field(default_factory=list)
     keep: int = 1
 
 
@@ -107,7 +113,7 @@ def worlds(draw: st.DrawFn) -> World:
     world = World(keep=draw(st.integers(0, 2)))
     stages = sorted(draw(st.lists(st.integers(0, len(STAGES) - 1), min_size=4, max_size=10)))
     for number, stage in enumerate([*stages, len(STAGES) - 1]):
-        name = Name(STAGES[stage], f"{number:016x}")
+        name = SnapshotName(STAGES[stage], f"{number:016x}")
         below = [other for other in world.inputs if STAGES.index(other.stage) < stage]
         world.inputs[name] = (
             draw(st.lists(st.sampled_from(below), unique=True, min_size=1, max_size=3)) if below else []
@@ -134,7 +140,7 @@ def build(world: World, store: FolderStore) -> None:
         put_run(store, f"run-{number}", used, days=days, name=name, state=state)
 
 
-def reference(world: World) -> set[Name]:
+def reference(world: World) -> set[SnapshotName]:
     """What must be left: by asking of each snapshot, again and again, whether something that stays was made of it."""
     stays = {name for name in world.inputs if world.kinds[name] == "fresh"} | set(world.models)
     for name, days, state, used in world.runs:
@@ -167,7 +173,11 @@ def test_what_is_left_is_what_an_obvious_reference_keeps(world):
 
 # Cases that are worth a name ------------------------------------------------------------------------------------------
 
-EXTRACT, OTHER, FILTER = Name("extract", "a" * 16), Name("extract", "b" * 16), Name("filter", "c" * 16)
+EXTRACT, OTHER, FILTER = (
+    SnapshotName("extract", "a" * 16),
+    SnapshotName("extract", "b" * 16),
+    SnapshotName("filter", "c" * 16),
+)
 
 
 @pytest.fixture
@@ -282,7 +292,7 @@ def test_a_policy_is_one_of_two():
 
 
 def test_what_a_run_of_another_machine_makes_keeps_the_run_however_long_ago_it_began(store):
-    train, pack = Name("train", "d" * 16), Name("pack", "e" * 16)
+    train, pack = SnapshotName("train", "d" * 16), SnapshotName("pack", "e" * 16)
     put(store, pack, [])
     put(store, train, [], complete=False)
     put_run(store, "long", [pack, train], days=90, state="running")
@@ -302,8 +312,8 @@ def test_job_folders_go_but_those_that_an_unfinished_run_can_go_on_with(store, t
         if job != "train-today":
             age(home / "jobs" / job.removesuffix("/"))
             os.utime(home / "jobs" / job, (NOW - 2 * DAY, NOW - 2 * DAY))
-    put_run(store, "a", [Name("train", "unfinished")], state="failed")
-    put_run(store, "b", [Name("train", "completed")])
+    put_run(store, "a", [SnapshotName("train", "unfinished")], state="failed")
+    put_run(store, "b", [SnapshotName("train", "completed")])
     roots = Roots(store, Policy())
     roots()
     gone = [path.name for path in _local(home, [roots]) if path.parent == home / "jobs"]

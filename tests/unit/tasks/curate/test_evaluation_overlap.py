@@ -15,7 +15,8 @@ from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import MATCHES
 from tasks.curate.stage import CURATE, MATCHES_PART
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, serially
 
 

@@ -17,8 +17,9 @@ from tasks.curate.config import CurateConfig
 from tasks.curate.judge import judge_image
 from tasks.curate.stage import CURATE, choose
 from tasks.engine import partition_steps as range_steps
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.stage import make, plan
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, serially, some_pairs
 
 

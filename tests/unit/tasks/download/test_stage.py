@@ -12,11 +12,13 @@ from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
 from dataops.store import FolderStore
 from tasks.download import row_spans as slices
 from tasks.download import stage as download
+from tasks.download.config import DownloadConfig
 from tasks.download.fetch.opener import Evidence
 from tasks.download.outcome import drop_reason, outcome, put_tables
-from tasks.download.row_spans import Slice
-from tasks.download.stage import DOWNLOAD, DownloadConfig, said
-from tasks.engine.stage import Context, Work
+from tasks.download.row_spans import RowSpan
+from tasks.download.stage import DOWNLOAD, format_record
+from tasks.engine.context import Context
+from tasks.engine.stage import Work
 
 
 def test_config_is_checked_and_execution_does_not_enter_the_key() -> None:
@@ -104,8 +106,8 @@ def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
 
     store = FolderStore(tmp_path)
     draft = Draft(store, "download", "k")
-    said = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
-    put_tables(draft, "00000", table.slice(0, 1), table, table, said, {"u2": b"small"})
+    format_record = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
+    put_tables(draft, "00000", table.slice(0, 1), table, table, format_record, {"u2": b"small"})
     kept = read_table(store, draft.path("part-00000.parquet"))
     lost = read_table(store, draft.path("dropped-00000.parquet"))
     evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
@@ -127,7 +129,7 @@ def shards_ending(*records: Record) -> Callable[..., list[Record]]:
     """map_parts, of which the shards end as these records say."""
     by_id = {record.task: record for record in records}
 
-    def ended(function, shards, draft: Draft, context: Context, said) -> list[Record]:
+    def ended(function, shards, draft: Draft, context: Context, format_record) -> list[Record]:
         return [draft.done(shard.id) or draft.finish(by_id[shard.id]) for shard in shards]
 
     return ended
@@ -167,13 +169,13 @@ def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monk
 def test_slices_are_read_with_the_columns_that_are_asked_for(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     stored(store, [4])
-    assert slices.read(store, [Slice("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
+    assert slices.read(store, [RowSpan("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
 
 
 def test_a_shard_tells_its_speed_its_success_and_its_reasons() -> None:
     counts = Counts(input=990, kept=950, dropped={"dns": 10, "http_404": 30})
     facts = {"bytes": 120_000_000, "seconds": 10.0, "again": 10, "round": 0, "hosts": {}}
-    told = said(Record(task="shard-00003", counts=counts, facts=facts))
+    told = format_record(Record(task="shard-00003", counts=counts, facts=facts))
     assert told == (
         "shard-00003: http_404 30, dns 10; 10 to be tried again; 95.0% of 1,000 fetched, 100 images/s, 12.0 MB/s"
     )

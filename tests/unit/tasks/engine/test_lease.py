@@ -16,8 +16,9 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from tasks.engine import lease
+from tasks.engine.context import Context
 from tasks.engine.lease import Lease, hold, holder
-from tasks.engine.stage import Context, Made, Stage, Work, discard, make, plan, reuse
+from tasks.engine.stage import Stage, StageOutput, Work, discard, make, plan, reuse
 
 KEY = "0123456789abcdef"
 
@@ -62,12 +63,12 @@ def test_of_two_runs_one_makes_and_the_other_takes_what_it_made(context, caplog)
     seen: list[str] = []
     both = threading.Barrier(2)
 
-    def slowly(work: Work) -> Made:
+    def slowly(work: Work) -> StageOutput:
         made.append(str(work.context.run_id))
         deadline = time.monotonic() + 4
         while not seen and time.monotonic() < deadline:  # until the other one is known to wait
             time.sleep(0.01)
-        return Made([work.draft.put_bytes("part-00000", b"x", 1)], Counts(input=1, kept=1))
+        return StageOutput([work.draft.put_bytes("part-00000", b"x", 1)], Counts(input=1, kept=1))
 
     planned = plan(Stage("filter", 1, slowly), StageConfig(), 0, [])
     manifests = []
@@ -112,13 +113,13 @@ def test_of_many_at_once_only_one_holds(context, draft):
 
 @pytest.mark.parametrize("error", [SourceError("the web is away"), KeyboardInterrupt()])
 def test_a_run_that_fails_lets_the_next_begin_at_once(context, error):
-    def fail(work: Work) -> Made:
+    def fail(work: Work) -> StageOutput:
         raise error
 
     config = StageConfig()
     with pytest.raises(type(error)):
         make(plan(Stage("filter", 1, fail), config, 0, []), context)
-    planned = plan(Stage("filter", 1, lambda work: Made([])), config, 0, [])
+    planned = plan(Stage("filter", 1, lambda work: StageOutput([])), config, 0, [])
     assert holder(context.store, "filter", planned.key) is None
     started = time.monotonic()
     make(planned, context)
@@ -200,7 +201,7 @@ def test_time_in_which_the_store_was_away_proves_nothing(monkeypatch):
 def test_who_was_taken_for_dead_neither_writes_nor_commits(context, draft, monkeypatch):
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
 
-    def stall(work: Work) -> Made:
+    def stall(work: Work) -> StageOutput:
         part = work.draft.put_bytes("part-00000", b"mine", 1)
         leave(work.draft, foreign(2))
         with pytest.raises(LeaseLost):
@@ -208,7 +209,7 @@ def test_who_was_taken_for_dead_neither_writes_nor_commits(context, draft, monke
         time.sleep(0.2)  # a beat notices it
         with pytest.raises(LeaseLost):
             work.context.progress(1, 2, "a line")
-        return Made([part], Counts(input=1, kept=1))
+        return StageOutput([part], Counts(input=1, kept=1))
 
     planned = plan(Stage("filter", 1, stall), StageConfig(), 0, [])
     with pytest.raises(LeaseLost, match="another run"):
@@ -229,7 +230,7 @@ def test_a_sleeper_whose_snapshot_was_cleared_and_begun_again_has_lost_it(contex
 
 
 def test_force_does_not_pull_a_snapshot_from_under_a_run(context):
-    planned = plan(Stage("filter", 1, lambda work: Made([])), StageConfig(), 0, [])
+    planned = plan(Stage("filter", 1, lambda work: StageOutput([])), StageConfig(), 0, [])
     draft = Draft(context.store, "filter", planned.key)
     with hold(draft, context), pytest.raises(ConfigError, match=r"is being made by run run-a, process \d+ on"):
         discard(planned, context)
@@ -244,7 +245,7 @@ def test_force_does_not_pull_a_snapshot_from_under_a_run(context):
 
 
 def test_force_refuses_for_another_machines_run_as_soon_as_its_beat_moves(context, monkeypatch):
-    planned = plan(Stage("filter", 1, lambda work: Made([])), StageConfig(), 0, [])
+    planned = plan(Stage("filter", 1, lambda work: StageOutput([])), StageConfig(), 0, [])
     draft = Draft(context.store, "filter", planned.key)
     leave(draft, foreign())
     thread = threading.Timer(0.3, lambda: leave(draft, foreign(beat=1)))
@@ -257,14 +258,14 @@ def test_force_refuses_for_another_machines_run_as_soon_as_its_beat_moves(contex
 def test_a_snapshot_that_is_gone_elsewhere_is_remade_once_by_two_runs(context):
     valid, made = threading.Event(), []
 
-    def remake(work: Work) -> Made:
+    def remake(work: Work) -> StageOutput:
         made.append(work.context.run_id)
         time.sleep(0.1)
         if len(made) > 1:
             valid.set()
-        return Made([])
+        return StageOutput([])
 
-    stage = Stage("register", 1, remake, still_valid=lambda *_: valid.is_set(), conserves=False)
+    stage = Stage("register", 1, remake, still_valid=lambda *_: valid.is_set(), conserves_rows=False)
     planned = plan(stage, StageConfig(), 0, [])
     make(planned, context)
     threads = [threading.Thread(target=lambda: reuse(planned, context) or make(planned, context)) for _ in range(3)]

@@ -11,7 +11,14 @@ from dataops.errors import CorruptPart, StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.engine import partition_tables as ranges
-from tasks.engine.partition_tables import by_range, gathered, get_piece, put_pieces, split, table
+from tasks.engine.partition_tables import (
+    partition_by_hash,
+    partition_by_index,
+    read_one,
+    read_partition,
+    table_name,
+    write_partitions,
+)
 
 NUMBERS = {
     "hash": pl.UInt64,
@@ -50,55 +57,57 @@ def test_pieces_are_those_that_were_written(tmp_path_factory: pytest.TempPathFac
 
     written = [[framed(rows).select(columns(i)) for rows in pieces] for i, pieces in enumerate(tables)]
     for number, pieces in enumerate(written):
-        put_pieces(draft, table("kind", number), pl.concat(pieces), [piece.height for piece in pieces])
-    names = [table("kind", number) for number in range(len(tables))]
+        write_partitions(draft, table_name("kind", number), pl.concat(pieces), [piece.height for piece in pieces])
+    names = [table_name("kind", number) for number in range(len(tables))]
     for number in range(PIECES):
         expected = [pieces[number] for pieces in written]
         parts = [part for part, piece in enumerate(expected) for _ in range(piece.height)]
         whole = pl.concat(expected).with_columns(part=pl.Series(parts, dtype=pl.UInt32))
-        assert gathered(draft, names, number).equals(whole)
-        assert all(get_piece(draft, name, number).equals(one) for name, one in zip(names, expected, strict=True))
+        assert read_partition(draft, names, number).equals(whole)
+        assert all(read_one(draft, name, number).equals(one) for name, one in zip(names, expected, strict=True))
 
 
 def test_more_tables_than_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ranges, "_OPEN", 2)
     draft = draft_in(tmp_path)
     for number in range(5):
-        put_pieces(draft, table("kind", number), pl.DataFrame({"row": [number] * number}, schema={"row": pl.UInt32}))
-    found = gathered(draft, [table("kind", number) for number in range(5)], 0)
+        write_partitions(
+            draft, table_name("kind", number), pl.DataFrame({"row": [number] * number}, schema={"row": pl.UInt32})
+        )
+    found = read_partition(draft, [table_name("kind", number) for number in range(5)], 0)
     assert found["row"].to_list() == found["part"].to_list() == [1, 2, 2, 3, 3, 3, 4, 4, 4, 4]
 
 
 def test_a_table_without_sizes_is_one_piece(tmp_path: Path):
     draft, rows = draft_in(tmp_path), pl.DataFrame({"why": ["a", None], "row": [1, 2]})
-    put_pieces(draft, "verdicts", rows)
-    assert get_piece(draft, "verdicts", 0).equals(rows)
+    write_partitions(draft, "verdicts", rows)
+    assert read_one(draft, "verdicts", 0).equals(rows)
 
 
 @pytest.mark.parametrize("lost", [1, 70, 90, 110, 140, 1000])
 def test_a_table_that_ends_early_says_what_to_do(tmp_path: Path, lost: int):
     draft = draft_in(tmp_path)
-    put_pieces(draft, "keys", pl.DataFrame({"row": range(20)}, schema={"row": pl.UInt32}), [10, 10])
+    write_partitions(draft, "keys", pl.DataFrame({"row": range(20)}, schema={"row": pl.UInt32}), [10, 10])
     path = draft.store.local(draft.scratch("keys"))
     path.write_bytes(path.read_bytes()[: max(path.stat().st_size - lost, 0)])
     with pytest.raises(CorruptPart, match=r"keys is no whole scratch table; delete the folder"):
-        get_piece(draft, "keys", 1)
+        read_one(draft, "keys", 1)
 
 
 def test_a_piece_that_is_not_there(tmp_path: Path):
     draft = draft_in(tmp_path)
-    put_pieces(draft, "keys", pl.DataFrame({"row": [1]}))
+    write_partitions(draft, "keys", pl.DataFrame({"row": [1]}))
     with pytest.raises(CorruptPart, match="keys is no whole"):
-        get_piece(draft, "keys", 1)
+        read_one(draft, "keys", 1)
     with pytest.raises(StorageError, match="no such object"):
-        get_piece(draft, "other", 0)
+        read_one(draft, "other", 0)
 
 
 @settings(deadline=None)  # the first is compiled
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.integers(0, 3))
 def test_by_range(hashes: list[int], bits: int):
     frame = pl.DataFrame({"hash": hashes, "row": range(len(hashes))}, schema={"hash": pl.UInt64, "row": pl.Int64})
-    rows, sizes = by_range(frame, "hash", bits)
+    rows, sizes = partition_by_hash(frame, "hash", bits)
     places = [value >> (64 - bits) if bits else 0 for value in hashes]
     assert rows["row"].to_list() == sorted(range(len(hashes)), key=lambda row: places[row])
     assert sizes == [places.count(place) for place in range(1 << bits)]
@@ -107,6 +116,6 @@ def test_by_range(hashes: list[int], bits: int):
 @given(st.lists(st.integers(0, 4), max_size=30))
 def test_split(numbers: list[int]):
     frame = pl.DataFrame({"row": range(len(numbers))}, schema={"row": pl.Int64})
-    rows, sizes = split(frame, pl.Series(numbers, dtype=pl.UInt32), 5)
+    rows, sizes = partition_by_index(frame, pl.Series(numbers, dtype=pl.UInt32), 5)
     assert rows["row"].to_list() == [i for k in range(5) for i, n in enumerate(numbers) if n == k]
     assert sizes == [numbers.count(k) for k in range(5)]

@@ -10,8 +10,9 @@ from dataops.errors import StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from flows.records import RunRecord, list_runs
+from tasks.engine.context import Context
 from tasks.engine.lease import holder
-from tasks.engine.stage import Context, Made, Plan, Stage, Work, make, plan, reuse
+from tasks.engine.stage import Plan, Stage, StageOutput, Work, make, plan, reuse
 from tasks.train.stage import OUTPUT, TRAIN
 from tests.unit.tasks.engine.test_stage import SQUARES, SquareConfig, done
 from training.config import TrainConfig
@@ -117,12 +118,12 @@ def test_a_snapshot_deleted_under_a_run_is_a_retryable_error_and_then_made_again
     found = reuse(planned, context)
     assert found is not None
 
-    def read(work: Work) -> Made:
+    def read(work: Work) -> StageOutput:
         for part in work.inputs["filter"].parts:
             work.draft.store.local(work.inputs["filter"].path(part.name))
-        return Made([])
+        return StageOutput([])
 
-    below = Stage("curate", 1, read, conserves=False)
+    below = Stage("curate", 1, read, conserves_rows=False)
     context.store.delete_tree(f"filter/{planned.key}")
     with pytest.raises(StorageError, match="no such object") as caught:
         make(plan(below, SquareConfig(), 0, [found]), context)
@@ -157,7 +158,9 @@ def test_a_training_killed_before_its_manifest_is_not_trained_again(context, mon
         (folder / "done.json").write_text('{"precision": "fp32"}')
 
     monkeypatch.setattr("tasks.train.stage.run_job", job)
-    pack = make(plan(Stage("pack", 1, lambda work: Made([]), conserves=False), SquareConfig(), 0, []), context)
+    pack = make(
+        plan(Stage("pack", 1, lambda work: StageOutput([]), conserves_rows=False), SquareConfig(), 0, []), context
+    )
     planned = plan(TRAIN, TrainConfig(), 0, [pack])
     with monkeypatch.context() as killed:
         killed.setattr(Draft, "commit", Mock(side_effect=KeyboardInterrupt))

@@ -14,10 +14,10 @@ from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.engine import map_parts as parts
+from tasks.engine.context import ClusterCapacity, Context, RayCluster
 from tasks.engine.map_parts import map_parts
-from tasks.engine.ray_driver import Asker, answer, code_digest
-from tasks.engine.ray_pool import RayPlace, Room, answers, check_store
-from tasks.engine.stage import Context
+from tasks.engine.ray_driver import Caller, answer, code_digest
+from tasks.engine.ray_pool import answers, check_store
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def test_a_pool_holds_few_tasks_at_a_time_and_may_answer_in_any_order(
 
 
 def test_a_folder_on_several_machines_must_be_said_to_be_shared(tmp_path: Path) -> None:
-    place, room = RayPlace("head:6379"), Room("head:6379", ("a", "b"), 8, 4)
+    place, room = RayCluster("head:6379"), ClusterCapacity("head:6379", ("a", "b"), 8, 4)
     with pytest.raises(ConfigError, match=r"2 machines .a, b.: use s3://bucket/prefix, or a folder that each"):
         check_store(FolderStore(tmp_path), room, place)
     check_store(FolderStore(tmp_path), room, replace(place, shared_store=True))
     check_store(FolderStore(tmp_path), replace(room, machines=("a",)), place)
 
 
-def asked(asker: Asker, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+def asked(asker: Caller, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
     return answer(function, arguments, {}, asker)
 
 
@@ -86,7 +86,7 @@ def test_a_worker_refuses_other_code_and_a_store_that_it_does_not_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    good = Asker(code_digest(), str(tmp_path), str(tmp_path))
+    good = Caller(code_digest(), str(tmp_path), str(tmp_path))
     assert asked(good, str.upper, "done") == ("made", "DONE")
     kind, error = asked(replace(good, code="0"), str.upper, "done")
     assert (kind, type(error)) == ("failed", ConfigError)
@@ -98,7 +98,7 @@ def test_a_worker_refuses_other_code_and_a_store_that_it_does_not_see(
 def test_an_error_in_a_worker_is_an_answer_and_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOME_TOKEN", "hush-hush-hush")
-    asker = Asker(code_digest(), str(tmp_path), str(tmp_path))
+    asker = Caller(code_digest(), str(tmp_path), str(tmp_path))
     kind, error = asked(asker, wrong, "of hush-hush-hush")
     assert (kind, str(error), type(error)) == ("failed", "of ***", ContractError)
     kind, error = asked(asker, json.loads, "hush-hush-hush")

@@ -12,8 +12,8 @@ from dataops.errors import ContractError, JobFailed
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.engine import map_parts as parts
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
-from tasks.engine.stage import Context
 
 
 @dataclass(frozen=True)

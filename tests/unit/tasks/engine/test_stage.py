@@ -13,8 +13,9 @@ from dataops.errors import ContractError, JobFailed, SourceError, StorageError
 from dataops.schema import uid
 from dataops.snapshot import Counts, Draft, Input, Record
 from dataops.store import FolderStore
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tasks.engine.stage import Context, Made, Stage, Work, discard, gather, make, plan, reuse
+from tasks.engine.stage import Stage, StageOutput, Work, discard, gather, make, plan, reuse
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ def square(draft: Draft, task: Number) -> Record:
     return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
 
 
-def make_squares(work: Work) -> Made:
+def make_squares(work: Work) -> StageOutput:
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
-    return Made(*gather(map_parts(square, tasks, work.draft, work.context)))
+    return StageOutput(*gather(map_parts(square, tasks, work.draft, work.context)))
 
 
-SQUARES = Stage("filter", 1, make_squares, outside=lambda config: [Input(stage="source", key="s", digest="d")])
+SQUARES = Stage("filter", 1, make_squares, external_inputs=lambda config: [Input(stage="source", key="s", digest="d")])
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_retryable_part_is_tried_three_times(context, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("counts", [Counts(input=2, kept=1), Counts(input=1, kept=1, dropped={"x": 1})])
 def test_lost_or_doubled_rows_break_the_contract(context, counts):
-    stage = Stage("filter", 1, lambda work: Made([], counts))
+    stage = Stage("filter", 1, lambda work: StageOutput([], counts))
     with pytest.raises(ContractError, match="rows came in"):
         make(plan(stage, SquareConfig(), 0, []), context)
 
@@ -117,9 +118,9 @@ def test_lost_or_doubled_rows_break_the_contract(context, counts):
 def test_swapped_uids_break_the_contract_though_the_counts_agree(context, tmp_path):
     upstream = make(plan(SQUARES, SquareConfig(log=str(tmp_path / "log"), count=1), 0, []), context)
 
-    def swap(work: Work) -> Made:
+    def swap(work: Work) -> StageOutput:
         part = work.draft.put_table("part-00000.parquet", pa.table({"uid": [uid("another", "row")]}))
-        return Made([part], Counts(input=1, kept=1))
+        return StageOutput([part], Counts(input=1, kept=1))
 
     with pytest.raises(ContractError, match="uids"):
         make(plan(Stage("curate", 1, swap), SquareConfig(), 0, [upstream]), context)
@@ -169,9 +170,9 @@ def heavy(draft: Draft, task: Number) -> Record:
     return Record(task=task.id, parts=[part], counts=Counts(input=1, kept=1))
 
 
-def make_heavy(work: Work) -> Made:
+def make_heavy(work: Work) -> StageOutput:
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
-    return Made(*gather(map_parts(heavy, tasks, work.draft, work.context)))
+    return StageOutput(*gather(map_parts(heavy, tasks, work.draft, work.context)))
 
 
 BALLAST = Stage("filter", 1, make_heavy)
@@ -187,5 +188,5 @@ def overflow(draft: Draft, task: Number) -> Record:
     raise OSError(errno.ENOSPC, "No space left on device", "/tmp/shard")
 
 
-def make_overflow(work: Work) -> Made:
-    return Made(*gather(map_parts(overflow, [Number(0, work.config.log)], work.draft, work.context)))
+def make_overflow(work: Work) -> StageOutput:
+    return StageOutput(*gather(map_parts(overflow, [Number(0, work.config.log)], work.draft, work.context)))

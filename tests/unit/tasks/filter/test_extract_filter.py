@@ -11,7 +11,8 @@ from dataops.schema import FILTERED, PAIRS, dropped
 from dataops.schema import uid as uid_of
 from dataops.snapshot import Draft, Manifest, read_parts
 from dataops.store import FolderStore
-from tasks.engine.stage import Context, make, plan, reuse
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan, reuse
 from tasks.extract import stage as extract_stage
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
@@ -236,9 +237,9 @@ def test_missing_and_ambiguous_files_are_all_named(crawl: Path, tmp_path: Path):
     assert "'none/*.gz' matches no file" in found[1]
     assert "would both be named 'animals.warc.gz'" in found[2]
     with pytest.raises(ConfigError, match=r"source\.paths: 'no/such\.warc'"):
-        EXTRACT.outside(config)
+        EXTRACT.external_inputs(config)
     # Below a common folder they have names of their own.
-    inputs = EXTRACT.outside(WarcSource(paths=[str(tmp_path / "*" / "animals.warc.gz")]))
+    inputs = EXTRACT.external_inputs(WarcSource(paths=[str(tmp_path / "*" / "animals.warc.gz")]))
     assert [i.key for i in inputs if i.stage == "source"] == ["crawl/animals.warc.gz", "other/animals.warc.gz"]
 
 

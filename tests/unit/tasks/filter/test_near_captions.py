@@ -16,7 +16,8 @@ from dataops.text.duplicates import keys
 from dataops.text.minhash import scheme
 from dataops.text.near_captions import MOST_LEADERS, rank
 from tasks.engine import partition_steps as range_steps
-from tasks.engine.stage import Context, check_conservation, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import check_conservation, make, plan
 from tasks.filter import near_captions as near
 from tasks.filter import stage as filter_stage
 from tasks.filter import steps

@@ -88,13 +88,16 @@ def test_captions_that_are_there_twice_are_judged_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(filter_language, "_BATCH", 3)
     captions = [text for texts in PAGES.values() for text in texts] * 2 + ["THE RED HOUSE", "the red house", "123"]
     config = FilterConfig(languages=["en"], language_candidates=LANGUAGES)
-    told = filter_language.told(pl.DataFrame({"caption": captions}), config)
+    told = filter_language.caption_languages(pl.DataFrame({"caption": captions}), config)
     shown = [caption.lower() if caption.isupper() else caption for caption in captions]
     each = detect(shown, LANGUAGES, config.language_mode)
     assert told["language"].to_list() == each.labels
     assert told["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
     assert told["foreign"].to_list() == (each.summed(["en"]) < 0.5).tolist()
-    assert filter_language.told(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows() == []
+    assert (
+        filter_language.caption_languages(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows()
+        == []
+    )
 
 
 def test_a_page_of_its_own_changes_nothing():

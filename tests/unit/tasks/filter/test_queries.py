@@ -17,7 +17,7 @@ from dataops.digest import file_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.text.query_building import QUERIES, Thresholds
 from tasks.filter import query_corpus as query_texts
-from tasks.filter.queries import Given, build_queries, read_queries, write_queries
+from tasks.filter.queries import QuerySources, build_queries, read_queries, write_queries
 from tasks.filter.query_corpus import plain_text
 
 LINES = [
@@ -34,7 +34,7 @@ LOW = Thresholds(min_unigram=3, min_bigram=3, min_pmi=0.5, min_views=10)
 
 def built(thresholds: Thresholds = LOW, workers: int = 1, **files) -> pl.DataFrame:
     named = {kind: [str(name) for name in names] for kind, names in files.items()}
-    return build_queries(Given(**named, wordfreq_top=10), thresholds, workers)
+    return build_queries(QuerySources(**named, wordfreq_top=10), thresholds, workers)
 
 
 def text(tmp_path: Path) -> Path:
@@ -150,7 +150,7 @@ def test_titles_lemmas_and_word_lists(tmp_path: Path):
 
 
 def test_a_list_says_what_it_was_made_of(tmp_path: Path):
-    given, out = Given(text=[str(text(tmp_path))]), tmp_path / "lists" / "queries.parquet"
+    given, out = QuerySources(text=[str(text(tmp_path))]), tmp_path / "lists" / "queries.parquet"
     write_queries(build_queries(given, LOW), out, given, LOW)
     assert pl.read_parquet(out).equals(built(text=[tmp_path / "text.txt"]))
     made_of = json.loads(pl.read_parquet_metadata(out)["pairmill"])

@@ -10,7 +10,7 @@ import polars as pl
 from dataops.snapshot import Counts, Manifest
 from dataops.text import tallies
 from tasks.filter.report import report_html
-from tasks.filter.summary import EXAMPLES, add_up, balance_facts, describe, describe_balance
+from tasks.filter.summary import EXAMPLES, balance_facts, describe, describe_balance, merge
 from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, curve_svg, lengths_svg
 
 HOSTILE = "\u202e<script>alert(1)</script> \"x\" 'y' & <img src=x onerror=alert(2)>"
@@ -46,7 +46,7 @@ def pairs(captions: list[str], url: str = "http://img.example/1.jpg") -> pl.Data
 
 
 def test_what_comes_from_the_web_is_text():
-    facts = add_up([describe(pairs([HOSTILE] * 3, f"http://{HOSTILE.replace(' ', '')}/1.jpg"), pairs([HOSTILE]))])
+    facts = merge([describe(pairs([HOSTILE] * 3, f"http://{HOSTILE.replace(' ', '')}/1.jpg"), pairs([HOSTILE]))])
     part = balance_facts(pl.Series([HOSTILE]), pairs(["a"]).with_columns(sampling_probability=0.5), 4)
     balance = describe_balance([HOSTILE, "kite", "x"], np.array([50, 2, 0]), np.array([10, 2, 0.0]), [part])
     page = Page(report_html(manifest(**facts, alone={HOSTILE: 7}, balance=balance)))
@@ -61,7 +61,7 @@ def test_what_comes_from_the_web_is_text():
 
 
 def test_it_says_what_the_manifest_says():
-    facts = add_up([describe(pairs(["a red kite", "a kite"]), pairs(["x", "y", "z", "v", "w"]))] * 2)
+    facts = merge([describe(pairs(["a red kite", "a kite"]), pairs(["x", "y", "z", "v", "w"]))] * 2)
     assert facts["languages"] == {"en": 4}
     assert facts["captions"] == {"a kite": 2, "a red kite": 2}
     assert len(facts["examples"]["too_short"]) == EXAMPLES
@@ -81,7 +81,7 @@ def test_it_says_what_the_manifest_says():
 def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
     monkeypatch.setattr(tallies, "HELD", 10)
     parts = [pairs(["a kite"] * 3 + ["a dog"] * 2 + [f"number {part} {i}" for i in range(8)]) for part in range(9)]
-    facts = add_up(describe(part, part.clear()) for part in parts)
+    facts = merge(describe(part, part.clear()) for part in parts)
     assert list(facts["captions"].items())[:2] == [("a kite", 27), ("a dog", 18)]
     assert len(facts["captions"]) <= 10
 

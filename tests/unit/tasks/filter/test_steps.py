@@ -13,12 +13,13 @@ from dataops.schema import FILTERED, PACKED, PAIRS, uid
 from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts, read_table
 from dataops.store import FolderStore
 from tasks.engine import part_writer as pairs_file
-from tasks.engine.stage import Context, check_conservation, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import check_conservation, make, plan
 from tasks.filter import stage as filter_stage
 from tasks.filter import steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER, range_bits, slices_of
-from tasks.filter.steps import Slice
+from tasks.filter.steps import PartSlice
 
 SUBJECTS = ["kite", "dog", "cat", "tower", "river", "lamp"]
 PLACES = ["on the hill", "by the old house", "under a bridge", "in the rain", "at night"]
@@ -150,7 +151,7 @@ def test_unsafe_and_private_captions(tmp_path: Path):
     manifest = filtered(tmp_path / "mask", rows, personal="mask")
     captions = {row["uid"]: row["caption"] for row in kept(tmp_path / "mask", manifest)}
     assert captions[rows[1]["uid"]] == "dial <private> for kites"
-    assert any(i.key == "unsafe words" for i in FILTER.outside(FilterConfig(unsafe_languages=["en"])))
+    assert any(i.key == "unsafe words" for i in FILTER.external_inputs(FilterConfig(unsafe_languages=["en"])))
 
 
 def queries(tmp_path: Path) -> str:
@@ -175,13 +176,13 @@ def test_balancing_samples_the_head_down_and_names_the_rest(tmp_path: Path):
     assert 0 < min(chances) < 0.5 < max(chances) == 1
     again = filtered(tmp_path / "again", rows, parts=3, balance=balance)
     assert again.content_digest == manifest.content_digest
-    assert FILTER.outside(FilterConfig(balance=balance))[0].key == "queries.parquet"
+    assert FILTER.external_inputs(FilterConfig(balance=balance))[0].key == "queries.parquet"
     assert {row["sampling_probability"] for row in kept(tmp_path / "offline", manifest)} == {None}
     (tmp_path / "moved").mkdir()
     moved = balance | {"queries": queries(tmp_path / "moved")}
     assert filtered(tmp_path / "again", rows, balance=moved).key == manifest.key
     with pytest.raises(ConfigError, match="pairmill queries build"):
-        FILTER.outside(FilterConfig(balance={"queries": "no/such.parquet"}))
+        FILTER.external_inputs(FilterConfig(balance={"queries": "no/such.parquet"}))
 
 
 def test_each_rule_is_counted_alone_too(tmp_path: Path):
@@ -222,7 +223,10 @@ def test_parts_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch):
         [(0, 1)],
     ]
     assert [one.number for part in found for one in part] == list(range(6))
-    assert slices_of([250, 0], FilterConfig(language_page_weight=0.5)) == [(Slice(0, 0, 250),), (Slice(1, 0, 0),)]
+    assert slices_of([250, 0], FilterConfig(language_page_weight=0.5)) == [
+        (PartSlice(0, 0, 250),),
+        (PartSlice(1, 0, 0),),
+    ]
 
 
 def test_a_part_that_is_none_is_named(tmp_path: Path):

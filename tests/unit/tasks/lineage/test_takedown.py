@@ -14,13 +14,15 @@ from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from flows.commands import takedown as flow
 from tasks.engine import takedown_requests
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tasks.lineage import takedown
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.takedown_raw import delete_raw, raw_snapshots
 from tasks.pack import stage as pack
-from tasks.pack.stage import PACK, PackConfig
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 from tasks.tracking.registry import Registry
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair, serially
 
@@ -200,14 +202,14 @@ def test_the_command_reports_and_deletes(
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"
     file.write_text("# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\n")
-    code = flow.takedown(flow.Order(file, "a letter"), tmp_path, str(store.root), as_json=False)
+    code = flow.takedown(flow.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=False)
     told = capsys.readouterr().out
     assert code == 0
     assert f"dataset {old.key}: 6 pairs" in told
     assert "still holds 6 pictures" in told
     with pytest.raises(ConfigError, match="add --yes"):
-        flow.takedown(flow.Order(file, delete_raw=True), tmp_path, str(store.root), as_json=True)
-    code = flow.takedown(flow.Order(file, delete_raw=True, yes=True), tmp_path, str(store.root), as_json=True)
+        flow.takedown(flow.TakedownOptions(file, delete_raw=True), tmp_path, str(store.root), as_json=True)
+    code = flow.takedown(flow.TakedownOptions(file, delete_raw=True, yes=True), tmp_path, str(store.root), as_json=True)
     (report,) = [one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"]]
     assert code == 0
     assert report["deleted"]["datasets"] == [old.key]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dataops.snapshot import ABOUT, content_digest
+from dataops.snapshot import UNDIGESTED, content_digest
 from tasks.pack import stage as pack
 from tasks.reports.svg_funnel import funnel_svg
 from tests.unit.tasks.dataset_chain import chain, lost_pairs, packed, packed_in, pair, serially, some_pairs
@@ -73,7 +73,7 @@ def test_no_digest_covers_what_is_told_about_a_dataset(tmp_path: Path) -> None:
     first = packed_in(tmp_path / "a", [*some_pairs(), *lost_pairs()])[1]["pack"]
     second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
     assert first.content_digest == second.content_digest == content_digest(first.parts)
-    pages = [{p.name: p.sha256 for p in one.parts if p.name in ABOUT} for one in (first, second)]
+    pages = [{p.name: p.sha256 for p in one.parts if p.name in UNDIGESTED} for one in (first, second)]
     assert pages[0].keys() == pages[1].keys() == {"dataset.html", "DATASET.md"}
     assert all(pages[0][name] != pages[1][name] for name in pages[0]), "another funnel"
 

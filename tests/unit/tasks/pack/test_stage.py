@@ -15,7 +15,7 @@ from dataops.schema import PACKED, uid
 from dataops.shards.tar import ShardWriter, places, read_index, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_parts, read_table
 from dataops.store import FolderStore
-from tasks.engine.stage import Context
+from tasks.engine.context import Context
 from tasks.pack import order as pack_order
 from tasks.pack import stage as pack
 from tasks.pack.order import shard_starts, shuffled

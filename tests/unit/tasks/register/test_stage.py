@@ -5,7 +5,8 @@ from pydantic import ValidationError
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest, Part
-from tasks.register.stage import RegisterConfig, judge, run_links
+from tasks.register.config import RegisterConfig
+from tasks.register.stage import judge, run_links
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata as ancestry
 

@@ -94,7 +94,7 @@ def test_progress_artefacts_show_a_line_as_text(line, monkeypatch):
         return "6f6a1f0e-0b0e-4b1e-8f0e-000000000000"
 
     monkeypatch.setattr(sight, "create_progress_artifact", create)
-    sight.Sight("run").progress(1, 2, line)
+    sight.RunDisplay("run").progress(1, 2, line)
     tags = Tags(MarkdownIt("commonmark", {"html": True}).render(told[0]))
     assert tags.found == ["p"]
     assert not set(told[0]) & set("\x1b\n")

@@ -6,7 +6,7 @@ import pytest
 
 from dataops.errors import ConfigError
 from tasks.engine.stage import plan
-from tasks.train.stage import TRAIN, outside
+from tasks.train.stage import TRAIN, external_inputs
 from training.config import TrainConfig
 
 
@@ -27,11 +27,15 @@ def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> 
 
 
 def test_names_that_are_no_files_are_known_by_themselves() -> None:
-    assert outside(TrainConfig()) == outside(TrainConfig(vocabulary="clip", init="hf-hub:owner/name@abc")) == []
+    assert (
+        external_inputs(TrainConfig())
+        == external_inputs(TrainConfig(vocabulary="clip", init="hf-hub:owner/name@abc"))
+        == []
+    )
     assert key(TrainConfig(init="hf-hub:owner/name@abc")) != key(TrainConfig(init="hf-hub:owner/name@abd"))
 
 
 @pytest.mark.parametrize("field", ["init", "vocabulary"])
 def test_a_missing_file_is_told_before_training(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"train\.{field}: .*missing\.json cannot be read"):
-        outside(TrainConfig.model_validate({field: "missing.json"}))
+        external_inputs(TrainConfig.model_validate({field: "missing.json"}))

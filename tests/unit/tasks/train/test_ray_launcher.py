@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from dataops.errors import ConfigError, ServiceError, TrainingDiverged
 from dataops.store import FolderStore
 from tasks.engine import ray_pool
-from tasks.engine.ray_pool import RayPlace, Room
-from tasks.engine.stage import Context
+from tasks.engine.context import ClusterCapacity, Context, RayCluster
 from tasks.train.ray_launcher import followed, needs, train_on_ray
 from tasks.train.stage import torchrun
 from training.config import TrainConfig
@@ -56,20 +55,20 @@ def test_what_the_driver_tells_is_passed_on(tmp_path: Path, caplog: pytest.LogCa
     seen: list[Any] = []
     context = Context(store=FolderStore(tmp_path), home=tmp_path, progress=lambda *told: seen.append(told))
     for message in (
-        ("room", Room("127.0.0.1:9", ("a",), 1, 1)),
+        ("room", ClusterCapacity("127.0.0.1:9", ("a",), 1, 1)),
         ("told", logging.WARNING, "%s", "step 7/9"),
         ("progress", 7, 9, "step 7/9"),
         ("failed", TrainingDiverged("nan")),
     ):
         theirs.send(message)
-    assert isinstance(followed(ours, context, RayPlace("127.0.0.1:9")), TrainingDiverged)
+    assert isinstance(followed(ours, context, RayCluster("127.0.0.1:9")), TrainingDiverged)
     assert (theirs.recv(), seen, caplog.messages) == ("go", [(7, 9, "step 7/9")], ["step 7/9"])
-    theirs.send(("room", Room("127.0.0.1:9", ("a", "b"), 1, 1)))
+    theirs.send(("room", ClusterCapacity("127.0.0.1:9", ("a", "b"), 1, 1)))
     with pytest.raises(ConfigError, match="2 machines"):  # a folder that one of them may not see
-        followed(ours, context, RayPlace("127.0.0.1:9"))
+        followed(ours, context, RayCluster("127.0.0.1:9"))
     theirs.close()
     with pytest.raises(ServiceError, match="`pairmill rerun` finds the training"):
-        followed(ours, context, RayPlace("127.0.0.1:9"))
+        followed(ours, context, RayCluster("127.0.0.1:9"))
 
 
 def test_without_ray_or_a_cluster_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +76,7 @@ def test_without_ray_or_a_cluster_it_says_what_to_do(tmp_path: Path, monkeypatch
     context = Context(store=FolderStore(tmp_path), home=tmp_path)
     monkeypatch.setattr(ray_pool, "missing_ray", lambda: "Ray is not installed: pip install -e '.[ray]'")
     with pytest.raises(ConfigError, match="pip install"):
-        train_on_ray(planned, context, RayPlace("auto"))
+        train_on_ray(planned, context, RayCluster("auto"))
     monkeypatch.setattr(ray_pool, "missing_ray", lambda: None)
     with pytest.raises(ServiceError, match=r"no Ray cluster answers at 127.0.0.1:9: start it"):
-        train_on_ray(planned, context, RayPlace("127.0.0.1:9"))
+        train_on_ray(planned, context, RayCluster("127.0.0.1:9"))

@@ -24,7 +24,7 @@ from tasks.curate.scores import nsfw as score_nsfw
 from tasks.curate.scores.compute import PICTURES, ShardPictures
 from tasks.curate.scores.config import AestheticConfig, ClipScoreConfig, NsfwConfig, ScoresConfig
 from tasks.engine import subprocess_job as jobs
-from tasks.engine.stage import Context
+from tasks.engine.context import Context
 from tasks.models.find import find_model
 from training import score as score_job
 from training.config import ModelConfig
@@ -78,7 +78,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert score_job.main([str(folder / "job.json")]) == 0
         names.extend(shard["name"] for shard in job["shards"])
 
-    def serially(function: Any, tasks: Any, draft: Draft, context: Context, said: Any = None) -> list[Any]:
+    def serially(function: Any, tasks: Any, draft: Draft, context: Context, format_record: Any = None) -> list[Any]:
         names.extend(task.name for task in tasks)
         return [function(draft, task) for task in tasks]
 

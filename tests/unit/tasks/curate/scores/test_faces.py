@@ -20,9 +20,11 @@ from tasks.curate.scores import compute as scores
 from tasks.curate.scores import config as score_config
 from tasks.curate.scores.faces import faces
 from tasks.curate.stage import CURATE
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tasks.pack import stage as pack
-from tasks.pack.stage import PACK, PackConfig
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, serially
 from training.data.decode import blur_faces, decode
 from training.data.loader import Dataset, Skipped

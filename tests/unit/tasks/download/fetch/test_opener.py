@@ -5,8 +5,8 @@ from urllib.parse import urlunsplit
 import pytest
 
 from dataops.rights.opt_outs import OptOut, header_opt_outs, robots_tag
+from tasks.download.config import DownloadConfig
 from tasks.download.make_opener import polite_opener
-from tasks.download.stage import DownloadConfig
 from tasks.web.address_policy import Addresses, is_public, parse_connect_to
 from tasks.web.request import FetchError, retry_after, seconds_left, split_url
 
@@ -33,14 +33,14 @@ def test_addresses_that_are_never_connected_to(address: str) -> None:
 
 def test_hosts_are_refused_by_what_they_resolve_to() -> None:
     addresses = Addresses({"site.test": ("127.0.0.1", 8123), "six.test": ("::1", 80)})
-    assert [target[1] for target in addresses.of("site.test", 443)[1]] == [("127.0.0.1", 8123)]
-    assert addresses.of("six.test", 443)[0] is None
+    assert [target[1] for target in addresses.resolve("site.test", 443)[1]] == [("127.0.0.1", 8123)]
+    assert addresses.resolve("six.test", 443)[0] is None
     for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "017700000001", "127.1", "::ffff:127.0.0.1"):
-        refusal, targets = addresses.of(host, 80)
+        refusal, targets = addresses.resolve(host, 80)
         assert refusal is not None
         assert refusal[0] in ("private_address", "dns"), host
         assert targets == []
-    assert addresses.of("8.8.8.8", 80) == (None, [(2, ("8.8.8.8", 80))])
+    assert addresses.resolve("8.8.8.8", 80) == (None, [(2, ("8.8.8.8", 80))])
 
 
 def test_an_answer_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,13 +48,15 @@ def test_an_answer_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([[(2, 1, 6, "", ("8.8.8.8", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: next(answers))
     addresses = Addresses({})
-    assert addresses.of("rebind.test", 80) == addresses.of("rebind.test", 80) == (None, [(2, ("8.8.8.8", 80))])
+    assert (
+        addresses.resolve("rebind.test", 80) == addresses.resolve("rebind.test", 80) == (None, [(2, ("8.8.8.8", 80))])
+    )
 
 
 def test_private_answers_among_public_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = [(2, 1, 6, "", ("10.0.0.1", 80)), (2, 1, 6, "", ("8.8.8.8", 80))]
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: mixed)
-    assert Addresses({}).of("mixed.test", 80) == (None, [(2, ("8.8.8.8", 80))])
+    assert Addresses({}).resolve("mixed.test", 80) == (None, [(2, ("8.8.8.8", 80))])
 
 
 def test_connect_to() -> None:

@@ -11,7 +11,8 @@ from dataops.errors import ConfigError, SourceError
 from dataops.schema import PAIRS, dropped, uid
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from tasks.engine.stage import Context, make, plan
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
 from tasks.extract import stage as extract_stage
 from tasks.extract.sources.pairs import PairsSource, cut_groups
 from tasks.extract.stage import EXTRACT

@@ -9,8 +9,10 @@ import pyarrow as pa
 from dataops.errors import ConfigError, PairmillError
 from dataops.snapshot import Manifest, find
 from tasks.engine.stage import Work
+from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.run_suite import Evaluation, stored
-from tasks.evaluate.stage import PAGE, EvaluateConfig
+from tasks.evaluate.stage import PAGE
+from tasks.register.config import RegisterConfig
 from training.evaluation.comparison import compare
 from training.evaluation.intervals import summary_rows
 from training.evaluation.suite import Suite
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def champions_evaluation(work: Work, champion: "ModelVersion | None") -> Evaluation | None:
+def champions_evaluation(work: Work[RegisterConfig], champion: "ModelVersion | None") -> Evaluation | None:
     """What was measured on the version that has the alias; None where that is not in the store, or this very model's."""
     key = champion.tags.get("snapshot.evaluate", "") if champion is not None else ""
     if champion is None or not key or key == work.inputs["evaluate"].key:
@@ -38,7 +40,7 @@ def values_by_key(evaluation: Evaluation | None) -> dict[str, float]:
     return {row["key"]: row["value"] for row in summary_rows(evaluation.metrics)} if evaluation else {}
 
 
-def evaluation_page(work: Work, champion: Evaluation | None) -> bytes:
+def evaluation_page(work: Work[RegisterConfig], champion: Evaluation | None) -> bytes:
     """The page with the champion beside the model; without one, or without the suite's pictures, as evaluate left it."""
     from tasks.evaluate.report import report_html  # matplotlib takes a second
 

@@ -10,7 +10,7 @@ import pytest
 
 from dataops.snapshot import Counts, Draft, Input, Manifest, content_digest
 from dataops.store import FolderStore
-from tasks.evaluate.against_champion import champions_evaluation, evaluation_page, values_by_key
+from tasks.register.against_champion import champions_evaluation, evaluation_page, values_by_key
 from tests.unit.tasks.dataset_chain import jpeg
 from training.evaluation.intervals import proportion
 from training.evaluation.suite import load_suite
