@@ -187,8 +187,7 @@ class Runs:
         assert self.made is not None
         raw, packed = (self._pictures(manifest) for manifest in (self.download, self.made))
         if len(packed) != self.made.counts.kept or any(raw[key] != digest for key, digest in packed.items()):
-            msg = "a packed picture is not the one that was downloaded"
-            raise ValueError(msg)
+            raise ValueError("a packed picture is not the one that was downloaded")
 
     def _pictures(self, manifest: Manifest) -> dict[str, bytes]:
         found = {}

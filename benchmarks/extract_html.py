@@ -276,8 +276,7 @@ def rows(quick: bool) -> list[Row]:
     """The rows of the `html` case on pages made here, for benchmarks.extract."""
     found, kinds = rows_of("made pages", made_pages(60 if quick else 300), 9)
     if kinds:
-        msg = f"made pages give other pairs: {dict(kinds)}"
-        raise AssertionError(msg)
+        raise AssertionError(f"made pages give other pairs: {dict(kinds)}")
     return found
 
 

@@ -109,8 +109,7 @@ class RuleConfig(StageConfig):
     def _hosts(cls, domains: list[str]) -> list[str]:
         bare = sorted({domain.lower().strip(".") for domain in domains} - {""})
         if wrong := [domain for domain in bare if not re.fullmatch(r"[\w-]+(\.[\w-]+){0,5}", domain)]:
-            msg = f"{wrong} are no domains of at most {MOST_LABELS} labels, like example.org"
-            raise ValueError(msg)
+            raise ValueError(f"{wrong} are no domains of at most {MOST_LABELS} labels, like example.org")
         return bare
 
     @field_validator("allow_licenses")
@@ -123,13 +122,11 @@ class RuleConfig(StageConfig):
     def _expressions(cls, patterns: dict[str, str]) -> dict[str, str]:
         for name, pattern in patterns.items():
             if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
-                msg = f"{name!r}: name a pattern by lower-case letters, digits and _"
-                raise ValueError(msg)
+                raise ValueError(f"{name!r}: name a pattern by lower-case letters, digits and _")
             try:
                 pl.Series(["x"]).str.contains(pattern)
             except pl.exceptions.ComputeError as error:
-                msg = f"{name}: {pattern!r} is no regular expression: {error}"
-                raise ValueError(msg) from error
+                raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from error
         return dict(sorted(patterns.items()))
 
     @model_validator(mode="after")

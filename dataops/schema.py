@@ -100,12 +100,12 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
             try:
                 columns.append(column if column.type == field.type else column.cast(field.type))
             except pa.ArrowInvalid as error:
-                msg = f"{where}: column {field.name!r} of type {column.type} does not cast to {field.type}: {error}"
-                raise SchemaError(msg) from error
+                raise SchemaError(
+                    f"{where}: column {field.name!r} of type {column.type} does not cast to {field.type}: {error}"
+                ) from error
         else:
             columns.append(pa.nulls(table.num_rows, field.type))
     result = pa.table(columns, schema=schema)
     if result["uid"].null_count:
-        msg = f"{where}: column 'uid' is missing or has nulls"
-        raise SchemaError(msg)
+        raise SchemaError(f"{where}: column 'uid' is missing or has nulls")
     return result

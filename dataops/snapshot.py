@@ -56,8 +56,7 @@ class Part(_Frozen):
     @classmethod
     def _stays_in_its_folder(cls, name: str) -> str:
         if not _PART.fullmatch(name):  # a manifest may have been written by others
-            msg = "a part's name is letters, digits, `.`, `_` and `-`, in at most one folder"
-            raise ValueError(msg)
+            raise ValueError("a part's name is letters, digits, `.`, `_` and `-`, in at most one folder")
         return name
 
 
@@ -164,8 +163,7 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
             bad = file_sha256(store.local(where)) != part.sha256
         if bad:
             what = "is missing" if size is None else f"({size} bytes) is not the part of {part.bytes} bytes"
-            msg = f"{store.uri}/{where} {what} that {MANIFEST} names; `run --verify` remakes it"
-            raise CorruptPart(msg)
+            raise CorruptPart(f"{store.uri}/{where} {what} that {MANIFEST} names; `run --verify` remakes it")
     return manifest
 
 
@@ -181,11 +179,11 @@ def load(store: Store, stage: str, key: str) -> Manifest | None:
         manifest = Manifest.model_validate_json(store.read(name))
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
-        msg = f"{store.uri}/{name} is not a manifest ({what}); a run of its config remakes it"
-        raise CorruptPart(msg) from error
+        raise CorruptPart(f"{store.uri}/{name} is not a manifest ({what}); a run of its config remakes it") from error
     if (manifest.stage, manifest.key) != (stage, key):
-        msg = f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; a run of its config remakes it"
-        raise CorruptPart(msg)
+        raise CorruptPart(
+            f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; a run of its config remakes it"
+        )
     return manifest
 
 
@@ -235,8 +233,7 @@ class Draft:
             return
         mine, next_one = (self.lease_name(self.fence.generation + more) for more in (0, 1))
         if self.store.size(next_one) is not None or self.store.size(mine) is None or not self._is_mine(mine):
-            msg = f"{self.stage} {self.key}: another run makes it now, having taken over; this one stops"
-            raise LeaseLost(msg)
+            raise LeaseLost(f"{self.stage} {self.key}: another run makes it now, having taken over; this one stops")
 
     def _is_mine(self, lease: str) -> bool:
         try:
@@ -337,8 +334,7 @@ def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.
         with store.open(name) as file:
             return pq.ParquetFile(file).read(columns=columns)
     except pa.ArrowInvalid as error:
-        msg = f"{store.uri}/{name} is no Parquet file: {error}"
-        raise CorruptPart(msg) from error
+        raise CorruptPart(f"{store.uri}/{name} is no Parquet file: {error}") from error
 
 
 class SnapshotName(NamedTuple):

@@ -24,12 +24,10 @@ def open_store(uri: str) -> Store:
     parts = urlsplit(uri)
     if parts.scheme == "s3":
         if not _BUCKET.fullmatch(parts.netloc) or ".." in uri or parts.query or parts.fragment:
-            msg = f"store.uri {uri!r} names no bucket and plain prefix; write s3://bucket/prefix"
-            raise ConfigError(msg)
+            raise ConfigError(f"store.uri {uri!r} names no bucket and plain prefix; write s3://bucket/prefix")
         from dataops.storage.s3 import S3Store  # boto3 takes half a second to load, in every worker process
 
         return S3Store(parts.netloc, parts.path)
     if parts.scheme not in ("", "file") or not uri.strip():
-        msg = f"store.uri {uri!r} is neither a folder nor s3://bucket/prefix"
-        raise ConfigError(msg)
+        raise ConfigError(f"store.uri {uri!r} is neither a folder nor s3://bucket/prefix")
     return FolderStore(Path(parts.path if parts.scheme == "file" else uri))

@@ -113,8 +113,7 @@ def config_name(path: Path) -> str:
     try:
         return str(tomllib.loads(path.read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, KeyError) as error:
-        msg = f"{path}: names no run: {type(error).__name__}: {error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{path}: names no run: {type(error).__name__}: {error}") from error
 
 
 def load_config(path: Path, settings: Iterable[str] = (), until: str | None = None) -> RunConfig:
@@ -129,11 +128,9 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        msg = f"{path}: cannot be read: {error.strerror}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path}: not TOML: {error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{path}: not TOML: {error}") from error
     for setting in settings:
         _apply(values, setting)
     return check_config(values, str(path), until=until)
@@ -267,8 +264,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     steps = name.strip().split(".")
     if not equals or not all(steps):
-        msg = f"--set {name!r}: write it as path.to.key=value"
-        raise ConfigError(msg)
+        raise ConfigError(f"--set {name!r}: write it as path.to.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -277,6 +273,5 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     for step in steps[:-1]:
         table = table.setdefault(step, {})
         if not isinstance(table, dict):
-            msg = f"--set {name!r}: {step} is a value, not a table"
-            raise ConfigError(msg)
+            raise ConfigError(f"--set {name!r}: {step} is a value, not a table")
     table[steps[-1]] = value

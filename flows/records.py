@@ -206,8 +206,7 @@ def find_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
     Raises: ConfigError when what is there is no record.
     """
     if not ANY_RUN_ID.fullmatch(run_id):
-        msg = f"{run_id!r} is no run id: letters, digits, `.`, `_` and `-`, as `pairmill runs` lists them"
-        raise ConfigError(msg)
+        raise ConfigError(f"{run_id!r} is no run id: letters, digits, `.`, `_` and `-`, as `pairmill runs` lists them")
     for store in stores(home, store_uri):
         name = f"runs/{run_id}.json"
         if store.size(name) is not None:
@@ -223,8 +222,7 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
     if (found := find_run(run_id, home, store_uri)) is not None:
         return found
     searched = ", ".join(store.uri for store in stores(home, store_uri))
-    msg = f"no run {run_id!r} in {searched}; `pairmill runs` lists them, --store names another"
-    raise ConfigError(msg)
+    raise ConfigError(f"no run {run_id!r} in {searched}; `pairmill runs` lists them, --store names another")
 
 
 def is_alive(record: RunRecord, store: Store) -> bool:
@@ -258,11 +256,9 @@ def read_record(store: Store, name: str) -> RunRecord:
         record = RunRecord.model_validate_json(store.read(name))
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors())
-        msg = f"{store.uri}/{name} is not a run record: {what}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{store.uri}/{name} is not a run record: {what}") from error
     if name != f"runs/{record.run_id}.json":
-        msg = f"{store.uri}/{name} is not a run record: it names the run {record.run_id!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{store.uri}/{name} is not a run record: it names the run {record.run_id!r}")
     return record
 
 

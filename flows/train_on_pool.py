@@ -77,8 +77,9 @@ def _start(client: SyncPrefectClient, tag: str, context: Context) -> FlowRun:
     try:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
     except ObjectNotFound as error:
-        msg = f'train.launch = "work_pool" needs the deployment {DEPLOYMENT}: `pairmill deploy CONFIG` makes it'
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f'train.launch = "work_pool" needs the deployment {DEPLOYMENT}: `pairmill deploy CONFIG` makes it'
+        ) from error
     return client.create_flow_run_from_deployment(
         deployment.id,
         parameters={"run_id": context.run_id, "store": context.store.uri},
@@ -93,8 +94,7 @@ def _ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
             found = client.read_flow_run(child)
         except httpx.HTTPError as error:
             if time.monotonic() - answered > PATIENCE_SECONDS:
-                msg = f"Prefect does not tell of flow run {child}, which may go on: {error}"
-                raise ServiceError(msg) from error
+                raise ServiceError(f"Prefect does not tell of flow run {child}, which may go on: {error}") from error
         else:
             answered = time.monotonic()
             if found.state is not None and found.state.is_final():

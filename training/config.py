@@ -219,8 +219,7 @@ class TrainConfig(StageConfig):
         if self.nnodes != "1" and self.launch == "ray" and self.shard_cache_bytes:
             raise ValueError("shard_cache_bytes: each of several machines of a Ray cluster holds all shards; set 0")
         if self.nnodes != "1" and self.launch != "ray" and self.rdzv_endpoint is None:
-            msg = f"nnodes is {self.nnodes}: rdzv_endpoint must say where the machines meet (HOST:PORT)"
-            raise ValueError(msg)
+            raise ValueError(f"nnodes is {self.nnodes}: rdzv_endpoint must say where the machines meet (HOST:PORT)")
         if self.lock_image and self.init is None:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
         if self.shard_cache_bytes and not self.shuffle_shards:

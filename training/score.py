@@ -132,16 +132,14 @@ def score_shard(
             else:
                 score_N[places] = feature_BD @ _fitting(head[0], feature_BD) + head[1]
     if place_of:
-        msg = f"{shard.tar}: has no sample {next(iter(place_of))!r}, which is to be scored"
-        raise ContractError(msg)
+        raise ContractError(f"{shard.tar}: has no sample {next(iter(place_of))!r}, which is to be scored")
     scores = [None if score != score else score for score in score_N.tolist()]
     return pa.table({"id": rows["id"].combine_chunks(), "score": pa.array(scores, pa.float32())}, schema=SCORES)
 
 
 def _member(members: dict[str, bytes], shard: ShardToScore, key: str) -> bytes:
     if shard.extension not in members:
-        msg = f"{shard.tar}: sample {key!r} has no member {shard.extension!r}"
-        raise ContractError(msg)
+        raise ContractError(f"{shard.tar}: sample {key!r} has no member {shard.extension!r}")
     return members[shard.extension]
 
 
@@ -228,10 +226,9 @@ def read_head(path: Path) -> tuple[Tensor, Tensor]:
 
 def _fitting(weight_D: Tensor, feature_BD: Tensor) -> Tensor:
     if len(weight_D) != feature_BD.shape[1]:
-        msg = (
+        raise ContractError(
             f"the head is over {len(weight_D)} features, the model's have {feature_BD.shape[1]}: it is another model's"
         )
-        raise ContractError(msg)
     return weight_D
 
 

@@ -127,8 +127,7 @@ def _records(path: Path) -> Iterator[WarcRecord | Damage]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else nullcontext(b"") as data:
                 yield from _read_on(file, data, path)
     except OSError as error:
-        msg = f"cannot read {path}: {error.strerror or error}"
-        raise SourceError(msg) from error
+        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _read_on(file: BinaryIO, data: "mmap.mmap | bytes", path: Path) -> Iterator[WarcRecord | Damage]:
@@ -165,12 +164,10 @@ def _read_on(file: BinaryIO, data: "mmap.mmap | bytes", path: Path) -> Iterator[
         start = _next_record(data, max(at + 1, *(_end_of_archive(data, place) for place in (at, end))))
         if damages > MAX_DAMAGES or (not read and start is None):
             what = f"over {MAX_DAMAGES} unreadable records" if read else f"no WARC record{_hint(data)}"
-            msg = f"{path}: {what}, at byte {at}"
-            raise SourceError(msg)
+            raise SourceError(f"{path}: {what}, at byte {at}")
         yield Damage(at, reason)
     if not read:
-        msg = f"{path}: no WARC record{_hint(data) or ' (the file is empty)'}"
-        raise SourceError(msg)
+        raise SourceError(f"{path}: no WARC record{_hint(data) or ' (the file is empty)'}")
 
 
 def _end_of_record(data: "mmap.mmap | bytes", at: int, content_length: int) -> int:

@@ -61,13 +61,11 @@ def read_records(stream: ByteStream, max_bytes: int) -> Iterator[Record | Damage
             else:
                 damages += 1
                 if damages > MAX_DAMAGES:
-                    msg = f"over {MAX_DAMAGES} unreadable records, at byte {found.offset}"
-                    raise SourceError(msg)
+                    raise SourceError(f"over {MAX_DAMAGES} unreadable records, at byte {found.offset}")
             yield found
         start = run.next
     if not read:
-        msg = "no WARC record"
-        raise SourceError(msg)
+        raise SourceError("no WARC record")
 
 
 def _whole(piece: Piece) -> Record | None:

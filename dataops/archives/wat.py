@@ -179,8 +179,7 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
         count("pages")
         yield page
     if not found and others > 1:
-        msg = "no WAT record; is it an archive of pages, of kind 'warc'?"
-        raise SourceError(msg)
+        raise SourceError("no WAT record; is it an archive of pages, of kind 'warc'?")
 
 
 def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tuple[Origin, list[Candidate], int]:

@@ -53,8 +53,7 @@ def tables(distance: int, comparisons: float, rows: int, shared: int = 0) -> Has
     Raises: ValueError for a distance that is not 0 to MOST_BITS.
     """
     if not 0 <= distance <= MOST_BITS:
-        msg = f"distance is {distance}; allowed: 0 to {MOST_BITS} bits"
-        raise ValueError(msg)
+        raise ValueError(f"distance is {distance}; allowed: 0 to {MOST_BITS} bits")
 
     free = [bit for bit in range(64) if not shared >> bit & 1]
 

@@ -50,17 +50,13 @@ class ScoreRule(BaseModel):
     def _one_kind(self) -> Self:
         threshold = self.min is not None or self.max is not None
         if threshold + (self.top_fraction is not None) + (self.band is not None) != 1:
-            msg = "give one of: min and/or max, top_fraction, band"
-            raise ValueError(msg)
+            raise ValueError("give one of: min and/or max, top_fraction, band")
         if self.by and threshold:
-            msg = "by goes with top_fraction or band: a threshold is the same for every row"
-            raise ValueError(msg)
+            raise ValueError("by goes with top_fraction or band: a threshold is the same for every row")
         if self.min is not None and self.max is not None and self.min > self.max:
-            msg = f"min {self.min:g} is above max {self.max:g}"
-            raise ValueError(msg)
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
         if self.band is not None and self.band[0] >= self.band[1]:
-            msg = f"band: its lower end {self.band[0]:g} is not below its upper end {self.band[1]:g}"
-            raise ValueError(msg)
+            raise ValueError(f"band: its lower end {self.band[0]:g} is not below its upper end {self.band[1]:g}")
         return self
 
 

@@ -56,8 +56,7 @@ class Instruction:
         return typing.resolve_value_type(defined)
 
     def __call__(self, *_: Any) -> Any:
-        msg = "only compiled code can call an instruction"
-        raise TypeError(msg)
+        raise TypeError("only compiled code can call an instruction")
 
 
 @Instruction

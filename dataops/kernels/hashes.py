@@ -51,8 +51,7 @@ def uid_halves(uids: pa.Array) -> Halves:
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
     bad = _hex(data, offsets, _DIGITS, halves)
     if bad >= 0:
-        msg = f"row {bad} has no uid of 32 hex digits: {uids[bad].as_py()!r}"
-        raise ValueError(msg)
+        raise ValueError(f"row {bad} has no uid of 32 hex digits: {uids[bad].as_py()!r}")
     return halves
 
 

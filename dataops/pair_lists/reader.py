@@ -66,8 +66,9 @@ def list_format(name: str) -> tuple[Format, str | None]:
     compression = _COMPRESSIONS.get(path.suffix)
     kind = _SUFFIXES.get(Path(path.stem).suffix if compression else path.suffix)
     if kind is None or (kind == "parquet" and compression):
-        msg = f"{name}: no pair list by its ending; known are {', '.join(_SUFFIXES)}, all but Parquet also .gz and .zst"
-        raise SourceError(msg)
+        raise SourceError(
+            f"{name}: no pair list by its ending; known are {', '.join(_SUFFIXES)}, all but Parquet also .gz and .zst"
+        )
     return kind, compression
 
 
@@ -108,8 +109,9 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
-        msg = f"{path}: cannot be read ({str(error) or type(error).__name__}); fetch it again, or leave it out"
-        raise SourceError(msg) from error
+        raise SourceError(
+            f"{path}: cannot be read ({str(error) or type(error).__name__}); fetch it again, or leave it out"
+        ) from error
 
 
 def _read_text(
@@ -150,8 +152,7 @@ def _read_delimited(stream: BinaryIO, delimiter: str, asked: ColumnNames, note: 
             yield number, fields[columns.url], fields[columns.caption], page, extra
         number += 1
     if columns is None:
-        msg = f"{name}: holds no row"
-        raise SourceError(msg)
+        raise SourceError(f"{name}: holds no row")
 
 
 def _read_jsonl(stream: BinaryIO, asked: ColumnNames, note: Note, name: str) -> Iterator[_Row]:
@@ -174,8 +175,7 @@ def _read_jsonl(stream: BinaryIO, asked: ColumnNames, note: Note, name: str) -> 
         carried = {keys[i]: value.get(keys[i]) for i in columns.extra}
         yield number, *texts, _json(carried) if carried else None
     if columns is None:
-        msg = f"{name}: holds no JSON object"
-        raise SourceError(msg)
+        raise SourceError(f"{name}: holds no JSON object")
 
 
 def _json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
@@ -251,8 +251,7 @@ def _check_text(field: pa.Field, schema: pa.Schema, name: str) -> None:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind)):
         listed = ", ".join(f"{f.name} {f.type}" for f in schema)
-        msg = f"{name}: column {field.name!r} holds {field.type}, not text; its columns: {listed}"
-        raise SourceError(msg)
+        raise SourceError(f"{name}: column {field.name!r} holds {field.type}, not text; its columns: {listed}")
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -117,13 +117,11 @@ class Layout:
         extensions = [extension for extension in self.extensions if not _EXTENSION.fullmatch(extension)]
         if keys or (self.keys and extensions):
             name = f"{(keys or self.keys)[0]}.{(extensions or self.extensions)[0]}"
-            msg = f"{name!r} is not a plain key.extension of at most {NAME_BYTES} characters"
-            raise ValueError(msg)
+            raise ValueError(f"{name!r} is not a plain key.extension of at most {NAME_BYTES} characters")
         if self.sizes_NM.max(initial=0) > MAX_MEMBER_BYTES:
             row, place = divmod(int(self.sizes_NM.argmax()), len(self.extensions))
             name = f"{self.keys[row]}.{self.extensions[place]}"
-            msg = f"{name!r} has {self.sizes_NM.max()} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
-            raise ValueError(msg)
+            raise ValueError(f"{name!r} has {self.sizes_NM.max()} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB")
 
 
 def with_end(end: int) -> int:

@@ -122,14 +122,12 @@ def _headers(file: BinaryIO, where: str) -> Iterator[tuple[bytes, int, int]]:
             return
         size = _number(block[124:136])
         if size < 0 or len(block) < BLOCK:
-            msg = f"{where}: not a whole tar file (no header at byte {at:,})"
-            raise CorruptPart(msg)
+            raise CorruptPart(f"{where}: not a whole tar file (no header at byte {at:,})")
         offset = at + BLOCK
         yield block, offset, size
         at = offset + size + -size % BLOCK
         if at > end:
-            msg = f"{where}: the member at byte {offset:,} ends early"
-            raise CorruptPart(msg)
+            raise CorruptPart(f"{where}: the member at byte {offset:,} ends early")
 
 
 def _reader(file: BinaryIO) -> Callable[[int], bytes]:
@@ -178,8 +176,7 @@ def _checked_at_once(headers: Sequence[bytes], sizes: Sequence[int], where: str)
     stated = _numbers(bytes_HB[:, 148:156])
     if (bad := np.flatnonzero(sums != stated)).size:
         name = headers[bad[0]][:NAME_BYTES].rstrip(b"\0").decode("latin-1")
-        msg = f"{where}: not a whole tar file (bad checksum of the header of {name!r})"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{where}: not a whole tar file (bad checksum of the header of {name!r})")
     plain = np.isin(bytes_HB[:, 156], (0, ord("0"))) & ~bytes_HB[:, 345:500].any(axis=1)
     lines = b"\n".join(bytes_HB[:, :NAME_BYTES].copy().view(f"S{NAME_BYTES}").ravel().tolist()).decode("latin-1")
     if plain.all() and NAMES.fullmatch(lines) and max(sizes) <= MAX_MEMBER_BYTES:
@@ -187,16 +184,14 @@ def _checked_at_once(headers: Sequence[bytes], sizes: Sequence[int], where: str)
     names = [block[:NAME_BYTES].rstrip(b"\0").decode("latin-1") for block in headers]
     for name, size, is_plain in zip(names, sizes, plain.tolist(), strict=True):
         if not is_plain or not NAME.fullmatch(name):
-            msg = f"{where}: member {name!r} is not a plain key.extension file"
-            raise CorruptPart(msg)
+            raise CorruptPart(f"{where}: member {name!r} is not a plain key.extension file")
         _check_size(name, size, where)
     return names
 
 
 def _check_size(name: str, size: int, where: str) -> None:
     if not 0 <= size <= MAX_MEMBER_BYTES:
-        msg = f"{where}: member {name!r} has {size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{where}: member {name!r} has {size} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB")
 
 
 def _check_unique(names: Sequence[str], where: str) -> None:
@@ -207,14 +202,12 @@ def _check_unique(names: Sequence[str], where: str) -> None:
     seen: set[str] = set()
     for key, group in groupby(names, key=lambda name: name.partition(".")[0]):
         if key in seen:
-            msg = f"{where}: sample {key!r} comes twice"
-            raise CorruptPart(msg)
+            raise CorruptPart(f"{where}: sample {key!r} comes twice")
         seen.add(key)
         members: set[str] = set()
         for name in group:
             if name in members:
-                msg = f"{where}: member {name!r} comes twice"
-                raise CorruptPart(msg)
+                raise CorruptPart(f"{where}: member {name!r} comes twice")
             members.add(name)
 
 
@@ -236,8 +229,7 @@ def read_index(text: str, where: str) -> Iterator[dict[str, Member]]:
     """
     first, *lines = text.splitlines() or [""]
     if first != f"{INDEX_VERSION} {len(lines)}":
-        msg = f"{where}: not an index of version {INDEX_VERSION} with {len(lines)} samples"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{where}: not an index of version {INDEX_VERSION} with {len(lines)} samples")
     for line in lines:
         words = line.split()
         try:
@@ -246,8 +238,7 @@ def read_index(text: str, where: str) -> Iterator[dict[str, Member]]:
                 for extension, offset, size, name in zip(*(iter(words),) * 4, strict=True)
             ]
         except ValueError as error:
-            msg = f"{where}: not a line of an index: {line[:80]!r}"
-            raise CorruptPart(msg) from error
+            raise CorruptPart(f"{where}: not a line of an index: {line[:80]!r}") from error
         yield {member.extension: member for member in members}
 
 
@@ -262,14 +253,12 @@ def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
     seen: set[str] = set()
     for key, members in groupby(_members(file, where), key=lambda member: member[0]):
         if key in seen:
-            msg = f"{where}: sample {key!r} comes twice"
-            raise CorruptPart(msg)
+            raise CorruptPart(f"{where}: sample {key!r} comes twice")
         seen.add(key)
         sample: dict[str, bytes] = {}
         for _, extension, data in members:
             if extension in sample:
-                msg = f"{where}: member '{key}.{extension}' comes twice"
-                raise CorruptPart(msg)
+                raise CorruptPart(f"{where}: member '{key}.{extension}' comes twice")
             sample[extension] = data
         yield key, sample
 
@@ -279,17 +268,14 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             for info in tar:
                 if not info.isreg() or info.sparse or not NAME.fullmatch(info.name):
-                    msg = f"{where}: member {info.name!r} is not a plain key.extension file"
-                    raise CorruptPart(msg)
+                    raise CorruptPart(f"{where}: member {info.name!r} is not a plain key.extension file")
                 _check_size(info.name, info.size, where)
                 content = tar.extractfile(info)
                 data = content.read() if content else b""
                 if len(data) != info.size:
-                    msg = f"{where}: member {info.name!r} ends early"
-                    raise CorruptPart(msg)
+                    raise CorruptPart(f"{where}: member {info.name!r} ends early")
                 key, _, extension = info.name.partition(".")
                 yield key, extension, data
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - which else grows with each member
     except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: numbers that no tar can hold
-        msg = f"{where}: not a whole tar file ({error})"
-        raise CorruptPart(msg) from error
+        raise CorruptPart(f"{where}: not a whole tar file ({error})") from error

@@ -21,8 +21,7 @@ def check_name(name: str) -> str:
     """Return `name` when it is a plain relative object name, else raise StorageError: nothing escapes its folder."""
     parts = name.rstrip("/").split("/")  # of an absolute path the first is empty
     if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        msg = f"object name {name!r} is not a plain relative path"
-        raise StorageError(msg)
+        raise StorageError(f"object name {name!r} is not a plain relative path")
     return name
 
 
@@ -153,8 +152,7 @@ class Store(ABC):
 
     def _whole(self, name: str, data: bytes, offset: int, size: int) -> bytes:
         if len(data) != size:
-            msg = f"{name} in {self.where} ends before byte {offset + size:,}"
-            raise StorageError(msg)
+            raise StorageError(f"{name} in {self.where} ends before byte {offset + size:,}")
         return data
 
     def check_writable(self) -> None:
@@ -170,14 +168,14 @@ class Store(ABC):
         finally:
             self._forget(name)
         if not same:
-            msg = f"{self.where}: what was written does not come back, so it is no store. Correct store.uri or the endpoint"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"{self.where}: what was written does not come back, so it is no store. Correct store.uri or the endpoint"
+            )
         if second:
-            msg = (
+            raise ConfigError(
                 f"{self.where}: the server ignores If-None-Match (conditional puts), so two runs could overwrite each "
                 "other's snapshots. Use a server that honours it"
             )
-            raise ConfigError(msg)
 
     def _forget(self, name: str) -> None:
         self.delete([name])
@@ -193,8 +191,7 @@ def storage_errors(what: str, where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        msg = f"{what}: {error.strerror or error}{_remedy(error, where)}"
-        raise StorageError(msg) from error
+        raise StorageError(f"{what}: {error.strerror or error}{_remedy(error, where)}") from error
 
 
 def _remedy(error: OSError, where: Path) -> str:

@@ -59,8 +59,7 @@ class Cache:
         try:
             self.limit = int(text) if text else DEFAULT_BYTES
         except ValueError as error:
-            msg = f"PAIRMILL_CACHE_BYTES={text!r} is no number of bytes"
-            raise ConfigError(msg) from error
+            raise ConfigError(f"PAIRMILL_CACHE_BYTES={text!r} is no number of bytes") from error
 
     def copy_of(self, name: str, version: Version, fetch: Callable[[Path], None], keep_in: Path | None) -> Path:
         """The copy of this version of an object, fetched where there is none.
@@ -75,8 +74,9 @@ class Cache:
             if self._touch(path, version, keep_in):
                 return path if keep_in is None else keep_in / path.name
             self._add(path, version, fetch)
-        msg = f"{path}: its file system does not keep times to the nanosecond; set PAIRMILL_HOME to a local disk"
-        raise StorageError(msg)
+        raise StorageError(
+            f"{path}: its file system does not keep times to the nanosecond; set PAIRMILL_HOME to a local disk"
+        )
 
     def _touch(self, path: Path, version: Version, keep_in: Path | None) -> bool:
         """Note that a good copy is asked for, and keep it; False where there is none. Not while others are trimmed."""

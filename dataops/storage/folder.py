@@ -58,8 +58,7 @@ class FolderStore(Store):
         if not f"{os.path.realpath(path)}/".startswith(
             self._real_root.rstrip("/") + "/"
         ):  # a link that someone planted
-            msg = f"{path} is a link out of the store; remove it"
-            raise StorageError(msg)
+            raise StorageError(f"{path} is a link out of the store; remove it")
         return Path(path)
 
     def size(self, name: str) -> int | None:
@@ -95,8 +94,7 @@ class FolderStore(Store):
         with storage_errors(f"cannot read {self.uri}/{name}", self.root):
             for offset, memory in places:
                 if os.preadv(descriptor, [memory], offset) != len(memory):
-                    msg = f"{name} in {self.where} ends before byte {offset + len(memory):,}"
-                    raise StorageError(msg)
+                    raise StorageError(f"{name} in {self.where} ends before byte {offset + len(memory):,}")
 
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
         self._put(name, data)
@@ -186,8 +184,7 @@ class FolderStore(Store):
     def local(self, name: str, keep_in: Path | None = None) -> Path:
         path = self._path(name)
         if not path.is_file():
-            msg = f"no such object: {path}"
-            raise StorageError(msg)
+            raise StorageError(f"no such object: {path}")
         return path
 
     def locals(self, names: Sequence[str]) -> list[Path]:

@@ -115,8 +115,7 @@ class S3Store(Store):
 
         answer = self._call(f"{what} {name}", request_or_none)
         if answer is None:
-            msg = f"no such object: {name} in {self.where}"
-            raise StorageError(msg)
+            raise StorageError(f"no such object: {name} in {self.where}")
         return answer
 
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
@@ -141,8 +140,7 @@ class S3Store(Store):
         head = self._head(name)
         if head is None or head["ContentLength"] != size or head["Metadata"].get("sha256", digest) != digest:
             found = "nothing" if head is None else f"{head['ContentLength']} bytes"
-            msg = f"{size} bytes were written, {found} are there"
-            raise Corrupt(msg)
+            raise Corrupt(f"{size} bytes were written, {found} are there")
 
     def create(self, name: str, data: bytes) -> bool:
         mark = secrets.token_hex(16)
@@ -173,8 +171,7 @@ class S3Store(Store):
             return True
 
         if not self._call(f"copy {source} to {target}", copy):
-            msg = f"no such object: {source} in {self.where}"
-            raise StorageError(msg)
+            raise StorageError(f"no such object: {source} in {self.where}")
 
     def entries(self, prefix: str) -> list[Entry]:
         base = self._key(prefix) + "/" if prefix else (f"{self.prefix}/" if self.prefix else "")
@@ -231,8 +228,7 @@ class S3Store(Store):
         with storage_errors(f"cannot keep a local copy of {name} in {self.where}", self._cache.root):
             path = self._call(f"fetch {name}", fetch)
         if path is None:
-            msg = f"no such object: {name} in {self.where}"
-            raise StorageError(msg)
+            raise StorageError(f"no such object: {name} in {self.where}")
         return path
 
     def download(self, name: str, path: Path) -> None:
@@ -245,8 +241,7 @@ class S3Store(Store):
         with storage_errors(f"cannot copy {name} of {self.where} to {path}", path.parent):
             there = self._call(f"fetch {name}", fetch)
         if not there:
-            msg = f"no such object: {name} in {self.where}"
-            raise StorageError(msg)
+            raise StorageError(f"no such object: {name} in {self.where}")
 
     def _download(self, name: str, head: dict[str, Any], path: Path) -> None:
         self._s3.download_file(self.bucket, self._key(name), str(path), Config=PARTS)
@@ -267,5 +262,4 @@ def _check(digest: str, answer: dict[str, Any]) -> None:
     """
     written = answer["Metadata"].get("sha256", digest)
     if written != digest:
-        msg = f"its bytes have the sha256 {digest}, those that were written {written}"
-        raise Corrupt(msg)
+        raise Corrupt(f"its bytes have the sha256 {digest}, those that were written {written}")

@@ -53,8 +53,7 @@ def scheme(threshold: float) -> Scheme:
         bands = 1 if threshold == 1 else math.ceil(math.log(1 - RECALL) / math.log1p(-(threshold**rows)))
         if bands * rows <= MOST_HASHES:
             return Scheme(bands, rows)
-    msg = f"no {MOST_HASHES} hashes find pairs of a similarity of {threshold}"
-    raise ValueError(msg)
+    raise ValueError(f"no {MOST_HASHES} hashes find pairs of a similarity of {threshold}")
 
 
 def signatures(captions: pa.Array, hashes: int) -> NDArray[np.uint32]:

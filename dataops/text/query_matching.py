@@ -49,8 +49,7 @@ def compile_queries(texts: Sequence[str]) -> Queries:
     _fill(data, offsets, *characters(), lengths, hashes, numbers)
     if (lengths == 0).any():
         number = int(np.flatnonzero(lengths == 0)[0])
-        msg = f"query {number} has no word: {texts[number]!r}"
-        raise ValueError(msg)
+        raise ValueError(f"query {number} has no word: {texts[number]!r}")
     return Queries(tuple(texts), hashes, numbers, int(lengths.max(initial=1)))
 
 

@@ -63,8 +63,7 @@ def parse_target(text: str) -> Target:
     if "." in text:
         return _checked("domain", text)
     known = "a uid (32 hex digits), an address, a domain, a sha256 (64 hex digits)"
-    msg = f"{text!r} is none of: {known}; or write {'|'.join(KINDS)}:VALUE"
-    raise ValueError(msg)
+    raise ValueError(f"{text!r} is none of: {known}; or write {'|'.join(KINDS)}:VALUE")
 
 
 def _checked(kind: str, value: str) -> Target:
@@ -72,17 +71,14 @@ def _checked(kind: str, value: str) -> Target:
         try:
             return Target("url", canonical_url(value, "", MAX_URL_CHARS))
         except BadUrl as bad:
-            msg = f"{value!r} is no http(s) address ({bad.reason})"
-            raise ValueError(msg) from bad
+            raise ValueError(f"{value!r} is no http(s) address ({bad.reason})") from bad
     if kind == "domain":
         return Target("domain", _domain(value))
     digits, tilde, bits = value.lower().partition("~")
     if not re.fullmatch(rf"[0-9a-f]{{{_HEX[kind]}}}", digits) or (tilde and kind != "phash"):
-        msg = f"{value!r} is no {kind}: {_HEX[kind]} hex digits"
-        raise ValueError(msg)
+        raise ValueError(f"{value!r} is no {kind}: {_HEX[kind]} hex digits")
     if tilde and not (bits.isdigit() and int(bits) <= 16):
-        msg = f"{value!r}: after ~ stands by how many bits the hash may differ, 0 to 16"
-        raise ValueError(msg)
+        raise ValueError(f"{value!r}: after ~ stands by how many bits the hash may differ, 0 to 16")
     return Target("phash" if kind == "phash" else "uid" if kind == "uid" else "sha256", digits, int(bits or 0))
 
 
@@ -94,8 +90,7 @@ def _domain(value: str) -> str:
     except BadUrl:
         host = ""
     if not _HOST.fullmatch(host) or "/" in name:
-        msg = f"{value!r} is no domain: a host name of at least two labels, as example.org"
-        raise ValueError(msg)
+        raise ValueError(f"{value!r} is no domain: a host name of at least two labels, as example.org")
     return host
 
 

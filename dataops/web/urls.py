@@ -217,8 +217,7 @@ def _canonical(parts: _Parts) -> str:
     """The address, without credentials: they are nobody's business, and what needs them is not public."""
     host, port = _host_and_port((parts.authority or "").rpartition("@")[2])
     if parts.scheme not in _WEB:
-        msg = "no http address"
-        raise ValueError(msg)
+        raise ValueError("no http address")
     where = host if port is None or port == _DEFAULT_PORTS[parts.scheme] else f"{host}:{port}"
     path = quote(parts.path, safe=_PATH_SAFE, errors="replace") or "/"
     if _DOTTED.search(path):
@@ -231,8 +230,7 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
     found = _HOST_PORT.fullmatch(text)
     port = int(found[3]) if found and found[3] else None
     if not found or port == 0 or (port or 0) > 65_535:
-        msg = f"no host and port: {text[:80]!r}"
-        raise ValueError(msg)
+        raise ValueError(f"no host and port: {text[:80]!r}")
     return canonical_host(found[1] or found[2]), port
 
 
@@ -240,12 +238,10 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
 def canonical_host(host: str) -> str:
     """Lower-case ASCII form of a host name or address literal. Raises: ValueError when it is none."""
     if len(host) > 1024:
-        msg = "no host name is so long"
-        raise ValueError(msg)
+        raise ValueError("no host name is so long")
     if ":" in host:
         if "%" in host:
-            msg = f"an address of one machine's own network: {host!r}"
-            raise ValueError(msg)
+            raise ValueError(f"an address of one machine's own network: {host!r}")
         return f"[{ipaddress.IPv6Address(host).compressed}]"
     if "%" in host:
         host = unquote(host, errors="strict")
@@ -253,8 +249,7 @@ def canonical_host(host: str) -> str:
         host = idna.encode(host, uts46=True).decode("ascii")
     host = host.lower().removesuffix(".")
     if len(host) > 253 or not _SAFE_HOST.fullmatch(host):
-        msg = f"no host name: {host[:80]!r}"
-        raise ValueError(msg)
+        raise ValueError(f"no host name: {host[:80]!r}")
     return host
 
 

@@ -24,8 +24,7 @@ def show_diff(a: str, b: str, home: Path, store_uri: str | None, rows: Path | No
     """
     first, second = (find_dataset(name, home, store_uri) for name in (a, b))
     if first[0].stage != second[0].stage:
-        msg = f"{a} is a snapshot of {first[0].stage}, {b} one of {second[0].stage}: name two of one stage"
-        raise ConfigError(msg)
+        raise ConfigError(f"{a} is a snapshot of {first[0].stage}, {b} one of {second[0].stage}: name two of one stage")
     found = compare(first, second)
     if rows is not None:
         write_rows(found, rows)
@@ -40,16 +39,14 @@ def find_dataset(name: str, home: Path, store_uri: str | None) -> tuple[Manifest
     """The snapshot of a key, or the packed dataset of a run."""
     if found := find_snapshot(name, home, store_uri):
         if found[0].stage not in PAIR_STAGES:
-            msg = (
+            raise ConfigError(
                 f"{name} is a snapshot of {found[0].stage}, which holds no pairs; name one of {', '.join(PAIR_STAGES)}"
             )
-            raise ConfigError(msg)
         return found
     record, store = load_run(name, home, store_uri)
     packed = [manifest for manifest in load_manifests(record, store) if manifest.stage == "pack"]
     if not packed:
-        msg = f"run {name} has no complete dataset (stage pack); name a snapshot by its key"
-        raise ConfigError(msg)
+        raise ConfigError(f"run {name} has no complete dataset (stage pack); name a snapshot by its key")
     return packed[0], store
 
 
@@ -79,13 +76,11 @@ def write_rows(found: Difference, path: Path) -> None:
     table = pl.concat([side.rows.select(pl.lit(change).alias("change"), pl.all()) for change, side in sides])
     writers = {".parquet": table.write_parquet, ".csv": table.write_csv}
     if path.suffix not in writers:
-        msg = f"--rows {path}: its name must end in {' or '.join(writers)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"--rows {path}: its name must end in {' or '.join(writers)}")
     try:
         writers[path.suffix](path)
     except OSError as error:
-        msg = f"cannot write {path}: {error.strerror or error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _print(a: Manifest, b: Manifest, found: Difference) -> None:

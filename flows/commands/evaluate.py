@@ -79,8 +79,7 @@ def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
         _show_fetched(results, folder)
     had = [result for result in results if result.state in ("fetched", "reused")]
     if not had and (failed := [result for result in results if result.state == "failed"]):
-        msg = f"none of {len(failed)} sets could be fetched; the first: {failed[0].reason}"
-        raise SourceError(msg)
+        raise SourceError(f"none of {len(failed)} sets could be fetched; the first: {failed[0].reason}")
     return 0
 
 
@@ -90,8 +89,7 @@ def _write_page(page: Path, suite: Suite, found: Evaluation, *more: Any) -> None
     try:
         page.write_text(report_html(suite, found, *more), encoding="utf-8")
     except OSError as error:
-        msg = f"cannot write {page}: {error.strerror or error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"cannot write {page}: {error.strerror or error}") from error
 
 
 def effective(found: Evaluation, other: Evaluation) -> dict[str, float]:

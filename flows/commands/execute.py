@@ -75,8 +75,7 @@ def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: 
     record, store = load_run(run_id, home, store_uri)
     if is_alive(record, store):
         attempt = record.tries[-1]
-        msg = f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop it first"
-        raise ConfigError(msg)
+        raise ConfigError(f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop it first")
     remember(run_id, store, home)
     services.up()
     services.apply_environment()
@@ -101,8 +100,7 @@ def _classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]:
     try:
         return checked(part.strip() for part in retry.split(","))
     except ValueError as error:
-        msg = f"--retry: {error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"--retry: {error}") from error
 
 
 async def _mark_crashed(flow_run_id: str) -> None:

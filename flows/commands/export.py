@@ -43,5 +43,6 @@ def _find(model: str, scratch: Path, home: Path, store_uri: str | None) -> Path:
     try:
         return find_model(model, home).path
     except ConfigError as error:
-        msg = f"{error}; nor is it the key of a complete snapshot in a known store (--store names another)"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"{error}; nor is it the key of a complete snapshot in a known store (--store names another)"
+        ) from error

@@ -70,15 +70,13 @@ class Policy:
                 return cls(keep_runs)
         elif keep_runs is None:
             return cls(None, parse_age(older_than))
-        msg = "give --keep-runs, a number of runs, or --older-than, an age; not both"
-        raise ConfigError(msg)
+        raise ConfigError("give --keep-runs, a number of runs, or --older-than, an age; not both")
 
 
 def parse_age(text: str) -> float:
     """Seconds of `12h`, `30d` or `8w`. Raises: ConfigError."""
     if not (match := re.fullmatch(r"(\d+)([hdw])", text.strip())):
-        msg = f"--older-than {text!r}: write hours, days or weeks, as 12h, 30d or 8w"
-        raise ConfigError(msg)
+        raise ConfigError(f"--older-than {text!r}: write hours, days or weeks, as 12h, 30d or 8w")
     return int(match[1]) * UNITS[match[2]]
 
 
@@ -131,8 +129,9 @@ class Roots:
             try:
                 record = RunRecord.model_validate_json(self.store.read(entry.name))
             except ValidationError as error:
-                msg = f"{self.store.uri}/{entry.name} is no run record: what it needs is not known; delete or mend it"
-                raise ConfigError(msg) from error
+                raise ConfigError(
+                    f"{self.store.uri}/{entry.name} is no run record: what it needs is not known; delete or mend it"
+                ) from error
             self.records[record.run_id], self._seen[entry.name] = record, seen
 
     def used_by(self) -> dict[SnapshotName, str]:

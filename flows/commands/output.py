@@ -195,8 +195,7 @@ def show_run_or_key(name: str, home: Path, store_uri: str | None, *, as_json: bo
     try:
         record, store = load_run(name, home, store_uri)
     except ConfigError as error:
-        msg = f"{error}; nor is it the key of a complete snapshot"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{error}; nor is it the key of a complete snapshot") from error
     if as_json:
         manifests = {m.stage: m for m in load_manifests(record, store)}
         result = {**record.model_dump(mode="json"), "state": record.actual_state()}

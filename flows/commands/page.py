@@ -28,13 +28,11 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path) -
         manifests = load_manifests(record, store)
     paged = [manifest for manifest in manifests if manifest.stage in PAGED]
     if not paged:
-        msg = f"{name} has no complete snapshot of the stages {', '.join(PAGED)}, which alone have a page"
-        raise ConfigError(msg)
+        raise ConfigError(f"{name} has no complete snapshot of the stages {', '.join(PAGED)}, which alone have a page")
     try:
         path.write_bytes(_page(min(paged, key=lambda manifest: PAGED.index(manifest.stage)), store))
     except OSError as error:
-        msg = f"cannot write {path}: {error.strerror or error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _page(manifest: Manifest, store: Store) -> bytes:
@@ -43,6 +41,5 @@ def _page(manifest: Manifest, store: Store) -> bytes:
     if manifest.stage == "download":
         return download_html(manifest, store).encode("utf-8", "replace")
     if not manifest.named(HTML):
-        msg = f"pack/{manifest.key} was packed by an earlier version, which made no page"
-        raise ConfigError(msg)
+        raise ConfigError(f"pack/{manifest.key} was packed by an earlier version, which made no page")
     return store.read(manifest.path(HTML))

@@ -47,8 +47,7 @@ def takedown(order: TakedownOptions, home: Path, store_uri: str | None, *, as_js
     targets = read_targets(order.file)
     request = request_of(targets, order.reason)
     if order.delete_raw and not order.yes and not sys.stdin.isatty():
-        msg = "--delete-raw deletes for good and nobody is there to be asked; add --yes"
-        raise ConfigError(msg)
+        raise ConfigError("--delete-raw deletes for good and nobody is there to be asked; add --yes")
     out = None if as_json else console()
     reports = [_one_store(store, home, order, request, targets, out) for store in stores(home, store_uri)]
     if as_json:

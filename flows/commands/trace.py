@@ -40,8 +40,7 @@ def trace(what: str, home: Path, store_uri: str | None, *, limit: int, index: bo
             answers.append(answer)
     if not answers:
         searched = ", ".join(store.uri for store in stores(home, store_uri))
-        msg = f"nothing is known of {what} in {searched}; --store names another"
-        raise ConfigError(msg)
+        raise ConfigError(f"nothing is known of {what} in {searched}; --store names another")
     if as_json:
         print_json({"what": what, "stores": answers})
         return 0
@@ -62,8 +61,9 @@ def _answer(tracer: Trace, what: str) -> dict[str, Any] | None:
     try:
         target = parse_target(what)
     except ValueError as error:
-        msg = f"{error}; an image file that exists; a model version (models:/name/3, name@alias); a snapshot's key (16 hex)"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"{error}; an image file that exists; a model version (models:/name/3, name@alias); a snapshot's key (16 hex)"
+        ) from error
     return _found(tracer.pairs([target]))
 
 
@@ -71,8 +71,7 @@ def _image(path: Path) -> list[Target]:
     try:
         return image_targets(path.read_bytes())
     except (ImageRefused, OSError) as error:
-        msg = f"{path}: not an image that can be looked for: {error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{path}: not an image that can be looked for: {error}") from error
 
 
 def _found(answer: dict[str, Any]) -> dict[str, Any] | None:

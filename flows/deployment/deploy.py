@@ -64,8 +64,9 @@ def _deployer() -> Iterator["Deployer"]:
         with Deployer() as deployer:
             yield deployer
     except HTTPError as error:
-        msg = f"the Prefect server did not take it ({error}); a part may stand: call `pairmill deploy` again"
-        raise ServiceError(msg) from error
+        raise ServiceError(
+            f"the Prefect server did not take it ({error}); a part may stand: call `pairmill deploy` again"
+        ) from error
 
 
 def _check(order: DeployRequest) -> None:

@@ -145,8 +145,9 @@ class Deployer:
         try:
             document = self._client.read_block_document_by_name(block, kind, include_secrets=False)
         except ObjectNotFound:
-            msg = f"--notify {name!r}: no such block; make one at {self._ui}/blocks/catalog/{kind}/create"
-            raise ConfigError(msg) from None
+            raise ConfigError(
+                f"--notify {name!r}: no such block; make one at {self._ui}/blocks/catalog/{kind}/create"
+            ) from None
         if document.block_schema is None or "notify" not in document.block_schema.capabilities:
             raise ConfigError(
                 f"--notify {name!r}: a block of this type sends no notifications; slack-webhook/NAME does"

@@ -68,6 +68,7 @@ class CurateConfig(StageConfig):
     def _scored(self) -> Self:
         if unknown := [rule.score for rule in self.rules if rule.score not in self.scores.names]:
             tables = ", ".join(f"[curate.scores.{name}]" for name in dict.fromkeys(unknown))
-            msg = f"rules over scores that are not computed: {tables} missing; there are {', '.join(SCORE_NAMES)}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"rules over scores that are not computed: {tables} missing; there are {', '.join(SCORE_NAMES)}"
+            )
         return self

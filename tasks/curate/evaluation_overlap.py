@@ -123,8 +123,7 @@ def evaluation_matches(
     pictures = sum(record.parts[0].rows for record in records)
     unreadable = sum(record.facts["unreadable"] for record in records)
     if not pictures:
-        msg = f"curate.overlap.paths: no picture can be read in {', '.join(config.paths)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"curate.overlap.paths: no picture can be read in {', '.join(config.paths)}")
     if unreadable:
         logger.warning("curate: %d pictures of evaluation sets cannot be read", unreadable)
     names = tuple(work.draft.path(record.parts[0].name) for record in records)
@@ -192,8 +191,7 @@ def _pictures(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
                         if content:
                             yield f"{file.name}/{info.name}", content.read()
             except (tarfile.TarError, EOFError, ValueError) as error:
-                msg = f"curate.overlap.paths: {file.name} is not a whole tar file ({error})"
-                raise SourceError(msg) from error
+                raise SourceError(f"curate.overlap.paths: {file.name} is not a whole tar file ({error})") from error
 
 
 def search(draft: Draft, task: Search) -> Record:

@@ -84,12 +84,10 @@ def paired(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict
         for row in rows.to_pylist():
             key, members = next(samples, (None, {}))
             if key != row["key"] or shard.image_extension not in members:
-                msg = f"{shard.tar}: found {key!r} where {row['key']}.{shard.image_extension} should be"
-                raise CorruptPart(msg)
+                raise CorruptPart(f"{shard.tar}: found {key!r} where {row['key']}.{shard.image_extension} should be")
             yield row, members[shard.image_extension]
         if extra := next(samples, None):
-            msg = f"{shard.tar}: sample {extra[0]!r} has no row"
-            raise CorruptPart(msg)
+            raise CorruptPart(f"{shard.tar}: sample {extra[0]!r} has no row")
 
 
 def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfig) -> dict[str, Any]:

@@ -71,8 +71,7 @@ def _shards(step: str, download: Manifest, config: CurateConfig) -> list[RawShar
     for part in download.named("part-", ".parquet"):
         tar = part.name.removeprefix("part-").removesuffix(".parquet") + ".tar"
         if tar not in tars:
-            msg = f"{download.path(part.name)} has no {tar} beside it; remake it with --force download"
-            raise CorruptPart(msg)
+            raise CorruptPart(f"{download.path(part.name)} has no {tar} beside it; remake it with --force download")
         shards.append(RawShard(step, download.path(part.name), download.path(tar), extension, config))
     return shards
 
@@ -82,8 +81,7 @@ def write(draft: Draft, shard: RawShard) -> Record:
     rows = read_table(draft.store, shard.rows)
     chosen = read_table(draft.store, draft.path(chosen_name(shard.number)))
     if chosen["uid"] != rows["uid"]:
-        msg = f"{shard.rows}: its rows are not those that were judged"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{shard.rows}: its rows are not those that were judged")
     if shard.config.scores.names:
         chosen = with_scores(chosen, read_table(draft.store, draft.path(scored_name(shard.number))))
     reasons = chosen["drop_reason"].to_pylist()

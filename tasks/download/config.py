@@ -79,8 +79,7 @@ class DownloadConfig(PoliteConfig):
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
         if self.encode_format == "png" and self.encode_quality > 9:
-            msg = f"encode_quality is {self.encode_quality}; for png it is the compression, 0 to 9"
-            raise ValueError(msg)
+            raise ValueError(f"encode_quality is {self.encode_quality}; for png it is the compression, 0 to 9")
         return self
 
     def key_config(self) -> dict[str, Any]:

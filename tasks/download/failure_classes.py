@@ -18,8 +18,7 @@ def checked(patterns: Iterable[str]) -> tuple[str, ...]:
     found = tuple(patterns)
     for pattern in found:
         if not PATTERN.fullmatch(pattern):
-            msg = f"{pattern!r} is no class of failure: names such as timeout, http_429, http_5xx or too_*"
-            raise ValueError(msg)
+            raise ValueError(f"{pattern!r} is no class of failure: names such as timeout, http_429, http_5xx or too_*")
     return found
 
 

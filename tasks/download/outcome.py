@@ -48,8 +48,7 @@ def outcome(rows: pa.Table, keys: Sequence[str], written: pa.Table, shard: str) 
     fields = [field.name for field in FETCH if field.name != "shard"]
     by_key = {row["key"]: row for row in written.select(fields).to_pylist()}
     if len(by_key) != written.num_rows or not by_key.keys() <= set(keys):
-        msg = f"{shard}: img2dataset wrote {written.num_rows} rows that are not those of the shard"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{shard}: img2dataset wrote {written.num_rows} rows that are not those of the shard")
     lost = {"status": "failed_to_download", "error_message": "lost: img2dataset gave no row"}
     found = [{**by_key.get(key, lost), "key": key, "shard": shard} for key in keys]
     columns = {f.name: pa.array([row.get(f.name) for row in found], f.type) for f in FETCH}

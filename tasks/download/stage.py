@@ -58,12 +58,11 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     hosts = summary.merge(record.facts["hosts"] for record in records)
     if counts.kept < config.min_success * counts.input:
         _forget(draft, fetched, config)
-        msg = (
+        raise SourceError(
             f"download: {counts.kept:,} of {counts.input:,} pictures were fetched, less than the share "
             f"{config.min_success:g} of download.min_success: check the network, then run again\n"
             f"{summary.table(counts, hosts)}"
         )
-        raise SourceError(msg)
     size = sum(record.facts["bytes"] for record in records)
     facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
     return StageOutput(parts, counts, facts)

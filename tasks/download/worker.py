@@ -127,8 +127,7 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, pre
         except OSError as error:
             failures.append(error)
     if failures:
-        msg = f"download {shard.id}: cannot write {folder}: {failures[0]}"
-        raise StorageError(msg) from failures[0]
+        raise StorageError(f"download {shard.id}: cannot write {folder}: {failures[0]}") from failures[0]
 
 
 def _resizer(config: "DownloadConfig", previews: Previews) -> CheckedResizer:
@@ -149,5 +148,4 @@ def _check_tar(tar: Path, keys: Sequence[str]) -> None:
     with tar.open("rb") as file:
         members = Counter(member.key for member in places(file, tar.name))  # which keeps their order
     if list(members.items()) != [(key, 3) for key in keys]:
-        msg = f"{tar.name}: its {len(members)} samples are not the {len(keys)} of its rows"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{tar.name}: its {len(members)} samples are not the {len(keys)} of its rows")

@@ -171,8 +171,9 @@ def _acquire(draft: Draft, context: "Context", wait: bool, remake: bool) -> Leas
                 return mine
             continue
         if not wait and (newest.place == pid_namespace() or watch.moved):
-            msg = f"{draft.stage} {draft.key} is being made by {newest}: stop that run first, or wait for its end"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"{draft.stage} {draft.key} is being made by {newest}: stop that run first, or wait for its end"
+            )
         if told != newest.token:
             told = newest.token
             line = f"{draft.stage} {draft.key}: waiting for {newest}, which makes it"

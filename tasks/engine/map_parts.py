@@ -158,8 +158,9 @@ def _run(
             else:
                 raise error
     except BrokenProcessPool as error:  # also of a worker that died when it had nothing to do
-        msg = f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}"
-        raise JobFailed(msg, exit_code=75) from error
+        raise JobFailed(
+            f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}", exit_code=75
+        ) from error
     finally:
         wait([future for future in running if not future.cancel()])  # what was begun is finished
 
@@ -184,8 +185,9 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
     except OSError as error:  # of this machine's own files: the store's are StorageErrors
         if error.errno not in FULL:
             raise
-        msg = f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun"
-        raise StorageError(msg) from error
+        raise StorageError(
+            f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun"
+        ) from error
 
 
 def start_worker(parent: int) -> None:

@@ -135,11 +135,10 @@ def _room(ray: Any, place: RayCluster) -> ClusterCapacity:
 
     total = sum(map(slots, nodes))
     if total == 0:
-        msg = (
+        raise ConfigError(
             f"no machine of the Ray cluster has {place.cpus:g} CPUs and {place.memory_bytes:,} bytes of memory for one "
             "part: lower execution.ray_cpus or ray_memory_bytes, or add machines"
         )
-        raise ConfigError(msg)
     wanted = place.workers or total
     machines = tuple(sorted({str(node["NodeManagerHostname"]) for node in nodes}))
     head = str(ray.get_runtime_context().gcs_address)
@@ -191,12 +190,12 @@ def answer(
 def check_worker(asker: Caller) -> None:
     """Raise ConfigError where this machine has other code than who asks, or does not see a store in a folder."""
     if code_digest() != asker.code:
-        msg = f"{socket.gethostname()} has other code of pairmill, in {CHECKOUT}. {SAME_EVERYWHERE}"
-        raise ConfigError(msg)
+        raise ConfigError(f"{socket.gethostname()} has other code of pairmill, in {CHECKOUT}. {SAME_EVERYWHERE}")
     store = open_store(asker.store_uri)
     if isinstance(store, FolderStore) and not store.root.is_dir():
-        msg = f"{socket.gethostname()} has no folder {store.root}: each machine of the Ray cluster must see the store there"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{socket.gethostname()} has no folder {store.root}: each machine of the Ray cluster must see the store there"
+        )
 
 
 @lru_cache(maxsize=1)

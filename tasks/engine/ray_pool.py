@@ -116,8 +116,9 @@ def check_cluster(place: RayCluster) -> None:
     if missing := missing_ray():
         raise ConfigError(missing)
     if place.address != "auto" and not answers(place.address):
-        msg = f"no Ray cluster answers at {place.address}: start it (ray start --head), or mend execution.ray_address"
-        raise ServiceError(msg)
+        raise ServiceError(
+            f"no Ray cluster answers at {place.address}: start it (ray start --head), or mend execution.ray_address"
+        )
 
 
 def started(drive: Callable[..., None], place: RayCluster, order: Any, name: str) -> tuple[SpawnProcess, Any]:
@@ -163,8 +164,9 @@ def _welcome(pipe: Any, place: RayCluster) -> ClusterCapacity:
     if isinstance(answer, BaseException):
         raise answer
     if answer is None:
-        msg = f"Ray at {place.address} accepted no driver within {START_SECONDS:.0f} s: see `ray status` on its head"
-        raise ServiceError(msg)
+        raise ServiceError(
+            f"Ray at {place.address} accepted no driver within {START_SECONDS:.0f} s: see `ray status` on its head"
+        )
     return answer
 
 
@@ -176,12 +178,11 @@ def missing_ray() -> str | None:
 def check_store(store: Store, room: ClusterCapacity, place: RayCluster) -> None:
     """Raise ConfigError where the store is a folder, the cluster has several machines, and nobody said that all see it."""
     if isinstance(store, FolderStore) and len(room.machines) > 1 and not place.shared_store:
-        msg = (
+        raise ConfigError(
             f"store.uri is the folder {store.root}, and the Ray cluster has {len(room.machines)} machines "
             f"({', '.join(room.machines[:5])}): use s3://bucket/prefix, or a folder that each of them sees at this path "
             "and execution.ray_shared_store = true"
         )
-        raise ConfigError(msg)
 
 
 def answers(address: str) -> bool:

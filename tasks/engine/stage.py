@@ -204,13 +204,11 @@ def check_conservation(stage: str, made: StageOutput, upstream: Sequence[Manifes
     counts = made.counts
     dropped = sum(counts.dropped.values())
     if counts.kept + dropped != counts.input:
-        msg = f"{stage}: {counts.input} rows came in, but {counts.kept} were kept and {dropped} dropped"
-        raise ContractError(msg)
+        raise ContractError(f"{stage}: {counts.input} rows came in, but {counts.kept} were kept and {dropped} dropped")
     came = [p for m in upstream[:1] for p in m.named("part-", ".parquet")]
     left = [p for p in made.parts if p.name.startswith(("part-", "dropped-"))]
     if came and (_total(came) != _total(left) or sum(p.rows for p in came) != counts.input):
-        msg = f"{stage}: the uids kept and dropped are not those that came in ({counts.input} rows)"
-        raise ContractError(msg)
+        raise ContractError(f"{stage}: the uids kept and dropped are not those that came in ({counts.input} rows)")
 
 
 def _total(parts: Sequence[Part]) -> int:

@@ -87,11 +87,13 @@ def targets_of(store: Store, requests: Sequence[Input]) -> tuple[Target, ...]:
             read = Request.model_validate_json(store.read(name))
             targets = read.parsed()
         except (ValidationError, ValueError) as error:
-            msg = f"{store.uri}/{name} is no takedown request ({error}); write it again with `pairmill takedown`"
-            raise CorruptPart(msg) from error
+            raise CorruptPart(
+                f"{store.uri}/{name} is no takedown request ({error}); write it again with `pairmill takedown`"
+            ) from error
         if read.digest != request.key:
-            msg = f"{store.uri}/{name} holds other targets than its name says; write it again with `pairmill takedown`"
-            raise CorruptPart(msg)
+            raise CorruptPart(
+                f"{store.uri}/{name} holds other targets than its name says; write it again with `pairmill takedown`"
+            )
         found |= dict.fromkeys(targets)
     return tuple(found)
 
@@ -107,8 +109,7 @@ def read_targets(path: Path) -> list[Target]:
         text = path.read_text(encoding="utf-8-sig")
         lines = list({".toml": _toml_lines, ".csv": _csv_lines}.get(path.suffix.lower(), _list_lines)(text))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
-        msg = f"{path}: cannot be read as a takedown request: {error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{path}: cannot be read as a takedown request: {error}") from error
     targets, problems = list[Target](), list[str]()
     for where, line in lines:
         try:
@@ -120,8 +121,7 @@ def read_targets(path: Path) -> list[Target]:
         head = f"{len(problems)} of {len(lines)} lines are no targets; nothing was done"
         raise ConfigError("\n".join([head, *problems[:LISTED], *more]))
     if not targets:
-        msg = f"{path}: names nothing to take down"
-        raise ConfigError(msg)
+        raise ConfigError(f"{path}: names nothing to take down")
     return list(dict.fromkeys(targets))
 
 
@@ -132,8 +132,7 @@ def _parse(text: str, folder: Path) -> list[Target]:
     try:
         return image_targets((folder / name).read_bytes())
     except ImageRefused as error:
-        msg = f"{name}: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _list_lines(text: str) -> Iterator[tuple[str, str]]:
@@ -146,8 +145,7 @@ def _list_lines(text: str) -> Iterator[tuple[str, str]]:
 def _csv_lines(text: str) -> Iterator[tuple[str, str]]:
     reader = csv.DictReader(io.StringIO(text))
     if not {"kind", "value"} <= set(reader.fieldnames or ()):
-        msg = "its first line must name the columns kind and value"
-        raise ValueError(msg)
+        raise ValueError("its first line must name the columns kind and value")
     for row in reader:
         kind, value = (row["kind"] or "").strip(), (row["value"] or "").strip()
         yield f":{reader.line_num}", f"{kind}:{value}" if kind else value
@@ -158,7 +156,6 @@ def _toml_lines(text: str) -> Iterator[tuple[str, str]]:
     allowed = (*KINDS, "image")
     for kind, listed in values.items():
         if kind not in allowed or not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-            msg = f"{kind}: expected lists of strings named {', '.join(allowed)}"
-            raise ValueError(msg)
+            raise ValueError(f"{kind}: expected lists of strings named {', '.join(allowed)}")
         for place, one in enumerate(listed):
             yield f": {kind}[{place}]", f"{kind}:{one}"

@@ -58,12 +58,12 @@ def fetch_suite(path: Path, data_root: Path) -> list[Fetched]:
     """
     _, labelled, problems = read_tasks(path, data_root)
     if problems:
-        msg = "\n  ".join([f"{path}:", *problems])
-        raise ConfigError(msg)
+        raise ConfigError("\n  ".join([f"{path}:", *problems]))
     tasks = [task for _, task in labelled]
     if not any(task.source or task.missing for task in tasks):
-        msg = f"{path}: none of its sets has a source; put their folders below the folder that you give as --data"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{path}: none of its sets has a source; put their folders below the folder that you give as --data"
+        )
     results: list[Fetched] = []
     done: dict[str, set[str]] = {}
     for task in tasks:
@@ -128,8 +128,9 @@ def _download(task: Task, folder: Path) -> int:
             path = folder / sibling.rfilename
             files[sibling.rfilename] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     except (*refused, ValueError) as error:
-        msg = f"{task.source}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-        raise _Unavailable(msg) from error
+        raise _Unavailable(
+            f"{task.source}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        ) from error
     _write_record(folder, task, str(info.sha), files)
     return sum(file["bytes"] for file in files.values())
 
@@ -167,8 +168,7 @@ def _is_wanted(name: str, splits: Sequence[str]) -> bool:
 
 def _check_listing(names: Iterable[str], task: Task) -> None:
     if f"{task.split}/{SHARD_COUNT}" not in set(names):
-        msg = f"{task.source}: has no {task.split}/{SHARD_COUNT}, so it is not in CLIP_benchmark's layout"
-        raise _Unavailable(msg)
+        raise _Unavailable(f"{task.source}: has no {task.split}/{SHARD_COUNT}, so it is not in CLIP_benchmark's layout")
 
 
 def _bring(api: "HfApi", source: str, revision: str, sibling: "RepoSibling", folder: Path) -> None:
@@ -189,8 +189,7 @@ def _bring(api: "HfApi", source: str, revision: str, sibling: "RepoSibling", fol
             return
         logger.warning("%s of %s has another checksum than the Hub names", sibling.rfilename, source)
     path.unlink()
-    msg = f"{source}: {sibling.rfilename} twice came with another checksum than the Hub names"
-    raise _Unavailable(msg)
+    raise _Unavailable(f"{source}: {sibling.rfilename} twice came with another checksum than the Hub names")
 
 
 def _is_intact(path: Path, sibling: "RepoSibling") -> bool:

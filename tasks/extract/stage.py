@@ -131,8 +131,7 @@ def _remembered(draft: Draft, task: FileTask) -> Record | None:
 
 def _extracted(draft: Draft, task: FileTask) -> Record:
     if task.file.digest() != task.digest:
-        msg = f"{task.file.name} changed while the run read it; start the run again"
-        raise SourceError(msg)
+        raise SourceError(f"{task.file.name} changed while the run read it; start the run again")
     with (
         scratch_folder("extract") as folder,
         closing(PairsWriter(NAME, task.file.name, task.config.extracted_with, folder)) as rows,

@@ -28,15 +28,13 @@ class LocalFile(SourceFile):
             stat = self.path.stat()
             return _digest(self.path, stat.st_size, stat.st_mtime_ns)
         except OSError as error:
-            msg = f"cannot read {self.path}: {error.strerror or error}"
-            raise SourceError(msg) from error
+            raise SourceError(f"cannot read {self.path}: {error.strerror or error}") from error
 
     def open(self) -> Opened:
         try:
             return self.path.open("rb")
         except OSError as error:
-            msg = f"cannot read {self.path}: {error.strerror or error}"
-            raise SourceError(msg) from error
+            raise SourceError(f"cannot read {self.path}: {error.strerror or error}") from error
 
     @contextmanager
     def local(self) -> Iterator[Path]:

@@ -50,15 +50,12 @@ class HttpFile:
         except FetchError as error:
             if error.transient:
                 raise ConnectionBroken(str(error)) from error
-            msg = f"{url}: {error}"
-            raise SourceError(msg) from error
+            raise SourceError(f"{url}: {error}") from error
         except ssl.SSLCertVerificationError as error:
-            msg = f"{url}: {error.verify_message}"
-            raise SourceError(msg) from error
+            raise SourceError(f"{url}: {error.verify_message}") from error
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionBroken(_text(error)) from error
-        msg = f"{self.url}: more than {MAX_REDIRECTS} redirects"
-        raise SourceError(msg)
+        raise SourceError(f"{self.url}: more than {MAX_REDIRECTS} redirects")
 
     def _request(self, url: str, offset: int) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         parts = split_url(url)
@@ -109,21 +106,20 @@ class HttpFile:
                 f"{self.url}: HTTP {status} {response.reason}", retry_after(response.headers.get("Retry-After"))
             )
         if status not in (200, 206):
-            msg = f"{self.url}: HTTP {status} {response.reason}"
-            raise SourceError(msg)
+            raise SourceError(f"{self.url}: HTTP {status} {response.reason}")
         start, size = 0, response.length
         if status == 206:
             given = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if given is None or int(given[1]) != offset:
-                msg = f"{self.url}: a range was asked for from {offset}, another was answered"
-                raise ConnectionBroken(msg)
+                raise ConnectionBroken(f"{self.url}: a range was asked for from {offset}, another was answered")
             start, size = offset, int(given[2]) if given[2] != "*" else None
         identity = (response.headers.get("ETag"), size)
         if self._identity is None:
             self._identity = identity
         elif identity != self._identity:
-            msg = f"{self.url} changed while it was read (ETag and size were {self._identity}, are {identity})"
-            raise SourceError(msg)
+            raise SourceError(
+                f"{self.url} changed while it was read (ETag and size were {self._identity}, are {identity})"
+            )
         opened = _HttpConnection(connection, response, size)
         opened.skip(offset - start)  # a server that knows no ranges begins anew
         return opened

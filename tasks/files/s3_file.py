@@ -118,18 +118,15 @@ def s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in _CHANGED:
-            msg = f"{uri} changed while it was read; start the run again"
-            raise SourceError(msg) from error
+            raise SourceError(f"{uri} changed while it was read; start the run again") from error
         remedy = "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may read" if code in _REFUSED else ""
         if broken and code not in _MISSING and code not in _REFUSED:
             raise ConnectionBroken(f"{uri}: {error}") from error
-        msg = f"{uri}: {error}{remedy}"
-        raise SourceError(msg) from error
+        raise SourceError(f"{uri}: {error}{remedy}") from error
     except BotoCoreError as error:
         if broken:
             raise ConnectionBroken(f"{uri}: {error}") from error
-        msg = f"{uri}: {error}; check AWS_ENDPOINT_URL, the network and the credentials"
-        raise SourceError(msg) from error
+        raise SourceError(f"{uri}: {error}; check AWS_ENDPOINT_URL, the network and the credentials") from error
 
 
 @lru_cache(maxsize=1)

@@ -89,16 +89,18 @@ class FilterConfig(RuleConfig):
     @classmethod
     def _known(cls, names: list[str] | None) -> list[str] | None:
         if unknown := [name for name in names or [] if name not in profile_names()]:
-            msg = f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}"
+            )
         return names if names is None else sorted(set(names))
 
     @field_validator("unsafe_languages")
     @classmethod
     def _listed(cls, codes: list[str]) -> list[str]:
         if unknown := [code for code in codes if code not in LANGUAGES]:
-            msg = f"no list of unsafe words for {', '.join(map(repr, unknown))}; there are {', '.join(LANGUAGES)}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"no list of unsafe words for {', '.join(map(repr, unknown))}; there are {', '.join(LANGUAGES)}"
+            )
         return sorted(set(codes))
 
     @field_validator("dedupe")

@@ -66,8 +66,7 @@ def build_queries(given: QuerySources, thresholds: Thresholds, workers: int | No
         thresholds,
     )
     if not found.height:
-        msg = "no query is above the thresholds; give more text, titles or lemmas, or lower them"
-        raise ConfigError(msg)
+        raise ConfigError("no query is above the thresholds; give more text, titles or lemmas, or lower them")
     return found
 
 
@@ -105,16 +104,14 @@ def read_queries(path: Path) -> list[str]:
             wrong = f"row {worded.arg_min()} of query has no word"
         else:
             return queries.to_list()
-    msg = f"the list of queries {path} {wrong}; `pairmill queries build` makes one"
-    raise ConfigError(msg)
+    raise ConfigError(f"the list of queries {path} {wrong}; `pairmill queries build` makes one")
 
 
 def _files(*given: Sequence[str]) -> list[list[Path]]:
     """The files of each list of paths, folders and globs, each once. Raises: ConfigError that names all that is none."""
     found = [{pattern: _files_of(pattern) for pattern in patterns} for patterns in given]
     if missing := [pattern for each in found for pattern, files in each.items() if not files]:
-        msg = f"no such file: {', '.join(missing)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"no such file: {', '.join(missing)}")
     return [list(dict.fromkeys(file for files in each.values() for file in files)) for each in found]
 
 
@@ -157,11 +154,9 @@ def _wordfreq(language: str, top: int) -> pl.DataFrame:
     try:
         import wordfreq
     except ImportError as error:
-        msg = "the package wordfreq is not installed: pip install -e '.[queries]'"
-        raise ConfigError(msg) from error
+        raise ConfigError("the package wordfreq is not installed: pip install -e '.[queries]'") from error
     try:
         words = wordfreq.top_n_list(language, top)
     except LookupError as error:
-        msg = f"wordfreq has no language {language!r}: {error}"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"wordfreq has no language {language!r}: {error}") from error
     return pl.DataFrame({"lemma": words, "source": [f"wordfreq {language}"] * len(words)}, schema=LEMMAS)

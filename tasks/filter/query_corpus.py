@@ -133,8 +133,7 @@ def lines(path: Path) -> Iterator[str]:
         with _open(path) as file:
             yield from file
     except (OSError, EOFError) as error:
-        msg = f"cannot read {path}: {error}"
-        raise SourceError(msg) from error
+        raise SourceError(f"cannot read {path}: {error}") from error
 
 
 def _open(path: Path) -> TextIO:

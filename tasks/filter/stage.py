@@ -219,8 +219,7 @@ def check_left(counts: Counts, max_drop_fraction: float) -> None:
         return
     lines = [f"  {reason:<16} {n:>12,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))]
     what = "keeps no row" if not counts.kept else f"drops {gone / counts.input:.1%}, over max_drop_fraction"
-    msg = "\n".join([f"filter {what}: {counts.kept:,} of {counts.input:,} pairs are left", *lines])
-    raise ContractError(msg)
+    raise ContractError("\n".join([f"filter {what}: {counts.kept:,} of {counts.input:,} pairs are left", *lines]))
 
 
 def _seen_parts(work: Work[FilterConfig]) -> list[str]:
@@ -228,8 +227,7 @@ def _seen_parts(work: Work[FilterConfig]) -> list[str]:
     for key in work.config.seen:
         manifest = find(work.context.store, "pack", key)
         if manifest is None:
-            msg = f"filter.seen: there is no complete dataset pack/{key} in {work.context.store.uri}"
-            raise ConfigError(msg)
+            raise ConfigError(f"filter.seen: there is no complete dataset pack/{key} in {work.context.store.uri}")
         names += [manifest.path(part.name) for part in manifest.named("part-", ".parquet")]
     return names
 

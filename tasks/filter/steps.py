@@ -182,8 +182,7 @@ def read_rows(draft: Draft, step: Step, columns: list[str] | None = None) -> pl.
         rows = pl.scan_parquet(path).slice(one.start, one.rows)
         return cast(pl.DataFrame, (rows if columns is None else rows.select(columns)).collect())
     except pl.exceptions.PolarsError as error:
-        msg = f"{draft.store.uri}/{step.part} is no Parquet file with such columns: {error}"
-        raise CorruptPart(msg) from error
+        raise CorruptPart(f"{draft.store.uri}/{step.part} is no Parquet file with such columns: {error}") from error
 
 
 def read_pairs(draft: Draft, step: Step) -> pl.DataFrame:

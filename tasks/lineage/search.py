@@ -202,13 +202,11 @@ def _put_segment(store: Store, rows: Rows, segment: int, pending: Sequence[dict[
 def _parquet(store: Store, name: str) -> pq.ParquetFile:
     size = store.size(name)
     if size is None:
-        msg = f"{store.uri}/{name} is missing, which its manifest names; `run --verify` remakes it"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{store.uri}/{name} is missing, which its manifest names; `run --verify` remakes it")
     try:
         return pq.ParquetFile(RangeFile(store, name, size))
     except pa.ArrowInvalid as error:
-        msg = f"{store.uri}/{name} is no Parquet file: {error}"
-        raise CorruptPart(msg) from error
+        raise CorruptPart(f"{store.uri}/{name} is no Parquet file: {error}") from error
 
 
 def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:

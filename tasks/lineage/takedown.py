@@ -125,8 +125,9 @@ def _succeed(lineage: Lineage, context: Context, outcome: Outcome) -> None:
     inputs = [i for i in old.inputs if i.stage != STAGE] + requests
     upstream = [m for i in inputs if (m := lineage.parent(i)) is not None]
     if missing := [f"{i.stage}/{i.key}" for i in inputs if i.stage != STAGE and lineage.parent(i) is None]:
-        msg = f"its {' and '.join(missing)} is no longer in the store; run its config again, which heeds the takedown"
-        raise ContractError(msg)
+        raise ContractError(
+            f"its {' and '.join(missing)} is no longer in the store; run its config again, which heeds the takedown"
+        )
     config = PackConfig.model_validate(old.config)
     key = snapshot_key(PACK.name, PACK.version, config.key_config(), old.seed, inputs)
     outcome.successor = make(Plan(PACK, config, old.seed, tuple(upstream), tuple(inputs), key), context)
@@ -151,13 +152,11 @@ def prove(
     for part in dataset.named(KEPT, ".parquet"):
         table = read_table(store, dataset.path(part.name))
         if matching_rows(table, targets).any() or gone & {*table["uid"].to_pylist()}:
-            msg = f"{dataset.path(part.name)} still has a row of what was taken down"
-            raise ContractError(msg)
+            raise ContractError(f"{dataset.path(part.name)} still has a row of what was taken down")
         rows += table.num_rows
     for part in dataset.parts:
         if file_sha256(store.local(dataset.path(part.name))) != part.sha256:
-            msg = f"{dataset.path(part.name)} is not what its manifest says"
-            raise ContractError(msg)
+            raise ContractError(f"{dataset.path(part.name)} is not what its manifest says")
         if part.name.endswith(".tar") and before.get(part.name) == part.sha256:
             same += 1
         elif part.name.endswith(".tar"):
@@ -176,8 +175,7 @@ def _clean_samples(store: Store, tar: str, gone: set[str]) -> int:
         for key, members in read_samples(file, tar):
             row = json.loads(members.get("json", b"{}"))
             if key in gone or row.get("uid") in gone:
-                msg = f"{tar} still has the sample {key}"
-                raise ContractError(msg)
+                raise ContractError(f"{tar} still has the sample {key}")
             count += 1
     return count
 

@@ -188,8 +188,7 @@ def parse_model(text: str) -> tuple[str, str | None]:
     found = _MODEL.fullmatch(text)
     name = text.removeprefix("models:/") if found is None else found["name"]
     if (found is not None and found["alias"]) or not name or "/" in name:
-        msg = f"{text!r} is no model: write models:/name/3, name/3, or a name alone"
-        raise ConfigError(msg)
+        raise ConfigError(f"{text!r} is no model: write models:/name/3, name/3, or a name alone")
     return name, found["version"] if found else None
 
 

@@ -31,8 +31,7 @@ def export_model(folder: Path, form: str, out: Path, home: Path) -> list[Path]:
     Raises: ConfigError where the model or the form is none, or `out` holds something; JobFailed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        msg = f"{out}: is not empty; name a folder that is not there yet"
-        raise ConfigError(msg)
+        raise ConfigError(f"{out}: is not empty; name a folder that is not there yet")
     name = sha256(canonical_json([str(folder.absolute()), form, str(out.absolute())]).encode()).hexdigest()[:16]
     work = home / "jobs" / f"export-{name}"
     shutil.rmtree(work, ignore_errors=True)
@@ -52,8 +51,9 @@ def snapshot_files(manifest: Manifest, store: Store, folder: Path) -> Path:
     """
     parts = {part.name for part in manifest.parts}
     if missing := [name for name in MODEL_FILES if name not in parts]:
-        msg = f"{manifest.stage}/{manifest.key}: has no {', '.join(missing)}; name a snapshot of the stage train"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{manifest.stage}/{manifest.key}: has no {', '.join(missing)}; name a snapshot of the stage train"
+        )
     for name in MODEL_FILES:
         shutil.copyfile(store.local(manifest.path(name)), folder / name)
     return folder

@@ -55,8 +55,7 @@ def find_model(source: str, home: Path) -> ModelFiles:
     if all((path / name) in files for name in MODEL_FILES):
         files = [path / name for name in sorted(MODEL_FILES)]  # one of ours: what else lies there is not read
     if not files:
-        msg = f"model {source!r}: the folder holds no weights ({', '.join(sorted(DECIDING))})"
-        raise ConfigError(msg)
+        raise ConfigError(f"model {source!r}: the folder holds no weights ({', '.join(sorted(DECIDING))})")
     digests = [[file.name, file_sha256(file)] for file in files]
     return ModelFiles(name=name, path=path, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
@@ -65,8 +64,9 @@ def _registered(source: str, home: Path) -> tuple[str, Path]:
     """The version that is meant, as `models:/name/version`, and the folder with its files."""
     match = REGISTERED.fullmatch(source)
     if match is None:
-        msg = f"model {source!r}: no such file or folder, nor a registered model (models:/name/version, models:/name@alias)"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"model {source!r}: no such file or folder, nor a registered model (models:/name/version, models:/name@alias)"
+        )
     client = tracking.connect()
     with tracking.mlflow_errors():
         if match["alias"]:
@@ -99,8 +99,7 @@ def _download(uri: str, folder: Path) -> None:
         )
         found = next((path.parent for path in sorted(got.rglob("model.safetensors"))), None)
         if found is None or not all((found / name).is_file() for name in MODEL_FILES):
-            msg = f"{uri}: not a model that pairmill registered (no {', '.join(MODEL_FILES)} in it)"
-            raise ConfigError(msg)
+            raise ConfigError(f"{uri}: not a model that pairmill registered (no {', '.join(MODEL_FILES)} in it)")
         if not folder.is_dir():  # another process was faster
             found.rename(folder)
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dataops.home import CHECKOUT
 
-CODE = CHECKOUT / "tasks" / "clip_pyfunc.py"
+CODE = CHECKOUT / "tasks" / "models" / "pyfunc.py"
 OURS = ("training", "dataops")
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
 DISTRIBUTIONS = {"PIL": "pillow"}

@@ -115,15 +115,12 @@ def _checked(model_input: pd.DataFrame, params: dict[str, Any]) -> tuple[list[st
     texts = [str(text) for text in params.get("texts", [])]
     templates = [str(template) for template in params.get("templates", [])] or ["{c}"]
     if "image" not in model_input.columns:
-        msg = f"no column 'image'; the columns are {', '.join(map(str, model_input.columns))}"
-        raise ValueError(msg)
+        raise ValueError(f"no column 'image'; the columns are {', '.join(map(str, model_input.columns))}")
     if not any(text.strip() for text in texts):
-        msg = 'no texts to compare the images with; pass params={"texts": ["a cat", "a dog"]}'
-        raise ValueError(msg)
+        raise ValueError('no texts to compare the images with; pass params={"texts": ["a cat", "a dog"]}')
     bad = [template for template in templates if "{c}" not in template]
     if bad:
-        msg = f"template {bad[0]!r} has no {{c}} in the place of the text"
-        raise ValueError(msg)
+        raise ValueError(f"template {bad[0]!r} has no {{c}} in the place of the text")
     return texts, templates
 
 

@@ -95,8 +95,7 @@ def _spans(store: Store, name: str, keys: Sequence[str], part: CuratedPart) -> N
     with store.open(name) as file:
         found = spans_of(wanted, file, name)
     if missing := [picture for picture in wanted if picture not in found]:
-        msg = f"{name}: no {missing[0]}, which a row of curate names"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{name}: no {missing[0]}, which a row of curate names")
     return np.array([found[picture] for picture in wanted], np.int64)
 
 

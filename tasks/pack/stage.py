@@ -46,8 +46,9 @@ def make(work: Work[PackConfig]) -> StageOutput:
     Raises: ContractError, with the numbers of rows on the way, when curation left nothing.
     """
     if not work.inputs["curate"].counts.kept:
-        msg = f"no pair is left to pack: {_told(work.inputs['download'])}; {_told(work.inputs['curate'])}"
-        raise ContractError(msg)
+        raise ContractError(
+            f"no pair is left to pack: {_told(work.inputs['download'])}; {_told(work.inputs['curate'])}"
+        )
     with shared_workers(work.context) as context:
         return _make(work, context)
 
@@ -84,8 +85,7 @@ def _packed(work: Work[PackConfig], context: Context, taken: tuple[Target, ...])
 def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
     """What the manifest says of the pairs. Raises: ContractError where none is left."""
     if not counts.kept:
-        msg = f"no pair is left to pack: all {counts.input:,} were taken down"
-        raise ContractError(msg)
+        raise ContractError(f"no pair is left to pack: all {counts.input:,} were taken down")
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
     facts = {"samples": counts.kept, "shards": len(records), "bytes": size}
     facts |= add_up(record.facts for record in records)

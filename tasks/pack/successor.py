@@ -117,6 +117,5 @@ def _pictures(store: Store, tar: str, keys: Sequence[str]) -> tuple[str, list[by
             if key in wanted:
                 found[key] = sample[extension]
     if missing := wanted - found.keys():
-        msg = f"{tar}: no sample {min(missing)}, which its rows name"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{tar}: no sample {min(missing)}, which its rows name")
     return extension, [found[key] for key in keys]

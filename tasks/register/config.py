@@ -12,8 +12,7 @@ CANDIDATE = "candidate"
 
 def _not_reserved(alias: str) -> str:
     if alias.lower() in ("latest", CANDIDATE) or (alias[:1] in "vV" and alias[1:].isdigit()):
-        msg = f"{alias!r} is reserved (latest, {CANDIDATE}, v1, v2, ...)"
-        raise ValueError(msg)
+        raise ValueError(f"{alias!r} is reserved (latest, {CANDIDATE}, v1, v2, ...)")
     return alias
 
 

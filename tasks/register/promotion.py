@@ -57,8 +57,7 @@ def promote(name: str, version: str, alias: str, why: str) -> tuple[Move | None,
     Raises: ConfigError when there is no such version or no reason is given.
     """
     if not why.strip():
-        msg = "say why with --reason: it is what the audit trail is for"
-        raise ConfigError(msg)
+        raise ConfigError("say why with --reason: it is what the audit trail is for")
     client = tracking.connect()
     with tracking.mlflow_errors():
         gate = client.get_model_version(name, version).tags.get("gate", "unknown")

@@ -37,8 +37,9 @@ def judge(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Ver
     keys = {floor: floor.replace("@", "_at_") for floor in floors}
     unknown = sorted(floor for floor, key in keys.items() if key not in values)
     if unknown:
-        msg = f"register.floors: {', '.join(unknown)}: no such metric; there are {', '.join(sorted(values))}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"register.floors: {', '.join(unknown)}: no such metric; there are {', '.join(sorted(values))}"
+        )
     refusals = []
     for floor, key in sorted(keys.items()):
         value = values[key]
@@ -58,8 +59,9 @@ def make(work: Work[RegisterConfig]) -> StageOutput:
     rows = summary_rows(metrics)
     verdict = judge(work.config.floors, rows)
     if unknown := sorted({*work.config.not_worse} - metrics.keys()):
-        msg = f"register.not_worse: {', '.join(unknown)}: no such task; there are {', '.join(sorted(metrics))}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"register.not_worse: {', '.join(unknown)}: no such task; there are {', '.join(sorted(metrics))}"
+        )
     client = tracking.connect()
     with tracking.mlflow_errors():
         version = find_version(client, work.config.model_name, work.draft.key)
@@ -73,8 +75,7 @@ def make(work: Work[RegisterConfig]) -> StageOutput:
             logger.info("register %s: version %s is complete there", work.draft.key, version.version)
         if not verdict.passed:
             why = "; ".join(verdict.refusals)
-            msg = f"{work.config.model_name} version {version.version} is refused by the gate: {why}"
-            raise GateRefused(msg)
+            raise GateRefused(f"{work.config.model_name} version {version.version} is refused by the gate: {why}")
         return _made(work, client, version, rows, verdict)
 
 

@@ -47,8 +47,9 @@ def tracking_uri() -> str:
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
-        msg = "MLFLOW_TRACKING_URI is not set; start the local servers with `pairmill up`, or set your server's address"
-        raise ConfigError(msg)
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI is not set; start the local servers with `pairmill up`, or set your server's address"
+        )
     return uri
 
 
@@ -68,14 +69,13 @@ def mlflow_errors() -> Iterator[None]:
     except RestException as error:
         reason = redact(str(error))
         if error.get_http_status_code() in (400, 401, 403, 404, 409):
-            msg = f"MLflow at {where} refused: {reason}"
-            raise ConfigError(msg) from error
-        msg = f"MLflow at {where} failed: {reason}"
-        raise ServiceError(msg) from error
+            raise ConfigError(f"MLflow at {where} refused: {reason}") from error
+        raise ServiceError(f"MLflow at {where} failed: {reason}") from error
     except (MlflowException, RequestException) as error:
         reason = redact(str(error)).splitlines()[0][:500]
-        msg = f"MLflow at {where} does not answer ({reason}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
-        raise ServiceError(msg) from error
+        raise ServiceError(
+            f"MLflow at {where} does not answer ({reason}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
+        ) from error
 
 
 def connect() -> "MlflowClient":
@@ -136,10 +136,9 @@ def _experiment(client: "MlflowClient", name: str) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
-        msg = (
+        raise ConfigError(
             f"MLflow experiment {name!r} was deleted; restore it, delete it for good (mlflow gc), or name the run anew"
         )
-        raise ConfigError(msg)
     return found.experiment_id
 
 

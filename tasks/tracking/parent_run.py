@@ -102,8 +102,7 @@ def _tags(run: Mapping[str, Any]) -> dict[str, str]:
 def _post(what: str, **asked: Any) -> dict[str, Any]:
     told = mlflow_rest.post(what, **asked)
     if told is None:
-        msg = f"it refused {what}"
-        raise ServiceError(msg)
+        raise ServiceError(f"it refused {what}")
     return told
 
 

@@ -120,8 +120,7 @@ class Registry:
         name = name.replace("'", "")
         found = self._search(f"name = '{name}'")
         if alias is not None and self.trouble:
-            msg = f"{name}@{alias}: only MLflow knows aliases ({self.trouble}); name the version's number"
-            raise ConfigError(msg)
+            raise ConfigError(f"{name}@{alias}: only MLflow knows aliases ({self.trouble}); name the version's number")
         return next((v for v in found if v.version == number or alias in v.aliases), None)
 
     def _search(self, wanted: str) -> list[Version]:

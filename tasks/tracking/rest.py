@@ -54,5 +54,6 @@ def _ask(path: str, body: bytes | None = None) -> dict[str, Any] | None:
     except (urllib.error.HTTPError, ValueError):
         return None
     except OSError as error:
-        msg = f"MLflow at {uri} does not answer ({error}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
-        raise ServiceError(msg) from error
+        raise ServiceError(
+            f"MLflow at {uri} does not answer ({error}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
+        ) from error

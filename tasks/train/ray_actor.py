@@ -139,8 +139,9 @@ def _planned(order: TrainingRequest, config: TrainConfig) -> Plan:
     """The plan as this machine's files give it. Raises: ConfigError where they are not those of who asks."""
     planned = plan(TRAIN, config, order.seed, order.upstream, order.context.store)
     if planned.key != order.key:
-        msg = f"{socket.gethostname()} has other files for train.model, vocabulary or init than the machine of the run"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{socket.gethostname()} has other files for train.model, vocabulary or init than the machine of the run"
+        )
     return planned
 
 
@@ -199,11 +200,10 @@ def accompany(order: TrainingRequest, number: int, sign: Path) -> tuple[str, Any
 
 def _accompany(order: TrainingRequest, number: int, sign: Path) -> str:
     if not sign.exists():
-        msg = (
+        raise ConfigError(
             f"{socket.gethostname()} does not see {sign.parent}: machines that train together need PAIRMILL_HOME on a disk "
             "that all share, at one path"
         )
-        raise ConfigError(msg)
     folder = _home(order) / "jobs" / f"train-{order.key}-{number}"
     inputs = {manifest.stage: manifest for manifest in order.upstream}
     draft = Draft(order.context.store, "train", order.key)

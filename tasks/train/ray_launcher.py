@@ -94,10 +94,9 @@ def followed(pipe: Any, context: Context, place: RayCluster) -> Exception | None
             context.progress(*values)
         else:
             return values[0] if kind == "failed" else None
-    msg = (
+    raise ServiceError(
         f"the Ray cluster at {head} is lost; `pairmill rerun` finds the training, if it goes on, or its last checkpoint"
     )
-    raise ServiceError(msg)
 
 
 # In the driver's process ----------------------------------------------------------------------------------------------
@@ -218,9 +217,8 @@ def needs(config: TrainConfig, machines: list[dict[str, float]]) -> dict[str, fl
     room = sum(int(min(m.get("CPU", 0.0) / cpus, m.get("GPU", 0.0) / gpus if gpus else float("inf"))) for m in machines)
     least = int(config.nnodes.partition(":")[0])
     if room < least:
-        msg = (
+        raise ConfigError(
             f"a training asks for {least} x {cpus} CPUs (train.nproc x train.threads) and {gpus} GPUs, and the machines of "
             f"the Ray cluster have room for {room} of these: lower train.nproc, threads or nnodes, or add machines"
         )
-        raise ConfigError(msg)
     return {"num_cpus": float(cpus), "num_gpus": float(gpus)}

@@ -98,6 +98,7 @@ class ShardSupply:
         part = self._folder / f"{name}.part"
         self._store.download(self._stored[name], part)
         if file_sha256(part) != self._parts[name].sha256:
-            msg = f"shard {self._stored[name]} is not what its dataset's manifest says: its sha256 is another one"
-            raise ContractError(msg)
+            raise ContractError(
+                f"shard {self._stored[name]} is not what its dataset's manifest says: its sha256 is another one"
+            )
         part.rename(self._folder / name)

@@ -57,8 +57,7 @@ def _file_input(field: str, path: Path) -> Input:
     try:
         digests = [[file.name, file_sha256(file)] for file in files]
     except OSError as error:
-        msg = f"{field}: {path} cannot be read ({error.strerror or error})"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{field}: {path} cannot be read ({error.strerror or error})") from error
     return Input(stage=field, key=path.name, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 

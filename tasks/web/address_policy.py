@@ -63,8 +63,9 @@ def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
                 raise ValueError
             result[host.lower()] = (str(ipaddress.ip_address(address)), int(port))
         except ValueError:
-            msg = f"connect_to {host!r}: {value!r} is not an IP address and a port, such as 127.0.0.1:8123"
-            raise ValueError(msg) from None
+            raise ValueError(
+                f"connect_to {host!r}: {value!r} is not an IP address and a port, such as 127.0.0.1:8123"
+            ) from None
     return result
 
 

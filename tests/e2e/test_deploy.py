@@ -183,7 +183,7 @@ def trainers(mill: Mill) -> list[int]:
     """The living processes of training jobs of this mill."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and processes.identity(int(entry.name)):
+        if entry.name.isdigit() and processes.process_fingerprint(int(entry.name)):
             try:
                 words = (entry / "cmdline").read_bytes()
             except OSError:

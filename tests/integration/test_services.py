@@ -120,7 +120,7 @@ def test_up_heals_a_killed_server(home: Path, name: str):
     assert killed
     os.kill(killed, signal.SIGKILL)  # of MLflow's two processes only the parent: the other must not be left behind
     deadline = time.monotonic() + 5
-    while processes.identity(killed) and time.monotonic() < deadline:
+    while processes.process_fingerprint(killed) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert {status.name: status.state for status in services.status()}[name] == "stale"
     after = {status.name: status for status in services.up()}

@@ -47,8 +47,9 @@ def associate(
     rows = []
     for number, cue in enumerate(cues):
         if unknown := [key for key in cue.candidates if key not in known]:
-            msg = f"{task.data.root}: cue {cue.cue!r} names {unknown[0]!r}, which is no picture of the set"
-            raise ContractError(msg)
+            raise ContractError(
+                f"{task.data.root}: cue {cue.cue!r} names {unknown[0]!r}, which is no picture of the set"
+            )
         there = [key for key in cue.candidates if key in place]
         cosine_N = encoded.features_RD[torch.tensor([place[key] for key in there], dtype=torch.long)] @ text_QD[number]
         order = cosine_N.sort(descending=True, stable=True).indices.tolist()

@@ -37,8 +37,7 @@ def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
     Raises: ContractError where they are not of the same images.
     """
     if first["key"].to_pylist() != second["key"].to_pylist():
-        msg = "the two models were not measured on the same images in the same order"
-        raise ContractError(msg)
+        raise ContractError("the two models were not measured on the same images in the same order")
     scores = hits(first), hits(second)
     return {name: _compared(scores[0][name], scores[1][name]) for name in scores[0]}
 

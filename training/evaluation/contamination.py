@@ -31,12 +31,10 @@ def read_matches(path: Path) -> dict[str, set[str]]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        msg = f"{path}: cannot be read as Parquet ({error})"
-        raise SchemaError(msg) from error
+        raise SchemaError(f"{path}: cannot be read as Parquet ({error})") from error
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
-        msg = f"{path}: no column {', '.join(missing)}; a table of matches has {', '.join(COLUMNS)}"
-        raise SchemaError(msg)
+        raise SchemaError(f"{path}: no column {', '.join(missing)}; a table of matches has {', '.join(COLUMNS)}")
     return by_task(table)
 
 

@@ -126,8 +126,7 @@ def encode_texts(loaded: Evaluated, texts: Sequence[str], threads: int | None = 
     Raises: ContractError when the model gives features that are not finite; ValueError without texts.
     """
     if not texts:
-        msg = "no text to encode"
-        raise ValueError(msg)
+        raise ValueError("no text to encode")
     unique = list(dict.fromkeys(texts))
     tokens_NL = loaded.tokenizer(unique)
     length_N = _lengths(tokens_NL)
@@ -178,8 +177,7 @@ def unit(features_BD: Tensor, what: str) -> Tensor:
     """
     features_BD = features_BD.float()
     if not torch.isfinite(features_BD).all():
-        msg = f"the checkpoint gives {what} features that are not finite"
-        raise ContractError(msg)
+        raise ContractError(f"the checkpoint gives {what} features that are not finite")
     return F.normalize(features_BD, dim=-1)
 
 

@@ -144,8 +144,7 @@ def _encode(loaded: Evaluated, data: EvalSet, batch_size: int, threads: int | No
             features.append(batch.features_RD)
             pooled += [] if batch.pooled_RW is None else [batch.pooled_RW]
     if not features:
-        msg = f"{data.folder}: none of {len(samples)} images can be decoded ({errors[0]})"
-        raise ContractError(msg)
+        raise ContractError(f"{data.folder}: none of {len(samples)} images can be decoded ({errors[0]})")
     device, _ = place_of(loaded.model)
     whole = torch.cat(pooled).to(device) if len(pooled) == len(features) else None
     return EncodedSet(data.folder, samples, errors, torch.cat(features).to(device), whole)

@@ -24,8 +24,7 @@ def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> t
     from scipy.special import betaincinv  # half a second to import: only where it is needed
 
     if not 0 <= successes <= n or n == 0:
-        msg = f"{successes} of {n} is no proportion"
-        raise ValueError(msg)
+        raise ValueError(f"{successes} of {n} is no proportion")
     tail = (1 - confidence) / 2
     low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
     high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))

@@ -63,8 +63,7 @@ def roc_auc(scores_N: np.ndarray, relevant_N: np.ndarray, weights_N: np.ndarray 
     relevant, other = (np.bincount(place_N, weights_N * of) for of in (relevant_N, ~relevant_N))
     pairs = relevant.sum() * other.sum()
     if not pairs:
-        msg = "a ROC curve needs images of both classes"
-        raise ValueError(msg)
+        raise ValueError("a ROC curve needs images of both classes")
     return float(relevant @ (np.cumsum(other) - other / 2) / pairs)
 
 

@@ -39,8 +39,7 @@ def effective_robustness(base: float, shifted: float, baseline: Sequence[tuple[f
     Raises: ValueError without a baseline.
     """
     if not baseline:
-        msg = "effective robustness is measured against at least one other model"
-        raise ValueError(msg)
+        raise ValueError("effective robustness is measured against at least one other model")
     x, y = (np.array([logit(pair[side]) for pair in baseline]) for side in (0, 1))
     slope, intercept = (1.0, float(y[0] - x[0])) if len(set(x.tolist())) == 1 else np.polyfit(x, y, 1)
     foretold = 1 / (1 + np.exp(-(slope * logit(base) + intercept)))

@@ -42,36 +42,33 @@ def members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
                 if member.isdir() or not dot or not stem:
                     continue
                 if not member.isreg() or member.size > MAX_MEMBER_BYTES:
-                    msg = f"{shard}: {member.name} is no plain file of at most {MAX_MEMBER_BYTES >> 20} MiB"
-                    raise ContractError(msg)
+                    raise ContractError(
+                        f"{shard}: {member.name} is no plain file of at most {MAX_MEMBER_BYTES >> 20} MiB"
+                    )
                 file = tar.extractfile(member)
                 data = file.read() if file else b""
                 yield f"{folder}/{stem}" if folder else stem, suffix.lower(), data
             end = tar.offset
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        msg = f"{shard}: is no whole tar ({error})"
-        raise ContractError(msg) from error
+        raise ContractError(f"{shard}: is no whole tar ({error})") from error
     with shard.open("rb") as raw:
         raw.seek(end)
         if raw.read(512) != bytes(512):
-            msg = f"{shard}: truncated or corrupt at byte {end} (no end-of-archive block)"
-            raise ContractError(msg)
+            raise ContractError(f"{shard}: truncated or corrupt at byte {end} (no end-of-archive block)")
 
 
 def _decoded(data: bytes, where: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        msg = f"{where} is not UTF-8 text"
-        raise ContractError(msg) from error
+        raise ContractError(f"{where} is not UTF-8 text") from error
 
 
 def captions_of(data: bytes, where: str) -> tuple[str, ...]:
     """The captions of a .txt member: its lines that are not blank."""
     captions = tuple(line.strip() for line in _decoded(data, where).split("\n") if line.strip())
     if not captions:
-        msg = f"{where} holds no caption"
-        raise ContractError(msg)
+        raise ContractError(f"{where} holds no caption")
     return captions
 
 
@@ -79,8 +76,7 @@ def label_of(data: bytes, where: str, classes: int) -> int:
     """The label of a .cls member."""
     label = _decoded(data, where).strip()
     if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < classes):
-        msg = f"{where} holds {label[:40]!r}, which is no label from 0 to {classes - 1}"
-        raise ContractError(msg)
+        raise ContractError(f"{where} holds {label[:40]!r}, which is no label from 0 to {classes - 1}")
     return int(label)
 
 
@@ -88,16 +84,16 @@ def labels_of(data: bytes, where: str, classes: int) -> tuple[int, ...]:
     """The labels whose place holds 1."""
     numbers = numbers_of(data, where)
     if len(numbers) != classes or set(numbers) - {0, 1}:
-        msg = f"{where} must hold 0 or 1 for each of {classes} classes; it has {len(numbers)} numbers: {numbers[:8]}"
-        raise ContractError(msg)
+        raise ContractError(
+            f"{where} must hold 0 or 1 for each of {classes} classes; it has {len(numbers)} numbers: {numbers[:8]}"
+        )
     return tuple(label for label, number in enumerate(numbers) if number)
 
 
 def fact_label(numbers: tuple[int, ...], column: int, where: str, classes: int) -> int:
     """The label where it is one of the facts."""
     if column >= len(numbers) or not 0 <= numbers[column] < classes:
-        msg = f"{where}: column {column} of {numbers[:8]} is no label from 0 to {classes - 1}"
-        raise ContractError(msg)
+        raise ContractError(f"{where}: column {column} of {numbers[:8]} is no label from 0 to {classes - 1}")
     return numbers[column]
 
 
@@ -109,14 +105,11 @@ def numbers_of(data: bytes, where: str) -> tuple[int, ...]:
         array: Any = np.load(io.BytesIO(data), allow_pickle=False)
         flat = np.atleast_1d(array)
         if not isinstance(array, np.ndarray) or flat.ndim != 1 or flat.size > MAX_NUMBERS:
-            msg = "it is no row of numbers"
-            raise ValueError(msg)
+            raise ValueError("it is no row of numbers")
         whole = flat.astype(np.int64)
         if flat.dtype.kind not in "biuf" or not (whole == flat).all():
-            msg = f"it holds {flat.dtype} {flat[:4].tolist()}, not whole numbers"
-            raise ValueError(msg)
+            raise ValueError(f"it holds {flat.dtype} {flat[:4].tolist()}, not whole numbers")
     except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
         reason = "it is a pickle, which is never read" if "pickle" in str(error) else str(error)
-        msg = f"{where} cannot be read as a .npy row of whole numbers ({reason})"
-        raise ContractError(msg) from error
+        raise ContractError(f"{where} cannot be read as a .npy row of whole numbers ({reason})") from error
     return tuple(whole.tolist())

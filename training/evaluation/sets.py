@@ -69,8 +69,7 @@ class Cue(BaseModel):
     @model_validator(mode="after")
     def _of_the_candidates(self) -> "Cue":
         if not {*self.associations} <= {*self.candidates} or len({*self.candidates}) < len(self.candidates):
-            msg = "associations must be some of the candidates, and no candidate come twice"
-            raise ValueError(msg)
+            raise ValueError("associations must be some of the candidates, and no candidate come twice")
         return self
 
 
@@ -101,16 +100,17 @@ class EvalSet:
     def layout(self) -> Layout:
         """Which of the two layouts it is."""
         if not self.folder.is_dir():
-            msg = f"{self.folder}: no such folder (the root is {'there' if self.root.is_dir() else 'missing too'})"
-            raise ContractError(msg)
+            raise ContractError(
+                f"{self.folder}: no such folder (the root is {'there' if self.root.is_dir() else 'missing too'})"
+            )
         if (self.folder / SHARD_COUNT).is_file():
             return "webdataset"
         if any(self.folder.glob("*.tar")):
-            msg = f"{self.folder / SHARD_COUNT}: missing; it must hold the number of shards"
-            raise ContractError(msg)
+            raise ContractError(f"{self.folder / SHARD_COUNT}: missing; it must hold the number of shards")
         if not self.has_classes:
-            msg = f"{self.folder / SHARD_COUNT}: missing; {self.kind} needs webdataset shards (an image folder has classes)"
-            raise ContractError(msg)
+            raise ContractError(
+                f"{self.folder / SHARD_COUNT}: missing; {self.kind} needs webdataset shards (an image folder has classes)"
+            )
         return "folder"
 
     def shards(self) -> list[Path]:
@@ -118,21 +118,18 @@ class EvalSet:
         path = self.folder / SHARD_COUNT
         text = _text(path).strip()
         if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0):
-            msg = f"{path}: {text[:40]!r} is not a number of shards (a whole number, 1 to 999999)"
-            raise ContractError(msg)
+            raise ContractError(f"{path}: {text[:40]!r} is not a number of shards (a whole number, 1 to 999999)")
         shards = [self.folder / f"{i}.tar" for i in range(int(text))]
         missing = [s.name for s in shards if not s.is_file()]
         if missing:
-            msg = f"{path} says {len(shards)} shards, but {', '.join(missing[:5])} is missing"
-            raise ContractError(msg)
+            raise ContractError(f"{path} says {len(shards)} shards, but {', '.join(missing[:5])} is missing")
         return shards
 
     def class_folders(self) -> list[Path]:
         """The class folders of an image folder, sorted by name: the order of the labels."""
         folders = sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         if not folders:
-            msg = f"{self.folder}: neither shards with {SHARD_COUNT} nor a folder per class"
-            raise ContractError(msg)
+            raise ContractError(f"{self.folder}: neither shards with {SHARD_COUNT} nor a folder per class")
         return folders
 
     def class_names(self) -> list[str]:
@@ -143,8 +140,9 @@ class EvalSet:
             return [p.name for p in self.class_folders()]
         names = self._asked(_lines(path), path)
         if folder and len(names) != len(self.class_folders()):
-            msg = f"{path} has {len(names)} names, {self.folder} has {len(self.class_folders())} class folders"
-            raise ContractError(msg)
+            raise ContractError(
+                f"{path} has {len(names)} names, {self.folder} has {len(self.class_folders())} class folders"
+            )
         return names
 
     def templates(self) -> list[str]:
@@ -155,8 +153,7 @@ class EvalSet:
         templates = self._asked(_lines(path), path)
         bad = [t for t in templates if "{c}" not in t]
         if bad:
-            msg = f"{path}: {bad[0]!r} has no {{c}} in the place of the class"
-            raise ContractError(msg)
+            raise ContractError(f"{path}: {bad[0]!r} has no {{c}} in the place of the class")
         return templates
 
     def cues(self) -> list[Cue]:
@@ -169,8 +166,9 @@ class EvalSet:
             except ValidationError as error:
                 problem = error.errors(include_url=False)[0]
                 where = ".".join(map(str, problem["loc"]))
-                msg = f"{path}: line {number}: {where + ': ' if where else ''}{problem['msg']}"
-                raise ContractError(msg) from error
+                raise ContractError(
+                    f"{path}: line {number}: {where + ': ' if where else ''}{problem['msg']}"
+                ) from error
         return cues
 
     def _asked(self, lines: list[str], path: Path) -> list[str]:
@@ -179,8 +177,7 @@ class EvalSet:
             return lines
         asked = [line.removeprefix(f"{self.objective}:") for line in lines if line.startswith(f"{self.objective}:")]
         if not asked:
-            msg = f"{path}: no line begins with {self.objective + ':'!r}"
-            raise ContractError(msg)
+            raise ContractError(f"{path}: no line begins with {self.objective + ':'!r}")
         return asked
 
     def files(self) -> list[Path]:
@@ -223,8 +220,7 @@ class EvalSet:
             empty = False
             yield sample
         if empty:
-            msg = f"{self.folder}: holds no sample"
-            raise ContractError(msg)
+            raise ContractError(f"{self.folder}: holds no sample")
 
     def _folder_samples(self) -> Iterator[Sample]:
         for label, folder in enumerate(self.class_folders()):
@@ -236,14 +232,12 @@ class EvalSet:
             seen: set[str] = set()
             for key, group in groupby(members(shard), key=lambda member: member[0]):
                 if key in seen:
-                    msg = f"{shard}: sample {key!r} comes twice"
-                    raise ContractError(msg)
+                    raise ContractError(f"{shard}: sample {key!r} comes twice")
                 seen.add(key)
                 fields: dict[str, bytes] = {}
                 for _, suffix, data in group:
                     if suffix in fields:
-                        msg = f"{shard}: {key}.{suffix} is there twice"
-                        raise ContractError(msg)
+                        raise ContractError(f"{shard}: {key}.{suffix} is there twice")
                     fields[suffix] = data
                 yield self._sample(shard, key, fields, classes)
 
@@ -258,8 +252,7 @@ class EvalSet:
             have = ", ".join(sorted(fields))
             more = f" and {key}.{min(missing, default=wanted)}" if wanted else ""
             needs = f"one image ({'|'.join(IMAGE_SUFFIXES)}){more}"
-            msg = f"{shard}: sample {key!r} needs {needs}; it has {have}"
-            raise ContractError(msg)
+            raise ContractError(f"{shard}: sample {key!r} needs {needs}; it has {have}")
         where = f"{shard}: {key}.{wanted}"
         if self.kind == "association":
             return Sample(key, images[0])
@@ -282,11 +275,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        msg = f"{path}: missing"
-        raise ContractError(msg) from error
+        raise ContractError(f"{path}: missing") from error
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path}: cannot be read as UTF-8 text ({error})"
-        raise ContractError(msg) from error
+        raise ContractError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def _lines(path: Path) -> list[str]:
@@ -294,6 +285,5 @@ def _lines(path: Path) -> list[str]:
     lines = [line.strip() for line in _text(path).rstrip().split("\n")]
     if not all(lines):
         what = "is empty" if lines == [""] else f"has a blank line {lines.index('') + 1}"
-        msg = f"{path}: {what}"
-        raise ContractError(msg)
+        raise ContractError(f"{path}: {what}")
     return lines

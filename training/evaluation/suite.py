@@ -50,8 +50,7 @@ class Suite(BaseModel):
         names = [task.name for task in (*self.tasks, *self.absent)]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            msg = f"task names must differ; {', '.join(twice)} is there more than once"
-            raise ValueError(msg)
+            raise ValueError(f"task names must differ; {', '.join(twice)} is there more than once")
         return self
 
     def digest(self) -> str:
@@ -88,8 +87,7 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
         listed = "".join(f"\n    {task.name}: {task.reason}" for task in absent)
         problems.append(f"none of its {len(labelled)} sets is there:{listed}")
     if problems:
-        msg = "\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)])
-        raise ConfigError(msg)
+        raise ConfigError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]))
     return Suite(name=name, tasks=tuple(present), absent=tuple(absent))
 
 
@@ -151,11 +149,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        msg = f"{path}: no such suite file"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{path}: no such suite file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{path}: cannot be read as TOML ({error})"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
 
 
 def _task_label(position: int, table: Any) -> str:

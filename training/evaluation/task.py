@@ -102,17 +102,13 @@ class Task(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> "Task":
         if self.metric is not None and self.metric not in METRICS[self.kind]:
-            msg = f"metric {self.metric} is none of a {self.kind} task: {', '.join(METRICS[self.kind])}"
-            raise ValueError(msg)
+            raise ValueError(f"metric {self.metric} is none of a {self.kind} task: {', '.join(METRICS[self.kind])}")
         if self.metric in ("worst_group_top1", "worst_group_top5") and self.group is None:
-            msg = f"metric {self.metric} needs [task.group]"
-            raise ValueError(msg)
+            raise ValueError(f"metric {self.metric} needs [task.group]")
         if self.protocols and self.kind != "classification":
-            msg = f"protocols are for classification, not {self.kind}"
-            raise ValueError(msg)
+            raise ValueError(f"protocols are for classification, not {self.kind}")
         if {"linear_probe", "few_shot"} & set(self.protocols) and self.train_split is None:
-            msg = "linear_probe and few_shot need train_split"
-            raise ValueError(msg)
+            raise ValueError("linear_probe and few_shot need train_split")
         return self
 
     @property

@@ -46,8 +46,7 @@ def write_set(job: Job) -> None:
     sets = {split: _open(job.name, split, job.output / ".torchvision" / "data") for split in job.splits}
     classes = getattr(next(iter(sets.values())), "classes", None)
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        msg = f"torchvision/{job.name}: has no list of class names; bring it in CLIP_benchmark's layout"
-        raise ConfigError(msg)
+        raise ConfigError(f"torchvision/{job.name}: has no list of class names; bring it in CLIP_benchmark's layout")
     for split, data in sets.items():
         _write_split(data, job.output / split)
     names = [name.replace("_", " ") for name in classes]
@@ -61,12 +60,10 @@ def _open(name: str, split: str, root: Path) -> Any:
     try:
         from torchvision import datasets
     except ImportError as error:
-        msg = f"torchvision/{name}: torchvision is not installed: pip install torchvision"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"torchvision/{name}: torchvision is not installed: pip install torchvision") from error
     kind = getattr(datasets, name, None)
     if not inspect.isclass(kind) or not issubclass(kind, datasets.VisionDataset):
-        msg = f"torchvision has no dataset {name}"
-        raise ConfigError(msg)
+        raise ConfigError(f"torchvision has no dataset {name}")
     known = inspect.signature(kind).parameters
     offered = {"split": split, "train": split == "train", "download": True}
     arguments = {key: value for key, value in offered.items() if key in known}
@@ -75,8 +72,9 @@ def _open(name: str, split: str, root: Path) -> Any:
     try:
         return make(root, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
-        msg = f"torchvision/{name}: split {split} cannot be had ({type(error).__name__}: {str(error)[:200]})"
-        raise SourceError(msg) from error
+        raise SourceError(
+            f"torchvision/{name}: split {split} cannot be had ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
 
 
 def _write_split(data: Any, folder: Path) -> None:

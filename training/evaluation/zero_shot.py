@@ -175,8 +175,7 @@ def _second_class(rows: Sequence[dict[str, Any]], classes: int, task: str) -> np
     Raises: ContractError where there are not two classes, with images of both.
     """
     if classes != BINARY or len({row["label"] for row in rows}) != BINARY:
-        msg = f"{task}: roc_auc needs two classes, and images of both"
-        raise ContractError(msg)
+        raise ContractError(f"{task}: roc_auc needs two classes, and images of both")
     cosines = [dict(zip(row.get("top5", ()), row.get("scores", ()), strict=True)) for row in rows]
     wrong = {0: np.inf, 1: -np.inf}
     return np.array(
@@ -190,8 +189,9 @@ def _groups(
     """Accuracy of each group; adds the worst one's, and the gap from it to the best, to `metrics`."""
     short = next((s for s in samples if len(s.facts) <= group.column), None)
     if short is not None:
-        msg = f"sample {short.key!r} has {len(short.facts)} facts; the suite groups by column {group.column}"
-        raise ContractError(msg)
+        raise ContractError(
+            f"sample {short.key!r} has {len(short.facts)} facts; the suite groups by column {group.column}"
+        )
     of = np.array([sample.facts[group.column] for sample in samples])
     found = {k: group_records(of, right, group.values, group.ignore) for k, right in within.items()}
     for k, records in found.items():

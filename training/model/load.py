@@ -87,16 +87,14 @@ def model_files(path: Path) -> list[Path]:
     if (path / OPEN_CLIP_CONFIG).is_file():
         weights = [path / name for name in WEIGHTS if (path / name).is_file()]
         if not weights:
-            msg = f"{path}: has {OPEN_CLIP_CONFIG} but no weights; expected one of {', '.join(WEIGHTS)}"
-            raise ConfigError(msg)
+            raise ConfigError(f"{path}: has {OPEN_CLIP_CONFIG} but no weights; expected one of {', '.join(WEIGHTS)}")
         return [*sorted(path.glob("*.json")), weights[0]]
     missing = [name for name in MODEL_FILES if not (path / name).is_file()]
     if missing:
-        msg = (
+        raise ConfigError(
             f"{path}: is no model; {', '.join(missing)} missing. A model is a folder with {', '.join(MODEL_FILES)}, an "
             f"open_clip folder with {OPEN_CLIP_CONFIG}, or a file of weights"
         )
-        raise ConfigError(msg)
     return [path / name for name in MODEL_FILES]
 
 
@@ -127,8 +125,9 @@ def _weights_alone(file: Path) -> OtherModel:
     model = load_pretrained(file)
     text = model.config.text_cfg
     if text.vocab_size != VOCAB_SIZE:
-        msg = f"{file}: has {text.vocab_size} tokens, and no vocabulary beside it; name a folder with a tokenizer.json"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"{file}: has {text.vocab_size} tokens, and no vocabulary beside it; name a folder with a tokenizer.json"
+        )
     tokenizer = make_tokenizer("clip", (), VOCAB_SIZE, text.context_length)
     return OtherModel(model, tokenizer, Preprocess(model.config.vision_cfg.image_size))
 
@@ -144,8 +143,7 @@ def _open_clip_folder(folder: Path) -> OtherModel:
         )
         mean, std = (tuple(map(float, facts.get(name, own))) for name, own in (("mean", MEAN), ("std", STD)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{path}: is no config of open_clip's ({type(error).__name__}: {error})"
-        raise ContractError(msg) from error
+        raise ContractError(f"{path}: is no config of open_clip's ({type(error).__name__}: {error})") from error
     own_vocabulary = (folder / "tokenizer.json").is_file()
     if not plain or not isinstance(size, int) or ("hf_tokenizer_name" in text and not own_vocabulary):
         return _by_open_clip(folder)
@@ -168,15 +166,15 @@ def _by_open_clip(folder: Path) -> OtherModel:
     try:
         import open_clip
     except ImportError as error:
-        msg = f"{folder}: open_clip reads this model; install it: pip install open_clip_torch"
-        raise ConfigError(msg) from error
+        raise ConfigError(f"{folder}: open_clip reads this model; install it: pip install open_clip_torch") from error
     name = f"local-dir:{folder.absolute()}"
     try:
         made: Any = open_clip.create_model_from_pretrained(name, weights_only=True)
         tokenizer: Any = open_clip.get_tokenizer(name)
     except (RuntimeError, ValueError, KeyError, OSError, AssertionError, TypeError, UnpicklingError) as error:
         reason = str(error).partition("\n")[0][:200]
-        msg = f"{folder}: neither we nor open_clip can read it ({type(error).__name__}: {reason})"
-        raise ContractError(msg) from error
+        raise ContractError(
+            f"{folder}: neither we nor open_clip can read it ({type(error).__name__}: {reason})"
+        ) from error
     model, preprocess = made
     return OtherModel(PaddedTexts(model, tokenizer.context_length), tokenizer, preprocess)

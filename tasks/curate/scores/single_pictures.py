@@ -29,8 +29,7 @@ def score_shard(draft: Draft, todo: ShardTodo, score: Callable[[bytes], dict[str
             if key in wanted and todo.extension in members:
                 scores.append({"id": wanted.pop(key), **score(members[todo.extension])})
     if wanted:
-        msg = f"{todo.tar}: has no picture {next(iter(wanted))!r}, which is to be scored"
-        raise CorruptPart(msg)
+        raise CorruptPart(f"{todo.tar}: has no picture {next(iter(wanted))!r}, which is to be scored")
     schema = FACES if any("face_bboxes" in row for row in scores) else SCORES
     score_cache.put(draft.store, todo.scorer, pa.Table.from_pylist(scores, schema))
     return Record(task=todo.id)

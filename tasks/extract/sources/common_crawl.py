@@ -63,11 +63,9 @@ class CommonCrawlSource(WatReader):
         crawls = [crawl] if isinstance(crawl, str) else crawl
         for one in crawls:
             if not _CRAWL.fullmatch(one):
-                msg = f"{one!r} is no crawl id, such as CC-MAIN-2026-43"
-                raise ValueError(msg)
+                raise ValueError(f"{one!r} is no crawl id, such as CC-MAIN-2026-43")
         if len(set(crawls)) != len(crawls):
-            msg = "a crawl is named twice"
-            raise ValueError(msg)
+            raise ValueError("a crawl is named twice")
         return crawl
 
     @property
@@ -125,14 +123,11 @@ def _lines(name: str, stream: ResumableStream) -> Sequence[str]:
             while data := stream.read(1 << 20):
                 text.write(inflater.decompress(data, MAX_LISTING_BYTES - text.tell()))
                 if inflater.unconsumed_tail:
-                    msg = f"{name}: over {MAX_LISTING_BYTES} bytes"
-                    raise SourceError(msg)
+                    raise SourceError(f"{name}: over {MAX_LISTING_BYTES} bytes")
         except zlib.error as error:
-            msg = f"{name}: not gzip: {error}"
-            raise SourceError(msg) from error
+            raise SourceError(f"{name}: not gzip: {error}") from error
     paths = text.getvalue().decode("utf-8", "replace").split()
     odd = next((path for path in paths if not _PATH.fullmatch(path) or ".." in path), None)
     if odd is not None or not paths:
-        msg = f"{name}: {f'{odd[:200]!r} is no path of a WAT file' if odd else 'the list is empty'}"
-        raise SourceError(msg)
+        raise SourceError(f"{name}: {f'{odd[:200]!r} is no path of a WAT file' if odd else 'the list is empty'}")
     return list(dict.fromkeys(paths))

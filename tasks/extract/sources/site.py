@@ -102,8 +102,7 @@ class SiteSource(PagesSource):
         try:
             return tuple(canonical_url(url, "", 65_536) for url in value)
         except BadUrl as bad:
-            msg = f"must hold absolute http or https addresses ({bad.reason})"
-            raise ValueError(msg) from None
+            raise ValueError(f"must hold absolute http or https addresses ({bad.reason})") from None
 
     @field_validator("allowed_domains")
     @classmethod
@@ -121,8 +120,9 @@ class SiteSource(PagesSource):
         unknown = sorted(set(self.start_hosts()) - {host.lower() for host in self.connect_to})
         if self.contact is None and unknown:
             hosts = ", ".join(unknown)
-            msg = f"contact is required to crawl {hosts}: a page or a mailto: address where its owner learns who asks"
-            raise ValueError(msg)
+            raise ValueError(
+                f"contact is required to crawl {hosts}: a page or a mailto: address where its owner learns who asks"
+            )
         return self
 
     def start_hosts(self) -> list[str]:
@@ -164,8 +164,9 @@ class SiteSource(PagesSource):
         if not facts["outcomes"].get("archived"):
             shutil.rmtree(folder)  # the next try asks again
             reasons = ", ".join(f"{reason} {n:,}" for reason, n in facts["outcomes"].items())
-            msg = f"the crawl from {', '.join(self.start)} brought no page ({reasons}); check the addresses and the network"
-            raise SourceError(msg)
+            raise SourceError(
+                f"the crawl from {', '.join(self.start)} brought no page ({reasons}); check the addresses and the network"
+            )
         logger.info("crawl: %s", ", ".join(f"{outcome} {n:,}" for outcome, n in facts["outcomes"].items()))
         return Record(task=_TASK, parts=list(self._kept(draft, folder / "out")), facts={"crawl": facts})
 

@@ -17,6 +17,7 @@ from tasks.engine.stage import code_version
 
 DOCKERFILE = (CHECKOUT / "infra/Dockerfile").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+PACKAGES = {pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())
 
 
@@ -34,12 +35,12 @@ def test_all_that_the_image_copies_is_there_and_let_through():
     sources = {source for line in copied for source in line}
     assert sources == allowed
     assert [source for source in sources if not (CHECKOUT / source).exists()] == []
-    assert sources >= {package.split(".")[0] for package in PROJECT["tool"]["setuptools"]["packages"]}
+    assert sources >= PACKAGES
 
 
 def test_the_empty_packages_are_those_of_the_project():
     made = set(re.findall(r"(\S+)/__init__\.py", DOCKERFILE))
-    assert made == {package.replace(".", "/") for package in PROJECT["tool"]["setuptools"]["packages"]}
+    assert made == PACKAGES
 
 
 def test_the_image_installs_the_torch_and_the_extra_that_the_project_names():

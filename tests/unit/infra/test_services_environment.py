@@ -58,7 +58,9 @@ def record_running(name: str, port: int, *, pid: int | None = None) -> Path:
     pid = pid or os.getpid()
     folder = services.home() / "services" / name
     folder.mkdir(parents=True)
-    supervisor.save(folder, Record(name, port, ("x",), "/", pid, processes.identity(pid), "2026-01-01T00:00:00+00:00"))
+    supervisor.save(
+        folder, Record(name, port, ("x",), "/", pid, processes.process_fingerprint(pid), "2026-01-01T00:00:00+00:00")
+    )
     return folder
 
 
@@ -211,5 +213,5 @@ def test_an_extra_service_runs_our_code_until_down(tmp_path: Path):
     if environ.exists():
         assert f"PYTHONPATH={CHECKOUT}".encode() in environ.read_bytes().split(b"\0")
     assert [s.state for s in services.down()] == ["stopped"] * 3
-    assert processes.identity(first.pid) is None
+    assert processes.process_fingerprint(first.pid) is None
     assert services.down()[2].url == first.url

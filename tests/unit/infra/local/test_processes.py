@@ -26,13 +26,15 @@ def wait_until(condition, patience_s: float = 4.0) -> bool:
 
 
 def test_identity_is_stable_and_none_once_dead():
-    assert processes.identity(os.getpid()) == processes.identity(os.getpid()) is not None
+    assert processes.process_fingerprint(os.getpid()) == processes.process_fingerprint(os.getpid()) is not None
     with subprocess.Popen(SLEEP) as child:
-        assert processes.identity(child.pid) not in (None, processes.identity(os.getpid()))
+        assert processes.process_fingerprint(child.pid) not in (None, processes.process_fingerprint(os.getpid()))
         child.kill()
-        assert wait_until(lambda: processes.identity(child.pid) is None)  # a zombie is dead, though its pid exists
+        assert wait_until(
+            lambda: processes.process_fingerprint(child.pid) is None
+        )  # a zombie is dead, though its pid exists
         os.kill(child.pid, 0)
-    assert processes.identity(child.pid) is None
+    assert processes.process_fingerprint(child.pid) is None
 
 
 def test_spawned_process_is_detached_and_logged(tmp_path: Path):
@@ -40,7 +42,7 @@ def test_spawned_process_is_detached_and_logged(tmp_path: Path):
         "import os; print(os.getsid(0) == os.getpid(), os.getcwd(), os.read(0, 1), flush=True); os.kill(os.getpid(), 9)"
     )
     pid = spawn([sys.executable, "-c", report], tmp_path)
-    assert wait_until(lambda: processes.identity(pid) is None)
+    assert wait_until(lambda: processes.process_fingerprint(pid) is None)
     assert (tmp_path / "log").read_text() == f"True {tmp_path} b''\n"
     with pytest.raises(ChildProcessError):  # init's child, not ours: it never becomes our zombie
         os.waitpid(pid, os.WNOHANG)
@@ -49,7 +51,7 @@ def test_spawned_process_is_detached_and_logged(tmp_path: Path):
 def test_command_that_is_not_there_says_so_in_the_log(tmp_path: Path):
     pid = spawn(["/nowhere/server"], tmp_path)
     assert wait_until(lambda: "cannot run /nowhere/server" in (tmp_path / "log").read_text())
-    assert wait_until(lambda: processes.identity(pid) is None)
+    assert wait_until(lambda: processes.process_fingerprint(pid) is None)
 
 
 def test_terminate_ends_the_whole_group_and_what_outlived_its_leader(tmp_path: Path):
@@ -58,10 +60,10 @@ def test_terminate_ends_the_whole_group_and_what_outlived_its_leader(tmp_path: P
     leader = spawn([sys.executable, "-c", family], tmp_path)
     assert wait_until(lambda: len(processes.marked(str(tmp_path))) == 2)
     os.kill(leader, signal.SIGKILL)
-    assert wait_until(lambda: processes.identity(leader) is None)
+    assert wait_until(lambda: processes.process_fingerprint(leader) is None)
     (orphan,) = processes.marked(str(tmp_path))
     processes.terminate(None, str(tmp_path), grace_s=3)
-    assert processes.identity(orphan) is None
+    assert processes.process_fingerprint(orphan) is None
     assert processes.marked(str(tmp_path)) == []
 
 
@@ -73,7 +75,7 @@ def test_terminate_kills_what_ignores_sigterm(tmp_path: Path):
     assert wait_until(lambda: "ready" in (tmp_path / "log").read_text())
     started = time.monotonic()
     processes.terminate(pid, str(tmp_path), grace_s=0.3)
-    assert processes.identity(pid) is None
+    assert processes.process_fingerprint(pid) is None
     assert time.monotonic() - started >= 0.3
 
 

@@ -218,7 +218,7 @@ def test_after_a_reboot_a_stranger_that_answers_on_our_port_with_our_pid_is_not_
         try:
             while not supervisor.answers(port, "/"):
                 time.sleep(0.02)
-            before = str(processes.identity(stranger.pid))
+            before = str(processes.process_fingerprint(stranger.pid))
             record = Record(
                 "site", port, SITE.command, "/", stranger.pid, f"earlier-boot:{before.split(':')[-1]}", None
             )
