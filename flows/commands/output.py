@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 from rich.console import Console
@@ -17,13 +17,11 @@ from dataops.funnel import STAGES, funnel_stages
 from dataops.redaction import shown
 from dataops.snapshot import Manifest, find
 from dataops.store import Store
+from flows.deployment.order import Row
 from flows.records import RunRecord, load_run, stores
 from infra.doctor.diagnose import Check
 from infra.local.services import ServiceStatus
 from training.evaluation.intervals import summary_rows
-
-if TYPE_CHECKING:
-    from flows.deployment.order import Row
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""

@@ -1,8 +1,8 @@
 """Puts the pieces of the safe, polite fetch together, as a download's config has them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tasks.download.config import DownloadConfig
 from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
 from tasks.download.fetch.opener import FetchLimits, SafeOpener
@@ -13,11 +13,8 @@ from tasks.web.host_state import Pauses
 from tasks.web.origin_files import SiteFiles
 from tasks.web.request import HttpClient
 
-if TYPE_CHECKING:
-    from tasks.download.config import DownloadConfig
 
-
-def polite_opener(config: "DownloadConfig", site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:
+def polite_opener(config: DownloadConfig, site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:
     """An opener for one shard.
 
     Args:

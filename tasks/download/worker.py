@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ from dataops.shards.tar import places
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.trace.targets import matching_rows
 from tasks.download import row_spans as slices
+from tasks.download.config import DownloadConfig
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
 from tasks.download.img2dataset_classes import Downloader, compute_key, fetching_with
@@ -34,20 +34,17 @@ from tasks.download.outcome import outcome, put_tables
 from tasks.download.previews import Previews
 from tasks.download.resizers import CheckedResizer, FastResizer
 from tasks.download.rounds import put_again, split
+from tasks.download.shard import Shard
 from tasks.download.shard_writer import OrderedWriter
 from tasks.download.summary import describe
 from tasks.engine.scratch_folders import scratch_folder
-
-if TYPE_CHECKING:
-    from tasks.download.config import DownloadConfig
-    from tasks.download.shard import Shard
 
 logger = logging.getLogger(__name__)
 
 SHARD_DIGITS = 5
 
 
-def run(draft: Draft, shard: "Shard") -> Record:
+def run(draft: Draft, shard: Shard) -> Record:
     """Fetch, check and commit one shard.
 
     Raises: StorageError when the temporary folder could not be written; CorruptPart when tar and rows disagree.
@@ -94,7 +91,7 @@ def shard_keys(index: int, rows: int, shard_size: int) -> list[str]:
     return [compute_key(row, index, digits, SHARD_DIGITS) for row in range(rows)]
 
 
-def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, previews: Previews) -> None:
+def _fetch(rows: pa.Table, shard: Shard, folder: Path, opener: SafeOpener, previews: Previews) -> None:
     config = shard.config
     source = folder / "rows.arrow"
     with pa.ipc.new_file(str(source), rows.schema) as file:
@@ -130,7 +127,7 @@ def _fetch(rows: pa.Table, shard: "Shard", folder: Path, opener: SafeOpener, pre
         raise StorageError(f"download {shard.id}: cannot write {folder}: {failures[0]}") from failures[0]
 
 
-def _resizer(config: "DownloadConfig", previews: Previews) -> CheckedResizer:
+def _resizer(config: DownloadConfig, previews: Previews) -> CheckedResizer:
     return (FastResizer if config.resize_quality == "fast" else CheckedResizer)(
         previews,
         image_size=config.image_size,

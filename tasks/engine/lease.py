@@ -17,17 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
 from dataops.snapshot import Draft, Fence
 from dataops.store import Store
+from tasks.engine.context import Context
 from training.process import pid_namespace, process_fingerprint
-
-if TYPE_CHECKING:
-    from tasks.engine.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class Lease(BaseModel):
 class Held:
     """A lease that this process holds: the draft and the context to work with, and the thread that keeps it."""
 
-    def __init__(self, draft: Draft, context: "Context", lease: Lease):
+    def __init__(self, draft: Draft, context: Context, lease: Lease):
         self.lease = lease
         fence = Fence(generation=lease.generation, token=lease.token)
         self.draft = Draft(draft.store, draft.stage, draft.key, fence)
@@ -126,7 +124,7 @@ class Held:
 
 
 @contextmanager
-def hold(draft: Draft, context: "Context", *, wait: bool = True, remake: bool = False) -> Iterator[Held | None]:
+def hold(draft: Draft, context: Context, *, wait: bool = True, remake: bool = False) -> Iterator[Held | None]:
     """Hold the lease of a snapshot, waiting for the run that has it; None once a manifest is there.
 
     Args:
@@ -155,7 +153,7 @@ def holder(store: Store, stage: str, key: str) -> Lease | None:
     return None if newest is None or newest.is_dead() else newest
 
 
-def _acquire(draft: Draft, context: "Context", wait: bool, remake: bool) -> Lease | None:
+def _acquire(draft: Draft, context: Context, wait: bool, remake: bool) -> Lease | None:
     watch = _Watch()
     told: str | None = None
     while True:
@@ -202,7 +200,7 @@ class _Watch:
         return self._still
 
 
-def _new(context: "Context", generation: int) -> Lease:
+def _new(context: Context, generation: int) -> Lease:
     return Lease(
         generation=generation,
         token=secrets.token_hex(8),

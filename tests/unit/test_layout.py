@@ -1,0 +1,81 @@
+"""The layout of the repository: sizes of folders and modules, and what each folder says of itself."""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dataops.home import CHECKOUT
+
+ROOTS = ("flows", "infra", "tasks", "training", "dataops", "benchmarks")
+MAX_MODULES, MAX_LINES = 20, 400
+STAGES = ("extract", "filter", "download", "curate", "pack", "train", "evaluate", "register")
+
+
+def modules(*roots: str) -> list[Path]:
+    command = ["git", "-C", str(CHECKOUT), "ls-files", "--cached", "--others", "--exclude-standard", "--", *roots]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = (CHECKOUT / name for name in listed.stdout.splitlines() if name.endswith(".py"))
+    return sorted(path for path in paths if path.exists())
+
+
+def test_folder_holds_at_most_20_modules():
+    sizes = Counter(path.parent for path in modules(*ROOTS))
+    assert {folder: size for folder, size in sizes.items() if size > MAX_MODULES} == {}
+
+
+def test_module_has_at_most_400_lines():
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules(*ROOTS)}
+    assert {path: size for path, size in sizes.items() if size > MAX_LINES} == {}
+
+
+def test_each_folder_says_in_its_docstring_what_belongs_in_it():
+    folders = {path.parent for path in modules(*ROOTS)}
+    silent = [
+        folder
+        for folder in folders
+        if not (folder / "__init__.py").is_file()
+        or not ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_has_the_same_anatomy(stage: str):
+    folder = CHECKOUT / "tasks" / stage
+    assert (folder / "stage.py").is_file()
+    # The trainer is a process of its own, which a registered model's code is part of: its table lies beside it.
+    config = CHECKOUT / "training" / "config.py" if stage == "train" else folder / "config.py"
+    assert config.is_file()
+
+
+def test_no_module_has_the_name_of_a_library_or_of_a_package_of_the_standard_library():
+    # `site` and `trace` are a source kind and two commands; nobody imports the standard library's.
+    allowed = {"site", "trace", "gc"}
+    ours = {path.stem for path in modules(*ROOTS)} - {"__init__"}
+    taken = set(sys.stdlib_module_names) | {
+        "ray",
+        "onnx",
+        "dns",
+        "mlflow",
+        "prefect",
+        "torch",
+        "jinja2",
+        "scrapy",
+        "PIL",
+    }
+    assert ours & taken <= allowed
+
+
+def test_unit_tests_mirror_the_source_tree():
+    lost = []
+    for path in modules("tests/unit"):
+        folder = path.parent.relative_to(CHECKOUT / "tests" / "unit")
+        if not (CHECKOUT / folder).is_dir():
+            lost.append(str(path.relative_to(CHECKOUT)))
+    assert lost == []
