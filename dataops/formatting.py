@@ -1,0 +1,25 @@
+"""Format percentages and counts for people, in the same way on the terminal, in logs, on pages and on cards."""
+
+from collections.abc import Iterable
+
+
+def format_percent(share: float | None, *, decimals: int = 2, sign: str = "%", missing: str = "-") -> str:
+    """Return a share (0 to 1) as a percentage, and `missing` for None."""
+    return missing if share is None else f"{100 * share:.{decimals}f}{sign}"
+
+
+def format_share(part: float, whole: float, *, missing: str = "none") -> str:
+    """Return `part` as a percentage of `whole` with one decimal, and `missing` where `whole` is 0."""
+    return format_percent(part / whole if whole else None, decimals=1, missing=missing)
+
+
+def format_interval(
+    low: float | None, high: float | None, *, sign: str = "%", dash: str = " – ", missing: str = "-"
+) -> str:
+    """Return the ends of an interval of shares (0 to 1) as percentages, and `missing` where `low` is None."""
+    return missing if low is None else format_percent(low, sign=sign) + dash + format_percent(high, sign=sign)
+
+
+def format_counts(counts: Iterable[tuple[str, int]]) -> str:
+    """Return names with their counts, in the given order: `language 1,204, too_small 673`."""
+    return ", ".join(f"{name} {number:,}" for name, number in counts)
