@@ -39,7 +39,7 @@ from tasks.download.rounds import reopen
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, Stage, discard, make, plan, reuse
 from tasks.tracking import parent_run
-from tasks.tracking.parent_run import End, Status
+from tasks.tracking.parent_run import RunOutcome, Status
 from tasks.train.ray_launcher import train_on_ray
 
 logger = logging.getLogger(__name__)
@@ -185,8 +185,8 @@ class Run:
         status: Status = "FINISHED" if state == "completed" else "FAILED" if state == "failed" else "KILLED"
         began = datetime.fromisoformat(self.record.attempts[-1].started_at)
         reached = [one.model_dump() for one in self.record.stages if one.stage in {*self.manifests, self.at}]
-        end = End(status, error or f"up to {self.until or self.at}", reached, int(began.timestamp() * 1000))
-        page = parent_run.record(self.context, self.manifests, end)
+        end = RunOutcome(status, error or f"up to {self.until or self.at}", reached, int(began.timestamp() * 1000))
+        page = parent_run.record_outcome(self.context, self.manifests, end)
         if page and not self.record.model_links:
             self.record.model_links = {"run": page}
             self.record.save(self.context.store)

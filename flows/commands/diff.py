@@ -11,7 +11,7 @@ from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.commands.output import console, find_snapshot, load_manifests, new_table, print_json, text
 from flows.records import load_run
-from tasks.lineage.diff import Difference, Side, compare
+from tasks.lineage.diff import Difference, Side, compare_datasets
 
 SHOWN = 60
 """Characters of a setting."""
@@ -25,7 +25,7 @@ def show_diff(a: str, b: str, home: Path, store_uri: str | None, rows: Path | No
     first, second = (find_dataset(name, home, store_uri) for name in (a, b))
     if first[0].stage != second[0].stage:
         raise ConfigError(f"{a} is a snapshot of {first[0].stage}, {b} one of {second[0].stage}: name two of one stage")
-    found = compare(first, second)
+    found = compare_datasets(first, second)
     if rows is not None:
         write_rows(found, rows)
     if as_json:

@@ -5,7 +5,7 @@ from pathlib import Path
 from dataops.errors import ConfigError
 from flows.commands.output import console, find_snapshot, print_json, text
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.models.export import export_model, snapshot_files
+from tasks.models.export import export_model, fetch_snapshot_model
 from tasks.models.find import find_model
 
 USE = {
@@ -39,7 +39,7 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
 
 def _find(model: str, scratch: Path, home: Path, store_uri: str | None) -> Path:
     if not Path(model).exists() and (found := find_snapshot(model, home, store_uri)) is not None:
-        return snapshot_files(*found, scratch)
+        return fetch_snapshot_model(*found, scratch)
     try:
         return find_model(model, home).path
     except ConfigError as error:

@@ -25,8 +25,9 @@ from infra.local import services
 from tasks.engine.context import Context
 from tasks.engine.lease import holder
 from tasks.engine.scratch_folders import abandoned
-from tasks.lineage.inventory import DAY, Collection, Deletion, Inventory, Swept, collect, sweep
-from tasks.tracking.registry import needed_by_models, unknown_to_registry
+from tasks.lineage.garbage_collection import Deletion, DeletionPlan, DeletionResult, delete_unneeded, plan_deletions
+from tasks.lineage.inventory import DAY, Inventory
+from tasks.tracking.registry import find_needed_snapshots, find_unknown_models
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +99,10 @@ class Roots:
 
     def ask_registry(self) -> None:
         """Learn what the registered models need. Raises: ServiceError, ConfigError where MLflow cannot be asked."""
-        self.models = needed_by_models()
+        self.models = find_needed_snapshots()
         inventory = Inventory(self.store, "register")
         found = {name: inventory.manifest(name) for name in inventory.snapshots if name not in self.models}
-        self.models |= unknown_to_registry({name: manifest for name, manifest in found.items() if manifest})
+        self.models |= find_unknown_models({name: manifest for name, manifest in found.items() if manifest})
 
     def __call__(self) -> dict[SnapshotName, str]:
         """The roots now: only run records that changed since the last look are read."""
@@ -170,14 +171,14 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
 
 
 def _one_store(roots: Roots, home: Path, *, delete: bool, as_json: bool) -> dict[str, object]:
-    collection = collect(roots.store, roots())
+    collection = plan_deletions(roots.store, roots())
     users = roots.used_by()
     if not as_json:
         _show(roots.store, collection, users)
-    swept = Swept()
+    swept = DeletionResult()
     if delete:
         context = Context(store=roots.store, home=home, run_id="gc")
-        swept = sweep(collection, context, roots)
+        swept = delete_unneeded(collection, context, roots)
         if not as_json and (swept.deleted or swept.spared or swept.unfinished):
             _show_swept(swept)
     return _as_json(roots.store, collection, swept, users)
@@ -201,7 +202,7 @@ def _touched(folder: Path) -> float:
 # What is printed ------------------------------------------------------------------------------------------------------
 
 
-def _show(store: Store, collection: Collection, users: Mapping[SnapshotName, str]) -> None:
+def _show(store: Store, collection: DeletionPlan, users: Mapping[SnapshotName, str]) -> None:
     out, now = console(), time.time()
     if not collection.snapshots and not collection.kept:
         return
@@ -227,7 +228,7 @@ def _show(store: Store, collection: Collection, users: Mapping[SnapshotName, str
     out.print(text(f"{len(collection.kept)} snapshots stay" + (f": {listed}" if listed else "")), soft_wrap=True)
 
 
-def _show_swept(swept: Swept) -> None:
+def _show_swept(swept: DeletionResult) -> None:
     out = console()
     freed = _size(sum(going.bytes for going in swept.deleted))
     left = f", and {swept.unfinished} files or uploads that were never finished" if swept.unfinished else ""
@@ -245,7 +246,7 @@ def _show_local(local: Sequence[Path], *, delete: bool) -> None:
 
 
 def _as_json(
-    store: Store, collection: Collection, swept: Swept, users: Mapping[SnapshotName, str]
+    store: Store, collection: DeletionPlan, swept: DeletionResult, users: Mapping[SnapshotName, str]
 ) -> dict[str, object]:
     def row(going: Deletion) -> dict[str, object]:
         fields = {"stage": going.name.stage, "key": going.name.key, "bytes": going.bytes, "why": going.why}

@@ -30,7 +30,7 @@ def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
 
 
 def _show_trail(name: str, *, as_json: bool) -> int:
-    moves = promotion.trail(name)
+    moves = promotion.read_trail(name)
     if as_json:
         print_json({"model": name, "moves": moves})
         return 0

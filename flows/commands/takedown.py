@@ -22,8 +22,8 @@ from tasks.engine.context import Context
 from tasks.engine.takedown_requests import FOLDER, Request, read_targets, record, request_of
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
-from tasks.lineage.takedown import Affected, Outcome, affected, take_out
-from tasks.lineage.takedown_raw import Raw, delete_raw, delete_superseded, drop_originals, raw_snapshots
+from tasks.lineage.takedown import AffectedDataset, TakedownResult, find_affected, replace_affected
+from tasks.lineage.takedown_raw import RawSnapshot, delete_originals, delete_raw, delete_superseded, find_raw_snapshots
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ def _one_store(
     if not lineage.manifests:
         return {"store": store.uri, "incomplete": False, "datasets": []}
     new = record(store, request)  # first: a run that begins now heeds it
-    found = affected(lineage, search, targets, Registry())
+    found = find_affected(lineage, search, targets, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
-    outcomes = take_out(lineage, context, request, found)
+    outcomes = replace_affected(lineage, context, request, found)
     uids = {uid for one in found for uid in one.uids}
-    raw = raw_snapshots(lineage, search, targets, uids)
+    raw = find_raw_snapshots(lineage, search, targets, uids)
     report: dict[str, Any] = {
         "store": store.uri,
         "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new},
@@ -78,7 +78,7 @@ def _one_store(
         _show(report, found, out)
     if order.delete_raw and (raw or found) and (order.yes or _agreed(raw, outcomes)):
         report["deleted"] = _delete(store, context, raw, outcomes, targets, uids)
-        left = raw_snapshots(Lineage(store), Search(store), targets, uids)
+        left = find_raw_snapshots(Lineage(store), Search(store), targets, uids)
         report["raw_snapshots"] = {one.download.key: one.pairs for one in left}
     report["incomplete"] = _incomplete(report, order)
     store.put(f"{FOLDER}/{request.digest}.report.json", json.dumps(report, indent=2).encode())
@@ -92,7 +92,7 @@ def _incomplete(report: Mapping[str, Any], order: TakedownOptions) -> bool:
     return missed or bool(order.delete_raw and (report["raw_snapshots"] or report["deleted"].get("not_deleted")))
 
 
-def _agreed(raw: Sequence[Raw], outcomes: Sequence[Outcome]) -> bool:
+def _agreed(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult]) -> bool:
     """Ask on the terminal."""
     samples, versions = sum(one.pairs for one in raw), sum(o.successor is not None for o in outcomes)
     question = (
@@ -106,8 +106,8 @@ def _agreed(raw: Sequence[Raw], outcomes: Sequence[Outcome]) -> bool:
 def _delete(
     store: Store,
     context: Context,
-    raw: Sequence[Raw],
-    outcomes: Sequence[Outcome],
+    raw: Sequence[RawSnapshot],
+    outcomes: Sequence[TakedownResult],
     targets: Sequence[Target],
     uids: set[str],
 ) -> dict[str, Any]:
@@ -125,13 +125,13 @@ def _delete(
     superseded: list[str] = []
     for outcome in outcomes:
         old = outcome.affected.dataset
-        if outcome.successor is None or outcome.trouble:
+        if outcome.successor is None or outcome.error:
             refused[f"pack/{old.key}"] = "it has no next version"
         elif why := delete_superseded(context, old):
             refused[f"pack/{old.key}"] = why
         else:
             superseded.append(old.key)
-    originals = drop_originals(_folders_of_originals(store), sorted({*urls}))
+    originals = delete_originals(_folders_of_originals(store), sorted({*urls}))
     return {"raw_samples": samples, "datasets": superseded, "originals": originals, "not_deleted": refused}
 
 
@@ -152,7 +152,7 @@ def _folders_of_originals(store: Store) -> list[Path]:
 # What is printed ------------------------------------------------------------------------------------------------------
 
 
-def _show(report: Mapping[str, Any], found: Sequence[Affected], out: Console) -> None:
+def _show(report: Mapping[str, Any], found: Sequence[AffectedDataset], out: Console) -> None:
     request = report["request"]
     known = "recorded" if request["new"] else "known already"
     title = f"Takedown {request['digest']} in {report['store']}: {len(request['targets'])} targets, {known}"

@@ -56,7 +56,7 @@ class Difference:
     """What the stages of A and of B were told differently, by `stage.field`."""
 
 
-def compare(a: Dataset, b: Dataset) -> Difference:
+def compare_datasets(a: Dataset, b: Dataset) -> Difference:
     """What B has more and less than A. Both are of one stage over pairs."""
     keys_a, keys_b = _keys(*a), _keys(*b)
     both = keys_a.join(keys_b, on=KEY, how="inner")

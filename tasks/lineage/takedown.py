@@ -4,7 +4,6 @@ A version after a takedown is an ordinary `pack` snapshot, with the key that the
 run takes it, and trains on it. Nothing is deleted here (tasks/lineage/takedown_raw.py does, on request).
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,21 +11,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataops.digest import file_sha256
 from dataops.errors import ContractError, PairmillError
-from dataops.shards.tar import read_samples
-from dataops.snapshot import Manifest, read_table, snapshot_key
-from dataops.store import Store
+from dataops.snapshot import Manifest, snapshot_key
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make
 from tasks.engine.takedown_requests import STAGE, Request, recorded, targets_of
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
+from tasks.lineage.takedown_proof import prove_removal
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.tracking import client as tracking
-from tasks.tracking.registry import Registry, Version
+from tasks.tracking.registry import RegisteredVersion, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +32,22 @@ TAG = "takedowns"
 
 
 @dataclass
-class Affected:
+class AffectedDataset:
     """A dataset version that holds what is to be taken out."""
 
     dataset: Manifest
     uids: list[str]
     shards: list[str]
-    models: list[Version] = field(default_factory=list)
+    models: list[RegisteredVersion] = field(default_factory=list)
 
 
 @dataclass
-class Outcome:
+class TakedownResult:
     """What became of one affected dataset version."""
 
-    affected: Affected
+    affected: AffectedDataset
     successor: Manifest | None = None
-    trouble: str = ""
+    error: str = ""
     rewritten: list[str] = field(default_factory=list)
     unchanged: int = 0
     proof: list[str] = field(default_factory=list)
@@ -67,7 +64,7 @@ class Outcome:
             "uids": self.affected.uids,
             "shards": self.affected.shards,
             "next": self.successor.key if self.successor else None,
-            "trouble": self.trouble,
+            "trouble": self.error,
             "rewritten": self.rewritten,
             "unchanged": self.unchanged,
             "proof": self.proof,
@@ -76,9 +73,11 @@ class Outcome:
         }
 
 
-def affected(lineage: Lineage, search: Search, targets: Sequence[Target], registry: Registry) -> list[Affected]:
+def find_affected(
+    lineage: Lineage, search: Search, targets: Sequence[Target], registry: Registry
+) -> list[AffectedDataset]:
     """The dataset versions that hold what the targets mean, and the models that were trained on them."""
-    found: list[Affected] = []
+    found: list[AffectedDataset] = []
     for manifest in lineage.manifests.values():
         if manifest.stage != "pack":
             continue
@@ -86,7 +85,7 @@ def affected(lineage: Lineage, search: Search, targets: Sequence[Target], regist
         rows = [(hit, row) for hit, row in zip(hits, search.rows(hits), strict=True) if _is_meant(row, targets)]
         if rows:
             uids, shards = sorted(row["uid"] for _, row in rows), sorted({row["shard"] for _, row in rows})
-            found.append(Affected(manifest, uids, shards, _models(lineage, registry, manifest)))
+            found.append(AffectedDataset(manifest, uids, shards, _models(lineage, registry, manifest)))
     return found
 
 
@@ -94,32 +93,34 @@ def _is_meant(row: dict[str, Any], targets: Sequence[Target]) -> bool:
     return bool(matching_rows(pa.table({c: pa.array([row[c]], pa.string()) for c in COLUMNS}), targets)[0])
 
 
-def _models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[Version]:
+def _models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[RegisteredVersion]:
     """As MLflow tells, else as register wrote down."""
     known = {v.uri: v for v in registry.of_snapshot("pack", pack.key)}
     for register in lineage.below(pack, "register"):
         facts = register.facts
-        version = Version(str(facts["model_name"]), str(facts["version"]), facts.get("run_id"))
+        version = RegisteredVersion(str(facts["model_name"]), str(facts["version"]), facts.get("run_id"))
         known.setdefault(version.uri, version)
     return [known[uri] for uri in sorted(known)]
 
 
-def take_out(lineage: Lineage, context: Context, request: Request, found: Sequence[Affected]) -> list[Outcome]:
+def replace_affected(
+    lineage: Lineage, context: Context, request: Request, found: Sequence[AffectedDataset]
+) -> list[TakedownResult]:
     """Make the next version of each dataset, prove that it is clean, and tag the models of the old one."""
-    outcomes: list[Outcome] = []
+    outcomes: list[TakedownResult] = []
     for one in found:
-        outcome = Outcome(one)
+        outcome = TakedownResult(one)
         try:
             _succeed(lineage, context, outcome)
         except PairmillError as error:  # the other datasets are to be done all the same
-            outcome.trouble = f"{type(error).__name__}: {error}"
+            outcome.error = f"{type(error).__name__}: {error}"
             logger.error("dataset %s has no next version: %s", one.dataset.key, error)
         _tag(outcome, request)
         outcomes.append(outcome)
     return outcomes
 
 
-def _succeed(lineage: Lineage, context: Context, outcome: Outcome) -> None:
+def _succeed(lineage: Lineage, context: Context, outcome: TakedownResult) -> None:
     store, old = context.store, outcome.affected.dataset
     requests = recorded(store)
     inputs = [i for i in old.inputs if i.stage != STAGE] + requests
@@ -135,52 +136,10 @@ def _succeed(lineage: Lineage, context: Context, outcome: Outcome) -> None:
     tars = outcome.successor.named("", ".tar")
     outcome.rewritten = [part.name for part in tars if before.get(part.name) != part.sha256]
     outcome.unchanged = len(tars) - len(outcome.rewritten)
-    outcome.proof = prove(store, outcome.successor, targets_of(store, requests), outcome.affected.uids, before)
+    outcome.proof = prove_removal(store, outcome.successor, targets_of(store, requests), outcome.affected.uids, before)
 
 
-def prove(
-    store: Store, dataset: Manifest, targets: Sequence[Target], uids: Sequence[str], before: dict[str, str]
-) -> list[str]:
-    """Read a new version again: no row is matching_rows by the targets, no shard holds a sample of the pairs taken out.
-
-    Args:
-        before: sha256 of the parts of the version that it follows.
-
-    Raises: ContractError that names what was found.
-    """
-    gone, rows, samples, same = set(uids), 0, 0, 0
-    for part in dataset.named(KEPT, ".parquet"):
-        table = read_table(store, dataset.path(part.name))
-        if matching_rows(table, targets).any() or gone & {*table["uid"].to_pylist()}:
-            raise ContractError(f"{dataset.path(part.name)} still has a row of what was taken down")
-        rows += table.num_rows
-    for part in dataset.parts:
-        if file_sha256(store.local(dataset.path(part.name))) != part.sha256:
-            raise ContractError(f"{dataset.path(part.name)} is not what its manifest says")
-        if part.name.endswith(".tar") and before.get(part.name) == part.sha256:
-            same += 1
-        elif part.name.endswith(".tar"):
-            samples += _clean_samples(store, dataset.path(part.name), gone)
-    return [
-        f"{rows:,} rows of the new version were read again: no target means any of them",
-        f"{samples:,} samples of its rewritten shards were read again: none is of a pair that was taken out",
-        f"the sha256 of all its {len(dataset.parts):,} parts were computed again; {same:,} shards are those of before",
-    ]
-
-
-def _clean_samples(store: Store, tar: str, gone: set[str]) -> int:
-    """The number of samples of a shard. Raises: ContractError when one is of a pair that is gone, by key or by its row."""
-    count = 0
-    with store.open(tar) as file:
-        for key, members in read_samples(file, tar):
-            row = json.loads(members.get("json", b"{}"))
-            if key in gone or row.get("uid") in gone:
-                raise ContractError(f"{tar} still has the sample {key}")
-            count += 1
-    return count
-
-
-def _tag(outcome: Outcome, request: Request) -> None:
+def _tag(outcome: TakedownResult, request: Request) -> None:
     """Write on each model's version what it saw; one that cannot be reached is named."""
     for version in outcome.affected.models:
         text = (

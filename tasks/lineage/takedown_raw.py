@@ -22,8 +22,8 @@ from dataops.trace.targets import Target, matching_rows
 from tasks.download.fetch.originals import Originals
 from tasks.engine.context import Context
 from tasks.engine.lease import hold
+from tasks.lineage.garbage_collection import delete_snapshot
 from tasks.lineage.graph import KEPT, Lineage
-from tasks.lineage.inventory import delete_snapshot
 from tasks.lineage.search import Rows, Search
 from tasks.pack.shard import TAKEDOWN
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Raw:
+class RawSnapshot:
     """A raw snapshot that holds pictures of what is to be taken out, and its parts that do."""
 
     download: Manifest
@@ -39,23 +39,25 @@ class Raw:
     pairs: int
 
 
-def raw_snapshots(lineage: Lineage, search: Search, targets: Sequence[Target], uids: set[str]) -> list[Raw]:
+def find_raw_snapshots(
+    lineage: Lineage, search: Search, targets: Sequence[Target], uids: set[str]
+) -> list[RawSnapshot]:
     """The downloads that hold such pictures.
 
     Args:
         uids: pairs that are known to be matching_rows, as by a phash, which a raw row does not have.
     """
     named = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
-    found: list[Raw] = []
+    found: list[RawSnapshot] = []
     for manifest in lineage.manifests.values():
         hits = search.find(Rows(manifest, KEPT), named) if manifest.stage == "download" else []
         if hits:
             parts = {hit.part.name: hit.part for hit in hits}
-            found.append(Raw(manifest, [parts[name] for name in sorted(parts)], len(hits)))
+            found.append(RawSnapshot(manifest, [parts[name] for name in sorted(parts)], len(hits)))
     return found
 
 
-def delete_raw(context: Context, raw: Raw, targets: Sequence[Target], uids: set[str]) -> list[str]:
+def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target], uids: set[str]) -> list[str]:
     """Write a raw snapshot anew without what was taken down; the addresses of the pictures that are gone.
 
     Raises: ConfigError that names the run that makes it now, where one does.
@@ -136,7 +138,7 @@ def _manifest(manifest: Manifest, parts: list[Part], gone: int) -> Manifest:
     return manifest.model_copy(update=changed)
 
 
-def drop_originals(folders: Sequence[Path], urls: Sequence[str]) -> int:
+def delete_originals(folders: Sequence[Path], urls: Sequence[str]) -> int:
     """Delete the bytes as fetched that are kept for these addresses; how many there were."""
     dropped_ = 0
     for folder in folders:

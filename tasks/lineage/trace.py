@@ -18,7 +18,7 @@ from dataops.trace.targets import Target, matching_rows
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
 from tasks.tracking import run_metadata as ancestry
-from tasks.tracking.registry import Registry, Version
+from tasks.tracking.registry import RegisteredVersion, Registry
 
 EVIDENCE = ("fetched_at", "http_status", "final_url", "content_type", "etag", "last_modified", "opt_out", "bytes")
 _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@]{1,128})(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z_][\w-]*))")
@@ -140,7 +140,9 @@ class Trace:
         facts = register.facts
         name, number = str(facts["model_name"]), str(facts["version"])
         now = next((v for v in self.registry.of_key(register.key) if (v.name, v.version) == (name, number)), None)
-        version = now or Version(name, number, run_id=facts.get("run_id"), tags={"gate": str(facts.get("gate"))})
+        version = now or RegisteredVersion(
+            name, number, run_id=facts.get("run_id"), tags={"gate": str(facts.get("gate"))}
+        )
         return {**version.as_json(), "register": register.key, "links": facts.get("links", {})}
 
     def snapshot(self, manifest: Manifest) -> dict[str, Any]:
@@ -173,7 +175,7 @@ class Trace:
         stages = {name.stage: name.key for name, _ in self.lineage.path(register)}
         return {"model": self._model(register), **told, "path": stages}
 
-    def _register_of(self, version: Version | None, name: str, number: str | None) -> Manifest | None:
+    def _register_of(self, version: RegisteredVersion | None, name: str, number: str | None) -> Manifest | None:
         if version is not None:
             return self.lineage.manifests.get(SnapshotName("register", version.key or ""))
         for manifest in self.lineage.manifests.values():

@@ -44,7 +44,7 @@ def export_model(folder: Path, form: str, out: Path, home: Path) -> list[Path]:
     return sorted(out.iterdir())
 
 
-def snapshot_files(manifest: Manifest, store: Store, folder: Path) -> Path:
+def fetch_snapshot_model(manifest: Manifest, store: Store, folder: Path) -> Path:
     """Bring the model of a train snapshot into `folder`.
 
     Raises: ConfigError where the snapshot holds no model.

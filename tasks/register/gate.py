@@ -27,7 +27,7 @@ RANKS = ("rank", "image_to_text_rank")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TaskComparison:
     """What one task says."""
 
     task: str
@@ -40,7 +40,7 @@ class Comparison:
     @property
     def p_worse(self) -> float:
         """Probability of so many or more for the champion, were neither better."""
-        return at_least(self.only_champion, self.only_champion + self.only_new)
+        return binomial_tail(self.only_champion, self.only_champion + self.only_new)
 
     def __str__(self) -> str:
         return (
@@ -49,7 +49,7 @@ class Comparison:
         )
 
 
-def at_least(heads: int, throws: int) -> float:
+def binomial_tail(heads: int, throws: int) -> float:
     """Probability of at least so many heads of a fair coin."""
     return sum(comb(throws, k) for k in range(heads, throws + 1)) / (1 << throws)
 
@@ -93,7 +93,7 @@ def refusals(
     return why, told
 
 
-def compare(store: Store, champion: Manifest, new: Manifest, task: str) -> Comparison | str:
+def compare(store: Store, champion: Manifest, new: Manifest, task: str) -> TaskComparison | str:
     """Both models on the examples of a task; or why that cannot be."""
     right: list[pl.DataFrame] = []
     for manifest in (champion, new):
@@ -108,6 +108,6 @@ def compare(store: Store, champion: Manifest, new: Manifest, task: str) -> Compa
     both = right[0].join(right[1], on="key", suffix="_new")
     only_champion = both.filter(pl.col("right") & ~pl.col("right_new")).height
     only_new = both.filter(~pl.col("right") & pl.col("right_new")).height
-    return Comparison(
+    return TaskComparison(
         task, only_champion, only_new, both.filter(pl.col("right") & pl.col("right_new")).height, both.height
     )

@@ -28,15 +28,15 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 """Columns of the kept rows of each stage over pairs."""
 
 
-def events(manifests: Iterable[Manifest], store_uri: str) -> list[dict[str, Any]]:
+def build_events(manifests: Iterable[Manifest], store_uri: str) -> list[dict[str, Any]]:
     """An event a stage, oldest first."""
     ordered = sorted(manifests, key=lambda manifest: (_time(manifest), manifest.stage))
     return [_event(manifest, without_credentials(store_uri)) for manifest in ordered]
 
 
-def events_text(manifests: Iterable[Manifest], store_uri: str) -> str:
+def render_events(manifests: Iterable[Manifest], store_uri: str) -> str:
     """The events as JSON lines, one a line, as an OpenLineage endpoint or file transport takes them."""
-    return "".join(json.dumps(event, sort_keys=True) + "\n" for event in events(manifests, store_uri))
+    return "".join(json.dumps(event, sort_keys=True) + "\n" for event in build_events(manifests, store_uri))
 
 
 def _time(manifest: Manifest) -> datetime:

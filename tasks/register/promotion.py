@@ -25,7 +25,7 @@ AUDIT = "audit."
 
 
 @dataclass(frozen=True)
-class Move:
+class AliasMove:
     """An alias went from one version to another; `before` is None where none had it."""
 
     alias: str
@@ -35,7 +35,7 @@ class Move:
     why: str
 
 
-def move_alias(client: "MlflowClient", name: str, alias: str, after: str, by: str, why: str) -> Move | None:
+def move_alias(client: "MlflowClient", name: str, alias: str, after: str, by: str, why: str) -> AliasMove | None:
     """Set the alias; None where the version has it already.
 
     The move is written down first: a kill leaves a note of what was to be, never a move without a note.
@@ -44,14 +44,14 @@ def move_alias(client: "MlflowClient", name: str, alias: str, after: str, by: st
     before = None if holder is None else str(holder.version)
     if before == after:
         return None
-    move = Move(alias, before, after, by, why)
+    move = AliasMove(alias, before, after, by, why)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(2)}"
     client.set_registered_model_tag(name, f"{AUDIT}{stamp}", json.dumps(asdict(move))[: tracking.TAG_LENGTH])
     client.set_registered_model_alias(name, alias, after)
     return move
 
 
-def promote(name: str, version: str, alias: str, why: str) -> tuple[Move | None, str]:
+def promote(name: str, version: str, alias: str, why: str) -> tuple[AliasMove | None, str]:
     """Give a version the alias, by hand; the move and what the gate had said of the version.
 
     Raises: ConfigError when there is no such version or no reason is given.
@@ -65,7 +65,7 @@ def promote(name: str, version: str, alias: str, why: str) -> tuple[Move | None,
         return move_alias(client, name, alias, version, f"{who} on {socket.gethostname()}", why), gate
 
 
-def trail(name: str) -> list[dict[str, Any]]:
+def read_trail(name: str) -> list[dict[str, Any]]:
     """All moves of a model's aliases, oldest first: `time` and the fields of Move.
 
     Raises: ConfigError when there is no such model.

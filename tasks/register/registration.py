@@ -26,7 +26,7 @@ from tasks.filter.report import report_html as filter_html
 from tasks.models.packaging import MODEL_FILES, write_model
 from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.model_card import Card
-from tasks.register.openlineage import events_text
+from tasks.register.openlineage import render_events
 from tasks.register.promotion import move_alias
 from tasks.register.svg_lineage import graph_svg
 from tasks.reports.svg_charts import curve_svg
@@ -170,7 +170,7 @@ class Registration:
             self.client.log_artifacts(run.info.run_id, str(folder))
 
     def _artifacts(self, curve: Sequence[Mapping[str, Any]]) -> dict[str, bytes | str]:
-        from tasks.register.against_champion import evaluation_page, values_by_key
+        from tasks.register.evaluation_page import render_evaluation_page, values_by_key
         from tasks.reports import figures as plots
 
         inputs = self.work.inputs
@@ -185,10 +185,10 @@ class Registration:
             "filter.html": filter_html(inputs["filter"]),
             "download.html": download_html(inputs["download"], self.work.draft.store),
             "lineage.svg": graph_svg(inputs, self.work.config.model_name),
-            "lineage.jsonl": events_text(inputs.values(), self.work.draft.store.uri),
+            "lineage.jsonl": render_events(inputs.values(), self.work.draft.store.uri),
             "model_card.html": card.html(),
             "model_card.md": card.markdown(),
-            "evaluation.html": evaluation_page(self.work, self.champion),
+            "evaluation.html": render_evaluation_page(self.work, self.champion),
             "zero_shot.png": plots.png(plots.accuracy_figure(self.rows, values_by_key(self.champion))),
             "metrics.json": json.dumps(self.metrics, indent=2, ensure_ascii=False),
             "metrics.jsonl": self._read("train", "metrics.jsonl"),

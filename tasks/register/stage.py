@@ -14,8 +14,8 @@ from dataops.errors import ConfigError, GateRefused
 from dataops.snapshot import Manifest, Part
 from tasks.engine.context import Context
 from tasks.engine.stage import Stage, StageOutput, Work
-from tasks.register.against_champion import champions_evaluation
 from tasks.register.config import RegisterConfig
+from tasks.register.evaluation_page import find_champion_evaluation
 from tasks.register.gate import current, refusals
 from tasks.register.registration import GATE_TAG, Registration, Verdict, find_version, pages
 from tasks.tracking import client as tracking
@@ -68,7 +68,7 @@ def make(work: Work[RegisterConfig]) -> StageOutput:
         if version is None or GATE_TAG not in version.tags:
             holder = current(client, work.config.model_name, work.config.alias)
             verdict = _against_champion(work, holder, verdict)
-            champion = champions_evaluation(work, holder)
+            champion = find_champion_evaluation(work, holder)
             version = Registration(work, client, metrics, rows, verdict, champion).version()
         else:
             verdict = Verdict.parsed(version.tags[GATE_TAG])  # the champion may be another by now

@@ -29,7 +29,7 @@ ERROR_LENGTH = 2000
 
 
 @dataclass(frozen=True)
-class End:
+class RunOutcome:
     """How a pipeline run ended."""
 
     status: Status
@@ -40,7 +40,7 @@ class End:
     began_ms: int
 
 
-def record(context: Context, manifests: Mapping[str, Manifest], end: End) -> str | None:
+def record_outcome(context: Context, manifests: Mapping[str, Manifest], end: RunOutcome) -> str | None:
     """Write the end of a pipeline run into its MLflow run; the address of its page.
 
     Args:
@@ -58,7 +58,7 @@ def record(context: Context, manifests: Mapping[str, Manifest], end: End) -> str
         return None
 
 
-def _record(context: Context, manifests: Mapping[str, Manifest], end: End) -> str | None:
+def _record(context: Context, manifests: Mapping[str, Manifest], end: RunOutcome) -> str | None:
     experiment = _experiment(context.run_name)
     reached = {str(stage["stage"]): str(stage["key"]) for stage in end.stages}
     tag = {"key": tracking.PIPELINE_TAG, "value": str(context.run_id)}
@@ -106,14 +106,14 @@ def _post(what: str, **asked: Any) -> dict[str, Any]:
     return told
 
 
-def _told(context: Context, manifests: Mapping[str, Manifest], end: End) -> list[dict[str, str]]:
+def _told(context: Context, manifests: Mapping[str, Manifest], end: RunOutcome) -> list[dict[str, str]]:
     tags = ancestry.lineage_tags(manifests, context.run_config, code_version())
     tags |= ancestry.run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
     tags |= ancestry.SOURCE_TAGS | {"mlflow.note.content": _note(context, manifests, end)}
     return [{"key": name, "value": value[: tracking.TAG_LENGTH]} for name, value in tags.items()]
 
 
-def _note(context: Context, manifests: Mapping[str, Manifest], end: End) -> str:
+def _note(context: Context, manifests: Mapping[str, Manifest], end: RunOutcome) -> str:
     """What the run's page shows: the error, and a line a stage."""
     blocks = [f"**{end.status.capitalize()}**: {markdown(redact(end.said)[:ERROR_LENGTH])}"]
     lines = [

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 VERSIONS_AT_ONCE = 1000
 
 
-def needed_by_models() -> dict[SnapshotName, str]:
+def find_needed_snapshots() -> dict[SnapshotName, str]:
     """The snapshots that the tags of every version name, in any registered model of the server, with the version.
 
     Raises: ServiceError, ConfigError when MLflow does not answer or refuses.
@@ -49,7 +49,7 @@ def _versions() -> Iterator["ModelVersion"]:
             return
 
 
-def unknown_to_registry(registered: Mapping[SnapshotName, Manifest]) -> dict[SnapshotName, str]:
+def find_unknown_models(registered: Mapping[SnapshotName, Manifest]) -> dict[SnapshotName, str]:
     """Those register snapshots whose MLflow run the server has never seen: their versions are in another registry.
 
     A version that was deleted leaves its run behind (deleted or not), so its snapshot is not among these; but a database
@@ -71,7 +71,7 @@ def unknown_to_registry(registered: Mapping[SnapshotName, Manifest]) -> dict[Sna
 
 
 @dataclass(frozen=True)
-class Version:
+class RegisteredVersion:
     """A version of a registered model."""
 
     name: str
@@ -107,15 +107,15 @@ class Registry:
         """`asked`, or why the registry was not."""
         return self.trouble or "asked"
 
-    def of_snapshot(self, stage: str, key: str) -> list[Version]:
+    def of_snapshot(self, stage: str, key: str) -> list[RegisteredVersion]:
         """The versions that were made of a snapshot."""
         return self._search(f"tags.`snapshot.{stage}` = '{key}'")
 
-    def of_key(self, key: str) -> list[Version]:
+    def of_key(self, key: str) -> list[RegisteredVersion]:
         """The versions of a register snapshot."""
         return self._search(f"tags.`{tracking.KEY_TAG}` = '{key}'")
 
-    def version(self, name: str, number: str | None, alias: str | None) -> Version | None:
+    def version(self, name: str, number: str | None, alias: str | None) -> RegisteredVersion | None:
         """One version by its number or alias. Raises: ConfigError for an alias where MLflow does not answer."""
         name = name.replace("'", "")
         found = self._search(f"name = '{name}'")
@@ -123,7 +123,7 @@ class Registry:
             raise ConfigError(f"{name}@{alias}: only MLflow knows aliases ({self.trouble}); name the version's number")
         return next((v for v in found if v.version == number or alias in v.aliases), None)
 
-    def _search(self, wanted: str) -> list[Version]:
+    def _search(self, wanted: str) -> list[RegisteredVersion]:
         """The versions with their aliases, which a search alone does not tell."""
         if self.trouble:
             return []
@@ -134,13 +134,13 @@ class Registry:
             logger.warning("%s", error)
             return []
 
-    def _aliases(self, version: Version) -> tuple[str, ...]:
+    def _aliases(self, version: RegisteredVersion) -> tuple[str, ...]:
         if version.name not in self._named:
             self._named[version.name] = _aliases_of(version.name)
         return tuple(sorted(alias for alias, number in self._named[version.name].items() if number == version.version))
 
 
-def _versions_by(wanted: str) -> list[Version]:
+def _versions_by(wanted: str) -> list[RegisteredVersion]:
     told = mlflow_rest.get("model-versions/search", filter=wanted, max_results=str(VERSIONS_AT_ONCE))
     if told is not None and not told.get("next_page_token"):
         return [_plain_version(one) for one in told.get("model_versions", [])]
@@ -158,10 +158,10 @@ def _aliases_of(name: str) -> dict[str, str]:
         return {alias: str(number) for alias, number in aliases.items()}
 
 
-def _plain_version(told: Mapping[str, Any]) -> Version:
+def _plain_version(told: Mapping[str, Any]) -> RegisteredVersion:
     tags = {tag["key"]: tag.get("value", "") for tag in told.get("tags", [])}
-    return Version(str(told["name"]), str(told["version"]), told.get("run_id"), (), tags)
+    return RegisteredVersion(str(told["name"]), str(told["version"]), told.get("run_id"), (), tags)
 
 
-def _version(found: "ModelVersion") -> Version:
-    return Version(found.name, str(found.version), found.run_id, (), dict(found.tags))
+def _version(found: "ModelVersion") -> RegisteredVersion:
+    return RegisteredVersion(found.name, str(found.version), found.run_id, (), dict(found.tags))

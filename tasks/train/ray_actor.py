@@ -24,7 +24,7 @@ from tasks.engine.context import Context
 from tasks.engine.ray_driver import Caller, answer
 from tasks.engine.stage import Plan, Work, make, plan
 from tasks.engine.subprocess_job import GRACE_SECONDS, end_jobs, run_job
-from tasks.train.stage import TRAIN, job_of, torchrun
+from tasks.train.stage import TRAIN, build_launcher, job_of
 from training.config import TrainConfig
 
 LINES = 1000
@@ -208,7 +208,7 @@ def _accompany(order: TrainingRequest, number: int, sign: Path) -> str:
     inputs = {manifest.stage: manifest for manifest in order.upstream}
     draft = Draft(order.context.store, "train", order.key)
     job = job_of(Work(order.config, order.seed, inputs, draft, order.context), folder / "shards", sign.parent)
-    launcher = torchrun(order.config, order.key, folder, _address())
+    launcher = build_launcher(order.config, order.key, folder, _address())
     while sign.exists():  # a machine that is lost has the others' torchrun end, or meet anew
         try:
             run_job("training.train", job, folder, launcher=launcher)

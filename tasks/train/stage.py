@@ -76,7 +76,7 @@ def make(work: Work[TrainConfig]) -> StageOutput:
 def _train(work: Work[TrainConfig], folder: Path) -> Record:
     dataset, shards = work.inputs["pack"], folder / "shards"
     job = job_of(work, shards, folder)
-    launcher = torchrun(work.config, work.draft.key, folder)
+    launcher = build_launcher(work.config, work.draft.key, folder)
     if work.config.nnodes != "1" and work.config.launch != "ray":
         command = " ".join(["python", *launcher, "-m", "training.train", str(folder / "job.json")])
         logger.warning(
@@ -129,7 +129,7 @@ def job_of(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, Any
     return job
 
 
-def torchrun(config: TrainConfig, key: str, folder: Path, address: str | None = None) -> tuple[str, ...]:
+def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | None = None) -> tuple[str, ...]:
     """The launcher of a job on all its ranks: here, or on each of several machines that meet.
 
     Args:

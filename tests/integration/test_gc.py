@@ -12,7 +12,7 @@ from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore
 from flows.commands.gc import Policy, Roots
 from tasks.engine.context import Context
-from tasks.lineage.inventory import collect, sweep
+from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tests.integration.conftest import KEY_ID, SECRET
 from tests.unit.flows.commands.test_gc import names, put, put_run
 
@@ -39,7 +39,7 @@ def dies(method):
 Path.unlink = dies(Path.unlink)  # what FolderStore deletes with
 os.unlink = dies(os.unlink)  # and rmtree
 from flows.commands.gc import Policy, Roots
-from tasks.lineage.inventory import collect, sweep
+from tasks.lineage.garbage_collection import collect, sweep
 from tasks.engine.context import Context
 store = stores.FolderStore(Path(sys.argv[1]))
 roots = Roots(store, Policy(1))
@@ -90,13 +90,13 @@ def test_on_s3_the_same_goes_and_uploads_that_were_never_completed(store, s3_ser
         client.create_multipart_upload(Bucket="mill", Key=key)
 
     roots, context = Roots(store, Policy(1)), Context(store=store, home=tmp_path)
-    swept = sweep(collect(store, roots()), context, roots)
+    swept = delete_unneeded(plan_deletions(store, roots()), context, roots)
     assert (len(swept.deleted), swept.unfinished) == (len(GONE), 0)  # the upload is younger than a day
     assert names(store) == {KEPT}
     assert find(store, *KEPT) is not None
 
     monkeypatch.setattr("tasks.lineage.inventory.DAY", 0.0)
-    assert sweep(collect(store, roots()), context, roots).unfinished == 1
+    assert delete_unneeded(plan_deletions(store, roots()), context, roots).unfinished == 1
     left = [upload["Key"] for upload in client.list_multipart_uploads(Bucket="mill").get("Uploads", [])]
     client.close()
     assert other in left

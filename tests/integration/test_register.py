@@ -39,7 +39,7 @@ from tasks.register.config import RegisterConfig
 from tasks.register.stage import REGISTER, run_links
 from tasks.tracking import client as tracking
 from tasks.tracking import parent_run
-from tasks.tracking.parent_run import End
+from tasks.tracking.parent_run import RunOutcome
 from tests.integration.bare_environment import BareEnvironment
 from tests.unit.tasks.dataset_chain import chain, pair
 
@@ -485,8 +485,8 @@ def test_a_pipeline_run_that_ends_early_has_a_run_that_its_registration_takes_ov
     mlflow = client()
     training = tracking.open_run(mlflow, "early", "train-train00000000000", "its live curve", {})
     error = "JobFailed: <script>[x](javascript:1) s3://u:hunter2@bucket"
-    assert parent_run.record(context, made, End("FINISHED", "up to pack", reached, 5))
-    page = parent_run.record(context, made, End("FAILED", error, failed, 6))
+    assert parent_run.record_outcome(context, made, RunOutcome("FINISHED", "up to pack", reached, 5))
+    page = parent_run.record_outcome(context, made, RunOutcome("FAILED", error, failed, 6))
 
     def parents() -> list[Any]:
         found = mlflow.search_runs(
@@ -512,16 +512,16 @@ def test_a_pipeline_run_that_ends_early_has_a_run_that_its_registration_takes_ov
     manifest = stage.make(plan, context)
     assert manifest.mlflow_run_id == run.info.run_id
     registered = [*failed, {"stage": "register", "key": plan.key, "state": "Failed", "seconds": 2.0}]
-    assert parent_run.record(context, made, End("FAILED", "refused by the gate", registered, 7)) is None
+    assert parent_run.record_outcome(context, made, RunOutcome("FAILED", "refused by the gate", registered, 7)) is None
     (run,) = parents()
     assert run.info.status == "FINISHED"
     assert "JobFailed" not in run.data.tags["mlflow.note.content"]
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    assert parent_run.record(context, made, End("KILLED", "stopped", reached, 5)) is None
+    assert parent_run.record_outcome(context, made, RunOutcome("KILLED", "stopped", reached, 5)) is None
     assert "does not answer" in caplog.text
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert parent_run.record(context, made, End("KILLED", "stopped", reached, 5)) is None
+    assert parent_run.record_outcome(context, made, RunOutcome("KILLED", "stopped", reached, 5)) is None
 
 
 # Alone in a process, so that what it imports can be told; the gate refuses, so it is the refusal's test too.

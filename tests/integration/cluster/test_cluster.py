@@ -248,9 +248,9 @@ def _refuse_promote_and_roll_back(cluster: Topology, config: Path) -> None:
     for version in ("2", "1"):
         promotion.promote("clustered", version, "champion", f"to {version}")
     assert client.get_model_version_by_alias("clustered", "champion").version == "1"
-    moves = [(move["alias"], move["before"], move["after"]) for move in promotion.trail("clustered")]
+    moves = [(move["alias"], move["before"], move["after"]) for move in promotion.read_trail("clustered")]
     assert moves == [("champion", None, "1"), ("candidate", None, "2"), ("champion", "1", "2"), ("champion", "2", "1")]
-    assert promotion.trail("clustered")[-1]["why"] == "to 1"
+    assert promotion.read_trail("clustered")[-1]["why"] == "to 1"
 
 
 def _take_a_picture_out(cluster: Topology, folder: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from dataops.digest import file_sha256
-from tasks.train.stage import torchrun
+from tasks.train.stage import build_launcher
 from tests.unit.tasks.train.test_shard_supply import Dataset, dataset, job_of, size_of, supply
 from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training.config import TrainConfig
@@ -36,7 +36,7 @@ def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.Completed
     told = [f"{place.rpartition(':')[2]}={job}" for place, job in zip(places, jobs, strict=True)]
 
     def agent(number: int) -> subprocess.CompletedProcess[str]:
-        launcher = torchrun(config, "k", folder / f"machine-{number}")
+        launcher = build_launcher(config, "k", folder / f"machine-{number}")
         command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs", *told]
         env = {**os.environ, **({ELSEWHERE: "1"} if number else {})}
         return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=env)

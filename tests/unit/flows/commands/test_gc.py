@@ -24,7 +24,8 @@ from flows.commands.gc import KEEP_RUNS, Policy, Roots, _local, parse_age
 from flows.records import Attempt, RunRecord, StageRun
 from tasks.engine.context import Context
 from tasks.engine.lease import hold
-from tasks.lineage.inventory import DAY, collect, sweep
+from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
+from tasks.lineage.inventory import DAY
 
 NOW = time.time()
 
@@ -90,7 +91,9 @@ def gc(store: FolderStore, policy: Policy, models: Mapping[SnapshotName, str] | 
     """Collect and sweep; what is left."""
     roots = Roots(store, policy)
     roots.models = dict(models or {})
-    sweep(collect(store, roots()), Context(store=store, home=store.root.parent / "home", run_id="gc"), roots)
+    delete_unneeded(
+        plan_deletions(store, roots()), Context(store=store, home=store.root.parent / "home", run_id="gc"), roots
+    )
     return names(store)
 
 
@@ -242,25 +245,25 @@ def test_a_run_that_begins_between_the_look_and_the_deletion_keeps_what_it_found
     put(store, FILTER, [EXTRACT])
     put(store, OTHER, [])
     roots = Roots(store, Policy())
-    collection = collect(store, roots())
+    collection = plan_deletions(store, roots())
     assert len(collection.snapshots) == 3
     put_run(store, "new", [FILTER], state="running")
-    swept = sweep(collection, Context(store=store, home=store.root), roots)
+    swept = delete_unneeded(collection, Context(store=store, home=store.root), roots)
     assert names(store) == {EXTRACT, FILTER}
     assert set(swept.spared) == {EXTRACT, FILTER}
 
 
 def test_a_snapshot_that_a_run_makes_is_spared_by_its_lease(store):
     put(store, EXTRACT, [], complete=False, work="old")
-    collection = collect(store, {})
+    collection = plan_deletions(store, {})
     assert [going.name for going in collection.snapshots] == [EXTRACT]
     context = Context(store=store, home=store.root, run_id="maker")
     with hold(Draft(store, *EXTRACT), context):
-        swept = sweep(collection, context, dict)
+        swept = delete_unneeded(collection, context, dict)
         assert "run maker" in swept.spared[EXTRACT]
-        assert not collect(store, {}).snapshots
+        assert not plan_deletions(store, {}).snapshots
     assert names(store) == {EXTRACT}
-    sweep(collection, context, dict)
+    delete_unneeded(collection, context, dict)
     assert names(store) == set()
 
 

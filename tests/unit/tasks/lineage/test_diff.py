@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataops.snapshot import read_parts
-from tasks.lineage.diff import compare
+from tasks.lineage.diff import compare_datasets
 from tasks.pack import stage as pack
 from tests.unit.tasks.dataset_chain import lost_pairs, packed_in, pair, serially, some_pairs
 
@@ -30,7 +30,7 @@ def changed_pairs() -> list[dict]:
 def test_each_row_that_came_or_left_is_told_with_the_stage_and_the_reason(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [*some_pairs(), *lost_pairs()], shard_size=6)
     _, second = packed_in(tmp_path, changed_pairs(), shard_size=4, seed=1, settings={"min_chars": 9})
-    found = compare((first["pack"], store), (second["pack"], store))
+    found = compare_datasets((first["pack"], store), (second["pack"], store))
     assert found.added.why == {
         ("curate", "near_duplicate"): 1, ("curate", "too_small"): 1, ("extract", "not_in_source"): 1,
     }  # fmt: skip
@@ -53,23 +53,23 @@ def test_the_other_way_round_added_and_removed_change_places(tmp_path: Path) -> 
     store, first = packed_in(tmp_path, some_pairs())
     _, second = packed_in(tmp_path, changed_pairs())
     one, other = ((first["pack"], store), (second["pack"], store))
-    forth, back = compare(one, other), compare(other, one)
+    forth, back = compare_datasets(one, other), compare_datasets(other, one)
     assert forth.added.rows.equals(back.removed.rows)
     assert forth.removed.rows.equals(back.added.rows)
-    same = compare(one, one)
+    same = compare_datasets(one, one)
     assert (same.common, same.added.why, same.removed.why, same.settings) == (17, {}, {}, {})
 
 
 def test_a_row_of_several_that_left_at_two_stages_left_at_the_later(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [pair(0), pair(1)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(1, "duplicate_uid", "filter")])
-    assert compare((first["pack"], store), (second["pack"], store)).removed.why == {("curate", "too_small"): 1}
+    assert compare_datasets((first["pack"], store), (second["pack"], store)).removed.why == {("curate", "too_small"): 1}
 
 
 def test_another_picture_under_the_same_name_is_counted(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [pair(n) for n in range(4)])
     _, second = packed_in(tmp_path, [pair(n, sha256=f"{n // 3:064x}") for n in range(4)])
-    found = compare((first["pack"], store), (second["pack"], store))
+    found = compare_datasets((first["pack"], store), (second["pack"], store))
     assert (found.common, found.changed) == (4, 3)
 
 
@@ -77,13 +77,13 @@ def test_what_could_tell_is_gone(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [pair(0), pair(1), pair(2)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(2, "no_text", "extract")])
     store.delete_tree(f"extract/{second['extract'].key}")
-    found = compare((first["pack"], store), (second["pack"], store))
+    found = compare_datasets((first["pack"], store), (second["pack"], store))
     assert found.removed.why == {("", "unknown"): 1, ("curate", "too_small"): 1}
 
 
 def test_snapshots_of_other_stages_are_compared_too(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, some_pairs())
     _, second = packed_in(tmp_path, changed_pairs())
-    found = compare((first["curate"], store), (second["curate"], store))
+    found = compare_datasets((first["curate"], store), (second["curate"], store))
     assert found.removed.why[("curate", "nsfw")] == 1
     assert found.common + found.added.rows.height == read_parts(store, second["curate"]).num_rows

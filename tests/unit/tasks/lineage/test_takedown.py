@@ -19,7 +19,8 @@ from tasks.engine.stage import make, plan
 from tasks.lineage import takedown
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
-from tasks.lineage.takedown_raw import delete_raw, raw_snapshots
+from tasks.lineage.takedown_proof import prove_removal
+from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots
 from tasks.pack import stage as pack
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
@@ -55,12 +56,12 @@ def packed(store: FolderStore, upstream: list[Manifest]) -> Manifest:
     return make(plan(PACK, PackConfig(shard_size=4), 0, upstream, store), Context(store, store.root))
 
 
-def taken_out(store: FolderStore, *targets: Target) -> list[takedown.Outcome]:
+def taken_out(store: FolderStore, *targets: Target) -> list[takedown.TakedownResult]:
     request = takedown_requests.request_of(targets, "a letter")
     lineage, registry = Lineage(store), Registry(ask=False)
     takedown_requests.record(store, request)
-    found = takedown.affected(lineage, Search(store), targets, registry)
-    return takedown.take_out(lineage, Context(store, store.root), request, found)
+    found = takedown.find_affected(lineage, Search(store), targets, registry)
+    return takedown.replace_affected(lineage, Context(store, store.root), request, found)
 
 
 def bytes_of(store: FolderStore, manifest: Manifest) -> bytes:
@@ -85,7 +86,7 @@ def test_no_byte_stays_and_only_touched_shards_are_rewritten(store: FolderStore,
     (outcome,) = taken_out(store, target)
     new = outcome.successor
     assert new is not None
-    assert outcome.trouble == ""
+    assert outcome.error == ""
     rows = read_parts(store, old).to_pylist()
     touched = {row["shard"] for row in rows if row["uid"] in {one["uid"] for one in gone}}
     assert gone
@@ -161,17 +162,17 @@ def test_nothing_left_is_an_error_of_that_dataset(store: FolderStore) -> None:
     packed(store, curated(store, some_pairs(), 7))
     (outcome,) = taken_out(store, *(Target("domain", f"site{n}.example") for n in range(5)))
     assert outcome.successor is None
-    assert "all 24 were taken down" in outcome.trouble
+    assert "all 24 were taken down" in outcome.error
 
 
 def test_the_proof_finds_what_is_left(store: FolderStore) -> None:
     old = packed(store, curated(store, some_pairs(), 7))
     uids = [read_parts(store, old)["uid"][3].as_py()]
     with pytest.raises(ContractError, match="still has a row"):
-        takedown.prove(store, old, [TARGETS["url"][0]], [], {})
+        prove_removal(store, old, [TARGETS["url"][0]], [], {})
     with pytest.raises(ContractError, match="still has a row"):
-        takedown.prove(store, old, [], uids, {})
-    assert takedown.prove(store, old, [], [], {})[1].startswith("24 samples")
+        prove_removal(store, old, [], uids, {})
+    assert prove_removal(store, old, [], [], {})[1].startswith("24 samples")
 
 
 def test_raw_shards_are_written_anew_and_stay_whole(store: FolderStore) -> None:
@@ -179,7 +180,7 @@ def test_raw_shards_are_written_anew_and_stay_whole(store: FolderStore) -> None:
     download = curated(store, pairs, 7)[1]
     target, is_meant = TARGETS["domain"]
     gone = [row for row in pairs if is_meant(row)]
-    (raw,) = raw_snapshots(Lineage(store), Search(store), [target], set())
+    (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target], set())
     urls = delete_raw(Context(store, store.root), raw, [target], set())
     assert sorted(urls) == sorted(row["url"] for row in gone)
     after = find(store, "download", download.key, verify=True)
@@ -189,7 +190,7 @@ def test_raw_shards_are_written_anew_and_stay_whole(store: FolderStore) -> None:
     everything = b"".join(store.read(name) for name in store.names(f"download/{download.key}"))
     for row in pairs:
         assert (row["data"] in everything) != is_meant(row)
-    assert raw_snapshots(Lineage(store), Search(store), [target], set()) == []
+    assert find_raw_snapshots(Lineage(store), Search(store), [target], set()) == []
     for part in after.named("", ".tar"):
         samples = dict(read_samples(io.BytesIO(store.read(after.path(part.name))), part.name))
         assert len(samples) == part.rows

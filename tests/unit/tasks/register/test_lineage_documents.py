@@ -12,9 +12,9 @@ from openlineage.client import event_v2, facet_v2
 from openlineage.client.serde import Serde
 
 from dataops.snapshot import Counts, Input, Manifest
-from tasks.register.gate import at_least
+from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, contamination
-from tasks.register.openlineage import events, events_text
+from tasks.register.openlineage import build_events, render_events
 from tasks.register.svg_lineage import graph_svg
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
@@ -81,7 +81,7 @@ ROWS = [{"task": HOSTILE, "metric": "top1", "value": 0.5, "low": 0.0, "high": 0.
 
 
 def test_events_are_what_openlineages_own_classes_write() -> None:
-    told = events(manifests().values(), "s3://user:secret@bucket/x")
+    told = build_events(manifests().values(), "s3://user:secret@bucket/x")
     assert [event["job"]["name"] for event in told] == list(manifests())
     for event in told:
         assert without_empty(Serde.to_dict(as_theirs(event))) == event  # the address of each schema is among it
@@ -90,11 +90,11 @@ def test_events_are_what_openlineages_own_classes_write() -> None:
 
 
 def test_events_hang_together_and_are_the_same_each_time() -> None:
-    told = events(manifests().values(), "/store")
+    told = build_events(manifests().values(), "/store")
     for before, after in pairwise(told):
         output, source = before["outputs"][0], after["inputs"][0]
         assert (output["namespace"], output["name"]) == (source["namespace"], source["name"])
-    assert events_text(reversed(manifests().values()), "/store") == events_text(manifests().values(), "/store")
+    assert render_events(reversed(manifests().values()), "/store") == render_events(manifests().values(), "/store")
 
 
 def test_the_graph_is_xml_with_a_box_a_stage_and_no_markup_of_others() -> None:
@@ -131,4 +131,4 @@ def test_the_card_is_escaped_and_says_what_was_not_looked_for() -> None:
 
 @pytest.mark.parametrize(("heads", "throws", "p"), [(0, 0, 1.0), (5, 5, 1 / 32), (3, 4, 5 / 16), (0, 9, 1.0)])
 def test_tail_of_the_binomial(heads: int, throws: int, p: float) -> None:
-    assert at_least(heads, throws) == pytest.approx(p)
+    assert binomial_tail(heads, throws) == pytest.approx(p)

@@ -14,7 +14,7 @@ from dataops.store import FolderStore
 from tasks.engine import ray_pool
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
 from tasks.train.ray_launcher import followed, needs, train_on_ray
-from tasks.train.stage import torchrun
+from tasks.train.stage import build_launcher
 from training.config import TrainConfig
 
 
@@ -46,8 +46,8 @@ def test_machines_of_ray_need_no_meeting_place_and_tell_torchrun_theirs(tmp_path
     with pytest.raises(ValidationError, match="holds all shards"):
         TrainConfig(nnodes="2", launch="ray", shuffle_shards=2, shard_cache_bytes=9)
     config = TrainConfig(nnodes="2", launch="ray", rdzv_endpoint="10.0.0.5:4000")
-    assert {"--local-addr=10.0.0.5", "--rdzv-conf=is_host=1"} <= set(torchrun(config, "k", tmp_path))
-    assert {"--local-addr=10.0.0.6", "--rdzv-conf=is_host=0"} <= set(torchrun(config, "k", tmp_path, "10.0.0.6"))
+    assert {"--local-addr=10.0.0.5", "--rdzv-conf=is_host=1"} <= set(build_launcher(config, "k", tmp_path))
+    assert {"--local-addr=10.0.0.6", "--rdzv-conf=is_host=0"} <= set(build_launcher(config, "k", tmp_path, "10.0.0.6"))
 
 
 def test_what_the_driver_tells_is_passed_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dataops.snapshot import Counts, Draft, Input, Manifest, content_digest
 from dataops.store import FolderStore
-from tasks.register.against_champion import champions_evaluation, evaluation_page, values_by_key
+from tasks.register.evaluation_page import find_champion_evaluation, render_evaluation_page, values_by_key
 from tests.unit.tasks.dataset_chain import jpeg
 from training.evaluation.intervals import proportion
 from training.evaluation.suite import load_suite
@@ -62,19 +62,19 @@ def version(key: str) -> Any:
 
 
 def test_the_champion_stands_beside_the_model(work: Any, tmp_path: Path) -> None:
-    champion = champions_evaluation(work, version("0" * 16))
+    champion = find_champion_evaluation(work, version("0" * 16))
     assert values_by_key(champion) == {"few/top1": pytest.approx(4 / N)}
-    page = evaluation_page(work, champion).decode()
+    page = render_evaluation_page(work, champion).decode()
     assert "Compared with <b>m version 7</b>" in page
     assert '<span class="better verdict">better</span>' in page
     assert page.count("data:image/jpeg;base64,") >= 8
     (tmp_path / "few/test/a/0.jpg").write_bytes(b"changed")
-    assert evaluation_page(work, champion) == b"as evaluate left it"
+    assert render_evaluation_page(work, champion) == b"as evaluate left it"
 
 
 def test_without_a_champion_the_page_stays(work: Any) -> None:
     for none in (None, version(""), version("1" * 16), version("9" * 16)):
-        champion = champions_evaluation(work, none)
+        champion = find_champion_evaluation(work, none)
         assert champion is None
         assert values_by_key(champion) == {}
-        assert evaluation_page(work, champion) == b"as evaluate left it"
+        assert render_evaluation_page(work, champion) == b"as evaluate left it"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def champions_evaluation(work: Work[RegisterConfig], champion: "ModelVersion | None") -> Evaluation | None:
+def find_champion_evaluation(work: Work[RegisterConfig], champion: "ModelVersion | None") -> Evaluation | None:
     """What was measured on the version that has the alias; None where that is not in the store, or this very model's."""
     key = champion.tags.get("snapshot.evaluate", "") if champion is not None else ""
     if champion is None or not key or key == work.inputs["evaluate"].key:
@@ -40,7 +40,7 @@ def values_by_key(evaluation: Evaluation | None) -> dict[str, float]:
     return {row["key"]: row["value"] for row in summary_rows(evaluation.metrics)} if evaluation else {}
 
 
-def evaluation_page(work: Work[RegisterConfig], champion: Evaluation | None) -> bytes:
+def render_evaluation_page(work: Work[RegisterConfig], champion: Evaluation | None) -> bytes:
     """The page with the champion beside the model; without one, or without the suite's pictures, as evaluate left it."""
     from tasks.evaluate.report import report_html  # matplotlib takes a second
 
