@@ -34,11 +34,11 @@ from PIL import Image, ImageStat
 
 from benchmarks import curate_pack
 from benchmarks.cases import curate_banners, curate_overlap
-from benchmarks.inputs import pictures as curate_pictures
+from benchmarks.inputs import images as curate_pictures
 from benchmarks.measure import Row, arguments, finish, in_turn, peak_bytes
-from dataops.images.near_duplicates import clusters
+from dataops.images.near_duplicates import find_clusters
 from tasks.curate.config import CurateConfig
-from tasks.curate.judge import judge_image
+from tasks.curate.inspect_images import inspect_image
 
 CONFIG = CurateConfig()
 DISTANCE = 6
@@ -46,7 +46,7 @@ DISTANCE = 6
 
 def judge_all(pictures: Sequence[bytes]) -> list[str]:
     """Ours: the checks and the hash of each picture."""
-    judged = (judge_image(data, (curate_pictures.SIDE, curate_pictures.SIDE), CONFIG) for data in pictures)
+    judged = (inspect_image(data, (curate_pictures.SIDE, curate_pictures.SIDE), CONFIG) for data in pictures)
     return [f"{row['phash']:016x} {row['drop_reason']}" for row in judged]
 
 
@@ -114,7 +114,7 @@ def some_hashes(number: int) -> np.ndarray:
 
 def cluster_all(hashes: np.ndarray) -> np.ndarray:
     """Ours."""
-    return clusters(hashes, np.zeros(len(hashes), np.int64), np.empty((len(hashes), 0), np.uint8), DISTANCE, 0)
+    return find_clusters(hashes, np.zeros(len(hashes), np.int64), np.empty((len(hashes), 0), np.uint8), DISTANCE, 0)
 
 
 def near_duplicates(number: int, asked: int, say: Callable[[str], Any]) -> tuple[list[Row], bool]:

@@ -37,7 +37,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.inputs.picture_server import photographs, picture
+from benchmarks.inputs.image_server import photographs, picture
 from benchmarks.measure import Row, arguments, finish, in_turn
 from dataops.digest import file_sha256
 from dataops.schema import CURATED, DOWNLOADED, conform, dropped, uid

@@ -2,7 +2,7 @@
 
     python -m benchmarks.download [--quick] [--json] [--number 20000] [--case all]
 
-The server (benchmarks/inputs/picture_server.py) has 20,000 different JPEGs, made of crops of three real photographs, on 500 hosts
+The server (benchmarks/inputs/image_server.py) has 20,000 different JPEGs, made of crops of three real photographs, on 500 hosts
 on loopback, 40 pictures each. Ours also asks each host for robots.txt, tdmrep.json and ai.txt, and keeps to its rates. Each
 side is a process of its own with two workers of 64 threads, shards of 2,000 rows, pictures of 256 pixels; measured is the
 clock from its start to its end, loading included (A B A B, medians). Cases: `all`, where every host answers; `slow-hosts`,
@@ -30,7 +30,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.inputs.picture_server import HOSTS, address, is_dead, is_late, make_pictures
+from benchmarks.inputs.image_server import HOSTS, address, is_dead, is_late, make_pictures
 from benchmarks.measure import Row, arguments, finish
 from dataops.home import CHECKOUT
 from dataops.schema import FILTERED, conform, uid
@@ -204,7 +204,7 @@ def compare(
 @contextmanager
 def server(folder: Path) -> Iterator[int]:
     """The picture server's port."""
-    command = [sys.executable, "-m", "benchmarks.inputs.picture_server", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.inputs.image_server", str(folder)]
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

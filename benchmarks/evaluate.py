@@ -26,7 +26,7 @@ from open_clip.model import CLIP as OpenClip
 from PIL import Image
 
 from benchmarks.cases.evaluate_suite import Ground, compared
-from benchmarks.inputs.picture_server import photographs, picture
+from benchmarks.inputs.image_server import photographs, picture
 from benchmarks.measure import Row, arguments, finish, in_turn
 from training.config import ModelConfig
 from training.evaluate import evaluate

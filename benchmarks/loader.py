@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Row, arguments, finish, in_turn
-from dataops.shards.tar import ShardWriter, index_text
+from dataops.shards.tar import ShardWriter, format_index
 
 GOAL, AREA, BATCH = 4.0, (0.9, 1.0), 64
 
@@ -54,7 +54,7 @@ def make_shards(folder: Path, count: int) -> list[str]:
                 members = {"jpg": sink.getvalue(), "txt": captions[number].encode(), "json": b"{}"}
                 index.append(writer.write(f"{number:08d}", members))
             writer.close()
-        (folder / f"{shard:05d}.idx").write_text(index_text(index))
+        (folder / f"{shard:05d}.idx").write_text(format_index(index))
     return captions
 
 

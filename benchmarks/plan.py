@@ -20,9 +20,9 @@ from typing import Any
 
 from dataops.text.duplicates import KEY_BYTES
 from tasks.curate.config import CurateConfig
-from tasks.curate.near_duplicates import searches
-from tasks.curate.steps import GROUP_ROWS, NEAR_ROWS, RANGE_ROWS
-from tasks.curate.steps import range_bits as ranges_of
+from tasks.curate.near_duplicates import block_searches
+from tasks.curate.steps import GROUP_ROWS, NEAR_PARTITION_ROWS, PARTITION_ROWS
+from tasks.curate.steps import partition_bits as ranges_of
 from tasks.filter.stage import range_bits
 from tasks.filter.steps import SLICE_ROWS
 
@@ -208,8 +208,8 @@ def _filter(pairs: float, files: int, p: Prices, c: Costs) -> StagePlan:
 
 def _curate(rows: float, shards: int, p: Prices, c: Costs) -> StagePlan:
     groups, config = math.ceil(rows / GROUP_ROWS), CurateConfig()
-    ranges, near_bits = 1 << ranges_of(int(rows), RANGE_ROWS), ranges_of(int(rows), NEAR_ROWS)
-    near = len(searches(near_bits, config.near_duplicate_distance)) << near_bits
+    ranges, near_bits = 1 << ranges_of(int(rows), PARTITION_ROWS), ranges_of(int(rows), NEAR_PARTITION_ROWS)
+    near = len(block_searches(near_bits, config.near_duplicate_distance)) << near_bits
     # Of the tables that cross: what is compared by bytes and by pixels, what has left (five times), three of the near.
     crossed = groups * (7.0 * ranges + 3.0 * near)
     tasks = groups * 5 + ranges * 2 + near * 2

@@ -17,7 +17,7 @@ from dataops.funnel import STAGES
 from dataops.redaction import redact
 from dataops.store import open_store
 from tasks.curate.config import CurateConfig
-from tasks.curate.evaluation_overlap import evaluation_files
+from tasks.curate.evaluation_overlap import find_evaluation_files
 from tasks.download.config import DownloadConfig
 from tasks.engine.context import RayCluster
 from tasks.engine.ray_pool import missing_ray
@@ -239,7 +239,7 @@ def _problems_outside(
     if sources and "curate" in runs and (curate := table("curate", CurateConfig)) is not None:
         problems += [f"curate.scores.{line}" for line in curate.scores.problems()]
         if overlap := curate.overlap:
-            problems += _caught("curate.overlap.paths", lambda: [evaluation_files(path) for path in overlap.paths])
+            problems += _caught("curate.overlap.paths", lambda: [find_evaluation_files(path) for path in overlap.paths])
     if "train" in runs and (train := table("train", TrainConfig)) is not None:
         problems += [f"train.launch: {missing}"] if train.launch == "ray" and (missing := missing_ray()) else []
         problems += _caught("train.model", lambda: load_model_config(train.model))

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.inputs.pictures import as_downloaded
+from benchmarks.inputs.images import as_downloaded
 from tasks.curate.config import CurateConfig
-from tasks.curate.judge import judge_image
+from tasks.curate.inspect_images import inspect_image
 
 FONTS = sorted(
     path for path in (Path(mpl.get_data_path()) / "fonts" / "ttf").glob("DejaVu*.ttf") if "Display" not in path.name
@@ -73,6 +73,7 @@ def _luminance(colour: Sequence[int]) -> float:
 def taken(images: Sequence[Image.Image]) -> list[int]:
     """Which pictures the check takes, as JPEGs of a raw shard."""
     judged = (
-        judge_image(as_downloaded(image), image.size, CurateConfig(min_side=1, max_aspect_ratio=99)) for image in images
+        inspect_image(as_downloaded(image), image.size, CurateConfig(min_side=1, max_aspect_ratio=99))
+        for image in images
     )
     return [number for number, row in enumerate(judged) if row["drop_reason"] == "text_banner"]

@@ -12,10 +12,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from benchmarks.measure import Row
 from dataops.images.fingerprint import fingerprint
 from dataops.images.near_duplicates import hamming_distance
-from dataops.images.overlap import known
+from dataops.images.overlap import index_image
 from tasks.curate.config import OverlapConfig
 from tasks.curate.evaluation_overlap import find_matches
-from tasks.curate.judge import JUDGED
+from tasks.curate.inspect_images import INSPECTED
 
 PEER_DISTANCE = 10  # of imagededup's find_duplicates
 
@@ -63,14 +63,14 @@ def table(pictures: Sequence[Image.Image]) -> pa.Table:
         seen = fingerprint(np.asarray(picture.convert("RGB")))
         row = {"uid": str(number), "sha256": "", "phash": seen.phash, "luminance": seen.luminance}
         rows.append(row)
-    return pa.Table.from_pylist(rows, JUDGED)
+    return pa.Table.from_pylist(rows, INSPECTED)
 
 
 def indexed(pictures: Sequence[Image.Image]) -> pa.Table:
     """An evaluation set, as the stage reads it; a picture's member is its number."""
     rows = []
     for number, picture in enumerate(pictures):
-        plane, hashes = known(np.asarray(picture.convert("RGB")))
+        plane, hashes = index_image(np.asarray(picture.convert("RGB")))
         row = {"evaluation_set": "", "member": str(number), "sha256": f"evaluation {number}"}
         rows.append({**row, "plane": plane.tobytes(), "hashes": hashes.astype("<u8").tobytes()})
     return pa.Table.from_pylist(rows)
@@ -88,17 +88,17 @@ def measured(ground: str, pictures: Sequence[Image.Image]) -> tuple[list[Row], l
     all that are taken, with as many innocents as copies.
     """
     order = np.random.default_rng(0).permutation(len(pictures))
-    known, innocent = ([pictures[i] for i in half] for half in np.array_split(order, 2))
-    config, sets, hashes = OverlapConfig(paths=("",)), indexed(known), one_hash(known)
+    originals, innocent = ([pictures[i] for i in half] for half in np.array_split(order, 2))
+    config, sets, hashes = OverlapConfig(paths=("",)), indexed(originals), one_hash(originals)
     taken = set(find_matches(table(innocent), sets, config)["uid"].to_pylist())
     apart = hamming_distance(hashes[:, None], one_hash(innocent)[None])
     false = {"ours": len(taken) / len(innocent), "peer": float((apart <= PEER_DISTANCE).any(axis=0).mean())}
     rows, said = [], []
     for name, change in CHANGES.items():
         chance = np.random.default_rng(1)
-        copies = [change(picture.convert("RGB"), chance) for picture in known]
+        copies = [change(picture.convert("RGB"), chance) for picture in originals]
         found = find_matches(table(copies), sets, config)
-        right = {"ours": sum(map(str.__eq__, found["uid"].to_pylist(), found["member"].to_pylist())) / len(known)}
+        right = {"ours": sum(map(str.__eq__, found["uid"].to_pylist(), found["member"].to_pylist())) / len(originals)}
         right["peer"] = float((hamming_distance(hashes, one_hash(copies)) <= PEER_DISTANCE).mean())
         rows.append(Row(f"overlap {ground}, {name}", right["ours"], right["peer"], "one hash a picture", "recall"))
         precision = {side: right[side] / max(right[side] + false[side], 1e-9) for side in right}

@@ -37,7 +37,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.inputs.captions import web_captions
-from benchmarks.inputs.picture_server import photographs
+from benchmarks.inputs.image_server import photographs
 from training.config import ModelConfig
 from training.evaluate import EvaluateJob, run_job
 from training.evaluation.encode import cores

@@ -11,9 +11,9 @@ from benchmarks.cases.scale_job import SHARD_ROWS, Job
 from benchmarks.inputs.rows import drawn, share
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore, open_store
-from tasks.curate.choose import choose, chosen_name
+from tasks.curate.choose import choose_rows, decisions_name
 from tasks.curate.config import CurateConfig
-from tasks.curate.judge import JUDGED, judged_name
+from tasks.curate.inspect_images import INSPECTED, inspected_name
 from tasks.curate.steps import Step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.partition_steps import run
@@ -34,7 +34,7 @@ def make_judged(store: FolderStore, rows: int) -> None:
 
 def _put(uri: str, start: int, number: int) -> None:
     rows = np.arange(start, start + number, dtype=np.uint64)
-    Draft(open_store(uri), "curate", "made").put_table(judged_name(_number(start)), judged(rows))
+    Draft(open_store(uri), "curate", "made").put_table(inspected_name(_number(start)), judged(rows))
 
 
 def _number(start: int) -> str:
@@ -69,7 +69,7 @@ def judged(rows: np.ndarray) -> pa.Table:
         "luminance": pa.nulls(len(rows), pa.binary()),
         "picture": pa.nulls(len(rows), pa.string()),
     }
-    return pa.table(columns).cast(JUDGED)
+    return pa.table(columns).cast(INSPECTED)
 
 
 def choice(job: Job) -> tuple[float, str]:
@@ -86,9 +86,9 @@ def choice(job: Job) -> tuple[float, str]:
         def over(tasks: list[Step]) -> None:
             map_parts(run, tasks, draft, shared)
 
-        choose(names, sizes, config, None, over)
+        choose_rows(names, sizes, config, None, over)
     seconds = time.perf_counter() - started
     digest = hashlib.sha256()
     for name in names:
-        digest.update(repr(read_table(draft.store, draft.path(chosen_name(name))).to_pydict()).encode())
+        digest.update(repr(read_table(draft.store, draft.path(decisions_name(name))).to_pydict()).encode())
     return seconds, digest.hexdigest()

@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 
-MOST_BITS = 16
+MAX_DISTANCE = 16
 """The greatest distance that may be asked for."""
 _ROW_COST, _PAIR_COST = 50.0, 0.7  # nanoseconds to put a row into a large table, and to compare two
 
 
-class Block(NamedTuple):
+class BlockSearch(NamedTuple):
     """Of which pairs a search is: those that agree in all bits of `shared`, but not in all bits of any of `before`."""
 
     shared: int = 0
     before: tuple[int, ...] = ()
 
 
-ALL = Block()
+ALL_PAIRS = BlockSearch()
 """All pairs."""
 
 
-def blocks(distance: int) -> list[Block]:
+def plan_searches(distance: int) -> list[BlockSearch]:
     """Searches that find each pair within the distance once, in the first block of bits in which it agrees wholly."""
     masks = _masks(range(64), distance + 1)
-    return [Block(mask, tuple(masks[:number])) for number, mask in enumerate(masks)]
+    return [BlockSearch(mask, tuple(masks[:number])) for number, mask in enumerate(masks)]
 
 
 def _masks(bits: Sequence[int], number: int) -> list[int]:
@@ -41,7 +41,7 @@ def _masks(bits: Sequence[int], number: int) -> list[int]:
     return [sum(1 << bit for bit in bits[low:high]) for low, high in pairwise(edges)]
 
 
-def tables(distance: int, comparisons: float, rows: int, shared: int = 0) -> Hashes:
+def choose_masks(distance: int, comparisons: float, rows: int, shared: int = 0) -> Hashes:
     """The mask of the bits of each table; as many blocks as make the search cheapest.
 
     Args:
@@ -52,8 +52,8 @@ def tables(distance: int, comparisons: float, rows: int, shared: int = 0) -> Has
 
     Raises: ValueError for a distance that is not 0 to MOST_BITS.
     """
-    if not 0 <= distance <= MOST_BITS:
-        raise ValueError(f"distance is {distance}; allowed: 0 to {MOST_BITS} bits")
+    if not 0 <= distance <= MAX_DISTANCE:
+        raise ValueError(f"distance is {distance}; allowed: 0 to {MAX_DISTANCE} bits")
 
     free = [bit for bit in range(64) if not shared >> bit & 1]
 

@@ -15,7 +15,7 @@ _SET = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 @dataclass(frozen=True)
-class Connected:
+class Components:
     """N parts, of which no two touch, not even at a corner; in the order of their first pixels."""
 
     boxes: NDArray[np.float64]
@@ -32,7 +32,7 @@ class Connected:
         return found
 
 
-def connected(picture: NDArray[np.uint8]) -> Connected:
+def find_components(picture: NDArray[np.uint8]) -> Components:
     """The parts of a picture (height, width) whose pixels are 0 or 255: those of 255."""
     height, width = picture.shape
     runs = np.empty((height * ((width + 1) // 2), 4), np.int32)  # what is not written to takes no memory
@@ -41,7 +41,7 @@ def connected(picture: NDArray[np.uint8]) -> Connected:
     number = _number_parts(runs)
     boxes, areas = np.empty((number, 4)), np.zeros(number)
     _measure(runs, boxes, areas)
-    return Connected(boxes, areas, runs)
+    return Components(boxes, areas, runs)
 
 
 @compiled(nogil=True)

@@ -182,7 +182,7 @@ def decode(data: bytes) -> Image.Image:
         raise ImageRefused("corrupt", f"{kind} ({type(error).__name__})") from None
 
 
-def pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
+def decode_pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
     """All pixels of an image as RGB (height, width, 3), transparency on white; of an animation, the first frame.
 
     A JPEG goes to libjpeg-turbo itself, which also says where it had to guess; the pixels are those of `decode`.
@@ -236,7 +236,7 @@ def _cached_memory(size: int) -> NDArray[np.uint8]:
 PREVIEW_SIDE = 112
 
 
-def preview(image: Image.Image) -> bytes:
+def make_preview(image: Image.Image) -> bytes:
     """A small JPEG of an RGB image, for a page: a few thousand bytes."""
     small = image.copy()
     small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))

@@ -55,7 +55,7 @@ def fingerprint(pixels: Pixels) -> Fingerprint:
     grey = np.empty((height, width), np.uint8)
     cells = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
     first, second, ground = _measure(pixels.reshape(height, -1), grey, cells)
-    luminance = resized(grey, MATRIX_SIDE)
+    luminance = resize_plane(grey, MATRIX_SIDE)
     mean = first / (height * width)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
     digest.update(pixels.data)
@@ -69,7 +69,7 @@ def fingerprint(pixels: Pixels) -> Fingerprint:
     )
 
 
-def luminance_of(pixels: Pixels) -> NDArray[np.uint8]:
+def compute_luminance(pixels: Pixels) -> NDArray[np.uint8]:
     """The luminance (height, width)."""
     luminance = np.empty(pixels.shape[:2], np.uint8)
     _luminance(np.ascontiguousarray(pixels).ravel(), luminance.ravel())
@@ -119,7 +119,7 @@ def _hash_of(luminance, cosines):
     return phash
 
 
-def resized(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def resize_plane(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """A plane resampled to a square by Lanczos' kernel, as Pillow's `resize` does, to the bit: rows first, in two passes.
 
     Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c.

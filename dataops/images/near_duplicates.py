@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.images.bit_blocks import ALL, Block, Hashes, tables
+from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, Hashes, choose_masks
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import mixed
 
@@ -31,13 +31,13 @@ def hamming_distance(left: Hashes, right: Hashes) -> NDArray[np.uint8]:
     return np.bitwise_count(left ^ right)
 
 
-def clusters(
+def find_clusters(
     hashes: Hashes,
     groups: Rows,
     thumbnails: NDArray[np.uint8],
     distance: int,
     tolerance: int,
-    block: Block = ALL,
+    block: BlockSearch = ALL_PAIRS,
 ) -> Rows:
     """Of each row, the smallest row of its cluster (int64, (N,)): the connected components of the near-duplicates.
 
@@ -60,7 +60,7 @@ def clusters(
     return first[parent][same_as]
 
 
-def has_neighbour(hashes: Hashes, groups: Rows, distance: int, block: Block = ALL) -> NDArray[np.bool_]:
+def has_neighbour(hashes: Hashes, groups: Rows, distance: int, block: BlockSearch = ALL_PAIRS) -> NDArray[np.bool_]:
     """Whether a row has another of its group whose hash differs in at most `distance` bits (N,), thumbnails aside."""
     first, same_as = _distinct(hashes, groups, np.empty((len(hashes), 0), np.uint8))
     found = np.bincount(same_as, minlength=len(first)) > (1 if not block.before else len(same_as))
@@ -71,7 +71,7 @@ def has_neighbour(hashes: Hashes, groups: Rows, distance: int, block: Block = AL
     return found[same_as]
 
 
-def components(count: int, one: Rows, two: Rows) -> Rows:
+def find_connected(count: int, one: Rows, two: Rows) -> Rows:
     """Of each of `count` rows, the smallest that it is joined with by the pairs (one[i], two[i]), itself at last."""
     parent = np.arange(count)
     _join_pairs(one, two, parent)
@@ -80,13 +80,13 @@ def components(count: int, one: Rows, two: Rows) -> Rows:
 
 
 def _filled(
-    hashes: Hashes, groups: Rows, distance: int, block: Block
+    hashes: Hashes, groups: Rows, distance: int, block: BlockSearch
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], Hashes]]:
     """The tables of a search, one after the other: where each bucket begins, its rows, and their hashes."""
     count = len(hashes)
     rows, ordered, starts = np.empty(count, np.int32), np.empty(count, np.uint64), _starts(count)
     comparisons = count * count / 2 / 2 ** block.shared.bit_count()
-    for mask in tables(distance, comparisons, count, block.shared):
+    for mask in choose_masks(distance, comparisons, count, block.shared):
         _put(hashes, groups, mask, starts, rows, ordered)
         yield starts, rows, ordered
 
@@ -106,11 +106,11 @@ def _distinct(hashes: Hashes, groups: Rows, thumbnails: NDArray[np.uint8]) -> tu
     return kept, same_as
 
 
-def matches(queries: Hashes, hashes: Hashes, distance: int) -> Iterator[Rows]:
+def find_close_pairs(queries: Hashes, hashes: Hashes, distance: int) -> Iterator[Rows]:
     """All pairs of a query and a row whose hashes differ in at most `distance` bits: blocks (P, 2), each pair once."""
     if not len(queries) or not len(hashes):
         return
-    masks = tables(distance, len(queries) * len(hashes), len(queries) + len(hashes))
+    masks = choose_masks(distance, len(queries) * len(hashes), len(queries) + len(hashes))
     starts, no_group = _starts(len(hashes)), np.zeros(max(len(hashes), len(queries)), np.int64)
     rows, ordered = np.empty(len(hashes), np.int32), np.empty(len(hashes), np.uint64)
     pairs = np.empty((max(_PAIRS, len(hashes)), 2), np.int64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.images.fingerprint import DCT, MATRIX_SIDE, luminance_of, resized
+from dataops.images.fingerprint import DCT, MATRIX_SIDE, compute_luminance, resize_plane
 from dataops.kernels.compiled import compiled
 
 PLANE_SIDE = 64
@@ -72,14 +72,14 @@ def variant(number: int) -> Variant:
     return Variant(number % len(CROPS), number >= len(CROPS))
 
 
-def known(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+def index_image(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
     """By what a picture is known again: its luminance, squeezed to PLANE_SIDE x PLANE_SIDE, and its hashes (VARIANTS,).
 
     The first hash is that of dataops.images.fingerprint.
     """
-    luminance = luminance_of(pixels)
-    plane = resized(luminance, PLANE_SIDE)
-    cosines = [(DCT @ resized(luminance, MATRIX_SIDE) @ DCT.T)[None]]
+    luminance = compute_luminance(pixels)
+    plane = resize_plane(luminance, PLANE_SIDE)
+    cosines = [(DCT @ resize_plane(luminance, MATRIX_SIDE) @ DCT.T)[None]]
     for bases in _BASES:
         each = (bases @ plane)[:, None] @ bases.transpose(
             0, 2, 1
@@ -93,7 +93,7 @@ def known(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint
     return plane, np.packbits(values > middle, axis=1).view(">u8").ravel().astype(np.uint64)
 
 
-def correlations(
+def correlate(
     planes: NDArray[np.uint8], luminances: NDArray[np.uint8], numbers: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """How well pictures agree with a variant of others (N,): -1 to 1, the best that moving the crop a little gives.

@@ -16,7 +16,7 @@ FACES = pa.schema([*SCORES, ("face_bboxes", FACE_BBOXES)])
 """The same of the scorer of faces: their number, and where they are."""
 
 
-def identities(pictures: Sequence[str], captions: Sequence[str] | None) -> pa.Array:
+def compute_score_ids(pictures: Sequence[str], captions: Sequence[str] | None) -> pa.Array:
     """What a score is of (type ID): 128 bits of BLAKE2b over the picture's digest and, where they count, the caption.
 
     Args:

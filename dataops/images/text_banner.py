@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.images.connected_components import connected
+from dataops.images.connected_components import find_components
 from dataops.kernels.compiled import compiled
 
-LEAST_GROUND = 0.6
+MIN_BACKGROUND = 0.6
 """Least share of a picture that its ground (dataops.images.fingerprint.Fingerprint.background_share) covers where all else is text."""
-LEAST_INK = 32  # levels from the ground
+_MIN_INK = 32  # levels from the ground
 _MOST_INK = 0.35  # of all pixels
 _LEAST_GLYPHS = 5
 _LEAST_SHARE = 0.92  # of the ink, that is of glyphs or of what belongs to them
@@ -106,13 +106,13 @@ def _ground(levels, size):
     apart = np.zeros(256, np.int64)
     for level in range(256):
         apart[abs(level - ground)] += levels[level]
-    total, inked, darkest = apart[LEAST_INK:].sum(), 0, LEAST_INK
-    for level in range(LEAST_INK, 256):
+    total, inked, darkest = apart[_MIN_INK:].sum(), 0, _MIN_INK
+    for level in range(_MIN_INK, 256):
         inked += apart[level]
         if inked >= 0.9 * total:
             darkest = level
             break
-    least = int(max(LEAST_INK, 0.4 * darkest))
+    least = int(max(_MIN_INK, 0.4 * darkest))
     if 0 < apart[least + 1 :].sum() <= _MOST_INK * size:
         return max(0, ground - least), min(255, ground + least)
     return 1, 0
@@ -120,7 +120,7 @@ def _ground(levels, size):
 
 def _parts(ink: NDArray[np.uint8]) -> _Parts | None:
     """The pieces of ink, without frames; None where more is too large for letters, or there are too many."""
-    found = connected(ink)
+    found = find_components(ink)
     boxes, areas = found.boxes, found.areas
     if len(areas) >= _MOST_PARTS:
         return None

@@ -19,8 +19,8 @@ MAX_MEMBER_BYTES = 256 << 20
 """Of one member: it is held in memory."""
 _KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _EXTENSION = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*", re.ASCII)
-NAME = re.compile(rf"{_KEY.pattern}\.{_EXTENSION.pattern}", re.ASCII)
-NAMES = re.compile(rf"{NAME.pattern}(?:\n{NAME.pattern})*", re.ASCII)
+MEMBER_NAME = re.compile(rf"{_KEY.pattern}\.{_EXTENSION.pattern}", re.ASCII)
+MEMBER_NAMES = re.compile(rf"{MEMBER_NAME.pattern}(?:\n{MEMBER_NAME.pattern})*", re.ASCII)
 
 _OWNER = b"pairmill"
 _BEFORE_SIZE = b"0000444\0" + 2 * b"0000000\0"  # mode, uid, gid
@@ -124,7 +124,7 @@ class Layout:
             raise ValueError(f"{name!r} has {self.sizes_NM.max()} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB")
 
 
-def with_end(end: int) -> int:
+def archive_size(end: int) -> int:
     """Bytes of an archive whose last member ends there: two empty blocks follow, and what fills the record."""
     return end + 2 * BLOCK + -(end + 2 * BLOCK) % RECORD
 

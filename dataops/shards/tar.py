@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
-from dataops.shards.layout import BLOCK, MAX_MEMBER_BYTES, NAME, NAME_BYTES, NAMES, Layout, Member, with_end
+from dataops.shards.layout import (
+    BLOCK,
+    MAX_MEMBER_BYTES,
+    MEMBER_NAME,
+    MEMBER_NAMES,
+    NAME_BYTES,
+    Layout,
+    Member,
+    archive_size,
+)
 
 _EMPTY = bytes(BLOCK)
 _AT_ONCE = 1024  # headers that are checked together, which a processor's cache holds
@@ -52,10 +61,10 @@ class ShardWriter:
 
     def close(self) -> None:
         """Write the end of the archive; the file stays open."""
-        self._file.write(bytes(with_end(self._end) - self._end))
+        self._file.write(bytes(archive_size(self._end) - self._end))
 
 
-def places(file: BinaryIO, where: str) -> list[Member]:
+def list_members(file: BinaryIO, where: str) -> list[Member]:
     """Where each member of a shard lies, in its order; only headers are read.
 
     Args:
@@ -69,7 +78,7 @@ def places(file: BinaryIO, where: str) -> list[Member]:
     return list(map(Member, keys, extensions, offsets, sizes))
 
 
-def spans_of(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
+def find_spans(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
     """Offset and bytes of those of the members that are in a shard.
 
     It is followed no further than to the last of them, and headers of others are only read for their sizes.
@@ -179,11 +188,11 @@ def _checked_at_once(headers: Sequence[bytes], sizes: Sequence[int], where: str)
         raise CorruptPart(f"{where}: not a whole tar file (bad checksum of the header of {name!r})")
     plain = np.isin(bytes_HB[:, 156], (0, ord("0"))) & ~bytes_HB[:, 345:500].any(axis=1)
     lines = b"\n".join(bytes_HB[:, :NAME_BYTES].copy().view(f"S{NAME_BYTES}").ravel().tolist()).decode("latin-1")
-    if plain.all() and NAMES.fullmatch(lines) and max(sizes) <= MAX_MEMBER_BYTES:
+    if plain.all() and MEMBER_NAMES.fullmatch(lines) and max(sizes) <= MAX_MEMBER_BYTES:
         return lines.split("\n")
     names = [block[:NAME_BYTES].rstrip(b"\0").decode("latin-1") for block in headers]
     for name, size, is_plain in zip(names, sizes, plain.tolist(), strict=True):
-        if not is_plain or not NAME.fullmatch(name):
+        if not is_plain or not MEMBER_NAME.fullmatch(name):
             raise CorruptPart(f"{where}: member {name!r} is not a plain key.extension file")
         _check_size(name, size, where)
     return names
@@ -211,12 +220,14 @@ def _check_unique(names: Sequence[str], where: str) -> None:
             members.add(name)
 
 
-def index_text(samples: Iterable[Sequence[Member]]) -> str:
+def format_index(samples: Iterable[Sequence[Member]]) -> str:
     """The index of a shard: a line a sample, of each member the extension, offset, size and name."""
-    return index_of(" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples)
+    return join_index_lines(
+        " ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples
+    )
 
 
-def index_of(lines: Iterable[str]) -> str:
+def join_index_lines(lines: Iterable[str]) -> str:
     """The index with these lines."""
     lines = list(lines)
     return "\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n"
@@ -267,7 +278,7 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             for info in tar:
-                if not info.isreg() or info.sparse or not NAME.fullmatch(info.name):
+                if not info.isreg() or info.sparse or not MEMBER_NAME.fullmatch(info.name):
                     raise CorruptPart(f"{where}: member {info.name!r} is not a plain key.extension file")
                 _check_size(info.name, info.size, where)
                 content = tar.extractfile(info)

@@ -99,7 +99,7 @@ def image_targets(data: bytes, bits: int = PHASH_BITS) -> list[Target]:
 
     Raises: ImageRefused when it is no image that is decoded here.
     """
-    hashed = fingerprint(images.pixels(data, max_area=64_000_000)).phash
+    hashed = fingerprint(images.decode_pixels(data, max_area=64_000_000)).phash
     return [Target("sha256", hashlib.sha256(data).hexdigest()), Target("phash", f"{hashed:016x}", bits)]
 
 

@@ -16,7 +16,7 @@ from tasks.curate.config import CurateConfig
 from tasks.curate.steps import OVERLAPS, Step
 from tasks.engine.partition_tables import read_one, read_partition
 
-CHOSEN = pa.schema(
+DECISIONS = pa.schema(
     [
         ("uid", pa.string()),
         ("phash", pa.uint64()),
@@ -25,19 +25,21 @@ CHOSEN = pa.schema(
         ("drop_reason", pa.string()),
     ]
 )
-Over = Callable[[list[Step]], object]
+RunSteps = Callable[[list[Step]], object]
 """Does steps of one kind, in whatever order."""
 
 
-def choose(numbers: Sequence[str], sizes: Sequence[int], config: CurateConfig, matches: str | None, over: Over) -> None:
+def choose_rows(
+    numbers: Sequence[str], sizes: Sequence[int], config: CurateConfig, matches: str | None, over: RunSteps
+) -> None:
     """Decide over all rows; a row leaves for the first reason that there is. What was decided: `chosen_name` of each shard.
 
     Args:
         numbers: of the raw shards, whose judged tables are in the store; `sizes` are their rows.
         matches: name in the store of the table of matches with evaluation sets, where they are looked for.
     """
-    groups, rows = steps.grouped(sizes), sum(sizes)
-    bits, near_bits = (steps.range_bits(rows, most) for most in (steps.RANGE_ROWS, steps.NEAR_ROWS))
+    groups, rows = steps.group_shards(sizes), sum(sizes)
+    bits, near_bits = (steps.partition_bits(rows, most) for most in (steps.PARTITION_ROWS, steps.NEAR_PARTITION_ROWS))
     first = Step(steps.put_by_sha256, 0, len(groups), bits, near_bits, config, matches=matches)
 
     def over_groups(function: Callable[[Draft, Step], Record]) -> None:
@@ -53,26 +55,26 @@ def choose(numbers: Sequence[str], sizes: Sequence[int], config: CurateConfig, m
     if not groups:
         return
     over_groups(steps.put_by_sha256)
-    over_ranges(steps.by_bytes)  # what stays for the others must itself be good enough to stay
+    over_ranges(steps.find_byte_duplicates)  # what stays for the others must itself be good enough to stay
     over_groups(steps.put_by_pixels)
-    over_ranges(steps.by_pixels)
+    over_ranges(steps.find_pixel_duplicates)
     if config.near_duplicates:
         over_groups(near.put_hashes)
-        over_ranges(near.find_candidates, near.ranges_of_blocks(first))
+        over_ranges(near.find_candidates, near.count_partitions(first))
         over_groups(near.put_candidates)
-        over_ranges(near.compare, near.ranges_of_blocks(first))
+        over_ranges(near.link_near_duplicates, near.count_partitions(first))
     over_ranges(near.resolve_clusters, 1)
-    over_groups(decide)
+    over_groups(put_decisions)
 
 
-def chosen_name(number: str) -> str:
+def decisions_name(number: str) -> str:
     """The scratch table of what was decided of a raw shard (CHOSEN)."""
     return f"_work/chosen-{number}.parquet"
 
 
-def decide(draft: Draft, step: Step) -> Record:
+def put_decisions(draft: Draft, step: Step) -> Record:
     """Write down what was decided of the rows of a group, a table a raw shard."""
-    rows = steps.judged(draft, step, ["phash"])
+    rows = steps.read_inspected(draft, step, ["phash"])
     settled = read_one(draft, "settled.table", step.number)
     names = [f"{high:016x}{low:016x}" for high, low in settled.select("name_high", "name_low").iter_rows()]
     settled = settled.with_columns(cluster=pl.Series(names, dtype=pl.String))
@@ -86,6 +88,6 @@ def decide(draft: Draft, step: Step) -> Record:
     chosen = rows.select("uid", "phash", "cluster", evaluation_overlap="overlap", drop_reason=reason).to_arrow()
     start = 0
     for number, size in zip(step.shards, step.sizes, strict=True):
-        draft.put_table(chosen_name(number), chosen.slice(start, size).cast(CHOSEN))
+        draft.put_table(decisions_name(number), chosen.slice(start, size).cast(DECISIONS))
         start += size
     return Record(task=step.id)

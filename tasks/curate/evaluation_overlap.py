@@ -23,14 +23,14 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.images import decode as images
 from dataops.images.fingerprint import MATRIX_SIDE
-from dataops.images.near_duplicates import hamming_distance, matches
-from dataops.images.overlap import PLANE_SIDE, VARIANTS, correlations, known, variant
+from dataops.images.near_duplicates import find_close_pairs, hamming_distance
+from dataops.images.overlap import PLANE_SIDE, VARIANTS, correlate, index_image, variant
 from dataops.shards.tar import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Record, read_table
 from dataops.store import open_store
 from tasks.curate.config import CurateConfig, OverlapConfig, OverlapThresholds
-from tasks.curate.judge import judged_name
-from tasks.curate.steps import matrix
+from tasks.curate.inspect_images import inspected_name
+from tasks.curate.steps import stack_bytes
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Work
 from tasks.files.base import SourceFile
@@ -65,7 +65,7 @@ _PAIRS_AT_ONCE = 10  # as a power of two: some 70 ms
 
 
 @dataclass(frozen=True)
-class EvaluationFiles:
+class IndexTask:
     """One task: some files of an evaluation set."""
 
     number: int
@@ -78,7 +78,7 @@ class EvaluationFiles:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchTask:
     """One task: raw shards, and the tables of what is known of the sets' pictures."""
 
     number: int
@@ -91,7 +91,7 @@ class Search:
         return f"search-{self.number:05d}"
 
 
-def evaluation_files(path: str) -> list[SourceFile]:
+def find_evaluation_files(path: str) -> list[SourceFile]:
     """The files of one of `curate.overlap.paths`. Raises: ConfigError where there is none."""
     pattern = path
     if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
@@ -102,16 +102,16 @@ def evaluation_files(path: str) -> list[SourceFile]:
     return files
 
 
-def evaluation_inputs(config: CurateConfig) -> list[Input]:
+def digest_evaluation_sets(config: CurateConfig) -> list[Input]:
     """The evaluation sets, each with a digest of its files. Raises: ConfigError, SourceError."""
     inputs = []
     for path in config.overlap.paths if config.overlap else ():
-        listed = [[file.name, file.digest()] for file in evaluation_files(path)]  # names are a column of MATCHES
+        listed = [[file.name, file.digest()] for file in find_evaluation_files(path)]  # names are a column of MATCHES
         inputs.append(Input(stage="evaluation_set", key=path, digest=text_sha256(canonical_json(listed))))
     return inputs
 
 
-def evaluation_matches(
+def match_evaluation_sets(
     work: Work[CurateConfig], config: OverlapConfig, numbers: Sequence[str]
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The training pictures that evaluation sets have (columns MATCHES), and what is to be said of the sets.
@@ -119,7 +119,7 @@ def evaluation_matches(
     Args:
         numbers: of the raw shards, whose judged tables are in the store.
     """
-    records = map_parts(index, _tasks(config), work.draft, work.context, _said)
+    records = map_parts(index_images, _tasks(config), work.draft, work.context, _said)
     pictures = sum(record.parts[0].rows for record in records)
     unreadable = sum(record.facts["unreadable"] for record in records)
     if not pictures:
@@ -128,10 +128,10 @@ def evaluation_matches(
         logger.warning("curate: %d pictures of evaluation sets cannot be read", unreadable)
     names = tuple(work.draft.path(record.parts[0].name) for record in records)
     shards = [tuple(numbers[at : at + _SHARDS]) for at in range(0, len(numbers), _SHARDS)]
-    searches = [Search(number, some, names, config) for number, some in enumerate(shards)]
+    searches = [SearchTask(number, some, names, config) for number, some in enumerate(shards)]
     found = [
         read_table(work.draft.store, work.draft.path(record.parts[0].name))
-        for record in map_parts(search, searches, work.draft, work.context, _said)
+        for record in map_parts(search_shards, searches, work.draft, work.context, _said)
     ]
     order: Any = [(name, "ascending") for name in MATCHES.names]
     matches = pa.concat_tables([MATCHES.empty_table(), *found]).sort_by(order)
@@ -144,23 +144,23 @@ def _said(record: Record) -> str:
     return f"{record.task}: {record.parts[0].rows:,} pictures of evaluation sets"
 
 
-def _tasks(config: OverlapConfig) -> list[EvaluationFiles]:
-    tasks: list[EvaluationFiles] = []
+def _tasks(config: OverlapConfig) -> list[IndexTask]:
+    tasks: list[IndexTask] = []
     for path in config.paths:
-        files = evaluation_files(path)
+        files = find_evaluation_files(path)
         tars = [[file] for file in files if file.name.endswith(".tar")]
         others = [file for file in files if not file.name.endswith(".tar")]
         for some in [*tars, *(others[at : at + _FILES] for at in range(0, len(others), _FILES))]:
-            tasks.append(EvaluationFiles(len(tasks), path, tuple(some)))
+            tasks.append(IndexTask(len(tasks), path, tuple(some)))
     return tasks
 
 
-def index(draft: Draft, task: EvaluationFiles) -> Record:
+def index_images(draft: Draft, task: IndexTask) -> Record:
     """Read pictures of an evaluation set; files that are no pictures (captions, labels) are passed over."""
     rows, unreadable = [], 0
     for member, data in _pictures(task.files):
         try:
-            plane, hashes = known(images.pixels(data))
+            plane, hashes = index_image(images.decode_pixels(data))
         except images.ImageRefused as refused:
             unreadable += refused.reason != "not_an_image"
             continue
@@ -194,10 +194,10 @@ def _pictures(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
                 raise SourceError(f"curate.overlap.paths: {file.name} is not a whole tar file ({error})") from error
 
 
-def search(draft: Draft, task: Search) -> Record:
+def search_shards(draft: Draft, task: SearchTask) -> Record:
     """The good pictures of some raw shards that evaluation sets have."""
     columns = ["uid", "sha256", "phash", "luminance", "drop_reason"]
-    judged = pa.concat_tables(read_table(draft.store, draft.path(judged_name(n)), columns) for n in task.shards)
+    judged = pa.concat_tables(read_table(draft.store, draft.path(inspected_name(n)), columns) for n in task.shards)
     found = find_matches(judged, _indexed(draft.store.uri, task.indexed), task.config)
     return Record(task=task.id, parts=[draft.put_table(f"_work/{task.id}.parquet", found)])
 
@@ -246,16 +246,16 @@ def _exact(good: pa.Table, indexed: pa.Table) -> pl.DataFrame:
 def _changed(
     good: pa.Table, indexed: pa.Table, likeness: OverlapThresholds, pool: Executor | None
 ) -> Iterator[pl.DataFrame]:
-    planes = matrix(indexed["plane"].to_pylist()).reshape(-1, PLANE_SIDE, PLANE_SIDE)
+    planes = stack_bytes(indexed["plane"].to_pylist()).reshape(-1, PLANE_SIDE, PLANE_SIDE)
     queries = np.frombuffer(b"".join(indexed["hashes"].to_pylist()), "<u8").astype(np.uint64)
     hashes = good["phash"].to_numpy().astype(np.uint64)
-    luminances = matrix(good["luminance"].to_pylist()).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
+    luminances = stack_bytes(good["luminance"].to_pylist()).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
     kinds = [variant(number).kind for number in range(VARIANTS)]
 
     def laid_over(some: NDArray[np.int64]) -> pl.DataFrame:
         return _laid_over(some, planes, luminances, queries, hashes, kinds, likeness.correlation)
 
-    for pairs in matches(queries, hashes, likeness.distance):
+    for pairs in find_close_pairs(queries, hashes, likeness.distance):
         parts = np.array_split(pairs, max(1, len(pairs) >> _PAIRS_AT_ONCE))
         yield from (pool.map if pool else map)(laid_over, parts)
 
@@ -271,7 +271,7 @@ def _laid_over(
 ) -> pl.DataFrame:
     """The pairs whose pictures correlate, of pairs whose hashes are close."""
     (pictures, numbers), rows = np.divmod(pairs[:, 0], VARIANTS), pairs[:, 1]
-    correlation = correlations(planes[pictures], luminances[rows], numbers)
+    correlation = correlate(planes[pictures], luminances[rows], numbers)
     good = np.flatnonzero(correlation >= least)
     return pl.DataFrame(
         {

@@ -10,11 +10,11 @@ from functools import lru_cache
 import numpy as np
 import polars as pl
 
-from dataops.images.bit_blocks import ALL, Block, blocks
-from dataops.images.near_duplicates import clusters, components, has_neighbour
+from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
+from dataops.images.near_duplicates import find_clusters, find_connected, has_neighbour
 from dataops.snapshot import Draft, Record, read_table
-from tasks.curate.judge import judged_name
-from tasks.curate.steps import RANKING, Step, best_first, left, matrix, ranked, row_id
+from tasks.curate.inspect_images import inspected_name
+from tasks.curate.steps import RANKING, Step, rank_columns, read_remaining, row_id, sort_best_first, stack_bytes
 from tasks.engine.partition_tables import (
     partition_by_hash,
     partition_by_index,
@@ -28,28 +28,28 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio (Knuth, TAOCP 3, 
 
 
 @lru_cache(maxsize=8)
-def searches(bits: int, distance: int) -> tuple[Block, ...]:
+def block_searches(bits: int, distance: int) -> tuple[BlockSearch, ...]:
     """The searches that find all pairs; one where there is one range."""
-    return tuple(blocks(distance)) if bits else (ALL,)
+    return tuple(plan_searches(distance)) if bits else (ALL_PAIRS,)
 
 
-def search_of(step: Step) -> Block:
+def _search_of(step: Step) -> BlockSearch:
     """What is searched in a range of a block's values: ranges are numbered block by block."""
-    return searches(step.near_bits, step.config.near_duplicate_distance)[step.number >> step.near_bits]
+    return block_searches(step.near_bits, step.config.near_duplicate_distance)[step.number >> step.near_bits]
 
 
-def ranges_of_blocks(step: Step) -> int:
+def count_partitions(step: Step) -> int:
     """The ranges of all blocks."""
-    return len(searches(step.near_bits, step.config.near_duplicate_distance)) << step.near_bits
+    return len(block_searches(step.near_bits, step.config.near_duplicate_distance)) << step.near_bits
 
 
 def put_hashes(draft: Draft, step: Step) -> Record:
     """The hashes of the rows of a group that are still there, by range of each block's value."""
     kinds = ["gone-bytes", "gone-pixels"]
-    rows = left(draft, step, kinds, ["uid", "caption", "original_area", "phash"])
-    known = ranked(rows, step.config).select("row", "group").with_columns(rows["phash"])
+    rows = read_remaining(draft, step, kinds, ["uid", "caption", "original_area", "phash"])
+    known = rank_columns(rows, step.config).select("row", "group").with_columns(rows["phash"])
     hashes, blocks, sizes = rows["phash"].to_numpy(), list[pl.DataFrame](), list[int]()
-    for block in searches(step.near_bits, step.config.near_duplicate_distance):
+    for block in block_searches(step.near_bits, step.config.near_duplicate_distance):
         spread = pl.Series((hashes & np.uint64(block.shared)) * _SPREAD, dtype=pl.UInt64)
         found, more = partition_by_hash(known.with_columns(spread=spread), "spread", step.near_bits)
         blocks, sizes = [*blocks, found.drop("spread")], sizes + more
@@ -61,7 +61,7 @@ def find_candidates(draft: Draft, step: Step) -> Record:
     """The rows of a range that another is near to by its hash; a piece a group."""
     rows = read_partition(draft, step.tables("near-hashes"), step.number)
     hashes, groups = rows["phash"].to_numpy(), rows["group"].to_numpy().view(np.int64)
-    found = rows.filter(pl.Series(has_neighbour(hashes, groups, step.config.near_duplicate_distance, search_of(step))))
+    found = rows.filter(pl.Series(has_neighbour(hashes, groups, step.config.near_duplicate_distance, _search_of(step))))
     write_partitions(
         draft,
         table_name("near-mates", step.number),
@@ -72,11 +72,11 @@ def find_candidates(draft: Draft, step: Step) -> Record:
 
 def put_candidates(draft: Draft, step: Step) -> Record:
     """The rows of a group that have mates, with all that it takes to compare them, by range; and what ranks them."""
-    places = [table_name("near-mates", number) for number in range(ranges_of_blocks(step))]
+    places = [table_name("near-mates", number) for number in range(count_partitions(step))]
     found = read_partition(draft, places, step.number).rename({"part": "range"})
-    rows = left(draft, step, [], ["uid", "caption", "original_area", "phash"])
+    rows = read_remaining(draft, step, [], ["uid", "caption", "original_area", "phash"])
     rows = rows.join(found.select("row").unique(), on="row", how="semi", maintain_order="left")
-    nodes = ranked(rows, step.config).with_columns(rows["phash"], part=pl.lit(step.number, pl.UInt32))
+    nodes = rank_columns(rows, step.config).with_columns(rows["phash"], part=pl.lit(step.number, pl.UInt32))
     nodes = nodes.with_columns(id=row_id(), thumbnail=_thumbnails(draft, step, rows["row"]))
     write_partitions(draft, table_name("near-nodes", step.number), nodes.select("id", *RANKING))
     carried = found.join(nodes.select("row", "id", "phash", "group", "thumbnail"), on="row", maintain_order="left")
@@ -91,19 +91,19 @@ def _thumbnails(draft: Draft, step: Step, rows: pl.Series) -> pl.Series:
     for number, size in zip(step.shards, step.sizes, strict=True):
         some = wanted[(wanted >= start) & (wanted < start + size)].astype(np.int64) - start
         if len(some):
-            column = read_table(draft.store, draft.path(judged_name(number)), ["thumbnail"])["thumbnail"]
+            column = read_table(draft.store, draft.path(inspected_name(number)), ["thumbnail"])["thumbnail"]
             found += column.take(some).to_pylist()
         start += size
     return pl.Series(found, dtype=pl.Binary)
 
 
-def compare(draft: Draft, step: Step) -> Record:
+def link_near_duplicates(draft: Draft, step: Step) -> Record:
     """The near-duplicates in a range, each linked to one of those that it is near to, if not directly."""
     rows = read_partition(draft, step.tables("near-carried"), step.number)
-    thumbnails = matrix(rows["thumbnail"].to_list())
+    thumbnails = stack_bytes(rows["thumbnail"].to_list())
     distance, tolerance = step.config.near_duplicate_distance, step.config.near_duplicate_tolerance
     groups = rows["group"].to_numpy().view(np.int64)
-    first = clusters(rows["phash"].to_numpy(), groups, thumbnails, distance, tolerance, search_of(step))
+    first = find_clusters(rows["phash"].to_numpy(), groups, thumbnails, distance, tolerance, _search_of(step))
     links = rows.select("id", better=pl.col("id").gather(pl.Series(first))).filter(pl.col("id") != pl.col("better"))
     write_partitions(draft, table_name("near-links", step.number), links)
     return Record(task=step.id)
@@ -114,11 +114,11 @@ def resolve_clusters(draft: Draft, step: Step) -> Record:
     same = _all(draft, step.range_tables("same-bytes") + step.range_tables("same-pixels"))
     links, nodes, worse = same.select("id", "better"), same.drop("better"), same["id"].clear()
     if step.config.near_duplicates:
-        near = _all(draft, [table_name("near-links", number) for number in range(ranges_of_blocks(step))])
+        near = _all(draft, [table_name("near-links", number) for number in range(count_partitions(step))])
         ends = pl.concat([near["id"], near["better"]]).unique()
         known = _all(draft, step.tables("near-nodes")).filter(pl.col("id").is_in(ends.implode()))
         links, nodes = pl.concat([links, near]), pl.concat([nodes, known.select(nodes.columns)])
-        ordered = best_first(known.join(_clusters(near), on="id"))
+        ordered = sort_best_first(known.join(_clusters(near), on="id"))
         worse = ordered.filter(pl.col("cluster").is_duplicated() & ~pl.col("cluster").is_first_distinct())["id"]
     found = nodes.unique("id").join(_clusters(links), on="id").sort("uid_high", "uid_low")
     halves = [pl.col(f"uid_{half}").first().over("cluster").alias(f"name_{half}") for half in ("high", "low")]
@@ -136,4 +136,4 @@ def _clusters(links: pl.DataFrame) -> pl.DataFrame:
     """The connected components: `id`, `cluster`."""
     ids = pl.concat([links["id"], links["better"]]).unique().sort()
     ends = (ids.search_sorted(links[name]).cast(pl.Int64).to_numpy() for name in ("id", "better"))
-    return pl.DataFrame({"id": ids, "cluster": components(len(ids), *ends)})
+    return pl.DataFrame({"id": ids, "cluster": find_connected(len(ids), *ends)})

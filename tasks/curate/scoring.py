@@ -14,10 +14,10 @@ import pyarrow as pa
 from dataops.images.score_rules import drop_reasons
 from dataops.schema import CURATED
 from dataops.snapshot import Draft, read_table
-from tasks.curate.choose import chosen_name
+from tasks.curate.choose import decisions_name
 from tasks.curate.config import CurateConfig
-from tasks.curate.judge import RawShard, judged_name
-from tasks.curate.scores.compute import PICTURES, ShardPictures, score
+from tasks.curate.inspect_images import RawShard, inspected_name
+from tasks.curate.scores.compute import IMAGES, ShardImages, compute_scores
 from tasks.curate.scores.config import Scorer
 from tasks.engine.stage import Work
 
@@ -34,15 +34,15 @@ def add_scores(shards: Sequence[RawShard], work: Work[CurateConfig]) -> dict[str
     Returns: facts of each score, for the manifest.
     """
     config = work.config
-    asked, rows = list[ShardPictures](), [_ROWS.empty_table()]
+    asked, rows = list[ShardImages](), [_ROWS.empty_table()]
     for shard in shards:
         pictures, left = _left(shard, work.draft)
         part = work.draft.put_table(f"_work/pictures-{shard.number}.parquet", pictures)
-        asked.append(ShardPictures(shard.number, shard.tar, shard.image_extension, work.draft.path(part.name)))
+        asked.append(ShardImages(shard.number, shard.tar, shard.image_extension, work.draft.path(part.name)))
         rows.append(left)
     scored, facts = pa.concat_tables(rows), dict[str, Any]()
     sizes = [table.num_rows for table in rows[1:]]
-    for scorer, values in score(asked, config.scores, work.draft, work.context):
+    for scorer, values in compute_scores(asked, config.scores, work.draft, work.context):
         for name, column in values.items():
             scored = scored.append_column(
                 CURATED.field(name), pl.Series(column).to_arrow().cast(CURATED.field(name).type)
@@ -61,7 +61,7 @@ def scored_name(number: str) -> str:
     return f"_work/scored-{number}.parquet"
 
 
-def with_scores(chosen: pa.Table, scored: pa.Table) -> pa.Table:
+def join_scores(chosen: pa.Table, scored: pa.Table) -> pa.Table:
     """What was chosen of a raw shard, with its scores, and why rows leave for them; null for rows that left before."""
     stays = chosen["drop_reason"].is_null()
     places = pa.array(np.cumsum(stays.to_numpy()) - 1, mask=~stays.to_numpy())
@@ -75,10 +75,10 @@ def with_scores(chosen: pa.Table, scored: pa.Table) -> pa.Table:
 
 def _left(shard: RawShard, draft: Draft) -> tuple[pa.Table, pa.Table]:
     """Of the rows of a raw shard that stay so far, what is to be scored (PICTURES), and what rules look at (_ROWS)."""
-    stays = read_table(draft.store, draft.path(chosen_name(shard.number)), ["drop_reason"])["drop_reason"].is_null()
+    stays = read_table(draft.store, draft.path(decisions_name(shard.number)), ["drop_reason"])["drop_reason"].is_null()
     rows = read_table(draft.store, shard.rows, ["uid", "key", "caption", "language"]).filter(stays)
-    pictures = read_table(draft.store, draft.path(judged_name(shard.number)), ["picture"]).filter(stays)["picture"]
-    return pa.table([rows["key"], rows["caption"], pictures], schema=PICTURES), rows.select(_ROWS.names).cast(_ROWS)
+    pictures = read_table(draft.store, draft.path(inspected_name(shard.number)), ["picture"]).filter(stays)["picture"]
+    return pa.table([rows["key"], rows["caption"], pictures], schema=IMAGES), rows.select(_ROWS.names).cast(_ROWS)
 
 
 def _facts(scorer: Scorer, scores: pl.Series) -> dict[str, Any]:

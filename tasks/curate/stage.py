@@ -20,11 +20,11 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.schema import CURATED, SCORE_NAMES, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, read_table
-from tasks.curate.choose import Over, choose, chosen_name
+from tasks.curate.choose import RunSteps, choose_rows, decisions_name
 from tasks.curate.config import CurateConfig
-from tasks.curate.evaluation_overlap import evaluation_inputs, evaluation_matches
-from tasks.curate.judge import RawShard, judge
-from tasks.curate.scoring import add_scores, scored_name, with_scores
+from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
+from tasks.curate.inspect_images import RawShard, inspect_shard
+from tasks.curate.scoring import add_scores, join_scores, scored_name
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.partition_steps import run_steps
 from tasks.engine.stage import Stage, StageOutput, Work, gather
@@ -45,21 +45,21 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
     config = work.config
     download = work.inputs["download"]
     judges = _shards("judge", download, config)
-    map_parts(judge, judges, work.draft, work.context)
+    map_parts(inspect_shard, judges, work.draft, work.context)
     numbers, sizes = [shard.number for shard in judges], [p.rows for p in download.named("part-", ".parquet")]
     facts: dict[str, Any] = {}
     matches: Part | None = None
     if work.config.overlap:
-        found, facts = evaluation_matches(work, work.config.overlap, numbers)
+        found, facts = match_evaluation_sets(work, work.config.overlap, numbers)
         matches = work.draft.put_table(MATCHES_PART, found)
-    choose(numbers, sizes, config, matches and work.draft.path(matches.name), _over(work, sum(sizes)))
+    choose_rows(numbers, sizes, config, matches and work.draft.path(matches.name), _over(work, sum(sizes)))
     if config.scores.names:
         facts = {**facts, "scores": add_scores(judges, work)}
     parts, counts = gather(map_parts(write, _shards("write", download, config), work.draft, work.context))
     return StageOutput([*parts, *([matches] if matches else [])], counts, facts)
 
 
-def _over(work: Work[CurateConfig], rows: int) -> Over:
+def _over(work: Work[CurateConfig], rows: int) -> RunSteps:
     """Maps the steps of the choice; where there are few rows in this process, for another may take seconds to start."""
     return lambda steps: run_steps(steps, rows, work.draft, work.context.quiet())
 
@@ -79,11 +79,11 @@ def _shards(step: str, download: Manifest, config: CurateConfig) -> list[RawShar
 def write(draft: Draft, shard: RawShard) -> Record:
     """Write the kept and the dropped rows of a raw shard."""
     rows = read_table(draft.store, shard.rows)
-    chosen = read_table(draft.store, draft.path(chosen_name(shard.number)))
+    chosen = read_table(draft.store, draft.path(decisions_name(shard.number)))
     if chosen["uid"] != rows["uid"]:
         raise CorruptPart(f"{shard.rows}: its rows are not those that were judged")
     if shard.config.scores.names:
-        chosen = with_scores(chosen, read_table(draft.store, draft.path(scored_name(shard.number))))
+        chosen = join_scores(chosen, read_table(draft.store, draft.path(scored_name(shard.number))))
     reasons = chosen["drop_reason"].to_pylist()
     phashes = [None if value is None else f"{value:016x}" for value in chosen["phash"].to_pylist()]
     rows = rows.append_column("phash", pa.array(phashes, pa.string()))
@@ -112,7 +112,7 @@ def write(draft: Draft, shard: RawShard) -> Record:
 
 def external_inputs(config: CurateConfig) -> list[Input]:
     """The evaluation sets and the scorers, digested."""
-    return evaluation_inputs(config) + config.scores.inputs()
+    return digest_evaluation_sets(config) + config.scores.inputs()
 
 
 CURATE = Stage(name="curate", version=5, make=make, external_inputs=external_inputs)

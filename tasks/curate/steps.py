@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dataops.kernels.hashes import hash128, uid_halves
 from dataops.snapshot import Draft, Record, read_table
 from tasks.curate.config import CurateConfig
-from tasks.curate.judge import judged_name
+from tasks.curate.inspect_images import inspected_name
 from tasks.engine.partition_steps import PartitionStep
 from tasks.engine.partition_tables import (
     partition_by_hash,
@@ -28,9 +28,9 @@ from tasks.engine.partition_tables import (
 
 GROUP_ROWS = 1 << 17
 """Of a group of raw shards, about: what bounds the memory of a worker."""
-RANGE_ROWS = 1 << 20
+PARTITION_ROWS = 1 << 20
 """Of a range of hashes, about."""
-NEAR_ROWS = 1 << 21
+NEAR_PARTITION_ROWS = 1 << 21
 """Of a range of hashes that are searched for near ones: to cut them costs a search for each block of bits."""
 RANKING = ["area", "characters", "uid_high", "uid_low"]
 """What of duplicates one stays by: the largest original, then the longest caption, then the smallest uid."""
@@ -64,7 +64,7 @@ class Step(PartitionStep):
         return [table_name(kind, number) for number in range(self.groups)]
 
 
-def grouped(sizes: Sequence[int]) -> list[range]:
+def group_shards(sizes: Sequence[int]) -> list[range]:
     """Raw shards of so many rows in groups, by their places."""
     found, start, rows = list[range](), 0, 0
     for place, size in enumerate(sizes):
@@ -75,24 +75,24 @@ def grouped(sizes: Sequence[int]) -> list[range]:
     return [*found, range(start, len(sizes))] if sizes else []
 
 
-def range_bits(rows: int, most: int) -> int:
+def partition_bits(rows: int, most: int) -> int:
     """Into how many ranges (2^bits) the hashes of so many rows are cut, so that one has about `most`."""
     return (max(-(-rows // most), 1) - 1).bit_length()
 
 
 def put_by_sha256(draft: Draft, step: Step) -> Record:
     """What is compared of the rows of a group whose pictures could be decoded, by range of the digest as fetched."""
-    rows = judged(draft, step, ["url", "sha256", "caption", "original_area", "phash"])
+    rows = read_inspected(draft, step, ["url", "sha256", "caption", "original_area", "phash"])
     rows = rows.filter(pl.col("phash").is_not_null())
     high, low = hash128(rows["sha256"].to_arrow()).T
-    found = ranked(rows, step.config).with_columns(
+    found = rank_columns(rows, step.config).with_columns(
         sha_high=pl.Series(high), sha_low=pl.Series(low), url=pl.Series(hash128(rows["url"].to_arrow())[:, 0])
     )
     write_partitions(draft, table_name("bytes", step.number), *partition_by_hash(found, "sha_high", step.bits))
     return Record(task=step.id)
 
 
-def by_bytes(draft: Draft, step: Step) -> Record:
+def find_byte_duplicates(draft: Draft, step: Step) -> Record:
     """Of a range: pictures from too many addresses, among all that could be decoded, then the duplicates as fetched."""
     rows = read_partition(draft, step.tables("bytes"), step.number)
     same = ["sha_high", "sha_low"]
@@ -101,40 +101,42 @@ def by_bytes(draft: Draft, step: Step) -> Record:
     placeholders = seen.filter(pl.col("url") > step.config.max_addresses).drop("url")
     there = rows.filter(pl.col("state") != GONE)
     left = there.filter(pl.col("state") == LEFT).join(placeholders, on=same, how="anti", maintain_order="left")
-    links = linked(left, [*same, "group"])
+    links = link_equal_rows(left, [*same, "group"])
     _put_links(draft, step, "bytes", links)
     gone = [there.join(placeholders, on=same, how="semi").select(_reason("placeholder"))]
-    put_gone(draft, table_name("gone-bytes", step.number), [*gone, _worse(links, "exact_duplicate")], step.groups)
+    put_drop_reasons(
+        draft, table_name("gone-bytes", step.number), [*gone, _worse(links, "exact_duplicate")], step.groups
+    )
     return Record(task=step.id)
 
 
 def put_by_pixels(draft: Draft, step: Step) -> Record:
     """What is compared of the rows of a group that are still there, by range of their pixels."""
-    rows = left(draft, step, ["gone-bytes"], ["uid", "caption", "original_area", "phash", "pixels"])
+    rows = read_remaining(draft, step, ["gone-bytes"], ["uid", "caption", "original_area", "phash", "pixels"])
     pixels = np.frombuffer(b"".join(rows["pixels"].to_list()), ">u8").reshape(-1, 2).astype(np.uint64)
-    found = ranked(rows, step.config).with_columns(
+    found = rank_columns(rows, step.config).with_columns(
         rows["phash"], pixels_high=pl.Series(pixels[:, 0]), pixels_low=pl.Series(pixels[:, 1])
     )
     write_partitions(draft, table_name("pixels", step.number), *partition_by_hash(found, "pixels_high", step.bits))
     return Record(task=step.id)
 
 
-def by_pixels(draft: Draft, step: Step) -> Record:
+def find_pixel_duplicates(draft: Draft, step: Step) -> Record:
     """The rows of a range whose pixels another row has.
 
     The perceptual hash keeps what was made to have another picture's 128 bits from being taken for it.
     """
     rows = read_partition(draft, step.tables("pixels"), step.number)
-    links = linked(rows, ["pixels_high", "pixels_low", "phash", "group"])
+    links = link_equal_rows(rows, ["pixels_high", "pixels_low", "phash", "group"])
     _put_links(draft, step, "pixels", links)
-    put_gone(draft, table_name("gone-pixels", step.number), [_worse(links, "pixel_duplicate")], step.groups)
+    put_drop_reasons(draft, table_name("gone-pixels", step.number), [_worse(links, "pixel_duplicate")], step.groups)
     return Record(task=step.id)
 
 
-def judged(draft: Draft, step: Step, columns: Sequence[str]) -> pl.DataFrame:
+def read_inspected(draft: Draft, step: Step, columns: Sequence[str]) -> pl.DataFrame:
     """The rows of a group: `row`, `uid`, `overlap` (its evaluation sets, joined by commas), `state`, columns of JUDGED."""
     wanted = list(dict.fromkeys(["uid", "drop_reason", *columns]))
-    tables = [read_table(draft.store, draft.path(judged_name(number)), wanted) for number in step.shards]
+    tables = [read_table(draft.store, draft.path(inspected_name(number)), wanted) for number in step.shards]
     rows = cast(pl.DataFrame, pl.from_arrow(pa.concat_tables(tables))).with_row_index("row")
     overlap = pl.lit(None, pl.String)
     if step.matches:
@@ -148,16 +150,16 @@ def judged(draft: Draft, step: Step, columns: Sequence[str]) -> pl.DataFrame:
     return rows.with_columns(overlap=overlap, state=state.cast(pl.UInt8))
 
 
-def left(draft: Draft, step: Step, kinds: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
+def read_remaining(draft: Draft, step: Step, kinds: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
     """The rows of a group that are still there, after those that the tables of some kinds say are gone."""
-    rows = judged(draft, step, columns).filter(pl.col("state") == LEFT)
+    rows = read_inspected(draft, step, columns).filter(pl.col("state") == LEFT)
     for kind in kinds:
         gone = read_partition(draft, step.range_tables(kind), step.number)
         rows = rows.join(gone, on="row", how="anti", maintain_order="left")
     return rows
 
 
-def ranked(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
+def rank_columns(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
     """What a row is chosen by (RANKING), its `row` and `state`, and `group`: only rows of one are duplicates."""
     groups = np.zeros(rows.height, np.uint64)
     if config.same_caption:
@@ -175,10 +177,10 @@ def ranked(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
     )
 
 
-def linked(rows: pl.DataFrame, same: Sequence[str]) -> pl.DataFrame:
+def link_equal_rows(rows: pl.DataFrame, same: Sequence[str]) -> pl.DataFrame:
     """The rows that others equal in some columns: part, row, id, RANKING, and `better`, the id of the best of them."""
     several = rows.group_by(same).len().filter(pl.col("len") > 1).drop("len")
-    found = best_first(rows.join(several, on=same, how="semi").with_columns(id=row_id()))
+    found = sort_best_first(rows.join(several, on=same, how="semi").with_columns(id=row_id()))
     return found.select("part", "row", "id", *RANKING, better=pl.col("id").first().over(same))
 
 
@@ -187,17 +189,17 @@ def row_id() -> pl.Expr:
     return pl.col("part").cast(pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64)
 
 
-def best_first(rows: pl.DataFrame) -> pl.DataFrame:
+def sort_best_first(rows: pl.DataFrame) -> pl.DataFrame:
     """In the order in which rows stay; `id` decides where there are two of a uid."""
     return rows.sort([*RANKING, "id"], descending=[True, True, False, False, False])
 
 
-def matrix(values: Sequence[bytes]) -> NDArray[np.uint8]:
+def stack_bytes(values: Sequence[bytes]) -> NDArray[np.uint8]:
     """Binary values of one length as (N, K)."""
     return np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1 if len(values) else 0)
 
 
-def put_gone(draft: Draft, name: str, gone: Sequence[pl.DataFrame], groups: int) -> None:
+def put_drop_reasons(draft: Draft, name: str, gone: Sequence[pl.DataFrame], groups: int) -> None:
     """Tell the groups which of their rows leave: `row`, `drop_reason`."""
     rows = pl.concat(gone)
     write_partitions(draft, name, *partition_by_index(rows.drop("part"), rows["part"], groups))

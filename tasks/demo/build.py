@@ -28,9 +28,9 @@ from tasks.demo.archive import archive_site
 from tasks.demo.draft import SiteDraft
 from tasks.demo.emoji_set import Emoji, load_emoji
 from tasks.demo.families import split_held_out
+from tasks.demo.images import image_digest, render_all
 from tasks.demo.pages import BASE_URL, HOST
-from tasks.demo.pictures import digest, render_all
-from tasks.demo.queries import demo_queries
+from tasks.demo.queries import build_queries
 from tasks.demo.site import ENDONYMS, build_site
 from tasks.demo.suite import build_suite
 
@@ -121,13 +121,13 @@ def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[
     emojis = load_emoji(limit)
     rendered = render_all([one.openmoji_svg for one in emojis], workers)
     pictures = {one.text: png for one, png in zip(emojis, rendered, strict=True)}
-    digests = {text: digest(png) for text, png in pictures.items()}
+    digests = {text: image_digest(png) for text, png in pictures.items()}
     split = split_held_out(emojis, digests, seed)
     published, held_out = split.published, split.held_out
     draft = build_site(published, pictures, seed)
     draft.write(directory / "site")
     warcs = archive_site(directory / "site", [*sorted(draft.pages), "/robots.txt"], directory / "archive", WARC_FILES)
-    queries = demo_queries()
+    queries = build_queries()
     queries.write_parquet(directory / QUERY_FILE, compression="zstd")
     tasks = build_suite(published, held_out, pictures, directory / "suite", workers)
     counts = {"emoji": len(emojis), "published": len(published), "held_out": len(held_out)}

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.demo.pages import ADDRESS_STYLES, BASE_URL, UTF8_HEAD, AddressStyle, document
+from tasks.demo.pages import BASE_URL, URL_STYLES, UTF8_HEAD, UrlStyle, format_page
 
 RULES_FILE = "site-rules.json"
 
@@ -32,16 +32,16 @@ class SiteDraft:
 
     def add_document(self, path: str, title: str, body: str, *, language: str = "en", head: str = UTF8_HEAD) -> None:
         """Adds a page made by `pages.document`."""
-        self.add_page(path, document(title, body, language=language, head=head))
+        self.add_page(path, format_page(title, body, language=language, head=head))
 
     def note(self, kind: str, *paths: str) -> None:
         """Counts an oddity: a path on this site, or an address written out."""
         urls = [f"{BASE_URL}{path}" if path.startswith("/") else path for path in paths]
         self.oddities.setdefault(kind, []).extend(urls)
 
-    def next_style(self) -> AddressStyle:
+    def next_style(self) -> UrlStyle:
         """The address style of the next page: they take turns."""
-        return ADDRESS_STYLES[len(self.pages) % len(ADDRESS_STYLES)]
+        return URL_STYLES[len(self.pages) % len(URL_STYLES)]
 
     def write(self, directory: Path) -> None:
         """Writes all files and the rules below `directory`."""

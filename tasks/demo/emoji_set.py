@@ -75,10 +75,10 @@ def load_emoji(limit: int | None = None) -> tuple[Emoji, ...]:
 
 def all_wordings(emojis: Iterable[Emoji]) -> frozenset[str]:
     """Every name and wording of these emoji in every language, folded for comparison."""
-    return frozenset(fold(text) for one in emojis for text in (one.name, *one.wordings, *one.names.values()))
+    return frozenset(fold_text(text) for one in emojis for text in (one.name, *one.wordings, *one.names.values()))
 
 
-def fold(text: str) -> str:
+def fold_text(text: str) -> str:
     """A caption's form for comparison: case and the punctuation between words do not matter."""
     return " ".join(text.casefold().translate(_BETWEEN_WORDS).split())
 
@@ -96,8 +96,8 @@ def _make_emoji(text: str, entry: Mapping[str, object], svg: Path, png: Path) ->
     wordings: dict[str, str] = {}
     for wording in [*map(_words, aliases), unicode_name]:
         if wording:
-            wordings.setdefault(fold(wording), wording)
-    wordings.pop(fold(name), None)
+            wordings.setdefault(fold_text(wording), wording)
+    wordings.pop(fold_text(name), None)
     return Emoji(
         text=text,
         hexcode=svg.stem,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tasks.demo.emoji_set import Emoji, all_wordings, fold, stable_hash
+from tasks.demo.emoji_set import Emoji, all_wordings, fold_text, stable_hash
 
 HELD_OUT_FRACTION = 0.2
 """Of the families."""
@@ -57,7 +57,7 @@ def split_held_out(emojis: Sequence[Emoji], pictures: Mapping[str, str], seed: i
         pictures: `Emoji.text` to a digest of its rendered OpenMoji picture.
         seed: enters the hash.
     """
-    found = families(emojis, pictures)
+    found = find_families(emojis, pictures)
     ordered = sorted(found, key=lambda family: stable_hash(seed, "split", family[0].text))
     chosen = {one.text for family in ordered[: round(len(found) * HELD_OUT_FRACTION)] for one in family}
     plainest = {family[0].text for family in found}
@@ -71,7 +71,7 @@ def split_held_out(emojis: Sequence[Emoji], pictures: Mapping[str, str], seed: i
     return Split(published, asked, tuple(one for one in held_out if one.text not in plainest))
 
 
-def families(emojis: Sequence[Emoji], pictures: Mapping[str, str]) -> list[list[Emoji]]:
+def find_families(emojis: Sequence[Emoji], pictures: Mapping[str, str]) -> list[list[Emoji]]:
     """The emoji by families, in their order; the first of a family is its plainest: without skin tone, first in Unicode.
 
     Two belong together where their sequences are equal but for skin tone, gender, age, hair and direction, or their names
@@ -88,7 +88,11 @@ def families(emojis: Sequence[Emoji], pictures: Mapping[str, str]) -> list[list[
         return of
 
     for one in emojis:
-        for shared in ("sequence", sequence(one.text)), ("name", thing(one.name)), ("picture", pictures[one.text]):
+        for shared in (
+            ("sequence", plain_sequence(one.text)),
+            ("name", plain_name(one.name)),
+            ("picture", pictures[one.text]),
+        ):
             parent[root(shared)] = root(one.text)
     found: dict[Hashable, list[Emoji]] = {}
     for one in emojis:
@@ -96,13 +100,13 @@ def families(emojis: Sequence[Emoji], pictures: Mapping[str, str]) -> list[list[
     return [sorted(family, key=lambda one: one.toned) for family in found.values()]
 
 
-def sequence(text: str) -> str:
+def plain_sequence(text: str) -> str:
     """The characters of an emoji without those that make a variant of it; of a lone sign itself, if that is all."""
     parts = (part.translate(_DROPPED).translate(_PERSON) for part in text.split(_JOINER))
     return _JOINER.join(part for part in parts if part) or text
 
 
-def thing(name: str) -> str:
+def plain_name(name: str) -> str:
     """What a name says without the words for variants: "woman running facing right dark skin tone" is `running`."""
     return " ".join(re.findall(r"[^\W_]+|[#*!]", _VARIANT.sub(" ", _SKIN_TONE.sub(" ", name))))
 
@@ -110,6 +114,6 @@ def thing(name: str) -> str:
 def _without_wordings(one: Emoji, taken: frozenset[str]) -> Emoji:
     return replace(
         one,
-        wordings=tuple(text for text in one.wordings if fold(text) not in taken),
-        names={code: text for code, text in one.names.items() if fold(text) not in taken},
+        wordings=tuple(text for text in one.wordings if fold_text(text) not in taken),
+        names={code: text for code, text in one.names.items() if fold_text(text) not in taken},
     )

@@ -7,10 +7,10 @@ Each function adds one page under /community/ (or a folder of its own) and notes
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from tasks.demo import pictures as picture
+from tasks.demo import images as picture
 from tasks.demo.draft import SiteDraft
 from tasks.demo.emoji_set import Emoji, stable_hash
-from tasks.demo.pages import UTF8_HEAD, address, entities, escape, image
+from tasks.demo.pages import UTF8_HEAD, escape, format_url, image_tag, to_entities
 
 PER_KIND = 6
 OPT_OUT = "noai, noimageai"
@@ -65,7 +65,7 @@ def _add_broken(draft: SiteDraft, shown: Sequence[Emoji], pictures: Mapping[str,
     tags = []
     for one in shown:
         missing, moved, cut = (f"/img/{kind}/{one.hexcode}.png" for kind in ("old", "moved", "partial"))
-        tags += [image(path, one.name) for path in (missing, moved, cut)]
+        tags += [image_tag(path, one.name) for path in (missing, moved, cut)]
         draft.files[moved] = b"<!DOCTYPE html>\n<title>Moved</title>\n<p>This picture has moved.</p>\n"
         draft.content_types[moved] = "text/html; charset=utf-8"
         draft.files[cut] = pictures[one.text][: len(pictures[one.text]) // 2]
@@ -82,7 +82,7 @@ def _add_redirects(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
         path = f"/latest/{one.hexcode}.png"
         draft.redirects[path] = _picture(one)
         draft.note("redirect", path)
-        tags.append(image(path, one.name))
+        tags.append(image_tag(path, one.name))
     hostile = {
         "redirect_to_loopback": "http://127.0.0.1:9/admin.png",
         "redirect_to_metadata": "http://169.254.169.254/latest/meta-data/",
@@ -93,7 +93,7 @@ def _add_redirects(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
         path = f"/go/{kind}.png"
         draft.redirects[path] = target
         draft.note(kind, path)
-        tags.append(image(path, one.name))
+        tags.append(image_tag(path, one.name))
     _add(draft, "/community/latest.html", "Latest pictures", tags)
 
 
@@ -110,10 +110,10 @@ def _add_odd_addresses(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
         }
         for kind, url in written.items():
             draft.note(kind, url)
-            tags.append(image(url, one.name))
+            tags.append(image_tag(url, one.name))
         draft.note("empty_address", "")
         draft.note("missing_address", "")
-        tags += [image("", one.name), f'<img alt="{escape(one.name)}" data-src="{_picture(one)}">']
+        tags += [image_tag("", one.name), f'<img alt="{escape(one.name)}" data-src="{_picture(one)}">']
     _add(draft, "/community/placeholders.html", "Placeholders", tags)
 
 
@@ -132,19 +132,21 @@ def _add_odd_captions(draft: SiteDraft, shown: Sequence[Emoji], others: Sequence
         }
         for kind, caption in captions.items():
             draft.note(kind, path)
-            tags.append(image(path, caption))
+            tags.append(image_tag(path, caption))
         draft.note("no_alt", path)
-        tags.append(image(path, None))
+        tags.append(image_tag(path, None))
     _add(draft, "/community/uploads.html", "Uploads", tags)
 
 
 def _add_entities(draft: SiteDraft, published: Sequence[Emoji]) -> None:
     """Names with characters beyond ASCII letters, written as references: pi&ntilde;ata, doctor&rsquo;s, &nbsp;."""
-    shown = [one for one in published if " " in one.name and entities(one.name) != one.name.replace(" ", "&nbsp;", 1)]
+    shown = [
+        one for one in published if " " in one.name and to_entities(one.name) != one.name.replace(" ", "&nbsp;", 1)
+    ]
     tags = []
     for one in shown[:PER_KIND]:
         draft.note("caption_with_entities", _picture(one))
-        tags.append(f'<img src="{_picture(one)}" alt="{entities(one.name)}">')
+        tags.append(f'<img src="{_picture(one)}" alt="{to_entities(one.name)}">')
     _add(draft, "/community/typography.html", "Typography", tags)
 
 
@@ -166,7 +168,7 @@ def _add_malformed(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
 
 def _add_base_href(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
     """Addresses that resolve against <base>, not against the page."""
-    tags = [image(f"{one.hexcode}.png", one.name) for one in shown]
+    tags = [image_tag(f"{one.hexcode}.png", one.name) for one in shown]
     draft.note("base_href", *map(_picture, shown))
     _add(draft, "/community/print/sheet.html", "Print sheet", tags, head=UTF8_HEAD + '<base href="/img/">\n')
 
@@ -178,7 +180,7 @@ def _add_mirror(draft: SiteDraft, shown: Sequence[Emoji], pictures: Mapping[str,
         path = f"/mirror/{one.hexcode}.png"
         draft.files[path] = pictures[one.text]
         draft.note("exact_duplicate", path)
-        tags.append(image(path, one.name))
+        tags.append(image_tag(path, one.name))
     _add(draft, "/community/mirror.html", "Mirror", tags)
 
 
@@ -189,20 +191,20 @@ def _add_thumbnails(draft: SiteDraft, shown: Sequence[Emoji], pictures: Mapping[
     for number, one in enumerate(shown):
         kind, extension, size = kinds[number % len(kinds)]
         path = f"/thumbs/{one.hexcode}.{extension}"
-        draft.files[path] = picture.recoded(pictures[one.text], kind, size)
+        draft.files[path] = picture.recode(pictures[one.text], kind, size)
         draft.note("near_duplicate", path)
-        tags.append(image(address(path, page, "relative"), one.name))
+        tags.append(image_tag(format_url(path, page, "relative"), one.name))
     _add(draft, page, "Gallery", tags)
 
 
 def _add_odd_shapes(draft: SiteDraft, shown: Sequence[Emoji], pictures: Mapping[str, bytes]) -> None:
     """A 1 x 1 tracking pixel and a very wide banner."""
-    draft.files["/pixel.png"] = picture.recoded(pictures[shown[0].text], "PNG", 1)
-    draft.files["/img/banner.png"] = picture.strip([pictures[one.text] for one in shown], 48)
+    draft.files["/pixel.png"] = picture.recode(pictures[shown[0].text], "PNG", 1)
+    draft.files["/img/banner.png"] = picture.make_banner([pictures[one.text] for one in shown], 48)
     draft.note("tracking_pixel", "/pixel.png")
     draft.note("wide_banner", "/img/banner.png")
     names = ", ".join(one.name for one in shown)
-    tags = [image("/img/banner.png", names, more=' class="banner"'), image("/pixel.png", shown[0].name)]
+    tags = [image_tag("/img/banner.png", names, more=' class="banner"'), image_tag("/pixel.png", shown[0].name)]
     draft.add_document("/community/index.html", "Community", "\n".join(tags))
 
 
@@ -214,7 +216,7 @@ def _add_opted_out_by_header(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
         path = f"/members/{one.hexcode}.png"
         draft.files[path] = picture.render(one.openmoji_svg, 128)
         draft.note("opted_out_by_header", path)
-        tags.append(image(path, one.name))
+        tags.append(image_tag(path, one.name))
     _add(draft, "/community/members.html", "Members", tags)
 
 
@@ -225,6 +227,6 @@ def _add_opted_out_by_page(draft: SiteDraft, shown: Sequence[Emoji]) -> None:
         path = f"/sketchbook/img/{one.hexcode}.png"
         draft.files[path] = picture.render(one.openmoji_svg, 112)
         draft.note("opted_out_by_page", path)
-        tags.append(image(path, one.name))
+        tags.append(image_tag(path, one.name))
     meta = f'{UTF8_HEAD}<meta name="robots" content="{OPT_OUT}">\n'
     _add(draft, "/sketchbook/index.html", "Sketchbook", tags, head=meta)

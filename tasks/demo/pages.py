@@ -10,8 +10,8 @@ HOST = "openmoji.pairmill.test"
 BASE_URL = f"http://{HOST}"
 """`.test` is reserved (RFC 2606): the name never resolves outside, and addresses never hold a port."""
 
-AddressStyle = Literal["relative", "root", "absolute", "protocol"]
-ADDRESS_STYLES: tuple[AddressStyle, ...] = ("relative", "root", "absolute", "protocol")
+UrlStyle = Literal["relative", "root", "absolute", "protocol"]
+URL_STYLES: tuple[UrlStyle, ...] = ("relative", "root", "absolute", "protocol")
 
 STYLE_SHEET = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 0 auto; padding: 0 1rem 3rem; color: #1d2433 }
@@ -34,7 +34,7 @@ CREDIT = (
 )
 
 
-def document(title: str, body: str, *, language: str = "en", head: str = "") -> str:
+def format_page(title: str, body: str, *, language: str = "en", head: str = "") -> str:
     """A whole page around `body`; `title` is text, `head` and `body` are HTML."""
     direction = ' dir="rtl"' if language in ("ar", "fa") else ""
     return (
@@ -50,7 +50,7 @@ def document(title: str, body: str, *, language: str = "en", head: str = "") -> 
 UTF8_HEAD = '<meta charset="utf-8">\n'
 
 
-def image(source: str, alt: str | None, *, title: str | None = None, more: str = "") -> str:
+def image_tag(source: str, alt: str | None, *, title: str | None = None, more: str = "") -> str:
     """An <img> tag; `alt` None leaves the attribute out, `more` is HTML added as it is."""
     parts = [f'src="{escape(source)}"']
     parts += [] if alt is None else [f'alt="{escape(alt)}"']
@@ -58,7 +58,7 @@ def image(source: str, alt: str | None, *, title: str | None = None, more: str =
     return f"<img {' '.join(parts)}{more}>"
 
 
-def address(path: str, page: str, style: AddressStyle) -> str:
+def format_url(path: str, page: str, style: UrlStyle) -> str:
     """The address of `path` ("/img/1F600.png") as written on `page` ("/food/2.html") in that style."""
     match style:
         case "relative":
@@ -76,7 +76,7 @@ def escape(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-def entities(text: str) -> str:
+def to_entities(text: str) -> str:
     """Text with every character that is not plain ASCII, and the first space, as a named or numeric reference."""
     out = []
     for c in text.replace(" ", "\xa0", 1):
@@ -86,11 +86,11 @@ def entities(text: str) -> str:
     return "".join(out)
 
 
-def links(targets: Sequence[tuple[str, str]]) -> str:
+def format_links(targets: Sequence[tuple[str, str]]) -> str:
     """A <nav> of (address, text)."""
     return "<nav>" + " ".join(f'<a href="{escape(url)}">{escape(text)}</a>' for url, text in targets) + "</nav>"
 
 
-def slug(text: str) -> str:
+def to_slug(text: str) -> str:
     """A folder name: 'Smileys & Emotion' to 'smileys-emotion'."""
     return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

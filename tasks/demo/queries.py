@@ -24,7 +24,7 @@ THRESHOLDS = Thresholds(min_unigram=100_000, min_bigram=1_000_000, min_pmi=8.0)
 """Of counts in five hundred billion words. They leave 'roller coaster' and 'police officer' and drop 'some customers'."""
 
 
-def demo_queries() -> pl.DataFrame:
+def build_queries() -> pl.DataFrame:
     """The list, with the columns dataops.text.query_building.QUERIES."""
     unigrams = pl.DataFrame(_counts("frequency_dictionary_en_82_765.txt"), UNIGRAMS, orient="row")
     words = frequent_words(unigrams, THRESHOLDS)

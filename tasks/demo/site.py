@@ -13,12 +13,12 @@ from tasks.demo.oddities import add_oddities
 from tasks.demo.pages import (
     STYLE_SHEET,
     UTF8_HEAD,
-    AddressStyle,
-    address,
+    UrlStyle,
     escape,
-    image,
-    links,
-    slug,
+    format_links,
+    format_url,
+    image_tag,
+    to_slug,
 )
 
 PER_PAGE = 80
@@ -45,7 +45,7 @@ ENDONYMS = {
 LEGACY_CHARSETS = {"de": ("windows-1252", True), "ja": ("shift_jis", False)}
 """Languages whose last page is in an older encoding, told by the Content-Type header (True) or by <meta> alone."""
 
-Cell = Callable[[Emoji, str, AddressStyle], str]
+Cell = Callable[[Emoji, str, UrlStyle], str]
 
 
 def build_site(published: Sequence[Emoji], pictures: Mapping[str, bytes], seed: int) -> SiteDraft:
@@ -81,8 +81,8 @@ def _add_index_pages(draft: SiteDraft, published: Sequence[Emoji]) -> list[tuple
     """`/food-drink/`, `/food-drink/2.html`, ...: name as alt, another wording as title."""
     entries = []
     for group, members in _by(published, lambda one: one.group).items():
-        entries.append((f"/{slug(group)}/", group))
-        _add_pager(draft, f"/{slug(group)}", group, members, _index_cell)
+        entries.append((f"/{to_slug(group)}/", group))
+        _add_pager(draft, f"/{to_slug(group)}", group, members, _index_cell)
     return entries
 
 
@@ -91,8 +91,8 @@ def _add_figure_pages(draft: SiteDraft, published: Sequence[Emoji]) -> list[tupl
     entries = []
     worded = [one for one in published if one.wordings]
     for subgroup, members in _by(worded, lambda one: one.subgroup).items():
-        entries.append((f"/names/{slug(subgroup)}/", subgroup))
-        _add_pager(draft, f"/names/{slug(subgroup)}", f"Names: {subgroup}", members, _figure_cell)
+        entries.append((f"/names/{to_slug(subgroup)}/", subgroup))
+        _add_pager(draft, f"/names/{to_slug(subgroup)}", f"Names: {subgroup}", members, _figure_cell)
     return entries
 
 
@@ -103,7 +103,7 @@ def _add_translations(draft: SiteDraft, published: Sequence[Emoji]) -> list[tupl
         for group, members in _by(shown, lambda one: one.group).items():
             named = [one for one in members if language in one.names]
             if named:
-                folder = f"/{language}/{slug(group)}"
+                folder = f"/{language}/{to_slug(group)}"
                 entries.append((f"{folder}/", f"{endonym}: {group}"))
                 _add_pager(draft, folder, f"{group} – {endonym}", named, _translated_cell(language), language)
         if language in LEGACY_CHARSETS and draft.pages[-1].startswith(f"/{language}/"):
@@ -120,15 +120,15 @@ def _add_pager(
     for number, (name, shown) in enumerate(zip(names, pages, strict=True), start=1):
         page, style = f"{folder}/{name}", draft.next_style()
         cells = "\n".join(cell(one, page, style) for one in shown)
-        pager = links([(other.replace("index.html", "./"), str(at)) for at, other in enumerate(names, start=1)])
+        pager = format_links([(other.replace("index.html", "./"), str(at)) for at, other in enumerate(names, start=1)])
         body = f'<div class="grid">\n{cells}\n</div>\n{pager if len(names) > 1 else ""}'
         shown_title = title if number == 1 else f"{title} ({number})"
         draft.add_document(page, shown_title, body, language=language)
 
 
-def _index_cell(one: Emoji, page: str, style: AddressStyle) -> str:
-    tag = image(
-        address(picture_path(one), page, style),
+def _index_cell(one: Emoji, page: str, style: UrlStyle) -> str:
+    tag = image_tag(
+        format_url(picture_path(one), page, style),
         one.name,
         title=one.wordings[0] if one.wordings else None,
         more=' width="96" height="96" loading="lazy"',
@@ -136,17 +136,15 @@ def _index_cell(one: Emoji, page: str, style: AddressStyle) -> str:
     return f'<div>{tag}<div class="name">{escape(one.name)}</div></div>'
 
 
-def _figure_cell(one: Emoji, page: str, style: AddressStyle) -> str:
-    tag = image(address(picture_path(one), page, style), one.name)
+def _figure_cell(one: Emoji, page: str, style: UrlStyle) -> str:
+    tag = image_tag(format_url(picture_path(one), page, style), one.name)
     return f"<figure>\n  {tag}\n  <figcaption>{escape(one.wordings[-1])}</figcaption>\n</figure>"
 
 
 def _translated_cell(language: str) -> Cell:
-    def cell(one: Emoji, page: str, style: AddressStyle) -> str:
+    def cell(one: Emoji, page: str, style: UrlStyle) -> str:
         name = one.names[language]
-        return (
-            f'<div>{image(address(picture_path(one), page, style), name)}<div class="name">{escape(name)}</div></div>'
-        )
+        return f'<div>{image_tag(format_url(picture_path(one), page, style), name)}<div class="name">{escape(name)}</div></div>'
 
     return cell
 
@@ -162,7 +160,7 @@ def _recode_last_page(draft: SiteDraft, charset: str, told_by_header: bool) -> N
 
 def _home_body(draft: SiteDraft, published: Sequence[Emoji], sections: Mapping[str, list[tuple[str, str]]]) -> str:
     intro = f"<p>{len(published):,} pictures on {len(draft.pages) + 1:,} pages, in {len(ENDONYMS) + 1} languages.</p>"
-    return "\n".join([intro, *(f"<h2>{name}</h2>\n{links(entries)}" for name, entries in sections.items())])
+    return "\n".join([intro, *(f"<h2>{name}</h2>\n{format_links(entries)}" for name, entries in sections.items())])
 
 
 def _by(emojis: Sequence[Emoji], key: Callable[[Emoji], str]) -> dict[str, list[Emoji]]:

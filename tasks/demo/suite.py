@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tasks.demo.emoji_set import Emoji
-from tasks.demo.pictures import encode, flatten_all
+from tasks.demo.images import encode, flatten_all
 
 EMOJI_TEMPLATES = ("{c}", "an emoji of {c}", "a drawing of {c}", "an icon of {c}", "a picture of {c}.")
 DIGIT_TEMPLATES = ('a photo of the number: "{c}".',)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from dataops.images.decode import ImageRefused, decode, preview, read_header
+from dataops.images.decode import ImageRefused, decode, make_preview, read_header
 
 KEPT, PER_REASON = 12, 4
 """Pictures of a shard that are shown: kept ones, and of each class of failure."""
@@ -37,7 +37,7 @@ class Previews:
             return
         try:
             read_header(data, _MAX_AREA)
-            self.by_uid[uid] = preview(decode(data))
+            self.by_uid[uid] = make_preview(decode(data))
         except ImageRefused:  # nothing that could be shown
             return
         self._taken[reason] += 1

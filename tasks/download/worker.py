@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart, StorageError
-from dataops.shards.tar import places
+from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.trace.targets import matching_rows
 from tasks.download import row_spans as slices
@@ -143,6 +143,6 @@ def _resizer(config: DownloadConfig, previews: Previews) -> CheckedResizer:
 
 def _check_tar(tar: Path, keys: Sequence[str]) -> None:
     with tar.open("rb") as file:
-        members = Counter(member.key for member in places(file, tar.name))  # which keeps their order
+        members = Counter(member.key for member in list_members(file, tar.name))  # which keeps their order
     if list(members.items()) != [(key, 3) for key in keys]:
         raise CorruptPart(f"{tar.name}: its {len(members)} samples are not the {len(keys)} of its rows")

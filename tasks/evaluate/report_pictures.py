@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from dataops.images.decode import PREVIEW_SIDE, ImageRefused, decode, preview, read_header
+from dataops.images.decode import PREVIEW_SIDE, ImageRefused, decode, make_preview, read_header
 from training.evaluation.sets import EvalSet
 
 SIDE = PREVIEW_SIDE
@@ -34,7 +34,7 @@ def _address(encoded: bytes) -> str:
     if max(image.size) < SIDE:  # a scan of 8 pixels is shown as what it is
         scale = SIDE // max(image.size)
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    return "data:image/jpeg;base64," + base64.b64encode(preview(image)).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(make_preview(image)).decode()
 
 
 def picked(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.images import decode as images
-from dataops.images.fingerprint import MATRIX_SIDE, luminance_of, resized
-from dataops.images.near_duplicates import matches
-from dataops.images.overlap import known
+from dataops.images.fingerprint import MATRIX_SIDE, compute_luminance, resize_plane
+from dataops.images.near_duplicates import find_close_pairs
+from dataops.images.overlap import index_image
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest, read_table
 from dataops.store import FolderStore, Store
@@ -105,7 +105,7 @@ def indexed(data: EvalSet, kept: FolderStore, pool: ThreadPoolExecutor) -> pa.Ta
 
 def _row(sample: Sample) -> dict[str, Any] | None:
     try:
-        plane, hashes = known(images.pixels(sample.image))
+        plane, hashes = index_image(images.decode_pixels(sample.image))
     except images.ImageRefused:
         return None
     return {
@@ -122,7 +122,7 @@ def _near(known_of: pa.Table, trained: pa.Table, likeness: OverlapThresholds) ->
     hashes = trained["phash"].to_numpy()
     digests = set(known_of["sha256"].to_pylist())
     same = [row for row, digest in enumerate(trained["sha256"].to_pylist()) if digest in digests]
-    near = [np.unique(pairs[:, 1]) for pairs in matches(queries, hashes, likeness.distance)]
+    near = [np.unique(pairs[:, 1]) for pairs in find_close_pairs(queries, hashes, likeness.distance)]
     return np.unique(np.concatenate([np.array(same, np.int64), *near]))
 
 
@@ -145,4 +145,4 @@ def _luminances(rows: pa.Table, store: Store, pack: Manifest, pool: ThreadPoolEx
 
 
 def _luminance(data: bytes) -> bytes:
-    return resized(luminance_of(images.pixels(data)), MATRIX_SIDE).tobytes()
+    return resize_plane(compute_luminance(images.decode_pixels(data)), MATRIX_SIDE).tobytes()

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from dataops.images.decode import ImageRefused, decode, preview
-from dataops.shards.tar import read_index, spans_of
+from dataops.images.decode import ImageRefused, decode, make_preview
+from dataops.shards.tar import find_spans, read_index
 from dataops.snapshot import Draft, Manifest, Part
 from dataops.store import Store
 from dataops.trace.targets import Target
@@ -86,7 +86,7 @@ def dropped_samples(
     ):  # others were written anew after a takedown, when their rows had been judged
         by_name = {f"{row['key']}.{raw.config['encode_format']}": row for row in by_shard[shard]}
         with store.open(raw.path(shard)) as file:
-            spans = spans_of(by_name, file, raw.path(shard))
+            spans = find_spans(by_name, file, raw.path(shard))
         _add_pictures(store, raw.path(shard), [by_name[name] for name in spans], list(spans.values()))
     return found
 
@@ -128,6 +128,6 @@ def _add_pictures(store: Store, shard: str, rows: Sequence[Row], spans: Sequence
 
 def _preview(data: bytes) -> bytes | None:
     try:
-        return preview(decode(data))
+        return make_preview(decode(data))
     except ImageRefused:
         return None

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
-from dataops.shards.tar import spans_of
+from dataops.shards.tar import find_spans
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
 from tasks.engine.partition_tables import all_pieces, partition_by_index, read_partition, write_partitions
@@ -93,7 +93,7 @@ def _spans(store: Store, name: str, keys: Sequence[str], part: CuratedPart) -> N
     """Offset and bytes of the picture of each key in a raw shard, as (keys, 2)."""
     wanted = [f"{key}.{part.image_extension}" for key in keys]
     with store.open(name) as file:
-        found = spans_of(wanted, file, name)
+        found = find_spans(wanted, file, name)
     if missing := [picture for picture in wanted if picture not in found]:
         raise CorruptPart(f"{name}: no {missing[0]}, which a row of curate names")
     return np.array([found[picture] for picture in wanted], np.int64)

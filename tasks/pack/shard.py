@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.schema import PACKED, conform, dropped
-from dataops.shards.layout import BLOCK, Layout, with_end
-from dataops.shards.tar import index_of
+from dataops.shards.layout import BLOCK, Layout, archive_size
+from dataops.shards.tar import join_index_lines
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
@@ -106,7 +106,7 @@ def write_shard(
         tar = coming.result()
     if max(map(len, buffers)) <= _SPARE_BYTES:
         _spare.buffers = buffers  # not after an error: who knows which thread still writes there
-    return [tar, draft.put_bytes(f"{number}.idx", index_of(lines).encode(), rows.num_rows), table]
+    return [tar, draft.put_bytes(f"{number}.idx", join_index_lines(lines).encode(), rows.num_rows), table]
 
 
 def _pieces(
@@ -134,7 +134,7 @@ def _pieces(
         texts = captions, list(map(_json.encode, map(_Row, *_columns(some))))
         columns = [np.array(sizes[start:stop]), *(np.fromiter(map(len, text), np.int64, len(text)) for text in texts)]
         layout = Layout(some["key"].to_pylist(), extensions, np.stack(columns, axis=1), end)
-        size = len(rest) + (with_end(layout.end) if stop == rows.num_rows else layout.end) - end
+        size = len(rest) + (archive_size(layout.end) if stop == rows.num_rows else layout.end) - end
         if len(buffers[0]) < size:
             buffers[0] = _pages(size + size // 8)  # the next piece may be a little larger
         piece = buffers[0][:size]

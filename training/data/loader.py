@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
-from dataops.shards.tar import Member, places, read_index
+from dataops.shards.tar import Member, list_members, read_index
 from training.data import decode as pictures
 from training.data.keyed_random import uniforms
 from training.data.sampling_plan import Plan, Sampling, Windows
@@ -249,7 +249,7 @@ def _places(shard: Path, end: int) -> list[Member]:
     else:
         try:
             with shard.open("rb") as file:
-                found = places(file, str(shard))
+                found = list_members(file, str(shard))
         except CorruptPart:  # folders, long names, links: as others write them; or a damage, which tarfile will name
             found = _other_places(shard)
     if (last := max((member.offset + member.size for member in found), default=0)) > end:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = {"id": pl.Binary, "score": pl.Float32}
 
 
-def put(store: Store, scorer: str, scores: pa.Table) -> None:
+def put_scores(store: Store, scorer: str, scores: pa.Table) -> None:
     """Keep some scores (SCORES, or FACES) of a scorer, which its digest names."""
     sink = pa.BufferOutputStream()
     pq.write_table(scores.cast(FACES if scores.num_columns > len(SCORES) else SCORES), sink, compression="zstd")
@@ -33,7 +33,7 @@ def put(store: Store, scorer: str, scores: pa.Table) -> None:
     store.put(f"scores/{scorer}/{hashlib.sha256(data).hexdigest()[:32]}.parquet", data)
 
 
-def known(store: Store, scorer: str, *, faces: bool = False) -> pl.DataFrame:
+def read_scores(store: Store, scorer: str, *, faces: bool = False) -> pl.DataFrame:
     """All scores of a scorer (SCHEMA), each id once. About 40 bytes of memory a score.
 
     Args:

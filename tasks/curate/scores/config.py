@@ -90,9 +90,9 @@ class ScoresConfig(StageConfig):
             head: Path | None = getattr(table, "head", None)
             if head is not None and not head.is_file():
                 found.append(f"{name}.head: {str(head)!r}: no such file")
-        if self.nsfw is not None and nsfw_model() is None:
+        if self.nsfw is not None and find_nsfw_model() is None:
             found.append(f"nsfw: {NSFW_MISSING}")
-        if self.faces is not None and faces_library() is None:
+        if self.faces is not None and find_faces_library() is None:
             found.append(f"faces: {FACES_MISSING}")
         return found
 
@@ -147,14 +147,14 @@ NSFW_MISSING = "its model is in an optional package: pip install -e '.[scores]'"
 
 
 def _nsfw() -> Scorer:
-    path = nsfw_model()
+    path = find_nsfw_model()
     if path is None:
         raise ConfigError(f"curate.scores.nsfw: {NSFW_MISSING}")
     return Scorer(name="nsfw", digest=_digest("nsfw", [file_sha256(path)]))
 
 
 @cache
-def nsfw_model() -> Path | None:
+def find_nsfw_model() -> Path | None:
     """The ONNX file of Yahoo's Open NSFW; None where its package, or what runs it, is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
@@ -168,7 +168,7 @@ FACES_MISSING = (
 
 
 def _faces(table: FacesConfig) -> Scorer:
-    path = faces_library()
+    path = find_faces_library()
     if path is None:
         raise ConfigError(f"curate.scores.faces: {FACES_MISSING}")
     weights = [file_sha256(path), repr(table.min_confidence)]
@@ -176,7 +176,7 @@ def _faces(table: FacesConfig) -> Scorer:
 
 
 @cache
-def faces_library() -> Path | None:
+def find_faces_library() -> Path | None:
     """The library of libfacedetection, with its weights in it; None where its package is not installed."""
     spec = importlib.util.find_spec(FACES_PACKAGE)
     path = Path(spec.origin).with_name("libfacedetection.so") if spec and spec.origin else None

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from dataops.images import decode as images
 from dataops.snapshot import Draft, Record
-from tasks.curate.scores.config import faces_library
-from tasks.curate.scores.single_pictures import score_shard
-from tasks.curate.scores.todo import ShardTodo
+from tasks.curate.scores.config import find_faces_library
+from tasks.curate.scores.scoring_task import ScoringTask
+from tasks.curate.scores.single_images import score_images
 
 LARGEST_SIDE = 640
 """Pixels of a picture that is looked at; a larger one is scaled down, since time and memory grow with it."""
@@ -28,20 +28,20 @@ _RESULT_BYTES = 0x9000  # that the library asks for: a number, then up to 1,024 
 _SHORTS = 16
 
 
-def score(draft: Draft, todo: ShardTodo, least_confidence: float) -> Record:
+def score_faces(draft: Draft, todo: ScoringTask, least_confidence: float) -> Record:
     """Look for faces in the wanted pictures of a shard; scores and boxes go to the cache."""
-    return score_shard(draft, todo, partial(_of_bytes, least_confidence=least_confidence))
+    return score_images(draft, todo, partial(_of_bytes, least_confidence=least_confidence))
 
 
 def _of_bytes(data: bytes, least_confidence: float) -> dict[str, Any]:
     try:
-        boxes = faces(images.pixels(data), least_confidence)
+        boxes = detect_faces(images.decode_pixels(data), least_confidence)
     except images.ImageRefused:
         return {"score": None, "face_bboxes": None}
     return {"score": float(len(boxes)), "face_bboxes": boxes}
 
 
-def faces(pixels: NDArray[np.uint8], least_confidence: float) -> list[list[float]]:
+def detect_faces(pixels: NDArray[np.uint8], least_confidence: float) -> list[list[float]]:
     """Boxes [x0, y0, x1, y1] of the faces of an RGB picture, as shares of its width and height, the surest first."""
     height, width = pixels.shape[:2]
     if (scale := LARGEST_SIDE / max(height, width)) < 1:
@@ -66,7 +66,7 @@ def _share(place: int, extent: int) -> float:
 @cache
 def _detector() -> Callable[..., Any]:
     """`facedetect_cnn(result, bgr, width, height, bytes a row)`, by its C++ name."""
-    path = faces_library()
+    path = find_faces_library()
     assert path is not None  # looked for when the stage was planned
     function = ctypes.CDLL(str(path))._Z14facedetect_cnnPhS_iii
     function.restype = ctypes.c_void_p

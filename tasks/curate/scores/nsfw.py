@@ -12,13 +12,13 @@ from typing import Any
 
 from dataops.images import decode as images
 from dataops.snapshot import Draft, Record
-from tasks.curate.scores.single_pictures import score_shard
-from tasks.curate.scores.todo import ShardTodo
+from tasks.curate.scores.scoring_task import ScoringTask
+from tasks.curate.scores.single_images import score_images
 
 
-def score_nsfw(draft: Draft, todo: ShardTodo) -> Record:
+def score_nsfw(draft: Draft, todo: ScoringTask) -> Record:
     """Score the wanted pictures of a shard; the scores go to the cache."""
-    return score_shard(draft, todo, lambda data: {"score": score(data)})
+    return score_images(draft, todo, lambda data: {"score": score(data)})
 
 
 def score(data: bytes) -> float | None:

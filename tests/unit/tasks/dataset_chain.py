@@ -13,7 +13,7 @@ import pyarrow as pa
 from PIL import Image
 
 from dataops.digest import text_sha256
-from dataops.images.decode import preview
+from dataops.images.decode import make_preview
 from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped, uid
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
@@ -132,7 +132,8 @@ def _raw(draft: Draft, number: str, kept: Rows, gone: Rows) -> list[Part]:
         writer.write(row["key"], {"json": b"{}", "jpg": row["data"], "txt": row["caption"].encode()})
     writer.close()
     seen = [
-        {"uid": row["uid"], "url": row["url"], "preview": preview(Image.open(io.BytesIO(row["data"])))} for row in gone
+        {"uid": row["uid"], "url": row["url"], "preview": make_preview(Image.open(io.BytesIO(row["data"])))}
+        for row in gone
     ]
     return [
         draft.put_bytes(f"{number}.tar", out.getvalue(), len(kept)),

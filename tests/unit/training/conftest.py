@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dataops.schema import PACKED
-from dataops.shards.tar import ShardWriter, index_text
+from dataops.shards.tar import ShardWriter, format_index
 from dataops.snapshot import Draft, Part
 
 RESNET = {
@@ -72,7 +72,7 @@ def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
         columns = [PACKED.field(name) for name in ("key", "uid", "caption", "sampling_probability")]
         parts += [
             draft.put_bytes(f"{shard:05d}.tar", file.getvalue(), pairs_each),
-            draft.put_bytes(f"{shard:05d}.idx", index_text(index).encode(), pairs_each),
+            draft.put_bytes(f"{shard:05d}.idx", format_index(index).encode(), pairs_each),
             draft.put_table(f"part-{shard:05d}.parquet", pa.Table.from_pylist(rows, schema=pa.schema(columns))),
         ]
     return parts

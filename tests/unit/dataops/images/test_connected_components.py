@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.images.connected_components import connected
+from dataops.images.connected_components import find_components
 
 
 def by_opencv(picture: np.ndarray, marks: np.ndarray) -> set[tuple[int, ...]]:
@@ -16,7 +16,7 @@ def by_opencv(picture: np.ndarray, marks: np.ndarray) -> set[tuple[int, ...]]:
 
 
 def ours(picture: np.ndarray, marks: np.ndarray) -> set[tuple[int, ...]]:
-    found = connected(picture)
+    found = find_components(picture)
     rows = np.column_stack([found.boxes, found.areas, found.counts(marks)]).tolist()
     assert len(set(map(tuple, rows))) == len(rows), "two parts never have one box and area at one place"
     return set(map(tuple, rows))
@@ -44,8 +44,8 @@ def test_shapes_that_join_late(scale: int):
 
 def test_order_and_empty_pictures():
     picture = np.zeros((4, 40), np.uint8)
-    assert len(connected(picture).areas) == 0
+    assert len(find_components(picture).areas) == 0
     picture[0, 30:] = picture[1:3, 2:20] = 255
-    assert connected(picture).boxes.tolist() == [[30, 0, 10, 1], [2, 1, 18, 2]]
-    assert connected(picture).areas.tolist() == [10, 36]
-    assert connected(np.full((3, 5), 255, np.uint8)).boxes.tolist() == [[0, 0, 5, 3]]
+    assert find_components(picture).boxes.tolist() == [[30, 0, 10, 1], [2, 1, 18, 2]]
+    assert find_components(picture).areas.tolist() == [10, 36]
+    assert find_components(np.full((3, 5), 255, np.uint8)).boxes.tolist() == [[0, 0, 5, 3]]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataops.images.decode import ImageRefused, decode, is_truncated, pixels, read_header, sniff
+from dataops.images.decode import ImageRefused, decode, decode_pixels, is_truncated, read_header, sniff
 
 
 def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (90, 60), seed: int = 0, **options: Any) -> bytes:
@@ -98,7 +98,7 @@ def test_thumbnail_in_the_metadata_does_not_hide_a_cut() -> None:
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]))
 @settings(max_examples=200, deadline=None)
 def test_no_bytes_do_worse_than_be_refused(data: bytes, start: bytes) -> None:
-    for function in (read_header, decode, pixels):
+    for function in (read_header, decode, decode_pixels):
         try:
             function(start + data)
         except ImageRefused as refused:
@@ -123,15 +123,15 @@ def test_decode_puts_transparency_on_white_and_notices_damage() -> None:
 def test_pixels_of_a_jpeg_are_those_that_pillow_decodes(mode: str, options: dict[str, Any]) -> None:
     for seed, size in enumerate([(90, 60), (61, 17), (1, 1)]):
         data = encoded("JPEG", mode, size, seed, **options)
-        assert np.array_equal(pixels(data), np.asarray(decode(data)))
+        assert np.array_equal(decode_pixels(data), np.asarray(decode(data)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "AVIF"])
 def test_pixels_of_other_kinds(kind: str) -> None:
-    assert pixels(encoded(kind)).shape == (60, 90, 3)
+    assert decode_pixels(encoded(kind)).shape == (60, 90, 3)
 
 
 def test_too_many_pixels_are_refused_before_one_is_decoded() -> None:
     for kind in ("JPEG", "PNG"):
         with pytest.raises(ImageRefused, match="too_many_pixels: 90x60"):
-            pixels(encoded(kind), max_area=90 * 60 - 1)
+            decode_pixels(encoded(kind), max_area=90 * 60 - 1)

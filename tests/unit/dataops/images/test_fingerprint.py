@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataops.images.decode import pixels
-from dataops.images.fingerprint import fingerprint, luminance_of, resized
+from dataops.images.decode import decode_pixels
+from dataops.images.fingerprint import compute_luminance, fingerprint, resize_plane
 
 WHITE = 1 << 63
 
@@ -27,18 +27,18 @@ def test_hash_is_that_of_imagehash(seed: int) -> None:
 def test_luminance_is_resampled_as_pillow_does(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     grey = Image.fromarray(noise).convert("L")
-    assert np.array_equal(luminance_of(noise), np.asarray(grey))
+    assert np.array_equal(compute_luminance(noise), np.asarray(grey))
     expected = np.asarray(grey.resize((32, 32), Image.Resampling.LANCZOS))
-    assert np.array_equal(resized(luminance_of(noise), 32), expected)
+    assert np.array_equal(resize_plane(compute_luminance(noise), 32), expected)
 
 
 def test_a_tall_picture_is_resampled_rows_first() -> None:
     """Pillow 13 takes the columns of tall pictures first, which rounds otherwise."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 100), np.uint8)
     theirs = np.asarray(Image.fromarray(noise).resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
-    assert np.abs(resized(noise, 32).astype(int) - theirs).max() <= 1
+    assert np.abs(resize_plane(noise, 32).astype(int) - theirs).max() <= 1
     rows_first = Image.fromarray(noise).resize((32, 400), Image.Resampling.LANCZOS)
-    assert np.array_equal(resized(noise, 32), np.asarray(rows_first.resize((32, 32), Image.Resampling.LANCZOS)))
+    assert np.array_equal(resize_plane(noise, 32), np.asarray(rows_first.resize((32, 32), Image.Resampling.LANCZOS)))
 
 
 @pytest.mark.parametrize("size", [(160, 96), (100, 70), (17, 16), (16, 16), (9, 3), (1, 1)])
@@ -56,7 +56,7 @@ def test_thumbnail_is_the_mean_of_each_cell(size: tuple[int, int]) -> None:
 
 def test_contrast_is_the_standard_deviation_of_luminance() -> None:
     picture = some_picture(3)
-    assert fingerprint(picture).contrast == pytest.approx(luminance_of(picture).std())
+    assert fingerprint(picture).contrast == pytest.approx(compute_luminance(picture).std())
     assert fingerprint(np.full((50, 50, 3), 77, np.uint8)).contrast == 0
 
 
@@ -85,7 +85,7 @@ def test_hash_and_thumbnail_survive_scale_and_compression() -> None:
     picture = Image.fromarray(some_picture(5, (200, 200)))
     out = io.BytesIO()
     picture.resize((90, 90), Image.Resampling.LANCZOS).save(out, "JPEG", quality=60)
-    one, two = fingerprint(np.asarray(picture)), fingerprint(pixels(out.getvalue()))
+    one, two = fingerprint(np.asarray(picture)), fingerprint(decode_pixels(out.getvalue()))
     assert (one.phash ^ two.phash).bit_count() <= 4
     left, right = (np.frombuffer(seen.thumbnail, np.uint8).astype(int) for seen in (one, two))
     assert np.abs(left - right).max() <= 16

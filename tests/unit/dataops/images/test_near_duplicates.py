@@ -3,8 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.images.bit_blocks import blocks, tables
-from dataops.images.near_duplicates import clusters, components, hamming_distance, has_neighbour, matches
+from dataops.images.bit_blocks import choose_masks, plan_searches
+from dataops.images.near_duplicates import (
+    find_close_pairs,
+    find_clusters,
+    find_connected,
+    hamming_distance,
+    has_neighbour,
+)
 
 DISTANCES = [0, 1, 3, 6, 10, 16]
 
@@ -49,7 +55,7 @@ def test_clusters_are_those_of_the_obvious_search(seed: int, distance: int) -> N
     thumbnails = random.integers(0, 12, (120, 3), np.uint8)
     for tolerance in (255, 6):
         expected = obvious_clusters(hashes, groups, thumbnails, distance, tolerance)
-        assert clusters(hashes, groups, thumbnails, distance, tolerance).tolist() == expected
+        assert find_clusters(hashes, groups, thumbnails, distance, tolerance).tolist() == expected
     assert len(set(obvious_clusters(hashes, groups, thumbnails, 6, 6))) < 120
 
 
@@ -57,26 +63,26 @@ def test_clusters_are_those_of_the_obvious_search(seed: int, distance: int) -> N
 @settings(max_examples=30, deadline=None)
 def test_the_order_of_rows_shows_nowhere(order: list[int]) -> None:
     hashes, groups = some_hashes(3, 60), np.arange(60) % 2
-    found = clusters(hashes[order], groups[order], no_thumbnails(60), 6, 0)
+    found = find_clusters(hashes[order], groups[order], no_thumbnails(60), 6, 0)
     named = np.array(order)[found]  # by the rows as they were before
     members = {frozenset(np.array(order)[named == name].tolist()) for name in set(named.tolist())}
-    expected = clusters(hashes, groups, no_thumbnails(60), 6, 0)
+    expected = find_clusters(hashes, groups, no_thumbnails(60), 6, 0)
     assert members == {frozenset(np.flatnonzero(expected == name).tolist()) for name in set(expected.tolist())}
 
 
 def test_very_many_equal_rows_are_compared_once() -> None:
     count = 300_000  # each with each would be 4.5e10 comparisons a table
     hashes, groups = np.full(count, 1 << 63, np.uint64), np.zeros(count, np.int64)
-    assert not clusters(hashes, groups, np.zeros((count, 2), np.uint8), 6, 16).any()
-    assert not clusters(hashes, groups, no_thumbnails(count), 6, 16).any()
+    assert not find_clusters(hashes, groups, np.zeros((count, 2), np.uint8), 6, 16).any()
+    assert not find_clusters(hashes, groups, no_thumbnails(count), 6, 16).any()
 
 
 def test_nothing_and_one() -> None:
     none = np.array([], np.uint64)
-    assert clusters(none, none.astype(np.int64), no_thumbnails(0), 4, 0).tolist() == []
-    assert clusters(np.array([7], np.uint64), np.array([0]), no_thumbnails(1), 4, 0).tolist() == [0]
-    assert not list(matches(none, np.array([7], np.uint64), 4))
-    assert not list(matches(np.array([7], np.uint64), none, 4))
+    assert find_clusters(none, none.astype(np.int64), no_thumbnails(0), 4, 0).tolist() == []
+    assert find_clusters(np.array([7], np.uint64), np.array([0]), no_thumbnails(1), 4, 0).tolist() == [0]
+    assert not list(find_close_pairs(none, np.array([7], np.uint64), 4))
+    assert not list(find_close_pairs(np.array([7], np.uint64), none, 4))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -84,7 +90,7 @@ def test_matches_are_all_pairs_each_once(distance: int, monkeypatch: pytest.Monk
     monkeypatch.setattr("dataops.images.near_duplicates._PAIRS", 200)  # so that they come in several blocks
     rows = some_hashes(1, 150)
     queries = np.concatenate([rows[:20], some_hashes(1, 40), some_hashes(2, 20)])
-    found = [tuple(pair) for block in matches(queries, rows, distance) for pair in block.tolist()]
+    found = [tuple(pair) for block in find_close_pairs(queries, rows, distance) for pair in block.tolist()]
     apart = hamming_distance(queries[:, None], rows[None])
     assert sorted(found) == sorted(zip(*(place.tolist() for place in np.nonzero(apart <= distance)), strict=True))
 
@@ -92,7 +98,7 @@ def test_matches_are_all_pairs_each_once(distance: int, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("rows", [10, 10_000, 10_000_000])
 def test_each_way_to_flip_bits_leaves_a_table_whole(distance: int, rows: int) -> None:
-    masks = tables(distance, rows**2 / 2, rows)
+    masks = choose_masks(distance, rows**2 / 2, rows)
     random = np.random.default_rng(0)
     for _ in range(200):
         flipped = sum(1 << int(bit) for bit in random.permutation(64)[:distance])
@@ -101,14 +107,14 @@ def test_each_way_to_flip_bits_leaves_a_table_whole(distance: int, rows: int) ->
 
 def test_a_distance_that_cannot_be_searched_is_an_error() -> None:
     with pytest.raises(ValueError, match="distance is 17; allowed: 0 to 16"):
-        tables(17, 1, 1)
+        choose_masks(17, 1, 1)
 
 
 @pytest.mark.parametrize("distance", [1, 6, 16])
 def test_the_searches_of_blocks_find_together_what_one_search_finds(distance: int) -> None:
     random = np.random.default_rng(distance)
     hashes, groups = some_hashes(4, 200), random.integers(0, 2, 200)
-    thumbnails, searches = random.integers(0, 9, (200, 2), np.uint8), blocks(distance)
+    thumbnails, searches = random.integers(0, 9, (200, 2), np.uint8), plan_searches(distance)
     apart = hashes[:, None] ^ hashes[None]
     near = (np.bitwise_count(apart) <= distance) & (groups[:, None] == groups[None])
     near &= ~np.eye(200, dtype=bool)
@@ -119,7 +125,7 @@ def test_the_searches_of_blocks_find_together_what_one_search_finds(distance: in
         for mask in block.before:
             here &= apart & np.uint64(mask) != 0
         assert (has_neighbour(hashes, groups, distance, block) == here.any(axis=1)).all()
-        found = clusters(hashes, groups, thumbnails, distance, 5, block)
+        found = find_clusters(hashes, groups, thumbnails, distance, 5, block)
         pairs.append(np.stack([np.arange(200), found]))
-    together = components(200, *np.concatenate(pairs, axis=1))
-    assert (together == clusters(hashes, groups, thumbnails, distance, 5)).all()
+    together = find_connected(200, *np.concatenate(pairs, axis=1))
+    assert (together == find_clusters(hashes, groups, thumbnails, distance, 5)).all()

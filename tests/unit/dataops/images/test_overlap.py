@@ -9,8 +9,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
 from dataops.images.fingerprint import MATRIX_SIDE, fingerprint
-from dataops.images.near_duplicates import matches
-from dataops.images.overlap import CROPS, VARIANTS, correlations, known, variant
+from dataops.images.near_duplicates import find_close_pairs
+from dataops.images.overlap import CROPS, VARIANTS, correlate, index_image, variant
 
 DISTANCE, CORRELATION = 10, 0.95
 
@@ -28,7 +28,7 @@ def tiles() -> list[Image.Image]:
 
 
 TILES = tiles()
-KNOWN = [known(np.asarray(tile)) for tile in TILES]
+KNOWN = [index_image(np.asarray(tile)) for tile in TILES]
 PLANES, HASHES = np.stack([plane for plane, _ in KNOWN]), np.concatenate([hashes for _, hashes in KNOWN])
 
 
@@ -37,8 +37,8 @@ def found(copies: list[Image.Image]) -> set[tuple[int, int]]:
     seen = [fingerprint(np.asarray(copy)) for copy in copies]
     hashes = np.array([one.phash for one in seen], np.uint64)
     luminances = np.frombuffer(b"".join(one.luminance for one in seen), np.uint8).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *matches(HASHES, hashes, DISTANCE)])
-    best = correlations(PLANES[pairs[:, 0] // VARIANTS], luminances[pairs[:, 1]], pairs[:, 0] % VARIANTS)
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *find_close_pairs(HASHES, hashes, DISTANCE)])
+    best = correlate(PLANES[pairs[:, 0] // VARIANTS], luminances[pairs[:, 1]], pairs[:, 0] % VARIANTS)
     good = pairs[best >= CORRELATION]
     return {(int(query) // VARIANTS, int(copy)) for query, copy in good}
 
@@ -98,9 +98,9 @@ def test_correlation_is_that_of_numpy_where_nothing_moves() -> None:
     cells = left.reshape(32, 2, 32, 2).mean(axis=(1, 3))
     right = np.clip(cells * 0.5 + np.random.default_rng(0).normal(0, 20, (32, 32)), 0, 255).astype(np.uint8)
     expected = np.corrcoef(cells.ravel(), right.ravel())[0, 1]
-    assert expected <= correlations(left[None], right[None], np.array([0]))[0] <= expected + 0.05
+    assert expected <= correlate(left[None], right[None], np.array([0]))[0] <= expected + 0.05
     flat = np.zeros((1, 32, 32), np.uint8)
-    assert correlations(left[None], flat, np.array([0]))[0] == 0
+    assert correlate(left[None], flat, np.array([0]))[0] == 0
 
 
 def test_variants_have_names() -> None:

@@ -3,10 +3,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks.cases import curate_banners
-from benchmarks.inputs import pictures as curate_pictures
+from benchmarks.inputs import images as curate_pictures
 from dataops.images.text_banner import is_text_banner
 from tasks.curate.config import CurateConfig
-from tasks.curate.judge import judge_image
+from tasks.curate.inspect_images import inspect_image
 
 
 def test_nearly_all_pictures_of_text_are_taken_and_no_photograph() -> None:
@@ -45,9 +45,9 @@ def test_noise_of_any_size_is_not_text(size: tuple[int, int]) -> None:
 def test_text_beside_a_drawing_stays_and_the_check_can_be_off() -> None:
     banner = curate_banners.banners(3)[2]
     data = curate_pictures.as_downloaded(banner)
-    assert judge_image(data, (99, 99), CurateConfig())["drop_reason"] == "text_banner"
-    assert judge_image(data, (99, 99), CurateConfig(text_banners=False))["drop_reason"] is None
+    assert inspect_image(data, (99, 99), CurateConfig())["drop_reason"] == "text_banner"
+    assert inspect_image(data, (99, 99), CurateConfig(text_banners=False))["drop_reason"] is None
     both = Image.new("RGB", (banner.width, banner.height + 80), banner.getpixel((0, 0)))
     both.paste(banner, (0, 0))
     ImageDraw.Draw(both).ellipse((10, banner.height + 5, 80, banner.height + 75), fill="red")
-    assert judge_image(curate_pictures.as_downloaded(both), (99, 99), CurateConfig())["drop_reason"] is None
+    assert inspect_image(curate_pictures.as_downloaded(both), (99, 99), CurateConfig())["drop_reason"] is None

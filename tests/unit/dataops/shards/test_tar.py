@@ -4,7 +4,7 @@ import tarfile
 import pytest
 
 from dataops.errors import CorruptPart
-from dataops.shards.tar import ShardWriter, index_text, places, read_index, read_samples, spans_of
+from dataops.shards.tar import ShardWriter, find_spans, format_index, list_members, read_index, read_samples
 
 
 def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
@@ -70,7 +70,7 @@ def test_hostile_shards_are_refused_by_name(data: bytes, what: str) -> None:
     with pytest.raises(CorruptPart, match=what):
         list(read_samples(io.BytesIO(data), "bad.tar"))
     with pytest.raises(CorruptPart, match=what):
-        places(io.BytesIO(data), "bad.tar")
+        list_members(io.BytesIO(data), "bad.tar")
 
 
 def test_names_that_could_not_be_read_back_are_not_written() -> None:
@@ -95,7 +95,7 @@ def test_places_are_where_the_bytes_lie_and_those_that_writing_told() -> None:
     told = [member for key, members in SAMPLES for member in writer.write(key, members)]
     writer.close()
     data = out.getvalue()
-    assert places(out, "x.tar") == told
+    assert list_members(out, "x.tar") == told
     contents = [content for _, members in SAMPLES for content in members.values()]
     assert [data[m.offset : m.offset + m.size] for m in told] == contents
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -106,7 +106,7 @@ def test_numbers_in_headers_may_be_written_in_other_ways() -> None:
     data = bytearray(shard(SAMPLES))
     assert data[148:149] == b"0"
     data[148:156] = b" " + data[149:154] + b" \0"  # the checksum counts its own field as spaces
-    assert places(io.BytesIO(data), "x") == places(io.BytesIO(shard(SAMPLES)), "x")
+    assert list_members(io.BytesIO(data), "x") == list_members(io.BytesIO(shard(SAMPLES)), "x")
 
 
 def test_a_shard_that_was_cut_anywhere_is_refused() -> None:
@@ -114,7 +114,7 @@ def test_a_shard_that_was_cut_anywhere_is_refused() -> None:
     used = len(data.rstrip(b"\0")) // 512 * 512 + 512
     for end in range(0, used + 512, 256):
         with pytest.raises(CorruptPart, match=r"x\.tar: "):
-            places(io.BytesIO(data[:end]), "x.tar")
+            list_members(io.BytesIO(data[:end]), "x.tar")
 
 
 def test_a_header_with_a_flipped_bit_is_refused() -> None:
@@ -123,13 +123,13 @@ def test_a_header_with_a_flipped_bit_is_refused() -> None:
         damaged = bytearray(data)
         damaged[byte] ^= 4
         with pytest.raises(CorruptPart, match=r"x\.tar: "):
-            places(io.BytesIO(damaged), "x.tar")
+            list_members(io.BytesIO(damaged), "x.tar")
 
 
 def test_a_sample_is_read_alone_by_its_line_of_the_index() -> None:
     out = io.BytesIO()
     writer = ShardWriter(out)
-    text = index_text([writer.write(key, members) for key, members in SAMPLES])
+    text = format_index([writer.write(key, members) for key, members in SAMPLES])
     writer.close()
     assert text.splitlines()[:2] == [
         "v1.2 5", "jpg 512 0 000000000.jpg txt 1024 5 000000000.txt json 2048 2 000000000.json"
@@ -162,14 +162,16 @@ def test_names_that_a_header_cannot_hold_are_not_written() -> None:
 
 def test_some_members_are_found_by_name_and_no_further_than_needed() -> None:
     data, names = shard(SAMPLES), ["000000002.jpg", "000000001.txt", "none.jpg"]
-    where = {m.name: (m.offset, m.size) for m in places(io.BytesIO(data), "x.tar") if m.name in names}
+    where = {m.name: (m.offset, m.size) for m in list_members(io.BytesIO(data), "x.tar") if m.name in names}
     assert len(where) == 2
-    assert spans_of(names, io.BytesIO(data), "x.tar") == where
-    assert spans_of(names[:2], io.BytesIO(data[:7000]), "x.tar") == where
+    assert find_spans(names, io.BytesIO(data), "x.tar") == where
+    assert find_spans(names[:2], io.BytesIO(data[:7000]), "x.tar") == where
     with pytest.raises(CorruptPart, match="ends early"):
-        spans_of(names, io.BytesIO(data[:7000]), "x.tar")
+        find_spans(names, io.BytesIO(data[:7000]), "x.tar")
     damaged = bytearray(data)
     damaged[where["000000001.txt"][0] - 512 + 300] ^= 4
-    assert spans_of(names[:1], io.BytesIO(damaged), "x.tar") == {names[0]: where[names[0]]}, "of others nothing is said"
+    assert find_spans(names[:1], io.BytesIO(damaged), "x.tar") == {names[0]: where[names[0]]}, (
+        "of others nothing is said"
+    )
     with pytest.raises(CorruptPart, match=r"bad checksum of the header of '000000001\.txt'"):
-        spans_of(names, io.BytesIO(damaged), "x.tar")
+        find_spans(names, io.BytesIO(damaged), "x.tar")

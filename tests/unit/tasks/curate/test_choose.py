@@ -9,10 +9,10 @@ from dataops.schema import uid
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from tasks.curate import steps
-from tasks.curate.choose import choose, chosen_name
+from tasks.curate.choose import choose_rows, decisions_name
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import MATCHES
-from tasks.curate.judge import JUDGED, judge_image, judged_name
+from tasks.curate.inspect_images import INSPECTED, inspect_image, inspected_name
 from tasks.engine.partition_steps import run
 from tests.unit.tasks.raw_images import some_pairs
 
@@ -24,7 +24,7 @@ def chosen(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | No
     """What is decided of rows that were judged, in raw shards."""
     draft = Draft(FolderStore(folder), "curate", "k")
     for number, rows in enumerate(shards):
-        draft.put_table(judged_name(f"{number:05d}"), pa.Table.from_pylist(rows, JUDGED))
+        draft.put_table(inspected_name(f"{number:05d}"), pa.Table.from_pylist(rows, INSPECTED))
     found = [{"uid": u, "evaluation_set": name} for u, names in (overlaps or {}).items() for name in names]
     matches = draft.path(draft.put_table("matches.parquet", pa.Table.from_pylist(found, MATCHES)).name)
     numbers = [f"{number:05d}" for number in range(len(shards))]
@@ -34,23 +34,23 @@ def chosen(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | No
         for task in tasks:
             draft.finish(run(draft, task))
 
-    choose(numbers, [len(rows) for rows in shards], parsed, matches if parsed.overlap else None, over)
-    tables = [read_table(draft.store, draft.path(chosen_name(number))) for number in numbers]
+    choose_rows(numbers, [len(rows) for rows in shards], parsed, matches if parsed.overlap else None, over)
+    tables = [read_table(draft.store, draft.path(decisions_name(number))) for number in numbers]
     return [row for table in tables for row in table.to_pylist()]
 
 
 def judged_rows() -> Rows:
     rows = []
     for number, row in enumerate(some_pairs() * 2):
-        said = judge_image(row["data"], (row["original_width"], row["original_height"]), CurateConfig())
+        said = inspect_image(row["data"], (row["original_width"], row["original_height"]), CurateConfig())
         row = row | {"uid": uid(row["url"], str(number)), "original_area": row["original_width"] ** 2}
-        rows.append({name: row.get(name) for name in JUDGED.names} | said)
+        rows.append({name: row.get(name) for name in INSPECTED.names} | said)
     return rows
 
 
 @pytest.fixture(params=[(1 << 18, 1 << 21, 1 << 17), (30, 60, 25)], ids=["one range", "several"])
 def _ranges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(("RANGE_ROWS", "NEAR_ROWS", "GROUP_ROWS"), request.param, strict=True):
+    for name, value in zip(("PARTITION_ROWS", "NEAR_PARTITION_ROWS", "GROUP_ROWS"), request.param, strict=True):
         monkeypatch.setattr(steps, name, value)
 
 

@@ -14,8 +14,8 @@ from dataops.snapshot import Counts, Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
-from tasks.curate.judge import judge_image
-from tasks.curate.stage import CURATE, choose
+from tasks.curate.inspect_images import inspect_image
+from tasks.curate.stage import CURATE, choose_rows
 from tasks.engine import partition_steps as range_steps
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
@@ -156,7 +156,7 @@ def cases_of_health() -> dict[str, tuple[bytes, str | None]]:
 @pytest.mark.parametrize("name", cases_of_health())
 def test_each_kind_of_picture_is_taken_or_refused_by_name(name: str) -> None:
     data, reason = cases_of_health()[name]
-    found = judge_image(data, (96, 96), CurateConfig())
+    found = inspect_image(data, (96, 96), CurateConfig())
     assert found["drop_reason"] == reason
     assert ("phash" in found) == (reason is None)
 
@@ -194,11 +194,11 @@ def test_what_was_judged_before_a_crash_is_not_judged_again(tmp_path: Path, monk
     def crash(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(curate, "choose", crash)
+    monkeypatch.setattr(curate, "choose_rows", crash)
     with pytest.raises(RuntimeError, match="out of memory"):
         curated(tmp_path, some_pairs(), 7)
-    monkeypatch.setattr(curate, "choose", choose)
-    monkeypatch.setattr(curate, "judge", crash)
+    monkeypatch.setattr(curate, "choose_rows", choose_rows)
+    monkeypatch.setattr(curate, "inspect_shard", crash)
     _, made = curated(tmp_path, some_pairs(), 7)
     assert made.counts.input == 20
 

@@ -11,16 +11,16 @@ from dataops.errors import ConfigError
 from tasks.demo.archive import page_url
 from tasks.demo.build import build_demo_web
 from tasks.demo.draft import SiteDraft
-from tasks.demo.emoji_set import all_wordings, fold, load_emoji
+from tasks.demo.emoji_set import all_wordings, fold_text, load_emoji
 from tasks.demo.families import split_held_out
-from tasks.demo.pages import address, entities
-from tasks.demo.pictures import digest, render
+from tasks.demo.images import image_digest, render
+from tasks.demo.pages import format_url, to_entities
 
 
 @pytest.fixture(scope="module")
 def split(web):
     emojis = load_emoji(web.counts["emoji"])
-    return split_held_out(emojis, {one.text: digest(render(one.openmoji_svg)) for one in emojis}, 0)
+    return split_held_out(emojis, {one.text: image_digest(render(one.openmoji_svg)) for one in emojis}, 0)
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +91,15 @@ def test_titles_and_figcaptions_are_other_wordings_of_the_same_emoji(web, shown,
 
 def test_nothing_held_out_is_on_the_site(web, shown, split):
     published, outside = split.published, (*split.held_out, *split.withheld)
-    names = all_wordings(outside) - {fold(one.name) for one in published}
-    assert [text for _, _, text in shown if fold(text) in names] == []
+    names = all_wordings(outside) - {fold_text(one.name) for one in published}
+    assert [text for _, _, text in shown if fold_text(text) in names] == []
     hexcodes = {one.hexcode for one in outside}
     built = json.loads((web.directory / "built.json").read_text())
     assert hexcodes == {*built["held_out"], *built["withheld"]}
     assert split.withheld
     assert not {file.stem for file in web.site.rglob("*.*")} & hexcodes
-    pictures = {digest(file.read_bytes()) for file in web.site.rglob("*.png")}
-    assert not pictures & {digest(render(one.openmoji_svg)) for one in outside}
+    pictures = {image_digest(file.read_bytes()) for file in web.site.rglob("*.png")}
+    assert not pictures & {image_digest(render(one.openmoji_svg)) for one in outside}
 
 
 def test_each_oddity_is_what_it_says(web):
@@ -190,16 +190,16 @@ def _members(tar):
     ],
 )
 def test_address_styles_resolve_to_one_address(style, written):
-    assert address("/img/1F600.png", "/food/2.html", style) == written
+    assert format_url("/img/1F600.png", "/food/2.html", style) == written
     assert urljoin(page_url("/food/2.html"), written) == "http://openmoji.pairmill.test/img/1F600.png"
 
 
 def test_entities_decode_to_the_text_with_one_hard_space():
     text = 'piñata & "woman’s hat" <b>'
-    node = LexborHTMLParser(f'<img alt="{entities(text)}">').css_first("img")
+    node = LexborHTMLParser(f'<img alt="{to_entities(text)}">').css_first("img")
     assert node is not None
     assert node.attributes["alt"] == text.replace(" ", "\xa0", 1)
-    assert entities(text).isascii()
+    assert to_entities(text).isascii()
 
 
 def test_a_draft_takes_turns_with_address_styles():

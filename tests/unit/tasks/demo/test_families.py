@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from tasks.demo.emoji_set import all_wordings, fold, load_emoji
-from tasks.demo.families import families, sequence, split_held_out, thing
+from tasks.demo.emoji_set import all_wordings, fold_text, load_emoji
+from tasks.demo.families import find_families, plain_name, plain_sequence, split_held_out
 
 SIGNS = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f\u2640\u2642\u27a1]")
 
@@ -23,18 +23,18 @@ def test_a_fifth_of_the_families_is_held_out_whole(emojis, pictures, seed):
     split = split_held_out(emojis, pictures, seed)
     everything = [one.text for part in (split.published, split.held_out, split.withheld) for one in part]
     assert sorted(everything) == sorted(one.text for one in emojis)
-    assert len(split.held_out) == round(len(families(emojis, pictures)) / 5) == 330
+    assert len(split.held_out) == round(len(find_families(emojis, pictures)) / 5) == 330
     outside = (*split.held_out, *split.withheld)
     assert not {pictures[one.text] for one in split.published} & {pictures[one.text] for one in outside}
     # By signs alone, whatever `sequence` makes of them: tone, gender sign, direction.
     plain = [{SIGNS.sub("", one.text).strip("\u200d") for one in part} for part in (split.published, outside)]
     assert not plain[0] & plain[1]
-    assert not {thing(one.name) for one in split.published} & {thing(one.name) for one in outside}
+    assert not {plain_name(one.name) for one in split.published} & {plain_name(one.name) for one in outside}
 
 
 def test_one_drawing_of_a_family_is_asked_about(emojis, pictures):
     split = split_held_out(emojis, pictures, 0)
-    family_of = {one.text: number for number, each in enumerate(families(emojis, pictures)) for one in each}
+    family_of = {one.text: number for number, each in enumerate(find_families(emojis, pictures)) for one in each}
     assert len({family_of[one.text] for one in split.held_out}) == len(split.held_out)
     assert {family_of[one.text] for one in split.withheld} <= {family_of[one.text] for one in split.held_out}
     assert not any(one.toned for one in split.held_out)
@@ -49,9 +49,9 @@ def test_no_wording_is_shared_but_a_published_emoji_keeps_its_own_name(emojis, p
     split = split_held_out(emojis, pictures, 0)
     outside = (*split.held_out, *split.withheld)
     shared = all_wordings(split.published) & all_wordings(outside)
-    assert not shared - {fold(one.name) for one in (*split.published, *outside)}
-    theirs = {fold(one.name) for one in outside}
-    assert not theirs & {fold(text) for one in split.published for text in (*one.wordings, *one.names.values())}
+    assert not shared - {fold_text(one.name) for one in (*split.published, *outside)}
+    theirs = {fold_text(one.name) for one in outside}
+    assert not theirs & {fold_text(text) for one in split.published for text in (*one.wordings, *one.names.values())}
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_no_wording_is_shared_but_a_published_emoji_keeps_its_own_name(emojis, p
 )
 def test_families(emojis, pictures, names, same):
     wanted = set(names.split(", "))
-    members = [{one.name for one in each} for each in families(emojis, pictures)]
+    members = [{one.name for one in each} for each in find_families(emojis, pictures)]
     assert wanted <= set().union(*members)
     assert any(wanted <= each for each in members) == same
 
 
 def test_a_lone_sign_is_itself():
-    assert sequence("\u2640\ufe0f") == "\u2640\ufe0f"
-    assert sequence("\U0001f469\U0001f3fd\u200d\U0001f680") == "\U0001f9d1\u200d\U0001f680"
+    assert plain_sequence("\u2640\ufe0f") == "\u2640\ufe0f"
+    assert plain_sequence("\U0001f469\U0001f3fd\u200d\U0001f680") == "\U0001f9d1\u200d\U0001f680"

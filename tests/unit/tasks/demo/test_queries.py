@@ -21,7 +21,7 @@ from dataops.text.balance import (
 from dataops.text.query_building import QUERIES
 from dataops.text.query_matching import compile_queries, match
 from tasks.demo.emoji_set import load_emoji
-from tasks.demo.queries import THRESHOLDS, demo_queries
+from tasks.demo.queries import THRESHOLDS, build_queries
 from tasks.filter.queries import read_queries
 
 CONFIG = CHECKOUT / "configs" / "demo.toml"
@@ -29,7 +29,7 @@ CONFIG = CHECKOUT / "configs" / "demo.toml"
 
 @pytest.fixture(scope="module")
 def queries() -> pl.DataFrame:
-    return demo_queries()
+    return build_queries()
 
 
 def test_it_has_words_and_telling_pairs_of_words(queries: pl.DataFrame):

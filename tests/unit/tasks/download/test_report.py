@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from dataops.images.decode import preview
+from dataops.images.decode import make_preview
 from dataops.schema import DOWNLOADED, conform, dropped, uid
 from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
@@ -19,7 +19,7 @@ from tests.unit.tasks.filter.test_report import HOSTILE, Page
 def snapshot(store: FolderStore, shards: int, rows: int, caption: str, hosts: dict[str, Any]) -> Manifest:
     """Shards of as many kept, 404 and too_small rows each; the kept and the small ones have a preview."""
     draft, parts = Draft(store, "download", "0" * 16), []
-    small = preview(Image.effect_noise((300, 200), 90).convert("RGB"))
+    small = make_preview(Image.effect_noise((300, 200), 90).convert("RGB"))
     for shard in range(shards):
         tables: dict[str, list[dict[str, Any]]] = {"part": [], "dropped": [], "evidence": []}
         for n in range(3 * rows):
@@ -75,7 +75,7 @@ def test_it_is_bounded_and_its_pictures_are_small(tmp_path: Path) -> None:
     )
     assert Page(page).tags.count("figure") == KEPT + PER_REASON + UNSEEN
     assert len(page) < 400_000
-    with Image.open(io.BytesIO(preview(Image.new("RGB", (3000, 100))))) as small:
+    with Image.open(io.BytesIO(make_preview(Image.new("RGB", (3000, 100))))) as small:
         assert max(small.size) <= 112
 
 

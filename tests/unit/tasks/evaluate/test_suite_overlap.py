@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from dataops.images.decode import pixels
+from dataops.images.decode import decode_pixels
 from dataops.images.fingerprint import fingerprint
 from tasks.evaluate import suite_overlap as evaluate_overlap
 from tasks.evaluate.suite_overlap import find_overlaps
@@ -23,7 +23,7 @@ def write(path: Path, image: Image.Image) -> None:
 
 def test_pictures_that_were_trained_on_are_found(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(pack, "map_parts", serially)
-    pairs = [{**row, "phash": f"{fingerprint(pixels(row['data'])).phash:016x}"} for row in some_pairs()]
+    pairs = [{**row, "phash": f"{fingerprint(decode_pixels(row['data'])).phash:016x}"} for row in some_pairs()]
     store, made = packed_in(tmp_path / "store", pairs, shard_size=5)
     trained = [Image.open(io.BytesIO(jpeg(number))) for number in (0, 1, 3)]  # 3 was dropped by curate
     root = tmp_path / "set"

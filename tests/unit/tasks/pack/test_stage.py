@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dataops.errors import ContractError, CorruptPart
 from dataops.schema import PACKED, uid
-from dataops.shards.tar import ShardWriter, places, read_index, read_samples
+from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_parts, read_table
 from dataops.store import FolderStore
 from tasks.engine.context import Context
@@ -66,7 +66,7 @@ class TestWithoutProcesses:
         for number in ("00000", "00002"):
             index = list(read_index(store.read(made.path(f"{number}.idx")).decode(), number))
             with store.open(made.path(f"{number}.tar")) as file:
-                assert [member for sample in index for member in sample.values()] == places(file, number)
+                assert [member for sample in index for member in sample.values()] == list_members(file, number)
             keys = read_table(store, made.path(f"part-{number}.parquet"))["key"].to_pylist()
             assert [sample["jpg"].key for sample in index] == keys
             [caption] = store.read_ranges(made.path(f"{number}.tar"), [index[2]["txt"][2:]])

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from dataops.shards.tar import ShardWriter, index_text
+from dataops.shards.tar import ShardWriter, format_index
 from tests.unit.training.conftest import jpeg, pairs
 from training.data import decode as pictures
 from training.data.keyed_random import uniforms
@@ -89,7 +89,7 @@ def test_an_index_gives_what_the_walk_gives(tmp_path: Path) -> None:
         index = [writer.write(k, {e: members[f"{k}.{e}"] for e in ("jpg", "txt", "json")}) for k in keys]
         writer.close()
     walked = Dataset([path], 32, 0)
-    (tmp_path / "00000.idx").write_text(index_text(index))
+    (tmp_path / "00000.idx").write_text(format_index(index))
     indexed = Dataset([path], 32, 0)
     assert len(walked) == len(indexed) == 5
     for sample in range(5):

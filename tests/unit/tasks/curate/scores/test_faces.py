@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.inputs.picture_server import photographs
-from benchmarks.inputs.pictures import tiles
+from benchmarks.inputs.image_server import photographs
+from benchmarks.inputs.images import tiles
 from dataops.errors import ContractError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
@@ -18,7 +18,7 @@ from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
 from tasks.curate.scores import compute as scores
 from tasks.curate.scores import config as score_config
-from tasks.curate.scores.faces import faces
+from tasks.curate.scores.faces import detect_faces
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -44,15 +44,15 @@ def portrait(side: int = 224) -> Image.Image:
 def test_a_face_is_found_at_any_size_of_the_picture(side: int) -> None:
     image = photographs()[2]
     image = image.resize((side, round(image.height * side / image.width)))
-    (found,) = faces(np.asarray(image), 0.6)
+    (found,) = detect_faces(np.asarray(image), 0.6)
     assert found == pytest.approx(FACE, abs=0.03)
 
 
 def test_photographs_without_faces_have_none() -> None:
     house = [np.asarray(tile) for tile in tiles(213)[:9]]  # of scikit-learn's china.jpg and flower.jpg
-    assert [faces(pixels, 0.6) for pixels in house] == [[]] * 9
+    assert [detect_faces(pixels, 0.6) for pixels in house] == [[]] * 9
     for size in ((1, 1), (3, 200), (33, 31)):
-        assert faces(np.zeros((*size, 3), np.uint8), 0.6) == []
+        assert detect_faces(np.zeros((*size, 3), np.uint8), 0.6) == []
 
 
 def pairs() -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def test_faces_are_columns_a_rule_and_what_the_loader_blurs(tmp_path: Path, monk
 def test_a_blurred_face_has_no_detail_and_all_else_keeps_its_bits() -> None:
     pixels = decode(jpeg(portrait()), 1000)
     height, width = pixels.shape[:2]
-    blurred = blur_faces(pixels, faces(pixels, 0.6))
+    blurred = blur_faces(pixels, detect_faces(pixels, 0.6))
     top, bottom, left, right = (round(FACE[i] * (height, width)[i % 2 == 0]) for i in (1, 3, 0, 2))
     detail = [float(cv2.Laplacian(one[top:bottom, left:right], cv2.CV_32F).var()) for one in (pixels, blurred)]
     assert detail[1] < 0.01 * detail[0]
@@ -115,6 +115,6 @@ def test_a_blurred_face_has_no_detail_and_all_else_keeps_its_bits() -> None:
 
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_config, "faces_library", lambda: None)
+    monkeypatch.setattr(score_config, "find_faces_library", lambda: None)
     config = score_config.ScoresConfig.model_validate(json.loads('{"faces": {}}'))
     assert "pip install -e '.[scores]'" in config.problems()[0]

@@ -9,14 +9,14 @@ import pyarrow as pa
 
 from dataops.errors import CorruptPart
 from dataops.images import decode as images
-from dataops.images.fingerprint import Fingerprint, Pixels, fingerprint, luminance_of
-from dataops.images.text_banner import LEAST_GROUND, is_text_banner
+from dataops.images.fingerprint import Fingerprint, Pixels, compute_luminance, fingerprint
+from dataops.images.text_banner import MIN_BACKGROUND, is_text_banner
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
 from tasks.curate.config import CurateConfig
 
-JUDGED = pa.schema(
+INSPECTED = pa.schema(
     [
         ("uid", pa.string()),
         ("url", pa.string()),
@@ -53,28 +53,28 @@ class RawShard:
         return f"{self.step}-{self.number}"
 
 
-def judge(draft: Draft, shard: RawShard) -> Record:
+def inspect_shard(draft: Draft, shard: RawShard) -> Record:
     """Fingerprint at each picture of a raw shard; the table goes to the scratch objects."""
     rows = read_table(draft.store, shard.rows)
     judged = [
         {
             **{name: row[name] for name in ("uid", "url", "caption", "sha256")},
             "original_area": row["original_width"] * row["original_height"],
-            **judge_image(data, (row["original_width"], row["original_height"]), shard.config),
+            **inspect_image(data, (row["original_width"], row["original_height"]), shard.config),
             "picture": blake2b(data, digest_size=16).hexdigest() if shard.config.scores.names else None,
         }
-        for row, data in paired(draft.store, rows, shard)
+        for row, data in _pair_with_images(draft.store, rows, shard)
     ]
-    part = draft.put_table(judged_name(shard.number), pa.Table.from_pylist(judged, JUDGED))
+    part = draft.put_table(inspected_name(shard.number), pa.Table.from_pylist(judged, INSPECTED))
     return Record(task=shard.id, parts=[part])
 
 
-def judged_name(number: str) -> str:
+def inspected_name(number: str) -> str:
     """The scratch table of what was seen in a raw shard."""
     return f"_work/judged-{number}.parquet"
 
 
-def paired(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _pair_with_images(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Each row of a raw shard with the bytes of its picture.
 
     Raises: CorruptPart where rows and tar do not go together.
@@ -90,10 +90,10 @@ def paired(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict
             raise CorruptPart(f"{shard.tar}: sample {extra[0]!r} has no row")
 
 
-def judge_image(data: bytes, original_size: tuple[int, int], config: CurateConfig) -> dict[str, Any]:
+def inspect_image(data: bytes, original_size: tuple[int, int], config: CurateConfig) -> dict[str, Any]:
     """The columns of JUDGED that come from the picture's own bytes, and its `drop_reason`."""
     try:
-        pixels = images.pixels(data)
+        pixels = images.decode_pixels(data)
     except images.ImageRefused as refused:
         return {"drop_reason": refused.reason}
     seen = fingerprint(pixels)
@@ -114,6 +114,6 @@ def _health(seen: Fingerprint, pixels: Pixels, original_size: tuple[int, int], c
         return "aspect_ratio"
     if seen.contrast < config.min_contrast:
         return "blank"
-    if config.text_banners and seen.background_share >= LEAST_GROUND and is_text_banner(luminance_of(pixels)):
+    if config.text_banners and seen.background_share >= MIN_BACKGROUND and is_text_banner(compute_luminance(pixels)):
         return "text_banner"
     return None

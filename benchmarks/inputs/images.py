@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.inputs.picture_server import photographs
-from dataops.images.decode import ImageRefused, pixels
+from benchmarks.inputs.image_server import photographs
+from dataops.images.decode import ImageRefused, decode_pixels
 
 OPENCLIPART = Path("/usr/share/openclipart/png")
 STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -50,7 +50,7 @@ def tiles(side: int = 128) -> list[Image.Image]:
 def drawings(number: int) -> list[Image.Image]:
     """Emoji of OpenMoji over white, spread over the set."""
     from tasks.demo.emoji_set import load_emoji
-    from tasks.demo.pictures import flatten_all, render_all
+    from tasks.demo.images import flatten_all, render_all
 
     svgs = [one.openmoji_svg for one in load_emoji(number)]
     return [Image.open(io.BytesIO(data)) for data in flatten_all(render_all(svgs))]
@@ -67,7 +67,7 @@ def in_folder(folder: Path, number: int) -> list[Image.Image]:
     found = []
     for path in paths[:: max(1, len(paths) // (number + 1))]:
         try:
-            image = Image.fromarray(pixels(path.read_bytes(), max_area=1 << 23))
+            image = Image.fromarray(decode_pixels(path.read_bytes(), max_area=1 << 23))
         except ImageRefused:
             continue
         image.thumbnail((SIDE, SIDE))

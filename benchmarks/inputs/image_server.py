@@ -1,6 +1,6 @@
 """A web of real pictures on loopback: each host is an address of 127/8; some answer late, some never.
 
-python -m benchmarks.inputs.picture_server FOLDER      serves what `make_pictures` wrote there, and prints its port
+python -m benchmarks.inputs.image_server FOLDER      serves what `make_pictures` wrote there, and prints its port
 """
 
 import asyncio

@@ -10,10 +10,10 @@ from dataops.images.score_tables import FACES, SCORES
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, read_table
 from tasks.curate.scores import cache as score_cache
-from tasks.curate.scores.todo import ShardTodo
+from tasks.curate.scores.scoring_task import ScoringTask
 
 
-def score_shard(draft: Draft, todo: ShardTodo, score: Callable[[bytes], dict[str, Any]]) -> Record:
+def score_images(draft: Draft, todo: ScoringTask, score: Callable[[bytes], dict[str, Any]]) -> Record:
     """Score the wanted pictures of a shard; the scores go to the cache.
 
     Args:
@@ -31,5 +31,5 @@ def score_shard(draft: Draft, todo: ShardTodo, score: Callable[[bytes], dict[str
     if wanted:
         raise CorruptPart(f"{todo.tar}: has no picture {next(iter(wanted))!r}, which is to be scored")
     schema = FACES if any("face_bboxes" in row for row in scores) else SCORES
-    score_cache.put(draft.store, todo.scorer, pa.Table.from_pylist(scores, schema))
+    score_cache.put_scores(draft.store, todo.scorer, pa.Table.from_pylist(scores, schema))
     return Record(task=todo.id)

@@ -14,13 +14,13 @@ from PIL import Image
 T = TypeVar("T")
 Format = Literal["PNG", "JPEG", "WEBP"]
 
-PICTURE_SIZE = 96
+IMAGE_SIZE = 96
 """Side in px of published pictures: a third above the 64-72 px that the demo trains and evaluates at."""
 
 _SERIAL_BELOW = 200
 
 
-def render(svg: Path, size: int = PICTURE_SIZE) -> bytes:
+def render(svg: Path, size: int = IMAGE_SIZE) -> bytes:
     """A PNG of `size` x `size` px on a transparent background. OpenMoji has no <text>, so no font is looked up."""
     return resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size, skip_system_fonts=True)
 
@@ -35,7 +35,7 @@ def flatten_all(pictures: Sequence[bytes], workers: int = 2) -> list[bytes]:
     return _in_processes(flatten, pictures, workers)
 
 
-def digest(picture: bytes) -> str:
+def image_digest(picture: bytes) -> str:
     """sha256 of the file's bytes, in hex."""
     return hashlib.sha256(picture).hexdigest()
 
@@ -49,12 +49,12 @@ def flatten(picture: bytes) -> bytes:
     return encode(_over_white(picture), "PNG")
 
 
-def recoded(picture: bytes, kind: Format, size: int) -> bytes:
+def recode(picture: bytes, kind: Format, size: int) -> bytes:
     """A near-duplicate, as sites make them: rescaled over white and encoded anew."""
     return encode(_over_white(picture).resize((size, size), Image.Resampling.LANCZOS), kind)
 
 
-def strip(pictures: Sequence[bytes], height: int) -> bytes:
+def make_banner(pictures: Sequence[bytes], height: int) -> bytes:
     """A banner: pictures side by side over white, `height` px high."""
     banner = Image.new("RGB", (height * len(pictures), height), "white")
     for place, picture in enumerate(pictures):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class ShardTodo:
+class ScoringTask:
     """What a scorer is to do with one raw shard."""
 
     scorer: str
