@@ -1,4 +1,9 @@
-"""Plan and carry out the deletion of the snapshots that no kept run and no registered model needs."""
+"""Plan and carry out the deletion of the snapshots that no kept run and no registered model needs.
+
+The caller decides which runs and models are kept: they are the roots. A snapshot stays when it is a root, an ancestor of
+one (an input in its manifest, transitively), or in use by a run. Of all others the manifest is deleted first, so that an
+interrupted deletion never leaves an incomplete snapshot that looks complete.
+"""
 
 import logging
 import time
@@ -11,14 +16,14 @@ from dataops.store import Entry, Store
 from tasks.engine.context import Context
 from tasks.engine.lease import hold, holder
 from tasks.extract.stage import remembered_key
-from tasks.lineage.inventory import DAY, Inventory, StoredSnapshot
+from tasks.lineage.inventory import DAY, Inventory
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """Something that is to be deleted."""
+    """A snapshot to delete."""
 
     name: SnapshotName
     bytes: int
@@ -28,107 +33,99 @@ class Deletion:
 
 @dataclass
 class DeletionPlan:
-    """What is to go from a store, and what stays and why."""
+    """The objects of a store to delete, and those to keep with the reasons."""
 
     snapshots: list[Deletion]
     kept: dict[SnapshotName, str]
     work: list[SnapshotName]
-    """Complete snapshots that stay, with scratch objects that nobody needs any more."""
+    """Complete snapshots that stay, but with scratch objects to delete."""
     memories: list[Entry]
-    """What extract remembers of snapshots that go, or are gone."""
+    """Records by which extract finds snapshots that are deleted, or no longer exist."""
     inventory: Inventory
-    """Of the moment of the decision."""
+    """The snapshots at the time of planning."""
 
     def newly_needed(self, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
-        """What these roots need of the snapshots that were there then."""
+        """Return the planned-time snapshots that these roots need."""
         return self.inventory.with_ancestors(roots)
 
 
 def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float | None = None) -> DeletionPlan:
-    """Decide what goes; nothing is deleted yet."""
+    """Decide which objects to delete; this deletes nothing."""
     now = time.time() if now is None else now
     inventory = Inventory(store)
-    used = {name: why for name in inventory.snapshots if (why := inventory.in_use(name, now))}
+    used = {name: reason for name in inventory.snapshots if (reason := inventory.in_use(name, now))}
     kept = inventory.with_ancestors({**used, **roots})
-    going = [
-        Deletion(name, snapshot.bytes, snapshot.modified, _why(snapshot))
+    deletions = [
+        Deletion(
+            name, snapshot.bytes, snapshot.modified,
+            "no kept run or model needs it" if snapshot.is_complete else "unfinished, and no kept run resumes it",
+        )
         for name, snapshot in sorted(inventory.snapshots.items())
         if name not in kept
-    ]
+    ]  # fmt: skip
     work = [
         name
         for name in sorted(kept)
-        if name not in used
-        and inventory.snapshots[name].is_complete
-        and any("/_work/" in entry.name for entry in inventory.snapshots[name].objects)
+        if name not in used and inventory.snapshots[name].is_complete and inventory.snapshots[name].has_scratch()
     ]
     memories = [
         entry for entry in inventory.memories if SnapshotName("extract", remembered_key(store, entry.name)) not in kept
     ]
-    return DeletionPlan(going, kept, work, memories, inventory)
-
-
-def _why(snapshot: StoredSnapshot) -> str:
-    return "no kept run or model needs it" if snapshot.is_complete else "unfinished, and no kept run goes on with it"
+    return DeletionPlan(deletions, kept, work, memories, inventory)
 
 
 @dataclass
 class DeletionResult:
-    """What was deleted, and what was not and why."""
+    """The snapshots that were deleted, and those that were not, with the reasons."""
 
     deleted: list[Deletion] = field(default_factory=list)
     spared: dict[SnapshotName, str] = field(default_factory=dict)
     unfinished: int = 0
-    """Files or uploads that killed writers left half written, older than a day."""
+    """Number of half-written files and uploads of killed writers, older than a day."""
 
 
 def delete_unneeded(
-    collection: DeletionPlan,
-    context: Context,
-    roots_now: Callable[[], Mapping[SnapshotName, str]],
-    tell: Callable[[Deletion], None] = lambda going: None,
+    plan: DeletionPlan, context: Context, roots_now: Callable[[], Mapping[SnapshotName, str]]
 ) -> DeletionResult:
-    """Delete what `collect` found. May be killed at any moment and started again.
+    """Delete the objects of a plan. A killed call can be repeated.
 
     Args:
-        roots_now: asked before each snapshot, so that a run that began meanwhile keeps what it has found.
+        roots_now: called before each deletion, so that a run started after planning keeps the snapshots that it reuses.
     """
-    store, swept = context.store, DeletionResult()
-    for going in collection.snapshots:
-        why = collection.newly_needed(roots_now()).get(going.name) or _in_use_now(store, going.name)
-        why = why or delete_snapshot(Draft(store, *going.name), context)
-        if why:
-            swept.spared[going.name] = why
+    store, result = context.store, DeletionResult()
+    for deletion in plan.snapshots:
+        reason = plan.newly_needed(roots_now()).get(deletion.name) or _in_use_now(store, deletion.name)
+        if reason := reason or delete_snapshot(Draft(store, *deletion.name), context):
+            result.spared[deletion.name] = reason
         else:
-            swept.deleted.append(going)
-            tell(going)
-    for name in collection.work:
+            result.deleted.append(deletion)
+    for name in plan.work:
         if holder(store, *name) is None:
             store.delete_tree(f"{name}/_work")
-    for entry in collection.memories:
-        key = remembered_key(store, entry.name)  # read again: a run may have put another there
+    for entry in plan.memories:
+        key = remembered_key(store, entry.name)  # read again: a run may have replaced it after planning
         if not key or not store.names(f"extract/{key}"):
             store.delete([entry.name])
-    swept.unfinished = store.sweep("", older_than_seconds=DAY)
-    return swept
+    result.unfinished = store.sweep("", older_than_seconds=DAY)
+    return result
 
 
 def _in_use_now(store: Store, name: SnapshotName) -> str | None:
-    now = Inventory(store, str(name))
-    return now.in_use(name, time.time()) if name in now.snapshots else None
+    inventory = Inventory(store, str(name))
+    return inventory.in_use(name, time.time()) if name in inventory.snapshots else None
 
 
 def delete_snapshot(draft: Draft, context: Context) -> str | None:
-    """Delete a snapshot while no run can begin to make it; why it was not, where it was not."""
+    """Delete a snapshot under its lease, so that no run starts to make it; return why it was kept, if it was."""
     try:
         with hold(draft, context, wait=False, remake=True) as held:
             if held is not None:
-                held.stop()  # a beat would leave a lease behind
+                held.stop()  # a later beat would write the lease again
             draft.store.delete([draft.path(MANIFEST)])
             draft.store.delete_tree(f"{draft.stage}/{draft.key}")
-    except ConfigError as error:  # a run holds it
+    except ConfigError as error:  # a run holds the lease
         return str(error)
     except StorageError as error:
-        logger.warning("%s/%s could not be deleted whole; the next gc does: %s", draft.stage, draft.key, error)
+        logger.warning("%s/%s is only partly deleted; run gc again: %s", draft.stage, draft.key, error)
         return "the store failed"
     return None

@@ -1,4 +1,4 @@
-"""Which snapshot of a store was made of which, read from their manifests: up to the archives, down to the models."""
+"""The graph of the snapshots of a store, read from their manifests: from the archives to the models."""
 
 from collections.abc import Iterator
 
@@ -12,10 +12,10 @@ KEPT, DROPPED = "part-", "dropped-"
 
 
 class Lineage:
-    """The complete snapshots of a store and how they hang together.
+    """The complete snapshots of a store, their inputs and their descendants.
 
-    An input is known by its key, or by its content digest: a snapshot that was remade with the same content is the same,
-    and one whose content changed under its key (a download that was tried again) is still what its children were made of.
+    An input is found by its key or by its content digest: a snapshot remade with the same content is the same input, and
+    one whose content changed under its key (a repeated download) is still the parent of its children.
     """
 
     def __init__(self, store: Store):
@@ -28,13 +28,13 @@ class Lineage:
             self._by_digest.setdefault((manifest.stage, manifest.content_digest), manifest)
 
     def parent(self, source: Input) -> Manifest | None:
-        """The snapshot that an input names; None where it is gone, or lies outside the store."""
+        """Return the snapshot that an input names; None if it was deleted, or is outside the store."""
         return self.manifests.get(SnapshotName(source.stage, source.key)) or self._by_digest.get(
             (source.stage, source.digest)
         )
 
     def children(self, manifest: Manifest, stage: str | None = None) -> list[Manifest]:
-        """The snapshots that were made of this one, of one stage or of all."""
+        """Return the snapshots, of one stage or of all, that have this one as an input."""
         digest, key = (manifest.stage, manifest.content_digest), (manifest.stage, manifest.key)
         return [
             other
@@ -44,25 +44,25 @@ class Lineage:
         ]
 
     def path(self, manifest: Manifest) -> list[tuple[SnapshotName, Manifest | None]]:
-        """The way of a pair to this snapshot: each stage over pairs from extract on; None where a snapshot is gone."""
-        way: list[tuple[SnapshotName, Manifest | None]] = [(SnapshotName(manifest.stage, manifest.key), manifest)]
-        at: Manifest | None = manifest
-        while at is not None and (source := next((i for i in at.inputs if i.stage in PAIR_STAGES), None)):
-            at = self.parent(source)
-            way.append((SnapshotName(source.stage, source.key), at))
-        return way[::-1]
+        """Return the snapshots from extract to this one that a pair went through; None for each that was deleted."""
+        path: list[tuple[SnapshotName, Manifest | None]] = [(SnapshotName(manifest.stage, manifest.key), manifest)]
+        current: Manifest | None = manifest
+        while current is not None and (source := next((i for i in current.inputs if i.stage in PAIR_STAGES), None)):
+            current = self.parent(source)
+            path.append((SnapshotName(source.stage, source.key), current))
+        return path[::-1]
 
     def ancestors(self, manifest: Manifest) -> dict[str, Manifest]:
-        """All that it was made of, and itself, by stage, as far as it is there."""
+        """Return the snapshot and all its ancestors in the store, by stage."""
         found, waiting = dict[str, Manifest](), [manifest]
         while waiting:
-            one = waiting.pop()
-            found.setdefault(one.stage, one)
-            waiting += [m for i in one.inputs if (m := self.parent(i)) is not None and m.stage not in found]
+            current = waiting.pop()
+            found.setdefault(current.stage, current)
+            waiting += [m for i in current.inputs if (m := self.parent(i)) is not None and m.stage not in found]
         return found
 
-    def below(self, manifest: Manifest, stage: str) -> list[Manifest]:
-        """The snapshots of a stage that descend from this one."""
+    def descendants(self, manifest: Manifest, stage: str) -> list[Manifest]:
+        """Return the descendants of a snapshot that belong to a stage, by key."""
         found, waiting = dict[str, Manifest](), [manifest]
         seen: set[SnapshotName] = set()
         while waiting:
@@ -74,8 +74,8 @@ class Lineage:
                         found[child.key] = child
         return [found[key] for key in sorted(found)]
 
-    def ends(self) -> Iterator[Rows]:
-        """Where pairs end: in a dataset, dropped by a stage, or in the newest stage of a run that went no further."""
+    def final_rows(self) -> Iterator[Rows]:
+        """Yield the rows at which the path of a pair ends: dropped by a stage, or kept without a next stage."""
         for manifest in self.manifests.values():
             if manifest.stage in PAIR_STAGES:
                 yield Rows(manifest, DROPPED)

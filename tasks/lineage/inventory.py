@@ -1,8 +1,4 @@
-"""What of a store is needed, and the deletion of the rest. Which runs and models are kept is decided by the caller.
-
-A snapshot is needed when it is a root or an ancestor of one (the inputs of its manifest, and theirs), or when some run is
-at work on it. Everything else goes: its manifest first, so that no snapshot ever looks complete and is not.
-"""
+"""List the snapshots of a store, with their manifests, their ancestors, and whether a process works on them."""
 
 import logging
 from collections.abc import Mapping
@@ -20,24 +16,24 @@ from tasks.extract.stage import MEMORIES
 logger = logging.getLogger(__name__)
 
 DAY = 86_400.0
-"""Unfinished work and half-written files younger than this may belong to a process that is alive."""
+"""Seconds. Unfinished work and half-written files younger than this may belong to a running process."""
 
 
 @dataclass
 class StoredSnapshot:
-    """What the store holds under one name."""
+    """The objects that the store holds under the name of a snapshot."""
 
     name: SnapshotName
     objects: list[Entry] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
-        """Of all its objects."""
+        """Total size of its objects."""
         return sum(entry.bytes for entry in self.objects)
 
     @property
     def modified(self) -> float:
-        """When its newest object was written."""
+        """Unix time at which its newest object was written."""
         return max(entry.modified for entry in self.objects)
 
     @property
@@ -45,9 +41,13 @@ class StoredSnapshot:
         """Whether it has a manifest."""
         return any(entry.name == f"{self.name}/{MANIFEST}" for entry in self.objects)
 
-    def work(self) -> list[Entry]:
-        """The objects that only its making needs, leases apart."""
+    def scratch(self) -> list[Entry]:
+        """Return all scratch objects but the leases."""
         return [e for e in self.objects if e.name.startswith(f"{self.name}/_work/") and "/_work/lease-" not in e.name]
+
+    def has_scratch(self) -> bool:
+        """Return whether it has scratch objects, leases included."""
+        return any("/_work/" in entry.name for entry in self.objects)
 
 
 class Inventory:
@@ -68,7 +68,7 @@ class Inventory:
                 self.snapshots.setdefault(name, StoredSnapshot(name)).objects.append(entry)
 
     def manifest(self, name: SnapshotName) -> Manifest | None:
-        """The manifest of a complete snapshot; None where there is none that can be read."""
+        """Return the manifest of a complete snapshot; None if it is incomplete or unreadable."""
         if name not in self._manifests:
             self._manifests[name] = self._read(name)
         return self._manifests[name]
@@ -81,34 +81,32 @@ class Inventory:
             return Manifest.model_validate_json(self.store.read(f"{name}/{MANIFEST}"))
         except (ValidationError, StorageError) as error:
             logger.warning(
-                "%s/%s cannot be read: its ancestors are not known (%s)", name, MANIFEST, type(error).__name__
-            )
+                "%s/%s is unreadable (%s), so the ancestors of this snapshot are unknown",
+                name, MANIFEST, type(error).__name__,
+            )  # fmt: skip
             return None
 
     def with_ancestors(self, roots: Mapping[SnapshotName, str]) -> dict[SnapshotName, str]:
-        """The roots and all that they were made of, as far as it is in the store, each with why it is needed."""
+        """Return the roots and all their ancestors in the store, each with the reason of its root."""
         needed: dict[SnapshotName, str] = {}
         waiting = list(roots.items())
         while waiting:
-            name, why = waiting.pop()
+            name, reason = waiting.pop()
             if name in needed or name not in self.snapshots:
                 continue
-            needed[name] = why
+            needed[name] = reason
             manifest = self.manifest(name)
-            waiting += [(SnapshotName(i.stage, i.key), why) for i in manifest.inputs] if manifest else []
+            waiting += [(SnapshotName(i.stage, i.key), reason) for i in manifest.inputs] if manifest else []
         return needed
 
     def in_use(self, name: SnapshotName, now: float) -> str | None:
-        """Why a snapshot is left alone whoever needs it: some process makes it, or did within a day."""
+        """Return why a snapshot must stay even if nothing needs it: a process makes it, or did within a day."""
         snapshot = self.snapshots[name]
-        if snapshot.is_complete and not any("/_work/" in entry.name for entry in snapshot.objects):
+        if snapshot.is_complete and not snapshot.has_scratch():
             return None
-        if (lease := holder(self.store, *name)) is not None and now - self._newest_lease(snapshot) < DAY:
+        newest_lease = max((e.modified for e in snapshot.objects if "/_work/lease-" in e.name), default=0.0)
+        if (lease := holder(self.store, *name)) is not None and now - newest_lease < DAY:
             return f"{lease} makes it"
-        if any(now - entry.modified < DAY for entry in snapshot.work()):
+        if any(now - entry.modified < DAY for entry in snapshot.scratch()):
             return "work on it is younger than a day"
         return None
-
-    @staticmethod
-    def _newest_lease(snapshot: StoredSnapshot) -> float:
-        return max((e.modified for e in snapshot.objects if "/_work/lease-" in e.name), default=0.0)

@@ -1,12 +1,12 @@
-"""Finds the rows of a target in the snapshots of a store, by an index beside each manifest or by reading the columns.
+"""Search the rows of snapshots for targets, by an index beside each manifest or by reading the columns.
 
-The index (dataops/trace/index.py) of a snapshot's kept or dropped rows is made when it is first asked for, and lies in the
-snapshot's folder, so that it goes when the snapshot goes::
+The index (dataops/trace/index.py) of a snapshot's kept or dropped rows is built at the first search. It is in the folder of
+the snapshot, so that it is deleted with it::
 
-    <stage>/<key>/trace/part.json                     written last: what it was made of
-    <stage>/<key>/trace/part-url-000.parquet ...      a file a kind and SEGMENT rows
+    <stage>/<key>/trace/part.json                     written last: the parts that it was built from
+    <stage>/<key>/trace/part-url-000.parquet ...      one file for each kind and each SEGMENT rows
 
-No digest covers it: it can be made again at any time, and says no more than the rows do.
+No digest covers it: it can be rebuilt at any time, and it holds nothing that the rows lack.
 """
 
 import logging
@@ -30,7 +30,7 @@ from tasks.engine.scratch_folders import scratch_folder
 logger = logging.getLogger(__name__)
 
 SEGMENT = 2_000_000
-"""Rows that are sorted at a time: bounds memory. A look-up asks each segment."""
+"""Number of rows sorted at a time, which bounds memory. A search reads each segment."""
 
 
 class Rows(NamedTuple):
@@ -41,26 +41,26 @@ class Rows(NamedTuple):
 
     @property
     def parts(self) -> list[Part]:
-        """In the order in which an index counts them."""
+        """The parts, in the order in which an index numbers them."""
         return self.manifest.named(self.prefix, ".parquet")
 
     @property
     def total(self) -> int:
-        """Rows in all."""
+        """Number of rows."""
         return sum(part.rows for part in self.parts)
 
     def __str__(self) -> str:
-        what = "kept" if self.prefix == "part-" else "dropped"
-        return f"{self.manifest.stage}/{self.manifest.key} ({self.total:,} {what} rows)"
+        kind = "kept" if self.prefix == "part-" else "dropped"
+        return f"{self.manifest.stage}/{self.manifest.key} ({self.total:,} {kind} rows)"
 
 
 class Hit(NamedTuple):
-    """A row that a target means."""
+    """A row that matches a target."""
 
     rows: Rows
     place: Place
     apart: int = 0
-    """Bits in which its phash differs from the one looked for."""
+    """Hamming distance of its phash from that of the target, in bits."""
 
     @property
     def part(self) -> Part:
@@ -69,7 +69,7 @@ class Hit(NamedTuple):
 
 
 class Header(BaseModel):
-    """trace/part.json: what an index was made of."""
+    """The fields of trace/part.json: the parts that an index was built from, and its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,7 +78,7 @@ class Header(BaseModel):
     """sha256 of each part."""
     segments: int
     sizes: dict[str, int]
-    """Bytes of each file."""
+    """Size of each index file, in bytes."""
 
 
 @dataclass
@@ -86,51 +86,51 @@ class Search:
     """Searches the rows of a store.
 
     Args:
-        make: make the indexes that are missing; False: read the columns instead.
+        make: build missing indexes; if False, read the columns instead.
     """
 
     store: Store
     make: bool = True
 
     def find(self, rows: Rows, targets: Sequence[Target]) -> list[Hit]:
-        """The rows that any of the targets means, each once, in the order of the parts; the nearest first of a phash."""
-        header = self._index(rows) if rows.total else None
+        """Return each row that matches a target once, by phash distance, then in the order of the parts."""
+        header = self._find_index(rows) if rows.total else None
         if header is None:
             return self._scan(rows, targets) if rows.total else []
         found: dict[Place, int] = {}
         for target in targets:
-            for place, apart in self._asked(rows, header, target):
+            for place, apart in self._search_index(rows, header, target):
                 found[place] = min(apart, found.get(place, 64))
         hits = [Hit(rows, place, apart) for place, apart in found.items()]
         return sorted(hits, key=lambda hit: (hit.apart, hit.place))
 
-    def _asked(self, rows: Rows, header: Header, target: Target) -> Iterator[tuple[Place, int]]:
+    def _search_index(self, rows: Rows, header: Header, target: Target) -> Iterator[tuple[Place, int]]:
         kinds = {"url": ("url", "page_url"), "domain": ("host",)}.get(target.kind, (target.kind,))
         for kind in kinds:
             for segment in range(header.segments):
                 name = f"{_stem(rows)}-{kind}-{segment:03d}.parquet"
                 path = rows.manifest.path(name)
                 file = IndexFile(RangeFile(self.store, path, header.sizes[name]))  # pyright: ignore[reportArgumentType]
-                yield from _ask(file, target)
+                yield from _search_file(file, target)
 
-    def _index(self, rows: Rows) -> Header | None:
-        """What is known of the index, which is made where it is missing or of other parts; None: there is none."""
-        wanted = {part.name: part.sha256 for part in rows.parts}
+    def _find_index(self, rows: Rows) -> Header | None:
+        """Return the header of the index, built if it is missing or was built from other parts; None if there is none."""
+        current = {part.name: part.sha256 for part in rows.parts}
         name = rows.manifest.path(f"{_stem(rows)}.json")
         if self.store.size(name) is not None:
             try:
                 header = Header.model_validate_json(self.store.read(name))
             except ValidationError:
                 header = None
-            if header is not None and (header.format, header.parts) == (trace_index.FORMAT, wanted):
+            if header is not None and (header.format, header.parts) == (trace_index.FORMAT, current):
                 return header
         if not self.make:
-            logger.info("%s has no index: its columns are read", rows)
+            logger.info("%s has no index: reading its columns", rows)
             return None
         try:
             return build_index(self.store, rows)
         except StorageError as error:
-            logger.warning("%s gets no index, its columns are read instead: %s", rows, error)
+            logger.warning("cannot write an index of %s, reading its columns instead: %s", rows, error)
             return None
 
     def _scan(self, rows: Rows, targets: Sequence[Target]) -> list[Hit]:
@@ -141,15 +141,14 @@ class Search:
         return hits
 
     def rows(self, hits: Iterable[Hit]) -> list[dict[str, Any]]:
-        """The rows themselves, in the order of the hits."""
-        by_part: dict[tuple[str, str], list[Hit]] = {}
+        """Return the row of each hit, in the order of the hits."""
         hits = list(hits)
+        by_part: dict[str, list[int]] = {}
         for hit in hits:
-            by_part.setdefault((hit.rows.manifest.path(hit.part.name), hit.part.name), []).append(hit)
+            by_part.setdefault(hit.rows.manifest.path(hit.part.name), []).append(hit.place.row)
         found: dict[tuple[str, int], dict[str, Any]] = {}
-        for (path, _), mine in by_part.items():
-            for number, row in read_rows(self.store, path, [hit.place.row for hit in mine]):
-                found[path, number] = row
+        for path, numbers in by_part.items():
+            found |= {(path, number): row for number, row in read_rows(self.store, path, numbers)}
         return [found[hit.rows.manifest.path(hit.part.name), hit.place.row] for hit in hits]
 
 
@@ -157,7 +156,7 @@ def _stem(rows: Rows) -> str:
     return f"trace/{rows.prefix.rstrip('-')}"
 
 
-def _ask(file: IndexFile, target: Target) -> Iterator[tuple[Place, int]]:
+def _search_file(file: IndexFile, target: Target) -> Iterator[tuple[Place, int]]:
     if target.kind == "phash" and target.bits:
         yield from file.near(trace_index.hex_key(target.value), target.bits)
     elif target.kind == "domain":
@@ -169,20 +168,20 @@ def _ask(file: IndexFile, target: Target) -> Iterator[tuple[Place, int]]:
 
 
 def build_index(store: Store, rows: Rows) -> Header:
-    """Make the index of some rows. Two processes that do so at once write the same bytes."""
-    logger.info("making the index of %s", rows)
+    """Build the index of some rows. Two processes that build it at once write the same bytes."""
+    logger.info("building an index of %s", rows)
     sizes: dict[str, int] = {}
-    segments, waiting, pending = 0, 0, list[dict[str, pa.Table]]()
+    segments, pending_rows, pending = 0, 0, list[dict[str, pa.Table]]()
     parts = rows.parts
     for number, part in enumerate(parts):
         table = read_columns(store, rows.manifest.path(part.name), trace_index.COLUMNS)
         pending.append(trace_index.build(number, table))
-        waiting += part.rows
-        if waiting >= SEGMENT or number == len(parts) - 1:
+        pending_rows += part.rows
+        if pending_rows >= SEGMENT or number == len(parts) - 1:
             sizes |= _put_segment(store, rows, segments, pending)
-            segments, waiting, pending = segments + 1, 0, []
-    made_of = {part.name: part.sha256 for part in parts}
-    header = Header(format=trace_index.FORMAT, parts=made_of, segments=segments, sizes=sizes)
+            segments, pending_rows, pending = segments + 1, 0, []
+    checksums = {part.name: part.sha256 for part in parts}
+    header = Header(format=trace_index.FORMAT, parts=checksums, segments=segments, sizes=sizes)
     store.put(rows.manifest.path(f"{_stem(rows)}.json"), header.model_dump_json().encode())
     return header
 
@@ -199,10 +198,10 @@ def _put_segment(store: Store, rows: Rows, segment: int, pending: Sequence[dict[
     return sizes
 
 
-def _parquet(store: Store, name: str) -> pq.ParquetFile:
+def _open_parquet(store: Store, name: str) -> pq.ParquetFile:
     size = store.size(name)
     if size is None:
-        raise CorruptPart(f"{store.uri}/{name} is missing, which its manifest names; `run --verify` remakes it")
+        raise CorruptPart(f"{store.uri}/{name} is missing, but its manifest names it; `run --verify` remakes it")
     try:
         return pq.ParquetFile(RangeFile(store, name, size))
     except pa.ArrowInvalid as error:
@@ -210,19 +209,19 @@ def _parquet(store: Store, name: str) -> pq.ParquetFile:
 
 
 def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
-    """Those of the columns that a part has."""
-    file = _parquet(store, name)
+    """Read those of the columns that a part has."""
+    file = _open_parquet(store, name)
     return file.read(columns=[column for column in columns if column in file.schema_arrow.names])
 
 
-def read_rows(store: Store, name: str, wanted: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Some rows of a part by their numbers: only the row groups that hold one are read."""
-    file, start = _parquet(store, name), 0
-    left = sorted(set(wanted))
+def read_rows(store: Store, name: str, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield rows of a part by their numbers; only the row groups that hold one are read."""
+    file, start = _open_parquet(store, name), 0
+    remaining = sorted(set(numbers))
     for group in range(file.metadata.num_row_groups):
         end = start + file.metadata.row_group(group).num_rows
-        mine = [row for row in left if start <= row < end]
-        if mine:
+        in_group = [row for row in remaining if start <= row < end]
+        if in_group:
             table = file.read_row_group(group)
-            yield from zip(mine, table.take([row - start for row in mine]).to_pylist(), strict=True)
+            yield from zip(in_group, table.take([row - start for row in in_group]).to_pylist(), strict=True)
         start = end

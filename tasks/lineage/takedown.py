@@ -1,7 +1,8 @@
-"""Takes things out: makes the next dataset versions without them, tags the models that saw them, and proves it.
+"""Find the datasets that hold what a takedown request names, make their next versions, and tag the models trained on them.
 
-A version after a takedown is an ordinary `pack` snapshot, with the key that the next run of its config will look for: that
-run takes it, and trains on it. Nothing is deleted here (tasks/lineage/takedown_raw.py does, on request).
+The next version is an ordinary `pack` snapshot with the key that the next run of its config computes, so that this run
+reuses it and trains on it. Nothing is deleted here: tasks/lineage/takedown_raw.py deletes, and
+tasks/lineage/takedown_proof.py proves the removal.
 """
 
 import logging
@@ -28,12 +29,12 @@ from tasks.tracking.registry import RegisteredVersion, Registry
 logger = logging.getLogger(__name__)
 
 TAG = "takedowns"
-"""On a version: the requests whose targets it saw in training, by digest."""
+"""Tag of a model version: the digests of the requests whose targets were in its training data."""
 
 
 @dataclass
 class AffectedDataset:
-    """A dataset version that holds what is to be taken out."""
+    """A dataset version that holds pairs to remove, and the models trained on it."""
 
     dataset: Manifest
     uids: list[str]
@@ -43,7 +44,7 @@ class AffectedDataset:
 
 @dataclass
 class TakedownResult:
-    """What became of one affected dataset version."""
+    """The result of a takedown for one affected dataset version."""
 
     affected: AffectedDataset
     successor: Manifest | None = None
@@ -51,13 +52,13 @@ class TakedownResult:
     rewritten: list[str] = field(default_factory=list)
     unchanged: int = 0
     proof: list[str] = field(default_factory=list)
-    """What was read again and found clean."""
+    """Sentences of `prove_removal`."""
     tagged: list[str] = field(default_factory=list)
-    unreachable: dict[str, str] = field(default_factory=dict)
-    """Versions that could not be tagged, each with why."""
+    not_tagged: dict[str, str] = field(default_factory=dict)
+    """Model versions that could not be tagged, with the reasons."""
 
     def as_json(self) -> dict[str, Any]:
-        """For the report."""
+        """Return the fields of the report."""
         return {
             "dataset": self.affected.dataset.key,
             "pairs": len(self.affected.uids),
@@ -69,34 +70,34 @@ class TakedownResult:
             "unchanged": self.unchanged,
             "proof": self.proof,
             "models_tagged": self.tagged,
-            "models_not_tagged": self.unreachable,
+            "models_not_tagged": self.not_tagged,
         }
 
 
 def find_affected(
     lineage: Lineage, search: Search, targets: Sequence[Target], registry: Registry
 ) -> list[AffectedDataset]:
-    """The dataset versions that hold what the targets mean, and the models that were trained on them."""
+    """Return the dataset versions with rows that match a target, and the models trained on them."""
     found: list[AffectedDataset] = []
     for manifest in lineage.manifests.values():
         if manifest.stage != "pack":
             continue
         hits = search.find(Rows(manifest, KEPT), targets)
-        rows = [(hit, row) for hit, row in zip(hits, search.rows(hits), strict=True) if _is_meant(row, targets)]
+        rows = [row for row in search.rows(hits) if _matches(row, targets)]
         if rows:
-            uids, shards = sorted(row["uid"] for _, row in rows), sorted({row["shard"] for _, row in rows})
-            found.append(AffectedDataset(manifest, uids, shards, _models(lineage, registry, manifest)))
+            uids, shards = sorted(row["uid"] for row in rows), sorted({row["shard"] for row in rows})
+            found.append(AffectedDataset(manifest, uids, shards, _trained_models(lineage, registry, manifest)))
     return found
 
 
-def _is_meant(row: dict[str, Any], targets: Sequence[Target]) -> bool:
+def _matches(row: dict[str, Any], targets: Sequence[Target]) -> bool:
     return bool(matching_rows(pa.table({c: pa.array([row[c]], pa.string()) for c in COLUMNS}), targets)[0])
 
 
-def _models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[RegisteredVersion]:
-    """As MLflow tells, else as register wrote down."""
+def _trained_models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[RegisteredVersion]:
+    """Return the versions that MLflow lists, and those that only the register snapshots name."""
     known = {v.uri: v for v in registry.of_snapshot("pack", pack.key)}
-    for register in lineage.below(pack, "register"):
+    for register in lineage.descendants(pack, "register"):
         facts = register.facts
         version = RegisteredVersion(str(facts["model_name"]), str(facts["version"]), facts.get("run_id"))
         known.setdefault(version.uri, version)
@@ -106,55 +107,54 @@ def _models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[Regist
 def replace_affected(
     lineage: Lineage, context: Context, request: Request, found: Sequence[AffectedDataset]
 ) -> list[TakedownResult]:
-    """Make the next version of each dataset, prove that it is clean, and tag the models of the old one."""
-    outcomes: list[TakedownResult] = []
-    for one in found:
-        outcome = TakedownResult(one)
+    """Make the next version of each dataset, prove the removal, and tag the models of the old version."""
+    results: list[TakedownResult] = []
+    for affected in found:
+        result = TakedownResult(affected)
         try:
-            _succeed(lineage, context, outcome)
-        except PairmillError as error:  # the other datasets are to be done all the same
-            outcome.error = f"{type(error).__name__}: {error}"
-            logger.error("dataset %s has no next version: %s", one.dataset.key, error)
-        _tag(outcome, request)
-        outcomes.append(outcome)
-    return outcomes
+            _make_successor(lineage, context, result)
+        except PairmillError as error:  # continue with the other datasets
+            result.error = f"{type(error).__name__}: {error}"
+            logger.error("dataset %s has no next version: %s", affected.dataset.key, error)
+        _tag_models(result, request)
+        results.append(result)
+    return results
 
 
-def _succeed(lineage: Lineage, context: Context, outcome: TakedownResult) -> None:
-    store, old = context.store, outcome.affected.dataset
+def _make_successor(lineage: Lineage, context: Context, result: TakedownResult) -> None:
+    store, old = context.store, result.affected.dataset
     requests = recorded(store)
     inputs = [i for i in old.inputs if i.stage != STAGE] + requests
     upstream = [m for i in inputs if (m := lineage.parent(i)) is not None]
     if missing := [f"{i.stage}/{i.key}" for i in inputs if i.stage != STAGE and lineage.parent(i) is None]:
         raise ContractError(
-            f"its {' and '.join(missing)} is no longer in the store; run its config again, which heeds the takedown"
+            f"its {' and '.join(missing)} is no longer in the store; run its config again, which applies the takedown"
         )
     config = PackConfig.model_validate(old.config)
     key = snapshot_key(PACK.name, PACK.version, config.key_config(), old.seed, inputs)
-    outcome.successor = make(Plan(PACK, config, old.seed, tuple(upstream), tuple(inputs), key), context)
+    result.successor = make(Plan(PACK, config, old.seed, tuple(upstream), tuple(inputs), key), context)
     before = {part.name: part.sha256 for part in old.parts}
-    tars = outcome.successor.named("", ".tar")
-    outcome.rewritten = [part.name for part in tars if before.get(part.name) != part.sha256]
-    outcome.unchanged = len(tars) - len(outcome.rewritten)
-    outcome.proof = prove_removal(store, outcome.successor, targets_of(store, requests), outcome.affected.uids, before)
+    tars = result.successor.named("", ".tar")
+    result.rewritten = [part.name for part in tars if before.get(part.name) != part.sha256]
+    result.unchanged = len(tars) - len(result.rewritten)
+    targets = targets_of(store, requests)
+    result.proof = prove_removal(store, result.successor, targets, result.affected.uids, before)
 
 
-def _tag(outcome: TakedownResult, request: Request) -> None:
-    """Write on each model's version what it saw; one that cannot be reached is named."""
-    for version in outcome.affected.models:
-        text = (
-            f"{len(outcome.affected.uids)} pairs of dataset {outcome.affected.dataset.key}, on {request.requested_at}"
-        )
-        following = f"; next version {outcome.successor.key}" if outcome.successor else ""
+def _tag_models(result: TakedownResult, request: Request) -> None:
+    """Tag each model version with the request; record those that cannot be tagged."""
+    affected = result.affected
+    text = f"{len(affected.uids)} pairs of dataset {affected.dataset.key}, on {request.requested_at}"
+    if result.successor:
+        text += f"; next version {result.successor.key}"
+    for version in affected.models:
         try:
             with tracking.mlflow_errors():
                 client = tracking.connect()
                 known = client.get_model_version(version.name, version.version).tags.get(TAG, "")
-                named = " ".join(sorted({*known.split(), request.digest}))
-                client.set_model_version_tag(version.name, version.version, TAG, named)
-                client.set_model_version_tag(
-                    version.name, version.version, f"takedown.{request.digest}", text + following
-                )
-            outcome.tagged.append(version.uri)
+                digests = " ".join(sorted({*known.split(), request.digest}))
+                client.set_model_version_tag(version.name, version.version, TAG, digests)
+                client.set_model_version_tag(version.name, version.version, f"takedown.{request.digest}", text)
+            result.tagged.append(version.uri)
         except PairmillError as error:
-            outcome.unreachable[version.uri] = str(error)
+            result.not_tagged[version.uri] = str(error)

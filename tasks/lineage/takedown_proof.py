@@ -15,40 +15,42 @@ from tasks.lineage.graph import KEPT
 def prove_removal(
     store: Store, dataset: Manifest, targets: Sequence[Target], uids: Sequence[str], before: dict[str, str]
 ) -> list[str]:
-    """Read a new version again: no row is matching_rows by the targets, no shard holds a sample of the pairs taken out.
+    """Check that no row of a new version matches a target, and no shard holds a sample of a removed pair.
 
     Args:
-        before: sha256 of the parts of the version that it follows.
+        uids: removed pairs.
+        before: sha256 of each part of the previous version, by name.
 
-    Raises: ContractError that names what was found.
+    Returns: one sentence for each check, for the report.
+    Raises: ContractError that names the row, shard or sample that is left.
     """
-    gone, rows, samples, same = set(uids), 0, 0, 0
+    removed, rows, samples, unchanged = set(uids), 0, 0, 0
     for part in dataset.named(KEPT, ".parquet"):
         table = read_table(store, dataset.path(part.name))
-        if matching_rows(table, targets).any() or gone & {*table["uid"].to_pylist()}:
+        if matching_rows(table, targets).any() or removed & {*table["uid"].to_pylist()}:
             raise ContractError(f"{dataset.path(part.name)} still has a row of what was taken down")
         rows += table.num_rows
     for part in dataset.parts:
         if file_sha256(store.local(dataset.path(part.name))) != part.sha256:
-            raise ContractError(f"{dataset.path(part.name)} is not what its manifest says")
+            raise ContractError(f"{dataset.path(part.name)} differs from the sha256 in its manifest")
         if part.name.endswith(".tar") and before.get(part.name) == part.sha256:
-            same += 1
+            unchanged += 1
         elif part.name.endswith(".tar"):
-            samples += _clean_samples(store, dataset.path(part.name), gone)
+            samples += _count_samples(store, dataset.path(part.name), removed)
     return [
-        f"{rows:,} rows of the new version were read again: no target means any of them",
-        f"{samples:,} samples of its rewritten shards were read again: none is of a pair that was taken out",
-        f"the sha256 of all its {len(dataset.parts):,} parts were computed again; {same:,} shards are those of before",
+        f"{rows:,} rows of the new version were read again: no row matches a target",
+        f"{samples:,} samples of its rewritten shards were read again: none belongs to a removed pair",
+        f"the sha256 of all {len(dataset.parts):,} parts was computed again; {unchanged:,} shards are unchanged",
     ]
 
 
-def _clean_samples(store: Store, tar: str, gone: set[str]) -> int:
-    """The number of samples of a shard. Raises: ContractError when one is of a pair that is gone, by key or by its row."""
+def _count_samples(store: Store, tar: str, removed: set[str]) -> int:
+    """Return the number of samples of a shard. Raises: ContractError if one belongs to a removed pair, by key or uid."""
     count = 0
     with store.open(tar) as file:
         for key, members in read_samples(file, tar):
             row = json.loads(members.get("json", b"{}"))
-            if key in gone or row.get("uid") in gone:
+            if key in removed or row.get("uid") in removed:
                 raise ContractError(f"{tar} still has the sample {key}")
             count += 1
     return count

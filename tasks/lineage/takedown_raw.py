@@ -1,8 +1,8 @@
-"""Deletes what was taken down where it came from: raw shards, kept originals, and the dataset versions that still hold it.
+"""Delete what was taken down from raw shards and kept originals, and delete the dataset versions that still hold it.
 
-A raw snapshot is written anew under its own key, as a reopened download is (tasks/download/rounds.py): its digest changes,
-so the next run of its config judges and packs the remaining rows again, and fetches nothing. New objects stand beside the
-old ones until the manifest is replaced, so a kill leaves the old snapshot whole or the new one.
+A raw snapshot is rewritten under its own key, as by a download round (tasks/download/rounds.py). Its digest changes, so the
+next run of its config curates and packs the remaining rows again and fetches nothing. New objects are written before the
+manifest is replaced, and old ones deleted after it: a killed call leaves either the old snapshot or the new one, complete.
 """
 
 import io
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RawSnapshot:
-    """A raw snapshot that holds pictures of what is to be taken out, and its parts that do."""
+    """A download snapshot with images to remove, the parts that hold them, and the number of their pairs."""
 
     download: Manifest
     parts: list[Part]
@@ -42,15 +42,15 @@ class RawSnapshot:
 def find_raw_snapshots(
     lineage: Lineage, search: Search, targets: Sequence[Target], uids: set[str]
 ) -> list[RawSnapshot]:
-    """The downloads that hold such pictures.
+    """Return the download snapshots with rows that match.
 
     Args:
-        uids: pairs that are known to be matching_rows, as by a phash, which a raw row does not have.
+        uids: pairs that match by a column which raw rows lack, such as `phash`.
     """
-    named = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
+    all_targets = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
     found: list[RawSnapshot] = []
     for manifest in lineage.manifests.values():
-        hits = search.find(Rows(manifest, KEPT), named) if manifest.stage == "download" else []
+        hits = search.find(Rows(manifest, KEPT), all_targets) if manifest.stage == "download" else []
         if hits:
             parts = {hit.part.name: hit.part for hit in hits}
             found.append(RawSnapshot(manifest, [parts[name] for name in sorted(parts)], len(hits)))
@@ -58,80 +58,82 @@ def find_raw_snapshots(
 
 
 def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target], uids: set[str]) -> list[str]:
-    """Write a raw snapshot anew without what was taken down; the addresses of the pictures that are gone.
+    """Rewrite a raw snapshot without what was taken down; return the URLs of the removed images.
 
-    Raises: ConfigError that names the run that makes it now, where one does.
+    Raises: ConfigError that names the run that makes the snapshot now, if there is one.
     """
     manifest = raw.download
     draft = Draft(context.store, manifest.stage, manifest.key)
-    named = [*targets, *(Target("uid", uid) for uid in uids)]
+    all_targets = [*targets, *(Target("uid", uid) for uid in uids)]
     with hold(draft, context, wait=False, remake=True) as held:
         assert held is not None
-        parts, old, gone = {part.name: part for part in manifest.parts}, list[str](), list[str]()
+        parts, replaced, removed = {part.name: part for part in manifest.parts}, list[str](), list[str]()
         for part in raw.parts:
-            replaced, fresh, lost = _without(held.draft, manifest, part, named)
-            for name in replaced:
+            old, new, urls = _rewrite_part(held.draft, manifest, part, all_targets)
+            for name in old:
                 del parts[name]
-            parts |= {one.name: one for one in fresh}
-            old, gone = old + replaced, gone + lost
-        after = _manifest(manifest, list(parts.values()), len(gone))
+            parts |= {one.name: one for one in new}
+            replaced, removed = replaced + old, removed + urls
+        after = _update_manifest(manifest, list(parts.values()), len(removed))
         held.draft.check_fence()
         draft.store.put(draft.path(MANIFEST), after.model_dump_json(indent=2).encode())
-        draft.store.delete([draft.path(name) for name in old])
-        draft.store.delete_tree(draft.path("trace"))  # the index of rows that are gone
-    return gone
+        draft.store.delete([draft.path(name) for name in replaced])
+        draft.store.delete_tree(draft.path("trace"))  # this index still names the removed rows
+    return removed
 
 
-def _without(
-    draft: Draft, manifest: Manifest, part: Part, named: Sequence[Target]
+def _rewrite_part(
+    draft: Draft, manifest: Manifest, part: Part, targets: Sequence[Target]
 ) -> tuple[list[str], list[Part], list[str]]:
-    """A raw shard without some of its samples: the names of its parts, those that replace them, the addresses that left."""
+    """Write a raw shard without the matching samples; return the old part names, the new parts and the removed URLs."""
     stem = part.name.removesuffix(".parquet").removeprefix("part-")
-    fresh = _next_name(stem)
+    new_stem = _next_stem(stem)
     rows = read_table(draft.store, manifest.path(part.name))
-    mask = matching_rows(rows, named)
-    kept, left = rows.filter(pa.array(~mask)), rows.filter(pa.array(mask))
-    lost = left["uid"].to_pylist()
-    names = pa.array([f"{fresh}.tar"] * kept.num_rows, pa.string())
-    kept = kept.set_column(kept.schema.get_field_index("shard"), DOWNLOADED.field("shard"), names)
-    there = {one.name for one in manifest.parts}
+    mask = matching_rows(rows, targets)
+    kept, removed = rows.filter(pa.array(~mask)), rows.filter(pa.array(mask))
+    uids = removed["uid"].to_pylist()
+    shards = pa.array([f"{new_stem}.tar"] * kept.num_rows, pa.string())
+    kept = kept.set_column(kept.schema.get_field_index("shard"), DOWNLOADED.field("shard"), shards)
+    tar = _tar_without(draft, manifest.path(f"{stem}.tar"), set(uids))
+    reasons = {"uid": uids, "drop_reason": [TAKEDOWN] * len(uids), "drop_stage": ["download"] * len(uids)}
+    dropped_rows = conform(pa.table(reasons), dropped(DOWNLOADED), part.name)
     parts = [
-        draft.put_bytes(f"{fresh}.tar", _tar_without(draft, manifest.path(f"{stem}.tar"), set(lost)), kept.num_rows),
-        draft.put_table(f"part-{fresh}.parquet", conform(kept, DOWNLOADED, part.name)),
+        draft.put_bytes(f"{new_stem}.tar", tar, kept.num_rows),
+        draft.put_table(f"part-{new_stem}.parquet", conform(kept, DOWNLOADED, part.name)),
+        draft.put_table(f"dropped-{new_stem}-t.parquet", dropped_rows),
     ]
-    gone = {"uid": lost, "drop_reason": [TAKEDOWN] * len(lost), "drop_stage": ["download"] * len(lost)}
-    parts.append(draft.put_table(f"dropped-{fresh}-t.parquet", conform(pa.table(gone), dropped(DOWNLOADED), part.name)))
     replaced = [part.name, f"{stem}.tar"]
     number = re.sub(r"-r\d+$", "", stem)
     for evidence in manifest.named(f"evidence-{number}", ".parquet"):
         table = read_table(draft.store, manifest.path(evidence.name))
-        table = table.filter(pa.array([uid not in set(lost) for uid in table["uid"].to_pylist()], pa.bool_()))
-        parts.append(draft.put_table(f"evidence-{fresh}.parquet", table))
+        table = table.filter(pa.array([uid not in set(uids) for uid in table["uid"].to_pylist()], pa.bool_()))
+        parts.append(draft.put_table(f"evidence-{new_stem}.parquet", table))
         replaced.append(evidence.name)
-    return [name for name in replaced if name in there], parts, left["url"].to_pylist()
+    existing = {one.name for one in manifest.parts}
+    return [name for name in replaced if name in existing], parts, removed["url"].to_pylist()
 
 
-def _next_name(stem: str) -> str:
-    """00003 becomes 00003-r1, and that 00003-r2."""
-    number, _, again = stem.partition("-r")
-    return f"{number}-r{int(again or 0) + 1}"
+def _next_stem(stem: str) -> str:
+    """Return 00003-r1 for 00003, and 00003-r2 for that."""
+    number, _, revision = stem.partition("-r")
+    return f"{number}-r{int(revision or 0) + 1}"
 
 
-def _tar_without(draft: Draft, name: str, gone: set[str]) -> bytes:
+def _tar_without(draft: Draft, name: str, removed: set[str]) -> bytes:
     out = io.BytesIO()
     writer = ShardWriter(out)
     with draft.store.open(name) as file:
         for key, members in read_samples(file, name):
-            if key not in gone:
+            if key not in removed:
                 writer.write(key, members)
     writer.close()
     return out.getvalue()
 
 
-def _manifest(manifest: Manifest, parts: list[Part], gone: int) -> Manifest:
+def _update_manifest(manifest: Manifest, parts: list[Part], removed: int) -> Manifest:
     counts = manifest.counts
-    reasons = Counter(counts.dropped) + Counter({TAKEDOWN: gone})
-    counts = Counts(input=counts.input, kept=counts.kept - gone, dropped=dict(sorted(reasons.items())))
+    reasons = Counter(counts.dropped) + Counter({TAKEDOWN: removed})
+    counts = Counts(input=counts.input, kept=counts.kept - removed, dropped=dict(sorted(reasons.items())))
     facts = {**manifest.facts, "samples": counts.kept}
     ordered = sorted(parts, key=lambda part: part.name)
     changed = {"parts": ordered, "counts": counts, "facts": facts, "content_digest": content_digest(ordered)}
@@ -139,17 +141,17 @@ def _manifest(manifest: Manifest, parts: list[Part], gone: int) -> Manifest:
 
 
 def delete_originals(folders: Sequence[Path], urls: Sequence[str]) -> int:
-    """Delete the bytes as fetched that are kept for these addresses; how many there were."""
-    dropped_ = 0
+    """Delete the response bodies that are kept for these URLs; return their number."""
+    deleted = 0
     for folder in folders:
-        kept = Originals(folder)
+        originals = Originals(folder)
         for url in urls:
-            if kept.get(url) is not None:
-                kept.drop(url)
-                dropped_ += 1
-    return dropped_
+            if originals.get(url) is not None:
+                originals.drop(url)
+                deleted += 1
+    return deleted
 
 
 def delete_superseded(context: Context, manifest: Manifest) -> str | None:
-    """Delete a dataset version that has a next one; why it was not, where it was not."""
+    """Delete a dataset version that has a next version; return why it was kept, if it was."""
     return delete_snapshot(Draft(context.store, manifest.stage, manifest.key), context)

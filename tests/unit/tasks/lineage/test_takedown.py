@@ -222,7 +222,7 @@ def test_the_command_reports_and_deletes(
     everything = b"".join(store.read(n) for n in store.names("") if n.startswith(("pack/", "download/")))
     assert not any(row["data"] in everything for row in some_pairs() if row["url"].endswith("/4.jpg"))
     (second,) = taken_out(store, TARGETS["sha256"][0])
-    assert (second.trouble, len(second.rewritten)) == ("", 1), "a version is made of the one before, not of raw shards"
+    assert (second.error, len(second.rewritten)) == ("", 1), "a version is made of the one before, not of raw shards"
 
 
 def test_every_wrong_line_is_named(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_an_index_of_other_parts_is_made_again(made: Any, monkeypatch: pytest.Mo
 
 
 def test_dropped_and_kept_rows_are_each_indexed_once(made: Any) -> None:
-    ends = {(rows.manifest.stage, rows.prefix) for rows in Lineage(made[0]).ends()}
+    ends = {(rows.manifest.stage, rows.prefix) for rows in Lineage(made[0]).final_rows()}
     assert ends == {(stage, DROPPED) for stage in ("extract", "filter", "download", "curate", "pack")} | {
         ("pack", KEPT)
     }
