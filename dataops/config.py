@@ -1,8 +1,11 @@
 """The base of every stage's config table."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
+
+from dataops.errors import ConfigError
 
 
 class StageConfig(BaseModel):
@@ -16,3 +19,18 @@ class StageConfig(BaseModel):
     def key_config(self) -> dict[str, Any]:
         """The fields that decide the output, as JSON values."""
         return self.model_dump(mode="json", exclude=set(self.execution_fields))
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the files and libraries that the table names: a line each, which begins with the path
+        inside the table. No data is read for it.
+        """
+        return []
+
+
+def problems_of(path: str, check: Callable[[], object]) -> list[str]:
+    """Call `check` and return the message of its ConfigError as a problem of the field `path`, or nothing."""
+    try:
+        check()
+    except ConfigError as error:
+        return [f"{path}: {error}"]
+    return []

@@ -7,27 +7,26 @@ secrets only; nothing secret can enter a config, a manifest or a Prefect paramet
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dataops import redaction as secrets
+from dataops.config import problems_of
 from dataops.errors import ConfigError
 from dataops.funnel import STAGES
 from dataops.redaction import redact
 from dataops.store import open_store
 from tasks.curate.config import CurateConfig
-from tasks.curate.evaluation_overlap import find_evaluation_files
 from tasks.download.config import DownloadConfig
 from tasks.engine.context import RayCluster
 from tasks.engine.ray_pool import missing_ray
 from tasks.evaluate.config import EvaluateConfig
 from tasks.extract.config import KINDS, SourceConfig
 from tasks.filter.config import FilterConfig
-from tasks.filter.queries import read_queries
 from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
-from training.config import TrainConfig, load_model_config
+from training.config import TrainConfig
 
 
 class _Table(BaseModel):
@@ -39,6 +38,10 @@ class StoreConfig(_Table):
 
     uri: str = Field(default=".pairmill/store", min_length=1)
     """A folder, or s3://bucket/prefix."""
+
+    def problems(self) -> list[str]:
+        """Return why the store cannot be written. Raises: StorageError when it does not answer now."""
+        return problems_of("uri", lambda: open_store(self.uri).check_writable())
 
 
 class ExecutionConfig(_Table):
@@ -63,10 +66,18 @@ class ExecutionConfig(_Table):
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each new try of a stage that failed with an error that another try may mend; empty: none."""
 
+    def problems(self) -> list[str]:
+        """Return whether Ray is needed and missing."""
+        return [f"engine: {missing}"] if self.engine == "ray" and (missing := missing_ray()) else []
+
     def cluster(self) -> RayCluster:
         """The cluster of Ray, for whatever uses it."""
         more = (self.ray_cpus, self.ray_memory_bytes, self.ray_max_retries, self.ray_shared_store)
         return RayCluster(self.ray_address, self.workers, *more)
+
+
+_TABLES = {"extract": "source", "register": "register_"}
+"""Fields of RunConfig whose names are not those of their stages."""
 
 
 class RunConfig(_Table):
@@ -213,51 +224,31 @@ def _table(steps: list[Any]) -> type[BaseModel] | None:
 def _problems_outside(
     values: Mapping[str, Any], config: RunConfig | None, *, sources: bool, until: str | None
 ) -> list[str]:
-    """What is wrong with the files and places that the valid tables name: a bad table elsewhere does not hide it.
+    """Return the problems of the files and services that the tables name; those of stages that will not run may be absent.
 
-    Those of stages that will not run may be given later.
+    Where one table is invalid, the others are checked all the same.
     """
-    runs = STAGES[: STAGES.index(until) + 1] if until in STAGES else STAGES
+    types = get_type_hints(RunConfig, include_extras=True)
 
-    def table(name: str, model: Any) -> Any:
+    def table(name: str) -> Any:
         if config is not None:
             return getattr(config, name)
         try:
-            return TypeAdapter(model).validate_python(values.get(name, {}))
+            return TypeAdapter(types[name]).validate_python(values.get(RunConfig.model_fields[name].alias or name, {}))
         except ValidationError:
             return None
 
+    last = STAGES.index(until) + 1 if until in STAGES else len(STAGES)
+    stages = STAGES[0 if sources else STAGES.index("train") : last]
     problems: list[str] = []
-    if (execution := table("execution", ExecutionConfig)) is not None and execution.engine == "ray":
-        problems += [f"execution.engine: {missing}"] if (missing := missing_ray()) else []
-    if sources and (source := table("source", SourceConfig)) is not None:
-        problems += [f"source.{line}" for line in source.problems()]
-    if sources and (filter_ := table("filter", FilterConfig)) is not None and (balance := filter_.balance):
-        problems += _caught("filter.balance.queries", lambda: read_queries(Path(balance.queries)))
-    if sources and "download" in runs and (download := table("download", DownloadConfig)) is not None:
-        problems += [f"download.{line}" for line in download.problems()]
-    if sources and "curate" in runs and (curate := table("curate", CurateConfig)) is not None:
-        problems += [f"curate.scores.{line}" for line in curate.scores.problems()]
-        if overlap := curate.overlap:
-            problems += _caught("curate.overlap.paths", lambda: [find_evaluation_files(path) for path in overlap.paths])
-    if "train" in runs and (train := table("train", TrainConfig)) is not None:
+    for name in ("execution", *(_TABLES.get(stage, stage) for stage in stages), "store"):
+        if (found := table(name)) is not None:
+            problems += [f"{RunConfig.model_fields[name].alias or name}.{line}" for line in found.problems()]
+    if "train" in stages and (train := table("train")) is not None:
         problems += [f"train.launch: {missing}"] if train.launch == "ray" and (missing := missing_ray()) else []
-        problems += _caught("train.model", lambda: load_model_config(train.model))
-        if train.blur_faces and (curate := table("curate", CurateConfig)) and not curate.scores.faces:
+        if train.blur_faces and (curate := table("curate")) is not None and not curate.scores.faces:
             problems.append("train.blur_faces: needs a table [curate.scores.faces], which says where faces are")
-    if "evaluate" in runs and (evaluate := table("evaluate", EvaluateConfig)) is not None:
-        problems += _caught("evaluate.suite", evaluate.load)
-    if (store := table("store", StoreConfig)) is not None:
-        problems += _caught("store.uri", lambda: open_store(store.uri).check_writable())
     return problems
-
-
-def _caught(path: str, check: Any) -> list[str]:
-    try:
-        check()
-    except ConfigError as error:
-        return [f"{path}: {error}"]
-    return []
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:

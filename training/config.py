@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dataops.config import StageConfig
+from dataops.config import StageConfig, problems_of
 from dataops.errors import ConfigError
 
 QUICK_GELU = "-quickgelu"
@@ -213,6 +213,10 @@ class TrainConfig(StageConfig):
     """Steps between evaluations on the suite of `[evaluate]`, into evidence-suite.jsonl; 0: only after training."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the model's file."""
+        return problems_of("model", lambda: load_model_config(self.model))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,13 +1,17 @@
 """`[curate]`: which pictures are good enough, which are the same, and which must not be trained on."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataops.config import StageConfig
+from dataops.config import StageConfig, problems_of
+from dataops.errors import ConfigError
 from dataops.images.score_rules import ScoreRule
 from dataops.schema import SCORE_NAMES
 from tasks.curate.scores.config import ScoresConfig
+from tasks.files.base import SourceFile
+from tasks.files.find import find
 
 
 class OverlapThresholds(BaseModel):
@@ -29,6 +33,17 @@ class OverlapConfig(OverlapThresholds):
     `evaluation_set` names each as it stands here."""
     action: Literal["mark", "drop"] = "drop"
     """drop: the rows leave, as `evaluation_overlap`. mark: they stay, with the sets' names in the column of that name."""
+
+
+def find_evaluation_files(path: str) -> list[SourceFile]:
+    """Return the files of one of `curate.overlap.paths`. Raises: ConfigError where there is none."""
+    pattern = path
+    if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
+        pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
+    files, problems = find([pattern])
+    if problems:
+        raise ConfigError("; ".join(line.removeprefix("paths: ") for line in problems))
+    return files
 
 
 class CurateConfig(StageConfig):
@@ -63,6 +78,12 @@ class CurateConfig(StageConfig):
     def key_config(self) -> dict[str, Any]:
         """Without the places of models: the scorers' digests are inputs of the stage."""
         return {**super().key_config(), "scores": self.scores.names}
+
+    def problems(self) -> list[str]:
+        """Return what is missing of the scorers and the evaluation sets."""
+        paths = self.overlap.paths if self.overlap else ()
+        sets = problems_of("overlap.paths", lambda: [find_evaluation_files(path) for path in paths])
+        return [*(f"scores.{line}" for line in self.scores.problems()), *sets]
 
     @model_validator(mode="after")
     def _scored(self) -> Self:

@@ -11,7 +11,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,13 +27,12 @@ from dataops.images.overlap import PLANE_SIDE, VARIANTS, correlate, index_image,
 from dataops.shards.tar import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Record, read_table
 from dataops.store import open_store
-from tasks.curate.config import CurateConfig, OverlapConfig, OverlapThresholds
+from tasks.curate.config import CurateConfig, OverlapConfig, OverlapThresholds, find_evaluation_files
 from tasks.curate.inspect_images import inspected_name
 from tasks.curate.steps import stack_bytes
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Work
 from tasks.files.base import SourceFile
-from tasks.files.find import find
 
 logger = logging.getLogger(__name__)
 
@@ -89,17 +87,6 @@ class SearchTask:
     @property
     def id(self) -> str:
         return f"search-{self.number:05d}"
-
-
-def find_evaluation_files(path: str) -> list[SourceFile]:
-    """The files of one of `curate.overlap.paths`. Raises: ConfigError where there is none."""
-    pattern = path
-    if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
-        pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
-    files, problems = find([pattern])
-    if problems:
-        raise ConfigError("; ".join(line.removeprefix("paths: ") for line in problems))
-    return files
 
 
 def digest_evaluation_sets(config: CurateConfig) -> list[Input]:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from dataops.config import StageConfig
+from dataops.config import StageConfig, problems_of
 from training.evaluation.suite import Suite, load_suite
 
 
@@ -33,3 +33,7 @@ class EvaluateConfig(StageConfig):
     def load(self) -> Suite:
         """The suite, checked. Raises: ConfigError that lists all that is wrong with it."""
         return load_suite(self.suite, self.data)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the suite."""
+        return problems_of("suite", self.load)

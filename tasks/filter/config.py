@@ -1,14 +1,16 @@
 """The config of the filter stage."""
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dataops.config import StageConfig
+from dataops.config import StageConfig, problems_of
 from dataops.filters import RuleConfig
 from dataops.language.profiles import profile_names
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.text.unsafe_words import LANGUAGES
+from tasks.filter.queries import read_queries
 
 
 class BalanceConfig(StageConfig):
@@ -84,6 +86,11 @@ class FilterConfig(RuleConfig):
         if values["balance"] is not None:
             del values["balance"]["queries"]
         return values
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the list of queries."""
+        balance = self.balance
+        return problems_of("balance.queries", lambda: read_queries(Path(balance.queries))) if balance else []
 
     @field_validator("languages", "language_candidates")
     @classmethod
