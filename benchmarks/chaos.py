@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.kills.ground import Ground, ground
 from benchmarks.kills.loop import Chaos, Outcome
-from dataops.funnel import STAGES
+from dataops.stages import STAGES
 
 
 def run(ground: Ground, kills: int, seed: int, say: Callable[[str], None]) -> Outcome:

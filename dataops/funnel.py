@@ -4,11 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dataops.snapshot import Manifest
-
-STAGES = ("extract", "filter", "download", "curate", "pack", "train", "evaluate", "register")
-"""Every stage, in the order in which a pair meets them."""
-PAIR_STAGES = STAGES[:5]
-"""Those over pairs, which the funnel shows; what stands below them counts other things."""
+from dataops.stages import PAIR_STAGES
 
 
 def funnel_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:

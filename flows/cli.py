@@ -16,9 +16,10 @@ from cyclopts import App, CycloptsError, Parameter
 from dataops.errors import PairmillError
 from dataops.escaping import visible
 from dataops.redaction import guard_process
+from dataops.stages import StageName
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
-from flows.commands.options import Json, StageName, StoreUri
+from flows.commands.options import Json, StoreUri
 from flows.commands.servers import deploy, down, status, up
 from infra.doctor import diagnose as diagnosis
 from infra.local import services

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from dataops import redaction as secrets
 from dataops.config import problems_of
 from dataops.errors import ConfigError
-from dataops.funnel import STAGES
 from dataops.redaction import redact
+from dataops.stages import STAGES
 from dataops.store import open_store
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig

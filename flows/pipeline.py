@@ -19,6 +19,7 @@ from prefect.states import Failed
 
 from dataops.errors import ConfigError, PairmillError
 from dataops.redaction import guard_process, scrub, scrubbed_errors
+from dataops.stages import STAGES
 from flows.config import config_name
 from flows.prefect_errors import named
 from flows.records import RUN_ID, new_run_id
@@ -46,7 +47,6 @@ PIPELINE = (
     Step(EVALUATE, "evaluate", reads=("train", "pack")),
     Step(REGISTER, "register_", reads=("evaluate", "train", "pack", "curate", "download", "filter", "extract")),
 )
-STAGES = tuple(step.stage.name for step in PIPELINE)
 
 
 def run_id_of_flow_run() -> str:

@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest, find
+from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.records import RunRecord
-
-DATA = ("extract", "filter", "download", "curate", "pack")
 
 
 def manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
@@ -33,7 +32,7 @@ def digests(found: dict[str, Manifest]) -> dict[str, str]:
 def rows_lost_or_doubled(found: dict[str, Manifest], store: Store) -> Iterator[str]:
     """Kept + dropped == input by uid, at each stage, read from the parts themselves; and the keys of the packed shards."""
     before: list[str] | None = None
-    for name in DATA:
+    for name in PAIR_STAGES:
         manifest = found[name]
         kept, dropped = (_uids(store, manifest, prefix) for prefix in ("part-", "dropped-"))
         if len(kept) != manifest.counts.kept or len(dropped) != sum(manifest.counts.dropped.values()):

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.kills import checks
 from benchmarks.kills.ground import Ground
 from benchmarks.kills.processes import MARK, alive, ended, kill
-from dataops.funnel import STAGES
+from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.records import RunRecord
 from infra.local import services

@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 
 from dataops.errors import ConfigError
-from dataops.funnel import PAIR_STAGES
 from dataops.snapshot import Manifest
+from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.commands.output import console, find_snapshot, load_manifests, new_table, print_json, text
 from flows.records import load_run

@@ -10,6 +10,7 @@ from pathlib import Path
 from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import visible
 from dataops.redaction import redact
+from dataops.stages import STAGES
 from infra.local import services
 from tasks.download.failure_classes import checked
 
@@ -79,8 +80,6 @@ def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: 
     remember(run_id, store, home)
     services.up()
     services.apply_environment()
-    from flows.pipeline import STAGES
-
     for attempt in record.attempts:
         over = attempt in record.tries or attempt.is_gone()  # a training on a work pool may go on without its parent
         if over and attempt.ended_at is None and attempt.flow_run_id:

@@ -12,9 +12,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.funnel import PAIR_STAGES
 from dataops.kernels.hashes import uid_halves
 from dataops.snapshot import Manifest, ancestors
+from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 
 ABSENT = ("extract", "not_in_source")

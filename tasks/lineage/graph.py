@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from dataops.funnel import PAIR_STAGES
 from dataops.snapshot import Input, Manifest, SnapshotName
+from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from tasks.lineage.inventory import Inventory
 from tasks.lineage.search import Rows

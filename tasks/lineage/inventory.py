@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from dataops.errors import StorageError
-from dataops.funnel import STAGES
+from dataops.stages import STAGES
 from dataops.snapshot import MANIFEST, Manifest, SnapshotName
 from dataops.store import Entry, Store
 from tasks.engine.lease import holder

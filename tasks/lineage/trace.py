@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import ConfigError
-from dataops.funnel import PAIR_STAGES, STAGES, funnel_stages
+from dataops.funnel import funnel_stages
 from dataops.snapshot import Input, Manifest, SnapshotName
+from dataops.stages import PAIR_STAGES, STAGES
 from dataops.trace.targets import Target, matching_rows
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows

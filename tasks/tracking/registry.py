@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.funnel import STAGES
 from dataops.snapshot import Manifest, SnapshotName
+from dataops.stages import STAGES
 from tasks.tracking import client as tracking
 from tasks.tracking import rest as mlflow_rest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kills.loop import Chaos, newest
-from dataops.funnel import STAGES
+from dataops.stages import STAGES
 from tests.e2e.conftest import Mill
 
 pytestmark = pytest.mark.timeout(600)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dataops.funnel import STAGES
+from dataops.stages import STAGES
 from tests.e2e.conftest import Mill
 
 pytestmark = pytest.mark.timeout(300)

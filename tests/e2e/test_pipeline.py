@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.digest import file_sha256
+from dataops.stages import PAIR_STAGES
 from tests.e2e.conftest import Mill
 
 pytestmark = pytest.mark.timeout(600)
-DATA = ("extract", "filter", "download", "curate", "pack")
 
 
 def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -31,7 +31,7 @@ def task_runs(mill: Mill, run_id: str) -> list[dict[str, Any]]:
 def test_every_stage_is_made_and_a_version_registered(undisturbed):
     result = undisturbed["result"]
     assert set(result) == {"run_id", "stages", "model_version"}
-    assert [s["stage"] for s in result["stages"]] == [*DATA, "train", "evaluate", "register"]
+    assert [s["stage"] for s in result["stages"]] == [*PAIR_STAGES, "train", "evaluate", "register"]
     assert {s["state"] for s in result["stages"]} == {"Completed"}
     assert re.fullmatch(r"models:/small/\d+", result["model_version"])
 
@@ -54,7 +54,7 @@ def test_show_agrees_with_the_files(undisturbed):
 
 def test_no_pair_is_lost_or_doubled(undisturbed):
     before: list[str] | None = None
-    for name in DATA:
+    for name in PAIR_STAGES:
         stage = stages(undisturbed)[name]
         rows: dict[str, list[str]] = {"part": [], "dropped": []}
         reasons: dict[str, int] = {}
@@ -74,7 +74,7 @@ def test_no_pair_is_lost_or_doubled(undisturbed):
 
 
 def test_the_odd_parts_of_the_web_end_as_rows_with_reasons(mill, undisturbed):
-    seen = {reason for name in DATA for reason in stages(undisturbed)[name]["counts"]["dropped"]}
+    seen = {reason for name in PAIR_STAGES for reason in stages(undisturbed)[name]["counts"]["dropped"]}
     assert stages(undisturbed)["extract"]["counts"]["dropped"]["opt_out"] >= mill.web.facts["opted_out_by_page"]
     expected = {
         "data_url",
@@ -118,7 +118,7 @@ def test_a_changed_threshold_remakes_its_stage_and_what_stands_below(mill, undis
     changed = stages(
         mill.json("run", mill.folder / "undisturbed.toml", "--set", "curate.min_side=60", "--until", "pack")
     )
-    assert [changed[name]["state"] for name in DATA[:3]] == ["Reused"] * 3
+    assert [changed[name]["state"] for name in PAIR_STAGES[:3]] == ["Reused"] * 3
     assert changed["curate"]["state"] == "Completed"
 
 
@@ -148,10 +148,10 @@ def test_killed_in_download_and_in_train_then_rerun_ends_the_same(mill, undistur
     result = mill.json("rerun", run_id)
     assert result["run_id"] == run_id
     states = {name: stage["state"] for name, stage in stages(result).items()}
-    assert [states[name] for name in DATA] == ["Reused"] * 5
+    assert [states[name] for name in PAIR_STAGES] == ["Reused"] * 5
     ended = stages(mill.json("show", run_id))
     reference = stages(undisturbed)
-    for name in (*DATA, "train", "evaluate"):
+    for name in (*PAIR_STAGES, "train", "evaluate"):
         assert ended[name]["content_digest"] == reference[name]["content_digest"], name
     log = (Path(mill.folder) / "killed.log").read_text()
     assert "Traceback" not in log
@@ -193,7 +193,7 @@ def test_what_prefect_and_mlflow_know(mill, undisturbed):
     assert (flow_run["name"], flow_run["state_type"]) == (run_id, "COMPLETED")
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
     assert sorted(t["name"].split()[0] for t in task_runs(mill, run_id)) == sorted(
-        [*DATA, "train", "evaluate", "register"]
+        [*PAIR_STAGES, "train", "evaluate", "register"]
     )
     artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query).json()
     assert {"table", "progress", "markdown"} <= {a["type"] for a in artefacts}

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, Store
 from tests.e2e.conftest import Mill
 from tests.servers.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.timeout(600)
-DATA = ("extract", "filter", "download", "curate", "pack")
-MADE = (*DATA, "train", "evaluate")
+MADE = (*PAIR_STAGES, "train", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -136,4 +136,4 @@ def test_two_runs_race_in_a_folder(mill, s3, undisturbed, tmp_path):
     first, second = race([machine(mill, s3, name) for name in ("left", "right")], store, "pack")
     check_made_once(store, first, second)
     shown = digests(mill.json("show", first["run_id"], "--store", store.uri))
-    assert shown == {name: digest for name, digest in digests(undisturbed).items() if name in DATA}
+    assert shown == {name: digest for name, digest in digests(undisturbed).items() if name in PAIR_STAGES}

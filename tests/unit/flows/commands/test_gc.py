@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
-from dataops.funnel import STAGES
 from dataops.snapshot import Draft, Input, Manifest, Part, Record, SnapshotName, find
+from dataops.stages import STAGES
 from dataops.store import FolderStore, Store
 from flows.commands.gc import KEEP_RUNS, Policy, Roots, _local, parse_age
 from flows.records import Attempt, RunRecord, StageRun

@@ -1,0 +1,9 @@
+"""The names of the stages, in their order. Loads nothing: the command line imports it."""
+
+from typing import Literal, get_args
+
+StageName = Literal["extract", "filter", "download", "curate", "pack", "train", "evaluate", "register"]
+"""The name of a stage. flows/pipeline.py connects them."""
+STAGES: tuple[StageName, ...] = get_args(StageName)
+PAIR_STAGES = STAGES[:5]
+"""The stages whose counts are of pairs: those that the funnel shows."""
