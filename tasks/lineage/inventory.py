@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from dataops.errors import StorageError
-from dataops.stages import STAGES
 from dataops.snapshot import MANIFEST, Manifest, SnapshotName
+from dataops.stages import STAGES
 from dataops.store import Entry, Store
 from tasks.engine.lease import holder
 from tasks.extract.stage import MEMORIES

@@ -5,8 +5,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from dataops.errors import SourceError
-from tasks.extract import stage as extract_stage
 from tests.servers.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
 
 __all__ = ["KEY_ID", "SECRET", "free_port"]
@@ -28,25 +26,6 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 def s3_endpoint(s3_server: SeaweedFS) -> str:
     """Its address."""
     return s3_server.endpoint
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks run in this process, each tried as often as in workers."""
-
-    def map_parts(function, tasks, draft, context):
-        records = []
-        for task in tasks:
-            for attempt in range(3):
-                try:
-                    records.append(draft.done(task.id) or draft.finish(function(draft, task)))
-                    break
-                except SourceError:
-                    if attempt == 2:
-                        raise
-        return records
-
-    monkeypatch.setattr(extract_stage, "map_parts", map_parts)
 
 
 @pytest.fixture

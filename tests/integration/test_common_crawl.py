@@ -21,6 +21,7 @@ from tasks.engine.stage import make, plan
 from tasks.extract.sources.common_crawl import CommonCrawlSource, CrawlFile
 from tasks.extract.stage import EXTRACT
 from tasks.files import resumable
+from tests.inline_executor import InlineExecutor
 from tests.servers.common_crawl import Crawl, CrawlServer
 
 pytestmark = pytest.mark.timeout(60)
@@ -53,7 +54,10 @@ def config(server: Crawl, **changes) -> CommonCrawlSource:
 
 
 def extract(source: CommonCrawlSource, store: Path) -> Manifest:
-    return make(plan(EXTRACT, source, 0, []), Context(FolderStore(store), store.parent / "home", workers=1))
+    return make(
+        plan(EXTRACT, source, 0, []),
+        Context(FolderStore(store), store.parent / "home", workers=1, pool=InlineExecutor()),
+    )
 
 
 def content(manifest: Manifest, store: Path) -> dict[str, int]:
@@ -62,7 +66,6 @@ def content(manifest: Manifest, store: Path) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-@pytest.mark.usefixtures("inline")
 def test_more_files_and_more_crawls_cost_only_what_is_new(crawl: Crawl, tmp_path: Path):
     store = tmp_path / "store"
     two = extract(config(crawl), store)
@@ -90,7 +93,6 @@ def test_a_plan_asks_nothing_of_the_network():
     assert key != plan(EXTRACT, source.model_copy(update={"num_files": 8}), 0, []).key
 
 
-@pytest.mark.usefixtures("inline")
 def test_bad_days_do_not_show_in_what_comes_out(crawl: Crawl, tmp_path: Path):
     quiet = extract(config(crawl, num_files=6), tmp_path / "quiet")
     log = len(crawl.log)
@@ -108,7 +110,6 @@ def test_bad_days_do_not_show_in_what_comes_out(crawl: Crawl, tmp_path: Path):
     assert len(ranges) == 4
 
 
-@pytest.mark.usefixtures("inline")
 def test_a_file_that_changes_while_it_is_read_is_an_error(crawl: Crawl, tmp_path: Path):
     for name in "abcdef":
         crawl.mishap(f"/{name}.warc.wat.gz", *("break", "change") * 3)
@@ -116,7 +117,6 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(crawl: Crawl, tmp_path
         extract(config(crawl), tmp_path / "store")
 
 
-@pytest.mark.usefixtures("inline")
 def test_failed_files_are_named_and_bounded(crawl: Crawl, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     crawl.mishap("/b.warc.wat.gz", *["404"] * 3)
     with pytest.raises(SourceError, match=r"b\.warc\.wat\.gz: HTTP 404") as caught:

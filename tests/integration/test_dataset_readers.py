@@ -10,8 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tasks.pack import stage as pack
-from tests.unit.tasks.dataset_chain import packed_in, pair, serially
+from tests.unit.tasks.dataset_chain import packed_in, pair
 
 pytestmark = pytest.mark.filterwarnings(  # theirs: webdataset leaves files to the collector
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"
@@ -24,9 +23,7 @@ BY_KEY = {row["key"]: row for row in PAIRS}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That of a dataset of three shards."""
     root = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack, "map_parts", serially)
-        _, made = packed_in(root, PAIRS, shard_size=6)
+    _, made = packed_in(root, PAIRS, shard_size=6)
     return root / "pack" / made["pack"].key
 
 

@@ -8,8 +8,7 @@ from dataops.errors import StorageError
 from dataops.storage import s3 as s3_store
 from dataops.storage.folder import FolderStore
 from dataops.storage.s3 import S3Store
-from tasks.pack import stage as pack
-from tests.unit.tasks.dataset_chain import chain, packed, packed_in, serially, some_pairs
+from tests.unit.tasks.dataset_chain import chain, packed, packed_in, some_pairs
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,7 +25,6 @@ def store(s3_server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store
 def test_a_bucket_gets_the_bytes_that_a_folder_gets(
     store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    monkeypatch.setattr(pack, "map_parts", serially)
     monkeypatch.setattr(s3_store, "RANGE_SHARE", share)
     made = packed(store, tmp_path, chain(store, some_pairs(), 7), shard_size=5)
     _, there = packed_in(tmp_path / "folder", some_pairs(), 7, shard_size=5)

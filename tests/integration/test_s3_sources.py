@@ -17,11 +17,12 @@ from tasks.extract.sources.wat import WatSource
 from tasks.extract.stage import EXTRACT
 from tasks.files.find import source_files
 from tasks.files.s3_file import s3_client
+from tests.inline_executor import InlineExecutor
 from tests.integration.test_common_crawl import wat
 from tests.servers.seaweed import KEY_ID, SECRET
 from tests.unit.tasks.filter.test_extract_filter import ANIMALS, write_warc
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("inline")]
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def bucket(s3_endpoint, monkeypatch, tmp_path):
 
 def extract(source, folder: Path):
     store = FolderStore(folder / "store")
-    manifest = make(plan(EXTRACT, source, 0, []), Context(store, folder, workers=1))
+    manifest = make(plan(EXTRACT, source, 0, []), Context(store, folder, workers=1, pool=InlineExecutor()))
     return manifest, read_parts(store, manifest)
 
 

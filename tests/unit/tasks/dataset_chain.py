@@ -3,6 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dataops.digest import text_sha256
 from dataops.images.decode import make_preview
 from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
+from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
 from dataops.store import FolderStore, Store
 from tasks.download.outcome import EVIDENCE
 from tasks.engine.context import Context
@@ -24,7 +25,9 @@ from tasks.engine.stage import make, plan
 from tasks.filter.summary import describe
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tests.inline_executor import InlineExecutor
 
+INLINE = InlineExecutor()
 Rows = Sequence[Mapping[str, Any]]
 CONFIGS: dict[str, dict[str, Any]] = {
     "extract": {"kind": "warc", "opt_out_directives": ["noai"]},
@@ -142,22 +145,32 @@ def _raw(draft: Draft, number: str, kept: Rows, gone: Rows) -> list[Part]:
 
 
 def packed_in(
-    folder: Path, pairs: Rows, raw_size: int = 7, seed: int = 0, workers: int = 1, settings: Any = None, **config: int
+    folder: Path,
+    pairs: Rows,
+    raw_size: int = 7,
+    seed: int = 0,
+    *,
+    workers: int = 1,
+    pool: Executor | None = INLINE,
+    settings: Any = None,
+    **config: int,
 ) -> tuple[FolderStore, dict[str, Manifest]]:
     """The chain with the dataset at its end."""
     store = FolderStore(folder)
     made = chain(store, pairs, raw_size, **(settings or {}))
-    return store, made | {"pack": packed(store, folder, made, seed, workers, **config)}
+    return store, made | {"pack": packed(store, folder, made, seed, workers=workers, pool=pool, **config)}
 
 
 def packed(
-    store: Store, home: Path, made: Mapping[str, Manifest], seed: int = 0, workers: int = 1, **config: int
+    store: Store,
+    home: Path,
+    made: Mapping[str, Manifest],
+    seed: int = 0,
+    *,
+    workers: int = 1,
+    pool: Executor | None = INLINE,
+    **config: int,
 ) -> Manifest:
-    """The dataset of a chain."""
+    """The dataset of a chain. Without a pool it is made in worker processes."""
     planned = plan(PACK, PackConfig(**config), seed, [made["curate"], made["download"]])
-    return make(planned, Context(store, home, workers=workers))
-
-
-def serially(function, tasks, draft: Draft, context: Context) -> list[Record]:
-    """map_parts without processes: for tests of what the tasks make."""
-    return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
+    return make(planned, Context(store, home, workers=workers, pool=pool))

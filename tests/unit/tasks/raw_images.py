@@ -10,14 +10,8 @@ from PIL import Image
 
 from dataops.schema import DOWNLOADED, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, Record, content_digest
+from dataops.snapshot import Counts, Draft, Manifest, content_digest
 from dataops.store import FolderStore
-from tasks.engine.context import Context
-
-
-def serially(function, tasks, draft: Draft, context: Context, format_record=None) -> list[Record]:
-    """map_parts without processes: these tests are of what the tasks make."""
-    return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
 
 
 def blocks(seed: int, size: int = 96) -> Image.Image:

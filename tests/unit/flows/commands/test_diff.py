@@ -12,8 +12,7 @@ from dataops.store import Store
 from flows.commands.diff import show_diff
 from flows.commands.output import show_run_or_key
 from flows.records import RunRecord, StageRun
-from tasks.pack import stage as pack
-from tests.unit.tasks.dataset_chain import packed_in, pair, serially
+from tests.unit.tasks.dataset_chain import packed_in, pair
 
 Made = dict[str, Manifest]
 
@@ -22,7 +21,6 @@ Made = dict[str, Manifest]
 def datasets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, Store, dict[str, Manifest], dict[str, Manifest]]:
-    monkeypatch.setattr(pack, "map_parts", serially)
     store, first = packed_in(tmp_path / "store", [pair(n, caption=f"<b>{n}</b> \x1b[31m") for n in range(6)])
     _, second = packed_in(
         tmp_path / "store", [pair(n, "too_small" if n == 2 else None, caption=f"<b>{n}</b> \x1b[31m") for n in range(7)]

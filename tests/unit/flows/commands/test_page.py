@@ -9,8 +9,7 @@ from dataops.snapshot import Counts, Draft, Manifest, content_digest
 from dataops.store import FolderStore, Store
 from flows.commands.page import write_stage_page
 from flows.records import RunRecord, StageRun
-from tasks.pack import stage as pack
-from tests.unit.tasks.dataset_chain import packed_in, serially, some_pairs
+from tests.unit.tasks.dataset_chain import packed_in, some_pairs
 
 
 def snapshot(store: Store, stage: str, key: str) -> None:
@@ -46,7 +45,6 @@ def test_the_page_of_a_filter_by_its_key_or_by_a_run(tmp_path: Path):
 
 
 def test_the_page_of_a_dataset_or_a_download_by_its_key_and_of_a_run_the_last_one(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(pack, "map_parts", serially)
     home = tmp_path / "home"
     (home / "runs").mkdir(parents=True)
     store, made = packed_in(tmp_path / "store", some_pairs())

@@ -10,20 +10,13 @@ from PIL import Image, ImageOps
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
-from tasks.curate import evaluation_overlap as curate_overlap
-from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import MATCHES
 from tasks.curate.stage import CURATE, MATCHES_PART
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, serially
-
-
-@pytest.fixture(autouse=True)
-def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curate, "map_parts", serially)
-    monkeypatch.setattr(curate_overlap, "map_parts", serially)
+from tests.inline_executor import InlineExecutor
+from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 
 @pytest.fixture
@@ -64,7 +57,7 @@ def made_with(folder: Path, shard_size: int = 4, **overlap: Any) -> tuple[Folder
     store = FolderStore(folder)
     config = CurateConfig.model_validate({"overlap": overlap})
     planned = plan(CURATE, config, 0, [downloaded(store, some_pairs(), shard_size)])
-    return store, make(planned, Context(store, folder))
+    return store, make(planned, Context(store, folder, pool=InlineExecutor()))
 
 
 def test_pictures_of_evaluation_sets_leave_and_are_listed(tmp_path: Path, sets: tuple[str, str]) -> None:

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from dataops.schema import CURATED, dropped
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
 from tasks.curate.scores import clip as score_clip
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, serially, some_pairs
+from tests.inline_executor import InlineExecutor
+from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
 from training import score as score_job
 from training.config import ModelConfig
 from training.model.checkpoint import save_model
@@ -56,7 +56,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         shards.append(len(job["shards"]))
 
     monkeypatch.setattr(score_clip, "run_job", in_process)
-    monkeypatch.setattr(curate, "map_parts", serially)
     return shards
 
 
@@ -69,7 +68,7 @@ def curated(
 ) -> Manifest:
     values = {"scores": {"clip_score": {"model": str(checkpoint)}, "device": "cpu"}, "rules": rules}
     planned = plan(CURATE, CurateConfig.model_validate(values), 0, [downloaded(store, rows, size)])
-    return make(planned, Context(store, store.root))
+    return make(planned, Context(store, store.root, pool=InlineExecutor()))
 
 
 def rows_of(store: FolderStore, made: Manifest) -> dict[str, dict[str, Any]]:
@@ -159,7 +158,10 @@ def test_a_rule_over_a_score_that_is_not_computed_is_refused() -> None:
 
 def test_without_scores_nothing_is_asked(tmp_path: Path, asked: list[int]) -> None:
     store = FolderStore(tmp_path)
-    made = make(plan(CURATE, CurateConfig(), 0, [downloaded(store, pairs(), 7)]), Context(store, tmp_path))
+    made = make(
+        plan(CURATE, CurateConfig(), 0, [downloaded(store, pairs(), 7)]),
+        Context(store, tmp_path, pool=InlineExecutor()),
+    )
     assert {row["clip_score"] for row in rows_of(store, made).values()} == {None}
     assert asked == []
     assert made.facts == {}

@@ -18,20 +18,15 @@ from tasks.curate.inspect_images import inspect_image
 from tasks.curate.stage import CURATE, choose_rows
 from tasks.engine import partition_steps as range_steps
 from tasks.engine.context import Context
-from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import make, plan
-from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, serially, some_pairs
-
-
-@pytest.fixture(autouse=True)
-def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curate, "map_parts", serially)
+from tests.inline_executor import InlineExecutor
+from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
 
 
 def curated(folder: Path, pairs: list[dict[str, Any]], size: int = 9, **config: Any) -> tuple[FolderStore, Manifest]:
     store = FolderStore(folder)
     planned = plan(CURATE, CurateConfig.model_validate(config), 0, [downloaded(store, pairs, size)])
-    return store, make(planned, Context(store, folder))
+    return store, make(planned, Context(store, folder, pool=InlineExecutor()))
 
 
 def rows_by_url(store: FolderStore, made: Manifest) -> dict[str, dict[str, Any]]:
@@ -178,12 +173,11 @@ def test_rows_and_pictures_that_do_not_go_together_are_an_error(tmp_path: Path) 
         writer.close()
         store.put(tar, out.getvalue())
         with pytest.raises(CorruptPart, match=what):
-            make(plan(CURATE, CurateConfig(), 0, [source]), Context(store, tmp_path))
+            make(plan(CURATE, CurateConfig(), 0, [source]), Context(store, tmp_path, pool=InlineExecutor()))
 
 
 def test_one_process_or_two_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, alone = curated(tmp_path / "alone", some_pairs(), 7)
-    monkeypatch.setattr(curate, "map_parts", map_parts)
     monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
     store = FolderStore(tmp_path / "two")
     planned = plan(CURATE, CurateConfig(), 0, [downloaded(store, some_pairs(), 7)])

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tasks.download.row_spans import RowSpan
 from tasks.download.stage import DOWNLOAD, format_record
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
+from tests.inline_executor import InlineExecutor
 
 
 def test_config_is_checked_and_execution_does_not_enter_the_key() -> None:
@@ -125,16 +125,6 @@ def test_rows_that_nobody_asked_for_or_that_come_twice_are_an_error() -> None:
             outcome(rows, keys, pa.Table.from_pylist(wrong), "00000.tar")
 
 
-def shards_ending(*records: Record) -> Callable[..., list[Record]]:
-    """map_parts, of which the shards end as these records say."""
-    by_id = {record.task: record for record in records}
-
-    def ended(function, shards, draft: Draft, context: Context, format_record) -> list[Record]:
-        return [draft.done(shard.id) or draft.finish(by_id[shard.id]) for shard in shards]
-
-    return ended
-
-
 def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Record:
     known = {"bytes": 1, "seconds": 1.0, "round": 0, "again": 0, "hosts": {}}
     return Record(task=f"shard-{index:05d}", counts=Counts(**counts), facts=known | (facts or {}))
@@ -145,12 +135,13 @@ def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monk
     draft = Draft(store, "download", "k")
     hosts = {"hosts": {"dead.test": {"rows": 7, "dns": 6}, "poor.test": {"rows": 3, "dns": 2}}}
     shards = [ended(0, input=5, kept=5), ended(1, hosts, input=5, dropped={"dns": 5})]
-    monkeypatch.setattr(download, "map_parts", shards_ending(*shards))
+    by_id = {record.task: record for record in shards}
+    monkeypatch.setattr(download, "download_shard", lambda draft, shard: by_id[shard.id])
     source = stored(store, [10])
 
     def work(min_success: float) -> Work:
         config = DownloadConfig(shard_size=5, min_success=min_success)
-        return Work(config, 0, {"filter": source}, draft, Context(store, tmp_path))
+        return Work(config, 0, {"filter": source}, draft, Context(store, tmp_path, pool=InlineExecutor()))
 
     with pytest.raises(SourceError, match=r"5 of 10 pictures were fetched, less than the share 0\.6") as failed:
         DOWNLOAD.make(work(0.6))

@@ -9,8 +9,7 @@ from dataops.images.decode import decode_pixels
 from dataops.images.fingerprint import fingerprint
 from tasks.evaluate import suite_overlap as evaluate_overlap
 from tasks.evaluate.suite_overlap import find_overlaps
-from tasks.pack import stage as pack
-from tests.unit.tasks.dataset_chain import jpeg, packed_in, serially, some_pairs
+from tests.unit.tasks.dataset_chain import jpeg, packed_in, some_pairs
 from training.evaluation.contamination import by_task
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
@@ -22,7 +21,6 @@ def write(path: Path, image: Image.Image) -> None:
 
 
 def test_pictures_that_were_trained_on_are_found(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pack, "map_parts", serially)
     pairs = [{**row, "phash": f"{fingerprint(decode_pixels(row['data'])).phash:016x}"} for row in some_pairs()]
     store, made = packed_in(tmp_path / "store", pairs, shard_size=5)
     trained = [Image.open(io.BytesIO(jpeg(number))) for number in (0, 1, 3)]  # 3 was dropped by curate

@@ -13,12 +13,12 @@ from dataops.snapshot import Draft, Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
-from tasks.extract import stage as extract_stage
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter import stage as filter_stage
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
+from tests.inline_executor import InlineExecutor
 
 DOG = "A brown dog runs over the wet beach"
 CAT = "A small grey cat sleeps in the warm sun"
@@ -53,25 +53,16 @@ PLACES = {
 ENGLISH = FilterConfig(languages=["en"])
 
 
-def context(store: Path, workers: int = 1) -> Context:
-    return Context(store=FolderStore(store), home=store.parent, workers=workers)
+def context(store: Path, workers: int = 0) -> Context:
+    """Where the stages run: in this process, or in so many workers."""
+    pool = None if workers else InlineExecutor()
+    return Context(store=FolderStore(store), home=store.parent, workers=workers or 1, pool=pool)
 
 
-def both(store: Path, paths: list[str], config: FilterConfig = ENGLISH, workers: int = 1) -> tuple[Manifest, Manifest]:
+def both(store: Path, paths: list[str], config: FilterConfig = ENGLISH, workers: int = 0) -> tuple[Manifest, Manifest]:
     at = context(store, workers)
     pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), at)
     return pairs, make(plan(FILTER, config, 0, [pairs]), at)
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch):
-    """Tasks run in this process, where a test is not about processes: a worker takes a second to start."""
-
-    def map_parts(function, tasks, draft, context):
-        return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
-
-    monkeypatch.setattr(filter_stage, "map_parts", map_parts)
-    monkeypatch.setattr(extract_stage, "map_parts", map_parts)
 
 
 @pytest.fixture
@@ -137,7 +128,6 @@ def test_workers_and_stores_do_not_show(crawl: Path, tmp_path: Path):
         assert (a.key, a.content_digest, bytes_of(tmp_path, a)) == (b.key, b.content_digest, bytes_of(tmp_path, b))
 
 
-@pytest.mark.usefixtures("inline")
 def test_order_and_partitioning_of_parts_do_not_decide_what_stays(crawl: Path, tmp_path: Path):
     pairs, kept = both(tmp_path / "store", [str(crawl / "*.warc.gz")])
     store = FolderStore(tmp_path / "store")
@@ -155,7 +145,6 @@ def test_order_and_partitioning_of_parts_do_not_decide_what_stays(crawl: Path, t
     assert sorted(read_parts(store, again).to_pylist(), key=str) == expected
 
 
-@pytest.mark.usefixtures("inline")
 def test_a_later_crawl_costs_only_its_new_files(crawl: Path, tmp_path: Path):
     store = tmp_path / "store"
     first, _ = both(store, [str(crawl / "*.warc.gz")])
@@ -181,7 +170,6 @@ def test_a_later_crawl_costs_only_its_new_files(crawl: Path, tmp_path: Path):
     assert third.parts[1].sha256 == old["part-00001.parquet"].sha256
 
 
-@pytest.mark.usefixtures("inline")
 def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = tmp_path / "store"
     paths = [str(crawl / "*.warc.gz")]
@@ -207,7 +195,6 @@ def _killed(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.usefixtures("inline")
 def test_nothing_left_is_an_error_that_shows_the_funnel(crawl: Path, tmp_path: Path):
     with pytest.raises(ContractError, match=r"(?s)keeps no row: 0 of 12 pairs.*too_few_words +10"):
         both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(min_words=150))
@@ -215,7 +202,6 @@ def test_nothing_left_is_an_error_that_shows_the_funnel(crawl: Path, tmp_path: P
         both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(languages=["en"], max_drop_fraction=0.5))
 
 
-@pytest.mark.usefixtures("inline")
 def test_a_cut_file_keeps_the_rows_before_the_cut(tmp_path: Path):
     path = write_warc(tmp_path / "cut.warc.gz", ANIMALS, cut=30)
     pairs = make(plan(EXTRACT, WarcSource(paths=[str(path)]), 0, []), context(tmp_path / "store"))

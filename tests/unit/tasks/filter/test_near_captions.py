@@ -2,7 +2,9 @@
 
 import random
 from collections import Counter
+from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -23,23 +25,14 @@ from tasks.filter import stage as filter_stage
 from tasks.filter import steps
 from tasks.filter.config import FilterConfig, NearCaptionsConfig
 from tasks.filter.stage import FILTER
+from tests.inline_executor import InlineExecutor
 from tests.unit.dataops.text import slow_captions as slow
 from tests.unit.dataops.text.test_minhash import variants
 from tests.unit.tasks.filter.test_steps import snapshot
 
+INLINE = InlineExecutor()
 NEAR = "duplicate_near_caption"
 PLAIN = {"personal": "keep", "dedupe": ["uid", "pair", "url"], "min_letter_fraction": 0, "max_repeated_fraction": None}
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch):
-    """Tasks run in this process: a worker takes a second to start."""
-
-    def map_parts(function, tasks, draft, context):
-        return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
-
-    monkeypatch.setattr(filter_stage, "map_parts", map_parts)
-    monkeypatch.setattr(range_steps, "map_parts", map_parts)
 
 
 def row(url: str, caption: str, number: int = 0) -> dict:
@@ -52,10 +45,12 @@ def pairs(captions: list[str], hosts: int = 3, seed: int = 0) -> list[dict]:
     return [row(f"http://host{chance.randrange(hosts)}.example/{i}.jpg", c, i) for i, c in enumerate(captions)]
 
 
-def filtered(store: Path, rows: list[dict], parts: int = 3, workers: int = 1, **config) -> Manifest:
+def filtered(
+    store: Path, rows: list[dict], parts: int = 3, workers: int = 1, pool: Executor | None = INLINE, **config
+) -> Manifest:
     came = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
     settings = FilterConfig(**(PLAIN | config))
-    made = make(plan(FILTER, settings, 0, [came]), Context(store=FolderStore(store), home=store, workers=workers))
+    made = make(plan(FILTER, settings, 0, [came]), Context(FolderStore(store), store, workers=workers, pool=pool))
     check_conservation("filter", made, [came])
     return made
 
@@ -68,7 +63,6 @@ def ids(store: Path, manifest: Manifest) -> list[str]:
     return sorted(r["uid"] for r in read_parts(FolderStore(store), manifest).to_pylist())
 
 
-@pytest.mark.usefixtures("inline")
 def test_one_of_what_is_alike_stays_within_a_host_or_over_all(tmp_path: Path):
     said = "An old wooden boat lies on the beach of the island in the evening light"
     rows = [
@@ -95,7 +89,6 @@ def test_one_of_what_is_alike_stays_within_a_host_or_over_all(tmp_path: Path):
     assert every.facts["examples"][NEAR]
 
 
-@pytest.mark.usefixtures("inline")
 def test_as_plain_python_does_it(tmp_path: Path):
     """The whole way in plain Python: same normal forms, buckets of band hashes, leaders, the greedy choice."""
     rows = pairs(variants(5, 250), hosts=1) + [row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)]
@@ -118,7 +111,6 @@ def test_as_plain_python_does_it(tmp_path: Path):
     assert found.counts.dropped[NEAR] == len(rows) - len(expected)
 
 
-@pytest.mark.usefixtures("inline")
 def test_order_parts_ranges_and_memory_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = pairs([*variants(6, 450), *["the same again"] * 20], hosts=4)
     found = set()
@@ -134,7 +126,6 @@ def test_order_parts_ranges_and_memory_do_not_show(tmp_path: Path, monkeypatch: 
     assert made.counts.dropped[NEAR] > 50
 
 
-@pytest.mark.usefixtures("inline")
 def test_a_small_memory_does_not_show(tmp_path: Path):
     rows, config = pairs(variants(7, 5000), hosts=2), {"scope": "all"}
     row_bytes = near.row_bytes(NearCaptionsConfig(threshold=0.8))
@@ -146,16 +137,14 @@ def test_a_small_memory_does_not_show(tmp_path: Path):
 
 
 @pytest.mark.timeout(180)  # six pools of processes
-def test_worker_processes_do_not_show(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def test_worker_processes_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
     rows = pairs(variants(10, 300))
-    two = filtered(tmp_path / "two", rows, parts=2, workers=2, near_captions={})
-    request.getfixturevalue("inline")
+    two = filtered(tmp_path / "two", rows, parts=2, workers=2, pool=None, near_captions={})
     one = filtered(tmp_path / "one", rows, parts=2, near_captions={})
     assert one.content_digest == two.content_digest
 
 
-@pytest.mark.usefixtures("inline")
 def test_recall_and_precision_against_all_pairs(tmp_path: Path):
     said = variants(8, 1500)
     rows = pairs(said)
@@ -170,7 +159,6 @@ def test_recall_and_precision_against_all_pairs(tmp_path: Path):
     assert len(said) - len(stays) > 250
 
 
-@pytest.mark.usefixtures("inline")
 def test_what_is_balanced_is_what_is_left(tmp_path: Path):
     pq.write_table(pa.table({"query": ["boat"]}), tmp_path / "queries.parquet")
     said = [f"an old wooden boat lies on the beach of the island number {i}" for i in range(50)]
@@ -179,7 +167,6 @@ def test_what_is_balanced_is_what_is_left(tmp_path: Path):
     assert made.facts["balance"]["matches_before"] == made.counts.kept < 10
 
 
-@pytest.mark.usefixtures("inline")
 def test_masked_captions_are_compared_as_they_are_kept(tmp_path: Path):
     said = [f"dial +1 212 555 0{i}99 for red kites and old boats of wood" for i in range(1, 4)]
     made = filtered(tmp_path, pairs(said, hosts=1), near_captions={"threshold": 1}, personal="mask")
@@ -192,29 +179,21 @@ def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
     asked = Counter[str]()
 
-    def map_parts(function, tasks, draft, context):
-        done = []
-        for task in tasks:
-            record = draft.done(task.id)
-            if record is None:
-                asked[task.id] += 1
-                if asked.total() == stop:
-                    raise KeyboardInterrupt
-                record = draft.finish(function(draft, task))
-            done.append(record)
-        return done
+    def count(task: Any) -> None:
+        asked[task.id] += 1
+        if asked.total() == stop:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(filter_stage, "map_parts", map_parts)
-    monkeypatch.setattr(range_steps, "map_parts", map_parts)
+    pool = InlineExecutor(count)
     stop = 0
-    whole = filtered(tmp_path / "whole", rows, near_captions={})
+    whole = filtered(tmp_path / "whole", rows, pool=pool, near_captions={})
     steps = asked.total()
     for stop in (9, 13, 17, 20, 21):
         asked.clear()
         with pytest.raises(KeyboardInterrupt):
-            filtered(tmp_path / str(stop), rows, near_captions={})
+            filtered(tmp_path / str(stop), rows, pool=pool, near_captions={})
         interrupted, stop = stop, 0
-        again = filtered(tmp_path / str(interrupted), rows, near_captions={})
+        again = filtered(tmp_path / str(interrupted), rows, pool=pool, near_captions={})
         assert again.content_digest == whole.content_digest
         assert asked.total() == steps + 1  # only what was interrupted was begun twice
 

@@ -20,19 +20,10 @@ from tasks.filter import steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER, range_bits, slices_of
 from tasks.filter.steps import PartSlice
+from tests.inline_executor import InlineExecutor
 
 SUBJECTS = ["kite", "dog", "cat", "tower", "river", "lamp"]
 PLACES = ["on the hill", "by the old house", "under a bridge", "in the rain", "at night"]
-
-
-@pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch):
-    """Tasks run in this process: a worker takes a second to start."""
-
-    def map_parts(function, tasks, draft, context):
-        return [draft.done(task.id) or draft.finish(function(draft, task)) for task in tasks]
-
-    monkeypatch.setattr(filter_stage, "map_parts", map_parts)
 
 
 def some_pairs(number: int, seed: int = 0) -> list[dict]:
@@ -75,7 +66,10 @@ def snapshot(store: Path, stage: str, parts: list[list[dict]], schema: pa.Schema
 def filtered(store: Path, rows: list[dict], parts: int = 3, **config) -> Manifest:
     pairs = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
     settings = FilterConfig(**({"dedupe": ["uid", "pair", "url"]} | config))
-    manifest = make(plan(FILTER, settings, 0, [pairs]), Context(store=FolderStore(store), home=store, workers=1))
+    manifest = make(
+        plan(FILTER, settings, 0, [pairs]),
+        Context(store=FolderStore(store), home=store, workers=1, pool=InlineExecutor()),
+    )
     kept, gone = (read_parts(FolderStore(store), manifest, prefix).to_pylist() for prefix in ("part-", "dropped-"))
     assert Counter(row["uid"] for row in kept + gone) == Counter(row["uid"] for row in rows)
     return manifest
@@ -234,7 +228,10 @@ def test_a_part_that_is_none_is_named(tmp_path: Path):
     path = tmp_path / pairs.path("part-00000.parquet")
     path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 4))
     with pytest.raises(CorruptPart, match="is no Parquet file"):
-        make(plan(FILTER, FilterConfig(), 0, [pairs]), Context(store=FolderStore(tmp_path), home=tmp_path, workers=1))
+        make(
+            plan(FILTER, FilterConfig(), 0, [pairs]),
+            Context(store=FolderStore(tmp_path), home=tmp_path, workers=1, pool=InlineExecutor()),
+        )
 
 
 def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,17 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
 from dataops.snapshot import read_parts
 from tasks.lineage.diff import compare_datasets
-from tasks.pack import stage as pack
-from tests.unit.tasks.dataset_chain import lost_pairs, packed_in, pair, serially, some_pairs
-
-
-@pytest.fixture(autouse=True)
-def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "map_parts", serially)
+from tests.unit.tasks.dataset_chain import lost_pairs, packed_in, pair, some_pairs
 
 
 def changed_pairs() -> list[dict]:

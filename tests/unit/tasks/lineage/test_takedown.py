@@ -21,18 +21,11 @@ from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.takedown_proof import prove_removal
 from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots
-from tasks.pack import stage as pack
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.tracking.registry import Registry
-from tests.unit.tasks.dataset_chain import chain, jpeg, pair, serially
-
-pytestmark = pytest.mark.usefixtures("_no_processes")
-
-
-@pytest.fixture
-def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "map_parts", serially)
+from tests.inline_executor import InlineExecutor
+from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 
 
 def curated(store: FolderStore, pairs: list[dict[str, Any]], raw_size: int) -> list[Manifest]:
@@ -53,7 +46,9 @@ def store(tmp_path: Path) -> FolderStore:
 
 
 def packed(store: FolderStore, upstream: list[Manifest]) -> Manifest:
-    return make(plan(PACK, PackConfig(shard_size=4), 0, upstream, store), Context(store, store.root))
+    return make(
+        plan(PACK, PackConfig(shard_size=4), 0, upstream, store), Context(store, store.root, pool=InlineExecutor())
+    )
 
 
 def taken_out(store: FolderStore, *targets: Target) -> list[takedown.TakedownResult]:
@@ -61,7 +56,7 @@ def taken_out(store: FolderStore, *targets: Target) -> list[takedown.TakedownRes
     lineage, registry = Lineage(store), Registry(ask=False)
     takedown_requests.record(store, request)
     found = takedown.find_affected(lineage, Search(store), targets, registry)
-    return takedown.replace_affected(lineage, Context(store, store.root), request, found)
+    return takedown.replace_affected(lineage, Context(store, store.root, pool=InlineExecutor()), request, found)
 
 
 def bytes_of(store: FolderStore, manifest: Manifest) -> bytes:

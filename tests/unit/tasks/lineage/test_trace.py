@@ -17,9 +17,8 @@ from tasks.lineage import search as trace_search
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Rows, Search
 from tasks.lineage.trace import Trace
-from tasks.pack import stage as pack
 from tasks.tracking.registry import Registry
-from tests.unit.tasks.dataset_chain import chain, jpeg, lost_pairs, packed, pair, serially, some_pairs
+from tests.unit.tasks.dataset_chain import chain, jpeg, lost_pairs, packed, pair, some_pairs
 
 
 def below(store: FolderStore, stage: str, above: Manifest, **facts: Any) -> Manifest:
@@ -41,10 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[st
     store = FolderStore(folder / "store")
     pairs = some_pairs()
     pairs[5]["phash"] = image_targets(jpeg(5))[1].value
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack, "map_parts", serially)
-        snapshots = chain(store, [*pairs, *lost_pairs()])
-        snapshots["pack"] = packed(store, folder, snapshots, shard_size=6)
+    snapshots = chain(store, [*pairs, *lost_pairs()])
+    snapshots["pack"] = packed(store, folder, snapshots, shard_size=6)
     snapshots["train"] = below(store, "train", snapshots["pack"])
     snapshots["evaluate"] = below(store, "evaluate", snapshots["train"])
     facts = {"model_name": "tiny", "version": "3", "gate": "passed", "run_id": "r1"}

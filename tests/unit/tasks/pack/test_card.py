@@ -6,15 +6,9 @@ from pathlib import Path
 import pytest
 
 from dataops.snapshot import UNDIGESTED, content_digest
-from tasks.pack import stage as pack
 from tasks.reports.svg_funnel import funnel_svg
-from tests.unit.tasks.dataset_chain import chain, lost_pairs, packed, packed_in, pair, serially, some_pairs
+from tests.unit.tasks.dataset_chain import chain, lost_pairs, packed, packed_in, pair, some_pairs
 from tests.unit.tasks.filter.test_report import HOSTILE, Page
-
-
-@pytest.fixture(autouse=True)
-def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "map_parts", serially)
 
 
 def test_the_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Path) -> None:

@@ -13,19 +13,13 @@ from hypothesis import strategies as st
 from dataops.errors import ContractError, CorruptPart
 from dataops.schema import PACKED, uid
 from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
-from dataops.snapshot import Counts, Draft, Manifest, Record, read_parts, read_table
+from dataops.snapshot import Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
-from tasks.engine.context import Context
 from tasks.pack import order as pack_order
-from tasks.pack import stage as pack
 from tasks.pack.order import shard_starts, shuffled
-from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, serially, some_pairs
+from tests.inline_executor import InlineExecutor
+from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, some_pairs
 from training.data.loader import Dataset
-
-
-@pytest.fixture
-def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "map_parts", serially)
 
 
 def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: Any) -> tuple[FolderStore, Manifest]:
@@ -33,7 +27,6 @@ def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: 
     return store, made["pack"]
 
 
-@pytest.mark.usefixtures("_no_processes")
 class TestWithoutProcesses:
     """What the tasks make."""
 
@@ -130,30 +123,22 @@ class TestWithoutProcesses:
         with pytest.raises(ContractError, match=told):
             packed(store, tmp_path, made)
 
-    def test_what_was_packed_before_a_crash_is_not_packed_again(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_was_packed_before_a_crash_is_not_packed_again(self, tmp_path: Path) -> None:
         _, whole = dataset_in(tmp_path / "whole", some_pairs(), shard_size=5)
         done: list[str] = []
 
-        def killed_at(last: str):
-            def step(function, tasks, draft: Draft, context: Context) -> list[Record]:
-                for task in tasks:
-                    if draft.done(task.id) is None:
-                        if task.id == last:
-                            raise KeyboardInterrupt
-                        done.append(task.id)
-                        draft.finish(function(draft, task))
-                return serially(function, tasks, draft, context)
+        def killed_at(last: str) -> InlineExecutor:
+            def record(task: Any) -> None:
+                if task.id == last:
+                    raise KeyboardInterrupt
+                done.append(task.id)
 
-            return step
+            return InlineExecutor(record)
 
         for last in ("locate-00001", "scatter-00002", "shard-00001", "shard-00003"):
-            monkeypatch.setattr(pack, "map_parts", killed_at(last))
             with pytest.raises(KeyboardInterrupt):
-                dataset_in(tmp_path / "killed", some_pairs(), shard_size=5)
-        monkeypatch.setattr(pack, "map_parts", killed_at(""))
-        _, made = dataset_in(tmp_path / "killed", some_pairs(), shard_size=5)
+                dataset_in(tmp_path / "killed", some_pairs(), pool=killed_at(last), shard_size=5)
+        _, made = dataset_in(tmp_path / "killed", some_pairs(), pool=killed_at(""), shard_size=5)
         assert made.content_digest == whole.content_digest
         steps = (("locate", 3), ("scatter", 3), ("shard", 4))
         assert done == [f"{step}-{n:05d}" for step, number in steps for n in range(number)], "each once"
@@ -190,9 +175,8 @@ class TestWithoutProcesses:
 
 
 @pytest.mark.timeout(60)
-def test_worker_processes_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, shard_size=4)[1]
-    monkeypatch.setattr(pack, "map_parts", serially)
+def test_worker_processes_make_the_same_bytes(tmp_path: Path) -> None:
+    parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, pool=None, shard_size=4)[1]
     assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
 
 

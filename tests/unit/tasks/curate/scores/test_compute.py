@@ -26,6 +26,7 @@ from tasks.curate.scores.config import AestheticConfig, ClipScoreConfig, NsfwCon
 from tasks.engine import subprocess_job as jobs
 from tasks.engine.context import Context
 from tasks.models.find import find_model
+from tests.inline_executor import InlineExecutor
 from training import score as score_job
 from training.config import ModelConfig
 from training.model.checkpoint import load_model, save_model
@@ -66,6 +67,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model(tmp_path_factory.mktemp("models") / "ours", 0)
 
 
+POOL = InlineExecutor()
+
+
 @pytest.fixture(autouse=True)
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What scorers were asked for, by shard; jobs and workers run in this process."""
@@ -78,12 +82,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert score_job.main([str(folder / "job.json")]) == 0
         names.extend(shard["name"] for shard in job["shards"])
 
-    def serially(function: Any, tasks: Any, draft: Draft, context: Context, format_record: Any = None) -> list[Any]:
-        names.extend(task.name for task in tasks)
-        return [function(draft, task) for task in tasks]
-
     monkeypatch.setattr(score_clip, "run_job", in_process)
-    monkeypatch.setattr(scores, "map_parts", serially)
+    monkeypatch.setattr(POOL, "before", lambda task: names.append(task.name))
     return names
 
 
@@ -107,7 +107,7 @@ def scored(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresC
     draft = Draft(store, "curate", f"{size:016x}")
     parts = shards(draft, rows, size)
     found: dict[str, dict[str, Any]] = {key: {} for key, _, _ in rows}
-    for _, columns in scores.compute_scores(parts, config, draft, Context(store, home)):
+    for _, columns in scores.compute_scores(parts, config, draft, Context(store, home, pool=POOL)):
         for name, values in columns.items():
             for key, value in zip(found, values.to_pylist(), strict=True):
                 found[key][name] = value

@@ -14,18 +14,16 @@ from benchmarks.inputs.images import tiles
 from dataops.errors import ContractError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
-from tasks.curate.scores import compute as scores
 from tasks.curate.scores import config as score_config
 from tasks.curate.scores.faces import detect_faces
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.pack import stage as pack
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, serially
+from tests.inline_executor import InlineExecutor
+from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 from training.data.decode import blur_faces, decode
 from training.data.loader import Dataset, Skipped
 
@@ -61,10 +59,8 @@ def pairs() -> list[dict[str, Any]]:
 
 
 def test_faces_are_columns_a_rule_and_what_the_loader_blurs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (curate, scores, pack):
-        monkeypatch.setattr(module, "map_parts", serially)
     store = FolderStore(tmp_path)
-    raw, context = downloaded(store, pairs(), 2), Context(store, tmp_path)
+    raw, context = downloaded(store, pairs(), 2), Context(store, tmp_path, pool=InlineExecutor())
     asked: dict[str, Any] = {"scores": {"faces": {}}}
     made = make(plan(CURATE, CurateConfig.model_validate(asked), 0, [raw]), context)
     rows = {row["url"]: row for row in read_parts(store, made).to_pylist()}

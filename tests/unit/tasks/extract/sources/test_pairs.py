@@ -13,33 +13,19 @@ from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract import stage as extract_stage
 from tasks.extract.sources.pairs import PairsSource, cut_groups
 from tasks.extract.stage import EXTRACT
+from tests.inline_executor import InlineExecutor
 
 
 @pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch):
-    """Tasks run in this process: a worker takes a second to start."""
-
-    def map_parts(function, tasks, draft, context):
-        records = []
-        for task in tasks:
-            for _ in range(3):
-                try:
-                    records.append(draft.done(task.id) or draft.finish(function(draft, task)))
-                    break
-                except SourceError as error:
-                    last = error
-            else:
-                raise last
-        return records
-
-    monkeypatch.setattr(extract_stage, "map_parts", map_parts)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that failed is retried at once."""
+    monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
 
 
 def context(folder: Path) -> Context:
-    return Context(store=FolderStore(folder / "store"), home=folder, workers=1)
+    return Context(store=FolderStore(folder / "store"), home=folder, workers=1, pool=InlineExecutor())
 
 
 def laion(path: Path, rows: int = 10, row_group: int = 4) -> Path:

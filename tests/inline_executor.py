@@ -1,0 +1,25 @@
+"""Run the tasks of a stage in the process of a test, where the test is not about workers: a worker takes a second to start."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+
+class InlineExecutor(Executor):
+    """Runs each task when it is submitted. An error of the task is kept in its future, as with workers.
+
+    Args:
+        before: called with each task before it runs. An error that it raises leaves `submit`.
+    """
+
+    def __init__(self, before: Callable[[Any], None] = lambda task: None):
+        self.before = before
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.before(args[-1])
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
