@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dataops.errors import ConfigError
-from dataops.funnel import funnel_stages
+from dataops.funnel import STAGES, funnel_stages
 from dataops.redaction import shown
 from dataops.snapshot import Manifest, find
-from dataops.stages import PAIR_STAGES, STAGES
 from dataops.store import Store
 from flows.deployment.order import Row
 from flows.records import RunRecord, load_run, stores
@@ -114,7 +113,7 @@ def show_tries(record: RunRecord, out: Console) -> None:
 
 def show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
     """Rows in, kept and dropped by reason, per stage."""
-    stages = funnel_stages(m for m in manifests if m.stage in PAIR_STAGES)
+    stages = funnel_stages(m for m in manifests if m.stage in ("extract", "filter", "download", "curate", "pack"))
     if not stages:
         return
     out.print()

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dataops.escaping import markdown
-from dataops.funnel import funnel_stages
+from dataops.funnel import PAIR_STAGES, funnel_stages
 from dataops.snapshot import Draft, Manifest, Part, ancestors
-from dataops.stages import PAIR_STAGES
 from tasks.engine.stage import Work
 from tasks.pack.card_samples import Row, Samples
 from tasks.pack.card_text import DatasetFacts, came_from, citation, headline, limits, loading, rights
