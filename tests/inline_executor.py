@@ -1,4 +1,4 @@
-"""Run the tasks of a stage in the process of a test, where the test is not about workers: a worker takes a second to start."""
+"""Run the tasks of a stage in the process of a test that is not about workers: a worker takes a second to start."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future

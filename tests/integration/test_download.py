@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from dataops.errors import StorageError
 from dataops.schema import FILTERED, uid
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts
+from dataops.snapshot import Counts, Draft, Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
 from tasks.download import row_spans as slices
@@ -33,6 +33,7 @@ from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Plan, make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tests.manifests import build_manifest
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -234,21 +235,7 @@ def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
             for url in some
         ]
         parts.append(draft.put_table(f"part-{len(parts):05d}.parquet", pa.Table.from_pylist(rows, FILTERED)))
-    return draft.commit(
-        Manifest(
-            stage="filter",
-            stage_version=1,
-            key=draft.key,
-            inputs=[],
-            config={},
-            seed=0,
-            code={},
-            parts=parts,
-            counts=Counts(input=len(urls), kept=len(urls)),
-            content_digest=content_digest(parts),
-            created_at="",
-        )
-    )
+    return draft.commit(build_manifest("filter", parts, key=draft.key, counts=Counts(input=len(urls), kept=len(urls))))
 
 
 def test_each_misbehaviour_is_a_row_with_its_reason(

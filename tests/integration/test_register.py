@@ -41,6 +41,7 @@ from tasks.tracking import client as tracking
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome
 from tests.integration.bare_environment import BareEnvironment
+from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, pair
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
@@ -148,20 +149,8 @@ def environment(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def commit(store: FolderStore, name: str, parts: list[Any], counts: Counts, **more: Any) -> Manifest:
-    fields = {"inputs": [], "config": {}, "facts": {}} | more
     key = f"{name:0<16}"[:16]
-    manifest = Manifest(
-        stage=name,
-        stage_version=1,
-        key=key,
-        seed=3,
-        code={},
-        parts=parts,
-        counts=counts,
-        content_digest=content_digest(parts),
-        created_at="2026-01-02T03:04:05+00:00",
-        **fields,
-    )
+    manifest = build_manifest(name, parts, key=key, seed=3, counts=counts, **more)
     return Draft(store, name, key).commit(manifest)
 
 

@@ -5,16 +5,16 @@ Checkpoints are in the store on the way.
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dataops.snapshot import Counts, Draft, Manifest, content_digest
+from dataops.snapshot import Counts, Draft, Manifest
 from dataops.storage.s3 import S3Store
 from dataops.store import Store
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
+from tests.manifests import build_manifest
 from tests.unit.training.conftest import VIT, packed
 from training.config import TrainConfig
 
@@ -24,11 +24,7 @@ pytestmark = pytest.mark.timeout(240)
 def dataset(store: Store) -> Manifest:
     draft = Draft(store, "pack", "a" * 16)
     parts = packed(draft, 6, 4)
-    fields: dict[str, Any] = {"inputs": [], "config": {}, "facts": {}, "code": {}, "seed": 0}
-    return Manifest(
-        stage="pack", stage_version=1, key=draft.key, parts=parts, counts=Counts(input=24, kept=24),
-        content_digest=content_digest(parts), created_at="2026-01-02T03:04:05+00:00", **fields,
-    )  # fmt: skip
+    return build_manifest("pack", parts, key=draft.key, counts=Counts(input=24, kept=24))
 
 
 def test_a_dataset_becomes_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server) -> None:

@@ -1,12 +1,10 @@
 from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import Counts, Manifest
+from tests.manifests import build_manifest
 
 
 def manifest(stage: str, counts: Counts) -> Manifest:
-    empty = {"inputs": [], "config": {}, "seed": 0, "code": {}, "parts": []}
-    return Manifest(
-        stage=stage, stage_version=1, key="0" * 16, counts=counts, content_digest="0" * 64, created_at="", **empty
-    )
+    return build_manifest(stage, counts=counts)
 
 
 FILTER = manifest("filter", Counts(input=100, kept=60, dropped={"too_short": 10, "language": 20, "a": 10, "never": 0}))

@@ -20,22 +20,11 @@ from dataops.snapshot import (
     snapshot_key,
 )
 from dataops.store import FolderStore
+from tests.manifests import build_manifest
 
 
 def manifest_of(draft: Draft, parts: list[Part]) -> Manifest:
-    return Manifest(
-        stage=draft.stage,
-        stage_version=1,
-        key=draft.key,
-        inputs=[],
-        config={},
-        seed=0,
-        code={},
-        parts=parts,
-        counts=Counts(),
-        content_digest=content_digest(parts),
-        created_at="2026-01-01T00:00:00+00:00",
-    )
+    return build_manifest(draft.stage, parts, key=draft.key, created_at="2026-01-01T00:00:00+00:00")
 
 
 def table(*captions: str) -> pa.Table:

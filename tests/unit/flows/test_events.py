@@ -6,22 +6,16 @@ from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from flows import events
 from flows.records import Attempt, RunRecord
+from tests.manifests import build_manifest
 
 
 def manifest(stage: str, made_by: str) -> Manifest:
-    return Manifest(
-        stage=stage,
-        stage_version=1,
+    return build_manifest(
+        stage,
         key=f"{stage:0>16}",
-        inputs=[],
-        config={},
-        seed=0,
-        code={},
-        parts=[],
-        counts={"input": 3, "kept": 3},  # pyright: ignore[reportArgumentType]
+        counts={"input": 3, "kept": 3},
         facts={"model": "ViT-B-32", "final": {"loss": 1.0}},
         content_digest="d",
-        created_at="",
         prefect_flow_run_id=made_by,
     )
 

@@ -16,6 +16,7 @@ from flows.config import load_config, secret_problems
 from flows.records import Attempt, RunRecord, list_runs, load_run
 from infra.doctor.check import Check
 from infra.local.services import ServiceStatus
+from tests.manifests import build_manifest
 
 KEY = "AKIA-planted/secret+value"
 HOSTILE = "[bold]x[/bold] [link=http://evil]y[/link] :smile:\x1b[2J\x1b]0;title\x07\r\x9b31m\u202e</td><script>"
@@ -157,17 +158,7 @@ def shown_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def manifest(**changes: Any) -> Manifest:
-    known: dict[str, Any] = {
-        "stage": "pack",
-        "stage_version": 1,
-        "key": "k",
-        "inputs": [],
-        "config": {},
-        "seed": 0,
-        "code": {},
-    }
-    more = {"parts": [], "counts": Counts(input=1, dropped={HOSTILE: 1}), "content_digest": "0", "created_at": "2026"}
-    return Manifest(**(known | more | changes))
+    return build_manifest("pack", **{"counts": Counts(input=1, dropped={HOSTILE: 1}), **changes})
 
 
 def test_tables_and_lines_show_hostile_text_as_text(shown_by, tmp_path):

@@ -17,7 +17,7 @@ from dataops.digest import text_sha256
 from dataops.images.decode import make_preview
 from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
+from dataops.snapshot import Counts, Draft, Manifest, Part
 from dataops.store import FolderStore, Store
 from tasks.download.outcome import EVIDENCE
 from tasks.engine.context import Context
@@ -26,6 +26,7 @@ from tasks.filter.summary import describe
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor
+from tests.manifests import build_manifest
 
 INLINE = InlineExecutor()
 Rows = Sequence[Mapping[str, Any]]
@@ -92,12 +93,16 @@ def chain(store: Store, pairs: Rows, raw_size: int = 7, **settings: Any) -> dict
             input=len(here), kept=len(here) - len(gone), dropped=Counter(row["drop_reason"] for row in gone)
         )
         made[stage] = Draft(store, stage, told[:16]).commit(
-            Manifest(
-                stage=stage, stage_version=1, key=told[:16], inputs=[m.as_input() for m in list(made.values())[-1:]],
-                config=CONFIGS[stage] | (settings if stage == "filter" else {}), seed=0, code={}, parts=parts,
-                counts=counts, facts=_facts(stage, gone), content_digest=content_digest(parts), created_at="",
+            build_manifest(
+                stage,
+                parts,
+                key=told[:16],
+                inputs=[m.as_input() for m in list(made.values())[-1:]],
+                config=CONFIGS[stage] | (settings if stage == "filter" else {}),
+                counts=counts,
+                facts=_facts(stage, gone),
             )
-        )  # fmt: skip
+        )
     return made
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from dataops.schema import DOWNLOADED, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, content_digest
+from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
+from tests.manifests import build_manifest
 
 
 def blocks(seed: int, size: int = 96) -> Image.Image:
@@ -46,12 +47,14 @@ def downloaded(store: FolderStore, pairs: list[dict[str, Any]], shard_size: int)
         parts.append(draft.put_bytes(f"{name}.tar", out.getvalue(), len(rows)))
         parts.append(draft.put_table(f"part-{name}.parquet", pa.Table.from_pylist(rows, DOWNLOADED)))
     return draft.commit(
-        Manifest(
-            stage="download", stage_version=1, key=draft.key, inputs=[], config={"encode_format": "jpg"}, seed=0,
-            code={}, parts=parts, counts=Counts(input=len(pairs), kept=len(pairs)),
-            content_digest=content_digest(parts), created_at="",
+        build_manifest(
+            "download",
+            parts,
+            key=draft.key,
+            config={"encode_format": "jpg"},
+            counts=Counts(input=len(pairs), kept=len(pairs)),
         )
-    )  # fmt: skip
+    )
 
 
 def some_pairs() -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
-from dataops.snapshot import Draft, Input, Manifest, Part, Record, SnapshotName, find
+from dataops.snapshot import Draft, Input, Part, Record, SnapshotName, find
 from dataops.stages import STAGES
 from dataops.store import FolderStore, Store
 from flows.commands.gc import KEEP_RUNS, Policy, Roots, _local, parse_age
@@ -26,6 +26,7 @@ from tasks.engine.context import Context
 from tasks.engine.lease import hold
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY
+from tests.manifests import build_manifest
 
 NOW = time.time()
 
@@ -44,18 +45,12 @@ def put(
     if work:
         store.put(f"{name}/_work/part-00000.json", b"{}")
     if complete:
-        manifest = Manifest(
-            stage=name.stage,
-            stage_version=1,
+        manifest = build_manifest(
+            name.stage,
+            [Part(name="part-00000", rows=0, bytes=len(str(name)), sha256="")],
             key=name.key,
             inputs=[Input(stage=i.stage, key=i.key, digest="d") for i in inputs],
-            config={},
-            seed=0,
-            code={},
-            parts=[Part(name="part-00000", rows=0, bytes=len(str(name)), sha256="")],
-            counts={},
             content_digest="d",
-            created_at="",
         )
         store.create(f"{name}/manifest.json", manifest.model_dump_json().encode())
     if work != "new" and aged:

@@ -5,20 +5,18 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Draft, Manifest, content_digest
+from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
 from flows.commands.page import write_stage_page
 from flows.records import RunRecord, StageRun
+from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, some_pairs
 
 
 def snapshot(store: Store, stage: str, key: str) -> None:
     draft = Draft(store, stage, key)
     counts = Counts(input=10, kept=7, dropped={"too_short": 3})
-    known = {"stage_version": 1, "inputs": [], "config": {}, "seed": 0, "code": {}, "parts": [], "facts": {}}
-    draft.commit(
-        Manifest(stage=stage, key=key, counts=counts, content_digest=content_digest([]), created_at="", **known)
-    )
+    draft.commit(build_manifest(stage, key=key, counts=counts))
 
 
 def test_the_page_of_a_filter_by_its_key_or_by_a_run(tmp_path: Path):

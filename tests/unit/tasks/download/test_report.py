@@ -13,6 +13,7 @@ from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
 from tasks.download.outcome import EVIDENCE
 from tasks.download.report import KEPT, PER_REASON, UNSEEN, report_html
+from tests.manifests import build_manifest
 from tests.unit.tasks.filter.test_report import HOSTILE, Page
 
 
@@ -38,11 +39,8 @@ def snapshot(store: FolderStore, shards: int, rows: int, caption: str, hosts: di
             parts.append(draft.put_table(f"{name}-{shard:05d}.parquet", table))
     total = shards * rows
     counts = Counts(input=3 * total, kept=total, dropped={"http_404": total, "too_small": total})
-    known: dict[str, Any] = {"stage_version": 1, "key": "0" * 16, "inputs": [], "config": {}, "seed": 0, "code": {}}
     facts = {"shards": shards, "bytes_fetched": 5_000_000, "hosts": hosts}
-    return Manifest(
-        stage="download", parts=parts, counts=counts, facts=facts, content_digest="", created_at="", **known
-    )
+    return build_manifest("download", parts, counts=counts, facts=facts)
 
 
 def test_what_comes_from_the_web_is_text(tmp_path: Path) -> None:

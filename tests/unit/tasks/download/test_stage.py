@@ -19,6 +19,7 @@ from tasks.download.stage import DOWNLOAD, format_record
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
 from tests.inline_executor import InlineExecutor
+from tests.manifests import build_manifest
 
 
 def test_config_is_checked_and_execution_does_not_enter_the_key() -> None:
@@ -45,10 +46,7 @@ def stored(store: FolderStore, sizes: list[int]) -> Manifest:
     for number, size in enumerate(sizes):
         uids = [uid(str(number), str(i)) for i in range(size)]
         parts.append(draft.put_table(f"part-{number:05d}.parquet", pa.table({"uid": uids})))
-    return Manifest(
-        stage="filter", stage_version=1, key="k", inputs=[], config={}, seed=0, code={}, parts=parts, counts=Counts(),
-        content_digest="", created_at="",
-    )  # fmt: skip
+    return build_manifest("filter", parts, key="k")
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 100])

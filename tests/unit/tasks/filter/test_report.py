@@ -12,6 +12,7 @@ from dataops.text import tallies
 from tasks.filter.report import report_html
 from tasks.filter.summary import EXAMPLES, balance_facts, describe, describe_balance, merge
 from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, curve_svg, lengths_svg
+from tests.manifests import build_manifest
 
 HOSTILE = "\u202e<script>alert(1)</script> \"x\" 'y' & <img src=x onerror=alert(2)>"
 
@@ -36,8 +37,7 @@ class Page(HTMLParser):
 
 def manifest(**facts) -> Manifest:
     counts = Counts(input=1000, kept=600, dropped={"too_short": 300, "duplicate_url": 100})
-    known = {"stage_version": 1, "key": "0" * 16, "inputs": [], "config": {}, "seed": 0, "code": {}, "parts": []}
-    return Manifest(stage="filter", counts=counts, facts=facts, content_digest="", created_at="", **known)
+    return build_manifest("filter", counts=counts, facts=facts)
 
 
 def pairs(captions: list[str], url: str = "http://img.example/1.jpg") -> pl.DataFrame:

@@ -10,7 +10,7 @@ import pytest
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.schema import FILTERED, PACKED, PAIRS, uid
-from dataops.snapshot import Counts, Draft, Manifest, content_digest, read_parts, read_table
+from dataops.snapshot import Draft, Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from tasks.engine import part_writer as pairs_file
 from tasks.engine.context import Context
@@ -21,6 +21,7 @@ from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER, range_bits, slices_of
 from tasks.filter.steps import PartSlice
 from tests.inline_executor import InlineExecutor
+from tests.manifests import build_manifest
 
 SUBJECTS = ["kite", "dog", "cat", "tower", "river", "lamp"]
 PLACES = ["on the hill", "by the old house", "under a bridge", "in the rain", "at night"]
@@ -46,20 +47,7 @@ def snapshot(store: Path, stage: str, parts: list[list[dict]], schema: pa.Schema
         draft.put_table(f"part-{i:05d}.parquet", pa.Table.from_pylist(rows, schema=schema))
         for i, rows in enumerate(parts)
     ]
-    manifest = Manifest(
-        stage=stage,
-        stage_version=1,
-        key=draft.key,
-        inputs=[],
-        config={},
-        seed=0,
-        code={},
-        parts=made,
-        counts=Counts(),
-        facts={},
-        content_digest=content_digest(made),
-        created_at="",
-    )
+    manifest = build_manifest(stage, made, key=draft.key)
     return draft.commit(manifest)
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Draft, Manifest, content_digest
+from dataops.snapshot import Draft, Manifest
 from dataops.storage.range_file import RangeFile
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
@@ -18,6 +18,7 @@ from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Rows, Search
 from tasks.lineage.trace import Trace
 from tasks.tracking.registry import Registry
+from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, lost_pairs, packed, pair, some_pairs
 
 
@@ -26,12 +27,16 @@ def below(store: FolderStore, stage: str, above: Manifest, **facts: Any) -> Mani
     draft = Draft(store, stage, f"{stage:0<16}"[:16])
     parts = [draft.put_bytes("made.json", stage.encode())]
     return draft.commit(
-        Manifest(
-            stage=stage, stage_version=1, key=draft.key, inputs=[above.as_input()], config={"model": "tiny"}, seed=0,
-            code={"commit": "a" * 40}, parts=parts, counts=Counts(), facts=facts, content_digest=content_digest(parts),
-            created_at="2026-01-02T03:04:05+00:00",
+        build_manifest(
+            stage,
+            parts,
+            key=draft.key,
+            inputs=[above.as_input()],
+            config={"model": "tiny"},
+            code={"commit": "a" * 40},
+            facts=facts,
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import pytest
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
-from dataops.snapshot import Counts, Draft, Manifest, content_digest
+from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from flows.commands.export import export
+from tests.manifests import build_manifest
 
 MAKE = """
 import sys
@@ -42,10 +43,7 @@ def test_a_folder_and_a_snapshot_give_the_same(
     store = FolderStore(tmp_path / "store")
     draft = Draft(store, "train", "0123456789abcdef")
     parts = [draft.put_file(path.name, path) for path in sorted(finished.iterdir())]
-    facts = {"stage": "train", "stage_version": 1, "key": draft.key, "inputs": [], "config": {}, "seed": 0, "code": {}}
-    digest = content_digest(parts)
-    manifest = Manifest(**facts, parts=parts, counts=Counts(), content_digest=digest, created_at="2026-11-25T00:00:00Z")
-    draft.commit(manifest)
+    draft.commit(build_manifest("train", parts, key=draft.key))
     made = {}
     for name, model in (("a", str(finished)), ("b", draft.key)):
         out = tmp_path / name

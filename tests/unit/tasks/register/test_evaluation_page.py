@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dataops.snapshot import Counts, Draft, Input, Manifest, content_digest
+from dataops.snapshot import Draft, Input, Manifest
 from dataops.store import FolderStore
 from tasks.register.evaluation_page import find_champion_evaluation, render_evaluation_page, values_by_key
+from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import jpeg
 from training.evaluation.intervals import proportion
 from training.evaluation.suite import load_suite
@@ -34,10 +35,10 @@ def evaluated(store: FolderStore, key: str, right: int, suite: str) -> Manifest:
         draft.put_table("predictions-few.parquet", pa.Table.from_pylist(rows, PREDICTIONS)),
     ]
     return draft.commit(
-        Manifest(stage="evaluate", stage_version=3, key=key, inputs=[Input(stage="suite", key="s", digest=suite)],
-                 config={}, seed=0, code={}, parts=parts, counts=Counts(), content_digest=content_digest(parts),
-                 created_at="")
-    )  # fmt: skip
+        build_manifest(
+            "evaluate", parts, stage_version=3, key=key, inputs=[Input(stage="suite", key="s", digest=suite)]
+        )
+    )
 
 
 @pytest.fixture

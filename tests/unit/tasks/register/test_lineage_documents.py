@@ -16,6 +16,7 @@ from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, contamination
 from tasks.register.openlineage import build_events, render_events
 from tasks.register.svg_lineage import graph_svg
+from tests.manifests import build_manifest
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
 
@@ -67,12 +68,17 @@ def manifests() -> dict[str, Manifest]:
     found: dict[str, Manifest] = {}
     below: list[Input] = [Input(stage="source", key=HOSTILE, digest="0" * 64)]
     for number, stage in enumerate(("extract", "filter", "download", "curate", "pack", "train", "evaluate")):
-        found[stage] = Manifest(
-            stage=stage, stage_version=1, key=f"{number:016x}", inputs=below, config={"model": HOSTILE, "kind": HOSTILE},
-            seed=0, code={"commit": "c" * 40}, parts=[], counts=Counts(input=10, kept=8, dropped={HOSTILE: 2}),
+        found[stage] = build_manifest(
+            stage,
+            key=f"{number:016x}",
+            inputs=below,
+            config={"model": HOSTILE, "kind": HOSTILE},
+            code={"commit": "c" * 40},
+            counts=Counts(input=10, kept=8, dropped={HOSTILE: 2}),
             facts={"licenses": {HOSTILE: 3, "": 5}, "hosts": {HOSTILE: 8}} if stage == "pack" else {},
-            content_digest=f"{number:064x}", created_at=f"2026-01-02T03:04:0{number}+00:00",
-        )  # fmt: skip
+            content_digest=f"{number:064x}",
+            created_at=f"2026-01-02T03:04:0{number}+00:00",
+        )
         below = [found[stage].as_input()]
     return found
 

@@ -9,6 +9,7 @@ from tasks.register.config import RegisterConfig
 from tasks.register.stage import judge, run_links
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata as ancestry
+from tests.manifests import build_manifest
 
 ROWS = [
     {"key": "seen/top1", "value": 0.06},
@@ -121,10 +122,7 @@ def test_config_hash_does_not_depend_on_order() -> None:
 
 
 def manifest(stage: str, **values: Any) -> Manifest:
-    fields = {"inputs": [], "config": {}, "seed": 0, "code": {}, "parts": [], "counts": Counts()} | values
-    return Manifest(
-        stage=stage, stage_version=1, key=f"{stage:0<16}", content_digest="ab" * 32, created_at="2026-01-01", **fields
-    )
+    return build_manifest(stage, key=f"{stage:0<16}", content_digest="ab" * 32, created_at="2026-01-01", **values)
 
 
 def test_training_dataset_names_its_snapshot() -> None:

@@ -11,6 +11,7 @@ from dataops.snapshot import Counts, Manifest
 from tasks.engine.subprocess_job import run_job
 from tasks.reports import figures as plots
 from tasks.tracking import run_metadata as ancestry
+from tests.manifests import build_manifest
 
 HOSTILE = (
     "[x](javascript:alert(1)) ![i](http://evil/p.png) <script>alert(1)</script> | `c` http://evil.org \x1b[2J\n# h"
@@ -18,9 +19,7 @@ HOSTILE = (
 
 
 def manifest(stage: str, **values: Any) -> Manifest:
-    known: dict[str, Any] = {"inputs": [], "config": {}, "seed": 0, "code": {}, "parts": [], "counts": Counts()}
-    more = {"stage_version": 1, "key": "k", "content_digest": "ab" * 32, "created_at": "2026-01-01"}
-    return Manifest(stage=stage, **(known | more | values))
+    return build_manifest(stage, **values)
 
 
 class Tags(HTMLParser):
