@@ -1,13 +1,11 @@
 """Job files, which tasks/engine/subprocess_job.py writes and this package runs: how a job ends, where it computes, whose its folder is."""
 
-import fcntl
 import gc
 import hashlib
 import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.digest import canonical_json, file_sha256
@@ -177,26 +176,16 @@ def sole_trainer(output: Path) -> Iterator[None]:
         if distributed.rank() == 0:
             try:
                 output.mkdir(parents=True, exist_ok=True)
-                lock = held.enter_context((output / ".lock").open("a"))
-                problem = None if _acquired(lock.fileno()) else f"another trainer holds {output}"
-                if problem is None:
-                    (output / FAILURE).unlink(missing_ok=True)
+                held.enter_context(FileLock(output / ".lock", timeout=LOCK_SECONDS))
+                (output / FAILURE).unlink(missing_ok=True)
+            except Timeout:
+                problem = f"another trainer holds {output}"
             except OSError as error:
                 raise ConfigError(f"output {output}: {error.strerror}") from error
         problem = distributed.from_first(problem)
         if problem is not None:
             raise Stopped(problem)
         yield
-
-
-def _acquired(descriptor: int) -> bool:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while time.monotonic() < deadline:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def is_done(output: Path, digest: str) -> bool:

@@ -10,7 +10,6 @@ Callers hold `locked(<services>)` while they change anything. Knows nothing of P
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import http.client
 import json
 import logging
@@ -20,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from dataops.errors import ServiceError
 from dataops.redaction import without_secrets
@@ -123,22 +124,17 @@ def locked(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[Non
     Raises:
         ServiceError: another process held it for `patience_s`, or the folder cannot be written.
     """
+    lock = FileLock(services / "lock", timeout=patience_s)
     with _writing(services):
         services.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = (services / "lock").open("a")
-    with handle:
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise ServiceError(f"cannot lock {services / 'lock'}: {error}") from error
-            if time.monotonic() > deadline:
-                raise ServiceError(f"another process has held {services / 'lock'} for {patience_s:.0f} s")
-            time.sleep(0.1)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ServiceError(f"another process has held {services / 'lock'} for {patience_s:.0f} s") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def answers(port: int, health_path: str, timeout_s: float = 2.0) -> bool:

@@ -4,13 +4,13 @@ A process that is killed cannot tidy up; `pairmill gc` does, by `abandoned`. The
 this holds also where pids mean nothing, as between containers that share a folder.
 """
 
-import fcntl
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 PREFIX = "pairmill-scratch-"
 LOCK = "lock"
@@ -25,11 +25,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     Args:
         purpose: goes into its name.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}-") as name,
-        (Path(name) / LOCK).open("w") as lock,
-    ):
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}-") as name, FileLock(Path(name) / LOCK):
         folder = Path(name) / "files"
         folder.mkdir()
         yield folder
@@ -48,14 +44,10 @@ def abandoned() -> list[Path]:
 
 
 def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+    if not path.exists():  # a lock would create it
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
         return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -8,20 +8,19 @@ Started again on the same folder it goes on. When all is crawled it leaves in `<
     crawl.json                         the counts
 """
 
-import fcntl
 import json
 import logging
 import os
 import sys
 import threading
 import time
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from scrapy.crawler import AsyncCrawlerProcess
 
 from tasks.extract.crawl.archive import write_sorted
@@ -35,6 +34,8 @@ from tasks.extract.sources.site import DONE, INDEX, PAGES, ROBOTS, SiteSource
 
 logger = logging.getLogger(__name__)
 
+LOCK_SECONDS = 10
+"""Time to wait for another process to leave the folder, in seconds."""
 _HTTP = "scrapy.core.downloader.handlers.http11.HTTP11DownloadHandler"
 _INDEX = pa.schema(
     [
@@ -139,21 +140,12 @@ def main(arguments: list[str]) -> int:
     job = json.loads(Path(arguments[0]).read_text("utf-8"))
     folder = Path(job["folder"])
     _end_with(job["parent_pid"])
-    with (folder / ".lock").open("a") as lock:
-        if not _acquired(lock.fileno()):
-            sys.stderr.write(f"another crawl holds {folder}\n")
-            return 75
-        return 0 if crawl_all(SiteSource.model_validate(job["site"]), folder) else 75
-
-
-def _acquired(descriptor: int, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.2)
-    return False
+    try:
+        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
+            return 0 if crawl_all(SiteSource.model_validate(job["site"]), folder) else 75
+    except Timeout:
+        sys.stderr.write(f"another crawl holds {folder}\n")
+        return 75
 
 
 def _end_with(parent: int) -> None:
