@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress on the terminal and in the Prefect UI, the funnel, links. Decides nothing."""
+"""Shows a run to people: progress on the terminal and in the Prefect UI, the funnel and links. Makes no decision."""
 
 import logging
 import re
@@ -31,11 +31,11 @@ for _package in ("flows", "infra", "tasks"):  # Prefect adds its handlers to the
     logging.getLogger(_package).setLevel(logging.INFO)
 
 ARTEFACT_SECONDS = 2.0
-"""Least time between two updates of a progress artefact: each is a request to the Prefect server."""
+"""Minimum time between two updates of a progress artefact: each is a request to the Prefect server."""
 
 
 class RunDisplay:
-    """Shows one run."""
+    """Shows the progress and the result of one run."""
 
     def __init__(self, run_id: str):
         self.run_id = run_id
@@ -43,23 +43,23 @@ class RunDisplay:
         self._bar: Progress | None = None
         self._artefact: UUID | None = None
         self._updated = 0.0
-        self._seen = True
+        self._server_answers = True
 
     @staticmethod
     def flow_run_url(flow_run_id: str) -> str | None:
-        """Address of the flow run's page, where the UI's address is known."""
+        """Return the URL of the flow run's page, or None if the UI's URL is not known."""
         ui = PREFECT_UI_URL.value()
         return f"{without_credentials(ui).rstrip('/')}/runs/flow-run/{flow_run_id}" if ui else None
 
     @contextmanager
     def watch(self, stage: str) -> Iterator[None]:
-        """Show the stage's progress while it runs: a bar where standard error is a terminal."""
+        """Show the stage's progress while it runs, as a bar if standard error is a terminal."""
         self._stage, self._artefact, self._updated = stage, None, 0.0
         if not sys.stderr.isatty():
             yield
             return
         handlers = [(handler, handler.level) for handler in logging.getLogger().handlers]
-        for handler, _ in handlers:  # lines of the log would break the bar; the Prefect UI still gets them
+        for handler, _ in handlers:  # log lines would break the bar; the Prefect UI still gets them
             handler.setLevel(logging.WARNING)
         columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(
@@ -75,7 +75,7 @@ class RunDisplay:
                     handler.setLevel(level)
 
     def progress(self, done: int, total: int, line: str) -> None:
-        """Called by the stage as its parts finish."""
+        """Show that `done` of `total` parts are finished; the stage calls it, with a line about the last part."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=shown(line)[-60:])
         logger.debug("%s", line)
@@ -83,27 +83,26 @@ class RunDisplay:
         if now - self._updated < ARTEFACT_SECONDS and done < total:
             return
         self._updated = now
-        if self._seen:
+        if self._server_answers:
             try:
-                self._tell(done, total, line)
-            except (PrefectException, HTTPError) as error:  # a lost picture of a run must not become the run's end
-                self._seen = False
-                logger.warning(
-                    "the Prefect server shows this run's progress no further: %s: %s", type(error).__name__, error
-                )
+                self._update_artefact(done, total, line)
+            except (PrefectException, HTTPError) as error:  # a run must not fail because it cannot be shown
+                self._server_answers = False
+                message = "the Prefect server did not accept a progress update, no more will be sent: %s: %s"
+                logger.warning(message, type(error).__name__, error)
 
-    def _tell(self, done: int, total: int, line: str) -> None:
-        """Make or update the stage's progress artefact."""
+    def _update_artefact(self, done: int, total: int, line: str) -> None:
+        """Create or update the stage's progress artefact."""
         percent = 100.0 * done / max(total, 1)
-        said = f"{self._stage}: {done} of {total}. {markdown(redact(line))}"
+        description = f"{self._stage}: {done} of {total}. {markdown(redact(line))}"
         if self._artefact is None:
             key = re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-{self.run_id}".lower()).strip("-")
-            self._artefact = _uuid(create_progress_artifact(percent, key=key, description=said))
+            self._artefact = _uuid(create_progress_artifact(percent, key=key, description=description))
         else:
-            update_progress_artifact(self._artefact, percent, description=said)
+            update_progress_artifact(self._artefact, percent, description=description)
 
-    def stage_ended(self, manifest: Manifest, state: str, seconds: float) -> None:
-        """One line a stage."""
+    def log_stage(self, manifest: Manifest, state: str, seconds: float) -> None:
+        """Log one line about a finished stage: its key, state, time and counts."""
         counts = manifest.counts
         reasons = ", ".join(
             f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))
@@ -112,12 +111,12 @@ class RunDisplay:
         kept += f" ({reasons})" if reasons else ""
         logger.info("%s %s %s in %.1f s%s", manifest.stage, manifest.key, state.lower(), seconds, kept)
 
-    def run_ended(self, manifests: Sequence[Manifest]) -> None:
-        """The funnel as a table artefact and the MLflow run as a link artefact."""
+    def create_artefacts(self, manifests: Sequence[Manifest]) -> None:
+        """Create the funnel as a table artefact and the links to MLflow as link artefacts."""
         try:
             self._create_artefacts(manifests)
-        except (PrefectException, HTTPError) as error:  # a lost picture of a run must not become the run's end
-            logger.warning("the Prefect server did not take the run's artefacts: %s", error)
+        except (PrefectException, HTTPError) as error:  # a run must not fail because it cannot be shown
+            logger.warning("the Prefect server did not accept the run's artefacts: %s", error)
 
     def _create_artefacts(self, manifests: Sequence[Manifest]) -> None:
         if manifests:
@@ -126,7 +125,7 @@ class RunDisplay:
             links: dict[str, Any] = manifest.facts.get("links", {}) if manifest.stage == "register" else {}
             for name, link in sorted(links.items()):
                 if not str(link).startswith(("http://", "https://")):
-                    continue  # a page would make a link of it
+                    continue  # the UI would turn any other text into a link as well
                 key = "mlflow-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
                 create_link_artifact(link, link_text=f"MLflow: {name}", key=key, description=self.run_id)
 

@@ -1,8 +1,7 @@
-"""What a run tells the Prefect server, for triggers and notifications: a dataset landed, a candidate was trained, a
-champion promoted.
+"""Emits events to the Prefect server when a dataset landed, a candidate was trained or a champion was promoted.
 
-Each snapshot that a run made is told of once, after the record is closed. A run that was killed between the two tells it
-when it is continued. Nobody needs to hear it: what is not delivered never fails a run.
+Triggers and notifications react to them. Each snapshot that a run made gets one event, after the record is closed; if the
+run is killed before that, its rerun emits the event. An event that cannot be delivered never fails a run.
 """
 
 from collections.abc import Mapping
@@ -20,25 +19,25 @@ TRAINED = "pairmill.candidate.trained"
 PROMOTED = "pairmill.champion.promoted"
 EVENTS = {"pack": LANDED, "train": TRAINED, "register": PROMOTED}
 SCORES = 8
-"""Scores that the event of a new champion carries."""
+"""Maximum number of scores in the event of a new champion."""
 
 
-def announce(record: RunRecord, manifests: Mapping[str, Manifest], store: Store, until: str | None) -> bool:
-    """Emit an event for each snapshot that this run made and has not told of; whether there was any.
+def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Store, until: str | None) -> bool:
+    """Emit an event for each snapshot that this run made and that has none yet, and return whether there was any.
 
     Args:
-        until: the last stage that the flow run was to run; None for all.
+        until: the last stage that the flow run should run; None for all.
     """
     ours = {attempt.flow_run_id for attempt in record.attempts}
-    told = False
+    emitted = False
     for stage, event in EVENTS.items():
         manifest = manifests.get(stage)
         if manifest is None or manifest.prefect_flow_run_id not in ours or _name(manifest) in record.announced:
             continue
         emit_event(event, resource=_resource(record, manifest, store, until), payload=_payload(manifest, manifests))
         record.announced.append(_name(manifest))
-        told = True
-    return told
+        emitted = True
+    return emitted
 
 
 def _name(manifest: Manifest) -> str:
@@ -46,7 +45,7 @@ def _name(manifest: Manifest) -> str:
 
 
 def _resource(record: RunRecord, manifest: Manifest, store: Store, until: str | None) -> dict[str, str]:
-    """The labels by which triggers choose, and which they hand on."""
+    """Return the labels that triggers match, and pass on as parameters."""
     kind = EVENTS[manifest.stage].rpartition(".")[0]
     return {
         "prefect.resource.id": f"{kind}.{manifest.key}",
@@ -54,12 +53,12 @@ def _resource(record: RunRecord, manifest: Manifest, store: Store, until: str | 
         "pairmill.run": record.run_id,
         "pairmill.store": store.uri,
         "pairmill.until": until or "register",
-        "pairmill.begun-by": record.begun_by,
+        "pairmill.begun-by": record.first_flow,
     }
 
 
 def _payload(manifest: Manifest, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
-    """Numbers and names of our own making: nothing in here is text from the web."""
+    """Return the counts, names and scores of an event; none of them is text from the web."""
     payload: dict[str, Any] = {"counts": manifest.counts.model_dump(mode="json"), "digest": manifest.content_digest}
     if manifest.stage == "train":
         payload |= {"model": manifest.facts["model"], "final": manifest.facts["final"]}

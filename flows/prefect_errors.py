@@ -1,4 +1,4 @@
-"""What Prefect's client raises where its server is gone, as an error that names the server and the remedy."""
+"""Translates errors of Prefect's client that mean a lost server into an error that names the server and the remedy."""
 
 import httpx
 from prefect.exceptions import ObjectNotFound
@@ -7,18 +7,18 @@ from prefect.settings import PREFECT_API_URL
 from dataops.errors import ServiceError
 
 
-def named(error: BaseException) -> BaseException:
-    """ServiceError (75) in place of an error that says no more than that the server or this run is gone; others stay.
+def translate_error(error: BaseException) -> BaseException:
+    """Return a ServiceError (exit code 75) if the Prefect server or its record of this run is lost, else the same error.
 
-    Nothing but Prefect's client uses httpx.
+    Only Prefect's client uses httpx in this process.
     """
     if isinstance(error, ObjectNotFound):
-        what = "does not know this run any more: its database was lost, or another server is there now"
+        problem = "does not know this run any more: its database was lost, or another server has its URL now"
     elif isinstance(error, httpx.TransportError):
-        what = f"does not answer ({type(error).__name__}: {error})"
+        problem = f"does not answer ({type(error).__name__}: {error})"
     else:
         return error
     return ServiceError(
-        f"the Prefect server at {PREFECT_API_URL.value()} {what}. What is finished is in the store: start the server again "
-        "(`pairmill up`), or mend PREFECT_API_URL, and rerun"
+        f"the Prefect server at {PREFECT_API_URL.value()} {problem}. Finished work is in the store: start the server again "
+        "(`pairmill up`) or correct PREFECT_API_URL, then rerun"
     )

@@ -1,4 +1,4 @@
-"""One flow run at work on a run record: opens the record, finds or makes each stage's snapshot, and closes it."""
+"""One flow run: opens its run record, finds or makes the snapshot of each stage, and closes the record."""
 
 import logging
 import os
@@ -16,25 +16,27 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from dataops.errors import PairmillError
-from dataops.redaction import scrubbed_errors
+from dataops.errors import ConfigError, PairmillError
+from dataops.redaction import guard_process, scrubbed_errors
 from dataops.snapshot import Manifest, find
 from dataops.store import Store, open_store
-from flows.config import RunConfig, check_config, load_config
+from flows.config import RunConfig, check_config, config_name, load_config
 from flows.display import RunDisplay
-from flows.events import announce
+from flows.events import emit_events
 from flows.records import (
+    RUN_ID,
     RunRecord,
     RunState,
     StageRun,
     StageState,
+    create_run,
     find_run,
     load_run,
-    new_run,
-    remember,
+    new_run_id,
+    remember_store,
 )
 from flows.train_on_pool import train_on_pool
-from infra.local.services import home
+from infra.local.services import client_environment, home, make_home
 from tasks.download.rounds import reopen
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, Stage, discard, make, plan, reuse
@@ -47,69 +49,73 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """One stage in its place."""
+    """A stage of the pipeline, with its config table and its inputs."""
 
     stage: Stage
     table: str
-    """The config's table for it."""
+    """Name of the stage's table in the config."""
     reads: tuple[str, ...]
-    """The stages whose snapshots it reads; the first one's rows are those that it keeps or drops."""
+    """Stages whose snapshots this stage reads. It keeps or drops the rows of the first one."""
 
 
 class Run:
-    """The state of one flow run: its record, its context and the snapshots so far."""
+    """The state of one flow run: its record, its context and the snapshots that it has so far."""
 
     def __init__(self, record: RunRecord, config: RunConfig, store: Store, until: str | None):
         self.record, self.config, self.until = record, config, until
         self.manifests: dict[str, Manifest] = {}
-        self.at = ""
-        """The stage at which it stands."""
+        self.stage = ""
+        """Name of the stage that is being made, or was made last."""
         flow_run_id = str(flow_run.id)
-        self.sight = RunDisplay(record.run_id)
+        self.display = RunDisplay(record.run_id)
         self.context = Context(
             store=store,
             home=home(),
-            progress=self.sight.progress,
+            progress=self.display.progress,
             run_id=record.run_id,
             run_name=record.name,
             flow_run_id=flow_run_id,
-            flow_run_url=self.sight.flow_run_url(flow_run_id),
+            flow_run_url=self.display.flow_run_url(flow_run_id),
             run_config=record.config,
             workers=config.execution.workers or os.cpu_count() or 1,
             ray=config.ray(),
         )
-        remember(record.run_id, store, home())
+        remember_store(record.run_id, store, home())
         record.begin(str(flow_run.flow_name), until, flow_run_id)
         record.save(store)
-        with get_client(sync_client=True) as client:  # a run by command or by trigger has no tags of a deployment
+        with get_client(sync_client=True) as client:  # only flow runs of a deployment get its tags from Prefect
             client.update_flow_run(flow_run.id, tags={*flow_run.tags, f"config:{record.name}"})
 
     @classmethod
-    def of_config(cls, path: str, until: str | None) -> "Run":
-        """The run of a schedule. Its id is the flow run's name, so a flow run that is retried finds its record again.
+    def from_config(cls, path: str, until: str | None) -> "Run":
+        """Open the run of a scheduled flow run.
 
-        A retried run keeps the config of its record, whatever the file says by then.
+        The run's id is the flow run's name, so a retried flow run finds its record again. It keeps the config of the
+        record, even if the file has changed since.
         """
         run_id = str(flow_run.name)
         if (found := find_run(run_id, home())) is None:
             config = load_config(Path(path), until=until)
             if (found := find_run(run_id, home(), config.store.uri)) is None:
-                return cls(new_run(config, home(), run_id), config, open_store(config.store.uri), until)
+                return cls(create_run(config, home(), run_id), config, open_store(config.store.uri), until)
         record, store = found
-        return cls(record, _config_of(record, store, until), store, until)
+        return cls(record, _recorded_config(record, store, until), store, until)
 
     @classmethod
-    def of_record(cls, run_id: str, store_uri: str | None, until: str | None, *, sources: bool = True) -> "Run":
-        """An existing run, on any machine that sees its store.
+    def from_record(cls, run_id: str, store_uri: str | None, until: str | None, *, sources: bool = True) -> "Run":
+        """Open an existing run, on any machine that can read its store.
 
         Args:
-            sources: whether the files that extract reads must be here.
+            sources: whether the files that `extract` reads must be on this machine.
         """
         record, store = load_run(run_id, home(), store_uri)
-        return cls(record, _config_of(record, store, until, sources=sources), store, until)
+        return cls(record, _recorded_config(record, store, until, sources=sources), store, until)
 
-    def take(self, step: Step) -> None:
-        """Take a stage as the record has it: made earlier, perhaps on another machine that alone has the source files."""
+    def reuse_recorded(self, step: Step) -> None:
+        """Reuse the snapshot that the record names, and make the stage only if that snapshot is missing.
+
+        The source files may be on another machine, so the key of the snapshot is read from the record, not computed.
+        """
         name, store = step.stage.name, self.context.store
         key = self.record.key_of(name)
         manifest = find(store, name, key) if key else None
@@ -123,93 +129,122 @@ class Run:
         """Find or make one stage's snapshot, as a Prefect task run.
 
         Args:
-            retry: of download, the classes of failure whose rows are fetched again.
+            force: make the snapshot again, even if it is complete.
+            retry: for `download`, the classes of failure whose rows are fetched again.
+            verify: compare the sha256 of every part before the snapshot is reused.
         """
-        self.at = step.stage.name
+        self.stage = step.stage.name
         upstream = [self.manifests[name] for name in step.reads]
         planned = plan(step.stage, getattr(self.config, step.table), self.config.seed, upstream, self.context.store)
         if force:
             discard(planned, self.context)
         if retry:
             reopen(planned, self.context, retry)
-        noted = StageRun(stage=self.at, key=planned.key, state="Running")
-        self._note(noted)
+        stage_run = StageRun(stage=self.stage, key=planned.key, state="Running")
+        self._save_stage(stage_run)
         started = time.monotonic()
         try:
-            with self.sight.watch(self.at):
-                noted.state, manifest = run_task(
-                    self.at,
+            with self.display.watch(self.stage):
+                stage_run.state, manifest = run_task(
+                    self.stage,
                     _label(planned),
                     lambda: reuse(planned, self.context, verify=verify),
-                    lambda: self._made(planned),
+                    lambda: self._make_snapshot(planned),
                     self.context.flow_run_id,
                     self.config.execution.retry_delays,
                 )
         except BaseException:
-            noted.state, noted.seconds = "Failed", time.monotonic() - started
-            self._note(noted)
+            stage_run.state, stage_run.seconds = "Failed", time.monotonic() - started
+            self._save_stage(stage_run)
             raise
-        noted.seconds, noted.counts = round(time.monotonic() - started, 3), manifest.counts
-        self.manifests[self.at] = manifest
-        self._note(noted)
-        self.sight.stage_ended(manifest, noted.state, noted.seconds)
+        stage_run.seconds, stage_run.counts = round(time.monotonic() - started, 3), manifest.counts
+        self.manifests[self.stage] = manifest
+        self._save_stage(stage_run)
+        self.display.log_stage(manifest, stage_run.state, stage_run.seconds)
 
-    def _made(self, planned: Plan) -> Manifest:
-        """Made here; or a training elsewhere, where the config asks for that and this is not its flow run."""
-        launch = self.config.train.launch if self.at == "train" else "local"
+    def _make_snapshot(self, planned: Plan) -> Manifest:
+        """Make the snapshot in this process, or train on a work pool or on Ray if `train.launch` says so."""
+        launch = self.config.train.launch if self.stage == "train" else "local"
         if launch == "work_pool" and flow_run.flow_name != "train":
             return train_on_pool(planned, self.context)
         if launch == "ray":
             return train_on_ray(planned, self.context, self.config.execution.cluster())
         return make(planned, self.context)
 
-    def _note(self, noted: StageRun) -> None:
-        self.record.note(noted)
+    def _save_stage(self, stage_run: StageRun) -> None:
+        self.record.set_stage(stage_run)
         self.record.save(self.context.store)
 
     def end(self, state: RunState, error: str | None = None) -> None:
-        """Close the record, then tell what came out: who hears it must find the record closed."""
+        """Close the record, then publish artefacts and events: whoever reacts to an event must find the record closed."""
         if (register := self.manifests.get("register")) is not None:
             self.record.model_version = register.facts["model_uri"]
             self.record.model_links = register.facts.get("links", {})
         self.record.end(state, error)
         self.record.save(self.context.store)
-        self.sight.run_ended(list(self.manifests.values()))
-        if register is None or len(self.record.attempts) > 1:  # else the registration has told it all
-            self._tell_mlflow(state, error)
-        if announce(self.record, self.manifests, self.context.store, self.until):
+        self.display.create_artefacts(list(self.manifests.values()))
+        if register is None or len(self.record.attempts) > 1:  # else the registration has written all of it
+            self._update_mlflow(state, error)
+        if emit_events(self.record, self.manifests, self.context.store, self.until):
             self.record.save(self.context.store)
 
-    def _tell_mlflow(self, state: RunState, error: str | None) -> None:
-        """Write the end into the run's MLflow run, and that run's address into the record."""
+    def _update_mlflow(self, state: RunState, error: str | None) -> None:
+        """Write how the run ended into its MLflow run, and the URL of that run into the record."""
         status: Status = "FINISHED" if state == "completed" else "FAILED" if state == "failed" else "KILLED"
         began = datetime.fromisoformat(self.record.attempts[-1].started_at)
-        reached = [one.model_dump() for one in self.record.stages if one.stage in {*self.manifests, self.at}]
-        end = RunOutcome(status, error or f"up to {self.until or self.at}", reached, int(began.timestamp() * 1000))
-        page = parent_run.record_outcome(self.context, self.manifests, end)
+        reached = [one.model_dump() for one in self.record.stages if one.stage in {*self.manifests, self.stage}]
+        outcome = RunOutcome(status, error or f"up to {self.until or self.stage}", reached, int(began.timestamp() * 1000))
+        page = parent_run.record_outcome(self.context, self.manifests, outcome)
         if page and not self.record.model_links:
             self.record.model_links = {"run": page}
             self.record.save(self.context.store)
 
-    def failure(self, error: BaseException) -> str:
-        """What the flow run's state says: the stage, the kind of error and what to do; then the error itself."""
+    def failure_message(self, error: BaseException) -> str:
+        """Return the message of the flow run's state: the stage, the kind of error, what to do, and the error itself."""
         code = error.exit_code if isinstance(error, PairmillError) else 1
-        again = f"Retry this flow run, or: pairmill rerun {self.record.run_id}"
+        rerun = f"Retry this flow run, or: pairmill rerun {self.record.run_id}"
         remedy = {
             2: "Correct the config and begin a new run.",
-            3: f"Remake what is broken: pairmill rerun {self.record.run_id} --from STAGE",
+            3: f"Make the broken stage again: pairmill rerun {self.record.run_id} --from STAGE",
             4: "Change [train] and begin a new run.",
             5: "The version is kept as candidate. Begin a new run with another recipe, or lower the floor.",
         }
-        return f"{self.at} failed: {type(error).__name__}. {remedy.get(code, again)}\n{error}"
+        return f"{self.stage} failed: {type(error).__name__}. {remedy.get(code, rerun)}\n{error}"
 
     def summary(self) -> dict[str, Any]:
-        """`run_id`, `stages` (stage, key, state, seconds, counts) and `model_version`."""
+        """Return `run_id`, `stages` (stage, key, state, seconds, counts) and `model_version`."""
         return self.record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
 
 
-def _config_of(record: RunRecord, store: Store, until: str | None, *, sources: bool = True) -> RunConfig:
-    """A record's config, checked again. All but the store: it works where it lies, not where it says that it lay."""
+def name_flow_run() -> str:
+    """Return the id of the run that this flow run works on, as the flow run's name.
+
+    So its name in the UI is what `pairmill show` and `pairmill rerun` take. A scheduled flow run creates a run whose id is
+    made of the config's name and the scheduled time. A retried flow run keeps its name, and so its run.
+    """
+    parameters = flow_run.parameters
+    if parameters.get("run_id"):
+        return str(parameters["run_id"])
+    if RUN_ID.fullmatch(str(flow_run.name)):
+        return str(flow_run.name)
+    path = Path(str(parameters.get("config")))
+    try:
+        name = config_name(path)
+    except ConfigError:
+        name = path.stem  # the flow itself reports what is wrong with the file
+    return new_run_id(name, flow_run.scheduled_start_time)
+
+
+def prepare_process() -> None:
+    """Set this process up to run a flow: a worker's environment may lack the URL of the local MLflow server."""
+    for name, value in client_environment().items():
+        os.environ.setdefault(name, value)
+    guard_process()
+    make_home()
+
+
+def _recorded_config(record: RunRecord, store: Store, until: str | None, *, sources: bool = True) -> RunConfig:
+    """Validate a record's config again, with the URI of the store in which the record was found."""
     values = {**record.config, "store": {"uri": store.uri}}
     return check_config(values, f"run {record.run_id}", sources=sources, until=until)
 
@@ -222,16 +257,27 @@ def run_task(
     flow_run_id: str | None = None,
     retry_delays: Sequence[float] = (),
 ) -> tuple[StageState, Manifest]:
-    """Run one stage as a task run named after what it works on; ("Reused" | "Completed", its manifest)."""
+    """Run one stage as a Prefect task run.
+
+    Args:
+        name: the stage.
+        label: name of the task run.
+        reuse: returns the manifest of a complete snapshot, or None.
+        make: makes the snapshot.
+        flow_run_id: this flow run; a snapshot that another one made counts as reused.
+        retry_delays: seconds to wait before each retry after a retryable error.
+
+    Returns: "Reused" or "Completed", and the manifest.
+    """
     found: list[Manifest] = []
 
-    @scrubbed_errors()  # Prefect writes down what leaves here
+    @scrubbed_errors()  # Prefect stores the errors that leave this function
     def body() -> State:
         if (manifest := reuse()) is not None:
             found.append(manifest)
             return Completed(name="Reused", message=f"{name}/{manifest.key} was complete")
         found.append(manifest := make())
-        if manifest.prefect_flow_run_id != flow_run_id:  # it was made while this run waited for it
+        if manifest.prefect_flow_run_id != flow_run_id:  # another run made it while this one waited
             return Completed(name="Reused", message=f"another run made {name}/{manifest.key}")
         return Completed(message=f"made {name}/{manifest.key}")
 
@@ -240,7 +286,7 @@ def run_task(
         task_run_name=label,
         retries=len(retry_delays),
         retry_delay_seconds=list(retry_delays) or None,
-        retry_condition_fn=_retryable,
+        retry_condition_fn=_is_retryable,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
@@ -251,14 +297,14 @@ def run_task(
 
 
 def _label(planned: Plan) -> str:
-    """What the stage works on, in few words."""
+    """Return the task run's name: the stage and what it reads."""
     reads = [f"{i.stage}/{i.key}" for i in planned.inputs if i.stage != "source"]
     sources = len(planned.inputs) - len(reads)
-    what = f"{sources} source file{'s' if sources != 1 else ''}" if sources else " + ".join(reads[:2])
-    return f"{planned.stage.name} of {what}"
+    inputs = f"{sources} source file{'s' if sources != 1 else ''}" if sources else " + ".join(reads[:2])
+    return f"{planned.stage.name} of {inputs}"
 
 
-def _retryable(_task: Any, _run: Any, state: State) -> bool:
+def _is_retryable(_task: Any, _run: Any, state: State) -> bool:
     try:
         state.result(raise_on_failure=True)
     except PairmillError as error:

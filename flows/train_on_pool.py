@@ -1,8 +1,8 @@
-"""A training as a flow run of its own on a work pool (`train.launch = "work_pool"`), found again by the snapshot's key.
+"""Trains in a separate flow run on a work pool (`train.launch = "work_pool"`), which is found by the snapshot's key.
 
-A bare run_deployment starts a new child at each try of its parent, and would train twice. Here the child carries the key
-as a tag: a try that comes while it lives waits for it, one that comes later finds its snapshot, and only where it failed
-is another started, which goes on from its last checkpoint.
+Prefect's run_deployment starts a new child at each attempt of its parent, and would train twice. Here the child has the key
+as a tag: an attempt that finds a running child waits for it, and one that finds the snapshot uses it. Only a failed child
+is replaced by another, which resumes from the last checkpoint.
 """
 
 import logging
@@ -28,27 +28,27 @@ logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "train/gpu"
 POLL_SECONDS, PATIENCE_SECONDS = 2.0, 120.0
-KINDS: dict[str, type[PairmillError]] = {
+CHILD_ERRORS: dict[str, type[PairmillError]] = {
     "ConfigError": ConfigError,
     "ContractError": ContractError,
     "TrainingDiverged": TrainingDiverged,
 }
-"""Errors of a child that its parent raises as its own."""
+"""Errors of a child that its parent raises too."""
 
 
 def train_on_pool(planned: Plan, context: Context) -> Manifest:
-    """Have the snapshot made on the work pool of `train/gpu`; cancelling the caller cancels the training.
+    """Make the snapshot on the work pool of `train/gpu`; cancelling the caller cancels the training.
 
-    Raises: ConfigError where nothing is deployed, or the child says so; ServiceError where the server is silent for two
-        minutes; JobFailed, retryable where the child crashed.
+    Raises: ConfigError if the deployment does not exist; ServiceError if the server does not answer for two minutes;
+        the error of a failed child if it is one of CHILD_ERRORS; else JobFailed, retryable if the child crashed.
     """
     tag = f"train:{planned.key}"
     with get_client(sync_client=True) as client:
-        child = _living(client, tag) or _start(client, tag, context)
+        child = _find_running(client, tag) or _start(client, tag, context)
         try:
-            child = _ended(client, child.id)
+            child = _wait_until_ended(client, child.id)
         except BaseException as error:
-            if not isinstance(error, Exception):  # a cancel or Ctrl-C: nobody waits for the training
+            if not isinstance(error, Exception):  # cancelled, or Ctrl-C
                 with suppress(Exception):
                     client.set_flow_run_state(child.id, Cancelling())
             raise
@@ -58,19 +58,19 @@ def train_on_pool(planned: Plan, context: Context) -> Manifest:
     if state.is_completed() and manifest is not None:
         return manifest
     message = f"flow run {child.name} of {DEPLOYMENT} ended as {state.name}: {state.message}"
-    if (kind := re.search(r"failed: (\w+)\.", state.message or "")) and kind[1] in KINDS:
-        raise KINDS[kind[1]](message)
+    if (kind := re.search(r"failed: (\w+)\.", state.message or "")) and kind[1] in CHILD_ERRORS:
+        raise CHILD_ERRORS[kind[1]](message)
     raise JobFailed(message, exit_code=75 if state.is_crashed() else 1)
 
 
-def _living(client: SyncPrefectClient, tag: str) -> FlowRun | None:
-    """The newest flow run of this key that has not ended."""
+def _find_running(client: SyncPrefectClient, tag: str) -> FlowRun | None:
+    """Return the newest flow run with this tag that has not ended, or None."""
     query = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
     found = client.read_flow_runs(flow_run_filter=query, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
-    living = next((run for run in found if run.state is None or not run.state.is_final()), None)
-    if living is not None:
-        logger.info("flow run %s makes it: waiting for that one", living.id)
-    return living
+    running = next((run for run in found if run.state is None or not run.state.is_final()), None)
+    if running is not None:
+        logger.info("flow run %s already trains on this dataset: waiting for it", running.id)
+    return running
 
 
 def _start(client: SyncPrefectClient, tag: str, context: Context) -> FlowRun:
@@ -78,7 +78,7 @@ def _start(client: SyncPrefectClient, tag: str, context: Context) -> FlowRun:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
     except ObjectNotFound as error:
         raise ConfigError(
-            f'train.launch = "work_pool" needs the deployment {DEPLOYMENT}: `pairmill deploy CONFIG` makes it'
+            f'train.launch = "work_pool" needs the deployment {DEPLOYMENT}; create it with `pairmill deploy CONFIG`'
         ) from error
     return client.create_flow_run_from_deployment(
         deployment.id,
@@ -87,16 +87,17 @@ def _start(client: SyncPrefectClient, tag: str, context: Context) -> FlowRun:
     )
 
 
-def _ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
-    answered = time.monotonic()
+def _wait_until_ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
+    last_answer = time.monotonic()
     while True:
         try:
-            found = client.read_flow_run(child)
+            flow_run = client.read_flow_run(child)
         except httpx.HTTPError as error:
-            if time.monotonic() - answered > PATIENCE_SECONDS:
-                raise ServiceError(f"Prefect does not tell of flow run {child}, which may go on: {error}") from error
+            if time.monotonic() - last_answer > PATIENCE_SECONDS:
+                message = f"the Prefect server has not answered for {PATIENCE_SECONDS:.0f} s"
+                raise ServiceError(f"{message}; flow run {child} may still run: {error}") from error
         else:
-            answered = time.monotonic()
-            if found.state is not None and found.state.is_final():
-                return found
+            last_answer = time.monotonic()
+            if flow_run.state is not None and flow_run.state.is_final():
+                return flow_run
         time.sleep(POLL_SECONDS)

@@ -1,9 +1,10 @@
-"""`pairmill export MODEL`: finds the model wherever it lies, exports it, and says what was written."""
+"""`pairmill export MODEL`: finds a model, exports it in another tool's format, and prints what was written."""
 
 from pathlib import Path
 
 from dataops.errors import ConfigError
-from flows.commands.output import console, find_snapshot, print_json, text
+from flows.commands.output import console, print_json, text
+from flows.records import find_snapshot
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.models.export import export_model, fetch_snapshot_model
 from tasks.models.find import find_model
@@ -13,7 +14,7 @@ USE = {
     "hf": 'transformers.CLIPModel.from_pretrained("{out}"), transformers.CLIPProcessor.from_pretrained("{out}")',
     "onnx": 'onnxruntime.InferenceSession("{out}/image.onnx"), onnxruntime.InferenceSession("{out}/text.onnx")',
 }
-"""How each form is loaded."""
+"""Python code that loads each format."""
 
 
 def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
@@ -21,8 +22,9 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
 
     Args:
         model: a folder, the key of a train snapshot, or models:/name/version.
+        form: a key of USE.
 
-    Raises: ConfigError where it is none of these, or cannot be exported so.
+    Raises: ConfigError if there is no such model, or it cannot be exported in this format.
     """
     with scratch_folder("exported-model") as scratch:
         files = export_model(_find(model, scratch, home, store_uri), form, out, home)
@@ -38,11 +40,12 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
 
 
 def _find(model: str, scratch: Path, home: Path, store_uri: str | None) -> Path:
+    """Return a folder that holds the model's files, in `scratch` if they come from a snapshot."""
     if not Path(model).exists() and (found := find_snapshot(model, home, store_uri)) is not None:
         return fetch_snapshot_model(*found, scratch)
     try:
         return find_model(model, home).path
     except ConfigError as error:
         raise ConfigError(
-            f"{error}; nor is it the key of a complete snapshot in a known store (--store names another)"
+            f"{error}; it is not the key of a complete snapshot in a known store either (--store names another store)"
         ) from error

@@ -52,7 +52,7 @@ class Policy:
         for record in sorted(records, key=lambda r: (r.created_at, r.run_id), reverse=True):
             age = now - _last_active(record)
             seen[record.name] += 1
-            if record.actual_state() == "running" and record.attempts and record.attempts[-1].is_here():
+            if record.actual_state() == "running" and record.attempts and record.attempts[-1].is_local():
                 kept[record.run_id] = "runs now"
             elif self.keep_runs is not None and seen[record.name] <= self.keep_runs:
                 kept[record.run_id] = f"of the {self.keep_runs} newest runs of its name"

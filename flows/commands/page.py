@@ -1,24 +1,23 @@
-"""`pairmill show RUN_OR_KEY --page FILE`: the page of a stage as a file, for a run that no MLflow run shows."""
+"""`pairmill show RUN_OR_KEY --page FILE`: writes the HTML page of a stage to a file."""
 
 from pathlib import Path
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
-from flows.commands.output import find_snapshot, load_manifests
-from flows.records import load_run
+from flows.records import find_snapshot, load_manifests, load_run
 from tasks.download.report import report_html as download_html
 from tasks.filter.report import report_html as filter_html
 from tasks.pack.card import HTML
 
 PAGED = ("pack", "download", "filter")
-"""Stages that have a page; of a run, that of the first of them that it has finished."""
+"""Stages that have a page. For a run, the page of the first of them that it has finished is written."""
 
 
 def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path) -> None:
-    """Write the page of a snapshot, named by its key or by a run that made or reused it.
+    """Write the page of a snapshot; `name` is its key, or a run that made or reused it.
 
-    Raises: ConfigError where there is none, or the file cannot be written.
+    Raises: ConfigError if there is no page, or the file cannot be written.
     """
     found = find_snapshot(name, home, store_uri)
     if found is not None:
@@ -28,7 +27,7 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path) -
         manifests = load_manifests(record, store)
     paged = [manifest for manifest in manifests if manifest.stage in PAGED]
     if not paged:
-        raise ConfigError(f"{name} has no complete snapshot of the stages {', '.join(PAGED)}, which alone have a page")
+        raise ConfigError(f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page")
     try:
         path.write_bytes(_page(min(paged, key=lambda manifest: PAGED.index(manifest.stage)), store))
     except OSError as error:
@@ -41,5 +40,7 @@ def _page(manifest: Manifest, store: Store) -> bytes:
     if manifest.stage == "download":
         return download_html(manifest, store).encode("utf-8", "replace")
     if not manifest.named(HTML):
-        raise ConfigError(f"pack/{manifest.key} was packed by an earlier version, which made no page")
+        raise ConfigError(
+            f"pack/{manifest.key} was made by an earlier version of pairmill, which wrote no page; make it again"
+        )
     return store.read(manifest.path(HTML))

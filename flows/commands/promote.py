@@ -1,4 +1,4 @@
-"""`pairmill promote`: moves an alias by hand, forward or back, and shows who moved it when and why."""
+"""`pairmill promote`: moves an alias by hand, forward or back, and prints who moved it, when and why."""
 
 from dataclasses import asdict
 
@@ -8,7 +8,7 @@ from tasks.register import promotion
 
 
 def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
-    """Move the alias to the version that is named; with none named, print the trail."""
+    """Move the alias to the version that `model` names, or print the audit trail if it names none."""
     name, version = parse_model(model)
     if version is None:
         return _show_trail(name, as_json=as_json)
@@ -18,14 +18,13 @@ def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
         return 0
     out = console()
     if move is None:
-        out.print(text(f"{name} version {version} has the alias {alias} already"))
+        out.print(text(f"{name} version {version} already has the alias {alias}"))
         return 0
     before = f"from version {move.before} " if move.before else ""
     out.print(text(f"{name}: alias {alias} moved {before}to version {version} (its gate: {gate})"), soft_wrap=True)
     if move.before:
-        out.print(
-            text(f"back again: pairmill promote {name}/{move.before} --alias {alias} --reason ..."), soft_wrap=True
-        )
+        undo = f"pairmill promote {name}/{move.before} --alias {alias} --reason ..."
+        out.print(text(f"to move it back: {undo}"), soft_wrap=True)
     return 0
 
 

@@ -6,7 +6,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dataops.errors import ContractError, ServiceError
-from flows.prefect_errors import named
+from flows.prefect_errors import translate_error
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from flows.prefect_errors import named
 )
 def test_a_server_that_is_gone(error: Exception, what: str) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        found = named(error)
+        found = translate_error(error)
     assert isinstance(found, ServiceError)
     assert (found.exit_code, found.retryable) == (75, True)
     assert str(found).startswith(f"the Prefect server at http://127.0.0.1:9/api {what}")
@@ -24,4 +24,4 @@ def test_a_server_that_is_gone(error: Exception, what: str) -> None:
 
 def test_what_is_not_of_prefect() -> None:
     error = ContractError("rows")
-    assert named(error) is error
+    assert translate_error(error) is error

@@ -57,8 +57,8 @@ def test_a_run_whose_process_is_gone_has_crashed():
 def test_a_stage_is_noted_once():
     one = record("a")
     for state in ("Running", "Completed"):
-        one.note(StageRun(stage="extract", key="k", state=state))
-    one.note(StageRun(stage="filter", key="k", state="Running"))
+        one.set_stage(StageRun(stage="extract", key="k", state=state))
+    one.set_stage(StageRun(stage="filter", key="k", state="Running"))
     assert [(s.stage, s.state) for s in one.stages] == [("extract", "Completed"), ("filter", "Running")]
 
 
@@ -69,7 +69,7 @@ def test_a_run_of_another_machine_lives_as_long_as_its_lease_does(tmp_path, monk
     one = record("a")
     one.attempts.append(Attempt(started_at="", host="another-machine", pid=1, place="elsewhere", process="p"))
     assert not is_alive(one, store)  # it makes nothing
-    one.note(StageRun(stage="train", key="k", state="Running"))
+    one.set_stage(StageRun(stage="train", key="k", state="Running"))
     assert not is_alive(one, store)  # no lease: its machine lost power before it had one
     lease = Lease(
         generation=1,
@@ -118,7 +118,7 @@ def test_two_processes_at_one_record_keep_each_others_tries(tmp_path):
         ("curate", "pack", False),
         ("train", "train", True),
     ]
-    assert kept.begun_by == "curate"
+    assert kept.first_flow == "curate"
 
 
 def test_run_ids_sort_by_time_and_say_so():
@@ -131,13 +131,13 @@ def test_run_ids_sort_by_time_and_say_so():
 
 def test_an_unfinished_run_goes_on_to_where_it_was_to_go_and_a_finished_one_to_the_end():
     one = record("a")
-    assert one.goal is None
+    assert one.last_stage is None
     one.begin("curate", "pack")
-    assert one.goal == "pack"
+    assert one.last_stage == "pack"
     one.end("failed", "why")
-    assert one.goal == "pack"
+    assert one.last_stage == "pack"
     one.end("completed")
-    assert one.goal is None
+    assert one.last_stage is None
 
 
 def test_a_training_on_the_work_pool_is_no_try_of_its_own(tmp_path):
@@ -149,11 +149,11 @@ def test_a_training_on_the_work_pool_is_no_try_of_its_own(tmp_path):
     killed = Attempt(started_at="10:00", **here, pid=gone.pid, process="p", until=None)
     child = Attempt(started_at="10:05", **here, pid=os.getpid(), flow="train", until="train", flow_run_id="c")
     record = RunRecord(run_id="r-1", name="r", created_at="", config={}, attempts=[killed, child])
-    assert record.tries == [killed]
-    assert (record.actual_state(), is_alive(record, store), record.goal) == ("crashed", False, None)
+    assert record.own_attempts == [killed]
+    assert (record.actual_state(), is_alive(record, store), record.last_stage) == ("crashed", False, None)
     failed = killed.model_copy(update={"ended_at": "10:09"})
-    assert record.model_copy(update={"attempts": [failed, child]}).tries == [failed]
+    assert record.model_copy(update={"attempts": [failed, child]}).own_attempts == [failed]
     landed = killed.model_copy(update={"ended_at": "10:04", "flow": "curate"})  # which a trigger carries on
     triggered = record.model_copy(update={"attempts": [landed, child]})
-    assert triggered.tries == [landed, child]
+    assert triggered.own_attempts == [landed, child]
     assert is_alive(triggered, store)

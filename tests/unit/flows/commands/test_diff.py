@@ -28,7 +28,7 @@ def datasets(
     (tmp_path / "runs").mkdir()
     record = RunRecord(run_id="second", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
     for stage in ("filter", "download", "curate", "pack"):
-        record.note(StageRun(stage=stage, key=second[stage].key, state="Completed"))
+        record.set_stage(StageRun(stage=stage, key=second[stage].key, state="Completed"))
     record.save(store)
     return tmp_path, store, first, second
 

@@ -26,7 +26,7 @@ def test_the_page_of_a_filter_by_its_key_or_by_a_run(tmp_path: Path):
     snapshot(store, "filter", "f" * 16)
     record = RunRecord(run_id="a", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
     for stage, key in (("extract", "e" * 16), ("filter", "f" * 16)):
-        record.note(StageRun(stage=stage, key=key, state="Completed"))
+        record.set_stage(StageRun(stage=stage, key=key, state="Completed"))
     record.save(store)
     pages = []
     for name in ("f" * 16, "a"):
@@ -48,7 +48,7 @@ def test_the_page_of_a_dataset_or_a_download_by_its_key_and_of_a_run_the_last_on
     store, made = packed_in(tmp_path / "store", some_pairs())
     record = RunRecord(run_id="a", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
     for stage in ("filter", "download", "curate", "pack"):
-        record.note(StageRun(stage=stage, key=made[stage].key, state="Completed"))
+        record.set_stage(StageRun(stage=stage, key=made[stage].key, state="Completed"))
     record.save(store)
     page = tmp_path / "page.html"
     for name in (made["pack"].key, "a"):

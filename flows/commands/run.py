@@ -1,0 +1,137 @@
+"""`pairmill run` and `pairmill rerun`: run the flow in this process, print the result and return an exit code."""
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from dataops.errors import ConfigError, PairmillError
+from dataops.escaping import visible
+from dataops.redaction import redact
+from dataops.stages import STAGES
+from infra.local import services
+from tasks.download.failure_classes import checked
+
+
+def run_record(
+    run_id: str,
+    *,
+    until: str | None = None,
+    force: Sequence[str] = (),
+    retry: Sequence[str] = (),
+    verify: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Run the flow on a run record and return its exit code; local servers are started where no others are set.
+
+    With `as_json`, one JSON object is printed on standard output and nothing else, even if the run fails.
+    """
+    services.up()
+    services.apply_environment()
+    from flows.commands.show import show_run
+    from flows.pipeline import pipeline  # imports prefect, which reads the environment only then
+    from flows.prefect_errors import translate_error
+    from flows.records import load_run
+
+    failure: BaseException | None = None
+    quiet_expected_errors()
+    try:
+        pipeline(run_id=run_id, until=until, force=tuple(force), retry=tuple(retry), verify=verify)
+    except Exception as error:  # a boundary of the process; Prefect has logged the traceback
+        failure = translate_error(error)
+    code = 0 if failure is None else failure.exit_code if isinstance(failure, PairmillError) else 1
+    record, store = load_run(run_id, services.home())
+    if as_json:
+        result = record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
+        if failure is not None:
+            result["error"] = {"type": type(failure).__name__, "message": redact(str(failure)), "exit_code": code}
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        show_run(record, store)
+    if failure is not None:
+        remedy = f"\n`pairmill rerun {run_id}` continues this run" if code in (1, 75) else ""
+        sys.stderr.write(visible(redact(f"pairmill: {type(failure).__name__}: {failure}{remedy}\n")))
+    return code
+
+
+def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: str | None, as_json: bool) -> int:
+    """Continue a run and return its exit code.
+
+    An unfinished run continues to the last stage of its unfinished attempt, and a finished one to the last of all stages.
+    A former flow run that Prefect still shows as running is marked Crashed first.
+
+    Args:
+        retry: classes of failure, comma-separated. No complete snapshot is then made again: `download` fetches the rows
+            that failed with one of them, and the later stages follow from what it fetched.
+
+    Raises: ConfigError if the run is unknown or still works (of another machine: if it renews its lease), or if `retry`
+        is not a list of classes.
+    """
+    classes = _parse_classes(from_stage, retry)
+    from flows.records import is_alive, load_run, remember_store
+
+    home = services.home()
+    record, store = load_run(run_id, home, store_uri)
+    if is_alive(record, store):
+        attempt = record.own_attempts[-1]
+        raise ConfigError(f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop that process first")
+    remember_store(run_id, store, home)
+    services.up()
+    services.apply_environment()
+    for attempt in record.attempts:
+        # A training on a work pool may still run after its parent has died.
+        over = attempt in record.own_attempts or attempt.has_died()
+        if over and attempt.ended_at is None and attempt.flow_run_id:
+            asyncio.run(_mark_crashed(attempt.flow_run_id))
+    until = record.last_stage
+    if until and from_stage and STAGES.index(until) < STAGES.index(from_stage):
+        until = None  # the stage to make again comes after it
+    force = STAGES[STAGES.index(from_stage) :] if from_stage and not classes else ()
+    return run_record(run_id, until=until, force=force, retry=classes, as_json=as_json)
+
+
+def _parse_classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]:
+    if retry is None:
+        return ()
+    if from_stage != "download":
+        raise ConfigError("--retry fetches failed rows of download again; add --from download")
+    try:
+        return checked(part.strip() for part in retry.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--retry: {error}") from error
+
+
+async def _mark_crashed(flow_run_id: str) -> None:
+    """Set a flow run's state to Crashed: a killed process leaves it `Running`, and Prefect refuses to retry it then."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    async with get_client() as client:
+        try:
+            flow_run = await client.read_flow_run(flow_run_id)  # pyright: ignore[reportArgumentType]
+        except ObjectNotFound:  # the Prefect database was lost: the store alone is enough
+            return
+        if flow_run.state is None or not flow_run.state.is_final():
+            crashed = Crashed(message="its process has ended; continued by pairmill rerun")
+            await client.set_flow_run_state(flow_run.id, crashed, force=True)
+
+
+class _WithoutTraceback(logging.Filter):
+    """Removes the traceback from deliberate errors and lost servers, whose message is enough; others keep it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        from flows.prefect_errors import translate_error
+
+        if record.exc_info and (error := record.exc_info[1]) and isinstance(translate_error(error), PairmillError):
+            record.exc_info = None
+        return True
+
+
+def quiet_expected_errors() -> None:
+    """Log deliberate errors on one line on the console."""
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _WithoutTraceback) for f in logger.filters):
+            logger.addFilter(_WithoutTraceback())

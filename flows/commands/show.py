@@ -1,0 +1,177 @@
+"""`pairmill runs` and `pairmill show`: print all runs, one run, or one snapshot."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from dataops.errors import ConfigError
+from dataops.formatting import format_counts
+from dataops.funnel import STAGES, funnel_stages
+from dataops.snapshot import Manifest
+from dataops.store import Store
+from flows.commands.output import console, new_table, print_json, score_cells, text
+from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
+from training.evaluation.intervals import summary_rows
+
+CONTENTS = 5
+"""Maximum number of languages, hosts etc. that `show` prints for a dataset."""
+LISTED = 20
+"""Maximum number of failed files that a run's summary names; the manifest has all."""
+
+
+def show_runs(records: Sequence[RunRecord], *, as_json: bool) -> int:
+    """Print the history of runs."""
+    if as_json:
+        fields = {"run_id", "name", "created_at", "model_version"}
+        print_json([{**r.model_dump(mode="json", include=fields), "state": r.actual_state()} for r in records])
+        return 0
+    table = new_table("Runs", "run", "state", "started", "stages", "model")
+    for record in records:
+        finished = sum(run.state in FINISHED for run in record.stages)
+        stages = f"{finished} of {len(STAGES)}"
+        table.add_row(record.run_id, record.actual_state(), record.created_at, stages, record.model_version or "")
+    console().print(table)
+    return 0
+
+
+def show_run_or_key(name: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Print one run, or one snapshot by its key.
+
+    Raises: ConfigError if there is neither.
+    """
+    if found := find_snapshot(name, home, store_uri):
+        show_snapshot(*found, as_json=as_json)
+        return 0
+    try:
+        record, store = load_run(name, home, store_uri)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; it is not the key of a complete snapshot either") from error
+    if as_json:
+        _print_run_json(record, store)
+    else:
+        show_run(record, store)
+    return 0
+
+
+def _print_run_json(record: RunRecord, store: Store) -> None:
+    manifests = {m.stage: m for m in load_manifests(record, store)}
+    result = {**record.model_dump(mode="json"), "state": record.actual_state()}
+    for stage in result["stages"]:
+        if (manifest := manifests.get(stage["stage"])) is not None:
+            stage["content_digest"] = manifest.content_digest
+            stage["parts"] = [part.model_dump(mode="json") for part in manifest.parts]
+            stage["path"] = f"{store.uri}/{manifest.stage}/{manifest.key}"
+    print_json(result)
+
+
+def show_run(record: RunRecord, store: Store) -> None:
+    """Print a run: its stages, the funnel, the scores and the registered version."""
+    out = console()
+    manifests = load_manifests(record, store)
+    complete = {(manifest.stage, manifest.key) for manifest in manifests}
+    table = new_table(
+        f"Run {record.run_id}: {record.actual_state()}", "stage", "key", "state", "seconds", right=["seconds"]
+    )
+    for run in record.stages:
+        deleted = run.state in FINISHED and (run.stage, run.key) not in complete
+        state = f"{run.state}, deleted since" if deleted else run.state
+        table.add_row(run.stage, run.key, state, f"{run.seconds:.1f}")
+    out.print(table)
+    _show_attempts(record, out)
+    _show_funnel(manifests, out)
+    _show_unreadable_sources(manifests, out)
+    _show_scores(manifests, out)
+    if record.attempts and record.attempts[-1].error:
+        out.print(Text("\n") + text(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
+    if record.model_version:
+        alias = next((m.facts.get("alias") for m in manifests if m.stage == "register"), None)
+        out.print(Text("\n") + text(f"Registered {record.model_version}" + (f", alias {alias}" if alias else "")))
+    for name, link in sorted(record.model_links.items()):
+        out.print(text(f"  {name}: {link}"), soft_wrap=True)
+
+
+def _show_attempts(record: RunRecord, out: Console) -> None:
+    """Print the flow runs that worked on the run, if there was more than one."""
+    if len(record.attempts) < 2:
+        return
+    out.print()
+    table = new_table("Attempts", "started", "flow", "until", "machine", "ended")
+    running = record.attempts[-1] if record.actual_state() == "running" else None
+    for attempt in record.attempts:
+        end = (attempt.error or "done").splitlines()[0][:40] if attempt.ended_at else "killed"
+        ended = text("" if attempt is running else end)
+        table.add_row(attempt.started_at, attempt.flow, attempt.until or STAGES[-1], text(attempt.host), ended)
+    out.print(table)
+
+
+def _show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
+    """Print for each stage the rows in, kept and dropped, and the drop reasons."""
+    stages = funnel_stages(manifests)
+    if not stages:
+        return
+    out.print()
+    numbers = ["in", "kept", "dropped"]
+    table = new_table("Funnel (rows)", "stage", *numbers, "dropped because", right=numbers)
+    for stage in stages:
+        reasons = text(format_counts(stage["reasons"].items()))
+        table.add_row(stage["stage"], *(f"{stage[name]:,}" for name in ("input", "kept", "dropped")), reasons)
+    out.print(table)
+
+
+def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> None:
+    """Print the source files that could not be read, and how many records of the others could not be used."""
+    facts = next((m.facts for m in manifests if m.stage == "extract"), {})
+    if failed := facts.get("failed_files"):
+        out.print()
+        out.print(text(f"extract left out {len(failed)} of {facts['files']} files that could not be read:"))
+        for file, why in failed[:LISTED]:
+            out.print(text(f"  {file}: {why}"), soft_wrap=True)
+    if damages := facts.get("damages"):
+        counts = format_counts(Counter(damages).most_common())
+        out.print()
+        out.print(text(f"extract could not use, or not wholly: {counts} (`pairmill show KEY --json` lists where)"))
+
+
+def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
+    """Print zero-shot and retrieval scores with their 99.5% intervals and the chance level."""
+    metrics = next((m.facts["metrics"] for m in manifests if m.stage == "evaluate"), None)
+    if metrics is None:
+        return
+    out.print()
+    numbers = ("value", "99.5% interval", "chance", "n")
+    table = new_table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
+    for row in summary_rows(metrics):
+        table.add_row(row["task"], row["metric"], *score_cells(row))
+    out.print(table)
+
+
+def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
+    """Print one snapshot: its inputs, its parts and what it holds."""
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    out = console()
+    out.print(text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
+    out.print(text(f"content digest {manifest.content_digest}"))
+    for source in manifest.inputs:
+        out.print(text(f"made from {source.stage}/{source.key} ({source.digest[:16]})"))
+    table = new_table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
+    for part in manifest.parts:
+        table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
+    out.print(table)
+    _show_funnel([manifest], out)
+    _show_contents(manifest, out)
+
+
+def _show_contents(manifest: Manifest, out: Console) -> None:
+    """Print the most frequent languages, hosts, licences, crawls and sizes of a dataset."""
+    if manifest.stage != "pack" or "languages" not in manifest.facts:
+        return
+    out.print()
+    for kind in ("languages", "hosts", "licenses", "crawls", "sizes"):
+        counted = manifest.facts[kind]
+        counts = format_counts((name or "none", number) for name, number in list(counted.items())[:CONTENTS])
+        out.print(text(f"{kind:<10} {counts}" + (", …" if len(counted) > CONTENTS else "")), soft_wrap=True)
