@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_UI_URL
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dataops.formatting import format_counts
 from dataops.escaping import markdown
 from dataops.funnel import funnel_rows
 from dataops.redaction import redact, shown, without_credentials
@@ -104,9 +105,7 @@ class RunDisplay:
     def log_stage(self, manifest: Manifest, state: str, seconds: float) -> None:
         """Log one line about a finished stage: its key, state, time and counts."""
         counts = manifest.counts
-        reasons = ", ".join(
-            f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))
-        )
+        reasons = format_counts(sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0])))
         kept = f": kept {counts.kept:,} of {counts.input:,}" if counts.input else ""
         kept += f" ({reasons})" if reasons else ""
         logger.info("%s %s %s in %.1f s%s", manifest.stage, manifest.key, state.lower(), seconds, kept)

@@ -31,6 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from dataops.formatting import format_interval, format_percent
 from dataops.digest import canonical_json
 from dataops.store import FolderStore
 from training import distributed
@@ -250,9 +251,10 @@ def _pretty(value: Any) -> bytes:
 
 def _line(task: Task, result: dict[str, Any]) -> str:
     def figure(name: str, record: dict[str, Any]) -> str:
-        interval = "" if record["low"] is None else f" [{record['low']:.2%}, {record['high']:.2%}]"
-        chance = "" if record["chance"] is None else f" (chance {record['chance']:.2%})"
-        return f"{name} {record['value']:.2%}{interval}{chance}"
+        ends = format_interval(record["low"], record["high"], dash=", ")
+        interval = "" if record["low"] is None else f" [{ends}]"
+        chance = "" if record["chance"] is None else f" (chance {format_percent(record['chance'])})"
+        return f"{name} {format_percent(record['value'])}{interval}{chance}"
 
     figures = ", ".join(figure(name, record) for name, record in result["metrics"].items())
     return f"evaluate {task.name}: {result['n']:,} images, {result['unreadable']} unreadable: {figures}"

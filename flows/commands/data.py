@@ -1,48 +1,50 @@
-"""The commands over pairs and datasets: where they came from, what differs, what must go, what they speak of."""
+"""The commands over pairs and datasets: `trace`, `takedown`, `promote`, `diff` and `queries build`."""
 
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.commands.options import Json, Several, StoreUri
+from flows.commands.options import Json, StoreUri, Yes
 from infra.local import services
+
+Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 
 
 def trace(
     what: str,
     *,
-    limit: Annotated[int, Parameter(help="Pairs that are told in full.")] = 20,
-    index: Annotated[bool, Parameter(negative="--no-index", help="Make the indexes that are missing.")] = True,
+    limit: Annotated[int, Parameter(help="Number of pairs to show in full.")] = 20,
+    index: Annotated[bool, Parameter(negative="--no-index", help="Build missing indexes.")] = True,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
-    """Tell where a pair came from and which models saw it, or what a model was made of.
+    """Show where a pair came from and which models were trained on it, or what a model was made from.
 
     Args:
-        what: a uid, address, domain, image file, model version (models:/name/3, name@alias), or snapshot's key.
+        what: a uid, URL, domain, image file, model version (models:/name/3, name@alias), or a snapshot's key.
     """
-    from flows.commands.trace import trace as tell
+    from flows.commands.trace import trace as trace_target
 
-    return tell(what, services.home(), store, limit=limit, index=index, as_json=json)
+    return trace_target(what, services.home(), store, limit=limit, index=index, as_json=json)
 
 
 def takedown(
     file: Path,
     *,
-    reason: Annotated[str, Parameter(help="Written down with the request.")] = "",
+    reason: Annotated[str, Parameter(help="Recorded with the request.")] = "",
     delete_raw: Annotated[
         bool,
-        Parameter(negative="", help="Also delete the pictures from raw shards and from the dataset versions before."),
+        Parameter(negative="", help="Also delete the images from raw shards, and the superseded dataset versions."),
     ] = False,
-    yes: Annotated[bool, Parameter(name="--yes", negative="", help="With --delete-raw: do not ask.")] = False,
+    yes: Annotated[Yes, Parameter(help="With --delete-raw: do not ask.")] = False,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
-    """Take pairs out of every dataset, name and tag the models that saw them, and prove that nothing is left.
+    """Remove pairs from every dataset, tag the models that were trained on them, and verify that none is left.
 
     Args:
-        file: addresses, domains, uids, sha256, phash:HEX, image:PATH, one a line; or CSV (kind, value), or TOML.
+        file: URLs, domains, uids, sha256, phash:HEX, image:PATH, one per line; or CSV (kind, value), or TOML.
     """
     from flows.commands.takedown import TakedownOptions
     from flows.commands.takedown import takedown as take_down
@@ -53,18 +55,18 @@ def takedown(
 def promote(
     model: str,
     *,
-    alias: str = "champion",
-    reason: Annotated[str, Parameter(help="Written into the audit trail.")] = "",
+    alias: Annotated[str, Parameter(help="The alias to move.")] = "champion",
+    reason: Annotated[str, Parameter(help="Recorded in the audit trail.")] = "",
     json: Json = False,
 ) -> int:
-    """Give a version of a model an alias, also back to an earlier one; with no version, print the audit trail.
+    """Move an alias to a version of a model, also back to an earlier one. Without a version, print the audit trail.
 
     Args:
-        model: models:/name/3, or name/3; a name alone for the trail.
+        model: models:/name/3 or name/3; only the name for the audit trail.
     """
-    from flows.commands.promote import promote as move
+    from flows.commands.promote import promote as move_alias
 
-    return move(model, alias, reason, as_json=json)
+    return move_alias(model, alias, reason, as_json=json)
 
 
 def diff(
@@ -72,16 +74,17 @@ def diff(
     b: str,
     *,
     rows: Annotated[
-        Path | None, Parameter(help="Also write each added and removed pair and why to this file: .parquet or .csv.")
+        Path | None,
+        Parameter(help="Also write each added and removed pair, and why, to this file (.parquet or .csv)."),
     ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
-    """Say what one dataset has that another has not, and why.
+    """Show which pairs differ between two datasets, and why.
 
     Args:
-        a: the key of a dataset (of the stage pack), or a run that made or reused one.
-        b: another; `added` is what B has and A has not.
+        a: the key of a dataset (a snapshot of pack), or a run that made or reused one.
+        b: another one; `added` pairs are in B and not in A.
     """
     from flows.commands.diff import show_diff
 
@@ -104,30 +107,30 @@ def build(
     min_chars: int = 2,
     json: Json = False,
 ) -> int:
-    """Build a list of queries: frequent words, telling pairs of words, popular titles, lemmas.
+    """Build a list of queries: frequent words, word pairs with high mutual information, popular titles, lemmas.
 
-    Files may be named by folders and globs too, and be packed as .gz, .bz2 or .zst.
+    Each input is one or more files, folders or globs; files may be compressed as .gz, .bz2 or .zst.
 
     Args:
-        out: the Parquet file to write.
-        text: lines, or Wikipedia's page dumps in XML.
-        titles: lines `title<TAB>views`, or Wikimedia's page views.
-        project: of Wikimedia's page views, the projects that count: en, en.m, en.wikipedia. None: all.
-        lemmas: lines, or WordNet's index files.
-        wordfreq: languages of which the package wordfreq gives the most frequent words.
-        wordfreq_top: how many of them.
-        min_unigram: occurrences of a word in the text.
-        min_bigram: occurrences of a pair of words.
-        min_pmi: its pointwise mutual information, in bits.
-        min_views: views of a title.
-        min_chars: characters of a query. 1 is for languages in which one character is a word.
+        out: Parquet file to write.
+        text: text files, or Wikipedia page dumps in XML.
+        titles: files of lines `title<TAB>views`, or Wikimedia page views.
+        project: projects of Wikimedia page views to use, such as en, en.m, en.wikipedia. Default: all.
+        lemmas: files with one lemma per line, or WordNet index files.
+        wordfreq: languages from which to take the most frequent words of the package wordfreq.
+        wordfreq_top: number of words per language from wordfreq.
+        min_unigram: minimum number of occurrences of a word in the text.
+        min_bigram: minimum number of occurrences of a word pair in the text.
+        min_pmi: minimum pointwise mutual information of a word pair, in bits.
+        min_views: minimum number of views of a title.
+        min_chars: minimum length of a query, in characters. Use 1 for languages in which one character is a word.
     """
     from dataops.text.query_building import Thresholds
     from flows.commands.output import show_queries
     from tasks.filter.queries import QuerySources, build_queries, write_queries
 
-    given = QuerySources(text, titles, project, lemmas, wordfreq, wordfreq_top)
-    at = Thresholds(min_unigram, min_bigram, min_pmi, min_views, min_chars)
-    found = build_queries(given, at)
-    write_queries(found, out, given, at)
-    return show_queries(found, out, as_json=json)
+    sources = QuerySources(text, titles, project, lemmas, wordfreq, wordfreq_top)
+    thresholds = Thresholds(min_unigram, min_bigram, min_pmi, min_views, min_chars)
+    queries = build_queries(sources, thresholds)
+    write_queries(queries, out, sources, thresholds)
+    return show_queries(queries, out, as_json=json)

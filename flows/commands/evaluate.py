@@ -1,4 +1,4 @@
-"""`pairmill eval` and `pairmill datasets fetch`: any model against any suite, and the suite's sets, without a pipeline."""
+"""`pairmill eval` and `pairmill datasets fetch`: evaluate any model on a suite, and download the suite's sets."""
 
 import logging
 import sys
@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataops.formatting import format_percent
 from dataops.errors import ConfigError, SourceError
-from flows.commands.output import console, new_table, print_json, text
+from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
 from tasks.evaluate.hub_sets import Fetched, as_rows, fetch_suite
 from tasks.evaluate.run_suite import Evaluation, Settings, average, evaluate_model
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What `pairmill eval` was asked."""
+    """Options of `pairmill eval`."""
 
     model: str
     suite: Path
@@ -34,31 +35,34 @@ class EvaluateOptions:
     settings: Settings = field(default_factory=Settings)
 
 
-def evaluate(order: EvaluateOptions, *, as_json: bool) -> int:
-    """Evaluate a model, compare it with another where one is named, and show and write what came out."""
+def evaluate(options: EvaluateOptions, *, as_json: bool) -> int:
+    """Evaluate a model, compare it with another if one is given, print the scores and write the page."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     home = services.make_home()
-    suite = load_suite(order.suite, data_folder(order.suite, order.data, home), partial=True)
-    found = evaluate_model(order.model, suite, home, order.settings, on_line=logger.info)
+    suite = load_suite(options.suite, data_folder(options.suite, options.data, home), partial=True)
+    found = evaluate_model(options.model, suite, home, options.settings, on_line=logger.info)
     other, compared = None, {}
-    if order.against is not None:
-        other = evaluate_model(order.against, suite, home, order.settings, on_line=logger.info)
+    if options.against is not None:
+        other = evaluate_model(options.against, suite, home, options.settings, on_line=logger.info)
         compared = compare_all(found.predictions(), other.predictions())
-    if order.matches is not None:
-        for row in contamination(found.predictions(), read_matches(order.matches)):
+    if options.matches is not None:
+        for row in contamination(found.predictions(), read_matches(options.matches)):
             found.metrics[row.pop("task")]["contamination"] = row
-    page = order.page or found.folder / "report.html"
+    page = options.page or found.folder / "report.html"
     _write_page(page, suite, found, other, compared)
     if as_json:
         print_json(_as_json(suite, found, other, compared, page))
     else:
         _show(suite, found, other, compared)
-        console().print(text(f"Page with pictures: {page}"), soft_wrap=True)
+        console().print(text(f"Page with example images: {page}"), soft_wrap=True)
     return 0
 
 
 def data_folder(suite: Path, given: Path | None, home: Path) -> Path | None:
-    """Where a suite's relative roots lie: as given; else with the fetched sets where it names sources; else beside it."""
+    """Return the folder of a suite's relative roots, or None for the suite's own folder.
+
+    It is `given` if set; else the folder of fetched sets if the suite names sources.
+    """
     if given is not None:
         return given
     _, labelled, _ = read_tasks(suite)
@@ -66,9 +70,9 @@ def data_folder(suite: Path, given: Path | None, home: Path) -> Path | None:
 
 
 def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
-    """Bring a suite's sets; what cannot be had is listed.
+    """Download a suite's sets, and list those that cannot be downloaded.
 
-    Raises: SourceError where some set has a source and none could be had.
+    Raises: SourceError if every download failed.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     folder = data_folder(suite, data, services.make_home()) or suite.resolve().parent
@@ -77,9 +81,9 @@ def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
         print_json({"data": str(folder), "sets": as_rows(results)})
     else:
         _show_fetched(results, folder)
-    had = [result for result in results if result.state in ("fetched", "reused")]
-    if not had and (failed := [result for result in results if result.state == "failed"]):
-        raise SourceError(f"none of {len(failed)} sets could be fetched; the first: {failed[0].reason}")
+    present = [result for result in results if result.state in ("fetched", "reused")]
+    if not present and (failed := [result for result in results if result.state == "failed"]):
+        raise SourceError(f"none of {len(failed)} sets could be downloaded; the first error: {failed[0].reason}")
     return 0
 
 
@@ -92,8 +96,8 @@ def _write_page(page: Path, suite: Suite, found: Evaluation, *more: Any) -> None
         raise ConfigError(f"cannot write {page}: {error.strerror or error}") from error
 
 
-def effective(found: Evaluation, other: Evaluation) -> dict[str, float]:
-    """Effective robustness of a model on each shifted set, against what the other's figures foretell."""
+def effective_robustness_by_set(found: Evaluation, other: Evaluation) -> dict[str, float]:
+    """Return the effective robustness of a model on each shifted set, relative to the line through the other's scores."""
     shifts = {name: r["robustness"] for name, r in found.metrics.items() if "robustness" in r}
     theirs = {name: other.metrics[name]["robustness"] for name in shifts if "robustness" in other.metrics.get(name, {})}
     return {
@@ -121,7 +125,7 @@ def _as_json(
     }
     if other is not None:
         result |= {"against": other.model, "against_metrics": other.metrics, "comparison": compared}
-        result["effective_robustness"] = effective(found, other)
+        result["effective_robustness"] = effective_robustness_by_set(found, other)
     rows = [{"task": name, **r["contamination"]} for name, r in found.metrics.items() if "contamination" in r]
     return result | ({"contamination": rows} if rows else {})
 
@@ -131,9 +135,7 @@ def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: M
     numbers = ["value", "99.5% interval", "chance", "n"]
     table = new_table(f"{found.model} on {suite.name} (%)", "task", "metric", *numbers, right=numbers)
     for row in summary_rows(found.metrics):
-        interval = "" if row["low"] is None else f"{100 * row['low']:.2f} - {100 * row['high']:.2f}"
-        figures = [_percent(row["value"]), interval, _percent(row["chance"]), f"{row['n']:,}"]
-        table.add_row(row["task"], row["metric"], *figures)
+        table.add_row(row["task"], row["metric"], *score_cells(row))
     out.print(table)
     if other is not None:
         _show_comparison(other, compared)
@@ -141,7 +143,7 @@ def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: M
     for name, result in found.metrics.items():
         if shift := result.get("robustness"):
             out.print(text(f"{name}: {100 * shift['gap']:.2f} points below {shift['base']}"))
-    for name, value in (effective(found, other) if other else {}).items():
+    for name, value in (effective_robustness_by_set(found, other) if other else {}).items():
         out.print(text(f"{name}: effective robustness against the other model {100 * value:+.2f} points"))
     for name, result in found.metrics.items():
         if row := result.get("contamination"):
@@ -152,21 +154,22 @@ def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: M
 def _show_comparison(other: Evaluation, compared: Mapping[str, Any]) -> None:
     out, numbers = console(), ["value", "other", "difference", "99.5% interval", "p"]
     out.print()
-    table = new_table(f"Against {other.model} (%)", "task", "metric", *numbers, "it is", right=numbers)
+    table = new_table(f"Against {other.model} (%)", "task", "metric", *numbers, "verdict", right=numbers)
     for task, metrics in compared.items():
         for metric, found in metrics.items():
             p_value = "" if found["p_value"] is None else f"{found['p_value']:.2g}"
             interval = f"{100 * found['low']:+.2f} - {100 * found['high']:+.2f}"
-            figures = [_percent(found["first"]), _percent(found["second"]), f"{100 * found['difference']:+.2f}"]
+            figures = [format_percent(found[name], sign="", missing="") for name in ("first", "second")]
+            figures.append(f"{100 * found['difference']:+.2f}")
             table.add_row(task, metric, *figures, interval, p_value, found["verdict"])
     out.print(table)
 
 
 def _show_average(suite: Suite, found: Evaluation) -> None:
-    """Never without what it lacks."""
+    """Print the average, and the sets that it leaves out."""
     mean = average(found.metrics, suite)
     of = mean["tasks"] + len(mean["missing"])
-    console().print(text(f"Average over {mean['tasks']} of {of} sets: {_percent(mean['value'])}"))
+    console().print(text(f"Average over {mean['tasks']} of {of} sets: {format_percent(mean['value'], sign='', missing='')}"))
     for name, reason in mean["missing"].items():
         console().print(text(f"  without {name}: {reason}"), soft_wrap=True)
 
@@ -177,7 +180,3 @@ def _show_fetched(results: Sequence[Fetched], folder: Path) -> None:
         size = f"{result.bytes / 1e6:,.1f}" if result.bytes else ""
         table.add_row(result.name, result.state, size, result.reason or result.source)
     console().print(table)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"

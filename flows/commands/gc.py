@@ -1,7 +1,7 @@
-"""`pairmill gc`: deletes what no kept run and no registered model needs. Says first what, and deletes with --yes only.
+"""`pairmill gc`: lists the snapshots that no kept run and no registered model needs, and deletes them with --yes.
 
-Run records are kept: they are small, and they are the history. A run whose snapshots are gone can still be rerun; it makes
-them again.
+Run records are kept: they are small, and they are the history. A run whose snapshots were deleted can still be rerun; the
+rerun makes them again.
 """
 
 import logging
@@ -20,7 +20,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import SnapshotName
 from dataops.store import Store
 from flows.commands.output import console, new_table, print_json, text
-from flows.records import RunRecord, stores
+from flows.records import RunRecord, known_stores
 from infra.local import services
 from tasks.engine.context import Context
 from tasks.engine.lease import holder
@@ -32,30 +32,31 @@ from tasks.tracking.registry import find_needed_snapshots, find_unknown_models
 logger = logging.getLogger(__name__)
 
 KEEP_RUNS = 10
+RUNNING = "a run that is running"
 RERUN_DAYS = 30
-"""So long a run that did not end well is kept to be rerun, however many runs came after it."""
+"""Number of days for which a run that did not complete is kept to be rerun, however many newer runs there are."""
 UNITS = {"h": 3600.0, "d": DAY, "w": 7 * DAY}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Which runs are kept: the newest of each name, or the younger ones; and those that can still be rerun."""
+    """Selects the runs to keep: the newest of each name, or those below an age; and runs that can still be rerun."""
 
     keep_runs: int | None = KEEP_RUNS
     max_age: float | None = None
-    """Seconds."""
+    """Maximum age, in seconds."""
 
-    def kept(self, records: Sequence[RunRecord], now: float) -> dict[str, str]:
-        """Ids of the runs that are kept, each with the reason."""
+    def select_kept(self, records: Sequence[RunRecord], now: float) -> dict[str, str]:
+        """Return the ids of the runs to keep, each with the reason."""
         kept: dict[str, str] = {}
         seen: Counter[str] = Counter()
         for record in sorted(records, key=lambda r: (r.created_at, r.run_id), reverse=True):
             age = now - _last_active(record)
             seen[record.name] += 1
             if record.actual_state() == "running" and record.attempts and record.attempts[-1].is_local():
-                kept[record.run_id] = "runs now"
+                kept[record.run_id] = RUNNING
             elif self.keep_runs is not None and seen[record.name] <= self.keep_runs:
-                kept[record.run_id] = f"of the {self.keep_runs} newest runs of its name"
+                kept[record.run_id] = f"one of the {self.keep_runs} newest runs of its name"
             elif self.max_age is not None and age < self.max_age:
                 kept[record.run_id] = f"a run younger than {self.max_age / DAY:g} days"
             elif record.state != "completed" and age < (self.max_age or RERUN_DAYS * DAY):
@@ -63,21 +64,21 @@ class Policy:
         return kept
 
     @classmethod
-    def of(cls, keep_runs: int | None, older_than: str | None) -> "Policy":
-        """From the command line. Raises: ConfigError."""
+    def from_options(cls, keep_runs: int | None, older_than: str | None) -> "Policy":
+        """Return the policy of the command line's options. Raises: ConfigError if they are not valid."""
         if older_than is None:
             keep_runs = KEEP_RUNS if keep_runs is None else keep_runs
             if keep_runs >= 0:
                 return cls(keep_runs)
         elif keep_runs is None:
             return cls(None, parse_age(older_than))
-        raise ConfigError("give --keep-runs, a number of runs, or --older-than, an age; not both")
+        raise ConfigError("use either --keep-runs with a number of runs (at least 0), or --older-than with an age")
 
 
 def parse_age(text: str) -> float:
-    """Seconds of `12h`, `30d` or `8w`. Raises: ConfigError."""
+    """Return the seconds of an age such as `12h`, `30d` or `8w`. Raises: ConfigError if it is not one."""
     if not (match := re.fullmatch(r"(\d+)([hdw])", text.strip())):
-        raise ConfigError(f"--older-than {text!r}: write hours, days or weeks, as 12h, 30d or 8w")
+        raise ConfigError(f"--older-than {text!r}: write a number of hours, days or weeks, as in 12h, 30d or 8w")
     return int(match[1]) * UNITS[match[2]]
 
 
@@ -87,56 +88,60 @@ def _last_active(record: RunRecord) -> float:
 
 
 class Roots:
-    """What the kept runs and the registered models of a store need, asked again as often as needed."""
+    """Finds the snapshots that the kept runs and the registered models of a store used; each call finds them anew."""
 
     def __init__(self, store: Store, policy: Policy):
         self.store, self.policy = store, policy
         self.records: dict[str, RunRecord] = {}
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._read: dict[str, tuple[int, float]] = {}
         self.models: dict[SnapshotName, str] = {}
         self.kept: dict[str, str] = {}
-        """Ids of the kept runs and why, as of the last look."""
+        """Ids of the kept runs with the reasons, as of the last call."""
 
-    def ask_registry(self) -> None:
-        """Learn what the registered models need. Raises: ServiceError, ConfigError where MLflow cannot be asked."""
+    def read_registry(self) -> None:
+        """Read which snapshots the registered models need.
+
+        Raises: ServiceError if MLflow does not answer, ConfigError if it refuses.
+        """
         self.models = find_needed_snapshots()
         inventory = Inventory(self.store, "register")
         found = {name: inventory.manifest(name) for name in inventory.snapshots if name not in self.models}
         self.models |= find_unknown_models({name: manifest for name, manifest in found.items() if manifest})
 
     def __call__(self) -> dict[SnapshotName, str]:
-        """The roots now: only run records that changed since the last look are read."""
+        """Return the snapshots to keep, with reasons; only run records that changed since the last call are read."""
         self._read_records()
         roots = dict(self.models)
-        self.kept = self.policy.kept(list(self.records.values()), time.time())
-        self.kept |= {run_id: "runs now" for run_id, record in self.records.items() if self._beats(record)}
+        self.kept = self.policy.select_kept(list(self.records.values()), time.time())
+        self.kept |= {run_id: RUNNING for run_id, record in self.records.items() if self._holds_lease(record)}
         for run_id, why in self.kept.items():
             for stage in self.records[run_id].stages:
                 roots.setdefault(SnapshotName(stage.stage, stage.key), why)
         return roots
 
-    def _beats(self, record: RunRecord) -> bool:
-        """Whether a run that is not kept for itself, long begun on another machine, still makes a snapshot."""
+    def _holds_lease(self, record: RunRecord) -> bool:
+        """Whether a run of another machine, which the policy does not keep, still makes a snapshot."""
         if record.run_id in self.kept or record.actual_state() != "running":
             return False
         return any(holder(self.store, s.stage, s.key) for s in record.stages if s.state == "Running")
 
     def _read_records(self) -> None:
         for entry in self.store.entries("runs"):
-            seen = (entry.bytes, entry.modified)
-            # A store may keep whole seconds only: a record that changed just now may change again unseen.
-            if self._seen.get(entry.name) == seen and time.time() - entry.modified > 60:
+            version = (entry.bytes, entry.modified)
+            # A store may keep times in whole seconds, so a record may change twice and keep the same time.
+            if self._read.get(entry.name) == version and time.time() - entry.modified > 60:
                 continue
             try:
                 record = RunRecord.model_validate_json(self.store.read(entry.name))
             except ValidationError as error:
                 raise ConfigError(
-                    f"{self.store.uri}/{entry.name} is no run record: what it needs is not known; delete or mend it"
+                    f"{self.store.uri}/{entry.name} is not a run record, so the snapshots that its run needs are unknown; "
+                    "correct it or delete it"
                 ) from error
-            self.records[record.run_id], self._seen[entry.name] = record, seen
+            self.records[record.run_id], self._read[entry.name] = record, version
 
     def used_by(self) -> dict[SnapshotName, str]:
-        """The newest run that used each snapshot."""
+        """Return the newest run that used each snapshot."""
         users: dict[SnapshotName, str] = {}
         for record in sorted(self.records.values(), key=_last_active):
             users |= {SnapshotName(stage.stage, stage.key): record.run_id for stage in record.stages}
@@ -144,22 +149,22 @@ class Roots:
 
 
 def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete: bool, as_json: bool) -> int:
-    """Look at one store, or at all that this machine knows, and at this machine's own leftovers.
+    """List, and with `delete` also delete, what is not needed in one store or all known ones, and on this machine's disk.
 
-    Raises: ServiceError when MLflow cannot be asked; ConfigError when it refuses or a run record cannot be read.
+    Raises: ServiceError if MLflow does not answer; ConfigError if it refuses, or a run record cannot be read.
     """
     services.up()
     services.apply_environment()
-    # Job folders lie under one home for all stores, so all stores are asked whether they are needed.
-    everywhere = {store.uri: Roots(store, policy) for store in stores(home, store_uri)}
+    # The job folders of all stores are under one home, so a run of any store may need one.
+    all_roots = {store.uri: Roots(store, policy) for store in known_stores(home, store_uri)}
     results = []
-    for uri, roots in everywhere.items():
-        if store_uri is None or uri == next(iter(everywhere)):
-            roots.ask_registry()
-            results.append(_one_store(roots, home, delete=delete, as_json=as_json))
+    for uri, roots in all_roots.items():
+        if store_uri is None or uri == next(iter(all_roots)):
+            roots.read_registry()
+            results.append(_collect_in_store(roots, home, delete=delete, as_json=as_json))
         else:
             roots()
-    local = _local(home, list(everywhere.values()))
+    local = _find_local(home, list(all_roots.values()))
     if delete:
         for path in local:
             shutil.rmtree(path, ignore_errors=True)
@@ -170,71 +175,70 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
     return 0
 
 
-def _one_store(roots: Roots, home: Path, *, delete: bool, as_json: bool) -> dict[str, object]:
-    collection = plan_deletions(roots.store, roots())
+def _collect_in_store(roots: Roots, home: Path, *, delete: bool, as_json: bool) -> dict[str, object]:
+    plan = plan_deletions(roots.store, roots())
     users = roots.used_by()
     if not as_json:
-        _show(roots.store, collection, users)
-    swept = DeletionResult()
+        _show(roots.store, plan, users)
+    result = DeletionResult()
     if delete:
         context = Context(store=roots.store, home=home, run_id="gc")
-        swept = delete_unneeded(collection, context, roots)
-        if not as_json and (swept.deleted or swept.spared or swept.unfinished):
-            _show_swept(swept)
-    return _as_json(roots.store, collection, swept, users)
+        result = delete_unneeded(plan, context, roots)
+        if not as_json and (result.deleted or result.spared or result.unfinished):
+            _show_deleted(result)
+    return _as_json(roots.store, plan, result, users)
 
 
-def _local(home: Path, all_roots: Sequence[Roots]) -> list[Path]:
-    """Folders of this machine that nothing needs: of jobs that no kept run goes on with, and of dead processes."""
+def _find_local(home: Path, all_roots: Sequence[Roots]) -> list[Path]:
+    """Return unneeded folders of this machine: jobs that no kept run can resume, and scratch folders of dead processes."""
     unfinished: set[str] = set()
     for roots in all_roots:
         for run_id in roots.kept:
             if (record := roots.records[run_id]).state != "completed":
                 unfinished |= {f"{stage.stage}-{stage.key}" for stage in record.stages}
     jobs = sorted((home / "jobs").iterdir()) if (home / "jobs").is_dir() else []
-    return [job for job in jobs if job.name not in unfinished and time.time() - _touched(job) > DAY] + abandoned()
+    return [job for job in jobs if job.name not in unfinished and time.time() - _last_modified(job) > DAY] + abandoned()
 
 
-def _touched(folder: Path) -> float:
+def _last_modified(folder: Path) -> float:
     return max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
 
 
-# What is printed ------------------------------------------------------------------------------------------------------
+# Output ---------------------------------------------------------------------------------------------------------------
 
 
-def _show(store: Store, collection: DeletionPlan, users: Mapping[SnapshotName, str]) -> None:
+def _show(store: Store, plan: DeletionPlan, users: Mapping[SnapshotName, str]) -> None:
     out, now = console(), time.time()
-    if not collection.snapshots and not collection.kept:
+    if not plan.snapshots and not plan.kept:
         return
-    if collection.snapshots:
-        shown = new_table(
-            f"To delete from {store.uri}", "snapshot", "size", "age", "last run", "why", right=["size", "age"]
-        )
-        for going in collection.snapshots:
-            age = _age(now - going.modified)
-            shown.add_row(str(going.name), _size(going.bytes), age, text(users.get(going.name, "")), going.why)
-        out.print(shown)
+    if plan.snapshots:
+        columns = ("snapshot", "size", "age", "last run", "why")
+        table = new_table(f"To delete from {store.uri}", *columns, right=["size", "age"])
+        for deletion in plan.snapshots:
+            size, age = _size(deletion.bytes), _age(now - deletion.modified)
+            table.add_row(str(deletion.name), size, age, text(users.get(deletion.name, "")), deletion.why)
+        out.print(table)
     else:
         out.print(text(f"Nothing to delete from {store.uri}", style="bold"))
-    more = [f"unfinished work of {len(collection.work)} complete snapshots"] if collection.work else []
-    more += [f"{len(collection.memories)} memories of source files"] if collection.memories else []
+    more = [f"unneeded scratch objects of {len(plan.work)} complete snapshots"] if plan.work else []
+    more += [f"{len(plan.memories)} index entries of source files"] if plan.memories else []
     if more:
         out.print(text(f"and {', '.join(more)}"))
-    if collection.snapshots:
-        total = sum(going.bytes for going in collection.snapshots)
-        out.print(text(f"in all {len(collection.snapshots)} snapshots, {_size(total)}"))
-    reasons = Counter(collection.kept.values())
+    if plan.snapshots:
+        total = sum(deletion.bytes for deletion in plan.snapshots)
+        out.print(text(f"in total {len(plan.snapshots)} snapshots, {_size(total)}"))
+    reasons = Counter(plan.kept.values())
     listed = "; ".join(f"{n} for {why}" for why, n in sorted(reasons.items(), key=lambda x: (-x[1], x[0])))
-    out.print(text(f"{len(collection.kept)} snapshots stay" + (f": {listed}" if listed else "")), soft_wrap=True)
+    out.print(text(f"{len(plan.kept)} snapshots are kept" + (f": {listed}" if listed else "")), soft_wrap=True)
 
 
-def _show_swept(swept: DeletionResult) -> None:
+def _show_deleted(result: DeletionResult) -> None:
     out = console()
-    freed = _size(sum(going.bytes for going in swept.deleted))
-    left = f", and {swept.unfinished} files or uploads that were never finished" if swept.unfinished else ""
-    out.print(text(f"deleted {len(swept.deleted)} snapshots, {freed}{left}"))
-    for name, why in swept.spared.items():
-        out.print(text(f"spared {name}: {why}"), soft_wrap=True)
+    freed = _size(sum(deletion.bytes for deletion in result.deleted))
+    more = f", and {result.unfinished} unfinished files or uploads" if result.unfinished else ""
+    out.print(text(f"deleted {len(result.deleted)} snapshots, {freed}{more}"))
+    for name, why in result.spared.items():
+        out.print(text(f"kept {name} after all: {why}"), soft_wrap=True)
 
 
 def _show_local(local: Sequence[Path], *, delete: bool) -> None:
@@ -242,28 +246,29 @@ def _show_local(local: Sequence[Path], *, delete: bool) -> None:
     for path in local:
         out.print(text(f"{'deleted' if delete else 'to delete'}: {path}"), soft_wrap=True)
     if not delete:
-        out.print(text("\nNothing was deleted; --yes deletes what is listed."))
+        out.print(text("\nNothing was deleted; add --yes to delete what is listed."))
 
 
 def _as_json(
-    store: Store, collection: DeletionPlan, swept: DeletionResult, users: Mapping[SnapshotName, str]
+    store: Store, plan: DeletionPlan, result: DeletionResult, users: Mapping[SnapshotName, str]
 ) -> dict[str, object]:
-    def row(going: Deletion) -> dict[str, object]:
-        fields = {"stage": going.name.stage, "key": going.name.key, "bytes": going.bytes, "why": going.why}
-        return {**fields, "age_seconds": round(time.time() - going.modified), "last_run": users.get(going.name)}
+    def row(deletion: Deletion) -> dict[str, object]:
+        name, age = deletion.name, round(time.time() - deletion.modified)
+        fields = {"stage": name.stage, "key": name.key, "bytes": deletion.bytes, "why": deletion.why}
+        return {**fields, "age_seconds": age, "last_run": users.get(name)}
 
     kept: dict[str, list[str]] = defaultdict(list)
-    for name, why in sorted(collection.kept.items()):
+    for name, why in sorted(plan.kept.items()):
         kept[why].append(str(name))
     return {
         "store": store.uri,
-        "snapshots": [row(going) for going in collection.snapshots],
-        "work": [str(name) for name in collection.work],
-        "memories": [entry.name for entry in collection.memories],
+        "snapshots": [row(deletion) for deletion in plan.snapshots],
+        "work": [str(name) for name in plan.work],
+        "memories": [entry.name for entry in plan.memories],
         "kept": kept,
-        "deleted": [str(going.name) for going in swept.deleted],
-        "spared": {str(name): why for name, why in swept.spared.items()},
-        "unfinished": swept.unfinished,
+        "deleted": [str(deletion.name) for deletion in result.deleted],
+        "spared": {str(name): why for name, why in result.spared.items()},
+        "unfinished": result.unfinished,
     }
 
 

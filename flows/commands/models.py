@@ -1,4 +1,4 @@
-"""The commands over models: measure them, bring what measures them, write them for others' tools."""
+"""The commands over models: `export`, `eval` and `datasets fetch`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,44 +12,46 @@ from infra.local import services
 def export(
     model: str,
     *,
-    format: Annotated[Literal["open_clip", "hf", "onnx"], Parameter(help="Whose form; hf is transformers'.")],
-    out: Annotated[Path, Parameter(help="A folder that is empty or not there yet.")],
+    format: Annotated[Literal["open_clip", "hf", "onnx"], Parameter(help="The tool to export for; hf: transformers.")],
+    out: Annotated[Path, Parameter(help="Folder to write; it must be empty or not exist yet.")],
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
-    """Write a trained model in the form of others' tools.
+    """Write a trained model in the format of another tool.
 
     Args:
-        model: a folder of a finished model, the key of a train snapshot, or models:/name/version.
+        model: a folder with a trained model, the key of a train snapshot, or models:/name/version.
     """
-    from flows.commands.export import export as write_export
+    from flows.commands.export import export as export_model
 
-    return write_export(model, format, out, services.home(), store, as_json=json)
+    return export_model(model, format, out, services.home(), store, as_json=json)
 
 
 def evaluate(
     model: str,
     *,
     suite: Path,
-    against: Annotated[str | None, Parameter(help="Another model: better, worse or not distinguishable?")] = None,
+    against: Annotated[
+        str | None, Parameter(help="Another model to compare with: better, worse or indistinguishable.")
+    ] = None,
     data: Annotated[
-        Path | None, Parameter(help="Folder of the sets; default: where `datasets fetch` puts them.")
+        Path | None, Parameter(help="Folder of the evaluation sets; default: the folder of `datasets fetch`.")
     ] = None,
     matches: Annotated[
-        Path | None, Parameter(help="Table of test images that are in training (uid, set, member).")
+        Path | None, Parameter(help="Parquet table of test images that are in the training data (uid, set, member).")
     ] = None,
-    page: Annotated[Path | None, Parameter(help="Write the page with pictures to this file.")] = None,
-    batch_size: Annotated[int, Parameter(help="Images at once.")] = 256,
+    page: Annotated[Path | None, Parameter(help="File to write the HTML page with example images to.")] = None,
+    batch_size: Annotated[int, Parameter(help="Number of images per batch.")] = 256,
     device: Annotated[str, Parameter(help="A torch device (cpu, cuda, cuda:1), or auto.")] = "auto",
-    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Of the weights.")] = "fp32",
-    nproc: Annotated[int, Parameter(help="Processes that share out the work.")] = 1,
+    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Precision of the weights.")] = "fp32",
+    nproc: Annotated[int, Parameter(help="Number of processes to evaluate in.")] = 1,
     json: Json = False,
 ) -> int:
-    """Evaluate any model on a suite, without a pipeline.
+    """Evaluate any model on a suite, without a pipeline run.
 
     Args:
-        model: a folder (ours or open_clip's), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
-        suite: TOML file, as configs/suites/datacomp.toml.
+        model: a folder (of pairmill or open_clip), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
+        suite: TOML file, such as configs/suites/datacomp.toml.
     """
     from flows.commands.evaluate import EvaluateOptions, evaluate
     from tasks.evaluate.run_suite import Settings
@@ -64,11 +66,11 @@ def fetch(
     data: Annotated[Path | None, Parameter(help="Folder for the sets; default: .pairmill/datasets.")] = None,
     json: Json = False,
 ) -> int:
-    """Bring a suite's sets from the Hub, whole and checked; say which cannot be had.
+    """Download the evaluation sets of a suite from the Hub, verify them, and list those that cannot be downloaded.
 
     Args:
-        suite: TOML file, as configs/suites/datacomp.toml.
+        suite: TOML file, such as configs/suites/datacomp.toml.
     """
-    from flows.commands.evaluate import fetch as bring
+    from flows.commands.evaluate import fetch as fetch_sets
 
-    return bring(suite, data, as_json=json)
+    return fetch_sets(suite, data, as_json=json)

@@ -1,4 +1,4 @@
-"""The commands over the local servers, and over what runs by itself on them."""
+"""The commands over local servers and deployments: `up`, `down`, `status` and `deploy`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,47 +12,50 @@ from infra.local import services
 def deploy(
     config: Path,
     *,
-    cron: Annotated[str | None, Parameter(help="When: '0 3 * * *' is 3:00 each night. None: by hand only.")] = None,
-    timezone: Annotated[str, Parameter(help="Of the cron line.")] = "Etc/UTC",
+    cron: Annotated[
+        str | None, Parameter(help="Schedule: '0 3 * * *' is 3:00 every night. Default: no schedule.")
+    ] = None,
+    timezone: Annotated[str, Parameter(help="Time zone of the cron line.")] = "Etc/UTC",
     until: Annotated[
         Literal["pack", "register"],
         Parameter(
-            help="register: all in one flow run. pack: the dataset; training and evaluation then start by trigger."
+            help="register: one flow run for all stages. pack: one for the dataset; a trigger then starts the training and"
+            " the evaluation."
         ),
     ] = "register",
     overlap: Annotated[
-        Literal["skip", "queue"], Parameter(help="What becomes of a schedule that fires while the last run still goes.")
+        Literal["skip", "queue"],
+        Parameter(help="Whether a scheduled run is skipped or queued while the last one still runs."),
     ] = "skip",
     notify: Annotated[
-        tuple[str, ...], Parameter(help="Notification block, type/name, for failures and new champions.")
+        tuple[str, ...],
+        Parameter(help="Notification block, as type/name, for failed runs and new champions. May be repeated."),
     ] = (),
-    gpus: Annotated[int, Parameter(help="Trainings at a time, over all machines.")] = 1,
+    gpus: Annotated[int, Parameter(help="Number of trainings at a time, over all machines.")] = 1,
     pool: Annotated[str, Parameter(help="Work pool; training runs in POOL-gpu.")] = "pairmill",
     remove: Annotated[bool, Parameter(negative="", help="Delete what was deployed for this config.")] = False,
     json: Json = False,
 ) -> int:
-    """Make schedule, triggers, limits and notifications of a config stand in Prefect, or bring them up to date.
+    """Create or update the schedule, triggers, limits and notifications of a config in Prefect.
 
     Args:
-        config: TOML file; relative paths in it count from the present folder, also for the scheduled runs.
+        config: TOML file. Relative paths in it start at the current folder, for the scheduled runs too.
     """
     from flows.commands.output import show_deployed, show_removed
-    from flows.deployment.deploy import deploy as make_stand
-    from flows.deployment.deploy import remove as delete
-    from flows.deployment.deploy import workers
-    from flows.deployment.order import DeployRequest
+    from flows.deployment import deploy as deployment
+    from flows.deployment.request import DeployRequest
 
     if remove:
-        return show_removed(delete(config), as_json=json)
-    order = DeployRequest(config, cron, timezone, until, overlap, notify, gpus, pool)
-    return show_deployed(make_stand(order), workers(order), as_json=json)
+        return show_removed(deployment.remove(config), as_json=json)
+    request = DeployRequest(config, cron, timezone, until, overlap, notify, gpus, pool)
+    return show_deployed(deployment.deploy(request), deployment.worker_commands(request), as_json=json)
 
 
 def up(
     *,
-    worker: Annotated[bool, Parameter(negative="", help="Also keep workers here, which run what is deployed.")] = False,
+    worker: Annotated[bool, Parameter(negative="", help="Also start workers, which run deployed flows.")] = False,
     pool: Annotated[str, Parameter(help="With --worker: their work pool; training runs in POOL-gpu.")] = "pairmill",
-    gpus: Annotated[int, Parameter(help="With --worker: trainings at a time here; 0 for none.")] = 1,
+    gpus: Annotated[int, Parameter(help="With --worker: number of trainings at a time on this machine, or 0.")] = 1,
     json: Json = False,
 ) -> int:
     """Start the local Prefect and MLflow servers."""
@@ -64,14 +67,14 @@ def up(
 
 
 def down(*, json: Json = False) -> int:
-    """Stop the servers that `up` or `demo` started."""
+    """Stop the servers and workers that pairmill started."""
     from flows.commands.output import show_services
 
     return show_services(services.down(), as_json=json)
 
 
 def status(*, json: Json = False) -> int:
-    """Say which servers run, and where."""
+    """List the servers, their states and addresses."""
     from flows.commands.output import show_services
 
     return show_services(services.status(), as_json=json)

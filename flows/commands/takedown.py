@@ -1,6 +1,6 @@
-"""`pairmill takedown`: records a request, makes the next dataset versions, tags the models, deletes if asked, and reports.
+"""`pairmill takedown`: records a request, makes the next dataset versions, tags models, deletes if asked, and writes a report.
 
-It can be killed at any moment and started again with the same file: what is made is found again, the rest is done.
+It can be killed at any moment. Started again with the same file, it reuses what is complete and does the rest.
 """
 
 import json
@@ -17,7 +17,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.store import Store
 from dataops.trace.targets import Target
 from flows.commands.output import console, print_json, text
-from flows.records import read_record, stores
+from flows.records import known_stores, read_record
 from tasks.engine.context import Context
 from tasks.engine.takedown_requests import FOLDER, Request, read_targets, record, request_of
 from tasks.lineage.graph import Lineage
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TakedownOptions:
-    """What the command line asks for."""
+    """Options of `pairmill takedown`."""
 
     file: Path
     reason: str = ""
@@ -39,29 +39,29 @@ class TakedownOptions:
     yes: bool = False
 
 
-def takedown(order: TakedownOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:
-    """Do it in every known store; 3 where something could not be done, which the report names.
+def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Carry out the request in every known store; return 3 if a part failed, which the report names.
 
-    Raises: ConfigError for a bad file, or when nobody can be asked whether to delete.
+    Raises: ConfigError if the file is not valid, or --delete-raw needs a confirmation and there is no terminal for it.
     """
-    targets = read_targets(order.file)
-    request = request_of(targets, order.reason)
-    if order.delete_raw and not order.yes and not sys.stdin.isatty():
-        raise ConfigError("--delete-raw deletes for good and nobody is there to be asked; add --yes")
+    targets = read_targets(options.file)
+    request = request_of(targets, options.reason)
+    if options.delete_raw and not options.yes and not sys.stdin.isatty():
+        raise ConfigError("--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes")
     out = None if as_json else console()
-    reports = [_one_store(store, home, order, request, targets, out) for store in stores(home, store_uri)]
+    reports = [_take_down_in_store(store, home, options, request, targets, out) for store in known_stores(home, store_uri)]
     if as_json:
         print_json({"request": request.digest, "targets": list(request.targets), "stores": reports})
     return 3 if any(report["incomplete"] for report in reports) else 0
 
 
-def _one_store(
-    store: Store, home: Path, order: TakedownOptions, request: Request, targets: Sequence[Target], out: Console | None
+def _take_down_in_store(
+    store: Store, home: Path, options: TakedownOptions, request: Request, targets: Sequence[Target], out: Console | None
 ) -> dict[str, Any]:
     lineage, search = Lineage(store), Search(store)
     if not lineage.manifests:
         return {"store": store.uri, "incomplete": False, "datasets": []}
-    new = record(store, request)  # first: a run that begins now heeds it
+    new = record(store, request)  # before all else: runs that start from now on apply it
     found = find_affected(lineage, search, targets, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
     outcomes = replace_affected(lineage, context, request, found)
@@ -76,29 +76,26 @@ def _one_store(
     }
     if out:
         _show(report, found, out)
-    if order.delete_raw and (raw or found) and (order.yes or _agreed(raw, outcomes)):
+    if options.delete_raw and (raw or found) and (options.yes or _confirm(raw, outcomes)):
         report["deleted"] = _delete(store, context, raw, outcomes, targets, uids)
         left = find_raw_snapshots(Lineage(store), Search(store), targets, uids)
         report["raw_snapshots"] = {one.download.key: one.pairs for one in left}
-    report["incomplete"] = _incomplete(report, order)
+    report["incomplete"] = _incomplete(report, options)
     store.put(f"{FOLDER}/{request.digest}.report.json", json.dumps(report, indent=2).encode())
     if out:
         _show_end(report, request, out)
     return report
 
 
-def _incomplete(report: Mapping[str, Any], order: TakedownOptions) -> bool:
+def _incomplete(report: Mapping[str, Any], options: TakedownOptions) -> bool:
     missed = any(one["trouble"] or one["models_not_tagged"] for one in report["datasets"])
-    return missed or bool(order.delete_raw and (report["raw_snapshots"] or report["deleted"].get("not_deleted")))
+    return missed or bool(options.delete_raw and (report["raw_snapshots"] or report["deleted"].get("not_deleted")))
 
 
-def _agreed(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult]) -> bool:
-    """Ask on the terminal."""
+def _confirm(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult]) -> bool:
+    """Ask on the terminal whether to delete, and return the answer."""
     samples, versions = sum(one.pairs for one in raw), sum(o.successor is not None for o in outcomes)
-    question = (
-        f"Delete {samples:,} pictures from raw shards, and {versions} dataset versions that have a next one? [y/N] "
-    )
-    sys.stderr.write(question)
+    sys.stderr.write(f"Delete {samples:,} images from raw shards, and {versions} superseded dataset versions? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -116,12 +113,12 @@ def _delete(
     refused: dict[str, str] = {}
     for one in raw:
         try:
-            gone = delete_raw(context, one, targets, uids)
+            deleted_urls = delete_raw(context, one, targets, uids)
         except PairmillError as error:
             refused[f"download/{one.download.key}"] = str(error)
             continue
-        samples[one.download.key] = len(gone)
-        urls += gone
+        samples[one.download.key] = len(deleted_urls)
+        urls += deleted_urls
     superseded: list[str] = []
     for outcome in outcomes:
         old = outcome.affected.dataset
@@ -136,7 +133,7 @@ def _delete(
 
 
 def _folders_of_originals(store: Store) -> list[Path]:
-    """Where this store's runs keep bytes as fetched, as far as this machine sees it."""
+    """Return the folders with original bytes that this store's runs name in download.originals and this machine has."""
     found: set[Path] = set()
     for name in store.names("runs"):
         try:
@@ -149,16 +146,16 @@ def _folders_of_originals(store: Store) -> list[Path]:
     return sorted(found)
 
 
-# What is printed ------------------------------------------------------------------------------------------------------
+# Output ---------------------------------------------------------------------------------------------------------------
 
 
 def _show(report: Mapping[str, Any], found: Sequence[AffectedDataset], out: Console) -> None:
     request = report["request"]
-    known = "recorded" if request["new"] else "known already"
+    known = "recorded" if request["new"] else "already recorded"
     title = f"Takedown {request['digest']} in {report['store']}: {len(request['targets'])} targets, {known}"
     out.print(text(title, style="bold"), soft_wrap=True)
     if not found:
-        out.print(text("No dataset holds any of it. Later runs will leave it out."))
+        out.print(text("No dataset has any of these pairs. Later runs leave them out."))
     for dataset in report["datasets"]:
         out.print()
         where = f"{dataset['pairs']:,} pairs in {len(dataset['shards'])} shards"
@@ -166,29 +163,27 @@ def _show(report: Mapping[str, Any], found: Sequence[AffectedDataset], out: Cons
         if dataset["trouble"]:
             out.print(text(f"  NO NEXT VERSION: {dataset['trouble']}", style="red"), soft_wrap=True)
         else:
-            many = f"{len(dataset['rewritten'])} shards rewritten, {dataset['unchanged']} unchanged"
-            out.print(text(f"  next version {dataset['next']}: {many}", style="green"))
+            shards = f"{len(dataset['rewritten'])} shards rewritten, {dataset['unchanged']} unchanged"
+            out.print(text(f"  next version {dataset['next']}: {shards}", style="green"))
         for line in dataset["proof"]:
             out.print(text(f"  proof: {line}"), soft_wrap=True)
         for uri in dataset["models_tagged"]:
-            out.print(text(f"  {uri} saw them: tagged in MLflow"))
+            out.print(text(f"  {uri} was trained on them: tagged in MLflow"))
         for uri, why in dataset["models_not_tagged"].items():
-            out.print(text(f"  {uri} saw them: NOT TAGGED: {why}", style="red"), soft_wrap=True)
+            out.print(text(f"  {uri} was trained on them: NOT TAGGED: {why}", style="red"), soft_wrap=True)
 
 
 def _show_end(report: Mapping[str, Any], request: Request, out: Console) -> None:
     out.print()
-    if gone := report["deleted"]:
-        for key, number in gone["raw_samples"].items():
+    if deleted := report["deleted"]:
+        for key, number in deleted["raw_samples"].items():
             out.print(text(f"deleted {number:,} samples from raw snapshot download/{key}"))
-        for key in gone["datasets"]:
+        for key in deleted["datasets"]:
             out.print(text(f"deleted dataset version {key}"))
-        if gone["originals"]:
-            out.print(text(f"deleted {gone['originals']:,} originals"))
-        for name, why in gone["not_deleted"].items():
+        if deleted["originals"]:
+            out.print(text(f"deleted {deleted['originals']:,} originals"))
+        for name, why in deleted["not_deleted"].items():
             out.print(text(f"NOT deleted: {name}: {why}", style="red"), soft_wrap=True)
     for key, number in report["raw_snapshots"].items():
-        out.print(
-            text(f"raw snapshot download/{key} still holds {number:,} pictures of them; --delete-raw deletes them")
-        )
+        out.print(text(f"raw snapshot download/{key} still has {number:,} of the images; --delete-raw deletes them"))
     out.print(text(f"report: {report['store']}/{FOLDER}/{request.digest}.report.json"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`pairmill trace`: where a pair came from and what became of it, what a model was made of; as a tree, or as JSON."""
+"""`pairmill trace`: prints the ancestry of a pair, a dataset or a model, and what was made from it, as a tree or JSON."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,34 +13,36 @@ from dataops.errors import ConfigError
 from dataops.images.decode import ImageRefused
 from dataops.trace.targets import Target, image_targets, parse_target
 from flows.commands.output import console, print_json, text
-from flows.records import stores
+from flows.records import known_stores
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.trace import Trace, is_model
 from tasks.tracking.registry import Registry
 
 _KEY = re.compile(r"[0-9a-f]{16}")
-SHOWN = 3
-"""Addresses of archives and pairs' further ways that the tree names; --json has all."""
+LISTED = 3
+"""Maximum number of source files, and of paths of a pair, that the tree names; --json has all."""
 
 
 def trace(what: str, home: Path, store_uri: str | None, *, limit: int, index: bool, as_json: bool) -> int:
-    """Look in all known stores and print what they know; 2 where none knows anything.
+    """Search all known stores and print what is found.
 
     Args:
-        what: a uid, address, domain, image file, model version, or the key of a snapshot.
+        what: a uid, URL, domain, image file, model version, or the key of a snapshot.
+        limit: maximum number of pairs that are printed in full.
+        index: whether to build missing indexes.
 
-    Raises: ConfigError when it is none of these, or nothing is found.
+    Raises: ConfigError if `what` is none of these, or nothing is found.
     """
     registry = Registry()
     answers = []
-    for store in stores(home, store_uri):
+    for store in known_stores(home, store_uri):
         tracer = Trace(Lineage(store), Search(store, make=index), registry, limit)
         if (answer := _answer(tracer, what)) is not None:
             answers.append(answer)
     if not answers:
-        searched = ", ".join(store.uri for store in stores(home, store_uri))
-        raise ConfigError(f"nothing is known of {what} in {searched}; --store names another")
+        searched = ", ".join(store.uri for store in known_stores(home, store_uri))
+        raise ConfigError(f"no trace of {what} in {searched}; name another store with --store")
     if as_json:
         print_json({"what": what, "stores": answers})
         return 0
@@ -52,7 +54,7 @@ def trace(what: str, home: Path, store_uri: str | None, *, limit: int, index: bo
 
 def _answer(tracer: Trace, what: str) -> dict[str, Any] | None:
     if Path(what).is_file():
-        return _found(tracer.pairs(_image(Path(what))))
+        return _or_none(tracer.pairs(_image(Path(what))))
     if is_model(what):
         return tracer.model(what)
     if _KEY.fullmatch(what):
@@ -62,23 +64,23 @@ def _answer(tracer: Trace, what: str) -> dict[str, Any] | None:
         target = parse_target(what)
     except ValueError as error:
         raise ConfigError(
-            f"{error}; an image file that exists; a model version (models:/name/3, name@alias); a snapshot's key (16 hex)"
+            f"{error}; an existing image file; a model version (models:/name/3, name@alias); a snapshot's key (16 hex digits)"
         ) from error
-    return _found(tracer.pairs([target]))
+    return _or_none(tracer.pairs([target]))
 
 
 def _image(path: Path) -> list[Target]:
     try:
         return image_targets(path.read_bytes())
     except (ImageRefused, OSError) as error:
-        raise ConfigError(f"{path}: not an image that can be looked for: {error}") from error
+        raise ConfigError(f"{path}: not an image that can be searched for: {error}") from error
 
 
-def _found(answer: dict[str, Any]) -> dict[str, Any] | None:
+def _or_none(answer: dict[str, Any]) -> dict[str, Any] | None:
     return answer if answer["places"] else None
 
 
-# What is printed ------------------------------------------------------------------------------------------------------
+# Output ---------------------------------------------------------------------------------------------------------------
 
 
 def _show(answer: Mapping[str, Any], what: str, out: Console) -> None:
@@ -86,70 +88,70 @@ def _show(answer: Mapping[str, Any], what: str, out: Console) -> None:
     if "pairs" in answer:
         _show_pairs(answer, out)
     else:
-        _show_made_of(answer, out)
+        _show_ancestors(answer, out)
     _show_datasets(answer["datasets"], out)
     if answer["registry"] != "asked":
-        out.print(text(f"MLflow was {answer['registry']}: versions are told as they were registered"), soft_wrap=True)
+        out.print(text(f"MLflow was {answer['registry']}: tags and aliases are those of the registration"), soft_wrap=True)
 
 
 def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
-    in_all = sum(place["rows"] for place in answer["places"])
-    out.print(text(f"{in_all:,} {_plural('row', in_all)}:"))
+    total = sum(place["rows"] for place in answer["places"])
+    out.print(text(f"{total:,} {_plural('row', total)}:"))
     for place in answer["places"]:
-        what = "in dataset" if (place["stage"], place["verdict"]) == ("pack", "kept") else f"{place['verdict']} by"
-        out.print(text(f"  {place['rows']:>9,}  {what} {place['stage']}/{place['key']}"))
+        verdict = "in dataset" if (place["stage"], place["verdict"]) == ("pack", "kept") else f"{place['verdict']} by"
+        out.print(text(f"  {place['rows']:>9,}  {verdict} {place['stage']}/{place['key']}"))
     for pair in answer["pairs"]:
         out.print()
         out.print(_pair_tree(pair), soft_wrap=True)
-    if in_all > len(answer["pairs"]):
+    if total > len(answer["pairs"]):
         out.print()
-        told = len(answer["pairs"])
-        out.print(text(f"Told in full: {told} {_plural('pair', told)}. --limit N tells more, --json all of each."))
+        number = len(answer["pairs"])
+        out.print(text(f"Shown in full: {number} {_plural('pair', number)}. --limit N shows more, --json all of each."))
 
 
 def _pair_tree(pair: Mapping[str, Any]) -> Tree:
-    near = f"  (looks alike: {pair['apart']} of 64 bits differ)" if pair["apart"] else ""
-    tree = Tree(text(f"pair {pair['uid']}{near}", style="bold"))
+    distance = f"  (similar image: {pair['apart']} of 64 bits differ)" if pair["apart"] else ""
+    tree = Tree(text(f"pair {pair['uid']}{distance}", style="bold"))
     for name in ("caption", "url", "page_url", "license"):
         if pair[name]:
             tree.add(text(f"{name.removesuffix('_url'):<8}{pair[name]}"))
     if pair["source"]:
         where = f" at byte {pair['source_offset']:,}" if pair["source_offset"] is not None else ""
         tree.add(text(f"{'archive':<8}{pair['source']}{where} ({pair['extracted_with']}, {pair['caption_source']})"))
-    for number, way in enumerate(pair["ways"][:SHOWN], 1):
-        many = f" ({number} of {len(pair['ways'])})" if len(pair["ways"]) > 1 else ""
-        branch = tree.add(text(f"its way{many}"))
-        for step in way:
+    for number, path in enumerate(pair["ways"][:LISTED], 1):
+        position = f" ({number} of {len(pair['ways'])})" if len(pair["ways"]) > 1 else ""
+        branch = tree.add(text(f"path{position}"))
+        for step in path:
             _add_step(branch, step)
-    if len(pair["ways"]) > SHOWN:
-        tree.add(text(f"and {len(pair['ways']) - SHOWN} more ways, by other configs; --json has all"))
+    if len(pair["ways"]) > LISTED:
+        tree.add(text(f"and {len(pair['ways']) - LISTED} more paths, by other configs; --json has all"))
     return tree
 
 
 def _add_step(branch: Tree, step: Mapping[str, Any]) -> None:
     verdict = "kept" if step["verdict"] == "kept" else f"dropped: {step['reason']}"
-    place = f", {step['shard']} member {step['member']}.*" if step.get("shard") else ""
-    gone = " (this snapshot is no longer in the store)" if step.get("gone") else ""
+    member = f", {step['shard']} member {step['member']}.*" if step.get("shard") else ""
+    deleted = " (this snapshot is no longer in the store)" if step.get("gone") else ""
     style = "green" if step["verdict"] == "kept" else "red"
-    line = Text.assemble(text(f"{step['stage']:<9}{step['key']}  "), text(verdict, style), text(place + gone))
+    line = Text.assemble(text(f"{step['stage']:<9}{step['key']}  "), text(verdict, style), text(member + deleted))
     node = branch.add(line)
     if step.get("error_message"):
         node.add(text(step["error_message"]))
     if evidence := step.get("evidence"):
-        said = [f"HTTP {evidence['http_status']}"] if evidence.get("http_status") else []
-        said += [f"{evidence['bytes']:,} bytes"] if evidence.get("bytes") else []
-        said += [str(evidence["fetched_at"])] if evidence.get("fetched_at") else []
-        said += [f"from {evidence['final_url']}"] if evidence.get("final_url") else []
-        said += [f"opt-outs: {evidence['opt_out']}"] if evidence.get("opt_out") else []
-        node.add(text("fetched: " + ", ".join(said)))
+        facts = [f"HTTP {evidence['http_status']}"] if evidence.get("http_status") else []
+        facts += [f"{evidence['bytes']:,} bytes"] if evidence.get("bytes") else []
+        facts += [str(evidence["fetched_at"])] if evidence.get("fetched_at") else []
+        facts += [f"from {evidence['final_url']}"] if evidence.get("final_url") else []
+        facts += [f"opt-outs: {evidence['opt_out']}"] if evidence.get("opt_out") else []
+        node.add(text("fetched: " + ", ".join(facts)))
 
 
-def _show_made_of(answer: Mapping[str, Any], out: Console) -> None:
+def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
     if "model" in answer:
         out.print(_model_line(answer["model"]), soft_wrap=True)
         for name, link in sorted(answer["model"]["links"].items()):
             out.print(text(f"  {name}: {link}"), soft_wrap=True)
-    tree = Tree(text("made of", style="bold"))
+    tree = Tree(text("made from", style="bold"))
     for stage in answer["stages"]:
         counts = stage["counts"]
         kept = f"{counts['kept']:,} of {counts['input']:,}" if counts["input"] else ""
@@ -158,9 +160,9 @@ def _show_made_of(answer: Mapping[str, Any], out: Console) -> None:
     for name in answer["gone"]:
         tree.add(text(f"{name} is no longer in the store (gc, or a takedown with --delete-raw)"))
     files = tree.add(text(f"{answer['source_files']:,} source {_plural('file', answer['source_files'])}"))
-    for source in answer["sources"][:SHOWN]:
+    for source in answer["sources"][:LISTED]:
         files.add(text(source["source"]))
-    if answer["source_files"] > SHOWN:
+    if answer["source_files"] > LISTED:
         files.add(text("... (--json has more)"))
     out.print(tree, soft_wrap=True)
 
@@ -168,9 +170,9 @@ def _show_made_of(answer: Mapping[str, Any], out: Console) -> None:
 def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
     for dataset in datasets:
         out.print()
-        held = f", of them {dataset['pairs']:,} looked for" if dataset["pairs"] is not None else ""
+        matching = f", {dataset['pairs']:,} of them match" if dataset["pairs"] is not None else ""
         after = f", after takedown {', '.join(dataset['takedowns'])}" if dataset["takedowns"] else ""
-        title = f"dataset {dataset['key']}: {dataset['samples']:,} pairs{held}{after}"
+        title = f"dataset {dataset['key']}: {dataset['samples']:,} pairs{matching}{after}"
         tree = Tree(text(title, style="bold"))
         tree.add(text(f"digest  {dataset['digest']}"))
         for training in dataset["trainings"]:
@@ -189,8 +191,8 @@ def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
 def _model_line(model: Mapping[str, Any]) -> Text:
     aliases = "".join(f" @{alias}" for alias in model["aliases"])
     gate = f"  gate {model['tags']['gate']}" if model["tags"].get("gate") else ""
-    taken = f"  saw what takedown {model['tags']['takedowns']} removed" if model["tags"].get("takedowns") else ""
-    return Text.assemble(text(f"model {model['uri']}", style="bold"), text(f"{aliases}{gate}{taken}"))
+    removed = f"  was trained on pairs that takedown {model['tags']['takedowns']} removed" if model["tags"].get("takedowns") else ""
+    return Text.assemble(text(f"model {model['uri']}", style="bold"), text(f"{aliases}{gate}{removed}"))
 
 
 def _plural(word: str, number: int) -> str:

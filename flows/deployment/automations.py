@@ -1,6 +1,6 @@
-"""The automations that no deployment owns: a dead flow run is marked Crashed; people hear of failures and new champions.
+"""The automations that belong to no deployment: they mark dead flow runs as Crashed and send notifications.
 
-Those that start one flow after another are the `triggers` of infra/prefect.yaml.
+The automations that start one flow after another are the `triggers` of infra/prefect.yaml.
 """
 
 from collections.abc import Sequence
@@ -14,39 +14,39 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from flows.events import PROMOTED
 
 NAMES = ("pipeline", "curate", "train", "evaluate")
-"""The flows that are watched."""
+"""The flows that the automations watch."""
 SILENCE = timedelta(seconds=75)
-"""A live flow run sends a heartbeat each 30 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY allows no less): one may be lost."""
+"""A flow run sends a heartbeat every 30 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY allows no less); one may get lost."""
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended", "AwaitingRetry")
 TEXT_LIMIT = 600
-"""Characters of an error that a notification quotes."""
+"""Maximum number of characters of an error in a notification."""
 
-# An error may quote an address from the web: no markup, link target or mention of it may work where it is read.
+# An error may quote text from the web: its markup, links and mentions must have no effect in a chat.
 _QUOTED = (
     f"{{{{ event.resource['prefect.state-message'] | string | truncate({TEXT_LIMIT})"
     " | replace('<', '‹') | replace('>', '›') | replace('@', '(at)') | replace('`', \"'\") }}"
 )
 
 
-def _of_our_flows() -> list[dict[str, str | list[str]]]:
+def _related_flows() -> list[dict[str, str | list[str]]]:
     return [{"prefect.resource.role": "flow", "prefect.resource.name": list(NAMES)}]
 
 
-def zombie(silence: timedelta = SILENCE) -> AutomationCore:
-    """Marks a flow run whose heartbeats stop `Crashed`: killed by command, out of memory, power loss.
+def zombie_automation(silence: timedelta = SILENCE) -> AutomationCore:
+    """Return the automation that marks a flow run without heartbeats as `Crashed` (killed, out of memory, power loss).
 
     Args:
-        silence: without a heartbeat; 10 s at least.
+        silence: time without a heartbeat, at least 10 s.
     """
     return AutomationCore(
         name="pairmill: a dead run has crashed",
-        description=f"No heartbeat for {silence.total_seconds():.0f} s: the flow run's process is gone.",
+        description=f"No heartbeat for {silence.total_seconds():.0f} s: the process of the flow run has ended.",
         trigger=EventTrigger(
             after={HEARTBEAT},
             expect={HEARTBEAT, *(f"prefect.flow-run.{name}" for name in ENDS)},
             match={"prefect.resource.id": "prefect.flow-run.*"},  # pyright: ignore[reportArgumentType]
-            match_related=_of_our_flows(),  # pyright: ignore[reportArgumentType]
+            match_related=_related_flows(),  # pyright: ignore[reportArgumentType]
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -57,18 +57,18 @@ def zombie(silence: timedelta = SILENCE) -> AutomationCore:
                 state=StateType.CRASHED,
                 name=None,
                 force=False,
-                message=f"No heartbeat for {silence.total_seconds():.0f} s: its process is gone.",
+                message=f"No heartbeat for {silence.total_seconds():.0f} s: its process has ended.",
             )
         ],
     )
 
 
-def notifications(blocks: Sequence[UUID], ui_url: str) -> list[AutomationCore]:
-    """Tell people, through Prefect's notification blocks, of each failed or crashed run and of each new champion.
+def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[AutomationCore]:
+    """Return the automations that notify people of each failed or crashed run and each new champion.
 
     Args:
-        blocks: ids of the blocks' documents.
-        ui_url: address of the Prefect UI, for links.
+        blocks: ids of the documents of Prefect's notification blocks.
+        ui_url: URL of the Prefect UI, for links.
     """
     failure = (
         "{{ flow.name }} run {{ event.resource['prefect.resource.name'] }}:\n"
@@ -86,11 +86,11 @@ def notifications(blocks: Sequence[UUID], ui_url: str) -> list[AutomationCore]:
     return [
         AutomationCore(
             name="pairmill: tell of a failed run",
-            description="A flow run failed or crashed: which, at which stage, why, and what to do.",
+            description="A flow run failed or crashed: its name, its stage, the error, and what to do.",
             trigger=EventTrigger(
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
                 match={"prefect.resource.id": "prefect.flow-run.*"},  # pyright: ignore[reportArgumentType]
-                match_related=_of_our_flows(),  # pyright: ignore[reportArgumentType]
+                match_related=_related_flows(),  # pyright: ignore[reportArgumentType]
                 posture=Posture.Reactive,
             ),
             actions=_send(
@@ -101,7 +101,7 @@ def notifications(blocks: Sequence[UUID], ui_url: str) -> list[AutomationCore]:
         ),
         AutomationCore(
             name="pairmill: tell of a new champion",
-            description="A model passed the gate and got its alias: which, how good, where to look.",
+            description="A model passed the gate and got its alias: its name, its scores, and links.",
             trigger=EventTrigger(expect={PROMOTED}, posture=Posture.Reactive),
             actions=_send(
                 blocks,

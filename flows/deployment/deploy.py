@@ -1,6 +1,6 @@
-"""`pairmill deploy`: checks what is asked for, then makes infra/prefect.yaml stand in Prefect for one config.
+"""`pairmill deploy`: checks the options, then creates the objects of infra/prefect.yaml in Prefect for one config.
 
-Imports prefect only once the servers are known: it reads its settings then.
+Imports prefect only once the servers are known, because prefect reads its settings when it is imported.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,47 +15,47 @@ from httpx import HTTPError
 
 from dataops.errors import ConfigError, ServiceError
 from flows.config import config_name, load_config
-from flows.deployment.order import DeployRequest, Row
+from flows.deployment.request import DeployedObject, DeployRequest
 from infra.local import services
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it imports prefect
     from flows.deployment.deployer import Deployer
 
 
-def deploy(order: DeployRequest) -> list[Row]:
-    """Check everything, start the local servers where none are named, then create or update; what stands afterwards.
+def deploy(request: DeployRequest) -> list[DeployedObject]:
+    """Check the request, start the local servers if no others are set, create or update, and return what now exists.
 
     Raises:
-        ConfigError: the config, the cron line, the time zone, a block or a number is wrong; nothing is made.
+        ConfigError: an option or the config is wrong; nothing was changed in Prefect.
         ServiceError: the Prefect server did not answer, or refused.
     """
-    config = load_config(order.config)
-    _check(order)
-    with _deployer() as deployer:
-        return deployer.make(order, config)
+    config = load_config(request.config)
+    check_request(request)
+    with _connect() as deployer:
+        return deployer.deploy(request, config)
 
 
 def remove(config: Path) -> list[str]:
-    """Delete the deployments of a config, and with the last of them all that they shared; the names of what is gone."""
+    """Delete the deployments of a config, and with the last config all shared objects; return the deleted names."""
     name = config_name(config)
-    with _deployer() as deployer:
+    with _connect() as deployer:
         return deployer.remove(name)
 
 
-def workers(order: DeployRequest) -> Sequence[str]:
-    """The commands that start workers: here, or on other machines."""
+def worker_commands(request: DeployRequest) -> Sequence[str]:
+    """Return the commands that start workers: first on this machine, then on others."""
     api = next(s.url for s in services.status() if s.name == "prefect")
-    pool = "" if order.pool == DeployRequest.pool else f" --pool {order.pool}"
-    gpus = "" if order.gpus == 1 else f" --gpus {order.gpus}"
+    pool = "" if request.pool == DeployRequest.pool else f" --pool {request.pool}"
+    gpus = "" if request.gpus == 1 else f" --gpus {request.gpus}"
     return (
         f"pairmill up --worker{pool}{gpus}",
-        f"PREFECT_API_URL={api} prefect worker start --type process --pool {order.pool}",
-        f"PREFECT_API_URL={api} prefect worker start --type process --pool {order.gpu_pool} --limit {order.gpus}",
+        f"PREFECT_API_URL={api} prefect worker start --type process --pool {request.pool}",
+        f"PREFECT_API_URL={api} prefect worker start --type process --pool {request.gpu_pool} --limit {request.gpus}",
     )
 
 
 @contextmanager
-def _deployer() -> Iterator["Deployer"]:
+def _connect() -> Iterator["Deployer"]:
     services.up()
     services.apply_environment()
     from flows.deployment.deployer import Deployer
@@ -65,25 +65,28 @@ def _deployer() -> Iterator["Deployer"]:
             yield deployer
     except HTTPError as error:
         raise ServiceError(
-            f"the Prefect server did not take it ({error}); a part may stand: call `pairmill deploy` again"
+            f"the Prefect server failed ({error}), and the deployment may be incomplete; run `pairmill deploy` again"
         ) from error
 
 
-def _check(order: DeployRequest) -> None:
+def check_request(request: DeployRequest) -> None:
+    """Raise a ConfigError that lists all wrong options."""
     problems = []
-    if order.cron is not None:
+    if request.cron is not None:
         try:
-            next(CronSim(order.cron, datetime.now(UTC)))
+            next(CronSim(request.cron, datetime.now(UTC)))
         except (CronSimError, StopIteration) as error:
-            problems.append(f"--cron {order.cron!r}: {error or 'never fires'}; for 3:00 each night write '0 3 * * *'")
+            problems.append(f"--cron {request.cron!r}: {error or 'never fires'}; for 3:00 every night write '0 3 * * *'")
     try:
-        ZoneInfo(order.timezone)
+        ZoneInfo(request.timezone)
     except (ValueError, OSError, KeyError):
-        problems.append(f"--timezone {order.timezone!r}: no such zone; write one as Europe/Berlin")
-    if order.gpus < 1:
-        problems.append(f"--gpus {order.gpus}: at least 1")
+        problems.append(f"--timezone {request.timezone!r}: there is no such time zone; write one such as Europe/Berlin")
+    if request.gpus < 1:
+        problems.append(f"--gpus {request.gpus}: it must be at least 1")
     problems += [
-        f"--notify {b!r}: write it as type/name, as slack-webhook/ops" for b in order.notify if b.count("/") != 1
+        f"--notify {block!r}: write it as type/name, for example slack-webhook/ops"
+        for block in request.notify
+        if block.count("/") != 1
     ]
     if problems:
         raise ConfigError("\n".join(problems))

@@ -1,6 +1,6 @@
-"""Makes the deployments of infra/prefect.yaml, their work pools and automations stand on a Prefect server.
+"""Creates or updates the deployments of infra/prefect.yaml, their work pools and automations on a Prefect server.
 
-Everything is found again by its name and updated, so it may be called as often as one likes.
+Existing objects are found by name and updated, so it is safe to deploy again.
 """
 
 from collections.abc import Mapping
@@ -25,59 +25,59 @@ from pydantic import TypeAdapter, ValidationError
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig
-from flows.deployment.automations import notifications, zombie
-from flows.deployment.order import DeployRequest, Row
+from flows.deployment.automations import notification_automations, zombie_automation
+from flows.deployment.request import DeployedObject, DeployRequest
 from flows.pipeline import FLOWS
 
 PROJECT = CHECKOUT / "infra" / "prefect.yaml"
 PREFIX = "pairmill: "
-"""How the names of our automations begin."""
+"""Prefix of the names of our automations."""
 SCHEDULED = {"register": "pipeline", "pack": "curate"}
 STRATEGY = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLimitStrategy.ENQUEUE}
 TRIGGER: TypeAdapter[Any] = TypeAdapter(DeploymentTriggerTypes)
 
 
-def specifications(order: DeployRequest, config: RunConfig) -> list[dict[str, Any]]:
-    """The deployments of infra/prefect.yaml, filled in: config, schedule, pools, and the folder in which runs start."""
+def fill_specifications(request: DeployRequest, config: RunConfig) -> list[dict[str, Any]]:
+    """Return the deployments of infra/prefect.yaml with config, schedule, pools and working folder filled in."""
     project = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
-    found = []
+    filled = []
     for raw in project["deployments"]:
-        spec = {**raw, "flow": raw["entrypoint"].rpartition(".")[2], "pull": [_here(step) for step in project["pull"]]}
-        pool = order.gpu_pool if raw["work_pool"]["name"].endswith("-gpu") else order.pool
+        spec = {**raw, "flow": raw["entrypoint"].rpartition(".")[2], "pull": [_fill_folder(step) for step in project["pull"]]}
+        pool = request.gpu_pool if raw["work_pool"]["name"].endswith("-gpu") else request.pool
         spec["work_pool"] = {**raw["work_pool"], "name": pool}
         if "config" in raw.get("parameters", {}):
-            spec |= _of_config(spec, order, config)
-        found.append(spec)
-    return found
+            spec |= _config_values(spec, request, config)
+        filled.append(spec)
+    return filled
 
 
-def _here(step: Mapping[str, Any]) -> dict[str, Any]:
-    """A pull step with this folder in it, as `prefect deploy` would."""
+def _fill_folder(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pull step with the current folder filled in, as `prefect deploy` does."""
     return {
-        name: {k: str(v).replace("{{ $PWD }}", str(Path.cwd())) for k, v in given.items()}
-        for name, given in step.items()
+        name: {key: str(value).replace("{{ $PWD }}", str(Path.cwd())) for key, value in values.items()}
+        for name, values in step.items()
     }
 
 
-def _of_config(spec: Mapping[str, Any], order: DeployRequest, config: RunConfig) -> dict[str, Any]:
-    path = order.config.resolve()
+def _config_values(spec: Mapping[str, Any], request: DeployRequest, config: RunConfig) -> dict[str, Any]:
+    path = request.config.resolve()
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     facts = f"Config `{shown}`, store `{config.store.uri}`, model `{config.register_.model_name}`."
     schedules = []
-    if order.cron and SCHEDULED[order.until] == spec["flow"]:
-        schedules = [{"cron": order.cron, "timezone": order.timezone, "active": True}]
+    if request.cron and SCHEDULED[request.until] == spec["flow"]:
+        schedules = [{"cron": request.cron, "timezone": request.timezone, "active": True}]
     return {
         "name": config.name,
         "parameters": {"config": str(shown)},
         "description": f"{spec['description']}\n{facts}\n",
         "tags": [f"config:{config.name}"],
         "schedules": schedules,
-        "concurrency_limit": {**spec["concurrency_limit"], "collision_strategy": STRATEGY[order.overlap].value},
+        "concurrency_limit": {**spec["concurrency_limit"], "collision_strategy": STRATEGY[request.overlap].value},
     }
 
 
 class Deployer:
-    """Talks to the Prefect server."""
+    """A client of the Prefect server that creates, updates and deletes what a config needs."""
 
     def __init__(self) -> None:
         self._client = get_client(sync_client=True)
@@ -92,45 +92,45 @@ class Deployer:
     ) -> None:
         self._client.__exit__(kind, error, trace)
 
-    def make(self, order: DeployRequest, config: RunConfig) -> list[Row]:
-        """Create or update all that the order asks for.
+    def deploy(self, request: DeployRequest, config: RunConfig) -> list[DeployedObject]:
+        """Create or update everything that the request needs.
 
-        Raises: ConfigError when a block is not there or the schedule is refused, before anything is made.
+        Raises: ConfigError if a block does not exist or a schedule is not valid, before anything is created.
         """
-        wanted = [(spec, _schedules(spec)) for spec in specifications(order, config)]
-        blocks = [self._block(name) for name in order.notify]
-        rows, in_images = [], set[str]()
-        for name, limit in ((order.pool, None), (order.gpu_pool, order.gpus)):
-            kind, row = self._pool(name, limit)
-            rows.append(row)
-            in_images |= set() if kind == "process" else {name}
-        automations = [zombie()]
-        for spec, schedules in wanted:
-            if spec["work_pool"]["name"] in in_images:  # whose working folder is the checkout; this one is not there
+        specifications = [(spec, _schedules(spec)) for spec in fill_specifications(request, config)]
+        blocks = [self._find_block(name) for name in request.notify]
+        deployed, image_pools = [], set[str]()
+        for name, limit in ((request.pool, None), (request.gpu_pool, request.gpus)):
+            kind, pool = self._put_pool(name, limit)
+            deployed.append(pool)
+            image_pools |= set() if kind == "process" else {name}
+        automations = [zombie_automation()]
+        for spec, schedules in specifications:
+            if spec["work_pool"]["name"] in image_pools:  # they start in the image's checkout; this folder is not there
                 spec["pull"] = []
-            deployment, row = self._deployment(spec, schedules)
-            rows.append(row)
+            deployment, row = self._put_deployment(spec, schedules)
+            deployed.append(row)
             for trigger in map(TRIGGER.validate_python, spec.get("triggers", [])):
                 trigger.set_deployment_id(deployment)
                 automations.append(trigger.as_automation())
         if blocks:
-            automations += notifications(blocks, self._ui)
-        return rows + [self.stand(automation) for automation in automations]
+            automations += notification_automations(blocks, self._ui)
+        return deployed + [self.put_automation(automation) for automation in automations]
 
     def remove(self, name: str) -> list[str]:
-        """Delete a config's deployments; with the last config's also the shared ones and the automations.
+        """Delete a config's deployments, with those of the last config also the shared ones and the automations.
 
-        The work pools stay: workers poll them, and would make them again.
+        The work pools stay: workers poll them, and would create them again.
         """
-        gone = [self._delete_deployment(flow, name) for flow in SCHEDULED.values()]
+        deleted = [self._delete_deployment(flow, name) for flow in SCHEDULED.values()]
         left = [d for d in self._client.read_deployments() if {f"config:{d.name}"} <= set(d.tags)]
         if not left:
-            gone += [self._delete_deployment("train", "gpu"), self._delete_deployment("evaluate", "evaluate")]
+            deleted += [self._delete_deployment("train", "gpu"), self._delete_deployment("evaluate", "evaluate")]
             for automation in self._client.read_automations():
                 if automation.name.startswith(PREFIX):
                     self._client.delete_automation(automation.id)
-                    gone.append(automation.name)
-        return [name for name in gone if name]
+                    deleted.append(automation.name)
+        return [name for name in deleted if name]
 
     def _delete_deployment(self, flow: str, name: str) -> str | None:
         try:
@@ -140,22 +140,22 @@ class Deployer:
         self._client.delete_deployment(deployment.id)
         return f"{flow}/{name}"
 
-    def _block(self, name: str) -> UUID:
+    def _find_block(self, name: str) -> UUID:
         kind, _, block = name.partition("/")
         try:
             document = self._client.read_block_document_by_name(block, kind, include_secrets=False)
         except ObjectNotFound:
             raise ConfigError(
-                f"--notify {name!r}: no such block; make one at {self._ui}/blocks/catalog/{kind}/create"
+                f"--notify {name!r}: there is no such block; create it at {self._ui}/blocks/catalog/{kind}/create"
             ) from None
         if document.block_schema is None or "notify" not in document.block_schema.capabilities:
             raise ConfigError(
-                f"--notify {name!r}: a block of this type sends no notifications; slack-webhook/NAME does"
+                f"--notify {name!r}: blocks of this type do not send notifications; use for example slack-webhook/NAME"
             )
         return document.id
 
-    def _pool(self, name: str, limit: int | None) -> tuple[str, Row]:
-        """A pool that is there keeps its type and template; only the number of GPUs is set. Returns its type too."""
+    def _put_pool(self, name: str, limit: int | None) -> tuple[str, DeployedObject]:
+        """Create a work pool, or set only the limit of an existing one; return its type and the pool."""
         try:
             kind = self._client.read_work_pool(name).type
             if limit is not None:
@@ -165,15 +165,15 @@ class Deployer:
             pool = WorkPoolCreate(
                 name=name,
                 type=kind,
-                description="Training: one flow run a GPU." if limit else "All flows but training.",
+                description="Training: one flow run per GPU." if limit else "All flows except training.",
                 base_job_template=ProcessWorker.get_default_base_job_template(),
                 concurrency_limit=limit,
             )
             self._client.create_work_pool(pool)
         what = kind if limit is None else f"{kind}, {limit} at a time"
-        return kind, Row("pool", name, what, f"{self._ui}/work-pools/work-pool/{name}")
+        return kind, DeployedObject("pool", name, what, f"{self._ui}/work-pools/work-pool/{name}")
 
-    def _deployment(self, spec: Mapping[str, Any], schedules: list[DeploymentScheduleCreate]) -> tuple[UUID, Row]:
+    def _put_deployment(self, spec: Mapping[str, Any], schedules: list[DeploymentScheduleCreate]) -> tuple[UUID, DeployedObject]:
         flow = next(flow for flow in FLOWS if flow.name == spec["flow"])
         limit = spec.get("concurrency_limit", {})
         options = ConcurrencyOptions(collision_strategy=limit["collision_strategy"]) if limit else None
@@ -197,20 +197,20 @@ class Deployer:
         crons = [f"{s['cron']} ({s['timezone']})" for s in spec.get("schedules", [])]
         what = "; ".join(crons) or ("by trigger" if spec.get("triggers") else "by hand")
         url = f"{self._ui}/deployments/deployment/{deployment}"
-        return deployment, Row("deployment", f"{flow.name}/{spec['name']}", what, url)
+        return deployment, DeployedObject("deployment", f"{flow.name}/{spec['name']}", what, url)
 
-    def stand(self, wanted: AutomationCore) -> Row:
-        """Create an automation; one of its name is updated, and stays paused where someone paused it."""
-        known = [a for a in self._client.read_automations_by_name(wanted.name) if a.name == wanted.name]
+    def put_automation(self, automation: AutomationCore) -> DeployedObject:
+        """Create an automation, or update the one of the same name; an automation that someone paused stays paused."""
+        known = [a for a in self._client.read_automations_by_name(automation.name) if a.name == automation.name]
         if known:
             identity = known[0].id
-            update = wanted.model_copy(update={"enabled": known[0].enabled})
+            update = automation.model_copy(update={"enabled": known[0].enabled})
             self._client.update_automation(identity, AutomationCore(**update.model_dump(exclude={"owner_resource"})))
         else:
-            identity = self._client.create_automation(wanted)
+            identity = self._client.create_automation(automation)
         state = "on" if not known or known[0].enabled else "paused"
-        return Row(
-            "automation", wanted.name.removeprefix(PREFIX), state, f"{self._ui}/automations/automation/{identity}"
+        return DeployedObject(
+            "automation", automation.name.removeprefix(PREFIX), state, f"{self._ui}/automations/automation/{identity}"
         )
 
 

@@ -1,18 +1,16 @@
-"""The values that a deployment is made from and reports."""
+"""The values that a deployment is made from, and those that it reports."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Until = Literal["pack", "register"]
-
-
 Overlap = Literal["skip", "queue"]
 
 
 @dataclass(frozen=True)
 class DeployRequest:
-    """What is to stand."""
+    """Options of `pairmill deploy`."""
 
     config: Path
     cron: str | None = None
@@ -20,10 +18,10 @@ class DeployRequest:
     until: Until = "register"
     """The last stage of a scheduled run: `register` schedules `pipeline`, `pack` schedules `curate`."""
     overlap: Overlap = "skip"
-    """What becomes of a schedule that fires while the last run still goes. Skipped by default: the next run sees all that
-    it would have seen, whereas a queue of runs that take longer than their interval only grows."""
+    """What happens when a schedule fires while the last run still runs. The default is to skip: the next run processes all
+    that the skipped one would have, whereas a queue of runs that take longer than their interval only grows."""
     notify: tuple[str, ...] = ()
-    """Notification blocks, `type/name`. None leaves the notifications as they stand."""
+    """Notification blocks, `type/name`. If there are none, existing notifications are not changed."""
     gpus: int = 1
     pool: str = "pairmill"
 
@@ -34,11 +32,11 @@ class DeployRequest:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One thing that stands in Prefect."""
+class DeployedObject:
+    """A work pool, deployment or automation in Prefect."""
 
     kind: Literal["pool", "deployment", "automation"]
     name: str
     what: str
-    """Its schedule, limit or trigger, in few words."""
+    """Its type and limit, its schedule or trigger, or its state."""
     url: str

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dataops.formatting import format_counts, format_share
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
 from tasks.download.summary import failed
@@ -19,7 +20,7 @@ QUOTED = 120
 def report_html(manifest: Manifest, store: Store) -> str:
     """The page of a snapshot of the stage `download`; examples come from its parts."""
     counts, facts = manifest.counts, manifest.facts
-    share = f"{counts.kept / counts.input:.1%}" if counts.input else "none"
+    share = format_share(counts.kept, counts.input)
     rows = sample_rows(manifest, store)
     shards, size = facts.get("shards", 0), facts.get("bytes_fetched", 0)
     in_shards = f"{size / 1e6:,.1f} MB, in {shards:,} shard{'' if shards == 1 else 's'}"
@@ -90,7 +91,7 @@ def _hosts(hosts: Mapping[str, Mapping[str, int]]) -> str:
     lines = []
     for name, said in list(hosts.items())[:20]:
         reasons = sorted((-number, reason) for reason, number in said.items() if reason != "rows")
-        why = ", ".join(f"<code>{text(reason)}</code> {-number:,}" for number, reason in reasons)
+        why = format_counts((f"<code>{text(reason)}</code>", -number) for number, reason in reasons)
         bar = f'<div class=gone style="width:{100 * failed(said) / max(said["rows"], 1):.1f}%"></div>'
         lines.append(
             f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{failed(said):,}</td><td class=n>{said['rows']:,}</td>"

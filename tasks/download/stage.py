@@ -11,9 +11,11 @@ fetched again when all shards are done, in rounds, as further shards (tasks/down
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataops.formatting import format_counts, format_share
 from dataops.errors import SourceError
 from dataops.snapshot import Draft, Record
 from tasks.download import summary
@@ -72,11 +74,11 @@ def format_record(record: Record) -> str:
     """How one shard went, for people: reasons first, for the end of a line is what a narrow terminal shows."""
     counts, facts = record.counts, record.facts
     asked = counts.input + facts["again"]
-    why = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.dropped.items(), key=lambda x: -x[1]))
+    why = format_counts(Counter(counts.dropped).most_common())
     again = f"{facts['again']:,} to be tried again; " if facts["again"] else ""
     seconds = max(facts["seconds"], 0.001)
     speed = f"{asked / seconds:,.0f} images/s, {facts['bytes'] / seconds / 1e6:,.1f} MB/s"
-    share = f"{counts.kept / max(asked, 1):.1%} of {asked:,} fetched"
+    share = f"{format_share(counts.kept, max(asked, 1))} of {asked:,} fetched"
     return f"{record.task}: {why + '; ' if why else ''}{again}{share}, {speed}"
 
 

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +20,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
+from dataops.formatting import format_counts
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
 from dataops.redaction import guard_process
 from dataops.snapshot import Draft, Fence, Record
@@ -173,7 +175,7 @@ def _worth_another_try(error: BaseException) -> bool:
 
 def _line(record: Record) -> str:
     counts = record.counts
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: -x[1]))
+    reasons = format_counts(Counter(counts.dropped).most_common())
     kept = f"kept {counts.kept:,} of {counts.input:,}" if counts.input else "done"
     return f"{record.task}: {kept}" + (f" ({reasons})" if reasons else "")
 

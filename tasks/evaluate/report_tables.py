@@ -3,17 +3,18 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from dataops.formatting import format_interval, format_percent
 from tasks.reports.page import text
 
 
 def percent(value: float | None) -> str:
-    """In hundredths, two digits after the point; empty for None."""
-    return "" if value is None else f"{100 * value:.2f}%"
+    """Return a share (0 to 1) as a percentage, and an empty string for None."""
+    return format_percent(value, missing="")
 
 
 def interval(record: Mapping[str, Any]) -> str:
-    """Its ends; empty where there is none."""
-    return "" if record["low"] is None else f"{100 * record['low']:.2f} – {100 * record['high']:.2f}"
+    """Return the ends of the interval in per cent without a sign, and an empty string where there is no interval."""
+    return format_interval(record["low"], record["high"], sign="", missing="")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dataops.formatting import format_counts
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError
 from dataops.snapshot import Counts, Draft, Part, Record
@@ -85,7 +86,7 @@ def _summary(records: Sequence[Record]) -> dict[str, object]:
         damages.update(record.facts.get("damages", {}))
         listed += [[record.facts["file"], *damage] for damage in record.facts.get("damaged", [])]
     if damages:
-        logger.warning("extract: %s", ", ".join(f"{reason} {n:,}" for reason, n in sorted(damages.items())))
+        logger.warning("extract: %s", format_counts(sorted(damages.items())))
     for file, why in failed:
         logger.warning("extract: %s was left out: %s", file, why)
     return {

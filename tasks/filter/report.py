@@ -7,9 +7,10 @@ from the web is text: escaped, with control characters spelt out.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dataops.formatting import format_share
 from dataops.snapshot import Manifest
 from tasks.filter.summary import LENGTH_STEP, LENGTH_STEPS
-from tasks.reports.page import bar, page, ranking, share, short, text
+from tasks.reports.page import bar, page, ranking, short, text
 from tasks.reports.svg_charts import curve_svg, lengths_svg
 
 STEPS = (
@@ -28,7 +29,7 @@ def report_html(manifest: Manifest) -> str:
     title = f"Filter {manifest.key}"
     sections = [
         f"<h1>{text(title)}</h1>",
-        f'<p class="note">{counts.kept:,} of {counts.input:,} pairs kept ({share(counts.kept, counts.input)}).</p>',
+        f'<p class="note">{counts.kept:,} of {counts.input:,} pairs kept ({format_share(counts.kept, counts.input)}).</p>',
         _funnel(manifest),
         _reasons(manifest),
         '<div class="columns"><div>',
@@ -85,10 +86,10 @@ def _balance(facts: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
     stays = "seen in an epoch" if config.get("mode") == "online" else "kept"
     table = [
         ("pairs that came to balancing", f"{facts['pairs']:,}"),
-        ("of them without a query", f"{facts['unmatched']:,} ({share(facts['unmatched'], facts['pairs'])}), "
+        ("of them without a query", f"{facts['unmatched']:,} ({format_share(facts['unmatched'], facts['pairs'])}), "
          + ("kept" if config.get("keep_unmatched") else "dropped")),
-        ("pairs kept", f"{facts['kept']:,} ({share(facts['kept'], facts['pairs'])})"),
-        ("pairs seen in an epoch, in the mean", f"{facts['seen']:,} ({share(facts['seen'], facts['pairs'])})"),
+        ("pairs kept", f"{facts['kept']:,} ({format_share(facts['kept'], facts['pairs'])})"),
+        ("pairs seen in an epoch, in the mean", f"{facts['seen']:,} ({format_share(facts['seen'], facts['pairs'])})"),
         ("queries found in captions", f"{facts['queries_found']:,} of the list's {facts['queries']:,}"),
         ("captions a query, summed", f"{facts['matches_before']:,} → {facts['matches_after']:,}"),
         ("effective number of queries", f"{facts['effective_before']:,} → {facts['effective_after']:,}"),

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from dataops.formatting import format_share
 from dataops.digest import text_sha256
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Counts, Draft, Input, Record, find
@@ -218,7 +219,7 @@ def check_left(counts: Counts, max_drop_fraction: float) -> None:
     if counts.kept and gone <= max_drop_fraction * counts.input:
         return
     lines = [f"  {reason:<16} {n:>12,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))]
-    what = "keeps no row" if not counts.kept else f"drops {gone / counts.input:.1%}, over max_drop_fraction"
+    what = "keeps no row" if not counts.kept else f"drops {format_share(gone, counts.input)}, over max_drop_fraction"
     raise ContractError("\n".join([f"filter {what}: {counts.kept:,} of {counts.input:,} pairs are left", *lines]))
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dataops.formatting import format_counts, format_share
 from dataops.escaping import markdown
 from dataops.funnel import PAIR_STAGES, funnel_stages
 from dataops.snapshot import Draft, Manifest, Part, ancestors
@@ -17,7 +18,7 @@ from tasks.pack.card_text import DatasetFacts, came_from, citation, headline, li
 from tasks.pack.config import PackConfig
 from tasks.pack.summary import LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
 from tasks.reports.gallery import GALLERY, figures
-from tasks.reports.page import page, ranking, share, short, text
+from tasks.reports.page import page, ranking, short, text
 from tasks.reports.svg_charts import histogram_svg
 from tasks.reports.svg_funnel import funnel_svg
 
@@ -109,7 +110,7 @@ def _sides(stages: Sequence[Mapping[str, Any]], samples: Samples) -> Iterator[st
         left = f"<h4>kept {told}</h4>{_shown(kept, pictures=pictures)}"
         right = "".join(
             f"<div class=why><h4><code>{text(reason)}</code> <small class=n>{count:,} "
-            f"({share(count, stage['input'])})</small></h4>"
+            f"({format_share(count, stage['input'])})</small></h4>"
             f"{_shown([_plain(row) for row in shown.get(reason, [])], pictures=pictures)}</div>"
             for reason, count in stage["reasons"].items()
         )
@@ -121,7 +122,7 @@ def _sides(stages: Sequence[Mapping[str, Any]], samples: Samples) -> Iterator[st
 def _counted(stage: Mapping[str, Any]) -> str:
     """The reasons of a stage of which no example may be shown: as numbers, which need no room of their own."""
     rows = "".join(
-        f"<li><code>{text(reason)}</code> <small class=n>{count:,} ({share(count, stage['input'])})</small></li>"
+        f"<li><code>{text(reason)}</code> <small class=n>{count:,} ({format_share(count, stage['input'])})</small></li>"
         for reason, count in stage["reasons"].items()
     )
     return f"<h4>dropped</h4><ul class=captions>{rows}</ul>"
@@ -182,7 +183,7 @@ def markdown_page(about: DatasetFacts) -> str:
     """The same in Markdown, without pictures."""
     funnel = ["| stage | in | kept | dropped because |", "|:--|--:|--:|:--|"]
     for row in _stages(about):
-        reasons = ", ".join(f"{markdown(reason)} {number:,}" for reason, number in row["reasons"].items()) or "-"
+        reasons = format_counts((markdown(reason), n) for reason, n in row["reasons"].items()) or "-"
         funnel.append(f"| {row['stage']} | {row['input']:,} | {row['kept']:,} | {reasons} |")
     counted = [f"- {title}: {_first(about.facts[kind])}" for kind, title, _ in KINDS]
     reading = [f"{who}:\n\n```\n{code}\n```" for who, code in loading(about)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dataops.formatting import format_share
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
@@ -108,7 +109,7 @@ def rights(about: DatasetFacts) -> list[str]:
     source = about.lineage["extract"].config if "extract" in about.lineage else {}
     said = [
         f"For {samples - none:,} of {samples:,} pairs a licence was declared beside the picture or on its page "
-        f"({(samples - none) / max(samples, 1):.1%}); the column `license` has its address. It is what the page said, and "
+        f"({format_share(samples - none, max(samples, 1))}); the column `license` has its address. It is what the page said, and "
         "says nothing of whether the page was right.",
         "A pair belongs to whoever made its picture and its caption: `url` and `page_url` say where to ask. "
         "`pairmill takedown` removes pairs, and names the models that saw them.",

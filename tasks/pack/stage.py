@@ -17,10 +17,12 @@ The same rows and seed give the same bytes, however the rows were parted. Beside
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from dataops.formatting import format_counts
 from dataops.errors import ContractError
 from dataops.snapshot import Counts, Manifest, Record
 from dataops.trace.targets import Target
@@ -106,7 +108,7 @@ def _parts(step: str, work: Work[PackConfig], shards: int = 0) -> list[CuratedPa
 
 def _told(manifest: Manifest) -> str:
     counts = manifest.counts
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: -x[1]))
+    reasons = format_counts(Counter(counts.dropped).most_common())
     return f"{manifest.stage} kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
 
 

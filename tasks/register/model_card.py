@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dataops.formatting import format_counts, format_interval, format_percent, format_share
 from dataops.escaping import markdown
 from dataops.funnel import funnel_stages
 from dataops.redaction import redact
@@ -147,7 +148,7 @@ def _listed(manifests: Mapping[str, Manifest]) -> list[Section]:
     for kind, column in (("languages", "language"), ("hosts", "host"), ("licenses", "licence")):
         counted = facts.get(kind)
         if isinstance(counted, dict) and counted:
-            rows = [(name or "none", f"{n:,}", f"{n / kept:.1%}") for name, n in list(counted.items())[:LISTED]]
+            rows = [(name or "none", f"{n:,}", format_share(n, kept)) for name, n in list(counted.items())[:LISTED]]
             title = {"languages": "Languages", "hosts": "Hosts", "licenses": "Declared licences"}[kind]
             found.append(Section(title, (), (column, "pairs", "share"), rows))
     return found
@@ -156,7 +157,7 @@ def _listed(manifests: Mapping[str, Manifest]) -> list[Section]:
 def _funnel(manifests: Mapping[str, Manifest]) -> Section:
     rows = []
     for stage in funnel_stages(manifests.values()):
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in list(stage["reasons"].items())[:LISTED]) or "-"
+        reasons = format_counts(list(stage["reasons"].items())[:LISTED]) or "-"
         rows.append((stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", reasons))
     return Section("Funnel", (), ("stage", "in", "kept", "dropped because"), rows)
 
@@ -188,9 +189,9 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
         (
             row["task"],
             row["metric"],
-            _percent(row["value"]),
-            "-" if row["low"] is None else f"{row['low']:.2%} – {row['high']:.2%}",
-            _percent(row["chance"]),
+            format_percent(row["value"]),
+            format_interval(row["low"], row["high"]),
+            format_percent(row["chance"]),
             f"{row['n']:,}",
         )
         for row in rows
@@ -200,10 +201,6 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
         "further.",
     )
     return Section("Zero-shot results", said, ("task", "metric", "result", "99.5% interval", "chance", "n"), table)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
 
 
 def contamination(manifests: Mapping[str, Manifest]) -> Section:
@@ -225,8 +222,8 @@ def contamination(manifests: Mapping[str, Manifest]) -> Section:
             task,
             row["metric"],
             f"{row['overlap']:,}",
-            *(_percent(row[name]) for name in ("all", "clean", "overlap_accuracy")),
-            "-" if row["overlap_low"] is None else f"{row['overlap_low']:.2%} – {row['overlap_high']:.2%}",
+            *(format_percent(row[name]) for name in ("all", "clean", "overlap_accuracy")),
+            format_interval(row["overlap_low"], row["overlap_high"]),
             "-" if row["p_value"] is None else f"{row['p_value']:.2g}",
             {None: "-", False: "no", True: "yes"}[row["significant_corrected"]],
         )

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from dataops.formatting import format_percent, format_share
 from dataops.escaping import visible
 
 INK, GREY, PALE = "#1b2733", "#7b8794", "#dfe4ea"
@@ -51,7 +52,7 @@ def funnel_figure(stages: Sequence[Mapping[str, Any]]) -> Figure:
         for color, (_, dropped) in zip(_colors(reasons), reasons, strict=True):
             axes.barh(y, dropped, left=left, color=color, height=0.42, edgecolor="white", linewidth=0.6)
             left += dropped
-        share = f"{row['kept'] / row['input']:.1%}" if row["input"] else "-"
+        share = format_share(row["kept"], row["input"], missing="-")
         text = f"{row['kept']:,} of {row['input']:,} kept ({share})"
         axes.text(left + most * 0.012, y, text, va="center", color=INK, fontsize=9)
         _legend(axes, y - 0.38, reasons, most)
@@ -174,7 +175,7 @@ def _figures(row: Mapping[str, Any]) -> str:
 
 
 def _percent(value: Any) -> str:
-    return f"{value:.2%}" if _is_finite(value) else "-"
+    return format_percent(value if _is_finite(value) else None)
 
 
 def _is_finite(value: Any) -> bool:

@@ -59,11 +59,6 @@ def bar(value: float, most: float, style: str = "") -> str:
     return f'<td class=bar><div{named} style="width:{100 * value / (most or 1):.1f}%"></div></td>'
 
 
-def share(part: float, whole: float) -> str:
-    """Per cent."""
-    return f"{part / whole:.1%}" if whole else "none"
-
-
 def short(value: object, most: int = 90) -> str:
     """The beginning of a value, as text of a page."""
     said = "" if value is None else str(value)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dataops.formatting import format_share
 from tasks.reports.page import text
 
 WIDTH, LEFT, BARS, TOP, HIGH, APART = 940, 92, 620, 46, 26, 92
@@ -53,7 +54,7 @@ def _bar(row: Mapping[str, Any], y: float, most: int) -> list[str]:
     for color, (_, number) in zip(REASONS, reasons, strict=False):
         drawn.append(_rect(x, y, number * scale, color))
         x += number * scale
-    part = f" ({row['kept'] / row['input']:.1%})" if row["input"] else ""
+    part = f" ({format_share(row['kept'], row['input'])})" if row["input"] else ""
     drawn.append(_text(x + 10, y + 18, f"{row['kept']:,} of {row['input']:,}{part}", ""))
     return drawn + _legend(reasons, y + HIGH + 15)
 

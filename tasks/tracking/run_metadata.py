@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dataops.formatting import format_counts, format_interval, format_percent
 from dataops.digest import canonical_json
 from dataops.escaping import markdown, visible
 from dataops.funnel import funnel_stages
@@ -160,13 +161,12 @@ def describe(
     )
     funnel = [table_line("stage", "rows in", "kept", "dropped"), "|:--|--:|--:|:--|"]
     for row in funnel_stages(manifests.values()):
-        reasons = ", ".join(f"{markdown(reason)} {n:,}" for reason, n in list(row["reasons"].items())[:6]) or "-"
+        reasons = format_counts((markdown(reason), n) for reason, n in list(row["reasons"].items())[:6]) or "-"
         funnel.append(table_line(row["stage"], f"{row['input']:,}", f"{row['kept']:,}", reasons))
     scores = [table_line("task", "metric", "result", "99.5% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
     for row in rows[:24]:
-        interval = "-" if row["low"] is None else f"{row['low']:.2%} – {row['high']:.2%}"
-        names, figures = (markdown(row["task"]), markdown(row["metric"])), (_percent(row["value"]), interval)
-        scores.append(table_line(*names, *figures, _percent(row["chance"]), f"{row['n']:,}"))
+        names, figures = (markdown(row["task"]), markdown(row["metric"])), (format_percent(row["value"]), format_interval(row["low"], row["high"]))
+        scores.append(table_line(*names, *figures, format_percent(row["chance"]), f"{row['n']:,}"))
     places = " · ".join(f"[{name}]({address})" for name, address in links.items())
     blocks = [
         *head,
@@ -192,10 +192,6 @@ def _within(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return text[: limit - 2].rpartition("\n")[0] + "\n…"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
 
 
 def _code(text: Any) -> str:

@@ -894,5 +894,5 @@ def test_a_takedown_tags_each_model_that_saw_the_pair_and_a_trace_tells_it(
     assert verdicts[("pack", packed.key)] == "kept"
     assert trace.trace("models:/saw-it@champion", tmp_path, str(store.root), limit=5, index=True, as_json=False) == 0
     said = capsys.readouterr().out
-    assert f"saw what takedown {digest} removed" in said
+    assert f"was trained on pairs that takedown {digest} removed" in said
     assert packed.key in said

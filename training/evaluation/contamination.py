@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataops.formatting import format_interval, format_percent
 from dataops.errors import SchemaError
 from training.evaluation.comparison import hits
 from training.evaluation.intervals import clopper_pearson
@@ -100,5 +101,6 @@ def overlap_said(row: Mapping[str, Any]) -> str:
         return said
     if row["clean"] is None:
         return f"{said}; no image is clean"
-    tested = f"on them {row['overlap_accuracy']:.2%} ({row['overlap_low']:.2%} – {row['overlap_high']:.2%})"
-    return f"{said}; {row['metric']} {row['all']:.2%}, {row['clean']:.2%} on clean images, {tested}, p {row['p_value']:.2g}"
+    tested = f"on them {format_percent(row['overlap_accuracy'])} ({format_interval(row['overlap_low'], row['overlap_high'])})"
+    scores = f"{row['metric']} {format_percent(row['all'])}, {format_percent(row['clean'])} on clean images"
+    return f"{said}; {scores}, {tested}, p {row['p_value']:.2g}"

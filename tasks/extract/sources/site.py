@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from dataops.formatting import format_counts
 from dataops.archives.warc import Damage, read_pages
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError
@@ -163,11 +164,11 @@ class SiteSource(PagesSource):
         facts: dict[str, Any] = json.loads((folder / "out" / DONE).read_text("utf-8"))
         if not facts["outcomes"].get("archived"):
             shutil.rmtree(folder)  # the next try asks again
-            reasons = ", ".join(f"{reason} {n:,}" for reason, n in facts["outcomes"].items())
+            reasons = format_counts(facts["outcomes"].items())
             raise SourceError(
                 f"the crawl from {', '.join(self.start)} brought no page ({reasons}); check the addresses and the network"
             )
-        logger.info("crawl: %s", ", ".join(f"{outcome} {n:,}" for outcome, n in facts["outcomes"].items()))
+        logger.info("crawl: %s", format_counts(facts["outcomes"].items()))
         return Record(task=_TASK, parts=list(self._kept(draft, folder / "out")), facts={"crawl": facts})
 
     @staticmethod

@@ -20,7 +20,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Draft, Input, Part, Record, SnapshotName, find
 from dataops.stages import STAGES
 from dataops.store import FolderStore, Store
-from flows.commands.gc import KEEP_RUNS, Policy, Roots, _local, parse_age
+from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, parse_age
 from flows.records import Attempt, RunRecord, StageRun
 from tasks.engine.context import Context
 from tasks.engine.lease import hold
@@ -193,7 +193,7 @@ def test_of_each_name_the_newest_runs_are_kept_and_unfinished_ones_for_a_month(s
     roots()
     gone = set(roots.records) - set(roots.kept)
     assert gone == {"a-09", "a-10", "a-11", "a-12", "a-failed-31"}  # a-failed-1 is one of the ten
-    by_age = Roots(store, Policy.of(None, "3d"))
+    by_age = Roots(store, Policy.from_options(None, "3d"))
     by_age()
     assert set(by_age.kept) == {"a-00", "a-01", "a-02", "a-failed-1"}
 
@@ -206,7 +206,7 @@ def test_a_run_of_this_machine_that_runs_now_is_kept_whatever_its_age(store):
     put_run(store, "newer", [])
     roots = Roots(store, Policy(0))
     roots()
-    assert roots.kept == {"now": "runs now"}
+    assert roots.kept == {"now": "a run that is running"}
 
 
 def test_old_work_of_a_kept_snapshot_and_half_written_files_go_but_not_today_s(store):
@@ -282,11 +282,11 @@ def test_ages(text, seconds):
 
 
 def test_a_policy_is_one_of_two():
-    assert Policy.of(None, None) == Policy(KEEP_RUNS)
-    assert Policy.of(0, None) == Policy(0)
+    assert Policy.from_options(None, None) == Policy(KEEP_RUNS)
+    assert Policy.from_options(0, None) == Policy(0)
     for arguments in ((1, "30d"), (-1, None), (None, "30"), (None, "-3d")):
         with pytest.raises(ConfigError, match="--older-than"):
-            Policy.of(*arguments)
+            Policy.from_options(*arguments)
 
 
 def test_what_a_run_of_another_machine_makes_keeps_the_run_however_long_ago_it_began(store):
@@ -314,7 +314,7 @@ def test_job_folders_go_but_those_that_an_unfinished_run_can_go_on_with(store, t
     put_run(store, "b", [SnapshotName("train", "completed")])
     roots = Roots(store, Policy())
     roots()
-    gone = [path.name for path in _local(home, [roots]) if path.parent == home / "jobs"]
+    gone = [path.name for path in _find_local(home, [roots]) if path.parent == home / "jobs"]
     assert gone == ["train-completed", "train-unknown"]
 
 

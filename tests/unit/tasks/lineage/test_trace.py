@@ -153,7 +153,7 @@ def test_the_command(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert flow.trace(made[1]["curate"].key, tmp_path, store, limit=3, index=True, as_json=as_json) == 0
     assert made[1]["pack"].key in capsys.readouterr().out
     for nothing in ("http://nowhere.example/", "f" * 32, "models:/other/1"):
-        with pytest.raises(ConfigError, match="nothing is known of"):
+        with pytest.raises(ConfigError, match="no trace of"):
             flow.trace(nothing, tmp_path, store, limit=3, index=True, as_json=as_json)
     with pytest.raises(ConfigError, match="none of"):
         flow.trace("nonsense", tmp_path, store, limit=3, index=True, as_json=as_json)
