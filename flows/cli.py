@@ -1,4 +1,4 @@
-"""The `pairmill` command. Parses, calls, prints; the work is elsewhere.
+"""The `pairmill` command: parses arguments, calls the command's function, and turns errors into exit codes.
 
 Exit codes: 0 done; 2 config or usage; 3 data contract broken; 4 training diverged; 5 gate refused the model;
 75 retryable (network, storage, pre-emption); 1 anything else.
@@ -19,12 +19,13 @@ from dataops.redaction import guard_process
 from dataops.stages import StageName
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.servers import deploy, down, status, up
-from infra.doctor import diagnose as diagnosis
+from infra.doctor.diagnose import diagnose
+from infra.doctor.installation import refuse_on_clash
 from infra.local import services
 
-# Read when prefect is first imported, which no module at the top of this file does.
+# Prefect reads these when it is imported; the imports above do not import it.
 LOGGING = {
     "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
@@ -43,7 +44,7 @@ app = App(
 
 @app.command
 def demo(*, json: Json = False) -> int:
-    """The whole path on real data, with no network: from a small web to a registered model."""
+    """Run the whole pipeline on real data without a network: from a small web archive to a registered model."""
     from flows.commands.demo import run_demo
 
     return run_demo(as_json=json)
@@ -53,34 +54,40 @@ def demo(*, json: Json = False) -> int:
 def run(
     config: Path,
     *,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", help="Override a key: --set train.epochs=3.")] = (),
+    set_: Annotated[
+        tuple[str, ...], Parameter(name="--set", help="Override a config key: --set train.epochs=3. May be repeated.")
+    ] = (),
     until: Annotated[StageName | None, Parameter(help="Stop after this stage.")] = None,
-    force: Annotated[tuple[StageName, ...], Parameter(help="Make this stage's snapshot again.")] = (),
-    verify: Annotated[bool, Parameter(negative="", help="Compare the sha256 of every reused part.")] = False,
+    force: Annotated[
+        tuple[StageName, ...], Parameter(help="Make the snapshot of this stage again. May be repeated.")
+    ] = (),
+    verify: Annotated[bool, Parameter(negative="", help="Verify the sha256 of every reused part.")] = False,
     json: Json = False,
 ) -> int:
-    """Run a config file: make what is missing, reuse what is there.
+    """Run the pipeline with a config file: make missing snapshots, reuse complete ones.
 
     Args:
         config: TOML file.
     """
-    from flows.commands.execute import execute
+    from flows.commands.run import run_record
     from flows.config import load_config
-    from flows.records import new_run
+    from flows.records import create_run
 
-    home = services.make_home()  # before a store may be made in it
-    record = new_run(load_config(config, set_, until), home)
-    return execute(record.run_id, until=until, force=force, verify=verify, as_json=json)
+    home = services.make_home()  # first, since a store may be created in it
+    record = create_run(load_config(config, set_, until), home)
+    return run_record(record.run_id, until=until, force=force, verify=verify, as_json=json)
 
 
 @app.command
 def rerun(
     run_id: str,
     *,
-    from_: Annotated[StageName | None, Parameter(name="--from", help="Make this stage and all after it again.")] = None,
+    from_: Annotated[
+        StageName | None, Parameter(name="--from", help="Make this stage and all later ones again.")
+    ] = None,
     retry: Annotated[
         str | None,
-        Parameter(help="With --from download: fetch again only the rows that failed so, as in timeout,http_5xx."),
+        Parameter(help="With --from download: fetch only the rows again that failed in these ways: timeout,http_5xx."),
     ] = None,
     store: StoreUri = None,
     json: Json = False,
@@ -88,9 +95,9 @@ def rerun(
     """Continue a failed, crashed or killed run with its own config.
 
     Args:
-        run_id: as `pairmill runs` lists it.
+        run_id: a run id; `pairmill runs` lists them.
     """
-    from flows.commands.execute import rerun as continue_run
+    from flows.commands.run import rerun as continue_run
 
     return continue_run(run_id, from_stage=from_, retry=retry, store_uri=store, as_json=json)
 
@@ -98,7 +105,7 @@ def rerun(
 @app.command
 def runs(*, store: StoreUri = None, json: Json = False) -> int:
     """List all runs of the known stores, oldest first."""
-    from flows.commands.output import show_runs
+    from flows.commands.show import show_runs
     from flows.records import list_runs
 
     return show_runs(list_runs(services.home(), store), as_json=json)
@@ -109,7 +116,7 @@ def show(
     run_or_key: str,
     *,
     page: Annotated[
-        Path | None, Parameter(help="Also write the page of a dataset, a download or a filter, HTML, to this file.")
+        Path | None, Parameter(help="Also write the HTML page of a dataset, a download or a filter to this file.")
     ] = None,
     store: StoreUri = None,
     json: Json = False,
@@ -119,8 +126,8 @@ def show(
     Args:
         run_or_key: a run id, or the 16 hex digits of a snapshot's key.
     """
-    from flows.commands.output import show_run_or_key
     from flows.commands.page import write_stage_page
+    from flows.commands.show import show_run_or_key
 
     if page is not None:
         write_stage_page(run_or_key, services.home(), store, page)
@@ -130,56 +137,60 @@ def show(
 @app.command
 def gc(
     *,
-    keep_runs: Annotated[int | None, Parameter(help="Keep the newest N runs of each name (default: 10).")] = None,
-    older_than: Annotated[str | None, Parameter(help="Instead: keep the runs younger than, say, 30d.")] = None,
+    keep_runs: Annotated[
+        int | None, Parameter(help="Number of newest runs to keep of each name (default: 10).")
+    ] = None,
+    older_than: Annotated[
+        str | None, Parameter(help="Instead: keep the runs below this age, such as 12h, 30d or 8w.")
+    ] = None,
     store: StoreUri = None,
-    yes: Annotated[bool, Parameter(name="--yes", negative="", help="Delete; without it, only say what.")] = False,
+    yes: Annotated[Yes, Parameter(help="Delete; without it, only list.")] = False,
     json: Json = False,
 ) -> int:
-    """Delete the snapshots that no kept run and no registered model needs, and what killed processes left."""
+    """Delete the snapshots that no kept run and no registered model needs, and leftovers of killed processes."""
     from flows.commands.gc import Policy, collect_garbage
 
-    policy = Policy.of(keep_runs, older_than)
+    policy = Policy.from_options(keep_runs, older_than)
     return collect_garbage(services.home(), store, policy, delete=yes, as_json=json)
 
 
 @app.command
 def doctor(config: Path | None = None, *, store: StoreUri = None, json: Json = False) -> int:
-    """Say what is missing or wrong with this installation, and the exact remedy. Exits 2 where something is.
+    """Check this installation and print the remedy for each problem. Exits with 2 if a check fails.
 
     Args:
-        config: a run's config file, to look at what it alone needs (Ray).
+        config: a config file, to check also what it needs (Ray).
     """
     from flows.commands.output import show_checks
 
-    return show_checks(diagnosis.diagnose(store, config), as_json=json)
+    return show_checks(diagnose(store, config), as_json=json)
 
 
 for command in (trace, takedown, promote, diff, export, deploy, up, down, status):
     app.command(command)
 app.command(evaluate, name="eval")
-queries = App(name="queries", help="Lists of what captions may speak of, for filter.balance.")
+queries = App(name="queries", help="Lists of queries, for filter.balance.")
 queries.command(build)
-datasets = App(name="datasets", help="Evaluation sets that suites name.")
+datasets = App(name="datasets", help="Evaluation sets of suites.")
 datasets.command(fetch)
 app.command(queries)
 app.command(datasets)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: run one command and exit with its code."""
+    """Run one command and exit with its code."""
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
 
 
 def run_command(arguments: list[str]) -> int:
-    """The exit code of one command line. Deliberate errors become one message on standard error."""
+    """Run one command line and return its exit code; a deliberate error is printed as one message on standard error."""
     for name, value in LOGGING.items():
         os.environ.setdefault(name, value)
     services.apply_environment()
     guard_process()
     try:
         if arguments[:1] != ["doctor"]:
-            diagnosis.refuse_on_clash()
+            refuse_on_clash()
         result: Any = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:
         return 2
@@ -190,7 +201,9 @@ def run_command(arguments: list[str]) -> int:
             sys.stdout.write(json_.dumps({"error": failure}) + "\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("pairmill: interrupted; `pairmill runs` names the run, `pairmill rerun RUN_ID` continues it\n")
+        sys.stderr.write(
+            "pairmill: interrupted; list runs with `pairmill runs`, continue one with `pairmill rerun RUN_ID`\n"
+        )
         return 130
     return result if isinstance(result, int) else 0
 

@@ -21,8 +21,8 @@ from prefect.settings import PREFECT_UI_URL
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dataops.formatting import format_counts
 from dataops.escaping import markdown
+from dataops.formatting import format_counts
 from dataops.funnel import funnel_rows
 from dataops.redaction import redact, shown, without_credentials
 from dataops.snapshot import Manifest

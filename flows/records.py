@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError
-from dataops.funnel import STAGES
+
 from dataops.snapshot import Counts, Manifest, find
+from dataops.stages import STAGES
 from dataops.store import Store, open_store
 from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, holder
 from training.process import pid_namespace, process_fingerprint

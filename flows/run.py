@@ -193,7 +193,9 @@ class Run:
         status: Status = "FINISHED" if state == "completed" else "FAILED" if state == "failed" else "KILLED"
         began = datetime.fromisoformat(self.record.attempts[-1].started_at)
         reached = [one.model_dump() for one in self.record.stages if one.stage in {*self.manifests, self.stage}]
-        outcome = RunOutcome(status, error or f"up to {self.until or self.stage}", reached, int(began.timestamp() * 1000))
+        outcome = RunOutcome(
+            status, error or f"up to {self.until or self.stage}", reached, int(began.timestamp() * 1000)
+        )
         page = parent_run.record_outcome(self.context, self.manifests, outcome)
         if page and not self.record.model_links:
             self.record.model_links = {"run": page}

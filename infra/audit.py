@@ -18,7 +18,7 @@ _UNREACHED = ("ConnectionError", "could not connect", "Max retries exceeded", "N
 _BAR = "=" * 100
 
 
-def accepted(path: Path, today: date) -> tuple[dict[str, str], list[str]]:
+def read_accepted(path: Path, today: date) -> tuple[dict[str, str], list[str]]:
     """Reason by advisory of those that are accepted today, and what is wrong with the file."""
     reasons, problems = {}, []
     for entry in tomllib.loads(path.read_text()).get("accepted", []):
@@ -26,13 +26,13 @@ def accepted(path: Path, today: date) -> tuple[dict[str, str], list[str]]:
         if not advisory or len(reason) < 20 or not isinstance(until, date):
             problems.append(f"{path}: {advisory or 'an entry without id'} needs id, until (a date) and a reason")
         elif until < today:
-            problems.append(f"{path}: {advisory} was accepted until {until}: look at it again")
+            problems.append(f"{path}: {advisory} was read_accepted until {until}: look at it again")
         else:
             reasons[advisory] = reason
     return reasons, problems
 
 
-def findings(report: dict[str, Any], reasons: dict[str, str]) -> list[str]:
+def list_findings(report: dict[str, Any], reasons: dict[str, str]) -> list[str]:
     """One line for each vulnerability that is not accepted, by its id or an alias."""
     lines = []
     for package in report["dependencies"]:
@@ -46,7 +46,7 @@ def findings(report: dict[str, Any], reasons: dict[str, str]) -> list[str]:
 def main(today: date | None = None, path: Path = ACCEPTED) -> int:
     """Audit this environment. PAIRMILL_OSV_URL names another service than OSV's own."""
     say = sys.stderr.write
-    reasons, problems = accepted(path, today or datetime.now(UTC).date())
+    reasons, problems = read_accepted(path, today or datetime.now(UTC).date())
     command = [
         sys.executable,
         "-m",
@@ -70,13 +70,13 @@ def main(today: date | None = None, path: Path = ACCEPTED) -> int:
             return 0
         problems.append(f"pip-audit failed: {done.stderr.strip()[-2000:]}")
         report = {"dependencies": []}
-    problems += findings(report, reasons)
+    problems += list_findings(report, reasons)
     looked_at = sum("skip_reason" not in package for package in report["dependencies"])
     if not problems and not looked_at:
         problems.append("pip-audit found no package to look at")
     say("".join(f"{line}\n" for line in problems))
     if not problems:
-        say(f"no known vulnerability in {looked_at} packages ({len(reasons)} accepted, see {path.name})\n")
+        say(f"no known vulnerability in {looked_at} packages ({len(reasons)} read_accepted, see {path.name})\n")
     return 1 if problems else 0
 
 

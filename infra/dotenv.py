@@ -9,7 +9,7 @@ from pathlib import Path
 EXAMPLE = Path(__file__).with_name(".env.example")
 
 
-def fill(example: str) -> str:
+def fill_secrets(example: str) -> str:
     """The text with 32 random URL-safe characters behind every `NAME=` that stands empty."""
     return re.sub(r"^([A-Z_]+)=$", lambda match: f"{match[1]}={_secret()}", example, flags=re.MULTILINE)
 
@@ -28,7 +28,7 @@ def main(target: Path | None = None) -> int:
         sys.stderr.write(f"{path} exists and is kept; servers may have been set up with its passwords\n")
         return 2
     with os.fdopen(handle, "w") as file:
-        file.write(fill(EXAMPLE.read_text()))
+        file.write(fill_secrets(EXAMPLE.read_text()))
     sys.stderr.write(f"wrote {path}\n")
     return 0
 

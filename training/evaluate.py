@@ -31,8 +31,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dataops.formatting import format_interval, format_percent
 from dataops.digest import canonical_json
+from dataops.formatting import format_interval, format_percent
 from dataops.store import FolderStore
 from training import distributed
 from training.evaluation.association import associate

@@ -48,7 +48,9 @@ def find_dataset(name: str, home: Path, store_uri: str | None) -> tuple[Manifest
     record, store = load_run(name, home, store_uri)
     packed = [manifest for manifest in load_manifests(record, store) if manifest.stage == "pack"]
     if not packed:
-        raise ConfigError(f"run {name} has no complete dataset (stage pack); name another run, or a snapshot by its key")
+        raise ConfigError(
+            f"run {name} has no complete dataset (stage pack); name another run, or a snapshot by its key"
+        )
     return packed[0], store
 
 

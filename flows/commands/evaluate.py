@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataops.formatting import format_percent
 from dataops.errors import ConfigError, SourceError
+from dataops.formatting import format_percent
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
 from tasks.evaluate.hub_sets import Fetched, as_rows, fetch_suite
@@ -169,7 +169,9 @@ def _show_average(suite: Suite, found: Evaluation) -> None:
     """Print the average, and the sets that it leaves out."""
     mean = average(found.metrics, suite)
     of = mean["tasks"] + len(mean["missing"])
-    console().print(text(f"Average over {mean['tasks']} of {of} sets: {format_percent(mean['value'], sign='', missing='')}"))
+    console().print(
+        text(f"Average over {mean['tasks']} of {of} sets: {format_percent(mean['value'], sign='', missing='')}")
+    )
     for name, reason in mean["missing"].items():
         console().print(text(f"  without {name}: {reason}"), soft_wrap=True)
 

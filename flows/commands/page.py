@@ -27,7 +27,9 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path) -
         manifests = load_manifests(record, store)
     paged = [manifest for manifest in manifests if manifest.stage in PAGED]
     if not paged:
-        raise ConfigError(f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page")
+        raise ConfigError(
+            f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page"
+        )
     try:
         path.write_bytes(_page(min(paged, key=lambda manifest: PAGED.index(manifest.stage)), store))
     except OSError as error:

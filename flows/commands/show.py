@@ -9,7 +9,8 @@ from rich.text import Text
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_counts
-from dataops.funnel import STAGES, funnel_stages
+from dataops.funnel import funnel_stages
+from dataops.stages import STAGES
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.commands.output import console, new_table, print_json, score_cells, text

@@ -47,9 +47,13 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
     targets = read_targets(options.file)
     request = request_of(targets, options.reason)
     if options.delete_raw and not options.yes and not sys.stdin.isatty():
-        raise ConfigError("--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes")
+        raise ConfigError(
+            "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
+        )
     out = None if as_json else console()
-    reports = [_take_down_in_store(store, home, options, request, targets, out) for store in known_stores(home, store_uri)]
+    reports = [
+        _take_down_in_store(store, home, options, request, targets, out) for store in known_stores(home, store_uri)
+    ]
     if as_json:
         print_json({"request": request.digest, "targets": list(request.targets), "stores": reports})
     return 3 if any(report["incomplete"] for report in reports) else 0

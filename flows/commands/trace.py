@@ -91,7 +91,9 @@ def _show(answer: Mapping[str, Any], what: str, out: Console) -> None:
         _show_ancestors(answer, out)
     _show_datasets(answer["datasets"], out)
     if answer["registry"] != "asked":
-        out.print(text(f"MLflow was {answer['registry']}: tags and aliases are those of the registration"), soft_wrap=True)
+        out.print(
+            text(f"MLflow was {answer['registry']}: tags and aliases are those of the registration"), soft_wrap=True
+        )
 
 
 def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
@@ -191,7 +193,11 @@ def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
 def _model_line(model: Mapping[str, Any]) -> Text:
     aliases = "".join(f" @{alias}" for alias in model["aliases"])
     gate = f"  gate {model['tags']['gate']}" if model["tags"].get("gate") else ""
-    removed = f"  was trained on pairs that takedown {model['tags']['takedowns']} removed" if model["tags"].get("takedowns") else ""
+    removed = (
+        f"  was trained on pairs that takedown {model['tags']['takedowns']} removed"
+        if model["tags"].get("takedowns")
+        else ""
+    )
     return Text.assemble(text(f"model {model['uri']}", style="bold"), text(f"{aliases}{gate}{removed}"))
 
 

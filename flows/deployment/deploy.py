@@ -76,7 +76,9 @@ def check_request(request: DeployRequest) -> None:
         try:
             next(CronSim(request.cron, datetime.now(UTC)))
         except (CronSimError, StopIteration) as error:
-            problems.append(f"--cron {request.cron!r}: {error or 'never fires'}; for 3:00 every night write '0 3 * * *'")
+            problems.append(
+                f"--cron {request.cron!r}: {error or 'never fires'}; for 3:00 every night write '0 3 * * *'"
+            )
     try:
         ZoneInfo(request.timezone)
     except (ValueError, OSError, KeyError):

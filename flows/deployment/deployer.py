@@ -42,7 +42,11 @@ def fill_specifications(request: DeployRequest, config: RunConfig) -> list[dict[
     project = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
     filled = []
     for raw in project["deployments"]:
-        spec = {**raw, "flow": raw["entrypoint"].rpartition(".")[2], "pull": [_fill_folder(step) for step in project["pull"]]}
+        spec = {
+            **raw,
+            "flow": raw["entrypoint"].rpartition(".")[2],
+            "pull": [_fill_folder(step) for step in project["pull"]],
+        }
         pool = request.gpu_pool if raw["work_pool"]["name"].endswith("-gpu") else request.pool
         spec["work_pool"] = {**raw["work_pool"], "name": pool}
         if "config" in raw.get("parameters", {}):
@@ -173,7 +177,9 @@ class Deployer:
         what = kind if limit is None else f"{kind}, {limit} at a time"
         return kind, DeployedObject("pool", name, what, f"{self._ui}/work-pools/work-pool/{name}")
 
-    def _put_deployment(self, spec: Mapping[str, Any], schedules: list[DeploymentScheduleCreate]) -> tuple[UUID, DeployedObject]:
+    def _put_deployment(
+        self, spec: Mapping[str, Any], schedules: list[DeploymentScheduleCreate]
+    ) -> tuple[UUID, DeployedObject]:
         flow = next(flow for flow in FLOWS if flow.name == spec["flow"])
         limit = spec.get("concurrency_limit", {})
         options = ConcurrencyOptions(collision_strategy=limit["collision_strategy"]) if limit else None

@@ -19,7 +19,7 @@ MEMORY_GIB = 3
 
 def check_disk(folder: Path, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Check:
     """Free room where the local store and servers are."""
-    room = free(existing(folder)) / GIB
+    room = free(nearest_existing(folder)) / GIB
     detail = f"{room:.1f} GiB free at {folder} (wanted {DISK_GIB})"
     remedy = "free some, or set PAIRMILL_HOME and store.uri to another disk"
     fits = room >= DISK_GIB
@@ -86,7 +86,7 @@ def _ask(tool: str, *options: str) -> str:
     return done.stdout
 
 
-def existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """The nearest folder above that is there."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 

@@ -47,7 +47,7 @@ def check_external(name: str, url: str, *, answers: bool) -> list[Check]:
         return [Check(f"{name} server", False, "error", detail, remedy)]
     if not url.startswith(("http://", "https://")):  # MLflow's client opens a database itself
         return [check_database(variable)]
-    code, text = _get(f"{url}{services.LOCKED_PATH[name]}")
+    code, text = _get(f"{url}{services.PROTECTED_PATH[name]}")
     if code == 401 or (code == 403 and "host" not in text.lower()):
         detail = f"{url} answers, but does not let us in (HTTP {code})"
         return [Check(f"{name} server", False, "error", detail, f"set {services.CREDENTIALS[name]}")]
@@ -76,7 +76,7 @@ def _check_version(name: str, url: str, installed: Callable[[str], str] = metada
     return Check(f"{name} version", False, severity, f"{ours} here, but {theirs} at the server {url}", remedy)
 
 
-def check_ports(is_free: Callable[[int], bool] = processes.is_free) -> list[Check]:
+def check_ports(is_free: Callable[[int], bool] = processes.is_port_free) -> list[Check]:
     """Who holds the servers' default ports. Another program there is no fault: ours then take other ports."""
     own = {service.name: service for service in services.status()}
     checks = []

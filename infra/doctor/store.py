@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from dataops.errors import PairmillError
 from dataops.store import Store, open_store
 from infra.doctor.check import Check
-from infra.doctor.machine import existing
+from infra.doctor.machine import nearest_existing
 
 SKEW_S = 60
 """Clocks further apart are told. S3 refuses requests that are 15 minutes off; until then times in records are wrong."""
@@ -22,7 +22,7 @@ def check_store(uri: str, open_: Callable[[str], Store] = open_store) -> list[Ch
     """Whether the store keeps its promises; written to and deleted from, unless it is a folder that is not there yet."""
     folder = None if "://" in uri else Path(uri).expanduser().absolute()
     if folder is not None and not folder.exists():
-        parent = existing(folder)
+        parent = nearest_existing(folder)
         if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
             return [Check("store", True, "error", f"{folder} will be made")]
         detail = f"{folder} does not exist and {parent} is not a folder that you may write in"

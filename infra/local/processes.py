@@ -24,7 +24,7 @@ _PROC = Path("/proc")
 _LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
 
 
-def marked(mark: str) -> list[int]:
+def find_marked(mark: str) -> list[int]:
     """Pids of the living processes that carry `MARK=mark`; empty where there is no /proc."""
     wanted = os.fsencode(f"{MARK}={mark}")
     found = []
@@ -67,18 +67,18 @@ def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
         if pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
                 os.killpg(pid, sign)
-        for member in marked(mark):
+        for member in find_marked(mark):
             with contextlib.suppress(ProcessLookupError):
                 if os.getpgid(member) != pid:  # the group has had its signal
                     os.kill(member, sign)
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            if not marked(mark) and (pid is None or process_fingerprint(pid) is None):
+            if not find_marked(mark) and (pid is None or process_fingerprint(pid) is None):
                 return
             time.sleep(0.05)
 
 
-def is_free(port: int) -> bool:
+def is_port_free(port: int) -> bool:
     """Whether a server could listen on this loopback port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
@@ -95,14 +95,14 @@ def is_free(port: int) -> bool:
 def choose_port(*preferred: int | None) -> int:
     """The first of `preferred` that is free, else any free one."""
     for port in preferred:
-        if port is not None and is_free(port):
+        if port is not None and is_port_free(port):
             return port
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def listens(mark: str, port: int) -> bool:
+def is_listening(mark: str, port: int) -> bool:
     """Whether a process with `mark` listens on `port`: tells our server from a stranger that answers in its place.
 
     True where there is no /proc to ask.
@@ -111,7 +111,7 @@ def listens(mark: str, port: int) -> bool:
     if not (_PROC / "net/tcp").exists():
         return True
     inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
-    return any(link in inodes for pid in marked(mark) for link in _descriptors(pid))
+    return any(link in inodes for pid in find_marked(mark) for link in _descriptors(pid))
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

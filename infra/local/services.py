@@ -22,7 +22,7 @@ from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home
 from dataops.redaction import private_folder, secret, without_credentials
 from infra.local import supervisor
-from infra.local.supervisor import Record, Service
+from infra.local.supervisor import Service, ServiceRecord
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ START_TIMEOUT_S = 90.0
 _EXTERNAL_PATIENCE_S = 10.0
 CLIENT_VARIABLE = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 _CLIENT_PATH = {"prefect": "/api", "mlflow": ""}
-LOCKED_PATH = {"prefect": "/admin/version", "mlflow": "/api/2.0/mlflow/experiments/search?max_results=1"}
+PROTECTED_PATH = {"prefect": "/admin/version", "mlflow": "/api/2.0/mlflow/experiments/search?max_results=1"}
 """What a server with users shows to those alone who give a password; its health it tells to all."""
 CREDENTIALS = {
     "prefect": "PREFECT_API_KEY, or PREFECT_API_AUTH_STRING=user:password",
@@ -79,7 +79,7 @@ MLFLOW = Service(
     port=5000,
 )
 
-_QUIET = {
+_CLIENT_SETTINGS = {
     # A missing server then fails at once; the ephemeral one dies after 20 s (see PREFECT above).
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
     # Telemetry of Prefect, of MLflow, and of both.
@@ -139,8 +139,8 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
             _require_external(name, url)
     wanted = [service for service in (PREFECT, MLFLOW) if not _external(service.name)]
     if not all(_is_healthy(service.name) for service in wanted):
-        with supervisor.locked(_services()):
-            supervisor.ensure(_services(), wanted, timeout_s)
+        with supervisor.lock(_services()):
+            supervisor.ensure_running(_services(), wanted, timeout_s)
     return [_status(name) for name in CLIENT_VARIABLE]
 
 
@@ -151,7 +151,7 @@ def down() -> list[ServiceStatus]:
         ServiceError: another process is starting or stopping services and does not end.
     """
     if _services().is_dir():
-        with supervisor.locked(_services()), ThreadPoolExecutor() as pool:
+        with supervisor.lock(_services()), ThreadPoolExecutor() as pool:
             records = {folder: supervisor.load(folder) for folder in _folders()}
             jobs = [pool.submit(supervisor.stop, folder, record) for folder, record in records.items() if record]
             for job in jobs:
@@ -189,14 +189,14 @@ def ensure_service(
     words = tuple(sys.executable if i == 0 and word == "python" else word for i, word in enumerate(command))
     checkout = str(CHECKOUT)  # so that `-m tasks...` finds the code that asks for it
     service = Service(name, words, health_path, {"PYTHONPATH": checkout} | dict(env), port)
-    with supervisor.locked(_services()):
-        supervisor.ensure(_services(), [service], START_TIMEOUT_S, same_command=True)
+    with supervisor.lock(_services()):
+        supervisor.ensure_running(_services(), [service], START_TIMEOUT_S, same_command=True)
     return _status(name)
 
 
-def environment() -> dict[str, str]:
+def client_environment() -> dict[str, str]:
     """What clients of the services need in their environment: addresses of those that run, and quiet."""
-    values = dict(_QUIET)
+    values = dict(_CLIENT_SETTINGS)
     for name, variable in CLIENT_VARIABLE.items():
         if url := _external(name) or _own_url(name):
             values[variable] = url
@@ -218,7 +218,7 @@ def apply_environment() -> dict[str, str]:
     Call it before prefect or mlflow is imported: Prefect reads its settings then.
     """
     effective = {}
-    for name, value in environment().items():
+    for name, value in client_environment().items():
         ours = os.environ.get(name) == _applied.get(name)  # unset, or set by an earlier call
         if ours or name.lower() == "no_proxy":
             if os.environ.get(name) != value and name.startswith("PREFECT_") and "prefect" in sys.modules:
@@ -252,7 +252,7 @@ def _external(name: str) -> str | None:
 
 def _is_healthy(name: str) -> bool:
     record = supervisor.load(_services() / name)
-    return record is not None and supervisor.healthy(_services() / name, record)
+    return record is not None and supervisor.is_healthy(_services() / name, record)
 
 
 def _status(name: str) -> ServiceStatus:
@@ -262,10 +262,10 @@ def _status(name: str) -> ServiceStatus:
         ui_url = told.removesuffix("/api") if web else ""
         return ServiceStatus(name, told, ui_url, None, "external", "", healthy=_external_problem(url) is None)
     folder = _services() / name
-    record: Record | None = supervisor.load(folder)
+    record: ServiceRecord | None = supervisor.load(folder)
     if record is None:
         return ServiceStatus(name, "", "", None, "stopped", str(folder / "log"))
-    fit = supervisor.healthy(folder, record)
+    fit = supervisor.is_healthy(folder, record)
     state = "running" if fit else "stopped" if record.pid is None else "stale"
     url = f"{record.url}{_CLIENT_PATH.get(name, '')}"
     pid = record.pid if record.alive else None
@@ -282,7 +282,7 @@ def _require_external(name: str, url: str) -> None:
                 " have `pairmill up` start one here"
             )
         time.sleep(0.5)
-    refusal = _external_problem(url, LOCKED_PATH[name])
+    refusal = _external_problem(url, PROTECTED_PATH[name])
     if refusal and refusal.startswith(("HTTP 401", "HTTP 403")):
         raise ConfigError(
             f"{url} does not let us in ({refusal}): set {CREDENTIALS[name]}; `pairmill doctor` tells more"

@@ -53,7 +53,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Record:
+class ServiceRecord:
     """The state file of a service: its process while it runs, and the port that it comes back to."""
 
     name: str
@@ -79,11 +79,11 @@ class Record:
         )
 
 
-def load(folder: Path) -> Record | None:
+def load(folder: Path) -> ServiceRecord | None:
     """The record of the service in `folder`; None when there is none or it is unreadable (it is then made anew)."""
     try:
         values = json.loads((folder / "state.json").read_text())
-        record = Record(**(values | {"command": tuple(values["command"])}))
+        record = ServiceRecord(**(values | {"command": tuple(values["command"])}))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -93,7 +93,7 @@ def load(folder: Path) -> Record | None:
     return record if sound else None
 
 
-def save(folder: Path, record: Record) -> None:
+def save(folder: Path, record: ServiceRecord) -> None:
     """Write the state file atomically, readable by its owner only."""
     temporary = folder / "state.json.tmp"
     with _writing(temporary):
@@ -118,7 +118,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]:
+def lock(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]:
     """Exclusive right to start and stop services under this folder, across processes.
 
     Raises:
@@ -151,12 +151,16 @@ def answers(port: int, health_path: str, timeout_s: float = 2.0) -> bool:
         connection.close()
 
 
-def healthy(folder: Path, record: Record) -> bool:
+def is_healthy(folder: Path, record: ServiceRecord) -> bool:
     """Whether the recorded process lives and it, not a stranger on its port, answers."""
-    return record.alive and answers(record.port, record.health_path) and processes.listens(str(folder), record.port)
+    return (
+        record.alive and answers(record.port, record.health_path) and processes.is_listening(str(folder), record.port)
+    )
 
 
-def ensure(services: Path, wanted: Sequence[Service], timeout_s: float, *, same_command: bool = False) -> list[Record]:
+def ensure_running(
+    services: Path, wanted: Sequence[Service], timeout_s: float, *, same_command: bool = False
+) -> list[ServiceRecord]:
     """Start in parallel those of `wanted` that are not healthy, and return when all are.
 
     Args:
@@ -176,11 +180,11 @@ def ensure(services: Path, wanted: Sequence[Service], timeout_s: float, *, same_
         if record is None or not record.alive or changed or _hangs(folder, record):
             record = _restart(folder, service, record)
         records[service.name] = record
-    _await(services, {service.name: service for service in wanted}, records, time.monotonic() + timeout_s)
+    _wait_until_healthy(services, {service.name: service for service in wanted}, records, time.monotonic() + timeout_s)
     return list(records.values())
 
 
-def stop(folder: Path, record: Record) -> Record:
+def stop(folder: Path, record: ServiceRecord) -> ServiceRecord:
     """End the service's processes, verified to be ours, and remember its port."""
     processes.terminate(record.pid if record.alive else None, str(folder), grace_s=STOP_GRACE_S)
     stopped = dataclasses.replace(record, pid=None, identity=None, started_at=None)
@@ -202,20 +206,20 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return without_secrets(kept) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _hangs(folder: Path, record: Record) -> bool:
+def _hangs(folder: Path, record: ServiceRecord) -> bool:
     """Whether a living server, past its start, stays silent for `_SILENCE_S`."""
     age = datetime.now(UTC) - datetime.fromisoformat(record.started_at or "1970-01-01T00:00:00+00:00")
     if age < timedelta(seconds=_START_S):
         return False  # another process started it and was ended before it answered: wait with the others
     deadline = time.monotonic() + _SILENCE_S
-    while not healthy(folder, record):
+    while not is_healthy(folder, record):
         if not record.alive or time.monotonic() > deadline:
             return True
         time.sleep(0.1)
     return False
 
 
-def _restart(folder: Path, service: Service, record: Record | None) -> Record:
+def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> ServiceRecord:
     """End what is left of the service and start it, on its last port where that is free."""
     with _writing(folder):
         folder.mkdir(exist_ok=True, mode=0o700)
@@ -240,7 +244,7 @@ def _restart(folder: Path, service: Service, record: Record | None) -> Record:
         pid = processes.spawn(command, cwd=folder, env=env, log=log)
     except OSError as error:
         raise ServiceError(f"{service.name} could not be started: {error}") from error
-    record = Record(
+    record = ServiceRecord(
         service.name,
         port,
         service.command,
@@ -259,26 +263,28 @@ def _restart(folder: Path, service: Service, record: Record | None) -> Record:
     return record
 
 
-def _port(record: Record | None, service: Service) -> int:
+def _port(record: ServiceRecord | None, service: Service) -> int:
     """The last port, for which bookmarks and environments hope, else the usual one, else any."""
     deadline = time.monotonic() + _RELEASE_S
-    while record and not processes.is_free(record.port) and time.monotonic() < deadline:
+    while record and not processes.is_port_free(record.port) and time.monotonic() < deadline:
         time.sleep(0.05)  # the system may take a moment to release what a killed server held
     return processes.choose_port(record.port if record else None, service.port)
 
 
-def _await(services: Path, wanted: Mapping[str, Service], records: dict[str, Record], deadline: float) -> None:
+def _wait_until_healthy(
+    services: Path, wanted: Mapping[str, Service], records: dict[str, ServiceRecord], deadline: float
+) -> None:
     """Poll until every record is healthy, moving a server whose port another program took meanwhile."""
     pending = dict.fromkeys(records, 1)
     while pending:
         for name, attempt in list(pending.items()):
             folder, record = services / name, records[name]
-            if healthy(folder, record):
+            if is_healthy(folder, record):
                 del pending[name]
                 continue
             if record.alive and time.monotonic() < deadline:
                 continue
-            clash = not record.alive and not processes.is_free(record.port)
+            clash = not record.alive and not processes.is_port_free(record.port)
             if not clash or attempt == _ATTEMPTS or time.monotonic() > deadline:
                 verdict = "did not answer in time" if record.alive else "ended at once"
                 stop(folder, record)

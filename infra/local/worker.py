@@ -43,7 +43,7 @@ def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> S
     command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck", "--install-policy", "never"]
     command += ["--limit", str(limit)] if limit else []
     env = {variable: os.environ[variable] for variable in _CREDENTIALS if variable in os.environ}
-    env |= services.environment() | {
+    env |= services.client_environment() | {
         "PYTHONPATH": str(CHECKOUT),
         "PAIRMILL_HOME": str(services.home()),
         "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",  # all interfaces by default

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataops.formatting import format_counts, format_share
 from dataops.errors import SourceError
+from dataops.formatting import format_counts, format_share
 from dataops.snapshot import Draft, Record
 from tasks.download import summary
 from tasks.download.config import DownloadConfig

@@ -20,8 +20,8 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
-from dataops.formatting import format_counts
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
+from dataops.formatting import format_counts
 from dataops.redaction import guard_process
 from dataops.snapshot import Draft, Fence, Record
 from dataops.storage.base import FULL

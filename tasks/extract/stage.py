@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dataops.formatting import format_counts
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError
+from dataops.formatting import format_counts
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.store import Store
 from tasks.engine.map_parts import ATTEMPTS, map_parts

@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.formatting import format_share
 from dataops.digest import text_sha256
 from dataops.errors import ConfigError, ContractError
+from dataops.formatting import format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find
 from dataops.text.duplicates import KEY_BYTES
 from tasks.engine.map_parts import map_parts, shared_workers

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dataops.formatting import format_counts, format_share
 from dataops.escaping import markdown
+from dataops.formatting import format_counts, format_share
 from dataops.funnel import PAIR_STAGES, funnel_stages
 from dataops.snapshot import Draft, Manifest, Part, ancestors
 from tasks.engine.stage import Work

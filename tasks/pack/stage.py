@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dataops.formatting import format_counts
 from dataops.errors import ContractError
+from dataops.formatting import format_counts
 from dataops.snapshot import Counts, Manifest, Record
 from dataops.trace.targets import Target
 from tasks.engine.context import Context

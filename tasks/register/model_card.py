@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dataops.formatting import format_counts, format_interval, format_percent, format_share
 from dataops.escaping import markdown
+from dataops.formatting import format_counts, format_interval, format_percent, format_share
 from dataops.funnel import funnel_stages
 from dataops.redaction import redact
 from dataops.snapshot import Manifest

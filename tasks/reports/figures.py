@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dataops.formatting import format_percent, format_share
 from dataops.escaping import visible
+from dataops.formatting import format_percent, format_share
 
 INK, GREY, PALE = "#1b2733", "#7b8794", "#dfe4ea"
 KEPT, VALUE, CHANCE, OTHER = "#1f6feb", "#1f6feb", "#d1480f", "#3f4a56"

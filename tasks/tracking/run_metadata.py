@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataops.formatting import format_counts, format_interval, format_percent
 from dataops.digest import canonical_json
 from dataops.escaping import markdown, visible
+from dataops.formatting import format_counts, format_interval, format_percent
 from dataops.funnel import funnel_stages
 from dataops.redaction import HIDDEN, is_secret_name, redact, without_credentials
 from dataops.schema import PACKED
@@ -165,7 +165,10 @@ def describe(
         funnel.append(table_line(row["stage"], f"{row['input']:,}", f"{row['kept']:,}", reasons))
     scores = [table_line("task", "metric", "result", "99.5% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
     for row in rows[:24]:
-        names, figures = (markdown(row["task"]), markdown(row["metric"])), (format_percent(row["value"]), format_interval(row["low"], row["high"]))
+        names, figures = (
+            (markdown(row["task"]), markdown(row["metric"])),
+            (format_percent(row["value"]), format_interval(row["low"], row["high"])),
+        )
         scores.append(table_line(*names, *figures, format_percent(row["chance"]), f"{row['n']:,}"))
     places = " · ".join(f"[{name}]({address})" for name, address in links.items())
     blocks = [

@@ -137,7 +137,7 @@ class Prefect:
 @pytest.fixture(scope="module")
 def prefect(mill: Mill) -> Prefect:
     api = next(s.url for s in services.status() if s.name == "prefect")
-    return Prefect(api, mill.env | services.environment())
+    return Prefect(api, mill.env | services.client_environment())
 
 
 @pytest.fixture(scope="module")

@@ -201,7 +201,7 @@ def test_the_home_folder_is_the_users_own(runs, mill):
 
 def listening(mark: str) -> set[str]:
     """The addresses on which processes with this mark listen."""
-    links = {link for pid in processes.marked(mark) for link in descriptors(pid)}
+    links = {link for pid in processes.find_marked(mark) for link in descriptors(pid)}
     found: set[str] = set()
     for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -228,7 +228,7 @@ def descriptors(pid: int) -> list[str]:
 def test_servers_listen_on_loopback_alone_and_know_no_secret(mill, name):
     mark = str(mill.folder / "home" / "services" / name)
     assert listening(mark) == {"127.0.0.1"}
-    for pid in processes.marked(mark):
+    for pid in processes.find_marked(mark):
         assert leaks(Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()) == set()
 
 
@@ -238,7 +238,7 @@ def test_servers_send_no_telemetry_and_let_no_other_page_in(mill):
         ("prefect", (b"PREFECT_SERVER_ANALYTICS_ENABLED=false", b"DO_NOT_TRACK=true")),
         ("mlflow", (b"MLFLOW_DISABLE_TELEMETRY=true", b"DO_NOT_TRACK=true")),
     ):
-        for pid in processes.marked(str(mill.folder / "home" / "services" / name)):
+        for pid in processes.find_marked(str(mill.folder / "home" / "services" / name)):
             assert set(switches) <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
     evil = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     for name, path in (("prefect", "/api/flows/filter"), ("mlflow", "/api/2.0/mlflow/experiments/search")):

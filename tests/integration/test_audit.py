@@ -79,12 +79,14 @@ def test_a_finding_fails_until_it_is_accepted_with_a_reason_and_again_after_its_
 
 
 def test_an_acceptance_needs_a_reason(tmp_path: Path):
-    reasons, problems = audit.accepted(accept(tmp_path / "a.toml", "2026-12-31", reason="later"), date(2026, 11, 25))
+    reasons, problems = audit.read_accepted(
+        accept(tmp_path / "a.toml", "2026-12-31", reason="later"), date(2026, 11, 25)
+    )
     assert (reasons, len(problems)) == ({}, 1)
 
 
 def test_the_accepted_list_of_the_project_is_sound():
-    assert audit.accepted(audit.ACCEPTED, date(2020, 1, 1))[1] == []
+    assert audit.read_accepted(audit.ACCEPTED, date(2020, 1, 1))[1] == []
 
 
 def test_a_service_that_is_away_skips_loudly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

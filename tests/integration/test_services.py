@@ -31,7 +31,7 @@ print([status.pid for status in services.up()])
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("home") / "odd name %20#?"
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*services.environment(), *services.CLIENT_VARIABLE.values()):
+        for name in (*services.client_environment(), *services.CLIENT_VARIABLE.values()):
             patch.delenv(name, raising=False)
         patch.setenv("PAIRMILL_HOME", str(folder))
         for server in ("PREFECT", "MLFLOW"):
@@ -55,7 +55,9 @@ def get(url: str) -> str:
 
 def processes_of(home: Path) -> list[int]:
     return [
-        pid for name in services.CLIENT_VARIABLE for pid in processes.marked(str(home.resolve() / "services" / name))
+        pid
+        for name in services.CLIENT_VARIABLE
+        for pid in processes.find_marked(str(home.resolve() / "services" / name))
     ]
 
 
@@ -136,7 +138,7 @@ def test_down_leaves_no_process_and_keeps_the_data(home: Path):
     ports = [supervisor.load(home / "services" / name) for name in services.CLIENT_VARIABLE]
     assert [status.state for status in services.down()] == ["stopped", "stopped"]
     assert processes_of(home) == []
-    assert all(record and processes.is_free(record.port) for record in ports)
+    assert all(record and processes.is_port_free(record.port) for record in ports)
     assert (home / "services/prefect/prefect.db").exists()
     assert (home / "services/mlflow/mlflow.db").exists()
-    assert services.environment().keys().isdisjoint(services.CLIENT_VARIABLE.values())
+    assert services.client_environment().keys().isdisjoint(services.CLIENT_VARIABLE.values())

@@ -74,7 +74,7 @@ class Topology:
 
     def __post_init__(self) -> None:
         env_file = self.folder / ".env"
-        text = dotenv.fill(dotenv.EXAMPLE.read_text())
+        text = dotenv.fill_secrets(dotenv.EXAMPLE.read_text())
         published = f"PREFECT_PORT={self.ports['prefect']}\nMLFLOW_PORT={self.ports['mlflow']}\n"
         env_file.write_text(text + published)
         self.services: dict[str, Any] = resolved_compose(env_file)["services"]

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.formatting import format_interval, format_percent
 from dataops.errors import SchemaError
+from dataops.formatting import format_interval, format_percent
 from training.evaluation.comparison import hits
 from training.evaluation.intervals import clopper_pearson
 

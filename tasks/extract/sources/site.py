@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from dataops.formatting import format_counts
 from dataops.archives.warc import Damage, read_pages
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError
+from dataops.formatting import format_counts
 from dataops.snapshot import Draft, Input, Part, Record
 from dataops.store import open_store
 from dataops.web.urls import BadUrl, canonical_host, canonical_url

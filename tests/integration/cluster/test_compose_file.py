@@ -11,7 +11,7 @@ from tests.servers.topology import resolved_compose
 @pytest.fixture
 def env_file(tmp_path: Path) -> Path:
     path = tmp_path / ".env"
-    path.write_text(dotenv.fill(dotenv.EXAMPLE.read_text()))
+    path.write_text(dotenv.fill_secrets(dotenv.EXAMPLE.read_text()))
     return path
 
 

@@ -11,7 +11,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.store import FolderStore
 from flows import cli
-from flows.commands import output as report
+from flows.commands import output, show
 from flows.config import load_config, secret_problems
 from flows.records import Attempt, RunRecord, list_runs, load_run
 from infra.doctor.check import Check
@@ -117,7 +117,7 @@ def record(**changes: Any) -> RunRecord:
 
 @pytest.mark.parametrize("run_id", ["../../etc/passwd", "/etc/passwd", "a/b", "..", "", "a\0b", "a\nb", "x" * 500])
 def test_run_ids_that_would_leave_the_store(run_id, tmp_path):
-    with pytest.raises(ConfigError, match="is no run id"):
+    with pytest.raises(ConfigError, match="is not a run id"):
         load_run(run_id, tmp_path, str(tmp_path / "store"))
     for command in (["show", run_id], ["rerun", run_id]):
         assert cli.run_command([*command, "--store", str(tmp_path / "store")]) == 2
@@ -146,7 +146,7 @@ def harmless(text: str) -> None:
 @pytest.fixture
 def shown_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """What a function of the report prints, as a wide terminal that has no colours would get it."""
-    monkeypatch.setattr(report, "WIDTH", 1000)
+    monkeypatch.setattr(output, "WIDTH", 1000)
 
     def look(show: Any, *arguments: Any) -> str:
         out = io.StringIO()
@@ -165,17 +165,17 @@ def test_tables_and_lines_show_hostile_text_as_text(shown_by, tmp_path):
     store = FolderStore(tmp_path / "store")
     attempt = Attempt(started_at="", host="h", pid=1, error=HOSTILE)
     bad = record(run_id=HOSTILE, model_version=HOSTILE, attempts=[attempt], model_links={HOSTILE: HOSTILE})
-    harmless(shown_by(report.show_run, bad, store))
+    harmless(shown_by(show.show_run, bad, store))
     source = Input(stage=HOSTILE, key=HOSTILE, digest=HOSTILE)
-    harmless(shown_by(lambda: report.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
-    harmless(shown_by(lambda: report.show_runs([bad], as_json=False)))
-    harmless(shown_by(lambda: report.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False)))
+    harmless(shown_by(lambda: show.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
+    harmless(shown_by(lambda: show.show_runs([bad], as_json=False)))
+    harmless(shown_by(lambda: output.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False)))
     service = ServiceStatus(HOSTILE, HOSTILE, HOSTILE, None, "external", "")
-    harmless(shown_by(lambda: report.show_services([service], as_json=False)))
+    harmless(shown_by(lambda: output.show_services([service], as_json=False)))
 
 
 def test_json_is_escaped_as_json(shown_by):
-    text = shown_by(lambda: report.show_checks([Check(HOSTILE, True, "error", HOSTILE)], as_json=True))
+    text = shown_by(lambda: output.show_checks([Check(HOSTILE, True, "error", HOSTILE)], as_json=True))
     assert text.isascii()
     assert json.loads(text)[0]["detail"] == HOSTILE
     assert not set(text) & set("\x1b\x07\r")

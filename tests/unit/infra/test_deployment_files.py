@@ -97,7 +97,7 @@ def test_generated_secrets_are_random_private_and_kept(tmp_path: Path):
     before = path.read_text()
     assert dotenv.main(path) == 2
     assert path.read_text() == before
-    assert dotenv.fill("A_PASSWORD=\n") != dotenv.fill("A_PASSWORD=\n")
+    assert dotenv.fill_secrets("A_PASSWORD=\n") != dotenv.fill_secrets("A_PASSWORD=\n")
 
 
 def test_git_ignores_the_secrets():

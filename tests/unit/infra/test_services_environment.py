@@ -10,7 +10,7 @@ import pytest
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT
 from infra.local import processes, services, supervisor
-from infra.local.supervisor import Record
+from infra.local.supervisor import ServiceRecord
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         if (
             name.startswith(("PREFECT_", "MLFLOW_"))
             or name.lower().endswith("_proxy")
-            or name in services.environment()
+            or name in services.client_environment()
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
@@ -59,7 +59,8 @@ def record_running(name: str, port: int, *, pid: int | None = None) -> Path:
     folder = services.home() / "services" / name
     folder.mkdir(parents=True)
     supervisor.save(
-        folder, Record(name, port, ("x",), "/", pid, processes.process_fingerprint(pid), "2026-01-01T00:00:00+00:00")
+        folder,
+        ServiceRecord(name, port, ("x",), "/", pid, processes.process_fingerprint(pid), "2026-01-01T00:00:00+00:00"),
     )
     return folder
 
@@ -79,13 +80,15 @@ def test_imports_neither_prefect_nor_mlflow_nor_torch():
 
 
 def test_environment_names_only_living_servers():
-    assert {"PREFECT_API_URL", "MLFLOW_TRACKING_URI"}.isdisjoint(services.environment())
+    assert {"PREFECT_API_URL", "MLFLOW_TRACKING_URI"}.isdisjoint(services.client_environment())
     record_running("prefect", 4321)
     folder = record_running("mlflow", 5432)
     record = supervisor.load(folder)
     assert record
-    supervisor.save(folder, Record(record.name, record.port, record.command, "/", record.pid, "another-boot:1", None))
-    values = services.environment()
+    supervisor.save(
+        folder, ServiceRecord(record.name, record.port, record.command, "/", record.pid, "another-boot:1", None)
+    )
+    values = services.client_environment()
     assert values["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
     assert "MLFLOW_TRACKING_URI" not in values
     assert values["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
@@ -100,7 +103,7 @@ def test_apply_keeps_the_users_values_and_replaces_its_own(monkeypatch: pytest.M
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
     record = supervisor.load(folder)
     assert record
-    moved = Record("prefect", 4999, record.command, "/", record.pid, record.identity, record.started_at)
+    moved = ServiceRecord("prefect", 4999, record.command, "/", record.pid, record.identity, record.started_at)
     supervisor.save(folder, moved)
     assert services.apply_environment()["PREFECT_API_URL"] == "http://127.0.0.1:4999/api"
 
@@ -115,9 +118,9 @@ def test_apply_after_prefect_was_imported_says_so(monkeypatch: pytest.MonkeyPatc
 
 
 def test_loopback_is_kept_from_a_proxy(monkeypatch: pytest.MonkeyPatch):
-    assert "NO_PROXY" not in services.environment()
+    assert "NO_PROXY" not in services.client_environment()
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
-    assert services.environment()["no_proxy"] == "127.0.0.1,localhost"
+    assert services.client_environment()["no_proxy"] == "127.0.0.1,localhost"
     monkeypatch.setenv("NO_PROXY", "intranet.example, localhost")
     assert services.apply_environment()["NO_PROXY"] == "intranet.example,localhost,127.0.0.1"
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
@@ -131,7 +134,7 @@ def test_a_users_server_is_external_and_our_own_url_is_not(answering, monkeypatc
     prefect, mlflow = services.status()
     assert (prefect.state, mlflow.state, mlflow.healthy) == ("stale", "external", True)  # this process is no server
     assert (mlflow.url, mlflow.ui_url, mlflow.pid) == (url, url, None)
-    assert services.environment()["MLFLOW_TRACKING_URI"] == url
+    assert services.client_environment()["MLFLOW_TRACKING_URI"] == url
 
 
 def test_up_starts_nothing_beside_external_servers(answering, monkeypatch: pytest.MonkeyPatch):
@@ -190,7 +193,7 @@ def test_status_of_a_new_home_and_of_a_crashed_server():
     folder = record_running("prefect", 4321)
     record = supervisor.load(folder)
     assert record
-    supervisor.save(folder, Record("prefect", 4321, record.command, "/", record.pid, "another-boot:1", None))
+    supervisor.save(folder, ServiceRecord("prefect", 4321, record.command, "/", record.pid, "another-boot:1", None))
     prefect = services.status()[0]
     assert (prefect.state, prefect.pid, prefect.url) == ("stale", None, "http://127.0.0.1:4321/api")
 

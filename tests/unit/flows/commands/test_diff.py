@@ -10,7 +10,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.commands.diff import show_diff
-from flows.commands.output import show_run_or_key
+from flows.commands.show import show_run_or_key
 from flows.records import RunRecord, StageRun
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
@@ -40,7 +40,7 @@ def test_the_difference_of_a_key_and_a_run_for_people_and_for_programs(
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=False) == 0
     said = capsys.readouterr().out
     assert "5 pairs are in both." in said
-    assert "1 added: why A has them not" in said
+    assert "1 pairs added: why A does not have them" in said
     assert "not_in_source" in said
     assert "too_small" in said
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=True) == 0

@@ -11,10 +11,10 @@ from prefect.server.utilities.user_templates import render_user_template_sync, v
 from dataops.errors import ConfigError
 from flows.config import RunConfig
 from flows.deployment import deployer as deployments
-from flows.deployment.automations import NAMES, notifications, zombie
-from flows.deployment.deploy import _check
-from flows.deployment.deployer import specifications
-from flows.deployment.order import DeployRequest
+from flows.deployment.automations import NAMES, notification_automations, zombie_automation
+from flows.deployment.deploy import check_request
+from flows.deployment.deployer import fill_specifications
+from flows.deployment.request import DeployRequest
 from flows.events import EVENTS
 from flows.pipeline import FLOWS
 
@@ -35,24 +35,24 @@ CONFIG = RunConfig.model_validate(
         ({"notify": ("ops",)}, "--notify 'ops'"),
     ],
 )
-def test_a_wrong_order_is_refused(wrong, named):
+def test_a_wrong_request_is_refused(wrong, named):
     with pytest.raises(ConfigError, match=re.escape(named)):
-        _check(DeployRequest(Path("c.toml"), **wrong))
+        check_request(DeployRequest(Path("c.toml"), **wrong))
 
 
 def test_all_that_is_wrong_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
-        _check(DeployRequest(Path("c.toml"), cron="x", timezone="y", gpus=-1))
+        check_request(DeployRequest(Path("c.toml"), cron="x", timezone="y", gpus=-1))
     assert all(option in str(caught.value) for option in ("--cron", "--timezone", "--gpus"))
 
 
 def test_the_last_stage_chooses_the_flow_that_is_scheduled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for until, flow in (("register", "pipeline"), ("pack", "curate")):
-        order = DeployRequest(
+        request = DeployRequest(
             tmp_path / "configs" / "c.toml", cron="0 3 * * *", until=until, overlap="queue", pool="mill"
         )
-        found = {spec["flow"]: spec for spec in specifications(order, CONFIG)}
+        found = {spec["flow"]: spec for spec in fill_specifications(request, CONFIG)}
         assert set(found) == {f.name for f in FLOWS} == set(NAMES)
         assert [name for name, spec in found.items() if spec.get("schedules")] == [flow]
         assert found[flow]["schedules"] == [{"cron": "0 3 * * *", "timezone": "Etc/UTC", "active": True}]
@@ -61,7 +61,7 @@ def test_the_last_stage_chooses_the_flow_that_is_scheduled(tmp_path, monkeypatch
         assert {spec["work_pool"]["name"] for spec in found.values()} == {"mill", "mill-gpu"}
         assert found["train"]["work_pool"]["name"] == "mill-gpu"
         assert all("{{" not in str(spec["pull"]) and str(tmp_path) in str(spec["pull"]) for spec in found.values())
-    outside = specifications(DeployRequest(Path("/elsewhere/c.toml")), CONFIG)[0]
+    outside = fill_specifications(DeployRequest(Path("/elsewhere/c.toml")), CONFIG)[0]
     assert outside["parameters"] == {"config": "/elsewhere/c.toml"}
     assert outside["schedules"] == []
 
@@ -72,24 +72,26 @@ def test_a_pool_of_containers_starts_in_its_image_and_not_in_a_folder_of_this_ma
     client.read_automations_by_name.return_value = []
     client.create_deployment.return_value = UUID(int=1)
     monkeypatch.setattr(deployments, "get_client", lambda **_: client)
-    rows = deployments.Deployer().make(DeployRequest(Path("c.toml")), CONFIG)
+    rows = deployments.Deployer().deploy(DeployRequest(Path("c.toml")), CONFIG)
     assert [row.what for row in rows[:2]] == ["process", "docker, 1 at a time"]
     steps = {call.kwargs["entrypoint"]: call.kwargs["pull_steps"] for call in client.create_deployment.mock_calls}
     assert [name for name, pull in steps.items() if not pull] == ["flows.pipeline.train"]
 
 
 def test_triggers_expect_the_events_that_are_emitted():
-    triggers = [t for spec in specifications(DeployRequest(Path("c.toml")), CONFIG) for t in spec.get("triggers", [])]
+    triggers = [
+        t for spec in fill_specifications(DeployRequest(Path("c.toml")), CONFIG) for t in spec.get("triggers", [])
+    ]
     assert {event for trigger in triggers for event in trigger["expect"]} < set(EVENTS.values())
-    assert notifications([], "")[1].trigger.expect == {EVENTS["register"]}  # pyright: ignore
+    assert notification_automations([], "")[1].trigger.expect == {EVENTS["register"]}  # pyright: ignore
 
 
 def test_the_zombie_automation_allows_for_one_lost_heartbeat():
-    assert zombie().trigger.within > timedelta(seconds=60)  # pyright: ignore
+    assert zombie_automation().trigger.within > timedelta(seconds=60)  # pyright: ignore
 
 
 def test_a_notification_takes_the_sting_out_of_text_from_the_web():
-    failure, champion = notifications([UUID(int=1)], "http://ui")
+    failure, champion = notification_automations([UUID(int=1)], "http://ui")
     message = "download failed: SourceError: <!channel> <http://evil|here> @everyone `rm` {{ 1 + 1 }} " + "x" * 5000
     event = {
         "resource": {

@@ -58,13 +58,13 @@ def test_terminate_ends_the_whole_group_and_what_outlived_its_leader(tmp_path: P
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     family = f"import subprocess, sys, time; {child}; time.sleep(60)"
     leader = spawn([sys.executable, "-c", family], tmp_path)
-    assert wait_until(lambda: len(processes.marked(str(tmp_path))) == 2)
+    assert wait_until(lambda: len(processes.find_marked(str(tmp_path))) == 2)
     os.kill(leader, signal.SIGKILL)
     assert wait_until(lambda: processes.process_fingerprint(leader) is None)
-    (orphan,) = processes.marked(str(tmp_path))
+    (orphan,) = processes.find_marked(str(tmp_path))
     processes.terminate(None, str(tmp_path), grace_s=3)
     assert processes.process_fingerprint(orphan) is None
-    assert processes.marked(str(tmp_path)) == []
+    assert processes.find_marked(str(tmp_path)) == []
 
 
 def test_terminate_kills_what_ignores_sigterm(tmp_path: Path):
@@ -83,26 +83,26 @@ def test_port_choice_prefers_in_order_and_skips_taken_ones():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = taken.getsockname()[1]
         free = processes.choose_port()
-        assert not processes.is_free(busy)
+        assert not processes.is_port_free(busy)
         assert processes.choose_port(busy, None, free) == free
         assert processes.choose_port(busy) not in (busy, 0)
     assert processes.choose_port(busy, free) == busy
-    assert not processes.is_free(70000)
+    assert not processes.is_port_free(70000)
 
 
 def test_port_taken_on_all_interfaces_is_not_free():
     with socket.create_server(("0.0.0.0", 0)) as taken:
-        assert not processes.is_free(taken.getsockname()[1])
+        assert not processes.is_port_free(taken.getsockname()[1])
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
 def test_listens_tells_our_server_from_a_stranger(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
-        assert not processes.listens(str(tmp_path), stranger.getsockname()[1])
+        assert not processes.is_listening(str(tmp_path), stranger.getsockname()[1])
     port = processes.choose_port()
     pid = spawn([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"], tmp_path)
     try:
-        assert wait_until(lambda: processes.listens(str(tmp_path), port))
-        assert not processes.listens(str(tmp_path / "other"), port)
+        assert wait_until(lambda: processes.is_listening(str(tmp_path), port))
+        assert not processes.is_listening(str(tmp_path / "other"), port)
     finally:
         processes.terminate(pid, str(tmp_path), grace_s=2)

@@ -15,7 +15,7 @@ import pytest
 
 from dataops.errors import ServiceError
 from infra.local import processes, supervisor
-from infra.local.supervisor import Record, Service
+from infra.local.supervisor import Service, ServiceRecord
 
 SITE = Service("site", (sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1"), "/")
 
@@ -26,12 +26,12 @@ def services(tmp_path: Path):
     for folder in tmp_path.glob("*/"):
         if record := supervisor.load(folder):
             supervisor.stop(folder, record)
-        assert processes.marked(str(folder)) == []
+        assert processes.find_marked(str(folder)) == []
 
 
-def start(services: Path, service: Service = SITE, **options) -> Record:
-    (record,) = supervisor.ensure(services, [service], 4.0, **options)
-    assert supervisor.healthy(services / service.name, record)
+def start(services: Path, service: Service = SITE, **options) -> ServiceRecord:
+    (record,) = supervisor.ensure_running(services, [service], 4.0, **options)
+    assert supervisor.is_healthy(services / service.name, record)
     return record
 
 
@@ -74,7 +74,7 @@ def test_a_reused_pid_is_not_ours_and_is_left_alone(services: Path):
         try:
             folder = services / "site"
             folder.mkdir()
-            record = Record(
+            record = ServiceRecord(
                 "site", processes.choose_port(), SITE.command, "/", stranger.pid, "an-earlier-boot:1234", None
             )
             supervisor.save(folder, record)
@@ -116,7 +116,7 @@ def test_an_unreadable_state_file_counts_as_none(services: Path, text: str):
 def test_a_server_that_ends_at_once_is_reported_with_its_last_words(services: Path):
     dying = Service("dying", (sys.executable, "-c", "raise SystemExit('no such table: flow_run')"), "/")
     with pytest.raises(ServiceError, match=r"(?s)dying ended at once.*dying/log.*no such table: flow_run"):
-        supervisor.ensure(services, [dying], 4.0)
+        supervisor.ensure_running(services, [dying], 4.0)
     record = supervisor.load(services / "dying")
     assert record
     assert record.pid is None
@@ -127,8 +127,8 @@ def test_a_server_that_never_answers_is_stopped_and_reported(services: Path):
         "silent", (sys.executable, "-c", "import time; print('thinking', flush=True); time.sleep(60)"), "/"
     )
     with pytest.raises(ServiceError, match=r"(?s)silent did not answer in time.*thinking"):
-        supervisor.ensure(services, [SITE, silent], 1.0)
-    assert processes.marked(str(services / "silent")) == []
+        supervisor.ensure_running(services, [SITE, silent], 1.0)
+    assert processes.find_marked(str(services / "silent")) == []
 
 
 def test_a_hanging_server_is_restarted(services: Path, monkeypatch: pytest.MonkeyPatch):
@@ -146,13 +146,13 @@ def test_a_hanging_server_is_restarted(services: Path, monkeypatch: pytest.Monke
 
 def test_the_lock_excludes_and_gives_up(services: Path):
     with (
-        supervisor.locked(services),
+        supervisor.lock(services),
         pytest.raises(ServiceError, match="another process has held"),
-        supervisor.locked(services, patience_s=0.2),
+        supervisor.lock(services, patience_s=0.2),
     ):
         pass
     with (
-        supervisor.locked(services, patience_s=0.2),
+        supervisor.lock(services, patience_s=0.2),
         (services / "lock").open() as other,
         pytest.raises(BlockingIOError),
     ):
@@ -161,7 +161,7 @@ def test_the_lock_excludes_and_gives_up(services: Path):
 
 def test_a_home_that_cannot_be_made_names_the_remedy(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ServiceError, match="set PAIRMILL_HOME"), supervisor.locked(tmp_path / "file" / "services"):
+    with pytest.raises(ServiceError, match="set PAIRMILL_HOME"), supervisor.lock(tmp_path / "file" / "services"):
         pass
 
 
@@ -172,8 +172,8 @@ def test_a_full_disk_is_named_with_the_remedy_and_leaves_no_server_behind(servic
     with pytest.raises(
         ServiceError, match=r"state\.json\.tmp: No space left on device; free some room, or set PAIRMILL_HOME"
     ):
-        supervisor.ensure(services, [SITE], 4.0)
-    assert processes.marked(str(folder)) == []
+        supervisor.ensure_running(services, [SITE], 4.0)
+    assert processes.find_marked(str(folder)) == []
     (folder / "state.json.tmp").unlink()
     start(services)
 
@@ -182,15 +182,15 @@ def test_a_full_disk_is_named_when_only_the_log_meets_it(services: Path):
     (services / "site").mkdir()
     (services / "site/log").symlink_to("/dev/full")
     with pytest.raises(ServiceError, match=r"site/log: No space left on device"):
-        supervisor.ensure(services, [SITE], 4.0)
-    assert processes.marked(str(services / "site")) == []
+        supervisor.ensure_running(services, [SITE], 4.0)
+    assert processes.find_marked(str(services / "site")) == []
     (services / "site/log").unlink()
 
 
 def test_a_home_that_cannot_be_written_in_names_the_remedy(services: Path):
     (services / "site").write_text("")  # root may write anywhere, but not through a file
     with pytest.raises(ServiceError, match=r"cannot write .*site.*; set PAIRMILL_HOME to a folder that you own"):
-        supervisor.ensure(services, [SITE], 4.0)
+        supervisor.ensure_running(services, [SITE], 4.0)
 
 
 def test_a_read_only_home_names_the_remedy(tmp_path: Path):
@@ -204,7 +204,7 @@ def test_a_read_only_home_names_the_remedy(tmp_path: Path):
             os.seteuid(65534)
             stack.callback(os.seteuid, me)
         with pytest.raises(ServiceError, match="Permission denied; set PAIRMILL_HOME to a folder that you own"):
-            stack.enter_context(supervisor.locked(home / "services"))
+            stack.enter_context(supervisor.lock(home / "services"))
 
 
 def test_after_a_reboot_a_stranger_that_answers_on_our_port_with_our_pid_is_not_ours(
@@ -219,13 +219,13 @@ def test_after_a_reboot_a_stranger_that_answers_on_our_port_with_our_pid_is_not_
             while not supervisor.answers(port, "/"):
                 time.sleep(0.02)
             before = str(processes.process_fingerprint(stranger.pid))
-            record = Record(
+            record = ServiceRecord(
                 "site", port, SITE.command, "/", stranger.pid, f"earlier-boot:{before.split(':')[-1]}", None
             )
             supervisor.save(folder, record)
-            assert not supervisor.healthy(folder, record)
+            assert not supervisor.is_healthy(folder, record)
             # Even if the identity were the same, what listens does not carry our mark.
-            assert not supervisor.healthy(folder, dataclasses.replace(record, identity=before))
+            assert not supervisor.is_healthy(folder, dataclasses.replace(record, identity=before))
             ours = start(services)
             assert ours.port != port
             assert f"another program holds port {port}, so it comes up on {ours.port}" in caplog.text
