@@ -97,7 +97,7 @@ def _print(a: Manifest, b: Manifest, difference: Difference) -> None:
         if side.rows.is_empty():
             out.print(text(f"no pair was {change}"))
             continue
-        title = f"{side.rows.height:,} pairs {change}: why {other} does not have them"
+        title = f"{side.rows.height:,} {change}: why not in {other}"
         table = new_table(title, "stage", "reason", "pairs", right=["pairs"])
         for (stage, reason), number in side.why.items():
             table.add_row(text(stage or "?"), text(reason), f"{number:,}")

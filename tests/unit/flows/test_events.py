@@ -33,11 +33,11 @@ def test_what_this_run_made_is_told_once_whichever_try_made_it(tmp_path, told):
     tries = [Attempt(started_at="1", host="h", pid=1, flow="curate", until="pack", flow_run_id="first")]
     record = RunRecord(run_id="r", name="n", created_at="", config={}, attempts=tries)
     made = {"extract": manifest("extract", "first"), "pack": manifest("pack", "first")}
-    assert events.announce(record, {"pack": manifest("pack", "another run")}, store, "pack") is False
+    assert events.emit_events(record, {"pack": manifest("pack", "another run")}, store, "pack") is False
 
     record.attempts.append(Attempt(started_at="2", host="h", pid=2, flow="curate", until="pack", flow_run_id="second"))
-    assert events.announce(record, made, store, "pack") is True  # the first try was killed before it could tell
-    assert events.announce(record, made, store, "pack") is False
+    assert events.emit_events(record, made, store, "pack") is True  # the first try was killed before it could tell
+    assert events.emit_events(record, made, store, "pack") is False
     ((event, resource),) = told
     assert event == "pairmill.dataset.landed"
     assert resource == {
@@ -54,7 +54,7 @@ def test_a_candidate_is_told_of_with_its_place_in_the_path(tmp_path, told):
     record = RunRecord(run_id="r", name="n", created_at="", config={})
     record.begin("curate", "pack", "first")
     record.begin("train", "train", "second")
-    events.announce(record, {"train": manifest("train", "second")}, FolderStore(tmp_path), "train")
+    events.emit_events(record, {"train": manifest("train", "second")}, FolderStore(tmp_path), "train")
     ((event, resource),) = told
     assert (event, resource["pairmill.until"], resource["pairmill.begun-by"]) == (
         "pairmill.candidate.trained",

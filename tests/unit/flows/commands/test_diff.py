@@ -40,7 +40,7 @@ def test_the_difference_of_a_key_and_a_run_for_people_and_for_programs(
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=False) == 0
     said = capsys.readouterr().out
     assert "5 pairs are in both." in said
-    assert "1 pairs added: why A does not have them" in said
+    assert "1 added: why not in A" in said
     assert "not_in_source" in said
     assert "too_small" in said
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=True) == 0

@@ -202,7 +202,7 @@ def test_the_command_reports_and_deletes(
     told = capsys.readouterr().out
     assert code == 0
     assert f"dataset {old.key}: 6 pairs" in told
-    assert "still holds 6 pictures" in told
+    assert "still has 6 of the images" in told
     with pytest.raises(ConfigError, match="add --yes"):
         flow.takedown(flow.TakedownOptions(file, delete_raw=True), tmp_path, str(store.root), as_json=True)
     code = flow.takedown(flow.TakedownOptions(file, delete_raw=True, yes=True), tmp_path, str(store.root), as_json=True)
