@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError
-
 from dataops.snapshot import Counts, Manifest, find
 from dataops.stages import STAGES
 from dataops.store import Store, open_store

@@ -10,8 +10,8 @@ from rich.text import Text
 from dataops.errors import ConfigError
 from dataops.formatting import format_counts
 from dataops.funnel import funnel_stages
-from dataops.stages import STAGES
 from dataops.snapshot import Manifest
+from dataops.stages import STAGES
 from dataops.store import Store
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
