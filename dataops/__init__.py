@@ -1,8 +1,13 @@
-"""Pure functions over Arrow, Polars and bytes: no network, clock, global randomness, prefect or mlflow."""
+"""Functions over Arrow, Polars and bytes: no network, clock, global randomness, prefect or mlflow.
+
+Three modules do more than compute: `storage/` reads and writes the store and its local cache, `kernels/table_cache.py`
+keeps tables that take long to build under `PAIRMILL_HOME/tables`, and `home.py` creates private folders. The import of
+this package sets one environment variable of Polars' allocator: it must be there before any module loads Polars, in this
+process and in the workers that inherit it.
+"""
 
 import os
 
-# Read when Polars is loaded, here or in a worker process, which inherits it. By default Polars gives freed memory back
-# within half a second, and the next slice of rows asks for it again: a tenth of a filter worker's processor time. What is
-# kept is kept by each arena, of which there would be four a core.
+# By default Polars returns freed memory to the system within half a second, and the next slice of rows requests it again:
+# a tenth of a filter worker's CPU time. Each arena keeps its own memory, and there would be four arenas a core.
 os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:30000,muzzy_decay_ms:30000,narenas:2")

@@ -11,17 +11,11 @@ A value of fewer than SHORTEST characters is no secret that can be told from ord
 
 import base64
 import json
-import logging
 import os
 import re
-import sys
-import threading
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -180,54 +174,3 @@ def scrubbed_errors() -> Iterator[None]:
 def shown(text: str) -> str:
     """Text for a terminal or a log: without secrets, control characters spelt out, further lines indented."""
     return visible(redact(text)).replace("\n", "\n    ")
-
-
-def guard_process() -> None:
-    """From now on every log record of this process, and the traceback that it may die with, is redacted and visible.
-
-    A record is cleaned as it is made, so that no handler (a file, the terminal, Prefect's API) sees it otherwise. Safe to
-    call again.
-    """
-    if not isinstance(logging.getLogRecordFactory(), _CleanRecords):
-        logging.setLogRecordFactory(_CleanRecords(logging.getLogRecordFactory()))
-    sys.excepthook, threading.excepthook = _last_words, _last_words_of_thread
-
-
-class _CleanRecords:
-    def __init__(self, make: Any):
-        self.make = make
-
-    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        record: logging.LogRecord = self.make(*args, **kwargs)
-        try:
-            said = record.getMessage()
-        except Exception:  # arguments that do not fit: the handler says so, with the arguments
-            record.msg, record.args = "%s (with arguments that do not fit)", (redact(str(record.msg)),)
-            return record
-        if (clean := shown(said)) != said:
-            record.msg, record.args = clean, ()
-        if record.exc_info and record.exc_info[1] is not None:
-            clean = scrub(record.exc_info[1])
-            if clean is not record.exc_info[1]:
-                record.exc_info = (type(clean), clean, None)
-        return record
-
-
-def _last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-        return
-    sys.stderr.write(visible(redact("".join(traceback.format_exception(kind, error, trace)))))
-
-
-def _last_words_of_thread(died: threading.ExceptHookArgs) -> None:
-    if died.exc_value is not None and not issubclass(died.exc_type, SystemExit):
-        _last_words(died.exc_type, died.exc_value, died.exc_traceback)
-
-
-def private_folder(path: Path) -> Path:
-    """Make a folder, and those above it that are missing, for this user only; one that is there keeps its mode."""
-    if not path.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-    return path

@@ -15,7 +15,6 @@ from cyclopts import App, CycloptsError, Parameter
 
 from dataops.errors import PairmillError
 from dataops.escaping import visible
-from dataops.redaction import guard_process
 from dataops.stages import StageName
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
@@ -24,6 +23,7 @@ from flows.commands.servers import deploy, down, status, up
 from infra.doctor.diagnose import diagnose
 from infra.doctor.installation import refuse_on_clash
 from infra.local import services
+from tasks.engine.process_guard import guard_process
 
 # Prefect reads these when it is imported; the imports above do not import it.
 LOGGING = {

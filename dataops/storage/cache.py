@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataops.errors import ConfigError, StorageError
-from dataops.home import home
-from dataops.redaction import private_folder
+from dataops.home import home, private_folder
 
 DEFAULT_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0

@@ -19,8 +19,8 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from dataops.errors import ConfigError, ServiceError
-from dataops.home import CHECKOUT, home
-from dataops.redaction import private_folder, secret, without_credentials
+from dataops.home import CHECKOUT, home, private_folder
+from dataops.redaction import secret, without_credentials
 from infra.local import supervisor
 from infra.local.supervisor import Service, ServiceRecord
 

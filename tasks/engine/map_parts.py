@@ -22,11 +22,11 @@ from typing import Protocol, TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
 from dataops.formatting import format_counts
-from dataops.redaction import guard_process
 from dataops.snapshot import Draft, Fence, Record
 from dataops.storage.base import FULL
 from dataops.store import open_store
 from tasks.engine.context import Context
+from tasks.engine.process_guard import guard_process
 from tasks.engine.ray_pool import ray_pool
 from training.process import follow_parent
 

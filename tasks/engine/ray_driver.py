@@ -20,9 +20,10 @@ from typing import Any
 
 from dataops.errors import ConfigError, JobFailed, PairmillError, ServiceError
 from dataops.home import CHECKOUT
-from dataops.redaction import guard_process, redact, scrub
+from dataops.redaction import redact, scrub
 from dataops.store import FolderStore, open_store
 from tasks.engine.context import ClusterCapacity, RayCluster
+from tasks.engine.process_guard import guard_process
 from training.process import follow_parent
 
 PACKAGES = ("dataops", "tasks", "training")

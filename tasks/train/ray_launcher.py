@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, JobFailed, ServiceError
-from dataops.redaction import guard_process, without_secrets
+from dataops.redaction import without_secrets
 from dataops.snapshot import Manifest, find
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
+from tasks.engine.process_guard import guard_process
 from tasks.engine.ray_driver import Caller, code_digest, explained
 from tasks.engine.ray_pool import GONE_AFTER, PROBE_SECONDS, answers, check_cluster, check_store, started
 from tasks.engine.stage import Plan

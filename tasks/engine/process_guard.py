@@ -1,0 +1,54 @@
+"""Keep secrets and control characters out of the log records and the last traceback of a process."""
+
+import logging
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Any
+
+from dataops.escaping import visible
+from dataops.redaction import redact, scrub, shown
+
+
+def guard_process() -> None:
+    """Redact every log record of this process, and the traceback that it may end with, from now on.
+
+    A record is cleaned when it is made, so that each handler (a file, the terminal, Prefect's API) gets the clean text.
+    A second call changes nothing.
+    """
+    if not isinstance(logging.getLogRecordFactory(), _CleanRecordFactory):
+        logging.setLogRecordFactory(_CleanRecordFactory(logging.getLogRecordFactory()))
+    sys.excepthook, threading.excepthook = _print_exception, _print_thread_exception
+
+
+class _CleanRecordFactory:
+    def __init__(self, factory: Any):
+        self.factory = factory
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record: logging.LogRecord = self.factory(*args, **kwargs)
+        try:
+            message = record.getMessage()
+        except Exception:  # the arguments do not fit the format: the handler would print both
+            record.msg, record.args = "%s (with arguments that do not fit)", (redact(str(record.msg)),)
+            return record
+        if (clean := shown(message)) != message:
+            record.msg, record.args = clean, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            error = scrub(record.exc_info[1])
+            if error is not record.exc_info[1]:
+                record.exc_info = (type(error), error, None)
+        return record
+
+
+def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    sys.stderr.write(visible(redact("".join(traceback.format_exception(kind, error, trace)))))
+
+
+def _print_thread_exception(failure: threading.ExceptHookArgs) -> None:
+    if failure.exc_value is not None and not issubclass(failure.exc_type, SystemExit):
+        _print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)

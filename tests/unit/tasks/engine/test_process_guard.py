@@ -1,0 +1,80 @@
+import logging
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tasks.engine.process_guard import guard_process
+from tests.unit.dataops.test_redaction import KEY, VARIABLE, Model, chained
+
+
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch):
+    monkeypatch.setenv(VARIABLE, KEY)
+
+
+@pytest.fixture
+def guarded_logger(monkeypatch):
+    """A logger of a guarded process, and what a formatter makes of its records."""
+    factory, hooks = logging.getLogRecordFactory(), (sys.excepthook, threading.excepthook)
+    guard_process()
+    guard_process()
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    logger = logging.getLogger("tests.secrets")
+    handler = Keep()
+    logger.addHandler(handler)
+    yield logger, lines
+    logger.removeHandler(handler)
+    logging.setLogRecordFactory(factory)
+    sys.excepthook, threading.excepthook = hooks
+
+
+def test_log_records_hold_no_secret_in_message_arguments_or_traceback(guarded_logger):
+    logger, lines = guarded_logger
+    logger.warning("got %s from %s", KEY, "http://u:p@h/")
+    try:
+        chained()
+    except RuntimeError:
+        logger.exception("failed")
+    try:
+        Model(number=KEY)  # pyright: ignore
+    except ValueError:
+        logger.exception("refused")
+    logger.warning("%d of them", KEY)
+    assert lines[0] == "got *** from http://h/"
+    assert KEY not in "\n".join(lines)
+    assert "KeyError: '***'" in lines[1]
+
+
+def test_log_records_escape_line_ends_and_control_characters(guarded_logger):
+    logger, lines = guarded_logger
+    logger.warning("host %s", "evil\r\n2026-01-01 00:00:00 pack 1234 completed\x1b[2J\x1b]8;;http://x\x07\x9b1m\u202e")
+    (line,) = lines
+    assert [part[:4] for part in line.split("\n")[1:]] == ["    "]
+    assert not set(line) & set("\r\x1b\x07\x9b\u202e")
+    assert "\\x1b[2J" in line
+
+
+def test_records_without_secrets_keep_their_arguments(guarded_logger):
+    logger, _ = guarded_logger
+    record = logger.makeRecord("n", logging.INFO, "f", 1, "%s of %s", (1, 2), None)
+    assert (record.msg, record.args) == ("%s of %s", (1, 2))
+
+
+def test_traceback_of_a_guarded_process_holds_no_secret():
+    code = (
+        "import os, threading\nfrom tasks.engine.process_guard import guard_process\nguard_process()\n"
+        "def die(): raise ValueError(os.environ['HF_TOKEN'] + chr(27))\n"
+        "t = threading.Thread(target=die); t.start(); t.join()\ndie()\n"
+    )
+    environ = {"HF_TOKEN": KEY, "PYTHONPATH": "."}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("ValueError: ***\\x1b") == 2
+    assert KEY not in done.stderr
