@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dataops.snapshot import Manifest
-from dataops.stages import PAIR_STAGES, STAGES  # noqa: F401  # STAGES: flows/commands/output.py
+from dataops.stages import PAIR_STAGES
 
 
 def funnel_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:

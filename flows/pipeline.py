@@ -21,7 +21,6 @@ from flows.prefect_errors import translate_error
 from flows.run import Run, Step, name_flow_run, prepare_process
 from tasks.curate.stage import CURATE
 from tasks.download.stage import DOWNLOAD
-from tasks.engine.process_guard import guard_process
 from tasks.evaluate.stage import EVALUATE
 from tasks.extract.stage import EXTRACT
 from tasks.filter.stage import FILTER

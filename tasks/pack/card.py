@@ -10,8 +10,9 @@ from typing import Any
 
 from dataops.escaping import markdown
 from dataops.formatting import format_counts, format_share
-from dataops.funnel import PAIR_STAGES, funnel_stages
+from dataops.funnel import funnel_stages
 from dataops.snapshot import Draft, Manifest, Part, ancestors
+from dataops.stages import PAIR_STAGES
 from tasks.engine.stage import Work
 from tasks.pack.card_samples import Row, Samples
 from tasks.pack.card_text import DatasetFacts, came_from, citation, headline, limits, loading, rights
