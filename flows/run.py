@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.redaction import guard_process, scrubbed_errors
+from dataops.redaction import scrubbed_errors
 from dataops.snapshot import Manifest, find
 from dataops.store import Store, open_store
 from flows.config import RunConfig, check_config, config_name, load_config
@@ -39,6 +39,7 @@ from flows.train_on_pool import train_on_pool
 from infra.local.services import client_environment, home, make_home
 from tasks.download.rounds import reopen
 from tasks.engine.context import Context
+from tasks.engine.process_guard import guard_process
 from tasks.engine.stage import Plan, Stage, discard, make, plan, reuse
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome, Status
