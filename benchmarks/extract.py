@@ -41,7 +41,7 @@ Pairs = list[tuple[str, str]]
 def ours_pairs(path: Path) -> Pairs:
     """(canonical address, alt as it stands) of the images with an alt."""
     from dataops.archives.warc import Damage
-    from dataops.archives.wat import Image, page_base, read_wat
+    from dataops.archives.wat import ImageLink, read_wat, resolve_base_url
     from dataops.web.urls import Resolver
 
     pairs: Pairs = []
@@ -49,8 +49,10 @@ def ours_pairs(path: Path) -> Pairs:
         for page in read_wat(file, MAX_URL, lambda what: None):
             if isinstance(page, Damage):
                 continue
-            base = page_base(page, MAX_URL)
-            images = [link for link in page.html.links if type(link) is Image and link.alt and link.url[:5] != "data:"]
+            base = resolve_base_url(page, MAX_URL)
+            images = [
+                link for link in page.html.links if type(link) is ImageLink and link.alt and link.url[:5] != "data:"
+            ]
             # an empty reference is the page itself to cc2dataset; our stage drops such a row as no_url
             urls, reasons = Resolver(base, MAX_URL).resolve_all([image.url or base for image in images])
             found = zip(urls, [image.alt for image in images], strict=True)
@@ -122,10 +124,10 @@ def warcio_pairs(path: Path) -> Pairs:
 
 def bare(path: Path) -> int:
     """Decompression alone."""
-    from dataops.archives.gzip_members import Piece, Window, gzip_pieces
+    from dataops.archives.gzip_members import Chunk, Window, inflate_members
 
     with path.open("rb") as file:
-        return sum(len(piece.data) for piece in gzip_pieces(Window(file)) if isinstance(piece, Piece))
+        return sum(len(chunk.data) for chunk in inflate_members(Window(file)) if isinstance(chunk, Chunk))
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -158,13 +160,13 @@ def in_process(reader: str, path: Path) -> dict[str, float]:
 
 def same_pairs(path: Path) -> tuple[bool, dict[str, int]]:
     """Whether ours and cc2dataset's are the same set, once its addresses are canonical; and how many each has."""
-    from dataops.web.urls import BadUrl, canonical_url
+    from dataops.web.urls import BadUrl, canonicalise_url
 
     theirs, unusable = set(), 0
     raw = cc2dataset_pairs(path)
     for url, alt in raw:
         try:
-            theirs.add((canonical_url(url, url, MAX_URL), alt))
+            theirs.add((canonicalise_url(url, url, MAX_URL), alt))
         except BadUrl:
             unusable += 1
     ours = set(ours_pairs(path))

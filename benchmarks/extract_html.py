@@ -28,11 +28,11 @@ from selectolax.lexbor import LexborHTMLParser
 
 from benchmarks.measure import Row, arguments, finish, in_turn
 from dataops.archives.warc import Page, read_pages
-from dataops.web.candidates import Candidate, PageBounds
-from dataops.web.charsets import utf8_page
-from dataops.web.image_addresses import LAZY_SRC, LAZY_SRCSET
-from dataops.web.pages import page_pairs
-from dataops.web.urls import BadUrl, canonical_url
+from dataops.web.charsets import convert_to_utf8
+from dataops.web.image_urls import LAZY_SRC, LAZY_SRCSET
+from dataops.web.page_pairs import PageBounds, PagePair
+from dataops.web.pages import extract_page_pairs
+from dataops.web.urls import BadUrl, canonicalise_url
 
 Pair = tuple[str, str, str | None]
 BOUNDS = PageBounds(caption=2000, url=4096)
@@ -60,9 +60,9 @@ def ours(pages: Sequence[Page]) -> list[list[Pair]]:
     return [[row[:3] for row in _rows(page) if row.reason is None] for page in pages]
 
 
-def _rows(page: Page) -> list[Candidate]:
-    html, _ = utf8_page(page.body, page.charset)
-    return page_pairs(html, page.url, BOUNDS).candidates
+def _rows(page: Page) -> list[PagePair]:
+    html, _ = convert_to_utf8(page.body, page.charset)
+    return extract_page_pairs(html, page.url, BOUNDS).pairs
 
 
 def peer(pages: Sequence[Page]) -> list[list[Pair]]:
@@ -183,7 +183,7 @@ def _without_url(pair: Pair) -> Pair:
 
 def _canonical(url: str) -> str:
     try:
-        return canonical_url(url, url, BOUNDS.url)
+        return canonicalise_url(url, url, BOUNDS.url)
     except BadUrl:
         return ""
 

@@ -22,7 +22,7 @@ PAIRS = pa.schema(
         ("source_offset", pa.int64()),  # of the record in that file, in bytes
         ("extracted_with", pa.string()),
         ("page_language", pa.string()),  # what <html lang> declares: a BCP 47 tag in lower case, "en-us"
-        ("page_opt_out", pa.string()),  # what the page says of its use, "noai,noimageai": see dataops.web.signals
+        ("page_opt_out", pa.string()),  # such as "noai,noimageai": see dataops.web.declarations
         ("license", pa.string()),  # address of the licence that is declared nearest to the image
         ("declared_width", pa.int32()),  # in pixels, as the page says
         ("declared_height", pa.int32()),

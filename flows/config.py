@@ -22,7 +22,7 @@ from tasks.download.config import DownloadConfig
 from tasks.engine.context import RayCluster
 from tasks.engine.ray_pool import missing_ray
 from tasks.evaluate.config import EvaluateConfig
-from tasks.extract.config import KINDS, SourceConfig
+from tasks.extract.config import SOURCE_KINDS, SourceConfig
 from tasks.filter.config import FilterConfig
 from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
@@ -198,7 +198,7 @@ def _problem(detail: Any) -> str:
     table = _table(steps)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         given = "is required" if "tag" not in context else f"{context['tag']!r} is no kind of source"
-        return f"{steps[0]}.kind: {given}; allowed: {', '.join(KINDS)}"
+        return f"{steps[0]}.kind: {given}; allowed: {', '.join(SOURCE_KINDS)}"
     path = ".".join(str(step) for step in steps)
     if kind == "extra_forbidden":
         allowed = ", ".join(sorted(f.alias or name for name, f in table.model_fields.items())) if table else ""
@@ -213,8 +213,8 @@ def _table(steps: list[Any]) -> type[BaseModel] | None:
     """The table in which a problem lies. Takes the kind of source out of its path, where pydantic puts it."""
     if len(steps) == 1:
         return RunConfig
-    if steps[0] == "source" and steps[1] in KINDS:
-        return KINDS[steps.pop(1)]
+    if steps[0] == "source" and steps[1] in SOURCE_KINDS:
+        return SOURCE_KINDS[steps.pop(1)]
     for name, field in RunConfig.model_fields.items():
         if steps[0] in (name, field.alias) and isinstance(field.annotation, type):
             return field.annotation if issubclass(field.annotation, BaseModel) else None

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from dataops.digest import file_sha256
 from dataops.schema import PAIRS, conform
 from dataops.snapshot import Part
-from tasks.extract.sources.pairs_writer import uid_column
+from tasks.extract.sources.pairs_writer import compute_uids
 
 PART_ROWS = 500_000
 ROW_GROUP = 1 << 16
@@ -222,7 +222,7 @@ def pairs(start: int, number: int) -> pa.Table:
         page_language=pl.when(pl.col("page") % 3 > 0).then(pl.lit("en")),
         declared_height=pl.col("declared_width") * 2 // 3 + 1,
     )
-    uids, _ = uid_column(urls.to_list(), texts.to_list())
+    uids, _ = compute_uids(urls.to_list(), texts.to_list())
     return conform(frame.to_arrow().append_column("uid", uids), PAIRS, "made")
 
 

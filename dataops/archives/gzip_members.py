@@ -30,7 +30,7 @@ class ByteStream(Protocol):
         ...
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """Consecutive bytes of content."""
 
     data: bytes
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
     """Whether a member starts here."""
 
 
-_piece = partial(tuple.__new__, Piece)  # of all its fields, in less than half the time
+_piece = partial(tuple.__new__, Chunk)  # of all its fields, in less than half the time
 
 
 class Window:
@@ -77,7 +77,7 @@ class Window:
                 return None
 
 
-def gzip_pieces(window: Window) -> Iterator[Piece | Damage]:
+def inflate_members(window: Window) -> Iterator[Chunk | Damage]:
     """The content of the members, in their order, and a damage for each that is broken."""
     at: int | None = 0
     while at is not None and (start := window.at(at, _INPUT, 2)):
@@ -104,7 +104,7 @@ def gzip_pieces(window: Window) -> Iterator[Piece | Damage]:
 
 def _rest(
     window: Window, start: int, inflater: IgzipDecompressor, at: int, data: bytes
-) -> Generator[Piece | Damage, None, int | None]:
+) -> Generator[Chunk | Damage, None, int | None]:
     """The pieces of a member that goes on after its first bytes. Returns: where to go on, None at the end."""
     parts, size, first = [data], len(data), True
     broken: str | None = None
@@ -123,10 +123,10 @@ def _rest(
         if at - window.keep > _KEPT:
             window.keep = at
         if size >= _PIECE:
-            yield Piece(b"".join(parts), start, 0, first)
+            yield Chunk(b"".join(parts), start, 0, first)
             parts, size, first = [], 0, False
     if size:
-        yield Piece(b"".join(parts), start, 0, first)
+        yield Chunk(b"".join(parts), start, 0, first)
     if broken:
         yield Damage(start, broken)
         return _next_member(window, max(start + 1, window.keep))

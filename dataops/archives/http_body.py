@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastwarc.stream_io import BrotliReader, ZstdReader
 
-from dataops.web.signals import header_opt_outs
+from dataops.web.declarations import parse_header_directives
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})\b", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -26,7 +26,7 @@ class BadBody(ValueError):
 
 
 @dataclass(frozen=True)
-class Head:
+class ResponseHead:
     """What matters of a response's head."""
 
     status: int
@@ -37,10 +37,10 @@ class Head:
     transfer_encoding: tuple[str, ...]
     content_encoding: tuple[str, ...]
     opt_out: frozenset[str] = frozenset()
-    """What it says of the page's use (dataops.web.signals)."""
+    """What it says of the page's use (dataops.web.declarations)."""
 
 
-def split_response(data: bytes) -> tuple[Head, bytes]:
+def split_response(data: bytes) -> tuple[ResponseHead, bytes]:
     """Head and undecoded body of an HTTP response. Raises: BadBody('bad_http') when it is none."""
     status = _STATUS.match(data)
     end = _HEAD_END.search(data, 0, _MAX_HEAD)
@@ -54,13 +54,13 @@ def split_response(data: bytes) -> tuple[Head, bytes]:
     fields = dict(reversed(given))  # the first of a name counts
     content_type = fields.get("content-type", "")
     charset = _CHARSET.search(content_type)
-    head = Head(
+    head = ResponseHead(
         status=int(status[1]),
         content_type=content_type.partition(";")[0].strip().lower(),
         charset=charset[1] if charset else None,
         transfer_encoding=_codings(given, "transfer-encoding"),
         content_encoding=_codings(given, "content-encoding"),
-        opt_out=frozenset(header_opt_outs(given)),
+        opt_out=frozenset(parse_header_directives(given)),
     )
     return head, data[end.end() :]
 
@@ -70,7 +70,7 @@ def _codings(given: list[tuple[str, str]], field: str) -> tuple[str, ...]:
     return tuple(coding.removeprefix("x-") for coding in codings if coding not in ("", "identity"))
 
 
-def decode_body(head: Head, body: bytes, max_bytes: int) -> bytes:
+def decode_body(head: ResponseHead, body: bytes, max_bytes: int) -> bytes:
     """The body without its codings.
 
     Crawlers often store a decoded body under the headers of the coded one, and servers name codings that they did not
@@ -80,7 +80,7 @@ def decode_body(head: Head, body: bytes, max_bytes: int) -> bytes:
     Raises: BadBody with bad_encoding (damaged or unknown coding) or page_too_large (over `max_bytes` decoded).
     """
     for coding in reversed(head.transfer_encoding):
-        body = dechunked(body) if coding == "chunked" else _decoded(coding, body, max_bytes)
+        body = remove_chunking(body) if coding == "chunked" else _decoded(coding, body, max_bytes)
     for coding in reversed(head.content_encoding):
         body = _decoded(coding, body, max_bytes)
     if body[:3] == _GZIP_START:
@@ -88,7 +88,7 @@ def decode_body(head: Head, body: bytes, max_bytes: int) -> bytes:
     return _bounded(body, max_bytes)
 
 
-def dechunked(body: bytes) -> bytes:
+def remove_chunking(body: bytes) -> bytes:
     """The body without chunked transfer coding (RFC 9112, section 7.1); as it is where its first chunk has no size line.
 
     What follows a damaged chunk is kept as it stands: the text before and after is more use than none.

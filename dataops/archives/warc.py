@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from dataops.archives.http_body import BadBody, Head, decode_body, split_response
+from dataops.archives.http_body import BadBody, ResponseHead, decode_body, split_response
 from dataops.errors import SourceError
 
 MAX_DAMAGES = 1000
@@ -49,7 +49,7 @@ class Page:
     charset: str | None
     """That of the HTTP header."""
     opt_out: frozenset[str] = frozenset()
-    """What that says of the page's use (dataops.web.signals)."""
+    """What that says of the page's use (dataops.web.declarations)."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
             yield Damage(offset, bad.reason)
 
 
-def _resource_head(record: WarcRecord) -> Head:
+def _resource_head(record: WarcRecord) -> ResponseHead:
     """The head of a record that holds a page without its response."""
     return split_response(f"HTTP/1.1 200\r\nContent-Type: {record.headers.get('Content-Type')}\r\n\r\n".encode())[0]
 
 
-def _html(head: Head, body: bytes, max_bytes: int) -> bytes | None:
+def _html(head: ResponseHead, body: bytes, max_bytes: int) -> bytes | None:
     if head.content_type and head.content_type not in HTML_TYPES:
         return None
     decoded = decode_body(head, body, max_bytes)

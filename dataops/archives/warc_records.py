@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fastwarc.stream_io import ZstdReader
 
-from dataops.archives.gzip_members import MAGIC, ByteStream, Piece, Window, gzip_pieces
+from dataops.archives.gzip_members import MAGIC, ByteStream, Chunk, Window, inflate_members
 from dataops.archives.warc import MAX_DAMAGES, Damage
 from dataops.errors import SourceError
 
@@ -24,7 +24,7 @@ _RECORD = re.compile(rb"\n(?=WARC/[01]\.\d)")
 _RECORD_START = 16  # bytes that the pattern may need
 
 
-class Record(NamedTuple):
+class StreamedRecord(NamedTuple):
     """One record."""
 
     offset: int
@@ -34,10 +34,10 @@ class Record(NamedTuple):
     body: bytes | memoryview
 
 
-_whole_record = partial(tuple.__new__, Record)  # of all its fields, in less than half the time
+_whole_record = partial(tuple.__new__, StreamedRecord)  # of all its fields, in less than half the time
 
 
-def read_records(stream: ByteStream, max_bytes: int) -> Iterator[Record | Damage]:
+def read_records(stream: ByteStream, max_bytes: int) -> Iterator[StreamedRecord | Damage]:
     """The records in their order, and a damage for each that cannot be used.
 
     Reasons: `truncated` (the stream ends in it), `bad_record` (a broken gzip member, or no record where one should be),
@@ -49,14 +49,14 @@ def read_records(stream: ByteStream, max_bytes: int) -> Iterator[Record | Damage
     start = next(pieces, None)
     read = damages = 0
     while start is not None:
-        if isinstance(start, Piece) and start.first and (record := _whole(start)) is not None:
+        if isinstance(start, Chunk) and start.first and (record := _whole(start)) is not None:
             read += 1
             yield record
             start = next(pieces, None)
             continue
         run = _Run(start, pieces)
         for found in (start,) if isinstance(start, Damage) else _records(run, max_bytes):
-            if isinstance(found, Record):
+            if isinstance(found, StreamedRecord):
                 read += 1
             else:
                 damages += 1
@@ -68,7 +68,7 @@ def read_records(stream: ByteStream, max_bytes: int) -> Iterator[Record | Damage
         raise SourceError("no WARC record")
 
 
-def _whole(piece: Piece) -> Record | None:
+def _whole(piece: Chunk) -> StreamedRecord | None:
     """The record of a piece that is one record in the plainest form, as nearly all are: a short way, not another one."""
     data = piece.data
     end = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
@@ -84,21 +84,21 @@ def _whole(piece: Piece) -> Record | None:
     return _whole_record((piece.offset, head, memoryview(data)[end + 4 : -4]))
 
 
-def _pieces(stream: ByteStream) -> Iterator[Piece | Damage]:
+def _pieces(stream: ByteStream) -> Iterator[Chunk | Damage]:
     window = Window(stream)
     start = window.at(0, 4, 4)
     if start.startswith(MAGIC):
-        return gzip_pieces(window)
+        return inflate_members(window)
     return _zstd_pieces(window) if start == ZSTD_MAGIC else _plain_pieces(window)
 
 
-def _plain_pieces(window: Window) -> Iterator[Piece]:
+def _plain_pieces(window: Window) -> Iterator[Chunk]:
     source = _Sequential(window)
     while data := source.read(_PIECE):
-        yield Piece(data, source.position - len(data), 1, first=False)
+        yield Chunk(data, source.position - len(data), 1, first=False)
 
 
-def _zstd_pieces(window: Window) -> Iterator[Piece | Damage]:
+def _zstd_pieces(window: Window) -> Iterator[Chunk | Damage]:
     """The content of the frames; after a damage nothing can be found again."""
     source = _Sequential(window)
     reader = ZstdReader(source)  # pyright: ignore[reportArgumentType]  # it asks for read and tell only
@@ -113,7 +113,7 @@ def _zstd_pieces(window: Window) -> Iterator[Piece | Damage]:
             return
         if not data:
             return
-        yield Piece(data, at, 0, first=False)
+        yield Chunk(data, at, 0, first=False)
 
 
 class _Sequential:
@@ -135,10 +135,10 @@ class _Sequential:
 class _Run:
     """Pieces that hang together: those of a gzip member that starts a record, or of a whole stream without such."""
 
-    def __init__(self, start: Piece | Damage, pieces: Iterator[Piece | Damage]):
-        self.data = start.data if isinstance(start, Piece) else b""
+    def __init__(self, start: Chunk | Damage, pieces: Iterator[Chunk | Damage]):
+        self.data = start.data if isinstance(start, Chunk) else b""
         self._pieces = pieces
-        self._marks = [(0, start)] if isinstance(start, Piece) else []  # where in the data a piece starts
+        self._marks = [(0, start)] if isinstance(start, Chunk) else []  # where in the data a piece starts
         self.next = next(pieces, None)
         """What follows, of this run or not; None at the end."""
 
@@ -179,9 +179,9 @@ class _Run:
             at, piece = next(mark for mark in reversed(self._marks) if mark[0] <= position)
         return piece.offset + piece.step * (position - at)
 
-    def _take(self) -> Piece | None:
+    def _take(self) -> Chunk | None:
         piece = self.next
-        if not isinstance(piece, Piece) or (piece.first and piece.data.startswith(b"WARC/")):
+        if not isinstance(piece, Chunk) or (piece.first and piece.data.startswith(b"WARC/")):
             return None
         self.next = next(self._pieces, None)
         return piece
@@ -197,7 +197,7 @@ class _Run:
         return self.next is None
 
 
-def _records(run: _Run, max_bytes: int) -> Iterator[Record | Damage]:
+def _records(run: _Run, max_bytes: int) -> Iterator[StreamedRecord | Damage]:
     """The records of a run."""
     at: int | None = 0
     while at is not None:
@@ -210,11 +210,11 @@ def _records(run: _Run, max_bytes: int) -> Iterator[Record | Damage]:
             at += 1
             continue
         found, at = _record(run, at, max_bytes)
-        if isinstance(found, Record) or at is not None or not run.is_broken:  # a break is a damage of its own
+        if isinstance(found, StreamedRecord) or at is not None or not run.is_broken:  # a break is a damage of its own
             yield found
 
 
-def _record(run: _Run, at: int, max_bytes: int) -> tuple[Record | Damage, int | None]:
+def _record(run: _Run, at: int, max_bytes: int) -> tuple[StreamedRecord | Damage, int | None]:
     """The record at a place of the run's data, and where to go on: None at the run's end."""
     offset = run.offset(at)
     split = _head_end(run.data, at)
@@ -239,7 +239,7 @@ def _record(run: _Run, at: int, max_bytes: int) -> tuple[Record | Damage, int | 
         return Damage(offset, "truncated" if run.is_last else "bad_length"), run.search(start)
     if run.have(end + 1) and run.data[end] not in b"\r\nW":
         return Damage(offset, "bad_length"), run.search(start)
-    return Record(offset, head, run.data[start:end]), end
+    return StreamedRecord(offset, head, run.data[start:end]), end
 
 
 def _head_end(data: bytes, at: int) -> tuple[int, int] | None:

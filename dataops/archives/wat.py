@@ -18,21 +18,27 @@ from dataops.archives.gzip_members import ByteStream
 from dataops.archives.warc import Damage
 from dataops.archives.warc_records import read_records
 from dataops.errors import SourceError
-from dataops.web.candidates import MAX_IMAGES, Candidate, Origin, PageBounds, candidate
-from dataops.web.captions import normal_caption
-from dataops.web.open_graph import shared_images
-from dataops.web.signals import counted_name, declared_language, header_opt_outs, is_license_link, meta_opt_outs
-from dataops.web.urls import BadUrl, Resolver, canonical_url
+from dataops.web.captions import normalise_caption
+from dataops.web.declarations import (
+    is_license_link,
+    normalise_meta_name,
+    parse_header_directives,
+    parse_language,
+    parse_meta_directives,
+)
+from dataops.web.open_graph import parse_shared_images
+from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair, new_pair
+from dataops.web.urls import BadUrl, Resolver, canonicalise_url
 
 MAX_RECORD_BYTES = 64 << 20
 """Longer records are not read."""
-IMAGE = "IMG@/src"
+IMAGE_PATH = "IMG@/src"
 """The path of links to images."""
-LANGUAGE = "HTML@/lang"
+LANGUAGE_META = "HTML@/lang"
 """The name of the meta that holds the page's language."""
 
 
-class Image(msgspec.Struct, gc=False, tag_field="path", tag=IMAGE):
+class ImageLink(msgspec.Struct, gc=False, tag_field="path", tag=IMAGE_PATH):
     """A link to an image."""
 
     url: str = ""
@@ -67,10 +73,10 @@ _PATHS = (
 )
 # Of those only `rel` is taken, and of most not even that is there: five links of six lead to no image.
 _Other = [msgspec.defstruct("Other", [("rel", str, "")], gc=False, tag_field="path", tag=path) for path in _PATHS]
-_Typed = Union[(Image, *_Other)]  # a tuple of types
+_Typed = Union[(ImageLink, *_Other)]  # a tuple of types
 
 
-class Meta(msgspec.Struct, gc=False):
+class MetaTag(msgspec.Struct, gc=False):
     """A `<meta>`."""
 
     name: str = ""
@@ -78,28 +84,28 @@ class Meta(msgspec.Struct, gc=False):
     content: str = ""
 
 
-T = TypeVar("T", Link, Meta)
+T = TypeVar("T", Link, MetaTag)
 L = TypeVar("L")
 
 
-class Head(msgspec.Struct, gc=False):
+class HtmlHead(msgspec.Struct, gc=False):
     """Head of HTML-Metadata."""
 
     base: str = msgspec.field(name="Base", default="")
-    metas: list[Meta] = msgspec.field(name="Metas", default_factory=list)
+    metas: list[MetaTag] = msgspec.field(name="Metas", default_factory=list)
     links: msgspec.Raw = msgspec.field(name="Link", default=msgspec.Raw(b"[]"))
     """JSON: most pages have dozens, and nothing is made of them but of a licence."""
 
 
-class Html(msgspec.Struct, Generic[L], gc=False):
+class HtmlMetadata(msgspec.Struct, Generic[L], gc=False):
     """HTML-Metadata; a link that is no Image has its `rel`."""
 
     links: list[L] = msgspec.field(name="Links", default_factory=list)
-    head: Head = msgspec.field(name="Head", default_factory=Head)
+    head: HtmlHead = msgspec.field(name="Head", default_factory=HtmlHead)
 
 
 class _Response(msgspec.Struct, Generic[L], gc=False):
-    html: Html[L] | None = msgspec.field(name="HTML-Metadata", default=None)
+    html: HtmlMetadata[L] | None = msgspec.field(name="HTML-Metadata", default=None)
     headers: msgspec.Raw = msgspec.field(name="Headers", default=msgspec.Raw(b"{}"))
 
 
@@ -126,7 +132,7 @@ class WatPage(NamedTuple):
     offset: int
     url: str
     """Canonical."""
-    html: Html[Any]
+    html: HtmlMetadata[Any]
     headers: bytes
     """JSON."""
     body: bytes | memoryview
@@ -171,7 +177,7 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
             continue
         url = envelope.header.url.strip().removeprefix("<").removesuffix(">")
         try:
-            url = canonical_url(url, url, max_url_chars)
+            url = canonicalise_url(url, url, max_url_chars)
             page = WatPage(record.offset, url, response.html, bytes(response.headers), record.body)
         except BadUrl:
             yield Damage(record.offset, "bad_page_url")
@@ -182,20 +188,22 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
         raise SourceError("no WAT record; is it an archive of pages, of kind 'warc'?")
 
 
-def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tuple[Origin, list[Candidate], int]:
+def extract_wat_pairs(
+    page: WatPage, bounds: PageBounds, opt_out: frozenset[str]
+) -> tuple[PageOrigin, list[PagePair], int]:
     """The page's origin, its candidates and the number of images beyond MAX_IMAGES.
 
     The rows are those that dataops.web.pages makes of the page itself, as far as WAT knows it: alt and title of `<img src>`,
     then those of og:image.
 
     Args:
-        opt_out: directives (dataops.web.signals) by which a page forbids the use of its images.
+        opt_out: directives (dataops.web.declarations) by which a page forbids the use of its images.
     """
     head = page.html.head
-    resolver = Resolver(page_base(page, bounds.url), bounds.url)
-    images = [link for link in page.html.links if type(link) is Image]
+    resolver = Resolver(resolve_base_url(page, bounds.url), bounds.url)
+    images = [link for link in page.html.links if type(link) is ImageLink]
     rows = _image_rows(images[:MAX_IMAGES], resolver, bounds)
-    rels = {link.rel for link in page.html.links if type(link) is not Image}
+    rels = {link.rel for link in page.html.links if type(link) is not ImageLink}
     licenses = _license_links(page.body) if any(map(_is_license, rels - {""})) else []
     metas = _named(head.metas)
     rows += _shared_rows(metas, resolver, bounds)
@@ -204,31 +212,31 @@ def page_rows(page: WatPage, bounds: PageBounds, opt_out: frozenset[str]) -> tup
         licenses += [link for link in found if link.rel and _is_license(link.rel)]
     if licenses and (license := _license(licenses, resolver)) is not None:
         rows = [row._replace(license=license) for row in rows]
-    told = meta_opt_outs(metas) | _header_opt_outs(page.headers)
+    told = parse_meta_directives(metas) | _header_opt_outs(page.headers)
     if told & opt_out:
         rows = [row._replace(reason=row.reason or "opt_out") for row in rows]
-    language = declared_language({"lang": next((text for name, text in metas if name == LANGUAGE), None)})
-    origin = Origin(page.url, page.offset, language, ",".join(sorted(told)) or None)
+    language = parse_language({"lang": next((text for name, text in metas if name == LANGUAGE_META), None)})
+    origin = PageOrigin(page.url, page.offset, language, ",".join(sorted(told)) or None)
     return origin, rows, max(0, len(images) - MAX_IMAGES)
 
 
-def _image_rows(images: Sequence[Image], resolver: Resolver, bounds: PageBounds) -> list[Candidate]:
-    rows: list[Candidate] = []
+def _image_rows(images: Sequence[ImageLink], resolver: Resolver, bounds: PageBounds) -> list[PagePair]:
+    rows: list[PagePair] = []
     add, longest = rows.append, bounds.caption
     urls, reasons = resolver.resolve_all([image.url for image in images])
     for image, url, reason in zip(images, urls, reasons, strict=True):
-        alt = normal_caption(image.alt, longest) if image.alt else ""
-        title = normal_caption(image.title, longest) if image.title else ""
+        alt = normalise_caption(image.alt, longest) if image.alt else ""
+        title = normalise_caption(image.title, longest) if image.title else ""
         if alt:
-            add(candidate((url, alt, "alt", reason, None, None, None, None)))
+            add(new_pair((url, alt, "alt", reason, None, None, None, None)))
         if title and title != alt:
-            add(candidate((url, title, "title", reason, None, None, None, None)))
+            add(new_pair((url, title, "title", reason, None, None, None, None)))
         elif not alt:
-            add(candidate((url, "", None, reason or "no_caption", None, None, None, None)))
+            add(new_pair((url, "", None, reason or "no_caption", None, None, None, None)))
     return rows
 
 
-def _named(metas: Sequence[Meta]) -> list[tuple[str, str]]:
+def _named(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
     """(name or property in lower case, content) of each meta of which something is made."""
     named: list[tuple[str, str]] = []
     for meta in metas:
@@ -242,23 +250,23 @@ def _named(metas: Sequence[Meta]) -> list[tuple[str, str]]:
 
 
 def _key(name: str) -> str:
-    return name if name == LANGUAGE else counted_name(name)
+    return name if name == LANGUAGE_META else normalise_meta_name(name)
 
 
-def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[Candidate]:
-    images = shared_images(metas)
+def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[PagePair]:
+    images = parse_shared_images(metas)
     urls, reasons = resolver.resolve_all([image.reference for image in images])
     for image, url, reason in zip(images, urls, reasons, strict=True):
-        texts = dict.fromkeys(normal_caption(text, bounds.caption) for text in image.texts)
+        texts = dict.fromkeys(normalise_caption(text, bounds.caption) for text in image.texts)
         for text in filter(None, texts):
-            yield candidate((url, text, "og", reason, None, image.width, image.height, None))
+            yield new_pair((url, text, "og", reason, None, image.width, image.height, None))
 
 
-def page_base(page: WatPage, max_url_chars: int) -> str:
+def resolve_base_url(page: WatPage, max_url_chars: int) -> str:
     """What the page's references are relative to: its `<base>` where that can be used, or its address."""
     base = page.html.head.base
     try:
-        return canonical_url(base, page.url, max_url_chars) if base else page.url
+        return canonicalise_url(base, page.url, max_url_chars) if base else page.url
     except BadUrl:
         return page.url
 
@@ -269,7 +277,9 @@ def _license_links(body: bytes | memoryview) -> list[Link]:
     except _UNREADABLE:
         envelope, _ = _lenient(body)
     html = envelope.payload.response.html if envelope and envelope.payload.response else None
-    return [link for link in html.links if link.path != IMAGE and link.rel and _is_license(link.rel)] if html else []
+    return (
+        [link for link in html.links if link.path != IMAGE_PATH and link.rel and _is_license(link.rel)] if html else []
+    )
 
 
 def _license(links: Sequence[Link], resolver: Resolver) -> str | None:
@@ -296,7 +306,7 @@ def _header_opt_outs(headers: bytes) -> set[str]:
     for name, value in _object(json.loads(headers.decode("utf-8", "replace"), strict=False)).items():
         values = value if isinstance(value, list) else [value]
         fields += [(name.lower(), one) for one in values if isinstance(one, str)]
-    return header_opt_outs(fields)
+    return parse_header_directives(fields)
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -312,9 +322,11 @@ def _of_any_links(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str 
     except _UNREADABLE:
         envelope, reason = _lenient(body)
     response = envelope.payload.response if envelope else None
-    html: Html[Any] | None = response.html if response else None
+    html: HtmlMetadata[Any] | None = response.html if response else None
     if html:
-        html.links = [Image(link.url, link.alt, link.title) if link.path == IMAGE else link for link in html.links]
+        html.links = [
+            ImageLink(link.url, link.alt, link.title) if link.path == IMAGE_PATH else link for link in html.links
+        ]
     return envelope, reason
 
 
@@ -332,11 +344,11 @@ def _lenient(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | Non
     if not isinstance(html, dict):
         return None, "odd_json"
     head = _object(html.get("Head"))
-    metas = [_typed(Meta, meta) for meta in _objects(head.get("Metas"))]
+    metas = [_typed(MetaTag, meta) for meta in _objects(head.get("Metas"))]
     links = [_typed(Link, link) for link in _objects(html.get("Links"))]
     head_links = msgspec.Raw(json.dumps(head.get("Link")).encode())
     base, url = head.get("Base"), _object(envelope.get("WARC-Header-Metadata")).get("WARC-Target-URI")
-    page = Html(links, Head(base if isinstance(base, str) else "", metas, head_links))
+    page = HtmlMetadata(links, HtmlHead(base if isinstance(base, str) else "", metas, head_links))
     headers = msgspec.Raw(json.dumps(response.get("Headers")).encode())
     return _Envelope(_Payload(_Response(page, headers)), _Header(url if isinstance(url, str) else "")), "odd_json"
 

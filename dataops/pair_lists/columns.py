@@ -39,7 +39,7 @@ class Columns:
     has_header: bool = True
 
 
-def named_columns(names: Sequence[str], asked: ColumnNames, where: str) -> Columns:
+def find_columns(names: Sequence[str], asked: ColumnNames, where: str) -> Columns:
     """The columns of a list that names them.
 
     Source: the data cards of LAION-400M (URL, TEXT), COYO-700M and DataComp (url, text), and img2dataset's output
@@ -57,7 +57,7 @@ def named_columns(names: Sequence[str], asked: ColumnNames, where: str) -> Colum
     return Columns(url, caption, pages[0] if len(pages) == 1 else None, extra, len(names))
 
 
-def columns_of_first_row(row: Sequence[str], asked: ColumnNames, where: str) -> Columns:
+def find_columns_in_first_row(row: Sequence[str], asked: ColumnNames, where: str) -> Columns:
     """The columns of a CSV or TSV file, whose first row may be a header or a pair.
 
     It is a pair where one of its fields is an address, as in CC12M (url, caption) and CC3M (caption, url).
@@ -68,7 +68,7 @@ def columns_of_first_row(row: Sequence[str], asked: ColumnNames, where: str) -> 
     if not addresses:
         if isinstance(asked.url, int) or isinstance(asked.caption, int):
             asked = ColumnNames(_name_at(row, asked.url), _name_at(row, asked.caption), asked.extra)
-        return named_columns(row, asked, where)
+        return find_columns(row, asked, where)
     if asked.extra or isinstance(asked.url, str) or isinstance(asked.caption, str):
         raise ConfigError(
             f"{where}: has no header (its first row is {_shown(row)}), so no column has a name; "

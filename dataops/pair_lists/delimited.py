@@ -19,7 +19,7 @@ _MARKS = (
 )
 
 
-def records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | str]:
+def parse_records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | str]:
     """The records in turn, each its fields, or why it has none: bad_quotes, field_too_long, line_too_long.
 
     With commas, quotation marks are those of RFC 4180. With tabs they are characters like others, as in CC3M and CC12M
@@ -27,7 +27,7 @@ def records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | str]:
     lines are no records. Bytes that are not text come as lone surrogates.
     """
     csv.field_size_limit(MAX_FIELD_CHARS)
-    lines = _Lines(decoded(stream))
+    lines = _Lines(decode_stream(stream))
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     ended = False
@@ -47,7 +47,7 @@ def records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | str]:
             yield fields
 
 
-def decoded(stream: BinaryIO) -> IO[str]:
+def decode_stream(stream: BinaryIO) -> IO[str]:
     """The stream as text by its byte order mark, else as UTF-8; what is not text comes as lone surrogates."""
     start = cast("io.BufferedReader", stream).peek(4)
     mark, encoding = next(((m, e) for m, e in _MARKS if start.startswith(m)), (b"", "utf-8"))

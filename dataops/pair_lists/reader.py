@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dataops.errors import SourceError
-from dataops.pair_lists.columns import ColumnNames, Columns, columns_of_first_row, named_columns
-from dataops.pair_lists.delimited import decoded, records
+from dataops.pair_lists.columns import ColumnNames, Columns, find_columns, find_columns_in_first_row
+from dataops.pair_lists.delimited import decode_stream, parse_records
 
 BATCH_ROWS = 50_000
 MAX_JSON_LINE = 1 << 22
@@ -60,7 +60,7 @@ class RawRows:
         self.extras.append(extra)
 
 
-def list_format(name: str) -> tuple[Format, str | None]:
+def detect_format(name: str) -> tuple[Format, str | None]:
     """Format and compression (gzip, zstd) of a list, by its name. Raises: SourceError that lists the known endings."""
     path = Path(name.lower())
     compression = _COMPRESSIONS.get(path.suffix)
@@ -72,9 +72,9 @@ def list_format(name: str) -> tuple[Format, str | None]:
     return kind, compression
 
 
-def row_groups(path: Path) -> list[int]:
+def read_row_group_sizes(path: Path) -> list[int]:
     """Rows in each row group of a Parquet list. Raises: SourceError when it cannot be read."""
-    with readable(path), pq.ParquetFile(path) as file:
+    with translate_errors(path), pq.ParquetFile(path) as file:
         return [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
 
 
@@ -93,8 +93,8 @@ def read_list(
     Raises: ConfigError when the columns cannot be told; SourceError when the file cannot be read.
     """
     name = name or path.name
-    kind, compression = list_format(name)
-    with readable(path):
+    kind, compression = detect_format(name)
+    with translate_errors(path):
         if kind == "parquet":
             rows = _read_parquet(path, asked, note, name, groups)
         else:
@@ -104,7 +104,7 @@ def read_list(
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Turns what a broken file makes a reader raise into SourceError."""
     try:
         yield
@@ -135,11 +135,11 @@ _Row = tuple[int, str | None, str | None, str | None, str | None]
 
 def _read_delimited(stream: BinaryIO, delimiter: str, asked: ColumnNames, note: Note, name: str) -> Iterator[_Row]:
     columns, carried, number = None, (), 0
-    for fields in records(stream, delimiter):
+    for fields in parse_records(stream, delimiter):
         if isinstance(fields, str):
             note(number, fields)
         elif columns is None:
-            columns = columns_of_first_row(fields, asked, name)
+            columns = find_columns_in_first_row(fields, asked, name)
             if columns.has_header:
                 carried = tuple(fields[i] for i in columns.extra)
                 continue
@@ -167,7 +167,7 @@ def _read_jsonl(stream: BinaryIO, asked: ColumnNames, note: Note, name: str) -> 
             continue
         if columns is None:
             keys = list(value)
-            columns = named_columns(keys, asked, name)
+            columns = find_columns(keys, asked, name)
         texts = _texts(value, keys, columns)
         if isinstance(texts, str):
             note(number, texts)
@@ -180,7 +180,7 @@ def _read_jsonl(stream: BinaryIO, asked: ColumnNames, note: Note, name: str) -> 
 
 def _json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
     """Lines as UTF-8, None for one that is too long."""
-    text = decoded(stream)
+    text = decode_stream(stream)
     while line := text.readline(MAX_JSON_LINE):
         if len(line) == MAX_JSON_LINE and line[-1] != "\n":
             while (rest := text.readline(MAX_JSON_LINE)) and rest[-1] != "\n":
@@ -218,7 +218,7 @@ def _read_parquet(
 ) -> Iterator[RawRows]:
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         schema = file.schema_arrow
-        columns = named_columns(schema.names, asked, name)
+        columns = find_columns(schema.names, asked, name)
         page = [] if columns.page is None else [columns.page]
         for i in (columns.url, columns.caption, *page):
             _check_text(schema.field(i), schema, name)

@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.pair_lists.reader import RawRows
-from dataops.web.captions import normal_caption
-from dataops.web.urls import BadUrl, bounded_url, canonical_url
+from dataops.web.captions import normalise_caption
+from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
 
 CAPTION_SOURCE = "pair_list"
 
@@ -25,18 +25,18 @@ _DOTTED = r"/(?:\.|%2[eE])"
 _PLAIN_CAPTION = r"^[!-~]+(?: [!-~]+)*$"
 
 
-def pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) -> pa.Table:
+def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) -> pa.Table:
     """The rows with the columns url, caption, caption_source, page_url, source_offset (the row's number), extra and
     drop_reason: no_url, data_url, not_http, bad_url, url_too_long, no_caption or null.
     """
-    urls, reasons = canonical_urls(rows.urls, max_url_chars)
-    captions = normal_captions(rows.captions, max_caption_chars)
+    urls, reasons = canonicalise_urls(rows.urls, max_url_chars)
+    captions = normalise_captions(rows.captions, max_caption_chars)
     for i, caption in enumerate(captions):
         if not caption and reasons[i] is None:
             reasons[i] = "no_caption"
     pages: list[str | None] = [None] * len(urls)
     if any(rows.pages):
-        found, wrong = canonical_urls(rows.pages, max_url_chars)
+        found, wrong = canonicalise_urls(rows.pages, max_url_chars)
         pages = [None if reason else url for url, reason in zip(found, wrong, strict=True)]
     return pa.table(
         {
@@ -51,8 +51,8 @@ def pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) -> pa.
     )
 
 
-def canonical_urls(urls: Sequence[str | None], max_chars: int) -> tuple[list[str], list[str | None]]:
-    """dataops.web.urls.canonical_url of each, absolute ones only; for one that cannot be used what a dropped row keeps of it.
+def canonicalise_urls(urls: Sequence[str | None], max_chars: int) -> tuple[list[str], list[str | None]]:
+    """dataops.web.urls.canonicalise_url of each, absolute ones only; for one that cannot be used what a dropped row keeps of it.
 
     Returns the addresses, and the reasons of those that cannot be used.
     """
@@ -62,17 +62,17 @@ def canonical_urls(urls: Sequence[str | None], max_chars: int) -> tuple[list[str
     reasons: list[str | None] = [None] * len(urls)
     for i in (~plain.fill_null(False)).arg_true().to_list():
         try:
-            result[i] = canonical_url(result[i], "", max_chars)
+            result[i] = canonicalise_url(result[i], "", max_chars)
         except BadUrl as bad:
-            result[i], reasons[i] = bounded_url(result[i], max_chars), bad.reason
+            result[i], reasons[i] = truncate_url(result[i], max_chars), bad.reason
     return result, reasons
 
 
-def normal_captions(captions: Sequence[str | None], max_chars: int) -> list[str]:
-    """dataops.web.captions.normal_caption of each; empty for none."""
+def normalise_captions(captions: Sequence[str | None], max_chars: int) -> list[str]:
+    """dataops.web.captions.normalise_caption of each; empty for none."""
     series = pl.Series(captions, dtype=pl.String)
     plain = series.str.contains(_PLAIN_CAPTION) & (series.str.len_bytes() <= max_chars)
     result = [caption or "" for caption in captions]
     for i in (~plain.fill_null(False)).arg_true().to_list():
-        result[i] = normal_caption(result[i], max_chars)
+        result[i] = normalise_caption(result[i], max_chars)
     return result

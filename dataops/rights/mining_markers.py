@@ -28,7 +28,7 @@ _C2PA_ENTRY = re.compile(
 )
 
 
-def mining_markers(data: bytes, kind: str) -> list[tuple[Signal, str]]:
+def find_mining_markers(data: bytes, kind: str) -> list[tuple[Signal, str]]:
     """(signal, detail) of each mark that forbids training; the detail is the value, or C2PA's entry and its value.
 
     Args:

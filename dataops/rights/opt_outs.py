@@ -24,7 +24,7 @@ class OptOut:
     """ISO 8601, UTC."""
 
 
-def robots_tag(headers: Message, agent_token: str, disallowed: frozenset[str]) -> str | None:
+def find_disallowed_directive(headers: Message, agent_token: str, disallowed: frozenset[str]) -> str | None:
     """The directive of an X-Robots-Tag header that forbids this use, or None.
 
     A header may start with the name of the agent that it speaks to (`otherbot: noindex`); `none` means `noindex,
@@ -33,14 +33,14 @@ def robots_tag(headers: Message, agent_token: str, disallowed: frozenset[str]) -
     Source: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, and `none`).
     """
     for value in headers.get_all("X-Robots-Tag", []):
-        for agent, directive in addressed_directives(value):
+        for agent, directive in parse_robots_tag(value):
             applies = agent in ("*", agent_token.lower())
             if applies and (directive in disallowed or (directive == "none" and "noindex" in disallowed)):
                 return directive
     return None
 
 
-def addressed_directives(value: str) -> Iterator[tuple[str, str]]:
+def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
     """(agent, directive) of each item of an X-Robots-Tag header, in lower case.
 
     `name:` before a directive says whom it and those after it address; before one, all are addressed ("*").
@@ -55,7 +55,7 @@ def addressed_directives(value: str) -> Iterator[tuple[str, str]]:
         yield addressed, directive
 
 
-def tdm_reserved(headers: Message) -> bool:
+def is_tdm_reserved(headers: Message) -> bool:
     """Whether a response reserves text and data mining: `tdm-reservation: 1`; any value but 0 and 1 counts as none.
 
     Source: TDM Reservation Protocol, section "TDM Header Field", w3.org/community/reports/tdmrep.
@@ -63,11 +63,11 @@ def tdm_reserved(headers: Message) -> bool:
     return any(value.strip() == "1" for value in headers.get_all("TDM-Reservation", []))
 
 
-def header_opt_outs(
+def find_header_opt_outs(
     headers: Message, agent_token: str, disallowed: frozenset[str], where: str, when: str
 ) -> Iterator[OptOut]:
     """The signals in the headers of a response."""
-    if directive := robots_tag(headers, agent_token, disallowed):
+    if directive := find_disallowed_directive(headers, agent_token, disallowed):
         yield OptOut("x_robots_tag", directive, where, when)
-    if tdm_reserved(headers):
+    if is_tdm_reserved(headers):
         yield OptOut("tdm_header", "tdm-reservation 1", where, when)

@@ -45,7 +45,7 @@ def parse_tdmrep(text: str) -> list[TdmRule]:
     return rules
 
 
-def rule_for(rules: Sequence[TdmRule], path: str) -> TdmRule | None:
+def find_rule(rules: Sequence[TdmRule], path: str) -> TdmRule | None:
     """The rule that speaks for a path (with its query): the first that matches."""
     octets = unquote_to_bytes(path)
     return next((rule for rule in rules if _matches(*_pieces(rule.location), octets)), None)

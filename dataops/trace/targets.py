@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from dataops.images import decode as images
 from dataops.images.fingerprint import fingerprint
-from dataops.web.urls import BadUrl, canonical_url
+from dataops.web.urls import BadUrl, canonicalise_url
 
 Kind = Literal["uid", "url", "domain", "sha256", "phash"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -69,7 +69,7 @@ def parse_target(text: str) -> Target:
 def _checked(kind: str, value: str) -> Target:
     if kind == "url":
         try:
-            return Target("url", canonical_url(value, "", MAX_URL_CHARS))
+            return Target("url", canonicalise_url(value, "", MAX_URL_CHARS))
         except BadUrl as bad:
             raise ValueError(f"{value!r} is no http(s) address ({bad.reason})") from bad
     if kind == "domain":
@@ -86,7 +86,7 @@ def _domain(value: str) -> str:
     """The host as it stands in canonical addresses: lower case, IDNA."""
     name = value.strip().removeprefix("*.").strip(".")
     try:
-        host = host_of(canonical_url(f"http://{name}/", "", 512)) or ""
+        host = host_of(canonicalise_url(f"http://{name}/", "", 512)) or ""
     except BadUrl:
         host = ""
     if not _HOST.fullmatch(host) or "/" in name:

@@ -11,7 +11,7 @@ _NOT_TEXT = re.compile(
 )
 
 
-def normal_caption(text: str, max_chars: int) -> str:
+def normalise_caption(text: str, max_chars: int) -> str:
     """NFC, without control characters and lone surrogates, white space collapsed to single spaces, bounded.
 
     A caption over `max_chars` is cut at the last space before the bound, where there is one in its last fifth.
@@ -37,6 +37,6 @@ def normal_caption(text: str, max_chars: int) -> str:
     return text
 
 
-def folded(caption: str) -> str:
+def fold_caption(caption: str) -> str:
     """The caption case-folded and with its white space normalised: equal for captions that differ in nothing else."""
     return " ".join(unicodedata.normalize("NFC", caption.casefold()).split())

@@ -102,7 +102,7 @@ _SINGLE_BYTE = {
 }
 
 
-def codec_of(label: str | None) -> str | None:
+def find_codec(label: str | None) -> str | None:
     """Name of the Python codec that browsers' reading of a charset label asks for, or None where it names none."""
     if not label:
         return None
@@ -117,14 +117,14 @@ def codec_of(label: str | None) -> str | None:
     return name if name in _MULTI_BYTE or name in _SINGLE_BYTE or name == "utf-8" else None
 
 
-def declared_in(data: bytes) -> str | None:
+def find_declared_charset(data: bytes) -> str | None:
     """The charset label that the page's own bytes declare (meta, XML declaration), if any."""
     head = _COMMENT.sub(b"", data[:_DECLARED_WITHIN])
     found = _XML.search(head) or _META.search(head)
     return found[1].decode("ascii") if found else None
 
 
-def utf8_page(data: bytes, header_charset: str | None) -> tuple[bytes, str]:
+def convert_to_utf8(data: bytes, header_charset: str | None) -> tuple[bytes, str]:
     """The page in valid UTF-8, and the codec that it was read with; bytes that fit no reading become U+FFFD.
 
     Order: byte-order mark; the shape of UTF-16; the declared encodings (HTTP header, then the page) and UTF-8, as the
@@ -139,7 +139,7 @@ def utf8_page(data: bytes, header_charset: str | None) -> tuple[bytes, str]:
         for shape, codec in _UTF16:
             if shape.match(data):
                 return _read(data, codec), codec
-    declared = [codec for label in (header_charset, declared_in(data)) if (codec := codec_of(label))]
+    declared = [codec for label in (header_charset, find_declared_charset(data)) if (codec := find_codec(label))]
     is_valid = _is_valid_utf8(data)
     is_utf8 = is_valid or _is_nearly_utf8(data, "utf-8" in declared)
     if is_utf8 and not _MULTI_BYTE.intersection(declared):
@@ -190,7 +190,7 @@ def _detected(data: bytes) -> str:
     best = from_bytes(telling, cp_isolation=usable or None).best()
     if best is None or "cp1252" in best.could_be_from_charset:  # others that read the sample alike
         return usable[0] if usable else "cp1252"
-    return codec_of(best.encoding) or "cp1252"
+    return find_codec(best.encoding) or "cp1252"
 
 
 def _reads(data: bytes, codec: str) -> bool:

@@ -5,11 +5,11 @@ from functools import cached_property
 
 from selectolax.lexbor import LexborCSSSelector, LexborHTMLParser, LexborNode
 
-from dataops.web.captions import normal_caption
+from dataops.web.captions import normalise_caption
 
-FIGURE_LEVELS = 64
+MAX_FIGURE_LEVELS = 64
 """How far above an image its figure may be."""
-CAPTION_NODES = 2_000
+MAX_CAPTION_NODES = 2_000
 """Nodes read of one figcaption or label."""
 MAX_LABELS = 8
 """Elements that one aria-labelledby may name."""
@@ -39,14 +39,14 @@ class ImageCaptions:
         """caption_source by text of the image's captions, the best source first; a text that two give is the first's."""
         found: dict[str, str] = {}
         if text := attributes.get("alt"):
-            found[normal_caption(text, self._max_chars)] = "alt"
+            found[normalise_caption(text, self._max_chars)] = "alt"
         if text := attributes.get("aria-label"):
-            found.setdefault(normal_caption(text, self._max_chars), "aria_label")
+            found.setdefault(normalise_caption(text, self._max_chars), "aria_label")
         if text := attributes.get("title"):
-            found.setdefault(normal_caption(text, self._max_chars), "title")
+            found.setdefault(normalise_caption(text, self._max_chars), "title")
         if labels := attributes.get("aria-labelledby"):
             text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
-            found.setdefault(normal_caption(text, self._max_chars), "aria_label")
+            found.setdefault(normalise_caption(text, self._max_chars), "aria_label")
         if self._figcaptions and image.mem_id in self._in_figures:
             found.setdefault(self._figcaption(image), "figcaption")
         found.pop("", None)
@@ -55,7 +55,7 @@ class ImageCaptions:
     def _label(self, name: str) -> str:
         if name not in self._labels:
             node = self._by_id.get(name)
-            self._labels[name] = normal_caption(_text(node), self._max_chars) if node else ""
+            self._labels[name] = normalise_caption(_text(node), self._max_chars) if node else ""
         return self._labels[name]
 
     @cached_property
@@ -90,12 +90,12 @@ class ImageCaptions:
                 caption = figure.css_first("figcaption")
                 around = _figure(caption) if caption else None
                 caption = caption if around and around.mem_id == figure.mem_id else None
-            self._figures[figure.mem_id] = normal_caption(_text(caption), self._max_chars) if caption else ""
+            self._figures[figure.mem_id] = normalise_caption(_text(caption), self._max_chars) if caption else ""
         return self._figures[figure.mem_id]
 
 
 def _figure(node: LexborNode) -> LexborNode | None:
-    for _ in range(FIGURE_LEVELS):
+    for _ in range(MAX_FIGURE_LEVELS):
         parent = node.parent
         if parent is None or parent.tag == "figure":
             return parent
@@ -107,7 +107,7 @@ def _text(node: LexborNode) -> str:
     """The text of an element as it reads: blocks and line breaks set words apart, scripts and styles are silent."""
     pieces: list[str] = []
     current, waiting = node.first_child, []
-    for _ in range(CAPTION_NODES):
+    for _ in range(MAX_CAPTION_NODES):
         while current is None and waiting:
             current = waiting.pop()
         if current is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from dataops.web.markup import Reader, read_markup
-from dataops.web.urls import BadUrl, canonical_url
+from dataops.web.urls import BadUrl, canonicalise_url
 
 MAX_LINKS = 5_000
 """Links taken of one page."""
@@ -23,7 +23,7 @@ class PageLinks:
     """Other links, counted by reason: nofollow, not_http, bad_url, url_too_long, too_many_links."""
 
 
-def page_links(html: bytes, page_url: str, agent: str, max_url_chars: int) -> PageLinks:
+def extract_links(html: bytes, page_url: str, agent: str, max_url_chars: int) -> PageLinks:
     """The links of `<a>`, `<area>` and `<link rel=next>`; none where the page says nofollow.
 
     Args:
@@ -40,7 +40,7 @@ def page_links(html: bytes, page_url: str, agent: str, max_url_chars: int) -> Pa
     base = page_url
     if node := tree.css_first("base[href]"):
         try:
-            base = canonical_url(node.attributes.get("href") or "", page_url, max_url_chars)
+            base = canonicalise_url(node.attributes.get("href") or "", page_url, max_url_chars)
         except BadUrl:
             base = page_url
     seen: set[str] = set()
@@ -60,7 +60,7 @@ def _link(node: LexborNode, base: str, max_chars: int, nofollow: bool) -> tuple[
     if nofollow or "nofollow" in (node.attributes.get("rel") or "").lower().split():
         return "nofollow", ""
     try:
-        return None, canonical_url(node.attributes.get("href") or "", base, max_chars)
+        return None, canonicalise_url(node.attributes.get("href") or "", base, max_chars)
     except BadUrl as bad:
         return "bad_url" if bad.reason in ("no_url", "data_url") else bad.reason, ""
 

@@ -11,7 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 from dataops.kernels.compiled import compiled
-from dataops.web.tags import LABELLED, LICENSE, copy, ends_comment, find, number, numbers, read_attributes, read_name
+from dataops.web.tag_scanner import (
+    LABELLED,
+    LICENSE,
+    copy_range,
+    ends_comment,
+    find_byte,
+    hash_name,
+    hash_names,
+    read_attributes,
+    read_name,
+)
 
 MAX_DEPTH = 5_000
 """Open elements at once. Building a tree takes time that grows with the square of its depth: 0.1 s at 10,000, 17 s at
@@ -55,7 +65,7 @@ _BARE = (
     "style iframe time video audio svg"
 )
 _LINKS = "a link"
-SOUGHT = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
+SOUGHT_TAGS = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
 """Names whose start tags are looked for; `<image>` is read as `<img>`."""
 
 
@@ -154,7 +164,7 @@ def _read(data, reader, known, known_kinds, starts, out):
                 at += 1
             comment = at < size and data[at] == 60
         else:
-            at = find(data, at, 60)  # "<"
+            at = find_byte(data, at, 60)  # "<"
         if at + 2 >= size:
             break
         if data[at] != 60:
@@ -176,7 +186,7 @@ def _read(data, reader, known, known_kinds, starts, out):
                 at += 2
             elif raw == 0 and (after == 33 or after == 63 or closing):  # a declaration, or what counts as a comment
                 unsure |= foreign != 0 and data[at + 2] == 91  # "<![CDATA["
-                at = find(data, at, 62)
+                at = find_byte(data, at, 62)
             else:
                 at += 1
             continue
@@ -200,7 +210,7 @@ def _read(data, reader, known, known_kinds, starts, out):
         kind = kinds[slot] & _KIND
         if raw != 0:
             if hole and not escaped and not unsure:
-                written = copy(data, copied, hole, out, written)
+                written = copy_range(data, copied, hole, out, written)
                 copied = begin
             raw, hole = np.uint64(0), 0
         elif kind == _STOPPING or (kind == _RAW and name != _SCRIPT and is_open[_slot(keys, _SELECT)] != 0):
@@ -230,7 +240,7 @@ def _read(data, reader, known, known_kinds, starts, out):
             is_bare = kinds[slot] & _BARE_BIT != 0
             is_link = kinds[slot] & _LINK != 0 and reader == 0 and says & LICENSE == 0
             if (is_bare or is_link) and count and reader < 2 and foreign == 0 and not unsure and at <= size:
-                written = copy(data, copied, name_end, out, written)
+                written = copy_range(data, copied, name_end, out, written)
                 copied = at - (2 if closed else 1)
         if kind in (_FLAT, _RAW) or (closing and is_open[slot] == 0) or (kind == _FOREIGN and closed and not closing):
             continue
@@ -238,7 +248,7 @@ def _read(data, reader, known, known_kinds, starts, out):
             broken = False
             if name == _SVG and reader < 2 and not captioned and not astray and is_open[_slot(keys, _SELECT)] == 0:
                 drawing = True
-                written = copy(data, copied, at, out, written)
+                written = copy_range(data, copied, at, out, written)
                 drawn, copied = written, at
         step = -1 if closing else 1
         is_open[slot] += step
@@ -248,7 +258,7 @@ def _read(data, reader, known, known_kinds, starts, out):
         elif kind == _FOREIGN:
             foreign += step
         most_depth, most_formatting = max(most_depth, depth), max(most_formatting, formatting)
-    written = copy(data, copied, size, out, written)
+    written = copy_range(data, copied, size, out, written)
     return tags, elements, attributes, compared, most_depth, most_formatting, found, all_say, unsure, written
 
 
@@ -272,7 +282,7 @@ def _kinds() -> dict[str, int]:
 def _start_bits() -> np.ndarray:
     """By the two bytes behind a "<": a bit for each of SOUGHT that starts so."""
     bits = np.zeros(1 << 16, np.uint16)
-    for i, name in enumerate(SOUGHT):
+    for i, name in enumerate(SOUGHT_TAGS):
         for first in {ord(name[0]), ord(name[0].upper())}:
             for second in {ord(name[1]), ord(name[1].upper())}:
                 bits[first << 8 | second] |= 1 << i
@@ -281,14 +291,14 @@ def _start_bits() -> np.ndarray:
 
 def _sought(bits: int) -> frozenset[str]:
     if bits not in _SOUGHT:
-        _SOUGHT[bits] = frozenset(name for i, name in enumerate(SOUGHT) if bits >> i & 1)
+        _SOUGHT[bits] = frozenset(name for i, name in enumerate(SOUGHT_TAGS) if bits >> i & 1)
     return _SOUGHT[bits]
 
 
 _KIND, _BARE_BIT, _LINK = 7, 8, 16
 _SOUGHT: dict[int, frozenset[str]] = {}
-_SCRIPT, _STYLE, _SELECT, _TITLE, _SVG, _FIGCAPTION = numbers("script style select title svg figcaption")
-_IMAGES = numbers("img amp-img image")
-_KEYS = np.array([number(name) for name in _kinds()], np.uint64)
+_SCRIPT, _STYLE, _SELECT, _TITLE, _SVG, _FIGCAPTION = hash_names("script style select title svg figcaption")
+_IMAGES = hash_names("img amp-img image")
+_KEYS = np.array([hash_name(name) for name in _kinds()], np.uint64)
 _KINDS = np.array(list(_kinds().values()), np.uint8)
 _STARTS = _start_bits()

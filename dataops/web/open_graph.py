@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dataops.web.image_addresses import declared_length
+from dataops.web.image_urls import parse_length
 
 MAX_SHARED_IMAGES = 100
 
@@ -19,7 +19,7 @@ class SharedImage:
     height: int | None = None
 
 
-def shared_images(metas: Iterable[tuple[str, str]]) -> list[SharedImage]:
+def parse_shared_images(metas: Iterable[tuple[str, str]]) -> list[SharedImage]:
     """The images of `og:image`, each once, in their order; else the one of `twitter:image`.
 
     A property after an `og:image` (`og:image:alt`, `og:image:width` ...) speaks of that image. The page's title and
@@ -40,9 +40,9 @@ def shared_images(metas: Iterable[tuple[str, str]]) -> list[SharedImage]:
         elif images and name == "og:image:alt":
             images[-1].texts.append(content)
         elif images and name == "og:image:width":
-            images[-1].width = declared_length(content)
+            images[-1].width = parse_length(content)
         elif images and name == "og:image:height":
-            images[-1].height = declared_length(content)
+            images[-1].height = parse_length(content)
     prefix = "og:"
     if not images and (image := first.get("twitter:image") or first.get("twitter:image:src")):
         prefix = "twitter:"

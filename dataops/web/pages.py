@@ -7,14 +7,20 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
-from dataops.web.candidates import MAX_IMAGES, Candidate, PageBounds, candidate
-from dataops.web.captions import normal_caption
-from dataops.web.image_addresses import Attributes, ImageReference, image_reference
+from dataops.web.captions import normalise_caption
+from dataops.web.declarations import (
+    Licenses,
+    is_license_link,
+    normalise_meta_name,
+    parse_language,
+    parse_meta_directives,
+)
 from dataops.web.image_captions import ImageCaptions
-from dataops.web.markup import SOUGHT, BadPage, Markup, Reader, read_markup
-from dataops.web.open_graph import shared_images
-from dataops.web.signals import Licenses, counted_name, declared_language, is_license_link, meta_opt_outs
-from dataops.web.urls import BadUrl, Resolver, bounded_url, canonical_url
+from dataops.web.image_urls import Attributes, ImageReference, choose_reference
+from dataops.web.markup import SOUGHT_TAGS, BadPage, Markup, Reader, read_markup
+from dataops.web.open_graph import parse_shared_images
+from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PagePair, new_pair
+from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
 
 MAX_SOURCES = 64
 """Nodes before an image that are looked at for the `<source>` elements of its picture."""
@@ -29,28 +35,28 @@ _NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to th
 
 
 @dataclass(frozen=True)
-class PagePairs:
+class ExtractedPage:
     """What one page gives."""
 
-    candidates: list[Candidate]
-    beyond: int = 0
+    pairs: list[PagePair]
+    surplus_images: int = 0
     """Images beyond MAX_IMAGES."""
     language: str | None = None
     opt_out: str | None = None
     """As the columns page_language and page_opt_out."""
 
 
-def page_pairs(
+def extract_page_pairs(
     html: bytes,
     page_url: str,
     bounds: PageBounds,
     opt_out: frozenset[str] = frozenset(),
     header_opt_outs: frozenset[str] = frozenset(),
-) -> PagePairs:
+) -> ExtractedPage:
     """Every (image, caption) of the page in document order, then those of the image that it wants to be shown by.
 
     An `<img>` gives a row for each of its texts (see dataops.web.image_captions), or a single row `no_caption` where it has
-    none; its address is that of the largest image that it stands for (see dataops.web.image_addresses), resolved against the
+    none; its address is that of the largest image that it stands for (see dataops.web.image_urls), resolved against the
     page's `<base>`. An image in `<noscript>` that stands in for one that was found gives none. A row whose address cannot
     be used keeps a bounded form of it and its reason (see dataops.web.urls.BadUrl). `og:image` gives a row for its alt, the
     page's og:title and og:description.
@@ -58,7 +64,7 @@ def page_pairs(
     Args:
         html: the page in UTF-8.
         page_url: its canonical address.
-        opt_out: directives (see dataops.web.signals) by which a page forbids the use of its images: all its rows get the
+        opt_out: directives (see dataops.web.declarations) by which a page forbids the use of its images: all its rows get the
             reason `opt_out`.
         header_opt_outs: those that came with the page's response.
 
@@ -71,18 +77,18 @@ def page_pairs(
     except BadPage:
         if _ANY_IMAGE.search(html):
             raise
-        return PagePairs([])
+        return ExtractedPage([])
     if not markup.starts & _IMAGES and not _SHARED_IMAGE.search(markup.html):
-        return PagePairs([])
+        return ExtractedPage([])
     page = _Page(markup, page_url, bounds)
     metas = page.metas()
     found = [*page.of_images(), *page.of_shared(metas)]
-    told = meta_opt_outs(metas) | header_opt_outs
+    told = parse_meta_directives(metas) | header_opt_outs
     if told & opt_out:
         found = [row._replace(reason=row.reason or "opt_out") for row in found]
-    language = declared_language(page.tree.root.attributes) if page.tree.root else None
+    language = parse_language(page.tree.root.attributes) if page.tree.root else None
     beyond = max(0, len(page.images) - MAX_IMAGES)
-    return PagePairs(found, beyond, language, ",".join(sorted(told)) or None)
+    return ExtractedPage(found, beyond, language, ",".join(sorted(told)) or None)
 
 
 class _Page:
@@ -108,7 +114,7 @@ class _Page:
             attributes = node.attributes
             if "href" in attributes:
                 try:
-                    return canonical_url(attributes["href"] or "", page_url, self.bounds.url)
+                    return canonicalise_url(attributes["href"] or "", page_url, self.bounds.url)
                 except BadUrl:
                     return page_url
         return page_url
@@ -120,34 +126,34 @@ class _Page:
             attributes = node.attributes
             if content := attributes.get("content"):
                 name, property_ = attributes.get("name"), attributes.get("property")
-                if name and (key := counted_name(name)):
+                if name and (key := normalise_meta_name(name)):
                     found.append((key, content))
-                if property_ and property_ != name and (key := counted_name(property_)):
+                if property_ and property_ != name and (key := normalise_meta_name(property_)):
                     found.append((key, content))
         return found
 
-    def of_images(self) -> list[Candidate]:
+    def of_images(self) -> list[PagePair]:
         """The rows of the images of the page's body."""
         images = self._read_images()
         if stand_ins := self._stand_ins():
             images = self._without(stand_ins, list(images))
-        rows: list[Candidate] = []
+        rows: list[PagePair] = []
         add, resolve, captions_of, longest = rows.append, self.resolver.resolve, self.captions.of, self.bounds.url
         license_of = self.licenses.of if self.licenses else None
         for image, attributes, (reference, width, height) in images:
             if reference.startswith("data:"):  # of too many images for exceptions
-                url, reason = bounded_url(reference, longest), "data_url"
+                url, reason = truncate_url(reference, longest), "data_url"
             else:
                 try:
                     url, reason = resolve(reference), None
                 except BadUrl as bad:
-                    url, reason = bounded_url(reference, longest), bad.reason
+                    url, reason = truncate_url(reference, longest), bad.reason
             license = license_of(image) if license_of else None
             captions = captions_of(image, attributes)
             for text, source in captions.items():
-                add(candidate((url, text, source, reason, license, width, height, None)))
+                add(new_pair((url, text, source, reason, license, width, height, None)))
             if not captions:
-                add(candidate((url, "", None, reason or "no_caption", license, width, height, None)))
+                add(new_pair((url, "", None, reason or "no_caption", license, width, height, None)))
         return rows
 
     def _read_images(self) -> Iterator[_Image]:
@@ -155,7 +161,7 @@ class _Page:
         has_pictures = "picture" in self.by_tag
         for image in self.images[:MAX_IMAGES]:
             attributes = image.attributes
-            yield image, attributes, image_reference(attributes, _sources(image) if has_pictures else ())
+            yield image, attributes, choose_reference(attributes, _sources(image) if has_pictures else ())
 
     def _without(self, stand_ins: Mapping[int, set[int]], images: Sequence[_Image]) -> Iterator[_Image]:
         """The images but for those stand-ins that have the address of another one, or that one of them stands beside."""
@@ -176,24 +182,24 @@ class _Page:
                 found.update((image.mem_id, beside) for image in images)
         return found
 
-    def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[Candidate]:
+    def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[PagePair]:
         """The rows of `og:image`."""
-        for image in shared_images(metas):
+        for image in parse_shared_images(metas):
             url, reason = self._address(image.reference)
             license = self.licenses.of_page(self.tree.root)
-            texts = dict.fromkeys(normal_caption(text, self.bounds.caption) for text in image.texts)
+            texts = dict.fromkeys(normalise_caption(text, self.bounds.caption) for text in image.texts)
             for text in filter(None, texts):
-                yield candidate((url, text, "og", reason, license, image.width, image.height, None))
+                yield new_pair((url, text, "og", reason, license, image.width, image.height, None))
 
     def _address(self, reference: str) -> tuple[str, str | None]:
         """The canonical address, or a bounded form of what cannot be used and the reason."""
         try:
             return self.resolver.resolve(reference), None
         except BadUrl as bad:
-            return bounded_url(reference, self.bounds.url), bad.reason
+            return truncate_url(reference, self.bounds.url), bad.reason
 
 
-@lru_cache(maxsize=2 << len(SOUGHT))
+@lru_cache(maxsize=2 << len(SOUGHT_TAGS))
 def _query(starts: frozenset[str], licensed: bool) -> str:
     """The selector of all elements that are read, of those that may be there: each that it names costs time."""
     return ",".join([*sorted(starts), *(_LICENSE_LINKS if licensed else ())]) or "img"

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 import idna
 
-DATA_URL_KEPT = 64
+MAX_DATA_URL_CHARS = 64
 """Characters kept of a data: address in a dropped row."""
 
 _WEB = ("http", "https")
@@ -50,7 +50,7 @@ class BadUrl(ValueError):
         self.reason = reason
 
 
-def canonical_url(reference: str, base: str, max_chars: int) -> str:
+def canonicalise_url(reference: str, base: str, max_chars: int) -> str:
     """The absolute http(s) address of `reference` on a page at `base`.
 
     Lower-case scheme and host (IDNA, UTS 46), no credentials, no default port, no dot segments, no fragment, no white
@@ -131,12 +131,12 @@ class Resolver:
         reasons: list[str | None] = [None] * len(urls)
         for i in [i for i, url in enumerate(urls) if not url]:
             if references[i].startswith("data:"):  # every eighth image: too many for exceptions
-                urls[i], reasons[i] = bounded_url(references[i], self.max_chars), "data_url"
+                urls[i], reasons[i] = truncate_url(references[i], self.max_chars), "data_url"
                 continue
             try:
                 urls[i] = self.resolve(references[i])
             except BadUrl as bad:
-                urls[i], reasons[i] = bounded_url(references[i], self.max_chars), bad.reason
+                urls[i], reasons[i] = truncate_url(references[i], self.max_chars), bad.reason
         return urls, reasons
 
     def _plain(self, references: Sequence[str]) -> list[str]:
@@ -164,13 +164,13 @@ class Resolver:
         return None if "" in folders else "/".join([self.base[: self._path], *kept, ""])
 
 
-def bounded_url(reference: str, max_chars: int) -> str:
+def truncate_url(reference: str, max_chars: int) -> str:
     """What a dropped row keeps of an address that could not be used."""
     reference = reference.strip()
     is_data = reference[:5].lower() == "data:"
     if not is_data:
         reference = _CREDENTIALS.sub("//", reference[: 2 * max_chars], count=1)
-    return reference[: DATA_URL_KEPT if is_data else max_chars].encode("utf-8", "replace").decode()
+    return reference[: MAX_DATA_URL_CHARS if is_data else max_chars].encode("utf-8", "replace").decode()
 
 
 def _slashes(reference: str) -> str:
@@ -231,11 +231,11 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
     port = int(found[3]) if found and found[3] else None
     if not found or port == 0 or (port or 0) > 65_535:
         raise ValueError(f"no host and port: {text[:80]!r}")
-    return canonical_host(found[1] or found[2]), port
+    return canonicalise_host(found[1] or found[2]), port
 
 
 @lru_cache(maxsize=4096)
-def canonical_host(host: str) -> str:
+def canonicalise_host(host: str) -> str:
     """Lower-case ASCII form of a host name or address literal. Raises: ValueError when it is none."""
     if len(host) > 1024:
         raise ValueError("no host name is so long")

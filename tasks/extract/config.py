@@ -11,12 +11,12 @@ from tasks.extract.sources.site import SiteSource
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.sources.wat import WatSource
 
-Kinds = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource
+AnySource = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource
 """Each kind of source is a class, and a member of this union."""
 
 
-SourceConfig = Annotated[Kinds, Field(discriminator="kind")]
+SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 """`[source]`: one of the kinds, told apart by the key `kind`."""
 
 
-KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(Kinds)}
+SOURCE_KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(AnySource)}

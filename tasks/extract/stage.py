@@ -27,7 +27,7 @@ from tasks.files.base import SourceFile
 logger = logging.getLogger(__name__)
 
 NAME, VERSION = "extract", 3
-MEMORIES = f"{NAME}/by-source"
+SOURCE_INDEX = f"{NAME}/by-source"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FileTask:
     def memory(self) -> str:
         """Name in the store of what is remembered of this file."""
         identity = [NAME, VERSION, self.config.row_config(), self.digest, self.file.name]
-        return f"{MEMORIES}/{text_sha256(canonical_json(identity))[:32]}.json"
+        return f"{SOURCE_INDEX}/{text_sha256(canonical_json(identity))[:32]}.json"
 
 
 class _Memory(BaseModel):
@@ -58,7 +58,7 @@ class _Memory(BaseModel):
     record: Record
 
 
-def remembered_key(store: Store, memory: str) -> str:
+def read_indexed_key(store: Store, memory: str) -> str:
     """The key of the snapshot that a memory names; empty where it cannot be read."""
     try:
         return _Memory.model_validate_json(store.read(memory)).key

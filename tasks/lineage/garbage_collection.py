@@ -15,7 +15,7 @@ from dataops.snapshot import MANIFEST, Draft, SnapshotName
 from dataops.store import Entry, Store
 from tasks.engine.context import Context
 from tasks.engine.lease import hold, holder
-from tasks.extract.stage import remembered_key
+from tasks.extract.stage import read_indexed_key
 from tasks.lineage.inventory import DAY, Inventory
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float |
         if name not in used and inventory.snapshots[name].is_complete and inventory.snapshots[name].has_scratch()
     ]
     memories = [
-        entry for entry in inventory.memories if SnapshotName("extract", remembered_key(store, entry.name)) not in kept
+        entry for entry in inventory.memories if SnapshotName("extract", read_indexed_key(store, entry.name)) not in kept
     ]
     return DeletionPlan(deletions, kept, work, memories, inventory)
 
@@ -103,7 +103,7 @@ def delete_unneeded(
         if holder(store, *name) is None:
             store.delete_tree(f"{name}/_work")
     for entry in plan.memories:
-        key = remembered_key(store, entry.name)  # read again: a run may have replaced it after planning
+        key = read_indexed_key(store, entry.name)  # read again: a run may have replaced it after planning
         if not key or not store.names(f"extract/{key}"):
             store.delete([entry.name])
     result.unfinished = store.sweep("", older_than_seconds=DAY)

@@ -11,7 +11,7 @@ from dataops.snapshot import MANIFEST, Manifest, SnapshotName
 from dataops.stages import STAGES
 from dataops.store import Entry, Store
 from tasks.engine.lease import holder
-from tasks.extract.stage import MEMORIES
+from tasks.extract.stage import SOURCE_INDEX
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Inventory:
         self.memories: list[Entry] = []
         self._manifests: dict[SnapshotName, Manifest | None] = {}
         for entry in store.entries(prefix):
-            if entry.name.startswith(f"{MEMORIES}/"):
+            if entry.name.startswith(f"{SOURCE_INDEX}/"):
                 self.memories.append(entry)
                 continue
             stage, key, *rest = entry.name.split("/")[:3] if entry.name.count("/") >= 2 else ("", "")

@@ -18,7 +18,7 @@ from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.common_crawl import CommonCrawlSource, CrawlFile
+from tasks.extract.sources.common_crawl import CommonCrawlFile, CommonCrawlSource
 from tasks.extract.stage import EXTRACT
 from tasks.files import resumable
 from tests.inline_executor import InlineExecutor
@@ -143,7 +143,7 @@ def test_failed_files_are_named_and_bounded(crawl: Crawl, tmp_path: Path, caplog
 def test_patience_ends(crawl: Crawl):
     def read(**changes) -> bytes:
         path = next(path for path in crawl.files if "/a." in path)
-        with CrawlFile(path, config(crawl, **changes)).open() as stream:
+        with CommonCrawlFile(path, config(crawl, **changes)).open() as stream:
             return b"".join(iter(lambda: stream.read(1 << 16), b""))
 
     crawl.mishap("/a.warc.wat.gz", "429 3600")
@@ -160,7 +160,10 @@ def test_patience_ends(crawl: Crawl):
 def test_redirects_lead_to_public_hosts_only(crawl: Crawl, target: str):
     crawl.mishap("/a.warc.wat.gz", f"redirect {target.replace('PORT', crawl.url.split(':')[2].strip('/'))}")
     path = next(path for path in crawl.files if "/a." in path)
-    with pytest.raises(SourceError, match=r"private_address|bad_url"), CrawlFile(path, config(crawl)).open() as stream:
+    with (
+        pytest.raises(SourceError, match=r"private_address|bad_url"),
+        CommonCrawlFile(path, config(crawl)).open() as stream,
+    ):
         stream.read(10)
 
 

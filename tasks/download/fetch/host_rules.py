@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlunsplit
 
 from dataops.rights import tdmrep
 from dataops.rights.opt_outs import OptOut, Signal
-from dataops.rights.robots import RobotsFile, is_unreachable
+from dataops.rights.robots_txt import RobotsFile, is_unreachable
 from tasks.download.fetch.host_pace import HostPace
 from tasks.web.origin_files import SiteFile, SiteFiles
 from tasks.web.request import FetchError
@@ -95,7 +95,7 @@ class HostRules:
             except FetchError as error:
                 entry.failure = error
                 raise
-        delay = robots.delay(self._limits.agent) or 0.0
+        delay = robots.crawl_delay(self._limits.agent) or 0.0
         if not robots.allows(url, self._limits.agent):
             raise FetchError("robots", "robots.txt disallows it")
         if delay > self._limits.max_crawl_delay:
@@ -103,7 +103,7 @@ class HostRules:
         self._read_others(entry, origin, partial(self._pace.turn, parts.hostname or "", delay))
         found = [
             _opt_out("robots_ai_agents", agent, robots_file)
-            for agent in robots.shut_out(url, self._limits.ai_agents, self._limits.agent)
+            for agent in robots.list_denied_agents(url, self._limits.ai_agents, self._limits.agent)
         ]
         return delay, found + self._declared(entry, parts, url)
 
@@ -153,7 +153,7 @@ class HostRules:
         found = []
         said = {signal: other.said for signal, other in entry.others.items()}
         if tdm := said.get("tdmrep"):
-            rule = tdmrep.rule_for(tdm[0], urlunsplit(("", "", parts.path or "/", parts.query, "")))
+            rule = tdmrep.find_rule(tdm[0], urlunsplit(("", "", parts.path or "/", parts.query, "")))
             if rule and rule.reserved:
                 policy = f", policy {rule.policy}" if rule.policy else ""
                 found.append(_opt_out("tdmrep", f"{rule.location}{policy}", tdm[1]))

@@ -22,8 +22,8 @@ from typing import Any
 from urllib.request import OpenerDirector, Request
 
 from dataops.images.decode import KINDS, sniff
-from dataops.rights.mining_markers import mining_markers
-from dataops.rights.opt_outs import SIGNALS, OptOut, Signal, header_opt_outs
+from dataops.rights.mining_markers import find_mining_markers
+from dataops.rights.opt_outs import SIGNALS, OptOut, Signal, find_header_opt_outs
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
 from tasks.download.fetch.originals import Original, Originals
@@ -176,7 +176,7 @@ class _Fetch:
             last_modified=headers.get("Last-Modified", kept.last_modified if kept else None),
         )
         self._record_opt_outs(
-            header_opt_outs(headers, limits.agent_token, limits.disallowed, url, self.evidence.fetched_at)
+            find_header_opt_outs(headers, limits.agent_token, limits.disallowed, url, self.evidence.fetched_at)
         )
         if response.status in REDIRECTS:
             return redirect_target(url, response)
@@ -194,7 +194,7 @@ class _Fetch:
             raise FetchError("too_large", f"over {self.limits.max_bytes} bytes")
         kind = sniff(body)
         self._record_opt_outs(
-            OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in mining_markers(body, kind)
+            OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in find_mining_markers(body, kind)
         )
         if (originals := self.opener.originals) and kind in KINDS:
             if new:

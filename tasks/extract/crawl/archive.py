@@ -19,7 +19,7 @@ Headers = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Capture:
     """A request and its response, as they went over the wire (the body without its transfer coding)."""
 
     url: str
@@ -60,7 +60,7 @@ class Archive:
         """Let go of the file."""
         self._file.close()
 
-    def add(self, exchange: Exchange) -> tuple[int, int]:
+    def add(self, exchange: Capture) -> tuple[int, int]:
         """Append the two records; returns their offset and length. They are on disk before this returns."""
         start = self._file.tell()
         response = self._writer.create_warc_record(
@@ -89,12 +89,12 @@ def write_sorted(source: Path, rows: Sequence[Mapping[str, Any]], target: Path, 
             out.write(archive.read(row["length"]))
 
 
-def _dated(exchange: Exchange) -> dict[str, str]:
+def _dated(exchange: Capture) -> dict[str, str]:
     dated = {"WARC-Date": exchange.fetched_at}
     return dated | ({"WARC-IP-Address": exchange.server_address} if exchange.server_address else {})
 
 
-def _request(exchange: Exchange) -> StatusAndHeaders:
+def _request(exchange: Capture) -> StatusAndHeaders:
     parts = urlsplit(exchange.url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = [("Host", parts.netloc), *exchange.request_headers]

@@ -36,7 +36,7 @@ class Crawl:
         budget = Budget(config.max_pages, config.max_pages_per_host, 20 * config.max_pages + 10_000)
         frontier = Frontier(folder / "frontier.sqlite", budget)
         archive = Archive(folder / "crawl.warc.gz", frontier.archive_end())
-        domains = config.allowed_domains or tuple(registrable(host) for host in config.start_hosts())
+        domains = config.allowed_domains or tuple(find_registrable_domain(host) for host in config.start_hosts())
         return cls(config, frontier, archive, parse_connect_to(config.connect_to), frozenset(domains))
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Crawl:
 
 
 @lru_cache(maxsize=10_000)
-def registrable(host: str) -> str:
+def find_registrable_domain(host: str) -> str:
     """The part of a host name that one registers: www.example.co.uk gives example.co.uk. Address literals stay.
 
     Source: the Public Suffix List as it comes with tldextract, its private section too (user.github.io stands alone).

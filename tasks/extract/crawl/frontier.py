@@ -26,7 +26,7 @@ create table if not exists link_count (reason text primary key, n integer not nu
 
 
 @dataclass(frozen=True)
-class Address:
+class QueuedUrl:
     """One that is to be asked for."""
 
     id: int
@@ -111,7 +111,7 @@ class Frontier:
         """Whether there is more to ask for, within the budget."""
         return self._spent_in_all < self.budget.pages and any(map(self._has_room, self._waiting))
 
-    def take(self, may: Callable[[str], bool], per_host: int) -> Address | None:
+    def take(self, may: Callable[[str], bool], per_host: int) -> QueuedUrl | None:
         """The next address, of the host that has waited longest among those that `may` be asked now.
 
         Args:
@@ -128,12 +128,12 @@ class Frontier:
     def _has_room(self, host: str) -> bool:
         return self._spent[host] < self.budget.pages_per_host
 
-    def _take(self, host: str) -> Address:
+    def _take(self, host: str) -> QueuedUrl:
         statement = (
             "select id, url, host, depth, redirects, tries from address "
             "where outcome is null and taken = 0 and host = ? order by depth, id limit 1"
         )
-        address = Address(*self._db.execute(statement, (host,)).fetchone())
+        address = QueuedUrl(*self._db.execute(statement, (host,)).fetchone())
         self._db.execute("update address set taken = 1 where id = ?", (address.id,))
         self._waiting[host] -= 1
         self._waiting_in_all -= 1
@@ -149,14 +149,14 @@ class Frontier:
         self._spent[host] += n
         self._spent_in_all += n
 
-    def give_back(self, address: Address) -> None:
+    def give_back(self, address: QueuedUrl) -> None:
         """Ask for it again later: this try failed."""
         self._db.execute("update address set taken = 0, tries = tries + 1 where id = ?", (address.id,))
         self.on_their_way[address.host] -= 1
         self._spend(address.host, -1)
         self._wait(address.host)
 
-    def finish(self, address: Address, outcome: str, *, asked: bool = True, **evidence: Any) -> None:
+    def finish(self, address: QueuedUrl, outcome: str, *, asked: bool = True, **evidence: Any) -> None:
         """Note what became of an address.
 
         Args:

@@ -27,10 +27,10 @@ from tasks.extract.crawl.archive import write_sorted
 from tasks.extract.crawl.context import Crawl
 from tasks.extract.crawl.frontier import Frontier
 from tasks.extract.crawl.resolver import CheckedResolver
-from tasks.extract.crawl.robots import Robots
-from tasks.extract.crawl.scheduler import PoliteScheduler, Throttle
+from tasks.extract.crawl.robots_middleware import RobotsMiddleware
+from tasks.extract.crawl.scheduler import CrawlDelayThrottle, PoliteScheduler
 from tasks.extract.crawl.spider import SiteSpider
-from tasks.extract.sources.site import DONE, INDEX, PAGES, ROBOTS, SiteSource
+from tasks.extract.sources.site import INDEX_NAME, PAGES_PREFIX, ROBOTS_NAME, SUMMARY_NAME, SiteSource
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ _INDEX = pa.schema(
 )
 
 
-def settings(crawl: Crawl) -> dict[str, Any]:
+def build_settings(crawl: Crawl) -> dict[str, Any]:
     """Scrapy's settings: its engine, downloader and auto-throttle, and nothing that it would do on its own account."""
     config = crawl.config
     return {
@@ -63,10 +63,10 @@ def settings(crawl: Crawl) -> dict[str, Any]:
         "SCHEDULER": PoliteScheduler,
         "TWISTED_DNS_RESOLVER": CheckedResolver,
         "DOWNLOADER_MIDDLEWARES_BASE": {},
-        "DOWNLOADER_MIDDLEWARES": {Robots: 100},
+        "DOWNLOADER_MIDDLEWARES": {RobotsMiddleware: 100},
         "SPIDER_MIDDLEWARES_BASE": {},
         "EXTENSIONS_BASE": {},
-        "EXTENSIONS": {Throttle: 0},
+        "EXTENSIONS": {CrawlDelayThrottle: 0},
         "DOWNLOAD_HANDLERS_BASE": {"http": _HTTP, "https": _HTTP},
         "DOWNLOAD_MAXSIZE": config.max_page_bytes,
         "DOWNLOAD_WARNSIZE": 0,
@@ -86,24 +86,24 @@ def settings(crawl: Crawl) -> dict[str, Any]:
     }
 
 
-def crawl_all(config: SiteSource, folder: Path) -> bool:
+def run_crawl(config: SiteSource, folder: Path) -> bool:
     """Crawl until nothing waits. False when it was asked to stop before."""
     crawl = Crawl.open(config, folder)
     try:
-        process = AsyncCrawlerProcess(settings(crawl))
+        process = AsyncCrawlerProcess(build_settings(crawl))
         crawler = process.create_crawler(SiteSpider)
         process.crawl(crawler)
         process.start()
         ended = not crawl.frontier.has_waiting() and not crawl.frontier.on_their_way.total()
         if ended:
             crawl.frontier.end()
-            write_out(crawl.frontier, folder, config)
+            write_results(crawl.frontier, folder, config)
         return ended
     finally:
         crawl.close()
 
 
-def write_out(frontier: Frontier, folder: Path, config: SiteSource) -> None:
+def write_results(frontier: Frontier, folder: Path, config: SiteSource) -> None:
     """Write what is to be kept of a crawl that has ended; the counts last."""
     out = folder / "out"
     out.mkdir(exist_ok=True)
@@ -120,19 +120,19 @@ def write_out(frontier: Frontier, folder: Path, config: SiteSource) -> None:
     parts: dict[str, str] = {}
     number = 0
     while rows := list(islice(pages, config.pages_per_part)):
-        name = f"{PAGES}{number:05d}.warc.gz"
+        name = f"{PAGES_PREFIX}{number:05d}.warc.gz"
         write_sorted(archive, rows, out / name, about)
         parts |= {row["url"]: name for row in rows}
         number += 1
-    write_sorted(archive, frontier.robots(), out / ROBOTS, about)
-    with pq.ParquetWriter(out / INDEX, _INDEX, compression="zstd") as writer:
+    write_sorted(archive, frontier.robots(), out / ROBOTS_NAME, about)
+    with pq.ParquetWriter(out / INDEX_NAME, _INDEX, compression="zstd") as writer:
         index = frontier.rows()
         while rows := list(islice(index, 50_000)):
             named = [{**row, "part": parts.get(row["url"])} for row in rows]
             writer.write_table(pa.Table.from_pylist(named, _INDEX))
-    done = folder / "out" / f".{DONE}"
+    done = folder / "out" / f".{SUMMARY_NAME}"
     done.write_text(json.dumps(frontier.summary()))
-    done.replace(out / DONE)
+    done.replace(out / SUMMARY_NAME)
 
 
 def main(arguments: list[str]) -> int:
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> int:
     _end_with(job["parent_pid"])
     try:
         with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
-            return 0 if crawl_all(SiteSource.model_validate(job["site"]), folder) else 75
+            return 0 if run_crawl(SiteSource.model_validate(job["site"]), folder) else 75
     except Timeout:
         sys.stderr.write(f"another crawl holds {folder}\n")
         return 75

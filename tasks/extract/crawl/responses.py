@@ -6,7 +6,7 @@ from typing import Any
 
 from scrapy.exceptions import IgnoreRequest
 
-from tasks.extract.crawl.archive import Exchange
+from tasks.extract.crawl.archive import Capture
 from tasks.web import request as wire
 
 _FAILURES = {
@@ -21,20 +21,20 @@ TRANSIENT = frozenset({"timeout", "incomplete", "connect", "dns"})
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class Refused(IgnoreRequest):
+class RequestRefused(IgnoreRequest):
     """A request that must not be made; its text is the reason."""
 
 
-def failure_of(error: BaseException) -> str:
+def classify_failure(error: BaseException) -> str:
     """The outcome that a failed request has."""
-    if isinstance(error, Refused):
+    if isinstance(error, RequestRefused):
         return str(error)
     return _FAILURES.get(type(error).__name__, "connect")
 
 
-def exchange_of(response: Any) -> Exchange:
+def build_capture(response: Any) -> Capture:
     """The request and response, to be archived."""
-    return Exchange(
+    return Capture(
         url=response.url,
         request_headers=_pairs(response.request.headers),
         status=response.status,
@@ -46,7 +46,7 @@ def exchange_of(response: Any) -> Exchange:
     )
 
 
-def message_of(response: Any) -> Message:
+def build_message(response: Any) -> Message:
     """The headers as the standard library has them."""
     message = Message()
     for name, value in _pairs(response.headers):
@@ -54,7 +54,7 @@ def message_of(response: Any) -> Message:
     return message
 
 
-def retry_after(headers: Any) -> float | None:
+def parse_retry_after(headers: Any) -> float | None:
     """Seconds that a Retry-After header asks for, at least 0."""
     return wire.retry_after((headers.get("Retry-After") or b"").decode("latin-1"))
 

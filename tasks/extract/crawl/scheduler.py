@@ -9,7 +9,7 @@ from scrapy.core.scheduler import BaseScheduler
 from scrapy.extensions.throttle import AutoThrottle
 
 from tasks.extract.crawl.context import Crawl
-from tasks.extract.crawl.frontier import Address
+from tasks.extract.crawl.frontier import QueuedUrl
 
 
 class PoliteScheduler(BaseScheduler):
@@ -53,13 +53,13 @@ class PoliteScheduler(BaseScheduler):
     def _may_ask(self, host: str) -> bool:
         return self.paused_until.get(host, 0) <= time.monotonic()
 
-    def again(self, address: Address, seconds: float) -> None:
+    def again(self, address: QueuedUrl, seconds: float) -> None:
         """Give a failed address back, and its host a rest."""
         self.crawl.frontier.give_back(address)
         self.pause(address.host, seconds)
 
 
-class Throttle(AutoThrottle):
+class CrawlDelayThrottle(AutoThrottle):
     """Scrapy's auto-throttle, which never goes below what a host's robots.txt asks for."""
 
     def __init__(self, crawler: Any):

@@ -14,22 +14,22 @@ from twisted.python.failure import Failure
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
-from dataops.rights.opt_outs import robots_tag
-from dataops.web.charsets import utf8_page
-from dataops.web.links import PageLinks, page_links
+from dataops.rights.opt_outs import find_disallowed_directive
+from dataops.web.charsets import convert_to_utf8
+from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage
-from dataops.web.urls import BadUrl, canonical_url
-from tasks.extract.crawl.archive import Exchange
+from dataops.web.urls import BadUrl, canonicalise_url
+from tasks.extract.crawl.archive import Capture
 from tasks.extract.crawl.context import Crawl
-from tasks.extract.crawl.frontier import Address
+from tasks.extract.crawl.frontier import QueuedUrl
 from tasks.extract.crawl.responses import (
     TRANSIENT,
     TRANSIENT_STATUS,
-    Refused,
-    exchange_of,
-    failure_of,
-    message_of,
-    retry_after,
+    RequestRefused,
+    build_capture,
+    build_message,
+    classify_failure,
+    parse_retry_after,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class SiteSpider(Spider):
     async def start(self) -> AsyncIterator[Request]:
         """Put the start addresses into the frontier, unless they are there from an earlier try."""
         for url in self.crawl.config.start:
-            self._add(canonical_url(url, url, self.crawl.config.max_url_chars), 0, None)
+            self._add(canonicalise_url(url, url, self.crawl.config.max_url_chars), 0, None)
         return
         yield  # pragma: no cover  (an empty generator: requests come from the scheduler)
 
@@ -67,9 +67,9 @@ class SiteSpider(Spider):
 
     def parse(self, response: Response, **_: Any) -> None:
         """Take in one answer."""
-        address: Address = response.meta["address"]
+        address: QueuedUrl = response.meta["address"]
         status = response.status
-        if status in TRANSIENT_STATUS and self._try_again(address, retry_after(response.headers)):
+        if status in TRANSIENT_STATUS and self._try_again(address, parse_retry_after(response.headers)):
             return
         with self.crawl.frontier.transaction():
             if 300 <= status < 400 and response.headers.get("Location"):
@@ -83,17 +83,17 @@ class SiteSpider(Spider):
 
     def failed(self, failure: Failure) -> None:
         """Take in a request that got no answer."""
-        address: Address = failure.request.meta["address"]  # type: ignore[attr-defined]
+        address: QueuedUrl = failure.request.meta["address"]  # type: ignore[attr-defined]
         error = failure.value or RuntimeError()
-        reason = failure_of(error)
-        if isinstance(error, Refused):
+        reason = classify_failure(error)
+        if isinstance(error, RequestRefused):
             self.crawl.frontier.finish(address, reason, asked=False)
             return
         reason = self.crawl.refusals.get(address.host, reason) if reason in ("dns", "connect") else reason
         if reason not in TRANSIENT or not self._try_again(address, None):
             self.crawl.frontier.finish(address, reason)
 
-    def _try_again(self, address: Address, asked_for: float | None) -> bool:
+    def _try_again(self, address: QueuedUrl, asked_for: float | None) -> bool:
         config = self.crawl.config
         wait = asked_for if asked_for is not None else config.delay * 2 ** (address.tries + 1)
         if address.tries >= config.retries or wait > config.max_retry_after:
@@ -101,14 +101,14 @@ class SiteSpider(Spider):
         self.crawler.engine.scheduler.again(address, wait)  # type: ignore[union-attr]
         return True
 
-    def _finish(self, address: Address, outcome: str, response: Response, **more: Any) -> None:
+    def _finish(self, address: QueuedUrl, outcome: str, response: Response, **more: Any) -> None:
         known = {"http_status": response.status, "server_address": str(response.ip_address or "") or None}
         self.crawl.frontier.finish(address, outcome, **known, **more)
 
-    def _redirected(self, address: Address, response: Response) -> None:
+    def _redirected(self, address: QueuedUrl, response: Response) -> None:
         location = (response.headers.get("Location") or b"").decode("utf-8", "replace")
         try:
-            target = canonical_url(urljoin(address.url, location), address.url, self.crawl.config.max_url_chars)
+            target = canonicalise_url(urljoin(address.url, location), address.url, self.crawl.config.max_url_chars)
         except (BadUrl, ValueError):
             self._finish(address, "bad_redirect", response)
             return
@@ -118,8 +118,8 @@ class SiteSpider(Spider):
         taken = self._add(target, address.depth, address.url, address.redirects + 1)
         self._finish(address, "redirect" if taken != "off_site" else "redirect_off_site", response, detail=target)
 
-    def _page(self, address: Address, response: Response) -> None:
-        exchange = exchange_of(response)
+    def _page(self, address: QueuedUrl, response: Response) -> None:
+        exchange = build_capture(response)
         try:
             links = self._links(exchange, address.url)
         except (BadBody, BadPage) as bad:
@@ -143,18 +143,18 @@ class SiteSpider(Spider):
         self._follow(address, links)
 
     def _header_directives(self, response: Response) -> set[str]:
-        headers, agent = message_of(response), self.crawl.config.user_agent
-        asked = {name: robots_tag(headers, agent, frozenset({name})) for name in ("noindex", "nofollow")}
+        headers, agent = build_message(response), self.crawl.config.user_agent
+        asked = {name: find_disallowed_directive(headers, agent, frozenset({name})) for name in ("noindex", "nofollow")}
         found = {name for name, header in asked.items() if header}
         return found | ({"nofollow"} if asked["noindex"] == "none" else set())
 
-    def _links(self, exchange: Exchange, url: str) -> PageLinks:
+    def _links(self, exchange: Capture, url: str) -> PageLinks:
         config = self.crawl.config
         head, body = split_response(exchange.response_bytes())
-        html, _ = utf8_page(decode_body(head, body, config.max_page_bytes), head.charset)
-        return page_links(html, url, config.user_agent.lower(), config.max_url_chars)
+        html, _ = convert_to_utf8(decode_body(head, body, config.max_page_bytes), head.charset)
+        return extract_links(html, url, config.user_agent.lower(), config.max_url_chars)
 
-    def _follow(self, address: Address, links: PageLinks) -> None:
+    def _follow(self, address: QueuedUrl, links: PageLinks) -> None:
         counted = Counter(links.not_followed)
         for url in links.follow:
             counted[self._add(url, address.depth + 1, address.url)] += 1

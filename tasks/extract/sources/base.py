@@ -19,7 +19,7 @@ from tasks.files.base import SourceFile
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedFiles:
     """The files of a source, and what getting them has left in the snapshot."""
 
     files: Sequence[SourceFile]
@@ -58,12 +58,12 @@ class Source(StageConfig, ABC):
     def files(self, context: Context) -> Sequence[SourceFile]:
         """The files to read, in the order of their parts. Raises: ConfigError, SourceError."""
 
-    def fetch(self, draft: Draft, context: Context) -> Fetched:
+    def fetch(self, draft: Draft, context: Context) -> FetchedFiles:
         """The files, for a source that must bring them here first: what it keeps of them goes into the draft.
 
         Raises: ConfigError, SourceError.
         """
-        return Fetched(self.files(context))
+        return FetchedFiles(self.files(context))
 
     @abstractmethod
     def read(self, file: SourceFile, rows: PairsWriter) -> None:

@@ -81,12 +81,12 @@ class CommonCrawlSource(WatReader):
         return [Input(stage="source", key=crawl, digest=text_sha256(crawl)) for crawl in self.crawls]
 
     def files(self, context: Context) -> list[SourceFile]:
-        return [CrawlFile(path, self) for crawl in self.crawls for path in self._picked(crawl)]
+        return [CommonCrawlFile(path, self) for crawl in self.crawls for path in self._picked(crawl)]
 
     def _picked(self, crawl: str) -> list[str]:
         """The first `num_files` paths of the crawl in seeded order, which does not depend on how many are picked."""
         listing = f"crawl-data/{crawl}/wat.paths.gz"
-        seed, paths = self.sample_seed, _lines(listing, CrawlFile(listing, self).open())
+        seed, paths = self.sample_seed, _lines(listing, CommonCrawlFile(listing, self).open())
         return sorted(paths, key=lambda path: text_sha256(f"{seed} {path}"))[: self.num_files]
 
     @property
@@ -96,7 +96,7 @@ class CommonCrawlSource(WatReader):
 
 
 @dataclass(frozen=True)
-class CrawlFile(SourceFile):
+class CommonCrawlFile(SourceFile):
     """A file of the public data set. Its path stands for its content."""
 
     name: str

@@ -11,7 +11,7 @@ from pydantic import Field
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError
 from dataops.pair_lists.columns import ColumnNames
-from dataops.pair_lists.reader import list_format, read_list, row_groups
+from dataops.pair_lists.reader import detect_format, read_list, read_row_group_sizes
 from tasks.engine.context import Context
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import FilesSource
@@ -42,7 +42,7 @@ class PairsSource(FilesSource):
             return problems
         for file in find(self.paths)[0]:
             try:
-                list_format(file.name)
+                detect_format(file.name)
             except SourceError as error:
                 problems.append(f"paths: {error}")
         return problems
@@ -51,28 +51,30 @@ class PairsSource(FilesSource):
         return [part for file in super().files(context) for part in self._parts(file)]
 
     def _parts(self, file: SourceFile) -> Sequence[SourceFile]:
-        if not isinstance(file, LocalFile) or list_format(file.name)[0] != "parquet":
+        if not isinstance(file, LocalFile) or detect_format(file.name)[0] != "parquet":
             return [file]
         try:
-            sizes = row_groups(file.path)
+            sizes = read_row_group_sizes(file.path)
         except SourceError:  # it is the worker's to fail on it: then it counts as a failed file
             return [file]
-        cuts = cut_groups(sizes, self.rows_per_part)
-        return [file] if len(cuts) < 2 else [ListSlice(file.name, file, groups) for groups in cuts]
+        cuts = cut_row_groups(sizes, self.rows_per_part)
+        return [file] if len(cuts) < 2 else [RowGroupFile(file.name, file, groups) for groups in cuts]
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         asked = ColumnNames(self.url_column, self.caption_column, self.extra_columns)
-        groups = file.groups if isinstance(file, ListSlice) else None
-        from dataops.pair_lists.rows import pair_table  # polars: a fifth of a worker's start, which only lists need
+        groups = file.groups if isinstance(file, RowGroupFile) else None
+        from dataops.pair_lists.rows import (
+            build_pair_table,  # polars: a fifth of a worker's start, which only lists need
+        )
 
         with file.local() as path:
             for batch in read_list(path, asked, rows.damage, name=file.name, groups=groups):
                 rows.count("rows", len(batch.numbers))
-                rows.add_table(pair_table(batch, self.max_caption_chars, self.max_url_chars))
+                rows.add_table(build_pair_table(batch, self.max_caption_chars, self.max_url_chars))
 
 
 @dataclass(frozen=True)
-class ListSlice(SourceFile):
+class RowGroupFile(SourceFile):
     """Some row groups of a Parquet list."""
 
     name: str
@@ -91,7 +93,7 @@ class ListSlice(SourceFile):
             yield path
 
 
-def cut_groups(sizes: Sequence[int], rows: int) -> list[tuple[int, ...]]:
+def cut_row_groups(sizes: Sequence[int], rows: int) -> list[tuple[int, ...]]:
     """Neighbouring row groups together while they hold at most `rows` rows; a larger group stands alone."""
     cuts: list[tuple[int, ...]] = []
     held = 0

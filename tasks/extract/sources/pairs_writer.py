@@ -11,7 +11,7 @@ import xxhash
 
 from dataops.schema import PAIRS, dropped
 from dataops.snapshot import Counts, Draft, Part
-from dataops.web.candidates import Candidate, Origin
+from dataops.web.page_pairs import PageOrigin, PagePair
 from tasks.engine.part_writer import PartFile
 
 DAMAGES_LISTED = 100
@@ -36,13 +36,13 @@ class PairsWriter:
         """The first damages: [offset, reason]."""
         self.reasons: Counter[str] = Counter()
         # Columns, not rows: tuples by the thousand would have the garbage collector go through all objects there are.
-        self._columns: tuple[list[Any], ...] = tuple([] for _ in Candidate._fields)
-        self._origins: list[Origin] = []
+        self._columns: tuple[list[Any], ...] = tuple([] for _ in PagePair._fields)
+        self._origins: list[PageOrigin] = []
         self._lengths: list[int] = []
         self._kept = PartFile(folder / "part.parquet", PAIRS)
         self._gone = PartFile(folder / "dropped.parquet", dropped(PAIRS))
 
-    def add(self, origin: Origin, candidates: Iterable[Candidate]) -> None:
+    def add(self, origin: PageOrigin, candidates: Iterable[PagePair]) -> None:
         """The candidates of one page (or of one row of a list), in their order."""
         held = self._columns[0]
         before = len(held)
@@ -58,7 +58,7 @@ class PairsWriter:
     def add_table(self, table: pa.Table) -> None:
         """Rows that come as a table: columns of `pairs`, without uid, source and extracted_with, and drop_reason."""
         self._flush()
-        uids, digests = uid_column(table["url"].to_pylist(), table["caption"].to_pylist())
+        uids, digests = compute_uids(table["url"].to_pylist(), table["caption"].to_pylist())
         columns = dict(zip(table.column_names, table.columns, strict=True)) | {"uid": uids}
         self._write(self._with_constants(columns, table.num_rows), digests)
 
@@ -97,7 +97,7 @@ class PairsWriter:
     def _flush(self) -> None:
         if self._columns[0]:
             self._write(*self._table())
-        self._columns = tuple([] for _ in Candidate._fields)
+        self._columns = tuple([] for _ in PagePair._fields)
         self._origins, self._lengths = [], []
 
     def _write(self, table: pa.Table, digests: np.ndarray) -> None:
@@ -109,7 +109,7 @@ class PairsWriter:
 
     def _table(self) -> tuple[pa.Table, np.ndarray]:
         """The held rows, kept and dropped, and the digests that their uids spell."""
-        columns = dict(zip(Candidate._fields, self._columns, strict=True))
+        columns = dict(zip(PagePair._fields, self._columns, strict=True))
         pages = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
         of_page = {
             "page_url": [origin.page_url for origin in self._origins],
@@ -117,7 +117,7 @@ class PairsWriter:
             "page_language": [origin.page_language for origin in self._origins],
             "page_opt_out": [origin.page_opt_out for origin in self._origins],
         }
-        uids, digests = uid_column(columns["url"], columns["caption"])
+        uids, digests = compute_uids(columns["url"], columns["caption"])
         columns["drop_reason"] = columns.pop("reason")
         types = {field.name: field.type for field in dropped(PAIRS)}
         arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
@@ -136,7 +136,7 @@ class PairsWriter:
         return pa.Table.from_arrays(arrays, schema=dropped(PAIRS))
 
 
-def uid_column(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:
+def compute_uids(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:
     """The uids of many pairs at once (dataops.schema.uid), and their digests as n x 4 big-endian 32-bit numbers."""
     digest = xxhash.xxh3_128_digest
     pairs = zip(urls, captions, strict=True)

@@ -22,10 +22,10 @@ from dataops.errors import SourceError, StorageError
 from dataops.formatting import format_counts
 from dataops.snapshot import Draft, Input, Part, Record
 from dataops.store import open_store
-from dataops.web.urls import BadUrl, canonical_host, canonical_url
+from dataops.web.urls import BadUrl, canonicalise_host, canonicalise_url
 from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
-from tasks.extract.sources.base import Fetched
+from tasks.extract.sources.base import FetchedFiles
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import PagesSource
 from tasks.files.base import Opened, SourceFile
@@ -34,10 +34,10 @@ from tasks.web.address_policy import parse_connect_to
 logger = logging.getLogger(__name__)
 
 VERSION = "0.1"
-DONE = "crawl.json"
-PAGES = "evidence-pages-"
-ROBOTS = "evidence-robots.warc.gz"
-INDEX = "evidence-crawl.parquet"
+SUMMARY_NAME = "crawl.json"
+PAGES_PREFIX = "evidence-pages-"
+ROBOTS_NAME = "evidence-robots.warc.gz"
+INDEX_NAME = "evidence-crawl.parquet"
 _TASK = "crawl"
 
 
@@ -101,14 +101,14 @@ class SiteSource(PagesSource):
     @classmethod
     def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         try:
-            return tuple(canonical_url(url, "", 65_536) for url in value)
+            return tuple(canonicalise_url(url, "", 65_536) for url in value)
         except BadUrl as bad:
             raise ValueError(f"must hold absolute http or https addresses ({bad.reason})") from None
 
     @field_validator("allowed_domains")
     @classmethod
     def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(canonical_host(host) for host in value)
+        return tuple(canonicalise_host(host) for host in value)
 
     @field_validator("connect_to")
     @classmethod
@@ -146,22 +146,22 @@ class SiteSource(PagesSource):
         """None before the crawl: see `fetch`."""
         return []
 
-    def fetch(self, draft: Draft, context: Context) -> Fetched:
+    def fetch(self, draft: Draft, context: Context) -> FetchedFiles:
         """Crawl, or go on with a crawl that was ended; its archive becomes evidence of the draft."""
         record = draft.done(_TASK) or draft.finish(self._crawl(draft, context.home / "jobs" / f"crawl-{draft.key}"))
         shutil.rmtree(context.home / "jobs" / f"crawl-{draft.key}", ignore_errors=True)  # the draft has all of it
         files = [
             ArchivedPages(part.name, draft.store.uri, draft.path(part.name), part.sha256)
             for part in record.parts
-            if part.name.startswith(PAGES)
+            if part.name.startswith(PAGES_PREFIX)
         ]
-        return Fetched(files, record.parts, record.facts)
+        return FetchedFiles(files, record.parts, record.facts)
 
     def _crawl(self, draft: Draft, folder: Path) -> Record:
-        if not (folder / "out" / DONE).exists():
+        if not (folder / "out" / SUMMARY_NAME).exists():
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
             run_job("tasks.extract.crawl.job", job, folder, on_line=lambda line: logger.info("crawl: %s", line))
-        facts: dict[str, Any] = json.loads((folder / "out" / DONE).read_text("utf-8"))
+        facts: dict[str, Any] = json.loads((folder / "out" / SUMMARY_NAME).read_text("utf-8"))
         if not facts["outcomes"].get("archived"):
             shutil.rmtree(folder)  # the next try asks again
             reasons = format_counts(facts["outcomes"].items())

@@ -7,11 +7,11 @@ from pydantic import Field
 
 from dataops.archives.warc import Damage, Page, read_pages
 from dataops.snapshot import Input
-from dataops.web.candidates import Origin, PageBounds
-from dataops.web.charsets import utf8_page
+from dataops.web.charsets import convert_to_utf8
 from dataops.web.markup import BadPage
-from dataops.web.pages import PagePairs, page_pairs
-from dataops.web.urls import BadUrl, canonical_url
+from dataops.web.page_pairs import PageBounds, PageOrigin
+from dataops.web.pages import ExtractedPage, extract_page_pairs
+from dataops.web.urls import BadUrl, canonicalise_url
 from tasks.engine.context import Context
 from tasks.extract.sources.base import Source
 from tasks.extract.sources.pairs_writer import PairsWriter
@@ -47,7 +47,7 @@ class PagesSource(Source):
     """Longer pages are not read; they are counted in the manifest."""
     opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
     """A page that says one of these, in `<meta name="robots">` or in its response's headers, forbids the use of its images:
-    its rows are dropped as opt_out. Also there are `noindex` and `tdm-reservation` (see dataops/web/signals.py)."""
+    its rows are dropped as opt_out. Also there are `noindex` and `tdm-reservation` (see dataops/web/declarations.py)."""
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         with file.local() as path:
@@ -57,19 +57,19 @@ class PagesSource(Source):
                 else:
                     self.read_page(found, rows)
 
-    def read_page(self, page: Page, rows: PairsWriter) -> None:
+    def extract_page(self, page: Page, rows: PairsWriter) -> None:
         """Take the candidates of one page."""
         bounds = PageBounds(self.max_caption_chars, self.max_url_chars)
         opt_out = frozenset(directive.lower() for directive in self.opt_out_directives)
         try:
-            page_url, found = read_page(page, bounds, opt_out)
+            page_url, found = extract_page(page, bounds, opt_out)
         except (BadUrl, BadPage) as bad:
             rows.damage(page.offset, "bad_page_url" if isinstance(bad, BadUrl) else bad.reason)
             return
         rows.count("pages")
-        if found.beyond:
+        if found.surplus_images:
             rows.damage(page.offset, "too_many_images")
-        rows.add(Origin(page_url, page.offset, found.language, found.opt_out), found.candidates)
+        rows.add(PageOrigin(page_url, page.offset, found.language, found.opt_out), found.pairs)
 
 
 class WarcSource(FilesSource, PagesSource):
@@ -81,11 +81,11 @@ class WarcSource(FilesSource, PagesSource):
     extracted_with: ClassVar[str] = "pairmill-warc/2"
 
 
-def read_page(page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()) -> tuple[str, PagePairs]:
+def extract_page(page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()) -> tuple[str, ExtractedPage]:
     """The page's canonical address, and what it gives.
 
     Raises: BadUrl, BadPage when it has no usable address or cannot be read.
     """
-    page_url = canonical_url(page.url, page.url, bounds.url)
-    html, _ = utf8_page(page.body, page.charset)
-    return page_url, page_pairs(html, page_url, bounds, opt_out, page.opt_out)
+    page_url = canonicalise_url(page.url, page.url, bounds.url)
+    html, _ = convert_to_utf8(page.body, page.charset)
+    return page_url, extract_page_pairs(html, page_url, bounds, opt_out, page.opt_out)

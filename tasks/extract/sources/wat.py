@@ -3,8 +3,8 @@
 from typing import ClassVar, Literal
 
 from dataops.archives.warc import Damage
-from dataops.archives.wat import page_rows, read_wat
-from dataops.web.candidates import PageBounds
+from dataops.archives.wat import extract_wat_pairs, read_wat
+from dataops.web.page_pairs import PageBounds
 from tasks.extract.sources.base import Source
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import FilesSource
@@ -16,7 +16,7 @@ class WatReader(Source):
 
     opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
     """A page that says one of these, in `<meta name="robots">` or in its response's headers, forbids the use of its images:
-    its rows are dropped as opt_out. Also there are `noindex` and `tdm-reservation` (see dataops/web/signals.py)."""
+    its rows are dropped as opt_out. Also there are `noindex` and `tdm-reservation` (see dataops/web/declarations.py)."""
 
     extracted_with: ClassVar[str] = "pairmill-wat/1"
 
@@ -28,7 +28,7 @@ class WatReader(Source):
                 if isinstance(found, Damage):
                     rows.damage(found.offset, found.reason)
                     continue
-                origin, candidates, beyond = page_rows(found, bounds, opt_out)
+                origin, candidates, beyond = extract_wat_pairs(found, bounds, opt_out)
                 if beyond:
                     rows.damage(found.offset, "too_many_images")
                 rows.add(origin, candidates)

@@ -12,8 +12,8 @@ import pytest
 from dataops.archives.warc import Damage, read_pages
 from dataops.errors import SourceError
 from dataops.home import CHECKOUT
-from dataops.web.candidates import PageBounds
-from tasks.extract.sources.warc import read_page
+from dataops.web.page_pairs import PageBounds
+from tasks.extract.sources.warc import extract_page
 
 DATA = CHECKOUT / "tests" / "data" / "archives"
 GOLDEN = CHECKOUT / "tests" / "golden" / "archives.json"
@@ -28,8 +28,8 @@ def found_in(path: Path) -> dict[str, object]:
             if isinstance(found, Damage):
                 damages.append([found.offset, found.reason])
                 continue
-            url, pairs = read_page(found, PageBounds(caption=100, url=300))
-            rows = [[value for value in row] for row in pairs.candidates]
+            url, pairs = extract_page(found, PageBounds(caption=100, url=300))
+            rows = [[value for value in row] for row in pairs.pairs]
             pages.append({"url": url, "offset": found.offset, "language": pairs.language, "rows": rows})
     except SourceError as error:
         return {"error": str(error).removeprefix(f"{path}: ")}

@@ -7,7 +7,7 @@ import brotli
 import pyarrow as pa
 import pytest
 
-from dataops.archives.http_body import BadBody, dechunked, decode_body, split_response
+from dataops.archives.http_body import BadBody, decode_body, remove_chunking, split_response
 from dataops.archives.warc import Damage, Page, read_pages
 from dataops.errors import SourceError
 
@@ -256,4 +256,4 @@ def test_bodies_that_cannot_be_read_say_why(block: bytes, reason: str):
 
 
 def test_a_damaged_chunk_keeps_the_rest():
-    assert dechunked(b"5\r\nhello\r\nzz\r\nworld") == b"hellozz\r\nworld"
+    assert remove_chunking(b"5\r\nhello\r\nzz\r\nworld") == b"hellozz\r\nworld"

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from benchmarks.inputs.wat_files import json_record, page_value, plain_record, record, warcinfo, write_wat
 from dataops.archives.warc import Damage
-from dataops.archives.wat import page_rows, read_wat
+from dataops.archives.wat import extract_wat_pairs, read_wat
 from dataops.errors import SourceError
-from dataops.web.candidates import MAX_IMAGES, PageBounds
-from tests.unit.dataops.archives.slow_wat import slow_rows
+from dataops.web.page_pairs import MAX_IMAGES, PageBounds
+from tests.unit.dataops.archives.reference_wat import slow_rows
 
 BOUNDS = PageBounds(2000, 4096)
 OPT_OUT = frozenset({"noai", "noimageai", "noimageindex"})
@@ -29,7 +29,7 @@ def fast_rows(data: bytes):
         if isinstance(found, Damage):
             damages.append(found)
             continue
-        origin, candidates, _ = page_rows(found, BOUNDS, OPT_OUT)
+        origin, candidates, _ = extract_wat_pairs(found, BOUNDS, OPT_OUT)
         of_page = (origin.page_url, origin.page_language, origin.page_opt_out)
         rows += [(*candidate[:7], *of_page) for candidate in candidates]
     return rows, damages, counts
@@ -224,7 +224,7 @@ def test_a_page_of_too_many_images():
     data = page(1, *[image(f"{i}.jpg", "x") for i in range(MAX_IMAGES + 7)])
     [found] = read_wat(io.BytesIO(data), BOUNDS.url, lambda what: None)
     assert not isinstance(found, Damage)
-    _, rows, beyond = page_rows(found, BOUNDS, OPT_OUT)
+    _, rows, beyond = extract_wat_pairs(found, BOUNDS, OPT_OUT)
     assert (len(rows), beyond) == (MAX_IMAGES, 7)
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from dataops.errors import ConfigError, SourceError
 from dataops.pair_lists.columns import ColumnNames
 from dataops.pair_lists.delimited import MAX_FIELD_CHARS
-from dataops.pair_lists.reader import BATCH_ROWS, read_list, row_groups
-from dataops.pair_lists.rows import canonical_urls, normal_captions, pair_table
-from dataops.web.captions import normal_caption
-from dataops.web.urls import BadUrl, canonical_url
+from dataops.pair_lists.reader import BATCH_ROWS, read_list, read_row_group_sizes
+from dataops.pair_lists.rows import build_pair_table, canonicalise_urls, normalise_captions
+from dataops.web.captions import normalise_caption
+from dataops.web.urls import BadUrl, canonicalise_url
 
 Row = tuple[int, str | None, str | None]
 
@@ -141,7 +141,7 @@ def test_each_format_gives_what_an_obvious_reader_gives(
 
 def test_row_groups_can_be_read_apart(tmp_path: Path):
     write_parquet(tmp_path / "a.parquet")
-    assert row_groups(tmp_path / "a.parquet") == [64, 64, 64, 8]
+    assert read_row_group_sizes(tmp_path / "a.parquet") == [64, 64, 64, 8]
     whole, _ = read(tmp_path / "a.parquet")
     parts = [read(tmp_path / "a.parquet", groups=groups)[0] for groups in ((0, 1), (2,), (3,))]
     assert parts[0] + parts[1] + parts[2] == whole
@@ -331,7 +331,7 @@ def test_a_column_of_numbers_is_no_address(tmp_path: Path):
 
 def obvious_url(url: str | None, max_chars: int) -> tuple[str | None, str | None]:
     try:
-        return canonical_url(url or "", "", max_chars), None
+        return canonicalise_url(url or "", "", max_chars), None
     except BadUrl as bad:
         return None, bad.reason
 
@@ -346,7 +346,7 @@ URLISH = st.lists(st.one_of(st.sampled_from([*PIECES.split(" "), " ", "a" * 41])
 @given(st.lists(st.one_of(st.none(), URLISH, URLISH.map("http://img.example/".__add__)), min_size=1, max_size=20))
 def test_the_fast_path_of_addresses_is_the_slow_path(urls: list[str | None]):
     urls = [None if url is None else url.encode("utf-8", "ignore").decode() for url in urls]
-    result, reasons = canonical_urls(urls, 60)
+    result, reasons = canonicalise_urls(urls, 60)
     for url, got, reason in zip(urls, result, reasons, strict=True):
         expected, expected_reason = obvious_url(url, 60)
         assert reason == expected_reason
@@ -356,7 +356,7 @@ def test_the_fast_path_of_addresses_is_the_slow_path(urls: list[str | None]):
 @given(st.lists(st.one_of(st.none(), st.text(max_size=30)), min_size=1, max_size=20))
 def test_the_fast_path_of_captions_is_the_slow_path(captions: list[str | None]):
     captions = [None if c is None else c.encode("utf-8", "ignore").decode() for c in captions]
-    assert normal_captions(captions, 20) == [normal_caption(c or "", 20) for c in captions]
+    assert normalise_captions(captions, 20) == [normalise_caption(c or "", 20) for c in captions]
 
 
 def test_rows_become_pairs_and_each_that_leaves_has_a_reason(tmp_path: Path):
@@ -373,7 +373,7 @@ def test_rows_become_pairs_and_each_that_leaves_has_a_reason(tmp_path: Path):
     ]
     (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
     [batch] = read_list(tmp_path / "a.csv", ColumnNames(extra=("score",)), lambda *_: None)
-    table = pair_table(batch, max_caption_chars=50, max_url_chars=90)
+    table = build_pair_table(batch, max_caption_chars=50, max_url_chars=90)
     rows = table.select(["url", "caption", "page_url", "source_offset", "extra", "drop_reason"]).to_pylist()
     assert [tuple(row.values()) for row in rows[:2]] == [
         ("http://a.example/0.jpg", "A dog", "http://b.example/x", 0, '{"score":"0.5"}', None),

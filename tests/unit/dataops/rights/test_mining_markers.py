@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataops.images.decode import sniff
-from dataops.rights.mining_markers import mining_markers
+from dataops.rights.mining_markers import find_mining_markers
 
 VOCABULARY = "http://ns.useplus.org/ldf/vocab/"
 PACKET = (
@@ -97,7 +97,7 @@ def riff_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
 
 
 def found(data: bytes) -> list[tuple[str, str]]:
-    return list(mining_markers(data, sniff(data)))
+    return list(find_mining_markers(data, sniff(data)))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
@@ -138,7 +138,7 @@ def test_only_metadata_speaks(kind: str) -> None:
 @settings(max_examples=200, deadline=None)
 def test_no_bytes_break_it(data: bytes, start: bytes) -> None:
     data = start + data + b"DataMining training-mining"
-    assert isinstance(mining_markers(data, sniff(data)), list)
+    assert isinstance(find_mining_markers(data, sniff(data)), list)
 
 
 def test_both_in_one_picture_and_each_once() -> None:

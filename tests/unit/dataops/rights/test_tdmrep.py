@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from dataops.rights.tdmrep import TdmRule, parse_tdmrep, rule_for
+from dataops.rights.tdmrep import TdmRule, find_rule, parse_tdmrep
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from dataops.rights.tdmrep import TdmRule, parse_tdmrep, rule_for
     ],
 )
 def test_locations_match_as_in_robots_txt(location: str, path: str, matches: bool) -> None:
-    assert (rule_for([TdmRule(location, True)], path) is not None) == matches
+    assert (find_rule([TdmRule(location, True)], path) is not None) == matches
 
 
 def test_the_first_rule_that_matches_speaks() -> None:
@@ -43,7 +43,7 @@ def test_the_first_rule_that_matches_speaks() -> None:
     )
     rules = parse_tdmrep(text)
     assert [rule.reserved for rule in rules] == [False, True, False]
-    free, other = rule_for(rules, "/free/1.jpg"), rule_for(rules, "/never")
+    free, other = find_rule(rules, "/free/1.jpg"), find_rule(rules, "/never")
     assert free is not None
     assert not free.reserved
     assert other == TdmRule("/", True, "https://a.test/policy.json")
@@ -73,5 +73,5 @@ def test_what_is_no_rule_counts_as_not_there(text: str, rules: list[TdmRule]) ->
 def test_no_pattern_takes_long() -> None:
     rule = TdmRule("/" + "*a" * 5_000 + "b$", True)
     started = time.monotonic()
-    assert rule_for([rule], "/" + "a" * 50_000) is None
+    assert find_rule([rule], "/" + "a" * 50_000) is None
     assert time.monotonic() - started < 1

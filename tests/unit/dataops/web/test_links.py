@@ -1,10 +1,10 @@
-from dataops.web.links import MAX_LINKS, page_links
+from dataops.web.links import MAX_LINKS, extract_links
 
 URL = "http://a.example/dir/page.html"
 
 
 def links(html: str):
-    return page_links(html.encode(), URL, "pairmill", 200)
+    return extract_links(html.encode(), URL, "pairmill", 200)
 
 
 def test_links_are_canonical_and_each_once():

@@ -5,8 +5,8 @@ import random
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
+from dataops.web.declarations import is_license_link
 from dataops.web.markup import Reader, read_markup
-from dataops.web.signals import is_license_link
 
 PIECES = (
     "<script>", "</script>", "<style>", "</style>", "<SCRIPT src='x>y'>", "</script/>", "</scripty>", "<script/>",

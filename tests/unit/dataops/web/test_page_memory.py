@@ -7,17 +7,17 @@ from pathlib import Path
 
 READ = """
 import json, pathlib, sys
-from dataops.web.charsets import utf8_page
+from dataops.web.charsets import convert_to_utf8
 from dataops.web.markup import BadPage
-from dataops.web.candidates import PageBounds
-from dataops.web.pages import page_pairs
+from dataops.web.page_pairs import PageBounds
+from dataops.web.pages import extract_page_pairs
 from dataops.archives.warc import read_pages
 
 found = []
 for page in read_pages(pathlib.Path(sys.argv[1]), 50_000_000, lambda what: None):
     try:
-        pairs = page_pairs(utf8_page(page.body, page.charset)[0], page.url, PageBounds(200, 300))
-        found.append([len(pairs.candidates), pairs.beyond])
+        found_page = extract_page_pairs(convert_to_utf8(page.body, page.charset)[0], page.url, PageBounds(200, 300))
+        found.append([len(found_page.pairs), found_page.surplus_images])
     except BadPage as bad:
         found.append(bad.reason)
 status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss would be the test's own, which forked this process

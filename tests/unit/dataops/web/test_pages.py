@@ -6,18 +6,18 @@ from urllib.parse import urljoin
 
 import pytest
 
-from dataops.web.candidates import MAX_IMAGES, Candidate, PageBounds
-from dataops.web.charsets import utf8_page
+from dataops.web.charsets import convert_to_utf8
 from dataops.web.markup import MAX_ATTRIBUTES, BadPage
-from dataops.web.pages import page_pairs
+from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PagePair
+from dataops.web.pages import extract_page_pairs
 
 PAGE = "http://site.example/shop/item"
 BOUNDS = PageBounds(caption=200, url=300)
 
 
-def candidates(html: str) -> tuple[list[Candidate], int]:
-    found = page_pairs(html.encode(), PAGE, BOUNDS)
-    return found.candidates, found.beyond
+def candidates(html: str) -> tuple[list[PagePair], int]:
+    found = extract_page_pairs(html.encode(), PAGE, BOUNDS)
+    return found.pairs, found.surplus_images
 
 
 class Obvious(HTMLParser):
@@ -107,14 +107,14 @@ def test_what_cannot_be_used_says_why():
     html = """<img><img alt="no address"><img src=1.jpg><img src=2.jpg alt=" "><img src="data:x" alt=a title=b>
         <img src="http://h.example:x/" alt=a><img src=3.jpg alt="\ufffe">"""
     assert candidates(html)[0] == [
-        Candidate("", "", None, "no_url"),
-        Candidate("", "no address", "alt", "no_url"),
-        Candidate("http://site.example/shop/1.jpg", "", None, "no_caption"),
-        Candidate("http://site.example/shop/2.jpg", "", None, "no_caption"),
-        Candidate("data:x", "a", "alt", "data_url"),
-        Candidate("data:x", "b", "title", "data_url"),
-        Candidate("http://h.example:x/", "a", "alt", "bad_url"),
-        Candidate("http://site.example/shop/3.jpg", "", None, "no_caption"),
+        PagePair("", "", None, "no_url"),
+        PagePair("", "no address", "alt", "no_url"),
+        PagePair("http://site.example/shop/1.jpg", "", None, "no_caption"),
+        PagePair("http://site.example/shop/2.jpg", "", None, "no_caption"),
+        PagePair("data:x", "a", "alt", "data_url"),
+        PagePair("data:x", "b", "title", "data_url"),
+        PagePair("http://h.example:x/", "a", "alt", "bad_url"),
+        PagePair("http://site.example/shop/3.jpg", "", None, "no_caption"),
     ]
 
 
@@ -200,4 +200,4 @@ RUSSIAN = "Красный воздушный змей над холмом и р�
     ],
 )
 def test_text_of_bytes(data: bytes, header: str | None, text: str):
-    assert utf8_page(data, header)[0].decode() == text
+    assert convert_to_utf8(data, header)[0].decode() == text

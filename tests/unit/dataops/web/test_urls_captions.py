@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.web import captions, urls
-from dataops.web.captions import folded, normal_caption
-from dataops.web.urls import BadUrl, Resolver, bounded_url, canonical_url
+from dataops.web.captions import fold_caption, normalise_caption
+from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
 
 PAGE = "http://site.example/a/b?c=d"
 
@@ -44,8 +44,8 @@ PAGE = "http://site.example/a/b?c=d"
     ],
 )
 def test_canonical(reference: str, url: str):
-    assert canonical_url(reference, PAGE, 200) == url
-    assert canonical_url(url, PAGE, 200) == url
+    assert canonicalise_url(reference, PAGE, 200) == url
+    assert canonicalise_url(url, PAGE, 200) == url
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_canonical(reference: str, url: str):
 )
 def test_refused(reference: str, reason: str):
     with pytest.raises(BadUrl) as bad:
-        canonical_url(reference, PAGE, 200)
+        canonicalise_url(reference, PAGE, 200)
     assert bad.value.reason == reason
 
 
@@ -108,7 +108,7 @@ def dots_by_the_book(path: str) -> str:
 @given(st.lists(st.sampled_from(["", ".", "..", "a", "b.c", "...", ".x"]), min_size=1, max_size=10))
 def test_dot_segments_as_by_the_book(segments: list[str]):
     path = "/" + "/".join(segments)
-    assert canonical_url(f"http://h.example{path}", PAGE, 300) == f"http://h.example{dots_by_the_book(path)}"
+    assert canonicalise_url(f"http://h.example{path}", PAGE, 300) == f"http://h.example{dots_by_the_book(path)}"
 
 
 REFERENCE = st.lists(
@@ -120,30 +120,30 @@ REFERENCE = st.lists(
 def test_as_the_url_standards_own_parser(reference: str, base: str):
     """But for what is refused here: no host, and the empty query that means nothing."""
     try:
-        url = canonical_url(reference, base, 300)
+        url = canonicalise_url(reference, base, 300)
     except BadUrl:
         return
     oracle = ada_url.URL(reference, base)
     assert url == f"{oracle.origin}{oracle.pathname}{oracle.search}"
-    assert Resolver(canonical_url(base, base, 300), 300).resolve(reference) == url
+    assert Resolver(canonicalise_url(base, base, 300), 300).resolve(reference) == url
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_an_address_or_refused(text: str):
     try:
-        url = canonical_url(text, PAGE, 200)
+        url = canonicalise_url(text, PAGE, 200)
     except BadUrl:
         return
     assert url.isascii()
     assert not set(url) & set(' <>"\t\n#')
-    assert canonical_url(url, PAGE, 200) == url
+    assert canonicalise_url(url, PAGE, 200) == url
 
 
 def test_dropped_addresses_are_bounded():
-    assert len(bounded_url("data:image/png;base64," + "A" * 10_000, 4096)) == 64
-    assert len(bounded_url("http://x/" + "A" * 10_000, 4096)) == 4096
-    bounded_url("\ud800", 10).encode()
-    assert bounded_url("ftp://me:secret@h.example/x", 100) == "ftp://h.example/x"
+    assert len(truncate_url("data:image/png;base64," + "A" * 10_000, 4096)) == 64
+    assert len(truncate_url("http://x/" + "A" * 10_000, 4096)) == 4096
+    truncate_url("\ud800", 10).encode()
+    assert truncate_url("ftp://me:secret@h.example/x", 100) == "ftp://h.example/x"
 
 
 @pytest.mark.parametrize(
@@ -161,20 +161,20 @@ def test_dropped_addresses_are_bounded():
     ],
 )
 def test_captions(text: str, caption: str):
-    assert normal_caption(text, 20) == caption
+    assert normalise_caption(text, 20) == caption
 
 
 @given(st.text(st.characters(), max_size=200), st.integers(1, 50))
 def test_any_text_becomes_a_caption(text: str, bound: int):
-    caption = normal_caption(text, bound)
+    caption = normalise_caption(text, bound)
     assert len(caption) <= bound
-    assert normal_caption(caption, bound) == caption
+    assert normalise_caption(caption, bound) == caption
     caption.encode()
-    assert folded(folded(caption)) == folded(caption)
+    assert fold_caption(fold_caption(caption)) == fold_caption(caption)
 
 
 def test_a_huge_caption_costs_little():
-    assert normal_caption("a " * 10_000_000, 100) == "a " * 49 + "a"
+    assert normalise_caption("a " * 10_000_000, 100) == "a " * 49 + "a"
 
 
 PIECES = [
@@ -235,7 +235,7 @@ def test_the_short_ways_of_addresses_give_what_the_long_way_gives(reference: str
             return bad.reason
 
     expected = of(urls._resolved, reference, base, longest)
-    assert of(canonical_url, reference, base, longest) == expected
+    assert of(canonicalise_url, reference, base, longest) == expected
     assert of(Resolver(base, longest).resolve, reference) == expected
 
 
@@ -251,7 +251,7 @@ def test_many_addresses_at_once_are_what_each_is(references: list[str], base: st
         try:
             expected.append((urls._resolved(reference, base, longest), None))
         except BadUrl as bad:
-            expected.append((bounded_url(reference, longest), bad.reason))
+            expected.append((truncate_url(reference, longest), bad.reason))
     assert list(zip(*Resolver(base, longest).resolve_all(references), strict=True)) == expected
 
 
@@ -261,4 +261,4 @@ def test_many_addresses_at_once_are_what_each_is(references: list[str], base: st
 )
 def test_the_short_way_of_captions_gives_what_the_long_way_gives(text: str):
     kept = "".join(c for c in text if not captions._NOT_TEXT.match(c))
-    assert normal_caption(text, 2000) == " ".join(unicodedata.normalize("NFC", kept).split())
+    assert normalise_caption(text, 2000) == " ".join(unicodedata.normalize("NFC", kept).split())

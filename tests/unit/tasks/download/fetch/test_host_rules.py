@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dataops.rights.opt_outs import OptOut
-from dataops.rights.robots import RobotsFile
+from dataops.rights.robots_txt import RobotsFile
 from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
 from tasks.download.politeness import AI_AGENTS
@@ -154,7 +154,7 @@ def test_what_cannot_be_had_or_robots_txt_forbids_is_no_file() -> None:
 
 def test_named_agents_are_read_from_lines_of_any_form() -> None:
     text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\nUser agent: Spaced\n# User-agent: not"
-    assert RobotsFile.parse(text).named == {"gptbot", "ccbot", "other", "spaced"}
+    assert RobotsFile.parse(text).named_agents == {"gptbot", "ccbot", "other", "spaced"}
 
 
 def test_a_file_that_would_cost_too_much_time_allows_nothing() -> None:

@@ -4,7 +4,7 @@ from urllib.parse import urlunsplit
 
 import pytest
 
-from dataops.rights.opt_outs import OptOut, header_opt_outs, robots_tag
+from dataops.rights.opt_outs import OptOut, find_disallowed_directive, find_header_opt_outs
 from tasks.download.config import DownloadConfig
 from tasks.download.make_opener import polite_opener
 from tasks.web.address_policy import Addresses, is_public, parse_connect_to
@@ -119,8 +119,8 @@ def headers(*values: str) -> Message:
     ],
 )
 def test_opt_out_by_header(values: list[str], signal: str | None) -> None:
-    assert robots_tag(headers(*values), "pairmill", DISALLOWED) == signal
-    assert robots_tag(headers(*values), "pairmill", frozenset()) is None
+    assert find_disallowed_directive(headers(*values), "pairmill", DISALLOWED) == signal
+    assert find_disallowed_directive(headers(*values), "pairmill", frozenset()) is None
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_opt_out_by_header(values: list[str], signal: str | None) -> None:
 def test_text_and_data_mining_is_reserved_by_header(value: str, reserved: bool) -> None:
     message = headers("noai")
     message["tdm-reservation"] = value
-    found = list(header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now"))
+    found = list(find_header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now"))
     tag = OptOut("x_robots_tag", "noai", "http://a.test/", "now")
     assert found == [tag, OptOut("tdm_header", "tdm-reservation 1", "http://a.test/", "now")][: 1 + reserved]
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from scrapy.exceptions import DownloadTimeoutError, ResponseDataLossError
 
 from tasks.engine.stage import plan
-from tasks.extract.crawl.context import registrable
+from tasks.extract.crawl.context import find_registrable_domain
 from tasks.extract.crawl.frontier import Budget, Frontier
-from tasks.extract.crawl.responses import failure_of, retry_after
+from tasks.extract.crawl.responses import classify_failure, parse_retry_after
 from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
 
@@ -121,27 +121,27 @@ def test_a_config_that_cannot_be_crawled_says_why(options: dict[str, Any], messa
     [(b"120", 120.0), (b" 0 ", 0.0), (b"", None), (b"soon", None), (b"-5", None), (b"\xff", None)],
 )
 def test_retry_after_in_seconds(value: bytes, seconds: float | None):
-    assert retry_after({"Retry-After": value}) == seconds
+    assert parse_retry_after({"Retry-After": value}) == seconds
 
 
 def test_retry_after_as_a_date():
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    seconds = retry_after({"Retry-After": at.encode()})
+    seconds = parse_retry_after({"Retry-After": at.encode()})
     assert seconds is not None
     assert 80 < seconds <= 90
-    assert retry_after({"Retry-After": b"Fri, 01 Jan 1999 00:00:00 GMT"}) == 0
-    assert retry_after({}) is None
+    assert parse_retry_after({"Retry-After": b"Fri, 01 Jan 1999 00:00:00 GMT"}) == 0
+    assert parse_retry_after({}) is None
 
 
 def test_failures_have_names():
-    assert failure_of(DownloadTimeoutError()) == "timeout"
-    assert failure_of(ResponseDataLossError()) == "incomplete"
-    assert failure_of(ValueError()) == "connect"
+    assert classify_failure(DownloadTimeoutError()) == "timeout"
+    assert classify_failure(ResponseDataLossError()) == "incomplete"
+    assert classify_failure(ValueError()) == "connect"
 
 
 def test_the_registered_domain_of_a_host():
     hosts = ("www.example.co.uk", "a.b.example.org", "user.github.io", "localhost", "127.0.0.1", "pets.test")
-    assert [registrable(host) for host in hosts] == [
+    assert [find_registrable_domain(host) for host in hosts] == [
         "example.co.uk",
         "example.org",
         "user.github.io",

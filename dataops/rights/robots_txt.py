@@ -21,7 +21,7 @@ class RobotsFile:
     """The rules of one origin."""
 
     parser: Protego
-    named: frozenset[str]
+    named_agents: frozenset[str]
     """Agents that have a group of their own, in lower case."""
 
     @classmethod
@@ -36,15 +36,17 @@ class RobotsFile:
         """Whether the group for an agent, else the one for all, lets it ask for a url."""
         return self.parser.can_fetch(url, agent)
 
-    def delay(self, agent: str) -> float | None:
+    def crawl_delay(self, agent: str) -> float | None:
         """Seconds between requests (Crawl-delay), which RFC 9309 does not know and many files hold."""
         return self.parser.crawl_delay(agent)
 
-    def shut_out(self, url: str, agents: Iterable[str], ours: str) -> Sequence[str]:
+    def list_denied_agents(self, url: str, agents: Iterable[str], ours: str) -> Sequence[str]:
         """Which of some agents have a group of their own that keeps them from a url.
 
         None where the file has a group for us: then the owner has said what he wants of us in particular.
         """
-        if not self.named or ours.lower() in self.named:
+        if not self.named_agents or ours.lower() in self.named_agents:
             return ()
-        return [agent for agent in agents if agent.lower() in self.named and not self.parser.can_fetch(url, agent)]
+        return [
+            agent for agent in agents if agent.lower() in self.named_agents and not self.parser.can_fetch(url, agent)
+        ]

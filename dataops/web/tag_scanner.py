@@ -13,7 +13,7 @@ _BLOCK = 16
 _PRIME = 0x100000001B3
 
 
-def number(name: str) -> int:
+def hash_name(name: str) -> int:
     """Of a name in lower case, as `read_name` gives it."""
     found = 0
     for byte in name.encode():
@@ -21,20 +21,20 @@ def number(name: str) -> int:
     return found
 
 
-def numbers(names: str) -> tuple[np.uint64, ...]:
+def hash_names(names: str) -> tuple[np.uint64, ...]:
     """Of names with spaces between them."""
-    return tuple(np.uint64(number(name)) for name in names.split())
+    return tuple(np.uint64(hash_name(name)) for name in names.split())
 
 
 _SPACE, _SLASH, _END, _EQUALS, _QUOTE = 1, 2, 4, 8, 16
 _WHAT = np.zeros(256, np.uint8)
 for _bytes, _what in ((b" \t\n\f\r", _SPACE), (b"/", _SLASH), (b">", _END), (b"=", _EQUALS), (b"\"'", _QUOTE)):
     _WHAT[list(_bytes)] = _what
-_REL, _HREF, _LABELLEDBY = numbers("rel href aria-labelledby")
+_REL, _HREF, _LABELLEDBY = hash_names("rel href aria-labelledby")
 
 
 @compiled(nogil=True)
-def find(data, at, byte):
+def find_byte(data, at, byte):
     """The next place of a byte, else the end. An unsigned index, which numba does not check for being negative."""
     place, end = np.uint64(at), np.uint64(data.size)
     while place + np.uint64(_BLOCK) <= end:
@@ -50,7 +50,7 @@ def find(data, at, byte):
 
 
 @compiled(nogil=True)
-def copy(data, begin, end, out, written):
+def copy_range(data, begin, end, out, written):
     """Copy a range of the data behind what was written; how much then is."""
     place, there = np.uint64(begin), np.uint64(written)
     for k in range(np.uint64(max(0, end - begin))):
@@ -116,7 +116,7 @@ def read_attributes(data, at):
             at += 1
         if at < size and _is(data, at, _QUOTE):
             value = at + 1
-            at = find(data, value, data[np.uint64(at)]) + 1
+            at = find_byte(data, value, data[np.uint64(at)]) + 1
         else:
             value = at
             while at < size and not _is(data, at, _SPACE | _END):

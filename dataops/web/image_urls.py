@@ -101,7 +101,7 @@ class ImageReference(NamedTuple):
 _reference = partial(tuple.__new__, ImageReference)  # a quarter of the time of ImageReference(...)
 
 
-def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> ImageReference:
+def choose_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> ImageReference:
     """The address of the largest image that is offered; `src` as it stands where none can be used.
 
     Of the offers with a width (`w`) the widest is the largest, else that with the greatest density (`x`, 1 where none is
@@ -113,7 +113,7 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
         sources: those of the `<source>` elements before it in its `<picture>`.
     """
     width, height = image.get("width"), image.get("height")
-    width, height = declared_length(width) if width else None, declared_length(height) if height else None
+    width, height = parse_length(width) if width else None, parse_length(height) if height else None
     if not sources:  # as of most images
         names, is_set = _lazy_of(image), "srcset" in image
         if not names and not is_set:
@@ -136,7 +136,7 @@ def image_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> Im
     return _reference((url, width, height))
 
 
-def declared_length(text: str | None) -> int | None:
+def parse_length(text: str | None) -> int | None:
     """Pixels of a width or height attribute; None for a percentage and for what is no length."""
     if not text:
         return None

@@ -6,8 +6,8 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
-from dataops.rights.opt_outs import addressed_directives
-from dataops.web.urls import BadUrl, canonical_url
+from dataops.rights.opt_outs import parse_robots_tag
+from dataops.web.urls import BadUrl, canonicalise_url
 
 Attributes = Mapping[str, str | None]
 
@@ -17,7 +17,7 @@ INDEX_DIRECTIVES = frozenset(("noindex",))
 """Directives on finding the page at all (`none` says noindex too): they count where they address every robot."""
 TDM_RESERVATION = "tdm-reservation"
 """The page's rights holder reserves text and data mining. Source: TDM Reservation Protocol, w3.org/community/tdmrep."""
-LICENSE_LEVELS = 64
+MAX_LICENSE_LEVELS = 64
 """How far above an image an element may be whose licence is the image's."""
 MAX_LICENSE_LINKS = 1_000
 
@@ -31,7 +31,7 @@ _LICENSE = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|lice
 _THINGS = frozenset(("figure", "li", "td", "article", "section", "aside", "blockquote", "dd"))
 
 
-def declared_language(root: Attributes) -> str | None:
+def parse_language(root: Attributes) -> str | None:
     """The language tag of `<html lang>` (or `xml:lang`) in lower case with hyphens; None where it is no tag (BCP 47)."""
     for name in ("lang", "xml:lang"):
         tag = (root.get(name) or "").strip().lower().replace("_", "-")
@@ -40,7 +40,7 @@ def declared_language(root: Attributes) -> str | None:
     return None
 
 
-def counted_name(name: str) -> str:
+def normalise_meta_name(name: str) -> str:
     """The name (or property) of a `<meta>` in lower case; '' where nothing is made of it, as of most."""
     return _counted_name(name) if len(name) <= _USUAL_NAME else _counted_name.__wrapped__(name)
 
@@ -52,7 +52,7 @@ def _counted_name(name: str) -> str:
     return name if counts else ""
 
 
-def meta_opt_outs(metas: Iterable[tuple[str, str]]) -> set[str]:
+def parse_meta_directives(metas: Iterable[tuple[str, str]]) -> set[str]:
     """The directives on use of `<meta>` elements.
 
     Args:
@@ -69,7 +69,7 @@ def meta_opt_outs(metas: Iterable[tuple[str, str]]) -> set[str]:
     return found
 
 
-def header_opt_outs(fields: Iterable[tuple[str, str]]) -> set[str]:
+def parse_header_directives(fields: Iterable[tuple[str, str]]) -> set[str]:
     """The directives on use of a response's header fields `X-Robots-Tag` and `tdm-reservation`.
 
     Args:
@@ -89,7 +89,7 @@ def header_opt_outs(fields: Iterable[tuple[str, str]]) -> set[str]:
 def _robots_tag(value: str) -> set[str]:
     """Those of an X-Robots-Tag header: on AI whomever they address, on indexing those that address all."""
     found: set[str] = set()
-    for agent, directive in addressed_directives(value):
+    for agent, directive in parse_robots_tag(value):
         counted = AI_DIRECTIVES | INDEX_DIRECTIVES if agent == "*" else AI_DIRECTIVES
         found |= {_MEANT.get(directive, directive)} & counted
     return found
@@ -126,7 +126,7 @@ class Licenses:
         rated = [(not _says_license(node.attributes), i, node) for i, node in enumerate(links)][:MAX_LICENSE_LINKS]
         for plain, _, node in sorted(rated, key=lambda rated: rated[:2]):
             try:
-                url = canonical_url(node.attributes.get("href") or "", base, max_url_chars)
+                url = canonicalise_url(node.attributes.get("href") or "", base, max_url_chars)
             except BadUrl:
                 continue
             for above in _above(node):
@@ -153,7 +153,7 @@ class Licenses:
 
 
 def _above(node: LexborNode) -> Iterable[LexborNode]:
-    for _ in range(LICENSE_LEVELS):
+    for _ in range(MAX_LICENSE_LEVELS):
         parent = node.parent
         if parent is None or not parent.is_element_node:
             return

@@ -5,10 +5,10 @@ import json
 
 from warcio.archiveiterator import ArchiveIterator
 
-from dataops.web.captions import normal_caption
-from dataops.web.open_graph import shared_images
-from dataops.web.signals import declared_language, header_opt_outs, meta_opt_outs
-from dataops.web.urls import BadUrl, bounded_url, canonical_url
+from dataops.web.captions import normalise_caption
+from dataops.web.declarations import parse_header_directives, parse_language, parse_meta_directives
+from dataops.web.open_graph import parse_shared_images
+from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
 
 MAX_CHARS, MAX_URL = 2000, 4096
 
@@ -24,7 +24,7 @@ def slow_rows(data: bytes, opt_out=frozenset({"noai", "noimageai", "noimageindex
             page = value["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]
             html = page["HTML-Metadata"]
             url = value["Envelope"]["WARC-Header-Metadata"]["WARC-Target-URI"]
-            page_url = canonical_url(url, url, MAX_URL)
+            page_url = canonicalise_url(url, url, MAX_URL)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         if isinstance(html, dict):
@@ -43,9 +43,9 @@ def objects(value):
 
 def address(reference, base):
     try:
-        return canonical_url(reference, base, MAX_URL), None
+        return canonicalise_url(reference, base, MAX_URL), None
     except BadUrl as bad:
-        return bounded_url(reference, MAX_URL), bad.reason
+        return truncate_url(reference, MAX_URL), bad.reason
 
 
 def page_rows(page_url, html, headers, opt_out):
@@ -70,12 +70,12 @@ def page_rows(page_url, html, headers, opt_out):
                 licenses.add(found)
     license = licenses.pop() if len(licenses) == 1 else None
 
-    told = set(meta_opt_outs(lower))
+    told = set(parse_meta_directives(lower))
     for name, value in headers.items() if isinstance(headers, dict) else ():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str):
-                told |= header_opt_outs([(name.lower(), one)])
-    language = declared_language({"lang": next((content for name, content in metas if name == "HTML@/lang"), None)})
+                told |= parse_header_directives([(name.lower(), one)])
+    language = parse_language({"lang": next((content for name, content in metas if name == "HTML@/lang"), None)})
 
     found_rows = []
     for link in links:
@@ -83,14 +83,14 @@ def page_rows(page_url, html, headers, opt_out):
             found, reason = address(text_of(link, "url"), base)
             captions = {}
             for source in ("alt", "title"):
-                captions.setdefault(normal_caption(text_of(link, source), MAX_CHARS), source)
+                captions.setdefault(normalise_caption(text_of(link, source), MAX_CHARS), source)
             captions.pop("", None)
             found_rows += [(found, caption, source, reason, None, None) for caption, source in captions.items()]
             if not captions:
                 found_rows.append((found, "", None, reason or "no_caption", None, None))
-    for image in shared_images(lower):
+    for image in parse_shared_images(lower):
         found, reason = address(image.reference, base)
-        for caption in dict.fromkeys(normal_caption(text, MAX_CHARS) for text in image.texts):
+        for caption in dict.fromkeys(normalise_caption(text, MAX_CHARS) for text in image.texts):
             if caption:
                 found_rows.append((found, caption, "og", reason, image.width, image.height))
 

@@ -1,15 +1,15 @@
 import pytest
 
-from dataops.web.candidates import PageBounds
-from dataops.web.pages import PagePairs, page_pairs
-from dataops.web.signals import counted_name, header_opt_outs
+from dataops.web.declarations import normalise_meta_name, parse_header_directives
+from dataops.web.page_pairs import PageBounds
+from dataops.web.pages import ExtractedPage, extract_page_pairs
 
 PAGE = "http://h.example/p/"
 IMAGE = "<img src=a.jpg alt=a>"
 
 
-def read(html: str) -> PagePairs:
-    return page_pairs(html.encode(), PAGE, PageBounds(caption=40, url=300))
+def read(html: str) -> ExtractedPage:
+    return extract_page_pairs(html.encode(), PAGE, PageBounds(caption=40, url=300))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_opt_outs_of_the_page(head: str, told: str | None):
     ],
 )
 def test_names_of_metas_of_which_something_is_made(name: str, counted: str):
-    assert counted_name(name) == counted
+    assert normalise_meta_name(name) == counted
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_names_of_metas_of_which_something_is_made(name: str, counted: str):
     ],
 )
 def test_opt_outs_of_the_response(fields: list, told: set):
-    assert header_opt_outs(fields) == told
+    assert parse_header_directives(fields) == told
 
 
 def test_the_responses_word_counts_as_the_pages():
-    pairs = page_pairs(IMAGE.encode(), PAGE, PageBounds(40, 300), frozenset({"noai"}), frozenset({"noai"}))
-    assert (pairs.opt_out, [row.reason for row in pairs.candidates]) == ("noai", ["opt_out"])
+    pairs = extract_page_pairs(IMAGE.encode(), PAGE, PageBounds(40, 300), frozenset({"noai"}), frozenset({"noai"}))
+    assert (pairs.opt_out, [row.reason for row in pairs.pairs]) == ("noai", ["opt_out"])
 
 
 BY, SA = "https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by-sa/4.0/"
@@ -114,7 +114,7 @@ LICENSES = {
 @pytest.mark.parametrize("name", LICENSES)
 def test_the_nearest_licence(name: str):
     html, licenses = LICENSES[name]
-    assert [row.license for row in read(html).candidates] == licenses
+    assert [row.license for row in read(html).pairs] == licenses
 
 
 OG = "<meta property=og:image content=/o.jpg><meta property=og:title content='The title'>"
@@ -135,14 +135,14 @@ OG = "<meta property=og:image content=/o.jpg><meta property=og:title content='Th
     ],
 )  # fmt: skip
 def test_the_image_that_a_page_is_shown_by(head: str, rows: list):
-    found = read(f"<head>{head}</head><p>text").candidates
+    found = read(f"<head>{head}</head><p>text").pairs
     assert [(row.url.rpartition("/")[2], row.caption) for row in found] == rows
     assert all(row.caption_source == "og" and row.reason is None for row in found)
 
 
 def test_declared_size_of_the_shared_image():
     size = "<meta property=og:image:width content=1200><meta property=og:image:height content=630>"
-    [row] = read(OG + size).candidates
+    [row] = read(OG + size).pairs
     assert (row.declared_width, row.declared_height) == (1200, 630)
 
 
@@ -157,4 +157,4 @@ def test_declared_size_of_the_shared_image():
     ],
 )
 def test_texts_of_an_image(html: str, rows: list):
-    assert [(row.caption_source, row.caption) for row in read(html).candidates] == rows
+    assert [(row.caption_source, row.caption) for row in read(html).pairs] == rows

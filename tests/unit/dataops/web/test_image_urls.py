@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.web.candidates import PageBounds
-from dataops.web.image_addresses import LAZY_SRC, LAZY_SRCSET, declared_length, image_reference
-from dataops.web.pages import page_pairs
+from dataops.web.image_urls import LAZY_SRC, LAZY_SRCSET, choose_reference, parse_length
+from dataops.web.page_pairs import PageBounds
+from dataops.web.pages import extract_page_pairs
 
 PAGE = "http://h.example/p/"
 BOUNDS = PageBounds(caption=200, url=300)
@@ -14,7 +14,7 @@ PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
 
 
 def found(html: str) -> list[tuple[str, str, str | None]]:
-    rows = page_pairs(html.encode(), PAGE, BOUNDS).candidates
+    rows = extract_page_pairs(html.encode(), PAGE, BOUNDS).pairs
     return [(row.url.removeprefix(PAGE), row.caption, row.reason) for row in rows]
 
 
@@ -101,7 +101,7 @@ def test_a_stand_in_for_a_lazy_image_is_not_a_second_one(name: str):
     ],
 )
 def test_declared_size_is_of_the_address_that_was_taken(attributes: str, size: tuple):
-    [row] = page_pairs(f"<img src=a.jpg alt=a {attributes}>".encode(), PAGE, BOUNDS).candidates
+    [row] = extract_page_pairs(f"<img src=a.jpg alt=a {attributes}>".encode(), PAGE, BOUNDS).pairs
     assert (row.declared_width, row.declared_height) == size
 
 
@@ -120,7 +120,7 @@ def by_the_book(
     image: dict[str, str | None], sources: list[dict[str, str | None]]
 ) -> tuple[str, int | None, int | None]:
     """The rule as the module states it: of each offer of lazy attributes, else of the plain ones, the largest."""
-    width, height = declared_length(image.get("width")), declared_length(image.get("height"))
+    width, height = parse_length(image.get("width")), parse_length(image.get("height"))
     for names in ((*LAZY_SRCSET, *LAZY_SRC), ("srcset", "src")):
         offers: list[tuple[int, float, str]] = []
         for element in (image, *sources):
@@ -171,4 +171,4 @@ ATTRIBUTES = st.fixed_dictionaries(
 def test_the_short_ways_choose_what_the_rule_chooses(
     image: dict[str, str | None], sources: list[dict[str, str | None]]
 ):
-    assert image_reference(image, sources) == by_the_book(image, sources)
+    assert choose_reference(image, sources) == by_the_book(image, sources)

@@ -12,10 +12,10 @@ from urllib.parse import urljoin, urlsplit
 
 from scrapy import Request
 
-from dataops.rights.robots import RobotsFile, is_unreachable
-from dataops.web.urls import BadUrl, canonical_url
+from dataops.rights.robots_txt import RobotsFile, is_unreachable
+from dataops.web.urls import BadUrl, canonicalise_url
 from tasks.extract.crawl.context import Crawl
-from tasks.extract.crawl.responses import Refused, exchange_of, failure_of, retry_after
+from tasks.extract.crawl.responses import RequestRefused, build_capture, classify_failure, parse_retry_after
 from tasks.web.origin_files import MAX_BYTES
 from tasks.web.request import MAX_REDIRECTS
 
@@ -23,23 +23,23 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rules:
+class OriginRules:
     """What an origin allows; `refusal` where nothing."""
 
     file: RobotsFile | None = None
     refusal: str | None = None
 
 
-class Robots:
+class RobotsMiddleware:
     """A downloader middleware that raises Refused for what may not be asked for."""
 
     def __init__(self, crawler: Any):
         self.crawler = crawler
         self.crawl: Crawl = crawler.settings["CRAWL"]
-        self._rules: dict[str, asyncio.Task[Rules]] = {}
+        self._rules: dict[str, asyncio.Task[OriginRules]] = {}
 
     @classmethod
-    def from_crawler(cls, crawler: Any) -> "Robots":
+    def from_crawler(cls, crawler: Any) -> "RobotsMiddleware":
         """As Scrapy makes it."""
         return cls(crawler)
 
@@ -53,31 +53,31 @@ class Robots:
             self._rules[origin] = asyncio.ensure_future(self._fetch(origin, parts.hostname or ""))
         rules = await asyncio.shield(self._rules[origin])
         if rules.refusal:
-            raise Refused(rules.refusal)
+            raise RequestRefused(rules.refusal)
         if rules.file and not rules.file.allows(request.url, self.crawl.config.user_agent):
-            raise Refused("robots_denied")
+            raise RequestRefused("robots_denied")
 
-    async def _fetch(self, origin: str, host: str) -> Rules:
+    async def _fetch(self, origin: str, host: str) -> OriginRules:
         config = self.crawl.config
         for attempt in range(config.retries + 1):
             status, body, wait = await self._ask(f"{origin}/robots.txt")
             if status is not None and not is_unreachable(status):
                 break
             if host in self.crawl.refusals:
-                return Rules(refusal=self.crawl.refusals[host])
+                return OriginRules(refusal=self.crawl.refusals[host])
             if attempt < config.retries:
                 await asyncio.sleep(min(wait or config.delay * 2**attempt, config.max_retry_after))
         else:
-            return Rules(refusal="robots_unreachable")
+            return OriginRules(refusal="robots_unreachable")
         if not 200 <= status < 300:
-            return Rules()  # there is none: all is allowed
+            return OriginRules()  # there is none: all is allowed
         file = RobotsFile.parse(body[:MAX_BYTES].decode("utf-8", "replace"))
-        delay = file.delay(config.user_agent)
+        delay = file.crawl_delay(config.user_agent)
         if delay is not None and delay > config.max_crawl_delay:
-            return Rules(refusal="crawl_delay_too_long")
+            return OriginRules(refusal="crawl_delay_too_long")
         if delay:
             self.crawl.delays[host] = max(float(delay), self.crawl.delays.get(host, 0.0))
-        return Rules(file)
+        return OriginRules(file)
 
     async def _ask(self, url: str) -> tuple[int | None, bytes, float | None]:
         """Status and body of robots.txt, its redirects followed, and the seconds to wait if it asked for that."""
@@ -87,15 +87,15 @@ class Robots:
             try:
                 response = await self.crawler.engine.download_async(Request(url, headers=headers, meta=meta))
             except Exception as error:  # whatever a connection may end with
-                logger.info("%s: %s", url, failure_of(error))
+                logger.info("%s: %s", url, classify_failure(error))
                 return None, b"", None
             location = response.headers.get("Location")
             if not 300 <= response.status < 400 or location is None:
-                offset, length = self.crawl.archive.add(exchange_of(response))
+                offset, length = self.crawl.archive.add(build_capture(response))
                 self.crawl.frontier.add_robots(url, offset, length)
-                return response.status, response.body, retry_after(response.headers)
+                return response.status, response.body, parse_retry_after(response.headers)
             try:
-                url = canonical_url(urljoin(url, location.decode("latin-1")), url, self.crawl.config.max_url_chars)
+                url = canonicalise_url(urljoin(url, location.decode("latin-1")), url, self.crawl.config.max_url_chars)
             except (BadUrl, ValueError):
                 break
         return 404, b"", None  # RFC 9309, 2.3.1.2: over five redirects count as if there were none
