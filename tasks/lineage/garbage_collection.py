@@ -69,7 +69,9 @@ def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float |
         if name not in used and inventory.snapshots[name].is_complete and inventory.snapshots[name].has_scratch()
     ]
     memories = [
-        entry for entry in inventory.memories if SnapshotName("extract", read_indexed_key(store, entry.name)) not in kept
+        entry
+        for entry in inventory.memories
+        if SnapshotName("extract", read_indexed_key(store, entry.name)) not in kept
     ]
     return DeletionPlan(deletions, kept, work, memories, inventory)
 
