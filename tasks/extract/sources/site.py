@@ -183,7 +183,7 @@ class SiteSource(PagesSource):
                 if isinstance(found, Damage):
                     rows.damage(number, found.reason)
                 else:
-                    self.read_page(replace(found, offset=number), rows)
+                    self.add_page(replace(found, offset=number), rows)
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,9 @@ class PagesSource(Source):
                 if isinstance(found, Damage):
                     rows.damage(found.offset, found.reason)
                 else:
-                    self.read_page(found, rows)
+                    self.add_page(found, rows)
 
-    def extract_page(self, page: Page, rows: PairsWriter) -> None:
+    def add_page(self, page: Page, rows: PairsWriter) -> None:
         """Take the candidates of one page."""
         bounds = PageBounds(self.max_caption_chars, self.max_url_chars)
         opt_out = frozenset(directive.lower() for directive in self.opt_out_directives)
