@@ -1,4 +1,4 @@
-"""The body of an archived HTTP response: head, transfer coding and content coding undone, whatever servers sent."""
+"""Splits an archived HTTP response into head and body, and undoes the transfer and content codings of the body."""
 
 import io
 import re
@@ -18,7 +18,7 @@ _GZIP_START = b"\x1f\x8b\x08"
 
 
 class BadBody(ValueError):
-    """The record holds no readable response; `reason` is what the manifest counts it under."""
+    """Raised for a record without a readable response; `reason` is its name in the manifest's counts."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -27,55 +27,59 @@ class BadBody(ValueError):
 
 @dataclass(frozen=True)
 class ResponseHead:
-    """What matters of a response's head."""
+    """The fields of a response's head that extraction reads."""
 
     status: int
     content_type: str
-    """Media type in lower case without parameters; '' where none is given."""
+    """Media type in lower case without parameters; '' if the header is missing."""
     charset: str | None
-    """Codings, here and below, are in the order in which they were applied."""
     transfer_encoding: tuple[str, ...]
+    """Codings in the order in which the server applied them."""
     content_encoding: tuple[str, ...]
+    """Codings in the order in which the server applied them."""
     opt_out: frozenset[str] = frozenset()
-    """What it says of the page's use (dataops.web.declarations)."""
+    """Directives on the use of the page (dataops.web.declarations)."""
 
 
 def split_response(data: bytes) -> tuple[ResponseHead, bytes]:
-    """Head and undecoded body of an HTTP response. Raises: BadBody('bad_http') when it is none."""
+    """Return the head and the undecoded body of an HTTP response.
+
+    Raises: BadBody('bad_http') if the data is not an HTTP response.
+    """
     status = _STATUS.match(data)
     end = _HEAD_END.search(data, 0, _MAX_HEAD)
     if not status or not end:
         raise BadBody("bad_http")
-    given: list[tuple[str, str]] = []
+    fields: list[tuple[str, str]] = []
     for line in re.split(rb"\r?\n", data[: end.start()])[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            given.append((name.strip().lower().decode("latin-1"), value.strip().decode("latin-1")))
-    fields = dict(reversed(given))  # the first of a name counts
-    content_type = fields.get("content-type", "")
+            fields.append((name.strip().lower().decode("latin-1"), value.strip().decode("latin-1")))
+    # The first of several Content-Type fields counts.
+    content_type = next((value for name, value in fields if name == "content-type"), "")
     charset = _CHARSET.search(content_type)
     head = ResponseHead(
         status=int(status[1]),
         content_type=content_type.partition(";")[0].strip().lower(),
         charset=charset[1] if charset else None,
-        transfer_encoding=_codings(given, "transfer-encoding"),
-        content_encoding=_codings(given, "content-encoding"),
-        opt_out=frozenset(parse_header_directives(given)),
+        transfer_encoding=_codings(fields, "transfer-encoding"),
+        content_encoding=_codings(fields, "content-encoding"),
+        opt_out=frozenset(parse_header_directives(fields)),
     )
     return head, data[end.end() :]
 
 
-def _codings(given: list[tuple[str, str]], field: str) -> tuple[str, ...]:
-    codings = (coding.strip().lower() for name, value in given if name == field for coding in value.split(","))
+def _codings(fields: list[tuple[str, str]], field: str) -> tuple[str, ...]:
+    codings = (coding.strip().lower() for name, value in fields if name == field for coding in value.split(","))
     return tuple(coding.removeprefix("x-") for coding in codings if coding not in ("", "identity"))
 
 
 def decode_body(head: ResponseHead, body: bytes, max_bytes: int) -> bytes:
-    """The body without its codings.
+    """Return the body without its codings.
 
-    Crawlers often store a decoded body under the headers of the coded one, and servers name codings that they did not
-    apply, or apply one twice: a body that plainly is not coded as its headers say is taken as it is, and one that still is
-    gzip when all is undone is undone again, for no page starts so.
+    Crawlers often store a decoded body with the headers of the encoded one. Servers list codings that they did not
+    apply, or apply one twice. So a body that clearly is not encoded as its headers say is kept, and a body that is gzip
+    after all codings are undone is decompressed once more, because no page starts like that.
 
     Raises: BadBody with bad_encoding (damaged or unknown coding) or page_too_large (over `max_bytes` decoded).
     """
@@ -89,9 +93,10 @@ def decode_body(head: ResponseHead, body: bytes, max_bytes: int) -> bytes:
 
 
 def remove_chunking(body: bytes) -> bytes:
-    """The body without chunked transfer coding (RFC 9112, section 7.1); as it is where its first chunk has no size line.
+    """Return the body without chunked transfer coding (RFC 9112, section 7.1).
 
-    What follows a damaged chunk is kept as it stands: the text before and after is more use than none.
+    A body whose first chunk has no size line is returned unchanged. After a damaged chunk the rest of the body is kept
+    unchanged, because damaged text is more useful than no text.
     """
     chunks: list[bytes] = []
     at = 0
@@ -123,22 +128,22 @@ def _decoded(coding: str, body: bytes, max_bytes: int) -> bytes:
 
 
 def _inflated(body: bytes, window_bits: int, max_bytes: int) -> bytes:
-    """The content of all its members; what follows the last and starts none is passed over."""
-    pieces: list[bytes] = []
+    """Return the content of all gzip members; bytes after the last member are ignored."""
+    contents: list[bytes] = []
     left = max_bytes + 1
     while left > 0:
         inflater = zlib.decompressobj(window_bits)
         try:
-            pieces.append(inflater.decompress(body, left))
+            contents.append(inflater.decompress(body, left))
         except zlib.error as error:
             raise BadBody("bad_encoding") from error
-        left -= len(pieces[-1])
+        left -= len(contents[-1])
         body = inflater.unused_data
         if not inflater.eof and left > 0:
-            raise BadBody("bad_encoding")  # cut off
+            raise BadBody("bad_encoding")  # truncated
         if not body.startswith(_GZIP_START):
             break
-    return _bounded(b"".join(pieces), max_bytes)
+    return _bounded(b"".join(contents), max_bytes)
 
 
 def _bounded(data: bytes, max_bytes: int) -> bytes:

@@ -1,8 +1,8 @@
-"""Pages out of WARC files, whatever state the files are in.
+"""Reads HTML pages from WARC files on disk, and skips damaged records.
 
-A damaged record costs that record: reading goes on at the next one that can be found, and the damage is noted with its
-offset. A file in which no record can be read is a SourceError. A file that ends in the middle of a record (a crawl that
-was killed, a broken copy) keeps the records before, and the cut is noted as the damage `truncated`.
+After a damaged record, reading continues at the next record that can be found; the damage is reported with its offset. A
+file without any readable record raises SourceError. In a file that ends within a record (a killed crawl, a broken copy),
+the records before the end are read, and the last one is reported as `truncated`.
 """
 
 import mmap
@@ -20,16 +20,16 @@ from dataops.archives.http_body import BadBody, ResponseHead, decode_body, split
 from dataops.errors import SourceError
 
 MAX_DAMAGES = 1000
-"""Unreadable records after which a file counts as unreadable."""
+"""Number of unreadable records above which a file counts as unreadable."""
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
-_HEADER_ALLOWANCE = 1 << 16  # HTTP head and chunk sizes around a page of the greatest size
+_HEADER_ALLOWANCE = 1 << 16  # bytes for the HTTP head and chunk sizes around a page of the maximum size
 _PLAIN_RECORD = re.compile(rb"\n\r?\n(?=WARC/[01]\.\d)")
 _WITH_PAGE = (WarcRecordType.response, WarcRecordType.resource)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _MEMBER_START = 1024
 _GZIP = b"\x1f\x8b"
-# A record's head, and that of the response in it.
+# Matches the head of a record, and the head of the response in it.
 _HEADS = re.compile(rb"\s*[^\n]*\r?\n(?:[^\r\n][^\n]*\n)+\r?\n(?:HTTP/[^\n]*\n(?:[^\r\n][^\n]*\n)*\r?\n)?")
 _ARCHIVE_TYPE = re.compile(rb"\ncontent-type:[ \t]*application/(?:x-)?(?:warc|arc|gzip)\b(?!-fields)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r?\n", re.IGNORECASE)
@@ -39,39 +39,40 @@ _GZIP_MEMBER = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")
 
 @dataclass(frozen=True)
 class Page:
-    """One HTML response, undone of its codings."""
+    """One HTML response whose body is decoded."""
 
     url: str
-    """WARC-Target-URI as it stands."""
+    """WARC-Target-URI, unchanged."""
     offset: int
-    """Of the record in the file, in bytes (of the compressed file; of little use where one gz member holds all)."""
+    """Position of the record in the (compressed) file, in bytes; the same for all records of one gzip member."""
     body: bytes
     charset: str | None
-    """That of the HTTP header."""
+    """Charset of the HTTP header."""
     opt_out: frozenset[str] = frozenset()
-    """What that says of the page's use (dataops.web.declarations)."""
+    """Directives of the HTTP header on the use of the page (dataops.web.declarations)."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A record that could not be used, and why."""
+    """A record that could not be used, and the reason."""
 
     offset: int
-    """Of that record, or of the newest before it whose header could be read."""
+    """Position of that record, or of the last record before it whose header could be read."""
     reason: str
 
 
 def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) -> Iterator[Page | Damage]:
-    """The HTML pages of a WARC file (gz with a member a record or one for all, plain, lz4 or zstd), in its order.
+    """Yield the HTML pages of a WARC file in file order, and a Damage for each record that cannot be used.
 
-    Taken are `response` records of http(s) whose status is 2xx and whose media type is HTML (or, where none is given,
-    whose body starts as HTML does), and `resource` records of that type.
+    The file may be plain, lz4, zstd, or gzip (one member per record, or one member for the whole file). Pages are
+    `response` records of http(s) with status 2xx and an HTML media type (or, without a media type, a body that starts
+    like HTML), and `resource` records of that type.
 
     Args:
-        max_page_bytes: longest page, compressed and not; a longer one is the damage `page_too_large`.
-        count: called with `records` for each record, and with `not_2xx` or `not_html` for responses that are not taken.
+        max_page_bytes: maximum size of a page, compressed and decompressed; a larger one is the damage `page_too_large`.
+        count: called with `records` for each record, and with `not_2xx` or `not_html` for each skipped response.
 
-    Raises: SourceError when the file cannot be opened, holds no readable record, or over MAX_DAMAGES unreadable ones.
+    Raises: SourceError if the file cannot be opened, has no readable record, or has more than MAX_DAMAGES unreadable ones.
     """
     for record in _records(path):
         if isinstance(record, Damage):
@@ -89,7 +90,7 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
                 raise BadBody("page_too_large")
             data = record.reader.read(record.content_length)
             if len(data) < record.content_length:
-                continue  # cut: _records notes it
+                continue  # the record is truncated: _records reports it
             is_page = record.record_type == WarcRecordType.resource
             head, body = (_resource_head(record), data) if is_page else split_response(data)
             if not 200 <= head.status < 300:
@@ -97,14 +98,14 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
             elif (page := _html(head, body, max_page_bytes)) is None:
                 count("not_html")
             else:
-                del data, body  # a page may be large, and what is done with it takes memory too
+                del data, body  # a page may be large, and parsing it needs memory too
                 yield Page(url, offset, page, head.charset, head.opt_out)
         except BadBody as bad:
             yield Damage(offset, bad.reason)
 
 
 def _resource_head(record: WarcRecord) -> ResponseHead:
-    """The head of a record that holds a page without its response."""
+    """Return the head of a record that holds a page without its HTTP response."""
     return split_response(f"HTTP/1.1 200\r\nContent-Type: {record.headers.get('Content-Type')}\r\n\r\n".encode())[0]
 
 
@@ -120,31 +121,32 @@ def _html(head: ResponseHead, body: bytes, max_bytes: int) -> bytes | None:
 
 
 def _records(path: Path) -> Iterator[WarcRecord | Damage]:
-    """All records, each given before its content is read, with the damages between them."""
+    """Yield all records, each before its content is read, and the damages between them."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else nullcontext(b"") as data:
-                yield from _read_on(file, data, path)
+                yield from _iterate_records(file, data, path)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_on(file: BinaryIO, data: "mmap.mmap | bytes", path: Path) -> Iterator[WarcRecord | Damage]:
+def _iterate_records(file: BinaryIO, data: "mmap.mmap | bytes", path: Path) -> Iterator[WarcRecord | Damage]:
     read, damages, is_plain = 0, 0, not data[:4].startswith(_COMPRESSED)
     start: int | None = 0
     while start is not None:
         file.seek(start)
-        at, end, reason = start, start, None  # at: the newest record whose header could be read; end: not after its end
+        # `at` is the last record whose header could be read; `end` is at most the end of that record.
+        at, end, reason = start, start, None
         try:
             for record in ArchiveIterator(file, parse_http=False):
                 if is_plain and data[end : record.stream_pos].strip():
-                    reason = "bad_record"  # no record stood where one should, and the iterator took the next it saw
+                    reason = "bad_record"  # the iterator skipped bytes that are not a record
                     break
                 at, read = record.stream_pos, read + 1
                 end = _end_of_record(data, at, record.content_length) if is_plain else at + 1
                 if not (record.headers.get("Content-Length") or "").strip().isdigit():
-                    reason = "bad_record"  # a head that is cut or damaged: fastwarc takes the length for 0
+                    reason = "bad_record"  # a truncated or damaged head: fastwarc reads its length as 0
                     break
                 yield record
                 record.reader.consume()
@@ -152,19 +154,19 @@ def _read_on(file: BinaryIO, data: "mmap.mmap | bytes", path: Path) -> Iterator[
                     reason = "truncated"
                     break
         except OSError as error:
-            if error.errno is not None:  # the disk's, not the format's
+            if error.errno is not None:  # an error of the disk, not of the format
                 raise
             reason = "bad_record"
-        if reason is None:  # the end, or a record that is cut within its head
-            cut = _next_record(data, max(end, _end_of_archive(data, end)))
-            if cut is None:
+        if reason is None:  # the end of the file, or a record that is truncated within its head
+            truncated = _next_record(data, max(end, _end_of_archive(data, end)))
+            if truncated is None:
                 break
-            at, reason = cut, "truncated"
+            at, reason = truncated, "truncated"
         damages += 1
-        start = _next_record(data, max(at + 1, *(_end_of_archive(data, place) for place in (at, end))))
+        start = _next_record(data, max(at + 1, _end_of_archive(data, at), _end_of_archive(data, end)))
         if damages > MAX_DAMAGES or (not read and start is None):
-            what = f"over {MAX_DAMAGES} unreadable records" if read else f"no WARC record{_hint(data)}"
-            raise SourceError(f"{path}: {what}, at byte {at}")
+            problem = f"over {MAX_DAMAGES} unreadable records" if read else f"no WARC record{_hint(data)}"
+            raise SourceError(f"{path}: {problem}, at byte {at}")
         yield Damage(at, reason)
     if not read:
         raise SourceError(f"{path}: no WARC record{_hint(data) or ' (the file is empty)'}")
@@ -176,7 +178,7 @@ def _end_of_record(data: "mmap.mmap | bytes", at: int, content_length: int) -> i
 
 
 def _next_record(data: "mmap.mmap | bytes", start: int) -> int | None:
-    """Where the next record starts that can be told from its first bytes; None where there is none."""
+    """Return the start of the next record that its first bytes identify; None if there is none."""
     if data[:2] == _GZIP:
         for member in _GZIP_MEMBER.finditer(data, start):
             if _starts_record(data[member.start() : member.start() + _MEMBER_START]):
@@ -191,11 +193,12 @@ def _starts_record(member: bytes) -> bool:
         start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(member, 5)
     except zlib.error:
         return False
-    return b"WARC/".startswith(start) and (len(start) == 5 or len(member) < _MEMBER_START)  # or the file ends in it
+    # A shorter start is enough where the file ends within the member.
+    return b"WARC/".startswith(start) and (len(start) == 5 or len(member) < _MEMBER_START)
 
 
 def _hint(data: "mmap.mmap | bytes") -> str:
-    """What a file without WARC records is, where that is known."""
+    """Return what a file without WARC records is, if its first bytes show it; else ''."""
     start = bytes(data[:_MEMBER_START])
     if start.startswith(_GZIP):
         start = _inflated_start(start, 16)
@@ -205,10 +208,10 @@ def _hint(data: "mmap.mmap | bytes") -> str:
 
 
 def _end_of_archive(data: "mmap.mmap | bytes", at: int) -> int:
-    """Where the archive ends that a damaged record holds: its records are not those of this file. 0: it holds none.
+    """Return the end of the archive inside a damaged record, whose records do not belong to this file; 0 if there is none.
 
-    In a gzip member only an archive that is gzip itself can be seen, because it does not shrink: it takes at least the
-    bytes that it had.
+    In a gzip member only an inner archive that is gzip itself is found: it does not shrink when it is compressed again,
+    so it takes at least its own length.
     """
     is_gzip = data[:2] == _GZIP
     block = bytes(data[at : at + _HEADER_ALLOWANCE])
@@ -219,13 +222,13 @@ def _end_of_archive(data: "mmap.mmap | bytes", at: int) -> int:
         return 0
     body = block[head.end() :]
     if body.startswith(_GZIP) if is_gzip else body.startswith((b"WARC/", _GZIP)) or _ARCHIVE_TYPE.search(head[0]):
-        lengths = [int(length) for length in _LENGTH.findall(head[0])]  # the response's own is the last
+        lengths = [int(length) for length in _LENGTH.findall(head[0])]  # the last one is that of the response
         return min(len(data), at + (0 if is_gzip else head.end()) + (lengths[-1] if lengths else 0))
     return 0
 
 
 def _inflated_start(data: bytes, size: int) -> bytes:
-    """The first bytes of a gzip member; none where it is damaged before them."""
+    """Return the first bytes of a gzip member; b'' if it is damaged there."""
     try:
         return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, size)
     except zlib.error:

@@ -1,10 +1,10 @@
-"""Image-caption candidates out of WAT: what Common Crawl publishes of its pages as JSON.
+"""Extracts (image URL, caption) pairs from WAT files, in which Common Crawl publishes metadata of its pages as JSON.
 
-Of each JSON record `Envelope.Payload-Metadata.HTTP-Response-Metadata` is read: its `HTML-Metadata` (Links and Head) and its
-`Headers`. Records are read by typed structs, which skip all else at the speed of the parser. One that does not fit them
-is read again by plain loops that pass over what is odd.
+Of each JSON record only `Envelope.Payload-Metadata.HTTP-Response-Metadata` is read: its `HTML-Metadata` (Links and Head)
+and its `Headers`. Records are parsed into typed structs, so that the parser skips all other fields. A record that does
+not fit the structs is parsed again by plain loops that ignore values of unexpected types.
 
-Source: WAT files of Common Crawl, as their extractor (ia-web-commons, ExtractingParseObserver) writes them.
+Source: WAT files of Common Crawl, written by ia-web-commons (ExtractingParseObserver).
 """
 
 import json
@@ -31,11 +31,11 @@ from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair,
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url
 
 MAX_RECORD_BYTES = 64 << 20
-"""Longer records are not read."""
+"""Maximum size of a record, in bytes; larger ones are damages."""
 IMAGE_PATH = "IMG@/src"
-"""The path of links to images."""
+"""`path` of links to images."""
 LANGUAGE_META = "HTML@/lang"
-"""The name of the meta that holds the page's language."""
+"""Name of the meta that holds the language of the page."""
 
 
 class ImageLink(msgspec.Struct, gc=False, tag_field="path", tag=IMAGE_PATH):
@@ -47,7 +47,7 @@ class ImageLink(msgspec.Struct, gc=False, tag_field="path", tag=IMAGE_PATH):
 
 
 class Link(msgspec.Struct, gc=False):
-    """An element that names an address; `path` is ELEMENT@/attribute."""
+    """An element with a URL; `path` is ELEMENT@/attribute."""
 
     path: str = ""
     url: str = ""
@@ -56,28 +56,20 @@ class Link(msgspec.Struct, gc=False):
     rel: str = ""
 
 
-# Of nearly all other links; one with another path has its record read by `Link`.
+# The paths of nearly all other links. A record with any other path is parsed again with `Link`.
 _PATHS = (
-    *(
-        "A@/href",
-        "A@/data-href",
-        "AREA@/href",
-        "STYLE/#text",
-        "FORM@/action",
-        "INPUT@/src",
-        "IFRAME@/src",
-        "SOURCE@/src",
-    ),
-    *("VIDEO@/src", "VIDEO@/poster", "AUDIO@/src", "TRACK@/src", "EMBED@/src", "OBJECT@/data", "OBJECT@/codebase"),
-    *("BLOCKQUOTE@/cite", "DIV@/data-href", "BUTTON@/data-href"),
+    "A@/href A@/data-href AREA@/href STYLE/#text FORM@/action INPUT@/src IFRAME@/src SOURCE@/src VIDEO@/src VIDEO@/poster "
+    "AUDIO@/src TRACK@/src EMBED@/src OBJECT@/data OBJECT@/codebase BLOCKQUOTE@/cite DIV@/data-href BUTTON@/data-href"
 )
-# Of those only `rel` is taken, and of most not even that is there: five links of six lead to no image.
-_Other = [msgspec.defstruct("Other", [("rel", str, "")], gc=False, tag_field="path", tag=path) for path in _PATHS]
+# Only `rel` of these links is parsed, which most do not have: five of six links do not lead to an image.
+_Other = [
+    msgspec.defstruct("Other", [("rel", str, "")], gc=False, tag_field="path", tag=path) for path in _PATHS.split()
+]
 _Typed = Union[(ImageLink, *_Other)]  # a tuple of types
 
 
 class MetaTag(msgspec.Struct, gc=False):
-    """A `<meta>`."""
+    """A `<meta>` element."""
 
     name: str = ""
     property: str = ""
@@ -89,16 +81,16 @@ L = TypeVar("L")
 
 
 class HtmlHead(msgspec.Struct, gc=False):
-    """Head of HTML-Metadata."""
+    """The field `Head` of HTML-Metadata."""
 
     base: str = msgspec.field(name="Base", default="")
     metas: list[MetaTag] = msgspec.field(name="Metas", default_factory=list)
     links: msgspec.Raw = msgspec.field(name="Link", default=msgspec.Raw(b"[]"))
-    """JSON: most pages have dozens, and nothing is made of them but of a licence."""
+    """JSON, parsed only if it may hold a licence: most pages have dozens of these links."""
 
 
 class HtmlMetadata(msgspec.Struct, Generic[L], gc=False):
-    """HTML-Metadata; a link that is no Image has its `rel`."""
+    """The field `HTML-Metadata`; links that are not ImageLinks have at least a `rel`."""
 
     links: list[L] = msgspec.field(name="Links", default_factory=list)
     head: HtmlHead = msgspec.field(name="Head", default_factory=HtmlHead)
@@ -127,16 +119,16 @@ class _Wat(msgspec.Struct, Generic[L], gc=False):
 
 
 class WatPage(NamedTuple):
-    """What a record says of an HTML page."""
+    """The metadata of an HTML page."""
 
     offset: int
     url: str
-    """Canonical."""
+    """Canonical URL."""
     html: HtmlMetadata[Any]
     headers: bytes
-    """JSON."""
+    """Response headers as JSON."""
     body: bytes | memoryview
-    """The record's JSON."""
+    """The whole record as JSON."""
 
 
 _decode = msgspec.json.Decoder(_Wat[_Typed]).decode
@@ -145,15 +137,15 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None]) -> Iterator[WatPage | Damage]:
-    """The pages of a WAT file (gz, zstd or plain) in its order, and a damage for each record that is not whole.
+    """Yield the pages of a WAT file (gz, zstd or plain) in file order, and a Damage for each damaged record.
 
-    Reasons beside those of dataops.archives.warc_records: `bad_json` (not JSON, or no object), `odd_json` (values of other types than
-    they should be, or text that is no Unicode: the page is given without them), `bad_page_url`.
+    Reasons, in addition to those of dataops.archives.warc_records: `bad_json` (not a JSON object), `odd_json` (values of
+    unexpected types, or text that is not Unicode: the page is yielded without them), `bad_page_url`.
 
     Args:
-        count: called with `records` for each record, and `pages` or `not_html` for each JSON one.
+        count: called with `records` for each record, and with `pages` or `not_html` for each JSON record.
 
-    Raises: SourceError when the file holds no readable record, no WAT record, or too many damages.
+    Raises: SourceError if the file has no readable record, no WAT record, or too many damages.
     """
     found = others = 0
     for record in read_records(stream, MAX_RECORD_BYTES):
@@ -168,7 +160,7 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
         try:
             envelope = _decode(record.body).envelope
         except _UNREADABLE:
-            envelope, reason = _of_any_links(record.body)
+            envelope, reason = _parse_any_links(record.body)
             if reason:
                 yield Damage(record.offset, reason)
         response = envelope.payload.response if envelope else None
@@ -191,10 +183,10 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
 def extract_wat_pairs(
     page: WatPage, bounds: PageBounds, opt_out: frozenset[str]
 ) -> tuple[PageOrigin, list[PagePair], int]:
-    """The page's origin, its candidates and the number of images beyond MAX_IMAGES.
+    """Return the origin of the page, its pairs, and the number of its images beyond MAX_IMAGES.
 
-    The rows are those that dataops.web.pages makes of the page itself, as far as WAT knows it: alt and title of `<img src>`,
-    then those of og:image.
+    The pairs are those that dataops.web.pages extracts from the page itself, as far as WAT has them: alt and title of
+    `<img src>`, then the texts of og:image.
 
     Args:
         opt_out: directives (dataops.web.declarations) by which a page forbids the use of its images.
@@ -205,18 +197,19 @@ def extract_wat_pairs(
     rows = _image_rows(images[:MAX_IMAGES], resolver, bounds)
     rels = {link.rel for link in page.html.links if type(link) is not ImageLink}
     licenses = _license_links(page.body) if any(map(_is_license, rels - {""})) else []
-    metas = _named(head.metas)
-    rows += _shared_rows(metas, resolver, bounds)
+    metas = _select_metas(head.metas)
+    rows += _shared_image_rows(metas, resolver, bounds)
     if b"license" in bytes(head.links).lower():
-        found = (_typed(Link, one) for one in _objects(json.loads(bytes(head.links).decode("utf-8", "replace"))))
-        licenses += [link for link in found if link.rel and _is_license(link.rel)]
-    if licenses and (license := _license(licenses, resolver)) is not None:
+        values = _objects(json.loads(bytes(head.links).decode("utf-8", "replace")))
+        links = [_build_struct(Link, link) for link in values]
+        licenses += [link for link in links if link.rel and _is_license(link.rel)]
+    if licenses and (license := _resolve_license(licenses, resolver)) is not None:
         rows = [row._replace(license=license) for row in rows]
-    told = parse_meta_directives(metas) | _header_opt_outs(page.headers)
-    if told & opt_out:
+    directives = parse_meta_directives(metas) | _header_directives(page.headers)
+    if directives & opt_out:
         rows = [row._replace(reason=row.reason or "opt_out") for row in rows]
     language = parse_language({"lang": next((text for name, text in metas if name == LANGUAGE_META), None)})
-    origin = PageOrigin(page.url, page.offset, language, ",".join(sorted(told)) or None)
+    origin = PageOrigin(page.url, page.offset, language, ",".join(sorted(directives)) or None)
     return origin, rows, max(0, len(images) - MAX_IMAGES)
 
 
@@ -236,24 +229,24 @@ def _image_rows(images: Sequence[ImageLink], resolver: Resolver, bounds: PageBou
     return rows
 
 
-def _named(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
-    """(name or property in lower case, content) of each meta of which something is made."""
-    named: list[tuple[str, str]] = []
+def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
+    """Return (name or property in lower case, content) of each meta that extraction uses."""
+    selected: list[tuple[str, str]] = []
     for meta in metas:
         if not meta.content:
             continue
-        if key := _key(meta.property or meta.name):
-            named.append((key, meta.content))
-        if meta.name and meta.property and meta.name != meta.property and (key := _key(meta.name)):
-            named.append((key, meta.content))
-    return named
+        if key := _meta_key(meta.property or meta.name):
+            selected.append((key, meta.content))
+        if meta.name and meta.property and meta.name != meta.property and (key := _meta_key(meta.name)):
+            selected.append((key, meta.content))
+    return selected
 
 
-def _key(name: str) -> str:
+def _meta_key(name: str) -> str:
     return name if name == LANGUAGE_META else normalise_meta_name(name)
 
 
-def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[PagePair]:
+def _shared_image_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[PagePair]:
     images = parse_shared_images(metas)
     urls, reasons = resolver.resolve_all([image.reference for image in images])
     for image, url, reason in zip(images, urls, reasons, strict=True):
@@ -263,7 +256,7 @@ def _shared_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: P
 
 
 def resolve_base_url(page: WatPage, max_url_chars: int) -> str:
-    """What the page's references are relative to: its `<base>` where that can be used, or its address."""
+    """Return the URL that references of the page are relative to: its `<base>` if that is usable, else its own URL."""
     base = page.html.head.base
     try:
         return canonicalise_url(base, page.url, max_url_chars) if base else page.url
@@ -275,15 +268,15 @@ def _license_links(body: bytes | memoryview) -> list[Link]:
     try:
         envelope = _decode_any(body).envelope
     except _UNREADABLE:
-        envelope, _ = _lenient(body)
+        envelope, _ = _parse_leniently(body)
     html = envelope.payload.response.html if envelope and envelope.payload.response else None
     return (
         [link for link in html.links if link.path != IMAGE_PATH and link.rel and _is_license(link.rel)] if html else []
     )
 
 
-def _license(links: Sequence[Link], resolver: Resolver) -> str | None:
-    """The licence that the links name; None where they name several, for WAT does not say of what."""
+def _resolve_license(links: Sequence[Link], resolver: Resolver) -> str | None:
+    """Return the licence URL of the links; None if there are several: WAT does not show which image each is for."""
     found: set[str] = set()
     for link in links:
         try:
@@ -298,14 +291,14 @@ def _is_license(rel: str) -> bool:
     return is_license_link({"rel": rel})
 
 
-def _header_opt_outs(headers: bytes) -> set[str]:
+def _header_directives(headers: bytes) -> set[str]:
     lower = headers.lower()
     if b"x-robots-tag" not in lower and b"tdm-reservation" not in lower:
         return set()
     fields: list[tuple[str, str]] = []
     for name, value in _object(json.loads(headers.decode("utf-8", "replace"), strict=False)).items():
         values = value if isinstance(value, list) else [value]
-        fields += [(name.lower(), one) for one in values if isinstance(one, str)]
+        fields += [(name.lower(), text) for text in values if isinstance(text, str)]
     return parse_header_directives(fields)
 
 
@@ -313,14 +306,17 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _of_any_links(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
-    """What a record holds whose links have paths that are not known, or that does not fit the structs at all."""
+def _parse_any_links(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
+    """Parse a record with unknown link paths, or one that does not fit the structs.
+
+    Returns: the envelope, and the reason of the damage if there is one.
+    """
     envelope: _Envelope[Any] | None
     reason: str | None = None
     try:
         envelope = _decode_any(body).envelope
     except _UNREADABLE:
-        envelope, reason = _lenient(body)
+        envelope, reason = _parse_leniently(body)
     response = envelope.payload.response if envelope else None
     html: HtmlMetadata[Any] | None = response.html if response else None
     if html:
@@ -330,8 +326,11 @@ def _of_any_links(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str 
     return envelope, reason
 
 
-def _lenient(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
-    """What can be made of a record that does not fit the structs, and the reason for which it is a damage."""
+def _parse_leniently(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | None]:
+    """Parse what is usable of a record that does not fit the structs.
+
+    Returns: the envelope, and the reason of the damage.
+    """
     try:
         record = json.loads(bytes(body).decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError):
@@ -344,8 +343,8 @@ def _lenient(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | Non
     if not isinstance(html, dict):
         return None, "odd_json"
     head = _object(html.get("Head"))
-    metas = [_typed(MetaTag, meta) for meta in _objects(head.get("Metas"))]
-    links = [_typed(Link, link) for link in _objects(html.get("Links"))]
+    metas = [_build_struct(MetaTag, meta) for meta in _objects(head.get("Metas"))]
+    links = [_build_struct(Link, link) for link in _objects(html.get("Links"))]
     head_links = msgspec.Raw(json.dumps(head.get("Link")).encode())
     base, url = head.get("Base"), _object(envelope.get("WARC-Header-Metadata")).get("WARC-Target-URI")
     page = HtmlMetadata(links, HtmlHead(base if isinstance(base, str) else "", metas, head_links))
@@ -354,8 +353,9 @@ def _lenient(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, str | Non
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _typed(kind: type[T], values: dict[str, Any]) -> T:
+def _build_struct(kind: type[T], values: dict[str, Any]) -> T:
+    """Build a struct from the values that are text."""
     return kind(**{name: values[name] for name in kind.__struct_fields__ if isinstance(values.get(name), str)})

@@ -1,1 +1,1 @@
-"""Parsing of web pages and URLs: markup, captions, links and page-level signals."""
+"""Parses web pages and URLs: markup, images, captions, links, and what a page declares."""

@@ -1,4 +1,4 @@
-"""Text from the bytes of a page: byte-order mark, declared encodings, then what the bytes themselves say."""
+"""Converts pages to UTF-8 by byte-order mark, declared encodings, or detection."""
 
 import codecs
 import re
@@ -16,14 +16,15 @@ _UTF16 = (
     (re.compile(rb"(?:\s\0)*<\0[!?a-zA-Z]\0"), "utf-16-le"),
     (re.compile(rb"(?:\0\s)*\0<\0[!?a-zA-Z]"), "utf-16-be"),
 )
-_DECLARED_WITHIN = 4096  # the HTML Standard asks for the first 1,024 bytes; many pages are later
-_LOOKED_AT = 1 << 20  # bytes from which the detector's sample is taken
-_SAMPLE = 1 << 13  # bytes of text with non-ASCII characters that the detector sees
-_ERRORS_ALLOWED = 4  # one unreadable sequence for so many readable ones: two encodings, or a cut, in a UTF-8 page
+_MAX_DECLARATION_OFFSET = 4096  # bytes; the HTML Standard requires the first 1,024, many pages declare later
+_DETECTION_WINDOW = 1 << 20  # bytes from which the sample for the detector is taken
+_SAMPLE = 1 << 13  # bytes of text with non-ASCII characters that the detector reads
+# Valid non-ASCII characters for each invalid sequence that a UTF-8 page may have (mixed encodings, truncation).
+_VALID_PER_ERROR = 4
 _MARKUP = re.compile(rb"[<>]")
 _OFFSETS = struct.Struct("=2q")
 
-# What browsers read under these labels. Source: the Encoding Standard (encoding.spec.whatwg.org), section 4.2.
+# The encodings that browsers use for these labels. Source: the Encoding Standard (encoding.spec.whatwg.org), section 4.2.
 _SUPERSETS = {
     "ascii": "cp1252",
     "iso8859-1": "cp1252",
@@ -40,7 +41,7 @@ _SUPERSETS = {
     "utf-16-le": "utf-8",
     "utf-16-be": "utf-8",
 }
-# Labels of the same table that Python has no codec by, and some that the Web spells wrongly.
+# Labels of the same table that are not names of a Python codec, and common misspellings.
 _LABELS = {
     "unicode-1-1-utf-8": "utf-8",
     "unicode11utf8": "utf-8",
@@ -75,8 +76,8 @@ _LABELS = {
     "x-mac-roman": "mac-roman",
 }
 _WINDOWS = re.compile(r"(?:x-|win(?:dows)?-?|cp-?|x-cp)(125[0-8])")
-# What pages in a language were written with before UTF-8. English is not here: templates claim it of anything.
-# Source: the HTML Standard, section 13.2.3.2 (suggested default encodings by locale), and their rivals of the time.
+# The encodings of pages in a language before UTF-8. English is missing because templates declare it for any language.
+# Source: the HTML Standard, section 13.2.3.2 (suggested default encodings by locale), and other encodings of the time.
 _LEGACY = {
     **dict.fromkeys(("bg", "mk", "sr", "be"), ("cp1251", "iso8859-5")),
     **dict.fromkeys(("cs", "hu", "pl", "sk", "sl", "hr", "bs", "ro", "sq"), ("cp1250", "iso8859-2")),
@@ -103,7 +104,7 @@ _SINGLE_BYTE = {
 
 
 def find_codec(label: str | None) -> str | None:
-    """Name of the Python codec that browsers' reading of a charset label asks for, or None where it names none."""
+    """Return the name of the Python codec that browsers use for a charset label; None for an unknown label."""
     if not label:
         return None
     label = label.strip().strip("\"'").lower()
@@ -118,48 +119,48 @@ def find_codec(label: str | None) -> str | None:
 
 
 def find_declared_charset(data: bytes) -> str | None:
-    """The charset label that the page's own bytes declare (meta, XML declaration), if any."""
-    head = _COMMENT.sub(b"", data[:_DECLARED_WITHIN])
+    """Return the charset label that the page itself declares (meta, XML declaration), if any."""
+    head = _COMMENT.sub(b"", data[:_MAX_DECLARATION_OFFSET])
     found = _XML.search(head) or _META.search(head)
     return found[1].decode("ascii") if found else None
 
 
 def convert_to_utf8(data: bytes, header_charset: str | None) -> tuple[bytes, str]:
-    """The page in valid UTF-8, and the codec that it was read with; bytes that fit no reading become U+FFFD.
+    """Return the page in valid UTF-8, and the codec that it was decoded with; undecodable bytes become U+FFFD.
 
-    Order: byte-order mark; the shape of UTF-16; the declared encodings (HTTP header, then the page) and UTF-8, as the
-    bytes allow: text that reads as UTF-8 is UTF-8 whatever single-byte encoding is declared, because those would accept
-    anything, and of several readings the one with the fewest unreadable bytes wins; with nothing usable declared,
-    detection.
+    The codec is chosen in this order: by byte-order mark; by the byte pattern of UTF-16; by the declared encodings (HTTP
+    header, then the page) and UTF-8; by detection if no usable encoding is declared. Text that is valid UTF-8 is decoded
+    as UTF-8 even if a single-byte encoding is declared, because those accept any bytes. If several codecs remain, the
+    one with the fewest undecodable bytes is used.
     """
     for mark, codec in _BOMS:
         if data.startswith(mark):
-            return _read(data[len(mark) :], codec), codec
+            return _transcode(data[len(mark) :], codec), codec
     if b"\0" in data[:4]:
-        for shape, codec in _UTF16:
-            if shape.match(data):
-                return _read(data, codec), codec
+        for pattern, codec in _UTF16:
+            if pattern.match(data):
+                return _transcode(data, codec), codec
     declared = [codec for label in (header_charset, find_declared_charset(data)) if (codec := find_codec(label))]
     is_valid = _is_valid_utf8(data)
     is_utf8 = is_valid or _is_nearly_utf8(data, "utf-8" in declared)
     if is_utf8 and not _MULTI_BYTE.intersection(declared):
-        return (data if is_valid else _read(data, "utf-8")), "utf-8"
-    readings: list[str] = list(dict.fromkeys([*declared, *(["utf-8"] if is_utf8 or not declared else [])]))
-    if readings == ["utf-8"] and not is_utf8 and (guess := _detected(data)):
-        readings.append(guess)
-    texts = [(_read(data, codec), codec) for codec in readings]
-    return min(texts, key=lambda reading: reading[0].count("\ufffd".encode()))
+        return (data if is_valid else _transcode(data, "utf-8")), "utf-8"
+    codecs_to_try: list[str] = list(dict.fromkeys([*declared, *(["utf-8"] if is_utf8 or not declared else [])]))
+    if codecs_to_try == ["utf-8"] and not is_utf8:
+        codecs_to_try.append(_detect_codec(data))
+    texts = [(_transcode(data, codec), codec) for codec in codecs_to_try]
+    return min(texts, key=lambda text: text[0].count("\ufffd".encode()))
 
 
-def _read(data: bytes, codec: str) -> bytes:
-    """The data as UTF-8. Data that is, is not copied."""
+def _transcode(data: bytes, codec: str) -> bytes:
+    """Return the data as UTF-8; valid UTF-8 is not copied."""
     if codec == "utf-8":
         return data if _is_valid_utf8(data) else data.decode(errors="replace").encode()
     return data.decode(codec, "replace").encode(errors="replace")
 
 
 def _is_valid_utf8(data: bytes) -> bool:
-    """By Arrow, which makes no text of it: five times as fast, and without up to four times the memory."""
+    # Arrow creates no string: this is five times as fast as decoding, and saves up to four times the memory.
     offsets = pa.py_buffer(_OFFSETS.pack(0, len(data)))
     text = pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(data)])
     try:
@@ -170,31 +171,34 @@ def _is_valid_utf8(data: bytes) -> bool:
 
 
 def _is_nearly_utf8(data: bytes, declared: bool) -> bool:
-    """Whether the bytes are UTF-8 but for few errors among many characters, and for a character that the end cut."""
+    """Whether the bytes are UTF-8 except for a few errors among many characters, or a truncated last character."""
     text, read = codecs.utf_8_decode(data, "replace", False)
     bad = text.count("\ufffd")
     good = len(text) - len(text.encode("ascii", "ignore")) - bad
-    return _ERRORS_ALLOWED * bad <= good and (read == len(data) or good > 0 or declared)
+    return _VALID_PER_ERROR * bad <= good and (read == len(data) or good > 0 or declared)
 
 
-def _detected(data: bytes) -> str:
-    """The likeliest codec of undeclared bytes: of those that the page's declared language was written with, where they
-    are known and can read it; else windows-1252, as in browsers, where nothing speaks for another.
+def _detect_codec(data: bytes) -> str:
+    """Return the most likely codec of bytes without a declared encoding.
+
+    The legacy codecs of the page's declared language come first, if they can decode the text. Without evidence for
+    another codec the result is windows-1252, as in browsers.
     """
-    telling = b"\n".join(piece for piece in _MARKUP.split(data[:_LOOKED_AT]) if not piece.isascii())[:_SAMPLE]
-    language = _LANGUAGE.search(data[:_DECLARED_WITHIN])
+    texts = _MARKUP.split(data[:_DETECTION_WINDOW])
+    sample = b"\n".join(text for text in texts if not text.isascii())[:_SAMPLE]
+    language = _LANGUAGE.search(data[:_MAX_DECLARATION_OFFSET])
     usual = _LEGACY.get(language[1].decode().lower(), ()) if language else ()
-    usable = [codec for codec in usual if _reads(telling, codec)]
+    usable = [codec for codec in usual if _can_decode(sample, codec)]
     if len(usable) == 1:
         return usable[0]
-    best = from_bytes(telling, cp_isolation=usable or None).best()
-    if best is None or "cp1252" in best.could_be_from_charset:  # others that read the sample alike
+    best = from_bytes(sample, cp_isolation=usable or None).best()
+    if best is None or "cp1252" in best.could_be_from_charset:  # cp1252 decodes the sample to the same text
         return usable[0] if usable else "cp1252"
     return find_codec(best.encoding) or "cp1252"
 
 
-def _reads(data: bytes, codec: str) -> bool:
-    """Whether the codec has a character for all bytes, but for a character that the end cut."""
+def _can_decode(data: bytes, codec: str) -> bool:
+    """Whether the codec has a character for all bytes, except for a truncated last character."""
     try:
         codecs.getincrementaldecoder(codec)().decode(data)
     except UnicodeDecodeError:

@@ -1,38 +1,38 @@
-"""What a page declares of itself: its language, what it says of its use, and the licence of its images."""
+"""Parses what a page declares: its language, the directives on its use, and the licences of its images."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
 from dataops.rights.opt_outs import parse_robots_tag
+from dataops.web.image_urls import Attributes
 from dataops.web.urls import BadUrl, canonicalise_url
 
-Attributes = Mapping[str, str | None]
-
 AI_DIRECTIVES = frozenset(("noai", "noimageai", "noimageindex"))
-"""Directives that speak of images or of learning from them: they count whichever robot they address."""
+"""Directives on images or on training: they count whichever robot they address."""
 INDEX_DIRECTIVES = frozenset(("noindex",))
-"""Directives on finding the page at all (`none` says noindex too): they count where they address every robot."""
+"""Directives on indexing (`none` implies noindex): they count if they address every robot."""
 TDM_RESERVATION = "tdm-reservation"
-"""The page's rights holder reserves text and data mining. Source: TDM Reservation Protocol, w3.org/community/tdmrep."""
+"""Reservation of text and data mining by the rights holder. Source: TDM Reservation Protocol, w3.org/community/tdmrep."""
 MAX_LICENSE_LEVELS = 64
-"""How far above an image an element may be whose licence is the image's."""
+"""Maximum number of levels between an image and the element with its licence."""
 MAX_LICENSE_LINKS = 1_000
+"""Maximum number of licence links that are read of one page."""
 
 _LANGUAGE = re.compile(r"[a-z]{2,8}(?:-[a-z0-9]{1,8})*")
 _LONGEST_LANGUAGE = 35  # RFC 5646, section 4.4.1
 _ROBOT_NAME = re.compile(r"(?:[a-z0-9._-]*bot(?:-[a-z]+)?|[a-z0-9_-]*crawler|slurp|teoma|google-extended|anthropic-ai)")
-_USUAL_NAME = 100  # characters; longer ones are not kept
-_MEANT = {"none": "noindex"}
+_MAX_CACHED_NAME = 100  # characters; longer names are not cached
+_ALIASES = {"none": "noindex"}
 _LICENSE = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|licences|publicdomain)/", re.IGNORECASE)
-# A link speaks for the thing that it stands in, not for the things beside that.
-_THINGS = frozenset(("figure", "li", "td", "article", "section", "aside", "blockquote", "dd"))
+# A licence link applies to the item that it is in, not to the items next to it.
+_ITEM_TAGS = frozenset(("figure", "li", "td", "article", "section", "aside", "blockquote", "dd"))
 
 
 def parse_language(root: Attributes) -> str | None:
-    """The language tag of `<html lang>` (or `xml:lang`) in lower case with hyphens; None where it is no tag (BCP 47)."""
+    """Return the language tag of `<html lang>` (or `xml:lang`) in lower case with hyphens; None if it is no BCP 47 tag."""
     for name in ("lang", "xml:lang"):
         tag = (root.get(name) or "").strip().lower().replace("_", "-")
         if len(tag) <= _LONGEST_LANGUAGE and _LANGUAGE.fullmatch(tag):
@@ -41,19 +41,19 @@ def parse_language(root: Attributes) -> str | None:
 
 
 def normalise_meta_name(name: str) -> str:
-    """The name (or property) of a `<meta>` in lower case; '' where nothing is made of it, as of most."""
-    return _counted_name(name) if len(name) <= _USUAL_NAME else _counted_name.__wrapped__(name)
+    """Return the name (or property) of a `<meta>` in lower case; '' if extraction does not use it, as with most."""
+    return _cached_meta_name(name) if len(name) <= _MAX_CACHED_NAME else _cached_meta_name.__wrapped__(name)
 
 
 @lru_cache(maxsize=10_000)
-def _counted_name(name: str) -> str:
+def _cached_meta_name(name: str) -> str:
     name = name.strip().lower()
-    counts = name.startswith(("og:", "twitter:")) or name in ("robots", TDM_RESERVATION) or _ROBOT_NAME.fullmatch(name)
-    return name if counts else ""
+    is_used = name.startswith(("og:", "twitter:")) or name in ("robots", TDM_RESERVATION) or _ROBOT_NAME.fullmatch(name)
+    return name if is_used else ""
 
 
 def parse_meta_directives(metas: Iterable[tuple[str, str]]) -> set[str]:
-    """The directives on use of `<meta>` elements.
+    """Return the directives on use in `<meta>` elements.
 
     Args:
         metas: (name in lower case, content) of each.
@@ -63,14 +63,14 @@ def parse_meta_directives(metas: Iterable[tuple[str, str]]) -> set[str]:
         if name == "robots":
             found |= _directives(content) & (AI_DIRECTIVES | INDEX_DIRECTIVES)
         elif name == TDM_RESERVATION:
-            found |= _reserved(content)
+            found |= _tdm_directive(content)
         elif _ROBOT_NAME.fullmatch(name):
             found |= _directives(content) & AI_DIRECTIVES
     return found
 
 
 def parse_header_directives(fields: Iterable[tuple[str, str]]) -> set[str]:
-    """The directives on use of a response's header fields `X-Robots-Tag` and `tdm-reservation`.
+    """Return the directives on use in the header fields `X-Robots-Tag` and `tdm-reservation` of a response.
 
     Args:
         fields: (name in lower case, value) of each.
@@ -80,79 +80,73 @@ def parse_header_directives(fields: Iterable[tuple[str, str]]) -> set[str]:
     found: set[str] = set()
     for name, value in fields:
         if name == TDM_RESERVATION:
-            found |= _reserved(value)
+            found |= _tdm_directive(value)
         elif name == "x-robots-tag":
-            found |= _robots_tag(value)
-    return found
-
-
-def _robots_tag(value: str) -> set[str]:
-    """Those of an X-Robots-Tag header: on AI whomever they address, on indexing those that address all."""
-    found: set[str] = set()
-    for agent, directive in parse_robots_tag(value):
-        counted = AI_DIRECTIVES | INDEX_DIRECTIVES if agent == "*" else AI_DIRECTIVES
-        found |= {_MEANT.get(directive, directive)} & counted
+            for agent, directive in parse_robots_tag(value):
+                applicable = AI_DIRECTIVES | INDEX_DIRECTIVES if agent == "*" else AI_DIRECTIVES
+                found |= {_ALIASES.get(directive, directive)} & applicable
     return found
 
 
 def _directives(content: str) -> set[str]:
-    return {_MEANT.get(directive, directive) for directive in map(str.strip, content.lower().split(","))}
+    return {_ALIASES.get(directive, directive) for directive in map(str.strip, content.lower().split(","))}
 
 
-def _reserved(content: str) -> set[str]:
+def _tdm_directive(content: str) -> set[str]:
     return {TDM_RESERVATION} if content.strip() == "1" else set()
 
 
 def is_license_link(link: Attributes) -> bool:
-    """Whether a link names a licence: by `rel=license`, or by leading to one of Creative Commons."""
-    return _says_license(link) or bool(_LICENSE.match((link.get("href") or "").strip()))
+    """Whether a link declares a licence: by `rel=license`, or by a URL of a Creative Commons licence."""
+    return _has_license_rel(link) or bool(_LICENSE.match((link.get("href") or "").strip()))
 
 
-def _says_license(link: Attributes) -> bool:
+def _has_license_rel(link: Attributes) -> bool:
     return "license" in (link.get("rel") or "").lower().split()
 
 
 class Licenses:
-    """The licence that is declared nearest to an image.
+    """The licences of one page, by the elements that they apply to.
 
-    A link speaks for the elements that it stands in, up to the thing (a figure, list item, article ...) around it, and for
-    the whole page where there is none. Of the elements around an image the innermost with a licence decides; links with
-    `rel=license` come before plain ones, and an element with two licences has none.
+    A link applies to the elements around it up to the nearest item (a figure, list item, article ...), or to the whole
+    page if it is in no item. An image has the licence of the innermost element around it that has one. Links with
+    `rel=license` take precedence over others, and an element with two licences has none.
     """
 
     def __init__(self, links: Iterable[LexborNode], base: str, max_url_chars: int):
-        self._of: dict[int, str | None] = {}
-        said: set[int] = set()
-        rated = [(not _says_license(node.attributes), i, node) for i, node in enumerate(links)][:MAX_LICENSE_LINKS]
-        for plain, _, node in sorted(rated, key=lambda rated: rated[:2]):
+        self._by_element: dict[int, str | None] = {}
+        explicit: set[int] = set()
+        ranked = [(not _has_license_rel(node.attributes), i, node) for i, node in enumerate(links)][:MAX_LICENSE_LINKS]
+        for is_plain, _, node in sorted(ranked, key=lambda link: link[:2]):
             try:
                 url = canonicalise_url(node.attributes.get("href") or "", base, max_url_chars)
             except BadUrl:
                 continue
-            for above in _above(node):
-                if not plain:
-                    said.add(above.mem_id)
-                if plain and above.mem_id in said:
+            for element in _ancestors(node):
+                if not is_plain:
+                    explicit.add(element.mem_id)
+                if is_plain and element.mem_id in explicit:
                     continue
-                known = self._of.setdefault(above.mem_id, url)
-                self._of[above.mem_id] = url if known == url else None
-                if above.tag in _THINGS:
+                known = self._by_element.setdefault(element.mem_id, url)
+                self._by_element[element.mem_id] = url if known == url else None
+                if element.tag in _ITEM_TAGS:
                     break
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
-        return bool(self._of)
+        """Whether the page has any licence."""
+        return bool(self._by_element)
 
-    def of(self, image: LexborNode) -> str | None:
-        """The address of the licence, or None."""
-        return next((self._of[above.mem_id] for above in _above(image) if above.mem_id in self._of), None)
+    def find(self, image: LexborNode) -> str | None:
+        """Return the URL of the licence of an image, or None."""
+        known = self._by_element
+        return next((known[element.mem_id] for element in _ancestors(image) if element.mem_id in known), None)
 
-    def of_page(self, root: LexborNode | None) -> str | None:
-        """The address of the licence of the whole page, or None."""
-        return self._of.get(root.mem_id) if root else None
+    def find_for_page(self, root: LexborNode | None) -> str | None:
+        """Return the URL of the licence of the whole page, or None."""
+        return self._by_element.get(root.mem_id) if root else None
 
 
-def _above(node: LexborNode) -> Iterable[LexborNode]:
+def _ancestors(node: LexborNode) -> Iterable[LexborNode]:
     for _ in range(MAX_LICENSE_LEVELS):
         parent = node.parent
         if parent is None or not parent.is_element_node:

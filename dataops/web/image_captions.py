@@ -1,4 +1,4 @@
-"""The texts that a page gives an image: alt, aria-label, title, and the caption of its figure."""
+"""Finds the captions of an image in its page: alt, aria-label, title, and the caption of its figure."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -8,25 +8,25 @@ from selectolax.lexbor import LexborCSSSelector, LexborHTMLParser, LexborNode
 from dataops.web.captions import normalise_caption
 
 MAX_FIGURE_LEVELS = 64
-"""How far above an image its figure may be."""
+"""Maximum number of levels between an image and its figure."""
 MAX_CAPTION_NODES = 2_000
-"""Nodes read of one figcaption or label."""
+"""Maximum number of nodes that are read of one figcaption or label."""
 MAX_LABELS = 8
-"""Elements that one aria-labelledby may name."""
+"""Maximum number of elements that are read for one aria-labelledby."""
 
 _SELECTOR = LexborCSSSelector()
-_BREAKING = frozenset(
+_BLOCK_TAGS = frozenset(
     {
         *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
         *("h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section"),
         *("table", "td", "th", "tr", "ul"),
     }
 )
-_SILENT = frozenset(("script", "style", "noscript", "template", "-comment"))
+_HIDDEN_TAGS = frozenset(("script", "style", "noscript", "template", "-comment"))
 
 
 class ImageCaptions:
-    """The captions of a page's images; the text of each figure and label is read once."""
+    """The captions of the images of one page; the text of each figure and label is read once."""
 
     def __init__(self, tree: LexborHTMLParser, figcaptions: Sequence[LexborNode], max_chars: int):
         self._tree = tree
@@ -35,8 +35,8 @@ class ImageCaptions:
         self._figures: dict[int, str] = {}
         self._labels: dict[str, str] = {}
 
-    def of(self, image: LexborNode, attributes: Mapping[str, str | None]) -> dict[str, str]:
-        """caption_source by text of the image's captions, the best source first; a text that two give is the first's."""
+    def find(self, image: LexborNode, attributes: Mapping[str, str | None]) -> dict[str, str]:
+        """Return the caption_source of each caption of an image, the best source first and each text once."""
         found: dict[str, str] = {}
         if text := attributes.get("alt"):
             found[normalise_caption(text, self._max_chars)] = "alt"
@@ -67,7 +67,7 @@ class ImageCaptions:
 
     @cached_property
     def _caption_of(self) -> dict[int, LexborNode]:
-        """The first figcaption that a figure (or another element) has as its child."""
+        """The first figcaption among the children of each element."""
         found: dict[int, LexborNode] = {}
         for caption in self._figcaptions:
             if (parent := caption.parent) is not None:
@@ -76,7 +76,7 @@ class ImageCaptions:
 
     @cached_property
     def _in_figures(self) -> frozenset[int]:
-        """The images with a figure somewhere above: most have none, and finding that out one by one takes long."""
+        """The images inside a figure, found by one query: most images have no figure, and a search for each is slow."""
         assert self._tree.root is not None
         return frozenset(image.mem_id for image in _SELECTOR.find("figure img, figure amp-img", self._tree.root))
 
@@ -86,7 +86,7 @@ class ImageCaptions:
             return ""
         if figure.mem_id not in self._figures:
             caption = self._caption_of.get(figure.mem_id)
-            if caption is None:  # wrapped in something: still this figure's, unless it is that of a figure within
+            if caption is None:  # the figcaption is not a child; it counts unless it belongs to an inner figure
                 caption = figure.css_first("figcaption")
                 around = _figure(caption) if caption else None
                 caption = caption if around and around.mem_id == figure.mem_id else None
@@ -104,8 +104,8 @@ def _figure(node: LexborNode) -> LexborNode | None:
 
 
 def _text(node: LexborNode) -> str:
-    """The text of an element as it reads: blocks and line breaks set words apart, scripts and styles are silent."""
-    pieces: list[str] = []
+    """Return the visible text of an element; blocks and line breaks separate words."""
+    texts: list[str] = []
     current, waiting = node.first_child, []
     for _ in range(MAX_CAPTION_NODES):
         while current is None and waiting:
@@ -114,12 +114,12 @@ def _text(node: LexborNode) -> str:
             break
         tag = current.tag
         if tag == "-text":
-            pieces.append(current.text_content or "")
-        elif tag not in _SILENT:
-            if tag in _BREAKING:
-                pieces.append(" ")
+            texts.append(current.text_content or "")
+        elif tag not in _HIDDEN_TAGS:
+            if tag in _BLOCK_TAGS:
+                texts.append(" ")
             waiting.append(current.next)
             current = current.first_child
             continue
         current = current.next
-    return "".join(pieces)
+    return "".join(texts)

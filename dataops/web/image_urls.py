@@ -1,7 +1,7 @@
-"""Which of its addresses an `<img>` stands for: lazy loading, `srcset`, `<picture>`.
+"""Chooses one URL for an `<img>` that has several: lazy loading, `srcset`, `<picture>`.
 
-The rule, in one sentence: the largest image that the page offers and a decoder here reads, where lazy-load attributes,
-if there are any, count instead of `src` and `srcset`, which then hold a placeholder.
+The chosen URL is that of the largest image in a format that the pipeline decodes. If there are lazy-load attributes, they
+replace `src` and `srcset`, which then hold a placeholder.
 """
 
 import re
@@ -48,8 +48,8 @@ LAZY_SRC = (
     "lazysrc",
     "lazyload",
 )
-"""Attributes by which scripts put the image in the place of `src`, with the script where it is known; in order of
-preference. Those whose name says no more than "an image" (data-image, data-url) are not here."""
+"""Attributes from which scripts load the image later, in order of preference, with the script if it is known. Attributes
+with a general name (data-image, data-url) are not in the list."""
 LAZY_SRCSET = (
     "data-srcset",
     "data-lazy-srcset",
@@ -66,21 +66,21 @@ LAZY_SRCSET = (
     "lazy-srcset",
 )
 MAX_CANDIDATES = 200
-"""Addresses of one image that are compared."""
+"""Maximum number of URLs of one srcset that are compared."""
 
 _LAZY = {name: rank for rank, name in enumerate((*LAZY_SRCSET, *LAZY_SRC))}
 _lazy_of = frozenset(_LAZY).intersection
 _SETS = frozenset(("srcset", *LAZY_SRCSET))
-_extent = itemgetter(1, 2)  # of an offer: width and density
+_size = itemgetter(1, 2)  # width and density of a SrcsetCandidate
 _DECODED_TYPES = frozenset(
     f"image/{kind}" for kind in ("jpeg", "jpg", "pjpeg", "png", "apng", "webp", "gif", "avif", "bmp")
 )
-# Most addresses: a path in plain letters that ends as images do. Nothing that is looked for below is in it.
+# Matches most URLs: a path of plain characters with the ending of an image. No pattern below can match such a URL.
 _PLAIN_IMAGE = re.compile(
     r"(?:https?:)?+[a-zA-Z0-9/_.,@~+-]*\.(?:jpe?g|png|webp|gif|avif|JPE?G|PNG)(?:\?[a-zA-Z0-9/&=_;,:+-]*+)?+"
 ).fullmatch
 _NOT_DECODED = re.compile(r"\.(?:svgz?|jxl|hei[cf]|jp2|ico|mp4|webm)(?:[?#]|\Z)", re.IGNORECASE)
-# What a script puts its own text into, what leads to no file, and what is no address.
+# Matches templates of scripts, URLs without a file, and words that are not URLs.
 _NO_IMAGE = re.compile(
     r"\s*(?:\Z|#|data:|blob:|about:|javascript:|[\[{]|(?:true|false|none|null|undefined|lazy)\s*\Z)", re.IGNORECASE
 )
@@ -91,53 +91,53 @@ _LENGTH = re.compile(rf"\s*(\d{{1,{_MAX_DIGITS}}})(?:\.\d*)?\s*(?:px)?\s*", re.I
 
 
 class ImageReference(NamedTuple):
-    """The address that was chosen, as it stands, and the size in pixels that the page declares of it."""
+    """The URL reference that was chosen, unchanged, and the size in pixels that the page declares for it."""
 
     reference: str
     width: int | None = None
     height: int | None = None
 
 
-_reference = partial(tuple.__new__, ImageReference)  # a quarter of the time of ImageReference(...)
+_new_reference = partial(tuple.__new__, ImageReference)  # a quarter of the time of ImageReference(...)
 
 
 def choose_reference(image: Attributes, sources: Sequence[Attributes] = ()) -> ImageReference:
-    """The address of the largest image that is offered; `src` as it stands where none can be used.
+    """Return the URL reference of the largest image; `src` if no reference is usable.
 
-    Of the offers with a width (`w`) the widest is the largest, else that with the greatest density (`x`, 1 where none is
-    given); of equal ones the first, the image's own before those of its sources. Passed over are sources of a type that
-    is not decoded here, and those for print or for a user's preference (a dark scheme).
+    The largest image is the widest of those with a width (`w`), else that with the greatest density (`x`, 1 by default).
+    Of equal ones the first is chosen, and those of the image before those of its sources. Sources of a type that the
+    pipeline does not decode are ignored, and so are those for print or for a user preference (a dark colour scheme).
 
     Args:
         image: attributes of the `<img>`.
-        sources: those of the `<source>` elements before it in its `<picture>`.
+        sources: attributes of the `<source>` elements before it in its `<picture>`.
     """
     width, height = image.get("width"), image.get("height")
     width, height = parse_length(width) if width else None, parse_length(height) if height else None
-    if not sources:  # as of most images
+    if not sources:
         names, is_set = _lazy_of(image), "srcset" in image
         if not names and not is_set:
-            return _reference((image.get("src") or "", width, height))
+            return _new_reference((image.get("src") or "", width, height))
         if len(names) == 1 and not is_set and _SETS.isdisjoint(names):
             text = image[next(iter(names))]
             if text and _is_image(text):
-                return _reference((text, width, height))
+                return _new_reference((text, width, height))
         best = _largest_lazy((image,)) if names else None
         best = best or _largest_plain((image,))
     else:
-        elements = (image, *filter(_is_for_us, sources))
+        elements = (image, *filter(_is_usable_source, sources))
         best = _largest_lazy(elements) or _largest_plain(elements)
     if best is None:
-        return _reference((image.get("src") or "", width, height))
+        return _new_reference((image.get("src") or "", width, height))
     url, own_width, _, own_height = best
     if own_width:
         height = own_height or (round(own_width * height / width) if width and height else None)
         width = own_width
-    return _reference((url, width, height))
+    return _new_reference((url, width, height))
 
 
 def parse_length(text: str | None) -> int | None:
-    """Pixels of a width or height attribute; None for a percentage and for what is no length."""
+    """Return the pixels of a width or height attribute; None for a percentage or an invalid length."""
     if not text:
         return None
     if len(text) <= _MAX_DIGITS and text.isdecimal():
@@ -146,7 +146,7 @@ def parse_length(text: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def _is_for_us(source: Attributes) -> bool:
+def _is_usable_source(source: Attributes) -> bool:
     kind, media = source.get("type"), source.get("media")
     if kind and kind not in _DECODED_TYPES:
         kind = kind.partition(";")[0].strip().lower()
@@ -154,33 +154,33 @@ def _is_for_us(source: Attributes) -> bool:
 
 
 def _largest_lazy(elements: Sequence[Attributes]) -> SrcsetCandidate | None:
-    """Of what the lazy-load attributes of the elements offer and could be decoded; the first of equal ones."""
-    offers: list[SrcsetCandidate] = []
+    """Return the largest usable image of the elements' lazy-load attributes; the first of equal ones."""
+    candidates: list[SrcsetCandidate] = []
     for element in elements:
         for name in _lazy_names(element):
             if text := element.get(name):
-                offers += parse_srcset(text)[:MAX_CANDIDATES] if name in _SETS else [(text, 0, 1.0, None)]
-    return _best(offers)
+                candidates += parse_srcset(text)[:MAX_CANDIDATES] if name in _SETS else [(text, 0, 1.0, None)]
+    return _largest(candidates)
 
 
 def _largest_plain(elements: Sequence[Attributes]) -> SrcsetCandidate | None:
-    """As _largest_lazy, of the plain attributes."""
-    offers: list[SrcsetCandidate] = []
+    """Return the largest usable image of the elements' `srcset` and `src`; the first of equal ones."""
+    candidates: list[SrcsetCandidate] = []
     for element in elements:
         if text := element.get("srcset"):
-            offers += parse_srcset(text)[:MAX_CANDIDATES]
+            candidates += parse_srcset(text)[:MAX_CANDIDATES]
         if text := element.get("src"):
-            offers.append((text, 0, 1.0, None))
-    return _best(offers)
+            candidates.append((text, 0, 1.0, None))
+    return _largest(candidates)
 
 
-def _best(offers: Sequence[SrcsetCandidate]) -> SrcsetCandidate | None:
-    if not offers:
+def _largest(candidates: Sequence[SrcsetCandidate]) -> SrcsetCandidate | None:
+    if not candidates:
         return None
-    best = max(offers, key=_extent) if len(offers) > 1 else offers[0]
-    if _is_image(best[0]):  # nearly always: so they are not all looked at
-        return best
-    return max((offer for offer in offers if _is_image(offer[0])), key=_extent, default=None)
+    largest = max(candidates, key=_size) if len(candidates) > 1 else candidates[0]
+    if _is_image(largest[0]):  # nearly always true, so the others are rarely checked
+        return largest
+    return max((candidate for candidate in candidates if _is_image(candidate[0])), key=_size, default=None)
 
 
 def _lazy_names(element: Attributes) -> Iterable[str]:

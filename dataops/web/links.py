@@ -1,4 +1,4 @@
-"""Links that a crawler may follow from a page, and what the page tells robots."""
+"""Extracts the links that a crawler may follow from a page, and the robots directives of the page."""
 
 from dataclasses import dataclass, field
 
@@ -8,30 +8,30 @@ from dataops.web.markup import Reader, read_markup
 from dataops.web.urls import BadUrl, canonicalise_url
 
 MAX_LINKS = 5_000
-"""Links taken of one page."""
+"""Maximum number of links that are followed from one page."""
 
 
 @dataclass
 class PageLinks:
-    """What a page says to a crawler."""
+    """The links and robots directives of one page."""
 
     directives: frozenset[str]
-    """Of its robots metas, in lower case; `none` stands as noindex and nofollow."""
+    """Directives of the robots metas, in lower case; `none` implies noindex and nofollow."""
     follow: list[str] = field(default_factory=list)
-    """Canonical addresses, each once, in their order."""
+    """Canonical URLs, each once, in page order."""
     not_followed: dict[str, int] = field(default_factory=dict)
-    """Other links, counted by reason: nofollow, not_http, bad_url, url_too_long, too_many_links."""
+    """Number of other links by reason: nofollow, not_http, bad_url, url_too_long, too_many_links."""
 
 
 def extract_links(html: bytes, page_url: str, agent: str, max_url_chars: int) -> PageLinks:
-    """The links of `<a>`, `<area>` and `<link rel=next>`; none where the page says nofollow.
+    """Return the links of `<a>`, `<area>` and `<link rel=next>`; none if the page has the directive nofollow.
 
     Args:
-        html: in UTF-8.
-        page_url: canonical; links are relative to it or to the page's `<base>`.
-        agent: lower-case name by which a page may address this crawler in its metas.
+        html: page in UTF-8.
+        page_url: canonical URL; links are relative to it or to the page's `<base>`.
+        agent: lower-case name of the crawler, as metas may use it.
 
-    Raises: dataops.web.markup.BadPage when the page is built to exhaust a parser.
+    Raises: dataops.web.markup.BadPage if the page would exhaust the parser.
     Source: HTML Standard, 4.6.7 (nofollow); developers.google.com/search/docs/crawling-indexing/robots-meta-tag.
     """
     html = html.replace(b"\0", b"")

@@ -1,4 +1,4 @@
-"""The image by which a page wants to be shown elsewhere: Open Graph, or Twitter's cards where there is none."""
+"""Parses the images that a page offers for link previews: Open Graph, else the Twitter card."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ class SharedImage:
 
     reference: str
     texts: list[str] = field(default_factory=list)
-    """Its alt; for the first image then the title and the description of the page."""
+    """The alt of the image; for the first image also the title and the description of the page."""
     width: int | None = None
     height: int | None = None
 
 
 def parse_shared_images(metas: Iterable[tuple[str, str]]) -> list[SharedImage]:
-    """The images of `og:image`, each once, in their order; else the one of `twitter:image`.
+    """Return the images of `og:image`, each once, in page order; if there are none, that of `twitter:image`.
 
-    A property after an `og:image` (`og:image:alt`, `og:image:width` ...) speaks of that image. The page's title and
-    description go with the first.
+    A property after an `og:image` (`og:image:alt`, `og:image:width` ...) belongs to that image. The title and the
+    description of the page belong to the first image.
 
     Args:
         metas: (property or name in lower case, content) of each `<meta>`, in document order.

@@ -1,4 +1,4 @@
-"""Image-caption candidates out of HTML: a row for each caption that a page gives an image."""
+"""Extracts (image URL, caption) pairs from HTML: one for each caption of an image."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,27 +23,28 @@ from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PagePair, new_pair
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
 
 MAX_SOURCES = 64
-"""Nodes before an image that are looked at for the `<source>` elements of its picture."""
+"""Maximum number of nodes before an image that are searched for the `<source>` elements of its picture."""
 
 _IMAGES = frozenset(("img", "amp-img"))
 _SHARED_IMAGE = re.compile(rb"(?:og|twitter):image", re.IGNORECASE)
 _ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|" + _SHARED_IMAGE.pattern, re.IGNORECASE)
-_LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the quickest of many ways
-_SELECTOR = LexborCSSSelector()  # a tree's own would be made anew for each page
+_LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the fastest of many forms
+_SELECTOR = LexborCSSSelector()  # shared, because each tree would create its own
 _Image = tuple[LexborNode, Attributes, ImageReference]
-_NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # what scripts would do to the tree: a seventh of the time
+_NO_EVENTS = int(LexborDocumentOptions.WO_EVENTS)  # events of scripts take a seventh of the time
 
 
 @dataclass(frozen=True)
 class ExtractedPage:
-    """What one page gives."""
+    """The pairs of one page, and what the page declares."""
 
     pairs: list[PagePair]
     surplus_images: int = 0
-    """Images beyond MAX_IMAGES."""
+    """Number of images beyond MAX_IMAGES."""
     language: str | None = None
+    """Value of the column `page_language`."""
     opt_out: str | None = None
-    """As the columns page_language and page_opt_out."""
+    """Value of the column `page_opt_out`."""
 
 
 def extract_page_pairs(
@@ -51,24 +52,24 @@ def extract_page_pairs(
     page_url: str,
     bounds: PageBounds,
     opt_out: frozenset[str] = frozenset(),
-    header_opt_outs: frozenset[str] = frozenset(),
+    header_directives: frozenset[str] = frozenset(),
 ) -> ExtractedPage:
-    """Every (image, caption) of the page in document order, then those of the image that it wants to be shown by.
+    """Return the pairs of the page in document order, then those of its preview images (`og:image`).
 
-    An `<img>` gives a row for each of its texts (see dataops.web.image_captions), or a single row `no_caption` where it has
-    none; its address is that of the largest image that it stands for (see dataops.web.image_urls), resolved against the
-    page's `<base>`. An image in `<noscript>` that stands in for one that was found gives none. A row whose address cannot
-    be used keeps a bounded form of it and its reason (see dataops.web.urls.BadUrl). `og:image` gives a row for its alt, the
-    page's og:title and og:description.
+    An `<img>` has a pair for each of its captions (dataops.web.image_captions), or one with the reason `no_caption`. Its
+    URL is that of the largest image that it offers (dataops.web.image_urls), resolved against the page's `<base>`. An
+    image in `<noscript>` that replaces a lazy-loaded one is ignored. A pair whose URL is unusable has the truncated
+    reference and the reason (dataops.web.urls.BadUrl). An `og:image` has a pair for its alt; the first one also for
+    og:title and og:description.
 
     Args:
-        html: the page in UTF-8.
-        page_url: its canonical address.
-        opt_out: directives (see dataops.web.declarations) by which a page forbids the use of its images: all its rows get the
-            reason `opt_out`.
-        header_opt_outs: those that came with the page's response.
+        html: page in UTF-8.
+        page_url: canonical URL of the page.
+        opt_out: directives (dataops.web.declarations) by which a page forbids the use of its images: all its pairs get
+            the reason `opt_out`.
+        header_directives: directives of the page's HTTP response.
 
-    Raises: dataops.web.markup.BadPage when the page is built to exhaust a parser.
+    Raises: dataops.web.markup.BadPage if the page would exhaust the parser.
     """
     if b"\0" in html:
         html = html.replace(b"\0", b"")
@@ -82,17 +83,17 @@ def extract_page_pairs(
         return ExtractedPage([])
     page = _Page(markup, page_url, bounds)
     metas = page.metas()
-    found = [*page.of_images(), *page.of_shared(metas)]
-    told = parse_meta_directives(metas) | header_opt_outs
-    if told & opt_out:
-        found = [row._replace(reason=row.reason or "opt_out") for row in found]
+    pairs = [*page.image_pairs(), *page.shared_image_pairs(metas)]
+    directives = parse_meta_directives(metas) | header_directives
+    if directives & opt_out:
+        pairs = [pair._replace(reason=pair.reason or "opt_out") for pair in pairs]
     language = parse_language(page.tree.root.attributes) if page.tree.root else None
-    beyond = max(0, len(page.images) - MAX_IMAGES)
-    return ExtractedPage(found, beyond, language, ",".join(sorted(told)) or None)
+    surplus = max(0, len(page.images) - MAX_IMAGES)
+    return ExtractedPage(pairs, surplus, language, ",".join(sorted(directives)) or None)
 
 
 class _Page:
-    """The nodes of one page from which rows are made, found in one pass over its tree."""
+    """The nodes of one page that extraction reads, found in one pass over its tree."""
 
     def __init__(self, markup: Markup, page_url: str, bounds: PageBounds):
         self.tree, self.bounds = LexborHTMLParser(markup.html, options=_NO_EVENTS), bounds
@@ -109,7 +110,7 @@ class _Page:
         self.captions = ImageCaptions(tree, by_tag.get("figcaption", ()), bounds.caption)
 
     def _base(self, page_url: str) -> str:
-        """The address that others are relative to: the first `<base>` with an href, where it can be used."""
+        """Return the URL that references are relative to: the first `<base>` with a href if it is usable, else the page."""
         for node in self.by_tag.get("base", ()):
             attributes = node.attributes
             if "href" in attributes:
@@ -120,7 +121,7 @@ class _Page:
         return page_url
 
     def metas(self) -> list[tuple[str, str]]:
-        """(name or property in lower case, content) of each `<meta>` of which something is made."""
+        """Return (name or property in lower case, content) of each `<meta>` that extraction uses."""
         found: list[tuple[str, str]] = []
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
@@ -132,67 +133,67 @@ class _Page:
                     found.append((key, content))
         return found
 
-    def of_images(self) -> list[PagePair]:
-        """The rows of the images of the page's body."""
+    def image_pairs(self) -> list[PagePair]:
+        """Return the pairs of the images in the page's body."""
         images = self._read_images()
-        if stand_ins := self._stand_ins():
-            images = self._without(stand_ins, list(images))
-        rows: list[PagePair] = []
-        add, resolve, captions_of, longest = rows.append, self.resolver.resolve, self.captions.of, self.bounds.url
-        license_of = self.licenses.of if self.licenses else None
+        if fallbacks := self._noscript_images():
+            images = self._without_fallbacks(fallbacks, list(images))
+        pairs: list[PagePair] = []
+        add, resolve, find_captions = pairs.append, self.resolver.resolve, self.captions.find
+        find_license = self.licenses.find if self.licenses else None
         for image, attributes, (reference, width, height) in images:
-            if reference.startswith("data:"):  # of too many images for exceptions
-                url, reason = truncate_url(reference, longest), "data_url"
+            if reference.startswith("data:"):  # too frequent for an exception each
+                url, reason = truncate_url(reference, self.bounds.url), "data_url"
             else:
                 try:
                     url, reason = resolve(reference), None
                 except BadUrl as bad:
-                    url, reason = truncate_url(reference, longest), bad.reason
-            license = license_of(image) if license_of else None
-            captions = captions_of(image, attributes)
+                    url, reason = truncate_url(reference, self.bounds.url), bad.reason
+            license = find_license(image) if find_license else None
+            captions = find_captions(image, attributes)
             for text, source in captions.items():
                 add(new_pair((url, text, source, reason, license, width, height, None)))
             if not captions:
                 add(new_pair((url, "", None, reason or "no_caption", license, width, height, None)))
-        return rows
+        return pairs
 
     def _read_images(self) -> Iterator[_Image]:
-        """Each image with its attributes and its address."""
+        """Yield each image with its attributes and its URL reference."""
         has_pictures = "picture" in self.by_tag
         for image in self.images[:MAX_IMAGES]:
             attributes = image.attributes
             yield image, attributes, choose_reference(attributes, _sources(image) if has_pictures else ())
 
-    def _without(self, stand_ins: Mapping[int, set[int]], images: Sequence[_Image]) -> Iterator[_Image]:
-        """The images but for those stand-ins that have the address of another one, or that one of them stands beside."""
-        shown = {(image.mem_id, chosen.reference) for image, _, chosen in images if image.mem_id not in stand_ins}
-        nodes = {node for node, reference in shown if self._address(reference)[1] is None}
-        references = {reference for _, reference in shown}
+    def _without_fallbacks(self, fallbacks: Mapping[int, set[int]], images: Sequence[_Image]) -> Iterator[_Image]:
+        """Yield the images except fallbacks with the URL of another image, or with a usable image next to them."""
+        regular = {(image.mem_id, chosen.reference) for image, _, chosen in images if image.mem_id not in fallbacks}
+        usable_nodes = {node for node, reference in regular if self._resolve(reference)[1] is None}
+        references = {reference for _, reference in regular}
         for image, attributes, chosen in images:
-            beside = stand_ins.get(image.mem_id)
-            if beside is None or not (chosen.reference in references or beside & nodes):
+            neighbours = fallbacks.get(image.mem_id)
+            if neighbours is None or not (chosen.reference in references or neighbours & usable_nodes):
                 yield image, attributes, chosen
 
-    def _stand_ins(self) -> dict[int, set[int]]:
-        """The images within `<noscript>`, each with the images just before and after that element."""
+    def _noscript_images(self) -> dict[int, set[int]]:
+        """Return the images within `<noscript>`, each with the images just before and after that element."""
         found: dict[int, set[int]] = {}
         for noscript in self.by_tag.get("noscript", ()):
             if images := _SELECTOR.find("img", noscript):
-                beside = {image.mem_id for image in _images_beside(noscript)}
-                found.update((image.mem_id, beside) for image in images)
+                neighbours = {image.mem_id for image in _neighbour_images(noscript)}
+                found.update((image.mem_id, neighbours) for image in images)
         return found
 
-    def of_shared(self, metas: Iterable[tuple[str, str]]) -> Iterator[PagePair]:
-        """The rows of `og:image`."""
+    def shared_image_pairs(self, metas: Iterable[tuple[str, str]]) -> Iterator[PagePair]:
+        """Yield the pairs of `og:image`."""
         for image in parse_shared_images(metas):
-            url, reason = self._address(image.reference)
-            license = self.licenses.of_page(self.tree.root)
+            url, reason = self._resolve(image.reference)
+            license = self.licenses.find_for_page(self.tree.root)
             texts = dict.fromkeys(normalise_caption(text, self.bounds.caption) for text in image.texts)
             for text in filter(None, texts):
                 yield new_pair((url, text, "og", reason, license, image.width, image.height, None))
 
-    def _address(self, reference: str) -> tuple[str, str | None]:
-        """The canonical address, or a bounded form of what cannot be used and the reason."""
+    def _resolve(self, reference: str) -> tuple[str, str | None]:
+        """Return the canonical URL and None, or the truncated reference and the reason why it is unusable."""
         try:
             return self.resolver.resolve(reference), None
         except BadUrl as bad:
@@ -201,7 +202,7 @@ class _Page:
 
 @lru_cache(maxsize=2 << len(SOUGHT_TAGS))
 def _query(starts: frozenset[str], licensed: bool) -> str:
-    """The selector of all elements that are read, of those that may be there: each that it names costs time."""
+    """Return the selector of the elements to read; only tags that may occur are in it, because each costs time."""
     return ",".join([*sorted(starts), *(_LICENSE_LINKS if licensed else ())]) or "img"
 
 
@@ -210,7 +211,7 @@ def _is_license(link: LexborNode) -> bool:
 
 
 def _sources(image: LexborNode) -> list[Attributes]:
-    """The attributes of the `<source>` elements before an image in its picture."""
+    """Return the attributes of the `<source>` elements before an image in its picture."""
     parent = image.parent
     if parent is None or parent.tag not in ("picture", "noscript"):
         return []
@@ -225,14 +226,14 @@ def _sources(image: LexborNode) -> list[Attributes]:
     return found[::-1]
 
 
-def _images_beside(node: LexborNode) -> list[LexborNode]:
-    """The images that an element's neighbours are, or hold as their first."""
+def _neighbour_images(node: LexborNode) -> list[LexborNode]:
+    """Return the image of the element before and that of the element after: the element itself or the first in it."""
     found: list[LexborNode] = []
-    for step in ("prev", "next"):
-        beside = getattr(node, step)
-        while beside is not None and not beside.is_element_node:
-            beside = getattr(beside, step)
-        image = beside and (beside if beside.tag == "img" else beside.css_first("img"))
+    for direction in ("prev", "next"):
+        neighbour = getattr(node, direction)
+        while neighbour is not None and not neighbour.is_element_node:
+            neighbour = getattr(neighbour, direction)
+        image = neighbour and (neighbour if neighbour.tag == "img" else neighbour.css_first("img"))
         if image:
             found.append(image)
     return found
