@@ -30,13 +30,13 @@ from benchmarks.inputs.image_server import photographs, picture
 from benchmarks.measure import Row, arguments, finish, in_turn
 from training.config import ModelConfig
 from training.evaluate import evaluate
-from training.evaluation.encode import cores
+from training.evaluation.encode import count_cores
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer
-from training.train import settled_precision
+from training.train import resolve_precision
 
 SMALL = {
     "embed_dim": 128,
@@ -92,7 +92,7 @@ class Peer:
 
     def run(self, task: Task) -> tuple[float, float]:
         """Top-1 and top-5."""
-        torch.set_num_threads(cores())  # whatever our threads have set for themselves
+        torch.set_num_threads(count_cores())  # whatever our threads have set for themselves
         model = OpenClip(**self.card)
         model.load_state_dict(torch.load(self.weights, weights_only=True))
         model.eval()
@@ -185,7 +185,7 @@ class Measured:
         self.rows.append(Row("zero-shot fp32", size.images / a, size.images / b, PEER, "images/s", goal=1 / 0.6))
         self.processor["zero-shot"] = {"ours": round(min(spent[0]), 2), "peer": round(min(spent[1]), 2)}
         self.top1["zero-shot fp32"] = found[0][0]
-        if settled_precision("auto", torch.device("cpu")) == "bf16":
+        if resolve_precision("auto", torch.device("cpu")) == "bf16":
             self.half(tasks, size.images, b)
 
     def suite(self, ground: Ground, goal: float | None) -> None:

@@ -63,9 +63,9 @@ def ours(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Ca
     import torch
 
     from training.config import TrainConfig
-    from training.data.loader import Dataset, batches
+    from training.data.loader import Dataset, load_batches
     from training.data.sampling_plan import Plan
-    from training.loop.step import normalized
+    from training.loop.step import normalize_pixels
     from training.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(captions, 8192, 77)
@@ -74,9 +74,9 @@ def ours(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Ca
     def run() -> int:
         dataset = Dataset(sorted(folder.glob("*.tar")), side, 0, AREA)
         count = 0
-        for batch in batches(dataset, Plan(len(dataset), config, 0), 1, 0, 1, tokenizer):
+        for batch in load_batches(dataset, Plan(len(dataset), config, 0), 1, 0, 1, tokenizer):
             pixels = torch.from_numpy(batch.pixels_BSS3)
-            count += len(normalized(pixels) if normalise else pixels)
+            count += len(normalize_pixels(pixels) if normalise else pixels)
         dataset.close()
         return count
 
@@ -86,7 +86,7 @@ def ours(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Ca
 def share_of_tokens(folder: Path, side: int) -> float:
     """The part of the loader's processor time that tokens take, with CLIP's vocabulary, whose captions must be cleaned."""
     from training.config import TrainConfig
-    from training.data.loader import Dataset, batches
+    from training.data.loader import Dataset, load_batches
     from training.data.sampling_plan import Plan
     from training.model.tokenizer import make_tokenizer
 
@@ -101,7 +101,7 @@ def share_of_tokens(folder: Path, side: int) -> float:
     dataset = Dataset(sorted(folder.glob("*.tar")), side, 0, AREA)
     config = TrainConfig(epochs=1, batch_size=BATCH, workers=0, crop_area=AREA)
     started = time.process_time()
-    for _ in batches(dataset, Plan(len(dataset), config, 0), 1, 0, 1, timed):
+    for _ in load_batches(dataset, Plan(len(dataset), config, 0), 1, 0, 1, timed):
         pass
     dataset.close()
     return spent[0] / (time.process_time() - started)
@@ -137,15 +137,15 @@ def same_crops(folder: Path, side: int) -> dict[str, float]:
     from torchvision.transforms import RandomResizedCrop
 
     from training.data import decode as pictures
-    from training.data.keyed_random import uniforms
+    from training.data.keyed_random import draw_uniforms
     from training.data.loader import Dataset
 
     torch.manual_seed(0)
     height, width, number = 256, 300, 4000
     image = torch.empty(3, height, width)
     theirs = np.array([RandomResizedCrop.get_params(image, list(AREA), list(pictures.ASPECT)) for _ in range(number)])
-    draws = uniforms("crop", 0, 0, np.arange(number), pictures.DRAWS)
-    mine = np.array([pictures.part_of(height, width, AREA, u) for u in draws])
+    draws = draw_uniforms("crop", 0, 0, np.arange(number), pictures.DRAWS)
+    mine = np.array([pictures.draw_crop(height, width, AREA, u) for u in draws])
     apart = {
         name: float(ks_2samp(of(theirs), of(mine)).statistic)
         for name, of in {
@@ -162,12 +162,12 @@ def same_crops(folder: Path, side: int) -> dict[str, float]:
         loaded = dataset.load(sample)
         assert isinstance(loaded, tuple)
         pixels = loaded[0]
-        top, left, h, w = pictures.part_of(*pixels.shape[:2], AREA, u)
+        top, left, h, w = pictures.draw_crop(*pixels.shape[:2], AREA, u)
         scale_y, scale_x = whole.height / pixels.shape[0], whole.width / pixels.shape[1]
         box = (left * scale_x, top * scale_y, (left + w) * scale_x, (top + h) * scale_y)
         expected = np.asarray(whole.resize((side, side), Image.Resampling.BICUBIC, box=box), np.float64)
         made = np.empty((side, side, 3), np.uint8)
-        pictures.cut(pixels, (top, left, h, w), made)
+        pictures.write_crop(pixels, (top, left, h, w), made)
         psnr.append(10 * np.log10(255**2 / max(np.mean((made - expected) ** 2), 1e-9)))
     dataset.close()
     return {"greatest_ks": max(apart.values()), "median_psnr": statistics.median(psnr), "least_psnr": min(psnr)}

@@ -75,7 +75,7 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 
     from training.config import TrainConfig
     from training.loop.optim import build_optimizer
-    from training.loop.step import backward, gradient_norm, normalized, update
+    from training.loop.step import backward, gradient_norm, normalize_pixels, update
     from training.model.clip import CLIP
 
     config = TrainConfig(model=spec["model"], precision=spec["precision"], **TRAIN)
@@ -85,7 +85,7 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     optimizer = build_optimizer(model, config)
 
     def step(rows: np.ndarray, lr: float) -> float:
-        images = normalized(torch.from_numpy(pixels[rows]).to(device))
+        images = normalize_pixels(torch.from_numpy(pixels[rows]).to(device))
         loss = backward(model, images, torch.from_numpy(tokens[rows]).to(device), config).loss
         update(model, optimizer, lr, gradient_norm(model), config)
         return float(loss.detach())

@@ -12,7 +12,7 @@ from prefect.events import emit_event
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.records import RunRecord
-from training.evaluation.intervals import summary_rows
+from training.evaluation.intervals import flatten_metrics
 
 LANDED = "pairmill.dataset.landed"
 TRAINED = "pairmill.candidate.trained"
@@ -64,7 +64,7 @@ def _payload(manifest: Manifest, manifests: Mapping[str, Manifest]) -> dict[str,
         payload |= {"model": manifest.facts["model"], "final": manifest.facts["final"]}
     if manifest.stage == "register":
         payload |= {name: manifest.facts[name] for name in ("model_uri", "model_name", "version", "alias", "links")}
-        rows = summary_rows(manifests["evaluate"].facts["metrics"])
+        rows = flatten_metrics(manifests["evaluate"].facts["metrics"])
         scores = [{"name": row["key"], "value": row["value"]} for row in rows if row["value"] is not None]
         payload["scores"] = scores[:SCORES]
     return payload

@@ -38,7 +38,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def total(values: list[float], device: torch.device) -> list[float]:
+def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     """Sum of each value over the ranks, in fp64."""
     if world_size() == 1:
         return values
@@ -56,7 +56,7 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def from_first(value: Any) -> Any:
+def broadcast_from_first(value: Any) -> Any:
     """Rank 0's value, on every rank."""
     values = [value]
     if world_size() > 1:
@@ -64,16 +64,16 @@ def from_first(value: Any) -> Any:
     return values[0]
 
 
-def my_share(items: Iterable[Item]) -> Iterator[Item]:
+def take_share(items: Iterable[Item]) -> Iterator[Item]:
     """This rank's items: every world_size-th one."""
     return islice(items, rank(), None, world_size())
 
 
-def in_turn(made: Iterable[Item]) -> Iterator[Item]:
+def merge_shares(made: Iterable[Item]) -> Iterator[Item]:
     """What all ranks made of their shares, in the order of the whole, on every rank.
 
     Args:
-        made: of `my_share`, in order; several ranks exchange it as a whole, and need its tensors on the CPU.
+        made: of `take_share`, in order; several ranks exchange it as a whole, and need its tensors on the CPU.
     """
     if world_size() == 1:
         yield from made
@@ -158,7 +158,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Make batch normalisation see the global batch, where there are several ranks; names of parameters stay."""
     if world_size() == 1:
         return model

@@ -36,16 +36,16 @@ from dataops.formatting import format_interval, format_percent
 from dataops.store import FolderStore
 from training import distributed
 from training.evaluation.association import associate
-from training.evaluation.encode import Evaluated, place_of
-from training.evaluation.features import EncodedSet, FeatureFolder, encode_set
-from training.evaluation.linear_probe import Examples, few_shot, probe
+from training.evaluation.encode import EvaluatedModel, get_device_and_dtype
+from training.evaluation.features import EncodedSet, FeatureCache, encode_set
+from training.evaluation.linear_probe import Examples, evaluate_few_shot, probe
 from training.evaluation.multilabel import classify_multilabel
 from training.evaluation.retrieval import retrieve
-from training.evaluation.robustness import gaps
+from training.evaluation.robustness import compute_gaps
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.evaluation.zero_shot import classify
-from training.job import FAILURE, RanksJob, run_command, settle_device
+from training.job import FAILURE, RanksJob, resolve_device, run_command
 from training.model.load import digest_model, load_any
 
 METRICS = "metrics.json"
@@ -75,7 +75,7 @@ class EvaluateJob(RanksJob):
 
 
 def evaluate(
-    loaded: Evaluated,
+    loaded: EvaluatedModel,
     suite: Suite,
     output: Path,
     *,
@@ -94,12 +94,12 @@ def evaluate(
     Raises: ContractError on damaged data, unreadable sets or features that are not finite.
     """
     store = FolderStore(output)
-    kept = None if features is None else FeatureFolder(FolderStore(features), checkpoint_digest)
+    kept = None if features is None else FeatureCache(FolderStore(features), checkpoint_digest)
     job = _Tasks(loaded, batch_size, threads, kept)
     metrics: dict[str, dict[str, Any]] = {}
     for task in suite.tasks:
         identity = task.identity()
-        device, dtype = place_of(loaded.model)
+        device, dtype = get_device_and_dtype(loaded.model)
         made_from = {
             "checkpoint": checkpoint_digest,
             "task": identity,
@@ -108,7 +108,9 @@ def evaluate(
             "version": RESULT_VERSION,
         }
         fingerprint = sha256(canonical_json(made_from).encode()).hexdigest()
-        result = distributed.from_first(_finished(store, task, fingerprint) if distributed.rank() == 0 else None)
+        result = distributed.broadcast_from_first(
+            _finished(store, task, fingerprint) if distributed.rank() == 0 else None
+        )
         if result is None:
             started = time.perf_counter()
             result, predictions = job.run(task, identity["files"])
@@ -118,7 +120,7 @@ def evaluate(
         else:
             logger.info("%s (reused)", _line(task, result))
         metrics[task.name] = result
-    for row in gaps({task.name: task.base for task in suite.tasks if task.base}, metrics):
+    for row in compute_gaps({task.name: task.base for task in suite.tasks if task.base}, metrics):
         metrics[row["task"]] = {**metrics[row["task"]], "robustness": row}
     if distributed.rank() == 0:
         store.put(METRICS, _pretty(metrics))
@@ -129,10 +131,10 @@ def evaluate(
 class _Tasks:
     """Tasks of one model: they share class weights and, split by split, features."""
 
-    loaded: Evaluated
+    loaded: EvaluatedModel
     batch_size: int
     threads: int | None
-    kept: FeatureFolder | None
+    kept: FeatureCache | None
     weights: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
 
     def run(self, task: Task, files: Sequence[Sequence[str]]) -> tuple[dict[str, Any], pa.Table]:
@@ -176,7 +178,7 @@ class _Tasks:
             metrics["linear_probe_top1"] = found["linear_probe"]["top1"]
             metrics["linear_probe_mean_per_class"] = found["linear_probe"]["mean_per_class"]
         if "few_shot" in task.protocols:
-            found["few_shot"] = few_shot(*given, classes, unreadable)
+            found["few_shot"] = evaluate_few_shot(*given, classes, unreadable)
             metrics |= {f"few_shot_{each['shots']}_top1": each["top1"] for each in found["few_shot"]}
         return found
 
@@ -192,7 +194,7 @@ def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    device = settle_device(job.device)
+    device = resolve_device(job.device)
     (job.output / FAILURE).unlink(missing_ok=True)
     distributed.join(device)
     digest = digest_model(job.checkpoint)

@@ -22,7 +22,7 @@ from training import distributed
 from training.config import TrainConfig, load_model_config
 from training.evaluation.suite import Suite
 from training.model.checkpoint import write_atomically
-from training.process import RETRYABLE, follow_parent
+from training.process import RETRYABLE, exit_with_parent
 
 LOCK_SECONDS = 10
 FAILURE = "failure.json"
@@ -92,7 +92,7 @@ def check_shards(job: Job) -> None:
     Raises: ContractError that names the first shard whose bytes are not what the dataset's manifest says.
     """
     checked = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
-    mine = list(distributed.my_share(checked))
+    mine = list(distributed.take_share(checked))
     with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
         bad = [s for s, found in zip(mine, pool.map(file_sha256, mine), strict=True) if found != job.checksums[s.name]]
     found = [shard for of_rank in distributed.gather_objects(bad) for shard in of_rank]
@@ -136,7 +136,7 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
     try:
         job = read_job(arguments, kind)
         if job.parent_pid is not None:
-            follow_parent(job.parent_pid)
+            exit_with_parent(job.parent_pid)
         run(job)
     except PairmillError as error:
         logger.error("%s: %s", type(error).__name__, error)
@@ -152,7 +152,7 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
     return 0
 
 
-def settle_device(asked: str) -> torch.device:
+def resolve_device(asked: str) -> torch.device:
     """Where this rank computes; `auto` is CUDA where torch sees it.
 
     Raises: ConfigError where CUDA is asked for and torch sees none.
@@ -169,7 +169,7 @@ def settle_device(asked: str) -> torch.device:
 
 
 @contextmanager
-def sole_trainer(output: Path) -> Iterator[None]:
+def lock_output(output: Path) -> Iterator[None]:
     """Hold the output folder; rank 0 does so for all."""
     with ExitStack() as held:
         problem = None
@@ -182,7 +182,7 @@ def sole_trainer(output: Path) -> Iterator[None]:
                 problem = f"another trainer holds {output}"
             except OSError as error:
                 raise ConfigError(f"output {output}: {error.strerror}") from error
-        problem = distributed.from_first(problem)
+        problem = distributed.broadcast_from_first(problem)
         if problem is not None:
             raise Stopped(problem)
         yield
@@ -199,4 +199,4 @@ def is_done(output: Path, digest: str) -> bool:
         ended = done["job"] == digest and all(
             (output / name).exists() and file_sha256(output / name) == sha256 for name, sha256 in done["files"].items()
         )
-    return distributed.from_first(ended)
+    return distributed.broadcast_from_first(ended)

@@ -49,7 +49,7 @@ def pid_namespace() -> str:
         return socket.gethostname()
 
 
-def follow_parent(pid: int, poll_seconds: float | None = None) -> None:
+def exit_with_parent(pid: int, poll_seconds: float | None = None) -> None:
     """End this process at once, with 75, when the process `pid`, for which it works, is gone.
 
     A pipeline that is killed cannot stop its workers and trainers, and its rerun must not meet those that nobody waits

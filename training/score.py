@@ -32,13 +32,13 @@ from dataops.errors import ContractError
 from dataops.images.score_tables import SCORES, TO_SCORE
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
-from training.evaluation.encode import Evaluated, in_order, unit
+from training.evaluation.encode import EvaluatedModel, map_in_order, normalize_features
 from training.job import JobFile, run_command
 from training.model.load import load_any
 from training.model.preprocess import decode_rgb
 
-PICTURES_AT_ONCE = {"cpu": 32, "cuda": 256}
-TEXTS_AT_ONCE = 64
+IMAGES_PER_BATCH = {"cpu": 32, "cuda": 256}
+TEXTS_PER_BATCH = 64
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def run_job(job: ScoreJob) -> None:
 
 
 def score_shard(
-    loaded: Evaluated,
+    loaded: EvaluatedModel,
     shard: ShardToScore,
     head: tuple[Tensor, Tensor] | None = None,
     *,
@@ -117,7 +117,7 @@ def score_shard(
     """
     rows = pq.read_table(shard.rows, schema=TO_SCORE)
     place_of = {key: row for row, key in enumerate(rows["key"].to_pylist())}
-    text_ND = None if head else caption_features(loaded, rows["caption"].to_pylist(), device, threads)
+    text_ND = None if head else encode_captions(loaded, rows["caption"].to_pylist(), device, threads)
     score_N = torch.full((rows.num_rows,), torch.nan, dtype=torch.float64)
     with shard.tar.open("rb") as file:
         wanted = (
@@ -125,7 +125,7 @@ def score_shard(
             for key, members in read_samples(file, str(shard.tar))
             if key in place_of
         )
-        for places, feature_BD in picture_features(loaded, wanted, device, threads):
+        for places, feature_BD in encode_shard_images(loaded, wanted, device, threads):
             if head is None:
                 assert text_ND is not None
                 score_N[places] = (feature_BD * text_ND[places]).sum(dim=1)
@@ -143,8 +143,8 @@ def _member(members: dict[str, bytes], shard: ShardToScore, key: str) -> bytes:
     return members[shard.extension]
 
 
-def picture_features(
-    loaded: Evaluated, pictures: Iterator[tuple[int, bytes]], device: str, threads: int | None = None
+def encode_shard_images(
+    loaded: EvaluatedModel, pictures: Iterator[tuple[int, bytes]], device: str, threads: int | None = None
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Unit-norm features (B, D) of the pictures that can be decoded, with the number that came with each.
 
@@ -152,7 +152,7 @@ def picture_features(
 
     Raises: ContractError when the model gives features that are not finite.
     """
-    size = PICTURES_AT_ONCE[torch.device(device).type]
+    size = IMAGES_PER_BATCH[torch.device(device).type]
 
     def decoded(batch: list[tuple[int, bytes]]) -> tuple[list[int], list[Tensor]]:
         made = [(number, pixels) for number, data in batch if (pixels := _pixels(loaded, data)) is not None]
@@ -165,18 +165,18 @@ def picture_features(
         filling = [torch.zeros_like(pixels[0])] * (size - len(pixels))
         full_BCSS = torch.stack([*pixels, *filling]).to(device, memory_format=torch.channels_last)
         with torch.inference_mode():
-            feature_BD = unit(loaded.model.encode_image(full_BCSS)[: len(pixels)], "image")
+            feature_BD = normalize_features(loaded.model.encode_image(full_BCSS)[: len(pixels)], "image")
         return numbers, feature_BD.double().cpu()
 
     batches = iter(lambda: list(islice(pictures, size)), [])
     if device == "cpu":
-        made = in_order(lambda batch: encoded(decoded(batch)), batches, threads)
+        made = map_in_order(lambda batch: encoded(decoded(batch)), batches, threads)
     else:
-        made = map(encoded, in_order(decoded, batches, threads))
+        made = map(encoded, map_in_order(decoded, batches, threads))
     yield from ((numbers, feature_BD) for numbers, feature_BD in made if numbers)
 
 
-def _pixels(loaded: Evaluated, data: bytes) -> Tensor | None:
+def _pixels(loaded: EvaluatedModel, data: bytes) -> Tensor | None:
     try:
         image = decode_rgb(data)
     except Exception:  # a decoder given hostile bytes raises anything
@@ -184,7 +184,7 @@ def _pixels(loaded: Evaluated, data: bytes) -> Tensor | None:
     return loaded.preprocess(image)
 
 
-def caption_features(loaded: Evaluated, captions: list[str], device: str, threads: int | None = None) -> Tensor:
+def encode_captions(loaded: EvaluatedModel, captions: list[str], device: str, threads: int | None = None) -> Tensor:
     """Unit-norm features (N, D) of the captions, float64 on the CPU; equal captions have equal features.
 
     Raises: ContractError when the model gives features that are not finite.
@@ -197,14 +197,16 @@ def caption_features(loaded: Evaluated, captions: list[str], device: str, thread
     length_N = ((token_NL != 0) * torch.arange(1, token_NL.shape[1] + 1)).amax(dim=1).clamp(min=1)
 
     def encoded(rows_B: Tensor) -> Tensor:
-        full_BL = token_NL[rows_B[:1], : int(length_N[rows_B[0]])].repeat(TEXTS_AT_ONCE, 1)
+        full_BL = token_NL[rows_B[:1], : int(length_N[rows_B[0]])].repeat(TEXTS_PER_BATCH, 1)
         full_BL[: len(rows_B)] = token_NL[rows_B, : full_BL.shape[1]]
         with torch.inference_mode():
-            return unit(loaded.model.encode_text(full_BL.to(device))[: len(rows_B)], "text").double().cpu()
+            return (
+                normalize_features(loaded.model.encode_text(full_BL.to(device))[: len(rows_B)], "text").double().cpu()
+            )
 
     by_length = (torch.nonzero(length_N == length)[:, 0] for length in length_N.unique())
-    batches = [rows_B for rows in by_length for rows_B in rows.split(TEXTS_AT_ONCE)]
-    feature_ND = torch.cat(list(in_order(encoded, batches, threads if device == "cpu" else 1)))
+    batches = [rows_B for rows in by_length for rows_B in rows.split(TEXTS_PER_BATCH)]
+    feature_ND = torch.cat(list(map_in_order(encoded, batches, threads if device == "cpu" else 1)))
     row_of = {unique[i]: row for row, i in enumerate(torch.cat(batches).tolist())}
     return feature_ND[[row_of[caption] for caption in captions]]
 

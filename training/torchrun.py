@@ -11,7 +11,7 @@ import sys
 
 from torch.distributed import run
 
-from training.process import ELSEWHERE, follow_parent
+from training.process import ELSEWHERE, exit_with_parent
 
 PR_SET_PDEATHSIG = 1
 """Source: linux/prctl.h. It tells of the thread that started this process, which reads its output until the end."""
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     """Run torchrun with all arguments but the first, the number of the process to end with."""
     if sys.platform == "linux" and not os.environ.get(ELSEWHERE):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    follow_parent(int(arguments[0]), poll_seconds=0.1)
+    exit_with_parent(int(arguments[0]), poll_seconds=0.1)
     if "--standalone" not in arguments:
         # A shared store's address is told in the first round alone (torch 2.13): who comes later would wait in vain.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")

@@ -30,24 +30,24 @@ from dataops.errors import ConfigError, ContractError, TrainingDiverged
 from training import distributed
 from training.config import AugmentConfig, Precision, TrainConfig, load_model_config
 from training.data.augment import augment
-from training.data.loader import READ_AHEAD, Batch, Dataset, Skipped, batches
+from training.data.loader import READ_AHEAD, Batch, Dataset, Skipped, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
-from training.job import Job, Stopped, check_shards, is_done, run_command, settle_device, sole_trainer
-from training.loop.health import Health
-from training.loop.initial_model import kept_patches, starting_model
+from training.job import Job, Stopped, check_shards, is_done, lock_output, resolve_device, run_command
+from training.loop.health import HealthMonitor
+from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.interim_evaluation import evaluate_interim
 from training.loop.loss import StepOutcome
-from training.loop.metrics_log import Journal, StepFlops
+from training.loop.metrics_log import MetricsLog, StepFlops
 from training.loop.optim import build_optimizer, learning_rate
-from training.loop.out_of_memory import is_out_of_memory, largest_that_fits
-from training.loop.step import backward, gradient_norm, normalized, update
+from training.loop.out_of_memory import find_largest_batch, is_out_of_memory
+from training.loop.step import backward, gradient_norm, normalize_pixels, update
 from training.model.checkpoint import (
     MODEL_FILES,
     CheckpointWriter,
     LoadedModel,
-    newest_checkpoint,
-    restore,
+    find_newest_checkpoint,
+    restore_checkpoint,
     save_model,
     write_atomically,
 )
@@ -70,10 +70,10 @@ def main(arguments: list[str]) -> int:
 
 def run(job: Job) -> None:
     """Train, unless it is done; all ranks together."""
-    device = settle_device(job.train.device)
+    device = resolve_device(job.train.device)
     _set_up_torch(job.train)
     distributed.join(device)
-    with sole_trainer(job.output):
+    with lock_output(job.output):
         if not is_done(job.output, job.digest()):
             _Training(job, device).run()
 
@@ -82,7 +82,7 @@ class _Training:
     """One run of a job, from what its output holds to done.json."""
 
     def __init__(self, job: Job, device: torch.device):
-        config = job.train.model_copy(update={"precision": settled_precision(job.train.precision, device)})
+        config = job.train.model_copy(update={"precision": resolve_precision(job.train.precision, device)})
         self.job, self.device = job.model_copy(update={"train": config}), device
         if config.evaluate_every and job.suite is None:
             raise ConfigError("evaluate_every: the job names no suite")
@@ -105,8 +105,8 @@ class _Training:
         self.tokenizer = self._train_tokenizer(model_config.text_cfg.context_length)
 
         torch.manual_seed(job.seed)  # the first weights; nothing after them draws from torch's generator
-        self.model = starting_model(config, model_config.with_vocab_size(self.tokenizer.vocab_size))
-        distributed.share_batch_norm(self.model, device)
+        self.model = build_initial_model(config, model_config.with_vocab_size(self.tokenizer.vocab_size))
+        distributed.synchronize_batch_norm(self.model, device)
         self.model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = build_optimizer(self.model, config)
         self.forward = self.model
@@ -114,7 +114,7 @@ class _Training:
             device_ids = [device] if device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.model, device_ids=device_ids)
         self.digest, self.resumable = job.digest(), job.digest(placed=False)
-        self.health = Health(self.model, config.max_spike, math.ceil(config.warmup * self.plan.total_steps))
+        self.health = HealthMonitor(self.model, config.max_spike, math.ceil(config.warmup * self.plan.total_steps))
         self.step = 0
         self.skipped = set(self.dataset.skipped)
         self.checkpoints = job.output / "checkpoints"
@@ -143,11 +143,11 @@ class _Training:
         flops = StepFlops(self.model.config, self.device, config.precision)
         with (
             CheckpointWriter(self.checkpoints, config.keep_checkpoints) as self.writer,
-            Journal(self.job.output, plan, config.log_every, flops) as journal,
+            MetricsLog(self.job.output, plan, config.log_every, flops) as journal,
         ):
             place = (distributed.rank(), distributed.world_size())
             self._ask_for_shards()
-            source = batches(self.dataset, plan, self.step + 1, *place, self.tokenizer)
+            source = load_batches(self.dataset, plan, self.step + 1, *place, self.tokenizer)
             for batch in journal.timed(source):
                 metrics, stop = self._train_step(batch)
                 journal.write(metrics)
@@ -159,7 +159,7 @@ class _Training:
                     self._evaluate()
                 if stop and not last:
                     self._settle()
-                    distributed.from_first(None)
+                    distributed.broadcast_from_first(None)
                     raise Stopped(f"stopped after step {self.step} of {plan.total_steps}, as asked")
         self._finish()
 
@@ -181,7 +181,7 @@ class _Training:
         grad_norm = gradient_norm(self.model)
         counts = [float(outcome.image_hits), float(outcome.text_hits), float(self.stop_asked), *self.health.cosines()]
         counts.append(float((tokens_BL.argmax(dim=1) + 1).sum()))
-        loss, image_hits, text_hits, stop, image_cosine, text_cosine, tokens = distributed.total(
+        loss, image_hits, text_hits, stop, image_cosine, text_cosine, tokens = distributed.sum_over_ranks(
             [float(outcome.loss.detach()), *counts], self.device
         )
         if not (math.isfinite(loss) and math.isfinite(float(grad_norm))):
@@ -209,13 +209,13 @@ class _Training:
         config = self.job.train
         pixels_BSS3 = torch.from_numpy(batch.pixels_BSS3).to(self.device, non_blocking=True)
         if config.augment == AugmentConfig():
-            images_B3SS = normalized(pixels_BSS3)
+            images_B3SS = normalize_pixels(pixels_BSS3)
         else:
             pixels_B3SS = pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
             pixels_B3SS = augment(pixels_B3SS, config.augment, self.job.seed, batch.epoch, batch.samples)
             images_B3SS = normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
         share_done = self.step / self.plan.total_steps
-        kept_BK = kept_patches(config, self.model.config, self.job.seed, batch.epoch, batch.samples, share_done)
+        kept_BK = draw_kept_patches(config, self.model.config, self.job.seed, batch.epoch, batch.samples, share_done)
         if kept_BK is not None:
             kept_BK = kept_BK.to(self.device)
         return backward(self.forward, images_B3SS, tokens_BL.to(self.device), config, kept_BK)
@@ -250,7 +250,7 @@ class _Training:
             (features[0].sum() + features[1].sum()).backward()
 
         pairs = len(batch.captions)
-        fits = largest_that_fits(self.model, self.optimizer, pairs, attempt)
+        fits = find_largest_batch(self.model, self.optimizer, pairs, attempt)
         ranks = distributed.world_size()
         remedy = f"{fits} fit: set batch_size = {fits * ranks}" if fits else "not even one fits: take a smaller model"
         reason = str(error).splitlines()[0]
@@ -286,16 +286,16 @@ class _Training:
         metrics = self.job.output / "metrics.jsonl"
         found = None
         if distributed.rank() == 0:
-            found = newest_checkpoint(
+            found = find_newest_checkpoint(
                 self.checkpoints, self.resumable, metrics.stat().st_size if metrics.exists() else 0
             )
             with metrics.open("ab") as file:
                 file.truncate(found[1]["metrics_bytes"] if found else 0)
-        found = distributed.from_first(found)
+        found = distributed.broadcast_from_first(found)
         if found is None:
             return
         path, state = found
-        restore(path, self.model, self.optimizer)
+        restore_checkpoint(path, self.model, self.optimizer)
         self.step = state["step"]
         self.skipped.update(Skipped(**item) for item in state["skipped"])
         logger.info("resumed from %s", path.name)
@@ -304,7 +304,7 @@ class _Training:
         merged = set().union(*distributed.gather_objects(self.skipped))
         return [asdict(item) for item in sorted(merged, key=lambda s: (s.shard, s.key))]
 
-    def _checkpoint(self, journal: Journal) -> None:
+    def _checkpoint(self, journal: MetricsLog) -> None:
         skipped = self._all_skipped()
         if distributed.rank() == 0:
             state = {"job": self.resumable, "metrics_bytes": journal.settle(), "skipped": skipped}
@@ -345,7 +345,7 @@ class _Training:
                 "done: %s steps, %s samples seen, %d skipped", self.step, f"{done['samples_seen']:,}", len(skipped)
             )
         self.dataset.close()
-        distributed.from_first(None)
+        distributed.broadcast_from_first(None)
 
 
 def _stop_at_once(signum: int, frame: object) -> None:
@@ -361,7 +361,7 @@ def _set_up_torch(config: TrainConfig) -> None:
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def settled_precision(asked: Precision, device: torch.device) -> Precision:
+def resolve_precision(asked: Precision, device: torch.device) -> Precision:
     """What `auto` means on a device. A processor without bf16 arithmetic takes three times as long in bf16 as in fp32."""
     if asked != "auto":
         return asked

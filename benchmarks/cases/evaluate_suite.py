@@ -40,7 +40,7 @@ from benchmarks.inputs.captions import web_captions
 from benchmarks.inputs.image_server import photographs
 from training.config import ModelConfig
 from training.evaluate import EvaluateJob, run_job
-from training.evaluation.encode import cores
+from training.evaluation.encode import count_cores
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.model.clip import CLIP
@@ -170,7 +170,7 @@ class Ground:
     def peer(self, output: Path) -> tuple[dict[str, Any], dict[str, float]]:
         """Metrics by task and protocol, and seconds of each; `model loads` are part of them."""
         found, seconds, loads = {}, {}, []
-        torch.set_num_threads(cores())  # as in evaluate.py
+        torch.set_num_threads(count_cores())  # as in evaluate.py
         with _runs_here(loads):
             for task in self.tasks:
                 kinds = ["zeroshot_retrieval" if task.kind == "retrieval" else "zeroshot_classification"]

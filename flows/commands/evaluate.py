@@ -14,8 +14,8 @@ from infra.local import services
 from tasks.evaluate.hub_sets import Fetched, as_rows, fetch_suite
 from tasks.evaluate.run_suite import Evaluation, Settings, average, evaluate_model
 from training.evaluation.comparison import compare_all
-from training.evaluation.contamination import contamination, overlap_said, read_matches
-from training.evaluation.intervals import summary_rows
+from training.evaluation.contamination import contamination, format_overlap, read_matches
+from training.evaluation.intervals import flatten_metrics
 from training.evaluation.robustness import effective_robustness
 from training.evaluation.suite import Suite, load_suite, read_tasks
 
@@ -134,7 +134,7 @@ def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: M
     out = console()
     numbers = ["value", "99.5% interval", "chance", "n"]
     table = new_table(f"{found.model} on {suite.name} (%)", "task", "metric", *numbers, right=numbers)
-    for row in summary_rows(found.metrics):
+    for row in flatten_metrics(found.metrics):
         table.add_row(row["task"], row["metric"], *score_cells(row))
     out.print(table)
     if other is not None:
@@ -147,7 +147,7 @@ def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: M
         out.print(text(f"{name}: effective robustness against the other model {100 * value:+.2f} points"))
     for name, result in found.metrics.items():
         if row := result.get("contamination"):
-            out.print(text(f"{name}: {overlap_said(row)}"))
+            out.print(text(f"{name}: {format_overlap(row)}"))
     _show_average(suite, found)
 
 

@@ -15,7 +15,7 @@ from dataops.stages import STAGES
 from dataops.store import Store
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
-from training.evaluation.intervals import summary_rows
+from training.evaluation.intervals import flatten_metrics
 
 CONTENTS = 5
 """Maximum number of languages, hosts etc. that `show` prints for a dataset."""
@@ -144,7 +144,7 @@ def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
     out.print()
     numbers = ("value", "99.5% interval", "chance", "n")
     table = new_table("Zero-shot transfer (%)", "task", "metric", *numbers, right=numbers)
-    for row in summary_rows(metrics):
+    for row in flatten_metrics(metrics):
         table.add_row(row["task"], row["metric"], *score_cells(row))
     out.print(table)
 

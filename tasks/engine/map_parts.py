@@ -28,7 +28,7 @@ from dataops.store import open_store
 from tasks.engine.context import Context
 from tasks.engine.process_guard import guard_process
 from tasks.engine.ray_pool import ray_pool
-from training.process import follow_parent
+from training.process import exit_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -195,4 +195,4 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
 def start_worker(parent: int) -> None:
     """In a new worker: end with its parent, which may be killed, and let no secret into a log line."""
     guard_process()
-    follow_parent(parent)
+    exit_with_parent(parent)

@@ -24,7 +24,7 @@ from dataops.redaction import redact, scrub
 from dataops.store import FolderStore, open_store
 from tasks.engine.context import ClusterCapacity, RayCluster
 from tasks.engine.process_guard import guard_process
-from training.process import follow_parent
+from training.process import exit_with_parent
 
 PACKAGES = ("dataops", "tasks", "training")
 """Whose code makes parts."""
@@ -36,7 +36,7 @@ def drive(pipe: Connection, place: RayCluster, store_uri: str, parent: int) -> N
     """Be the driver of the process `parent` until it says `end` or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the parent too, which then says `end`
     guard_process()
-    follow_parent(parent)
+    exit_with_parent(parent)
     try:
         driver = _Driver(pipe, place, store_uri)
     except Exception as error:

@@ -15,7 +15,7 @@ from tasks.evaluate.report_tables import contamination_table, details, interval,
 from tasks.evaluate.run_suite import Evaluation, average
 from tasks.reports.figures import accuracy_figure, png
 from tasks.reports.page import page, text
-from training.evaluation.intervals import summary_rows
+from training.evaluation.intervals import flatten_metrics
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 
@@ -44,8 +44,8 @@ def report_html(
         against: another model's results, drawn beside these.
         compared: by task and metric, as training/evaluation/comparison.py compares.
     """
-    rows = summary_rows(found.metrics)
-    others = {row["key"]: row["value"] for row in summary_rows(against.metrics)} if against else {}
+    rows = flatten_metrics(found.metrics)
+    others = {row["key"]: row["value"] for row in flatten_metrics(against.metrics)} if against else {}
     title = f"{found.model} on {suite.name}"
     tables = found.predictions()
     sections = [

@@ -15,7 +15,7 @@ from tasks.engine.subprocess_job import ranks, run_job
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.run_suite import Evaluation
 from tasks.evaluate.suite_overlap import find_overlaps
-from training.evaluation.contamination import by_task, contamination
+from training.evaluation.contamination import contamination, group_by_task
 from training.evaluation.suite import Suite
 
 PAGE = "evaluation.html"
@@ -85,7 +85,7 @@ def _contamination(work: Work[EvaluateConfig], suite: Suite, found: Evaluation) 
         return []
     context = work.context
     matches = find_overlaps(suite, work.draft.store, work.inputs["pack"], context.home, context.workers)
-    for row in contamination(found.predictions(), by_task(matches)):
+    for row in contamination(found.predictions(), group_by_task(matches)):
         found.metrics[row.pop("task")]["contamination"] = row
     return [work.draft.put_table(MATCHES_PART, matches)]
 

@@ -88,12 +88,12 @@ class ClipModel(PythonModel):
 
         Raises: ValueError without texts, without a column `image`, or where a template lacks `{c}`.
         """
-        from training.evaluation.class_weights import class_weights
+        from training.evaluation.class_weights import compute_class_weights
         from training.evaluation.encode import encode_images
         from training.evaluation.samples import Sample
 
         texts, templates = _checked(model_input, params or {})
-        weights_CD = class_weights(self.loaded, texts, templates)
+        weights_CD = compute_class_weights(self.loaded, texts, templates)
         samples = [Sample(str(row), image_bytes(value, self.folder)) for row, value in enumerate(model_input["image"])]
         rows: list[tuple[Any, ...]] = []
         for batch in encode_images(self.loaded, samples, self.batch_size):

@@ -14,7 +14,7 @@ from tasks.evaluate.run_suite import Evaluation, stored
 from tasks.evaluate.stage import PAGE
 from tasks.register.config import RegisterConfig
 from training.evaluation.comparison import compare
-from training.evaluation.intervals import summary_rows
+from training.evaluation.intervals import flatten_metrics
 from training.evaluation.suite import Suite
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def find_champion_evaluation(work: Work[RegisterConfig], champion: "ModelVersion
 
 def values_by_key(evaluation: Evaluation | None) -> dict[str, float]:
     """Each figure of an evaluation by the key of its row."""
-    return {row["key"]: row["value"] for row in summary_rows(evaluation.metrics)} if evaluation else {}
+    return {row["key"]: row["value"] for row in flatten_metrics(evaluation.metrics)} if evaluation else {}
 
 
 def render_evaluation_page(work: Work[RegisterConfig], champion: Evaluation | None) -> bytes:

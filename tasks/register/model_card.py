@@ -47,7 +47,7 @@ class Card:
 
     Args:
         manifests: of all stages below register, by stage.
-        rows: of `training.evaluation.intervals.summary_rows`.
+        rows: of `training.evaluation.intervals.flatten_metrics`.
         gate: what the gate said.
         about: the description of the config, Markdown of its owner.
         license: of the model's weights, as its owner states it.

@@ -19,7 +19,7 @@ from tasks.register.evaluation_page import find_champion_evaluation
 from tasks.register.gate import current, refusals
 from tasks.register.registration import GATE_TAG, Registration, Verdict, find_version, pages
 from tasks.tracking import client as tracking
-from training.evaluation.intervals import summary_rows
+from training.evaluation.intervals import flatten_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +56,7 @@ def make(work: Work[RegisterConfig]) -> StageOutput:
     """
     store, evaluated = work.draft.store, work.inputs["evaluate"]
     metrics = json.loads(store.read(evaluated.path("metrics.json")))
-    rows = summary_rows(metrics)
+    rows = flatten_metrics(metrics)
     verdict = judge(work.config.floors, rows)
     if unknown := sorted({*work.config.not_worse} - metrics.keys()):
         raise ConfigError(

@@ -137,7 +137,7 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], others: Mapping[str, floa
     """Each metric with its interval beside chance, on a log axis: chance and result differ by orders of magnitude.
 
     Args:
-        rows: of `training.evaluation.intervals.summary_rows`; `value`, `chance` in 0-1. A value of 0 is drawn at the left edge.
+        rows: of `training.evaluation.intervals.flatten_metrics`; `value`, `chance` in 0-1. A value of 0 is drawn at the left edge.
         others: another model's values by the rows' `key`.
     """
     others = others or {}

@@ -150,7 +150,7 @@ def describe(
     """The Markdown that a run and a version show: what it is, the funnel, the results, where to look.
 
     Args:
-        rows: of `training.evaluation.intervals.summary_rows`.
+        rows: of `training.evaluation.intervals.flatten_metrics`.
         head: paragraphs that stand first, already Markdown.
         links: addresses by name.
     """

@@ -26,7 +26,7 @@ from tasks.engine.stage import Plan
 from tasks.engine.subprocess_job import GRACE_SECONDS
 from tasks.train.ray_actor import ActorStatus, Trainer, TrainingRequest
 from training.config import TrainConfig
-from training.process import follow_parent
+from training.process import exit_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def drive(pipe: Connection, place: RayCluster, order: TrainingRequest, parent: i
     """Find or start the actor and tell of it, until it ends, is to be ended, or the process `parent` is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the parent too, which then says `cancel`
     guard_process()
-    follow_parent(parent)
+    exit_with_parent(parent)
     try:
         _Driver(pipe, place, order).run()
     except (EOFError, BrokenPipeError):  # a killed parent: its training goes on

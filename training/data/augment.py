@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.config import AugmentConfig
-from training.data.keyed_random import uniforms
+from training.data.keyed_random import draw_uniforms
 
 DRAWS = 32  # random numbers a picture; each use has its own, so that switching one on leaves the others as they were
 
@@ -31,7 +31,9 @@ def augment(images_B3SS: Tensor, config: AugmentConfig, seed: int, epoch: int, s
     """
     if config == AugmentConfig():
         return images_B3SS
-    u = torch.from_numpy(uniforms("augment", seed, epoch, samples, DRAWS).astype(np.float32)).to(images_B3SS.device)
+    u = torch.from_numpy(draw_uniforms("augment", seed, epoch, samples, DRAWS).astype(np.float32)).to(
+        images_B3SS.device
+    )
     if config.erase_lines:
         images_B3SS = _erase_lines(images_B3SS, config, u[:, 0:2])
     images_B3SS = _move(images_B3SS, config, u[:, 2:10])

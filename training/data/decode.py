@@ -20,11 +20,11 @@ ASPECT = (3 / 4, 4 / 3)
 TRIES = 10
 DRAWS = 4 * TRIES
 
-Part = tuple[int, int, int, int]
+Crop = tuple[int, int, int, int]
 """Top, left, height, width."""
 
 
-def decode(data: bytes, side: int) -> np.ndarray:
+def decode_image(data: bytes, side: int) -> np.ndarray:
     """A picture as uint8 (H, W, 3), scaled down as far as its shorter side keeps `side` pixels.
 
     Raises: ValueError when the bytes are not a readable picture.
@@ -43,7 +43,7 @@ def decode(data: bytes, side: int) -> np.ndarray:
     return np.asarray(decode_rgb(data))
 
 
-def shortest_side(pixels_HW3: np.ndarray, side: int) -> np.ndarray:
+def resize_shortest_side(pixels_HW3: np.ndarray, side: int) -> np.ndarray:
     """Scaled so that the shorter side has `side` pixels, the longer one as torchvision's Resize has it."""
     height, width = pixels_HW3.shape[:2]
     longer = side * max(height, width) // min(height, width)
@@ -82,7 +82,7 @@ def _fade(low: float, high: float, margin: float, extent: int) -> tuple[np.ndarr
     return np.clip(1 - outside / margin, 0, 1).astype(np.float32), first, end
 
 
-def part_of(height: int, width: int, area: tuple[float, float], u: np.ndarray) -> Part:
+def draw_crop(height: int, width: int, area: tuple[float, float], u: np.ndarray) -> Crop:
     """A random part whose share of the area is uniform in `area` and the log of whose aspect is uniform.
 
     Args:
@@ -103,13 +103,13 @@ def part_of(height: int, width: int, area: tuple[float, float], u: np.ndarray) -
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def square_of(height: int, width: int, u: np.ndarray) -> Part:
+def draw_square(height: int, width: int, u: np.ndarray) -> Crop:
     """A random square as large as the picture allows; two numbers in [0, 1) decide."""
     side = min(height, width)
     return int(u[0] * (height - side + 1)), int(u[1] * (width - side + 1)), side, side
 
 
-def cut(pixels_HW3: np.ndarray, part: Part, out_SS3: np.ndarray) -> None:
+def write_crop(pixels_HW3: np.ndarray, part: Crop, out_SS3: np.ndarray) -> None:
     """Put a part of a picture, scaled, into `out_SS3`."""
     top, left, height, width = part
     side = len(out_SS3)

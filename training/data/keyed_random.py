@@ -20,12 +20,12 @@ def _hash(stream: str, seed: int, epoch: int, samples: np.ndarray) -> Words:
     return _mix(_mix(samples.astype(np.uint64) + np.uint64(1)) + state)
 
 
-def permutation(seed: int, epoch: int, count: int, stream: str = "order") -> np.ndarray:
+def draw_permutation(seed: int, epoch: int, count: int, stream: str = "order") -> np.ndarray:
     """An order of range(count), the same on every machine and with every release of numpy."""
     return np.argsort(_hash(stream, seed, epoch, np.arange(count)), kind="stable")
 
 
-def uniforms(stream: str, seed: int, epoch: int, samples: np.ndarray, draws: int) -> np.ndarray:
+def draw_uniforms(stream: str, seed: int, epoch: int, samples: np.ndarray, draws: int) -> np.ndarray:
     """Numbers in [0, 1), float64 (samples, draws); no row depends on another."""
     base = _hash(stream, seed, epoch, samples)[:, None]
     bits = _mix(base + np.arange(1, draws + 1, dtype=np.uint64)[None] * np.uint64(0x9E3779B97F4A7C15))

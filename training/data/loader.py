@@ -23,24 +23,24 @@ import xxhash
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.shards.tar import Member, list_members, read_index
 from training.data import decode as pictures
-from training.data.keyed_random import uniforms
+from training.data.keyed_random import draw_uniforms
 from training.data.sampling_plan import Plan, Sampling, Windows
-from training.data.shard_files import ShardFiles, rows_of
+from training.data.shard_files import ShardFiles, read_shard_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
-SAMPLED = b'"sampling_probability"'
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
+PROBABILITY_FIELD = b'"sampling_probability"'
 """What stands in a sample's JSON where it may say how often the sample is to be seen; another's JSON is not looked into."""
-FACES = b'"face_bboxes"'
+FACES_FIELD = b'"face_bboxes"'
 """The same of where its faces are; looked for only where they are to be blurred."""
 
 
-NOT_LOOKED_AT = "its faces were not looked for"
+NO_FACE_DETECTION = "its faces were not looked for"
 READ_AHEAD = 2
 """Batches that are in the making while one is in use."""
-CHUNK = 8
+SAMPLES_PER_TASK = 8
 """Samples that a worker loads at once: handing each over alone would cost as much as a small picture."""
 
 
@@ -122,7 +122,7 @@ class Dataset:
                 raise ConfigError(f"shard {shard}: {error.strerror or error}") from error
             except tarfile.TarError as error:
                 raise ContractError(f"shard {shard} is not a whole tar file: {error}") from error
-        if not self._keys and any(skipped.reason == NOT_LOOKED_AT for skipped in self.skipped):
+        if not self._keys and any(skipped.reason == NO_FACE_DETECTION for skipped in self.skipped):
             raise ContractError(
                 "train.blur_faces: no sample says where its faces are; add [curate.scores.faces] and make the dataset anew"
             )
@@ -157,7 +157,10 @@ class Dataset:
                 caption = self._caption(sample).decode("utf-8", "replace")
             else:
                 if of != shard:
-                    of, said = shard, {r["key"]: r["caption"] for r in rows_of(self.files.paths[shard], ["caption"])}
+                    of, said = (
+                        shard,
+                        {r["key"]: r["caption"] for r in read_shard_rows(self.files.paths[shard], ["caption"])},
+                    )
                 caption = said[self._keys[sample]]
             if (caption := caption.strip()) and "\ufffd" not in caption:
                 yield caption
@@ -170,11 +173,11 @@ class Dataset:
                 raise ValueError("empty caption")
             pixels = self._cache.get(sample)
             if pixels is None:
-                pixels = pictures.decode(self._picture(sample), self._side_to_keep)
+                pixels = pictures.decode_image(self._picture(sample), self._side_to_keep)
                 if faces := self._faces.get(sample):
                     pixels = pictures.blur_faces(pixels, faces)
                 if self.crop_area is None:
-                    pixels = pictures.shortest_side(pixels, self.image_size)
+                    pixels = pictures.resize_shortest_side(pixels, self.image_size)
                 # Two threads may both find room for the last one: over by a picture, and never wrong.
                 if pixels.nbytes <= self._cache_left:
                     self._cache_left -= pixels.nbytes
@@ -201,7 +204,7 @@ class Dataset:
     def _walk(self, number: int, shard: Path) -> None:
         members: dict[str, dict[str, tuple[int, int]]] = {}
         for key, extension, offset, size in _places(shard, self.files.size(number)):
-            kind = "picture" if extension.lower() in PICTURES else extension.lower()
+            kind = "picture" if extension.lower() in IMAGE_EXTENSIONS else extension.lower()
             members.setdefault(key, {})[kind] = (offset, size)
         row_of = self._rows_here(number, members) if self.files.arrives(number) else None
         for key, spans in members.items():
@@ -215,7 +218,7 @@ class Dataset:
                 continue
             if self._blur_faces:
                 if row.face_bboxes is None:
-                    self.skipped.append(Skipped(shard.name, key, NOT_LOOKED_AT))
+                    self.skipped.append(Skipped(shard.name, key, NO_FACE_DETECTION))
                     continue
                 if row.face_bboxes:
                     self._faces[len(self._keys)] = row.face_bboxes
@@ -226,7 +229,7 @@ class Dataset:
 
     def _row(self, shard: int, span: tuple[int, int]) -> _Row:
         data = self.files.read(shard, *span)
-        asked = SAMPLED in data or (self._blur_faces and FACES in data)
+        asked = PROBABILITY_FIELD in data or (self._blur_faces and FACES_FIELD in data)
         return msgspec.json.decode(data, type=_Row) if asked else _Row()
 
     def _rows_here(self, shard: int, keys: Collection[str]) -> dict[str, _Row]:
@@ -234,7 +237,7 @@ class Dataset:
         path = self.files.paths[shard]
         try:
             columns = ["uid", "sampling_probability", *(["face_bboxes"] if self._blur_faces else [])]
-            rows = {r.pop("key"): msgspec.convert(r, _Row) for r in rows_of(path, columns)}
+            rows = {r.pop("key"): msgspec.convert(r, _Row) for r in read_shard_rows(path, columns)}
         except msgspec.ValidationError as error:
             raise ContractError(f"{path.with_name(f'part-{path.stem}.parquet')}: {error}") from error
         if rows.keys() != set(keys):
@@ -284,7 +287,7 @@ class _PartialBatch:
     def __post_init__(self) -> None:
         side, count = self.dataset.image_size, len(self.samples)
         self.pixels_BSS3 = np.empty((count, side, side, 3), dtype=np.uint8)
-        self.draws = uniforms("crop", self.plan.seed, self.epoch, self.samples, pictures.DRAWS)
+        self.draws = draw_uniforms("crop", self.plan.seed, self.epoch, self.samples, pictures.DRAWS)
 
     def fill(self, rows: range) -> None:
         """Load these rows."""
@@ -298,11 +301,11 @@ class _PartialBatch:
             height, width = pixels.shape[:2]
             draws = self.draws[row]
             part = (
-                pictures.square_of(height, width, draws)
+                pictures.draw_square(height, width, draws)
                 if area is None
-                else pictures.part_of(height, width, area, draws)
+                else pictures.draw_crop(height, width, area, draws)
             )
-            pictures.cut(pixels, part, self.pixels_BSS3[row])
+            pictures.write_crop(pixels, part, self.pixels_BSS3[row])
 
     def done(self, fillings: Iterable[Future[None]] = ()) -> Batch:
         """The batch, once all rows are filled."""
@@ -317,7 +320,7 @@ class _PartialBatch:
         return Batch(self.epoch, samples, pixels, captions, skipped, tokens_BL)
 
 
-def batches(
+def load_batches(
     dataset: Dataset,
     plan: Plan,
     first_step: int,
@@ -339,7 +342,7 @@ def batches(
         try:
             for filling in fillings:
                 rows = range(len(filling.samples))
-                parts = [pool.submit(filling.fill, rows[i : i + CHUNK]) for i in rows[::CHUNK]]
+                parts = [pool.submit(filling.fill, rows[i : i + SAMPLES_PER_TASK]) for i in rows[::SAMPLES_PER_TASK]]
                 ahead.append(pool.submit(filling.done, parts))  # behind those it waits for, so they have a thread
                 if len(ahead) > READ_AHEAD:
                     yield ahead.popleft().result()
@@ -354,7 +357,7 @@ def _dress(captions: list[str], plan: Plan, epoch: int, samples: np.ndarray) -> 
     prompts, dropout = plan.config.prompts, plan.config.word_dropout
     if len(prompts) == 1 and not dropout:
         return [prompts[0].format(caption) for caption in captions]
-    draws = uniforms("caption", plan.seed, epoch, samples, 64)
+    draws = draw_uniforms("caption", plan.seed, epoch, samples, 64)
     dressed = []
     for caption, u in zip(captions, draws, strict=True):
         words = caption.split()

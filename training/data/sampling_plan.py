@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 
 from training.config import TrainConfig
-from training.data.keyed_random import permutation, uniforms
+from training.data.keyed_random import draw_permutation, draw_uniforms
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Sampling:
         """Whether each sample is seen in an epoch (N,)."""
         seen = np.ones(len(self.probabilities), np.bool_)
         doubtful = np.flatnonzero(self.probabilities < 1)
-        numbers = uniforms("sample", seed, epoch, self.identities[doubtful], 1)[:, 0]
+        numbers = draw_uniforms("sample", seed, epoch, self.identities[doubtful], 1)[:, 0]
         seen[doubtful] = numbers < self.probabilities[doubtful]
         return seen
 
@@ -43,7 +43,7 @@ class Windows:
     def of_shards(self, seed: int, epoch: int) -> np.ndarray:
         """The window of each shard in an epoch (shards,)."""
         place = np.empty(self.shards, np.int64)
-        place[permutation(seed, epoch, self.shards, "shards")] = np.arange(self.shards)
+        place[draw_permutation(seed, epoch, self.shards, "shards")] = np.arange(self.shards)
         return place * -(-self.shards // self.at_once) // self.shards
 
 
@@ -137,7 +137,7 @@ class Plan:
 
 @lru_cache(maxsize=2)  # two, because the loader reads ahead into the next epoch
 def _order(plan: Plan, epoch: int) -> np.ndarray:
-    order = permutation(plan.seed, epoch, plan.samples)
+    order = draw_permutation(plan.seed, epoch, plan.samples)
     if plan.windows is not None:
         window = plan.windows.of_shards(plan.seed, epoch)[plan.windows.shard_of]
         order = order[np.argsort(window[order], kind="stable")]

@@ -82,7 +82,7 @@ class ShardFiles:
             time.sleep(POLL_SECONDS)
 
 
-def rows_of(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def read_shard_rows(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     """What the dataset's Parquet beside a shard says of its samples, in its order; with each one's `key`.
 
     Raises: ContractError where it is not there or has no such columns.

@@ -11,9 +11,9 @@ import pyarrow as pa
 import torch
 
 from dataops.errors import ContractError
-from training.evaluation.encode import Evaluated, encode_texts
+from training.evaluation.encode import EvaluatedModel, encode_texts
 from training.evaluation.features import EncodedSet
-from training.evaluation.intervals import bootstrap
+from training.evaluation.intervals import bootstrap_interval
 from training.evaluation.sets import Cue
 from training.evaluation.task import Task
 
@@ -31,7 +31,7 @@ PREDICTIONS = pa.schema(
 
 
 def associate(
-    loaded: Evaluated, task: Task, encoded: EncodedSet, threads: int | None = None
+    loaded: EvaluatedModel, task: Task, encoded: EncodedSet, threads: int | None = None
 ) -> tuple[dict[str, Any], pa.Table]:
     """Choose for each cue the pictures whose features are nearest to it. An unreadable picture is the last to be chosen.
 
@@ -43,7 +43,7 @@ def associate(
     cues = task.data.cues()
     place = {sample.key: row for row, sample in enumerate(encoded.readable)}
     known = {sample.key for sample in encoded.samples}
-    text_QD = encode_texts(loaded, [prompt(cue.cue) for cue in cues], threads)
+    text_QD = encode_texts(loaded, [make_prompt(cue.cue) for cue in cues], threads)
     rows = []
     for number, cue in enumerate(cues):
         if unknown := [key for key in cue.candidates if key not in known]:
@@ -62,23 +62,23 @@ def associate(
                 "candidates": cue.candidates,
                 "associations": cue.associations,
                 "chosen": chosen,
-                "jaccard": jaccard(cue.associations, chosen),
+                "jaccard": jaccard_index(cue.associations, chosen),
             }
         )
     return _result(cues, rows, encoded), pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 
-def prompt(cue: str) -> str:
+def make_prompt(cue: str) -> str:
     """`A cue` or `An onset`."""
     return f"{'An' if cue[:1].lower() in 'aeiou' else 'A'} {cue.lower()}"
 
 
-def jaccard(one: tuple[str, ...] | list[str], other: tuple[str, ...] | list[str]) -> float:
+def jaccard_index(one: tuple[str, ...] | list[str], other: tuple[str, ...] | list[str]) -> float:
     """What two sets share, of all that is in either."""
     return len({*one} & {*other}) / len({*one, *other})
 
 
-def chance_of_jaccard(right: int, candidates: int) -> float:
+def expected_jaccard(right: int, candidates: int) -> float:
     """Expected index of as many candidates as are right, drawn at random (hypergeometric)."""
     hits = range(max(0, 2 * right - candidates), right + 1)
     ways = (comb(right, hit) * comb(candidates - right, right - hit) * hit / (2 * right - hit) for hit in hits)
@@ -87,8 +87,8 @@ def chance_of_jaccard(right: int, candidates: int) -> float:
 
 def _result(cues: list[Cue], rows: list[dict[str, Any]], encoded: EncodedSet) -> dict[str, Any]:
     scores_Q = np.array([row["jaccard"] for row in rows])
-    low, high = bootstrap(len(rows), lambda drawn: float(scores_Q @ drawn) / len(rows))
-    chance = float(np.mean([chance_of_jaccard(len(cue.associations), len(cue.candidates)) for cue in cues]))
+    low, high = bootstrap_interval(len(rows), lambda drawn: float(scores_Q @ drawn) / len(rows))
+    chance = float(np.mean([expected_jaccard(len(cue.associations), len(cue.candidates)) for cue in cues]))
     return {
         "kind": "association",
         "n": len(rows),

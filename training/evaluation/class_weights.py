@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.evaluation.encode import Evaluated, encode_texts
+from training.evaluation.encode import EvaluatedModel, encode_texts
 
 TEXTS_AT_ONCE = 65_536
 """Prompts whose features are held together: bounds memory at any number of classes."""
 
 
-def class_weights(
-    loaded: Evaluated, class_names: Sequence[str], templates: Sequence[str], threads: int | None = None
+def compute_class_weights(
+    loaded: EvaluatedModel, class_names: Sequence[str], templates: Sequence[str], threads: int | None = None
 ) -> Tensor:
     """(C, D): per class the mean of the unit-norm features of its prompts, brought back to unit norm.
 
@@ -25,16 +25,16 @@ def class_weights(
 
     Source: Radford et al. 2021, section 3.1.4 ("we construct the ensemble over the embedding space").
     """
-    return torch.cat([ensemble(chunk) for chunk in prompt_features(loaded, class_names, templates, threads)])
+    return torch.cat([average_prompts(chunk) for chunk in encode_prompts(loaded, class_names, templates, threads)])
 
 
-def ensemble(prompts_CTD: Tensor) -> Tensor:
+def average_prompts(prompts_CTD: Tensor) -> Tensor:
     """(C, D): the unit-norm mean of each class's prompts."""
     return F.normalize(prompts_CTD.mean(dim=1), dim=-1)
 
 
-def prompt_features(
-    loaded: Evaluated, class_names: Sequence[str], templates: Sequence[str], threads: int | None
+def encode_prompts(
+    loaded: EvaluatedModel, class_names: Sequence[str], templates: Sequence[str], threads: int | None
 ) -> Iterator[Tensor]:
     """(C', T, D) of as many classes at a time as fit TEXTS_AT_ONCE; prompts of many classes share a batch."""
     step = max(1, TEXTS_AT_ONCE // len(templates))

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from dataops.errors import ContractError
-from training.evaluation.intervals import CONFIDENCE, RESAMPLES, bootstrap
+from training.evaluation.intervals import CONFIDENCE, RESAMPLES, bootstrap_interval
 
 Verdict = Literal["better", "worse", "not distinguishable"]
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """Two-sided exact p-value of the hypothesis that each of two is as often alone right as the other.
 
     Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions", Psychometrika
@@ -38,11 +38,11 @@ def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
     """
     if first["key"].to_pylist() != second["key"].to_pylist():
         raise ContractError("the two models were not measured on the same images in the same order")
-    scores = hits(first), hits(second)
+    scores = score_images(first), score_images(second)
     return {name: _compared(scores[0][name], scores[1][name]) for name in scores[0]}
 
 
-def hits(predictions: pa.Table) -> dict[str, np.ndarray]:
+def score_images(predictions: pa.Table) -> dict[str, np.ndarray]:
     """For each metric how right each image (or cue) is, 0 to 1: an unreadable one is wrong."""
     if "jaccard" in predictions.column_names:
         return {"jaccard": predictions["jaccard"].to_numpy()}
@@ -58,8 +58,8 @@ def _compared(first_N: np.ndarray, second_N: np.ndarray) -> dict[str, Any]:
     difference_N = first_N - second_N
     n = len(difference_N)
     binary = bool(np.isin(first_N, (0, 1)).all() and np.isin(second_N, (0, 1)).all())
-    p_value = mcnemar(int((difference_N > 0).sum()), int((difference_N < 0).sum())) if binary else None
-    low, high = bootstrap(n, lambda drawn: float(difference_N @ drawn) / n, RESAMPLES)
+    p_value = mcnemar_p_value(int((difference_N > 0).sum()), int((difference_N < 0).sum())) if binary else None
+    low, high = bootstrap_interval(n, lambda drawn: float(difference_N @ drawn) / n, RESAMPLES)
     distinct = p_value < 1 - CONFIDENCE if p_value is not None else low > 0 or high < 0
     difference = float(difference_N.mean())
     verdict: Verdict = "not distinguishable" if not distinct else "better" if difference > 0 else "worse"

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from dataops.errors import SchemaError
 from dataops.formatting import format_interval, format_percent
-from training.evaluation.comparison import hits
-from training.evaluation.intervals import clopper_pearson
+from training.evaluation.comparison import score_images
+from training.evaluation.intervals import clopper_pearson_interval
 
 COLUMNS = ("uid", "evaluation_set", "member")
 SIGNIFICANT = 0.05
@@ -36,10 +36,10 @@ def read_matches(path: Path) -> dict[str, set[str]]:
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise SchemaError(f"{path}: no column {', '.join(missing)}; a table of matches has {', '.join(COLUMNS)}")
-    return by_task(table)
+    return group_by_task(table)
 
 
-def by_task(matches: pa.Table) -> dict[str, set[str]]:
+def group_by_task(matches: pa.Table) -> dict[str, set[str]]:
     """The members of each evaluation set, of a table with COLUMNS."""
     found: dict[str, set[str]] = {}
     for task, member in zip(matches["evaluation_set"].to_pylist(), matches["member"].to_pylist(), strict=True):
@@ -68,12 +68,12 @@ def contamination(predictions: Mapping[str, pa.Table], matches: Mapping[str, set
 def _split(task: str, table: pa.Table, members: set[str]) -> dict[str, Any]:
     from scipy.stats import binomtest
 
-    metric, right = next(iter(hits(table).items()))
+    metric, right = next(iter(score_images(table).items()))
     overlaps = [key in members for key in table["key"].to_pylist()]
     dirty = [int(hit) for hit, overlap in zip(right, overlaps, strict=True) if overlap]
     clean = [int(hit) for hit, overlap in zip(right, overlaps, strict=True) if not overlap]
     everything = float(right.mean())
-    low, high = clopper_pearson(sum(dirty), len(dirty)) if dirty else (None, None)
+    low, high = clopper_pearson_interval(sum(dirty), len(dirty)) if dirty else (None, None)
     clean_accuracy = sum(clean) / len(clean) if clean else None
     p_value = None
     if dirty and clean_accuracy is not None:
@@ -94,7 +94,7 @@ def _split(task: str, table: pa.Table, members: set[str]) -> dict[str, Any]:
     }
 
 
-def overlap_said(row: Mapping[str, Any]) -> str:
+def format_overlap(row: Mapping[str, Any]) -> str:
     """A row of `contamination` as a sentence."""
     said = f"{row['overlap']:,} of {row['n']:,} images are in training"
     if not row["overlap"]:

@@ -49,7 +49,7 @@ class Encoders(Protocol):
         ...
 
 
-class Evaluated(Protocol):
+class EvaluatedModel(Protocol):
     """A loaded model: what `training.model.checkpoint.load_model` returns, or anything of the same shape."""
 
     @property
@@ -80,7 +80,7 @@ class ImageBatch:
 
 
 def encode_images(
-    loaded: Evaluated, samples: Iterable[Sample], batch_size: int, threads: int | None = None
+    loaded: EvaluatedModel, samples: Iterable[Sample], batch_size: int, threads: int | None = None
 ) -> Iterator[ImageBatch]:
     """Unit-norm features of the samples, batch by batch in their order.
 
@@ -90,9 +90,9 @@ def encode_images(
 
     Raises: ContractError when the model gives features that are not finite.
     """
-    device, dtype = place_of(loaded.model)
+    device, dtype = get_device_and_dtype(loaded.model)
     on_cpu = device.type == "cpu"
-    batches = distributed.my_share(_chunks(samples, min(batch_size, IMAGES_PER_THREAD) if on_cpu else batch_size))
+    batches = distributed.take_share(_chunks(samples, min(batch_size, IMAGES_PER_THREAD) if on_cpu else batch_size))
 
     def pictures(batch: list[Sample]) -> tuple[list[Sample], list[Tensor | str]]:
         return batch, [_picture(sample.image, loaded.preprocess) for sample in batch]
@@ -105,19 +105,19 @@ def encode_images(
             # Convolutions run a third faster over channels that lie together; a transformer does not mind.
             images = torch.stack(tensors).to(device, dtype, memory_format=torch.channels_last)
             with torch.inference_mode():
-                features_RD = unit(loaded.model.encode_image(images), "image")
+                features_RD = normalize_features(loaded.model.encode_image(images), "image")
             pooled_RW = pooled.take()
         return ImageBatch(batch, [p if isinstance(p, str) else None for p in made], features_RD, pooled_RW)
 
     with PooledFeatures(loaded.model) as pooled:
         if on_cpu:
-            mine = in_order(lambda batch: encoded(pictures(batch)), batches, threads)
+            mine = map_in_order(lambda batch: encoded(pictures(batch)), batches, threads)
         else:
-            mine = map(encoded, in_order(pictures, batches, threads))
-        yield from distributed.in_turn(mine if distributed.world_size() == 1 else map(_without_pictures, mine))
+            mine = map(encoded, map_in_order(pictures, batches, threads))
+        yield from distributed.merge_shares(mine if distributed.world_size() == 1 else map(_without_pictures, mine))
 
 
-def encode_texts(loaded: Evaluated, texts: Sequence[str], threads: int | None = None) -> Tensor:
+def encode_texts(loaded: EvaluatedModel, texts: Sequence[str], threads: int | None = None) -> Tensor:
     """Unit-norm features (N, D), in the order of `texts`.
 
     Equal texts are encoded once, so that they have equal features to the bit. Texts are sorted by their length in
@@ -131,25 +131,25 @@ def encode_texts(loaded: Evaluated, texts: Sequence[str], threads: int | None = 
     tokens_NL = loaded.tokenizer(unique)
     length_N = _lengths(tokens_NL)
     order = torch.argsort(length_N, stable=True)
-    device, _ = place_of(loaded.model)
+    device, _ = get_device_and_dtype(loaded.model)
     on_cpu = device.type == "cpu"
 
     def encoded(rows: Tensor) -> Tensor:
         longest = int(length_N[rows[-1]])
         with torch.inference_mode():
-            return unit(loaded.model.encode_text(tokens_NL[rows, :longest].to(device)), "text")
+            return normalize_features(loaded.model.encode_text(tokens_NL[rows, :longest].to(device)), "text")
 
     batches = _token_batches(order, length_N, TOKENS_PER_BATCH if on_cpu else GPU_TOKENS_PER_BATCH)
-    mine = in_order(encoded, distributed.my_share(batches), threads if on_cpu else 1)
+    mine = map_in_order(encoded, distributed.take_share(batches), threads if on_cpu else 1)
     made = mine if distributed.world_size() == 1 else (features_BD.cpu() for features_BD in mine)
-    sorted_ND = torch.cat(list(distributed.in_turn(made))).to(device)
+    sorted_ND = torch.cat(list(distributed.merge_shares(made))).to(device)
     row_of = {unique[i]: row for row, i in enumerate(order.tolist())}
     return sorted_ND[torch.tensor([row_of[text] for text in texts], device=device)]
 
 
-def in_order(work: Callable[[Item], Made], items: Iterable[Item], threads: int | None = None) -> Iterator[Made]:
+def map_in_order(work: Callable[[Item], Made], items: Iterable[Item], threads: int | None = None) -> Iterator[Made]:
     """`map(work, items)` by threads that each run torch on one core; results come in order, few at a time are ahead."""
-    threads = threads or cores()
+    threads = threads or count_cores()
     stream = iter(items)
     ahead: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, "evaluate", torch.set_num_threads, (1,)) as pool:
@@ -164,13 +164,13 @@ def in_order(work: Callable[[Item], Made], items: Iterable[Item], threads: int |
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Cores that this process may use: its part of them where it has ranks beside it."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def unit(features_BD: Tensor, what: str) -> Tensor:
+def normalize_features(features_BD: Tensor, what: str) -> Tensor:
     """Rows at length 1, in float32.
 
     Raises: ContractError when a value is not finite: NaN loses every comparison and would pass for a low accuracy.
@@ -181,7 +181,7 @@ def unit(features_BD: Tensor, what: str) -> Tensor:
     return F.normalize(features_BD, dim=-1)
 
 
-def place_of(model: object) -> tuple[torch.device, torch.dtype]:
+def get_device_and_dtype(model: object) -> tuple[torch.device, torch.dtype]:
     """Where a model's weights are, and their type; the CPU and float32 for one without."""
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
     first = next(parameters, None)

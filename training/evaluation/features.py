@@ -21,7 +21,7 @@ from dataops.digest import canonical_json
 from dataops.errors import ContractError
 from dataops.store import FolderStore
 from training import distributed
-from training.evaluation.encode import Evaluated, encode_images, place_of
+from training.evaluation.encode import EvaluatedModel, encode_images, get_device_and_dtype
 from training.evaluation.samples import Sample
 from training.evaluation.sets import EvalSet
 
@@ -60,15 +60,15 @@ class EncodedSet:
 
 
 @dataclass(frozen=True)
-class FeatureFolder:
+class FeatureCache:
     """Where features are kept between tasks, tries and commands."""
 
     store: FolderStore
     model_digest: str
 
-    def name(self, loaded: Evaluated, files: Sequence[Sequence[str]], batch_size: int) -> str:
+    def name(self, loaded: EvaluatedModel, files: Sequence[Sequence[str]], batch_size: int) -> str:
         """The file of a model's features of these files (name and sha256 each), computed so."""
-        device, dtype = place_of(loaded.model)
+        device, dtype = get_device_and_dtype(loaded.model)
         made_from = {
             "version": FEATURES_VERSION,
             "model": self.model_digest,
@@ -101,12 +101,12 @@ class FeatureFolder:
 
 
 def encode_set(
-    loaded: Evaluated,
+    loaded: EvaluatedModel,
     data: EvalSet,
     batch_size: int,
     threads: int | None = None,
     *,
-    kept: FeatureFolder | None = None,
+    kept: FeatureCache | None = None,
     files: Sequence[Sequence[str]] = (),
 ) -> EncodedSet:
     """Encode every image of a set, or take its features from where they are kept.
@@ -118,8 +118,8 @@ def encode_set(
     Raises: ContractError where the set is damaged, no image can be decoded, or features are not finite.
     """
     name = kept.name(loaded, files, batch_size) if kept is not None else ""
-    known = distributed.from_first(kept.read(name) if kept is not None and distributed.rank() == 0 else None)
-    device, _ = place_of(loaded.model)
+    known = distributed.broadcast_from_first(kept.read(name) if kept is not None and distributed.rank() == 0 else None)
+    device, _ = get_device_and_dtype(loaded.model)
     if known is not None:
         errors, features_RD, pooled_RW = known
         samples = [replace(sample, image=b"") for sample in data.samples()]
@@ -132,7 +132,7 @@ def encode_set(
     return encoded
 
 
-def _encode(loaded: Evaluated, data: EvalSet, batch_size: int, threads: int | None) -> EncodedSet:
+def _encode(loaded: EvaluatedModel, data: EvalSet, batch_size: int, threads: int | None) -> EncodedSet:
     samples: list[Sample] = []
     errors: list[str | None] = []
     features: list[Tensor] = []
@@ -145,6 +145,6 @@ def _encode(loaded: Evaluated, data: EvalSet, batch_size: int, threads: int | No
             pooled += [] if batch.pooled_RW is None else [batch.pooled_RW]
     if not features:
         raise ContractError(f"{data.folder}: none of {len(samples)} images can be decoded ({errors[0]})")
-    device, _ = place_of(loaded.model)
+    device, _ = get_device_and_dtype(loaded.model)
     whole = torch.cat(pooled).to(device) if len(pooled) == len(features) else None
     return EncodedSet(data.folder, samples, errors, torch.cat(features).to(device), whole)

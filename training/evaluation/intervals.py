@@ -12,7 +12,7 @@ RESAMPLES = 2000
 """Of a bootstrap: 5 of them lie outside the interval on each side."""
 
 
-def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def clopper_pearson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The exact binomial interval: it covers the true proportion at least as often as it says, at any n.
 
     It speaks of the drawing of test images only, not of seeds or data of the training.
@@ -24,20 +24,20 @@ def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> t
     from scipy.special import betaincinv  # half a second to import: only where it is needed
 
     if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"{successes} of {n} is no proportion")
+        raise ValueError(f"{successes} of {n} is no proportion_record")
     tail = (1 - confidence) / 2
     low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
     high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
     return low, high
 
 
-def proportion(successes: int, n: int, chance: float) -> dict[str, float | int | None]:
+def proportion_record(successes: int, n: int, chance: float) -> dict[str, float | int | None]:
     """A metric's record: value, low, high (99.5%), chance and its own n."""
-    low, high = clopper_pearson(successes, n)
+    low, high = clopper_pearson_interval(successes, n)
     return {"value": successes / n, "low": low, "high": high, "chance": chance, "n": n}
 
 
-def bootstrap(
+def bootstrap_interval(
     n: int, figure: Callable[[np.ndarray], float], resamples: int = RESAMPLES, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
     """The percentile interval of a figure over n examples that are drawn anew with replacement; the same at each call.
@@ -53,7 +53,7 @@ def bootstrap(
     return float(low), float(high)
 
 
-def chance_of_recall(k: int, right: Iterable[int], gallery: int) -> float:
+def expected_recall(k: int, right: Iterable[int], gallery: int) -> float:
     """Expected R@k of a ranking drawn at random: the mean over queries of 1 - C(gallery - right, k) / C(gallery, k).
 
     Args:
@@ -70,7 +70,7 @@ def chance_of_recall(k: int, right: Iterable[int], gallery: int) -> float:
     return sum(hits[value] * times for value, times in sorted(counts.items())) / sum(counts.values())
 
 
-def summary_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def flatten_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """metrics.json as flat rows for a table or a tracker, in the order of the file.
 
     Returns: task, metric, key (`<task>/<metric>` in the characters that MLflow takes: `@` becomes `_at_`), value, low,

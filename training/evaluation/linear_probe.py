@@ -19,10 +19,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from training import distributed
-from training.evaluation.encode import in_order
-from training.evaluation.intervals import proportion
+from training.evaluation.encode import map_in_order
+from training.evaluation.intervals import proportion_record
 from training.evaluation.metrics import mean_per_class_record
-from training.evaluation.zero_shot import true_ranks
+from training.evaluation.zero_shot import rank_true_labels
 
 STEPS_PER_DECADE = 8
 GRID = [10.0 ** (-6 + step / STEPS_PER_DECADE) for step in range(12 * STEPS_PER_DECADE + 1)]
@@ -65,7 +65,7 @@ class Probe:
 
     def ranks(self, features_NW: Tensor, labels_N: Tensor) -> Tensor:
         """Rank of the true label of each, from 1."""
-        return true_ranks(features_NW.double() @ self.weights_CW.T + self.bias_C, labels_N)
+        return rank_true_labels(features_NW.double() @ self.weights_CW.T + self.bias_C, labels_N)
 
     def accuracy(self, examples: Examples) -> float:
         """Share of the examples whose class it names."""
@@ -104,15 +104,15 @@ def fit(examples: Examples, classes: int, strength: float) -> Probe:
     return Probe(flat[:, :width], flat[:, width])
 
 
-def fits(examples: Examples, classes: int, strengths: Sequence[float]) -> list[Probe]:
+def fit_each(examples: Examples, classes: int, strengths: Sequence[float]) -> list[Probe]:
     """`fit` for each strength, in order; each is the work of one thread, which small matrices want, of one of the ranks."""
     with threadpool_limits(1, user_api="blas"):  # scipy's own vectors are small too, and its threads mostly wait
-        mine = in_order(lambda strength: fit(examples, classes, strength), distributed.my_share(strengths))
+        mine = map_in_order(lambda strength: fit(examples, classes, strength), distributed.take_share(strengths))
         made = mine if distributed.world_size() == 1 else (each.to(torch.device("cpu")) for each in mine)
-        return [each.to(examples.features_NW.device) for each in distributed.in_turn(made)]
+        return [each.to(examples.features_NW.device) for each in distributed.merge_shares(made)]
 
 
-def search(score: Callable[[list[float]], list[float]]) -> float:
+def search_strength(score: Callable[[list[float]], list[float]]) -> float:
     """The strength of the grid with the best score: first of all seven, then of its neighbours at ever half the distance.
 
     Args:
@@ -153,7 +153,7 @@ def probe(
     return _chosen(train, validation, whole, test, classes, unreadable)
 
 
-def few_shot(
+def evaluate_few_shot(
     train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int, seed: int = 0
 ) -> list[dict[str, Any]]:
     """The same with 1, 2, 4, 8 and 16 examples of each class, drawn by the seed; a larger draw holds the smaller one.
@@ -181,8 +181,8 @@ def _chosen(
     train: Examples, validation: Examples, whole: Examples, test: Examples, classes: int, unreadable: int
 ) -> dict[str, Any]:
     """Choose the strength, fit on the whole, measure."""
-    strength = search(lambda tried: [each.accuracy(validation) for each in fits(train, classes, tried)])
-    (found,) = fits(whole, classes, [strength])
+    strength = search_strength(lambda tried: [each.accuracy(validation) for each in fit_each(train, classes, tried)])
+    (found,) = fit_each(whole, classes, [strength])
     return {"strength": strength, **_measure(found, whole, test, classes, unreadable)}
 
 
@@ -191,6 +191,6 @@ def _measure(found: Probe, train: Examples, test: Examples, classes: int, unread
     labels: Sequence[int] = test.labels_N.tolist()
     return {
         "train": len(train.labels_N),
-        "top1": proportion(sum(right), len(right) + unreadable, 1 / classes),
+        "top1": proportion_record(sum(right), len(right) + unreadable, 1 / classes),
         "mean_per_class": mean_per_class_record(labels, right, classes),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluation.intervals import bootstrap, clopper_pearson
+from training.evaluation.intervals import bootstrap_interval, clopper_pearson_interval
 
 LEAST_OF_A_CLASS = 10
 """With fewer images in a class, resampling whole sets says little of the class, and no interval is claimed."""
@@ -33,7 +33,7 @@ def mean_per_class_record(labels: Sequence[int], right: Sequence[int], classes: 
     counts = np.bincount(labels_N)
     low = high = None
     if counts[counts > 0].min() >= LEAST_OF_A_CLASS:
-        low, high = bootstrap(len(labels_N), lambda drawn: mean_per_class(labels_N, right_N, drawn))
+        low, high = bootstrap_interval(len(labels_N), lambda drawn: mean_per_class(labels_N, right_N, drawn))
     return {"value": mean_per_class(labels_N, right_N), "low": low, "high": high, "chance": 1 / classes}
 
 
@@ -71,7 +71,7 @@ def roc_auc_record(scores_N: np.ndarray, relevant_N: np.ndarray) -> dict[str, fl
     """Its record, with a bootstrap interval where each class has LEAST_OF_A_CLASS images."""
     low = high = None
     if min(relevant_N.sum(), (~relevant_N).sum()) >= LEAST_OF_A_CLASS:
-        low, high = bootstrap(len(scores_N), lambda drawn: roc_auc(scores_N, relevant_N, drawn))
+        low, high = bootstrap_interval(len(scores_N), lambda drawn: roc_auc(scores_N, relevant_N, drawn))
     return {"value": roc_auc(scores_N, relevant_N), "low": low, "high": high, "chance": 0.5}
 
 
@@ -107,13 +107,13 @@ def group_records(
     records = []
     for group in np.unique(groups_N).tolist():
         right = right_N[groups_N == group]
-        low, high = clopper_pearson(int(right.sum()), len(right))
+        low, high = clopper_pearson_interval(int(right.sum()), len(right))
         name = names[group] if 0 <= group < len(names) else str(group)
         figures = {"n": len(right), "value": float(right.mean()), "low": low, "high": high}
         records.append({"group": group, "name": name, **figures, "counts_as_worst": group not in ignore})
     return records
 
 
-def worst_group(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def find_worst_group(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The group with the lowest accuracy among those that count; all where none does."""
     return min([r for r in records if r["counts_as_worst"]] or records, key=lambda record: record["value"])

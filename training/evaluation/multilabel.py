@@ -10,12 +10,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from training.evaluation.class_weights import class_weights
-from training.evaluation.encode import Evaluated
+from training.evaluation.class_weights import compute_class_weights
+from training.evaluation.encode import EvaluatedModel
 from training.evaluation.features import EncodedSet
 from training.evaluation.metrics import average_precision, average_precision_11_points
 from training.evaluation.task import Task
-from training.evaluation.zero_shot import BEST, best, chunks
+from training.evaluation.zero_shot import BEST, iterate_chunks, select_top
 
 PREDICTIONS = pa.schema(
     [
@@ -34,7 +34,7 @@ first right class, from 1; null where there is none, or `status` is `unreadable`
 
 
 def classify_multilabel(
-    loaded: Evaluated,
+    loaded: EvaluatedModel,
     task: Task,
     encoded: EncodedSet,
     threads: int | None = None,
@@ -49,12 +49,12 @@ def classify_multilabel(
     class_names, templates = task.data.class_names(), task.data.templates()
     prompts = (*templates, "", *class_names)
     if prompts not in cache:
-        cache[prompts] = class_weights(loaded, class_names, templates, threads)
+        cache[prompts] = compute_class_weights(loaded, class_names, templates, threads)
     scores, answers = [], []
-    for features_BD, samples in chunks(encoded):
+    for features_BD, samples in iterate_chunks(encoded):
         scores_BC = features_BD @ cache[prompts].T
         scores.append(scores_BC.cpu())
-        values_BK, columns_BK = best(scores_BC, BEST)
+        values_BK, columns_BK = select_top(scores_BC, BEST)
         order_BC = scores_BC.sort(dim=1, descending=True, stable=True).indices
         for row, sample in enumerate(samples):
             at = torch.isin(order_BC[row].cpu(), torch.tensor(sample.labels, dtype=torch.int64)).nonzero()

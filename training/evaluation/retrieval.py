@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from training import distributed
-from training.evaluation.encode import Evaluated, encode_texts, in_order
+from training.evaluation.encode import EvaluatedModel, encode_texts, map_in_order
 from training.evaluation.features import EncodedSet
-from training.evaluation.intervals import chance_of_recall, proportion
+from training.evaluation.intervals import expected_recall, proportion_record
 
 RECALL_AT = (1, 5, 10)
 WAYS = ("image_to_text", "text_to_image")
@@ -35,7 +35,7 @@ PREDICTIONS = pa.schema(
 its captions the rank of the image among all readable images; null where `status` is `unreadable` (else `ok`)."""
 
 
-def first_right_ranks(
+def rank_best_matches(
     query_QD: Tensor, gallery_GD: Tensor, first_Q: Sequence[int], last_Q: Sequence[int], threads: int | None = None
 ) -> list[int]:
     """For each query the rank, from 1, of the best right item of the gallery.
@@ -63,11 +63,13 @@ def first_right_ranks(
 
     step = max(1, SCORES_AT_ONCE // size)
     chunks = (slice(start, start + step) for start in range(0, query_QD.shape[0], step))
-    made = distributed.in_turn(in_order(ranks, distributed.my_share(chunks), threads))
+    made = distributed.merge_shares(map_in_order(ranks, distributed.take_share(chunks), threads))
     return [rank for some in made for rank in some]
 
 
-def retrieve(loaded: Evaluated, encoded: EncodedSet, threads: int | None = None) -> tuple[dict[str, Any], pa.Table]:
+def retrieve(
+    loaded: EvaluatedModel, encoded: EncodedSet, threads: int | None = None
+) -> tuple[dict[str, Any], pa.Table]:
     """Rank every image against every caption, both ways.
 
     R@k is the share of queries with a right answer among the first k, as CLIP papers and CLIP_benchmark count it; a caption
@@ -91,13 +93,13 @@ def _rank(rows: list[dict[str, Any]], images_ID: Tensor, captions_MD: Tensor, th
     """Add the ranks to the rows of readable images; `images_ID` has a row for each of these, in order."""
     spans = list(_caption_spans(rows))
     readable = [row for row, _, _ in spans]
-    to_text = first_right_ranks(
+    to_text = rank_best_matches(
         images_ID, captions_MD, [first for _, first, _ in spans], [last for _, _, last in spans], threads
     )
     image_of = [i for i, (_, first, last) in enumerate(spans) for _ in range(first, last)]
     queries = [m for _, first, last in spans for m in range(first, last)]
     query_MD = captions_MD if len(queries) == len(captions_MD) else captions_MD[torch.tensor(queries)]
-    to_image = iter(first_right_ranks(query_MD, images_ID, image_of, [i + 1 for i in image_of], threads))
+    to_image = iter(rank_best_matches(query_MD, images_ID, image_of, [i + 1 for i in image_of], threads))
     for row, rank in zip(readable, to_text, strict=True):
         row["image_to_text_rank"] = rank
         row["text_to_image_ranks"] = [next(to_image) for _ in row["captions"]]
@@ -122,10 +124,10 @@ def _result(rows: list[dict[str, Any]], captions: list[str]) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for k in RECALL_AT:
         hits = sum(rank <= k for rank in to_text)
-        metrics[f"image_to_text_R@{k}"] = proportion(hits, images, chance_of_recall(k, right, len(captions)))
+        metrics[f"image_to_text_R@{k}"] = proportion_record(hits, images, expected_recall(k, right, len(captions)))
     for k in RECALL_AT:
         hits = sum(rank <= k for rank in to_image)
-        metrics[f"text_to_image_R@{k}"] = proportion(hits, len(captions), min(1.0, k / images))
+        metrics[f"text_to_image_R@{k}"] = proportion_record(hits, len(captions), min(1.0, k / images))
     both = [float(metrics[f"{way}_R@1"][name] or 0) for name in ("value", "chance") for way in WAYS]
     metrics["mean_R@1"] = {"value": sum(both[:2]) / 2, "low": None, "high": None, "chance": sum(both[2:]) / 2}
     return {

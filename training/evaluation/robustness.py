@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-def gaps(bases: Mapping[str, str], metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compute_gaps(bases: Mapping[str, str], metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each shifted task: task, base, value, base_value, gap (base - shift: what the shift costs, as a difference).
 
     Args:

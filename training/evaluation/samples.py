@@ -28,7 +28,7 @@ class Sample:
     """What is known of the picture, by column; where a group is asked for."""
 
 
-def members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
+def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
     """(key, lower-case suffix, bytes) of each file in a tar.
 
     tarfile ends in silence at a corrupt or cut header; only the block of zeros that must stand there tells a whole
@@ -64,7 +64,7 @@ def _decoded(data: bytes, where: str) -> str:
         raise ContractError(f"{where} is not UTF-8 text") from error
 
 
-def captions_of(data: bytes, where: str) -> tuple[str, ...]:
+def parse_captions(data: bytes, where: str) -> tuple[str, ...]:
     """The captions of a .txt member: its lines that are not blank."""
     captions = tuple(line.strip() for line in _decoded(data, where).split("\n") if line.strip())
     if not captions:
@@ -72,7 +72,7 @@ def captions_of(data: bytes, where: str) -> tuple[str, ...]:
     return captions
 
 
-def label_of(data: bytes, where: str, classes: int) -> int:
+def parse_label(data: bytes, where: str, classes: int) -> int:
     """The label of a .cls member."""
     label = _decoded(data, where).strip()
     if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < classes):
@@ -80,9 +80,9 @@ def label_of(data: bytes, where: str, classes: int) -> int:
     return int(label)
 
 
-def labels_of(data: bytes, where: str, classes: int) -> tuple[int, ...]:
+def parse_labels(data: bytes, where: str, classes: int) -> tuple[int, ...]:
     """The labels whose place holds 1."""
-    numbers = numbers_of(data, where)
+    numbers = parse_numbers(data, where)
     if len(numbers) != classes or set(numbers) - {0, 1}:
         raise ContractError(
             f"{where} must hold 0 or 1 for each of {classes} classes; it has {len(numbers)} numbers: {numbers[:8]}"
@@ -90,14 +90,14 @@ def labels_of(data: bytes, where: str, classes: int) -> tuple[int, ...]:
     return tuple(label for label, number in enumerate(numbers) if number)
 
 
-def fact_label(numbers: tuple[int, ...], column: int, where: str, classes: int) -> int:
+def select_label(numbers: tuple[int, ...], column: int, where: str, classes: int) -> int:
     """The label where it is one of the facts."""
     if column >= len(numbers) or not 0 <= numbers[column] < classes:
         raise ContractError(f"{where}: column {column} of {numbers[:8]} is no label from 0 to {classes - 1}")
     return numbers[column]
 
 
-def numbers_of(data: bytes, where: str) -> tuple[int, ...]:
+def parse_numbers(data: bytes, where: str) -> tuple[int, ...]:
     """A row of whole numbers in numpy's own format. Objects, which numpy would unpickle, are refused."""
     import numpy as np
 

@@ -37,12 +37,12 @@ from dataops.errors import ContractError
 from training.evaluation.samples import (
     IMAGE_SUFFIXES,
     Sample,
-    captions_of,
-    fact_label,
-    label_of,
-    labels_of,
-    members,
-    numbers_of,
+    parse_captions,
+    parse_label,
+    parse_labels,
+    parse_numbers,
+    read_members,
+    select_label,
 )
 
 Kind = Literal["classification", "multilabel", "retrieval", "association"]
@@ -230,7 +230,7 @@ class EvalSet:
     def _shard_samples(self, classes: int) -> Iterator[Sample]:
         for shard in self.shards():
             seen: set[str] = set()
-            for key, group in groupby(members(shard), key=lambda member: member[0]):
+            for key, group in groupby(read_members(shard), key=lambda member: member[0]):
                 if key in seen:
                     raise ContractError(f"{shard}: sample {key!r} comes twice")
                 seen.add(key)
@@ -257,13 +257,13 @@ class EvalSet:
         if self.kind == "association":
             return Sample(key, images[0])
         if self.kind == "retrieval":
-            return Sample(key, images[0], captions=captions_of(fields["txt"], where))
-        numbers = numbers_of(fields["npy"], f"{shard}: {key}.npy") if from_facts or self.with_facts else ()
+            return Sample(key, images[0], captions=parse_captions(fields["txt"], where))
+        numbers = parse_numbers(fields["npy"], f"{shard}: {key}.npy") if from_facts or self.with_facts else ()
         if self.kind == "multilabel":
-            return Sample(key, images[0], labels=labels_of(fields["npy"], where, classes), facts=numbers)
+            return Sample(key, images[0], labels=parse_labels(fields["npy"], where, classes), facts=numbers)
         if from_facts:
-            return Sample(key, images[0], fact_label(numbers, self.label_column or 0, where, classes), facts=numbers)
-        return Sample(key, images[0], label_of(fields["cls"], where, classes), facts=numbers)
+            return Sample(key, images[0], select_label(numbers, self.label_column or 0, where, classes), facts=numbers)
+        return Sample(key, images[0], parse_label(fields["cls"], where, classes), facts=numbers)
 
 
 def _images(folder: Path) -> list[Path]:

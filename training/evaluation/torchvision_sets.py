@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError, PairmillError, SourceError
 from training.evaluation.sets import CLASS_NAMES, DATASET_TYPE, DEFAULT_TEMPLATE, SHARD_COUNT, TEMPLATES
-from training.process import follow_parent
+from training.process import exit_with_parent
 
 SAMPLES_A_SHARD = 10_000
 
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
     try:
         job = Job.model_validate(json.loads(Path(arguments[0]).read_text("utf-8")))
         if job.parent_pid is not None:
-            follow_parent(job.parent_pid)
+            exit_with_parent(job.parent_pid)
         write_set(job)
     except (ValidationError, OSError, IndexError, ValueError) as error:
         logger.error("torchvision job: %s", error)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from dataops.errors import ContractError
-from training.evaluation.class_weights import class_weights, ensemble, prompt_features
-from training.evaluation.encode import Evaluated
+from training.evaluation.class_weights import average_prompts, compute_class_weights, encode_prompts
+from training.evaluation.encode import EvaluatedModel
 from training.evaluation.features import EncodedSet
-from training.evaluation.intervals import proportion
-from training.evaluation.metrics import group_records, macro_f1, mean_per_class_record, roc_auc_record, worst_group
+from training.evaluation.intervals import proportion_record
+from training.evaluation.metrics import find_worst_group, group_records, macro_f1, mean_per_class_record, roc_auc_record
 from training.evaluation.samples import Sample
 from training.evaluation.task import Group, Task
 
@@ -44,7 +44,7 @@ PREDICTIONS = pa.schema(
 null where `status` is `unreadable` (else `ok`)."""
 
 
-def true_ranks(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
+def rank_true_labels(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
     """Rank of the true label, from 1; equal scores rank in the order of their columns, so a constant model gets no gift."""
     true_B1 = scores_BC.gather(1, labels_B[:, None])
     before_C = torch.arange(scores_BC.shape[1], device=scores_BC.device)
@@ -52,7 +52,7 @@ def true_ranks(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
     return ahead_BC.sum(dim=1) + 1
 
 
-def best(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def select_top(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best (scores, columns), by falling score and then by column: `torch.topk` leaves the order of ties open."""
     k = min(k, scores_BC.shape[1])
     values_BK, columns_BK = scores_BC.topk(k, dim=1)
@@ -66,7 +66,7 @@ def best(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values_BK, columns_BK.gather(1, by_value_BK)
 
 
-def chunks(encoded: EncodedSet) -> Iterator[tuple[Tensor, list[Sample]]]:
+def iterate_chunks(encoded: EncodedSet) -> Iterator[tuple[Tensor, list[Sample]]]:
     """Features of the readable images with their samples, IMAGES_AT_ONCE at a time."""
     readable = encoded.readable
     for start in range(0, len(readable), IMAGES_AT_ONCE):
@@ -74,7 +74,7 @@ def chunks(encoded: EncodedSet) -> Iterator[tuple[Tensor, list[Sample]]]:
 
 
 def classify(
-    loaded: Evaluated,
+    loaded: EvaluatedModel,
     task: Task,
     encoded: EncodedSet,
     threads: int | None = None,
@@ -92,13 +92,13 @@ def classify(
     prompts = (*templates, "", *class_names)  # no template is empty, so the parts cannot be confused
     each_template: list[dict[str, Any]] = []
     if "prompts" in task.protocols:
-        prompts_CTD = torch.cat(list(prompt_features(loaded, class_names, templates, threads)))
-        cache.setdefault(prompts, ensemble(prompts_CTD))
-        each_template = template_accuracies(encoded, prompts_CTD, templates)
+        prompts_CTD = torch.cat(list(encode_prompts(loaded, class_names, templates, threads)))
+        cache.setdefault(prompts, average_prompts(prompts_CTD))
+        each_template = measure_templates(encoded, prompts_CTD, templates)
     elif prompts not in cache:
-        cache[prompts] = class_weights(loaded, class_names, templates, threads)
+        cache[prompts] = compute_class_weights(loaded, class_names, templates, threads)
     answers: list[dict[str, Any]] = []
-    for features_BD, samples in chunks(encoded):
+    for features_BD, samples in iterate_chunks(encoded):
         answers += _answers(features_BD @ cache[prompts].T, [s.label for s in samples], class_names)
     rows = [
         {**row, "label": sample.label, "label_name": class_names[sample.label]}
@@ -109,28 +109,28 @@ def classify(
     return result, pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 
-def template_accuracies(encoded: EncodedSet, prompts_CTD: Tensor, templates: Sequence[str]) -> list[dict[str, Any]]:
+def measure_templates(encoded: EncodedSet, prompts_CTD: Tensor, templates: Sequence[str]) -> list[dict[str, Any]]:
     """What each template alone would give: template, value (top-1), low, high; best first.
 
     Chosen by these figures, the best template would be chosen by the test set: they show how much prompts matter.
     """
     right_T = torch.zeros(len(templates), dtype=torch.int64)
-    for features_BD, samples in chunks(encoded):
+    for features_BD, samples in iterate_chunks(encoded):
         labels_B = torch.tensor([sample.label for sample in samples], device=features_BD.device)
         for t in range(len(templates)):
-            ranks_B = true_ranks(features_BD @ prompts_CTD[:, t].T, labels_B)
+            ranks_B = rank_true_labels(features_BD @ prompts_CTD[:, t].T, labels_B)
             right_T[t] += int((ranks_B == 1).sum())
     n = len(encoded.samples)
     records = [
-        {"template": template, **proportion(int(right), n, 1 / len(prompts_CTD))}
+        {"template": template, **proportion_record(int(right), n, 1 / len(prompts_CTD))}
         for template, right in zip(templates, right_T, strict=True)
     ]
     return sorted(records, key=lambda record: -float(record["value"] or 0))
 
 
 def _answers(scores_BC: Tensor, labels: list[int], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    ranks = true_ranks(scores_BC, torch.tensor(labels, device=scores_BC.device)).tolist()
-    values_BK, columns_BK = best(scores_BC, BEST)
+    ranks = rank_true_labels(scores_BC, torch.tensor(labels, device=scores_BC.device)).tolist()
+    values_BK, columns_BK = select_top(scores_BC, BEST)
     return [
         {
             "predicted": columns[0],
@@ -148,8 +148,8 @@ def _result(task: Task, encoded: EncodedSet, rows: Sequence[dict[str, Any]], cla
     n, labels = len(rows), np.array([row["label"] for row in rows])
     within = {k: np.array([row.get("rank", classes + 1) <= k for row in rows]) for k in (1, BEST)}
     metrics: dict[str, Any] = {
-        "top1": proportion(int(within[1].sum()), n, 1 / classes),
-        "top5": proportion(int(within[BEST].sum()), n, min(1.0, BEST / classes)),
+        "top1": proportion_record(int(within[1].sum()), n, 1 / classes),
+        "top5": proportion_record(int(within[BEST].sum()), n, min(1.0, BEST / classes)),
         "mean_per_class": mean_per_class_record(labels.tolist(), within[1].tolist(), classes),
     }
     result = {
@@ -195,7 +195,7 @@ def _groups(
     of = np.array([sample.facts[group.column] for sample in samples])
     found = {k: group_records(of, right, group.values, group.ignore) for k, right in within.items()}
     for k, records in found.items():
-        worst = worst_group(records)
+        worst = find_worst_group(records)
         figures = {name: worst[name] for name in ("value", "low", "high", "n")}
         metrics[f"worst_group_top{k}"] = {**figures, "chance": metrics[f"top{k}"]["chance"]}
     values = [record["value"] for record in found[1]]

@@ -53,14 +53,14 @@ def export_hf(loaded: LoadedModel, output: Path) -> None:
         raise ConfigError("hf: transformers' CLIP has no logit_bias; export as open_clip")
     tensors: dict[str, Tensor] = {}
     for name, tensor in loaded.model.state_dict().items():
-        tensors.update(renamed(name, tensor))
+        tensors.update(rename_tensor(name, tensor))
     save_state_dict(tensors, output / "model.safetensors", metadata={"format": "pt"})
     _write(output / "config.json", _config(config, loaded))
     _write(output / "preprocessor_config.json", _preprocessor(loaded.preprocess.facts()))
     export_tokenizer(loaded.tokenizer, output)
 
 
-def renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
+def rename_tensor(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """One of our tensors by the names that it has there: the attention's input projection becomes three."""
     if name in PROJECTIONS:
         return {PROJECTIONS[name]: tensor.T}

@@ -20,7 +20,7 @@ COLLAPSED = 0.995
 """Mean cosine of all pairs of a batch's pictures, or texts, above which they are one point."""
 
 
-class Health:
+class HealthMonitor:
     """Watches a model's features and the rows of its metrics; nothing that it does changes a bit of the training.
 
     It begins afresh when a job is resumed.

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from dataops.errors import ConfigError
 from training.config import ModelConfig, TrainConfig
-from training.data.keyed_random import uniforms
+from training.data.keyed_random import draw_uniforms
 from training.model.clip import CLIP
 from training.model.pretrained import load_towers
 
 
-def starting_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
+def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     """A model on the CPU, with its first weights drawn or read, its image tower locked where that is asked for.
 
     Raises:
@@ -39,7 +39,7 @@ def starting_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     return model
 
 
-def kept_patches(
+def draw_kept_patches(
     config: TrainConfig, dimensions: ModelConfig, seed: int, epoch: int, samples: np.ndarray, share_done: float
 ) -> Tensor | None:
     """The patches (B, K) that each picture keeps in a step, in their order; None where it keeps all of them.
@@ -58,5 +58,5 @@ def kept_patches(
     assert vision.patch_size is not None
     count = (vision.image_size // vision.patch_size) ** 2
     kept = max(1, round(count * (1 - config.patch_dropout)))
-    order = np.argsort(uniforms("patches", seed, epoch, samples, count), axis=1, kind="stable")
+    order = np.argsort(draw_uniforms("patches", seed, epoch, samples, count), axis=1, kind="stable")
     return torch.from_numpy(np.sort(order[:, :kept], axis=1))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from training.evaluate import evaluate
-from training.evaluation.intervals import summary_rows
+from training.evaluation.intervals import flatten_metrics
 from training.evaluation.suite import Suite
 from training.model.checkpoint import LoadedModel
 
@@ -27,4 +27,4 @@ def evaluate_interim(loaded: LoadedModel, suite: Suite, output: Path, step: int)
     finally:
         loaded.model.train()
         torch.set_num_threads(threads)  # evaluation has its own, and how sums are split decides their last bits
-    return {row["key"]: row["value"] for row in summary_rows(found)}
+    return {row["key"]: row["value"] for row in flatten_metrics(found)}

@@ -55,7 +55,7 @@ class StepFlops:
         return 3.0 * (pairs * self._image + tokens * self._token)
 
 
-class Journal:
+class MetricsLog:
     """metrics.jsonl, evidence-throughput.jsonl and the log lines, on rank 0."""
 
     def __init__(self, output: Path, plan: Plan, log_every: int, flops: StepFlops):
@@ -65,7 +65,7 @@ class Journal:
         self.evidence = (output / "evidence-throughput.jsonl").open("a", encoding="utf-8") if self.writes else None
         self.since, self.seen, self.waited, self.done = time.perf_counter(), 0, 0.0, 0.0
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ MAX_LOGIT_SCALE = math.log(
 )  # Radford et al. 2021, section 2.5: "clipped to prevent scaling the logits by more than 100"
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
+def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: "all weights that are not gains or biases" (Radford et al. 2021, section 2.5).
 
     A vector or scalar is a gain, a bias, the class token or logit_scale.
@@ -24,8 +24,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     """AdamW over two groups, decayed and not, each in the order of the model's parameters."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for n, p in named if decays(n, p)], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
+        {"params": [p for n, p in named if has_weight_decay(n, p)], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in named if not has_weight_decay(n, p)], "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 

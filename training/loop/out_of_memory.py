@@ -15,7 +15,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
-def largest_that_fits(model: nn.Module, optimizer: Optimizer, pairs: int, attempt: Callable[[int], None]) -> int:
+def find_largest_batch(model: nn.Module, optimizer: Optimizer, pairs: int, attempt: Callable[[int], None]) -> int:
     """The greatest half, quarter, ... of `pairs` that goes through both towers and back; 0 where none does.
 
     What the optimizer has not allocated yet is held meanwhile, since its first step comes after the first backward pass.

@@ -19,7 +19,7 @@ from training.model.clip import Outputs
 from training.model.preprocess import MEAN, STD
 
 
-def normalized(pixels_BSS3: Tensor) -> Tensor:
+def normalize_pixels(pixels_BSS3: Tensor) -> Tensor:
     """uint8 pixels to the inputs of the image tower (B, 3, S, S), on their device and in channels_last, in one pass.
 
     What `training.model.preprocess.normalize` makes of pixels / 255, to rounding.
@@ -32,7 +32,7 @@ def normalized(pixels_BSS3: Tensor) -> Tensor:
     return lines.view(B, S, S, 3).permute(0, 3, 1, 2)
 
 
-def step_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:
+def compute_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:
     """The loss that a config asks for."""
     images_BD, texts_BD, logit_scale, logit_bias = outputs
     if config.loss == "sigmoid":
@@ -53,10 +53,10 @@ def backward(
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     inputs = (images_B3SS, tokens_BL, kept_BK)
     if config.grad_cache is not None and config.grad_cache < len(images_B3SS):
-        return backward_by_parts(forward, inputs, config.grad_cache, partial(step_loss, config=config), autocast)
+        return backward_by_parts(forward, inputs, config.grad_cache, partial(compute_loss, config=config), autocast)
     with autocast:
         outputs = Outputs(*forward(*inputs))
-    outcome = step_loss(outputs, config)
+    outcome = compute_loss(outputs, config)
     # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
     (outcome.loss * distributed.world_size()).backward()
     return outcome

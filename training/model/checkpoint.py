@@ -124,7 +124,7 @@ def _write(
         shutil.rmtree(old)
 
 
-def newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[Path, dict[str, Any]] | None:
+def find_newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole and of this job, with its state; each that is passed over is warned of.
 
     Args:
@@ -149,7 +149,7 @@ def newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[Path,
     return None
 
 
-def restore(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
+def restore_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Put a checkpoint's weights and moments into a model and its optimizer, bit by bit."""
     model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
     tensors = load_file(path / "optimizer.safetensors")

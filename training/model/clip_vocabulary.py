@@ -59,7 +59,7 @@ OTHER = rf"[^\s{LETTER}{NUMBER}\x{{345}}]"
 WORDS = rf"<[sſ]tart_of_text>|<end_of_text>|'[sſ]|'t|'re|'ve|'m|'ll|'d|[{LETTER}]+|[{NUMBER}]|{OTHER}+"
 
 
-def clean(text: str) -> str:
+def clean_caption(text: str) -> str:
     """A caption as SimpleTokenizer sees it: mended by ftfy, entities resolved, spaces single, lower case."""
     if not PLAIN.fullmatch(text):
         if FIXABLE.search(text) or not unicodedata.is_normalized("NFC", text) or is_bad(text):
@@ -70,7 +70,7 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-def clip_encoder(merges: list[tuple[str, str]]) -> BytePairTokenizer:
+def build_encoder(merges: list[tuple[str, str]]) -> BytePairTokenizer:
     """Cleaned text to ids with start and end, in Rust."""
     alphabet = _alphabet()
     tokens = [*alphabet, *(f"{symbol}</w>" for symbol in alphabet), *("".join(pair) for pair in merges), START, END]

@@ -32,7 +32,7 @@ from training.model.tokenizer import load_tokenizer, make_tokenizer
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
-class PaddedTexts(nn.Module):
+class OpenClipModel(nn.Module):
     """A model of open_clip. Its text towers want the whole context length, where ours are given what a batch needs."""
 
     def __init__(self, model: nn.Module, context_length: int):
@@ -69,15 +69,15 @@ class Renormalised:
 
 
 @dataclass(frozen=True)
-class OtherModel:
+class ExternalModel:
     """A model that others have trained, with what goes with it."""
 
-    model: CLIP | PaddedTexts
+    model: CLIP | OpenClipModel
     tokenizer: Any
     preprocess: Any
 
 
-def model_files(path: Path) -> list[Path]:
+def list_model_files(path: Path) -> list[Path]:
     """The files that decide what the model computes.
 
     Raises: ConfigError where there is no model of a known kind.
@@ -103,17 +103,17 @@ def digest_model(path: Path) -> str:
 
     Raises: ConfigError where there is no model.
     """
-    digests = [[file.name, file_sha256(file)] for file in model_files(path)]
+    digests = [[file.name, file_sha256(file)] for file in list_model_files(path)]
     return sha256(canonical_json(digests).encode()).hexdigest()
 
 
-def load_any(path: Path, device: str = "cpu") -> LoadedModel | OtherModel:
+def load_any(path: Path, device: str = "cpu") -> LoadedModel | ExternalModel:
     """Load a model in full precision.
 
     Raises: ConfigError where there is none, its weights cannot be read safely, or open_clip is needed and not installed;
         ContractError where it is damaged.
     """
-    model_files(path)
+    list_model_files(path)
     if path.is_dir() and not (path / OPEN_CLIP_CONFIG).is_file():
         return load_model(path, device=device)
     loaded = _weights_alone(path) if path.is_file() else _open_clip_folder(path)
@@ -121,7 +121,7 @@ def load_any(path: Path, device: str = "cpu") -> LoadedModel | OtherModel:
     return loaded
 
 
-def _weights_alone(file: Path) -> OtherModel:
+def _weights_alone(file: Path) -> ExternalModel:
     model = load_pretrained(file)
     text = model.config.text_cfg
     if text.vocab_size != VOCAB_SIZE:
@@ -129,10 +129,10 @@ def _weights_alone(file: Path) -> OtherModel:
             f"{file}: has {text.vocab_size} tokens, and no vocabulary beside it; name a folder with a tokenizer.json"
         )
     tokenizer = make_tokenizer("clip", (), VOCAB_SIZE, text.context_length)
-    return OtherModel(model, tokenizer, Preprocess(model.config.vision_cfg.image_size))
+    return ExternalModel(model, tokenizer, Preprocess(model.config.vision_cfg.image_size))
 
 
-def _open_clip_folder(folder: Path) -> OtherModel:
+def _open_clip_folder(folder: Path) -> ExternalModel:
     path = folder / OPEN_CLIP_CONFIG
     try:
         config = json.loads(path.read_text("utf-8"))
@@ -157,12 +157,12 @@ def _open_clip_folder(folder: Path) -> OtherModel:
     else:
         tokenizer = make_tokenizer("clip", (), VOCAB_SIZE, context_length)
     preprocess = Preprocess(size)
-    return OtherModel(
+    return ExternalModel(
         model, tokenizer, preprocess if (mean, std) == (MEAN, STD) else Renormalised(preprocess, mean, std)
     )
 
 
-def _by_open_clip(folder: Path) -> OtherModel:
+def _by_open_clip(folder: Path) -> ExternalModel:
     try:
         import open_clip
     except ImportError as error:
@@ -177,4 +177,4 @@ def _by_open_clip(folder: Path) -> OtherModel:
             f"{folder}: neither we nor open_clip can read it ({type(error).__name__}: {reason})"
         ) from error
     model, preprocess = made
-    return OtherModel(PaddedTexts(model, tokenizer.context_length), tokenizer, preprocess)
+    return ExternalModel(OpenClipModel(model, tokenizer.context_length), tokenizer, preprocess)

@@ -20,7 +20,7 @@ from torch import Tensor
 from dataops.errors import ConfigError, SourceError
 from training.config import ModelConfig
 from training.model.clip import CLIP
-from training.model.torchscript import is_torchscript, torchscript_tensors
+from training.model.torchscript import is_torchscript, read_torchscript
 
 HUB = "hf-hub:"
 """What a name on the Hub begins with, as in open_clip."""
@@ -58,7 +58,7 @@ def load_pretrained(source: str | Path, config: ModelConfig | None = None) -> CL
     file = _weights_file(source)
     tensors, is_openai = _read(file)
     if config is None:
-        config = _config_beside(file) or config_of_shapes(tensors, quick_gelu=is_openai, name=str(file))
+        config = _config_beside(file) or infer_config(tensors, quick_gelu=is_openai, name=str(file))
     with torch.device("meta"):
         model = CLIP(config)
     _check_fit(tensors, model.state_dict(), str(file))
@@ -96,7 +96,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
         elif is_torchscript(path):
-            found = torchscript_tensors(path)
+            found = read_torchscript(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError, UnpicklingError) as error:
@@ -125,7 +125,7 @@ def _renamed(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
     return name, value.float().contiguous() if value.is_floating_point() else value
 
 
-def config_of_shapes(tensors: Mapping[str, Tensor], *, quick_gelu: bool, name: str) -> ModelConfig:
+def infer_config(tensors: Mapping[str, Tensor], *, quick_gelu: bool, name: str) -> ModelConfig:
     """The model that weights are for; heads are 64 wide, as in all published ones.
 
     Raises: ConfigError where they are not those of a CLIP with one of our towers; `name` is what it is told of.

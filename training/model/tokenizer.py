@@ -83,7 +83,7 @@ class ClipTokenizer(Tokenizer):
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """See Tokenizer."""
-        cleaned = [clip_vocabulary.clean(text) for text in texts]
+        cleaned = [clip_vocabulary.clean_caption(text) for text in texts]
         spelt = [row for row, text in enumerate(cleaned) if any(token in text for token in self.special_tokens[1:])]
         if not spelt:
             return super().__call__(cleaned)
@@ -120,10 +120,10 @@ def make_tokenizer(vocabulary: str, captions: Iterable[str], vocab_size: int, co
     if vocabulary == "captions":
         return train_tokenizer(captions, vocab_size, context_length)
     if vocabulary == "clip":
-        return ClipTokenizer(clip_vocabulary.clip_encoder(clip_vocabulary.find_merges()), context_length)
+        return ClipTokenizer(clip_vocabulary.build_encoder(clip_vocabulary.find_merges()), context_length)
     path = Path(vocabulary)
     if path.suffix in (".gz", ".txt"):
-        return ClipTokenizer(clip_vocabulary.clip_encoder(clip_vocabulary.read_merges(path)), context_length)
+        return ClipTokenizer(clip_vocabulary.build_encoder(clip_vocabulary.read_merges(path)), context_length)
     if path.suffix != ".json" or not path.is_file():
         raise ConfigError(f"vocabulary: {vocabulary!r} is neither captions, clip, nor a tokenizer.json that is there")
     return load_tokenizer(path, context_length)

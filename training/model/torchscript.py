@@ -95,7 +95,7 @@ def is_torchscript(path: Path) -> bool:
         return _root(archive) is not None
 
 
-def torchscript_tensors(path: Path) -> dict[str, Tensor]:
+def read_torchscript(path: Path) -> dict[str, Tensor]:
     """The tensors of the module in an archive, by the names that its state dict would give them, on the CPU.
 
     Raises: ValueError where the file is not an archive whose tensors can be read so.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dataops.errors import ContractError
 from training.evaluation.sets import EvalSet
-from training.model.checkpoint import MODEL_FILES, load_model, newest_checkpoint, restore
+from training.model.checkpoint import MODEL_FILES, find_newest_checkpoint, load_model, restore_checkpoint
 from training.model.preprocess import decode_rgb
 
 
@@ -79,10 +79,10 @@ def test_a_pickle_in_a_job_folder_does_not_run(tmp_path):
     for name in names:
         (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
     (folder / "manifest.json").write_text(json.dumps({name: file_sha256(folder / name) for name in names}))
-    assert newest_checkpoint(tmp_path, "job", 0) is None
+    assert find_newest_checkpoint(tmp_path, "job", 0) is None
     model = torch.nn.Linear(1, 1)
     with pytest.raises(Exception, match=r"(?i)header"):
-        restore(folder, model, torch.optim.AdamW(model.parameters()))
+        restore_checkpoint(folder, model, torch.optim.AdamW(model.parameters()))
     assert not (tmp_path / "ran").exists()
 
 

@@ -47,7 +47,7 @@ def test_a_place_is_the_table_of_processes(system):
 def test_a_job_ends_with_the_process_that_it_works_for(system):
     """Which need not be its parent: torchrun stands between."""
     code = "import sys, time\nfrom training import process\n" + (NO_PROC if system == "ps" else "")
-    code += "process.follow_parent(int(sys.argv[1]))\nprint('follows', flush=True)\ntime.sleep(60)\n"
+    code += "process.exit_with_parent(int(sys.argv[1]))\nprint('follows', flush=True)\ntime.sleep(60)\n"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as master:
         command = [sys.executable, "-c", code, str(master.pid)]

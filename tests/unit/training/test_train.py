@@ -34,7 +34,7 @@ from training import job as job_module
 from training.config import Precision
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
-from training.train import OUTPUTS, main, settled_precision
+from training.train import OUTPUTS, main, resolve_precision
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
@@ -239,7 +239,7 @@ def test_a_shard_with_a_wrong_checksum_is_named(
 
 def test_sigterm_before_the_first_step_is_retryable(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job("a", epochs=1)
-    monkeypatch.setattr(train_module, "starting_model", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(train_module, "build_initial_model", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
     assert main([str(job)]) == 75
     monkeypatch.undo()
     assert main([str(job)]) == 0
@@ -436,4 +436,4 @@ def test_auto_is_bf16_where_the_device_computes_in_it(
 ) -> None:
     for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, check, lambda: has_bf16)
-    assert settled_precision(asked, torch.device(device)) == settled
+    assert resolve_precision(asked, torch.device(device)) == settled

@@ -4,7 +4,7 @@ import re
 
 from tasks.evaluate.report import _confusions
 from tasks.evaluate.report_tables import details
-from training.evaluation.intervals import proportion
+from training.evaluation.intervals import proportion_record
 
 
 def cells(html: str) -> list[list[str]]:
@@ -28,7 +28,7 @@ def test_the_classes_told_worst_and_what_they_are_taken_for():
 
 
 def test_single_prompts_are_shown_from_both_ends():
-    prompts = [{"template": f"{{c}} {n}", **proportion(20 - n, 20, 0.5)} for n in range(9)]
+    prompts = [{"template": f"{{c}} {n}", **proportion_record(20 - n, 20, 0.5)} for n in range(9)]
     (title, body) = details({"each_template": prompts})
     assert "(40.00 points apart)" in title
     assert [line[0] for line in cells(body)] == [f"{{c}} {n}" for n in (0, 1, 2, 6, 7, 8)]
@@ -36,7 +36,7 @@ def test_single_prompts_are_shown_from_both_ends():
 
 
 def test_shots_and_shifts_are_told():
-    shots = [{"shots": n, "train": 2 * n, "top1": proportion(n, 20, 0.5)} for n in (1, 2, 4, 8, 16)]
+    shots = [{"shots": n, "train": 2 * n, "top1": proportion_record(n, 20, 0.5)} for n in (1, 2, 4, 8, 16)]
     shift = {"base": "imagenet", "base_value": 0.6, "value": 0.45, "gap": 0.15}
     said = "".join(details({"few_shot": shots, "robustness": shift}))
     assert [line[0] for line in cells(said)] == ["1", "2", "4", "8", "16"]

@@ -10,7 +10,7 @@ from dataops.images.fingerprint import fingerprint
 from tasks.evaluate import suite_overlap as evaluate_overlap
 from tasks.evaluate.suite_overlap import find_overlaps
 from tests.unit.tasks.dataset_chain import jpeg, packed_in, some_pairs
-from training.evaluation.contamination import by_task
+from training.evaluation.contamination import group_by_task
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 
@@ -34,7 +34,7 @@ def test_pictures_that_were_trained_on_are_found(tmp_path: Path, monkeypatch) ->
     suite = Suite(name="s", tasks=tuple(tasks))
     found = find_overlaps(suite, store, made["pack"], tmp_path, 2)
     of = {"cat/same.png", "cat/mirrored.png"}
-    assert by_task(found) == {"one": of, "two": of}
+    assert group_by_task(found) == {"one": of, "two": of}
     kinds = {row["member"]: row["kind"] for row in found.to_pylist()}
     assert kinds == {"cat/same.png": "copy", "cat/mirrored.png": "mirrored"}
     assert len(set(found["uid"].to_pylist())) == 2

@@ -13,7 +13,7 @@ from dataops.store import FolderStore
 from tasks.register.evaluation_page import find_champion_evaluation, render_evaluation_page, values_by_key
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import jpeg
-from training.evaluation.intervals import proportion
+from training.evaluation.intervals import proportion_record
 from training.evaluation.suite import load_suite
 from training.evaluation.zero_shot import PREDICTIONS
 
@@ -27,7 +27,7 @@ def evaluated(store: FolderStore, key: str, right: int, suite: str) -> Manifest:
         for n in range(N)
     ]  # fmt: skip
     about = {"kind": "classification", "n": N, "classes": 2, "templates": 1, "unreadable": 0, "main_metric": "top1"}
-    metrics = {"few": {**about, "in_average": True, "metrics": {"top1": proportion(right, N, 0.5)}}}
+    metrics = {"few": {**about, "in_average": True, "metrics": {"top1": proportion_record(right, N, 0.5)}}}
     draft = Draft(store, "evaluate", key)
     parts = [
         draft.put_bytes("metrics.json", json.dumps(metrics).encode()),

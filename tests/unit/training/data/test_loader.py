@@ -13,8 +13,8 @@ from PIL import Image
 
 from dataops.errors import ConfigError, ContractError
 from training.config import AugmentConfig, TrainConfig
-from training.data.keyed_random import permutation, uniforms
-from training.data.loader import Dataset, Skipped, batches
+from training.data.keyed_random import draw_permutation, draw_uniforms
+from training.data.loader import Dataset, Skipped, load_batches
 from training.data.sampling_plan import Plan
 from training.model.preprocess import Preprocess, decode_rgb
 
@@ -61,8 +61,8 @@ def test_each_sample_is_seen_once_an_epoch_by_any_number_of_ranks(
 
 def test_random_numbers_are_what_they_were() -> None:
     """The order and the augmentation of every model made so far hang on these."""
-    assert permutation(0, 0, 8).tolist() == [0, 5, 3, 2, 6, 7, 1, 4]
-    assert uniforms("augment", 3, 2, np.array([0, 7]), 2).round(12).tolist() == [
+    assert draw_permutation(0, 0, 8).tolist() == [0, 5, 3, 2, 6, 7, 1, 4]
+    assert draw_uniforms("augment", 3, 2, np.array([0, 7]), 2).round(12).tolist() == [
         [0.063855573629, 0.041644437624],
         [0.394958415385, 0.131793214475],
     ]
@@ -70,16 +70,16 @@ def test_random_numbers_are_what_they_were() -> None:
 
 def test_random_numbers_look_random() -> None:
     samples = np.arange(4000)
-    draws = np.concatenate([uniforms("augment", 0, epoch, samples, 4) for epoch in range(3)], axis=1)
+    draws = np.concatenate([draw_uniforms("augment", 0, epoch, samples, 4) for epoch in range(3)], axis=1)
     assert draws.min() >= 0
     assert draws.max() < 1
     assert abs(draws.mean() - 0.5) < 0.01
     assert abs(np.corrcoef(draws.T) - np.eye(12)).max() < 0.06
-    assert (permutation(0, 0, 1000) != permutation(0, 1, 1000)).mean() > 0.9
-    assert (permutation(0, 0, 1000) != permutation(1, 0, 1000)).mean() > 0.9
-    assert (uniforms("crop", 0, 0, samples, 1) != uniforms("augment", 0, 0, samples, 1)).all()
+    assert (draw_permutation(0, 0, 1000) != draw_permutation(0, 1, 1000)).mean() > 0.9
+    assert (draw_permutation(0, 0, 1000) != draw_permutation(1, 0, 1000)).mean() > 0.9
+    assert (draw_uniforms("crop", 0, 0, samples, 1) != draw_uniforms("augment", 0, 0, samples, 1)).all()
     subset = np.array([5, 3999])
-    assert (uniforms("crop", 1, 2, samples, 3)[subset] == uniforms("crop", 1, 2, subset, 3)).all()
+    assert (draw_uniforms("crop", 1, 2, samples, 3)[subset] == draw_uniforms("crop", 1, 2, subset, 3)).all()
 
 
 def test_members_are_paired_by_key(tmp_path: Path) -> None:
@@ -123,7 +123,8 @@ def test_cache_and_workers_change_nothing(shards: list[Path]) -> None:
         dataset = Dataset(shards, 32, cache_bytes)
         plan = Plan(len(dataset), config, 0)
         made = [
-            (b.epoch, b.samples.tolist(), b.pixels_BSS3.tobytes(), b.captions) for b in batches(dataset, plan, 2, 0, 1)
+            (b.epoch, b.samples.tolist(), b.pixels_BSS3.tobytes(), b.captions)
+            for b in load_batches(dataset, plan, 2, 0, 1)
         ]
         dataset.close()
         return made
@@ -138,7 +139,7 @@ def test_captions_are_dressed_at_random(shards: list[Path]) -> None:
     config = TrainConfig(epochs=40, batch_size=25, prompts=("{}", "so: {}"), word_dropout=0.5)
     dataset = Dataset(shards, 32, 10**7)
     seen: Counter[str] = Counter()
-    for batch in batches(dataset, Plan(25, config, 0), 1, 0, 1):
+    for batch in load_batches(dataset, Plan(25, config, 0), 1, 0, 1):
         seen.update(batch.captions[batch.samples.tolist().index(3)].split())
     dataset.close()
     assert 10 <= seen["so:"] <= 30

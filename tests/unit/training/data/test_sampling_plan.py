@@ -11,7 +11,7 @@ from dataops.digest import canonical_json
 from dataops.schema import uid
 from tests.unit.training.conftest import jpeg, write_shard
 from training.config import TrainConfig
-from training.data.loader import Dataset, Skipped, batches
+from training.data.loader import Dataset, Skipped, load_batches
 from training.data.sampling_plan import Plan, Sampling, Windows
 
 PAIRS = 500
@@ -116,8 +116,8 @@ def test_batches_hold_what_was_drawn_wherever_they_begin(tmp_path: Path):
     dataset = Dataset([write_shard(tmp_path / "0.tar", rows(chances))], 32, 10**7)
     config = TrainConfig(epochs=6, batch_size=8, workers=2)
     plan = Plan(len(dataset), config, 0, dataset.sampling)
-    made = [(batch.epoch, batch.samples.tolist()) for batch in batches(dataset, plan, 1, 0, 1)]
-    again = [(batch.epoch, batch.samples.tolist()) for batch in batches(dataset, plan, 6, 0, 1)]
+    made = [(batch.epoch, batch.samples.tolist()) for batch in load_batches(dataset, plan, 1, 0, 1)]
+    again = [(batch.epoch, batch.samples.tolist()) for batch in load_batches(dataset, plan, 6, 0, 1)]
     assert again == made[5:]
     assert dataset.sampling is not None
     for epoch in range(6):

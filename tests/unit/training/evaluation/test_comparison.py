@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import binom
 
 from dataops.errors import ContractError, SchemaError
-from training.evaluation.comparison import compare, compare_all, mcnemar
+from training.evaluation.comparison import compare, compare_all, mcnemar_p_value
 from training.evaluation.contamination import contamination, read_matches
-from training.evaluation.robustness import effective_robustness, gaps, logit
+from training.evaluation.robustness import compute_gaps, effective_robustness, logit
 
 
 def predictions(right, keys=None) -> pa.Table:
@@ -17,10 +17,10 @@ def predictions(right, keys=None) -> pa.Table:
 
 
 def test_mcnemar_is_a_binomial_test_of_those_that_disagree():
-    assert mcnemar(0, 0) == 1
-    assert mcnemar(3, 3) == 1
-    assert mcnemar(1, 9) == pytest.approx(2 * binom.cdf(1, 10, 0.5))
-    assert mcnemar(9, 1) == mcnemar(1, 9)
+    assert mcnemar_p_value(0, 0) == 1
+    assert mcnemar_p_value(3, 3) == 1
+    assert mcnemar_p_value(1, 9) == pytest.approx(2 * binom.cdf(1, 10, 0.5))
+    assert mcnemar_p_value(9, 1) == mcnemar_p_value(1, 9)
 
 
 def test_a_few_disagreements_tell_what_intervals_do_not():
@@ -109,7 +109,7 @@ def test_matches_are_read_from_any_table_with_the_columns(tmp_path):
 
 def test_gaps_to_the_base():
     metrics = {name: {"metrics": {"top1": {"value": value}}} for name, value in {"base": 0.8, "sketch": 0.5}.items()}
-    (row,) = gaps({"sketch": "base", "v2": "base"}, metrics)
+    (row,) = compute_gaps({"sketch": "base", "v2": "base"}, metrics)
     assert (row["task"], row["base"], row["gap"]) == ("sketch", "base", pytest.approx(0.3))
 
 

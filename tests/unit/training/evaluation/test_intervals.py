@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from training.evaluation.intervals import chance_of_recall, clopper_pearson, proportion, summary_rows
+from training.evaluation.intervals import clopper_pearson_interval, expected_recall, flatten_metrics, proportion_record
 
 
 @settings(max_examples=60, deadline=None)
@@ -15,7 +15,7 @@ from training.evaluation.intervals import chance_of_recall, clopper_pearson, pro
 def test_clopper_pearson_is_the_exact_interval_of_scipy(case):
     successes, n = case
     expected = binomtest(successes, n).proportion_ci(0.995, method="exact")
-    low, high = clopper_pearson(successes, n)
+    low, high = clopper_pearson_interval(successes, n)
     assert low == pytest.approx(expected.low, abs=1e-9)
     assert high == pytest.approx(expected.high, abs=1e-9)
     assert low <= successes / n <= high
@@ -24,28 +24,32 @@ def test_clopper_pearson_is_the_exact_interval_of_scipy(case):
 @pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5), (0, 0)])
 def test_what_is_no_proportion_is_refused(successes, n):
     with pytest.raises(ValueError, match="no proportion"):
-        clopper_pearson(successes, n)
+        clopper_pearson_interval(successes, n)
 
 
 @pytest.mark.parametrize(("right", "gallery", "k"), [([1, 1], 6, 1), ([2, 3, 5], 7, 5), ([1, 4], 4, 10), ([3], 9, 5)])
 def test_chance_of_recall_is_that_of_all_draws(right, gallery, k):
     draws = list(combinations(range(gallery), min(k, gallery)))
     by_hand = [sum(any(item < r for item in draw) for draw in draws) / len(draws) for r in right]
-    assert chance_of_recall(k, right, gallery) == pytest.approx(sum(by_hand) / len(by_hand))
+    assert expected_recall(k, right, gallery) == pytest.approx(sum(by_hand) / len(by_hand))
 
 
 def test_chance_of_recall_at_a_million_items():
-    assert chance_of_recall(10, [5] * 3, 1_000_000) == pytest.approx(5e-5, rel=1e-4)
+    assert expected_recall(10, [5] * 3, 1_000_000) == pytest.approx(5e-5, rel=1e-4)
 
 
 def test_summary_rows_keep_the_order_and_name_keys_for_a_tracker():
     mean = {"value": 0.5, "low": None, "high": None, "chance": 0.1}
     metrics = {
-        "b": {"kind": "classification", "n": 4, "metrics": {"top1": proportion(2, 4, 0.1), "mean_per_class": mean}},
-        "a": {"kind": "retrieval", "n": 3, "metrics": {"text_to_image_R@1": proportion(1, 6, 1 / 3)}},
+        "b": {
+            "kind": "classification",
+            "n": 4,
+            "metrics": {"top1": proportion_record(2, 4, 0.1), "mean_per_class": mean},
+        },
+        "a": {"kind": "retrieval", "n": 3, "metrics": {"text_to_image_R@1": proportion_record(1, 6, 1 / 3)}},
     }
-    rows = summary_rows(metrics)
+    rows = flatten_metrics(metrics)
     assert [row["key"] for row in rows] == ["b/top1", "b/mean_per_class", "a/text_to_image_R_at_1"]
-    assert rows[0] == {"task": "b", "metric": "top1", "key": "b/top1", "n": 4, **proportion(2, 4, 0.1)}
+    assert rows[0] == {"task": "b", "metric": "top1", "key": "b/top1", "n": 4, **proportion_record(2, 4, 0.1)}
     assert (rows[1]["low"], rows[1]["high"], rows[1]["n"]) == (None, None, 4)
     assert (rows[2]["metric"], rows[2]["n"]) == ("text_to_image_R@1", 6)  # its own n: captions, not images

@@ -6,7 +6,16 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from training.evaluation.linear_probe import FIRST, GRID, SHOTS, Examples, few_shot, fits, probe, search
+from training.evaluation.linear_probe import (
+    FIRST,
+    GRID,
+    SHOTS,
+    Examples,
+    evaluate_few_shot,
+    fit_each,
+    probe,
+    search_strength,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +28,7 @@ def digits() -> tuple[Examples, Examples]:
 @pytest.mark.parametrize("strength", [1e-2, 1.0, 100.0])
 def test_a_fit_is_scikit_learns(digits, strength):
     train, test = digits
-    (ours,) = fits(train, 10, [strength])
+    (ours,) = fit_each(train, 10, [strength])
     theirs = LogisticRegression(C=1 / strength, max_iter=1000, tol=1e-4)
     theirs.fit(train.features_NW.double().numpy(), train.labels_N.numpy())
     np.testing.assert_allclose(ours.weights_CW.numpy(), theirs.coef_, atol=1e-3 * abs(theirs.coef_).max())
@@ -29,7 +38,7 @@ def test_a_fit_is_scikit_learns(digits, strength):
 
 def test_two_classes(digits):
     train = digits[0].at(np.flatnonzero(digits[0].labels_N.numpy() < 2))
-    assert fits(train, 2, [1.0])[0].accuracy(train) == 1
+    assert fit_each(train, 2, [1.0])[0].accuracy(train) == 1
 
 
 @pytest.mark.parametrize("peak", range(0, 97, 7))
@@ -40,7 +49,7 @@ def test_the_search_finds_the_peak_in_few_steps(peak):
         tried.extend(strengths)
         return [-abs(np.log10(strength) - np.log10(GRID[peak])) for strength in strengths]
 
-    assert search(score) == GRID[peak]
+    assert search_strength(score) == GRID[peak]
     assert len(tried) == len(set(tried)) <= 7 + 2 * 4
 
 
@@ -66,8 +75,8 @@ def test_the_probe_refits_on_all_and_counts_unreadable_images_as_wrong(digits):
 def test_few_shots_are_so_many_of_each_class_and_grow(digits):
     train, test = digits[0].at(np.arange(60)), digits[1].at(np.arange(200))
     least = int(np.bincount(train.labels_N.numpy()).min())
-    found = few_shot(train, None, test, 10, unreadable=0)
+    found = evaluate_few_shot(train, None, test, 10, unreadable=0)
     assert [each["shots"] for each in found] == [shots for shots in SHOTS if shots < least]
     assert [each["train"] for each in found] == [10 * each["shots"] for each in found]
     assert all(each["top1"]["value"] > 0.3 for each in found)
-    assert few_shot(train, test, test, 10, unreadable=0)[-1]["shots"] <= least
+    assert evaluate_few_shot(train, test, test, 10, unreadable=0)[-1]["shots"] <= least

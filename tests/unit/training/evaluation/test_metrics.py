@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, jaccard_score, roc_auc_score
 
-from training.evaluation.association import chance_of_jaccard, jaccard
+from training.evaluation.association import expected_jaccard, jaccard_index
 from training.evaluation.metrics import (
     average_precision,
     average_precision_11_points,
+    find_worst_group,
     group_records,
     macro_f1,
     mean_per_class,
     mean_per_class_record,
     roc_auc,
     roc_auc_record,
-    worst_group,
 )
 
 
@@ -63,8 +63,8 @@ def test_groups_and_the_worst_that_counts():
     groups, right = np.array([0, 0, 1, 1, 3]), np.array([True, False, True, True, False])
     records = group_records(groups, right, ["Asia", "Europe"], ignore=(3,))
     assert [(r["name"], r["n"], r["value"]) for r in records] == [("Asia", 2, 0.5), ("Europe", 2, 1.0), ("3", 1, 0.0)]
-    assert worst_group(records)["name"] == "Asia"
-    assert worst_group(records[2:])["name"] == "3"
+    assert find_worst_group(records)["name"] == "Asia"
+    assert find_worst_group(records[2:])["name"] == "3"
 
 
 def test_an_interval_only_where_each_class_has_enough_images():
@@ -99,8 +99,8 @@ def test_roc_auc_is_scikit_learns(levels):
 def test_jaccard_is_scikit_learns_and_chance_the_mean_of_all_choices():
     names = list("abcdef")
     right = ("a", "c")
-    each = [jaccard(right, choice) for choice in combinations(names, 2)]
+    each = [jaccard_index(right, choice) for choice in combinations(names, 2)]
     truth = np.isin(names, right)
     assert each == [jaccard_score(truth, np.isin(names, choice)) for choice in combinations(names, 2)]
-    assert chance_of_jaccard(2, 6) == pytest.approx(np.mean(each))
-    assert chance_of_jaccard(6, 6) == 1
+    assert expected_jaccard(2, 6) == pytest.approx(np.mean(each))
+    assert expected_jaccard(6, 6) == 1

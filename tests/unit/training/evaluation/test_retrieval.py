@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.evaluation.retrieval import first_right_ranks
+from training.evaluation.retrieval import rank_best_matches
 
 
 def naive(query, gallery, first, last):
@@ -32,9 +32,9 @@ def pairs():
 def test_chunked_ranks_are_those_of_the_full_matrix(pairs, monkeypatch, at_once, threads):
     images, captions, first, last, owner = pairs
     monkeypatch.setattr("training.evaluation.retrieval.SCORES_AT_ONCE", at_once)
-    to_text = first_right_ranks(images, captions, first, last, threads)
+    to_text = rank_best_matches(images, captions, first, last, threads)
     assert to_text == naive(images, captions, first, last)
-    to_image = first_right_ranks(captions, images, owner, [i + 1 for i in owner], threads)
+    to_image = rank_best_matches(captions, images, owner, [i + 1 for i in owner], threads)
     assert to_image == naive(captions, images, owner, [i + 1 for i in owner])
     assert 1 in to_text
     assert max(to_image) > 1
@@ -43,7 +43,7 @@ def test_chunked_ranks_are_those_of_the_full_matrix(pairs, monkeypatch, at_once,
 def test_ties_rank_in_the_order_of_the_gallery():
     gallery = torch.eye(4)[[0, 0, 1, 0]]
     query = torch.eye(4)[[0, 0, 0]]
-    assert first_right_ranks(query, gallery, [1, 3, 1], [2, 4, 4]) == [2, 3, 2]
+    assert rank_best_matches(query, gallery, [1, 3, 1], [2, 4, 4]) == [2, 3, 2]
 
 
 def test_memory_is_that_of_a_chunk(monkeypatch):
@@ -61,5 +61,5 @@ def test_memory_is_that_of_a_chunk(monkeypatch):
     monkeypatch.setattr("training.evaluation.retrieval.SCORES_AT_ONCE", 1 << 20)
     features = torch.nn.functional.normalize(torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
     first = list(range(0, 200))
-    assert len(first_right_ranks(features[:200], features, first, [i + 1 for i in first], 1)) == 200
+    assert len(rank_best_matches(features[:200], features, first, [i + 1 for i in first], 1)) == 200
     assert 0 < largest <= 1 << 20

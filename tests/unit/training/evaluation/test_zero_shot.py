@@ -11,9 +11,9 @@ from sklearn.metrics import top_k_accuracy_score
 
 from dataops.errors import ContractError
 from training.config import ModelConfig, TextConfig, VisionConfig
-from training.evaluation.class_weights import class_weights
-from training.evaluation.encode import encode_texts, in_order, unit
-from training.evaluation.zero_shot import best, true_ranks
+from training.evaluation.class_weights import compute_class_weights
+from training.evaluation.encode import encode_texts, map_in_order, normalize_features
+from training.evaluation.zero_shot import rank_true_labels, select_top
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
@@ -55,13 +55,13 @@ def test_class_weights_are_open_clips(loaded):
     expected_DC = build_zero_shot_classifier(
         Normalising(), lambda texts: padded(loaded.tokenizer, texts), NAMES, callables, num_classes_per_batch=2
     )
-    torch.testing.assert_close(class_weights(loaded, NAMES, TEMPLATES), expected_DC.T, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(compute_class_weights(loaded, NAMES, TEMPLATES), expected_DC.T, atol=1e-6, rtol=1e-5)
 
 
 def test_class_weights_do_not_depend_on_chunks(loaded, monkeypatch):
-    whole = class_weights(loaded, NAMES, TEMPLATES)
+    whole = compute_class_weights(loaded, NAMES, TEMPLATES)
     monkeypatch.setattr("training.evaluation.class_weights.TEXTS_AT_ONCE", 4)
-    torch.testing.assert_close(class_weights(loaded, NAMES, TEMPLATES), whole, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(compute_class_weights(loaded, NAMES, TEMPLATES), whole, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("most_tokens", [1, 40, 10_000])
@@ -70,7 +70,9 @@ def test_texts_in_length_batches_are_texts_one_by_one(loaded, monkeypatch, most_
     monkeypatch.setattr("training.evaluation.encode.TOKENS_PER_BATCH", most_tokens)
     features = encode_texts(loaded, texts, threads=2)
     with torch.inference_mode():
-        one_by_one = torch.cat([unit(loaded.model.encode_text(padded(loaded.tokenizer, [t])), "text") for t in texts])
+        one_by_one = torch.cat(
+            [normalize_features(loaded.model.encode_text(padded(loaded.tokenizer, [t])), "text") for t in texts]
+        )
     torch.testing.assert_close(features, one_by_one, atol=1e-6, rtol=1e-5)
 
 
@@ -83,8 +85,8 @@ def test_equal_texts_have_equal_features_and_threads_change_no_bit(loaded):
 
 def test_features_that_are_not_finite_are_an_error():
     with pytest.raises(ContractError, match="text features that are not finite"):
-        unit(torch.tensor([[1.0, math.nan]]), "text")
-    assert torch.equal(unit(torch.zeros(1, 3), "text"), torch.zeros(1, 3))
+        normalize_features(torch.tensor([[1.0, math.nan]]), "text")
+    assert torch.equal(normalize_features(torch.zeros(1, 3), "text"), torch.zeros(1, 3))
 
 
 def test_no_text_is_an_error(loaded):
@@ -99,8 +101,8 @@ def test_ranks_and_best_are_a_stable_sort(ties, classes):
     scores = generator.integers(0, 4, (200, classes)) if ties else generator.normal(size=(200, classes))
     scores = scores.astype(np.float32)
     labels = generator.integers(0, classes, 200)
-    ranks = true_ranks(torch.from_numpy(scores), torch.from_numpy(labels)).tolist()
-    values, columns = best(torch.from_numpy(scores), 5)
+    ranks = rank_true_labels(torch.from_numpy(scores), torch.from_numpy(labels)).tolist()
+    values, columns = select_top(torch.from_numpy(scores), 5)
     for row, label in enumerate(labels):
         order = sorted(range(classes), key=lambda column: (-scores[row, column], column))
         assert ranks[row] == order.index(label) + 1
@@ -112,13 +114,13 @@ def test_ranks_and_best_are_a_stable_sort(ties, classes):
 def test_accuracy_is_scikit_learns(k):
     generator = np.random.default_rng(7)
     scores, labels = generator.normal(size=(500, 30)).astype(np.float32), generator.integers(0, 30, 500)
-    ranks = true_ranks(torch.from_numpy(scores), torch.from_numpy(labels))
+    ranks = rank_true_labels(torch.from_numpy(scores), torch.from_numpy(labels))
     expected = top_k_accuracy_score(labels, scores, k=k, labels=np.arange(30))
     assert (ranks <= k).double().mean().item() == pytest.approx(expected)
 
 
 def test_a_constant_model_is_at_chance():
-    ranks = true_ranks(torch.zeros(40, 40), torch.arange(40))
+    ranks = rank_true_labels(torch.zeros(40, 40), torch.arange(40))
     assert ranks.tolist() == list(range(1, 41))
 
 
@@ -130,10 +132,10 @@ def test_in_order_keeps_order_bounds_what_is_ahead_and_passes_errors_on():
             taken.append(i)
             yield i
 
-    results = in_order(lambda i: i * i, items(), threads=3)
+    results = map_in_order(lambda i: i * i, items(), threads=3)
     assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
     assert len(taken) <= 5 + 6 + 1
     results.close()
-    assert list(in_order(str, range(7), threads=2)) == list("0123456")
+    assert list(map_in_order(str, range(7), threads=2)) == list("0123456")
     with pytest.raises(ZeroDivisionError):
-        list(in_order(lambda i: 1 // i, [1, 0, 2], threads=2))
+        list(map_in_order(lambda i: 1 // i, [1, 0, 2], threads=2))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dataops.home import CHECKOUT
 from training.config import TrainConfig
 from training.loop.loss import contrastive_loss, sigmoid_loss
-from training.loop.step import step_loss
+from training.loop.step import compute_loss
 from training.model.clip import Outputs
 
 
@@ -71,8 +71,8 @@ def test_the_sigmoid_loss_is_open_clips() -> None:
 
 def test_the_config_chooses_the_loss() -> None:
     outputs = Outputs(*leaves())
-    assert step_loss(outputs, TrainConfig(loss="sigmoid")).loss == sigmoid_loss(*outputs).loss
-    assert step_loss(outputs, TrainConfig(label_smoothing=0.2)).loss == contrastive_loss(*outputs[:3], 0.2).loss
+    assert compute_loss(outputs, TrainConfig(loss="sigmoid")).loss == sigmoid_loss(*outputs).loss
+    assert compute_loss(outputs, TrainConfig(label_smoothing=0.2)).loss == contrastive_loss(*outputs[:3], 0.2).loss
 
 
 MEASURE = """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.loop.health import PATIENCE, SPIKE, WINDOW, Health, mean_cosine
+from training.loop.health import PATIENCE, SPIKE, WINDOW, HealthMonitor, mean_cosine
 
 
 class Towers(nn.Module):
@@ -19,7 +19,7 @@ def row(step: int, **change: float) -> dict[str, float]:
 
 
 def first_problem(rows: list[dict[str, float]], max_spike: float = 2.0, after: int = 10) -> tuple[int, str] | None:
-    health = Health(Towers(), max_spike, after)
+    health = HealthMonitor(Towers(), max_spike, after)
     said = ((int(r["step"]), health.problem(r, 64)) for r in rows)
     return next(((step, text) for step, text in said if text is not None), None)
 
@@ -67,7 +67,7 @@ def test_mean_cosine_is_that_of_all_pairs() -> None:
 
 def test_features_are_seen_where_they_are_made() -> None:
     towers = Towers()
-    health = Health(towers, 2.0, 0)
+    health = HealthMonitor(towers, 2.0, 0)
     ones = torch.ones(4, 3)
     towers(ones, torch.eye(4))
     assert health.cosines() == [pytest.approx(1.0), pytest.approx(0.0)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from training.config import TrainConfig, load_model_config
 from training.loop.loss import contrastive_loss
-from training.loop.optim import build_optimizer, decays, learning_rate
+from training.loop.optim import build_optimizer, has_weight_decay, learning_rate
 from training.model.clip import CLIP
 
 
@@ -57,7 +57,7 @@ def test_gains_and_biases_do_not_decay(name: str) -> None:
     for parameter_name, parameter in model.named_parameters():
         gain = any(part in parameter_name for part in (".bn", "ln_", ".downsample.1.")) or "bias" in parameter_name
         gain = gain or parameter_name in {"logit_scale", "visual.class_embedding"}
-        assert decays(parameter_name, parameter) != gain, parameter_name
+        assert has_weight_decay(parameter_name, parameter) != gain, parameter_name
 
 
 def test_schedule_climbs_and_falls() -> None:

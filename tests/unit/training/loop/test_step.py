@@ -5,7 +5,7 @@ import torch
 
 from tests.unit.training.conftest import TOWERS
 from training.config import ModelConfig
-from training.loop.step import normalized
+from training.loop.step import normalize_pixels
 from training.model.clip import CLIP
 from training.model.preprocess import normalize
 
@@ -50,7 +50,7 @@ def test_what_stands_behind_a_text_changes_nothing() -> None:
 
 def test_uint8_pixels_are_normalised_as_pictures_are() -> None:
     pixels = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = normalized(pixels)
+    images = normalize_pixels(pixels)
     torch.testing.assert_close(images, normalize(pixels.permute(0, 3, 1, 2) / 255), rtol=1e-5, atol=1e-6)
     assert images.is_contiguous(memory_format=torch.channels_last)
 

