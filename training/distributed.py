@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 Item = TypeVar("Item")
 
@@ -81,6 +82,13 @@ def merge_shares(made: Iterable[Item]) -> Iterator[Item]:
     nothing = object()
     for turn in zip_longest(*gather_objects(list(made)), fillvalue=nothing):
         yield from (item for item in turn if item is not nothing)
+
+
+def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model, wrapped in DistributedDataParallel where there are several ranks."""
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 class _GatherRows(torch.autograd.Function):

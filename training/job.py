@@ -67,11 +67,11 @@ class Job(RanksJob):
     """By file name, bytes of the shards that come while training goes on (training/data/shard_files.py). Beside each lie its
     .idx and its part-*.parquet, and who brings it compares its checksum."""
 
-    def digest(self, *, placed: bool = True) -> str:
+    def digest(self, *, placement: bool = True) -> str:
         """Of all that decides the weights, so that no checkpoint or model of another job is taken for this one's.
 
         Args:
-            placed: with what decides only the last bits of sums: device, threads, and number of ranks.
+            placement: include what decides only the last bits of sums: device, threads, and number of ranks.
 
         Raises:
             ConfigError: the model's config or a shard cannot be read.
@@ -80,7 +80,7 @@ class Job(RanksJob):
             shards = [(s.name, self.arriving.get(s.name) or s.stat().st_size) for s in self.shards]
         except OSError as error:
             raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
-        left_out = TrainConfig.execution_fields | (set() if placed else TrainConfig.placement_fields)
+        left_out = TrainConfig.execution_fields | (set() if placement else TrainConfig.placement_fields)
         settings = self.train.model_dump(mode="json", exclude=set(left_out))
         model = load_model_config(self.train.model).model_dump(mode="json")
         return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()

@@ -113,7 +113,7 @@ class ShardRequests:
         sizes = sorted(map(files.size, range(len(files.paths))))
         self._check(2 * sum(sizes[-plan.windows.at_once :]), f"twice shuffle_shards = {plan.windows.at_once} shards")
 
-    def tell(self, step: int, soon: list[int]) -> None:
+    def write(self, step: int, soon: list[int]) -> None:
         """Ask for what is needed from a step on.
 
         Args:

@@ -46,7 +46,7 @@ class HealthMonitor:
         seen, self._cosines = self._cosines, []
         return [statistics.fmean(values) for values in zip(*seen, strict=True)] if seen else [0.0, 0.0]
 
-    def problem(self, row: dict[str, Any], pairs: int) -> str | None:
+    def find_problem(self, row: dict[str, Any], pairs: int) -> str | None:
         """What is wrong after a step, in words; None where nothing is.
 
         Args:

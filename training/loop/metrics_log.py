@@ -118,8 +118,8 @@ class MetricsLog:
         )
         self.since, self.seen, self.waited, self.done = time.perf_counter(), 0, 0.0, 0.0
 
-    def settle(self) -> int:
-        """Put metrics.jsonl on disk; returns its length in bytes."""
+    def sync(self) -> int:
+        """Flush metrics.jsonl to disk, and return its length in bytes."""
         assert self.metrics is not None
         self.metrics.flush()
         os.fsync(self.metrics.fileno())

@@ -11,12 +11,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from training import distributed
-from training.config import TrainConfig
+from training.config import AugmentConfig, TrainConfig
+from training.data.augment import augment
+from training.data.loader import Batch
 from training.loop.grad_cache import backward_by_parts
 from training.loop.loss import StepOutcome, contrastive_loss, sigmoid_loss
 from training.loop.optim import MAX_LOGIT_SCALE
 from training.model.clip import Outputs
-from training.model.preprocess import MEAN, STD
+from training.model.preprocess import MEAN, STD, normalize
 
 
 def normalize_pixels(pixels_BSS3: Tensor) -> Tensor:
@@ -30,6 +32,16 @@ def normalize_pixels(pixels_BSS3: Tensor) -> Tensor:
     # A line of pixels at a time: three channels alone are too few for vector code.
     lines = torch.addcmul(-mean / std, pixels_BSS3.reshape(B, S, 3 * S).float(), 1 / (255 * std))
     return lines.view(B, S, S, 3).permute(0, 3, 1, 2)
+
+
+def prepare_images(batch: Batch, config: TrainConfig, seed: int, device: torch.device) -> Tensor:
+    """Return a batch's images as the inputs of the image tower (B, 3, S, S), augmented as the config says."""
+    pixels_BSS3 = torch.from_numpy(batch.pixels_BSS3).to(device, non_blocking=True)
+    if config.augment == AugmentConfig():
+        return normalize_pixels(pixels_BSS3)
+    pixels_B3SS = pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
+    pixels_B3SS = augment(pixels_B3SS, config.augment, seed, batch.epoch, batch.samples)
+    return normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
 
 
 def compute_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:

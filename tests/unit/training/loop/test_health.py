@@ -20,7 +20,7 @@ def row(step: int, **change: float) -> dict[str, float]:
 
 def first_problem(rows: list[dict[str, float]], max_spike: float = 2.0, after: int = 10) -> tuple[int, str] | None:
     health = HealthMonitor(Towers(), max_spike, after)
-    said = ((int(r["step"]), health.problem(r, 64)) for r in rows)
+    said = ((int(r["step"]), health.find_problem(r, 64)) for r in rows)
     return next(((step, text) for step, text in said if text is not None), None)
 
 

@@ -1,0 +1,45 @@
+"""The samples that training could not read, counted against `train.max_skipped`."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from dataops.errors import ContractError
+from training import distributed
+from training.data.loader import Batch, Dataset, Skipped
+
+
+class SkippedSamples:
+    """The samples that this rank could not read, each counted once."""
+
+    def __init__(self, dataset: Dataset, max_skipped: float):
+        self._samples = set(dataset.skipped)
+        self._total = len(dataset) + len(dataset.skipped)
+        self._max_skipped = max_skipped
+
+    def add(self, batch: Batch, step: int) -> None:
+        """Add those of a batch.
+
+        Raises: ContractError where they are more than max_skipped, or the batch has no other sample.
+        """
+        self._samples.update(batch.skipped)
+        if len(self._samples) > self._max_skipped * self._total:
+            example = min(self._samples, key=_order)
+            raise ContractError(
+                f"{len(self._samples)} of {self._total} samples cannot be read, more than max_skipped = "
+                f"{self._max_skipped}; one is {example.key} of {example.shard}: {example.reason}"
+            )
+        if len(batch.captions) == 0:
+            raise ContractError(f"no sample of step {step} can be read on rank {distributed.rank()}")
+
+    def restore(self, items: Iterable[dict[str, str]]) -> None:
+        """Add the samples that a checkpoint lists."""
+        self._samples.update(Skipped(**item) for item in items)
+
+    def gather(self) -> list[dict[str, str]]:
+        """Return the skipped samples of all ranks, sorted by shard and key."""
+        merged = set().union(*distributed.gather_objects(self._samples))
+        return [asdict(item) for item in sorted(merged, key=_order)]
+
+
+def _order(sample: Skipped) -> tuple[str, str]:
+    return sample.shard, sample.key

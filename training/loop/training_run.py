@@ -1,0 +1,58 @@
+"""The state of one run of a training job: set-up makes it, the loop changes it, a checkpoint restores it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from training.config import TrainConfig
+from training.data.loader import Dataset
+from training.data.sampling_plan import Plan
+from training.data.shard_files import ShardRequests
+from training.job import Job
+from training.loop.health import HealthMonitor
+from training.loop.skipped_samples import SkippedSamples
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess
+from training.model.tokenizer import Tokenizer
+
+
+@dataclass
+class TrainingRun:
+    """One run of a training job, as one rank has it."""
+
+    job: Job
+    config: TrainConfig
+    """The job's `[train]` table with its precision resolved; the digests are those of the table as it was written."""
+    device: torch.device
+    dataset: Dataset
+    plan: Plan
+    shard_requests: ShardRequests | None
+    """None where all shards are on this disk."""
+    tokenizer: Tokenizer
+    preprocess: Preprocess
+    model: CLIP
+    forward: nn.Module
+    """The model, or DistributedDataParallel around it."""
+    optimizer: Optimizer
+    digest: str
+    """Digest that done.json holds."""
+    resume_digest: str
+    """Digest that a checkpoint holds: it leaves out device, threads and number of ranks."""
+    health: HealthMonitor
+    skipped: SkippedSamples
+    step: int = 0
+    """Steps taken, the current one included."""
+    stop_requested: bool = False
+    """Whether this rank has received SIGTERM."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.job.output / "checkpoints"
+
+    def request_stop(self, signum: int, frame: object) -> None:
+        """Handle SIGTERM: the loop stops after the current step."""
+        self.stop_requested = True
