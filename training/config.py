@@ -1,6 +1,7 @@
-"""The configs that training owns: the `[train]` table and the model's JSON. No torch here: the orchestrator reads both.
+"""The configs that training owns: the `[train]` table and the model's JSON. The orchestrator reads both: no torch here.
 
-A model's JSON has open_clip's field names, so that open_clip builds the same network from the same file.
+A registered model ships this file, so it finds configs/models/ by its own path. A model's JSON has open_clip's field
+names, so that open_clip builds the same network from the same file.
 """
 
 import json
@@ -14,10 +15,10 @@ from dataops.config import StageConfig, problems_of
 from dataops.errors import ConfigError
 
 QUICK_GELU = "-quickgelu"
-"""What open_clip's names end with where the model has the activation of OpenAI's weights."""
+"""End of open_clip's names of models that have the activation of OpenAI's weights."""
 MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
-# pad, 256 bytes, start and end of text: what a byte-level vocabulary has before its first merge.
 MIN_VOCAB_SIZE = 259
+"""Tokens of a byte-level vocabulary before its first merge: pad, 256 bytes, start and end of text."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -27,7 +28,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 def _has_one_slot(prompt: str) -> str:
     if prompt.count("{}") != 1:
-        raise ValueError(f"a prompt holds the caption's place {{}} exactly once: {prompt!r}")
+        raise ValueError(f"a prompt must hold {{}}, where the caption goes, exactly once: {prompt!r}")
     return prompt
 
 
@@ -48,7 +49,7 @@ class _Frozen(BaseModel):
 
 
 class AugmentConfig(_Frozen):
-    """Random changes to each picture, new in each epoch. The defaults are the paper's: a random square crop, no more.
+    """Random changes to each image, new in each epoch. The defaults are the paper's: a random square crop, no more.
 
     Each is a pure function of (seed, epoch, sample), whatever the number of workers or ranks. A strength of 0 is off.
     """
@@ -56,17 +57,17 @@ class AugmentConfig(_Frozen):
     zoom: tuple[Positive, Positive] = (1.0, 1.0)
     """Range of the content's magnification; over 1 crops, under 1 leaves a border."""
     aspect: NonNegative = 0.0
-    """Greatest log of the factor between horizontal and vertical zoom."""
+    """Maximum log of the factor between horizontal and vertical zoom."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Greatest rotation, degrees, either way."""
+    """Maximum rotation either way, in degrees."""
     shear: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Greatest shear, as a tangent, either way."""
+    """Maximum shear either way, as a tangent."""
     translate: Share = 0.0
-    """Greatest shift, as a share of the side, either way."""
+    """Maximum shift either way, as a share of the side."""
     flip: Share = 0.0
     """Probability of a mirror image. Text, flags and arrows change meaning in a mirror."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Greatest turn of the hue, in turns, either way."""
+    """Maximum turn of the hue either way, in turns."""
     saturation: Share = 0.0
     """Saturation is multiplied by 1 +- this, at most."""
     brightness: Share = 0.0
@@ -76,17 +77,17 @@ class AugmentConfig(_Frozen):
     channel: Share = 0.0
     """Each of red, green and blue is multiplied by 1 +- this, at most."""
     grayscale: Share = 0.0
-    """Probability of a picture without colour."""
+    """Probability of an image without colour."""
     erase_lines: Share = 0.0
-    """Probability of a morphological closing, which takes dark lines thinner than its window away."""
+    """Probability of a morphological closing, which removes dark lines thinner than its window."""
     line_width: Annotated[int, Field(ge=1, le=15)] = 2
-    """Widest dark line, in pixels of the decoded picture, that `erase_lines` takes away."""
+    """Width of the widest dark line that `erase_lines` removes, in pixels of the decoded image."""
     blur: Share = 0.0
     """Probability of a 3 x 3 binomial blur."""
     cutout: Share = 0.0
     """Probability of a square filled with a random colour."""
     cutout_side: Share = 0.4
-    """Greatest side of that square, as a share of the picture's."""
+    """Maximum side of that square, as a share of the image's."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -113,19 +114,21 @@ class TrainConfig(StageConfig):
             "max_restarts",
         }
     )
-    """Fields that change how a run goes and not one bit of what it makes; the snapshot key leaves them out."""
+    """Fields that change how a run executes but no bit of its output; the snapshot key leaves them out."""
     placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc", "nnodes"})
-    """Fields that change the last bits of sums and nothing else: a checkpoint made with others is gone on from."""
+    """Fields that change only the last bits of sums: a job resumes from a checkpoint made with other values."""
 
     model: str = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
     epochs: Annotated[int, Field(ge=1)] = 32
     """Passes over the dataset; each sample is seen once in each, or with its sampling_probability where it has one."""
     blur_faces: bool = False
-    """Blur the faces in each picture as it is read, where [curate.scores.faces] found them (column `face_bboxes`). The
-    pictures in the shards stay as they are; a sample whose faces were not looked for is left out."""
+    """Blur the faces that [curate.scores.faces] found (column `face_bboxes`) in each image as it is read.
+
+    The images in the shards stay as they are. A sample in which no face detection ran is left out.
+    """
     batch_size: Annotated[int, Field(ge=2)] = 1024
-    """Pairs a step over all ranks, at most: an epoch is cut into the fewest such batches, equal to within one pair."""
+    """Maximum pairs per step over all ranks: an epoch is cut into the fewest such batches, equal to within one pair."""
     lr: Positive = 5e-4
     """Peak learning rate."""
     weight_decay: NonNegative = 0.2
@@ -139,72 +142,77 @@ class TrainConfig(StageConfig):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of all steps in which the learning rate climbs from 0; a half cosine to 0 follows."""
     max_grad_norm: NonNegative = 0.0
-    """Gradients are scaled down to this global norm; 0: never."""
+    """Maximum global norm of the gradients, which are scaled down to it; 0: never."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the batch."""
     precision: Precision = "auto"
-    """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32. auto: bf16 on CUDA and on processors that
-    compute in it, else fp32."""
+    """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32. auto: bf16 on CUDA and on CPUs that
+    compute in it, else fp32.
+    """
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where torch sees it, else cpu."""
+    """auto: cuda if torch sees it, else cpu."""
     launch: Literal["local", "work_pool", "ray"] = "local"
-    """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool. ray: on machines of the cluster at
-    `execution.ray_address`, with `nproc` GPUs of each where there are some."""
+    """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool. ray: on nodes of the cluster at
+    `execution.ray_address`, with `nproc` GPUs of each if it has GPUs.
+    """
     threads: Annotated[int, Field(ge=1)] = 2
-    """Threads of torch's CPU kernels, per process. Part of the key: how a sum is split changes its last bits."""
+    """Threads of torch's CPU kernels per process. Part of the key: how a sum is split changes its last bits."""
     nproc: Annotated[int, Field(ge=1)] = 1
     """Processes (ranks) on each machine. Part of the key, for the same reason."""
     nnodes: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}(:[1-9]\d{0,3})?$")] = "1"
-    """Machines, as torchrun has it: a number, or least:most, which may come and go. Part of the key, as nproc is."""
+    """Machines, as torchrun counts them: a number, or min:max, which may join and leave. Part of the key."""
     rdzv_endpoint: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]+:\d{1,5}$")] = None
     """HOST:PORT at which several machines meet: one of them, and a free port there (torchrun's c10d rendezvous). With
-    launch = "ray" they find one."""
+    launch = "ray" they find one.
+    """
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """How often several machines go on from the last checkpoint after one of them was lost, or came."""
+    """How often several machines resume from the last checkpoint after one of them left or joined."""
     vocabulary: str = "captions"
-    """captions: learnt from them; clip: the 49,408 tokens of OpenAI's models; or the path of a model's tokenizer.json."""
+    """captions: learnt from them; clip: the 49,408 tokens of OpenAI's models; or the path of a tokenizer.json."""
     vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] = 8192
-    """Greatest size of the vocabulary learnt from the captions."""
+    """Maximum size of a vocabulary that is learnt from the captions."""
     init: str | None = None
-    """Weights to start from: a file or folder of ours, OpenAI's or open_clip's, or hf-hub:owner/name; None: at random."""
+    """Initial weights: a file or folder of ours, OpenAI's or open_clip's, or hf-hub:owner/name; None: random ones."""
     init_towers: Literal["both", "image"] = "both"
     """image: the text tower starts at random, for another vocabulary or language."""
     lock_image: bool = False
-    """The image tower stays as `init` has it, and only the text tower learns (LiT)."""
+    """Keep the image tower as `init` has it, and train only the text tower (LiT)."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's yes or no for each pair."""
+    """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing."""
     loss_rows: Annotated[int, Field(ge=1)] = 4096
     """Rows of the matrix of all pairings that are in memory at a time."""
     grad_cache: Annotated[int, Field(ge=1)] | None = None
-    """Pairs of a rank that are in the towers at a time; more passes, the same gradient, less memory. None: all."""
+    """Pairs of a rank that pass through the towers at a time: the same gradient with less memory. None: all."""
     grad_checkpointing: bool = False
-    """Compute the insides of the transformers' blocks again in the backward pass: less memory for a third more work."""
+    """Recompute the activations of transformer blocks in the backward pass: less memory for a third more work."""
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a picture's patches that is left out, others each time (FLIP)."""
+    """Share of an image's patches that is left out, drawn anew at each step (FLIP)."""
     unmasked_tail: Share = 0.02
     """Share of all steps, the last ones, in which every patch is seen."""
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] = ("{}",)
-    """Templates, one of which dresses each caption, at random, each time it is seen."""
+    """Templates, one of which is drawn for a caption each time it is seen."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability with which each word of a caption is left out, each time it is seen (never all of them)."""
+    """Probability with which each word of a caption is left out each time it is seen (never all of them)."""
     crop_area: Range | None = None
-    """Shares of a picture's area between which a random part of it is seen (open_clip trains with [0.9, 1.0]); without it a
-    random square of the whole height or width, as in the paper."""
+    """Range of the share of an image's area that a random crop covers (open_clip has [0.9, 1.0]). None: a random
+    square of the whole height or width, as in the paper.
+    """
     augment: AugmentConfig = AugmentConfig()
-    """Random changes to the pictures."""
+    """Random changes to the images."""
     shuffle_shards: Annotated[int, Field(ge=0)] = 0
     """Shards whose samples are shuffled together: an epoch takes so many at a time, in random order. 0: all of them."""
     max_skipped: Share = 0.01
-    """The run fails when a larger share of the samples cannot be read."""
+    """Maximum share of unreadable samples; the run fails above it."""
     max_spike: NonNegative = 2.0
-    """The run fails when the loss is for ten steps more than this many times its median of the hundred before; 0: never."""
+    """The run fails when the mean loss of ten steps exceeds this many medians of the hundred before; 0: never."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Threads per process that read and decode ahead; 0: none."""
     cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2
-    """Memory per process for decoded pictures; those that do not fit are decoded again in each epoch."""
+    """Memory per process for decoded images, in bytes; those that do not fit are decoded again in each epoch."""
     shard_cache_bytes: Annotated[int, Field(ge=0)] = 0
-    """Disk for shards, which are then fetched from the store as they are needed, and go again: at least twice those of
-    `shuffle_shards`. 0: all of them lie here while training lasts."""
+    """Disk for shards, in bytes: each is fetched from the store when it is needed, and deleted after. At least twice
+    those of `shuffle_shards`. 0: all shards stay on this disk while training runs.
+    """
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -223,7 +231,7 @@ class TrainConfig(StageConfig):
         if self.nnodes != "1" and self.launch == "ray" and self.shard_cache_bytes:
             raise ValueError("shard_cache_bytes: each of several machines of a Ray cluster holds all shards; set 0")
         if self.nnodes != "1" and self.launch != "ray" and self.rdzv_endpoint is None:
-            raise ValueError(f"nnodes is {self.nnodes}: rdzv_endpoint must say where the machines meet (HOST:PORT)")
+            raise ValueError(f"nnodes is {self.nnodes}: set rdzv_endpoint to where the machines meet (HOST:PORT)")
         if self.lock_image and self.init is None:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
         if self.shard_cache_bytes and not self.shuffle_shards:
@@ -235,7 +243,7 @@ class VisionConfig(_Frozen):
     """The image tower: a ModifiedResNet where `layers` lists four stages, else a vision transformer."""
 
     image_size: Annotated[int, Field(ge=8)] = 224
-    """Side of the square input, pixels."""
+    """Side of the square input, in pixels."""
     layers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 12
     """Transformer blocks, or bottlenecks in each of a ResNet's four stages."""
     width: Annotated[int, Field(ge=8)] = 768
@@ -243,7 +251,7 @@ class VisionConfig(_Frozen):
     head_width: Annotated[int, Field(ge=1)] = 64
     """Channels of an attention head."""
     patch_size: Annotated[int, Field(ge=1)] | None = 32
-    """Side of a transformer's patch, pixels; a ResNet has none."""
+    """Side of a transformer's patch, in pixels; a ResNet has none."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -266,15 +274,15 @@ class TextConfig(_Frozen):
     """The text tower: a causal transformer."""
 
     context_length: Annotated[int, Field(ge=3)] = 77
-    """Most tokens of a text, with its start and end."""
+    """Maximum tokens of a text, its start and end included."""
     vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] = 49408
     """Rows of the token embedding; training replaces it with the size of the vocabulary that it learnt."""
     width: Annotated[int, Field(ge=8)] = 512
-    """Channels."""
+    """Channels of the transformer."""
     heads: Annotated[int, Field(ge=1)] = 8
     """Attention heads."""
     layers: Annotated[int, Field(ge=1)] = 12
-    """Blocks."""
+    """Transformer blocks."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -284,28 +292,28 @@ class TextConfig(_Frozen):
 
 
 class ModelConfig(_Frozen):
-    """A CLIP's dimensions, in open_clip's field names."""
+    """Dimensions of a CLIP model, in open_clip's field names."""
 
     embed_dim: Annotated[int, Field(ge=1)]
-    """Dimensions of the space that pictures and texts share."""
+    """Dimensions of the space that images and texts share."""
     quick_gelu: bool = False
     """x * sigmoid(1.702 x) in place of GELU, as in OpenAI's own weights."""
     init_logit_scale: float = math.log(1 / 0.07)
     """Log of the inverse temperature at the start. Source: Radford et al. 2021, section 2.5."""
     init_logit_bias: float | None = None
-    """What the sigmoid loss adds to each logit, at the start; None: the model has no such parameter."""
+    """Initial value of the bias that the sigmoid loss adds to each logit; None: the model has no such parameter."""
     vision_cfg: VisionConfig
     """The image tower."""
     text_cfg: TextConfig
     """The text tower."""
 
     def with_vocab_size(self, vocab_size: int) -> "ModelConfig":
-        """The same model over another vocabulary."""
+        """Return the same model over another vocabulary."""
         text_cfg = self.text_cfg.model_copy(update={"vocab_size": vocab_size})
         return self.model_copy(update={"text_cfg": text_cfg})
 
     def for_sigmoid_loss(self) -> "ModelConfig":
-        """The same model with the temperature and bias that the sigmoid loss starts with, where it has no bias yet.
+        """Return the same model with the sigmoid loss's initial temperature and bias, unless it has a bias already.
 
         Source: Zhai et al. 2023 (SigLIP), section 3.2.
         """

@@ -1,7 +1,4 @@
-"""Ranks: what they exchange.
-
-Every function is the identity with one process, so the trainer is written once.
-"""
+"""Ranks: what they exchange. With one process every function returns its input, so the trainer is written once."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,29 +15,29 @@ Item = TypeVar("Item")
 
 
 def rank() -> int:
-    """This process's number among its ranks."""
+    """Return the number of this process among its ranks, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of ranks."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def join(device: torch.device) -> None:
-    """Meet the other ranks, where torchrun started some."""
+    """Join the other ranks, if torchrun started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def leave() -> None:
-    """Part from the other ranks."""
+    """Leave the other ranks."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Sum of each value over the ranks, in fp64."""
+    """Sum each value over the ranks, in fp64."""
     if world_size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
@@ -49,7 +46,7 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's value, in the order of the ranks."""
+    """Return the value of every rank, in the order of the ranks."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -58,7 +55,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def broadcast_from_first(value: Any) -> Any:
-    """Rank 0's value, on every rank."""
+    """Return rank 0's value on every rank."""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values)
@@ -66,21 +63,22 @@ def broadcast_from_first(value: Any) -> Any:
 
 
 def take_share(items: Iterable[Item]) -> Iterator[Item]:
-    """This rank's items: every world_size-th one."""
+    """Return this rank's items: every world_size-th one."""
     return islice(items, rank(), None, world_size())
 
 
-def merge_shares(made: Iterable[Item]) -> Iterator[Item]:
-    """What all ranks made of their shares, in the order of the whole, on every rank.
+def merge_shares(results: Iterable[Item]) -> Iterator[Item]:
+    """Return the results of all ranks in the order of the whole, on every rank.
 
     Args:
-        made: of `take_share`, in order; several ranks exchange it as a whole, and need its tensors on the CPU.
+        results: of the items of `take_share`, in order; several ranks exchange them as a whole, and need tensors on the
+            CPU.
     """
     if world_size() == 1:
-        yield from made
+        yield from results
         return
     nothing = object()
-    for turn in zip_longest(*gather_objects(list(made)), fillvalue=nothing):
+    for turn in zip_longest(*gather_objects(list(results)), fillvalue=nothing):
         yield from (item for item in turn if item is not nothing)
 
 
@@ -92,7 +90,7 @@ def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class _GatherRows(torch.autograd.Function):
-    """All-gather of unequal row counts; the gradient of a row is the sum of what all ranks make of it."""
+    """All-gather of unequal row counts; the gradient of a row is the sum of its gradients on all ranks."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -110,7 +108,11 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows_BD: Tensor) -> tuple[Tensor, int]:
-    """Rows of all ranks in the order of the ranks, with gradient, and the index of this rank's first row."""
+    """Gather the rows of all ranks in their order, with gradient; also return the index of this rank's first row.
+
+    Args:
+        rows_BD: B rows of width D; B may differ between ranks.
+    """
     if world_size() == 1:
         return rows_BD, 0
     counts_tensor = torch.zeros(world_size(), dtype=torch.int64, device=rows_BD.device)
@@ -140,7 +142,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation by the statistics of all ranks' samples, on any device (torch's own needs CUDA)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W), normalised."""
+        """Normalise (B, C, H, W)."""
         if not self.training:
             return super().forward(input)
         assert self.momentum is not None
@@ -148,8 +150,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         x = input.float()
         ones = torch.ones(1, device=x.device)
-        places = x.numel() // x.shape[1]
-        sums = _SumOverRanks.apply(torch.cat([x.sum((0, 2, 3)), ones * places]))
+        values = x.numel() // x.shape[1]
+        sums = _SumOverRanks.apply(torch.cat([x.sum((0, 2, 3)), ones * values]))
         assert isinstance(sums, Tensor)
         count = sums[-1].detach()
         mean = sums[:-1] / count
@@ -167,7 +169,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make batch normalisation see the global batch, where there are several ranks; names of parameters stay."""
+    """Make batch normalisation see the batch of all ranks; the names of parameters stay."""
     if world_size() == 1:
         return model
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Job files, which tasks/engine/subprocess_job.py writes and this package runs: how a job ends, where it computes, whose its folder is."""
+"""Job files: how a job is read, locked and ended. tasks/engine/subprocess_job.py writes them and starts the job."""
 
 import gc
 import hashlib
@@ -26,13 +26,13 @@ from training.process import RETRYABLE, exit_with_parent
 
 LOCK_SECONDS = 10
 FAILURE = "failure.json"
-"""In a job's output, the code and the message of a deliberate error: torchrun itself always ends with 1."""
+"""File in a job's output with the exit code and message of a deliberate error: torchrun itself always exits with 1."""
 
 logger = logging.getLogger(__name__)
 
 
 class JobFile(BaseModel):
-    """What every job file holds."""
+    """The fields of every job file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -51,24 +51,27 @@ class RanksJob(JobFile):
 
 
 class Job(RanksJob):
-    """What one training job is asked to do."""
+    """A training job."""
 
     train: TrainConfig
     """The `[train]` table."""
     seed: int = 0
-    """Of the first weights, the order of samples and the augmentation."""
+    """Seed of the first weights, the order of samples and the augmentation."""
     shards: tuple[Path, ...]
     """WebDataset tars; their order is that of the samples' indices."""
     suite: Suite | None = None
-    """What `train.evaluate_every` evaluates on."""
+    """Suite that `train.evaluate_every` evaluates on."""
     checksums: dict[str, str] = {}
-    """By file name, the sha256 that a shard must have."""
+    """The sha256 that a shard must have, by file name."""
     arriving: dict[str, int] = {}
-    """By file name, bytes of the shards that come while training goes on (training/data/shard_files.py). Beside each lie its
-    .idx and its part-*.parquet, and who brings it compares its checksum."""
+    """Size in bytes of each shard that arrives while training runs, by file name (training/data/shard_files.py).
+
+    Beside each lie its .idx and its part-*.parquet from the start; the process that brings a shard compares its
+    checksum.
+    """
 
     def digest(self, *, placement: bool = True) -> str:
-        """Of all that decides the weights, so that no checkpoint or model of another job is taken for this one's.
+        """Return the digest of all that decides the weights: only checkpoints and models with an equal one are used.
 
         Args:
             placement: include what decides only the last bits of sums: device, threads, and number of ranks.
@@ -80,8 +83,8 @@ class Job(RanksJob):
             shards = [(s.name, self.arriving.get(s.name) or s.stat().st_size) for s in self.shards]
         except OSError as error:
             raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
-        left_out = TrainConfig.execution_fields | (set() if placement else TrainConfig.placement_fields)
-        settings = self.train.model_dump(mode="json", exclude=set(left_out))
+        excluded = TrainConfig.execution_fields | (set() if placement else TrainConfig.placement_fields)
+        settings = self.train.model_dump(mode="json", exclude=set(excluded))
         model = load_model_config(self.train.model).model_dump(mode="json")
         return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()
 
@@ -89,7 +92,7 @@ class Job(RanksJob):
 def check_shards(job: Job) -> None:
     """Compare the shards' checksums, each rank those of its share.
 
-    Raises: ContractError that names the first shard whose bytes are not what the dataset's manifest says.
+    Raises: ContractError for the first shard whose bytes differ from the dataset's manifest.
     """
     checked = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
     mine = list(distributed.take_share(checked))
@@ -101,17 +104,16 @@ def check_shards(job: Job) -> None:
 
 
 class Stopped(PairmillError):
-    """The job was asked to stop, or another one holds its output; starting it again goes on."""
+    """The job was asked to stop, or another one holds its output; starting it again resumes it."""
 
     exit_code = RETRYABLE
     retryable = True
 
 
 def read_job(arguments: list[str], kind: type[Kind]) -> Kind:
-    """Read JOB.json, the only argument.
+    """Read the job file that a command line names.
 
-    Raises:
-        ConfigError: another number of arguments, or not such a job; names each problem.
+    Raises: ConfigError for a wrong number of arguments, an unreadable file or invalid fields.
     """
     if len(arguments) != 1:
         raise ConfigError(f"one argument is asked for, JOB.json, and there are {len(arguments)}")
@@ -125,12 +127,12 @@ def read_job(arguments: list[str], kind: type[Kind]) -> Kind:
 
 
 def log_to_stderr() -> None:
-    """Lines with the time of day, as tasks/engine/subprocess_job.py reads them."""
+    """Log lines with the time of day, as tasks/engine/subprocess_job.py reads them."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
 def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], object]) -> int:
-    """Run the job file that a command line names; returns the exit code of dataops/errors.py."""
+    """Run the job file that a command line names, and return the exit code of dataops/errors.py."""
     log_to_stderr()
     job: Kind | None = None
     try:
@@ -152,17 +154,17 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
     return 0
 
 
-def resolve_device(asked: str) -> torch.device:
-    """Where this rank computes; `auto` is CUDA where torch sees it.
+def resolve_device(requested: str) -> torch.device:
+    """Return the device of this rank; `auto` is CUDA if torch sees it.
 
-    Raises: ConfigError where CUDA is asked for and torch sees none.
+    Raises: ConfigError if CUDA is requested and torch sees none.
     """
     available = torch.cuda.is_available()
-    kind = asked if asked != "auto" else "cuda" if available else "cpu"
+    kind = requested if requested != "auto" else "cuda" if available else "cpu"
     if kind != "cuda":
         return torch.device(kind)
     if not available:
-        raise ConfigError("device: cuda is asked for, and torch sees none")
+        raise ConfigError("device: cuda is requested, but torch sees no CUDA device; set cpu or auto")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
@@ -170,7 +172,10 @@ def resolve_device(asked: str) -> torch.device:
 
 @contextmanager
 def lock_output(output: Path) -> Iterator[None]:
-    """Hold the output folder; rank 0 does so for all."""
+    """Hold the lock of the output folder; rank 0 does so for all.
+
+    Raises: Stopped if another trainer holds it for LOCK_SECONDS; ConfigError if the folder cannot be written.
+    """
     with ExitStack() as held:
         problem = None
         if distributed.rank() == 0:
@@ -189,12 +194,12 @@ def lock_output(output: Path) -> Iterator[None]:
 
 
 def is_done(output: Path, digest: str) -> bool:
-    """Whether this job has ended: done.json is its, and every file is as it says."""
+    """Return whether this job has ended: done.json is its own, and every file has the digest that it lists."""
     ended = False
     if distributed.rank() == 0 and (output / "done.json").exists():
         try:
             done = json.loads((output / "done.json").read_text("utf-8"))
-        except ValueError:  # emptied by a lost power supply
+        except ValueError:  # a power failure can leave it empty
             done = {"job": None, "files": {}}
         ended = done["job"] == digest and all(
             (output / name).exists() and file_sha256(output / name) == sha256 for name, sha256 in done["files"].items()

@@ -1,7 +1,4 @@
-"""Processes: what tells one from another of the same number, and how a job follows the one that asked for it.
-
-Needs neither torch nor, but for the faster way, a /proc.
-"""
+"""Processes: a fingerprint that survives the reuse of a pid, and a job that ends with its parent. Imports no torch."""
 
 import os
 import socket
@@ -12,12 +9,12 @@ from pathlib import Path
 
 RETRYABLE = 75
 ELSEWHERE = "PAIRMILL_ELSEWHERE"
-"""Set where a job runs on another machine than the one that asked for it, whose pids mean nothing here."""
+"""Environment variable of a job that runs on another machine than its parent, whose pids mean nothing here."""
 _PROC = Path("/proc")
 
 
 def process_fingerprint(pid: int) -> str | None:
-    """What tells this process from any other that ever had its pid; None when it is dead or a zombie.
+    """Return what identifies a process among all that ever had its pid; None if it is dead or a zombie.
 
     Source: proc_pid_stat(5): fields 3, 20 and 22, state, threads, start time in clock ticks since boot.
     """
@@ -31,33 +28,33 @@ def process_fingerprint(pid: int) -> str | None:
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the command's name may itself hold spaces and parentheses
-    # The main thread of a killed process is a zombie before its other threads have let go of the sockets.
+    # The main thread of a killed process is a zombie before its other threads have closed their sockets.
     if fields[0] in "ZX" and int(fields[17]) <= 1:
         return None
-    return f"{_boot()}:{fields[19]}"
+    return f"{_boot_id()}:{fields[19]}"
 
 
 def pid_namespace() -> str:
-    """Names the table of processes that pids of this process belong to: a machine since its boot, or a container on it.
+    """Return the name of this process's pid namespace: a machine since its boot, or a container on it.
 
-    Two places of one name are one place, whatever the host's name is; where there is no /proc it is the host's name.
+    Equal names mean the same namespace, whatever the host is called. Without /proc it is the host's name.
     Source: proc_sys_kernel(5): random/boot_id; namespaces(7): /proc/self/ns/pid.
     """
     try:
-        return f"{_boot()}:{(_PROC / 'self/ns/pid').readlink()}"
+        return f"{_boot_id()}:{(_PROC / 'self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
 
 
 def exit_with_parent(pid: int, poll_seconds: float | None = None) -> None:
-    """End this process at once, with 75, when the process `pid`, for which it works, is gone.
+    """End this process at once, with exit code 75, when the process `pid` that it works for has ended.
 
-    A pipeline that is killed cannot stop its workers and trainers, and its rerun must not meet those that nobody waits
-    for. `pid` need not be the direct parent: between a pipeline and its trainers stands torchrun. Of a pipeline on another
-    machine (ELSEWHERE) its trainers there tell: those that they met end with them.
+    A pipeline that is killed cannot stop its workers and trainers, and its rerun must not meet the old ones. `pid` need
+    not be the direct parent: torchrun stands between a pipeline and its trainers. On another machine than the
+    pipeline's (ELSEWHERE) this does nothing: the trainers there end with the ranks that they are joined to.
 
     Args:
-        poll_seconds: time between two looks; by default 0.25 s, and 1 s where each look starts a `ps`.
+        poll_seconds: time between two checks; by default 0.25 s, or 1 s where each check starts a `ps`.
     """
     if os.environ.get(ELSEWHERE):
         return
@@ -72,5 +69,5 @@ def exit_with_parent(pid: int, poll_seconds: float | None = None) -> None:
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
 
 
-def _boot() -> str:
+def _boot_id() -> str:
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()

@@ -1,7 +1,7 @@
-"""torchrun that ends with the process that asked for it: `python -m training.torchrun PID ARGUMENTS`.
+"""Run torchrun, and end with the process that started it: `python -m training.torchrun PID ARGUMENTS`.
 
-Ranks end with that process by themselves (training/process.py). An agent that outlived them would meet the agents of other
-machines anew, beside the one that takes its place. So it ends before they do: at once where there is Linux's prctl.
+The ranks end with that process by themselves (training/process.py). An agent that outlived them would join the agents
+of other machines again, beside the agent that replaces it, so it must end first: at once where Linux's prctl exists.
 """
 
 import ctypes
@@ -14,16 +14,19 @@ from torch.distributed import run
 from training.process import ELSEWHERE, exit_with_parent
 
 PR_SET_PDEATHSIG = 1
-"""Source: linux/prctl.h. It tells of the thread that started this process, which reads its output until the end."""
+"""The option that sends a signal when the parent thread ends. Source: linux/prctl.h.
+
+The thread that started this process reads its output until the end, so it lives as long as its process.
+"""
 
 
 def main(arguments: list[str]) -> None:
-    """Run torchrun with all arguments but the first, the number of the process to end with."""
+    """Run torchrun with all arguments but the first, the pid of the process to end with."""
     if sys.platform == "linux" and not os.environ.get(ELSEWHERE):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     exit_with_parent(int(arguments[0]), poll_seconds=0.1)
     if "--standalone" not in arguments:
-        # A shared store's address is told in the first round alone (torch 2.13): who comes later would wait in vain.
+        # torch 2.13 announces a shared store's address in the first round only: a machine that joins later would hang.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     run.main(arguments[1:])
 

@@ -11,20 +11,19 @@ from training.model.clip import CLIP
 
 
 class Flops(NamedTuple):
-    """Of one sample; a multiplication and an addition are two. Matrix products and convolutions, as is the custom."""
+    """Operations of one sample in matrix products and convolutions; a multiplication and an addition are two."""
 
     image: int
-    """Of one picture."""
+    """Operations of one image."""
     text: int
-    """Of one text."""
+    """Operations of one text."""
 
 
 @lru_cache(maxsize=64)
 def forward_flops(config: ModelConfig, tokens: int | None = None) -> Flops:
-    """What one picture and one text cost. A training step without recomputation costs three times as much.
+    """Count the operations of one image and one text. A training step without recomputation costs three times as much.
 
     Args:
-        config: the model.
         tokens: length of the text; None: the context length.
     """
     side = config.vision_cfg.image_size

@@ -1,4 +1,4 @@
-"""Whether a training still learns: what of a run's numbers says that no further step is worth taking.
+"""Checks for a training that no longer learns: a dead temperature, collapsed features or a spike of the loss.
 
 Legend: B pairs of this rank, D embed_dim.
 """
@@ -15,19 +15,19 @@ from torch.nn import functional as F
 PATIENCE = 100
 """Steps in a row that a temperature or features must be dead."""
 WINDOW, SPIKE = 100, 10
-"""A spike: the mean loss of the last SPIKE steps against the median of the WINDOW before them."""
+"""Steps of a spike: the mean loss of the last SPIKE steps is compared with the median of the WINDOW before them."""
 COLLAPSED = 0.995
-"""Mean cosine of all pairs of a batch's pictures, or texts, above which they are one point."""
+"""Mean cosine of all pairs of a batch's images, or texts, above which they count as one point."""
 
 
 class HealthMonitor:
-    """Watches a model's features and the rows of its metrics; nothing that it does changes a bit of the training.
+    """Check a model's features and the rows of its metrics; this changes no bit of the training.
 
-    It begins afresh when a job is resumed.
+    It starts empty when a job is resumed.
 
     Args:
-        max_spike: how many times what it was the loss may be; 0: any.
-        after: step of the end of the warm-up: new models' features lie in a narrow cone.
+        max_spike: maximum ratio of the loss to what it was; 0: no limit.
+        after: last step of the warm-up; before it, features of new models lie in a narrow cone.
     """
 
     def __init__(self, model: nn.Module, max_spike: float, after: int):
@@ -35,23 +35,23 @@ class HealthMonitor:
         self._cosines: list[tuple[float, float]] = []
         self._losses: deque[float] = deque(maxlen=WINDOW + SPIKE)
         self._steps = {"logit_scale": 0, "image": 0, "text": 0}
-        model.register_forward_hook(self._see)
+        model.register_forward_hook(self._record)
 
-    def _see(self, model: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _record(self, model: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
         with torch.no_grad():
             self._cosines.append((mean_cosine(outputs[0]), mean_cosine(outputs[1])))
 
     def cosines(self) -> list[float]:
-        """Mean cosine of this rank's pictures and of its texts in the step just taken, for the row."""
+        """Return the mean cosine of this rank's images and of its texts in the last step, for the row."""
         seen, self._cosines = self._cosines, []
         return [statistics.fmean(values) for values in zip(*seen, strict=True)] if seen else [0.0, 0.0]
 
     def find_problem(self, row: dict[str, Any], pairs: int) -> str | None:
-        """What is wrong after a step, in words; None where nothing is.
+        """Return what is wrong after a step, or None.
 
         Args:
             row: the step's loss, logit_scale, image_mean_cosine and text_mean_cosine.
-            pairs: of the step, on all ranks.
+            pairs: pairs of the step, on all ranks.
         """
         self._losses.append(row["loss"])
         late = row["step"] > self.after
@@ -62,11 +62,11 @@ class HealthMonitor:
         }
         self._steps = {name: self._steps[name] + 1 if is_so else 0 for name, is_so in dead.items()}
         if self._steps["logit_scale"] >= PATIENCE:
-            return f"the logit scale has been dead (1, its least) for {PATIENCE} steps"
-        for tower, what in (("image", "pictures"), ("text", "texts")):
+            return f"the logit scale has been dead (1, its minimum) for {PATIENCE} steps"
+        for tower, items in (("image", "images"), ("text", "texts")):
             if self._steps[tower] >= PATIENCE:
                 cosine = row[f"{tower}_mean_cosine"]
-                return f"features have collapsed: the {what} of a batch have had a mean cosine of {cosine:.4f}"
+                return f"features have collapsed: the {items} of a batch have had a mean cosine of {cosine:.4f}"
         return self._spike(math.log(max(pairs, 2))) if late else None
 
     def _spike(self, chance: float) -> str | None:
@@ -74,14 +74,14 @@ class HealthMonitor:
             return None
         losses = list(self._losses)
         before, now = statistics.median(losses[:WINDOW]), statistics.fmean(losses[WINDOW:])
-        # Small losses of a learnt dataset are noisy; what is far from chance is no loss of what was learnt.
+        # The small losses of a learnt dataset are noisy: a loss far below that of chance is no spike.
         if now > self.max_spike * before and now > 0.5 * chance:
             return f"the loss has gone from {before:.3f} to {now:.3f} in {SPIKE} steps"
         return None
 
 
 def mean_cosine(features_BD: Tensor) -> float:
-    """Of all pairs of different rows; 0 where there is one row."""
+    """Return the mean cosine of all pairs of different rows; 0 if there are fewer than two."""
     count = len(features_BD)
     if count < 2:
         return 0.0

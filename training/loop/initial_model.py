@@ -1,4 +1,4 @@
-"""The model that training starts with, and which patches of it are fed: what a config asks for beyond plain CLIP.
+"""The model that training starts with, and the patches that it sees: what a config sets beyond plain CLIP.
 
 Legend: B batch, K kept patches.
 """
@@ -15,18 +15,18 @@ from training.model.pretrained import load_towers
 
 
 def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
-    """A model on the CPU, with its first weights drawn or read, its image tower locked where that is asked for.
+    """Build a model on the CPU, its first weights drawn or read, and its image tower locked if the config locks it.
 
     Raises:
-        ConfigError: settings do not go with the model, or `init` is not for it.
+        ConfigError: settings contradict the model, or the weights of `init` do not fit it.
     """
     resnet = isinstance(dimensions.vision_cfg.layers, tuple)
     if config.patch_dropout and resnet:
         raise ConfigError("patch_dropout: a ResNet has no patches; set 0, or train a ViT")
     if config.grad_cache and resnet and not config.lock_image:
         raise ConfigError(
-            "grad_cache: batch normalisation would see a part of the batch at a time, and the gradient be another one; "
-            "take it away, or train a ViT"
+            "grad_cache: batch normalisation would see a part of the batch at a time, which changes the gradient; "
+            "remove it, or train a ViT"
         )
     if config.loss == "sigmoid":
         dimensions = dimensions.for_sigmoid_loss()
@@ -42,13 +42,13 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
 def draw_kept_patches(
     config: TrainConfig, dimensions: ModelConfig, seed: int, epoch: int, samples: np.ndarray, share_done: float
 ) -> Tensor | None:
-    """The patches (B, K) that each picture keeps in a step, in their order; None where it keeps all of them.
+    """Draw the patches (B, K) that each image keeps in a step, in ascending order; None if it keeps all.
 
     Args:
-        seed: with `epoch` and `samples` (index of each picture in the dataset), all that the draw depends on.
+        seed: with `epoch` and `samples` (index of each image in the dataset), all that the draw depends on.
         epoch: see seed.
         samples: see seed.
-        share_done: of all steps, with this one; the last `unmasked_tail` of them see every patch.
+        share_done: share of all steps up to and with this one; the last `unmasked_tail` of them see every patch.
 
     Source: Li et al. 2023 (FLIP), section 3.
     """

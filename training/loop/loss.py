@@ -1,8 +1,8 @@
 """The contrastive losses over the pairs of all ranks, a few rows of the matrix of all pairings at a time.
 
-Each rank works out its own rows against the features of all ranks, and gradients reach the ranks that the features came
-from. Value and gradient of a block of rows are worked out together, so no block outlives its turn: memory is rows x G,
-where autograd would keep B x G several times over.
+Each rank computes its own rows against the features of all ranks, and gradients reach the ranks that the features came
+from. The value and the gradient of a block of rows are computed together, so no block outlives its turn: memory is
+R x G, where autograd would keep B x G several times over.
 
 Legend: B pairs of this rank, G pairs of all ranks, D embed_dim, R rows of a block.
 """
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from training.distributed import gather_rows
 
 Block = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""Of logits (R, G), with the column of the first row's own pair: the sum of the losses, and its gradient by the logits."""
+"""Maps logits (R, G) and the column of the first row's own pair to the sum of the losses and its gradient (R, G)."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class StepOutcome:
     loss: Tensor
     """Scalar with gradient: this rank's share of the mean loss over all G pairs."""
     image_hits: Tensor
-    """Pictures that are closest to their own text among G."""
+    """Scalar, the number of images that are closest to their own text among G."""
     text_hits: Tensor
-    """Texts that are closest to their own picture among G."""
+    """Scalar, the number of texts that are closest to their own image among G."""
     pairs: int
-    """G."""
+    """G, the pairs of all ranks."""
 
 
 def contrastive_loss(
@@ -44,21 +44,24 @@ def contrastive_loss(
     label_smoothing: float = 0.0,
     rows: int = 4096,
 ) -> StepOutcome:
-    """Symmetric cross-entropy over all G x G pairings; each rank works out its own 2 B rows of it.
+    """Compute the symmetric cross-entropy over all G x G pairings, each rank its own 2 B rows.
 
     Args:
         image_features_BD: not normalised; B may differ between ranks.
         text_features_BD: not normalised.
-        logit_scale: log of the inverse temperature.
-        label_smoothing: share of each target spread evenly over the G candidates.
-        rows: of the matrix, in memory at a time.
+        logit_scale: scalar, log of the inverse temperature.
+        label_smoothing: share of each target spread evenly over the G candidates, in [0, 1).
+        rows: R, rows of the matrix that are in memory at a time.
+
+    Returns:
+        This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
 
     Raises:
         ValueError: the two shapes differ.
 
     Source: Radford et al. 2021, figure 3.
     """
-    images_BD, texts_BD = _unit(image_features_BD, text_features_BD)
+    images_BD, texts_BD = _normalize(image_features_BD, text_features_BD)
     images_GD, first = gather_rows(images_BD)
     texts_GD, _ = gather_rows(texts_BD)
     scale = logit_scale.exp()
@@ -71,32 +74,37 @@ def contrastive_loss(
 def sigmoid_loss(
     image_features_BD: Tensor, text_features_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor, rows: int = 4096
 ) -> StepOutcome:
-    """For each of G x G pairings whether it is one of the pairs, by itself; each rank works out its own B rows.
+    """Compute for each of the G x G pairings the binary loss of being a pair or not, each rank its own B rows.
 
     Args:
         image_features_BD: not normalised; B may differ between ranks.
         text_features_BD: not normalised.
-        logit_scale: log of the inverse temperature.
-        logit_bias: added to each logit.
-        rows: of the matrix, in memory at a time.
+        logit_scale: scalar, log of the inverse temperature.
+        logit_bias: scalar, added to each logit.
+        rows: R, rows of the matrix that are in memory at a time.
+
+    Returns:
+        This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
 
     Raises:
         ValueError: the two shapes differ.
 
     Source: Zhai et al. 2023 (SigLIP), equation 1 and algorithm 1.
     """
-    images_BD, texts_BD = _unit(image_features_BD, text_features_BD)
+    images_BD, texts_BD = _normalize(image_features_BD, text_features_BD)
     texts_GD, first = gather_rows(texts_BD)
     loss, image_hits = _by_blocks(images_BD, texts_GD, logit_scale.exp(), logit_bias, first, rows, _sigmoid)
-    with torch.no_grad():  # the other direction has no part in the loss, and is only counted
+    with torch.no_grad():  # the loss has one direction only; the hits of the other are counted
         images_GD, _ = gather_rows(images_BD)
-        hits = [_hits(texts_RD @ images_GD.T, first + start) for start, texts_RD in _split(texts_BD, rows)]
+        hits = [_count_hits(texts_RD @ images_GD.T, first + start) for start, texts_RD in _split(texts_BD, rows)]
     return StepOutcome(loss / len(texts_GD), image_hits, torch.stack(hits).sum(), len(texts_GD))
 
 
-def _unit(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple[Tensor, Tensor]:
+def _normalize(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple[Tensor, Tensor]:
     if image_features_BD.shape != text_features_BD.shape:
-        raise ValueError(f"{tuple(image_features_BD.shape)} pictures, {tuple(text_features_BD.shape)} texts")
+        raise ValueError(
+            f"image features {tuple(image_features_BD.shape)} and text features {tuple(text_features_BD.shape)} differ in shape"
+        )
     return F.normalize(image_features_BD.float(), dim=1), F.normalize(text_features_BD.float(), dim=1)
 
 
@@ -105,32 +113,32 @@ def _split(rows_BD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
         yield start, rows_BD[start : start + rows]
 
 
-def _hits(logits_RG: Tensor, place: int) -> Tensor:
-    """Rows whose greatest logit is that of their own pair; that of the first row stands in column `place`."""
-    own_R = torch.arange(place, place + len(logits_RG), device=logits_RG.device)
+def _count_hits(logits_RG: Tensor, first: int) -> Tensor:
+    """Count rows whose greatest logit is that of their own pair; the first row's own pair is in column `first`."""
+    own_R = torch.arange(first, first + len(logits_RG), device=logits_RG.device)
     return (logits_RG.argmax(1) == own_R).sum()
 
 
-# Of a block: the sum of its losses, and their gradient by its logits, which may take the logits' memory ----------------
+# A `Block` may write its gradient into the memory of the logits ------------------------------------------------------
 
 
-def _softmax(logits_RG: Tensor, place: int, smoothing: float) -> tuple[Tensor, Tensor]:
+def _softmax(logits_RG: Tensor, first: int, smoothing: float) -> tuple[Tensor, Tensor]:
     spread = smoothing / logits_RG.shape[1]
     normaliser_R1 = logits_RG.logsumexp(1, keepdim=True)
-    loss = normaliser_R1.sum() - (1 - smoothing) * logits_RG.diagonal(place).sum()
+    loss = normaliser_R1.sum() - (1 - smoothing) * logits_RG.diagonal(first).sum()
     if smoothing:
         loss = loss - spread * logits_RG.sum()
     gradient_RG = logits_RG.sub_(normaliser_R1).exp_()
     if smoothing:
         gradient_RG.sub_(spread)
-    gradient_RG.diagonal(place).sub_(1 - smoothing)
+    gradient_RG.diagonal(first).sub_(1 - smoothing)
     return loss, gradient_RG
 
 
-def _sigmoid(logits_RG: Tensor, place: int) -> tuple[Tensor, Tensor]:
-    loss = F.softplus(logits_RG).sum() - logits_RG.diagonal(place).sum()
+def _sigmoid(logits_RG: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    loss = F.softplus(logits_RG).sum() - logits_RG.diagonal(first).sum()
     gradient_RG = logits_RG.sigmoid_()
-    gradient_RG.diagonal(place).sub_(1)
+    gradient_RG.diagonal(first).sub_(1)
     return loss, gradient_RG
 
 
@@ -151,7 +159,7 @@ class _ByBlocks(torch.autograd.Function):
         hits = torch.zeros((), dtype=torch.int64, device=scale.device)
         for start, queries_RD in _split(queries_BD, rows):
             dots_RG = queries_RD @ keys_GD.T
-            hits += _hits(dots_RG, first + start)
+            hits += _count_hits(dots_RG, first + start)
             logits_RG = dots_RG * scale
             if bias is not None:
                 logits_RG += bias
@@ -177,5 +185,5 @@ class _ByBlocks(torch.autograd.Function):
 def _by_blocks(
     queries_BD: Tensor, keys_GD: Tensor, scale: Tensor, bias: Tensor | None, first: int, rows: int, block: Block
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the losses of all queries against all keys, and how many find their own; it stands at `first`, and on."""
+    """Sum the losses of all queries against all keys, and count the queries that match their own key (`first` on)."""
     return _ByBlocks.apply(queries_BD, keys_GD, scale, bias, first, rows, block)  # pyright: ignore[reportReturnType]

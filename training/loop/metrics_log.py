@@ -1,4 +1,4 @@
-"""What a run tells while it goes: metrics.jsonl, evidence-throughput.jsonl and lines for people, all from rank 0.
+"""The logs of a run: metrics.jsonl, evidence-throughput.jsonl and log lines, all written by rank 0.
 
 A row of metrics.jsonl holds nothing that differs between two runs of a job; clocks are in the evidence.
 """
@@ -23,7 +23,6 @@ from training.loop.flops import forward_flops
 logger = logging.getLogger(__name__)
 
 
-# Dense bf16 and fp32 (TF32 off) FLOP/s by a word of the card's name. Source: NVIDIA's data sheets of each, SXM or PCIe.
 PEAKS = {
     "H200": (989e12, 67e12),
     "H100 PCIe": (756e12, 51e12),
@@ -33,6 +32,7 @@ PEAKS = {
     "L40S": (362e12, 91.6e12),
     "L4": (121e12, 30.3e12),
 }
+"""Dense bf16 and fp32 (TF32 off) FLOP/s by a word of the card's name. Source: NVIDIA's data sheet of each, SXM or PCIe."""
 
 
 class StepFlops:
@@ -48,10 +48,10 @@ class StepFlops:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         found = next((peaks for word, peaks in PEAKS.items() if word in name), None)
         self.peak = None if found is None else found[precision == "fp32"] * distributed.world_size()
-        """FLOP/s of all ranks' devices together; None where it is not known, as of CPUs."""
+        """FLOP/s of all ranks' devices together; None if it is not known, as for CPUs."""
 
-    def of(self, pairs: int, tokens: int) -> float:
-        """Forward, and twice that backward. Source: Kaplan et al. 2020, section 2.1."""
+    def count(self, pairs: int, tokens: int) -> float:
+        """Count forward, and twice that for backward. Source: Kaplan et al. 2020, section 2.1."""
         return 3.0 * (pairs * self._image + tokens * self._token)
 
 
@@ -74,7 +74,7 @@ class MetricsLog:
                 file.close()
 
     def timed(self, source: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches; the time that they were waited for is counted."""
+        """Yield the same batches, and measure the time that the loop waits for them."""
         while True:
             begin = time.perf_counter()
             batch = next(source, None)
@@ -84,14 +84,14 @@ class MetricsLog:
             yield batch
 
     def write(self, row: dict[str, Any]) -> None:
-        """A step's metrics and, at each interval, its throughput and a line for people."""
+        """Write a step's metrics and, at each interval, its throughput and a log line."""
         if self.metrics is None or self.evidence is None:
             return
         self.metrics.write(canonical_json(row) + "\n")
         step, seen = row["step"], row["samples_seen"]
         pairs = seen - self.plan.samples_seen(step - 1)
         self.seen += pairs
-        self.done += self.flops.of(pairs, row["tokens"])
+        self.done += self.flops.count(pairs, row["tokens"])
         if step % self.log_every and step != self.plan.total_steps:
             return
         seconds = time.perf_counter() - self.since

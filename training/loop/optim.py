@@ -1,4 +1,4 @@
-"""AdamW with the paper's parameter groups, and the schedule of its learning rate."""
+"""AdamW with the paper's parameter groups, and its learning-rate schedule."""
 
 import math
 
@@ -7,21 +7,20 @@ from torch.optim import AdamW
 
 from training.config import TrainConfig
 
-MAX_LOGIT_SCALE = math.log(
-    100
-)  # Radford et al. 2021, section 2.5: "clipped to prevent scaling the logits by more than 100"
+MAX_LOGIT_SCALE = math.log(100)
+"""Source: Radford et al. 2021, section 2.5: "clipped to prevent scaling the logits by more than 100"."""
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: "all weights that are not gains or biases" (Radford et al. 2021, section 2.5).
+    """Return whether weight decay applies: a vector or scalar is a gain, a bias, the class token or logit_scale.
 
-    A vector or scalar is a gain, a bias, the class token or logit_scale.
+    Source: Radford et al. 2021, section 2.5: "all weights that are not gains or biases".
     """
     return parameter.ndim >= 2 and not name.endswith("bias")
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
-    """AdamW over two groups, decayed and not, each in the order of the model's parameters."""
+    """Build AdamW over two groups, with and without decay, each in the order of the model's parameters."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for n, p in named if has_weight_decay(n, p)], "weight_decay": config.weight_decay},
@@ -31,7 +30,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Learning rate of a step, counted from 1: linear from 0 to the peak, then half a cosine to 0 after the last."""
+    """Return the learning rate of a step, from 1: linear from 0 to the peak, then half a cosine to 0 after the last."""
     warmup_steps = math.ceil(config.warmup * total_steps)
     if step <= warmup_steps:
         return config.lr * step / warmup_steps

@@ -13,19 +13,19 @@ from training.loop.training_run import TrainingRun
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator, of the device or of the host, had no more."""
+    """Return whether an allocator, of the device or of the host, ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def find_largest_batch(model: nn.Module, optimizer: Optimizer, pairs: int, attempt: Callable[[int], None]) -> int:
-    """The greatest half, quarter, ... of `pairs` that goes through both towers and back; 0 where none does.
+    """Return the largest half, quarter, ... of `pairs` that passes through both towers and back; 0 if none does.
 
-    What the optimizer has not allocated yet is held meanwhile, since its first step comes after the first backward pass.
+    Memory that the optimizer allocates in its first step, after the first backward pass, is held meanwhile.
 
     Args:
-        attempt: puts so many pairs through the model and back; no other rank takes part.
+        attempt: passes so many pairs through the model and back; no other rank takes part.
     """
     while pairs > 1:
         pairs //= 2

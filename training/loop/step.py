@@ -1,6 +1,6 @@
 """One step of the optimizer, the same in a job and in benchmarks/train.py: forward, loss, gradients, update.
 
-Legend: B pairs of this rank, S side of the picture, L tokens, K kept patches, D embed_dim.
+Legend: B pairs of this rank, S side of an image, L tokens, K kept patches, D embed_dim.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from training import distributed
 from training.config import AugmentConfig, TrainConfig
 from training.data.augment import augment
 from training.data.loader import Batch
-from training.loop.grad_cache import backward_by_parts
+from training.loop.grad_cache import backward_by_chunks
 from training.loop.loss import StepOutcome, contrastive_loss, sigmoid_loss
 from training.loop.optim import MAX_LOGIT_SCALE
 from training.model.clip import Outputs
@@ -22,14 +22,14 @@ from training.model.preprocess import MEAN, STD, normalize
 
 
 def normalize_pixels(pixels_BSS3: Tensor) -> Tensor:
-    """uint8 pixels to the inputs of the image tower (B, 3, S, S), on their device and in channels_last, in one pass.
+    """Convert uint8 pixels to the inputs of the image tower (B, 3, S, S), in channels_last on their device, in one pass.
 
-    What `training.model.preprocess.normalize` makes of pixels / 255, to rounding.
+    To rounding this equals `training.model.preprocess.normalize` of pixels / 255.
     """
     B, S = pixels_BSS3.shape[:2]
     std = torch.tensor(STD, device=pixels_BSS3.device).repeat(S)
     mean = torch.tensor(MEAN, device=pixels_BSS3.device).repeat(S)
-    # A line of pixels at a time: three channels alone are too few for vector code.
+    # One line of pixels at a time, since three channels are too few for vector code.
     lines = torch.addcmul(-mean / std, pixels_BSS3.reshape(B, S, 3 * S).float(), 1 / (255 * std))
     return lines.view(B, S, S, 3).permute(0, 3, 1, 2)
 
@@ -45,7 +45,7 @@ def prepare_images(batch: Batch, config: TrainConfig, seed: int, device: torch.d
 
 
 def compute_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:
-    """The loss that a config asks for."""
+    """Compute the loss that the config names."""
     images_BD, texts_BD, logit_scale, logit_bias = outputs
     if config.loss == "sigmoid":
         assert logit_bias is not None
@@ -56,7 +56,7 @@ def compute_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:
 def backward(
     forward: nn.Module, images_B3SS: Tensor, tokens_BL: Tensor, config: TrainConfig, kept_BK: Tensor | None = None
 ) -> StepOutcome:
-    """Both towers, the loss over all ranks' pairs, and its gradients into the parameters; by parts with `grad_cache`.
+    """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
     Args:
         forward: the model, or DistributedDataParallel around it.
@@ -65,7 +65,7 @@ def backward(
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     inputs = (images_B3SS, tokens_BL, kept_BK)
     if config.grad_cache is not None and config.grad_cache < len(images_B3SS):
-        return backward_by_parts(forward, inputs, config.grad_cache, partial(compute_loss, config=config), autocast)
+        return backward_by_chunks(forward, inputs, config.grad_cache, partial(compute_loss, config=config), autocast)
     with autocast:
         outputs = Outputs(*forward(*inputs))
     outcome = compute_loss(outputs, config)
@@ -75,12 +75,12 @@ def backward(
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
-    """The global norm of the gradients."""
+    """Return the global norm of the gradients."""
     return get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
 
 
 def update(model: nn.Module, optimizer: Optimizer, lr: float, grad_norm: Tensor, config: TrainConfig) -> None:
-    """Clip, step, and forget the gradients; the temperature stays within its bound."""
+    """Clip the gradients, take the optimizer's step, clear the gradients, and keep the temperature within its bound."""
     for group in optimizer.param_groups:
         group["lr"] = lr
     if config.max_grad_norm:
