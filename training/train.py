@@ -2,9 +2,9 @@
 
 Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.train JOB.json`.
 
-JOB.json is a `Job`. The job writes these files into its output: model.safetensors, model.json, tokenizer.json, metrics.jsonl
-(one row per step, no clocks), skipped.json, evidence-throughput.jsonl (clocks), checkpoints/ and, last, done.json. Started
-again, the job resumes from its newest valid checkpoint and ends in the same bits. A finished job returns at once.
+JOB.json is a `Job`. The job writes into its output: model.safetensors, model.json, tokenizer.json, metrics.jsonl (one row
+per step, no clocks), skipped.json, evidence-throughput.jsonl (clocks), checkpoints/ and, last, done.json. Started again,
+the job resumes from its newest valid checkpoint and ends in the same bits. A finished job returns at once.
 
 Exit codes: 0 done; 2 config; 3 the shards break their contract; 4 loss or gradients not finite; 75 stopped (SIGTERM, after
 a checkpoint), parent process ended, or another trainer holds the output; 1 anything else. torchrun always exits with 1, so

@@ -172,7 +172,7 @@ def test_a_pickle_in_an_open_clip_folder_does_not_run(place):
             return Path.touch, (witness,)
 
     torch.save({"visual.proj": Hostile()}, folder / "open_clip_pytorch_model.bin")
-    with pytest.raises(ContractError, match="neither we nor open_clip can read it"):
+    with pytest.raises(ContractError, match="neither pairmill nor open_clip can read it"):
         load_any(folder)
     assert not witness.exists()
 

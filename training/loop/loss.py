@@ -102,9 +102,8 @@ def sigmoid_loss(
 
 def _normalize(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple[Tensor, Tensor]:
     if image_features_BD.shape != text_features_BD.shape:
-        raise ValueError(
-            f"image features {tuple(image_features_BD.shape)} and text features {tuple(text_features_BD.shape)} differ in shape"
-        )
+        shapes = f"images {tuple(image_features_BD.shape)}, texts {tuple(text_features_BD.shape)}"
+        raise ValueError(f"the shapes of the features differ: {shapes}")
     return F.normalize(image_features_BD.float(), dim=1), F.normalize(text_features_BD.float(), dim=1)
 
 

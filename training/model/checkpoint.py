@@ -1,8 +1,8 @@
-"""What training leaves on disk: checkpoints to resume from, and the finished model. No pickle anywhere.
+"""The files of training: checkpoints to resume from, and the finished model. No pickle anywhere.
 
 A checkpoint is a folder `checkpoints/step-NNNNNN` with model.safetensors, optimizer.safetensors, state.json and,
 written last in it, manifest.json with the sha256 of the others. It is written under another name and renamed, so a
-crash leaves none or all of it. No state of a random generator is in it: whatever is random in training is a function of
+crash leaves none or all of it. It holds no state of a random generator: every draw of training is a function of
 (seed, epoch, sample). A finished model is model.safetensors, model.json, tokenizer.json and, written last, done.json.
 """
 
@@ -37,7 +37,7 @@ _STATE_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Put a whole file in place, or none of it."""
+    """Write a file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, "utf-8")
     _sync(part)
@@ -63,17 +63,17 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 class CheckpointWriter:
-    """Writes checkpoints on a thread of its own: the step waits for the copy to the host's memory, not for the disk.
+    """Write checkpoints in a thread: the step waits for the copy to the host's memory, not for the disk.
 
     Args:
-        folder: gets a folder for each checkpoint.
-        keep: how many of the newest are left there.
+        folder: parent of the checkpoints' folders.
+        keep: number of newest checkpoints that stay.
     """
 
     def __init__(self, folder: Path, keep: int):
         self._folder, self._keep = folder, keep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._written: Future[None] | None = None
+        self._pending: Future[None] | None = None
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -84,19 +84,22 @@ class CheckpointWriter:
             self.wait()
 
     def save(self, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """Copy a step's weights and moments, and have them written; waits for the checkpoint before this one."""
+        """Copy a step's weights and moments, and start to write them; waits for the checkpoint before this one."""
         self.wait()
-        weights, moments = (_on_host(t) for t in (model.state_dict(), _optimizer_tensors(model, optimizer)))
-        self._written = self._pool.submit(_write, self._folder, step, weights, moments, dict(state), self._keep)
+        weights, moments = (_copy_to_host(t) for t in (model.state_dict(), _optimizer_tensors(model, optimizer)))
+        self._pending = self._pool.submit(_write, self._folder, step, weights, moments, dict(state), self._keep)
 
     def wait(self) -> None:
-        """Until all is on disk. Raises: OSError where the disk did not take it."""
-        if self._written is not None:
-            self._written.result()
-            self._written = None
+        """Wait until all is on disk.
+
+        Raises: OSError if the disk is full or fails.
+        """
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
 
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copy_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
@@ -108,7 +111,7 @@ def _write(
     state: Mapping[str, Any],
     keep: int,
 ) -> None:
-    """Write a checkpoint whole or not at all, then remove all but the newest `keep`."""
+    """Write a checkpoint whole or not at all, then delete all but the newest `keep`."""
     final, part = folder / f"step-{step:06d}", folder / f".step-{step:06d}.part"
     for stale in (*folder.glob(".step-*.part"), final):
         shutil.rmtree(stale, ignore_errors=True)
@@ -125,32 +128,32 @@ def _write(
 
 
 def find_newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole and of this job, with its state; each that is passed over is warned of.
+    """Return the newest checkpoint that is whole and of this job, with its state; log a warning for each skipped one.
 
     Args:
         folder: may be missing.
-        job: digest of what the job makes; a checkpoint of another job is passed over.
-        metrics_bytes: length of metrics.jsonl; one that needs more of it is passed over.
+        job: digest of the job (Job.digest without placement); a checkpoint of another job is skipped.
+        metrics_bytes: length of metrics.jsonl; a checkpoint that needs more of it is skipped.
     """
     for path in sorted(folder.glob("step-*"), key=_step_of, reverse=True):
         try:
             manifest = json.loads((path / "manifest.json").read_text("utf-8"))
             for name in _STATE_FILES:
                 if manifest[name] != file_sha256(path / name):
-                    raise ValueError(f"{name} is not what manifest.json names")
+                    raise ValueError(f"{name} differs from its sha256 in manifest.json")
             state = json.loads((path / "state.json").read_text("utf-8"))
             if state["job"] != job:
                 raise ValueError("it belongs to another job")
             if state["metrics_bytes"] > metrics_bytes:
-                raise ValueError("metrics.jsonl is shorter than it was then")
+                raise ValueError("metrics.jsonl is shorter than at that step")
             return path, state
         except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("checkpoint %s is passed over: %s: %s", path.name, type(error).__name__, error)
+            logger.warning("checkpoint %s is skipped: %s: %s", path.name, type(error).__name__, error)
     return None
 
 
 def restore_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Put a checkpoint's weights and moments into a model and its optimizer, bit by bit."""
+    """Load a checkpoint's weights and moments into a model and its optimizer, bit by bit."""
     model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
     tensors = load_file(path / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
@@ -189,29 +192,29 @@ def save_model(folder: Path, model: CLIP, tokenizer: Tokenizer, preprocess: Prep
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A finished model and what goes with it."""
+    """A finished model with its tokenizer and preprocessing."""
 
     model: CLIP
-    """In eval mode. `encode_image` (B, 3, S, S) and `encode_text` (B, L) give features that are not normalised."""
+    """The network, in eval mode. `encode_image` takes (B, 3, S, S), `encode_text` (B, L); features are not normalised."""
     tokenizer: Tokenizer
     """Texts to ids (B, L), padded to the longest of them."""
     preprocess: Preprocess
-    """A picture (PIL or bytes) to float (3, S, S)."""
+    """An image (PIL or bytes) to float (3, S, S)."""
     config: ModelConfig
-    """Its dimensions."""
+    """Dimensions of the model."""
     device: torch.device
-    """Where the weights are."""
+    """Device of the weights."""
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:
     """Read a finished model.
 
     Args:
-        directory: holds model.safetensors, model.json and tokenizer.json.
-        device: where the weights go.
+        directory: folder of model.safetensors, model.json and tokenizer.json.
+        device: device of the weights.
 
     Raises:
-        ContractError: a file is missing or is not what it should be; names the file.
+        ContractError: a file is missing or invalid; names the file.
     """
     for name in MODEL_FILES:
         if not (directory / name).is_file():
@@ -222,12 +225,14 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
         config = ModelConfig.model_validate(fields)
         preprocess = Preprocess(image_size=int(card["preprocess"]["image_size"]))
         if preprocess.facts() != card["preprocess"]:
-            raise ValueError(f"preprocess is not one that this version knows: {card['preprocess']}")
+            raise ValueError(f"this version has no such preprocess: {card['preprocess']}")
     except (ValueError, ValidationError, KeyError, TypeError, AttributeError) as error:
         raise ContractError(f"{directory / 'model.json'}: {type(error).__name__}: {error}") from error
     tokenizer = load_tokenizer(directory / "tokenizer.json", config.text_cfg.context_length)
     if tokenizer.vocab_size != config.text_cfg.vocab_size:
-        raise ContractError(f"{directory}: {tokenizer.vocab_size} tokens, {config.text_cfg.vocab_size} rows for them")
+        raise ContractError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.text_cfg.vocab_size}"
+        )
     model = CLIP(config)
     try:
         model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)

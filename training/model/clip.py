@@ -1,6 +1,7 @@
 """CLIP: an image tower and a text tower into one space. State-dict keys are those of OpenAI and open_clip.
 
-Legend: B batch, L tokens, D embed_dim, S side of the picture, K kept patches.
+Legend: B batch, L tokens, T tokens of all texts of a batch, D embed_dim, W width of the text tower, S side of an image,
+K kept patches.
 """
 
 from typing import NamedTuple, Self
@@ -15,25 +16,27 @@ from training.model.transformer import Packing, Transformer, VisionTransformer
 
 
 class Outputs(NamedTuple):
-    """What a loss needs of a batch: all of it passes through `forward`, as DistributedDataParallel asks."""
+    """What a loss takes; all of it passes through `forward`, as DistributedDataParallel needs."""
 
     image_features_BD: Tensor
-    """Not normalised."""
+    """Image features, not normalised."""
     text_features_BD: Tensor
-    """Not normalised."""
+    """Text features, not normalised."""
     logit_scale: Tensor
-    """Log of the inverse temperature."""
+    """Scalar, log of the inverse temperature."""
     logit_bias: Tensor | None
-    """What the sigmoid loss adds to each logit; None in a model that is for the softmax loss."""
+    """Scalar that the sigmoid loss adds to each logit; None in a model for the softmax loss."""
 
 
 class CLIP(nn.Module):
     """Two towers and their temperature.
 
-    `logit_scale` is the log of the inverse temperature; `logit_bias` is there where the config starts one. Texts are
-    (B, L) token ids of any L up to the context length, padded after their end-of-text token, which has the highest id of
-    a row: under the causal mask what follows it cannot change its feature, so a batch trimmed to its longest text gives
-    what a padded one gives.
+    `logit_scale` is the log of the inverse temperature. `logit_bias` is None unless the config sets its initial value.
+    Texts are (B, L) token ids of any L up to the context length, padded after their end-of-text token, which has the
+    highest id of a row. Under the causal mask what follows that token cannot change its feature, so a batch that is cut
+    to its longest text has the features of a padded one.
+
+    Source: Radford et al. 2021, sections 2.4 and 2.5; the sigmoid loss's bias: Zhai et al. 2023 (SigLIP), section 3.2.
     """
 
     def __init__(self, config: ModelConfig):
@@ -55,30 +58,43 @@ class CLIP(nn.Module):
         nn.init.normal_(self.text_projection, std=text.width**-0.5)
 
     def lock_image(self) -> None:
-        """Leave the image tower as it is, its batch statistics too. Source: Zhai et al. 2022 (LiT)."""
+        """Freeze the image tower, its batch statistics included. Source: Zhai et al. 2022 (LiT)."""
         self.image_locked = True
         self.visual.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module; a locked image tower stays in evaluation mode."""
+        """Set the mode as in any module; a locked image tower stays in evaluation mode."""
         super().train(mode)
         if self.image_locked:
             self.visual.eval()
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the inputs of the transformers' blocks for the backward pass, and compute the rest again there."""
+        """Keep only the inputs of the transformers' blocks for the backward pass, and recompute the rest there."""
         for module in self.modules():
             if isinstance(module, Transformer):
                 module.grad_checkpointing = enable
 
     def encode_image(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
-        """Features (B, D), not normalised, of normalised pictures, or of the patches with these indices alone."""
+        """Encode images.
+
+        Args:
+            images_B3SS: normalised pixels.
+            kept_BK: indices of the patches that each image keeps; None: all. A ResNet takes only None.
+
+        Returns: features (B, D), not normalised.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_locked):
             return self.visual(images_B3SS) if kept_BK is None else self.visual(images_B3SS, kept_BK)
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
-        """Features (B, D), not normalised, read at the end-of-text token."""
+        """Encode texts, reading each feature at its end-of-text token.
+
+        Args:
+            tokens_BL: token ids; the end-of-text token has the highest id of a row.
+
+        Returns: features (B, D), not normalised.
+        """
         if self.training:
             return self._encode_packed(tokens_BL)
         x_BLW = self.token_embedding(tokens_BL) + self.positional_embedding[: tokens_BL.shape[1]]
@@ -88,19 +104,19 @@ class CLIP(nn.Module):
         return x_BW @ self.text_projection
 
     def _encode_packed(self, tokens_BL: Tensor) -> Tensor:
-        """The same features without the work for padding: web captions fill a fifth of the context."""
+        """Return the same features without computing on padding: web captions fill a fifth of the context."""
         ends_B = tokens_BL.argmax(dim=1)
-        packing = Packing.up_to(ends_B, int(ends_B.max()) + 1 if len(ends_B) else 0)
+        packing = Packing.from_ends(ends_B, int(ends_B.max()) + 1 if len(ends_B) else 0)
         tokens_BL = tokens_BL[:, : packing.shape[1]]
-        positions_T = packing.places_T % max(packing.shape[1], 1)
-        x_TW = self.token_embedding(tokens_BL.flatten().index_select(0, packing.places_T))
+        positions_T = packing.positions_T % max(packing.shape[1], 1)
+        x_TW = self.token_embedding(tokens_BL.flatten().index_select(0, packing.positions_T))
         x_TW = x_TW + F.embedding(positions_T, self.positional_embedding)
         x_TW = self.transformer(x_TW, causal=True, packing=packing)
         x_BW = self.ln_final(x_TW.index_select(0, (ends_B + 1).cumsum(0) - 1))
         return x_BW @ self.text_projection
 
     def forward(self, images_B3SS: Tensor, tokens_BL: Tensor, kept_BK: Tensor | None = None) -> Outputs:
-        """Features of both and the parameters of the loss."""
+        """Encode both, and return them with the loss's parameters. Arguments: see encode_image and encode_text."""
         images_BD = self.encode_image(images_B3SS) if kept_BK is None else self.encode_image(images_B3SS, kept_BK)
         return Outputs(images_BD, self.encode_text(tokens_BL), self.logit_scale, self.logit_bias)
 

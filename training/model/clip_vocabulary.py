@@ -1,8 +1,8 @@
 """OpenAI's vocabulary of 49,408 tokens, as open_clip's SimpleTokenizer applies it, with the pair merging done in Rust.
 
-The merges are read from whoever has them here (open_clip_torch and OpenAI's package ship them, the Hub has them) and
-checked by their digest: pairmill ships no copy. Captions are cleaned in Python, because ftfy is, but the many that ftfy
-would leave as they are do not pass through it.
+pairmill ships no copy of the merges: they are read from an installed package (open_clip_torch or OpenAI's clip) or the
+Hub, and checked by their digest. Captions are cleaned in Python, because ftfy is, but the many that ftfy would not
+change skip it.
 """
 
 import gzip
@@ -26,22 +26,22 @@ START, END = "<start_of_text>", "<end_of_text>"
 VOCAB_SIZE = 49_408
 MERGES = VOCAB_SIZE - 2 * 256 - 2
 MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
-"""Of the merges, each on a line of its own."""
+"""sha256 of the merges, one a line."""
 PACKAGES = ("open_clip", "clip")
 FILE = "bpe_simple_vocab_16e6.txt.gz"
 HUB_FILE = ("openai/clip-vit-base-patch32", "merges.txt")
 MAX_FILE_BYTES = 16 * 1024**2
 
 PLAIN = re.compile(r"[\t\n\r -%'-~]*")
-"""Text of which ftfy changes nothing that matters: printable ASCII without an ampersand."""
+"""Text in which ftfy changes nothing that matters: printable ASCII without an ampersand."""
 FIXABLE = re.compile(
     "[\x00-\x1f&\x7f-\x9f\u02bc\u2018-\u201f\u2028\u2029\u206a-\u206f\ud800-\udfff\ufeff\ufff9-\ufffc"
     + "".join(map(chr, LIGATURES | WIDTH_MAP))
     + "]"
 )
-"""Characters that ftfy replaces or removes wherever they stand, and the ampersand of an entity."""
-# Of Unicode 16 to 18: those that `regex`, which SimpleTokenizer asks, knows as letters and numbers and the regular
-# expressions of `tokenizers` do not. Source: DerivedGeneralCategory.txt of those versions.
+"""Characters that ftfy replaces or removes wherever they are, and the ampersand of an entity."""
+# Letters and numbers of Unicode 16 to 18 that `regex`, which SimpleTokenizer uses, has and the regular expressions of
+# `tokenizers` have not. Source: DerivedGeneralCategory.txt of those versions.
 NEW_LETTERS = (
     r"\x{558}\x{58B}-\x{58C}\x{88F}\x{C5C}\x{CDC}\x{208F}\x{209D}-\x{209F}\x{A7CE}-\x{A7CF}\x{A7D2}\x{A7D4}\x{A7DD}"
     r"\x{A7E2}\x{A7F1}\x{AB6C}-\x{AB6D}\x{107BB}-\x{107BF}\x{10940}-\x{10959}\x{10EC5}-\x{10EC7}\x{10ED9}-\x{10EEE}"
@@ -60,7 +60,7 @@ WORDS = rf"<[sſ]tart_of_text>|<end_of_text>|'[sſ]|'t|'re|'ve|'m|'ll|'d|[{LETTE
 
 
 def clean_caption(text: str) -> str:
-    """A caption as SimpleTokenizer sees it: mended by ftfy, entities resolved, spaces single, lower case."""
+    """Clean a caption as SimpleTokenizer does: fixed by ftfy, entities resolved, spaces single, lower case."""
     if not PLAIN.fullmatch(text):
         if FIXABLE.search(text) or not unicodedata.is_normalized("NFC", text) or is_bad(text):
             text = ftfy.fix_text(text)
@@ -71,7 +71,7 @@ def clean_caption(text: str) -> str:
 
 
 def build_encoder(merges: list[tuple[str, str]]) -> BytePairTokenizer:
-    """Cleaned text to ids with start and end, in Rust."""
+    """Build the encoder of cleaned text to ids with start and end, in Rust."""
     alphabet = _alphabet()
     tokens = [*alphabet, *(f"{symbol}</w>" for symbol in alphabet), *("".join(pair) for pair in merges), START, END]
     vocabulary = {token: number for number, token in enumerate(tokens)}
@@ -93,16 +93,16 @@ def build_encoder(merges: list[tuple[str, str]]) -> BytePairTokenizer:
 
 
 def _alphabet() -> list[str]:
-    """A character for each byte: itself where it prints, else the next from U+0100 on. Source: GPT-2's encoder.py."""
+    """Return a character for each byte: itself if it prints, else the next from U+0100 on. Source: GPT-2's encoder.py."""
     printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [*map(chr, printing), *(chr(256 + n) for n in range(256 - len(printing)))]
 
 
 @lru_cache(maxsize=1)
 def find_merges() -> list[tuple[str, str]]:
-    """The merges, from an installed package or the Hub.
+    """Read the merges from an installed package or the Hub.
 
-    Raises: ConfigError where nobody has them.
+    Raises: ConfigError if none has them.
     """
     for package in PACKAGES:
         spec = find_spec(package)
@@ -114,15 +114,15 @@ def find_merges() -> list[tuple[str, str]]:
         return read_merges(Path(hf_hub_download(*HUB_FILE)))
     except (ImportError, OSError, ValueError) as error:
         raise ConfigError(
-            f"vocabulary: the merges of CLIP's vocabulary are not here, and the Hub gave none ({type(error).__name__}): "
+            f"vocabulary: no package has the merges of CLIP's vocabulary, and the Hub gave none ({type(error).__name__}): "
             f'pip install open_clip_torch, or name the file: vocabulary = "path/{FILE}"'
         ) from error
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """The merges in OpenAI's file, packed or not.
+    """Read the merges in OpenAI's file, packed or not.
 
-    Raises: ConfigError where the file is not that one.
+    Raises: ConfigError if the file is another one.
     """
     try:
         with path.open("rb") as file:

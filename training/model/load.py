@@ -1,11 +1,12 @@
-"""Any CLIP on this machine, ready to be evaluated: a finished model of ours, an open_clip folder, an OpenAI file.
+"""Loads any CLIP on this machine for evaluation: a finished model of ours, an open_clip folder, an OpenAI file.
 
     folder with model.safetensors, model.json, tokenizer.json     ours: trained, registered or exported
     folder with open_clip_config.json and its weights             open_clip's, as it pushes to the Hub or as we export
-    file .pt, .bin, .safetensors                                  weights alone, with OpenAI's vocabulary and preprocessing
+    file .pt, .bin, .safetensors                                  weights alone, with OpenAI's vocabulary and
+    preprocessing
 
-No pickle is run (training/model/pretrained.py). An open_clip model that has another network than ours is given to open_clip
-itself, where it is installed.
+No pickle is run (training/model/pretrained.py). An open_clip model with another network than ours is loaded by
+open_clip itself, if that is installed.
 """
 
 import json
@@ -33,7 +34,7 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
 class OpenClipModel(nn.Module):
-    """A model of open_clip. Its text towers want the whole context length, where ours are given what a batch needs."""
+    """A model of open_clip, whose text towers need the whole context length, where ours take what a batch needs."""
 
     def __init__(self, model: nn.Module, context_length: int):
         super().__init__()
@@ -45,32 +46,32 @@ class OpenClipModel(nn.Module):
         return self.inner.visual
 
     def encode_image(self, images_B3SS: Tensor) -> Tensor:
-        """Features (B, D), not normalised."""
+        """Return features (B, D), not normalised."""
         return self.inner.encode_image(images_B3SS)  # pyright: ignore[reportCallIssue]
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
-        """Features (B, D), not normalised; zeros stand after the end of each text, as its tokenizer puts them."""
+        """Return features (B, D), not normalised; zeros pad each text, as its tokenizer pads it."""
         missing = self.context_length - tokens_BL.shape[1]
         return self.inner.encode_text(F.pad(tokens_BL, (0, missing)))  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True)
 class Renormalised:
-    """Our preprocessing with another mean and deviation of the channels."""
+    """Our preprocessing with another mean and standard deviation of the channels."""
 
     inner: Preprocess
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Float (3, S, S)."""
+        """Return float (3, S, S)."""
         own_mean, own_std, mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD, self.mean, self.std))
         return (self.inner(image) * own_std + own_mean - mean) / std
 
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """A model that others have trained, with what goes with it."""
+    """A model that was trained elsewhere, with its tokenizer and preprocessing."""
 
     model: CLIP | OpenClipModel
     tokenizer: Any
@@ -78,9 +79,9 @@ class ExternalModel:
 
 
 def list_model_files(path: Path) -> list[Path]:
-    """The files that decide what the model computes.
+    """Return the files that decide what the model computes.
 
-    Raises: ConfigError where there is no model of a known kind.
+    Raises: ConfigError if there is no model of a known kind.
     """
     if path.is_file():
         return [path]
@@ -92,16 +93,16 @@ def list_model_files(path: Path) -> list[Path]:
     missing = [name for name in MODEL_FILES if not (path / name).is_file()]
     if missing:
         raise ConfigError(
-            f"{path}: is no model; {', '.join(missing)} missing. A model is a folder with {', '.join(MODEL_FILES)}, an "
+            f"{path}: is no model: it lacks {', '.join(missing)}. A model is a folder with {', '.join(MODEL_FILES)}, an "
             f"open_clip folder with {OPEN_CLIP_CONFIG}, or a file of weights"
         )
     return [path / name for name in MODEL_FILES]
 
 
 def digest_model(path: Path) -> str:
-    """sha256 over the names and digests of a model's files.
+    """Return the sha256 over the names and digests of a model's files.
 
-    Raises: ConfigError where there is no model.
+    Raises: ConfigError if there is no model.
     """
     digests = [[file.name, file_sha256(file)] for file in list_model_files(path)]
     return sha256(canonical_json(digests).encode()).hexdigest()
@@ -110,18 +111,18 @@ def digest_model(path: Path) -> str:
 def load_any(path: Path, device: str = "cpu") -> LoadedModel | ExternalModel:
     """Load a model in full precision.
 
-    Raises: ConfigError where there is none, its weights cannot be read safely, or open_clip is needed and not installed;
-        ContractError where it is damaged.
+    Raises: ConfigError if there is none, its weights cannot be read safely, or open_clip is needed and not installed;
+        ContractError if it is damaged.
     """
     list_model_files(path)
     if path.is_dir() and not (path / OPEN_CLIP_CONFIG).is_file():
         return load_model(path, device=device)
-    loaded = _weights_alone(path) if path.is_file() else _open_clip_folder(path)
+    loaded = _load_weights_file(path) if path.is_file() else _load_open_clip_folder(path)
     loaded.model.to(device).eval().requires_grad_(False)
     return loaded
 
 
-def _weights_alone(file: Path) -> ExternalModel:
+def _load_weights_file(file: Path) -> ExternalModel:
     model = load_pretrained(file)
     text = model.config.text_cfg
     if text.vocab_size != VOCAB_SIZE:
@@ -132,7 +133,7 @@ def _weights_alone(file: Path) -> ExternalModel:
     return ExternalModel(model, tokenizer, Preprocess(model.config.vision_cfg.image_size))
 
 
-def _open_clip_folder(folder: Path) -> ExternalModel:
+def _load_open_clip_folder(folder: Path) -> ExternalModel:
     path = folder / OPEN_CLIP_CONFIG
     try:
         config = json.loads(path.read_text("utf-8"))
@@ -146,11 +147,11 @@ def _open_clip_folder(folder: Path) -> ExternalModel:
         raise ContractError(f"{path}: is no config of open_clip's ({type(error).__name__}: {error})") from error
     own_vocabulary = (folder / "tokenizer.json").is_file()
     if not plain or not isinstance(size, int) or ("hf_tokenizer_name" in text and not own_vocabulary):
-        return _by_open_clip(folder)
+        return _load_with_open_clip(folder)
     try:
         model = load_pretrained(folder)
-    except ConfigError:  # a network that we do not have; open_clip may, and says what is wrong where it has not
-        return _by_open_clip(folder)
+    except ConfigError:  # open_clip may have the network, and names the problem if it has not
+        return _load_with_open_clip(folder)
     context_length = model.config.text_cfg.context_length
     if own_vocabulary:
         tokenizer = load_tokenizer(folder / "tokenizer.json", context_length)
@@ -162,19 +163,19 @@ def _open_clip_folder(folder: Path) -> ExternalModel:
     )
 
 
-def _by_open_clip(folder: Path) -> ExternalModel:
+def _load_with_open_clip(folder: Path) -> ExternalModel:
     try:
         import open_clip
     except ImportError as error:
         raise ConfigError(f"{folder}: open_clip reads this model; install it: pip install open_clip_torch") from error
     name = f"local-dir:{folder.absolute()}"
     try:
-        made: Any = open_clip.create_model_from_pretrained(name, weights_only=True)
+        created: Any = open_clip.create_model_from_pretrained(name, weights_only=True)
         tokenizer: Any = open_clip.get_tokenizer(name)
     except (RuntimeError, ValueError, KeyError, OSError, AssertionError, TypeError, UnpicklingError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise ContractError(
-            f"{folder}: neither we nor open_clip can read it ({type(error).__name__}: {reason})"
+            f"{folder}: neither pairmill nor open_clip can read it ({type(error).__name__}: {reason})"
         ) from error
-    model, preprocess = made
+    model, preprocess = created
     return ExternalModel(OpenClipModel(model, tokenizer.context_length), tokenizer, preprocess)

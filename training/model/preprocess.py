@@ -1,4 +1,4 @@
-"""Bytes to pixels, once for training and evaluation: what a model saw in training is what it is asked about later."""
+"""Bytes to pixels, in one way for training and evaluation."""
 
 import io
 import struct
@@ -10,13 +10,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-# Source: Radford et al. 2021's release, clip/clip.py `_transform`.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and standard deviation of each channel. Source: Radford et al. 2021's release, clip/clip.py `_transform`."""
 MAX_PIXELS = 1 << 27
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
-"""Those of dataops.images.decode. Pillow reads many more, and for EPS it runs Ghostscript."""
-# What Pillow raises for bytes that are not a picture that it can decode whole.
+"""The formats of dataops.images.decode. Pillow reads many more, and for EPS it runs Ghostscript."""
 UNREADABLE = (
     OSError,
     ValueError,
@@ -28,27 +27,29 @@ UNREADABLE = (
     struct.error,
     zlib.error,
 )
+"""What Pillow raises for bytes that are no image, or not a whole one."""
 
 
 def decode_rgb(data: bytes) -> Image.Image:
-    """Decode a picture; what is transparent becomes white.
+    """Decode an image; what is transparent becomes white.
 
     Raises:
-        ValueError: unreadable, truncated, or larger than 2^27 pixels; the message says which.
+        ValueError: unreadable, truncated, or larger than 2^27 pixels. The message is part of predictions and
+            skipped.json.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
         return to_rgb(image)
-    except UnidentifiedImageError as error:  # its own words hold an address in memory
+    except UnidentifiedImageError as error:  # Pillow's message holds an address in memory
         raise ValueError("not a readable picture: no known format") from error
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable picture: {type(error).__name__}: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode, on white where it is transparent."""
+    """Convert an image of any mode to RGB, on white where it is transparent."""
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image
@@ -69,7 +70,7 @@ def resize_shortest(image: Image.Image, side: int) -> Image.Image:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """From [0, 1] to the inputs of the image tower; channels are the third dimension from the end."""
+    """Convert [0, 1] to the inputs of the image tower; channels are the third dimension from the end."""
     mean = torch.tensor(MEAN, dtype=images.dtype, device=images.device).view(3, 1, 1)
     std = torch.tensor(STD, dtype=images.dtype, device=images.device).view(3, 1, 1)
     return (images - mean) / std
@@ -77,15 +78,15 @@ def normalize(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """A picture to the input of the image tower: shortest side to `image_size`, centre square, normalised."""
+    """An image to the input of the image tower: shortest side to `image_size`, centre square, normalised."""
 
     image_size: int
 
     def __call__(self, image: Image.Image | bytes) -> Tensor:
-        """Float (3, S, S).
+        """Return float (3, S, S).
 
         Raises:
-            ValueError: the bytes are not a readable picture.
+            ValueError: the bytes are not a readable image.
         """
         image = decode_rgb(image) if isinstance(image, bytes) else to_rgb(image)
         image = resize_shortest(image, self.image_size)
@@ -94,7 +95,7 @@ class Preprocess:
         return normalize(torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255)
 
     def facts(self) -> dict[str, object]:
-        """The `preprocess` of model.json, in open_clip's words."""
+        """Return the `preprocess` of model.json, in open_clip's field names."""
         return {
             "image_size": self.image_size,
             "mean": list(MEAN),

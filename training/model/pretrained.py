@@ -1,7 +1,7 @@
-"""Weights that others have trained: OpenAI's and open_clip's, from a file, a folder or the Hub. No pickle is run.
+"""Pretrained weights of OpenAI and open_clip, from a file, a folder or the Hub. No pickle is run.
 
-The names of our parameters are theirs, so reading is most of it: what a checkpoint wraps around the weights is taken off,
-and the shapes say which model they are for.
+The names of our parameters are theirs. Reading removes what a checkpoint wraps around the weights, and infers the
+model's dimensions from the shapes.
 """
 
 import json
@@ -23,33 +23,34 @@ from training.model.clip import CLIP
 from training.model.torchscript import is_torchscript, read_torchscript
 
 HUB = "hf-hub:"
-"""What a name on the Hub begins with, as in open_clip."""
+"""Prefix of a name on the Hub, as in open_clip."""
 WEIGHTS = (
     "open_clip_model.safetensors",
     "model.safetensors",
     "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
 )
-"""Weights that a folder may hold, the first that is there counts."""
+"""Files of weights that a folder may hold; the first that exists counts."""
 CARDS = ("model.json", "open_clip_config.json")
-"""Files beside them that tell the model's dimensions: ours and open_clip's."""
+"""Files beside them with the model's dimensions: ours and open_clip's."""
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
-"""What DistributedDataParallel and torch.compile put before each name."""
+"""Prefixes that DistributedDataParallel and torch.compile put before each name."""
 TEXT_TOWER = re.compile(r"^text\.(?=transformer\.|token_embedding\.|positional_embedding$|ln_final\.|text_projection$)")
-"""open_clip keeps the text tower's parameters under `text.` where a model has custom_text."""
+"""Prefix of the text tower's parameters in open_clip's models with custom_text."""
 OPENAI_FACTS = {"input_resolution", "context_length", "vocab_size"}
 NO_WEIGHTS = re.compile(r"(?:^|\.)(?:input_resolution|context_length|vocab_size|attn_mask)$")
 """Facts that OpenAI's archives carry among the weights, and the causal mask, which is no parameter."""
 
 
 def load_pretrained(source: str | Path, config: ModelConfig | None = None) -> CLIP:
-    """A model with the weights of others, fp32, on the CPU, in evaluation mode.
+    """Load a model with pretrained weights, fp32, on the CPU, in evaluation mode.
 
     Args:
-        source: a file (.safetensors; .pt, .pth and .bin by torch; OpenAI's TorchScript archives), a folder of ours or of
-            open_clip's `local-dir:`, or `hf-hub:owner/name`, with `@revision` where one is meant.
-        config: the model that it is for; None: what lies beside the weights says, else their shapes. Shapes do not tell
-            the activation: what came out of an archive of OpenAI's has quick_gelu, any other file does not.
+        source: a file (.safetensors; .pt, .pth and .bin by torch; OpenAI's TorchScript archives), a folder of ours or
+            of open_clip's `local-dir:`, or `hf-hub:owner/name`, optionally with `@revision`.
+        config: dimensions of the model; None: read from the card beside the weights, else inferred from their shapes.
+            Shapes do not show the activation: weights from an archive of OpenAI's get quick_gelu, any other file does
+            not.
 
     Raises:
         ConfigError: there are no such weights, they cannot be read safely, or they are of another model.
@@ -67,7 +68,7 @@ def load_pretrained(source: str | Path, config: ModelConfig | None = None) -> CL
 
 
 def load_towers(model: CLIP, source: str | Path, *, image_only: bool) -> None:
-    """Put the weights of others into a model that is there; `source` and errors as in load_pretrained.
+    """Load pretrained weights into an existing model; `source` and errors as in load_pretrained.
 
     Temperature and bias come with the text tower, unless they are for the other loss.
     """
@@ -83,15 +84,15 @@ def load_towers(model: CLIP, source: str | Path, *, image_only: bool) -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in a file, by our names, as fp32 (counters stay integers).
+    """Read the weights in a file, by our names, as fp32 (counters stay integers).
 
-    Raises: ConfigError where the file cannot be read without running code of its own.
+    Raises: ConfigError if the file cannot be read without running code of its own.
     """
     return _read(path)[0]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The weights, and whether the facts of OpenAI's archives stand among them."""
+    """Return the weights, and whether they come with the facts of OpenAI's archives."""
     try:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
@@ -108,8 +109,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]  # a training checkpoint of open_clip
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ConfigError(f"{path}: holds no state dict, that is names with tensors")
-    weights = {name: value for name, value in map(_renamed, found.items()) if not NO_WEIGHTS.search(name)}
+        raise ConfigError(f"{path}: holds no state dict of names and tensors")
+    weights = {name: value for name, value in map(_rename, found.items()) if not NO_WEIGHTS.search(name)}
     return weights, found.keys() >= OPENAI_FACTS
 
 
@@ -118,7 +119,7 @@ def save_state_dict(tensors: Mapping[str, Tensor], path: Path, metadata: dict[st
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
 
 
-def _renamed(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
+def _rename(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
     name, value = TEXT_TOWER.sub("", WRAPPERS.sub("", item[0])), item[1]
     if name in ("logit_scale", "logit_bias"):
         value = value.reshape(())
@@ -126,9 +127,12 @@ def _renamed(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
 
 
 def infer_config(tensors: Mapping[str, Tensor], *, quick_gelu: bool, name: str) -> ModelConfig:
-    """The model that weights are for; heads are 64 wide, as in all published ones.
+    """Infer the model that weights belong to from their shapes; heads are 64 wide, as in all published ones.
 
-    Raises: ConfigError where they are not those of a CLIP with one of our towers; `name` is what it is told of.
+    Args:
+        name: names the weights in errors.
+
+    Raises: ConfigError if they are not those of a CLIP with one of our towers.
     """
     try:
         return ModelConfig.model_validate(
@@ -136,7 +140,7 @@ def infer_config(tensors: Mapping[str, Tensor], *, quick_gelu: bool, name: str) 
                 "embed_dim": tensors["text_projection"].shape[1],
                 "quick_gelu": quick_gelu,
                 "init_logit_bias": float(tensors["logit_bias"]) if "logit_bias" in tensors else None,
-                "vision_cfg": _vision(tensors),
+                "vision_cfg": _infer_vision(tensors),
                 "text_cfg": {
                     "context_length": tensors["positional_embedding"].shape[0],
                     "vocab_size": tensors["token_embedding.weight"].shape[0],
@@ -150,7 +154,7 @@ def infer_config(tensors: Mapping[str, Tensor], *, quick_gelu: bool, name: str) 
         raise ConfigError(f"{name}: not the weights of a CLIP with a ResNet or vision transformer: {error}") from error
 
 
-def _vision(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _infer_vision(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     if "visual.proj" in tensors:
         width, _, patch, _ = tensors["visual.conv1.weight"].shape
         side = round((tensors["visual.positional_embedding"].shape[0] - 1) ** 0.5)
@@ -176,7 +180,7 @@ def _check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], na
     ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ConfigError(f"{name}: other weights than the model's: {', '.join(wrong[:3])}{more}")
+        raise ConfigError(f"{name}: the weights do not fit the model: {', '.join(wrong[:3])}{more}")
 
 
 def _weights_file(source: str | Path) -> Path:
@@ -199,7 +203,7 @@ def _config_beside(file: Path) -> ModelConfig | None:
                 fields = {key: value for key, value in fields.items() if key not in ("preprocess", "tokenizer")}
                 return ModelConfig.model_validate(fields)
             except (OSError, ValueError, ValidationError, AttributeError) as error:
-                raise ConfigError(f"{card}: not a model that pairmill has: {error}") from error
+                raise ConfigError(f"{card}: pairmill has no such model: {error}") from error
     return None
 
 
@@ -209,7 +213,7 @@ def _fetch(source: str) -> Path:
     name, _, revision = source.removeprefix(HUB).partition("@")
     try:
         folder = snapshot_download(name, revision=revision or None, allow_patterns=[*WEIGHTS, *CARDS])
-    except (OSError, ValueError) as error:  # offline, no such name, a name that is none
+    except (OSError, ValueError) as error:  # offline, an unknown name or an invalid one
         message = str(error).partition("\n")[0]
         remedy = "try again, or name a local file"
         raise SourceError(f"{source}: the Hub gave no weights ({type(error).__name__}: {message}); {remedy}") from error

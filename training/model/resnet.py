@@ -1,7 +1,7 @@
 """CLIP's ModifiedResNet: three convolutions for a stem, average pooling for every stride, attention for the last pool.
 
 Names of parameters are OpenAI's. Source: Radford et al. 2021, section 2.4; He et al. 2019 (ResNet-D).
-Legend: B batch, C channels, H and W height and width, N = H * W places, K width of a head.
+Legend: B batch, C channels, H and W height and width, N = H * W positions, K width of a head.
 """
 
 from collections import OrderedDict
@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, 4 channels, H / stride, W / stride)."""
+        """Map (B, in_channels, H, W) to (B, 4 channels, H / stride, W / stride)."""
         out = F.relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(self.avgpool(out)))
@@ -44,7 +44,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool2d(nn.Module):
-    """One step of attention, whose query is the mean over all places."""
+    """One step of attention, whose query is the mean over all positions."""
 
     def __init__(self, side: int, channels: int, heads: int, output_dim: int):
         super().__init__()
@@ -58,7 +58,7 @@ class AttentionPool2d(nn.Module):
             nn.init.normal_(layer.weight, std=channels**-0.5)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, output_dim)."""
+        """Map (B, C, H, W) to (B, output_dim)."""
         x_BNC = x_BCHW.flatten(2).transpose(1, 2)
         x_BNC = torch.cat([x_BNC.mean(dim=1, keepdim=True), x_BNC], dim=1)
         x_BNC = x_BNC + self.positional_embedding.to(x_BNC.dtype)
@@ -72,7 +72,7 @@ class AttentionPool2d(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """Pictures to features: a stem at a quarter of the side, four stages, attention pool at a 32nd of the side."""
+    """Images to features: a stem at a quarter of the side, four stages, attention pool at a 32nd of the side."""
 
     def __init__(self, *, layers: tuple[int, ...], width: int, heads: int, image_size: int, output_dim: int):
         super().__init__()
@@ -90,7 +90,7 @@ class ModifiedResNet(nn.Module):
         self.attnpool = AttentionPool2d(image_size // 32, width * 32, heads, output_dim)
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Features (B, output_dim), not normalised."""
+        """Return features (B, output_dim), not normalised."""
         x_BCHW = F.relu(self.bn1(self.conv1(images_B3SS)), inplace=True)
         x_BCHW = F.relu(self.bn2(self.conv2(x_BCHW)), inplace=True)
         x_BCHW = self.avgpool(F.relu(self.bn3(self.conv3(x_BCHW)), inplace=True))

@@ -1,9 +1,9 @@
 """Captions to token ids, by a byte-level byte-pair vocabulary: one learnt from the dataset's own captions, or CLIP's.
 
-What an encoding depends on lies in tokenizer.json (the `tokenizers` library's format): `Tokenizer` reads any byte-pair
-vocabulary written so, with the three special tokens below. CLIP's is told by its own two, and is cleaned for as in
-training/model/clip_vocabulary.py. The end-of-text token has the highest id: OpenAI's and open_clip's text towers read their
-feature at the greatest id of a row.
+All that an encoding depends on is in tokenizer.json (the `tokenizers` library's format): `Tokenizer` reads any
+byte-pair vocabulary in that format that has the three special tokens below. CLIP's has two others, and its captions are
+cleaned as in training/model/clip_vocabulary.py. The end-of-text token has the highest id: OpenAI's and open_clip's text
+towers read their feature at the greatest id of a row.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ class Tokenizer:
 
     Args:
         encoder: a byte-pair tokenizer with the three special tokens.
-        context_length: most tokens of a text; a longer one loses its tail and keeps its end token.
+        context_length: maximum tokens of a text; a longer one is cut, and keeps its end token.
 
     Raises:
         ContractError: a special token is missing or the end token is not the highest id.
@@ -49,14 +49,14 @@ class Tokenizer:
         encoder.encode_special_tokens = True  # a caption that spells <|endoftext|> is a caption, not an end
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Ids (B, L), int64, padded to the longest of these texts."""
+        """Return ids (B, L), int64, padded to the longest of these texts."""
         if not texts:
             return torch.zeros(0, 2, dtype=torch.int64)
         rows = [encoding.ids for encoding in self._encoder.encode_batch_fast(list(texts))]
         return torch.from_numpy(np.array(rows, dtype=np.int64))
 
     def facts(self) -> dict[str, object]:
-        """What model.json tells of this vocabulary."""
+        """Return the `tokenizer` of model.json."""
         return {
             "kind": self.kind,
             "file": "tokenizer.json",
@@ -68,34 +68,36 @@ class Tokenizer:
         }
 
     def to_json(self) -> str:
-        """The content of tokenizer.json."""
+        """Return the content of tokenizer.json."""
         return self._encoder.to_str(pretty=False)
 
 
 class ClipTokenizer(Tokenizer):
     """OpenAI's vocabulary, with the ids that open_clip's SimpleTokenizer gives; a caption is padded with zeros.
 
-    As there, a caption that spells <start_of_text> or <end_of_text> has that token.
+    As in SimpleTokenizer, <start_of_text> or <end_of_text> in a caption becomes that token.
     """
 
     kind = "clip-bpe"
     special_tokens = ("!", clip_vocabulary.START, clip_vocabulary.END)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """See Tokenizer."""
+        """Return ids (B, L), int64, padded to the longest of these texts."""
         cleaned = [clip_vocabulary.clean_caption(text) for text in texts]
-        spelt = [row for row, text in enumerate(cleaned) if any(token in text for token in self.special_tokens[1:])]
-        if not spelt:
+        with_special = [
+            row for row, text in enumerate(cleaned) if any(token in text for token in self.special_tokens[1:])
+        ]
+        if not with_special:
             return super().__call__(cleaned)
-        plain = ["" if row in spelt else text for row, text in enumerate(cleaned)]
+        plain = ["" if row in with_special else text for row, text in enumerate(cleaned)]
         rows = super().__call__(plain).tolist()
-        for row in spelt:
-            inner = self._with_special(cleaned[row])[: self.context_length - 2]
+        for row in with_special:
+            inner = self._encode_special(cleaned[row])[: self.context_length - 2]
             rows[row] = [self.start_id, *inner, self.end_id]
         longest = max(map(len, rows))
         return torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows], dtype=torch.int64)
 
-    def _with_special(self, text: str) -> list[int]:
+    def _encode_special(self, text: str) -> list[int]:
         special: dict[str, int] = dict(zip(self.special_tokens[1:], (self.start_id, self.end_id), strict=True))
         ids: list[int] = []
         words: list[tuple[str, tuple[int, int]]] = self._encoder.pre_tokenizer.pre_tokenize_str(text)  # pyright: ignore[reportAttributeAccessIssue]
@@ -106,11 +108,11 @@ class ClipTokenizer(Tokenizer):
 
 
 def make_tokenizer(vocabulary: str, captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
-    """The tokenizer that a config asks for.
+    """Make the tokenizer that a config names.
 
     Args:
-        vocabulary: captions, clip, or a path: of a tokenizer.json, or of the file with the merges of CLIP's.
-        captions: see train_tokenizer; looked at only where the vocabulary is learnt from them.
+        vocabulary: captions, clip, or a path: of a tokenizer.json, or of the file with the merges of CLIP's vocabulary.
+        captions: see train_tokenizer; read only where the vocabulary is learnt from them.
         vocab_size: see train_tokenizer.
         context_length: see Tokenizer.
 
@@ -125,7 +127,7 @@ def make_tokenizer(vocabulary: str, captions: Iterable[str], vocab_size: int, co
     if path.suffix in (".gz", ".txt"):
         return ClipTokenizer(clip_vocabulary.build_encoder(clip_vocabulary.read_merges(path)), context_length)
     if path.suffix != ".json" or not path.is_file():
-        raise ConfigError(f"vocabulary: {vocabulary!r} is neither captions, clip, nor a tokenizer.json that is there")
+        raise ConfigError(f"vocabulary: {vocabulary!r} is neither captions, clip, nor an existing tokenizer.json")
     return load_tokenizer(path, context_length)
 
 
@@ -133,8 +135,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     """Learn merges from captions; the same captions in any order give the same vocabulary.
 
     Args:
-        captions: the text as it will be seen; lower-cased, composed (NFC) and stripped of surplus space here.
-        vocab_size: greatest number of ids, with the 256 bytes and three special tokens; few captions give fewer.
+        captions: the texts of training; lower-cased, composed (NFC) and stripped of surplus space here.
+        vocab_size: maximum number of ids, the 256 bytes and three special tokens included; few captions give fewer.
         context_length: see Tokenizer.
     """
     encoder = BytePairTokenizer(models.BPE())

@@ -1,8 +1,8 @@
-"""Tensors of a TorchScript archive, read without torch.jit and without running what its pickle asks for.
+"""Reads the tensors of a TorchScript archive without torch.jit, and without running the code that its pickle names.
 
 OpenAI published CLIP as such archives: a zip with data.pkl, which describes a tree of modules, and data/N, the bytes of
-its tensors. The unpickler below knows six harmless names, and makes an inert record of everything else, so a pickle that
-asks for `os.system` gets a record called os.system and calls nothing.
+its tensors. The unpickler below maps six harmless names, and makes an inert record of everything else, so a pickle that
+names `os.system` gets a record and calls nothing.
 Source of the format: pytorch, torch/csrc/jit/docs/serialization.md.
 """
 
@@ -30,7 +30,7 @@ DTYPES = {
 
 
 class _Record:
-    """Stands for any object of the pickle: remembers its attributes, does nothing."""
+    """A stand-in for any object of the pickle: it keeps its attributes and does nothing."""
 
     def __init__(self, *arguments: Any):
         self.attributes: dict[str, Any] = {}
@@ -40,7 +40,7 @@ class _Record:
 
 
 class _Storage:
-    """The name of a kind of storage, where the pickle names a class of torch."""
+    """A storage class of torch in the pickle, with its dtype."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
@@ -88,7 +88,7 @@ class _Reader(pickle.Unpickler):
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a zip with the parts of a TorchScript archive."""
+    """Return whether a file is a zip with the parts of a TorchScript archive."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -96,9 +96,9 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """The tensors of the module in an archive, by the names that its state dict would give them, on the CPU.
+    """Read the tensors of the module in an archive, by the names of its state dict, on the CPU.
 
-    Raises: ValueError where the file is not an archive whose tensors can be read so.
+    Raises: ValueError if the file is not an archive whose tensors can be read this way.
     """
     with zipfile.ZipFile(path) as archive:
         root = _root(archive)

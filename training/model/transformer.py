@@ -1,7 +1,7 @@
 """The transformer of both towers, and the vision transformer. Names of parameters are OpenAI's.
 
-Legend: B batch, L tokens, T tokens of all texts, D width, H heads, K width of a head (of indices: kept patches), S side of
-the picture.
+Legend: B batch, L tokens, T tokens of all texts, D width, H heads, K width of a head (of indices: kept patches), S side
+of an image.
 """
 
 from dataclasses import dataclass
@@ -16,33 +16,33 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the approximation that OpenAI's weights were trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise."""
+        """Apply it elementwise."""
         return x * torch.sigmoid(1.702 * x)
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Which of B x L places hold a token: all that works token by token then works on T rows, and pads only to attend."""
+    """The positions of a B x L batch that hold a token: tokenwise layers work on T rows, only attention is padded."""
 
     shape: tuple[int, int]
-    """B, L."""
-    places_T: Tensor
-    """Of each token, in the flattened B x L."""
+    """B and L."""
+    positions_T: Tensor
+    """Index of each token in the flattened B x L."""
 
     @classmethod
-    def up_to(cls, ends_B: Tensor, length: int) -> "Packing":
-        """Each text's tokens up to and with the one at its end (B,); behind them nothing is read under a causal mask."""
-        taken_BL = torch.arange(length, device=ends_B.device) <= ends_B[:, None]
-        return cls((len(ends_B), length), taken_BL.flatten().nonzero()[:, 0])
+    def from_ends(cls, ends_B: Tensor, length: int) -> "Packing":
+        """Pack the tokens of each text up to its end (B,), inclusive; a causal mask reads nothing after it."""
+        is_token_BL = torch.arange(length, device=ends_B.device) <= ends_B[:, None]
+        return cls((len(ends_B), length), is_token_BL.flatten().nonzero()[:, 0])
 
     def unpack(self, x_TD: Tensor) -> Tensor:
-        """(T, D) -> (B, L, D), zero where there is no token."""
-        padded = x_TD.new_zeros(self.shape[0] * self.shape[1], x_TD.shape[1]).index_copy_(0, self.places_T, x_TD)
+        """Map (T, D) to (B, L, D), zero where there is no token."""
+        padded = x_TD.new_zeros(self.shape[0] * self.shape[1], x_TD.shape[1]).index_copy_(0, self.positions_T, x_TD)
         return padded.view(*self.shape, x_TD.shape[1])
 
     def pack(self, x_BLD: Tensor) -> Tensor:
-        """(B, L, D) -> (T, D)."""
-        return x_BLD.flatten(0, 1).index_select(0, self.places_T)
+        """Map (B, L, D) to (T, D)."""
+        return x_BLD.flatten(0, 1).index_select(0, self.positions_T)
 
 
 class Attention(nn.Module):
@@ -56,7 +56,13 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
-        """Each token attends to all, or where causal to itself and those before it; where packed, of its own text."""
+        """Attend from each token to all of its text, or, if causal, to itself and those before it.
+
+        Args:
+            x_BLD: (B, L, D), or (T, D) with `packing`.
+
+        Returns: the shape of the input.
+        """
         qkv_BLD3 = F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
         if packing is not None:
             qkv_BLD3 = packing.unpack(qkv_BLD3)
@@ -77,7 +83,7 @@ class FeedForward(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """Tokenwise."""
+        """Apply it to each token."""
         return self.c_proj(self.gelu(self.c_fc(x_BLD)))
 
 
@@ -92,7 +98,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, quick_gelu=quick_gelu)
 
     def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
-        """Attention, then the perceptron, each added to its input."""
+        """Add attention, then the perceptron, each to its input."""
         x_BLD = x_BLD + self.attn(self.ln_1(x_BLD), causal=causal, packing=packing)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
@@ -117,16 +123,16 @@ class Transformer(nn.Module):
             nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
 
     def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
-        """All blocks in turn; (T, D) where packed."""
-        again = self.grad_checkpointing and torch.is_grad_enabled()
-        how = {"causal": causal, "packing": packing}
+        """Apply all blocks in turn to (B, L, D), or to (T, D) with `packing`."""
+        recompute = self.grad_checkpointing and torch.is_grad_enabled()
+        options = {"causal": causal, "packing": packing}
         for block in self.resblocks:
-            if again:
-                made = checkpoint(block, x_BLD, use_reentrant=False, preserve_rng_state=False, **how)
-                assert isinstance(made, Tensor)
-                x_BLD = made
+            if recompute:
+                output = checkpoint(block, x_BLD, use_reentrant=False, preserve_rng_state=False, **options)
+                assert isinstance(output, Tensor)
+                x_BLD = output
             else:
-                x_BLD = block(x_BLD, **how)
+                x_BLD = block(x_BLD, **options)
         return x_BLD
 
 
@@ -155,11 +161,11 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
     def forward(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
-        """Features (B, output_dim), not normalised; where `kept_BK` is given, of those patches of each picture alone."""
+        """Return features (B, output_dim), not normalised, of all patches or of those at `kept_BK` (indices from 0)."""
         patches_BLD = self.conv1(images_B3SS).flatten(2).transpose(1, 2)
-        places_LD = self.positional_embedding.to(patches_BLD.dtype)
-        start_B1D = (self.class_embedding.to(patches_BLD.dtype) + places_LD[0]).expand(patches_BLD.shape[0], 1, -1)
-        patches_BLD = patches_BLD + places_LD[1:]
+        positions_LD = self.positional_embedding.to(patches_BLD.dtype)
+        start_B1D = (self.class_embedding.to(patches_BLD.dtype) + positions_LD[0]).expand(patches_BLD.shape[0], 1, -1)
+        patches_BLD = patches_BLD + positions_LD[1:]
         if kept_BK is not None:
             patches_BLD = patches_BLD.gather(1, kept_BK[:, :, None].expand(-1, -1, patches_BLD.shape[2]))
         x_BLD = self.transformer(self.ln_pre(torch.cat([start_B1D, patches_BLD], dim=1)), causal=False)

@@ -264,7 +264,7 @@ def test_a_bad_checkpoint_is_passed_over(
         with caplog.at_level(logging.INFO):
             assert main([str(job)]) == 0
         assert "resumed from step-000004" in caplog.text, damage
-        assert ("checkpoint step-000006 is passed over" in caplog.text) == (damage != "half written")
+        assert ("checkpoint step-000006 is skipped" in caplog.text) == (damage != "half written")
         assert made_by(job) == made_by(undisturbed), damage
 
 

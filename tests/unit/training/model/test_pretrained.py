@@ -191,7 +191,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no state dict"):
         load_pretrained(tmp_path / "w.pt")
     (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {"custom_text": true}}')
-    with pytest.raises(ConfigError, match="not a model that pairmill has"):
+    with pytest.raises(ConfigError, match="pairmill has no such model"):
         load_pretrained(tmp_path / "w.safetensors")
 
 
