@@ -23,7 +23,7 @@ from tasks.curate.config import CurateConfig
 from tasks.curate.near_duplicates import block_searches
 from tasks.curate.steps import GROUP_ROWS, NEAR_PARTITION_ROWS, PARTITION_ROWS
 from tasks.curate.steps import partition_bits as ranges_of
-from tasks.filter.stage import range_bits
+from tasks.filter.stage import partition_bits
 from tasks.filter.steps import SLICE_ROWS
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -192,7 +192,7 @@ def planned(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
 
 def _filter(pairs: float, files: int, p: Prices, c: Costs) -> StagePlan:
     slices = math.ceil(pairs / SLICE_ROWS)
-    ranges = 1 << range_bits(int(pairs), p.cores_of_machine, p.memory_limit_bytes)
+    ranges = 1 << partition_bits(int(pairs), p.cores_of_machine, p.memory_limit_bytes)
     # `choose` looks at a table of each slice from each range, `write` at one of each range for each slice (tasks/engine/partition_tables.py:
     # a look at the object, which a machine then has).
     crossed = 2.0 * slices * ranges

@@ -14,9 +14,9 @@ from pydantic import Field, field_validator, model_validator
 
 from dataops.config import StageConfig
 from dataops.kernels.characters import UNSPACED
-from dataops.text.caption_counts import counted
-from dataops.text.personal_data import has_personal
-from dataops.text.url_signs import hosts, url_signs
+from dataops.text.caption_counts import count_captions
+from dataops.text.personal_data import has_personal_data
+from dataops.text.url_signs import find_url_signs, parse_hosts
 
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 _IMAGE_FILE = (
@@ -160,7 +160,7 @@ def word_count(caption: pl.Expr) -> pl.Expr:
 def host(url: pl.Expr) -> pl.Expr:
     """The host name of an address, in lower case."""
     unusual = pl.col("url").str.extract(HOST, 1).str.to_lowercase()
-    return url.map_batches(lambda urls: hosts(urls, unusual), pl.String, is_elementwise=True)
+    return url.map_batches(lambda urls: parse_hosts(urls, unusual), pl.String, is_elementwise=True)
 
 
 def rules(config: RuleConfig) -> list[Rule]:
@@ -242,7 +242,7 @@ def _caption_rules(config: RuleConfig) -> list[Rule]:
         different = caption.str.to_lowercase().str.split(" ").list.n_unique()
         asked.append(Rule("repeated_words", different < fresh, may))
     if config.personal == "drop":
-        asked.append(Rule("personal", has_personal(caption), pl.col("caption_may_be_personal")))
+        asked.append(Rule("personal", has_personal_data(caption), pl.col("caption_may_be_personal")))
     return asked + [Rule(f"pattern_{name}", caption.str.contains(pattern)) for name, pattern in config.patterns.items()]
 
 
@@ -258,9 +258,9 @@ def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None
         counts: what caption_counts.counted says of the captions, where it is known already.
     """
     if counts is None:
-        counts = counted(rows["caption"])
+        counts = count_captions(rows["caption"])
     endings = config.blocked_extensions if _are_plain(config) else []
-    signs = url_signs(rows["url"], [*_TRACKING_FILES, *_TRACKING_SITES], endings)
+    signs = find_url_signs(rows["url"], [*_TRACKING_FILES, *_TRACKING_SITES], endings)
     asked, known = rules(config), pl.concat([rows, counts, signs], how="horizontal")
     first = ((rule.drops if rule.may is None else rule.may).fill_null(value=False).alias(rule.name) for rule in asked)
     answers = known.select(first)

@@ -94,7 +94,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     from tasks.engine.partition_tables import partition_by_hash, read_partition, table_name, write_partitions
     from tasks.filter import steps
     from tasks.filter.config import FilterConfig
-    from tasks.filter.stage import range_bits
+    from tasks.filter.stage import partition_bits
 
     draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
     slices = [
@@ -102,7 +102,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, DEDUPE_ROWS)
     ]
-    bits, working = range_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY), Semaphore(DEDUPE_WORKERS)
+    bits, working = partition_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY), Semaphore(DEDUPE_WORKERS)
 
     def spill(number: int) -> None:
         path, start, rows = slices[number]
@@ -112,10 +112,12 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
 
     def choose(number: int) -> None:
         with working:
-            steps.choose(draft, steps.Step(steps.choose, number, "", len(slices), bits, (), config))
+            steps.drop_duplicates(
+                draft, steps.FilterTask(steps.drop_duplicates, number, "", len(slices), bits, (), config)
+            )
 
     def leaving(number: int) -> tuple[int, int]:
-        rows = read_partition(draft, [table_name("gone", i) for i in range(1 << bits)], number)["row"]
+        rows = read_partition(draft, [table_name("drop-reasons", i) for i in range(1 << bits)], number)["row"]
         return len(rows), int(rows.cast(pl.UInt64).sum())
 
     with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # of which one waits for the disk
@@ -196,13 +198,13 @@ def _captions(paths: Sequence[Path]) -> Iterator[pl.Series]:
 
 def match_ours(paths: Sequence[Path]) -> Result:
     """Our matching, from the column as it is."""
-    from dataops.text.query_matching import compile_queries, match
+    from dataops.text.query_matching import compile_queries, match_queries
 
     queries = compile_queries(query_list(paths[0].parent))
     captions = [part.to_arrow() for part in _captions(paths)]
-    match(captions[0][:10], queries)
+    match_queries(captions[0][:10], queries)
     started = time.perf_counter()
-    found = [match(part, queries) for part in captions]
+    found = [match_queries(part, queries) for part in captions]
     seconds = time.perf_counter() - started
     return seconds, [sum(len(part.values) for part in found), sum(int(part.values.to_numpy().sum()) for part in found)]
 

@@ -77,10 +77,10 @@ def _signers() -> list[Signer]:
     import datasketch
     import rensa
 
-    from dataops.text.minhash import signatures
+    from dataops.text.minhash import compute_signatures
 
     return [
-        Signer("pairmill", pa.array, lambda captions: signatures(captions, HASHES), lambda found: found),
+        Signer("pairmill", pa.array, lambda captions: compute_signatures(captions, HASHES), lambda found: found),
         Signer(
             "datasketch",
             lambda captions: [[token.encode() for token in shingles(text)] for text in captions],

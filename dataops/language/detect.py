@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.kernels.compiled import compiled
-from dataops.language.ngrams import MAX_CHARS, Model, Texts, encoded, load_model, ngrams
+from dataops.language.ngrams import MAX_CHARS, Model, Texts, encode_texts, find_ngrams, load_model
 from dataops.language.replay import replay
-from dataops.language.scripts import load_scripts, scripts_of
+from dataops.language.scripts import find_scripts, load_scripts
 
 Mode = Literal["script", "fast", "exact"]
 
@@ -77,8 +77,8 @@ def _score(text, starts, letters, upper, slots, rows, scripts, written, only, we
     sums, costs = np.empty(weights.shape[1], np.int32), np.empty(len(written), np.int32)
     for t in range(len(starts) - 1):
         one = text[starts[t] : starts[t + 1]]
-        own, best, writers = scripts_of(one, scripts), _WORST, False
-        count = ngrams(one, letters, upper, slots, rows, buffer, found)
+        own, best, writers = find_scripts(one, scripts), _WORST, False
+        count = find_ngrams(one, letters, upper, slots, rows, buffer, found)
         width = narrow if only and own == scripts[ord("a")] else len(sums)
         _sum_up(found[:count], weights, width, sums)
         for language in range(len(written)):
@@ -185,7 +185,7 @@ def detect(
     if unknown := [name for name in names if name not in model.languages]:
         raise ValueError(f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(model.languages)}")
     columns = tuple(model.languages.index(name) for name in names)
-    ready = texts if isinstance(texts, Texts) else encoded(texts)
+    ready = texts if isinstance(texts, Texts) else encode_texts(texts)
     if mode == "exact":
         shares, counts = replay(model, ready, columns, seed)
     elif mode == "fast":

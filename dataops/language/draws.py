@@ -28,7 +28,7 @@ _AT_A_TIME = 512
 
 
 @lru_cache(maxsize=4)
-def generator_outputs(seed: int) -> NDArray[np.uint32]:
+def list_outputs(seed: int) -> NDArray[np.uint32]:
     """The first outputs of Python's Mersenne Twister."""
     generator = random.Random(seed)
     return np.array([generator.getrandbits(32) for _ in range(_OUTPUTS)], np.uint32)
@@ -48,7 +48,7 @@ class Draws(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def all_draws(seed: int) -> Draws:
+def allocate_draws(seed: int) -> Draws:
     """Room for them. It is filled as texts come; what is in it depends on the seed alone."""
     size = (_LISTED + 1 + LANES, _OUTPUTS)
     chosen, places = (np.zeros(size, np.uint16) for _ in range(2))

@@ -22,7 +22,7 @@ from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import text_buffers
 from dataops.kernels.table_cache import Tables, kept
 from dataops.language import profiles as language_profiles
-from dataops.language.profiles import SPACE, normal_letters, profile_names, read_profiles
+from dataops.language.profiles import SPACE, normalise_letters, profile_names, read_profiles
 
 MAX_CHARS = 10_000
 """Characters of a text that count."""
@@ -69,7 +69,7 @@ def load_model() -> Model:
 
 def _build_model() -> Tables:
     _, grams, chances = read_profiles()
-    letters = normal_letters()
+    letters = normalise_letters()
     upper = np.zeros(len(letters), np.bool_)
     upper[[c for c in range(0x20000) if chr(c).isupper()]] = True  # Unicode has none above
     slots, rows = _hash_table(grams)
@@ -84,16 +84,16 @@ def _cases(upper: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return cases
 
 
-def encoded(texts: Sequence[str]) -> Texts:
+def encode_texts(texts: Sequence[str]) -> Texts:
     """The texts without addresses, as code points."""
     plain = (text.isascii() and "@" not in text and "://" not in text for text in texts)
-    cleaned = [text if is_plain else prepared(text) for text, is_plain in zip(texts, plain, strict=True)]
+    cleaned = [text if is_plain else remove_addresses(text) for text, is_plain in zip(texts, plain, strict=True)]
     starts = np.zeros(len(cleaned) + 1, np.int64)
     np.cumsum([len(text) for text in cleaned], out=starts[1:])
     return Texts(np.frombuffer("".join(cleaned).encode("utf-32-le", "surrogatepass"), np.uint32), starts)
 
 
-def shown(texts: pa.Array) -> Texts:
+def encode_captions(texts: pa.Array) -> Texts:
     """A column of strings as a detector is shown them: as `encoded`, and in lower case what is all in capitals.
 
     langdetect passes over words in capitals. Only the texts that are changed become Python's strings.
@@ -105,7 +105,7 @@ def shown(texts: pa.Array) -> Texts:
     rows = np.flatnonzero(odd)
     # An index that Polars makes: Arrow's own array() would import pandas where it is installed, half a second and 40 MB.
     found = texts.take(pl.Series(rows).to_arrow()).to_pylist()
-    changed = encoded([text.lower() if text.isupper() else text for text in found])
+    changed = encode_texts([text.lower() if text.isupper() else text for text in found])
     lengths = np.diff(starts)
     lengths[rows] = np.diff(changed.starts)
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -146,7 +146,7 @@ def _merge(letters, starts, odd, changed, ends, merged):
             merged[start:end] = letters[starts[i] : starts[i + 1]]
 
 
-def prepared(text: str) -> str:
+def remove_addresses(text: str) -> str:
     """The text without web and mail addresses, and with Vietnamese letters composed."""
     if "://" in text:
         text = _ADDRESS.sub(" ", text)
@@ -222,7 +222,7 @@ def _clean(text, buffer):
 
 
 @compiled()
-def ngrams(text, letters, upper, slots, rows, buffer, found):
+def find_ngrams(text, letters, upper, slots, rows, buffer, found):
     """Write the row of each n-gram of a text that any profile has to `found` (3 * MAX_CHARS + 1,), in langdetect's order.
 
     Args:

@@ -41,7 +41,7 @@ def read_profiles() -> tuple[tuple[str, ...], list[str], NDArray[np.float64]]:
     return languages, grams, chances
 
 
-def normal_letters() -> NDArray[np.uint32]:
+def normalise_letters() -> NDArray[np.uint32]:
     """What langdetect takes each character for: punctuation is a space, a script that tells one language is one letter."""
     letters = np.arange(0x110000, dtype=np.uint32)
     for c in range(0x80):

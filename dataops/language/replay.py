@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.kernels.compiled import compiled, multiply_add
-from dataops.language.draws import LANES, all_draws, generator_outputs, list_draws, row_of_draws, trial_weight
-from dataops.language.ngrams import MAX_CHARS, Model, Texts, ngrams
+from dataops.language.draws import LANES, allocate_draws, list_draws, list_outputs, row_of_draws, trial_weight
+from dataops.language.ngrams import MAX_CHARS, Model, Texts, find_ngrams
 
 TRIALS = 7
 LIMIT = 1000
@@ -54,9 +54,9 @@ def replay(
     probabilities, counts = np.zeros((len(texts), len(columns))), np.zeros(len(texts), np.int32)
     known = (texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows, _columns(model, columns))
     if plausible is None:
-        _replay(*known, generator_outputs(seed), all_draws(seed), probabilities, counts)
+        _replay(*known, list_outputs(seed), allocate_draws(seed), probabilities, counts)
     else:
-        _replay_plausible(*known, plausible, generator_outputs(seed), all_draws(seed), probabilities, counts)
+        _replay_plausible(*known, plausible, list_outputs(seed), allocate_draws(seed), probabilities, counts)
     return probabilities, counts
 
 
@@ -81,7 +81,7 @@ def _replay(text, starts, letters, upper, slots, rows, chances, stream, draws, p
         for lane in range(LANES):
             while texts[lane] < 0 and coming < len(counts):
                 one = text[starts[coming] : starts[coming + 1]]
-                counts[coming] = ngrams(one, letters, upper, slots, rows, buffer, found[lane])
+                counts[coming] = find_ngrams(one, letters, upper, slots, rows, buffer, found[lane])
                 if counts[coming]:
                     texts[lane], trials[lane], drawn[lane], at[lane] = coming, 0, 0, 0
                     lists[lane] = row_of_draws(counts[coming], lane, draws)
@@ -127,7 +127,7 @@ def _replay_plausible(text, starts, letters, upper, slots, rows, chances, chosen
         languages = np.flatnonzero(chosen[t])
         if len(languages) == 0:
             continue
-        count = ngrams(text[starts[t] : starts[t + 1]], letters, upper, slots, rows, buffer, found)
+        count = find_ngrams(text[starts[t] : starts[t + 1]], letters, upper, slots, rows, buffer, found)
         counts[t] = count
         if count == 0:
             continue

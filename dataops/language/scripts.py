@@ -17,7 +17,7 @@ from dataops.kernels.compiled import compiled
 from dataops.kernels.table_cache import Tables, kept
 from dataops.language import ngrams as language_ngrams
 from dataops.language import profiles as language_profiles
-from dataops.language.ngrams import MAX_CHARS, Model, Texts, encoded, load_model, row_of
+from dataops.language.ngrams import MAX_CHARS, Model, Texts, encode_texts, load_model, row_of
 from dataops.language.profiles import profile_names
 
 WRITES = 0.1
@@ -64,7 +64,7 @@ def _share(model: Model, characters: Sequence[int]) -> NDArray[np.float64]:
 
 
 @compiled()
-def scripts_of(text, scripts):
+def find_scripts(text, scripts):
     """The bits of all scripts in a text (code points)."""
     found = np.uint32(0)
     for i in range(min(len(text), MAX_CHARS)):
@@ -75,18 +75,18 @@ def scripts_of(text, scripts):
 @compiled(nogil=True)
 def _unwritten(text, starts, scripts, written, answers):
     for t in range(len(starts) - 1):
-        found = scripts_of(text[starts[t] : starts[t + 1]], scripts)
+        found = find_scripts(text[starts[t] : starts[t + 1]], scripts)
         answers[t] = found != 0 and found & written == 0
 
 
-def unwritten(texts: Sequence[str] | Texts, candidates: Sequence[str] | None = None) -> NDArray[np.bool_]:
+def find_unwritten(texts: Sequence[str] | Texts, candidates: Sequence[str] | None = None) -> NDArray[np.bool_]:
     """(n,) whether a text has letters, but none in a script that one of the candidates (None: any profile) writes.
 
     Thai among English and German is such a text, and Armenian among all: a detector that must choose would guess.
     """
     scripts, written = load_scripts()
     columns = [i for i, name in enumerate(profile_names()) if candidates is None or name in candidates]
-    ready = texts if isinstance(texts, Texts) else encoded(texts)
+    ready = texts if isinstance(texts, Texts) else encode_texts(texts)
     answers = np.zeros(len(ready), np.bool_)
     _unwritten(ready.letters, ready.starts, scripts, np.bitwise_or.reduce(written[columns]), answers)
     return answers

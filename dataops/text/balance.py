@@ -15,29 +15,29 @@ from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import Halves, hash128, mixed
 
 
-def query_counts(matches: pa.Array, queries: int) -> NDArray[np.int64]:
+def count_query_matches(matches: pa.Array, queries: int) -> NDArray[np.int64]:
     """How many captions each of `queries` queries is found in; `matches` is what query_matching.match gives."""
     return np.bincount(matches.flatten().to_numpy(zero_copy_only=False), minlength=queries)
 
 
-def expected_counts(matches: pa.Array, queries: int, chances: NDArray[np.float64]) -> NDArray[np.float64]:
+def expect_query_matches(matches: pa.Array, queries: int, chances: NDArray[np.float64]) -> NDArray[np.float64]:
     """The same in the mean, where each caption (n,) is there with its own probability."""
     weights = np.repeat(chances, matches.value_lengths().to_numpy(zero_copy_only=False))
     counts = np.bincount(matches.flatten().to_numpy(zero_copy_only=False), weights, queries)
     return counts.astype(np.float64, copy=False)
 
 
-def query_salts(queries: Sequence[str], seed: int) -> NDArray[np.uint64]:
+def hash_queries(queries: Sequence[str], seed: int) -> NDArray[np.uint64]:
     """What each query and the seed bring to a draw."""
     return hash128(pa.array(queries, pa.large_string()))[:, 0] ^ hash128(pa.array([str(seed)]))[0, 0]
 
 
-def query_probabilities(counts: NDArray[np.int64], max_per_query: int) -> NDArray[np.float64]:
+def compute_probabilities(counts: NDArray[np.int64], max_per_query: int) -> NDArray[np.float64]:
     """With what probability each query samples a caption that it is found in: min(1, t / count)."""
     return np.minimum(1.0, max_per_query / np.maximum(counts, 1))
 
 
-def sampled(
+def sample_pairs(
     uids: Halves, matches: pa.Array, probabilities: NDArray[np.float64], salts: NDArray[np.uint64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Whether any of its queries samples each pair (n,), and the probability that one does (n,): 1 - product of 1 - p.
@@ -64,7 +64,7 @@ def _sample(uids, offsets, numbers, probabilities, salts, keep, chance):
         chance[i] = 1.0 - missed
 
 
-def effective_number(counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
+def compute_effective_number(counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
     """The number of equally frequent queries that would be as diverse: exp of the entropy of the counts' shares.
 
     Source: Hill 1973, "Diversity and Evenness", order 1.

@@ -15,10 +15,10 @@ from dataops.kernels.characters import ASSIGNED, UNSPACED, next_code
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import text_buffers
 
-_WHITE, _ALONE, _LETTER, _DIGIT, _IN_PHONE, _GROWS, _SMALL, _CAPITAL = (1 << i for i in range(8))
+_WHITE, _UNSPACED, _LETTER, _DIGIT, _IN_PHONE, _GROWS, _SMALL, _CAPITAL = (1 << i for i in range(8))
 _CLASSES = {
     _WHITE: r"\s",
-    _ALONE: rf"[{UNSPACED}]",
+    _UNSPACED: rf"[{UNSPACED}]",
     _LETTER: r"[\p{L}\p{M}]",
     _DIGIT: r"\d",
     _IN_PHONE: r"[ ()./-]",  # what may stand between the digits of a telephone number
@@ -41,7 +41,7 @@ _PAIRS[_BEGINNINGS[_BEGINNINGS[:, 1] == 0, 0]] = True
 
 
 @lru_cache(maxsize=1)
-def classes() -> NDArray[np.uint8]:
+def character_classes() -> NDArray[np.uint8]:
     """(0x110000,) the classes of each code point, as bits (0.1 s)."""
     codes = np.concatenate([np.arange(some.start, some.stop, dtype=np.uint32) for some in ASSIGNED])
     characters = pl.Series(list(codes.tobytes().decode("utf-32-le")))
@@ -53,7 +53,7 @@ def classes() -> NDArray[np.uint8]:
     return found
 
 
-def counted(captions: pl.Series) -> pl.DataFrame:
+def count_captions(captions: pl.Series) -> pl.DataFrame:
     """The counts of each caption; null where it is null.
 
     Returns: columns (UInt32 where nothing else is said)
@@ -70,8 +70,8 @@ def counted(captions: pl.Series) -> pl.DataFrame:
     """
     data, offsets = text_buffers(captions.to_arrow())
     counts, flags = np.zeros((len(COUNTS), len(captions)), np.uint32), np.zeros((len(FLAGS), len(captions)), np.bool_)
-    _count(data, offsets, classes(), counts, flags)
-    _begin_as_dates(data, offsets, classes(), _BEGINNINGS, _PAIRS, flags[FLAGS.index("caption_may_be_date")])
+    _count(data, offsets, character_classes(), counts, flags)
+    _begin_as_dates(data, offsets, character_classes(), _BEGINNINGS, _PAIRS, flags[FLAGS.index("caption_may_be_date")])
     frame = pl.DataFrame(dict(zip(COUNTS, counts, strict=True)) | dict(zip(FLAGS, flags, strict=True)))
     if captions.null_count():
         frame = frame.with_columns(pl.when(captions.is_not_null()).then(pl.all()))
@@ -134,7 +134,7 @@ def _count(data, offsets, kinds, counts, flags):
                     spaces += 1
                     lengths |= np.uint64(1) << np.uint64((length - 1) & 63)
                     length = 0
-            elif kind & _ALONE:
+            elif kind & _UNSPACED:
                 words += 1
                 inside = False
             else:

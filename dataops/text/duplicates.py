@@ -23,7 +23,7 @@ from dataops.kernels.hashes import (
     slot_of,
     uid_halves,
 )
-from dataops.text.caption_counts import counted
+from dataops.text.caption_counts import count_captions
 
 Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")
@@ -52,7 +52,7 @@ CAPTION_STEPS = frozenset(step for step, both in _GROUPS.items() if "caption" in
 """The steps that look at the hash of the caption."""
 
 
-def keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None, *, captions: bool = True) -> pl.DataFrame:
+def compute_keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None, *, captions: bool = True) -> pl.DataFrame:
     """The columns of KEYS for rows of `pairs`.
 
     Args:
@@ -66,12 +66,12 @@ def keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None, *, captions: bo
         "uid": uid_halves(rows["uid"].to_arrow()),
         "origin": hash128_joined(place, rows["source_offset"].cast(pl.Int64).to_arrow()),
     }
-    ranked = ranks(rows["caption_source"], counted(rows["caption"]) if counts is None else counts)
+    ranked = rank_captions(rows["caption_source"], count_captions(rows["caption"]) if counts is None else counts)
     schema = {name: KEYS[name] for name in (*hashes, "rank")}
     return pl.DataFrame({**{what: both[:, 0] for what, both in hashes.items()}, "rank": ranked}, schema=schema)
 
 
-def ranks(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
+def rank_captions(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
     """How good the captions of one url are, the best first (UInt16).
 
     From the highest bit on: fewer than FULL_CAPTION_WORDS words; in capitals only; SOURCE_RANK; words that are lacking to
@@ -85,18 +85,18 @@ def ranks(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
     return counts.select((number * (1 << _WORD_BITS) + lacking).cast(pl.UInt16).alias("rank")).to_series()
 
 
-def partition(high: pl.Series, bits: int) -> tuple[pl.Series, NDArray[np.int64]]:
+def partition_hashes(high: pl.Series, bits: int) -> tuple[pl.Series, NDArray[np.int64]]:
     """Rows by ranges: hashes are cut into 2^bits equal ranges, by their high half.
 
     Returns: the numbers of the rows (UInt32), range by range and in their order in each; and how many each range has.
     """
     order, sizes = np.empty(len(high), np.uint32), np.zeros(1 << bits, np.int64)
-    _sort_by_range(high.to_numpy(), np.uint64(bits), sizes, order)
+    _sort_by_partition(high.to_numpy(), np.uint64(bits), sizes, order)
     return pl.Series(order), sizes
 
 
 @compiled(nogil=True)
-def _sort_by_range(high, bits, sizes, order):
+def _sort_by_partition(high, bits, sizes, order):
     places = np.zeros(len(sizes), np.int64)
     for value in high:  # a shift by 64 is none
         sizes[(value >> np.uint64(1)) >> (np.uint64(63) - bits)] += 1
@@ -108,7 +108,7 @@ def _sort_by_range(high, bits, sizes, order):
         places[number] += 1
 
 
-def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]:
+def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]:
     """Which step drops each row because another one stands for it: 1 + its place in DEDUPE_STEPS, 0 where none does.
 
     Of the rows of one uid, or of one url and caption (in any case), one that is not in capitals stays, then that from the
@@ -122,7 +122,7 @@ def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]
         rows: columns of KEYS; that of captions only where a step asks for it.
         steps: those to take; in the order of DEDUPE_STEPS, whatever the order given.
     """
-    places = np.flatnonzero(_several(rows, steps))  # few, and all that the choice looks at
+    places = np.flatnonzero(_find_repeated(rows, steps))  # few, and all that the choice looks at
     known = {name: rows[name].to_numpy()[places] for name in KEYS if name in rows.columns}
     gone = np.zeros(len(places), np.uint8)
     slots = empty_slots(len(places))
@@ -139,7 +139,7 @@ def duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]
     return found
 
 
-def _several(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.bool_]:
+def _find_repeated(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.bool_]:
     """The rows that can be duplicates."""
     found = np.zeros(rows.height, np.bool_)
     for what in ("url", "caption"):

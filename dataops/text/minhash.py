@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from dataops.kernels.characters import characters
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import mixed, text_buffers
-from dataops.text.shingles import MOST_CHARACTERS, SHINGLE, normal_form, shingle
+from dataops.text.shingles import MAX_CHARACTERS, SHINGLE, shingle_at, write_normal_form
 
 RECALL = 0.98
 """The least probability that a pair at the threshold agrees in a band; above the threshold it grows fast."""
-MOST_HASHES, MOST_ROWS = 128, 16
+MAX_HASHES, MAX_ROWS = 128, 16
 """In a signature; in a band."""
 
 
@@ -41,7 +41,7 @@ class Scheme:
         return 1 - (1 - similarity**self.rows) ** self.bands
 
 
-def scheme(threshold: float) -> Scheme:
+def choose_scheme(threshold: float) -> Scheme:
     """The one with the longest bands, so the fewest pairs to look at in vain, that finds pairs at the threshold by RECALL.
 
     Args:
@@ -49,22 +49,22 @@ def scheme(threshold: float) -> Scheme:
 
     Raises: ValueError where MOST_HASHES do not suffice (below 0.03).
     """
-    for rows in range(MOST_ROWS, 0, -1):
+    for rows in range(MAX_ROWS, 0, -1):
         bands = 1 if threshold == 1 else math.ceil(math.log(1 - RECALL) / math.log1p(-(threshold**rows)))
-        if bands * rows <= MOST_HASHES:
+        if bands * rows <= MAX_HASHES:
             return Scheme(bands, rows)
-    raise ValueError(f"no {MOST_HASHES} hashes find pairs of a similarity of {threshold}")
+    raise ValueError(f"no {MAX_HASHES} hashes find pairs of a similarity of {threshold}")
 
 
-def signatures(captions: pa.Array, hashes: int) -> NDArray[np.uint32]:
+def compute_signatures(captions: pa.Array, hashes: int) -> NDArray[np.uint32]:
     """(n, hashes): the signature of each caption; all ones where it has no word."""
     data, offsets = text_buffers(captions)
     found = np.empty((len(offsets) - 1, hashes), np.uint32)
-    _signatures(data, offsets, *characters(), *_functions(hashes), found)
+    _signatures(data, offsets, *characters(), *_hash_functions(hashes), found)
     return found
 
 
-def band_hashes(captions: pa.Array, scopes: NDArray[np.uint64], by: Scheme) -> NDArray[np.uint64]:
+def hash_bands(captions: pa.Array, scopes: NDArray[np.uint64], by: Scheme) -> NDArray[np.uint64]:
     """(n, bands): a hash of each band of each caption's signature, of its place, and of the caption's scope.
 
     Args:
@@ -72,11 +72,11 @@ def band_hashes(captions: pa.Array, scopes: NDArray[np.uint64], by: Scheme) -> N
     """
     data, offsets = text_buffers(captions)
     found = np.empty((len(offsets) - 1, by.bands), np.uint64)
-    _bands(data, offsets, *characters(), *_functions(by.hashes), scopes, by.rows, found)
+    _bands(data, offsets, *characters(), *_hash_functions(by.hashes), scopes, by.rows, found)
     return found
 
 
-def _functions(number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+def _hash_functions(number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Factors (odd, so that each function is a permutation of the 32-bit numbers) and summands of hash functions."""
     seeds = np.arange(1, 2 * number + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     numbers = np.array([mixed(seed) for seed in seeds], np.uint64) >> np.uint64(32)
@@ -84,11 +84,11 @@ def _functions(number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
 
 
 @compiled(error_model="numpy")
-def _sign(codes, size, factors, summands, signature):
+def _write_signature(codes, size, factors, summands, signature):
     """Write the signature of a normal form. The inner loop is one vector instruction for each of multiply, add, least."""
     signature[:] = np.uint32(0xFFFFFFFF)
     for i in range(size - SHINGLE + 1):
-        base = np.uint32(mixed(shingle(codes, i)) >> np.uint64(32))
+        base = np.uint32(mixed(shingle_at(codes, i)) >> np.uint64(32))
         for k in range(len(signature)):
             hash_ = np.uint32(factors[k] * base + summands[k])
             signature[k] = hash_ if hash_ < signature[k] else signature[k]
@@ -96,18 +96,18 @@ def _sign(codes, size, factors, summands, signature):
 
 @compiled(nogil=True)
 def _signatures(data, offsets, kinds, folds, several, factors, summands, found):
-    codes = np.empty(MOST_CHARACTERS, np.uint32)
+    codes = np.empty(MAX_CHARACTERS, np.uint32)
     for i in range(len(offsets) - 1):
-        size = normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes)
-        _sign(codes, size, factors, summands, found[i])
+        size = write_normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes)
+        _write_signature(codes, size, factors, summands, found[i])
 
 
 @compiled(nogil=True)
 def _bands(data, offsets, kinds, folds, several, factors, summands, scopes, rows, found):
-    codes, signature = np.empty(MOST_CHARACTERS, np.uint32), np.empty(len(factors), np.uint32)
+    codes, signature = np.empty(MAX_CHARACTERS, np.uint32), np.empty(len(factors), np.uint32)
     for i in range(len(offsets) - 1):
-        size = normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes)
-        _sign(codes, size, factors, summands, signature)
+        size = write_normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes)
+        _write_signature(codes, size, factors, summands, signature)
         for band in range(found.shape[1]):
             hash_ = mixed(scopes[i] + np.uint64(band + 1) * np.uint64(0x9E3779B97F4A7C15))
             for k in range(band * rows, (band + 1) * rows):

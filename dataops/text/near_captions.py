@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from dataops.kernels.characters import characters
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import text_buffers
-from dataops.text.shingles import MOST_CHARACTERS, normal_form, shingles
+from dataops.text.shingles import MAX_CHARACTERS, write_normal_form, write_shingles
 
-MOST_LEADERS = 64
+MAX_LEADERS = 64
 """Captions of a bucket that the others are compared with: what keeps a bucket of a million captions made by one template
 linear."""
 
@@ -28,7 +28,7 @@ PAIRS = {
 """Two near-duplicates, by their ids."""
 
 
-def rank(keys: pl.DataFrame) -> pl.Series:
+def compute_ranks(keys: pl.DataFrame) -> pl.Series:
     """The place of rows among others as one number (UInt64), the best first: as dataops.text.duplicates ranks captions.
 
     That is dataops.text.duplicates.ranks (10 bits), then the uid, of which the first 54 bits have room. Where even they are
@@ -40,7 +40,7 @@ def rank(keys: pl.DataFrame) -> pl.Series:
     return keys.select(pl.col("rank").cast(pl.UInt64) * (1 << 54) + pl.col("uid") // (1 << 10)).to_series()
 
 
-def near_pairs(members: pl.DataFrame, threshold: float) -> pl.DataFrame:
+def find_near_pairs(members: pl.DataFrame, threshold: float) -> pl.DataFrame:
     """Pairs (columns of PAIRS) whose captions' sets of shingles have a Jaccard similarity of the threshold at least.
 
     In each bucket the rows are taken in their order. One that is near one of the bucket's leaders makes a pair with the
@@ -70,7 +70,7 @@ def near_pairs(members: pl.DataFrame, threshold: float) -> pl.DataFrame:
     ).unique()
 
 
-def leaving(pairs: pl.DataFrame, gone: pl.Series) -> pl.DataFrame:
+def find_dropped(pairs: pl.DataFrame, gone: pl.Series) -> pl.DataFrame:
     """The rows that leave, each once (columns worse, worse_rank).
 
     Args:
@@ -83,24 +83,24 @@ def leaving(pairs: pl.DataFrame, gone: pl.Series) -> pl.DataFrame:
     left = np.isin(ids, gone.to_numpy())
     better, worse = numbers[: pairs.height], numbers[pairs.height :]
     leaves = np.zeros(pairs.height, bool)
-    _settle(better, worse, left, leaves)
+    _mark_dropped(better, worse, left, leaves)
     return pairs.filter(pl.Series(leaves)).select("worse", "worse_rank").unique().sort("worse")
 
 
-def by_rank(ranks: pl.Series, samples: pl.Series, ranges: int) -> pl.Series:
+def partition_ranks(ranks: pl.Series, samples: pl.Series, ranges: int) -> pl.Series:
     """The number (UInt32) of the range of ranks that each rank lies in: about equally many of the samples lie in each."""
     sorted_ = np.sort(samples.to_numpy())
     bounds = sorted_[len(sorted_) * np.arange(1, ranges) // ranges] if len(sorted_) else sorted_
     return pl.Series(np.searchsorted(bounds, ranks.to_numpy(), side="right").astype(np.uint32))
 
 
-def one_in(ranks: pl.Series, step: int) -> NDArray[np.uint64]:
+def sample_ranks(ranks: pl.Series, step: int) -> NDArray[np.uint64]:
     """One of so many of the sorted ranks, as samples for by_rank."""
     return np.sort(ranks.to_numpy())[::step]
 
 
 @compiled()
-def _settle(better, worse, gone, leaves):
+def _mark_dropped(better, worse, gone, leaves):
     """By the time that a row's pairs as the better one come, all its pairs as the worse one have been."""
     for i in range(len(better)):
         if not gone[better[i]]:
@@ -108,7 +108,7 @@ def _settle(better, worse, gone, leaves):
 
 
 @compiled()
-def _near(some, others, threshold):
+def _are_near(some, others, threshold):
     """Whether two sorted sets have a Jaccard similarity of a threshold at least."""
     if min(len(some), len(others)) < threshold * max(len(some), len(others)):
         return False
@@ -125,18 +125,20 @@ def _near(some, others, threshold):
 
 @compiled(nogil=True)
 def _find_leaders(data, offsets, kinds, folds, several, starts, threshold, leaders):
-    codes, own = np.empty(MOST_CHARACTERS, np.uint32), np.empty(MOST_CHARACTERS, np.uint64)
-    sets = np.empty((MOST_LEADERS, MOST_CHARACTERS), np.uint64)
-    sizes, places = np.zeros(MOST_LEADERS, np.int64), np.zeros(MOST_LEADERS, np.int64)
+    codes, own = np.empty(MAX_CHARACTERS, np.uint32), np.empty(MAX_CHARACTERS, np.uint64)
+    sets = np.empty((MAX_LEADERS, MAX_CHARACTERS), np.uint64)
+    sizes, places = np.zeros(MAX_LEADERS, np.int64), np.zeros(MAX_LEADERS, np.int64)
     for bucket in range(len(starts) - 1):
         count = 0
         for i in range(starts[bucket], starts[bucket + 1]):
-            size = shingles(codes, normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes), own)
+            size = write_shingles(
+                codes, write_normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes), own
+            )
             for leader in range(count):
-                if _near(sets[leader, : sizes[leader]], own[:size], threshold):
+                if _are_near(sets[leader, : sizes[leader]], own[:size], threshold):
                     leaders[i] = places[leader]
                     break
-            if leaders[i] < 0 and count < MOST_LEADERS:
+            if leaders[i] < 0 and count < MAX_LEADERS:
                 sets[count, :size] = own[:size]
                 sizes[count], places[count] = size, i
                 count += 1

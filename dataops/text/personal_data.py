@@ -23,11 +23,11 @@ PATTERNS: dict[str, str] = {
 _ANY = "|".join(f"(?:{pattern})" for pattern in PATTERNS.values())
 
 
-def has_personal(caption: pl.Expr) -> pl.Expr:
+def has_personal_data(caption: pl.Expr) -> pl.Expr:
     """Whether a caption holds any of PATTERNS."""
     return caption.str.contains(_ANY)
 
 
-def masked(caption: pl.Expr) -> pl.Expr:
+def mask_personal_data(caption: pl.Expr) -> pl.Expr:
     """The caption with MASK in place of each find."""
     return caption.str.replace_all(_ANY, MASK)

@@ -41,7 +41,7 @@ class Thresholds:
     """Characters of a query."""
 
 
-def words_of(lines: pl.Series) -> pl.DataFrame:
+def split_words(lines: pl.Series) -> pl.DataFrame:
     """The words of lines of text, in lower case and in their order: line (UInt32), word."""
     return (
         pl.DataFrame({"word": lines.str.to_lowercase().str.extract_all(WORDS)})
@@ -53,13 +53,13 @@ def words_of(lines: pl.Series) -> pl.DataFrame:
 
 def count_unigrams(lines: pl.Series) -> pl.DataFrame:
     """How often each word occurs: word, count."""
-    return words_of(lines).group_by("word").agg(count=pl.len().cast(pl.Int64))
+    return split_words(lines).group_by("word").agg(count=pl.len().cast(pl.Int64))
 
 
 def count_bigrams(vocabulary: pl.Series, lines: pl.Series) -> pl.DataFrame:
     """How often each two words of a vocabulary follow one another in a line: first, second (its rows), count."""
     numbers = pl.DataFrame({"word": vocabulary}).with_row_index("number")
-    words = words_of(lines).join(numbers, on="word", how="left", maintain_order="left")
+    words = split_words(lines).join(numbers, on="word", how="left", maintain_order="left")
     following = words.select(
         first="number",
         second=pl.when(pl.col("line") == pl.col("line").shift(-1)).then(pl.col("number").shift(-1)),
@@ -67,7 +67,7 @@ def count_bigrams(vocabulary: pl.Series, lines: pl.Series) -> pl.DataFrame:
     return following.drop_nulls().group_by("first", "second").agg(count=pl.len().cast(pl.Int64))
 
 
-def summed(counts: Iterable[pl.DataFrame], schema: Mapping[str, Any]) -> pl.DataFrame:
+def sum_counts(counts: Iterable[pl.DataFrame], schema: Mapping[str, Any]) -> pl.DataFrame:
     """The sum of counts, in no order.
 
     Counts wait until they have as many rows as the sum so far: each is then added up in the mean log n times, not n.
@@ -89,13 +89,13 @@ def summed(counts: Iterable[pl.DataFrame], schema: Mapping[str, Any]) -> pl.Data
     return sum_of(held)
 
 
-def frequent_words(unigrams: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
+def select_words(unigrams: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     """The words that may be queries, or stand in bigrams, by frequency and then by spelling: word, count."""
     enough = unigrams.filter(pl.col("count") >= min(thresholds.min_unigram, thresholds.min_bigram))
     return enough.sort(pl.col("count"), "word", descending=[True, False])
 
 
-def telling_bigrams(
+def select_bigrams(
     bigrams: pl.DataFrame, words: pl.DataFrame, total_words: int, thresholds: Thresholds
 ) -> pl.DataFrame:
     """The bigrams that are queries: query, count, score (bits).
@@ -117,7 +117,7 @@ def telling_bigrams(
     )
 
 
-def choose(
+def merge_queries(
     words: pl.DataFrame, bigrams: pl.DataFrame, titles: pl.DataFrame, lemmas: pl.DataFrame, thresholds: Thresholds
 ) -> pl.DataFrame:
     """The list of queries, with the columns QUERIES, each once, sorted. One that is there for several reasons has the kind,
@@ -136,8 +136,8 @@ def choose(
             pl.DataFrame(schema=QUERIES),
             often.select(query="word", kind=pl.lit("unigram"), count="count", source=pl.lit("text")),
             bigrams.select("query", kind=pl.lit("bigram"), count="count", score="score", source=pl.lit("text")),
-            popular.select(query=_plain("title"), kind=pl.lit("title"), count="count", source="source"),
-            lemmas.select(query=_plain("lemma"), kind=pl.lit("lemma"), source="source"),
+            popular.select(query=_normalise("title"), kind=pl.lit("title"), count="count", source="source"),
+            lemmas.select(query=_normalise("lemma"), kind=pl.lit("lemma"), source="source"),
         ],
         how="diagonal_relaxed",
     )
@@ -147,6 +147,6 @@ def choose(
     return each.agg(first, pl.col("source").unique(maintain_order=True).str.join(", ")).sort("query")
 
 
-def _plain(column: str) -> pl.Expr:
+def _normalise(column: str) -> pl.Expr:
     """In lower case, with spaces for underscores."""
     return pl.col(column).str.replace_all("_", " ").str.to_lowercase().str.strip_chars()

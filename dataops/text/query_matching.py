@@ -22,7 +22,7 @@ from dataops.kernels.hashes import mixed, text_buffers
 MAX_WORDS = 4096
 """Of a caption, that are looked at."""
 
-_BEGINNING = -1  # in the table: what begins queries but is none
+_PREFIX = -1  # in the table: what begins queries but is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def compile_queries(texts: Sequence[str]) -> Queries:
     return Queries(tuple(texts), hashes, numbers, int(lengths.max(initial=1)))
 
 
-def match(captions: pa.Array, queries: Queries) -> pa.Array:
+def match_queries(captions: pa.Array, queries: Queries) -> pa.Array:
     """The numbers of the queries in each caption (list<uint32>): each once, sorted. A null caption has none."""
     data, offsets = text_buffers(captions)
     starts, found = np.zeros(len(captions) + 1, np.int32), np.empty(max(1024, 4 * len(captions)), np.uint32)
@@ -68,13 +68,13 @@ def match(captions: pa.Array, queries: Queries) -> pa.Array:
 
 
 @compiled(inline="always")
-def _joined(run, word):
+def _extend_run(run, word):
     """The hash of a run of words with one more word; never 0, which marks an empty slot."""
     return mixed(run * np.uint64(0x9E3779B97F4A7C15) + word) | np.uint64(1)
 
 
 @compiled()
-def _words(data, start, end, kinds, folds, several, words):
+def _hash_words(data, start, end, kinds, folds, several, words):
     """Write the hash of each word of a text to `words`; how many there are, at most as many as fit."""
     count, at, inside = 0, start, False
     word = np.uint64(0)
@@ -118,16 +118,16 @@ def _slot(hashes, run):
 def _fill(data, offsets, kinds, folds, several, lengths, hashes, numbers):
     words = np.empty(MAX_WORDS, np.uint64)
     for number in range(len(lengths)):
-        count = _words(data, offsets[number], offsets[number + 1], kinds, folds, several, words)
+        count = _hash_words(data, offsets[number], offsets[number + 1], kinds, folds, several, words)
         lengths[number] = count
         run = np.uint64(0)
         for i in range(count):
-            run = _joined(run, words[i])
+            run = _extend_run(run, words[i])
             at = _slot(hashes, run)
             if hashes[at] == 0:
                 hashes[at] = run
-                numbers[at] = _BEGINNING
-            if i == count - 1 and numbers[at] == _BEGINNING:
+                numbers[at] = _PREFIX
+            if i == count - 1 and numbers[at] == _PREFIX:
                 numbers[at] = number
 
 
@@ -136,26 +136,26 @@ def _match(data, offsets, kinds, folds, several, hashes, numbers, longest, done,
     """Match captions from `done` on until `found` is full; how many captions are done."""
     words = np.empty(MAX_WORDS, np.uint64)
     for i in range(done, len(offsets) - 1):
-        count = _words(data, offsets[i], offsets[i + 1], kinds, folds, several, words)
+        count = _hash_words(data, offsets[i], offsets[i + 1], kinds, folds, several, words)
         end = starts[i]
         if end + count * longest > len(found):
             return i
         for first in range(count):
             run = np.uint64(0)
             for last in range(first, min(first + longest, count)):
-                run = _joined(run, words[last])
+                run = _extend_run(run, words[last])
                 at = _slot(hashes, run)
                 if hashes[at] == 0:
                     break
-                if numbers[at] != _BEGINNING:
+                if numbers[at] != _PREFIX:
                     found[end] = numbers[at]
                     end += 1
-        starts[i + 1] = _sorted_once(found, starts[i], end)
+        starts[i + 1] = _sort_unique(found, starts[i], end)
     return len(offsets) - 1
 
 
 @compiled()
-def _sorted_once(found, start, end):
+def _sort_unique(found, start, end):
     """Sort found[start:end] and take out what is there twice; the new end. Few at a time: by insertion."""
     size = start
     for i in range(start, end):

@@ -21,13 +21,13 @@ from dataops.kernels.hashes import Halves, mixed, text_buffers
 
 SHINGLE = 3
 """Characters of a shingle."""
-MOST_CHARACTERS = 4096
+MAX_CHARACTERS = 4096
 """Of a normal form, that are looked at."""
 
 _SPACE = 32
 
 
-def normal_hashes(captions: pa.Array) -> Halves:
+def hash_normal_forms(captions: pa.Array) -> Halves:
     """A 128-bit hash of each caption's normal form; 0, 0 for one without a word."""
     data, offsets = text_buffers(captions)
     halves = np.zeros((len(offsets) - 1, 2), np.uint64)
@@ -36,7 +36,7 @@ def normal_hashes(captions: pa.Array) -> Halves:
 
 
 @compiled()
-def normal_form(data, start, end, kinds, folds, several, codes):
+def write_normal_form(data, start, end, kinds, folds, several, codes):
     """Write the code points of a text's normal form to `codes` (room for MOST_CHARACTERS); how many there are."""
     size, at, inside = 0, start, False
     folded = np.empty(MOST_FOLDED, np.uint32)
@@ -62,17 +62,17 @@ def normal_form(data, start, end, kinds, folds, several, codes):
 
 
 @compiled(inline="always")
-def shingle(codes, i):
+def shingle_at(codes, i):
     """The shingle that begins at a place of a normal form, as a number: three code points of 21 bits each."""
     return (np.uint64(codes[i]) << np.uint64(42)) | (np.uint64(codes[i + 1]) << np.uint64(21)) | np.uint64(codes[i + 2])
 
 
 @compiled()
-def shingles(codes, size, found):
+def write_shingles(codes, size, found):
     """Write the set of shingles of a normal form to `found`, sorted; how many there are."""
     count = max(0, size - SHINGLE + 1)
     for i in range(count):
-        found[i] = shingle(codes, i)
+        found[i] = shingle_at(codes, i)
     found[:count].sort()
     distinct = 0
     for i in range(count):
@@ -84,9 +84,9 @@ def shingles(codes, size, found):
 
 @compiled(nogil=True)
 def _hash_normal(data, offsets, kinds, folds, several, halves):
-    codes = np.empty(MOST_CHARACTERS, np.uint32)
+    codes = np.empty(MAX_CHARACTERS, np.uint32)
     for i in range(len(offsets) - 1):
-        size = normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes)
+        size = write_normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes)
         if size == 0:
             continue
         one, two = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)

@@ -7,14 +7,14 @@ import polars as pl
 
 PER_PART = 5_000
 """Of a part's values, the most frequent, that are added up."""
-HELD = 100_000
+MAX_VALUES = 100_000
 """Values that are held while they are added up, at most: the least frequent go, by half as many."""
 
 Tally = dict[str, int]
 """How often each value is there."""
 
 
-def tally(values: pl.Series) -> Tally:
+def count_values(values: pl.Series) -> Tally:
     """The most frequent values, of equally frequent ones the smallest."""
     counted = values.alias("value").value_counts(name="n")
     if counted.height > PER_PART:  # to sort them all, of which most are there once, would take longest
@@ -40,8 +40,8 @@ class Totals:
         """Add the tallies of a part; others than those named are not looked at."""
         for name, counter in self.by_name.items():
             counter.update(described.get(name, {}))
-            if len(counter) > HELD:
-                self.by_name[name] = Counter(most_frequent(counter, HELD // 2))
+            if len(counter) > MAX_VALUES:
+                self.by_name[name] = Counter(most_frequent(counter, MAX_VALUES // 2))
 
     def first(self, name: str, number: int) -> Tally:
         """The most frequent values."""

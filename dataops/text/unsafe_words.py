@@ -30,13 +30,13 @@ LANGUAGES = {
 _PLAIN = re.compile(r"[\w'-]{2,}(?: [\w'-]+)*")
 
 
-def list_version() -> str:
+def word_list_version() -> str:
     """What the lists are, for the snapshot's key."""
     return f"glin-profanity {version('glin-profanity')}"
 
 
 @lru_cache(maxsize=4)
-def unsafe_words(languages: Sequence[str]) -> Queries:
+def load_unsafe_words(languages: Sequence[str]) -> Queries:
     """The words and phrases of some languages (a tuple of codes), to be matched as whole words in any case."""
     folder = files("glin_profanity").joinpath("data", "dictionaries")
     words: set[str] = set()

@@ -27,7 +27,7 @@ _AS_SLASH[[ord(c) for c in "_.-"]] = ord("/")
 _NONE, _PLAIN, _UNUSUAL = range(3)
 
 
-def url_signs(urls: pl.Series, words: Sequence[str], endings: Sequence[str]) -> pl.DataFrame:
+def find_url_signs(urls: pl.Series, words: Sequence[str], endings: Sequence[str]) -> pl.DataFrame:
     """What the address of each row may be; a null is like "".
 
     Args:
@@ -42,7 +42,7 @@ def url_signs(urls: pl.Series, words: Sequence[str], endings: Sequence[str]) -> 
     """
     data, offsets = text_buffers(urls.to_arrow())
     found = np.zeros((2, len(urls)), np.bool_)
-    _look(data, offsets, _AS_SLASH, _beginnings(tuple(words)), _bytes_of(tuple(endings)), found)
+    _find_signs(data, offsets, _AS_SLASH, _beginnings(tuple(words)), _ending_bytes(tuple(endings)), found)
     return pl.DataFrame({"url_may_have_word": found[0], "url_may_end": found[1]})
 
 
@@ -57,7 +57,7 @@ def _beginnings(words: tuple[str, ...]) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=8)
-def _bytes_of(endings: tuple[str, ...]) -> NDArray[np.uint8]:
+def _ending_bytes(endings: tuple[str, ...]) -> NDArray[np.uint8]:
     """(N, longest + 1) the length of each and its bytes, from the last one on."""
     table = np.zeros((len(endings), max(map(len, endings), default=0) + 1), np.uint8)
     for row, ending in zip(table, endings, strict=True):
@@ -71,7 +71,7 @@ def _slot(letters):
 
 
 @compiled(nogil=True)
-def _look(data, offsets, as_slash, words, endings, found):
+def _find_signs(data, offsets, as_slash, words, endings, found):
     for i in range(len(offsets) - 1):
         start, end = offsets[i], offsets[i + 1]
         last, high, has_word, path_end = ord("/"), np.uint8(0), False, end
@@ -95,7 +95,7 @@ def _look(data, offsets, as_slash, words, endings, found):
         found[0, i], found[1, i] = has_word or high >= 128, ends or high >= 128
 
 
-def hosts(urls: pl.Series, unusual: pl.Expr) -> pl.Series:
+def parse_hosts(urls: pl.Series, unusual: pl.Expr) -> pl.Series:
     """The host name of each address in lower case, null where it is no web address.
 
     Args:

@@ -29,7 +29,7 @@ FORMAT = 1
 ROW_GROUP = 1 << 15
 
 
-class Place(NamedTuple):
+class RowPosition(NamedTuple):
     """Where a row is."""
 
     part: int
@@ -37,22 +37,22 @@ class Place(NamedTuple):
     row: int
 
 
-def url_key(url: str) -> int:
+def hash_url(url: str) -> int:
     """Key of an address."""
     return xxhash.xxh3_64_intdigest(url.encode("utf-8", "surrogatepass"))
 
 
-def hex_key(digits: str) -> int:
+def parse_hex(digits: str) -> int:
     """Key of a uid, sha256 or phash. Raises: ValueError for what is no hex."""
     return int(digits[:16], 16)
 
 
-def host_key(host: str) -> str:
+def reverse_host(host: str) -> str:
     """A host's labels, last first, each with a dot behind it: all hosts of a domain begin with the domain's key."""
     return "".join(f"{label}." for label in reversed(host.split(".")))
 
 
-def build(part: int, table: pa.Table) -> dict[str, pa.Table]:
+def build_entries(part: int, table: pa.Table) -> dict[str, pa.Table]:
     """The unsorted entries of one part, by kind: `key`, `part`, `row`. Rows with a null have none."""
     entries: dict[str, pa.Table] = {}
     for kind in ("uid", "sha256", "phash"):
@@ -60,7 +60,7 @@ def build(part: int, table: pa.Table) -> dict[str, pa.Table]:
     for kind in ("url", "page_url"):
         texts = table[kind].to_pylist() if kind in table.column_names else []
         rows = [row for row, text in enumerate(texts) if text]
-        keys = np.fromiter((url_key(texts[row]) for row in rows), np.uint64, len(rows))
+        keys = np.fromiter((hash_url(texts[row]) for row in rows), np.uint64, len(rows))
         entries[kind] = _entries(part, keys, np.array(rows, np.uint32), pa.uint64())
     entries["host"] = _host_entries(part, table)
     return entries
@@ -93,7 +93,7 @@ def _host_entries(part: int, table: pa.Table) -> pa.Table:
     return _entries(part, hosts["key"].to_arrow().cast(pa.string()), hosts["row"].to_numpy(), pa.string())
 
 
-def write(entries: Iterable[pa.Table], file: BinaryIO) -> int:
+def write_index(entries: Iterable[pa.Table], file: BinaryIO) -> int:
     """Sort the entries of some parts and write them as a file of the index; how many there are."""
     frame = pl.DataFrame(pl.from_arrow(pa.concat_tables(entries))).sort("key", "part", "row")
     key = pa.string() if frame.schema["key"] == pl.String else pa.uint64()
@@ -109,33 +109,33 @@ class IndexFile:
     def __init__(self, file: BinaryIO):
         self._file = pq.ParquetFile(file, page_checksum_verification=True)
 
-    def equal(self, key: int) -> list[Place]:
+    def find_equal(self, key: int) -> list[RowPosition]:
         """The rows of one hash."""
         return self._between(key, key)
 
-    def below(self, domain: str) -> list[Place]:
+    def find_below(self, domain: str) -> list[RowPosition]:
         """The rows of a domain's hosts, given by its `host_key`; each once."""
         return sorted({*self._between(domain, domain + "\U0010ffff")})
 
-    def near(self, key: int, bits: int) -> list[tuple[Place, int]]:
+    def find_near(self, key: int, bits: int) -> list[tuple[RowPosition, int]]:
         """The rows whose hash differs in at most so many bits, with the number of bits; the nearest first.
 
         Reads all of the file: no order brings near hashes together.
         """
-        found: list[tuple[Place, int]] = []
+        found: list[tuple[RowPosition, int]] = []
         for batch in self._file.iter_batches(1 << 20):
             apart = np.bitwise_count(batch["key"].to_numpy() ^ np.uint64(key))
             for at in np.flatnonzero(apart <= bits).tolist():
-                found.append((Place(batch["part"][at].as_py(), batch["row"][at].as_py()), int(apart[at])))
+                found.append((RowPosition(batch["part"][at].as_py(), batch["row"][at].as_py()), int(apart[at])))
         return sorted(found, key=lambda one: (one[1], one[0]))
 
-    def _between(self, low: int | str, high: int | str) -> list[Place]:
+    def _between(self, low: int | str, high: int | str) -> list[RowPosition]:
         groups = list(self._groups(low, high))
         if not groups:
             return []
         frame = pl.DataFrame(pl.from_arrow(self._file.read_row_groups(groups)))
         found = frame.filter(pl.col("key").is_between(pl.lit(low), pl.lit(high)))
-        return [Place(part, row) for part, row in found.select("part", "row").iter_rows()]
+        return [RowPosition(part, row) for part, row in found.select("part", "row").iter_rows()]
 
     def _groups(self, low: int | str, high: int | str) -> Iterator[int]:
         metadata = self._file.metadata

@@ -53,27 +53,27 @@ def parse_target(text: str) -> Target:
     """
     text = text.strip()
     if found := _PREFIXED.fullmatch(text):
-        return _checked(found[1], found[2].strip())
+        return _parse_value(found[1], found[2].strip())
     if re.match(r"https?://", text, re.IGNORECASE):
-        return _checked("url", text)
+        return _parse_value("url", text)
     if re.fullmatch(r"[0-9a-fA-F]{32}", text):
-        return _checked("uid", text)
+        return _parse_value("uid", text)
     if re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        return _checked("sha256", text)
+        return _parse_value("sha256", text)
     if "." in text:
-        return _checked("domain", text)
+        return _parse_value("domain", text)
     known = "a uid (32 hex digits), an address, a domain, a sha256 (64 hex digits)"
     raise ValueError(f"{text!r} is none of: {known}; or write {'|'.join(KINDS)}:VALUE")
 
 
-def _checked(kind: str, value: str) -> Target:
+def _parse_value(kind: str, value: str) -> Target:
     if kind == "url":
         try:
             return Target("url", canonicalise_url(value, "", MAX_URL_CHARS))
         except BadUrl as bad:
             raise ValueError(f"{value!r} is no http(s) address ({bad.reason})") from bad
     if kind == "domain":
-        return Target("domain", _domain(value))
+        return Target("domain", _parse_domain(value))
     digits, tilde, bits = value.lower().partition("~")
     if not re.fullmatch(rf"[0-9a-f]{{{_HEX[kind]}}}", digits) or (tilde and kind != "phash"):
         raise ValueError(f"{value!r} is no {kind}: {_HEX[kind]} hex digits")
@@ -82,11 +82,11 @@ def _checked(kind: str, value: str) -> Target:
     return Target("phash" if kind == "phash" else "uid" if kind == "uid" else "sha256", digits, int(bits or 0))
 
 
-def _domain(value: str) -> str:
+def _parse_domain(value: str) -> str:
     """The host as it stands in canonical addresses: lower case, IDNA."""
     name = value.strip().removeprefix("*.").strip(".")
     try:
-        host = host_of(canonicalise_url(f"http://{name}/", "", 512)) or ""
+        host = parse_host(canonicalise_url(f"http://{name}/", "", 512)) or ""
     except BadUrl:
         host = ""
     if not _HOST.fullmatch(host) or "/" in name:
@@ -103,7 +103,7 @@ def image_targets(data: bytes, bits: int = PHASH_BITS) -> list[Target]:
     return [Target("sha256", hashlib.sha256(data).hexdigest()), Target("phash", f"{hashed:016x}", bits)]
 
 
-def host_of(url: str | None) -> str | None:
+def parse_host(url: str | None) -> str | None:
     """The host of a canonical address."""
     found = re.match(r"https?://([^/?#:]+)", url or "")
     return found[1] if found else None
@@ -123,18 +123,18 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     domains = {target.value for target in targets if target.kind == "domain"}
     for column in ("url", "page_url"):
         if domains and column in frame:
-            mask |= np.fromiter((_on(url, domains) for url in frame[column]), bool, table.num_rows)
+            mask |= np.fromiter((_is_on_domain(url, domains) for url in frame[column]), bool, table.num_rows)
     if "phash" in frame:
-        mask |= _look_alike(frame["phash"], [t for t in targets if t.kind == "phash"])
+        mask |= _match_phash(frame["phash"], [t for t in targets if t.kind == "phash"])
     return mask
 
 
-def _on(url: str | None, domains: set[str]) -> bool:
-    labels = (host_of(url) or "").split(".")
+def _is_on_domain(url: str | None, domains: set[str]) -> bool:
+    labels = (parse_host(url) or "").split(".")
     return any(".".join(labels[at:]) in domains for at in range(len(labels)))
 
 
-def _look_alike(hashes: pl.Series, targets: Iterable[Target]) -> np.ndarray:
+def _match_phash(hashes: pl.Series, targets: Iterable[Target]) -> np.ndarray:
     whole = hashes.str.len_bytes().fill_null(0) == 16
     numbers = np.array([int(h, 16) if ok else 0 for h, ok in zip(hashes, whole, strict=True)], np.uint64)
     mask = np.zeros(len(numbers), bool)

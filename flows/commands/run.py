@@ -11,7 +11,7 @@ from dataops.escaping import visible
 from dataops.redaction import redact
 from dataops.stages import STAGES
 from infra.local import services
-from tasks.download.failure_classes import checked
+from tasks.download.failure_classes import check_patterns
 
 
 def run_record(
@@ -97,7 +97,7 @@ def _parse_classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]
     if from_stage != "download":
         raise ConfigError("--retry fetches failed rows of download again; add --from download")
     try:
-        return checked(part.strip() for part in retry.split(","))
+        return check_patterns(part.strip() for part in retry.split(","))
     except ValueError as error:
         raise ConfigError(f"--retry: {error}") from error
 

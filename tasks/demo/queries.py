@@ -15,9 +15,9 @@ from dataops.text.query_building import (
     TITLES,
     UNIGRAMS,
     Thresholds,
-    choose,
-    frequent_words,
-    telling_bigrams,
+    merge_queries,
+    select_bigrams,
+    select_words,
 )
 
 THRESHOLDS = Thresholds(min_unigram=100_000, min_bigram=1_000_000, min_pmi=8.0)
@@ -27,7 +27,7 @@ THRESHOLDS = Thresholds(min_unigram=100_000, min_bigram=1_000_000, min_pmi=8.0)
 def build_queries() -> pl.DataFrame:
     """The list, with the columns dataops.text.query_building.QUERIES."""
     unigrams = pl.DataFrame(_counts("frequency_dictionary_en_82_765.txt"), UNIGRAMS, orient="row")
-    words = frequent_words(unigrams, THRESHOLDS)
+    words = select_words(unigrams, THRESHOLDS)
     place = {word: row for row, word in enumerate(words["word"])}
     pairs = [
         (place[one], place[two], count)
@@ -35,8 +35,8 @@ def build_queries() -> pl.DataFrame:
         if one in place and two in place
     ]
     bigrams = pl.DataFrame(pairs, BIGRAMS, orient="row")
-    telling = telling_bigrams(bigrams, words, int(unigrams["count"].sum()), THRESHOLDS)
-    found = choose(words, telling, pl.DataFrame(schema=TITLES), pl.DataFrame(schema=LEMMAS), THRESHOLDS)
+    telling = select_bigrams(bigrams, words, int(unigrams["count"].sum()), THRESHOLDS)
+    found = merge_queries(words, telling, pl.DataFrame(schema=TITLES), pl.DataFrame(schema=LEMMAS), THRESHOLDS)
     return found.with_columns(source=pl.lit("symspellpy"))
 
 

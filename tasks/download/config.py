@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.download.failure_classes import checked
-from tasks.download.politeness import PoliteConfig
+from tasks.download.failure_classes import check_patterns
+from tasks.download.politeness_config import PoliteConfig
 
 
 class RetryConfig(BaseModel):
@@ -33,7 +33,7 @@ class RetryConfig(BaseModel):
     @field_validator("classes")
     @classmethod
     def _known_form(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return checked(value)
+        return check_patterns(value)
 
 
 class DownloadConfig(PoliteConfig):

@@ -8,12 +8,12 @@ PATTERN = re.compile(r"[a-z0-9_*?]+")
 _DIGITS = re.compile(r"(?<=\d)x+$")
 
 
-def matches(name: str | None, patterns: Sequence[str]) -> bool:
+def matches_class(name: str | None, patterns: Sequence[str]) -> bool:
     """Whether a class is one of the patterns': a name, one with `*` or `?`, or one such as `http_5xx`."""
     return name is not None and any(fnmatchcase(name, _glob(pattern)) for pattern in patterns)
 
 
-def checked(patterns: Iterable[str]) -> tuple[str, ...]:
+def check_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
     """The patterns. Raises: ValueError that names one that no class could match."""
     found = tuple(patterns)
     for pattern in found:

@@ -41,7 +41,7 @@ __all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key", "fe
 
 
 @contextmanager
-def fetching_with(pool: HostPool) -> Iterator[None]:
+def use_pool(pool: HostPool) -> Iterator[None]:
     """Let Downloader fetch with our threads: it makes its pool by a name of its module, whatever its `thread_count`."""
     theirs = _downloader.ThreadPool
     _downloader.ThreadPool = lambda _: pool  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,7 +14,7 @@ from tasks.web.origin_files import SiteFiles
 from tasks.web.request import HttpClient
 
 
-def polite_opener(config: DownloadConfig, site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:
+def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:
     """An opener for one shard.
 
     Args:

@@ -36,7 +36,7 @@ _REASONS = {
 """Reasons by what img2dataset's resizer says; our own messages start with theirs."""
 
 
-def outcome(rows: pa.Table, keys: Sequence[str], written: pa.Table, shard: str) -> pa.Table:
+def join_outcomes(rows: pa.Table, keys: Sequence[str], written: pa.Table, shard: str) -> pa.Table:
     """The rows with the columns of FETCH and `drop_reason` (null where all went well), in the order of their keys.
 
     Args:
@@ -52,13 +52,15 @@ def outcome(rows: pa.Table, keys: Sequence[str], written: pa.Table, shard: str) 
     lost = {"status": "failed_to_download", "error_message": "lost: img2dataset gave no row"}
     found = [{**by_key.get(key, lost), "key": key, "shard": shard} for key in keys]
     columns = {f.name: pa.array([row.get(f.name) for row in found], f.type) for f in FETCH}
-    columns["drop_reason"] = pa.array([drop_reason(r["status"], r.get("error_message")) for r in found], pa.string())
+    columns["drop_reason"] = pa.array(
+        [parse_drop_reason(r["status"], r.get("error_message")) for r in found], pa.string()
+    )
     for name, column in columns.items():
         rows = rows.append_column(name, column)
     return rows
 
 
-def drop_reason(status: str, message: str | None) -> str | None:
+def parse_drop_reason(status: str, message: str | None) -> str | None:
     """The stable class of a failure; None for a success. What nobody foresaw is `decode` or `other`."""
     if status == "success":
         return None
@@ -70,7 +72,7 @@ def drop_reason(status: str, message: str | None) -> str | None:
     return "decode" if status == "failed_to_resize" else "other"
 
 
-def put_tables(
+def put_parts(
     draft: Draft,
     name: str,
     kept: pa.Table,

@@ -7,7 +7,7 @@ from typing import Any
 from dataops.formatting import format_counts, format_share
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
-from tasks.download.summary import failed
+from tasks.download.summary import count_failed
 from tasks.reports.gallery import GALLERY, gallery, some
 from tasks.reports.page import page, short, text
 
@@ -92,9 +92,9 @@ def _hosts(hosts: Mapping[str, Mapping[str, int]]) -> str:
     for name, said in list(hosts.items())[:20]:
         reasons = sorted((-number, reason) for reason, number in said.items() if reason != "rows")
         why = format_counts((f"<code>{text(reason)}</code>", -number) for number, reason in reasons)
-        bar = f'<div class=gone style="width:{100 * failed(said) / max(said["rows"], 1):.1f}%"></div>'
+        bar = f'<div class=gone style="width:{100 * count_failed(said) / max(said["rows"], 1):.1f}%"></div>'
         lines.append(
-            f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{failed(said):,}</td><td class=n>{said['rows']:,}</td>"
+            f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{count_failed(said):,}</td><td class=n>{said['rows']:,}</td>"
             f"<td class=bar>{bar}</td><td>{why}</td></tr>"
         )
     more = f"<p class=note>and {len(hosts) - 20:,} more</p>" if len(hosts) > 20 else ""

@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from dataops.schema import FILTERED, conform
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find, read_table
-from tasks.download import row_spans as slices
+from tasks.download import row_spans
 from tasks.download.config import RetryConfig
-from tasks.download.failure_classes import matches
+from tasks.download.failure_classes import matches_class
 from tasks.download.row_spans import RowSpan
 from tasks.download.shard import shard_id
-from tasks.download.summary import describe, without
+from tasks.download.summary import count_by_host, subtract_hosts
 from tasks.engine.context import Context
 from tasks.engine.lease import hold
 from tasks.engine.stage import Plan
@@ -32,24 +32,24 @@ REOPENED = "reopened"
 """The record of what is taken over when a complete snapshot's failed rows are tried again."""
 
 
-def put_again(draft: Draft, name: str, rows: pa.Table) -> int:
+def put_retry_rows(draft: Draft, name: str, rows: pa.Table) -> int:
     """Write the rows of a shard that a later round is to try; their number."""
     if rows.num_rows:
-        draft.put_table(_again(name), conform(rows, FILTERED, f"download {name}"))
+        draft.put_table(_retry_name(name), conform(rows, FILTERED, f"download {name}"))
     return rows.num_rows
 
 
-def split(rows: pa.Table, classes: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+def split_by_class(rows: pa.Table, classes: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """The rows whose `drop_reason` is one of the classes, and the others."""
-    chosen = [matches(reason, classes) for reason in rows["drop_reason"].to_pylist()]
+    chosen = [matches_class(reason, classes) for reason in rows["drop_reason"].to_pylist()]
     return rows.filter(pa.array(chosen, pa.bool_())), rows.filter(pa.array([not yes for yes in chosen], pa.bool_()))
 
 
-def _again(name: str) -> str:
+def _retry_name(name: str) -> str:
     return f"_work/again-{name}.parquet"
 
 
-Cut = tuple[int, tuple[RowSpan, ...]]
+ShardCut = tuple[int, tuple[RowSpan, ...]]
 """A shard's index and its rows."""
 
 
@@ -59,7 +59,7 @@ def run_rounds(
     start: int,
     size: int,
     retry: RetryConfig,
-    fetch: Callable[[list[Cut], int, tuple[str, ...]], list[Record]],
+    fetch: Callable[[list[ShardCut], int, tuple[str, ...]], list[Record]],
 ) -> list[Record]:
     """Fetch rows, and then those that failed by one of the classes again; the records of all shards, in order.
 
@@ -72,7 +72,7 @@ def run_rounds(
     """
     records: list[Record] = []
     for number in range(retry.rounds + 1):
-        cuts = list(enumerate(slices.cut_objects(rows, size), start))
+        cuts = list(enumerate(row_spans.cut_objects(rows, size), start))
         if not cuts:
             break
         if number and draft.done(shard_id(cuts[0][0])) is None:
@@ -83,7 +83,7 @@ def run_rounds(
             time.sleep(seconds)
         made = fetch(cuts, number, retry.classes if number < retry.rounds else ())
         rows = [
-            (draft.path(_again(f"{index:05d}")), record.facts["again"])
+            (draft.path(_retry_name(f"{index:05d}")), record.facts["again"])
             for (index, _), record in zip(cuts, made, strict=True)
         ]
         records += made
@@ -106,7 +106,7 @@ def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
         if manifest is None:
             logger.info("download %s is unfinished: it goes on, and its failed rows have their rounds", draft.key)
             return
-        record, replaced = _taken_over(draft, manifest, classes)
+        record, replaced = _take_over(draft, manifest, classes)
         if not record.facts["rows"]:
             there = ", ".join(sorted(manifest.counts.dropped)) or "none"
             logger.warning("download %s: no row failed by %s; there are: %s", draft.key, ", ".join(classes), there)
@@ -116,7 +116,7 @@ def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
         draft.store.delete([draft.path(name) for name in replaced])
 
 
-def _taken_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tuple[Record, list[str]]:
+def _take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tuple[Record, list[str]]:
     """What stays of a snapshot, as one record, with the rows to be tried again; and the names of the replaced parts."""
     parts = [part for part in manifest.parts if not part.name.startswith("dropped-")]
     rows: list[tuple[str, int]] = []
@@ -124,26 +124,26 @@ def _taken_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tup
     replaced: list[str] = []
     for part in manifest.named("dropped-", ".parquet"):
         table = read_table(draft.store, manifest.path(part.name))
-        mine, left = split(table, classes)
+        mine, left = split_by_class(table, classes)
         if not mine.num_rows:
             parts.append(part)
             continue
         name = part.name.removesuffix(".parquet")
-        rows.append((draft.path(_again(name)), put_again(draft, name, mine)))
+        rows.append((draft.path(_retry_name(name)), put_retry_rows(draft, name, mine)))
         taken.append(mine)
-        parts.append(draft.put_table(_renamed(part.name), left))
+        parts.append(draft.put_table(_next_name(part.name), left))
         replaced.append(part.name)
     counts, hosts = manifest.counts, manifest.facts["hosts"]
     if taken:
         gone = pa.concat_tables(taken)
         still = Counter(counts.dropped) - Counter(gone["drop_reason"].to_pylist())
         counts = Counts(input=counts.input - gone.num_rows, kept=counts.kept, dropped=dict(sorted(still.items())))
-        hosts = without(hosts, describe(gone))
+        hosts = subtract_hosts(hosts, count_by_host(gone))
     facts = {"bytes": manifest.facts["bytes_fetched"], "hosts": hosts, "shards": manifest.facts["shards"], "rows": rows}
     return Record(task=REOPENED, parts=parts, counts=counts, facts=facts), replaced
 
 
-def _renamed(part: str) -> str:
+def _next_name(part: str) -> str:
     """dropped-00003.parquet is written anew as dropped-00003-r1.parquet, and that as dropped-00003-r2.parquet."""
     found = _RENAMED.fullmatch(part)
     assert found is not None

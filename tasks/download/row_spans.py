@@ -18,7 +18,7 @@ class RowSpan:
     stop: int
 
 
-def cut(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[RowSpan, ...]]:
+def cut_parts(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[RowSpan, ...]]:
     """The parts `<prefix>*.parquet` as shards of `size` rows; the last may be smaller."""
     return cut_objects([(manifest.path(p.name), p.rows) for p in manifest.named(prefix, ".parquet")], size)
 
@@ -41,7 +41,7 @@ def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[Row
     return [*shards, tuple(current)] if current else shards
 
 
-def read(store: Store, slices: Sequence[RowSpan], columns: list[str] | None = None) -> pa.Table:
+def read_spans(store: Store, slices: Sequence[RowSpan], columns: list[str] | None = None) -> pa.Table:
     """The rows of one shard, in order."""
     tables = [read_table(store, s.name, columns).slice(s.start, s.stop - s.start) for s in slices]
     return pa.concat_tables(tables).combine_chunks()

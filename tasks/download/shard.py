@@ -8,7 +8,7 @@ from tasks.download.row_spans import RowSpan
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardTask:
     """One task: the rows of one shard."""
 
     index: int

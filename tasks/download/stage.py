@@ -21,8 +21,8 @@ from dataops.snapshot import Draft, Record
 from tasks.download import summary
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.originals import Originals
-from tasks.download.rounds import REOPENED, Cut, run_rounds
-from tasks.download.shard import Shard
+from tasks.download.rounds import REOPENED, ShardCut, run_rounds
+from tasks.download.shard import ShardTask
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Stage, StageOutput, Work, gather
@@ -47,9 +47,9 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
 
     with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
 
-        def fetch(cuts: list[Cut], number: int, again: tuple[str, ...]) -> list[Record]:
+        def fetch(cuts: list[ShardCut], number: int, again: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))
-            shards = [Shard(index, cut, config, number, again, workers, taken, str(folder)) for index, cut in cuts]
+            shards = [ShardTask(index, cut, config, number, again, workers, taken, str(folder)) for index, cut in cuts]
             return map_parts(download_shard, shards, draft, context, format_record)
 
         fetched = run_rounds(draft, rows, start, config.shard_size, config.retry, fetch)
@@ -57,13 +57,13 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         Originals(Path(config.originals)).shrink(config.originals_bytes)
     records += fetched
     parts, counts = gather(records)
-    hosts = summary.merge(record.facts["hosts"] for record in records)
+    hosts = summary.merge_hosts(record.facts["hosts"] for record in records)
     if counts.kept < config.min_success * counts.input:
-        _forget(draft, fetched, config)
+        _delete_failed_shards(draft, fetched, config)
         raise SourceError(
             f"download: {counts.kept:,} of {counts.input:,} pictures were fetched, less than the share "
             f"{config.min_success:g} of download.min_success: check the network, then run again\n"
-            f"{summary.table(counts, hosts)}"
+            f"{summary.format_failures(counts, hosts)}"
         )
     size = sum(record.facts["bytes"] for record in records)
     facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
@@ -82,7 +82,7 @@ def format_record(record: Record) -> str:
     return f"{record.task}: {why + '; ' if why else ''}{again}{share}, {speed}"
 
 
-def _forget(draft: Draft, records: Sequence[Record], config: DownloadConfig) -> None:
+def _delete_failed_shards(draft: Draft, records: Sequence[Record], config: DownloadConfig) -> None:
     """Forget the shards of which too little was fetched, or that left rows to later rounds, and all of those rounds."""
     for record in records:
         counts, facts = record.counts, record.facts
@@ -92,11 +92,11 @@ def _forget(draft: Draft, records: Sequence[Record], config: DownloadConfig) -> 
             )
 
 
-def download_shard(draft: Draft, shard: Shard) -> Record:
+def download_shard(draft: Draft, shard: ShardTask) -> Record:
     """Fetch, check and commit one shard; runs in a worker process, which alone loads img2dataset (and with it torch)."""
-    from tasks.download.worker import run
+    from tasks.download.worker import download_shard
 
-    return run(draft, shard)
+    return download_shard(draft, shard)
 
 
 DOWNLOAD = Stage(name="download", version=3, make=make)

@@ -24,19 +24,19 @@ from dataops.errors import CorruptPart, StorageError
 from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.trace.targets import matching_rows
-from tasks.download import row_spans as slices
+from tasks.download import row_spans
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
-from tasks.download.img2dataset_classes import Downloader, compute_key, fetching_with
-from tasks.download.make_opener import polite_opener
-from tasks.download.outcome import outcome, put_tables
+from tasks.download.img2dataset_classes import Downloader, compute_key, use_pool
+from tasks.download.make_opener import make_opener
+from tasks.download.outcome import join_outcomes, put_parts
 from tasks.download.previews import Previews
 from tasks.download.resizers import CheckedResizer, FastResizer
-from tasks.download.rounds import put_again, split
-from tasks.download.shard import Shard
+from tasks.download.rounds import put_retry_rows, split_by_class
+from tasks.download.shard import ShardTask
 from tasks.download.shard_writer import OrderedWriter
-from tasks.download.summary import describe
+from tasks.download.summary import count_by_host
 from tasks.engine.scratch_folders import scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -44,65 +44,65 @@ logger = logging.getLogger(__name__)
 SHARD_DIGITS = 5
 
 
-def run(draft: Draft, shard: Shard) -> Record:
+def download_shard(draft: Draft, shard: ShardTask) -> Record:
     """Fetch, check and commit one shard.
 
     Raises: StorageError when the temporary folder could not be written; CorruptPart when tar and rows disagree.
     """
     started = time.monotonic()
-    rows = slices.read(draft.store, shard.rows).sort_by("uid").combine_chunks()
+    rows = row_spans.read_spans(draft.store, shard.rows).sort_by("uid").combine_chunks()
     previews = Previews()
     with scratch_folder("download") as folder:
-        opener = polite_opener(shard.config, Path(shard.site_files or folder), shard.workers, shard.round)
+        opener = make_opener(shard.config, Path(shard.site_files or folder), shard.workers, shard.round)
         opener.refuse(
             rows["url"].filter(pa.array(matching_rows(rows, shard.taken))).to_pylist(), "takedown", "by request"
         )
         name = f"{shard.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):
-            _fetch(rows, shard, folder, opener, previews)
+            _run_downloader(rows, shard, folder, opener, previews)
         if noise.getvalue():
             logger.warning("download %s: img2dataset said: %s", shard.id, noise.getvalue()[-2000:])
-        table = outcome(rows, rows["uid"].to_pylist(), pq.read_table(folder / f"{name}.parquet"), tar.name)
+        table = join_outcomes(rows, rows["uid"].to_pylist(), pq.read_table(folder / f"{name}.parquet"), tar.name)
         kept = table.filter(table["drop_reason"].is_null())
         _check_tar(tar, kept["key"].to_pylist())
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
-    again, settled = split(table, shard.again)
-    parts += put_tables(draft, name, kept, settled, table, opener.evidence, previews.by_uid)
+    again, settled = split_by_class(table, shard.again)
+    parts += put_parts(draft, name, kept, settled, table, opener.evidence, previews.by_uid)
     facts = {
         "bytes": sum(evidence.bytes or 0 for evidence in opener.evidence.values()),
         "seconds": round(time.monotonic() - started, 3),
         "round": shard.round,
-        "again": put_again(draft, name, again),
-        "hosts": describe(settled),
+        "again": put_retry_rows(draft, name, again),
+        "hosts": count_by_host(settled),
     }
-    return Record(task=shard.id, parts=parts, counts=_counts(settled), facts=facts)
+    return Record(task=shard.id, parts=parts, counts=_count_rows(settled), facts=facts)
 
 
-def _counts(settled: pa.Table) -> Counts:
+def _count_rows(settled: pa.Table) -> Counts:
     dropped = Counter(reason for reason in settled["drop_reason"].to_pylist() if reason)
     kept = settled.num_rows - dropped.total()
     return Counts(input=settled.num_rows, kept=kept, dropped=dict(sorted(dropped.items())))
 
 
-def shard_keys(index: int, rows: int, shard_size: int) -> list[str]:
+def make_keys(index: int, rows: int, shard_size: int) -> list[str]:
     """img2dataset's keys of the rows of a shard: the shard's number, then the row's."""
     digits = math.ceil(math.log10(shard_size))
     return [compute_key(row, index, digits, SHARD_DIGITS) for row in range(rows)]
 
 
-def _fetch(rows: pa.Table, shard: Shard, folder: Path, opener: SafeOpener, previews: Previews) -> None:
+def _run_downloader(rows: pa.Table, shard: ShardTask, folder: Path, opener: SafeOpener, previews: Previews) -> None:
     config = shard.config
     source = folder / "rows.arrow"
     with pa.ipc.new_file(str(source), rows.schema) as file:
         file.write_table(rows)
     failures: list[OSError] = []
-    keys = shard_keys(shard.index, rows.num_rows, config.shard_size)
+    keys = make_keys(shard.index, rows.num_rows, config.shard_size)
     urllib.request.install_opener(opener)
     with (folder / "waiting").open("w+b") as waiting:
         downloader = Downloader(
             sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, waiting),
-            resizer=_resizer(config, previews),
+            resizer=_make_resizer(config, previews),
             thread_count=max(1, rows.num_rows),  # it hands out twice as many rows at a time: all
             save_caption=True,
             extract_exif=False,
@@ -119,7 +119,7 @@ def _fetch(rows: pa.Table, shard: Shard, folder: Path, opener: SafeOpener, previ
             disallowed_header_directives=None,  # the opener looks before it reads the body
         )
         try:
-            with fetching_with(HostPool(config.threads, config.concurrency(shard.workers))):
+            with use_pool(HostPool(config.threads, config.concurrency(shard.workers))):
                 downloader.download_shard((shard.index, str(source)))  # calling it would swallow what this raises
         except OSError as error:
             failures.append(error)
@@ -127,7 +127,7 @@ def _fetch(rows: pa.Table, shard: Shard, folder: Path, opener: SafeOpener, previ
         raise StorageError(f"download {shard.id}: cannot write {folder}: {failures[0]}") from failures[0]
 
 
-def _resizer(config: DownloadConfig, previews: Previews) -> CheckedResizer:
+def _make_resizer(config: DownloadConfig, previews: Previews) -> CheckedResizer:
     return (FastResizer if config.resize_quality == "fast" else CheckedResizer)(
         previews,
         image_size=config.image_size,

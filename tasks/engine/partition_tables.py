@@ -10,7 +10,7 @@ import polars as pl
 
 from dataops.snapshot import Draft
 from dataops.storage.partition_file import encoded, read_piece, series_over
-from dataops.text.duplicates import partition
+from dataops.text.duplicates import partition_hashes
 
 _OPEN = 128
 """Tables that are open at the same time; a process may often have 1,024 files."""
@@ -56,7 +56,7 @@ def read_partition(draft: Draft, names: Sequence[str], number: int) -> pl.DataFr
 
 def partition_by_hash(frame: pl.DataFrame, high: str, bits: int) -> tuple[pl.DataFrame, list[int]]:
     """The rows by 2^bits ranges of the column `high` of hashes, in their order in each; and how many each range has."""
-    order, sizes = partition(frame[high], bits)
+    order, sizes = partition_hashes(frame[high], bits)
     return frame[order], sizes.tolist()
 
 

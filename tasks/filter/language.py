@@ -6,15 +6,15 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.language.detect import Detection, detect
-from dataops.language.ngrams import Texts, shown
-from dataops.language.scripts import unwritten
+from dataops.language.ngrams import Texts, encode_captions
+from dataops.language.scripts import find_unwritten
 from tasks.filter.config import FilterConfig
 
 _BATCH = 1 << 12
 """Texts that are detected together: their probabilities in all languages (440 bytes each) stay in the processor's cache."""
 
 
-def caption_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
+def detect_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
     """The language of each caption, with as much of its page's language as the config says.
 
     A caption all in capitals is shown to the detector in lower case: it passes over words in capitals. One in a script that
@@ -24,29 +24,29 @@ def caption_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
         than language_min_score (false where all languages may stay).
     """
     if config.language_page_weight:
-        return _answers(_with_pages(rows, config), config)
+        return _build_columns(_detect_with_pages(rows, config), config)
     distinct = rows["caption"].to_arrow().dictionary_encode()
     texts = distinct.dictionary
     batches = [texts[at : at + _BATCH] for at in range(0, max(len(texts), 1), _BATCH)]
-    answers = pl.concat([_answers(_of_batch(batch, config), config) for batch in batches])
+    answers = pl.concat([_build_columns(_detect_batch(batch, config), config) for batch in batches])
     return answers[pl.Series(distinct.indices)]
 
 
-def _of_batch(captions: pa.Array, config: FilterConfig) -> Detection:
+def _detect_batch(captions: pa.Array, config: FilterConfig) -> Detection:
     if config.language_detector == "fasttext":
-        texts = _lowered(captions.to_pylist())
-        return _written(_detect(texts, config), texts, config)
-    ready = shown(captions)
+        texts = _lower_capitals(captions.to_pylist())
+        return _without_unwritten(_detect(texts, config), texts, config)
+    ready = encode_captions(captions)
     found = detect(ready, config.language_candidates, config.language_mode)
     # The other modes have no language for what no candidate writes, without being told.
-    return _written(found, ready, config) if config.language_mode == "exact" else found
+    return _without_unwritten(found, ready, config) if config.language_mode == "exact" else found
 
 
-def _lowered(texts: Sequence[str]) -> list[str]:
+def _lower_capitals(texts: Sequence[str]) -> list[str]:
     return [text.lower() if text.isupper() else text for text in texts]
 
 
-def _answers(found: Detection, config: FilterConfig) -> pl.DataFrame:
+def _build_columns(found: Detection, config: FilterConfig) -> pl.DataFrame:
     answers = pl.DataFrame(
         {
             "language": pl.Series([*found.candidates, None], dtype=pl.String)[found.best],  # the last one for -1
@@ -58,8 +58,8 @@ def _answers(found: Detection, config: FilterConfig) -> pl.DataFrame:
     return answers.with_columns(foreign=found.summed(config.languages) < config.language_min_score)
 
 
-def _with_pages(rows: pl.DataFrame, config: FilterConfig) -> Detection:
-    texts = _lowered(rows["caption"].to_list())
+def _detect_with_pages(rows: pl.DataFrame, config: FilterConfig) -> Detection:
+    texts = _lower_capitals(rows["caption"].to_list())
     captions = rows.select("page_url").with_columns(text=pl.Series(texts, dtype=pl.String))
     pages = captions.group_by("page_url", maintain_order=True).agg(
         pl.col("text").unique(maintain_order=True).str.join(" ")
@@ -70,11 +70,11 @@ def _with_pages(rows: pl.DataFrame, config: FilterConfig) -> Detection:
     ].to_numpy()
     found = _detect(texts, config)
     blended = found.blended(_detect(pages["text"].to_list(), config), of_page, config.language_page_weight)
-    return _written(blended, texts, config)
+    return _without_unwritten(blended, texts, config)
 
 
-def _written(found: Detection, texts: Sequence[str] | Texts, config: FilterConfig) -> Detection:
-    return found.without(unwritten(texts, config.language_candidates))
+def _without_unwritten(found: Detection, texts: Sequence[str] | Texts, config: FilterConfig) -> Detection:
+    return found.without(find_unwritten(texts, config.language_candidates))
 
 
 def _detect(texts: Sequence[str], config: FilterConfig) -> Detection:

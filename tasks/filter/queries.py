@@ -12,14 +12,14 @@ import polars as pl
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from dataops.text.query_building import LEMMAS, TITLES, WORDS, Thresholds, choose, frequent_words, telling_bigrams
-from tasks.filter.query_corpus import bigrams, lines, unigrams
+from dataops.text.query_building import LEMMAS, TITLES, WORDS, Thresholds, merge_queries, select_bigrams, select_words
+from tasks.filter.query_corpus import count_corpus_bigrams, count_corpus_unigrams, read_lines
 
 logger = logging.getLogger(__name__)
 
 WORDNET = frozenset({"index.noun", "index.verb", "index.adj", "index.adv"})
 # Titles of pages that are no articles. Source: https://www.mediawiki.org/wiki/Help:Namespaces (they hold in every language)
-_NO_ARTICLE = re.compile(
+_NAMESPACE = re.compile(
     r"(?:Media|Special|(?:User|Wikipedia|Project|File|Image|MediaWiki|Template|Help|Category|Portal|Draft|Module)"
     r"(?:_talk)?|Talk):.",
     re.IGNORECASE,
@@ -51,16 +51,18 @@ def build_queries(given: QuerySources, thresholds: Thresholds, workers: int | No
 
     Raises: ConfigError for a missing file, nothing given or nothing found; SourceError for one that cannot be read.
     """
-    text, titles, lemmas = _files(given.text, given.titles, given.lemmas)
+    text, titles, lemmas = _find_files(given.text, given.titles, given.lemmas)
     workers = workers or os.cpu_count() or 1
-    views = [_views(path, given.projects) for path in titles]
-    lists = [_lemmas(path) for path in lemmas] + [_wordfreq(code, given.wordfreq_top) for code in given.wordfreq]
-    every_word = unigrams(text, workers)
-    words = frequent_words(every_word, thresholds)
-    pairs = bigrams(text, words["word"], workers)
-    found = choose(
+    views = [_read_titles(path, given.projects) for path in titles]
+    lists = [_read_lemmas(path) for path in lemmas] + [
+        _read_wordfreq(code, given.wordfreq_top) for code in given.wordfreq
+    ]
+    every_word = count_corpus_unigrams(text, workers)
+    words = select_words(every_word, thresholds)
+    pairs = count_corpus_bigrams(text, words["word"], workers)
+    found = merge_queries(
         words,
-        telling_bigrams(pairs, words, int(every_word["count"].sum()), thresholds),
+        select_bigrams(pairs, words, int(every_word["count"].sum()), thresholds),
         pl.concat([pl.DataFrame(schema=TITLES), *views]),
         pl.concat([pl.DataFrame(schema=LEMMAS), *lists]),
         thresholds,
@@ -72,7 +74,7 @@ def build_queries(given: QuerySources, thresholds: Thresholds, workers: int | No
 
 def write_queries(found: pl.DataFrame, out: Path, given: QuerySources, thresholds: Thresholds) -> None:
     """Write a list as Parquet, whole or not at all; its key `pairmill` says what it was made of."""
-    files = {path for paths in _files(given.text, given.titles, given.lemmas) for path in paths}
+    files = {path for paths in _find_files(given.text, given.titles, given.lemmas) for path in paths}
     read = [{"name": path.name, "sha256": file_sha256(path)} for path in sorted(files)]
     words = {"languages": list(given.wordfreq), "top": given.wordfreq_top} if given.wordfreq else None
     made_of = {"files": read, "thresholds": asdict(thresholds), "projects": list(given.projects), "wordfreq": words}
@@ -107,26 +109,26 @@ def read_queries(path: Path) -> list[str]:
     raise ConfigError(f"the list of queries {path} {wrong}; `pairmill queries build` makes one")
 
 
-def _files(*given: Sequence[str]) -> list[list[Path]]:
+def _find_files(*given: Sequence[str]) -> list[list[Path]]:
     """The files of each list of paths, folders and globs, each once. Raises: ConfigError that names all that is none."""
-    found = [{pattern: _files_of(pattern) for pattern in patterns} for patterns in given]
+    found = [{pattern: _expand_pattern(pattern) for pattern in patterns} for patterns in given]
     if missing := [pattern for each in found for pattern, files in each.items() if not files]:
         raise ConfigError(f"no such file: {', '.join(missing)}")
     return [list(dict.fromkeys(file for files in each.values() for file in files)) for each in found]
 
 
-def _files_of(pattern: str) -> list[Path]:
+def _expand_pattern(pattern: str) -> list[Path]:
     paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
     inside = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     wordnet = [file for file in inside if file.name in WORDNET]
     return [file for file in wordnet or inside if file.is_file()]
 
 
-def _views(path: Path, projects: Sequence[str]) -> pl.DataFrame:
+def _read_titles(path: Path, projects: Sequence[str]) -> pl.DataFrame:
     """Titles with their views: `title<TAB>views`, or `project title views bytes` and `project title id device views x`."""
     views: dict[str, int] = {}
     wrong: list[str] = []
-    for number, line in enumerate(lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         fields = line.rstrip("\n").split("\t") if "\t" in line else line.split()
         project, title, count = None, "", ""
         if len(fields) == 2:
@@ -135,7 +137,7 @@ def _views(path: Path, projects: Sequence[str]) -> pl.DataFrame:
             project, title, count = fields[0], fields[1], fields[2 if len(fields) == 4 else 4]
         if not title or not count.isdecimal():
             wrong += [f"line {number}: {line[:80]!r}"] if line.strip() else []
-        elif not (projects and project and project not in projects) and not _NO_ARTICLE.match(title):
+        elif not (projects and project and project not in projects) and not _NAMESPACE.match(title):
             views[title] = views.get(title, 0) + int(count)
     if wrong:
         logger.warning("%s: %d lines are no title with its views; the first is %s", path, len(wrong), wrong[0])
@@ -143,14 +145,16 @@ def _views(path: Path, projects: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=TITLES)
 
 
-def _lemmas(path: Path) -> pl.DataFrame:
+def _read_lemmas(path: Path) -> pl.DataFrame:
     """Lines; of WordNet's index files (whose licence is indented) the first field."""
     index = path.name in WORDNET
-    found = [line.split()[0] if index else line.strip() for line in lines(path) if line.strip() and line[:2] != "  "]
+    found = [
+        line.split()[0] if index else line.strip() for line in read_lines(path) if line.strip() and line[:2] != "  "
+    ]
     return pl.DataFrame({"lemma": found, "source": [path.name] * len(found)}, schema=LEMMAS)
 
 
-def _wordfreq(language: str, top: int) -> pl.DataFrame:
+def _read_wordfreq(language: str, top: int) -> pl.DataFrame:
     try:
         import wordfreq
     except ImportError as error:

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.errors import SourceError
-from dataops.text.query_building import BIGRAMS, UNIGRAMS, count_bigrams, count_unigrams, summed
+from dataops.text.query_building import BIGRAMS, UNIGRAMS, count_bigrams, count_unigrams, sum_counts
 from tasks.engine.map_parts import worker_pool
 
 BATCH_CHARS = 16_000_000
@@ -42,43 +42,45 @@ Batch = tuple[list[str], bool]
 """Texts, and whether they are pages in Wikipedia's markup."""
 
 
-def unigrams(paths: Sequence[Path], workers: int) -> pl.DataFrame:
+def count_corpus_unigrams(paths: Sequence[Path], workers: int) -> pl.DataFrame:
     """How often each word occurs in the files: word, count."""
-    return summed(_counted(count_unigrams, paths, workers), UNIGRAMS)
+    return sum_counts(_count_batches(count_unigrams, paths, workers), UNIGRAMS)
 
 
-def bigrams(paths: Sequence[Path], vocabulary: pl.Series, workers: int) -> pl.DataFrame:
+def count_corpus_bigrams(paths: Sequence[Path], vocabulary: pl.Series, workers: int) -> pl.DataFrame:
     """How often each two words of the vocabulary follow one another: first, second (its rows), count."""
-    return summed(_counted(partial(count_bigrams, vocabulary), paths, workers), BIGRAMS)
+    return sum_counts(_count_batches(partial(count_bigrams, vocabulary), paths, workers), BIGRAMS)
 
 
-def _counted(count: Callable[[pl.Series], pl.DataFrame], paths: Sequence[Path], workers: int) -> Iterator[pl.DataFrame]:
+def _count_batches(
+    count: Callable[[pl.Series], pl.DataFrame], paths: Sequence[Path], workers: int
+) -> Iterator[pl.DataFrame]:
     """The counts of each batch of the files: this process reads and unpacks, the workers take markup off and count."""
-    batches = (batch for path in paths for batch in _batches(path))
+    batches = (batch for path in paths for batch in _read_batches(path))
     first = list(islice(batches, 2))
     if len(first) < 2 or workers < 2:  # a worker takes longer to start than to count
-        yield from (_count(count, batch) for source in (first, batches) for batch in source)
+        yield from (_count_batch(count, batch) for source in (first, batches) for batch in source)
         return
     with worker_pool(workers) as pool:
         running: deque[Any] = deque()
         for batch in (batch for source in (first, batches) for batch in source):
-            running.append(pool.submit(_count, count, batch))
+            running.append(pool.submit(_count_batch, count, batch))
             if len(running) > workers:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
 
 
-def _count(count: Callable[[pl.Series], pl.DataFrame], batch: Batch) -> pl.DataFrame:
+def _count_batch(count: Callable[[pl.Series], pl.DataFrame], batch: Batch) -> pl.DataFrame:
     texts, pages = batch
-    return count(pl.Series([plain_text(text) for text in texts] if pages else texts, dtype=pl.String))
+    return count(pl.Series([strip_markup(text) for text in texts] if pages else texts, dtype=pl.String))
 
 
-def _batches(path: Path) -> Iterator[Batch]:
+def _read_batches(path: Path) -> Iterator[Batch]:
     """The lines of a text in batches; of a page dump, each article as one line."""
     dump = ".xml" in path.name  # also enwiki-20261101-pages-articles1.xml-p1p41242.bz2
     held, size = list[str](), 0
-    for line in _pages(path) if dump else _said(path):
+    for line in _read_articles(path) if dump else _read_text(path):
         held.append(line)
         size += len(line)
         if size >= BATCH_CHARS:
@@ -88,16 +90,16 @@ def _batches(path: Path) -> Iterator[Batch]:
         yield held, dump
 
 
-def _said(path: Path) -> Iterator[str]:
+def _read_text(path: Path) -> Iterator[str]:
     """The lines of a text without those that WikiExtractor sets around each article."""
-    return (line for line in lines(path) if not line.startswith(("<doc ", "</doc>")))
+    return (line for line in read_lines(path) if not line.startswith(("<doc ", "</doc>")))
 
 
-def _pages(path: Path) -> Iterator[str]:
+def _read_articles(path: Path) -> Iterator[str]:
     """The text of each article of a dump, in its markup; talk, templates and redirects are left out."""
     inside: list[str] | None = None
     article = True
-    for line in lines(path):
+    for line in read_lines(path):
         if inside is None:
             if "<page>" in line:
                 article = True
@@ -117,7 +119,7 @@ def _pages(path: Path) -> Iterator[str]:
             inside = None
 
 
-def plain_text(page: str) -> str:
+def strip_markup(page: str) -> str:
     """The words of a page as it stands in a dump, roughly: enough to count them."""
     page, before = html.unescape(page), None
     while before != page:  # templates stand within templates
@@ -127,7 +129,7 @@ def plain_text(page: str) -> str:
     return page
 
 
-def lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
     """The lines of a text file, unpacked as its name says. Raises: SourceError where it cannot be read."""
     try:
         with _open(path) as file:

@@ -32,17 +32,17 @@ from tasks.filter import steps
 from tasks.filter import write as last
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
-from tasks.filter.steps import NAME, PartSlice, Step
-from tasks.filter.summary import describe_balance, merge
+from tasks.filter.steps import NAME, FilterTask, PartSlice
+from tasks.filter.summary import merge_balance, merge_parts
 
 logger = logging.getLogger(__name__)
 
 VERSION = 5
 _COPIES = 6
 """Times that a range's keys are in memory at most, while they are sorted and joined."""
-_RANGE_ROWS = 1 << 20
+_PARTITION_ROWS = 1 << 20
 """Of a range, at most: so that there is work for all. Each range more is a piece more to read of each slice's tables."""
-_SHARED_ROWS = 1 << 17
+_MIN_PARTITION_ROWS = 1 << 17
 """So many are shared out among workers; ranges of fewer cost more to cross than they save."""
 
 
@@ -54,9 +54,9 @@ def external_inputs(config: FilterConfig) -> list[Input]:
         digest = text_sha256("\n".join(read_queries(Path(config.balance.queries))))
         inputs.append(Input(stage="source", key=Path(config.balance.queries).name, digest=digest))
     if config.unsafe_languages:
-        from dataops.text.unsafe_words import list_version
+        from dataops.text.unsafe_words import word_list_version
 
-        inputs.append(Input(stage="source", key="unsafe words", digest=list_version()))
+        inputs.append(Input(stage="source", key="unsafe words", digest=word_list_version()))
     return inputs
 
 
@@ -70,14 +70,14 @@ def _make(work: Work[FilterConfig]) -> StageOutput:
     config = work.config
     run = _Run(work)
     if not run.written():
-        run.over_parts(steps.judge)
+        run.over_parts(steps.apply_rules)
         if config.max_caption_count is not None:
-            run.over_ranges(steps.count_captions)
-        run.over_seen(steps.read_seen)
-        run.over_ranges(steps.choose)
+            run.over_ranges(steps.find_frequent_captions)
+        run.over_seen(steps.put_seen_urls)
+        run.over_ranges(steps.drop_duplicates)
         if "caption" in config.dedupe:
-            run.over_parts(steps.regroup)
-            run.over_ranges(steps.choose_captions)
+            run.over_parts(steps.put_by_caption)
+            run.over_ranges(steps.drop_duplicate_captions)
         if config.near_captions is not None:
             run.drop_near_captions()
         if config.balance is not None:
@@ -85,7 +85,7 @@ def _make(work: Work[FilterConfig]) -> StageOutput:
             run.sum_queries()
     records = run.write()
     parts, counts = gather(records)
-    check_left(counts, config.max_drop_fraction)
+    check_kept_rows(counts, config.max_drop_fraction)
     return StageOutput(parts, counts, run.facts(records))
 
 
@@ -97,28 +97,32 @@ class _Run:
         self.config = work.config
         came = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in came]
-        self.slices = slices_of([part.rows for part in came], self.config)
+        self.slices = cut_slices([part.rows for part in came], self.config)
         row_bytes = KEY_BYTES
         if self.config.near_captions is not None:
-            row_bytes = max(row_bytes, near.row_bytes(self.config.near_captions))
+            row_bytes = max(row_bytes, near.bytes_per_row(self.config.near_captions))
         self.rows = sum(part.rows for part in came)
         self.neighbours = work.context.neighbours or work.context.workers
-        needed = range_bits(self.rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
-        self.bits = agreed_bits(work.draft, needed)
-        self.seen = tuple(_seen_parts(work))
+        needed = partition_bits(self.rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
+        self.bits = resume_partition_bits(work.draft, needed)
+        self.seen = tuple(_find_seen_parts(work))
         self.quiet = work.context.quiet()
 
     def _step(
-        self, function: Callable[[Draft, Step], Record], number: int, part: str = "", slices: tuple[PartSlice, ...] = ()
-    ) -> Step:
+        self,
+        function: Callable[[Draft, FilterTask], Record],
+        number: int,
+        part: str = "",
+        slices: tuple[PartSlice, ...] = (),
+    ) -> FilterTask:
         total = sum(map(len, self.slices))
-        return Step(function, number, part, total, self.bits, self.seen, self.config, slices, self.neighbours)
+        return FilterTask(function, number, part, total, self.bits, self.seen, self.config, slices, self.neighbours)
 
-    def _sliced(self, function: Callable[[Draft, Step], Record]) -> list[Step]:
+    def _sliced(self, function: Callable[[Draft, FilterTask], Record]) -> list[FilterTask]:
         named = zip(self.names, self.slices, strict=True)
         return [self._step(function, one.number, name, (one,)) for name, slices in named for one in slices]
 
-    def over_parts(self, function: Callable[[Draft, Step], Record]) -> None:
+    def over_parts(self, function: Callable[[Draft, FilterTask], Record]) -> None:
         """Map over the parts, a slice at a time."""
         map_parts(run_step, self._sliced(function), self.draft, self.quiet)
 
@@ -126,28 +130,28 @@ class _Run:
         """Map over the parts, showing progress."""
         return map_parts(run_step, self._writes(), self.draft, self.context)
 
-    def _writes(self) -> list[Step]:
+    def _writes(self) -> list[FilterTask]:
         named = zip(self.names, self.slices, strict=True)
-        return [self._step(last.write, number, *part) for number, part in enumerate(named)]
+        return [self._step(last.write_parts, number, *part) for number, part in enumerate(named)]
 
-    def over_ranges(self, function: Callable[[Draft, Step], Record]) -> None:
+    def over_ranges(self, function: Callable[[Draft, FilterTask], Record]) -> None:
         """Map over the ranges of hashes."""
         run_steps([self._step(function, number) for number in range(1 << self.bits)], self.rows, self.draft, self.quiet)
 
-    def over_seen(self, function: Callable[[Draft, Step], Record]) -> None:
+    def over_seen(self, function: Callable[[Draft, FilterTask], Record]) -> None:
         """Map over the parts of the datasets that were made before."""
         map_parts(run_step, [self._step(function, n) for n in range(len(self.seen))], self.draft, self.quiet)
 
     def drop_near_captions(self) -> None:
         """Find and settle near-duplicate captions."""
         self.over_parts(near.put_normal_forms)
-        self.over_ranges(near.choose_same)
+        self.over_ranges(near.drop_same_captions)
         self.over_parts(near.put_signatures)
         self.over_ranges(near.find_candidates)
         self.over_parts(near.put_candidates)
-        self.over_ranges(near.compare)
+        self.over_ranges(near.compare_captions)
         for number in range(1 << self.bits):  # in order: each asks those before it
-            run_steps([self._step(near.choose_kept, number)], self.rows, self.draft, self.quiet)
+            run_steps([self._step(near.drop_near_captions, number)], self.rows, self.draft, self.quiet)
 
     def written(self) -> bool:
         """Whether all that is left to do is to commit: the scratch tables are not needed again."""
@@ -160,16 +164,16 @@ class _Run:
     def facts(self, records: Sequence[Record]) -> dict[str, Any]:
         """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
         alone = Counter[str]()
-        for step in self._sliced(steps.judge):
+        for step in self._sliced(steps.apply_rules):
             judged = self.draft.done(step.id)
             alone.update(judged.facts["alone"] if judged else {})
-        texts = (self.draft.store.read(self.draft.scratch(last.description(n))) for n in range(len(self.names)))
-        facts: dict[str, Any] = {**merge(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
+        texts = (self.draft.store.read(self.draft.scratch(last.description_name(n))) for n in range(len(self.names)))
+        facts: dict[str, Any] = {**merge_parts(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = read_one(self.draft, "query-counts.table", 0)["count"].to_numpy()
             said = [facts for record in records for facts in record.facts["balance"]]
             queries = read_queries(Path(self.config.balance.queries))
-            facts["balance"] = describe_balance(queries, before, self._summed("queries-left"), said)
+            facts["balance"] = merge_balance(queries, before, self._summed("queries-left"), said)
         return facts
 
     def _summed(self, kind: str) -> NDArray[Any]:
@@ -178,7 +182,7 @@ class _Run:
         return sum(each, np.zeros(1, np.int64))
 
 
-def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[PartSlice, ...]]:
+def cut_slices(rows: Sequence[int], config: FilterConfig) -> list[tuple[PartSlice, ...]]:
     """The slices of parts that have so many rows.
 
     Where a caption's page counts for its language, a part is one slice: a page's captions must be seen together.
@@ -192,16 +196,18 @@ def slices_of(rows: Sequence[int], config: FilterConfig) -> list[tuple[PartSlice
     return found
 
 
-def range_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES) -> int:
+def partition_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES) -> int:
     """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, and none has many rows;
     of some rows each worker has a range.
     """
     needed = rows * row_bytes * _COPIES * workers
-    ranges = max(-(-needed // memory_limit_bytes), -(-rows // _RANGE_ROWS), min(workers, rows // _SHARED_ROWS), 1)
+    ranges = max(
+        -(-needed // memory_limit_bytes), -(-rows // _PARTITION_ROWS), min(workers, rows // _MIN_PARTITION_ROWS), 1
+    )
     return (ranges - 1).bit_length()
 
 
-def agreed_bits(draft: Draft, needed: int) -> int:
+def resume_partition_bits(draft: Draft, needed: int) -> int:
     """The number of ranges (2^bits) of the try before, which may have had other workers or memory, where it is enough.
 
     It only ever grows, so that no table of another number of ranges is taken for one of this.
@@ -213,7 +219,7 @@ def agreed_bits(draft: Draft, needed: int) -> int:
     return max(needed, before)
 
 
-def check_left(counts: Counts, max_drop_fraction: float) -> None:
+def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
     """Raise ContractError with the funnel when no row is left, or a greater share was dropped than is allowed."""
     gone = counts.input - counts.kept
     if counts.kept and gone <= max_drop_fraction * counts.input:
@@ -223,7 +229,7 @@ def check_left(counts: Counts, max_drop_fraction: float) -> None:
     raise ContractError("\n".join([f"filter {what}: {counts.kept:,} of {counts.input:,} pairs are left", *lines]))
 
 
-def _seen_parts(work: Work[FilterConfig]) -> list[str]:
+def _find_seen_parts(work: Work[FilterConfig]) -> list[str]:
     names: list[str] = []
     for key in work.config.seen:
         manifest = find(work.context.store, "pack", key)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from dataops.filters import host
 from dataops.text import tallies
-from dataops.text.balance import effective_number
-from dataops.text.tallies import Totals, tally
+from dataops.text.balance import compute_effective_number
+from dataops.text.tallies import Totals, count_values
 
 LENGTH_STEP, LENGTH_STEPS = 10, 30
 """Captions are counted by their length in steps of so many characters; the last step is all that is longer."""
@@ -23,7 +23,7 @@ CURVE_POINTS = 200
 """Of the curve over queries."""
 
 
-def describe(kept: pl.DataFrame, gone: pl.DataFrame) -> dict[str, Any]:
+def summarise_slice(kept: pl.DataFrame, gone: pl.DataFrame) -> dict[str, Any]:
     """Of one part: kept rows by language, length, host and caption, and captions dropped for each reason."""
     captions = kept.select(caption=pl.col("caption").str.slice(0, _CAPTION_CHARS))["caption"]
     lengths = (kept["caption"].str.len_chars() // LENGTH_STEP).clip(upper_bound=LENGTH_STEPS).value_counts(name="n")
@@ -32,24 +32,24 @@ def describe(kept: pl.DataFrame, gone: pl.DataFrame) -> dict[str, Any]:
         for (reason,), rows in gone.select("drop_reason", "uid", "caption").group_by("drop_reason")
     }
     return {
-        "languages": tally(kept["language"].fill_null("unknown")),
+        "languages": count_values(kept["language"].fill_null("unknown")),
         "lengths": {str(step): n for step, n in lengths.sort("caption").iter_rows()},
-        "hosts": tally(kept.select(host(pl.col("url"))).to_series().fill_null("")),
-        "captions": tally(captions),
+        "hosts": count_values(kept.select(host(pl.col("url"))).to_series().fill_null("")),
+        "captions": count_values(captions),
         "examples": dict(sorted(shown.items())),
     }
 
 
-def merged(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_slices(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The descriptions of the slices of a part as that of the part."""
-    totals, examples = _summed(slices)
+    totals, examples = _merge_counts(slices)
     return {
         **{name: totals.first(name, tallies.PER_PART) for name in totals.by_name},
         "examples": dict(sorted(examples.items())),
     }
 
 
-def _summed(described: Iterable[Mapping[str, Any]]) -> tuple[Totals, dict[str, list[str]]]:
+def _merge_counts(described: Iterable[Mapping[str, Any]]) -> tuple[Totals, dict[str, list[str]]]:
     """Counts and examples of several parts or slices, added up."""
     totals = Totals(("languages", "lengths", "hosts", "captions"))
     examples: dict[str, list[str]] = {}
@@ -60,9 +60,9 @@ def _summed(described: Iterable[Mapping[str, Any]]) -> tuple[Totals, dict[str, l
     return totals, examples
 
 
-def merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_parts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The descriptions of all parts as one."""
-    totals, examples = _summed(parts)
+    totals, examples = _merge_counts(parts)
     return {
         "languages": totals.first("languages", 1000),
         "lengths": dict(sorted(totals.by_name["lengths"].items(), key=lambda item: int(item[0]))),
@@ -72,7 +72,7 @@ def merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def balance_facts(unmatched: pl.Series, kept: pl.DataFrame, came: int) -> dict[str, Any]:
+def summarise_balanced_slice(unmatched: pl.Series, kept: pl.DataFrame, came: int) -> dict[str, Any]:
     """Of one part: the pairs that came to balancing, those that stay and are seen, and captions without a query.
 
     Args:
@@ -84,7 +84,7 @@ def balance_facts(unmatched: pl.Series, kept: pl.DataFrame, came: int) -> dict[s
     return {**seen, "unmatched_examples": shown.to_list()}
 
 
-def describe_balance(
+def merge_balance(
     queries: Sequence[str],
     before: NDArray[np.int64],
     after: NDArray[np.float64],
@@ -107,8 +107,8 @@ def describe_balance(
         "queries_found": int((before > 0).sum()),
         "matches_before": int(before.sum()),
         "matches_after": round(float(after.sum())),
-        "effective_before": round(effective_number(before), 2),
-        "effective_after": round(effective_number(after), 2),
+        "effective_before": round(compute_effective_number(before), 2),
+        "effective_after": round(compute_effective_number(after), 2),
         "curve": [
             [int(place) + 1, int(before[order[place]]), round(float(after[order[place]]), 2)] for place in places
         ],

@@ -23,7 +23,7 @@ from dataops.snapshot import Manifest, Part
 from dataops.storage.range_file import RangeFile
 from dataops.store import Store
 from dataops.trace import index as trace_index
-from dataops.trace.index import IndexFile, Place
+from dataops.trace.index import IndexFile, RowPosition
 from dataops.trace.targets import Target, matching_rows
 from tasks.engine.scratch_folders import scratch_folder
 
@@ -58,7 +58,7 @@ class Hit(NamedTuple):
     """A row that matches a target."""
 
     rows: Rows
-    place: Place
+    place: RowPosition
     apart: int = 0
     """Hamming distance of its phash from that of the target, in bits."""
 
@@ -97,14 +97,14 @@ class Search:
         header = self._find_index(rows) if rows.total else None
         if header is None:
             return self._scan(rows, targets) if rows.total else []
-        found: dict[Place, int] = {}
+        found: dict[RowPosition, int] = {}
         for target in targets:
             for place, apart in self._search_index(rows, header, target):
                 found[place] = min(apart, found.get(place, 64))
         hits = [Hit(rows, place, apart) for place, apart in found.items()]
         return sorted(hits, key=lambda hit: (hit.apart, hit.place))
 
-    def _search_index(self, rows: Rows, header: Header, target: Target) -> Iterator[tuple[Place, int]]:
+    def _search_index(self, rows: Rows, header: Header, target: Target) -> Iterator[tuple[RowPosition, int]]:
         kinds = {"url": ("url", "page_url"), "domain": ("host",)}.get(target.kind, (target.kind,))
         for kind in kinds:
             for segment in range(header.segments):
@@ -137,7 +137,7 @@ class Search:
         hits: list[Hit] = []
         for number, part in enumerate(rows.parts):
             table = read_columns(self.store, rows.manifest.path(part.name), trace_index.COLUMNS)
-            hits += [Hit(rows, Place(number, int(row))) for row in matching_rows(table, targets).nonzero()[0]]
+            hits += [Hit(rows, RowPosition(number, int(row))) for row in matching_rows(table, targets).nonzero()[0]]
         return hits
 
     def rows(self, hits: Iterable[Hit]) -> list[dict[str, Any]]:
@@ -156,15 +156,15 @@ def _stem(rows: Rows) -> str:
     return f"trace/{rows.prefix.rstrip('-')}"
 
 
-def _search_file(file: IndexFile, target: Target) -> Iterator[tuple[Place, int]]:
+def _search_file(file: IndexFile, target: Target) -> Iterator[tuple[RowPosition, int]]:
     if target.kind == "phash" and target.bits:
-        yield from file.near(trace_index.hex_key(target.value), target.bits)
+        yield from file.find_near(trace_index.parse_hex(target.value), target.bits)
     elif target.kind == "domain":
-        yield from ((place, 0) for place in file.below(trace_index.host_key(target.value)))
+        yield from ((place, 0) for place in file.find_below(trace_index.reverse_host(target.value)))
     elif target.kind == "url":
-        yield from ((place, 0) for place in file.equal(trace_index.url_key(target.value)))
+        yield from ((place, 0) for place in file.find_equal(trace_index.hash_url(target.value)))
     else:
-        yield from ((place, 0) for place in file.equal(trace_index.hex_key(target.value)))
+        yield from ((place, 0) for place in file.find_equal(trace_index.parse_hex(target.value)))
 
 
 def build_index(store: Store, rows: Rows) -> Header:
@@ -175,7 +175,7 @@ def build_index(store: Store, rows: Rows) -> Header:
     parts = rows.parts
     for number, part in enumerate(parts):
         table = read_columns(store, rows.manifest.path(part.name), trace_index.COLUMNS)
-        pending.append(trace_index.build(number, table))
+        pending.append(trace_index.build_entries(number, table))
         pending_rows += part.rows
         if pending_rows >= SEGMENT or number == len(parts) - 1:
             sizes |= _put_segment(store, rows, segments, pending)
@@ -192,7 +192,7 @@ def _put_segment(store: Store, rows: Rows, segment: int, pending: Sequence[dict[
         for kind in trace_index.KINDS:
             name, path = f"{_stem(rows)}-{kind}-{segment:03d}.parquet", folder / kind
             with path.open("wb") as file:
-                trace_index.write([entries[kind] for entries in pending], file)
+                trace_index.write_index([entries[kind] for entries in pending], file)
             store.put(rows.manifest.path(name), path)
             sizes[name] = path.stat().st_size
     return sizes

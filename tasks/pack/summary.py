@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.filters import HOST
-from dataops.text.tallies import Tally, Totals, tally
+from dataops.text.tallies import Tally, Totals, count_values
 
 LISTED = 40
 """Values of a kind that the manifest names, most frequent first."""
@@ -47,7 +47,7 @@ def describe(packed: pa.Table) -> dict[str, Tally]:
     scores = [name for name in rows.columns if name.endswith(SCORE) and rows[name].dtype.is_float()]
     values |= {f"score:{name}": (pl.col(name) / SCORE_STEP + 1e-6).floor().cast(pl.Int64) for name in scores}
     named = rows.select(**{kind: value.cast(pl.String).fill_null("") for kind, value in values.items()})
-    tallies = {kind: tally(named[kind]) for kind in named.columns}
+    tallies = {kind: count_values(named[kind]) for kind in named.columns}
     return {kind: counted for kind, counted in tallies.items() if not kind.startswith("score:") or set(counted) != {""}}
 
 

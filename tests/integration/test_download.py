@@ -24,9 +24,9 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Counts, Draft, Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
-from tasks.download import row_spans as slices
+from tasks.download import row_spans
 from tasks.download.config import DownloadConfig, RetryConfig
-from tasks.download.shard import Shard
+from tasks.download.shard import ShardTask
 from tasks.download.stage import DOWNLOAD, download_shard
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
@@ -357,8 +357,8 @@ def test_same_bytes_on_any_number_of_workers_and_threads_and_after_a_crash(
     planned = planned_in(store_b, threads=3)
     draft = Draft(store_b, "download", planned.key)
     here = Context(store_b, tmp_path, workers=1, pool=one_thread)
-    cuts = slices.cut(planned.upstream[0], 40)
-    shards = [Shard(index, rows, planned.config) for index, rows in enumerate(cuts)]  # pyright: ignore
+    cuts = row_spans.cut_parts(planned.upstream[0], 40)
+    shards = [ShardTask(index, rows, planned.config) for index, rows in enumerate(cuts)]  # pyright: ignore
     map_parts(download_shard, [shards[0], shards[2]], draft, here)
     Site.seen.clear()  # "killed" here: two of three shards are there, and no manifest
     b = make(planned, here)
@@ -405,7 +405,7 @@ def test_what_img2dataset_swallows_is_noticed(
     store = FolderStore(tmp_path)
     source = filtered(store, [f"http://site.test/pictures/{n}.png" for n in range(8)], rows_a_part=8)
     config = DownloadConfig(image_size=32, connect_to={"site.test": f"127.0.0.1:{site.server_port}"})
-    shard = Shard(0, slices.cut(source, 8)[0], config)
+    shard = ShardTask(0, row_spans.cut_parts(source, 8)[0], config)
 
     resize = resizers.Resizer.__call__
 
@@ -416,7 +416,7 @@ def test_what_img2dataset_swallows_is_noticed(
 
     with monkeypatch.context() as patch:
         patch.setattr(resizers.Resizer, "__call__", loses_one)
-        record = fetch_shard.run(Draft(store, "download", "lost"), shard)
+        record = fetch_shard.download_shard(Draft(store, "download", "lost"), shard)
     assert record.counts == Counts(input=8, kept=7, dropped={"lost": 1})
     uids = {n: uid(url, f"caption of {url}") for n in range(8) if (url := f"http://site.test/pictures/{n}.png")}
     with store.open("download/lost/00000.tar") as file:
@@ -429,5 +429,5 @@ def test_what_img2dataset_swallows_is_noticed(
 
     monkeypatch.setattr(shard_writer.WebDatasetSampleWriter, "write", full_disk)
     with pytest.raises(StorageError, match="No space left on device"):
-        fetch_shard.run(Draft(store, "download", "full"), shard)
+        fetch_shard.download_shard(Draft(store, "download", "full"), shard)
     assert store.names("download/full") == []

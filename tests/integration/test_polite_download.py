@@ -16,10 +16,10 @@ from dataops.home import CHECKOUT
 from dataops.rights.opt_outs import SIGNALS
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
-from tasks.download import row_spans as slices
+from tasks.download import row_spans
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.host_pace import HostPace
-from tasks.download.shard import Shard
+from tasks.download.shard import ShardTask
 from tests.integration.test_download import filtered
 from tests.servers.hostile_web import TDM, Web, served
 
@@ -108,7 +108,7 @@ def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, st
     store = FolderStore(folder / "store")
     source, draft = filtered(store, urls, rows_a_part=len(urls)), Draft(store, "download", "polite")
     config = DownloadConfig(**{"image_size": 48, "timeout": 20, "max_bytes": 300_000, "threads": 16} | options)
-    fetch_shard.run(draft, Shard(0, slices.cut(source, len(urls))[0], config))
+    fetch_shard.download_shard(draft, ShardTask(0, row_spans.cut_parts(source, len(urls))[0], config))
     kept, dropped, evidence = (
         read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
     )

@@ -32,7 +32,7 @@ from dataops.store import FolderStore
 from tasks.engine import stage
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
-from tasks.filter.summary import describe_balance
+from tasks.filter.summary import merge_balance
 from tasks.models.find import find_model
 from tasks.register import registration
 from tasks.register.config import RegisterConfig
@@ -216,7 +216,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     }
     config = {"endpoint": "https://user:hunter2@example.org/x", "api_token": "hunter2", "min_words": 2}
     seen = {"pairs": 500, "unmatched": 0, "kept": 500, "seen": 400, "unmatched_examples": []}
-    balance = describe_balance(["<script>", "kite"], np.array([400, 9]), np.array([90.5, 9.0]), [seen])
+    balance = merge_balance(["<script>", "kite"], np.array([400, 9]), np.array([90.5, 9.0]), [seen])
     manifests = {}
     for name, counts in pairs.items():
         draft = Draft(store, name, f"{name:0<16}"[:16])

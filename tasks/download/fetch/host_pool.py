@@ -44,7 +44,7 @@ class HostPool:
     def imap_unordered(self, function: Callable[[UrlRow], Any], rows: Iterable[UrlRow]) -> Iterator[Any]:
         """The function's result for each row, as they come. It must not raise."""
         for row in rows:
-            self._rows[host_of(row[1])].append(row)
+            self._rows[parse_host(row[1])].append(row)
         total = self._left = sum(map(len, self._rows.values()))
         for host in self._rows:
             self._offer(host)
@@ -115,6 +115,6 @@ class HostPool:
             heapq.heappush(self._ready[seconds >= SLOW], (-left * seconds, host))
 
 
-def host_of(url: str) -> str:
+def parse_host(url: str) -> str:
     """A url's host and port, or anything else where it has none: only who waits for whom depends on it."""
     return url.split("/", 3)[2].lower() if url.count("/") > 1 else ""

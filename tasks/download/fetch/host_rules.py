@@ -51,7 +51,7 @@ class RuleLimits:
 
 
 @dataclass
-class _Other:
+class _PolicyFile:
     """A file beside robots.txt: where it lies, how it is read, and what it says."""
 
     path: str
@@ -65,9 +65,9 @@ class _Origin:
         self.lock = threading.Lock()
         self.failure: FetchError | None = None
         self.robots: tuple[RobotsFile, SiteFile] | None = None
-        others: dict[Signal, _Other] = {
-            "tdmrep": _Other(tdmrep.PATH, tdmrep.parse_tdmrep),
-            "ai_txt": _Other(AI_PATH, RobotsFile.parse),
+        others: dict[Signal, _PolicyFile] = {
+            "tdmrep": _PolicyFile(tdmrep.PATH, tdmrep.parse_tdmrep),
+            "ai_txt": _PolicyFile(AI_PATH, RobotsFile.parse),
         }
         self.others = {signal: other for signal, other in others.items() if signal in asked}
 

@@ -61,7 +61,7 @@ class Originals:
 
         Errors of the folder are let pass: the picture is there all the same.
         """
-        etag, modified = _matching(_ETAG, headers["ETag"]), _matching(_DATE, headers["Last-Modified"])
+        etag, modified = _match_header(_ETAG, headers["ETag"]), _match_header(_DATE, headers["Last-Modified"])
         if not (etag or modified) or "no-store" in (headers["Cache-Control"] or "").lower():
             return
         head = asdict(Original(url, etag, modified, hashlib.sha256(body).hexdigest()))
@@ -114,5 +114,5 @@ class Originals:
         return self._folder / name[:2] / name[2:]
 
 
-def _matching(pattern: re.Pattern[str], value: str | None) -> str | None:
+def _match_header(pattern: re.Pattern[str], value: str | None) -> str | None:
     return value if value is not None and pattern.fullmatch(value) else None

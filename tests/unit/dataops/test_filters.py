@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from dataops.filters import RuleConfig, asked_of, first_reason, host
 from dataops.schema import PAIRS
-from dataops.text.personal_data import masked
+from dataops.text.personal_data import mask_personal_data
 
 BOUNDS = RuleConfig(max_chars=60, min_words=2, max_words=12, min_letter_fraction=0.5, max_url_chars=60)
 OFF = RuleConfig(
@@ -180,7 +180,7 @@ def test_the_host_of_an_address(url: str | None, expected: str | None):
 
 def test_what_is_masked():
     captions = pl.DataFrame({"caption": ["mail jane@doe.org or +1 212-555-0199!", "a red kite"]})
-    assert captions.select(masked(pl.col("caption"))).to_series().to_list() == [
+    assert captions.select(mask_personal_data(pl.col("caption"))).to_series().to_list() == [
         "mail <private> or <private>!",
         "a red kite",
     ]

@@ -22,7 +22,7 @@ from dataops.store import FolderStore, Store
 from tasks.download.outcome import EVIDENCE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.filter.summary import describe
+from tasks.filter.summary import summarise_slice
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor
@@ -111,7 +111,7 @@ def _facts(stage: str, gone: Rows) -> dict[str, Any]:
         return {"files": 2}
     columns = ("uid", "url", "caption", "language", "drop_reason")
     lost = pl.DataFrame([{name: row[name] for name in columns} for row in gone], dict.fromkeys(columns, pl.String))
-    return describe(lost.clear(), lost)
+    return summarise_slice(lost.clear(), lost)
 
 
 def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:

@@ -18,8 +18,8 @@ from langdetect.lang_detect_exception import LangDetectException
 from langdetect.utils.ngram import NGram
 
 from dataops.language.detect import _posterior, _weights, detect
-from dataops.language.ngrams import encoded, load_model, prepared, shown
-from dataops.language.profiles import normal_letters, profile_names
+from dataops.language.ngrams import encode_captions, encode_texts, load_model, remove_addresses
+from dataops.language.profiles import normalise_letters, profile_names
 from dataops.language.replay import replay
 
 CODES = {"zh": "zh-cn"}
@@ -100,7 +100,7 @@ def test_exact_is_langdetect_to_the_bit(
     )
     texts = [text for _, text in emoji_names()[:: 1 if seed == 0 else 4]] + ODD
     columns = tuple(i for i, name in enumerate(profile_names()) if candidates is None or name in candidates)
-    ours, _ = replay(load_model(), encoded(texts), columns, seed)
+    ours, _ = replay(load_model(), encode_texts(texts), columns, seed)
     theirs = [sampled_by_langdetect(factory, text, seed, candidates)[list(columns)] for text in texts]
     assert [text for text, a, b in zip(texts, ours, theirs, strict=True) if not (a == b)[b > LEAST].all()] == []
     assert np.abs(ours - np.array(theirs)).max() < LEAST
@@ -118,8 +118,8 @@ def test_plausible_languages_are_sampled_as_if_there_were_no_others():
     plausible = np.zeros((len(texts), len(columns)), np.bool_)
     plausible[:, few] = True
     plausible[0] = False
-    shares, counts = replay(load_model(), encoded(texts), columns, 0, plausible)
-    alone, all_counts = replay(load_model(), encoded(texts), few, 0)
+    shares, counts = replay(load_model(), encode_texts(texts), columns, 0, plausible)
+    alone, all_counts = replay(load_model(), encode_texts(texts), few, 0)
     assert shares[1:, few] == pytest.approx(alone[1:], abs=1e-9)  # sums are rounded otherwise
     assert (counts[1:] == all_counts[1:]).all()
     assert shares[~plausible].tolist() == [0.0] * int((~plausible).sum())
@@ -139,7 +139,7 @@ def test_fast_is_nearly_always_exact_and_no_less_accurate():
 
 
 def test_letters_are_taken_for_what_langdetect_takes_them_for():
-    letters = normal_letters()
+    letters = normalise_letters()
     differ = [c for c in range(0xFFFF) if not 0xD800 <= c < 0xE000 and ord(NGram.normalize(chr(c))) != letters[c]]
     assert differ == []
 
@@ -174,7 +174,7 @@ def test_the_same_ngrams_count(factory: DetectorFactory, text: str):
         (np.log(np.array(factory.word_lang_prob_map[g]) + 0.5 / 10_000)[order] for g in grams), np.zeros(len(order))
     )
     expected = np.exp(logs - logs.max()) / np.exp(logs - logs.max()).sum()
-    shares, counts = _posterior(load_model(), encoded([text]), tuple(range(len(order))), only=False)
+    shares, counts = _posterior(load_model(), encode_texts([text]), tuple(range(len(order))), only=False)
     assert counts.tolist() == [len(grams)]
     if not grams:
         assert detect([text]).labels == [None]
@@ -186,7 +186,7 @@ def test_the_same_ngrams_count(factory: DetectorFactory, text: str):
 def test_vietnamese_letters_compose_as_in_langdetect():
     for letter in NGram.TO_NORMALIZE_VI_CHARS:
         for mark in NGram.DMARK_CLASS:
-            assert prepared(f"x{letter}{mark}") == NGram.normalize_vi(f"x{letter}{mark}")
+            assert remove_addresses(f"x{letter}{mark}") == NGram.normalize_vi(f"x{letter}{mark}")
 
 
 def test_fewer_candidates_share_all_the_probability():
@@ -242,10 +242,13 @@ def test_script_is_right_where_langdetect_takes_chinese_for_korean_and_loses_not
 @given(st.lists(st.text(st.one_of(st.sampled_from("aZÉǅ@:/ ı\u0301Ấ"), st.characters(exclude_categories=["Cs"])))))
 def test_a_column_is_shown_as_its_texts_are(texts: list[str]):
     texts = [*texts, "ALL IN CAPITALS", "see http://a.org/b", "A\u0301", "a@b.org", "İSTANBUL"]
-    column, slow = shown(pa.array(["x", *texts])[1:]), encoded([t.lower() if t.isupper() else t for t in texts])
+    column, slow = (
+        encode_captions(pa.array(["x", *texts])[1:]),
+        encode_texts([t.lower() if t.isupper() else t for t in texts]),
+    )
     assert column.letters.tolist() == slow.letters.tolist()
     assert column.starts.tolist() == slow.starts.tolist()
-    assert shown(pa.array([], pa.string())).starts.tolist() == [0]
+    assert encode_captions(pa.array([], pa.string())).starts.tolist() == [0]
 
 
 def test_batches_do_not_show_and_long_texts_are_bounded():

@@ -8,7 +8,7 @@ from fontTools.unicodedata import script
 
 from dataops.language.detect import detect
 from dataops.language.profiles import profile_names
-from dataops.language.scripts import OTHER, load_scripts, unwritten
+from dataops.language.scripts import OTHER, find_unwritten, load_scripts
 
 
 def test_a_bit_is_a_script_of_unicode():
@@ -65,7 +65,7 @@ def test_languages_write_what_they_write():
     ],
 )
 def test_unwritten(text: str, candidates: list[str] | None, expected: bool):
-    assert unwritten(["a", text, "ก"], candidates).tolist()[1] is expected
+    assert find_unwritten(["a", text, "ก"], candidates).tolist()[1] is expected
     if expected:
         found = detect([text], candidates)
         assert found.labels == [None]
@@ -76,6 +76,6 @@ def test_what_is_written_in_a_language_is_written_by_it():
     emoji.config.load_language()
     for code in ["ar", "ja", "ru", "de", "ko", "zh"]:
         texts = [names[code].strip(":") for names in emoji.EMOJI_DATA.values() if code in names]
-        gone = unwritten(texts, ["zh-cn" if code == "zh" else code])
+        gone = find_unwritten(texts, ["zh-cn" if code == "zh" else code])
         assert gone.mean() < 0.01, [text for text, yes in zip(texts, gone, strict=True) if yes][:10]
-        assert unwritten(texts, ["th", "he"]).mean() > 0.99
+        assert find_unwritten(texts, ["th", "he"]).mean() > 0.99

@@ -5,12 +5,12 @@ import pytest
 from dataops.kernels.hashes import uid_halves
 from dataops.schema import uid
 from dataops.text.balance import (
-    effective_number,
-    expected_counts,
-    query_counts,
-    query_probabilities,
-    query_salts,
-    sampled,
+    compute_effective_number,
+    compute_probabilities,
+    count_query_matches,
+    expect_query_matches,
+    hash_queries,
+    sample_pairs,
 )
 
 PAIRS = 40_000
@@ -26,9 +26,9 @@ def pairs(number: int = PAIRS) -> tuple[np.ndarray, pa.Array]:
 
 def test_head_queries_are_sampled_down_and_tail_queries_kept():
     uids, matches = pairs()
-    counts = query_counts(matches, 4)
+    counts = count_query_matches(matches, 4)
     assert counts.tolist() == [39_600, 4000, 40, 0]
-    keep, chance = sampled(uids, matches, query_probabilities(counts, 1000), query_salts(QUERIES, 0))
+    keep, chance = sample_pairs(uids, matches, compute_probabilities(counts, 1000), hash_queries(QUERIES, 0))
     has = [np.array([number in m for m in matches.to_pylist()]) for number in range(3)]
     assert keep[has[2]].all()
     assert not keep[~has[0]].any()
@@ -44,41 +44,41 @@ def test_head_queries_are_sampled_down_and_tail_queries_kept():
 
 def test_the_choice_knows_no_order_and_the_seed_changes_it():
     uids, matches = pairs(2000)
-    chances = query_probabilities(query_counts(matches, 4), 50)
-    keep, _ = sampled(uids, matches, chances, query_salts(QUERIES, 3))
+    chances = compute_probabilities(count_query_matches(matches, 4), 50)
+    keep, _ = sample_pairs(uids, matches, chances, hash_queries(QUERIES, 3))
     order = np.random.default_rng(0).permutation(2000)
-    again, _ = sampled(uids[order], matches.take(pa.array(order)), chances, query_salts(QUERIES, 3))
+    again, _ = sample_pairs(uids[order], matches.take(pa.array(order)), chances, hash_queries(QUERIES, 3))
     assert (again == keep[order]).all()
-    assert (sampled(uids, matches, chances, query_salts(QUERIES, 4))[0] != keep).any()
-    part, _ = sampled(uids[500:600], matches[500:600], chances, query_salts(QUERIES, 3))
+    assert (sample_pairs(uids, matches, chances, hash_queries(QUERIES, 4))[0] != keep).any()
+    part, _ = sample_pairs(uids[500:600], matches[500:600], chances, hash_queries(QUERIES, 3))
     assert (part == keep[500:600]).all()
 
 
 def test_a_query_that_is_added_changes_no_draw_of_another():
     uids, matches = pairs(2000)
-    chances = query_probabilities(query_counts(matches, 4), 50)
-    keep, _ = sampled(uids, matches, chances, query_salts(QUERIES, 0))
+    chances = compute_probabilities(count_query_matches(matches, 4), 50)
+    keep, _ = sample_pairs(uids, matches, chances, hash_queries(QUERIES, 0))
     shifted = pa.array([[number + 1 for number in found] for found in matches.to_pylist()], matches.type)
-    longer = query_salts(["aerial", *QUERIES], 0)
-    again, _ = sampled(uids, shifted, np.concatenate([[1.0], chances]), longer)
+    longer = hash_queries(["aerial", *QUERIES], 0)
+    again, _ = sample_pairs(uids, shifted, np.concatenate([[1.0], chances]), longer)
     assert (again == keep).all()
 
 
 def test_expected_counts_are_those_of_many_draws():
     uids, matches = pairs(5000)
-    chances = query_probabilities(query_counts(matches, 4), 200)
-    _, chance = sampled(uids, matches, chances, query_salts(QUERIES, 0))
-    expected = expected_counts(matches, 4, chance)
+    chances = compute_probabilities(count_query_matches(matches, 4), 200)
+    _, chance = sample_pairs(uids, matches, chances, hash_queries(QUERIES, 0))
+    expected = expect_query_matches(matches, 4, chance)
     total = np.zeros(4)
     for seed in range(200):
-        keep, _ = sampled(uids, matches, chances, query_salts(QUERIES, seed))
-        total += query_counts(matches.filter(pa.array(keep)), 4)
+        keep, _ = sample_pairs(uids, matches, chances, hash_queries(QUERIES, seed))
+        total += count_query_matches(matches.filter(pa.array(keep)), 4)
     assert total / 200 == pytest.approx(expected, rel=0.02)
     assert expected[2] == 5
-    assert (expected_counts(matches, 4, np.ones(5000)) == query_counts(matches, 4)).all()
+    assert (expect_query_matches(matches, 4, np.ones(5000)) == count_query_matches(matches, 4)).all()
 
 
 def test_effective_number():
-    assert effective_number(np.array([5, 5, 5, 0])) == pytest.approx(3)
-    assert effective_number(np.array([0, 0])) == 0
-    assert 1 < effective_number(np.array([1000, 1, 1])) < 1.1
+    assert compute_effective_number(np.array([5, 5, 5, 0])) == pytest.approx(3)
+    assert compute_effective_number(np.array([0, 0])) == 0
+    assert 1 < compute_effective_number(np.array([1000, 1, 1])) < 1.1

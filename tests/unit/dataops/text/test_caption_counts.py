@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dataops.filters import word_count
 from dataops.kernels.characters import ASSIGNED
-from dataops.text.caption_counts import COUNTS, counted
-from dataops.text.personal_data import PATTERNS, has_personal
+from dataops.text.caption_counts import COUNTS, count_captions
+from dataops.text.personal_data import PATTERNS, has_personal_data
 
 TEXT = st.text(
     st.one_of(
@@ -34,14 +34,14 @@ def test_the_counts_are_those_of_the_expressions(texts: list[str | None]):
         caption.str.count_matches(r"[\p{L}\p{M}]").alias("letters"),
         caption.str.split(" ").list.len().cast(pl.UInt32).alias("pieces"),
     )
-    assert counted(frame["caption"]).select(COUNTS[:-1]).rows() == slow.rows()
+    assert count_captions(frame["caption"]).select(COUNTS[:-1]).rows() == slow.rows()
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.lists(st.sampled_from(["a", "A", "bc", "İ", "i\u0307", "ΣΑΣ", "σας", "", "kite"]), max_size=9)))
 def test_there_are_never_fewer_different_pieces_than_lengths(said: list[list[str]]):
     texts = pl.Series([" ".join(words) for words in said], dtype=pl.String)
-    lengths = counted(texts)["caption_lengths"].to_list()
+    lengths = count_captions(texts)["caption_lengths"].to_list()
     different = [len(set(text.split(" "))) for text in texts.str.to_lowercase().to_list()]
     assert all(0 < low <= high for low, high in zip(lengths, different, strict=True))
 
@@ -52,7 +52,7 @@ def test_capitals_are_found_as_by_changing_the_case(texts: list[str]):
     frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
     caption = pl.col("caption")
     slow = (caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase())
-    assert counted(frame["caption"])["caption_capitals"].to_list() == frame.select(slow).to_series().to_list()
+    assert count_captions(frame["caption"])["caption_capitals"].to_list() == frame.select(slow).to_series().to_list()
 
 
 def test_what_is_not_looked_at_is_no_letter_mark_or_number():
@@ -82,18 +82,18 @@ def test_nothing_personal_is_passed_over(name: str):
     def check(found: str, before: str, after: str):
         text = f"{before} {found} {after}".encode(errors="ignore").decode()
         frame = pl.DataFrame({"caption": [text]})
-        if frame.select(has_personal(pl.col("caption"))).item():
-            assert counted(frame["caption"])["caption_may_be_personal"].item()
+        if frame.select(has_personal_data(pl.col("caption"))).item():
+            assert count_captions(frame["caption"])["caption_may_be_personal"].item()
 
     check()
 
 
 def test_what_is_not_personal_is_seldom_looked_at():
     texts = pl.Series(["a red kite", "IMG_2034.jpg", "Numbers 7", "Open 7 days. By Ann", "site 12", "800 x 6000 px"])
-    assert counted(texts)["caption_may_be_personal"].to_list() == [False] * 6
+    assert count_captions(texts)["caption_may_be_personal"].to_list() == [False] * 6
     texts = pl.Series(["dial 030 123456", "see kite.com", "ann@kite", "12 Hill Road", "Bergstraße 7", "at www.kite.x"])
-    assert counted(texts)["caption_may_be_personal"].to_list() == [True] * 6
+    assert count_captions(texts)["caption_may_be_personal"].to_list() == [True] * 6
     texts = pl.Series(
         [f"12 {way}" for way in ("Hill Street", "O St", "Old Mill Ave", "A Rd", "B Blvd", "C Ln", "D Drive")]
     )
-    assert counted(texts)["caption_may_be_personal"].all()
+    assert count_captions(texts)["caption_may_be_personal"].all()

@@ -12,9 +12,9 @@ from dataops.text.duplicates import (
     KEYS,
     LONG_CAPTION_WORDS,
     SOURCE_RANK,
-    duplicates,
-    keys,
-    partition,
+    compute_keys,
+    find_duplicates,
+    partition_hashes,
 )
 
 NESTED = DEDUPE_STEPS[:3]
@@ -36,7 +36,7 @@ def pairs(rows: list[tuple[str, str, str, str]]) -> pl.DataFrame:
 
 
 def chosen(rows: list[tuple[str, str, str, str]]) -> list[str | None]:
-    return named(duplicates(keys(pairs(rows)), NESTED))
+    return named(find_duplicates(compute_keys(pairs(rows)), NESTED))
 
 
 def named(found: np.ndarray) -> list[str | None]:
@@ -84,7 +84,7 @@ def test_the_choice_is_idempotent_and_knows_no_order(rows: list[tuple[str, str, 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(NESTED)))
 def test_steps_that_are_off_drop_nothing(rows: list[tuple[str, str, str, str]], steps: set):
-    found = named(duplicates(keys(pairs(rows)), list(steps)))
+    found = named(find_duplicates(compute_keys(pairs(rows)), list(steps)))
     assert {reason for reason in found if reason} <= {f"duplicate_{step}" for step in steps}
     assert len(found) == len(rows)
 
@@ -92,21 +92,21 @@ def test_steps_that_are_off_drop_nothing(rows: list[tuple[str, str, str, str]], 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(ROW, max_size=30), st.integers(0, 4))
 def test_ranges_of_urls_can_be_decided_apart(rows: list[tuple[str, str, str, str]], bits: int):
-    found = keys(pairs(rows))
-    order, sizes = partition(found["url"], bits)
+    found = compute_keys(pairs(rows))
+    order, sizes = partition_hashes(found["url"], bits)
     assert [high >> 64 - bits for high in found["url"][order].to_list()] == np.repeat(range(1 << bits), sizes).tolist()
     apart: list[str | None] = [None] * len(rows)
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
         places = order[end - size : end]
         assert places.is_sorted()
-        for place, reason in zip(places, named(duplicates(found[places], NESTED)), strict=True):
+        for place, reason in zip(places, named(find_duplicates(found[places], NESTED)), strict=True):
             apart[place] = reason
     assert apart == chosen(rows)
 
 
 def slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str | None]:
     """The choice as it is described: for each step the best row of each group stays."""
-    origins = keys(pairs(rows))["origin"].to_list()
+    origins = compute_keys(pairs(rows))["origin"].to_list()
     found: list[str | None] = [None] * len(rows)
     groups = {"uid": lambda r: r[:2], "pair": lambda r: (r[0], r[1].casefold()), "url": lambda r: r[0]}
     groups["caption"] = lambda r: r[1].casefold()
@@ -130,14 +130,16 @@ def slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(DEDUPE_STEPS)))
 def test_the_choice_is_that_of_plain_python(rows: list[tuple[str, str, str, str]], steps: set):
-    assert named(duplicates(keys(pairs(rows)), list(steps))) == slowly(rows, list(steps))
+    assert named(find_duplicates(compute_keys(pairs(rows)), list(steps))) == slowly(rows, list(steps))
     if not steps & {"pair", "caption"}:
-        assert named(duplicates(keys(pairs(rows), captions=False), list(steps))) == slowly(rows, list(steps))
+        assert named(find_duplicates(compute_keys(pairs(rows), captions=False), list(steps))) == slowly(
+            rows, list(steps)
+        )
 
 
 def test_one_caption_of_several_urls():
     rows = [("u", "a red kite", "title", "p"), ("v", "A red kite", "alt", "p"), ("w", "kite", "alt", "p")]
-    assert named(duplicates(keys(pairs(rows)), ["caption"])) == ["duplicate_caption", None, None]
+    assert named(find_duplicates(compute_keys(pairs(rows)), ["caption"])) == ["duplicate_caption", None, None]
 
 
 def test_the_size_of_a_key():

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.text import minhash as caption_minhash
-from dataops.text.minhash import MOST_HASHES, RECALL, Scheme, band_hashes, scheme, signatures
-from dataops.text.shingles import MOST_CHARACTERS, normal_hashes
+from dataops.text.minhash import MAX_HASHES, RECALL, Scheme, choose_scheme, compute_signatures, hash_bands
+from dataops.text.shingles import MAX_CHARACTERS, hash_normal_forms
 from tests.unit.dataops.text import slow_captions as slow
 
 TEXT = st.one_of(st.text(max_size=40), st.text("aAbB ß市京İıΣςé\u0301-'\U0001f436ไทย1ŉ", max_size=20))
@@ -21,21 +21,21 @@ TEXT = st.one_of(st.text(max_size=40), st.text("aAbB ß市京İıΣςé\u0301-'\
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXT | st.none(), max_size=6))
 def test_signatures_are_those_of_plain_python(texts: list[str | None]):
-    found = signatures(pa.array(texts, pa.string()), 20)
+    found = compute_signatures(pa.array(texts, pa.string()), 20)
     assert found.tolist() == [slow.signature(text, 20) for text in texts]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXT | st.none(), max_size=6), st.integers(0, 2**64 - 1))
 def test_bands_are_those_of_plain_python(texts: list[str | None], scope: int):
-    found = band_hashes(pa.array(texts, pa.string()), np.full(len(texts), scope, np.uint64), Scheme(4, 3))
+    found = hash_bands(pa.array(texts, pa.string()), np.full(len(texts), scope, np.uint64), Scheme(4, 3))
     assert found.tolist() == [slow.bands(text, scope, 4, 3) for text in texts]
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXT | st.none(), max_size=8))
 def test_normal_forms_are_equal_where_their_hashes_are(texts: list[str | None]):
-    halves = [tuple(half) for half in normal_hashes(pa.array(texts, pa.string())).tolist()]
+    halves = [tuple(half) for half in hash_normal_forms(pa.array(texts, pa.string())).tolist()]
     forms = [slow.normal(text) for text in texts]
     for i, j in combinations(range(len(texts)), 2):
         assert (halves[i] == halves[j]) == (forms[i] == forms[j])
@@ -52,38 +52,38 @@ def test_normal_forms_are_equal_where_their_hashes_are(texts: list[str | None]):
     ],
 )
 def test_case_punctuation_and_spacing_do_not_count(one: str, other: str):
-    hashes = normal_hashes(pa.array([one, other]))
+    hashes = hash_normal_forms(pa.array([one, other]))
     assert hashes[0].tolist() == hashes[1].tolist() != [0, 0]
 
 
 def test_what_is_long_is_cut():
-    long = "ab " * MOST_CHARACTERS
-    found = signatures(pa.array([long + "kite", long, "ab ab ab"]), 64)
+    long = "ab " * MAX_CHARACTERS
+    found = compute_signatures(pa.array([long + "kite", long, "ab ab ab"]), 64)
     assert found[0].tolist() == found[1].tolist() == found[2].tolist()
 
 
 def test_slices_and_nothing():
     captions = pa.array(["a", "a red kite", "the old house"])
-    assert signatures(captions[1:], 16).tolist() == signatures(captions, 16)[1:].tolist()
-    assert signatures(pa.array([], pa.string()), 16).shape == (0, 16)
+    assert compute_signatures(captions[1:], 16).tolist() == compute_signatures(captions, 16)[1:].tolist()
+    assert compute_signatures(pa.array([], pa.string()), 16).shape == (0, 16)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0])
 def test_a_scheme_finds_the_threshold_with_as_long_bands_as_can_be(threshold: float):
-    found = scheme(threshold)
+    found = choose_scheme(threshold)
     assert found.chance(threshold) >= RECALL
-    assert found.hashes <= MOST_HASHES
+    assert found.hashes <= MAX_HASHES
     assert Scheme(found.bands - 1, found.rows).chance(threshold) < RECALL or found.bands == 1
     longer = found.rows + 1
     needed = math.inf if threshold == 1 else math.log(1 - RECALL) / math.log(1 - threshold**longer)
-    assert needed * longer > MOST_HASHES - longer or found.rows == caption_minhash.MOST_ROWS
+    assert needed * longer > MAX_HASHES - longer or found.rows == caption_minhash.MAX_ROWS
 
 
 def test_the_scheme_of_0_8():
-    assert scheme(0.8) == Scheme(17, 7)
-    assert scheme(0.8).chance(0.5) < 0.13
+    assert choose_scheme(0.8) == Scheme(17, 7)
+    assert choose_scheme(0.8).chance(0.5) < 0.13
     with pytest.raises(ValueError, match="no 128 hashes"):
-        scheme(0.01)
+        choose_scheme(0.01)
 
 
 WORDS = [
@@ -116,7 +116,7 @@ def variants(seed: int, number: int) -> list[str]:
 def test_signatures_agree_as_often_as_sets_are_alike():
     """Of 128 hashes the share that agrees is J on average, with the deviation of as many independent tosses."""
     captions = variants(1, 1200)
-    signed = signatures(pa.array(captions), 128)
+    signed = compute_signatures(pa.array(captions), 128)
     pairs = {pair: similarity for pair, similarity in slow.all_pairs(captions, 0.2).items() if similarity < 0.95}
     assert len(pairs) > 1000
     exact = np.array(list(pairs.values()))
@@ -128,8 +128,8 @@ def test_signatures_agree_as_often_as_sets_are_alike():
 @pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
 def test_recall_against_all_pairs(threshold: float):
     captions = variants(2, 3000)
-    by = scheme(threshold)
-    hashes = band_hashes(pa.array(captions), np.zeros(len(captions), np.uint64), by)
+    by = choose_scheme(threshold)
+    hashes = hash_bands(pa.array(captions), np.zeros(len(captions), np.uint64), by)
     true = slow.all_pairs(captions, threshold)
     assert len(true) > 300
     found = sum(bool((hashes[i] == hashes[j]).any()) for i, j in true) / len(true)

@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 
 from dataops.schema import uid
 from dataops.text import near_captions
-from dataops.text.duplicates import duplicates, keys
-from dataops.text.near_captions import MEMBERS, MOST_LEADERS, PAIRS, by_rank, leaving, near_pairs, one_in, rank
+from dataops.text.duplicates import compute_keys, find_duplicates
+from dataops.text.near_captions import (
+    MAX_LEADERS,
+    MEMBERS,
+    PAIRS,
+    compute_ranks,
+    find_dropped,
+    find_near_pairs,
+    partition_ranks,
+    sample_ranks,
+)
 from tests.unit.dataops.text import slow_captions as slow
 
 WORDS = ["a", "red", "kite", "over", "the", "old", "hill", "again", "Kite!", "京", "塔"]
@@ -25,9 +34,9 @@ MEMBER = st.fixed_dictionaries(
 @given(st.lists(MEMBER, max_size=14), st.sampled_from([0.5, 0.7, 0.8, 1.0]), st.randoms(use_true_random=False))
 def test_pairs_are_those_of_plain_python(rows: list[dict], threshold: float, random):
     rows = [row | {"id": i} for i, row in enumerate(rows)]
-    expected = slow.near_pairs(rows, threshold, MOST_LEADERS)
+    expected = slow.near_pairs(rows, threshold, MAX_LEADERS)
     random.shuffle(rows)
-    found = near_pairs(pl.DataFrame(rows, schema=MEMBERS), threshold)
+    found = find_near_pairs(pl.DataFrame(rows, schema=MEMBERS), threshold)
     assert set(found.select("better", "worse").iter_rows()) == expected
     ranks = {row["id"]: (row["rank"], row["origin"]) for row in rows}
     for better, rank_, origin, worse, worse_rank in found.select(list(PAIRS)).iter_rows():
@@ -46,15 +55,17 @@ def template(number: int, seed: int = 0) -> list[str]:
 def test_a_giant_bucket_is_compared_with_its_first_leaders_only():
     apart = template(20_000)
     rows = {"bucket": 7, "id": range(len(apart)), "rank": range(len(apart)), "origin": 0, "caption": apart}
-    assert near_pairs(pl.DataFrame(rows, schema=MEMBERS), 0.8).height == 0  # 1.3 million comparisons, not 200 million
-    few = apart[: MOST_LEADERS + 3]
+    assert (
+        find_near_pairs(pl.DataFrame(rows, schema=MEMBERS), 0.8).height == 0
+    )  # 1.3 million comparisons, not 200 million
+    few = apart[: MAX_LEADERS + 3]
     twice = pl.DataFrame(
         {"bucket": 7, "id": range(2 * len(few)), "rank": range(2 * len(few)), "origin": 0, "caption": few + few},
         schema=MEMBERS,
     )
-    found = near_pairs(twice, 0.8).sort("worse")
-    assert found["better"].to_list() == list(range(MOST_LEADERS))
-    assert found["worse"].to_list() == [len(few) + i for i in range(MOST_LEADERS)]
+    found = find_near_pairs(twice, 0.8).sort("worse")
+    assert found["better"].to_list() == list(range(MAX_LEADERS))
+    assert found["worse"].to_list() == [len(few) + i for i in range(MAX_LEADERS)]
 
 
 PAIR = st.tuples(st.integers(0, 15), st.integers(0, 15)).filter(lambda p: p[0] != p[1])
@@ -79,7 +90,7 @@ GRAPH = st.builds(graph, st.sets(PAIR, max_size=40), st.lists(st.integers(0, 5),
 @given(GRAPH)
 def test_who_leaves_has_a_better_one_that_stays_and_who_stays_has_none(known):
     pairs, order = known
-    left = leaving(frame(pairs, order), pl.Series([], dtype=pl.UInt64))
+    left = find_dropped(frame(pairs, order), pl.Series([], dtype=pl.UInt64))
     gone = set(left["worse"].to_list())
     assert left["worse"].to_list() == sorted(gone)
     assert gone == slow.leaving(pairs, order)
@@ -92,13 +103,13 @@ def test_who_leaves_has_a_better_one_that_stays_and_who_stays_has_none(known):
 def test_ranges_of_ranks_settled_one_after_the_other_do_not_show(known, ranges: int):
     pairs, order = known
     whole = frame(pairs, order)
-    samples = pl.Series(one_in(pl.Series([o[0] for o in order.values()], dtype=pl.UInt64), 3))
-    numbers = by_rank(whole["better_rank"], samples, ranges)
-    later = by_rank(whole["worse_rank"], samples, ranges)
+    samples = pl.Series(sample_ranks(pl.Series([o[0] for o in order.values()], dtype=pl.UInt64), 3))
+    numbers = partition_ranks(whole["better_rank"], samples, ranges)
+    later = partition_ranks(whole["worse_rank"], samples, ranges)
     assert (later >= numbers).all()
     gone, found = pl.Series([], dtype=pl.UInt64), set[int]()
     for number in range(ranges):
-        left = leaving(whole.filter(numbers == number), gone)
+        left = find_dropped(whole.filter(numbers == number), gone)
         found |= set(left["worse"].to_list())
         gone = pl.concat([gone, left["worse"]])
     assert found == slow.leaving(pairs, order)
@@ -107,7 +118,7 @@ def test_ranges_of_ranks_settled_one_after_the_other_do_not_show(known, ranges: 
 def test_a_chain_takes_nothing_away_that_is_like_nothing_that_stays():
     order = {i: (i, 0, i) for i in range(5)}
     chain = {(i, i + 1) for i in range(4)}
-    assert leaving(frame(chain, order), pl.Series([], dtype=pl.UInt64))["worse"].to_list() == [1, 3]
+    assert find_dropped(frame(chain, order), pl.Series([], dtype=pl.UInt64))["worse"].to_list() == [1, 3]
 
 
 SAID = ["a red kite", "kite", "A RED KITE", "a red kite over the hill", "red " * 19 + "kite", "red " * 30 + "kite"]
@@ -122,16 +133,16 @@ def test_the_rank_is_that_of_duplicates():
     ]
     rest = {"page_url": "p", "source": "a", "source_offset": 0}
     table = pl.DataFrame([row | rest | {"uid": uid(row["url"], row["caption"])} for row in rows])
-    known = keys(table).with_columns(caption=pl.lit(1, pl.UInt64))
-    ranks = rank(known).to_list()
+    known = compute_keys(table).with_columns(caption=pl.lit(1, pl.UInt64))
+    ranks = compute_ranks(known).to_list()
     assert len(set(ranks)) == len(ranks)
     chance = random.Random(0)
     for _ in range(150):
         i, j = chance.sample(range(len(rows)), 2)
-        stays = (duplicates(known[[i, j]], ["caption"]) == 0).tolist()
+        stays = (find_duplicates(known[[i, j]], ["caption"]) == 0).tolist()
         assert stays == [ranks[i] < ranks[j], ranks[j] < ranks[i]]
-    alone = keys(table.filter(pl.col("url") == "http://x/0")[[0, 0]])
-    assert rank(alone).n_unique() == 1
+    alone = compute_keys(table.filter(pl.col("url") == "http://x/0")[[0, 0]])
+    assert compute_ranks(alone).n_unique() == 1
 
 
 def test_ranges_of_ranks_hold_about_as_many():
@@ -139,11 +150,11 @@ def test_ranges_of_ranks_hold_about_as_many():
     ranks = pl.Series(
         (numbers.integers(0, 3, 8000).astype(np.uint64) << np.uint64(60)) + numbers.integers(0, 2**50, 8000)
     )
-    found = by_rank(ranks.cast(pl.UInt64), pl.Series(one_in(ranks.cast(pl.UInt64), 10)), 8)
+    found = partition_ranks(ranks.cast(pl.UInt64), pl.Series(sample_ranks(ranks.cast(pl.UInt64), 10)), 8)
     sizes = found.value_counts().sort(found.name)["count"]
     assert sizes.len() == 8
     assert sizes.min() > 900
     assert sizes.max() < 1100
     nothing = pl.Series([], dtype=pl.UInt64)
-    assert by_rank(ranks.cast(pl.UInt64), nothing, 4).unique().to_list() == [0]
-    assert near_captions.near_pairs(pl.DataFrame(schema=MEMBERS), 0.8).schema == pl.Schema(PAIRS)
+    assert partition_ranks(ranks.cast(pl.UInt64), nothing, 4).unique().to_list() == [0]
+    assert near_captions.find_near_pairs(pl.DataFrame(schema=MEMBERS), 0.8).schema == pl.Schema(PAIRS)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.text.query_matching import compile_queries, match
+from dataops.text.query_matching import compile_queries, match_queries
 from tests.unit.dataops.text.slow_captions import words
 
 
@@ -35,7 +35,7 @@ def test_whole_words_in_any_case():
         "RED KITE red kite kite",
         "red, kite",
     ]
-    found = match(pa.array(captions), compile_queries(queries)).to_pylist()
+    found = match_queries(pa.array(captions), compile_queries(queries)).to_pylist()
     assert found == [[0, 1, 2, 3], [], [4], [5], [6], [7], [], [], [0, 1], [0, 1]]
     assert found == slowly(captions, queries)
 
@@ -46,21 +46,25 @@ def test_whole_words_in_any_case():
     st.lists(st.text("aAbB ß市京İıΣςé\u0301-ไ1", min_size=1, max_size=5).filter(words), min_size=1, max_size=12),
 )
 def test_the_same_as_a_dictionary_of_words(captions: list[str | None], queries: list[str]):
-    assert match(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == slowly(captions, queries)
+    assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == slowly(
+        captions, queries
+    )
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=5), st.lists(st.text(max_size=6).filter(words), min_size=1, max_size=6))
 def test_the_same_on_any_text(captions: list[str], queries: list[str]):
-    assert match(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == slowly(captions, queries)
+    assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == slowly(
+        captions, queries
+    )
 
 
 def test_slices_of_an_array_and_room_that_runs_out():
     queries = compile_queries(["a", "b", "a b"])
     captions = pa.array(["x", "a b", "a b " * 3000, "b"] * 10)
-    assert match(captions[1:3], queries).to_pylist() == [[0, 1, 2], [0, 1, 2]]
-    assert match(captions, queries).to_pylist() == [[], [0, 1, 2], [0, 1, 2], [1]] * 10
-    assert match(pa.array([], pa.string()), queries).to_pylist() == []
+    assert match_queries(captions[1:3], queries).to_pylist() == [[0, 1, 2], [0, 1, 2]]
+    assert match_queries(captions, queries).to_pylist() == [[], [0, 1, 2], [0, 1, 2], [1]] * 10
+    assert match_queries(pa.array([], pa.string()), queries).to_pylist() == []
 
 
 def test_a_query_without_a_word_is_an_error():

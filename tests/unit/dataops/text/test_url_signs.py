@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.filters import RuleConfig, host, rules
-from dataops.text.caption_counts import counted
-from dataops.text.url_signs import hosts, url_signs
+from dataops.text.caption_counts import count_captions
+from dataops.text.url_signs import find_url_signs, parse_hosts
 
 _URLS = [
     *("http://", "https://", "HTTP://", "a.example", "doubleclick.net", "facebook.com", "/tr", "/pixel", ".gif", "?"),
@@ -51,10 +51,10 @@ def test_a_costly_rule_is_asked_of_all_that_it_drops(rows: list[tuple[str | None
     frame = pl.DataFrame(rows, schema={"url": pl.String, "caption": pl.String}, orient="row")
     sides = pl.lit(None, pl.Int32)
     frame = frame.with_columns(declared_width=sides, declared_height=sides, page_opt_out=pl.lit(None, pl.String))
-    signs = url_signs(
+    signs = find_url_signs(
         frame["url"], ["pixel", "spacer", "blank", "cleardot", "1x1", "doubleclick", "facebook"], ["ico", "svg", "php"]
     )
-    known = pl.concat([frame, counted(frame["caption"]), signs], how="horizontal")
+    known = pl.concat([frame, count_captions(frame["caption"]), signs], how="horizontal")
     for rule in rules(config):
         if rule.may is not None and rule.name != "repeated_words":
             drops, may = (known.select(asked.fill_null(value=False)).to_series() for asked in (rule.drops, rule.may))
@@ -68,13 +68,13 @@ def test_hosts_are_those_of_the_expression(rows: list[tuple[str | None, str | No
     expression = pl.col("url").str.extract(r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)", 1).str.to_lowercase()
     slow = urls.to_frame().select(expression).to_series()
     assert urls.to_frame().select(host(pl.col("url"))).to_series().to_list() == slow.to_list()
-    assert hosts(urls.slice(1), expression).to_list() == slow.slice(1).to_list()
+    assert parse_hosts(urls.slice(1), expression).to_list() == slow.slice(1).to_list()
 
 
 def test_few_rows_are_asked():
     urls = pl.Series(["http://a.example/photo/pix.jpg", "http://a.example/kite.png?f=a.svg", "http://a.example/co.jpg"])
-    signs = url_signs(urls, ["pixel", "counter"], ["svg"])
+    signs = find_url_signs(urls, ["pixel", "counter"], ["svg"])
     assert signs.rows() == [(True, False), (False, False), (False, False)]
     captions = pl.Series(["a red kite", "The kite", "dates of old", "12 kites", "May flowers", "kite.jpg", "DSC 12"])
-    flags = counted(captions).select("caption_may_be_file", "caption_may_be_date").rows()
+    flags = count_captions(captions).select("caption_may_be_file", "caption_may_be_date").rows()
     assert flags == [(False, False)] * 4 + [(False, True), (True, False), (True, False)]

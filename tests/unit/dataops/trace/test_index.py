@@ -10,8 +10,8 @@ import pytest
 
 from dataops.schema import uid
 from dataops.trace import index as trace_index
-from dataops.trace.index import IndexFile, Place, hex_key, host_key, url_key
-from dataops.trace.targets import Target, host_of, matching_rows, parse_target
+from dataops.trace.index import IndexFile, RowPosition, hash_url, parse_hex, reverse_host
+from dataops.trace.targets import Target, matching_rows, parse_host, parse_target
 
 HOSTS = ["a.example", "www.a.example", "cdn.www.a.example", "aa.example", "example", "b.example:8080", "xa.example"]
 
@@ -45,50 +45,54 @@ def parts() -> list[pa.Table]:
 
 @pytest.fixture(scope="module")
 def files(parts: list[pa.Table]) -> dict[str, bytes]:
-    made = [trace_index.build(number, part) for number, part in enumerate(parts)]
+    made = [trace_index.build_entries(number, part) for number, part in enumerate(parts)]
     written: dict[str, bytes] = {}
     for kind in trace_index.KINDS:
         out = io.BytesIO()
-        trace_index.write([entries[kind] for entries in made], out)
+        trace_index.write_index([entries[kind] for entries in made], out)
         written[kind] = out.getvalue()
     return written
 
 
-def plainly(parts: list[pa.Table], target: Target) -> list[Place]:
-    return [Place(n, int(row)) for n, part in enumerate(parts) for row in matching_rows(part, [target]).nonzero()[0]]
+def plainly(parts: list[pa.Table], target: Target) -> list[RowPosition]:
+    return [
+        RowPosition(n, int(row)) for n, part in enumerate(parts) for row in matching_rows(part, [target]).nonzero()[0]
+    ]
 
 
 def test_each_kind_finds_what_reading_all_rows_finds(parts: list[pa.Table], files: dict[str, bytes]) -> None:
     index = {kind: IndexFile(io.BytesIO(data)) for kind, data in files.items()}
     for row in parts[1].slice(0, 40).to_pylist():
-        assert index["uid"].equal(hex_key(row["uid"])) == plainly(parts, Target("uid", row["uid"]))
-        either = {*index["url"].equal(url_key(row["url"])), *index["page_url"].equal(url_key(row["url"]))}
+        assert index["uid"].find_equal(parse_hex(row["uid"])) == plainly(parts, Target("uid", row["uid"]))
+        either = {*index["url"].find_equal(hash_url(row["url"])), *index["page_url"].find_equal(hash_url(row["url"]))}
         assert sorted(either) == plainly(parts, Target("url", row["url"]))
         if row["sha256"]:
-            assert index["sha256"].equal(hex_key(row["sha256"])) == plainly(parts, Target("sha256", row["sha256"]))
+            assert index["sha256"].find_equal(parse_hex(row["sha256"])) == plainly(
+                parts, Target("sha256", row["sha256"])
+            )
     for domain in ("a.example", "example", "www.a.example", "b.example", "no.example"):
-        assert index["host"].below(host_key(domain)) == plainly(parts, Target("domain", domain)), domain
+        assert index["host"].find_below(reverse_host(domain)) == plainly(parts, Target("domain", domain)), domain
 
 
 @pytest.mark.parametrize("bits", [0, 3, 20])
 def test_near_finds_all_within_the_distance(parts: list[pa.Table], files: dict[str, bytes], bits: int) -> None:
     wanted = f"{int(parts[0]['phash'].drop_null()[5].as_py(), 16) ^ 0b101:016x}"
-    found = IndexFile(io.BytesIO(files["phash"])).near(hex_key(wanted), bits)
+    found = IndexFile(io.BytesIO(files["phash"])).find_near(parse_hex(wanted), bits)
     assert sorted(place for place, _ in found) == plainly(parts, Target("phash", wanted, bits))
     assert [apart for _, apart in found] == sorted(apart for _, apart in found)
 
 
 def test_the_order_of_the_parts_is_all_that_decides_the_bytes(parts: list[pa.Table], files: dict[str, bytes]) -> None:
-    made = [trace_index.build(number, part) for number, part in enumerate(parts)]
+    made = [trace_index.build_entries(number, part) for number, part in enumerate(parts)]
     out = io.BytesIO()
-    trace_index.write([entries["url"] for entries in reversed(made)], out)
+    trace_index.write_index([entries["url"] for entries in reversed(made)], out)
     assert out.getvalue() == files["url"]
 
 
 def test_a_look_up_reads_one_row_group(files: dict[str, bytes], parts: list[pa.Table]) -> None:
     metadata = pq.ParquetFile(io.BytesIO(files["uid"])).metadata
     index = IndexFile(io.BytesIO(files["uid"]))
-    key = hex_key(parts[0]["uid"][0].as_py())
+    key = parse_hex(parts[0]["uid"][0].as_py())
     assert metadata.num_row_groups > 5
     assert len(list(index._groups(key, key))) == 1
 
@@ -118,5 +122,5 @@ def test_what_is_no_target_is_refused(text: str) -> None:
 
 
 def test_host_of_an_address() -> None:
-    assert host_of("https://a.example:81/x?y@b.example") == "a.example"
-    assert host_of(None) is None
+    assert parse_host("https://a.example:81/x?y@b.example") == "a.example"
+    assert parse_host(None) is None

@@ -11,15 +11,15 @@ from dataops.home import CHECKOUT
 from dataops.kernels.hashes import uid_halves
 from dataops.schema import uid
 from dataops.text.balance import (
-    effective_number,
-    expected_counts,
-    query_counts,
-    query_probabilities,
-    query_salts,
-    sampled,
+    compute_effective_number,
+    compute_probabilities,
+    count_query_matches,
+    expect_query_matches,
+    hash_queries,
+    sample_pairs,
 )
 from dataops.text.query_building import QUERIES
-from dataops.text.query_matching import compile_queries, match
+from dataops.text.query_matching import compile_queries, match_queries
 from tasks.demo.emoji_set import load_emoji
 from tasks.demo.queries import THRESHOLDS, build_queries
 from tasks.filter.queries import read_queries
@@ -50,16 +50,16 @@ def test_the_demos_balancing_leaves_nearly_all_pairs_in_each_epoch(queries: pl.D
     assert balance["mode"] == "online"
     assert balance["keep_unmatched"]
     captions = pa.array([text for one in load_emoji() for text in (one.name, *one.wordings)])
-    matches = match(captions, compile_queries(queries["query"].to_list()))
-    counts = query_counts(matches, queries.height)
-    salts = query_salts(queries["query"].to_list(), 0)
+    matches = match_queries(captions, compile_queries(queries["query"].to_list()))
+    counts = count_query_matches(matches, queries.height)
+    salts = hash_queries(queries["query"].to_list(), 0)
     uids = uid_halves(pa.array([uid("http://a.example/", caption) for caption in captions.to_pylist()]))
-    _, chance = sampled(uids, matches, query_probabilities(counts, balance["max_per_query"]), salts)
+    _, chance = sample_pairs(uids, matches, compute_probabilities(counts, balance["max_per_query"]), salts)
     matched = matches.value_lengths().to_numpy() > 0
     assert matched.mean() > 0.95
     assert np.where(matched, chance, 1).mean() > 0.95
-    after = expected_counts(matches, queries.height, np.where(matched, chance, 1))
-    assert effective_number(after) > 1.03 * effective_number(counts)
+    after = expect_query_matches(matches, queries.height, np.where(matched, chance, 1))
+    assert compute_effective_number(after) > 1.03 * compute_effective_number(counts)
 
 
 def test_the_build_puts_it_beside_the_site(web, queries: pl.DataFrame):

@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.download.failure_classes import checked, matches
+from tasks.download.failure_classes import check_patterns, matches_class
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from tasks.download.failure_classes import checked, matches
     ],
 )
 def test_patterns(name: str | None, patterns: list[str], expected: bool) -> None:
-    assert matches(name, patterns) is expected
+    assert matches_class(name, patterns) is expected
 
 
 @pytest.mark.parametrize("bad", ["", "Timeout", "http 503", "a,b", "../x", "[a]"])
 def test_what_is_no_pattern_is_refused(bad: str) -> None:
-    assert checked(["timeout", "http_5xx"]) == ("timeout", "http_5xx")
+    assert check_patterns(["timeout", "http_5xx"]) == ("timeout", "http_5xx")
     with pytest.raises(ValueError, match="no class of failure"):
-        checked(["timeout", bad])
+        check_patterns(["timeout", bad])

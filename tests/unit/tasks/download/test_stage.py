@@ -9,11 +9,11 @@ from dataops.errors import CorruptPart, SourceError
 from dataops.schema import DOWNLOADED, FILTERED, dropped, uid
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
 from dataops.store import FolderStore
-from tasks.download import row_spans as slices
+from tasks.download import row_spans
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.opener import Evidence
-from tasks.download.outcome import drop_reason, outcome, put_tables
+from tasks.download.outcome import join_outcomes, parse_drop_reason, put_parts
 from tasks.download.row_spans import RowSpan
 from tasks.download.stage import DOWNLOAD, format_record
 from tasks.engine.context import Context
@@ -53,15 +53,15 @@ def stored(store: FolderStore, sizes: list[int]) -> Manifest:
 def test_shards_are_cut_from_the_parts_in_order(tmp_path: Path, size: int) -> None:
     store = FolderStore(tmp_path)
     manifest = stored(store, [5, 0, 3, 4])
-    cuts = slices.cut(manifest, size)
-    tables = [slices.read(store, cut) for cut in cuts]
+    cuts = row_spans.cut_parts(manifest, size)
+    tables = [row_spans.read_spans(store, cut) for cut in cuts]
     assert [t.num_rows for t in tables[:-1]] == [size] * (len(cuts) - 1)
     everything = [u for part in manifest.parts for u in read_table(store, manifest.path(part.name))["uid"].to_pylist()]
     assert [u for table in tables for u in table["uid"].to_pylist()] == everything
 
 
 def test_no_rows_no_shards(tmp_path: Path) -> None:
-    assert slices.cut(stored(FolderStore(tmp_path), [0]), 10) == []
+    assert row_spans.cut_parts(stored(FolderStore(tmp_path), [0]), 10) == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_no_rows_no_shards(tmp_path: Path) -> None:
     ],
 )
 def test_reason_of_a_message(status: str, message: str | None, reason: str | None) -> None:
-    assert drop_reason(status, message) == reason
+    assert parse_drop_reason(status, message) == reason
 
 
 def rows_and_written() -> tuple[pa.Table, list[str], list[dict[str, object]]]:
@@ -97,7 +97,7 @@ def rows_and_written() -> tuple[pa.Table, list[str], list[dict[str, object]]]:
 
 def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
     rows, keys, written = rows_and_written()
-    table = outcome(rows, keys, pa.Table.from_pylist(written), "00000.tar")
+    table = join_outcomes(rows, keys, pa.Table.from_pylist(written), "00000.tar")
     assert table["drop_reason"].to_pylist() == [None, "lost", "http_404"]
     assert table["uid"] == rows["uid"]
     assert table["key"].to_pylist() == keys
@@ -105,7 +105,7 @@ def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     draft = Draft(store, "download", "k")
     format_record = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
-    put_tables(draft, "00000", table.slice(0, 1), table, table, format_record, {"u2": b"small"})
+    put_parts(draft, "00000", table.slice(0, 1), table, table, format_record, {"u2": b"small"})
     kept = read_table(store, draft.path("part-00000.parquet"))
     lost = read_table(store, draft.path("dropped-00000.parquet"))
     evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
@@ -120,7 +120,7 @@ def test_rows_that_nobody_asked_for_or_that_come_twice_are_an_error() -> None:
     rows, keys, written = rows_and_written()
     for wrong in ([*written, written[0]], [*written, {**written[0], "key": "007"}]):
         with pytest.raises(CorruptPart, match="not those of the shard"):
-            outcome(rows, keys, pa.Table.from_pylist(wrong), "00000.tar")
+            join_outcomes(rows, keys, pa.Table.from_pylist(wrong), "00000.tar")
 
 
 def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Record:
@@ -158,7 +158,7 @@ def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monk
 def test_slices_are_read_with_the_columns_that_are_asked_for(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     stored(store, [4])
-    assert slices.read(store, [RowSpan("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
+    assert row_spans.read_spans(store, [RowSpan("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
 
 
 def test_a_shard_tells_its_speed_its_success_and_its_reasons() -> None:

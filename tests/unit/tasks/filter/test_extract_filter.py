@@ -176,13 +176,13 @@ def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, m
     pairs, whole = both(tmp_path / "whole", paths)
     pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), context(store))
     todo = plan(FILTER, ENGLISH, 0, [pairs])
-    monkeypatch.setattr(filter_stage, "check_left", _killed)
+    monkeypatch.setattr(filter_stage, "check_kept_rows", _killed)
     with pytest.raises(KeyboardInterrupt):
         make(todo, context(store))
     monkeypatch.undo()
     folder = store / "filter" / todo.key
     assert not (folder / "manifest.json").exists()
-    (record,) = (folder / "_work").glob("write-*-00001.json")
+    (record,) = (folder / "_work").glob("write_parts-*-00001.json")
     record.unlink()
     before = {path.name: path.stat().st_ino for path in folder.glob("*.parquet")}
     assert make(todo, context(store)).content_digest == whole.content_digest

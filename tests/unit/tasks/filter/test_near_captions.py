@@ -14,9 +14,9 @@ import pytest
 from dataops.schema import uid
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from dataops.text.duplicates import keys
-from dataops.text.minhash import scheme
-from dataops.text.near_captions import MOST_LEADERS, rank
+from dataops.text.duplicates import compute_keys
+from dataops.text.minhash import choose_scheme
+from dataops.text.near_captions import MAX_LEADERS, compute_ranks
 from tasks.engine import partition_steps as range_steps
 from tasks.engine.context import Context
 from tasks.engine.stage import check_conservation, make, plan
@@ -92,10 +92,10 @@ def test_one_of_what_is_alike_stays_within_a_host_or_over_all(tmp_path: Path):
 def test_as_plain_python_does_it(tmp_path: Path):
     """The whole way in plain Python: same normal forms, buckets of band hashes, leaders, the greedy choice."""
     rows = pairs(variants(5, 250), hosts=1) + [row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)]
-    threshold, by = 0.7, scheme(0.7)
+    threshold, by = 0.7, choose_scheme(0.7)
     found = filtered(tmp_path, rows, near_captions={"threshold": threshold, "scope": "all"})
-    known = keys(pl.DataFrame(rows))
-    order = {i: (r, o, i) for i, (r, o) in enumerate(zip(rank(known), known["origin"], strict=True))}
+    known = compute_keys(pl.DataFrame(rows))
+    order = {i: (r, o, i) for i, (r, o) in enumerate(zip(compute_ranks(known), known["origin"], strict=True))}
     first: dict[str, int] = {}
     for i in sorted(order, key=lambda i: order[i]):
         first.setdefault(slow.normal(rows[i]["caption"]), i)
@@ -104,7 +104,7 @@ def test_as_plain_python_does_it(tmp_path: Path):
         for i in first.values()
         for bucket in slow.bands(rows[i]["caption"], 0, by.bands, by.rows)
     ]
-    left = slow.leaving(slow.near_pairs(members, threshold, MOST_LEADERS), {i: order[i] for i in first.values()})
+    left = slow.leaving(slow.near_pairs(members, threshold, MAX_LEADERS), {i: order[i] for i in first.values()})
     expected = sorted(rows[i]["uid"] for i in first.values() if i not in left)
     assert ids(tmp_path, found) == expected
     assert len(left) > 50
@@ -116,7 +116,7 @@ def test_order_parts_ranges_and_memory_do_not_show(tmp_path: Path, monkeypatch: 
     found = set()
     for name, parts, bits, copies in [("a", 1, 0, 4), ("b", 3, 2, 4), ("c", 7, 3, 4000), ("d", 2, 5, 4)]:
         shuffled = random.Random(name).sample(rows, len(rows))
-        monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=bits: bits)
+        monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=bits: bits)
         monkeypatch.setattr(near, "_COPIES", copies)  # 4000: many shares of a range
         monkeypatch.setattr(near, "_SAMPLE", 10)
         monkeypatch.setattr(steps, "SLICE_ROWS", 1 << 7 if bits == 3 else 1 << 18)
@@ -128,8 +128,8 @@ def test_order_parts_ranges_and_memory_do_not_show(tmp_path: Path, monkeypatch: 
 
 def test_a_small_memory_does_not_show(tmp_path: Path):
     rows, config = pairs(variants(7, 5000), hosts=2), {"scope": "all"}
-    row_bytes = near.row_bytes(NearCaptionsConfig(threshold=0.8))
-    assert filter_stage.range_bits(len(rows), 8, 64 << 20, row_bytes) == 2
+    row_bytes = near.bytes_per_row(NearCaptionsConfig(threshold=0.8))
+    assert filter_stage.partition_bits(len(rows), 8, 64 << 20, row_bytes) == 2
     one = filtered(tmp_path / "one", rows, near_captions=config)
     two = filtered(tmp_path / "two", rows, workers=8, near_captions=config, memory_limit_bytes=64 << 20)
     assert (one.key, one.content_digest) == (two.key, two.content_digest)
@@ -175,7 +175,7 @@ def test_masked_captions_are_compared_as_they_are_kept(tmp_path: Path):
 
 def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = pairs(variants(9, 150))
-    monkeypatch.setattr(filter_stage, "range_bits", lambda *_: 1)
+    monkeypatch.setattr(filter_stage, "partition_bits", lambda *_: 1)
     monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
     asked = Counter[str]()
 

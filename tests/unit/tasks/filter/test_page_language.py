@@ -11,8 +11,8 @@ from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from tasks.filter import language as filter_language
 from tasks.filter.config import FilterConfig
-from tasks.filter.steps import Step, choose, judge
-from tasks.filter.write import write
+from tasks.filter.steps import FilterTask, apply_rules, drop_duplicates
+from tasks.filter.write import write_parts
 
 LANGUAGES = ["de", "en", "fr", "id", "it"]
 PAGES = {
@@ -42,8 +42,8 @@ def kept(tmp_path, **config) -> set[str]:
     ]
     draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
     settings = FilterConfig(languages=["en"], language_candidates=LANGUAGES, **config)
-    for function in (judge, choose, write):
-        function(draft, Step(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
+    for function in (apply_rules, drop_duplicates, write_parts):
+        function(draft, FilterTask(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
     return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
 
 
@@ -64,8 +64,8 @@ def test_a_caption_in_a_script_of_no_candidate_is_no_ones_language(tmp_path, det
     rows = [{"uid": uid(f"{i}", c), "url": f"http://x.example/{i}", "caption": c} for i, c in enumerate(captions)]
     draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
     settings = FilterConfig(languages=["en"], language_candidates=["en", "de"], language_page_weight=weight, **detector)
-    for function in (judge, choose, write):
-        function(draft, Step(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
+    for function in (apply_rules, drop_duplicates, write_parts):
+        function(draft, FilterTask(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
     gone = read_table(draft.store, draft.path("dropped-00000.parquet")).to_pylist()
     thai = next(row for row in gone if row["caption"] == captions[1])
     assert (thai["drop_reason"], thai["language"], thai["language_score"]) == ("language", None, 0.0)
@@ -88,14 +88,14 @@ def test_captions_that_are_there_twice_are_judged_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(filter_language, "_BATCH", 3)
     captions = [text for texts in PAGES.values() for text in texts] * 2 + ["THE RED HOUSE", "the red house", "123"]
     config = FilterConfig(languages=["en"], language_candidates=LANGUAGES)
-    told = filter_language.caption_languages(pl.DataFrame({"caption": captions}), config)
+    told = filter_language.detect_languages(pl.DataFrame({"caption": captions}), config)
     shown = [caption.lower() if caption.isupper() else caption for caption in captions]
     each = detect(shown, LANGUAGES, config.language_mode)
     assert told["language"].to_list() == each.labels
     assert told["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
     assert told["foreign"].to_list() == (each.summed(["en"]) < 0.5).tolist()
     assert (
-        filter_language.caption_languages(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows()
+        filter_language.detect_languages(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows()
         == []
     )
 

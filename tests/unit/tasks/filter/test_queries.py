@@ -18,7 +18,7 @@ from dataops.errors import ConfigError, SourceError
 from dataops.text.query_building import QUERIES, Thresholds
 from tasks.filter import query_corpus as query_texts
 from tasks.filter.queries import QuerySources, build_queries, read_queries, write_queries
-from tasks.filter.query_corpus import plain_text
+from tasks.filter.query_corpus import strip_markup
 
 LINES = [
     "Vitamin C is big.",
@@ -119,7 +119,7 @@ def test_markup_is_taken_off():
         "{{Infobox|a={{nested|x}}|b}} '''Kites''' are [[tether]]ed [[aircraft|craft]].<ref name=a>no</ref><ref x/>\n"
         "{| class=w\n|-\n| cell\n|}\n== History ==\n[[File:a.jpg|thumb|of a [[dog]]]] see [https://x.org this] <!-- no -->"
     )
-    assert plain_text(page).split() == ["Kites", "are", "tethered", "craft.", "History", "see", "this"]
+    assert strip_markup(page).split() == ["Kites", "are", "tethered", "craft.", "History", "see", "this"]
 
 
 def test_titles_lemmas_and_word_lists(tmp_path: Path):

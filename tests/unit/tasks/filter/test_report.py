@@ -10,7 +10,7 @@ import polars as pl
 from dataops.snapshot import Counts, Manifest
 from dataops.text import tallies
 from tasks.filter.report import report_html
-from tasks.filter.summary import EXAMPLES, balance_facts, describe, describe_balance, merge
+from tasks.filter.summary import EXAMPLES, merge_balance, merge_parts, summarise_balanced_slice, summarise_slice
 from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, curve_svg, lengths_svg
 from tests.manifests import build_manifest
 
@@ -46,9 +46,11 @@ def pairs(captions: list[str], url: str = "http://img.example/1.jpg") -> pl.Data
 
 
 def test_what_comes_from_the_web_is_text():
-    facts = merge([describe(pairs([HOSTILE] * 3, f"http://{HOSTILE.replace(' ', '')}/1.jpg"), pairs([HOSTILE]))])
-    part = balance_facts(pl.Series([HOSTILE]), pairs(["a"]).with_columns(sampling_probability=0.5), 4)
-    balance = describe_balance([HOSTILE, "kite", "x"], np.array([50, 2, 0]), np.array([10, 2, 0.0]), [part])
+    facts = merge_parts(
+        [summarise_slice(pairs([HOSTILE] * 3, f"http://{HOSTILE.replace(' ', '')}/1.jpg"), pairs([HOSTILE]))]
+    )
+    part = summarise_balanced_slice(pl.Series([HOSTILE]), pairs(["a"]).with_columns(sampling_probability=0.5), 4)
+    balance = merge_balance([HOSTILE, "kite", "x"], np.array([50, 2, 0]), np.array([10, 2, 0.0]), [part])
     page = Page(report_html(manifest(**facts, alone={HOSTILE: 7}, balance=balance)))
     assert "script" not in page.tags
     assert page.events == []
@@ -61,7 +63,7 @@ def test_what_comes_from_the_web_is_text():
 
 
 def test_it_says_what_the_manifest_says():
-    facts = merge([describe(pairs(["a red kite", "a kite"]), pairs(["x", "y", "z", "v", "w"]))] * 2)
+    facts = merge_parts([summarise_slice(pairs(["a red kite", "a kite"]), pairs(["x", "y", "z", "v", "w"]))] * 2)
     assert facts["languages"] == {"en": 4}
     assert facts["captions"] == {"a kite": 2, "a red kite": 2}
     assert len(facts["examples"]["too_short"]) == EXAMPLES
@@ -79,9 +81,9 @@ def test_it_says_what_the_manifest_says():
 
 
 def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
-    monkeypatch.setattr(tallies, "HELD", 10)
+    monkeypatch.setattr(tallies, "MAX_VALUES", 10)
     parts = [pairs(["a kite"] * 3 + ["a dog"] * 2 + [f"number {part} {i}" for i in range(8)]) for part in range(9)]
-    facts = merge(describe(part, part.clear()) for part in parts)
+    facts = merge_parts(summarise_slice(part, part.clear()) for part in parts)
     assert list(facts["captions"].items())[:2] == [("a kite", 27), ("a dog", 18)]
     assert len(facts["captions"]) <= 10
 
@@ -89,17 +91,24 @@ def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
 def test_of_many_captions_the_most_frequent_are_told(monkeypatch):
     monkeypatch.setattr(tallies, "PER_PART", 4)
     said = ["d", "c", "b", "a", "e", "b", "c", "c"]
-    assert list(describe(pairs(said), pairs(["x"]))["captions"].items()) == [("c", 3), ("b", 2), ("a", 1), ("d", 1)]
-    assert describe(pairs(["x", "y"]), pairs(["z"]))["captions"] == {"x": 1, "y": 1}
+    assert list(summarise_slice(pairs(said), pairs(["x"]))["captions"].items()) == [
+        ("c", 3),
+        ("b", 2),
+        ("a", 1),
+        ("d", 1),
+    ]
+    assert summarise_slice(pairs(["x", "y"]), pairs(["z"]))["captions"] == {"x": 1, "y": 1}
 
 
 def test_the_curve_over_queries():
     before, after = np.array([5, 100, 0, 20]), np.array([5, 10, 0, 10.5])
     parts = [
-        balance_facts(pl.Series(["b", "a", "a"]), pl.DataFrame({"sampling_probability": [0.25, None, 1.0]}), 9),
-        balance_facts(pl.Series(["c"]), pl.DataFrame({"sampling_probability": [0.75]}), 2),
+        summarise_balanced_slice(
+            pl.Series(["b", "a", "a"]), pl.DataFrame({"sampling_probability": [0.25, None, 1.0]}), 9
+        ),
+        summarise_balanced_slice(pl.Series(["c"]), pl.DataFrame({"sampling_probability": [0.75]}), 2),
     ]
-    facts = describe_balance(["kite", "the", "unicorn", "sky"], before, after, parts)
+    facts = merge_balance(["kite", "the", "unicorn", "sky"], before, after, parts)
     assert facts["curve"] == [[1, 100, 10], [2, 20, 10.5], [3, 5, 5], [4, 0, 0]]
     assert facts["head"] == [["the", 100, 10], ["sky", 20, 10.5], ["kite", 5, 5]]
     assert [facts[name] for name in ("pairs", "unmatched", "kept", "seen")] == [11, 4, 4, 3]

@@ -18,7 +18,7 @@ from tasks.engine.stage import check_conservation, make, plan
 from tasks.filter import stage as filter_stage
 from tasks.filter import steps
 from tasks.filter.config import FilterConfig
-from tasks.filter.stage import FILTER, range_bits, slices_of
+from tasks.filter.stage import FILTER, cut_slices, partition_bits
 from tasks.filter.steps import PartSlice
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
@@ -81,7 +81,7 @@ def test_ranges_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     digests = set()
     for bits in (0, 1, 4):
-        monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=bits: bits)
+        monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=bits: bits)
         manifest = filtered(tmp_path / str(bits), rows, **config)
         digests.add(manifest.content_digest)
     assert len(digests) == 1
@@ -197,7 +197,7 @@ def test_the_length_of_slices_does_not_show(tmp_path: Path, monkeypatch: pytest.
 
 def test_parts_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "SLICE_ROWS", 100)
-    found = slices_of([250, 100, 0, 1], FilterConfig())
+    found = cut_slices([250, 100, 0, 1], FilterConfig())
     assert [[(one.start, one.rows) for one in part] for part in found] == [
         [(0, 100), (100, 100), (200, 50)],
         [(0, 100)],
@@ -205,7 +205,7 @@ def test_parts_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch):
         [(0, 1)],
     ]
     assert [one.number for part in found for one in part] == list(range(6))
-    assert slices_of([250, 0], FilterConfig(language_page_weight=0.5)) == [
+    assert cut_slices([250, 0], FilterConfig(language_page_weight=0.5)) == [
         (PartSlice(0, 0, 250),),
         (PartSlice(1, 0, 0),),
     ]
@@ -229,18 +229,18 @@ def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path
     for tries in ((2, 1), (1, 3), (3, 1, 2)):
         store = tmp_path / str(tries)
         for bits in tries[:-1]:
-            monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=bits: bits)
+            monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=bits: bits)
             with monkeypatch.context() as broken:
                 broken.setattr(filter_stage._Run, "write", lambda self: 1 / 0)
                 with pytest.raises(ZeroDivisionError):
                     filtered(store, rows, **config)
-        monkeypatch.setattr(filter_stage, "range_bits", lambda *_, bits=tries[-1]: bits)
+        monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=tries[-1]: bits)
         assert filtered(store, rows, **config).content_digest == whole.content_digest
 
 
 def test_memory_decides_the_number_of_ranges():
-    assert range_bits(0, 2, 1 << 30) == 0
-    assert range_bits(500_000, 1, 1 << 30) == 0
-    assert [range_bits(rows, 2, 1 << 30) for rows in (200_000, 300_000, 1_000_000)] == [0, 1, 1], "work for all"
-    assert [range_bits(20_000_000, 2, 1 << shift) for shift in (27, 26, 25)] == [6, 7, 8]
-    assert range_bits(20_000_000, 1, 1 << 50) == 5, "ranges of a million rows, however much memory there is"
+    assert partition_bits(0, 2, 1 << 30) == 0
+    assert partition_bits(500_000, 1, 1 << 30) == 0
+    assert [partition_bits(rows, 2, 1 << 30) for rows in (200_000, 300_000, 1_000_000)] == [0, 1, 1], "work for all"
+    assert [partition_bits(20_000_000, 2, 1 << shift) for shift in (27, 26, 25)] == [6, 7, 8]
+    assert partition_bits(20_000_000, 1, 1 << 50) == 5, "ranges of a million rows, however much memory there is"

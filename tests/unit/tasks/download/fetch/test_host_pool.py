@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tasks.download.fetch.host_pool import HostPool, UrlRow, host_of
+from tasks.download.fetch.host_pool import HostPool, UrlRow, parse_host
 
 
 def test_a_slow_host_holds_no_more_threads_than_it_may_and_no_other_host() -> None:
@@ -14,7 +14,7 @@ def test_a_slow_host_holds_no_more_threads_than_it_may_and_no_other_host() -> No
     lock = threading.Lock()
 
     def fetch(row: UrlRow) -> UrlRow:
-        host = host_of(row[1])
+        host = parse_host(row[1])
         with lock:
             running[host] += 1
             most[host] = max(most[host], running[host])
@@ -70,7 +70,7 @@ def test_no_more_results_are_held_than_threads() -> None:
 
 @pytest.mark.parametrize("url", ["", "x", "//", "http://", "http://A.test:80/b", "\ud800"])
 def test_any_text_has_a_host(url: str) -> None:
-    assert host_of(url) == ("a.test:80" if "test" in url else "")
+    assert parse_host(url) == ("a.test:80" if "test" in url else "")
     assert list(HostPool(2, 1).imap_unordered(lambda row: row[0], [(7, url)])) == [7]
 
 

@@ -11,7 +11,7 @@ from dataops.rights.opt_outs import OptOut
 from dataops.rights.robots_txt import RobotsFile
 from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
-from tasks.download.politeness import AI_AGENTS
+from tasks.download.politeness_config import AI_AGENTS
 from tasks.web.origin_files import SiteFile, SiteFiles
 from tasks.web.request import FetchError, split_url
 

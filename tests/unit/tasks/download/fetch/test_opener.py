@@ -6,7 +6,7 @@ import pytest
 
 from dataops.rights.opt_outs import OptOut, find_disallowed_directive, find_header_opt_outs
 from tasks.download.config import DownloadConfig
-from tasks.download.make_opener import polite_opener
+from tasks.download.make_opener import make_opener
 from tasks.web.address_policy import Addresses, is_public, parse_connect_to
 from tasks.web.request import FetchError, retry_after, seconds_left, split_url
 
@@ -135,7 +135,7 @@ def test_text_and_data_mining_is_reserved_by_header(value: str, reserved: bool) 
 
 
 def test_opener_knows_no_other_scheme_and_asks_once_what_cannot_be_mended(tmp_path: Path) -> None:
-    opener = polite_opener(DownloadConfig(), tmp_path)
+    opener = make_opener(DownloadConfig(), tmp_path)
     for url in ("file:///etc/passwd", "ftp://a.test/", "data:text/plain,x"):
         for _ in range(2):
             with pytest.raises(FetchError, match=r"^bad_url: neither http nor https$"):
@@ -147,7 +147,7 @@ def test_opener_knows_no_other_scheme_and_asks_once_what_cannot_be_mended(tmp_pa
 def test_what_timed_out_is_not_tried_again_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, asked: int
 ) -> None:
-    opener, checks = polite_opener(DownloadConfig(), tmp_path), []
+    opener, checks = make_opener(DownloadConfig(), tmp_path), []
 
     def check(parts: object) -> None:
         checks.append(parts)
