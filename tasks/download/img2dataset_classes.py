@@ -37,7 +37,7 @@ with warnings.catch_warnings(), _without_torch():
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter
 
-__all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key", "fetching_with"]
+__all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key", "use_pool"]
 
 
 @contextmanager
