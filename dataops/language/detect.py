@@ -138,7 +138,7 @@ class Detection:
         """(n,) the probability of each label."""
         return self.probabilities.max(axis=1, initial=0.0)
 
-    def summed(self, languages: Sequence[str]) -> NDArray[np.float64]:
+    def sum_probabilities(self, languages: Sequence[str]) -> NDArray[np.float64]:
         """(n,) the probability that a text is in one of `languages`."""
         columns = [i for i, name in enumerate(self.candidates) if name in languages]
         return np.round(self.probabilities[:, columns].sum(axis=1), DECIMALS)
@@ -149,7 +149,7 @@ class Detection:
             self.candidates, np.where(rows, -1, self.best), np.where(rows[:, None], 0.0, self.probabilities)
         )
 
-    def blended(self, context: "Detection", rows: NDArray[np.uint32], weight: float) -> "Detection":
+    def blend(self, context: "Detection", rows: NDArray[np.uint32], weight: float) -> "Detection":
         """Each text's probabilities mixed with those of the context that it stands in (`context` row `rows[i]`).
 
         Args:

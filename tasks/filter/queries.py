@@ -1,4 +1,4 @@
-"""`pairmill queries build`: the list of queries of filter.balance, from texts, titles and lemmas."""
+"""Builds the list of queries of filter.balance from texts, titles and lemmas (`pairmill queries build`)."""
 
 import glob
 import logging
@@ -18,7 +18,7 @@ from tasks.filter.query_corpus import count_corpus_bigrams, count_corpus_unigram
 logger = logging.getLogger(__name__)
 
 WORDNET = frozenset({"index.noun", "index.verb", "index.adj", "index.adv"})
-# Titles of pages that are no articles. Source: https://www.mediawiki.org/wiki/Help:Namespaces (they hold in every language)
+# Namespaces of pages that are no articles, in every language. Source: https://www.mediawiki.org/wiki/Help:Namespaces
 _NAMESPACE = re.compile(
     r"(?:Media|Special|(?:User|Wikipedia|Project|File|Image|MediaWiki|Template|Help|Category|Portal|Draft|Module)"
     r"(?:_talk)?|Talk):.",
@@ -28,35 +28,35 @@ _NAMESPACE = re.compile(
 
 @dataclass(frozen=True)
 class QuerySources:
-    """What a list is built from. Paths are files, folders (all that is in them) or globs."""
+    """Sources of a list of queries. Paths are files, folders (all files in them) or globs."""
 
     text: Sequence[str] = ()
-    """Lines, or Wikipedia's page dumps in XML; .gz, .bz2, .zst or plain."""
+    """Files of lines, or Wikipedia's page dumps in XML; .gz, .bz2, .zst or uncompressed."""
     titles: Sequence[str] = ()
-    """Lines `title<TAB>views`, or Wikimedia's page views."""
+    """Files of lines `title<TAB>views`, or Wikimedia's page views."""
     projects: Sequence[str] = ()
-    """Of Wikimedia's page views, the projects that count (en, en.m, en.wikipedia, ...); none: all."""
+    """Projects of Wikimedia's page views that count (en, en.m, en.wikipedia, ...); empty is all."""
     lemmas: Sequence[str] = ()
-    """Lines, or WordNet's index files (of a folder that has them, these alone)."""
+    """Files of lines, or WordNet's index files (in a folder that has these, only these)."""
     wordfreq: Sequence[str] = ()
-    """Languages whose most frequent words, as the package wordfreq knows them, are lemmas."""
+    """Languages whose most frequent words in the package wordfreq are lemmas."""
     wordfreq_top: int = 20_000
+    """Number of words of each of these languages."""
 
 
-def build_queries(given: QuerySources, thresholds: Thresholds, workers: int | None = None) -> pl.DataFrame:
+def build_queries(sources: QuerySources, thresholds: Thresholds, workers: int | None = None) -> pl.DataFrame:
     """Read the files and build the list (columns dataops.text.query_building.QUERIES).
 
     Args:
-        workers: processes that count; None takes one per core.
+        workers: number of processes that count; None is one per core.
 
-    Raises: ConfigError for a missing file, nothing given or nothing found; SourceError for one that cannot be read.
+    Raises: ConfigError when a file is missing, or no query is above the thresholds; SourceError when a file cannot be read.
     """
-    text, titles, lemmas = _find_files(given.text, given.titles, given.lemmas)
+    text, titles, lemmas = _find_files(sources.text, sources.titles, sources.lemmas)
     workers = workers or os.cpu_count() or 1
-    views = [_read_titles(path, given.projects) for path in titles]
-    lists = [_read_lemmas(path) for path in lemmas] + [
-        _read_wordfreq(code, given.wordfreq_top) for code in given.wordfreq
-    ]
+    views = [_read_titles(path, sources.projects) for path in titles]
+    lists = [_read_lemmas(path) for path in lemmas]
+    lists += [_read_wordfreq(code, sources.wordfreq_top) for code in sources.wordfreq]
     every_word = count_corpus_unigrams(text, workers)
     words = select_words(every_word, thresholds)
     pairs = count_corpus_bigrams(text, words["word"], workers)
@@ -72,46 +72,53 @@ def build_queries(given: QuerySources, thresholds: Thresholds, workers: int | No
     return found
 
 
-def write_queries(found: pl.DataFrame, out: Path, given: QuerySources, thresholds: Thresholds) -> None:
-    """Write a list as Parquet, whole or not at all; its key `pairmill` says what it was made of."""
-    files = {path for paths in _find_files(given.text, given.titles, given.lemmas) for path in paths}
-    read = [{"name": path.name, "sha256": file_sha256(path)} for path in sorted(files)]
-    words = {"languages": list(given.wordfreq), "top": given.wordfreq_top} if given.wordfreq else None
-    made_of = {"files": read, "thresholds": asdict(thresholds), "projects": list(given.projects), "wordfreq": words}
+def write_queries(found: pl.DataFrame, out: Path, sources: QuerySources, thresholds: Thresholds) -> None:
+    """Write a list as Parquet, atomically; its metadata key `pairmill` holds the sources and the thresholds."""
+    files = {path for paths in _find_files(sources.text, sources.titles, sources.lemmas) for path in paths}
+    digests = [{"name": path.name, "sha256": file_sha256(path)} for path in sorted(files)]
+    words = {"languages": list(sources.wordfreq), "top": sources.wordfreq_top} if sources.wordfreq else None
+    origin = {
+        "files": digests,
+        "thresholds": asdict(thresholds),
+        "projects": list(sources.projects),
+        "wordfreq": words,
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        found.write_parquet(unfinished, compression="zstd", metadata={"pairmill": canonical_json(made_of)})
+        found.write_parquet(unfinished, compression="zstd", metadata={"pairmill": canonical_json(origin)})
         unfinished.replace(out)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def read_queries(path: Path) -> list[str]:
-    """The queries of a list, in its order.
+    """Return the queries of a list, in its order.
 
-    Raises: ConfigError where there is no such file, or it is no Parquet file with a column `query` of texts with words.
+    Raises: ConfigError when there is no such file, or it is not Parquet with a column `query` of strings with words.
     """
-    wrong = ""
     try:
         queries = pl.read_parquet(path, columns=["query"], use_statistics=False)["query"]
     except FileNotFoundError:
-        wrong = f"is no file (looked in {Path.cwd()})"
+        problem = f"is not a file (current folder: {Path.cwd()})"
     except (OSError, pl.exceptions.PolarsError) as error:
-        wrong = f"cannot be read: {str(error).splitlines()[0]}"
+        problem = f"cannot be read: {str(error).splitlines()[0]}"
     else:
         if queries.dtype != pl.String:
-            wrong = f"has a column query of type {queries.dtype}"
-        elif not (worded := queries.str.contains(WORDS).fill_null(False)).all():
-            wrong = f"row {worded.arg_min()} of query has no word"
+            problem = f"has a column query of type {queries.dtype}; it must be String"
+        elif not (has_words := queries.str.contains(WORDS).fill_null(False)).all():
+            problem = f"has no word in row {has_words.arg_min()} of column query"
         else:
             return queries.to_list()
-    raise ConfigError(f"the list of queries {path} {wrong}; `pairmill queries build` makes one")
+    raise ConfigError(f"the list of queries {path} {problem}; make a list with `pairmill queries build`")
 
 
-def _find_files(*given: Sequence[str]) -> list[list[Path]]:
-    """The files of each list of paths, folders and globs, each once. Raises: ConfigError that names all that is none."""
-    found = [{pattern: _expand_pattern(pattern) for pattern in patterns} for patterns in given]
+def _find_files(*lists: Sequence[str]) -> list[list[Path]]:
+    """Return the files of each list of paths, folders and globs, each once.
+
+    Raises: ConfigError that names all patterns without a file.
+    """
+    found = [{pattern: _expand_pattern(pattern) for pattern in patterns} for patterns in lists]
     if missing := [pattern for each in found for pattern, files in each.items() if not files]:
         raise ConfigError(f"no such file: {', '.join(missing)}")
     return [list(dict.fromkeys(file for files in each.values() for file in files)) for each in found]
@@ -125,9 +132,12 @@ def _expand_pattern(pattern: str) -> list[Path]:
 
 
 def _read_titles(path: Path, projects: Sequence[str]) -> pl.DataFrame:
-    """Titles with their views: `title<TAB>views`, or `project title views bytes` and `project title id device views x`."""
+    """Read titles with their views.
+
+    The form of a line is `title<TAB>views`, `project title views bytes` or `project title id device views x`.
+    """
     views: dict[str, int] = {}
-    wrong: list[str] = []
+    bad_lines: list[str] = []
     for number, line in enumerate(read_lines(path), 1):
         fields = line.rstrip("\n").split("\t") if "\t" in line else line.split()
         project, title, count = None, "", ""
@@ -136,22 +146,23 @@ def _read_titles(path: Path, projects: Sequence[str]) -> pl.DataFrame:
         elif len(fields) in (4, 6):
             project, title, count = fields[0], fields[1], fields[2 if len(fields) == 4 else 4]
         if not title or not count.isdecimal():
-            wrong += [f"line {number}: {line[:80]!r}"] if line.strip() else []
+            bad_lines += [f"line {number}: {line[:80]!r}"] if line.strip() else []
         elif not (projects and project and project not in projects) and not _NAMESPACE.match(title):
             views[title] = views.get(title, 0) + int(count)
-    if wrong:
-        logger.warning("%s: %d lines are no title with its views; the first is %s", path, len(wrong), wrong[0])
+    if bad_lines:
+        logger.warning(
+            "%s: skipped %d lines without a title and its views; first: %s", path, len(bad_lines), bad_lines[0]
+        )
     columns = {"title": list(views), "count": list(views.values()), "source": [path.name] * len(views)}
     return pl.DataFrame(columns, schema=TITLES)
 
 
 def _read_lemmas(path: Path) -> pl.DataFrame:
-    """Lines; of WordNet's index files (whose licence is indented) the first field."""
-    index = path.name in WORDNET
-    found = [
-        line.split()[0] if index else line.strip() for line in read_lines(path) if line.strip() and line[:2] != "  "
-    ]
-    return pl.DataFrame({"lemma": found, "source": [path.name] * len(found)}, schema=LEMMAS)
+    """Read lines, or the first field of the lines of WordNet's index files, in which the licence is indented."""
+    is_index = path.name in WORDNET
+    lines = (line for line in read_lines(path) if line.strip() and line[:2] != "  ")
+    lemmas = [line.split()[0] if is_index else line.strip() for line in lines]
+    return pl.DataFrame({"lemma": lemmas, "source": [path.name] * len(lemmas)}, schema=LEMMAS)
 
 
 def _read_wordfreq(language: str, top: int) -> pl.DataFrame:

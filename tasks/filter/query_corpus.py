@@ -1,4 +1,4 @@
-"""Reads the texts that queries are counted in, Wikipedia's page dumps or lines of any text, and counts on all cores."""
+"""Reads the texts in which queries are counted (Wikipedia's page dumps, or lines of any text), and counts on all cores."""
 
 import bz2
 import gzip
@@ -20,9 +20,9 @@ from dataops.text.query_building import BIGRAMS, UNIGRAMS, count_bigrams, count_
 from tasks.engine.map_parts import worker_pool
 
 BATCH_CHARS = 16_000_000
-"""Characters of text that are counted at a time."""
+"""Characters of a batch, which one process counts at a time."""
 
-# What is markup in Wikipedia's pages: comments, references, tables, templates, files and categories, tags.
+# Markup of Wikipedia's pages, with its replacement: comments, references, tables, files and categories, links, tags.
 _MARKUP = [
     (re.compile(r"<!--.*?-->", re.DOTALL), " "),
     (re.compile(r"<ref\b[^>]*/>|<ref\b.*?</ref>", re.DOTALL | re.IGNORECASE), " "),
@@ -39,23 +39,23 @@ _MARKUP = [
 _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
 
 Batch = tuple[list[str], bool]
-"""Texts, and whether they are pages in Wikipedia's markup."""
+"""Texts, and whether they are articles in Wikipedia's markup."""
 
 
 def count_corpus_unigrams(paths: Sequence[Path], workers: int) -> pl.DataFrame:
-    """How often each word occurs in the files: word, count."""
+    """Count how often each word occurs in the files (columns word, count)."""
     return sum_counts(_count_batches(count_unigrams, paths, workers), UNIGRAMS)
 
 
 def count_corpus_bigrams(paths: Sequence[Path], vocabulary: pl.Series, workers: int) -> pl.DataFrame:
-    """How often each two words of the vocabulary follow one another: first, second (its rows), count."""
+    """Count how often two words of the vocabulary follow one another (columns first, second: rows of it; count)."""
     return sum_counts(_count_batches(partial(count_bigrams, vocabulary), paths, workers), BIGRAMS)
 
 
 def _count_batches(
     count: Callable[[pl.Series], pl.DataFrame], paths: Sequence[Path], workers: int
 ) -> Iterator[pl.DataFrame]:
-    """The counts of each batch of the files: this process reads and unpacks, the workers take markup off and count."""
+    """Yield the counts of each batch: this process reads and decompresses, the workers strip markup and count."""
     batches = (batch for path in paths for batch in _read_batches(path))
     first = list(islice(batches, 2))
     if len(first) < 2 or workers < 2:  # a worker takes longer to start than to count
@@ -77,60 +77,60 @@ def _count_batch(count: Callable[[pl.Series], pl.DataFrame], batch: Batch) -> pl
 
 
 def _read_batches(path: Path) -> Iterator[Batch]:
-    """The lines of a text in batches; of a page dump, each article as one line."""
-    dump = ".xml" in path.name  # also enwiki-20261101-pages-articles1.xml-p1p41242.bz2
-    held, size = list[str](), 0
-    for line in _read_articles(path) if dump else _read_text(path):
-        held.append(line)
+    """Yield the lines of a text in batches; in a page dump, each article is one line."""
+    is_dump = ".xml" in path.name  # also enwiki-20261101-pages-articles1.xml-p1p41242.bz2
+    batch, size = list[str](), 0
+    for line in _read_articles(path) if is_dump else _read_text(path):
+        batch.append(line)
         size += len(line)
         if size >= BATCH_CHARS:
-            yield held, dump
-            held, size = [], 0
-    if held:
-        yield held, dump
+            yield batch, is_dump
+            batch, size = [], 0
+    if batch:
+        yield batch, is_dump
 
 
 def _read_text(path: Path) -> Iterator[str]:
-    """The lines of a text without those that WikiExtractor sets around each article."""
+    """Return the lines of a text without the tags that WikiExtractor writes around each article."""
     return (line for line in read_lines(path) if not line.startswith(("<doc ", "</doc>")))
 
 
 def _read_articles(path: Path) -> Iterator[str]:
-    """The text of each article of a dump, in its markup; talk, templates and redirects are left out."""
-    inside: list[str] | None = None
-    article = True
+    """Yield the text of each article of a dump, in its markup, without talk pages, templates and redirects."""
+    text: list[str] | None = None  # lines of the article that is being read
+    is_article = True
     for line in read_lines(path):
-        if inside is None:
+        if text is None:
             if "<page>" in line:
-                article = True
+                is_article = True
             if "<redirect " in line or ("<ns>" in line and "<ns>0</ns>" not in line):
-                article = False
+                is_article = False
             start = line.find("<text")
-            if start < 0 or not article:
+            if start < 0 or not is_article:
                 continue
             tag, _, line = line[start:].partition(">")
-            if tag.endswith("/"):  # of an empty page
+            if tag.endswith("/"):  # an empty page
                 continue
-            inside = []
+            text = []
         end = line.find("</text>")
-        inside.append(line if end < 0 else line[:end])
+        text.append(line if end < 0 else line[:end])
         if end >= 0:
-            yield "".join(inside)
-            inside = None
+            yield "".join(text)
+            text = None
 
 
 def strip_markup(page: str) -> str:
-    """The words of a page as it stands in a dump, roughly: enough to count them."""
+    """Return the text of an article without most of its markup, which is enough to count words."""
     page, before = html.unescape(page), None
-    while before != page:  # templates stand within templates
+    while before != page:  # templates are nested
         before, page = page, _TEMPLATE.sub(" ", page)
-    for pattern, put in _MARKUP:
-        page = pattern.sub(put, page)
+    for pattern, replacement in _MARKUP:
+        page = pattern.sub(replacement, page)
     return page
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, unpacked as its name says. Raises: SourceError where it cannot be read."""
+    """Yield the lines of a text file, decompressed by its suffix. Raises: SourceError when it cannot be read."""
     try:
         with _open(path) as file:
             yield from file
@@ -139,10 +139,8 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
-    if path.suffix == ".bz2":
-        return bz2.open(path, "rt", encoding="utf-8", errors="replace")
+    if path.suffix in (".gz", ".bz2"):
+        return (gzip if path.suffix == ".gz" else bz2).open(path, "rt", encoding="utf-8", errors="replace")
     if path.suffix == ".zst":
         stream: Any = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
         return io.TextIOWrapper(stream, "utf-8", "replace")

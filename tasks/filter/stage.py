@@ -1,15 +1,15 @@
-"""The filter stage: all that text and addresses can decide, before a byte is downloaded.
+"""Filter pairs by everything that text and URLs decide, before an image is downloaded.
 
-Each step is a map, over slices of the parts that came in or over ranges of hashes (tasks.filter.steps): `judge` asks the
-rules of each row; `choose` decides among duplicates, seeing only hashes, a range at a time; `count_queries` counts what
-captions speak of; `write` makes a kept and a dropped part of each part that came in.
+The stage is a sequence of maps, which `make` has in order. Each map runs one function over tasks; a task is a slice of an
+input part, or one partition of the rows by hash. Between the maps, an exchange through scratch tables
+(tasks.engine.partition_tables) moves hashes to their partition, and drop reasons back to their slice. Memory is bounded,
+since no task sees more than its slice or partition.
 """
 
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,13 @@ from dataops.errors import ConfigError, ContractError
 from dataops.formatting import format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find
 from dataops.text.duplicates import KEY_BYTES
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.partition_steps import run as run_step
 from tasks.engine.partition_steps import run_steps
 from tasks.engine.partition_tables import read_one, table_name, write_partitions
 from tasks.engine.stage import Stage, StageOutput, Work, gather
-from tasks.filter import near_captions as near
-from tasks.filter import steps
-from tasks.filter import write as last
+from tasks.filter import near_captions, steps, write
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
 from tasks.filter.steps import NAME, FilterTask, PartSlice
@@ -39,180 +38,178 @@ logger = logging.getLogger(__name__)
 
 VERSION = 5
 _COPIES = 6
-"""Times that a range's keys are in memory at most, while they are sorted and joined."""
+"""Maximum number of copies of a partition's keys in memory, while they are sorted and joined."""
 _PARTITION_ROWS = 1 << 20
-"""Of a range, at most: so that there is work for all. Each range more is a piece more to read of each slice's tables."""
+"""Maximum rows of a partition, so that all workers are busy. More partitions cost more reads of each scratch table."""
 _MIN_PARTITION_ROWS = 1 << 17
-"""So many are shared out among workers; ranges of fewer cost more to cross than they save."""
+"""Rows below which another partition costs more than a further worker saves."""
 
-
-def external_inputs(config: FilterConfig) -> list[Input]:
-    """The list of queries, and the lists of unsafe words, where they are used."""
-    inputs: list[Input] = []
-    if config.balance is not None:
-        # Of the queries, not of the file: other versions of its writer give other bytes.
-        digest = text_sha256("\n".join(read_queries(Path(config.balance.queries))))
-        inputs.append(Input(stage="source", key=Path(config.balance.queries).name, digest=digest))
-    if config.unsafe_languages:
-        from dataops.text.unsafe_words import word_list_version
-
-        inputs.append(Input(stage="source", key="unsafe words", digest=word_list_version()))
-    return inputs
+TaskFunction = Callable[[Draft, FilterTask], Record]
 
 
 def make(work: Work[FilterConfig]) -> StageOutput:
-    """Judge, choose, balance, write. Raises: ContractError when nothing, or too little, is left."""
-    with shared_workers(work.context) as context:
-        return _make(replace(work, context=context))
+    """Apply the rules, drop duplicates, balance over queries, and write the kept and the dropped parts.
 
-
-def _make(work: Work[FilterConfig]) -> StageOutput:
+    Raises: ContractError when no row is kept, or more rows are dropped than `max_drop_fraction` allows.
+    """
     config = work.config
-    run = _Run(work)
-    if not run.written():
-        run.over_parts(steps.apply_rules)
-        if config.max_caption_count is not None:
-            run.over_ranges(steps.find_frequent_captions)
-        run.over_seen(steps.put_seen_urls)
-        run.over_ranges(steps.drop_duplicates)
-        if "caption" in config.dedupe:
-            run.over_parts(steps.put_by_caption)
-            run.over_ranges(steps.drop_duplicate_captions)
-        if config.near_captions is not None:
-            run.drop_near_captions()
-        if config.balance is not None:
-            run.over_parts(last.count_queries)
-            run.sum_queries()
-    records = run.write()
-    parts, counts = gather(records)
-    check_kept_rows(counts, config.max_drop_fraction)
-    return StageOutput(parts, counts, run.facts(records))
+    with shared_workers(work.context) as context:
+        tasks = _FilterTasks(work, context)
+        if not tasks.are_written():
+            tasks.map_slices(steps.apply_rules)
+            if config.max_caption_count is not None:
+                tasks.map_partitions(steps.find_frequent_captions)
+            tasks.map_seen_parts(steps.put_seen_urls)
+            tasks.map_partitions(steps.drop_duplicates)
+            if "caption" in config.dedupe:
+                tasks.map_slices(steps.put_by_caption)
+                tasks.map_partitions(steps.drop_duplicate_captions)
+            if config.near_captions is not None:
+                _drop_near_captions(tasks)
+            if config.balance is not None:
+                tasks.map_slices(write.count_queries)
+                tasks.sum_queries()
+        records = tasks.write_parts()
+        parts, counts = gather(records)
+        check_kept_rows(counts, config.max_drop_fraction)
+        return StageOutput(parts, counts, tasks.facts(records))
 
 
-class _Run:
-    """The maps of one making of the stage."""
+def _drop_near_captions(tasks: "_FilterTasks") -> None:
+    tasks.map_slices(near_captions.put_normal_forms)
+    tasks.map_partitions(near_captions.drop_same_captions)
+    tasks.map_slices(near_captions.put_signatures)
+    tasks.map_partitions(near_captions.find_candidates)
+    tasks.map_slices(near_captions.put_candidates)
+    tasks.map_partitions(near_captions.compare_captions)
+    tasks.map_partitions_in_order(near_captions.drop_near_captions)  # each reads what those before it dropped
 
-    def __init__(self, work: Work[FilterConfig]):
-        self.draft, self.context = work.draft, work.context
-        self.config = work.config
-        came = work.inputs["extract"].named("part-", ".parquet")
-        self.names = [work.inputs["extract"].path(part.name) for part in came]
-        self.slices = cut_slices([part.rows for part in came], self.config)
+
+class _FilterTasks:
+    """Maps functions over the slices and the partitions of one snapshot that is being made."""
+
+    def __init__(self, work: Work[FilterConfig], context: Context):
+        self.draft, self.config, self.context, self.quiet = work.draft, work.config, context, context.quiet()
+        parts = work.inputs["extract"].named("part-", ".parquet")
+        self.names = [work.inputs["extract"].path(part.name) for part in parts]
+        self.slices = cut_slices([part.rows for part in parts], self.config)
+        self.seen_parts = tuple(_find_seen_parts(work))
+        self.rows = sum(part.rows for part in parts)
+        self.neighbours = context.neighbours or context.workers
         row_bytes = KEY_BYTES
         if self.config.near_captions is not None:
-            row_bytes = max(row_bytes, near.bytes_per_row(self.config.near_captions))
-        self.rows = sum(part.rows for part in came)
-        self.neighbours = work.context.neighbours or work.context.workers
+            row_bytes = max(row_bytes, near_captions.bytes_per_row(self.config.near_captions))
         needed = partition_bits(self.rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
         self.bits = resume_partition_bits(work.draft, needed)
-        self.seen = tuple(_find_seen_parts(work))
-        self.quiet = work.context.quiet()
 
-    def _step(
-        self,
-        function: Callable[[Draft, FilterTask], Record],
-        number: int,
-        part: str = "",
-        slices: tuple[PartSlice, ...] = (),
-    ) -> FilterTask:
-        total = sum(map(len, self.slices))
-        return FilterTask(function, number, part, total, self.bits, self.seen, self.config, slices, self.neighbours)
+    def map_slices(self, function: TaskFunction) -> None:
+        """Map over the slices of all input parts."""
+        map_parts(run_step, self._slice_tasks(function), self.draft, self.quiet)
 
-    def _sliced(self, function: Callable[[Draft, FilterTask], Record]) -> list[FilterTask]:
-        named = zip(self.names, self.slices, strict=True)
-        return [self._step(function, one.number, name, (one,)) for name, slices in named for one in slices]
+    def map_partitions(self, function: TaskFunction) -> None:
+        """Map over the partitions."""
+        run_steps(self._partition_tasks(function), self.rows, self.draft, self.quiet)
 
-    def over_parts(self, function: Callable[[Draft, FilterTask], Record]) -> None:
-        """Map over the parts, a slice at a time."""
-        map_parts(run_step, self._sliced(function), self.draft, self.quiet)
+    def map_partitions_in_order(self, function: TaskFunction) -> None:
+        """Map over the partitions, one after the other."""
+        for task in self._partition_tasks(function):
+            run_steps([task], self.rows, self.draft, self.quiet)
 
-    def write(self) -> list[Record]:
-        """Map over the parts, showing progress."""
-        return map_parts(run_step, self._writes(), self.draft, self.context)
+    def map_seen_parts(self, function: TaskFunction) -> None:
+        """Map over the parts of the datasets that `seen` names."""
+        tasks = [self._task(function, number) for number in range(len(self.seen_parts))]
+        map_parts(run_step, tasks, self.draft, self.quiet)
 
-    def _writes(self) -> list[FilterTask]:
-        named = zip(self.names, self.slices, strict=True)
-        return [self._step(last.write_parts, number, *part) for number, part in enumerate(named)]
+    def write_parts(self) -> list[Record]:
+        """Write the kept and the dropped part of each input part, and show progress."""
+        return map_parts(run_step, self._write_tasks(), self.draft, self.context)
 
-    def over_ranges(self, function: Callable[[Draft, FilterTask], Record]) -> None:
-        """Map over the ranges of hashes."""
-        run_steps([self._step(function, number) for number in range(1 << self.bits)], self.rows, self.draft, self.quiet)
-
-    def over_seen(self, function: Callable[[Draft, FilterTask], Record]) -> None:
-        """Map over the parts of the datasets that were made before."""
-        map_parts(run_step, [self._step(function, n) for n in range(len(self.seen))], self.draft, self.quiet)
-
-    def drop_near_captions(self) -> None:
-        """Find and settle near-duplicate captions."""
-        self.over_parts(near.put_normal_forms)
-        self.over_ranges(near.drop_same_captions)
-        self.over_parts(near.put_signatures)
-        self.over_ranges(near.find_candidates)
-        self.over_parts(near.put_candidates)
-        self.over_ranges(near.compare_captions)
-        for number in range(1 << self.bits):  # in order: each asks those before it
-            run_steps([self._step(near.drop_near_captions, number)], self.rows, self.draft, self.quiet)
-
-    def written(self) -> bool:
-        """Whether all that is left to do is to commit: the scratch tables are not needed again."""
-        return all(self.draft.done(step.id) for step in self._writes())
+    def are_written(self) -> bool:
+        """Whether all parts are written, so that no scratch table is needed again."""
+        return all(self.draft.done(task.id) for task in self._write_tasks())
 
     def sum_queries(self) -> None:
-        """Add up what count_queries found."""
-        write_partitions(self.draft, "query-counts.table", pl.DataFrame({"count": self._summed("queries")}))
+        """Add up the counts of `count_queries` over all slices."""
+        write_partitions(self.draft, "query-counts.table", pl.DataFrame({"count": self._sum_counts("queries")}))
 
     def facts(self, records: Sequence[Record]) -> dict[str, Any]:
-        """What is said of the kept and the dropped rows, and how many rows each rule alone would drop."""
+        """Return the facts of the manifest: summaries of the rows, and how many rows each rule alone would drop.
+
+        Args:
+            records: those of `write_parts`.
+        """
         alone = Counter[str]()
-        for step in self._sliced(steps.apply_rules):
-            judged = self.draft.done(step.id)
-            alone.update(judged.facts["alone"] if judged else {})
-        texts = (self.draft.store.read(self.draft.scratch(last.description_name(n))) for n in range(len(self.names)))
-        facts: dict[str, Any] = {**merge_parts(map(json.loads, texts)), "alone": dict(sorted(alone.items()))}
+        for task in self._slice_tasks(steps.apply_rules):
+            record = self.draft.done(task.id)
+            alone.update(record.facts["alone"] if record else {})
+        names = (self.draft.scratch(write.summary_name(number)) for number in range(len(self.names)))
+        summaries = (json.loads(self.draft.store.read(name)) for name in names)
+        facts: dict[str, Any] = {**merge_parts(summaries), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = read_one(self.draft, "query-counts.table", 0)["count"].to_numpy()
-            said = [facts for record in records for facts in record.facts["balance"]]
+            slices = [facts for record in records for facts in record.facts["balance"]]
             queries = read_queries(Path(self.config.balance.queries))
-            facts["balance"] = merge_balance(queries, before, self._summed("queries-left"), said)
+            facts["balance"] = merge_balance(queries, before, self._sum_counts("queries-left"), slices)
         return facts
 
-    def _summed(self, kind: str) -> NDArray[Any]:
-        numbers = (one.number for slices in self.slices for one in slices)
-        each = (read_one(self.draft, table_name(kind, n), 0)["count"].to_numpy() for n in numbers)
-        return sum(each, np.zeros(1, np.int64))
+    def _sum_counts(self, kind: str) -> NDArray[Any]:
+        numbers = (part_slice.number for slices in self.slices for part_slice in slices)
+        counts = (read_one(self.draft, table_name(kind, number), 0)["count"].to_numpy() for number in numbers)
+        return sum(counts, np.zeros(1, np.int64))
+
+    def _slice_tasks(self, function: TaskFunction) -> list[FilterTask]:
+        parts = zip(self.names, self.slices, strict=True)
+        return [self._task(function, one.number, name, (one,)) for name, slices in parts for one in slices]
+
+    def _partition_tasks(self, function: TaskFunction) -> list[FilterTask]:
+        return [self._task(function, number) for number in range(1 << self.bits)]
+
+    def _write_tasks(self) -> list[FilterTask]:
+        parts = zip(self.names, self.slices, strict=True)
+        return [self._task(write.write_parts, number, *part) for number, part in enumerate(parts)]
+
+    def _task(
+        self, function: TaskFunction, number: int, part: str = "", slices: tuple[PartSlice, ...] = ()
+    ) -> FilterTask:
+        total = sum(map(len, self.slices))
+        return FilterTask(
+            function, number, part, total, self.bits, self.seen_parts, self.config, slices, self.neighbours
+        )
 
 
 def cut_slices(rows: Sequence[int], config: FilterConfig) -> list[tuple[PartSlice, ...]]:
-    """The slices of parts that have so many rows.
+    """Cut parts with these numbers of rows into slices.
 
-    Where a caption's page counts for its language, a part is one slice: a page's captions must be seen together.
+    With `language_page_weight` a part is one slice, since the captions of a page must be in one task.
     """
     found: list[tuple[PartSlice, ...]] = []
     for total in rows:
         size = max(total, 1) if config.language_page_weight else steps.SLICE_ROWS
-        before = sum(map(len, found))
+        first = sum(map(len, found))
         starts = range(0, max(total, 1), size)
-        found.append(tuple(PartSlice(before + i, start, min(size, total - start)) for i, start in enumerate(starts)))
+        found.append(tuple(PartSlice(first + i, start, min(size, total - start)) for i, start in enumerate(starts)))
     return found
 
 
 def partition_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES) -> int:
-    """Into how many ranges (2^bits) the hashes are cut: `workers` of them fit in memory at once, and none has many rows;
-    of some rows each worker has a range.
+    """Return the number of bits of a hash that number the partitions: there are 2^bits.
+
+    `workers` partitions fit in memory together, none has many more than _PARTITION_ROWS rows, and each worker has one
+    where there are rows enough.
     """
     needed = rows * row_bytes * _COPIES * workers
-    ranges = max(
+    count = max(
         -(-needed // memory_limit_bytes), -(-rows // _PARTITION_ROWS), min(workers, rows // _MIN_PARTITION_ROWS), 1
     )
-    return (ranges - 1).bit_length()
+    return (count - 1).bit_length()
 
 
 def resume_partition_bits(draft: Draft, needed: int) -> int:
-    """The number of ranges (2^bits) of the try before, which may have had other workers or memory, where it is enough.
+    """Return the partition bits of the attempt that is resumed, or `needed` where that is more.
 
-    It only ever grows, so that no table of another number of ranges is taken for one of this.
+    The number never falls, so no scratch table of an earlier attempt is mistaken for one of this attempt.
     """
-    name = draft.scratch("ranges.json")
+    name = draft.scratch("partition-bits.json")
     before = json.loads(draft.store.read(name)) if draft.store.size(name) else 0
     if needed > before:
         draft.store.put(name, json.dumps(needed).encode())
@@ -220,13 +217,27 @@ def resume_partition_bits(draft: Draft, needed: int) -> int:
 
 
 def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
-    """Raise ContractError with the funnel when no row is left, or a greater share was dropped than is allowed."""
-    gone = counts.input - counts.kept
-    if counts.kept and gone <= max_drop_fraction * counts.input:
+    """Raise ContractError with the rows by drop reason when no row is kept, or too large a share is dropped."""
+    dropped = counts.input - counts.kept
+    if counts.kept and dropped <= max_drop_fraction * counts.input:
         return
     lines = [f"  {reason:<16} {n:>12,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))]
-    what = "keeps no row" if not counts.kept else f"drops {format_share(gone, counts.input)}, over max_drop_fraction"
+    what = f"drops {format_share(dropped, counts.input)}, over max_drop_fraction" if counts.kept else "keeps no row"
     raise ContractError("\n".join([f"filter {what}: {counts.kept:,} of {counts.input:,} pairs are left", *lines]))
+
+
+def external_inputs(config: FilterConfig) -> list[Input]:
+    """Return the list of queries and the lists of unsafe words as inputs, where the config uses them."""
+    inputs: list[Input] = []
+    if config.balance is not None:
+        # The digest is of the queries: another version of Parquet's writer gives other bytes of the file.
+        digest = text_sha256("\n".join(read_queries(Path(config.balance.queries))))
+        inputs.append(Input(stage="source", key=Path(config.balance.queries).name, digest=digest))
+    if config.unsafe_languages:
+        from dataops.text.unsafe_words import word_list_version  # numba takes 0.7 s to import
+
+        inputs.append(Input(stage="source", key="unsafe words", digest=word_list_version()))
+    return inputs
 
 
 def _find_seen_parts(work: Work[FilterConfig]) -> list[str]:

@@ -1,6 +1,6 @@
-"""The steps of the filter stage that judge and choose: each looks at a slice of a part, or at a range of hashes.
+"""Functions of the filter stage that apply the rules and drop duplicates, each over one slice or one partition.
 
-tasks.filter.stage puts them in order. Near-duplicate captions are in tasks.filter.near_captions, balancing and writing in
+tasks.filter.stage has their order. Near-duplicate captions are in tasks.filter.near_captions, balancing and the output in
 tasks.filter.write.
 """
 
@@ -20,6 +20,7 @@ from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEYED, compute_keys, find_duplicates
+from dataops.text.personal_data import mask_personal_data
 from dataops.text.query_matching import match_queries
 from dataops.text.unsafe_words import load_unsafe_words
 from tasks.engine.partition_steps import PartitionStep
@@ -37,200 +38,217 @@ from tasks.filter.language import detect_languages
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
 DROP_REASONS = [*(f"duplicate_{step}" for step in DEDUPE_STEPS), "boilerplate", "seen", "duplicate_near_caption"]
-"""Why rows go that were judged by hashes; tables have the place in this list, and 1 more: 0 is a row that stays."""
+"""Drop reasons that hashes decide. Scratch tables hold the index in this list plus 1; 0 is a kept row."""
 SLICE_ROWS = 1 << 17
-"""Of a part, that are looked at together: what bounds the memory of a worker. Whole row groups are read fastest."""
+"""Maximum rows of a slice, which bounds the memory of a worker. Parquet reads whole row groups fastest."""
 
 
 @dataclass(frozen=True)
 class PartSlice:
-    """A slice of a part that came in. Scratch tables are by slice."""
+    """Consecutive rows of one input part."""
 
     number: int
-    """Among the slices of all parts."""
+    """Index among the slices of all parts; scratch tables are named by it."""
     start: int = 0
-    """Its first row in the part."""
+    """Index of its first row in the part."""
     rows: int | None = None
-    """None is all that follow."""
+    """Number of rows; None is all rows from `start` on."""
 
 
 @dataclass(frozen=True)
 class FilterTask(PartitionStep):
-    """One step's work on a slice of a part that came in, on a whole part (to write it), or on a range of hashes."""
+    """One function applied to a slice, to a partition, or to a whole input part (to write it)."""
 
     function: Callable[[Draft, "FilterTask"], Record]
     number: int
-    """Of the slice, part or range."""
+    """Index of the slice, partition or part."""
     part: str
-    """Name in the store of the part."""
-    parts: int
-    """Slices of parts in all."""
+    """Name of the input part in the store; empty for a partition."""
+    slice_count: int
+    """Number of slices of all parts."""
     bits: int
-    """There are 2^bits ranges."""
-    seen: tuple[str, ...]
-    """Names in the store of the parts of the datasets that were made before."""
+    """There are 2^bits partitions."""
+    seen_parts: tuple[str, ...]
+    """Names in the store of the parts of the datasets that the config's `seen` names."""
     config: FilterConfig
     slices: tuple[PartSlice, ...] = ()
-    """That the step looks at; without any, the part is one slice of the same number."""
+    """Slices of the part; empty where the part is one slice with the task's number."""
     workers: int = 1
-    """Processes that do such steps at the same time."""
+    """Number of processes that run such tasks at the same time on one machine."""
 
-    def each(self) -> list["FilterTask"]:
-        """The same on each slice by itself."""
+    def split(self) -> list["FilterTask"]:
+        """Return one task for each slice."""
         return [replace(self, number=one.number, slices=(one,)) for one in self.slices] or [self]
 
-    def tables(self, kind: str) -> list[str]:
-        """Names of the scratch tables that a map over the slices wrote."""
-        return [table_name(kind, number) for number in range(self.parts)]
+    def slice_tables(self, kind: str) -> list[str]:
+        """Return the names of the scratch tables that a map over the slices wrote."""
+        return [table_name(kind, number) for number in range(self.slice_count)]
 
 
-def apply_rules(draft: Draft, step: FilterTask) -> Record:
-    """The verdict on each row of a slice that needs no other row, and the keys of those that pass, by range of url."""
-    rows = read_pairs(draft, step)
+def apply_rules(draft: Draft, task: FilterTask) -> Record:
+    """Apply to a slice all rules that need no other row, and put the keys of the rows that pass by partition of the URL."""
+    rows = read_pairs(draft, task)
     counts = count_captions(rows["caption"])
-    answers = asked_of(rows, step.config, counts)
+    answers = asked_of(rows, task.config, counts)
     reasons = first_reason(answers)
-    if step.config.unsafe_languages:
-        reasons = _fill_reasons(reasons, rows.select("caption"), lambda left: _match_unsafe_words(left, step.config))
-    asked = reasons.is_null()
-    left = asked.arg_true()
-    language = detect_languages(rows.select("caption", "page_url")[left], step.config)
-    if len(left) < rows.height:  # a place that is null gives nulls
-        places = pl.select(pl.when(asked).then(asked.cast(pl.UInt32).cum_sum() - 1)).to_series()
-        language = language.select(pl.all().gather(places))
+    if task.config.unsafe_languages:
+        reasons = _fill_reasons(reasons, rows.select("caption"), lambda rest: _match_unsafe_words(rest, task.config))
+    passed = reasons.is_null()
+    passed_rows = passed.arg_true()
+    language = detect_languages(rows.select("caption", "page_url")[passed_rows], task.config)
+    if len(passed_rows) < rows.height:  # gathering a null index gives nulls
+        indices = pl.select(pl.when(passed).then(passed.cast(pl.UInt32).cum_sum() - 1)).to_series()
+        language = language.select(pl.all().gather(indices))
     verdicts = language.select(
         pl.when("foreign").then(pl.lit("language")).otherwise(reasons).alias("drop_reason"),
         "language",
         "language_score",
     )
-    with ThreadPoolExecutor(1) as writer:  # which waits for the disk meanwhile
-        written = writer.submit(write_partitions, draft, table_name("verdicts", step.number), verdicts)
-        _put_keys(draft, step, rows, counts, verdicts)
+    with ThreadPoolExecutor(1) as writer:  # waits for the disk while this thread computes keys
+        written = writer.submit(write_partitions, draft, table_name("verdicts", task.number), verdicts)
+        _put_keys(draft, task, rows, counts, verdicts)
         written.result()
     alone = {name: int(answers[name].sum()) for name in answers.columns}
-    return Record(task=step.id, facts={"alone": alone})
+    return Record(task=task.id, facts={"alone": alone})
 
 
-def _put_keys(draft: Draft, step: FilterTask, rows: pl.DataFrame, counts: pl.DataFrame, verdicts: pl.DataFrame) -> None:
-    """Write the keys of the rows that pass, by range of url; and the captions', by their own, where they are counted."""
+def _put_keys(draft: Draft, task: FilterTask, rows: pl.DataFrame, counts: pl.DataFrame, verdicts: pl.DataFrame) -> None:
+    """Write the keys of the rows that pass by partition of the URL, and their captions by partition of the caption."""
     passed = verdicts["drop_reason"].is_null().arg_true()
-    config = step.config
+    config = task.config
     captions = config.max_caption_count is not None or not CAPTION_STEPS.isdisjoint(config.dedupe)
-    ranked = compute_keys(rows.select(KEYED)[passed], counts[passed], captions=captions)
-    ranked = ranked.with_columns(row=passed.cast(pl.UInt32))
-    write_partitions(draft, table_name("keys", step.number), *partition_by_hash(ranked, "url", step.bits))
+    keys = compute_keys(rows.select(KEYED)[passed], counts[passed], captions=captions)
+    keys = keys.with_columns(row=passed.cast(pl.UInt32))
+    write_partitions(draft, table_name("keys", task.number), *partition_by_hash(keys, "url", task.bits))
     if config.max_caption_count is not None:
-        pieces = partition_by_hash(ranked.select("caption"), "caption", step.bits)
-        write_partitions(draft, table_name("captions", step.number), *pieces)
+        partitions = partition_by_hash(keys.select("caption"), "caption", task.bits)
+        write_partitions(draft, table_name("captions", task.number), *partitions)
 
 
-def find_frequent_captions(draft: Draft, step: FilterTask) -> Record:
-    """The captions of a range that occur too often."""
-    captions = read_partition(draft, step.tables("captions"), step.number)
-    too_many = captions.group_by("caption").len().filter(pl.col("len") > step.config.max_caption_count)
-    write_partitions(draft, table_name("frequent", step.number), too_many.drop("len"))
-    return Record(task=step.id)
+def find_frequent_captions(draft: Draft, task: FilterTask) -> Record:
+    """Find the captions of a partition that occur more than `max_caption_count` times."""
+    captions = read_partition(draft, task.slice_tables("captions"), task.number)
+    frequent = captions.group_by("caption").len().filter(pl.col("len") > task.config.max_caption_count)
+    write_partitions(draft, table_name("frequent", task.number), frequent.drop("len"))
+    return Record(task=task.id)
 
 
-def put_seen_urls(draft: Draft, step: FilterTask) -> Record:
-    """The addresses of a part of an earlier dataset, by range."""
-    urls = read_table(draft.store, step.seen[step.number], ["url"])["url"].combine_chunks()
+def put_seen_urls(draft: Draft, task: FilterTask) -> Record:
+    """Put the URLs of one part of an earlier dataset by partition."""
+    urls = read_table(draft.store, task.seen_parts[task.number], ["url"])["url"].combine_chunks()
     frame = pl.DataFrame({"url": hash128(urls)[:, 0]}).unique(maintain_order=True)
-    write_partitions(draft, table_name("seen", step.number), *partition_by_hash(frame, "url", step.bits))
-    return Record(task=step.id)
+    write_partitions(draft, table_name("seen", task.number), *partition_by_hash(frame, "url", task.bits))
+    return Record(task=task.id)
 
 
-def drop_duplicates(draft: Draft, step: FilterTask) -> Record:
-    """The rows of a range of urls that go: boilerplate, seen before, and duplicates; a piece a slice."""
-    rows = read_partition(draft, step.tables("keys"), step.number)
+def drop_duplicates(draft: Draft, task: FilterTask) -> Record:
+    """Drop boilerplate, seen URLs and duplicates in a partition of URLs, and put the drop reasons by slice."""
+    rows = read_partition(draft, task.slice_tables("keys"), task.number)
     reasons = np.zeros(rows.height, np.uint8)
-    if step.seen:
-        seen = read_partition(draft, [table_name("seen", i) for i in range(len(step.seen))], step.number)
+    if task.seen_parts:
+        seen = read_partition(draft, [table_name("seen", i) for i in range(len(task.seen_parts))], task.number)
         reasons[rows["url"].is_in(seen["url"].implode()).to_numpy()] = DROP_REASONS.index("seen") + 1
-    if step.config.max_caption_count is not None:  # asked first, so written last
-        frequent = read_partition(draft, step.range_tables("frequent"), 0)
-        reasons[rows["caption"].is_in(frequent["caption"].implode()).to_numpy()] = DROP_REASONS.index("boilerplate") + 1
-    left = reasons == 0
-    several = rows if left.all() else rows.filter(pl.Series(left))
-    reasons[left] = find_duplicates(several, [s for s in step.config.dedupe if s != "caption"])
-    _put_dropped(draft, table_name("drop-reasons", step.number), rows["part", "row"], reasons, step.parts)
-    return Record(task=step.id)
+    if task.config.max_caption_count is not None:  # after "seen", which it overwrites
+        frequent = read_partition(draft, task.range_tables("frequent"), 0)
+        boilerplate = rows["caption"].is_in(frequent["caption"].implode()).to_numpy()
+        reasons[boilerplate] = DROP_REASONS.index("boilerplate") + 1
+    kept = reasons == 0
+    candidates = rows if kept.all() else rows.filter(pl.Series(kept))
+    reasons[kept] = find_duplicates(candidates, [s for s in task.config.dedupe if s != "caption"])
+    _put_dropped(draft, task, "drop-reasons", rows["part", "row"], reasons)
+    return Record(task=task.id)
 
 
-def put_by_caption(draft: Draft, step: FilterTask) -> Record:
-    """The keys of the rows of a slice that are still there, by range of caption."""
-    ranked = all_pieces(draft, table_name("keys", step.number), 1 << step.bits)
-    gone = read_slice(draft, step, "drop-reasons")
-    left = ranked.join(gone, on="row", how="anti", maintain_order="left")
-    write_partitions(draft, table_name("keys-by-caption", step.number), *partition_by_hash(left, "caption", step.bits))
-    return Record(task=step.id)
+def put_by_caption(draft: Draft, task: FilterTask) -> Record:
+    """Put the keys of the rows of a slice that are still kept by partition of the caption."""
+    keys = all_pieces(draft, table_name("keys", task.number), 1 << task.bits)
+    dropped = read_slice(draft, task, "drop-reasons")
+    kept = keys.join(dropped, on="row", how="anti", maintain_order="left")
+    write_partitions(draft, table_name("keys-by-caption", task.number), *partition_by_hash(kept, "caption", task.bits))
+    return Record(task=task.id)
 
 
-def drop_duplicate_captions(draft: Draft, step: FilterTask) -> Record:
-    """The rows of a range of captions whose caption another row has already; a piece a slice."""
-    rows = read_partition(draft, step.tables("keys-by-caption"), step.number)
-    gone = find_duplicates(rows, ["caption"])
-    _put_dropped(draft, table_name("drop-reasons-captions", step.number), rows["part", "row"], gone, step.parts)
-    return Record(task=step.id)
+def drop_duplicate_captions(draft: Draft, task: FilterTask) -> Record:
+    """Drop all but one row of each caption in a partition of captions, and put the drop reasons by slice."""
+    rows = read_partition(draft, task.slice_tables("keys-by-caption"), task.number)
+    _put_dropped(draft, task, "drop-reasons-captions", rows["part", "row"], find_duplicates(rows, ["caption"]))
+    return Record(task=task.id)
 
 
-def read_rows(draft: Draft, step: FilterTask, columns: list[str] | None = None) -> pl.DataFrame:
-    """The rows of the slice that a step looks at, as they came in. Raises: CorruptPart when the part is no Parquet file."""
-    path = draft.store.local(step.part)
-    one = step.slices[0] if step.slices else PartSlice(step.number)
+def read_rows(draft: Draft, task: FilterTask, columns: list[str] | None = None) -> pl.DataFrame:
+    """Return the rows of a task's slice as `extract` wrote them.
+
+    Raises: CorruptPart when the part is not a Parquet file, or lacks a column.
+    """
+    path = draft.store.local(task.part)
+    part_slice = task.slices[0] if task.slices else PartSlice(task.number)
     try:
-        rows = pl.scan_parquet(path).slice(one.start, one.rows)
+        rows = pl.scan_parquet(path).slice(part_slice.start, part_slice.rows)
         return cast(pl.DataFrame, (rows if columns is None else rows.select(columns)).collect())
     except pl.exceptions.PolarsError as error:
-        raise CorruptPart(f"{draft.store.uri}/{step.part} is no Parquet file with such columns: {error}") from error
+        raise CorruptPart(f"{draft.store.uri}/{task.part} is no Parquet file with such columns: {error}") from error
 
 
-def read_pairs(draft: Draft, step: FilterTask) -> pl.DataFrame:
-    """The same with exactly the columns of PAIRS. Raises: CorruptPart, SchemaError."""
-    rows = read_rows(draft, step)
+def read_pairs(draft: Draft, task: FilterTask) -> pl.DataFrame:
+    """Return the rows of a task's slice with exactly the columns of PAIRS.
+
+    Raises: CorruptPart when the part is not a Parquet file; SchemaError when its columns do not fit.
+    """
+    rows = read_rows(draft, task)
     if rows.schema == _PAIRS and not rows["uid"].null_count():
         return rows
-    return cast(pl.DataFrame, pl.from_arrow(conform(rows.to_arrow(), PAIRS, step.part)))
+    return cast(pl.DataFrame, pl.from_arrow(conform(rows.to_arrow(), PAIRS, task.part)))
 
 
-def _fill_reasons(reasons: pl.Series, rows: pl.DataFrame, ask: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
-    """The reasons, with those that `ask` gives for the rows that have none."""
-    left = reasons.is_null().arg_true()
-    if not len(left):
+def kept_caption(config: FilterConfig) -> pl.Expr:
+    """Return the caption as the output has it: with personal data masked where the config says so."""
+    caption = pl.col("caption")
+    return mask_personal_data(caption) if config.personal == "mask" else caption
+
+
+def _fill_reasons(reasons: pl.Series, rows: pl.DataFrame, rule: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
+    """Return the reasons, with those of `rule` for the rows that have none."""
+    passed = reasons.is_null().arg_true()
+    if not len(passed):
         return reasons
-    if len(left) == rows.height:
-        return ask(rows)
-    return reasons.scatter(left, ask(rows[left]))
+    if len(passed) == rows.height:
+        return rule(rows)
+    return reasons.scatter(passed, rule(rows[passed]))
 
 
 def _match_unsafe_words(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
-    found = pl.Series(match_queries(rows["caption"].to_arrow(), load_unsafe_words(tuple(config.unsafe_languages))))
-    return pl.select(pl.when(found.list.len() > 0).then(pl.lit("unsafe"))).to_series()
+    matches = match_queries(rows["caption"].to_arrow(), load_unsafe_words(tuple(config.unsafe_languages)))
+    return pl.select(pl.when(pl.Series(matches).list.len() > 0).then(pl.lit("unsafe"))).to_series()
 
 
-def _put_dropped(draft: Draft, name: str, rows: pl.DataFrame, reasons: NDArray[np.uint8], parts: int) -> None:
-    """Write which rows (part, row), in the order of their parts, go and why; a piece a slice."""
-    places = np.flatnonzero(reasons)
-    gone = rows[pl.Series(places)].with_columns(reason=pl.Series(reasons[places]))
-    sizes = np.bincount(gone["part"].to_numpy(), minlength=parts).tolist()
-    write_partitions(draft, name, gone.drop("part"), sizes)
+def _put_dropped(draft: Draft, task: FilterTask, kind: str, rows: pl.DataFrame, reasons: NDArray[np.uint8]) -> None:
+    """Write the dropped rows (part, row) and their reasons, by slice.
+
+    Args:
+        rows: in the order of `part`, the index of their slice.
+        reasons: indices in DROP_REASONS plus 1; 0 for a kept row.
+    """
+    indices = np.flatnonzero(reasons)
+    dropped = rows[pl.Series(indices)].with_columns(reason=pl.Series(reasons[indices]))
+    sizes = np.bincount(dropped["part"].to_numpy(), minlength=task.slice_count).tolist()
+    write_partitions(draft, table_name(kind, task.number), dropped.drop("part"), sizes)
 
 
-def read_slice(draft: Draft, step: FilterTask, kind: str) -> pl.DataFrame:
-    """What a map over the ranges found out about the rows of a slice."""
-    return read_partition(draft, step.range_tables(kind), step.number).drop("part")
+def read_slice(draft: Draft, task: FilterTask, kind: str) -> pl.DataFrame:
+    """Return what a map over the partitions wrote about the rows of a task's slice."""
+    return read_partition(draft, task.range_tables(kind), task.number).drop("part")
 
 
 def drop_reason_tables(config: FilterConfig, *, near: bool = True) -> list[str]:
-    """The kinds of tables that say which rows go, with or without those of near-duplicate captions."""
+    """Return the kinds of scratch tables that hold drop reasons, with or without those of near-duplicate captions."""
     kinds = ["drop-reasons", *(["drop-reasons-captions"] if "caption" in config.dedupe else [])]
     return [*kinds, "drop-reasons-same", "drop-reasons-near"] if near and config.near_captions is not None else kinds
 
 
-def read_drop_reasons(draft: Draft, step: FilterTask) -> pl.Series:
-    """Why each row of a slice goes, as far as it is known before balancing."""
-    reasons = read_one(draft, table_name("verdicts", step.number), 0)["drop_reason"]
-    for kind in drop_reason_tables(step.config):
-        gone = read_slice(draft, step, kind)
-        reasons = reasons.scatter(gone["row"], pl.Series(DROP_REASONS)[gone["reason"] - 1])
+def read_drop_reasons(draft: Draft, task: FilterTask) -> pl.Series:
+    """Return the drop reason of each row of a task's slice before balancing; null for a kept row."""
+    reasons = read_one(draft, table_name("verdicts", task.number), 0)["drop_reason"]
+    for kind in drop_reason_tables(task.config):
+        dropped = read_slice(draft, task, kind)
+        reasons = reasons.scatter(dropped["row"], pl.Series(DROP_REASONS)[dropped["reason"] - 1])
     return reasons

@@ -1,4 +1,4 @@
-"""The last steps of the filter stage: balance over queries, and the parts that it writes."""
+"""Functions of the filter stage that balance pairs over queries and write the kept and the dropped parts."""
 
 import json
 from collections import Counter
@@ -21,124 +21,123 @@ from dataops.text.balance import (
     hash_queries,
     sample_pairs,
 )
-from dataops.text.personal_data import mask_personal_data
 from dataops.text.query_matching import Queries, compile_queries, match_queries
 from tasks.engine.part_writer import PartFile
 from tasks.engine.partition_tables import read_one, table_name, write_partitions
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.filter.config import FilterConfig
+from tasks.filter.config import BalanceConfig, FilterConfig
 from tasks.filter.queries import read_queries
-from tasks.filter.steps import NAME, FilterTask, read_drop_reasons, read_pairs
+from tasks.filter.steps import NAME, FilterTask, kept_caption, read_drop_reasons, read_pairs
 from tasks.filter.summary import merge_slices, summarise_balanced_slice, summarise_slice
 
 
-def count_queries(draft: Draft, step: FilterTask) -> Record:
-    """How many of the captions of a slice that are still there each query is found in."""
-    queries = _queries(step.config)
-    rows = read_pairs(draft, step)
-    left = rows.filter(read_drop_reasons(draft, step).is_null())
-    counts = count_query_matches(match_queries(_captions(left, step.config), queries), len(queries.texts))
-    write_partitions(draft, table_name("queries", step.number), pl.DataFrame({"count": counts}))
-    return Record(task=step.id)
+def count_queries(draft: Draft, task: FilterTask) -> Record:
+    """Count how many of the kept captions of a slice each query matches."""
+    queries = _compile_queries(_balance_config(task).queries)
+    rows = read_pairs(draft, task).filter(read_drop_reasons(draft, task).is_null())
+    counts = count_query_matches(_match(rows, queries, task.config), len(queries.texts))
+    write_partitions(draft, table_name("queries", task.number), pl.DataFrame({"count": counts}))
+    return Record(task=task.id)
 
 
-def write_parts(draft: Draft, step: FilterTask) -> Record:
-    """The kept and the dropped part of a part that came in, a slice at a time."""
-    by_reason, described, balanced = Counter[str](), list[Mapping[str, Any]](), list[dict[str, Any]]()
+def write_parts(draft: Draft, task: FilterTask) -> Record:
+    """Write the kept and the dropped part of an input part, one slice at a time."""
+    reasons, summaries, balance_facts = Counter[str](), list[Mapping[str, Any]](), list[dict[str, Any]]()
     with (
         scratch_folder(NAME) as folder,
-        closing(PartFile(folder / "part.parquet", FILTERED)) as kept,
-        closing(PartFile(folder / "dropped.parquet", dropped(FILTERED))) as gone,
+        closing(PartFile(folder / "part.parquet", FILTERED)) as kept_file,
+        closing(PartFile(folder / "dropped.parquet", dropped(FILTERED))) as dropped_file,
     ):
-        for slice_ in step.each():
-            stays, goes, said = _split_rows(draft, slice_)
-            balanced += said
-            for file, rows in ((kept, stays), (gone, goes)):
-                written = conform(rows.to_arrow(), file.schema, slice_.id)
-                file.write(written, uid_halves(written["uid"].combine_chunks()).astype(">u8").view(">u4"))
-            by_reason.update(goes["drop_reason"].to_list())
-            described.append(summarise_slice(stays, goes))
+        for slice_task in task.split():
+            kept_rows, dropped_rows, facts = _split_rows(draft, slice_task)
+            balance_facts += facts
+            for file, rows in ((kept_file, kept_rows), (dropped_file, dropped_rows)):
+                table = conform(rows.to_arrow(), file.schema, slice_task.id)
+                file.write(table, uid_halves(table["uid"].combine_chunks()).astype(">u8").view(">u4"))
+            reasons.update(dropped_rows["drop_reason"].to_list())
+            summaries.append(summarise_slice(kept_rows, dropped_rows))
         parts = [
-            kept.put(draft, f"part-{step.number:05d}.parquet"),
-            gone.put(draft, f"dropped-{step.number:05d}.parquet"),
+            kept_file.put(draft, f"part-{task.number:05d}.parquet"),
+            dropped_file.put(draft, f"dropped-{task.number:05d}.parquet"),
         ]
-    counts = Counts(input=kept.rows + gone.rows, kept=kept.rows, dropped=dict(sorted(by_reason.items())))
-    draft.store.put(draft.scratch(description_name(step.number)), json.dumps(merge_slices(described)).encode())
-    return Record(task=step.id, parts=parts, counts=counts, facts={"balance": balanced})
+    rows = kept_file.rows + dropped_file.rows
+    counts = Counts(input=rows, kept=kept_file.rows, dropped=dict(sorted(reasons.items())))
+    draft.store.put(draft.scratch(summary_name(task.number)), json.dumps(merge_slices(summaries)).encode())
+    return Record(task=task.id, parts=parts, counts=counts, facts={"balance": balance_facts})
 
 
-def description_name(part: int) -> str:
-    """Name of the scratch object that describes the rows of a part: too much to have those of all parts in memory."""
+def summary_name(part: int) -> str:
+    """Return the name of the scratch object with the summary of a part; all summaries together are too large for memory."""
     return f"summary-{part:05d}.json"
 
 
-def _split_rows(draft: Draft, step: FilterTask) -> tuple[pl.DataFrame, pl.DataFrame, list[dict[str, Any]]]:
-    """The rows of a slice that stay, those that go, and what balancing says of them where it is asked."""
-    rows = read_pairs(draft, step)
-    reasons = read_drop_reasons(draft, step)
-    verdicts = read_one(draft, table_name("verdicts", step.number), 0)
+def _split_rows(draft: Draft, task: FilterTask) -> tuple[pl.DataFrame, pl.DataFrame, list[dict[str, Any]]]:
+    """Return the kept and the dropped rows of a slice, and the facts of balancing (none without balancing)."""
+    rows, reasons = read_pairs(draft, task), read_drop_reasons(draft, task)
+    verdicts = read_one(draft, table_name("verdicts", task.number), 0)
     rows = rows.with_columns(verdicts["language"], verdicts["language_score"])
     facts: list[dict[str, Any]] = []
     balanced = pl.DataFrame(schema={"query_ids": pl.List(pl.UInt32), "sampling_probability": pl.Float32})
-    balanced = balanced.clear(rows.height)  # as many rows of nulls
-    if step.config.balance is not None:
-        reasons, balanced, said = _balance(draft, step, rows, reasons)
-        facts.append(said)
-    if step.config.personal == "mask":
-        rows = rows.with_columns(mask_personal_data(pl.col("caption")).alias("caption"))
-    whole = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
-    stays, goes = (
-        whole.filter(there) for there in (pl.col("drop_reason").is_null(), pl.col("drop_reason").is_not_null())
-    )
-    if step.config.balance is not None:
-        often = stays["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
-        left = expect_query_matches(stays["query_ids"].to_arrow(), len(_queries(step.config).texts), often)
-        write_partitions(draft, table_name("queries-left", step.number), pl.DataFrame({"count": left}))
-    return stays, goes, facts
+    balanced = balanced.clear(rows.height)  # rows of nulls
+    if task.config.balance is not None:
+        reasons, balanced, slice_facts = _balance(draft, task, rows, reasons)
+        facts.append(slice_facts)
+    rows = rows.with_columns(kept_caption(task.config))
+    rows = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
+    is_kept = pl.col("drop_reason").is_null()
+    kept_rows = rows.filter(is_kept)
+    if task.config.balance is not None:
+        probabilities = kept_rows["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
+        count = len(_compile_queries(task.config.balance.queries).texts)
+        left = expect_query_matches(kept_rows["query_ids"].to_arrow(), count, probabilities)
+        write_partitions(draft, table_name("queries-left", task.number), pl.DataFrame({"count": left}))
+    return kept_rows, rows.filter(~is_kept), facts
 
 
 def _balance(
-    draft: Draft, step: FilterTask, rows: pl.DataFrame, reasons: pl.Series
+    draft: Draft, task: FilterTask, rows: pl.DataFrame, reasons: pl.Series
 ) -> tuple[pl.Series, pl.DataFrame, dict[str, Any]]:
-    """The reasons with those of balancing, the columns query_ids and sampling_probability, and what is said of them."""
-    balance = step.config.balance
-    assert balance is not None
-    queries = _queries(step.config)
-    matches = match_queries(_captions(rows, step.config), queries)
+    """Balance the rows of a slice.
+
+    Returns: the drop reasons with those of balancing; the columns query_ids and sampling_probability; the facts.
+    """
+    balance = _balance_config(task)
+    queries = _compile_queries(balance.queries)
+    matches = _match(rows, queries, task.config)
     counts = read_one(draft, "query-counts.table", 0)["count"].to_numpy()
-    chances = compute_probabilities(counts, balance.max_per_query)
-    keep, chance = sample_pairs(
-        uid_halves(rows["uid"].to_arrow()), matches, chances, hash_queries(queries.texts, balance.seed)
-    )
+    probabilities = compute_probabilities(counts, balance.max_per_query)
+    salts = hash_queries(queries.texts, balance.seed)
+    sampled, probability = sample_pairs(uid_halves(rows["uid"].to_arrow()), matches, probabilities, salts)
     unmatched = pl.Series(matches).list.len() == 0
-    why = pl.select(
+    balance_reasons = pl.select(
         pl.when(unmatched)
         .then(pl.lit(None if balance.keep_unmatched else "no_query", pl.String))
-        .when(~pl.lit(pl.Series(keep)) & (balance.mode == "offline"))
+        .when(~pl.lit(pl.Series(sampled)) & (balance.mode == "offline"))
         .then(pl.lit("balanced"))
     ).to_series()
-    often = pl.lit(None)  # what offline balancing keeps is to be seen in every epoch: no loader must sample it again
+    # Offline balancing leaves the probability null: a loader must not sample its rows a second time.
+    column = pl.lit(None)
     if balance.mode == "online":
-        often = pl.when(pl.lit(unmatched)).then(1.0).otherwise(pl.lit(pl.Series(chance)))
-    columns = pl.DataFrame({"query_ids": pl.Series(matches)}).with_columns(sampling_probability=often.cast(pl.Float32))
-    came = reasons.is_null()
+        column = pl.when(pl.lit(unmatched)).then(1.0).otherwise(pl.lit(pl.Series(probability)))
+    columns = pl.DataFrame({"query_ids": pl.Series(matches)}).with_columns(sampling_probability=column.cast(pl.Float32))
+    is_input = reasons.is_null()
     facts = summarise_balanced_slice(
-        rows["caption"].filter(came & unmatched), columns.filter(came & why.is_null()), int(came.sum())
+        rows["caption"].filter(is_input & unmatched),
+        columns.filter(is_input & balance_reasons.is_null()),
+        int(is_input.sum()),
     )
-    return pl.select(pl.coalesce(reasons, why).alias("drop_reason")).to_series(), columns, facts
+    return pl.select(pl.coalesce(reasons, balance_reasons).alias("drop_reason")).to_series(), columns, facts
 
 
-def _captions(rows: pl.DataFrame, config: FilterConfig) -> pa.Array:
-    """The captions as they are kept."""
-    caption = pl.col("caption")
-    return rows.select(mask_personal_data(caption) if config.personal == "mask" else caption).to_series().to_arrow()
+def _balance_config(task: FilterTask) -> BalanceConfig:
+    assert task.config.balance is not None
+    return task.config.balance
+
+
+def _match(rows: pl.DataFrame, queries: Queries, config: FilterConfig) -> pa.Array:
+    return match_queries(rows.select(kept_caption(config)).to_series().to_arrow(), queries)
 
 
 @lru_cache(maxsize=1)
-def _compiled_queries(path: str) -> Queries:
+def _compile_queries(path: str) -> Queries:
     return compile_queries(read_queries(Path(path)))
-
-
-def _queries(config: FilterConfig) -> Queries:
-    assert config.balance is not None
-    return _compiled_queries(config.balance.queries)

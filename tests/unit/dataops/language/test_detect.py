@@ -193,8 +193,8 @@ def test_fewer_candidates_share_all_the_probability():
     texts = ["een rode vlieger", "ein roter Drachen", "12345", "a\ud800b"]
     found = detect(texts, ["nl", "de"])
     assert found.labels[:3] == ["nl", "de", None]
-    assert found.summed(["nl", "de"]).tolist()[:3] == [1.0, 1.0, 0.0]
-    assert found.summed(["nl"])[0] == found.scores[0] > 0.9
+    assert found.sum_probabilities(["nl", "de"]).tolist()[:3] == [1.0, 1.0, 0.0]
+    assert found.sum_probabilities(["nl"])[0] == found.scores[0] > 0.9
     with pytest.raises(ValueError, match="no language profile 'xx'"):
         detect(texts, ["xx", "de"])
 

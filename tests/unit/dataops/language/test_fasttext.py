@@ -23,6 +23,6 @@ def test_fewer_candidates_share_all_the_probability():
     found = detect(TEXTS, ["nl", "de"])
     assert found.candidates == ("de", "nl")
     assert found.labels[1] == "de"
-    assert found.summed(["nl", "de"])[:2].tolist() == pytest.approx([1, 1], abs=0.001)
+    assert found.sum_probabilities(["nl", "de"])[:2].tolist() == pytest.approx([1, 1], abs=0.001)
     with pytest.raises(ValueError, match="no language profile 'xx'"):
         detect(TEXTS, ["xx"])

@@ -76,7 +76,7 @@ def test_a_caption_in_a_script_of_no_candidate_is_no_ones_language(tmp_path, det
 def test_blended_is_the_weighted_mean_of_what_is_known(weight):
     own = Detection(("a", "b"), np.array([0, 1, -1]), np.array([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]))
     around = Detection(("a", "b"), np.array([1, -1]), np.array([[0.0, 1.0], [0.0, 0.0]]))
-    found = own.blended(around, np.array([0, 1, 0], np.uint32), weight)
+    found = own.blend(around, np.array([0, 1, 0], np.uint32), weight)
     expected = [(1 - weight) * 0.75, (1 - weight) * 0.25 + weight]
     assert found.probabilities[0] == pytest.approx(expected, abs=1e-4)
     # Where one side knows nothing, the other decides; where neither has weight, nothing is known.
@@ -93,7 +93,7 @@ def test_captions_that_are_there_twice_are_judged_once(monkeypatch: pytest.Monke
     each = detect(shown, LANGUAGES, config.language_mode)
     assert told["language"].to_list() == each.labels
     assert told["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
-    assert told["foreign"].to_list() == (each.summed(["en"]) < 0.5).tolist()
+    assert told["foreign"].to_list() == (each.sum_probabilities(["en"]) < 0.5).tolist()
     assert (
         filter_language.detect_languages(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows()
         == []
@@ -102,6 +102,6 @@ def test_captions_that_are_there_twice_are_judged_once(monkeypatch: pytest.Monke
 
 def test_a_page_of_its_own_changes_nothing():
     found = detect(["grinning face with big eyes", "Haus mit Garten"], LANGUAGES)
-    same = found.blended(found, np.array([0, 1], np.uint32), 0.5)
+    same = found.blend(found, np.array([0, 1], np.uint32), 0.5)
     assert same.labels == found.labels
     assert same.probabilities == pytest.approx(found.probabilities, abs=2e-4)

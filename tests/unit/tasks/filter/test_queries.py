@@ -174,12 +174,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
 def test_a_file_that_is_no_list_of_queries_is_named(tmp_path: Path):
     path = tmp_path / "list.parquet"
     for content, said in [
-        (None, "is no file"),
+        (None, "is not a file"),
         (b"PAR1", "cannot be read"),
         (pl.DataFrame({"text": ["kite"]}), "cannot be read"),
         (pl.DataFrame({"query": [1]}), "has a column query of type Int64"),
-        (pl.DataFrame({"query": ["kite", "?!"]}), "row 1 of query has no word"),
-        (pl.DataFrame({"query": ["kite", None]}), "row 1 of query has no word"),
+        (pl.DataFrame({"query": ["kite", "?!"]}), "has no word in row 1 of column query"),
+        (pl.DataFrame({"query": ["kite", None]}), "has no word in row 1 of column query"),
     ]:
         if isinstance(content, bytes):
             path.write_bytes(content)

@@ -231,7 +231,7 @@ def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path
         for bits in tries[:-1]:
             monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=bits: bits)
             with monkeypatch.context() as broken:
-                broken.setattr(filter_stage._Run, "write", lambda self: 1 / 0)
+                broken.setattr(filter_stage._FilterTasks, "write_parts", lambda self: 1 / 0)
                 with pytest.raises(ZeroDivisionError):
                     filtered(store, rows, **config)
         monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=tries[-1]: bits)
