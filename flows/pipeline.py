@@ -1,7 +1,7 @@
 """The flows: eight stages from a web archive to a registered model. Start reading here.
 
-Each stage is one Prefect task run. Its snapshot in the store decides whether there is work to do: a complete snapshot ends
-the task run at once in the state `Reused`, and an unfinished one is resumed. Prefect adds order, retries, schedules and a UI.
+Each stage is one Prefect task run. Its snapshot in the store decides whether there is work to do: if it is complete, the
+task run ends at once in the state `Reused`; if not, it is resumed. Prefect adds order, retries, schedules and a UI.
 
 `pipeline` runs all stages. `curate`, `train` and `evaluate` split the same stages over the machines that fit them. They
 work on one run record, one after the other: each is started by an event of the one before (flows/events.py).

@@ -1,7 +1,7 @@
-"""Known vulnerabilities of what is installed: `python -m infra.audit`, or `make audit`.
+"""Checks the installed packages for known vulnerabilities: `python -m infra.audit`, or `make audit`.
 
-pip-audit does the work. On top of it: an accepted advisory has a reason and an end date in infra/audit-accepted.toml, and
-where the vulnerability service cannot be reached the audit is skipped, loudly: 0 clean or skipped, 1 findings.
+It runs pip-audit. An advisory may be accepted in infra/audit-accepted.toml, with a reason and an end date. If the
+vulnerability service cannot be reached, the audit is skipped with a warning. Exit codes: 0 clean or skipped, 1 findings.
 """
 
 import json
@@ -19,21 +19,23 @@ _BAR = "=" * 100
 
 
 def read_accepted(path: Path, today: date) -> tuple[dict[str, str], list[str]]:
-    """Reason by advisory of those that are accepted today, and what is wrong with the file."""
+    """Return the reasons of the advisories that are accepted today, by id, and the problems of the file."""
     reasons, problems = {}, []
     for entry in tomllib.loads(path.read_text()).get("accepted", []):
         advisory, reason, until = entry.get("id"), str(entry.get("reason", "")).strip(), entry.get("until")
         if not advisory or len(reason) < 20 or not isinstance(until, date):
-            problems.append(f"{path}: {advisory or 'an entry without id'} needs id, until (a date) and a reason")
+            problems.append(
+                f"{path}: {advisory or 'an entry without id'} needs id, until (a date) and a reason (20 letters)"
+            )
         elif until < today:
-            problems.append(f"{path}: {advisory} was read_accepted until {until}: look at it again")
+            problems.append(f"{path}: {advisory} was accepted until {until}: review it again")
         else:
             reasons[advisory] = reason
     return reasons, problems
 
 
 def list_findings(report: dict[str, Any], reasons: dict[str, str]) -> list[str]:
-    """One line for each vulnerability that is not accepted, by its id or an alias."""
+    """Return one line for each vulnerability whose id and aliases are not accepted."""
     lines = []
     for package in report["dependencies"]:
         for vulnerability in package.get("vulns", []):
@@ -44,20 +46,11 @@ def list_findings(report: dict[str, Any], reasons: dict[str, str]) -> list[str]:
 
 
 def main(today: date | None = None, path: Path = ACCEPTED) -> int:
-    """Audit this environment. PAIRMILL_OSV_URL names another service than OSV's own."""
-    say = sys.stderr.write
+    """Audit this environment. PAIRMILL_OSV_URL may name another vulnerability service than osv.dev."""
+    write = sys.stderr.write
     reasons, problems = read_accepted(path, today or datetime.now(UTC).date())
-    command = [
-        sys.executable,
-        "-m",
-        "pip_audit",
-        "--skip-editable",
-        "--format",
-        "json",
-        "--vulnerability-service",
-        "osv",
-    ]
-    command += ["--progress-spinner", "off", "--timeout", "15"]
+    command = [sys.executable, "-m", "pip_audit", "--skip-editable", "--format", "json"]
+    command += ["--vulnerability-service", "osv", "--progress-spinner", "off", "--timeout", "15"]
     if url := os.environ.get("PAIRMILL_OSV_URL"):
         command += ["--osv-url", url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -66,17 +59,17 @@ def main(today: date | None = None, path: Path = ACCEPTED) -> int:
     except ValueError:
         if not problems and any(word.lower() in done.stderr.lower() for word in _UNREACHED):
             reason = f"AUDIT SKIPPED: no vulnerability service can be reached from here.\n{done.stderr.strip()[-300:]}"
-            say(f"{_BAR}\n{reason}\n{_BAR}\n")
+            write(f"{_BAR}\n{reason}\n{_BAR}\n")
             return 0
         problems.append(f"pip-audit failed: {done.stderr.strip()[-2000:]}")
         report = {"dependencies": []}
     problems += list_findings(report, reasons)
-    looked_at = sum("skip_reason" not in package for package in report["dependencies"])
-    if not problems and not looked_at:
-        problems.append("pip-audit found no package to look at")
-    say("".join(f"{line}\n" for line in problems))
+    audited = sum("skip_reason" not in package for package in report["dependencies"])
+    if not problems and not audited:
+        problems.append("pip-audit found no package to audit")
+    write("".join(f"{line}\n" for line in problems))
     if not problems:
-        say(f"no known vulnerability in {looked_at} packages ({len(reasons)} read_accepted, see {path.name})\n")
+        write(f"no known vulnerability in {audited} packages ({len(reasons)} accepted, see {path.name})\n")
     return 1 if problems else 0
 
 

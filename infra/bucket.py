@@ -1,4 +1,4 @@
-"""Makes an S3 bucket where it is missing: `python -m infra.bucket NAME`. Endpoint and credentials come from AWS_*."""
+"""Creates an S3 bucket if it does not exist: `python -m infra.bucket NAME`. Endpoint and credentials come from AWS_*."""
 
 import sys
 import time
@@ -7,13 +7,13 @@ from typing import Any
 from dataops.errors import PairmillError, StorageError
 
 PATIENCE_S = 60.0
-"""A server that has just started answers a little before it can write."""
+"""A server that has just started may answer before it can write."""
 
 
-def make_bucket(name: str, patience_s: float = PATIENCE_S) -> bool:
-    """Make the bucket; False where these credentials have it already.
+def create_bucket(name: str, patience_s: float = PATIENCE_S) -> bool:
+    """Create the bucket; return False if these credentials own it already.
 
-    Raises: StorageError when it cannot be made, or is another owner's.
+    Raises: StorageError if it cannot be created, or belongs to another owner.
     """
     from boto3.session import Session
     from botocore.config import Config
@@ -32,23 +32,23 @@ def make_bucket(name: str, patience_s: float = PATIENCE_S) -> bool:
                 try:
                     _create(client, name)
                     return True
-                except client.exceptions.BucketAlreadyOwnedByYou:  # another was quicker
+                except client.exceptions.BucketAlreadyOwnedByYou:  # another process has created it meanwhile
                     return False
                 except (BotoCoreError, ClientError) as refused:
                     failure = refused
         final = _code(failure) in ("403", "AccessDenied", "SignatureDoesNotMatch", "InvalidBucketName")
         if final or time.monotonic() > deadline:
             raise StorageError(
-                f"cannot make bucket {name}: {failure}. Check AWS_ENDPOINT_URL and the credentials, or have the bucket"
-                " made by whoever may"
+                f"cannot create bucket {name}: {failure}. Check AWS_ENDPOINT_URL and the credentials, or have the bucket"
+                " created by someone with that permission"
             ) from failure
         time.sleep(1)
 
 
 def _create(client: Any, name: str) -> None:
     region = client.meta.region_name
-    place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    client.create_bucket(Bucket=name, **place)
+    options = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    client.create_bucket(Bucket=name, **options)
 
 
 def _code(error: Exception) -> str:
@@ -56,16 +56,16 @@ def _code(error: Exception) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """One bucket; one line on standard error."""
+    """Create one bucket, and print one line on standard error."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m infra.bucket NAME\n")
         return 2
     try:
-        made = make_bucket(arguments[0])
+        created = create_bucket(arguments[0])
     except PairmillError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    sys.stderr.write(f"bucket {arguments[0]} {'made' if made else 'is there'}\n")
+    sys.stderr.write(f"bucket {arguments[0]} {'created' if created else 'exists'}\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Makes infra/.env from infra/.env.example, with a random secret for every empty line: `python -m infra.dotenv`."""
+"""Writes infra/.env from infra/.env.example, with a random secret for each empty value: `python -m infra.dotenv`."""
 
 import os
 import re
@@ -10,22 +10,24 @@ EXAMPLE = Path(__file__).with_name(".env.example")
 
 
 def fill_secrets(example: str) -> str:
-    """The text with 32 random URL-safe characters behind every `NAME=` that stands empty."""
+    """Return the text with 32 random URL-safe characters after each `NAME=` without a value."""
     return re.sub(r"^([A-Z_]+)=$", lambda match: f"{match[1]}={_secret()}", example, flags=re.MULTILINE)
 
 
 def _secret() -> str:
-    # Begins with a letter: a value that begins with `-` would be taken for an option somewhere.
+    # A letter comes first, because some programs would read a value with a leading `-` as an option.
     return secrets.choice("abcdefghijklmnopqrstuvwxyz") + secrets.token_urlsafe(24)[1:]
 
 
 def main(target: Path | None = None) -> int:
-    """Write the file for its owner alone; an existing one is kept, since servers may have been set up with it."""
+    """Write the file, readable only by its owner; an existing one is kept, since servers may use its passwords."""
     path = target or EXAMPLE.with_name(".env")
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        sys.stderr.write(f"{path} exists and is kept; servers may have been set up with its passwords\n")
+        sys.stderr.write(
+            f"{path} exists and was not changed, since servers may use its passwords; delete it to write a new one\n"
+        )
         return 2
     with os.fdopen(handle, "w") as file:
         file.write(fill_secrets(EXAMPLE.read_text()))

@@ -1,6 +1,6 @@
-"""Health check of a container: `python -m infra.healthcheck URL` exits with 0 where the URL answers 2xx within 5 seconds.
+"""Health check of a container: `python -m infra.healthcheck URL` exits with 0 if the URL answers 2xx within 5 seconds.
 
-The images have no curl, and need none.
+So the images need no curl.
 """
 
 import sys
@@ -8,7 +8,7 @@ import urllib.request
 
 
 def main(arguments: list[str]) -> int:
-    """Ask once; the reason for a failure goes to standard error, where `docker inspect` shows it."""
+    """Send one request; print the reason of a failure on standard error, for `docker inspect`."""
     (url,) = arguments
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

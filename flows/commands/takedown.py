@@ -1,4 +1,4 @@
-"""`pairmill takedown`: records a request, makes the next dataset versions, tags models, deletes if asked, and writes a report.
+"""`pairmill takedown`: records a request, makes the next dataset versions, tags models, deletes, and reports.
 
 It can be killed at any moment. Started again with the same file, it reuses what is complete and does the rest.
 """

@@ -64,7 +64,7 @@ def _answer(tracer: Trace, what: str) -> dict[str, Any] | None:
         target = parse_target(what)
     except ValueError as error:
         raise ConfigError(
-            f"{error}; an existing image file; a model version (models:/name/3, name@alias); a snapshot's key (16 hex digits)"
+            f"{error}; an image file; a model version (models:/name/3, name@alias); a snapshot's key (16 hex digits)"
         ) from error
     return _or_none(tracer.pairs([target]))
 

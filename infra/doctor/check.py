@@ -6,12 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at and how it stands."""
+    """The result of one check."""
 
     name: str
     ok: bool
     severity: Literal["error", "warning"]
-    """How bad it is where it is not ok: an error keeps pairmill from working, a warning may."""
+    """Severity if the check fails: with an error pairmill does not work, with a warning it may not."""
     detail: str
     remedy: str = ""
-    """What to do, as a command where one does it; set on every check that is not ok."""
+    """What to do, if possible as a command; set on every failed check."""

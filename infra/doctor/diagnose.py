@@ -1,43 +1,40 @@
-"""What is missing or wrong on this machine, each finding with its exact remedy: `pairmill doctor`.
+"""`pairmill doctor`: runs all checks of this machine; each failed check has a remedy.
 
-Looks and changes nothing, except that it writes and deletes objects in a store that exists.
+Changes nothing, except that it writes and deletes objects in an existing store.
 """
 
 from pathlib import Path
 
 from infra.doctor import installation
 from infra.doctor.check import Check
-from infra.doctor.installation import refuse_on_clash
 from infra.doctor.machine import check_disk, check_gpu, check_memory
 from infra.doctor.ray_cluster import check_ray
 from infra.doctor.servers import check_databases, check_ports, check_services, check_workers
 from infra.doctor.store import check_store
 from infra.local import services
 
-__all__ = ["Check", "diagnose", "refuse_on_clash"]
-
 
 def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[Check]:
-    """All checks, in the order in which remedies should be applied.
+    """Run all checks, in the order in which their remedies should be applied.
 
     Args:
-        store_uri: the store to look at; by default the one that the demo uses.
-        config: a run's config, for what it alone needs.
+        store_uri: the store to check; by default that of the demo.
+        config: a config file, to check also what it needs.
     """
-    found = services.status()
-    servers = [*check_services(found), *check_workers(found), *check_ports(), *check_databases()]
+    running = services.status()
+    servers = [*check_services(running), *check_workers(running), *check_ports(), *check_databases()]
     store = check_store(store_uri or str(services.home() / "store"))
     store += check_ray(config) if config else []
-    return [*_installed(), *servers, *store, check_disk(services.home()), check_memory(), check_gpu()]
+    return [*_check_installation(), *servers, *store, check_disk(services.home()), check_memory(), check_gpu()]
 
 
-def _installed() -> list[Check]:
-    python, wanted = installation.requirements()
+def _check_installation() -> list[Check]:
+    python, packages = installation.read_requirements()
     checks = installation.check_names()
     checks.append(installation.check_checkout())
     try:
-        checks += [installation.check_python(python), *installation.check_packages(wanted)]
-    except ModuleNotFoundError as error:  # packaging, which the dependencies bring: nothing is installed
+        checks += [installation.check_python(python), *installation.check_packages(packages)]
+    except ModuleNotFoundError as error:  # the package `packaging`, a dependency of our dependencies
         remedy = f"cd {installation.CHECKOUT} && python -m pip install -e ."
         checks.append(Check("packages", False, "error", f"no dependency is installed ({error})", remedy))
     return [*checks, installation.check_backport()]

@@ -1,6 +1,5 @@
-"""Checks of this machine for `pairmill doctor`: disk, memory, GPU and whether the installed torch can use it."""
+"""Checks of this machine for `pairmill doctor`: disk, memory, GPU, and whether the installed torch can use the GPU."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,60 +7,62 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 from infra.doctor.check import Check
 
 GIB = 2**30
 DISK_GIB = 5
-"""Room for an environment's worth of shards and checkpoints; below it a run may end half-way."""
+"""Free disk space for shards and checkpoints, in GiB; with less, a run may fail half-way."""
 MEMORY_GIB = 3
-"""Measured: servers 0.8 GiB, a stage's processes and the demo's training about 2."""
+"""Available memory, in GiB. Measured: the servers use 0.8, the processes of a stage or the demo's training about 2."""
 
 
 def check_disk(folder: Path, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Check:
-    """Free room where the local store and servers are."""
+    """Check the free disk space at the folder of the local store and servers."""
     room = free(nearest_existing(folder)) / GIB
-    detail = f"{room:.1f} GiB free at {folder} (wanted {DISK_GIB})"
-    remedy = "free some, or set PAIRMILL_HOME and store.uri to another disk"
+    detail = f"{room:.1f} GiB free at {folder} (needed: {DISK_GIB})"
+    remedy = "free disk space, or set PAIRMILL_HOME and store.uri to folders on another disk"
     fits = room >= DISK_GIB
     return Check("disk", fits, "warning", detail, "" if fits else remedy)
 
 
 def check_memory(available: int | None = None) -> Check:
-    """Memory that is free to take, within the container's limit where there is one."""
+    """Check the available memory, within the container's limit if there is one."""
     room = (_available_memory() if available is None else available) / GIB
-    detail = f"{room:.1f} GiB available (wanted {MEMORY_GIB})"
+    detail = f"{room:.1f} GiB available (needed: {MEMORY_GIB})"
     remedy = "end other programs, raise the container's memory limit, or lower train.batch_size"
     fits = room >= MEMORY_GIB
     return Check("memory", fits, "warning", detail, "" if fits else remedy)
 
 
-def check_gpu(find: Callable[[str], str | None] = shutil.which, torch_cuda: str | None = "ask") -> Check:
-    """Which GPU training will find, and whether torch and driver fit it. No GPU is no fault: training runs on the CPU.
+def check_gpu(find: Callable[[str], str | None] = shutil.which, torch_cuda: str | None = "installed") -> Check:
+    """Check which GPU training will use, and whether torch and the driver fit. Without a GPU, training runs on the CPU.
 
     Args:
-        find: as shutil.which.
-        torch_cuda: the CUDA version that torch was built for, None for a build without; by default the installed one's.
+        find: returns the path of a program or None, as shutil.which does.
+        torch_cuda: the CUDA version that torch was built for, None for a build without CUDA; by default that of the
+            installed torch.
     """
     tool = find("nvidia-smi")
     if tool is None:
         return Check("gpu", True, "warning", "none (no nvidia-smi): training runs on the CPU")
     try:
-        listed = _ask(tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-        driver_cuda = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+\.\d+)", _ask(tool))
+        listed = _run(tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+        driver_cuda = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+\.\d+)", _run(tool))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        remedy = "repair the NVIDIA driver (a reboot after an update), or remove it"
-        return Check("gpu", False, "warning", f"nvidia-smi fails: {error}", remedy)
+        remedy = "repair the NVIDIA driver (after an update: reboot), or remove it"
+        return Check("gpu", False, "warning", f"nvidia-smi failed: {error}", remedy)
     detail = "; ".join(line for line in listed.splitlines() if line)
-    built = installed_torch_cuda() if torch_cuda == "ask" else torch_cuda
+    built = installed_torch_cuda() if torch_cuda == "installed" else torch_cuda
     if built is None:
         remedy = "install torch's CUDA build: see torch's start page for the command, or use the image pairmill:cuda"
-        return Check(
-            "gpu", False, "warning", f"{detail}; but torch is a build without CUDA: it will not be used", remedy
-        )
-    # A driver runs programs of its own major version of CUDA, also of a newer minor one, and of older majors.
+        detail += "; but torch is a build without CUDA: training will not use the GPU"
+        return Check("gpu", False, "warning", detail, remedy)
+    # A driver runs programs built for older major versions of CUDA, and for all minor versions of its own major version.
     if driver_cuda and int(built.split(".")[0]) > int(driver_cuda[1].split(".")[0]):
         detail += (
-            f"; but torch is built for CUDA {built} and the driver goes to {driver_cuda[1]}: training would not start"
+            f"; but torch is built for CUDA {built} and the driver supports {driver_cuda[1]}: training cannot start"
         )
         remedy = f"update the NVIDIA driver, or install a torch that is built for CUDA {driver_cuda[1]} or older"
         return Check("gpu", False, "warning", detail, remedy)
@@ -69,7 +70,7 @@ def check_gpu(find: Callable[[str], str | None] = shutil.which, torch_cuda: str 
 
 
 def installed_torch_cuda(distribution: Callable[[str], metadata.Distribution] = metadata.distribution) -> str | None:
-    """The CUDA version that the installed torch was built for, None for none; read from its files, not imported."""
+    """Return the CUDA version that the installed torch was built for, or None; torch is not imported, for speed."""
     try:
         found = distribution("torch")
         text = Path(str(found.locate_file("torch/version.py"))).read_text()
@@ -79,7 +80,7 @@ def installed_torch_cuda(distribution: Callable[[str], metadata.Distribution] = 
     return built[1] if built else None
 
 
-def _ask(tool: str, *options: str) -> str:
+def _run(tool: str, *options: str) -> str:
     done = subprocess.run([tool, *options], capture_output=True, text=True, timeout=20, check=False)
     if done.returncode:
         raise RuntimeError((done.stdout + done.stderr).strip()[:300])
@@ -87,25 +88,21 @@ def _ask(tool: str, *options: str) -> str:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The nearest folder above that is there."""
+    """Return the path itself, or its nearest parent that exists."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def _available_memory() -> int:
-    """Bytes that this process and its children may still take.
+    """Return the bytes that this process and its children can still allocate, within the container's limit.
 
-    Source: proc_meminfo(5), MemAvailable; the kernel's cgroup-v2.rst, memory.max and memory.current.
+    Source: the kernel's cgroup-v2.rst, memory.max and memory.current.
     """
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        room = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (FileNotFoundError, StopIteration):  # no Linux: all memory, for want of a better figure
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
     except (OSError, ValueError):
-        return room
-    # Caches count as used there and can be given back, so this is a lower bound.
-    return room if limit == "max" else min(room, max(0, int(limit) - used))
+        return available
+    # memory.current counts caches, which can be freed, so this is a lower bound.
+    return available if limit == "max" else min(available, max(0, int(limit) - used))

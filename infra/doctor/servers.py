@@ -1,4 +1,4 @@
-"""Checks of the servers for `pairmill doctor`: reached, let in, of our versions, on a fit database."""
+"""Checks of the servers for `pairmill doctor`: they answer, accept us, and have the right versions and databases."""
 
 import json
 import os
@@ -13,71 +13,70 @@ from infra.local import processes, services
 
 _VERSION = {"prefect": "/admin/version", "mlflow": "/version"}
 _DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "mysql": "MySQLdb", "sqlite": "sqlite3"}
-"""What SQLAlchemy 2.1 takes where an address names no driver.
+"""The driver that SQLAlchemy 2.1 uses if a URL names none, by dialect.
 
 Source: SQLAlchemy's changelog, 2.1.0: the default of postgresql:// is psycopg.
 """
 SQLITE_WORKERS = 3
-"""More workers than this on a Prefect server with SQLite wait for its one writer."""
+"""Maximum number of workers of a Prefect server on SQLite: more wait for its single writer."""
 
 
-def check_services(found: list[services.ServiceStatus] | None = None) -> list[Check]:
-    """Whether the servers answer and take our word. Stopped ones are no fault: a run starts them."""
+def check_services(statuses: list[services.ServiceStatus] | None = None) -> list[Check]:
+    """Check that the servers answer and accept our credentials. A stopped local server is fine: a run starts it."""
     checks = []
-    for service in services.status() if found is None else found:
+    for service in services.status() if statuses is None else statuses:
         name = f"{service.name} server"
         if service.state == "external":
             checks += check_external(service.name, service.url, answers=service.healthy)
         elif service.healthy:
             checks.append(Check(name, True, "error", f"{service.state}, {service.url}"))
         elif service.state == "stale":
-            detail = f"was started at {service.url} and does not answer; its log is {service.log}"
+            detail = f"it was started at {service.url}, but does not answer; its log is {service.log}"
             checks.append(Check(name, False, "warning", detail, "pairmill up"))
         else:
-            checks.append(Check(name, True, "warning", "not running; `pairmill up` starts it, and so does a run"))
+            checks.append(Check(name, True, "warning", "not running; `pairmill up` or a run starts it"))
     return checks
 
 
 def check_external(name: str, url: str, *, answers: bool) -> list[Check]:
-    """A server that the environment names: reached, let in, and of the client's version."""
+    """Check a server that the environment names: it answers, accepts our credentials, and has the client's version."""
     variable = services.CLIENT_VARIABLE[name]
     if not answers:
-        remedy = f"start that server, or unset {variable} and let `pairmill up` start one here"
+        remedy = f"start that server, or unset {variable} so that `pairmill up` starts one here"
         detail = f"{variable} names {url}, which does not answer"
         return [Check(f"{name} server", False, "error", detail, remedy)]
     if not url.startswith(("http://", "https://")):  # MLflow's client opens a database itself
         return [check_database(variable)]
     code, text = _get(f"{url}{services.PROTECTED_PATH[name]}")
     if code == 401 or (code == 403 and "host" not in text.lower()):
-        detail = f"{url} answers, but does not let us in (HTTP {code})"
+        detail = f"{url} answers, but refuses access (HTTP {code})"
         return [Check(f"{name} server", False, "error", detail, f"set {services.CREDENTIALS[name]}")]
     if code == 403:
-        detail = f"{url} refuses the name that it is called by: {text.strip()[:200]}"
-        remedy = "start `mlflow server` with --allowed-hosts, its present hosts and this host:port among them"
+        detail = f"{url} does not allow this host name: {text.strip()[:200]}"
+        remedy = "start `mlflow server` with --allowed-hosts that lists its current hosts and this host:port"
         return [Check(f"{name} server", False, "error", detail, remedy)]
     if code >= 500 or code == 0:
         detail = f"{url} answers HTTP {code or 'nothing'}: {text.strip()[:200]}"
-        return [
-            Check(f"{name} server", False, "error", detail, "look into that server's log: its database may be away")
-        ]
+        remedy = "read that server's log: its database may not answer"
+        return [Check(f"{name} server", False, "error", detail, remedy)]
     return [Check(f"{name} server", True, "error", f"external, {url}"), _check_version(name, url)]
 
 
 def _check_version(name: str, url: str, installed: Callable[[str], str] = metadata.version) -> Check:
-    """Server and client within one minor release: what both makers test."""
+    """Check that server and client have the same minor release, which is what both projects test."""
     code, text = _get(f"{url}{_VERSION[name]}")
     theirs, ours = text.strip().strip('"'), installed(name)
-    if code != 200 or not theirs[:1].isdigit():  # hosted services do not tell
-        return Check(f"{name} version", True, "warning", f"{ours} here; the server does not tell its own")
+    if code != 200 or not theirs[:1].isdigit():  # hosted services do not report it
+        return Check(f"{name} version", True, "warning", f"{ours} here; the server does not report its version")
     if theirs.split(".")[:2] == ours.split(".")[:2]:
-        return Check(f"{name} version", True, "warning", f"{ours} here, {theirs} at the server")
+        return Check(f"{name} version", True, "warning", f"{ours} here, {theirs} on the server")
     severity = "error" if theirs.split(".")[0] != ours.split(".")[0] else "warning"
     remedy = f"upgrade the older of the two; here: python -m pip install '{name}=={theirs}'"
-    return Check(f"{name} version", False, severity, f"{ours} here, but {theirs} at the server {url}", remedy)
+    return Check(f"{name} version", False, severity, f"{ours} here, but {theirs} on the server {url}", remedy)
 
 
-def check_ports(is_free: Callable[[int], bool] = processes.is_port_free) -> list[Check]:
-    """Who holds the servers' default ports. Another program there is no fault: ours then take other ports."""
+def check_ports(is_port_free: Callable[[int], bool] = processes.is_port_free) -> list[Check]:
+    """Check which program uses the servers' default ports. If it is another one, our server uses another port."""
     own = {service.name: service for service in services.status()}
     checks = []
     for service in (services.PREFECT, services.MLFLOW):
@@ -87,13 +86,14 @@ def check_ports(is_free: Callable[[int], bool] = processes.is_port_free) -> list
         if status.healthy and status.ui_url.endswith(f":{port}"):
             detail = f"our {service.name} server"
         else:
-            detail = "free" if is_free(port) else f"another program's; the {service.name} server takes another port"
+            used = f"used by another program; the {service.name} server will use another port"
+            detail = "free" if is_port_free(port) else used
         checks.append(Check(f"port {port}", True, "warning", detail))
     return checks
 
 
 def check_databases() -> list[Check]:
-    """The databases that the environment names, for a client or for a server that will be started here."""
+    """Check the databases that the environment names, for a client or for a server that will be started here."""
     names = (
         "PREFECT_SERVER_DATABASE_CONNECTION_URL",
         "PREFECT_API_DATABASE_CONNECTION_URL",
@@ -103,34 +103,34 @@ def check_databases() -> list[Check]:
 
 
 def check_database(variable: str) -> Check:
-    """Whether the address names a driver that is installed, and the database lets us in. No password is shown."""
+    """Check that the driver of a database URL is installed and the database accepts us. Results hold no password."""
     url = os.environ[variable]
     name = "prefect database" if variable.startswith("PREFECT") else "mlflow database"
     scheme, _, rest = url.partition("://")
     shown = f"{variable} ({scheme}://…@{rest.rpartition('@')[2]})"
     dialect, _, driver = scheme.partition("+")
-    if dialect not in _DRIVERS:  # a hosted server's name, a folder: not ours to judge
+    if dialect not in _DRIVERS:  # the name of a hosted server, or a folder
         return Check(name, True, "error", f"{variable} names no database")
-    wanted = driver or _DRIVERS.get(dialect, dialect)
-    if name == "prefect database" and wanted not in ("asyncpg", "aiosqlite"):
+    needed = driver or _DRIVERS.get(dialect, dialect)
+    if name == "prefect database" and needed not in ("asyncpg", "aiosqlite"):
         remedy = f"write it as postgresql+asyncpg://{'…' if rest else ''}"
-        return Check(name, False, "error", f"{shown}: Prefect speaks to Postgres through asyncpg alone", remedy)
-    if util.find_spec(wanted) is None:
-        # MLflow would retry for minutes, and then name a missing module.
-        fix = "python -m pip install -e '.[server]', and write it as postgresql+psycopg://…"
-        remedy = fix if dialect.startswith("postgres") else f"install the driver {wanted}"
-        return Check(name, False, "error", f"{shown}: the driver {wanted} is not installed", remedy)
+        return Check(name, False, "error", f"{shown}: Prefect supports only the driver asyncpg for Postgres", remedy)
+    if util.find_spec(needed) is None:
+        # MLflow would retry for minutes before it reports the missing module.
+        install = "python -m pip install -e '.[server]', and write it as postgresql+psycopg://…"
+        remedy = install if dialect.startswith("postgres") else f"install the driver {needed}"
+        return Check(name, False, "error", f"{shown}: the driver {needed} is not installed", remedy)
     problem, remedy = _postgres_problem(url) if dialect.startswith("postgres") else ("", "")
     if problem:
         return Check(name, False, "error", f"{shown}: {problem}", remedy)
     if name == "prefect database" and dialect.startswith("postgres") and not _has_trigrams(url):
-        remedy = "as its owner: CREATE EXTENSION pg_trgm; (Debian's package postgresql-contrib holds it)"
-        return Check(name, False, "error", f"{shown}: the extension pg_trgm is not there", remedy)
+        remedy = "as its owner: CREATE EXTENSION pg_trgm; (it is in Debian's package postgresql-contrib)"
+        return Check(name, False, "error", f"{shown}: the extension pg_trgm is missing", remedy)
     return Check(name, True, "error", shown)
 
 
 def _postgres_problem(url: str) -> tuple[str, str]:
-    """Why a Postgres does not let us in, and the remedy; two empty strings where it does, or no driver can ask."""
+    """Return why Postgres refuses a connection, and the remedy; empty strings if it accepts, or psycopg is missing."""
     if util.find_spec("psycopg") is None:
         return "", ""
     import psycopg
@@ -140,10 +140,10 @@ def _postgres_problem(url: str) -> tuple[str, str]:
     except psycopg.OperationalError as error:
         text = " ".join(str(error).split())
         if "authentication failed" in text or "no password supplied" in text:
-            return text, "correct user and password in it"
+            return text, "correct its user and password"
         if "does not exist" in text:
-            return text, "make it, as infra/postgres.sql does"
-        return text, "start Postgres, or correct host and port in it"
+            return text, "create it, as infra/postgres.sql does"
+        return text, "start Postgres, or correct its host and port"
     return "", ""
 
 
@@ -161,9 +161,9 @@ def _conninfo(url: str) -> str:
     return f"{scheme.partition('+')[0]}://{rest}"
 
 
-def check_workers(found: list[services.ServiceStatus] | None = None) -> list[Check]:
-    """A hint where many workers poll the local Prefect server, which is on SQLite."""
-    prefect = next(s for s in (services.status() if found is None else found) if s.name == "prefect")
+def check_workers(statuses: list[services.ServiceStatus] | None = None) -> list[Check]:
+    """Return a failed check if too many workers poll the local Prefect server, whose database is SQLite."""
+    prefect = next(s for s in (services.status() if statuses is None else statuses) if s.name == "prefect")
     if prefect.state == "external" or not prefect.healthy:
         return []
     online = 0
@@ -172,12 +172,12 @@ def check_workers(found: list[services.ServiceStatus] | None = None) -> list[Che
         online += sum(worker.get("status") == "ONLINE" for worker in workers)
     if online <= SQLITE_WORKERS:
         return []
-    detail = f"{online} workers poll this server, which is on SQLite: it will log `database is locked`"
-    return [Check("prefect database", False, "warning", detail, "run Prefect on Postgres: infra/compose.yaml")]
+    detail = f"{online} workers poll this server, whose database is SQLite: it will log `database is locked`"
+    return [Check("prefect database", False, "warning", detail, "run Prefect with Postgres, as in infra/compose.yaml")]
 
 
 def _get(url: str) -> tuple[int, str]:
-    """Status (0 where there was no answer) and the beginning of the body."""
+    """Return the HTTP status (0 if there was no answer) and the beginning of the body."""
     return _request(urllib.request.Request(url))
 
 

@@ -1,4 +1,4 @@
-"""Checks of the store for `pairmill doctor`: it can be written, lets one of two writers win, and agrees on the time."""
+"""Checks of the store for `pairmill doctor`: it is writable, only one of two writers wins, and its clock agrees."""
 
 import os
 import secrets
@@ -15,24 +15,26 @@ from infra.doctor.check import Check
 from infra.doctor.machine import nearest_existing
 
 SKEW_S = 60
-"""Clocks further apart are told. S3 refuses requests that are 15 minutes off; until then times in records are wrong."""
+"""Clock difference from which on the check warns, in seconds. S3 refuses requests whose time is 15 minutes off."""
 
 
 def check_store(uri: str, open_: Callable[[str], Store] = open_store) -> list[Check]:
-    """Whether the store keeps its promises; written to and deleted from, unless it is a folder that is not there yet."""
+    """Check that the store works, by writing and deleting objects, unless it is a folder that does not exist yet."""
     folder = None if "://" in uri else Path(uri).expanduser().absolute()
     if folder is not None and not folder.exists():
         parent = nearest_existing(folder)
         if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
-            return [Check("store", True, "error", f"{folder} will be made")]
-        detail = f"{folder} does not exist and {parent} is not a folder that you may write in"
+            return [Check("store", True, "error", f"{folder} will be created")]
+        detail = f"{folder} does not exist and {parent} is not a folder in which you can create it"
         return [Check("store", False, "error", detail, "set store.uri in the config to a folder that you own")]
     try:
         store = open_(uri)
         store.check_writable()
-        checks = [Check("store", True, "error", f"{uri} can be written"), check_one_winner(store)]
+        checks = [Check("store", True, "error", f"{uri} is writable"), check_one_winner(store)]
     except PairmillError as error:
-        remedy = "see the message; for s3:// check AWS_ENDPOINT_URL, credentials and that the bucket exists"
+        remedy = (
+            "for s3:// check AWS_ENDPOINT_URL, the credentials, and that the bucket exists; for others see the message"
+        )
         if folder is not None:
             remedy = f"sudo chown -R $(id -u) {folder}, or set store.uri in the config to a folder that you own"
         return [Check("store", False, "error", str(error), remedy)]
@@ -40,9 +42,9 @@ def check_store(uri: str, open_: Callable[[str], Store] = open_store) -> list[Ch
 
 
 def check_one_winner(store: Store) -> Check:
-    """Whether of two writers of a new object one loses: what keeps two runs on one snapshot apart.
+    """Check that only one of two writers of a new object succeeds, which keeps two runs from making one snapshot.
 
-    Some S3 servers take the header `If-None-Match: *` and ignore it: rclone's, older MinIO, some gateways.
+    Some S3 servers ignore the header `If-None-Match: *`: rclone's, older MinIO, some gateways.
     """
     name = f"_probe/{secrets.token_hex(8)}"
     try:
@@ -50,18 +52,18 @@ def check_one_winner(store: Store) -> Check:
     finally:
         store.delete_tree("_probe")
     if won == [True, False]:
-        return Check("store races", True, "error", "of two writers of one object the first wins")
+        return Check("store races", True, "error", "only the first of two writers of an object succeeds")
     return Check(
         "store races",
         False,
         "error",
-        f"{store.uri} ignores `If-None-Match: *`: of two runs that make the same snapshot both would believe to have won",
-        "use an S3 that honours conditional puts (Amazon S3, SeaweedFS, a recent MinIO or Ceph), or a folder",
+        f"{store.uri} ignores `If-None-Match: *`, so two runs may make the same snapshot at the same time",
+        "use an S3 server with conditional puts (Amazon S3, SeaweedFS, a recent MinIO or Ceph), or a folder",
     )
 
 
 def check_clock(uri: str, client: Any = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Check:
-    """How far this machine's clock is from the S3 server's."""
+    """Check the difference between this machine's clock and that of the S3 server."""
     from boto3.session import Session
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -70,9 +72,9 @@ def check_clock(uri: str, client: Any = None, now: Callable[[], datetime] = lamb
         answer = s3.head_bucket(Bucket=urlsplit(uri).netloc)
         date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     except (BotoCoreError, ClientError, KeyError, ValueError) as error:
-        return Check("clock", True, "warning", f"the store does not tell the time ({error})")
+        return Check("clock", True, "warning", f"the store's answer has no time ({error})")
     skew = (now() - date).total_seconds()
     if abs(skew) <= SKEW_S:
-        return Check("clock", True, "warning", "agrees with the store's")
-    detail = f"this machine's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} the store's"
+        return Check("clock", True, "warning", "agrees with that of the store")
+    detail = f"this machine's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} that of the store"
     return Check("clock", False, "warning", detail, "set this machine's clock: sudo timedatectl set-ntp true")

@@ -1,8 +1,7 @@
-"""Starts a command in its own session and lets go of it. Run as a script; it prints the pid and ends.
+"""Starts a command in a new session, prints its pid and ends. Run it as a script: `python -I -S detach.py COMMAND...`.
 
-The process is adopted by init, so it outlives whoever asked for it, never becomes its zombie, and hears neither its
-terminal's Ctrl-C nor its hang-up. Run isolated (`python -I -S detach.py COMMAND...`), it costs about 20 ms; standard
-error is where the command's output goes.
+The process becomes a child of init: it outlives its caller, never becomes the caller's zombie, and gets neither Ctrl-C nor
+the hang-up of its terminal. The script takes about 20 ms. The command's output goes to standard error.
 """
 
 import os
@@ -10,7 +9,7 @@ import sys
 
 
 def main() -> None:
-    """Fork, report the child's pid on standard output, and become the command in the child."""
+    """Fork, print the child's pid on standard output, and run the command in the child."""
     pid = os.fork()
     if pid:
         os.write(1, str(pid).encode())

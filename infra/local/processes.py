@@ -1,8 +1,8 @@
-"""Processes and ports of this machine: who is alive, who is ours, how to start and how to end one.
+"""Processes and ports of this machine: find, start and end our processes, and choose ports.
 
-A pid alone proves nothing (it may be reused, or date from before a reboot), so a process is known by its identity: boot
-and start time. Everything that we start carries `MARK` in its environment, by which its leftovers are found even when
-the process that we recorded is gone. Knows nothing of Prefect or MLflow.
+A pid alone does not identify a process: it may be reused, or be older than a reboot. So a process is identified by its
+fingerprint (boot id and start time). Each process that we start has `MARK` in its environment, which its children inherit,
+so they are found even when the recorded process has ended. Independent of Prefect and MLflow.
 """
 
 import contextlib
@@ -12,31 +12,29 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from training.process import process_fingerprint
 
 MARK = "PAIRMILL_SERVICE"
 """Environment variable that holds the folder of the service that a process belongs to."""
 
-_PROC = Path("/proc")
-_LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
-
 
 def find_marked(mark: str) -> list[int]:
-    """Pids of the living processes that carry `MARK=mark`; empty where there is no /proc."""
-    wanted = os.fsencode(f"{MARK}={mark}")
+    """Return the pids of the running processes that have `MARK=mark` in their environment."""
     found = []
-    for pid in _pids():
-        with contextlib.suppress(OSError):  # another user's process, or one that ended meanwhile
-            if wanted in (_PROC / str(pid) / "environ").read_bytes().split(b"\0") and process_fingerprint(pid):
-                found.append(pid)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # another user's process, or one that has just ended
+            if process.environ().get(MARK) == mark and process_fingerprint(process.pid):
+                found.append(process.pid)
     return found
 
 
 def spawn(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path) -> int:
-    """Start `command` detached, its output appended to `log`, and return its pid (also its group's and session's).
+    """Start `command` detached, append its output to `log`, and return its pid (also its group's and session's).
 
     Raises:
         OSError: the launcher could not be run.
@@ -59,9 +57,9 @@ def spawn(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Pat
 
 
 def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
-    """End the group that `pid` leads and all that carry `mark`: SIGTERM, then SIGKILL after `grace_s`.
+    """End the process group of `pid` and all processes with `mark`: SIGTERM, then SIGKILL after `grace_s`.
 
-    The caller has verified that `pid` is ours; None leaves only those with the mark.
+    The caller has checked that `pid` is our process; with None, only the processes with the mark are ended.
     """
     for sign, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         if pid is not None:
@@ -69,7 +67,7 @@ def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
                 os.killpg(pid, sign)
         for member in find_marked(mark):
             with contextlib.suppress(ProcessLookupError):
-                if os.getpgid(member) != pid:  # the group has had its signal
+                if os.getpgid(member) != pid:  # the group already got the signal
                     os.kill(member, sign)
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
@@ -81,19 +79,19 @@ def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
 def is_port_free(port: int) -> bool:
     """Whether a server could listen on this loopback port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT does not block them
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError):
             return False
-    # A listener on 0.0.0.0 lets us bind 127.0.0.1 on some systems, and would then share the port with us.
+    # On some systems we could bind 127.0.0.1 beside a listener on 0.0.0.0, and both would get connections.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.settimeout(0.2)
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def choose_port(*preferred: int | None) -> int:
-    """The first of `preferred` that is free, else any free one."""
+    """Return the first of `preferred` that is free, else any free port."""
     for port in preferred:
         if port is not None and is_port_free(port):
             return port
@@ -103,35 +101,18 @@ def choose_port(*preferred: int | None) -> int:
 
 
 def is_listening(mark: str, port: int) -> bool:
-    """Whether a process with `mark` listens on `port`: tells our server from a stranger that answers in its place.
+    """Whether a process with `mark` listens on `port`, so that an answer from there is not another program's.
 
-    True where there is no /proc to ask.
-    Source: proc_net_tcp: local address, state (0A), inode in columns 2, 4, 10.
+    Always True on systems other than Linux, where reading the connections of a process may need root.
     """
-    if not (_PROC / "net/tcp").exists():
+    if not psutil.LINUX:
         return True
-    inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
-    return any(link in inodes for pid in find_marked(mark) for link in _descriptors(pid))
+    return any(port in _listening_ports(pid) for pid in find_marked(mark))
 
 
-def _listening_inodes(port: int) -> Iterator[str]:
-    for table in ("net/tcp", "net/tcp6"):
-        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
-            for line in (_PROC / table).read_text().splitlines()[1:]:
-                columns = line.split()
-                if columns[3] == _LISTEN and int(columns[1].rpartition(":")[2], 16) == port:
-                    yield columns[9]
-
-
-def _descriptors(pid: int) -> Iterator[str]:
-    with contextlib.suppress(OSError):
-        for descriptor in (_PROC / str(pid) / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                yield str(descriptor.readlink())
-
-
-def _pids() -> list[int]:
+def _listening_ports(pid: int) -> set[int]:
     try:
-        return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
-    except FileNotFoundError:
-        return []
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:  # it has just ended
+        return set()
+    return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}

@@ -1,8 +1,8 @@
 """The local Prefect and MLflow servers (SQLite, loopback) behind `pairmill up`, `down` and `status`.
 
-They outlive the command that started them and are found again by their state under `home()/services`. A server that
-the environment names (`PREFECT_API_URL`, `MLFLOW_TRACKING_URI`) is external: checked, never started or stopped. Imports
-neither prefect nor mlflow, so that `apply_environment` can come before them.
+They outlive the command that started them; later commands find them by their state files under `home()/services`. A server
+that the environment names (`PREFECT_API_URL`, `MLFLOW_TRACKING_URI`) is external: it is checked, but never started or
+stopped. This module imports neither prefect nor mlflow, so that `apply_environment` can be called before they are imported.
 """
 
 import base64
@@ -31,7 +31,7 @@ _EXTERNAL_PATIENCE_S = 10.0
 CLIENT_VARIABLE = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 _CLIENT_PATH = {"prefect": "/api", "mlflow": ""}
 PROTECTED_PATH = {"prefect": "/admin/version", "mlflow": "/api/2.0/mlflow/experiments/search?max_results=1"}
-"""What a server with users shows to those alone who give a password; its health it tells to all."""
+"""A path that a server with users answers only with a password; its health path needs none."""
 CREDENTIALS = {
     "prefect": "PREFECT_API_KEY, or PREFECT_API_AUTH_STRING=user:password",
     "mlflow": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
@@ -40,20 +40,20 @@ CREDENTIALS = {
 PREFECT = Service(
     name="prefect",
     # `server start` in the foreground: Prefect's own background and ephemeral servers run `uvicorn --app-dir
-    # site-packages`, where the `dataclasses` backport that img2dataset brings shadows the standard library.
+    # site-packages`, where the `dataclasses` backport, a dependency of img2dataset, shadows the standard library.
     command=(sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "{port}"),
     health_path="/api/health",
     env={
         "PREFECT_HOME": "{folder}",
-        # A relative path has no characters that a database URL would misread, however odd the home folder's name.
+        # A relative path, since the home folder's name may have characters with a meaning in a database URL.
         "PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": "{port}",
-        # The UI asks for its API where it was loaded from: right on any port, as localhost and through a tunnel.
+        # A relative path, so that the UI finds the API on any port, as localhost and through a tunnel.
         "PREFECT_SERVER_UI_API_URL": "/api",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": "{folder}/ui",  # by default it is unpacked into site-packages
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # Without this any page in the user's browser may drive the API ("*").
+        # The default ("*") lets any page in the user's browser use the API.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
@@ -65,73 +65,74 @@ MLFLOW = Service(
     name="mlflow",
     command=(
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}"),
-        *("--workers", "1", "--uvicorn-opts", "--no-access-log"),  # of four workers by default, 280 MB each
+        *("--workers", "1", "--uvicorn-opts", "--no-access-log"),  # the default is four workers of 280 MB
         *("--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "./artifacts"),
     ),
     health_path="/health",
     env={
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no GenAI judges here: saves their processes
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for GenAI only; without it there are fewer processes
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_MODEL_CATALOG_URI": "",  # would be fetched from GitHub
+        "MLFLOW_MODEL_CATALOG_URI": "",  # the default is fetched from GitHub
         "DO_NOT_TRACK": "true",
     },
     port=5000,
 )
 
 _CLIENT_SETTINGS = {
-    # A missing server then fails at once; the ephemeral one dies after 20 s (see PREFECT above).
+    # Without a server, a command then fails at once; the ephemeral server dies after 20 s (see PREFECT above).
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
     # Telemetry of Prefect, of MLflow, and of both.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # Our loggers reach the Prefect UI inside a flow run, and are not reproached outside of one.
+    # Our log lines reach the Prefect UI inside a flow run, and cause no warning outside of one.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,infra,tasks,training,dataops",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; the zombie automation (flows/deployment/automations.py) waits for them
-    # 7 by default: minutes of silence when the server is down. 3 gives up after 12.5 s, long enough for its restart.
+    # Seconds; the zombie automation (flows/deployment/automations.py) waits for heartbeats.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # The default of 7 waits for minutes if the server is down; 3 gives up after 12.5 s, long enough for its restart.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    # Models are code and safetensors; what needs unpickling is not ours.
+    # Our models are code and safetensors, so nothing of ours needs unpickling.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # Logging a model must ask neither GitHub, nor pip's index, nor uv in the user's folder.
+    # Logging a model must not contact GitHub or pip's index, or run uv in the user's folder.
     "MLFLOW_MODEL_CATALOG_URI": "",
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",
-    "GIT_PYTHON_REFRESH": "quiet",  # MLflow warns at length where there is no git
-    "NO_ALBUMENTATIONS_UPDATE": "1",  # img2dataset's import asks PyPI for a newer version
+    "GIT_PYTHON_REFRESH": "quiet",  # without git, MLflow logs a long warning
+    "NO_ALBUMENTATIONS_UPDATE": "1",  # importing img2dataset would ask PyPI for a newer version
 }
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """What is known of one service."""
+    """The state of one service."""
 
     name: str
     url: str
-    """Address for clients; empty for one that never ran."""
+    """URL for clients; empty if the service never ran."""
     ui_url: str
     pid: int | None
     state: Literal["running", "stopped", "stale", "external"]
-    """stale: it was started and has died, or lives without answering; `pairmill up` heals it."""
+    """stale: it was started, but has ended or does not answer; `pairmill up` restarts it."""
     log: str
     healthy: bool = False
-    """Whether it answers, an external one too."""
+    """Whether it answers; for external services too."""
 
 
 def make_home() -> Path:
-    """`home()`, made for this user only where it is missing: logs, databases and job folders lie in it."""
+    """Return `home()`, created if it is missing; only this user can read it, since logs and databases are in it."""
     return private_folder(home())
 
 
 def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
     """Start the Prefect and the MLflow server unless they run, and return when both answer.
 
-    Safe to call again, at the same time, after a crash and after a reboot.
+    It is safe to call it again, in two processes at the same time, after a crash and after a reboot.
 
     Raises:
-        ServiceError: one did not start (with the end of its log), or an external one does not answer.
-        ConfigError: an external one does not take our password.
+        ServiceError: a server did not start (with the end of its log), or an external one does not answer.
+        ConfigError: an external server refuses our credentials.
     """
     make_home()
     for name in CLIENT_VARIABLE:
@@ -145,10 +146,10 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
 
 
 def down() -> list[ServiceStatus]:
-    """Stop every service that we started (SIGTERM, after 15 s SIGKILL), and nothing else.
+    """Stop all services that we started, and nothing else: SIGTERM, and SIGKILL after 15 s.
 
     Raises:
-        ServiceError: another process is starting or stopping services and does not end.
+        ServiceError: another process is starting or stopping services and does not finish.
     """
     if _services().is_dir():
         with supervisor.lock(_services()), ThreadPoolExecutor() as pool:
@@ -160,7 +161,7 @@ def down() -> list[ServiceStatus]:
 
 
 def status() -> list[ServiceStatus]:
-    """The Prefect and the MLflow server, then what `ensure_service` started."""
+    """Return the states of the Prefect and the MLflow server, then of those that `ensure_service` started."""
     extra = [folder.name for folder in _folders() if folder.name not in CLIENT_VARIABLE]
     return [_status(name) for name in (*CLIENT_VARIABLE, *extra)]
 
@@ -168,42 +169,41 @@ def status() -> list[ServiceStatus]:
 def ensure_service(
     name: str, command: Sequence[str], health_path: str, env: Mapping[str, str], port: int | None
 ) -> ServiceStatus:
-    """Run another loopback server beside the two, until `down`.
+    """Run another loopback server until `down` is called. A server that runs with another command is restarted.
 
     Args:
         name: lower-case letters, digits, hyphens.
-        command: what to run; `{port}` becomes the port, a leading `python` this interpreter. It runs in the service's
-            own folder, so paths are absolute. One that runs with the same command is kept, with another one restarted.
-        health_path: answers 2xx once the server is ready.
-        env: added to the environment.
-        port: used when it is free; None takes any.
+        command: `{port}` is replaced by the port, a leading `python` by this interpreter. It runs in the service's own
+            folder, so paths must be absolute.
+        health_path: a path that answers 2xx once the server is ready.
+        env: variables to add to the environment.
+        port: the port to use if it is free; None for any.
 
     Raises:
-        ConfigError: the name is not fit for a folder, or is that of Prefect's or MLflow's server.
-        ServiceError: it did not start.
+        ConfigError: the name is not valid, or is that of the Prefect or the MLflow server.
+        ServiceError: the server did not start.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name) or name in CLIENT_VARIABLE:
         raise ConfigError(
-            f"{name!r} cannot name a service: lower-case letters, digits and hyphens, not prefect or mlflow"
+            f"{name!r} cannot name a service: use lower-case letters, digits and hyphens, and not prefect or mlflow"
         )
     words = tuple(sys.executable if i == 0 and word == "python" else word for i, word in enumerate(command))
-    checkout = str(CHECKOUT)  # so that `-m tasks...` finds the code that asks for it
-    service = Service(name, words, health_path, {"PYTHONPATH": checkout} | dict(env), port)
+    service = Service(name, words, health_path, {"PYTHONPATH": str(CHECKOUT)} | dict(env), port)
     with supervisor.lock(_services()):
         supervisor.ensure_running(_services(), [service], START_TIMEOUT_S, same_command=True)
     return _status(name)
 
 
 def client_environment() -> dict[str, str]:
-    """What clients of the services need in their environment: addresses of those that run, and quiet."""
+    """Return the environment variables for clients of the services: URLs of running servers, and settings."""
     values = dict(_CLIENT_SETTINGS)
     for name, variable in CLIENT_VARIABLE.items():
         if url := _external(name) or _own_url(name):
             values[variable] = url
     if any(os.environ.get(proxy) for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):
-        # httpx and requests would ask the proxy for our loopback servers.
-        told = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-        hosts = [host for host in (part.strip() for part in told.split(",")) if host]
+        # httpx and requests would send requests for our loopback servers to the proxy.
+        no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        hosts = [host for host in (part.strip() for part in no_proxy.split(",")) if host]
         merged = ",".join(hosts + [host for host in ("127.0.0.1", "localhost") if host not in hosts])
         values |= {"no_proxy": merged, "NO_PROXY": merged}
     return values
@@ -213,16 +213,16 @@ _applied: dict[str, str] = {}
 
 
 def apply_environment() -> dict[str, str]:
-    """Set `environment()` in this process, where the user has set nothing, and return what now holds.
+    """Set the variables of `client_environment()` that the user has not set, and return the resulting values.
 
     Call it before prefect or mlflow is imported: Prefect reads its settings then.
     """
     effective = {}
     for name, value in client_environment().items():
-        ours = os.environ.get(name) == _applied.get(name)  # unset, or set by an earlier call
-        if ours or name.lower() == "no_proxy":
+        is_ours = os.environ.get(name) == _applied.get(name)  # unset, or set by an earlier call
+        if is_ours or name.lower() == "no_proxy":
             if os.environ.get(name) != value and name.startswith("PREFECT_") and "prefect" in sys.modules:
-                logger.warning("%s is set after prefect was imported, which does not see it", name)
+                logger.warning("%s is set after prefect was imported, so it has no effect", name)
             os.environ[name] = _applied[name] = value
         effective[name] = os.environ[name]
     return effective
@@ -242,7 +242,7 @@ def _own_url(name: str) -> str | None:
 
 
 def _external(name: str) -> str | None:
-    """The server that the user's environment names, unless it is ours (set by `apply_environment` or by hand)."""
+    """Return the URL of a server in the user's environment, or None if there is none or it is our own server."""
     url = os.environ.get(CLIENT_VARIABLE[name], "").rstrip("/")
     if not url or url == _applied.get(CLIENT_VARIABLE[name]):
         return None
@@ -258,18 +258,18 @@ def _is_healthy(name: str) -> bool:
 def _status(name: str) -> ServiceStatus:
     if name in CLIENT_VARIABLE and (url := _external(name)):
         web = url.startswith(("http://", "https://"))
-        told = without_credentials(url)  # clients take theirs from the environment
-        ui_url = told.removesuffix("/api") if web else ""
-        return ServiceStatus(name, told, ui_url, None, "external", "", healthy=_external_problem(url) is None)
+        public_url = without_credentials(url)  # clients read their credentials from the environment
+        ui_url = public_url.removesuffix("/api") if web else ""
+        return ServiceStatus(name, public_url, ui_url, None, "external", "", healthy=_external_problem(url) is None)
     folder = _services() / name
     record: ServiceRecord | None = supervisor.load(folder)
     if record is None:
         return ServiceStatus(name, "", "", None, "stopped", str(folder / "log"))
-    fit = supervisor.is_healthy(folder, record)
-    state = "running" if fit else "stopped" if record.pid is None else "stale"
+    healthy = supervisor.is_healthy(folder, record)
+    state = "running" if healthy else "stopped" if record.pid is None else "stale"
     url = f"{record.url}{_CLIENT_PATH.get(name, '')}"
     pid = record.pid if record.alive else None
-    return ServiceStatus(name, url, record.url, pid, state, str(folder / "log"), healthy=fit)
+    return ServiceStatus(name, url, record.url, pid, state, str(folder / "log"), healthy=healthy)
 
 
 def _require_external(name: str, url: str) -> None:
@@ -278,49 +278,47 @@ def _require_external(name: str, url: str) -> None:
         if time.monotonic() > deadline:
             variable = CLIENT_VARIABLE[name]
             raise ServiceError(
-                f"{variable} names {url}, which does not answer ({problem}). Start that server, or unset {variable} to"
-                " have `pairmill up` start one here"
+                f"{variable} names {url}, which does not answer ({problem}). Start that server, or unset {variable} so"
+                " that `pairmill up` starts one here"
             )
         time.sleep(0.5)
     refusal = _external_problem(url, PROTECTED_PATH[name])
     if refusal and refusal.startswith(("HTTP 401", "HTTP 403")):
-        raise ConfigError(
-            f"{url} does not let us in ({refusal}): set {CREDENTIALS[name]}; `pairmill doctor` tells more"
-        )
+        raise ConfigError(f"{url} refuses access ({refusal}): set {CREDENTIALS[name]}; `pairmill doctor` shows more")
 
 
 def _external_problem(url: str, path: str = "/health") -> str | None:
-    """Why an external server is not usable; None when it answers, or is no web server (a database MLflow opens)."""
+    """Return why an external server is not usable; None if it answers, or is a database that MLflow opens itself."""
     if not url.startswith(("http://", "https://")):
         return None
-    import urllib.error  # 25 ms that most commands need not pay
+    import urllib.error  # takes 25 ms, which most commands need not wait
     import urllib.request
 
     try:
-        request = urllib.request.Request(without_credentials(url) + path)  # urllib would take them for the host
+        request = urllib.request.Request(without_credentials(url) + path)  # urllib would use them as part of the host
         for name, value in authorization(url).items():
             request.add_unredirected_header(name, value)  # credentials are for this host only
         with urllib.request.urlopen(request, timeout=5):
             return None
     except urllib.error.HTTPError as error:
-        with error:  # hosted services have no /health, but they answer
+        with error:  # hosted services answer 404, since they have no /health
             return None if error.code == 404 else f"HTTP {error.code} {error.reason}"
     except (OSError, ValueError) as error:
         return str(error)
 
 
 def authorization(url: str) -> dict[str, str]:
-    """The header that the server's own client would send to an address of it; none to an address of neither server."""
+    """Return the authorization header that a server's own client would send to this URL; empty for any other URL."""
     prefect, mlflow = (os.environ.get(variable, "").rstrip("/") for variable in CLIENT_VARIABLE.values())
-    asked = f"{without_credentials(url)}/"
+    requested = f"{without_credentials(url)}/"
 
-    def is_of(server: str) -> bool:
-        return bool(server) and asked.startswith(f"{without_credentials(server)}/")
+    def belongs_to(server: str) -> bool:
+        return bool(server) and requested.startswith(f"{without_credentials(server)}/")
 
-    if is_of(prefect):
+    if belongs_to(prefect):
         token, basic = secret("PREFECT_API_KEY"), secret("PREFECT_API_AUTH_STRING")
         credentials = (basic.get_secret_value() if basic else None) or _userinfo(prefect)
-    elif is_of(mlflow):
+    elif belongs_to(mlflow):
         token, user = secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
         password = secret("MLFLOW_TRACKING_PASSWORD")
         credentials = f"{user}:{password.get_secret_value() if password else ''}" if user else _userinfo(mlflow)
@@ -332,6 +330,6 @@ def authorization(url: str) -> dict[str, str]:
 
 
 def _userinfo(url: str) -> str | None:
-    """`user:password` of an address that holds them."""
+    """Return `user:password` of a URL that has them, or None."""
     parts = urlsplit(url)
     return f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None

@@ -1,10 +1,10 @@
-"""Starts, heals and stops one loopback server after another, each with a state file, a log and a folder of its own.
+"""Starts, restarts and stops loopback servers, each with its own folder, state file and log.
 
-    <services>/NAME/state.json   what runs (or ran last) and on which port: written atomically, readable without a lock
-    <services>/NAME/log          what it said; the previous one, once long, is log.1
+    <services>/NAME/state.json   the process and port of the server, or of its last run; written atomically
+    <services>/NAME/log          its output; a long log is renamed to log.1 at the next start
     <services>/NAME/...          its data: the folder is its working directory
 
-Callers hold `locked(<services>)` while they change anything. Knows nothing of Prefect or MLflow.
+Callers hold `lock(<services>)` while they change anything; reading needs no lock. Independent of Prefect and MLflow.
 """
 
 import contextlib
@@ -29,19 +29,24 @@ from infra.local import processes
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 15.0
-_LOG_LIMIT = 10 * 2**20  # bytes after which the next start keeps the log as log.1
+_LOG_LIMIT = 10 * 2**20
+"""Size in bytes from which on the next start renames the log to log.1."""
 _LOCK_PATIENCE_S = 300.0
-_START_S = 90.0  # younger servers may still be starting
-_SILENCE_S = 10.0  # older ones that do not answer for so long are restarted
+_START_S = 90.0
+"""Age up to which a server may still be starting."""
+_SILENCE_S = 10.0
+"""An older server is restarted if it does not answer for this long."""
 _RELEASE_S = 1.0
-_ATTEMPTS = 3  # how often a start is tried when another program takes the port in between
+"""Time to wait until the system releases the port of a killed server."""
+_ATTEMPTS = 3
+"""Maximum number of starts if another program takes the chosen port each time."""
 
 
 @dataclass(frozen=True)
 class Service:
     """How to run a server.
 
-    In `command` and in the values of `env`, `{port}` becomes its port; in the latter `{folder}` its folder.
+    In `command` and in the values of `env`, `{port}` is replaced by its port; in `env` also `{folder}` by its folder.
     """
 
     name: str
@@ -49,12 +54,12 @@ class Service:
     health_path: str
     env: Mapping[str, str] = field(default_factory=dict)
     port: int | None = None
-    """The port that it gets when it is free."""
+    """The port that it gets if that is free."""
 
 
 @dataclass(frozen=True)
 class ServiceRecord:
-    """The state file of a service: its process while it runs, and the port that it comes back to."""
+    """The state file of a service: its process while it runs, and its port, which the next start uses again."""
 
     name: str
     port: int
@@ -66,12 +71,12 @@ class ServiceRecord:
 
     @property
     def url(self) -> str:
-        """Address of the server, without a path."""
+        """URL of the server, without a path."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def alive(self) -> bool:
-        """Whether the very process that we started still lives."""
+        """Whether the process that we started is still running."""
         return (
             self.pid is not None
             and self.identity is not None
@@ -80,17 +85,17 @@ class ServiceRecord:
 
 
 def load(folder: Path) -> ServiceRecord | None:
-    """The record of the service in `folder`; None when there is none or it is unreadable (it is then made anew)."""
+    """Return the record of the service in `folder`, or None if it is missing or not valid (the next start replaces it)."""
     try:
         values = json.loads((folder / "state.json").read_text())
         record = ServiceRecord(**(values | {"command": tuple(values["command"])}))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        logger.warning("%s: unreadable, taken for absent (%s)", folder / "state.json", error)
+        logger.warning("%s is not valid and is ignored: %s", folder / "state.json", error)
         return None
-    sound = isinstance(record.port, int) and isinstance(record.pid, int | None)
-    return record if sound else None
+    valid = isinstance(record.port, int) and isinstance(record.pid, int | None)
+    return record if valid else None
 
 
 def save(folder: Path, record: ServiceRecord) -> None:
@@ -104,41 +109,38 @@ def save(folder: Path, record: ServiceRecord) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only file system or a foreign folder into one message with the remedy."""
+    """Raise a ServiceError with the remedy if `path` cannot be written: disk full, read-only, or no permission."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = (
-            "free some room, or set PAIRMILL_HOME to another disk"
-            if full
-            else "set PAIRMILL_HOME to a folder that you own"
-        )
+        remedy = "set PAIRMILL_HOME to a folder " + ("on another disk, or free disk space" if full else "that you own")
         raise ServiceError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 @contextlib.contextmanager
 def lock(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]:
-    """Exclusive right to start and stop services under this folder, across processes.
+    """Hold the lock that a process needs to start and stop services in this folder.
 
     Raises:
-        ServiceError: another process held it for `patience_s`, or the folder cannot be written.
+        ServiceError: another process held the lock for `patience_s`, or the folder cannot be written.
     """
-    lock = FileLock(services / "lock", timeout=patience_s)
+    file_lock = FileLock(services / "lock", timeout=patience_s)
     with _writing(services):
         services.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            lock.acquire()
+            file_lock.acquire()
         except Timeout:
-            raise ServiceError(f"another process has held {services / 'lock'} for {patience_s:.0f} s") from None
+            held = f"another process has held {services / 'lock'} for {patience_s:.0f} s"
+            raise ServiceError(f"{held}; wait until it has finished, or stop it") from None
     try:
         yield
     finally:
-        lock.release()
+        file_lock.release()
 
 
 def answers(port: int, health_path: str, timeout_s: float = 2.0) -> bool:
-    """Whether a loopback server answers its health path with 2xx; proxies are not asked."""
+    """Whether a loopback server answers its health path with 2xx; no proxy is used."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request("GET", health_path)
@@ -152,7 +154,7 @@ def answers(port: int, health_path: str, timeout_s: float = 2.0) -> bool:
 
 
 def is_healthy(folder: Path, record: ServiceRecord) -> bool:
-    """Whether the recorded process lives and it, not a stranger on its port, answers."""
+    """Whether the recorded process is alive and answers itself, rather than another program on its port."""
     return (
         record.alive and answers(record.port, record.health_path) and processes.is_listening(str(folder), record.port)
     )
@@ -161,16 +163,16 @@ def is_healthy(folder: Path, record: ServiceRecord) -> bool:
 def ensure_running(
     services: Path, wanted: Sequence[Service], timeout_s: float, *, same_command: bool = False
 ) -> list[ServiceRecord]:
-    """Start in parallel those of `wanted` that are not healthy, and return when all are.
+    """Start in parallel the services of `wanted` that are not healthy, and return when all are healthy.
 
     Args:
-        services: the folder that is `locked`.
-        wanted: what should run.
-        timeout_s: how long all together may take.
-        same_command: restart a healthy server whose command is another one.
+        services: the folder whose `lock` the caller holds.
+        wanted: the services that should run.
+        timeout_s: maximum time to wait for all of them.
+        same_command: restart a healthy server that runs with another command.
 
     Raises:
-        ServiceError: one died or did not answer in time; it is stopped, and the message ends with its log's last lines.
+        ServiceError: a server ended or did not answer in time. It was stopped; the message has the end of its log.
     """
     records = {}
     for service in wanted:
@@ -185,7 +187,7 @@ def ensure_running(
 
 
 def stop(folder: Path, record: ServiceRecord) -> ServiceRecord:
-    """End the service's processes, verified to be ours, and remember its port."""
+    """End the service's processes, after checking that they are ours, and return the record, which keeps the port."""
     processes.terminate(record.pid if record.alive else None, str(folder), grace_s=STOP_GRACE_S)
     stopped = dataclasses.replace(record, pid=None, identity=None, started_at=None)
     save(folder, stopped)
@@ -193,24 +195,23 @@ def stop(folder: Path, record: ServiceRecord) -> ServiceRecord:
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` without what would bend a server of ours: its makers' settings and Python's own.
+    """Return `environ` without secrets and without variables that would change how our servers work.
 
-    A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients; PYTHONPATH may shadow modules (as the backport
-    of `dataclasses` does), and PYTHONWARNINGS=error would end a server at its first deprecation. Nor do secrets come
-    through: no server of ours needs one.
+    A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients. PYTHONPATH may shadow modules (as the backport
+    of `dataclasses` does), and with PYTHONWARNINGS=error a server would end at its first deprecation warning.
     """
     harmless = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUTF8", "PYTHONIOENCODING"}
-    bending = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "PYTHON", "UVICORN_", "GUNICORN_")
-    kept = {name: value for name, value in environ.items() if name in harmless or not name.startswith(bending)}
-    # The working directory holds a server's data, never its code.
+    removed = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "PYTHON", "UVICORN_", "GUNICORN_")
+    kept = {name: value for name, value in environ.items() if name in harmless or not name.startswith(removed)}
+    # The working directory holds a server's data, so Python must not import from it.
     return without_secrets(kept) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _hangs(folder: Path, record: ServiceRecord) -> bool:
-    """Whether a living server, past its start, stays silent for `_SILENCE_S`."""
+    """Whether a running server, after its start, does not answer for `_SILENCE_S`."""
     age = datetime.now(UTC) - datetime.fromisoformat(record.started_at or "1970-01-01T00:00:00+00:00")
     if age < timedelta(seconds=_START_S):
-        return False  # another process started it and was ended before it answered: wait with the others
+        return False  # it may still be starting: the process that started it may have been killed meanwhile
     deadline = time.monotonic() + _SILENCE_S
     while not is_healthy(folder, record):
         if not record.alive or time.monotonic() > deadline:
@@ -220,14 +221,14 @@ def _hangs(folder: Path, record: ServiceRecord) -> bool:
 
 
 def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> ServiceRecord:
-    """End what is left of the service and start it, on its last port where that is free."""
+    """End the service's remaining processes and start it, on its last port if that is free."""
     with _writing(folder):
         folder.mkdir(exist_ok=True, mode=0o700)
     processes.terminate(record.pid if record and record.alive else None, str(folder), grace_s=STOP_GRACE_S)
     port = _port(record, service)
-    hoped = record.port if record else service.port
-    if hoped is not None and port != hoped:
-        logger.warning("%s: another program holds port %d, so it comes up on %d", service.name, hoped, port)
+    preferred = record.port if record else service.port
+    if preferred is not None and port != preferred:
+        logger.warning("%s: another program uses port %d, so it starts on %d", service.name, preferred, port)
     log = folder / "log"
     env = clean_environment(os.environ)
     for name, value in service.env.items():
@@ -256,7 +257,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     try:
         save(folder, record)
     except ServiceError:
-        # Without its record no later command would find it.
+        # No later command would find a server without a record.
         processes.terminate(pid, str(folder), grace_s=STOP_GRACE_S)
         raise
     logger.info("%s: starting on port %d (pid %d)", service.name, port, pid)
@@ -264,17 +265,17 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
 
 
 def _port(record: ServiceRecord | None, service: Service) -> int:
-    """The last port, for which bookmarks and environments hope, else the usual one, else any."""
+    """Return the last port, which bookmarks and environments may name, else the usual one, else any free port."""
     deadline = time.monotonic() + _RELEASE_S
     while record and not processes.is_port_free(record.port) and time.monotonic() < deadline:
-        time.sleep(0.05)  # the system may take a moment to release what a killed server held
+        time.sleep(0.05)
     return processes.choose_port(record.port if record else None, service.port)
 
 
 def _wait_until_healthy(
     services: Path, wanted: Mapping[str, Service], records: dict[str, ServiceRecord], deadline: float
 ) -> None:
-    """Poll until every record is healthy, moving a server whose port another program took meanwhile."""
+    """Poll until all services are healthy; a server whose port another program took meanwhile starts again on another."""
     pending = dict.fromkeys(records, 1)
     while pending:
         for name, attempt in list(pending.items()):
@@ -286,10 +287,10 @@ def _wait_until_healthy(
                 continue
             clash = not record.alive and not processes.is_port_free(record.port)
             if not clash or attempt == _ATTEMPTS or time.monotonic() > deadline:
-                verdict = "did not answer in time" if record.alive else "ended at once"
+                problem = "did not answer in time" if record.alive else "ended at once"
                 stop(folder, record)
                 raise ServiceError(
-                    f"{name} {verdict} ({record.url}{record.health_path}). The last lines of {folder / 'log'}:\n"
+                    f"{name} {problem} ({record.url}{record.health_path}). The last lines of {folder / 'log'}:\n"
                     + "\n".join(f"  {line}" for line in tail(folder / "log"))
                 )
             records[name] = _restart(folder, wanted[name], record)
@@ -298,7 +299,7 @@ def _wait_until_healthy(
 
 
 def tail(log: Path, lines: int = 15) -> list[str]:
-    """The last lines of a log, however long it is."""
+    """Return the last lines of a log, of at most 16 KiB."""
     try:
         with log.open("rb") as handle:
             handle.seek(max(0, log.stat().st_size - 16384))

@@ -1,6 +1,6 @@
-"""Prefect workers of this machine, kept beside the servers: `pairmill up --worker`. `down` stops them with the rest.
+"""Prefect workers of this machine, started with `pairmill up --worker`; `pairmill down` stops them and the servers.
 
-A worker polls its pool and runs each flow run in a process of its own. Imports no prefect.
+A worker polls its pool and runs each flow run in a separate process. This module does not import prefect.
 """
 
 import os
@@ -10,8 +10,8 @@ from dataops.home import CHECKOUT
 from infra.local import services
 from infra.local.services import ServiceStatus
 
-# What a client of the servers may need and `ensure_service` keeps from servers. Values stay in the environment.
-_CREDENTIALS = (
+# Variables that clients of the servers may need; `ensure_service` removes them from the environment of servers.
+_CLIENT_VARIABLES = (
     *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_API_SSL_CERT_FILE", "PREFECT_CLIENT_CUSTOM_HEADERS"),
     *("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_WORKER_QUERY_SECONDS"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_S3_ENDPOINT_URL"),
@@ -19,16 +19,16 @@ _CREDENTIALS = (
 
 
 def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
-    """Start a worker of `pool`, and one a GPU of `<pool>-gpu`, unless they run; return when they poll.
+    """Start one worker of `pool`, and one of `<pool>-gpu` per GPU, unless they run; return when they poll.
 
-    With several GPUs each of their workers sees one of them, so two trainings never meet on a GPU.
+    If there are several GPUs, each of their workers sees only one, so two trainings never share a GPU.
 
     Args:
-        pool: a work pool of type process; made where it is missing.
-        gpus: 0 starts no worker for training.
+        pool: a work pool of type process; it is created if it does not exist.
+        gpus: number of GPUs to train on; 0 starts no worker for training.
 
     Raises:
-        ConfigError: the pool's name is not fit for a service.
+        ConfigError: the pool's name cannot name a service.
         ServiceError: a worker did not start.
     """
     started = [_start(pool, pool, None)]
@@ -42,13 +42,13 @@ def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> S
     command = ["python", "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
     command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck", "--install-policy", "never"]
     command += ["--limit", str(limit)] if limit else []
-    env = {variable: os.environ[variable] for variable in _CREDENTIALS if variable in os.environ}
+    env = {variable: os.environ[variable] for variable in _CLIENT_VARIABLES if variable in os.environ}
     env |= services.client_environment() | {
         "PYTHONPATH": str(CHECKOUT),
         "PAIRMILL_HOME": str(services.home()),
         "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",  # all interfaces by default
         "PREFECT_WORKER_WEBSERVER_PORT": "{port}",
-        "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # the flows run in this very environment
+        "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # flows run in this environment
     }
     if gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = str(gpu)

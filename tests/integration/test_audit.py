@@ -75,7 +75,7 @@ def test_a_finding_fails_until_it_is_accepted_with_a_reason_and_again_after_its_
     assert audit.main(today, accept(tmp_path / "a.toml", "2026-12-31")) == 0
     assert "(1 accepted" in capsys.readouterr().err
     assert audit.main(today, accept(tmp_path / "a.toml", "2026-11-24")) == 1
-    assert "was accepted until 2026-11-24: look at it again" in capsys.readouterr().err
+    assert "was accepted until 2026-11-24: review it again" in capsys.readouterr().err
 
 
 def test_an_acceptance_needs_a_reason(tmp_path: Path):

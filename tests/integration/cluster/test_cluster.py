@@ -19,7 +19,7 @@ import pytest
 
 from dataops.errors import StorageError
 from dataops.home import CHECKOUT
-from infra.bucket import make_bucket
+from infra.bucket import create_bucket
 from infra.doctor import installation
 from infra.doctor.servers import check_database
 from infra.local import services
@@ -150,10 +150,10 @@ def test_a_bucket_is_made_once_and_a_refusal_is_named(cluster: Topology, monkeyp
     for name, value in cluster.client().items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
-    assert [make_bucket("made-by-a-test"), make_bucket("made-by-a-test")] == [True, False]
+    assert [create_bucket("made-by-a-test"), create_bucket("made-by-a-test")] == [True, False]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StorageError, match=r"cannot make bucket other: .*Check AWS_ENDPOINT_URL"):
-        make_bucket("other")
+    with pytest.raises(StorageError, match=r"cannot create bucket other: .*Check AWS_ENDPOINT_URL"):
+        create_bucket("other")
 
 
 def test_a_run_through_worker_servers_and_store_outlives_the_prefect_server(cluster: Topology, config: Path, s3: Any):
@@ -305,8 +305,8 @@ def test_the_doctor_finds_the_cluster_sound_and_names_what_is_made_wrong(cluster
     }
     found = checks(code=2, **wrong)
     for name, complaint in {
-        "prefect server": "does not let us in (HTTP 401)",
-        "mlflow server": "does not let us in (HTTP 401)",
+        "prefect server": "refuses access (HTTP 401)",
+        "mlflow server": "refuses access (HTTP 401)",
         "store": "AWS_SECRET_ACCESS_KEY",
         "prefect database": "password authentication failed",
     }.items():
@@ -318,7 +318,7 @@ def test_the_doctor_misses_the_extension_that_prefect_needs(cluster: Topology, m
     url = cluster.environment("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("psycopg", "asyncpg")
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", url)
     check = check_database("PREFECT_SERVER_DATABASE_CONNECTION_URL")
-    assert (check.ok, "pg_trgm is not there" in check.detail) == (False, True)
+    assert (check.ok, "pg_trgm is missing" in check.detail) == (False, True)
     assert "CREATE EXTENSION pg_trgm" in check.remedy
 
 

@@ -53,7 +53,7 @@ def test_servers(state, healthy: bool, ok: bool, severity: str, remedy: str, mon
 def test_taken_ports_are_told_and_no_fault():
     taken, free = server_checks.check_ports(lambda port: port != 4200)
     assert (taken.name, taken.ok, free.detail) == ("port 4200", True, "free")
-    assert "takes another port" in taken.detail
+    assert "will use another port" in taken.detail
 
 
 def test_store_in_a_folder(tmp_path: Path):
@@ -114,7 +114,7 @@ def test_gpu_driver_and_torch_build_fit(tmp_path: Path):
     assert (fits.ok, fits.detail.count("H100")) == (True, 2)
     newer = machine_checks.check_gpu(lambda name: tool, torch_cuda="13.0")
     assert (newer.ok, newer.severity) == (False, "warning")
-    assert "torch is built for CUDA 13.0 and the driver goes to 12.8" in newer.detail
+    assert "torch is built for CUDA 13.0 and the driver supports 12.8" in newer.detail
     assert "update the NVIDIA driver" in newer.remedy
     without = machine_checks.check_gpu(lambda name: tool, torch_cuda=None)
     assert not without.ok

@@ -51,16 +51,16 @@ def test_another_regular_package_clashes_wherever_it_stands_on_the_path(tmp_path
     (site / "tasks/__init__.py").write_text("")
     (site / "infra.py").write_text("")
     for path in ([str(root), str(site)], [str(site), str(root)], [str(site)]):
-        found = installation.name_clashes(path, root)
+        found = installation.find_name_clashes(path, root)
         assert found == {"tasks": str(site / "tasks/__init__.py"), "infra": str(site / "infra.py")}
-    assert installation.name_clashes([str(root), "/nowhere"], root) == {}
+    assert installation.find_name_clashes([str(root), "/nowhere"], root) == {}
 
 
 def test_a_plain_folder_clashes_only_where_it_would_be_imported(tmp_path: Path):
     root, cwd = checkout(tmp_path / "root"), tmp_path / "cwd"
     (cwd / "training").mkdir(parents=True)
-    assert installation.name_clashes([str(cwd), str(root)], root) == {}  # a regular package wins over a namespace
-    assert installation.name_clashes([str(cwd)], root) == {
+    assert installation.find_name_clashes([str(cwd), str(root)], root) == {}  # a regular package wins over a namespace
+    assert installation.find_name_clashes([str(cwd)], root) == {
         "training": str(cwd / "training")
     }  # an editable one does not
 
@@ -107,10 +107,10 @@ def test_checkout_that_runs_is_the_one_that_is_installed(tmp_path: Path):
 
 
 def test_requirements_are_those_of_pyproject(tmp_path: Path):
-    python, wanted = installation.requirements()
+    python, wanted = installation.read_requirements()
     assert python.startswith(">=3.")
     assert any(line.startswith("prefect") for line in wanted)
-    assert not any(line.startswith("pytest") for line in installation.requirements(tmp_path)[1])
+    assert not any(line.startswith("pytest") for line in installation.read_requirements(tmp_path)[1])
 
 
 def test_missing_and_outdated_packages_are_named_with_their_remedy():
@@ -118,7 +118,7 @@ def test_missing_and_outdated_packages_are_named_with_their_remedy():
     missing, old = installation.check_packages(wanted, version_of({"prefect": "3.10.0rc1", "boto3": "1.34.9"}))
     assert (missing.name, missing.ok, missing.severity) == ("pyarrow", False, "error")
     assert missing.remedy.endswith("-m pip install 'pyarrow>=20'")
-    assert (old.name, old.detail) == ("boto3", "1.34.9 is installed, wanted boto3>=1.36")
+    assert (old.name, old.detail) == ("boto3", "1.34.9 is installed, but boto3>=1.36 is needed")
     (fine,) = installation.check_packages(
         wanted, version_of({"prefect": "3.9.1", "boto3": "1.36", "pyarrow": "25.0.0"})
     )

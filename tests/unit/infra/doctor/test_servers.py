@@ -64,7 +64,7 @@ def test_a_refused_password_is_told_apart_from_silence(serve, monkeypatch: pytes
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     (check,) = mlflow_checks()
     assert (check.ok, check.severity) == (False, "error")
-    assert "does not let us in (HTTP 401)" in check.detail
+    assert "refuses access (HTTP 401)" in check.detail
     assert "MLFLOW_TRACKING_PASSWORD" in check.remedy
     assert "wrong" not in check.detail + check.remedy
     assert server.seen[-1] == "Basic bWU6d3Jvbmc="
@@ -74,7 +74,7 @@ def test_a_run_against_a_locked_server_ends_before_it_begins(serve, monkeypatch:
     serve("PREFECT_API_URL", {"/api/admin/version": (401, "Unauthorized"), "/api/health": (200, "true")}, "/api")
     serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
-    with pytest.raises(ConfigError, match=r"does not let us in \(HTTP 401 .*set PREFECT_API_KEY"):
+    with pytest.raises(ConfigError, match=r"refuses access \(HTTP 401 .*set PREFECT_API_KEY"):
         services.up()
 
 
@@ -113,7 +113,7 @@ def test_a_prefect_server_of_another_version(serve, monkeypatch: pytest.MonkeyPa
     reached, version = server_checks.check_services([status])
     assert reached.ok
     assert (version.ok, version.severity) == (False, "error")
-    assert "2.20.0 at the server" in version.detail
+    assert "2.20.0 on the server" in version.detail
     assert set(server.seen) == {"Basic cGFpcm1pbGw6c2VjcmV0"}
 
 

@@ -93,4 +93,4 @@ def test_a_server_that_is_away_is_an_error_with_its_address(monkeypatch: pytest.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     check = store_checks.check_clock("s3://bucket/prefix")
-    assert "does not tell the time" in check.detail
+    assert "the store's answer has no time" in check.detail

@@ -170,7 +170,7 @@ def test_a_full_disk_is_named_with_the_remedy_and_leaves_no_server_behind(servic
     folder.mkdir()
     (folder / "state.json.tmp").symlink_to("/dev/full")  # a real "no space left on device"
     with pytest.raises(
-        ServiceError, match=r"state\.json\.tmp: No space left on device; free some room, or set PAIRMILL_HOME"
+        ServiceError, match=r"state\.json\.tmp: No space left on device; set PAIRMILL_HOME to a folder on another disk"
     ):
         supervisor.ensure_running(services, [SITE], 4.0)
     assert processes.find_marked(str(folder)) == []
@@ -228,7 +228,7 @@ def test_after_a_reboot_a_stranger_that_answers_on_our_port_with_our_pid_is_not_
             assert not supervisor.is_healthy(folder, dataclasses.replace(record, identity=before))
             ours = start(services)
             assert ours.port != port
-            assert f"another program holds port {port}, so it comes up on {ours.port}" in caplog.text
+            assert f"another program uses port {port}, so it starts on {ours.port}" in caplog.text
             assert stranger.poll() is None
         finally:
             stranger.kill()
