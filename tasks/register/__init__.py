@@ -1,1 +1,1 @@
-"""The register stage: the MLflow model version, its gate, card and lineage events."""
+"""The register stage: the MLflow model version, its gate, its model card and its lineage events."""

@@ -1,45 +1,87 @@
-"""Whether a model is worse than the champion, by a paired test on the very same examples.
+"""The gate: it compares a model's metrics with their floors, and its predictions with those of the champion.
 
-Two models that are right on the same share of a set may differ on many examples; what tells them apart are those that
-only one of them has right. Under the hypothesis that neither is better, each such example is a coin's throw.
+The champion is the version that has the alias. Two models that are right on the same share of a set may differ on many
+examples, so the test is paired: it counts the examples that only one of the two has right. If neither model is better, each
+of these is equally likely to belong to either.
 
 Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages",
 Psychometrika 12, in its exact (binomial) form; one-sided.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from dataops.errors import PairmillError
+from dataops.errors import ConfigError, PairmillError
 from dataops.snapshot import Manifest, find, read_table
 from dataops.store import Store
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 RANKS = ("rank", "image_to_text_rank")
-"""Columns of predictions that hold the rank of what is right, from 1."""
+"""Columns of predictions that hold the rank of the correct answer, from 1."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's verdict on a model."""
+
+    refusals: tuple[str, ...]
+    comparisons: tuple[str, ...] = ()
+    """One sentence for each comparison with the champion."""
+
+    @classmethod
+    def parse(cls, tag: str) -> "Verdict":
+        """Return the verdict that the tag of a version holds."""
+        return cls(()) if tag == "passed" else cls((tag.removeprefix("refused: "),))
+
+    @property
+    def passed(self) -> bool:
+        """Whether every metric reaches its floor, and the model is not worse than the champion."""
+        return not self.refusals
+
+    def __str__(self) -> str:
+        return "passed" if self.passed else f"refused: {'; '.join(self.refusals)}"
+
+
+def check_floors(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Compare each metric with its floor; NaN and null are below every floor.
+
+    Raises: ConfigError if a floor names a metric that the suite does not have.
+    """
+    values = {row["key"]: row["value"] for row in rows}
+    keys = {floor: floor.replace("@", "_at_") for floor in floors}
+    unknown = sorted(floor for floor, key in keys.items() if key not in values)
+    if unknown:
+        raise ConfigError(
+            f"register.floors: {', '.join(unknown)}: no such metric; there are {', '.join(sorted(values))}"
+        )
+    refusals = []
+    for floor, key in sorted(keys.items()):
+        value = values[key]
+        if value is None or not value >= floors[floor]:
+            refusals.append(f"{floor} is {'no number' if value is None else f'{value:.4g}'}, floor {floors[floor]:g}")
+    return Verdict(tuple(refusals))
 
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """What one task says."""
+    """Numbers of examples of one task that the champion and the new model have right."""
 
     task: str
     only_champion: int
-    """Examples that only the champion has right."""
     only_new: int
     both: int
     n: int
+    """Number of all examples."""
 
     @property
     def p_worse(self) -> float:
-        """Probability of so many or more for the champion, were neither better."""
+        """Probability of at least this many examples for the champion alone, if neither model is better."""
         return binomial_tail(self.only_champion, self.only_champion + self.only_new)
 
     def __str__(self) -> str:
@@ -49,65 +91,58 @@ class TaskComparison:
         )
 
 
-def binomial_tail(heads: int, throws: int) -> float:
-    """Probability of at least so many heads of a fair coin."""
-    return sum(comb(throws, k) for k in range(heads, throws + 1)) / (1 << throws)
+def binomial_tail(successes: int, trials: int) -> float:
+    """Return the probability of at least this many successes in trials of probability 1/2."""
+    return sum(comb(trials, k) for k in range(successes, trials + 1)) / (1 << trials)
 
 
-def current(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
-    """The version that has the alias, where there is one."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-
-
-def refusals(
+def compare_with_champion(
     store: Store, champion: "ModelVersion", evaluated: Manifest, tasks: Sequence[str], alpha: float
-) -> tuple[list[str], list[str]]:
-    """Why the champion stays, by task; and every comparison, for the record.
+) -> Verdict:
+    """Compare a model with the champion on each task. A task that cannot be compared is refused.
 
-    A task that cannot be compared is a refusal: nobody could say that the model is not worse.
+    Args:
+        evaluated: the model's evaluate snapshot.
+        alpha: significance level of the test.
     """
-    why, told = list[str](), list[str]()
-    uri = f"{champion.name} version {champion.version}"
+    refusals, comparisons = list[str](), list[str]()
+    name = f"{champion.name} version {champion.version}"
     key = champion.tags.get("snapshot.evaluate", "")
-    try:
-        theirs = find(store, "evaluate", key) if key else None
-    except PairmillError:
-        theirs = None
-    if theirs is None:
-        return [f"cannot be compared with {uri}: its evaluation {key or '(unknown)'} is not in {store.uri}"], []
+    if (theirs := find_evaluation(store, champion)) is None:
+        return Verdict((f"cannot be compared with {name}: its evaluation {key or '(unknown)'} is not in {store.uri}",))
     for task in tasks:
-        found = compare(store, theirs, evaluated, task)
-        if isinstance(found, str):
-            why.append(f"{task} cannot be compared with {uri}: {found}")
+        compared = compare_on_task(store, theirs, evaluated, task)
+        if isinstance(compared, str):
+            refusals.append(f"{task} cannot be compared with {name}: {compared}")
             continue
-        told.append(str(found))
-        if found.p_worse < alpha:
-            why.append(f"worse than {uri} on {found}, alpha {alpha:g}")
-    return why, told
+        comparisons.append(str(compared))
+        if compared.p_worse < alpha:
+            refusals.append(f"worse than {name} on {compared}, alpha {alpha:g}")
+    return Verdict(tuple(refusals), tuple(comparisons))
 
 
-def compare(store: Store, champion: Manifest, new: Manifest, task: str) -> TaskComparison | str:
-    """Both models on the examples of a task; or why that cannot be."""
-    right: list[pl.DataFrame] = []
+def find_evaluation(store: Store, version: "ModelVersion") -> Manifest | None:
+    """Return the evaluate snapshot that a version names; None if it is not in the store, or unreadable."""
+    key = version.tags.get("snapshot.evaluate", "")
+    try:
+        return find(store, "evaluate", key) if key else None
+    except PairmillError:
+        return None
+
+
+def compare_on_task(store: Store, champion: Manifest, new: Manifest, task: str) -> TaskComparison | str:
+    """Compare two evaluate snapshots on the examples of a task; return the reason if that is impossible."""
+    answers: list[pl.DataFrame] = []
     for manifest in (champion, new):
         if not manifest.named(f"predictions-{task}.parquet"):
             return f"evaluate/{manifest.key} has no such task"
         frame = pl.DataFrame(pl.from_arrow(read_table(store, manifest.path(f"predictions-{task}.parquet"))))
         if (column := next((name for name in RANKS if name in frame.columns), None)) is None:
             return f"evaluate/{manifest.key} has no ranks"
-        right.append(frame.select("key", right=(pl.col(column) == 1).fill_null(False)))
-    if sorted(right[0]["key"]) != sorted(right[1]["key"]) or right[0]["key"].n_unique() != right[0].height:
-        return "they saw other examples"
-    both = right[0].join(right[1], on="key", suffix="_new")
-    only_champion = both.filter(pl.col("right") & ~pl.col("right_new")).height
-    only_new = both.filter(~pl.col("right") & pl.col("right_new")).height
-    return TaskComparison(
-        task, only_champion, only_new, both.filter(pl.col("right") & pl.col("right_new")).height, both.height
-    )
+        answers.append(frame.select("key", right=(pl.col(column) == 1).fill_null(False)))
+    if sorted(answers[0]["key"]) != sorted(answers[1]["key"]) or answers[0]["key"].n_unique() != answers[0].height:
+        return "they were evaluated on different examples"
+    joined = answers[0].join(answers[1], on="key", suffix="_new")
+    champion_right, new_right = joined["right"], joined["right_new"]
+    only_champion, only_new = int((champion_right & ~new_right).sum()), int((~champion_right & new_right).sum())
+    return TaskComparison(task, only_champion, only_new, int((champion_right & new_right).sum()), joined.height)

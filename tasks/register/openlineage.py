@@ -1,7 +1,7 @@
-"""The stages of a model as OpenLineage events, which catalogues such as Marquez and DataHub read.
+"""Convert manifests to OpenLineage events, which catalogues such as Marquez and DataHub read.
 
-One COMPLETE event a stage, and no START: a manifest does not say when its making began. Names and ids follow from the
-snapshots' keys alone: the same snapshots give the same events.
+There is one COMPLETE event for each stage, and no START, because a manifest does not hold the start time of its stage.
+Names and ids depend on the keys of the snapshots alone: the same snapshots give the same events.
 
 Source: OpenLineage specification 2-0-2 (https://openlineage.io/spec/2-0-2/OpenLineage.json) and its facets.
 """
@@ -21,21 +21,22 @@ from dataops.snapshot import Input, Manifest
 PRODUCER = "https://github.com/pairmill/pairmill"
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 _FACETS = "https://openlineage.io/spec/facets"
-_NAMESPACE = uuid.UUID("6f1c7a52-5a06-5c1c-9f0e-6d1d7a4b7c11")  # of this project's ids; any fixed one does
+_NAMESPACE = uuid.UUID("6f1c7a52-5a06-5c1c-9f0e-6d1d7a4b7c11")
+"""Arbitrary, but fixed: run ids are derived from it."""
 SCHEMAS: Mapping[str, pa.Schema] = {
     "extract": PAIRS, "filter": FILTERED, "download": DOWNLOADED, "curate": CURATED, "pack": PACKED,
 }  # fmt: skip
-"""Columns of the kept rows of each stage over pairs."""
+"""Columns of the kept rows of each stage that processes pairs."""
 
 
 def build_events(manifests: Iterable[Manifest], store_uri: str) -> list[dict[str, Any]]:
-    """An event a stage, oldest first."""
+    """Return one event for each stage, oldest first."""
     ordered = sorted(manifests, key=lambda manifest: (_time(manifest), manifest.stage))
     return [_event(manifest, without_credentials(store_uri)) for manifest in ordered]
 
 
 def render_events(manifests: Iterable[Manifest], store_uri: str) -> str:
-    """The events as JSON lines, one a line, as an OpenLineage endpoint or file transport takes them."""
+    """Return the events as JSON lines, the form of OpenLineage's file transport."""
     return "".join(json.dumps(event, sort_keys=True) + "\n" for event in build_events(manifests, store_uri))
 
 
@@ -64,15 +65,15 @@ def _event(manifest: Manifest, store: str) -> dict[str, Any]:
                 "jobType": _facet("2-0-4/JobTypeJobFacet", **job_type),
             },
         },
-        "inputs": [_dataset(one, store) for one in manifest.inputs],
+        "inputs": [_dataset(source, store) for source in manifest.inputs],
         "outputs": [output],
     }
 
 
 def _dataset(source: Input, store: str, manifest: Manifest | None = None) -> dict[str, Any]:
-    """A snapshot, or something outside the store, by its place and digest."""
-    inside = manifest is not None or source.stage not in ("source", "suite")
-    namespace, name = (store, f"{source.stage}/{source.key}") if inside else (source.stage, source.key)
+    """Return a snapshot, or an input from outside the store, as an OpenLineage dataset."""
+    is_stored = manifest is not None or source.stage not in ("source", "suite")
+    namespace, name = (store, f"{source.stage}/{source.key}") if is_stored else (source.stage, source.key)
     facets: dict[str, Any] = {
         "dataSource": _facet("1-0-1/DatasourceDatasetFacet", name=namespace, uri=_uri(namespace)),
         "version": _facet("1-0-1/DatasetVersionDatasetFacet", datasetVersion=source.digest),
@@ -84,9 +85,9 @@ def _dataset(source: Input, store: str, manifest: Manifest | None = None) -> dic
 
 
 def _uri(namespace: str) -> str:
-    return (
-        namespace if "://" in namespace else f"file://{namespace}" if namespace.startswith("/") else f"urn:{namespace}"
-    )
+    if "://" in namespace:
+        return namespace
+    return f"file://{namespace}" if namespace.startswith("/") else f"urn:{namespace}"
 
 
 def _facet(schema: str, **values: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Moves an alias from one version of a model to another, and keeps an audit trail of all such moves in MLflow.
+"""Move an alias from one version of a model to another, and keep an audit trail of these moves in MLflow.
 
-A roll-back is the promotion of an earlier version. The trail is tags of the registered model, `audit.<time>`, each a JSON
+A rollback is the promotion of an earlier version. The trail is in tags of the registered model, `audit.<time>`, each a JSON
 object; nothing here deletes one.
 """
 
@@ -14,19 +14,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError
-from tasks.register.gate import current
 from tasks.tracking import client as tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 AUDIT = "audit."
-"""How the tags of a registered model begin that are its audit trail."""
+"""Prefix of the tags that are the audit trail."""
 
 
 @dataclass(frozen=True)
 class AliasMove:
-    """An alias went from one version to another; `before` is None where none had it."""
+    """A move of an alias from one version to another; `before` is None if no version had it."""
 
     alias: str
     before: str | None
@@ -36,11 +35,11 @@ class AliasMove:
 
 
 def move_alias(client: "MlflowClient", name: str, alias: str, after: str, by: str, why: str) -> AliasMove | None:
-    """Set the alias; None where the version has it already.
+    """Set the alias and return the move; None if the version has the alias already.
 
-    The move is written down first: a kill leaves a note of what was to be, never a move without a note.
+    The tag is written first: a killed call may leave a tag without a move, but never a move without a tag.
     """
-    holder = current(client, name, alias)
+    holder = tracking.find_aliased_version(client, name, alias)
     before = None if holder is None else str(holder.version)
     if before == after:
         return None
@@ -52,23 +51,23 @@ def move_alias(client: "MlflowClient", name: str, alias: str, after: str, by: st
 
 
 def promote(name: str, version: str, alias: str, why: str) -> tuple[AliasMove | None, str]:
-    """Give a version the alias, by hand; the move and what the gate had said of the version.
+    """Give a version the alias at a user's request; return the move and the gate's verdict on the version.
 
-    Raises: ConfigError when there is no such version or no reason is given.
+    Raises: ConfigError if there is no such version or no reason is given.
     """
     if not why.strip():
-        raise ConfigError("say why with --reason: it is what the audit trail is for")
+        raise ConfigError("no reason is given; pass --reason, for the audit trail")
     client = tracking.connect()
     with tracking.mlflow_errors():
         gate = client.get_model_version(name, version).tags.get("gate", "unknown")
-        who = os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("USER") or "somebody"
-        return move_alias(client, name, alias, version, f"{who} on {socket.gethostname()}", why), gate
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("USER") or "somebody"
+        return move_alias(client, name, alias, version, f"{user} on {socket.gethostname()}", why), gate
 
 
 def read_trail(name: str) -> list[dict[str, Any]]:
-    """All moves of a model's aliases, oldest first: `time` and the fields of Move.
+    """Return all moves of a model's aliases, oldest first: `time` and the fields of AliasMove.
 
-    Raises: ConfigError when there is no such model.
+    Raises: ConfigError if there is no such model.
     """
     client = tracking.connect()
     with tracking.mlflow_errors():

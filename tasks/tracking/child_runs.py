@@ -1,8 +1,7 @@
-"""The runs that lie under a registration's in MLflow: its training and its evaluation.
+"""Write the child runs of a registration in MLflow: its training and its evaluation.
 
-The training's own run is there already where it was watched while it trained (tasks/train/live_metrics.py), else it is made here
-from what the snapshot holds. Of a training or an evaluation that several registrations share each has a run of its own: one
-run can lie under one parent only.
+A training that was followed live (tasks/train/live_metrics.py) has a run already; others get theirs here, from their
+snapshot. A run has at most one parent, so each registration that shares a training or an evaluation gets its own child.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataops.snapshot import Manifest
 from tasks.tracking import client as tracking
-from tasks.tracking import run_metadata as ancestry
+from tasks.tracking import run_metadata
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,7 +19,7 @@ PARENT_TAG = "mlflow.parentRunId"
 STAGES = ("train", "evaluate")
 
 
-def nest(
+def log_child_runs(
     client: "MlflowClient",
     parent: "Run",
     experiment: str,
@@ -28,50 +27,49 @@ def nest(
     curve: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
     datasets: Mapping[str, "Dataset"],
-    at_ms: int,
+    timestamp_ms: int,
 ) -> None:
-    """Put the run of each of STAGES under the parent's; each call can be made again.
+    """Log a child run for each of STAGES; each call may be repeated.
 
     Args:
-        curve: rows of the training's metrics.
-        rows: of the evaluation's summary.
-        datasets: of MLflow, by the task that was measured on them; the training's by "".
-        at_ms: of all points, the same at every try.
+        curve: rows of the training's metrics.jsonl.
+        rows: the evaluation's `flatten_metrics`.
+        datasets: MLflow datasets by task; the training set has the name "".
+        timestamp_ms: time of all points, the same at each attempt.
     """
     for stage in STAGES:
         manifest = inputs[stage]
         tags = {PARENT_TAG: parent.info.run_id, f"pairmill.{stage}_key": manifest.key, "mlflow.source.name": "pairmill"}
         name = f"{stage}-{manifest.key}"
-        holder = tracking.find_run(client, parent.info.experiment_id, name)
-        taken = holder is not None and holder.data.tags.get(PARENT_TAG, parent.info.run_id) != parent.info.run_id
-        key = f"{name}-{parent.data.tags[tracking.KEY_TAG]}" if taken else name
+        existing = tracking.find_run(client, parent.info.experiment_id, name)
+        is_taken = existing is not None and existing.data.tags.get(PARENT_TAG, parent.info.run_id) != parent.info.run_id
+        key = f"{name}-{parent.data.tags[tracking.KEY_TAG]}" if is_taken else name
         run = tracking.open_run(client, experiment, key, name, tags)
         if stage == "train":
             if "train/loss" not in run.data.metrics:
-                tracking.log_curves(client, run, curve, at_ms)
-            measured = {"": datasets[""]}
+                tracking.log_curves(client, run, curve, timestamp_ms)
+            used = {"": datasets[""]}
         else:
-            _log_summary(client, run, rows, at_ms)
-            measured = {task: dataset for task, dataset in datasets.items() if task}
-        tracking.log_params(client, run, ancestry.flat_params({stage: manifest.config}))
-        log_datasets(client, run, measured)
+            _log_summary(client, run, rows, timestamp_ms)
+            used = {task: dataset for task, dataset in datasets.items() if task}
+        tracking.log_params(client, run, run_metadata.flatten_params({stage: manifest.config}))
+        log_datasets(client, run, used)
         tracking.finish(client, run, "FINISHED")
 
 
-def _log_summary(client: "MlflowClient", run: "Run", rows: Sequence[Mapping[str, Any]], at_ms: int) -> None:
+def _log_summary(client: "MlflowClient", run: "Run", rows: Sequence[Mapping[str, Any]], timestamp_ms: int) -> None:
     from mlflow.entities import Metric
 
     points = [
-        Metric(row["key"], float(row["value"]), at_ms, 0)
+        Metric(row["key"], float(row["value"]), timestamp_ms, 0)
         for row in rows
         if row["value"] is not None and row["key"] not in run.data.metrics
     ]
-    for start in range(0, len(points), tracking.METRICS_AT_ONCE):
-        client.log_batch(run.info.run_id, metrics=points[start : start + tracking.METRICS_AT_ONCE])
+    tracking.log_metrics(client, run, points)
 
 
 def log_datasets(client: "MlflowClient", run: "Run", datasets: Mapping[str, "Dataset"]) -> None:
-    """Name datasets as what a run has read, by the task that was measured on them; the training's by ""."""
+    """Log datasets as inputs of a run, by task; the training set has the name ""."""
     from mlflow.entities import DatasetInput, InputTag
 
     entries = [

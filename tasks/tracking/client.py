@@ -1,7 +1,7 @@
-"""MLflow through its client: every call can be made again after a crash without doubling what it wrote.
+"""Write MLflow runs through its client. Each call may be repeated after a crash without duplicates.
 
-The fluent interface (`mlflow.start_run`, `log_model`) is not used: it keeps the run in global state and appends on a second
-try. MLflow is imported here only when a run is recorded.
+The fluent interface (`mlflow.start_run`, `log_model`) is not used: it keeps the run in global state, and its calls append
+when repeated. MLflow is imported inside functions, because the import takes two seconds.
 """
 
 import logging
@@ -16,76 +16,92 @@ from dataops.redaction import redact, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
+    from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 
 KEY_TAG = "pairmill.register_key"
-"""On runs, logged models and versions: the key of the register snapshot that they belong to."""
+"""Tag of runs, logged models and versions: the key of their register snapshot."""
 PIPELINE_TAG = "pairmill.pipeline_run"
-"""On the run that a pipeline run which ended before its registration left (tasks/tracking/parent_run.py): the pipeline run's id."""
+"""Tag of the run that tasks/tracking/parent_run.py writes for an unregistered pipeline run: the pipeline run's id."""
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # MLflow's limits of one request
-PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # and of one value or name
-QUIET = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down holds a run up for minutes
+PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # MLflow's limits of one value or name
+CLIENT_DEFAULTS = {
+    # with MLflow's own retries, a server that is down blocks a run for minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for --json alone
+    # stdout is reserved for --json
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_MODEL_CATALOG_URI": "",
-    "MLFLOW_UV_AUTO_DETECT": "false",  # else the lock file of whoever stands in the current folder goes into the model
+    # otherwise a uv.lock in the current folder, whoever owns it, becomes part of the model
+    "MLFLOW_UV_AUTO_DETECT": "false",
 }
-"""Defaults of the environment, set before MLflow is first imported."""
+"""Environment variables and their defaults, set before the first import of MLflow."""
 
 
 def tracking_uri() -> str:
-    """The address of the MLflow server.
+    """Return the URI of the MLflow server.
 
-    Raises: ConfigError when none is set: MLflow would write a database into the current folder.
+    Raises: ConfigError if none is set: MLflow would create a database in the current folder.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         raise ConfigError(
-            "MLFLOW_TRACKING_URI is not set; start the local servers with `pairmill up`, or set your server's address"
+            "MLFLOW_TRACKING_URI is not set; start the local servers with `pairmill up`, or set your server's URL"
         )
     return uri
 
 
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """Turn MLflow's errors into ours.
+    """Convert MLflow's errors, without credentials in their messages.
 
-    Raises: ConfigError where the server refused for good (rights, names: trying again would not help), ServiceError where
-        it did not answer or failed. Neither message holds credentials.
+    Raises: ConfigError if the server refuses the request (rights, names), where a retry cannot help; ServiceError if it
+        fails or does not answer.
     """
     from mlflow.exceptions import MlflowException, RestException
     from requests.exceptions import RequestException
 
-    where = without_credentials(tracking_uri())
+    uri = without_credentials(tracking_uri())
     try:
         yield
     except RestException as error:
         reason = redact(str(error))
         if error.get_http_status_code() in (400, 401, 403, 404, 409):
-            raise ConfigError(f"MLflow at {where} refused: {reason}") from error
-        raise ServiceError(f"MLflow at {where} failed: {reason}") from error
+            raise ConfigError(f"MLflow at {uri} refused the request: {reason}") from error
+        raise ServiceError(f"MLflow at {uri} failed: {reason}") from error
     except (MlflowException, RequestException) as error:
         reason = redact(str(error)).splitlines()[0][:500]
         raise ServiceError(
-            f"MLflow at {where} does not answer ({reason}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
+            f"MLflow at {uri} does not answer ({reason}); see `pairmill status`, or check MLFLOW_TRACKING_URI"
         ) from error
 
 
 def connect() -> "MlflowClient":
-    """A client of the server that the environment names. Nothing is asked of it yet."""
+    """Return a client of the server that the environment names, without a request to it."""
     uri = tracking_uri()
-    for name, value in QUIET.items():
+    for name, value in CLIENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def find_aliased_version(client: "MlflowClient", name: str, alias: str) -> "ModelVersion | None":
+    """Return the version of a registered model that has the alias; None if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 def open_run(
@@ -96,15 +112,15 @@ def open_run(
     tags: Mapping[str, str],
     pipeline_run: str | None = None,
 ) -> "Run":
-    """The run of this key in the experiment, running: the one that an earlier try left, or a new one.
+    """Return the run of a key, with status RUNNING: the run of an earlier attempt if there is one, else a new run.
 
     Args:
-        pipeline_run: the id of the pipeline run whose parent run this is: what its earlier ends left is taken over.
+        pipeline_run: id of the pipeline run; the run that it wrote before its registration is used for this key.
     """
-    experiment_id = _experiment(client, experiment)
+    experiment_id = _open_experiment(client, experiment)
     found = find_run(client, experiment_id, key, pipeline_run)
     if found is not None:
-        logger.info("%s goes on in MLflow run %s", key, found.info.run_id)
+        logger.info("%s resumes MLflow run %s", key, found.info.run_id)
         client.set_tag(found.info.run_id, KEY_TAG, key)
         client.update_run(found.info.run_id, status="RUNNING")
     run = found or client.create_run(experiment_id, tags={KEY_TAG: key}, run_name=name)
@@ -113,58 +129,56 @@ def open_run(
 
 
 def find_run(client: "MlflowClient", experiment_id: str, key: str, pipeline_run: str | None = None) -> "Run | None":
-    """The run of this key, or what earlier ends of the pipeline run left; None where there is neither."""
+    """Return the run of a key, else the unregistered run of the pipeline run; None if there is neither."""
 
-    def tagged(name: str, value: str) -> list["Run"]:
-        return list(client.search_runs([experiment_id], f"tags.`{name}` = '{value}'", order_by=["start_time"]))
+    def search(tag: str, value: str) -> list["Run"]:
+        return list(client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", order_by=["start_time"]))
 
-    found = tagged(KEY_TAG, key)
+    found = search(KEY_TAG, key)
     if not found and pipeline_run:
-        found = [run for run in tagged(PIPELINE_TAG, pipeline_run) if KEY_TAG not in run.data.tags]
+        found = [run for run in search(PIPELINE_TAG, pipeline_run) if KEY_TAG not in run.data.tags]
     return found[0] if found else None
 
 
-def _experiment(client: "MlflowClient", name: str) -> str:
+def _open_experiment(client: "MlflowClient", name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
             return client.create_experiment(name)
-        except MlflowException:  # another run was first, or the server failed: the next look tells
+        except MlflowException:  # another run created it first, or the server failed: the next request shows which
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
         raise ConfigError(
-            f"MLflow experiment {name!r} was deleted; restore it, delete it for good (mlflow gc), or name the run anew"
+            f"MLflow experiment {name!r} was deleted; restore it, delete it permanently (mlflow gc), or rename the run"
         )
     return found.experiment_id
 
 
 def log_tags(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
-    """Set tags, cut to MLflow's length."""
+    """Set tags, truncated to MLflow's limits."""
     from mlflow.entities import RunTag
 
     items = [RunTag(name[:NAME_LENGTH], value[:TAG_LENGTH]) for name, value in sorted(tags.items())]
-    for start in range(0, len(items), PARAMS_AT_ONCE):
-        client.log_batch(run.info.run_id, tags=items[start : start + PARAMS_AT_ONCE])
+    _log_batches(client, run, "tags", items, PARAMS_AT_ONCE)
 
 
 def log_params(client: "MlflowClient", run: "Run", params: Mapping[str, str]) -> None:
-    """Log the params that the run does not have yet: MLflow refuses to change one."""
+    """Log the params that the run does not have yet: MLflow refuses to change a param."""
     from mlflow.entities import Param
 
     items = [Param(name, value) for name, value in params.items() if name not in run.data.params]
-    for start in range(0, len(items), PARAMS_AT_ONCE):
-        client.log_batch(run.info.run_id, params=items[start : start + PARAMS_AT_ONCE])
+    _log_batches(client, run, "params", items, PARAMS_AT_ONCE)
 
 
 def log_curves(client: "MlflowClient", run: "Run", rows: Sequence[Mapping[str, Any]], timestamp_ms: int) -> None:
     """Log rows that hold `step` and numbers, as `train/<name>`.
 
     Args:
-        timestamp_ms: of all points, the same at every try: MLflow then takes a point that it has for the same point.
+        timestamp_ms: time of all points, the same at each attempt, so that MLflow recognises a repeated point.
     """
     from mlflow.entities import Metric
 
@@ -174,10 +188,20 @@ def log_curves(client: "MlflowClient", run: "Run", rows: Sequence[Mapping[str, A
         for name, value in row.items()
         if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
     ]
-    for start in range(0, len(points), METRICS_AT_ONCE):
-        client.log_batch(run.info.run_id, metrics=points[start : start + METRICS_AT_ONCE])
+    log_metrics(client, run, points)
+
+
+def log_metrics(client: "MlflowClient", run: "Run", points: Sequence["Metric"]) -> None:
+    """Log points of metrics in batches: one request for each takes 17 ms."""
+    _log_batches(client, run, "metrics", points, METRICS_AT_ONCE)
+
+
+def _log_batches(client: "MlflowClient", run: "Run", kind: str, items: Sequence[Any], size: int) -> None:
+    for start in range(0, len(items), size):
+        batch: dict[str, Any] = {kind: items[start : start + size]}
+        client.log_batch(run.info.run_id, **batch)
 
 
 def finish(client: "MlflowClient", run: "Run", status: str) -> None:
-    """End the run: FINISHED or FAILED."""
+    """End the run with the status FINISHED or FAILED."""
     client.set_terminated(run.info.run_id, status=status, end_time=int(time.time() * 1000))

@@ -1,8 +1,8 @@
-"""The MLflow run of a pipeline run that ended before its registration: how it ended, what it made, what stopped it.
+"""Write the MLflow run of a pipeline run that ended before its registration: how it ended, its stages, and its error.
 
-It is written once the flow run has ended, by REST. Where the pipeline run is taken further the same MLflow run is: a next
-end is written over this one, and `register` makes it the run of the version (tasks/tracking.open_run). So a pipeline run
-has one parent run, however often it was tried. It is sight alone: what MLflow does not take never fails a run.
+The run is written by REST after the flow run has ended. A rerun of the pipeline run updates the same MLflow run, and
+`register` continues it as the run of the version (tasks/tracking/client.py, open_run): a pipeline run has one parent run,
+however many attempts it takes. The run is for display only: a failure of MLflow never fails a pipeline run.
 """
 
 import logging
@@ -18,8 +18,7 @@ from dataops.snapshot import Manifest
 from tasks.engine.context import Context
 from tasks.engine.stage import code_version
 from tasks.tracking import client as tracking
-from tasks.tracking import rest as mlflow_rest
-from tasks.tracking import run_metadata as ancestry
+from tasks.tracking import rest, run_metadata
 from tasks.tracking.child_runs import PARENT_TAG
 
 logger = logging.getLogger(__name__)
@@ -30,101 +29,102 @@ ERROR_LENGTH = 2000
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a pipeline run ended."""
+    """The outcome of a pipeline run."""
 
     status: Status
-    said: str
-    """In one sentence; the error, where there was one."""
+    summary: str
+    """One sentence, or the error."""
     stages: Sequence[Mapping[str, Any]]
     """`stage`, `key`, `state` and `seconds` of each stage that it reached."""
     began_ms: int
+    """Unix time of its start, in milliseconds."""
 
 
-def record_outcome(context: Context, manifests: Mapping[str, Manifest], end: RunOutcome) -> str | None:
-    """Write the end of a pipeline run into its MLflow run; the address of its page.
+def record_outcome(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> str | None:
+    """Write the outcome of a pipeline run into its MLflow run; return the URL of its page.
 
     Args:
-        manifests: what it has made or found, by stage.
+        manifests: snapshots that it made or reused, by stage.
 
-    Returns: None where nothing was written: the registration has a run, there is no server, or it does not take it, which
-        is logged.
+    Returns: None if nothing was written: the registration has a run, no server is set, or the request failed, which is
+        logged.
     """
-    if not context.run_id or not mlflow_rest.reachable():
+    if not context.run_id or not rest.is_supported():
         return None
     try:
-        return _record(context, manifests, end)
-    except Exception as error:  # a lost picture of a run must not become the run's end
-        logger.warning("MLflow shows no end of %s: %s: %s", context.run_id, type(error).__name__, redact(str(error)))
+        return _write_run(context, manifests, outcome)
+    except Exception as error:  # a run that cannot be displayed must not fail
+        logger.warning("MLflow does not show %s: %s: %s", context.run_id, type(error).__name__, redact(str(error)))
         return None
 
 
-def _record(context: Context, manifests: Mapping[str, Manifest], end: RunOutcome) -> str | None:
-    experiment = _experiment(context.run_name)
-    reached = {str(stage["stage"]): str(stage["key"]) for stage in end.stages}
+def _write_run(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> str | None:
+    experiment = _open_experiment(context.run_name)
+    reached = {str(stage["stage"]): str(stage["key"]) for stage in outcome.stages}
     tag = {"key": tracking.PIPELINE_TAG, "value": str(context.run_id)}
-    unregistered = [run for run in _find(experiment, **tag) if tracking.KEY_TAG not in _tags(run)]
-    if not unregistered and "register" in reached and _find(experiment, tracking.KEY_TAG, reached["register"]):
+    unregistered = [run for run in _find_runs(experiment, **tag) if tracking.KEY_TAG not in _tags(run)]
+    if not unregistered and "register" in reached and _find_runs(experiment, tracking.KEY_TAG, reached["register"]):
         return None
-    begin = {"run_name": context.run_id, "start_time": end.began_ms, "tags": [tag]}
-    run = unregistered[0] if unregistered else _post("runs/create", experiment_id=experiment, **begin)["run"]
+    start = {"run_name": context.run_id, "start_time": outcome.began_ms, "tags": [tag]}
+    run = unregistered[0] if unregistered else _post("runs/create", experiment_id=experiment, **start)["run"]
     run_id = run["info"]["run_id"]
-    _post("runs/log-batch", run_id=run_id, tags=_told(context, manifests, end))
+    _post("runs/log-batch", run_id=run_id, tags=_build_tags(context, manifests, outcome))
     if "pack" in manifests:
-        dataset = ancestry.training_dataset(manifests["pack"], context.store.uri)
+        dataset = run_metadata.describe_training_dataset(manifests["pack"], context.store.uri)
         entry = {"dataset": dataset, "tags": [{"key": "mlflow.data.context", "value": "training"}]}
         _post("runs/log-inputs", run_id=run_id, datasets=[entry])
     if "train" in reached:
-        for training in _find(experiment, tracking.KEY_TAG, f"train-{reached['train']}"):
-            if PARENT_TAG not in _tags(training):  # one that is reused stays under the model that came of it
+        for training in _find_runs(experiment, tracking.KEY_TAG, f"train-{reached['train']}"):
+            if PARENT_TAG not in _tags(training):  # a reused training stays the child of the run of its model
                 _post("runs/set-tag", run_id=training["info"]["run_id"], key=PARENT_TAG, value=run_id)
-    _post("runs/update", run_id=run_id, status=end.status, end_time=int(time.time() * 1000))
+    _post("runs/update", run_id=run_id, status=outcome.status, end_time=int(time.time() * 1000))
     base = tracking.tracking_uri().rstrip("/")
     return f"{base}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
-def _experiment(name: str) -> str:
-    found = mlflow_rest.get("experiments/get-by-name", experiment_name=name)
+def _open_experiment(name: str) -> str:
+    found = rest.get("experiments/get-by-name", experiment_name=name)
     return str(
         found["experiment"]["experiment_id"] if found else _post("experiments/create", name=name)["experiment_id"]
     )
 
 
-def _find(experiment: str, key: str, value: str) -> list[dict[str, Any]]:
-    """The runs with a tag, oldest first."""
-    wanted = {"filter": f"tags.`{key}` = '{value}'", "order_by": ["attributes.start_time"], "max_results": 100}
-    return _post("runs/search", experiment_ids=[experiment], **wanted).get("runs", [])
+def _find_runs(experiment: str, key: str, value: str) -> list[dict[str, Any]]:
+    """Return the runs with a tag, oldest first."""
+    query = {"filter": f"tags.`{key}` = '{value}'", "order_by": ["attributes.start_time"], "max_results": 100}
+    return _post("runs/search", experiment_ids=[experiment], **query).get("runs", [])
 
 
 def _tags(run: Mapping[str, Any]) -> dict[str, str]:
     return {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
 
 
-def _post(what: str, **asked: Any) -> dict[str, Any]:
-    told = mlflow_rest.post(what, **asked)
-    if told is None:
-        raise ServiceError(f"it refused {what}")
-    return told
+def _post(endpoint: str, **fields: Any) -> dict[str, Any]:
+    response = rest.post(endpoint, **fields)
+    if response is None:
+        raise ServiceError(f"MLflow refused {endpoint}")
+    return response
 
 
-def _told(context: Context, manifests: Mapping[str, Manifest], end: RunOutcome) -> list[dict[str, str]]:
-    tags = ancestry.lineage_tags(manifests, context.run_config, code_version())
-    tags |= ancestry.run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
-    tags |= ancestry.SOURCE_TAGS | {"mlflow.note.content": _note(context, manifests, end)}
+def _build_tags(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> list[dict[str, str]]:
+    tags = run_metadata.build_lineage_tags(manifests, context.run_config, code_version())
+    tags |= run_metadata.build_run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
+    tags |= run_metadata.SOURCE_TAGS | {"mlflow.note.content": _render_note(context, manifests, outcome)}
     return [{"key": name, "value": value[: tracking.TAG_LENGTH]} for name, value in tags.items()]
 
 
-def _note(context: Context, manifests: Mapping[str, Manifest], end: RunOutcome) -> str:
-    """What the run's page shows: the error, and a line a stage."""
-    blocks = [f"**{end.status.capitalize()}**: {markdown(redact(end.said)[:ERROR_LENGTH])}"]
+def _render_note(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> str:
+    """Return the Markdown of the run's page: the outcome, and a table of the stages."""
+    blocks = [f"**{outcome.status.capitalize()}**: {markdown(redact(outcome.summary)[:ERROR_LENGTH])}"]
     lines = [
-        ancestry.table_line("stage", "snapshot", "state", "rows in", "kept", "seconds"),
+        run_metadata.format_table_row("stage", "snapshot", "state", "rows in", "kept", "seconds"),
         "|:--|:--|:--|--:|--:|--:|",
     ]
-    for stage in end.stages:
+    for stage in outcome.stages:
         counts = manifests[stage["stage"]].counts if stage["stage"] in manifests else None
         rows = (f"{counts.input:,}", f"{counts.kept:,}") if counts is not None and counts.input else ("-", "-")
         state = (str(stage["stage"]), f"`{stage['key']}`", str(stage["state"]))
-        lines.append(ancestry.table_line(*state, *rows, f"{stage['seconds']:,.1f}"))
-    blocks += ["\n".join(lines), ancestry.SPACE] if end.stages else []
-    blocks.append(f"`pairmill rerun {context.run_id}` takes it further")
+        lines.append(run_metadata.format_table_row(*state, *rows, f"{stage['seconds']:,.1f}"))
+    blocks += ["\n".join(lines), run_metadata.SPACE] if outcome.stages else []
+    blocks.append(f"`pairmill rerun {context.run_id}` continues it")
     return "\n\n".join(blocks)

@@ -1,6 +1,6 @@
-"""What MLflow tells of the registered models: which snapshots they need, and which versions came of a snapshot.
+"""Query MLflow's registry: the snapshots that registered models need, and the versions of a snapshot.
 
-For gc a server that does not answer is an error, not a no; a trace says that it was not asked.
+For gc, a server that does not answer is an error. A trace continues without it, and its result states that.
 """
 
 import logging
@@ -12,7 +12,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.snapshot import Manifest, SnapshotName
 from dataops.stages import STAGES
 from tasks.tracking import client as tracking
-from tasks.tracking import rest as mlflow_rest
+from tasks.tracking import rest
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -23,23 +23,23 @@ VERSIONS_AT_ONCE = 1000
 
 
 def find_needed_snapshots() -> dict[SnapshotName, str]:
-    """The snapshots that the tags of every version name, in any registered model of the server, with the version.
+    """Return the snapshots in the tags of all versions of all registered models, each with its version.
 
-    Raises: ServiceError, ConfigError when MLflow does not answer or refuses.
+    Raises: ServiceError, ConfigError if MLflow does not answer or refuses.
     """
     needed: dict[SnapshotName, str] = {}
     with tracking.mlflow_errors():
-        for version in _versions():
-            why = f"{version.name} version {version.version}"
+        for version in _all_versions():
+            reason = f"{version.name} version {version.version}"
             if key := version.tags.get(tracking.KEY_TAG):
-                needed[SnapshotName("register", key)] = why
+                needed[SnapshotName("register", key)] = reason
             for stage in STAGES:
                 if key := version.tags.get(f"snapshot.{stage}"):
-                    needed.setdefault(SnapshotName(stage, key), why)
+                    needed.setdefault(SnapshotName(stage, key), reason)
     return needed
 
 
-def _versions() -> Iterator["ModelVersion"]:
+def _all_versions() -> Iterator["ModelVersion"]:
     client, token = tracking.connect(), None
     while True:
         page = client.search_model_versions(max_results=VERSIONS_AT_ONCE, page_token=token)
@@ -50,10 +50,10 @@ def _versions() -> Iterator["ModelVersion"]:
 
 
 def find_unknown_models(registered: Mapping[SnapshotName, Manifest]) -> dict[SnapshotName, str]:
-    """Those register snapshots whose MLflow run the server has never seen: their versions are in another registry.
+    """Return the register snapshots whose MLflow run the server has never had: another registry may have their versions.
 
-    A version that was deleted leaves its run behind (deleted or not), so its snapshot is not among these; but a database
-    that was lost, or the wrong server, knows nothing: then nobody can say that the model is not needed.
+    The run of a deleted version still exists (deleted or not), so its snapshot is not returned. An emptied database or the
+    wrong server has no runs at all, and then the models may still be needed.
     """
     from mlflow.exceptions import MlflowException
 
@@ -82,86 +82,90 @@ class RegisteredVersion:
 
     @property
     def key(self) -> str | None:
-        """Of its register snapshot."""
+        """Key of its register snapshot."""
         return self.tags.get(tracking.KEY_TAG)
 
     @property
     def uri(self) -> str:
-        """As MLflow loads it."""
+        """The URI by which MLflow loads it."""
         return f"models:/{self.name}/{self.version}"
 
     def as_json(self) -> dict[str, Any]:
-        """Without the tags that only repeat the snapshots' keys."""
-        told = {name: self.tags[name] for name in ("gate", "takedowns", "champion_test") if name in self.tags}
-        return {**asdict(self), "aliases": list(self.aliases), "uri": self.uri, "tags": told}
+        """Return its fields, without the tags that repeat the keys of snapshots."""
+        tags = {name: self.tags[name] for name in ("gate", "takedowns", "champion_test") if name in self.tags}
+        return {**asdict(self), "aliases": list(self.aliases), "uri": self.uri, "tags": tags}
 
 
 class Registry:
-    """Asks MLflow for versions, as long as it answers; once it does not, it is not asked again."""
+    """Queries MLflow for versions until a request fails; later queries then return nothing.
 
-    def __init__(self, *, ask: bool = True):
-        self.trouble = "" if ask else "not asked"
-        self._named: dict[str, dict[str, str]] = {}
+    Args:
+        query: if False, send no request at all.
+    """
+
+    def __init__(self, *, query: bool = True):
+        self.error = "" if query else "not asked"
+        self._aliases_by_model: dict[str, dict[str, str]] = {}
 
     def status(self) -> str:
-        """`asked`, or why the registry was not."""
-        return self.trouble or "asked"
+        """Return `asked`, or why the registry was not asked."""
+        return self.error or "asked"
 
     def of_snapshot(self, stage: str, key: str) -> list[RegisteredVersion]:
-        """The versions that were made of a snapshot."""
+        """Return the versions that descend from a snapshot."""
         return self._search(f"tags.`snapshot.{stage}` = '{key}'")
 
     def of_key(self, key: str) -> list[RegisteredVersion]:
-        """The versions of a register snapshot."""
+        """Return the versions of a register snapshot."""
         return self._search(f"tags.`{tracking.KEY_TAG}` = '{key}'")
 
     def version(self, name: str, number: str | None, alias: str | None) -> RegisteredVersion | None:
-        """One version by its number or alias. Raises: ConfigError for an alias where MLflow does not answer."""
+        """Return one version by its number or alias. Raises: ConfigError for an alias if MLflow does not answer."""
         name = name.replace("'", "")
         found = self._search(f"name = '{name}'")
-        if alias is not None and self.trouble:
-            raise ConfigError(f"{name}@{alias}: only MLflow knows aliases ({self.trouble}); name the version's number")
+        if alias is not None and self.error:
+            raise ConfigError(f"{name}@{alias}: only MLflow knows aliases ({self.error}); name the version's number")
         return next((v for v in found if v.version == number or alias in v.aliases), None)
 
-    def _search(self, wanted: str) -> list[RegisteredVersion]:
-        """The versions with their aliases, which a search alone does not tell."""
-        if self.trouble:
+    def _search(self, criteria: str) -> list[RegisteredVersion]:
+        """Return the matching versions with their aliases, which MLflow's search does not return."""
+        if self.error:
             return []
         try:
-            return [replace(found, aliases=self._aliases(found)) for found in _versions_by(wanted)]
+            return [replace(found, aliases=self._find_aliases(found)) for found in _search_versions(criteria)]
         except PairmillError as error:
-            self.trouble = f"not asked: {error}"
+            self.error = f"not asked: {error}"
             logger.warning("%s", error)
             return []
 
-    def _aliases(self, version: RegisteredVersion) -> tuple[str, ...]:
-        if version.name not in self._named:
-            self._named[version.name] = _aliases_of(version.name)
-        return tuple(sorted(alias for alias, number in self._named[version.name].items() if number == version.version))
+    def _find_aliases(self, version: RegisteredVersion) -> tuple[str, ...]:
+        if version.name not in self._aliases_by_model:
+            self._aliases_by_model[version.name] = _read_aliases(version.name)
+        aliases = self._aliases_by_model[version.name]
+        return tuple(sorted(alias for alias, number in aliases.items() if number == version.version))
 
 
-def _versions_by(wanted: str) -> list[RegisteredVersion]:
-    told = mlflow_rest.get("model-versions/search", filter=wanted, max_results=str(VERSIONS_AT_ONCE))
-    if told is not None and not told.get("next_page_token"):
-        return [_plain_version(one) for one in told.get("model_versions", [])]
+def _search_versions(criteria: str) -> list[RegisteredVersion]:
+    found = rest.get("model-versions/search", filter=criteria, max_results=str(VERSIONS_AT_ONCE))
+    if found is not None and not found.get("next_page_token"):
+        return [_parse_version(version) for version in found.get("model_versions", [])]
     with tracking.mlflow_errors():
-        return [_version(found) for found in tracking.connect().search_model_versions(wanted)]
+        return [
+            RegisteredVersion(v.name, str(v.version), v.run_id, (), dict(v.tags))
+            for v in tracking.connect().search_model_versions(criteria)
+        ]
 
 
-def _aliases_of(name: str) -> dict[str, str]:
-    """The version of each alias of a model."""
-    told = mlflow_rest.get("registered-models/get", name=name)
-    if told is not None:
-        return {one["alias"]: str(one["version"]) for one in told["registered_model"].get("aliases", [])}
+def _read_aliases(name: str) -> dict[str, str]:
+    """Return the aliases of a model, with their versions."""
+    found = rest.get("registered-models/get", name=name)
+    if found is not None:
+        return {one["alias"]: str(one["version"]) for one in found["registered_model"].get("aliases", [])}
     with tracking.mlflow_errors():
         aliases = tracking.connect().get_registered_model(name).aliases
         return {alias: str(number) for alias, number in aliases.items()}
 
 
-def _plain_version(told: Mapping[str, Any]) -> RegisteredVersion:
-    tags = {tag["key"]: tag.get("value", "") for tag in told.get("tags", [])}
-    return RegisteredVersion(str(told["name"]), str(told["version"]), told.get("run_id"), (), tags)
-
-
-def _version(found: "ModelVersion") -> RegisteredVersion:
-    return RegisteredVersion(found.name, str(found.version), found.run_id, (), dict(found.tags))
+def _parse_version(fields: Mapping[str, Any]) -> RegisteredVersion:
+    tags = {tag["key"]: tag.get("value", "") for tag in fields.get("tags", [])}
+    return RegisteredVersion(str(fields["name"]), str(fields["version"]), fields.get("run_id"), (), tags)

@@ -1,4 +1,6 @@
-"""MLflow's REST interface asked plainly: its client takes two seconds of processor time to import.
+"""Call MLflow's REST API without MLflow's client, whose import takes two seconds of CPU time.
+
+Requests go through urllib without the address policy of tasks/web: the user names the server, and it may be private.
 
 Source: MLflow REST API (https://mlflow.org/docs/latest/api_reference/rest-api.html).
 """
@@ -17,40 +19,40 @@ from tasks.tracking import client as tracking
 TIMEOUT_SECONDS = 10
 
 
-def reachable() -> bool:
-    """Whether the environment names a server that can be asked so, and not a database or one behind a token."""
+def is_supported() -> bool:
+    """Return whether MLFLOW_TRACKING_URI names an HTTP server without token login, rather than a database."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    plain = uri.startswith(("http://", "https://")) and "@" not in uri
-    return plain and not os.environ.get("MLFLOW_TRACKING_TOKEN")
+    is_http = uri.startswith(("http://", "https://")) and "@" not in uri
+    return is_http and not os.environ.get("MLFLOW_TRACKING_TOKEN")
 
 
-def get(what: str, **asked: str) -> dict[str, Any] | None:
-    """The answer to a question, as `registered-models/get`.
+def get(endpoint: str, **query: str) -> dict[str, Any] | None:
+    """Return the response of an endpoint such as `registered-models/get`.
 
-    Returns: None where only the client can ask (a database, a token) or explain (a refusal).
-    Raises: ServiceError when nobody listens.
+    Returns: None if only MLflow's client can send the request (a database, a token), or the server refuses it.
+    Raises: ServiceError if the server does not answer.
     """
-    return _ask(f"{what}?{urllib.parse.urlencode(asked)}")
+    return _request(f"{endpoint}?{urllib.parse.urlencode(query)}")
 
 
-def post(what: str, **asked: Any) -> dict[str, Any] | None:
-    """The answer to a call that searches or writes, as `runs/create`; else as `get`."""
-    return _ask(what, json.dumps(asked).encode())
+def post(endpoint: str, **fields: Any) -> dict[str, Any] | None:
+    """Return the response of an endpoint that searches or writes, such as `runs/create`; otherwise like `get`."""
+    return _request(endpoint, json.dumps(fields).encode())
 
 
-def _ask(path: str, body: bytes | None = None) -> dict[str, Any] | None:
+def _request(path: str, body: bytes | None = None) -> dict[str, Any] | None:
     uri = tracking.tracking_uri()
-    if not reachable():
+    if not is_supported():
         return None
     request = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/{path}", body)
     if body is not None:
         request.add_header("Content-Type", "application/json")
     if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
-        request.add_header("Authorization", f"Basic {base64.b64encode(pair).decode()}")
+        login = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
+        request.add_header("Authorization", f"Basic {base64.b64encode(login).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            return json.loads(answer.read())
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+            return json.loads(response.read())
     except (urllib.error.HTTPError, ValueError):
         return None
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
-from tasks.tracking import run_metadata as ancestry
+from tasks.tracking import run_metadata
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class LiveRun:
 
     def _open(self, client: "MlflowClient") -> "Run":
         context, key = self._work.context, self._work.draft.key
-        tags = {"pairmill.train_key": key, **ancestry.SOURCE_TAGS}
+        tags = {"pairmill.train_key": key, **run_metadata.SOURCE_TAGS}
         tags |= {"pairmill.run_id": context.run_id} if context.run_id else {}
         name = f"train-{context.run_id or key}"
         run = tracking.open_run(client, context.run_name, f"train-{key}", name, tags)

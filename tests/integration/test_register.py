@@ -34,9 +34,10 @@ from tasks.engine.context import Context
 from tasks.engine.stage import Work
 from tasks.filter.summary import merge_balance
 from tasks.models.find import find_model
-from tasks.register import registration
+from tasks.register import mlflow_run
 from tasks.register.config import RegisterConfig
-from tasks.register.stage import REGISTER, run_links
+from tasks.register.stage import REGISTER
+from tasks.register.version import page_urls
 from tasks.tracking import client as tracking
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome
@@ -425,7 +426,7 @@ def test_a_registration_that_was_killed_goes_on(
     plan, context = planned(upstream, model_name=name)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, broken, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr(registration.Registration, "_fail", lambda self, run: None)  # as a kill would
+        patch.setattr(mlflow_run, "_mark_failed", lambda registration, run: None)  # as a kill would
         with pytest.raises(KeyboardInterrupt):
             stage.make(plan, context)
     manifest = stage.make(plan, context)
@@ -723,7 +724,7 @@ def test_only_what_may_help_is_to_be_tried_again(environment: str, code: str, ou
 
 
 def test_links_open_the_pages(registered: Any, environment: str) -> None:
-    links = run_links(registered[0].facts)
+    links = page_urls(registered[0].facts)
     facts = registered[0].facts
     assert links == facts["links"]
     assert links["run"].startswith(f"{environment}/#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}?")

@@ -53,7 +53,7 @@ def packed(store: FolderStore, upstream: list[Manifest]) -> Manifest:
 
 def taken_out(store: FolderStore, *targets: Target) -> list[takedown.TakedownResult]:
     request = takedown_requests.request_of(targets, "a letter")
-    lineage, registry = Lineage(store), Registry(ask=False)
+    lineage, registry = Lineage(store), Registry(query=False)
     takedown_requests.record(store, request)
     found = takedown.find_affected(lineage, Search(store), targets, registry)
     return takedown.replace_affected(lineage, Context(store, store.root, pool=InlineExecutor()), request, found)

@@ -10,7 +10,7 @@ import pytest
 
 from dataops.snapshot import Draft, Input, Manifest
 from dataops.store import FolderStore
-from tasks.register.evaluation_page import find_champion_evaluation, render_evaluation_page, values_by_key
+from tasks.register.evaluation_page import read_champion_evaluation, render_evaluation_page, index_values
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import jpeg
 from training.evaluation.intervals import proportion_record
@@ -63,8 +63,8 @@ def version(key: str) -> Any:
 
 
 def test_the_champion_stands_beside_the_model(work: Any, tmp_path: Path) -> None:
-    champion = find_champion_evaluation(work, version("0" * 16))
-    assert values_by_key(champion) == {"few/top1": pytest.approx(4 / N)}
+    champion = read_champion_evaluation(work, version("0" * 16))
+    assert index_values(champion) == {"few/top1": pytest.approx(4 / N)}
     page = render_evaluation_page(work, champion).decode()
     assert "Compared with <b>m version 7</b>" in page
     assert '<span class="better verdict">better</span>' in page
@@ -75,7 +75,7 @@ def test_the_champion_stands_beside_the_model(work: Any, tmp_path: Path) -> None
 
 def test_without_a_champion_the_page_stays(work: Any) -> None:
     for none in (None, version(""), version("1" * 16), version("9" * 16)):
-        champion = find_champion_evaluation(work, none)
+        champion = read_champion_evaluation(work, none)
         assert champion is None
-        assert values_by_key(champion) == {}
+        assert index_values(champion) == {}
         assert render_evaluation_page(work, champion) == b"as evaluate left it"

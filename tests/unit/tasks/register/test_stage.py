@@ -6,9 +6,10 @@ from pydantic import ValidationError
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest, Part
 from tasks.register.config import RegisterConfig
-from tasks.register.stage import judge, run_links
+from tasks.register.gate import check_floors
+from tasks.register.version import page_urls
 from tasks.tracking import client as tracking
-from tasks.tracking import run_metadata as ancestry
+from tasks.tracking import run_metadata
 from tests.manifests import build_manifest
 
 ROWS = [
@@ -32,12 +33,12 @@ ROWS = [
     ],
 )
 def test_gate(floors: dict[str, float], verdict: str) -> None:
-    assert str(judge(floors, ROWS)) == verdict
+    assert str(check_floors(floors, ROWS)) == verdict
 
 
 def test_floors_without_a_metric_are_named_together() -> None:
     with pytest.raises(ConfigError, match=r"a/b, c/d: no such metric; there are held-out/R_at_1, "):
-        judge({"c/d": 1, "seen/top1": 0, "a/b": 1}, ROWS)
+        check_floors({"c/d": 1, "seen/top1": 0, "a/b": 1}, ROWS)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_credentials_are_cut_out(text: str, clean: str) -> None:
 
 def test_links_hold_no_credentials_and_open_the_classic_pages() -> None:
     facts = {"tracking_uri": "https://u:p@ml.example.org/x/", "experiment_id": "3", "run_id": "r", "version": "2"}
-    links = run_links({**facts, "model_name": "my model"})
+    links = page_urls({**facts, "model_name": "my model"})
     suffix = "?workflowType=machine_learning"
     assert links == {
         "run": f"https://ml.example.org/x/#/experiments/3/runs/r{suffix}",
@@ -90,7 +91,7 @@ def test_links_hold_no_credentials_and_open_the_classic_pages() -> None:
         "lineage": f"https://ml.example.org/x/#/experiments/3/runs/r/artifacts/lineage.svg{suffix}",
         "model version": f"https://ml.example.org/x/#/models/my%20model/versions/2{suffix}",
     }
-    assert run_links({**facts, "model_name": "m", "tracking_uri": "sqlite:///x.db"}) == {}
+    assert page_urls({**facts, "model_name": "m", "tracking_uri": "sqlite:///x.db"}) == {}
 
 
 def test_params_are_flat_bounded_and_without_secrets() -> None:
@@ -102,7 +103,7 @@ def test_params_are_flat_bounded_and_without_secrets() -> None:
         "ünicode:key": True,
         "uri": "s3://k:s@bucket/p",
     }
-    params = ancestry.flat_params(config)
+    params = run_metadata.flatten_params(config)
     assert params == {
         "a.b.c": "1",
         "a.b.d": "[]",
@@ -117,8 +118,8 @@ def test_params_are_flat_bounded_and_without_secrets() -> None:
 
 
 def test_config_hash_does_not_depend_on_order() -> None:
-    assert ancestry.config_hash({"a": 1, "b": {"c": 2}}) == ancestry.config_hash({"b": {"c": 2}, "a": 1})
-    assert ancestry.config_hash({"a": 1}) != ancestry.config_hash({"a": 2})
+    assert run_metadata.hash_config({"a": 1, "b": {"c": 2}}) == run_metadata.hash_config({"b": {"c": 2}, "a": 1})
+    assert run_metadata.hash_config({"a": 1}) != run_metadata.hash_config({"a": 2})
 
 
 def manifest(stage: str, **values: Any) -> Manifest:
@@ -130,7 +131,7 @@ def test_training_dataset_names_its_snapshot() -> None:
         Part(name="00000.tar", rows=5, bytes=10, sha256="0"),
         Part(name="part-0.parquet", rows=5, bytes=1, sha256="1"),
     ]
-    dataset = ancestry.training_dataset(
+    dataset = run_metadata.describe_training_dataset(
         manifest("pack", parts=shards, counts=Counts(input=5, kept=5)), "s3://u:p@b/store"
     )
     assert dataset["digest"] == "ab" * 18
@@ -143,7 +144,7 @@ def test_digest_of_an_evaluation_task_follows_suite_and_name() -> None:
     def digests(suite: str) -> list[str]:
         evaluated = manifest("evaluate", inputs=[Input(stage="suite", key="demo", digest=suite)])
         metrics = {"a": {"n": 3, "metrics": {}}, "b": {"n": 3, "metrics": {}}}
-        return [d["digest"] for d in ancestry.evaluation_datasets(evaluated, metrics, "/store").values()]
+        return [d["digest"] for d in run_metadata.describe_evaluation_datasets(evaluated, metrics, "/store").values()]
 
     assert digests("1") == digests("1")
     assert len({*digests("1"), *digests("2")}) == 4
@@ -156,18 +157,18 @@ def test_description_escapes_markdown_and_fits_the_database() -> None:
         "train": manifest("train", config={"model": "x`y"}),
     }
     row = {"task": "t|*", "metric": "m", "value": 0.5, "low": None, "high": None, "chance": None, "n": 7}
-    text = ancestry.describe(manifests, [row], ["head"], {"run": "#/x"})
+    text = run_metadata.render_description(manifests, [row], ["head"], {"run": "#/x"})
     assert text.startswith("head\n\nCLIP `x y`, trained on **4 pairs**")
     assert r"t\|\*" in text
     assert r"a\|b\<script\> 1" in text
     assert text.endswith("[run](#/x)")
-    long = ancestry.describe(manifests, [row | {"task": "t" * 300}] * 100, ["head"], {})
+    long = run_metadata.render_description(manifests, [row | {"task": "t" * 300}] * 100, ["head"], {})
     assert len(long) <= 5000
     assert long.endswith("\n…")
 
 
 def test_page_escapes_every_value() -> None:
-    page = ancestry.html_page("<t>", [{"<k>": "<v>", "n": 1234, "f": 0.123456, "l": [1, "<i>"], "z": None}], "a & b")
+    page = run_metadata.render_table_page("<t>", [{"<k>": "<v>", "n": 1234, "f": 0.123456, "l": [1, "<i>"], "z": None}], "a & b")
     for hostile in ("<t>", "<k>", "<v>", "<i>"):
         assert hostile not in page
     assert "<td>1,234</td><td>0.1235</td><td>1, &lt;i&gt;</td><td></td>" in page

@@ -10,7 +10,7 @@ import pytest
 from dataops.snapshot import Counts, Manifest
 from tasks.engine.subprocess_job import run_job
 from tasks.reports import figures as plots
-from tasks.tracking import run_metadata as ancestry
+from tasks.tracking import run_metadata
 from tests.manifests import build_manifest
 
 HOSTILE = (
@@ -55,7 +55,7 @@ def test_the_description_shows_hostile_names_as_text():
         "pack": manifest("pack", counts=Counts(input=2, kept=1, dropped={HOSTILE: 1})),
         "train": manifest("train", config={"model": HOSTILE}),
     }
-    text = ancestry.describe(manifests, [row()], [], {})
+    text = run_metadata.render_description(manifests, [row()], [], {})
     tags = Tags(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
     assert not {"a", "img", "script", "h1"} & set(tags.found)
     assert tags.found.count("code") == 3  # the model, the dataset's key and its digest
@@ -63,7 +63,7 @@ def test_the_description_shows_hostile_names_as_text():
 
 
 def test_pages_show_hostile_captions_as_text_and_may_run_nothing():
-    page = ancestry.html_page(HOSTILE, [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}], HOSTILE)
+    page = run_metadata.render_table_page(HOSTILE, [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}], HOSTILE)
     tags = Tags(page)
     assert set(tags.found) == {
         *("html", "head", "meta", "title", "style", "body", "h1", "p", "table", "thead", "tr", "th", "tbody", "td")

@@ -1,0 +1,105 @@
+"""Write the artefacts of a registration's MLflow run: reports, charts, manifests, and samples of the predictions."""
+
+import json
+import random
+from typing import TYPE_CHECKING
+
+from dataops.funnel import funnel_rows, funnel_stages
+from dataops.snapshot import UNDIGESTED, read_table
+from tasks.download.report import report_html as download_html
+from tasks.engine.scratch_folders import scratch_folder
+from tasks.filter.report import report_html as filter_html
+from tasks.register.model_card import Card
+from tasks.register.openlineage import render_events
+from tasks.register.registration import Registration
+from tasks.register.svg_lineage import graph_svg
+from tasks.reports.svg_charts import curve_svg
+from tasks.tracking import run_metadata
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+Files = dict[str, bytes | str]
+"""Contents of files by their path in the run."""
+SAMPLED_PREDICTIONS = 100
+
+
+def log_artefacts(registration: Registration, run: "Run") -> None:
+    """Write all artefacts of the run; a repeated call replaces them."""
+    files = {
+        **_describe_data(registration),
+        **_describe_model(registration),
+        **_copy_parts(registration),
+        **_sample_predictions(registration),
+    }
+    with scratch_folder("register") as folder:
+        for name, data in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "replace"))
+        registration.client.log_artifacts(run.info.run_id, str(folder))
+
+
+def _describe_data(registration: Registration) -> Files:
+    from tasks.reports import figures  # matplotlib takes a second
+
+    work = registration.work
+    inputs, store = work.inputs, work.draft.store
+    funnel = funnel_rows(inputs.values())
+    files: Files = {
+        "config.json": json.dumps(run_metadata.redact_values(work.context.run_config), indent=2, ensure_ascii=False),
+        "funnel.json": json.dumps(funnel, indent=2),
+        "funnel.html": run_metadata.render_table_page(
+            "Funnel", funnel, "Rows of each stage, and why they were dropped."
+        ),
+        "funnel.png": figures.png(figures.funnel_figure(funnel_stages(inputs.values()))),
+        "filter.html": filter_html(inputs["filter"]),
+        "download.html": download_html(inputs["download"], store),
+        "lineage.svg": graph_svg(inputs, work.config.model_name),
+        "lineage.jsonl": render_events(inputs.values(), store.uri),
+    }
+    if balance := inputs["filter"].facts.get("balance"):
+        files["balance.svg"] = curve_svg(balance["curve"])
+    return files
+
+
+def _describe_model(registration: Registration) -> Files:
+    from tasks.register.evaluation_page import index_values, render_evaluation_page
+    from tasks.reports import figures
+
+    work, rows = registration.work, registration.rows
+    config, verdict = work.config, str(registration.verdict)
+    card = Card(config.model_name, work.inputs, rows, verdict, config.description, config.license)
+    files: Files = {
+        "model_card.html": card.html(),
+        "model_card.md": card.markdown(),
+        "evaluation.html": render_evaluation_page(work, registration.champion),
+        "zero_shot.png": figures.png(figures.accuracy_figure(rows, index_values(registration.champion))),
+        "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),
+    }
+    if registration.curve:
+        files["training_curves.png"] = figures.png(figures.curves_figure(registration.curve))
+    return files
+
+
+def _copy_parts(registration: Registration) -> Files:
+    """Return the manifests of all inputs, the full training curve, and the dataset's documents."""
+    inputs = registration.work.inputs
+    files: Files = {f"manifests/{stage}.json": manifest.model_dump_json(indent=2) for stage, manifest in inputs.items()}
+    documents = [part.name for part in inputs["pack"].parts if part.name in UNDIGESTED]
+    files |= {name: registration.read("pack", name) for name in documents}
+    return files | {"metrics.jsonl": registration.read("train", "metrics.jsonl")}
+
+
+def _sample_predictions(registration: Registration) -> Files:
+    """Return a page for each task with some of its predictions, drawn by the seed."""
+    work, manifest = registration.work, registration.work.inputs["evaluate"]
+    pages: Files = {}
+    for part in manifest.named("predictions-", ".parquet"):
+        table = read_table(work.draft.store, manifest.path(part.name))
+        count = min(SAMPLED_PREDICTIONS, table.num_rows)
+        rows = run_metadata.select_rows(table, random.Random(work.seed).sample(range(table.num_rows), count))
+        name = part.name.removesuffix(".parquet")
+        note = f"{count:,} of {table.num_rows:,} rows, drawn at random (seed {work.seed})."
+        pages[f"predictions/{name}.html"] = run_metadata.render_table_page(name, rows, note)
+    return pages

@@ -1,0 +1,94 @@
+"""Write the registered version of a registration, with its description, its alias and the gate's verdict."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tasks.register.config import CANDIDATE
+from tasks.register.promotion import move_alias
+from tasks.register.registration import Registration
+from tasks.tracking import client as tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+logger = logging.getLogger(__name__)
+
+GATE_TAG = "gate"
+"""The last tag that is set on a version: its presence means that the registration is complete."""
+
+
+def find_version(client: "MlflowClient", name: str, key: str) -> "ModelVersion | None":
+    """Return the version of a register snapshot; the first if there are several."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`{tracking.KEY_TAG}` = '{key}'")
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def write_version(registration: Registration, run: "Run", model_id: str) -> "ModelVersion":
+    """Create or complete the version, and return it."""
+    client, config, key = registration.client, registration.work.config, registration.work.draft.key
+    name, verdict = config.model_name, registration.verdict
+    version = find_version(client, name, key) or _create_version(registration, run, model_id)
+    number = str(version.version)
+    versions = json.dumps([{"name": name, "version": number}])
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
+    facts = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id, "version": number, "model_name": name}
+    paths = page_paths(facts)
+    titles = {"Model card": "model card", "Evaluation": "evaluation", "Lineage": "lineage", "MLflow run": "run"}
+    links = {title: paths[page] for title, page in titles.items()}
+    client.update_model_version(name, number, registration.render_description(links))
+    if verdict.comparisons:
+        compared = "; ".join(verdict.comparisons)[: tracking.TAG_LENGTH]
+        client.set_model_version_tag(name, number, "champion_test", compared)
+    alias = config.alias if verdict.passed else CANDIDATE
+    move_alias(client, name, alias, number, f"run {registration.work.context.run_id or key}", f"gate {verdict}")
+    client.set_model_version_tag(name, number, GATE_TAG, str(verdict)[: tracking.TAG_LENGTH])
+    logger.info("register %s: %s version %s, gate %s", key, name, number, verdict)
+    return client.get_model_version(name, number)
+
+
+def _create_version(registration: Registration, run: "Run", model_id: str) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    client, name = registration.client, registration.work.config.model_name
+    try:
+        client.create_registered_model(name, tags={"pairmill": "CLIP"})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {tracking.KEY_TAG: registration.work.draft.key, **registration.tags}
+    return client.create_model_version(name, f"models:/{model_id}", run.info.run_id, tags, model_id=model_id)
+
+
+def page_paths(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the paths in the MLflow UI of a run and a version, by the name of the page.
+
+    Args:
+        facts: `model_name`, `version`, `experiment_id` and `run_id`.
+    """
+    # workflowType opens the sidebar for classic training, instead of that for generative AI
+    name, suffix = quote(str(facts["model_name"]), safe=""), "?workflowType=machine_learning"
+    run = f"#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}"
+    return {
+        "run": f"{run}{suffix}",
+        "model card": f"{run}/artifacts/model_card.html{suffix}",
+        "evaluation": f"{run}/artifacts/evaluation.html{suffix}",
+        "lineage": f"{run}/artifacts/lineage.svg{suffix}",
+        "model version": f"#/models/{name}/versions/{facts['version']}{suffix}",
+    }
+
+
+def page_urls(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the URLs of the same pages; none if the tracking URI is no HTTP server.
+
+    Args:
+        facts: those of a register manifest.
+    """
+    base = tracking.without_credentials(str(facts["tracking_uri"])).rstrip("/")
+    if not base.startswith(("http://", "https://")):
+        return {}
+    return {name: f"{base}/{path}" for name, path in page_paths(facts).items()}
