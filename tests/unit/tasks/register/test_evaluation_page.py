@@ -10,7 +10,7 @@ import pytest
 
 from dataops.snapshot import Draft, Input, Manifest
 from dataops.store import FolderStore
-from tasks.register.evaluation_page import read_champion_evaluation, render_evaluation_page, index_values
+from tasks.register.evaluation_page import index_values, read_champion_evaluation, render_evaluation_page
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import jpeg
 from training.evaluation.intervals import proportion_record

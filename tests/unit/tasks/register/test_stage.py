@@ -168,7 +168,9 @@ def test_description_escapes_markdown_and_fits_the_database() -> None:
 
 
 def test_page_escapes_every_value() -> None:
-    page = run_metadata.render_table_page("<t>", [{"<k>": "<v>", "n": 1234, "f": 0.123456, "l": [1, "<i>"], "z": None}], "a & b")
+    page = run_metadata.render_table_page(
+        "<t>", [{"<k>": "<v>", "n": 1234, "f": 0.123456, "l": [1, "<i>"], "z": None}], "a & b"
+    )
     for hostile in ("<t>", "<k>", "<v>", "<i>"):
         assert hostile not in page
     assert "<td>1,234</td><td>0.1235</td><td>1, &lt;i&gt;</td><td></td>" in page

@@ -63,7 +63,9 @@ def test_the_description_shows_hostile_names_as_text():
 
 
 def test_pages_show_hostile_captions_as_text_and_may_run_nothing():
-    page = run_metadata.render_table_page(HOSTILE, [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}], HOSTILE)
+    page = run_metadata.render_table_page(
+        HOSTILE, [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}], HOSTILE
+    )
     tags = Tags(page)
     assert set(tags.found) == {
         *("html", "head", "meta", "title", "style", "body", "h1", "p", "table", "thead", "tr", "th", "tbody", "td")
