@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 
 @dataclass(frozen=True)
 class Row:
@@ -92,35 +94,33 @@ class TreeMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        tree, looks = [self.pid], 0
+        try:
+            root = psutil.Process(self.pid)
+        except psutil.NoSuchProcess:
+            return
+        tree, looks = [root], 0
         while not self._over.wait(0.02):
             if looks % 5 == 0:
-                tree = _descendants(self.pid)
+                tree = _descendants(root)
             looks += 1
             resident, own = map(sum, zip(*map(_resident_bytes, tree), strict=True))
             self.peak, self.own = max(self.peak, resident), max(self.own, own)
 
 
-def _descendants(pid: int) -> list[int]:
-    """A process and those below it."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with suppress(OSError):  # it has ended
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    tree = [pid]
-    for process in tree:  # which grows meanwhile
-        tree += [child for child, parent in parents.items() if parent == process]
-    return tree
+def _descendants(root: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all processes that it started."""
+    with suppress(psutil.Error):  # it has ended
+        return [root, *root.children(recursive=True)]
+    return [root]
 
 
-def _resident_bytes(pid: int) -> tuple[int, int]:
-    """What a process has in memory, and how much of it belongs to no file."""
+def _resident_bytes(process: psutil.Process) -> tuple[int, int]:
+    """Return the resident memory of a process, and the part of it that belongs to no file."""
     try:
-        _, resident, of_files, *_ = Path(f"/proc/{pid}/statm").read_text().split()
-    except (OSError, ValueError):
+        memory = process.memory_info()
+    except psutil.Error:
         return 0, 0
-    return int(resident) * resource.getpagesize(), (int(resident) - int(of_files)) * resource.getpagesize()
+    return memory.rss, memory.rss - memory.shared
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

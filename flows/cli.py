@@ -95,7 +95,7 @@ def rerun(
     """Continue a failed, crashed or killed run with its own config.
 
     Args:
-        run_id: a run id; `pairmill runs` lists them.
+        run_id: A run id; `pairmill runs` lists them.
     """
     from flows.commands.run import rerun as continue_run
 
@@ -124,7 +124,7 @@ def show(
     """Show one run, or one snapshot by its key.
 
     Args:
-        run_or_key: a run id, or the 16 hex digits of a snapshot's key.
+        run_or_key: A run id, or the 16 hex digits of a snapshot's key.
     """
     from flows.commands.page import write_stage_page
     from flows.commands.show import show_run_or_key
@@ -155,11 +155,16 @@ def gc(
 
 
 @app.command
-def doctor(config: Path | None = None, *, store: StoreUri = None, json: Json = False) -> int:
+def doctor(
+    config: Path | None = None,
+    *,
+    store: Annotated[str | None, Parameter(help="The store to check; default: the store of the demo.")] = None,
+    json: Json = False,
+) -> int:
     """Check this installation and print the remedy for each problem. Exits with 2 if a check fails.
 
     Args:
-        config: a config file, to check also what it needs (Ray).
+        config: A config file, to check also what it needs (Ray).
     """
     from flows.commands.output import show_checks
 

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 MARK = "PAIRMILL_CHAOS"
 """Environment variable that every process of a disturbed run inherits."""
 ROLES = {
@@ -30,19 +32,14 @@ class Process:
 
 def alive(token: str) -> list[Process]:
     """All processes, orphans too, that carry `MARK=token`; zombies are not among them."""
-    wanted = os.fsencode(f"{MARK}={token}")
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(Process(int(entry.name), _role((entry / "cmdline").read_bytes())))
-    return found
+    return [
+        Process(process.pid, _role(" ".join(process.info["cmdline"] or [])))
+        for process in psutil.process_iter(["environ", "cmdline"])
+        if (process.info["environ"] or {}).get(MARK) == token
+    ]
 
 
-def _role(command: bytes) -> str:
-    text = command.replace(b"\0", b" ").decode(errors="replace")
+def _role(text: str) -> str:
     if "training.torchrun" in text:
         return "torchrun"
     return next((role for word, role in ROLES.items() if word in text), Path(text.split(" ")[0]).name or "gone")

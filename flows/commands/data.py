@@ -22,7 +22,7 @@ def trace(
     """Show where a pair came from and which models were trained on it, or what a model was made from.
 
     Args:
-        what: a uid, URL, domain, image file, model version (models:/name/3, name@alias), or a snapshot's key.
+        what: A uid, URL, domain, image file, model version (models:/name/3, name@alias), or a snapshot's key.
     """
     from flows.commands.trace import trace as trace_target
 
@@ -83,8 +83,8 @@ def diff(
     """Show which pairs differ between two datasets, and why.
 
     Args:
-        a: the key of a dataset (a snapshot of pack), or a run that made or reused one.
-        b: another one; `added` pairs are in B and not in A.
+        a: The key of a dataset (a snapshot of pack), or a run that made or reused one.
+        b: Another one; `added` pairs are in B and not in A.
     """
     from flows.commands.diff import show_diff
 
@@ -113,17 +113,17 @@ def build(
 
     Args:
         out: Parquet file to write.
-        text: text files, or Wikipedia page dumps in XML.
-        titles: files of lines `title<TAB>views`, or Wikimedia page views.
-        project: projects of Wikimedia page views to use, such as en, en.m, en.wikipedia. Default: all.
-        lemmas: files with one lemma per line, or WordNet index files.
-        wordfreq: languages from which to take the most frequent words of the package wordfreq.
-        wordfreq_top: number of words per language from wordfreq.
-        min_unigram: minimum number of occurrences of a word in the text.
-        min_bigram: minimum number of occurrences of a word pair in the text.
-        min_pmi: minimum pointwise mutual information of a word pair, in bits.
-        min_views: minimum number of views of a title.
-        min_chars: minimum length of a query, in characters. Use 1 for languages in which one character is a word.
+        text: Text files, or Wikipedia page dumps in XML.
+        titles: Files of lines `title<TAB>views`, or Wikimedia page views.
+        project: Projects of Wikimedia page views to use, such as en, en.m, en.wikipedia. Default: all.
+        lemmas: Files with one lemma per line, or WordNet index files.
+        wordfreq: Languages from which to take the most frequent words of the package wordfreq.
+        wordfreq_top: Number of words per language from wordfreq.
+        min_unigram: Minimum number of occurrences of a word in the text.
+        min_bigram: Minimum number of occurrences of a word pair in the text.
+        min_pmi: Minimum pointwise mutual information of a word pair, in bits.
+        min_views: Minimum number of views of a title.
+        min_chars: Minimum length of a query, in characters. Use 1 for languages in which one character is a word.
     """
     from dataops.text.query_building import Thresholds
     from flows.commands.output import show_queries

@@ -20,7 +20,7 @@ def export(
     """Write a trained model in the format of another tool.
 
     Args:
-        model: a folder with a trained model, the key of a train snapshot, or models:/name/version.
+        model: A folder with a trained model, the key of a train snapshot, or models:/name/version.
     """
     from flows.commands.export import export as export_model
 
@@ -50,7 +50,7 @@ def evaluate(
     """Evaluate any model on a suite, without a pipeline run.
 
     Args:
-        model: a folder (of pairmill or open_clip), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
+        model: A folder (of pairmill or open_clip), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
         suite: TOML file, such as configs/suites/datacomp.toml.
     """
     from flows.commands.evaluate import EvaluateOptions, evaluate
