@@ -1,1 +1,1 @@
-"""Readers of published lists of (URL, caption) pairs."""
+"""Reads published lists of (URL, caption) pairs."""

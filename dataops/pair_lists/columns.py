@@ -1,4 +1,4 @@
-"""Which columns of a pair list hold the address, the caption and the page, by the names that published lists use."""
+"""Finds the URL, caption and page columns of a pair list, by the config or by the names that published lists use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ URL_NAMES = ("url", "image_url", "img_url", "imageurl", "image url")
 CAPTION_NAMES = ("text", "caption", "alt_text", "alt", "alt text")
 PAGE_NAMES = ("page_url", "pageurl", "page url")
 
-_WEB = ("http://", "https://")
+_URL_STARTS = ("http://", "https://")
 
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """What the config says of the columns; what it does not say is recognised.
+    """The columns that the config names; None for a column to find by its usual names.
 
     Attributes:
-        url: a name, or in a list without a header a position, counted from 0.
-        caption: likewise.
-        extra: further columns to carry.
+        url: name, or position from 0 in a list without a header.
+        caption: name, or position from 0 in a list without a header.
+        extra: names of further columns to keep.
     """
 
     url: str | int | None = None
@@ -29,7 +29,7 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class Columns:
-    """Positions of the columns in a list, and whether its first row is a header."""
+    """The positions of the columns in a list, and whether its first row is a header."""
 
     url: int
     caption: int
@@ -39,71 +39,76 @@ class Columns:
     has_header: bool = True
 
 
-def find_columns(names: Sequence[str], asked: ColumnNames, where: str) -> Columns:
-    """The columns of a list that names them.
+def find_columns(names: Sequence[str], configured: ColumnNames, file: str) -> Columns:
+    """Return the positions of the columns of a list with column names.
 
     Source: the data cards of LAION-400M (URL, TEXT), COYO-700M and DataComp (url, text), and img2dataset's output
     (url, caption).
 
-    Raises: ConfigError that lists the columns and says what to set.
+    Raises: ConfigError that lists the columns and names the config key to set.
     """
-    url = _find(names, asked.url, URL_NAMES, "url_column", where)
-    caption = _find(names, asked.caption, CAPTION_NAMES, "caption_column", where)
+    url = _find(names, configured.url, URL_NAMES, "url_column", file)
+    caption = _find(names, configured.caption, CAPTION_NAMES, "caption_column", file)
     if url == caption:
-        raise ConfigError(f"{where}: url_column and caption_column are both {names[url]!r}")
-    extra = tuple(_find(names, name, (), "extra_columns", where) for name in asked.extra)
+        raise ConfigError(f"{file}: source.url_column and source.caption_column are both {names[url]!r}")
+    extra = tuple(_find(names, name, (), "extra_columns", file) for name in configured.extra)
     lower = [name.strip().lower() for name in names]
     pages = [lower.index(name) for name in PAGE_NAMES if lower.count(name) == 1]
     return Columns(url, caption, pages[0] if len(pages) == 1 else None, extra, len(names))
 
 
-def find_columns_in_first_row(row: Sequence[str], asked: ColumnNames, where: str) -> Columns:
-    """The columns of a CSV or TSV file, whose first row may be a header or a pair.
+def find_columns_in_first_row(row: Sequence[str], configured: ColumnNames, file: str) -> Columns:
+    """Return the positions of the columns of a CSV or TSV file, whose first row may be a header or a pair.
 
-    It is a pair where one of its fields is an address, as in CC12M (url, caption) and CC3M (caption, url).
+    The first row is a pair if one of its fields is a URL, as in CC12M (url, caption) and CC3M (caption, url).
 
-    Raises: ConfigError that lists the fields and says what to set.
+    Raises: ConfigError that lists the fields and names the config keys to set.
     """
-    addresses = [i for i, field in enumerate(row) if field.strip().lower().startswith(_WEB)]
-    if not addresses:
-        if isinstance(asked.url, int) or isinstance(asked.caption, int):
-            asked = ColumnNames(_name_at(row, asked.url), _name_at(row, asked.caption), asked.extra)
-        return find_columns(row, asked, where)
-    if asked.extra or isinstance(asked.url, str) or isinstance(asked.caption, str):
+    url_positions = [i for i, field in enumerate(row) if field.strip().lower().startswith(_URL_STARTS)]
+    if not url_positions:
+        names = ColumnNames(_name_at(row, configured.url), _name_at(row, configured.caption), configured.extra)
+        return find_columns(row, names, file)
+    if configured.extra or isinstance(configured.url, str) or isinstance(configured.caption, str):
         raise ConfigError(
-            f"{where}: has no header (its first row is {_shown(row)}), so no column has a name; "
+            f"{file}: has no header (its first row is {_quote(row)}), so no column has a name; "
             "set source.url_column and source.caption_column to positions, counted from 0, and no source.extra_columns"
         )
-    url = asked.url if asked.url is not None else addresses[0] if len(addresses) == 1 else None
-    caption = asked.caption if asked.caption is not None else 1 - url if url is not None and len(row) == 2 else None
+    url, caption = configured.url, configured.caption
+    if url is None and len(url_positions) == 1:
+        url = url_positions[0]
+    if caption is None and url is not None and len(row) == 2:
+        caption = 1 - url
     if url is None or caption is None or url == caption or max(url, caption) >= len(row):
         raise ConfigError(
-            f"{where}: has no header, and in its first row {_shown(row)} address and caption cannot be told; "
+            f"{file}: has no header, and the columns of URL and caption are not clear from its first row {_quote(row)}; "
             "set source.url_column and source.caption_column to their positions, counted from 0"
         )
     return Columns(url, caption, None, (), len(row), has_header=False)
 
 
-def _find(names: Sequence[str], asked: str | int | None, known: Sequence[str], option: str, where: str) -> int:
-    if isinstance(asked, int):
+def _find(names: Sequence[str], configured: str | int | None, usual: Sequence[str], key: str, file: str) -> int:
+    if isinstance(configured, int):
         raise ConfigError(
-            f"{where}: source.{option} is the position {asked}, but its columns have names: {_shown(names)}"
+            f"{file}: source.{key} is the position {configured}, but the columns have names: {_quote(names)}"
         )
-    if asked is not None:
-        found = [i for i, name in enumerate(names) if name == asked]
-        found = found or [i for i, name in enumerate(names) if name.strip().lower() == asked.strip().lower()]
-        problem = f"no column {asked!r}" if not found else f"several columns {asked!r}"
+    if configured is not None:
+        found = [i for i, name in enumerate(names) if name == configured]
+        found = found or [i for i, name in enumerate(names) if name.strip().lower() == configured.strip().lower()]
+        problem = f"no column {configured!r}" if not found else f"several columns {configured!r}"
     else:
-        found = [i for i, name in enumerate(names) if name.strip().lower() in known]
-        problem = f"no column named {', '.join(known)}" if not found else "several columns that may be meant"
+        found = [i for i, name in enumerate(names) if name.strip().lower() in usual]
+        problem = f"no column named {', '.join(usual)}" if not found else f"several columns named {', '.join(usual)}"
     if len(found) != 1:
-        raise ConfigError(f"{where}: {problem}; its columns: {_shown(names)}. Set source.{option} to one of them")
+        raise ConfigError(f"{file}: {problem}; its columns: {_quote(names)}. Set source.{key} to one of them")
     return found[0]
 
 
-def _name_at(row: Sequence[str], asked: str | int | None) -> str | None:
-    return row[asked] if isinstance(asked, int) and asked < len(row) else None if isinstance(asked, int) else asked
+def _name_at(row: Sequence[str], column: str | int | None) -> str | None:
+    """Return the name of a column that is given by name or by position; None for a position beyond the row."""
+    if isinstance(column, int):
+        return row[column] if column < len(row) else None
+    return column
 
 
-def _shown(fields: Sequence[str]) -> str:
+def _quote(fields: Sequence[str]) -> str:
     return ", ".join(repr(field[:60]) for field in fields[:40]) or "none"

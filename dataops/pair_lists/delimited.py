@@ -1,4 +1,4 @@
-"""Records of CSV and TSV files, whatever state the files are in, in bounded memory."""
+"""Reads the records of CSV and TSV files, also of damaged ones, in bounded memory."""
 
 import codecs
 import csv
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import IO, BinaryIO, cast
 
 MAX_FIELD_CHARS = 1 << 17
-"""Longer fields make a bad record: most are an opening quotation mark that nothing closes."""
+"""Maximum length of a field; longer ones are bad: most come from a quotation mark that is never closed."""
 MAX_LINE_CHARS = 1 << 22
-"""Longer lines are skipped, so that a file without line ends cannot fill the memory."""
+"""Maximum length of a line; longer lines are skipped, so that a file without line ends does not fill the memory."""
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -20,11 +20,11 @@ _MARKS = (
 
 
 def parse_records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | str]:
-    """The records in turn, each its fields, or why it has none: bad_quotes, field_too_long, line_too_long.
+    """Yield each record as its fields, or the reason why it is bad: bad_quotes, field_too_long, line_too_long.
 
-    With commas, quotation marks are those of RFC 4180. With tabs they are characters like others, as in CC3M and CC12M
-    (IANA's text/tab-separated-values). Where they are out of order, the bad record is the line that it began on. Blank
-    lines are no records. Bytes that are not text come as lone surrogates.
+    In comma-separated files, quotation marks follow RFC 4180. In tab-separated files they are ordinary characters, as in
+    CC3M and CC12M (IANA's text/tab-separated-values). If quotation marks are misplaced, only the first line of the record
+    is bad. Blank lines are skipped. Bytes that are not text become lone surrogates.
     """
     csv.field_size_limit(MAX_FIELD_CHARS)
     lines = _Lines(decode_stream(stream))
@@ -36,10 +36,10 @@ def parse_records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | str]
         try:
             fields = next(reader, "")
             ended = fields == ""
-            lines.record_read()
+            lines.forget_record()
         except csv.Error as error:
             fields = "field_too_long" if "limit" in str(error) else "bad_quotes"
-            lines.second_line_again()
+            lines.return_to_second_line()
         for _ in range(lines.skipped):
             yield "line_too_long"
         lines.skipped = 0
@@ -48,7 +48,7 @@ def parse_records(stream: BinaryIO, delimiter: str) -> Iterator[list[str] | str]
 
 
 def decode_stream(stream: BinaryIO) -> IO[str]:
-    """The stream as text by its byte order mark, else as UTF-8; what is not text comes as lone surrogates."""
+    """Decode a stream by its byte-order mark, else as UTF-8; bytes that are not text become lone surrogates."""
     start = cast("io.BufferedReader", stream).peek(4)
     mark, encoding = next(((m, e) for m, e in _MARKS if start.startswith(m)), (b"", "utf-8"))
     stream.read(len(mark))
@@ -57,22 +57,23 @@ def decode_stream(stream: BinaryIO) -> IO[str]:
 
 
 class _Lines:
-    """Lines of a text, bounded, that can be given again from the second line of the record that is being read."""
+    """The lines of a text, with a maximum length, and with a way back to the second line of the current record."""
 
     def __init__(self, text: IO[str]):
         self._text = text
-        self._again: deque[str] = deque()
-        self._taken: list[str] = []
+        self._returned: deque[str] = deque()
+        self._record: list[str] = []
         self.skipped = 0
+        """Number of lines that were too long."""
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        line = self._again.popleft() if self._again else self._read()
+        line = self._returned.popleft() if self._returned else self._read()
         if not line:
             raise StopIteration
-        self._taken.append(line)
+        self._record.append(line)
         return line
 
     def _read(self) -> str:
@@ -82,9 +83,9 @@ class _Lines:
             self.skipped += 1
         return line
 
-    def record_read(self) -> None:
-        self._taken.clear()
+    def forget_record(self) -> None:
+        self._record.clear()
 
-    def second_line_again(self) -> None:
-        self._again.extendleft(reversed(self._taken[1:]))
-        self._taken.clear()
+    def return_to_second_line(self) -> None:
+        self._returned.extendleft(reversed(self._record[1:]))
+        self._record.clear()

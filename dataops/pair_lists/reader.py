@@ -1,7 +1,7 @@
-"""Pair lists that others published: Parquet, CSV, TSV and JSON Lines, read as a stream of batches.
+"""Reads published pair lists (Parquet, CSV, TSV and JSON Lines) as a stream of batches.
 
-A row that cannot be read is noted with its number and costs nothing else; a file that cannot be read is a SourceError.
-Rows are numbered from 0, without the header: a Parquet file's rows, the records of CSV and TSV, the lines of JSON Lines.
+A row that cannot be read is reported with its number and skipped; a file that cannot be read raises SourceError. Row
+numbers start at 0 and do not count the header: rows of Parquet, records of CSV and TSV, lines of JSON Lines.
 """
 
 import io
@@ -23,11 +23,11 @@ from dataops.pair_lists.delimited import decode_stream, parse_records
 
 BATCH_ROWS = 50_000
 MAX_JSON_LINE = 1 << 22
-"""Longer lines of JSON are skipped as bad rows."""
+"""Maximum length of a line of JSON; longer lines are skipped as bad rows."""
 
 Format = Literal["parquet", "csv", "tsv", "jsonl"]
-Note = Callable[[int, str], None]
-"""Called with the number of a row that cannot be read, and why."""
+ReportBadRow = Callable[[int, str], None]
+"""Called with the number of a row that cannot be read, and the reason."""
 
 _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
@@ -42,17 +42,17 @@ _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 @dataclass
 class RawRows:
-    """Rows as the list has them; all its lists are of one length."""
+    """Rows as they are in the file; all columns have the same length."""
 
     numbers: list[int] = field(default_factory=list)
     urls: list[str | None] = field(default_factory=list)
     captions: list[str | None] = field(default_factory=list)
     pages: list[str | None] = field(default_factory=list)
     extras: list[str | None] = field(default_factory=list)
-    """Each a JSON object, or None where no further columns are carried."""
+    """The extra columns of a row as a JSON object; None if there are none."""
 
     def add(self, number: int, url: str | None, caption: str | None, page: str | None, extra: str | None) -> None:
-        """One more row."""
+        """Append a row."""
         self.numbers.append(number)
         self.urls.append(url)
         self.captions.append(caption)
@@ -61,125 +61,134 @@ class RawRows:
 
 
 def detect_format(name: str) -> tuple[Format, str | None]:
-    """Format and compression (gzip, zstd) of a list, by its name. Raises: SourceError that lists the known endings."""
+    """Return format and compression (gzip, zstd) of a list by its name. Raises: SourceError for an unknown ending."""
     path = Path(name.lower())
     compression = _COMPRESSIONS.get(path.suffix)
     kind = _SUFFIXES.get(Path(path.stem).suffix if compression else path.suffix)
     if kind is None or (kind == "parquet" and compression):
         raise SourceError(
-            f"{name}: no pair list by its ending; known are {', '.join(_SUFFIXES)}, all but Parquet also .gz and .zst"
+            f"{name}: no pair list by its ending; known are {', '.join(_SUFFIXES)}; all but Parquet also with .gz or .zst"
         )
     return kind, compression
 
 
 def read_row_group_sizes(path: Path) -> list[int]:
-    """Rows in each row group of a Parquet list. Raises: SourceError when it cannot be read."""
+    """Return the number of rows in each row group of a Parquet list. Raises: SourceError if it cannot be read."""
     with translate_errors(path), pq.ParquetFile(path) as file:
         return [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
 
 
 def read_list(
-    path: Path, asked: ColumnNames, note: Note, *, name: str | None = None, groups: Sequence[int] | None = None
+    path: Path,
+    configured: ColumnNames,
+    report: ReportBadRow,
+    *,
+    name: str | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Iterator[RawRows]:
-    """The rows of a list, at most BATCH_ROWS at a time; memory does not grow with the file.
+    """Yield the rows of a list in batches of at most BATCH_ROWS; memory does not grow with the file.
 
     Args:
-        asked: columns that the config names; the others are recognised.
-        note: told of rows that cannot be read: `wrong_fields`, `bad_quotes`, `field_too_long`, `line_too_long`,
-            `not_utf8`, `bad_json`, `not_an_object`, `url_not_text`, `caption_not_text`.
-        name: what errors call the file, and what its format is told by; its own name where None.
-        groups: row groups of a Parquet list to read; all where None.
+        configured: columns that the config names; the others are found by their usual names.
+        report: called for rows that cannot be read, with a reason: `wrong_fields`, `bad_quotes`, `field_too_long`,
+            `line_too_long`, `not_utf8`, `bad_json`, `not_an_object`, `url_not_text`, `caption_not_text`.
+        name: file name that determines the format and appears in errors; that of `path` if None.
+        groups: row groups of a Parquet list to read; all if None.
 
-    Raises: ConfigError when the columns cannot be told; SourceError when the file cannot be read.
+    Raises: ConfigError if the columns are not found; SourceError if the file cannot be read.
     """
     name = name or path.name
     kind, compression = detect_format(name)
     with translate_errors(path):
         if kind == "parquet":
-            rows = _read_parquet(path, asked, note, name, groups)
+            rows = _read_parquet(path, configured, report, name, groups)
         else:
-            rows = _read_text(path, kind, compression, asked, note, name)
+            rows = _read_text(path, kind, compression, configured, report, name)
         for batch in rows:
-            yield _encodable(batch, note)
+            yield _drop_undecodable(batch, report)
 
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Turns what a broken file makes a reader raise into SourceError."""
+    """Raise SourceError instead of the errors that readers raise for a damaged file."""
     try:
         yield
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
         raise SourceError(
-            f"{path}: cannot be read ({str(error) or type(error).__name__}); fetch it again, or leave it out"
+            f"{path}: cannot be read ({str(error) or type(error).__name__}); fetch it again, or remove it from source.paths"
         ) from error
 
 
 def _read_text(
-    path: Path, kind: Format, compression: str | None, asked: ColumnNames, note: Note, name: str
+    path: Path, kind: Format, compression: str | None, configured: ColumnNames, report: ReportBadRow, name: str
 ) -> Iterator[RawRows]:
     with pa.input_stream(str(path), compression=compression, buffer_size=1 << 20) as stream:
         binary = cast("BinaryIO", io.BufferedReader(cast("Any", stream), 1 << 20))
-        read = _read_jsonl(binary, asked, note, name) if kind == "jsonl" else None
-        read = read or _read_delimited(binary, "\t" if kind == "tsv" else ",", asked, note, name)
-        rows = RawRows()
-        for row in read:
-            rows.add(*row)
-            if len(rows.numbers) == BATCH_ROWS:
-                yield rows
-                rows = RawRows()
-        yield rows
+        if kind == "jsonl":
+            rows = _read_jsonl(binary, configured, report, name)
+        else:
+            rows = _read_delimited(binary, "\t" if kind == "tsv" else ",", configured, report, name)
+        batch = RawRows()
+        for row in rows:
+            batch.add(*row)
+            if len(batch.numbers) == BATCH_ROWS:
+                yield batch
+                batch = RawRows()
+        yield batch
 
 
 _Row = tuple[int, str | None, str | None, str | None, str | None]
 
 
-def _read_delimited(stream: BinaryIO, delimiter: str, asked: ColumnNames, note: Note, name: str) -> Iterator[_Row]:
-    columns, carried, number = None, (), 0
+def _read_delimited(
+    stream: BinaryIO, delimiter: str, configured: ColumnNames, report: ReportBadRow, name: str
+) -> Iterator[_Row]:
+    columns, extra_names, number = None, (), 0
     for fields in parse_records(stream, delimiter):
         if isinstance(fields, str):
-            note(number, fields)
+            report(number, fields)
         elif columns is None:
-            columns = find_columns_in_first_row(fields, asked, name)
+            columns = find_columns_in_first_row(fields, configured, name)
             if columns.has_header:
-                carried = tuple(fields[i] for i in columns.extra)
+                extra_names = tuple(fields[i] for i in columns.extra)
                 continue
             yield number, fields[columns.url], fields[columns.caption], None, None
         elif len(fields) != columns.width:
-            note(number, "wrong_fields")
+            report(number, "wrong_fields")
         else:
             page = None if columns.page is None else fields[columns.page]
-            extra = _json(dict(zip(carried, (fields[i] for i in columns.extra), strict=True))) if carried else None
-            yield number, fields[columns.url], fields[columns.caption], page, extra
+            extra = {key: fields[i] for key, i in zip(extra_names, columns.extra, strict=True)}
+            yield number, fields[columns.url], fields[columns.caption], page, _dump_json(extra) if extra else None
         number += 1
     if columns is None:
-        raise SourceError(f"{name}: holds no row")
+        raise SourceError(f"{name}: contains no row")
 
 
-def _read_jsonl(stream: BinaryIO, asked: ColumnNames, note: Note, name: str) -> Iterator[_Row]:
-    """JSON Lines; the columns are told by the keys of the first object."""
+def _read_jsonl(stream: BinaryIO, configured: ColumnNames, report: ReportBadRow, name: str) -> Iterator[_Row]:
+    """Yield the rows of JSON Lines; the keys of the first object determine the columns."""
     keys: list[str] = []
     columns = None
     for number, line in enumerate(_json_lines(stream)):
-        value = _object(line)
+        value = _parse_object(line)
         if isinstance(value, str):
             if value:
-                note(number, value)
+                report(number, value)
             continue
         if columns is None:
             keys = list(value)
-            columns = find_columns(keys, asked, name)
-        texts = _texts(value, keys, columns)
+            columns = find_columns(keys, configured, name)
+        texts = _pick_texts(value, keys, columns)
         if isinstance(texts, str):
-            note(number, texts)
+            report(number, texts)
             continue
-        carried = {keys[i]: value.get(keys[i]) for i in columns.extra}
-        yield number, *texts, _json(carried) if carried else None
+        extra = {keys[i]: value.get(keys[i]) for i in columns.extra}
+        yield number, *texts, _dump_json(extra) if extra else None
     if columns is None:
-        raise SourceError(f"{name}: holds no JSON object")
+        raise SourceError(f"{name}: contains no JSON object")
 
 
 def _json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    """Lines as UTF-8, None for one that is too long."""
+    """Yield the lines as UTF-8, None for a line that is too long."""
     text = decode_stream(stream)
     while line := text.readline(MAX_JSON_LINE):
         if len(line) == MAX_JSON_LINE and line[-1] != "\n":
@@ -190,8 +199,8 @@ def _json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
             yield line.encode("utf-8", "surrogatepass")
 
 
-def _object(line: bytes | None) -> dict[str, Any] | str:
-    """The object of a line, or why there is none; an empty string for a blank line."""
+def _parse_object(line: bytes | None) -> dict[str, Any] | str:
+    """Return the object of a line, or the reason why there is none; '' for a blank line."""
     if line is None:
         return "line_too_long"
     if line.isspace():
@@ -203,7 +212,7 @@ def _object(line: bytes | None) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else "not_an_object"
 
 
-def _texts(value: Mapping[str, Any], keys: Sequence[str], columns: Columns) -> Any:
+def _pick_texts(value: Mapping[str, Any], keys: Sequence[str], columns: Columns) -> Any:
     url, caption = value.get(keys[columns.url]), value.get(keys[columns.caption])
     page = None if columns.page is None else value.get(keys[columns.page])
     if not isinstance(url, str | None):
@@ -214,35 +223,35 @@ def _texts(value: Mapping[str, Any], keys: Sequence[str], columns: Columns) -> A
 
 
 def _read_parquet(
-    path: Path, asked: ColumnNames, note: Note, name: str, groups: Sequence[int] | None
+    path: Path, configured: ColumnNames, report: ReportBadRow, name: str, groups: Sequence[int] | None
 ) -> Iterator[RawRows]:
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         schema = file.schema_arrow
-        columns = find_columns(schema.names, asked, name)
+        columns = find_columns(schema.names, configured, name)
         page = [] if columns.page is None else [columns.page]
         for i in (columns.url, columns.caption, *page):
             _check_text(schema.field(i), schema, name)
-        wanted = [schema.names[i] for i in dict.fromkeys((columns.url, columns.caption, *page, *columns.extra))]
+        names = [schema.names[i] for i in dict.fromkeys((columns.url, columns.caption, *page, *columns.extra))]
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         for group in range(len(sizes)) if groups is None else groups:
             number = sum(sizes[:group])
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted):
-                yield _parquet_rows(batch, schema, columns, number, note)
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+                yield _parquet_rows(batch, schema, columns, number, report)
                 number += batch.num_rows
 
 
-def _parquet_rows(batch: pa.RecordBatch, schema: pa.Schema, columns: Columns, start: int, note: Note) -> RawRows:
+def _parquet_rows(
+    batch: pa.RecordBatch, schema: pa.Schema, columns: Columns, start: int, report: ReportBadRow
+) -> RawRows:
     count = batch.num_rows
     names = schema.names
 
     def text(i: int) -> list[str | None]:
-        return _decoded(batch[names[i]])
+        return _decode_texts(batch[names[i]])
 
-    carried = [names[i] for i in columns.extra]
     extras: list[str | None] = [None] * count
-    if carried:
-        values = zip(*(batch[name].to_pylist() for name in carried), strict=True)
-        extras = [_json(dict(zip(carried, row, strict=True))) for row in values]
+    if columns.extra:
+        extras = [_dump_json(row) for row in batch.select([names[i] for i in dict.fromkeys(columns.extra)]).to_pylist()]
     pages = [None] * count if columns.page is None else text(columns.page)
     return RawRows(list(range(start, start + count)), text(columns.url), text(columns.caption), pages, extras)
 
@@ -251,15 +260,15 @@ def _check_text(field: pa.Field, schema: pa.Schema, name: str) -> None:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind)):
         listed = ", ".join(f"{f.name} {f.type}" for f in schema)
-        raise SourceError(f"{name}: column {field.name!r} holds {field.type}, not text; its columns: {listed}")
+        raise SourceError(f"{name}: column {field.name!r} has the type {field.type}, not text; its columns: {listed}")
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _decoded(column: pa.Array) -> list[str | None]:
-    """Texts; bytes that are none become lone surrogates."""
+def _decode_texts(column: pa.Array) -> list[str | None]:
+    """Return the texts of a column; bytes that are not text become lone surrogates."""
     if pa.types.is_dictionary(column.type):
         column = cast("pa.DictionaryArray", column).dictionary_decode()
     if not _is_binary(column.type):
@@ -270,8 +279,8 @@ def _decoded(column: pa.Array) -> list[str | None]:
         return [None if v is None else v.decode("utf-8", "surrogateescape") for v in column.to_pylist()]
 
 
-def _encodable(rows: RawRows, note: Note) -> RawRows:
-    """The rows whose address and caption are text; the others are noted as `not_utf8`."""
+def _drop_undecodable(rows: RawRows, report: ReportBadRow) -> RawRows:
+    """Return the rows whose URL and caption are valid text, and report the others as `not_utf8`."""
     try:
         "".join(text for text in (*rows.urls, *rows.captions, *rows.pages) if text).encode()
     except UnicodeEncodeError:
@@ -285,7 +294,7 @@ def _encodable(rows: RawRows, note: Note) -> RawRows:
         if _is_text(url) and _is_text(caption):
             kept.add(number, url, caption, page if _is_text(page) else None, extra)
         else:
-            note(number, "not_utf8")
+            report(number, "not_utf8")
     return kept
 
 
@@ -297,8 +306,8 @@ def _is_text(value: str | None) -> bool:
     return True
 
 
-def _json(values: Mapping[str, Any]) -> str:
-    """Carried columns as one JSON object; a number stays a number, what JSON has no type for becomes text."""
+def _dump_json(values: Mapping[str, Any]) -> str:
+    """Return extra columns as a JSON object; numbers stay numbers, and types unknown to JSON become text."""
     try:
         return orjson.dumps(values, default=_as_text).decode()
     except orjson.JSONEncodeError:  # lone surrogates, integers beyond 64 bits

@@ -1,7 +1,7 @@
-"""Rows of a pair list as rows of `pairs`: addresses canonical, captions normal, and a reason for each that leaves.
+"""Converts rows of a pair list to rows of `pairs`: canonical URLs, normalised captions, and drop reasons.
 
-Most published lists are clean already: what a regular expression proves to be in its normal form is taken as it is; the
-rest goes through the functions that pages go through (dataops.web.urls, dataops.web.captions).
+Most published lists are already clean: values that match a regular expression for the canonical form are kept; all others
+go through the functions for pages (dataops.web.urls, dataops.web.captions).
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
 
 CAPTION_SOURCE = "pair_list"
 
-# Addresses that canonical_url gives back as they are: no port, no address literal (the last label is letters), at most 245
-# characters of host, in path and query only what RFC 3986 allows, no fragment. Dot segments are looked for apart.
+# Matches URLs that canonicalise_url returns unchanged: no port, no IP address (the last label is letters), a host of at
+# most 245 characters, only characters of RFC 3986 in path and query, no fragment. _DOTTED finds dot segments.
 _PLAIN_URL = (
     r"^https?://(?:[a-z0-9_-]{1,40}\.){1,5}[a-z]{2,40}"
     r"/[A-Za-z0-9!$%&'()*+,./:;=@_~-]*(?:\?[A-Za-z0-9!$%&'()*+,./:;=@_~?\[\]|-]+)?$"
@@ -26,8 +26,10 @@ _PLAIN_CAPTION = r"^[!-~]+(?: [!-~]+)*$"
 
 
 def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) -> pa.Table:
-    """The rows with the columns url, caption, caption_source, page_url, source_offset (the row's number), extra and
-    drop_reason: no_url, data_url, not_http, bad_url, url_too_long, no_caption or null.
+    """Return the rows as a table.
+
+    Its columns are url, caption, caption_source, page_url, source_offset (the number of the row), extra and drop_reason
+    (no_url, data_url, not_http, bad_url, url_too_long, no_caption or null).
     """
     urls, reasons = canonicalise_urls(rows.urls, max_url_chars)
     captions = normalise_captions(rows.captions, max_caption_chars)
@@ -36,8 +38,8 @@ def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) 
             reasons[i] = "no_caption"
     pages: list[str | None] = [None] * len(urls)
     if any(rows.pages):
-        found, wrong = canonicalise_urls(rows.pages, max_url_chars)
-        pages = [None if reason else url for url, reason in zip(found, wrong, strict=True)]
+        page_urls, page_reasons = canonicalise_urls(rows.pages, max_url_chars)
+        pages = [None if reason else url for url, reason in zip(page_urls, page_reasons, strict=True)]
     return pa.table(
         {
             "url": pa.array(urls, pa.string()),
@@ -52,9 +54,9 @@ def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) 
 
 
 def canonicalise_urls(urls: Sequence[str | None], max_chars: int) -> tuple[list[str], list[str | None]]:
-    """dataops.web.urls.canonicalise_url of each, absolute ones only; for one that cannot be used what a dropped row keeps of it.
+    """Canonicalise absolute URLs (dataops.web.urls).
 
-    Returns the addresses, and the reasons of those that cannot be used.
+    Returns: the URL and the reason (None if usable) of each; an unusable URL is truncated.
     """
     series = pl.Series(urls, dtype=pl.String)
     plain = series.str.contains(_PLAIN_URL) & ~series.str.contains(_DOTTED) & (series.str.len_bytes() <= max_chars)
@@ -69,7 +71,7 @@ def canonicalise_urls(urls: Sequence[str | None], max_chars: int) -> tuple[list[
 
 
 def normalise_captions(captions: Sequence[str | None], max_chars: int) -> list[str]:
-    """dataops.web.captions.normalise_caption of each; empty for none."""
+    """Normalise captions (dataops.web.captions); None becomes ''."""
     series = pl.Series(captions, dtype=pl.String)
     plain = series.str.contains(_PLAIN_CAPTION) & (series.str.len_bytes() <= max_chars)
     result = [caption or "" for caption in captions]

@@ -1,1 +1,1 @@
-"""Parsing of what rights holders declare: robots.txt, X-Robots-Tag, TDMRep, opt-outs."""
+"""Parses what rights holders declare: robots.txt, X-Robots-Tag, TDMRep, marks inside images."""

@@ -1,7 +1,7 @@
-"""Marks in an image's own bytes that forbid learning from it: IPTC's Data Mining property, C2PA's training assertion.
+"""Finds marks inside an image file that forbid training: IPTC's Data Mining property, C2PA's training assertion.
 
-Both are text within metadata, so they are found without parsing XMP or verifying a C2PA manifest: a mark counts, whoever
-put it there.
+Both are text in metadata, so they are found without parsing XMP or verifying a C2PA manifest: a mark counts whoever
+wrote it.
 """
 
 import re
@@ -13,14 +13,14 @@ from dataops.rights.opt_outs import Signal
 _MAX_SEGMENTS = 10_000
 _XMP_WORD = b"DataMining"
 _C2PA_WORD = b"training-mining"
-# plus:DataMining as attribute, as element, or as rdf:resource within the element; any prefix may be bound to the schema.
+# Matches plus:DataMining as an attribute, an element, or rdf:resource within the element; the prefix may differ.
 # Source: IPTC Photo Metadata Standard 2023.1, "Data Mining"; values: ns.useplus.org, LDF vocabulary DMI-*.
 _XMP_VALUE = re.compile(
     rb"DataMining\b[^A-Za-z]{1,40}(?:rdf:resource[^A-Za-z]{1,4})?[\w:/.]{0,80}?(DMI-[A-Z-]{1,60})", re.I
 )
 _ALLOWED = frozenset({b"DMI-ALLOWED", b"DMI-UNSPECIFIED"})
-# An entry's name, then within its little map the word `use` and its value: in CBOR one or two bytes stand between them, in
-# JSON some more. Source: C2PA 1.4 section "Training and Data Mining"; CAWG Training and Data Mining Assertion 1.1.
+# Matches the name of an entry, and `use` with its value in the map of the entry; in CBOR one or two bytes separate them, in
+# JSON a few more. Source: C2PA 1.4 section "Training and Data Mining"; CAWG Training and Data Mining Assertion 1.1.
 _C2PA_ENTRY = re.compile(
     rb"(?:c2pa|cawg)\.(ai_training|ai_generative_training|data_mining)"
     rb"(?:(?!(?:c2pa|cawg)\.(?:ai_|data_)).){1,400}?use.{1,6}?(notAllowed|constrained|allowed)",
@@ -29,10 +29,10 @@ _C2PA_ENTRY = re.compile(
 
 
 def find_mining_markers(data: bytes, kind: str) -> list[tuple[Signal, str]]:
-    """(signal, detail) of each mark that forbids training; the detail is the value, or C2PA's entry and its value.
+    """Return (signal, detail) of each mark that forbids training; detail is IPTC's value, or C2PA's entry and value.
 
     Args:
-        kind: of dataops.images.decode.KINDS. In JPEG, PNG and WebP only metadata is looked at, in the others all bytes.
+        kind: format, one of dataops.images.decode.KINDS. In JPEG, PNG and WebP only metadata is searched, in others all.
     """
     xmp, jumbf = _metadata(data, kind)
     found: list[tuple[Signal, str]] = []
@@ -48,11 +48,11 @@ def find_mining_markers(data: bytes, kind: str) -> list[tuple[Signal, str]]:
 
 
 def _metadata(data: bytes, kind: str) -> tuple[bytes, bytes]:
-    """The bytes that may hold XMP and those that may hold C2PA."""
+    """Return the bytes that may contain XMP, and those that may contain C2PA."""
     if kind == "jpeg":
         segments = list(_jpeg_segments(data))
         xmp = b"".join(content for marker, content in segments if marker == 0xE1)
-        return xmp, b"".join(_jumbf_piece(content) for marker, content in segments if marker == 0xEB)
+        return xmp, b"".join(_jumbf_content(content) for marker, content in segments if marker == 0xEB)
     if kind in ("png", "webp"):
         chunks = list(_png_chunks(data) if kind == "png" else _webp_chunks(data))
         xmp = b"".join(content for name, content in chunks if name in (b"iTXt", b"tEXt", b"XMP "))
@@ -61,7 +61,7 @@ def _metadata(data: bytes, kind: str) -> tuple[bytes, bytes]:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, content) before the first scan. Source: ITU-T T.81, annex B."""
+    """Yield (marker, content) of the segments before the first scan. Source: ITU-T T.81, annex B."""
     at = 2
     for _ in range(_MAX_SEGMENTS):
         if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] == 0xDA:
@@ -77,8 +77,11 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             at += 2 + length
 
 
-def _jumbf_piece(content: bytes) -> bytes:
-    """A JUMBF box may be cut over segments, each of which repeats its header. Source: ISO/IEC 19566-5, annex D."""
+def _jumbf_content(content: bytes) -> bytes:
+    """Return the bytes of a JUMBF box in one segment. Source: ISO/IEC 19566-5, annex D.
+
+    A box may be split over several segments, each of which repeats its header.
+    """
     if content[:2] != b"JP" or len(content) < 8:
         return b""
     number = struct.unpack_from(">I", content, 4)[0]

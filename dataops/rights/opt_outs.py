@@ -1,4 +1,4 @@
-"""What a rights holder may say against the use of an image, and what of it stands in the headers of a response."""
+"""Defines the opt-out signals of rights holders, and parses those in the headers of a response."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,27 +7,27 @@ from typing import Literal
 
 Signal = Literal["x_robots_tag", "tdm_header", "tdmrep", "robots_ai_agents", "ai_txt", "iptc", "c2pa"]
 SIGNALS: tuple[Signal, ...] = ("x_robots_tag", "tdm_header", "tdmrep", "robots_ai_agents", "ai_txt", "iptc", "c2pa")
-"""All that is looked for, in the order in which it can be known: the well-known files of a host come before a request."""
+"""All signals, in the order of evaluation."""
 
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 
 
 @dataclass(frozen=True)
 class OptOut:
-    """One signal: what it says, where it stood and when it was read."""
+    """One signal that was found."""
 
     signal: Signal
     detail: str
     where: str
-    """The address of the response, or of the host's file."""
+    """URL of the response, or of the host's file."""
     when: str
-    """ISO 8601, UTC."""
+    """Time of the response, ISO 8601 in UTC."""
 
 
 def find_disallowed_directive(headers: Message, agent_token: str, disallowed: frozenset[str]) -> str | None:
-    """The directive of an X-Robots-Tag header that forbids this use, or None.
+    """Return the directive of an X-Robots-Tag header that forbids this use, or None.
 
-    A header may start with the name of the agent that it speaks to (`otherbot: noindex`); `none` means `noindex,
+    A header may start with the name of an agent that it addresses (`otherbot: noindex`); `none` means `noindex,
     nofollow`.
 
     Source: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, and `none`).
@@ -41,9 +41,10 @@ def find_disallowed_directive(headers: Message, agent_token: str, disallowed: fr
 
 
 def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
-    """(agent, directive) of each item of an X-Robots-Tag header, in lower case.
+    """Yield (agent, directive) of each item of an X-Robots-Tag header, in lower case.
 
-    `name:` before a directive says whom it and those after it address; before one, all are addressed ("*").
+    `name:` before a directive addresses it and the following ones to an agent; directives before the first name address
+    all agents ("*").
     """
     addressed = "*"
     for item in value.lower().split(","):
@@ -56,7 +57,7 @@ def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
 
 
 def is_tdm_reserved(headers: Message) -> bool:
-    """Whether a response reserves text and data mining: `tdm-reservation: 1`; any value but 0 and 1 counts as none.
+    """Whether a response reserves text and data mining: `tdm-reservation: 1`; other values do not.
 
     Source: TDM Reservation Protocol, section "TDM Header Field", w3.org/community/reports/tdmrep.
     """
@@ -66,7 +67,12 @@ def is_tdm_reserved(headers: Message) -> bool:
 def find_header_opt_outs(
     headers: Message, agent_token: str, disallowed: frozenset[str], where: str, when: str
 ) -> Iterator[OptOut]:
-    """The signals in the headers of a response."""
+    """Yield the signals in the headers of a response.
+
+    Args:
+        where: URL of the response.
+        when: time of the response, ISO 8601 in UTC.
+    """
     if directive := find_disallowed_directive(headers, agent_token, disallowed):
         yield OptOut("x_robots_tag", directive, where, when)
     if is_tdm_reserved(headers):

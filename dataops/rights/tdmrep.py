@@ -1,4 +1,4 @@
-"""/.well-known/tdmrep.json: for which paths of a host its owner reserves text and data mining.
+"""Parses /.well-known/tdmrep.json, which lists the paths of a host whose owner reserves text and data mining.
 
 Source: TDM Reservation Protocol (W3C community group, final report of 2024), section "TDM File on the Origin Server".
 """
@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 PATH = "/.well-known/tdmrep.json"
 MAX_BYTES = 512_000
-"""Read of one file; a longer one is no JSON when cut, and counts as none."""
+"""Maximum size of a file that is read, in bytes; a longer one is truncated, so it is invalid JSON and is ignored."""
 _MAX_RULES = 10_000
 
 
@@ -21,23 +21,23 @@ class TdmRule:
     """One rule of the file."""
 
     location: str
-    """A path's beginning; `*` stands for any characters, a final `$` for the end of the path."""
+    """Start of a path; `*` matches any characters, and a final `$` the end of the path."""
     reserved: bool
     policy: str | None = None
 
 
 def parse_tdmrep(text: str) -> list[TdmRule]:
-    """The rules in their order. What is no such file, or no such rule, counts as not there, as the protocol demands."""
+    """Return the rules in their order. Invalid files and invalid rules are ignored, as the protocol requires."""
     try:
-        found: Any = json.loads(text)
+        items: Any = json.loads(text)
     except (ValueError, RecursionError):
         return []
-    found = [found] if isinstance(found, dict) else found  # one rule without its list is often seen
+    items = [items] if isinstance(items, dict) else items  # many files have one rule without a list
     rules = []
-    for item in found[:_MAX_RULES] if isinstance(found, list) else []:
-        location, value = (
-            (item.get("location"), item.get("tdm-reservation")) if isinstance(item, dict) else (None, None)
-        )
+    for item in items[:_MAX_RULES] if isinstance(items, list) else []:
+        if not isinstance(item, dict):
+            continue
+        location, value = item.get("location"), item.get("tdm-reservation")
         if isinstance(location, str) and isinstance(value, int | str) and str(value).strip() in ("0", "1"):
             policy = item.get("tdm-policy")
             reserved = str(value).strip() == "1"
@@ -46,29 +46,30 @@ def parse_tdmrep(text: str) -> list[TdmRule]:
 
 
 def find_rule(rules: Sequence[TdmRule], path: str) -> TdmRule | None:
-    """The rule that speaks for a path (with its query): the first that matches."""
-    octets = unquote_to_bytes(path)
-    return next((rule for rule in rules if _matches(*_pieces(rule.location), octets)), None)
+    """Return the first rule that matches a path (with its query), or None."""
+    path_bytes = unquote_to_bytes(path)
+    return next((rule for rule in rules if _matches(*_compile_location(rule.location), path_bytes)), None)
 
 
 @lru_cache(maxsize=2 * _MAX_RULES)
-def _pieces(location: str) -> tuple[tuple[bytes, ...], bool]:
-    """What stands between the wildcards, and whether the path must end there; without escapes, as any may be escaped."""
-    return tuple(unquote_to_bytes(piece) for piece in location.removesuffix("$").split("*")), location.endswith("$")
+def _compile_location(location: str) -> tuple[tuple[bytes, ...], bool]:
+    """Return the unescaped literals between the wildcards, and whether the path must end after the last one."""
+    literals = tuple(unquote_to_bytes(literal) for literal in location.removesuffix("$").split("*"))
+    return literals, location.endswith("$")
 
 
-def _matches(pieces: Sequence[bytes], anchored: bool, path: bytes) -> bool:
-    """As in robots.txt (RFC 9309, section 2.2.3). Each piece is searched once: no pattern is hostile."""
-    if not path.startswith(pieces[0]):
+def _matches(literals: Sequence[bytes], anchored: bool, path: bytes) -> bool:
+    """Match as in robots.txt (RFC 9309, section 2.2.3). Each literal is searched once, so no pattern is slow."""
+    if not path.startswith(literals[0]):
         return False
-    at = len(pieces[0])
-    if len(pieces) == 1:
+    at = len(literals[0])
+    if len(literals) == 1:
         return not anchored or at == len(path)
-    for piece in pieces[1:-1]:
-        found = path.find(piece, at)
+    for literal in literals[1:-1]:
+        found = path.find(literal, at)
         if found < 0:
             return False
-        at = found + len(piece)
+        at = found + len(literal)
     if anchored:
-        return len(path) - at >= len(pieces[-1]) and path.endswith(pieces[-1])
-    return path.find(pieces[-1], at) >= 0
+        return len(path) - at >= len(literals[-1]) and path.endswith(literals[-1])
+    return path.find(literals[-1], at) >= 0

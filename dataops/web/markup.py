@@ -1,11 +1,12 @@
-"""Reads a page's tags before a tree is built of them.
+"""Scans the tags of a page before a tree is built.
 
-Tells markup that is built, or grown, to exhaust a parser, and leaves out what makes no difference to what is read from the
-tree: the contents of scripts and styles, drawings, and attributes that nobody asks for. They are two thirds of the bytes of
-real pages, and half of a parser's time.
+The scan refuses markup that would exhaust the parser, and removes what readers of the tree do not use: the contents of
+scripts and styles, drawings, and unused attributes. That is two thirds of the bytes of real pages, and half of the
+parser's time.
 """
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,26 +25,26 @@ from dataops.web.tag_scanner import (
 )
 
 MAX_DEPTH = 5_000
-"""Open elements at once. Building a tree takes time that grows with the square of its depth: 0.1 s at 10,000, 17 s at
+"""Maximum number of open elements. The time to build a tree grows with the square of its depth: 0.1 s at 10,000, 17 s at
 100,000 (measured with Lexbor 3)."""
 MAX_REOPENED = 2_000_000
-"""Most elements that unclosed formatting may make, at some 360 bytes: each is opened again in each paragraph after."""
+"""Maximum number of elements (360 bytes each) from unclosed formatting, which is reopened in each later paragraph."""
 MAX_ATTRIBUTES = 50_000
-"""Of one tag, and the root of the sum of squares of a page's tags: each is compared with all before it (5 s at this
-number)."""
+"""Maximum number of attributes of one tag, and of the root of the sum of squares over all tags: the parser compares each
+attribute with all before it (5 s at this number)."""
 MAX_TREE_BYTES = 180_000_000
-"""What the tree's nodes, by the sizes below, the page and the tree's copy of its text may take: with what else there is
-in the process, less than 500 MB."""
+"""Maximum size of the page, the tree's copy of its text and the tree's nodes, estimated by the sizes below: the process
+then stays below 500 MB."""
 
 _ELEMENT_BYTES, _TEXT_BYTES, _ATTRIBUTE_BYTES = 240, 150, 290  # measured with Lexbor 3, rounded up
-_MAX_NAMES = 8_000  # different names of elements; the table has twice the room
+_MAX_NAMES = 8_000  # distinct element names; the hash table has twice as many slots
 _SLOTS = 1 << 14
 _FLAT, _RAW, _FORMATTING, _FOREIGN, _STOPPING, _SHAPE, _POINT = range(1, 8)
-# Elements that hold nothing, or that the next of their kind closes, do not nest. What is in raw ones is text up to their
-# end tag, but not within foreign ones. Formatting is opened again after each block that closes over it (of a and nobr
-# there is only ever one). Behind those that stop, a script may be none. Shapes stand in svg alone, hold nothing but each
-# other, and never end it. In points within svg and math there may be HTML, where an end tag of theirs may count for
-# nothing.
+# FLAT elements do not nest: they are empty, or the next of their kind closes them. The content of RAW elements is text up
+# to their end tag, except inside FOREIGN ones. FORMATTING elements are reopened after each block that closes over them (a
+# and nobr are not: only one of each can be open). After a STOPPING element, a script tag may not be a script. SHAPE
+# elements occur only in svg, contain only each other, and never end it. POINT elements (integration points) in svg and
+# math may contain HTML, in which an end tag of svg or math may be ignored.
 _NAMES_OF = {
     _FLAT: "area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead "
     "tbody tfoot colgroup rp rt rb rtc html head body",
@@ -57,8 +58,8 @@ _NAMES_OF = {
     _POINT: "foreignobject desc annotation-xml mi mo mn ms mtext",
 }
 _NAMES = {name: kind for kind, names in _NAMES_OF.items() for name in names.split()}
-# No reader asks for the attributes of these, and a tree is the same without them (which is not so of formatting, of which
-# it counts equal elements, nor of input).
+# No reader uses the attributes of these elements, and the tree is the same without them. (Attributes of formatting
+# elements and of input do change the tree: the parser counts equal formatting elements.)
 _BARE = (
     "div span p li ul ol dl dt dd h1 h2 h3 h4 h5 h6 section article nav header footer main aside table thead tbody tfoot "
     "tr td th col colgroup caption form label button select option optgroup br hr wbr figure figcaption noscript script "
@@ -66,11 +67,11 @@ _BARE = (
 )
 _LINKS = "a link"
 SOUGHT_TAGS = ("img", "amp-img", "base", "meta", "noscript", "figcaption", "picture")
-"""Names whose start tags are looked for; `<image>` is read as `<img>`."""
+"""Names of the tags whose occurrence is reported; `<image>` is read as `<img>`."""
 
 
 class BadPage(ValueError):
-    """The page cannot be read; `reason` is what the manifest counts it under: too_complex."""
+    """Raised for a page that cannot be parsed; `reason` is its name in the manifest's counts: too_complex."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -78,31 +79,33 @@ class BadPage(ValueError):
 
 
 class Reader(IntEnum):
-    """What is asked of a tree: each keeps more than the one before."""
+    """The attributes that the reader of a tree uses; each member keeps more than the one before."""
 
     PAIRS = 0
-    """Attributes of images, of what belongs to them, and of links to licences."""
+    """Attributes of images, of the elements around them, and of links to licences."""
     LINKS = 1
-    """Those of all links too."""
+    """In addition, attributes of all links."""
     ALL = 2
 
 
 class Markup(NamedTuple):
-    """A page that a tree can be built of."""
+    """A page that the parser can build a tree of."""
 
     html: bytes
-    """Without what its reader does not ask for, where it is sure to be that; all else as it was."""
+    """The page without the bytes that its reader certainly does not use."""
     starts: frozenset[str]
-    """Those of SOUGHT whose start tags may occur: their first two letters stand behind a `<` somewhere."""
+    """The members of SOUGHT_TAGS that may occur: their first two letters follow a `<` somewhere."""
     licensed: bool
     """Whether a link to a licence may occur."""
 
 
 def read_markup(html: bytes, reader: Reader) -> Markup:
-    """Read the page's tags as a tokenizer does (comments and scripts are skipped), their nesting simply: an end tag
-    closes an open element of its own name. That counts pages of sloppy markup as deeper than they are.
+    """Scan the tags of a page, and remove what the reader does not use.
 
-    Raises: BadPage('too_complex') where a tree of the page's tags could not be built in fair time and memory.
+    Tags are tokenised as in HTML (comments and scripts are skipped), but nesting is approximate: an end tag closes an open
+    element of its own name. Pages with many unclosed tags therefore count as deeper than they are.
+
+    Raises: BadPage('too_complex') if a tree of the page would take too much time or memory.
     """
     data, out = np.frombuffer(html, np.uint8), np.empty(len(html), np.uint8)
     work = _Work(*_read(data, int(reader), _KEYS, _KINDS, _STARTS, out))
@@ -114,34 +117,41 @@ def read_markup(html: bytes, reader: Reader) -> Markup:
         or tree > MAX_TREE_BYTES
     ):
         raise BadPage("too_complex")
-    if reader != Reader.ALL and (work.unsure or work.says & LABELLED):  # a label may be any element
+    if reader != Reader.ALL and (work.unsure or work.signs & LABELLED):  # a label may be any element
         return read_markup(html, Reader.ALL)
     kept = html if work.written == len(html) else out[: work.written].tobytes()
-    return Markup(kept, _sought(work.starts), reader == Reader.ALL or bool(work.says & LICENSE))
+    return Markup(kept, _sought_tags(work.starts), reader == Reader.ALL or bool(work.signs & LICENSE))
 
 
 class _Work(NamedTuple):
-    """What a page's tags ask of a parser: how many there are, and the greatest of what is open at once."""
+    """The work that the tags of a page cause for the parser: totals, and the maxima of open elements."""
 
     tags: int
     elements: int
     attributes: int
-    compared: int  # sum of the squares of each tag's attributes
+    compared: int
+    """Sum over all tags of the squared number of attributes."""
     depth: int
+    """Maximum number of open elements."""
     formatting: int
-    starts: int  # a bit for each of SOUGHT
-    says: int  # of LICENSE and LABELLED, the tags that may
-    unsure: bool  # whether the tree may see other tags
-    written: int  # bytes of the page that are kept
+    """Maximum number of open formatting elements."""
+    starts: int
+    """Bit set over SOUGHT_TAGS."""
+    signs: int
+    """Bit set of LICENSE and LABELLED."""
+    unsure: bool
+    """Whether the parser may see other tags than the scan."""
+    written: int
+    """Number of bytes of the page that are kept."""
 
 
 @compiled(nogil=True)
 def _read(data, reader, known, known_kinds, starts, out):
-    """The fields of _Work; what is kept of the data goes to `out`.
+    """Return the fields of _Work, and write the bytes that are kept to `out`.
 
-    Nothing is left out from where on a tree might have it otherwise: an end tag of svg or math within an element of theirs
-    that may hold HTML, a raw element within what may have ended them, `<s` behind `<!--` in a script (HTML Standard,
-    13.2.5.15 to 29), a raw element in a select, a frameset, a plaintext.
+    Nothing is removed after a position from which the parser may see other tags: an end tag of svg or math within one of
+    their elements that may contain HTML, a raw element within elements that may have ended them, `<s` after `<!--` in a
+    script (HTML Standard, 13.2.5.15 to 29), a raw element in a select, a frameset, a plaintext.
     """
     keys, kinds = np.zeros(_SLOTS, np.uint64), np.zeros(_SLOTS, np.uint8)
     is_open = np.zeros(_SLOTS, np.int32)
@@ -151,12 +161,14 @@ def _read(data, reader, known, known_kinds, starts, out):
         keys[slot], kinds[slot] = known[i], known_kinds[i]
     tags = elements = attributes = compared = 0
     depth = formatting = foreign = most_depth = most_formatting = 0
-    found, all_say = np.uint16(0), 0
+    found, all_signs = np.uint16(0), 0
     at, size = 0, data.size
-    raw = np.uint64(0)  # the name of the raw element that we are in
+    raw = np.uint64(0)  # name of the open raw element
     comment = escaped = unsure = False
-    point = np.uint64(0)  # the element of svg or math in which HTML may stand that we are in
-    drawing = captioned = astray = broken = False  # in an svg of nothing but shapes; after a figcaption; ...
+    point = np.uint64(0)  # name of the open integration point of svg or math
+    # In an svg that so far contains only shapes; after a figcaption; a shape occurred outside an svg; the svg contains
+    # an element that may end it.
+    drawing = captioned = astray = broken = False
     hole = copied = written = drawn = 0
     while at + 2 < size:
         if comment:
@@ -196,7 +208,7 @@ def _read(data, reader, known, known_kinds, starts, out):
             at = begin + 1
             continue
         name_end = at
-        at, count, closed, says = read_attributes(data, at)
+        at, count, closed, signs = read_attributes(data, at)
         tags += 1
         attributes += count
         compared += count * count
@@ -229,16 +241,16 @@ def _read(data, reader, known, known_kinds, starts, out):
         if not closing:
             elements += 1
             captioned |= name == _FIGCAPTION
-            if says & LABELLED and name in _IMAGES:
-                all_say |= LABELLED
+            if signs & LABELLED and name in _IMAGES:
+                all_signs |= LABELLED
             if kinds[slot] & _LINK:
-                all_say |= says & LICENSE
+                all_signs |= signs & LICENSE
             if kind == _RAW and foreign == 0:
                 raw, escaped = name, False
                 if name in (_SCRIPT, _STYLE):
                     hole = at
             is_bare = kinds[slot] & _BARE_BIT != 0
-            is_link = kinds[slot] & _LINK != 0 and reader == 0 and says & LICENSE == 0
+            is_link = kinds[slot] & _LINK != 0 and reader == 0 and signs & LICENSE == 0
             if (is_bare or is_link) and count and reader < 2 and foreign == 0 and not unsure and at <= size:
                 written = copy_range(data, copied, name_end, out, written)
                 copied = at - (2 if closed else 1)
@@ -259,7 +271,7 @@ def _read(data, reader, known, known_kinds, starts, out):
             foreign += step
         most_depth, most_formatting = max(most_depth, depth), max(most_formatting, formatting)
     written = copy_range(data, copied, size, out, written)
-    return tags, elements, attributes, compared, most_depth, most_formatting, found, all_say, unsure, written
+    return tags, elements, attributes, compared, most_depth, most_formatting, found, all_signs, unsure, written
 
 
 @compiled(nogil=True, inline="always")
@@ -271,7 +283,7 @@ def _slot(keys, name):
 
 
 def _kinds() -> dict[str, int]:
-    """Of each name that is known: its kind, and the bits of what may be left out of its tags."""
+    """Return for each known name its kind, and the bits that show what may be removed from its tags."""
     kinds = dict(_NAMES)
     for names, bit in ((_BARE, _BARE_BIT), (_LINKS, _LINK)):
         for name in names.split():
@@ -280,7 +292,7 @@ def _kinds() -> dict[str, int]:
 
 
 def _start_bits() -> np.ndarray:
-    """By the two bytes behind a "<": a bit for each of SOUGHT that starts so."""
+    """Return, by the two bytes after a "<", the bit set of the SOUGHT_TAGS that start with them."""
     bits = np.zeros(1 << 16, np.uint16)
     for i, name in enumerate(SOUGHT_TAGS):
         for first in {ord(name[0]), ord(name[0].upper())}:
@@ -289,14 +301,12 @@ def _start_bits() -> np.ndarray:
     return bits
 
 
-def _sought(bits: int) -> frozenset[str]:
-    if bits not in _SOUGHT:
-        _SOUGHT[bits] = frozenset(name for i, name in enumerate(SOUGHT_TAGS) if bits >> i & 1)
-    return _SOUGHT[bits]
+@lru_cache(maxsize=1 << len(SOUGHT_TAGS))
+def _sought_tags(bits: int) -> frozenset[str]:
+    return frozenset(name for i, name in enumerate(SOUGHT_TAGS) if bits >> i & 1)
 
 
 _KIND, _BARE_BIT, _LINK = 7, 8, 16
-_SOUGHT: dict[int, frozenset[str]] = {}
 _SCRIPT, _STYLE, _SELECT, _TITLE, _SVG, _FIGCAPTION = hash_names("script style select title svg figcaption")
 _IMAGES = hash_names("img amp-img image")
 _KEYS = np.array([hash_name(name) for name in _kinds()], np.uint64)

@@ -1,16 +1,16 @@
-"""The `srcset` attribute: addresses of one image in several sizes."""
+"""Parses the `srcset` attribute: URLs of one image in several sizes."""
 
 import re
 from collections.abc import Iterator
 
 _SPACE = "\t\n\f\r "
 _URL = re.compile(rf"[{_SPACE},]*+([^{_SPACE}]+)")
-# To the comma that ends a candidate; one in parentheses, which may lack their end, does not.
+# Matches up to the comma that ends a candidate; commas in parentheses, closed or not, do not end it.
 _DESCRIPTORS = re.compile(r"((?:[^,(]++|\([^)]*+\)?+)*+),?")
 _TOKEN = re.compile(rf"(?:[^{_SPACE}(]++|\([^)]*+\)?+)+")
 _DESCRIPTOR = re.compile(r"(\d{1,9})([wh])|(-?(?:\d{1,9}(?:\.\d{1,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,2})?)x")
 
-# A candidate of the plainest form, as nearly all are: a whole number of w or x. From the first other one on: the rest.
+# Matches a candidate with one integer of `w` or `x`, as nearly all have; at the first other candidate, all the rest.
 _PLAIN = re.compile(
     rf"[{_SPACE},]*+([^{_SPACE}]++)(?<!,)[{_SPACE}]++(?:([1-9]\d{{0,8}})w|(\d{{1,9}})x)[{_SPACE}]*+(?:,|\Z)|(.++)",
     re.DOTALL,
@@ -18,18 +18,17 @@ _PLAIN = re.compile(
 
 
 SrcsetCandidate = tuple[str, int, float, int | None]
-"""One address of a srcset, with what it says of its size: the width in pixels (`w`; 0 where none is given), the pixels of
-the image for one of the layout (`x`; 1 where none is given), the height in pixels (`h`, which browsers read and pass over).
-"""
+"""A URL with its declared size: width in pixels (`w`; 0 if missing), image pixels per layout pixel (`x`; 1 if missing),
+height in pixels (`h`, which browsers parse and ignore)."""
 
 
 def parse_srcset(text: str) -> list[SrcsetCandidate]:
-    """The candidates of a srcset in their order, without those whose descriptors are wrong.
+    """Return the candidates of a srcset in their order, without those with invalid descriptors.
 
-    An address may hold commas: only one at its end, or after its descriptors, ends a candidate.
+    A URL may contain commas: only a comma at its end, or after its descriptors, ends a candidate.
 
-    Source: the HTML Standard, section 4.8.4.3.10 (parsing a srcset attribute). Numbers of more digits than any image
-    needs are wrong here.
+    Source: the HTML Standard, section 4.8.4.3.10 (parsing a srcset attribute). Unlike there, numbers with more digits than
+    any image needs are invalid.
     """
     found: list[SrcsetCandidate] = []
     for url, width, density, rest in _PLAIN.findall(text):
@@ -45,31 +44,31 @@ def parse_srcset(text: str) -> list[SrcsetCandidate]:
 def _candidates(text: str) -> Iterator[SrcsetCandidate]:
     at = 0
     while url := _URL.match(text, at):
-        at, address = url.end(), url[1]
-        if address.endswith(","):
-            candidate = address.rstrip(","), 0, 1.0, None
+        at = url.end()
+        if url[1].endswith(","):
+            candidate = url[1].rstrip(","), 0, 1.0, None
         else:
             descriptors = _DESCRIPTORS.match(text, at)
-            assert descriptors is not None  # it matches nothing too
+            assert descriptors is not None  # the pattern also matches the empty string
             at = descriptors.end()
-            candidate = _described(address, _TOKEN.findall(descriptors[1]))
+            candidate = _parse_descriptors(url[1], _TOKEN.findall(descriptors[1]))
         if candidate:
             yield candidate
 
 
-def _described(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
+def _parse_descriptors(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
     width = height = density = None
     for descriptor in descriptors:
-        read = _DESCRIPTOR.fullmatch(descriptor)
-        if not read:
+        match = _DESCRIPTOR.fullmatch(descriptor)
+        if not match:
             return None
-        if read[3]:
-            density, repeated = float(read[3]), density is not None
+        if match[3]:
+            density, repeated = float(match[3]), density is not None
             repeated = repeated or density < 0
-        elif read[2] == "w":
-            width, repeated = int(read[1]), width is not None
+        elif match[2] == "w":
+            width, repeated = int(match[1]), width is not None
         else:
-            height, repeated = int(read[1]), height is not None
+            height, repeated = int(match[1]), height is not None
         if repeated or width == 0 or height == 0:
             return None
     if (density is not None and (width or height)) or (height and not width):

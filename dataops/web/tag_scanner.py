@@ -1,6 +1,6 @@
-"""The parts of an HTML tokenizer that dataops.web.markup reads a page's tags with, compiled.
+"""Compiled functions of an HTML tokenizer, with which dataops.web.markup scans the tags of a page.
 
-Names are numbers: a hash of 64 bits, in which the names that a page knows are told apart.
+Names of tags and attributes are compared by a hash of 64 bits.
 """
 
 import numpy as np
@@ -8,38 +8,38 @@ import numpy as np
 from dataops.kernels.compiled import compiled
 
 LICENSE, LABELLED = 1, 2
-"""What the attributes of a tag may say: that it is a link to a licence; that its label is another element."""
+"""Bits for what the attributes of a tag may show: that it links to a licence; that another element is its label."""
 _BLOCK = 16
 _PRIME = 0x100000001B3
 
 
 def hash_name(name: str) -> int:
-    """Of a name in lower case, as `read_name` gives it."""
-    found = 0
+    """Return the hash of a lower-case name, equal to that of `read_name`."""
+    value = 0
     for byte in name.encode():
-        found = (found * _PRIME + byte) % (1 << 64)
-    return found
+        value = (value * _PRIME + byte) % (1 << 64)
+    return value
 
 
 def hash_names(names: str) -> tuple[np.uint64, ...]:
-    """Of names with spaces between them."""
+    """Return the hashes of names that are separated by spaces."""
     return tuple(np.uint64(hash_name(name)) for name in names.split())
 
 
 _SPACE, _SLASH, _END, _EQUALS, _QUOTE = 1, 2, 4, 8, 16
-_WHAT = np.zeros(256, np.uint8)
-for _bytes, _what in ((b" \t\n\f\r", _SPACE), (b"/", _SLASH), (b">", _END), (b"=", _EQUALS), (b"\"'", _QUOTE)):
-    _WHAT[list(_bytes)] = _what
+_BYTE_CLASS = np.zeros(256, np.uint8)
+for _bytes, _class in ((b" \t\n\f\r", _SPACE), (b"/", _SLASH), (b">", _END), (b"=", _EQUALS), (b"\"'", _QUOTE)):
+    _BYTE_CLASS[list(_bytes)] = _class
 _REL, _HREF, _LABELLEDBY = hash_names("rel href aria-labelledby")
 
 
 @compiled(nogil=True)
 def find_byte(data, at, byte):
-    """The next place of a byte, else the end. An unsigned index, which numba does not check for being negative."""
+    """Return the next position of a byte, or the end of the data. Numba does not check unsigned indexes for wraparound."""
     place, end = np.uint64(at), np.uint64(data.size)
     while place + np.uint64(_BLOCK) <= end:
         first = np.uint8(_BLOCK)
-        for k in range(_BLOCK):  # a loop of fixed length without a branch, which becomes one of vectors
+        for k in range(_BLOCK):  # fixed length and no branch, so that the compiler vectorises it
             first = min(first, np.uint8(k) if data[place + np.uint64(k)] == byte else np.uint8(_BLOCK))
         if first < _BLOCK:
             return np.int64(place) + first
@@ -51,35 +51,35 @@ def find_byte(data, at, byte):
 
 @compiled(nogil=True)
 def copy_range(data, begin, end, out, written):
-    """Copy a range of the data behind what was written; how much then is."""
-    place, there = np.uint64(begin), np.uint64(written)
+    """Append a range of the data to the first `written` bytes of `out`. Return the new number of written bytes."""
+    source, target = np.uint64(begin), np.uint64(written)
     for k in range(np.uint64(max(0, end - begin))):
-        out[there + k] = data[place + k]
+        out[target + k] = data[source + k]
     return written + max(0, end - begin)
 
 
 @compiled(nogil=True)
 def ends_comment(data, at):
-    """Whether the ">" at a place stands behind "--" or "--!"."""
+    """Whether the ">" at a position follows "--" or "--!"."""
     if data[at - 1] == 33:
         at -= 1
     return data[at - 1] == 45 and data[at - 2] == 45
 
 
 @compiled(nogil=True)
-def _is(data, at, what):
-    """Whether the byte at a place is one of these. An unsigned index: as in `find`."""
-    return _WHAT[data[np.uint64(at)]] & what != 0
+def _is(data, at, classes):
+    """Whether the byte at a position is in one of the classes. The index is unsigned, as in `find_byte`."""
+    return _BYTE_CLASS[data[np.uint64(at)]] & classes != 0
 
 
 @compiled(nogil=True)
 def read_name(data, at):
-    """Where the name that starts here ends, and its number."""
-    found = np.uint64(0)
+    """Return the end and the hash of the name that starts at a position."""
+    value = np.uint64(0)
     while at < data.size and not _is(data, at, _SPACE | _SLASH | _END):
-        found = found * np.uint64(_PRIME) + np.uint64(_lower(data[np.uint64(at)]))
+        value = value * np.uint64(_PRIME) + np.uint64(_lower(data[np.uint64(at)]))
         at += 1
-    return at, max(found, np.uint64(1))
+    return at, max(value, np.uint64(1))
 
 
 @compiled(nogil=True)
@@ -89,12 +89,12 @@ def _lower(byte):
 
 @compiled(nogil=True)
 def read_attributes(data, at):
-    """Of the tag whose name ended here: where it ends, how many attributes it has, whether it closes itself, and what of
-    LICENSE and LABELLED its attributes may say.
+    """Scan the attributes of a tag, from the end of its name on.
 
+    Returns: the end of the tag, the number of attributes, whether the tag closes itself, and the bits LICENSE and LABELLED.
     Source: the HTML Standard, sections 13.2.5.32 to 13.2.5.40.
     """
-    size, count, says, closed = data.size, 0, 0, False
+    size, count, signs, closed = data.size, 0, 0, False
     while at < size and not _is(data, at, _END):
         if _is(data, at, _SPACE | _SLASH):
             closed = _is(data, at, _SLASH)
@@ -122,13 +122,13 @@ def read_attributes(data, at):
             while at < size and not _is(data, at, _SPACE | _END):
                 at += 1
         if end - begin == 3 or end - begin == 4 or end - begin == 15:
-            says |= _says(data, begin, end, value, min(at, size))
-    return at + 1, count, closed, says
+            signs |= _attribute_signs(data, begin, end, value, min(at, size))
+    return at + 1, count, closed, signs
 
 
 @compiled(nogil=True)
-def _says(data, begin, end, value, after):
-    """What an attribute may say."""
+def _attribute_signs(data, begin, end, value, after):
+    """Return the bits LICENSE and LABELLED for one attribute; `value` to `after` is the range of its value."""
     name = np.uint64(0)
     for at in range(begin, end):
         name = name * np.uint64(_PRIME) + np.uint64(_lower(data[at]))
@@ -147,7 +147,7 @@ def _says(data, begin, end, value, after):
 
 @compiled(nogil=True)
 def _has(data, begin, end, first, second, third):
-    """Whether three letters may stand in a range, in either case, one behind the other."""
+    """Whether a range may contain three consecutive letters, in either case."""
     for at in range(begin, end):
         if data[at] == 38:  # "&": a character reference
             return True

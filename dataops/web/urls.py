@@ -1,4 +1,4 @@
-"""Canonical http(s) addresses: one text for one resource, in the form that a plain HTTP client can fetch."""
+"""Canonicalises http(s) URLs into the form that a plain HTTP client can fetch: one text for one resource."""
 
 import ipaddress
 import re
@@ -10,9 +10,9 @@ from urllib.parse import quote, unquote
 import idna
 
 MAX_DATA_URL_CHARS = 64
-"""Characters kept of a data: address in a dropped row."""
+"""Maximum length of a `data:` URL in a dropped row, in characters."""
 
-_WEB = ("http", "https")
+_HTTP_SCHEMES = ("http", "https")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 _NO_HOST = re.compile(r"[/\\]{2}(?:[/\\?#]|\Z)")
@@ -23,12 +23,12 @@ _HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\[\]]+))(?::([0-9]{0,5}))
 _CREDENTIALS = re.compile(r"//[^/?#]*@")
 _SAFE_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _DOTTED = re.compile(r"/(\.|%2e){1,2}(/|\Z)", re.IGNORECASE)
-# What RFC 3986 (2.2, 2.3) allows literally, and "%": escapes that are there stay as they are.
+# The characters that RFC 3986 (2.2, 2.3) allows literally, and "%", because existing escapes stay unchanged.
 _PATH_SAFE = "!$%&'()*+,-./:;=@_~"
 _QUERY_SAFE = _PATH_SAFE + "?[]|"
 
-# References that need no reading, most of the Web's: canonical as they stand, or behind a prefix of the page's address. No
-# segment starts with a dot, plain or escaped; a host of four labels of 62 is not too long.
+# Matches references that need no parsing, as most do not: they are canonical, alone or after a prefix of the page's URL.
+# No segment starts with a dot, plain or escaped; a host of at most four labels of 62 characters is never too long.
 _SEGMENT = r"(?!\.|%2)[a-zA-Z0-9!$%&'()*+,.:=@_~-]++"
 _HOST_AND_PATH = rf"[a-z0-9_-]{{1,62}}+(?:\.[a-z0-9_-]{{1,62}}+){{0,3}}+(?:/(?:{_SEGMENT})?+)++"
 _PATH = rf"(?:/{_SEGMENT})*+/?+"
@@ -37,13 +37,13 @@ _QUERY = r"(?:\?[a-zA-Z0-9!$%&'()*+,./:;=@_~?\[\]|-]++)?+"
 _PLAIN = re.compile(
     rf"(?:(https?://{_HOST_AND_PATH})|(//{_HOST_AND_PATH})|(/(?:{_SEGMENT}{_PATH})?+)|({_RELATIVE})){_QUERY}"
 ).fullmatch
-_ABSOLUTE = 1  # group of it
+_ABSOLUTE = 1  # group of _PLAIN
 _PLAIN_LINES = re.compile(rf"(?:(https?://{_HOST_AND_PATH}{_QUERY})|[^\n]*+)\n").findall
 _UPWARD = re.compile(rf"(?:\./)?+((?:\.\./)*+)({_RELATIVE}{_QUERY})").fullmatch
 
 
 class BadUrl(ValueError):
-    """The address cannot be used; `reason` is its drop_reason: no_url, data_url, not_http, bad_url or url_too_long."""
+    """Raised for an unusable URL; `reason` is its drop_reason: no_url, data_url, not_http, bad_url or url_too_long."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -51,38 +51,38 @@ class BadUrl(ValueError):
 
 
 def canonicalise_url(reference: str, base: str, max_chars: int) -> str:
-    """The absolute http(s) address of `reference` on a page at `base`.
+    """Return the canonical absolute URL of `reference` on a page at `base`.
 
-    Lower-case scheme and host (IDNA, UTS 46), no credentials, no default port, no dot segments, no fragment, no white
-    space or non-ASCII: those are percent-encoded as UTF-8. Escapes that are there are not touched: servers tell them apart,
-    and browsers do not touch them either.
+    Scheme and host are in lower case (IDNA, UTS 46). Credentials, default port, dot segments and fragment are removed.
+    White space and non-ASCII characters are percent-encoded as UTF-8. Existing escapes stay unchanged, as in browsers,
+    because servers distinguish them.
 
     Args:
-        base: canonical address of the page, or of its `<base>`.
-        max_chars: longest address.
+        base: canonical URL of the page, or of its `<base>`.
+        max_chars: maximum length of the URL, in characters.
 
     Raises: BadUrl with the reason.
     Source: RFC 3986, sections 5.2 and 6.2; the URL Standard (url.spec.whatwg.org), sections 4.1 and 4.4, for what
-    browsers repair: white space around, tabs and line ends within, backslashes.
+    browsers repair: surrounding white space, tabs and line ends, backslashes.
     """
     if (plain := _PLAIN(reference)) and plain.lastindex == _ABSOLUTE and len(reference) <= max_chars:
         return reference
-    return _resolved(reference, base, max_chars)
+    return _resolve(reference, base, max_chars)
 
 
-def _resolved(reference: str, base: str, max_chars: int) -> str:
+def _resolve(reference: str, base: str, max_chars: int) -> str:
     reference = _CONTROL.sub("", reference.strip(_SPACE)) if reference else ""
     if not reference:
         raise BadUrl("no_url")
     scheme = _SCHEME.match(reference)
-    if scheme and scheme[1].lower() not in _WEB:
+    if scheme and scheme[1].lower() not in _HTTP_SCHEMES:
         raise BadUrl("data_url" if scheme[1].lower() == "data" else "not_http")
     if len(reference) > max_chars:
         raise BadUrl("url_too_long")
     if _NO_HOST.match(reference, scheme.end() if scheme else 0):
         raise BadUrl("bad_url")
     try:
-        url = _canonical(_joined(_parts(_slashes(reference)), _base_parts(base)))
+        url = _build_url(_join(_split(_replace_backslashes(reference)), _split_base(base)))
     except (ValueError, UnicodeError) as error:
         raise BadUrl("bad_url") from error
     if len(url) > max_chars:
@@ -91,46 +91,46 @@ def _resolved(reference: str, base: str, max_chars: int) -> str:
 
 
 class Resolver:
-    """`canonical_url` for the many references of one page.
+    """Resolves the many references of one page like `canonicalise_url`, but faster.
 
     Args:
-        base: canonical address of the page, or of its `<base>`.
-        max_chars: longest address.
+        base: canonical URL of the page, or of its `<base>`.
+        max_chars: maximum length of a URL, in characters.
     """
 
     def __init__(self, base: str, max_chars: int):
         self.base, self.max_chars = base, max_chars
         self._path = base.find("/", base.find("//") + 2)
         scheme, root = base[: base.find(":") + 1], base[: self._path]
-        # What stands before each kind of plain reference.
+        # The prefix of a plain reference, by its group in _PLAIN.
         self._prefixes = ("", "", scheme, root, base.partition("?")[0].rpartition("/")[0] + "/")
-        self._above: dict[int, str | None] = {}  # folders, by how many levels above
+        self._parents: dict[int, str | None] = {}  # folder by number of levels above the base
 
     def resolve(self, reference: str) -> str:
-        """The absolute address. Raises: BadUrl with the reason."""
-        if reference.startswith("data:"):  # before any work on what may be a whole picture
+        """Return the canonical absolute URL. Raises: BadUrl with the reason."""
+        if reference.startswith("data:"):  # first, because it may be a whole image
             raise BadUrl("data_url")
         prefix, rest = None, reference
-        if reference.startswith("."):  # which none of the plain ones does
+        if reference.startswith("."):  # _PLAIN matches no such reference
             if upward := _UPWARD(reference):
                 dots, rest = upward.groups()
                 up = len(dots) // 3
-                prefix = self._above[up] if up in self._above else self._above.setdefault(up, self._folder(up))
+                prefix = self._parents[up] if up in self._parents else self._parents.setdefault(up, self._folder(up))
         elif plain := _PLAIN(reference):
             prefix = self._prefixes[plain.lastindex or 0]
         if prefix is None or len(prefix) + len(rest) > self.max_chars or len(reference) > self.max_chars:
-            return _resolved(reference, self.base, self.max_chars)
+            return _resolve(reference, self.base, self.max_chars)
         return prefix + rest
 
     def resolve_all(self, references: Sequence[str]) -> tuple[list[str], list[str | None]]:
-        """The absolute addresses, and the reasons of those that cannot be used: of these stands what a dropped row keeps.
+        """Return the URL and the reason (None if usable) of each reference; an unusable one is truncated.
 
-        It is `resolve` of each in less time: one search reads all that are plain.
+        The result is that of `resolve` for each reference, but one search handles all plain ones.
         """
-        urls = self._plain(references)
+        urls = self._resolve_plain(references)
         reasons: list[str | None] = [None] * len(urls)
         for i in [i for i, url in enumerate(urls) if not url]:
-            if references[i].startswith("data:"):  # every eighth image: too many for exceptions
+            if references[i].startswith("data:"):  # one image of eight: too frequent for an exception each
                 urls[i], reasons[i] = truncate_url(references[i], self.max_chars), "data_url"
                 continue
             try:
@@ -139,10 +139,10 @@ class Resolver:
                 urls[i], reasons[i] = truncate_url(references[i], self.max_chars), bad.reason
         return urls, reasons
 
-    def _plain(self, references: Sequence[str]) -> list[str]:
-        """The absolute addresses of those that are canonical once they are whole, and "" in the place of the others."""
+    def _resolve_plain(self, references: Sequence[str]) -> list[str]:
+        """Return the URLs of the references that are canonical after their prefix is added, and "" for the others."""
         _, _, scheme, root, folder = self._prefixes
-        whole = [
+        absolute = [
             reference
             if reference[:4] == "http"
             else (scheme if reference[1:2] == "/" else root) + reference
@@ -152,20 +152,21 @@ class Resolver:
             else ""
             for reference in references
         ]
-        lines = "\n".join([*whole, ""])
+        lines = "\n".join([*absolute, ""])
         urls: list[str] = _PLAIN_LINES(lines)
         is_long = len(lines) > self.max_chars and max(map(len, urls)) > self.max_chars
-        return [""] * len(whole) if is_long or len(urls) != len(whole) else urls  # more: a line end in one
+        # There are more URLs than references if a reference contains a line end.
+        return [""] * len(absolute) if is_long or len(urls) != len(absolute) else urls
 
     def _folder(self, up: int) -> str | None:
-        """The folder so many levels above the base's; None where empty segments need a closer look."""
+        """Return the folder `up` levels above the base's folder; None if empty segments require full parsing."""
         folders = self.base[self._path :].partition("?")[0].split("/")[1:-1]
         kept = folders[: max(0, len(folders) - up)]
         return None if "" in folders else "/".join([self.base[: self._path], *kept, ""])
 
 
 def truncate_url(reference: str, max_chars: int) -> str:
-    """What a dropped row keeps of an address that could not be used."""
+    """Return what a dropped row keeps of an unusable reference: its start, without credentials."""
     reference = reference.strip()
     is_data = reference[:5].lower() == "data:"
     if not is_data:
@@ -173,8 +174,8 @@ def truncate_url(reference: str, max_chars: int) -> str:
     return reference[: MAX_DATA_URL_CHARS if is_data else max_chars].encode("utf-8", "replace").decode()
 
 
-def _slashes(reference: str) -> str:
-    """Backslashes before the query become slashes, as in browsers."""
+def _replace_backslashes(reference: str) -> str:
+    """Replace backslashes before the query with slashes, as browsers do."""
     if "\\" not in reference:
         return reference
     cut = min((i for i in (reference.find("?"), reference.find("#")) if i >= 0), default=len(reference))
@@ -182,7 +183,7 @@ def _slashes(reference: str) -> str:
 
 
 class _Parts(NamedTuple):
-    """The parts of a reference (RFC 3986, appendix B); None where its delimiter is not there. The fragment is gone."""
+    """The components of a reference without the fragment (RFC 3986, appendix B); None if the delimiter is missing."""
 
     scheme: str | None
     authority: str | None
@@ -190,58 +191,61 @@ class _Parts(NamedTuple):
     query: str | None
 
 
-def _parts(reference: str) -> _Parts:
-    found = _REFERENCE.match(reference)
-    assert found is not None  # it matches anything
-    return _Parts(found[1] and found[1].lower(), found[2], found[3], found[4])
+def _split(reference: str) -> _Parts:
+    match = _REFERENCE.match(reference)
+    assert match is not None  # the pattern matches any text
+    return _Parts(match[1] and match[1].lower(), match[2], match[3], match[4])
 
 
 @lru_cache(maxsize=256)
-def _base_parts(base: str) -> _Parts:
-    return _parts(base)
+def _split_base(base: str) -> _Parts:
+    return _split(base)
 
 
-def _joined(given: _Parts, base: _Parts) -> _Parts:
-    """RFC 3986, section 5.2.2, where `http:x` on an http page is relative, as in browsers. Dot segments stay."""
-    if given.scheme and (given.scheme != base.scheme or given.authority is not None):
-        return given
-    if given.authority is not None:
-        return given._replace(scheme=base.scheme)
-    if not given.path:
-        return base if given.query is None else base._replace(query=given.query)
-    path = given.path if given.path[0] == "/" else base.path[: base.path.rfind("/") + 1] + given.path
-    return base._replace(path=path, query=given.query)
+def _join(reference: _Parts, base: _Parts) -> _Parts:
+    """Resolve a reference by RFC 3986, section 5.2.2, but keep dot segments.
+
+    As in browsers, `http:x` on an http page is relative.
+    """
+    if reference.scheme and (reference.scheme != base.scheme or reference.authority is not None):
+        return reference
+    if reference.authority is not None:
+        return reference._replace(scheme=base.scheme)
+    if not reference.path:
+        return base if reference.query is None else base._replace(query=reference.query)
+    path = reference.path if reference.path[0] == "/" else base.path[: base.path.rfind("/") + 1] + reference.path
+    return base._replace(path=path, query=reference.query)
 
 
-def _canonical(parts: _Parts) -> str:
-    """The address, without credentials: they are nobody's business, and what needs them is not public."""
-    host, port = _host_and_port((parts.authority or "").rpartition("@")[2])
-    if parts.scheme not in _WEB:
-        raise ValueError("no http address")
-    where = host if port is None or port == _DEFAULT_PORTS[parts.scheme] else f"{host}:{port}"
+def _build_url(parts: _Parts) -> str:
+    """Return the canonical URL, without credentials: they are private, and what requires them is not public."""
+    host, port = _split_host_port((parts.authority or "").rpartition("@")[2])
+    if parts.scheme not in _HTTP_SCHEMES:
+        raise ValueError("not an http(s) URL")
+    authority = host if port is None or port == _DEFAULT_PORTS[parts.scheme] else f"{host}:{port}"
     path = quote(parts.path, safe=_PATH_SAFE, errors="replace") or "/"
     if _DOTTED.search(path):
-        path = _without_dot_segments(path)
+        path = _remove_dot_segments(path)
     query = "?" + quote(parts.query, safe=_QUERY_SAFE, errors="replace") if parts.query else ""
-    return f"{parts.scheme}://{where}{path}{query}"
+    return f"{parts.scheme}://{authority}{path}{query}"
 
 
-def _host_and_port(text: str) -> tuple[str, int | None]:
-    found = _HOST_PORT.fullmatch(text)
-    port = int(found[3]) if found and found[3] else None
-    if not found or port == 0 or (port or 0) > 65_535:
-        raise ValueError(f"no host and port: {text[:80]!r}")
-    return canonicalise_host(found[1] or found[2]), port
+def _split_host_port(text: str) -> tuple[str, int | None]:
+    match = _HOST_PORT.fullmatch(text)
+    port = int(match[3]) if match and match[3] else None
+    if not match or port == 0 or (port or 0) > 65_535:
+        raise ValueError(f"invalid host and port: {text[:80]!r}")
+    return canonicalise_host(match[1] or match[2]), port
 
 
 @lru_cache(maxsize=4096)
 def canonicalise_host(host: str) -> str:
-    """Lower-case ASCII form of a host name or address literal. Raises: ValueError when it is none."""
+    """Return the lower-case ASCII form of a host name or IP address. Raises: ValueError if it is neither."""
     if len(host) > 1024:
-        raise ValueError("no host name is so long")
+        raise ValueError("the host name is longer than 1,024 characters")
     if ":" in host:
         if "%" in host:
-            raise ValueError(f"an address of one machine's own network: {host!r}")
+            raise ValueError(f"an IP address with a zone is local to one machine: {host!r}")
         return f"[{ipaddress.IPv6Address(host).compressed}]"
     if "%" in host:
         host = unquote(host, errors="strict")
@@ -249,12 +253,12 @@ def canonicalise_host(host: str) -> str:
         host = idna.encode(host, uts46=True).decode("ascii")
     host = host.lower().removesuffix(".")
     if len(host) > 253 or not _SAFE_HOST.fullmatch(host):
-        raise ValueError(f"no host name: {host[:80]!r}")
+        raise ValueError(f"invalid host name: {host[:80]!r}")
     return host
 
 
-def _without_dot_segments(path: str) -> str:
-    """RFC 3986, section 5.2.4, where `%2e` counts as a dot."""
+def _remove_dot_segments(path: str) -> str:
+    """Remove dot segments by RFC 3986, section 5.2.4; `%2e` counts as a dot."""
     kept: list[str] = []
     segments = path.split("/")[1:]
     for i, segment in enumerate(segments):

@@ -320,7 +320,7 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, name: str):
 
 def test_a_column_of_numbers_is_no_address(tmp_path: Path):
     pq.write_table(pa.table({"url": [1], "text": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match=r"'url' holds int64, not text; its columns: url int64, text string"):
+    with pytest.raises(SourceError, match=r"'url' has the type int64, not text; its columns: url int64, text string"):
         read(tmp_path / "a.parquet")
     with pytest.raises(SourceError, match=r"a\.xlsx: no pair list by its ending"):
         read(tmp_path / "a.xlsx")

@@ -234,7 +234,7 @@ def test_the_short_ways_of_addresses_give_what_the_long_way_gives(reference: str
         except BadUrl as bad:
             return bad.reason
 
-    expected = of(urls._resolved, reference, base, longest)
+    expected = of(urls._resolve, reference, base, longest)
     assert of(canonicalise_url, reference, base, longest) == expected
     assert of(Resolver(base, longest).resolve, reference) == expected
 
@@ -249,7 +249,7 @@ def test_many_addresses_at_once_are_what_each_is(references: list[str], base: st
     expected = []
     for reference in references:
         try:
-            expected.append((urls._resolved(reference, base, longest), None))
+            expected.append((urls._resolve(reference, base, longest), None))
         except BadUrl as bad:
             expected.append((truncate_url(reference, longest), bad.reason))
     assert list(zip(*Resolver(base, longest).resolve_all(references), strict=True)) == expected
