@@ -11,8 +11,9 @@ from dataops.errors import ConfigError, SourceError
 from dataops.formatting import format_percent
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
-from tasks.evaluate.hub_sets import Fetched, as_rows, fetch_suite
-from tasks.evaluate.run_suite import Evaluation, Settings, average, evaluate_model
+from tasks.evaluate.hub_sets import FetchResult, as_rows, fetch_suite
+from tasks.evaluate.job import EvaluationSettings
+from tasks.evaluate.run_suite import Evaluation, average_metrics, evaluate_model
 from training.evaluation.comparison import compare_all
 from training.evaluation.contamination import contamination, format_overlap, read_matches
 from training.evaluation.intervals import flatten_metrics
@@ -32,7 +33,7 @@ class EvaluateOptions:
     data: Path | None = None
     matches: Path | None = None
     page: Path | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
 
 
 def evaluate(options: EvaluateOptions, *, as_json: bool) -> int:
@@ -119,7 +120,7 @@ def _as_json(
         "model": found.model,
         "suite": suite.name,
         "metrics": found.metrics,
-        "average": average(found.metrics, suite),
+        "average": average_metrics(found.metrics, suite),
         "folder": str(found.folder),
         "page": str(page),
     }
@@ -167,7 +168,7 @@ def _show_comparison(other: Evaluation, compared: Mapping[str, Any]) -> None:
 
 def _show_average(suite: Suite, found: Evaluation) -> None:
     """Print the average, and the sets that it leaves out."""
-    mean = average(found.metrics, suite)
+    mean = average_metrics(found.metrics, suite)
     of = mean["tasks"] + len(mean["missing"])
     console().print(
         text(f"Average over {mean['tasks']} of {of} sets: {format_percent(mean['value'], sign='', missing='')}")
@@ -176,7 +177,7 @@ def _show_average(suite: Suite, found: Evaluation) -> None:
         console().print(text(f"  without {name}: {reason}"), soft_wrap=True)
 
 
-def _show_fetched(results: Sequence[Fetched], folder: Path) -> None:
+def _show_fetched(results: Sequence[FetchResult], folder: Path) -> None:
     table = new_table(f"Evaluation sets in {folder}", "set", "state", "MB", "source or reason", right=["MB"])
     for result in results:
         size = f"{result.bytes / 1e6:,.1f}" if result.bytes else ""

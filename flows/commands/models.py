@@ -54,9 +54,9 @@ def evaluate(
         suite: TOML file, such as configs/suites/datacomp.toml.
     """
     from flows.commands.evaluate import EvaluateOptions, evaluate
-    from tasks.evaluate.run_suite import Settings
+    from tasks.evaluate.job import EvaluationSettings
 
-    settings = Settings(batch_size, device, precision, nproc)
+    settings = EvaluationSettings(batch_size, device, precision, nproc)
     return evaluate(EvaluateOptions(model, suite, against, data, matches, page, settings), as_json=json)
 
 

@@ -8,7 +8,7 @@ from dataops.store import Store
 from flows.records import find_snapshot, load_manifests, load_run
 from tasks.download.report import report_html as download_html
 from tasks.filter.report import report_html as filter_html
-from tasks.pack.card import HTML
+from tasks.pack.card import HTML_PAGE
 
 PAGED = ("pack", "download", "filter")
 """Stages that have a page. For a run, the page of the first of them that it has finished is written."""
@@ -41,8 +41,8 @@ def _page(manifest: Manifest, store: Store) -> bytes:
         return filter_html(manifest).encode("utf-8", "replace")
     if manifest.stage == "download":
         return download_html(manifest, store).encode("utf-8", "replace")
-    if not manifest.named(HTML):
+    if not manifest.named(HTML_PAGE):
         raise ConfigError(
             f"pack/{manifest.key} was made by an earlier version of pairmill, which wrote no page; make it again"
         )
-    return store.read(manifest.path(HTML))
+    return store.read(manifest.path(HTML_PAGE))

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchResult:
     """What became of one set."""
 
     name: str
@@ -51,7 +51,7 @@ class _Unavailable(Exception):
     """This set cannot be had, the others can."""
 
 
-def fetch_suite(path: Path, data_root: Path) -> list[Fetched]:
+def fetch_suite(path: Path, data_root: Path) -> list[FetchResult]:
     """Bring every set of a suite that has a source into `data_root`; what cannot be had is listed with its reason.
 
     Raises: ConfigError where the file is no suite, or names no source at all.
@@ -64,7 +64,7 @@ def fetch_suite(path: Path, data_root: Path) -> list[Fetched]:
         raise ConfigError(
             f"{path}: none of its sets has a source; put their folders below the folder that you give as --data"
         )
-    results: list[Fetched] = []
+    results: list[FetchResult] = []
     done: dict[str, set[str]] = {}
     for task in tasks:
         wanted = set(task.splits())
@@ -76,23 +76,23 @@ def fetch_suite(path: Path, data_root: Path) -> list[Fetched]:
     return results
 
 
-def _fetch(task: Task) -> Fetched:
+def _fetch(task: Task) -> FetchResult:
     if task.missing:
-        return Fetched(task.name, task.source, "missing", task.missing)
+        return FetchResult(task.name, task.source, "missing", task.missing)
     folder = Path(task.root)
     if not task.source:
         there = folder.is_dir()
-        return Fetched(
+        return FetchResult(
             task.name, "", "reused" if there else "missing", "" if there else f"no source; put it at {folder}"
         )
     if task.source.startswith(TORCHVISION):
         return _from_torchvision(task, folder)
     try:
         if whole := _whole(folder, task):
-            return Fetched(task.name, task.source, "reused", bytes=whole)
-        return Fetched(task.name, task.source, "fetched", bytes=_download(task, folder))
+            return FetchResult(task.name, task.source, "reused", bytes=whole)
+        return FetchResult(task.name, task.source, "fetched", bytes=_download(task, folder))
     except _Unavailable as error:
-        return Fetched(task.name, task.source, "failed", redact(str(error)))
+        return FetchResult(task.name, task.source, "failed", redact(str(error)))
 
 
 def _whole(folder: Path, task: Task) -> int:
@@ -135,14 +135,14 @@ def _download(task: Task, folder: Path) -> int:
     return sum(file["bytes"] for file in files.values())
 
 
-def _from_torchvision(task: Task, folder: Path) -> Fetched:
+def _from_torchvision(task: Task, folder: Path) -> FetchResult:
     """Write a torchvision set into our layout; torchvision downloads it where it can."""
     if not _whole(folder, task):
         job = {"name": task.source.removeprefix(TORCHVISION), "splits": task.splits(), "output": str(folder)}
         try:
             run_job("training.evaluation.torchvision_sets", job, folder / ".torchvision")
         except PairmillError as error:
-            return Fetched(task.name, task.source, "failed", redact(str(error)).strip().splitlines()[-1])
+            return FetchResult(task.name, task.source, "failed", redact(str(error)).strip().splitlines()[-1])
         names = [name for name in LISTS if (folder / name).is_file()]
         names += [path.relative_to(folder).as_posix() for split in task.splits() for path in (folder / split).iterdir()]
         files = {
@@ -150,8 +150,8 @@ def _from_torchvision(task: Task, folder: Path) -> Fetched:
             for name in sorted(names)
         }
         _write_record(folder, task, "", files)
-        return Fetched(task.name, task.source, "fetched", bytes=_whole(folder, task))
-    return Fetched(task.name, task.source, "reused", bytes=_whole(folder, task))
+        return FetchResult(task.name, task.source, "fetched", bytes=_whole(folder, task))
+    return FetchResult(task.name, task.source, "reused", bytes=_whole(folder, task))
 
 
 def _write_record(folder: Path, task: Task, revision: str, files: dict[str, Any]) -> None:
@@ -204,6 +204,6 @@ def _is_intact(path: Path, sibling: "RepoSibling") -> bool:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == sibling.blob_id
 
 
-def as_rows(results: Iterable[Fetched]) -> list[dict[str, Any]]:
+def as_rows(results: Iterable[FetchResult]) -> list[dict[str, Any]]:
     """For tables and --json."""
     return [asdict(result) for result in results]

@@ -1,10 +1,15 @@
-"""Tables of an evaluation's page: what is known of one set beyond its figures, and what is owed to training images."""
+"""Tables of an evaluation's page: details of one set, its worst classes, and the overlap with training images."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dataops.formatting import format_interval, format_percent
-from tasks.reports.page import text
+from tasks.reports.section import Section
+
+WORST = 10
+"""Number of the worst classes or words that are shown."""
+FIGURE = ("top-1", "99.5% interval", "images")
 
 
 def percent(value: float | None) -> str:
@@ -17,67 +22,81 @@ def interval(record: Mapping[str, Any]) -> str:
     return format_interval(record["low"], record["high"], sign="", missing="")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """A table of cells that are HTML already.
-
-    Args:
-        right: columns of numbers.
-    """
-    kinds = [' class="n"' if column in right else ' class="name"' if column == 0 else "" for column in range(len(head))]
-    top = "".join(f"<th{kind}>{name}</th>" for name, kind in zip(head, kinds, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def details(result: Mapping[str, Any]) -> list[str]:
-    """Groups, robustness, probe, shots and single prompts of a task, those that it has."""
-    parts = []
+def describe_details(result: Mapping[str, Any]) -> list[Section]:
+    """Return groups, robustness, probe, shots and single prompts of a task, those that it has."""
+    sections = []
     if groups := result.get("groups"):
-        rows = [[text(g["name"]), percent(g["value"]), interval(g), f"{g['n']:,}"] for g in groups]
-        parts += [
-            f"<h3>By {text(groups[0]['by'])}</h3>",
-            table([text(groups[0]["by"]), *FIGURE], rows, right=(1, 2, 3)),
-        ]
+        rows = [[g["name"], percent(g["value"]), interval(g), f"{g['n']:,}"] for g in groups]
+        attribute = groups[0]["by"]
+        sections.append(Section(f"By {attribute}", (), [attribute, *FIGURE], rows, numbers=(1, 2, 3)))
     if shift := result.get("robustness"):
-        said = f"{percent(shift['base_value'])} on <code>{text(shift['base'])}</code>, {percent(shift['value'])} here"
-        parts.append(f"<p>Natural shift: {said}, a gap of {100 * shift['gap']:.2f} points.</p>")
+        values = f"{percent(shift['base_value'])} on `{shift['base']}`, {percent(shift['value'])} here"
+        sections.append(Section("", [f"Natural shift: {values}, a gap of {100 * shift['gap']:.2f} points."]))
     if probe := result.get("linear_probe"):
-        said = f"{percent(probe['top1']['value'])} ({interval(probe['top1'])}) after {probe['train']:,} labelled images"
-        where = text(result["probe_features"])
-        parts.append(f"<p>Linear probe, features {where}: {said}, L2 strength {probe['strength']:.3g}.</p>")
+        top1 = f"{percent(probe['top1']['value'])} ({interval(probe['top1'])})"
+        images = f"after {probe['train']:,} labelled images, L2 strength {probe['strength']:.3g}"
+        sections.append(Section("", [f"Linear probe, features {result['probe_features']}: {top1} {images}."]))
     if shots := result.get("few_shot"):
         rows = [[f"{s['shots']}", percent(s["top1"]["value"]), interval(s["top1"]), f"{s['train']:,}"] for s in shots]
-        head = ["shots a class", "top-1", "99.5% interval", "labelled images"]
-        parts += ["<h3>Few shots</h3>", table(head, rows, right=range(4))]
+        columns = ["shots a class", "top-1", "99.5% interval", "labelled images"]
+        sections.append(Section("Few shots", (), columns, rows, numbers=range(4)))
     if prompts := result.get("each_template"):
         spread = 100 * (prompts[0]["value"] - prompts[-1]["value"])
-        rows = [[text(p["template"]), percent(p["value"]), interval(p)] for p in (*prompts[:3], *prompts[3:][-3:])]
-        parts += [f"<h3>Single prompts, best and worst ({spread:.2f} points apart)</h3>"]
-        parts.append(table(["prompt", "top-1", "99.5% interval"], rows, right=(1, 2)))
-    return parts
+        title = f"Single prompts, best and worst ({spread:.2f} points apart)"
+        rows = [[p["template"], percent(p["value"]), interval(p)] for p in (*prompts[:3], *prompts[3:][-3:])]
+        sections.append(Section(title, (), ["prompt", "top-1", "99.5% interval"], rows, numbers=(1, 2)))
+    return sections
 
 
-FIGURE = ("top-1", "99.5% interval", "images")
-
-
-def contamination_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """All, Clean and Overlap of each set that has such an overlap; empty where nothing was looked for."""
-    rows = {task: result["contamination"] for task, result in metrics.items() if "contamination" in result}
-    if not rows:
-        return ""
-    title = "<h2>Overlap with training</h2>"
-    if clean := [task for task, row in rows.items() if not row["overlap"]]:
-        of = f"{len(clean)} of {len(rows)} sets"
-        title += f'<p class="note">No training image matches an image of {of}: {text(", ".join(clean))}.</p>'
-    if len(clean) == len(rows):
-        return title
+def find_confusions(rows: Iterable[Mapping[str, Any]]) -> list[Section]:
+    """Return the classes with the lowest accuracy, and the classes that are predicted for them."""
+    rows = list(rows)
+    seen, right = Counter(r["label_name"] for r in rows), Counter(r["label_name"] for r in rows if r["rank"] == 1)
+    predicted = {name: Counter[str]() for name in seen}
+    for row in rows:
+        if row["status"] == "ok" and row["rank"] != 1:
+            predicted[row["label_name"]][row["predicted_name"]] += 1
+    # at the same accuracy the larger class first: it affects more images
+    worst = sorted(seen, key=lambda name: (right[name] / seen[name], -seen[name], name))[:WORST]
     body = [
+        [name, percent(right[name] / seen[name]), f"{seen[name]:,}", _format_classes(predicted[name].most_common(4))]
+        for name in worst
+        if right[name] < seen[name]
+    ]
+    columns = ["class", "right", "images", "taken for"]
+    return [Section("Classes with the lowest accuracy", (), columns, body, numbers=(1, 2))] if body else []
+
+
+def _format_classes(counts: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} ({count:,})" for name, count in counts)
+
+
+def find_worst_words(rows: Iterable[Mapping[str, Any]]) -> Section:
+    """Return the cues of an association task with the lowest Jaccard index."""
+    worst = sorted(rows, key=lambda row: row["jaccard"])[:WORST]
+    body = [[row["cue"], percent(row["jaccard"]), ", ".join(row["associations"])] for row in worst]
+    return Section("Words with the lowest score", (), ["word", "Jaccard index", "its images"], body, numbers=(1,))
+
+
+def find_worst_classes(precisions: Sequence[float], names: Sequence[str]) -> Section:
+    """Return the classes of a multi-label task with the lowest average precision."""
+    worst = sorted(zip(precisions, names, strict=True))[:WORST]
+    body = [[name, percent(value)] for value, name in worst]
+    return Section("Classes with the lowest precision", (), ["class", "average precision"], body, numbers=(1,))
+
+
+def describe_overlap(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the rows of the sets that share images with training; None where nobody searched for any.
+
+    Returns: sets (how many were searched), clean (names of those without such an image), rows (of the others).
+    """
+    found = {task: result["contamination"] for task, result in metrics.items() if "contamination" in result}
+    if not found:
+        return None
+    rows = [
         [
-            text(task),
-            text(row["metric"]),
+            task,
+            row["metric"],
             f"{row['overlap']:,} of {row['n']:,}",
             percent(row["all"]),
             percent(row["clean"]),
@@ -87,20 +106,7 @@ def contamination_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
             "" if row["p_value"] is None else f"{row['p_value']:.2g}",
             {None: "", False: "no", True: "yes"}[row["significant_corrected"]],
         ]
-        for task, row in rows.items()
+        for task, row in found.items()
         if row["overlap"]
     ]
-    head = [
-        "set",
-        "figure",
-        "in training",
-        "all",
-        "clean",
-        "overlap",
-        "99.5% interval",
-        "all − clean",
-        "p",
-        "p < 0.05, corrected",
-    ]
-    note = "Images of the set that a training image matches; a one-tailed binomial test against the clean accuracy."
-    return f'{title}<p class="note">{note}</p>' + table(head, body, right=range(2, 9))
+    return {"sets": len(found), "clean": [task for task, row in found.items() if not row["overlap"]], "rows": rows}

@@ -1,20 +1,26 @@
-"""evaluate: zero-shot transfer and retrieval over a suite, as a subprocess job, and what of it is owed to training images.
+"""The evaluate stage: zero-shot transfer and retrieval over a suite, as a subprocess job, and the overlap with training.
 
-The snapshot holds `metrics.json`, `predictions-<task>.parquet`, `evaluation-matches.parquet` (the suite's pictures that are
-in the training set; columns MATCHES of tasks/curate/evaluation_overlap.py) and, for people, `evaluation.html`, which no digest covers.
+The snapshot holds
+
+- `metrics.json` and `predictions-<task>.parquet`;
+- `evaluation-matches.parquet`, the suite's images that are in the training set, with the columns MATCHES of
+  tasks/curate/evaluation_overlap.py;
+- `evaluation.html`, a page that no digest covers.
 """
 
 import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from dataops.snapshot import Counts, Input, Part, Record
 from tasks.engine.stage import Stage, StageOutput, Work
-from tasks.engine.subprocess_job import ranks, run_job
 from tasks.evaluate.config import EvaluateConfig
+from tasks.evaluate.job import EvaluationSettings, run_evaluation
 from tasks.evaluate.run_suite import Evaluation
 from tasks.evaluate.suite_overlap import find_overlaps
+from tasks.reports.page import encode_page
 from training.evaluation.contamination import contamination, group_by_task
 from training.evaluation.suite import Suite
 
@@ -25,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def external_inputs(config: EvaluateConfig) -> list[Input]:
-    """The suite's tasks and the bytes of their files."""
+    """Return the suite, with a digest of its tasks and of the bytes of their files."""
     suite = config.load()
     return [Input(stage="suite", key=suite.name, digest=suite.digest())]
 
@@ -39,61 +45,53 @@ def make(work: Work[EvaluateConfig]) -> StageOutput:
 
 
 def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
-    model = work.inputs["train"]
-    store = work.draft.store
+    suite, model = work.config.load(), work.inputs["train"]
+    evaluation = Evaluation(f"{model.config['model']} ({model.key})", folder, _run_job(work, suite, folder))
+    parts = [
+        work.draft.put_file(path.name, path, evaluation.metrics[path.stem.removeprefix("predictions-")]["n"])
+        for path in sorted(folder.glob("predictions-*.parquet"))
+    ]
+    parts += [*_put_matches(work, suite, evaluation), _put_page(work, suite, evaluation)]
+    metrics = json.dumps(evaluation.metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    parts.append(work.draft.put_bytes("metrics.json", metrics.encode()))
+    examples = sum(task["n"] for task in evaluation.metrics.values())
+    counts = Counts(input=examples, kept=examples)
+    return Record(task="evaluate", parts=parts, counts=counts, facts={"metrics": evaluation.metrics})
+
+
+def _run_job(work: Work[EvaluateConfig], suite: Suite, folder: Path) -> dict[str, dict[str, Any]]:
+    """Run the job, with a progress step for each finished task; returns metrics.json."""
+    store, model, config = work.draft.store, work.inputs["train"], work.config
     files = [store.local(model.path(name)) for name in ("model.safetensors", "model.json", "tokenizer.json")]
-    suite: Suite = work.config.load()
-    job = {
-        "checkpoint": str(files[0].parent),
-        "suite": suite.model_dump(mode="json"),
-        "batch_size": work.config.batch_size,
-        "precision": work.config.precision,
-        "device": work.config.device,
-        "output": str(folder),
-        "features": str(folder / "features"),
-    }
     tasks = [task.name for task in suite.tasks]
     done: set[str] = set()
 
-    def follow(line: str) -> None:
+    def report_progress(line: str) -> None:
         logger.info("%s", line)
         finished = {name for name in tasks if (folder / f"predictions-{name}.parquet").exists()}
         if finished != done:
             done.update(finished)
             work.context.progress(len(done), len(tasks), line)
 
-    launcher = ranks(work.config.nproc, folder) if work.config.nproc > 1 else ()
-    run_job("training.evaluate", job, folder, launcher=launcher, on_line=follow)
-    found = Evaluation(
-        f"{model.config['model']} ({model.key})", folder, json.loads((folder / "metrics.json").read_text())
-    )
-    parts = [
-        work.draft.put_file(path.name, path, found.metrics[path.stem.removeprefix("predictions-")]["n"])
-        for path in sorted(folder.glob("predictions-*.parquet"))
-    ]
-    parts += [*_contamination(work, suite, found), _put_page(work, suite, found)]
-    metrics = json.dumps(found.metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    parts.append(work.draft.put_bytes("metrics.json", metrics.encode()))
-    examples = sum(task["n"] for task in found.metrics.values())
-    counts = Counts(input=examples, kept=examples)
-    return Record(task="evaluate", parts=parts, counts=counts, facts={"metrics": found.metrics})
+    settings = EvaluationSettings(config.batch_size, config.device, config.precision, config.nproc)
+    return run_evaluation(files[0].parent, suite, folder, folder / "features", settings, report_progress)
 
 
-def _contamination(work: Work[EvaluateConfig], suite: Suite, found: Evaluation) -> list[Part]:
-    """Look for the suite's pictures in the dataset; what is owed to them becomes each task's `contamination`."""
+def _put_matches(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) -> list[Part]:
+    """Search the dataset for the suite's images; the effect on each task becomes its `contamination`."""
     if not work.config.contamination:
         return []
     context = work.context
     matches = find_overlaps(suite, work.draft.store, work.inputs["pack"], context.home, context.workers)
-    for row in contamination(found.predictions(), group_by_task(matches)):
-        found.metrics[row.pop("task")]["contamination"] = row
+    for row in contamination(evaluation.predictions(), group_by_task(matches)):
+        evaluation.metrics[row.pop("task")]["contamination"] = row
     return [work.draft.put_table(MATCHES_PART, matches)]
 
 
-def _put_page(work: Work[EvaluateConfig], suite: Suite, found: Evaluation) -> Part:
+def _put_page(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) -> Part:
     from tasks.evaluate.report import report_html  # matplotlib takes a second
 
-    return work.draft.put_bytes(PAGE, report_html(suite, found).encode("utf-8", "replace"))
+    return work.draft.put_bytes(PAGE, encode_page(report_html(suite, evaluation)))
 
 
 EVALUATE = Stage(name="evaluate", version=3, make=make, external_inputs=external_inputs, conserves_rows=False)

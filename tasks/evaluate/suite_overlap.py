@@ -59,7 +59,7 @@ def find_overlaps(suite: Suite, store: Store, pack: Manifest, home: Path, worker
     found = [MATCHES.empty_table()]
     with ThreadPoolExecutor(workers, "overlap") as pool:
         for task in suite.tasks:
-            known_of = indexed(task.data, FolderStore(home / "overlap"), pool)
+            known_of = index_images(task.data, FolderStore(home / "overlap"), pool)
             names = pa.array([task.name] * known_of.num_rows, pa.string())
             known_of = known_of.append_column("evaluation_set", names)
             near = trained.take(pa.array(_near(known_of, trained, likeness)))
@@ -84,7 +84,7 @@ def _trained(store: Store, pack: Manifest) -> pa.Table:
     return rows.append_column("drop_reason", pa.nulls(rows.num_rows, pa.string())).combine_chunks()
 
 
-def indexed(data: EvalSet, kept: FolderStore, pool: ThreadPoolExecutor) -> pa.Table:
+def index_images(data: EvalSet, kept: FolderStore, pool: ThreadPoolExecutor) -> pa.Table:
     """By what the pictures of a split are known (_INDEXED), made once for all models; unreadable ones are left out."""
     files = [[path.relative_to(data.root).as_posix(), file_sha256(path)] for path in data.files()]
     name = f"{sha256(canonical_json([INDEX_VERSION, data.kind, data.split, files]).encode()).hexdigest()[:32]}.parquet"

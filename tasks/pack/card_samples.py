@@ -1,4 +1,4 @@
-"""Some pairs for the dataset's page: kept ones, and a few for each reason for which others left, with their pictures."""
+"""Pairs for the dataset's pages: some that were kept, and some for each drop reason, with their images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +14,11 @@ from dataops.shards.tar import find_spans, read_index
 from dataops.snapshot import Draft, Manifest, Part
 from dataops.store import Store
 from dataops.trace.targets import Target
-from tasks.download.report import sample_rows
-from tasks.reports.gallery import some
+from tasks.download.report import read_samples
+from tasks.reports.gallery import evenly_spaced
 
 KEPT, PER_REASON = 24, 4
-"""Pairs that are shown of those kept, and for each reason."""
+"""Number of pairs that are shown of those kept, and for each drop reason."""
 COLUMNS = ("uid", "url", "caption", "drop_reason", "key", "shard", "original_width", "original_height")
 
 Row = dict[str, Any]
@@ -27,71 +27,79 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Samples:
-    """What the page shows."""
+    """Pairs that the page shows."""
 
     kept: Sequence[Row]
     dropped: Mapping[str, Mapping[str, Sequence[Row]]]
-    """By stage and reason."""
+    """Rows by stage and reason."""
 
 
-def kept_samples(draft: Draft, parts: Iterable[Part], image_extension: str) -> list[Row]:
-    """The first pairs of a dataset that is being made: they are shuffled, so the first are any.
+def sample_kept(draft: Draft, parts: Iterable[Part], image_extension: str) -> list[Row]:
+    """Return the first pairs of a dataset that is being made; its order is random.
 
     Args:
-        parts: which were written.
+        parts: those that are written.
     """
     found: list[Row] = []
     for part in parts:
         if part.name.startswith("part-") and len(found) < KEPT:
-            rows = _rows(draft.store, draft.path(part.name)).head(KEPT - len(found)).to_dicts()
+            rows = _read_first_rows(draft.store, draft.path(part.name)).head(KEPT - len(found)).to_dicts()
             shard = draft.path(rows[0]["shard"])
             index = shard.removesuffix(".tar") + ".idx"
             samples = read_index(draft.store.read(index).decode(), index)
-            places = [members[image_extension] for members in islice(samples, len(rows))]
-            _add_pictures(draft.store, shard, rows, [(place.offset, place.size) for place in places])
+            images = [members[image_extension] for members in islice(samples, len(rows))]
+            _add_previews(draft.store, shard, rows, [(image.offset, image.size) for image in images])
             found += rows
     return found
 
 
-def dropped_samples(
-    store: Store, lineage: Mapping[str, Manifest], taken: Sequence[Target] = ()
+def sample_dropped(
+    store: Store, lineage: Mapping[str, Manifest], takedowns: Sequence[Target] = ()
 ) -> dict[str, Mapping[str, Sequence[Row]]]:
-    """By stage and reason some of what the snapshots that a dataset was made of dropped, as far as they are there.
+    """Return, by stage and reason, some of the pairs that the snapshots of a lineage dropped.
 
-    The pictures of those that curate dropped come from the raw shards.
+    The images of those that curate dropped come from the raw shards.
 
     Args:
-        taken: what people asked to be taken out. Then nothing is shown: it may be theirs.
+        takedowns: targets of recorded takedowns. Where there are any, the result is empty: a dropped pair may be one
+            that somebody asked to remove.
     """
-    if taken:
+    if takedowns:
         return {}
     found: dict[str, Mapping[str, Sequence[Row]]] = {}
     for stage, manifest in lineage.items():
         if stage == "filter":
-            said = manifest.facts.get("examples", {})
-            rows = [{"caption": c, "preview": None, "drop_reason": why} for why, told in said.items() for c in told]
+            examples = manifest.facts.get("examples", {})
+            rows = [
+                {"caption": caption, "preview": None, "drop_reason": reason}
+                for reason, captions in examples.items()
+                for caption in captions
+            ]
         elif stage == "download":
-            rows = sorted(sample_rows(manifest, store, ["dropped-"]), key=lambda row: row["preview"] is None)
+            rows = sorted(read_samples(manifest, store, ["dropped-"]), key=lambda row: row["preview"] is None)
         else:
-            rows = _dropped_rows(store, manifest)
-        found[stage] = _few(rows)
-    raw = lineage["download"]
-    there_are = {part.name for part in raw.parts}
-    by_shard: dict[str, list[Row]] = {}
-    for rows in found.get("curate", {}).values():
-        for row in rows:
-            by_shard.setdefault(row["shard"], []).append(row)
-    for shard in (
-        by_shard.keys() & there_are
-    ):  # others were written anew after a takedown, when their rows had been judged
-        by_name = {f"{row['key']}.{raw.config['encode_format']}": row for row in by_shard[shard]}
-        with store.open(raw.path(shard)) as file:
-            spans = find_spans(by_name, file, raw.path(shard))
-        _add_pictures(store, raw.path(shard), [by_name[name] for name in spans], list(spans.values()))
+            rows = _read_dropped(store, manifest)
+        found[stage] = _first_of_each_reason(rows)
+    _add_raw_previews(store, lineage["download"], [row for rows in found.get("curate", {}).values() for row in rows])
     return found
 
 
-def _few(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def _add_raw_previews(store: Store, download: Manifest, rows: Iterable[Row]) -> None:
+    """Put the image of each row into it, from the raw shards that are still there.
+
+    Others were rewritten by a takedown, after curate had read them.
+    """
+    by_shard: dict[str, list[Row]] = {}
+    for row in rows:
+        by_shard.setdefault(row["shard"], []).append(row)
+    for shard in by_shard.keys() & {part.name for part in download.parts}:
+        by_name = {f"{row['key']}.{download.config['encode_format']}": row for row in by_shard[shard]}
+        with store.open(download.path(shard)) as file:
+            spans = find_spans(by_name, file, download.path(shard))
+        _add_previews(store, download.path(shard), [by_name[name] for name in spans], list(spans.values()))
+
+
+def _first_of_each_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row.get("drop_reason") and len(found.setdefault(row["drop_reason"], [])) < PER_REASON:
@@ -99,15 +107,18 @@ def _few(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _dropped_rows(store: Store, manifest: Manifest) -> list[Row]:
-    """The first rows for each reason of some parts, by their uids."""
-    parts = [_rows(store, manifest.path(part.name)) for part in some(manifest.named("dropped-", ".parquet"))]
+def _read_dropped(store: Store, manifest: Manifest) -> list[Row]:
+    """Return the first rows for each reason of some parts, sorted by uid."""
+    parts = [
+        _read_first_rows(store, manifest.path(part.name))
+        for part in evenly_spaced(manifest.named("dropped-", ".parquet"))
+    ]
     firsts = [rows.group_by("drop_reason", maintain_order=True).head(PER_REASON).to_dicts() for rows in parts]
     return sorted((row for rows in firsts for row in rows), key=lambda row: row["uid"])
 
 
-def _rows(store: Store, name: str) -> pl.DataFrame:
-    """The beginning of a table, without pictures."""
+def _read_first_rows(store: Store, name: str) -> pl.DataFrame:
+    """Return the first row group of a table, without images."""
     with store.open(name) as file:
         parquet = pq.ParquetFile(file)
         names = [name for name in parquet.schema_arrow.names if name in COLUMNS]
@@ -115,19 +126,19 @@ def _rows(store: Store, name: str) -> pl.DataFrame:
         return pl.DataFrame(pl.from_arrow(rows)).with_columns(preview=pl.lit(None, pl.Binary))
 
 
-def _add_pictures(store: Store, shard: str, rows: Sequence[Row], spans: Sequence[tuple[int, int]]) -> None:
-    """Put the picture of each row into it, where it can be decoded.
+def _add_previews(store: Store, shard: str, rows: Sequence[Row], spans: Sequence[tuple[int, int]]) -> None:
+    """Put the image of each row into it, where it can be decoded.
 
     Args:
-        spans: offset and bytes of each in the shard.
+        spans: offset and size in bytes of each image in the shard.
     """
     with ThreadPoolExecutor() as pool:
-        for row, small in zip(rows, pool.map(_preview, store.read_ranges(shard, spans)), strict=True):
-            row["preview"] = small
+        for row, preview in zip(rows, pool.map(_make_preview, store.read_ranges(shard, spans)), strict=True):
+            row["preview"] = preview
 
 
-def _preview(data: bytes) -> bytes | None:
+def _make_preview(image: bytes) -> bytes | None:
     try:
-        return make_preview(decode(data))
+        return make_preview(decode(image))
     except ImageRefused:
         return None

@@ -18,7 +18,7 @@ from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
 from tasks.engine.partition_tables import all_pieces, partition_by_index, read_partition, write_partitions
 
-RANGE_ROWS = 1 << 21
+PARTITION_ROWS = 1 << 21
 """Rows of a range of hashes, at most: about 150 bytes of each are held while they are put in order."""
 
 
@@ -43,7 +43,7 @@ class CuratedPart:
         return f"{self.step}-{self.number:05d}"
 
 
-def scattered(number: int) -> str:
+def rows_table(number: int) -> str:
     """Scratch name of the rows of a part by training shard."""
     return f"rows-{number:05d}.table"
 
@@ -55,12 +55,12 @@ def _located(number: int) -> str:
 
 def _cut(number: int) -> str:
     """Scratch name of the places of the rows of a range of hashes, by part."""
-    return f"cut-{number:05d}.table"
+    return f"assign_shards-{number:05d}.table"
 
 
-def range_bits(rows: int) -> int:
+def partition_bits(rows: int) -> int:
     """How many bits of their hashes rows are told apart by, so that a range has RANGE_ROWS or so of them."""
-    return max(0, -(-rows // RANGE_ROWS) - 1).bit_length()
+    return max(0, -(-rows // PARTITION_ROWS) - 1).bit_length()
 
 
 def _ranges(rank: pl.Series, bits: int) -> pl.Series:
@@ -68,7 +68,7 @@ def _ranges(rank: pl.Series, bits: int) -> pl.Series:
     return pl.Series(rank.to_numpy() >> np.uint64(1) >> np.uint64(63 - bits))
 
 
-def locate(draft: Draft, part: CuratedPart) -> Record:
+def locate_images(draft: Draft, part: CuratedPart) -> Record:
     """Write down where the picture of each row lies, and by what the rows are put in order.
 
     Raises: CorruptPart that names the picture that is not there.
@@ -80,7 +80,7 @@ def locate(draft: Draft, part: CuratedPart) -> Record:
         by_shard[raw].append(row)
     for raw, chosen in by_shard.items():
         spans[chosen] = _spans(draft.store, f"{part.raw_folder}/{raw}", [keys[row] for row in chosen], part)
-    rank, low = shuffled(rows["uid"].to_pylist(), part.seed)
+    rank, low = shuffle_keys(rows["uid"].to_pylist(), part.seed)
     found = {"rank": rank, "low": low, "offset": spans[:, 0], "size": spans[:, 1]}
     frame = pl.DataFrame(found).with_row_index("row")
     write_partitions(
@@ -99,7 +99,7 @@ def _spans(store: Store, name: str, keys: Sequence[str], part: CuratedPart) -> N
     return np.array([found[picture] for picture in wanted], np.int64)
 
 
-def shuffled(uids: Sequence[str], seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+def shuffle_keys(uids: Sequence[str], seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """What rows are sorted by: a hash of seed and uid, and, where two share it, the rest of the uid.
 
     Source: the mixing function of SplitMix64, a bijection (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
@@ -114,7 +114,7 @@ def shuffled(uids: Sequence[str], seed: int) -> tuple[NDArray[np.uint64], NDArra
     return mixed ^ (mixed >> np.uint64(31)), halves[:, 1].copy()
 
 
-def cut(draft: Draft, parts: Sequence[CuratedPart], shard_size: int, shard_bytes: int) -> int:
+def assign_shards(draft: Draft, parts: Sequence[CuratedPart], shard_size: int, shard_bytes: int) -> int:
     """Put all rows in order, and write down each one's shard and place there; the number of shards."""
     names, shards, rows, held = [_located(part.number) for part in parts], 0, 0, 0
     for number in range(1 << parts[0].bits):
@@ -155,7 +155,7 @@ def shard_starts(
     return np.array(starts, np.int64)
 
 
-def scatter(draft: Draft, part: CuratedPart) -> Record:
+def write_rows_by_shard(draft: Draft, part: CuratedPart) -> Record:
     """Write the rows of a part by training shard, with where each one's picture lies in its raw shard, and its place."""
     rows = pl.DataFrame(pl.from_arrow(read_table(draft.store, part.rows)))
     located = all_pieces(draft, _located(part.number), 1 << part.bits)
@@ -163,6 +163,6 @@ def scatter(draft: Draft, part: CuratedPart) -> Record:
     more = located.select("row", _offset="offset", _size="size").hstack(places.select(_target="target", _place="place"))
     frame = rows.hstack(more.sort("row").drop("row"))
     write_partitions(
-        draft, scattered(part.number), *partition_by_index(frame.drop("_target"), frame["_target"], part.shards)
+        draft, rows_table(part.number), *partition_by_index(frame.drop("_target"), frame["_target"], part.shards)
     )
     return Record(task=part.id)

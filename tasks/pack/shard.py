@@ -22,8 +22,8 @@ from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.partition_tables import read_partition
-from tasks.pack.order import scattered, shard_starts
-from tasks.pack.summary import describe
+from tasks.pack.order import rows_table, shard_starts
+from tasks.pack.summary import summarise
 
 _json = msgspec.json.Encoder()
 _Row = msgspec.defstruct("_Row", PACKED.names, gc=False)
@@ -60,7 +60,7 @@ class TrainingShard:
 
 def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     """Write one training shard, its index and its rows."""
-    frame = read_partition(draft, [scattered(number) for number in range(shard.parts)], shard.index).sort("_place")
+    frame = read_partition(draft, [rows_table(number) for number in range(shard.parts)], shard.index).sort("_place")
     gone = matching_rows(frame.select(COLUMNS).to_arrow(), shard.taken)
     frame, lost = frame.filter(~gone), frame.filter(gone)["uid"].to_list()
     name = f"{shard.number}.tar"
@@ -70,11 +70,11 @@ def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     with draft.store.reading() as read_into, ThreadPoolExecutor(1) as thread:
 
         def read(start: int, places: list[memoryview]) -> None:
-            read_pictures(read_into, shard.raw_folder, frame.slice(start, len(places)), places)
+            read_images(read_into, shard.raw_folder, frame.slice(start, len(places)), places)
 
-        facts = thread.submit(describe, rows)
+        facts = thread.submit(summarise, rows)
         parts = write_shard(draft, shard.number, rows, frame["_size"].to_list(), shard.image_extension, read)
-    return record(draft, shard.number, rows.num_rows, parts, facts.result(), lost)
+    return make_record(draft, shard.number, rows.num_rows, parts, facts.result(), lost)
 
 
 def write_shard(
@@ -167,7 +167,7 @@ def _one_ahead(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
             yield piece
 
 
-def record(
+def make_record(
     draft: Draft, number: str, kept: int, parts: Sequence[Part], facts: Mapping[str, Tally], lost: Sequence[str]
 ) -> Record:
     """What is said of a shard. Of what was taken out only the uids are kept, which are hashes: no address, no caption.
@@ -202,7 +202,7 @@ def _put_texts(piece: memoryview, layout: Layout, texts: Sequence[Sequence[bytes
     return [piece[start : start + size] for start, size in zip(offsets[0], sizes, strict=True)]
 
 
-def read_pictures(read_into: ReadInto, folder: str, rows: pl.DataFrame, memory: Sequence[memoryview]) -> None:
+def read_images(read_into: ReadInto, folder: str, rows: pl.DataFrame, memory: Sequence[memoryview]) -> None:
     """Read the picture of each row into its memory. Each raw shard is read from its beginning to its end.
 
     Args:

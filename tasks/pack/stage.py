@@ -10,7 +10,7 @@ encoded again; the keys are those of the download (the uids), so a member can be
 4. pack, a task a training shard: gather its rows, copy its pictures.
 
 What a recorded takedown means is left out once the shards are cut, so those that hold none of it do not change. Where there
-is a version without the newest takedowns, its shards are taken over (tasks/pack/successor.py).
+is a version without the newest takedowns, its shards are taken over (tasks/pack/rewrite.py).
 
 The same rows and seed give the same bytes, however the rows were parted. Beside the shards lie `DATASET.md` and
 `dataset.html` (tasks/pack/card.py), for people.
@@ -30,14 +30,14 @@ from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import Stage, StageOutput, Work, gather
 from tasks.engine.takedown_requests import recorded, requests_in, targets_of
-from tasks.pack.card import lineage_of, put_pages
-from tasks.pack.card_samples import Samples, dropped_samples, kept_samples
+from tasks.pack.card import find_lineage, put_pages
+from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
 from tasks.pack.card_text import DatasetFacts
 from tasks.pack.config import PackConfig
-from tasks.pack.order import CuratedPart, cut, locate, range_bits, scatter
+from tasks.pack.order import CuratedPart, assign_shards, locate_images, partition_bits, write_rows_by_shard
+from tasks.pack.rewrite import find_earlier_version, list_shards, rewrite_shard
 from tasks.pack.shard import TrainingShard, pack_shard
-from tasks.pack.successor import find_base, rewrite_shard, rewritten
-from tasks.pack.summary import add_up
+from tasks.pack.summary import merge
 
 logger = logging.getLogger(__name__)
 
@@ -57,28 +57,28 @@ def make(work: Work[PackConfig]) -> StageOutput:
 
 def _make(work: Work[PackConfig], context: Context) -> StageOutput:
     taken = targets_of(work.draft.store, requests_in(work.made_of))
-    base = find_base(work, PACK.version) if taken else None
-    lineage = lineage_of(work)
+    base = find_earlier_version(work, PACK.version) if taken else None
+    lineage = find_lineage(work)
     with ThreadPoolExecutor(1) as thread:  # which looks for what the page shows, while workers pack
-        dropped = thread.submit(dropped_samples, work.draft.store, lineage, taken)
+        dropped = thread.submit(sample_dropped, work.draft.store, lineage, taken)
         if base is None:
             records = _packed(work, context, taken)
         else:
-            records = map_parts(rewrite_shard, rewritten(base, taken), work.draft, context)
+            records = map_parts(rewrite_shard, list_shards(base, taken), work.draft, context)
         written, counts = gather(records)
         facts = _facts(work, records, counts, base)
-        about = DatasetFacts.of(work, counts, facts, written, lineage)
-        kept = kept_samples(work.draft, written, work.inputs["download"].config["encode_format"])
-        return StageOutput(written + put_pages(work.draft, about, Samples(kept, dropped.result())), counts, facts)
+        dataset = DatasetFacts.collect(work, counts, facts, written, lineage)
+        kept = sample_kept(work.draft, written, work.inputs["download"].config["encode_format"])
+        return StageOutput(written + put_pages(work.draft, dataset, Samples(kept, dropped.result())), counts, facts)
 
 
 def _packed(work: Work[PackConfig], context: Context, taken: tuple[Target, ...]) -> list[Record]:
     config = work.config
     located = _parts("locate", work)
-    map_parts(locate, located, work.draft, context)
-    count = cut(work.draft, located, config.shard_size, config.shard_bytes)
+    map_parts(locate_images, located, work.draft, context)
+    count = assign_shards(work.draft, located, config.shard_size, config.shard_bytes)
     parts = _parts("scatter", work, count)
-    map_parts(scatter, parts, work.draft, context)
+    map_parts(write_rows_by_shard, parts, work.draft, context)
     raw = (parts[0].raw_folder, parts[0].image_extension)
     shards = [TrainingShard(index, len(parts), *raw, taken) for index in range(count)]
     return map_parts(pack_shard, shards, work.draft, context)
@@ -90,7 +90,7 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
         raise ContractError(f"no pair is left to pack: all {counts.input:,} were taken down")
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
     facts = {"samples": counts.kept, "shards": len(records), "bytes": size}
-    facts |= add_up(record.facts for record in records)
+    facts |= merge(record.facts for record in records)
     if requests := requests_in(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return facts
@@ -98,7 +98,7 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
 
 def _parts(step: str, work: Work[PackConfig], shards: int = 0) -> list[CuratedPart]:
     download, curate = work.inputs["download"], work.inputs["curate"]
-    bits = range_bits(curate.counts.kept)
+    bits = partition_bits(curate.counts.kept)
     extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
     return [
         CuratedPart(step, number, curate.path(part.name), folder, extension, work.seed, bits, shards)

@@ -25,7 +25,7 @@ STEPPED = ("lengths", "original_sides")
 """Kinds whose values are steps of a number, from 0."""
 
 
-def describe(packed: pa.Table) -> dict[str, Tally]:
+def summarise(packed: pa.Table) -> dict[str, Tally]:
     """Of one shard: how many pairs there are of each value, by kind.
 
     A kind `score:NAME` for each column of scores counts its values in steps of SCORE_STEP, rounded down.
@@ -55,7 +55,7 @@ def _steps(number: pl.Expr, step: int, last: int) -> pl.Expr:
     return (number // step).clip(upper_bound=last)
 
 
-def add_up(shards: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
+def merge(shards: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
     """The descriptions of all shards as one; steps in their order, names by how many they are."""
     shards = list(shards)
     scores = sorted({kind for shard in shards for kind in shard if kind.startswith("score:")})

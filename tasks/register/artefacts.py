@@ -12,8 +12,9 @@ from tasks.filter.report import report_html as filter_html
 from tasks.register.model_card import Card
 from tasks.register.openlineage import render_events
 from tasks.register.registration import Registration
-from tasks.register.svg_lineage import graph_svg
+from tasks.register.svg_lineage import lineage_svg
 from tasks.reports.svg_charts import curve_svg
+from tasks.reports.svg_funnel import funnel_png
 from tasks.tracking import run_metadata
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ def log_artefacts(registration: Registration, run: "Run") -> None:
 
 
 def _describe_data(registration: Registration) -> Files:
-    from tasks.reports import figures  # matplotlib takes a second
-
     work = registration.work
     inputs, store = work.inputs, work.draft.store
     funnel = funnel_rows(inputs.values())
@@ -52,10 +51,10 @@ def _describe_data(registration: Registration) -> Files:
         "funnel.html": run_metadata.render_table_page(
             "Funnel", funnel, "Rows of each stage, and why they were dropped."
         ),
-        "funnel.png": figures.png(figures.funnel_figure(funnel_stages(inputs.values()))),
+        "funnel.png": funnel_png(funnel_stages(inputs.values())),
         "filter.html": filter_html(inputs["filter"]),
         "download.html": download_html(inputs["download"], store),
-        "lineage.svg": graph_svg(inputs, work.config.model_name),
+        "lineage.svg": lineage_svg(inputs, work.config.model_name),
         "lineage.jsonl": render_events(inputs.values(), store.uri),
     }
     if balance := inputs["filter"].facts.get("balance"):
@@ -65,7 +64,7 @@ def _describe_data(registration: Registration) -> Files:
 
 def _describe_model(registration: Registration) -> Files:
     from tasks.register.evaluation_page import index_values, render_evaluation_page
-    from tasks.reports import figures
+    from tasks.reports import figures  # matplotlib takes a second
 
     work, rows = registration.work, registration.rows
     config, verdict = work.config, str(registration.verdict)

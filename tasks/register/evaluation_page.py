@@ -10,7 +10,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.snapshot import Manifest
 from tasks.engine.stage import Work
 from tasks.evaluate.config import EvaluateConfig
-from tasks.evaluate.run_suite import Evaluation, stored
+from tasks.evaluate.run_suite import Evaluation, read_evaluation
 from tasks.evaluate.stage import PAGE
 from tasks.register.config import RegisterConfig
 from tasks.register.gate import find_evaluation
@@ -29,7 +29,7 @@ def read_champion_evaluation(work: Work[RegisterConfig], champion: "ModelVersion
     if champion is None or champion.tags.get("snapshot.evaluate") == work.inputs["evaluate"].key:
         return None
     manifest = find_evaluation(work.draft.store, champion)
-    return manifest and stored(f"{champion.name} version {champion.version}", work.draft.store, manifest)
+    return manifest and read_evaluation(f"{champion.name} version {champion.version}", work.draft.store, manifest)
 
 
 def index_values(evaluation: Evaluation | None) -> dict[str, float]:
@@ -48,7 +48,7 @@ def render_evaluation_page(work: Work[RegisterConfig], champion: Evaluation | No
     try:
         suite = _load_suite(work.context.run_config, evaluated)
         name = f"{work.config.model_name} (evaluation {evaluated.key})"
-        new = stored(name, work.draft.store, evaluated)
+        new = read_evaluation(name, work.draft.store, evaluated)
         compared = _compare_tasks(new.predictions(), champion.predictions())
         return report_html(suite, new, champion, compared).encode("utf-8", "replace")
     except (PairmillError, OSError) as error:

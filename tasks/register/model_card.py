@@ -1,7 +1,6 @@
 """The model card: what the model is, what it was made of, how good it is, what it is not for. As HTML and as Markdown.
 
-Each sentence follows from the manifests; what was not looked for is said too. Whatever comes from the web or a config is
-text: escaped for the place where it stands.
+Each sentence follows from the manifests, also about checks that were not made.
 
 Source: Mitchell et al. 2019, "Model Cards for Model Reporting", for the sections.
 """
@@ -11,17 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dataops.escaping import markdown
 from dataops.formatting import format_counts, format_interval, format_percent, format_share
 from dataops.funnel import funnel_stages
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
-from tasks.register.svg_lineage import graph_svg
-from tasks.reports.page import page, text
+from tasks.register.svg_lineage import draw_lineage
+from tasks.reports.page import render, shorten
+from tasks.reports.section import Section
 from tasks.tracking.run_metadata import model_name
 
 LISTED = 8
-_STYLE = "<style>li { overflow-wrap: anywhere; }</style>"
+"""Number of values of a kind that a table has, and of drop reasons of a stage."""
 _SHOWN_CONFIG = {
     "filter": ("languages", "dedupe", "near_captions", "balance"),
     "download": ("image_size", "resize_mode", "encode_format", "opt_out"),
@@ -32,24 +31,14 @@ _SHOWN_CONFIG = {
 
 
 @dataclass(frozen=True)
-class Section:
-    """A heading, sentences, and a table: its columns and rows of plain values."""
-
-    title: str
-    said: Sequence[str] = ()
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-
-
-@dataclass(frozen=True)
 class Card:
-    """What a card is made of.
+    """The facts that a card is made of.
 
     Args:
-        manifests: of all stages below register, by stage.
+        manifests: of all stages before register, by stage.
         rows: of `training.evaluation.intervals.flatten_metrics`.
-        gate: what the gate said.
-        about: the description of the config, Markdown of its owner.
+        gate: the verdict of the gate.
+        description: of the config, Markdown of its owner.
         license: of the model's weights, as its owner states it.
     """
 
@@ -57,100 +46,76 @@ class Card:
     manifests: Mapping[str, Manifest]
     rows: Sequence[Mapping[str, Any]]
     gate: str
-    about: str = ""
+    description: str = ""
     license: str = ""
 
     def sections(self) -> list[Section]:
-        """All sections but the head."""
+        """Return all sections but the head."""
         return [
-            _data(self.manifests),
-            *_listed(self.manifests),
+            _training_data(self.manifests),
+            *_rankings(self.manifests),
             _funnel(self.manifests),
             _recipe(self.manifests),
             _scores(self.rows),
-            contamination(self.manifests),
-            Section("Limits", limits(self.manifests, self.rows)),
-            Section("Licence and rights", rights(self.manifests, self.license)),
+            describe_contamination(self.manifests),
+            Section("Limits", list_limits(self.manifests, self.rows)),
+            Section("Licence and rights", list_rights(self.manifests, self.license)),
         ]
 
     def headline(self) -> str:
-        """One sentence."""
+        """Return the model, the number of its training pairs and the gate's verdict in two sentences."""
         pack, train = self.manifests["pack"], self.manifests["train"]
         model = model_name(train.config)
-        return f"CLIP {model}, trained on {pack.counts.kept:,} pairs of picture and caption. Gate: {self.gate}."
+        return f"CLIP {model}, trained on {pack.counts.kept:,} pairs of image and caption. Gate: {self.gate}."
 
     def html(self) -> str:
-        """The page, with the stage graph in it."""
-        parts = [_STYLE, f"<h1>{text(self.name)}</h1>", f'<p class="note">{text(self.headline())}</p>']
-        if self.about:
-            parts.append(f"<p>{text(self.about)}</p>")
-        parts += ["<h2>From archive to model</h2>", graph_svg(self.manifests, self.name)]
-        for section in self.sections():
-            parts.append(f"<h2>{text(section.title)}</h2>")
-            if section.said:
-                parts.append(f"<ul>{''.join(f'<li>{text(one)}</li>' for one in section.said)}</ul>")
-            if section.rows:
-                parts.append(_html_table(section))
-        return page(f"Model card: {self.name}", parts)
+        """Return the page, with the stages as a drawing."""
+        lineage = draw_lineage(self.manifests, self.name)
+        return self._render("model_card.html", title=f"Model card: {self.name}", lineage=lineage)
 
     def markdown(self) -> str:
-        """The same without the graph."""
-        blocks = [f"# {markdown(self.name)}", markdown(self.headline())]
-        blocks += [markdown(self.about)] if self.about else []
-        for section in self.sections():
-            blocks.append(f"## {section.title}")
-            if section.said:
-                blocks.append("\n".join(f"- {markdown(one)}" for one in section.said))
-            if section.rows:
-                lines = [section.columns, ["---"] * len(section.columns)]
-                lines += [[markdown(cell) for cell in row] for row in section.rows]
-                blocks.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-        return "\n\n".join(blocks) + "\n"
+        """Return the same without the drawing."""
+        return self._render("model_card.md")
+
+    def _render(self, template: str, **values: Any) -> str:
+        return render(
+            template,
+            name=self.name,
+            headline=self.headline(),
+            description=self.description,
+            sections=self.sections(),
+            **values,
+        )
 
 
-def _html_table(section: Section) -> str:
-    numeric = [all(_is_number(row[place]) for row in section.rows) for place in range(len(section.columns))]
-    style = [' class="n"' if number else "" for number in numeric]
-    style[0] = ' class="name"'
-    head = "".join(f"<th{s}>{text(c)}</th>" for s, c in zip(style, section.columns, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{s}>{text(cell)}</td>" for s, cell in zip(style, row, strict=True)) + "</tr>"
-        for row in section.rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _is_number(cell: str) -> bool:
-    return (
-        cell.strip("-").replace(",", "").replace(".", "").replace("%", "").replace(" – ", "").isdigit() or cell == "-"
-    )
-
-
-def _data(manifests: Mapping[str, Manifest]) -> Section:
+def _training_data(manifests: Mapping[str, Manifest]) -> Section:
     pack = manifests["pack"]
-    said = [
+    sentences = [
         f"Dataset {pack.key}, content digest {pack.content_digest}.",
         f"{pack.counts.kept:,} pairs in {len(pack.named('', '.tar')):,} shards, seed {pack.seed}.",
     ]
     if "extract" in manifests:
         count = sum(i.stage == "source" for i in manifests["extract"].inputs)
         kind = manifests["extract"].config.get("kind", "unknown")
-        said.append(f"Read from {count:,} source file{'s' * (count != 1)} of kind {kind}.")
-    if taken := [i.key for i in pack.inputs if i.stage == "takedown"]:
-        said.append(f"Takedown requests heeded: {', '.join(taken)}.")
-    return Section("Training data", said)
+        sentences.append(f"Read from {count:,} source file{'s' * (count != 1)} of kind {kind}.")
+    if takedowns := [i.key for i in pack.inputs if i.stage == "takedown"]:
+        sentences.append(f"Takedown requests applied: {', '.join(takedowns)}.")
+    return Section("Training data", sentences)
 
 
-def _listed(manifests: Mapping[str, Manifest]) -> list[Section]:
-    """The most frequent languages, hosts and licences, where the dataset's manifest counts them."""
+def _rankings(manifests: Mapping[str, Manifest]) -> list[Section]:
+    """Return the most frequent languages, hosts and licences, where the dataset's manifest counts them."""
     facts, kept = manifests["pack"].facts, max(manifests["pack"].counts.kept, 1)
     found: list[Section] = []
-    for kind, column in (("languages", "language"), ("hosts", "host"), ("licenses", "licence")):
-        counted = facts.get(kind)
-        if isinstance(counted, dict) and counted:
-            rows = [(name or "none", f"{n:,}", format_share(n, kept)) for name, n in list(counted.items())[:LISTED]]
-            title = {"languages": "Languages", "hosts": "Hosts", "licenses": "Declared licences"}[kind]
-            found.append(Section(title, (), (column, "pairs", "share"), rows))
+    for kind, title, column in (
+        ("languages", "Languages", "language"),
+        ("hosts", "Hosts", "host"),
+        ("licenses", "Declared licences", "licence"),
+    ):
+        counts = facts.get(kind)
+        if isinstance(counts, dict) and counts:
+            rows = [(name or "none", f"{n:,}", format_share(n, kept)) for name, n in list(counts.items())[:LISTED]]
+            found.append(Section(title, (), (column, "pairs", "share"), rows, numbers=(1, 2)))
     return found
 
 
@@ -159,13 +124,13 @@ def _funnel(manifests: Mapping[str, Manifest]) -> Section:
     for stage in funnel_stages(manifests.values()):
         reasons = format_counts(list(stage["reasons"].items())[:LISTED]) or "-"
         rows.append((stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", reasons))
-    return Section("Funnel", (), ("stage", "in", "kept", "dropped because"), rows)
+    return Section("Funnel", (), ("stage", "in", "kept", "dropped because"), rows, numbers=(1, 2))
 
 
 def _recipe(manifests: Mapping[str, Manifest]) -> Section:
-    """The settings that say most; the run's params have all."""
+    """Return the most important settings; the params of the MLflow run have all."""
     rows = [
-        (stage, name, redact(_shown(manifests[stage].config[name])))
+        (stage, name, redact(_format_setting(manifests[stage].config[name])))
         for stage, names in _SHOWN_CONFIG.items()
         if stage in manifests
         for name in names
@@ -175,13 +140,12 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
     dirty = ", with changes that were not committed" if code.get("dirty") else ""
     precision = manifests["train"].facts.get("precision", "unknown precision")
     commit = f"Code: commit {code.get('commit') or 'unknown'}{dirty}."
-    said = [f"Trained in {precision}. {commit} All settings are params of the MLflow run."]
-    return Section("How it was made", said, ("stage", "setting", "value"), rows)
+    sentences = [f"Trained in {precision}. {commit} All settings are params of the MLflow run."]
+    return Section("How it was made", sentences, ("stage", "setting", "value"), rows)
 
 
-def _shown(value: Any) -> str:
-    said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return said if len(said) <= 160 else said[:159] + "…"
+def _format_setting(value: Any) -> str:
+    return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 160)
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
@@ -196,25 +160,26 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
         )
         for row in rows
     ]
-    said = (
-        "Intervals cover 99.5% and speak of the drawing of test examples only: another seed or dataset may move a result "
-        "further.",
+    sentence = (
+        "Intervals cover 99.5% and account for the drawing of test examples only: another seed or dataset may move a "
+        "result further."
     )
-    return Section("Zero-shot results", said, ("task", "metric", "result", "99.5% interval", "chance", "n"), table)
+    columns = ("task", "metric", "result", "99.5% interval", "chance", "n")
+    return Section("Zero-shot results", (sentence,), columns, table, numbers=(2, 3, 4, 5))
 
 
-def contamination(manifests: Mapping[str, Manifest]) -> Section:
-    """What of the results may be owed to pictures that are in the training data: what was looked for, and found."""
-    said = [*_left_out(manifests)]
+def describe_contamination(manifests: Mapping[str, Manifest]) -> Section:
+    """Return which images of the evaluation sets are in the training data, and what difference they make."""
+    sentences = [*_describe_overlap_filter(manifests)]
     results = manifests["evaluate"].facts.get("metrics", {})
     found = {task: result["contamination"] for task, result in results.items() if "contamination" in result}
     if not found:
-        said.append("Pictures of the evaluation sets were not looked for in the dataset: results may be too good.")
-        return Section("Contamination", said)
+        sentences.append("Images of the evaluation sets were not searched for in the dataset: results may be too good.")
+        return Section("Contamination", sentences)
     dirty = {task: row for task, row in found.items() if row["overlap"]}
     images = sum(row["n"] for row in found.values())
-    said.append(
-        f"{sum(row['overlap'] for row in dirty.values()):,} of {images:,} pictures of {len(found):,} evaluation sets were "
+    sentences.append(
+        f"{sum(row['overlap'] for row in dirty.values()):,} of {images:,} images of {len(found):,} evaluation sets were "
         f"found in the dataset, in {len(dirty):,} of the sets, by perceptual hashes and an overlay (docs/curate.md)."
     )
     rows = [
@@ -230,51 +195,53 @@ def contamination(manifests: Mapping[str, Manifest]) -> Section:
         for task, row in dirty.items()
     ]
     columns = ("task", "metric", "overlap", "all", "clean", "on overlap", "99.5% interval", "p", "p < 0.05, corrected")
-    return Section("Contamination", said, columns if rows else (), rows)
+    return Section("Contamination", sentences, columns if rows else (), rows, numbers=range(2, 8))
 
 
-def _left_out(manifests: Mapping[str, Manifest]) -> Iterable[str]:
-    """What curation looked for before training."""
+def _describe_overlap_filter(manifests: Mapping[str, Manifest]) -> Iterable[str]:
+    """Yield what curate dropped before training."""
     curate = manifests.get("curate")
     if curate is not None and curate.config.get("overlap"):
-        number = curate.counts.dropped.get("evaluation_overlap", 0)
-        yield f"Pictures of evaluation sets were looked for before training; {number:,} pairs were left out for it."
+        count = curate.counts.dropped.get("evaluation_overlap", 0)
+        yield f"Images of evaluation sets were searched for before training; {count:,} pairs were dropped for it."
 
 
-def limits(manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What a user of the model should know."""
+def list_limits(manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what a user of the model should know."""
     languages = manifests["filter"].config.get("languages") if "filter" in manifests else None
-    spoken = f"Captions were kept in {', '.join(languages)} only" if languages else "Captions are of any language"
-    said = [
-        f"{spoken}, as a detector told them.",
-        "Captions are what web pages say beside a picture; nobody has checked that they are true, or kind. The model "
+    kept = f"Captions were kept in {', '.join(languages)} only" if languages else "Captions are of any language"
+    sentences = [
+        f"{kept}, as a detector detected them.",
+        "Captions are the text of web pages beside an image; nobody has checked that they are true, or kind. The model "
         "repeats what they associate.",
         "Not for the identification of people, for surveillance, or for decisions about a person.",
         "Similarities are comparable within one call, not across models; probabilities are relative to the texts given.",
     ]
     weak = sorted({str(row["task"]) for row in rows if _is_chance(row)})
     if weak:
-        said.append(f"No better than chance, as far as the suite can tell, on: {', '.join(weak)}.")
-    return said
+        sentences.append(f"No better than chance, within the precision of the suite, on: {', '.join(weak)}.")
+    return sentences
 
 
 def _is_chance(row: Mapping[str, Any]) -> bool:
-    return row["metric"] in ("top1", "image_to_text_R@1") and None not in (row["low"], row["chance"]) and (
-        row["low"] <= row["chance"]
-    )  # fmt: skip
+    if row["metric"] not in ("top1", "image_to_text_R@1") or None in (row["low"], row["chance"]):
+        return False
+    return row["low"] <= row["chance"]
 
 
-def rights(manifests: Mapping[str, Manifest], license_: str) -> list[str]:
-    """What is known of licences and wishes."""
-    said = [f"Licence of the weights: {license_}." if license_ else "Its owner has stated no licence for the weights."]
+def list_rights(manifests: Mapping[str, Manifest], license_: str) -> list[str]:
+    """Return what is known of the licences of the weights and of the data, and how to take data out."""
+    first = f"Licence of the weights: {license_}." if license_ else "Its owner has stated no licence for the weights."
+    sentences = [first]
     licenses = manifests["pack"].facts.get("licenses")
     if isinstance(licenses, dict):
         kept = manifests["pack"].counts.kept
-        known = kept - int(licenses.get("", 0))
-        said.append(
-            f"For {known:,} of {kept:,} training pairs a licence was declared beside the picture or on its page."
+        licensed = kept - int(licenses.get("", 0))
+        sentences.append(
+            f"For {licensed:,} of {kept:,} training pairs a licence was declared beside the image or on its page."
         )
-    said.append(
-        "`pairmill trace` names the pairs that this model saw; `pairmill takedown` removes pairs from later ones."
+    sentences.append(
+        "`pairmill trace` names the pairs that this model was trained on; `pairmill takedown` removes pairs from later "
+        "models."
     )
-    return said
+    return sentences

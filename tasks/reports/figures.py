@@ -17,13 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from dataops.escaping import visible
-from dataops.formatting import format_percent, format_share
+from dataops.formatting import format_percent
 
 INK, GREY, PALE = "#1b2733", "#7b8794", "#dfe4ea"
-KEPT, VALUE, CHANCE, OTHER = "#1f6feb", "#1f6feb", "#d1480f", "#3f4a56"
-REASONS = ("#f4a259", "#e9775f", "#c8553d", "#9c6644", "#b08968", "#8d99ae")
-"""Colours of the reasons of a stage, most frequent first; the last is that of all others together."""
-SHOWN = len(REASONS) - 1
+VALUE, CHANCE, OTHER = "#1f6feb", "#d1480f", "#3f4a56"
 NOISY = ("loss", "grad_norm")
 
 
@@ -35,56 +32,6 @@ def png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         FigureCanvasAgg(figure).print_png(sink, metadata={"Software": None})
     return sink.getvalue()
-
-
-def funnel_figure(stages: Sequence[Mapping[str, Any]]) -> Figure:
-    """What each stage kept and dropped, as bars over its input.
-
-    Args:
-        stages: rows of `dataops.funnel.funnel_stages`.
-    """
-    figure, axes = _figure(9.5, 1.3 + 0.78 * max(len(stages), 1))
-    most = max((row["input"] for row in stages), default=1)
-    for y, row in enumerate(stages):
-        axes.barh(y, row["kept"], color=KEPT, height=0.42)
-        left = row["kept"]
-        reasons = _folded(row["reasons"])
-        for color, (_, dropped) in zip(_colors(reasons), reasons, strict=True):
-            axes.barh(y, dropped, left=left, color=color, height=0.42, edgecolor="white", linewidth=0.6)
-            left += dropped
-        share = format_share(row["kept"], row["input"], missing="-")
-        text = f"{row['kept']:,} of {row['input']:,} kept ({share})"
-        axes.text(left + most * 0.012, y, text, va="center", color=INK, fontsize=9)
-        _legend(axes, y - 0.38, reasons, most)
-    axes.set_yticks(range(len(stages)), [row["stage"] for row in stages], fontsize=10, color=INK)
-    axes.set_ylim(len(stages) - 0.5, -0.72)
-    axes.set_xlim(0, most * 1.34)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value <= most else ""))
-    axes.set_xlabel("rows", color=GREY)
-    _title(axes, "Funnel: rows kept (blue) and dropped by reason, per stage")
-    return figure
-
-
-def _folded(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The most frequent reasons, and all others as one."""
-    items = list(reasons.items())
-    if len(items) <= len(REASONS):
-        return items
-    return [*items[:SHOWN], (f"{len(items) - SHOWN} others", sum(n for _, n in items[SHOWN:]))]
-
-
-def _colors(reasons: Sequence[tuple[str, int]]) -> list[str]:
-    return list(REASONS[: len(reasons)])
-
-
-def _legend(axes: Axes, y: float, reasons: Sequence[tuple[str, int]], most: int) -> None:
-    """The reasons in their colours on one line above their bar: no key to look up, no labels inside narrow bars."""
-    x = 0.0
-    for color, (reason, dropped) in zip(_colors(reasons), reasons, strict=True):
-        label = f"{_short(reason, 24)} {dropped:,}"
-        axes.text(x, y, "■", va="center", color=color, fontsize=8)
-        axes.text(x + most * 0.017, y, label, va="center", color=INK, fontsize=7.5, parse_math=False)
-        x += most * (0.0112 * len(label) + 0.036)
 
 
 def curves_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
@@ -111,11 +58,11 @@ def curves_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
 def _curve(axes: Axes, name: str, steps: Sequence[float], values: Sequence[float]) -> None:
     _plain(axes)
     smooth = name in NOISY and len(values) > 50
-    axes.plot(steps, values, color=KEPT, linewidth=0.6 if smooth else 1.3, alpha=0.35 if smooth else 1.0)
+    axes.plot(steps, values, color=VALUE, linewidth=0.6 if smooth else 1.3, alpha=0.35 if smooth else 1.0)
     if smooth:
-        axes.plot(steps, _smoothed(values), color=KEPT, linewidth=1.5)
+        axes.plot(steps, _smoothed(values), color=VALUE, linewidth=1.5)
     if len(values) == 1:
-        axes.plot(steps, values, "o", color=KEPT)
+        axes.plot(steps, values, "o", color=VALUE)
     axes.grid(axis="y", color=PALE, linewidth=0.7)
     axes.set_xlabel("step", color=GREY, fontsize=8)
     last = f"{values[-1]:.4g}"

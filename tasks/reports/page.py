@@ -1,65 +1,91 @@
-"""The frame of the pages that tell of a stage, one HTML file each that needs nothing else; and what several show."""
+"""Render the templates of `templates/`: HTML pages of one file each, drawings as SVG, and their Markdown twins.
 
-import html
-from collections.abc import Iterable, Mapping
-
-from dataops.escaping import visible
-
-POLICY = "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-"""Were an escape ever missing, nothing would run or be fetched."""
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b2733; --soft: #5b6875; --line: #dfe4ea; --ground: #fff; --kept: #1f6feb;
-  --gone: #e9775f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #dde4ec; --soft: #98a5b3; --line: #36414d; --ground: #14191f;
-  --kept: #4c8ff0; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); max-width: 64rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; }
-p.note { color: var(--soft); margin: .2rem 0 .8rem; } .columns { display: flex; gap: 0 2.5rem; flex-wrap: wrap; }
-.columns > div { flex: 1 1 22rem; min-width: 0; }
-table { border-collapse: collapse; width: 100%; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; }
-th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line); }
-td { overflow-wrap: anywhere; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 1%; overflow-wrap: normal; }
-td.bar { width: 32%; padding-right: .8rem; vertical-align: middle; } td.bar div { background: var(--kept); height: .7rem;
-  border-radius: 2px; min-width: 1px; } td.bar div.gone { background: var(--gone); }
-tr.examples td { color: var(--soft); padding: 0 0 .5rem 1rem; font-size: .9em; } td.name { white-space: nowrap; }
-svg { display: block; max-width: 100%; height: auto; } code { font-size: .92em; } img { max-width: 100%; }
-q { color: var(--soft); }
+Every value is escaped for the place where it stands, with control characters spelt out. No template of HTML or SVG marks
+a value as safe, and a page fetches and runs nothing.
 """
 
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-def page(title: str, sections: Iterable[str], *, pictures: bool = False) -> str:
-    """A page of sections that are HTML already, with `pictures` in data: addresses or without any."""
-    policy = POLICY.replace("'unsafe-inline'", "'unsafe-inline'; img-src data:") if pictures else POLICY
-    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f'<meta charset="utf-8">{policy}{view}<title>{text(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(sections)}</body></html>\n'
+from dataops.escaping import markdown, visible
+from dataops.formatting import format_interval, format_percent, format_share
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-def text(value: object) -> str:
-    """A value as text of a page or of an attribute in quotes; control characters are spelt out."""
-    return html.escape(visible(str(value)), quote=True)
-
-
-def ranking(title: str, what: str, counted: Mapping[str, int], shown: int = 20) -> str:
-    """A table of how many pairs there are of each value, in the order of the mapping, with bars."""
-    most = max(counted.values(), default=1)
-    rows = [
-        f"<tr><td>{text(name) or '<i>none</i>'}</td><td class=n>{number:,}</td>{bar(number, most)}</tr>"
-        for name, number in list(counted.items())[:shown]
-    ]
-    more = f"<p class=note>and {len(counted) - shown:,} more</p>" if len(counted) > shown else ""
-    return f"<h2>{title}</h2><table><tr><th>{what}<th class=n>pairs<th></tr>{''.join(rows)}</table>{more}"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
-def bar(value: float, most: float, style: str = "") -> str:
-    """A cell of a table with a bar."""
-    named = f' class="{style}"' if style else ""
-    return f'<td class=bar><div{named} style="width:{100 * value / (most or 1):.1f}%"></div></td>'
+def render(template: str, **values: Any) -> str:
+    """Return the text of a template of `templates/`, which names the values that it needs.
+
+    Raises: jinja2.UndefinedError where a value is missing.
+    """
+    return _environment(is_markdown=template.endswith(".md")).get_template(template).render(values)
 
 
-def short(value: object, most: int = 90) -> str:
-    """The beginning of a value, as text of a page."""
-    said = "" if value is None else str(value)
-    return text(said if len(said) <= most else said[: most - 1] + "…")
+def encode_page(page: str) -> bytes:
+    """Return a page as UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
+    return page.encode("utf-8", "replace")
+
+
+@cache
+def _environment(*, is_markdown: bool) -> "Environment":
+    """Return the templates with their filters. HTML and SVG are escaped by Jinja, Markdown by `_escape_markdown`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # worker processes start without it
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=not is_markdown,
+        finalize=_escape_markdown if is_markdown else _spell_out,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "in_code": _escape_code,
+        "interval": format_interval,
+        "keep_code": _keep_code,
+        "number": lambda value: f"{value:,}",
+        "percent": format_percent,
+        "shorten": shorten,
+    }
+    environment.globals |= {"share": format_share}
+    return environment
+
+
+def _spell_out(value: Any) -> Any:
+    """Return a value with its control characters spelt out; None is shown as nothing, and markup stays as it is."""
+    return value if hasattr(value, "__html__") else "" if value is None else visible(str(value))
+
+
+def _escape_markdown(value: Any) -> Any:
+    return value if hasattr(value, "__html__") else "" if value is None else markdown(str(value))
+
+
+def _escape_code(value: str) -> Any:
+    """Return a value for a Markdown code block, without the three back quotes that would end it."""
+    from markupsafe import Markup
+
+    return Markup(visible(value).replace("```", "'''"))
+
+
+def _keep_code(sentence: str) -> Any:
+    """Return a sentence for Markdown: escaped, except for what stands between two back quotes."""
+    from markupsafe import Markup
+
+    parts = sentence.split("`")
+    if len(parts) % 2 == 0:  # an open code span
+        return _escape_markdown(sentence)
+    code = (" ".join(visible(part).split()) for part in parts[1::2])
+    texts = (" ".join(map(markdown, part.split(" "))) for part in parts[::2])
+    return Markup("`".join(part for pair in zip_longest(texts, code) for part in pair if part is not None))
+
+
+def shorten(value: object, limit: int = 90) -> str:
+    """Return the beginning of a value, of at most `limit` characters."""
+    text = "" if value is None else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,96 +1,118 @@
-"""The funnel from archive to shard as one drawing (SVG): what each stage kept, and what left and why, all to one scale."""
+"""The funnel from archive to shard as one drawing: what each stage kept and what it dropped and why, all to one scale."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dataops.formatting import format_share
-from tasks.reports.page import text
+from tasks.reports.page import shorten
+from tasks.reports.svg_drawing import Drawing
 
-WIDTH, LEFT, BARS, TOP, HIGH, APART = 940, 92, 620, 46, 26, 92
-"""Of the drawing, of the stages' names, of the widest bar; above the first bar, of a bar, from one to the next."""
+WIDTH, LEFT, BARS = 940, 92, 620
+"""Widths of the drawing, of the stages' names and of the widest bar, in its units."""
+TOP, BAR_HEIGHT, STAGE_HEIGHT = 46, 26, 92
+"""Heights above the first bar, of a bar, and from one bar to the next."""
+KEPT = "var(--kept, #1f6feb)"
 REASONS = ("#f4a259", "#e9775f", "#c8553d", "#9c6644", "#b08968", "#8d99ae")
 """Colours of the reasons of a stage, most frequent first; the last is that of all others together."""
-CHARACTER = 6.1
+CHARACTER_WIDTH = 6.1
 """Mean width of a character of the smallest text."""
 
 
-def funnel_svg(stages: Sequence[Mapping[str, Any]], came: str, left: str) -> str:
-    """The drawing.
+def draw_funnel(stages: Sequence[Mapping[str, Any]], heading: str, total: str) -> Drawing:
+    """Draw one bar a stage.
 
     Args:
         stages: rows of `dataops.funnel.funnel_stages`.
-        came: what stands above the first bar: what the first stage read.
-        left: what stands below the last one.
+        heading: stands above the first bar, for example what the first stage read.
+        total: stands below the last bar.
     """
-    most = max([1, *(row["input"] for row in stages)])
-    drawn = [_text(LEFT, 18, came, "soft")]
+    end = TOP + len(stages) * STAGE_HEIGHT
+    drawing = Drawing("funnel.svg", "pairs kept and dropped, by stage", WIDTH, end + 8)
+    widest = max([1, *(row["input"] for row in stages)])
+    _add_text(drawing, LEFT, 18, heading, "soft")
     for number, row in enumerate(stages):
-        y = TOP + number * APART
+        y = TOP + number * STAGE_HEIGHT
         if number:
-            drawn.append(_band(stages[number - 1]["kept"] / most, row["input"] / most, y))
-        drawn += [_text(LEFT - 12, y + 18, row["stage"], "name"), *_bar(row, y, most)]
-    end = TOP + len(stages) * APART
-    last = stages[-1]["kept"] / most if stages else 0
-    drawn.append(_band(last, last, end - HIGH - 8, end - 26))
-    drawn.append(_text(LEFT, end - 4, left, "end"))
-    style = (
-        "<style>.funnel text { font: 12px system-ui, sans-serif; fill: var(--ink, #1b2733); } "
-        ".funnel .name { font-weight: 600; font-size: 13px; text-anchor: end; } .funnel .end { font-weight: 600; } "
-        ".funnel .soft, .funnel .why { fill: var(--soft, #5b6875); } .funnel .why { font-size: 11px; }</style>"
+            ends = y - STAGE_HEIGHT + BAR_HEIGHT, y
+            _add_band(drawing, stages[number - 1]["kept"] / widest, row["input"] / widest, ends)
+        _add_text(drawing, LEFT - 12, y + 18, row["stage"], "name")
+        _add_bar(drawing, row, y, widest)
+    kept = stages[-1]["kept"] / widest if stages else 0
+    _add_band(drawing, kept, kept, (end - STAGE_HEIGHT + BAR_HEIGHT, end - 26))
+    _add_text(drawing, LEFT, end - 4, total, "total")
+    return drawing
+
+
+def funnel_png(stages: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the funnel as PNG, on white ground; the same funnel gives the same bytes.
+
+    Args:
+        stages: rows of `dataops.funnel.funnel_stages`.
+    """
+    import matplotlib
+    import resvg_py
+
+    kept = f"{stages[-1]['kept']:,} pairs" if stages else ""
+    svg = draw_funnel(stages, "pairs kept (blue) and dropped by reason, per stage", kept).svg()
+    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"  # the same on every machine, also where there is no font
+    return resvg_py.svg_to_bytes(
+        svg_string=re.sub(r"var\([^,]+, (#[0-9a-f]+)\)", r"\1", svg),  # resvg has no variables
+        width=2 * WIDTH,
+        background="white",
+        skip_system_fonts=True,
+        font_dirs=[str(fonts)],
+        sans_serif_family="DejaVu Sans",
     )
-    size = f'viewBox="0 0 {WIDTH} {end + 8}" width="{WIDTH}"'
-    title = "<title>pairs kept and dropped, by stage</title>"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="funnel" {size} role="img">{title}{style}{"".join(drawn)}</svg>'
-    )
 
 
-def _bar(row: Mapping[str, Any], y: float, most: int) -> list[str]:
-    """A stage: what it kept, then what left by reason; the numbers beside it and the reasons below."""
-    scale = BARS / most
-    drawn = [_rect(LEFT, y, row["kept"] * scale, "var(--kept, #1f6feb)")]
-    x = LEFT + row["kept"] * scale
-    reasons = _folded(row["reasons"])
-    for color, (_, number) in zip(REASONS, reasons, strict=False):
-        drawn.append(_rect(x, y, number * scale, color))
-        x += number * scale
-    part = f" ({format_share(row['kept'], row['input'])})" if row["input"] else ""
-    drawn.append(_text(x + 10, y + 18, f"{row['kept']:,} of {row['input']:,}{part}", ""))
-    return drawn + _legend(reasons, y + HIGH + 15)
+def _add_bar(drawing: Drawing, row: Mapping[str, Any], y: float, widest: int) -> None:
+    """Add what a stage kept, then what it dropped by reason, with the numbers beside it and the reasons below."""
+    scale = BARS / widest
+    reasons = _merge_rare(row["reasons"])
+    x = float(LEFT)
+    for color, count in [(KEPT, row["kept"]), *zip(REASONS, (count for _, count in reasons), strict=False)]:
+        width = float(count * scale)
+        drawing.add("rect", x=x, y=float(y), width=max(width, 1.0) if width else 0.0, height=BAR_HEIGHT, fill=color)
+        x += width
+    share = f" ({format_share(row['kept'], row['input'])})" if row["input"] else ""
+    _add_text(drawing, x + 10, y + 18, f"{row['kept']:,} of {row['input']:,}{share}")
+    _add_reasons(drawing, reasons, y + BAR_HEIGHT + 15)
 
 
-def _folded(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
-    items = list(reasons.items())
-    shown = len(REASONS) - 1
+def _merge_rare(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return as many reasons as there are colours: the most frequent ones, and all others as one."""
+    items, shown = list(reasons.items()), len(REASONS) - 1
     if len(items) <= len(REASONS):
         return items
-    return [*items[:shown], (f"{len(items) - shown} other reasons", sum(number for _, number in items[shown:]))]
+    return [*items[:shown], (f"{len(items) - shown} other reasons", sum(count for _, count in items[shown:]))]
 
 
-def _legend(reasons: Sequence[tuple[str, int]], y: float) -> list[str]:
-    """The reasons in their colours, in as many lines as they need."""
-    x, drawn = float(LEFT), []
-    for color, (reason, number) in zip(REASONS, reasons, strict=False):
-        label = f"{reason if len(reason) <= 40 else reason[:39] + '…'} {number:,}"
-        if x > LEFT and x + 14 + CHARACTER * len(label) > WIDTH:
+def _add_reasons(drawing: Drawing, reasons: Sequence[tuple[str, int]], y: float) -> None:
+    """Add the reasons in their colours, in as many lines as they need."""
+    x = float(LEFT)
+    for color, (reason, count) in zip(REASONS, reasons, strict=False):
+        label = f"{shorten(reason, 40)} {count:,}"
+        if x > LEFT and x + 14 + CHARACTER_WIDTH * len(label) > WIDTH:
             x, y = float(LEFT), y + 16
-        drawn += [_rect(x, y - 9, 9, color, 9), _text(x + 14, y, label, "why")]
-        x += 14 + CHARACTER * len(label) + 16
-    return drawn
+        drawing.add("rect", x=x, y=float(y - 9), width=9, height=9, fill=color)
+        _add_text(drawing, x + 14, y, label, "reason")
+        x += 14 + CHARACTER_WIDTH * len(label) + 16
 
 
-def _band(above: float, below: float, y: float, end: float | None = None) -> str:
-    """What a stage kept, on its way to the next."""
-    top, bottom = (y - APART + HIGH, y) if end is None else (y - APART + HIGH + HIGH + 8, end)
-    points = [(LEFT, top), (LEFT + above * BARS, top), (LEFT + below * BARS, bottom), (LEFT, bottom)]
+def _add_band(drawing: Drawing, above: float, below: float, ends: tuple[float, float]) -> None:
+    """Add a band from what a stage kept to what comes after it.
+
+    Args:
+        above: width at the top, as a share of the widest bar.
+        below: width at the bottom.
+        ends: y of both.
+    """
+    points = (LEFT, ends[0]), (LEFT + above * BARS, ends[0]), (LEFT + below * BARS, ends[1]), (LEFT, ends[1])
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polygon points="{path}" fill="var(--kept, #1f6feb)" opacity=".13"/>'
+    drawing.add("polygon", points=path, fill=KEPT, opacity=".13")
 
 
-def _rect(x: float, y: float, width: float, color: str, height: float = HIGH) -> str:
-    wide = max(width, 1.0) if width else 0
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{height}" fill="{color}"/>'
-
-
-def _text(x: float, y: float, said: str, style: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}">{text(said)}</text>'
+def _add_text(drawing: Drawing, x: float, y: float, text: str, style: str | None = None) -> None:
+    drawing.add("text", text, x=float(x), y=float(y), class_=style)

@@ -20,7 +20,7 @@ from dataops.funnel import funnel_stages
 from dataops.redaction import HIDDEN, is_secret_name, redact, without_credentials
 from dataops.schema import PACKED
 from dataops.snapshot import Manifest
-from tasks.reports.page import page, text
+from tasks.reports.page import render
 from tasks.tracking.client import NAME_LENGTH, PARAM_LENGTH
 
 SPACE = "&nbsp;"
@@ -201,15 +201,11 @@ def _escape_code(text: Any) -> str:
 
 
 def render_table_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> str:
-    """Return an HTML page with one table. Every value is escaped: captions and names come from the web."""
+    """Return an HTML page with one table, whose columns are those of the first row."""
     rows = list(rows)
-    names = list(rows[0]) if rows else []
-    head = "".join(f"<th>{text(name)}</th>" for name in names)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{text(_format_cell(row.get(name)))}</td>" for name in names) + "</tr>" for row in rows
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
-    return page(title, [f"<h1>{text(title)}</h1>", f'<p class="note">{text(note)}</p>', table])
+    columns = list(rows[0]) if rows else []
+    cells = [[_format_cell(row.get(name)) for name in columns] for row in rows]
+    return render("table.html", title=title, note=note, columns=columns, rows=cells)
 
 
 def _format_cell(value: Any) -> str:

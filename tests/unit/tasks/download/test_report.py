@@ -12,7 +12,7 @@ from dataops.schema import DOWNLOADED, conform, dropped, uid
 from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
 from tasks.download.outcome import EVIDENCE
-from tasks.download.report import KEPT, PER_REASON, UNSEEN, report_html
+from tasks.download.report import KEPT, PER_REASON, WITHOUT_IMAGE, report_html
 from tests.manifests import build_manifest
 from tests.unit.tasks.filter.test_report import HOSTILE, Page
 
@@ -57,7 +57,7 @@ def test_it_says_what_the_manifest_says(tmp_path: Path) -> None:
     hosts = {"bad.test": {"rows": 12, "http_404": 7, "dns": 1}}
     text = Page(report_html(snapshot(FolderStore(tmp_path), 2, 3, "a red kite", hosts), FolderStore(tmp_path))).text
     for said in (
-        "6 of 18 pictures fetched (33.3%), 5.0 MB, in 2 shards",
+        "6 of 18 images fetched (33.3%), 5.0 MB, in 2 shards",
         "bad.test",
         "http_404",
         "a red kite",
@@ -71,7 +71,7 @@ def test_it_is_bounded_and_its_pictures_are_small(tmp_path: Path) -> None:
     page = report_html(
         snapshot(store, 40, 12, "x" * 5000, {f"h{n}.test": {"rows": 1, "dns": 1} for n in range(40)}), store
     )
-    assert Page(page).tags.count("figure") == KEPT + PER_REASON + UNSEEN
+    assert Page(page).tags.count("figure") == KEPT + PER_REASON + WITHOUT_IMAGE
     assert len(page) < 400_000
     with Image.open(io.BytesIO(make_preview(Image.new("RGB", (3000, 100))))) as small:
         assert max(small.size) <= 112

@@ -40,7 +40,7 @@ def test_pictures_that_were_trained_on_are_found(tmp_path: Path, monkeypatch) ->
     assert len(set(found["uid"].to_pylist())) == 2
 
     (kept,) = (tmp_path / "overlap").iterdir()  # both tasks and both calls share what is known of the pictures
-    monkeypatch.setattr(evaluate_overlap, "known", None)
+    monkeypatch.setattr(evaluate_overlap, "index_image", None)
     assert find_overlaps(suite, store, made["pack"], tmp_path, 1).equals(found)
     kept.write_bytes(b"PAR1")
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from dataops.snapshot import Counts, Manifest
 from dataops.text import tallies
 from tasks.filter.report import report_html
 from tasks.filter.summary import EXAMPLES, merge_balance, merge_parts, summarise_balanced_slice, summarise_slice
-from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, curve_svg, lengths_svg
+from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, curve_svg, draw_histogram
 from tests.manifests import build_manifest
 
 HOSTILE = "\u202e<script>alert(1)</script> \"x\" 'y' & <img src=x onerror=alert(2)>"
@@ -139,5 +139,7 @@ def test_curves_keep_inside_their_frame():
     )
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     for lengths in ({}, {"0": 1}, {"2": 7, "30": 20_000}):
-        assert ElementTree.fromstring(lengths_svg(lengths, 10, 30)).tag.endswith("svg")
+        assert ElementTree.fromstring(
+            draw_histogram("lengths", lengths, 10, ("characters", "captions"), 30).svg()
+        ).tag.endswith("svg")
     assert ElementTree.fromstring(curve_svg([])).tag.endswith("svg")

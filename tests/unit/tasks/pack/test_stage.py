@@ -16,7 +16,7 @@ from dataops.shards.tar import ShardWriter, list_members, read_index, read_sampl
 from dataops.snapshot import Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from tasks.pack import order as pack_order
-from tasks.pack.order import shard_starts, shuffled
+from tasks.pack.order import shard_starts, shuffle_keys
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, some_pairs
 from training.data.loader import Dataset
@@ -78,7 +78,7 @@ class TestWithoutProcesses:
         # nor by how many bytes were written or rows sorted at a time
         for n, (arrived, raw_size, window, rows) in enumerate(ways):
             monkeypatch.setattr(FolderStore, "window", window)
-            monkeypatch.setattr(pack_order, "RANGE_ROWS", rows)
+            monkeypatch.setattr(pack_order, "PARTITION_ROWS", rows)
             made.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
         assert len({one.content_digest for one in made}) == 1
         about = ("DATASET.md", "dataset.html")
@@ -94,7 +94,7 @@ class TestWithoutProcesses:
         assert keys[0] == keys[1] != keys[2]
         assert sorted(keys[0]) == sorted(keys[2])
         arrived = [row["key"] for row in pairs if not row["drop_reason"]]
-        assert keys[0] not in (arrived, sorted(arrived)), "shuffled"
+        assert keys[0] not in (arrived, sorted(arrived)), "shuffle_keys"
 
     def test_a_shard_ends_before_it_has_too_many_bytes(self, tmp_path: Path) -> None:
         pairs = some_pairs()
@@ -208,7 +208,7 @@ def test_a_shard_goes_on_into_the_next_range_of_rows(sizes: list[int], first: in
 def test_the_order_is_even_over_rows_and_free_of_ties() -> None:
     uids = [uid(f"u{n}", "c") for n in range(4000)]
     uids += ["0" * 16 + f"{n:016x}" for n in range(5)]  # the same first half
-    rank, low = shuffled(uids, 7)
+    rank, low = shuffle_keys(uids, 7)
     assert len(set(zip(rank.tolist(), low.tolist(), strict=True))) == len(uids)
     assert len(set(rank[-5:].tolist())) == 1
     counts, _ = np.histogram(rank.astype(np.float64), 16, (0, 2.0**64))

@@ -13,9 +13,9 @@ from openlineage.client.serde import Serde
 
 from dataops.snapshot import Counts, Input, Manifest
 from tasks.register.gate import binomial_tail
-from tasks.register.model_card import Card, contamination
+from tasks.register.model_card import Card, describe_contamination
 from tasks.register.openlineage import build_events, render_events
-from tasks.register.svg_lineage import graph_svg
+from tasks.register.svg_lineage import lineage_svg
 from tests.manifests import build_manifest
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
@@ -104,7 +104,7 @@ def test_events_hang_together_and_are_the_same_each_time() -> None:
 
 
 def test_the_graph_is_xml_with_a_box_a_stage_and_no_markup_of_others() -> None:
-    drawn = graph_svg(manifests(), HOSTILE)
+    drawn = lineage_svg(manifests(), HOSTILE)
     root = ElementTree.fromstring(drawn)
     space = "{http://www.w3.org/2000/svg}"
     names = [e.text for e in root.iter(f"{space}text") if e.get("class") == "name"]
@@ -116,7 +116,7 @@ def test_the_graph_is_xml_with_a_box_a_stage_and_no_markup_of_others() -> None:
 def test_a_models_own_file_is_named_without_its_place() -> None:
     theirs = manifests()
     theirs["train"] = theirs["train"].model_copy(update={"config": {"model": "/home/somebody/models/tiny.json"}})
-    drawn, card = graph_svg(theirs, "m"), Card("m", theirs, ROWS, "passed", "", "")
+    drawn, card = lineage_svg(theirs, "m"), Card("m", theirs, ROWS, "passed", "", "")
     assert ">tiny.json<" in drawn
     assert "CLIP tiny.json, trained on" in card.html()
     assert "somebody" not in drawn + card.headline()
@@ -131,7 +131,7 @@ def test_the_card_is_escaped_and_says_what_was_not_looked_for() -> None:
     assert "<script" not in re.sub(r"\\[<>]", "", plain)
     rows = [line for line in plain.splitlines() if line.startswith(r"| \<script")]
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [4, 4, 7], "no cell begins in a text"
-    assert "were not looked for" in contamination(manifests()).said[0]
+    assert "were not searched for" in describe_contamination(manifests()).sentences[0]
     assert "No better than chance" in page
 
 

@@ -6,13 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tasks.reports.figures import accuracy_figure, curves_figure, funnel_figure, png
+from tasks.reports.figures import accuracy_figure, curves_figure, png
 
-STAGES = [
-    {"stage": "extract", "input": 900, "kept": 800, "dropped": 100, "reasons": {"not_http": 100}},
-    {"stage": "filter", "input": 800, "kept": 0, "dropped": 800, "reasons": {f"reason_{i}": 100 for i in range(8)}},
-    {"stage": "download", "input": 0, "kept": 0, "dropped": 0, "reasons": {}},
-]
 HOSTILE = "$x_1$ \\frac{ 中 <b>"
 
 
@@ -25,9 +20,6 @@ def row(**values: Any) -> dict[str, Any]:
 
 
 FIGURES = {
-    "funnel": lambda: funnel_figure(STAGES),
-    "funnel of nothing": lambda: funnel_figure([]),
-    "funnel, hostile": lambda: funnel_figure([STAGES[0] | {"reasons": {HOSTILE: 100}}]),
     "curves": lambda: curves_figure([{"step": i, "loss": 1 / i, "lr": 0.1, "n": i} for i in range(1, 100)]),
     "curves of one step": lambda: curves_figure([{"step": 1, "loss": 2.0}]),
     "curves of nothing": lambda: curves_figure([]),
@@ -45,17 +37,6 @@ def test_figure_is_a_picture_and_the_same_twice(name: str) -> None:
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "PNG"
         assert min(image.size) > 100
-
-
-def test_bars_of_a_stage_add_up_to_its_input() -> None:
-    figure = funnel_figure(STAGES)
-    widths = [bar.get_width() for bar in figure.axes[0].patches]  # pyright: ignore[reportAttributeAccessIssue]
-    assert widths[:2] == [800, 100]
-    assert sum(widths[2:-1]) == 800
-
-
-def test_reasons_beyond_the_colours_are_folded_without_loss() -> None:
-    assert "3 others 300" in texts(funnel_figure(STAGES))
 
 
 def test_figures_of_a_metric_stand_beside_chance() -> None:

@@ -10,6 +10,7 @@ import pytest
 from dataops.snapshot import Counts, Manifest
 from tasks.engine.subprocess_job import run_job
 from tasks.reports import figures as plots
+from tasks.reports.svg_funnel import funnel_png
 from tasks.tracking import run_metadata
 from tests.manifests import build_manifest
 
@@ -77,7 +78,7 @@ def test_pages_show_hostile_captions_as_text_and_may_run_nothing():
 def test_pictures_are_drawn_with_hostile_names():
     hostile = HOSTILE + "$\\frac{a}$ \x00 \u202e \ud83d"
     stage = {"stage": "pack", "input": 2, "kept": 1, "dropped": 1, "reasons": {hostile: 1}}
-    assert plots.png(plots.funnel_figure([stage])).startswith(b"\x89PNG")
+    assert funnel_png([stage]).startswith(b"\x89PNG")
     assert plots.png(plots.accuracy_figure([row(task=hostile)])).startswith(b"\x89PNG")
     assert plots.png(plots.curves_figure([{"step": 1, hostile: 1.0}])).startswith(b"\x89PNG")
 

@@ -19,8 +19,8 @@ from dataops.trace.targets import Target, matching_rows
 from tasks.engine.stage import Work
 from tasks.engine.takedown_requests import STAGE
 from tasks.pack.config import PackConfig
-from tasks.pack.shard import record, write_shard
-from tasks.pack.summary import describe
+from tasks.pack.shard import make_record, write_shard
+from tasks.pack.summary import summarise
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EarlierShard:
         return f"shard-{self.number}"
 
 
-def find_base(work: Work[PackConfig], version: int) -> Manifest | None:
+def find_earlier_version(work: Work[PackConfig], version: int) -> Manifest | None:
     """The version with the most of the takedowns that is the same but for those; None where there is none.
 
     Args:
@@ -64,7 +64,7 @@ def _split(inputs: Iterable[Input]) -> tuple[list[tuple[str, str]], set[str]]:
     return [(i.stage, i.digest) for i in inputs if i.stage != STAGE], {i.key for i in inputs if i.stage == STAGE}
 
 
-def rewritten(base: Manifest, taken: tuple[Target, ...]) -> list[EarlierShard]:
+def list_shards(base: Manifest, taken: tuple[Target, ...]) -> list[EarlierShard]:
     """A task a shard of the earlier version, also of those that have nothing left."""
     numbers = {p.name.removesuffix(".parquet").partition("-")[2] for p in base.parts if p.name.endswith(".parquet")}
     return [EarlierShard(number, base, taken) for number in sorted(numbers)]
@@ -78,14 +78,14 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     if (gone := there.get(f"dropped-{shard.number}.parquet")) is not None:
         before = read_table(store, base.path(gone.name), ["uid"])["uid"].to_pylist()
     if (part := there.get(f"part-{shard.number}.parquet")) is None:
-        return record(draft, shard.number, 0, [], describe(PACKED.empty_table()), before)
+        return make_record(draft, shard.number, 0, [], summarise(PACKED.empty_table()), before)
     rows = read_table(store, base.path(part.name))
     mask = matching_rows(rows, shard.taken)
     lost = [*before, *rows.filter(pa.array(mask))["uid"].to_pylist()]
     if not mask.any():
         names = (f"{shard.number}.tar", f"{shard.number}.idx", part.name)
         parts = [_taken_over(draft, base, there[name]) for name in names if name in there]
-        return record(draft, shard.number, rows.num_rows, parts, describe(rows), lost)
+        return make_record(draft, shard.number, rows.num_rows, parts, summarise(rows), lost)
     # through Polars, as tasks/pack/shard.py does: the same rows in other buffers give other bytes of Parquet
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
     kept = conform(frame.to_arrow(), PACKED, f"pack {shard.number}")
@@ -96,7 +96,7 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
             place[:] = picture
 
     parts = write_shard(draft, shard.number, kept, [len(picture) for picture in pictures], extension, read)
-    return record(draft, shard.number, kept.num_rows, parts, describe(kept), lost)
+    return make_record(draft, shard.number, kept.num_rows, parts, summarise(kept), lost)
 
 
 def _taken_over(draft: Draft, base: Manifest, part: Part) -> Part:
