@@ -1,10 +1,10 @@
-# `make demo` and `make test` do all their own set-up in .venv.
+# `make demo` and `make test` install everything they need in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# Modules are compiled when they are imported first, which spares all that never are; so it must be kept.
+# Modules are compiled at their first import (--no-compile below), so Python must be able to keep the result.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
-# Two files of tests at a time, by tests/conftest.py.
+# Two test files at a time; tests/conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
 .PHONY: demo test lint audit unit integration e2e ray export clean
@@ -20,7 +20,7 @@ lint: .venv/installed-dev
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-# Known vulnerabilities of what is installed; says so where no vulnerability service can be reached.
+# Known vulnerabilities of the installed packages; skipped with a warning if no vulnerability service can be reached.
 audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
@@ -33,13 +33,13 @@ integration: .venv/installed-dev
 e2e: .venv/installed-dev
 	$(PYTEST) tests/e2e
 
-# Two nodes of Ray on loopback; not part of `test`, for its install (70 MB) and servers would be a minute more.
+# Two Ray nodes on loopback; not part of `test`, because its install (70 MB) and servers take another minute.
 ray: .venv/installed-dev
 	$(PIP) --editable '.[ray]'
 	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/integration/test_ray.py tests/integration/test_ray_soak.py \
 		tests/integration/test_ray_training.py
 
-# Exported models in transformers and onnxruntime; not part of `test`, for its install (170 MB) would slow each import of open_clip.
+# Exported models in transformers and onnxruntime; not part of `test`, because its install (170 MB) slows imports of open_clip.
 export: .venv/installed-dev
 	$(PIP) --editable '.[export]'
 	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/unit/training/test_export.py

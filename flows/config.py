@@ -1,7 +1,7 @@
-"""RunConfig: one TOML file, composed of the tables that each stage owns.
+"""The config of a run: one TOML file with a table for each stage, which the stage defines.
 
-All problems are reported together, each with its path, the value and what is allowed. The environment holds endpoints and
-secrets only; nothing secret can enter a config, a manifest or a Prefect parameter.
+All problems are reported together, each with its path, the value and what is allowed. Endpoints and secrets are in the
+environment; a config with a secret is refused, so none can reach a manifest or a Prefect parameter.
 """
 
 import tomllib
@@ -40,38 +40,38 @@ class StoreConfig(_Table):
     """A folder, or s3://bucket/prefix."""
 
     def problems(self) -> list[str]:
-        """Return why the store cannot be written. Raises: StorageError when it does not answer now."""
+        """Return why the store is not writable. Raises: StorageError if it does not answer."""
         return problems_of("uri", lambda: open_store(self.uri).check_writable())
 
 
 class ExecutionConfig(_Table):
-    """The `[execution]` table: how the work is spread; nothing in it changes what comes out."""
+    """The `[execution]` table: where and how the work runs; nothing in it changes the results."""
 
     engine: Literal["local", "ray"] = "local"
-    """Where the parts of a stage are made: in processes of this machine, or on a cluster of Ray (docs/scale.md)."""
+    """Where the tasks of a stage run: in processes of this machine, or on a Ray cluster (docs/scale.md)."""
     workers: int | None = Field(default=None, ge=1)
-    """Parts at a time; where none is given, one a core, on Ray as many as the cluster has room for. Give it where the
+    """Number of tasks at a time. Default: one per core, or on Ray as many as the cluster has resources for. Set it if the
     cluster grows with its work."""
     ray_address: str = Field(default="auto", pattern=r"^(auto|[A-Za-z0-9._\-\[\]:]+:[0-9]{1,5})$")
-    """HOST:PORT of the head (what `ray start --head` prints; not its ray:// server), or auto: the cluster that this machine
-    is part of. This machine must be part of it too: `ray start --address HOST:PORT --num-cpus 0`."""
+    """HOST:PORT of the head, as `ray start --head` prints it (not its ray:// server), or auto for the cluster of this
+    machine. This machine must be a node of the cluster: `ray start --address HOST:PORT --num-cpus 0`."""
     ray_cpus: float = Field(default=1.0, gt=0, le=1024)
-    """Cores that a part takes on Ray."""
+    """Number of cores that a task needs on Ray."""
     ray_memory_bytes: int = Field(default=0, ge=0)
-    """Memory that a part takes on Ray, by which it is placed; 0: it is not counted."""
+    """Memory that a task needs on Ray, in bytes, for its placement; 0: Ray does not count it."""
     ray_max_retries: int = Field(default=3, ge=0, le=100)
-    """How often a part is made again whose worker or machine died. Errors of our own are not such."""
+    """Number of retries of a task whose worker or machine died. Errors that a task raises do not count."""
     ray_shared_store: bool = False
-    """The folder of `store.uri` is one that all machines of the cluster share."""
+    """Whether all machines of the cluster share the folder of `store.uri`."""
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
-    """Seconds to wait before each new try of a stage that failed with an error that another try may mend; empty: none."""
+    """Seconds to wait before each retry of a stage that failed with a retryable error; empty for no retries."""
 
     def problems(self) -> list[str]:
-        """Return whether Ray is needed and missing."""
+        """Return why Ray cannot be used, if it is needed."""
         return [f"engine: {missing}"] if self.engine == "ray" and (missing := missing_ray()) else []
 
     def cluster(self) -> RayCluster:
-        """The cluster of Ray, for whatever uses it."""
+        """Return the settings of the Ray cluster."""
         more = (self.ray_cpus, self.ray_memory_bytes, self.ray_max_retries, self.ray_shared_store)
         return RayCluster(self.ray_address, self.workers, *more)
 
@@ -81,12 +81,12 @@ _TABLES = {"extract": "source", "register": "register_"}
 
 
 class RunConfig(_Table):
-    """One run, whole."""
+    """The config of one run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Names the run's MLflow experiment and begins its run ids."""
+    """Name of the run's MLflow experiment, and prefix of its run ids."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of every random choice."""
+    """Seed of every random choice."""
     store: StoreConfig = StoreConfig()
     source: SourceConfig
     filter: FilterConfig = FilterConfig()
@@ -100,41 +100,41 @@ class RunConfig(_Table):
 
     @model_validator(mode="before")
     @classmethod
-    def _model_has_the_runs_name(cls, values: Any) -> Any:
-        """Where `[register]` names no model."""
+    def _default_model_name(cls, values: Any) -> Any:
+        """Use the run's name as the model's name if `[register]` names no model."""
         register = values.get("register", {}) if isinstance(values, Mapping) else None
         if isinstance(register, Mapping) and "name" in values and "model_name" not in register:
             return {**values, "register": {**register, "model_name": values["name"]}}
         return values
 
     def ray(self) -> RayCluster | None:
-        """The cluster that parts are mapped over; None: this machine's processes."""
+        """Return the Ray cluster on which tasks run, or None for processes of this machine."""
         return None if self.execution.engine == "local" else self.execution.cluster()
 
     def as_dict(self) -> dict[str, Any]:
-        """The config as JSON values, as it would be written in TOML."""
+        """Return the config as JSON values, with the keys of the TOML file."""
         return self.model_dump(mode="json", by_alias=True)
 
 
 def config_name(path: Path) -> str:
-    """The `name` of a config file, without checking the rest of it.
+    """Return the `name` of a config file, without checking the rest of it.
 
-    Raises: ConfigError when there is none.
+    Raises: ConfigError if it has none.
     """
     try:
         return str(tomllib.loads(path.read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: names no run: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{path}: cannot read its `name`: {type(error).__name__}: {error}") from error
 
 
 def load_config(path: Path, settings: Iterable[str] = (), until: str | None = None) -> RunConfig:
     """Read a config file, apply `a.b=value` settings, and check everything that can be checked before work starts.
 
     Args:
-        settings: each `dotted.path=value`; the value is TOML, or a plain string where it is none.
-        until: the last stage that will run; all by default.
+        settings: each `dotted.path=value`; the value is TOML, or else a plain string.
+        until: the last stage that will run; by default all stages run.
 
-    Raises: ConfigError that lists every problem.
+    Raises: ConfigError that lists all problems.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -148,19 +148,20 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
 
 
 def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True, until: str | None = None) -> RunConfig:
-    """Validate config values and the files and places that they name.
+    """Validate config values, and the files and services that they name.
 
     Args:
-        sources: False on a machine that takes a run's dataset from the store: the source files may lie elsewhere, and
-            nothing is downloaded.
-        until: the last stage that will run; all by default.
+        where: the config's file or run, for messages.
+        sources: False on a machine that reads a run's dataset from the store: it needs no source files, and downloads
+            nothing.
+        until: the last stage that will run; by default all stages run.
 
-    Raises: ConfigError that lists every problem, each with its path, the value and what is allowed; StorageError when the
-        store does not answer now.
+    Raises: ConfigError that lists all problems, each with its path, the value and what is allowed; StorageError if the
+        store does not answer.
     """
     problems = secret_problems(values)
-    if problems:  # nothing more is said of a config that holds one: a message may repeat it
-        raise ConfigError(_listed(where, problems))
+    if problems:  # no further checks: their messages might repeat the secret
+        raise ConfigError(_format_problems(where, problems))
     config: RunConfig | None = None
     try:
         config = RunConfig.model_validate(values)
@@ -168,17 +169,17 @@ def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True,
         problems += [_problem(detail) for detail in error.errors()]
     problems += _problems_outside(values, config, sources=sources, until=until)
     if problems or config is None:
-        raise ConfigError(_listed(where, problems))
+        raise ConfigError(_format_problems(where, problems))
     return config
 
 
-def _listed(where: str, problems: list[str]) -> str:
+def _format_problems(where: str, problems: list[str]) -> str:
     lines = "\n".join(f"  {line}" for line in problems)
     return f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{lines}"
 
 
 def secret_problems(values: Any, path: str = "") -> list[str]:
-    """Each key and value of a config that looks like a secret; what it is, is not said."""
+    """Return a problem for each key and value of a config that looks like a secret; it does not repeat the secret."""
     if isinstance(values, Mapping):
         items = [(str(name), value) for name, value in values.items()]
     elif isinstance(values, list | tuple):
@@ -186,10 +187,10 @@ def secret_problems(values: Any, path: str = "") -> list[str]:
     else:
         return []
     found: list[str] = []
-    for place, (name, value) in enumerate(items):
-        where = f"{path}.{redact(name) or place}".lstrip(".")
-        trouble = secrets.problem(name, value) or (secrets.problem("", name) if name else None)
-        found += [f"{where}: {trouble}"] if trouble else secret_problems(value, where)
+    for index, (name, value) in enumerate(items):
+        where = f"{path}.{redact(name) or index}".lstrip(".")
+        problem = secrets.problem(name, value) or (secrets.problem("", name) if name else None)
+        found += [f"{where}: {problem}"] if problem else secret_problems(value, where)
     return found
 
 
@@ -197,8 +198,8 @@ def _problem(detail: Any) -> str:
     steps, kind, context = list(detail["loc"]), detail["type"], detail.get("ctx", {})
     table = _table(steps)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        given = "is required" if "tag" not in context else f"{context['tag']!r} is no kind of source"
-        return f"{steps[0]}.kind: {given}; allowed: {', '.join(SOURCE_KINDS)}"
+        problem = "is required" if "tag" not in context else f"{context['tag']!r} is not a kind of source"
+        return f"{steps[0]}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}"
     path = ".".join(str(step) for step in steps)
     if kind == "extra_forbidden":
         allowed = ", ".join(sorted(f.alias or name for name, f in table.model_fields.items())) if table else ""
@@ -210,7 +211,7 @@ def _problem(detail: Any) -> str:
 
 
 def _table(steps: list[Any]) -> type[BaseModel] | None:
-    """The table in which a problem lies. Takes the kind of source out of its path, where pydantic puts it."""
+    """Return the table of a problem's path, and remove the kind of source from the path, where pydantic inserts it."""
     if len(steps) == 1:
         return RunConfig
     if steps[0] == "source" and steps[1] in SOURCE_KINDS:
@@ -224,9 +225,9 @@ def _table(steps: list[Any]) -> type[BaseModel] | None:
 def _problems_outside(
     values: Mapping[str, Any], config: RunConfig | None, *, sources: bool, until: str | None
 ) -> list[str]:
-    """Return the problems of the files and services that the tables name; those of stages that will not run may be absent.
+    """Return the problems of the files and services that the tables name, without those of stages that will not run.
 
-    Where one table is invalid, the others are checked all the same.
+    If one table is not valid, the others are checked all the same.
     """
     types = get_type_hints(RunConfig, include_extras=True)
 
@@ -247,7 +248,7 @@ def _problems_outside(
     if "train" in stages and (train := table("train")) is not None:
         problems += [f"train.launch: {missing}"] if train.launch == "ray" and (missing := missing_ray()) else []
         if train.blur_faces and (curate := table("curate")) is not None and not curate.scores.faces:
-            problems.append("train.blur_faces: needs a table [curate.scores.faces], which says where faces are")
+            problems.append("train.blur_faces: needs a table [curate.scores.faces], which finds the faces")
     return problems
 
 
@@ -255,7 +256,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     steps = name.strip().split(".")
     if not equals or not all(steps):
-        raise ConfigError(f"--set {name!r}: write it as path.to.key=value")
+        raise ConfigError(f"--set {name!r}: it has no value; write it as path.to.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

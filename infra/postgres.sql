@@ -1,5 +1,5 @@
--- Run once by psql as the superuser, on an empty server: a role and a database for each server, which see only their own.
--- Passwords come from the environment, so that none is in a file or a process list.
+-- Run it once with psql as the superuser on an empty server. It creates a role and a database for Prefect and for MLflow;
+-- each role can use only its own database. Passwords come from the environment, so that no file or process list has them.
 \set ON_ERROR_STOP on
 \getenv prefect_password PREFECT_DB_PASSWORD
 \getenv mlflow_password MLFLOW_DB_PASSWORD
@@ -11,4 +11,4 @@ CREATE DATABASE mlflow OWNER mlflow;
 REVOKE CONNECT ON DATABASE prefect, mlflow FROM PUBLIC;
 
 \connect prefect
-CREATE EXTENSION IF NOT EXISTS pg_trgm; -- searches of Prefect's pages
+CREATE EXTENSION IF NOT EXISTS pg_trgm; -- for searches in Prefect's UI

@@ -102,7 +102,7 @@ def test_missing_files_are_named(write):
     ("source", "message"),
     [
         ('paths = ["a"]', r"source\.kind: is required; allowed: warc, wat, common_crawl"),
-        ('kind = "wet"', r"source\.kind: 'wet' is no kind of source; allowed: warc, wat, common_crawl"),
+        ('kind = "wet"', r"source\.kind: 'wet' is not a kind of source; allowed: warc, wat, common_crawl"),
         ('kind = "wat"', r"source\.paths: is required"),
         (
             'kind = "wat"\npaths = ["*.gz"]\ncrawl = "x"',
