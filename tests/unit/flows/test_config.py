@@ -191,5 +191,5 @@ def test_scorers_that_are_not_there_are_found_before_the_run(write, tmp_path):
 
 
 def test_a_list_of_queries_that_is_not_there_is_found_before_the_run(write, tmp_path):
-    with pytest.raises(ConfigError, match=r"filter\.balance\.queries: .*none\.parquet is no file .*queries build"):
+    with pytest.raises(ConfigError, match=r"filter\.balance\.queries: .*none\.parquet is not a file .*queries build"):
         load_config(write(), [f"filter.balance.queries={tmp_path}/none.parquet"])
