@@ -1,4 +1,4 @@
-"""Blocks of the bits of 64-bit hashes: where two hashes that differ in few bits must agree (pigeonhole).
+"""Choose blocks of bits in which two close 64-bit hashes must agree, by the pigeonhole principle.
 
 Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", WWW 2007, section 3.
 """
@@ -14,43 +14,42 @@ from numpy.typing import NDArray
 Hashes = NDArray[np.uint64]
 
 MAX_DISTANCE = 16
-"""The greatest distance that may be asked for."""
+"""Maximum distance of a search, in bits."""
 _ROW_COST, _PAIR_COST = 50.0, 0.7  # nanoseconds to put a row into a large table, and to compare two
 
 
 class BlockSearch(NamedTuple):
-    """Of which pairs a search is: those that agree in all bits of `shared`, but not in all bits of any of `before`."""
+    """A search for the pairs that agree in all bits of `shared`, but not in all bits of any mask in `before`."""
 
     shared: int = 0
     before: tuple[int, ...] = ()
 
 
 ALL_PAIRS = BlockSearch()
-"""All pairs."""
 
 
 def plan_searches(distance: int) -> list[BlockSearch]:
-    """Searches that find each pair within the distance once, in the first block of bits in which it agrees wholly."""
+    """Return searches that find each pair within the distance once, in the first block in which it agrees completely."""
     masks = _masks(range(64), distance + 1)
     return [BlockSearch(mask, tuple(masks[:number])) for number, mask in enumerate(masks)]
 
 
-def _masks(bits: Sequence[int], number: int) -> list[int]:
-    """The masks of so many blocks, of about one size, of some bits."""
-    edges = np.linspace(0, len(bits), number + 1).astype(int).tolist()
+def _masks(bits: Sequence[int], count: int) -> list[int]:
+    """Return the masks of `count` blocks of the bits, of about equal size."""
+    edges = np.linspace(0, len(bits), count + 1).astype(int).tolist()
     return [sum(1 << bit for bit in bits[low:high]) for low, high in pairwise(edges)]
 
 
 def choose_masks(distance: int, comparisons: float, rows: int, shared: int = 0) -> Hashes:
-    """The mask of the bits of each table; as many blocks as make the search cheapest.
+    """Return the bit mask of each table, for the number of blocks with the cheapest search.
 
     Args:
-        distance: bits in which two hashes may differ.
-        comparisons: of how many pairs the search is.
-        rows: that go into a table.
-        shared: bits in which the pairs agree anyway; they are part of each mask.
+        distance: maximum number of bits in which two hashes differ.
+        comparisons: number of pairs that are searched.
+        rows: number of rows in a table.
+        shared: bits in which all these pairs agree; they are part of each mask.
 
-    Raises: ValueError for a distance that is not 0 to MOST_BITS.
+    Raises: ValueError if the distance is not 0 to MAX_DISTANCE.
     """
     if not 0 <= distance <= MAX_DISTANCE:
         raise ValueError(f"distance is {distance}; allowed: 0 to {MAX_DISTANCE} bits")

@@ -1,4 +1,4 @@
-"""The connected parts of a picture in black and white, by the runs of each row: most pictures have few.
+"""Find the connected components of a black and white image, from the runs of each row; most images have few.
 
 Source: Rosenfeld and Pfaltz 1966, "Sequential Operations in Digital Picture Processing", section 4; by runs, He, Chao and
 Suzuki 2008, "A Run-Based Two-Scan Labeling Algorithm".
@@ -16,38 +16,38 @@ _SET = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 @dataclass(frozen=True)
 class Components:
-    """N parts, of which no two touch, not even at a corner; in the order of their first pixels."""
+    """N components, in the order of their first pixels. Pixels that touch at a corner are connected."""
 
     boxes: NDArray[np.float64]
-    """(N, 4): left, top, width, height; pixels."""
+    """(N, 4): left, top, width, height, in pixels."""
     areas: NDArray[np.float64]
-    """(N,) pixels."""
+    """(N,): number of pixels."""
     _runs: NDArray[np.int32]
-    """(R, 4): row, first column, the column behind, part."""
+    """(R, 4): row, first column, last column + 1, component."""
 
-    def counts(self, marks: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """(N,) how many pixels of each part are not 0 in another picture of the same size."""
-        found = np.zeros(len(self.areas), np.int64)
-        _count(self._runs, marks, found)
-        return found
+    def count_marked(self, marks: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return the number of pixels of each component (N,) that are not 0 in another image of the same size."""
+        counts = np.zeros(len(self.areas), np.int64)
+        _count(self._runs, marks, counts)
+        return counts
 
 
-def find_components(picture: NDArray[np.uint8]) -> Components:
-    """The parts of a picture (height, width) whose pixels are 0 or 255: those of 255."""
-    height, width = picture.shape
-    runs = np.empty((height * ((width + 1) // 2), 4), np.int32)  # what is not written to takes no memory
-    count = _find_runs(np.ascontiguousarray(picture).ravel(), height, width, runs)
+def find_components(image: NDArray[np.uint8]) -> Components:
+    """Return the components of the pixels of 255 in an image (height, width) of 0 and 255."""
+    height, width = image.shape
+    runs = np.empty((height * ((width + 1) // 2), 4), np.int32)  # pages that are not written take no memory
+    count = _find_runs(np.ascontiguousarray(image).ravel(), height, width, runs)
     runs = runs[:count]
-    number = _number_parts(runs)
-    boxes, areas = np.empty((number, 4)), np.zeros(number)
+    components = _number_components(runs)
+    boxes, areas = np.empty((components, 4)), np.zeros(components)
     _measure(runs, boxes, areas)
     return Components(boxes, areas, runs)
 
 
 @compiled(nogil=True)
 def _find_runs(pixels, height, width, runs):
-    """Write the runs, each with the number of the first one that it is known to touch; how many there are."""
-    count, above, above_end = 0, 0, 0  # the runs of the row before
+    """Write the runs, each with the index of the first run that it is known to touch; return their number."""
+    count, above, above_end = 0, 0, 0  # runs of the previous row
     for y in range(height):
         begin, x, row = count, 0, pixels[y * width : (y + 1) * width]
         while x < width:
@@ -87,10 +87,10 @@ def _join(runs, one, other):
 
 
 @compiled(nogil=True)
-def _number_parts(runs):
-    """Replace what each run touches by the number of its part; how many parts there are."""
+def _number_components(runs):
+    """Replace the index of the touched run by the number of the component; return the number of components."""
     number = 0
-    for run in range(len(runs)):  # what it touches is before it, and has its number
+    for run in range(len(runs)):  # the touched run comes before it, and is numbered
         first = runs[run, 3]
         if first == run:
             runs[run, 3] = number
@@ -103,22 +103,22 @@ def _number_parts(runs):
 @compiled(nogil=True)
 def _measure(runs, boxes, areas):
     for run in range(len(runs)):
-        y, start, end, part = runs[run]
-        if areas[part] == 0:
-            boxes[part, 0], boxes[part, 1], boxes[part, 2], boxes[part, 3] = start, y, end, y + 1
-        boxes[part, 0], boxes[part, 2] = min(boxes[part, 0], start), max(boxes[part, 2], end)
-        boxes[part, 3] = y + 1
-        areas[part] += end - start
-    for part in range(len(areas)):
-        boxes[part, 2] -= boxes[part, 0]
-        boxes[part, 3] -= boxes[part, 1]
+        y, start, end, component = runs[run]
+        if areas[component] == 0:
+            boxes[component, 0], boxes[component, 1], boxes[component, 2], boxes[component, 3] = start, y, end, y + 1
+        boxes[component, 0], boxes[component, 2] = min(boxes[component, 0], start), max(boxes[component, 2], end)
+        boxes[component, 3] = y + 1
+        areas[component] += end - start
+    for component in range(len(areas)):
+        boxes[component, 2] -= boxes[component, 0]
+        boxes[component, 3] -= boxes[component, 1]
 
 
 @compiled(nogil=True)
-def _count(runs, marks, found):
+def _count(runs, marks, counts):
     for run in range(len(runs)):
-        y, start, end, part = runs[run]
+        y, start, end, component = runs[run]
         row, marked = marks[y], 0
         for x in range(start, end):
             marked += row[x] != 0
-        found[part] += marked
+        counts[component] += marked

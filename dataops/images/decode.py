@@ -1,7 +1,7 @@
-"""What can be said of an image from its bytes: its kind, its size before it is decoded, its pixels.
+"""Read the kind, the size and the pixels of an image from its bytes.
 
-Bytes from the web are hostile until shown otherwise: the kind is read from the bytes and never from a name or header,
-the size in pixels is known before a pixel is decoded, and Pillow opens them as that kind only.
+Bytes from the web may be hostile: the kind is read from the bytes, never from a name or an HTTP header; the size in pixels
+is checked before a pixel is decoded; and Pillow opens them as this kind only.
 """
 
 import io
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_AREA = 1 << 26
-"""Pixels of a picture that is decoded, unless the caller says otherwise: 200 MB."""
+"""Default maximum number of pixels of a decoded image: 200 MB."""
 
 KINDS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "avif": "AVIF"}
-"""The kinds that are decoded, with Pillow's name of each. The first frame of an animation stands for it."""
+"""Kinds that are decoded, with Pillow's name of each. Of an animation, the first frame is decoded."""
 
 
 class ImageRefused(ValueError):
-    """Bytes that are not taken as an image. `reason` is a stable class; the text is `reason: detail`."""
+    """Bytes that cannot be used as an image. `reason` is a stable class; the message is `reason: detail`."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
@@ -32,17 +32,17 @@ class ImageRefused(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes say."""
+    """Kind and size of an image, read without decoding it."""
 
     kind: str
     width: int
     height: int
     mode: str = ""
-    """Pillow's name of what a pixel is: L, RGB, CMYK, ..."""
+    """Pillow's name of the pixel format: L, RGB, CMYK, ..."""
 
 
 def sniff(data: bytes) -> str:
-    """The kind of some bytes by their signature: one of KINDS, a kind that is named and refused, or ''.
+    """Return the kind of bytes by their signature: one of KINDS, a kind that is not decoded, or '' if unknown.
 
     Source: WHATWG MIME Sniffing, section 6.1 (images) and 7.1 (HTML); ISO/IEC 14496-12 brands for AVIF and HEIC.
     """
@@ -58,10 +58,10 @@ def sniff(data: bytes) -> str:
         return "bmp"
     if data[4:8] == b"ftyp":
         return "avif" if data[8:12] in (b"avif", b"avis") else "heif"
-    return _sniff_refused(data)
+    return _sniff_other(data)
 
 
-def _sniff_refused(data: bytes) -> str:
+def _sniff_other(data: bytes) -> str:
     for signature, kind in (
         (b"II*\0", "tiff"),
         (b"MM\0*", "tiff"),
@@ -86,10 +86,10 @@ _NOT_IMAGES = frozenset({"", "html", "pdf", "gzip"})
 
 
 def read_header(data: bytes, max_area: float = float("inf")) -> Header:
-    """Kind and size of an image that is whole and small enough to be decoded.
+    """Return kind and size of an image, if it is complete and small enough to be decoded.
 
     Args:
-        max_area: pixels; decoding allocates by width and height, whatever the bytes weigh (a decompression bomb).
+        max_area: in pixels; a decoder allocates width x height, however few the bytes are (a decompression bomb).
 
     Raises: ImageRefused with not_an_image, unsupported_format, truncated, decode or too_many_pixels.
     """
@@ -117,7 +117,7 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
 
 
 def is_deep(data: bytes, kind: str) -> bool:
-    """Whether a PNG or AVIF has more than 8 bits a channel, which OpenCV would write as white where it cuts them.
+    """Return whether a PNG or AVIF has more than 8 bits per channel, which OpenCV would clip to white.
 
     Source: PNG section 11.2.2 (bit depth in IHDR); AV1-ISOBMFF section 2.3.3 (high_bitdepth in av1C).
     """
@@ -128,14 +128,14 @@ def is_deep(data: bytes, kind: str) -> bool:
 
 
 def is_truncated(data: bytes, kind: str) -> bool:
-    """Whether the format's own end mark or length says that bytes are missing; False where the format has none.
+    """Return whether bytes are missing by the format's end marker or length; False if the format has neither.
 
-    Decoders fill what is missing with grey and call it success. No pixel is decoded here.
+    Decoders fill missing pixels with grey and report success. No pixel is decoded here.
 
     Source: ITU-T T.81 annex B (EOI), PNG section 11.2.5 (IEND), RFC 9649 (the RIFF length).
     """
     if kind == "jpeg":
-        scan = _first_scan(data)  # behind all metadata, where a thumbnail may hold an EOI of its own
+        scan = _first_scan(data)  # after the metadata, where a thumbnail may have its own EOI
         return scan is None or data.rfind(b"\xff\xd9", scan) < 0
     if kind == "png":
         return data.rfind(b"IEND\xaeB`\x82") < 0
@@ -145,7 +145,7 @@ def is_truncated(data: bytes, kind: str) -> bool:
 
 
 def _first_scan(data: bytes) -> int | None:
-    """Where a JPEG's first SOS segment starts, or None where there is none."""
+    """Return the offset of a JPEG's first SOS segment, or None if there is none."""
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
@@ -163,9 +163,9 @@ def _first_scan(data: bytes) -> int | None:
 
 
 def decode(data: bytes) -> Image.Image:
-    """All pixels of an image as RGB, transparency on white.
+    """Decode an image as RGB, with transparency on white.
 
-    Raises: ImageRefused with `corrupt` when any part of it cannot be decoded.
+    Raises: ImageRefused with `corrupt` if any part of it cannot be decoded.
     """
     kind = sniff(data)
     if kind not in KINDS:
@@ -183,9 +183,9 @@ def decode(data: bytes) -> Image.Image:
 
 
 def decode_pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
-    """All pixels of an image as RGB (height, width, 3), transparency on white; of an animation, the first frame.
+    """Decode an image as RGB (height, width, 3), with transparency on white; of an animation, the first frame.
 
-    A JPEG goes to libjpeg-turbo itself, which also says where it had to guess; the pixels are those of `decode`.
+    JPEGs are decoded by libjpeg-turbo directly, which also reports damage; the pixels equal those of `decode`.
 
     Raises: ImageRefused with not_an_image, unsupported_format, truncated, too_many_pixels or corrupt.
     """
@@ -201,7 +201,7 @@ def decode_pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
 
 
 def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
-    """None where it is not the decoder's: CMYK, kinds of JPEG that it does not know, warnings of what harms no pixel."""
+    """Return None if Pillow must decode it: CMYK, unsupported kinds of JPEG, or a warning that affects no pixel."""
     try:
         header: Any = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -209,25 +209,25 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     height, width, space, _ = header
     if width * height > max_area:
         raise ImageRefused("too_many_pixels", f"{width}x{height} pixels")
-    if not data.endswith(b"\xff\xd9") and is_truncated(data, "jpeg"):  # what is missing inside, the decoder will tell
+    if not data.endswith(b"\xff\xd9") and is_truncated(data, "jpeg"):  # the decoder reports bytes missing inside
         raise ImageRefused("truncated", "the jpeg ends early")
     if space not in ("YCbCr", "Gray", "RGB"):
         return None
     try:
         return simplejpeg.decode_jpeg(data, strict=True, buffer=_cached_memory(3 * height * width))
     except ValueError as error:
-        said = str(error)
-    if said.startswith("Premature end of JPEG"):
-        raise ImageRefused("truncated", said)
-    if said.startswith("Corrupt JPEG data"):
-        raise ImageRefused("corrupt", said)
+        message = str(error)
+    if message.startswith("Premature end of JPEG"):
+        raise ImageRefused("truncated", message)
+    if message.startswith("Corrupt JPEG data"):
+        raise ImageRefused("corrupt", message)
     return None
 
 
 def _cached_memory(size: int) -> NDArray[np.uint8]:
-    """Memory, of that many bytes or some more, for pixels that are looked at next, of which no address is a multiple of 32.
+    """Return memory for `size` bytes or a few more that starts at no multiple of 32.
 
-    Where one is, libjpeg-turbo writes past the cache (jdcolext-avx2.asm), and what looks at the pixels waits for memory.
+    At one, libjpeg-turbo writes rows past the cache (jdcolext-avx2.asm), and the next reader of the pixels waits.
     """
     memory = np.empty(size + 16, np.uint8)
     return memory[max(0, 16 - memory.__array_interface__["data"][0] % 32) :]
@@ -237,7 +237,7 @@ PREVIEW_SIDE = 112
 
 
 def make_preview(image: Image.Image) -> bytes:
-    """A small JPEG of an RGB image, for a page: a few thousand bytes."""
+    """Return a small JPEG of an RGB image for an HTML page, of a few kilobytes."""
     small = image.copy()
     small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     sink = io.BytesIO()

@@ -1,7 +1,7 @@
-"""What is seen of one decoded picture: whether there is anything on it, and the fingerprints by which copies are found.
+"""Compute the contrast of a decoded image, and the fingerprints that find its copies.
 
-All of it is whole-number arithmetic in compiled code over the pixels, the same on each machine. The hash is that of
-`imagehash.phash` over Pillow's own resampling, to the bit.
+Compiled code computes them with integer arithmetic on the pixels, so they are equal on all machines. The hash equals that
+of `imagehash.phash` over Pillow's resampling, bit for bit.
 """
 
 import math
@@ -19,50 +19,50 @@ from dataops.kernels.compiled import compiled
 Pixels = NDArray[np.uint8]
 """(height, width, 3): RGB."""
 
-cv2.setNumThreads(1)  # the workers are the parallelism: threads of each would wait for each other
+cv2.setNumThreads(1)  # the workers are the parallelism: their threads would wait for each other
 
 PHASH_BITS = 64
 THUMBNAIL_SIDE = 16
-MATRIX_SIDE = 32  # the picture that the hash's cosine transform sees
+MATRIX_SIDE = 32  # of the image that the hash's cosine transform is computed from
 BACKGROUND_TOLERANCE = 10
-_KEPT = 8  # of its lowest frequencies, each way
-_BLOCK = 4096  # pixels whose luminance is taken together; sums of less than 66,000 squares fit 32 bits
-_PRECISION = 22  # bits of a weight behind the point
+_KEPT = 8  # lowest frequencies per direction
+_BLOCK = 4096  # pixels that are converted together; sums of less than 66,000 squares fit 32 bits
+_PRECISION = 22  # fractional bits of a weight
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is seen of a picture."""
+    """Contrast, background and fingerprints of an image."""
 
     pixels: bytes
-    """xxh3-128 of width, height and RGB: equal for pictures that differ in metadata or lossless format alone."""
+    """xxh3-128 of width, height and RGB: equal for images that differ only in metadata or lossless format."""
     contrast: float
-    """The standard deviation of the luminance, of 255."""
+    """Standard deviation of the luminance, of 255 levels."""
     background_share: float
-    """Share of the pixels, a grid of at least 64x64 of them, whose luminance is within BACKGROUND_TOLERANCE levels of one level."""
+    """Share of the pixels whose luminance is within BACKGROUND_TOLERANCE of the commonest level, over a grid of 64x64."""
     phash: int
     """64-bit perceptual hash."""
     thumbnail: bytes
-    """Means over a 16x16 grid: 768 bytes, rows first. What verifies that two pictures of like hashes are one."""
+    """RGB means over a 16x16 grid: 768 bytes, rows first. It verifies images with close hashes."""
     luminance: bytes
-    """The 32x32 luminance that the hash was taken of: 1,024 bytes, rows first."""
+    """32x32 luminance that the hash is computed from: 1,024 bytes, rows first."""
 
 
 def fingerprint(pixels: Pixels) -> Fingerprint:
-    """Fingerprint at a picture."""
+    """Compute the fingerprint of an image."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
     grey = np.empty((height, width), np.uint8)
     cells = np.empty((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
-    first, second, ground = _measure(pixels.reshape(height, -1), grey, cells)
+    total, squares, background = _measure(pixels.reshape(height, -1), grey, cells)
     luminance = resize_plane(grey, MATRIX_SIDE)
-    mean = first / (height * width)
+    mean = total / (height * width)
     digest = xxhash.xxh3_128(b"%dx%d" % (width, height))
     digest.update(pixels.data)
     return Fingerprint(
         pixels=digest.digest(),
-        contrast=math.sqrt(max(0.0, second / (height * width) - mean * mean)),
-        background_share=ground,
+        contrast=math.sqrt(max(0.0, squares / (height * width) - mean * mean)),
+        background_share=background,
         phash=int(_hash_of(luminance, DCT)),
         thumbnail=cells.tobytes(),
         luminance=luminance.tobytes(),
@@ -70,7 +70,7 @@ def fingerprint(pixels: Pixels) -> Fingerprint:
 
 
 def compute_luminance(pixels: Pixels) -> NDArray[np.uint8]:
-    """The luminance (height, width)."""
+    """Return the luminance (height, width)."""
     luminance = np.empty(pixels.shape[:2], np.uint8)
     _luminance(np.ascontiguousarray(pixels).ravel(), luminance.ravel())
     return luminance
@@ -86,11 +86,11 @@ DCT = _cosines()
 
 @compiled(nogil=True)
 def _hash_of(luminance, cosines):
-    """64-bit perceptual hash: the signs of the 8x8 lowest frequencies of the 32x32 luminance, around their median.
+    """Return the 64-bit perceptual hash: which of the 8x8 lowest frequencies of the 32x32 luminance exceed their median.
 
-    Bit order and values are those of `imagehash.phash` (most significant bit first, rows first), but that coefficients
-    are rounded to a millionth first: those of flat or symmetric pictures are exactly zero in theory, and their noise
-    would make the hash depend on the machine. So would sums in another order, so they are written out.
+    Bit order and values equal those of `imagehash.phash` (most significant bit first, rows first), except that
+    coefficients are rounded to a millionth first: those of flat or symmetric images are zero in theory, and rounding
+    noise would make the hash depend on the machine. So would sums in another order: they are written out.
 
     Source: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
     """
@@ -120,18 +120,18 @@ def _hash_of(luminance, cosines):
 
 
 def resize_plane(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A plane resampled to a square by Lanczos' kernel, as Pillow's `resize` does, to the bit: rows first, in two passes.
+    """Resample a plane to a square with the Lanczos kernel, rows first, bit for bit as Pillow's `resize`.
 
     Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c.
     """
     for size in (plane.shape[1], len(plane)):
-        turned: Any = cv2.transpose(plane).reshape(size, -1)  # OpenCV's types do not say that it stays uint8
+        turned: Any = cv2.transpose(plane).reshape(size, -1)  # OpenCV's type hints lose uint8
         plane = _resampled(turned, side)
     return plane
 
 
 def _resampled(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A plane with its columns resampled: `side` rows."""
+    """Resample the columns of a plane to `side` rows."""
     result = np.empty((side, plane.shape[1]), np.uint8)
     _resample(plane, *_weights(len(plane), side), result)
     return result
@@ -139,19 +139,19 @@ def _resampled(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=512)
 def _weights(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-    """Of each pixel of the result the first that it is made of, how many those are, and their weights (side, K)."""
+    """Return, for each pixel of the result, its first source pixel, their number, and their weights (side, K)."""
     scale = size / side
     stretch = max(scale, 1.0)
     reach = 3.0 * stretch
     starts, counts = np.empty(side, np.int64), np.empty(side, np.int64)
     weights = np.zeros((side, math.ceil(reach) * 2 + 1), np.int32)
-    for place in range(side):
-        center = (place + 0.5) * scale
+    for i in range(side):
+        center = (i + 0.5) * scale
         low, high = max(0, int(center - reach + 0.5)), min(size, int(center + reach + 0.5))
         values = [_lanczos((at - center + 0.5) / stretch) for at in range(low, high)]
         total = sum(values)
-        starts[place], counts[place] = low, high - low
-        weights[place, : high - low] = [_rounded(value / total * (1 << _PRECISION)) for value in values]
+        starts[i], counts[i] = low, high - low
+        weights[i, : high - low] = [_rounded(value / total * (1 << _PRECISION)) for value in values]
     return starts, counts, weights
 
 
@@ -171,8 +171,8 @@ def _rounded(value: float) -> int:
 
 @compiled(nogil=True)
 def _luminance(pixels, grey):
-    """The luminance of RGB, RGB, ..., as Pillow's mode L (ITU-R 601-2); the sum of it, and that of its squares."""
-    # The channels are taken apart first, many pixels at a time: so whole vectors of a processor are filled.
+    """Write the luminance of RGB, RGB, ... as Pillow's mode L (ITU-R 601-2); return its sum and the sum of its squares."""
+    # The channels are separated first, many pixels at a time, so that the compiler vectorises.
     red, green, blue = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.uint8)
     first, second = 0, 0
     for start in range(0, len(grey), _BLOCK):
@@ -197,7 +197,7 @@ def _luminance(pixels, grey):
 
 @compiled(nogil=True)
 def _measure(rows, grey, cells):
-    """Of rows of RGB, RGB, ... the luminance and the cells; the sum of the luminance, that of its squares, the ground."""
+    """Write luminance and cells; return the sum of the luminance, the sum of its squares, and the background share."""
     height, width = grey.shape
     down, right = max(1, height // 64), max(1, width // 64)
     levels = np.zeros(256, np.int64)
@@ -207,12 +207,12 @@ def _measure(rows, grey, cells):
         for x in range(0, width, right):
             levels[line[x]] += 1
     _cells(rows, cells)
-    return first, second, _ground(levels)
+    return first, second, _background_share(levels)
 
 
 @compiled(nogil=True)
-def _ground(levels):
-    """The greatest share of counts within BACKGROUND_TOLERANCE levels of one level."""
+def _background_share(levels):
+    """Return the largest share of the counts within BACKGROUND_TOLERANCE levels of one level."""
     most, inside = 0, 0
     for level in range(len(levels) + BACKGROUND_TOLERANCE):
         inside += levels[level] if level < len(levels) else 0
@@ -223,18 +223,18 @@ def _ground(levels):
 
 @compiled(nogil=True)
 def _cells(rows, cells):
-    """The mean of each cell of a grid, by area: with n cells a side, a pixel is n units wide, and a cell `width` units."""
+    """Write the mean of each cell of an n x n grid, by area: a pixel is n units wide, and a cell `width` units."""
     height, width, side = rows.shape[0], rows.shape[1] // 3, len(cells)
     area = height * width
     down, whole = np.empty(rows.shape[1], np.int32), np.empty(rows.shape[1], np.uint16)
-    before = np.zeros(rows.shape[1] + 3, np.int64)  # the sums of what is left of a pixel
+    before = np.zeros(rows.shape[1] + 3, np.int64)  # sums of all pixels to the left
     for i in range(side):
         top, bottom = i * height, (i + 1) * height
         down[:] = 0
         y = top // side
         while side * y < bottom:
             share = np.int32(min(side * (y + 1), bottom) - max(side * y, top))
-            rows_whole = min(bottom // side - y, 256) if share == side else 0  # 16 bits hold the sums of so many
+            rows_whole = min(bottom // side - y, 256) if share == side else 0  # sums of 256 rows fit 16 bits
             if rows_whole:
                 _sum_rows(rows[y : y + rows_whole], whole)
                 for k in range(len(whole)):
@@ -251,25 +251,25 @@ def _cells(rows, cells):
         for j in range(side):
             low, high = j * width, (j + 1) * width
             begin, end = low // side, (high - 1) // side
-            first = min(side * (begin + 1), high) - low  # the shares of the pixels at the ends
+            first = min(side * (begin + 1), high) - low  # shares of the two outer pixels
             last = high - side * end if end > begin else 0
-            inner = 3 * max(end, begin + 1)  # what lies between is within the cell
+            inner = 3 * max(end, begin + 1)  # the pixels between are inside the cell
             red = _in_cell(down, before, 3 * begin, inner, 3 * end, first, last, side) + area // 2
             green = _in_cell(down, before, 3 * begin + 1, inner + 1, 3 * end + 1, first, last, side) + area // 2
             blue = _in_cell(down, before, 3 * begin + 2, inner + 2, 3 * end + 2, first, last, side) + area // 2
-            # Whole numbers of less than 2^53 are divided as floats, in a third of the time.
+            # Integers below 2^53 are divided as floats, in a third of the time.
             cells[i, j, 0], cells[i, j, 1], cells[i, j, 2] = red / area, green / area, blue / area
 
 
 @compiled(inline="always")
 def _in_cell(down, before, begin, inner, end, first, last, side):
-    """The sum of a channel: of the first pixel's share, of those between, and of the last one's."""
+    """Return the sum of a channel over the first pixel's share, the pixels between, and the last one's share."""
     return first * np.int64(down[begin]) + side * (before[inner] - before[begin + 3]) + last * np.int64(down[end])
 
 
 @compiled(nogil=True)
 def _sum_rows(rows, total):
-    """The sums of columns: four rows at a time."""
+    """Sum the columns, four rows at a time."""
     total[:] = 0
     y = 0
     while y + 4 <= len(rows):
@@ -287,12 +287,12 @@ def _sum_rows(rows, total):
 
 @compiled(nogil=True)
 def _resample(plane, starts, counts, weights, result):
-    """Resample the columns of a plane: each row of the result is a sum of rows, four at a time."""
+    """Resample the columns of a plane: each row of the result is a weighted sum of rows, four at a time."""
     total = np.empty(plane.shape[1], np.int32)
-    for place in range(len(starts)):
+    for i in range(len(starts)):
         total[:] = 1 << (_PRECISION - 1)
-        k, end, weight = 0, counts[place], weights[place]
-        rows = plane[starts[place] : starts[place] + end]
+        k, end, weight = 0, counts[i], weights[i]
+        rows = plane[starts[i] : starts[i] + end]
         while k + 4 <= end:
             one, two, three, four = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
             a, b, c, d = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
@@ -306,4 +306,4 @@ def _resample(plane, starts, counts, weights, result):
                 total[x] = np.int32(total[x] + np.int32(np.int32(rows[k, x]) * weight[k]))
             k += 1
         for x in range(len(total)):
-            result[place, x] = min(max(total[x] >> _PRECISION, 0), 255)
+            result[i, x] = min(max(total[x] >> _PRECISION, 0), 255)

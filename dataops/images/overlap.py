@@ -1,11 +1,9 @@
-"""Finds a picture in a changed copy of it: scaled, recompressed, recoloured, mirrored, or cropped to a part.
+"""Find changed copies of an image: scaled, recompressed, recoloured, mirrored, or cropped.
 
-A picture is known by the hashes of its variants: the whole and a grid of crops, each as it is and mirrored. What a hash
-brings together is laid over each other: the crop is moved and stretched a little for as long as the two correlate better.
-A copy that shows more than the picture (a frame, a screenshot around it) is not found.
+The index of an image holds the hashes of its variants: the whole image and a grid of crops, each straight and mirrored. The
+pairs with close hashes are then correlated: the crop is moved and stretched a little as long as the correlation rises. A
+copy that shows more than the image (a frame, a screenshot around it) is not found.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,80 +12,66 @@ from dataops.images.fingerprint import DCT, MATRIX_SIDE, compute_luminance, resi
 from dataops.kernels.compiled import compiled
 
 PLANE_SIDE = 64
-"""Of the luminance by which a picture is kept: enough for crops of two thirds."""
+"""Side of the luminance in the index, in pixels: enough for crops of two thirds."""
 _SCALES = (1.0, 0.92, 0.85, 0.78, 0.71)
-_STEP = 0.05  # the greatest distance of crops of one scale, of the picture's side
-_LEAST = 0.4  # correlation below which no moving helps
+_STEP = 0.05  # largest distance between crops of one scale, as a share of the side
+_MIN_CORRELATION = 0.4  # below it, moving the crop does not help
 _MOVES = np.array(  # of left, top, right, bottom: across, down, larger, wider, higher
     [[1, 0, 1, 0], [0, 1, 0, 1], [-1, -1, 1, 1], [-1, 0, 1, 0], [0, -1, 0, 1]], np.float64
 )
 
 
-def _places(scale: float) -> NDArray[np.float64]:
-    """Where crops of a scale begin, along one side."""
+def _starts(scale: float) -> NDArray[np.float64]:
+    """Return where the crops of a scale begin along one side, as shares of it."""
     return np.linspace(0, 1 - scale, int(np.ceil((1 - scale) / _STEP - 1e-9)) + 1)
 
 
 def _crops() -> NDArray[np.float64]:
-    """(C, 4): left, top, right, bottom of each crop as shares of the sides; the first is the whole."""
+    """Return left, top, right, bottom of each crop as shares of the sides (C, 4); the first is the whole image."""
     found = []
     for scale in _SCALES:
-        found += [(x, y, x + scale, y + scale) for y in _places(scale) for x in _places(scale)]
+        found += [(x, y, x + scale, y + scale) for y in _starts(scale) for x in _starts(scale)]
     return np.array(found)
 
 
 def _bases(scale: float) -> NDArray[np.float64]:
-    """(P, 8, PLANE_SIDE): of each place of a crop, what makes its first cosines of a line of the plane.
+    """Return the matrices (P, 8, PLANE_SIDE) from a line of the plane to the first 8 cosines of the crop at each start.
 
-    They are the cosines of the means over MATRIX_SIDE cells, each weighing pixels by how much of it they cover.
+    They are the cosines of the means over MATRIX_SIDE cells, in which each pixel has the weight of its overlap.
     """
-    edges = PLANE_SIDE * (_places(scale)[:, None] + scale * np.arange(MATRIX_SIDE + 1) / MATRIX_SIDE)
-    covered = np.clip(edges[:, :, None] - np.arange(PLANE_SIDE), 0, 1)  # of each pixel, left of an edge
+    edges = PLANE_SIDE * (_starts(scale)[:, None] + scale * np.arange(MATRIX_SIDE + 1) / MATRIX_SIDE)
+    covered = np.clip(edges[:, :, None] - np.arange(PLANE_SIDE), 0, 1)  # share of each pixel to the left of an edge
     return DCT @ (np.diff(covered, axis=1) * (MATRIX_SIDE / (scale * PLANE_SIDE)))
 
 
 CROPS = _crops()
 _BASES = [_bases(scale) for scale in _SCALES[1:]]
 VARIANTS = 2 * len(CROPS)
-"""Hashes of a picture: of each of CROPS, then of each mirrored."""
+"""Number of hashes per image: one for each of CROPS, then one for each mirrored."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """Which variant a number stands for."""
-
-    crop: int
-    mirrored: bool
-
-    @property
-    def kind(self) -> str:
-        """copy, crop, mirrored or mirrored_crop."""
-        if self.crop == 0:
-            return "mirrored" if self.mirrored else "copy"
-        return "mirrored_crop" if self.mirrored else "crop"
-
-
-def variant(number: int) -> Variant:
-    """The variant of a hash by its place among a picture's."""
-    return Variant(number % len(CROPS), number >= len(CROPS))
+def variant_kind(number: int) -> str:
+    """Return the kind of a variant (copy, crop, mirrored or mirrored_crop) by the index of its hash."""
+    if number % len(CROPS) == 0:
+        return "mirrored" if number else "copy"
+    return "mirrored_crop" if number > len(CROPS) else "crop"
 
 
 def index_image(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """By what a picture is known again: its luminance, squeezed to PLANE_SIDE x PLANE_SIDE, and its hashes (VARIANTS,).
+    """Return the luminance of an image, resized to PLANE_SIDE x PLANE_SIDE, and the hashes of its variants (VARIANTS,).
 
-    The first hash is that of dataops.images.fingerprint.
+    The first hash equals that of dataops.images.fingerprint.
     """
     luminance = compute_luminance(pixels)
     plane = resize_plane(luminance, PLANE_SIDE)
     cosines = [(DCT @ resize_plane(luminance, MATRIX_SIDE) @ DCT.T)[None]]
     for bases in _BASES:
-        each = (bases @ plane)[:, None] @ bases.transpose(
-            0, 2, 1
-        )  # a crop for each pair of a row and a column of places
+        # A crop for each pair of a row and a column of starts.
+        each = (bases @ plane)[:, None] @ bases.transpose(0, 2, 1)
         cosines.append(each.reshape(-1, *each.shape[2:]))
     straight = np.round(np.concatenate(cosines), 6)
     mirrored = straight.copy()
-    mirrored[:, :, 1::2] *= -1  # what a mirrored picture's cosine transform is
+    mirrored[:, :, 1::2] *= -1  # the cosine transform of the mirrored image
     values = np.concatenate([straight, mirrored]).reshape(VARIANTS, 64)
     middle = np.sort(values, axis=1)[:, 31:33].mean(axis=1, keepdims=True)  # np.median takes eight times as long
     return plane, np.packbits(values > middle, axis=1).view(">u8").ravel().astype(np.uint64)
@@ -96,21 +80,21 @@ def index_image(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[n
 def correlate(
     planes: NDArray[np.uint8], luminances: NDArray[np.uint8], numbers: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """How well pictures agree with a variant of others (N,): -1 to 1, the best that moving the crop a little gives.
+    """Return the correlation of images with variants of others (N,), -1 to 1: the maximum over small moves of the crop.
 
     Args:
-        planes: (N, PLANE_SIDE, PLANE_SIDE), of the pictures that may have been copied.
-        luminances: (N, MATRIX_SIDE, MATRIX_SIDE), of those that may be copies (Look.luminance).
-        numbers: (N,), the variants.
+        planes: (N, PLANE_SIDE, PLANE_SIDE) of the original images.
+        luminances: (N, MATRIX_SIDE, MATRIX_SIDE) of the possible copies (Fingerprint.luminance).
+        numbers: (N,) variants.
     """
     result = np.empty(len(numbers))
-    _overlay(planes, luminances, numbers, CROPS, _MOVES, _LEAST, result)
+    _overlay(planes, luminances, numbers, CROPS, _MOVES, _MIN_CORRELATION, result)
     return result
 
 
 @compiled(nogil=True)
 def _integral(plane):
-    """Sums of all that is left of and above each corner."""
+    """Return the sum of the pixels above and to the left of each corner."""
     height, width = plane.shape
     sums = np.zeros((height + 1, width + 1))
     for y in range(height):
@@ -123,7 +107,7 @@ def _integral(plane):
 
 @compiled(nogil=True)
 def _sample(sums, crop, cells):
-    """The mean of the plane over each cell of a grid, laid over a crop."""
+    """Write the mean of the plane over each cell of a grid on a crop."""
     side, last = cells.shape[0], sums.shape[0] - 1
     above, here = np.empty(side + 1), np.empty(side + 1)
     lefts, rights = np.empty(side + 1, np.int64), np.empty(side + 1)
@@ -149,7 +133,7 @@ def _sample(sums, crop, cells):
 
 @compiled(nogil=True)
 def _correlation(one, two, mirrored):
-    """Pearson's, of two squares; 0 where one of them is flat."""
+    """Return Pearson's correlation of two squares; 0 if one of them is flat."""
     side = one.shape[0]
     a = b = aa = bb = ab = 0.0
     for y in range(side):

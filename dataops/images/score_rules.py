@@ -1,16 +1,16 @@
-"""Rules over columns of scores: which rows a threshold, a top fraction or a band of the ranking keeps. Pure.
+"""Apply rules over scores: keep the rows above a threshold, in a top fraction or in a band of the ranking.
 
-Every rule looks at all the rows that it is given, whatever other rules say of them, so neither the order of the rows nor
-that of the rules decides who stays: a row stays where all rules keep it. The first rule that does not gives the reason::
+Each rule sees all rows, independent of the other rules, so neither the order of the rows nor that of the rules changes
+which rows are kept: those that all rules keep. The first rule that does not keep a row gives the reason::
 
-    <score>_missing       there is no score, or it is no number
+    <score>_missing       there is no score, or it is NaN
     <score>_low, _high    below `min`, above `max`
     <score>_not_top       not in the `top_fraction`
     <score>_above_band, _below_band    better, or worse, than the `band`
 
-Rows are ranked from the greatest score down, equal scores by uid. With n rows, rank r (from 0) is in a band [low, high]
-where low * n <= r < high * n, in exact arithmetic; `top_fraction = f` is the band [0, f]. So any fraction keeps at least
-one row of each language that has one.
+Rows are ranked from the highest score down, equal scores by uid. With n rows, rank r (from 0) is in a band [low, high]
+if low * n <= r < high * n, in exact arithmetic; `top_fraction = f` is the band [0, f]. So each fraction keeps at least
+one row of each language that has rows.
 
 Source: Gadre et al. 2023 (DataComp), section 3.2 and appendix: CLIP score thresholds and top fractions.
 """
@@ -28,23 +28,23 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ScoreRule(BaseModel):
-    """One `[[curate.rules]]`: what a score must be for a row to stay."""
+    """One `[[curate.rules]]`: the scores with which a row is kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     score: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
-    """Name of the column."""
+    """Name of the score's column."""
     min: FiniteFloat | None = None
-    """Least score that stays."""
+    """Minimum score that is kept."""
     max: FiniteFloat | None = None
-    """Greatest score that stays."""
+    """Maximum score that is kept."""
     top_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the rows that stays: those with the greatest scores."""
+    """Share of the rows that is kept: those with the highest scores."""
     band: tuple[Share, Share] | None = None
-    """Shares of the ranking between which rows stay, counted from the greatest score: [0.02, 0.3] leaves out the best 2% of
-    all rows (with CLIP scores, mostly pictures of their own caption) and all that comes after the best 30%."""
+    """Shares of the ranking between which rows are kept, from the highest score: [0.02, 0.3] drops the best 2% of all rows
+    (with CLIP scores, mostly images of their own caption) and all rows after the best 30%."""
     by: Literal["language"] | None = None
-    """With `top_fraction` or `band`: rank the rows of each language among themselves; those without one are a group too."""
+    """With `top_fraction` or `band`: rank the rows of each language separately; rows without a language are one group."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -61,23 +61,23 @@ class ScoreRule(BaseModel):
 
 
 def drop_reasons(table: pa.Table, rules: Sequence[ScoreRule]) -> pa.Array:
-    """The reason for which each row leaves (string), null where it stays.
+    """Return the drop reason of each row (string); null if it is kept.
 
     Args:
-        table: `uid`, no two the same; a float column for each rule's score, null or NaN where there is none; `language`
-            where a rule is `by` it.
+        table: unique `uid`; a float column for each rule's score, null or NaN if there is none; `language` if a rule is
+            `by` it.
     """
     columns = ["uid", *dict.fromkeys(rule.score for rule in rules)]
     columns += ["language"] if any(rule.by for rule in rules) else []
     rows = pl.DataFrame(table.select(columns)).with_row_index("row")
     reasons = pl.Series("drop_reason", [None] * rows.height, pl.String)
     for rule in reversed(rules):
-        verdict = _of_threshold(rows, rule) if rule.band is None and rule.top_fraction is None else _of_rank(rows, rule)
-        reasons = verdict.fill_null(reasons)
+        apply = _apply_threshold if rule.band is None and rule.top_fraction is None else _apply_rank
+        reasons = apply(rows, rule).fill_null(reasons)
     return pa.array(reasons.to_arrow(), pa.string())
 
 
-def _of_threshold(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
+def _apply_threshold(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
     score = pl.col(rule.score)
     return rows.select(
         pl.when(score.is_null() | score.is_nan())
@@ -86,11 +86,11 @@ def _of_threshold(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
         .then(pl.lit(f"{rule.score}_low"))
         .when(pl.lit(False) if rule.max is None else score > rule.max)
         .then(pl.lit(f"{rule.score}_high"))
-        .alias("verdict")
-    )["verdict"]
+        .alias("reason")
+    )["reason"]
 
 
-def _of_rank(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
+def _apply_rank(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
     low, high = rule.band or (0.0, rule.top_fraction or 1.0)
     worse = "below_band" if rule.band else "not_top"
     score, group = pl.col(rule.score), pl.col("language") if rule.by else pl.lit("")
@@ -103,20 +103,20 @@ def _of_rank(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
     )
     ranked = scored.with_columns(pl.int_range(pl.len()).over("group").alias("rank"))
     ranked = ranked.join(bounds, on="group", how="left", nulls_equal=True)
-    judged = ranked.select(
+    outside = ranked.select(
         "row",
         pl.when(pl.col("rank") < pl.col("first"))
         .then(pl.lit(f"{rule.score}_above_band"))
         .when(pl.col("rank") >= pl.col("end"))
         .then(pl.lit(f"{rule.score}_{worse}"))
         .otherwise(pl.lit(""))
-        .alias("verdict"),
+        .alias("reason"),
     )
-    verdicts = rows.select("row").join(judged, on="row", how="left", maintain_order="left")["verdict"]
-    verdicts = verdicts.fill_null(f"{rule.score}_missing")
-    return verdicts.set(verdicts == "", None)
+    reasons = rows.select("row").join(outside, on="row", how="left", maintain_order="left")["reason"]
+    reasons = reasons.fill_null(f"{rule.score}_missing")
+    return reasons.set(reasons == "", None)
 
 
 def _rank(share: float, size: int) -> int:
-    """The first rank, from 0, that is not among the first `share` of `size` rows; 0.07 is 7/100 here, not its double."""
+    """Return the first rank, from 0, after the first `share` of `size` rows; 0.07 means exactly 7/100, not its double."""
     return math.ceil(Fraction(repr(share)) * size)

@@ -1,4 +1,4 @@
-"""The tables that pass between who asks for scores, who computes them and who keeps them. Pure."""
+"""Define the tables of samples to score and of their scores, which tasks and training jobs exchange."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ from dataops.schema import FACE_BBOXES
 
 ID = pa.binary(16)
 TO_SCORE = pa.schema([("key", pa.string()), ("caption", pa.string()), ("id", ID)])
-"""What is to be scored of a shard: a row a sample. `id` only comes back with its score."""
+"""Samples of a shard to score, one per row; `id` is returned with the score."""
 SCORES = pa.schema([("id", ID), ("score", pa.float32())])
-"""What came of it; null where the picture cannot be decoded."""
+"""Scores of samples; null if the image cannot be decoded."""
 FACES = pa.schema([*SCORES, ("face_bboxes", FACE_BBOXES)])
-"""The same of the scorer of faces: their number, and where they are."""
+"""Scores of the scorer `faces`: the number of faces, and their boxes."""
 
 
-def compute_score_ids(pictures: Sequence[str], captions: Sequence[str] | None) -> pa.Array:
-    """What a score is of (type ID): 128 bits of BLAKE2b over the picture's digest and, where they count, the caption.
+def compute_score_ids(digests: Sequence[str], captions: Sequence[str] | None) -> pa.Array:
+    """Return the identity of each score (ID): 128 bits of BLAKE2b over the image's digest and, if given, the caption.
 
     Args:
-        pictures: hex digests of the bytes that a scorer is given.
-        captions: one a picture; None: the score is of the picture alone.
+        digests: hex digests of the bytes of the images.
+        captions: one per image; None: the score depends on the image alone.
     """
-    texts = ["\0" + caption for caption in captions] if captions is not None else [""] * len(pictures)
-    made = (
-        hashlib.blake2b((picture + text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        for picture, text in zip(pictures, texts, strict=True)
+    texts = ["\0" + caption for caption in captions] if captions is not None else [""] * len(digests)
+    ids = (
+        hashlib.blake2b((image + text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        for image, text in zip(digests, texts, strict=True)
     )
-    return pa.array(made, ID)
+    return pa.array(ids, ID)

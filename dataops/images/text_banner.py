@@ -1,12 +1,13 @@
-"""Whether a picture is nothing but writing on a plain ground: banners, buttons with a word, quotations as pictures.
+"""Detect images that show nothing but text on a plain background: banners, buttons with a word, quotations.
 
-A model that learns from them learns to read their caption off the picture. No letter is recognised here, so any script
-that sets letters apart or in words is seen: ink is what differs from the ground, its connected components are glyphs by
-their stroke, and glyphs side by side are lines. Where nearly all ink lies in lines, the picture is text.
+A model that is trained on them learns to read the caption from the image. No letter is recognised, so this works for any
+script with separate letters or words: ink is what differs from the background, its connected components are glyphs by the
+width of their strokes, and glyphs side by side are lines. If nearly all ink is in lines, the image is text.
 
-Source: components of like stroke that stand in lines are text, Epshtein, Ofek and Wexler 2010, "Detecting Text in Natural
-Scenes with Stroke Width Transform", sections 3.2 and 3.3 (there of photographs, whose ground is not plain); that such
-pictures hurt, Maini et al. 2023, "T-MARS: Improving Visual Representations by Circumventing Text Feature Learning".
+Source: components of similar stroke width in lines are text, Epshtein, Ofek and Wexler 2010, "Detecting Text in Natural
+Scenes with Stroke Width Transform", sections 3.2 and 3.3 (for photographs, whose background is not
+plain); such images harm training, Maini et al. 2023, "T-MARS: Improving Visual Representations by Circumventing Text
+Feature Learning".
 """
 
 from collections.abc import Iterator
@@ -21,57 +22,57 @@ from dataops.images.connected_components import find_components
 from dataops.kernels.compiled import compiled
 
 MIN_BACKGROUND = 0.6
-"""Least share of a picture that its ground (dataops.images.fingerprint.Fingerprint.background_share) covers where all else is text."""
-_MIN_INK = 32  # levels from the ground
-_MOST_INK = 0.35  # of all pixels
-_LEAST_GLYPHS = 5
-_LEAST_SHARE = 0.92  # of the ink, that is of glyphs or of what belongs to them
-_MOST_PARTS = 1000  # more are a texture, or dust
+"""Minimum Fingerprint.background_share (dataops.images.fingerprint) of an image of text."""
+_MIN_INK = 32  # levels between ink and background
+_MAX_INK = 0.35  # share of all pixels
+_MIN_GLYPHS = 5
+_MIN_SHARE = 0.92  # share of the ink that belongs to glyphs
+_MAX_COMPONENTS = 1000  # more are a texture, or dust
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """Connected pieces of ink, N of them."""
+class _Ink:
+    """N connected components of ink."""
 
     boxes: NDArray[np.float64]
     """(N, 4): left, top, width, height, in pixels."""
     areas: NDArray[np.float64]
     strokes: NDArray[np.float64]
-    """Mean widths of their strokes."""
+    """Mean widths of their strokes, in pixels."""
     letters: NDArray[np.bool_]
-    """Whether they are no larger than letters."""
+    """Whether they are as small as letters."""
 
-    def __getitem__(self, which: NDArray[np.bool_]) -> "_Parts":
-        return _Parts(self.boxes[which], self.areas[which], self.strokes[which], self.letters[which])
+    def __getitem__(self, which: NDArray[np.bool_]) -> "_Ink":
+        return _Ink(self.boxes[which], self.areas[which], self.strokes[which], self.letters[which])
 
 
 def is_text_banner(luminance: NDArray[np.uint8]) -> bool:
-    """Whether nearly all that is on a plain ground are lines of text. Takes a tenth of a millisecond for most pictures.
+    """Return whether nearly all ink on a plain background is lines of text; mostly it takes a tenth of a millisecond.
 
     Args:
         luminance: (height, width).
     """
-    ink = _ink(luminance)
-    parts = None if ink is None else _parts(ink)
-    if parts is None:
+    ink = _find_ink(luminance)
+    components = None if ink is None else _measure_ink(ink)
+    if components is None:
         return False
-    glyphs = parts[_glyphs(parts)]
+    glyphs = components[_are_glyphs(components)]
     in_lines = _in_lines(glyphs)
-    text = in_lines | _like(glyphs, glyphs[in_lines])
-    if text.sum() < _LEAST_GLYPHS or 2 * in_lines.sum() < text.sum():
+    text = in_lines | _resemble(glyphs, glyphs[in_lines])
+    if text.sum() < _MIN_GLYPHS or 2 * in_lines.sum() < text.sum():
         return False
-    inside = _beside(parts.boxes, glyphs.boxes[text])
-    return bool(parts.areas[inside].sum() >= _LEAST_SHARE * parts.areas.sum())
+    inside = _belong_to(components.boxes, glyphs.boxes[text])
+    return bool(components.areas[inside].sum() >= _MIN_SHARE * components.areas.sum())
 
 
-def _ink(luminance: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Not 0 where a pixel differs from the ground, the commonest level; None where none does, or too many do."""
-    low, high = _ground(_histogram(luminance), luminance.size)
+def _find_ink(luminance: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Return 255 for pixels that differ from the background, else 0; None if none does, or too many do."""
+    low, high = _background(_histogram(luminance), luminance.size)
     return None if low > high else cv2.bitwise_not(cv2.inRange(luminance, low, high))  # pyright: ignore
 
 
 def _histogram(plane: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many pixels have each of the 256 values."""
+    """Return the number of pixels of each of the 256 values."""
     levels = np.zeros((4, 256), np.int64)
     _count_levels(np.ascontiguousarray(plane).ravel(), levels)
     return levels.sum(axis=0)
@@ -79,7 +80,7 @@ def _histogram(plane: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 @compiled(nogil=True)
 def _count_levels(values, levels):
-    """In four tables: to add to a place that was just written waits for it, and neighbours are often alike."""
+    """Count in four tables: neighbours are often equal, and an increment waits for the one before it."""
     one, two, three, four = levels[0], levels[1], levels[2], levels[3]
     whole = len(values) - len(values) % 4
     for i in range(0, whole, 4):
@@ -92,20 +93,20 @@ def _count_levels(values, levels):
 
 
 @compiled(nogil=True)
-def _ground(levels, size):
-    """The lowest and the highest level of the ground; (1, 0) where there is no ink, or too much.
+def _background(levels, size):
+    """Return the lowest and the highest level of the background; (1, 0) if there is no ink, or too much.
 
     Args:
-        levels: how many pixels have each of the 256.
+        levels: number of pixels of each of the 256 levels.
     """
-    ground, most, inside = 0, 0, levels[:4].sum()
-    for level in range(256):  # within 4 of it
+    centre, most, inside = 0, 0, levels[:4].sum()  # the level with the most pixels within 4 levels
+    for level in range(256):
         inside += (levels[level + 4] if level < 252 else 0) - (levels[level - 5] if level > 4 else 0)
         if inside > most:
-            ground, most = level, inside
+            centre, most = level, inside
     apart = np.zeros(256, np.int64)
     for level in range(256):
-        apart[abs(level - ground)] += levels[level]
+        apart[abs(level - centre)] += levels[level]
     total, inked, darkest = apart[_MIN_INK:].sum(), 0, _MIN_INK
     for level in range(_MIN_INK, 256):
         inked += apart[level]
@@ -113,41 +114,40 @@ def _ground(levels, size):
             darkest = level
             break
     least = int(max(_MIN_INK, 0.4 * darkest))
-    if 0 < apart[least + 1 :].sum() <= _MOST_INK * size:
-        return max(0, ground - least), min(255, ground + least)
+    if 0 < apart[least + 1 :].sum() <= _MAX_INK * size:
+        return max(0, centre - least), min(255, centre + least)
     return 1, 0
 
 
-def _parts(ink: NDArray[np.uint8]) -> _Parts | None:
-    """The pieces of ink, without frames; None where more is too large for letters, or there are too many."""
+def _measure_ink(ink: NDArray[np.uint8]) -> _Ink | None:
+    """Return the components of ink, without frames; None if too many are larger than letters, or there are too many."""
     found = find_components(ink)
     boxes, areas = found.boxes, found.areas
-    if len(areas) >= _MOST_PARTS:
+    if len(areas) >= _MAX_COMPONENTS:
         return None
-    stays, letters = np.empty((2, len(areas)), np.bool_)
-    if _sort_out(boxes, areas, *ink.shape, stays, letters) > 1 - _LEAST_SHARE:
+    kept, letters = np.empty((2, len(areas)), np.bool_)
+    if _classify(boxes, areas, *ink.shape, kept, letters) > 1 - _MIN_SHARE:
         return None
-    edge: Any = cv2.subtract(
-        ink, cv2.erode(ink, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    )
-    return _Parts(boxes, areas, 2 * areas / np.maximum(found.counts(edge), 1), letters)[stays]
+    inner: Any = cv2.erode(ink, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    edge: Any = cv2.subtract(ink, inner)
+    return _Ink(boxes, areas, 2 * areas / np.maximum(found.count_marked(edge), 1), letters)[kept]
 
 
 @compiled(nogil=True)
-def _sort_out(boxes, areas, rows, columns, stays, letters):
-    """Tell which parts are no frames, and which of letters; by area, the share of the former that is too large for them."""
+def _classify(boxes, areas, rows, columns, kept, letters):
+    """Mark components that are no frames, and those as small as letters; return the area share that is larger."""
     large = whole = 0.0
     for i in range(len(areas)):
-        stays[i] = not _is_frame(boxes[i], areas[i], rows, columns)
-        letters[i] = _is_of_letters(boxes[i], rows, columns)
-        whole += areas[i] if stays[i] else 0.0
-        large += areas[i] if stays[i] and not letters[i] else 0.0
+        kept[i] = not _is_frame(boxes[i], areas[i], rows, columns)
+        letters[i] = _is_letter_sized(boxes[i], rows, columns)
+        whole += areas[i] if kept[i] else 0.0
+        large += areas[i] if kept[i] and not letters[i] else 0.0
     return large / whole if whole > 0 else 0.0
 
 
 @compiled(nogil=True)
 def _is_frame(box, area, rows, columns):
-    """Whether a part is a line around all, or a corner outside of a button."""
+    """Return whether a component is a line around the image, or a corner outside a button."""
     left, top, width, height = box
     around = width >= 0.9 * columns and height >= 0.8 * rows and area < 0.3 * width * height
     at_side = left == 0 or left + width == columns
@@ -156,33 +156,34 @@ def _is_frame(box, area, rows, columns):
 
 
 @compiled(nogil=True)
-def _is_of_letters(box, rows, columns):
-    """Whether a part is no larger than letters; of small ones several may touch, and be a word."""
+def _is_letter_sized(box, rows, columns):
+    """Return whether a component is as small as letters; small letters may touch and form a word."""
     _, _, width, height = box
     return height <= 0.75 * rows and height <= 0.4 * columns and width <= (12 if height <= 16 else 2.5) * max(height, 5)
 
 
-def _glyphs(parts: _Parts) -> NDArray[np.bool_]:
-    """Which parts may be letters or words."""
-    heights = parts.boxes[:, 3]
-    return (heights >= 5) & parts.letters & (parts.strokes <= 0.42 * heights)
+def _are_glyphs(components: _Ink) -> NDArray[np.bool_]:
+    """Return which components may be letters or words."""
+    heights = components.boxes[:, 3]
+    return (heights >= 5) & components.letters & (components.strokes <= 0.42 * heights)
 
 
-def _in_lines(glyphs: _Parts) -> NDArray[np.bool_]:
-    """Which glyphs stand in lines of at least three."""
+def _in_lines(glyphs: _Ink) -> NDArray[np.bool_]:
+    """Return which glyphs are in lines of at least three."""
     left, top, width, height = glyphs.boxes.T
     taller, lower = np.maximum.outer(height, height), np.minimum.outer(height, height)
     overlap = np.minimum.outer(top + height, top + height) - np.maximum.outer(top, top)
     gap = np.maximum.outer(left, left) - np.minimum.outer(left + width, left + width)
     beside = (overlap >= 0.5 * lower) & (gap <= taller) & (taller <= 2.6 * lower)
     found = np.zeros(len(height), bool)
-    for line in _connected(beside):
+    for line in _iterate_connected(beside):
         if line.sum() >= 3 and _is_line(glyphs[line]):
             found |= line
     return found
 
 
-def _connected(beside: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+def _iterate_connected(beside: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Yield the connected components of a symmetric relation, as masks."""
     left = np.ones(len(beside), np.bool_)
     while left.any():
         line, more = np.zeros(len(beside), np.bool_), np.zeros(len(beside), np.bool_)
@@ -194,8 +195,8 @@ def _connected(beside: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
         yield line
 
 
-def _is_line(glyphs: _Parts) -> bool:
-    """Glyphs of one stroke and of like heights, on one base line, that fill their boxes as letters do and differ."""
+def _is_line(glyphs: _Ink) -> bool:
+    """Return whether glyphs have similar strokes and heights, one base line, fill their boxes as letters, and differ."""
     left, top, width, height = glyphs.boxes.T
     bottom, size = top + height, np.median(height)
     filled = glyphs.areas / (width * height)
@@ -209,8 +210,8 @@ def _is_line(glyphs: _Parts) -> bool:
     )
 
 
-def _like(glyphs: _Parts, lines: _Parts) -> NDArray[np.bool_]:
-    """Which glyphs are of the lines' stroke and size: words of one or two letters."""
+def _resemble(glyphs: _Ink, lines: _Ink) -> NDArray[np.bool_]:
+    """Return which glyphs have the stroke and size of the lines: words of one or two letters."""
     if not len(lines.areas):
         return np.zeros(len(glyphs.areas), bool)
     stroke, size = np.median(lines.strokes), np.median(lines.boxes[:, 3])
@@ -221,8 +222,8 @@ def _near(values: NDArray[np.float64], middle: Any, factor: float) -> NDArray[np
     return (values >= middle / factor) & (values <= middle * factor)
 
 
-def _beside(boxes: NDArray[np.float64], glyphs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which parts are glyphs, or no larger than a glyph and within half of its height: points, accents, commas."""
+def _belong_to(boxes: NDArray[np.float64], glyphs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which components are glyphs, or points, accents and commas: as small as a glyph, within half its height."""
     reach = glyphs[:, 3] / 2
     x, y = boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1] + boxes[:, 3] / 2
     right, bottom = glyphs[:, 0] + glyphs[:, 2], glyphs[:, 1] + glyphs[:, 3]

@@ -1,1 +1,1 @@
-"""The WebDataset shard format: tar writing, tar reading and index layout."""
+"""Read and write shards in the WebDataset format, and their indexes."""

@@ -1,4 +1,4 @@
-"""How a shard is laid out: where each member lies, and the headers before them, for many members at once.
+"""Compute the layout of a shard: the offset and header of each member, for many members at once.
 
 Source: POSIX.1-1988 (USTAR).
 """
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 BLOCK, RECORD = 512, 10240
 NAME_BYTES = 100
-"""A longer name would need an extension of the format."""
+"""Maximum length of a name: a longer one needs an extension of the format."""
 MAX_MEMBER_BYTES = 256 << 20
-"""Of one member: it is held in memory."""
+"""Maximum size of a member: it is held in memory."""
 _KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _EXTENSION = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*", re.ASCII)
 MEMBER_NAME = re.compile(rf"{_KEY.pattern}\.{_EXTENSION.pattern}", re.ASCII)
@@ -33,7 +33,7 @@ _SIZE_AT, _SIZE_DIGITS, _SUM_AT, _SUM_DIGITS = 124, 11, 148, 6
 
 
 class Member(NamedTuple):
-    """Where the bytes of a member lie in its shard."""
+    """Offset and size of a member's bytes in its shard."""
 
     key: str
     extension: str
@@ -42,71 +42,71 @@ class Member(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As the tar calls it."""
+        """Name of the member in the tar."""
         return f"{self.key}.{self.extension}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where N samples of M members each lie in their shard, one after the other."""
+    """Layout of N consecutive samples of M members each in their shard."""
 
     keys: Sequence[str]
     extensions: Sequence[str]
     sizes_NM: NDArray[np.int64]
-    """Bytes of each member."""
+    """Sizes of the members, in bytes."""
     start: int = 0
-    """Where the first header lies."""
+    """Offset of the first header."""
 
     @cached_property
     def ends_NM(self) -> NDArray[np.int64]:
-        """Where the next header begins."""
+        """Offset of the header after each member."""
         taken = BLOCK + self.sizes_NM + -self.sizes_NM % BLOCK
         return self.start + np.cumsum(taken).reshape(taken.shape)
 
     @cached_property
     def offsets_NM(self) -> NDArray[np.int64]:
-        """Where the bytes of each member begin."""
+        """Offset of each member's bytes."""
         return self.ends_NM - self.sizes_NM - -self.sizes_NM % BLOCK
 
     @property
     def end(self) -> int:
-        """Where the next sample would begin."""
+        """Offset of the end of the last sample."""
         return int(self.ends_NM.max(initial=self.start))
 
     def lines(self) -> Iterator[str]:
-        """Of each sample its line in the index."""
+        """Return the line of each sample in the index."""
         line = " ".join(f"{extension} %d %d %s.{extension}" for extension in self.extensions)
-        places = zip(self.offsets_NM.T.tolist(), self.sizes_NM.T.tolist(), strict=True)
-        columns = [column for offsets, sizes in places for column in (offsets, sizes, self.keys)]
+        spans = zip(self.offsets_NM.T.tolist(), self.sizes_NM.T.tolist(), strict=True)
+        columns = [column for offsets, sizes in spans for column in (offsets, sizes, self.keys)]
         return map(line.__mod__, zip(*columns, strict=True))
 
     def put_blocks(self, blocks_B512: NDArray[np.uint8]) -> None:
-        """Write the headers, and zeros into the last block of each member, which its own bytes may not fill.
+        """Write the headers, and zeros into the last block of each member, which the member may not fill.
 
         Args:
             blocks_B512: the shard's bytes from `start` on.
 
-        Raises: ValueError when a name or a size could not be read back.
+        Raises: ValueError if a name or a size is not allowed in a shard.
         """
         blocks_B512[(self.ends_NM - self.start) // BLOCK - 1] = 0
         blocks_B512[(self.offsets_NM - self.start) // BLOCK - 1] = self.headers()
 
     def headers(self) -> NDArray[np.uint8]:
-        """The 512 bytes before each member's own, as (N, M, 512): one owner, no clock.
+        """Return the header of each member (N, M, 512), with a constant owner and time.
 
-        Raises: ValueError when a name or a size could not be read back.
+        Raises: ValueError if a name or a size is not allowed in a shard.
         """
         self._check()
         headers = np.empty((*self.sizes_NM.shape, BLOCK), np.uint8)
         headers[:] = _HEADER
         keys = np.array(self.keys, "S")
-        for place, extension in enumerate(self.extensions):
+        for i, extension in enumerate(self.extensions):
             names = np.char.add(keys, f".{extension}".encode()).astype(f"S{NAME_BYTES}")
-            headers[:, place, :NAME_BYTES] = names.view(np.uint8).reshape(-1, NAME_BYTES)
+            headers[:, i, :NAME_BYTES] = names.view(np.uint8).reshape(-1, NAME_BYTES)
         digits = _octal(self.sizes_NM, _SIZE_DIGITS)
         headers[..., _SIZE_AT : _SIZE_AT + _SIZE_DIGITS] = digits
-        spelt = headers[..., :NAME_BYTES].sum(axis=-1, dtype=np.uint32)
-        sums = int(_HEADER.sum(dtype=np.int64)) + spelt + digits.sum(axis=-1, dtype=np.uint32)
+        letters = headers[..., :NAME_BYTES].sum(axis=-1, dtype=np.uint32)
+        sums = int(_HEADER.sum(dtype=np.int64)) + letters + digits.sum(axis=-1, dtype=np.uint32)
         headers[..., _SUM_AT : _SUM_AT + _SUM_DIGITS] = _octal(sums, _SUM_DIGITS)
         headers[..., _SUM_AT + _SUM_DIGITS] = 0
         return headers
@@ -119,13 +119,13 @@ class Layout:
             name = f"{(keys or self.keys)[0]}.{(extensions or self.extensions)[0]}"
             raise ValueError(f"{name!r} is not a plain key.extension of at most {NAME_BYTES} characters")
         if self.sizes_NM.max(initial=0) > MAX_MEMBER_BYTES:
-            row, place = divmod(int(self.sizes_NM.argmax()), len(self.extensions))
-            name = f"{self.keys[row]}.{self.extensions[place]}"
+            row, column = divmod(int(self.sizes_NM.argmax()), len(self.extensions))
+            name = f"{self.keys[row]}.{self.extensions[column]}"
             raise ValueError(f"{name!r} has {self.sizes_NM.max()} bytes, more than {MAX_MEMBER_BYTES >> 20} MiB")
 
 
 def archive_size(end: int) -> int:
-    """Bytes of an archive whose last member ends there: two empty blocks follow, and what fills the record."""
+    """Return the size of an archive whose last member ends at `end`: two empty blocks and padding to a record follow."""
     return end + 2 * BLOCK + -(end + 2 * BLOCK) % RECORD
 
 

@@ -1,7 +1,7 @@
-"""WebDataset shards: tar files of samples, each sample the members `{key}.{extension}` in a row.
+"""Read and write WebDataset shards: tar files in which the members `{key}.{extension}` of a sample are consecutive.
 
-Writing is deterministic to the byte. Reading trusts nothing: members are read into memory and never unpacked to disk,
-and a name that is not a plain `key.extension` is an error.
+Writing is deterministic to the byte. Reading assumes hostile files: members are read into memory and never unpacked to
+disk, and a name that is not a plain `key.extension` is an error.
 
 Source: POSIX.1-1988 (USTAR) for the headers; the index beside a shard is that of DALI's wds2idx.py, version v1.2.
 """
@@ -28,16 +28,16 @@ from dataops.shards.layout import (
 )
 
 _EMPTY = bytes(BLOCK)
-_AT_ONCE = 1024  # headers that are checked together, which a processor's cache holds
-_AHEAD = 8 * BLOCK  # read with a header: those of a caption and a row behind it are mostly among them
+_BATCH = 1024  # headers that are checked together; they fit the CPU cache
+_READ_AHEAD = 8 * BLOCK  # mostly holds the headers of the caption and the row after a header too
 INDEX_VERSION = "v1.2"
 
 Sample = tuple[str, dict[str, bytes]]
-"""A key, and the bytes of its members by extension."""
+"""Key of a sample, and the bytes of its members by extension."""
 
 
 class ShardWriter:
-    """Writes samples into a tar: USTAR headers, one owner, no clock. The same samples give the same bytes.
+    """Writes samples into a tar of USTAR headers with a constant owner and time: equal samples give equal bytes.
 
     Args:
         file: at its beginning.
@@ -47,9 +47,9 @@ class ShardWriter:
         self._file, self._end = file, 0
 
     def write(self, key: str, members: Mapping[str, bytes]) -> list[Member]:
-        """Append one sample, its members in the order of the mapping; where they lie.
+        """Append one sample, with its members in the order of the mapping, and return the members' offsets.
 
-        Raises: ValueError when a name or a size could not be read back.
+        Raises: ValueError if a name or a size is not allowed in a shard.
         """
         sizes = np.array([[len(data) for data in members.values()]], np.int64)
         layout = Layout([key], list(members), sizes, self._end)
@@ -60,18 +60,18 @@ class ShardWriter:
         return [Member(key, name, at, len(data)) for (name, data), at in zip(members.items(), offsets, strict=True)]
 
     def close(self) -> None:
-        """Write the end of the archive; the file stays open."""
+        """Write the end of the archive and leave the file open."""
         self._file.write(bytes(archive_size(self._end) - self._end))
 
 
 def list_members(file: BinaryIO, where: str) -> list[Member]:
-    """Where each member of a shard lies, in its order; only headers are read.
+    """Return the members of a shard in its order, reading only headers.
 
     Args:
         file: seekable.
-        where: the shard's name, for errors.
+        where: name of the shard, for errors.
 
-    Raises: CorruptPart when the tar is damaged or cut, a member is no plain `key.extension` file, or one comes twice.
+    Raises: CorruptPart if the tar is damaged or truncated, a member is no plain `key.extension` file, or one is repeated.
     """
     names, offsets, sizes = _walk(file, where)
     keys, _, extensions = zip(*(name.partition(".") for name in names), strict=True) if names else ((), (), ())
@@ -79,15 +79,15 @@ def list_members(file: BinaryIO, where: str) -> list[Member]:
 
 
 def find_spans(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tuple[int, int]]:
-    """Offset and bytes of those of the members that are in a shard.
+    """Return offset and size of those of the named members that are in a shard.
 
-    It is followed no further than to the last of them, and headers of others are only read for their sizes.
+    It is read only up to the last of them; headers of other members are read only for their sizes.
 
     Args:
         file: seekable.
-        where: the shard's name, for errors.
+        where: name of the shard, for errors.
 
-    Raises: CorruptPart when the tar is cut before the last of them, or a header is damaged.
+    Raises: CorruptPart if the tar is truncated before the last of them, or one of their headers is damaged.
     """
     left, found = {name.encode().ljust(NAME_BYTES, b"\0") for name in names}, dict[bytes, tuple[int, int]]()
     for header, offset, size in _headers(file, where) if left else ():
@@ -96,12 +96,12 @@ def find_spans(names: Iterable[str], file: BinaryIO, where: str) -> dict[str, tu
             found[header] = (offset, size)
             if not left:
                 break
-    spelt = _checked(list(found), [size for _, size in found.values()], where)
-    return dict(zip(spelt, found.values(), strict=True))
+    checked = _check_headers(list(found), [size for _, size in found.values()], where)
+    return dict(zip(checked, found.values(), strict=True))
 
 
 def _walk(file: BinaryIO, where: str) -> tuple[list[str], list[int], list[int]]:
-    """The name of each member, where its bytes begin, and how many they are."""
+    """Return the name, the offset and the size of each member."""
     headers, offsets, sizes = list[bytes](), list[int](), list[int]()
     try:
         for header, offset, size in _headers(file, where):
@@ -109,24 +109,23 @@ def _walk(file: BinaryIO, where: str) -> tuple[list[str], list[int], list[int]]:
             offsets.append(offset)
             sizes.append(size)
     except CorruptPart:
-        _checked(headers, sizes, where)  # a bad header is the better reason
+        _check_headers(headers, sizes, where)  # a bad header explains more
         raise
-    names = _checked(headers, sizes, where)
+    names = _check_headers(headers, sizes, where)
     _check_unique(names, where)
     return names, offsets, sizes
 
 
 def _headers(file: BinaryIO, where: str) -> Iterator[tuple[bytes, int, int]]:
-    """The header of each member, where its bytes begin, and how many they are.
+    """Yield the header, the offset and the size of each member.
 
-    Raises: CorruptPart where the shard is cut, the last member that is there having come.
+    Raises: CorruptPart if the shard is truncated, after its last complete member was yielded.
     """
-    end, read_at, at, ahead, start = file.seek(0, 2), _reader(file), 0, b"", 0
+    end, read_at, at, ahead, start = file.seek(0, 2), _make_reader(file), 0, b"", 0
     while True:
-        near = at - start
-        if near > len(ahead) - BLOCK:
-            ahead, start, near = read_at(at), at, 0
-        block = ahead[near : near + BLOCK]
+        if at - start > len(ahead) - BLOCK:
+            ahead, start = read_at(at), at
+        block = ahead[at - start : at - start + BLOCK]
         if block == _EMPTY:
             return
         size = _number(block[124:136])
@@ -139,22 +138,22 @@ def _headers(file: BinaryIO, where: str) -> Iterator[tuple[bytes, int, int]]:
             raise CorruptPart(f"{where}: the member at byte {offset:,} ends early")
 
 
-def _reader(file: BinaryIO) -> Callable[[int], bytes]:
-    """Reads _AHEAD bytes from a place on: of a file on the disk in one call."""
+def _make_reader(file: BinaryIO) -> Callable[[int], bytes]:
+    """Return a function that reads _READ_AHEAD bytes at an offset; from a file on disk, in one system call."""
     try:
         descriptor = file.fileno()
-    except OSError:  # of bytes in memory
+    except OSError:  # the file is in memory
 
         def read_at(at: int) -> bytes:
             file.seek(at)
-            return file.read(_AHEAD)
+            return file.read(_READ_AHEAD)
 
         return read_at
-    return lambda at: os.pread(descriptor, _AHEAD, at)
+    return lambda at: os.pread(descriptor, _READ_AHEAD, at)
 
 
 def _number(field: bytes) -> int:
-    """An octal number, or -1."""
+    """Return an octal number, or -1 if it is none."""
     try:
         return int(field.strip(b" \0"), 8)
     except ValueError:
@@ -162,24 +161,24 @@ def _number(field: bytes) -> int:
 
 
 def _numbers(fields_HF: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Of each field its octal number, or -1; those of digits, then NUL and a space, all at once."""
+    """Return the octal number of each field, or -1; fields of digits, NUL and a space are parsed all at once."""
     digits = fields_HF[:, :-2].astype(np.int64) - ord("0")
     values = digits @ (8 ** np.arange(digits.shape[1])[::-1])
-    usual = ((digits >= 0) & (digits < 8)).all(axis=1) & (fields_HF[:, -2:] == (0, ord(" "))).all(axis=1)
-    for row in np.flatnonzero(~usual).tolist():
+    plain = ((digits >= 0) & (digits < 8)).all(axis=1) & (fields_HF[:, -2:] == (0, ord(" "))).all(axis=1)
+    for row in np.flatnonzero(~plain).tolist():
         values[row] = _number(fields_HF[row].tobytes())
     return values
 
 
-def _checked(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
-    """The names in the headers, which are looked at many at a time: it takes a quarter of the time."""
+def _check_headers(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
+    """Check headers, and return the names in them; batches take a quarter of the time of single headers."""
     names: list[str] = []
-    for start in range(0, len(headers), _AT_ONCE):
-        names += _checked_at_once(headers[start : start + _AT_ONCE], sizes[start : start + _AT_ONCE], where)
+    for start in range(0, len(headers), _BATCH):
+        names += _check_batch(headers[start : start + _BATCH], sizes[start : start + _BATCH], where)
     return names
 
 
-def _checked_at_once(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
+def _check_batch(headers: Sequence[bytes], sizes: Sequence[int], where: str) -> list[str]:
     bytes_HB = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, BLOCK)
     sums = bytes_HB.sum(axis=1, dtype=np.int64) - bytes_HB[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
     stated = _numbers(bytes_HB[:, 148:156])
@@ -204,49 +203,49 @@ def _check_size(name: str, size: int, where: str) -> None:
 
 
 def _check_unique(names: Sequence[str], where: str) -> None:
-    """No member twice, and those of a sample in a row."""
+    """Check that no member is repeated, and that the members of a sample are consecutive."""
     keys = [name.partition(".")[0] for name in names]
     if len(set(names)) == len(names) and 1 + sum(map(str.__ne__, keys, keys[1:])) <= max(1, len(set(keys))):
         return
     seen: set[str] = set()
     for key, group in groupby(names, key=lambda name: name.partition(".")[0]):
         if key in seen:
-            raise CorruptPart(f"{where}: sample {key!r} comes twice")
+            raise CorruptPart(f"{where}: sample {key!r} is repeated")
         seen.add(key)
         members: set[str] = set()
         for name in group:
             if name in members:
-                raise CorruptPart(f"{where}: member {name!r} comes twice")
+                raise CorruptPart(f"{where}: member {name!r} is repeated")
             members.add(name)
 
 
 def format_index(samples: Iterable[Sequence[Member]]) -> str:
-    """The index of a shard: a line a sample, of each member the extension, offset, size and name."""
+    """Return the index of a shard: a line per sample, with extension, offset, size and name of each member."""
     return join_index_lines(
         " ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples
     )
 
 
 def join_index_lines(lines: Iterable[str]) -> str:
-    """The index with these lines."""
+    """Return the index of a shard from the line of each sample."""
     lines = list(lines)
     return "\n".join([f"{INDEX_VERSION} {len(lines)}", *lines]) + "\n"
 
 
 def read_index(text: str, where: str) -> Iterator[dict[str, Member]]:
-    """The members of each sample by extension, in the order of the shard.
+    """Yield the members of each sample by extension, in the order of the shard.
 
-    Raises: CorruptPart when it is no such index.
+    Raises: CorruptPart if the text is no index of this version.
     """
     first, *lines = text.splitlines() or [""]
     if first != f"{INDEX_VERSION} {len(lines)}":
         raise CorruptPart(f"{where}: not an index of version {INDEX_VERSION} with {len(lines)} samples")
     for line in lines:
-        words = line.split()
+        fields = line.split()
         try:
             members = [
                 Member(name.partition(".")[0], extension, int(offset), int(size))
-                for extension, offset, size, name in zip(*(iter(words),) * 4, strict=True)
+                for extension, offset, size, name in zip(*(iter(fields),) * 4, strict=True)
             ]
         except ValueError as error:
             raise CorruptPart(f"{where}: not a line of an index: {line[:80]!r}") from error
@@ -254,22 +253,22 @@ def read_index(text: str, where: str) -> Iterator[dict[str, Member]]:
 
 
 def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
-    """The samples of a shard, in its order, read as a stream.
+    """Yield the samples of a shard in its order, reading it as a stream.
 
     Args:
-        where: the shard's name, for errors.
+        where: name of the shard, for errors.
 
-    Raises: CorruptPart when the tar is damaged, a member is no plain `key.extension` file, or a sample comes twice.
+    Raises: CorruptPart if the tar is damaged, a member is no plain `key.extension` file, or a sample is repeated.
     """
     seen: set[str] = set()
     for key, members in groupby(_members(file, where), key=lambda member: member[0]):
         if key in seen:
-            raise CorruptPart(f"{where}: sample {key!r} comes twice")
+            raise CorruptPart(f"{where}: sample {key!r} is repeated")
         seen.add(key)
         sample: dict[str, bytes] = {}
         for _, extension, data in members:
             if extension in sample:
-                raise CorruptPart(f"{where}: member '{key}.{extension}' comes twice")
+                raise CorruptPart(f"{where}: member '{key}.{extension}' is repeated")
             sample[extension] = data
         yield key, sample
 
@@ -287,6 +286,6 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
                     raise CorruptPart(f"{where}: member {info.name!r} ends early")
                 key, _, extension = info.name.partition(".")
                 yield key, extension, data
-                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - which else grows with each member
+                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - the list would grow with each member
     except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: numbers that no tar can hold
         raise CorruptPart(f"{where}: not a whole tar file ({error})") from error

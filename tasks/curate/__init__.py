@@ -1,1 +1,1 @@
-"""The curate stage: all decisions about a pair that need its pixels."""
+"""Make every decision about a pair that needs the pixels of its image."""

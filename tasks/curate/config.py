@@ -1,4 +1,4 @@
-"""`[curate]`: which pictures are good enough, which are the same, and which must not be trained on."""
+"""Define `[curate]`: which images are good enough, which are duplicates, and which must not be trained on."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,28 +15,29 @@ from tasks.files.find import find
 
 
 class OverlapThresholds(BaseModel):
-    """How like a training picture and an evaluation picture must be to be one."""
+    """How similar a training image and an evaluation image must be to count as one image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     distance: int = Field(default=10, ge=0, le=12)
-    """Bits in which the hashes of a training picture and of a variant of an evaluation picture may differ."""
+    """Maximum number of bits in which the hashes of a training image and of a variant of an evaluation image differ."""
     correlation: float = Field(default=0.95, ge=0.5, le=1)
-    """Least correlation of the two pictures, laid over each other."""
+    """Minimum correlation of the two images when one is laid over the other."""
 
 
 class OverlapConfig(OverlapThresholds):
-    """`[curate.overlap]`: training pictures that are copies of evaluation pictures."""
+    """`[curate.overlap]`: training images that are copies of evaluation images."""
 
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Evaluation sets: folders of pictures, tar shards, or globs of either; of this machine, or s3://bucket/…. The column
-    `evaluation_set` names each as it stands here."""
+    """Evaluation sets: folders of images, tar shards, or globs of either; local or s3://bucket/…. The column
+    `evaluation_set` has each name exactly as it is written here."""
     action: Literal["mark", "drop"] = "drop"
-    """drop: the rows leave, as `evaluation_overlap`. mark: they stay, with the sets' names in the column of that name."""
+    """drop: the rows are dropped as `evaluation_overlap`. mark: they are kept, with the sets' names in the column
+    `evaluation_overlap`."""
 
 
 def find_evaluation_files(path: str) -> list[SourceFile]:
-    """Return the files of one of `curate.overlap.paths`. Raises: ConfigError where there is none."""
+    """Return the files of one of `curate.overlap.paths`. Raises: ConfigError if there are none."""
     pattern = path
     if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
         pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
@@ -47,36 +48,36 @@ def find_evaluation_files(path: str) -> list[SourceFile]:
 
 
 class CurateConfig(StageConfig):
-    """`[curate]`: which pictures are good enough, and which are the same."""
+    """`[curate]`: which images are good enough, and which are duplicates."""
 
     min_side: int = Field(default=32, ge=1)
-    """Drop pictures whose original's smaller side has fewer pixels."""
+    """Drop images whose original has a smaller side of fewer pixels."""
     max_aspect_ratio: float = Field(default=3.0, ge=1)
-    """Drop pictures whose original's larger side is more than this many times the smaller."""
+    """Drop images whose original has a larger side of more than this many times the smaller one."""
     min_contrast: float = Field(default=2.0, ge=0, le=127)
-    """Drop pictures whose luminance has a smaller standard deviation, of 255 levels, as `blank`."""
+    """Drop images whose luminance has a smaller standard deviation, of 255 levels, as `blank`."""
     text_banners: bool = True
-    """Look for pictures that are nothing but text on a plain ground, and drop them as `text_banner`."""
+    """Drop images that show nothing but text on a plain background, as `text_banner`."""
     max_addresses: int = Field(default=100, ge=1)
-    """Drop pictures that came from more addresses, byte for byte, as `placeholder`: "image not found", logos, spacers."""
+    """Drop images that came from more URLs, byte for byte, as `placeholder`: "image not found", logos, spacers."""
     near_duplicates: bool = True
-    """Look for pictures that are the same but for scale, compression and small changes."""
+    """Find images that are equal except for scale, compression and small changes."""
     near_duplicate_distance: int = Field(default=6, ge=0, le=16)
-    """Bits in which the 64-bit perceptual hashes of near-duplicates may differ."""
+    """Maximum number of bits in which the 64-bit perceptual hashes of near-duplicates differ."""
     near_duplicate_tolerance: int = Field(default=16, ge=0, le=255)
-    """Largest difference, of 255, between the 16x16 colour thumbnails of near-duplicates, in any cell and channel."""
+    """Maximum difference, of 255, between the 16x16 colour thumbnails of near-duplicates, in any cell and channel."""
     same_caption: bool = False
-    """True: call two pairs duplicates only where their captions agree too, but for case and white space, so that one
-    picture under two names teaches both. False: keep one caption a picture, the longest."""
+    """True: two pairs are duplicates only if their captions agree too, except for case and white space, so an image
+    with two captions is trained on with both. False: keep one caption per image, the longest."""
     overlap: OverlapConfig | None = None
-    """Evaluation sets whose pictures must not be trained on; not looked for without it."""
+    """Evaluation sets whose images must not be trained on; without it, no evaluation set is searched."""
     scores: ScoresConfig = ScoresConfig()
-    """Columns that say how good a pair is; none by default."""
+    """Columns that rate each pair; none by default."""
     rules: tuple[ScoreRule, ...] = ()
-    """`[[curate.rules]]`: which scores a row must have to stay. Each looks at all rows that nothing else has dropped."""
+    """`[[curate.rules]]`: the scores that a row needs to be kept. Each rule sees all rows that nothing else has dropped."""
 
     def key_config(self) -> dict[str, Any]:
-        """Without the places of models: the scorers' digests are inputs of the stage."""
+        """Return the config without the paths of models: the scorers' digests are inputs of the stage."""
         return {**super().key_config(), "scores": self.scores.names}
 
     def problems(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Curate's first step: look at each picture of a raw shard, decoded once."""
+"""Decode each image of a raw shard once, check its health, and compute its fingerprints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ INSPECTED = pa.schema(
         ("caption", pa.string()),
         ("sha256", pa.string()),
         ("original_area", pa.int64()),
-        ("drop_reason", pa.string()),  # of the picture alone; null for a good one
-        ("pixels", pa.binary(16)),  # this and what follows: null where the picture cannot be decoded
+        ("drop_reason", pa.string()),  # from this image alone; null for a good one
+        ("pixels", pa.binary(16)),  # this column and the next three: null if the image cannot be decoded
         ("phash", pa.uint64()),
         ("thumbnail", pa.binary()),
-        ("luminance", pa.binary()),  # null too where no evaluation sets are compared with
-        ("picture", pa.string()),  # hex digest of the bytes in the shard; null where no scores are asked for
+        ("luminance", pa.binary()),  # null too if the config names no evaluation sets
+        ("image_digest", pa.string()),  # hex digest of the bytes in the shard; null if the config names no scores
     ]
 )
 
@@ -39,8 +39,9 @@ class RawShard:
 
     step: str
     rows: str
-    """Name in the store of its Parquet part."""
+    """Name of its Parquet part in the store."""
     tar: str
+    """Name of its tar in the store."""
     image_extension: str
     config: CurateConfig
 
@@ -54,30 +55,30 @@ class RawShard:
 
 
 def inspect_shard(draft: Draft, shard: RawShard) -> Record:
-    """Fingerprint at each picture of a raw shard; the table goes to the scratch objects."""
+    """Inspect each image of a raw shard; write a scratch table (INSPECTED)."""
     rows = read_table(draft.store, shard.rows)
-    judged = [
+    inspected = [
         {
             **{name: row[name] for name in ("uid", "url", "caption", "sha256")},
             "original_area": row["original_width"] * row["original_height"],
             **inspect_image(data, (row["original_width"], row["original_height"]), shard.config),
-            "picture": blake2b(data, digest_size=16).hexdigest() if shard.config.scores.names else None,
+            "image_digest": blake2b(data, digest_size=16).hexdigest() if shard.config.scores.names else None,
         }
         for row, data in _pair_with_images(draft.store, rows, shard)
     ]
-    part = draft.put_table(inspected_name(shard.number), pa.Table.from_pylist(judged, INSPECTED))
+    part = draft.put_table(inspected_name(shard.number), pa.Table.from_pylist(inspected, INSPECTED))
     return Record(task=shard.id, parts=[part])
 
 
 def inspected_name(number: str) -> str:
-    """The scratch table of what was seen in a raw shard."""
-    return f"_work/judged-{number}.parquet"
+    """Return the name of the scratch table (INSPECTED) of a raw shard."""
+    return f"_work/inspected-{number}.parquet"
 
 
 def _pair_with_images(store: Store, rows: pa.Table, shard: RawShard) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Each row of a raw shard with the bytes of its picture.
+    """Yield each row of a raw shard with the bytes of its image.
 
-    Raises: CorruptPart where rows and tar do not go together.
+    Raises: CorruptPart if the rows and the samples of the tar do not match.
     """
     with store.open(shard.tar) as file:
         samples = read_samples(file, shard.tar)
@@ -91,29 +92,29 @@ def _pair_with_images(store: Store, rows: pa.Table, shard: RawShard) -> Iterator
 
 
 def inspect_image(data: bytes, original_size: tuple[int, int], config: CurateConfig) -> dict[str, Any]:
-    """The columns of JUDGED that come from the picture's own bytes, and its `drop_reason`."""
+    """Return the columns of INSPECTED that come from the image itself, and its `drop_reason`."""
     try:
         pixels = images.decode_pixels(data)
     except images.ImageRefused as refused:
         return {"drop_reason": refused.reason}
-    seen = fingerprint(pixels)
+    found = fingerprint(pixels)
     return {
-        "drop_reason": _health(seen, pixels, original_size, config),
-        "pixels": seen.pixels,
-        "phash": seen.phash,
-        "thumbnail": seen.thumbnail,
-        "luminance": seen.luminance if config.overlap else None,
+        "drop_reason": _check_health(found, pixels, original_size, config),
+        "pixels": found.pixels,
+        "phash": found.phash,
+        "thumbnail": found.thumbnail,
+        "luminance": found.luminance if config.overlap else None,
     }
 
 
-def _health(seen: Fingerprint, pixels: Pixels, original_size: tuple[int, int], config: CurateConfig) -> str | None:
-    small, large = sorted(original_size)
+def _check_health(found: Fingerprint, pixels: Pixels, size: tuple[int, int], config: CurateConfig) -> str | None:
+    small, large = sorted(size)
     if small < config.min_side:
         return "too_small"
     if large > config.max_aspect_ratio * small:
         return "aspect_ratio"
-    if seen.contrast < config.min_contrast:
+    if found.contrast < config.min_contrast:
         return "blank"
-    if config.text_banners and seen.background_share >= MIN_BACKGROUND and is_text_banner(compute_luminance(pixels)):
+    if config.text_banners and found.background_share >= MIN_BACKGROUND and is_text_banner(compute_luminance(pixels)):
         return "text_banner"
     return None

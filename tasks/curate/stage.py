@@ -1,18 +1,18 @@
-"""The curate stage: what can only be decided with the pixels at hand.
+"""The curate stage makes every decision about a pair that needs the pixels of its image.
 
-1. judge, a task a raw shard: decode each picture whole, look at its size, shape and contrast, take its fingerprints;
-2. look for the pictures of evaluation sets, where the config names some (tasks/curate/evaluation_overlap.py);
-3. choose, by ranges of hashes (tasks/curate/choose.py): which pairs leave, and of duplicates which one stays;
-4. score what is left, where the config names scores, and drop what the rules over scores do not keep;
-5. write, a task a raw shard: the kept and the dropped rows.
+1. inspect_shard, one task per raw shard: decode each image, check its health, compute its fingerprints;
+2. match_evaluation_sets: find training images that are copies of evaluation images, if the config names evaluation sets;
+3. choose_rows, by partitions of hashes: choose which rows are dropped, and which row of each cluster of duplicates is kept;
+4. add_scores: score the remaining rows and apply the rules over scores, if the config names scores;
+5. write_rows, one task per raw shard: write the kept and the dropped rows.
 
-Whatever is made by 1 to 4 is scratch, but for the table of matches with evaluation sets. The result does not depend on the
-order or the partition of the rows.
+Steps 1 to 4 write scratch tables, except for the part of matches with evaluation sets. The output depends neither on the
+order of the rows nor on their distribution over shards.
 """
 
-import logging
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.schema import CURATED, SCORE_NAMES, conform, dropped
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, read_table
-from tasks.curate.choose import RunSteps, choose_rows, decisions_name
+from tasks.curate.choose import choose_rows, decisions_name
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
 from tasks.curate.inspect_images import RawShard, inspect_shard
@@ -29,42 +29,34 @@ from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.partition_steps import run_steps
 from tasks.engine.stage import Stage, StageOutput, Work, gather
 
-logger = logging.getLogger(__name__)
-
-MATCHES_PART = "evaluation-matches.parquet"
-"""Training pictures that evaluation sets have (columns of tasks.curate.evaluation_overlap.MATCHES): for a contamination report."""
-
 
 def make(work: Work[CurateConfig]) -> StageOutput:
-    """Judge, look for evaluation sets, choose, score, write."""
+    """Inspect the images, match evaluation sets, choose rows, score them, and write the parts."""
     with shared_workers(work.context) as context:
         return _make(replace(work, context=context))
 
 
 def _make(work: Work[CurateConfig]) -> StageOutput:
-    config = work.config
-    download = work.inputs["download"]
-    judges = _shards("judge", download, config)
-    map_parts(inspect_shard, judges, work.draft, work.context)
-    numbers, sizes = [shard.number for shard in judges], [p.rows for p in download.named("part-", ".parquet")]
-    facts: dict[str, Any] = {}
+    config, draft, context, download = work.config, work.draft, work.context, work.inputs["download"]
+    shards = _list_raw_shards(download, config)
+    numbers, sizes = [shard.number for shard in shards], [part.rows for part in download.named("part-", ".parquet")]
     matches: Part | None = None
-    if work.config.overlap:
-        found, facts = match_evaluation_sets(work, work.config.overlap, numbers)
-        matches = work.draft.put_table(MATCHES_PART, found)
-    choose_rows(numbers, sizes, config, matches and work.draft.path(matches.name), _over(work, sum(sizes)))
+    facts: dict[str, Any] = {}
+
+    map_parts(inspect_shard, shards, draft, context)
+    if config.overlap:
+        matches, facts = match_evaluation_sets(work, config.overlap, numbers)
+    run = partial(run_steps, rows=sum(sizes), draft=draft, context=context.quiet())
+    choose_rows(numbers, sizes, config, draft.path(matches.name) if matches else None, run)
     if config.scores.names:
-        facts = {**facts, "scores": add_scores(judges, work)}
-    parts, counts = gather(map_parts(write, _shards("write", download, config), work.draft, work.context))
+        facts["scores"] = add_scores(shards, work)
+    records = map_parts(write_rows, [replace(shard, step="write") for shard in shards], draft, context)
+
+    parts, counts = gather(records)
     return StageOutput([*parts, *([matches] if matches else [])], counts, facts)
 
 
-def _over(work: Work[CurateConfig], rows: int) -> RunSteps:
-    """Maps the steps of the choice; where there are few rows in this process, for another may take seconds to start."""
-    return lambda steps: run_steps(steps, rows, work.draft, work.context.quiet())
-
-
-def _shards(step: str, download: Manifest, config: CurateConfig) -> list[RawShard]:
+def _list_raw_shards(download: Manifest, config: CurateConfig) -> list[RawShard]:
     extension = str(download.config["encode_format"])
     tars = {part.name for part in download.named("", ".tar")}
     shards = []
@@ -72,46 +64,39 @@ def _shards(step: str, download: Manifest, config: CurateConfig) -> list[RawShar
         tar = part.name.removeprefix("part-").removesuffix(".parquet") + ".tar"
         if tar not in tars:
             raise CorruptPart(f"{download.path(part.name)} has no {tar} beside it; remake it with --force download")
-        shards.append(RawShard(step, download.path(part.name), download.path(tar), extension, config))
+        shards.append(RawShard("inspect", download.path(part.name), download.path(tar), extension, config))
     return shards
 
 
-def write(draft: Draft, shard: RawShard) -> Record:
+def write_rows(draft: Draft, shard: RawShard) -> Record:
     """Write the kept and the dropped rows of a raw shard."""
     rows = read_table(draft.store, shard.rows)
-    chosen = read_table(draft.store, draft.path(decisions_name(shard.number)))
-    if chosen["uid"] != rows["uid"]:
-        raise CorruptPart(f"{shard.rows}: its rows are not those that were judged")
+    decisions = read_table(draft.store, draft.path(decisions_name(shard.number)))
+    if decisions["uid"] != rows["uid"]:
+        raise CorruptPart(f"{shard.rows}: its rows are not those that were inspected; remake with --force curate")
     if shard.config.scores.names:
-        chosen = join_scores(chosen, read_table(draft.store, draft.path(scored_name(shard.number))))
-    reasons = chosen["drop_reason"].to_pylist()
-    phashes = [None if value is None else f"{value:016x}" for value in chosen["phash"].to_pylist()]
+        decisions = join_scores(decisions, read_table(draft.store, draft.path(scored_name(shard.number))))
+    phashes = [None if value is None else f"{value:016x}" for value in decisions["phash"].to_pylist()]
     rows = rows.append_column("phash", pa.array(phashes, pa.string()))
-    for name in (
-        "cluster",
-        "evaluation_overlap",
-        *(n for n in (*SCORE_NAMES, "face_bboxes") if n in chosen.column_names),
-    ):
-        rows = rows.append_column(name, chosen[name])
-    kept = rows.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
-    lost = rows.append_column("drop_reason", chosen["drop_reason"])
-    lost = lost.filter(pa.array([reason is not None for reason in reasons], pa.bool_()))
-    lost = lost.append_column("drop_stage", pa.array(["curate"] * lost.num_rows, pa.string()))
-    where = f"curate {shard.number}"
+    for name in ("cluster", "evaluation_overlap", *SCORE_NAMES, "face_bboxes"):
+        if name in decisions.column_names:
+            rows = rows.append_column(name, decisions[name])
+
+    reasons = decisions["drop_reason"].combine_chunks()
+    kept = rows.filter(reasons.is_null())
+    dropped_rows = rows.append_column("drop_reason", decisions["drop_reason"]).filter(reasons.is_valid())
+    dropped_rows = dropped_rows.append_column("drop_stage", pa.array(["curate"] * dropped_rows.num_rows, pa.string()))
+    label = f"curate {shard.number}"
     parts = [
-        draft.put_table(f"part-{shard.number}.parquet", conform(kept, CURATED, where)),
-        draft.put_table(f"dropped-{shard.number}.parquet", conform(lost, dropped(CURATED), where)),
+        draft.put_table(f"part-{shard.number}.parquet", conform(kept, CURATED, label)),
+        draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped(CURATED), label)),
     ]
-    counts = Counter(reason for reason in reasons if reason)
-    return Record(
-        task=shard.id,
-        parts=parts,
-        counts=Counts(input=rows.num_rows, kept=kept.num_rows, dropped=dict(sorted(counts.items()))),
-    )
+    by_reason = dict(sorted(Counter(dropped_rows["drop_reason"].to_pylist()).items()))
+    return Record(task=shard.id, parts=parts, counts=Counts(input=rows.num_rows, kept=kept.num_rows, dropped=by_reason))
 
 
 def external_inputs(config: CurateConfig) -> list[Input]:
-    """The evaluation sets and the scorers, digested."""
+    """Return the evaluation sets and the scorers, with their digests."""
     return digest_evaluation_sets(config) + config.scores.inputs()
 
 

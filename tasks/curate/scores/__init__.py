@@ -1,1 +1,1 @@
-"""Model scores of images, computed once and cached by content."""
+"""Compute model scores of images once, and cache them by content."""

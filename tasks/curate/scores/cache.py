@@ -1,11 +1,11 @@
-"""Scores that were computed before, by any run of the store: each picture is scored once by each scorer.
+"""Cache the scores that any run of the store computed: each scorer scores an image once.
 
-They lie beside the snapshots, as Parquet objects that are written once and never changed::
+Scores lie beside the snapshots, as Parquet objects that are written once and never changed::
 
     scores/<scorer's digest>/<digest of the object>.parquet      columns dataops.images.score_tables.SCORES
 
-A score is a function of its scorer and of what it is of, so it does not matter who wrote it, nor whether two runs wrote
-the same one. An object that is lost costs the time to compute its scores again.
+A score depends only on its scorer and on the image (and caption), so it does not matter which run wrote it, nor whether two
+runs wrote the same one. If an object is deleted, its scores are computed again.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SCHEMA = {"id": pl.Binary, "score": pl.Float32}
 
 
 def put_scores(store: Store, scorer: str, scores: pa.Table) -> None:
-    """Keep some scores (SCORES, or FACES) of a scorer, which its digest names."""
+    """Write scores (SCORES, or FACES) of the scorer with this digest."""
     sink = pa.BufferOutputStream()
     pq.write_table(scores.cast(FACES if scores.num_columns > len(SCORES) else SCORES), sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
@@ -34,17 +34,17 @@ def put_scores(store: Store, scorer: str, scores: pa.Table) -> None:
 
 
 def read_scores(store: Store, scorer: str, *, faces: bool = False) -> pl.DataFrame:
-    """All scores of a scorer (SCHEMA), each id once. About 40 bytes of memory a score.
+    """Return all scores of a scorer (SCHEMA), each id once. A score takes about 40 bytes of memory.
 
     Args:
-        faces: with the column `face_bboxes`, of the scorer that has it.
+        faces: add the column `face_bboxes`; only the scorer `faces` has it.
     """
     schema = SCHEMA | ({"face_bboxes": pl.List(pl.List(pl.Float32))} if faces else {})
     tables: list[pl.DataFrame] = [pl.DataFrame(schema=schema)]
     for name in store.names(f"scores/{scorer}"):
         try:
             table = read_table(store, name, list(schema))
-        except CorruptPart as error:  # a lost power supply may leave an object empty
+        except CorruptPart as error:  # a power failure may leave an object empty
             logger.warning("%s; its scores are computed again", error)
             continue
         tables.append(pl.DataFrame({field: pl.Series(field, table[field], kind) for field, kind in schema.items()}))

@@ -1,4 +1,4 @@
-"""The scores `clip_score` and `aesthetic`: a subprocess job (training/score.py), since torch is not loaded here."""
+"""Compute the scores `clip_score` and `aesthetic` in a subprocess job (training/score.py): torch is not imported here."""
 
 import logging
 import re
@@ -19,40 +19,38 @@ from tasks.engine.subprocess_job import run_job
 logger = logging.getLogger(__name__)
 
 SHARDS_PER_JOB = 32
-"""Whose tars lie on this machine together. The model is loaded once for so many."""
+"""Number of shards whose tars are on this machine at the same time. A job loads the model once."""
 DONE = re.compile(r"^shard \S+: scored ")
 
 
-def score_shards(scorer: Scorer, todo: Sequence[ScoringTask], draft: Draft, context: Context) -> None:
-    """Score what is to do; the scores go to the cache. A killed job goes on with the shard that it was at."""
+def score_shards(scorer: Scorer, tasks: Sequence[ScoringTask], draft: Draft, context: Context) -> None:
+    """Compute the scores and cache them. After a job was killed, the next run resumes at the shard it was scoring."""
     assert scorer.model is not None
     folder = context.home / "jobs" / f"curate-{draft.key}" / scorer.name
-    for done in range(0, len(todo), SHARDS_PER_JOB):
-        some = todo[done : done + SHARDS_PER_JOB]
+    for start in range(0, len(tasks), SHARDS_PER_JOB):
+        batch = tasks[start : start + SHARDS_PER_JOB]
         job = {
             "model": str(scorer.model.path),
             "head": str(scorer.head.absolute()) if scorer.head else None,
-            "shards": [_shard(shard, draft, folder) for shard in some],
+            "shards": [_shard(task, draft, folder) for task in batch],
             "output": str(folder / "scores"),
             "device": scorer.device,
         }
 
-        def follow(line: str, before: int = done) -> None:
+        def follow(line: str, before: int = start) -> None:
             logger.info("%s: %s", scorer.name, line)
             if DONE.match(line):
                 finished = before + sum(1 for _ in (folder / "scores").glob("*.parquet"))
-                context.progress(finished, len(todo), f"{draft.stage} {scorer.name} {line}")
+                context.progress(finished, len(tasks), f"{draft.stage} {scorer.name} {line}")
 
         run_job("training.score", job, folder, on_line=follow)
-        for shard in some:
-            score_cache.put_scores(
-                draft.store, shard.scorer, pq.read_table(folder / "scores" / f"{shard.name}.parquet")
-            )
+        for task in batch:
+            score_cache.put_scores(draft.store, task.scorer, pq.read_table(folder / "scores" / f"{task.name}.parquet"))
         shutil.rmtree(folder)
-    with suppress(OSError):  # not empty: another scorer was killed
+    with suppress(OSError):  # not empty: the job of another scorer was killed
         folder.parent.rmdir()
 
 
-def _shard(todo: ScoringTask, draft: Draft, folder: Path) -> dict[str, str]:
-    tar, rows = (str(draft.store.local(name, keep_in=folder / "shards")) for name in (todo.tar, todo.rows))
-    return {"name": todo.name, "tar": tar, "extension": todo.extension, "rows": rows}
+def _shard(task: ScoringTask, draft: Draft, folder: Path) -> dict[str, str]:
+    tar, rows = (str(draft.store.local(name, keep_in=folder / "shards")) for name in (task.tar, task.rows))
+    return {"name": task.name, "tar": tar, "extension": task.extension, "rows": rows}

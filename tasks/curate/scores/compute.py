@@ -1,7 +1,6 @@
-"""The scores of a dataset's pictures: taken from the cache where any run computed them before, computed where none did.
+"""Return the scores of a dataset's images: from the cache if any run computed them before, else computed now.
 
-What is asked for lies in the store, a table a raw shard (PICTURES). Neither the order of the shards nor how the pictures
-are spread over them changes a score.
+A score depends neither on the order of the shards nor on how the images are distributed over them.
 """
 
 import hashlib
@@ -29,91 +28,91 @@ from tasks.engine.map_parts import map_parts
 
 logger = logging.getLogger(__name__)
 
-IMAGES = pa.schema([("key", pa.string()), ("caption", pa.string()), ("picture", pa.string())])
-"""What is to be scored of a raw shard: `picture` is the hex digest of the picture's bytes as they lie in the shard."""
+IMAGES = pa.schema([("key", pa.string()), ("caption", pa.string()), ("image_digest", pa.string())])
+"""Table of a raw shard's rows to score; `image_digest` is a hex digest of the image's bytes in the shard."""
 
 
 @dataclass(frozen=True)
 class ShardImages:
-    """The pictures of a raw shard that want scores."""
+    """The images of a raw shard to score."""
 
     number: str
-    """For example `00017`."""
+    """Number of the shard, for example `00017`."""
     tar: str
-    """Name in the store."""
+    """Name of the tar in the store."""
     extension: str
-    """Of the pictures' members."""
-    pictures: str
-    """Name in the store of a table PICTURES."""
+    """Extension of the image members."""
+    rows: str
+    """Name of a table IMAGES in the store."""
 
 
 def compute_scores(
     shards: Sequence[ShardImages], config: ScoresConfig, draft: Draft, context: Context
 ) -> Iterator[tuple[Scorer, dict[str, pa.Array]]]:
-    """Each scorer and its columns, those of all pictures of the first shard first; null where there is none.
+    """Yield each scorer and its columns: a row per image, in the order of the shards; null if it cannot be decoded.
 
-    They are the score (float32), under the scorer's name, and of `faces` also `face_bboxes`.
+    The columns are the score (float32), under the scorer's name, and `face_bboxes` of the scorer `faces`.
 
-    Raises: ConfigError where a scorer is missing; whatever its job raises.
+    Raises: ConfigError if a scorer is missing, and the errors of its job.
     """
     for scorer in config.scorers():
-        yield scorer, _scores(scorer, shards, draft, context)
+        yield scorer, _compute(scorer, shards, draft, context)
 
 
-def _scores(scorer: Scorer, shards: Sequence[ShardImages], draft: Draft, context: Context) -> dict[str, pa.Array]:
-    wanted = _wanted(scorer, shards, draft)
-    joined = _joined(wanted, draft, scorer)
-    missing = joined.filter(pl.col("found").is_null())
-    known = f"{wanted.height - missing.height:,} of {wanted.height:,} scores known before"
-    logger.info("%s %s: %s (scorer %s)", draft.stage, scorer.name, known, scorer.digest)
+def _compute(scorer: Scorer, shards: Sequence[ShardImages], draft: Draft, context: Context) -> dict[str, pa.Array]:
+    rows = _list_rows(scorer, shards, draft)
+    scored = _join_cached(rows, draft, scorer)
+    missing = scored.filter(pl.col("found").is_null())
+    cached = f"{rows.height - missing.height:,} of {rows.height:,} scores are cached"
+    logger.info("%s %s: %s (scorer %s)", draft.stage, scorer.name, cached, scorer.digest)
     once = missing.unique("id", keep="first", maintain_order=True)
-    todo = [_todo(scorer, shards[rows["shard"][0]], rows, draft) for rows in once.partition_by("shard")]
-    if todo and scorer.model is not None:
-        score_clip.score_shards(scorer, todo, draft, context)
-    elif todo:
-        map_parts(_of_package(scorer), todo, draft, context, format_record=lambda record: f"{record.task}: scored")
-    if todo:
-        joined = _joined(wanted, draft, scorer)
-    if lost := joined.filter(pl.col("found").is_null()).height:
-        raise CorruptPart(
-            f"{draft.stage} {scorer.name}: {lost} scores that were computed are not in scores/{scorer.digest}; run again"
-        )
-    columns = {scorer.name: pa.array(joined["score"].to_arrow(), pa.float32())}
+    tasks = [_make_task(scorer, shards[part["shard"][0]], part, draft) for part in once.partition_by("shard")]
+    if tasks:
+        if scorer.model is not None:
+            score_clip.score_shards(scorer, tasks, draft, context)
+        else:
+            map_parts(_select_function(scorer), tasks, draft, context, lambda record: f"{record.task}: scored")
+        scored = _join_cached(rows, draft, scorer)
+    if count := scored.filter(pl.col("found").is_null()).height:
+        folder = f"scores/{scorer.digest}"
+        raise CorruptPart(f"{draft.stage} {scorer.name}: {count} scores were computed but are not in {folder}; rerun")
+    columns = {scorer.name: pa.array(scored["score"].to_arrow(), pa.float32())}
     if scorer.name == "faces":
-        columns["face_bboxes"] = joined["face_bboxes"].to_arrow().cast(FACE_BBOXES)
+        columns["face_bboxes"] = scored["face_bboxes"].to_arrow().cast(FACE_BBOXES)
     return columns
 
 
-def _of_package(scorer: Scorer) -> Any:
+def _select_function(scorer: Scorer) -> Any:
     if scorer.name == "faces":
-        return partial(score_faces.score_faces, least_confidence=scorer.min_confidence)
+        return partial(score_faces.score_faces, min_confidence=scorer.min_confidence)
     return score_nsfw.score_nsfw
 
 
-def _wanted(scorer: Scorer, shards: Sequence[ShardImages], draft: Draft) -> pl.DataFrame:
-    """A row a picture: `shard` and `row`, its place, and `id`, what its score is of."""
+def _list_rows(scorer: Scorer, shards: Sequence[ShardImages], draft: Draft) -> pl.DataFrame:
+    """Return a row per image: `shard` and `row`, its indices, and `id`, the identity of its score."""
     tables = [pl.DataFrame(schema={"shard": pl.UInt32, "row": pl.UInt32, "id": pl.Binary})]
     for number, shard in enumerate(shards):
-        rows = read_table(draft.store, shard.pictures, ["picture", *(["caption"] if scorer.reads_caption else [])])
+        columns = ["image_digest", *(["caption"] if scorer.reads_caption else [])]
+        rows = read_table(draft.store, shard.rows, columns)
         captions = rows["caption"].to_pylist() if scorer.reads_caption else None
-        ids = pl.Series("id", compute_score_ids(rows["picture"].to_pylist(), captions), pl.Binary)
-        places = pl.DataFrame({"row": pl.Series(range(len(ids)), dtype=pl.UInt32), "id": ids})
-        tables.append(places.select(pl.lit(number, pl.UInt32).alias("shard"), "row", "id"))
+        ids = pl.Series("id", compute_score_ids(rows["image_digest"].to_pylist(), captions), pl.Binary)
+        indices = pl.DataFrame({"row": pl.Series(range(len(ids)), dtype=pl.UInt32), "id": ids})
+        tables.append(indices.select(pl.lit(number, pl.UInt32).alias("shard"), "row", "id"))
     return pl.concat(tables)
 
 
-def _joined(wanted: pl.DataFrame, draft: Draft, scorer: Scorer) -> pl.DataFrame:
-    """The wanted rows, in their order, with `score` and `found`, which is null where the cache has none."""
-    known = score_cache.read_scores(draft.store, scorer.digest, faces=scorer.name == "faces")
-    known = known.with_columns(pl.lit(True).alias("found"))
-    return wanted.join(known, on="id", how="left", maintain_order="left")
+def _join_cached(rows: pl.DataFrame, draft: Draft, scorer: Scorer) -> pl.DataFrame:
+    """Return the rows, in their order, with `score` and with `found`, which is null if the cache has no score."""
+    cached = score_cache.read_scores(draft.store, scorer.digest, faces=scorer.name == "faces")
+    cached = cached.with_columns(pl.lit(True).alias("found"))
+    return rows.join(cached, on="id", how="left", maintain_order="left")
 
 
-def _todo(scorer: Scorer, shard: ShardImages, rows: pl.DataFrame, draft: Draft) -> ScoringTask:
-    """Write down the rows of a shard that are to be scored."""
-    pictures = read_table(draft.store, shard.pictures).take(rows["row"].to_arrow())
+def _make_task(scorer: Scorer, shard: ShardImages, rows: pl.DataFrame, draft: Draft) -> ScoringTask:
+    """Write the rows of a shard to score (TO_SCORE), and return the task."""
+    images = read_table(draft.store, shard.rows).take(rows["row"].to_arrow())
     ids = pa.array(rows["id"].to_list(), TO_SCORE.field("id").type)
-    table = pa.table([pictures["key"], pictures["caption"], ids], schema=TO_SCORE)
+    table = pa.table([images["key"], images["caption"], ids], schema=TO_SCORE)
     name = f"{shard.number}-{hashlib.sha256(b''.join(rows['id'].to_list())).hexdigest()[:16]}"
     part = draft.put_table(f"_work/score-{scorer.name}-{name}.parquet", table)
-    return ScoringTask(scorer.digest, name, shard.tar, shard.extension, draft.path(part.name), table.num_rows)
+    return ScoringTask(scorer.digest, name, shard.tar, shard.extension, draft.path(part.name))

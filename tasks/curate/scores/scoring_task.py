@@ -1,24 +1,22 @@
-"""One task of a scorer: some samples of a raw shard."""
+"""Define one task of a scorer: samples of a raw shard."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """What a scorer is to do with one raw shard."""
+    """The samples of one raw shard that a scorer has to score."""
 
     scorer: str
-    """Its digest: where its scores go in the cache."""
+    """Digest of the scorer: the cache keeps its scores under it."""
     name: str
-    """Of the shard and, by a digest, of the rows: no result is taken for one of other rows."""
+    """The shard's number and a digest of the rows, so that results of other rows are never used."""
     tar: str
-    """Name in the store."""
+    """Name of the tar in the store."""
     extension: str
-    """Of the pictures' members."""
+    """Extension of the image members."""
     rows: str
-    """Name in the store of the table (dataops.images.score_tables.TO_SCORE) of the samples to score."""
-    count: int
-    """How many they are."""
+    """Store name of the table (dataops.images.score_tables.TO_SCORE) of the samples to score."""
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""What scorers of single pictures share: the wanted pictures of a raw shard, one by one, in a worker process."""
+"""Score images of a raw shard one by one in a worker process, for the scorers `faces` and `nsfw`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +13,23 @@ from tasks.curate.scores import cache as score_cache
 from tasks.curate.scores.scoring_task import ScoringTask
 
 
-def score_images(draft: Draft, todo: ScoringTask, score: Callable[[bytes], dict[str, Any]]) -> Record:
-    """Score the wanted pictures of a shard; the scores go to the cache.
+def score_images(draft: Draft, task: ScoringTask, score: Callable[[bytes], dict[str, Any]]) -> Record:
+    """Score the images of a task and cache the scores.
 
     Args:
-        score: the columns of SCORES or FACES, but for `id`, of a picture's bytes.
+        score: returns the columns of SCORES or FACES, without `id`, for the bytes of an image.
 
-    Raises: CorruptPart where the shard lacks one of them.
+    Raises: CorruptPart if the shard lacks an image.
     """
-    rows = read_table(draft.store, todo.rows)
-    wanted = dict(zip(rows["key"].to_pylist(), rows["id"].to_pylist(), strict=True))
+    rows = read_table(draft.store, task.rows)
+    ids = dict(zip(rows["key"].to_pylist(), rows["id"].to_pylist(), strict=True))
     scores: list[dict[str, Any]] = []
-    with draft.store.open(todo.tar) as file:
-        for key, members in read_samples(file, todo.tar):
-            if key in wanted and todo.extension in members:
-                scores.append({"id": wanted.pop(key), **score(members[todo.extension])})
-    if wanted:
-        raise CorruptPart(f"{todo.tar}: has no picture {next(iter(wanted))!r}, which is to be scored")
+    with draft.store.open(task.tar) as file:
+        for key, members in read_samples(file, task.tar):
+            if key in ids and task.extension in members:
+                scores.append({"id": ids.pop(key), **score(members[task.extension])})
+    if ids:
+        raise CorruptPart(f"{task.tar}: sample {next(iter(ids))!r} has no .{task.extension} image to score")
     schema = FACES if any("face_bboxes" in row for row in scores) else SCORES
-    score_cache.put_scores(draft.store, todo.scorer, pa.Table.from_pylist(scores, schema))
-    return Record(task=todo.id)
+    score_cache.put_scores(draft.store, task.scorer, pa.Table.from_pylist(scores, schema))
+    return Record(task=task.id)

@@ -1,4 +1,4 @@
-"""Raw shards of planted pictures, as the download stage leaves them: what the tests of curate and pack start from."""
+"""Write raw shards of synthetic images, as the download stage does, for the tests of curate and pack."""
 
 import hashlib
 import io

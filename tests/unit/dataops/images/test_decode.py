@@ -19,7 +19,7 @@ def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (90, 60), seed
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
-def test_header_of_each_kind(kind: str) -> None:
+def test_read_header_returns_kind_and_size(kind: str) -> None:
     header = read_header(encoded(kind))
     assert (header.kind, header.width, header.height) == (kind.lower(), 90, 60)
 
@@ -40,21 +40,21 @@ def test_header_of_each_kind(kind: str) -> None:
         (b"GIF89a", "decode"),
     ],
 )
-def test_what_is_refused_and_why(data: bytes, reason: str) -> None:
+def test_read_header_refuses_other_bytes_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageRefused) as refused:
         read_header(data)
     assert refused.value.reason == reason
     assert str(refused.value).startswith(f"{reason}: ")
 
 
-def test_16_bits_a_channel_are_refused_by_name() -> None:
+def test_read_header_refuses_png_of_16_bits() -> None:
     out = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(out, "PNG")
     with pytest.raises(ImageRefused, match="unsupported_format: png of more than 8 bits"):
         read_header(out.getvalue())
 
 
-def test_avif_of_ten_bits_is_refused_by_name() -> None:
+def test_read_header_refuses_avif_of_10_and_12_bits() -> None:
     cv2 = pytest.importorskip("cv2")
     deep = np.random.default_rng(0).integers(0, 1024, (32, 48, 3), np.uint16)
     for depth in (10, 12):
@@ -65,9 +65,9 @@ def test_avif_of_ten_bits_is_refused_by_name() -> None:
     assert read_header(data.tobytes()).kind == "avif"
 
 
-def test_size_is_known_before_pixels_are_decoded() -> None:
+def test_read_header_refuses_too_many_pixels() -> None:
     data = bytearray(encoded("PNG"))
-    data[16:24] = struct.pack(">II", 50_000, 50_000)  # its checksum is wrong now, too
+    data[16:24] = struct.pack(">II", 50_000, 50_000)  # this breaks its checksum too
     with pytest.raises(ImageRefused, match=r"too_many_pixels|decode"):
         read_header(bytes(data), max_area=10**6)
     with pytest.raises(ImageRefused, match="too_many_pixels: 90x60 pixels"):
@@ -79,7 +79,7 @@ def test_size_is_known_before_pixels_are_decoded() -> None:
     ("kind", "options"),
     [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True})],
 )
-def test_every_cut_is_noticed(kind: str, options: dict[str, Any]) -> None:
+def test_is_truncated_when_cut_anywhere(kind: str, options: dict[str, Any]) -> None:
     data = encoded(kind, size=(40, 30), **options)
     assert not is_truncated(data, kind.lower())
     assert not is_truncated(data + b"trailing bytes", kind.lower())
@@ -87,7 +87,7 @@ def test_every_cut_is_noticed(kind: str, options: dict[str, Any]) -> None:
         assert is_truncated(data[:end], kind.lower()), end
 
 
-def test_thumbnail_in_the_metadata_does_not_hide_a_cut() -> None:
+def test_is_truncated_ignores_a_thumbnail_in_the_metadata() -> None:
     inner, data = encoded("JPEG", size=(16, 16)), encoded("JPEG")
     exif = b"Exif\0\0" + inner
     whole = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
@@ -97,7 +97,7 @@ def test_thumbnail_in_the_metadata_does_not_hide_a_cut() -> None:
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]))
 @settings(max_examples=200, deadline=None)
-def test_no_bytes_do_worse_than_be_refused(data: bytes, start: bytes) -> None:
+def test_decoders_raise_only_image_refused_on_any_bytes(data: bytes, start: bytes) -> None:
     for function in (read_header, decode, decode_pixels):
         try:
             function(start + data)
@@ -106,7 +106,7 @@ def test_no_bytes_do_worse_than_be_refused(data: bytes, start: bytes) -> None:
     sniff(data)
 
 
-def test_decode_puts_transparency_on_white_and_notices_damage() -> None:
+def test_decode_puts_transparency_on_white_and_refuses_damage() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     out = io.BytesIO()
     clear.save(out, "PNG")
@@ -120,18 +120,18 @@ def test_decode_puts_transparency_on_white_and_notices_damage() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
-def test_pixels_of_a_jpeg_are_those_that_pillow_decodes(mode: str, options: dict[str, Any]) -> None:
+def test_decode_pixels_of_a_jpeg_equals_pillow(mode: str, options: dict[str, Any]) -> None:
     for seed, size in enumerate([(90, 60), (61, 17), (1, 1)]):
         data = encoded("JPEG", mode, size, seed, **options)
         assert np.array_equal(decode_pixels(data), np.asarray(decode(data)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "AVIF"])
-def test_pixels_of_other_kinds(kind: str) -> None:
+def test_decode_pixels_of_other_kinds(kind: str) -> None:
     assert decode_pixels(encoded(kind)).shape == (60, 90, 3)
 
 
-def test_too_many_pixels_are_refused_before_one_is_decoded() -> None:
+def test_decode_pixels_refuses_too_many_pixels() -> None:
     for kind in ("JPEG", "PNG"):
         with pytest.raises(ImageRefused, match="too_many_pixels: 90x60"):
             decode_pixels(encoded(kind), max_area=90 * 60 - 1)

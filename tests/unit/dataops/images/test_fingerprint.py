@@ -10,21 +10,21 @@ from dataops.images.fingerprint import compute_luminance, fingerprint, resize_pl
 WHITE = 1 << 63
 
 
-def some_picture(seed: int, size: tuple[int, int] = (100, 70)) -> np.ndarray:
+def synthetic_image(seed: int, size: tuple[int, int] = (100, 70)) -> np.ndarray:
     random = np.random.default_rng(seed)
     blocks = random.integers(0, 256, (random.integers(3, 12), random.integers(3, 12), 3), np.uint8)
     return np.asarray(Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC))
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_hash_is_that_of_imagehash(seed: int) -> None:
+def test_phash_equals_imagehash(seed: int) -> None:
     imagehash = pytest.importorskip("imagehash")
-    picture = some_picture(seed)
-    assert f"{fingerprint(picture).phash:016x}" == str(imagehash.phash(Image.fromarray(picture)))
+    image = synthetic_image(seed)
+    assert f"{fingerprint(image).phash:016x}" == str(imagehash.phash(Image.fromarray(image)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 31), (32, 32), (32, 20), (200, 32), (400, 300), (333, 500), (97, 5)])
-def test_luminance_is_resampled_as_pillow_does(size: tuple[int, int]) -> None:
+def test_resize_plane_equals_pillow(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     grey = Image.fromarray(noise).convert("L")
     assert np.array_equal(compute_luminance(noise), np.asarray(grey))
@@ -32,65 +32,64 @@ def test_luminance_is_resampled_as_pillow_does(size: tuple[int, int]) -> None:
     assert np.array_equal(resize_plane(compute_luminance(noise), 32), expected)
 
 
-def test_a_tall_picture_is_resampled_rows_first() -> None:
-    """Pillow 13 takes the columns of tall pictures first, which rounds otherwise."""
+def test_resize_plane_resamples_rows_first_when_tall() -> None:
+    """Pillow 13 resamples the columns of tall images first, which rounds differently."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 100), np.uint8)
-    theirs = np.asarray(Image.fromarray(noise).resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
-    assert np.abs(resize_plane(noise, 32).astype(int) - theirs).max() <= 1
+    pillow = np.asarray(Image.fromarray(noise).resize((32, 32), Image.Resampling.LANCZOS)).astype(int)
+    assert np.abs(resize_plane(noise, 32).astype(int) - pillow).max() <= 1
     rows_first = Image.fromarray(noise).resize((32, 400), Image.Resampling.LANCZOS)
     assert np.array_equal(resize_plane(noise, 32), np.asarray(rows_first.resize((32, 32), Image.Resampling.LANCZOS)))
 
 
 @pytest.mark.parametrize("size", [(160, 96), (100, 70), (17, 16), (16, 16), (9, 3), (1, 1)])
 def test_thumbnail_is_the_mean_of_each_cell(size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    found = np.frombuffer(fingerprint(picture).thumbnail, np.uint8).reshape(16, 16, 3)
+    image = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    found = np.frombuffer(fingerprint(image).thumbnail, np.uint8).reshape(16, 16, 3)
 
-    def shares(side: int) -> np.ndarray:  # of each pixel (side, 16) in each cell
+    def shares(side: int) -> np.ndarray:  # share of each pixel in each cell (side, 16)
         finely = np.repeat(np.arange(side), 16).reshape(16, side)
         return np.stack([np.bincount(cell, minlength=side) / side for cell in finely], axis=1)
 
-    means = np.einsum("yi,xj,yxc->ijc", shares(size[1]), shares(size[0]), picture.astype(float))
+    means = np.einsum("yi,xj,yxc->ijc", shares(size[1]), shares(size[0]), image.astype(float))
     assert np.abs(found - means).max() <= 0.5 + 1e-9
 
 
 def test_contrast_is_the_standard_deviation_of_luminance() -> None:
-    picture = some_picture(3)
-    assert fingerprint(picture).contrast == pytest.approx(compute_luminance(picture).std())
+    image = synthetic_image(3)
+    assert fingerprint(image).contrast == pytest.approx(compute_luminance(image).std())
     assert fingerprint(np.full((50, 50, 3), 77, np.uint8)).contrast == 0
 
 
-def test_ground_is_the_share_of_the_commonest_luminance() -> None:
+def test_background_share_is_that_of_the_commonest_luminance() -> None:
     halves = np.full((40, 200, 3), 250, np.uint8)
     halves[:, :70] = 20
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     assert fingerprint(halves).background_share == pytest.approx(0.65, abs=0.02)
-    assert fingerprint(halves + np.arange(3, dtype=np.uint8)).background_share == pytest.approx(
-        0.65, abs=0.02
-    )  # nearly one level
+    tinted = halves + np.arange(3, dtype=np.uint8)  # its luminance is nearly constant
+    assert fingerprint(tinted).background_share == pytest.approx(0.65, abs=0.02)
     assert fingerprint(noise).background_share < 0.2
     assert fingerprint(np.full((1, 1, 3), 9, np.uint8)).background_share == 1
 
 
-def test_pixels_are_equal_where_size_and_every_value_are() -> None:
-    picture = some_picture(4)
-    other = picture.copy()
+def test_pixels_are_equal_when_size_and_all_values_are() -> None:
+    image = synthetic_image(4)
+    other = image.copy()
     other[5, 5, 1] ^= 1
-    turned = picture.reshape(picture.shape[1], picture.shape[0], 3)
-    assert fingerprint(picture.copy()).pixels == fingerprint(picture).pixels
-    assert len({fingerprint(one).pixels for one in (picture, other, turned)}) == 3
+    turned = image.reshape(image.shape[1], image.shape[0], 3)
+    assert fingerprint(image.copy()).pixels == fingerprint(image).pixels
+    assert len({fingerprint(one).pixels for one in (image, other, turned)}) == 3
 
 
 def test_hash_and_thumbnail_survive_scale_and_compression() -> None:
-    picture = Image.fromarray(some_picture(5, (200, 200)))
+    image = Image.fromarray(synthetic_image(5, (200, 200)))
     out = io.BytesIO()
-    picture.resize((90, 90), Image.Resampling.LANCZOS).save(out, "JPEG", quality=60)
-    one, two = fingerprint(np.asarray(picture)), fingerprint(decode_pixels(out.getvalue()))
+    image.resize((90, 90), Image.Resampling.LANCZOS).save(out, "JPEG", quality=60)
+    one, two = fingerprint(np.asarray(image)), fingerprint(decode_pixels(out.getvalue()))
     assert (one.phash ^ two.phash).bit_count() <= 4
-    left, right = (np.frombuffer(seen.thumbnail, np.uint8).astype(int) for seen in (one, two))
+    left, right = (np.frombuffer(each.thumbnail, np.uint8).astype(int) for each in (one, two))
     assert np.abs(left - right).max() <= 16
 
 
-def test_flat_pictures_have_a_hash_without_noise() -> None:
+def test_phash_of_flat_images_has_no_noise() -> None:
     assert {fingerprint(np.full((50, 50, 3), value, np.uint8)).phash for value in (1, 77, 128, 255)} == {WHITE}
     assert fingerprint(np.zeros((50, 50, 3), np.uint8)).phash == 0

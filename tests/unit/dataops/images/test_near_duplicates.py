@@ -15,7 +15,7 @@ from dataops.images.near_duplicates import (
 DISTANCES = [0, 1, 3, 6, 10, 16]
 
 
-def some_hashes(seed: int, count: int) -> np.ndarray:
+def synthetic_hashes(seed: int, count: int) -> np.ndarray:
     """Hashes around a few centres, at 0 to 12 flipped bits."""
     random = np.random.default_rng(seed)
     centres = random.integers(0, 2**64, 5, np.uint64)
@@ -30,10 +30,10 @@ def no_thumbnails(count: int) -> np.ndarray:
     return np.empty((count, 0), np.uint8)
 
 
-def obvious_clusters(
+def brute_force_clusters(
     hashes: np.ndarray, groups: np.ndarray, thumbnails: np.ndarray, distance: int, tolerance: int
 ) -> list[int]:
-    """Compare each row with each; spread the smallest label until nothing changes."""
+    """Compare each row with each; propagate the smallest label until nothing changes."""
     label, changed = list(range(len(hashes))), True
     apart = np.abs(thumbnails[:, None].astype(int) - thumbnails[None].astype(int)).max(axis=2, initial=0)
     while changed:
@@ -49,35 +49,35 @@ def obvious_clusters(
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("seed", range(3))
-def test_clusters_are_those_of_the_obvious_search(seed: int, distance: int) -> None:
+def test_find_clusters_equals_brute_force(seed: int, distance: int) -> None:
     random = np.random.default_rng(seed)
-    hashes, groups = some_hashes(seed, 120), random.integers(0, 1 + seed, 120)
+    hashes, groups = synthetic_hashes(seed, 120), random.integers(0, 1 + seed, 120)
     thumbnails = random.integers(0, 12, (120, 3), np.uint8)
     for tolerance in (255, 6):
-        expected = obvious_clusters(hashes, groups, thumbnails, distance, tolerance)
+        expected = brute_force_clusters(hashes, groups, thumbnails, distance, tolerance)
         assert find_clusters(hashes, groups, thumbnails, distance, tolerance).tolist() == expected
-    assert len(set(obvious_clusters(hashes, groups, thumbnails, 6, 6))) < 120
+    assert len(set(brute_force_clusters(hashes, groups, thumbnails, 6, 6))) < 120
 
 
 @given(st.permutations(range(60)))
 @settings(max_examples=30, deadline=None)
-def test_the_order_of_rows_shows_nowhere(order: list[int]) -> None:
-    hashes, groups = some_hashes(3, 60), np.arange(60) % 2
+def test_find_clusters_does_not_depend_on_the_order_of_rows(order: list[int]) -> None:
+    hashes, groups = synthetic_hashes(3, 60), np.arange(60) % 2
     found = find_clusters(hashes[order], groups[order], no_thumbnails(60), 6, 0)
-    named = np.array(order)[found]  # by the rows as they were before
+    named = np.array(order)[found]  # as rows before the permutation
     members = {frozenset(np.array(order)[named == name].tolist()) for name in set(named.tolist())}
     expected = find_clusters(hashes, groups, no_thumbnails(60), 6, 0)
     assert members == {frozenset(np.flatnonzero(expected == name).tolist()) for name in set(expected.tolist())}
 
 
-def test_very_many_equal_rows_are_compared_once() -> None:
-    count = 300_000  # each with each would be 4.5e10 comparisons a table
+def test_find_clusters_compares_equal_rows_once() -> None:
+    count = 300_000  # comparing each with each would take 4.5e10 comparisons per table
     hashes, groups = np.full(count, 1 << 63, np.uint64), np.zeros(count, np.int64)
     assert not find_clusters(hashes, groups, np.zeros((count, 2), np.uint8), 6, 16).any()
     assert not find_clusters(hashes, groups, no_thumbnails(count), 6, 16).any()
 
 
-def test_nothing_and_one() -> None:
+def test_searches_accept_no_row_and_one_row() -> None:
     none = np.array([], np.uint64)
     assert find_clusters(none, none.astype(np.int64), no_thumbnails(0), 4, 0).tolist() == []
     assert find_clusters(np.array([7], np.uint64), np.array([0]), no_thumbnails(1), 4, 0).tolist() == [0]
@@ -86,18 +86,18 @@ def test_nothing_and_one() -> None:
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_matches_are_all_pairs_each_once(distance: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataops.images.near_duplicates._PAIRS", 200)  # so that they come in several blocks
-    rows = some_hashes(1, 150)
-    queries = np.concatenate([rows[:20], some_hashes(1, 40), some_hashes(2, 20)])
+def test_find_close_pairs_yields_each_pair_once(distance: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataops.images.near_duplicates._PAIRS", 200)  # for several blocks
+    rows = synthetic_hashes(1, 150)
+    queries = np.concatenate([rows[:20], synthetic_hashes(1, 40), synthetic_hashes(2, 20)])
     found = [tuple(pair) for block in find_close_pairs(queries, rows, distance) for pair in block.tolist()]
     apart = hamming_distance(queries[:, None], rows[None])
-    assert sorted(found) == sorted(zip(*(place.tolist() for place in np.nonzero(apart <= distance)), strict=True))
+    assert sorted(found) == sorted(zip(*(index.tolist() for index in np.nonzero(apart <= distance)), strict=True))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("rows", [10, 10_000, 10_000_000])
-def test_each_way_to_flip_bits_leaves_a_table_whole(distance: int, rows: int) -> None:
+def test_choose_masks_has_an_unflipped_mask_for_any_flipped_bits(distance: int, rows: int) -> None:
     masks = choose_masks(distance, rows**2 / 2, rows)
     random = np.random.default_rng(0)
     for _ in range(200):
@@ -105,15 +105,15 @@ def test_each_way_to_flip_bits_leaves_a_table_whole(distance: int, rows: int) ->
         assert (masks & np.uint64(flipped) == 0).any()
 
 
-def test_a_distance_that_cannot_be_searched_is_an_error() -> None:
+def test_choose_masks_raises_on_a_distance_above_the_maximum() -> None:
     with pytest.raises(ValueError, match="distance is 17; allowed: 0 to 16"):
         choose_masks(17, 1, 1)
 
 
 @pytest.mark.parametrize("distance", [1, 6, 16])
-def test_the_searches_of_blocks_find_together_what_one_search_finds(distance: int) -> None:
+def test_block_searches_together_find_what_one_search_finds(distance: int) -> None:
     random = np.random.default_rng(distance)
-    hashes, groups = some_hashes(4, 200), random.integers(0, 2, 200)
+    hashes, groups = synthetic_hashes(4, 200), random.integers(0, 2, 200)
     thumbnails, searches = random.integers(0, 9, (200, 2), np.uint8), plan_searches(distance)
     apart = hashes[:, None] ^ hashes[None]
     near = (np.bitwise_count(apart) <= distance) & (groups[:, None] == groups[None])
@@ -127,5 +127,5 @@ def test_the_searches_of_blocks_find_together_what_one_search_finds(distance: in
         assert (has_neighbour(hashes, groups, distance, block) == here.any(axis=1)).all()
         found = find_clusters(hashes, groups, thumbnails, distance, 5, block)
         pairs.append(np.stack([np.arange(200), found]))
-    together = find_connected(200, *np.concatenate(pairs, axis=1))
-    assert (together == find_clusters(hashes, groups, thumbnails, distance, 5)).all()
+    combined = find_connected(200, *np.concatenate(pairs, axis=1))
+    assert (combined == find_clusters(hashes, groups, thumbnails, distance, 5)).all()

@@ -10,13 +10,13 @@ from sklearn.datasets import load_sample_image
 
 from dataops.images.fingerprint import MATRIX_SIDE, fingerprint
 from dataops.images.near_duplicates import find_close_pairs
-from dataops.images.overlap import CROPS, VARIANTS, correlate, index_image, variant
+from dataops.images.overlap import CROPS, VARIANTS, correlate, index_image, variant_kind
 
 DISTANCE, CORRELATION = 10, 0.95
 
 
 def tiles() -> list[Image.Image]:
-    """17 pictures: the tiles of two photographs, of which no two overlap."""
+    """17 images: tiles of two photographs that do not overlap."""
     hopper = Image.open(Path(mpl.get_data_path(), "sample_data", "grace_hopper.jpg"))
     cut = [(Image.fromarray(load_sample_image("china.jpg")), 4, 2), (hopper, 3, 3)]
     return [
@@ -28,15 +28,17 @@ def tiles() -> list[Image.Image]:
 
 
 TILES = tiles()
-KNOWN = [index_image(np.asarray(tile)) for tile in TILES]
-PLANES, HASHES = np.stack([plane for plane, _ in KNOWN]), np.concatenate([hashes for _, hashes in KNOWN])
+INDEXED = [index_image(np.asarray(tile)) for tile in TILES]
+PLANES, HASHES = np.stack([plane for plane, _ in INDEXED]), np.concatenate([hashes for _, hashes in INDEXED])
 
 
-def found(copies: list[Image.Image]) -> set[tuple[int, int]]:
-    """(tile, copy) of all that are taken for one."""
-    seen = [fingerprint(np.asarray(copy)) for copy in copies]
-    hashes = np.array([one.phash for one in seen], np.uint64)
-    luminances = np.frombuffer(b"".join(one.luminance for one in seen), np.uint8).reshape(-1, MATRIX_SIDE, MATRIX_SIDE)
+def find_copies(copies: list[Image.Image]) -> set[tuple[int, int]]:
+    """Return each pair (tile, copy) that is matched."""
+    fingerprints = [fingerprint(np.asarray(copy)) for copy in copies]
+    hashes = np.array([one.phash for one in fingerprints], np.uint64)
+    luminances = np.frombuffer(b"".join(one.luminance for one in fingerprints), np.uint8).reshape(
+        -1, MATRIX_SIDE, MATRIX_SIDE
+    )
     pairs = np.concatenate([np.empty((0, 2), np.int64), *find_close_pairs(HASHES, hashes, DISTANCE)])
     best = correlate(PLANES[pairs[:, 0] // VARIANTS], luminances[pairs[:, 1]], pairs[:, 0] % VARIANTS)
     good = pairs[best >= CORRELATION]
@@ -50,7 +52,7 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def crop(image: Image.Image, side: float, number: int) -> Image.Image:
-    """A part at a place of chance."""
+    """Return a crop at a random position."""
     x, y = np.random.default_rng(number).random(2) * (1 - side)
     left, top = int(x * image.width), int(y * image.height)
     return image.crop((left, top, left + int(side * image.width), top + int(side * image.height)))
@@ -71,29 +73,29 @@ CHANGES: dict[str, tuple[Callable[[Image.Image, int], Image.Image], int]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changed_copies_are_found_and_other_pictures_are_not(name: str) -> None:
+def test_changed_copies_match_and_other_images_do_not(name: str) -> None:
     change, least = CHANGES[name]
-    pairs = found([change(tile, number) for number, tile in enumerate(TILES)])
+    pairs = find_copies([change(tile, number) for number, tile in enumerate(TILES)])
     assert {(one, two) for one, two in pairs if one != two} == set()
     assert len(pairs) >= least
 
 
-def test_first_hash_is_the_pictures_and_that_of_its_mirror_image_is_nearly_known() -> None:
+def test_index_image_has_the_hash_of_the_image_and_nearly_that_of_its_mirror_image() -> None:
     for number, tile in enumerate(TILES):
         straight, mirrored = HASHES[number * VARIANTS], HASHES[number * VARIANTS + len(CROPS)]
         assert straight == fingerprint(np.asarray(tile)).phash
         assert (int(mirrored) ^ fingerprint(np.asarray(ImageOps.mirror(tile))).phash).bit_count() <= 2
 
 
-def test_hash_of_a_crop_is_nearly_that_of_the_part() -> None:
+def test_index_image_has_nearly_the_hash_of_a_crop() -> None:
     for number, tile in enumerate(TILES):
         left, top, right, bottom = CROPS[1]
         part = tile.crop((round(left * 160), round(top * 200), round(right * 160), round(bottom * 200)))
         assert (int(HASHES[number * VARIANTS + 1]) ^ fingerprint(np.asarray(part)).phash).bit_count() <= 8
 
 
-def test_correlation_is_that_of_numpy_where_nothing_moves() -> None:
-    """Pearson's, of the plane's cells and the other's; the search may only better it."""
+def test_correlate_is_at_least_the_correlation_of_numpy() -> None:
+    """The search over moved crops can only raise Pearson's correlation of the cells."""
     left = PLANES[3]
     cells = left.reshape(32, 2, 32, 2).mean(axis=(1, 3))
     right = np.clip(cells * 0.5 + np.random.default_rng(0).normal(0, 20, (32, 32)), 0, 255).astype(np.uint8)
@@ -103,7 +105,7 @@ def test_correlation_is_that_of_numpy_where_nothing_moves() -> None:
     assert correlate(left[None], flat, np.array([0]))[0] == 0
 
 
-def test_variants_have_names() -> None:
-    kinds = [variant(number).kind for number in range(VARIANTS)]
+def test_variant_kind_names_each_variant() -> None:
+    kinds = [variant_kind(number) for number in range(VARIANTS)]
     assert (kinds[0], kinds[1], kinds[len(CROPS)], kinds[-1]) == ("copy", "crop", "mirrored", "mirrored_crop")
     assert len(HASHES) == len(TILES) * VARIANTS

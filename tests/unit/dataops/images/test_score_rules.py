@@ -1,4 +1,4 @@
-"""Rules over scores against slow, obvious code."""
+"""Compare rules over scores with a slow reference."""
 
 import math
 from fractions import Fraction
@@ -13,15 +13,15 @@ from pydantic import ValidationError
 from dataops.images.score_rules import ScoreRule, drop_reasons
 
 
-def obvious(rows: list[dict], rules: list[ScoreRule]) -> list[str | None]:
-    """Each rule one row after the other, in words."""
+def reference_reasons(rows: list[dict], rules: list[ScoreRule]) -> list[str | None]:
+    """Apply each rule to one row after the other."""
     reasons: list[str | None] = []
     for row in rows:
-        reasons.append(next((said for rule in rules if (said := judged(row, rows, rule))), None))
+        reasons.append(next((reason for rule in rules if (reason := reference_reason(row, rows, rule))), None))
     return reasons
 
 
-def judged(row: dict, rows: list[dict], rule: ScoreRule) -> str | None:
+def reference_reason(row: dict, rows: list[dict], rule: ScoreRule) -> str | None:
     def has_score(other: dict) -> bool:
         return other[rule.score] is not None and not math.isnan(other[rule.score])
 
@@ -63,7 +63,7 @@ def scored(*scores: float | None, language: str | None = "en", first: int = 0) -
 
 
 SHARES = st.sampled_from([0.0, 0.02, 0.07, 0.1, 0.25, 0.3, 0.5, 0.9, 1.0])
-# Few values of exact float32, so that ties and thresholds that are hit exactly are frequent.
+# Few exact float32 values, so that ties and scores equal to a threshold are frequent.
 SCORES = st.sampled_from([None, math.nan, -0.5, 0.0, 0.125, 0.25, 0.25, 0.5, 1.0])
 BY = st.sampled_from([None, "language"])
 RULES = st.one_of(
@@ -84,14 +84,14 @@ RULES = st.one_of(
     st.lists(RULES, max_size=3),
     st.randoms(use_true_random=False),
 )
-def test_every_rule_says_what_the_obvious_code_says_in_any_order_of_rows(values, rules, random) -> None:
+def test_drop_reasons_equals_the_reference_in_any_order_of_rows(values, rules, random) -> None:
     uids = [f"{i:032x}" for i in range(len(values))]
     random.shuffle(uids)
     rows = [
         {"uid": uid, "clip_score": clip, "nsfw": nsfw, "language": language}
         for uid, (clip, nsfw, language) in zip(uids, values, strict=True)
     ]
-    expected = obvious(rows, rules)
+    expected = reference_reasons(rows, rules)
     assert drop_reasons(table(rows), rules).to_pylist() == expected
     order = list(range(len(rows)))
     random.shuffle(order)
@@ -99,16 +99,16 @@ def test_every_rule_says_what_the_obvious_code_says_in_any_order_of_rows(values,
     assert shuffled == [expected[i] for i in order]
 
 
-def test_a_fraction_keeps_exactly_so_many_and_ties_go_by_uid() -> None:
+def test_top_fraction_keeps_the_exact_number_and_breaks_ties_by_uid() -> None:
     assert reasons(scored(0.5, 0.5, 0.5, 0.5), {"score": "clip_score", "top_fraction": 0.5}) == [
         None, None, "clip_score_not_top", "clip_score_not_top",
     ]  # fmt: skip
-    # 0.07 * 100 is 7.000000000000001 in doubles: seven rows stay, not eight
+    # 0.07 * 100 is 7.000000000000001 in doubles: seven rows are kept, not eight
     many = scored(*np.random.default_rng(0).permutation(100).astype(float))
     assert reasons(many, {"score": "clip_score", "top_fraction": 0.07}).count(None) == 7
 
 
-def test_the_best_of_each_language_stay() -> None:
+def test_top_fraction_by_language_keeps_the_best_of_each_language() -> None:
     rows = scored(0.9, 0.8, 0.7, 0.6) + scored(0.2, 0.1, language="de", first=4) + scored(0.0, language=None, first=6)
     kept = [reason is None for reason in reasons(rows, {"score": "clip_score", "top_fraction": 0.5, "by": "language"})]
     assert kept == [True, True, False, False, True, False, True]
@@ -116,7 +116,7 @@ def test_the_best_of_each_language_stay() -> None:
     assert kept == [True] * 4 + [False] * 3
 
 
-def test_a_band_leaves_out_both_ends() -> None:
+def test_band_drops_both_ends() -> None:
     rows = scored(*[i / 100 for i in range(100)])
     found = reasons(rows, {"score": "clip_score", "band": [0.02, 0.3]})
     assert [i for i, reason in enumerate(found) if reason is None] == list(range(70, 98))
@@ -124,14 +124,14 @@ def test_a_band_leaves_out_both_ends() -> None:
     assert set(found[:70]) == {"clip_score_below_band"}
 
 
-def test_what_has_no_score_is_named_and_not_ranked() -> None:
+def test_rows_without_a_score_are_dropped_as_missing_and_not_ranked() -> None:
     rows = scored(None, math.nan, 0.3, 0.1)
     missing = "clip_score_missing"
     assert reasons(rows, {"score": "clip_score", "min": 0.2}) == [missing, missing, None, "clip_score_low"]
     assert reasons(rows, {"score": "clip_score", "top_fraction": 0.5}) == [missing, missing, None, "clip_score_not_top"]
 
 
-def test_the_order_of_rules_decides_only_the_reason() -> None:
+def test_the_order_of_rules_changes_only_the_reason() -> None:
     rows = scored(0.9, 0.1, 0.5)
     low, top = {"score": "clip_score", "min": 0.2}, {"score": "clip_score", "top_fraction": 0.4}
     assert reasons(rows, low, top) == [None, "clip_score_low", None]
@@ -141,7 +141,7 @@ def test_the_order_of_rules_decides_only_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "message"),
     [
         ({}, "give one of"),
         ({"min": 0.1, "top_fraction": 0.3}, "give one of"),
@@ -155,6 +155,6 @@ def test_the_order_of_rules_decides_only_the_reason() -> None:
         ({"top_fraction": 0.3, "by": "host"}, "language"),
     ],
 )
-def test_a_rule_that_says_nothing_clear_is_refused(rule: dict, said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_score_rule_refuses_unclear_values(rule: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         ScoreRule(score="clip_score", **rule)

@@ -19,22 +19,22 @@ def shard(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
 SAMPLES = [(f"{n:09d}", {"jpg": bytes([n]) * (n * 700), "txt": "Käse".encode(), "json": b"{}"}) for n in range(5)]
 
 
-def test_what_is_written_is_read() -> None:
+def test_read_samples_returns_what_was_written() -> None:
     assert list(read_samples(io.BytesIO(shard(SAMPLES)), "x.tar")) == SAMPLES
 
 
-def test_same_samples_same_bytes_and_no_clock_or_user() -> None:
+def test_equal_samples_give_equal_bytes_without_time_or_user() -> None:
     data = shard(SAMPLES)
     assert data == shard(SAMPLES)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "pairmill", 0o444)}
 
 
-def test_empty_shard() -> None:
+def test_read_samples_of_an_empty_shard() -> None:
     assert list(read_samples(io.BytesIO(shard([])), "x.tar")) == []
 
 
-def tar_of(*members: tarfile.TarInfo) -> bytes:
+def make_tar(*members: tarfile.TarInfo) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for info in members:
@@ -49,36 +49,36 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.T
 
 
 @pytest.mark.parametrize(
-    ("data", "what"),
+    ("data", "message"),
     [
-        (tar_of(member("../0001.jpg")), r"bad.tar: member '../0001.jpg' is not a plain"),
-        (tar_of(member("/0001.jpg")), "is not a plain"),
-        (tar_of(member("a/0001.jpg")), "is not a plain"),
-        (tar_of(member("0001")), "is not a plain"),
-        (tar_of(member("0001.jpg\n")), "is not a plain"),
-        (tar_of(member("0001.jpg", tarfile.SYMTYPE)), "is not a plain"),
-        (tar_of(member("0001.jpg", tarfile.DIRTYPE)), "is not a plain"),
-        (tar_of(member("0001.jpg", tarfile.FIFOTYPE)), "is not a plain"),
-        (tar_of(member("1.jpg"), member("2.jpg"), member("1.txt")), "sample '1' comes twice"),
-        (tar_of(member("1.jpg"), member("1.jpg")), r"member '1.jpg' comes twice"),
-        (tar_of(member("1.jpg", size=5000))[:3000], "bad.tar: "),
+        (make_tar(member("../0001.jpg")), r"bad.tar: member '../0001.jpg' is not a plain"),
+        (make_tar(member("/0001.jpg")), "is not a plain"),
+        (make_tar(member("a/0001.jpg")), "is not a plain"),
+        (make_tar(member("0001")), "is not a plain"),
+        (make_tar(member("0001.jpg\n")), "is not a plain"),
+        (make_tar(member("0001.jpg", tarfile.SYMTYPE)), "is not a plain"),
+        (make_tar(member("0001.jpg", tarfile.DIRTYPE)), "is not a plain"),
+        (make_tar(member("0001.jpg", tarfile.FIFOTYPE)), "is not a plain"),
+        (make_tar(member("1.jpg"), member("2.jpg"), member("1.txt")), "sample '1' is repeated"),
+        (make_tar(member("1.jpg"), member("1.jpg")), r"member '1.jpg' is repeated"),
+        (make_tar(member("1.jpg", size=5000))[:3000], "bad.tar: "),
         (b"this is no tar file" * 100, "not a whole tar"),
         (b"", "not a whole tar"),
     ],
 )
-def test_hostile_shards_are_refused_by_name(data: bytes, what: str) -> None:
-    with pytest.raises(CorruptPart, match=what):
+def test_readers_refuse_hostile_shards(data: bytes, message: str) -> None:
+    with pytest.raises(CorruptPart, match=message):
         list(read_samples(io.BytesIO(data), "bad.tar"))
-    with pytest.raises(CorruptPart, match=what):
+    with pytest.raises(CorruptPart, match=message):
         list_members(io.BytesIO(data), "bad.tar")
 
 
-def test_names_that_could_not_be_read_back_are_not_written() -> None:
+def test_write_refuses_a_path_as_key() -> None:
     with pytest.raises(ValueError, match="not a plain"):
         shard([("../1", {"jpg": b""})])
 
 
-def test_bytes_are_those_of_the_standard_library() -> None:
+def test_bytes_equal_those_of_tarfile() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, members in SAMPLES:
@@ -89,27 +89,27 @@ def test_bytes_are_those_of_the_standard_library() -> None:
     assert shard(SAMPLES) == out.getvalue()
 
 
-def test_places_are_where_the_bytes_lie_and_those_that_writing_told() -> None:
+def test_list_members_returns_the_offsets_that_write_returned() -> None:
     out = io.BytesIO()
     writer = ShardWriter(out)
-    told = [member for key, members in SAMPLES for member in writer.write(key, members)]
+    written = [member for key, members in SAMPLES for member in writer.write(key, members)]
     writer.close()
     data = out.getvalue()
-    assert list_members(out, "x.tar") == told
+    assert list_members(out, "x.tar") == written
     contents = [content for _, members in SAMPLES for content in members.values()]
-    assert [data[m.offset : m.offset + m.size] for m in told] == contents
+    assert [data[m.offset : m.offset + m.size] for m in written] == contents
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        assert [(m.name, m.offset_data, m.size) for m in tar] == [(m.name, m.offset, m.size) for m in told]
+        assert [(m.name, m.offset_data, m.size) for m in tar] == [(m.name, m.offset, m.size) for m in written]
 
 
-def test_numbers_in_headers_may_be_written_in_other_ways() -> None:
+def test_list_members_accepts_other_octal_formats() -> None:
     data = bytearray(shard(SAMPLES))
     assert data[148:149] == b"0"
     data[148:156] = b" " + data[149:154] + b" \0"  # the checksum counts its own field as spaces
     assert list_members(io.BytesIO(data), "x") == list_members(io.BytesIO(shard(SAMPLES)), "x")
 
 
-def test_a_shard_that_was_cut_anywhere_is_refused() -> None:
+def test_list_members_refuses_a_truncated_shard() -> None:
     data = shard(SAMPLES[:2])
     used = len(data.rstrip(b"\0")) // 512 * 512 + 512
     for end in range(0, used + 512, 256):
@@ -117,7 +117,7 @@ def test_a_shard_that_was_cut_anywhere_is_refused() -> None:
             list_members(io.BytesIO(data[:end]), "x.tar")
 
 
-def test_a_header_with_a_flipped_bit_is_refused() -> None:
+def test_list_members_refuses_a_header_with_a_flipped_bit() -> None:
     data = shard(SAMPLES[1:2])
     for byte in range(512):
         damaged = bytearray(data)
@@ -126,7 +126,7 @@ def test_a_header_with_a_flipped_bit_is_refused() -> None:
             list_members(io.BytesIO(damaged), "x.tar")
 
 
-def test_a_sample_is_read_alone_by_its_line_of_the_index() -> None:
+def test_index_has_the_offsets_of_each_sample() -> None:
     out = io.BytesIO()
     writer = ShardWriter(out)
     text = format_index([writer.write(key, members) for key, members in SAMPLES])
@@ -145,12 +145,12 @@ def test_a_sample_is_read_alone_by_its_line_of_the_index() -> None:
 @pytest.mark.parametrize(
     "text", ["", "v1.2 2\njpg 1 2 a.jpg\n", "v1.1 1\njpg 1 2\n", "v1.2 1\njpg 1 2\n", "v1.2 1\njpg x 2 a.jpg\n"]
 )
-def test_what_is_no_index_is_refused(text: str) -> None:
+def test_read_index_refuses_other_text(text: str) -> None:
     with pytest.raises(CorruptPart, match=r"x\.idx: not a"):
         list(read_index(text, "x.idx"))
 
 
-def test_names_that_a_header_cannot_hold_are_not_written() -> None:
+def test_write_refuses_names_that_do_not_fit_a_header() -> None:
     shard([("k" * 96, {"jpg": b"x"})])
     for key in ("k" * 97, "a\nb", "a.b", "", "é", "a/b"):
         with pytest.raises(ValueError, match="at most 100 characters"):
@@ -160,7 +160,7 @@ def test_names_that_a_header_cannot_hold_are_not_written() -> None:
             shard([("a", {extension: b"x"})])
 
 
-def test_some_members_are_found_by_name_and_no_further_than_needed() -> None:
+def test_find_spans_reads_no_further_than_the_last_named_member() -> None:
     data, names = shard(SAMPLES), ["000000002.jpg", "000000001.txt", "none.jpg"]
     where = {m.name: (m.offset, m.size) for m in list_members(io.BytesIO(data), "x.tar") if m.name in names}
     assert len(where) == 2
@@ -171,7 +171,7 @@ def test_some_members_are_found_by_name_and_no_further_than_needed() -> None:
     damaged = bytearray(data)
     damaged[where["000000001.txt"][0] - 512 + 300] ^= 4
     assert find_spans(names[:1], io.BytesIO(damaged), "x.tar") == {names[0]: where[names[0]]}, (
-        "of others nothing is said"
+        "headers of other members are not checked"
     )
     with pytest.raises(CorruptPart, match=r"bad checksum of the header of '000000001\.txt'"):
         find_spans(names, io.BytesIO(damaged), "x.tar")

@@ -20,8 +20,8 @@ Rows = list[dict[str, Any]]
 DROPS = {"overlap": {"paths": ["sets"]}, "max_addresses": 3}
 
 
-def chosen(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | None = None, **config: Any) -> Rows:
-    """What is decided of rows that were judged, in raw shards."""
+def choose(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | None = None, **config: Any) -> Rows:
+    """Return the decisions on inspected rows, given by raw shard."""
     draft = Draft(FolderStore(folder), "curate", "k")
     for number, rows in enumerate(shards):
         draft.put_table(inspected_name(f"{number:05d}"), pa.Table.from_pylist(rows, INSPECTED))
@@ -30,81 +30,83 @@ def chosen(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | No
     numbers = [f"{number:05d}" for number in range(len(shards))]
     parsed = CurateConfig.model_validate(config)
 
-    def over(tasks: list[steps.Step]) -> None:
+    def run_in_process(tasks: list[steps.Step]) -> None:
         for task in tasks:
             draft.finish(run(draft, task))
 
-    choose_rows(numbers, [len(rows) for rows in shards], parsed, matches if parsed.overlap else None, over)
+    choose_rows(numbers, [len(rows) for rows in shards], parsed, matches if parsed.overlap else None, run_in_process)
     tables = [read_table(draft.store, draft.path(decisions_name(number))) for number in numbers]
     return [row for table in tables for row in table.to_pylist()]
 
 
-def judged_rows() -> Rows:
+def inspected_rows() -> Rows:
     rows = []
     for number, row in enumerate(some_pairs() * 2):
-        said = inspect_image(row["data"], (row["original_width"], row["original_height"]), CurateConfig())
+        found = inspect_image(row["data"], (row["original_width"], row["original_height"]), CurateConfig())
         row = row | {"uid": uid(row["url"], str(number)), "original_area": row["original_width"] ** 2}
-        rows.append({name: row.get(name) for name in INSPECTED.names} | said)
+        rows.append({name: row.get(name) for name in INSPECTED.names} | found)
     return rows
 
 
-@pytest.fixture(params=[(1 << 18, 1 << 21, 1 << 17), (30, 60, 25)], ids=["one range", "several"])
-def _ranges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[(1 << 18, 1 << 21, 1 << 17), (30, 60, 25)], ids=["one partition", "several"])
+def _partition_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(("PARTITION_ROWS", "NEAR_PARTITION_ROWS", "GROUP_ROWS"), request.param, strict=True):
         monkeypatch.setattr(steps, name, value)
 
 
-@pytest.mark.usefixtures("_ranges")
+@pytest.mark.usefixtures("_partition_sizes")
 @pytest.mark.parametrize("same_caption", [True, False])
-def test_the_choice_does_not_depend_on_the_order_of_rows(tmp_path: Path, same_caption: bool) -> None:
-    rows, expected = judged_rows(), None
+def test_choose_rows_does_not_depend_on_the_order_of_rows(tmp_path: Path, same_caption: bool) -> None:
+    rows, expected = inspected_rows(), None
     for seed in range(2):
         order = np.random.default_rng(seed).permutation(len(rows))
         shuffled = [rows[i] for i in order]
         shards = [shuffled[:9], [], shuffled[9:]]
-        found = {row["uid"]: row for row in chosen(tmp_path / str(seed), shards, same_caption=same_caption)}
+        found = {row["uid"]: row for row in choose(tmp_path / str(seed), shards, same_caption=same_caption)}
         expected = expected or found
         assert found == expected
     assert expected is not None
     assert sum(row["drop_reason"] is None for row in expected.values()) == (16 if same_caption else 15)
 
 
-def drawn_rows(seed: int, count: int) -> Rows:
-    """Rows with all kinds of duplicates, and chains of them."""
+def synthetic_rows(seed: int, count: int) -> Rows:
+    """Return rows with all kinds of duplicates, and chains of them."""
     random = np.random.default_rng(seed)
     hashes = random.integers(0, 2**64, 6, np.uint64)
 
     def row(number: int) -> dict[str, Any]:
-        picture = int(random.integers(0, 30))
-        flips = sum(1 << int(bit) for bit in random.integers(0, 64, picture % 8))
-        gone = str(random.choice(["blank", "corrupt"])) if random.random() < 0.1 else None
+        image = int(random.integers(0, 30))
+        flips = sum(1 << int(bit) for bit in random.integers(0, 64, image % 8))
+        reason = str(random.choice(["blank", "corrupt"])) if random.random() < 0.1 else None
         decoded = {
-            "pixels": bytes([picture]) * 16,
-            "phash": int(hashes[picture % 6]) ^ flips,
-            "thumbnail": bytes([picture % 6 * 20 + int(random.integers(0, 12))]) * 3,
+            "pixels": bytes([image]) * 16,
+            "phash": int(hashes[image % 6]) ^ flips,
+            "thumbnail": bytes([image % 6 * 20 + int(random.integers(0, 12))]) * 3,
         }
         return {
             "uid": uid(str(number), ""),
             "url": f"u{int(random.integers(0, 4))}",
             "caption": str(random.choice(["A  red house", "a red house", "else"])),
-            "sha256": f"{picture}-{int(random.integers(0, 3))}",
+            "sha256": f"{image}-{int(random.integers(0, 3))}",
             "original_area": int(random.integers(1, 4)),
-            "drop_reason": gone,
-            **(decoded if gone != "corrupt" else {}),
+            "drop_reason": reason,
+            **(decoded if reason != "corrupt" else {}),
         }
 
     return [row(number) for number in range(count)]
 
 
-def obvious(rows: Rows, overlaps: dict[str, list[str]], config: CurateConfig) -> list[tuple[str | None, str | None]]:
-    """Reason and cluster of each row, by comparing each with each."""
+def brute_force(
+    rows: Rows, overlaps: dict[str, list[str]], config: CurateConfig
+) -> list[tuple[str | None, str | None]]:
+    """Return drop reason and cluster of each row, by comparing each with each."""
     reasons: list[str | None] = [row["drop_reason"] for row in rows]
-    addresses: dict[str, set[str]] = {}
+    urls: dict[str, set[str]] = {}
     for row in rows:
         if row.get("phash") is not None:
-            addresses.setdefault(row["sha256"], set()).add(row["url"])
+            urls.setdefault(row["sha256"], set()).add(row["url"])
     for i, row in enumerate(rows):
-        if reasons[i] is None and len(addresses[row["sha256"]]) > config.max_addresses:
+        if reasons[i] is None and len(urls[row["sha256"]]) > config.max_addresses:
             reasons[i] = "placeholder"
         elif reasons[i] is None and row["uid"] in overlaps and config.overlap and config.overlap.action == "drop":
             reasons[i] = "evaluation_overlap"
@@ -143,7 +145,7 @@ def obvious(rows: Rows, overlaps: dict[str, list[str]], config: CurateConfig) ->
     return [(reasons[i], names[label[i]] if label.get(i) in several else None) for i in range(len(rows))]
 
 
-@pytest.mark.usefixtures("_ranges")
+@pytest.mark.usefixtures("_partition_sizes")
 @pytest.mark.parametrize(
     "config",
     [
@@ -154,28 +156,28 @@ def obvious(rows: Rows, overlaps: dict[str, list[str]], config: CurateConfig) ->
         DROPS | {"near_duplicate_distance": 16},
     ],
 )
-def test_the_choice_is_that_of_comparing_each_with_each(tmp_path: Path, config: dict[str, Any]) -> None:
-    rows = drawn_rows(1, 110)
+def test_choose_rows_equals_brute_force(tmp_path: Path, config: dict[str, Any]) -> None:
+    rows = synthetic_rows(1, 110)
     overlaps = {row["uid"]: ["b", "a"] for row in rows[::9]}
     parsed = CurateConfig.model_validate(config)
-    expected = obvious(rows, overlaps, parsed)
-    found = chosen(tmp_path, [rows[:40], rows[40:45], rows[45:]], overlaps, **config)
+    expected = brute_force(rows, overlaps, parsed)
+    found = choose(tmp_path, [rows[:40], rows[40:45], rows[45:]], overlaps, **config)
     assert [(row["drop_reason"], row["cluster"]) for row in found] == expected
     named = {row["uid"] for row in found if row["evaluation_overlap"] == "a,b"}
     assert named == (set(overlaps) if parsed.overlap else set())
-    assert len({why for why, _ in expected}) > 4
+    assert len({reason for reason, _ in expected}) > 4
 
 
-def test_survivor_is_the_largest_then_the_best_described_then_the_first(tmp_path: Path) -> None:
-    def judged(*rows: tuple[str, str, int]) -> list[str | None]:
+def test_choose_rows_keeps_the_largest_then_the_longest_caption_then_the_smallest_uid(tmp_path: Path) -> None:
+    def reasons(*rows: tuple[str, str, int]) -> list[str | None]:
         common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768, "pixels": b"\0" * 16}
         table = [{"uid": u * 32, "caption": c, "original_area": a, **common} for u, c, a in rows]
-        return [row["drop_reason"] for row in chosen(tmp_path, [table])]
+        return [row["drop_reason"] for row in choose(tmp_path, [table])]
 
-    assert judged(("a", "long caption", 10), ("b", "x", 11)) == ["exact_duplicate", None]
-    assert judged(("a", "x", 10), ("b", "longer", 10)) == ["exact_duplicate", None]
-    assert judged(("b", "x", 10), ("a", "y", 10)) == ["exact_duplicate", None]
+    assert reasons(("a", "long caption", 10), ("b", "x", 11)) == ["exact_duplicate", None]
+    assert reasons(("a", "x", 10), ("b", "longer", 10)) == ["exact_duplicate", None]
+    assert reasons(("b", "x", 10), ("a", "y", 10)) == ["exact_duplicate", None]
 
 
-def test_nothing_to_curate_is_nothing(tmp_path: Path) -> None:
-    assert chosen(tmp_path, []) == chosen(tmp_path, [[]]) == []
+def test_choose_rows_accepts_no_rows(tmp_path: Path) -> None:
+    assert choose(tmp_path, []) == choose(tmp_path, [[]]) == []

@@ -11,8 +11,8 @@ from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from tasks.curate.config import CurateConfig
-from tasks.curate.evaluation_overlap import MATCHES
-from tasks.curate.stage import CURATE, MATCHES_PART
+from tasks.curate.evaluation_overlap import MATCHES, MATCHES_PART
+from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tests.inline_executor import InlineExecutor
@@ -21,7 +21,7 @@ from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 @pytest.fixture
 def sets(tmp_path: Path) -> tuple[str, str]:
-    """A folder with pictures 1 and 2, and a tar with picture 3; both with other things beside."""
+    """Write a folder with images 1 and 2, and a tar with image 3, both with other files."""
     folder, tar = tmp_path / "flowers", tmp_path / "cars.tar"
     (folder / "red").mkdir(parents=True)
     (folder / "red" / "1.jpg").write_bytes(jpeg(blocks(1)))
@@ -49,23 +49,23 @@ def some_pairs() -> list[dict[str, Any]]:
         pair("copy", "scaled", jpeg(blocks(2).resize((60, 60)), 70)),
         pair("mirrored", "mirrored", jpeg(ImageOps.mirror(blocks(3)))),
         pair("crop", "cropped", jpeg(blocks(3).crop((6, 4, 94, 92)))),
-        *[pair(f"x{n}", f"innocent {n}", jpeg(blocks(100 + n))) for n in range(6)],
+        *[pair(f"x{n}", f"other {n}", jpeg(blocks(100 + n))) for n in range(6)],
     ]
 
 
-def made_with(folder: Path, shard_size: int = 4, **overlap: Any) -> tuple[FolderStore, Manifest]:
+def curate_with(folder: Path, shard_size: int = 4, **overlap: Any) -> tuple[FolderStore, Manifest]:
     store = FolderStore(folder)
     config = CurateConfig.model_validate({"overlap": overlap})
     planned = plan(CURATE, config, 0, [downloaded(store, some_pairs(), shard_size)])
     return store, make(planned, Context(store, folder, pool=InlineExecutor()))
 
 
-def test_pictures_of_evaluation_sets_leave_and_are_listed(tmp_path: Path, sets: tuple[str, str]) -> None:
+def test_images_of_evaluation_sets_are_dropped_and_listed(tmp_path: Path, sets: tuple[str, str]) -> None:
     digests = set()
     for size in (3, 100):
-        store, made = made_with(tmp_path / str(size), size, paths=sets)
-        lost = read_parts(store, made, "dropped-").to_pylist()
-        assert {row["url"]: row["evaluation_overlap"] for row in lost} == {
+        store, made = curate_with(tmp_path / str(size), size, paths=sets)
+        dropped = read_parts(store, made, "dropped-").to_pylist()
+        assert {row["url"]: row["evaluation_overlap"] for row in dropped} == {
             "bytes": sets[0], "copy": sets[0], "mirrored": sets[1], "crop": sets[1]
         }  # fmt: skip
         assert made.counts.dropped == {"evaluation_overlap": 4}
@@ -83,15 +83,15 @@ def test_pictures_of_evaluation_sets_leave_and_are_listed(tmp_path: Path, sets: 
     assert len(digests) == 1
 
 
-def test_marked_pictures_stay_with_the_names_of_their_sets(tmp_path: Path, sets: tuple[str, str]) -> None:
-    store, made = made_with(tmp_path, paths=sets, action="mark")
+def test_marked_images_are_kept_with_the_names_of_their_sets(tmp_path: Path, sets: tuple[str, str]) -> None:
+    store, made = curate_with(tmp_path, paths=sets, action="mark")
     kept = {row["url"]: row["evaluation_overlap"] for row in read_parts(store, made).to_pylist()}
     assert kept.pop("crop") == sets[1]
     assert {url for url, names in kept.items() if names} == {"bytes", "copy", "mirrored"}
     assert len(kept) == 9
 
 
-def test_a_changed_evaluation_set_is_another_snapshot(tmp_path: Path, sets: tuple[str, str]) -> None:
+def test_the_key_changes_when_an_evaluation_set_changes(tmp_path: Path, sets: tuple[str, str]) -> None:
     store = FolderStore(tmp_path)
     config = CurateConfig.model_validate({"overlap": {"paths": sets}})
     source = downloaded(store, some_pairs(), 4)
@@ -102,14 +102,14 @@ def test_a_changed_evaluation_set_is_another_snapshot(tmp_path: Path, sets: tupl
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, sets: tuple[str, str]) -> None:
+def test_unreadable_evaluation_sets_are_errors_that_name_them(tmp_path: Path, sets: tuple[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"'.*nothing' is no file"):
-        made_with(tmp_path, paths=[f"{tmp_path}/nothing"])
+        curate_with(tmp_path, paths=[f"{tmp_path}/nothing"])
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("no picture")
-    with pytest.raises(ConfigError, match=r"no picture can be read in .*texts"):
-        made_with(tmp_path, paths=[f"{tmp_path}/texts"])
+    (tmp_path / "texts" / "a.txt").write_text("no image")
+    with pytest.raises(ConfigError, match=r"no image can be decoded in .*texts"):
+        curate_with(tmp_path, paths=[f"{tmp_path}/texts"])
     whole = Path(sets[1]).read_bytes()
     Path(sets[1]).write_bytes(whole[:700])
     with pytest.raises(SourceError, match=r"cars.tar is not a whole tar file"):
-        made_with(tmp_path, paths=[sets[1]])
+        curate_with(tmp_path, paths=[sets[1]])

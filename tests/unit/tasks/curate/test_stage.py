@@ -16,14 +16,16 @@ from tasks.curate import stage as curate
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspect_image
 from tasks.curate.stage import CURATE, choose_rows
-from tasks.engine import partition_steps as range_steps
+from tasks.engine import partition_steps
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
 
 
-def curated(folder: Path, pairs: list[dict[str, Any]], size: int = 9, **config: Any) -> tuple[FolderStore, Manifest]:
+def curate_pairs(
+    folder: Path, pairs: list[dict[str, Any]], size: int = 9, **config: Any
+) -> tuple[FolderStore, Manifest]:
     store = FolderStore(folder)
     planned = plan(CURATE, CurateConfig.model_validate(config), 0, [downloaded(store, pairs, size)])
     return store, make(planned, Context(store, folder, pool=InlineExecutor()))
@@ -42,8 +44,8 @@ REASONS = {"a": "exact_duplicate", "c": "near_duplicate", "f": "truncated", "g":
 
 
 @pytest.mark.parametrize("shard_size", [100, 7, 1])
-def test_each_planted_case_and_no_other_is_dropped_on_any_partition(tmp_path: Path, shard_size: int) -> None:
-    store, made = curated(tmp_path, some_pairs(), shard_size, same_caption=True)
+def test_only_the_planted_cases_are_dropped_for_any_sharding(tmp_path: Path, shard_size: int) -> None:
+    store, made = curate_pairs(tmp_path, some_pairs(), shard_size, same_caption=True)
     assert reasons(store, made) == REASONS
     assert made.counts == Counts(
         input=20, kept=16, dropped={"exact_duplicate": 1, "near_duplicate": 1, "too_small": 1, "truncated": 1}
@@ -54,67 +56,67 @@ def test_each_planted_case_and_no_other_is_dropped_on_any_partition(tmp_path: Pa
     assert store.names("curate") == sorted(made.path(name) for name in [*(p.name for p in made.parts), "manifest.json"])
 
 
-def test_one_caption_a_picture_where_captions_need_not_agree(tmp_path: Path) -> None:
-    found = reasons(*curated(tmp_path, some_pairs()))
+def test_one_caption_per_image_is_kept_when_captions_may_differ(tmp_path: Path) -> None:
+    found = reasons(*curate_pairs(tmp_path, some_pairs()))
     assert found == REASONS | {"d": "exact_duplicate"}
-    assert "h" not in found  # equal drawing in other colours is another picture
+    assert "h" not in found  # equal shapes in other colours are another image
 
 
-def test_search_for_near_duplicates_can_be_off(tmp_path: Path) -> None:
-    found = curated(tmp_path, some_pairs(), same_caption=True, near_duplicates=False)
+def test_near_duplicates_are_kept_when_the_search_is_off(tmp_path: Path) -> None:
+    found = curate_pairs(tmp_path, some_pairs(), same_caption=True, near_duplicates=False)
     assert reasons(*found) == {k: v for k, v in REASONS.items() if k != "c"}
 
 
-def test_what_a_loader_draws_by_passes_through(tmp_path: Path) -> None:
+def test_columns_for_sampling_are_copied(tmp_path: Path) -> None:
     pairs = [pair(f"x{n}", f"caption {n}", jpeg(blocks(100 + n))) for n in range(3)]
-    given = [{"sampling_probability": 0.25, "query_ids": [4, 9]}, {"sampling_probability": None, "query_ids": []}, {}]
-    store, made = curated(tmp_path, [row | more for row, more in zip(pairs, given, strict=True)])
+    columns = [{"sampling_probability": 0.25, "query_ids": [4, 9]}, {"sampling_probability": None, "query_ids": []}, {}]
+    store, made = curate_pairs(tmp_path, [row | more for row, more in zip(pairs, columns, strict=True)])
     kept = read_parts(store, made).sort_by("url")
     assert kept["sampling_probability"].to_pylist() == [0.25, None, None]
     assert kept["query_ids"].to_pylist() == [[4, 9], [], None]
 
 
-def test_a_cluster_is_named_by_its_smallest_uid_on_kept_and_dropped_rows(tmp_path: Path) -> None:
-    found = rows_by_url(*curated(tmp_path, some_pairs()))
-    same = [found[url]["uid"] for url in "abcd"]  # near, exact and other captions: one cluster
+def test_cluster_is_the_smallest_uid_of_kept_and_dropped_duplicates(tmp_path: Path) -> None:
+    found = rows_by_url(*curate_pairs(tmp_path, some_pairs()))
+    same = [found[url]["uid"] for url in "abcd"]  # near, exact and with other captions
     assert {found[url]["cluster"] for url in "abcd"} == {min(same)}
     assert {found[url]["cluster"] for url in found if url not in list("abcd")} == {None}
-    for row in found.values():  # of each cluster, one row stays
+    for row in found.values():  # each cluster keeps one row
         members = [other for other in found.values() if other["cluster"] == row["cluster"]]
         assert row["cluster"] is None or sum(other["drop_reason"] is None for other in members) == 1
 
 
-def test_equal_pixels_in_other_bytes_are_one_picture(tmp_path: Path) -> None:
+def test_equal_pixels_in_other_bytes_are_duplicates(tmp_path: Path) -> None:
     data = jpeg(blocks(1))
     commented = data[:2] + b"\xff\xfe\x00\x07hello" + data[2:]
     pairs = [pair("a", "one", data, size=90), pair("b", "two", commented, size=91)]
-    assert reasons(*curated(tmp_path, pairs)) == {"a": "pixel_duplicate"}
+    assert reasons(*curate_pairs(tmp_path, pairs)) == {"a": "pixel_duplicate"}
 
 
-def test_a_picture_without_anything_on_it_is_blank(tmp_path: Path) -> None:
+def test_images_without_contrast_are_blank(tmp_path: Path) -> None:
     faint = np.full((64, 64, 3), 200, np.uint8)
     faint[::2] += 2
     line = np.full((64, 64, 3), 255, np.uint8)
-    line[30:32, 10:50] = 0  # a drawing in one stroke is a picture
-    shown = {
+    line[30:32, 10:50] = 0  # one stroke is enough
+    cases = {
         "white": Image.new("RGB", (64, 64), "white"),
         "faint": Image.fromarray(faint),
         "line": Image.fromarray(line),
     }
-    pairs = [pair(name, name, jpeg(image)) for name, image in shown.items()]
-    assert reasons(*curated(tmp_path, pairs)) == {"white": "blank", "faint": "blank"}
+    pairs = [pair(name, name, jpeg(image)) for name, image in cases.items()]
+    assert reasons(*curate_pairs(tmp_path, pairs)) == {"white": "blank", "faint": "blank"}
 
 
-def test_one_picture_at_too_many_addresses_is_a_placeholder(tmp_path: Path) -> None:
+def test_an_image_of_too_many_urls_is_a_placeholder(tmp_path: Path) -> None:
     pairs = [pair(f"p{n}", f"item {n}", jpeg(blocks(1)), "aa") for n in range(4)]
     pairs += [pair(f"q{n}", f"item {n}", jpeg(blocks(2)), "bb") for n in range(3)]
-    pairs += [pair("q0", f"another text {n}", jpeg(blocks(2)), "bb") for n in range(3)]  # one address counts once
-    store, made = curated(tmp_path, pairs, max_addresses=3)
+    pairs += [pair("q0", f"another text {n}", jpeg(blocks(2)), "bb") for n in range(3)]  # one URL counts once
+    store, made = curate_pairs(tmp_path, pairs, max_addresses=3)
     assert made.counts.dropped == {"placeholder": 4, "exact_duplicate": 5}
-    assert {url for url, why in reasons(store, made).items() if why == "placeholder"} == {"p0", "p1", "p2", "p3"}
+    assert {url for url, reason in reasons(store, made).items() if reason == "placeholder"} == {"p0", "p1", "p2", "p3"}
 
 
-def cases_of_health() -> dict[str, tuple[bytes, str | None]]:
+def health_cases() -> dict[str, tuple[bytes, str | None]]:
     def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
         out = io.BytesIO()
         image.save(out, kind, **options)
@@ -148,21 +150,21 @@ def cases_of_health() -> dict[str, tuple[bytes, str | None]]:
     }
 
 
-@pytest.mark.parametrize("name", cases_of_health())
-def test_each_kind_of_picture_is_taken_or_refused_by_name(name: str) -> None:
-    data, reason = cases_of_health()[name]
+@pytest.mark.parametrize("name", health_cases())
+def test_inspect_image_names_the_reason_of_each_kind_of_damage(name: str) -> None:
+    data, reason = health_cases()[name]
     found = inspect_image(data, (96, 96), CurateConfig())
     assert found["drop_reason"] == reason
     assert ("phash" in found) == (reason is None)
 
 
-def test_rows_and_pictures_that_do_not_go_together_are_an_error(tmp_path: Path) -> None:
+def test_rows_and_images_that_do_not_match_are_an_error(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     source = downloaded(store, some_pairs()[:3], 10)
     tar = source.path("00000.tar")
     good = store.read(tar)
     samples = list(read_samples(io.BytesIO(good), tar))
-    for wrong, what in (
+    for wrong, message in (
         (samples[:2], "found None where 000000002.jpg"),
         ([*samples, ("9", {"jpg": b""})], "'9' has no row"),
     ):
@@ -172,42 +174,46 @@ def test_rows_and_pictures_that_do_not_go_together_are_an_error(tmp_path: Path) 
             writer.write(*sample)
         writer.close()
         store.put(tar, out.getvalue())
-        with pytest.raises(CorruptPart, match=what):
+        with pytest.raises(CorruptPart, match=message):
             make(plan(CURATE, CurateConfig(), 0, [source]), Context(store, tmp_path, pool=InlineExecutor()))
 
 
-def test_one_process_or_two_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, alone = curated(tmp_path / "alone", some_pairs(), 7)
-    monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
+def test_two_processes_give_the_bytes_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, single = curate_pairs(tmp_path / "single", some_pairs(), 7)
+    monkeypatch.setattr(partition_steps, "SMALL_ROWS", 0)
     store = FolderStore(tmp_path / "two")
     planned = plan(CURATE, CurateConfig(), 0, [downloaded(store, some_pairs(), 7)])
-    assert make(planned, Context(store, tmp_path, workers=2)).parts == alone.parts
+    assert make(planned, Context(store, tmp_path, workers=2)).parts == single.parts
 
 
-def test_what_was_judged_before_a_crash_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_inspected_before_a_crash_are_not_inspected_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def crash(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(curate, "choose_rows", crash)
     with pytest.raises(RuntimeError, match="out of memory"):
-        curated(tmp_path, some_pairs(), 7)
+        curate_pairs(tmp_path, some_pairs(), 7)
     monkeypatch.setattr(curate, "choose_rows", choose_rows)
     monkeypatch.setattr(curate, "inspect_shard", crash)
-    _, made = curated(tmp_path, some_pairs(), 7)
+    _, made = curate_pairs(tmp_path, some_pairs(), 7)
     assert made.counts.input == 20
 
 
-def test_rows_that_come_in_another_order_have_the_same_fate(tmp_path: Path) -> None:
+def test_decisions_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(20)
-    found = rows_by_url(*curated(tmp_path, [some_pairs()[i] for i in order], 3))
-    usual = rows_by_url(*curated(tmp_path / "usual", some_pairs(), 9))
-    fate = ("drop_reason", "cluster", "phash")
-    assert {u: [r[f] for f in fate] for u, r in found.items()} == {u: [r[f] for f in fate] for u, r in usual.items()}
+    found = rows_by_url(*curate_pairs(tmp_path, [some_pairs()[i] for i in order], 3))
+    usual = rows_by_url(*curate_pairs(tmp_path / "usual", some_pairs(), 9))
+    columns = ("drop_reason", "cluster", "phash")
+    assert {u: [r[name] for name in columns] for u, r in found.items()} == {
+        u: [r[name] for name in columns] for u, r in usual.items()
+    }
 
 
-def test_the_same_rows_give_the_same_bytes_on_a_second_try(tmp_path: Path) -> None:
+def test_a_second_run_gives_the_same_bytes(tmp_path: Path) -> None:
     digests = set()
     for number in range(2):
-        _, made = curated(tmp_path / str(number), some_pairs(), 7)
+        _, made = curate_pairs(tmp_path / str(number), some_pairs(), 7)
         digests.add(hashlib.sha256(repr([(p.name, p.sha256) for p in made.parts]).encode()).hexdigest())
     assert len(digests) == 1

