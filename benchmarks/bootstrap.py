@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.measure import Row, finish
 from dataops.home import CHECKOUT, home
-from dataops.snapshot import Manifest, find
+from dataops.snapshot import Manifest, find_manifest
 from dataops.store import FolderStore
 from flows.config import RunConfig
 from tasks.curate.config import CurateConfig
@@ -90,7 +90,7 @@ def main() -> int:
     config = RunConfig.model_validate(values)
     store = FolderStore(home() / "store")
     keys = sorted({name.split("/")[1] for name in store.names("download")})
-    downloads = [manifest for key in keys if (manifest := find(store, "download", key))]
+    downloads = [manifest for key in keys if (manifest := find_manifest(store, "download", key))]
     if not downloads:
         parser.error(f"no finished download in {store.uri}: run `pairmill demo` first")
     newest = max(downloads, key=lambda manifest: manifest.created_at)

@@ -40,7 +40,7 @@ from PIL import Image
 from benchmarks.inputs.image_server import photographs, picture
 from benchmarks.measure import Row, arguments, finish, in_turn
 from dataops.digest import file_sha256
-from dataops.schema import CURATED, DOWNLOADED, conform, dropped, uid
+from dataops.schema import CURATED, DOWNLOADED, conform, dropped_schema, uid
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
 from dataops.store import FolderStore
@@ -222,7 +222,7 @@ def prepare(store: FolderStore, number: int) -> tuple[Manifest, Manifest]:
         stays = np.arange(size) % 20 != 7
         lost = table.filter(pa.array(~stays)).append_column("drop_reason", pa.array(["too_small"] * (size // 20)))
         parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(pa.array(stays)), CURATED, name)))
-        parts.append(kept.put_table(f"dropped-{name}.parquet", conform(lost, dropped(CURATED), name)))
+        parts.append(kept.put_table(f"dropped-{name}.parquet", conform(lost, dropped_schema(CURATED), name)))
     gone = number // 20
     download = _committed(raw, raw_parts, Counts(input=number, kept=number), {"encode_format": "jpg"})
     return _committed(kept, parts, Counts(input=number, kept=number - gone, dropped={"too_small": gone}), {}), download

@@ -13,7 +13,7 @@ _CONTROL = re.compile(
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|!~]|:(?=//)|(?<=www)\.)", re.IGNORECASE)  # the last two: bare addresses
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     r"""The text with each control character spelt out (`\x1b`, `\u202e`); tabs and line ends stay."""
     return _CONTROL.sub(_spelt, text.replace("\r\n", "\n"))
 
@@ -23,6 +23,6 @@ def _spelt(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """One line that Markdown shows as it is: no link, picture, heading, table cell or HTML begins in it."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(visible(text).split()))
+    return _MARKDOWN.sub(r"\\\1", " ".join(escape_controls(text).split()))

@@ -251,7 +251,7 @@ def _are_plain(config: RuleConfig) -> bool:
     return all(extension.isascii() and extension.isalnum() for extension in config.blocked_extensions)
 
 
-def asked_of(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None = None) -> pl.DataFrame:
+def evaluate_rules(rows: pl.DataFrame, config: RuleConfig, counts: pl.DataFrame | None = None) -> pl.DataFrame:
     """Whether each rule drops each row (a Boolean column a rule, without nulls, in the order in which they are asked).
 
     Args:
@@ -278,7 +278,7 @@ def _of_some(known: pl.DataFrame, rule: Rule, may: pl.Series) -> pl.Series:
     return may.scatter(places, dropped)
 
 
-def first_reason(answers: pl.DataFrame) -> pl.Series:
+def first_drop_reason(answers: pl.DataFrame) -> pl.Series:
     """The name of the first column that is true in each row (String), null where none is."""
     first = np.zeros(answers.height, np.uint32)
     for number in range(answers.width, 0, -1):

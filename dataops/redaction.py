@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from dataops.escaping import visible
+from dataops.escaping import escape_controls
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -48,7 +48,7 @@ def is_secret_name(name: str) -> bool:
     return bool(_NAME.search(name)) or name.upper() in _RUN_TOGETHER
 
 
-def secret(name: str) -> "SecretStr | None":
+def read_secret(name: str) -> "SecretStr | None":
     """The secret in an environment variable; None where it is not set or empty."""
     from pydantic import SecretStr  # 100 ms that most commands need not pay
 
@@ -56,7 +56,7 @@ def secret(name: str) -> "SecretStr | None":
     return SecretStr(value) if value else None
 
 
-def without_credentials(text: str) -> str:
+def remove_credentials(text: str) -> str:
     """The text with `user:password@` cut out of every address in it, and what signs one starred."""
     return _SIGNED.sub(rf"\1{HIDDEN}", _USERINFO.sub("", text))
 
@@ -65,23 +65,23 @@ def redact(text: str) -> str:
     """The text without credentials in addresses and with each secret of the environment as `***`."""
     for value in _spellings():
         text = text.replace(value, HIDDEN)
-    return without_credentials(text) if "://" in text or "=" in text else text
+    return remove_credentials(text) if "://" in text or "=" in text else text
 
 
-def problem(name: str, value: object) -> str | None:
+def describe_secret(name: str, value: object) -> str | None:
     """Why a key and its value may not stand in a config: it looks like a secret. None where it does not."""
     remedy = "secrets belong in the environment (docs: SECURITY.md), and this one is now in a file: change it"
     if is_secret_name(name) and value not in (None, ""):
         return f"looks like a secret by its name; {remedy}"
     if not isinstance(value, str) or redact(value) == value:
         return None
-    what = "an address with credentials" if without_credentials(value) != value else "the value of a secret variable"
+    what = "an address with credentials" if remove_credentials(value) != value else "the value of a secret variable"
     return f"holds {what}; {remedy}"
 
 
-def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+def remove_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for a process that has no use for secrets: a training job, a server of static files."""
-    return {name: v for name, v in environ.items() if not is_secret_name(name) and without_credentials(v) == v}
+    return {name: v for name, v in environ.items() if not is_secret_name(name) and remove_credentials(v) == v}
 
 
 def _spellings() -> list[str]:
@@ -157,7 +157,7 @@ def _redacted(value: Any) -> Any:
 
 
 @contextmanager
-def scrubbed_errors() -> Iterator[None]:
+def scrub_errors() -> Iterator[None]:
     """What is raised within leaves it without secrets: for borders behind which others write errors down."""
     try:
         yield
@@ -171,6 +171,6 @@ def scrubbed_errors() -> Iterator[None]:
 # Log lines and last words ---------------------------------------------------------------------------------------------
 
 
-def shown(text: str) -> str:
+def escape_for_display(text: str) -> str:
     """Text for a terminal or a log: without secrets, control characters spelt out, further lines indented."""
-    return visible(redact(text)).replace("\n", "\n    ")
+    return escape_controls(redact(text)).replace("\n", "\n    ")

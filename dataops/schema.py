@@ -45,7 +45,7 @@ FETCH = [
     pa.field("original_height", pa.int32()),
     pa.field("sha256", pa.string()),  # of the bytes as fetched
 ]
-LOOK = [
+INSPECTION = [
     pa.field("phash", pa.string()),  # 16 hex
     pa.field(
         "cluster", pa.string()
@@ -65,11 +65,11 @@ DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string()
 
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
-CURATED = pa.schema([*DOWNLOADED, *LOOK, *SCORES, *FACES])
+CURATED = pa.schema([*DOWNLOADED, *INSPECTION, *SCORES, *FACES])
 PACKED = CURATED  # `shard` now names the training shard
 
 
-def dropped(schema: pa.Schema) -> pa.Schema:
+def dropped_schema(schema: pa.Schema) -> pa.Schema:
     """The schema of the `dropped-*` parts of a stage whose kept parts have `schema`."""
     return pa.schema([*schema, *DROP])
 

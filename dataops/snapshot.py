@@ -145,7 +145,7 @@ def content_digest(parts: Iterable[Part]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifest | None:
+def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifest | None:
     """The manifest of a complete snapshot, or None.
 
     Args:
@@ -154,7 +154,7 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
     Raises: CorruptPart when a part is missing or is not what the manifest says, or the manifest itself is no manifest
         (a file system that lost power may leave a file empty); it names the object and the remedy.
     """
-    manifest = load(store, stage, key)
+    manifest = load_manifest(store, stage, key)
     for part in manifest.parts if manifest else ():
         where = f"{stage}/{key}/{part.name}"
         size = store.size(where)
@@ -167,7 +167,7 @@ def find(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifes
     return manifest
 
 
-def load(store: Store, stage: str, key: str) -> Manifest | None:
+def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
     """The manifest of a snapshot, whatever became of its parts; None where there is none.
 
     Raises: CorruptPart when it is no manifest.
@@ -187,12 +187,12 @@ def load(store: Store, stage: str, key: str) -> Manifest | None:
     return manifest
 
 
-def ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
+def load_ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
     """A snapshot and all that it was made of, by stage, as far as they are still in the store; itself first."""
     found, todo = {manifest.stage: manifest}, list(manifest.inputs)
     while todo:
         source = todo.pop(0)
-        if source.stage not in found and (above := load(store, source.stage, source.key)) is not None:
+        if source.stage not in found and (above := load_manifest(store, source.stage, source.key)) is not None:
             found[source.stage] = above
             todo += above.inputs
     return found
@@ -260,8 +260,8 @@ class Draft:
         fingerprint = None if uids is None else uid_sum(uids)
         return Part(name=name, rows=rows, bytes=len(data), sha256=digest, uid_sum=fingerprint)
 
-    def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]], rows: int = 0) -> Part:
-        """Write a large part from its pieces; see `Store.put_pieces`, which is asked to write it directly."""
+    def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], rows: int = 0) -> Part:
+        """Write a large part from its pieces; see `Store.put_chunks`, which is asked to write it directly."""
         self.check_fence()
         digest, size = hashlib.sha256(), 0
 
@@ -275,7 +275,7 @@ class Draft:
                     yield piece
                     hashed.result()
 
-        self.store.put_pieces(self.path(name), digested, direct=True)
+        self.store.put_chunks(self.path(name), digested, direct=True)
         return Part(name=name, rows=rows, bytes=size, sha256=digest.hexdigest())
 
     def put_file(self, name: str, path: Path, rows: int = 0) -> Part:

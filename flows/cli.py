@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from dataops.errors import PairmillError
-from dataops.escaping import visible
+from dataops.escaping import escape_controls
 from dataops.stages import StageName
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
@@ -200,7 +200,7 @@ def run_command(arguments: list[str]) -> int:
     except CycloptsError:
         return 2
     except PairmillError as error:
-        sys.stderr.write(visible(f"pairmill: {error}\n"))
+        sys.stderr.write(escape_controls(f"pairmill: {error}\n"))
         if "--json" in arguments:
             failure = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
             sys.stdout.write(json_.dumps({"error": failure}) + "\n")

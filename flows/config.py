@@ -189,7 +189,7 @@ def secret_problems(values: Any, path: str = "") -> list[str]:
     found: list[str] = []
     for index, (name, value) in enumerate(items):
         where = f"{path}.{redact(name) or index}".lstrip(".")
-        problem = secrets.problem(name, value) or (secrets.problem("", name) if name else None)
+        problem = secrets.describe_secret(name, value) or (secrets.describe_secret("", name) if name else None)
         found += [f"{where}: {problem}"] if problem else secret_problems(value, where)
     return found
 

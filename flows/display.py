@@ -21,10 +21,10 @@ from prefect.settings import PREFECT_UI_URL
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dataops.escaping import markdown
+from dataops.escaping import escape_markdown
 from dataops.formatting import format_counts
 from dataops.funnel import funnel_rows
-from dataops.redaction import redact, shown, without_credentials
+from dataops.redaction import escape_for_display, redact, remove_credentials
 from dataops.snapshot import Manifest
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class RunDisplay:
     def flow_run_url(flow_run_id: str) -> str | None:
         """Return the URL of the flow run's page, or None if the UI's URL is not known."""
         ui = PREFECT_UI_URL.value()
-        return f"{without_credentials(ui).rstrip('/')}/runs/flow-run/{flow_run_id}" if ui else None
+        return f"{remove_credentials(ui).rstrip('/')}/runs/flow-run/{flow_run_id}" if ui else None
 
     @contextmanager
     def watch(self, stage: str) -> Iterator[None]:
@@ -78,7 +78,7 @@ class RunDisplay:
     def progress(self, done: int, total: int, line: str) -> None:
         """Show that `done` of `total` parts are finished; the stage calls it, with a line about the last part."""
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=shown(line)[-60:])
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=escape_for_display(line)[-60:])
         logger.debug("%s", line)
         now = time.monotonic()
         if now - self._updated < ARTEFACT_SECONDS and done < total:
@@ -95,7 +95,7 @@ class RunDisplay:
     def _update_artefact(self, done: int, total: int, line: str) -> None:
         """Create or update the stage's progress artefact."""
         percent = 100.0 * done / max(total, 1)
-        description = f"{self._stage}: {done} of {total}. {markdown(redact(line))}"
+        description = f"{self._stage}: {done} of {total}. {escape_markdown(redact(line))}"
         if self._artefact is None:
             key = re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-{self.run_id}".lower()).strip("-")
             self._artefact = _uuid(create_progress_artifact(percent, key=key, description=description))

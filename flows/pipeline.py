@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.redaction import scrub, scrubbed_errors
+from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
 from flows.prefect_errors import translate_error
 from flows.run import Run, Step, name_flow_run, prepare_process
@@ -43,7 +43,7 @@ PIPELINE = (
 
 
 @flow(name="pipeline", flow_run_name=name_flow_run, validate_parameters=False)
-@scrubbed_errors()
+@scrub_errors()
 def pipeline(
     config: str | None = None,
     run_id: str | None = None,
@@ -72,7 +72,7 @@ def pipeline(
 
 
 @flow(name="curate", flow_run_name=name_flow_run)
-@scrubbed_errors()
+@scrub_errors()
 def curate(config: str) -> Any:
     """Make a new version of the dataset, `extract` to `pack`, and emit an event that starts its training.
 
@@ -84,7 +84,7 @@ def curate(config: str) -> Any:
 
 
 @flow(name="train", flow_run_name=name_flow_run)
-@scrubbed_errors()
+@scrub_errors()
 def train(run_id: str, store: str | None = None) -> Any:
     """Train on the dataset of an existing run; the stages before are read from the store.
 
@@ -97,7 +97,7 @@ def train(run_id: str, store: str | None = None) -> Any:
 
 
 @flow(name="evaluate", flow_run_name=name_flow_run)
-@scrubbed_errors()
+@scrub_errors()
 def evaluate(run_id: str, store: str | None = None) -> Any:
     """Evaluate the trained model of an existing run and register it; if it passes the gate, it becomes the champion.
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Manifest, find
+from dataops.snapshot import Counts, Manifest, find_manifest
 from dataops.stages import STAGES
 from dataops.store import Store, open_store
-from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, holder
+from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, find_holder
 from training.process import pid_namespace, process_fingerprint
 
 if TYPE_CHECKING:  # importing it takes half a second, which commands that read records need not wait
@@ -240,12 +240,12 @@ def is_alive(record: RunRecord, store: Store) -> bool:
     if record.attempts and record.own_attempts[-1].is_local():
         return True
     making = next((run for run in reversed(record.stages) if run.state == "Running"), None)
-    first = holder(store, making.stage, making.key) if making else None
+    first = find_holder(store, making.stage, making.key) if making else None
     if making is None or first is None or first.run_id != record.run_id:
         return False
     logger.info("%s: checking whether it still runs on %s (up to %d s)", record.run_id, first.host, STALE_SECONDS)
     deadline = time.monotonic() + STALE_SECONDS
-    while (now := holder(store, making.stage, making.key)) == first:
+    while (now := find_holder(store, making.stage, making.key)) == first:
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
@@ -283,7 +283,7 @@ def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
 
 def load_manifests(record: RunRecord, store: Store) -> list[Manifest]:
     """Return the manifests of the run's finished stages whose snapshots are still complete in the store."""
-    found = (find(store, run.stage, run.key) for run in record.stages if run.state in FINISHED)
+    found = (find_manifest(store, run.stage, run.key) for run in record.stages if run.state in FINISHED)
     return [manifest for manifest in found if manifest is not None]
 
 
@@ -293,6 +293,6 @@ def find_snapshot(key: str, home: Path, store_uri: str | None) -> tuple[Manifest
         return None
     for store in known_stores(home, store_uri):
         for stage in STAGES:
-            if (manifest := find(store, stage, key)) is not None:
+            if (manifest := find_manifest(store, stage, key)) is not None:
                 return manifest, store
     return None

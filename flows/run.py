@@ -17,8 +17,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.redaction import scrubbed_errors
-from dataops.snapshot import Manifest, find
+from dataops.redaction import scrub_errors
+from dataops.snapshot import Manifest, find_manifest
 from dataops.store import Store, open_store
 from flows.config import RunConfig, check_config, config_name, load_config
 from flows.display import RunDisplay
@@ -119,7 +119,7 @@ class Run:
         """
         name, store = step.stage.name, self.context.store
         key = self.record.key_of(name)
-        manifest = find(store, name, key) if key else None
+        manifest = find_manifest(store, name, key) if key else None
         if manifest is None:
             self.make(step)
             return
@@ -274,7 +274,7 @@ def run_task(
     """
     found: list[Manifest] = []
 
-    @scrubbed_errors()  # Prefect stores the errors that leave this function
+    @scrub_errors()  # Prefect stores the errors that leave this function
     def body() -> State:
         if (manifest := reuse()) is not None:
             found.append(manifest)

@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, ServiceError, TrainingDiverged
-from dataops.snapshot import Manifest, find
+from dataops.snapshot import Manifest, find_manifest
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan
 
@@ -54,7 +54,7 @@ def train_on_pool(planned: Plan, context: Context) -> Manifest:
             raise
     state = child.state
     assert state is not None
-    manifest = find(context.store, planned.stage.name, planned.key)
+    manifest = find_manifest(context.store, planned.stage.name, planned.key)
     if state.is_completed() and manifest is not None:
         return manifest
     message = f"flow run {child.name} of {DEPLOYMENT} ended as {state.name}: {state.message}"

@@ -33,16 +33,16 @@ _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 
 def rules_ours(paths: Sequence[Path]) -> Result:
     """Our rules, a slice of a part at a time as the stage asks them."""
-    from dataops.filters import asked_of, first_reason
+    from dataops.filters import evaluate_rules, first_drop_reason
     from tasks.filter.steps import SLICE_ROWS
 
     config, kept, before = size_rules(), [0, 0], 0
-    asked_of(pl.read_parquet(paths[0], n_rows=10), config)  # compiled before the clock starts
+    evaluate_rules(pl.read_parquet(paths[0], n_rows=10), config)  # compiled before the clock starts
     started = time.perf_counter()
     for path in paths:
         for start in range(0, pq.read_metadata(path).num_rows, SLICE_ROWS):
             rows = pl.scan_parquet(path).select("url", "caption").slice(start, SLICE_ROWS).collect()
-            left = first_reason(asked_of(rows, config)).is_null().arg_true()
+            left = first_drop_reason(evaluate_rules(rows, config)).is_null().arg_true()
             kept = [kept[0] + len(left), kept[1] + int(left.cast(pl.UInt64).sum()) + before * len(left)]
             before += rows.height
     return time.perf_counter() - started, kept
@@ -132,7 +132,7 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
 def _address_keys(path: Path, start: int, size: int, number: int) -> pl.DataFrame:
     """The keys of rows of a part of which nothing but the address is known."""
     from dataops.kernels.hashes import hash128
-    from dataops.storage.partition_file import series_over
+    from dataops.storage.partition_file import series_from_numpy
 
     urls = pl.scan_parquet(path).select("url").slice(start, size).collect()["url"]
     rows, hashes = np.arange(size, dtype=np.uint32), np.empty(size, np.uint64)
@@ -140,7 +140,7 @@ def _address_keys(path: Path, start: int, size: int, number: int) -> pl.DataFram
         hashes[first : first + (1 << 14)] = hash128(urls.slice(first, 1 << 14).to_arrow())[:, 0]
     known = {"url": hashes, "uid": np.uint64(number << 32) + rows, "row": rows}
     same = {"origin": np.zeros(size, np.uint64), "rank": np.zeros(size, np.uint16)}
-    return pl.DataFrame({name: series_over(column) for name, column in (known | same).items()})
+    return pl.DataFrame({name: series_from_numpy(column) for name, column in (known | same).items()})
 
 
 def dedupe_pandas(paths: Sequence[Path]) -> Result:

@@ -19,7 +19,7 @@ from benchmarks.cases.scale_job import SHARD_ROWS, Job
 from benchmarks.inputs.rows import drawn
 from dataops.schema import DOWNLOADED, conform, uid
 from dataops.shards.tar import ShardWriter
-from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest, load
+from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest, load_manifest
 from dataops.store import FolderStore, open_store
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
@@ -83,7 +83,7 @@ def stage(job: Job) -> Manifest:
     if job.what == "filter":
         reads = [the_only(context, "extract")]
     elif job.what in ("curate", "pack"):
-        reads = [load(context.store, "download", "made")]  # type: ignore[list-item]
+        reads = [load_manifest(context.store, "download", "made")]  # type: ignore[list-item]
         reads = [the_only(context, "curate"), *reads] if job.what == "pack" else reads
     stages: dict[str, tuple[Stage, Callable[[], Any]]] = {
         "extract": (EXTRACT, lambda: PairsSource(paths=list(job.lists))),
@@ -98,7 +98,7 @@ def stage(job: Job) -> Manifest:
 def the_only(context: Context, name: str) -> Manifest:
     """The one complete snapshot of a stage that the store has."""
     (key,) = {entry.split("/")[1] for entry in context.store.names(name) if entry.endswith("/manifest.json")}
-    found = load(context.store, name, key)
+    found = load_manifest(context.store, name, key)
     assert found is not None
     return found
 

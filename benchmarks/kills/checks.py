@@ -9,7 +9,7 @@ import httpx
 import pyarrow.parquet as pq
 
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Manifest, find
+from dataops.snapshot import Manifest, find_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.records import RunRecord
@@ -17,7 +17,7 @@ from flows.records import RunRecord
 
 def manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
     """The complete snapshots of a run, every part's sha256 compared. Raises: CorruptPart."""
-    found = (find(store, stage.stage, stage.key, verify=True) for stage in record.stages)
+    found = (find_manifest(store, stage.stage, stage.key, verify=True) for stage in record.stages)
     return {manifest.stage: manifest for manifest in found if manifest is not None}
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, Hashes, choose_masks
 from dataops.kernels.compiled import compiled
-from dataops.kernels.hashes import mixed
+from dataops.kernels.hashes import mix
 
 Rows = NDArray[np.int64]
 
@@ -141,7 +141,7 @@ def _bits(value):
 @compiled(inline="always")
 def _bucket(value, group, mask, buckets):
     """Return the bucket of a row: equal for rows of one group that agree in the mask's bits, and sometimes for others."""
-    return np.int64(mixed((value & mask) ^ (np.uint64(group) * np.uint64(0x9E3779B97F4A7C15))) & np.uint64(buckets - 1))
+    return np.int64(mix((value & mask) ^ (np.uint64(group) * np.uint64(0x9E3779B97F4A7C15))) & np.uint64(buckets - 1))
 
 
 @compiled(nogil=True)

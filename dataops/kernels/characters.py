@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.kernels.compiled import compiled
-from dataops.kernels.table_cache import kept
+from dataops.kernels.table_cache import load_or_build
 
 GAP, LETTER, WORD = 0, 1, 2
 """Between words; part of a word; a word by itself, in scripts that set no spaces between words."""
@@ -45,7 +45,7 @@ class Characters(NamedTuple):
 @lru_cache(maxsize=1)
 def characters() -> Characters:
     """The table of this Python's Unicode. Folding is `str.casefold`."""
-    return Characters(**kept("characters", (Path(__file__),), lambda: _build()._asdict()))
+    return Characters(**load_or_build("characters", (Path(__file__),), lambda: _build()._asdict()))
 
 
 def _build() -> Characters:

@@ -89,7 +89,7 @@ def empty_slots(size: int) -> NDArray[np.int32]:
     return np.full(1 << max(4, (2 * size).bit_length()), -1, np.int32)
 
 
-def repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def find_repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Whether the hash of each row is that of another row too."""
     found = np.zeros(len(values), np.bool_)
     _find_repeated(values, empty_slots(len(values)), found)
@@ -97,7 +97,7 @@ def repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 
 @compiled(inline="always")
-def mixed(value):
+def mix(value):
     """MurmurHash3's 64-bit finalizer: each bit of the result depends on all of the value."""
     value ^= value >> np.uint64(33)
     value *= np.uint64(0xFF51AFD7ED558CCD)
@@ -213,7 +213,7 @@ def _hash_between(data, starts, ends, halves):
         two ^= np.uint64(size)
         one += two
         two += one
-        one, two = mixed(one), mixed(two)
+        one, two = mix(one), mix(two)
         one += two
         two += one
         halves[i, 0], halves[i, 1] = one, two

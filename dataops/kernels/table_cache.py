@@ -20,7 +20,7 @@ from dataops.home import home
 Tables = dict[str, NDArray]
 
 
-def kept(name: str, sources: tuple[Path | str, ...], build: Callable[[], Tables]) -> Tables:
+def load_or_build(name: str, sources: tuple[Path | str, ...], build: Callable[[], Tables]) -> Tables:
     """The arrays that `build` makes, of an earlier process where there was one.
 
     Args:

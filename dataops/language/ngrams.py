@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dataops.kernels.characters import next_code
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import text_buffers
-from dataops.kernels.table_cache import Tables, kept
+from dataops.kernels.table_cache import Tables, load_or_build
 from dataops.language import profiles as language_profiles
 from dataops.language.profiles import SPACE, normalise_letters, profile_names, read_profiles
 
@@ -64,7 +64,7 @@ class Texts:
 def load_model() -> Model:
     """Read langdetect's profiles."""
     sources = (Path(__file__), Path(language_profiles.__file__), version("langdetect"))
-    return Model(profile_names(), **kept("language-profiles", sources, _build_model))
+    return Model(profile_names(), **load_or_build("language-profiles", sources, _build_model))
 
 
 def _build_model() -> Tables:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.kernels.compiled import compiled
-from dataops.kernels.table_cache import Tables, kept
+from dataops.kernels.table_cache import Tables, load_or_build
 from dataops.language import ngrams as language_ngrams
 from dataops.language import profiles as language_profiles
 from dataops.language.ngrams import MAX_CHARS, Model, Texts, encode_texts, load_model, row_of
@@ -30,7 +30,7 @@ OTHER = 1
 def load_scripts() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """The script of each character as one bit (0x110000,), 0 for what is no letter; and those of each language (L,)."""
     files = (__file__, language_ngrams.__file__, language_profiles.__file__)
-    tables = kept("language-scripts", (*map(Path, files), version("langdetect")), _build_scripts)
+    tables = load_or_build("language-scripts", (*map(Path, files), version("langdetect")), _build_scripts)
     return tables["scripts"], tables["written"]
 
 

@@ -61,7 +61,7 @@ class Store(ABC):
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
         """Write the object atomically, over an older one; `data` is bytes or a local file."""
 
-    def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
+    def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
         """Write the object atomically from its pieces, one after the other.
 
         Args:
@@ -146,7 +146,7 @@ class Store(ABC):
             memory[:] = data
 
     @contextmanager
-    def reading(self) -> Iterator[ReadInto]:
+    def open_reader(self) -> Iterator[ReadInto]:
         """`read_into` for many calls: what is read may stay open until the end of the `with`."""
         yield self.read_into
 
@@ -195,12 +195,12 @@ def storage_errors(what: str, where: Path) -> Iterator[None]:
 
 
 def _remedy(error: OSError, where: Path) -> str:
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         return f". Free some space on the disk of {where}, then rerun: what is finished is kept"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f". Make {where} writable for this user, or set store.uri to another place"
     return ""
 
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the system says when a disk, a quota or a file can take no more."""

@@ -60,7 +60,7 @@ class Cache:
         except ValueError as error:
             raise ConfigError(f"PAIRMILL_CACHE_BYTES={text!r} is no number of bytes") from error
 
-    def copy_of(self, name: str, version: Version, fetch: Callable[[Path], None], keep_in: Path | None) -> Path:
+    def get(self, name: str, version: Version, fetch: Callable[[Path], None], keep_in: Path | None) -> Path:
         """The copy of this version of an object, fetched where there is none.
 
         Args:

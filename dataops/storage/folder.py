@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 KEPT_OPEN = 256
-"""Files that `reading` keeps open at most; a process may often have 1,024."""
+"""Files that `open_reader` keeps open at most; a process may often have 1,024."""
 
 _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
@@ -76,7 +76,7 @@ class FolderStore(Store):
             self._fill(name, file.fileno(), places)
 
     @contextmanager
-    def reading(self) -> Iterator[ReadInto]:
+    def open_reader(self) -> Iterator[ReadInto]:
         with ExitStack() as stack:
             files: dict[str, BinaryIO] = {}
 
@@ -99,7 +99,7 @@ class FolderStore(Store):
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
         self._put(name, data)
 
-    def put_pieces(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
+    def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
         self._put(name, lambda descriptor: _write_pieces(descriptor, pieces(), direct=direct))
 
     def _put(self, name: str, data: Data) -> None:

@@ -25,7 +25,7 @@ _LINE_BYTES = 1 << 10
 """Of the first line, at most."""
 
 
-def encoded(rows: pl.DataFrame, sizes: Iterable[int]) -> list[memoryview]:
+def encode_partitions(rows: pl.DataFrame, sizes: Iterable[int]) -> list[memoryview]:
     """The bytes of a file whose pieces have so many rows each."""
     ends = np.cumsum([0, *sizes], dtype=np.int64)
     numeric = all(column.dtype.is_integer() or column.dtype.is_float() for column in rows)
@@ -34,7 +34,7 @@ def encoded(rows: pl.DataFrame, sizes: Iterable[int]) -> list[memoryview]:
     return [_as_arrow(rows, ends)]
 
 
-def read_piece(paths: Sequence[Path], number: int) -> tuple[pl.DataFrame, list[int]]:
+def decode_partition(paths: Sequence[Path], number: int) -> tuple[pl.DataFrame, list[int]]:
     """The same piece of several files with the same columns, one after the other; and how many rows each has.
 
     Raises: CorruptPart that names the file that is none, or has no such piece.
@@ -52,7 +52,7 @@ def read_piece(paths: Sequence[Path], number: int) -> tuple[pl.DataFrame, list[i
         return pl.concat(frames), [frame.height for frame in frames]
 
 
-def series_over(column: NDArray[Any]) -> pl.Series:
+def series_from_numpy(column: NDArray[Any]) -> pl.Series:
     """A column that is in memory once; what Polars makes of it would be a copy."""
     array = pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), [None, pa.py_buffer(column)])
     return cast(pl.Series, pl.from_arrow(array))
@@ -121,7 +121,7 @@ def _filled(pieces: Sequence[_Piece]) -> pl.DataFrame:
     for piece in pieces:
         piece.read_into(columns.values(), row)
         row += piece.size
-    return pl.DataFrame({name: series_over(column) for name, column in columns.items()})
+    return pl.DataFrame({name: series_from_numpy(column) for name, column in columns.items()})
 
 
 def _read_arrow(path: Path, number: int) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from dataops.digest import file_sha256
 from dataops.errors import StorageError
 from dataops.storage.base import Entry, Store, check_name, storage_errors
 from dataops.storage.cache import Cache, Version
-from dataops.storage.s3_requests import Calls, Corrupt, explain_setup
+from dataops.storage.s3_requests import CorruptTransfer, S3Requests, explain_setup_error
 
 T = TypeVar("T")
 
@@ -52,10 +52,10 @@ class S3Store(Store):
         try:
             self._s3: Any = Session().client("s3", config=config)
         except (BotoCoreError, ValueError) as error:
-            raise explain_setup(error, self.uri) from error
+            raise explain_setup_error(error, self.uri) from error
         host = urlsplit(self._s3.meta.endpoint_url).netloc.rpartition("@")[2]
         self.where = f"{self.uri} at {host}"
-        self._call = Calls(self.where)
+        self._call = S3Requests(self.where)
         self._cache = Cache(host)
 
     def _key(self, name: str) -> str:
@@ -140,7 +140,7 @@ class S3Store(Store):
         head = self._head(name)
         if head is None or head["ContentLength"] != size or head["Metadata"].get("sha256", digest) != digest:
             found = "nothing" if head is None else f"{head['ContentLength']} bytes"
-            raise Corrupt(f"{size} bytes were written, {found} are there")
+            raise CorruptTransfer(f"{size} bytes were written, {found} are there")
 
     def create(self, name: str, data: bytes) -> bool:
         mark = secrets.token_hex(16)
@@ -223,7 +223,7 @@ class S3Store(Store):
                 return None
             version = Version(head["ContentLength"], int(head["LastModified"].timestamp()), head["ETag"])
             where = f"{self.bucket}/{self._key(name)}"
-            return self._cache.copy_of(where, version, lambda path: self._download(name, head, path), keep_in)
+            return self._cache.get(where, version, lambda path: self._download(name, head, path), keep_in)
 
         with storage_errors(f"cannot keep a local copy of {name} in {self.where}", self._cache.root):
             path = self._call(f"fetch {name}", fetch)
@@ -262,4 +262,4 @@ def _check(digest: str, answer: dict[str, Any]) -> None:
     """
     written = answer["Metadata"].get("sha256", digest)
     if written != digest:
-        raise Corrupt(f"its bytes have the sha256 {digest}, those that were written {written}")
+        raise CorruptTransfer(f"its bytes have the sha256 {digest}, those that were written {written}")

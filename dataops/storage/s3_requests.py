@@ -62,11 +62,11 @@ FAILURES = (boto.BotoCoreError, boto.ClientError, Boto3Error, ResponseParserErro
 """What boto raises. RecursionError: botocore follows a redirect that is not S3's for ever (1.44)."""
 
 
-class Corrupt(Exception):
+class CorruptTransfer(Exception):
     """The bytes that came are not those that were written."""
 
 
-class Calls:
+class S3Requests:
     """Makes requests to one server.
 
     Args:
@@ -93,7 +93,7 @@ class Calls:
             attempt += 1
             try:
                 answer = request()
-            except (*FAILURES, Corrupt) as raised:
+            except (*FAILURES, CorruptTransfer) as raised:
                 error = _innermost(raised)
                 waited = time.monotonic() - started
                 again = attempt < CORRUPT_ATTEMPTS if _is_corrupt(error) else waited < self.outlast_seconds
@@ -144,7 +144,7 @@ class Calls:
         return re.sub(r"\s+", " ", text).rstrip(". ")[:400]
 
 
-def explain_setup(error: BaseException, uri: str) -> ConfigError:
+def explain_setup_error(error: BaseException, uri: str) -> ConfigError:
     """What is wrong with the environment that no client can be made of it."""
     remedy = "Correct AWS_ENDPOINT_URL: http(s)://host[:port]" if isinstance(error, ValueError) else _remedy(error)[0]
     return ConfigError(f"cannot open {uri}: {re.sub(r'//[^/@]*@', '//', str(error))}. {remedy}")
@@ -173,7 +173,7 @@ def _is_named(error: boto.ClientError) -> bool:
 def _is_corrupt(error: BaseException) -> bool:
     if isinstance(error, boto.ClientError):
         return _code(error) in _CORRUPT
-    return isinstance(error, Corrupt | boto.FlexibleChecksumError)
+    return isinstance(error, CorruptTransfer | boto.FlexibleChecksumError)
 
 
 def _passes(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.kernels.compiled import compiled
-from dataops.kernels.hashes import Halves, hash128, mixed
+from dataops.kernels.hashes import Halves, hash128, mix
 
 
 def count_query_matches(matches: pa.Array, queries: int) -> NDArray[np.int64]:
@@ -59,7 +59,7 @@ def _sample(uids, offsets, numbers, probabilities, salts, keep, chance):
         for at in range(offsets[i], offsets[i + 1]):
             probability = probabilities[numbers[at]]
             missed *= 1.0 - probability
-            drawn = mixed(uids[i, 0] ^ mixed(uids[i, 1] ^ mixed(salts[numbers[at]])))
+            drawn = mix(uids[i, 0] ^ mix(uids[i, 1] ^ mix(salts[numbers[at]])))
             keep[i] |= (drawn >> np.uint64(11)) * (1.0 / 9007199254740992.0) < probability  # 53 bits, in [0, 1)
         chance[i] = 1.0 - missed
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import (
     empty_slots,
+    find_repeated,
     hash128,
     hash128_folded,
     hash128_joined,
-    mixed,
-    repeated,
+    mix,
     slot_of,
     uid_halves,
 )
@@ -144,7 +144,7 @@ def _find_repeated(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.bo
     found = np.zeros(rows.height, np.bool_)
     for what in ("url", "caption"):
         if (what == "url" and set(steps) - {"caption"}) or what in steps:
-            found |= repeated(rows[what].to_numpy())
+            found |= find_repeated(rows[what].to_numpy())
     return found
 
 
@@ -155,7 +155,7 @@ def _keep_best(one, other, rank, uid, origin, slots, step, gone):
     for i in range(len(one)):
         if gone[i]:
             continue
-        at = slot_of(one[i] + mixed(other[i]), mask)
+        at = slot_of(one[i] + mix(other[i]), mask)
         while slots[at] >= 0:
             best = slots[at]
             if one[best] == one[i] and other[best] == other[i]:

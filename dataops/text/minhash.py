@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dataops.kernels.characters import characters
 from dataops.kernels.compiled import compiled
-from dataops.kernels.hashes import mixed, text_buffers
+from dataops.kernels.hashes import mix, text_buffers
 from dataops.text.shingles import MAX_CHARACTERS, SHINGLE, shingle_at, write_normal_form
 
 RECALL = 0.98
@@ -79,7 +79,7 @@ def hash_bands(captions: pa.Array, scopes: NDArray[np.uint64], by: Scheme) -> ND
 def _hash_functions(number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Factors (odd, so that each function is a permutation of the 32-bit numbers) and summands of hash functions."""
     seeds = np.arange(1, 2 * number + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    numbers = np.array([mixed(seed) for seed in seeds], np.uint64) >> np.uint64(32)
+    numbers = np.array([mix(seed) for seed in seeds], np.uint64) >> np.uint64(32)
     return numbers[:number].astype(np.uint32) | np.uint32(1), numbers[number:].astype(np.uint32)
 
 
@@ -88,7 +88,7 @@ def _write_signature(codes, size, factors, summands, signature):
     """Write the signature of a normal form. The inner loop is one vector instruction for each of multiply, add, least."""
     signature[:] = np.uint32(0xFFFFFFFF)
     for i in range(size - SHINGLE + 1):
-        base = np.uint32(mixed(shingle_at(codes, i)) >> np.uint64(32))
+        base = np.uint32(mix(shingle_at(codes, i)) >> np.uint64(32))
         for k in range(len(signature)):
             hash_ = np.uint32(factors[k] * base + summands[k])
             signature[k] = hash_ if hash_ < signature[k] else signature[k]
@@ -109,7 +109,7 @@ def _bands(data, offsets, kinds, folds, several, factors, summands, scopes, rows
         size = write_normal_form(data, offsets[i], offsets[i + 1], kinds, folds, several, codes)
         _write_signature(codes, size, factors, summands, signature)
         for band in range(found.shape[1]):
-            hash_ = mixed(scopes[i] + np.uint64(band + 1) * np.uint64(0x9E3779B97F4A7C15))
+            hash_ = mix(scopes[i] + np.uint64(band + 1) * np.uint64(0x9E3779B97F4A7C15))
             for k in range(band * rows, (band + 1) * rows):
-                hash_ = mixed(hash_ ^ np.uint64(signature[k]))
+                hash_ = mix(hash_ ^ np.uint64(signature[k]))
             found[i, band] = hash_

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dataops.kernels.characters import GAP, LETTER, MOST_FOLDED, characters, fold, next_code
 from dataops.kernels.compiled import compiled
-from dataops.kernels.hashes import mixed, text_buffers
+from dataops.kernels.hashes import mix, text_buffers
 
 MAX_WORDS = 4096
 """Of a caption, that are looked at."""
@@ -70,7 +70,7 @@ def match_queries(captions: pa.Array, queries: Queries) -> pa.Array:
 @compiled(inline="always")
 def _extend_run(run, word):
     """The hash of a run of words with one more word; never 0, which marks an empty slot."""
-    return mixed(run * np.uint64(0x9E3779B97F4A7C15) + word) | np.uint64(1)
+    return mix(run * np.uint64(0x9E3779B97F4A7C15) + word) | np.uint64(1)
 
 
 @compiled()
@@ -83,7 +83,7 @@ def _hash_words(data, start, end, kinds, folds, several, words):
         code, at = next_code(data, at)
         kind = kinds[code]
         if inside and kind != LETTER:
-            words[count] = mixed(word)
+            words[count] = mix(word)
             count, inside = count + 1, False
         if kind == GAP:
             continue
@@ -96,10 +96,10 @@ def _hash_words(data, start, end, kinds, folds, several, words):
         if kind == LETTER:
             inside = True
         else:
-            words[count] = mixed(word)
+            words[count] = mix(word)
             count += 1
     if inside and count < len(words):
-        words[count] = mixed(word)
+        words[count] = mix(word)
         count += 1
     return count
 

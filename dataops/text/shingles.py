@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dataops.kernels.characters import GAP, LETTER, MOST_FOLDED, characters, fold, next_code
 from dataops.kernels.compiled import compiled
-from dataops.kernels.hashes import Halves, mixed, text_buffers
+from dataops.kernels.hashes import Halves, mix, text_buffers
 
 SHINGLE = 3
 """Characters of a shingle."""
@@ -92,6 +92,6 @@ def _hash_normal(data, offsets, kinds, folds, several, halves):
         one, two = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
         for j in range(size):
             code = np.uint64(codes[j])
-            one = mixed(one ^ code)
-            two = mixed(two + code * np.uint64(0x9E3779B97F4A7C15))
+            one = mix(one ^ code)
+            two = mix(two + code * np.uint64(0x9E3779B97F4A7C15))
         halves[i, 0], halves[i, 1] = one, two

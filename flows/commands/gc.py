@@ -23,8 +23,8 @@ from flows.commands.output import console, new_table, print_json, text
 from flows.records import RunRecord, known_stores
 from infra.local import services
 from tasks.engine.context import Context
-from tasks.engine.lease import holder
-from tasks.engine.scratch_folders import abandoned
+from tasks.engine.lease import find_holder
+from tasks.engine.scratch_folders import find_abandoned_folders
 from tasks.lineage.garbage_collection import Deletion, DeletionPlan, DeletionResult, delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY, Inventory
 from tasks.tracking.registry import find_needed_snapshots, find_unknown_models
@@ -123,7 +123,7 @@ class Roots:
         """Whether a run of another machine, which the policy does not keep, still makes a snapshot."""
         if record.run_id in self.kept or record.actual_state() != "running":
             return False
-        return any(holder(self.store, s.stage, s.key) for s in record.stages if s.state == "Running")
+        return any(find_holder(self.store, s.stage, s.key) for s in record.stages if s.state == "Running")
 
     def _read_records(self) -> None:
         for entry in self.store.entries("runs"):
@@ -197,7 +197,9 @@ def _find_local(home: Path, all_roots: Sequence[Roots]) -> list[Path]:
             if (record := roots.records[run_id]).state != "completed":
                 unfinished |= {f"{stage.stage}-{stage.key}" for stage in record.stages}
     jobs = sorted((home / "jobs").iterdir()) if (home / "jobs").is_dir() else []
-    return [job for job in jobs if job.name not in unfinished and time.time() - _last_modified(job) > DAY] + abandoned()
+    return [
+        job for job in jobs if job.name not in unfinished and time.time() - _last_modified(job) > DAY
+    ] + find_abandoned_folders()
 
 
 def _last_modified(folder: Path) -> float:

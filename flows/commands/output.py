@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataops.formatting import format_counts, format_interval, format_percent
-from dataops.redaction import shown
+from dataops.redaction import escape_for_display
 from flows.deployment.request import DeployedObject
 from infra.doctor.check import Check
 from infra.local.services import ServiceStatus
@@ -31,7 +31,7 @@ class _PlainConsole(Console):
         super().__init__(width=width, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(shown(text), **options)
+        return super().render_str(escape_for_display(text), **options)
 
 
 def console() -> Console:
@@ -41,7 +41,7 @@ def console() -> Console:
 
 def text(line: str, style: str = "") -> Text:
     """Return a line to print, escaped: text from the web, a store or a server must not control the terminal."""
-    return Text(shown(line), style=style)
+    return Text(escape_for_display(line), style=style)
 
 
 def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.escaping import visible
+from dataops.escaping import escape_controls
 from dataops.redaction import redact
 from dataops.stages import STAGES
 from infra.local import services
@@ -51,7 +51,7 @@ def run_record(
         show_run(record, store)
     if failure is not None:
         remedy = f"\n`pairmill rerun {run_id}` continues this run" if code in (1, 75) else ""
-        sys.stderr.write(visible(redact(f"pairmill: {type(failure).__name__}: {failure}{remedy}\n")))
+        sys.stderr.write(escape_controls(redact(f"pairmill: {type(failure).__name__}: {failure}{remedy}\n")))
     return code
 
 

@@ -19,7 +19,7 @@ from dataops.trace.targets import Target
 from flows.commands.output import console, print_json, text
 from flows.records import known_stores, read_record
 from tasks.engine.context import Context
-from tasks.engine.takedown_requests import FOLDER, Request, read_targets, record, request_of
+from tasks.engine.takedown_requests import FOLDER, Request, make_request, read_targets, record_request
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.takedown import AffectedDataset, TakedownResult, find_affected, replace_affected
@@ -45,7 +45,7 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
     Raises: ConfigError if the file is not valid, or --delete-raw needs a confirmation and there is no terminal for it.
     """
     targets = read_targets(options.file)
-    request = request_of(targets, options.reason)
+    request = make_request(targets, options.reason)
     if options.delete_raw and not options.yes and not sys.stdin.isatty():
         raise ConfigError(
             "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
@@ -65,7 +65,7 @@ def _take_down_in_store(
     lineage, search = Lineage(store), Search(store)
     if not lineage.manifests:
         return {"store": store.uri, "incomplete": False, "datasets": []}
-    new = record(store, request)  # before all else: runs that start from now on apply it
+    new = record_request(store, request)  # before all else: runs that start from now on apply it
     found = find_affected(lineage, search, targets, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
     outcomes = replace_affected(lineage, context, request, found)

@@ -6,11 +6,11 @@ from importlib import metadata
 from pathlib import Path
 
 from infra.doctor.check import Check
-from tasks.engine.ray_pool import REMEDY, answers, missing_ray
+from tasks.engine.ray_pool import REMEDY, is_listening, missing_ray
 
 
 def check_ray(
-    config: Path, missing: Callable[[], str | None] = missing_ray, answers: Callable[[str], bool] = answers
+    config: Path, missing: Callable[[], str | None] = missing_ray, answers: Callable[[str], bool] = is_listening
 ) -> list[Check]:
     """Check that Ray is installed and its head answers; return no check if the config does not use Ray."""
     try:

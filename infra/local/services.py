@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
-from dataops.redaction import secret, without_credentials
+from dataops.redaction import read_secret, remove_credentials
 from infra.local import supervisor
 from infra.local.supervisor import Service, ServiceRecord
 
@@ -258,7 +258,7 @@ def _is_healthy(name: str) -> bool:
 def _status(name: str) -> ServiceStatus:
     if name in CLIENT_VARIABLE and (url := _external(name)):
         web = url.startswith(("http://", "https://"))
-        public_url = without_credentials(url)  # clients read their credentials from the environment
+        public_url = remove_credentials(url)  # clients read their credentials from the environment
         ui_url = public_url.removesuffix("/api") if web else ""
         return ServiceStatus(name, public_url, ui_url, None, "external", "", healthy=_external_problem(url) is None)
     folder = _services() / name
@@ -295,7 +295,7 @@ def _external_problem(url: str, path: str = "/health") -> str | None:
     import urllib.request
 
     try:
-        request = urllib.request.Request(without_credentials(url) + path)  # urllib would use them as part of the host
+        request = urllib.request.Request(remove_credentials(url) + path)  # urllib would use them as part of the host
         for name, value in authorization(url).items():
             request.add_unredirected_header(name, value)  # credentials are for this host only
         with urllib.request.urlopen(request, timeout=5):
@@ -310,17 +310,17 @@ def _external_problem(url: str, path: str = "/health") -> str | None:
 def authorization(url: str) -> dict[str, str]:
     """Return the authorization header that a server's own client would send to this URL; empty for any other URL."""
     prefect, mlflow = (os.environ.get(variable, "").rstrip("/") for variable in CLIENT_VARIABLE.values())
-    requested = f"{without_credentials(url)}/"
+    requested = f"{remove_credentials(url)}/"
 
     def belongs_to(server: str) -> bool:
-        return bool(server) and requested.startswith(f"{without_credentials(server)}/")
+        return bool(server) and requested.startswith(f"{remove_credentials(server)}/")
 
     if belongs_to(prefect):
-        token, basic = secret("PREFECT_API_KEY"), secret("PREFECT_API_AUTH_STRING")
+        token, basic = read_secret("PREFECT_API_KEY"), read_secret("PREFECT_API_AUTH_STRING")
         credentials = (basic.get_secret_value() if basic else None) or _userinfo(prefect)
     elif belongs_to(mlflow):
-        token, user = secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
-        password = secret("MLFLOW_TRACKING_PASSWORD")
+        token, user = read_secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
+        password = read_secret("MLFLOW_TRACKING_PASSWORD")
         credentials = f"{user}:{password.get_secret_value() if password else ''}" if user else _userinfo(mlflow)
     else:
         return {}

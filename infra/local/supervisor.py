@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dataops.errors import ServiceError
-from dataops.redaction import without_secrets
+from dataops.redaction import remove_secrets
 from infra.local import processes
 
 logger = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     removed = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "PYTHON", "UVICORN_", "GUNICORN_")
     kept = {name: value for name, value in environ.items() if name in harmless or not name.startswith(removed)}
     # The working directory holds a server's data, so Python must not import from it.
-    return without_secrets(kept) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return remove_secrets(kept) | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _hangs(folder: Path, record: ServiceRecord) -> bool:

@@ -81,7 +81,7 @@ def put_decisions(draft: Draft, step: Step) -> Record:
     clusters = read_one(draft, near.CLUSTERS, step.number)
     names = [f"{high:016x}{low:016x}" for high, low in clusters.select("name_high", "name_low").iter_rows()]
     clusters = clusters.with_columns(cluster=pl.Series(names, dtype=pl.String))
-    drops = [read_partition(draft, step.range_tables(kind), step.number) for kind in exact.DROP_REASONS]
+    drops = [read_partition(draft, step.partition_names(kind), step.number) for kind in exact.DROP_REASONS]
     drops.append(clusters.filter("worse").with_columns(drop_reason=pl.lit("near_duplicate")))
     duplicates = pl.concat(frame.select("row", duplicate="drop_reason") for frame in drops)
     rows = rows.join(duplicates, on="row", how="left", maintain_order="left")

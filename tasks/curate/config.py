@@ -11,7 +11,7 @@ from dataops.images.score_rules import ScoreRule
 from dataops.schema import SCORE_NAMES
 from tasks.curate.scores.config import ScoresConfig
 from tasks.files.base import SourceFile
-from tasks.files.find import find
+from tasks.files.find import find_files
 
 
 class OverlapThresholds(BaseModel):
@@ -41,7 +41,7 @@ def find_evaluation_files(path: str) -> list[SourceFile]:
     pattern = path
     if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
         pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
-    files, problems = find([pattern])
+    files, problems = find_files([pattern])
     if problems:
         raise ConfigError("; ".join(line.removeprefix("paths: ") for line in problems))
     return files

@@ -112,7 +112,7 @@ def link_near_duplicates(draft: Draft, step: Step) -> Record:
 
 def resolve_clusters(draft: Draft, step: Step) -> Record:
     """Write the cluster of each row that has duplicates, and whether a near-duplicate is better (CLUSTERS)."""
-    exact = _read_all(draft, [name for kind in LINKS for name in step.range_tables(kind)])
+    exact = _read_all(draft, [name for kind in LINKS for name in step.partition_names(kind)])
     links, rows, worse = exact.select("id", "representative"), exact.drop("representative"), exact["id"].clear()
     if step.config.near_duplicates:
         near = _read_all(draft, [table_name("near-links", number) for number in range(count_partitions(step))])

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import CURATED, SCORE_NAMES, conform, dropped
+from dataops.schema import CURATED, SCORE_NAMES, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, read_table
 from tasks.curate.choose import choose_rows, decisions_name
 from tasks.curate.config import CurateConfig
@@ -27,7 +27,7 @@ from tasks.curate.inspect_images import RawShard, inspect_shard
 from tasks.curate.scoring import add_scores, join_scores, scored_name
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.partition_steps import run_steps
-from tasks.engine.stage import Stage, StageOutput, Work, gather
+from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 
 
 def make(work: Work[CurateConfig]) -> StageOutput:
@@ -46,13 +46,13 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
     map_parts(inspect_shard, shards, draft, context)
     if config.overlap:
         matches, facts = match_evaluation_sets(work, config.overlap, numbers)
-    run = partial(run_steps, rows=sum(sizes), draft=draft, context=context.quiet())
+    run = partial(run_steps, rows=sum(sizes), draft=draft, context=context.without_progress())
     choose_rows(numbers, sizes, config, draft.path(matches.name) if matches else None, run)
     if config.scores.names:
         facts["scores"] = add_scores(shards, work)
     records = map_parts(write_rows, [replace(shard, step="write") for shard in shards], draft, context)
 
-    parts, counts = gather(records)
+    parts, counts = merge_records(records)
     return StageOutput([*parts, *([matches] if matches else [])], counts, facts)
 
 
@@ -89,7 +89,7 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
     label = f"curate {shard.number}"
     parts = [
         draft.put_table(f"part-{shard.number}.parquet", conform(kept, CURATED, label)),
-        draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped(CURATED), label)),
+        draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped_schema(CURATED), label)),
     ]
     by_reason = dict(sorted(Counter(dropped_rows["drop_reason"].to_pylist()).items()))
     return Record(task=shard.id, parts=parts, counts=Counts(input=rows.num_rows, kept=kept.num_rows, dropped=by_reason))

@@ -98,7 +98,7 @@ def read_remaining(draft: Draft, step: Step, kinds: Sequence[str], columns: Sequ
     """Return the rows of a group that are not dropped, neither before the steps nor in the scratch tables `kinds`."""
     rows = read_inspected(draft, step, columns).filter(pl.col("state") == CANDIDATE)
     for kind in kinds:
-        drops = read_partition(draft, step.range_tables(kind), step.number)
+        drops = read_partition(draft, step.partition_names(kind), step.number)
         rows = rows.join(drops, on="row", how="anti", maintain_order="left")
     return rows
 

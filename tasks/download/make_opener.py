@@ -7,10 +7,10 @@ from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
 from tasks.download.fetch.opener import FetchLimits, SafeOpener
 from tasks.download.fetch.originals import Originals
-from tasks.web.address_policy import Addresses, parse_connect_to
+from tasks.web.address_policy import AddressResolver, parse_connect_to
 from tasks.web.dns_cache import shared_dns
 from tasks.web.host_state import Pauses
-from tasks.web.origin_files import SiteFiles
+from tasks.web.origin_files import OriginFiles
 from tasks.web.request import HttpClient
 
 
@@ -22,7 +22,7 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         workers: how many processes share what may be asked of a host.
         round_: of the download (see SiteFiles).
     """
-    addresses = Addresses(parse_connect_to(config.connect_to), shared_dns())
+    addresses = AddressResolver(parse_connect_to(config.connect_to), shared_dns())
     wire = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None)
     pace = HostPace(
         PaceLimits(
@@ -35,7 +35,7 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         Pauses(site_files),
     )
     rules = HostRules(
-        SiteFiles(wire, site_files, config.timeout, round_),
+        OriginFiles(wire, site_files, config.timeout, round_),
         pace,
         RuleLimits(
             agent=config.user_agent,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import DOWNLOADED, FETCH, conform, dropped
+from dataops.schema import DOWNLOADED, FETCH, conform, dropped_schema
 from dataops.snapshot import Draft, Part
 from tasks.download.fetch.opener import Evidence
 
@@ -97,6 +97,6 @@ def put_parts(
     ]
     return [
         draft.put_table(f"part-{name}.parquet", conform(kept, DOWNLOADED, f"download {name}")),
-        draft.put_table(f"dropped-{name}.parquet", conform(lost, dropped(DOWNLOADED), f"download {name}")),
+        draft.put_table(f"dropped-{name}.parquet", conform(lost, dropped_schema(DOWNLOADED), f"download {name}")),
         draft.put_table(f"evidence-{name}.parquet", pa.Table.from_pylist(witnessed, EVIDENCE)),
     ]

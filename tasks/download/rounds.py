@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 
 from dataops.schema import FILTERED, conform
-from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find, read_table
+from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
 from tasks.download import row_spans
 from tasks.download.config import RetryConfig
 from tasks.download.failure_classes import matches_class
@@ -21,7 +21,7 @@ from tasks.download.row_spans import RowSpan
 from tasks.download.shard import shard_id
 from tasks.download.summary import count_by_host, subtract_hosts
 from tasks.engine.context import Context
-from tasks.engine.lease import hold
+from tasks.engine.lease import hold_lease
 from tasks.engine.stage import Plan
 
 logger = logging.getLogger(__name__)
@@ -101,8 +101,8 @@ def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
     Raises: ConfigError that names the run that makes it now, where one does.
     """
     draft = Draft(context.store, planned.stage.name, planned.key)
-    with hold(draft, context, wait=False, remake=True):
-        manifest = find(draft.store, draft.stage, draft.key)
+    with hold_lease(draft, context, wait=False, remake=True):
+        manifest = find_manifest(draft.store, draft.stage, draft.key)
         if manifest is None:
             logger.info("download %s is unfinished: it goes on, and its failed rows have their rounds", draft.key)
             return

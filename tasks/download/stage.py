@@ -25,8 +25,8 @@ from tasks.download.rounds import REOPENED, ShardCut, run_rounds
 from tasks.download.shard import ShardTask
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.engine.stage import Stage, StageOutput, Work, gather
-from tasks.engine.takedown_requests import recorded, targets_of
+from tasks.engine.stage import Stage, StageOutput, Work, merge_records
+from tasks.engine.takedown_requests import list_requests, load_targets
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     config = work.config
     draft, source = work.draft, work.inputs["filter"]
     rows = [(source.path(part.name), part.rows) for part in source.named("part-", ".parquet")]
-    taken = targets_of(draft.store, recorded(draft.store))
+    taken = load_targets(draft.store, list_requests(draft.store))
     records, start = [], 0
     if reopened := draft.done(REOPENED):
         records, rows, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
@@ -56,7 +56,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     if config.originals:
         Originals(Path(config.originals)).shrink(config.originals_bytes)
     records += fetched
-    parts, counts = gather(records)
+    parts, counts = merge_records(records)
     hosts = summary.merge_hosts(record.facts["hosts"] for record in records)
     if counts.kept < config.min_success * counts.input:
         _delete_failed_shards(draft, fetched, config)

@@ -48,12 +48,12 @@ class Context:
     """The whole run's config, for the registry's records."""
     ray: RayCluster | None = None
     """The cluster that parts are mapped over; None: processes of this machine."""
-    neighbours: int | None = None
+    workers_per_machine: int | None = None
     """Of the workers, those on one machine, which share its memory; None: all of them."""
     pool: Executor | None = None
     """Workers that several maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
 
-    def quiet(self) -> "Context":
+    def without_progress(self) -> "Context":
         """The same, whose maps show no progress."""
         return replace(self, progress=lambda done, total, line: None)
 
@@ -68,5 +68,5 @@ class ClusterCapacity:
     """Names of the hosts that are part of it; two nodes of one machine are one."""
     slots: int
     """Parts that have room at a time."""
-    slots_of_one: int
+    slots_per_machine: int
     """The same on the machine that has most room."""

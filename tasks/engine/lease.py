@@ -68,7 +68,7 @@ class Lease(BaseModel):
         return f"run {self.run_id or '(unnamed)'}, process {self.pid} on {self.host}, since {self.since}"
 
 
-class Held:
+class HeldLease:
     """A lease that this process holds: the draft and the context to work with, and the thread that keeps it."""
 
     def __init__(self, draft: Draft, context: Context, lease: Lease):
@@ -124,7 +124,9 @@ class Held:
 
 
 @contextmanager
-def hold(draft: Draft, context: Context, *, wait: bool = True, remake: bool = False) -> Iterator[Held | None]:
+def hold_lease(
+    draft: Draft, context: Context, *, wait: bool = True, remake: bool = False
+) -> Iterator[HeldLease | None]:
     """Hold the lease of a snapshot, waiting for the run that has it; None once a manifest is there.
 
     Args:
@@ -137,14 +139,14 @@ def hold(draft: Draft, context: Context, *, wait: bool = True, remake: bool = Fa
     if lease is None:
         yield None
         return
-    held = Held(draft, context, lease)
+    held = HeldLease(draft, context, lease)
     try:
         yield held
     finally:
         held.release()
 
 
-def holder(store: Store, stage: str, key: str) -> Lease | None:
+def find_holder(store: Store, stage: str, key: str) -> Lease | None:
     """Who makes this snapshot now, as one look can tell: the holder on another machine is believed to be alive.
 
     Two looks more than STALE_SECONDS apart that give an equal lease tell that it is dead.

@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
 from dataops.formatting import format_counts
 from dataops.snapshot import Draft, Fence, Record
-from dataops.storage.base import FULL
+from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
 from tasks.engine.context import Context
 from tasks.engine.process_guard import guard_process
@@ -95,7 +95,7 @@ def shared_workers(context: Context) -> Iterator[Context]:
     if context.ray is not None:
         with ray_pool(context.ray, context.store) as pool:
             room = pool.room
-            yield replace(context, pool=pool, workers=room.slots, neighbours=room.slots_of_one)
+            yield replace(context, pool=pool, workers=room.slots, workers_per_machine=room.slots_per_machine)
         return
     with worker_pool(context.workers) as pool:
         yield replace(context, pool=pool)
@@ -185,7 +185,7 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
     try:
         return draft.finish(function(draft, task))
     except OSError as error:  # of this machine's own files: the store's are StorageErrors
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise StorageError(
             f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun"

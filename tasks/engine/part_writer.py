@@ -11,7 +11,7 @@ from dataops.snapshot import Draft, Part
 ROW_GROUP = 1 << 16
 
 
-class PartFile:
+class PartWriter:
     """A Parquet part being written to a local file, a row group at a time, with the fingerprint of its uids.
 
     The bytes are those of the whole table written at once (dataops.snapshot.Draft.put_table).

@@ -26,7 +26,7 @@ class PartitionStep:
         """With the number of ranges, for example `by_bytes-03-00005`: what was cut into others is no part of this."""
         return f"{self.function.__name__}-{self.bits:02d}-{self.number:05d}"
 
-    def range_tables(self, kind: str) -> list[str]:
+    def partition_names(self, kind: str) -> list[str]:
         """Names of the scratch tables that a map over the ranges wrote."""
         return [table_name(kind, number) for number in range(1 << self.bits)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from dataops.snapshot import Draft
-from dataops.storage.partition_file import encoded, read_piece, series_over
+from dataops.storage.partition_file import decode_partition, encode_partitions, series_from_numpy
 from dataops.text.duplicates import partition_hashes
 
 _OPEN = 128
@@ -27,16 +27,16 @@ def write_partitions(draft: Draft, name: str, rows: pl.DataFrame, sizes: Sequenc
     Args:
         sizes: rows of each piece; None is one piece of all.
     """
-    blocks = encoded(rows, [rows.height] if sizes is None else sizes)
-    draft.store.put_pieces(draft.scratch(name), lambda: iter(blocks))
+    blocks = encode_partitions(rows, [rows.height] if sizes is None else sizes)
+    draft.store.put_chunks(draft.scratch(name), lambda: iter(blocks))
 
 
 def read_one(draft: Draft, name: str, number: int) -> pl.DataFrame:
     """One piece of a scratch table. Raises: CorruptPart."""
-    return read_piece([draft.store.local(draft.scratch(name))], number)[0]
+    return decode_partition([draft.store.local(draft.scratch(name))], number)[0]
 
 
-def all_pieces(draft: Draft, name: str, count: int) -> pl.DataFrame:
+def read_partitions(draft: Draft, name: str, count: int) -> pl.DataFrame:
     """The first `count` pieces of a scratch table, one after the other. Raises: CorruptPart."""
     return pl.concat(read_one(draft, name, number) for number in range(count))
 
@@ -47,11 +47,11 @@ def read_partition(draft: Draft, names: Sequence[str], number: int) -> pl.DataFr
     Raises: CorruptPart.
     """
     found = [
-        read_piece(draft.store.locals([draft.scratch(name) for name in names[start : start + _OPEN]]), number)
+        decode_partition(draft.store.locals([draft.scratch(name) for name in names[start : start + _OPEN]]), number)
         for start in range(0, len(names), _OPEN)
     ]
     parts = np.repeat(np.arange(len(names), dtype=np.uint32), [size for _, sizes in found for size in sizes])
-    return pl.concat([rows for rows, _ in found]).with_columns(part=series_over(parts))
+    return pl.concat([rows for rows, _ in found]).with_columns(part=series_from_numpy(parts))
 
 
 def partition_by_hash(frame: pl.DataFrame, high: str, bits: int) -> tuple[pl.DataFrame, list[int]]:

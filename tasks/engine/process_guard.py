@@ -7,8 +7,8 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-from dataops.escaping import visible
-from dataops.redaction import redact, scrub, shown
+from dataops.escaping import escape_controls
+from dataops.redaction import escape_for_display, redact, scrub
 
 
 def guard_process() -> None:
@@ -33,7 +33,7 @@ class _CleanRecordFactory:
         except Exception:  # the arguments do not fit the format: the handler would print both
             record.msg, record.args = "%s (with arguments that do not fit)", (redact(str(record.msg)),)
             return record
-        if (clean := shown(message)) != message:
+        if (clean := escape_for_display(message)) != message:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[1] is not None:
             error = scrub(record.exc_info[1])
@@ -46,7 +46,7 @@ def _print_exception(kind: type[BaseException], error: BaseException, trace: Tra
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    sys.stderr.write(visible(redact("".join(traceback.format_exception(kind, error, trace)))))
+    sys.stderr.write(escape_controls(redact("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def _print_thread_exception(failure: threading.ExceptHookArgs) -> None:

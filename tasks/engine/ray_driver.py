@@ -32,7 +32,7 @@ SAME_EVERYWHERE = "Each machine of the cluster needs this commit, and `ray start
 """The remedy where a worker cannot do our work."""
 
 
-def drive(pipe: Connection, place: RayCluster, store_uri: str, parent: int) -> None:
+def run_driver(pipe: Connection, place: RayCluster, store_uri: str, parent: int) -> None:
     """Be the driver of the process `parent` until it says `end` or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the parent too, which then says `end`
     guard_process()
@@ -40,7 +40,7 @@ def drive(pipe: Connection, place: RayCluster, store_uri: str, parent: int) -> N
     try:
         driver = _Driver(pipe, place, store_uri)
     except Exception as error:
-        pipe.send(explained(error, place))
+        pipe.send(explain_error(error, place))
         return
     pipe.send(driver.room)
     driver.run()
@@ -68,7 +68,7 @@ class _Driver:
         options: dict[str, Any] = {"num_cpus": place.cpus, "max_retries": 0}
         if place.memory_bytes:
             options["memory"] = place.memory_bytes
-        self.remote = ray.remote(**options)(answer)
+        self.remote = ray.remote(**options)(run_call)
         self.asker = Caller(code_digest(), str(Path.cwd()), store_uri)
         self.running: dict[int, Any] = {}
         self.lock = threading.Lock()
@@ -146,7 +146,7 @@ def _room(ray: Any, place: RayCluster) -> ClusterCapacity:
     return ClusterCapacity(head, machines, wanted, min(wanted, max(map(slots, nodes))))
 
 
-def explained(error: Exception, place: RayCluster) -> PairmillError:
+def explain_error(error: Exception, place: RayCluster) -> PairmillError:
     """Why a cluster cannot be used, with the remedy."""
     if isinstance(error, PairmillError):
         return error
@@ -170,7 +170,7 @@ class Caller:
     store_uri: str
 
 
-def answer(
+def run_call(
     function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], asker: Caller
 ) -> tuple[str, Any]:
     """Make a call; ("made", what it returned) or ("failed", the error)."""

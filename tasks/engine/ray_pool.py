@@ -81,7 +81,7 @@ class RayPool(Executor):
     def _watch_head(self) -> None:
         missed = 0
         while not self._closed.wait(PROBE_SECONDS):
-            missed = 0 if answers(self.room.head) else missed + 1
+            missed = 0 if is_listening(self.room.head) else missed + 1
             if missed >= GONE_AFTER:
                 self._break("its head does not answer any more")
                 self._process.kill()
@@ -115,13 +115,13 @@ def check_cluster(place: RayCluster) -> None:
     """Raises: ConfigError when Ray is missing; ServiceError (75) when no cluster answers."""
     if missing := missing_ray():
         raise ConfigError(missing)
-    if place.address != "auto" and not answers(place.address):
+    if place.address != "auto" and not is_listening(place.address):
         raise ServiceError(
             f"no Ray cluster answers at {place.address}: start it (ray start --head), or mend execution.ray_address"
         )
 
 
-def started(drive: Callable[..., None], place: RayCluster, order: Any, name: str) -> tuple[SpawnProcess, Any]:
+def start_ray_process(drive: Callable[..., None], place: RayCluster, order: Any, name: str) -> tuple[SpawnProcess, Any]:
     """A process of its own that holds Ray, and our end of a pipe to it; it calls `drive(pipe, place, order, our pid)`."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
@@ -138,10 +138,10 @@ def ray_pool(place: RayCluster, store: Store) -> Iterator[RayPool]:
     Raises: ConfigError when Ray is missing, its versions do not fit, or the cluster's machines cannot all see the store;
     ServiceError (75) when no cluster answers.
     """
-    from tasks.engine.ray_driver import drive
+    from tasks.engine.ray_driver import run_driver
 
     check_cluster(place)
-    process, ours = started(drive, place, store.uri, "ray-driver")
+    process, ours = start_ray_process(run_driver, place, store.uri, "ray-driver")
     try:
         room = _welcome(ours, place)
         check_store(store, room, place)
@@ -185,7 +185,7 @@ def check_store(store: Store, room: ClusterCapacity, place: RayCluster) -> None:
         )
 
 
-def answers(address: str) -> bool:
+def is_listening(address: str) -> bool:
     """Whether somebody listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     try:

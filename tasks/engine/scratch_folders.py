@@ -1,6 +1,6 @@
 """Temporary folders that can be told from those of dead processes: each holds a lock for as long as its owner lives.
 
-A process that is killed cannot tidy up; `pairmill gc` does, by `abandoned`. The kernel frees a lock with its process, so
+A process that is killed cannot tidy up; `pairmill gc` does, by `find_abandoned_folders`. The kernel frees a lock with its process, so
 this holds also where pids mean nothing, as between containers that share a folder.
 """
 
@@ -31,7 +31,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
         yield folder
 
 
-def abandoned() -> list[Path]:
+def find_abandoned_folders() -> list[Path]:
     """The scratch folders of this machine whose owners are gone."""
     found = []
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):

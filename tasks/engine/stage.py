@@ -25,12 +25,12 @@ from dataops.snapshot import (
     Part,
     Record,
     content_digest,
-    find,
+    find_manifest,
     snapshot_key,
 )
 from dataops.store import Store
 from tasks.engine.context import Context
-from tasks.engine.lease import Held, hold
+from tasks.engine.lease import HeldLease, hold_lease
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Mani
 
     def valid_snapshot(verify: bool) -> Manifest | None:
         try:
-            manifest = find(context.store, planned.stage.name, planned.key, verify=verify)
+            manifest = find_manifest(context.store, planned.stage.name, planned.key, verify=verify)
         except CorruptPart as error:
             logger.warning("%s", error)
             return None
@@ -124,7 +124,7 @@ def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Mani
     draft = _draft(planned, context)
     if (manifest := valid_snapshot(verify)) is not None or not draft.is_complete():
         return manifest
-    with hold(draft, context, remake=True):
+    with hold_lease(draft, context, remake=True):
         if (manifest := valid_snapshot(verify)) is None:  # another run may have remade it meanwhile
             logger.warning("%s %s is damaged, or what it made elsewhere is gone: made again", draft.stage, draft.key)
             _clear(draft)
@@ -137,7 +137,7 @@ def discard(planned: Plan[Any], context: Context) -> None:
     Raises: ConfigError that names the run that makes it now, where one does.
     """
     draft = _draft(planned, context)
-    with hold(draft, context, wait=False, remake=True):
+    with hold_lease(draft, context, wait=False, remake=True):
         _clear(draft)
 
 
@@ -159,14 +159,14 @@ def make(planned: Plan[Any], context: Context) -> Manifest:
     """
     draft = _draft(planned, context)
     while True:
-        with hold(draft, context) as held:
-            if (manifest := find(context.store, draft.stage, draft.key)) is not None:
+        with hold_lease(draft, context) as held:
+            if (manifest := find_manifest(context.store, draft.stage, draft.key)) is not None:
                 return manifest
             if held is not None:
                 return _make(planned, held)
 
 
-def _make(planned: Plan[Any], held: Held) -> Manifest:
+def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
     draft, context = held.draft, held.context
     context.store.sweep(
         f"{draft.stage}/{draft.key}"
@@ -215,7 +215,7 @@ def _total(parts: Sequence[Part]) -> int:
     return sum(int(part.uid_sum or "0", 16) for part in parts) % (1 << 128)
 
 
-def gather(records: Sequence[Record]) -> tuple[list[Part], Counts]:
+def merge_records(records: Sequence[Record]) -> tuple[list[Part], Counts]:
     """All parts and the summed counts of the finished tasks of a stage."""
     return [part for record in records for part in record.parts], sum((r.counts for r in records), Counts())
 

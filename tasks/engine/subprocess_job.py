@@ -20,7 +20,7 @@ from typing import Any
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
 from dataops.home import CHECKOUT
-from dataops.redaction import without_secrets
+from dataops.redaction import remove_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def run_job(
     (folder / FAILURE).unlink(missing_ok=True)
     path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2))
     command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
-    environment = {**without_secrets(os.environ), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+    environment = {**remove_secrets(os.environ), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
     tail: deque[str] = deque(maxlen=15)
     with (
         log.open("a") as out,
@@ -94,7 +94,7 @@ def run_job(
         raise _failure(module, code, folder, "\n".join(tail))
 
 
-def ranks(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) -> tuple[str, ...]:
+def torchrun_launcher(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) -> tuple[str, ...]:
     """The `launcher` that starts a job in several processes, also in one.
 
     Args:

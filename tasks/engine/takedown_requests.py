@@ -53,29 +53,29 @@ class Request(BaseModel):
         return [parse_target(text) for text in self.targets]
 
 
-def request_of(targets: Sequence[Target], reason: str) -> Request:
+def make_request(targets: Sequence[Target], reason: str) -> Request:
     """A request of this moment."""
     named = tuple(sorted({str(target) for target in targets}))
     return Request(targets=named, reason=reason, requested_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def record(store: Store, request: Request) -> bool:
+def record_request(store: Store, request: Request) -> bool:
     """Write a request down; False where the store has it already."""
     return store.create(f"{FOLDER}/{request.digest}.json", request.model_dump_json(indent=2).encode())
 
 
-def recorded(store: Store) -> list[Input]:
+def list_requests(store: Store) -> list[Input]:
     """All requests of a store, as inputs of a snapshot, sorted."""
     digests = [found[1] for name in store.names(FOLDER) if (found := _NAME.fullmatch(name))]
     return [Input(stage=STAGE, key=digest, digest=digest) for digest in digests]
 
 
-def requests_in(inputs: Iterable[Input]) -> list[Input]:
+def select_requests(inputs: Iterable[Input]) -> list[Input]:
     """The requests among the inputs of a snapshot."""
     return [one for one in inputs if one.stage == STAGE]
 
 
-def targets_of(store: Store, requests: Sequence[Input]) -> tuple[Target, ...]:
+def load_targets(store: Store, requests: Sequence[Input]) -> tuple[Target, ...]:
     """What these requests take out, each once.
 
     Raises: CorruptPart when a record is damaged: nothing may be made before it is known what must be left out.

@@ -19,7 +19,7 @@ from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.store import Store
 from tasks.engine.map_parts import ATTEMPTS, map_parts
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.engine.stage import Stage, StageOutput, Work, gather
+from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.extract.sources.base import Source
 from tasks.extract.sources.pairs_writer import DAMAGES_LISTED, PairsWriter
 from tasks.files.base import SourceFile
@@ -73,7 +73,7 @@ def make(work: Work[Source]) -> StageOutput:
     tasks = [FileTask(i, file, file.digest(), config) for i, file in enumerate(fetched.files)]
     _forget_others(work.draft, tasks)
     records = map_parts(extract_file, tasks, work.draft, work.context)
-    parts, counts = gather(records)
+    parts, counts = merge_records(records)
     return StageOutput([*parts, *fetched.parts], counts, _summary(records) | dict(fetched.facts))
 
 

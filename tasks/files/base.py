@@ -12,7 +12,7 @@ from dataops.archives.gzip_members import ByteStream
 _COPIED_AT_ONCE = 1 << 20
 
 
-class Opened(ByteStream, Protocol):
+class OpenFile(ByteStream, Protocol):
     """An open file that is read once from its start; a context that closes it."""
 
     def __enter__(self) -> Any: ...
@@ -31,7 +31,7 @@ class SourceFile(ABC):
         """Of its content, or of a name that stands for content that never changes. Raises: SourceError."""
 
     @abstractmethod
-    def open(self) -> Opened:
+    def open(self) -> OpenFile:
         """Its bytes, to be read once from their start. Raises: SourceError, also while it is read."""
 
     @contextmanager

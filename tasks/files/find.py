@@ -11,8 +11,8 @@ from pathlib import Path
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import Input
-from tasks.files.base import Opened, SourceFile
-from tasks.files.s3_file import s3_files
+from tasks.files.base import OpenFile, SourceFile
+from tasks.files.s3_file import find_s3_files
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LocalFile(SourceFile):
         except OSError as error:
             raise SourceError(f"cannot read {self.path}: {error.strerror or error}") from error
 
-    def open(self) -> Opened:
+    def open(self) -> OpenFile:
         try:
             return self.path.open("rb")
         except OSError as error:
@@ -46,7 +46,7 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
     return file_sha256(path)
 
 
-def find(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
+def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
     """The files of the patterns in the order of their names, and what is wrong, a line each.
 
     A file is named by its path below the part of the pattern that has no wildcard, so that names do not change from
@@ -56,7 +56,7 @@ def find(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
     wrong: list[str] = []
     for pattern in patterns:
         try:
-            files = s3_files(pattern) if pattern.startswith("s3://") else _local_files(pattern)
+            files = find_s3_files(pattern) if pattern.startswith("s3://") else _local_files(pattern)
         except SourceError as error:
             wrong.append(f"paths: {error}")
             continue
@@ -85,9 +85,9 @@ def _local_files(pattern: str) -> list[tuple[str, LocalFile]]:
     return [(str(file.path), file) for file in files]
 
 
-def source_files(patterns: Sequence[str]) -> list[SourceFile]:
+def find_source_files(patterns: Sequence[str]) -> list[SourceFile]:
     """The files of the patterns in the order of their names. Raises: ConfigError with all problems."""
-    files, problems = find(patterns)
+    files, problems = find_files(patterns)
     if problems:
         raise ConfigError("\n".join(f"source.{line}" for line in problems))
     return files

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 from dataops.errors import SourceError
 from tasks.files.resumable import Connection, ConnectionBroken
-from tasks.web.address_policy import Addresses
+from tasks.web.address_policy import AddressResolver
 from tasks.web.request import FetchError, retry_after, split_url
 
 MAX_REDIRECTS = 5
@@ -48,7 +48,7 @@ class HttpFile:
                 connection.close()
                 url = self._target(url, response)
         except FetchError as error:
-            if error.transient:
+            if error.is_transient:
                 raise ConnectionBroken(str(error)) from error
             raise SourceError(f"{url}: {error}") from error
         except ssl.SSLCertVerificationError as error:
@@ -157,5 +157,5 @@ def _tls() -> ssl.SSLContext:
 
 
 @lru_cache(maxsize=1)
-def _addresses() -> Addresses:
-    return Addresses({})
+def _addresses() -> AddressResolver:
+    return AddressResolver({})

@@ -27,7 +27,7 @@ class ConnectionBroken(Exception):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryLimit:
     """How long a file may make us wait."""
 
     max_wait: float
@@ -57,7 +57,7 @@ class ResumableStream:
         connect: opens the file at a byte. Raises: ConnectionBroken, and SourceError where trying again is of no use.
     """
 
-    def __init__(self, name: str, connect: Callable[[int], Connection], patience: Patience):
+    def __init__(self, name: str, connect: Callable[[int], Connection], patience: RetryLimit):
         self.name, self.position = name, 0
         self._connect, self._patience = connect, patience
         self._connection: Connection | None = None

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 from dataops.digest import text_sha256
 from dataops.errors import SourceError
 from tasks.files.base import SourceFile
-from tasks.files.resumable import Connection, ConnectionBroken, Patience, ResumableStream
+from tasks.files.resumable import Connection, ConnectionBroken, ResumableStream, RetryLimit
 
 _MAGIC = re.compile(r"[*?\[]")
 _MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 _REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"})
 _CHANGED = frozenset({"PreconditionFailed", "412"})
-PATIENCE = Patience(max_wait=600)
+PATIENCE = RetryLimit(max_wait=600)
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class S3File(SourceFile):
 
     def open(self) -> ResumableStream:
         uri = f"s3://{self.bucket}/{self.key}"
-        return ResumableStream(uri, lambda offset: s3_connection(self.bucket, self.key, offset, self.etag), PATIENCE)
+        return ResumableStream(uri, lambda offset: connect_s3(self.bucket, self.key, offset, self.etag), PATIENCE)
 
 
-def s3_files(pattern: str) -> list[tuple[str, S3File]]:
+def find_s3_files(pattern: str) -> list[tuple[str, S3File]]:
     """(uri, file) of the objects that `s3://bucket/key` names, in the order of their keys; wildcards as in local globs.
 
     Raises: SourceError when the bucket cannot be listed.
@@ -47,9 +47,9 @@ def s3_files(pattern: str) -> list[tuple[str, S3File]]:
     magic = _MAGIC.search(key)
     fixed = key[: magic.start()] if magic else key
     folder = fixed.rpartition("/")[0] + "/" if "/" in fixed else ""
-    matches = re.compile(glob_regex(key)).fullmatch
+    matches = re.compile(glob_to_regex(key)).fullmatch
     found: list[tuple[str, S3File]] = []
-    with s3_errors(pattern):
+    with translate_s3_errors(pattern):
         for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=fixed):
             for item in page.get("Contents", []):
                 if matches(item["Key"]) and not item["Key"].endswith("/"):
@@ -65,7 +65,7 @@ def split_s3(uri: str) -> tuple[str, str]:
     return parts.netloc, (parts.path + (f"?{parts.query}" if parts.query else "")).lstrip("/")
 
 
-def glob_regex(pattern: str) -> str:
+def glob_to_regex(pattern: str) -> str:
     """A glob as a regular expression: `*`, `?` and `[...]` within a folder, `**` for any depth."""
     tokens = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]|[^*?\[]+|\[")
 
@@ -82,10 +82,10 @@ def glob_regex(pattern: str) -> str:
     return "".join(one(token) for token in tokens.findall(pattern))
 
 
-def s3_connection(bucket: str, key: str, offset: int, etag: str | None) -> Connection:
+def connect_s3(bucket: str, key: str, offset: int, etag: str | None) -> Connection:
     """An object from a byte on, as long as it is still that of the ETag. Raises: ConnectionBroken, SourceError."""
     condition = {"IfMatch": etag} if etag else {}
-    with s3_errors(f"s3://{bucket}/{key}", broken=True):
+    with translate_s3_errors(f"s3://{bucket}/{key}", broken=True):
         answer = s3_client().get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-", **condition)
     total = answer.get("ContentRange", "").rpartition("/")[2]
     return _S3Connection(answer["Body"], int(total) if total.isdigit() else None)
@@ -109,7 +109,7 @@ class _S3Connection:
 
 
 @contextmanager
-def s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
+def translate_s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
     """Raise what S3 refuses as SourceError, or as ConnectionBroken where trying again may help and the caller does so."""
     from botocore.exceptions import BotoCoreError, ClientError
 

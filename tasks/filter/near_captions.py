@@ -23,11 +23,11 @@ from dataops.text.minhash import choose_scheme, hash_bands
 from dataops.text.near_captions import compute_ranks, find_dropped, find_near_pairs, partition_ranks, sample_ranks
 from dataops.text.shingles import hash_normal_forms
 from tasks.engine.partition_tables import (
-    all_pieces,
     partition_by_hash,
     partition_by_index,
     read_one,
     read_partition,
+    read_partitions,
     table_name,
     write_partitions,
 )
@@ -49,7 +49,7 @@ def bytes_per_row(config: NearCaptionsConfig) -> int:
 
 def put_normal_forms(draft: Draft, task: FilterTask) -> Record:
     """Put the keys of the kept rows of a slice by partition of the hash of normal form and scope."""
-    keys = all_pieces(draft, table_name("keys", task.number), 1 << task.bits)
+    keys = read_partitions(draft, table_name("keys", task.number), 1 << task.bits)
     for kind in drop_reason_tables(task.config, near=False):
         keys = keys.join(read_slice(draft, task, kind), on="row", how="anti")
     captions, scopes = _read_captions(draft, task, keys["row"])
@@ -120,7 +120,7 @@ def drop_near_captions(draft: Draft, task: FilterTask) -> Record:
     "I/O-efficient algorithms for graphs of bounded treewidth and maximal independent sets"), so that only one partition
     is in memory.
     """
-    pairs = read_partition(draft, task.range_tables("near-pairs"), task.number).drop("part").unique()
+    pairs = read_partition(draft, task.partition_names("near-pairs"), task.number).drop("part").unique()
     before = [read_one(draft, table_name("near-dropped", i), task.number) for i in range(task.number)]
     dropped_before = pl.concat([pl.DataFrame(schema={"worse": pl.UInt64}), *before])["worse"]
     dropped = find_dropped(pairs, dropped_before)
@@ -139,7 +139,7 @@ def _config(task: FilterTask) -> NearCaptionsConfig:
 
 def _read_normal_forms(draft: Draft, task: FilterTask) -> pl.DataFrame:
     """Return the keys of the rows of a slice that `drop_same_captions` kept."""
-    forms = all_pieces(draft, table_name("normal-forms", task.number), 1 << task.bits)
+    forms = read_partitions(draft, table_name("normal-forms", task.number), 1 << task.bits)
     return forms.join(read_slice(draft, task, "drop-reasons-same"), on="row", how="anti").sort("row")
 
 

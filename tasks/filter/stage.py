@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from dataops.digest import text_sha256
 from dataops.errors import ConfigError, ContractError
 from dataops.formatting import format_share
-from dataops.snapshot import Counts, Draft, Input, Record, find
+from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
 from dataops.text.duplicates import KEY_BYTES
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.partition_steps import run as run_step
 from tasks.engine.partition_steps import run_steps
 from tasks.engine.partition_tables import read_one, table_name, write_partitions
-from tasks.engine.stage import Stage, StageOutput, Work, gather
+from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.filter import near_captions, steps, write
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
@@ -70,7 +70,7 @@ def make(work: Work[FilterConfig]) -> StageOutput:
                 tasks.map_slices(write.count_queries)
                 tasks.sum_queries()
         records = tasks.write_parts()
-        parts, counts = gather(records)
+        parts, counts = merge_records(records)
         check_kept_rows(counts, config.max_drop_fraction)
         return StageOutput(parts, counts, tasks.facts(records))
 
@@ -89,13 +89,13 @@ class _FilterTasks:
     """Maps functions over the slices and the partitions of one snapshot that is being made."""
 
     def __init__(self, work: Work[FilterConfig], context: Context):
-        self.draft, self.config, self.context, self.quiet = work.draft, work.config, context, context.quiet()
+        self.draft, self.config, self.context, self.quiet = work.draft, work.config, context, context.without_progress()
         parts = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in parts]
         self.slices = cut_slices([part.rows for part in parts], self.config)
         self.seen_parts = tuple(_find_seen_parts(work))
         self.rows = sum(part.rows for part in parts)
-        self.neighbours = context.neighbours or context.workers
+        self.neighbours = context.workers_per_machine or context.workers
         row_bytes = KEY_BYTES
         if self.config.near_captions is not None:
             row_bytes = max(row_bytes, near_captions.bytes_per_row(self.config.near_captions))
@@ -243,7 +243,7 @@ def external_inputs(config: FilterConfig) -> list[Input]:
 def _find_seen_parts(work: Work[FilterConfig]) -> list[str]:
     names: list[str] = []
     for key in work.config.seen:
-        manifest = find(work.context.store, "pack", key)
+        manifest = find_manifest(work.context.store, "pack", key)
         if manifest is None:
             raise ConfigError(f"filter.seen: there is no complete dataset pack/{key} in {work.context.store.uri}")
         names += [manifest.path(part.name) for part in manifest.named("part-", ".parquet")]

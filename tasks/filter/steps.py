@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
-from dataops.filters import asked_of, first_reason
+from dataops.filters import evaluate_rules, first_drop_reason
 from dataops.kernels.hashes import hash128
 from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
@@ -25,10 +25,10 @@ from dataops.text.query_matching import match_queries
 from dataops.text.unsafe_words import load_unsafe_words
 from tasks.engine.partition_steps import PartitionStep
 from tasks.engine.partition_tables import (
-    all_pieces,
     partition_by_hash,
     read_one,
     read_partition,
+    read_partitions,
     table_name,
     write_partitions,
 )
@@ -89,8 +89,8 @@ def apply_rules(draft: Draft, task: FilterTask) -> Record:
     """Apply to a slice all rules that need no other row, and put the keys of the rows that pass by partition of the URL."""
     rows = read_pairs(draft, task)
     counts = count_captions(rows["caption"])
-    answers = asked_of(rows, task.config, counts)
-    reasons = first_reason(answers)
+    answers = evaluate_rules(rows, task.config, counts)
+    reasons = first_drop_reason(answers)
     if task.config.unsafe_languages:
         reasons = _fill_reasons(reasons, rows.select("caption"), lambda rest: _match_unsafe_words(rest, task.config))
     passed = reasons.is_null()
@@ -149,7 +149,7 @@ def drop_duplicates(draft: Draft, task: FilterTask) -> Record:
         seen = read_partition(draft, [table_name("seen", i) for i in range(len(task.seen_parts))], task.number)
         reasons[rows["url"].is_in(seen["url"].implode()).to_numpy()] = DROP_REASONS.index("seen") + 1
     if task.config.max_caption_count is not None:  # after "seen", which it overwrites
-        frequent = read_partition(draft, task.range_tables("frequent"), 0)
+        frequent = read_partition(draft, task.partition_names("frequent"), 0)
         boilerplate = rows["caption"].is_in(frequent["caption"].implode()).to_numpy()
         reasons[boilerplate] = DROP_REASONS.index("boilerplate") + 1
     kept = reasons == 0
@@ -161,7 +161,7 @@ def drop_duplicates(draft: Draft, task: FilterTask) -> Record:
 
 def put_by_caption(draft: Draft, task: FilterTask) -> Record:
     """Put the keys of the rows of a slice that are still kept by partition of the caption."""
-    keys = all_pieces(draft, table_name("keys", task.number), 1 << task.bits)
+    keys = read_partitions(draft, table_name("keys", task.number), 1 << task.bits)
     dropped = read_slice(draft, task, "drop-reasons")
     kept = keys.join(dropped, on="row", how="anti", maintain_order="left")
     write_partitions(draft, table_name("keys-by-caption", task.number), *partition_by_hash(kept, "caption", task.bits))
@@ -236,7 +236,7 @@ def _put_dropped(draft: Draft, task: FilterTask, kind: str, rows: pl.DataFrame, 
 
 def read_slice(draft: Draft, task: FilterTask, kind: str) -> pl.DataFrame:
     """Return what a map over the partitions wrote about the rows of a task's slice."""
-    return read_partition(draft, task.range_tables(kind), task.number).drop("part")
+    return read_partition(draft, task.partition_names(kind), task.number).drop("part")
 
 
 def drop_reason_tables(config: FilterConfig, *, near: bool = True) -> list[str]:

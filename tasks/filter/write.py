@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.kernels.hashes import uid_halves
-from dataops.schema import FILTERED, conform, dropped
+from dataops.schema import FILTERED, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Record
 from dataops.text.balance import (
     compute_probabilities,
@@ -22,7 +22,7 @@ from dataops.text.balance import (
     sample_pairs,
 )
 from dataops.text.query_matching import Queries, compile_queries, match_queries
-from tasks.engine.part_writer import PartFile
+from tasks.engine.part_writer import PartWriter
 from tasks.engine.partition_tables import read_one, table_name, write_partitions
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.config import BalanceConfig, FilterConfig
@@ -45,8 +45,8 @@ def write_parts(draft: Draft, task: FilterTask) -> Record:
     reasons, summaries, balance_facts = Counter[str](), list[Mapping[str, Any]](), list[dict[str, Any]]()
     with (
         scratch_folder(NAME) as folder,
-        closing(PartFile(folder / "part.parquet", FILTERED)) as kept_file,
-        closing(PartFile(folder / "dropped.parquet", dropped(FILTERED))) as dropped_file,
+        closing(PartWriter(folder / "part.parquet", FILTERED)) as kept_file,
+        closing(PartWriter(folder / "dropped.parquet", dropped_schema(FILTERED))) as dropped_file,
     ):
         for slice_task in task.split():
             kept_rows, dropped_rows, facts = _split_rows(draft, slice_task)

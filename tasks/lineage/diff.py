@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.kernels.hashes import uid_halves
-from dataops.snapshot import Manifest, ancestors
+from dataops.snapshot import Manifest, load_ancestors
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 
@@ -101,7 +101,7 @@ def _missing_rows(complete: Dataset, lacking: Dataset, keys: pl.DataFrame) -> pl
         for rows in _read_batches(*complete, "part-", ["uid", "url", "caption"])
     ]
     missing = pl.concat([pl.DataFrame(schema=columns), *frames]).unique(KEY, maintain_order=True)
-    lineage = ancestors(lacking[1], lacking[0])
+    lineage = load_ancestors(lacking[1], lacking[0])
     reasons = _read_reasons(missing, lineage, lacking[1])
     known = all(stage in lineage for stage in PAIR_STAGES[: PAIR_STAGES.index(lacking[0].stage)])
     stage, reason = ABSENT if known else UNKNOWN
@@ -125,7 +125,7 @@ def _read_reasons(missing: pl.DataFrame, lineage: Mapping[str, Manifest], store:
 
 
 def _compare_settings(a: Dataset, b: Dataset) -> dict[str, tuple[Any, Any]]:
-    lineage_a, lineage_b = ancestors(a[1], a[0]), ancestors(b[1], b[0])
+    lineage_a, lineage_b = load_ancestors(a[1], a[0]), load_ancestors(b[1], b[0])
     found: dict[str, tuple[Any, Any]] = {}
     for stage in PAIR_STAGES:
         if stage in lineage_a and stage in lineage_b:

@@ -14,7 +14,7 @@ from dataops.errors import ConfigError, StorageError
 from dataops.snapshot import MANIFEST, Draft, SnapshotName
 from dataops.store import Entry, Store
 from tasks.engine.context import Context
-from tasks.engine.lease import hold, holder
+from tasks.engine.lease import find_holder, hold_lease
 from tasks.extract.stage import read_indexed_key
 from tasks.lineage.inventory import DAY, Inventory
 
@@ -102,7 +102,7 @@ def delete_unneeded(
         else:
             result.deleted.append(deletion)
     for name in plan.work:
-        if holder(store, *name) is None:
+        if find_holder(store, *name) is None:
             store.delete_tree(f"{name}/_work")
     for entry in plan.memories:
         key = read_indexed_key(store, entry.name)  # read again: a run may have replaced it after planning
@@ -120,7 +120,7 @@ def _in_use_now(store: Store, name: SnapshotName) -> str | None:
 def delete_snapshot(draft: Draft, context: Context) -> str | None:
     """Delete a snapshot under its lease, so that no run starts to make it; return why it was kept, if it was."""
     try:
-        with hold(draft, context, wait=False, remake=True) as held:
+        with hold_lease(draft, context, wait=False, remake=True) as held:
             if held is not None:
                 held.stop()  # a later beat would write the lease again
             draft.store.delete([draft.path(MANIFEST)])

@@ -10,7 +10,7 @@ from dataops.errors import StorageError
 from dataops.snapshot import MANIFEST, Manifest, SnapshotName
 from dataops.stages import STAGES
 from dataops.store import Entry, Store
-from tasks.engine.lease import holder
+from tasks.engine.lease import find_holder
 from tasks.extract.stage import SOURCE_INDEX
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Inventory:
         if snapshot.is_complete and not snapshot.has_scratch():
             return None
         newest_lease = max((e.modified for e in snapshot.objects if "/_work/lease-" in e.name), default=0.0)
-        if (lease := holder(self.store, *name)) is not None and now - newest_lease < DAY:
+        if (lease := find_holder(self.store, *name)) is not None and now - newest_lease < DAY:
             return f"{lease} makes it"
         if any(now - entry.modified < DAY for entry in snapshot.scratch()):
             return "work on it is younger than a day"

@@ -17,7 +17,7 @@ from dataops.snapshot import Manifest, snapshot_key
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make
-from tasks.engine.takedown_requests import STAGE, Request, recorded, targets_of
+from tasks.engine.takedown_requests import STAGE, Request, list_requests, load_targets
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
 from tasks.lineage.takedown_proof import prove_removal
@@ -123,7 +123,7 @@ def replace_affected(
 
 def _make_successor(lineage: Lineage, context: Context, result: TakedownResult) -> None:
     store, old = context.store, result.affected.dataset
-    requests = recorded(store)
+    requests = list_requests(store)
     inputs = [i for i in old.inputs if i.stage != STAGE] + requests
     upstream = [m for i in inputs if (m := lineage.parent(i)) is not None]
     if missing := [f"{i.stage}/{i.key}" for i in inputs if i.stage != STAGE and lineage.parent(i) is None]:
@@ -137,7 +137,7 @@ def _make_successor(lineage: Lineage, context: Context, result: TakedownResult) 
     tars = result.successor.named("", ".tar")
     result.rewritten = [part.name for part in tars if before.get(part.name) != part.sha256]
     result.unchanged = len(tars) - len(result.rewritten)
-    targets = targets_of(store, requests)
+    targets = load_targets(store, requests)
     result.proof = prove_removal(store, result.successor, targets, result.affected.uids, before)
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from dataops.schema import DOWNLOADED, conform, dropped
+from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, read_table
 from dataops.trace.targets import Target, matching_rows
 from tasks.download.fetch.originals import Originals
 from tasks.engine.context import Context
-from tasks.engine.lease import hold
+from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_snapshot
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
@@ -65,7 +65,7 @@ def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target], ui
     manifest = raw.download
     draft = Draft(context.store, manifest.stage, manifest.key)
     all_targets = [*targets, *(Target("uid", uid) for uid in uids)]
-    with hold(draft, context, wait=False, remake=True) as held:
+    with hold_lease(draft, context, wait=False, remake=True) as held:
         assert held is not None
         parts, replaced, removed = {part.name: part for part in manifest.parts}, list[str](), list[str]()
         for part in raw.parts:
@@ -96,7 +96,7 @@ def _rewrite_part(
     kept = kept.set_column(kept.schema.get_field_index("shard"), DOWNLOADED.field("shard"), shards)
     tar = _tar_without(draft, manifest.path(f"{stem}.tar"), set(uids))
     reasons = {"uid": uids, "drop_reason": [TAKEDOWN] * len(uids), "drop_stage": ["download"] * len(uids)}
-    dropped_rows = conform(pa.table(reasons), dropped(DOWNLOADED), part.name)
+    dropped_rows = conform(pa.table(reasons), dropped_schema(DOWNLOADED), part.name)
     parts = [
         draft.put_bytes(f"{new_stem}.tar", tar, kept.num_rows),
         draft.put_table(f"part-{new_stem}.parquet", conform(kept, DOWNLOADED, part.name)),

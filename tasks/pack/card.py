@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dataops.funnel import PAIR_STAGES, funnel_stages
-from dataops.snapshot import Draft, Manifest, Part, ancestors
+from dataops.snapshot import Draft, Manifest, Part, load_ancestors
 from tasks.engine.stage import Work
 from tasks.pack.card_samples import Samples
 from tasks.pack.card_text import (
@@ -41,7 +41,7 @@ KEPT_BESIDE = 6
 
 def find_lineage(work: Work[PackConfig]) -> dict[str, Manifest]:
     """Return the snapshots that a dataset is made of, by stage, first stage first, as far as they are in the store."""
-    found = {**ancestors(work.draft.store, work.inputs["curate"]), **work.inputs}
+    found = {**load_ancestors(work.draft.store, work.inputs["curate"]), **work.inputs}
     return {stage: found[stage] for stage in PAIR_STAGES if stage in found}
 
 

@@ -16,7 +16,7 @@ from dataops.errors import CorruptPart
 from dataops.shards.tar import find_spans
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
-from tasks.engine.partition_tables import all_pieces, partition_by_index, read_partition, write_partitions
+from tasks.engine.partition_tables import partition_by_index, read_partition, read_partitions, write_partitions
 
 PARTITION_ROWS = 1 << 21
 """Rows of a range of hashes, at most: about 150 bytes of each are held while they are put in order."""
@@ -158,7 +158,7 @@ def shard_starts(
 def write_rows_by_shard(draft: Draft, part: CuratedPart) -> Record:
     """Write the rows of a part by training shard, with where each one's picture lies in its raw shard, and its place."""
     rows = pl.DataFrame(pl.from_arrow(read_table(draft.store, part.rows)))
-    located = all_pieces(draft, _located(part.number), 1 << part.bits)
+    located = read_partitions(draft, _located(part.number), 1 << part.bits)
     places = read_partition(draft, [_cut(number) for number in range(1 << part.bits)], part.number)
     more = located.select("row", _offset="offset", _size="size").hstack(places.select(_target="target", _place="place"))
     frame = rows.hstack(more.sort("row").drop("row"))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.schema import PACKED, conform
 from dataops.shards.tar import read_samples
-from dataops.snapshot import MANIFEST, Draft, Input, Manifest, Part, Record, find, read_table
+from dataops.snapshot import MANIFEST, Draft, Input, Manifest, Part, Record, find_manifest, read_table
 from dataops.store import Store
 from dataops.trace.targets import Target, matching_rows
 from tasks.engine.stage import Work
@@ -47,7 +47,7 @@ def find_earlier_version(work: Work[PackConfig], version: int) -> Manifest | Non
     found: list[tuple[int, str, Manifest]] = []
     for key in sorted({name.split("/")[1] for name in store.names("pack") if name.endswith(f"/{MANIFEST}")}):
         try:
-            other = find(store, "pack", key)
+            other = find_manifest(store, "pack", key)
         except CorruptPart:
             continue
         if other is None or (other.stage_version, other.config, other.seed) != (version, config, work.seed):

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataops.schema import PACKED, conform, dropped
+from dataops.schema import PACKED, conform, dropped_schema
 from dataops.shards.layout import BLOCK, Layout, archive_size
 from dataops.shards.tar import join_index_lines
 from dataops.snapshot import Counts, Draft, Part, Record
@@ -67,7 +67,7 @@ def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     rows = conform(frame.to_arrow(), PACKED, f"pack {name}")
     rows = rows.set_column(rows.schema.get_field_index("shard"), PACKED.field("shard"), pa.array([name] * len(rows)))
 
-    with draft.store.reading() as read_into, ThreadPoolExecutor(1) as thread:
+    with draft.store.open_reader() as read_into, ThreadPoolExecutor(1) as thread:
 
         def read(start: int, places: list[memoryview]) -> None:
             read_images(read_into, shard.raw_folder, frame.slice(start, len(places)), places)
@@ -101,7 +101,7 @@ def write_shard(
         return _one_ahead(_pieces(rows, sizes, image_extension, read, draft.store.window, buffers, lines))
 
     with ThreadPoolExecutor(1) as thread:  # the rows are written while the last of the tar is on its way to the disk
-        coming = thread.submit(draft.put_pieces, f"{number}.tar", pieces, rows.num_rows)
+        coming = thread.submit(draft.put_chunks, f"{number}.tar", pieces, rows.num_rows)
         table = draft.put_table(f"part-{number}.parquet", rows)
         tar = coming.result()
     if max(map(len, buffers)) <= _SPARE_BYTES:
@@ -182,7 +182,9 @@ def make_record(
         gone = pa.table(
             {"uid": sorted(lost), "drop_reason": [TAKEDOWN] * len(lost), "drop_stage": ["pack"] * len(lost)}
         )
-        written.append(draft.put_table(f"dropped-{number}.parquet", conform(gone, dropped(PACKED), f"pack {number}")))
+        written.append(
+            draft.put_table(f"dropped-{number}.parquet", conform(gone, dropped_schema(PACKED), f"pack {number}"))
+        )
     reasons = {TAKEDOWN: len(lost)} if lost else {}
     counts = Counts(input=kept + len(lost), kept=kept, dropped=reasons)
     return Record(task=f"shard-{number}", parts=written, counts=counts, facts=dict(facts))

@@ -28,8 +28,8 @@ from dataops.snapshot import Counts, Manifest, Record
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
-from tasks.engine.stage import Stage, StageOutput, Work, gather
-from tasks.engine.takedown_requests import recorded, requests_in, targets_of
+from tasks.engine.stage import Stage, StageOutput, Work, merge_records
+from tasks.engine.takedown_requests import list_requests, load_targets, select_requests
 from tasks.pack.card import find_lineage, put_pages
 from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
 from tasks.pack.card_text import DatasetFacts
@@ -56,7 +56,7 @@ def make(work: Work[PackConfig]) -> StageOutput:
 
 
 def _make(work: Work[PackConfig], context: Context) -> StageOutput:
-    taken = targets_of(work.draft.store, requests_in(work.made_of))
+    taken = load_targets(work.draft.store, select_requests(work.made_of))
     base = find_earlier_version(work, PACK.version) if taken else None
     lineage = find_lineage(work)
     with ThreadPoolExecutor(1) as thread:  # which looks for what the page shows, while workers pack
@@ -65,7 +65,7 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
             records = _packed(work, context, taken)
         else:
             records = map_parts(rewrite_shard, list_shards(base, taken), work.draft, context)
-        written, counts = gather(records)
+        written, counts = merge_records(records)
         facts = _facts(work, records, counts, base)
         dataset = DatasetFacts.collect(work, counts, facts, written, lineage)
         kept = sample_kept(work.draft, written, work.inputs["download"].config["encode_format"])
@@ -91,7 +91,7 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
     facts = {"samples": counts.kept, "shards": len(records), "bytes": size}
     facts |= merge(record.facts for record in records)
-    if requests := requests_in(work.made_of):
+    if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return facts
 
@@ -112,4 +112,4 @@ def _told(manifest: Manifest) -> str:
     return f"{manifest.stage} kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
 
 
-PACK = Stage(name="pack", version=4, make=make, store_inputs=recorded)
+PACK = Stage(name="pack", version=4, make=make, store_inputs=list_requests)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.snapshot import Manifest, find, read_table
+from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.store import Store
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def find_evaluation(store: Store, version: "ModelVersion") -> Manifest | None:
     """Return the evaluate snapshot that a version names; None if it is not in the store, or unreadable."""
     key = version.tags.get("snapshot.evaluate", "")
     try:
-        return find(store, "evaluate", key) if key else None
+        return find_manifest(store, "evaluate", key) if key else None
     except PairmillError:
         return None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataops.redaction import without_credentials
+from dataops.redaction import remove_credentials
 from dataops.schema import CURATED, DOWNLOADED, FILTERED, PACKED, PAIRS
 from dataops.snapshot import Input, Manifest
 
@@ -32,7 +32,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 def build_events(manifests: Iterable[Manifest], store_uri: str) -> list[dict[str, Any]]:
     """Return one event for each stage, oldest first."""
     ordered = sorted(manifests, key=lambda manifest: (_time(manifest), manifest.stage))
-    return [_event(manifest, without_credentials(store_uri)) for manifest in ordered]
+    return [_event(manifest, remove_credentials(store_uri)) for manifest in ordered]
 
 
 def render_events(manifests: Iterable[Manifest], store_uri: str) -> str:

@@ -106,7 +106,7 @@ def _build_output(
         "gate": str(verdict),
         "run_id": version.run_id,
         "experiment_id": client.get_run(version.run_id).info.experiment_id if version.run_id else None,
-        "tracking_uri": tracking.without_credentials(tracking.tracking_uri()),
+        "tracking_uri": tracking.remove_credentials(tracking.tracking_uri()),
     }
     facts["links"] = page_urls(facts)
     created = datetime.fromtimestamp((version.creation_timestamp or 0) / 1000, UTC).isoformat(timespec="seconds")

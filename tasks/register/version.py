@@ -88,7 +88,7 @@ def page_urls(facts: Mapping[str, Any]) -> dict[str, str]:
     Args:
         facts: those of a register manifest.
     """
-    base = tracking.without_credentials(str(facts["tracking_uri"])).rstrip("/")
+    base = tracking.remove_credentials(str(facts["tracking_uri"])).rstrip("/")
     if not base.startswith(("http://", "https://")):
         return {}
     return {name: f"{base}/{path}" for name, path in page_paths(facts).items()}

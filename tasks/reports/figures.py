@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dataops.escaping import visible
+from dataops.escaping import escape_controls
 from dataops.formatting import format_percent
 
 INK, GREY, PALE = "#1b2733", "#7b8794", "#dfe4ea"
@@ -130,7 +130,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _short(text: str, limit: int) -> str:
-    text = visible(text)  # a font takes no lone surrogate
+    text = escape_controls(text)  # a font takes no lone surrogate
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataops.escaping import markdown, visible
+from dataops.escaping import escape_controls, escape_markdown
 from dataops.formatting import format_interval, format_percent, format_share
 
 if TYPE_CHECKING:
@@ -59,18 +59,18 @@ def _environment(*, is_markdown: bool) -> "Environment":
 
 def _spell_out(value: Any) -> Any:
     """Return a value with its control characters spelt out; None is shown as nothing, and markup stays as it is."""
-    return value if hasattr(value, "__html__") else "" if value is None else visible(str(value))
+    return value if hasattr(value, "__html__") else "" if value is None else escape_controls(str(value))
 
 
 def _escape_markdown(value: Any) -> Any:
-    return value if hasattr(value, "__html__") else "" if value is None else markdown(str(value))
+    return value if hasattr(value, "__html__") else "" if value is None else escape_markdown(str(value))
 
 
 def _escape_code(value: str) -> Any:
     """Return a value for a Markdown code block, without the three back quotes that would end it."""
     from markupsafe import Markup
 
-    return Markup(visible(value).replace("```", "'''"))
+    return Markup(escape_controls(value).replace("```", "'''"))
 
 
 def _keep_code(sentence: str) -> Any:
@@ -80,8 +80,8 @@ def _keep_code(sentence: str) -> Any:
     parts = sentence.split("`")
     if len(parts) % 2 == 0:  # an open code span
         return _escape_markdown(sentence)
-    code = (" ".join(visible(part).split()) for part in parts[1::2])
-    texts = (" ".join(map(markdown, part.split(" "))) for part in parts[::2])
+    code = (" ".join(escape_controls(part).split()) for part in parts[1::2])
+    texts = (" ".join(map(escape_markdown, part.split(" "))) for part in parts[::2])
     return Markup("`".join(part for pair in zip_longest(texts, code) for part in pair if part is not None))
 
 

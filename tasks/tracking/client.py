@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError, ServiceError
-from dataops.redaction import redact, without_credentials
+from dataops.redaction import redact, remove_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,7 +67,7 @@ def mlflow_errors() -> Iterator[None]:
     from mlflow.exceptions import MlflowException, RestException
     from requests.exceptions import RequestException
 
-    uri = without_credentials(tracking_uri())
+    uri = remove_credentials(tracking_uri())
     try:
         yield
     except RestException as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dataops.errors import ServiceError
-from dataops.escaping import markdown
+from dataops.escaping import escape_markdown
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from tasks.engine.context import Context
@@ -115,7 +115,7 @@ def _build_tags(context: Context, manifests: Mapping[str, Manifest], outcome: Ru
 
 def _render_note(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> str:
     """Return the Markdown of the run's page: the outcome, and a table of the stages."""
-    blocks = [f"**{outcome.status.capitalize()}**: {markdown(redact(outcome.summary)[:ERROR_LENGTH])}"]
+    blocks = [f"**{outcome.status.capitalize()}**: {escape_markdown(redact(outcome.summary)[:ERROR_LENGTH])}"]
     lines = [
         run_metadata.format_table_row("stage", "snapshot", "state", "rows in", "kept", "seconds"),
         "|:--|:--|:--|--:|--:|--:|",

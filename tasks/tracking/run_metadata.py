@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.digest import canonical_json
-from dataops.escaping import markdown, visible
+from dataops.escaping import escape_controls, escape_markdown
 from dataops.formatting import format_counts, format_interval, format_percent
 from dataops.funnel import funnel_stages
-from dataops.redaction import HIDDEN, is_secret_name, redact, without_credentials
+from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
 from dataops.schema import PACKED
 from dataops.snapshot import Manifest
 from tasks.reports.page import render
@@ -91,7 +91,7 @@ def model_name(train: Mapping[str, Any]) -> str:
 def build_run_tags(run_id: str | None, flow_run_id: str | None, flow_run_url: str | None) -> dict[str, str]:
     """Return the tags that identify the runs of pairmill and of Prefect."""
     tags = {"pairmill.run_id": run_id, "prefect_flow_run_id": flow_run_id, "prefect_flow_run_url": flow_run_url}
-    return {name: without_credentials(value) for name, value in tags.items() if value}
+    return {name: remove_credentials(value) for name, value in tags.items() if value}
 
 
 def describe_training_dataset(manifest: Manifest, store_uri: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def describe_evaluation_datasets(
 
 
 def _build_source(store_uri: str, name: str) -> dict[str, str]:
-    uri = f"{without_credentials(store_uri)}/{name}"
+    uri = f"{remove_credentials(store_uri)}/{name}"
     return {"source_type": "s3" if uri.startswith("s3://") else "local", "source": json.dumps({"uri": uri})}
 
 
@@ -170,7 +170,7 @@ def render_description(
 def _render_funnel(manifests: Mapping[str, Manifest]) -> str:
     lines = [format_table_row("stage", "rows in", "kept", "dropped"), "|:--|--:|--:|:--|"]
     for row in funnel_stages(manifests.values()):
-        reasons = format_counts((markdown(reason), n) for reason, n in list(row["reasons"].items())[:6]) or "-"
+        reasons = format_counts((escape_markdown(reason), n) for reason, n in list(row["reasons"].items())[:6]) or "-"
         lines.append(format_table_row(row["stage"], f"{row['input']:,}", f"{row['kept']:,}", reasons))
     return "\n".join(lines)
 
@@ -178,7 +178,7 @@ def _render_funnel(manifests: Mapping[str, Manifest]) -> str:
 def _render_results(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [format_table_row("task", "metric", "result", "99.5% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
     for row in rows:
-        names = markdown(row["task"]), markdown(row["metric"])
+        names = escape_markdown(row["task"]), escape_markdown(row["metric"])
         shares = format_percent(row["value"]), format_interval(row["low"], row["high"]), format_percent(row["chance"])
         lines.append(format_table_row(*names, *shares, f"{row['n']:,}"))
     return "\n".join(lines)
@@ -197,7 +197,7 @@ def _truncate_lines(text: str, limit: int) -> str:
 
 
 def _escape_code(text: Any) -> str:
-    return re.sub(r"[`\n]", " ", visible(str(text)))
+    return re.sub(r"[`\n]", " ", escape_controls(str(text)))
 
 
 def render_table_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from dataops.errors import ConfigError, JobFailed
 from dataops.snapshot import Draft, Manifest
 from tasks.engine.context import Context
-from tasks.engine.ray_driver import Caller, answer
+from tasks.engine.ray_driver import Caller, run_call
 from tasks.engine.stage import Plan, Work, make, plan
 from tasks.engine.subprocess_job import GRACE_SECONDS, end_jobs, run_job
 from tasks.train.stage import TRAIN, build_launcher, job_of
@@ -97,7 +97,7 @@ class Trainer:
             logging.getLogger(name).setLevel(logging.INFO)
         if self._order.tracking_uri:
             os.environ.setdefault("MLFLOW_TRACKING_URI", self._order.tracking_uri)
-        self._ended = answer(train, (self._order, self._see), {}, self._order.asker)
+        self._ended = run_call(train, (self._order, self._see), {}, self._order.asker)
         self._over.set()
         threading.Event().wait(LINGER_SECONDS)  # who looks before that ends this process
         import ray  # pyright: ignore[reportMissingImports]
@@ -195,7 +195,7 @@ def accompany(order: TrainingRequest, number: int, sign: Path) -> tuple[str, Any
         number: of the machine, from 1.
         sign: a file in the folder of the first machine's job, which all must see.
     """
-    return answer(_accompany, (order, number, sign), {}, order.asker)
+    return run_call(_accompany, (order, number, sign), {}, order.asker)
 
 
 def _accompany(order: TrainingRequest, number: int, sign: Path) -> str:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, JobFailed, ServiceError
-from dataops.redaction import without_secrets
-from dataops.snapshot import Manifest, find
+from dataops.redaction import remove_secrets
+from dataops.snapshot import Manifest, find_manifest
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
 from tasks.engine.process_guard import guard_process
-from tasks.engine.ray_driver import Caller, code_digest, explained
-from tasks.engine.ray_pool import GONE_AFTER, PROBE_SECONDS, answers, check_cluster, check_store, started
+from tasks.engine.ray_driver import Caller, code_digest, explain_error
+from tasks.engine.ray_pool import GONE_AFTER, PROBE_SECONDS, check_cluster, check_store, is_listening, start_ray_process
 from tasks.engine.stage import Plan
 from tasks.engine.subprocess_job import GRACE_SECONDS
 from tasks.train.ray_actor import ActorStatus, Trainer, TrainingRequest
@@ -43,7 +43,7 @@ def train_on_ray(planned: Plan, context: Context, place: RayCluster) -> Manifest
         raises.
     """
     check_cluster(place)
-    process, ours = started(drive, place, _order(planned, context), "ray-training")
+    process, ours = start_ray_process(drive, place, _order(planned, context), "ray-training")
     try:
         failed = followed(ours, context, place)
     except BaseException as error:
@@ -56,14 +56,14 @@ def train_on_ray(planned: Plan, context: Context, place: RayCluster) -> Manifest
         process.kill()
         process.join()
         ours.close()
-    if (manifest := find(context.store, planned.stage.name, planned.key)) is not None:
+    if (manifest := find_manifest(context.store, planned.stage.name, planned.key)) is not None:
         return manifest
     raise failed or JobFailed(f"Ray says that train/{planned.key} was made, and the store does not have it")
 
 
 def _order(planned: Plan, context: Context) -> TrainingRequest:
     """All that a machine of the cluster must know."""
-    uri = without_secrets(os.environ).get("MLFLOW_TRACKING_URI", "").strip()
+    uri = remove_secrets(os.environ).get("MLFLOW_TRACKING_URI", "").strip()
     asker = Caller(code_digest(), str(Path.cwd()), context.store.uri)
     sent = replace(context, home=context.home.absolute(), progress=_silent, ray=None, pool=None)
     config = TrainConfig.model_validate(planned.config)
@@ -79,7 +79,7 @@ def followed(pipe: Any, context: Context, place: RayCluster) -> Exception | None
     head, missed = place.address, 0
     while missed < GONE_AFTER:
         if not pipe.poll(PROBE_SECONDS):
-            missed = 0 if head == "auto" or answers(head) else missed + 1
+            missed = 0 if head == "auto" or is_listening(head) else missed + 1
             continue
         try:
             kind, *values = pipe.recv()
@@ -113,7 +113,7 @@ def drive(pipe: Connection, place: RayCluster, order: TrainingRequest, parent: i
     except (EOFError, BrokenPipeError):  # a killed parent: its training goes on
         return
     except Exception as error:  # the process's boundary
-        pipe.send(("failed", explained(error, place)))
+        pipe.send(("failed", explain_error(error, place)))
 
 
 class _Driver:

@@ -18,7 +18,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest, Record
 from dataops.store import Store
 from tasks.engine.stage import Stage, StageOutput, Work
-from tasks.engine.subprocess_job import ranks, run_job
+from tasks.engine.subprocess_job import run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.train.checkpoint_mirror import CheckpointMirror
 from tasks.train.live_metrics import LiveRun
@@ -136,12 +136,14 @@ def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | N
         address: of this machine where the others meet at another one; only Ray knows it.
     """
     if config.nnodes == "1":
-        return ranks(config.nproc, folder)
+        return torchrun_launcher(config.nproc, folder)
     meet = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
     if config.launch == "ray":  # torchrun would guess both from names, which may not lead to the machine
         host = str(config.rdzv_endpoint).rpartition(":")[0]
         meet += (f"--local-addr={address or host}", f"--rdzv-conf=is_host={int(address is None)}")
-    return ranks(config.nproc, folder, (*meet, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}"))
+    return torchrun_launcher(
+        config.nproc, folder, (*meet, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}")
+    )
 
 
 def _whole(store: Store, dataset: Manifest, folder: Path) -> list[Path]:

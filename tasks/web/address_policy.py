@@ -5,7 +5,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.web.dns_cache import Dns
+from tasks.web.dns_cache import DnsCache
 
 ConnectTo = Mapping[str, tuple[str, int]]
 """By host name: the address and port to connect to instead of resolving it."""
@@ -69,16 +69,16 @@ def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
     return result
 
 
-class Addresses:
+class AddressResolver:
     """Resolves hosts and refuses what is not public. For use from many threads.
 
     Args:
         dns: whose answers to use; one of its own by default.
     """
 
-    def __init__(self, connect_to: ConnectTo, dns: Dns | None = None):
+    def __init__(self, connect_to: ConnectTo, dns: DnsCache | None = None):
         self.connect_to = connect_to
-        self._dns = dns or Dns()
+        self._dns = dns or DnsCache()
 
     def resolve(self, host: str, port: int, deadline: float = float("inf")) -> Answer:
         """Where to connect for a host: addresses that were checked, to be used as they are.

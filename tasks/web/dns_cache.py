@@ -25,7 +25,7 @@ THREADS = 32
 _MAX_NAMES = 100_000
 
 
-class Dns:
+class DnsCache:
     """A cache of names in front of getaddrinfo; for use from many threads."""
 
     def __init__(self, threads: int = THREADS):
@@ -81,9 +81,9 @@ class Dns:
 
 
 @lru_cache(maxsize=1)
-def shared_dns() -> Dns:
+def shared_dns() -> DnsCache:
     """The one of this process: shards that it makes one after the other ask no name twice."""
-    return Dns()
+    return DnsCache()
 
 
 def _addresses(host: str) -> Found:

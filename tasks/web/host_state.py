@@ -62,7 +62,7 @@ class Pauses:
             host, reason, detail, time.time() + seconds,
         )  # fmt: skip
 
-    def left(self, host: str) -> tuple[str, str, float] | None:
+    def remaining(self, host: str) -> tuple[str, str, float] | None:
         """The answer (reason, detail) and the seconds that are left, where a host has a pause."""
         now = time.time()
         found = self._notes.row("SELECT reason, detail, until FROM pauses WHERE host = ? AND until > ?", host, now)

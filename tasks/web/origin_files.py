@@ -20,7 +20,7 @@ from tasks.web.request import (
     FetchError,
     HttpClient,
     read_body,
-    redirect_target,
+    resolve_redirect,
     split_url,
     translate_errors,
 )
@@ -36,7 +36,7 @@ _FAILURE = "SELECT reason, detail, seconds, until FROM failures WHERE url = ? AN
 
 
 @dataclass(frozen=True)
-class SiteFile:
+class OriginFile:
     """What a host answered."""
 
     url: str
@@ -47,7 +47,7 @@ class SiteFile:
     """Seconds since the epoch."""
 
 
-class SiteFiles:
+class OriginFiles:
     """The files of all hosts; for use from many threads and processes.
 
     Args:
@@ -61,7 +61,7 @@ class SiteFiles:
         self._wire, self._timeout, self._round = wire, timeout, round_
         self._notes = HostState(folder)
 
-    def get(self, origin: str, path: str, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> SiteFile:
+    def get(self, origin: str, path: str, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> OriginFile:
         """A file of an origin such as https://example.org.
 
         Args:
@@ -85,13 +85,13 @@ class SiteFiles:
             self._notes.row("INSERT OR REPLACE INTO files VALUES (?, ?)", url, json.dumps(asdict(found)))
             return found
 
-    def _known(self, url: str) -> SiteFile | None:
+    def _known(self, url: str) -> OriginFile | None:
         """What is kept of a file. Raises: FetchError where that is a failure."""
         row = self._notes.row("SELECT answer FROM files WHERE url = ?", url)
         failed = None if row else self._notes.row(_FAILURE, url, self._round)
         if failed and failed[3] > time.time():
             raise FetchError(failed[0], failed[1])
-        known = SiteFile(**json.loads(row[0])) if row else None
+        known = OriginFile(**json.loads(row[0])) if row else None
         return known if known and known.fetched_at + EXPIRY > time.time() else None
 
     def _remember(self, url: str, error: FetchError) -> None:
@@ -103,15 +103,15 @@ class SiteFiles:
         kept = (url, self._round, error.reason, error.detail, seconds, time.time() + seconds)
         self._notes.row("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", *kept)
 
-    def _ask(self, first: str) -> SiteFile:
+    def _ask(self, first: str) -> OriginFile:
         url, deadline, now = first, time.monotonic() + self._timeout, time.time()
         for _ in range(MAX_REDIRECTS + 1):
             with self._wire.get(split_url(url), deadline, Accept="text/plain,application/json,*/*;q=0.5") as response:
                 if response.status in REDIRECTS:
-                    url = redirect_target(url, response)
+                    url = resolve_redirect(url, response)
                     continue
                 if response.status != 200:
-                    return SiteFile(first, response.status, "", now)
+                    return OriginFile(first, response.status, "", now)
                 body = b"".join(read_body(response, MAX_BYTES, cut=True))
-                return SiteFile(first, 200, body.decode("utf-8", "replace"), now)
-        return SiteFile(first, 404, "", now)  # RFC 9309, 2.3.1.2: over five redirects count as if there were none
+                return OriginFile(first, 200, body.decode("utf-8", "replace"), now)
+        return OriginFile(first, 404, "", now)  # RFC 9309, 2.3.1.2: over five redirects count as if there were none

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from tasks.web.address_policy import Addresses, Target
+from tasks.web.address_policy import AddressResolver, Target
 
 MAX_REDIRECTS = 5
 MAX_HEADER_BYTES = 65_536
@@ -38,7 +38,7 @@ class FetchError(Exception):
         """Seconds for which the server asked to be left alone."""
 
     @property
-    def transient(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether trying again may help."""
         return self.reason in _TRANSIENT or self.reason.startswith("http_5")
 
@@ -52,7 +52,7 @@ class HttpClient:
         contact: whether it names one. Without, no host but those of `addresses.connect_to` is asked.
     """
 
-    def __init__(self, addresses: Addresses, user_agent: str, *, contact: bool):
+    def __init__(self, addresses: AddressResolver, user_agent: str, *, contact: bool):
         self.addresses, self.user_agent, self.contact = addresses, user_agent, contact
         self._tls = _tls_context()
 
@@ -175,7 +175,7 @@ def split_url(url: str) -> SplitResult:
     return SplitResult(parts.scheme, netloc, path, query, "")
 
 
-def redirect_target(url: str, response: http.client.HTTPResponse) -> str:
+def resolve_redirect(url: str, response: http.client.HTTPResponse) -> str:
     """Where a redirect leads. Raises: FetchError."""
     location = response.headers.get("Location")
     if not location:

@@ -19,7 +19,7 @@ import pytest
 
 from dataops.home import CHECKOUT
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Manifest, find, read_parts
+from dataops.snapshot import Manifest, find_manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
 from tasks.download.config import DownloadConfig
@@ -133,12 +133,12 @@ def test_retry_fetches_what_failed_so_and_nothing_else(
     inodes = {p.name: (tmp_path / "store" / first.path(p.name)).stat().st_ino for p in first.parts}
 
     reopen(planned, context, ["timeout", "dns"])
-    assert find(store, "download", planned.key) == first, "no row failed so: nothing changes"
+    assert find_manifest(store, "download", planned.key) == first, "no row failed so: nothing changes"
 
     Moody.mood = "good"
     Moody.seen.clear()
     reopen(planned, context, ["http_5xx", "timeout"])
-    assert find(store, "download", planned.key) is None
+    assert find_manifest(store, "download", planned.key) is None
     again = make(planned, context)
     assert set(Moody.seen) == {url.removeprefix("http://site.test") for url in URLS if "/moody/" in url}
     assert (again.key, again.counts.kept, again.counts.dropped) == (first.key, 45 - GONE, {"http_404": GONE})
@@ -156,7 +156,7 @@ def test_retry_fetches_what_failed_so_and_nothing_else(
     third = make(planned, context)
     assert outcome(store, third) == ended
     assert third.counts == again.counts
-    assert find(store, "download", planned.key, verify=True) == third
+    assert find_manifest(store, "download", planned.key, verify=True) == third
 
 
 FORKING = """
@@ -218,7 +218,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_digest(
     assert kills >= 6, "most moments came too late"
     made = make(planned_in(store, moody), context)
     assert (made.content_digest, made.counts) == (expected.content_digest, expected.counts)
-    assert find(store, "download", made.key, verify=True) == made
+    assert find_manifest(store, "download", made.key, verify=True) == made
     there = {name.rpartition("/")[2] for name in store.names(f"download/{made.key}")}
     assert there == {p.name for p in made.parts} | {"manifest.json"}
     assert json.loads((folder / "manifest.json").read_text())["content_digest"] == expected.content_digest

@@ -7,7 +7,7 @@ import boto3
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.snapshot import SnapshotName, find
+from dataops.snapshot import SnapshotName, find_manifest
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore
 from flows.commands.gc import Policy, Roots
@@ -53,7 +53,7 @@ def test_killed_at_any_deletion_it_leaves_no_half_snapshot_and_goes_on(tmp_path)
     for number, name in enumerate(GONE):
         put(store, name, [KEPT], work="old" if number % 2 else None)
     put_run(store, "r", [KEPT])
-    kept = find(store, *KEPT)
+    kept = find_manifest(store, *KEPT)
     killed = 0
     for lives in (0, 1, 2, 4, 7, 1000):
         command = [sys.executable, "-c", GC_THAT_DIES, str(store.root), str(lives)]
@@ -61,10 +61,10 @@ def test_killed_at_any_deletion_it_leaves_no_half_snapshot_and_goes_on(tmp_path)
         assert done.returncode in (0, -9), done.stderr
         killed += done.returncode == -9
         for name in names(store):
-            assert find(store, *name) is not None or name in GONE  # find raises where a part is missing
+            assert find_manifest(store, *name) is not None or name in GONE  # find raises where a part is missing
     assert killed >= 4
     assert names(store) == {KEPT}
-    assert find(store, *KEPT) == kept
+    assert find_manifest(store, *KEPT) == kept
     store.sweep("")  # what the killed ones had begun to delete, and the next gc deletes after a day
     files = {str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file()}
     assert files == {f"{KEPT}/part-00000", f"{KEPT}/manifest.json", "runs/r.json"}
@@ -93,7 +93,7 @@ def test_on_s3_the_same_goes_and_uploads_that_were_never_completed(store, s3_ser
     swept = delete_unneeded(plan_deletions(store, roots()), context, roots)
     assert (len(swept.deleted), swept.unfinished) == (len(GONE), 0)  # the upload is younger than a day
     assert names(store) == {KEPT}
-    assert find(store, *KEPT) is not None
+    assert find_manifest(store, *KEPT) is not None
 
     monkeypatch.setattr("tasks.lineage.inventory.DAY", 0.0)
     assert delete_unneeded(plan_deletions(store, roots()), context, roots).unfinished == 1

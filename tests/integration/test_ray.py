@@ -148,7 +148,7 @@ def test_a_worker_that_dies_costs_its_part_and_our_errors_are_not_tried_again(
         return [Task(f"{kind}-{n}".replace(" ", "-"), kind, str(tmp_path)) for n, kind in enumerate(kinds)]
 
     with shared_workers(Context(store=draft.store, home=tmp_path, ray=place)) as shared:
-        assert (shared.workers, shared.neighbours) == (2, 1)
+        assert (shared.workers, shared.workers_per_machine) == (2, 1)
         records = map_parts(part, tasks("plain", "dies once", "plain", "plain"), draft, shared)
         assert [record.task for record in records] == ["plain-0", "dies-once-1", "plain-2", "plain-3"]
         assert tries(tmp_path, "dies-once-1") == 2

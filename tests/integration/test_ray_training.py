@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dataops.errors import ConfigError, JobFailed
-from dataops.snapshot import find
+from dataops.snapshot import find_manifest
 from dataops.store import FolderStore
 from tasks.engine.context import Context, RayCluster
 from tasks.engine.stage import Plan, make, plan
@@ -181,7 +181,7 @@ def test_a_worker_that_dies_for_good_is_worth_another_run(
     assert asker.process.exitcode == 1
     await_(lambda: not trainers(tmp_path), 10)
     planned, context = planned_in(tmp_path, **LONG)
-    assert find(context.store, "train", planned.key) is None
+    assert find_manifest(context.store, "train", planned.key) is None
 
 
 def test_two_machines_meet_and_the_loss_of_one_costs_what_came_after_the_checkpoint(

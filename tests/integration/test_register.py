@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 
 from dataops.errors import ConfigError, GateRefused, ServiceError
 from dataops.home import CHECKOUT
-from dataops.schema import DOWNLOADED, conform, dropped
+from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
 from tasks.engine import stage
@@ -194,7 +194,7 @@ def download_parts(draft: Draft) -> list[Part]:
     """A row that was fetched and one that was not, with hostile text."""
     row = {"uid": "0" * 32, "url": "http://h.example/1.jpg", "caption": "<script>alert(2)</script>"}
     lost = row | {"uid": "1" * 32, "error_message": "<img src=x onerror=alert(3)>", "drop_reason": "http_404"}
-    tables = {"part": (row, DOWNLOADED), "dropped": (lost, dropped(DOWNLOADED))}
+    tables = {"part": (row, DOWNLOADED), "dropped": (lost, dropped_schema(DOWNLOADED))}
     return [
         draft.put_table(f"{kind}-00000.parquet", conform(pa.Table.from_pylist([one]), schema, kind))
         for kind, (one, schema) in tables.items()

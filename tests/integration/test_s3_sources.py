@@ -15,7 +15,7 @@ from tasks.extract.sources.common_crawl import CommonCrawlSource
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.sources.wat import WatSource
 from tasks.extract.stage import EXTRACT
-from tasks.files.find import source_files
+from tasks.files.find import find_source_files
 from tasks.files.s3_file import s3_client
 from tests.inline_executor import InlineExecutor
 from tests.integration.test_common_crawl import wat
@@ -51,9 +51,9 @@ def test_globs_in_a_bucket(bucket, tmp_path):
     warc = write_warc(tmp_path / "animals.warc.gz", ANIMALS)
     for key in ("in/a.wat.gz", "in/deep/er/b.wat.gz", "in/deep/c.warc.gz", "out/d.wat.gz"):
         client.put_object(Bucket=name, Key=key, Body=warc.read_bytes() if "warc" in key else wat(key[-8]))
-    named = [file.name for file in source_files([f"s3://{name}/in/**/*.wat.gz"])]
+    named = [file.name for file in find_source_files([f"s3://{name}/in/**/*.wat.gz"])]
     assert named == ["a.wat.gz", "deep/er/b.wat.gz"]
-    assert [file.name for file in source_files([f"s3://{name}/*/*.wat.gz"])] == ["in/a.wat.gz", "out/d.wat.gz"]
+    assert [file.name for file in find_source_files([f"s3://{name}/*/*.wat.gz"])] == ["in/a.wat.gz", "out/d.wat.gz"]
     first, rows = extract(WatSource(paths=[f"s3://{name}/in/**/*.wat.gz"]), tmp_path)
     assert first.counts.kept == rows.num_rows == 2400
     assert set(rows["source"].to_pylist()) == set(named)
@@ -71,7 +71,7 @@ def test_globs_in_a_bucket(bucket, tmp_path):
 def test_an_object_that_changes_is_an_error(bucket):
     client, name = bucket
     client.put_object(Bucket=name, Key="a.wat.gz", Body=wat("a"))
-    [file] = source_files([f"s3://{name}/a.wat.gz"])
+    [file] = find_source_files([f"s3://{name}/a.wat.gz"])
     with file.open() as stream:
         assert stream.read(10) == wat("a")[:10]
     client.put_object(Bucket=name, Key="a.wat.gz", Body=wat("b"))
@@ -82,9 +82,9 @@ def test_an_object_that_changes_is_an_error(bucket):
 def test_what_cannot_be_found_is_named(bucket):
     _, name = bucket
     with pytest.raises(ConfigError, match=r"matches no file"):
-        source_files([f"s3://{name}/none/*.gz"])
+        find_source_files([f"s3://{name}/none/*.gz"])
     with pytest.raises(ConfigError, match=r"NoSuchBucket"):
-        source_files(["s3://no-such-bucket-here/x.gz"])
+        find_source_files(["s3://no-such-bucket-here/x.gz"])
 
 
 def test_common_crawl_in_a_bucket(bucket, tmp_path):

@@ -118,14 +118,14 @@ class HostPace:
 
     def _take_over_pause(self, host: _Host, name: str) -> None:
         """Take over a pause that another process was told."""
-        if self._pauses and (found := self._pauses.left(name)):
+        if self._pauses and (found := self._pauses.remaining(name)):
             reason, detail, seconds = found
             host.pause = FetchError(reason, detail)
             host.next_at = max(host.next_at, time.monotonic() + seconds)
 
     def _failed(self, host: _Host, name: str, error: FetchError, seconds: float) -> None:
         """Learn from a failure that another try might mend; others say nothing of the host."""
-        if not error.transient:
+        if not error.is_transient:
             return
         with host.changed:
             host.lost += seconds

@@ -19,7 +19,7 @@ from dataops.rights import tdmrep
 from dataops.rights.opt_outs import OptOut, Signal
 from dataops.rights.robots_txt import RobotsFile, is_unreachable
 from tasks.download.fetch.host_pace import HostPace
-from tasks.web.origin_files import SiteFile, SiteFiles
+from tasks.web.origin_files import OriginFile, OriginFiles
 from tasks.web.request import FetchError
 
 ROBOTS_PATH = "/robots.txt"
@@ -56,7 +56,7 @@ class _PolicyFile:
 
     path: str
     parse: Callable[[str], Any]
-    said: tuple[Any, SiteFile] | None = None
+    said: tuple[Any, OriginFile] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -64,7 +64,7 @@ class _Origin:
     def __init__(self, asked: Collection[Signal]):
         self.lock = threading.Lock()
         self.failure: FetchError | None = None
-        self.robots: tuple[RobotsFile, SiteFile] | None = None
+        self.robots: tuple[RobotsFile, OriginFile] | None = None
         others: dict[Signal, _PolicyFile] = {
             "tdmrep": _PolicyFile(tdmrep.PATH, tdmrep.parse_tdmrep),
             "ai_txt": _PolicyFile(AI_PATH, RobotsFile.parse),
@@ -75,7 +75,7 @@ class _Origin:
 class HostRules:
     """The rules of the hosts of one shard; for use from many threads."""
 
-    def __init__(self, files: SiteFiles, pace: HostPace, limits: RuleLimits):
+    def __init__(self, files: OriginFiles, pace: HostPace, limits: RuleLimits):
         self._files, self._pace, self._limits = files, pace, limits
         self._origins: OrderedDict[str, _Origin] = OrderedDict()
         self._lock = threading.Lock()
@@ -116,7 +116,7 @@ class HostRules:
                 self._origins.popitem(last=False)
             return entry
 
-    def _read_robots(self, entry: _Origin, origin: str, host: str) -> tuple[RobotsFile, SiteFile]:
+    def _read_robots(self, entry: _Origin, origin: str, host: str) -> tuple[RobotsFile, OriginFile]:
         try:
             file = self._files.get(origin, ROBOTS_PATH, partial(self._pace.turn, host))
         except FetchError as error:
@@ -139,9 +139,11 @@ class HostRules:
                     file = self._other(entry, origin, other.path, turn)
                     other.said = other.parse(file.text), file
 
-    def _other(self, entry: _Origin, origin: str, path: str, turn: "partial[AbstractContextManager[None]]") -> SiteFile:
+    def _other(
+        self, entry: _Origin, origin: str, path: str, turn: "partial[AbstractContextManager[None]]"
+    ) -> OriginFile:
         assert entry.robots is not None
-        none = SiteFile(origin + path, 404, "", 0.0)
+        none = OriginFile(origin + path, 404, "", 0.0)
         if not entry.robots[0].allows(origin + path, self._limits.agent):
             return none
         try:
@@ -162,6 +164,6 @@ class HostRules:
         return found
 
 
-def _opt_out(signal: Signal, detail: str, file: SiteFile) -> OptOut:
+def _opt_out(signal: Signal, detail: str, file: OriginFile) -> OptOut:
     when = datetime.fromtimestamp(file.fetched_at, UTC).isoformat(timespec="milliseconds")
     return OptOut(signal, detail, file.url, when)

@@ -33,7 +33,7 @@ from tasks.web.request import (
     FetchError,
     HttpClient,
     read_body,
-    redirect_target,
+    resolve_redirect,
     retry_after,
     split_url,
     translate_errors,
@@ -118,7 +118,7 @@ class SafeOpener(OpenerDirector):
         try:
             return fetch.run(url)
         except FetchError as error:
-            if not error.transient or error.reason == "timeout":  # which a later round may mend
+            if not error.is_transient or error.reason == "timeout":  # which a later round may mend
                 self._final[url] = error
             raise
         finally:
@@ -147,7 +147,7 @@ class _Fetch:
         try:
             return self._asked(url, originals.get(url) if originals else None)
         except FetchError as error:
-            if originals and not error.transient:
+            if originals and not error.is_transient:
                 originals.drop(url)
             raise
 
@@ -179,7 +179,7 @@ class _Fetch:
             find_header_opt_outs(headers, limits.agent_token, limits.disallowed, url, self.evidence.fetched_at)
         )
         if response.status in REDIRECTS:
-            return redirect_target(url, response)
+            return resolve_redirect(url, response)
         if response.status == 304 and kept:
             body = kept.body
         elif 200 <= response.status < 300:

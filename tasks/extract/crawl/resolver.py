@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from tasks.extract.crawl.context import Crawl
-from tasks.web.address_policy import Addresses, Answer
+from tasks.web.address_policy import AddressResolver, Answer
 
 
 @implementer(IHostResolution)
@@ -35,7 +35,7 @@ class CheckedResolver:
 
     def __init__(self, reactor: Any, crawl: Crawl):
         self.reactor, self.crawl = reactor, crawl
-        self.addresses = Addresses(crawl.connect_to)
+        self.addresses = AddressResolver(crawl.connect_to)
 
     @classmethod
     def from_crawler(cls, crawler: Any, reactor: Any) -> "CheckedResolver":

@@ -19,8 +19,8 @@ from tasks.engine.context import Context
 from tasks.extract.sources.wat import WatReader
 from tasks.files.base import SourceFile
 from tasks.files.http_file import HttpFile
-from tasks.files.resumable import Patience, ResumableStream
-from tasks.files.s3_file import s3_connection, split_s3
+from tasks.files.resumable import ResumableStream, RetryLimit
+from tasks.files.s3_file import connect_s3, split_s3
 
 PUBLIC_HOST = "https://data.commoncrawl.org/"
 VERSION = "0.1"
@@ -107,10 +107,10 @@ class CommonCrawlFile(SourceFile):
 
     def open(self) -> ResumableStream:
         url = f"{self.config.base_url.rstrip('/')}/{self.name}"
-        patience = Patience(self.config.max_wait)
+        patience = RetryLimit(self.config.max_wait)
         if url.startswith("s3://"):
             bucket, key = split_s3(url)
-            return ResumableStream(url, lambda offset: s3_connection(bucket, key, offset, None), patience)
+            return ResumableStream(url, lambda offset: connect_s3(bucket, key, offset, None), patience)
         return ResumableStream(url, HttpFile(url, self.config.user_agent_header, self.config.timeout).connect, patience)
 
 

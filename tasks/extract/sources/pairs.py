@@ -15,8 +15,8 @@ from dataops.pair_lists.reader import detect_format, read_list, read_row_group_s
 from tasks.engine.context import Context
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import FilesSource
-from tasks.files.base import Opened, SourceFile
-from tasks.files.find import LocalFile, find
+from tasks.files.base import OpenFile, SourceFile
+from tasks.files.find import LocalFile, find_files
 
 
 class PairsSource(FilesSource):
@@ -40,7 +40,7 @@ class PairsSource(FilesSource):
         problems = super().problems()
         if problems:
             return problems
-        for file in find(self.paths)[0]:
+        for file in find_files(self.paths)[0]:
             try:
                 detect_format(file.name)
             except SourceError as error:
@@ -84,7 +84,7 @@ class RowGroupFile(SourceFile):
     def digest(self) -> str:
         return text_sha256(canonical_json([self.file.digest(), list(self.groups)]))
 
-    def open(self) -> Opened:
+    def open(self) -> OpenFile:
         return self.file.open()
 
     @contextmanager

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from dataops.schema import PAIRS, dropped
+from dataops.schema import PAIRS, dropped_schema
 from dataops.snapshot import Counts, Draft, Part
 from dataops.web.page_pairs import PageOrigin, PagePair
-from tasks.engine.part_writer import PartFile
+from tasks.engine.part_writer import PartWriter
 
 DAMAGES_LISTED = 100
 """Damages of a file that are listed with their offsets; all are counted."""
@@ -39,8 +39,8 @@ class PairsWriter:
         self._columns: tuple[list[Any], ...] = tuple([] for _ in PagePair._fields)
         self._origins: list[PageOrigin] = []
         self._lengths: list[int] = []
-        self._kept = PartFile(folder / "part.parquet", PAIRS)
-        self._gone = PartFile(folder / "dropped.parquet", dropped(PAIRS))
+        self._kept = PartWriter(folder / "part.parquet", PAIRS)
+        self._gone = PartWriter(folder / "dropped.parquet", dropped_schema(PAIRS))
 
     def add(self, origin: PageOrigin, candidates: Iterable[PagePair]) -> None:
         """The candidates of one page (or of one row of a list), in their order."""
@@ -119,7 +119,7 @@ class PairsWriter:
         }
         uids, digests = compute_uids(columns["url"], columns["caption"])
         columns["drop_reason"] = columns.pop("reason")
-        types = {field.name: field.type for field in dropped(PAIRS)}
+        types = {field.name: field.type for field in dropped_schema(PAIRS)}
         arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
         arrays |= {name: pa.array(values, types[name]).take(pages) for name, values in of_page.items()}
         return self._with_constants(arrays | {"uid": uids}, len(pages)), digests
@@ -128,12 +128,12 @@ class PairsWriter:
         """The columns in their order, with those that are the same for all rows; nulls for what there is not."""
         constant = {"source": self.source, "extracted_with": self.extracted_with, "drop_stage": self.stage}
         arrays = []
-        for field in dropped(PAIRS):
+        for field in dropped_schema(PAIRS):
             if field.name in constant:
                 arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), n))
             else:
                 arrays.append(columns[field.name] if field.name in columns else pa.nulls(n, field.type))
-        return pa.Table.from_arrays(arrays, schema=dropped(PAIRS))
+        return pa.Table.from_arrays(arrays, schema=dropped_schema(PAIRS))
 
 
 def compute_uids(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:

@@ -28,7 +28,7 @@ from tasks.engine.subprocess_job import run_job
 from tasks.extract.sources.base import FetchedFiles
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import PagesSource
-from tasks.files.base import Opened, SourceFile
+from tasks.files.base import OpenFile, SourceFile
 from tasks.web.address_policy import parse_connect_to
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class ArchivedPages(SourceFile):
     def digest(self) -> str:
         return self.sha256
 
-    def open(self) -> Opened:
+    def open(self) -> OpenFile:
         with self.local() as path:
             return path.open("rb")
 

@@ -16,7 +16,7 @@ from tasks.engine.context import Context
 from tasks.extract.sources.base import Source
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.files.base import SourceFile
-from tasks.files.find import file_inputs, find, source_files
+from tasks.files.find import file_inputs, find_files, find_source_files
 
 
 class FilesSource(Source):
@@ -31,13 +31,13 @@ class FilesSource(Source):
     execution_fields: ClassVar[frozenset[str]] = frozenset({"paths"})
 
     def problems(self) -> list[str]:
-        return find(self.paths)[1]
+        return find_files(self.paths)[1]
 
     def inputs(self) -> list[Input]:
-        return file_inputs(source_files(self.paths))
+        return file_inputs(find_source_files(self.paths))
 
     def files(self, context: Context) -> Sequence[SourceFile]:
-        return source_files(self.paths)
+        return find_source_files(self.paths)
 
 
 class PagesSource(Source):

@@ -1,6 +1,6 @@
 import pytest
 
-from dataops.escaping import markdown, visible
+from dataops.escaping import escape_controls, escape_markdown
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from dataops.escaping import markdown, visible
     ],
 )
 def test_visible(text, safe):
-    assert visible(text) == safe
+    assert escape_controls(text) == safe
     safe.encode()
 
 
@@ -28,7 +28,7 @@ def test_visible(text, safe):
 def test_markdown_shows_the_text_and_nothing_else(text):
     from markdown_it import MarkdownIt
 
-    page = MarkdownIt("gfm-like", {"linkify": False}).enable("table").render(f"| {markdown(text)} |\n|:--|\n")
+    page = MarkdownIt("gfm-like", {"linkify": False}).enable("table").render(f"| {escape_markdown(text)} |\n|:--|\n")
     for tag in ("<a", "<img", "<script", "<code", "<strong", "<h1", "<s>"):
         assert tag not in page
     assert page.count("<t") == 4  # table, thead, tr, th

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from dataops.filters import RuleConfig, asked_of, first_reason, host
+from dataops.filters import RuleConfig, evaluate_rules, first_drop_reason, host
 from dataops.schema import PAIRS
 from dataops.text.personal_data import mask_personal_data
 
@@ -22,7 +22,7 @@ def table(rows: list[dict]) -> pl.DataFrame:
 
 def reason(config: RuleConfig = BOUNDS, **row) -> str | None:
     rows = table([{"url": "http://a.example/1.jpg", "caption": "a red kite"} | row])
-    return first_reason(asked_of(rows, config)).to_list()[0]
+    return first_drop_reason(evaluate_rules(rows, config)).to_list()[0]
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_addresses(url: str, expected: str | None):
 def test_every_rule_can_be_off():
     rows = [{"url": "http://a.example/x.svg", "caption": ""}, {"url": "", "caption": "1"}]
     rows += [{"url": "http://a.example/pixel.gif", "caption": "IMG_2034.jpg", "page_opt_out": "noai"}]
-    assert asked_of(table(rows), OFF).columns == ["too_short", "too_few_words"]
-    assert first_reason(asked_of(table(rows), OFF)).to_list() == [None] * 3
+    assert evaluate_rules(table(rows), OFF).columns == ["too_short", "too_few_words"]
+    assert first_drop_reason(evaluate_rules(table(rows), OFF)).to_list() == [None] * 3
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pydantic import BaseModel
 
 from dataops import redaction as secrets
 from dataops.errors import JobFailed, StorageError
-from dataops.redaction import is_secret_name, redact, scrub, scrubbed_errors, without_secrets
+from dataops.redaction import is_secret_name, redact, remove_secrets, scrub, scrub_errors
 
 KEY = "wJalrXUtnFEMI/K7MDENG+planted"
 PASSWORD = "p4ssword"
@@ -84,15 +84,15 @@ def test_a_process_without_use_for_secrets_gets_none():
         "AWS_REGION": "x",
         "http_proxy": "http://h:1",
     }
-    assert without_secrets(environ) == {"PATH": "/bin", "AWS_REGION": "x", "http_proxy": "http://h:1"}
+    assert remove_secrets(environ) == {"PATH": "/bin", "AWS_REGION": "x", "http_proxy": "http://h:1"}
 
 
 def test_a_secret_is_read_as_one():
-    found = secrets.secret(VARIABLE)
+    found = secrets.read_secret(VARIABLE)
     assert found is not None
     assert KEY not in f"{found} {found!r}"
     assert found.get_secret_value() == KEY
-    assert secrets.secret("NOT_SET") is None
+    assert secrets.read_secret("NOT_SET") is None
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def raise_(error: BaseException) -> None:
 def test_no_secret_leaves_in_an_error_its_causes_or_its_traceback(leak):
     import traceback
 
-    with pytest.raises(BaseException) as caught, scrubbed_errors():  # noqa: PT011
+    with pytest.raises(BaseException) as caught, scrub_errors():  # noqa: PT011
         leak()
     text = "".join(traceback.format_exception(caught.value))
     assert KEY not in text

@@ -15,7 +15,7 @@ from dataops.snapshot import (
     Part,
     Record,
     content_digest,
-    find,
+    find_manifest,
     read_parts,
     snapshot_key,
 )
@@ -99,17 +99,17 @@ def test_a_finished_task_counts_only_while_its_parts_are_whole(tmp_path):
 
 def test_a_changed_or_missing_part_is_reported_with_its_name_and_remedy(tmp_path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
-    assert find(draft.store, "filter", "k") is None
+    assert find_manifest(draft.store, "filter", "k") is None
     part = draft.put_bytes("part-00000.parquet", b"data", 1)
     draft.commit(manifest_of(draft, [part]))
-    assert find(draft.store, "filter", "k", verify=True) is not None
+    assert find_manifest(draft.store, "filter", "k", verify=True) is not None
     draft.store.put(draft.path("part-00000.parquet"), b"dada")
-    assert find(draft.store, "filter", "k") is not None
+    assert find_manifest(draft.store, "filter", "k") is not None
     with pytest.raises(CorruptPart, match=r"part-00000.*run --verify"):
-        find(draft.store, "filter", "k", verify=True)
+        find_manifest(draft.store, "filter", "k", verify=True)
     draft.store.delete_tree(draft.path("part-00000.parquet"))
     with pytest.raises(CorruptPart, match="is missing"):
-        find(draft.store, "filter", "k")
+        find_manifest(draft.store, "filter", "k")
 
 
 def test_counts_add_by_reason():

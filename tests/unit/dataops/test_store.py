@@ -109,7 +109,7 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_no_rubbish(small_disk,
     with pytest.raises(StorageError, match="Free some space"):
         store.create("a/manifest.json", bytes(1 << 20))
     with pytest.raises(StorageError, match="Free some space"):
-        store.put_pieces("a/large", lambda: iter([pages(bytes(1 << 18))] * 4), direct=True)
+        store.put_chunks("a/large", lambda: iter([pages(bytes(1 << 18))] * 4), direct=True)
     assert [path.name for path in (small_disk / "store" / "a").iterdir()] == ["kept"]
     store.put("a/small", bytes(1 << 18))
     assert store.names("") == ["a/kept", "a/small"]
@@ -151,7 +151,7 @@ def test_pieces_are_written_past_the_cache_as_far_as_that_can_be(tmp_path, monke
     monkeypatch.setattr(os, "write", write)
     whole = os.urandom(PAGE * 9 + 700)
     parts = [whole[: PAGE * 3], whole[PAGE * 3 : PAGE * 8], whole[PAGE * 8 :]]
-    FolderStore(tmp_path).put_pieces("a/b", lambda: map(pages, parts), direct=True)
+    FolderStore(tmp_path).put_chunks("a/b", lambda: map(pages, parts), direct=True)
     assert (tmp_path / "a" / "b").read_bytes() == whole
     assert past == ([True] * (refused + 1) + [False] * (6 - refused) if _can_be_direct(tmp_path) else [False] * 6)
 
@@ -166,7 +166,7 @@ def _can_be_direct(folder: Path) -> bool:
 
 def test_pieces_that_are_no_whole_pages_are_written_all_the_same(tmp_path):
     pieces = [memoryview(b"n" * 700), memoryview(b"ew")]
-    FolderStore(tmp_path).put_pieces("a", lambda: iter(pieces), direct=True)
+    FolderStore(tmp_path).put_chunks("a", lambda: iter(pieces), direct=True)
     assert (tmp_path / "a").read_bytes() == b"n" * 700 + b"ew"
 
 
@@ -198,7 +198,7 @@ def test_what_a_killed_writer_left_is_not_listed_and_swept(tmp_path):
     [
         lambda store: store.put("a/_work/x", b"new"),
         lambda store: store.create("a/_work/x", b"new"),
-        lambda store: store.put_pieces("a/_work/x", lambda: iter([memoryview(b"n"), memoryview(b"ew")])),
+        lambda store: store.put_chunks("a/_work/x", lambda: iter([memoryview(b"n"), memoryview(b"ew")])),
     ],
 )
 @pytest.mark.parametrize("clear", [lambda store: store.sweep("a"), lambda store: store.delete_tree("a/_work")])

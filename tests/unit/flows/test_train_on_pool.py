@@ -67,7 +67,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             yield client
 
         monkeypatch.setattr(module, "get_client", connect)
-        monkeypatch.setattr(module, "find", lambda store, stage, key: manifest if not client.answers else None)
+        monkeypatch.setattr(module, "find_manifest", lambda store, stage, key: manifest if not client.answers else None)
         planned: Any = SimpleNamespace(key=KEY, stage=SimpleNamespace(name="train"))
         context = Context(store=FolderStore(tmp_path), home=tmp_path, run_id="run-1")
         return train_on_pool(planned, context) is manifest

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dataops.digest import text_sha256
 from dataops.images.decode import make_preview
-from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped, uid
+from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped_schema, uid
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part
 from dataops.store import FolderStore, Store
@@ -123,7 +123,7 @@ def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
         gone = [row for row in here if row["drop_stage"] == draft.stage]
         if draft.stage in ("download", "curate"):  # others may part the rows as they like
             parts += _put(draft, f"part-{number}", kept, SCHEMAS[draft.stage])
-        parts += _put(draft, f"dropped-{number}", gone, dropped(SCHEMAS[draft.stage]))
+        parts += _put(draft, f"dropped-{number}", gone, dropped_schema(SCHEMAS[draft.stage]))
         if draft.stage == "download":
             parts += _raw(draft, number, kept, gone)
     return parts

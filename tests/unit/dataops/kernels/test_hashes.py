@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.kernels.hashes import hash128, hash128_folded, hash128_joined, repeated, uid_halves
+from dataops.kernels.hashes import find_repeated, hash128, hash128_folded, hash128_joined, uid_halves
 from dataops.schema import uid
 
 MASK = (1 << 64) - 1
@@ -59,4 +59,4 @@ def test_joined_columns_hash_as_one_text(rows: list[tuple]):
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 16, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1), max_size=40))
 def test_repeated(rows: list[int]):
-    assert repeated(np.array(rows, np.uint64)).tolist() == [rows.count(row) > 1 for row in rows]
+    assert find_repeated(np.array(rows, np.uint64)).tolist() == [rows.count(row) > 1 for row in rows]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dataops.kernels.characters import characters
-from dataops.kernels.table_cache import Tables, kept
+from dataops.kernels.table_cache import Tables, load_or_build
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def ask(builds: list[str], *sources: Path | str) -> Tables:
         builds.append("built")
         return {"a": np.arange(5, dtype=np.uint8), "b": np.eye(3)}
 
-    return kept("x", sources, build)
+    return load_or_build("x", sources, build)
 
 
 def test_built_once_and_again_where_a_source_changed(builds: list[str], tmp_path: Path) -> None:

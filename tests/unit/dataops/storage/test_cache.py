@@ -42,22 +42,22 @@ def age(path: Path, seconds: float) -> None:
 def test_a_copy_is_fetched_once_and_again_when_the_object_changed(cache):
     fetched: list[bytes] = []
     for data, etag in ((b"one", "1"), (b"one", "1"), (b"two", "2"), (b"two", "2")):
-        path = cache.copy_of("mill/a/part", version(3, etag), writes(data, fetched), None)
+        path = cache.get("mill/a/part", version(3, etag), writes(data, fetched), None)
         assert path.read_bytes() == data
     assert fetched == [b"one", b"two"]
 
 
 def test_copies_that_nobody_asked_for_the_longest_go_first(cache):
-    paths = [cache.copy_of(f"mill/{n}", version(300), writes(bytes(300)), None) for n in range(3)]
+    paths = [cache.get(f"mill/{n}", version(300), writes(bytes(300)), None) for n in range(3)]
     for number, path in enumerate(paths):
         age(path, KEEP_SECONDS * (3 - number))
-    cache.copy_of("mill/0", version(300), writes(b"not fetched again"), None)  # asked for: now the newest
-    cache.copy_of("mill/3", version(300), writes(bytes(300)), None)
+    cache.get("mill/0", version(300), writes(b"not fetched again"), None)  # asked for: now the newest
+    cache.get("mill/3", version(300), writes(bytes(300)), None)
     assert [path.exists() for path in paths] == [True, False, True]
 
 
 def test_copies_of_the_last_hour_stay_though_they_are_too_many(cache):
-    paths = [cache.copy_of(f"mill/{n}", version(600), writes(bytes(600)), None) for n in range(3)]
+    paths = [cache.get(f"mill/{n}", version(600), writes(bytes(600)), None) for n in range(3)]
     assert all(path.exists() for path in paths)
     for path in paths:
         age(path, KEEP_SECONDS + 1)
@@ -66,14 +66,14 @@ def test_copies_of_the_last_hour_stay_though_they_are_too_many(cache):
 
 
 def test_what_is_kept_in_a_folder_outlives_the_cache(cache, tmp_path):
-    kept = cache.copy_of("mill/a/part", version(3), writes(b"one"), tmp_path / "job")
+    kept = cache.get("mill/a/part", version(3), writes(b"one"), tmp_path / "job")
     (cache.root / "127.0.0.1_9000" / "mill" / "a" / "part").unlink()
     assert (kept.parent, kept.read_bytes()) == (tmp_path / "job", b"one")
-    assert cache.copy_of("mill/a/part", version(3), writes(b"new"), tmp_path / "job").read_bytes() == b"new"
+    assert cache.get("mill/a/part", version(3), writes(b"new"), tmp_path / "job").read_bytes() == b"new"
 
 
 def test_what_killed_fetches_left_goes_after_an_hour(cache):
-    cache.copy_of("mill/a", version(1), writes(b"x"), None)
+    cache.get("mill/a", version(1), writes(b"x"), None)
     left = [cache.root / "127.0.0.1_9000" / "mill" / name for name in (".tmp-old", ".tmp-new")]
     for path in left:
         path.write_bytes(b"half")
@@ -89,7 +89,7 @@ def test_a_fetch_that_fails_leaves_nothing(cache):
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        cache.copy_of("mill/a", version(4), fail, None)
+        cache.get("mill/a", version(4), fail, None)
     assert [p for p in (cache.root / "127.0.0.1_9000").rglob("*") if p.is_file()] == []
 
 
@@ -97,7 +97,7 @@ def test_a_file_system_without_nanoseconds_is_an_error_not_an_endless_loop(cache
     utime = os.utime
     monkeypatch.setattr(os, "utime", lambda path, ns: utime(path, ns=(ns[0], ns[1] // 10**9 * 10**9)))
     with pytest.raises(Exception, match="set PAIRMILL_HOME to a local disk"):
-        cache.copy_of("mill/a", version(1), writes(b"x"), None)
+        cache.get("mill/a", version(1), writes(b"x"), None)
 
 
 def test_a_bound_that_is_no_number_is_refused(monkeypatch):
@@ -113,7 +113,7 @@ def test_processes_that_share_a_cache_that_is_too_small_all_read_whole_copies(tm
         "for n in range(60):\n"
         "    name = n % 7\n"
         "    data = bytes([name]) * 400\n"
-        "    path = cache.copy_of(f'mill/{name}', Version(400, 1, str(name)), lambda p: p.write_bytes(data), None)\n"
+        "    path = cache.get(f'mill/{name}', Version(400, 1, str(name)), lambda p: p.write_bytes(data), None)\n"
         "    assert path.read_bytes() == data\n"
     )
     environment = {

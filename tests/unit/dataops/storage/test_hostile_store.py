@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dataops.errors import ConfigError, CorruptPart, StorageError
 from dataops.shards import tar as shards
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Counts, Manifest, Part, Record, find, read_table
+from dataops.snapshot import Counts, Manifest, Part, Record, find_manifest, read_table
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, open_store
 
@@ -122,7 +122,7 @@ def test_parts_that_would_leave_their_folder(store, name):
     bad = [{"name": name, "rows": 0, "bytes": 7, "sha256": "0"}]
     store.put(f"pack/{KEY}/manifest.json", json.dumps(manifest(parts=bad)).encode())
     with pytest.raises(CorruptPart, match="a run of its config remakes it"):
-        find(store, "pack", KEY)
+        find_manifest(store, "pack", KEY)
     with pytest.raises(ValidationError):
         Record(task="t", parts=[{"name": name, "rows": 0, "bytes": 0, "sha256": ""}])  # pyright: ignore
 
@@ -141,10 +141,10 @@ def test_parts_that_stay(name):
 def test_a_manifest_that_speaks_for_another_snapshot_or_is_none(store, changes):
     store.put(f"pack/{KEY}/part-00000.parquet", b"x")
     store.put(f"pack/{KEY}/manifest.json", json.dumps(manifest()).encode())
-    assert isinstance(find(store, "pack", KEY), Manifest)
+    assert isinstance(find_manifest(store, "pack", KEY), Manifest)
     store.put(f"pack/{KEY}/manifest.json", json.dumps(manifest(**changes)).encode())
     with pytest.raises(CorruptPart, match=f"pack/{KEY}/manifest.json"):
-        find(store, "pack", KEY)
+        find_manifest(store, "pack", KEY)
 
 
 # Pickle ---------------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_a_pickle_in_the_place_of_a_part_is_refused_and_does_not_run(store, tmp_
         list(read_samples(io.BytesIO(bomb), "pack/x/00000.tar"))
     store.put(f"pack/{KEY}/manifest.json", bomb)
     with pytest.raises(CorruptPart, match=f"pack/{KEY}/manifest.json"):
-        find(store, "pack", KEY)
+        find_manifest(store, "pack", KEY)
     assert not (tmp_path / "ran").exists()
 
 

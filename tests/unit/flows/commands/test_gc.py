@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
-from dataops.snapshot import Draft, Input, Part, Record, SnapshotName, find
+from dataops.snapshot import Draft, Input, Part, Record, SnapshotName, find_manifest
 from dataops.stages import STAGES
 from dataops.store import FolderStore, Store
 from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, parse_age
 from flows.records import Attempt, RunRecord, StageRun
 from tasks.engine.context import Context
-from tasks.engine.lease import hold
+from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY
 from tests.manifests import build_manifest
@@ -160,12 +160,12 @@ def test_what_is_left_is_what_an_obvious_reference_keeps(world):
     with tempfile.TemporaryDirectory() as folder, patch("os.fsync"):  # nobody pulls the plug here
         store = FolderStore(Path(folder) / "store")
         build(world, store)
-        before = {name: find(store, *name) for name in names(store)}
+        before = {name: find_manifest(store, *name) for name in names(store)}
         models = {name: "a version" for name in world.models}
         left = gc(store, Policy(world.keep), models)
         assert left == reference(world)
         for name in left:
-            assert find(store, *name) == before[name]
+            assert find_manifest(store, *name) == before[name]
         assert gc(store, Policy(world.keep), models) == left
 
 
@@ -253,7 +253,7 @@ def test_a_snapshot_that_a_run_makes_is_spared_by_its_lease(store):
     collection = plan_deletions(store, {})
     assert [going.name for going in collection.snapshots] == [EXTRACT]
     context = Context(store=store, home=store.root, run_id="maker")
-    with hold(Draft(store, *EXTRACT), context):
+    with hold_lease(Draft(store, *EXTRACT), context):
         swept = delete_unneeded(collection, context, dict)
         assert "run maker" in swept.spared[EXTRACT]
         assert not plan_deletions(store, {}).snapshots
@@ -299,7 +299,7 @@ def test_what_a_run_of_another_machine_makes_keeps_the_run_however_long_ago_it_b
     store.put("runs/long.json", json.dumps(record).encode())
     assert gc(store, Policy(0)) == set()  # nothing says that it is alive
     put(store, pack, [])
-    with hold(Draft(store, *train), Context(store=store, home=store.root, run_id="long")):
+    with hold_lease(Draft(store, *train), Context(store=store, home=store.root, run_id="long")):
         assert gc(store, Policy(0)) == {pack, train}
 
 
@@ -323,11 +323,11 @@ def test_an_object_that_a_kept_snapshot_shares_with_one_that_goes_stays(store):
     store.copy(
         f"{EXTRACT}/part-00000", f"{OTHER}/part-00000"
     )  # a link, as a later crawl makes of an earlier one's part
-    manifest = find(store, *EXTRACT)
+    manifest = find_manifest(store, *EXTRACT)
     assert manifest is not None
     text = manifest.model_copy(update={"key": OTHER.key}).model_dump_json()
     store.create(f"{OTHER}/manifest.json", text.encode())
     put_run(store, "r", [OTHER])
     assert gc(store, Policy()) == {OTHER}
-    assert find(store, *OTHER) is not None
+    assert find_manifest(store, *OTHER) is not None
     assert store.read(f"{OTHER}/part-00000") == str(EXTRACT).encode()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dataops.schema import CURATED, dropped
+from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.config import CurateConfig
@@ -74,7 +74,7 @@ def curate_pairs(
 def rows_of(store: FolderStore, made: Manifest) -> dict[str, dict[str, Any]]:
     kept, gone = read_parts(store, made), read_parts(store, made, "dropped-")
     assert kept.schema == CURATED
-    assert gone.schema == dropped(CURATED)
+    assert gone.schema == dropped_schema(CURATED)
     return {row["uid"]: row for table in (kept, gone) for row in table.to_pylist()}
 
 

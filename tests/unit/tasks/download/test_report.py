@@ -8,7 +8,7 @@ import pyarrow as pa
 from PIL import Image
 
 from dataops.images.decode import make_preview
-from dataops.schema import DOWNLOADED, conform, dropped, uid
+from dataops.schema import DOWNLOADED, conform, dropped_schema, uid
 from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
 from tasks.download.outcome import EVIDENCE
@@ -34,7 +34,7 @@ def snapshot(store: FolderStore, shards: int, rows: int, caption: str, hosts: di
             }
             tables["dropped" if why else "part"].append(row)
             tables["evidence"].append({"uid": row["uid"], "url": url, "preview": None if why == "http_404" else small})
-        for name, schema in (("part", DOWNLOADED), ("dropped", dropped(DOWNLOADED)), ("evidence", EVIDENCE)):
+        for name, schema in (("part", DOWNLOADED), ("dropped", dropped_schema(DOWNLOADED)), ("evidence", EVIDENCE)):
             table = conform(pa.Table.from_pylist(tables[name]), schema, name)
             parts.append(draft.put_table(f"{name}-{shard:05d}.parquet", table))
     total = shards * rows

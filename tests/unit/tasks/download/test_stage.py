@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from dataops.errors import CorruptPart, SourceError
-from dataops.schema import DOWNLOADED, FILTERED, dropped, uid
+from dataops.schema import DOWNLOADED, FILTERED, dropped_schema, uid
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
 from dataops.store import FolderStore
 from tasks.download import row_spans
@@ -110,7 +110,7 @@ def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
     lost = read_table(store, draft.path("dropped-00000.parquet"))
     evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
     assert kept.schema == DOWNLOADED
-    assert lost.schema == dropped(DOWNLOADED)
+    assert lost.schema == dropped_schema(DOWNLOADED)
     assert set(lost["drop_stage"].to_pylist()) == {"download"}
     assert sorted(kept["uid"].to_pylist() + lost["uid"].to_pylist()) == sorted(rows["uid"].to_pylist())
     assert [row["http_status"] for row in evidence] == [200, None, None]

@@ -17,7 +17,7 @@ from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from tasks.engine import lease
 from tasks.engine.context import Context
-from tasks.engine.lease import Lease, hold, holder
+from tasks.engine.lease import Lease, find_holder, hold_lease
 from tasks.engine.stage import Stage, StageOutput, Work, discard, make, plan, reuse
 
 KEY = "0123456789abcdef"
@@ -95,7 +95,7 @@ def test_of_many_at_once_only_one_holds(context, draft):
 
     def enter() -> None:
         nonlocal inside, worst
-        with hold(draft, context) as held:
+        with hold_lease(draft, context) as held:
             assert held is not None
             inside += 1
             worst = max(worst, inside)
@@ -120,7 +120,7 @@ def test_a_run_that_fails_lets_the_next_begin_at_once(context, error):
     with pytest.raises(type(error)):
         make(plan(Stage("filter", 1, fail), config, 0, []), context)
     planned = plan(Stage("filter", 1, lambda work: StageOutput([])), config, 0, [])
-    assert holder(context.store, "filter", planned.key) is None
+    assert find_holder(context.store, "filter", planned.key) is None
     started = time.monotonic()
     make(planned, context)
     assert time.monotonic() - started < 1
@@ -130,10 +130,10 @@ def test_a_try_whose_end_the_store_could_not_be_told_is_not_waited_for(context, 
     def away(name: str, data: bytes) -> None:
         raise StorageError("the disk is full")
 
-    with monkeypatch.context() as patch, hold(draft, context):  # released while the store is away
+    with monkeypatch.context() as patch, hold_lease(draft, context):  # released while the store is away
         patch.setattr(context.store, "put", away)
     started = time.monotonic()
-    with hold(draft, context) as held:
+    with hold_lease(draft, context) as held:
         assert held is not None
         assert held.lease.generation == 2
     assert time.monotonic() - started < 1
@@ -143,8 +143,8 @@ def test_after_kill_9_the_next_run_does_not_wait(context, draft):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom dataops.snapshot import Draft\n"
         "from dataops.store import FolderStore\n"
-        "from tasks.engine.lease import hold\nfrom tasks.engine.stage import Context\nstore = FolderStore(Path(sys.argv[1]))\n"
-        f"with hold(Draft(store, 'filter', '{KEY}'), Context(store, Path('x'), run_id='killed')):\n"
+        "from tasks.engine.lease import hold_lease\nfrom tasks.engine.stage import Context\nstore = FolderStore(Path(sys.argv[1]))\n"
+        f"with hold_lease(Draft(store, 'filter', '{KEY}'), Context(store, Path('x'), run_id='killed')):\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"
     )
     command = [sys.executable, "-c", code, draft.store.uri]
@@ -152,12 +152,12 @@ def test_after_kill_9_the_next_run_does_not_wait(context, draft):
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        alive = holder(draft.store, "filter", KEY)
+        alive = find_holder(draft.store, "filter", KEY)
         assert alive is not None
         assert (alive.run_id, alive.pid) == ("killed", process.pid)
         process.kill()  # and not waited for: a zombie is gone as well
         started = time.monotonic()
-        with hold(draft, context) as held:
+        with hold_lease(draft, context) as held:
             assert held is not None
             assert held.lease.generation == 2
         assert time.monotonic() - started < 1
@@ -176,7 +176,7 @@ def test_a_holder_on_another_machine_is_believed_while_its_beat_moves(context, d
 
     thread = threading.Thread(target=beat)
     thread.start()
-    with hold(draft, context) as held:
+    with hold_lease(draft, context) as held:
         assert stopped.is_set()
         assert held is not None
         assert held.lease.generation == 2
@@ -217,12 +217,12 @@ def test_who_was_taken_for_dead_neither_writes_nor_commits(context, draft, monke
     mine = Draft(context.store, "filter", planned.key)
     assert not mine.is_complete()
     assert mine.store.read(mine.path("part-00000")) == b"mine"
-    found = holder(context.store, "filter", planned.key)
+    found = find_holder(context.store, "filter", planned.key)
     assert found == foreign(2), "the lease of the run that took over was touched"
 
 
 def test_a_sleeper_whose_snapshot_was_cleared_and_begun_again_has_lost_it(context, draft):
-    with hold(draft, context) as held:
+    with hold_lease(draft, context) as held:
         assert held is not None
         leave(draft, foreign(1, token="another"))
         with pytest.raises(LeaseLost):
@@ -232,10 +232,10 @@ def test_a_sleeper_whose_snapshot_was_cleared_and_begun_again_has_lost_it(contex
 def test_force_does_not_pull_a_snapshot_from_under_a_run(context):
     planned = plan(Stage("filter", 1, lambda work: StageOutput([])), StageConfig(), 0, [])
     draft = Draft(context.store, "filter", planned.key)
-    with hold(draft, context), pytest.raises(ConfigError, match=r"is being made by run run-a, process \d+ on"):
+    with hold_lease(draft, context), pytest.raises(ConfigError, match=r"is being made by run run-a, process \d+ on"):
         discard(planned, context)
     first = make(planned, context)
-    with hold(draft, context, remake=True), pytest.raises(ConfigError, match="run-a"):
+    with hold_lease(draft, context, remake=True), pytest.raises(ConfigError, match="run-a"):
         discard(planned, context)
     assert reuse(planned, context) == first
     discard(planned, context)

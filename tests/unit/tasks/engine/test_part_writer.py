@@ -11,7 +11,7 @@ from dataops.schema import PAIRS, uid
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.engine import part_writer as part_file
-from tasks.engine.part_writer import PartFile
+from tasks.engine.part_writer import PartWriter
 
 
 @pytest.mark.parametrize("sizes", [[0], [70_000], [10, 0, 65_526, 65_536, 1], [200_000, 3], [65_536]])
@@ -24,7 +24,7 @@ def test_the_bytes_are_those_of_one_table(tmp_path: Path, sizes: list[int]):
     )
     table = table.select(PAIRS.names).cast(PAIRS)
     draft = Draft(FolderStore(tmp_path / "store"), "filter", "k")
-    file = PartFile(tmp_path / "part", PAIRS)
+    file = PartWriter(tmp_path / "part", PAIRS)
     for start, size in zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True):
         piece = table.slice(start, size)
         file.write(piece, uid_halves(piece["uid"].combine_chunks()).astype(">u8").view(">u4"))

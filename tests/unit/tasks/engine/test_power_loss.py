@@ -11,7 +11,7 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from flows.records import RunRecord, list_runs
 from tasks.engine.context import Context
-from tasks.engine.lease import holder
+from tasks.engine.lease import find_holder
 from tasks.engine.stage import Plan, Stage, StageOutput, Work, make, plan, reuse
 from tasks.train.stage import OUTPUT, TRAIN
 from tests.unit.tasks.engine.test_stage import SQUARES, SquareConfig, done
@@ -87,7 +87,7 @@ def test_an_emptied_lease_holds_nobody_up(context, tmp_path):
     planned, folder = half_made(context, tmp_path / "log")
     (lease,) = (folder / "_work").glob("lease-*")
     lease.write_bytes(b"")
-    assert holder(context.store, "filter", planned.key) is None
+    assert find_holder(context.store, "filter", planned.key) is None
     assert len(make(planned, context).parts) == 4
 
 

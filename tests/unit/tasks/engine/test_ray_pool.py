@@ -16,8 +16,8 @@ from dataops.store import FolderStore
 from tasks.engine import map_parts as parts
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
 from tasks.engine.map_parts import map_parts
-from tasks.engine.ray_driver import Caller, answer, code_digest
-from tasks.engine.ray_pool import answers, check_store
+from tasks.engine.ray_driver import Caller, code_digest, run_call
+from tasks.engine.ray_pool import check_store, is_listening
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def test_a_folder_on_several_machines_must_be_said_to_be_shared(tmp_path: Path) 
 
 
 def asked(asker: Caller, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
-    return answer(function, arguments, {}, asker)
+    return run_call(function, arguments, {}, asker)
 
 
 def wrong(text: str) -> None:
@@ -110,4 +110,4 @@ def test_an_error_in_a_worker_is_an_answer_and_holds_no_secret(tmp_path: Path, m
 
 
 def test_a_bad_address_answers_not() -> None:
-    assert not any(map(answers, ("nowhere", "127.0.0.1:none", "127.0.0.1:99999")))
+    assert not any(map(is_listening, ("nowhere", "127.0.0.1:none", "127.0.0.1:99999")))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataops.home import CHECKOUT
-from tasks.engine.scratch_folders import PREFIX, UNLOCKED_SECONDS, abandoned, scratch_folder
+from tasks.engine.scratch_folders import PREFIX, UNLOCKED_SECONDS, find_abandoned_folders, scratch_folder
 
 HOLDER = """
 import sys, time
@@ -48,9 +48,9 @@ def test_only_the_folder_of_a_dead_process_is_abandoned(temporary):
         folder = Path(process.stdout.readline().strip()).parent
         try:
             age(folder)
-            assert abandoned() == []
+            assert find_abandoned_folders() == []
         finally:
             process.send_signal(signal.SIGKILL)
-    assert abandoned() == [folder]
+    assert find_abandoned_folders() == [folder]
     os.utime(folder)
-    assert abandoned() == []  # its owner might just have made it, and not locked it yet
+    assert find_abandoned_folders() == []  # its owner might just have made it, and not locked it yet

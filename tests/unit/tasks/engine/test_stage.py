@@ -15,7 +15,7 @@ from dataops.snapshot import Counts, Draft, Input, Record
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tasks.engine.stage import Stage, StageOutput, Work, discard, gather, make, plan, reuse
+from tasks.engine.stage import Stage, StageOutput, Work, discard, make, merge_records, plan, reuse
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def square(draft: Draft, task: Number) -> Record:
 
 def make_squares(work: Work) -> StageOutput:
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
-    return StageOutput(*gather(map_parts(square, tasks, work.draft, work.context)))
+    return StageOutput(*merge_records(map_parts(square, tasks, work.draft, work.context)))
 
 
 SQUARES = Stage("filter", 1, make_squares, external_inputs=lambda config: [Input(stage="source", key="s", digest="d")])
@@ -172,7 +172,7 @@ def heavy(draft: Draft, task: Number) -> Record:
 
 def make_heavy(work: Work) -> StageOutput:
     tasks = [Number(n, work.config.log) for n in range(work.config.count)]
-    return StageOutput(*gather(map_parts(heavy, tasks, work.draft, work.context)))
+    return StageOutput(*merge_records(map_parts(heavy, tasks, work.draft, work.context)))
 
 
 BALLAST = Stage("filter", 1, make_heavy)
@@ -189,4 +189,4 @@ def overflow(draft: Draft, task: Number) -> Record:
 
 
 def make_overflow(work: Work) -> StageOutput:
-    return StageOutput(*gather(map_parts(overflow, [Number(0, work.config.log)], work.draft, work.context)))
+    return StageOutput(*merge_records(map_parts(overflow, [Number(0, work.config.log)], work.draft, work.context)))

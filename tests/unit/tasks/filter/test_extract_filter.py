@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from dataops.errors import ConfigError, ContractError
-from dataops.schema import FILTERED, PAIRS, dropped
+from dataops.schema import FILTERED, PAIRS, dropped_schema
 from dataops.schema import uid as uid_of
 from dataops.snapshot import Draft, Manifest, read_parts
 from dataops.store import FolderStore
@@ -81,7 +81,7 @@ def test_both_stages_keep_what_they_should_and_say_why_the_rest_left(crawl: Path
         "dropped": {"data_url": 1, "no_caption": 1, "not_http": 1},
     }
     assert read_parts(at, pairs).schema.equals(PAIRS)
-    assert read_parts(at, pairs, "dropped-").schema.equals(dropped(PAIRS))
+    assert read_parts(at, pairs, "dropped-").schema.equals(dropped_schema(PAIRS))
     gone = read_parts(at, pairs, "dropped-").to_pylist()
     assert {row["drop_reason"]: row["url"] for row in gone} == {
         "data_url": "data:image/png;base64,AAAA",
@@ -112,7 +112,7 @@ def test_both_stages_keep_what_they_should_and_say_why_the_rest_left(crawl: Path
         "too_short": 1,
         "url_extension": 1,
     }
-    assert read_parts(at, kept, "dropped-").schema.equals(dropped(FILTERED))
+    assert read_parts(at, kept, "dropped-").schema.equals(dropped_schema(FILTERED))
     assert kept.facts["languages"] == {"en": 4}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Counts, Manifest, find, read_parts
+from dataops.snapshot import Counts, Manifest, find_manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from flows.commands import takedown as flow
@@ -52,9 +52,9 @@ def packed(store: FolderStore, upstream: list[Manifest]) -> Manifest:
 
 
 def taken_out(store: FolderStore, *targets: Target) -> list[takedown.TakedownResult]:
-    request = takedown_requests.request_of(targets, "a letter")
+    request = takedown_requests.make_request(targets, "a letter")
     lineage, registry = Lineage(store), Registry(query=False)
-    takedown_requests.record(store, request)
+    takedown_requests.record_request(store, request)
     found = takedown.find_affected(lineage, Search(store), targets, registry)
     return takedown.replace_affected(lineage, Context(store, store.root, pool=InlineExecutor()), request, found)
 
@@ -123,7 +123,7 @@ def test_packing_anew_gives_the_bytes_that_rewriting_gives(tmp_path: Path) -> No
     first, second = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
     packed(first, curated(first, some_pairs(), 7))
     (outcome,) = taken_out(first, TARGETS["domain"][0])
-    takedown_requests.record(second, takedown_requests.request_of([TARGETS["domain"][0]], ""))
+    takedown_requests.record_request(second, takedown_requests.make_request([TARGETS["domain"][0]], ""))
     anew = packed(second, curated(second, some_pairs(), 7))
     assert outcome.successor is not None
     assert anew.facts["parent"] is None
@@ -178,7 +178,7 @@ def test_raw_shards_are_written_anew_and_stay_whole(store: FolderStore) -> None:
     (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target], set())
     urls = delete_raw(Context(store, store.root), raw, [target], set())
     assert sorted(urls) == sorted(row["url"] for row in gone)
-    after = find(store, "download", download.key, verify=True)
+    after = find_manifest(store, "download", download.key, verify=True)
     assert after is not None
     assert after.content_digest != download.content_digest
     assert after.counts == Counts(input=24, kept=19, dropped={"takedown": 5})
@@ -211,7 +211,7 @@ def test_the_command_reports_and_deletes(
     assert report["deleted"]["datasets"] == [old.key]
     assert sum(report["deleted"]["raw_samples"].values()) == 6
     assert report["raw_snapshots"] == {}
-    assert find(store, "pack", old.key) is None
+    assert find_manifest(store, "pack", old.key) is None
     (name,) = [name for name in store.names("takedowns") if name.endswith(".report.json")]
     assert json.loads(store.read(name)) == report
     everything = b"".join(store.read(n) for n in store.names("") if n.startswith(("pack/", "download/")))

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from tasks.web import dns_cache as dns
-from tasks.web.dns_cache import Dns
+from tasks.web.dns_cache import DnsCache
 
 PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
 
@@ -18,7 +18,7 @@ def test_a_name_is_asked_once_by_many_threads_and_again_when_its_answer_is_old(m
         return list(PUBLIC)
 
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", slow)
-    names, answers = Dns(), []
+    names, answers = DnsCache(), []
     threads = [threading.Thread(target=lambda: answers.append(names.resolve("a.test"))) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -43,7 +43,7 @@ def test_a_failure_is_remembered_briefly(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", fails)
     monkeypatch.setattr(dns, "FAILED_TTL", 0.1)
-    names = Dns()
+    names = DnsCache()
     assert names.resolve("a.test") == names.resolve("a.test") == []
     assert asked == ["a.test"]
     time.sleep(0.11)
@@ -60,7 +60,7 @@ def test_nobody_waits_for_a_name_that_hangs_and_other_names_pass_it(monkeypatch:
         return list(PUBLIC)
 
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", hangs)
-    names = Dns(threads=2)
+    names = DnsCache(threads=2)
     started = time.monotonic()
     assert names.resolve("hangs.test", started + 0.1) is None
     assert names.resolve("good.test") == [(2, ("8.8.8.8", 0))]
@@ -74,7 +74,7 @@ def test_nobody_waits_for_a_name_that_hangs_and_other_names_pass_it(monkeypatch:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: list(PUBLIC))
     monkeypatch.setattr(dns, "_MAX_NAMES", 10)
-    names = Dns(threads=1)
+    names = DnsCache(threads=1)
     for number in range(50):
         assert names.resolve(f"{number}.test") == [(2, ("8.8.8.8", 0))]
         assert len(names._known) <= 10

@@ -6,23 +6,23 @@ from typing import Any
 import pytest
 
 from tasks.web import origin_files as site_files
-from tasks.web.origin_files import SiteFile, SiteFiles
+from tasks.web.origin_files import OriginFile, OriginFiles
 from tasks.web.request import FetchError
 
 
-class Files(SiteFiles):
+class Files(OriginFiles):
     """Answers without a network."""
 
     def __init__(self, folder: Path, status: int = 200, round_: int = 0):
         super().__init__(wire=None, folder=folder, timeout=1.0, round_=round_)  # type: ignore[arg-type]
         self.status, self.asked = status, []
 
-    def _ask(self, first: str) -> SiteFile:
+    def _ask(self, first: str) -> OriginFile:
         self.asked.append(first)
         time.sleep(0.02)
         if self.status == 0:
             raise ConnectionRefusedError(111, "Connection refused")
-        return SiteFile(first, self.status, "text", time.time())
+        return OriginFile(first, self.status, "text", time.time())
 
 
 def test_all_threads_and_all_that_share_the_folder_ask_once(tmp_path: Path) -> None:

@@ -175,8 +175,8 @@ def test_of_two_pauses_the_longer_one_counts(tmp_path: Path) -> None:
     pauses = Pauses(tmp_path)
     for reason, seconds in (("http_429", 50.0), ("http_503", 90.0), ("http_429", 10.0)):
         pauses.put("a.test", reason, "x", seconds)
-    found = pauses.left("a.test")
+    found = pauses.remaining("a.test")
     assert found is not None
     assert found[0] == "http_503"
     assert 80 < found[2] <= 90
-    assert pauses.left("b.test") is None
+    assert pauses.remaining("b.test") is None

@@ -12,34 +12,34 @@ from dataops.rights.robots_txt import RobotsFile
 from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
 from tasks.download.politeness_config import AI_AGENTS
-from tasks.web.origin_files import SiteFile, SiteFiles
+from tasks.web.origin_files import OriginFile, OriginFiles
 from tasks.web.request import FetchError, split_url
 
 NONE = (404, "")
 
 
-class Host(SiteFiles):
+class Host(OriginFiles):
     """Answers without a network."""
 
     def __init__(self, robots: Any = NONE, tdmrep: Any = NONE, ai: Any = NONE):
         self.answers = {"/robots.txt": robots, "/.well-known/tdmrep.json": tdmrep, "/ai.txt": ai}
         self.asked: Counter[str] = Counter()
 
-    def get(self, origin: str, path: str, turn: Any = nullcontext) -> SiteFile:
+    def get(self, origin: str, path: str, turn: Any = nullcontext) -> OriginFile:
         context: AbstractContextManager[None] = turn()
         with context:
             self.asked[path] += 1
             answer = self.answers[path]
             if isinstance(answer, FetchError):
                 raise answer
-            return SiteFile(origin + path, *answer, fetched_at=0.0)
+            return OriginFile(origin + path, *answer, fetched_at=0.0)
 
 
-def rules(host: SiteFiles, **limits: Any) -> HostRules:
+def rules(host: OriginFiles, **limits: Any) -> HostRules:
     return HostRules(host, HostPace(PaceLimits()), RuleLimits("pairmill", AI_AGENTS, **limits))
 
 
-def checked(host: SiteFiles, url: str = "http://a.test/x/1.jpg", **limits: Any) -> list[OptOut]:
+def checked(host: OriginFiles, url: str = "http://a.test/x/1.jpg", **limits: Any) -> list[OptOut]:
     return rules(host, **limits).check(split_url(url))[1]
 
 
@@ -172,7 +172,7 @@ def test_two_threads_read_the_files_beside_robots_txt_at_the_same_time() -> None
     both = Barrier(2)
 
     class Slow(Host):
-        def get(self, origin: str, path: str, turn: Any = nullcontext) -> SiteFile:
+        def get(self, origin: str, path: str, turn: Any = nullcontext) -> OriginFile:
             if path != "/robots.txt":
                 both.wait(20)
             return super().get(origin, path, turn)

@@ -7,7 +7,7 @@ import pytest
 from dataops.rights.opt_outs import OptOut, find_disallowed_directive, find_header_opt_outs
 from tasks.download.config import DownloadConfig
 from tasks.download.make_opener import make_opener
-from tasks.web.address_policy import Addresses, is_public, parse_connect_to
+from tasks.web.address_policy import AddressResolver, is_public, parse_connect_to
 from tasks.web.request import FetchError, retry_after, seconds_left, split_url
 
 DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
@@ -32,7 +32,7 @@ def test_addresses_that_are_never_connected_to(address: str) -> None:
 
 
 def test_hosts_are_refused_by_what_they_resolve_to() -> None:
-    addresses = Addresses({"site.test": ("127.0.0.1", 8123), "six.test": ("::1", 80)})
+    addresses = AddressResolver({"site.test": ("127.0.0.1", 8123), "six.test": ("::1", 80)})
     assert [target[1] for target in addresses.resolve("site.test", 443)[1]] == [("127.0.0.1", 8123)]
     assert addresses.resolve("six.test", 443)[0] is None
     for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "017700000001", "127.1", "::ffff:127.0.0.1"):
@@ -47,7 +47,7 @@ def test_an_answer_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that changes its mind between check and use gets no second question."""
     answers = iter([[(2, 1, 6, "", ("8.8.8.8", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: next(answers))
-    addresses = Addresses({})
+    addresses = AddressResolver({})
     assert (
         addresses.resolve("rebind.test", 80) == addresses.resolve("rebind.test", 80) == (None, [(2, ("8.8.8.8", 80))])
     )
@@ -56,7 +56,7 @@ def test_an_answer_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_private_answers_among_public_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = [(2, 1, 6, "", ("10.0.0.1", 80)), (2, 1, 6, "", ("8.8.8.8", 80))]
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: mixed)
-    assert Addresses({}).resolve("mixed.test", 80) == (None, [(2, ("8.8.8.8", 80))])
+    assert AddressResolver({}).resolve("mixed.test", 80) == (None, [(2, ("8.8.8.8", 80))])
 
 
 def test_connect_to() -> None:
@@ -169,7 +169,7 @@ def test_deadline() -> None:
     assert seconds_left(float("inf")) == float("inf")
     with pytest.raises(TimeoutError):
         seconds_left(0.0)
-    assert FetchError("http_503", "").transient
-    assert FetchError("timeout", "").transient
-    assert not FetchError("http_404", "").transient
-    assert not FetchError("private_address", "").transient
+    assert FetchError("http_503", "").is_transient
+    assert FetchError("timeout", "").is_transient
+    assert not FetchError("http_404", "").is_transient
+    assert not FetchError("private_address", "").is_transient

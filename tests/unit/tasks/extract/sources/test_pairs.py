@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError, SourceError
-from dataops.schema import PAIRS, dropped, uid
+from dataops.schema import PAIRS, dropped_schema, uid
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
@@ -53,7 +53,7 @@ def test_lists_of_all_kinds_become_pairs(tmp_path: Path):
     assert made.facts["damaged"] == [["c.tsv", 1, "wrong_fields"]]
     kept, gone = read_parts(store, made), read_parts(store, made, "dropped-")
     assert kept.schema.equals(PAIRS)
-    assert gone.schema.equals(dropped(PAIRS))
+    assert gone.schema.equals(dropped_schema(PAIRS))
     rows = [*kept.to_pylist(), *gone.to_pylist()]
     assert all(row["uid"] == uid(row["url"], row["caption"]) for row in rows)
     assert {(r["source"], r["caption_source"], r["extracted_with"], r["extra"], r["page_url"]) for r in rows} == {
