@@ -1,0 +1,201 @@
+"""Every template shows hostile text as text: no new element, attribute or URL, and no evaluation of the text."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from jinja2 import UndefinedError
+from markdown_it import MarkdownIt
+from selectolax.lexbor import LexborHTMLParser
+
+from dataops.escaping import visible
+from dataops.home import CHECKOUT
+from dataops.snapshot import Counts
+from tasks.register.svg_lineage import draw_lineage
+from tasks.reports.page import TEMPLATES, render
+from tasks.reports.section import Section
+from tasks.reports.svg_charts import draw_curve, draw_histogram
+from tasks.reports.svg_funnel import draw_funnel
+from tests.manifests import build_manifest
+
+HARMLESS = "harmless"
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "javascript:alert(1)",
+    "{{ 7*7 }}{% include 'base.html' %}{# gone #}",
+    "</style></title></svg></pre><b>bold",
+    "\x00 \x1b[31m \u202e \ud83d",
+    "&lt;b&gt; &amp; <!-- x --> ]]>",
+    "| [a](javascript:alert(1)) ![i](http://evil.example/p.png) # h",
+]
+LAYOUT = {"base.html", "macros.html", "drawing.svg"}
+"""Templates that others extend or import."""
+EMBEDDED = "data:image/"
+Values = dict[str, Any]
+
+
+def section(text: str) -> Section:
+    return Section(text, [text], [text, text], [[text, text], [text, "1"]], numbers=(1,))
+
+
+def filter_values(text: str) -> Values:
+    balance = {
+        "pairs": 4, "unmatched": 1, "kept": 3, "seen": 2, "queries_found": 1, "queries": 2, "matches_before": 3,
+        "matches_after": 2, "effective_before": 1, "effective_after": 1, "unmatched_examples": [text, text],
+        "head": [[text, 3, 2.0]],
+    }  # fmt: skip
+    return {
+        "title": text, "counts": Counts(input=9, kept=4, dropped={text: 5}), "most_dropped": 5, "balance": balance,
+        "steps": [{"name": text, "dropped": 5, "left": 4}], "config": {"mode": text, "max_per_query": 7},
+        "reasons": [{"name": text, "dropped": 5, "alone": 6, "examples": [text, text]}], "languages": {text: 1, "": 2},
+        "hosts": {f"{text}{n}": 1 for n in range(22)}, "captions": {text: 1}, "curve": draw_curve([[1, 9, 4]]),
+        "lengths": draw_histogram(text, {"1": 2}, 10, (text, text)),
+    }  # fmt: skip
+
+
+def image(text: str, preview: str = "aGk=") -> Values:
+    return {"caption": text, "url": text, "preview": preview, "drop_reason": text, "size": text}
+
+
+def download_values(text: str) -> Values:
+    row = {"url": text, "error_message": text}
+    return {
+        "title": text, "counts": Counts(input=9, kept=4, dropped={text: 5}), "bytes": 1, "shards": 2,
+        "reasons": [{"name": text, "dropped": 5, "examples": [row, row]}],
+        "hosts": [{"name": text, "failed": 1, "rows": 2, "reasons": [(text, 1), (text, 2)]}],
+        "kept": [image(text)], "dropped": [image(text), image(text, "")],
+    }  # fmt: skip
+
+
+def dataset_values(text: str) -> Values:
+    side = {
+        "stage": text, "kept": 1, "input": 2, "kept_rows": [image(text)], "reasons": {text: 1}, "with_images": True,
+        "has_examples": True, "dropped_rows": {text: [image(text, "")]},
+    }  # fmt: skip
+    return {
+        "title": text, "key": text, "headline": text, "seed": 0, "digest": text, "kept": [image(text)], "sources": text,
+        "funnel": draw_funnel(stages(text), text, text), "hide_dropped": True, "stages": stages(text),
+        "sides": [side, side | {"with_images": False}, side | {"has_examples": False}],
+        "rankings": [(text, text, {text: 1})], "charts": [(text, draw_histogram(text, {"1": 2}, 10, (text, text)))],
+        "limits": [text, f"`{text}` is code"], "rights": [text, f"a word `{text}`"], "readers": [(text, text)],
+        "citation": text, "recipe": [(text, text, text)],
+    }  # fmt: skip
+
+
+def stages(text: str) -> list[Values]:
+    return [{"stage": text, "input": 9, "kept": 4, "dropped": 5, "reasons": {text: 3, f"{text}2": 2}}]
+
+
+def evaluation_values(text: str) -> Values:
+    score = {"task": text, "metric": text, "value": 0.5, "low": 0.4, "high": 0.6, "chance": None, "n": 9, "other": 0.1}
+    comparison = {"difference": 0.1, "low": 0.0, "high": 0.2, "verdict": text}
+    figure = {"key": text, "preview": "aGk=", "label": text}
+    gallery = {"title": text, "figures": [figure | {"miss": None}, figure | {"miss": text, "preview": None}]}
+    return {
+        "title": text, "side": 112, "average": {"value": None, "tasks": 1, "missing": {text: text}}, "against": text,
+        "figure": "aGk=", "rows": [score | {"comparison": comparison}, score | {"comparison": None}],
+        "overlap": {"clean": [text, text], "sets": 2, "rows": [[text] * 10]},
+        "tasks": [{"name": text, "summary": text, "sections": [section(text)], "galleries": [gallery]}],
+    }  # fmt: skip
+
+
+def card_values(text: str) -> Values:
+    lineage = draw_lineage({"train": build_manifest("train", key=text, config={"model": text})}, text)
+    return {
+        "title": text, "name": text, "headline": text, "description": text, "lineage": lineage,
+        "sections": [section(text)],
+    }  # fmt: skip
+
+
+PAGES: dict[str, Callable[[str], Values]] = {
+    "filter.html": filter_values,
+    "download.html": download_values,
+    "dataset.html": dataset_values,
+    "evaluation.html": evaluation_values,
+    "model_card.html": card_values,
+    "table.html": lambda text: {"title": text, "note": text, "columns": [text, text], "rows": [[text, text]]},
+}
+DRAWINGS: dict[str, Callable[[str], Values]] = {
+    "chart.svg": lambda text: {"drawing": draw_histogram(text, {"1": 2}, 10, (text, text))},
+    "funnel.svg": lambda text: {"drawing": draw_funnel(stages(text), text, text)},
+    "lineage.svg": lambda text: {"drawing": card_values(text)["lineage"]},
+}
+MARKDOWN: dict[str, Callable[[str], Values]] = {"dataset.md": dataset_values, "model_card.md": card_values}
+
+
+def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    """Return each element with its attributes, without those that the length of a text changes."""
+    root = LexborHTMLParser(page).root
+    assert root is not None
+    geometry = {"x", "y", "points", "width", "height", "viewbox"}
+    found = [(node.tag or "", node.attributes) for node in root.traverse(include_text=False)]
+    return [
+        (tag, {name: value for name, value in attributes.items() if name.lower() not in geometry})
+        for tag, attributes in found
+    ]
+
+
+def test_every_template_is_tested() -> None:
+    assert {path.name for path in TEMPLATES.iterdir()} == {*PAGES, *DRAWINGS, *MARKDOWN, *LAYOUT}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("template", PAGES)
+def test_page_shows_hostile_text_as_text(template: str, text: str) -> None:
+    page = render(template, **PAGES[template](text))
+    harmless = elements(render(template, **PAGES[template](HARMLESS)))
+    hostile = elements(page)
+    assert [tag for tag, _ in hostile] == [tag for tag, _ in harmless]
+    for (_, attributes), (tag, expected) in zip(hostile, harmless, strict=True):
+        assert attributes.keys() == expected.keys()
+        changed = [name for name in attributes if attributes[name] != expected[name]]
+        assert changed == [] or (changed, tag) == (["title"], "figure"), "only the tooltip of an image holds text"
+    content = LexborHTMLParser(page).html or ""
+    assert "49" not in content
+    shown = LexborHTMLParser(page).text()
+    assert visible(text).splitlines()[0] in shown
+    assert not set(shown) & set("\x00\x1b\u202e")
+
+
+@pytest.mark.parametrize("template", PAGES)
+def test_page_runs_and_fetches_nothing(template: str) -> None:
+    page = elements(render(template, **PAGES[template](HARMLESS)))
+    (policy,) = [a["content"] for tag, a in page if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    has_images = any(tag == "img" for tag, _ in page)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'" + ("; img-src data:" if has_images else "")
+    for tag, attributes in page:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "form", "base", "a"}
+        assert not {name for name in attributes if name.startswith("on") or name in {"href", "action", "srcset"}}
+        assert (attributes.get("src") or EMBEDDED).startswith(EMBEDDED)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("template", DRAWINGS)
+def test_drawing_is_xml_without_markup_of_others(template: str, text: str) -> None:
+    hostile, harmless = (ElementTree.fromstring(render(template, **DRAWINGS[template](t))) for t in (text, HARMLESS))
+    assert [(e.tag, list(e.attrib)) for e in hostile.iter()] == [(e.tag, list(e.attrib)) for e in harmless.iter()]
+    assert "49" not in "".join(hostile.itertext())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("template", MARKDOWN)
+def test_markdown_shows_hostile_text_as_text(template: str, text: str) -> None:
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+    hostile, harmless = (elements(markdown.render(render(template, **MARKDOWN[template](t)))) for t in (text, HARMLESS))
+    assert [(tag, attributes.keys()) for tag, attributes in hostile] == [(tag, a.keys()) for tag, a in harmless]
+
+
+def test_render_fails_when_a_value_is_missing() -> None:
+    with pytest.raises(UndefinedError, match="columns"):
+        render("table.html", title="t", note="", rows=[])
+
+
+def test_reports_are_imported_without_jinja() -> None:
+    modules = "tasks.filter.report, tasks.download.report, tasks.pack.card, tasks.register.model_card"
+    code = f"import sys, {modules}; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
