@@ -11,7 +11,7 @@ from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 from selectolax.lexbor import LexborHTMLParser
 
-from dataops.escaping import visible
+from dataops.escaping import escape_controls
 from dataops.home import CHECKOUT
 from dataops.snapshot import Counts
 from tasks.register.svg_lineage import draw_lineage
@@ -158,7 +158,7 @@ def test_page_shows_hostile_text_as_text(template: str, text: str) -> None:
     content = LexborHTMLParser(page).html or ""
     assert "49" not in content
     shown = LexborHTMLParser(page).text()
-    assert visible(text).splitlines()[0] in shown
+    assert escape_controls(text).splitlines()[0] in shown
     assert not set(shown) & set("\x00\x1b\u202e")
 
 
