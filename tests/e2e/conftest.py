@@ -1,4 +1,4 @@
-"""A small demo web, its site and the two real servers, once for all end-to-end tests; each test has its own store."""
+"""Fixtures of the end-to-end tests: a small demo web, its site, and the two real servers. Each test has its own store."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ PLANTED = {
     "HF_TOKEN": "planted-hf-token",
     "DATABASE_URL": "postgresql+psycopg://mill:planted-database-password@127.0.0.1:9/mill",
 }
-"""Secrets in the environment of every command and server: test_secrets.py looks for them in all that was written."""
+"""Secrets in the environment of every command and server; test_secrets.py searches all written files for them."""
 SAMPLE_CONFIG = """
 name = "small"
 [store]
@@ -71,18 +71,18 @@ workers = {workers}
 
 
 @dataclass(frozen=True)
-class Mill:
-    """The command in its own working folder."""
+class Pairmill:
+    """The `pairmill` command, run as a subprocess in its own working folder."""
 
     folder: Path
     web: DemoWeb
     site: str
     env: dict[str, str] = field(repr=False)
 
-    def config(
+    def write_config(
         self, name: str, *, store: Path | str | None = None, model_name: str = "small", workers: int = 1
     ) -> Path:
-        """A config file on a store of its own: with so few pairs, another worker costs more to start than it does."""
+        """Write a config file with its own store. One worker: with so few pairs, a second one would only take longer."""
         path = self.folder / f"{name}.toml"
         path.write_text(
             SAMPLE_CONFIG.format(
@@ -98,15 +98,20 @@ class Mill:
         )
         return path
 
-    def command(self, *arguments: str | Path) -> list[str]:
+    def command_line(self, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
 
     def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        """Run the command and expect an exit code."""
+        """Run the command and check its exit code."""
         done = subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout
+            self.command_line(*arguments),
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
-        with (self.folder / "outputs.log").open("a") as log:  # what was shown, for test_secrets.py
+        with (self.folder / "outputs.log").open("a") as log:  # test_secrets.py reads it
             log.write(done.stdout + done.stderr)
         assert done.returncode == code, (
             f"{arguments} gave {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
@@ -114,26 +119,28 @@ class Mill:
         return done
 
     def json(self, *arguments: str | Path, code: int = 0) -> Any:
-        """Run the command with --json: standard output is one JSON value and nothing else."""
+        """Run the command with --json and return the JSON value, which must be all of standard output."""
         return json.loads(self(*arguments, "--json", code=code).stdout)
 
-    def killed(self, *arguments: str | Path, when: Callable[[], bool], timeout: float = 180) -> None:
-        """Start the command, wait for `when`, and SIGKILL it."""
+    def run_and_kill(self, *arguments: str | Path, when: Callable[[], bool], timeout: float = 180) -> None:
+        """Start the command, wait until `when` is true, and kill it with SIGKILL."""
         with (self.folder / "killed.log").open("ab") as log:
-            process = subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.env, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                self.command_line(*arguments), cwd=self.folder, env=self.env, stdout=log, stderr=log
+            )
             try:
                 deadline = time.monotonic() + timeout
                 while not when():
                     assert process.poll() is None, (self.folder / "killed.log").read_text()[-6000:]
-                    assert time.monotonic() < deadline, "the moment to kill never came"
+                    assert time.monotonic() < deadline, "the condition to kill never became true"
                     time.sleep(0.01)
             finally:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
 
 
-def built_web(tmp_path_factory: pytest.TempPathFactory, directory: Path) -> DemoWeb:
-    """Built by the first of the processes that run tests; the others take links to its files."""
+def build_web_once(tmp_path_factory: pytest.TempPathFactory, directory: Path) -> DemoWeb:
+    """Build the demo web in the first of the processes that run tests; the others link to its files."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with (base / "web.lock").open("w") as lock:
@@ -144,22 +151,22 @@ def built_web(tmp_path_factory: pytest.TempPathFactory, directory: Path) -> Demo
 
 
 @pytest.fixture(scope="session")
-def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
-    """Servers up, site served; all stopped at the end."""
+def pairmill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairmill]:
+    """Start the servers and serve the site; stop all at the end."""
     folder = tmp_path_factory.mktemp("mill")
     saved = dict(os.environ)
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     os.environ["PAIRMILL_HOME"] = str(folder / "home")
     os.environ |= PLANTED
-    web = built_web(tmp_path_factory, folder / "web")
+    web = build_web_once(tmp_path_factory, folder / "web")
     server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
     try:
         services.up()
         site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
         address = site.url.removeprefix("http://").rstrip("/")
         env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-        yield Mill(folder, web, address, env)
+        yield Pairmill(folder, web, address, env)
     finally:
         services.down()
         os.environ.clear()
@@ -167,16 +174,16 @@ def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
 
 
 @pytest.fixture(scope="session")
-def chaos(mill: Mill) -> Chaos:
-    """A tiny pipeline that ran once in peace, in the store `peace`."""
-    ground = Ground(mill.folder / "chaos", mill.folder / "home", mill.env, mill.web, mill.site)
-    made = Chaos(ground, seed=3)
-    made.undisturbed(ground.folder / "peace")
-    return made
+def chaos(pairmill: Pairmill) -> Chaos:
+    """Run a tiny pipeline once without kills, in the store `peace`."""
+    ground = Ground(pairmill.folder / "chaos", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site)
+    chaos = Chaos(ground, seed=3)
+    chaos.undisturbed(ground.folder / "peace")
+    return chaos
 
 
 @pytest.fixture(scope="session")
-def undisturbed(mill: Mill) -> dict[str, Any]:
-    """One run from nothing to a registered version, by two workers, and what `show` says of it."""
-    result = mill.json("run", mill.config("undisturbed", workers=2))
-    return mill.json("show", result["run_id"]) | {"result": result}
+def undisturbed(pairmill: Pairmill) -> dict[str, Any]:
+    """Run once from an empty store to a registered version with two workers, and return the output of `show`."""
+    result = pairmill.json("run", pairmill.write_config("undisturbed", workers=2))
+    return pairmill.json("show", result["run_id"]) | {"result": result}

@@ -1,4 +1,4 @@
-"""The whole path against real servers: made once, reused, killed, rerun, refused."""
+"""The whole pipeline with real servers: run once, reused, killed, rerun, and refused by the gate."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from dataops.digest import file_sha256
 from dataops.stages import PAIR_STAGES
-from tests.e2e.conftest import Mill
+from tests.e2e.conftest import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -20,15 +20,15 @@ def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {stage["stage"]: stage for stage in result["stages"]}
 
 
-def task_runs(mill: Mill, run_id: str) -> list[dict[str, Any]]:
-    """What the Prefect server knows of the stages of a run's first try."""
-    api = next(s["url"] for s in mill.json("status") if s["name"] == "prefect")
-    flow_run_id = mill.json("show", run_id)["attempts"][0]["flow_run_id"]
+def task_runs(pairmill: Pairmill, run_id: str) -> list[dict[str, Any]]:
+    """Return the task runs of a run's first attempt from the Prefect server."""
+    api = next(s["url"] for s in pairmill.json("status") if s["name"] == "prefect")
+    flow_run_id = pairmill.json("show", run_id)["attempts"][0]["flow_run_id"]
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
     return httpx.post(f"{api.removesuffix('/api')}/api/task_runs/filter", json=query).json()
 
 
-def test_every_stage_is_made_and_a_version_registered(undisturbed):
+def test_run_makes_every_stage_and_registers_a_version(undisturbed):
     result = undisturbed["result"]
     assert set(result) == {"run_id", "stages", "model_version"}
     assert [s["stage"] for s in result["stages"]] == [*PAIR_STAGES, "train", "evaluate", "register"]
@@ -36,7 +36,7 @@ def test_every_stage_is_made_and_a_version_registered(undisturbed):
     assert re.fullmatch(r"models:/small/\d+", result["model_version"])
 
 
-def test_show_agrees_with_the_files(undisturbed):
+def test_show_lists_the_files_of_the_store(undisturbed):
     for stage in undisturbed["stages"]:
         folder = Path(stage["path"])
         names = {p.name for p in folder.iterdir()} - {"manifest.json"}
@@ -52,7 +52,7 @@ def test_show_agrees_with_the_files(undisturbed):
     assert all(0 <= result["contamination"]["overlap"] <= result["n"] for result in metrics.values())
 
 
-def test_no_pair_is_lost_or_doubled(undisturbed):
+def test_each_pair_is_kept_or_dropped_exactly_once(undisturbed):
     before: list[str] | None = None
     for name in PAIR_STAGES:
         stage = stages(undisturbed)[name]
@@ -73,9 +73,9 @@ def test_no_pair_is_lost_or_doubled(undisturbed):
         before = rows["part"]
 
 
-def test_the_odd_parts_of_the_web_end_as_rows_with_reasons(mill, undisturbed):
+def test_unusual_pages_and_images_end_as_dropped_rows_with_reasons(pairmill, undisturbed):
     seen = {reason for name in PAIR_STAGES for reason in stages(undisturbed)[name]["counts"]["dropped"]}
-    assert stages(undisturbed)["extract"]["counts"]["dropped"]["opt_out"] >= mill.web.facts["opted_out_by_page"]
+    assert stages(undisturbed)["extract"]["counts"]["dropped"]["opt_out"] >= pairmill.web.facts["opted_out_by_page"]
     expected = {
         "data_url",
         "not_http",
@@ -89,8 +89,8 @@ def test_the_odd_parts_of_the_web_end_as_rows_with_reasons(mill, undisturbed):
     assert expected | {"private_address", "exact_duplicate"} <= seen
 
 
-def test_held_out_emoji_are_in_no_pair(mill, undisturbed):
-    names = set((mill.web.suite_root / "openmoji-heldout" / "classnames.txt").read_text().splitlines())
+def test_held_out_emoji_are_in_no_pair(pairmill, undisturbed):
+    names = set((pairmill.web.suite_root / "openmoji-heldout" / "classnames.txt").read_text().splitlines())
     captions: set[str] = set()
     for path in Path(stages(undisturbed)["extract"]["path"]).glob("part-*.parquet"):
         captions |= set(pq.read_table(path)["caption"].to_pylist())
@@ -99,100 +99,100 @@ def test_held_out_emoji_are_in_no_pair(mill, undisturbed):
     assert not names & captions
 
 
-def test_a_second_run_reuses_everything(mill, undisturbed):
-    again = mill.json("run", mill.folder / "undisturbed.toml")
+def test_second_run_reuses_every_snapshot(pairmill, undisturbed):
+    again = pairmill.json("run", pairmill.folder / "undisturbed.toml")
     assert {s["state"] for s in again["stages"]} == {"Reused"}
     assert again["model_version"] == undisturbed["result"]["model_version"]
     assert [s["key"] for s in again["stages"]] == [s["key"] for s in undisturbed["stages"]]
-    assert {t["state"]["name"] for t in task_runs(mill, again["run_id"])} == {"Reused"}
+    assert {t["state"]["name"] for t in task_runs(pairmill, again["run_id"])} == {"Reused"}
 
 
-def test_a_forced_stage_is_made_again_to_the_same_bytes(mill, undisturbed):
-    forced = mill.json("run", mill.folder / "undisturbed.toml", "--until", "pack", "--force", "curate")
+def test_forced_stage_is_made_again_with_the_same_bytes(pairmill, undisturbed):
+    forced = pairmill.json("run", pairmill.folder / "undisturbed.toml", "--until", "pack", "--force", "curate")
     assert [s["state"] for s in forced["stages"]] == ["Reused", "Reused", "Reused", "Completed", "Reused"]
-    shown = stages(mill.json("show", forced["run_id"]))
+    shown = stages(pairmill.json("show", forced["run_id"]))
     assert shown["curate"]["content_digest"] == stages(undisturbed)["curate"]["content_digest"]
 
 
-def test_a_changed_threshold_remakes_its_stage_and_what_stands_below(mill, undisturbed):
+def test_changed_threshold_makes_its_stage_again_and_reuses_earlier_stages(pairmill, undisturbed):
     changed = stages(
-        mill.json("run", mill.folder / "undisturbed.toml", "--set", "curate.min_side=60", "--until", "pack")
+        pairmill.json("run", pairmill.folder / "undisturbed.toml", "--set", "curate.min_side=60", "--until", "pack")
     )
     assert [changed[name]["state"] for name in PAIR_STAGES[:3]] == ["Reused"] * 3
     assert changed["curate"]["state"] == "Completed"
 
 
-def test_killed_in_download_and_in_train_then_rerun_ends_the_same(mill, undisturbed):
-    store = mill.folder / "store-killed"
-    config = mill.config("killed", store=store)
+def test_rerun_after_kills_in_download_and_train_ends_with_the_same_digests(pairmill, undisturbed):
+    store = pairmill.folder / "store-killed"
+    config = pairmill.write_config("killed", store=store)
 
     def download_records() -> list[Path]:
         return sorted(store.glob("download/*/_work/shard-*.json"))
 
-    mill.killed("run", config, when=lambda: len(download_records()) >= 2)
+    pairmill.run_and_kill("run", config, when=lambda: len(download_records()) >= 2)
     survivors = {path.parent.parent / f"{path.stem.split('-')[1]}.tar": path for path in download_records()}
     before = {tar: tar.stat().st_ino for tar in survivors if tar.exists()}
     assert before
     assert not list(store.glob("download/*/manifest.json"))
     (run_id,) = [
         r["run_id"]
-        for r in mill.json("runs", "--store", store)
+        for r in pairmill.json("runs", "--store", store)
         if str(r["name"]) == "small" and r["state"] == "crashed"
     ]
 
-    jobs = mill.folder / "home" / "jobs"
-    mill.killed("rerun", run_id, when=lambda: bool(list(jobs.glob("train-*/checkpoints/step-*"))))
+    jobs = pairmill.folder / "home" / "jobs"
+    pairmill.run_and_kill("rerun", run_id, when=lambda: bool(list(jobs.glob("train-*/checkpoints/step-*"))))
     assert {tar: tar.stat().st_ino for tar in before} == before, "finished parts were made again"
     assert not list(store.glob("train/*/manifest.json"))
 
-    result = mill.json("rerun", run_id)
+    result = pairmill.json("rerun", run_id)
     assert result["run_id"] == run_id
     states = {name: stage["state"] for name, stage in stages(result).items()}
     assert [states[name] for name in PAIR_STAGES] == ["Reused"] * 5
-    ended = stages(mill.json("show", run_id))
+    ended = stages(pairmill.json("show", run_id))
     reference = stages(undisturbed)
     for name in (*PAIR_STAGES, "train", "evaluate"):
         assert ended[name]["content_digest"] == reference[name]["content_digest"], name
-    log = (Path(mill.folder) / "killed.log").read_text()
+    log = (Path(pairmill.folder) / "killed.log").read_text()
     assert "Traceback" not in log
 
 
-def test_a_refused_model_exits_5_and_gets_no_champion(mill, undisturbed):
-    config = mill.folder / "undisturbed.toml"
+def test_run_exits_5_without_a_champion_when_the_gate_refuses(pairmill, undisturbed):
+    config = pairmill.folder / "undisturbed.toml"
     floor = 'register.floors={"twemoji-seen/top1" = 0.99}'
-    result = mill.json("run", config, "--set", floor, "--set", "register.model_name=refused", code=5)
+    result = pairmill.json("run", config, "--set", floor, "--set", "register.model_name=refused", code=5)
     assert result["error"]["exit_code"] == 5
     assert "twemoji-seen/top1" in result["error"]["message"]
     assert result["model_version"] is None
     assert stages(result)["evaluate"]["state"] == "Reused"
 
 
-def test_all_problems_of_a_config_are_reported_at_once(mill):
-    config = mill.config("bad", store=Path("/proc/nowhere"))
+def test_all_problems_of_a_config_are_reported_at_once(pairmill):
+    config = pairmill.write_config("bad", store=Path("/proc/nowhere"))
     text = config.read_text().replace("min_side = 32", 'min_side = "wide"\ncolour = 1')
     config.write_text(text.replace("*.warc.gz", "*.no-such-file"))
-    message = mill("run", config, code=2).stderr
+    message = pairmill("run", config, code=2).stderr
     for what in ("curate.min_side", "curate.colour", "unknown key", "no-such-file", "store.uri"):
         assert what in message
 
 
-def test_usage_errors_exit_2(mill):
-    mill("run", code=2)
-    mill("run", mill.folder / "missing.toml", code=2)
-    mill("rerun", "no-such-run", code=2)
-    mill("show", "0123456789abcdef", code=2)
-    mill("run", mill.folder / "undisturbed.toml", "--until", "nowhere", code=2)
+def test_usage_errors_exit_2(pairmill):
+    pairmill("run", code=2)
+    pairmill("run", pairmill.folder / "missing.toml", code=2)
+    pairmill("rerun", "no-such-run", code=2)
+    pairmill("show", "0123456789abcdef", code=2)
+    pairmill("run", pairmill.folder / "undisturbed.toml", "--until", "nowhere", code=2)
 
 
-def test_what_prefect_and_mlflow_know(mill, undisturbed):
-    api = {s["name"]: s["url"] for s in mill.json("status")}
+def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
+    api = {s["name"]: s["url"] for s in pairmill.json("status")}
     run_id = undisturbed["run_id"]
     flow_run_id = undisturbed["attempts"][0]["flow_run_id"]
     prefect, mlflow = api["prefect"].removesuffix("/api"), api["mlflow"]
     flow_run = httpx.get(f"{prefect}/api/flow_runs/{flow_run_id}").json()
     assert (flow_run["name"], flow_run["state_type"]) == (run_id, "COMPLETED")
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
-    assert sorted(t["name"].split()[0] for t in task_runs(mill, run_id)) == sorted(
+    assert sorted(t["name"].split()[0] for t in task_runs(pairmill, run_id)) == sorted(
         [*PAIR_STAGES, "train", "evaluate", "register"]
     )
     artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query).json()

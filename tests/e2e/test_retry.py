@@ -1,39 +1,39 @@
-"""`pairmill rerun --from download --retry`: only the rows that failed so are fetched again, the rest follows."""
+"""`pairmill rerun --from download --retry` fetches only the rows again that failed so; later stages follow."""
 
 import re
 
 import pytest
 
 from benchmarks.kills.ground import Ground
-from tests.e2e.conftest import Mill
+from tests.e2e.conftest import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_retry_of_one_class(mill: Mill) -> None:
-    ground = Ground(mill.folder / "retry", mill.folder / "home", mill.env, mill.web, mill.site)
+def test_rerun_with_retry_fetches_only_rows_that_failed_so(pairmill: Pairmill) -> None:
+    ground = Ground(pairmill.folder / "retry", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site)
     ground.folder.mkdir()
     config = ground.config(ground.folder / "store")
-    first = mill.json("run", config, "--until", "pack", "--set", "register.model_name=retried")
-    shown = mill.json("show", first["run_id"])
+    first = pairmill.json("run", config, "--until", "pack", "--set", "register.model_name=retried")
+    shown = pairmill.json("show", first["run_id"])
     before = {stage["stage"]: stage for stage in shown["stages"]}
     page = shown["model_links"]["run"]
     assert re.match(r"http://127\.0\.0\.1:\d+/#/experiments/\d+/runs/[0-9a-f]{32}\?", page), "its run in MLflow"
     assert before["download"]["counts"]["dropped"]["http_404"] > 0
 
-    wrong = mill.json("rerun", first["run_id"], "--retry", "http_404", code=2)
+    wrong = pairmill.json("rerun", first["run_id"], "--retry", "http_404", code=2)
     assert "--from download" in wrong["error"]["message"]
-    wrong = mill.json("rerun", first["run_id"], "--from", "download", "--retry", "HTTP 404", code=2)
+    wrong = pairmill.json("rerun", first["run_id"], "--from", "download", "--retry", "HTTP 404", code=2)
     assert "no class of failure" in wrong["error"]["message"]
 
-    # The run was finished, so it goes on to the last stage.
-    nothing = mill.json("rerun", first["run_id"], "--from", "download", "--retry", "timeout,http_5xx")
+    # The run was finished, so it continues to the last stage.
+    nothing = pairmill.json("rerun", first["run_id"], "--from", "download", "--retry", "timeout,http_5xx")
     assert [stage["state"] for stage in nothing["stages"]][:5] == ["Reused"] * 5, "no row failed so"
 
-    assert mill.json("show", first["run_id"])["model_links"]["run"] == page, "registered in the same run"
+    assert pairmill.json("show", first["run_id"])["model_links"]["run"] == page, "registered in the same run"
 
-    again = mill.json("rerun", first["run_id"], "--from", "download", "--retry", "http_4xx")
-    after = {stage["stage"]: stage for stage in mill.json("show", first["run_id"])["stages"]}
+    again = pairmill.json("rerun", first["run_id"], "--from", "download", "--retry", "http_4xx")
+    after = {stage["stage"]: stage for stage in pairmill.json("show", first["run_id"])["stages"]}
     states = {stage["stage"]: stage["state"] for stage in again["stages"]}
     assert states["filter"] == "Reused"
     assert states["download"] == "Completed"

@@ -1,4 +1,4 @@
-"""The whole path with its store on a real S3 server, which is restarted, and runs that race for the same snapshots."""
+"""The whole pipeline with its store on a real S3 server that is restarted, and concurrent runs of the same snapshots."""
 
 import json
 import re
@@ -15,7 +15,7 @@ import pytest
 from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, Store
-from tests.e2e.conftest import Mill
+from tests.e2e.conftest import Pairmill
 from tests.servers.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.timeout(600)
@@ -33,15 +33,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
         server.stop()
 
 
-def machine(mill: Mill, s3: SeaweedFS, name: str) -> Mill:
-    """A machine of its own: another home and another working folder; the same servers."""
-    folder = mill.folder / name
+def other_machine(pairmill: Pairmill, s3: SeaweedFS, name: str) -> Pairmill:
+    """Return a command with another home and working folder, as on another machine, but with the same servers."""
+    folder = pairmill.folder / name
     folder.mkdir(exist_ok=True)
-    urls = {service["name"]: service["url"] for service in mill.json("status")}
+    urls = {service["name"]: service["url"] for service in pairmill.json("status")}
     servers = {"PREFECT_API_URL": urls["prefect"], "MLFLOW_TRACKING_URI": urls["mlflow"]}
-    env = mill.env | s3.environment | servers | {"PAIRMILL_HOME": str(folder / "home")}
-    env.pop("AWS_SESSION_TOKEN", None)  # one is planted for test_secrets.py; with it these keys are no keys
-    return replace(mill, folder=folder, env=env)
+    env = pairmill.env | s3.environment | servers | {"PAIRMILL_HOME": str(folder / "home")}
+    env.pop("AWS_SESSION_TOKEN", None)  # the one of test_secrets.py would make these keys invalid
+    return replace(pairmill, folder=folder, env=env)
 
 
 @pytest.fixture
@@ -60,37 +60,39 @@ def digests(result: dict[str, Any]) -> dict[str, str]:
     return {name: stage["content_digest"] for name, stage in stages(result).items() if name in MADE}
 
 
-def race(racers: list[Mill], store: Store, last: str, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
-    """Run the same config on every machine at once, with 1, 2, ... workers; what each run printed.
+def run_at_the_same_time(
+    machines: list[Pairmill], store: Store, last: str, meanwhile: Callable[[], None] = lambda: None
+) -> list[Any]:
+    """Run the same config on all machines at the same time, with 1, 2, ... workers, and return what each run printed.
 
-    One that ends with 75 is run again.
+    A run that exits with 75 is rerun.
     """
 
-    def run(racer: Mill, results: dict[str, Any]) -> None:
-        workers = f"execution.workers={1 + racers.index(racer)}"
-        config = racer.config("raced", store=store.uri)
-        command = racer.command("run", config, "--until", last, "--set", workers, "--json")
-        with (racer.folder / "log").open("wb") as log:
+    def run(machine: Pairmill, results: dict[str, Any]) -> None:
+        workers = f"execution.workers={1 + machines.index(machine)}"
+        config = machine.write_config("raced", store=store.uri)
+        command = machine.command_line("run", config, "--until", last, "--set", workers, "--json")
+        with (machine.folder / "log").open("wb") as log:
             done = subprocess.run(
-                command, cwd=racer.folder, env=racer.env, stdout=subprocess.PIPE, stderr=log, timeout=500
+                command, cwd=machine.folder, env=machine.env, stdout=subprocess.PIPE, stderr=log, timeout=500
             )
         result = json.loads(done.stdout)
-        results[racer.folder.name] = racer.json("rerun", result["run_id"]) if done.returncode == 75 else result
+        results[machine.folder.name] = machine.json("rerun", result["run_id"]) if done.returncode == 75 else result
 
     results: dict[str, Any] = {}
-    threads = [threading.Thread(target=run, args=(racer, results)) for racer in racers]
+    threads = [threading.Thread(target=run, args=(machine, results)) for machine in machines]
     for thread in threads:
         thread.start()
     meanwhile()
     for thread in threads:
         thread.join()
-    logs = {racer.folder.name: (racer.folder / "log").read_text() for racer in racers}
-    assert len(results) == len(racers), logs
+    logs = {machine.folder.name: (machine.folder / "log").read_text() for machine in machines}
+    assert len(results) == len(machines), logs
     assert not any("Traceback" in log for log in logs.values()), logs
-    return [results[racer.folder.name] for racer in racers]
+    return [results[machine.folder.name] for machine in machines]
 
 
-def check_made_once(store: Store, first: dict[str, Any], second: dict[str, Any]) -> None:
+def assert_made_once(store: Store, first: dict[str, Any], second: dict[str, Any]) -> None:
     for name, stage in stages(first).items():
         other = stages(second)[name]
         assert stage["key"] == other["key"]
@@ -99,8 +101,8 @@ def check_made_once(store: Store, first: dict[str, Any], second: dict[str, Any])
     assert not [name for name in store.names("") if "/_work/" in name or name.startswith("_probe")]
 
 
-def test_two_machines_race_through_a_restart_of_s3_to_one_model_with_the_folders_digests(mill, s3, store, undisturbed):
-    machines = [machine(mill, s3, name) for name in ("here", "there")]
+def test_two_machines_make_one_model_with_equal_digests_through_a_restart_of_s3(pairmill, s3, store, undisturbed):
+    machines = [other_machine(pairmill, s3, name) for name in ("here", "there")]
 
     def restart() -> None:
         deadline = time.monotonic() + 120
@@ -111,8 +113,8 @@ def test_two_machines_race_through_a_restart_of_s3_to_one_model_with_the_folders
         time.sleep(4)
         s3.start()
 
-    first, second = race(machines, store, "register", restart)
-    check_made_once(store, first, second)
+    first, second = run_at_the_same_time(machines, store, "register", restart)
+    assert_made_once(store, first, second)
     assert re.fullmatch(r"models:/small/\d+", first["model_version"])
     assert first["model_version"] == second["model_version"]
     assert digests(machines[0].json("show", first["run_id"])) == digests(undisturbed)
@@ -124,16 +126,18 @@ def test_two_machines_race_through_a_restart_of_s3_to_one_model_with_the_folders
     assert not any((each.folder / ".pairmill").exists() for each in machines), "something lies in the working folder"
 
 
-def test_a_third_machine_reuses_every_snapshot(mill, s3, store):
-    third = machine(mill, s3, "third")
-    result = third.json("run", third.config("raced", store=store.uri))
+def test_third_machine_reuses_every_snapshot(pairmill, s3, store):
+    third = other_machine(pairmill, s3, "third")
+    result = third.json("run", third.write_config("raced", store=store.uri))
     assert {stage["state"] for stage in result["stages"]} == {"Reused"}
     assert len(result["stages"]) == 8
 
 
-def test_two_runs_race_in_a_folder(mill, s3, undisturbed, tmp_path):
+def test_two_runs_in_one_folder_make_each_snapshot_once(pairmill, s3, undisturbed, tmp_path):
     store = FolderStore(tmp_path / "raced")
-    first, second = race([machine(mill, s3, name) for name in ("left", "right")], store, "pack")
-    check_made_once(store, first, second)
-    shown = digests(mill.json("show", first["run_id"], "--store", store.uri))
+    first, second = run_at_the_same_time(
+        [other_machine(pairmill, s3, name) for name in ("left", "right")], store, "pack"
+    )
+    assert_made_once(store, first, second)
+    shown = digests(pairmill.json("show", first["run_id"], "--store", store.uri))
     assert shown == {name: digest for name, digest in digests(undisturbed).items() if name in PAIR_STAGES}

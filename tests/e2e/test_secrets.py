@@ -1,13 +1,12 @@
-"""What was planted in the environment (conftest.PLANTED) and in addresses is nowhere in what runs wrote and showed.
+"""Secrets in the environment (conftest.PLANTED) and in URLs are not in anything that runs write or print.
 
-The runs are those of the other end-to-end tests, in whose environment the secrets are too, and a few more here: one with
-credentials in the servers' addresses, and ones that fail in the ways in which secrets like to come out.
+The tests check the runs of the other end-to-end tests, which have the secrets in their environment too, and a few more: one
+with credentials in the URLs of the servers, and some that fail with secrets in their messages.
 """
 
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -21,16 +20,17 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from infra.local import processes
-from tests.e2e.conftest import PLANTED, Mill
+from tests.e2e.conftest import PLANTED, Pairmill
 
 pytestmark = pytest.mark.timeout(600)
 
-IN_ADDRESSES = ("planted-prefect-in-url", "planted-mlflow-in-url", "planted-endpoint-in-url", "planted-store-in-url")
-PLAIN = [*(v for name, v in PLANTED.items() if "://" not in v and name != "MLFLOW_TRACKING_USERNAME"), *IN_ADDRESSES]
+IN_URLS = ("planted-prefect-in-url", "planted-mlflow-in-url", "planted-endpoint-in-url", "planted-store-in-url")
+PLAIN = [*(v for name, v in PLANTED.items() if "://" not in v and name != "MLFLOW_TRACKING_USERNAME"), *IN_URLS]
 PLAIN += ["planted-database-password"]
 SPELLINGS = {
     spelling.encode()
@@ -38,7 +38,7 @@ SPELLINGS = {
     for spelling in (value, quote(value, safe=""), json.dumps(value)[1:-1], base64.b64encode(value.encode()).decode())
 } | {base64.b64encode(f"mill:{PLANTED['MLFLOW_TRACKING_PASSWORD']}".encode())}
 
-# A stage that raises with secrets in its message: in the run's own process, or in a worker process of its pool.
+# A stage that raises an error with secrets in its message, in the process of the run or in a worker process.
 LEAKY = """
 import os, sys
 from dataclasses import dataclass, replace
@@ -70,17 +70,17 @@ if __name__ == "__main__":
 """
 
 
-def leaks(text: bytes) -> set[bytes]:
+def find_secrets(text: bytes) -> set[bytes]:
     return {value for value in SPELLINGS if value in text}
 
 
-def api(mill: Mill) -> dict[str, str]:
-    return {s["name"]: s["url"] for s in mill.json("status")}
+def api(pairmill: Pairmill) -> dict[str, str]:
+    return {s["name"]: s["url"] for s in pairmill.json("status")}
 
 
 @contextmanager
-def watched_command_lines() -> Iterator[set[bytes]]:
-    """The secrets that stood in the command line of any process meanwhile."""
+def watch_command_lines() -> Iterator[set[bytes]]:
+    """Collect the secrets that are in the command line of any process meanwhile."""
     found: set[bytes] = set()
     ended = threading.Event()
 
@@ -88,7 +88,7 @@ def watched_command_lines() -> Iterator[set[bytes]]:
         while not ended.wait(0.05):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
-                    found.update(leaks(path.read_bytes()))
+                    found.update(find_secrets(path.read_bytes()))
                 except OSError:
                     continue
 
@@ -102,27 +102,27 @@ def watched_command_lines() -> Iterator[set[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def runs(mill: Mill) -> dict[str, subprocess.CompletedProcess[str]]:
-    """What each way of running showed."""
-    config = mill.folder / "undisturbed.toml"
-    if not config.exists():  # this file alone
-        mill("run", mill.config("undisturbed"), "--json", timeout=500)
-    urls = api(mill)
-    (mill.folder / "leaky.py").write_text(LEAKY)
+def runs(pairmill: Pairmill) -> dict[str, subprocess.CompletedProcess[str]]:
+    """Run commands in several ways and return their outputs."""
+    config = pairmill.folder / "undisturbed.toml"
+    if not config.exists():  # if only this file runs
+        pairmill("run", pairmill.write_config("undisturbed"), "--json", timeout=500)
+    urls = api(pairmill)
+    (pairmill.folder / "leaky.py").write_text(LEAKY)
 
     def run(code: int, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-        return replace(mill, env={**mill.env, **environment})(*arguments, code=code)
+        return replace(pairmill, env={**pairmill.env, **environment})(*arguments, code=code)
 
     def leaky(where: str) -> subprocess.CompletedProcess[str]:
-        path = f"{mill.folder}{os.pathsep}{mill.env['PYTHONPATH']}"
-        store = f"store.uri={json.dumps(str(mill.folder / f'store-leaky-{where}'))}"
-        command = [sys.executable, str(mill.folder / "leaky.py"), where, "run", str(config), "--set", store]
-        env = {**mill.env, "PYTHONPATH": path}
-        done = subprocess.run(command, cwd=mill.folder, env=env, capture_output=True, text=True, timeout=120)
+        path = f"{pairmill.folder}{os.pathsep}{pairmill.env['PYTHONPATH']}"
+        store = f"store.uri={json.dumps(str(pairmill.folder / f'store-leaky-{where}'))}"
+        command = [sys.executable, str(pairmill.folder / "leaky.py"), where, "run", str(config), "--set", store]
+        env = {**pairmill.env, "PYTHONPATH": path}
+        done = subprocess.run(command, cwd=pairmill.folder, env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1, done.stderr[-3000:]
         return done
 
-    with watched_command_lines() as seen:
+    with watch_command_lines() as seen:
         servers = {
             "PREFECT_API_URL": urls["prefect"].replace("://", "://user:planted-prefect-in-url@"),
             "MLFLOW_TRACKING_URI": urls["mlflow"].replace("://", "://user:planted-mlflow-in-url@"),
@@ -140,12 +140,12 @@ def runs(mill: Mill) -> dict[str, subprocess.CompletedProcess[str]]:
                 "status": pool.submit(run, 0, "status", **servers),
             }
             done = {name: job.result() for name, job in jobs.items()}
-    own = leaks(b"\0".join(map(os.fsencode, sys.argv)))
-    assert seen - own == {b"planted-store-in-url"}, "only what the user typed"
+    own = find_secrets(b"\0".join(map(os.fsencode, sys.argv)))
+    assert seen - own == {b"planted-store-in-url"}, "only the secret that the user typed"
     return done
 
 
-def test_the_commands_did_what_they_should(runs):
+def test_commands_succeed_or_fail_as_expected(runs):
     result = json.loads(runs["addresses"].stdout)
     assert result["model_version"] == "models:/secrets/1"
     assert "@" not in runs["status"].stdout
@@ -157,31 +157,31 @@ def test_the_commands_did_what_they_should(runs):
         assert "KeyError: '***'" in runs[where].stderr
 
 
-def test_nothing_that_was_shown_holds_a_secret(runs, mill):
+def test_no_output_has_a_secret(runs, pairmill):
     for name, done in runs.items():
-        assert leaks((done.stdout + done.stderr).encode()) == set(), name
-    for log in mill.folder.glob("*.log"):
-        assert leaks(log.read_bytes()) == set(), log
+        assert find_secrets((done.stdout + done.stderr).encode()) == set(), name
+    for log in pairmill.folder.glob("*.log"):
+        assert find_secrets(log.read_bytes()) == set(), log
 
 
-def test_nothing_that_was_written_holds_a_secret(runs, mill):
+def test_no_written_file_has_a_secret(runs, pairmill):
     """Raw bytes: stores, run records, manifests, both databases, server logs, artefacts, job folders; Parquet as text."""
     time.sleep(2)  # Prefect's client sends log lines in batches
     sizes: dict[str, int] = {}
-    for path in mill.folder.rglob("*"):
-        if not path.is_file() or path.is_relative_to(mill.folder / "web") or path.name.startswith("leaky."):
+    for path in pairmill.folder.rglob("*"):
+        if not path.is_file() or path.is_relative_to(pairmill.folder / "web") or path.name.startswith("leaky."):
             continue
         data = path.read_bytes()
         if path.suffix == ".parquet":
             data += str(pq.read_table(path).to_pylist()).encode()
-        assert leaks(data) == set(), path
+        assert find_secrets(data) == set(), path
         sizes[path.name] = sizes.get(path.name, 0) + len(data)
     for name in ("prefect.db", "mlflow.db", "manifest.json", "log", "config.json", "metrics.json", "MLmodel"):
-        assert sizes[name] > 0, f"{name} was looked for in vain"
+        assert sizes[name] > 0, f"there is no file {name}"
 
 
-def test_the_failures_are_in_the_databases_without_their_secrets(runs, mill):
-    prefect = api(mill)["prefect"].removesuffix("/api")
+def test_databases_have_the_failures_without_secrets(runs, pairmill):
+    prefect = api(pairmill)["prefect"].removesuffix("/api")
     query = {"task_runs": {"state": {"type": {"any_": ["FAILED"]}}}, "limit": 50}
     messages = [t["state"]["message"] for t in httpx.post(f"{prefect}/api/task_runs/filter", json=query).json()]
     assert any("http://host/x ***" in str(message) for message in messages), messages
@@ -189,8 +189,8 @@ def test_the_failures_are_in_the_databases_without_their_secrets(runs, mill):
     assert any("***" in line["message"] for line in logs)
 
 
-def test_the_home_folder_is_the_users_own(runs, mill):
-    home = mill.folder / "home"
+def test_home_folder_is_readable_only_by_its_user(runs, pairmill):
+    home = pairmill.folder / "home"
     assert home.stat().st_mode & 0o077 == 0
     for state in home.glob("services/*/state.json"):
         assert state.stat().st_mode & 0o077 == 0
@@ -199,46 +199,30 @@ def test_the_home_folder_is_the_users_own(runs, mill):
 # Servers --------------------------------------------------------------------------------------------------------------
 
 
-def listening(mark: str) -> set[str]:
-    """The addresses on which processes with this mark listen."""
-    links = {link for pid in processes.find_marked(mark) for link in descriptors(pid)}
-    found: set[str] = set()
-    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == "0A" and f"socket:[{columns[9]}]" in links:
-                raw = bytes.fromhex(columns[1].partition(":")[0])
-                words = [raw[i : i + 4][::-1] for i in range(0, len(raw), 4)]  # each word in the machine's order
-                found.add(socket.inet_ntop(family, b"".join(words)))
-    return found
-
-
-def descriptors(pid: int) -> list[str]:
-    found = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found.append(str(path.readlink()))
-        except OSError:
-            continue
-    return found
+def listening_addresses(mark: str) -> set[str]:
+    """Return the IP addresses on which processes with this mark listen."""
+    connections = [c for pid in processes.find_marked(mark) for c in psutil.Process(pid).net_connections("tcp")]
+    return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["prefect", "mlflow", "demo-site"])
-def test_servers_listen_on_loopback_alone_and_know_no_secret(mill, name):
-    mark = str(mill.folder / "home" / "services" / name)
-    assert listening(mark) == {"127.0.0.1"}
+def test_servers_listen_only_on_loopback_and_get_no_secret(pairmill, name):
+    mark = str(pairmill.folder / "home" / "services" / name)
+    assert listening_addresses(mark) == {"127.0.0.1"}
     for pid in processes.find_marked(mark):
-        assert leaks(Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()) == set()
+        assert (
+            find_secrets(Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()) == set()
+        )
 
 
-def test_servers_send_no_telemetry_and_let_no_other_page_in(mill):
-    urls = api(mill)
+def test_servers_send_no_telemetry_and_refuse_other_origins(pairmill):
+    urls = api(pairmill)
     for name, switches in (
         ("prefect", (b"PREFECT_SERVER_ANALYTICS_ENABLED=false", b"DO_NOT_TRACK=true")),
         ("mlflow", (b"MLFLOW_DISABLE_TELEMETRY=true", b"DO_NOT_TRACK=true")),
     ):
-        for pid in processes.find_marked(str(mill.folder / "home" / "services" / name)):
+        for pid in processes.find_marked(str(pairmill.folder / "home" / "services" / name)):
             assert set(switches) <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
     evil = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     for name, path in (("prefect", "/api/flows/filter"), ("mlflow", "/api/2.0/mlflow/experiments/search")):
