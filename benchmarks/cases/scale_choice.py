@@ -67,7 +67,7 @@ def judged(rows: np.ndarray) -> pa.Table:
         "phash": hashes,
         "thumbnail": [one.tobytes() for one in thumbnails],
         "luminance": pa.nulls(len(rows), pa.binary()),
-        "picture": pa.nulls(len(rows), pa.string()),
+        "image_digest": pa.nulls(len(rows), pa.string()),
     }
     return pa.table(columns).cast(INSPECTED)
 
@@ -76,7 +76,7 @@ def choice(job: Job) -> tuple[float, str]:
     """Choose among `rows` judged pictures: seconds, and a digest of what was chosen."""
     context, config = job.context(), CurateConfig()
     draft = Draft(context.store, "curate", "made")
-    made = [name for name in context.store.names("curate/made") if "/judged-" not in name]
+    made = [name for name in context.store.names("curate/made") if "/inspected-" not in name]
     context.store.delete(made)  # by another engine
     starts = range(0, job.rows, SHARD_ROWS)
     names, sizes = [_number(start) for start in starts], [min(SHARD_ROWS, job.rows - start) for start in starts]

@@ -1,9 +1,8 @@
-"""The archive of the demo's site: its pages fetched over HTTP and written as WARC, as a crawler leaves them.
+"""Fetch the pages of the demo's site over HTTP, and write them as WARC files, as a crawler does.
 
-Each file opens with a `warcinfo` record; each page is a `response` record with the `request` that asked for it. Two
-things that a crawl would draw from clock and chance are fixed, so that the archive's bytes, and the keys of every snapshot
-made from them, depend on the site alone: dates are `CRAWL_DATE`, and record ids are derived from type and address (uuid5).
-For the same reason the answers' Date header says `CRAWL_DATE`.
+Each file begins with a `warcinfo` record; each page is a `response` record with its `request`. The bytes, and so the keys
+of the snapshots made from them, depend on the site alone: all dates, also in Date headers, are `CRAWL_DATE`, and record
+ids are derived from type and URL (uuid5).
 
 Source: ISO 28500:2017 (WARC 1.1 keeps 1.0's records; 1.0 is written, as Common Crawl does).
 """
@@ -30,16 +29,15 @@ USER_AGENT = "pairmill-demo-crawler/1 (+http://openmoji.pairmill.test/)"
 
 
 def archive_site(site: Path, paths: Sequence[str], directory: Path, files: int = 4) -> list[Path]:
-    """Fetches pages from a server on loopback and writes `demo-00000.warc.gz` and so on.
+    """Fetch pages from a server on loopback, and write `demo-00000.warc.gz` and so on.
 
     Args:
-        site: the site's folder, served while this runs.
-        paths: what to fetch; they are spread over the files in order, in runs of equal length.
-        directory: where the files go; made if absent.
-        files: number of WARC files, fewer where there are fewer paths.
+        site: folder of the site, which is served meanwhile.
+        paths: paths to fetch; they are distributed over the files in order, in runs of equal length.
+        directory: folder of the files; created if absent.
+        files: number of WARC files, fewer if there are fewer paths.
 
-    Raises:
-        SourceError: the server did not answer with status 200.
+    Raises: SourceError if the server does not answer with status 200.
     """
     directory.mkdir(parents=True, exist_ok=True)
     files = max(1, min(files, len(paths)))
@@ -57,7 +55,7 @@ def archive_site(site: Path, paths: Sequence[str], directory: Path, files: int =
 
 
 def page_url(path: str) -> str:
-    """The address under which a page is archived: a folder's page is the folder's."""
+    """Return the URL under which a page is archived; that of an index.html is its folder."""
     return f"{BASE_URL}{path.removesuffix('index.html') if path.endswith('/index.html') else path}"
 
 
@@ -96,18 +94,18 @@ def _write(
 
 def _fetch(connection: http.client.HTTPConnection, url: str) -> tuple[StatusAndHeaders, StatusAndHeaders, bytes]:
     path = url.removeprefix(BASE_URL)
-    asked = [("Host", HOST), ("User-Agent", USER_AGENT), ("Accept", "text/html"), ("Accept-Encoding", "identity")]
+    sent = [("Host", HOST), ("User-Agent", USER_AGENT), ("Accept", "text/html"), ("Accept-Encoding", "identity")]
     connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
-    for header in asked:
+    for header in sent:
         connection.putheader(*header)
     connection.endheaders()
     response = connection.getresponse()
     body = response.read()
     if response.status != 200:
-        raise SourceError(f"{url}: the demo's server answered {response.status}, not 200")
+        raise SourceError(f"{url}: the demo's server answered with status {response.status}, not 200")
     headers = [(name, HTTP_DATE if name == "Date" else value) for name, value in response.getheaders()]
     return (
-        StatusAndHeaders(f"GET {path} HTTP/1.1", asked, is_http_request=True),
+        StatusAndHeaders(f"GET {path} HTTP/1.1", sent, is_http_request=True),
         StatusAndHeaders(f"{response.status} {response.reason}", headers, protocol="HTTP/1.1"),
         body,
     )

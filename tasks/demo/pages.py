@@ -1,4 +1,4 @@
-"""HTML as sites write it: the pages' common frame, picture tags, and the several ways to write one address."""
+"""Format the HTML of the site: page frame, image tags, and the different styles of a URL."""
 
 import html
 import posixpath
@@ -8,7 +8,7 @@ from typing import Literal
 
 HOST = "openmoji.pairmill.test"
 BASE_URL = f"http://{HOST}"
-"""`.test` is reserved (RFC 2606): the name never resolves outside, and addresses never hold a port."""
+"""`.test` is reserved (RFC 2606), so the name never resolves on the internet; URLs have no port."""
 
 UrlStyle = Literal["relative", "root", "absolute", "protocol"]
 URL_STYLES: tuple[UrlStyle, ...] = ("relative", "root", "absolute", "protocol")
@@ -35,7 +35,7 @@ CREDIT = (
 
 
 def format_page(title: str, body: str, *, language: str = "en", head: str = "") -> str:
-    """A whole page around `body`; `title` is text, `head` and `body` are HTML."""
+    """Return a page; `title` is text, `head` and `body` are HTML."""
     direction = ' dir="rtl"' if language in ("ar", "fa") else ""
     return (
         f'<!DOCTYPE html>\n<html lang="{language}"{direction}>\n<head>\n'
@@ -51,7 +51,7 @@ UTF8_HEAD = '<meta charset="utf-8">\n'
 
 
 def image_tag(source: str, alt: str | None, *, title: str | None = None, more: str = "") -> str:
-    """An <img> tag; `alt` None leaves the attribute out, `more` is HTML added as it is."""
+    """Return an <img> tag, without the attribute `alt` if it is None; `more` is HTML that is added unchanged."""
     parts = [f'src="{escape(source)}"']
     parts += [] if alt is None else [f'alt="{escape(alt)}"']
     parts += [] if title is None else [f'title="{escape(title)}"']
@@ -59,7 +59,7 @@ def image_tag(source: str, alt: str | None, *, title: str | None = None, more: s
 
 
 def format_url(path: str, page: str, style: UrlStyle) -> str:
-    """The address of `path` ("/img/1F600.png") as written on `page` ("/food/2.html") in that style."""
+    """Return the URL of `path` ("/img/1F600.png") as written on `page` ("/food/2.html") in a style."""
     match style:
         case "relative":
             return posixpath.relpath(path, posixpath.dirname(page))
@@ -72,12 +72,12 @@ def format_url(path: str, page: str, style: UrlStyle) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as it stands in an element or a double-quoted attribute (& < > " ')."""
+    """Escape text for an element or a double-quoted attribute (& < > " ')."""
     return html.escape(text, quote=True)
 
 
 def to_entities(text: str) -> str:
-    """Text with every character that is not plain ASCII, and the first space, as a named or numeric reference."""
+    """Write each character that is not plain ASCII, and the first space, as a named or numeric reference."""
     out = []
     for c in text.replace(" ", "\xa0", 1):
         name = codepoint2name.get(ord(c))
@@ -87,10 +87,10 @@ def to_entities(text: str) -> str:
 
 
 def format_links(targets: Sequence[tuple[str, str]]) -> str:
-    """A <nav> of (address, text)."""
+    """Return a <nav> of links (URL, text)."""
     return "<nav>" + " ".join(f'<a href="{escape(url)}">{escape(text)}</a>' for url, text in targets) + "</nav>"
 
 
 def to_slug(text: str) -> str:
-    """A folder name: 'Smileys & Emotion' to 'smileys-emotion'."""
+    """Convert a title to a folder name: 'Smileys & Emotion' to 'smileys-emotion'."""
     return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

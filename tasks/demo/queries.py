@@ -1,8 +1,8 @@
-"""The demo's list of queries: frequent English words and telling pairs of them, as Google's books have them.
+"""Build the demo's queries: frequent English words and collocations in Google Books.
 
-PyPI `symspellpy`, which needs no other package, brings the counts: the 82,834 words and 242,342 pairs of Google Books
-Ngram that are English by SCOWL's word lists. So the demo balances over the very kind of list that `pairmill queries build`
-counts in Wikipedia, with nothing to fetch.
+The counts are part of PyPI `symspellpy`: the 82,834 words and 242,342 pairs of Google Books Ngram that are English by
+SCOWL's word lists. So the demo balances over the kind of list that `pairmill queries build` counts in Wikipedia, without a
+download.
 """
 
 import importlib.resources
@@ -21,18 +21,18 @@ from dataops.text.query_building import (
 )
 
 THRESHOLDS = Thresholds(min_unigram=100_000, min_bigram=1_000_000, min_pmi=8.0)
-"""Of counts in five hundred billion words. They leave 'roller coaster' and 'police officer' and drop 'some customers'."""
+"""Thresholds for counts in 500 billion words. They keep 'roller coaster' and 'police officer', not 'some customers'."""
 
 
 def build_queries() -> pl.DataFrame:
-    """The list, with the columns dataops.text.query_building.QUERIES."""
+    """Return the queries, with the columns dataops.text.query_building.QUERIES."""
     unigrams = pl.DataFrame(_counts("frequency_dictionary_en_82_765.txt"), UNIGRAMS, orient="row")
     words = select_words(unigrams, THRESHOLDS)
-    place = {word: row for row, word in enumerate(words["word"])}
+    index = {word: row for row, word in enumerate(words["word"])}
     pairs = [
-        (place[one], place[two], count)
+        (index[one], index[two], count)
         for one, two, count in _counts("frequency_bigramdictionary_en_243_342.txt")
-        if one in place and two in place
+        if one in index and two in index
     ]
     bigrams = pl.DataFrame(pairs, BIGRAMS, orient="row")
     telling = select_bigrams(bigrams, words, int(unigrams["count"].sum()), THRESHOLDS)
@@ -41,6 +41,6 @@ def build_queries() -> pl.DataFrame:
 
 
 def _counts(name: str) -> list[tuple]:
-    """Lines of words and how often they occur, as tuples."""
+    """Return the lines of a file as tuples of words and their count."""
     text = (importlib.resources.files("symspellpy") / name).read_text(encoding="utf-8-sig")
     return [(*words, int(count)) for *words, count in (line.split() for line in text.splitlines())]

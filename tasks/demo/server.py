@@ -1,8 +1,8 @@
-"""A static web server for the demo's site, on loopback only: `python -m tasks.demo.server --directory DIR --port PORT`.
+"""Serve the demo's site on loopback: `python -m tasks.demo.server --directory DIR --port PORT`.
 
-It speaks HTTP/1.1 with keep-alive, and applies the site's own table (`site-rules.json`: redirects, content types and
-headers by path prefix). Nothing outside the folder is reachable, the table is not served, and SIGTERM ends it. It answers
-for every Host, as the client is told where to connect. Standard library only, so that it starts at once.
+The server supports HTTP/1.1 with keep-alive, and applies the site's rules (`site-rules.json`: redirects, content types and
+headers by path prefix). Nothing outside the folder is reachable, the rules are not served, and SIGTERM stops it. It
+responds to any Host header. It imports only the standard library, so that it starts at once.
 """
 
 import argparse
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SiteRules:
-    """The site's table; all paths are decoded and start with '/'."""
+    """Rules of the site; all paths are decoded and start with '/'."""
 
     redirects: Mapping[str, str] = field(default_factory=dict)
     content_types: Mapping[str, str] = field(default_factory=dict)
@@ -40,13 +40,13 @@ class SiteRules:
 
     @classmethod
     def load(cls, directory: Path) -> "SiteRules":
-        """Reads the table of a site; a site without one has no rules."""
+        """Read the rules of a site; a site without a file has none."""
         file = directory / RULES_FILE
         return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else cls()
 
 
 class SiteServer(ThreadingHTTPServer):
-    """Serves one folder on 127.0.0.1; port 0 takes a free one (see `port`)."""
+    """Serves one folder on 127.0.0.1; port 0 selects a free port (see `port`)."""
 
     daemon_threads = True
     request_queue_size = 1024
@@ -58,56 +58,56 @@ class SiteServer(ThreadingHTTPServer):
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Port that the server listens on."""
         return int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are everyday; anything else is logged with its traceback."""
+        """Log errors with a traceback, except for clients that disconnect."""
         if isinstance(sys.exception(), ConnectionError | TimeoutError):
-            logger.debug("%s hung up", client_address)
+            logger.debug("client %s disconnected", client_address)
         else:
             logger.exception("request from %s failed", client_address)
 
 
 class SiteHandler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD."""
+    """Responds to GET and HEAD."""
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
-    # Head and body leave in one segment: two writes would meet Nagle's algorithm and a 40 ms delayed ACK.
+    # Headers and body are sent in one segment: two writes would wait 40 ms for a delayed ACK (Nagle's algorithm).
     wbufsize = -1
     disable_nagle_algorithm = True
 
     @property
     def site(self) -> SiteServer:
-        """The server, which knows the folder and its rules."""
+        """Server, with the folder and its rules."""
         assert isinstance(self.server, SiteServer)
         return self.server
 
     def do_GET(self) -> None:
-        """Answers with the file, the redirect or the error that the path stands for."""
+        """Respond with the file, redirect or error of the path."""
         path = unquote(urlsplit(self.path).path, errors="replace")
         if path == HEALTH_PATH:
-            self._answer(200, "text/plain; charset=utf-8", b"ok\n")
+            self._respond(200, "text/plain; charset=utf-8", b"ok\n")
         elif (target := self.site.rules.redirects.get(path)) is not None:
-            self._answer(302, "text/html; charset=utf-8", b"<title>Found</title>\n", {"Location": target})
+            self._respond(302, "text/html; charset=utf-8", b"<title>Found</title>\n", {"Location": target})
         elif (file := self._file(path)) is None:
-            self._answer(404, "text/html; charset=utf-8", b"<title>Not found</title>\n<h1>404</h1>\n")
+            self._respond(404, "text/html; charset=utf-8", b"<title>Not found</title>\n<h1>404</h1>\n")
         else:
-            self._answer(200, self._content_type(path, file), file.read_bytes(), self._extra_headers(path))
+            self._respond(200, self._content_type(path, file), file.read_bytes(), self._extra_headers(path))
 
     do_HEAD = do_GET
 
     def version_string(self) -> str:
-        """The Server header, without Python's version: it ends up in the archive."""
+        """Return the Server header without Python's version, because the archive contains it."""
         return "pairmill-demo"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are logged at debug level, not on stderr."""
+        """Log requests at debug level, not to stderr."""
         logger.debug(format, *args)
 
     def _file(self, path: str) -> Path | None:
-        """The file for a path, or None if there is none inside the folder."""
+        """Return the file of a path, or None if there is none in the folder."""
         if "\0" in path or path.strip("/") == RULES_FILE:
             return None
         try:
@@ -122,16 +122,16 @@ class SiteHandler(BaseHTTPRequestHandler):
         return file if inside and file.name != RULES_FILE else None
 
     def _content_type(self, path: str, file: Path) -> str:
-        told = self.site.rules.content_types.get(path)
+        configured = self.site.rules.content_types.get(path)
         guessed = mimetypes.types_map.get(file.suffix.lower(), _MORE_TYPES.get(file.suffix.lower()))
-        kind = told or guessed or "application/octet-stream"
-        return f"{kind}; charset=utf-8" if told is None and kind.startswith("text/") else kind
+        kind = configured or guessed or "application/octet-stream"
+        return f"{kind}; charset=utf-8" if configured is None and kind.startswith("text/") else kind
 
     def _extra_headers(self, path: str) -> dict[str, str]:
         matching = (extra for prefix, extra in self.site.rules.headers.items() if path.startswith(prefix))
         return {name: value for extra in matching for name, value in extra.items()}
 
-    def _answer(self, status: int, content_type: str, body: bytes, extra: Mapping[str, str] | None = None) -> None:
+    def _respond(self, status: int, content_type: str, body: bytes, extra: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -147,7 +147,7 @@ _MORE_TYPES = {".webp": "image/webp"}  # absent from mimetypes.types_map before 
 
 @contextmanager
 def running_server(directory: Path) -> Iterator[SiteServer]:
-    """A server in a thread of this process, on a free port, for as long as the block lasts."""
+    """Run a server in a thread of this process, on a free port, during the block."""
     server = SiteServer(directory)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -160,25 +160,25 @@ def running_server(directory: Path) -> Iterator[SiteServer]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serves until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.demo.server", description="Serves the demo's site.")
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.demo.server", description="Serve the demo's site.")
     parser.add_argument("--directory", type=Path, required=True, help="the folder to serve")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
+    parser.add_argument("--port", type=int, default=0, help="0 selects a free port")
+    parser.add_argument("--port-file", type=Path, help="file to write the port to once the server listens")
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
         with SiteServer(options.directory, options.port) as server:
-            _tell_port(server.port, options.port_file)
+            _write_port(server.port, options.port_file)
             logger.info("serving %s on 127.0.0.1:%d (process %d)", server.directory, server.port, os.getpid())
             server.serve_forever(poll_interval=0.2)
     except _Stopped:
         logger.info("stopped")
 
 
-def _tell_port(port: int, file: Path | None) -> None:
-    """Writes the port whole or not at all, as someone is waiting for the file."""
+def _write_port(port: int, file: Path | None) -> None:
+    """Write the port atomically, because another process waits for the file."""
     if file is not None:
         temporary = file.with_name(file.name + ".tmp")
         temporary.write_text(f"{port}\n")

@@ -1,8 +1,8 @@
-"""The website: index pages per group, pages of figures with other wordings, and pages in 13 more languages.
+"""Build the site: index pages by group, pages of figures with other wordings, and pages in 13 more languages.
 
-Every published emoji is on one English index page with its name as `alt` and its first other wording, where people gave
-it one, as `title`. Emoji whose wordings are known stand again on their subgroup's page as <figure> with <figcaption>.
-The odd parts of the site are in `oddities`.
+Each published emoji is on one English index page, with its name as `alt` and its first other wording, if it has one, as
+`title`. Emoji with other wordings are also on the page of their subgroup, as <figure> with <figcaption>. The odd pages are
+in `oddities`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,8 @@ from tasks.demo.pages import (
 
 PER_PAGE = 80
 TRANSLATED_GROUPS = ("Animals & Nature", "Food & Drink", "Activities")
-"""The groups that are published in all languages, without skin tones: about 45% of the site's captions are then
-English, near the share that Common Crawl reports for its pages."""
+"""Groups that are published in all languages, without skin tones: so about 45% of the site's captions are English, close
+to the share that Common Crawl reports for its pages."""
 
 ENDONYMS = {
     "ar": "العربية",
@@ -43,54 +43,49 @@ ENDONYMS = {
 }
 
 LEGACY_CHARSETS = {"de": ("windows-1252", True), "ja": ("shift_jis", False)}
-"""Languages whose last page is in an older encoding, told by the Content-Type header (True) or by <meta> alone."""
+"""Languages whose last page has an older encoding, declared in the Content-Type header (True) or only in <meta>."""
 
 Cell = Callable[[Emoji, str, UrlStyle], str]
 
 
-def build_site(published: Sequence[Emoji], pictures: Mapping[str, bytes], seed: int) -> SiteDraft:
-    """The whole site.
+def build_site(published: Sequence[Emoji], pngs: Mapping[str, bytes], seed: int) -> SiteDraft:
+    """Build the whole site.
 
     Args:
-        published: the emoji to show, in order; nothing else enters the site.
-        pictures: `Emoji.text` to the PNG of its OpenMoji drawing.
-        seed: chooses the emoji that the odd parts show.
+        published: emoji of the site, in order.
+        pngs: rendered OpenMoji images, by `Emoji.text`.
+        seed: chooses the emoji of the odd pages.
     """
     draft = SiteDraft()
     draft.files["/style.css"] = STYLE_SHEET.encode()
     draft.files["/robots.txt"] = b"User-agent: *\nAllow: /\n"
     draft.files["/CREDITS.txt"] = b"Pictures: OpenMoji (https://openmoji.org), CC BY-SA 4.0. Names: Unicode CLDR.\n"
     for one in published:
-        draft.files[picture_path(one)] = pictures[one.text]
+        draft.files[one.image_path] = pngs[one.text]
     sections = {
         "Groups": _add_index_pages(draft, published),
         "Other names": _add_figure_pages(draft, published),
         "Languages": _add_translations(draft, published),
-        "Community": add_oddities(draft, published, pictures, seed),
+        "Community": add_oddities(draft, published, pngs, seed),
     }
     draft.add_document("/index.html", "Pictures for every emoji", _home_body(draft, published, sections))
     return draft
 
 
-def picture_path(one: Emoji) -> str:
-    """Where an emoji's picture lies on the site."""
-    return f"/img/{one.hexcode}.png"
-
-
 def _add_index_pages(draft: SiteDraft, published: Sequence[Emoji]) -> list[tuple[str, str]]:
-    """`/food-drink/`, `/food-drink/2.html`, ...: name as alt, another wording as title."""
+    """Add `/food-drink/`, `/food-drink/2.html`, ...: the name as alt, another wording as title."""
     entries = []
-    for group, members in _by(published, lambda one: one.group).items():
+    for group, members in _group_by(published, lambda one: one.group).items():
         entries.append((f"/{to_slug(group)}/", group))
         _add_pager(draft, f"/{to_slug(group)}", group, members, _index_cell)
     return entries
 
 
 def _add_figure_pages(draft: SiteDraft, published: Sequence[Emoji]) -> list[tuple[str, str]]:
-    """`/names/face-smiling/`, ...: other wordings as figcaption."""
+    """Add `/names/face-smiling/`, ...: other wordings as figcaption."""
     entries = []
     worded = [one for one in published if one.wordings]
-    for subgroup, members in _by(worded, lambda one: one.subgroup).items():
+    for subgroup, members in _group_by(worded, lambda one: one.subgroup).items():
         entries.append((f"/names/{to_slug(subgroup)}/", subgroup))
         _add_pager(draft, f"/names/{to_slug(subgroup)}", f"Names: {subgroup}", members, _figure_cell)
     return entries
@@ -100,7 +95,7 @@ def _add_translations(draft: SiteDraft, published: Sequence[Emoji]) -> list[tupl
     entries = []
     shown = [one for one in published if one.group in TRANSLATED_GROUPS and not one.toned]
     for language, endonym in ENDONYMS.items():
-        for group, members in _by(shown, lambda one: one.group).items():
+        for group, members in _group_by(shown, lambda one: one.group).items():
             named = [one for one in members if language in one.names]
             if named:
                 folder = f"/{language}/{to_slug(group)}"
@@ -114,7 +109,7 @@ def _add_translations(draft: SiteDraft, published: Sequence[Emoji]) -> list[tupl
 def _add_pager(
     draft: SiteDraft, folder: str, title: str, members: Sequence[Emoji], cell: Cell, language: str = "en"
 ) -> None:
-    """Splits `members` over numbered pages."""
+    """Distribute `members` over numbered pages."""
     pages = [members[start : start + PER_PAGE] for start in range(0, len(members), PER_PAGE)]
     names = ["index.html", *(f"{number}.html" for number in range(2, len(pages) + 1))]
     for number, (name, shown) in enumerate(zip(names, pages, strict=True), start=1):
@@ -128,7 +123,7 @@ def _add_pager(
 
 def _index_cell(one: Emoji, page: str, style: UrlStyle) -> str:
     tag = image_tag(
-        format_url(picture_path(one), page, style),
+        format_url(one.image_path, page, style),
         one.name,
         title=one.wordings[0] if one.wordings else None,
         more=' width="96" height="96" loading="lazy"',
@@ -137,24 +132,25 @@ def _index_cell(one: Emoji, page: str, style: UrlStyle) -> str:
 
 
 def _figure_cell(one: Emoji, page: str, style: UrlStyle) -> str:
-    tag = image_tag(format_url(picture_path(one), page, style), one.name)
+    tag = image_tag(format_url(one.image_path, page, style), one.name)
     return f"<figure>\n  {tag}\n  <figcaption>{escape(one.wordings[-1])}</figcaption>\n</figure>"
 
 
 def _translated_cell(language: str) -> Cell:
     def cell(one: Emoji, page: str, style: UrlStyle) -> str:
         name = one.names[language]
-        return f'<div>{image_tag(format_url(picture_path(one), page, style), name)}<div class="name">{escape(name)}</div></div>'
+        tag = image_tag(format_url(one.image_path, page, style), name)
+        return f'<div>{tag}<div class="name">{escape(name)}</div></div>'
 
     return cell
 
 
-def _recode_last_page(draft: SiteDraft, charset: str, told_by_header: bool) -> None:
-    """Writes the page added last in another encoding, as old pages are."""
+def _recode_last_page(draft: SiteDraft, charset: str, in_header: bool) -> None:
+    """Write the last page in another encoding, as old pages are."""
     path = draft.pages[-1]
-    text = draft.files[path].decode().replace(UTF8_HEAD, "" if told_by_header else f'<meta charset="{charset}">\n')
+    text = draft.files[path].decode().replace(UTF8_HEAD, "" if in_header else f'<meta charset="{charset}">\n')
     draft.files[path] = text.encode(charset, errors="xmlcharrefreplace")
-    draft.content_types[path] = f"text/html; charset={charset}" if told_by_header else "text/html"
+    draft.content_types[path] = f"text/html; charset={charset}" if in_header else "text/html"
     draft.note("legacy_charset_page", path)
 
 
@@ -163,8 +159,8 @@ def _home_body(draft: SiteDraft, published: Sequence[Emoji], sections: Mapping[s
     return "\n".join([intro, *(f"<h2>{name}</h2>\n{format_links(entries)}" for name, entries in sections.items())])
 
 
-def _by(emojis: Sequence[Emoji], key: Callable[[Emoji], str]) -> dict[str, list[Emoji]]:
-    """Groups in order of first appearance."""
+def _group_by(emojis: Sequence[Emoji], key: Callable[[Emoji], str]) -> dict[str, list[Emoji]]:
+    """Return the groups in order of first appearance."""
     groups: dict[str, list[Emoji]] = {}
     for one in emojis:
         groups.setdefault(key(one), []).append(one)

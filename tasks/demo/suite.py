@@ -1,4 +1,4 @@
-"""The evaluation sets of the demo, in the webdataset layout of CLIP_benchmark: none of their pictures is trained on.
+"""Write the evaluation sets of the demo in the webdataset layout of CLIP_benchmark; none of their images is trained on.
 
     <task>/classnames.txt                           one class a line; a .cls file holds the line's number from 0
     <task>/zeroshot_classification_templates.txt    prompts with the placeholder {c}
@@ -7,10 +7,9 @@
 
 Source: CLIP_benchmark's `build_wds_dataset` and its README, "Custom webdataset".
 
-Class names are the English CLDR names, which are unique. Prompts are plain and were never tuned; those of `digits` are the
-one that CLIP's authors published for MNIST. Emoji pictures are laid over white (`pictures.flatten` says why). Twemoji
-draws five flags that belong to two names pixel for pixel alike (France, Norway): they stay, and cost a perfect model that
-much.
+Class names are the English CLDR names, which are unique. Prompts are plain and not tuned; that of `digits` is the one that
+CLIP's authors published for MNIST. Emoji images are on white (`images.flatten` gives the reason). Twemoji has five images
+that belong to two flags each (France, Norway): they are kept, so a perfect model does not reach 100%.
 """
 
 import io
@@ -38,23 +37,20 @@ Member = tuple[str, bytes]
 
 
 def build_suite(
-    published: Sequence[Emoji], held_out: Sequence[Emoji], pictures: Mapping[str, bytes], root: Path, workers: int = 2
+    published: Sequence[Emoji], held_out: Sequence[Emoji], pngs: Mapping[str, bytes], root: Path, workers: int = 2
 ) -> dict[str, int]:
-    """Writes the five sets below `root`.
+    """Write the five sets below `root`; return the number of images by task.
 
     Args:
-        published: emoji whose OpenMoji picture is on the site.
-        held_out: emoji that are nowhere on the site, nor is any variant of them.
-        pictures: `Emoji.text` to the PNG of its OpenMoji drawing.
-        root: where the tasks' folders go.
-        workers: processes that lay pictures over white.
-
-    Returns:
-        Number of pictures by task.
+        published: emoji whose OpenMoji image is on the site.
+        held_out: emoji of which no variant is on the site.
+        pngs: rendered OpenMoji images, by `Emoji.text`.
+        root: folder of the tasks' folders.
+        workers: processes that flatten images.
     """
-    theirs = [one.twemoji_png.read_bytes() for one in (*published, *held_out)]
-    flat = flatten_all([*theirs, *(pictures[one.text] for one in held_out)], workers)
-    seen, unseen, own = flat[: len(published)], flat[len(published) : len(theirs)], flat[len(theirs) :]
+    twemoji = [one.twemoji_png.read_bytes() for one in (*published, *held_out)]
+    flat = flatten_all([*twemoji, *(pngs[one.text] for one in held_out)], workers)
+    seen, unseen, own = flat[: len(published)], flat[len(published) : len(twemoji)], flat[len(twemoji) :]
     _write_emoji_classes(root / "twemoji-seen", published, seen)
     _write_emoji_classes(root / "twemoji-heldout", held_out, unseen)
     _write_emoji_classes(root / "openmoji-heldout", held_out, own)
@@ -86,7 +82,7 @@ def _write_classification(
 
 
 def _write_retrieval(task: Path, emojis: Sequence[Emoji], pngs: Sequence[bytes]) -> None:
-    """Captions: the English name, then the other wordings; no newline at the end, which would read as one more."""
+    """Write a retrieval set. Captions are the English name and the other wordings, without a final newline."""
     members: list[Member] = []
     for number, (one, png) in enumerate(zip(emojis, pngs, strict=True)):
         captions = "\n".join((one.name, *one.wordings))
@@ -95,7 +91,7 @@ def _write_retrieval(task: Path, emojis: Sequence[Emoji], pngs: Sequence[bytes])
 
 
 def _write_digits(task: Path) -> int:
-    """1,797 scans of 8 x 8 px with ink 0..16, stretched to 0..255 and otherwise as they are: light ink on black."""
+    """Write 1,797 scans of 8 x 8 pixels, light ink on black, with values 0..16 scaled to 0..255."""
     scans, labels = load_digits(return_X_y=True)
     grey = np.rint(np.asarray(scans).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     pngs = [encode(Image.fromarray(scan), "PNG") for scan in grey]

@@ -5,7 +5,7 @@ from warcio.archiveiterator import ArchiveIterator
 from tasks.demo.archive import CRAWL_DATE, archive_site
 
 
-def test_warcio_reads_every_page_as_the_site_holds_it(web):
+def test_warcio_reads_each_page_of_the_site(web):
     records, pages = [], {}
     for file in web.warcs:
         with file.open("rb") as stream:
@@ -31,7 +31,7 @@ def test_warcio_reads_every_page_as_the_site_holds_it(web):
         assert body == (web.site / (path + "index.html" if path.endswith("/") else path).lstrip("/")).read_bytes()
 
 
-def test_fastwarc_reads_them_too(web):
+def test_fastwarc_reads_each_page(web):
     kinds = []
     for file in web.warcs:
         with file.open("rb") as stream:
@@ -43,6 +43,6 @@ def test_fastwarc_reads_them_too(web):
     assert set(kinds) >= {"text/html; charset=utf-8", "text/plain; charset=utf-8"}
 
 
-def test_fewer_pages_than_files(web, tmp_path):
+def test_archive_site_writes_fewer_files_than_asked_when_there_are_fewer_pages(web, tmp_path):
     files = archive_site(web.site, ["/index.html", "/robots.txt"], tmp_path / "archive", files=4)
     assert [file.name for file in files] == ["demo-00000.warc.gz", "demo-00001.warc.gz"]

@@ -24,8 +24,8 @@ def split(web):
 
 
 @pytest.fixture(scope="module")
-def shown(web):
-    """(address, attribute or element, text) of every caption on the site, read by an HTML parser."""
+def captions(web):
+    """Return (URL, attribute or element, text) of each caption on the site, as an HTML parser reads it."""
     found = []
     for file in sorted(web.site.rglob("*.html")):
         page = page_url("/" + str(file.relative_to(web.site)))
@@ -44,12 +44,12 @@ def shown(web):
 
 def _decoded(web, file):
     rules = json.loads((web.site / "site-rules.json").read_text())
-    told = rules["content_types"].get("/" + str(file.relative_to(web.site)), "text/html; charset=utf-8")
-    charset = told.partition("charset=")[2] or "shift_jis"
+    content_type = rules["content_types"].get("/" + str(file.relative_to(web.site)), "text/html; charset=utf-8")
+    charset = content_type.partition("charset=")[2] or "shift_jis"
     return file.read_bytes().decode(charset)
 
 
-def test_same_seed_same_bytes_and_another_seed_others(web, tree, tmp_path):
+def test_bytes_depend_on_the_seed(web, tree, tmp_path):
     again = build_demo_web(tmp_path / "again", limit=web.counts["emoji"], workers=1)
     other = build_demo_web(tmp_path / "other", seed=1, limit=web.counts["emoji"], workers=1)
     assert tree(again.directory) == tree(web.directory)
@@ -57,71 +57,71 @@ def test_same_seed_same_bytes_and_another_seed_others(web, tree, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "other"]
 
 
-def test_what_is_built_is_reused_until_what_it_depends_on_changes(web, tmp_path):
+def test_a_build_is_reused_until_its_fingerprint_changes(web, tmp_path):
     first = build_demo_web(tmp_path / "web", limit=40, workers=1)
-    made = (first.site / "index.html").stat().st_ino
+    inode = (first.site / "index.html").stat().st_ino
     assert build_demo_web(tmp_path / "web", limit=40, workers=1) == first
-    assert (first.site / "index.html").stat().st_ino == made
+    assert (first.site / "index.html").stat().st_ino == inode
     build_demo_web(tmp_path / "web", limit=41, workers=1)
-    assert (first.site / "index.html").stat().st_ino != made
+    assert (first.site / "index.html").stat().st_ino != inode
     assert [path.name for path in tmp_path.iterdir()] == ["web"]
 
 
-def test_a_folder_of_someone_elses_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty"):
         build_demo_web(tmp_path, limit=40)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_every_published_emoji_has_a_clean_english_caption(web, shown, split):
-    captions = {(url, text) for url, kind, text in shown if kind == "alt"}
+def test_every_published_emoji_has_a_clean_english_caption(web, captions, split):
+    alts = {(url, text) for url, kind, text in captions if kind == "alt"}
     published = split.published
     assert len(published) == web.counts["published"]
     for one in published:
-        assert (f"{web.base_url}/img/{one.hexcode}.png", one.name) in captions
+        assert (f"{web.base_url}/img/{one.hexcode}.png", one.name) in alts
 
 
-def test_titles_and_figcaptions_are_other_wordings_of_the_same_emoji(web, shown, split):
+def test_titles_and_figcaptions_are_other_wordings_of_the_same_emoji(web, captions, split):
     wordings = {f"{web.base_url}/img/{one.hexcode}.png": one.wordings for one in split.published}
-    others = [(url, text) for url, kind, text in shown if kind != "alt"]
+    others = [(url, text) for url, kind, text in captions if kind != "alt"]
     assert len(others) >= 2 * sum(bool(one.wordings) for one in split.published) > 0
     assert all(text in wordings[url] for url, text in others)
 
 
-def test_nothing_held_out_is_on_the_site(web, shown, split):
+def test_nothing_held_out_is_on_the_site(web, captions, split):
     published, outside = split.published, (*split.held_out, *split.withheld)
     names = all_wordings(outside) - {fold_text(one.name) for one in published}
-    assert [text for _, _, text in shown if fold_text(text) in names] == []
+    assert [text for _, _, text in captions if fold_text(text) in names] == []
     hexcodes = {one.hexcode for one in outside}
     built = json.loads((web.directory / "built.json").read_text())
     assert hexcodes == {*built["held_out"], *built["withheld"]}
     assert split.withheld
     assert not {file.stem for file in web.site.rglob("*.*")} & hexcodes
-    pictures = {image_digest(file.read_bytes()) for file in web.site.rglob("*.png")}
-    assert not pictures & {image_digest(render(one.openmoji_svg)) for one in outside}
+    digests = {image_digest(file.read_bytes()) for file in web.site.rglob("*.png")}
+    assert not digests & {image_digest(render(one.openmoji_svg)) for one in outside}
 
 
-def test_each_oddity_is_what_it_says(web):
+def test_each_oddity_is_of_its_kind(web):
     rules = json.loads((web.site / "site-rules.json").read_text())
 
     def paths(kind):
         return [urlsplit(url).path for url in web.fact_urls[kind]]
 
-    def picture(path):
+    def open_image(path):
         return Image.open(io.BytesIO((web.site / path.lstrip("/")).read_bytes()))
 
     assert all(web.facts[kind] == len(urls) > 0 for kind, urls in web.fact_urls.items())
     assert not any((web.site / path.lstrip("/")).exists() for path in paths("broken_link"))
     for path in paths("truncated_picture"):
-        with picture(path) as cut, pytest.raises(OSError, match=r"truncated|not enough"):
+        with open_image(path) as cut, pytest.raises(OSError, match=r"truncated|not enough"):
             cut.load()
     for path in paths("exact_duplicate"):
         original = path.replace("/mirror/", "img/")
         assert (web.site / path.lstrip("/")).read_bytes() == (web.site / original).read_bytes()
-    assert {picture(path).format for path in paths("near_duplicate")} == {"JPEG", "WEBP", "PNG"}
-    assert picture("/pixel.png").size == (1, 1)
-    width, height = picture("/img/banner.png").size
+    assert {open_image(path).format for path in paths("near_duplicate")} == {"JPEG", "WEBP", "PNG"}
+    assert open_image("/pixel.png").size == (1, 1)
+    width, height = open_image("/img/banner.png").size
     assert width / height == 12
     assert all(path.startswith("/members/") for path in paths("opted_out_by_header"))
     assert "noai" in rules["headers"]["/members/"]["X-Robots-Tag"]
@@ -129,8 +129,8 @@ def test_each_oddity_is_what_it_says(web):
     assert rules["redirects"][paths("redirect_to_metadata")[0]].startswith("http://169.254.169.254/")
 
 
-def test_malformed_and_based_pages_show_their_pictures(web, shown):
-    alts = {url for url, kind, _ in shown if kind == "alt"}
+def test_malformed_pages_and_pages_with_base_have_their_images(web, captions):
+    alts = {url for url, kind, _ in captions if kind == "alt"}
     assert set(web.fact_urls["malformed_markup"]) <= alts
     guests = LexborHTMLParser((web.site / "community" / "guest-book.html").read_text()).css("img")
     assert {urljoin(web.base_url, (g.attributes["src"] or "").strip()) for g in guests} == set(
@@ -161,7 +161,7 @@ def test_classification_sets_have_the_layout_of_clip_benchmark(web, split, task)
         assert names == [one.name for one in part]
 
 
-def test_retrieval_set_pairs_pictures_with_what_people_call_them(web, split):
+def test_retrieval_set_pairs_images_with_their_names(web, split):
     members = _members(web.suite_root / "heldout-retrieval" / "test" / "0.tar")
     assert (web.suite_root / "heldout-retrieval" / "dataset_type.txt").read_text() == "retrieval\n"
     for one, parts in zip(split.held_out, members.values(), strict=True):
@@ -189,12 +189,12 @@ def _members(tar):
         ("protocol", "//openmoji.pairmill.test/img/1F600.png"),
     ],
 )
-def test_address_styles_resolve_to_one_address(style, written):
+def test_url_styles_resolve_to_one_url(style, written):
     assert format_url("/img/1F600.png", "/food/2.html", style) == written
     assert urljoin(page_url("/food/2.html"), written) == "http://openmoji.pairmill.test/img/1F600.png"
 
 
-def test_entities_decode_to_the_text_with_one_hard_space():
+def test_to_entities_decodes_to_the_text_with_one_hard_space():
     text = 'piñata & "woman’s hat" <b>'
     node = LexborHTMLParser(f'<img alt="{to_entities(text)}">').css_first("img")
     assert node is not None
@@ -202,7 +202,7 @@ def test_entities_decode_to_the_text_with_one_hard_space():
     assert to_entities(text).isascii()
 
 
-def test_a_draft_takes_turns_with_address_styles():
+def test_a_draft_takes_turns_with_url_styles():
     draft = SiteDraft()
     styles = []
     for number in range(5):

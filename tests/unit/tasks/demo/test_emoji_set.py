@@ -8,7 +8,7 @@ def emojis():
     return load_emoji()
 
 
-def test_the_set_is_what_has_two_drawings_and_a_name(emojis):
+def test_the_set_has_all_emoji_with_two_images_and_a_name(emojis):
     assert len(emojis) == 3944
     assert all(one.openmoji_svg.is_file() and one.twemoji_png.is_file() for one in emojis)
     assert all(len(one.names) == 13 for one in emojis)
@@ -23,14 +23,14 @@ def test_files_named_without_variation_selectors_are_found(emojis):
     assert by_name["keycap #"].twemoji_png.name == "23-20e3.png"
 
 
-def test_skin_tones_are_told_apart_and_placed_with_their_group(emojis):
+def test_skin_tones_are_recognised_and_keep_their_group(emojis):
     toned = [one for one in emojis if one.toned]
     assert len(toned) > 1500
     assert all("skin tone" in one.name for one in toned)
     assert {one.group for one in toned} == {"People & Body"}
 
 
-def test_other_wordings_are_really_other(emojis):
+def test_other_wordings_differ_from_the_name(emojis):
     for one in emojis:
         assert fold_text(one.name) not in {fold_text(wording) for wording in one.wordings}
 
@@ -48,5 +48,5 @@ def test_stable_hash_is_a_fixed_function():
         ("keycap #", "keycap *", False),
     ],
 )
-def test_fold(one, other, same):
+def test_fold_text(one, other, same):
     assert (fold_text(one) == fold_text(other)) is same

@@ -1,4 +1,4 @@
-"""The demo's list of queries, on the names of the demo's emoji."""
+"""Match the demo's queries with the names of the demo's emoji."""
 
 import tomllib
 
@@ -32,7 +32,7 @@ def queries() -> pl.DataFrame:
     return build_queries()
 
 
-def test_it_has_words_and_telling_pairs_of_words(queries: pl.DataFrame):
+def test_queries_are_words_and_collocations(queries: pl.DataFrame):
     assert queries.schema == pl.Schema(QUERIES)
     rows = {row["query"]: row for row in queries.to_dicts()}
     assert len(rows) == queries.height > 100_000
@@ -45,7 +45,7 @@ def test_it_has_words_and_telling_pairs_of_words(queries: pl.DataFrame):
         assert (row["score"] is None) == (row["kind"] == "unigram") or row["score"] >= THRESHOLDS.min_pmi
 
 
-def test_the_demos_balancing_leaves_nearly_all_pairs_in_each_epoch(queries: pl.DataFrame):
+def test_the_demos_balancing_keeps_nearly_all_pairs_in_each_epoch(queries: pl.DataFrame):
     balance = tomllib.loads(CONFIG.read_text())["filter"]["balance"]
     assert balance["mode"] == "online"
     assert balance["keep_unmatched"]
@@ -62,6 +62,6 @@ def test_the_demos_balancing_leaves_nearly_all_pairs_in_each_epoch(queries: pl.D
     assert compute_effective_number(after) > 1.03 * compute_effective_number(counts)
 
 
-def test_the_build_puts_it_beside_the_site(web, queries: pl.DataFrame):
+def test_the_build_writes_the_queries(web, queries: pl.DataFrame):
     assert read_queries(web.queries) == queries["query"].to_list()
     assert web.counts["queries"] == queries.height

@@ -43,7 +43,7 @@ def connection(folder):
         yield client
 
 
-def ask(connection, path, method="GET"):
+def request(connection, path, method="GET"):
     connection.request(method, path)
     response = connection.getresponse()
     return response.status, dict(response.getheaders()), response.read()
@@ -61,9 +61,9 @@ def ask(connection, path, method="GET"):
         ("/healthz", 200, "text/plain; charset=utf-8", b"ok\n"),
     ],
 )
-def test_files_and_their_types(connection, path, status, content_type, body):
-    answer = ask(connection, path)
-    assert (answer[0], answer[1]["Content-Type"], answer[2]) == (status, content_type, body)
+def test_files_have_their_content_types(connection, path, status, content_type, body):
+    response = request(connection, path)
+    assert (response[0], response[1]["Content-Type"], response[2]) == (status, content_type, body)
 
 
 @pytest.mark.parametrize(
@@ -82,54 +82,54 @@ def test_files_and_their_types(connection, path, status, content_type, body):
         "/" + "x" * 5000,
     ],
 )
-def test_nothing_else_is_reachable(connection, path):
-    status, _, body = ask(connection, path)
+def test_other_paths_are_not_found(connection, path):
+    status, _, body = request(connection, path)
     assert status == 404
     assert b"secret" not in body
 
 
-def test_redirects_and_headers_come_from_the_rules(connection):
-    status, headers, _ = ask(connection, "/old.png")
+def test_redirects_and_headers_follow_the_rules(connection):
+    status, headers, _ = request(connection, "/old.png")
     assert (status, headers["Location"]) == (302, "http://169.254.169.254/latest")
-    assert ask(connection, "/members/x.webp")[1]["X-Robots-Tag"] == "noai"
-    assert "X-Robots-Tag" not in ask(connection, "/")[1]
+    assert request(connection, "/members/x.webp")[1]["X-Robots-Tag"] == "noai"
+    assert "X-Robots-Tag" not in request(connection, "/")[1]
 
 
 def test_head_has_the_length_and_no_body(connection):
-    status, headers, body = ask(connection, "/", "HEAD")
+    status, headers, body = request(connection, "/", "HEAD")
     assert (status, headers["Content-Length"], body) == (200, "4", b"")
 
 
 def test_one_connection_serves_many_requests_without_stalling(connection):
-    ask(connection, "/")
+    request(connection, "/")
     used = connection.sock
     started = time.monotonic()
     for _ in range(100):
-        ask(connection, "/")
+        request(connection, "/")
     assert connection.sock is used
-    # A 40 ms stall per answer (Nagle's algorithm against delayed ACKs) would make this 4 s.
+    # A delay of 40 ms per response (Nagle's algorithm and delayed ACKs) would add up to 4 s.
     assert time.monotonic() - started < 2
 
 
-def test_a_client_that_hangs_up_harms_nobody(folder):
+def test_a_client_that_disconnects_does_not_stop_the_server(folder):
     with running_server(folder) as server:
         for _ in range(5):
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
-            assert ask(client, "/")[0] == 200
+            assert request(client, "/")[0] == 200
 
 
-def test_sigterm_ends_the_command(folder, tmp_path):
-    told = tmp_path / "port"
-    command = [sys.executable, "-m", "tasks.demo.server", "--directory", str(folder), "--port-file", str(told)]
+def test_sigterm_stops_the_command(folder, tmp_path):
+    port_file = tmp_path / "port"
+    command = [sys.executable, "-m", "tasks.demo.server", "--directory", str(folder), "--port-file", str(port_file)]
     process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 30
-        while not told.exists() and time.monotonic() < deadline and process.poll() is None:
+        while not port_file.exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
-        with closing(http.client.HTTPConnection("127.0.0.1", int(told.read_text()))) as client:
-            assert ask(client, "/healthz")[0] == 200
+        with closing(http.client.HTTPConnection("127.0.0.1", int(port_file.read_text()))) as client:
+            assert request(client, "/healthz")[0] == 200
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=10)
     finally:
