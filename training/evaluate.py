@@ -1,15 +1,16 @@
-"""The evaluation job: a checkpoint against a suite, as `python -m training.evaluate JOB.json`.
+"""The evaluation job: a model against a suite, as `python -m training.evaluate JOB.json`.
 
-Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.evaluate JOB.json`. They share
-out batches, rankings and fits, and end with the same bytes as one; the first of them writes.
+Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.evaluate JOB.json`. They
+divide batches, rankings and fits, and end with the same bytes as one rank; rank 0 writes.
 
-JOB.json: {"checkpoint": a model as training/model/load.py reads them, "suite": a Suite with absolute roots, "output":
-folder, "batch_size": 256, "precision": "fp32", "parent_pid": null, "device": "cpu", "threads": null, "features": null}.
-Written below `output`, each file atomically:
+JOB.json: {"checkpoint": a model as training/model/load.py reads it, "suite": a Suite with absolute roots, "output":
+folder,
+"batch_size": 256, "precision": "fp32", "parent_pid": null, "device": "cpu", "threads": null, "features": null}.
+Files below `output`, each written atomically:
 
-    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/evaluation/zero_shot.py, multilabel.py, ...)
-    results/<task>.json          the task's metrics and what they were made from; a restarted job reuses them
-    metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
+    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/evaluation/zero_shot.py,
+    multilabel.py, ...) results/<task>.json          the task's metrics and the digest of its inputs; a restarted job
+    reuses them metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
                                  {"<metric>": {"value", "low", "high", "chance"}}}}
 
 The same weights, data, batch size and kind of machine give the same bytes: no file holds a clock or an absolute path.
@@ -50,26 +51,26 @@ from training.model.load import digest_model, load_any
 
 METRICS = "metrics.json"
 RESULT_VERSION = 2
-"""Raised when the same checkpoint and data give another result: results of an older version are then not reused."""
+"""Version of the results, raised when the same checkpoint and data give another result: older results are not reused."""
 
 logger = logging.getLogger(__name__)
 
 
 class EvaluateJob(RanksJob):
-    """What a job file holds."""
+    """The fields of a job file."""
 
     checkpoint: Path
     """Folder or file of the model."""
     suite: Suite
-    """The tasks, their roots absolute."""
+    """Suite of tasks, their roots absolute."""
     batch_size: int = Field(default=256, ge=1)
-    """Images at once."""
+    """Images per batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the weights and of all that the towers compute; features and scores are always float32."""
+    """Precision of the weights and the towers; features and scores are always float32."""
     features: Path | None = None
     """Folder that keeps features of images."""
     device: str = "cpu"
-    """A torch device; auto: cuda where torch sees it."""
+    """A torch device; auto: cuda if torch sees it."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that decode and, on the CPU, encode; None: one a core. The results are the same on any number."""
 
@@ -87,59 +88,59 @@ def evaluate(
     """Run every task that has no finished result in `output` yet, and write metrics.json; all ranks together.
 
     Args:
-        checkpoint_digest: of the model's files; results made from another model, data or batch size are remade.
+        checkpoint_digest: digest of the model's files; results from another model, data or batch size are not reused.
         features: folder that keeps the features of images for later tasks and calls; None: they are not kept.
 
-    Returns: what metrics.json holds, tasks in the order of the suite.
+    Returns: the content of metrics.json, tasks in the order of the suite.
     Raises: ContractError on damaged data, unreadable sets or features that are not finite.
     """
     store = FolderStore(output)
-    kept = None if features is None else FeatureCache(FolderStore(features), checkpoint_digest)
-    job = _Tasks(loaded, batch_size, threads, kept)
+    cache = None if features is None else FeatureCache(FolderStore(features), checkpoint_digest)
+    tasks = _Tasks(loaded, batch_size, threads, cache)
     metrics: dict[str, dict[str, Any]] = {}
     for task in suite.tasks:
         identity = task.identity()
         device, dtype = get_device_and_dtype(loaded.model)
-        made_from = {
+        inputs = {
             "checkpoint": checkpoint_digest,
             "task": identity,
             "batch_size": batch_size,
             "computed": [device.type, str(dtype)],
             "version": RESULT_VERSION,
         }
-        fingerprint = sha256(canonical_json(made_from).encode()).hexdigest()
+        fingerprint = sha256(canonical_json(inputs).encode()).hexdigest()
         result = distributed.broadcast_from_first(
-            _finished(store, task, fingerprint) if distributed.rank() == 0 else None
+            _read_finished(store, task, fingerprint) if distributed.rank() == 0 else None
         )
         if result is None:
             started = time.perf_counter()
-            result, predictions = job.run(task, identity["files"])
+            result, predictions = tasks.run(task, identity["files"])
             if distributed.rank() == 0:
-                _write(store, task, fingerprint, result, predictions)
-            logger.info("%s in %.1f s", _line(task, result), time.perf_counter() - started)
+                _write_result(store, task, fingerprint, result, predictions)
+            logger.info("%s in %.1f s", _summarize(task, result), time.perf_counter() - started)
         else:
-            logger.info("%s (reused)", _line(task, result))
+            logger.info("%s (reused)", _summarize(task, result))
         metrics[task.name] = result
     for row in compute_gaps({task.name: task.base for task in suite.tasks if task.base}, metrics):
         metrics[row["task"]] = {**metrics[row["task"]], "robustness": row}
     if distributed.rank() == 0:
-        store.put(METRICS, _pretty(metrics))
+        store.put(METRICS, _to_json(metrics))
     return metrics
 
 
 @dataclass
 class _Tasks:
-    """Tasks of one model: they share class weights and, split by split, features."""
+    """The tasks of one model, which share class weights and the features of each split."""
 
     loaded: EvaluatedModel
     batch_size: int
     threads: int | None
-    kept: FeatureCache | None
+    cache: FeatureCache | None
     weights: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
 
     def run(self, task: Task, files: Sequence[Sequence[str]]) -> tuple[dict[str, Any], pa.Table]:
-        """The task's entry of metrics.json and its predictions."""
-        encoded = self._encoded(task, task.split, files)
+        """Return the task's entry of metrics.json and its predictions."""
+        encoded = self._encode(task, task.split, files)
         if task.kind == "retrieval":
             result, predictions = retrieve(self.loaded, encoded, self.threads)
         elif task.kind == "association":
@@ -149,48 +150,50 @@ class _Tasks:
         else:
             result, predictions = classify(self.loaded, task, encoded, self.threads, self.weights)
             if {"linear_probe", "few_shot"} & set(task.protocols):
-                result |= self._probes(task, encoded, files, result["metrics"])
+                result |= self._run_probes(task, encoded, files, result["metrics"])
         if task.samples is not None and task.samples != result["n"]:
             result["expected_n"] = task.samples
-            logger.warning("%s has %d images; the suite says %d", task.name, result["n"], task.samples)
+            logger.warning("%s has %d images; the suite expects %d", task.name, result["n"], task.samples)
         return {**result, "main_metric": task.main_metric, "in_average": task.in_average}, predictions
 
-    def _encoded(self, task: Task, split: str, files: Sequence[Sequence[str]]) -> EncodedSet:
+    def _encode(self, task: Task, split: str, files: Sequence[Sequence[str]]) -> EncodedSet:
         data = task.data_of(split)
         own = {path.relative_to(data.root).as_posix() for path in data.files()}
-        of_split = [file for file in files if file[0] in own and "/" in file[0]]  # class names decide no image feature
-        return encode_set(self.loaded, data, self.batch_size, self.threads, kept=self.kept, files=of_split)
+        of_split = [
+            file for file in files if file[0] in own and "/" in file[0]
+        ]  # class names do not change image features
+        return encode_set(self.loaded, data, self.batch_size, self.threads, cache=self.cache, files=of_split)
 
-    def _probes(
+    def _run_probes(
         self, task: Task, test: EncodedSet, files: Sequence[Sequence[str]], metrics: dict[str, Any]
     ) -> dict[str, Any]:
-        """What the probes found; adds their figures to `metrics`."""
+        """Return the results of the probes, and add their figures to `metrics`."""
         assert task.train_split is not None
-        sets = [test, self._encoded(task, task.train_split, files)]
-        sets += [self._encoded(task, task.val_split, files)] if task.val_split else []
-        before = all(each.pooled_RW is not None for each in sets)
-        tested, train, *validation = [_examples(each, before) for each in sets]
-        given = (train, validation[0] if validation else None, tested)
+        sets = [test, self._encode(task, task.train_split, files)]
+        sets += [self._encode(task, task.val_split, files)] if task.val_split else []
+        pooled = all(each.pooled_RW is not None for each in sets)
+        tested, train, *validation = [_examples(each, before_projection=pooled) for each in sets]
+        examples = (train, validation[0] if validation else None, tested)
         classes, unreadable = len(task.data.class_names()), len(test.samples) - len(test.readable)
-        found: dict[str, Any] = {"probe_features": "before the projection" if before else "embedding"}
+        found: dict[str, Any] = {"probe_features": "before the projection" if pooled else "embedding"}
         if "linear_probe" in task.protocols:
-            found["linear_probe"] = probe(*given, classes, unreadable)
+            found["linear_probe"] = probe(*examples, classes, unreadable)
             metrics["linear_probe_top1"] = found["linear_probe"]["top1"]
             metrics["linear_probe_mean_per_class"] = found["linear_probe"]["mean_per_class"]
         if "few_shot" in task.protocols:
-            found["few_shot"] = evaluate_few_shot(*given, classes, unreadable)
+            found["few_shot"] = evaluate_few_shot(*examples, classes, unreadable)
             metrics |= {f"few_shot_{each['shots']}_top1": each["top1"] for each in found["few_shot"]}
         return found
 
 
-def _examples(encoded: EncodedSet, before_projection: bool) -> Examples:
+def _examples(encoded: EncodedSet, *, before_projection: bool) -> Examples:
     features_RW = encoded.pooled_RW if before_projection else encoded.features_RD
     assert features_RW is not None
     return Examples(features_RW, torch.tensor([s.label for s in encoded.readable], device=features_RW.device))
 
 
 def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
-    """Load the checkpoint, in full precision unless the job says otherwise, and evaluate it; all ranks together."""
+    """Load the checkpoint, in full precision unless the job sets bf16, and evaluate it; all ranks together."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
@@ -213,45 +216,47 @@ def run_job(job: EvaluateJob) -> dict[str, dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job file that the command line names; returns the exit code."""
+    """Run the job file that the command line names, and return the exit code."""
     return run_command(arguments, EvaluateJob, run_job)
 
 
-def _predictions(task: Task) -> str:
+def _predictions_name(task: Task) -> str:
     return f"predictions-{task.name}.parquet"
 
 
-def _result(task: Task) -> str:
+def _result_name(task: Task) -> str:
     return f"results/{task.name}.json"
 
 
-def _write(store: FolderStore, task: Task, fingerprint: str, result: dict[str, Any], predictions: pa.Table) -> None:
-    """Predictions first, then the result that names their digest: what is named is there."""
+def _write_result(
+    store: FolderStore, task: Task, fingerprint: str, result: dict[str, Any], predictions: pa.Table
+) -> None:
+    """Write the predictions first, then the result with their digest, so that a result never names missing predictions."""
     buffer = pa.BufferOutputStream()
     pq.write_table(predictions, buffer, compression="zstd")
     data = buffer.getvalue().to_pybytes()
-    store.put(_predictions(task), data)
+    store.put(_predictions_name(task), data)
     record = {"fingerprint": fingerprint, "predictions_sha256": sha256(data).hexdigest(), "result": result}
-    store.put(_result(task), _pretty(record))
+    store.put(_result_name(task), _to_json(record))
 
 
-def _finished(store: FolderStore, task: Task, fingerprint: str) -> dict[str, Any] | None:
-    """The result of an earlier, interrupted job, if it was made from the same things and its predictions are whole."""
-    if store.size(_result(task)) is None or store.size(_predictions(task)) is None:
+def _read_finished(store: FolderStore, task: Task, fingerprint: str) -> dict[str, Any] | None:
+    """Return the result of an earlier, interrupted job if its inputs are the same and its predictions are whole."""
+    if store.size(_result_name(task)) is None or store.size(_predictions_name(task)) is None:
         return None
     try:
-        record = json.loads(store.read(_result(task)))
-    except ValueError:  # emptied by a lost power supply
+        record = json.loads(store.read(_result_name(task)))
+    except ValueError:  # a power failure can leave it empty
         return None
-    whole = record["predictions_sha256"] == sha256(store.read(_predictions(task))).hexdigest()
+    whole = record["predictions_sha256"] == sha256(store.read(_predictions_name(task))).hexdigest()
     return record["result"] if whole and record["fingerprint"] == fingerprint else None
 
 
-def _pretty(value: Any) -> bytes:
+def _to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _line(task: Task, result: dict[str, Any]) -> str:
+def _summarize(task: Task, result: dict[str, Any]) -> str:
     def figure(name: str, record: dict[str, Any]) -> str:
         ends = format_interval(record["low"], record["high"], dash=", ")
         interval = "" if record["low"] is None else f" [{ends}]"

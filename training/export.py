@@ -1,8 +1,9 @@
-"""A finished model in the form of others' tools, as `python -m training.export JOB.json`.
+"""Export a finished model to the format of another tool: `python -m training.export JOB.json`.
 
 JOB.json: {"model": folder of a finished model, "format": open_clip, hf or onnx, "output": folder, "parent_pid": null}.
-Features are ours: tests compare them, and what ONNX makes is compared before it is handed over. Text is the difference:
-others know neither the cleaning of CLIP's captions (hf, onnx) nor texts shorter than the context (open_clip).
+The features equal ours: tests compare them, and ONNX graphs are compared before they are written. Texts differ: the
+other tools do not clean captions as CLIP's vocabulary does (hf, onnx), and take only texts of the whole context
+(open_clip).
 """
 
 import json
@@ -23,12 +24,12 @@ Format = Literal["open_clip", "hf", "onnx"]
 
 
 class ExportJob(JobFile):
-    """What a job file holds."""
+    """The fields of a job file."""
 
     model: Path
     """Folder with model.safetensors, model.json and tokenizer.json."""
     format: Format
-    """Whose form."""
+    """The tool to export to."""
     output: Path
     """Folder that receives the files, made where it is missing."""
 
@@ -36,7 +37,7 @@ class ExportJob(JobFile):
 def export(loaded: LoadedModel, form: Format, output: Path) -> None:
     """Write a model into `output`.
 
-    Raises: ConfigError where the form cannot hold this model, or a package is missing; names the remedy.
+    Raises: ConfigError if the format cannot hold this model, or a package is missing; names the remedy.
     """
     output.mkdir(parents=True, exist_ok=True)
     if form == "open_clip":
@@ -52,9 +53,9 @@ def export(loaded: LoadedModel, form: Format, output: Path) -> None:
 
 
 def export_open_clip(loaded: LoadedModel, output: Path) -> None:
-    """open_clip_config.json and open_clip_model.safetensors: `open_clip.create_model_and_transforms("local-dir:OUTPUT")`.
+    """Write the files of `open_clip.create_model_and_transforms("local-dir:OUTPUT")`.
 
-    A vocabulary of one's own lies beside them, which `open_clip.get_tokenizer` reads through transformers.
+    A vocabulary other than CLIP's is written beside them, and `open_clip.get_tokenizer` reads it through transformers.
     Source: open_clip, factory.py and push_to_hf_hub.py.
     """
     model_cfg: dict[str, Any] = loaded.config.model_dump(mode="json")
@@ -71,12 +72,15 @@ def export_open_clip(loaded: LoadedModel, output: Path) -> None:
 
 
 def run_job(job: ExportJob) -> None:
-    """Read the model and write it into the job's output. Raises: see export and training/model/checkpoint.py."""
+    """Read the model and write it into the job's output.
+
+    Raises: see export and training/model/checkpoint.py.
+    """
     export(load_model(job.model), job.format, job.output)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job file that the command line names; returns the exit code."""
+    """Run the job file that the command line names, and return the exit code."""
     return run_command(arguments, ExportJob, run_job)
 
 

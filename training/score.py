@@ -1,13 +1,13 @@
-"""The job that scores pictures with a CLIP model: `python -m training.score JOB.json`.
+"""The job that scores images with a CLIP model: `python -m training.score JOB.json`.
 
-Two scores, by what the job has:
+A job computes one of two scores:
 
-clip_score   cosine of the picture's and the caption's feature
-aesthetic    a linear head over the picture's unit-norm feature (the head's `weight` and `bias`)
+clip_score   cosine of the image's and the caption's feature
+aesthetic    a linear head over the image's unit-norm feature (the head's `weight` and `bias`)
 
-A score depends on picture, caption and weights alone, to the bit on one kind of processor, so it can be cached: pictures go
-through the model in batches of one fixed size (short ones are filled up), captions in such batches of texts with the same
-number of tokens. What else is in a batch, how shards are cut and how many threads there are changes nothing.
+A score depends on image, caption and weights alone, to the bit on one kind of processor, so it can be cached: images
+pass through the model in batches of one fixed size (short ones are padded), captions in such batches of texts with the
+same number of tokens. The rest of a batch, the cut of the shards and the number of threads change nothing.
 
 Shape suffixes: N rows of a shard, B batch, L tokens, D embed_dim.
 """
@@ -51,28 +51,28 @@ class ShardToScore(_Frozen):
     """One shard of a job."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """Of the result: `<name>.parquet`."""
+    """Name of the result: `<name>.parquet`."""
     tar: Path
-    """The shard."""
+    """Path of the shard."""
     extension: str
-    """Of its pictures' members."""
+    """Extension of the images' members."""
     rows: Path
     """Parquet file with the columns TO_SCORE."""
 
 
 class ScoreJob(JobFile):
-    """What a job file holds."""
+    """The fields of a job file."""
 
     model: Path
-    """The model's folder or file: see training/model/load.py."""
+    """Folder or file of the model: see training/model/load.py."""
     head: Path | None = None
-    """Safetensors file with `weight` (D,) or (1, D) and, where there is one, `bias` (1,): score by it, without captions."""
+    """Safetensors file with `weight` (D,) or (1, D) and optionally `bias` (1,): score by it, without captions."""
     shards: tuple[ShardToScore, ...]
-    """In order; those whose results are there are not done again."""
+    """Shards, in order; those that have a result are skipped."""
     output: Path
     """Folder that receives the results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where torch sees it, else cpu."""
+    """auto: cuda if torch sees it, else cpu."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that decode and, on the CPU, encode; None: one a core. The scores are the same on any number."""
 
@@ -80,7 +80,7 @@ class ScoreJob(JobFile):
 def run_job(job: ScoreJob) -> None:
     """Score each shard that has no result yet.
 
-    Raises: ContractError where a shard, the model or the head is not what it should be.
+    Raises: ContractError if a shard, the model or the head is invalid.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -94,7 +94,7 @@ def run_job(job: ScoreJob) -> None:
         if store.size(name) is None:
             started = time.perf_counter()
             scores = score_shard(loaded, shard, head_D, device=device, threads=job.threads)
-            store.put(name, _parquet(scores))
+            store.put(name, _to_parquet(scores))
             rate = scores.num_rows / (time.perf_counter() - started)
             logger.info(
                 "shard %s: scored %d, %d unreadable, %.0f/s (%d of %d)",
@@ -110,29 +110,29 @@ def score_shard(
     device: str = "cpu",
     threads: int | None = None,
 ) -> pa.Table:
-    """The scores (SCORES) of the rows of a shard, in their order.
+    """Return the scores (SCORES) of the rows of a shard, in their order.
 
     Args:
         head: weights (D,) and bias (), float64; None: the cosine with the caption.
     """
     rows = pq.read_table(shard.rows, schema=TO_SCORE)
-    place_of = {key: row for row, key in enumerate(rows["key"].to_pylist())}
+    row_of = {key: row for row, key in enumerate(rows["key"].to_pylist())}
     text_ND = None if head else encode_captions(loaded, rows["caption"].to_pylist(), device, threads)
     score_N = torch.full((rows.num_rows,), torch.nan, dtype=torch.float64)
     with shard.tar.open("rb") as file:
-        wanted = (
-            (place_of.pop(key), _member(members, shard, key))
+        images = (
+            (row_of.pop(key), _member(members, shard, key))
             for key, members in read_samples(file, str(shard.tar))
-            if key in place_of
+            if key in row_of
         )
-        for places, feature_BD in encode_shard_images(loaded, wanted, device, threads):
+        for positions, feature_BD in encode_shard_images(loaded, images, device, threads):
             if head is None:
                 assert text_ND is not None
-                score_N[places] = (feature_BD * text_ND[places]).sum(dim=1)
+                score_N[positions] = (feature_BD * text_ND[positions]).sum(dim=1)
             else:
-                score_N[places] = feature_BD @ _fitting(head[0], feature_BD) + head[1]
-    if place_of:
-        raise ContractError(f"{shard.tar}: has no sample {next(iter(place_of))!r}, which is to be scored")
+                score_N[positions] = feature_BD @ _check_width(head[0], feature_BD) + head[1]
+    if row_of:
+        raise ContractError(f"{shard.tar}: has no sample {next(iter(row_of))!r}, which the job lists")
     scores = [None if score != score else score for score in score_N.tolist()]
     return pa.table({"id": rows["id"].combine_chunks(), "score": pa.array(scores, pa.float32())}, schema=SCORES)
 
@@ -144,39 +144,40 @@ def _member(members: dict[str, bytes], shard: ShardToScore, key: str) -> bytes:
 
 
 def encode_shard_images(
-    loaded: EvaluatedModel, pictures: Iterator[tuple[int, bytes]], device: str, threads: int | None = None
+    loaded: EvaluatedModel, images: Iterator[tuple[int, bytes]], device: str, threads: int | None = None
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Unit-norm features (B, D) of the pictures that can be decoded, with the number that came with each.
+    """Encode the images that can be decoded: yield their numbers and unit-norm features (B, D), float64 on the CPU.
 
-    They are float64 and on the CPU.
+    Args:
+        images: number and bytes of each image.
 
-    Raises: ContractError when the model gives features that are not finite.
+    Raises: ContractError if the model returns features that are not finite.
     """
     size = IMAGES_PER_BATCH[torch.device(device).type]
 
     def decoded(batch: list[tuple[int, bytes]]) -> tuple[list[int], list[Tensor]]:
-        made = [(number, pixels) for number, data in batch if (pixels := _pixels(loaded, data)) is not None]
-        return [number for number, _ in made], [pixels for _, pixels in made]
+        readable = [(number, pixels) for number, data in batch if (pixels := _preprocess(loaded, data)) is not None]
+        return [number for number, _ in readable], [pixels for _, pixels in readable]
 
     def encoded(batch: tuple[list[int], list[Tensor]]) -> tuple[list[int], Tensor]:
         numbers, pixels = batch
         if not pixels:
             return [], torch.zeros(0, 0)
-        filling = [torch.zeros_like(pixels[0])] * (size - len(pixels))
-        full_BCSS = torch.stack([*pixels, *filling]).to(device, memory_format=torch.channels_last)
+        padding = [torch.zeros_like(pixels[0])] * (size - len(pixels))
+        full_BCSS = torch.stack([*pixels, *padding]).to(device, memory_format=torch.channels_last)
         with torch.inference_mode():
             feature_BD = normalize_features(loaded.model.encode_image(full_BCSS)[: len(pixels)], "image")
         return numbers, feature_BD.double().cpu()
 
-    batches = iter(lambda: list(islice(pictures, size)), [])
+    batches = iter(lambda: list(islice(images, size)), [])
     if device == "cpu":
-        made = map_in_order(lambda batch: encoded(decoded(batch)), batches, threads)
+        results = map_in_order(lambda batch: encoded(decoded(batch)), batches, threads)
     else:
-        made = map(encoded, map_in_order(decoded, batches, threads))
-    yield from ((numbers, feature_BD) for numbers, feature_BD in made if numbers)
+        results = map(encoded, map_in_order(decoded, batches, threads))
+    yield from ((numbers, feature_BD) for numbers, feature_BD in results if numbers)
 
 
-def _pixels(loaded: EvaluatedModel, data: bytes) -> Tensor | None:
+def _preprocess(loaded: EvaluatedModel, data: bytes) -> Tensor | None:
     try:
         image = decode_rgb(data)
     except Exception:  # a decoder given hostile bytes raises anything
@@ -185,15 +186,15 @@ def _pixels(loaded: EvaluatedModel, data: bytes) -> Tensor | None:
 
 
 def encode_captions(loaded: EvaluatedModel, captions: list[str], device: str, threads: int | None = None) -> Tensor:
-    """Unit-norm features (N, D) of the captions, float64 on the CPU; equal captions have equal features.
+    """Return unit-norm features (N, D) of the captions, float64 on the CPU; equal captions have equal features.
 
-    Raises: ContractError when the model gives features that are not finite.
+    Raises: ContractError if the model returns features that are not finite.
     """
     unique = list(dict.fromkeys(captions))
     if not unique:
         return torch.zeros(0, 0, dtype=torch.float64)
     token_NL = loaded.tokenizer(unique)
-    # Up to the last token that is not padding: the end-of-text token's id is never 0.
+    # The length ends at the last token that is not padding: the end-of-text token's id is never 0.
     length_N = ((token_NL != 0) * torch.arange(1, token_NL.shape[1] + 1)).amax(dim=1).clamp(min=1)
 
     def encoded(rows_B: Tensor) -> Tensor:
@@ -212,9 +213,9 @@ def encode_captions(loaded: EvaluatedModel, captions: list[str], device: str, th
 
 
 def read_head(path: Path) -> tuple[Tensor, Tensor]:
-    """Weights (D,) and bias () of a linear head, float64.
+    """Read the weights (D,) and bias () of a linear head, float64.
 
-    Raises: ContractError that names the file and what it should hold.
+    Raises: ContractError that names the file and what it must hold.
     """
     try:
         tensors = load_file(path)
@@ -226,22 +227,22 @@ def read_head(path: Path) -> tuple[Tensor, Tensor]:
     return weight.double().flatten(), bias.double().squeeze()
 
 
-def _fitting(weight_D: Tensor, feature_BD: Tensor) -> Tensor:
+def _check_width(weight_D: Tensor, feature_BD: Tensor) -> Tensor:
     if len(weight_D) != feature_BD.shape[1]:
         raise ContractError(
-            f"the head is over {len(weight_D)} features, the model's have {feature_BD.shape[1]}: it is another model's"
+            f"the head is for {len(weight_D)} features, the model has {feature_BD.shape[1]}: name a head of this model"
         )
     return weight_D
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _to_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job file that the command line names; returns the exit code."""
+    """Run the job file that the command line names, and return the exit code."""
     return run_command(arguments, ScoreJob, run_job)
 
 

@@ -1,6 +1,6 @@
-"""Random changes to a batch of pictures, by tensor operations, each picture by its own random numbers.
+"""Random changes to a batch of images by tensor operations, each image with its own random numbers.
 
-Legend: B batch, S side of the picture.
+Legend: B batch, S side of an image.
 """
 
 import math
@@ -13,21 +13,22 @@ from torch.nn import functional as F
 from training.config import AugmentConfig
 from training.data.keyed_random import draw_uniforms
 
-DRAWS = 32  # random numbers a picture; each use has its own, so that switching one on leaves the others as they were
+DRAWS = 32
+"""Random numbers per image. Each change has its own, so enabling one leaves the others unchanged."""
 
 
 def augment(images_B3SS: Tensor, config: AugmentConfig, seed: int, epoch: int, samples: np.ndarray) -> Tensor:
-    """Change each picture at random.
+    """Change each image at random.
 
     Args:
-        images_B3SS: in [0, 1].
-        config: what may happen, and how strongly.
-        seed: with `epoch` and `samples` (index of each picture in the dataset), all that the changes depend on.
+        images_B3SS: values in [0, 1].
+        config: the changes and their strength.
+        seed: with `epoch` and `samples` (index of each image in the dataset), all that the changes depend on.
         epoch: see seed.
         samples: see seed.
 
     Returns:
-        Pictures of the same shape, in [0, 1].
+        Images of the same shape, in [0, 1].
     """
     if config == AugmentConfig():
         return images_B3SS
@@ -51,7 +52,7 @@ def _either_way(u: Tensor) -> Tensor:
 
 
 def _erase_lines(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
-    """Closing (dilate the bright, then erode it) fills whatever dark is narrower than the window."""
+    """Close (dilate the bright, then erode it), which fills every dark area narrower than the window."""
     chosen = (u[:, 0] < config.erase_lines).nonzero()[:, 0]
     before = config.line_width // 2
     after = config.line_width - before
@@ -62,16 +63,16 @@ def _erase_lines(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
 
 
 def _window_max(images: Tensor, before: int, after: int, dim: int) -> Tensor:
-    """Greatest of each pixel and its neighbours along one side: shifted maxima, much faster than pooling."""
+    """Return the maximum of each pixel and its neighbours along one dimension: shifted maxima, much faster than pooling."""
     result, side = images.clone(), images.shape[dim]
     for shift in range(1, max(before, after) + 1):
         first, last = images.narrow(dim, 0, side - shift), images.narrow(dim, shift, side - shift)
         if shift <= after:
-            here = result.narrow(dim, 0, side - shift)
-            torch.maximum(here, last, out=here)
+            target = result.narrow(dim, 0, side - shift)
+            torch.maximum(target, last, out=target)
         if shift <= before:
-            here = result.narrow(dim, shift, side - shift)
-            torch.maximum(here, first, out=here)
+            target = result.narrow(dim, shift, side - shift)
+            torch.maximum(target, first, out=target)
     return result
 
 
@@ -85,7 +86,7 @@ def _move(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
     mirror = torch.where(u[:, 4] < config.flip, -1.0, 1.0)
     shift = 2 * config.translate * _either_way(u[:, 5:7])
     cos, sin = angle.cos(), angle.sin()
-    x_scale, y_scale = mirror / (zoom * stretch), stretch / zoom  # of the sampling grid: inverse of the content's
+    x_scale, y_scale = mirror / (zoom * stretch), stretch / zoom  # the sampling grid scales by the inverse
     rows = torch.stack([cos * x_scale, (shear * cos - sin) * y_scale, shift[:, 0]], dim=1)
     columns = torch.stack([sin * x_scale, (shear * sin + cos) * y_scale, shift[:, 1]], dim=1)
     grid = F.affine_grid(torch.stack([rows, columns], dim=1), list(images.shape), align_corners=False)
@@ -98,7 +99,7 @@ _TO_RGB = torch.linalg.inv(_TO_YIQ)
 
 
 def _recolour(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
-    """Hue, saturation, brightness, contrast, channel gains and grayscale as one affine map of colours per picture."""
+    """Apply hue, saturation, brightness, contrast, channel gains and grayscale as one affine map of colours per image."""
     angle = 2 * math.pi * config.hue * _either_way(u[:, 0])
     saturation = (1 + config.saturation * _either_way(u[:, 1])) * (u[:, 2] >= config.grayscale)
     gain = 1 + config.brightness * _either_way(u[:, 3])
@@ -123,8 +124,8 @@ def _cut_out(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
     """Fill a square with one colour. Source: DeVries & Taylor 2017."""
     side = images.shape[-1]
     half = 0.5 * config.cutout_side * u[:, 1] * (u[:, 0] < config.cutout)
-    place = (torch.arange(side, device=images.device) + 0.5) / side
-    in_columns = (place - u[:, 2:3]).abs() < half[:, None]
-    in_rows = (place - u[:, 3:4]).abs() < half[:, None]
+    position = (torch.arange(side, device=images.device) + 0.5) / side
+    in_columns = (position - u[:, 2:3]).abs() < half[:, None]
+    in_rows = (position - u[:, 3:4]).abs() < half[:, None]
     inside = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
     return torch.where(inside, u[:, 4:7, None, None], images)

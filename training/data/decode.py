@@ -1,9 +1,10 @@
-"""Training pictures: bytes to a decoded array no larger than it must be, and a random part of it at the model's size.
+"""Training images: bytes to a decoded array no larger than needed, and a random crop of it at the model's size.
 
-A JPEG is decoded by libjpeg-turbo at 1/1, 1/2, 1/4 or 1/8 of its size, whichever is still large enough: the scaling falls
-out of the cosine transform, and these four have vector code. What it cannot read goes to Pillow, whose word is final.
+A JPEG is decoded by libjpeg-turbo at 1/1, 1/2, 1/4 or 1/8 of its size, the smallest that is large enough: the scaling
+is part of the cosine transform, and these four have vector code. Pillow decodes what libjpeg-turbo cannot, and its
+error is final.
 
-Legend: H, W height and width of what was decoded, S side of the model's input.
+Legend: H, W height and width of the decoded image, S side of the model's input.
 """
 
 import math
@@ -16,7 +17,7 @@ import simplejpeg
 from training.model.preprocess import MAX_PIXELS, decode_rgb
 
 ASPECT = (3 / 4, 4 / 3)
-"""Of a part, width to height. Source: torchvision's RandomResizedCrop, which open_clip trains with."""
+"""Range of a crop's width to height. Source: torchvision's RandomResizedCrop, which open_clip trains with."""
 TRIES = 10
 DRAWS = 4 * TRIES
 
@@ -25,9 +26,9 @@ Crop = tuple[int, int, int, int]
 
 
 def decode_image(data: bytes, side: int) -> np.ndarray:
-    """A picture as uint8 (H, W, 3), scaled down as far as its shorter side keeps `side` pixels.
+    """Decode an image to uint8 (H, W, 3), scaled down as far as its shorter side keeps `side` pixels.
 
-    Raises: ValueError when the bytes are not a readable picture.
+    Raises: ValueError if the bytes are not a readable image.
     """
     if data[:3] == b"\xff\xd8\xff":
         try:
@@ -44,20 +45,20 @@ def decode_image(data: bytes, side: int) -> np.ndarray:
 
 
 def resize_shortest_side(pixels_HW3: np.ndarray, side: int) -> np.ndarray:
-    """Scaled so that the shorter side has `side` pixels, the longer one as torchvision's Resize has it."""
+    """Scale so that the shorter side has `side` pixels, and the longer one as torchvision's Resize has it."""
     height, width = pixels_HW3.shape[:2]
     longer = side * max(height, width) // min(height, width)
-    return _resized(pixels_HW3, *((longer, side) if height > width else (side, longer)))
+    return _resize(pixels_HW3, *((longer, side) if height > width else (side, longer)))
 
 
 def blur_faces(pixels_HW3: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.ndarray:
-    """A picture whose boxes are blurred, each with a margin in which the blur fades; outside, not a bit is another.
+    """Blur the boxes of an image, each with a margin in which the blur fades; no pixel outside changes.
 
     Args:
         boxes: x0, y0, x1, y1 of each, as shares of width and height.
 
-    Source: Yang et al. 2022, "A Study of Face Obfuscation in ImageNet": a margin of a tenth of the box, a Gaussian as wide,
-        and a mask that fades. img2dataset, by which DataComp is downloaded, follows it too; here the diagonal counts.
+    Source: Yang et al. 2022, "A Study of Face Obfuscation in ImageNet": a margin of a tenth of the box, a Gaussian as
+        wide, and a mask that fades. img2dataset, which downloads DataComp, follows it too; here the diagonal counts.
     """
     blurred_HW3 = pixels_HW3.copy()
     height, width = pixels_HW3.shape[:2]
@@ -75,7 +76,7 @@ def blur_faces(pixels_HW3: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.n
 
 
 def _fade(low: float, high: float, margin: float, extent: int) -> tuple[np.ndarray, int, int]:
-    """How much of the blur each pixel from one to before another gets: all between low and high, less in the margins."""
+    """Return the share of the blur per pixel of a span, and its start and end: 1 from low to high, fading outside."""
     first, end = max(0, math.floor(low - margin)), min(extent, math.ceil(high + margin))
     middles = np.arange(first, max(first, end)) + 0.5
     outside = np.maximum(np.maximum(low - middles, middles - high), 0)
@@ -83,13 +84,13 @@ def _fade(low: float, high: float, margin: float, extent: int) -> tuple[np.ndarr
 
 
 def draw_crop(height: int, width: int, area: tuple[float, float], u: np.ndarray) -> Crop:
-    """A random part whose share of the area is uniform in `area` and the log of whose aspect is uniform.
+    """Draw a crop whose share of the area is uniform in `area` and the log of whose aspect is uniform.
 
     Args:
         u: DRAWS numbers in [0, 1): four for each try.
 
-    Source: Szegedy et al. 2015, section 6; torchvision's RandomResizedCrop, whose distribution this is: ten tries, then
-        the largest part about the middle of an allowed aspect.
+    Source: Szegedy et al. 2015, section 6; the distribution is that of torchvision's RandomResizedCrop: ten tries, then
+        the largest centred crop of an allowed aspect.
     """
     low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
     for share, shape, y, x in u.reshape(TRIES, 4).tolist():
@@ -104,22 +105,22 @@ def draw_crop(height: int, width: int, area: tuple[float, float], u: np.ndarray)
 
 
 def draw_square(height: int, width: int, u: np.ndarray) -> Crop:
-    """A random square as large as the picture allows; two numbers in [0, 1) decide."""
+    """Draw a square as large as the image allows, by two numbers in [0, 1)."""
     side = min(height, width)
     return int(u[0] * (height - side + 1)), int(u[1] * (width - side + 1)), side, side
 
 
-def write_crop(pixels_HW3: np.ndarray, part: Crop, out_SS3: np.ndarray) -> None:
-    """Put a part of a picture, scaled, into `out_SS3`."""
-    top, left, height, width = part
+def write_crop(pixels_HW3: np.ndarray, crop: Crop, out_SS3: np.ndarray) -> None:
+    """Write a crop of an image, scaled, into `out_SS3`."""
+    top, left, height, width = crop
     side = len(out_SS3)
-    taken = pixels_HW3[top : top + height, left : left + width]
-    out_SS3[:] = taken if (height, width) == (side, side) else _resized(taken, side, side)
+    cropped = pixels_HW3[top : top + height, left : left + width]
+    out_SS3[:] = cropped if (height, width) == (side, side) else _resize(cropped, side, side)
 
 
-def _resized(pixels_HW3: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(pixels_HW3: np.ndarray, height: int, width: int) -> np.ndarray:
     if pixels_HW3.shape[:2] == (height, width):
         return pixels_HW3
-    # A cubic kernel looks at four pixels a side, whatever it shrinks; beyond some shrinking all must be averaged.
+    # A cubic kernel reads four pixels a side at any scale; a stronger shrinking must average all pixels.
     shrinks = min(pixels_HW3.shape[0] / height, pixels_HW3.shape[1] / width) > 1.5
     return cv2.resize(pixels_HW3, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

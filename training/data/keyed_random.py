@@ -1,4 +1,4 @@
-"""Random numbers that are a pure function of what they are for: no state to save, none to share between workers."""
+"""Random numbers as a pure function of what they are used for: no state to save, none to share between workers."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ Words = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
 
 
 def _mix(x: Words) -> Words:
-    """The finaliser of splitmix64, a bijection of 64 bits. Source: Steele, Lea & Flood 2014; Vigna, splitmix64.c."""
+    """Apply the finaliser of splitmix64, a bijection of 64 bits. Source: Steele, Lea & Flood 2014; Vigna, splitmix64.c."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def _hash(stream: str, seed: int, epoch: int, samples: np.ndarray) -> Words:
-    """64 bits for each sample, other ones for each stream, seed and epoch."""
+    """Return 64 bits for each sample, independent for each stream, seed and epoch."""
     state = np.zeros(1, dtype=np.uint64)
     for word in (int.from_bytes(stream.encode("ascii")[:8].ljust(8)), seed, epoch):
         state = _mix(state + np.uint64(0x9E3779B97F4A7C15) + np.array([word % 2**64], dtype=np.uint64))
@@ -21,12 +21,12 @@ def _hash(stream: str, seed: int, epoch: int, samples: np.ndarray) -> Words:
 
 
 def draw_permutation(seed: int, epoch: int, count: int, stream: str = "order") -> np.ndarray:
-    """An order of range(count), the same on every machine and with every release of numpy."""
+    """Draw an order of range(count), the same on every machine and with every release of numpy."""
     return np.argsort(_hash(stream, seed, epoch, np.arange(count)), kind="stable")
 
 
 def draw_uniforms(stream: str, seed: int, epoch: int, samples: np.ndarray, draws: int) -> np.ndarray:
-    """Numbers in [0, 1), float64 (samples, draws); no row depends on another."""
+    """Draw numbers in [0, 1), float64 (samples, draws); no row depends on another."""
     base = _hash(stream, seed, epoch, samples)[:, None]
     bits = _mix(base + np.arange(1, draws + 1, dtype=np.uint64)[None] * np.uint64(0x9E3779B97F4A7C15))
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

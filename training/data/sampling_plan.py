@@ -1,4 +1,4 @@
-"""Which samples each step sees: a function of (seed, epoch) and nothing else, so a job goes on at any step at no cost."""
+"""The samples of each step: a function of (seed, epoch) and nothing else, so a job resumes at any step at no cost."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -13,47 +13,52 @@ from training.data.keyed_random import draw_permutation, draw_uniforms
 
 @dataclass(frozen=True, eq=False)
 class Sampling:
-    """How often N samples are seen: in an epoch each is drawn with its own probability.
+    """The probability of each of N samples of being drawn in an epoch.
 
-    The draw is a hash of (seed, epoch, identity): the same for a pair wherever it lies in the shards, and in no epoch
-    that of another. So balancing over queries (filter.balance.mode = "online") throws no pair away.
+    The draw is a hash of (seed, epoch, identity): it does not depend on where a pair lies in the shards, and differs
+    between epochs. So balancing over queries (filter.balance.mode = "online") drops no pair.
     """
 
-    probabilities: np.ndarray  # (N,) in [0, 1]
-    identities: np.ndarray  # (N,) uint64, of the pairs' uids
+    probabilities: np.ndarray
+    """(N,) in [0, 1]."""
+    identities: np.ndarray
+    """(N,) uint64, hashes of the pairs' uids."""
 
     def drawn(self, seed: int, epoch: int) -> np.ndarray:
-        """Whether each sample is seen in an epoch (N,)."""
+        """Return whether each sample is drawn in an epoch (N,)."""
         seen = np.ones(len(self.probabilities), np.bool_)
-        doubtful = np.flatnonzero(self.probabilities < 1)
-        numbers = draw_uniforms("sample", seed, epoch, self.identities[doubtful], 1)[:, 0]
-        seen[doubtful] = numbers < self.probabilities[doubtful]
+        uncertain = np.flatnonzero(self.probabilities < 1)
+        numbers = draw_uniforms("sample", seed, epoch, self.identities[uncertain], 1)[:, 0]
+        seen[uncertain] = numbers < self.probabilities[uncertain]
         return seen
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Which shards are shuffled together, where not all of them are: an epoch takes some at a time, in random order."""
+    """The shards that are shuffled together, if not all are: an epoch takes some at a time, in random order."""
 
-    shard_of: np.ndarray  # (N,), of each sample
+    shard_of: np.ndarray
+    """(N,) the shard of each sample."""
     shards: int
+    """Number of shards."""
     at_once: int
-    """Most shards of a window; all windows of an epoch are equal to within one."""
+    """Maximum shards of a window; all windows of an epoch are equal to within one."""
 
-    def of_shards(self, seed: int, epoch: int) -> np.ndarray:
-        """The window of each shard in an epoch (shards,)."""
-        place = np.empty(self.shards, np.int64)
-        place[draw_permutation(seed, epoch, self.shards, "shards")] = np.arange(self.shards)
-        return place * -(-self.shards // self.at_once) // self.shards
+    def assign(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the window of each shard in an epoch (shards,)."""
+        rank = np.empty(self.shards, np.int64)
+        rank[draw_permutation(seed, epoch, self.shards, "shards")] = np.arange(self.shards)
+        return rank * -(-self.shards // self.at_once) // self.shards
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which samples each step sees.
+    """The samples of each step.
 
-    An epoch is a permutation of all samples, or of those that its sampling draws, cut into the fewest batches of at most
-    `batch_size`, equal to within one sample; a batch is cut among the ranks likewise. So each of them is seen exactly once
-    in the epoch, no step has a stump of a batch, and all ranks together see what one process would.
+    An epoch is a permutation of all samples, or of those that its sampling draws, cut into the fewest batches of at
+    most `batch_size`, equal to within one sample; a batch is cut among the ranks likewise. So each of them is seen
+    exactly once in the epoch, no batch is much smaller than the others, and all ranks together see what one process
+    would.
     """
 
     samples: int
@@ -102,7 +107,7 @@ class Plan:
         return min(size // max(steps, 1) for size, steps in zip(self._sizes, self._steps, strict=True))
 
     def samples_seen(self, step: int) -> int:
-        """Pairs in the first `step` steps, those that were skipped included."""
+        """Return the number of pairs in the first `step` steps, skipped ones included."""
         epoch = bisect_right(self._first_steps, step) - 1
         if epoch == self.config.epochs:
             return self.total_samples
@@ -110,28 +115,28 @@ class Plan:
         return self._first_samples[epoch] + _cut(self._sizes[epoch], self._steps[epoch], index)[0]
 
     def batch(self, step: int, rank: int, ranks: int) -> tuple[int, np.ndarray]:
-        """Epoch (from 0) and sample indices of one rank's part of a step (from 1)."""
+        """Return the epoch (from 0) and the sample indices of one rank's share of a step (from 1)."""
         epoch = bisect_right(self._first_steps, step - 1) - 1
         begin, end = _cut(self._sizes[epoch], self._steps[epoch], step - 1 - self._first_steps[epoch])
-        part = _cut(end - begin, ranks, rank)
-        return epoch, _order(self, epoch)[begin + part[0] : begin + part[1]]
+        share = _cut(end - begin, ranks, rank)
+        return epoch, _order(self, epoch)[begin + share[0] : begin + share[1]]
 
     def shards_of(self, first: int, last: int) -> list[int]:
-        """The shards that these steps read, in the order of need."""
+        """Return the shards that these steps read, in the order of need."""
         assert self.windows is not None
         steps = range(first, min(last, self.total_steps) + 1)
         samples = [self.batch(step, 0, 1)[1] for step in steps]
         return list(dict.fromkeys(self.windows.shard_of[np.concatenate(samples)].tolist()))
 
     def shards_after(self, step: int) -> list[int]:
-        """All shards in the order in which they are needed from a step on, as far as this epoch and the next one go."""
+        """Return the shards that this epoch and the next one still need from a step on, in the order of need."""
         assert self.windows is not None
         epoch, samples = self.batch(step, 0, 1)
-        window = self.windows.of_shards(self.seed, epoch)
+        window = self.windows.assign(self.seed, epoch)
         order = np.argsort(window, kind="stable")
         ahead = order[window[order] >= window[self.windows.shard_of[samples[0]]]].tolist()
         if epoch + 1 < self.config.epochs:
-            ahead += np.argsort(self.windows.of_shards(self.seed, epoch + 1), kind="stable").tolist()
+            ahead += np.argsort(self.windows.assign(self.seed, epoch + 1), kind="stable").tolist()
         return list(dict.fromkeys(ahead))
 
 
@@ -139,13 +144,13 @@ class Plan:
 def _order(plan: Plan, epoch: int) -> np.ndarray:
     order = draw_permutation(plan.seed, epoch, plan.samples)
     if plan.windows is not None:
-        window = plan.windows.of_shards(plan.seed, epoch)[plan.windows.shard_of]
+        window = plan.windows.assign(plan.seed, epoch)[plan.windows.shard_of]
         order = order[np.argsort(window[order], kind="stable")]
     return order if plan.sampling is None else order[plan.sampling.drawn(plan.seed, epoch)[order]]
 
 
 def _cut(count: int, parts: int, index: int) -> tuple[int, int]:
-    """Begin and end of one of `parts` runs of range(count), equal to within one."""
+    """Return begin and end of one of `parts` runs of range(count), equal to within one."""
     size, rest = divmod(count, parts)
     begin = index * size + min(index, rest)
     return begin, begin + size + (index < rest)

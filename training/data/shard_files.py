@@ -1,8 +1,9 @@
-"""Open shards: those that lie here, and those that come while training goes on, because not all fit on this disk.
+"""Open shards: those on this disk, and those that arrive while training runs, because the disk does not hold all.
 
-Who started the job brings them (tasks/train/shard_supply.py); the trainer holds no credential. Their folder is all that the two
-share: `wanted.json`, written here, names them in the order in which they will be read; each comes whole, under its name,
-and goes when `wanted.json` no longer needs it; `refused.json` says why one cannot come.
+The process that started the job brings them (tasks/train/shard_supply.py); the trainer holds no credential. The two
+share only the shards' folder. `wanted.json`, written here, lists the shards in the order in which they will be read.
+Each arrives whole, under its name, and is deleted once `wanted.json` does not list it. `refused.json` holds the error
+of a failed one.
 """
 
 import json
@@ -28,7 +29,7 @@ class ShardFiles:
     """Files of shards by number, opened when they are first read.
 
     Args:
-        arriving: bytes of those that come while training goes on, by file name.
+        arriving: bytes of the shards that arrive while training runs, by file name.
     """
 
     def __init__(self, paths: Sequence[Path], arriving: Mapping[str, int]):
@@ -37,18 +38,18 @@ class ShardFiles:
         self._lock = threading.Lock()
 
     def arrives(self, shard: int) -> bool:
-        """Whether it is one of those that come later."""
+        """Return whether a shard arrives while training runs."""
         return self.paths[shard].name in self._arriving
 
     def size(self, shard: int) -> int:
-        """Bytes of a shard, here or not."""
+        """Return the bytes of a shard, on this disk or not."""
         path = self.paths[shard]
         return self._arriving[path.name] if path.name in self._arriving else path.stat().st_size
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """Bytes of a shard; waits for it where it has not come yet.
+        """Read bytes of a shard; waits until the shard has arrived.
 
-        Raises: ContractError where it ends before; what its refusal says, where it cannot come.
+        Raises: ContractError if the shard ends before; the error in refused.json if the shard cannot be brought.
         """
         data = os.pread(self._file(shard), size, offset)
         if len(data) != size:
@@ -56,7 +57,7 @@ class ShardFiles:
         return data
 
     def close(self, keep: frozenset[int] = frozenset()) -> None:
-        """Close all but those to `keep`, so that the disk gets back what was taken away meanwhile."""
+        """Close all but those to `keep`, which frees the disk of deleted ones."""
         for shard in self._files.keys() - keep:
             os.close(self._files.pop(shard))
 
@@ -83,9 +84,9 @@ class ShardFiles:
 
 
 def read_shard_rows(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """What the dataset's Parquet beside a shard says of its samples, in its order; with each one's `key`.
+    """Yield columns of a shard's samples in its order, and the `key` of each, from the dataset's Parquet beside the shard.
 
-    Raises: ContractError where it is not there or has no such columns.
+    Raises: ContractError if the file is missing or lacks a column.
     """
     path = shard.with_name(f"part-{shard.stem}.parquet")
     try:
@@ -95,42 +96,43 @@ def read_shard_rows(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]
 
 
 class ShardRequests:
-    """What rank 0 asks for, step by step.
+    """The list of shards that rank 0 requests, step by step.
 
     Args:
-        files: of the dataset.
-        plan: with windows.
-        limit: bytes that may lie in the folder at a time.
+        files: the shards of the dataset.
+        plan: a plan with windows.
+        limit: maximum bytes of the folder.
 
-    Raises: ConfigError where twice what is shuffled together does not fit: one part is read while the next one comes.
+    Raises: ConfigError if it does not hold twice what is shuffled together: one half is read while the next one
+    arrives.
     """
 
     def __init__(self, files: ShardFiles, plan: Plan, limit: int):
         assert plan.windows is not None
         self._files, self._plan, self._limit = files, plan, limit
         self._folder = files.paths[0].parent
-        self._told: tuple[set[int], set[int]] | None = None
+        self._written: tuple[set[int], set[int]] | None = None
         sizes = sorted(map(files.size, range(len(files.paths))))
         self._check(2 * sum(sizes[-plan.windows.at_once :]), f"twice shuffle_shards = {plan.windows.at_once} shards")
 
     def write(self, step: int, soon: list[int]) -> None:
-        """Ask for what is needed from a step on.
+        """Request the shards that are needed from a step on, unless the last request was the same.
 
         Args:
-            step: the next one.
-            soon: the shards of this one and of those that are read ahead, in the order of need.
+            step: the next step.
+            soon: shards of this step and of those that are read ahead, in the order of need.
 
-        Raises: ConfigError where the shards of one step do not fit.
+        Raises: ConfigError if the shards of one step do not fit.
         """
         now = self._plan.shards_of(step, step)
-        if self._told == (told := (set(now), set(soon))):
+        if self._written == (request := (set(now), set(soon))):
             return
         self._check(sum(map(self._files.size, now)), f"the {len(now)} shards of step {step}")
         names = [self._files.paths[shard].name for shard in dict.fromkeys(soon + self._plan.shards_after(step))]
         part = self._folder / f".{WANTED}"
         part.write_text(canonical_json(names))
         part.replace(self._folder / WANTED)
-        self._told = told
+        self._written = request
 
     def _check(self, size: int, what: str) -> None:
         if size > self._limit:

@@ -1,4 +1,4 @@
-"""Association: a word and several pictures, of which as many are to be chosen as belong to it (WinoGAViL).
+"""Association: a word and several images, of which as many are chosen as belong to the word (WinoGAViL).
 
 Shape suffixes: Q cues, D embed_dim, N candidates of a cue.
 """
@@ -27,33 +27,33 @@ PREDICTIONS = pa.schema(
         ("jaccard", pa.float64()),
     ]
 )
-"""A row a cue, in the order of associations.jsonl; pictures by their keys, `chosen` from the nearest on."""
+"""One row per cue, in the order of associations.jsonl; images by their keys, `chosen` from the nearest on."""
 
 
 def associate(
     loaded: EvaluatedModel, task: Task, encoded: EncodedSet, threads: int | None = None
 ) -> tuple[dict[str, Any], pa.Table]:
-    """Choose for each cue the pictures whose features are nearest to it. An unreadable picture is the last to be chosen.
+    """Choose for each cue the images whose features are nearest to it. An unreadable image is chosen last.
 
     Returns: the task's entry of metrics.json and its predictions.
-    Raises: ContractError where a cue names a picture that is not there.
-    Source: Bitton et al. 2022, "WinoGAViL", section 4 (Jaccard index); the words around a cue: DataComp,
-        eval_utils/wino_eval.py. DataComp leaves the features of pictures at their own lengths; here they are cosines.
+    Raises: ContractError if a cue names an image that the set does not have.
+    Source: Bitton et al. 2022, "WinoGAViL", section 4 (Jaccard index); the prompt of a cue: DataComp,
+        eval_utils/wino_eval.py. DataComp does not normalise the features of images; here scores are cosines.
     """
     cues = task.data.cues()
-    place = {sample.key: row for row, sample in enumerate(encoded.readable)}
+    row_of = {sample.key: row for row, sample in enumerate(encoded.readable)}
     known = {sample.key for sample in encoded.samples}
     text_QD = encode_texts(loaded, [make_prompt(cue.cue) for cue in cues], threads)
     rows = []
     for number, cue in enumerate(cues):
         if unknown := [key for key in cue.candidates if key not in known]:
-            raise ContractError(
-                f"{task.data.root}: cue {cue.cue!r} names {unknown[0]!r}, which is no picture of the set"
-            )
-        there = [key for key in cue.candidates if key in place]
-        cosine_N = encoded.features_RD[torch.tensor([place[key] for key in there], dtype=torch.long)] @ text_QD[number]
+            raise ContractError(f"{task.data.root}: cue {cue.cue!r} names {unknown[0]!r}, which is no image of the set")
+        readable = [key for key in cue.candidates if key in row_of]
+        cosine_N = (
+            encoded.features_RD[torch.tensor([row_of[key] for key in readable], dtype=torch.long)] @ text_QD[number]
+        )
         order = cosine_N.sort(descending=True, stable=True).indices.tolist()
-        nearest = [there[at] for at in order] + [key for key in cue.candidates if key not in place]
+        nearest = [readable[i] for i in order] + [key for key in cue.candidates if key not in row_of]
         chosen = nearest[: len(cue.associations)]
         rows.append(
             {
@@ -69,17 +69,17 @@ def associate(
 
 
 def make_prompt(cue: str) -> str:
-    """`A cue` or `An onset`."""
+    """Return `A cue` or `An onset`."""
     return f"{'An' if cue[:1].lower() in 'aeiou' else 'A'} {cue.lower()}"
 
 
 def jaccard_index(one: tuple[str, ...] | list[str], other: tuple[str, ...] | list[str]) -> float:
-    """What two sets share, of all that is in either."""
+    """Return the size of the intersection of two sets over that of their union."""
     return len({*one} & {*other}) / len({*one, *other})
 
 
 def expected_jaccard(right: int, candidates: int) -> float:
-    """Expected index of as many candidates as are right, drawn at random (hypergeometric)."""
+    """Return the expected index of as many candidates as are right, drawn at random (hypergeometric)."""
     hits = range(max(0, 2 * right - candidates), right + 1)
     ways = (comb(right, hit) * comb(candidates - right, right - hit) * hit / (2 * right - hit) for hit in hits)
     return sum(ways) / comb(candidates, right)

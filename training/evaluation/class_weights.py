@@ -1,4 +1,4 @@
-"""Classes as text features: each the mean over its prompts. A registered model carries this file, so it needs little.
+"""Classes as text features: each the mean over its prompts. A registered model ships this file, so it imports little.
 
 Shape suffixes: C classes, T templates, D embed_dim.
 """
@@ -12,16 +12,16 @@ from torch import Tensor
 from training.evaluation.encode import EvaluatedModel, encode_texts
 
 TEXTS_AT_ONCE = 65_536
-"""Prompts whose features are held together: bounds memory at any number of classes."""
+"""Maximum prompts whose features are held together, which bounds memory at any number of classes."""
 
 
 def compute_class_weights(
     loaded: EvaluatedModel, class_names: Sequence[str], templates: Sequence[str], threads: int | None = None
 ) -> Tensor:
-    """(C, D): per class the mean of the unit-norm features of its prompts, brought back to unit norm.
+    """Return (C, D): per class the mean of the unit-norm features of its prompts, scaled back to unit norm.
 
     Args:
-        templates: with `{c}` in the place of the class.
+        templates: prompts with `{c}` in place of the class.
 
     Source: Radford et al. 2021, section 3.1.4 ("we construct the ensemble over the embedding space").
     """
@@ -29,14 +29,14 @@ def compute_class_weights(
 
 
 def average_prompts(prompts_CTD: Tensor) -> Tensor:
-    """(C, D): the unit-norm mean of each class's prompts."""
+    """Return (C, D): the unit-norm mean of each class's prompts."""
     return F.normalize(prompts_CTD.mean(dim=1), dim=-1)
 
 
 def encode_prompts(
     loaded: EvaluatedModel, class_names: Sequence[str], templates: Sequence[str], threads: int | None
 ) -> Iterator[Tensor]:
-    """(C', T, D) of as many classes at a time as fit TEXTS_AT_ONCE; prompts of many classes share a batch."""
+    """Yield (C', T, D) of as many classes at a time as fit TEXTS_AT_ONCE; prompts of many classes share a batch."""
     step = max(1, TEXTS_AT_ONCE // len(templates))
     for start in range(0, len(class_names), step):
         names = class_names[start : start + step]

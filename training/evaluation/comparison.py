@@ -1,6 +1,6 @@
-"""Two models on the same images: is one better, or can the test set not tell? No torch.
+"""Two models on the same images: is one better, or can the test set not decide? No torch.
 
-A test image that both get right, or both wrong, says nothing of the difference: only those that they disagree on do. So
+A test image that both get right, or both wrong, does not count: only the images that they disagree on do. So
 two models whose own intervals overlap may well be distinguishable.
 """
 
@@ -17,7 +17,7 @@ Verdict = Literal["better", "worse", "not distinguishable"]
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
-    """Two-sided exact p-value of the hypothesis that each of two is as often alone right as the other.
+    """Return the two-sided exact p-value of the hypothesis that each of two is as often alone right as the other.
 
     Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions", Psychometrika
     12.
@@ -33,17 +33,17 @@ def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
 
     Returns: by metric (`top1`, or both ways of retrieval): first, second (values), difference, low, high (a paired
         bootstrap over images), p_value (McNemar's where each image is right or wrong, else None), verdict on the first:
-        better or worse where p_value is below 0.005, or, without one, where the interval does not hold 0.
-    Raises: ContractError where they are not of the same images.
+        better or worse if p_value is below 0.005, or, without a p_value, if the interval does not hold 0.
+    Raises: ContractError if they are not of the same images.
     """
     if first["key"].to_pylist() != second["key"].to_pylist():
         raise ContractError("the two models were not measured on the same images in the same order")
     scores = score_images(first), score_images(second)
-    return {name: _compared(scores[0][name], scores[1][name]) for name in scores[0]}
+    return {name: _compare_scores(scores[0][name], scores[1][name]) for name in scores[0]}
 
 
 def score_images(predictions: pa.Table) -> dict[str, np.ndarray]:
-    """For each metric how right each image (or cue) is, 0 to 1: an unreadable one is wrong."""
+    """Return for each metric how right each image (or cue) is, 0 to 1; an unreadable one is wrong."""
     if "jaccard" in predictions.column_names:
         return {"jaccard": predictions["jaccard"].to_numpy()}
     if "image_to_text_rank" in predictions.column_names:
@@ -54,7 +54,7 @@ def score_images(predictions: pa.Table) -> dict[str, np.ndarray]:
     return {"top1": np.array([float(rank == 1) for rank in predictions["rank"].to_pylist()])}
 
 
-def _compared(first_N: np.ndarray, second_N: np.ndarray) -> dict[str, Any]:
+def _compare_scores(first_N: np.ndarray, second_N: np.ndarray) -> dict[str, Any]:
     difference_N = first_N - second_N
     n = len(difference_N)
     binary = bool(np.isin(first_N, (0, 1)).all() and np.isin(second_N, (0, 1)).all())
@@ -68,5 +68,5 @@ def _compared(first_N: np.ndarray, second_N: np.ndarray) -> dict[str, Any]:
 
 
 def compare_all(first: Mapping[str, pa.Table], second: Mapping[str, pa.Table]) -> dict[str, dict[str, dict[str, Any]]]:
-    """`compare` for each task that both have."""
+    """Call `compare` for each task that both have."""
     return {task: compare(table, second[task]) for task, table in first.items() if task in second}

@@ -1,4 +1,4 @@
-"""The encoded images of a set, made once: zero-shot transfer, retrieval, prompts and probe all read them.
+"""The encoded images of a set, computed once for zero-shot transfer, retrieval, prompts and probe.
 
 In a folder they outlive the process: one safetensors file for a model, a split's bytes and a way to compute. Labels and
 captions are not in it: they are read from the set each time, which costs little.
@@ -26,14 +26,14 @@ from training.evaluation.samples import Sample
 from training.evaluation.sets import EvalSet
 
 FEATURES_VERSION = 1
-"""Raised when the same model and images give other features."""
+"""Version of the features, raised when the same model and images give other ones."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """A split: every sample without its picture, why a picture could not be decoded, and features of the R others."""
+    """A split: every sample without its image, the error of each undecodable one, and features of the R others."""
 
     folder: Path
     samples: list[Sample]
@@ -41,7 +41,7 @@ class EncodedSet:
     features_RD: Tensor
     """Unit-norm rows, in the order of the samples that have no error."""
     pooled_RW: Tensor | None
-    """What the tower's last projection was given; None where the tower is not known."""
+    """Input of the tower's last projection; None if the tower is of an unknown kind."""
 
     @property
     def readable(self) -> list[Sample]:
@@ -49,7 +49,7 @@ class EncodedSet:
         return [sample for sample, error in zip(self.samples, self.errors, strict=True) if error is None]
 
     def rows(self, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A row a sample: key and status, with the answers of the readable ones and the errors of the others."""
+        """Return a row per sample: key and status, with the answers of the readable ones and the errors of the others."""
         remaining = iter(answers)
         return [
             {"key": sample.key, "status": "ok", **next(remaining)}
@@ -61,25 +61,25 @@ class EncodedSet:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Where features are kept between tasks, tries and commands."""
+    """A folder that keeps features between tasks, retries and commands."""
 
     store: FolderStore
     model_digest: str
 
-    def name(self, loaded: EvaluatedModel, files: Sequence[Sequence[str]], batch_size: int) -> str:
-        """The file of a model's features of these files (name and sha256 each), computed so."""
+    def file_name(self, loaded: EvaluatedModel, files: Sequence[Sequence[str]], batch_size: int) -> str:
+        """Return the file name of a model's features of these files (name and sha256 each)."""
         device, dtype = get_device_and_dtype(loaded.model)
-        made_from = {
+        inputs = {
             "version": FEATURES_VERSION,
             "model": self.model_digest,
             "files": [list(file) for file in files],
             "batch_size": batch_size,
             "computed": [device.type, str(dtype)],
         }
-        return f"{sha256(canonical_json(made_from).encode()).hexdigest()[:32]}.safetensors"
+        return f"{sha256(canonical_json(inputs).encode()).hexdigest()[:32]}.safetensors"
 
     def read(self, name: str) -> tuple[list[str | None], Tensor, Tensor | None] | None:
-        """Errors, features and pooled features; None where there are none yet, or a damaged file."""
+        """Return errors, features and pooled features; None if the file is missing or damaged."""
         path = self.store.local(name) if self.store.size(name) is not None else None
         if path is None:
             return None
@@ -93,7 +93,7 @@ class FeatureCache:
             return None
 
     def write(self, name: str, encoded: EncodedSet) -> None:
-        """Keep them, whole or not at all."""
+        """Write features, whole or not at all."""
         tensors = {"features": encoded.features_RD.cpu().contiguous()}
         if encoded.pooled_RW is not None:
             tensors["pooled"] = encoded.pooled_RW.cpu().contiguous()
@@ -106,29 +106,31 @@ def encode_set(
     batch_size: int,
     threads: int | None = None,
     *,
-    kept: FeatureCache | None = None,
+    cache: FeatureCache | None = None,
     files: Sequence[Sequence[str]] = (),
 ) -> EncodedSet:
-    """Encode every image of a set, or take its features from where they are kept.
+    """Encode every image of a set, or read its features from the cache.
 
     Args:
-        kept: where features outlive the call; None: nowhere.
-        files: name and sha256 of all that the set is read from; needed with `kept`.
+        cache: keeps features after the call; None: they are not kept.
+        files: name and sha256 of all that the set is read from; needed with `cache`.
 
-    Raises: ContractError where the set is damaged, no image can be decoded, or features are not finite.
+    Raises: ContractError if the set is damaged, no image can be decoded, or features are not finite.
     """
-    name = kept.name(loaded, files, batch_size) if kept is not None else ""
-    known = distributed.broadcast_from_first(kept.read(name) if kept is not None and distributed.rank() == 0 else None)
+    name = cache.file_name(loaded, files, batch_size) if cache is not None else ""
+    cached = distributed.broadcast_from_first(
+        cache.read(name) if cache is not None and distributed.rank() == 0 else None
+    )
     device, _ = get_device_and_dtype(loaded.model)
-    if known is not None:
-        errors, features_RD, pooled_RW = known
+    if cached is not None:
+        errors, features_RD, pooled_RW = cached
         samples = [replace(sample, image=b"") for sample in data.samples()]
         on_device = None if pooled_RW is None else pooled_RW.to(device)
         if len(errors) == len(samples) and errors.count(None) == len(features_RD):
             return EncodedSet(data.folder, samples, errors, features_RD.to(device), on_device)
     encoded = _encode(loaded, data, batch_size, threads)
-    if kept is not None and distributed.rank() == 0:
-        kept.write(name, encoded)
+    if cache is not None and distributed.rank() == 0:
+        cache.write(name, encoded)
     return encoded
 
 

@@ -1,4 +1,4 @@
-"""What a measured proportion is worth: its interval, the figure that chance gives, and rows for reports. No torch."""
+"""Intervals of measured proportions, the figures of chance, and rows for reports. No torch."""
 
 from collections.abc import Callable, Iterable, Mapping
 from math import comb
@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.995
-"""Of all intervals, as in the paper's tables. Source: Radford et al. 2021, appendix A.3 and section 5."""
+"""Confidence of all intervals, as in the paper's tables. Source: Radford et al. 2021, appendix A.3 and section 5."""
 RESAMPLES = 2000
-"""Of a bootstrap: 5 of them lie outside the interval on each side."""
+"""Resamples of a bootstrap: 5 of them lie outside the interval on each side."""
 
 
 def clopper_pearson_interval(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The exact binomial interval: it covers the true proportion at least as often as it says, at any n.
+    """Return the exact binomial interval: at any n it covers the true proportion at least as often as its confidence.
 
-    It speaks of the drawing of test images only, not of seeds or data of the training.
+    It covers the drawing of test images only, not seeds or data of the training.
 
     Raises: ValueError unless 0 <= successes <= n and n > 0.
-    Source: Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the binomial",
-        Biometrika 26; as quantiles of the beta distribution.
+    Source: Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the
+        binomial", Biometrika 26; as quantiles of the beta distribution.
     """
-    from scipy.special import betaincinv  # half a second to import: only where it is needed
+    from scipy.special import betaincinv  # slow to import
 
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n} is no proportion_record")
@@ -32,7 +32,7 @@ def clopper_pearson_interval(successes: int, n: int, confidence: float = CONFIDE
 
 
 def proportion_record(successes: int, n: int, chance: float) -> dict[str, float | int | None]:
-    """A metric's record: value, low, high (99.5%), chance and its own n."""
+    """Return a metric's record: value, low, high (99.5%), chance and its own n."""
     low, high = clopper_pearson_interval(successes, n)
     return {"value": successes / n, "low": low, "high": high, "chance": chance, "n": n}
 
@@ -40,7 +40,7 @@ def proportion_record(successes: int, n: int, chance: float) -> dict[str, float 
 def bootstrap_interval(
     n: int, figure: Callable[[np.ndarray], float], resamples: int = RESAMPLES, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """The percentile interval of a figure over n examples that are drawn anew with replacement; the same at each call.
+    """Return the percentile interval of a figure over n examples, resampled with replacement; the same at each call.
 
     Args:
         figure: takes how often each example was drawn, (n,) whole numbers that sum to n.
@@ -54,11 +54,11 @@ def bootstrap_interval(
 
 
 def expected_recall(k: int, right: Iterable[int], gallery: int) -> float:
-    """Expected R@k of a ranking drawn at random: the mean over queries of 1 - C(gallery - right, k) / C(gallery, k).
+    """Return R@k of a random ranking: the mean over queries of 1 - C(gallery - right, k) / C(gallery, k).
 
     Args:
-        right: how many items of the gallery are right, for each query.
-        gallery: how many items are ranked.
+        right: number of right items in the gallery, for each query.
+        gallery: number of items that are ranked.
 
     Source: the hypergeometric probability of at least one hit in k draws without replacement.
     """
@@ -71,10 +71,10 @@ def expected_recall(k: int, right: Iterable[int], gallery: int) -> float:
 
 
 def flatten_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """metrics.json as flat rows for a table or a tracker, in the order of the file.
+    """Flatten metrics.json to rows for a table or a tracker, in the order of the file.
 
     Returns: task, metric, key (`<task>/<metric>` in the characters that MLflow takes: `@` becomes `_at_`), value, low,
-        high, chance, n. low and high are None where no honest interval is known.
+        high, chance, n. low and high are None where no valid interval is known.
     """
     return [
         {

@@ -1,10 +1,11 @@
 """The linear probe and few-shot classification: logistic regression on features before the projection.
 
-Source: Radford et al. 2021, appendix A.3: L-BFGS with at most 1,000 iterations; the L2 strength from 96 logarithmic steps
-between 1e-6 and 1e6, by a binary search on a validation split; then a fit on training and validation examples together.
+Source: Radford et al. 2021, appendix A.3: L-BFGS with at most 1,000 iterations; the L2 strength from 96 logarithmic
+steps between 1e-6 and 1e6, by a binary search on a validation split; then a fit on training and validation examples
+together.
 
-The optimiser is scipy's L-BFGS-B, as in scikit-learn, on a loss and gradient by torch: so the same fit on CPU and GPU, and
-the same as scikit-learn's.
+The optimiser is scipy's L-BFGS-B, as in scikit-learn, on a loss and gradient by torch, so that CPU and GPU give the
+same fit, and the same as scikit-learn's.
 
 Shape suffixes: N examples, W width of the features, C classes.
 """
@@ -28,7 +29,7 @@ STEPS_PER_DECADE = 8
 GRID = [10.0 ** (-6 + step / STEPS_PER_DECADE) for step in range(12 * STEPS_PER_DECADE + 1)]
 """Candidates for the L2 strength: 96 steps, so 97 of them."""
 FIRST = range(0, len(GRID), 2 * STEPS_PER_DECADE)
-"""Where the search begins: 1e-6, 1e-4, ..., 1e6."""
+"""Indices where the search begins: 1e-6, 1e-4, ..., 1e6."""
 MAX_ITERATIONS = 1000
 SHOTS = (1, 2, 4, 8, 16)
 VALIDATION_SHARE = 0.2
@@ -41,13 +42,13 @@ class Examples:
     features_NW: Tensor
     labels_N: Tensor
 
-    def at(self, rows: np.ndarray) -> "Examples":
-        """Those rows."""
+    def select(self, rows: np.ndarray) -> "Examples":
+        """Return those rows."""
         chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.labels_N.device)
         return Examples(self.features_NW[chosen], self.labels_N[chosen])
 
-    def with_(self, other: "Examples") -> "Examples":
-        """These, then those."""
+    def concatenate(self, other: "Examples") -> "Examples":
+        """Return these examples followed by others."""
         both = torch.cat([self.features_NW, other.features_NW]), torch.cat([self.labels_N, other.labels_N])
         return Examples(*both)
 
@@ -60,20 +61,20 @@ class Probe:
     bias_C: Tensor
 
     def to(self, device: torch.device) -> "Probe":
-        """The same on a device."""
+        """Return the same probe on a device."""
         return Probe(self.weights_CW.to(device), self.bias_C.to(device))
 
     def ranks(self, features_NW: Tensor, labels_N: Tensor) -> Tensor:
-        """Rank of the true label of each, from 1."""
+        """Return the rank of each example's true label, from 1."""
         return rank_true_labels(features_NW.double() @ self.weights_CW.T + self.bias_C, labels_N)
 
     def accuracy(self, examples: Examples) -> float:
-        """Share of the examples whose class it names."""
+        """Return the share of the examples whose label ranks first."""
         return float((self.ranks(examples.features_NW, examples.labels_N) == 1).double().mean())
 
 
 def fit(examples: Examples, classes: int, strength: float) -> Probe:
-    """Multinomial logistic regression: the least of sum(cross-entropy) + strength / 2 x sum(weights^2), bias free.
+    """Fit a multinomial logistic regression: minimise sum(cross-entropy) + strength / 2 x sum(weights^2), bias free.
 
     Args:
         strength: scikit-learn's 1 / C.
@@ -105,28 +106,28 @@ def fit(examples: Examples, classes: int, strength: float) -> Probe:
 
 
 def fit_each(examples: Examples, classes: int, strengths: Sequence[float]) -> list[Probe]:
-    """`fit` for each strength, in order; each is the work of one thread, which small matrices want, of one of the ranks."""
-    with threadpool_limits(1, user_api="blas"):  # scipy's own vectors are small too, and its threads mostly wait
-        mine = map_in_order(lambda strength: fit(examples, classes, strength), distributed.take_share(strengths))
-        made = mine if distributed.world_size() == 1 else (each.to(torch.device("cpu")) for each in mine)
-        return [each.to(examples.features_NW.device) for each in distributed.merge_shares(made)]
+    """Call `fit` for each strength, in order; each is the work of one thread of one rank, which suits small matrices."""
+    with threadpool_limits(1, user_api="blas"):  # scipy's vectors are too small for threads
+        share = map_in_order(lambda strength: fit(examples, classes, strength), distributed.take_share(strengths))
+        probes = share if distributed.world_size() == 1 else (each.to(torch.device("cpu")) for each in share)
+        return [each.to(examples.features_NW.device) for each in distributed.merge_shares(probes)]
 
 
 def search_strength(score: Callable[[list[float]], list[float]]) -> float:
-    """The strength of the grid with the best score: first of all seven, then of its neighbours at ever half the distance.
+    """Return the strength of the grid with the best score; a tie goes to the greater strength.
+
+    The search scores all seven of FIRST, then the neighbours of the best at ever half the distance.
 
     Args:
         score: takes several strengths at once.
-
-    Equal scores go to the greater strength.
     """
     scores: dict[int, float] = {}
-    wanted, step = list(FIRST), FIRST.step
-    while wanted:
-        scores |= zip(wanted, score([GRID[index] for index in wanted]), strict=True)
+    candidates, step = list(FIRST), FIRST.step
+    while candidates:
+        scores |= zip(candidates, score([GRID[index] for index in candidates]), strict=True)
         step //= 2
-        near = (_peak(scores) - step, _peak(scores) + step) if step else ()
-        wanted = [index for index in near if 0 <= index < len(GRID) and index not in scores]
+        neighbours = (_peak(scores) - step, _peak(scores) + step) if step else ()
+        candidates = [index for index in neighbours if 0 <= index < len(GRID) and index not in scores]
     return GRID[_peak(scores)]
 
 
@@ -140,26 +141,26 @@ def probe(
     """Fit on training examples and measure on test ones.
 
     Args:
-        validation: to choose the strength by; None: a fifth of the training examples, drawn by the seed.
+        validation: examples to choose the strength by; None: a fifth of the training examples, drawn by the seed.
         unreadable: test images without features; they count as wrong.
 
-    Returns: strength, train (how many examples), top1 and mean_per_class as records of a metric.
+    Returns: strength, train (number of examples), top1 and mean_per_class as records of a metric.
     """
-    whole = train if validation is None else train.with_(validation)
+    whole = train if validation is None else train.concatenate(validation)
     if validation is None:
         drawn = np.random.default_rng(seed).permutation(len(train.labels_N))
         held = max(1, round(VALIDATION_SHARE * len(drawn)))
-        train, validation = train.at(np.sort(drawn[held:])), train.at(np.sort(drawn[:held]))
-    return _chosen(train, validation, whole, test, classes, unreadable)
+        train, validation = train.select(np.sort(drawn[held:])), train.select(np.sort(drawn[:held]))
+    return _choose_and_measure(train, validation, whole, test, classes, unreadable)
 
 
 def evaluate_few_shot(
     train: Examples, validation: Examples | None, test: Examples, classes: int, unreadable: int, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """The same with 1, 2, 4, 8 and 16 examples of each class, drawn by the seed; a larger draw holds the smaller one.
+    """Probe with 1, 2, 4, 8 and 16 examples of each class, drawn by the seed; a larger draw contains the smaller one.
 
     The strength is chosen on the validation examples, or on the training examples that are not drawn. A number of shots
-    that some class cannot give is left out.
+    that some class cannot provide is left out.
 
     Returns: shots, strength, train, top1 and mean_per_class of each.
     """
@@ -171,16 +172,16 @@ def evaluate_few_shot(
         if min(len(rows) for rows in per_class) < shots + (validation is None):
             break
         chosen = np.sort(np.concatenate([rows[:shots] for rows in per_class]))
-        few = train.at(chosen)
-        judge = validation if validation is not None else train.at(np.setdiff1d(order, chosen))
-        results.append({"shots": shots, **_chosen(few, judge, few, test, classes, unreadable)})
+        few = train.select(chosen)
+        held = validation if validation is not None else train.select(np.setdiff1d(order, chosen))
+        results.append({"shots": shots, **_choose_and_measure(few, held, few, test, classes, unreadable)})
     return results
 
 
-def _chosen(
+def _choose_and_measure(
     train: Examples, validation: Examples, whole: Examples, test: Examples, classes: int, unreadable: int
 ) -> dict[str, Any]:
-    """Choose the strength, fit on the whole, measure."""
+    """Choose the strength, fit on the whole, and measure."""
     strength = search_strength(lambda tried: [each.accuracy(validation) for each in fit_each(train, classes, tried)])
     (found,) = fit_each(whole, classes, [strength])
     return {"strength": strength, **_measure(found, whole, test, classes, unreadable)}

@@ -1,4 +1,4 @@
-"""Figures over labels and scores, as plain numpy. An unreadable image has the prediction -1, which is never right.
+"""Metrics over labels and scores, in plain numpy. An unreadable image has the prediction -1, which is never right.
 
 Shape suffixes: N images, C classes.
 """
@@ -10,12 +10,12 @@ import numpy as np
 
 from training.evaluation.intervals import bootstrap_interval, clopper_pearson_interval
 
-LEAST_OF_A_CLASS = 10
-"""With fewer images in a class, resampling whole sets says little of the class, and no interval is claimed."""
+MIN_CLASS_SIZE = 10
+"""Minimum images of each class for an interval: with fewer, resampling whole sets says little about the class."""
 
 
 def mean_per_class(labels_N: np.ndarray, right_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
-    """Mean over the classes that have images of the share of them that is right (scikit-learn's balanced accuracy).
+    """Return the mean, over the classes that have images, of the share that is right (scikit-learn's balanced accuracy).
 
     Args:
         right_N: 1 where the prediction is right, else 0.
@@ -23,22 +23,22 @@ def mean_per_class(labels_N: np.ndarray, right_N: np.ndarray, weights_N: np.ndar
     """
     seen = np.bincount(labels_N, weights=weights_N)
     right = np.bincount(labels_N, weights=right_N if weights_N is None else right_N * weights_N)
-    there = seen > 0
-    return float((right[there] / seen[there]).mean())
+    present = seen > 0
+    return float((right[present] / seen[present]).mean())
 
 
 def mean_per_class_record(labels: Sequence[int], right: Sequence[int], classes: int) -> dict[str, float | None]:
-    """Its record, with a bootstrap interval where each class has LEAST_OF_A_CLASS images."""
+    """Return the record of `mean_per_class`, with a bootstrap interval if each class has MIN_CLASS_SIZE images."""
     labels_N, right_N = np.asarray(labels), np.asarray(right, dtype=float)
     counts = np.bincount(labels_N)
     low = high = None
-    if counts[counts > 0].min() >= LEAST_OF_A_CLASS:
+    if counts[counts > 0].min() >= MIN_CLASS_SIZE:
         low, high = bootstrap_interval(len(labels_N), lambda drawn: mean_per_class(labels_N, right_N, drawn))
     return {"value": mean_per_class(labels_N, right_N), "low": low, "high": high, "chance": 1 / classes}
 
 
 def macro_f1(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
-    """Mean over the classes that have images of the harmonic mean of precision and recall.
+    """Return the mean, over the classes that have images, of the harmonic mean of precision and recall.
 
     Source: WILDS, common/metrics/all_metrics.py: scikit-learn's macro F1 over the labels that occur.
     """
@@ -50,7 +50,7 @@ def macro_f1(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
 
 
 def roc_auc(scores_N: np.ndarray, relevant_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
-    """The area under the ROC curve: how probably a relevant image has a higher score than another; equal scores are half.
+    """Return the area under the ROC curve: the probability that a relevant image outscores another (a tie: 1/2).
 
     Args:
         weights_N: how often each image counts; None: once.
@@ -59,8 +59,8 @@ def roc_auc(scores_N: np.ndarray, relevant_N: np.ndarray, weights_N: np.ndarray 
     Source: Fawcett 2006, "An introduction to ROC analysis", section 7.
     """
     weights_N = np.ones(len(scores_N)) if weights_N is None else weights_N
-    _, place_N = np.unique(scores_N, return_inverse=True)
-    relevant, other = (np.bincount(place_N, weights_N * of) for of in (relevant_N, ~relevant_N))
+    _, bin_N = np.unique(scores_N, return_inverse=True)
+    relevant, other = (np.bincount(bin_N, weights_N * members_N) for members_N in (relevant_N, ~relevant_N))
     pairs = relevant.sum() * other.sum()
     if not pairs:
         raise ValueError("a ROC curve needs images of both classes")
@@ -68,15 +68,15 @@ def roc_auc(scores_N: np.ndarray, relevant_N: np.ndarray, weights_N: np.ndarray 
 
 
 def roc_auc_record(scores_N: np.ndarray, relevant_N: np.ndarray) -> dict[str, float | None]:
-    """Its record, with a bootstrap interval where each class has LEAST_OF_A_CLASS images."""
+    """Return the record of `roc_auc`, with a bootstrap interval if each class has MIN_CLASS_SIZE images."""
     low = high = None
-    if min(relevant_N.sum(), (~relevant_N).sum()) >= LEAST_OF_A_CLASS:
+    if min(relevant_N.sum(), (~relevant_N).sum()) >= MIN_CLASS_SIZE:
         low, high = bootstrap_interval(len(scores_N), lambda drawn: roc_auc(scores_N, relevant_N, drawn))
     return {"value": roc_auc(scores_N, relevant_N), "low": low, "high": high, "chance": 0.5}
 
 
 def average_precision(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
-    """Mean over the relevant images of the precision down to each, images ranked by falling score.
+    """Return the mean, over the relevant images, of the precision down to each, images ranked by falling score.
 
     Equal scores rank in the order of the images. A class without a relevant image has 0, as in CLIP_benchmark.
     Source: CLIP_benchmark 1.6.2, metrics/zeroshot_classification.py, average_precision_per_class.
@@ -87,7 +87,7 @@ def average_precision(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
 
 
 def average_precision_11_points(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
-    """Mean of the best precision at recall 0, 0.1, ..., 1 or more: how PASCAL VOC 2007 was scored, and the paper's figure.
+    """Return the mean of the best precision at recall 0, 0.1, ..., 1 or more: the score of PASCAL VOC 2007 and the paper.
 
     Source: Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) Challenge", section 4.2.
     """
@@ -103,7 +103,7 @@ def average_precision_11_points(scores_N: np.ndarray, relevant_N: np.ndarray) ->
 def group_records(
     groups_N: np.ndarray, right_N: np.ndarray, names: Sequence[str] = (), ignore: Sequence[int] = ()
 ) -> list[dict[str, Any]]:
-    """Accuracy of each group with its exact interval: group, name, n, value, low, high, counts_as_worst."""
+    """Return the accuracy of each group with its exact interval: group, name, n, value, low, high, counts_as_worst."""
     records = []
     for group in np.unique(groups_N).tolist():
         right = right_N[groups_N == group]
@@ -115,5 +115,5 @@ def group_records(
 
 
 def find_worst_group(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The group with the lowest accuracy among those that count; all where none does."""
+    """Return the group with the lowest accuracy among those that count, or among all if none does."""
     return min([r for r in records if r["counts_as_worst"]] or records, key=lambda record: record["value"])

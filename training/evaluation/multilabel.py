@@ -1,4 +1,4 @@
-"""Zero-shot classification where an image shows several classes: each class ranks all images, and average precision counts.
+"""Zero-shot classification of images with several classes: each class ranks all images, scored by average precision.
 
 Shape suffixes: R readable images, C classes, N all images.
 """
@@ -29,8 +29,11 @@ PREDICTIONS = pa.schema(
         ("error_message", pa.string()),
     ]
 )
-"""A row an image, in the order of the set. `top5` are the classes nearest to it with their cosines, `rank` is that of the
-first right class, from 1; null where there is none, or `status` is `unreadable` (else `ok`)."""
+"""One row per image, in the order of the set.
+
+`top5` are the classes nearest to it with their cosines; `rank` is that of the first right class, from 1, null if there
+is none. All are null where `status` is `unreadable` (else `ok`).
+"""
 
 
 def classify_multilabel(
@@ -57,8 +60,8 @@ def classify_multilabel(
         values_BK, columns_BK = select_top(scores_BC, BEST)
         order_BC = scores_BC.sort(dim=1, descending=True, stable=True).indices
         for row, sample in enumerate(samples):
-            at = torch.isin(order_BC[row].cpu(), torch.tensor(sample.labels, dtype=torch.int64)).nonzero()
-            rank = int(at[0]) + 1 if len(at) else None
+            hits = torch.isin(order_BC[row].cpu(), torch.tensor(sample.labels, dtype=torch.int64)).nonzero()
+            rank = int(hits[0]) + 1 if len(hits) else None
             answers.append({"top5": columns_BK[row].tolist(), "scores": values_BK[row].tolist(), "rank": rank})
     rows = [
         {**row, "labels": sample.labels, "label_names": [class_names[label] for label in sample.labels]}

@@ -1,7 +1,8 @@
-"""What an image tower's last projection is given, seen in passing: the features that a linear probe stands on.
+"""The input of an image tower's last projection, recorded by a hook: the features of a linear probe.
 
-One forward pass so serves zero-shot transfer and probe. Source: Radford et al. 2021, appendix A.3 ("for CLIP-ViT models, we
-used the features before the linear projection to the embedding space, which corresponds to I_f in figure 3").
+So one forward pass serves zero-shot transfer and probe. Source: Radford et al. 2021, appendix A.3 ("for CLIP-ViT
+models, we used the features before the linear projection to the embedding space, which corresponds to I_f in figure
+3").
 """
 
 import threading
@@ -12,20 +13,20 @@ from torch import Tensor, nn
 
 
 class PooledFeatures:
-    """Watches a tower while the `with` lasts; each thread then takes what its own last forward pass showed."""
+    """A hook on a tower, active in a `with` block; each thread takes the features of its own last forward pass."""
 
     def __init__(self, model: object):
         self._visual = getattr(model, "visual", None)
-        self._seen = threading.local()
+        self._recorded = threading.local()
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "PooledFeatures":
         projection = getattr(getattr(self._visual, "attnpool", None), "c_proj", None)
         norm = getattr(self._visual, "ln_post", None)
         if isinstance(projection, nn.Module):  # ModifiedResNet: attention pooling ends in its projection
-            self._hooks.append(projection.register_forward_pre_hook(self._given))
+            self._hooks.append(projection.register_forward_pre_hook(self._record_input))
         elif isinstance(norm, nn.Module):  # ViT: the projection is a bare matrix behind this norm
-            self._hooks.append(norm.register_forward_hook(self._made))
+            self._hooks.append(norm.register_forward_hook(self._record_output))
         return self
 
     def __exit__(
@@ -34,19 +35,19 @@ class PooledFeatures:
         for hook in self._hooks:
             hook.remove()
 
-    def _made(self, module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-        self._keep(made)
+    def _record_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._record(output)
 
-    def _given(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        self._keep(given[0])
+    def _record_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._record(inputs[0])
 
-    def _keep(self, features: Tensor) -> None:
+    def _record(self, features: Tensor) -> None:
         if features.ndim == 3 and getattr(self._visual, "pool_type", "") == "tok":  # open_clip norms all tokens
             features = features[:, 0]
-        self._seen.features = features.float() if features.ndim == 2 else None
+        self._recorded.features = features.float() if features.ndim == 2 else None
 
     def take(self) -> Tensor | None:
-        """(B, W) of this thread's last forward pass; None where the tower is of an unknown kind."""
-        features = getattr(self._seen, "features", None)
-        self._seen.features = None
+        """Return (B, W) of this thread's last forward pass; None if the tower is of an unknown kind."""
+        features = getattr(self._recorded, "features", None)
+        self._recorded.features = None
         return features

@@ -1,6 +1,6 @@
-"""Image-text retrieval: for each image its captions among all captions, for each caption its image among all images.
+"""Image-text retrieval: each image ranks all captions, and each caption ranks all images.
 
-Shape suffixes: I images, M captions, Q queries of a chunk, G the gallery that is ranked, D embed_dim.
+Shape suffixes: I images, M captions, Q queries of a chunk, G gallery items, D embed_dim.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,11 @@ from training.evaluation.intervals import expected_recall, proportion_record
 RECALL_AT = (1, 5, 10)
 WAYS = ("image_to_text", "text_to_image")
 SCORES_AT_ONCE = 1 << 22
-"""Scores that a thread holds together (16 MiB of float32). Queries go in chunks of this over the gallery's size, so memory
-does not grow with queries x gallery: a million captions are ranked 4 queries at a time."""
+"""Scores that a thread holds together (16 MiB of float32).
+
+Queries go in chunks of this over the gallery's size, so memory does not grow with queries x gallery: a million captions
+are ranked 4 queries at a time.
+"""
 
 PREDICTIONS = pa.schema(
     [
@@ -31,14 +34,17 @@ PREDICTIONS = pa.schema(
         ("error_message", pa.string()),
     ]
 )
-"""A row an image, in the order of the set: the rank, from 1, of its best own caption among all captions, and for each of
-its captions the rank of the image among all readable images; null where `status` is `unreadable` (else `ok`)."""
+"""One row per image, in the order of the set.
+
+The rank, from 1, of its best own caption among all captions, and for each of its captions the rank of the image among
+all readable images; null where `status` is `unreadable` (else `ok`).
+"""
 
 
 def rank_best_matches(
     query_QD: Tensor, gallery_GD: Tensor, first_Q: Sequence[int], last_Q: Sequence[int], threads: int | None = None
 ) -> list[int]:
-    """For each query the rank, from 1, of the best right item of the gallery.
+    """Return for each query the rank, from 1, of the best right item of the gallery.
 
     Args:
         query_QD, gallery_GD: unit-norm rows.
@@ -53,7 +59,7 @@ def rank_best_matches(
 
     @torch.inference_mode()
     def ranks(chunk: slice) -> list[int]:
-        # The right score is taken from the same product as its rivals: a second one could differ in its last bits.
+        # All scores come from one product: a second one could differ in its last bits.
         scores_QG = query_QD[chunk] @ gallery_GD.T
         right_QG = (position_G >= low_Q1[chunk]) & (position_G < high_Q1[chunk])
         best_Q1 = scores_QG.masked_fill(~right_QG, -torch.inf).amax(dim=1, keepdim=True)
@@ -63,8 +69,8 @@ def rank_best_matches(
 
     step = max(1, SCORES_AT_ONCE // size)
     chunks = (slice(start, start + step) for start in range(0, query_QD.shape[0], step))
-    made = distributed.merge_shares(map_in_order(ranks, distributed.take_share(chunks), threads))
-    return [rank for some in made for rank in some]
+    results = distributed.merge_shares(map_in_order(ranks, distributed.take_share(chunks), threads))
+    return [rank for chunk in results for rank in chunk]
 
 
 def retrieve(
@@ -72,10 +78,10 @@ def retrieve(
 ) -> tuple[dict[str, Any], pa.Table]:
     """Rank every image against every caption, both ways.
 
-    R@k is the share of queries with a right answer among the first k, as CLIP papers and CLIP_benchmark count it; a caption
-    that is word for word another image's too is right only for its own image. Queries of or for an unreadable image
-    are wrong. Captions of one image are not independent, so the interval of text_to_image is a little too narrow where
-    images have several. mean_R@1 is the mean of both ways, as DataComp reports it.
+    R@k is the share of queries with a right answer among the first k, as CLIP papers and CLIP_benchmark count it; a
+    caption that is word for word another image's too is right only for its own image. Queries of or for an unreadable
+    image are wrong. Captions of one image are not independent, so the interval of text_to_image is a little too narrow
+    where images have several. mean_R@1 is the mean of both ways, as DataComp reports it.
 
     Returns: the task's entry of metrics.json and its predictions.
     Source: CLIP_benchmark, clip_benchmark/metrics/zeroshot_retrieval.py.
@@ -106,7 +112,7 @@ def _rank(rows: list[dict[str, Any]], images_ID: Tensor, captions_MD: Tensor, th
 
 
 def _caption_spans(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """(row, first caption, last caption + 1) of each readable image, counted over the captions of all images."""
+    """Yield (row, first caption, last caption + 1) of each readable image, counted over the captions of all images."""
     first = 0
     for row in rows:
         last = first + len(row["captions"])
@@ -116,7 +122,7 @@ def _caption_spans(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any],
 
 
 def _result(rows: list[dict[str, Any]], captions: list[str]) -> dict[str, Any]:
-    """The task's entry of metrics.json. Chance is that of a ranking at random of all captions, or of all images."""
+    """Return the task's entry of metrics.json. Chance is that of a random ranking of all captions, or of all images."""
     images = len(rows)
     to_text = [row["image_to_text_rank"] for row in rows if row["status"] == "ok"]
     to_image = [rank for row in rows if row["status"] == "ok" for rank in row["text_to_image_ranks"]]

@@ -1,4 +1,4 @@
-"""What a natural shift of the distribution costs: each shifted set against the set whose classes it shows. No torch.
+"""The cost of natural distribution shifts: each shifted set against the set whose classes it shows. No torch.
 
 Source: Radford et al. 2021, section 3.3 and figure 13; Taori et al. 2020, "Measuring robustness to natural distribution
 shifts in image classification", section 2 (effective robustness).
@@ -12,11 +12,11 @@ import numpy as np
 
 
 def compute_gaps(bases: Mapping[str, str], metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each shifted task: task, base, value, base_value, gap (base - shift: what the shift costs, as a difference).
+    """Return for each shifted task: task, base, value, base_value, gap (base - shift).
 
     Args:
         bases: shifted task to its base; pairs of which one was not measured are left out.
-        metrics: as metrics.json.
+        metrics: the content of metrics.json.
     """
     rows = []
     for task, base in bases.items():
@@ -28,25 +28,25 @@ def compute_gaps(bases: Mapping[str, str], metrics: Mapping[str, Mapping[str, An
 
 
 def effective_robustness(base: float, shifted: float, baseline: Sequence[tuple[float, float]]) -> float:
-    """How much better a model does under the shift than models of its accuracy on the base set do.
+    """Return how much better a model is under the shift than other models of its accuracy on the base set.
 
     Args:
         base, shifted: the model's accuracies.
-        baseline: (base, shifted) of other models, through which a line is laid on the logit scale; through a single one
-            goes the line of slope 1.
+        baseline: (base, shifted) of other models, through which a line is fitted on the logit scale; through a single
+            one the line has slope 1.
 
-    Returns: shifted - what the line foretells at `base`.
+    Returns: shifted - the line's value at `base`.
     Raises: ValueError without a baseline.
     """
     if not baseline:
         raise ValueError("effective robustness is measured against at least one other model")
     x, y = (np.array([logit(pair[side]) for pair in baseline]) for side in (0, 1))
     slope, intercept = (1.0, float(y[0] - x[0])) if len(set(x.tolist())) == 1 else np.polyfit(x, y, 1)
-    foretold = 1 / (1 + np.exp(-(slope * logit(base) + intercept)))
-    return float(shifted - foretold)
+    predicted = 1 / (1 + np.exp(-(slope * logit(base) + intercept)))
+    return float(shifted - predicted)
 
 
 def logit(accuracy: float) -> float:
-    """log(p / (1 - p)), with 0 and 1 moved a millionth inwards."""
+    """Return log(p / (1 - p)), with 0 and 1 moved a millionth inwards."""
     inside = min(max(accuracy, 1e-6), 1 - 1e-6)
     return log(inside / (1 - inside))

@@ -1,4 +1,4 @@
-"""One sample of an evaluation set, and the members of a tar that it is read from. Nothing is trusted. No torch here."""
+"""One sample of an evaluation set, parsed from the members of a tar; all input is untrusted. No torch."""
 
 import io
 import tarfile
@@ -12,12 +12,12 @@ from dataops.errors import ContractError
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 MAX_MEMBER_BYTES = 256 << 20
 MAX_NUMBERS = 100_000
-"""Of one .npy member: a row of labels or facts."""
+"""Maximum numbers of a .npy member: a row of labels or facts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture, still encoded, with its label (classification), labels (multilabel) or captions (retrieval)."""
+    """One image, still encoded, with its label (classification), labels (multilabel) or captions (retrieval)."""
 
     key: str
     image: bytes
@@ -25,13 +25,13 @@ class Sample:
     captions: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
     facts: tuple[int, ...] = ()
-    """What is known of the picture, by column; where a group is asked for."""
+    """Facts about the image, by column; only for tasks with a group or a label column."""
 
 
 def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(key, lower-case suffix, bytes) of each file in a tar.
+    """Yield (key, lower-case suffix, bytes) of each file in a tar.
 
-    tarfile ends in silence at a corrupt or cut header; only the block of zeros that must stand there tells a whole
+    tarfile ends silently at a corrupt or cut header; only the block of zeros that must follow separates a whole
     shard from a damaged one.
     """
     try:
@@ -57,7 +57,7 @@ def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
             raise ContractError(f"{shard}: truncated or corrupt at byte {end} (no end-of-archive block)")
 
 
-def _decoded(data: bytes, where: str) -> str:
+def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -65,23 +65,23 @@ def _decoded(data: bytes, where: str) -> str:
 
 
 def parse_captions(data: bytes, where: str) -> tuple[str, ...]:
-    """The captions of a .txt member: its lines that are not blank."""
-    captions = tuple(line.strip() for line in _decoded(data, where).split("\n") if line.strip())
+    """Return the captions of a .txt member: its lines that are not blank."""
+    captions = tuple(line.strip() for line in _decode(data, where).split("\n") if line.strip())
     if not captions:
         raise ContractError(f"{where} holds no caption")
     return captions
 
 
 def parse_label(data: bytes, where: str, classes: int) -> int:
-    """The label of a .cls member."""
-    label = _decoded(data, where).strip()
+    """Return the label of a .cls member."""
+    label = _decode(data, where).strip()
     if not (label.isascii() and label.isdigit() and len(label) < 10 and int(label) < classes):
         raise ContractError(f"{where} holds {label[:40]!r}, which is no label from 0 to {classes - 1}")
     return int(label)
 
 
 def parse_labels(data: bytes, where: str, classes: int) -> tuple[int, ...]:
-    """The labels whose place holds 1."""
+    """Return the labels whose number is 1."""
     numbers = parse_numbers(data, where)
     if len(numbers) != classes or set(numbers) - {0, 1}:
         raise ContractError(
@@ -91,14 +91,14 @@ def parse_labels(data: bytes, where: str, classes: int) -> tuple[int, ...]:
 
 
 def select_label(numbers: tuple[int, ...], column: int, where: str, classes: int) -> int:
-    """The label where it is one of the facts."""
+    """Return the label from one column of the facts."""
     if column >= len(numbers) or not 0 <= numbers[column] < classes:
         raise ContractError(f"{where}: column {column} of {numbers[:8]} is no label from 0 to {classes - 1}")
     return numbers[column]
 
 
 def parse_numbers(data: bytes, where: str) -> tuple[int, ...]:
-    """A row of whole numbers in numpy's own format. Objects, which numpy would unpickle, are refused."""
+    """Return a row of whole numbers in numpy's own format. Objects, which numpy would unpickle, are an error."""
     import numpy as np
 
     try:

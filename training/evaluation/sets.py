@@ -1,6 +1,6 @@
-"""Labelled images as CLIP_benchmark lays them out, read in a fixed order. No torch here: the orchestrator checks suites.
+"""Labelled images in CLIP_benchmark's layout, read in a fixed order. No torch here: the orchestrator checks suites.
 
-Two layouts (found by what lies in the folder):
+Two layouts, detected by the files in the folder:
 
 webdataset     <root>/classnames.txt                          one class a line; line i is label i
                <root>/zeroshot_classification_templates.txt   one prompt a line, `{c}` stands for the class
@@ -17,11 +17,11 @@ image folder   <root>/<split>/<class>/*.png|jpg|jpeg|webp     label i is folder 
                <root>/classnames.txt                          optional: nicer names, in the order of the folders
                <root>/zeroshot_classification_templates.txt   optional: else `a photo of a {c}.`
 
-A picture that cannot be decoded is a counted row; a shard, label or class list that is wrong is an error, since an
-accuracy over whatever happened to be readable would be another number under the same name.
+An image that cannot be decoded is a counted row. A wrong shard, label or class list is an error, since an accuracy over
+the readable part would be another number under the same name.
 
 Source: CLIP_benchmark, README "Creating a webdataset" and clip_benchmark/datasets/builder.py (build_wds_dataset);
-grouping of members as webdataset does it: the key ends at the first dot of the file's name. Facts in .npy, and the lines
+grouping of members: webdataset, where the key ends at the first dot of the file's name. Facts in .npy, and the lines
 `gender:female` of class names and prompts: DataComp, eval_utils/wilds_eval.py and fairness_eval.py.
 """
 
@@ -54,11 +54,11 @@ DATASET_TYPE = "dataset_type.txt"
 SHARD_COUNT = "nshards.txt"
 ASSOCIATIONS = "associations.jsonl"
 DEFAULT_TEMPLATE = "a photo of a {c}."
-"""For image folders without a list of prompts. Source: Radford et al. 2021, section 3.1.4."""
+"""Prompt of image folders without a list of prompts. Source: Radford et al. 2021, section 3.1.4."""
 
 
 class Cue(BaseModel):
-    """A word and the keys of the pictures that may belong to it, and of those that do."""
+    """A word, the keys of the images that may belong to it, and of those that do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,15 +81,15 @@ class EvalSet:
     split: str
     kind: Kind
     objective: str = ""
-    """Of a set with several questions to one picture: its class names and prompts begin with this and a colon."""
+    """Prefix, before a colon, of the class names and prompts that count in a set with several questions per image."""
     label_column: int | None = None
-    """Where the label is one of the facts in {key}.npy, not {key}.cls: its column."""
+    """Column of the label in {key}.npy, if {key}.cls does not hold it."""
     with_facts: bool = False
     """Whether each sample must have facts."""
 
     @property
     def folder(self) -> Path:
-        """The folder of the split."""
+        """Folder of the split."""
         return self.root / self.split
 
     @property
@@ -98,7 +98,7 @@ class EvalSet:
         return self.kind in ("classification", "multilabel")
 
     def layout(self) -> Layout:
-        """Which of the two layouts it is."""
+        """Detect the layout."""
         if not self.folder.is_dir():
             raise ContractError(
                 f"{self.folder}: no such folder (the root is {'there' if self.root.is_dir() else 'missing too'})"
@@ -114,7 +114,7 @@ class EvalSet:
         return "folder"
 
     def shards(self) -> list[Path]:
-        """The shards of a webdataset split, in order."""
+        """Return the shards of a webdataset split, in order."""
         path = self.folder / SHARD_COUNT
         text = _text(path).strip()
         if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0):
@@ -126,19 +126,19 @@ class EvalSet:
         return shards
 
     def class_folders(self) -> list[Path]:
-        """The class folders of an image folder, sorted by name: the order of the labels."""
+        """Return the class folders of an image folder, sorted by name: the order of the labels."""
         folders = sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         if not folders:
             raise ContractError(f"{self.folder}: neither shards with {SHARD_COUNT} nor a folder per class")
         return folders
 
     def class_names(self) -> list[str]:
-        """One name per label."""
+        """Return one name per label."""
         path = self.root / CLASS_NAMES
         folder = self.layout() == "folder"
         if folder and not path.is_file():
             return [p.name for p in self.class_folders()]
-        names = self._asked(_lines(path), path)
+        names = self._select_objective(_lines(path), path)
         if folder and len(names) != len(self.class_folders()):
             raise ContractError(
                 f"{path} has {len(names)} names, {self.folder} has {len(self.class_folders())} class folders"
@@ -146,18 +146,18 @@ class EvalSet:
         return names
 
     def templates(self) -> list[str]:
-        """The prompts, each with `{c}` in the place of the class."""
+        """Return the prompts, each with `{c}` in place of the class."""
         path = self.root / TEMPLATES
         if self.layout() == "folder" and not path.is_file():
             return [DEFAULT_TEMPLATE]
-        templates = self._asked(_lines(path), path)
+        templates = self._select_objective(_lines(path), path)
         bad = [t for t in templates if "{c}" not in t]
         if bad:
-            raise ContractError(f"{path}: {bad[0]!r} has no {{c}} in the place of the class")
+            raise ContractError(f"{path}: {bad[0]!r} has no {{c}} in place of the class")
         return templates
 
     def cues(self) -> list[Cue]:
-        """What is asked of an association set, in order."""
+        """Return the cues of an association set, in order."""
         path = self.root / ASSOCIATIONS
         cues = []
         for number, line in enumerate(_lines(path), 1):
@@ -171,17 +171,17 @@ class EvalSet:
                 ) from error
         return cues
 
-    def _asked(self, lines: list[str], path: Path) -> list[str]:
-        """Of a set with several questions, the lines of the one that is asked."""
+    def _select_objective(self, lines: list[str], path: Path) -> list[str]:
+        """Return the lines of this set's objective, or all lines if it has none."""
         if not self.objective:
             return lines
-        asked = [line.removeprefix(f"{self.objective}:") for line in lines if line.startswith(f"{self.objective}:")]
-        if not asked:
+        selected = [line.removeprefix(f"{self.objective}:") for line in lines if line.startswith(f"{self.objective}:")]
+        if not selected:
             raise ContractError(f"{path}: no line begins with {self.objective + ':'!r}")
-        return asked
+        return selected
 
     def files(self) -> list[Path]:
-        """All files that decide a result, sorted: what a digest of the set must cover."""
+        """Return all files that decide a result, sorted: those that a digest of the set must cover."""
         names = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, *([ASSOCIATIONS] if self.kind == "association" else []))
         lists = [self.root / name for name in names]
         found = [p for p in lists if p.is_file()]
@@ -190,7 +190,7 @@ class EvalSet:
         return [*found, *(image for folder in self.class_folders() for image in _images(folder))]
 
     def problems(self) -> list[str]:
-        """All that is wrong with the layout, short of reading the samples."""
+        """Return all that is wrong with the layout, without reading the samples."""
         problems: list[str] = []
         try:
             checks = [self.shards if self.layout() == "webdataset" else self.class_folders]
@@ -209,7 +209,7 @@ class EvalSet:
         return problems
 
     def samples(self) -> Iterator[Sample]:
-        """Every sample, shard by shard in the order of the tar, or class by class in the order of the names.
+        """Yield every sample, shard by shard in the order of the tar, or class by class in the order of the names.
 
         Raises: ContractError, naming file and member, on a truncated or corrupt shard, a sample without image, label
             or caption, a label out of range, or an empty set.
@@ -244,16 +244,16 @@ class EvalSet:
     def _sample(self, shard: Path, key: str, fields: dict[str, bytes], classes: int) -> Sample:
         images = [fields[s] for s in IMAGE_SUFFIXES if s in fields]
         from_facts = self.kind == "classification" and self.label_column is not None
-        wanted = {"multilabel": "npy", "retrieval": "txt", "association": ""}.get(
+        member = {"multilabel": "npy", "retrieval": "txt", "association": ""}.get(
             self.kind, "npy" if from_facts else "cls"
         )
-        missing = ({wanted, *(["npy"] if self.with_facts else [])} - {""}) - fields.keys()
+        missing = ({member, *(["npy"] if self.with_facts else [])} - {""}) - fields.keys()
         if len(images) != 1 or missing:
             have = ", ".join(sorted(fields))
-            more = f" and {key}.{min(missing, default=wanted)}" if wanted else ""
+            more = f" and {key}.{min(missing, default=member)}" if member else ""
             needs = f"one image ({'|'.join(IMAGE_SUFFIXES)}){more}"
             raise ContractError(f"{shard}: sample {key!r} needs {needs}; it has {have}")
-        where = f"{shard}: {key}.{wanted}"
+        where = f"{shard}: {key}.{member}"
         if self.kind == "association":
             return Sample(key, images[0])
         if self.kind == "retrieval":
@@ -281,7 +281,7 @@ def _text(path: Path) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Stripped lines. A blank one amid others would shift every label after it, so it is an error."""
+    """Return stripped lines. A blank line between others would shift every label after it, so it is an error."""
     lines = [line.strip() for line in _text(path).rstrip().split("\n")]
     if not all(lines):
         what = "is empty" if lines == [""] else f"has a blank line {lines.index('') + 1}"

@@ -10,8 +10,8 @@ Imports no torch: the orchestrator loads suites to refuse a bad one at once and 
     split = "test"
     description = "another artist's drawings of what was trained on"
 
-The suites that come along (configs/suites) also say where a set comes from (`source`), what to report of it (`metric`), how
-large it is (`classes`, `samples`) and what else to measure on it: training/evaluation/task.py has all keys.
+The suites in configs/suites also set where a set comes from (`source`), its main metric (`metric`), its size (`classes`,
+`samples`) and what else to measure on it: training/evaluation/task.py has all keys.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from training.evaluation.task import Name, Task
 
 
 class Absent(BaseModel):
-    """A task of the suite that is not run, and why."""
+    """A task of the suite that is not run, and the reason."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,14 +36,14 @@ class Absent(BaseModel):
 
 
 class Suite(BaseModel):
-    """Tasks to evaluate a model on. `model_dump(mode="json")` is what a job file of `training.evaluate` holds."""
+    """Tasks to evaluate a model on. A job file of `training.evaluate` holds `model_dump(mode="json")`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     tasks: tuple[Task, ...] = Field(min_length=1)
     absent: tuple[Absent, ...] = ()
-    """The suite's other tasks, whose data is not there."""
+    """The suite's other tasks, whose data is missing."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Suite":
@@ -54,7 +54,7 @@ class Suite(BaseModel):
         return self
 
     def digest(self) -> str:
-        """sha256 over the suite and every byte of its data; the same wherever the data lies."""
+        """Return the sha256 over the suite and every byte of its data; it does not depend on the data's path."""
         content: dict[str, Any] = {"name": self.name, "tasks": [task.identity() for task in self.tasks]}
         if self.absent:
             content["absent"] = [task.name for task in self.absent]
@@ -66,10 +66,10 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
 
     Args:
         path: the TOML file.
-        data_root: where relative roots lie; None: beside the file.
-        partial: leave out the tasks (or probes) whose folder is not there, and name them in `absent`, rather than refuse.
+        data_root: parent of relative roots; None: the file's folder.
+        partial: list the tasks (or probes) whose folder is missing in `absent` instead of raising an error.
 
-    Raises: ConfigError listing every problem with its file, task, key and what is allowed; or that no task is there.
+    Raises: ConfigError listing every problem with its file, task, key and what is allowed; or if no task's data exists.
     """
     name, labelled, problems = read_tasks(path, data_root)
     present: list[Task] = []
@@ -92,9 +92,9 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
 
 
 def read_tasks(path: Path, data_root: Path | None = None) -> tuple[str, list[tuple[str, Task]], list[str]]:
-    """A suite's name, its tasks (each with its place in the file) whether their data is there or not, and what is wrong.
+    """Return a suite's name, its tasks (each with its position in the file) with or without data, and what is wrong.
 
-    Raises: ConfigError where the file is no TOML.
+    Raises: ConfigError if the file is no TOML.
     """
     raw = _read(path)
     base = (data_root if data_root is not None else path.parent).absolute()
@@ -109,34 +109,34 @@ def read_tasks(path: Path, data_root: Path | None = None) -> tuple[str, list[tup
     for position, table in enumerate(tables):
         where = _task_label(position, table)
         try:
-            tasks.append((where, Task.model_validate(_resolved(table, base))))
+            tasks.append((where, Task.model_validate(_resolve_root(table, base))))
         except ValidationError as error:
-            problems += [f"{where}.{line}" for line in _lines(error)]
+            problems += [f"{where}.{line}" for line in _format_problems(error)]
     try:
-        # A placeholder where all tasks are bad already, so that the name is still checked.
+        # If all tasks are invalid, a placeholder lets the name still be checked.
         placeholder = Task(name="x", kind="retrieval", root="x")
         checked = [task for _, task in tasks] or [placeholder]
         Suite.model_validate({"name": raw.get("name"), "tasks": checked})
     except ValidationError as error:
-        problems += _lines(error)
+        problems += _format_problems(error)
     known = {task.name for _, task in tasks}
     problems += [f"{where}.base: no task is named {t.base!r}" for where, t in tasks if t.base and t.base not in known]
     return str(raw.get("name")), tasks, problems
 
 
 def _without_probes(task: Task) -> tuple[Task, list[Absent]]:
-    """The task without the probes whose examples are not there."""
-    gone = [split for split in task.splits()[1:] if not task.data_of(split).folder.is_dir()]
-    if not gone:
+    """Return the task without the probes whose examples are missing."""
+    missing = [split for split in task.splits()[1:] if not task.data_of(split).folder.is_dir()]
+    if not missing:
         return task, []
-    reason = f"{task.root} has no split {', '.join(gone)}"
+    reason = f"{task.root} has no split {', '.join(missing)}"
     probes = [name for name in task.protocols if name != "prompts"]
     rest = task.model_copy(update={"protocols": tuple(name for name in task.protocols if name == "prompts")})
     return rest, [Absent(name=f"{task.name}.{name}", reason=reason) for name in probes]
 
 
 def _absence(task: Task, path: Path) -> str:
-    """Why a task cannot be run; empty where it can."""
+    """Return why a task cannot be run; empty if it can."""
     if task.missing:
         return task.missing
     if task.data.folder.is_dir() or (Path(task.root).is_dir() and not task.source):
@@ -159,8 +159,8 @@ def _task_label(position: int, table: Any) -> str:
     return f"task[{position}]" + (f" ({name})" if isinstance(name, str) else "")
 
 
-def _resolved(table: Any, base: Path) -> Any:
-    """The table with an absolute root, which by default is named after the source, or the task."""
+def _resolve_root(table: Any, base: Path) -> Any:
+    """Return the table with an absolute root, which by default is named after the source, or the task."""
     if not isinstance(table, dict):
         return table
     source, name = table.get("source"), table.get("name")
@@ -169,8 +169,8 @@ def _resolved(table: Any, base: Path) -> Any:
     return {**table, "root": str(base / root)} if isinstance(root, str) and root else table
 
 
-def _lines(error: ValidationError) -> list[str]:
-    """Each problem as `key: what (got value)`; an unknown key names the allowed ones."""
+def _format_problems(error: ValidationError) -> list[str]:
+    """Format each problem as `key: what (got value)`; for an unknown key name the allowed ones."""
     lines = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"]) or "suite"

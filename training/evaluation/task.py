@@ -1,4 +1,4 @@
-"""One task of a suite: an evaluation set, where it comes from, and what to measure on it. Imports no torch."""
+"""One task of a suite: an evaluation set, its source, and the metrics to measure on it. Imports no torch."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,27 +37,27 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "retrieval": ("mean_R@1",),
     "association": ("jaccard",),
 }
-"""What may stand for a set of each kind in averages; the first does where nothing is said."""
+"""Metrics that may stand for a set of each kind in averages; the first is the default."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
 class Group(BaseModel):
-    """Groups of images to look at one by one, told apart by one of the facts that lie beside each image."""
+    """Groups of images that are reported one by one, by one of the facts beside each image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    """What tells the groups apart, for reports: region, income, ..."""
+    """The fact that separates the groups, for reports: region, income, ..."""
     column: int = Field(ge=0)
-    """Which number of {key}.npy."""
+    """Column of the group in {key}.npy."""
     values: tuple[str, ...] = ()
     """Names of the groups 0, 1, ..., for reports."""
     ignore: tuple[int, ...] = ()
-    """Groups that do not count as the worst one, as FMoW's `Other`."""
+    """Groups that do not count as the worst one, such as FMoW's `Other`."""
 
 
 class Task(BaseModel):
-    """One evaluation set and what to do with it."""
+    """One evaluation set and the protocols to run on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,39 +65,40 @@ class Task(BaseModel):
     """Letters, digits, `.`, `_`, `-`: it names metrics and files."""
     kind: Kind
     """classification: zero-shot top-1/top-5 over the class names; multilabel: average precision of each class; retrieval:
-    R@1/5/10 both ways; association: the Jaccard index of the pictures that are chosen for a word."""
+    R@1/5/10 both ways; association: the Jaccard index of the images that are chosen for a word.
+    """
     root: str = Field(min_length=1)
     """Folder of the data; a relative one is resolved by `load_suite`. Default: the set's name in `source`."""
     split: str = Field(default="test", pattern=SPLIT)
     """Folder below the root."""
     description: str = ""
-    """What the task shows, for reports."""
+    """What the task measures, for reports."""
     source: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
-    """Where `pairmill datasets fetch` gets it: a dataset repository of the Hub, or torchvision/CLASS."""
+    """Source for `pairmill datasets fetch`: a dataset repository of the Hub, or torchvision/CLASS."""
     missing: str = ""
-    """Why the set cannot be had. Such a task is never run, and always named."""
+    """Reason why the set is not available. Such a task is never run, and always listed."""
     metric: Metric | None = None
-    """The figure that stands for the set in averages; None: the kind's own (top1, mean_average_precision, mean_R@1)."""
+    """Metric that stands for the set in averages; None: the kind's own (top1, mean_average_precision, mean_R@1)."""
     classes: int | None = Field(default=None, ge=2)
-    """How many classes the set must have."""
+    """Number of classes that the set must have."""
     samples: int | None = Field(default=None, ge=1)
-    """How many images the set is known to have; another number is reported beside the result."""
+    """Number of images that the set is known to have; another number is reported beside the result."""
     train_split: str | None = Field(default=None, pattern=SPLIT)
     """Labelled examples for `linear_probe` and `few_shot`."""
     val_split: str | None = Field(default=None, pattern=SPLIT)
     """Examples to choose the probe's regularisation by; None: a fifth of the training examples."""
     protocols: tuple[Protocol, ...] = ()
-    """What to measure besides zero-shot transfer: linear_probe, few_shot (1, 2, 4, 8, 16 a class), prompts (each alone)."""
+    """Measurements besides zero-shot transfer: linear_probe, few_shot (1, 2, 4, 8, 16 a class), prompts (each alone)."""
     base: str = ""
-    """The task whose classes this one shows under a natural shift: its robustness is measured against that."""
+    """The task whose classes this one shows under a natural shift: its robustness is measured against that one."""
     in_average: bool = True
-    """Whether it counts in the suite's average: a probe of fairness may be no measure of transfer."""
+    """Whether it counts in the suite's average; a probe of fairness may be no measure of transfer."""
     group: Group | None = None
     """Report each of these groups, and the worst."""
     objective: str = Field(default="", pattern=r"^[a-z_]*$")
-    """Of a set with several questions: which one is asked. See training/evaluation/sets.py."""
+    """Objective of a set with several questions per image: see training/evaluation/sets.py."""
     label_column: int | None = Field(default=None, ge=0)
-    """Where the label is one of the facts beside the image: its column."""
+    """Column of the label among the facts beside the image, if it is one of them."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Task":
@@ -113,26 +114,26 @@ class Task(BaseModel):
 
     @property
     def main_metric(self) -> str:
-        """The figure that stands for the set."""
+        """Metric that stands for the set."""
         return self.metric or METRICS[self.kind][0]
 
     @property
     def data(self) -> EvalSet:
-        """The images that are asked about."""
+        """The images of the evaluated split."""
         return self.data_of(self.split)
 
     def data_of(self, split: str) -> EvalSet:
-        """The images of one split."""
+        """Return the images of one split."""
         return EvalSet(Path(self.root), split, self.kind, self.objective, self.label_column, self.group is not None)
 
     def splits(self) -> list[str]:
-        """All splits that the task reads."""
+        """Return all splits that the task reads."""
         probed = {"linear_probe", "few_shot"} & set(self.protocols)
         others = [self.train_split, self.val_split] if probed else []
         return [self.split, *(split for split in others if split is not None)]
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the task's result but the model: no absolute path, no clock."""
+        """Return all that decides the task's result except the model: no absolute path, no clock."""
         root = Path(self.root)
         paths = dict.fromkeys(path for split in self.splits() for path in self.data_of(split).files())
         files = [[path.relative_to(root).as_posix(), file_sha256(path)] for path in paths]
@@ -140,7 +141,7 @@ class Task(BaseModel):
         return {**decides, "split": self.split, "files": files}
 
     def problems(self) -> list[str]:
-        """All that is wrong with the data, short of reading the samples."""
+        """Return all that is wrong with the data, without reading the samples."""
         found = [problem for split in self.splits() for problem in self.data_of(split).problems()]
         if not found and self.classes is not None and (have := len(self.data.class_names())) != self.classes:
             found = [f"{self.root}: has {have} classes, the suite says {self.classes}"]

@@ -1,8 +1,8 @@
-"""A dataset of torchvision, written once in CLIP_benchmark's layout, as `python -m training.evaluation.torchvision_sets JOB.json`.
+"""Write a dataset of torchvision in CLIP_benchmark's layout: `python -m training.evaluation.torchvision_sets JOB.json`.
 
 JOB.json: {"name": a class of torchvision.datasets, "splits": ["test", "train"], "output": folder, "parent_pid": null}.
-What torchvision has on this machine lies in `output`/.torchvision/data; what it has not, it downloads there where it
-can. Pictures that it keeps decoded are written as PNG, so that no pixel changes.
+torchvision downloads to `output`/.torchvision/data what is not there yet. Images that it keeps decoded are written as
+PNG, so that no pixel changes.
 """
 
 import inspect
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Job(BaseModel):
-    """What a job file holds."""
+    """The fields of a job file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,9 +39,9 @@ class Job(BaseModel):
 
 
 def write_set(job: Job) -> None:
-    """Write class names, a plain prompt (unless a better list lies there already) and the shards of each split.
+    """Write class names, a plain prompt (unless a list of prompts exists) and the shards of each split.
 
-    Raises: ConfigError where torchvision has no such labelled set; SourceError where its files cannot be had.
+    Raises: ConfigError if torchvision has no such labelled set; SourceError if its files cannot be downloaded.
     """
     sets = {split: _open(job.name, split, job.output / ".torchvision" / "data") for split in job.splits}
     classes = getattr(next(iter(sets.values())), "classes", None)
@@ -64,16 +64,16 @@ def _open(name: str, split: str, root: Path) -> Any:
     kind = getattr(datasets, name, None)
     if not inspect.isclass(kind) or not issubclass(kind, datasets.VisionDataset):
         raise ConfigError(f"torchvision has no dataset {name}")
-    known = inspect.signature(kind).parameters
+    accepted = inspect.signature(kind).parameters
     offered = {"split": split, "train": split == "train", "download": True}
-    arguments = {key: value for key, value in offered.items() if key in known}
+    arguments = {key: value for key, value in offered.items() if key in accepted}
     make: Callable[..., Any] = kind
     root.mkdir(parents=True, exist_ok=True)
     try:
         return make(root, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
         raise SourceError(
-            f"torchvision/{name}: split {split} cannot be had ({type(error).__name__}: {str(error)[:200]})"
+            f"torchvision/{name}: split {split} cannot be downloaded ({type(error).__name__}: {str(error)[:200]})"
         ) from error
 
 
@@ -104,7 +104,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job file that the command line names; returns the exit code of dataops/errors.py."""
+    """Run the job file that the command line names, and return the exit code of dataops/errors.py."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
         job = Job.model_validate(json.loads(Path(arguments[0]).read_text("utf-8")))

@@ -1,6 +1,6 @@
 """Zero-shot classification: a class is the mean of its prompts' text features, an image gets the nearest class.
 
-Shape suffixes: B images of a batch, C classes, T templates, K the best, D embed_dim.
+Shape suffixes: B images of a batch, C classes, T templates, K best classes, D embed_dim.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ BEST = 5
 BINARY = 2
 
 IMAGES_AT_ONCE = 1024
-"""Images whose scores are held together: bounds memory at any number of images."""
+"""Maximum images whose scores are held together, which bounds memory at any number of images."""
 
 PREDICTIONS = pa.schema(
     [
@@ -40,12 +40,15 @@ PREDICTIONS = pa.schema(
         ("error_message", pa.string()),
     ]
 )
-"""A row an image, in the order of the set. `rank` of the true label from 1; `scores` are the cosines of `top5`; all of them
-null where `status` is `unreadable` (else `ok`)."""
+"""One row per image, in the order of the set.
+
+`rank` of the true label from 1; `scores` are the cosines of `top5`; all of them null where `status` is `unreadable`
+(else `ok`).
+"""
 
 
 def rank_true_labels(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
-    """Rank of the true label, from 1; equal scores rank in the order of their columns, so a constant model gets no gift."""
+    """Return the rank of the true label, from 1; ties rank by column, so a constant model gains nothing."""
     true_B1 = scores_BC.gather(1, labels_B[:, None])
     before_C = torch.arange(scores_BC.shape[1], device=scores_BC.device)
     ahead_BC = (scores_BC > true_B1) | ((scores_BC == true_B1) & (before_C < labels_B[:, None]))
@@ -53,7 +56,7 @@ def rank_true_labels(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def select_top(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best (scores, columns), by falling score and then by column: `torch.topk` leaves the order of ties open."""
+    """Return the k best (scores, columns), by falling score and then by column: `torch.topk` does not order ties."""
     k = min(k, scores_BC.shape[1])
     values_BK, columns_BK = scores_BC.topk(k, dim=1)
     tied = (scores_BC >= values_BK[:, -1:]).sum(dim=1) > k
@@ -67,7 +70,7 @@ def select_top(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def iterate_chunks(encoded: EncodedSet) -> Iterator[tuple[Tensor, list[Sample]]]:
-    """Features of the readable images with their samples, IMAGES_AT_ONCE at a time."""
+    """Yield features of the readable images with their samples, IMAGES_AT_ONCE at a time."""
     readable = encoded.readable
     for start in range(0, len(readable), IMAGES_AT_ONCE):
         yield encoded.features_RD[start : start + IMAGES_AT_ONCE], readable[start : start + IMAGES_AT_ONCE]
@@ -110,9 +113,9 @@ def classify(
 
 
 def measure_templates(encoded: EncodedSet, prompts_CTD: Tensor, templates: Sequence[str]) -> list[dict[str, Any]]:
-    """What each template alone would give: template, value (top-1), low, high; best first.
+    """Return the accuracy of each template alone: template, value (top-1), low, high; best first.
 
-    Chosen by these figures, the best template would be chosen by the test set: they show how much prompts matter.
+    The figures show how much prompts matter. Choosing the best template by them would be choosing on the test set.
     """
     right_T = torch.zeros(len(templates), dtype=torch.int64)
     for features_BD, samples in iterate_chunks(encoded):
@@ -144,7 +147,7 @@ def _answers(scores_BC: Tensor, labels: list[int], class_names: Sequence[str]) -
 
 
 def _result(task: Task, encoded: EncodedSet, rows: Sequence[dict[str, Any]], classes: int) -> dict[str, Any]:
-    """The task's entry of metrics.json."""
+    """Return the task's entry of metrics.json."""
     n, labels = len(rows), np.array([row["label"] for row in rows])
     within = {k: np.array([row.get("rank", classes + 1) <= k for row in rows]) for k in (1, BEST)}
     metrics: dict[str, Any] = {
@@ -170,9 +173,9 @@ def _result(task: Task, encoded: EncodedSet, rows: Sequence[dict[str, Any]], cla
 
 
 def _second_class(rows: Sequence[dict[str, Any]], classes: int, task: str) -> np.ndarray:
-    """How much rather each image is of class 1 than of class 0; an unreadable one is wrong against every other.
+    """Return how much nearer each image is to class 1 than to class 0; an unreadable one is wrong against every other.
 
-    Raises: ContractError where there are not two classes, with images of both.
+    Raises: ContractError unless there are two classes, with images of both.
     """
     if classes != BINARY or len({row["label"] for row in rows}) != BINARY:
         raise ContractError(f"{task}: roc_auc needs two classes, and images of both")
@@ -186,14 +189,14 @@ def _second_class(rows: Sequence[dict[str, Any]], classes: int, task: str) -> np
 def _groups(
     group: Group, samples: Sequence[Sample], within: dict[int, np.ndarray], metrics: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Accuracy of each group; adds the worst one's, and the gap from it to the best, to `metrics`."""
+    """Return the accuracy of each group; add the worst one's, and the gap from it to the best, to `metrics`."""
     short = next((s for s in samples if len(s.facts) <= group.column), None)
     if short is not None:
         raise ContractError(
             f"sample {short.key!r} has {len(short.facts)} facts; the suite groups by column {group.column}"
         )
-    of = np.array([sample.facts[group.column] for sample in samples])
-    found = {k: group_records(of, right, group.values, group.ignore) for k, right in within.items()}
+    group_N = np.array([sample.facts[group.column] for sample in samples])
+    found = {k: group_records(group_N, right, group.values, group.ignore) for k, right in within.items()}
     for k, records in found.items():
         worst = find_worst_group(records)
         figures = {name: worst[name] for name in ("value", "low", "high", "n")}

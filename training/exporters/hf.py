@@ -1,4 +1,4 @@
-"""A model as transformers has it: `CLIPModel.from_pretrained(OUTPUT)`, `CLIPProcessor.from_pretrained(OUTPUT)`.
+"""Export to transformers: `CLIPModel.from_pretrained(OUTPUT)`, `CLIPProcessor.from_pretrained(OUTPUT)`.
 
 Source of names and shapes: transformers, models/clip/modeling_clip.py and convert_clip_original_pytorch_to_hf.py.
 """
@@ -30,7 +30,7 @@ TOWERS = {
     "logit_scale": "logit_scale",
 }
 PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
-"""Matrices that there stand on the other side."""
+"""Matrices that transformers stores transposed."""
 BLOCKS = {"visual.transformer.resblocks.": "vision_model", "transformer.resblocks.": "text_model"}
 IN_BLOCK = {
     "ln_1": "layer_norm1",
@@ -42,9 +42,9 @@ IN_BLOCK = {
 
 
 def export_hf(loaded: LoadedModel, output: Path) -> None:
-    """Write config.json, model.safetensors, and the preprocessor's and tokenizer's files.
+    """Write config.json, model.safetensors, and the files of the preprocessor and tokenizer.
 
-    Raises: ConfigError for a ResNet, which transformers' CLIP has not, or a sigmoid model, whose bias it has not.
+    Raises: ConfigError for a ResNet or a sigmoid model, for which transformers' CLIP has no network or no bias.
     """
     config = loaded.config
     if isinstance(config.vision_cfg.layers, tuple):
@@ -55,32 +55,32 @@ def export_hf(loaded: LoadedModel, output: Path) -> None:
     for name, tensor in loaded.model.state_dict().items():
         tensors.update(rename_tensor(name, tensor))
     save_state_dict(tensors, output / "model.safetensors", metadata={"format": "pt"})
-    _write(output / "config.json", _config(config, loaded))
-    _write(output / "preprocessor_config.json", _preprocessor(loaded.preprocess.facts()))
+    _write_json(output / "config.json", _model_config(config, loaded))
+    _write_json(output / "preprocessor_config.json", _preprocessor_config(loaded.preprocess.facts()))
     export_tokenizer(loaded.tokenizer, output)
 
 
 def rename_tensor(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """One of our tensors by the names that it has there: the attention's input projection becomes three."""
+    """Return one of our tensors by its names in transformers: the attention's input projection becomes three."""
     if name in PROJECTIONS:
         return {PROJECTIONS[name]: tensor.T}
     for prefix, tower in BLOCKS.items():
         if name.startswith(prefix):
             number, _, inner = name.removeprefix(prefix).partition(".")
-            place = f"{tower}.encoder.layers.{number}"
+            layer = f"{tower}.encoder.layers.{number}"
             if inner.startswith("attn.in_proj_"):
                 kind = inner.removeprefix("attn.in_proj_")
                 parts = zip("qkv", tensor.chunk(3), strict=True)
-                return {f"{place}.self_attn.{letter}_proj.{kind}": part for letter, part in parts}
+                return {f"{layer}.self_attn.{letter}_proj.{kind}": part for letter, part in parts}
             module, _, kind = inner.rpartition(".")
-            return {f"{place}.{IN_BLOCK[module]}.{kind}": tensor}
+            return {f"{layer}.{IN_BLOCK[module]}.{kind}": tensor}
     if name in TOWERS:
         return {TOWERS[name]: tensor}
     module, _, kind = name.rpartition(".")
     return {f"{TOWERS[module]}.{kind}": tensor}
 
 
-def _config(config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
+def _model_config(config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
     vision, text, tokenizer = config.vision_cfg, config.text_cfg, loaded.tokenizer
     shared = {
         "hidden_act": "quick_gelu" if config.quick_gelu else "gelu",
@@ -120,7 +120,7 @@ def _config(config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _preprocessor(facts: dict[str, Any]) -> dict[str, Any]:
+def _preprocessor_config(facts: dict[str, Any]) -> dict[str, Any]:
     side = facts["image_size"]
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -139,5 +139,5 @@ def _preprocessor(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")

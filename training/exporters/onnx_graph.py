@@ -1,9 +1,9 @@
-"""A model as two ONNX graphs, image.onnx and text.onnx, for any batch; compared with ours in onnxruntime before use.
+"""Export to two ONNX graphs, image.onnx and text.onnx, for any batch size; onnxruntime's features are compared with ours.
 
     image.onnx  pixel_values float (B, 3, S, S), normalised  ->  image_features (B, D), not normalised
     text.onnx   input_ids int64 (B, L)                       ->  text_features (B, D), not normalised
 
-Beside them: model.json, with what `preprocess` does and logit_scale, and the tokenizer's files.
+Beside them: model.json, with the preprocessing and logit_scale, and the tokenizer's files.
 """
 
 import json
@@ -22,7 +22,7 @@ from training.model.checkpoint import LoadedModel, write_atomically
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 TOLERANCE = 1e-4
-"""Of a feature, as a share of the greatest one."""
+"""Maximum difference of a feature, as a share of the greatest one."""
 
 
 class _Image(nn.Module):
@@ -44,9 +44,9 @@ class _Text(nn.Module):
 
 
 def export_onnx(loaded: LoadedModel, output: Path) -> None:
-    """Write both graphs and what goes with them.
+    """Write both graphs, model.json and the tokenizer's files.
 
-    Raises: ConfigError without the packages of the extra `export`; ContractError where a graph computes something else.
+    Raises: ConfigError without the packages of the extra `export`; ContractError if a graph computes something else.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ConfigError(f"onnx: {', '.join(missing)} not installed: pip install 'pairmill[export]'")
@@ -69,26 +69,28 @@ def export_onnx(loaded: LoadedModel, output: Path) -> None:
         ("image", "pixel_values", _Image(loaded.model), {0: batch}, [images(2), images(1), images(5)]),
         ("text", "input_ids", _Text(loaded.model), {0: batch, 1: tokens}, [texts(2, 7), texts(1, 3), texts(5, length)]),
     )
-    for name, takes, tower, dynamic, examples in towers:
+    for name, input_name, tower, dynamic, examples in towers:
         path = output / f"{name}.onnx"
-        _write(tower, examples[0], path, takes, f"{name}_features", dynamic)
+        _write_graph(tower, examples[0], path, input_name, f"{name}_features", dynamic)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         for example in examples:
-            _compare(name, tower, session.run(None, {takes: example.numpy()})[0], example)
+            _compare(name, tower, session.run(None, {input_name: example.numpy()})[0], example)
     card = {**loaded.config.model_dump(mode="json"), "preprocess": loaded.preprocess.facts()}
     card |= {"tokenizer": loaded.tokenizer.facts(), "logit_scale": float(loaded.model.logit_scale)}
     write_atomically(output / "model.json", json.dumps(card, indent=2) + "\n")
     export_tokenizer(loaded.tokenizer, output)
 
 
-def _write(tower: nn.Module, example: Tensor, path: Path, takes: str, gives: str, dynamic: dict[int, Any]) -> None:
+def _write_graph(
+    tower: nn.Module, example: Tensor, path: Path, input_name: str, output_name: str, dynamic: dict[int, Any]
+) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own parts
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
         program = torch.onnx.export(
             tower.eval(),
             (example,),
-            input_names=[takes],
-            output_names=[gives],
+            input_names=[input_name],
+            output_names=[output_name],
             dynamic_shapes=(dynamic,),
             opset_version=OPSET,
             dynamo=True,
@@ -104,5 +106,5 @@ def _compare(name: str, tower: nn.Module, found: Any, example: Tensor) -> None:
     difference = float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
     if not difference <= TOLERANCE:
         raise ContractError(
-            f"onnx: the features of {name}.onnx are {difference:.1e} of the greatest off ours, at most {TOLERANCE} may be"
+            f"onnx: the features of {name}.onnx differ from ours by {difference:.1e} of the greatest, more than {TOLERANCE}"
         )

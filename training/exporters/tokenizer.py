@@ -1,4 +1,4 @@
-"""A vocabulary in the files that transformers reads: tokenizer.json and tokenizer_config.json."""
+"""Export of a vocabulary to the files that transformers reads: tokenizer.json and tokenizer_config.json."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,15 @@ from training.model.checkpoint import write_atomically
 from training.model.tokenizer import ClipTokenizer, Tokenizer
 
 OPENAI_NAMES = {clip_vocabulary.START: "<|startoftext|>", clip_vocabulary.END: "<|endoftext|>"}
-"""OpenAI's names of the two tokens that open_clip renamed: transformers knows these."""
+"""OpenAI's names of the two tokens that open_clip renamed; transformers expects these."""
 
 
 def export_tokenizer(tokenizer: Tokenizer, output: Path) -> None:
     """Write both files.
 
-    CLIP's vocabulary gets the normaliser of OpenAI's own tokenizer.json, which lowers case and joins spaces; ftfy and
-    entities are beyond it, so captions that need those have other ids there. It is padded with its end token, as OpenAI's.
+    CLIP's vocabulary gets the normaliser of OpenAI's own tokenizer.json, which lower-cases and joins spaces. It has
+    neither ftfy nor entities, so captions that need those get other ids. It is padded with its end token, as OpenAI's
+    is.
     """
     content = json.loads(tokenizer.to_json())
     content["truncation"] = content["padding"] = None
@@ -50,6 +51,6 @@ def _rename(content: dict[str, Any]) -> None:
         OPENAI_NAMES[name]: {**entry, "id": OPENAI_NAMES[name], "tokens": [OPENAI_NAMES[t] for t in entry["tokens"]]}
         for name, entry in post["special_tokens"].items()
     }
-    for piece in (*post["single"], *post["pair"]):
-        if "SpecialToken" in piece:
-            piece["SpecialToken"]["id"] = OPENAI_NAMES[piece["SpecialToken"]["id"]]
+    for token in (*post["single"], *post["pair"]):
+        if "SpecialToken" in token:
+            token["SpecialToken"]["id"] = OPENAI_NAMES[token["SpecialToken"]["id"]]

@@ -12,7 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from dataops.shards.tar import ShardWriter, format_index
 from tests.unit.training.conftest import jpeg, pairs
-from training.data import decode as pictures
+from training.data import decode
 from training.data.keyed_random import draw_uniforms
 from training.data.loader import Dataset
 from training.model.preprocess import decode_rgb
@@ -32,7 +32,7 @@ def as_jpeg(image: Image.Image) -> bytes:
 @pytest.mark.parametrize(("side", "shape"), [(300, (301, 400)), (151, (301, 400)), (150, (151, 200)), (30, (38, 50))])
 def test_a_picture_is_decoded_at_the_least_scale_that_is_enough(side: int, shape: tuple[int, int]) -> None:
     image = smooth(301, 400)
-    decoded = pictures.decode_image(as_jpeg(image), side)
+    decoded = decode.decode_image(as_jpeg(image), side)
     assert decoded.shape == (*shape, 3)
     expected = np.asarray(image.resize(shape[::-1], Image.Resampling.BOX), np.float64)
     assert abs(decoded - expected).mean() < 2.5
@@ -41,23 +41,23 @@ def test_a_picture_is_decoded_at_the_least_scale_that_is_enough(side: int, shape
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_at_full_scale_pixels_are_those_of_pillow(mode: str) -> None:
     data = as_jpeg(smooth(40, 50).convert(mode))
-    assert np.array_equal(pictures.decode_image(data, 40), np.asarray(decode_rgb(data)))
+    assert np.array_equal(decode.decode_image(data, 40), np.asarray(decode_rgb(data)))
 
 
 def test_what_the_fast_decoder_refuses_is_left_to_pillow() -> None:
     data = as_jpeg(smooth(40, 50))
     for bad in (data[: len(data) // 2], b"\xff\xd8\xff" + b"x" * 50, b""):
         with pytest.raises(ValueError, match="not a readable picture"):
-            pictures.decode_image(bad, 8)
+            decode.decode_image(bad, 8)
 
 
 def test_parts_have_the_distribution_of_torchvision() -> None:
     torch.manual_seed(0)
     number, area = 2000, (0.5, 1.0)
     image = torch.empty(3, 60, 90)
-    theirs = np.array([RandomResizedCrop.get_params(image, list(area), list(pictures.ASPECT)) for _ in range(number)])
-    draws = draw_uniforms("crop", 0, 0, np.arange(number), pictures.DRAWS)
-    ours = np.array([pictures.draw_crop(60, 90, area, u) for u in draws])
+    theirs = np.array([RandomResizedCrop.get_params(image, list(area), list(decode.ASPECT)) for _ in range(number)])
+    draws = draw_uniforms("crop", 0, 0, np.arange(number), decode.DRAWS)
+    ours = np.array([decode.draw_crop(60, 90, area, u) for u in draws])
     for column in range(4):
         assert ks_2samp(theirs[:, column], ours[:, column]).statistic < 0.05, column
     assert (ours[:, :2] >= 0).all()
@@ -66,7 +66,7 @@ def test_parts_have_the_distribution_of_torchvision() -> None:
 
 
 def test_where_no_part_fits_the_middle_is_taken() -> None:
-    assert pictures.draw_crop(10, 100, (1.0, 1.0), np.full(pictures.DRAWS, 0.5)) == (0, 43, 10, 13)
+    assert decode.draw_crop(10, 100, (1.0, 1.0), np.full(decode.DRAWS, 0.5)) == (0, 43, 10, 13)
 
 
 def test_a_part_is_scaled_as_pillow_does() -> None:
@@ -74,7 +74,7 @@ def test_a_part_is_scaled_as_pillow_does() -> None:
     for part, limit in (((3, 8, 80, 90), 1.0), ((0, 0, 40, 40), 1.0), ((5, 60, 32, 32), 0.0)):
         top, left, height, width = part
         made = np.empty((32, 32, 3), np.uint8)
-        pictures.write_crop(np.asarray(image), part, made)
+        decode.write_crop(np.asarray(image), part, made)
         box = (left, top, left + width, top + height)
         expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC, box=box), np.float64)
         assert abs(made - expected).mean() <= limit

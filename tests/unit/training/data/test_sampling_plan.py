@@ -132,11 +132,11 @@ def test_some_shards_at_a_time_and_each_sample_once_an_epoch():
     plan = Plan(58, TrainConfig(epochs=2, batch_size=8), 4, None, Windows(shard_of, 7, 3))
     for epoch, seen in enumerate(epochs_of(plan)):
         assert sorted(seen) == list(range(58))
-        window = plan.windows.of_shards(4, epoch)
+        window = plan.windows.assign(4, epoch)
         assert sorted(np.bincount(window).tolist()) == [2, 2, 3]
         assert np.diff(window[shard_of[seen]]).min() >= 0, "one window after the other"
     assert epochs_of(plan)[0] != epochs_of(plan)[1]
-    assert (plan.windows.of_shards(4, 0) != plan.windows.of_shards(4, 1)).any()
+    assert (plan.windows.assign(4, 0) != plan.windows.assign(4, 1)).any()
     for step in range(1, plan.total_steps + 1):
         ahead = plan.shards_after(step)
         assert len(set(ahead)) == len(ahead)

@@ -88,7 +88,7 @@ def test_faces_are_columns_for_rules_and_for_blurring(tmp_path: Path) -> None:
     for one in (dataset, plain):
         one.close()
     packed_unscored = make(plan(PACK, PackConfig(), 0, [unscored, raw]), context)
-    with pytest.raises(ContractError, match="no sample says where its faces are"):
+    with pytest.raises(ContractError, match="no sample has face_bboxes"):
         Dataset([store.local(packed_unscored.path("00000.tar"))], 200, 0, blur_faces=True)
 
 
