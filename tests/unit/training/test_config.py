@@ -28,7 +28,7 @@ def test_every_shipped_model_is_valid(path: Path) -> None:
         ('{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, "timm": 1}', "timm"),
     ],
 )
-def test_a_wrong_model_names_the_file_and_the_fault(tmp_path: Path, content: str, message: str) -> None:
+def test_an_invalid_model_file_raises_an_error_with_file_and_reason(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "wrong.json"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message) as error:
@@ -37,12 +37,12 @@ def test_a_wrong_model_names_the_file_and_the_fault(tmp_path: Path, content: str
 
 
 @pytest.mark.parametrize("name", ["ViT-Z", "../models/RN50", "missing.json", ""])
-def test_an_unknown_model_names_those_that_there_are(name: str) -> None:
+def test_an_unknown_model_raises_an_error_with_all_names(name: str) -> None:
     with pytest.raises(ConfigError, match=r"RN50.*ViT-B-32"):
         load_model_config(name)
 
 
-def test_fields_that_leave_the_result_alone_exist() -> None:
+def test_execution_and_placement_fields_exist() -> None:
     assert TrainConfig.execution_fields < set(TrainConfig.model_fields)
     assert TrainConfig.placement_fields < set(TrainConfig.model_fields) - TrainConfig.execution_fields
 
@@ -56,7 +56,7 @@ def test_fields_that_leave_the_result_alone_exist() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_wrong_values_are_refused(change: dict[str, object]) -> None:
+def test_invalid_values_raise_validation_error(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TrainConfig.model_validate(change)
 

@@ -97,7 +97,7 @@ def by_label(*pairs):
     return [(picture(COLOURS[shown]), str(names.index(label)).encode()) for shown, label in pairs]
 
 
-def test_classification_counts_what_is_right(tmp_path, loaded):
+def test_classification_counts_correct_images(tmp_path, loaded):
     samples = by_label(("red", "red"), ("green", "green"), ("blue", "red"), ("white", "white"))
     data = write_set(tmp_path, [*samples, (b"no picture", b"1"), (samples[0][0][:48], b"1")])
     result, table = classify(loaded, task_of(data), encode_set(loaded, data, batch_size=4))
@@ -126,7 +126,7 @@ def test_classification_counts_what_is_right(tmp_path, loaded):
     assert "not a readable picture" in rows[4]["error_message"]
 
 
-def test_what_is_transparent_lies_on_white(loaded):
+def test_transparent_pixels_become_white(loaded):
     """Hidden pixels are black in the file; dropping alpha would show them."""
     samples = [Sample("a", picture((0, 0, 0, 0), "RGBA")), Sample("b", picture((255, 0, 0, 255), "RGBA"))]
     (batch,) = encode_images(loaded, samples, 8)
@@ -145,7 +145,7 @@ def test_batches_and_threads_change_no_bit_and_no_order(loaded):
     assert torch.equal(*features)
 
 
-def test_a_set_without_one_readable_image_is_an_error(tmp_path, loaded):
+def test_a_set_without_a_readable_image_raises_contract_error(tmp_path, loaded):
     data = write_set(tmp_path / "c", [(b"x", b"1"), (b"y", b"2")])
     with pytest.raises(ContractError, match="none of 2 images can be decoded"):
         encode_set(loaded, data, batch_size=1)
@@ -153,7 +153,7 @@ def test_a_set_without_one_readable_image_is_an_error(tmp_path, loaded):
         encode_set(loaded, write_set(tmp_path / "r", [(b"x", b"red")], "retrieval"), batch_size=1)
 
 
-def test_a_broken_preprocessing_is_no_unreadable_image(tmp_path, loaded):
+def test_an_error_in_preprocessing_is_raised(tmp_path, loaded):
     loaded.preprocess = lambda image: image.no_such_thing
     with pytest.raises(AttributeError):
         encode_set(loaded, write_set(tmp_path, by_label(("red", "red"))), batch_size=1)
@@ -197,7 +197,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_results_are_the_same_to_the_byte_wherever_they_are_made(tmp_path, loaded, suite):
+def test_results_have_the_same_bytes_in_any_folder(tmp_path, loaded, suite):
     first = evaluate(loaded, suite, tmp_path / "x", checkpoint_digest="d", threads=1)
     second = evaluate(loaded, suite, tmp_path / "y", checkpoint_digest="d", threads=4)
     assert first == second
@@ -228,7 +228,7 @@ def test_an_interrupted_job_redoes_only_what_is_unfinished(tmp_path, loaded, sui
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-def test_only_a_result_of_the_same_things_is_reused(tmp_path, loaded, suite):
+def test_a_result_is_reused_only_for_equal_inputs(tmp_path, loaded, suite):
     def images_seen(**changed):
         loaded.model.images = 0
         evaluate(loaded, suite, tmp_path / "out", **{"checkpoint_digest": "d", "batch_size": 256, **changed})
@@ -283,7 +283,7 @@ def test_damaged_data_ends_in_exit_code_3(tmp_path, suite, caplog):
     assert not (tmp_path / "out/metrics.json").exists()
 
 
-def test_a_wrong_job_is_refused_with_every_reason(tmp_path, suite):
+def test_an_invalid_job_ends_with_an_error_that_lists_every_reason(tmp_path, suite):
     job = write_job(tmp_path / "job.json", suite, checkpoint="c", output="o", batch_size=0, colour=1)
     with pytest.raises(ConfigError) as caught:
         read_job([str(job)], EvaluateJob)
@@ -293,7 +293,7 @@ def test_a_wrong_job_is_refused_with_every_reason(tmp_path, suite):
     assert main([]) == 2
 
 
-def test_an_orphan_ends(tmp_path, suite):
+def test_a_job_without_a_parent_ends(tmp_path, suite):
     """The job outlives its parent by about a second, though it still has work that would take a minute."""
     code = (
         "import os, subprocess, sys, time\n"

@@ -60,7 +60,9 @@ def exported(loaded: LoadedModel, form: Format, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", MODELS, ids="-".join)
-def test_open_clip_loads_it(models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path) -> None:
+def test_open_clip_loads_an_export(
+    models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path
+) -> None:
     open_clip = pytest.importorskip("open_clip")
     loaded, folder = models[kind], exported(models[kind], "open_clip", tmp_path / "out")
     theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
@@ -74,7 +76,7 @@ def test_open_clip_loads_it(models: dict[tuple[str, str], LoadedModel], kind: tu
         torch.testing.assert_close(theirs.encode_text(tokens), texts, atol=1e-4, rtol=1e-4)
 
 
-def test_open_clip_reads_ones_own_vocabulary(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
+def test_open_clip_reads_an_exported_vocabulary(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     open_clip = pytest.importorskip("open_clip")
     loaded = models["vit", "captions"]
@@ -84,7 +86,9 @@ def test_open_clip_reads_ones_own_vocabulary(models: dict[tuple[str, str], Loade
 
 
 @pytest.mark.parametrize("vocabulary", ["clip", "captions"])
-def test_transformers_loads_it(models: dict[tuple[str, str], LoadedModel], vocabulary: str, tmp_path: Path) -> None:
+def test_transformers_loads_an_export(
+    models: dict[tuple[str, str], LoadedModel], vocabulary: str, tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
     loaded = models["vit", vocabulary]
     folder = exported(loaded, "hf", tmp_path / "out")
@@ -104,7 +108,9 @@ def test_transformers_loads_it(models: dict[tuple[str, str], LoadedModel], vocab
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", MODELS[1:], ids="-".join)
-def test_onnxruntime_runs_it(models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path) -> None:
+def test_onnxruntime_runs_an_export(
+    models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path
+) -> None:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     loaded = models[kind]
@@ -124,12 +130,12 @@ def test_onnxruntime_runs_it(models: dict[tuple[str, str], LoadedModel], kind: t
     assert card["logit_scale"] == pytest.approx(float(loaded.model.logit_scale))
 
 
-def test_what_a_form_cannot_hold_is_refused(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
+def test_an_unsupported_model_raises_config_error(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no CLIP with a ResNet; export as open_clip or onnx"):
         export(models["resnet", "captions"], "hf", tmp_path)
 
 
-def test_a_missing_package_is_named(
+def test_a_missing_package_raises_an_error_that_names_it(
     models: dict[tuple[str, str], LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.exporters.onnx_graph.PACKAGES", ("torch", "no_such_runtime"))
@@ -137,7 +143,7 @@ def test_a_missing_package_is_named(
         export(models["vit", "clip"], "onnx", tmp_path)
 
 
-def test_a_job_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_job_logs_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"model": "x", "format": "caffe", "output": "y"}))
     assert main([str(tmp_path / "job.json")]) == 2
     (tmp_path / "job.json").write_text(json.dumps({"model": str(tmp_path), "format": "hf", "output": "y"}))

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_model_is_read_as_it_was_written(folder: Path) -> None:
+def test_a_model_survives_a_round_trip(folder: Path) -> None:
     loaded = load_model(folder)
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
@@ -45,7 +45,7 @@ def test_a_model_is_read_as_it_was_written(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
-def test_a_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
+def test_a_damaged_model_file_raises_an_error_that_names_it(folder: Path, name: str, damage: str) -> None:
     if damage == "missing":
         (folder / name).unlink()
     else:
@@ -64,7 +64,7 @@ def test_a_damaged_file_is_named(folder: Path, name: str, damage: str) -> None:
         ("vision_cfg", {"head_width": 7}, "head_width"),
     ],
 )
-def test_a_card_that_does_not_fit_is_refused(
+def test_an_inconsistent_model_json_raises_contract_error(
     folder: Path, section: str, change: dict[str, object], message: str
 ) -> None:
     card = json.loads((folder / "model.json").read_text())

@@ -58,7 +58,7 @@ def card(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", MODEL_FILES)
 @pytest.mark.parametrize("protocol", ["pickle", "torch"])
-def test_a_pickle_in_the_place_of_a_models_file_is_refused_by_name_and_does_not_run(card, name, protocol, tmp_path):
+def test_a_pickle_as_a_model_file_raises_an_error_and_does_not_run(card, name, protocol, tmp_path):
     load_model(card)
     if protocol == "torch":
         torch.save({"state_dict": Bomb(tmp_path / "ran")}, card / name)
@@ -116,13 +116,13 @@ def png(width: int, height: int, *more: bytes) -> bytes:
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_pictures_that_would_fill_memory_or_run_a_program(data, why):
+def test_images_that_would_fill_memory_or_run_a_program_raise_value_error(data, why):
     with pytest.raises(ValueError, match=why):
         decode_rgb(data)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_formats_that_stay(kind):
+def test_supported_formats_are_decoded(kind):
     assert decode_rgb(picture(kind=kind)).size == (8, 8)
 
 
@@ -151,7 +151,7 @@ GOOD = (("a.png", b"x"), ("a.cls", b"0"))
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize("folder", ["../../../../", "/", "../" * 100])
-def test_members_named_outside_are_bytes_under_a_key_and_nothing_is_unpacked(folder, form, tmp_path, monkeypatch):
+def test_member_paths_outside_the_folder_are_only_keys(folder, form, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     members = ((f"{folder}own/id.png", b"x"), (f"{folder}own/id.cls", b"1"))
     found = eval_set(tmp_path / "e", *members, form=form)
@@ -162,7 +162,7 @@ def test_members_named_outside_are_bytes_under_a_key_and_nothing_is_unpacked(fol
 
 
 @pytest.mark.parametrize("kind", ["SYM", "LNK", "CHR", "BLK", "FIFO"])
-def test_members_that_are_no_files(kind, tmp_path):
+def test_members_that_are_no_files_raise_contract_error(kind, tmp_path):
     members = (("a.png", getattr(tarfile, f"{kind}TYPE").decode()), ("a.cls", b"0"))
     with pytest.raises(ContractError, match=r"a\.png is no plain file"):
         list(eval_set(tmp_path, *members).samples())
@@ -177,18 +177,18 @@ def test_members_that_are_no_files(kind, tmp_path):
         ((("a.png", b"x"), ("a.cls", b"-1")), "no label from 0 to 1"),
     ],
 )
-def test_samples_that_would_be_counted_wrongly(members, why, tmp_path):
+def test_ambiguous_samples_raise_contract_error(members, why, tmp_path):
     with pytest.raises(ContractError, match=why):
         list(eval_set(tmp_path, *members).samples())
 
 
 @pytest.mark.parametrize("count", ["9" * 12, "9" * 5000, "-1", "1e3", "../1"])
-def test_counts_of_shards_that_no_set_has(count, tmp_path):
+def test_invalid_shard_counts_raise_contract_error(count, tmp_path):
     with pytest.raises(ContractError, match=r"nshards\.txt"):
         eval_set(tmp_path, *GOOD, shards=count).shards()
 
 
-def test_a_member_that_memory_should_not_hold(tmp_path, monkeypatch):
+def test_an_oversized_member_raises_contract_error(tmp_path, monkeypatch):
     monkeypatch.setattr("training.evaluation.samples.MAX_MEMBER_BYTES", 1 << 20)
     found = eval_set(tmp_path, ("a.png", bytes(2 << 20)), ("a.cls", b"0"))
     with pytest.raises(ContractError, match="no plain file of at most 1 MiB"):

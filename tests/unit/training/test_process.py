@@ -25,7 +25,7 @@ def system(request, monkeypatch) -> str:
     return request.param
 
 
-def test_identity_is_stable_and_none_for_the_dead(system):
+def test_fingerprint_is_stable_and_none_for_a_dead_process(system):
     assert process.process_fingerprint(os.getpid()) == process.process_fingerprint(os.getpid()) is not None
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
         assert process.process_fingerprint(child.pid) is not None
@@ -36,7 +36,7 @@ def test_identity_is_stable_and_none_for_the_dead(system):
             time.sleep(0.02)
 
 
-def test_a_place_is_the_table_of_processes(system):
+def test_pid_namespace_names_the_process_table(system):
     assert process.pid_namespace() == process.pid_namespace()
     if system == "ps":
         assert process.pid_namespace() == socket.gethostname()
@@ -44,7 +44,7 @@ def test_a_place_is_the_table_of_processes(system):
         assert "pid:[" in process.pid_namespace()
 
 
-def test_a_job_ends_with_the_process_that_it_works_for(system):
+def test_a_job_ends_with_its_parent(system):
     """Which need not be its parent: torchrun stands between."""
     code = "import sys, time\nfrom training import process\n" + (NO_PROC if system == "ps" else "")
     code += "process.exit_with_parent(int(sys.argv[1]))\nprint('follows', flush=True)\ntime.sleep(60)\n"

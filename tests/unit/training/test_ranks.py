@@ -69,7 +69,7 @@ def assert_same_training(one: Path, two: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_two_ranks_equal_one_process(
+def test_two_ranks_train_as_one_process(
     make_job: MakeJob, suite: dict[str, object], dataset: Dataset, tmp_path: Path
 ) -> None:
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them.

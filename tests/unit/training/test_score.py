@@ -69,7 +69,7 @@ def obvious(loaded: LoadedModel, picture: bytes, caption: str) -> float:
     return float(torch.nn.functional.cosine_similarity(image, text, dim=0))
 
 
-def test_clip_score_is_the_cosine_of_picture_and_caption(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_clip_score_is_the_cosine_of_image_and_caption(tmp_path: Path, loaded: LoadedModel) -> None:
     rows = samples(75)
     table = score_shard(loaded, to_score(tmp_path, "s", rows, leave_out=3))
     assert table.schema == SCORES
@@ -80,7 +80,7 @@ def test_clip_score_is_the_cosine_of_picture_and_caption(tmp_path: Path, loaded:
     assert np.std(expected) > 0.01  # else any number would do
 
 
-def test_no_bit_depends_on_what_else_is_scored_nor_on_threads(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_scores_do_not_depend_on_other_rows_or_threads(tmp_path: Path, loaded: LoadedModel) -> None:
     rows = samples(80)
     whole = score_shard(loaded, to_score(tmp_path, "whole", rows), threads=2)
     parts = [rows[start:stop][::-1] for start, stop in ((0, 1), (1, 9), (9, 80))]
@@ -90,9 +90,7 @@ def test_no_bit_depends_on_what_else_is_scored_nor_on_threads(tmp_path: Path, lo
     assert cut.sort_by("id").equals(whole.sort_by("id"))
 
 
-def test_a_picture_that_cannot_be_decoded_has_no_score_and_changes_no_other(
-    tmp_path: Path, loaded: LoadedModel
-) -> None:
+def test_an_undecodable_image_has_no_score_and_changes_no_other(tmp_path: Path, loaded: LoadedModel) -> None:
     rows = samples(5)
     whole = score_shard(loaded, to_score(tmp_path, "whole", rows))["score"].to_pylist()
     rows[1] = (rows[1][0], rows[1][1][:200], rows[1][2])
@@ -103,7 +101,7 @@ def test_a_picture_that_cannot_be_decoded_has_no_score_and_changes_no_other(
     assert none["score"].to_pylist() == [None]
 
 
-def test_a_head_scores_the_picture_alone(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_a_head_scores_the_image_alone(tmp_path: Path, loaded: LoadedModel) -> None:
     weight = torch.linspace(-1, 1, 16)[None]
     save_file({"weight": weight, "bias": torch.tensor([5.0])}, tmp_path / "head.safetensors")
     rows = samples(3)
@@ -115,7 +113,7 @@ def test_a_head_scores_the_picture_alone(tmp_path: Path, loaded: LoadedModel) ->
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")  # open_clip reads OpenAI's files by it
-def test_others_models_score_as_open_clip_does(tmp_path: Path) -> None:
+def test_open_clip_models_score_as_in_open_clip(tmp_path: Path) -> None:
     import open_clip
 
     vision: Any = {"image_size": 32, "head_width": 64, "patch_size": 16, "width": 64, "layers": 1}
@@ -146,7 +144,7 @@ def test_others_models_score_as_open_clip_does(tmp_path: Path) -> None:
     "tensors",
     [{"bias": torch.zeros(1)}, {"weight": torch.zeros(4, 4)}, {"weight": torch.zeros(4), "x": torch.zeros(1)}],
 )
-def test_a_head_that_is_none_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def test_an_invalid_head_raises_contract_error(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file(tensors, tmp_path / "head.safetensors")
     with pytest.raises(ContractError, match=r"head\.safetensors: a head holds"):
         read_head(tmp_path / "head.safetensors")
@@ -155,13 +153,13 @@ def test_a_head_that_is_none_is_refused(tmp_path: Path, tensors: dict[str, torch
         read_head(tmp_path / "head.safetensors")
 
 
-def test_a_head_of_another_model_is_refused(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_a_head_of_another_model_raises_contract_error(tmp_path: Path, loaded: LoadedModel) -> None:
     save_file({"weight": torch.zeros(512)}, tmp_path / "head.safetensors")
     with pytest.raises(ContractError, match="over 512 features, the model's have 16"):
         score_shard(loaded, to_score(tmp_path, "s", samples(1)), read_head(tmp_path / "head.safetensors"))
 
 
-def test_a_shard_without_the_sample_is_an_error_that_names_it(tmp_path: Path, loaded: LoadedModel) -> None:
+def test_a_missing_sample_raises_an_error_that_names_it(tmp_path: Path, loaded: LoadedModel) -> None:
     shard = to_score(tmp_path, "s", samples(2))
     rows = [{"key": "ffff", "caption": "", "id": bytes(16)}]
     pq.write_table(pa.Table.from_pylist(rows, TO_SCORE), shard.rows)
@@ -171,7 +169,7 @@ def test_a_shard_without_the_sample_is_an_error_that_names_it(tmp_path: Path, lo
         score_shard(loaded, to_score(tmp_path, "t", samples(2)).model_copy(update={"extension": "webp"}))
 
 
-def test_the_command_does_only_what_is_not_done(
+def test_the_command_skips_shards_that_are_scored(
     tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shards = [to_score(tmp_path, name, samples(4)) for name in ("00000", "00001")]
@@ -186,7 +184,7 @@ def test_the_command_does_only_what_is_not_done(
     assert (tmp_path / "out/00001.parquet").read_bytes() == b"was done before"
 
 
-def test_a_wrong_job_is_refused_with_every_reason(tmp_path: Path) -> None:
+def test_an_invalid_job_ends_with_an_error_that_lists_every_reason(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"model": "m", "shards": [], "colour": 1}))
     with pytest.raises(ConfigError, match=r"(?s)output.*colour"):
         read_job([str(tmp_path / "job.json")], ScoreJob)

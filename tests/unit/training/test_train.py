@@ -156,7 +156,7 @@ def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pyt
     assert first[0].read_bytes() == first[1].read_bytes()
 
 
-def test_memory_that_is_too_small_is_told_with_a_batch_that_fits(
+def test_out_of_memory_names_a_batch_size_that_fits(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encode = CLIP.encode_image
@@ -173,7 +173,7 @@ def test_memory_that_is_too_small_is_told_with_a_batch_that_fits(
 
 
 @pytest.mark.parametrize("what", ["pictures", "texts"])
-def test_collapsed_features_end_the_job_with_4(
+def test_collapsed_features_end_the_job_with_exit_code_4(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     monkeypatch.setattr(health_module, "PATIENCE", 3)
@@ -185,7 +185,7 @@ def test_collapsed_features_end_the_job_with_4(
     assert "the last good checkpoint is step-000002" in caplog.text
 
 
-def test_a_dead_temperature_and_a_loss_that_jumps_end_the_job_with_4(
+def test_a_dead_temperature_or_a_loss_spike_ends_the_job_with_exit_code_4(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, steps in (("PATIENCE", 3), ("WINDOW", 4), ("SPIKE", 2)):
@@ -210,7 +210,7 @@ def test_a_dead_temperature_and_a_loss_that_jumps_end_the_job_with_4(
     assert "step 3: the logit scale has been dead" in caplog.text
 
 
-def test_the_suite_during_training_is_told_and_changes_no_bit(make_job: MakeJob, suite: dict[str, object]) -> None:
+def test_interim_evaluation_is_logged_and_changes_no_bit(make_job: MakeJob, suite: dict[str, object]) -> None:
     plain, watched = make_job("a", epochs=2), with_suite(make_job("b", epochs=2, evaluate_every=2), suite)
     assert [main([str(job)]) for job in (plain, watched)] == [0, 0]
     assert made_by(watched) == made_by(plain)
@@ -222,7 +222,7 @@ def test_the_suite_during_training_is_told_and_changes_no_bit(make_job: MakeJob,
     assert main([str(make_job("c", evaluate_every=2))]) == 2, "no suite"
 
 
-def test_a_shard_with_a_wrong_checksum_is_named(
+def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(
     make_job: MakeJob, shards: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     job = make_job("a", epochs=1)
@@ -245,7 +245,7 @@ def test_sigterm_before_the_first_step_is_retryable(make_job: MakeJob, monkeypat
     assert main([str(job)]) == 0
 
 
-def test_a_bad_checkpoint_is_passed_over(
+def test_a_bad_checkpoint_is_skipped_on_resume(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     undisturbed, crashed = make_job("a"), make_job("b", checkpoint_every=2, keep_checkpoints=3)
@@ -294,7 +294,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(step_module, "contrastive_loss", crash)
 
 
-def test_a_checkpoint_of_another_job_is_not_taken(
+def test_a_checkpoint_of_another_job_is_skipped(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = make_job("a", checkpoint_every=2)
@@ -310,7 +310,7 @@ def test_a_checkpoint_of_another_job_is_not_taken(
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_what_is_not_finite_ends_the_job_with_4(
+def test_a_non_finite_loss_ends_the_job_with_exit_code_4(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, poison: str
 ) -> None:
     job = make_job("a", checkpoint_every=2)
@@ -370,7 +370,7 @@ def test_corrupt_samples_are_skipped_and_listed(make_job: MakeJob, shards: list[
         ({"device": "cuda"}, 2, "cuda"),
     ],
 )
-def test_a_wrong_config_is_named(
+def test_an_invalid_config_ends_the_job_and_is_named(
     make_job: MakeJob, caplog: pytest.LogCaptureFixture, change: dict[str, object], code: int, message: str
 ) -> None:
     if change == {"device": "cuda"} and torch.cuda.is_available():
@@ -379,7 +379,9 @@ def test_a_wrong_config_is_named(
     assert message in caplog.text
 
 
-def test_broken_shards_are_named(make_job: MakeJob, shards: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_shards_end_the_job_and_are_named(
+    make_job: MakeJob, shards: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[: len(whole) // 2 + 100])
     assert main([str(make_job("a"))]) == 3
@@ -431,7 +433,7 @@ def test_the_job_ends_with_its_parent(make_job: MakeJob) -> None:
         ("bf16", "cpu", False, "bf16"),
     ],
 )
-def test_auto_is_bf16_where_the_device_computes_in_it(
+def test_auto_precision_is_bf16_when_the_device_supports_it(
     asked: Precision, device: str, has_bf16: bool, settled: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):

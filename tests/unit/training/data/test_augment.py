@@ -16,7 +16,7 @@ IMAGES = torch.rand(6, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 SAMPLES = np.array([3, 1, 4, 15, 92, 65])
 
 
-def test_a_picture_changes_alike_in_any_batch() -> None:
+def test_augmentation_does_not_depend_on_the_batch() -> None:
     whole = augment(IMAGES, EVERYTHING, 1, 2, SAMPLES)
     for part in ([0], [4, 2], [5, 1, 0]):
         torch.testing.assert_close(augment(IMAGES[part], EVERYTHING, 1, 2, SAMPLES[part]), whole[part])
@@ -43,7 +43,7 @@ def test_erasing_lines_is_a_closing(width: int) -> None:
     assert _erase_lines(IMAGES, config, torch.full((6, 2), 1.0 - 1e-7) * torch.tensor([0.5, 1.0])).allclose(closed)
 
 
-def test_erasing_lines_takes_thin_dark_lines_and_keeps_the_rest() -> None:
+def test_erasing_lines_removes_only_thin_dark_lines() -> None:
     image = torch.ones(1, 3, 24, 24)
     image[:, :, 3:5, 4:20] = 0  # a line of two pixels
     image[:, :, 10:20, 8:18] = 0.2  # a surface
@@ -53,7 +53,7 @@ def test_erasing_lines_takes_thin_dark_lines_and_keeps_the_rest() -> None:
     assert erased[:, :, 10:20, 8:18].allclose(torch.tensor(0.2))
 
 
-def test_zoom_magnifies_about_the_middle() -> None:
+def test_zoom_magnifies_about_the_centre() -> None:
     image = torch.zeros(1, 3, 32, 32)
     image[:, :, 12:20, 12:20] = 1
     zoomed = augment(image, AugmentConfig(zoom=(2.0, 2.0)), 0, 0, np.array([0]))
@@ -61,7 +61,7 @@ def test_zoom_magnifies_about_the_middle() -> None:
     assert zoomed[0, 0, 8:24, 8:24].mean() > 0.9
 
 
-def test_a_mirror_is_a_mirror() -> None:
+def test_flip_mirrors_the_image() -> None:
     mirrored = augment(IMAGES, AugmentConfig(flip=1.0), 0, 0, SAMPLES)
     torch.testing.assert_close(mirrored, IMAGES.flip(3), atol=1e-4, rtol=0)
 
@@ -73,7 +73,7 @@ def test_grayscale_has_no_colour_and_keeps_luma() -> None:
     torch.testing.assert_close(gray[:, 0], luma, atol=1e-3, rtol=0)
 
 
-def test_turning_the_hue_keeps_gray_and_luma() -> None:
+def test_hue_rotation_keeps_gray_and_luma() -> None:
     config = AugmentConfig(hue=0.5)
     gray = torch.full((6, 3, 8, 8), 0.4)
     torch.testing.assert_close(augment(gray, config, 0, 0, SAMPLES), gray, atol=1e-3, rtol=0)

@@ -30,7 +30,7 @@ def as_jpeg(image: Image.Image) -> bytes:
 
 
 @pytest.mark.parametrize(("side", "shape"), [(300, (301, 400)), (151, (301, 400)), (150, (151, 200)), (30, (38, 50))])
-def test_a_picture_is_decoded_at_the_least_scale_that_is_enough(side: int, shape: tuple[int, int]) -> None:
+def test_an_image_is_decoded_at_the_smallest_sufficient_scale(side: int, shape: tuple[int, int]) -> None:
     image = smooth(301, 400)
     decoded = decode.decode_image(as_jpeg(image), side)
     assert decoded.shape == (*shape, 3)
@@ -39,19 +39,19 @@ def test_a_picture_is_decoded_at_the_least_scale_that_is_enough(side: int, shape
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
-def test_at_full_scale_pixels_are_those_of_pillow(mode: str) -> None:
+def test_at_full_scale_pixels_equal_pillows(mode: str) -> None:
     data = as_jpeg(smooth(40, 50).convert(mode))
     assert np.array_equal(decode.decode_image(data, 40), np.asarray(decode_rgb(data)))
 
 
-def test_what_the_fast_decoder_refuses_is_left_to_pillow() -> None:
+def test_pillow_decodes_what_the_fast_decoder_cannot() -> None:
     data = as_jpeg(smooth(40, 50))
     for bad in (data[: len(data) // 2], b"\xff\xd8\xff" + b"x" * 50, b""):
         with pytest.raises(ValueError, match="not a readable picture"):
             decode.decode_image(bad, 8)
 
 
-def test_parts_have_the_distribution_of_torchvision() -> None:
+def test_crops_have_torchvisions_distribution() -> None:
     torch.manual_seed(0)
     number, area = 2000, (0.5, 1.0)
     image = torch.empty(3, 60, 90)
@@ -65,11 +65,11 @@ def test_parts_have_the_distribution_of_torchvision() -> None:
     assert (ours[:, 1] + ours[:, 3] <= 90).all()
 
 
-def test_where_no_part_fits_the_middle_is_taken() -> None:
+def test_the_crop_is_central_when_no_try_fits() -> None:
     assert decode.draw_crop(10, 100, (1.0, 1.0), np.full(decode.DRAWS, 0.5)) == (0, 43, 10, 13)
 
 
-def test_a_part_is_scaled_as_pillow_does() -> None:
+def test_a_crop_is_scaled_as_in_pillow() -> None:
     image = smooth(96, 128)
     for part, limit in (((3, 8, 80, 90), 1.0), ((0, 0, 40, 40), 1.0), ((5, 60, 32, 32), 0.0)):
         top, left, height, width = part
@@ -80,7 +80,7 @@ def test_a_part_is_scaled_as_pillow_does() -> None:
         assert abs(made - expected).mean() <= limit
 
 
-def test_an_index_gives_what_the_walk_gives(tmp_path: Path) -> None:
+def test_an_index_and_the_headers_give_equal_samples(tmp_path: Path) -> None:
     members = dict(pairs(0, 5))
     path = tmp_path / "00000.tar"
     with path.open("wb") as file:

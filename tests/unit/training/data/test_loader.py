@@ -59,7 +59,7 @@ def test_each_sample_is_seen_once_an_epoch_by_any_number_of_ranks(
         assert plan.samples_seen(step) == sum(sizes[:step])
 
 
-def test_random_numbers_are_what_they_were() -> None:
+def test_random_numbers_equal_the_recorded_ones() -> None:
     """The order and the augmentation of every model made so far hang on these."""
     assert draw_permutation(0, 0, 8).tolist() == [0, 5, 3, 2, 6, 7, 1, 4]
     assert draw_uniforms("augment", 3, 2, np.array([0, 7]), 2).round(12).tolist() == [
@@ -97,7 +97,7 @@ def test_members_are_paired_by_key(tmp_path: Path) -> None:
     dataset.close()
 
 
-def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_shards_raise_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.tar"):
         Dataset([tmp_path / "none.tar"], 8, 0)
     (tmp_path / "page.tar").write_bytes(b"<html>" * 200)
@@ -107,7 +107,7 @@ def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
         Dataset([shard(tmp_path / "empty.tar", {})], 8, 0)
 
 
-def test_a_shard_cut_while_it_is_read(tmp_path: Path) -> None:
+def test_a_shard_cut_while_it_is_read_raises_contract_error(tmp_path: Path) -> None:
     path = shard(tmp_path / "0.tar", {"a.png": png((64, 64)), "a.txt": b"one"})
     dataset = Dataset([path], 8, 0)
     with path.open("r+b") as file:
@@ -135,7 +135,7 @@ def test_cache_and_workers_change_nothing(shards: list[Path]) -> None:
     assert all_batches(10**9, 4) == expected
 
 
-def test_captions_are_dressed_at_random(shards: list[Path]) -> None:
+def test_prompts_and_word_dropout_are_drawn_at_random(shards: list[Path]) -> None:
     config = TrainConfig(epochs=40, batch_size=25, prompts=("{}", "so: {}"), word_dropout=0.5)
     dataset = Dataset(shards, 32, 10**7)
     seen: Counter[str] = Counter()
@@ -147,7 +147,7 @@ def test_captions_are_dressed_at_random(shards: list[Path]) -> None:
         assert 10 <= seen[word] <= 32, seen
 
 
-def test_transparent_pictures_lie_on_white() -> None:
+def test_transparent_images_become_white() -> None:
     for image in (Image.new("RGBA", (9, 9), (255, 0, 0, 0)), Image.new("LA", (9, 9), (0, 0))):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
@@ -155,7 +155,7 @@ def test_transparent_pictures_lie_on_white() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, png((9, 9))[:-30]])
-def test_what_is_no_picture_is_a_value_error(data: bytes) -> None:
+def test_decoding_invalid_bytes_raises_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a readable picture") as first:
         decode_rgb(data)
     with pytest.raises(ValueError, match="not a readable picture") as second:
@@ -164,5 +164,5 @@ def test_what_is_no_picture_is_a_value_error(data: bytes) -> None:
     assert " at 0x" not in str(first.value)
 
 
-def test_default_augmentation_is_none() -> None:
+def test_default_augmentation_changes_nothing() -> None:
     assert AugmentConfig() == AugmentConfig(zoom=(1.0, 1.0))

@@ -34,7 +34,7 @@ def epochs_of(plan: Plan) -> list[list[int]]:
     return seen
 
 
-def test_each_pair_is_seen_as_often_as_its_probability_says():
+def test_each_pair_is_drawn_with_its_probability():
     asked = sampling()
     seen = epochs_of(Plan(PAIRS, TrainConfig(epochs=400, batch_size=32), 3, asked))
     assert all(len(set(epoch)) == len(epoch) for epoch in seen), "never twice in an epoch"
@@ -47,7 +47,7 @@ def test_each_pair_is_seen_as_often_as_its_probability_says():
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_any_rank_at_any_step_knows_its_part_without_the_steps_before(ranks: int):
+def test_a_batch_does_not_depend_on_the_steps_before(ranks: int):
     config = TrainConfig(epochs=5, batch_size=24)
     whole = Plan(PAIRS, config, 1, sampling())
     counted = 0
@@ -62,7 +62,7 @@ def test_any_rank_at_any_step_knows_its_part_without_the_steps_before(ranks: int
     assert counted == whole.total_samples < 5 * PAIRS
 
 
-def test_a_draw_knows_the_pair_and_not_its_place():
+def test_a_draw_depends_on_the_pair_and_not_on_its_position():
     asked, order = sampling(), np.random.default_rng(9).permutation(PAIRS)
     moved = Sampling(asked.probabilities[order], asked.identities[order])
     for epoch in range(3):
@@ -71,7 +71,7 @@ def test_a_draw_knows_the_pair_and_not_its_place():
     assert (asked.drawn(0, 0) != asked.drawn(1, 0)).any()
 
 
-def test_certain_pairs_change_nothing():
+def test_probability_1_changes_nothing():
     config = TrainConfig(epochs=3, batch_size=32)
     certain = Sampling(np.ones(PAIRS), np.arange(PAIRS, dtype=np.uint64))
     assert epochs_of(Plan(PAIRS, config, 0, certain)) == epochs_of(Plan(PAIRS, config, 0))
@@ -111,7 +111,7 @@ def test_the_loader_reads_probabilities_from_the_shards(tmp_path: Path):
     dataset.close()
 
 
-def test_batches_hold_what_was_drawn_wherever_they_begin(tmp_path: Path):
+def test_batches_hold_the_drawn_pairs_from_any_first_step(tmp_path: Path):
     chances = {f"{i:03d}": round(i / 40, 3) for i in range(40)}
     dataset = Dataset([write_shard(tmp_path / "0.tar", rows(chances))], 32, 10**7)
     config = TrainConfig(epochs=6, batch_size=8, workers=2)
@@ -127,7 +127,7 @@ def test_batches_hold_what_was_drawn_wherever_they_begin(tmp_path: Path):
     assert json.loads(rows(chances)[2][1])["sampling_probability"] == 0.0
 
 
-def test_some_shards_at_a_time_and_each_sample_once_an_epoch():
+def test_windows_show_each_sample_once_an_epoch():
     shard_of = np.repeat(np.arange(7), [9, 1, 12, 5, 8, 20, 3])
     plan = Plan(58, TrainConfig(epochs=2, batch_size=8), 4, None, Windows(shard_of, 7, 3))
     for epoch, seen in enumerate(epochs_of(plan)):

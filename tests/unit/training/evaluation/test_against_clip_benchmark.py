@@ -117,7 +117,7 @@ def loader(images, targets, **more):
     return Loader((torch.stack([i for i, _ in batch]), stack([t for _, t in batch])) for batch in batches)
 
 
-def test_classification(tmp_path, both, digits):
+def test_classification_equals_clip_benchmark(tmp_path, both, digits):
     ours, theirs = both
     pictures, labels = digits
     rows = [(picture, "cls", str(label).encode()) for picture, label in zip(pictures, labels, strict=True)]
@@ -139,7 +139,7 @@ def test_classification(tmp_path, both, digits):
     assert found["top5"] == float(right.any(dim=1).double().mean())
 
 
-def test_multilabel(tmp_path, both, digits):
+def test_multilabel_equals_clip_benchmark(tmp_path, both, digits):
     ours, theirs = both
     pictures, labels = digits
     truth = np.zeros((len(labels), 10), dtype=int)
@@ -164,7 +164,7 @@ def test_multilabel(tmp_path, both, digits):
     assert found["mean_average_precision"] == pytest.approx(expected["mean_average_precision"], abs=1e-6)
 
 
-def test_retrieval(tmp_path, both, digits):
+def test_retrieval_equals_clip_benchmark(tmp_path, both, digits):
     ours, theirs = both
     pictures, labels = digits
     captions = [[f"a {CLASSES[n]} number {i}", f"{CLASSES[n]} of row {i}"][: 1 + i % 2] for i, n in enumerate(labels)]

@@ -16,14 +16,14 @@ def predictions(right, keys=None) -> pa.Table:
     return pa.table({"key": keys or [str(i) for i in range(len(right))], "rank": [1 if r else 2 for r in right]})
 
 
-def test_mcnemar_is_a_binomial_test_of_those_that_disagree():
+def test_mcnemar_equals_a_binomial_test_of_the_disagreements():
     assert mcnemar_p_value(0, 0) == 1
     assert mcnemar_p_value(3, 3) == 1
     assert mcnemar_p_value(1, 9) == pytest.approx(2 * binom.cdf(1, 10, 0.5))
     assert mcnemar_p_value(9, 1) == mcnemar_p_value(1, 9)
 
 
-def test_a_few_disagreements_tell_what_intervals_do_not():
+def test_few_disagreements_distinguish_models_with_overlapping_intervals():
     # 61% against 60.0%: each interval is 12 points wide, but the 12 disagreements all speak for the first
     second = [1] * 600 + [0] * 400
     first = [1] * 612 + [0] * 388
@@ -35,7 +35,7 @@ def test_a_few_disagreements_tell_what_intervals_do_not():
     assert compare(predictions(second), predictions(first))["top1"]["verdict"] == "worse"
 
 
-def test_as_many_each_way_are_not_distinguishable():
+def test_equal_disagreements_are_not_distinguishable():
     draws = np.random.default_rng(0)
     first, second = (list(draws.random(300) < 0.5) for _ in range(2))
     found = compare(predictions(first), predictions(second))["top1"]
@@ -57,14 +57,14 @@ def test_retrieval_both_ways():
     assert found["text_to_image_R@1"]["p_value"] is None
 
 
-def test_other_images_cannot_be_compared():
+def test_comparing_other_images_raises_contract_error():
     with pytest.raises(ContractError, match="same images"):
         compare(predictions([1, 0]), predictions([1, 0], ["x", "y"]))
     one = predictions([1])
     assert list(compare_all({"a": one, "b": one}, {"b": one})) == ["b"]
 
 
-def test_contamination_of_a_set_half_of_which_was_trained_on():
+def test_contamination_splits_a_half_overlapping_set():
     right = [1] * 90 + [0] * 10 + [1] * 50 + [0] * 50
     members = {str(i) for i in range(100)} | {"gone"}
     rows = contamination({"dirty": predictions(right), "clean": predictions(right)}, {"dirty": members})
@@ -88,7 +88,7 @@ def test_bonferroni_counts_the_sets_that_were_tested():
     assert {(row["significant"], row["significant_corrected"]) for row in all_ten} == {(True, False)}
 
 
-def test_a_set_that_is_all_overlap_has_no_clean_accuracy():
+def test_a_fully_overlapping_set_has_no_clean_accuracy():
     (row,) = contamination({"t": predictions([1, 0])}, {"t": {"0", "1"}})
     assert (row["clean"], row["p_value"], row["inflation"], row["overlap_accuracy"]) == (None, None, None, 0.5)
 
@@ -107,13 +107,13 @@ def test_matches_are_read_from_any_table_with_the_columns(tmp_path):
         read_matches(tmp_path / "m.parquet")
 
 
-def test_gaps_to_the_base():
+def test_compute_gaps_subtracts_the_shift_from_its_base():
     metrics = {name: {"metrics": {"top1": {"value": value}}} for name, value in {"base": 0.8, "sketch": 0.5}.items()}
     (row,) = compute_gaps({"sketch": "base", "v2": "base"}, metrics)
     assert (row["task"], row["base"], row["gap"]) == ("sketch", "base", pytest.approx(0.3))
 
 
-def test_effective_robustness_is_what_is_left_above_the_line():
+def test_effective_robustness_is_the_distance_above_the_line():
     inverse = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     line = [(base, inverse(1.5 * logit(base) - 1)) for base in (0.3, 0.5, 0.7)]
     foretold = inverse(1.5 * logit(0.6) - 1)

@@ -12,7 +12,7 @@ from training.evaluation.intervals import clopper_pearson_interval, expected_rec
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_clopper_pearson_is_the_exact_interval_of_scipy(case):
+def test_clopper_pearson_equals_scipys_exact_interval(case):
     successes, n = case
     expected = binomtest(successes, n).proportion_ci(0.995, method="exact")
     low, high = clopper_pearson_interval(successes, n)
@@ -22,23 +22,23 @@ def test_clopper_pearson_is_the_exact_interval_of_scipy(case):
 
 
 @pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5), (0, 0)])
-def test_what_is_no_proportion_is_refused(successes, n):
+def test_an_invalid_proportion_raises_value_error(successes, n):
     with pytest.raises(ValueError, match="no proportion"):
         clopper_pearson_interval(successes, n)
 
 
 @pytest.mark.parametrize(("right", "gallery", "k"), [([1, 1], 6, 1), ([2, 3, 5], 7, 5), ([1, 4], 4, 10), ([3], 9, 5)])
-def test_chance_of_recall_is_that_of_all_draws(right, gallery, k):
+def test_expected_recall_equals_the_mean_of_all_draws(right, gallery, k):
     draws = list(combinations(range(gallery), min(k, gallery)))
     by_hand = [sum(any(item < r for item in draw) for draw in draws) / len(draws) for r in right]
     assert expected_recall(k, right, gallery) == pytest.approx(sum(by_hand) / len(by_hand))
 
 
-def test_chance_of_recall_at_a_million_items():
+def test_expected_recall_works_for_a_million_items():
     assert expected_recall(10, [5] * 3, 1_000_000) == pytest.approx(5e-5, rel=1e-4)
 
 
-def test_summary_rows_keep_the_order_and_name_keys_for_a_tracker():
+def test_flatten_metrics_keeps_the_order_and_makes_tracker_keys():
     mean = {"value": 0.5, "low": None, "high": None, "chance": 0.1}
     metrics = {
         "b": {

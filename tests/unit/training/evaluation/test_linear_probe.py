@@ -26,7 +26,7 @@ def digits() -> tuple[Examples, Examples]:
 
 
 @pytest.mark.parametrize("strength", [1e-2, 1.0, 100.0])
-def test_a_fit_is_scikit_learns(digits, strength):
+def test_fit_equals_scikit_learn(digits, strength):
     train, test = digits
     (ours,) = fit_each(train, 10, [strength])
     theirs = LogisticRegression(C=1 / strength, max_iter=1000, tol=1e-4)
@@ -36,7 +36,7 @@ def test_a_fit_is_scikit_learns(digits, strength):
     assert ours.accuracy(test) == pytest.approx(expected)
 
 
-def test_two_classes(digits):
+def test_fit_of_two_classes_equals_scikit_learn(digits):
     train = digits[0].at(np.flatnonzero(digits[0].labels_N.numpy() < 2))
     assert fit_each(train, 2, [1.0])[0].accuracy(train) == 1
 
@@ -53,7 +53,7 @@ def test_the_search_finds_the_peak_in_few_steps(peak):
     assert len(tried) == len(set(tried)) <= 7 + 2 * 4
 
 
-def test_the_grid_is_the_papers():
+def test_the_grid_equals_the_papers():
     assert len(GRID) == 97
     assert [GRID[i] for i in FIRST] == pytest.approx([1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6])
     assert GRID[1] / GRID[0] == pytest.approx(10 ** (1 / 8))
@@ -72,7 +72,7 @@ def test_the_probe_refits_on_all_and_counts_unreadable_images_as_wrong(digits):
     assert given["train"] == 120
 
 
-def test_few_shots_are_so_many_of_each_class_and_grow(digits):
+def test_few_shot_draws_grow_and_are_equal_in_each_class(digits):
     train, test = digits[0].at(np.arange(60)), digits[1].at(np.arange(200))
     least = int(np.bincount(train.labels_N.numpy()).min())
     found = evaluate_few_shot(train, None, test, 10, unreadable=0)

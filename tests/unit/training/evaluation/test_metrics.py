@@ -28,21 +28,21 @@ def answers():
     return labels, predicted
 
 
-def test_mean_per_class_is_balanced_accuracy(answers):
+def test_mean_per_class_equals_balanced_accuracy(answers):
     labels, predicted = answers
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         expected = balanced_accuracy_score(labels, predicted)
     assert mean_per_class(labels, (labels == predicted).astype(float)) == pytest.approx(expected)
 
 
-def test_macro_f1_is_that_of_the_labels_that_occur(answers):
+def test_macro_f1_counts_the_labels_that_occur(answers):
     labels, predicted = answers
     expected = f1_score(labels, predicted, average="macro", labels=np.unique(labels))
     assert macro_f1(labels, predicted) == pytest.approx(expected)
     assert macro_f1(labels, np.full(400, -1)) == 0
 
 
-def test_average_precision_is_scikit_learns():
+def test_average_precision_equals_scikit_learn():
     draws = np.random.default_rng(5)
     for _ in range(5):
         scores, relevant = draws.normal(size=200), draws.random(200) < 0.1
@@ -50,7 +50,7 @@ def test_average_precision_is_scikit_learns():
     assert average_precision(scores, np.zeros(200, dtype=bool)) == 0
 
 
-def test_eleven_points_by_hand():
+def test_eleven_point_precision_equals_a_hand_count():
     # right at ranks 1, 3 and 6 of 6: precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1
     scores, relevant = -np.arange(6.0), np.array([1, 0, 1, 0, 0, 1], dtype=bool)
     assert average_precision_11_points(scores, relevant) == pytest.approx((4 * 1 + 3 * 2 / 3 + 4 / 2) / 11)
@@ -59,7 +59,7 @@ def test_eleven_points_by_hand():
     assert average_precision_11_points(scores, np.zeros(6, dtype=bool)) == 0
 
 
-def test_groups_and_the_worst_that_counts():
+def test_the_worst_group_skips_ignored_groups():
     groups, right = np.array([0, 0, 1, 1, 3]), np.array([True, False, True, True, False])
     records = group_records(groups, right, ["Asia", "Europe"], ignore=(3,))
     assert [(r["name"], r["n"], r["value"]) for r in records] == [("Asia", 2, 0.5), ("Europe", 2, 1.0), ("3", 1, 0.0)]
@@ -67,7 +67,7 @@ def test_groups_and_the_worst_that_counts():
     assert find_worst_group(records[2:])["name"] == "3"
 
 
-def test_an_interval_only_where_each_class_has_enough_images():
+def test_no_interval_when_a_class_has_too_few_images():
     labels, right = [0] * 40 + [1] * 40, ([1] * 30 + [0] * 10) + ([1] * 20 + [0] * 20)
     record = mean_per_class_record(labels, right, 2)
     assert record["value"] == pytest.approx((0.75 + 0.5) / 2)
@@ -80,7 +80,7 @@ def test_an_interval_only_where_each_class_has_enough_images():
 
 
 @pytest.mark.parametrize("levels", [5, 1000])  # with few levels, most scores have equals
-def test_roc_auc_is_scikit_learns(levels):
+def test_roc_auc_equals_scikit_learn(levels):
     draws = np.random.default_rng(levels)
     scores, relevant, weights = (
         draws.integers(0, levels, 300) / levels,
@@ -96,7 +96,7 @@ def test_roc_auc_is_scikit_learns(levels):
         roc_auc(scores, relevant | True)
 
 
-def test_jaccard_is_scikit_learns_and_chance_the_mean_of_all_choices():
+def test_jaccard_equals_scikit_learn_and_chance_is_the_mean_of_all_choices():
     names = list("abcdef")
     right = ("a", "c")
     each = [jaccard_index(right, choice) for choice in combinations(names, 2)]

@@ -97,7 +97,7 @@ def run(loaded, output: Path, *tasks: Task, **keys):
     return evaluate(loaded, Suite(name="s", tasks=tasks), output, checkpoint_digest="d", **keys)
 
 
-def test_groups_the_worst_and_the_gap(tmp_path, loaded):
+def test_groups_report_the_worst_and_the_gap(tmp_path, loaded):
     samples = [shown("red", "red", npy=npy([9, 0]))] * 3 + [shown("green", "red", npy=npy([9, 1]))]
     samples += [shown("red", "red", npy=npy([9, 1])), shown("green", "red", npy=npy([9, 2]))]
     group = Group(name="region", column=1, values=("Asia", "Europe"), ignore=(2,))
@@ -114,7 +114,7 @@ def test_groups_the_worst_and_the_gap(tmp_path, loaded):
     assert result["main_metric"] == "worst_group_top1"
 
 
-def test_multilabel_average_precision_by_hand(tmp_path, loaded):
+def test_multilabel_average_precision_equals_a_hand_count(tmp_path, loaded):
     # red is nearest to the red pictures; the green ones come later in its ranking, the unreadable one last
     samples = [
         {"png": png(COLOURS["red"]), "npy": npy([0, 1, 0, 0, 0])},
@@ -136,7 +136,7 @@ def test_multilabel_average_precision_by_hand(tmp_path, loaded):
     assert mean == pytest.approx(np.mean(result["average_precision"]), abs=1e-6)
 
 
-def test_each_template_alone(tmp_path, loaded):
+def test_each_template_is_measured_alone(tmp_path, loaded):
     samples = [shown("red", "red"), shown("green", "green"), shown("black", "black")]
     root = str(
         write_set(tmp_path / "data", samples, templates=("A {c}", "a photograph of nothing but {c}", "black {c}"))
@@ -148,7 +148,7 @@ def test_each_template_alone(tmp_path, loaded):
     assert (worst["template"], worst["value"]) == ("black {c}", pytest.approx(1 / 3))  # all classes are black to it
 
 
-def test_the_probe_sees_what_the_projection_loses(tmp_path, loaded):
+def test_the_probe_reads_features_before_the_projection(tmp_path, loaded):
     """Blue and black differ in the third colour alone, which the projection drops."""
     samples = [shown(c, c) for c in NAMES for _ in range(12)]
     root = write_set(tmp_path / "data", samples)
@@ -163,7 +163,7 @@ def test_the_probe_sees_what_the_projection_loses(tmp_path, loaded):
     assert result["metrics"]["few_shot_8_top1"]["value"] == 1
 
 
-def test_a_shifted_set_is_measured_against_its_base(tmp_path, loaded):
+def test_a_shifted_set_reports_the_gap_to_its_base(tmp_path, loaded):
     base = write_set(tmp_path / "base", [shown("red", "red")] * 4)
     shifted = write_set(tmp_path / "shifted", [shown("red", "red"), shown("green", "red")])
     tasks = [Task(name=p.name, kind="classification", root=str(p)) for p in (base, shifted)]
@@ -175,7 +175,7 @@ def test_a_shifted_set_is_measured_against_its_base(tmp_path, loaded):
     assert json.loads((tmp_path / "out/metrics.json").read_bytes()) == result
 
 
-def test_images_are_encoded_once_for_all_that_is_measured_on_them(tmp_path, loaded):
+def test_images_are_encoded_once_for_all_protocols(tmp_path, loaded):
     samples = [shown(c, c) for c in NAMES for _ in range(4)]
     root = write_set(tmp_path / "data", samples)
     write_set(root, samples, "train")
@@ -196,7 +196,7 @@ def test_images_are_encoded_once_for_all_that_is_measured_on_them(tmp_path, load
     assert loaded.model.images == 60  # damaged features are made again
 
 
-def test_kept_features_are_those_of_the_model_and_the_bytes(tmp_path, loaded):
+def test_cached_features_depend_on_model_and_bytes(tmp_path, loaded):
     root = write_set(tmp_path / "data", [shown("red", "red"), {"png": b"broken", "cls": b"1"}])
     task = Task(name="t", kind="classification", root=str(root))
     kept = tmp_path / "features"
@@ -210,7 +210,7 @@ def test_kept_features_are_those_of_the_model_and_the_bytes(tmp_path, loaded):
     assert fresh.pooled_RW.shape == (1, 3)
 
 
-def test_pictures_that_belong_to_a_word(tmp_path, loaded):
+def test_association_chooses_the_nearest_images(tmp_path, loaded):
     pictures = {name: {"png": png(colour)} for name, colour in COLOURS.items()}
     root = write_set(
         tmp_path / "data", [*pictures.values(), {"png": b"broken"}]
@@ -237,7 +237,7 @@ def test_pictures_that_belong_to_a_word(tmp_path, loaded):
             run(loaded, tmp_path / "other", task)
 
 
-def test_two_classes_have_a_roc_curve(tmp_path, loaded):
+def test_roc_auc_is_reported_for_two_classes(tmp_path, loaded):
     samples = [shown("red", "red"), shown("green", "green"), shown("green", "red"), {"png": b"broken", "cls": b"2"}]
     labels = [{**each, "cls": str(int(each["cls"]) - 1).encode()} for each in samples]
     root = write_set(tmp_path / "data", labels, classes=NAMES[1:3])

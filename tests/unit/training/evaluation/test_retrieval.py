@@ -29,7 +29,7 @@ def pairs():
 
 @pytest.mark.parametrize("at_once", [1, 500, 1 << 22])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_chunked_ranks_are_those_of_the_full_matrix(pairs, monkeypatch, at_once, threads):
+def test_chunked_ranks_equal_those_of_the_full_matrix(pairs, monkeypatch, at_once, threads):
     images, captions, first, last, owner = pairs
     monkeypatch.setattr("training.evaluation.retrieval.SCORES_AT_ONCE", at_once)
     to_text = rank_best_matches(images, captions, first, last, threads)
@@ -46,7 +46,7 @@ def test_ties_rank_in_the_order_of_the_gallery():
     assert rank_best_matches(query, gallery, [1, 3, 1], [2, 4, 4]) == [2, 3, 2]
 
 
-def test_memory_is_that_of_a_chunk(monkeypatch):
+def test_memory_is_bounded_by_a_chunk(monkeypatch):
     """A gallery of 20,000 against itself: never more scores at once than allowed (the whole matrix has 400 million)."""
     largest = 0
     product = torch.Tensor.__matmul__

@@ -90,14 +90,14 @@ def test_retrieval_captions_are_lines(tmp_path):
         ({"a.png": png(), "b.png": png(), "a.cls": b"0"}, "sample 'a' needs one image"),
     ],
 )
-def test_a_wrong_sample_is_named(tmp_path, members, message):
+def test_an_invalid_sample_raises_an_error_that_names_it(tmp_path, members, message):
     data = EvalSet(write_set(tmp_path, members), "test", "classification")
     with pytest.raises(ContractError, match=message.replace("(", r"\(")):
         list(data.samples())
 
 
 @pytest.mark.parametrize("cut", [100, 512, 700, 1024, 1536, 2048, 2500])
-def test_a_truncated_shard_is_an_error_at_any_cut(tmp_path, cut):
+def test_a_truncated_shard_raises_contract_error(tmp_path, cut):
     data = EvalSet(write_set(tmp_path), "test", "classification")
     shard = tmp_path / "test/0.tar"
     shard.write_bytes(shard.read_bytes()[:cut])
@@ -105,7 +105,7 @@ def test_a_truncated_shard_is_an_error_at_any_cut(tmp_path, cut):
         list(data.samples())
 
 
-def test_a_corrupt_header_in_the_middle_is_an_error(tmp_path):
+def test_a_corrupt_header_raises_contract_error(tmp_path):
     data = EvalSet(write_set(tmp_path), "test", "classification")
     shard = tmp_path / "test/0.tar"
     content = bytearray(shard.read_bytes())
@@ -115,7 +115,7 @@ def test_a_corrupt_header_in_the_middle_is_an_error(tmp_path):
         list(data.samples())
 
 
-def test_a_link_in_a_shard_is_refused(tmp_path):
+def test_a_link_in_a_shard_raises_contract_error(tmp_path):
     data = EvalSet(write_set(tmp_path), "test", "classification")
     with tarfile.open(tmp_path / "test/0.tar", "w") as tar:
         member = tarfile.TarInfo("a.png")
@@ -148,7 +148,7 @@ def test_layout_problems_are_found_when_the_suite_is_loaded(tmp_path, spoil, mes
     assert "task[0] (t).root" in str(caught.value)
 
 
-def test_all_problems_come_in_one_error(tmp_path):
+def test_load_suite_lists_all_problems_in_one_error(tmp_path):
     write_set(tmp_path / "data")
     text = '\ncolour = 1\n[[task]]\nname = "a b"\nkind = "probe"\nroot = "data"\nsplitt = "x"\n[[task]]\nname = "u"\n'
     (tmp_path / "s.toml").write_text(text + 'kind = "retrieval"\nroot = "nowhere"\n')
@@ -177,7 +177,7 @@ def test_all_problems_come_in_one_error(tmp_path):
         ("name = ", "TOML"),
     ],
 )
-def test_a_file_that_is_no_suite(tmp_path, text, message):
+def test_an_invalid_suite_file_raises_config_error(tmp_path, text, message):
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_suite(tmp_path / "s.toml")
@@ -186,7 +186,7 @@ def test_a_file_that_is_no_suite(tmp_path, text, message):
         load_suite(tmp_path / "none.toml")
 
 
-def test_equal_task_names_are_refused(tmp_path):
+def test_equal_task_names_raise_config_error(tmp_path):
     write_set(tmp_path / "data")
     with pytest.raises(ConfigError, match="task names must differ; t is there"):
         load_suite(write_suite(tmp_path / "s.toml", TASK, TASK))
@@ -256,7 +256,7 @@ def write_npy_set(root: Path, array: bytes, *more: tuple[str, bytes]) -> Path:
     return root
 
 
-def test_multilabel_rows_name_the_classes_that_hold(tmp_path):
+def test_multilabel_rows_list_their_classes(tmp_path):
     write_npy_set(tmp_path, npy(np.array([0, 1, 1, 0, 0])))
     (sample,) = EvalSet(tmp_path, "test", "multilabel").samples()
     assert sample.labels == (1, 2)
@@ -276,13 +276,13 @@ def test_multilabel_rows_name_the_classes_that_hold(tmp_path):
         (npy(np.array([0, 1, 1, 0, 0]))[:-9], "cannot be read"),
     ],
 )
-def test_a_wrong_npy_row_is_named_and_no_pickle_is_read(tmp_path, array, message):
+def test_an_invalid_npy_row_raises_contract_error_and_no_pickle_is_read(tmp_path, array, message):
     write_npy_set(tmp_path, array)
     with pytest.raises(ContractError, match=r"0\.tar: a\.npy.*" + message):
         list(EvalSet(tmp_path, "test", "multilabel").samples())
 
 
-def test_one_question_of_several_with_its_label_among_the_facts(tmp_path):
+def test_a_set_with_several_objectives_reads_its_label_from_the_facts(tmp_path):
     write_npy_set(tmp_path, npy(np.array([2, 1, 7])))
     age = EvalSet(tmp_path, "test", "classification", objective="age", label_column=0, with_facts=True)
     assert age.class_names() == ["young", "middling", "old"]
@@ -296,13 +296,13 @@ def test_one_question_of_several_with_its_label_among_the_facts(tmp_path):
         EvalSet(tmp_path, "test", "classification", objective="height").class_names()
 
 
-def test_facts_that_are_asked_for_must_be_there(tmp_path):
+def test_missing_facts_raise_contract_error(tmp_path):
     data = EvalSet(write_set(tmp_path), "test", "classification", with_facts=True)
     with pytest.raises(ContractError, match=r"needs one image .* and a\.npy"):
         list(data.samples())
 
 
-def test_a_partial_suite_names_what_is_absent_and_why(tmp_path):
+def test_a_partial_suite_lists_absent_tasks_with_the_reason(tmp_path):
     write_set(tmp_path / "data")
     text = TASK + 'train_split = "train"\nprotocols = ["linear_probe", "prompts"]\n'
     gone = 'name = "u"\nkind = "retrieval"\nsource = "someone/wds_u"\n'
@@ -332,14 +332,14 @@ def test_a_partial_suite_names_what_is_absent_and_why(tmp_path):
         ('source = "../up"', "source: String should match"),
     ],
 )
-def test_a_task_that_makes_no_sense_is_refused(tmp_path, extra, message):
+def test_a_contradictory_task_raises_config_error(tmp_path, extra, message):
     write_set(tmp_path / "data")
     with pytest.raises(ConfigError, match=message):
         load_suite(write_suite(tmp_path / "s.toml", TASK + extra))
 
 
 @pytest.mark.parametrize(("name", "tasks", "missing"), [("paper", 37, 6), ("datacomp", 42, 3), ("vtab", 19, 0)])
-def test_the_shipped_suites(name, tasks, missing):
+def test_shipped_suites_have_their_tasks(name, tasks, missing):
     found, labelled, problems = read_tasks(CHECKOUT / f"configs/suites/{name}.toml", Path("/data"))
     assert (found, len(labelled), problems) == (name, tasks, [])
     sets = [task for _, task in labelled]

@@ -42,7 +42,7 @@ def padded(tokenizer, texts):
     return torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[1]))
 
 
-def test_class_weights_are_open_clips(loaded):
+def test_class_weights_equal_open_clip(loaded):
     class Normalising:
         """open_clip asks its model to normalise."""
 
@@ -65,7 +65,7 @@ def test_class_weights_do_not_depend_on_chunks(loaded, monkeypatch):
 
 
 @pytest.mark.parametrize("most_tokens", [1, 40, 10_000])
-def test_texts_in_length_batches_are_texts_one_by_one(loaded, monkeypatch, most_tokens):
+def test_texts_in_length_batches_equal_texts_encoded_alone(loaded, monkeypatch, most_tokens):
     texts = [t.replace("{c}", n) for n in NAMES for t in TEMPLATES] + [NAMES[1], "word " * 200, ""]
     monkeypatch.setattr("training.evaluation.encode.TOKENS_PER_BATCH", most_tokens)
     features = encode_texts(loaded, texts, threads=2)
@@ -83,20 +83,20 @@ def test_equal_texts_have_equal_features_and_threads_change_no_bit(loaded):
     assert torch.equal(features, encode_texts(loaded, texts, threads=3))
 
 
-def test_features_that_are_not_finite_are_an_error():
+def test_infinite_features_raise_contract_error():
     with pytest.raises(ContractError, match="text features that are not finite"):
         normalize_features(torch.tensor([[1.0, math.nan]]), "text")
     assert torch.equal(normalize_features(torch.zeros(1, 3), "text"), torch.zeros(1, 3))
 
 
-def test_no_text_is_an_error(loaded):
+def test_encoding_no_text_raises_value_error(loaded):
     with pytest.raises(ValueError, match="no text"):
         encode_texts(loaded, [])
 
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("classes", [3, 40])
-def test_ranks_and_best_are_a_stable_sort(ties, classes):
+def test_ranks_and_top_equal_a_stable_sort(ties, classes):
     generator = np.random.default_rng(classes)
     scores = generator.integers(0, 4, (200, classes)) if ties else generator.normal(size=(200, classes))
     scores = scores.astype(np.float32)
@@ -111,7 +111,7 @@ def test_ranks_and_best_are_a_stable_sort(ties, classes):
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_accuracy_is_scikit_learns(k):
+def test_accuracy_equals_scikit_learn(k):
     generator = np.random.default_rng(7)
     scores, labels = generator.normal(size=(500, 30)).astype(np.float32), generator.integers(0, 30, 500)
     ranks = rank_true_labels(torch.from_numpy(scores), torch.from_numpy(labels))
@@ -119,12 +119,12 @@ def test_accuracy_is_scikit_learns(k):
     assert (ranks <= k).double().mean().item() == pytest.approx(expected)
 
 
-def test_a_constant_model_is_at_chance():
+def test_a_constant_model_scores_chance():
     ranks = rank_true_labels(torch.zeros(40, 40), torch.arange(40))
     assert ranks.tolist() == list(range(1, 41))
 
 
-def test_in_order_keeps_order_bounds_what_is_ahead_and_passes_errors_on():
+def test_map_in_order_keeps_order_bounds_read_ahead_and_raises_errors():
     taken = []
 
     def items():

@@ -40,7 +40,7 @@ def leaves(count: int = 13) -> list[Tensor]:
 
 @pytest.mark.parametrize("rows", [1, 4, 13, 100])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, None])
-def test_value_and_gradients_are_the_plain_ones(rows: int, smoothing: float | None) -> None:
+def test_value_and_gradients_equal_the_full_matrix(rows: int, smoothing: float | None) -> None:
     images, texts, scale, bias = leaves()
     expected_leaves = leaves()
     if smoothing is None:
@@ -62,7 +62,7 @@ def test_value_and_gradients_are_the_plain_ones(rows: int, smoothing: float | No
     assert outcome.text_hits == sum(int(row.argmax()) == i for i, row in enumerate(similarity.T))
 
 
-def test_the_sigmoid_loss_is_open_clips() -> None:
+def test_the_sigmoid_loss_equals_open_clip() -> None:
     open_clip = pytest.importorskip("open_clip")
     images, texts, scale, bias = leaves()
     expected = open_clip.loss.SigLipLoss()(F.normalize(images), F.normalize(texts), scale.exp(), bias)
@@ -95,7 +95,7 @@ sys.stdout.write(str(peak() - before))
 """
 
 
-def test_memory_is_that_of_a_few_rows() -> None:
+def test_memory_is_bounded_by_a_few_rows() -> None:
     """6,144 pairs: the whole matrix is 151 MB, and plain autograd holds several."""
 
     def peak(how: str) -> int:

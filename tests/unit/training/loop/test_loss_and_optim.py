@@ -31,7 +31,7 @@ def naive_loss(images: torch.Tensor, texts: torch.Tensor, scale: float, smoothin
 
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(2, 9), seed=st.integers(0, 1000), scale=st.floats(0, 4), smoothing=st.sampled_from([0.0, 0.2]))
-def test_loss_is_that_of_the_full_matrix(count: int, seed: int, scale: float, smoothing: float) -> None:
+def test_loss_equals_the_full_matrix(count: int, seed: int, scale: float, smoothing: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     images, texts = torch.randn(2, count, 5, generator=generator) * 3
     outcome = contrastive_loss(images, texts, torch.tensor(scale), smoothing)
@@ -42,7 +42,7 @@ def test_loss_is_that_of_the_full_matrix(count: int, seed: int, scale: float, sm
     assert outcome.pairs == count
 
 
-def test_loss_refuses_unequal_sides() -> None:
+def test_loss_raises_value_error_for_unequal_shapes() -> None:
     with pytest.raises(ValueError, match="3"):
         contrastive_loss(torch.zeros(2, 4), torch.zeros(3, 4), torch.tensor(1.0))
 
@@ -60,7 +60,7 @@ def test_gains_and_biases_do_not_decay(name: str) -> None:
         assert has_weight_decay(parameter_name, parameter) != gain, parameter_name
 
 
-def test_schedule_climbs_and_falls() -> None:
+def test_learning_rate_climbs_and_falls() -> None:
     config = TrainConfig(lr=2.0, warmup=0.1)
     rates = [learning_rate(step, 100, config) for step in range(1, 101)]
     assert rates[:10] == [pytest.approx(0.2 * step) for step in range(1, 11)]

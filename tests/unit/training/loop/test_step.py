@@ -38,7 +38,7 @@ def test_packed_texts_have_the_features_and_gradients_of_padded_ones() -> None:
         torch.testing.assert_close(gradients[True][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_what_stands_behind_a_text_changes_nothing() -> None:
+def test_tokens_after_the_end_change_nothing() -> None:
     torch.manual_seed(0)
     model = CLIP(ModelConfig.model_validate(TOWERS["vit"])).train()
     noisy = texts()
@@ -48,7 +48,7 @@ def test_what_stands_behind_a_text_changes_nothing() -> None:
     assert model.encode_text(texts()[:0]).shape == (0, 16)
 
 
-def test_uint8_pixels_are_normalised_as_pictures_are() -> None:
+def test_uint8_pixels_are_normalised_as_floats_are() -> None:
     pixels = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = normalize_pixels(pixels)
     torch.testing.assert_close(images, normalize(pixels.permute(0, 3, 1, 2) / 255), rtol=1e-5, atol=1e-6)
@@ -56,7 +56,7 @@ def test_uint8_pixels_are_normalised_as_pictures_are() -> None:
 
 
 @pytest.mark.parametrize("texts_", [1, 6])
-def test_a_packed_text_does_not_know_its_neighbours(texts_: int) -> None:
+def test_a_packed_text_does_not_depend_on_its_neighbours(texts_: int) -> None:
     torch.manual_seed(0)
     model = CLIP(ModelConfig.model_validate(TOWERS["vit"])).train()
     alone = torch.cat([model.encode_text(texts()[i : i + 1]) for i in range(texts_)])

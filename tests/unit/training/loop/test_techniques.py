@@ -43,7 +43,7 @@ def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, d
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("rows", [1, 3, 7])
-def test_a_gradient_cache_has_the_gradient_of_the_whole_batch(loss: str, rows: int) -> None:
+def test_grad_cache_has_the_gradient_of_the_whole_batch(loss: str, rows: int) -> None:
     settings = {"precision": "fp32", "loss": loss, "patch_dropout": 0.5}
     config = TrainConfig.model_validate(settings)
     kept = draw_kept_patches(config, ModelConfig.model_validate(VIT_4), 0, 0, np.arange(7), 0.0)
@@ -55,13 +55,13 @@ def test_a_gradient_cache_has_the_gradient_of_the_whole_batch(loss: str, rows: i
         torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_recomputation_changes_no_bit() -> None:
+def test_grad_checkpointing_changes_no_bit() -> None:
     plain, again = gradients(PLAIN), gradients(PLAIN.model_copy(update={"grad_checkpointing": True}))
     assert plain[0] == again[0]
     assert all(again[1][name].equal(gradient) for name, gradient in plain[1].items())
 
 
-def test_recomputation_keeps_less() -> None:
+def test_grad_checkpointing_keeps_fewer_bytes() -> None:
     """Bytes that autograd keeps for the backward pass."""
 
     def kept_bytes(config: TrainConfig) -> int:
@@ -96,7 +96,7 @@ def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_en
     assert draw_kept_patches(PLAIN, dimensions, 0, 0, np.arange(50), 0.0) is None
 
 
-def test_kept_patches_are_all_that_the_tower_sees() -> None:
+def test_the_tower_sees_only_kept_patches() -> None:
     model = model_of(PLAIN).eval()
     images, _ = batch(2)
     every = torch.arange(16).expand(2, -1)
@@ -110,7 +110,7 @@ def test_kept_patches_are_all_that_the_tower_sees() -> None:
     assert not before[1].equal(model.encode_image(changed, kept)[1])
 
 
-def test_a_locked_tower_stays_as_it_was_read_and_the_text_tower_learns(make_job: MakeJob, tmp_path: Path) -> None:
+def test_a_locked_image_tower_stays_and_the_text_tower_learns(make_job: MakeJob, tmp_path: Path) -> None:
     assert main([str(make_job("start", "resnet", epochs=1))]) == 0
     job = make_job("locked", "resnet", epochs=2, init=str(tmp_path / "start"), init_towers="image", lock_image=True)
     assert main([str(job)]) == 0
@@ -150,13 +150,13 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_pa
         ({"init": "missing"}, VIT, "neither a file of weights nor a folder"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
+def test_contradictory_settings_raise_config_error(
     settings: dict[str, object], dimensions: dict[str, object], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         model_of(TrainConfig.model_validate(settings), dimensions)
 
 
-def test_a_locked_tower_needs_weights() -> None:
+def test_lock_image_without_init_raises_an_error() -> None:
     with pytest.raises(ValueError, match="set init"):
         TrainConfig(lock_image=True)

@@ -29,7 +29,7 @@ def oracle_of(card: dict[str, object], weights: dict[str, torch.Tensor]) -> torc
 
 
 @pytest.mark.parametrize("tower", ["resnet", "vit"])
-def test_a_trained_model_gives_the_same_features(make_job: Callable[..., Path], tower: str) -> None:
+def test_a_trained_model_has_open_clips_features(make_job: Callable[..., Path], tower: str) -> None:
     job = make_job("a", tower, epochs=2)
     assert main([str(job)]) == 0
     torch.use_deterministic_algorithms(False)
@@ -51,7 +51,7 @@ def test_a_trained_model_gives_the_same_features(make_job: Callable[..., Path], 
     torch.testing.assert_close(ours.preprocess(picture), reference, atol=1e-6, rtol=0)
 
 
-def test_quick_gelu_is_open_clips() -> None:
+def test_quick_gelu_equals_open_clip() -> None:
     config = ModelConfig.model_validate(
         {
             "embed_dim": 16,

@@ -28,7 +28,7 @@ def padded(tokenizer: ClipTokenizer, texts: list[str]) -> torch.Tensor:
     return torch.nn.functional.pad(tokens, (0, tokenizer.context_length - tokens.shape[1]))
 
 
-def test_a_fuzz_of_captions_has_the_same_ids(tokenizer: ClipTokenizer) -> None:
+def test_fuzzed_captions_get_open_clips_ids(tokenizer: ClipTokenizer) -> None:
     texts = captions(5000, seed=3)
     unlike = (padded(tokenizer, texts) != oracle(texts)).any(dim=1)
     assert [texts[row] for row in unlike.nonzero()[:, 0].tolist()] == []
@@ -36,20 +36,20 @@ def test_a_fuzz_of_captions_has_the_same_ids(tokenizer: ClipTokenizer) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.text(st.sampled_from([*ODD, *"aA1 '-&;#<\n"])), max_size=4), st.sampled_from([*ENTITIES, *SPECIAL]))
-def test_any_text_has_the_same_ids(tokenizer: ClipTokenizer, parts: list[str], joint: str) -> None:
+def test_any_text_gets_open_clips_ids(tokenizer: ClipTokenizer, parts: list[str], joint: str) -> None:
     text = joint.join(parts)
     assert padded(tokenizer, [text]).equal(oracle([text]))
 
 
 @pytest.mark.parametrize("context_length", [8, 77])
-def test_long_captions_keep_their_end(context_length: int) -> None:
+def test_long_captions_keep_their_end_token(context_length: int) -> None:
     made = make_tokenizer("clip", [], 0, context_length)
     texts = ["word " * 100, "<start_of_text> " * 100, "a", ""]
     assert padded(made, texts).equal(oracle(texts, context_length=context_length))
     assert made(["a", "b c"]).shape[1] < 8
 
 
-def test_it_is_read_back(tmp_path: Path, tokenizer: ClipTokenizer) -> None:
+def test_tokenizer_survives_a_round_trip_to_json(tmp_path: Path, tokenizer: ClipTokenizer) -> None:
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
     again = load_tokenizer(tmp_path / "tokenizer.json", 77)
     texts = captions(200, seed=4)
@@ -57,7 +57,7 @@ def test_it_is_read_back(tmp_path: Path, tokenizer: ClipTokenizer) -> None:
     assert (again.facts(), again.vocab_size) == (tokenizer.facts(), 49_408)
 
 
-def test_the_merges_are_those_of_openai(tmp_path: Path, tokenizer: ClipTokenizer) -> None:
+def test_the_merges_equal_openais(tmp_path: Path, tokenizer: ClipTokenizer) -> None:
     merges = clip_vocabulary.find_merges()
     path = tmp_path / "merges.txt"
     path.write_text("\n".join(["#version: 0.2", *map(" ".join, merges), ""]), "utf-8")
@@ -70,13 +70,13 @@ def test_the_merges_are_those_of_openai(tmp_path: Path, tokenizer: ClipTokenizer
         make_tokenizer(str(tmp_path / "cut.gz"), [], 0, 77)
 
 
-def test_where_nobody_has_the_merges_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_merges_raise_config_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip_vocabulary, "PACKAGES", ())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="pip install open_clip_torch"):
         clip_vocabulary.find_merges.__wrapped__()
 
 
-def test_an_unknown_vocabulary_is_refused() -> None:
+def test_an_unknown_vocabulary_raises_config_error() -> None:
     with pytest.raises(ConfigError, match=r"neither captions, clip, nor a tokenizer\.json"):
         make_tokenizer("klip", [], 0, 77)

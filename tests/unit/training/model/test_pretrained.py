@@ -77,7 +77,7 @@ def openai_archive(model: torch.nn.Module, path: Path) -> Path:
 
 @pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("form", ["safetensors", "state-dict", "checkpoint", "local-dir"])
-def test_features_are_open_clips(tmp_path: Path, tower: str, form: str) -> None:
+def test_features_equal_open_clip(tmp_path: Path, tower: str, form: str) -> None:
     theirs = oracle_of(tower)
     weights = theirs.state_dict()
     if form == "safetensors":
@@ -98,7 +98,7 @@ def test_features_are_open_clips(tmp_path: Path, tower: str, form: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("tower", TOWERS)
-def test_an_archive_of_openais_is_read_without_torch_jit(
+def test_an_openai_archive_is_read_without_torch_jit(
     tmp_path: Path, tower: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = oracle_of(tower, quick_gelu=True).half().float()
@@ -136,7 +136,7 @@ def random_weights(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", ["RN50", "ViT-B-32"])
-def test_features_of_the_real_sizes_are_open_clips(name: str) -> None:
+def test_features_of_published_sizes_equal_open_clip(name: str) -> None:
     config = load_model_config(name)
     with torch.device("meta"):
         ours, theirs = CLIP(config).eval(), open_clip.model.CLIP(**config.model_dump()).eval()
@@ -174,7 +174,7 @@ def test_no_pickle_is_run(tmp_path: Path) -> None:
         load_pretrained(tmp_path / "script.pt")
 
 
-def test_other_weights_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_model_raise_config_error(tmp_path: Path) -> None:
     weights = oracle_of("vit").state_dict()
     wider = ModelConfig.model_validate({"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT})
     save_file(weights, tmp_path / "w.safetensors")
@@ -195,7 +195,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         load_pretrained(tmp_path / "w.safetensors")
 
 
-def test_a_hub_that_does_not_answer_is_worth_another_try(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_hub_raises_a_retryable_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SourceError, match=r"hf-hub:nobody/clip: the Hub gave no weights.*local file"):
         load_pretrained("hf-hub:nobody/clip")

@@ -41,7 +41,7 @@ def pooling_difference(name: str) -> float:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_operations_and_keys_are_the_published_ones(name: str) -> None:
+def test_parameters_operations_and_keys_equal_the_published_ones(name: str) -> None:
     parameters, image, text = PUBLISHED[name]
     config = load_model_config(name)
     flops = forward_flops(config)
@@ -54,7 +54,7 @@ def test_parameters_operations_and_keys_are_the_published_ones(name: str) -> Non
     assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
 
 
-def test_the_smallest_vit_is_deits_tower() -> None:
+def test_the_smallest_vit_has_deits_dimensions() -> None:
     """Touvron et al. 2021, table 1: DeiT-Ti has width 192, 3 heads, 12 layers and 5 M parameters."""
     config = load_model_config("ViT-Ti-16")
     assert (config.vision_cfg.width // config.vision_cfg.head_width, config.vision_cfg.layers) == (3, 12)

@@ -34,26 +34,26 @@ def test_every_text_starts_ends_and_is_padded(texts: list[str]) -> None:
     assert any(row.argmax() == tokens.shape[1] - 1 for row in tokens)
 
 
-def test_texts_that_differ_in_form_only_are_one() -> None:
+def test_texts_that_differ_in_case_or_spaces_get_equal_ids() -> None:
     rows = TOKENIZER(["a red café", "  A\tRED  \n CAFE\u0301 "])
     assert rows[0].equal(rows[1])
 
 
-def test_special_tokens_cannot_be_spelt() -> None:
+def test_special_tokens_in_a_text_are_plain_text() -> None:
     for text in ("<|endoftext|>", "<|startoftext|>", "<|pad|>"):
         ids = TOKENIZER([text])[0].tolist()
         assert len(ids) > 3
         assert ids.count(TOKENIZER.end_id) == ids.count(TOKENIZER.start_id) == 1
 
 
-def test_merges_are_learnt_up_to_the_size() -> None:
+def test_merges_are_learnt_up_to_vocab_size() -> None:
     assert TOKENIZER.vocab_size <= 300
     assert TOKENIZER(["apple"]).shape[1] < 7
     assert train_tokenizer(CAPTIONS, 259, 12).vocab_size == 259
     assert train_tokenizer(["ab"], 5000, 12).vocab_size < 270
 
 
-def test_it_is_the_same_in_any_process_and_order() -> None:
+def test_vocabulary_does_not_depend_on_process_or_order() -> None:
     script = (
         "import sys, json; from training.model.tokenizer import train_tokenizer;"
         "sys.stdout.write(train_tokenizer(json.loads(sys.argv[1]), 300, 12).to_json())"
@@ -70,7 +70,7 @@ def test_it_is_the_same_in_any_process_and_order() -> None:
         assert result.stdout == TOKENIZER.to_json()
 
 
-def test_it_is_read_back(tmp_path: Path) -> None:
+def test_tokenizer_survives_a_round_trip_to_json(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_json())
     again = load_tokenizer(tmp_path / "tokenizer.json", 12)
     texts = [*CAPTIONS, "<|endoftext|> ünseen"]
@@ -80,13 +80,13 @@ def test_it_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "not json"])
-def test_what_is_no_tokenizer_is_refused(tmp_path: Path, damage: str) -> None:
+def test_an_invalid_tokenizer_file_raises_contract_error(tmp_path: Path, damage: str) -> None:
     (tmp_path / "tokenizer.json").write_text(damage)
     with pytest.raises(ContractError):
         load_tokenizer(tmp_path / "tokenizer.json", 12)
 
 
-def test_a_vocabulary_without_our_special_tokens_is_refused() -> None:
+def test_a_vocabulary_without_special_tokens_raises_contract_error() -> None:
     from tokenizers import Tokenizer as BytePairTokenizer
     from tokenizers import models
 
