@@ -59,7 +59,7 @@ def test_a_damaged_model_file_raises_an_error_that_names_it(folder: Path, name: 
     ("section", "change", "message"),
     [
         ("preprocess", {"mean": [0, 0, 0]}, "preprocess"),
-        ("text_cfg", {"vocab_size": 301}, "301 rows"),
+        ("text_cfg", {"vocab_size": 301}, "the model 301"),
         ("vision_cfg", {"layers": 2}, "does not fit"),
         ("vision_cfg", {"head_width": 7}, "head_width"),
     ],

@@ -172,16 +172,16 @@ def test_out_of_memory_names_a_batch_size_that_fits(
     assert "2 fit: set batch_size = 2" in caplog.text
 
 
-@pytest.mark.parametrize("what", ["pictures", "texts"])
+@pytest.mark.parametrize("items", ["images", "texts"])
 def test_collapsed_features_end_the_job_with_exit_code_4(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, items: str
 ) -> None:
     monkeypatch.setattr(health_module, "PATIENCE", 3)
-    name = {"pictures": "encode_image", "texts": "encode_text"}[what]
+    name = {"images": "encode_image", "texts": "encode_text"}[items]
     encode = getattr(CLIP, name)
     monkeypatch.setattr(CLIP, name, lambda self, *inputs: 0 * encode(self, *inputs) + 1)
     assert main([str(make_job("a", checkpoint_every=2))]) == 4
-    assert f"step 4: features have collapsed: the {what}" in caplog.text
+    assert f"step 4: features have collapsed: the {items}" in caplog.text
     assert "the last good checkpoint is step-000002" in caplog.text
 
 

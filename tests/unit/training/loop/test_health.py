@@ -30,7 +30,7 @@ def test_collapsed_features_are_a_problem_when_they_persist(name: str) -> None:
     found = first_problem(dead)
     assert found is not None
     assert found[0] == 10 + PATIENCE
-    assert ("pictures" if "image" in name else "texts") in found[1]
+    assert ("images" if "image" in name else "texts") in found[1]
     assert first_problem([r if r["step"] % 50 else row(int(r["step"])) for r in dead]) is None
 
 

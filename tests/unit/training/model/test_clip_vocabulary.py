@@ -78,5 +78,5 @@ def test_missing_merges_raise_config_error_with_the_remedy(monkeypatch: pytest.M
 
 
 def test_an_unknown_vocabulary_raises_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"neither captions, clip, nor a tokenizer\.json"):
+    with pytest.raises(ConfigError, match=r"neither captions, clip, nor an existing tokenizer\.json"):
         make_tokenizer("klip", [], 0, 77)
