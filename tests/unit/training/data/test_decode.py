@@ -94,4 +94,4 @@ def test_an_index_and_the_headers_give_equal_samples(tmp_path: Path) -> None:
     assert len(walked) == len(indexed) == 5
     for sample in range(5):
         assert walked.load(sample)[1] == indexed.load(sample)[1]  # pyright: ignore[reportIndexIssue]
-        assert walked._picture(sample) == indexed._picture(sample) == jpeg(sample)
+        assert walked._image(sample) == indexed._image(sample) == jpeg(sample)

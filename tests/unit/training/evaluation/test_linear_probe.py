@@ -22,7 +22,7 @@ from training.evaluation.linear_probe import (
 def digits() -> tuple[Examples, Examples]:
     scans, labels = load_digits(return_X_y=True)
     examples = Examples(torch.from_numpy(scans / 16).float(), torch.from_numpy(labels).long())
-    return examples.at(np.arange(1000)), examples.at(np.arange(1000, 1797))
+    return examples.select(np.arange(1000)), examples.select(np.arange(1000, 1797))
 
 
 @pytest.mark.parametrize("strength", [1e-2, 1.0, 100.0])
@@ -37,7 +37,7 @@ def test_fit_equals_scikit_learn(digits, strength):
 
 
 def test_fit_of_two_classes_equals_scikit_learn(digits):
-    train = digits[0].at(np.flatnonzero(digits[0].labels_N.numpy() < 2))
+    train = digits[0].select(np.flatnonzero(digits[0].labels_N.numpy() < 2))
     assert fit_each(train, 2, [1.0])[0].accuracy(train) == 1
 
 
@@ -60,7 +60,7 @@ def test_the_grid_equals_the_papers():
 
 
 def test_the_probe_refits_on_all_and_counts_unreadable_images_as_wrong(digits):
-    train, test = digits[0].at(np.arange(120)), digits[1].at(np.arange(200))
+    train, test = digits[0].select(np.arange(120)), digits[1].select(np.arange(200))
     found = probe(train, None, test, 10, unreadable=3)
     theirs = LogisticRegression(C=1 / found["strength"], max_iter=1000)
     theirs.fit(train.features_NW.double().numpy(), train.labels_N.numpy())
@@ -68,12 +68,12 @@ def test_the_probe_refits_on_all_and_counts_unreadable_images_as_wrong(digits):
     assert found["train"] == 120
     assert found["top1"]["value"] == pytest.approx(right / (len(test.labels_N) + 3))
     assert probe(train, None, test, 10, unreadable=3) == found
-    given = probe(train.at(np.arange(80)), train.at(np.arange(80, 120)), test, 10, unreadable=0)
+    given = probe(train.select(np.arange(80)), train.select(np.arange(80, 120)), test, 10, unreadable=0)
     assert given["train"] == 120
 
 
 def test_few_shot_draws_grow_and_are_equal_in_each_class(digits):
-    train, test = digits[0].at(np.arange(60)), digits[1].at(np.arange(200))
+    train, test = digits[0].select(np.arange(60)), digits[1].select(np.arange(200))
     least = int(np.bincount(train.labels_N.numpy()).min())
     found = evaluate_few_shot(train, None, test, 10, unreadable=0)
     assert [each["shots"] for each in found] == [shots for shots in SHOTS if shots < least]

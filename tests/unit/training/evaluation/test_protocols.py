@@ -229,7 +229,7 @@ def test_association_chooses_the_nearest_images(tmp_path, loaded):
     assert [row["chosen"][0] for row in rows] == ["s001", "s002"]
     wrong = {
         "associations must be some of": {"associations": ["s009"]},
-        "'s009', which is no picture": {"candidates": ["s001", "s009"]},
+        "'s009', which is no image": {"candidates": ["s001", "s009"]},
     }
     for said, changed in wrong.items():
         (root / "associations.jsonl").write_text(json.dumps(lines[0] | changed))
