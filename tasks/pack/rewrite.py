@@ -1,7 +1,7 @@
-"""A dataset version from an earlier one, less what a takedown means: only the shards that hold any of it are written anew.
+"""Make a dataset version from an earlier one, without the pairs that a takedown removes.
 
-The others are linked (on S3: copied by the server), so their sha256 stays. The bytes are those that packing from the raw
-shards would give.
+Only the shards that hold such pairs are written again. The others are linked (on S3: copied by the server), so their
+sha256 stays. The bytes equal those of packing from the raw shards.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,11 +25,11 @@ from tasks.pack.summary import summarise
 
 @dataclass(frozen=True)
 class EarlierShard:
-    """One task: a shard of an earlier version."""
+    """A task: one shard of an earlier version."""
 
     number: str
     base: Manifest
-    taken: tuple[Target, ...]
+    takedowns: tuple[Target, ...]
 
     @property
     def id(self) -> str:
@@ -37,13 +37,13 @@ class EarlierShard:
 
 
 def find_earlier_version(work: Work[PackConfig], version: int) -> Manifest | None:
-    """The version with the most of the takedowns that is the same but for those; None where there is none.
+    """Return the version that differs only in its takedowns and has the most of them; None where there is none.
 
     Args:
         version: of the pack stage.
     """
     store, config = work.draft.store, work.config.key_config()
-    mine, wanted = _split(work.made_of)
+    sources, takedowns = _split(work.made_of)
     found: list[tuple[int, str, Manifest]] = []
     for key in sorted({name.split("/")[1] for name in store.names("pack") if name.endswith(f"/{MANIFEST}")}):
         try:
@@ -52,63 +52,63 @@ def find_earlier_version(work: Work[PackConfig], version: int) -> Manifest | Non
             continue
         if other is None or (other.stage_version, other.config, other.seed) != (version, config, work.seed):
             continue
-        theirs, heeded = _split(other.inputs)
-        if theirs == mine and heeded < wanted:
-            found.append((len(heeded), other.key, other))
-    return max(found, key=lambda one: one[:2])[2] if found else None
+        other_sources, other_takedowns = _split(other.inputs)
+        if other_sources == sources and other_takedowns < takedowns:
+            found.append((len(other_takedowns), other.key, other))
+    return max(found, key=lambda candidate: candidate[:2])[2] if found else None
 
 
 def _split(inputs: Iterable[Input]) -> tuple[list[tuple[str, str]], set[str]]:
-    """What a version was made of, and the takedowns that it heeds."""
+    """Return the snapshots that a version was made of, and the keys of the takedowns that it applies."""
     inputs = list(inputs)
     return [(i.stage, i.digest) for i in inputs if i.stage != STAGE], {i.key for i in inputs if i.stage == STAGE}
 
 
-def list_shards(base: Manifest, taken: tuple[Target, ...]) -> list[EarlierShard]:
-    """A task a shard of the earlier version, also of those that have nothing left."""
+def list_shards(base: Manifest, takedowns: tuple[Target, ...]) -> list[EarlierShard]:
+    """Return a task for each shard of the earlier version, also for those that have no row left."""
     numbers = {p.name.removesuffix(".parquet").partition("-")[2] for p in base.parts if p.name.endswith(".parquet")}
-    return [EarlierShard(number, base, taken) for number in sorted(numbers)]
+    return [EarlierShard(number, base, takedowns) for number in sorted(numbers)]
 
 
 def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
-    """Take one shard over, or write it anew without what was taken out."""
+    """Link one shard, or write it again without the pairs that the takedowns remove."""
     base, store = shard.base, draft.store
-    there = {part.name: part for part in base.parts}
-    before: list[str] = []
-    if (gone := there.get(f"dropped-{shard.number}.parquet")) is not None:
-        before = read_table(store, base.path(gone.name), ["uid"])["uid"].to_pylist()
-    if (part := there.get(f"part-{shard.number}.parquet")) is None:
-        return make_record(draft, shard.number, 0, [], summarise(PACKED.empty_table()), before)
+    by_name = {part.name: part for part in base.parts}
+    dropped: list[str] = []
+    if (part := by_name.get(f"dropped-{shard.number}.parquet")) is not None:
+        dropped = read_table(store, base.path(part.name), ["uid"])["uid"].to_pylist()
+    if (part := by_name.get(f"part-{shard.number}.parquet")) is None:
+        return make_record(draft, shard.number, 0, [], summarise(PACKED.empty_table()), dropped)
     rows = read_table(store, base.path(part.name))
-    mask = matching_rows(rows, shard.taken)
-    lost = [*before, *rows.filter(pa.array(mask))["uid"].to_pylist()]
+    mask = matching_rows(rows, shard.takedowns)
+    dropped += rows.filter(pa.array(mask))["uid"].to_pylist()
     if not mask.any():
         names = (f"{shard.number}.tar", f"{shard.number}.idx", part.name)
-        parts = [_taken_over(draft, base, there[name]) for name in names if name in there]
-        return make_record(draft, shard.number, rows.num_rows, parts, summarise(rows), lost)
+        parts = [_link_part(draft, base, by_name[name]) for name in names if name in by_name]
+        return make_record(draft, shard.number, rows.num_rows, parts, summarise(rows), dropped)
     # through Polars, as tasks/pack/shard.py does: the same rows in other buffers give other bytes of Parquet
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
     kept = conform(frame.to_arrow(), PACKED, f"pack {shard.number}")
-    extension, pictures = _pictures(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())
+    extension, images = _read_images(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())
 
-    def read(start: int, places: list[memoryview]) -> None:
-        for place, picture in zip(places, pictures[start:], strict=False):
-            place[:] = picture
+    def read(start: int, buffers: list[memoryview]) -> None:
+        for buffer, image in zip(buffers, images[start:], strict=False):
+            buffer[:] = image
 
-    parts = write_shard(draft, shard.number, kept, [len(picture) for picture in pictures], extension, read)
-    return make_record(draft, shard.number, kept.num_rows, parts, summarise(kept), lost)
+    parts = write_shard(draft, shard.number, kept, [len(image) for image in images], extension, read)
+    return make_record(draft, shard.number, kept.num_rows, parts, summarise(kept), dropped)
 
 
-def _taken_over(draft: Draft, base: Manifest, part: Part) -> Part:
+def _link_part(draft: Draft, base: Manifest, part: Part) -> Part:
     draft.check_fence()
     draft.store.copy(base.path(part.name), draft.path(part.name))
     return part
 
 
-def _pictures(store: Store, tar: str, keys: Sequence[str]) -> tuple[str, list[bytes]]:
-    """The extension of a shard's pictures, and those of the keys in their order.
+def _read_images(store: Store, tar: str, keys: Sequence[str]) -> tuple[str, list[bytes]]:
+    """Return the file name extension of a shard's images, and the images of the keys in their order.
 
-    Raises: CorruptPart when one is not there.
+    Raises: CorruptPart, which names a sample that is missing.
     """
     extension, found, wanted = "", dict[str, bytes](), set(keys)
     with store.open(tar) as file:

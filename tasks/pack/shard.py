@@ -1,4 +1,4 @@
-"""The last step of the pack stage: one training shard, its index and its rows."""
+"""Write one training shard, its index and its rows: the last step of the pack stage."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,27 +27,27 @@ from tasks.pack.summary import summarise
 
 _json = msgspec.json.Encoder()
 _Row = msgspec.defstruct("_Row", PACKED.names, gc=False)
-"""Written as a dict of these names would be, in half of the time."""
+"""A struct that is encoded like a dict of these names, in half of the time."""
 
 _spare = threading.local()
-"""The buffers of this thread's last shard, for the next: new memory the system must clear."""
+"""The buffers of this thread's previous shard, for the next one: the system would have to clear new memory."""
 _SPARE_BYTES = 64 << 20
-"""Of one, at most. Where a shard is made at once, as for S3, memory is worth more than the time."""
+"""Maximum size of a buffer that is kept. Where a shard is made in one chunk, as for S3, memory is scarcer than time."""
 
 TAKEDOWN = "takedown"
-"""`drop_reason` of what somebody asked to be taken out."""
+"""`drop_reason` of pairs that a recorded takedown removes."""
 
 
 @dataclass(frozen=True)
 class TrainingShard:
-    """One task: a training shard, gathered from all parts and raw shards."""
+    """A task: one training shard, gathered from all parts and raw shards."""
 
     index: int
     parts: int
     raw_folder: str
     image_extension: str
-    taken: tuple[Target, ...] = ()
-    """What somebody asked to be taken out."""
+    takedowns: tuple[Target, ...] = ()
+    """Targets of the recorded takedowns, whose pairs are dropped."""
 
     @property
     def number(self) -> str:
@@ -60,21 +60,21 @@ class TrainingShard:
 
 def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     """Write one training shard, its index and its rows."""
-    frame = read_partition(draft, [rows_table(number) for number in range(shard.parts)], shard.index).sort("_place")
-    gone = matching_rows(frame.select(COLUMNS).to_arrow(), shard.taken)
-    frame, lost = frame.filter(~gone), frame.filter(gone)["uid"].to_list()
+    frame = read_partition(draft, [rows_table(number) for number in range(shard.parts)], shard.index).sort("_position")
+    mask = matching_rows(frame.select(COLUMNS).to_arrow(), shard.takedowns)
+    frame, dropped = frame.filter(~mask), frame.filter(mask)["uid"].to_list()
     name = f"{shard.number}.tar"
     rows = conform(frame.to_arrow(), PACKED, f"pack {name}")
     rows = rows.set_column(rows.schema.get_field_index("shard"), PACKED.field("shard"), pa.array([name] * len(rows)))
 
     with draft.store.open_reader() as read_into, ThreadPoolExecutor(1) as thread:
 
-        def read(start: int, places: list[memoryview]) -> None:
-            read_images(read_into, shard.raw_folder, frame.slice(start, len(places)), places)
+        def read(start: int, buffers: list[memoryview]) -> None:
+            read_images(read_into, shard.raw_folder, frame.slice(start, len(buffers)), buffers)
 
         facts = thread.submit(summarise, rows)
         parts = write_shard(draft, shard.number, rows, frame["_size"].to_list(), shard.image_extension, read)
-    return make_record(draft, shard.number, rows.num_rows, parts, facts.result(), lost)
+    return make_record(draft, shard.number, rows.num_rows, parts, facts.result(), dropped)
 
 
 def write_shard(
@@ -85,31 +85,32 @@ def write_shard(
     image_extension: str,
     read: Callable[[int, list[memoryview]], None],
 ) -> list[Part]:
-    """The tar, index and rows of a shard; nothing where it has no row.
+    """Write the tar, the index and the rows of a shard, and return them; a shard without rows has no part.
 
     Args:
-        sizes: bytes of each row's picture.
-        read: puts the pictures of the rows from a first one on to where they will lie.
+        number: of the shard, in five digits.
+        sizes: size of each row's image, in bytes.
+        read: reads the images of consecutive rows, from the given row on, into the given buffers.
     """
     if not rows.num_rows:
         return []
     lines: list[str] = []
-    buffers = vars(_spare).pop("buffers", None) or [_pages(0), _pages(0)]
+    buffers = vars(_spare).pop("buffers", None) or [_allocate_pages(0), _allocate_pages(0)]
 
-    def pieces() -> Iterator[memoryview]:
+    def make_chunks() -> Iterator[memoryview]:
         lines.clear()
-        return _one_ahead(_pieces(rows, sizes, image_extension, read, draft.store.window, buffers, lines))
+        return _prefetch(_make_chunks(rows, sizes, image_extension, read, draft.store.window, buffers, lines))
 
-    with ThreadPoolExecutor(1) as thread:  # the rows are written while the last of the tar is on its way to the disk
-        coming = thread.submit(draft.put_chunks, f"{number}.tar", pieces, rows.num_rows)
+    with ThreadPoolExecutor(1) as thread:  # the rows are written while the tar is on its way to the disk
+        future = thread.submit(draft.put_chunks, f"{number}.tar", make_chunks, rows.num_rows)
         table = draft.put_table(f"part-{number}.parquet", rows)
-        tar = coming.result()
+        tar = future.result()
     if max(map(len, buffers)) <= _SPARE_BYTES:
-        _spare.buffers = buffers  # not after an error: who knows which thread still writes there
+        _spare.buffers = buffers  # not after an error: another thread may still write into them
     return [tar, draft.put_bytes(f"{number}.idx", join_index_lines(lines).encode(), rows.num_rows), table]
 
 
-def _pieces(
+def _make_chunks(
     rows: pa.Table,
     sizes: Sequence[int],
     image_extension: str,
@@ -118,100 +119,98 @@ def _pieces(
     buffers: list[NDArray[np.uint8]],
     lines: list[str],
 ) -> Iterator[memoryview]:
-    """The bytes of a shard, some samples at a time.
+    """Yield the bytes of a shard, some samples at a time.
 
-    Each piece but the last ends with the last whole page; what is left begins the next.
+    Each chunk except the last ends at a page boundary; the bytes after it begin the next chunk.
 
     Args:
-        window: most bytes of pictures in a piece of more than one sample.
+        window: maximum size of the images in a chunk of more than one sample, in bytes.
         buffers: two that take turns; one that is too small is replaced.
-        lines: gets those of the index.
+        lines: list to which the lines of the index are added.
     """
-    rest, end, extensions = _pages(0), 0, (image_extension, "txt", "json")
+    rest, end, extensions = _allocate_pages(0), 0, (image_extension, "txt", "json")
     for start, stop in pairwise([*shard_starts(np.array(sizes), rows.num_rows, window).tolist(), rows.num_rows]):
-        some = rows.slice(start, stop - start)
-        captions = [said.encode() for said in some["caption"].to_pylist()]
-        texts = captions, list(map(_json.encode, map(_Row, *_columns(some))))
+        batch = rows.slice(start, stop - start)
+        captions = [caption.encode() for caption in batch["caption"].to_pylist()]
+        texts = captions, list(map(_json.encode, map(_Row, *_columns(batch))))
         columns = [np.array(sizes[start:stop]), *(np.fromiter(map(len, text), np.int64, len(text)) for text in texts)]
-        layout = Layout(some["key"].to_pylist(), extensions, np.stack(columns, axis=1), end)
+        layout = Layout(batch["key"].to_pylist(), extensions, np.stack(columns, axis=1), end)
         size = len(rest) + (archive_size(layout.end) if stop == rows.num_rows else layout.end) - end
         if len(buffers[0]) < size:
-            buffers[0] = _pages(size + size // 8)  # the next piece may be a little larger
-        piece = buffers[0][:size]
-        piece[: len(rest)] = rest
-        samples, after = np.split(piece[len(rest) :], [layout.end - end])
-        after[:] = 0
+            buffers[0] = _allocate_pages(size + size // 8)  # the next chunk may be a little larger
+        chunk = buffers[0][:size]
+        chunk[: len(rest)] = rest
+        samples, end_of_archive = np.split(chunk[len(rest) :], [layout.end - end])
+        end_of_archive[:] = 0
         layout.put_blocks(samples.reshape(-1, BLOCK))
         read(start, _put_texts(samples.data, layout, texts))
         lines += layout.lines()
         end = layout.end
         whole = size if stop == rows.num_rows else size - size % PAGE
-        rest = piece[whole:]
-        yield piece[:whole].data
+        rest = chunk[whole:]
+        yield chunk[:whole].data
         buffers.reverse()
 
 
-def _pages(size: int) -> NDArray[np.uint8]:
-    """So many bytes of memory, from the beginning of a page on."""
+def _allocate_pages(size: int) -> NDArray[np.uint8]:
+    """Return `size` bytes of memory that begin at a page boundary."""
     memory = np.empty(size + PAGE, np.uint8)
     before = -memory.ctypes.data % PAGE
     return memory[before : before + size]
 
 
-def _one_ahead(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
-    """The pieces; while one is hashed and written, a thread makes the next."""
+def _prefetch(chunks: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Yield the chunks; while one is hashed and written, a thread makes the next."""
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, pieces, None)
-        while (piece := coming.result()) is not None:
-            coming = thread.submit(next, pieces, None)
-            yield piece
+        future = thread.submit(next, chunks, None)
+        while (chunk := future.result()) is not None:
+            future = thread.submit(next, chunks, None)
+            yield chunk
 
 
 def make_record(
-    draft: Draft, number: str, kept: int, parts: Sequence[Part], facts: Mapping[str, Tally], lost: Sequence[str]
+    draft: Draft, number: str, kept: int, parts: Sequence[Part], facts: Mapping[str, Tally], dropped: Sequence[str]
 ) -> Record:
-    """What is said of a shard. Of what was taken out only the uids are kept, which are hashes: no address, no caption.
+    """Return the record of a shard, and write the dropped rows with their uids only, which are hashes.
 
     Args:
-        parts: with the rows that stay.
-        facts: of those rows; see `describe`.
-        lost: uids of those that were taken out.
+        kept: number of rows that are left.
+        parts: parts with these rows.
+        facts: their summary; see `summarise`.
+        dropped: uids of the rows that takedowns removed.
     """
-    written = list(parts)
-    if lost:
-        gone = pa.table(
-            {"uid": sorted(lost), "drop_reason": [TAKEDOWN] * len(lost), "drop_stage": ["pack"] * len(lost)}
-        )
-        written.append(
-            draft.put_table(f"dropped-{number}.parquet", conform(gone, dropped_schema(PACKED), f"pack {number}"))
-        )
-    reasons = {TAKEDOWN: len(lost)} if lost else {}
-    counts = Counts(input=kept + len(lost), kept=kept, dropped=reasons)
+    written, count = list(parts), len(dropped)
+    if count:
+        rows = {"uid": sorted(dropped), "drop_reason": [TAKEDOWN] * count, "drop_stage": ["pack"] * count}
+        table = conform(pa.table(rows), dropped_schema(PACKED), f"pack {number}")
+        written.append(draft.put_table(f"dropped-{number}.parquet", table))
+    counts = Counts(input=kept + count, kept=kept, dropped={TAKEDOWN: count} if count else {})
     return Record(task=f"shard-{number}", parts=written, counts=counts, facts=dict(facts))
 
 
 def _columns(rows: pa.Table) -> list[list[Any]]:
-    empty = [None] * len(rows)  # many columns are: what nobody looked for, or no page said
+    """Return the values of each column. Many columns are null, which is not worth a conversion."""
+    empty = [None] * len(rows)
     return [empty if column.null_count == len(rows) else column.to_pylist() for column in rows.columns]
 
 
-def _put_texts(piece: memoryview, layout: Layout, texts: Sequence[Sequence[bytes]]) -> list[memoryview]:
-    """Write captions and rows as JSON to where they lie; the memory that is left for the pictures."""
+def _put_texts(chunk: memoryview, layout: Layout, texts: Sequence[Sequence[bytes]]) -> list[memoryview]:
+    """Write the captions and the rows as JSON into a chunk, and return the buffers of its images."""
     offsets, sizes = (layout.offsets_NM - layout.start).T.tolist(), layout.sizes_NM[:, 0].tolist()
     for starts, written in zip(offsets[1:], texts, strict=True):
         for start, text in zip(starts, written, strict=True):
-            piece[start : start + len(text)] = text
-    return [piece[start : start + size] for start, size in zip(offsets[0], sizes, strict=True)]
+            chunk[start : start + len(text)] = text
+    return [chunk[start : start + size] for start, size in zip(offsets[0], sizes, strict=True)]
 
 
-def read_images(read_into: ReadInto, folder: str, rows: pl.DataFrame, memory: Sequence[memoryview]) -> None:
-    """Read the picture of each row into its memory. Each raw shard is read from its beginning to its end.
+def read_images(read_into: ReadInto, folder: str, rows: pl.DataFrame, buffers: Sequence[memoryview]) -> None:
+    """Read the image of each row into its buffer. Each raw shard is read from its beginning to its end.
 
     Args:
         rows: with the columns shard, _offset and _size.
     """
     by_shard: dict[str, list[tuple[int, memoryview]]] = {}
-    for raw, offset, place in zip(rows["shard"].to_list(), rows["_offset"].to_list(), memory, strict=True):
-        by_shard.setdefault(raw, []).append((offset, place))
-    for raw in sorted(by_shard):
-        read_into(f"{folder}/{raw}", sorted(by_shard[raw], key=itemgetter(0)))
+    for shard, offset, buffer in zip(rows["shard"].to_list(), rows["_offset"].to_list(), buffers, strict=True):
+        by_shard.setdefault(shard, []).append((offset, buffer))
+    for shard in sorted(by_shard):
+        read_into(f"{folder}/{shard}", sorted(by_shard[shard], key=itemgetter(0)))

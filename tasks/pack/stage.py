@@ -1,19 +1,23 @@
-"""The pack stage: what curation left, as the versioned dataset that training reads.
+"""The pack stage: the pairs that curate kept become the versioned dataset that training reads.
 
-For shard i the snapshot holds `{i:05d}.tar`, with the samples `{key}.jpg`, `{key}.txt`, `{key}.json`, `{i:05d}.idx`, which
-says where each member lies, and `part-{i:05d}.parquet` with the rows. The picture's bytes are those of the raw shard, never
-encoded again; the keys are those of the download (the uids), so a member can be followed back.
+For shard i the snapshot holds
 
-1. locate, a task a part of curate: where each kept picture lies in its raw shard;
-2. cut, once over all rows: their order, a hash of seed and uid, and where one shard ends and the next begins;
-3. scatter, a task a part: its rows by training shard;
-4. pack, a task a training shard: gather its rows, copy its pictures.
+- `{i:05d}.tar`, with the samples `{key}.jpg`, `{key}.txt`, `{key}.json`;
+- `{i:05d}.idx`, with the offset and size of each member;
+- `part-{i:05d}.parquet`, with the rows.
 
-What a recorded takedown means is left out once the shards are cut, so those that hold none of it do not change. Where there
-is a version without the newest takedowns, its shards are taken over (tasks/pack/rewrite.py).
+The bytes of the images are those of the raw shards, never encoded again. The keys are those of the download (the uids),
+so a member can be traced. Beside the shards lie `DATASET.md` and `dataset.html` (tasks/pack/card.py).
 
-The same rows and seed give the same bytes, however the rows were parted. Beside the shards lie `DATASET.md` and
-`dataset.html` (tasks/pack/card.py), for people.
+1. locate, a task per part of curate: find the span of each kept image in its raw shard.
+2. cut, once over all rows: sort them by a hash of seed and uid, and choose where one shard ends and the next begins.
+3. scatter, a task per part: partition its rows by training shard.
+4. pack, a task per training shard: gather its rows, copy its images.
+
+Pairs of recorded takedowns are dropped after the shards are cut, so shards without such pairs do not change. Where the
+store has a version without the newest takedowns, its shards are reused (tasks/pack/rewrite.py).
+
+The same rows and seed give the same bytes, whatever parts the rows came in.
 """
 
 import logging
@@ -45,26 +49,25 @@ logger = logging.getLogger(__name__)
 def make(work: Work[PackConfig]) -> StageOutput:
     """Pack all shards.
 
-    Raises: ContractError, with the numbers of rows on the way, when curation left nothing.
+    Raises: ContractError, with the numbers of rows of each stage, if curate kept no pair.
     """
     if not work.inputs["curate"].counts.kept:
-        raise ContractError(
-            f"no pair is left to pack: {_told(work.inputs['download'])}; {_told(work.inputs['curate'])}"
-        )
+        counts = "; ".join(_format_manifest_counts(work.inputs[stage]) for stage in ("download", "curate"))
+        raise ContractError(f"no pair is left to pack: {counts}")
     with shared_workers(work.context) as context:
         return _make(work, context)
 
 
 def _make(work: Work[PackConfig], context: Context) -> StageOutput:
-    taken = load_targets(work.draft.store, select_requests(work.made_of))
-    base = find_earlier_version(work, PACK.version) if taken else None
+    takedowns = load_targets(work.draft.store, select_requests(work.made_of))
+    base = find_earlier_version(work, PACK.version) if takedowns else None
     lineage = find_lineage(work)
-    with ThreadPoolExecutor(1) as thread:  # which looks for what the page shows, while workers pack
-        dropped = thread.submit(sample_dropped, work.draft.store, lineage, taken)
+    with ThreadPoolExecutor(1) as thread:  # it reads the examples of the page, while workers pack
+        dropped = thread.submit(sample_dropped, work.draft.store, lineage, takedowns)
         if base is None:
-            records = _packed(work, context, taken)
+            records = _pack_shards(work, context, takedowns)
         else:
-            records = map_parts(rewrite_shard, list_shards(base, taken), work.draft, context)
+            records = map_parts(rewrite_shard, list_shards(base, takedowns), work.draft, context)
         written, counts = merge_records(records)
         facts = _facts(work, records, counts, base)
         dataset = DatasetFacts.collect(work, counts, facts, written, lineage)
@@ -72,20 +75,20 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
         return StageOutput(written + put_pages(work.draft, dataset, Samples(kept, dropped.result())), counts, facts)
 
 
-def _packed(work: Work[PackConfig], context: Context, taken: tuple[Target, ...]) -> list[Record]:
+def _pack_shards(work: Work[PackConfig], context: Context, takedowns: tuple[Target, ...]) -> list[Record]:
     config = work.config
-    located = _parts("locate", work)
-    map_parts(locate_images, located, work.draft, context)
-    count = assign_shards(work.draft, located, config.shard_size, config.shard_bytes)
-    parts = _parts("scatter", work, count)
+    parts = _list_parts("locate", work)
+    map_parts(locate_images, parts, work.draft, context)
+    count = assign_shards(work.draft, parts, config.shard_size, config.shard_bytes)
+    parts = _list_parts("scatter", work, count)
     map_parts(write_rows_by_shard, parts, work.draft, context)
     raw = (parts[0].raw_folder, parts[0].image_extension)
-    shards = [TrainingShard(index, len(parts), *raw, taken) for index in range(count)]
+    shards = [TrainingShard(index, len(parts), *raw, takedowns) for index in range(count)]
     return map_parts(pack_shard, shards, work.draft, context)
 
 
 def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
-    """What the manifest says of the pairs. Raises: ContractError where none is left."""
+    """Return the facts of the manifest. Raises: ContractError if takedowns removed all pairs."""
     if not counts.kept:
         raise ContractError(f"no pair is left to pack: all {counts.input:,} were taken down")
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
@@ -96,7 +99,7 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
     return facts
 
 
-def _parts(step: str, work: Work[PackConfig], shards: int = 0) -> list[CuratedPart]:
+def _list_parts(step: str, work: Work[PackConfig], shards: int = 0) -> list[CuratedPart]:
     download, curate = work.inputs["download"], work.inputs["curate"]
     bits = partition_bits(curate.counts.kept)
     extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
@@ -106,7 +109,7 @@ def _parts(step: str, work: Work[PackConfig], shards: int = 0) -> list[CuratedPa
     ]
 
 
-def _told(manifest: Manifest) -> str:
+def _format_manifest_counts(manifest: Manifest) -> str:
     counts = manifest.counts
     reasons = format_counts(Counter(counts.dropped).most_common())
     return f"{manifest.stage} kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")

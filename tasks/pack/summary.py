@@ -1,4 +1,4 @@
-"""What the dataset's manifest says of its pairs: counts by language, host, licence, crawl, size, length and scores."""
+"""Count the pairs of a dataset by language, host, licence, crawl, size, length and scores, for its manifest."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,14 +10,14 @@ from dataops.filters import HOST
 from dataops.text.tallies import Tally, Totals, count_values
 
 LISTED = 40
-"""Values of a kind that the manifest names, most frequent first."""
+"""Number of values of a kind that the manifest has, most frequent first."""
 LENGTH_STEP, LENGTH_STEPS = 10, 30
-"""Captions are counted by their length in steps of so many characters; the last step is all that is longer."""
+"""Characters per step, and number of the last step, which holds all longer captions."""
 SIDE_STEP, SIDE_STEPS = 64, 32
-"""Originals are counted by their shorter side in steps of so many pixels; the last step is all that is larger."""
+"""Pixels per step, and number of the last step, which holds all originals with a larger shorter side."""
 SCORE_STEP = 0.05
 SCORE = "_score"
-"""How the columns end that hold scores; `language_score` is one."""
+"""Suffix of the columns that hold scores, for example `language_score`."""
 
 NAMED = ("languages", "hosts", "licenses", "crawls", "sizes", "caption_sources")
 """Kinds whose values are names."""
@@ -26,7 +26,7 @@ STEPPED = ("lengths", "original_sides")
 
 
 def summarise(packed: pa.Table) -> dict[str, Tally]:
-    """Of one shard: how many pairs there are of each value, by kind.
+    """Return how many pairs of one shard have each value, by kind.
 
     A kind `score:NAME` for each column of scores counts its values in steps of SCORE_STEP, rounded down.
     """
@@ -34,7 +34,7 @@ def summarise(packed: pa.Table) -> dict[str, Tally]:
     source = pl.col("source")
     values = {
         "languages": pl.col("language"),
-        # not by `host`, whose compiled code takes longer to load than a worker may need for its shard
+        # dataops' host parser is compiled, and takes longer to load than a worker may need for its shard
         "hosts": pl.col("url").str.extract(HOST, 1).str.to_lowercase(),
         "licenses": pl.col("license"),
         # a crawl by its name, as Common Crawl writes it in the paths of its files; else the file
@@ -48,7 +48,7 @@ def summarise(packed: pa.Table) -> dict[str, Tally]:
     values |= {f"score:{name}": (pl.col(name) / SCORE_STEP + 1e-6).floor().cast(pl.Int64) for name in scores}
     named = rows.select(**{kind: value.cast(pl.String).fill_null("") for kind, value in values.items()})
     tallies = {kind: count_values(named[kind]) for kind in named.columns}
-    return {kind: counted for kind, counted in tallies.items() if not kind.startswith("score:") or set(counted) != {""}}
+    return {kind: counts for kind, counts in tallies.items() if not kind.startswith("score:") or set(counts) != {""}}
 
 
 def _steps(number: pl.Expr, step: int, last: int) -> pl.Expr:
@@ -56,7 +56,7 @@ def _steps(number: pl.Expr, step: int, last: int) -> pl.Expr:
 
 
 def merge(shards: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
-    """The descriptions of all shards as one; steps in their order, names by how many they are."""
+    """Return the sum over all shards; steps are sorted, names start with the most frequent."""
     shards = list(shards)
     scores = sorted({kind for shard in shards for kind in shard if kind.startswith("score:")})
     totals = Totals([*NAMED, *STEPPED, *scores])
@@ -64,6 +64,6 @@ def merge(shards: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
         totals.add(shard)
     found = {kind: totals.first(kind, LISTED) for kind in NAMED}
     for kind in (*STEPPED, *scores):
-        counted = sorted(totals.by_name[kind].items(), key=lambda item: (item[0] == "", int(item[0] or 0)))
-        found[kind] = dict(counted)
+        steps = sorted(totals.by_name[kind].items(), key=lambda item: (item[0] == "", int(item[0] or 0)))
+        found[kind] = dict(steps)
     return found

@@ -95,7 +95,7 @@ def test_no_byte_stays_and_only_touched_shards_are_rewritten(store: FolderStore,
         [store.local(m.path("00000.tar")).stat().st_ino for m in (old, new)] if "00000.tar" not in touched else [0, 0]
     )
     assert inodes[0] == inodes[1], "linked, not copied"
-    assert "of what was dropped no example is shown" in store.read(new.path("dataset.html")).decode()
+    assert "no example of a dropped pair is shown" in store.read(new.path("dataset.html")).decode()
     said = bytes_of(store, new)
     for row in gone:
         assert row["data"] not in said

@@ -94,7 +94,7 @@ class TestWithoutProcesses:
         assert keys[0] == keys[1] != keys[2]
         assert sorted(keys[0]) == sorted(keys[2])
         arrived = [row["key"] for row in pairs if not row["drop_reason"]]
-        assert keys[0] not in (arrived, sorted(arrived)), "shuffle_keys"
+        assert keys[0] not in (arrived, sorted(arrived)), "shuffled"
 
     def test_a_shard_ends_before_it_has_too_many_bytes(self, tmp_path: Path) -> None:
         pairs = some_pairs()
