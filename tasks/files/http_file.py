@@ -1,32 +1,44 @@
-"""A file of a web server that the config names, by ranges.
+"""Read a file of a web server that the config names, by ranges.
 
-The server of the config is trusted to be where it is, be it on loopback. Redirects may lead elsewhere, but only to hosts of
-the public internet, and never from https to http.
+The server of the config may be on any network, also on loopback. Redirects may lead to other hosts, but only to public
+ones, and never from https to http.
 """
 
 import http.client
 import re
 import socket
 import ssl
+import time
 from functools import lru_cache
-from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import SplitResult
 
 from dataops.errors import SourceError
 from tasks.files.resumable import Connection, ConnectionBroken
-from tasks.web.address_policy import AddressResolver
-from tasks.web.request import FetchError, retry_after, split_url
+from tasks.web.address_policy import AddressResolver, Target
+from tasks.web.request import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    FetchError,
+    bound_reads,
+    open_connection,
+    parse_retry_seconds,
+    port_of,
+    resolve_redirect,
+    split_url,
+)
 
-MAX_REDIRECTS = 5
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# 403 is what Common Crawl's hosts answer to who asks too much. Source: commoncrawl.org, "Oct/Nov 2023 performance issues".
-_LATER = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
+# 403 is how Common Crawl limits the rate of requests. Source: commoncrawl.org, "Oct/Nov 2023 performance issues".
+_RETRYABLE = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_SKIPPED_AT_ONCE = 1 << 18
+_SKIP_BYTES = 1 << 18
 
 
 class HttpFile:
-    """One file; `connect` opens it anywhere, and makes sure that it is still the same."""
+    """One file. `connect` opens it at any byte, and checks that it is still the same file.
+
+    Args:
+        timeout: seconds for a connection, and for each read.
+    """
 
     def __init__(self, url: str, user_agent: str, timeout: float):
         self.url, self.user_agent, self.timeout = url, user_agent, timeout
@@ -34,19 +46,19 @@ class HttpFile:
         self._identity: tuple[str | None, int | None] | None = None
 
     def connect(self, offset: int) -> Connection:
-        """The file from a byte on. Raises: ConnectionBroken, SourceError."""
+        """Open the file at a byte. Raises: ConnectionBroken, SourceError."""
         url = self.url
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 connection, response = self._request(url, offset)
-                if response.status not in _REDIRECTS:
+                if response.status not in REDIRECTS:
                     try:
                         return self._opened(connection, response, offset)
                     except BaseException:
                         connection.close()
                         raise
                 connection.close()
-                url = self._target(url, response)
+                url = _secure_redirect(url, response)
         except FetchError as error:
             if error.is_transient:
                 raise ConnectionBroken(str(error)) from error
@@ -59,12 +71,9 @@ class HttpFile:
 
     def _request(self, url: str, offset: int) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         parts = split_url(url)
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        kind: type[Any] = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        secured = {"context": _tls()} if parts.scheme == "https" else {}
-        connection = kind(host, port, timeout=self.timeout, **secured)
-        connection._create_connection = self._connector(parts.netloc)
-        headers = {"User-Agent": self.user_agent, "Accept-Encoding": "identity"}
+        connection = self._connect(parts)
+        bound_reads(connection, self.timeout)
+        headers = {"User-Agent": self.user_agent}
         if offset:
             headers["Range"] = f"bytes={offset}-"
             etag = self._identity[0] if self._identity else None
@@ -77,42 +86,46 @@ class HttpFile:
             connection.close()
             raise
 
-    def _connector(self, netloc: str) -> Any:
-        """How to connect: to the config's own server plainly, to others at an address that was checked."""
-        if netloc == self._first:
-            return socket.create_connection
+    def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
+        failure = OSError("no address")
+        for target in self._targets(parts):
+            try:
+                return open_connection(parts, [target], time.monotonic() + self.timeout)
+            except ssl.SSLError:
+                raise
+            except OSError as error:
+                failure = error
+        raise failure
 
-        def connect(address: tuple[str, int], timeout: float, _: Any = None) -> socket.socket:
-            refusal, targets = _addresses().resolve(*address)
-            if refusal:
-                raise FetchError(*refusal)
-            return socket.create_connection(targets[0][1][:2], timeout)
-
-        return connect
-
-    @staticmethod
-    def _target(url: str, response: http.client.HTTPResponse) -> str:
-        target = urljoin(url, response.headers.get("Location") or "")
-        if url.startswith("https:") and not target.startswith("https:"):
-            raise FetchError("redirect", "from https to something else")
-        return target
+    def _targets(self, parts: SplitResult) -> list[Target]:
+        """Return the addresses of the config's own server as they are, and of another host those that are public."""
+        host, port = parts.hostname or "", port_of(parts)
+        if parts.netloc == self._first:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return [(family, address) for family, _, _, _, address in found]
+        refusal, targets = _addresses().resolve(host, port)
+        if refusal:
+            raise FetchError(*refusal)
+        return targets
 
     def _opened(
         self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, offset: int
     ) -> "_HttpConnection":
         status = response.status
-        if status in _LATER:
+        if status in _RETRYABLE:
             raise ConnectionBroken(
-                f"{self.url}: HTTP {status} {response.reason}", retry_after(response.headers.get("Retry-After"))
+                f"{self.url}: HTTP {status} {response.reason}", parse_retry_seconds(response.headers.get("Retry-After"))
             )
         if status not in (200, 206):
             raise SourceError(f"{self.url}: HTTP {status} {response.reason}")
         start, size = 0, response.length
         if status == 206:
-            given = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if given is None or int(given[1]) != offset:
-                raise ConnectionBroken(f"{self.url}: a range was asked for from {offset}, another was answered")
-            start, size = offset, int(given[2]) if given[2] != "*" else None
+            range_ = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if range_ is None or int(range_[1]) != offset:
+                raise ConnectionBroken(
+                    f"{self.url}: the server answered another range than the requested one from byte {offset}"
+                )
+            start, size = offset, int(range_[2]) if range_[2] != "*" else None
         identity = (response.headers.get("ETag"), size)
         if self._identity is None:
             self._identity = identity
@@ -121,7 +134,7 @@ class HttpFile:
                 f"{self.url} changed while it was read (ETag and size were {self._identity}, are {identity})"
             )
         opened = _HttpConnection(connection, response, size)
-        opened.skip(offset - start)  # a server that knows no ranges begins anew
+        opened.skip(offset - start)  # a server without ranges sends the file from its start
         return opened
 
 
@@ -137,10 +150,10 @@ class _HttpConnection:
             raise ConnectionBroken(_text(error)) from error
 
     def skip(self, size: int) -> None:
-        while size and (data := self.read(min(size, _SKIPPED_AT_ONCE))):
+        while size and (data := self.read(min(size, _SKIP_BYTES))):
             size -= len(data)
         if size:
-            raise ConnectionBroken("the answer ended before the place that was reached before")
+            raise ConnectionBroken("the response ended before the byte that was reached before")
 
     def close(self) -> None:
         self._response.close()
@@ -151,9 +164,11 @@ def _text(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
+def _secure_redirect(url: str, response: http.client.HTTPResponse) -> str:
+    target = resolve_redirect(url, response)
+    if url.startswith("https:") and not target.startswith("https:"):
+        raise FetchError("redirect", "from https to something else")
+    return target
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Which network addresses a download may connect to."""
+"""Decide which IP addresses a download may connect to."""
 
 import ipaddress
 import socket
@@ -8,10 +8,10 @@ from typing import Any
 from tasks.web.dns_cache import DnsCache
 
 ConnectTo = Mapping[str, tuple[str, int]]
-"""By host name: the address and port to connect to instead of resolving it."""
+"""IP address and port to connect to instead of resolving a host, by host name."""
 Target = tuple[socket.AddressFamily, Any]
-Answer = tuple[tuple[str, str] | None, list[Target]]
-"""Why the host is refused (reason, detail), or None and the targets to try in turn."""
+Resolution = tuple[tuple[str, str] | None, list[Target]]
+"""The reason and detail for which a host is refused, or None; and the socket addresses to try in turn."""
 
 _REFUSED = [
     ipaddress.ip_network(network)
@@ -19,7 +19,7 @@ _REFUSED = [
         "168.63.129.16/32",  # Azure's host agent: a public number that each virtual machine reaches its host by
         "192.0.0.0/24",  # IETF protocol assignments; Oracle Cloud's metadata
         "192.88.99.0/24",  # 6to4 relays
-        "64:ff9b::/96",  # NAT64: an IPv4 address in other clothes, like the next ones
+        "64:ff9b::/96",  # NAT64: an IPv4 address written as IPv6, like the next four
         "64:ff9b:1::/48",
         "::/96",
         "::ffff:0:0/96",
@@ -32,10 +32,10 @@ _REFUSED = [
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is a plain one of the public internet.
+    """Return whether an IP address belongs to the public internet.
 
-    Not so are private, loopback, link-local (cloud metadata among them), shared, multicast, reserved and documentation
-    addresses, and IPv6 addresses that stand for an IPv4 one.
+    It does not if it is private, loopback, link-local (cloud metadata among them), shared, multicast, reserved or for
+    documentation, or an IPv6 address that embeds an IPv4 one.
 
     Source: IANA special-purpose address registries (RFC 6890), RFC 6052, RFC 3056, RFC 4380.
     """
@@ -50,9 +50,9 @@ def is_public(address: str) -> bool:
 
 
 def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
-    """{"host": "127.0.0.1:8123"} as ConnectTo.
+    """Parse a table such as {"host": "127.0.0.1:8123"}.
 
-    Raises: ValueError that names the entry unless each value is an IP address (IPv6 in brackets) and a port.
+    Raises: ValueError that names the entry whose value is not an IP address (IPv6 in brackets) and a port.
     """
     result = {}
     for host, value in table.items():
@@ -70,21 +70,21 @@ def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
 
 
 class AddressResolver:
-    """Resolves hosts and refuses what is not public. For use from many threads.
+    """Resolves hosts, and refuses those without a public IP address. Safe to use from many threads.
 
     Args:
-        dns: whose answers to use; one of its own by default.
+        dns: the cache to resolve through; by default a new one.
     """
 
     def __init__(self, connect_to: ConnectTo, dns: DnsCache | None = None):
         self.connect_to = connect_to
         self._dns = dns or DnsCache()
 
-    def resolve(self, host: str, port: int, deadline: float = float("inf")) -> Answer:
-        """Where to connect for a host: addresses that were checked, to be used as they are.
+    def resolve(self, host: str, port: int, deadline: float = float("inf")) -> Resolution:
+        """Return the checked socket addresses of a host: the caller connects to them and resolves nothing again.
 
         Args:
-            deadline: a time of time.monotonic() until which to wait for an answer.
+            deadline: time of time.monotonic() after which the host counts as not resolved.
         """
         if host in self.connect_to:
             address, port = self.connect_to[host]

@@ -1,92 +1,93 @@
-"""Host names resolved once each, by a bounded pool of threads that nobody has to wait for longer than they want.
+"""Resolve each host name once, with a deadline for each caller.
 
-The system's getaddrinfo cannot be given a deadline: it may hang for as long as its own settings say. So it runs in threads
-of its own, and who asks waits only until its own deadline. Answers are shared by all who ask through one Dns.
+The system's getaddrinfo takes no deadline and may hang for as long as the system's settings allow. It therefore runs in a
+bounded pool of threads, and each caller waits only until its own deadline. All callers of one DnsCache share its results.
 """
 
 import socket
 import threading
 import time
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotInTime
+from concurrent.futures import TimeoutError as FutureTimeout
 from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any
 
-Found = list[tuple[socket.AddressFamily, Any]]
-"""Socket addresses with port 0; empty where the name has none."""
+SocketAddresses = list[tuple[socket.AddressFamily, Any]]
+"""Socket addresses with port 0; empty if the host has none."""
 
 TTL = 300.0
-"""Seconds for which an answer holds: getaddrinfo does not tell the record's own."""
+"""Seconds for which a result is kept: getaddrinfo does not return the TTL of the record."""
 FAILED_TTL = 30.0
-PATIENCE = 5.0
-"""Seconds that a name may take, where the asker has longer."""
+"""Seconds for which the absence of an address is kept."""
+MAX_WAIT = 5.0
+"""Seconds that a caller waits for a host at most, whatever its deadline."""
 THREADS = 32
 _MAX_NAMES = 100_000
 
 
 class DnsCache:
-    """A cache of names in front of getaddrinfo; for use from many threads."""
+    """A cache in front of getaddrinfo. Safe to use from many threads."""
 
     def __init__(self, threads: int = THREADS):
         self._threads = threads
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, Found]] = {}
-        self._asked: dict[str, Future[Found]] = {}
+        self._cached: dict[str, tuple[float, SocketAddresses]] = {}
+        self._pending: dict[str, Future[SocketAddresses]] = {}
         self._queue: SimpleQueue[str] = SimpleQueue()
         self._running = 0
 
-    def resolve(self, host: str, deadline: float = float("inf")) -> Found | None:
-        """The addresses of a host, or None where there was no answer in time.
+    def resolve(self, host: str, deadline: float = float("inf")) -> SocketAddresses | None:
+        """Return the addresses of a host, or None if they were not resolved in time.
 
         Args:
-            deadline: a time of time.monotonic().
+            deadline: time of time.monotonic().
         """
         with self._lock:
-            known = self._known.get(host)
-            if known and known[0] > time.monotonic():
-                return known[1]
-            answer = self._asked.get(host) or self._ask(host)
+            cached = self._cached.get(host)
+            if cached and cached[0] > time.monotonic():
+                return cached[1]
+            pending = self._pending.get(host) or self._start(host)
         try:
-            return answer.result(max(0.0, min(PATIENCE, deadline - time.monotonic())))
-        except NotInTime:
+            return pending.result(max(0.0, min(MAX_WAIT, deadline - time.monotonic())))
+        except FutureTimeout:
             return None
 
-    def _ask(self, host: str) -> "Future[Found]":
-        answer = self._asked[host] = Future()
+    def _start(self, host: str) -> "Future[SocketAddresses]":
+        pending = self._pending[host] = Future()
         self._queue.put(host)
-        if self._running < min(self._threads, len(self._asked)):
+        if self._running < min(self._threads, len(self._pending)):
             self._running += 1
-            # A daemon: a name that hangs must not hold up the end of the process.
+            # A daemon, so that a host that hangs does not delay the end of the process.
             threading.Thread(target=self._work, name="dns", daemon=True).start()
-        return answer
+        return pending
 
     def _work(self) -> None:
         while True:
             host = self._queue.get()
             found = _addresses(host)
             with self._lock:
-                if len(self._known) >= _MAX_NAMES:
+                if len(self._cached) >= _MAX_NAMES:
                     self._forget()
-                self._known[host] = (time.monotonic() + (TTL if found else FAILED_TTL), found)
-                answer = self._asked.pop(host)
-            answer.set_result(found)
+                self._cached[host] = (time.monotonic() + (TTL if found else FAILED_TTL), found)
+                pending = self._pending.pop(host)
+            pending.set_result(found)
 
     def _forget(self) -> None:
-        """Make room: what is out of date, or else the older half."""
+        """Drop the expired results, and the older half of the others if that is not enough."""
         now = time.monotonic()
-        fresh = {host: known for host, known in self._known.items() if known[0] > now}
+        fresh = {host: result for host, result in self._cached.items() if result[0] > now}
         half = len(fresh) // 2 if len(fresh) > _MAX_NAMES // 2 else 0
-        self._known = dict(list(fresh.items())[half:])
+        self._cached = dict(list(fresh.items())[half:])
 
 
 @lru_cache(maxsize=1)
 def shared_dns() -> DnsCache:
-    """The one of this process: shards that it makes one after the other ask no name twice."""
+    """Return the cache of this process: its shards, made one after the other, resolve no host twice."""
     return DnsCache()
 
 
-def _addresses(host: str) -> Found:
+def _addresses(host: str) -> SocketAddresses:
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

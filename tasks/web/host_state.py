@@ -1,4 +1,4 @@
-"""What the processes of a download tell each other of hosts: one SQLite file in a scratch folder, gone with the run."""
+"""State of hosts that the processes of a download share: one SQLite file in a scratch folder, deleted with the run."""
 
 import fcntl
 import sqlite3
@@ -18,52 +18,57 @@ _TABLES = (
 
 
 class HostState:
-    """The file and its locks; for use from many threads and processes.
+    """The shared file and its locks. Safe to use from many threads and processes.
 
     Args:
-        folder: of the SQLite file, and of empty ones to lock.
+        folder: folder of the SQLite file and of the lock files.
     """
 
     def __init__(self, folder: Path):
         self._folder, self._lock = folder, threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)  # on another machine than that of the run, it is not there yet
-        self._kept = sqlite3.connect(folder / "notes.sqlite", timeout=60, isolation_level=None, check_same_thread=False)
-        weakref.finalize(self, self._kept.close)
-        with self.exclusive("create"):  # SQLite itself does not wait here
-            self._kept.execute("PRAGMA journal_mode = WAL")
-            self._kept.execute("PRAGMA synchronous = OFF")  # it lasts as long as the run
+        folder.mkdir(parents=True, exist_ok=True)  # on another machine than the run's it does not exist yet
+        self._database = sqlite3.connect(
+            folder / "notes.sqlite", timeout=60, isolation_level=None, check_same_thread=False
+        )
+        weakref.finalize(self, self._database.close)
+        with self.exclusive("create"):  # SQLite does not wait for another process here
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = OFF")  # the file ends with the run
             for table in _TABLES:
-                self._kept.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
+                self._database.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
 
-    def row(self, query: str, *values: Any) -> tuple[Any, ...] | None:
-        """The first row of a query's result; also for statements that have none."""
+    def execute(self, query: str, *values: Any) -> tuple[Any, ...] | None:
+        """Execute a statement and return the first row of its result, if it has one."""
         with self._lock:
-            return self._kept.execute(query, values).fetchone()
+            return self._database.execute(query, values).fetchone()
 
     @contextmanager
-    def exclusive(self, what: str) -> Iterator[None]:
-        """Alone among all threads and processes with one of these names; waits for whoever has it."""
-        with (self._folder / f"lock-{what}").open("w") as lock:
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Hold the lock of this name alone among all threads and processes. Waits until it is free.
+
+        The lock is fcntl's: filelock waits by polling, and the many threads of a download may wait for one host.
+        """
+        with (self._folder / f"lock-{name}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
 
 class Pauses:
-    """Until when a host wants to be left alone, as it told any process of the run."""
+    """Pauses that hosts requested, shared by all processes of the run."""
 
     def __init__(self, folder: Path):
-        self._notes = HostState(folder)
+        self._state = HostState(folder)
 
     def put(self, host: str, reason: str, detail: str, seconds: float) -> None:
-        """Note that a host pushed back, by which answer, and how long it is to be left alone."""
-        self._notes.row(
+        """Record a pause and the answer (reason, detail) by which a host requested it. The longest pause counts."""
+        self._state.execute(
             "INSERT INTO pauses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET reason = excluded.reason, "
             "detail = excluded.detail, until = excluded.until WHERE excluded.until > until",
             host, reason, detail, time.time() + seconds,
         )  # fmt: skip
 
     def remaining(self, host: str) -> tuple[str, str, float] | None:
-        """The answer (reason, detail) and the seconds that are left, where a host has a pause."""
+        """Return the answer (reason, detail) and the remaining seconds of a host's pause, or None."""
         now = time.time()
-        found = self._notes.row("SELECT reason, detail, until FROM pauses WHERE host = ? AND until > ?", host, now)
-        return (found[0], found[1], found[2] - now) if found else None
+        pause = self._state.execute("SELECT reason, detail, until FROM pauses WHERE host = ? AND until > ?", host, now)
+        return (pause[0], pause[1], pause[2] - now) if pause else None

@@ -1,8 +1,8 @@
-"""The files in which a host says what robots may do: robots.txt and its like, asked for once each run.
+"""Fetch robots.txt and similar files of an origin once a run, for all its processes.
 
-They are kept in a folder that the processes of a run share: who needs one that is not there locks its place, looks again,
-and asks the host only where nobody has. Answers are kept for a day, failures for a minute and then ever longer: a dead host
-costs its timeout now and then, not for each shard and process, and a host that comes back is found again.
+The files are kept in a folder that the processes share. A process that needs a missing one locks its name, checks again,
+and only then requests it. A file is kept for a day, a failure for a minute and then for twice as long each time: a dead
+host costs its timeout now and then, not for each shard and process, and a host that recovers is noticed.
 """
 
 import json
@@ -26,87 +26,87 @@ from tasks.web.request import (
 )
 
 MAX_BYTES = 512_000
-"""Read of a file; the rest is left out. Source: RFC 9309, section 2.5: at least 500 KiB."""
+"""Maximum bytes read of a file; the rest is ignored. Source: RFC 9309, section 2.5: at least 500 KiB."""
 EXPIRY = 86_400.0
-"""Seconds that an answer is kept. Source: RFC 9309, section 2.4: not more than 24 hours."""
+"""Seconds for which a file is kept. Source: RFC 9309, section 2.4: not more than 24 hours."""
 FAILURE_EXPIRY = 60.0
-"""Seconds that the first failure to get a file is kept; each that follows twice as long as the one before, to an hour."""
-_LONGEST_FAILURE = 3_600.0
+"""Seconds for which the first failure of a file is kept; each further one twice as long, up to MAX_FAILURE_EXPIRY."""
+MAX_FAILURE_EXPIRY = 3_600.0
 _FAILURE = "SELECT reason, detail, seconds, until FROM failures WHERE url = ? AND round = ?"
 
 
 @dataclass(frozen=True)
 class OriginFile:
-    """What a host answered."""
+    """The response of a host to the request of one file."""
 
     url: str
     status: int
     text: str
-    """Empty unless the status is 200."""
+    """Content of the file; empty unless the status is 200."""
     fetched_at: float
-    """Seconds since the epoch."""
+    """Time of the response, in seconds since the epoch."""
 
 
 class OriginFiles:
-    """The files of all hosts; for use from many threads and processes.
+    """The files of all origins. Safe to use from many threads and processes.
 
     Args:
-        wire: how to ask.
-        folder: where they are kept (tasks.web.host_state).
+        client: the client that makes the requests.
+        folder: folder of the shared state (tasks.web.host_state).
         timeout: seconds for one file, redirects included.
-        round_: of the download; a later one has nothing to do with the failures of those before.
+        round_: number of the download round; failures of other rounds do not count.
     """
 
-    def __init__(self, wire: HttpClient, folder: Path, timeout: float, round_: int = 0):
-        self._wire, self._timeout, self._round = wire, timeout, round_
-        self._notes = HostState(folder)
+    def __init__(self, client: HttpClient, folder: Path, timeout: float, round_: int = 0):
+        self._client, self._timeout, self._round = client, timeout, round_
+        self._state = HostState(folder)
 
     def get(self, origin: str, path: str, turn: Callable[[], AbstractContextManager[None]] = nullcontext) -> OriginFile:
-        """A file of an origin such as https://example.org.
+        """Return a file of an origin such as https://example.org, fetched or kept.
 
         Args:
-            turn: entered while the host is asked, where it must be.
+            turn: context that is entered for the request, if one is made.
 
-        Raises: FetchError where there was no answer, or none a short time ago.
+        Raises: FetchError if the host did not answer, now or a short time ago.
         """
         url = origin + path
-        if known := self._known(url):
-            return known
-        # One of 65,536 names: two addresses rarely wait for each other, and a million hosts make no million files.
-        with self._notes.exclusive(text_sha256(url)[:4]):
-            if known := self._known(url):
-                return known
+        if kept := self._kept(url):
+            return kept
+        # One of 65,536 names: two URLs rarely share a lock, and a million hosts do not make a million lock files.
+        with self._state.exclusive(text_sha256(url)[:4]):
+            if kept := self._kept(url):
+                return kept
             try:
                 with turn(), translate_errors(self._timeout):
-                    found = self._ask(url)
+                    found = self._request(url)
             except FetchError as error:
-                self._remember(url, error)
+                self._keep_failure(url, error)
                 raise
-            self._notes.row("INSERT OR REPLACE INTO files VALUES (?, ?)", url, json.dumps(asdict(found)))
+            self._state.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", url, json.dumps(asdict(found)))
             return found
 
-    def _known(self, url: str) -> OriginFile | None:
-        """What is kept of a file. Raises: FetchError where that is a failure."""
-        row = self._notes.row("SELECT answer FROM files WHERE url = ?", url)
-        failed = None if row else self._notes.row(_FAILURE, url, self._round)
-        if failed and failed[3] > time.time():
-            raise FetchError(failed[0], failed[1])
-        known = OriginFile(**json.loads(row[0])) if row else None
-        return known if known and known.fetched_at + EXPIRY > time.time() else None
+    def _kept(self, url: str) -> OriginFile | None:
+        """Return the kept file, or None. Raises: FetchError if a failure is kept."""
+        row = self._state.execute("SELECT answer FROM files WHERE url = ?", url)
+        failure = None if row else self._state.execute(_FAILURE, url, self._round)
+        if failure and failure[3] > time.time():
+            raise FetchError(failure[0], failure[1])
+        kept = OriginFile(**json.loads(row[0])) if row else None
+        return kept if kept and kept.fetched_at + EXPIRY > time.time() else None
 
-    def _remember(self, url: str, error: FetchError) -> None:
-        """Keep a failure of the host's; that we had no turn is none."""
+    def _keep_failure(self, url: str, error: FetchError) -> None:
+        """Keep a failure of the host. That this process got no turn (host_busy) is none."""
         if error.reason == "host_busy":
             return
-        before = self._notes.row(_FAILURE, url, self._round)
-        seconds = min(2 * before[2], _LONGEST_FAILURE) if before else FAILURE_EXPIRY
-        kept = (url, self._round, error.reason, error.detail, seconds, time.time() + seconds)
-        self._notes.row("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", *kept)
+        before = self._state.execute(_FAILURE, url, self._round)
+        seconds = min(2 * before[2], MAX_FAILURE_EXPIRY) if before else FAILURE_EXPIRY
+        values = (url, self._round, error.reason, error.detail, seconds, time.time() + seconds)
+        self._state.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)", *values)
 
-    def _ask(self, first: str) -> OriginFile:
+    def _request(self, first: str) -> OriginFile:
         url, deadline, now = first, time.monotonic() + self._timeout, time.time()
         for _ in range(MAX_REDIRECTS + 1):
-            with self._wire.get(split_url(url), deadline, Accept="text/plain,application/json,*/*;q=0.5") as response:
+            with self._client.get(split_url(url), deadline, Accept="text/plain,application/json,*/*;q=0.5") as response:
                 if response.status in REDIRECTS:
                     url = resolve_redirect(url, response)
                     continue

@@ -1,8 +1,8 @@
-"""One HTTP request over a socket that was connected to a checked address: what every fetch of a download is made of.
+"""Make one HTTP request over a socket that is connected to a checked IP address.
 
-http and https only; the address is resolved once and is the one that is connected to; connecting, the TLS handshake, the
-headers and the body all end at one deadline, however slowly the bytes drip; headers and body have caps. Whatever goes wrong
-becomes a FetchError, whose text starts with a stable class.
+Only http and https are allowed. The host is resolved once, and the socket connects to the address that was checked. The
+connection, the TLS handshake, the headers and the body all end at one deadline, however slowly the bytes arrive; headers
+and body have maximum sizes. Every failure becomes a FetchError, whose text begins with a stable reason.
 """
 
 import http.client
@@ -20,56 +20,56 @@ from tasks.web.address_policy import AddressResolver, Target
 
 MAX_REDIRECTS = 5
 MAX_HEADER_BYTES = 65_536
-"""Of one response: status line and headers together."""
+"""Maximum size of the status line and the headers of one response, in bytes."""
+_STANDARD_PORTS = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK = 1 << 16
-_READ_AHEAD = 8_192  # of the body, that http.client's buffer may take with the headers
+_READ_AHEAD = 8_192  # bytes of the body that http.client's buffer may read with the headers
 _TRANSIENT = frozenset({"timeout", "dns", "connect", "incomplete", "host_busy", "http_408", "http_425", "http_429"})
 
 
 class FetchError(Exception):
-    """A fetch that failed; the text is `reason: detail`, and holds nothing that differs from one run to the next."""
+    """A fetch failed. The text is `reason: detail`, and equal failures of two runs have equal texts."""
 
     def __init__(self, reason: str, detail: str, retry_after: float | None = None):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
         self.retry_after = retry_after
-        """Seconds for which the server asked to be left alone."""
+        """Seconds for which the server requests a pause (Retry-After)."""
 
     @property
     def is_transient(self) -> bool:
-        """Whether trying again may help."""
+        """Whether a retry may succeed."""
         return self.reason in _TRANSIENT or self.reason.startswith("http_5")
 
 
 class HttpClient:
-    """Makes requests; safe to use from many threads.
+    """Makes requests. Safe to use from many threads.
 
     Args:
-        addresses: where to connect.
-        user_agent: the header.
-        contact: whether it names one. Without, no host but those of `addresses.connect_to` is asked.
+        addresses: resolves the hosts.
+        user_agent: value of the User-Agent header.
+        contact: whether `user_agent` names a contact. Without one, only the hosts of `addresses.connect_to` are requested.
     """
 
     def __init__(self, addresses: AddressResolver, user_agent: str, *, contact: bool):
         self.addresses, self.user_agent, self.contact = addresses, user_agent, contact
-        self._tls = _tls_context()
 
     @contextmanager
     def get(self, parts: SplitResult, deadline: float, **headers: str) -> Iterator[http.client.HTTPResponse]:
-        """The response to one GET, its headers read and its body not.
+        """Send a GET request, and return the response with its headers read and its body unread.
 
         Args:
-            parts: of split_url.
-            deadline: a time of time.monotonic().
+            parts: a URL as split_url returns it.
+            deadline: time of time.monotonic().
 
-        Raises: FetchError, and what the names in `translate_errors` stand for.
+        Raises: FetchError, and the errors that `translate_errors` translates.
         """
         with closing(self._connect(parts, deadline)) as connection:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             headers = {"User-Agent": self.user_agent, "Connection": "close"} | headers
-            connection.request("GET", path, headers=headers)  # which adds Host and Accept-Encoding: identity
+            connection.request("GET", path, headers=headers)  # http.client adds Host and Accept-Encoding: identity
             sock: Any = connection.sock
             sock.allowance = MAX_HEADER_BYTES + _READ_AHEAD
             with connection.getresponse() as response:
@@ -78,44 +78,54 @@ class HttpClient:
 
     def _connect(self, parts: SplitResult, deadline: float) -> http.client.HTTPConnection:
         host = parts.hostname or ""
-        standard = 443 if parts.scheme == "https" else 80
-        port = parts.port or standard
-        refusal, targets = self.addresses.resolve(host, port, deadline)
+        refusal, targets = self.addresses.resolve(host, port_of(parts), deadline)
         if refusal:
             raise FetchError(*refusal)
         if not self.contact and host not in self.addresses.connect_to:
-            raise FetchError("no_contact", "download.contact is not set, so only hosts of connect_to are asked")
-        sock = _connected(targets, deadline)
-        if parts.scheme == "https":
-            sock = self._secured(sock, host, deadline)
-        connection = http.client.HTTPConnection(host, port)
-        connection.default_port = standard  # so that the Host header names no standard port
-        connection.sock = sock
-        return connection
+            raise FetchError("no_contact", "download.contact is not set, so only hosts of connect_to are requested")
+        return open_connection(parts, targets, deadline)
 
-    def _secured(self, sock: socket.socket, host: str, deadline: float) -> socket.socket:
-        try:
-            sock.settimeout(seconds_left(deadline))  # the whole handshake's
-            secured: Any = self._tls.wrap_socket(sock, server_hostname=host)
-        except BaseException:
-            sock.close()
-            raise
-        secured.deadline = deadline
-        return secured
+
+def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: float) -> http.client.HTTPConnection:
+    """Return a connection to the first of `targets` that accepts one, over TLS if the URL has it.
+
+    The host is not resolved again. All reads of the socket end at the deadline (`bound_reads` changes that).
+
+    Raises: the errors that `translate_errors` translates.
+    """
+    host, standard_port = parts.hostname or "", _STANDARD_PORTS[parts.scheme]
+    sock = _connect(targets, deadline)
+    if parts.scheme == "https":
+        sock = _secure(sock, host, deadline)
+    connection = http.client.HTTPConnection(host, port_of(parts))
+    connection.default_port = standard_port  # the Host header names no standard port
+    connection.sock = sock
+    return connection
+
+
+def port_of(parts: SplitResult) -> int:
+    """Return the port of a URL, by default that of its scheme."""
+    return parts.port or _STANDARD_PORTS[parts.scheme]
+
+
+def bound_reads(connection: http.client.HTTPConnection, timeout: float) -> None:
+    """Let each read of a connection take `timeout` seconds, and all of them together as long as they need."""
+    sock: Any = connection.sock
+    sock.read_timeout, sock.deadline = timeout, float("inf")
 
 
 @contextmanager
 def translate_errors(timeout: float) -> Iterator[None]:
-    """Turn what sockets, TLS and http.client raise into FetchErrors.
+    """Translate the errors of sockets, TLS and http.client into FetchErrors.
 
     Args:
-        timeout: seconds, for the text.
+        timeout: seconds, for the message.
     """
     try:
         yield
     except TimeoutError:
         raise FetchError("timeout", f"not whole after {timeout:g} s") from None
-    except ssl.SSLError as error:  # an OSError, so before it
+    except ssl.SSLError as error:  # a subclass of OSError
         raise FetchError("tls", getattr(error, "verify_message", "") or error.reason or "failed") from None
     except OSError as error:
         raise FetchError("connect", error.strerror or type(error).__name__) from None
@@ -126,15 +136,15 @@ def translate_errors(timeout: float) -> Iterator[None]:
 
 
 def read_body(response: http.client.HTTPResponse, cap: int, *, cut: bool = False) -> Iterator[bytes]:
-    """The pieces of a body.
+    """Return the chunks of a body.
 
     Args:
-        cap: bytes.
-        cut: end there, instead of failing where there is more.
+        cap: maximum size, in bytes.
+        cut: end at `cap` instead of failing when the body is larger.
 
-    Raises: FetchError with too_large where there is more than `cap` bytes (known early from the Content-Length, else when
-    they have come), incomplete where there is less than promised, bad_response where it is compressed: we ask for
-    `identity`, and so nothing can unfold.
+    Raises: FetchError with the reason too_large if the body is larger than `cap` (by its Content-Length, or once so much
+    has arrived), incomplete if it is smaller than its Content-Length, bad_response if it is compressed: requests accept
+    only `identity`, so that no body can grow in memory.
     """
     length = response.length  # None where the body is chunked or ends with the connection
     if length is not None and length > cap and not cut:
@@ -152,7 +162,7 @@ def read_body(response: http.client.HTTPResponse, cap: int, *, cut: bool = False
 
 
 def split_url(url: str) -> SplitResult:
-    """A url's parts, ready for the wire: host in IDNA, path and query percent-encoded where they must be.
+    """Split a URL into parts that can be sent: the host in IDNA, path and query percent-encoded where needed.
 
     Raises: FetchError.
     """
@@ -160,7 +170,7 @@ def split_url(url: str) -> SplitResult:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname or ""
         host = host if ":" in host else host.rstrip(".").encode("idna").decode("ascii")
-    except ValueError:  # UnicodeError too
+    except ValueError:  # also a UnicodeError
         raise FetchError("bad_url", "host or port cannot be read") from None
     if parts.scheme not in ("http", "https"):
         raise FetchError("bad_url", "neither http nor https")
@@ -176,7 +186,7 @@ def split_url(url: str) -> SplitResult:
 
 
 def resolve_redirect(url: str, response: http.client.HTTPResponse) -> str:
-    """Where a redirect leads. Raises: FetchError."""
+    """Return the URL to which a redirect leads. Raises: FetchError."""
     location = response.headers.get("Location")
     if not location:
         raise FetchError("bad_response", "a redirect without a Location")
@@ -188,8 +198,11 @@ def resolve_redirect(url: str, response: http.client.HTTPResponse) -> str:
         raise FetchError("bad_url", "Location cannot be read") from None
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date. Source: RFC 9110, section 10.2.3."""
+def parse_retry_seconds(value: str | None) -> float | None:
+    """Return the seconds that a Retry-After header (a number or a date) requests, or None.
+
+    Source: RFC 9110, section 10.2.3.
+    """
     value = (value or "").strip()
     if value.isascii() and value.isdigit():
         return float(value)
@@ -200,7 +213,7 @@ def retry_after(value: str | None) -> float | None:
 
 
 def seconds_left(deadline: float) -> float:
-    """Seconds until a time of time.monotonic(). Raises: TimeoutError when it is past."""
+    """Return the seconds until a time of time.monotonic(). Raises: TimeoutError if it is past."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -208,13 +221,17 @@ def seconds_left(deadline: float) -> float:
 
 
 class _Bounded:
-    """A socket's bounds: its reads all end at one time (a timeout a read never ends a slow drip), after so many bytes."""
+    """Bounds of a socket's reads. A timeout for each read alone would never end a slow stream of single bytes."""
 
     deadline: float = float("inf")
+    """Time of time.monotonic() at which all reads end."""
+    read_timeout: float = float("inf")
+    """Seconds that one read may take."""
     allowance: float = float("inf")
+    """Bytes that may still be read."""
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        self.settimeout(seconds_left(self.deadline))  # pyright: ignore[reportAttributeAccessIssue]
+        self.settimeout(min(self.read_timeout, seconds_left(self.deadline)))  # pyright: ignore[reportAttributeAccessIssue]
         if self.allowance <= 0:
             raise FetchError("bad_response", f"headers of more than {MAX_HEADER_BYTES} bytes")
         read: int = super().recv_into(buffer, nbytes or 0, flags)  # pyright: ignore[reportAttributeAccessIssue]
@@ -230,7 +247,7 @@ class _BoundedTLSSocket(_Bounded, ssl.SSLSocket):
     pass
 
 
-def _connected(targets: Iterable[Target], deadline: float) -> socket.socket:
+def _connect(targets: Iterable[Target], deadline: float) -> socket.socket:
     failure: OSError = OSError("no address")
     for family, address in targets:
         sock = _BoundedSocket(family, socket.SOCK_STREAM)
@@ -238,7 +255,7 @@ def _connected(targets: Iterable[Target], deadline: float) -> socket.socket:
         try:
             sock.settimeout(seconds_left(deadline))
             sock.connect(address)
-        except OSError as error:  # TimeoutError too
+        except OSError as error:  # also a TimeoutError
             sock.close()
             failure = error
         else:
@@ -246,9 +263,20 @@ def _connected(targets: Iterable[Target], deadline: float) -> socket.socket:
     raise failure
 
 
+def _secure(sock: socket.socket, host: str, deadline: float) -> socket.socket:
+    try:
+        sock.settimeout(seconds_left(deadline))  # of the whole handshake
+        secured: Any = _tls_context().wrap_socket(sock, server_hostname=host)
+    except BaseException:
+        sock.close()
+        raise
+    secured.deadline = deadline
+    return secured
+
+
 @lru_cache(maxsize=1)
 def _tls_context() -> ssl.SSLContext:
-    """One verifying context a process: reading the certificates takes 20 ms."""
+    """Return the verifying context of this process: to read the certificates takes 20 ms."""
     context = ssl.create_default_context()
     context.sslsocket_class = _BoundedTLSSocket
     return context

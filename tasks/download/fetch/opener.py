@@ -32,9 +32,9 @@ from tasks.web.request import (
     REDIRECTS,
     FetchError,
     HttpClient,
+    parse_retry_seconds,
     read_body,
     resolve_redirect,
-    retry_after,
     split_url,
     translate_errors,
 )
@@ -185,7 +185,7 @@ class _Fetch:
         elif 200 <= response.status < 300:
             body = self._body(response)
         else:
-            wait = retry_after(headers.get("Retry-After"))
+            wait = parse_retry_seconds(headers.get("Retry-After"))
             raise FetchError(f"http_{response.status}", "the server's answer", wait)
         return self._taken(url, body, headers, new=response.status != 304)
 

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from tasks.extract.crawl.context import Crawl
-from tasks.web.address_policy import AddressResolver, Answer
+from tasks.web.address_policy import AddressResolver, Resolution
 
 
 @implementer(IHostResolution)
@@ -67,7 +67,7 @@ class CheckedResolver:
         answer.addErrback(lambda _: resolutionReceiver.resolutionComplete())
         return resolution
 
-    def _deliver(self, answer: Answer, host: str, receiver: Any) -> None:
+    def _deliver(self, answer: Resolution, host: str, receiver: Any) -> None:
         refusal, targets = answer
         if refusal:
             self.crawl.refusals[host] = refusal[0]

@@ -56,7 +56,7 @@ def build_message(response: Any) -> Message:
 
 def parse_retry_after(headers: Any) -> float | None:
     """Seconds that a Retry-After header asks for, at least 0."""
-    return wire.retry_after((headers.get("Retry-After") or b"").decode("latin-1"))
+    return wire.parse_retry_seconds((headers.get("Retry-After") or b"").decode("latin-1"))
 
 
 def _pairs(headers: Any) -> list[tuple[str, str]]:

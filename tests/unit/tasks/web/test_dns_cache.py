@@ -77,4 +77,4 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     names = DnsCache(threads=1)
     for number in range(50):
         assert names.resolve(f"{number}.test") == [(2, ("8.8.8.8", 0))]
-        assert len(names._known) <= 10
+        assert len(names._cached) <= 10

@@ -14,10 +14,10 @@ class Files(OriginFiles):
     """Answers without a network."""
 
     def __init__(self, folder: Path, status: int = 200, round_: int = 0):
-        super().__init__(wire=None, folder=folder, timeout=1.0, round_=round_)  # type: ignore[arg-type]
+        super().__init__(client=None, folder=folder, timeout=1.0, round_=round_)  # type: ignore[arg-type]
         self.status, self.asked = status, []
 
-    def _ask(self, first: str) -> OriginFile:
+    def _request(self, first: str) -> OriginFile:
         self.asked.append(first)
         time.sleep(0.02)
         if self.status == 0:

@@ -8,7 +8,7 @@ from dataops.rights.opt_outs import OptOut, find_disallowed_directive, find_head
 from tasks.download.config import DownloadConfig
 from tasks.download.make_opener import make_opener
 from tasks.web.address_policy import AddressResolver, is_public, parse_connect_to
-from tasks.web.request import FetchError, retry_after, seconds_left, split_url
+from tasks.web.request import FetchError, parse_retry_seconds, seconds_left, split_url
 
 DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
@@ -162,7 +162,7 @@ def test_what_timed_out_is_not_tried_again_at_once(
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-3", None)])
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    assert retry_after(value) == seconds
+    assert parse_retry_seconds(value) == seconds
 
 
 def test_deadline() -> None:
