@@ -1,4 +1,4 @@
-"""The dependency audit, with the real pip-audit against a vulnerability service on loopback."""
+"""The dependency audit with the real pip-audit and a vulnerability service on loopback."""
 
 import json
 import threading
@@ -28,13 +28,13 @@ ADVISORY = {
 
 
 class Advisories(BaseHTTPRequestHandler):
-    """The part of OSV's interface that pip-audit asks."""
+    """The part of OSV's interface that pip-audit uses."""
 
-    asked: set[str]
+    requested: set[str]
 
     def do_POST(self) -> None:
         name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]["name"]
-        self.asked.add(name)
+        self.requested.add(name)
         body = json.dumps({"vulns": [ADVISORY]} if name == "idna" else {}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -46,30 +46,30 @@ class Advisories(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
-    handler = type("Handler", (Advisories,), {"asked": set()})
+def requested(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    handler = type("Handler", (Advisories,), {"requested": set()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("PAIRMILL_OSV_URL", f"http://127.0.0.1:{server.server_port}")
-        yield handler.asked
+        yield handler.requested
         server.shutdown()
 
 
 def accept(
-    path: Path, until: str, advisory: str = "CVE-2026-0001", reason: str = "we hand it no names from outside"
+    path: Path, until: str, advisory: str = "CVE-2026-0001", reason: str = "it gets no names from outside"
 ) -> Path:
     path.write_text(f'[[accepted]]\nid = "{advisory}"\nuntil = {until}\nreason = "{reason}"\n')
     return path
 
 
-def test_a_finding_fails_until_it_is_accepted_with_a_reason_and_again_after_its_date(
-    asked: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_audit_fails_until_an_advisory_is_accepted_and_again_after_its_date(
+    requested: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     nothing = tmp_path / "none.toml"
     nothing.write_text("")
     assert audit.main(path=nothing) == 1
     assert f"idna {metadata.version('idna')}: CVE-2026-0001, fixed in 9999" in capsys.readouterr().err
-    assert {"idna", "prefect", "mlflow", "torch", "boto3"} <= asked
+    assert {"idna", "prefect", "mlflow", "torch", "boto3"} <= requested
 
     today = date(2026, 11, 25)
     assert audit.main(today, accept(tmp_path / "a.toml", "2026-12-31")) == 0
@@ -78,18 +78,20 @@ def test_a_finding_fails_until_it_is_accepted_with_a_reason_and_again_after_its_
     assert "was accepted until 2026-11-24: review it again" in capsys.readouterr().err
 
 
-def test_an_acceptance_needs_a_reason(tmp_path: Path):
+def test_read_accepted_needs_a_reason(tmp_path: Path):
     reasons, problems = audit.read_accepted(
         accept(tmp_path / "a.toml", "2026-12-31", reason="later"), date(2026, 11, 25)
     )
     assert (reasons, len(problems)) == ({}, 1)
 
 
-def test_the_accepted_list_of_the_project_is_sound():
+def test_accepted_list_of_the_project_is_valid():
     assert audit.read_accepted(audit.ACCEPTED, date(2020, 1, 1))[1] == []
 
 
-def test_a_service_that_is_away_skips_loudly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_audit_is_skipped_with_a_warning_if_the_service_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setenv("PAIRMILL_OSV_URL", "http://127.0.0.1:9")
     assert audit.main() == 0
     assert "AUDIT SKIPPED" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""gc killed at any moment and started again, and gc on a real S3 server with what killed uploads leave there."""
+"""gc that is killed at any moment and started again, and gc on a real S3 server with unfinished uploads."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from tests.unit.flows.commands.test_gc import names, put, put_run
 pytestmark = pytest.mark.timeout(120)
 
 KEPT = SnapshotName("extract", "0" * 16)
-GONE = [
+UNNEEDED = [
     SnapshotName(stage, f"{n:016x}") for n, stage in enumerate(("extract", "filter", "download", "curate", "pack"), 1)
 ]
 
@@ -47,25 +47,25 @@ sweep(collect(store, roots()), Context(store=store, home=store.root, run_id="gc"
 """
 
 
-def test_killed_at_any_deletion_it_leaves_no_half_snapshot_and_goes_on(tmp_path):
+def test_gc_killed_at_any_deletion_leaves_no_partial_snapshot(tmp_path):
     store = FolderStore(tmp_path / "store")
     put(store, KEPT, [])
-    for number, name in enumerate(GONE):
+    for number, name in enumerate(UNNEEDED):
         put(store, name, [KEPT], work="old" if number % 2 else None)
     put_run(store, "r", [KEPT])
     kept = find_manifest(store, *KEPT)
     killed = 0
-    for lives in (0, 1, 2, 4, 7, 1000):
-        command = [sys.executable, "-c", GC_THAT_DIES, str(store.root), str(lives)]
+    for deletions in (0, 1, 2, 4, 7, 1000):
+        command = [sys.executable, "-c", GC_THAT_DIES, str(store.root), str(deletions)]
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode in (0, -9), done.stderr
         killed += done.returncode == -9
         for name in names(store):
-            assert find_manifest(store, *name) is not None or name in GONE  # find raises where a part is missing
+            assert find_manifest(store, *name) is not None or name in UNNEEDED  # find raises where a part is missing
     assert killed >= 4
     assert names(store) == {KEPT}
     assert find_manifest(store, *KEPT) == kept
-    store.sweep("")  # what the killed ones had begun to delete, and the next gc deletes after a day
+    store.sweep("")  # partly deleted objects, which the next gc deletes after a day
     files = {str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file()}
     assert files == {f"{KEPT}/part-00000", f"{KEPT}/manifest.json", "runs/r.json"}
 
@@ -78,9 +78,9 @@ def store(s3_server, monkeypatch, tmp_path) -> S3Store:
     return S3Store("mill", f"gc/{tmp_path.name}")
 
 
-def test_on_s3_the_same_goes_and_uploads_that_were_never_completed(store, s3_server, monkeypatch, tmp_path):
+def test_gc_on_s3_also_deletes_uploads_that_were_never_completed(store, s3_server, monkeypatch, tmp_path):
     put(store, KEPT, [], aged=False)
-    for name in GONE:
+    for name in UNNEEDED:
         put(store, name, [KEPT], aged=False)
     put_run(store, "r", [KEPT])
     keys = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET}
@@ -91,13 +91,13 @@ def test_on_s3_the_same_goes_and_uploads_that_were_never_completed(store, s3_ser
 
     roots, context = Roots(store, Policy(1)), Context(store=store, home=tmp_path)
     swept = delete_unneeded(plan_deletions(store, roots()), context, roots)
-    assert (len(swept.deleted), swept.unfinished) == (len(GONE), 0)  # the upload is younger than a day
+    assert (len(swept.deleted), swept.unfinished) == (len(UNNEEDED), 0)  # the upload is younger than a day
     assert names(store) == {KEPT}
     assert find_manifest(store, *KEPT) is not None
 
     monkeypatch.setattr("tasks.lineage.inventory.DAY", 0.0)
     assert delete_unneeded(plan_deletions(store, roots()), context, roots).unfinished == 1
-    left = [upload["Key"] for upload in client.list_multipart_uploads(Bucket="mill").get("Uploads", [])]
+    remaining = [upload["Key"] for upload in client.list_multipart_uploads(Bucket="mill").get("Uploads", [])]
     client.close()
-    assert other in left
-    assert not any(key.startswith(store.prefix) for key in left)
+    assert other in remaining
+    assert not any(key.startswith(store.prefix) for key in remaining)

@@ -1,4 +1,4 @@
-"""Both servers, for real, in a home of their own on ports of their own; the tests run in order on one pair."""
+"""The real Prefect and MLflow servers in a separate home, on free ports. The tests run in order on the same servers."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from infra.local import processes, services, supervisor
 
 pytestmark = pytest.mark.timeout(180)
 
-# Any free ports: two homes that start at the same moment would otherwise contend for the usual ones.
+# Free ports, because two homes that start at the same time would both try the default ones.
 UP = """
 from dataclasses import replace
 from infra.local import services
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PAIRMILL_HOME", str(folder))
         for server in ("PREFECT", "MLFLOW"):
             patch.setattr(services, server, replace(getattr(services, server), port=None))
-        # What a user's shell might hold and a server must not see.
+        # Variables that a user's shell may have and that servers must not get.
         patch.setenv("MLFLOW_STATIC_PREFIX", "/elsewhere")
         patch.setenv("PREFECT_SERVER_API_PORT", "1")
         patch.setenv("PYTHONWARNINGS", "error")
@@ -61,7 +61,7 @@ def processes_of(home: Path) -> list[int]:
     ]
 
 
-def test_two_concurrent_ups_start_one_pair(home: Path):
+def test_two_concurrent_ups_start_each_server_once(home: Path):
     command = [sys.executable, "-c", UP]
     started = time.monotonic()
     both = [
@@ -75,7 +75,7 @@ def test_two_concurrent_ups_start_one_pair(home: Path):
     assert None not in json.loads(answers[0].replace("None", "null"))
 
 
-def test_servers_outlive_their_starter_and_serve_api_and_ui(home: Path):
+def test_servers_outlive_the_starting_process_and_serve_api_and_ui(home: Path):
     prefect, mlflow = services.status()
     assert (prefect.state, mlflow.state) == ("running", "running")
     assert get(f"{prefect.url}/health") == "true"
@@ -87,14 +87,14 @@ def test_servers_outlive_their_starter_and_serve_api_and_ui(home: Path):
     assert all(os.getsid(status.pid or 0) == status.pid for status in (prefect, mlflow))
 
 
-def test_the_second_up_is_a_no_op(home: Path):
+def test_second_up_changes_nothing(home: Path):
     before = services.status()
     started = time.monotonic()
     assert services.up() == before
     assert time.monotonic() - started < 2
 
 
-def test_clients_reach_them_through_the_environment(home: Path, tmp_path: Path):
+def test_clients_reach_the_servers_through_the_environment(home: Path, tmp_path: Path):
     client = """
 from infra.local import services
 services.apply_environment()
@@ -116,11 +116,11 @@ with get_client(sync_client=True) as client:
 
 
 @pytest.mark.parametrize("name", ["prefect", "mlflow"])
-def test_up_heals_a_killed_server(home: Path, name: str):
+def test_up_restarts_a_killed_server(home: Path, name: str):
     before = {status.name: status for status in services.status()}
     killed = before[name].pid
     assert killed
-    os.kill(killed, signal.SIGKILL)  # of MLflow's two processes only the parent: the other must not be left behind
+    os.kill(killed, signal.SIGKILL)  # only the parent of MLflow's two processes; the other must be ended too
     deadline = time.monotonic() + 5
     while processes.process_fingerprint(killed) and time.monotonic() < deadline:
         time.sleep(0.02)

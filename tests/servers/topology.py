@@ -1,7 +1,7 @@
-"""The topology of infra/compose.yaml as processes of this machine, since no container engine runs where tests do.
+"""Runs the services of infra/compose.yaml as processes of this machine, because tests have no container engine.
 
-Commands, environments and health checks are read from the file (`docker compose config`); only what a container gives is
-put in place of it: host names and ports, volumes, /app, /tmp. Postgres is Debian's.
+Commands, environments and health checks come from the file (`docker compose config`). Only what a container provides is
+replaced: host names and ports, volumes, /app, /tmp. Postgres is Debian's.
 """
 
 import json
@@ -29,32 +29,32 @@ PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "s3": 8333, "worker"
 
 
 def compose_command() -> list[str]:
-    """`docker compose`, or a skip that says how to get it (in CI a failure: .ci/run installs it)."""
+    """Return the command of docker compose; without it skip the test (in CI: fail, since .ci/run installs it)."""
     for command in (["docker", "compose"], ["docker-compose"]):
         if (
             shutil.which(command[0])
             and subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0
         ):
             return command
-    return absent("docker compose", "docker-compose docker-cli")
+    return skip_or_fail("docker compose", "docker-compose docker-cli")
 
 
 def postgres_binaries() -> Path:
-    """The folder of initdb, postgres and psql."""
+    """Return the folder of initdb, postgres and psql."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     on_path = shutil.which("initdb")
     if not found and not on_path:
-        return absent("PostgreSQL", "postgresql")
+        return skip_or_fail("PostgreSQL", "postgresql")
     return found[-1].parent if found else Path(str(on_path)).resolve().parent
 
 
-def absent(what: str, packages: str) -> Any:
-    message = f"{what} is not installed, so infra/compose.yaml goes untested: apt-get install {packages}"
+def skip_or_fail(program: str, packages: str) -> Any:
+    message = f"{program} is not installed, so infra/compose.yaml is not tested: apt-get install {packages}"
     pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
 
 
-def resolved_compose(env_file: Path, *arguments: str) -> dict[str, Any]:
-    """The compose file with its variables, merges and profiles resolved."""
+def resolve_compose(env_file: Path, *arguments: str) -> dict[str, Any]:
+    """Return the compose file with its variables, merges and profiles resolved."""
     command = [*compose_command(), "--env-file", str(env_file), "-f", str(COMPOSE), *(arguments or ("--profile", "*"))]
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     done = subprocess.run(
@@ -77,17 +77,17 @@ class Topology:
         text = dotenv.fill_secrets(dotenv.EXAMPLE.read_text())
         published = f"PREFECT_PORT={self.ports['prefect']}\nMLFLOW_PORT={self.ports['mlflow']}\n"
         env_file.write_text(text + published)
-        self.services: dict[str, Any] = resolved_compose(env_file)["services"]
-        # Postgres refuses root, and another user cannot enter pytest's folders.
+        self.services: dict[str, Any] = resolve_compose(env_file)["services"]
+        # Postgres does not run as root, and another user cannot read pytest's folders.
         self.database = Path(tempfile.mkdtemp(prefix="pairmill-postgres-"))
         self.user = "postgres" if os.geteuid() == 0 and "postgres" in {u.pw_name for u in pwd.getpwall()} else "nobody"
 
-    def words(self, service: str, words: list[str]) -> list[str]:
-        """A command or its values, with the container's names and places made this machine's."""
+    def translate(self, service: str, words: list[str]) -> list[str]:
+        """Replace the container's host names, ports and paths in a command or in values by those of this machine."""
         volume, scratch = self.folder / "volumes" / service, self.folder / "tmp" / service
-        for place in (volume, scratch):
-            place.mkdir(parents=True, exist_ok=True)
-        places = {
+        for folder in (volume, scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+        replacements = {
             "/var/lib/pairmill": str(volume),
             "/app": str(CHECKOUT),
             "/tmp/": f"{scratch}/",
@@ -95,39 +95,39 @@ class Topology:
         }
         for name, port in PORTS.items():
             for host in (name, "127.0.0.1"):
-                places |= {f"{mark}{host}:{port}": f"{mark}127.0.0.1:{self.ports[name]}" for mark in ("//", "@")}
-        known = re.compile("|".join(map(re.escape, places)))
+                replacements |= {f"{mark}{host}:{port}": f"{mark}127.0.0.1:{self.ports[name]}" for mark in ("//", "@")}
+        known = re.compile("|".join(map(re.escape, replacements)))
         port, own = re.compile(rf"(^|=){PORTS.get(service, 'none')}$"), str(self.ports.get(service))
-        return [port.sub(rf"\g<1>{own}", known.sub(lambda match: places[match[0]], word)) for word in words]
+        return [port.sub(rf"\g<1>{own}", known.sub(lambda match: replacements[match[0]], word)) for word in words]
 
     def environment(self, service: str) -> dict[str, str]:
-        """What the container would have, and nothing of this shell but where programs lie."""
-        given = self.services[service]["environment"]
-        values = dict(zip(given, self.words(service, [str(value) for value in given.values()]), strict=True))
-        if service == "mlflow":  # a file of the image that names a volume
+        """Return the environment of the container; of this shell's variables only PATH is kept."""
+        variables = self.services[service]["environment"]
+        values = dict(zip(variables, self.translate(service, [str(v) for v in variables.values()]), strict=True))
+        if service == "mlflow":  # a file of the image that names a volume's path
             config = self.folder / "mlflow-auth.ini"
-            config.write_text("".join(self.words(service, [Path(values["MLFLOW_AUTH_CONFIG_PATH"]).read_text()])))
+            config.write_text("".join(self.translate(service, [Path(values["MLFLOW_AUTH_CONFIG_PATH"]).read_text()])))
             values["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8"} | values
 
     def client(self) -> dict[str, str]:
-        """The environment of the worker's container: what every client needs."""
+        """Return the environment of the worker's container, which every client needs."""
         return self.environment("worker")
 
     def run(self, service: str) -> None:
-        """A service that ends by itself."""
+        """Run a service that ends by itself."""
         log = self.folder / f"{service}.log"
         with log.open("ab") as out:
-            command = self.words(service, self.services[service]["command"])
+            command = self.translate(service, self.services[service]["command"])
             done = subprocess.run(
                 command, env=self.environment(service), cwd=CHECKOUT, stdout=out, stderr=out, check=False
             )
         assert done.returncode == 0, log.read_text(errors="replace")[-4000:]
 
     def start(self, service: str, *more: str, wait: bool = True) -> None:
-        """A service that stays; with `wait`, until its own health check passes."""
-        command = [*self.words(service, self.services[service]["command"]), *more]
+        """Start a service that keeps running; with `wait`, return when its health check passes."""
+        command = [*self.translate(service, self.services[service]["command"]), *more]
         self.spawn(service, command, self.environment(service), cwd=CHECKOUT)
         if wait:
             self.await_health(service)
@@ -142,7 +142,7 @@ class Topology:
         """Run the health check of the compose file until it passes."""
         test = self.services[service]["healthcheck"]["test"]
         assert test[0] == "CMD"
-        command = self.words(service, test[1:])
+        command = self.translate(service, test[1:])
         if service == "postgres":
             command[0] = str(postgres_binaries() / command[0])
         deadline = time.monotonic() + patience_s
@@ -155,13 +155,13 @@ class Topology:
             time.sleep(0.2)
 
     def kill(self, service: str) -> None:
-        """SIGKILL to the service and its children."""
+        """Kill the service and its children with SIGKILL."""
         process = self.running.pop(service)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def start_postgres(self) -> None:
-        """What the image's entrypoint does: initdb, the command of the compose file, and postgres.sql once."""
+        """Do what the image's entrypoint does: run initdb, the command of the compose file, and postgres.sql once."""
         folder, account = self.database, pwd.getpwnam(self.user)
         password = folder / "password"
         environment = self.environment("postgres") | {
@@ -200,13 +200,13 @@ class Topology:
         return done.stdout.strip()
 
     def start_s3(self) -> None:
-        """SeaweedFS takes many ports by default; a container has them for itself, here they are free ones."""
+        """Start SeaweedFS on free ports: it needs many, which in a container cannot be in use."""
         roles = ("master.port", "volume.port", "filer.port", "admin.port")
         more = [f"-{role}{kind}={choose_port()}" for role in roles for kind in ("", ".grpc")]
         self.start("s3", *more, f"-s3.port.grpc={choose_port()}", "-ip.bind=127.0.0.1")
 
     def stop(self) -> None:
-        """All of it, at once: each ends by itself, SeaweedFS in up to 12 s."""
+        """Stop all services at the same time; SeaweedFS takes up to 12 s."""
         for service, process in self.running.items():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT if service == "postgres" else signal.SIGTERM)

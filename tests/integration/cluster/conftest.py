@@ -1,4 +1,4 @@
-"""The cluster, once for all tests of this folder."""
+"""The fixture that starts the cluster once for all tests of this folder."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Prefect and MLflow on Postgres, artefacts and store on S3, a worker: as infra/compose.yaml says, one run through all."""
+"""One run on the cluster of infra/compose.yaml: Prefect and MLflow with Postgres, artefacts and store on S3, a worker."""
 
 import contextlib
 import hashlib
@@ -48,7 +48,7 @@ def s3(cluster: Topology) -> Iterator[Any]:
 
 @pytest.fixture
 def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
-    """The end-to-end tests' config on a store in the bucket, and its site served."""
+    """Write the config of the end-to-end tests with a store in the bucket, and serve its site."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
         web = build_demo_web(tmp_path / "web", limit=60)
@@ -71,7 +71,7 @@ def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
 
 
 def pairmill(cluster: Topology, *arguments: str, code: int = 0, **changed: str) -> Any:
-    """The command in the worker's environment, with some variables changed."""
+    """Run the command in the worker's environment, with some variables changed, and return its JSON output."""
     command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
     env = cluster.client() | changed
     done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
@@ -93,7 +93,7 @@ def basic(user: str, password: str) -> str:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
-def test_no_server_lets_a_stranger_in(cluster: Topology):
+def test_servers_refuse_requests_without_the_password(cluster: Topology):
     env = cluster.client()
     pages = {
         f"{env['PREFECT_API_URL']}/admin/version": env["PREFECT_API_AUTH_STRING"].partition(":")[2],
@@ -126,7 +126,7 @@ def test_each_server_sees_only_its_own_database(cluster: Topology):
 
 
 def api(cluster: Topology, method: str, path: str, **options: Any) -> Any:
-    """One request to the Prefect server."""
+    """Send one request to the Prefect server."""
     env = cluster.client()
     user, _, password = env["PREFECT_API_AUTH_STRING"].partition(":")
     # verify=False: plain HTTP, and reading all certificates of the system takes longer than the request.
@@ -135,7 +135,7 @@ def api(cluster: Topology, method: str, path: str, **options: Any) -> Any:
 
 
 def wait(cluster: Topology, flow_run_id: str, condition: Callable[[str], bool] = lambda state: False) -> str:
-    """Poll until the condition holds of the flow run's state, or it has ended; returns the state."""
+    """Poll until the condition holds for the flow run's state, or it has ended, and return the state."""
     deadline, state = time.monotonic() + 400, ""
     while True:
         with contextlib.suppress(httpx.TransportError):
@@ -146,7 +146,7 @@ def wait(cluster: Topology, flow_run_id: str, condition: Callable[[str], bool] =
         time.sleep(0.5)
 
 
-def test_a_bucket_is_made_once_and_a_refusal_is_named(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
+def test_create_bucket_is_idempotent_and_names_a_refusal(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
     for name, value in cluster.client().items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
@@ -156,7 +156,7 @@ def test_a_bucket_is_made_once_and_a_refusal_is_named(cluster: Topology, monkeyp
         create_bucket("other")
 
 
-def test_a_run_through_worker_servers_and_store_outlives_the_prefect_server(cluster: Topology, config: Path, s3: Any):
+def test_run_on_the_cluster_survives_a_restart_of_the_prefect_server(cluster: Topology, config: Path, s3: Any):
     flow = api(cluster, "POST", "/flows/", json={"name": "pipeline"})
     step = {"prefect.deployments.steps.set_working_directory": {"directory": str(CHECKOUT)}}
     deployment = {"name": "cluster", "flow_id": flow["id"], "work_pool_name": "pairmill", "pull_steps": [step]}
@@ -188,13 +188,13 @@ def test_a_run_through_worker_servers_and_store_outlives_the_prefect_server(clus
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.client().items():
             patch.setenv(name, value)
-        _look_at_the_lineage(shown, s3)
-        _refuse_promote_and_roll_back(cluster, config)
-    _take_a_picture_out(cluster, config.parent)
+        _check_lineage(shown, s3)
+        _check_gate_and_promotion(cluster, config)
+    _check_takedown(cluster, config.parent)
 
 
-def _look_at_the_lineage(shown: dict[str, Any], s3: Any) -> None:
-    """Runs, datasets, logged model, version, card, graph and events, from Postgres and the bucket."""
+def _check_lineage(shown: dict[str, Any], s3: Any) -> None:
+    """Check runs, datasets, logged model, version, card, graph and events in Postgres and the bucket."""
     client, stages = tracking.connect(), {stage["stage"]: stage for stage in shown["stages"]}
     version = client.get_model_version_by_alias("clustered", "champion")
     assert (version.version, version.tags["gate"]) == ("1", "passed")
@@ -215,13 +215,13 @@ def _look_at_the_lineage(shown: dict[str, Any], s3: Any) -> None:
     assert version.source == f"models:/{model.model_id}"
 
     def artefact(name: str) -> str:
-        place = str(run.info.artifact_uri).removeprefix("mlflow-artifacts:/")
-        return s3.get_object(Bucket="pairmill", Key=f"mlflow/{place}/{name}")["Body"].read().decode()
+        path = str(run.info.artifact_uri).removeprefix("mlflow-artifacts:/")
+        return s3.get_object(Bucket="pairmill", Key=f"mlflow/{path}/{name}")["Body"].read().decode()
 
     card, plain, pairs = artefact("model_card.html"), artefact("model_card.md"), stages["pack"]["counts"]["kept"]
-    for said in (f"{pairs:,} pairs", "Contamination", "twemoji-seen", "top1"):
-        assert said in card
-        assert said in plain
+    for text in (f"{pairs:,} pairs", "Contamination", "twemoji-seen", "top1"):
+        assert text in card
+        assert text in plain
     assert artefact("lineage.svg") in card
     assert all(stage["key"] in card for stage in stages.values() if stage["stage"] != "register")
     events = [json.loads(line) for line in artefact("lineage.jsonl").splitlines()]
@@ -229,12 +229,12 @@ def _look_at_the_lineage(shown: dict[str, Any], s3: Any) -> None:
     assert {event["outputs"][0]["namespace"] for event in events} == {"s3://pairmill/store"}
 
 
-def _refuse_promote_and_roll_back(cluster: Topology, config: Path) -> None:
-    """A floor that it misses makes it a candidate; then aliases move by hand, forward and back, with a trail."""
+def _check_gate_and_promotion(cluster: Topology, config: Path) -> None:
+    """Check that a model below a floor becomes a candidate, and that aliases move by hand, with an audit trail."""
     gates = ('register.floors={"twemoji-seen/top1" = 0.99}', 'register.not_worse=["twemoji-seen"]')
     sets = [word for gate in gates for word in ("--set", gate)]
-    told = pairmill(cluster, "run", str(config), *sets, code=5, PAIRMILL_HOME=str(config.parent / "home"))
-    assert [stage["state"] for stage in told["stages"]] == ["Reused"] * 7 + ["Failed"]
+    result = pairmill(cluster, "run", str(config), *sets, code=5, PAIRMILL_HOME=str(config.parent / "home"))
+    assert [stage["state"] for stage in result["stages"]] == ["Reused"] * 7 + ["Failed"]
     client = tracking.connect()
     refused = client.get_model_version_by_alias("clustered", "candidate")
     assert refused.version == "2"
@@ -253,14 +253,14 @@ def _refuse_promote_and_roll_back(cluster: Topology, config: Path) -> None:
     assert promotion.read_trail("clustered")[-1]["why"] == "to 1"
 
 
-def _take_a_picture_out(cluster: Topology, folder: Path) -> None:
-    """Takedown and trace over the bucket, with the tags in Postgres."""
+def _check_takedown(cluster: Topology, folder: Path) -> None:
+    """Check takedown and trace with the bucket, and the tags in Postgres."""
     store = ("--store", "s3://pairmill/store")
-    (told,) = pairmill(cluster, "trace", "models:/clustered@champion", *store)["stores"]
-    dataset = told["datasets"][0]
-    (held,) = pairmill(cluster, "trace", "openmoji.pairmill.test", "--limit", "1", *store)["stores"]
-    url = held["pairs"][0]["url"]
-    assert held["datasets"][0]["key"] == dataset["key"]
+    (found,) = pairmill(cluster, "trace", "models:/clustered@champion", *store)["stores"]
+    dataset = found["datasets"][0]
+    (pairs,) = pairmill(cluster, "trace", "openmoji.pairmill.test", "--limit", "1", *store)["stores"]
+    url = pairs["pairs"][0]["url"]
+    assert pairs["datasets"][0]["key"] == dataset["key"]
     (folder / "request.txt").write_text(f"{url}\n")
     report = next(
         r for r in pairmill(cluster, "takedown", str(folder / "request.txt"), *store)["stores"] if r["datasets"]
@@ -271,10 +271,10 @@ def _take_a_picture_out(cluster: Topology, folder: Path) -> None:
     query = "select value from model_version_tags where key = 'takedowns'"
     assert cluster.psql("--command", query, database="mlflow").split() == [report["request"]["digest"]] * 2
     (after,) = pairmill(cluster, "trace", url, *store)["stores"]
-    assert {d["key"] for d in after["datasets"]} == {dataset["key"]}, "the next version does not hold it"
+    assert {d["key"] for d in after["datasets"]} == {dataset["key"]}, "the next version does not have it"
 
 
-def test_the_doctor_finds_the_cluster_sound_and_names_what_is_made_wrong(cluster: Topology):
+def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster: Topology):
     def checks(code: int, **changed: str) -> dict[str, Any]:
         url = cluster.environment("prefect")["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
         environment = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url} | changed
@@ -283,7 +283,7 @@ def test_the_doctor_finds_the_cluster_sound_and_names_what_is_made_wrong(cluster
         assert not [secret for secret in secrets if secret in json.dumps(found)]
         return {check["name"]: check for check in found if check["name"] != "checkout"}
 
-    sound = checks(code=2 if foreign_checkout() else 0)
+    accepted = checks(code=2 if foreign_checkout() else 0)
     names = {
         "prefect server",
         "prefect version",
@@ -293,7 +293,7 @@ def test_the_doctor_finds_the_cluster_sound_and_names_what_is_made_wrong(cluster
         "store",
         "clock",
     }
-    assert {name for name, check in sound.items() if check["ok"]} >= names | {"store races"}
+    assert {name for name, check in accepted.items() if check["ok"]} >= names | {"store races"}
 
     ports = cluster.ports
     database = f"postgresql+asyncpg://prefect:wrong@127.0.0.1:{ports['postgres']}/prefect"
@@ -314,7 +314,7 @@ def test_the_doctor_finds_the_cluster_sound_and_names_what_is_made_wrong(cluster
         assert complaint in found[name]["detail"], found[name]
 
 
-def test_the_doctor_misses_the_extension_that_prefect_needs(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
+def test_doctor_reports_the_missing_extension_that_prefect_needs(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
     url = cluster.environment("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("psycopg", "asyncpg")
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", url)
     check = check_database("PREFECT_SERVER_DATABASE_CONNECTION_URL")
@@ -323,5 +323,5 @@ def test_the_doctor_misses_the_extension_that_prefect_needs(cluster: Topology, m
 
 
 def foreign_checkout() -> bool:
-    """Whether these tests run from a checkout that is not the installed one: the doctor says so, rightly."""
+    """Whether these tests run from another checkout than the installed one, which the doctor reports."""
     return not installation.check_checkout().ok

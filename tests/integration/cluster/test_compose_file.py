@@ -1,11 +1,11 @@
-"""infra/compose.yaml, as `docker compose config` understands it."""
+"""infra/compose.yaml, as resolved by `docker compose config`."""
 
 from pathlib import Path
 
 import pytest
 
 from infra import dotenv
-from tests.servers.topology import resolved_compose
+from tests.servers.topology import resolve_compose
 
 
 @pytest.fixture
@@ -15,16 +15,16 @@ def env_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_without_secrets_it_says_which_and_where(tmp_path: Path):
+def test_compose_names_missing_secrets(tmp_path: Path):
     (tmp_path / ".env").write_text("")
     with pytest.raises(AssertionError, match=r"required variable [A-Z_]+ is missing a value: set it in infra/\.env"):
-        resolved_compose(tmp_path / ".env")
+        resolve_compose(tmp_path / ".env")
 
 
-def test_the_default_has_no_s3_server_and_no_gpu(env_file: Path):
+def test_default_profile_has_no_s3_server_and_no_gpu(env_file: Path):
     with env_file.open("a") as file:
         file.write("AWS_ENDPOINT_URL=https://s3.example.org\nPAIRMILL_BUCKET=ours\n")
-    services = resolved_compose(env_file, "--profile", "none")["services"]
+    services = resolve_compose(env_file, "--profile", "none")["services"]
     assert set(services) == {"postgres", "prefect-database", "prefect", "bucket", "mlflow", "worker"}
     assert services["worker"]["environment"]["AWS_ENDPOINT_URL"] == "https://s3.example.org"
     assert services["bucket"]["command"][-1] == "ours"
@@ -32,7 +32,7 @@ def test_the_default_has_no_s3_server_and_no_gpu(env_file: Path):
 
 
 def test_profiles_add_the_s3_server_and_the_gpu_worker(env_file: Path):
-    services = resolved_compose(env_file, "--profile", "s3", "--profile", "gpu")["services"]
+    services = resolve_compose(env_file, "--profile", "s3", "--profile", "gpu")["services"]
     (device,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"], device["count"]) == ("nvidia", ["gpu"], -1)
     assert services["worker-gpu"]["build"]["target"] == "cuda"
@@ -43,8 +43,8 @@ def test_profiles_add_the_s3_server_and_the_gpu_worker(env_file: Path):
 
 def test_no_secret_is_on_a_command_line(env_file: Path):
     secrets = {line.split("=", 1)[1] for line in env_file.read_text().splitlines() if line[:1].isalpha()}
-    services = resolved_compose(env_file)["services"]
-    said = [word for service in services.values() for word in service["command"]]
-    said += [word for service in services.values() for word in service.get("healthcheck", {}).get("test", [])]
+    services = resolve_compose(env_file)["services"]
+    words = [word for service in services.values() for word in service["command"]]
+    words += [word for service in services.values() for word in service.get("healthcheck", {}).get("test", [])]
     assert len(secrets) >= 8
-    assert not [word for word in said if any(secret in word for secret in secrets)]
+    assert not [word for word in words if any(secret in word for secret in secrets)]

@@ -1,4 +1,4 @@
-"""The GPU pool's job template: Prefect takes it, its Kubernetes worker renders it, Kubernetes' schema accepts the job."""
+"""The job template of the GPU pool is valid for Prefect, for its Kubernetes worker, and for the schema of Kubernetes."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from tests.servers.topology import Topology
 pytestmark = pytest.mark.timeout(180)
 
 TEMPLATE = CHECKOUT / "infra/kubernetes/gpu-job-template.json"
-# Rendered by the class that the worker in the cluster runs, in a process of its own: importing it warns.
+# Rendered by the class of the real worker, in a separate process, because importing it warns.
 RENDER = """
 import asyncio, json, sys
 from uuid import UUID
@@ -45,9 +45,9 @@ def prefect(cluster: Topology, *arguments: str) -> str:
 
 
 def render(cluster: Topology, values: dict[str, Any]) -> dict[str, Any]:
-    given = json.dumps([json.loads(TEMPLATE.read_text()), values])
+    template_and_values = json.dumps([json.loads(TEMPLATE.read_text()), values])
     command, env = [sys.executable, "-c", RENDER], cluster.client()
-    done = subprocess.run(command, env=env, input=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, input=template_and_values, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -56,7 +56,7 @@ def validate(job: dict[str, Any]) -> None:
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_prefect_makes_a_work_pool_of_it(cluster: Topology):
+def test_prefect_creates_a_work_pool_from_the_template(cluster: Topology):
     name = f"pairmill-gpu-{uuid4().hex[:6]}"
     prefect(cluster, "work-pool", "create", name, "--type", "kubernetes", "--base-job-template", str(TEMPLATE))
     shown = json.loads(prefect(cluster, "work-pool", "inspect", name, "--output", "json"))
@@ -71,7 +71,7 @@ def test_the_worker_renders_a_valid_job(cluster: Topology):
     for misplaced in (
         "parallelism",
         "completions",
-    ):  # Prefect's worker insists on them in the pod, Kubernetes drops them
+    ):  # Prefect's worker writes them into the pod, and Kubernetes ignores them there
         del checked["spec"]["template"]["spec"][misplaced]
     kubernetes_validate.validate(checked, kubernetes_validate.latest_version(), strict=True)
     assert "{{" not in json.dumps(job)
@@ -81,10 +81,10 @@ def test_the_worker_renders_a_valid_job(cluster: Topology):
     assert pod["terminationGracePeriodSeconds"] >= 60
     assert pod["securityContext"]["runAsNonRoot"]
     assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/dev/shm", "/tmp"}
-    given = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert given["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
-    # A pod that is moved away gives its flow run back, so that another one goes on from the checkpoint.
-    assert given["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert variables["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    # An evicted pod reschedules its flow run, so that another pod resumes from the checkpoint.
+    assert variables["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
     secret = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "valueFrom" in entry}
     assert {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"} <= secret.keys()
     assert {reference["name"] for reference in secret.values()} == {"pairmill"}

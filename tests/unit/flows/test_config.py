@@ -34,13 +34,13 @@ def write(tmp_path, monkeypatch):
     return write
 
 
-def test_a_whole_config_loads_and_round_trips(write):
+def test_complete_config_loads_and_round_trips(write):
     config = load_config(write())
     assert config.register_.model_name == "m"
     assert RunConfig.model_validate(config.as_dict()) == config
 
 
-def test_nobody_is_asked_for_pictures_without_a_contact(write):
+def test_download_needs_a_contact(write):
     path = write(download="threads = 4")
     with pytest.raises(ConfigError, match=r"download\.contact: is required to ask hosts for pictures"):
         load_config(path)
@@ -53,7 +53,7 @@ def test_nobody_is_asked_for_pictures_without_a_contact(write):
     assert load_config(path, ["download.contact=https://example.org/bot"])
 
 
-def test_stages_that_will_not_run_need_no_files_yet_and_no_name(write):
+def test_stages_that_will_not_run_need_no_files_and_no_model_name(write):
     path = write(evaluate='suite = "nowhere.toml"', train='model = "nowhere"', register="")
     assert load_config(path, until="pack").register_.model_name == "test"
     for until, missing in (
@@ -64,7 +64,7 @@ def test_stages_that_will_not_run_need_no_files_yet_and_no_name(write):
             load_config(path, until=until)
 
 
-def test_every_problem_is_reported_at_once(write):
+def test_load_config_reports_all_problems_together(write):
     path = write(
         "seed = -1\ncolour = 2",
         curate="min_side = 'wide'\nshade = 1",
@@ -93,7 +93,7 @@ def test_every_problem_is_reported_at_once(write):
     assert "warc" in message
 
 
-def test_missing_files_are_named(write):
+def test_load_config_names_missing_files(write):
     with pytest.raises(ConfigError, match=r"source\..*nothing-here"):
         load_config(write(source='kind = "warc"\npaths = ["nothing-here*.warc.gz"]'))
 
@@ -119,12 +119,12 @@ def test_missing_files_are_named(write):
         ),
     ],
 )
-def test_each_kind_of_source_has_keys_of_its_own(write, source, message):
+def test_each_kind_of_source_checks_its_own_keys(write, source, message):
     with pytest.raises(ConfigError, match=message):
         load_config(write(source=source))
 
 
-def test_settings_override_and_keep_their_types(write):
+def test_settings_override_values_and_keep_their_types(write):
     settings = ["seed=7", "curate.min_side=48", 'name="other"', "register.model_name=plain", "execution.workers=1"]
     config = load_config(write(), settings)
     assert (config.seed, config.curate.min_side, config.name) == (7, 48, "other")
@@ -132,13 +132,13 @@ def test_settings_override_and_keep_their_types(write):
 
 
 @pytest.mark.parametrize("setting", ["seed", "=3", "a..b=1", "name.deeper=1"])
-def test_settings_that_are_none(write, setting):
+def test_invalid_setting_is_refused(write, setting):
     with pytest.raises(ConfigError, match="--set"):
         load_config(write(), [setting])
 
 
 @pytest.mark.parametrize("text", ["name = ", "\x00", "[[["])
-def test_a_file_that_is_not_toml(tmp_path, text):
+def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text):
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"bad\.toml: not TOML"):
@@ -149,7 +149,7 @@ def test_a_file_that_is_not_toml(tmp_path, text):
 
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda p: p.name)
 def test_every_shipped_config_is_valid(path, write, tmp_path):
-    """As it stands but for the places that only a machine knows."""
+    """Each config loads unchanged, apart from the paths and addresses of a machine."""
     write()
     settings = [f"store.uri={tmp_path}/store", f"evaluate.suite={tmp_path}/suite/suite.toml"]
     source = tomllib.loads(path.read_text())["source"]
@@ -160,12 +160,12 @@ def test_every_shipped_config_is_valid(path, write, tmp_path):
     if path.name == "demo.toml":
         pl.DataFrame({"query": ["kite"]}).write_parquet(tmp_path / "queries.parquet")
         settings.append(f"filter.balance.queries={tmp_path}/queries.parquet")
-        # `pairmill demo` says where its site is
+        # `pairmill demo` sets the address of its site
         settings.append('download.connect_to={"openmoji.pairmill.test" = "127.0.0.1:8123"}')
     assert load_config(path, [*settings, f"evaluate.data={tmp_path}/suite"]).name
 
 
-def test_the_second_round_of_the_bootstrap_takes_the_first_ones_download(write, tmp_path):
+def test_bootstrap_config_reuses_the_download_of_common_crawl_config(write, tmp_path):
     write()
     settings = [f"store.uri={tmp_path}/store", "evaluate.suite=suite/suite.toml", "evaluate.data=suite"]
     first, second = (load_config(CHECKOUT / f"configs/{name}.toml", settings) for name in ("common-crawl", "bootstrap"))
@@ -176,7 +176,7 @@ def test_the_second_round_of_the_bootstrap_takes_the_first_ones_download(write, 
     assert second.curate.scores.clip_score.model == f"models:/{first.register_.model_name}@{first.register_.alias}"
 
 
-def test_scorers_that_are_not_there_are_found_before_the_run(write, tmp_path):
+def test_load_config_finds_missing_scorers(write, tmp_path):
     settings = ["curate.scores.clip_score.model=none.pt", "curate.scores.aesthetic.head=none.safetensors"]
     settings.append('curate.scores.aesthetic.model="models:/m/1"')
     with pytest.raises(ConfigError) as caught:
@@ -190,6 +190,6 @@ def test_scorers_that_are_not_there_are_found_before_the_run(write, tmp_path):
         load_config(write(), ["train.blur_faces=true"])
 
 
-def test_a_list_of_queries_that_is_not_there_is_found_before_the_run(write, tmp_path):
+def test_load_config_finds_a_missing_list_of_queries(write, tmp_path):
     with pytest.raises(ConfigError, match=r"filter\.balance\.queries: .*none\.parquet is not a file .*queries build"):
         load_config(write(), [f"filter.balance.queries={tmp_path}/none.parquet"])

@@ -21,14 +21,14 @@ def manifest(stage: str, made_by: str) -> Manifest:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
-    """The server's edge: what would be sent."""
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """Collect the events that would be sent to the server."""
     sent: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(events, "emit_event", lambda event, resource, payload: sent.append((event, resource)))
     return sent
 
 
-def test_what_this_run_made_is_told_once_whichever_try_made_it(tmp_path, told):
+def test_emit_events_emits_one_event_for_a_snapshot_of_any_attempt(tmp_path, emitted):
     store = FolderStore(tmp_path)
     tries = [Attempt(started_at="1", host="h", pid=1, flow="curate", until="pack", flow_run_id="first")]
     record = RunRecord(run_id="r", name="n", created_at="", config={}, attempts=tries)
@@ -36,9 +36,11 @@ def test_what_this_run_made_is_told_once_whichever_try_made_it(tmp_path, told):
     assert events.emit_events(record, {"pack": manifest("pack", "another run")}, store, "pack") is False
 
     record.attempts.append(Attempt(started_at="2", host="h", pid=2, flow="curate", until="pack", flow_run_id="second"))
-    assert events.emit_events(record, made, store, "pack") is True  # the first try was killed before it could tell
+    assert (
+        events.emit_events(record, made, store, "pack") is True
+    )  # the first attempt was killed before it emitted the event
     assert events.emit_events(record, made, store, "pack") is False
-    ((event, resource),) = told
+    ((event, resource),) = emitted
     assert event == "pairmill.dataset.landed"
     assert resource == {
         "prefect.resource.id": f"pairmill.dataset.{'pack':0>16}",
@@ -50,12 +52,12 @@ def test_what_this_run_made_is_told_once_whichever_try_made_it(tmp_path, told):
     }
 
 
-def test_a_candidate_is_told_of_with_its_place_in_the_path(tmp_path, told):
+def test_event_of_a_candidate_names_its_flow_and_last_stage(tmp_path, emitted):
     record = RunRecord(run_id="r", name="n", created_at="", config={})
     record.begin("curate", "pack", "first")
     record.begin("train", "train", "second")
     events.emit_events(record, {"train": manifest("train", "second")}, FolderStore(tmp_path), "train")
-    ((event, resource),) = told
+    ((event, resource),) = emitted
     assert (event, resource["pairmill.until"], resource["pairmill.begun-by"]) == (
         "pairmill.candidate.trained",
         "train",

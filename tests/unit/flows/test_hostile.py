@@ -1,4 +1,4 @@
-"""What the command shows and believes of configs, run records and manifests that someone else wrote."""
+"""Configs, run records and manifests of other people: what is refused, and how their text is printed."""
 
 import io
 import json
@@ -51,7 +51,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("filter.deep={token = 'hunter2hunter2'}", "filter.deep.token", "by its name"),
     ],
 )
-def test_a_config_that_holds_a_secret_is_refused_without_repeating_it(config, setting, where, what):
+def test_config_with_a_secret_is_refused_without_repeating_it(config, setting, where, what):
     with pytest.raises(ConfigError) as caught:
         load_config(config, [setting])
     text = str(caught.value)
@@ -60,16 +60,16 @@ def test_a_config_that_holds_a_secret_is_refused_without_repeating_it(config, se
     assert "belong in the environment" in text
     assert "hunter2" not in text
     assert KEY not in text
-    assert not (config.parent / ".pairmill").exists(), "nothing was made of it"
+    assert not (config.parent / ".pairmill").exists(), "nothing was written"
 
 
-def test_a_setting_that_cannot_be_applied_is_not_repeated(config):
+def test_invalid_setting_is_not_repeated(config):
     with pytest.raises(ConfigError, match="name is a value") as caught:
         load_config(config, ["name.token=hunter2"])
     assert "hunter2" not in str(caught.value)
 
 
-def test_ordinary_values_are_no_secrets():
+def test_ordinary_values_are_not_secrets():
     values = {
         "contact": "https://example.org/@bot",
         "mail": "mailto:a@b.org",
@@ -95,13 +95,13 @@ def test_ordinary_values_are_no_secrets():
         ("store.uri=http://host/x", "store.uri"),
     ],
 )
-def test_names_that_would_become_places_outside_the_store(config, setting, where):
+def test_names_that_lead_outside_the_store_are_refused(config, setting, where):
     with pytest.raises(ConfigError, match=where):
         load_config(config, [setting])
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", "a b", ".."])
-def test_suite_tasks_name_files(config, name):
+def test_suite_tasks_with_unsafe_names_are_refused(config, name):
     (config.parent / "s.toml").write_text(f'name = "s"\n[[task]]\nname = "{name}"\nkind = "retrieval"\nroot = "r"\n')
     with pytest.raises(ConfigError, match=r"evaluate\.suite: s\.toml.*\n.*task\[0\] .*\.name: String should match"):
         load_config(config, ["evaluate.suite=s.toml"])
@@ -116,7 +116,7 @@ def record(**changes: Any) -> RunRecord:
 
 
 @pytest.mark.parametrize("run_id", ["../../etc/passwd", "/etc/passwd", "a/b", "..", "", "a\0b", "a\nb", "x" * 500])
-def test_run_ids_that_would_leave_the_store(run_id, tmp_path):
+def test_run_ids_that_lead_outside_the_store_are_refused(run_id, tmp_path):
     with pytest.raises(ConfigError, match="is not a run id"):
         load_run(run_id, tmp_path, str(tmp_path / "store"))
     for command in (["show", run_id], ["rerun", run_id]):
@@ -126,62 +126,64 @@ def test_run_ids_that_would_leave_the_store(run_id, tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"run_id": "../../x"}, {"run_id": "other"}, {"name": "../x"}, {"state": "odd"}, {"x": 1}]
 )
-def test_records_that_are_not_what_their_name_says(changes, tmp_path, caplog):
+def test_records_that_do_not_match_their_name_are_refused(changes, tmp_path, caplog):
     values = json.loads(record().model_dump_json()) | changes
     FolderStore(tmp_path / "store").put("runs/r-1.json", json.dumps(values).encode())
     with pytest.raises(ConfigError, match=r"runs/r-1\.json is not a run record"):
         load_run("r-1", tmp_path, str(tmp_path / "store"))
-    assert list_runs(tmp_path, str(tmp_path / "store")) == []  # one bad record does not hide the others
+    assert list_runs(tmp_path, str(tmp_path / "store")) == []  # an invalid record is left out
     assert "runs/r-1.json is not a run record" in caplog.text
 
 
 # The terminal ---------------------------------------------------------------------------------------------------------
 
 
-def harmless(text: str) -> None:
+def assert_harmless(text: str) -> None:
     assert not set(text) & set("\x1b\x07\r\x9b\u202e")
     assert "[bold]x[/bold]" in text, "read as markup"
 
 
 @pytest.fixture
-def shown_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """What a function of the report prints, as a wide terminal that has no colours would get it."""
+def printed_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Return a function that calls a show function and returns what it prints on a wide terminal without colours."""
     monkeypatch.setattr(output, "WIDTH", 1000)
 
-    def look(show: Any, *arguments: Any) -> str:
+    def capture(show: Any, *arguments: Any) -> str:
         out = io.StringIO()
         monkeypatch.setattr("sys.stdout", out)
         show(*arguments)
         return out.getvalue()
 
-    return look
+    return capture
 
 
 def manifest(**changes: Any) -> Manifest:
     return build_manifest("pack", **{"counts": Counts(input=1, dropped={HOSTILE: 1}), **changes})
 
 
-def test_tables_and_lines_show_hostile_text_as_text(shown_by, tmp_path):
+def test_tables_and_lines_print_hostile_text_as_text(printed_by, tmp_path):
     store = FolderStore(tmp_path / "store")
     attempt = Attempt(started_at="", host="h", pid=1, error=HOSTILE)
     bad = record(run_id=HOSTILE, model_version=HOSTILE, attempts=[attempt], model_links={HOSTILE: HOSTILE})
-    harmless(shown_by(show.show_run, bad, store))
+    assert_harmless(printed_by(show.show_run, bad, store))
     source = Input(stage=HOSTILE, key=HOSTILE, digest=HOSTILE)
-    harmless(shown_by(lambda: show.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
-    harmless(shown_by(lambda: show.show_runs([bad], as_json=False)))
-    harmless(shown_by(lambda: output.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False)))
+    assert_harmless(printed_by(lambda: show.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
+    assert_harmless(printed_by(lambda: show.show_runs([bad], as_json=False)))
+    assert_harmless(
+        printed_by(lambda: output.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False))
+    )
     service = ServiceStatus(HOSTILE, HOSTILE, HOSTILE, None, "external", "")
-    harmless(shown_by(lambda: output.show_services([service], as_json=False)))
+    assert_harmless(printed_by(lambda: output.show_services([service], as_json=False)))
 
 
-def test_json_is_escaped_as_json(shown_by):
-    text = shown_by(lambda: output.show_checks([Check(HOSTILE, True, "error", HOSTILE)], as_json=True))
+def test_json_output_is_escaped(printed_by):
+    text = printed_by(lambda: output.show_checks([Check(HOSTILE, True, "error", HOSTILE)], as_json=True))
     assert text.isascii()
     assert json.loads(text)[0]["detail"] == HOSTILE
     assert not set(text) & set("\x1b\x07\r")
 
 
-def test_messages_on_standard_error_cannot_steer_it(capsys, monkeypatch):
+def test_messages_on_standard_error_are_escaped(capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", KEY)
     assert cli.run_command(["run", f"no-such-{KEY}\x1b[2J\r.toml"]) == 2
     error = capsys.readouterr().err

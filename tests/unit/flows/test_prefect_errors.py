@@ -1,4 +1,4 @@
-"""A Prefect server that vanished is named, with what to do; other errors stay what they are."""
+"""An error that means a lost Prefect server names the server and the remedy; other errors are not changed."""
 
 import httpx
 import pytest
@@ -13,7 +13,7 @@ from flows.prefect_errors import translate_error
     ("error", "what"),
     [(ObjectNotFound(None), "does not know this run any more"), (httpx.ConnectError("refused"), "does not answer")],  # pyright: ignore[reportArgumentType]
 )
-def test_a_server_that_is_gone(error: Exception, what: str) -> None:
+def test_translate_error_names_the_lost_server(error: Exception, what: str) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         found = translate_error(error)
     assert isinstance(found, ServiceError)
@@ -22,6 +22,6 @@ def test_a_server_that_is_gone(error: Exception, what: str) -> None:
     assert "rerun" in str(found)
 
 
-def test_what_is_not_of_prefect() -> None:
+def test_translate_error_returns_other_errors_unchanged() -> None:
     error = ContractError("rows")
     assert translate_error(error) is error

@@ -18,7 +18,7 @@ def record(run_id: str, created_at: str = "2026-01-01T00:00:00+00:00") -> RunRec
     return RunRecord(run_id=run_id, name="n", created_at=created_at, config={})
 
 
-def test_records_are_found_in_the_stores_of_this_machine_and_in_one_that_is_named(tmp_path):
+def test_list_runs_finds_records_in_the_known_stores_and_in_the_given_one(tmp_path):
     home, other, third = tmp_path / "home", FolderStore(tmp_path / "other"), FolderStore(tmp_path / "third")
     (home / "runs").mkdir(parents=True)
     (home / "runs" / "a").write_text(other.uri)
@@ -32,14 +32,14 @@ def test_records_are_found_in_the_stores_of_this_machine_and_in_one_that_is_name
     assert load_run("b", home, third.uri)[0].run_id == "b"
 
 
-def test_a_damaged_record_names_itself(tmp_path):
+def test_load_run_names_a_damaged_record(tmp_path):
     store = FolderStore(tmp_path / "store")
     store.put("runs/a.json", b"{}")
     with pytest.raises(ConfigError, match=r"runs/a\.json"):
         load_run("a", tmp_path)
 
 
-def test_a_run_whose_process_is_gone_has_crashed():
+def test_actual_state_is_crashed_when_the_process_has_ended():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     one = record("a")
@@ -54,7 +54,7 @@ def test_a_run_whose_process_is_gone_has_crashed():
     assert (one.actual_state(), one.attempts[-1].error) == ("failed", "why")
 
 
-def test_a_stage_is_noted_once():
+def test_set_stage_keeps_one_entry_per_stage():
     one = record("a")
     for state in ("Running", "Completed"):
         one.set_stage(StageRun(stage="extract", key="k", state=state))
@@ -62,15 +62,15 @@ def test_a_stage_is_noted_once():
     assert [(s.stage, s.state) for s in one.stages] == [("extract", "Completed"), ("filter", "Running")]
 
 
-def test_a_run_of_another_machine_lives_as_long_as_its_lease_does(tmp_path, monkeypatch):
+def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path, monkeypatch):
     monkeypatch.setattr("flows.records.STALE_SECONDS", 0.5)
     monkeypatch.setattr("flows.records.POLL_SECONDS", 0.02)
     store = FolderStore(tmp_path)
     one = record("a")
     one.attempts.append(Attempt(started_at="", host="another-machine", pid=1, place="elsewhere", process="p"))
-    assert not is_alive(one, store)  # it makes nothing
+    assert not is_alive(one, store)  # no stage is running
     one.set_stage(StageRun(stage="train", key="k", state="Running"))
-    assert not is_alive(one, store)  # no lease: its machine lost power before it had one
+    assert not is_alive(one, store)  # there is no lease: the machine failed before it took one
     lease = Lease(
         generation=1,
         token="t",
@@ -83,7 +83,7 @@ def test_a_run_of_another_machine_lives_as_long_as_its_lease_does(tmp_path, monk
     )
     name = Draft(store, "train", "k").lease_name(1)
     store.put(name, lease.model_dump_json().encode())
-    assert not is_alive(one, store)  # it stands still
+    assert not is_alive(one, store)  # the lease does not change
     beats = threading.Timer(
         0.1, lambda: store.put(name, lease.model_copy(update={"beat": 1}).model_dump_json().encode())
     )
@@ -92,7 +92,7 @@ def test_a_run_of_another_machine_lives_as_long_as_its_lease_does(tmp_path, monk
     beats.join()
 
 
-def test_another_process_of_the_same_pid_is_another(tmp_path):
+def test_is_alive_is_false_when_another_process_has_the_pid(tmp_path):
     one = record("a")
     one.begin()
     assert is_alive(one, FolderStore(tmp_path))
@@ -101,7 +101,7 @@ def test_another_process_of_the_same_pid_is_another(tmp_path):
     assert not is_alive(one, FolderStore(tmp_path))
 
 
-def test_two_processes_at_one_record_keep_each_others_tries(tmp_path):
+def test_save_keeps_the_attempts_of_another_process(tmp_path):
     store = FolderStore(tmp_path)
     mine = record("a")
     mine.begin("curate", "pack", "first")
@@ -121,7 +121,7 @@ def test_two_processes_at_one_record_keep_each_others_tries(tmp_path):
     assert kept.first_flow == "curate"
 
 
-def test_run_ids_sort_by_time_and_say_so():
+def test_new_run_id_has_name_and_time_and_matches_the_pattern():
     early = new_run_id("n.1-x", datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=1))))
     assert early.startswith("n.1-x-20260102T020405-")
     assert RUN_ID.fullmatch(early)
@@ -129,7 +129,7 @@ def test_run_ids_sort_by_time_and_say_so():
     assert not RUN_ID.fullmatch("solid-beagle")
 
 
-def test_an_unfinished_run_goes_on_to_where_it_was_to_go_and_a_finished_one_to_the_end():
+def test_last_stage_is_that_of_the_unfinished_attempt():
     one = record("a")
     assert one.last_stage is None
     one.begin("curate", "pack")
@@ -140,8 +140,8 @@ def test_an_unfinished_run_goes_on_to_where_it_was_to_go_and_a_finished_one_to_t
     assert one.last_stage is None
 
 
-def test_a_training_on_the_work_pool_is_no_try_of_its_own(tmp_path):
-    """The run whose command was killed can be continued while its training goes on, and to where the command was to go."""
+def test_own_attempts_leave_out_a_training_on_the_work_pool(tmp_path):
+    """A run whose command was killed can be continued to the command's last stage while its training still runs."""
     store = FolderStore(tmp_path)
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
@@ -153,7 +153,7 @@ def test_a_training_on_the_work_pool_is_no_try_of_its_own(tmp_path):
     assert (record.actual_state(), is_alive(record, store), record.last_stage) == ("crashed", False, None)
     failed = killed.model_copy(update={"ended_at": "10:09"})
     assert record.model_copy(update={"attempts": [failed, child]}).own_attempts == [failed]
-    landed = killed.model_copy(update={"ended_at": "10:04", "flow": "curate"})  # which a trigger carries on
+    landed = killed.model_copy(update={"ended_at": "10:04", "flow": "curate"})  # a trigger continues it
     triggered = record.model_copy(update={"attempts": [landed, child]})
     assert triggered.own_attempts == [landed, child]
     assert is_alive(triggered, store)

@@ -1,4 +1,4 @@
-"""A training on the pool: started once a key, waited for, cancelled with its parent; Prefect's client alone is made up."""
+"""Training on a work pool: one child per key, which the parent waits for and cancels. Only Prefect's client is faked."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ KEY = "0123456789abcdef"
 
 
 class Client:
-    """The calls that are made of Prefect's client, on flow runs in memory; `answers` are the states told, one a look."""
+    """A fake of Prefect's client with flow runs in memory; each read of a flow run returns the next of `answers`."""
 
     def __init__(self, answers: list[State | Exception]):
         self.answers, self.runs, self.cancelled = answers, [], []
@@ -57,7 +57,7 @@ class Client:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs it against a client; the snapshot is there when the client has no more to tell."""
+    """Return a function that runs train_on_pool with a client; the snapshot exists once all answers are used."""
     monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
     manifest = object()
 
@@ -75,7 +75,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return call
 
 
-def test_it_is_started_with_the_run_and_waited_for(run: Any, tmp_path: Path) -> None:
+def test_train_on_pool_starts_a_child_with_the_run_and_waits(run: Any, tmp_path: Path) -> None:
     client = Client([Running(), httpx.ConnectError("restarting"), Running(), Completed()])
     assert run(client)
     (child,) = client.runs
@@ -83,7 +83,7 @@ def test_it_is_started_with_the_run_and_waited_for(run: Any, tmp_path: Path) -> 
     assert set(child.tags) == {"gpu", f"train:{KEY}"}
 
 
-def test_a_parent_that_is_tried_again_waits_for_the_child_that_lives(run: Any) -> None:
+def test_retried_parent_waits_for_the_running_child(run: Any) -> None:
     client = Client([Running(), KeyboardInterrupt()])  # pyright: ignore[reportArgumentType]
     with pytest.raises(KeyboardInterrupt):
         run(client)
@@ -106,7 +106,9 @@ def test_a_parent_that_is_tried_again_waits_for_the_child_that_lives(run: Any) -
         (Failed(message="train failed: ConfigError. Correct the config.\nno GPU"), ConfigError),
     ],
 )
-def test_how_it_ended_is_raised_and_the_next_try_starts_another(run: Any, state: State, error: type[Exception]) -> None:
+def test_error_of_the_child_is_raised_and_the_next_attempt_starts_another(
+    run: Any, state: State, error: type[Exception]
+) -> None:
     client = Client([state])
     with pytest.raises(error) as caught:
         run(client)
@@ -116,7 +118,7 @@ def test_how_it_ended_is_raised_and_the_next_try_starts_another(run: Any, state:
     assert len(client.runs) == 2
 
 
-def test_what_is_not_deployed_and_a_silent_server_are_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_a_missing_deployment_and_a_silent_server(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client([])
     client.deployed = False
     with pytest.raises(ConfigError, match="pairmill deploy"):

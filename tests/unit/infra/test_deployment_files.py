@@ -1,4 +1,4 @@
-"""The files that deploy: they parse, they agree with each other and with pyproject.toml, and they hold no secret."""
+"""The deployment files are valid, agree with each other and with pyproject.toml, and have no secret."""
 
 import os
 import re
@@ -21,13 +21,13 @@ PACKAGES = {pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())
 
 
-def test_the_linter_finds_nothing_in_the_dockerfile():
+def test_dockerfile_passes_the_linter():
     linter = Path(sys.executable).parent / "hadolint"
     done = subprocess.run([linter, CHECKOUT / "infra/Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_all_that_the_image_copies_is_there_and_let_through():
+def test_image_copies_existing_files_that_dockerignore_allows():
     allowed = {line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [
         line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY") and "--from" not in line
@@ -38,19 +38,19 @@ def test_all_that_the_image_copies_is_there_and_let_through():
     assert sources >= PACKAGES
 
 
-def test_the_empty_packages_are_those_of_the_project():
+def test_dockerfile_creates_all_packages_of_the_project():
     made = set(re.findall(r"(\S+)/__init__\.py", DOCKERFILE))
     assert made == PACKAGES
 
 
-def test_the_image_installs_the_torch_and_the_extra_that_the_project_names():
+def test_image_installs_torch_and_extra_as_in_pyproject():
     (torch,) = (line for line in PROJECT["project"]["dependencies"] if line.startswith("torch"))
     assert f"'{torch}'" in DOCKERFILE
     (extra,) = set(re.findall(r"'\.\[(\w+)\]'", DOCKERFILE))
     assert extra in PROJECT["project"]["optional-dependencies"]
 
 
-def test_the_image_runs_as_nobody_special_and_compose_builds_its_stages():
+def test_image_runs_without_root_and_compose_builds_its_stages():
     stages = re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, flags=re.MULTILINE)
     user = re.search(r"^USER (\d+):(\d+)$", DOCKERFILE, flags=re.MULTILINE)
     assert user
@@ -59,7 +59,7 @@ def test_the_image_runs_as_nobody_special_and_compose_builds_its_stages():
     assert targets == {"cpu", "cuda"} <= set(stages)
 
 
-def test_every_service_is_hardened_healthy_or_ends_and_publishes_on_loopback():
+def test_compose_services_are_hardened_checked_and_published_on_loopback():
     for name, service in COMPOSE["services"].items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
@@ -81,13 +81,13 @@ def test_no_password_has_a_default():
         assert re.search(rf"^{name}=$", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE), name
 
 
-def test_every_variable_of_compose_is_told_of_in_the_example():
+def test_env_example_lists_every_variable_of_compose():
     used = set(re.findall(r"\$\{([A-Z_]+)", (CHECKOUT / "infra/compose.yaml").read_text()))
-    told = set(re.findall(r"^#?([A-Z_]+)=", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE))
-    assert used == told
+    listed = set(re.findall(r"^#?([A-Z_]+)=", dotenv.EXAMPLE.read_text(), flags=re.MULTILINE))
+    assert used == listed
 
 
-def test_generated_secrets_are_random_private_and_kept(tmp_path: Path):
+def test_dotenv_writes_random_private_secrets_once(tmp_path: Path):
     path = tmp_path / ".env"
     assert dotenv.main(path) == 0
     values = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] != "#")
@@ -105,7 +105,7 @@ def test_git_ignores_the_secrets():
     assert done.returncode == 0
 
 
-def test_an_image_without_git_names_the_commit_that_it_was_built_from(monkeypatch: pytest.MonkeyPatch):
+def test_code_version_reads_the_build_commit_without_git(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PAIRMILL_GIT_COMMIT", "0123abc")
     with_git = code_version()
     assert with_git["commit"] != "0123abc"

@@ -1,4 +1,4 @@
-"""`pairmill diff`: what it prints, writes and refuses."""
+"""`pairmill diff`: its output, its file of rows, and its errors."""
 
 import json
 from pathlib import Path
@@ -33,16 +33,14 @@ def datasets(
     return tmp_path, store, first, second
 
 
-def test_the_difference_of_a_key_and_a_run_for_people_and_for_programs(
-    datasets, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_diff_prints_a_table_or_json(datasets, capsys: pytest.CaptureFixture[str]) -> None:
     home, store, first, second = datasets
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=False) == 0
-    said = capsys.readouterr().out
-    assert "5 pairs are in both." in said
-    assert "1 added: why not in A" in said
-    assert "not_in_source" in said
-    assert "too_small" in said
+    output = capsys.readouterr().out
+    assert "5 pairs are in both." in output
+    assert "1 added: why not in A" in output
+    assert "not_in_source" in output
+    assert "too_small" in output
     assert show_diff(first["pack"].key, "second", home, store.uri, None, as_json=True) == 0
     assert json.loads(capsys.readouterr().out) == {
         "a": {"stage": "pack", "key": first["pack"].key, "rows": 6},
@@ -56,7 +54,7 @@ def test_the_difference_of_a_key_and_a_run_for_people_and_for_programs(
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
-def test_the_rows_as_a_file(datasets, name: str) -> None:
+def test_show_diff_writes_the_rows_to_a_file(datasets, name: str) -> None:
     home, store, first, _ = datasets
     show_diff(first["pack"].key, "second", home, store.uri, home / name, as_json=True)
     read = pl.read_parquet if name.endswith("parquet") else pl.read_csv
@@ -66,7 +64,7 @@ def test_the_rows_as_a_file(datasets, name: str) -> None:
     assert rows["url"].to_list() == ["http://host0.example/6.jpg", "http://host2.example/2.jpg"]
 
 
-def test_what_cannot_be_compared_is_refused(datasets) -> None:
+def test_show_diff_refuses_what_cannot_be_compared(datasets) -> None:
     home, store, first, second = datasets
     key = first["pack"].key
     for other, rows, what in (
@@ -79,12 +77,12 @@ def test_what_cannot_be_compared_is_refused(datasets) -> None:
             show_diff(key, other, home, store.uri, rows, as_json=True)
 
 
-def test_show_tells_what_is_in_a_dataset(datasets, capsys) -> None:
+def test_show_lists_the_contents_of_a_dataset(datasets, capsys) -> None:
     home, store, first, _ = datasets
     assert show_run_or_key(first["pack"].key, home, store.uri, as_json=False) == 0
-    said = capsys.readouterr().out
-    assert "hosts      host0.example 2, host1.example 2, host2.example 2" in said
-    assert "licenses   none 3, http://creativecommons.org/licenses/by/4.0/ 3" in said
-    assert "crawls     CC-MAIN-2024-10 6" in said
+    output = capsys.readouterr().out
+    assert "hosts      host0.example 2, host1.example 2, host2.example 2" in output
+    assert "licenses   none 3, http://creativecommons.org/licenses/by/4.0/ 3" in output
+    assert "crawls     CC-MAIN-2024-10 6" in output
     assert show_run_or_key(first["curate"].key, home, store.uri, as_json=False) == 0
     assert "hosts " not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What gc keeps and deletes, on stores of made-up snapshots: against a slow, obvious reference, and in races."""
+"""What gc keeps and deletes in stores of synthetic snapshots: compared with a slow reference, and in races."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def put(
     work: str | None = None,
     aged: bool = True,
 ) -> None:
-    """A snapshot of one part, two days old; `work`: "new" or "old" scratch objects beside it."""
+    """Write a snapshot of one part that is two days old; `work`: "new" or "old" scratch objects beside it."""
     store.put(f"{name}/part-00000", str(name).encode())
     if work:
         store.put(f"{name}/_work/part-00000.json", b"{}")
@@ -83,7 +83,7 @@ def names(store: Store) -> set[SnapshotName]:
 
 
 def gc(store: FolderStore, policy: Policy, models: Mapping[SnapshotName, str] | None = None) -> set[SnapshotName]:
-    """Collect and sweep; what is left."""
+    """Run gc and return the remaining snapshots."""
     roots = Roots(store, policy)
     roots.models = dict(models or {})
     delete_unneeded(
@@ -92,12 +92,12 @@ def gc(store: FolderStore, policy: Policy, models: Mapping[SnapshotName, str] | 
     return names(store)
 
 
-# Against a slow, obvious reference ------------------------------------------------------------------------------------
+# Compared with a slow reference ---------------------------------------------------------------------------------------
 
 
 @dataclass
-class World:
-    """A made-up history: what was made of what, and which runs used it."""
+class History:
+    """A synthetic history: the inputs of each snapshot, and the runs that used it."""
 
     inputs: dict[SnapshotName, list[SnapshotName]] = field(default_factory=dict)
     kinds: dict[SnapshotName, str] = field(default_factory=dict)
@@ -107,69 +107,72 @@ class World:
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
-    world = World(keep=draw(st.integers(0, 2)))
+def histories(draw: st.DrawFn) -> History:
+    history = History(keep=draw(st.integers(0, 2)))
     stages = sorted(draw(st.lists(st.integers(0, len(STAGES) - 1), min_size=4, max_size=10)))
     for number, stage in enumerate([*stages, len(STAGES) - 1]):
         name = SnapshotName(STAGES[stage], f"{number:016x}")
-        below = [other for other in world.inputs if STAGES.index(other.stage) < stage]
-        world.inputs[name] = (
+        below = [other for other in history.inputs if STAGES.index(other.stage) < stage]
+        history.inputs[name] = (
             draw(st.lists(st.sampled_from(below), unique=True, min_size=1, max_size=3)) if below else []
         )
-        world.kinds[name] = draw(
+        history.kinds[name] = draw(
             st.sampled_from(("complete", "complete", "complete", "fresh", "stale", "bare", "swept"))
         )
-    everything = st.lists(st.sampled_from(sorted(world.inputs)), unique=True, max_size=4)
+    everything = st.lists(st.sampled_from(sorted(history.inputs)), unique=True, max_size=4)
     for _ in range(draw(st.integers(1, 5))):
-        days = draw(st.sampled_from((1.0, 20.0, 40.0))) + len(world.runs) / 100
+        days = draw(st.sampled_from((1.0, 20.0, 40.0))) + len(history.runs) / 100
         state = draw(st.sampled_from(("completed", "failed")))
-        world.runs.append((draw(st.sampled_from(("a", "b"))), days, state, draw(everything)))
-    world.models = [name for name in draw(everything) if name.stage == "register"]
-    return world
+        history.runs.append((draw(st.sampled_from(("a", "b"))), days, state, draw(everything)))
+    history.models = [name for name in draw(everything) if name.stage == "register"]
+    return history
 
 
-def build(world: World, store: FolderStore) -> None:
-    for name, inputs in world.inputs.items():
-        kind = world.kinds[name]
-        if kind != "swept":  # an earlier gc took it
+def build(history: History, store: FolderStore) -> None:
+    for name, inputs in history.inputs.items():
+        kind = history.kinds[name]
+        if kind != "swept":  # an earlier gc deleted it
             work = {"fresh": "new", "stale": "old"}.get(kind)
             put(store, name, inputs, complete=kind == "complete", work=work)
-    for number, (name, days, state, used) in enumerate(world.runs):
+    for number, (name, days, state, used) in enumerate(history.runs):
         put_run(store, f"run-{number}", used, days=days, name=name, state=state)
 
 
-def reference(world: World) -> set[SnapshotName]:
-    """What must be left: by asking of each snapshot, again and again, whether something that stays was made of it."""
-    stays = {name for name in world.inputs if world.kinds[name] == "fresh"} | set(world.models)
-    for name, days, state, used in world.runs:
-        newer = [r for r in world.runs if r[0] == name and r[1] < days]
-        if len(newer) < world.keep or (state == "failed" and days < 30):
-            stays |= set(used)
-    stays = {name for name in stays if world.kinds[name] != "swept"}
+def reference(history: History) -> set[SnapshotName]:
+    """Return what gc must keep: add the inputs of kept snapshots until nothing changes."""
+    kept = {name for name in history.inputs if history.kinds[name] == "fresh"} | set(history.models)
+    for name, days, state, used in history.runs:
+        newer = [r for r in history.runs if r[0] == name and r[1] < days]
+        if len(newer) < history.keep or (state == "failed" and days < 30):
+            kept |= set(used)
+    kept = {name for name in kept if history.kinds[name] != "swept"}
     while True:
-        makers = [name for name in stays if world.kinds[name] == "complete"]  # only a manifest tells its inputs
-        more = {i for name in makers for i in world.inputs[name] if world.kinds[i] != "swept"}
-        if more <= stays:
-            return stays
-        stays |= more
+        makers = [name for name in kept if history.kinds[name] == "complete"]  # only a manifest names its inputs
+        more = {i for name in makers for i in history.inputs[name] if history.kinds[i] != "swept"}
+        if more <= kept:
+            return kept
+        kept |= more
 
 
 @settings(max_examples=60, deadline=None)
-@given(worlds())
-def test_what_is_left_is_what_an_obvious_reference_keeps(world):
-    with tempfile.TemporaryDirectory() as folder, patch("os.fsync"):  # nobody pulls the plug here
+@given(histories())
+def test_gc_keeps_what_a_slow_reference_keeps(history):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("os.fsync"),
+    ):  # there is no power loss in this test, and syncing is slow
         store = FolderStore(Path(folder) / "store")
-        build(world, store)
+        build(history, store)
         before = {name: find_manifest(store, *name) for name in names(store)}
-        models = {name: "a version" for name in world.models}
-        left = gc(store, Policy(world.keep), models)
-        assert left == reference(world)
-        for name in left:
+        models = {name: "a version" for name in history.models}
+        remaining = gc(store, Policy(history.keep), models)
+        assert remaining == reference(history)
+        for name in remaining:
             assert find_manifest(store, *name) == before[name]
-        assert gc(store, Policy(world.keep), models) == left
+        assert gc(store, Policy(history.keep), models) == remaining
 
 
-# Cases that are worth a name ------------------------------------------------------------------------------------------
+# Single cases ---------------------------------------------------------------------------------------------------------
 
 EXTRACT, OTHER, FILTER = (
     SnapshotName("extract", "a" * 16),
@@ -183,7 +186,7 @@ def store(tmp_path) -> FolderStore:
     return FolderStore(tmp_path / "store")
 
 
-def test_of_each_name_the_newest_runs_are_kept_and_unfinished_ones_for_a_month(store):
+def test_policy_keeps_the_newest_runs_of_each_name_and_unfinished_ones_for_a_month(store):
     for number in range(KEEP_RUNS + 3):
         put_run(store, f"a-{number:02d}", [], days=number)
     put_run(store, "b-old", [], days=400, name="b")
@@ -191,14 +194,14 @@ def test_of_each_name_the_newest_runs_are_kept_and_unfinished_ones_for_a_month(s
         put_run(store, f"a-failed-{days}", [], days=100 if days == 31 else days, state="failed")
     roots = Roots(store, Policy())
     roots()
-    gone = set(roots.records) - set(roots.kept)
-    assert gone == {"a-09", "a-10", "a-11", "a-12", "a-failed-31"}  # a-failed-1 is one of the ten
+    unneeded = set(roots.records) - set(roots.kept)
+    assert unneeded == {"a-09", "a-10", "a-11", "a-12", "a-failed-31"}  # a-failed-1 is one of the ten
     by_age = Roots(store, Policy.from_options(None, "3d"))
     by_age()
     assert set(by_age.kept) == {"a-00", "a-01", "a-02", "a-failed-1"}
 
 
-def test_a_run_of_this_machine_that_runs_now_is_kept_whatever_its_age(store):
+def test_policy_keeps_a_running_run_of_this_machine_of_any_age(store):
     record = RunRecord(run_id="now", name="n", created_at="2020-01-01T00:00:00+00:00", config={})
     record.begin()
     record.attempts[-1].started_at = record.created_at
@@ -209,7 +212,7 @@ def test_a_run_of_this_machine_that_runs_now_is_kept_whatever_its_age(store):
     assert roots.kept == {"now": "a run that is running"}
 
 
-def test_old_work_of_a_kept_snapshot_and_half_written_files_go_but_not_today_s(store):
+def test_gc_deletes_old_scratch_objects_and_partial_files_but_not_new_ones(store):
     put(store, EXTRACT, [], work="old")
     put(store, OTHER, [], work="new")
     put_run(store, "r", [EXTRACT, OTHER])
@@ -223,7 +226,7 @@ def test_old_work_of_a_kept_snapshot_and_half_written_files_go_but_not_today_s(s
     assert (old.exists(), new.exists()) == (False, True)
 
 
-def test_extract_forgets_the_files_of_snapshots_that_went(store):
+def test_gc_deletes_the_index_entries_of_deleted_extract_snapshots(store):
     for key, name in ((EXTRACT.key, "kept"), (OTHER.key, "gone"), ("f" * 16, "never")):
         memory = {"key": key, "record": Record(task="t").model_dump()}
         store.put(f"extract/by-source/{name}.json", canonical_json(memory).encode())
@@ -235,7 +238,7 @@ def test_extract_forgets_the_files_of_snapshots_that_went(store):
     assert store.names("extract/by-source") == ["extract/by-source/kept.json"]
 
 
-def test_a_run_that_begins_between_the_look_and_the_deletion_keeps_what_it_found_and_its_ancestors(store):
+def test_gc_keeps_what_a_run_uses_that_starts_between_plan_and_deletion(store):
     put(store, EXTRACT, [])
     put(store, FILTER, [EXTRACT])
     put(store, OTHER, [])
@@ -248,7 +251,7 @@ def test_a_run_that_begins_between_the_look_and_the_deletion_keeps_what_it_found
     assert set(swept.spared) == {EXTRACT, FILTER}
 
 
-def test_a_snapshot_that_a_run_makes_is_spared_by_its_lease(store):
+def test_gc_keeps_a_snapshot_with_a_lease(store):
     put(store, EXTRACT, [], complete=False, work="old")
     collection = plan_deletions(store, {})
     assert [going.name for going in collection.snapshots] == [EXTRACT]
@@ -262,13 +265,13 @@ def test_a_snapshot_that_a_run_makes_is_spared_by_its_lease(store):
     assert names(store) == set()
 
 
-def test_a_damaged_run_record_stops_gc(store):
+def test_gc_stops_at_a_damaged_run_record(store):
     store.put("runs/r.json", b"")
     with pytest.raises(ConfigError, match=r"runs/r\.json"):
         Roots(store, Policy())()
 
 
-def test_a_damaged_manifest_is_no_ancestor_of_anything_but_stays_with_its_run(store):
+def test_gc_keeps_a_damaged_manifest_of_a_kept_run(store):
     put(store, EXTRACT, [])
     put(store, FILTER, [EXTRACT])
     store.put(f"{FILTER}/manifest.json", b"")
@@ -277,11 +280,11 @@ def test_a_damaged_manifest_is_no_ancestor_of_anything_but_stays_with_its_run(st
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("12h", 43_200), ("30d", 30 * DAY), ("8w", 56 * DAY)])
-def test_ages(text, seconds):
+def test_parse_age_accepts_hours_days_and_weeks(text, seconds):
     assert parse_age(text) == seconds
 
 
-def test_a_policy_is_one_of_two():
+def test_policy_takes_either_a_number_or_an_age():
     assert Policy.from_options(None, None) == Policy(KEEP_RUNS)
     assert Policy.from_options(0, None) == Policy(0)
     for arguments in ((1, "30d"), (-1, None), (None, "30"), (None, "-3d")):
@@ -289,7 +292,7 @@ def test_a_policy_is_one_of_two():
             Policy.from_options(*arguments)
 
 
-def test_what_a_run_of_another_machine_makes_keeps_the_run_however_long_ago_it_began(store):
+def test_gc_keeps_an_old_run_of_another_machine_that_holds_a_lease(store):
     train, pack = SnapshotName("train", "d" * 16), SnapshotName("pack", "e" * 16)
     put(store, pack, [])
     put(store, train, [], complete=False)
@@ -297,13 +300,13 @@ def test_what_a_run_of_another_machine_makes_keeps_the_run_however_long_ago_it_b
     record = json.loads(store.read("runs/long.json"))
     record["stages"][1]["state"] = "Running"
     store.put("runs/long.json", json.dumps(record).encode())
-    assert gc(store, Policy(0)) == set()  # nothing says that it is alive
+    assert gc(store, Policy(0)) == set()  # it has no lease
     put(store, pack, [])
     with hold_lease(Draft(store, *train), Context(store=store, home=store.root, run_id="long")):
         assert gc(store, Policy(0)) == {pack, train}
 
 
-def test_job_folders_go_but_those_that_an_unfinished_run_can_go_on_with(store, tmp_path):
+def test_gc_deletes_job_folders_that_no_unfinished_run_can_resume(store, tmp_path):
     home = tmp_path / "home"
     for job in ("train-unfinished", "train-completed", "train-unknown", "train-today"):
         (home / "jobs" / job / "checkpoints").mkdir(parents=True)
@@ -314,11 +317,11 @@ def test_job_folders_go_but_those_that_an_unfinished_run_can_go_on_with(store, t
     put_run(store, "b", [SnapshotName("train", "completed")])
     roots = Roots(store, Policy())
     roots()
-    gone = [path.name for path in _find_local(home, [roots]) if path.parent == home / "jobs"]
-    assert gone == ["train-completed", "train-unknown"]
+    unneeded = [path.name for path in _find_local(home, [roots]) if path.parent == home / "jobs"]
+    assert unneeded == ["train-completed", "train-unknown"]
 
 
-def test_an_object_that_a_kept_snapshot_shares_with_one_that_goes_stays(store):
+def test_gc_keeps_an_object_that_a_deleted_snapshot_shares_with_a_kept_one(store):
     put(store, EXTRACT, [])
     store.copy(
         f"{EXTRACT}/part-00000", f"{OTHER}/part-00000"

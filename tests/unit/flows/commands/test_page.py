@@ -1,4 +1,4 @@
-"""`pairmill show --page`: the page of a stage, by its key or by a run."""
+"""`pairmill show --page` writes the page of a stage, given by its key or by a run."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def snapshot(store: Store, stage: str, key: str) -> None:
     draft.commit(build_manifest(stage, key=key, counts=counts))
 
 
-def test_the_page_of_a_filter_by_its_key_or_by_a_run(tmp_path: Path):
+def test_write_stage_page_of_a_filter_by_key_or_run(tmp_path: Path):
     home, store = tmp_path / "home", FolderStore(tmp_path / "store")
     (home / "runs").mkdir(parents=True)
     snapshot(store, "extract", "e" * 16)
@@ -42,7 +42,7 @@ def test_the_page_of_a_filter_by_its_key_or_by_a_run(tmp_path: Path):
         write_stage_page("a", home, store.uri, tmp_path / "no" / "page.html")
 
 
-def test_the_page_of_a_dataset_or_a_download_by_its_key_and_of_a_run_the_last_one(tmp_path: Path, monkeypatch):
+def test_write_stage_page_of_a_dataset_or_download_by_key_or_run(tmp_path: Path, monkeypatch):
     home = tmp_path / "home"
     (home / "runs").mkdir(parents=True)
     store, made = packed_in(tmp_path / "store", some_pairs())

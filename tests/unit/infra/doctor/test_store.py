@@ -1,4 +1,4 @@
-"""What the doctor says of S3 servers that break their promises: a small server that breaks them on purpose."""
+"""Checks of the store with a small S3 server that ignores conditions and has a wrong clock."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from infra.doctor import store as store_checks
 
 
 class CarelessS3(BaseHTTPRequestHandler):
-    """Takes and gives objects; ignores every condition, and has a clock of its own."""
+    """An S3 server that ignores all conditions of a request, and whose clock can be wrong."""
 
     objects: dict[str, bytes]
     ahead_s = 0.0
@@ -72,14 +72,14 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         thread.join()
 
 
-def test_a_server_that_ignores_if_none_match_is_found_out(careless):
+def test_check_one_winner_finds_a_server_that_ignores_if_none_match(careless):
     check = store_checks.check_one_winner(open_store("s3://bucket/prefix"))
     assert (check.ok, check.severity) == (False, "error")
     assert "ignores `If-None-Match: *`" in check.detail
     assert "SeaweedFS" in check.remedy
 
 
-def test_clocks_that_differ_are_told(careless):
+def test_check_clock_warns_of_a_difference(careless):
     assert store_checks.check_clock("s3://bucket/prefix").ok
     for ahead_s, word in ((-300, "ahead of"), (300, "behind")):
         careless(ahead_s=ahead_s)
@@ -89,7 +89,7 @@ def test_clocks_that_differ_are_told(careless):
         assert "timedatectl" in check.remedy
 
 
-def test_a_server_that_is_away_is_an_error_with_its_address(monkeypatch: pytest.MonkeyPatch):
+def test_check_clock_reports_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     check = store_checks.check_clock("s3://bucket/prefix")

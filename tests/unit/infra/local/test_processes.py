@@ -25,7 +25,7 @@ def wait_until(condition, patience_s: float = 4.0) -> bool:
     return condition()
 
 
-def test_identity_is_stable_and_none_once_dead():
+def test_process_fingerprint_is_stable_and_none_after_the_end():
     assert processes.process_fingerprint(os.getpid()) == processes.process_fingerprint(os.getpid()) is not None
     with subprocess.Popen(SLEEP) as child:
         assert processes.process_fingerprint(child.pid) not in (None, processes.process_fingerprint(os.getpid()))
@@ -37,7 +37,7 @@ def test_identity_is_stable_and_none_once_dead():
     assert processes.process_fingerprint(child.pid) is None
 
 
-def test_spawned_process_is_detached_and_logged(tmp_path: Path):
+def test_spawn_detaches_the_process_and_logs_its_output(tmp_path: Path):
     report = (
         "import os; print(os.getsid(0) == os.getpid(), os.getcwd(), os.read(0, 1), flush=True); os.kill(os.getpid(), 9)"
     )
@@ -48,13 +48,13 @@ def test_spawned_process_is_detached_and_logged(tmp_path: Path):
         os.waitpid(pid, os.WNOHANG)
 
 
-def test_command_that_is_not_there_says_so_in_the_log(tmp_path: Path):
+def test_spawn_logs_a_missing_command(tmp_path: Path):
     pid = spawn(["/nowhere/server"], tmp_path)
     assert wait_until(lambda: "cannot run /nowhere/server" in (tmp_path / "log").read_text())
     assert wait_until(lambda: processes.process_fingerprint(pid) is None)
 
 
-def test_terminate_ends_the_whole_group_and_what_outlived_its_leader(tmp_path: Path):
+def test_terminate_ends_the_group_and_processes_that_outlived_its_leader(tmp_path: Path):
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     family = f"import subprocess, sys, time; {child}; time.sleep(60)"
     leader = spawn([sys.executable, "-c", family], tmp_path)
@@ -67,7 +67,7 @@ def test_terminate_ends_the_whole_group_and_what_outlived_its_leader(tmp_path: P
     assert processes.find_marked(str(tmp_path)) == []
 
 
-def test_terminate_kills_what_ignores_sigterm(tmp_path: Path):
+def test_terminate_kills_a_process_that_ignores_sigterm(tmp_path: Path):
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
     )
@@ -79,7 +79,7 @@ def test_terminate_kills_what_ignores_sigterm(tmp_path: Path):
     assert time.monotonic() - started >= 0.3
 
 
-def test_port_choice_prefers_in_order_and_skips_taken_ones():
+def test_choose_port_takes_the_first_free_one():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = taken.getsockname()[1]
         free = processes.choose_port()
@@ -90,13 +90,13 @@ def test_port_choice_prefers_in_order_and_skips_taken_ones():
     assert not processes.is_port_free(70000)
 
 
-def test_port_taken_on_all_interfaces_is_not_free():
+def test_is_port_free_is_false_for_a_listener_on_all_interfaces():
     with socket.create_server(("0.0.0.0", 0)) as taken:
         assert not processes.is_port_free(taken.getsockname()[1])
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
-def test_listens_tells_our_server_from_a_stranger(tmp_path: Path):
+def test_is_listening_distinguishes_our_server_from_others(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         assert not processes.is_listening(str(tmp_path), stranger.getsockname()[1])
     port = processes.choose_port()

@@ -35,7 +35,7 @@ def start(services: Path, service: Service = SITE, **options) -> ServiceRecord:
     return record
 
 
-def test_a_running_server_is_kept_and_a_stopped_one_returns_to_its_port(services: Path):
+def test_ensure_running_keeps_a_server_and_restarts_a_stopped_one_on_its_port(services: Path):
     first = start(services)
     assert start(services) == first == supervisor.load(services / "site")
     stopped = supervisor.stop(services / "site", first)
@@ -51,7 +51,7 @@ def test_state_file_is_private(services: Path):
     assert (services / "site/state.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_killed_server_is_healed(services: Path):
+def test_ensure_running_restarts_a_killed_server(services: Path):
     first = start(services)
     assert first.pid
     os.kill(first.pid, signal.SIGKILL)
@@ -60,7 +60,7 @@ def test_a_killed_server_is_healed(services: Path):
     assert start(services).pid != first.pid
 
 
-def test_another_command_restarts_only_where_asked(services: Path):
+def test_another_command_restarts_only_with_same_command(services: Path):
     first = start(services)
     changed = dataclasses.replace(SITE, command=(*SITE.command, "--directory", str(services)))
     assert start(services, changed) == first
@@ -69,7 +69,7 @@ def test_another_command_restarts_only_where_asked(services: Path):
     assert start(services, changed, same_command=True) == second
 
 
-def test_a_reused_pid_is_not_ours_and_is_left_alone(services: Path):
+def test_process_with_a_reused_pid_is_not_ended(services: Path):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as stranger:
         try:
             folder = services / "site"
@@ -87,13 +87,13 @@ def test_a_reused_pid_is_not_ours_and_is_left_alone(services: Path):
             stranger.kill()
 
 
-def test_a_taken_port_is_left_to_its_owner(services: Path):
+def test_ensure_running_avoids_a_used_port(services: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert start(services, dataclasses.replace(SITE, port=port)).port != port
 
 
-def test_a_port_lost_between_choice_and_start_leads_to_another(services: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ensure_running_retries_when_the_chosen_port_is_taken(services: Path, monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         choose, answers = processes.choose_port, iter([port])
@@ -105,7 +105,7 @@ def test_a_port_lost_between_choice_and_start_leads_to_another(services: Path, m
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"pid": 1}', '{"name": "site", "port": "x", "command": [], "health_path": "/"}']
 )
-def test_an_unreadable_state_file_counts_as_none(services: Path, text: str):
+def test_load_ignores_an_invalid_state_file(services: Path, text: str):
     folder = services / "site"
     folder.mkdir()
     (folder / "state.json").write_text(text)
@@ -113,7 +113,7 @@ def test_an_unreadable_state_file_counts_as_none(services: Path, text: str):
     start(services)
 
 
-def test_a_server_that_ends_at_once_is_reported_with_its_last_words(services: Path):
+def test_ensure_running_reports_the_log_of_a_server_that_ends_at_once(services: Path):
     dying = Service("dying", (sys.executable, "-c", "raise SystemExit('no such table: flow_run')"), "/")
     with pytest.raises(ServiceError, match=r"(?s)dying ended at once.*dying/log.*no such table: flow_run"):
         supervisor.ensure_running(services, [dying], 4.0)
@@ -122,7 +122,7 @@ def test_a_server_that_ends_at_once_is_reported_with_its_last_words(services: Pa
     assert record.pid is None
 
 
-def test_a_server_that_never_answers_is_stopped_and_reported(services: Path):
+def test_ensure_running_stops_and_reports_a_server_that_never_answers(services: Path):
     silent = Service(
         "silent", (sys.executable, "-c", "import time; print('thinking', flush=True); time.sleep(60)"), "/"
     )
@@ -131,7 +131,7 @@ def test_a_server_that_never_answers_is_stopped_and_reported(services: Path):
     assert processes.find_marked(str(services / "silent")) == []
 
 
-def test_a_hanging_server_is_restarted(services: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ensure_running_restarts_a_hanging_server(services: Path, monkeypatch: pytest.MonkeyPatch):
     first = start(services)
     monkeypatch.setattr(supervisor, "_SILENCE_S", 0.2)
     monkeypatch.setattr(supervisor, "STOP_GRACE_S", 0.2)
@@ -144,7 +144,7 @@ def test_a_hanging_server_is_restarted(services: Path, monkeypatch: pytest.Monke
     assert start(services).pid != first.pid
 
 
-def test_the_lock_excludes_and_gives_up(services: Path):
+def test_lock_excludes_others_and_times_out(services: Path):
     with (
         supervisor.lock(services),
         pytest.raises(ServiceError, match="another process has held"),
@@ -159,13 +159,13 @@ def test_the_lock_excludes_and_gives_up(services: Path):
         fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def test_a_home_that_cannot_be_made_names_the_remedy(tmp_path: Path):
+def test_lock_names_the_remedy_if_the_home_cannot_be_created(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ServiceError, match="set PAIRMILL_HOME"), supervisor.lock(tmp_path / "file" / "services"):
         pass
 
 
-def test_a_full_disk_is_named_with_the_remedy_and_leaves_no_server_behind(services: Path):
+def test_full_disk_is_reported_with_the_remedy_and_leaves_no_server(services: Path):
     folder = services / "site"
     folder.mkdir()
     (folder / "state.json.tmp").symlink_to("/dev/full")  # a real "no space left on device"
@@ -178,7 +178,7 @@ def test_a_full_disk_is_named_with_the_remedy_and_leaves_no_server_behind(servic
     start(services)
 
 
-def test_a_full_disk_is_named_when_only_the_log_meets_it(services: Path):
+def test_full_disk_is_reported_if_only_the_log_cannot_be_written(services: Path):
     (services / "site").mkdir()
     (services / "site/log").symlink_to("/dev/full")
     with pytest.raises(ServiceError, match=r"site/log: No space left on device"):
@@ -187,13 +187,13 @@ def test_a_full_disk_is_named_when_only_the_log_meets_it(services: Path):
     (services / "site/log").unlink()
 
 
-def test_a_home_that_cannot_be_written_in_names_the_remedy(services: Path):
+def test_ensure_running_names_the_remedy_if_the_home_is_not_writable(services: Path):
     (services / "site").write_text("")  # root may write anywhere, but not through a file
     with pytest.raises(ServiceError, match=r"cannot write .*site.*; set PAIRMILL_HOME to a folder that you own"):
         supervisor.ensure_running(services, [SITE], 4.0)
 
 
-def test_a_read_only_home_names_the_remedy(tmp_path: Path):
+def test_lock_names_the_remedy_for_a_read_only_home(tmp_path: Path):
     home, me = tmp_path / "home", os.geteuid()
     home.mkdir(mode=0o555)
     with contextlib.ExitStack() as stack:
@@ -207,9 +207,7 @@ def test_a_read_only_home_names_the_remedy(tmp_path: Path):
             stack.enter_context(supervisor.lock(home / "services"))
 
 
-def test_after_a_reboot_a_stranger_that_answers_on_our_port_with_our_pid_is_not_ours(
-    services: Path, caplog: pytest.LogCaptureFixture
-):
+def test_process_with_our_pid_and_port_after_a_reboot_is_not_ours(services: Path, caplog: pytest.LogCaptureFixture):
     port = processes.choose_port()
     folder = services / "site"
     folder.mkdir()
@@ -258,7 +256,7 @@ def test_servers_get_a_clean_environment(services: Path, monkeypatch: pytest.Mon
     assert str(services / "dump") not in path
 
 
-def test_a_long_log_is_set_aside(services: Path, monkeypatch: pytest.MonkeyPatch):
+def test_long_log_is_renamed_at_the_next_start(services: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(supervisor, "_LOG_LIMIT", 100)
     (services / "site").mkdir()
     (services / "site/log").write_text("x" * 101)

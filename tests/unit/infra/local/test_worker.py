@@ -7,8 +7,8 @@ from infra.local import services, worker
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[tuple[str, list[str], dict[str, str]]]:
-    """What would be started."""
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[tuple[str, list[str], dict[str, str]]]:
+    """Collect the services that would be started."""
     calls: list[tuple[str, list[str], dict[str, str]]] = []
 
     def ensure(name: str, command: Sequence[str], path: str, env: Mapping[str, str], port: int | None) -> None:
@@ -19,33 +19,35 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[tuple[str, lis
     return calls
 
 
-def test_each_gpu_has_a_worker_that_sees_it_alone(asked):
+def test_start_workers_gives_each_gpu_its_own_worker(started):
     worker.start_workers("mill", gpus=2)
     assert [
-        (name, command[command.index("--pool") + 1], env.get("CUDA_VISIBLE_DEVICES")) for name, command, env in asked
+        (name, command[command.index("--pool") + 1], env.get("CUDA_VISIBLE_DEVICES")) for name, command, env in started
     ] == [
         ("worker-mill", "mill", None),
         ("worker-mill-gpu-0", "mill-gpu", "0"),
         ("worker-mill-gpu-1", "mill-gpu", "1"),
     ]
-    assert all("--limit" in command for name, command, _ in asked if "gpu" in name)
+    assert all("--limit" in command for name, command, _ in started if "gpu" in name)
 
 
-def test_a_single_gpu_is_chosen_by_the_environment_and_none_starts_no_trainer(asked):
+def test_start_workers_with_one_gpu_or_none(started):
     worker.start_workers("mill", gpus=1)
     worker.start_workers("mill", gpus=0)
-    assert [(name, "CUDA_VISIBLE_DEVICES" in env) for name, _, env in asked] == [
+    assert [(name, "CUDA_VISIBLE_DEVICES" in env) for name, _, env in started] == [
         ("worker-mill", False),
         ("worker-mill-gpu", False),
         ("worker-mill", False),
     ]
 
 
-def test_a_worker_listens_on_loopback_and_keeps_credentials_out_of_its_command(asked, monkeypatch, tmp_path):
+def test_worker_listens_on_loopback_and_has_no_credentials_in_its_command(started, monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_API_KEY", "pnu_secret")
-    monkeypatch.setenv("PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL", "WARNING")  # the command's own, not its runs'
+    monkeypatch.setenv(
+        "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL", "WARNING"
+    )  # for the command only, not for flow runs
     worker.start_workers("mill", gpus=0)
-    ((_, command, env),) = asked
+    ((_, command, env),) = started
     assert env["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1"
     assert env["PREFECT_API_KEY"] == "pnu_secret"
     assert "pnu_secret" not in " ".join(command)

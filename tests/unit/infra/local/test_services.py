@@ -32,13 +32,13 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def answering():
-    """A web server of somebody else: /health says 200, /api/health what `codes` says."""
+    """Start an external web server that answers with 200, or with the status that `codes` has for a path."""
     codes: dict[str, int] = {}
-    asked: list[tuple[str, str | None]] = []
+    requests: list[tuple[str, str | None]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append((self.path, self.headers["Authorization"]))
+            requests.append((self.path, self.headers["Authorization"]))
             self.send_response(codes.get(self.path, 200))
             self.end_headers()
 
@@ -48,13 +48,13 @@ def answering():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", codes, asked
+        yield f"http://127.0.0.1:{server.server_port}", codes, requests
         server.shutdown()
         thread.join()
 
 
 def record_running(name: str, port: int, *, pid: int | None = None) -> Path:
-    """A state file that names a living process (this one, by default)."""
+    """Write a state file with the pid of a running process (by default this one)."""
     pid = pid or os.getpid()
     folder = services.home() / "services" / name
     folder.mkdir(parents=True)
@@ -65,7 +65,7 @@ def record_running(name: str, port: int, *, pid: int | None = None) -> Path:
     return folder
 
 
-def test_home_is_absolute_and_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_home_is_absolute_and_ignores_an_empty_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PAIRMILL_HOME", "")
     assert services.home() == tmp_path.resolve() / ".pairmill"
@@ -73,13 +73,14 @@ def test_home_is_absolute_and_an_empty_variable_is_none(monkeypatch: pytest.Monk
     assert services.home() == tmp_path.resolve() / "here"
 
 
-def test_imports_neither_prefect_nor_mlflow_nor_torch():
-    code = "import sys, infra.local.services, infra.doctor.diagnose; print({'prefect', 'mlflow', 'torch', 'boto3'} & set(sys.modules))"
+def test_services_and_doctor_import_no_prefect_mlflow_or_torch():
+    imports = "import sys, infra.local.services, infra.doctor.diagnose"
+    code = f"{imports}; print({{'prefect', 'mlflow', 'torch', 'boto3'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
     assert done.stdout.strip() == "set()"
 
 
-def test_environment_names_only_living_servers():
+def test_client_environment_names_only_running_servers():
     assert {"PREFECT_API_URL", "MLFLOW_TRACKING_URI"}.isdisjoint(services.client_environment())
     record_running("prefect", 4321)
     folder = record_running("mlflow", 5432)
@@ -94,7 +95,7 @@ def test_environment_names_only_living_servers():
     assert values["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
 
 
-def test_apply_keeps_the_users_values_and_replaces_its_own(monkeypatch: pytest.MonkeyPatch):
+def test_apply_environment_keeps_the_users_values_and_replaces_its_own(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "9")
     monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "prefect"})
     folder = record_running("prefect", 4321)
@@ -108,7 +109,9 @@ def test_apply_keeps_the_users_values_and_replaces_its_own(monkeypatch: pytest.M
     assert services.apply_environment()["PREFECT_API_URL"] == "http://127.0.0.1:4999/api"
 
 
-def test_apply_after_prefect_was_imported_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_apply_environment_warns_after_prefect_was_imported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setattr(sys, "modules", {**sys.modules, "prefect": sys})
     services.apply_environment()
     assert "PREFECT_SERVER_EPHEMERAL_ENABLED is set after prefect was imported" in caplog.text
@@ -117,7 +120,7 @@ def test_apply_after_prefect_was_imported_says_so(monkeypatch: pytest.MonkeyPatc
     assert caplog.text == ""
 
 
-def test_loopback_is_kept_from_a_proxy(monkeypatch: pytest.MonkeyPatch):
+def test_client_environment_excludes_loopback_from_the_proxy(monkeypatch: pytest.MonkeyPatch):
     assert "NO_PROXY" not in services.client_environment()
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     assert services.client_environment()["no_proxy"] == "127.0.0.1,localhost"
@@ -126,32 +129,34 @@ def test_loopback_is_kept_from_a_proxy(monkeypatch: pytest.MonkeyPatch):
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
 
 
-def test_a_users_server_is_external_and_our_own_url_is_not(answering, monkeypatch: pytest.MonkeyPatch):
+def test_status_is_external_for_a_users_server_but_not_for_our_own_url(answering, monkeypatch: pytest.MonkeyPatch):
     url, _, _ = answering
     record_running("prefect", 4321)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4321/api/")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     prefect, mlflow = services.status()
-    assert (prefect.state, mlflow.state, mlflow.healthy) == ("stale", "external", True)  # this process is no server
+    assert (prefect.state, mlflow.state, mlflow.healthy) == ("stale", "external", True)  # this process is not a server
     assert (mlflow.url, mlflow.ui_url, mlflow.pid) == (url, url, None)
     assert services.client_environment()["MLFLOW_TRACKING_URI"] == url
 
 
 def test_up_starts_nothing_beside_external_servers(answering, monkeypatch: pytest.MonkeyPatch):
-    url, codes, asked = answering
+    url, codes, requests = answering
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
     monkeypatch.setenv("PREFECT_API_KEY", "secret")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine.db")  # MLflow opens it itself: nothing to check
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", "sqlite:///mine.db"
+    )  # MLflow opens it itself, so there is nothing to check
     prefect, mlflow = services.up()
     assert (prefect.state, prefect.ui_url, mlflow.state, mlflow.ui_url) == ("external", url, "external", "")
-    assert asked[0] == ("/api/health", "Bearer secret")
+    assert requests[0] == ("/api/health", "Bearer secret")
     assert not (services.home() / "services").exists()
     codes["/api/health"] = 404  # a hosted service without that path
     assert services.up()[0].healthy
 
 
 @pytest.mark.parametrize("code", [401, 503])
-def test_up_refuses_an_external_server_that_is_not_well(answering, monkeypatch: pytest.MonkeyPatch, code: int):
+def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch: pytest.MonkeyPatch, code: int):
     url, codes, _ = answering
     codes["/api/health"] = code
     monkeypatch.setattr(services, "_EXTERNAL_PATIENCE_S", 0.0)
@@ -185,7 +190,7 @@ def test_credentials_do_not_follow_a_redirect(monkeypatch: pytest.MonkeyPatch):
     assert seen == ["Basic bWU6c2VjcmV0", None]
 
 
-def test_status_of_a_new_home_and_of_a_crashed_server():
+def test_status_is_stopped_in_a_new_home_and_stale_after_a_crash():
     assert [(s.name, s.state, s.url, s.pid) for s in services.status()] == [
         ("prefect", "stopped", "", None),
         ("mlflow", "stopped", "", None),
@@ -199,12 +204,12 @@ def test_status_of_a_new_home_and_of_a_crashed_server():
 
 
 @pytest.mark.parametrize("name", ["", "mlflow", "../up", "A", "a/b", "-a"])
-def test_services_have_plain_names(name: str):
+def test_ensure_service_refuses_unsafe_names(name: str):
     with pytest.raises(ConfigError, match="cannot name a service"):
         services.ensure_service(name, ["true"], "/", {}, None)
 
 
-def test_an_extra_service_runs_our_code_until_down(tmp_path: Path):
+def test_ensure_service_runs_our_code_until_down(tmp_path: Path):
     (tmp_path / "page").write_text("hello")
     command = ["python", "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", str(tmp_path)]
     first = services.ensure_service("demo-site", command, "/page", {}, None)
