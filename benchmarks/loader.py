@@ -158,7 +158,7 @@ def same_crops(folder: Path, side: int) -> dict[str, float]:
     dataset = Dataset(sorted(folder.glob("*.tar")), side, 0, AREA)
     psnr = []
     for sample, u in enumerate(draws[:50]):
-        whole = Image.open(io.BytesIO(dataset._picture(sample))).convert("RGB")
+        whole = Image.open(io.BytesIO(dataset._image(sample))).convert("RGB")
         loaded = dataset.load(sample)
         assert isinstance(loaded, tuple)
         pixels = loaded[0]

@@ -258,7 +258,7 @@ def flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) -> dic
     config = load_model_config(spec["model"])
     counted = StepFlops(config, torch.device(spec["device"]), spec["precision"])
     lengths = {"ours": tokens, "peer": config.text_cfg.context_length}
-    rates = {n: counted.of(spec["batch"], int(spec["batch"] * lengths[n])) / seconds[n] for n in seconds}
+    rates = {n: counted.count(spec["batch"], int(spec["batch"] * lengths[n])) / seconds[n] for n in seconds}
     peak = counted.peak
     name = {"card": torch.cuda.get_device_name()} if spec["device"] == "cuda" else {}
     return {"flops_per_second": rates, "mfu": {n: r / peak for n, r in rates.items()} if peak else None, **name}

@@ -44,11 +44,13 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[tuple[Positive, Share], AfterValidator(_in_order)]
 
 
-class _Frozen(BaseModel):
+class FrozenModel(BaseModel):
+    """A model that is immutable and rejects unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class AugmentConfig(_Frozen):
+class AugmentConfig(FrozenModel):
     """Random changes to each image, new in each epoch. The defaults are the paper's: a random square crop, no more.
 
     Each is a pure function of (seed, epoch, sample), whatever the number of workers or ranks. A strength of 0 is off.
@@ -125,8 +127,7 @@ class TrainConfig(StageConfig):
     blur_faces: bool = False
     """Blur the faces that [curate.scores.faces] found (column `face_bboxes`) in each image as it is read.
 
-    The images in the shards stay as they are. A sample in which no face detection ran is left out.
-    """
+    The images in the shards stay as they are. A sample in which no face detection ran is left out."""
     batch_size: Annotated[int, Field(ge=2)] = 1024
     """Maximum pairs per step over all ranks: an epoch is cut into the fewest such batches, equal to within one pair."""
     lr: Positive = 5e-4
@@ -147,14 +148,12 @@ class TrainConfig(StageConfig):
     """Share of each target spread evenly over the batch."""
     precision: Precision = "auto"
     """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32. auto: bf16 on CUDA and on CPUs that
-    compute in it, else fp32.
-    """
+    compute in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if torch sees it, else cpu."""
     launch: Literal["local", "work_pool", "ray"] = "local"
     """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool. ray: on nodes of the cluster at
-    `execution.ray_address`, with `nproc` GPUs of each if it has GPUs.
-    """
+    `execution.ray_address`, with `nproc` GPUs of each if it has GPUs."""
     threads: Annotated[int, Field(ge=1)] = 2
     """Threads of torch's CPU kernels per process. Part of the key: how a sum is split changes its last bits."""
     nproc: Annotated[int, Field(ge=1)] = 1
@@ -163,8 +162,7 @@ class TrainConfig(StageConfig):
     """Machines, as torchrun counts them: a number, or min:max, which may join and leave. Part of the key."""
     rdzv_endpoint: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]+:\d{1,5}$")] = None
     """HOST:PORT at which several machines meet: one of them, and a free port there (torchrun's c10d rendezvous). With
-    launch = "ray" they find one.
-    """
+    launch = "ray" they find one."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """How often several machines resume from the last checkpoint after one of them left or joined."""
     vocabulary: str = "captions"
@@ -195,8 +193,7 @@ class TrainConfig(StageConfig):
     """Probability with which each word of a caption is left out each time it is seen (never all of them)."""
     crop_area: Range | None = None
     """Range of the share of an image's area that a random crop covers (open_clip has [0.9, 1.0]). None: a random
-    square of the whole height or width, as in the paper.
-    """
+    square of the whole height or width, as in the paper."""
     augment: AugmentConfig = AugmentConfig()
     """Random changes to the images."""
     shuffle_shards: Annotated[int, Field(ge=0)] = 0
@@ -211,8 +208,7 @@ class TrainConfig(StageConfig):
     """Memory per process for decoded images, in bytes; those that do not fit are decoded again in each epoch."""
     shard_cache_bytes: Annotated[int, Field(ge=0)] = 0
     """Disk for shards, in bytes: each is fetched from the store when it is needed, and deleted after. At least twice
-    those of `shuffle_shards`. 0: all shards stay on this disk while training runs.
-    """
+    those of `shuffle_shards`. 0: all shards stay on this disk while training runs."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -239,7 +235,7 @@ class TrainConfig(StageConfig):
         return self
 
 
-class VisionConfig(_Frozen):
+class VisionConfig(FrozenModel):
     """The image tower: a ModifiedResNet where `layers` lists four stages, else a vision transformer."""
 
     image_size: Annotated[int, Field(ge=8)] = 224
@@ -270,7 +266,7 @@ class VisionConfig(_Frozen):
         return self
 
 
-class TextConfig(_Frozen):
+class TextConfig(FrozenModel):
     """The text tower: a causal transformer."""
 
     context_length: Annotated[int, Field(ge=3)] = 77
@@ -291,7 +287,7 @@ class TextConfig(_Frozen):
         return self
 
 
-class ModelConfig(_Frozen):
+class ModelConfig(FrozenModel):
     """Dimensions of a CLIP model, in open_clip's field names."""
 
     embed_dim: Annotated[int, Field(ge=1)]

@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
 from training import distributed
-from training.config import TrainConfig, load_model_config
+from training.config import FrozenModel, TrainConfig, load_model_config
 from training.evaluation.suite import Suite
 from training.model.checkpoint import write_atomically
 from training.process import RETRYABLE, exit_with_parent
@@ -31,10 +31,8 @@ FAILURE = "failure.json"
 logger = logging.getLogger(__name__)
 
 
-class JobFile(BaseModel):
+class JobFile(FrozenModel):
     """The fields of every job file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     parent_pid: int | None = Field(default=None, gt=0)
     """Process whose end ends the job."""
@@ -61,14 +59,13 @@ class Job(RanksJob):
     """WebDataset tars; their order is that of the samples' indices."""
     suite: Suite | None = None
     """Suite that `train.evaluate_every` evaluates on."""
-    checksums: dict[str, str] = {}
+    checksums: dict[str, str] = Field(default_factory=dict)
     """The sha256 that a shard must have, by file name."""
-    arriving: dict[str, int] = {}
+    arriving: dict[str, int] = Field(default_factory=dict)
     """Size in bytes of each shard that arrives while training runs, by file name (training/data/shard_files.py).
 
     Beside each lie its .idx and its part-*.parquet from the start; the process that brings a shard compares its
-    checksum.
-    """
+    checksum."""
 
     def digest(self, *, placement: bool = True) -> str:
         """Return the digest of all that decides the weights: only checkpoints and models with an equal one are used.

@@ -23,7 +23,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,6 +32,7 @@ from dataops.errors import ContractError
 from dataops.images.score_tables import SCORES, TO_SCORE
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
+from training.config import FrozenModel
 from training.evaluation.encode import EvaluatedModel, map_in_order, normalize_features
 from training.job import JobFile, run_command
 from training.model.load import load_any
@@ -43,11 +44,7 @@ TEXTS_PER_BATCH = 64
 logger = logging.getLogger(__name__)
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ShardToScore(_Frozen):
+class ShardToScore(FrozenModel):
     """One shard of a job."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")

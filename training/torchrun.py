@@ -16,8 +16,7 @@ from training.process import ELSEWHERE, exit_with_parent
 PR_SET_PDEATHSIG = 1
 """The option that sends a signal when the parent thread ends. Source: linux/prctl.h.
 
-The thread that started this process reads its output until the end, so it lives as long as its process.
-"""
+The thread that started this process reads its output until the end, so it lives as long as its process."""
 
 
 def main(arguments: list[str]) -> None:

@@ -23,9 +23,7 @@ def augment(images_B3SS: Tensor, config: AugmentConfig, seed: int, epoch: int, s
     Args:
         images_B3SS: values in [0, 1].
         config: the changes and their strength.
-        seed: with `epoch` and `samples` (index of each image in the dataset), all that the changes depend on.
-        epoch: see seed.
-        samples: see seed.
+        seed, epoch, samples: all that the changes depend on; samples are the images' indices in the dataset, (B,).
 
     Returns:
         Images of the same shape, in [0, 1].

@@ -178,7 +178,7 @@ class Dataset:
                     pixels = decode.blur_faces(pixels, faces)
                 if self.crop_area is None:
                     pixels = decode.resize_shortest_side(pixels, self.image_size)
-                # Two threads may both find room for the last one: the limit is then exceeded by an image, which is harmless.
+                # Two threads may both find room for the last one, and exceed the limit by an image.
                 if pixels.nbytes <= self._cache_left:
                     self._cache_left -= pixels.nbytes
                     self._cache[sample] = pixels
@@ -343,7 +343,7 @@ def load_batches(
             for filling in fillings:
                 rows = range(len(filling.samples))
                 tasks = [pool.submit(filling.fill, rows[i : i + SAMPLES_PER_TASK]) for i in rows[::SAMPLES_PER_TASK]]
-                ahead.append(pool.submit(filling.collect, tasks))  # behind the tasks that it waits for
+                ahead.append(pool.submit(filling.collect, tasks))  # after its tasks
                 if len(ahead) > READ_AHEAD:
                     yield ahead.popleft().result()
             while ahead:

@@ -32,8 +32,7 @@ PREDICTIONS = pa.schema(
 """One row per image, in the order of the set.
 
 `top5` are the classes nearest to it with their cosines; `rank` is that of the first right class, from 1, null if there
-is none. All are null where `status` is `unreadable` (else `ok`).
-"""
+is none. All are null where `status` is `unreadable` (else `ok`)."""
 
 
 def classify_multilabel(

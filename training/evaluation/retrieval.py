@@ -21,8 +21,7 @@ SCORES_AT_ONCE = 1 << 22
 """Scores that a thread holds together (16 MiB of float32).
 
 Queries go in chunks of this over the gallery's size, so memory does not grow with queries x gallery: a million captions
-are ranked 4 queries at a time.
-"""
+are ranked 4 queries at a time."""
 
 PREDICTIONS = pa.schema(
     [
@@ -37,8 +36,7 @@ PREDICTIONS = pa.schema(
 """One row per image, in the order of the set.
 
 The rank, from 1, of its best own caption among all captions, and for each of its captions the rank of the image among
-all readable images; null where `status` is `unreadable` (else `ok`).
-"""
+all readable images; null where `status` is `unreadable` (else `ok`)."""
 
 
 def rank_best_matches(

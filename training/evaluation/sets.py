@@ -31,9 +31,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dataops.errors import ContractError
+from training.config import FrozenModel
 from training.evaluation.samples import (
     IMAGE_SUFFIXES,
     Sample,
@@ -57,10 +58,8 @@ DEFAULT_TEMPLATE = "a photo of a {c}."
 """Prompt of image folders without a list of prompts. Source: Radford et al. 2021, section 3.1.4."""
 
 
-class Cue(BaseModel):
+class Cue(FrozenModel):
     """A word, the keys of the images that may belong to it, and of those that do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cue: str = Field(min_length=1)
     candidates: tuple[str, ...]

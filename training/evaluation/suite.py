@@ -19,26 +19,23 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dataops.digest import canonical_json
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ConfigError
+from training.config import FrozenModel
 from training.evaluation.task import Name, Task
 
 
-class Absent(BaseModel):
+class Absent(FrozenModel):
     """A task of the suite that is not run, and the reason."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     reason: str
 
 
-class Suite(BaseModel):
+class Suite(FrozenModel):
     """Tasks to evaluate a model on. A job file of `training.evaluate` holds `model_dump(mode="json")`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     tasks: tuple[Task, ...] = Field(min_length=1)
@@ -181,6 +178,3 @@ def _format_problems(error: ValidationError) -> list[str]:
             got = ""
         lines.append(f"{where}: {what}{got}")
     return lines
-
-
-__all__ = ["ConfigError", "ContractError", "Suite", "Task", "load_suite"]

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from dataops.digest import file_sha256
+from training.config import FrozenModel
 from training.evaluation.sets import EvalSet, Kind
 
 SPLIT = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -41,10 +42,8 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
-class Group(BaseModel):
+class Group(FrozenModel):
     """Groups of images that are reported one by one, by one of the facts beside each image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     """The fact that separates the groups, for reports: region, income, ..."""
@@ -56,17 +55,14 @@ class Group(BaseModel):
     """Groups that do not count as the worst one, such as FMoW's `Other`."""
 
 
-class Task(BaseModel):
+class Task(FrozenModel):
     """One evaluation set and the protocols to run on it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     """Letters, digits, `.`, `_`, `-`: it names metrics and files."""
     kind: Kind
     """classification: zero-shot top-1/top-5 over the class names; multilabel: average precision of each class; retrieval:
-    R@1/5/10 both ways; association: the Jaccard index of the images that are chosen for a word.
-    """
+    R@1/5/10 both ways; association: the Jaccard index of the images that are chosen for a word."""
     root: str = Field(min_length=1)
     """Folder of the data; a relative one is resolved by `load_suite`. Default: the set's name in `source`."""
     split: str = Field(default="test", pattern=SPLIT)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dataops.errors import ConfigError, PairmillError, SourceError
+from training.config import FrozenModel
 from training.evaluation.sets import CLASS_NAMES, DATASET_TYPE, DEFAULT_TEMPLATE, SHARD_COUNT, TEMPLATES
 from training.process import exit_with_parent
 
@@ -27,10 +28,8 @@ SAMPLES_A_SHARD = 10_000
 logger = logging.getLogger(__name__)
 
 
-class Job(BaseModel):
+class Job(FrozenModel):
     """The fields of a job file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Z][A-Za-z0-9]*$")
     splits: tuple[str, ...] = Field(min_length=1)

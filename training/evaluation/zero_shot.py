@@ -43,8 +43,7 @@ PREDICTIONS = pa.schema(
 """One row per image, in the order of the set.
 
 `rank` of the true label from 1; `scores` are the cosines of `top5`; all of them null where `status` is `unreadable`
-(else `ok`).
-"""
+(else `ok`)."""
 
 
 def rank_true_labels(scores_BC: Tensor, labels_B: Tensor) -> Tensor:

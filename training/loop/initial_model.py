@@ -45,9 +45,7 @@ def draw_kept_patches(
     """Draw the patches (B, K) that each image keeps in a step, in ascending order; None if it keeps all.
 
     Args:
-        seed: with `epoch` and `samples` (index of each image in the dataset), all that the draw depends on.
-        epoch: see seed.
-        samples: see seed.
+        seed, epoch, samples: all that the draw depends on; samples are the images' indices in the dataset, (B,).
         share_done: share of all steps up to and with this one; the last `unmasked_tail` of them see every patch.
 
     Source: Li et al. 2023 (FLIP), section 3.

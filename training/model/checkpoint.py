@@ -207,11 +207,7 @@ class LoadedModel:
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:
-    """Read a finished model.
-
-    Args:
-        directory: folder of model.safetensors, model.json and tokenizer.json.
-        device: device of the weights.
+    """Read a finished model: model.safetensors, model.json and tokenizer.json.
 
     Raises:
         ContractError: a file is missing or invalid; names the file.

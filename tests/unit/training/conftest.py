@@ -148,7 +148,7 @@ def rows_of(job: Path) -> list[dict[str, float]]:
 
 @pytest.fixture
 def suite(tmp_path: Path) -> dict[str, object]:
-    """Two tasks on four and three pictures, as a job holds them."""
+    """Two tasks on four and three images, as a job holds them."""
     for name, labels in {"colours": (0, 1, 2, 3), "few": (1, 1, 0)}.items():
         root = tmp_path / name
         (root / "test").mkdir(parents=True)

@@ -38,7 +38,7 @@ COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue":
 
 
 class ColourModel(torch.nn.Module):
-    """A picture is its mean colour, a text the colour that it names; both as points on a sphere. Counts its images."""
+    """An image is its mean colour, a text the colour that it names; both as points on a sphere. Counts its images."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ def loaded():
     return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=to_tensor)
 
 
-def picture(colour, mode="RGB", form="PNG") -> bytes:
+def image_bytes(colour, mode="RGB", form="PNG") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (8, 8), colour).save(buffer, form)
     return buffer.getvalue()
@@ -94,12 +94,12 @@ def task_of(data: EvalSet, **keys) -> Task:
 
 def by_label(*pairs):
     names = list(COLOURS)
-    return [(picture(COLOURS[shown]), str(names.index(label)).encode()) for shown, label in pairs]
+    return [(image_bytes(COLOURS[shown]), str(names.index(label)).encode()) for shown, label in pairs]
 
 
 def test_classification_counts_correct_images(tmp_path, loaded):
     samples = by_label(("red", "red"), ("green", "green"), ("blue", "red"), ("white", "white"))
-    data = write_set(tmp_path, [*samples, (b"no picture", b"1"), (samples[0][0][:48], b"1")])
+    data = write_set(tmp_path, [*samples, (b"no image", b"1"), (samples[0][0][:48], b"1")])
     result, table = classify(loaded, task_of(data), encode_set(loaded, data, batch_size=4))
     metrics = result["metrics"]
     assert (result["n"], result["classes"], result["templates"], result["unreadable"]) == (6, 5, 2, 2)
@@ -128,7 +128,7 @@ def test_classification_counts_correct_images(tmp_path, loaded):
 
 def test_transparent_pixels_become_white(loaded):
     """Hidden pixels are black in the file; dropping alpha would show them."""
-    samples = [Sample("a", picture((0, 0, 0, 0), "RGBA")), Sample("b", picture((255, 0, 0, 255), "RGBA"))]
+    samples = [Sample("a", image_bytes((0, 0, 0, 0), "RGBA")), Sample("b", image_bytes((255, 0, 0, 255), "RGBA"))]
     (batch,) = encode_images(loaded, samples, 8)
     white, red = batch.features_RD[:, :3] > 0
     assert white.tolist() == [True, True, True]
@@ -136,7 +136,7 @@ def test_transparent_pixels_become_white(loaded):
 
 
 def test_batches_and_threads_change_no_bit_and_no_order(loaded):
-    samples = [Sample(str(i), picture((i * 3, 255 - i, i))) for i in range(70)]
+    samples = [Sample(str(i), image_bytes((i * 3, 255 - i, i))) for i in range(70)]
     features = []
     for threads in (1, 4):
         batches = list(encode_images(loaded, samples, 64, threads))
@@ -161,10 +161,10 @@ def test_an_error_in_preprocessing_is_raised(tmp_path, loaded):
 
 def test_retrieval_both_ways(tmp_path, loaded):
     samples = [
-        (picture(COLOURS["red"]), b"a red square\nsomething blue"),  # the second caption is of another's colour
-        (picture(COLOURS["blue"]), b"blue as the sea"),
+        (image_bytes(COLOURS["red"]), b"a red square\nsomething blue"),  # the second caption is of another's colour
+        (image_bytes(COLOURS["blue"]), b"blue as the sea"),
         (b"broken", b"green"),
-        (picture(COLOURS["white"]), b"black"),  # its worst caption
+        (image_bytes(COLOURS["white"]), b"black"),  # its worst caption
     ]
     data = write_set(tmp_path, samples, "retrieval")
     result, table = retrieve(loaded, encode_set(loaded, data, batch_size=2))
@@ -187,8 +187,8 @@ def test_retrieval_both_ways(tmp_path, loaded):
 
 @pytest.fixture
 def suite(tmp_path):
-    one = write_set(tmp_path / "one", [*by_label(("red", "red"), ("blue", "green")), (b"no picture", b"0")])
-    two = write_set(tmp_path / "two", [(picture(COLOURS["red"]), b"red")], "retrieval")
+    one = write_set(tmp_path / "one", [*by_label(("red", "red"), ("blue", "green")), (b"no image", b"0")])
+    two = write_set(tmp_path / "two", [(image_bytes(COLOURS["red"]), b"red")], "retrieval")
     three = write_set(tmp_path / "three", by_label(("white", "white"), ("green", "green"), ("blue", "blue")))
     return Suite(name="s", tasks=tuple(map(task_of, (one, two, three))))
 

@@ -21,7 +21,7 @@ PROTOCOLS = ("linear_probe", "prompts")
 
 @pytest.fixture
 def job(tmp_path: Path):
-    """70 pictures are three batches on the CPU; one cannot be decoded."""
+    """70 images are three batches on the CPU; one cannot be decoded."""
     shades = [
         {**shown(name, name), "png": png(tuple(v * n // 14 for v in COLOURS[name]))}
         for n in range(14)

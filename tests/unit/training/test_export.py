@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Lo
     return made
 
 
-def pictures() -> list[Image.Image]:
+def sample_images() -> list[Image.Image]:
     """Two photographs; one cut so that nothing remains to be rounded where it is cropped."""
     first, second = (Image.fromarray(array) for array in load_sample_images().images)
     return [first.crop((0, 0, 426, 426)), second.crop((0, 0, 320, 400))]
@@ -50,7 +50,7 @@ def pictures() -> list[Image.Image]:
 
 def features(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        images = loaded.model.encode_image(torch.stack([loaded.preprocess(picture) for picture in pictures()]))
+        images = loaded.model.encode_image(torch.stack([loaded.preprocess(image) for image in sample_images()]))
         return images, loaded.model.encode_text(loaded.tokenizer(CAPTIONS))
 
 
@@ -71,7 +71,7 @@ def test_open_clip_loads_an_export(
     if kind[1] == "clip":
         assert open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS).equal(tokens)
     with torch.no_grad():
-        given = torch.stack([preprocess(picture) for picture in pictures()])
+        given = torch.stack([preprocess(image) for image in sample_images()])
         torch.testing.assert_close(theirs.eval().encode_image(given), images, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(theirs.encode_text(tokens), texts, atol=1e-4, rtol=1e-4)
 
@@ -92,10 +92,10 @@ def test_transformers_loads_an_export(
     transformers = pytest.importorskip("transformers")
     loaded = models["vit", vocabulary]
     folder = exported(loaded, "hf", tmp_path / "out")
-    theirs, told = transformers.CLIPModel.from_pretrained(folder, output_loading_info=True)
-    assert not any(told.values())
+    theirs, loading_info = transformers.CLIPModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(loading_info.values())
     processor = transformers.CLIPProcessor.from_pretrained(folder, backend="pil")
-    given = processor(text=CAPTIONS, images=pictures(), return_tensors="pt", padding=True, truncation=True)
+    given = processor(text=CAPTIONS, images=sample_images(), return_tensors="pt", padding=True, truncation=True)
     images, texts = (F.normalize(value) for value in features(loaded))
     with torch.no_grad():
         out = theirs.eval()(**given)
@@ -122,7 +122,7 @@ def test_onnxruntime_runs_an_export(
         return session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]
 
     for count in (1, 2):
-        given = torch.stack([loaded.preprocess(picture) for picture in pictures()[:count]])
+        given = torch.stack([loaded.preprocess(image) for image in sample_images()[:count]])
         np.testing.assert_allclose(run("image", given), images[:count], atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS)), texts, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS[:1])), texts[:1], atol=1e-4, rtol=1e-4)

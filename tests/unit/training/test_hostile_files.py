@@ -1,4 +1,4 @@
-"""Evaluation sets, checkpoints and pictures that someone else wrote: refused by name, bounded, and never run."""
+"""Evaluation sets, checkpoints and images that someone else wrote: refused by name, bounded, and never run."""
 
 import io
 import json
@@ -29,7 +29,7 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-def picture(side: int = 8, kind: str = "PNG", **options: Any) -> bytes:
+def image_bytes(side: int = 8, kind: str = "PNG", **options: Any) -> bytes:
     sink = io.BytesIO()
     Image.new("RGB", (side, side), "red").save(sink, kind, **options)
     return sink.getvalue()
@@ -86,7 +86,7 @@ def test_a_pickle_in_a_job_folder_does_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Images ---------------------------------------------------------------------------------------------------------------
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -110,8 +110,8 @@ def png(width: int, height: int, *more: bytes) -> bytes:
             png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20)))), "not a readable picture", id="text"
         ),
         pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no known format", id="eps"),
-        pytest.param(picture(kind="TIFF"), "no known format", id="tiff"),
-        pytest.param(picture(kind="PPM"), "no known format", id="ppm"),
+        pytest.param(image_bytes(kind="TIFF"), "no known format", id="tiff"),
+        pytest.param(image_bytes(kind="PPM"), "no known format", id="ppm"),
         pytest.param(pickle.dumps(5), "no known format", id="pickle"),
     ],
 )
@@ -123,7 +123,7 @@ def test_images_that_would_fill_memory_or_run_a_program_raise_value_error(data, 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_supported_formats_are_decoded(kind):
-    assert decode_rgb(picture(kind=kind)).size == (8, 8)
+    assert decode_rgb(image_bytes(kind=kind)).size == (8, 8)
 
 
 # Evaluation sets ------------------------------------------------------------------------------------------------------

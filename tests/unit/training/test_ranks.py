@@ -31,13 +31,13 @@ __all__ = ["dataset"]  # a fixture
 def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.CompletedProcess[str]]:
     """An agent of torchrun each, with a rank, that meet at a port; the second is where a job's parent is no process."""
     with contextlib.ExitStack() as probes:
-        meeting, *places = (f"127.0.0.1:{free_port(probes)}" for _ in range(1 + len(jobs)))
-    config = TrainConfig(nnodes="2", rdzv_endpoint=meeting, max_restarts=0)
-    told = [f"{place.rpartition(':')[2]}={job}" for place, job in zip(places, jobs, strict=True)]
+        rendezvous, *addresses = (f"127.0.0.1:{free_port(probes)}" for _ in range(1 + len(jobs)))
+    config = TrainConfig(nnodes="2", rdzv_endpoint=rendezvous, max_restarts=0)
+    arguments = [f"{address.rpartition(':')[2]}={job}" for address, job in zip(addresses, jobs, strict=True)]
 
     def agent(number: int) -> subprocess.CompletedProcess[str]:
         launcher = build_launcher(config, "k", folder / f"machine-{number}")
-        command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs", *told]
+        command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs", *arguments]
         env = {**os.environ, **({ELSEWHERE: "1"} if number else {})}
         return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=env)
 
@@ -107,11 +107,11 @@ def test_two_ranks_train_as_one_process(
 
     with supply(dataset, both["come"], limit):
         ended = on_two_machines([*both.values(), begun, wrong], tmp_path)
-    said = "".join(result.stderr for result in ended)
-    assert [result.returncode for result in ended] == [1, 1], said
+    log = "".join(result.stderr for result in ended)
+    assert [result.returncode for result in ended] == [1, 1], log
     for tower, job in alone.items():
         assert_same_training(job, both[tower])
-    assert "resumed from step-000004" in said
+    assert "resumed from step-000004" in log
     assert rows_of(begun)[:4] == rows_of(undisturbed)[:4]
     assert_same_training(undisturbed, begun)
     assert file_sha256(output_of(begun) / "model.safetensors") != file_sha256(

@@ -1,4 +1,4 @@
-"""Scores by a tiny model of ours against the obvious computation, one picture and one caption at a time."""
+"""Scores by a tiny model of ours against a direct computation, one image and one caption at a time."""
 
 import json
 from pathlib import Path
@@ -49,9 +49,7 @@ def samples(count: int) -> list[tuple[str, bytes, str]]:
 def to_score(folder: Path, name: str, rows: list[tuple[str, bytes, str]], leave_out: int | None = None) -> ShardToScore:
     """A shard of these samples, all but one of which are to be scored."""
     folder.mkdir(exist_ok=True)
-    members = [
-        (f"{key}.{kind}", data) for key, picture, text in rows for kind, data in (("jpg", picture), ("json", b""))
-    ]
+    members = [(f"{key}.{kind}", data) for key, image, text in rows for kind, data in (("jpg", image), ("json", b""))]
     write_shard(folder / f"{name}.tar", members)
     wanted = [
         {"key": key, "caption": text, "id": bytes.fromhex(key)}
@@ -63,8 +61,8 @@ def to_score(folder: Path, name: str, rows: list[tuple[str, bytes, str]], leave_
 
 
 @torch.inference_mode()
-def obvious(loaded: LoadedModel, picture: bytes, caption: str) -> float:
-    image = loaded.model.encode_image(loaded.preprocess(decode_rgb(picture))[None])[0]
+def expected_score(loaded: LoadedModel, data: bytes, caption: str) -> float:
+    image = loaded.model.encode_image(loaded.preprocess(decode_rgb(data))[None])[0]
     text = loaded.model.encode_text(loaded.tokenizer([caption]))[0]
     return float(torch.nn.functional.cosine_similarity(image, text, dim=0))
 
@@ -75,7 +73,7 @@ def test_clip_score_is_the_cosine_of_image_and_caption(tmp_path: Path, loaded: L
     assert table.schema == SCORES
     rows.pop(3)
     assert table["id"].to_pylist() == [bytes.fromhex(key) for key, _, _ in rows]
-    expected = [obvious(loaded, picture, caption) for _, picture, caption in rows]
+    expected = [expected_score(loaded, data, caption) for _, data, caption in rows]
     np.testing.assert_allclose(table["score"].to_numpy(), expected, atol=2e-6)
     assert np.std(expected) > 0.01  # else any number would do
 
@@ -107,7 +105,7 @@ def test_a_head_scores_the_image_alone(tmp_path: Path, loaded: LoadedModel) -> N
     rows = samples(3)
     scores = score_shard(loaded, to_score(tmp_path, "s", rows), read_head(tmp_path / "head.safetensors"))
     with torch.inference_mode():
-        features = loaded.model.encode_image(torch.stack([loaded.preprocess(picture) for _, picture, _ in rows]))
+        features = loaded.model.encode_image(torch.stack([loaded.preprocess(data) for _, data, _ in rows]))
         expected = (torch.nn.functional.normalize(features, dim=1) @ weight[0] + 5).numpy()
     np.testing.assert_allclose(scores["score"].to_numpy(), expected, atol=1e-5)
 
@@ -130,7 +128,7 @@ def test_open_clip_models_score_as_in_open_clip(tmp_path: Path) -> None:
     shard = to_score(tmp_path, "s", rows)
     tokens = open_clip.SimpleTokenizer()([caption for _, _, caption in rows])
     transform: Any = open_clip.image_transform(32, is_train=False)
-    pixels = torch.stack([transform(decode_rgb(picture)) for _, picture, _ in rows])
+    pixels = torch.stack([transform(decode_rgb(data)) for _, data, _ in rows])
     for name, quick_gelu in (("folder", False), ("openai.pt", True)):
         theirs = open_clip.CLIP(16, vision, text, quick_gelu=quick_gelu).eval()
         theirs.load_state_dict(weights)

@@ -425,7 +425,7 @@ def test_the_job_ends_with_its_parent(make_job: MakeJob) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "has_bf16", "settled"),
+    ("requested", "device", "has_bf16", "expected"),
     [
         ("auto", "cpu", False, "fp32"),
         ("auto", "cpu", True, "bf16"),
@@ -434,8 +434,8 @@ def test_the_job_ends_with_its_parent(make_job: MakeJob) -> None:
     ],
 )
 def test_auto_precision_is_bf16_when_the_device_supports_it(
-    asked: Precision, device: str, has_bf16: bool, settled: Precision, monkeypatch: pytest.MonkeyPatch
+    requested: Precision, device: str, has_bf16: bool, expected: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, check, lambda: has_bf16)
-    assert resolve_precision(asked, torch.device(device)) == settled
+    assert resolve_precision(requested, torch.device(device)) == expected

@@ -1,4 +1,4 @@
-"""Decoding at the scale that is needed, and parts of pictures, against Pillow and torchvision."""
+"""Decoding at the scale that is needed, and crops of images, against Pillow and torchvision."""
 
 import io
 from pathlib import Path
@@ -71,10 +71,10 @@ def test_the_crop_is_central_when_no_try_fits() -> None:
 
 def test_a_crop_is_scaled_as_in_pillow() -> None:
     image = smooth(96, 128)
-    for part, limit in (((3, 8, 80, 90), 1.0), ((0, 0, 40, 40), 1.0), ((5, 60, 32, 32), 0.0)):
-        top, left, height, width = part
+    for crop, limit in (((3, 8, 80, 90), 1.0), ((0, 0, 40, 40), 1.0), ((5, 60, 32, 32), 0.0)):
+        top, left, height, width = crop
         made = np.empty((32, 32, 3), np.uint8)
-        decode.write_crop(np.asarray(image), part, made)
+        decode.write_crop(np.asarray(image), crop, made)
         box = (left, top, left + width, top + height)
         expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC, box=box), np.float64)
         assert abs(made - expected).mean() <= limit

@@ -35,15 +35,15 @@ def epochs_of(plan: Plan) -> list[list[int]]:
 
 
 def test_each_pair_is_drawn_with_its_probability():
-    asked = sampling()
-    seen = epochs_of(Plan(PAIRS, TrainConfig(epochs=400, batch_size=32), 3, asked))
+    sampled = sampling()
+    seen = epochs_of(Plan(PAIRS, TrainConfig(epochs=400, batch_size=32), 3, sampled))
     assert all(len(set(epoch)) == len(epoch) for epoch in seen), "never twice in an epoch"
     share = np.bincount(np.concatenate(seen), minlength=PAIRS) / 400
-    assert (share[asked.probabilities == 1] == 1).all()
-    assert (share[asked.probabilities == 0] == 0).all()
-    spread = np.sqrt(asked.probabilities * (1 - asked.probabilities) / 400)
-    assert (abs(share - asked.probabilities) <= 4.5 * spread).all()
-    assert abs((share - asked.probabilities).sum()) < 4.5 * np.sqrt((spread**2).sum())
+    assert (share[sampled.probabilities == 1] == 1).all()
+    assert (share[sampled.probabilities == 0] == 0).all()
+    spread = np.sqrt(sampled.probabilities * (1 - sampled.probabilities) / 400)
+    assert (abs(share - sampled.probabilities) <= 4.5 * spread).all()
+    assert abs((share - sampled.probabilities).sum()) < 4.5 * np.sqrt((spread**2).sum())
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -63,12 +63,12 @@ def test_a_batch_does_not_depend_on_the_steps_before(ranks: int):
 
 
 def test_a_draw_depends_on_the_pair_and_not_on_its_position():
-    asked, order = sampling(), np.random.default_rng(9).permutation(PAIRS)
-    moved = Sampling(asked.probabilities[order], asked.identities[order])
+    sampled, order = sampling(), np.random.default_rng(9).permutation(PAIRS)
+    moved = Sampling(sampled.probabilities[order], sampled.identities[order])
     for epoch in range(3):
-        assert (moved.drawn(0, epoch) == asked.drawn(0, epoch)[order]).all()
-    assert (asked.drawn(0, 0) != asked.drawn(0, 1)).any()
-    assert (asked.drawn(0, 0) != asked.drawn(1, 0)).any()
+        assert (moved.drawn(0, epoch) == sampled.drawn(0, epoch)[order]).all()
+    assert (sampled.drawn(0, 0) != sampled.drawn(0, 1)).any()
+    assert (sampled.drawn(0, 0) != sampled.drawn(1, 0)).any()
 
 
 def test_probability_1_changes_nothing():
@@ -91,15 +91,15 @@ def rows(probabilities: dict[str, object]) -> list[tuple[str, bytes]]:
 
 
 def test_the_loader_reads_probabilities_from_the_shards(tmp_path: Path):
-    said = {"a": 0.25, "b": None, "c": 1.0, "d": 1.5, "e": "often"}
+    probabilities = {"a": 0.25, "b": None, "c": 1.0, "d": 1.5, "e": "often"}
     foreign = [("f.jpg", jpeg(0)), ("f.txt", b"a thing"), ("f.json", b'{"similarity": NaN}')]
     unnamed = [("g.jpg", jpeg(0)), ("g.txt", b"a thing"), ("g.json", b'{"sampling_probability": 0.5}')]
-    dataset = Dataset([write_shard(tmp_path / "0.tar", rows(said) + foreign + unnamed)], 32, 0)
-    asked = dataset.sampling
-    assert asked is not None
-    assert asked.probabilities.tolist() == [0.25, 1, 1, 1, 0.5]
+    dataset = Dataset([write_shard(tmp_path / "0.tar", rows(probabilities) + foreign + unnamed)], 32, 0)
+    sampled = dataset.sampling
+    assert sampled is not None
+    assert sampled.probabilities.tolist() == [0.25, 1, 1, 1, 0.5]
     known = [xxhash.xxh3_64_intdigest(text.encode()) for text in (uid("a", "x"), "g")]
-    assert asked.identities[[0, 4]].tolist() == known
+    assert sampled.identities[[0, 4]].tolist() == known
     assert [(item.key, item.reason.startswith("json member: ")) for item in dataset.skipped] == [
         ("d", True),
         ("e", True),
@@ -141,6 +141,6 @@ def test_windows_show_each_sample_once_an_epoch():
         ahead = plan.shards_after(step)
         assert len(set(ahead)) == len(ahead)
         needed = plan.shards_of(step, plan.total_steps)
-        assert set(needed) <= set(ahead), "nothing is asked for too late"
-        assert set(plan.shards_of(step, step)) <= set(ahead[:6]), "and what comes first is asked for first"
+        assert set(needed) <= set(ahead), "nothing is requested too late"
+        assert set(plan.shards_of(step, step)) <= set(ahead[:6]), "and the first shards are requested first"
     assert plan.shards_after(plan.total_steps) == [s for s in ahead if window[s] == 2]

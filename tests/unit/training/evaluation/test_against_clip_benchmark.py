@@ -119,11 +119,11 @@ def loader(images, targets, **more):
 
 def test_classification_equals_clip_benchmark(tmp_path, both, digits):
     ours, theirs = both
-    pictures, labels = digits
-    rows = [(picture, "cls", str(label).encode()) for picture, label in zip(pictures, labels, strict=True)]
+    digit_images, labels = digits
+    rows = [(digit, "cls", str(label).encode()) for digit, label in zip(digit_images, labels, strict=True)]
     task = write(tmp_path / "c", rows, "classification")
     found = measured(ours, task, tmp_path / "out")
-    images, tokenize = [ours.preprocess(p.convert("RGB")) for p in pictures], padded(ours.tokenizer)
+    images, tokenize = [ours.preprocess(p.convert("RGB")) for p in digit_images], padded(ours.tokenizer)
     logits, target = slow_logits(theirs, tokenize, images), torch.tensor(labels)
     assert found["top1"] == float((logits.argmax(dim=1) == target).double().mean())
     assert found["top5"] == float((logits.topk(5).indices == target[:, None]).any(dim=1).double().mean())
@@ -141,17 +141,17 @@ def test_classification_equals_clip_benchmark(tmp_path, both, digits):
 
 def test_multilabel_equals_clip_benchmark(tmp_path, both, digits):
     ours, theirs = both
-    pictures, labels = digits
+    digit_images, labels = digits
     truth = np.zeros((len(labels), 10), dtype=int)
     truth[np.arange(len(labels)), labels] = 1
     truth[np.arange(0, len(labels), 2), (np.array(labels)[::2] + 1) % 10] = 1
     rows = []
-    for picture, row in zip(pictures, truth, strict=True):
+    for digit, row in zip(digit_images, truth, strict=True):
         sink = io.BytesIO()
         np.save(sink, row)
-        rows.append((picture, "npy", sink.getvalue()))
+        rows.append((digit, "npy", sink.getvalue()))
     found = measured(ours, write(tmp_path / "m", rows, "multilabel"), tmp_path / "out")
-    images, tokenize = [ours.preprocess(p.convert("RGB")) for p in pictures], padded(ours.tokenizer)
+    images, tokenize = [ours.preprocess(p.convert("RGB")) for p in digit_images], padded(ours.tokenizer)
     logits = slow_logits(theirs, tokenize, images)
     precisions = []
     for c in range(10):
@@ -166,11 +166,11 @@ def test_multilabel_equals_clip_benchmark(tmp_path, both, digits):
 
 def test_retrieval_equals_clip_benchmark(tmp_path, both, digits):
     ours, theirs = both
-    pictures, labels = digits
+    digit_images, labels = digits
     captions = [[f"a {CLASSES[n]} number {i}", f"{CLASSES[n]} of row {i}"][: 1 + i % 2] for i, n in enumerate(labels)]
-    rows = [(p, "txt", "\n".join(c).encode()) for p, c in zip(pictures, captions, strict=True)]
+    rows = [(p, "txt", "\n".join(c).encode()) for p, c in zip(digit_images, captions, strict=True)]
     found = measured(ours, write(tmp_path / "r", rows, "retrieval"), tmp_path / "out")
-    images, tokenize = [ours.preprocess(p.convert("RGB")) for p in pictures], padded(ours.tokenizer)
+    images, tokenize = [ours.preprocess(p.convert("RGB")) for p in digit_images], padded(ours.tokenizer)
     with torch.no_grad():
         texts = F.normalize(theirs.encode_text(tokenize([c for own in captions for c in own])), dim=-1)
         scores = texts @ F.normalize(theirs.encode_image(torch.stack(images)), dim=-1).T

@@ -35,7 +35,7 @@ class Visual(torch.nn.Module):
 
 
 class ColourModel(torch.nn.Module):
-    """A picture is its mean colour, a text the colour that it names. Counts its images."""
+    """An image is its mean colour, a text the colour that it names. Counts its images."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ def test_groups_report_the_worst_and_the_gap(tmp_path, loaded):
 
 
 def test_multilabel_average_precision_equals_a_hand_count(tmp_path, loaded):
-    # red is nearest to the red pictures; the green ones come later in its ranking, the unreadable one last
+    # red is nearest to the red images; the green ones come later in its ranking, the unreadable one last
     samples = [
         {"png": png(COLOURS["red"]), "npy": npy([0, 1, 0, 0, 0])},
         {"png": png(COLOURS["green"]), "npy": npy([0, 1, 1, 0, 0])},
@@ -127,7 +127,7 @@ def test_multilabel_average_precision_equals_a_hand_count(tmp_path, loaded):
     black, red, green, _, white = result["average_precision"]
     assert (black, white) == (0, 0)
     assert green == 1
-    # red's ranking: red picture, then blue or green; the true ones stand at 1, at 2 or 3, and at 4
+    # red's ranking: red image, then blue or green; the true ones stand at 1, at 2 or 3, and at 4
     assert red == pytest.approx((1 + 2 / 3 + 3 / 4) / 3, abs=1e-6) or red == pytest.approx(
         (1 + 1 + 3 / 4) / 3, abs=1e-6
     )
@@ -211,10 +211,8 @@ def test_cached_features_depend_on_model_and_bytes(tmp_path, loaded):
 
 
 def test_association_chooses_the_nearest_images(tmp_path, loaded):
-    pictures = {name: {"png": png(colour)} for name, colour in COLOURS.items()}
-    root = write_set(
-        tmp_path / "data", [*pictures.values(), {"png": b"broken"}]
-    )  # s000 black, s001 red, ... s005 broken
+    images = {name: {"png": png(colour)} for name, colour in COLOURS.items()}
+    root = write_set(tmp_path / "data", [*images.values(), {"png": b"broken"}])  # s000 black, s001 red, ... s005 broken
     keys = [f"s00{n}" for n in range(6)]
     lines = [
         {"cue": "red", "candidates": keys[:4], "associations": ["s001"]},
@@ -231,9 +229,9 @@ def test_association_chooses_the_nearest_images(tmp_path, loaded):
         "associations must be some of": {"associations": ["s009"]},
         "'s009', which is no image": {"candidates": ["s001", "s009"]},
     }
-    for said, changed in wrong.items():
+    for message, changed in wrong.items():
         (root / "associations.jsonl").write_text(json.dumps(lines[0] | changed))
-        with pytest.raises(ContractError, match=said):
+        with pytest.raises(ContractError, match=message):
             run(loaded, tmp_path / "other", task)
 
 

@@ -305,9 +305,9 @@ def test_missing_facts_raise_contract_error(tmp_path):
 def test_a_partial_suite_lists_absent_tasks_with_the_reason(tmp_path):
     write_set(tmp_path / "data")
     text = TASK + 'train_split = "train"\nprotocols = ["linear_probe", "prompts"]\n'
-    gone = 'name = "u"\nkind = "retrieval"\nsource = "someone/wds_u"\n'
+    absent = 'name = "u"\nkind = "retrieval"\nsource = "someone/wds_u"\n'
     never = 'name = "v"\nkind = "classification"\nmissing = "its owner keeps it"\n'
-    path = write_suite(tmp_path / "s.toml", text, gone, never)
+    path = write_suite(tmp_path / "s.toml", text, absent, never)
     suite = load_suite(path, partial=True)
     assert [(task.name, task.protocols) for task in suite.tasks] == [("t", ("prompts",))]
     reasons = {each.name: each.reason for each in suite.absent}
@@ -318,7 +318,7 @@ def test_a_partial_suite_lists_absent_tasks_with_the_reason(tmp_path):
     with pytest.raises(ConfigError, match=r"problem\(s\)"):
         load_suite(path)
     with pytest.raises(ConfigError, match="none of its 1 sets is there"):
-        load_suite(write_suite(tmp_path / "t.toml", gone), partial=True)
+        load_suite(write_suite(tmp_path / "t.toml", absent), partial=True)
 
 
 @pytest.mark.parametrize(

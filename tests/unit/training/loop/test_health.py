@@ -20,8 +20,8 @@ def row(step: int, **change: float) -> dict[str, float]:
 
 def first_problem(rows: list[dict[str, float]], max_spike: float = 2.0, after: int = 10) -> tuple[int, str] | None:
     health = HealthMonitor(Towers(), max_spike, after)
-    said = ((int(r["step"]), health.find_problem(r, 64)) for r in rows)
-    return next(((step, text) for step, text in said if text is not None), None)
+    problems = ((int(r["step"]), health.find_problem(r, 64)) for r in rows)
+    return next(((step, text) for step, text in problems if text is not None), None)
 
 
 @pytest.mark.parametrize("name", ["image_mean_cosine", "text_mean_cosine"])

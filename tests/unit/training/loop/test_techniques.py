@@ -103,7 +103,7 @@ def test_the_tower_sees_only_kept_patches() -> None:
     torch.testing.assert_close(model.encode_image(images, every), model.encode_image(images))
     kept = torch.tensor([[0, 5], [3, 15]])
     changed = images.clone()
-    changed[0, :, 24:, 24:] = 9  # the last patch, which the first picture does not keep and the second does
+    changed[0, :, 24:, 24:] = 9  # the last patch, which the first image does not keep and the second does
     before, after = model.encode_image(images, kept), model.encode_image(changed, kept)
     assert before[0].equal(after[0])
     changed[1, :, 24:, 24:] = 9
@@ -143,7 +143,7 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("settings", "dimensions", "says"),
+    ("settings", "dimensions", "message"),
     [
         ({"patch_dropout": 0.5}, RESNET, "patch_dropout: a ResNet has no patches"),
         ({"grad_cache": 2}, RESNET, "grad_cache: batch normalisation"),
@@ -151,9 +151,9 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_pa
     ],
 )
 def test_contradictory_settings_raise_config_error(
-    settings: dict[str, object], dimensions: dict[str, object], says: str
+    settings: dict[str, object], dimensions: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         model_of(TrainConfig.model_validate(settings), dimensions)
 
 

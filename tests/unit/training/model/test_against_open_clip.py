@@ -36,8 +36,8 @@ def test_a_trained_model_has_open_clips_features(make_job: Callable[..., Path], 
     folder = Path(json.loads(job.read_text())["output"])
     ours = load_model(folder)
     oracle = oracle_of(json.loads((folder / "model.json").read_text()), ours.model.state_dict())
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
-    images = torch.stack([ours.preprocess(picture), ours.preprocess(picture.transpose(Image.Transpose.ROTATE_90))])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+    images = torch.stack([ours.preprocess(image), ours.preprocess(image.transpose(Image.Transpose.ROTATE_90))])
     tokens = ours.tokenizer(TEXTS)
     context = ours.config.text_cfg.context_length
     with torch.no_grad():
@@ -47,8 +47,8 @@ def test_a_trained_model_has_open_clips_features(make_job: Callable[..., Path], 
         one_by_one = torch.cat([ours.model.encode_text(ours.tokenizer([text])) for text in TEXTS])
         torch.testing.assert_close(one_by_one, expected, atol=1e-5, rtol=1e-5)
     assert ours.model.logit_scale == oracle.logit_scale
-    reference = open_clip.transform.image_transform(images.shape[-1], is_train=False)(picture)
-    torch.testing.assert_close(ours.preprocess(picture), reference, atol=1e-6, rtol=0)
+    reference = open_clip.transform.image_transform(images.shape[-1], is_train=False)(image)
+    torch.testing.assert_close(ours.preprocess(image), reference, atol=1e-6, rtol=0)
 
 
 def test_quick_gelu_equals_open_clip() -> None:
