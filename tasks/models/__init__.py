@@ -1,1 +1,1 @@
-"""Registered and local models: lookup, packaging, export and the MLflow pyfunc."""
+"""Registered and local models: lookup, packaging, export, and the MLflow pyfunc."""

@@ -1,6 +1,6 @@
-"""`pairmill export`: a trained model in the form of others' tools, made by training.export in a subprocess.
+"""Export a trained model to another tool's format; training.export writes the files in a subprocess.
 
-The files are made in the job's folder and put into place when all are there; a failed export leaves its log alone.
+The files are written to the job's folder and moved when all are complete; a failed export leaves nothing but its log.
 """
 
 import logging
@@ -20,18 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def export_model(folder: Path, form: str, out: Path, home: Path) -> list[Path]:
-    """Export the finished model in `folder`.
+    """Export the finished model in `folder`, and return the files in `out`.
 
     Args:
         form: open_clip, hf or onnx.
-        out: a folder that is empty or not there yet.
-        home: pairmill's own folder, where the job works.
+        out: an empty or missing folder.
+        home: pairmill's own folder, for the files of the job.
 
-    Returns: the files in `out`.
-    Raises: ConfigError where the model or the form is none, or `out` holds something; JobFailed.
+    Raises: ConfigError if the model or the form is unknown, or `out` is not empty; JobFailed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: is not empty; name a folder that is not there yet")
+        raise ConfigError(f"{out}: is not empty; name a new or empty folder")
     name = sha256(canonical_json([str(folder.absolute()), form, str(out.absolute())]).encode()).hexdigest()[:16]
     work = home / "jobs" / f"export-{name}"
     shutil.rmtree(work, ignore_errors=True)
@@ -45,9 +44,9 @@ def export_model(folder: Path, form: str, out: Path, home: Path) -> list[Path]:
 
 
 def fetch_snapshot_model(manifest: Manifest, store: Store, folder: Path) -> Path:
-    """Bring the model of a train snapshot into `folder`.
+    """Copy the model of a train snapshot into `folder`, and return the folder.
 
-    Raises: ConfigError where the snapshot holds no model.
+    Raises: ConfigError if the snapshot holds no model.
     """
     parts = {part.name for part in manifest.parts}
     if missing := [name for name in MODEL_FILES if name not in parts]:

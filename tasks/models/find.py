@@ -1,7 +1,7 @@
-"""Where a CLIP model's files are, by the name that a config gives it, and their digest. Torch is not imported.
+"""Find the files of a CLIP model by the name in a config, and compute their digest. Torch is not imported.
 
-A registered version is downloaded once, to `PAIRMILL_HOME/models`, whole or not at all: a version never changes. Everything
-else is a folder or a file of this machine.
+A registered version is downloaded once, to `PAIRMILL_HOME/models`, completely or not at all: a version never changes. Any
+other model is a folder or a file of this machine.
 """
 
 import logging
@@ -21,47 +21,47 @@ from tasks.tracking import client as tracking
 logger = logging.getLogger(__name__)
 
 REGISTERED = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z0-9_-]+))")
-DECIDING = frozenset({".safetensors", ".json", ".bin", ".pt", ".pth"})
-"""Of the files in a folder, those that may hold weights, dimensions or a vocabulary."""
+MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".bin", ".pt", ".pth"})
+"""Suffixes of the files in a folder that may hold weights, dimensions or a vocabulary."""
 
 
 class ModelFiles(BaseModel):
-    """A model that is on this machine."""
+    """The files of a model on this machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """What it is: `models:/name/version` of a registered model, whatever alias it was asked for by; else its place."""
+    """`models:/name/version` of a registered model, even if it was named by an alias; otherwise its path as given."""
     path: Path
     """A folder, or one file."""
     digest: str
-    """sha256 over the names and contents of its files; of one file its content alone, whatever it is called."""
+    """sha256 over the names and contents of its files; of a single file, the sha256 of its content."""
 
 
 def find_model(source: str, home: Path) -> ModelFiles:
-    """The files of a model: of a file or folder, else of a registered version (`models:/` may be left out).
+    """Return the files of a model: a file, a folder, or a registered version (the prefix `models:/` is optional).
 
     Args:
-        home: where the copies of registered models lie.
+        home: folder for the copies of registered models.
 
-    Raises: ConfigError where there is none of this name; ServiceError where MLflow does not answer.
+    Raises: ConfigError if there is no such model; ServiceError if MLflow does not answer.
     """
     name, path = source, Path(source).expanduser().absolute()
     if not path.exists():
-        name, path = _registered(source, home)
+        name, path = _fetch_registered(source, home)
     if path.is_file():
         return ModelFiles(name=name, path=path, digest=file_sha256(path))
-    files = sorted(file for file in path.iterdir() if file.suffix in DECIDING and file.is_file())
+    files = sorted(file for file in path.iterdir() if file.suffix in MODEL_SUFFIXES and file.is_file())
     if all((path / name) in files for name in MODEL_FILES):
-        files = [path / name for name in sorted(MODEL_FILES)]  # one of ours: what else lies there is not read
+        files = [path / name for name in sorted(MODEL_FILES)]  # a model of ours: its other files are never read
     if not files:
-        raise ConfigError(f"model {source!r}: the folder holds no weights ({', '.join(sorted(DECIDING))})")
+        raise ConfigError(f"model {source!r}: the folder holds no weights ({', '.join(sorted(MODEL_SUFFIXES))})")
     digests = [[file.name, file_sha256(file)] for file in files]
     return ModelFiles(name=name, path=path, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
-def _registered(source: str, home: Path) -> tuple[str, Path]:
-    """The version that is meant, as `models:/name/version`, and the folder with its files."""
+def _fetch_registered(source: str, home: Path) -> tuple[str, Path]:
+    """Return a registered version as `models:/name/version`, and the folder with its files."""
     match = REGISTERED.fullmatch(source)
     if match is None:
         raise ConfigError(
@@ -77,30 +77,30 @@ def _registered(source: str, home: Path) -> tuple[str, Path]:
         identity = [tracking.tracking_uri(), version.name, version.version, version.creation_timestamp]
         folder = home / "models" / sha256(canonical_json(identity).encode()).hexdigest()[:16]
         if not folder.is_dir():
-            logger.info("bringing %s", name)
+            logger.info("downloading %s", name)
             _download(name, folder)
     return name, folder
 
 
 def _download(uri: str, folder: Path) -> None:
-    """Bring the files of a registered model into a new folder, whole or not at all.
+    """Download the files of a registered model into a new folder, completely or not at all.
 
-    Raises: ConfigError where it is not a model of ours.
+    Raises: ConfigError if pairmill did not register the model.
     """
     import mlflow.artifacts
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:
-        got = Path(
+        downloaded = Path(
             mlflow.artifacts.download_artifacts(
                 artifact_uri=uri, dst_path=str(staging), tracking_uri=tracking.tracking_uri()
             )
         )
-        found = next((path.parent for path in sorted(got.rglob("model.safetensors"))), None)
+        found = next((path.parent for path in sorted(downloaded.rglob("model.safetensors"))), None)
         if found is None or not all((found / name).is_file() for name in MODEL_FILES):
             raise ConfigError(f"{uri}: not a model that pairmill registered (no {', '.join(MODEL_FILES)} in it)")
-        if not folder.is_dir():  # another process was faster
+        if not folder.is_dir():  # another process may have downloaded it meanwhile
             found.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

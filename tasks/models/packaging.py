@@ -1,4 +1,4 @@
-"""The registered model's files: weights, and all the code and the list of packages that they need to load elsewhere."""
+"""Write the files of a registered model: the weights, and the code and list of packages that load them anywhere."""
 
 import ast
 import base64
@@ -14,34 +14,34 @@ from typing import Any
 
 from dataops.home import CHECKOUT
 
-CODE = CHECKOUT / "tasks" / "models" / "pyfunc.py"
-OURS = ("training", "dataops")
+PYFUNC = CHECKOUT / "tasks" / "models" / "pyfunc.py"
+OUR_PACKAGES = ("training", "dataops")
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
 DISTRIBUTIONS = {"PIL": "pillow"}
-"""Where a package's name is not the one that it is imported by. (Asking all installed packages takes two seconds.)"""
+"""Distributions whose name differs from that of their package. (To search all installed ones takes two seconds.)"""
 
 
 @dataclass
-class Closure:
-    """The modules of this checkout that some code imports, and the other packages that they import."""
+class Imports:
+    """The modules of this checkout that a file imports, directly or not, and the other packages that they import."""
 
     files: dict[str, Path] = field(default_factory=dict)
-    """By path relative to the checkout."""
+    """Modules by their path relative to the checkout."""
     packages: set[str] = field(default_factory=set)
-    """Top-level import names from outside the standard library."""
+    """Top-level packages that are not in the standard library."""
 
 
-def closure(path: Path) -> Closure:
-    """All that the file and what it imports import, read from the source: nothing is run.
+def collect_imports(path: Path) -> Imports:
+    """Return all that a file imports, directly or not, parsed from the source without execution.
 
-    A model then carries the few modules that it needs, and a change of any other does not touch it.
+    A model thus holds the few modules that it needs, and a change of any other leaves it the same.
     """
-    found, todo = Closure(), [path]
+    found, todo = Imports(), [path]
     while todo:
-        for name in sorted(_imported(todo.pop())):
+        for name in sorted(_parse_imports(todo.pop())):
             top = name.partition(".")[0]
-            if top in OURS:
-                for module in _files_of(name):
+            if top in OUR_PACKAGES:
+                for module in _find_files(name):
                     relative = module.relative_to(CHECKOUT).as_posix()
                     if relative not in found.files:
                         found.files[relative] = module
@@ -51,8 +51,8 @@ def closure(path: Path) -> Closure:
     return found
 
 
-def _imported(path: Path) -> set[str]:
-    """Dotted names that a file imports anywhere in it; `from a import b` gives `a` and `a.b`, which may be a module."""
+def _parse_imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports; for `from a import b`, `a` and `a.b`, which may be a module."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -63,35 +63,35 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-def _files_of(name: str) -> list[Path]:
-    """The module's file and the `__init__.py` of each package above it; empty parts of the name are attributes."""
+def _find_files(name: str) -> list[Path]:
+    """Return the module's file, if the name is one, and the `__init__.py` of each package above it."""
     parts = name.split(".")
     inits = [CHECKOUT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     module = CHECKOUT.joinpath(*parts).with_suffix(".py")
     return [path for path in (*inits, module) if path.is_file()]
 
 
-def requirements(packages: Iterable[str]) -> list[str]:
-    """`name==version` of what is installed here, for each top-level import name, sorted.
+def pin_requirements(packages: Iterable[str]) -> list[str]:
+    """Return `name==version` of the installed distribution of each package, sorted.
 
-    A local version (torch's `+cpu`) is cut off: no package index knows it.
+    A local version (torch's `+cpu`) is removed: no package index has it.
     """
     names = [DISTRIBUTIONS.get(package, package) for package in packages]
     return sorted(f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names)
 
 
 def write_model(folder: Path, weights: dict[str, Path], mlflow_model: Any) -> None:
-    """Write the pyfunc model into `folder`, which must not exist yet.
+    """Write the pyfunc model into a new `folder`.
 
     Args:
         weights: local files by the names of MODEL_FILES.
-        mlflow_model: an `mlflow.models.Model` that knows its run and its logged model.
+        mlflow_model: an `mlflow.models.Model` with the ids of its run and its logged model.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)  # of MLflow's own, at import
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)  # MLflow itself causes it
         import mlflow.pyfunc
 
-    needed = closure(CODE)
+    needed = collect_imports(PYFUNC)
     staging = folder.with_name(f"{folder.name}-staging")
     for relative, source in needed.files.items():
         _copy(source, staging / "code" / relative)
@@ -99,12 +99,12 @@ def write_model(folder: Path, weights: dict[str, Path], mlflow_model: Any) -> No
         _copy(weights[name], staging / "model" / name)
     mlflow.pyfunc.save_model(
         path=folder,
-        python_model=str(CODE),
+        python_model=str(PYFUNC),
         artifacts={"model": str(staging / "model")},
-        code_paths=[str(staging / "code" / name) for name in OURS if (staging / "code" / name).is_dir()],
-        pip_requirements=requirements(needed.packages),
-        signature=signature(),
-        input_example=input_example(),
+        code_paths=[str(staging / "code" / name) for name in OUR_PACKAGES if (staging / "code" / name).is_dir()],
+        pip_requirements=pin_requirements(needed.packages),
+        signature=build_signature(),
+        input_example=build_input_example(),
         model_config={"device": "cpu", "batch_size": 64, "image_folder": ""},
         mlflow_model=mlflow_model,
     )
@@ -116,8 +116,8 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def signature() -> Any:
-    """Columns and params of tasks/models/pyfunc.py, as MLflow checks them before each call."""
+def build_signature() -> Any:
+    """Return the columns and params of tasks/models/pyfunc.py, which MLflow checks before each call."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
@@ -135,8 +135,8 @@ def signature() -> Any:
     return ModelSignature(inputs, Schema([*outputs]), ParamSchema(params))
 
 
-def input_example() -> tuple[Any, dict[str, Any]]:
-    """A small drawing, so that no training picture (which may have to be taken down) lies in the registry."""
+def build_input_example() -> tuple[Any, dict[str, Any]]:
+    """Return a drawn image and texts, so that the registry holds no training image, which may have to be taken down."""
     import pandas as pd
     from PIL import Image, ImageDraw
 

@@ -1,7 +1,7 @@
-"""A job's checkpoints in the store, among the scratch of its snapshot: a machine may be lost, or another go on.
+"""Copy the checkpoints of a job to the scratch of its snapshot in the store, so that another machine can resume it.
 
-The trainer writes to its own disk and holds no credentials; the task that watches it copies each checkpoint, while the
-trainer goes on, and puts the newest back where a machine has none as new. With it goes metrics.jsonl up to its step.
+The trainer writes to its local disk and holds no credentials. The task that runs it copies each checkpoint while training
+continues, with metrics.jsonl up to its step, and restores the newest one on a machine that has none as new.
 """
 
 import json
@@ -17,16 +17,16 @@ from dataops.snapshot import Draft
 logger = logging.getLogger(__name__)
 
 WRITTEN = re.compile(r"\bcheckpoint (step-\d+) is written")
-"""How the trainer tells of one."""
-METRICS, LAST = "metrics.jsonl", "manifest.json"
+"""The line of the trainer's log that names a new checkpoint."""
+METRICS, MANIFEST = "metrics.jsonl", "manifest.json"
 
 
 class CheckpointMirror:
-    """Copies checkpoints on a thread of its own; where the store does not take one, the training goes on.
+    """Copies checkpoints on its own thread. A failure of the store does not stop the training.
 
     Args:
-        folder: of the job; its checkpoints/ hold the trainer's.
-        keep: newest checkpoints to leave in the store.
+        folder: the job's folder; its checkpoints/ holds those of the trainer.
+        keep: number of newest checkpoints that stay in the store.
     """
 
     def __init__(self, draft: Draft, folder: Path, keep: int):
@@ -41,24 +41,24 @@ class CheckpointMirror:
         self._pool.shutdown()
 
     def restore(self) -> str | None:
-        """Fetch the newest checkpoint of the store, where it is newer than those of the folder; returns its name."""
-        whole = [step for step, files in self._stored().items() if LAST in files]
-        here = [path.name for path in (self._folder / "checkpoints").glob("step-*")]
-        newest = max(whole, key=_number, default=None)
-        if newest is None or any(_number(name) >= _number(newest) for name in here):
+        """Download the newest checkpoint if it is newer than those of the folder, and return its name."""
+        complete = [step for step, files in self._list_stored().items() if MANIFEST in files]
+        local = [path.name for path in (self._folder / "checkpoints").glob("step-*")]
+        newest = max(complete, key=_step_number, default=None)
+        if newest is None or any(_step_number(name) >= _step_number(newest) for name in local):
             return None
         part = self._folder / "checkpoints" / f".{newest}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        for file in self._stored()[newest]:
-            shutil.copyfile(self._draft.store.local(self._name(newest, file)), part / file)
+        for file in self._list_stored()[newest]:
+            shutil.copyfile(self._draft.store.local(self._object_name(newest, file)), part / file)
         (part / METRICS).replace(self._folder / METRICS)
         part.rename(part.with_name(newest))
-        logger.info("%s was fetched from %s", newest, self._draft.store.uri)
+        logger.info("%s was restored from %s", newest, self._draft.store.uri)
         return newest
 
-    def see(self, line: str) -> None:
-        """Copy the checkpoint that a line of the trainer's log tells of, once those before it are copied."""
+    def follow_log(self, line: str) -> None:
+        """Queue a copy of the checkpoint that a line of the trainer's log names, if it names one."""
         if match := WRITTEN.search(line):
             self._copies.append(self._pool.submit(self._copy, match[1]))
 
@@ -66,34 +66,36 @@ class CheckpointMirror:
         source = self._folder / "checkpoints" / step
         try:
             self._draft.check_fence()
-            for path in sorted(source.iterdir(), key=lambda path: path.name == LAST):
-                if path.name == LAST:
-                    self._draft.store.put(self._name(step, METRICS), self._metrics(source))
-                self._draft.store.put(self._name(step, path.name), path)
-            stored = self._stored()
-            for old in sorted(stored, key=_number)[: -self._keep]:
-                self._draft.store.delete([self._name(old, file) for file in stored[old]])
+            for path in sorted(source.iterdir(), key=lambda path: path.name == MANIFEST):
+                if path.name == MANIFEST:
+                    self._draft.store.put(self._object_name(step, METRICS), self._read_metrics(source))
+                self._draft.store.put(self._object_name(step, path.name), path)
+            stored = self._list_stored()
+            for old in sorted(stored, key=_step_number)[: -self._keep]:
+                self._draft.store.delete([self._object_name(old, file) for file in stored[old]])
         except FileNotFoundError:
-            logger.info("%s was replaced by a newer one before it was copied to the store", step)
+            logger.info("%s was replaced by a newer checkpoint before it was copied to the store", step)
         except (PairmillError, OSError) as error:
-            logger.warning("%s is not in the store (%s: %s); training goes on", step, type(error).__name__, error)
+            logger.warning("%s is not in the store (%s: %s); training continues", step, type(error).__name__, error)
 
-    def _metrics(self, checkpoint: Path) -> bytes:
+    def _read_metrics(self, checkpoint: Path) -> bytes:
+        """Return metrics.jsonl up to the step of a checkpoint."""
         state = json.loads((checkpoint / "state.json").read_text("utf-8"))
         with (self._folder / METRICS).open("rb") as file:
             return file.read(state["metrics_bytes"])
 
-    def _stored(self) -> dict[str, list[str]]:
-        """The files of each checkpoint in the store."""
+    def _list_stored(self) -> dict[str, list[str]]:
+        """Return the files of each checkpoint in the store."""
         found: dict[str, list[str]] = {}
         for name in self._draft.store.names(self._draft.scratch("checkpoints")):
             step, _, file = name.rpartition("/")
             found.setdefault(step.rpartition("/")[2], []).append(file)
         return found
 
-    def _name(self, step: str, file: str) -> str:
+    def _object_name(self, step: str, file: str) -> str:
         return self._draft.scratch(f"checkpoints/{step}/{file}")
 
 
-def _number(step: str) -> int:
-    return int(step.removeprefix("step-")) if step.removeprefix("step-").isdigit() else -1
+def _step_number(name: str) -> int:
+    digits = name.removeprefix("step-")
+    return int(digits) if digits.isdigit() else -1

@@ -1,9 +1,10 @@
-"""What trains on the machines of a Ray cluster, for tasks/train/ray_launcher.py: an actor that is named after the snapshot's key.
+"""Train on the nodes of a Ray cluster, by an actor that tasks/train/ray_launcher.py starts.
 
-It is detached: a flow that is killed leaves it, and its rerun finds it by that name. It holds the snapshot's lease, as
-whatever makes one, and copies checkpoints to the store. Where its worker or machine dies, Ray starts it again, and it goes
-on from the last checkpoint, on another machine from the store's. Several machines meet here by torchrun's rendezvous;
-each other one runs `accompany`, a Ray task, which Ray starts again in the same way and which ends with the actor.
+The actor is detached and named after the key of the snapshot: a killed flow leaves it running, and its rerun finds it by
+that name. It holds the snapshot's lease and copies checkpoints to the store. If its worker or node dies, Ray restarts it,
+and it resumes from the last checkpoint; on another node, from the last one in the store. Several nodes meet by torchrun's
+rendezvous: each other node runs `run_other_node`, a Ray task, which Ray restarts in the same way and which ends with the
+actor.
 """
 
 import logging
@@ -12,7 +13,7 @@ import secrets
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,201 +25,203 @@ from tasks.engine.context import Context
 from tasks.engine.ray_driver import Caller, run_call
 from tasks.engine.stage import Plan, Work, make, plan
 from tasks.engine.subprocess_job import GRACE_SECONDS, end_jobs, run_job
-from tasks.train.stage import TRAIN, build_launcher, job_of
+from tasks.train.stage import TRAIN, build_job, build_launcher
 from training.config import TrainConfig
 
 LINES = 1000
-"""Of the newest log lines, kept for who looks."""
+"""Number of newest log lines that the actor keeps."""
 LINGER_SECONDS = 60.0
-"""How long an actor whose training has ended stays, with its machine's GPUs, for somebody to ask how."""
+"""How long an actor, with the GPUs of its node, waits after the end of its training for a caller to read the result."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What is to be trained, and for whom."""
+    """A training and its caller."""
 
     key: str
-    """Of the snapshot."""
+    """Key of the snapshot."""
     config: TrainConfig
     seed: int
     upstream: tuple[Manifest, ...]
     context: Context
-    """Of who asks, without what cannot be sent."""
-    asker: Caller
-    needs: dict[str, float]
-    """What Ray gives each machine's ranks: num_cpus, num_gpus."""
+    """The caller's context, without what cannot be pickled."""
+    caller: Caller
+    resources: dict[str, float]
+    """Resources of each node's ranks, as Ray names them: num_cpus, num_gpus."""
     tracking_uri: str | None
-    """Of MLflow, where the machine's environment names none."""
+    """URI of MLflow, used if the environment of the node names none."""
 
 
 @dataclass(frozen=True)
 class ActorStatus:
-    """What an actor tells of its training."""
+    """The state of an actor and its newest log lines."""
 
-    life: str
-    """Another one, where it was started again."""
+    incarnation: str
+    """Random; it changes when Ray restarts the actor."""
     lines: tuple[tuple[int, int, str], ...]
-    """Number, level and text of the log lines since the last look."""
+    """Number, level and text of the log lines after the last one that the caller has read."""
     progress: tuple[int, int, str] | None
     ended: tuple[str, Any] | None
     """("made", the key) or ("failed", the error)."""
 
 
 class Trainer:
-    """The actor: makes the snapshot on a thread, and tells of it whoever looks."""
+    """The actor: it makes the snapshot on a thread, and returns its status to callers."""
 
-    def __init__(self, order: TrainingRequest):
-        self._order = order
-        self._life = secrets.token_hex(4)
+    def __init__(self, request: TrainingRequest):
+        self._request = request
+        self._incarnation = secrets.token_hex(4)
         self._lines: deque[tuple[int, int, str]] = deque(maxlen=LINES)
-        self._written = 0
+        self._line_number = 0
         self._progress: tuple[int, int, str] | None = None
         self._ended: tuple[str, Any] | None = None
-        self._over = threading.Event()
+        self._is_over = threading.Event()
         threading.Thread(target=self._work, name="training", daemon=True).start()
 
-    def status(self, life: str, since: int) -> ActorStatus:
-        """All that is new since line `since` of that life of this actor."""
-        after = since if life == self._life else 0
+    def status(self, incarnation: str, since: int) -> ActorStatus:
+        """Return the status, with the log lines after line `since` of that incarnation."""
+        after = since if incarnation == self._incarnation else 0
         lines = tuple(line for line in list(self._lines) if line[0] > after)
-        return ActorStatus(self._life, lines, self._progress, self._ended)
+        return ActorStatus(self._incarnation, lines, self._progress, self._ended)
 
     def stop(self) -> None:
-        """End the training with a checkpoint; returns when that is done, or has taken too long."""
+        """End the training with a checkpoint; return when it is written, or after the grace period."""
         end_jobs()
-        self._over.wait(GRACE_SECONDS + 5)
+        self._is_over.wait(GRACE_SECONDS + 5)
 
     def _work(self) -> None:
-        handler = _Lines(self._tell)
+        handler = _LineHandler(self._add_line)
         for name in ("tasks", "dataops"):
             logging.getLogger(name).addHandler(handler)
             logging.getLogger(name).setLevel(logging.INFO)
-        if self._order.tracking_uri:
-            os.environ.setdefault("MLFLOW_TRACKING_URI", self._order.tracking_uri)
-        self._ended = run_call(train, (self._order, self._see), {}, self._order.asker)
-        self._over.set()
-        threading.Event().wait(LINGER_SECONDS)  # who looks before that ends this process
+        if self._request.tracking_uri:
+            os.environ.setdefault("MLFLOW_TRACKING_URI", self._request.tracking_uri)
+        self._ended = run_call(train, (self._request, self._set_progress), {}, self._request.caller)
+        self._is_over.set()
+        threading.Event().wait(LINGER_SECONDS)  # a caller that reads the result before kills this process
         import ray  # pyright: ignore[reportMissingImports]
 
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
-    def _tell(self, level: int, text: str) -> None:
-        self._written += 1
-        self._lines.append((self._written, level, text))
+    def _add_line(self, level: int, text: str) -> None:
+        self._line_number += 1
+        self._lines.append((self._line_number, level, text))
 
-    def _see(self, done: int, total: int, line: str) -> None:
+    def _set_progress(self, done: int, total: int, line: str) -> None:
         self._progress = (done, total, line)
 
 
-class _Lines(logging.Handler):
-    def __init__(self, tell: Any):
+class _LineHandler(logging.Handler):
+    def __init__(self, add_line: Callable[[int, str], None]):
         super().__init__()
-        self._tell = tell
+        self._add_line = add_line
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(record.levelno, record.getMessage())
+        self._add_line(record.levelno, record.getMessage())
 
 
-def train(order: TrainingRequest, progress: Any) -> str:
-    """Make the snapshot on this machine, and on others where `nnodes` says so; returns its key."""
-    context = replace(order.context, home=_home(order), progress=progress)
-    if order.config.nnodes == "1":
-        return make(_planned(order, order.config), context).key
-    folder = context.home / "jobs" / f"train-{order.key}"
-    with _others(order, folder) as config:
-        return make(_planned(order, config), context).key
+def train(request: TrainingRequest, progress: Any) -> str:
+    """Make the snapshot on this node, and on others if `nnodes` demands it; return its key."""
+    context = replace(request.context, home=_home(request), progress=progress)
+    if request.config.nnodes == "1":
+        return make(_plan(request, request.config), context).key
+    folder = context.home / "jobs" / f"train-{request.key}"
+    with _other_nodes(request, folder) as config:
+        return make(_plan(request, config), context).key
 
 
-def _home(order: TrainingRequest) -> Path:
-    return Path(os.environ.get("PAIRMILL_HOME") or order.context.home).absolute()
+def _home(request: TrainingRequest) -> Path:
+    return Path(os.environ.get("PAIRMILL_HOME") or request.context.home).absolute()
 
 
-def _planned(order: TrainingRequest, config: TrainConfig) -> Plan:
-    """The plan as this machine's files give it. Raises: ConfigError where they are not those of who asks."""
-    planned = plan(TRAIN, config, order.seed, order.upstream, order.context.store)
-    if planned.key != order.key:
+def _plan(request: TrainingRequest, config: TrainConfig) -> Plan:
+    """Plan with this node's files. Raises: ConfigError if they differ from those of the caller."""
+    planned = plan(TRAIN, config, request.seed, request.upstream, request.context.store)
+    if planned.key != request.key:
         raise ConfigError(
-            f"{socket.gethostname()} has other files for train.model, vocabulary or init than the machine of the run"
+            f"{socket.gethostname()} has different files for train.model, vocabulary or init than the machine of the run"
         )
     return planned
 
 
-# Several machines -----------------------------------------------------------------------------------------------------
+# Several nodes --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _others(order: TrainingRequest, folder: Path) -> Iterator[TrainConfig]:
-    """Have other machines join as long as the `with` lasts; gives the config with the place at which they meet.
+def _other_nodes(request: TrainingRequest, folder: Path) -> Iterator[TrainConfig]:
+    """Run the ranks of other nodes inside the `with`, and yield the config with the rendezvous endpoint.
 
-    Raises: what another machine could not do.
+    Raises: the error of another node.
     """
     import ray  # pyright: ignore[reportMissingImports]
 
-    config = order.config.model_copy(update={"rdzv_endpoint": f"{_address()}:{_free_port()}"})
+    config = request.config.model_copy(update={"rdzv_endpoint": f"{_node_address()}:{_free_port()}"})
     folder.mkdir(parents=True, exist_ok=True)
-    sign = folder / f".seen-{secrets.token_hex(8)}"
-    sign.touch()
-    task = ray.remote(accompany).options(max_retries=-1, scheduling_strategy="SPREAD", **order.needs)
-    most = int(config.nnodes.rpartition(":")[2])
-    refs = [task.remote(replace(order, config=config), number, sign) for number in range(1, most)]
-    failed: list[BaseException] = []
-    over = threading.Event()
+    marker = folder / f".seen-{secrets.token_hex(8)}"
+    marker.touch()
+    task = ray.remote(run_other_node).options(max_retries=-1, scheduling_strategy="SPREAD", **request.resources)
+    max_nodes = int(config.nnodes.rpartition(":")[2])
+    refs = [task.remote(replace(request, config=config), number, marker) for number in range(1, max_nodes)]
+    errors: list[BaseException] = []
+    is_over = threading.Event()
 
     def watch() -> None:
         waiting = list(refs)
-        while waiting and not over.wait(1.0):
+        while waiting and not is_over.wait(1.0):
             ready, waiting = ray.wait(waiting, timeout=0)
-            failed.extend(value for kind, value in ray.get(ready) if kind == "failed")
-            if failed:
+            errors.extend(value for kind, value in ray.get(ready) if kind == "failed")
+            if errors:
                 end_jobs()
 
-    watcher = threading.Thread(target=watch, name="other-machines", daemon=True)
+    watcher = threading.Thread(target=watch, name="other-nodes", daemon=True)
     watcher.start()
     try:
         yield config
     except JobFailed as error:
-        raise (failed[0] if failed else error) from error
+        raise (errors[0] if errors else error) from error
     finally:
-        over.set()
+        is_over.set()
         watcher.join()
         for ref in refs:
             ray.cancel(ref, force=True)
-        sign.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
 
 
-def accompany(order: TrainingRequest, number: int, sign: Path) -> tuple[str, Any]:
-    """Run one more machine's ranks until the training ends; ("made", the key) or ("failed", the error).
+def run_other_node(request: TrainingRequest, number: int, marker: Path) -> tuple[str, Any]:
+    """Run the ranks of one more node until the training ends; return ("made", the key) or ("failed", the error).
 
     Args:
-        number: of the machine, from 1.
-        sign: a file in the folder of the first machine's job, which all must see.
+        number: of the node, from 1.
+        marker: a file in the folder of the first node's job, which every node must see.
     """
-    return run_call(_accompany, (order, number, sign), {}, order.asker)
+    return run_call(_run_other_node, (request, number, marker), {}, request.caller)
 
 
-def _accompany(order: TrainingRequest, number: int, sign: Path) -> str:
-    if not sign.exists():
+def _run_other_node(request: TrainingRequest, number: int, marker: Path) -> str:
+    if not marker.exists():
         raise ConfigError(
-            f"{socket.gethostname()} does not see {sign.parent}: machines that train together need PAIRMILL_HOME on a disk "
-            "that all share, at one path"
+            f"{socket.gethostname()} does not see {marker.parent}: nodes that train together need PAIRMILL_HOME on a "
+            "shared disk, at the same path on each"
         )
-    folder = _home(order) / "jobs" / f"train-{order.key}-{number}"
-    inputs = {manifest.stage: manifest for manifest in order.upstream}
-    draft = Draft(order.context.store, "train", order.key)
-    job = job_of(Work(order.config, order.seed, inputs, draft, order.context), folder / "shards", sign.parent)
-    launcher = build_launcher(order.config, order.key, folder, _address())
-    while sign.exists():  # a machine that is lost has the others' torchrun end, or meet anew
+    folder = _home(request) / "jobs" / f"train-{request.key}-{number}"
+    inputs = {manifest.stage: manifest for manifest in request.upstream}
+    draft = Draft(request.context.store, "train", request.key)
+    job = build_job(
+        Work(request.config, request.seed, inputs, draft, request.context), folder / "shards", marker.parent
+    )
+    launcher = build_launcher(request.config, request.key, folder, _node_address())
+    while marker.exists():  # after the loss of a node, torchrun ends on the others, or restarts the rendezvous
         try:
             run_job("training.train", job, folder, launcher=launcher)
             break
         except JobFailed as error:
             logger.warning("%s", error)
-    return order.key
+    return request.key
 
 
-def _address() -> str:
+def _node_address() -> str:
     from ray.util import get_node_ip_address  # pyright: ignore[reportMissingImports]
 
     return get_node_ip_address()

@@ -1,8 +1,8 @@
-"""Shards for a training whose dataset is larger than its disk: brought from the store as the trainer wants them.
+"""Download shards as the trainer requests them, for a dataset larger than the disk of the training machine.
 
-The trainer holds no credentials. It writes what it will read next into `wanted.json` (training/data/shard_files.py); as much of
-that as fits is kept in its folder, in that order, and all else goes. Each shard is compared with its checksum before it
-gets its name.
+The trainer holds no credentials. It writes the shards that it reads next into `wanted.json` (training/data/shard_files.py).
+Those that fit are kept in its folder, in that order, and all others deleted. A shard gets its name after its checksum is
+verified.
 """
 
 import json
@@ -22,83 +22,81 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 END_SECONDS = 5.0
-"""How long the end of a job waits for a fetch that is under way."""
+"""How long the end of a job waits for a download in progress."""
 
 
 class ShardSupply:
-    """Fills and empties a folder with shards, on a thread, while the `with` lasts; nothing where `limit` is 0.
+    """Downloads and deletes the shards of a folder from a thread, inside a `with`; does nothing if `limit` is 0.
 
     Args:
-        shards: by name in the store; each file is called by the last part of its name.
-        folder: the trainer's; what lies there from an earlier try is compared and used.
-        limit: most bytes of shards in the folder.
+        shards: parts by their name in the store; a local file has the last component of that name.
+        folder: the trainer's shards; those of an earlier attempt are verified and used.
+        limit: maximum size of the shards in the folder, in bytes.
     """
 
     def __init__(self, store: Store, shards: Mapping[str, Part], folder: Path, limit: int):
         self._store, self._folder, self._limit = store, folder, limit
         self._stored = {name.rpartition("/")[2]: name for name in shards}
         self._parts = {name.rpartition("/")[2]: part for name, part in shards.items()}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="shards", daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shards", daemon=True)
 
     def __enter__(self) -> "ShardSupply":
         if self._limit:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for name in (WANTED, REFUSED):  # of an earlier try
+            for name in (WANTED, REFUSED):  # of an earlier attempt
                 (self._folder / name).unlink(missing_ok=True)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         if self._thread.ident is not None:
             self._thread.join(END_SECONDS)
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         try:
-            self._look_over()
-            while not self._over.wait(POLL_SECONDS):
-                while not self._over.is_set() and self._step():
+            self._delete_damaged()
+            while not self._ended.wait(POLL_SECONDS):
+                while not self._ended.is_set() and self._supply_next():
                     pass
-        except Exception as error:  # the boundary of a thread: the trainer, which waits, must end, and say why
-            logger.warning("no more shards: %s: %s", type(error).__name__, error)
+        except Exception as error:  # the boundary of a thread: the waiting trainer must end, with this error
+            logger.warning("the supply of shards ended: %s: %s", type(error).__name__, error)
             code = error.exit_code if isinstance(error, PairmillError) else 1
             part = self._folder / f".{REFUSED}"
             with suppress(OSError):
                 part.write_text(canonical_json({"exit_code": code, "message": f"{type(error).__name__}: {error}"}))
                 part.replace(self._folder / REFUSED)
 
-    def _look_over(self) -> None:
-        """Remove what an earlier try left and is not whole."""
+    def _delete_damaged(self) -> None:
+        """Delete incomplete and damaged shards of an earlier attempt."""
         for path in self._folder.glob("*.tar*"):
             part = self._parts.get(path.name)
             if part is None or path.stat().st_size != part.bytes or file_sha256(path) != part.sha256:
                 path.unlink()
 
-    def _step(self) -> bool:
-        """Remove what is not wanted, and bring one shard; whether there may be another."""
+    def _supply_next(self) -> bool:
+        """Delete the shards that are not requested, and download one; return whether there may be another."""
         try:
-            wanted = json.loads((self._folder / WANTED).read_text("utf-8"))
-        except FileNotFoundError:  # the trainer is not as far
+            requested = json.loads((self._folder / WANTED).read_text("utf-8"))
+        except FileNotFoundError:  # the trainer has not written it yet
             return False
         keep, free = dict[str, None](), self._limit
-        for name in wanted:
+        for name in requested:
             if (free := free - self._parts[name].bytes) < 0:
                 break
             keep[name] = None
-        here = {path.name for path in self._folder.glob("*.tar")}
-        for name in here - keep.keys():
+        local = {path.name for path in self._folder.glob("*.tar")}
+        for name in local - keep.keys():
             (self._folder / name).unlink()
-        missing = next((name for name in keep if name not in here), None)
+        missing = next((name for name in keep if name not in local), None)
         if missing is not None:
-            self._bring(missing)
+            self._download(missing)
         return missing is not None
 
-    def _bring(self, name: str) -> None:
+    def _download(self, name: str) -> None:
         part = self._folder / f"{name}.part"
         self._store.download(self._stored[name], part)
         if file_sha256(part) != self._parts[name].sha256:
-            raise ContractError(
-                f"shard {self._stored[name]} is not what its dataset's manifest says: its sha256 is another one"
-            )
+            raise ContractError(f"shard {self._stored[name]} differs from the sha256 in its dataset's manifest")
         part.rename(self._folder / name)

@@ -1,7 +1,7 @@
-"""train: contrastive pre-training as a subprocess job under torchrun.
+"""The stage `train`: contrastive pre-training as a subprocess job, under torchrun if it has several ranks.
 
-The job's folder, with its checkpoints, lies under the local home and is named after the snapshot's key, so a killed
-training goes on from its last checkpoint, on another machine from the last that the store has. The finished weights are
+The job's folder, with its checkpoints, is in the local home folder and named after the key of the snapshot, so a killed
+training resumes from its last checkpoint; on another machine, from the last one in the store. The finished weights are
 committed to the store.
 """
 
@@ -40,19 +40,19 @@ STEP = re.compile(r"\bstep\s+(\d+)\s*/\s*(\d+)")
 
 
 def external_inputs(config: TrainConfig) -> list[Input]:
-    """The files that a config names, digested: dimensions of one's own, a vocabulary, weights to start from.
+    """Return the digests of the files that a config names: a model config, a vocabulary, initial weights.
 
-    What is named on the Hub is known by its name alone: `@revision` holds it still.
+    A model on the Hub is identified by its name alone: `@revision` fixes its content.
 
-    Raises: ConfigError where a file is not there.
+    Raises: ConfigError if a file is missing.
     """
-    named = {"train.model": config.model if config.model.endswith(".json") else None}
-    named["train.vocabulary"] = None if config.vocabulary in ("captions", "clip") else config.vocabulary
-    named["train.init"] = None if (config.init or "").startswith("hf-hub:") else config.init
-    return [_file_input(field, Path(name)) for field, name in named.items() if name is not None]
+    paths = {"train.model": config.model if config.model.endswith(".json") else None}
+    paths["train.vocabulary"] = None if config.vocabulary in ("captions", "clip") else config.vocabulary
+    paths["train.init"] = None if (config.init or "").startswith("hf-hub:") else config.init
+    return [_digest_input(field, Path(path)) for field, path in paths.items() if path is not None]
 
 
-def _file_input(field: str, path: Path) -> Input:
+def _digest_input(field: str, path: Path) -> Input:
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     try:
         digests = [[file.name, file_sha256(file)] for file in files]
@@ -62,10 +62,10 @@ def _file_input(field: str, path: Path) -> Input:
 
 
 def make(work: Work[TrainConfig]) -> StageOutput:
-    """Train on the packed dataset until the last step and write the weights, the tokenizer and the curves.
+    """Train on the packed dataset and write the weights, the tokenizer and the curves.
 
-    The job's folder goes once a record says that all it made is in the store: whenever the run is killed, one of the two
-    is there to go on from.
+    The job's folder is deleted once a record states that all its output is in the store: whenever the run is killed, it can
+    resume from one of the two.
     """
     folder = work.context.home / "jobs" / f"train-{work.draft.key}"
     record = work.draft.done("train") or work.draft.finish(_train(work, folder))
@@ -74,40 +74,45 @@ def make(work: Work[TrainConfig]) -> StageOutput:
 
 
 def _train(work: Work[TrainConfig], folder: Path) -> Record:
-    dataset, shards = work.inputs["pack"], folder / "shards"
-    job = job_of(work, shards, folder)
-    launcher = build_launcher(work.config, work.draft.key, folder)
-    if work.config.nnodes != "1" and work.config.launch != "ray":
+    """Run the job to its last step and put its output into the store."""
+    dataset, shards, config = work.inputs["pack"], folder / "shards", work.config
+    job = build_job(work, shards, folder)
+    launcher = build_launcher(config, work.draft.key, folder)
+    if config.nnodes != "1" and config.launch != "ray":
         command = " ".join(["python", *launcher, "-m", "training.train", str(folder / "job.json")])
         logger.warning(
-            "train: %s machines meet; on each other one run: %s=1 %s", work.config.nnodes, ELSEWHERE, command
+            "train: waiting for %s nodes; on each other node run: %s=1 %s", config.nnodes, ELSEWHERE, command
         )
 
-    mirror = CheckpointMirror(work.draft, folder, work.config.keep_checkpoints)
+    mirror = CheckpointMirror(work.draft, folder, config.keep_checkpoints)
 
-    def follow(line: str) -> None:
+    def follow_log(line: str) -> None:
         logger.info("%s", line)
-        mirror.see(line)
+        mirror.follow_log(line)
         if match := STEP.search(line):
             work.context.progress(int(match[1]), int(match[2]), line)
 
     tars = {dataset.path(part.name): part for part in dataset.named("", ".tar")}
-    supply = ShardSupply(work.draft.store, tars, shards, work.config.shard_cache_bytes)
+    supply = ShardSupply(work.draft.store, tars, shards, config.shard_cache_bytes)
     with mirror, supply, LiveRun(work, folder):
         mirror.restore()
-        run_job("training.train", job, folder, launcher=launcher, on_line=follow)
+        run_job("training.train", job, folder, launcher=launcher, on_line=follow_log)
+    return _collect_output(work, folder)
+
+
+def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
     if (interim := folder / "evidence-suite.jsonl").exists():
         parts.append(work.draft.put_file(interim.name, interim))
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    last_row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     precision = json.loads((folder / "done.json").read_text())["precision"]
-    facts = {"final": last, "model": work.config.model, "precision": precision}
-    samples = dataset.counts.kept
+    facts = {"final": last_row, "model": work.config.model, "precision": precision}
+    samples = work.inputs["pack"].counts.kept
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
-def job_of(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, Any]:
-    """What the job file is to hold; brings the shards here, or what is needed of all of them.
+def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, Any]:
+    """Return the content of the job file, and download the shards, or their indexes if the shards are supplied later.
 
     Args:
         shards: folder for them.
@@ -115,10 +120,11 @@ def job_of(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, Any
     """
     dataset, limit = work.inputs["pack"], work.config.shard_cache_bytes
     tars = dataset.named("", ".tar")
+    download = _download_indexes if limit else _download_shards
     job: dict[str, Any] = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,
-        "shards": [str(shard) for shard in (_beside if limit else _whole)(work.draft.store, dataset, shards)],
+        "shards": [str(shard) for shard in download(work.draft.store, dataset, shards)],
         "checksums": {part.name: part.sha256 for part in tars},
         "arriving": {part.name: part.bytes for part in tars} if limit else {},
         "output": str(output),
@@ -130,31 +136,30 @@ def job_of(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, Any
 
 
 def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | None = None) -> tuple[str, ...]:
-    """The launcher of a job on all its ranks: here, or on each of several machines that meet.
+    """Return the command that starts all ranks of this node.
 
     Args:
-        address: of this machine where the others meet at another one; only Ray knows it.
+        address: IP address of this node, if another one is the rendezvous; only Ray provides it.
     """
     if config.nnodes == "1":
         return torchrun_launcher(config.nproc, folder)
-    meet = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
-    if config.launch == "ray":  # torchrun would guess both from names, which may not lead to the machine
+    rendezvous = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
+    if config.launch == "ray":  # torchrun would infer both from host names, which may not resolve to the node
         host = str(config.rdzv_endpoint).rpartition(":")[0]
-        meet += (f"--local-addr={address or host}", f"--rdzv-conf=is_host={int(address is None)}")
-    return torchrun_launcher(
-        config.nproc, folder, (*meet, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}")
-    )
+        rendezvous += (f"--local-addr={address or host}", f"--rdzv-conf=is_host={int(address is None)}")
+    options = (*rendezvous, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}")
+    return torchrun_launcher(config.nproc, folder, options)
 
 
-def _whole(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
-    """All shards, on this machine; and their indexes, beside them."""
+def _download_shards(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
+    """Download all shards and their indexes; return the shards."""
     for index in dataset.named("", ".idx"):
         store.local(dataset.path(index.name), keep_in=folder)
     return [store.local(dataset.path(part.name), keep_in=folder) for part in dataset.named("", ".tar")]
 
 
-def _beside(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
-    """Where the shards will lie, beside what is needed of all of them: their indexes and rows."""
+def _download_indexes(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
+    """Download the indexes and rows of all shards; return the paths that the shards will have."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in (*dataset.named("", ".idx"), *dataset.named("part-", ".parquet")):
         if not (folder / part.name).exists():

@@ -1,4 +1,4 @@
-"""The end of a trainer comes through torchrun, which itself always ends with 1."""
+"""The exit code of a trainer under torchrun, which itself always ends with 1."""
 
 import pytest
 
@@ -9,8 +9,8 @@ from tasks.engine.subprocess_job import run_job
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
 
 
-def test_a_killed_trainer_is_worth_another_try(tmp_path, monkeypatch):
-    """Out of memory, or a machine that is taken back. tests/unit/tasks/engine/test_subprocess_job.py has what a broken one is."""
+def test_job_is_retryable_when_its_trainer_is_killed(tmp_path, monkeypatch):
+    """As by lack of memory or pre-emption; tests/unit/tasks/engine/test_subprocess_job.py has the other exit codes."""
     monkeypatch.setattr(tasks.engine.subprocess_job, "CHECKOUT", tmp_path)
     (tmp_path / "a_trainer.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     with pytest.raises(JobFailed, match="SIGKILL") as caught:

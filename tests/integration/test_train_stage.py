@@ -1,6 +1,6 @@
 """The train stage over torchrun: a dataset on S3, larger than the disk for its shards, becomes a snapshot.
 
-Checkpoints are in the store on the way.
+Its checkpoints are in the store while it trains.
 """
 
 import json
@@ -27,7 +27,7 @@ def dataset(store: Store) -> Manifest:
     return build_manifest("pack", parts, key=draft.key, counts=Counts(input=24, kept=24))
 
 
-def test_a_dataset_becomes_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server) -> None:
+def test_train_makes_a_model_from_a_dataset_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server) -> None:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "cache"))
@@ -48,9 +48,9 @@ def test_a_dataset_becomes_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     planned = plan(TRAIN, TrainConfig.model_validate(settings | more), 0, [packs])
     manifest = make(planned, Context(store=store, home=tmp_path / "home", progress=progress))
     assert {part.name for part in manifest.parts} >= {"model.safetensors", "metrics.jsonl", "evidence-throughput.jsonl"}
-    assert manifest.facts["final"]["samples_seen"] < 6 * 24, "some are seen in half of the epochs"
+    assert manifest.facts["final"]["samples_seen"] < 6 * 24, "some samples take part in half of the epochs"
     assert manifest.counts.kept == 24
-    assert seen, "checkpoints are in the store while training goes on"
+    assert seen, "the store has checkpoints during the training"
     assert 0 < max(most) <= 4
     assert not [name for name in store.names("train") if "/_work/" in name]
     throughput = [json.loads(line) for line in store.read(manifest.path("evidence-throughput.jsonl")).splitlines()]

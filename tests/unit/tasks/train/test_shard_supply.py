@@ -1,4 +1,4 @@
-"""A training whose shards come and go: the same bits as with all of them here, and no more of them than the disk holds."""
+"""A training with supplied shards makes the same bytes as one with all shards on its disk, within the limit of the disk."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def size_of(dataset: Dataset, shards: int) -> int:
 
 
 def job_of(dataset: Dataset, folder: Path, limit: int, **more: object) -> Path:
-    """A job whose shards come, or are here where there is no limit."""
+    """Write a job whose shards are supplied while it runs, or all present if `limit` is 0."""
     store, parts = dataset
     shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def job_of(dataset: Dataset, folder: Path, limit: int, **more: object) -> Path:
     return folder / "job.json"
 
 
-def made_by(folder: Path) -> dict[str, bytes]:
+def read_outputs(folder: Path) -> dict[str, bytes]:
     return {name: (folder / "out" / name).read_bytes() for name in OUTPUTS}
 
 
@@ -62,52 +62,51 @@ def supply(dataset: Dataset, job: Path, limit: int) -> ShardSupply:
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[list[int]]:
-    """Bytes of shards in a folder, looked at all the time."""
-    seen, over = [0], threading.Event()
+def measured_sizes(folder: Path) -> Iterator[list[int]]:
+    """Measure the total size of the shards in a folder continuously; yields the list of the sizes, in bytes."""
+    sizes, ended = [0], threading.Event()
 
-    def look() -> None:
-        while not over.wait(0.001):
-            with suppress(FileNotFoundError), os.scandir(folder) as entries:  # one goes while it is looked at
-                seen.append(sum(e.stat().st_size for e in entries if ".tar" in e.name))
+    def measure() -> None:
+        while not ended.wait(0.001):
+            with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a shard may be deleted meanwhile
+                sizes.append(sum(e.stat().st_size for e in entries if ".tar" in e.name))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=measure)
     thread.start()
     try:
-        yield seen
+        yield sizes
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 
-def test_shards_that_come_and_go_make_the_same_model(
+def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_and_a_shard_damaged(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when the training is stopped in between, and what lies there then is damaged."""
     assert main([str(job_of(dataset, tmp_path / "here", 0))]) == 0
     limit = size_of(dataset, 4)
     job = job_of(dataset, tmp_path / "come", limit)
     loss, calls = step_module.contrastive_loss, []
 
-    def stop_in_sixth(*arguments: object) -> object:
+    def stop_in_sixth_step(*arguments: object) -> object:
         calls.append(1)
         if len(calls) == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(step_module, "contrastive_loss", stop_in_sixth)
-    with supply(dataset, job, limit), watched(job.parent / "shards") as seen:
+    monkeypatch.setattr(step_module, "contrastive_loss", stop_in_sixth_step)
+    with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as sizes:
         assert main([str(job)]) == 75
     damaged = next((job.parent / "shards").glob("*.tar"))
     damaged.write_bytes(damaged.read_bytes()[::-1])
-    with supply(dataset, job, limit), watched(job.parent / "shards") as seen_later:
+    with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as later_sizes:
         assert main([str(job)]) == 0
-    assert 0 < max(seen + seen_later) <= limit < size_of(dataset, 6)
-    assert made_by(tmp_path / "come") == made_by(tmp_path / "here")
+    assert 0 < max(sizes + later_sizes) <= limit < size_of(dataset, 6)
+    assert read_outputs(tmp_path / "come") == read_outputs(tmp_path / "here")
     assert len((tmp_path / "come/out/metrics.jsonl").read_text().splitlines()) == len(calls)
 
 
-def test_a_shard_that_is_another_one_or_gone_ends_the_job_with_its_name(
+def test_job_ends_with_the_name_of_a_shard_that_is_damaged_or_missing(
     dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit = size_of(dataset, 4)
@@ -118,14 +117,14 @@ def test_a_shard_that_is_another_one_or_gone_ends_the_job_with_its_name(
     job = job_of(dataset, tmp_path / "a", limit)
     with supply(dataset, job, limit):
         assert main([str(job)]) == 3
-    assert f"shard {name} is not what its dataset's manifest says" in caplog.text
+    assert f"shard {name} differs from the sha256 in its dataset's manifest" in caplog.text
     path.unlink()
     with supply(dataset, job, limit):
         assert main([str(job)]) == 75
     assert f"no such object: {path}" in caplog.text
 
 
-def test_a_disk_that_is_too_small_is_said_before_the_first_step(
+def test_job_ends_before_its_first_step_when_the_limit_is_too_small(
     dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = job_of(dataset, tmp_path / "a", size_of(dataset, 3))

@@ -1,4 +1,4 @@
-"""The files that a training reads beside its dataset are part of its snapshot's key."""
+"""The files that a training reads besides its dataset are part of the key of its snapshot."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def key(config: TrainConfig) -> str:
     return plan(TRAIN, config, 0, []).key
 
 
-def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> None:
+def test_key_changes_with_the_content_of_the_initial_weights(tmp_path: Path) -> None:
     weights, folder = tmp_path / "weights.safetensors", tmp_path / "model"
     folder.mkdir()
     for source, file in ((weights, weights), (folder, folder / "model.safetensors")):
@@ -26,7 +26,7 @@ def test_other_weights_of_the_same_name_are_another_training(tmp_path: Path) -> 
         assert key(config) != first
 
 
-def test_names_that_are_no_files_are_known_by_themselves() -> None:
+def test_key_changes_with_the_name_of_a_model_on_the_hub() -> None:
     assert (
         external_inputs(TrainConfig())
         == external_inputs(TrainConfig(vocabulary="clip", init="hf-hub:owner/name@abc"))
@@ -36,6 +36,6 @@ def test_names_that_are_no_files_are_known_by_themselves() -> None:
 
 
 @pytest.mark.parametrize("field", ["init", "vocabulary"])
-def test_a_missing_file_is_told_before_training(field: str) -> None:
+def test_external_inputs_raise_for_a_missing_file(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"train\.{field}: .*missing\.json cannot be read"):
         external_inputs(TrainConfig.model_validate({field: "missing.json"}))

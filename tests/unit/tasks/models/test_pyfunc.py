@@ -1,0 +1,58 @@
+"""The registered model: which cells are images, and that models with different versions of the code can be loaded together."""
+
+import base64
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataops.home import CHECKOUT
+
+SCORE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from types import SimpleNamespace
+sys.path.insert(0, sys.argv[2])
+import training.model
+assert training.model.VERSION == 1
+sys.path.insert(0, sys.argv[3])  # as MLflow does with the code of a model
+import importlib.util
+import pandas as pd
+spec = importlib.util.spec_from_file_location("pyfunc", sys.argv[4])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+model, context = module.ClipModel(), SimpleNamespace(model_config={}, artifacts={"model": sys.argv[1]})
+model.load_context(context)
+from training.model import VERSION
+assert VERSION == 1 and "training.model.checkpoint" not in sys.modules
+scores = model.predict(context, pd.DataFrame({"image": [b"no image"]}), {"texts": ["a red kite"]})
+print(scores["error"][0])
+"""
+
+
+# mlflow.pyfunc warns about its own type hints when it is imported
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
+def test_image_bytes_accepts_bytes_and_base64_but_no_path_or_url() -> None:
+    from tasks.models.pyfunc import image_bytes
+
+    data = b"\x89PNG" + bytes(range(256))
+    text = base64.b64encode(data).decode()
+    for value in (data, bytearray(data), memoryview(data), text, f"data:image/png;base64,{text}"):
+        assert image_bytes(value) == data
+    for value in (str(Path(__file__)), "http://example.org/x.png", "file:///etc/passwd", "", None, 3.5, float("nan")):
+        assert image_bytes(value) == b""
+
+
+def test_model_imports_its_own_code_when_the_process_has_another_version_of_it(
+    finished_model: Path, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "training"
+    earlier.mkdir()
+    (earlier / "__init__.py").touch()
+    (earlier / "model.py").write_text("VERSION = 1\n")
+    pyfunc = CHECKOUT / "tasks" / "models" / "pyfunc.py"
+    command = [sys.executable, "-c", SCORE, str(finished_model), str(tmp_path), str(CHECKOUT), str(pyfunc)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "neither image bytes nor base64"
