@@ -40,7 +40,7 @@ def test_export_leaves_no_files_when_the_form_does_not_fit(finished_model: Path,
 
 
 def test_export_raises_for_an_unknown_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"no such file or folder.*; nor is it the key"):
+    with pytest.raises(ConfigError, match=r"no such file or folder.*; it is not the key"):
         export("fedcba9876543210", "hf", tmp_path / "out", tmp_path / "home", str(tmp_path / "store"), as_json=True)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):

@@ -1,4 +1,4 @@
-"""The registered model: which cells are images, and that models with different versions of the code can be loaded together."""
+"""The registered model: which cells are images, and models with different versions of the code in one process."""
 
 import base64
 import subprocess
@@ -26,7 +26,7 @@ model, context = module.ClipModel(), SimpleNamespace(model_config={}, artifacts=
 model.load_context(context)
 from training.model import VERSION
 assert VERSION == 1 and "training.model.checkpoint" not in sys.modules
-scores = model.predict(context, pd.DataFrame({"image": [b"no image"]}), {"texts": ["a red kite"]})
+scores = model.predict(context, pd.DataFrame({"image": ["no image"]}), {"texts": ["a red kite"]})
 print(scores["error"][0])
 """
 

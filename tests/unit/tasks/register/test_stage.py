@@ -77,7 +77,7 @@ def test_no_tracking_address_is_refused_with_the_remedy(monkeypatch: pytest.Monk
     ],
 )
 def test_credentials_are_cut_out(text: str, clean: str) -> None:
-    assert tracking.without_credentials(text) == clean
+    assert tracking.remove_credentials(text) == clean
 
 
 def test_links_hold_no_credentials_and_open_the_classic_pages() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints in the store: complete, restored on another machine, and without effect on the training if the store fails."""
+"""Checkpoints in the store: complete, restored on another machine, and no effect on the training if the store fails."""
 
 import json
 from pathlib import Path
