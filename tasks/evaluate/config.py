@@ -10,28 +10,28 @@ from training.evaluation.suite import Suite, load_suite
 
 
 class EvaluateConfig(StageConfig):
-    """The `[evaluate]` table."""
+    """Settings of the evaluation."""
 
-    # The suite's digest is an input of the stage: where its files lie says nothing about the result.
+    # The suite's digest is an input of the stage: the folder of its files does not change the result.
     execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data", "device", "nproc"})
 
     suite: Path = Path("configs/suites/demo.toml")
     """TOML file with the list of tasks."""
     data: Path | None = None
-    """Folder that the tasks' relative roots start from; the suite file's own folder where none is given."""
+    """Folder of the tasks' relative roots; by default the folder of the suite file."""
     batch_size: int = Field(default=256, ge=1)
-    """Images encoded at once."""
+    """Number of images that are encoded at a time."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the weights and of all that the towers compute."""
+    """Precision of the weights and of the computation in both towers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where torch sees it, else cpu."""
+    """Device; auto is cuda if torch finds one, else cpu."""
     nproc: int = Field(default=1, ge=1)
-    """Processes that share out the work, on one GPU each, or on the cores."""
+    """Number of processes that share the work, on one GPU each, or on the CPU cores."""
     contamination: bool = True
-    """Look for the suite's pictures among those that the model was trained on."""
+    """Whether to search the training images for the suite's images."""
 
     def load(self) -> Suite:
-        """The suite, checked. Raises: ConfigError that lists all that is wrong with it."""
+        """Return the suite, validated. Raises: ConfigError, which lists all problems."""
         return load_suite(self.suite, self.data)
 
     def problems(self) -> list[str]:

@@ -1,8 +1,8 @@
-"""Evaluation sets from the Hub: the files that a suite needs, checked, into one folder a set.
+"""Download the evaluation sets of a suite from the Hub, and check the files; each set has its own folder.
 
-huggingface_hub downloads, and resumes what was cut off. A set is whole when its `fetched.json` is there, which is
-written last and names the revision and every file with its sha256. The server is `HF_ENDPOINT`, where the environment
-names one. A set of torchvision's is written into the same layout by training/evaluation/torchvision_sets.py.
+huggingface_hub downloads, and resumes interrupted downloads. A set is complete when it has a `fetched.json`, which is
+written last and holds the revision and every file with its sha256. The environment variable `HF_ENDPOINT` names another
+server. Sets of torchvision are written in the same layout by training/evaluation/torchvision_sets.py.
 """
 
 import hashlib
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 RECORD = "fetched.json"
 LISTS = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, ASSOCIATIONS)
+"""Files beside the splits that a set may have."""
 TORCHVISION = "torchvision/"
+"""Prefix of a source that is a set of torchvision."""
 State = Literal["fetched", "reused", "missing", "failed"]
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FetchResult:
-    """What became of one set."""
+    """The outcome for one set."""
 
     name: str
     source: str
@@ -48,13 +50,13 @@ class FetchResult:
 
 
 class _Unavailable(Exception):
-    """This set cannot be had, the others can."""
+    """Raised when one set cannot be fetched."""
 
 
 def fetch_suite(path: Path, data_root: Path) -> list[FetchResult]:
-    """Bring every set of a suite that has a source into `data_root`; what cannot be had is listed with its reason.
+    """Fetch every set of a suite that has a source into `data_root`; a set that cannot be fetched has a reason.
 
-    Raises: ConfigError where the file is no suite, or names no source at all.
+    Raises: ConfigError if the file is no suite, or names no source at all.
     """
     _, labelled, problems = read_tasks(path, data_root)
     if problems:
@@ -62,16 +64,16 @@ def fetch_suite(path: Path, data_root: Path) -> list[FetchResult]:
     tasks = [task for _, task in labelled]
     if not any(task.source or task.missing for task in tasks):
         raise ConfigError(
-            f"{path}: none of its sets has a source; put their folders below the folder that you give as --data"
+            f"{path}: none of its sets has a source; put their folders into the folder that you pass as --data"
         )
     results: list[FetchResult] = []
     done: dict[str, set[str]] = {}
     for task in tasks:
-        wanted = set(task.splits())
-        if task.root in done and wanted <= done[task.root]:
+        splits = set(task.splits())
+        if task.root in done and splits <= done[task.root]:
             continue
         results.append(_fetch(task))
-        done.setdefault(task.root, set()).update(wanted)
+        done.setdefault(task.root, set()).update(splits)
         logger.info("%s: %s %s", task.name, results[-1].state, results[-1].reason)
     return results
 
@@ -81,42 +83,41 @@ def _fetch(task: Task) -> FetchResult:
         return FetchResult(task.name, task.source, "missing", task.missing)
     folder = Path(task.root)
     if not task.source:
-        there = folder.is_dir()
-        return FetchResult(
-            task.name, "", "reused" if there else "missing", "" if there else f"no source; put it at {folder}"
-        )
+        if folder.is_dir():
+            return FetchResult(task.name, "", "reused")
+        return FetchResult(task.name, "", "missing", f"no source; put it at {folder}")
     if task.source.startswith(TORCHVISION):
-        return _from_torchvision(task, folder)
+        return _write_torchvision_set(task, folder)
     try:
-        if whole := _whole(folder, task):
-            return FetchResult(task.name, task.source, "reused", bytes=whole)
+        if size := _complete_size(folder, task):
+            return FetchResult(task.name, task.source, "reused", bytes=size)
         return FetchResult(task.name, task.source, "fetched", bytes=_download(task, folder))
     except _Unavailable as error:
         return FetchResult(task.name, task.source, "failed", redact(str(error)))
 
 
-def _whole(folder: Path, task: Task) -> int:
-    """Bytes of the set where it is there with all wanted splits, else 0."""
+def _complete_size(folder: Path, task: Task) -> int:
+    """Return the size of the set in bytes if it is complete with all splits of the task, else 0."""
     try:
         record = json.loads((folder / RECORD).read_text("utf-8"))
         files: dict[str, Any] = record["files"]
-        asked_before = record["source"] == task.source and set(task.splits()) <= set(record["splits"])
+        is_same = record["source"] == task.source and set(task.splits()) <= set(record["splits"])
         sizes_fit = all((folder / name).stat().st_size == file["bytes"] for name, file in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-    return sum(file["bytes"] for file in files.values()) if asked_before and sizes_fit else 0
+    return sum(file["bytes"] for file in files.values()) if is_same and sizes_fit else 0
 
 
 def _download(task: Task, folder: Path) -> int:
-    """Bring the files of the wanted splits, check each, and write the record."""
+    """Download the files of the task's splits, check each, and write the record; returns the size in bytes."""
     for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}.items():
         os.environ.setdefault(name, value)
-    for client in ("httpx", "httpx2"):  # which tell each request
+    for client in ("httpx", "httpx2"):  # which log each request
         logging.getLogger(client).setLevel(logging.WARNING)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    refused: Any = HfHubHTTPError.__bases__  # its HTTP client's error, whichever client that is, and OSError
+    http_errors: Any = HfHubHTTPError.__bases__  # the error of its HTTP client, whichever that is, and OSError
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     try:
         info = api.dataset_info(task.source, files_metadata=True)
@@ -124,34 +125,32 @@ def _download(task: Task, folder: Path) -> int:
         _check_listing([each.rfilename for each in siblings], task)
         files = {}
         for sibling in siblings:
-            _bring(api, task.source, str(info.sha), sibling, folder)
-            path = folder / sibling.rfilename
-            files[sibling.rfilename] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    except (*refused, ValueError) as error:
-        raise _Unavailable(
-            f"{task.source}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-        ) from error
+            _download_file(api, task.source, str(info.sha), sibling, folder)
+            files[sibling.rfilename] = _describe_file(folder / sibling.rfilename)
+    except (*http_errors, ValueError) as error:
+        first_line = str(error).strip().partition("\n")[0][:200]
+        raise _Unavailable(f"{task.source}: {type(error).__name__}: {first_line}") from error
     _write_record(folder, task, str(info.sha), files)
     return sum(file["bytes"] for file in files.values())
 
 
-def _from_torchvision(task: Task, folder: Path) -> FetchResult:
-    """Write a torchvision set into our layout; torchvision downloads it where it can."""
-    if not _whole(folder, task):
-        job = {"name": task.source.removeprefix(TORCHVISION), "splits": task.splits(), "output": str(folder)}
-        try:
-            run_job("training.evaluation.torchvision_sets", job, folder / ".torchvision")
-        except PairmillError as error:
-            return FetchResult(task.name, task.source, "failed", redact(str(error)).strip().splitlines()[-1])
-        names = [name for name in LISTS if (folder / name).is_file()]
-        names += [path.relative_to(folder).as_posix() for split in task.splits() for path in (folder / split).iterdir()]
-        files = {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
-            for name in sorted(names)
-        }
-        _write_record(folder, task, "", files)
-        return FetchResult(task.name, task.source, "fetched", bytes=_whole(folder, task))
-    return FetchResult(task.name, task.source, "reused", bytes=_whole(folder, task))
+def _write_torchvision_set(task: Task, folder: Path) -> FetchResult:
+    """Write a set of torchvision in our layout; torchvision downloads it where it can."""
+    if size := _complete_size(folder, task):
+        return FetchResult(task.name, task.source, "reused", bytes=size)
+    job = {"name": task.source.removeprefix(TORCHVISION), "splits": task.splits(), "output": str(folder)}
+    try:
+        run_job("training.evaluation.torchvision_sets", job, folder / ".torchvision")
+    except PairmillError as error:
+        return FetchResult(task.name, task.source, "failed", redact(str(error)).strip().splitlines()[-1])
+    names = [name for name in LISTS if (folder / name).is_file()]
+    names += [path.relative_to(folder).as_posix() for split in task.splits() for path in (folder / split).iterdir()]
+    _write_record(folder, task, "", {name: _describe_file(folder / name) for name in sorted(names)})
+    return FetchResult(task.name, task.source, "fetched", bytes=_complete_size(folder, task))
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _write_record(folder: Path, task: Task, revision: str, files: dict[str, Any]) -> None:
@@ -160,7 +159,7 @@ def _write_record(folder: Path, task: Task, revision: str, files: dict[str, Any]
 
 
 def _is_wanted(name: str, splits: Sequence[str]) -> bool:
-    """Lists and shards only; no name that leads out of the folder fits."""
+    """Return whether a file is a list or a shard of a split; a name that leads out of the folder is neither."""
     split, _, file = name.rpartition("/")
     in_split = split in splits and (file == SHARD_COUNT or re.fullmatch(r"\d{1,6}\.tar", file) is not None)
     return name in LISTS or in_split
@@ -171,8 +170,8 @@ def _check_listing(names: Iterable[str], task: Task) -> None:
         raise _Unavailable(f"{task.source}: has no {task.split}/{SHARD_COUNT}, so it is not in CLIP_benchmark's layout")
 
 
-def _bring(api: "HfApi", source: str, revision: str, sibling: "RepoSibling", folder: Path) -> None:
-    """Download one file, unless it is there and whole; check it against the digest that the Hub names."""
+def _download_file(api: "HfApi", source: str, revision: str, sibling: "RepoSibling", folder: Path) -> None:
+    """Download one file, unless an intact copy exists, and check it against the digest that the Hub lists."""
     path = folder / sibling.rfilename
     if path.is_file() and _is_intact(path, sibling):
         return
@@ -187,13 +186,15 @@ def _bring(api: "HfApi", source: str, revision: str, sibling: "RepoSibling", fol
         )
         if _is_intact(path, sibling):
             return
-        logger.warning("%s of %s has another checksum than the Hub names", sibling.rfilename, source)
+        logger.warning("%s of %s differs from the checksum that the Hub lists", sibling.rfilename, source)
     path.unlink()
-    raise _Unavailable(f"{source}: {sibling.rfilename} twice came with another checksum than the Hub names")
+    raise _Unavailable(
+        f"{source}: {sibling.rfilename} differs from the checksum that the Hub lists, after two downloads"
+    )
 
 
 def _is_intact(path: Path, sibling: "RepoSibling") -> bool:
-    """Whether a file is the Hub's: by sha256 where it is a large one, else by the id that git gives to its content."""
+    """Return whether a file equals the Hub's: by sha256 if it is a large file, else by the id of its git blob."""
     if sibling.size is not None and path.stat().st_size != sibling.size:
         return False
     if sibling.lfs is not None:
@@ -205,5 +206,5 @@ def _is_intact(path: Path, sibling: "RepoSibling") -> bool:
 
 
 def as_rows(results: Iterable[FetchResult]) -> list[dict[str, Any]]:
-    """For tables and --json."""
+    """Return the results as rows for tables and --json."""
     return [asdict(result) for result in results]

@@ -1,8 +1,8 @@
-"""Which pictures of a suite are among those that the model was trained on: evaluate's look at the dataset.
+"""Find the images of a suite that the model was trained on.
 
-A training picture is known by its row, which holds the sha256 of the bytes as fetched and the perceptual hash. Only where a
-hash comes near is the picture itself read from its shard, and laid over the evaluation picture. What copies are found, and
-how surely: docs/curate.md.
+A training image is known by its row, which holds the sha256 of the fetched bytes and the perceptual hash. Only where a
+hash is close, the image itself is read from its shard and correlated with the evaluation image. docs/curate.md describes
+which copies are found, and how reliably.
 """
 
 import logging
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.images import decode as images
+from dataops.images.decode import ImageRefused, decode_pixels
 from dataops.images.fingerprint import MATRIX_SIDE, compute_luminance, resize_plane
 from dataops.images.near_duplicates import find_close_pairs
 from dataops.images.overlap import index_image
@@ -32,9 +32,9 @@ from training.evaluation.sets import EvalSet
 from training.evaluation.suite import Suite
 
 INDEX_VERSION = 1
-"""Raised when the same pictures are known by something else."""
-AT_ONCE = 256
-"""Pictures that are held together."""
+"""Raised when images are indexed by other values."""
+BATCH_IMAGES = 256
+"""Number of images in memory at a time."""
 _INDEXED = pa.schema(
     [
         ("member", pa.string()),  # the sample's key
@@ -49,33 +49,32 @@ logger = logging.getLogger(__name__)
 
 
 def find_overlaps(suite: Suite, store: Store, pack: Manifest, home: Path, workers: int) -> pa.Table:
-    """The training pictures that the suite's sets have: MATCHES, `evaluation_set` a task's name, `member` a sample's key.
+    """Return the training images that are also in the suite's sets.
 
     Args:
-        pack: the dataset that was trained on.
-        home: where what is known of a set's pictures is kept for other models.
+        pack: the dataset that the model was trained on.
+        home: the index of a set is kept there for other models.
+
+    Returns: MATCHES, with the name of a task as `evaluation_set` and the key of a sample as `member`.
     """
-    trained, likeness = _trained(store, pack), OverlapThresholds()
+    trained, thresholds = _read_training_rows(store, pack), OverlapThresholds()
     found = [MATCHES.empty_table()]
     with ThreadPoolExecutor(workers, "overlap") as pool:
         for task in suite.tasks:
-            known_of = index_images(task.data, FolderStore(home / "overlap"), pool)
-            names = pa.array([task.name] * known_of.num_rows, pa.string())
-            known_of = known_of.append_column("evaluation_set", names)
-            near = trained.take(pa.array(_near(known_of, trained, likeness)))
-            looked_at = near.append_column("luminance", pa.array(_luminances(near, store, pack, pool), pa.binary()))
-            found.append(find_matches(looked_at, known_of, likeness, pool))
-            logger.info("evaluate: %d pictures of %s are in the training set", _distinct(found[-1]), task.name)
+            indexed = index_images(task.data, FolderStore(home / "overlap"), pool)
+            names = pa.array([task.name] * indexed.num_rows, pa.string())
+            indexed = indexed.append_column("evaluation_set", names)
+            candidates = trained.take(pa.array(_find_candidates(indexed, trained, thresholds)))
+            luminances = pa.array(_read_luminances(candidates, store, pack, pool), pa.binary())
+            found.append(find_matches(candidates.append_column("luminance", luminances), indexed, thresholds, pool))
+            count = len(found[-1]["member"].unique())
+            logger.info("evaluate: %d images of %s are in the training set", count, task.name)
     order: Any = [(name, "ascending") for name in MATCHES.names]
     return pa.concat_tables(found).sort_by(order)
 
 
-def _distinct(found: pa.Table) -> int:
-    return len(found["member"].unique())
-
-
-def _trained(store: Store, pack: Manifest) -> pa.Table:
-    """The dataset's rows, in the columns that are compared."""
+def _read_training_rows(store: Store, pack: Manifest) -> pa.Table:
+    """Return the rows of the dataset, in the columns that are compared."""
     parts = pack.named("part-", ".parquet")
     tables = [read_table(store, pack.path(part.name)) for part in parts]
     rows = pa.concat_tables(table.select(["uid", "sha256", "phash", "key", "shard"]) for table in tables)
@@ -84,29 +83,34 @@ def _trained(store: Store, pack: Manifest) -> pa.Table:
     return rows.append_column("drop_reason", pa.nulls(rows.num_rows, pa.string())).combine_chunks()
 
 
-def index_images(data: EvalSet, kept: FolderStore, pool: ThreadPoolExecutor) -> pa.Table:
-    """By what the pictures of a split are known (_INDEXED), made once for all models; unreadable ones are left out."""
+def index_images(data: EvalSet, index: FolderStore, pool: ThreadPoolExecutor) -> pa.Table:
+    """Return the index of the images of a split (_INDEXED), without those that cannot be decoded.
+
+    Args:
+        index: an index is written there once, for all models.
+    """
     files = [[path.relative_to(data.root).as_posix(), file_sha256(path)] for path in data.files()]
     name = f"{sha256(canonical_json([INDEX_VERSION, data.kind, data.split, files]).encode()).hexdigest()[:32]}.parquet"
-    if kept.size(name) is not None:
+    if index.size(name) is not None:
         try:
-            return pq.read_table(kept.local(name), schema=_INDEXED)
+            return pq.read_table(index.local(name), schema=_INDEXED)
         except (OSError, pa.ArrowException) as error:
-            logger.warning("%s is damaged (%s): its pictures are looked at again", kept.local(name), error)
+            logger.warning("%s is damaged (%s): its images are indexed again", index.local(name), error)
     samples = data.samples()
-    batches = iter(lambda: list(islice(samples, AT_ONCE)), [])
-    rows = [row for batch in batches for row in pool.map(_row, batch) if row is not None]
+    batches = iter(lambda: list(islice(samples, BATCH_IMAGES)), [])
+    rows = [row for batch in batches for row in pool.map(_index_sample, batch) if row is not None]
     table = pa.Table.from_pylist(rows, _INDEXED)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    kept.put(name, sink.getvalue().to_pybytes())
+    index.put(name, sink.getvalue().to_pybytes())
     return table
 
 
-def _row(sample: Sample) -> dict[str, Any] | None:
+def _index_sample(sample: Sample) -> dict[str, Any] | None:
+    """Return a row of _INDEXED, or None where the image cannot be decoded."""
     try:
-        plane, hashes = index_image(images.decode_pixels(sample.image))
-    except images.ImageRefused:
+        plane, hashes = index_image(decode_pixels(sample.image))
+    except ImageRefused:
         return None
     return {
         "member": sample.key,
@@ -116,18 +120,18 @@ def _row(sample: Sample) -> dict[str, Any] | None:
     }
 
 
-def _near(known_of: pa.Table, trained: pa.Table, likeness: OverlapThresholds) -> NDArray[np.int64]:
-    """The training rows that are worth a look, in order."""
-    queries = np.frombuffer(b"".join(known_of["hashes"].to_pylist()), "<u8").astype(np.uint64)
+def _find_candidates(indexed: pa.Table, trained: pa.Table, thresholds: OverlapThresholds) -> NDArray[np.int64]:
+    """Return the training rows with an equal sha256 or a close hash, in order."""
+    queries = np.frombuffer(b"".join(indexed["hashes"].to_pylist()), "<u8").astype(np.uint64)
     hashes = trained["phash"].to_numpy()
-    digests = set(known_of["sha256"].to_pylist())
-    same = [row for row, digest in enumerate(trained["sha256"].to_pylist()) if digest in digests]
-    near = [np.unique(pairs[:, 1]) for pairs in find_close_pairs(queries, hashes, likeness.distance)]
-    return np.unique(np.concatenate([np.array(same, np.int64), *near]))
+    digests = set(indexed["sha256"].to_pylist())
+    equal = [row for row, digest in enumerate(trained["sha256"].to_pylist()) if digest in digests]
+    close = [np.unique(pairs[:, 1]) for pairs in find_close_pairs(queries, hashes, thresholds.distance)]
+    return np.unique(np.concatenate([np.array(equal, np.int64), *close]))
 
 
-def _luminances(rows: pa.Table, store: Store, pack: Manifest, pool: ThreadPoolExecutor) -> list[bytes]:
-    """What is laid over evaluation pictures, of each row; rows of a shard come together."""
+def _read_luminances(rows: pa.Table, store: Store, pack: Manifest, pool: ThreadPoolExecutor) -> list[bytes]:
+    """Return the plane that is correlated with evaluation images, for each row; rows of a shard are adjacent."""
     found: list[bytes] = []
     for shard, group in groupby(rows.select(["shard", "key"]).to_pylist(), key=lambda row: row["shard"]):
         index = pack.path(f"{shard.removesuffix('.tar')}.idx")
@@ -137,12 +141,12 @@ def _luminances(rows: pa.Table, store: Store, pack: Manifest, pool: ThreadPoolEx
             for extension, member in sample.items()
             if extension not in _TEXTS
         )
-        place = {member.key: (member.offset, member.size) for member in members}
-        pictures = store.read_ranges(pack.path(shard), [place[row["key"]] for row in group])
-        for batch in iter(lambda pictures=pictures: list(islice(pictures, AT_ONCE)), []):
-            found += pool.map(_luminance, batch)
+        spans = {member.key: (member.offset, member.size) for member in members}
+        images = store.read_ranges(pack.path(shard), [spans[row["key"]] for row in group])
+        for batch in iter(lambda images=images: list(islice(images, BATCH_IMAGES)), []):
+            found += pool.map(_compute_plane, batch)
     return found
 
 
-def _luminance(data: bytes) -> bytes:
-    return resize_plane(compute_luminance(images.decode_pixels(data)), MATRIX_SIDE).tobytes()
+def _compute_plane(image: bytes) -> bytes:
+    return resize_plane(compute_luminance(decode_pixels(image)), MATRIX_SIDE).tobytes()

@@ -1,7 +1,7 @@
-"""The pictures of an MLflow run: the funnel, the training curves, and zero-shot accuracy beside chance.
+"""Draw the training curves, and zero-shot accuracy beside chance, as images for an MLflow run and for pages.
 
-Figures are made without pyplot, so that no window system and no global state is touched: they may be drawn in any thread.
-All text is data, never markup: `$` in a name is a dollar sign.
+Figures are made without pyplot, which needs global state and perhaps a window system: any thread can draw them. No text
+is parsed as markup: `$` in a name is a dollar sign.
 """
 
 import io
@@ -18,24 +18,26 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from dataops.escaping import escape_controls
 from dataops.formatting import format_percent
+from tasks.reports.page import shorten
 
 INK, GREY, PALE = "#1b2733", "#7b8794", "#dfe4ea"
 VALUE, CHANCE, OTHER = "#1f6feb", "#d1480f", "#3f4a56"
 NOISY = ("loss", "grad_norm")
+"""Quantities that are also drawn smoothed."""
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; the same figure gives the same bytes."""
+    """Return the figure as PNG; the same figure gives the same bytes."""
     sink = io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes: no reason to stop a run.
+        # a name in a script that the font lacks is drawn as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         FigureCanvasAgg(figure).print_png(sink, metadata={"Software": None})
     return sink.getvalue()
 
 
 def curves_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """One panel for each quantity that training logged, over steps; noisy ones also smoothed.
+    """Draw one panel for each quantity that training logged, over steps; noisy ones also smoothed.
 
     Args:
         rows: of metrics.jsonl, each with `step`.
@@ -51,26 +53,26 @@ def curves_figure(rows: Sequence[Mapping[str, float]]) -> Figure:
             axes.set_axis_off()
             continue
         points = [(row["step"], row[names[index]]) for row in rows if _is_finite(row.get(names[index]))]
-        _curve(axes, names[index], [p[0] for p in points], [p[1] for p in points])
+        _draw_curve(axes, names[index], [p[0] for p in points], [p[1] for p in points])
     return figure
 
 
-def _curve(axes: Axes, name: str, steps: Sequence[float], values: Sequence[float]) -> None:
+def _draw_curve(axes: Axes, name: str, steps: Sequence[float], values: Sequence[float]) -> None:
     _plain(axes)
     smooth = name in NOISY and len(values) > 50
     axes.plot(steps, values, color=VALUE, linewidth=0.6 if smooth else 1.3, alpha=0.35 if smooth else 1.0)
     if smooth:
-        axes.plot(steps, _smoothed(values), color=VALUE, linewidth=1.5)
+        axes.plot(steps, _smooth(values), color=VALUE, linewidth=1.5)
     if len(values) == 1:
         axes.plot(steps, values, "o", color=VALUE)
     axes.grid(axis="y", color=PALE, linewidth=0.7)
     axes.set_xlabel("step", color=GREY, fontsize=8)
     last = f"{values[-1]:.4g}"
-    axes.set_title(f"{_short(name, 60)}   (last {last})", loc="left", fontsize=10, color=INK, parse_math=False)
+    axes.set_title(f"{_shorten(name, 60)}   (last {last})", loc="left", fontsize=10, color=INK, parse_math=False)
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """Mean over a window of about a fortieth of the run around each point, narrower at its ends: it does not lag."""
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Return the mean over a window of a fortieth of the run around each point, narrower at the ends, so without lag."""
     half = max(1, len(values) // 80)
     sums = list(accumulate(values, initial=0.0))
     out = []
@@ -81,11 +83,12 @@ def _smoothed(values: Sequence[float]) -> list[float]:
 
 
 def accuracy_figure(rows: Sequence[Mapping[str, Any]], others: Mapping[str, float] | None = None) -> Figure:
-    """Each metric with its interval beside chance, on a log axis: chance and result differ by orders of magnitude.
+    """Draw each metric with its interval beside chance, on a log axis: they differ by orders of magnitude.
 
     Args:
-        rows: of `training.evaluation.intervals.flatten_metrics`; `value`, `chance` in 0-1. A value of 0 is drawn at the left edge.
-        others: another model's values by the rows' `key`.
+        rows: of `training.evaluation.intervals.flatten_metrics`; `value` and `chance` are shares (0 to 1). A value of 0
+            is drawn at the left edge.
+        others: values of another model, by the rows' `key`.
     """
     others = others or {}
     figure, axes = _figure(9.5, 1.2 + 0.36 * max(len(rows), 1))
@@ -101,12 +104,12 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], others: Mapping[str, floa
             axes.plot([max(other, floor)], [y], "D", color=OTHER, markersize=6, fillstyle="none", clip_on=False)
         if _is_finite(value):
             axes.plot([max(value, floor)], [y], "o", color=VALUE, markersize=6, clip_on=False)
-        axes.text(1.25, y, _figures(row), va="center", color=INK, fontsize=8.5, clip_on=False)
+        axes.text(1.25, y, _format_scores(row), va="center", color=INK, fontsize=8.5, clip_on=False)
     axes.set_xscale("log")
     axes.set_xlim(floor, 1.1)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    labels = [_short(f"{row['task']}  {row['metric']}", 44) for row in rows]
+    labels = [_shorten(f"{row['task']}  {row['metric']}", 44) for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=9, color=INK, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=PALE, linewidth=0.7)
@@ -115,7 +118,7 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], others: Mapping[str, floa
     return figure
 
 
-def _figures(row: Mapping[str, Any]) -> str:
+def _format_scores(row: Mapping[str, Any]) -> str:
     interval = f" ({_percent(row['low'])}-{_percent(row['high'])})" if _is_finite(row["low"]) else ""
     chance = f"   chance {_percent(row['chance'])}" if _is_finite(row["chance"]) else ""
     return f"{_percent(row['value'])}{interval}{chance}"
@@ -129,9 +132,8 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _short(text: str, limit: int) -> str:
-    text = escape_controls(text)  # a font takes no lone surrogate
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _shorten(text: str, limit: int) -> str:
+    return shorten(escape_controls(text), limit)  # a font has no lone surrogate
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
