@@ -1,1 +1,1 @@
-"""Caption rules, deduplication, near-duplicates, query matching and balancing."""
+"""Counts in captions and URLs, duplicates and near-duplicates, query matching and balancing."""

@@ -1,8 +1,9 @@
-"""What the rules ask of captions, counted in one pass over a column's bytes.
+"""Computes the counts that the rules of the filter need of captions, in one pass over a column's bytes.
 
-Asked as regular expressions each count is a pass of its own, and the costly rules (repeated words, personal data) look at
-every caption. Here one pass gives the counts, and for the costly rules a cheap answer that is never wrongly no (`may_*`).
-The classes of characters are those of the regular expressions, which are asked once for each character.
+With regular expressions, each count would be a pass of its own, and the slow rules (repeated words, personal data)
+would run on every caption. Here, one pass computes the counts, and flags (`may_*`) that are false only where a slow
+rule finds nothing. The character classes are those of the regular expressions, which are evaluated once for each code
+point.
 """
 
 from functools import lru_cache
@@ -22,28 +23,28 @@ _CLASSES = {
     _LETTER: r"[\p{L}\p{M}]",
     _DIGIT: r"\d",
     _IN_PHONE: r"[ ()./-]",  # what may stand between the digits of a telephone number
-    _GROWS: "\u0130",  # the only letter that is more than one in lower case
+    _GROWS: "\u0130",  # the only letter with more than one letter in lower case
 }
-_LEAST_DIGITS = 6  # of a telephone number, whichever pattern of dataops.text.personal_data finds it
-_EXTENSION = 5  # characters of the longest of an image file, with one that is not there any more
+_LEAST_DIGITS = 6  # minimum digits of a telephone number in any pattern of dataops.text.personal_data
+_EXTENSION = 5  # characters of the longest extension of an image file, plus one
 COUNTS = ("caption_chars", "caption_words", "caption_visible", "caption_letters", "caption_pieces", "caption_lengths")
 FLAGS = ("caption_may_be_personal", "caption_capitals", "caption_may_be_file", "caption_may_be_date")
 _MONTHS_AND_UNITS = (
     *("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
     *("px", "pix", "cm", "mm", "inc", "dpi", "kb", "mb", "am", "pm", "st", "nd", "rd", "th", "utc", "gmt", "t", "z"),
 )
-"""What dates and sizes are made of, but for numbers: three letters of each; a shorter one is a word by itself."""
+"""The words of dates and sizes: the first three letters of each, or a shorter word."""
 _BEGINNINGS = np.array([[*map(ord, word.ljust(3, "\0"))] for word in _MONTHS_AND_UNITS], np.uint32)
 _PAIRS = np.zeros((128, 128), np.bool_)
-"""Of two letters, whether one of these begins so: what most captions are told by."""
+"""Whether one of these words begins with two letters, which decides most captions."""
 _PAIRS[_BEGINNINGS[:, 0], _BEGINNINGS[:, 1]] = True
 _PAIRS[_BEGINNINGS[_BEGINNINGS[:, 1] == 0, 0]] = True
 
 
 @lru_cache(maxsize=1)
 def character_classes() -> NDArray[np.uint8]:
-    """(0x110000,) the classes of each code point, as bits (0.1 s)."""
-    codes = np.concatenate([np.arange(some.start, some.stop, dtype=np.uint32) for some in ASSIGNED])
+    """Return the classes of each code point as bits (0x110000,); takes 0.1 s."""
+    codes = np.concatenate([np.arange(codes.start, codes.stop, dtype=np.uint32) for codes in ASSIGNED])
     characters = pl.Series(list(codes.tobytes().decode("utf-32-le")))
     found = np.zeros(0x110000, np.uint8)
     for bit, pattern in _CLASSES.items():
@@ -54,18 +55,18 @@ def character_classes() -> NDArray[np.uint8]:
 
 
 def count_captions(captions: pl.Series) -> pl.DataFrame:
-    """The counts of each caption; null where it is null.
+    """Compute the counts of each caption; they are null for a null caption.
 
-    Returns: columns (UInt32 where nothing else is said)
-        caption_chars: code points.
-        caption_words: as dataops.filters.word_count has it.
-        caption_visible: characters that are no white space.
-        caption_letters: letters and marks.
-        caption_pieces: what single spaces set apart, empty pieces too.
-        caption_lengths: at most the number of different pieces, in lower case.
+    Returns: columns (UInt32 if not noted otherwise)
+        caption_chars: number of code points.
+        caption_words: number of words, as in dataops.filters.word_count.
+        caption_visible: number of characters that are not white space.
+        caption_letters: number of letters and marks.
+        caption_pieces: number of strings between single spaces, including empty ones.
+        caption_lengths: at most the number of distinct such strings, in lower case.
         caption_may_be_personal: Boolean; false only where dataops.text.personal_data finds nothing.
-        caption_capitals: Boolean; there are capitals, and all that could be one is one.
-        caption_may_be_file: Boolean; false only where dataops.filters finds no name of a file.
+        caption_capitals: Boolean; whether there are capitals, and no letter that could be a capital is small.
+        caption_may_be_file: Boolean; false only where dataops.filters finds no file name.
         caption_may_be_date: Boolean; false only where dataops.filters finds more than dates and sizes.
     """
     data, offsets = text_buffers(captions.to_arrow())
@@ -80,7 +81,7 @@ def count_captions(captions: pl.Series) -> pl.DataFrame:
 
 @compiled(inline="always")
 def _ends_street(last_but_one, last):
-    """Whether a German word for a street may end so (dataops.text.personal_data): in ße, se, ee, r., eg or tz."""
+    """Return whether a German word for a street may end in two letters: ße, se, ee, r., eg or tz."""
     if last == ord("e"):
         return last_but_one == ord("ß") or last_but_one == ord("s") or last_but_one == ord("e")
     if last == ord("."):
@@ -90,7 +91,7 @@ def _ends_street(last_but_one, last):
 
 @compiled(inline="always")
 def _begins_road(first, second):
-    """Whether one of the English words for a street may begin so: St, Av, Ro, Rd, Bo, Bl, La, Ln or Dr."""
+    """Return whether an English word for a street may begin with two letters: St, Av, Ro, Rd, Bo, Bl, La, Ln or Dr."""
     if first == ord("S"):
         return second == ord("t")
     if first == ord("A"):
@@ -106,7 +107,7 @@ def _begins_road(first, second):
 
 @compiled(inline="always")
 def _begins_top_level(code):
-    """Whether one of the top-level domains that are looked for may begin so."""
+    """Return whether one of the top-level domains of dataops.text.personal_data may begin with a letter."""
     small = code | np.uint32(32)
     return small == ord("c") or small == ord("o") or small == ord("n") or small == ord("i") or small == ord("b")
 
@@ -168,15 +169,15 @@ def _count(data, offsets, kinds, counts, flags):
 
 @compiled(nogil=True)
 def _begin_as_dates(data, offsets, kinds, beginnings, pairs, found):
-    """Whether the first letters of each text, behind numbers and what stands between them, are those of a date or size."""
+    """Write whether the first letters of each text, after numbers and separators, are those of a date or size."""
     letters = np.empty(3, np.uint32)
     for i in range(len(found)):
         at, end, count = offsets[i], offsets[i + 1], 0
         while at < end and count < 3:
             code, at = next_code(data, at)
-            if count == 0 and (kinds[code] & (_DIGIT | _WHITE) or _stands_between(code)):
+            if count == 0 and (kinds[code] & (_DIGIT | _WHITE) or _is_separator(code)):
                 continue
-            letters[count] = _in_lower_case(code)
+            letters[count] = _lower(code)
             count += 1
         letters[count:] = 0
         found[i] = count == 0
@@ -184,22 +185,22 @@ def _begin_as_dates(data, offsets, kinds, beginnings, pairs, found):
             continue
         for j in range(len(beginnings)):
             size = 1 if beginnings[j, 1] == 0 else 2 if beginnings[j, 2] == 0 else 3
-            same = count >= size and (size == 3 or not _is_letter_or_digit(letters[size]))
+            same = count >= size and (size == 3 or not _is_ascii_word_character(letters[size]))
             for k in range(size):
                 same &= letters[k] == beginnings[j, k]
             found[i] |= same
 
 
 @compiled(inline="always")
-def _stands_between(code):
+def _is_separator(code):
     if code == ord(".") or code == ord(",") or code == ord(":") or code == ord("/") or code == ord("-"):
         return True
     return code == ord("x") or code == ord("X") or code == ord("×")
 
 
 @compiled(inline="always")
-def _in_lower_case(code):
-    """Of the letters that may be one of ASCII."""
+def _lower(code):
+    """Return the lower case of a letter whose lower case is in ASCII; others are unchanged."""
     if ord("A") <= code <= ord("Z"):
         return code + np.uint32(32)
     if code == 0x17F:  # long s
@@ -210,6 +211,5 @@ def _in_lower_case(code):
 
 
 @compiled(inline="always")
-def _is_letter_or_digit(code):
-    """Of ASCII."""
+def _is_ascii_word_character(code):
     return ord("a") <= code <= ord("z") or ord("0") <= code <= ord("9") or code == ord("_")

@@ -1,9 +1,9 @@
-"""Finds captions that may be near-duplicates: those that agree in a band of their MinHash signatures.
+"""Computes MinHash signatures of captions, and their bands: captions that share a band may be near-duplicates.
 
-Of each of K hash functions, a signature holds the smallest hash of all the caption's shingles. Two captions agree in one
-with the probability J, the Jaccard similarity of their sets of shingles (Broder 1997, "On the resemblance and containment
-of documents", section 3), and in all `rows` of at least one of `bands` with 1 - (1 - J^rows)^bands (Leskovec, Rajaraman,
-Ullman, "Mining of Massive Datasets", 3.4.2).
+A signature holds, for each of K hash functions, the smallest hash of the caption's shingles. Two captions agree in one
+of them with probability J, the Jaccard similarity of their sets of shingles (Broder 1997, "On the resemblance and
+containment of documents", section 3), and in all `rows` of at least one of `bands` with probability 1 - (1 -
+J^rows)^bands (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", 3.4.2).
 """
 
 import math
@@ -19,14 +19,14 @@ from dataops.kernels.hashes import mix, text_buffers
 from dataops.text.shingles import MAX_CHARACTERS, SHINGLE, shingle_at, write_normal_form
 
 RECALL = 0.98
-"""The least probability that a pair at the threshold agrees in a band; above the threshold it grows fast."""
+"""Minimum probability that a pair at the threshold shares a band; above the threshold, it grows fast."""
 MAX_HASHES, MAX_ROWS = 128, 16
-"""In a signature; in a band."""
+"""Maximum number of hashes of a signature, and of a band."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How signatures are cut into bands."""
+    """The number of bands of a signature, and the number of hashes (rows) of a band."""
 
     bands: int
     rows: int
@@ -37,17 +37,17 @@ class Scheme:
         return self.bands * self.rows
 
     def chance(self, similarity: float) -> float:
-        """The probability that two captions of a Jaccard similarity agree in a band."""
+        """Return the probability that two captions of a Jaccard similarity share a band."""
         return 1 - (1 - similarity**self.rows) ** self.bands
 
 
 def choose_scheme(threshold: float) -> Scheme:
-    """The one with the longest bands, so the fewest pairs to look at in vain, that finds pairs at the threshold by RECALL.
+    """Return the scheme with the longest bands, and so the fewest false candidates, that reaches RECALL at a threshold.
 
     Args:
-        threshold: of the Jaccard similarity; over 0, at most 1.
+        threshold: Jaccard similarity, over 0 and at most 1.
 
-    Raises: ValueError where MOST_HASHES do not suffice (below 0.03).
+    Raises: ValueError when MAX_HASHES are too few (below 0.03).
     """
     for rows in range(MAX_ROWS, 0, -1):
         bands = 1 if threshold == 1 else math.ceil(math.log(1 - RECALL) / math.log1p(-(threshold**rows)))
@@ -57,7 +57,7 @@ def choose_scheme(threshold: float) -> Scheme:
 
 
 def compute_signatures(captions: pa.Array, hashes: int) -> NDArray[np.uint32]:
-    """(n, hashes): the signature of each caption; all ones where it has no word."""
+    """Return the signature of each caption (n, hashes); all bits are 1 for a caption without words."""
     data, offsets = text_buffers(captions)
     found = np.empty((len(offsets) - 1, hashes), np.uint32)
     _signatures(data, offsets, *characters(), *_hash_functions(hashes), found)
@@ -65,10 +65,10 @@ def compute_signatures(captions: pa.Array, hashes: int) -> NDArray[np.uint32]:
 
 
 def hash_bands(captions: pa.Array, scopes: NDArray[np.uint64], by: Scheme) -> NDArray[np.uint64]:
-    """(n, bands): a hash of each band of each caption's signature, of its place, and of the caption's scope.
+    """Return a hash (n, bands) of each band of each caption's signature, its index, and the scope of the caption.
 
     Args:
-        scopes: (n,); captions of different scopes agree in nothing.
+        scopes: (n,); captions of different scopes share no band.
     """
     data, offsets = text_buffers(captions)
     found = np.empty((len(offsets) - 1, by.bands), np.uint64)
@@ -77,7 +77,7 @@ def hash_bands(captions: pa.Array, scopes: NDArray[np.uint64], by: Scheme) -> ND
 
 
 def _hash_functions(number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Factors (odd, so that each function is a permutation of the 32-bit numbers) and summands of hash functions."""
+    """Return factors and summands of hash functions; odd factors make each function a permutation of 32-bit numbers."""
     seeds = np.arange(1, 2 * number + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     numbers = np.array([mix(seed) for seed in seeds], np.uint64) >> np.uint64(32)
     return numbers[:number].astype(np.uint32) | np.uint32(1), numbers[number:].astype(np.uint32)
@@ -85,7 +85,7 @@ def _hash_functions(number: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]
 
 @compiled(error_model="numpy")
 def _write_signature(codes, size, factors, summands, signature):
-    """Write the signature of a normal form. The inner loop is one vector instruction for each of multiply, add, least."""
+    """Write the signature of a normal form. The inner loop compiles to vector instructions: multiply, add, minimum."""
     signature[:] = np.uint32(0xFFFFFFFF)
     for i in range(size - SHINGLE + 1):
         base = np.uint32(mix(shingle_at(codes, i)) >> np.uint64(32))

@@ -1,9 +1,9 @@
-"""Decides which of the captions that MinHash brings together are near-duplicates, and which of them stay.
+"""Decides which candidates of MinHash are near-duplicates, and which of them are dropped.
 
-A row leaves where a row that stays and ranks before it (`rank`) has a near-duplicate of its caption: the greedy choice in
-the order of rank, or lexicographically first maximal independent set. So every caption that leaves has a near-duplicate
-that stays, and chains (a is like b, b like c, c not like a) take no caption away that is like none that stays, as clusters
-by connected components would. It depends on pairs and ranks alone, not on the order or partitioning of rows.
+A row is dropped if a kept row of a better rank has a near-duplicate of its caption. This is the greedy choice in the
+order of ranks, or the lexicographically first maximal independent set. So every dropped caption has a kept
+near-duplicate; clusters by connected components would also drop captions that are only linked by a chain (a is like b,
+b like c, but c not like a). The result depends on pairs and ranks only, not on the order or the partitions of rows.
 """
 
 import numpy as np
@@ -16,23 +16,23 @@ from dataops.kernels.hashes import text_buffers
 from dataops.text.shingles import MAX_CHARACTERS, write_normal_form, write_shingles
 
 MAX_LEADERS = 64
-"""Captions of a bucket that the others are compared with: what keeps a bucket of a million captions made by one template
-linear."""
+"""Maximum number of captions of a bucket that the others are compared with, so that the time for a bucket of a million
+captions of one template is linear."""
 
 MEMBERS = {"bucket": pl.UInt64, "id": pl.UInt64, "rank": pl.UInt64, "origin": pl.UInt64, "caption": pl.String}
-"""A row, whose caption has a word, in a bucket: that is, with the hash of one band of its signature."""
+"""Columns of rows in buckets. A bucket is the hash of one band of a signature; each caption has a word."""
 PAIRS = {
     **{f"better{what}": pl.UInt64 for what in ("", "_rank", "_origin")},
     **{f"worse{what}": pl.UInt64 for what in ("", "_rank")},
 }
-"""Two near-duplicates, by their ids."""
+"""Columns of pairs of near-duplicates, with the ids of the rows."""
 
 
 def compute_ranks(keys: pl.DataFrame) -> pl.Series:
-    """The place of rows among others as one number (UInt64), the best first: as dataops.text.duplicates ranks captions.
+    """Return the rank of rows among all rows (UInt64), the best lowest, in the order of dataops.text.duplicates.
 
-    That is dataops.text.duplicates.ranks (10 bits), then the uid, of which the first 54 bits have room. Where even they are
-    equal, `origin` decides.
+    Its bits are the result of rank_captions (10 bits), and the first 54 bits of the uid. Equal ranks are decided by
+    `origin`.
 
     Args:
         keys: columns of dataops.text.duplicates.KEYS.
@@ -41,10 +41,10 @@ def compute_ranks(keys: pl.DataFrame) -> pl.Series:
 
 
 def find_near_pairs(members: pl.DataFrame, threshold: float) -> pl.DataFrame:
-    """Pairs (columns of PAIRS) whose captions' sets of shingles have a Jaccard similarity of the threshold at least.
+    """Find pairs (columns of PAIRS) whose sets of shingles have at least the threshold as Jaccard similarity.
 
-    In each bucket the rows are taken in their order. One that is near one of the bucket's leaders makes a pair with the
-    first such; another becomes a leader itself, while there are fewer than MOST_LEADERS.
+    In each bucket, the rows are compared in their order with the leaders of the bucket. A row makes a pair with the
+    first leader that is a near-duplicate; without one, it becomes a leader, up to MAX_LEADERS.
 
     Args:
         members: columns of MEMBERS.
@@ -70,46 +70,46 @@ def find_near_pairs(members: pl.DataFrame, threshold: float) -> pl.DataFrame:
     ).unique()
 
 
-def find_dropped(pairs: pl.DataFrame, gone: pl.Series) -> pl.DataFrame:
-    """The rows that leave, each once (columns worse, worse_rank).
+def find_dropped(pairs: pl.DataFrame, dropped: pl.Series) -> pl.DataFrame:
+    """Find the rows that are dropped, each once (columns worse, worse_rank).
 
     Args:
-        pairs: columns of PAIRS: all those of each better row that there is.
-        gone: ids of rows that left by pairs with better rows that are not there.
+        pairs: columns of PAIRS; all pairs of each better row.
+        dropped: ids of rows that were dropped by pairs with other better rows.
     """
     pairs = pairs.sort("better_rank", "better_origin", "better")
     both = np.concatenate([pairs["better"].to_numpy(), pairs["worse"].to_numpy()])
     ids, numbers = np.unique(both, return_inverse=True)
-    left = np.isin(ids, gone.to_numpy())
+    is_dropped = np.isin(ids, dropped.to_numpy())
     better, worse = numbers[: pairs.height], numbers[pairs.height :]
-    leaves = np.zeros(pairs.height, bool)
-    _mark_dropped(better, worse, left, leaves)
-    return pairs.filter(pl.Series(leaves)).select("worse", "worse_rank").unique().sort("worse")
+    drops = np.zeros(pairs.height, bool)
+    _mark_dropped(better, worse, is_dropped, drops)
+    return pairs.filter(pl.Series(drops)).select("worse", "worse_rank").unique().sort("worse")
 
 
-def partition_ranks(ranks: pl.Series, samples: pl.Series, ranges: int) -> pl.Series:
-    """The number (UInt32) of the range of ranks that each rank lies in: about equally many of the samples lie in each."""
+def partition_ranks(ranks: pl.Series, samples: pl.Series, count: int) -> pl.Series:
+    """Return the index of the partition of each rank (UInt32); each partition has about the same number of samples."""
     sorted_ = np.sort(samples.to_numpy())
-    bounds = sorted_[len(sorted_) * np.arange(1, ranges) // ranges] if len(sorted_) else sorted_
+    bounds = sorted_[len(sorted_) * np.arange(1, count) // count] if len(sorted_) else sorted_
     return pl.Series(np.searchsorted(bounds, ranks.to_numpy(), side="right").astype(np.uint32))
 
 
 def sample_ranks(ranks: pl.Series, step: int) -> NDArray[np.uint64]:
-    """One of so many of the sorted ranks, as samples for by_rank."""
+    """Return every `step`-th of the sorted ranks, as samples for partition_ranks."""
     return np.sort(ranks.to_numpy())[::step]
 
 
 @compiled()
-def _mark_dropped(better, worse, gone, leaves):
-    """By the time that a row's pairs as the better one come, all its pairs as the worse one have been."""
+def _mark_dropped(better, worse, is_dropped, drops):
+    """Mark the dropped rows and the pairs that drop them; pairs in which a row is the worse one precede its others."""
     for i in range(len(better)):
-        if not gone[better[i]]:
-            gone[worse[i]] = leaves[i] = True
+        if not is_dropped[better[i]]:
+            is_dropped[worse[i]] = drops[i] = True
 
 
 @compiled()
 def _are_near(some, others, threshold):
-    """Whether two sorted sets have a Jaccard similarity of a threshold at least."""
+    """Return whether two sorted sets have at least the threshold as Jaccard similarity."""
     if min(len(some), len(others)) < threshold * max(len(some), len(others)):
         return False
     i = j = common = 0

@@ -1,6 +1,6 @@
-"""Personal data in captions: mail and web addresses, telephone numbers, streets with a house number.
+"""Finds and masks personal data in captions: mail and web addresses, telephone numbers, streets with a house number.
 
-Patterns find what is written in the usual ways; they are no proof that nothing personal is left.
+The patterns find the usual forms only; they do not prove that a caption has no personal data.
 """
 
 import polars as pl
@@ -11,23 +11,23 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 PATTERNS: dict[str, str] = {
     "email": rf"(?i)\b[a-z0-9._%+-]{{1,64}}@(?:{_LABEL}\.)+[a-z]{{2,24}}\b",
     "web_address": rf"(?i)\b(?:https?://|www\.)[^\s<>]{{3,}}|\b(?:{_LABEL}\.)+(?:com|org|net|info|biz)\b(?:/[^\s<>]*)?",
-    # With a country code, in North American groups, or after a word that says what it is.
+    # With a country code, in North American groups, or after a word for telephone.
     "phone": r"\+\d{1,3}[ ()./-]{0,2}(?:\d[ ()./-]{0,2}){6,12}\d\b"
     r"|\(?\b\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b"
     r"|(?i:\b(?:tel|phone|fon|fax|mobile|mobil|telefon|tél|call)\b[.:]{0,2} {0,2})\(?\+?(?:\d[ ()./-]{0,2}){5,14}\d\b",
     "street": r"\b\d{1,5} (?:[A-Z][\w'.-]+ ){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr)\b"
     r"|\b[A-Z]\w+(?:straße|strasse|str\.|weg|gasse|platz|allee) \d{1,4}[a-z]?\b",
 }
-"""What is looked for, as patterns of Rust's regex crate (which Polars uses)."""
+"""Patterns of personal data, for Rust's regex crate (which Polars uses)."""
 
 _ANY = "|".join(f"(?:{pattern})" for pattern in PATTERNS.values())
 
 
 def has_personal_data(caption: pl.Expr) -> pl.Expr:
-    """Whether a caption holds any of PATTERNS."""
+    """Return whether a caption matches any of PATTERNS."""
     return caption.str.contains(_ANY)
 
 
 def mask_personal_data(caption: pl.Expr) -> pl.Expr:
-    """The caption with MASK in place of each find."""
+    """Replace each match of PATTERNS in a caption by MASK."""
     return caption.str.replace_all(_ANY, MASK)

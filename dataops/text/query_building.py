@@ -1,6 +1,7 @@
-"""Makes the list of what captions may speak of: frequent words, pairs of words that belong together, titles, lemmas.
+"""Builds the list of queries for balancing: frequent words, bigrams with high mutual information, titles, lemmas.
 
-Source: Radford et al. 2021, section 2.2: words that occur at least 100 times in Wikipedia, bigrams of high pointwise mutual
+Source: Radford et al. 2021, section 2.2: words that occur at least 100 times in Wikipedia, bigrams of high pointwise
+    mutual
 information, names of articles above a certain search volume, WordNet synsets not already in the list; Xu et al. 2023
 (MetaCLIP), section 3.1, for thresholds.
 """
@@ -12,12 +13,11 @@ from typing import Any
 import polars as pl
 
 WORDS = r"[\p{L}\p{M}\p{N}]+"
-"""What query_matching takes for words; there, runs of scripts without spaces are taken apart further."""
+"""Pattern of a word, as in query_matching, which also splits words of scripts without spaces into characters."""
 
 QUERIES = {"query": pl.String, "kind": pl.String, "count": pl.Int64, "score": pl.Float64, "source": pl.String}
-"""The columns of a list. kind: unigram, bigram, title, lemma; count: occurrences in the text, or views of the title; score:
-pointwise mutual information in bits (bigrams); source: where it is from, every place."""
-
+"""Columns of a list. kind: unigram, bigram, title or lemma; count: occurrences in the text, or views of the title;
+score: pointwise mutual information of a bigram in bits; source: names of all its sources."""
 
 UNIGRAMS = {"word": pl.String, "count": pl.Int64}
 BIGRAMS = {"first": pl.UInt32, "second": pl.UInt32, "count": pl.Int64}
@@ -27,22 +27,22 @@ LEMMAS = {"lemma": pl.String, "source": pl.String}
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Below which nothing is a query."""
+    """Minimum values of queries."""
 
     min_unigram: int = 100
-    """Occurrences of a word."""
+    """Minimum occurrences of a word."""
     min_bigram: int = 100
-    """Occurrences of a pair of words that follow one another."""
+    """Minimum occurrences of two consecutive words."""
     min_pmi: float = 6.0
-    """Pointwise mutual information of such a pair, log2(p(xy) / (p(x) p(y))), in bits."""
+    """Minimum pointwise mutual information of two such words, log2(p(xy) / (p(x) p(y))), in bits."""
     min_views: int = 70
-    """Views of a title."""
+    """Minimum views of a title."""
     min_chars: int = 2
-    """Characters of a query."""
+    """Minimum characters of a query."""
 
 
 def split_words(lines: pl.Series) -> pl.DataFrame:
-    """The words of lines of text, in lower case and in their order: line (UInt32), word."""
+    """Split lines of text into words in lower case, in their order (columns line: UInt32, word)."""
     return (
         pl.DataFrame({"word": lines.str.to_lowercase().str.extract_all(WORDS)})
         .with_row_index("line")
@@ -52,12 +52,12 @@ def split_words(lines: pl.Series) -> pl.DataFrame:
 
 
 def count_unigrams(lines: pl.Series) -> pl.DataFrame:
-    """How often each word occurs: word, count."""
+    """Count how often each word occurs (columns word, count)."""
     return split_words(lines).group_by("word").agg(count=pl.len().cast(pl.Int64))
 
 
 def count_bigrams(vocabulary: pl.Series, lines: pl.Series) -> pl.DataFrame:
-    """How often each two words of a vocabulary follow one another in a line: first, second (its rows), count."""
+    """Count how often two words of a vocabulary are consecutive in a line (columns first, second: its rows; count)."""
     numbers = pl.DataFrame({"word": vocabulary}).with_row_index("number")
     words = split_words(lines).join(numbers, on="word", how="left", maintain_order="left")
     following = words.select(
@@ -68,29 +68,30 @@ def count_bigrams(vocabulary: pl.Series, lines: pl.Series) -> pl.DataFrame:
 
 
 def sum_counts(counts: Iterable[pl.DataFrame], schema: Mapping[str, Any]) -> pl.DataFrame:
-    """The sum of counts, in no order.
+    """Add up frames of counts; the order of the rows is undefined.
 
-    Counts wait until they have as many rows as the sum so far: each is then added up in the mean log n times, not n.
+    Frames are collected until they have as many rows as the sum so far, so that each row is added log n times, not n
+    times.
 
     Args:
-        schema: of the counts; the last column is `count`.
+        schema: columns of the counts; the last one is `count`.
     """
     *words, _ = schema
 
     def sum_of(frames: list[pl.DataFrame]) -> pl.DataFrame:
         return pl.concat(frames).group_by(words).agg(pl.col("count").sum())
 
-    held, waiting = [pl.DataFrame(schema=schema)], 0
+    frames, new_rows = [pl.DataFrame(schema=schema)], 0
     for frame in counts:
-        held.append(frame)
-        waiting += frame.height
-        if waiting > held[0].height:
-            held, waiting = [sum_of(held)], 0
-    return sum_of(held)
+        frames.append(frame)
+        new_rows += frame.height
+        if new_rows > frames[0].height:
+            frames, new_rows = [sum_of(frames)], 0
+    return sum_of(frames)
 
 
 def select_words(unigrams: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
-    """The words that may be queries, or stand in bigrams, by frequency and then by spelling: word, count."""
+    """Select the words that may be queries or in bigrams, by frequency and then by spelling (columns word, count)."""
     enough = unigrams.filter(pl.col("count") >= min(thresholds.min_unigram, thresholds.min_bigram))
     return enough.sort(pl.col("count"), "word", descending=[True, False])
 
@@ -98,12 +99,12 @@ def select_words(unigrams: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame
 def select_bigrams(
     bigrams: pl.DataFrame, words: pl.DataFrame, total_words: int, thresholds: Thresholds
 ) -> pl.DataFrame:
-    """The bigrams that are queries: query, count, score (bits).
+    """Select the bigrams that are queries (columns query, count, score in bits).
 
     Args:
-        bigrams: first, second (rows of `words`), count.
-        words: word, count.
-        total_words: occurrences of all words, rare ones included.
+        bigrams: columns first, second (rows of `words`), count.
+        words: columns word, count.
+        total_words: occurrences of all words, including rare ones.
     """
     spelled = words.with_row_index("number")
     first = spelled.select(first="number", one="word", one_count="count")
@@ -120,14 +121,16 @@ def select_bigrams(
 def merge_queries(
     words: pl.DataFrame, bigrams: pl.DataFrame, titles: pl.DataFrame, lemmas: pl.DataFrame, thresholds: Thresholds
 ) -> pl.DataFrame:
-    """The list of queries, with the columns QUERIES, each once, sorted. One that is there for several reasons has the kind,
-    count and score of the first of them (unigram, bigram, title, lemma) and names all sources.
+    """Merge words, bigrams, titles and lemmas into a list of queries (columns QUERIES), each once, sorted.
+
+    A query of several kinds has the kind, count and score of the first (unigram, bigram, title, lemma), and all
+    sources.
 
     Args:
-        words: as frequent_words gives them.
-        bigrams: as telling_bigrams gives them.
-        titles: title, count (its views), source.
-        lemmas: lemma, source.
+        words: result of select_words.
+        bigrams: result of select_bigrams.
+        titles: columns title, count (its views), source.
+        lemmas: columns lemma, source.
     """
     often = words.filter(pl.col("count") >= thresholds.min_unigram)
     popular = titles.filter(pl.col("count") >= thresholds.min_views)
@@ -141,12 +144,12 @@ def merge_queries(
         ],
         how="diagonal_relaxed",
     )
-    sayable = pl.col("query").str.len_chars() >= thresholds.min_chars, pl.col("query").str.contains(WORDS)
-    each = found.filter(*sayable).group_by("query", maintain_order=True)
+    is_valid = pl.col("query").str.len_chars() >= thresholds.min_chars, pl.col("query").str.contains(WORDS)
+    by_query = found.filter(*is_valid).group_by("query", maintain_order=True)
     first = pl.col("kind", "count", "score").first()
-    return each.agg(first, pl.col("source").unique(maintain_order=True).str.join(", ")).sort("query")
+    return by_query.agg(first, pl.col("source").unique(maintain_order=True).str.join(", ")).sort("query")
 
 
 def _normalise(column: str) -> pl.Expr:
-    """In lower case, with spaces for underscores."""
+    """Convert a column to lower case, with spaces for underscores."""
     return pl.col(column).str.replace_all("_", " ").str.to_lowercase().str.strip_chars()

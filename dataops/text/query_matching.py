@@ -1,10 +1,10 @@
-"""Finds every query of a list in every caption: whole words, in any case, at the speed of memory.
+"""Matches each query of a list in each caption, as whole words in any case.
 
-A caption's words are hashed once; each run of up to as many words as the longest query has is looked up in one hash table,
-which holds the beginnings of queries too, so that a run which begins none is left at once. Two runs count as the same when
-their 64-bit hashes are: with 500,000 queries, one run of words in 10^13 is taken for a query that it is not.
+The words of a caption are hashed once. Each run of words, up to the length of the longest query, is looked up in one
+hash table. The table also has the prefixes of queries, so that a run that begins no query ends at once. Runs are equal
+if their 64-bit hashes are: with 500,000 queries, one run in 10^13 is a false match.
 
-A word is a run of letters, marks and digits; in scripts that set no spaces between words, each character is one. Case is
+A word is a run of letters, marks and digits; in scripts without spaces between words, each character is a word. Case is
 folded.
 """
 
@@ -20,9 +20,10 @@ from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import mix, text_buffers
 
 MAX_WORDS = 4096
-"""Of a caption, that are looked at."""
+"""Maximum words of a caption; the rest is ignored."""
 
-_PREFIX = -1  # in the table: what begins queries but is none
+_PREFIX = -1
+"""Value in the table of a prefix of queries that is not a query."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +31,15 @@ class Queries:
     """A list of queries as a hash table of S slots (a power of two)."""
 
     texts: tuple[str, ...]
-    """As they were given; their places are the numbers that `match` gives."""
+    """The queries; match_queries returns their indices."""
     hashes: NDArray[np.uint64]  # (S,) 0 where empty
     numbers: NDArray[np.int32]  # (S,)
     longest: int
-    """Words of the longest one."""
+    """Number of words of the longest query."""
 
 
 def compile_queries(texts: Sequence[str]) -> Queries:
-    """Make the table of a list of queries. Of queries that differ in case and spacing only, the first stands for all.
+    """Build the table of a list of queries. Queries that differ in case and spacing only match as the first of them.
 
     Raises: ValueError for a query without a word.
     """
@@ -54,7 +55,7 @@ def compile_queries(texts: Sequence[str]) -> Queries:
 
 
 def match_queries(captions: pa.Array, queries: Queries) -> pa.Array:
-    """The numbers of the queries in each caption (list<uint32>): each once, sorted. A null caption has none."""
+    """Return the indices of the queries that match each caption (list<uint32>), each once, sorted; none for null."""
     data, offsets = text_buffers(captions)
     starts, found = np.zeros(len(captions) + 1, np.int32), np.empty(max(1024, 4 * len(captions)), np.uint32)
     done = 0
@@ -62,20 +63,20 @@ def match_queries(captions: pa.Array, queries: Queries) -> pa.Array:
         done = _match(
             data, offsets, *characters(), queries.hashes, queries.numbers, queries.longest, done, starts, found
         )
-        if done < len(captions):  # room ran out
+        if done < len(captions):  # `found` is full
             found = np.concatenate([found, np.empty(max(len(found), MAX_WORDS * queries.longest), np.uint32)])
     return pa.ListArray.from_arrays(pa.array(starts), pa.array(found[: starts[-1]]))
 
 
 @compiled(inline="always")
 def _extend_run(run, word):
-    """The hash of a run of words with one more word; never 0, which marks an empty slot."""
+    """Return the hash of a run of words with one more word; never 0, which marks an empty slot."""
     return mix(run * np.uint64(0x9E3779B97F4A7C15) + word) | np.uint64(1)
 
 
 @compiled()
 def _hash_words(data, start, end, kinds, folds, several, words):
-    """Write the hash of each word of a text to `words`; how many there are, at most as many as fit."""
+    """Write the hash of each word of a text to `words`, as many as fit, and return their number."""
     count, at, inside = 0, start, False
     word = np.uint64(0)
     folded = np.empty(MOST_FOLDED, np.uint32)
@@ -106,7 +107,7 @@ def _hash_words(data, start, end, kinds, folds, several, words):
 
 @compiled(inline="always")
 def _slot(hashes, run):
-    """Where a run stands in the table, or the empty slot where it would."""
+    """Return the slot of a run in the table, or the empty slot for it."""
     mask = np.uint64(len(hashes) - 1)
     at = (run >> np.uint64(20)) & mask
     while hashes[at] != 0 and hashes[at] != run:
@@ -133,7 +134,7 @@ def _fill(data, offsets, kinds, folds, several, lengths, hashes, numbers):
 
 @compiled(nogil=True)
 def _match(data, offsets, kinds, folds, several, hashes, numbers, longest, done, starts, found):
-    """Match captions from `done` on until `found` is full; how many captions are done."""
+    """Match captions from `done` on until `found` is full, and return the number of captions that are done."""
     words = np.empty(MAX_WORDS, np.uint64)
     for i in range(done, len(offsets) - 1):
         count = _hash_words(data, offsets[i], offsets[i + 1], kinds, folds, several, words)
@@ -156,7 +157,7 @@ def _match(data, offsets, kinds, folds, several, hashes, numbers, longest, done,
 
 @compiled()
 def _sort_unique(found, start, end):
-    """Sort found[start:end] and take out what is there twice; the new end. Few at a time: by insertion."""
+    """Sort found[start:end] by insertion, since it is short, remove duplicates, and return the new end."""
     size = start
     for i in range(start, end):
         value = found[i]

@@ -1,15 +1,17 @@
-"""What two captions are compared by: the runs of three characters in their normal forms.
+"""Computes the normal forms of captions and their shingles, by which captions are compared.
 
-The normal form is the caption's words (as dataops.text.query_matching finds them: runs of letters, marks and digits; in scripts
-that set no spaces between words, each character is one) in folded case, with one space before, between and after them. So
-case, punctuation and spacing do not count.
+The normal form is the words of the caption (as in dataops.text.query_matching) in folded case, with one space before,
+between and after them. So case, punctuation and spacing do not count. A shingle is three consecutive characters of the
+normal form.
 
-Characters and not words, since captions are short: of three words, one with another ending ("kite", "kites") would leave
-two words of four in common, and compounds and scripts without spaces have no words to speak of. Three characters tell
-texts apart (two of any twenty words of English share a tenth of these shingles) and still survive a change of one letter.
-Since runs go over the space between words, a change of order costs two of them for each place where it shows. In scripts
-without spaces they are the characters and the pairs of neighbours. A share of them is a matter of length, as it should
-be: another letter in three words ("a red cat", "a red hat") says something else, in twenty words it is a slip.
+Shingles are characters, not words, since captions are short: in a caption of three words, one other ending ("kite",
+    "kites")
+would leave two of four words in common, and scripts without spaces have no words. Three characters distinguish texts
+(two random English texts of twenty words share a tenth of their shingles), and most shingles survive the change of one
+letter. A shingle may contain the space between words, so a change of word order costs two shingles at each place. In
+scripts without spaces, shingles are the characters and the pairs of neighbours. The similarity depends on length, as it
+should: another letter in three words ("a red cat", "a red hat") changes the meaning, in twenty words it is a typing
+error.
 """
 
 import numpy as np
@@ -22,13 +24,13 @@ from dataops.kernels.hashes import Halves, mix, text_buffers
 SHINGLE = 3
 """Characters of a shingle."""
 MAX_CHARACTERS = 4096
-"""Of a normal form, that are looked at."""
+"""Maximum characters of a normal form; the rest is ignored."""
 
 _SPACE = 32
 
 
 def hash_normal_forms(captions: pa.Array) -> Halves:
-    """A 128-bit hash of each caption's normal form; 0, 0 for one without a word."""
+    """Return a 128-bit hash of the normal form of each caption (n, 2); (0, 0) for a caption without words."""
     data, offsets = text_buffers(captions)
     halves = np.zeros((len(offsets) - 1, 2), np.uint64)
     _hash_normal(data, offsets, *characters(), halves)
@@ -37,7 +39,7 @@ def hash_normal_forms(captions: pa.Array) -> Halves:
 
 @compiled()
 def write_normal_form(data, start, end, kinds, folds, several, codes):
-    """Write the code points of a text's normal form to `codes` (room for MOST_CHARACTERS); how many there are."""
+    """Write the code points of the normal form of a text to `codes` (MAX_CHARACTERS,), and return their number."""
     size, at, inside = 0, start, False
     folded = np.empty(MOST_FOLDED, np.uint32)
     while at < end:
@@ -63,13 +65,13 @@ def write_normal_form(data, start, end, kinds, folds, several, codes):
 
 @compiled(inline="always")
 def shingle_at(codes, i):
-    """The shingle that begins at a place of a normal form, as a number: three code points of 21 bits each."""
+    """Return the shingle at index i of a normal form as a number: three code points of 21 bits each."""
     return (np.uint64(codes[i]) << np.uint64(42)) | (np.uint64(codes[i + 1]) << np.uint64(21)) | np.uint64(codes[i + 2])
 
 
 @compiled()
 def write_shingles(codes, size, found):
-    """Write the set of shingles of a normal form to `found`, sorted; how many there are."""
+    """Write the set of shingles of a normal form to `found`, sorted, and return their number."""
     count = max(0, size - SHINGLE + 1)
     for i in range(count):
         found[i] = shingle_at(codes, i)

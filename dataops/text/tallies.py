@@ -1,4 +1,4 @@
-"""Counts of values, made part by part and added up, in bounded memory: what is frequent over all is so in some part."""
+"""Counts values part by part and merges the counts, in bounded memory: a frequent value is so in some part."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,18 +6,19 @@ from collections.abc import Iterable, Mapping
 import polars as pl
 
 PER_PART = 5_000
-"""Of a part's values, the most frequent, that are added up."""
+"""Maximum number of values that are counted in a part: the most frequent ones."""
 MAX_VALUES = 100_000
-"""Values that are held while they are added up, at most: the least frequent go, by half as many."""
+"""Maximum number of values in memory while counts are merged; above it, the less frequent half of this number is
+dropped."""
 
 Tally = dict[str, int]
-"""How often each value is there."""
+"""Number of occurrences of each value."""
 
 
 def count_values(values: pl.Series) -> Tally:
-    """The most frequent values, of equally frequent ones the smallest."""
+    """Count the values, and return the most frequent ones; of equally frequent ones the smallest."""
     counted = values.alias("value").value_counts(name="n")
-    if counted.height > PER_PART:  # to sort them all, of which most are there once, would take longest
+    if counted.height > PER_PART:  # sorting all values, most of which occur once, would be slow
         least = counted["n"].top_k(PER_PART).min()
         more = counted.filter(pl.col("n") > least)
         rest = counted.filter(pl.col("n") == least).bottom_k(PER_PART - more.height, by="value")
@@ -26,23 +27,23 @@ def count_values(values: pl.Series) -> Tally:
 
 
 def most_frequent(counted: Mapping[str, int], number: int) -> Tally:
-    """The first of them, by number and then by name."""
+    """Return the first values in the order of frequency and then of name."""
     return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:number])
 
 
 class Totals:
-    """Tallies of several things, by name, added up."""
+    """Merged counts of several columns, by name."""
 
     def __init__(self, names: Iterable[str]):
         self.by_name = {name: Counter[str]() for name in names}
 
-    def add(self, described: Mapping[str, Mapping[str, int]]) -> None:
-        """Add the tallies of a part; others than those named are not looked at."""
+    def add(self, tallies: Mapping[str, Mapping[str, int]]) -> None:
+        """Add the counts of a part; other names are ignored."""
         for name, counter in self.by_name.items():
-            counter.update(described.get(name, {}))
+            counter.update(tallies.get(name, {}))
             if len(counter) > MAX_VALUES:
                 self.by_name[name] = Counter(most_frequent(counter, MAX_VALUES // 2))
 
     def first(self, name: str, number: int) -> Tally:
-        """The most frequent values."""
+        """Return the most frequent values of a column."""
         return most_frequent(self.by_name[name], number)

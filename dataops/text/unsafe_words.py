@@ -1,4 +1,4 @@
-"""Lists of unsafe words by language, as the package glin-profanity (MIT) keeps them."""
+"""Loads the lists of unsafe words by language from the package glin-profanity (MIT)."""
 
 import json
 import re
@@ -10,34 +10,25 @@ from importlib.resources import files
 from dataops.text.query_matching import Queries, compile_queries
 
 LANGUAGES = {
-    **{
-        "ar": "arabic",
-        "cs": "czech",
-        "da": "danish",
-        "de": "german",
-        "en": "english",
-        "es": "spanish",
-        "fa": "persian",
-    },
-    **{"fi": "finnish", "fr": "french", "hi": "hindi", "hu": "hungarian", "it": "italian", "ja": "japanese"},
-    **{"ko": "korean", "nl": "dutch", "no": "norwegian", "pl": "polish", "pt": "portuguese", "ru": "russian"},
-    **{"sv": "swedish", "th": "thai", "tr": "turkish", "zh": "chinese"},
+    **{"ar": "arabic", "cs": "czech", "da": "danish", "de": "german", "en": "english", "es": "spanish"},
+    **{"fa": "persian", "fi": "finnish", "fr": "french", "hi": "hindi", "hu": "hungarian", "it": "italian"},
+    **{"ja": "japanese", "ko": "korean", "nl": "dutch", "no": "norwegian", "pl": "polish", "pt": "portuguese"},
+    **{"ru": "russian", "sv": "swedish", "th": "thai", "tr": "turkish", "zh": "chinese"},
 }
-"""Codes of the languages that have a list."""
+"""Names of the package's lists by language code."""
 
-
-# Matching sees words only, so "a$$" would be the word "a"; and one Chinese character is part of too many harmless words.
+# Only words are matched, so "a$$" would match "a"; and one Chinese character is part of too many harmless words.
 _PLAIN = re.compile(r"[\w'-]{2,}(?: [\w'-]+)*")
 
 
 def word_list_version() -> str:
-    """What the lists are, for the snapshot's key."""
+    """Return the name and version of the package, for the snapshot's key."""
     return f"glin-profanity {version('glin-profanity')}"
 
 
 @lru_cache(maxsize=4)
 def load_unsafe_words(languages: Sequence[str]) -> Queries:
-    """The words and phrases of some languages (a tuple of codes), to be matched as whole words in any case."""
+    """Return the words and phrases of some languages (a tuple of codes) for match_queries."""
     folder = files("glin_profanity").joinpath("data", "dictionaries")
     words: set[str] = set()
     for code in languages:

@@ -1,6 +1,6 @@
-"""What addresses look like, in one pass over a column's bytes: their hosts, and which a costly rule must be asked of.
+"""Finds the hosts of URLs, and the URLs on which slow rules must run, in one pass over a column's bytes.
 
-As dataops.text.caption_counts does for captions: `url_may_*` is false only where the rule's regular expression finds nothing.
+As in dataops.text.caption_counts, `url_may_*` is false only where the regular expression of a rule finds nothing.
 """
 
 from collections.abc import Sequence
@@ -21,24 +21,24 @@ _ENDS = np.zeros(256, np.bool_)
 _ENDS[[ord(c) for c in "/?#"]] = True
 _ODD = np.zeros(256, np.bool_)
 _ODD[[ord(c) for c in ":@["]] = _ODD[128:] = True
-# What words are looked for behind, all as a slash.
+# Words begin after one of these characters, which all become a slash.
 _AS_SLASH = _LOWER.copy()
 _AS_SLASH[[ord(c) for c in "_.-"]] = ord("/")
 _NONE, _PLAIN, _UNUSUAL = range(3)
 
 
 def find_url_signs(urls: pl.Series, words: Sequence[str], endings: Sequence[str]) -> pl.DataFrame:
-    """What the address of each row may be; a null is like "".
+    """Find URLs that may have a word or an ending; null counts as "".
 
     Args:
-        words: in lower case, of three letters of ASCII at least.
-        endings: in lower case, of letters and digits of ASCII.
+        words: in lower case, with at least three ASCII letters.
+        endings: in lower case, with ASCII letters and digits.
 
     Returns: Boolean columns
-        url_may_have_word: one of `words` stands, in any case, at the beginning or behind one of `/_.-`, as far as three
-            letters say; or it is not all ASCII.
-        url_may_end: what stands before the first `?` or `#` has one of `endings`, in any case, behind its last dot; or it
-            is not all ASCII.
+        url_may_have_word: the first three letters of one of `words`, in any case, are at the beginning or after one of
+            `/_.-`; or the URL is not ASCII.
+        url_may_end: the text before the first `?` or `#` has one of `endings`, in any case, after its last dot; or the
+            URL is not ASCII.
     """
     data, offsets = text_buffers(urls.to_arrow())
     found = np.zeros((2, len(urls)), np.bool_)
@@ -48,7 +48,7 @@ def find_url_signs(urls: pl.Series, words: Sequence[str], endings: Sequence[str]
 
 @lru_cache(maxsize=8)
 def _beginnings(words: tuple[str, ...]) -> NDArray[np.bool_]:
-    """(2^_SLOTS_BITS,) by a hash of three letters, whether a word begins so."""
+    """Return, for each hash of three letters (2^_SLOTS_BITS,), whether a word begins with them."""
     table = np.zeros(1 << _SLOTS_BITS, np.bool_)
     for word in words:
         first, second, third = word[:3].encode("ascii")
@@ -58,7 +58,7 @@ def _beginnings(words: tuple[str, ...]) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=8)
 def _ending_bytes(endings: tuple[str, ...]) -> NDArray[np.uint8]:
-    """(N, longest + 1) the length of each and its bytes, from the last one on."""
+    """Return the length of each ending and its bytes in reverse order (N, longest + 1)."""
     table = np.zeros((len(endings), max(map(len, endings), default=0) + 1), np.uint8)
     for row, ending in zip(table, endings, strict=True):
         row[0], row[1 : len(ending) + 1] = len(ending), list(ending.encode("ascii"))[::-1]
@@ -75,7 +75,7 @@ def _find_signs(data, offsets, as_slash, words, endings, found):
     for i in range(len(offsets) - 1):
         start, end = offsets[i], offsets[i + 1]
         last, high, has_word, path_end = ord("/"), np.uint8(0), False, end
-        for at in range(start, end):  # without branches that the processor would guess wrong
+        for at in range(start, end):  # without branches that the processor would mispredict
             byte = data[at]
             high |= byte
             last = ((last << 8) | as_slash[byte]) & 0xFFFFFFFF
@@ -96,17 +96,14 @@ def _find_signs(data, offsets, as_slash, words, endings, found):
 
 
 def parse_hosts(urls: pl.Series, unusual: pl.Expr) -> pl.Series:
-    """The host name of each address in lower case, null where it is no web address.
+    """Return the host name of each URL in lower case, null for text that is not an http or https URL.
 
-    Args:
-        unusual: finds it, in an expression over `url`, where there is a user, a port, an IPv6 address, or not only ASCII.
+    Args: unusual: expression over `url` that finds the host in URLs with a user, a port, an IPv6 address or non-ASCII
+        text.
     """
     data, offsets = text_buffers(urls.to_arrow())
-    kinds, bounds, names = (
-        np.zeros(len(urls), np.uint8),
-        np.zeros(len(offsets), np.int64),
-        np.empty(len(data), np.uint8),
-    )
+    kinds, bounds = np.zeros(len(urls), np.uint8), np.zeros(len(offsets), np.int64)
+    names = np.empty(len(data), np.uint8)
     _find_hosts(data, offsets, _LOWER, _ENDS, _ODD, kinds, bounds, names)
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(names[: bounds[-1]])]
     found = pl.Series("host", pa.Array.from_buffers(pa.large_string(), len(urls), buffers))

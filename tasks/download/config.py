@@ -1,4 +1,4 @@
-"""The `[download]` table."""
+"""Defines the `[download]` table of the config; politeness_config.py has the fields that concern hosts."""
 
 from typing import Any, ClassVar, Literal, Self
 
@@ -9,7 +9,7 @@ from tasks.download.politeness_config import PoliteConfig
 
 
 class RetryConfig(BaseModel):
-    """`[download.retry]`: which failed rows are tried again after all others, and when."""
+    """`[download.retry]`: which failed rows are retried after all others, and when."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
@@ -24,11 +24,11 @@ class RetryConfig(BaseModel):
         "http_429",
         "http_5xx",
     )
-    """Classes of failure; `*` and `?` as in file names, and `http_5xx`."""
+    """Failure classes; `*` and `?` match as in file names, and `http_5xx` matches all of 500 to 599."""
     rounds: int = Field(default=1, ge=0, le=10)
-    """Tries after the first one."""
+    """Number of rounds of retries."""
     delay: float = Field(default=30.0, ge=0, le=3600)
-    """Seconds before the first of them; before each further one twice as long."""
+    """Seconds before the first round; each further round waits twice as long."""
 
     @field_validator("classes")
     @classmethod
@@ -37,44 +37,44 @@ class RetryConfig(BaseModel):
 
 
 class DownloadConfig(PoliteConfig):
-    """`[download]`: how pictures are fetched and what is made of them."""
+    """`[download]`: how images are fetched, resized and stored."""
 
     execution_fields: ClassVar[frozenset[str]] = PoliteConfig.execution_fields | {"threads"}
 
     image_size: int = Field(default=224, ge=1, le=8192)
-    """Pixels of the side that `resize_mode` speaks of."""
+    """Size in pixels of the side that `resize_mode` names."""
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
-    """img2dataset's: keep_ratio makes the smaller side `image_size`, keep_ratio_largest the larger one, border pads to
-    a square with white, center_crop cuts to a square."""
+    """Mode of img2dataset: keep_ratio makes the smaller side `image_size`, keep_ratio_largest the larger one, border
+    pads to a square with white, center_crop cuts to a square."""
     resize_quality: Literal["exact", "fast"] = "exact"
-    """exact: img2dataset's pixels. fast: large JPEGs are decoded at a half, quarter or eighth of their size, with slightly
-    other pixels (docs/download-rows.md says how fast, and what other)."""
+    """exact gives img2dataset's pixels. fast decodes large JPEGs at a half, quarter or eighth of their size, which
+    gives slightly different pixels (docs/download-rows.md has the speed and the differences)."""
     resize_only_if_bigger: bool = False
-    """Leave smaller pictures at their size."""
+    """Do not enlarge smaller images."""
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
-    """Of the pictures in the shards."""
+    """Format of the images in the shards."""
     encode_quality: int = Field(default=95, ge=0, le=100)
-    """JPEG and WebP: 0 to 100; PNG: the compression, 0 to 9."""
+    """Quality of JPEG and WebP, 0 to 100; for PNG, the compression, 0 to 9."""
     min_image_size: int = Field(default=0, ge=0)
-    """Drop originals whose smaller side is below this."""
+    """Minimum smaller side of an original, in pixels."""
     max_image_area: int = Field(default=64_000_000, ge=1)
-    """Drop originals of more pixels, before they are decoded (a decompression bomb). 64 million take 256 MB."""
+    """Maximum pixels of an original, checked before it is decoded (decompression bombs). 64 million take 256 MB."""
     max_aspect_ratio: float = Field(default=20.0, ge=1)
-    """Drop originals whose larger side is more than this many times the smaller."""
+    """Maximum ratio of an original's larger side to its smaller side."""
     timeout: float = Field(default=10.0, gt=0, le=600)
-    """Seconds for one request as a whole, redirects included."""
+    """Maximum seconds of one request, redirects included."""
     retries: int = Field(default=1, ge=0, le=10)
-    """More tries, at once, after a failure that another try may mend; a timeout waits for its round."""
+    """Number of immediate retries after a temporary failure; a timeout is only retried in a round."""
     retry: RetryConfig = RetryConfig()
     max_bytes: int = Field(default=20_000_000, ge=1)
-    """Of one picture, on the wire."""
+    """Maximum bytes of one response body, as transferred."""
     threads: int = Field(default=64, ge=1, le=1024)
-    """Fetches at a time in each worker process."""
+    """Number of parallel fetches in each worker process."""
     shard_size: int = Field(default=10_000, ge=1, le=100_000)
-    """Rows a shard, the failed ones included."""
+    """Rows of a shard, including the failed ones."""
     min_success: float = Field(default=0.05, ge=0, le=1)
-    """The stage fails, to be tried again, where a smaller share of its rows was fetched: then it is our network, not the
-    web. 0: never."""
+    """Minimum share of fetched rows. Below it the stage fails and can be rerun, since the cause is likely the own
+    network and not the web. 0 turns this off."""
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
@@ -83,7 +83,7 @@ class DownloadConfig(PoliteConfig):
         return self
 
     def key_config(self) -> dict[str, Any]:
-        """The fields that decide the output: how long a round waits does not."""
+        """Return the fields of the key, without the delay between rounds, which does not change the output."""
         fields = super().key_config()
         del fields["retry"]["delay"]
         return fields

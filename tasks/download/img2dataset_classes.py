@@ -1,7 +1,7 @@
-"""The classes of img2dataset that a download worker uses, loaded without what they drag in and never call.
+"""Imports the classes of img2dataset that a download worker uses, without torch and wandb, which they never call.
 
-A worker process starts for every few shards, so its start counts: with torch and wandb in its imports img2dataset takes
-3 s of processor time to load, without them 1.3 s.
+A worker process starts for every few shards. Importing img2dataset takes 3 s of CPU time with torch and wandb, 1.3 s
+without.
 """
 
 import os
@@ -16,7 +16,7 @@ from tasks.download.fetch.host_pool import HostPool
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Let an import of torch fail where it is not loaded yet: webdataset allows it, and only its tar writer is used."""
+    """Make an import of torch fail, unless it is loaded: webdataset, for its tar writer, works without it."""
     if "torch" in sys.modules:
         yield
         return
@@ -27,8 +27,8 @@ def _without_torch() -> Iterator[None]:
         del sys.modules["torch"]
 
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates on import
-# wandb takes half a second and leaves two temporary folders behind.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations looks for updates on import, by network
+# wandb takes half a second and leaves two temporary folders.
 sys.modules.setdefault("wandb", ModuleType("wandb"))
 with warnings.catch_warnings(), _without_torch():
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
@@ -42,10 +42,10 @@ __all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key", "us
 
 @contextmanager
 def use_pool(pool: HostPool) -> Iterator[None]:
-    """Let Downloader fetch with our threads: it makes its pool by a name of its module, whatever its `thread_count`."""
-    theirs = _downloader.ThreadPool
+    """Make Downloader fetch with the threads of `pool`, instead of those that it would start itself."""
+    original = _downloader.ThreadPool
     _downloader.ThreadPool = lambda _: pool  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        _downloader.ThreadPool = theirs  # pyright: ignore[reportAttributeAccessIssue]
+        _downloader.ThreadPool = original  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""Puts the pieces of the safe, polite fetch together, as a download's config has them."""
+"""Builds the opener of a shard from the config of the download."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from tasks.web.request import HttpClient
 
 
 def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:
-    """An opener for one shard.
+    """Build the opener of one shard.
 
     Args:
-        site_files: folder of what hosts say to robots, shared by the processes of a run.
-        workers: how many processes share what may be asked of a host.
-        round_: of the download (see SiteFiles).
+        site_files: folder of robots.txt and similar files, which the processes of a run share.
+        workers: number of processes that share the limits for a host.
+        round_: round of the download (see OriginFiles).
     """
     addresses = AddressResolver(parse_connect_to(config.connect_to), shared_dns())
-    wire = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None)
+    client = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None)
     pace = HostPace(
         PaceLimits(
             concurrency=config.concurrency(workers),
@@ -35,12 +35,12 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         Pauses(site_files),
     )
     rules = HostRules(
-        OriginFiles(wire, site_files, config.timeout, round_),
+        OriginFiles(client, site_files, config.timeout, round_),
         pace,
         RuleLimits(
             agent=config.user_agent,
             ai_agents=config.ai_agents,
-            asked=frozenset(config.opt_out) & {"tdmrep", "ai_txt"},
+            file_signals=frozenset(config.opt_out) & {"tdmrep", "ai_txt"},
             max_crawl_delay=config.max_crawl_delay,
         ),
     )
@@ -52,4 +52,4 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         opt_out=frozenset(config.opt_out),
     )
     originals = Originals(Path(config.originals)) if config.originals else None
-    return SafeOpener(limits, wire, rules, pace, originals)
+    return SafeOpener(limits, client, rules, pace, originals)

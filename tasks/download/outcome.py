@@ -1,4 +1,4 @@
-"""What became of the rows of a download shard: img2dataset's account of them, checked, classed and written."""
+"""Classifies the rows of a download shard by img2dataset's table, and writes the parts of the shard."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ EVIDENCE = pa.schema(
         ("last_modified", pa.string()),
         ("opt_out", pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))),
         ("bytes", pa.int64()),
-        ("preview", pa.binary()),  # a small JPEG of a few of the pictures
+        ("preview", pa.binary()),  # a small JPEG, of a few images only
     ]
 )
 _REASONS = {
@@ -33,42 +33,41 @@ _REASONS = {
     "aspect ratio too large": "aspect_ratio",
     "Image decoding error": "decode",
 }
-"""Reasons by what img2dataset's resizer says; our own messages start with theirs."""
+"""Drop reasons by the message of img2dataset's resizer. Our own messages begin with the drop reason."""
 
 
-def join_outcomes(rows: pa.Table, keys: Sequence[str], written: pa.Table, shard: str) -> pa.Table:
-    """The rows with the columns of FETCH and `drop_reason` (null where all went well), in the order of their keys.
+def join_outcomes(rows: pa.Table, keys: Sequence[str], outcomes: pa.Table, shard: str) -> pa.Table:
+    """Return the rows with the columns of FETCH and `drop_reason` (null for a fetched image), in the order of `keys`.
 
     Args:
-        written: img2dataset's table: a row for each key, but for those that it lost.
+        outcomes: img2dataset's table, with a row for each key; a key without a row gets the drop reason `lost`.
         shard: name of the tar.
 
-    Raises: CorruptPart when img2dataset wrote a row that was not asked for, or one twice.
+    Raises: CorruptPart when img2dataset wrote a row that is not in the shard, or wrote one twice.
     """
     fields = [field.name for field in FETCH if field.name != "shard"]
-    by_key = {row["key"]: row for row in written.select(fields).to_pylist()}
-    if len(by_key) != written.num_rows or not by_key.keys() <= set(keys):
-        raise CorruptPart(f"{shard}: img2dataset wrote {written.num_rows} rows that are not those of the shard")
+    by_key = {row["key"]: row for row in outcomes.select(fields).to_pylist()}
+    if len(by_key) != outcomes.num_rows or not by_key.keys() <= set(keys):
+        raise CorruptPart(f"{shard}: img2dataset wrote {outcomes.num_rows} rows that are not those of the shard")
     lost = {"status": "failed_to_download", "error_message": "lost: img2dataset gave no row"}
     found = [{**by_key.get(key, lost), "key": key, "shard": shard} for key in keys]
     columns = {f.name: pa.array([row.get(f.name) for row in found], f.type) for f in FETCH}
-    columns["drop_reason"] = pa.array(
-        [parse_drop_reason(r["status"], r.get("error_message")) for r in found], pa.string()
-    )
+    reasons = [parse_drop_reason(row["status"], row.get("error_message")) for row in found]
+    columns["drop_reason"] = pa.array(reasons, pa.string())
     for name, column in columns.items():
         rows = rows.append_column(name, column)
     return rows
 
 
 def parse_drop_reason(status: str, message: str | None) -> str | None:
-    """The stable class of a failure; None for a success. What nobody foresaw is `decode` or `other`."""
+    """Return the failure class of a row, None for a success; an unknown message is `decode` or `other`."""
     if status == "success":
         return None
     if message in _REASONS:
         return _REASONS[message]
-    named = re.match(r"([a-z][a-z0-9_]*): ", message or "")
-    if named:
-        return named[1]
+    prefix = re.match(r"([a-z][a-z0-9_]*): ", message or "")
+    if prefix:
+        return prefix[1]
     return "decode" if status == "failed_to_resize" else "other"
 
 
@@ -76,27 +75,28 @@ def put_parts(
     draft: Draft,
     name: str,
     kept: pa.Table,
-    settled: pa.Table,
-    asked: pa.Table,
-    said: Mapping[str, Evidence],
+    final: pa.Table,
+    rows: pa.Table,
+    evidence: Mapping[str, Evidence],
     previews: Mapping[str, bytes],
 ) -> list[Part]:
     """Write the parts `part-`, `dropped-` and `evidence-` of a shard.
 
     Args:
-        settled: the rows that are kept or dropped for good.
-        asked: these, and those that a later round will try again.
-        previews: of a few of their pictures, by uid.
+        final: the rows that are kept or dropped.
+        rows: the same and those that a later round retries.
+        evidence: by URL.
+        previews: JPEGs of a few images, by uid.
     """
-    lost = settled.filter(settled["drop_reason"].is_valid())
+    lost = final.filter(final["drop_reason"].is_valid())
     lost = lost.append_column("drop_stage", pa.array(["download"] * lost.num_rows, pa.string()))
     none = Evidence()
-    witnessed = [
-        {"uid": uid, "key": key, "url": url, **asdict(said.get(url, none)), "preview": previews.get(uid)}
-        for uid, key, url in zip(*(asked[c].to_pylist() for c in ("uid", "key", "url")), strict=True)
+    evidence_rows = [
+        {"uid": uid, "key": key, "url": url, **asdict(evidence.get(url, none)), "preview": previews.get(uid)}
+        for uid, key, url in zip(*(rows[c].to_pylist() for c in ("uid", "key", "url")), strict=True)
     ]
     return [
         draft.put_table(f"part-{name}.parquet", conform(kept, DOWNLOADED, f"download {name}")),
         draft.put_table(f"dropped-{name}.parquet", conform(lost, dropped_schema(DOWNLOADED), f"download {name}")),
-        draft.put_table(f"evidence-{name}.parquet", pa.Table.from_pylist(witnessed, EVIDENCE)),
+        draft.put_table(f"evidence-{name}.parquet", pa.Table.from_pylist(evidence_rows, EVIDENCE)),
     ]

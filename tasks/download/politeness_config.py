@@ -1,4 +1,4 @@
-"""The part of `[download]` that says how hosts are treated: who asks, how often, and whose refusals count."""
+"""Defines the fields of `[download]` that concern hosts: the user agent, the request rate, and the opt-outs."""
 
 from typing import ClassVar
 
@@ -35,46 +35,50 @@ AI_AGENTS = (
     "Timpibot",
     "Webzio-Extended",
 )
-"""Agents that gather data to train models with, as their makers say.
+"""User agents that collect training data, by the statements of their operators.
 
-Source: github.com/ai-robots-txt/ai.robots.txt, of which those are left out that fetch for a search or for one who asks."""
+Source: github.com/ai-robots-txt/ai.robots.txt, without the agents that fetch for a search engine or on request of a
+    user."""
 
 
 class PoliteConfig(StageConfig):
-    """How hosts are treated."""
+    """The fields of `[download]` that concern hosts."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
         {"contact", "connect_to", "host_concurrency", "host_rate", "originals", "originals_bytes"}
     )
 
     user_agent: str = Field(default="pairmill", pattern=r"^[A-Za-z0-9_-]+$")
-    """The name in the User-Agent header, and the one that robots.txt, ai.txt and X-Robots-Tag may address."""
+    """Name in the User-Agent header, which robots.txt, ai.txt and X-Robots-Tag may address."""
     contact: str | None = Field(default=None, pattern=r"^[\x21-\x7e]+$")
-    """An address in the User-Agent header, where a site's owner learns who asks (a page or mailto:). Without it a run does
-    not start, unless `connect_to` names the hosts; then no other host is asked."""
+    """Contact in the User-Agent header (a page or mailto:), by which the owner of a site reaches you. Without it a run
+    does not start, unless `connect_to` names hosts; then it sends requests to these hosts only."""
     connect_to: dict[str, str] = Field(default_factory=dict)
-    """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private address."""
+    """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private IP
+    address."""
     host_concurrency: int = Field(default=4, ge=1, le=64)
-    """Requests to one host at a time. With more worker processes than that, one of each."""
+    """Parallel requests to one host, of all worker processes together, but at least one for each process."""
     host_rate: float = Field(default=20.0, ge=0, le=10_000)
-    """Requests to one host a second, of all worker processes together; 0: no limit. A slower Crawl-delay counts instead."""
+    """Requests to one host per second, of all worker processes together; 0 is no limit. A slower Crawl-delay wins."""
     host_patience: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds that a host may cost a shard in vain (timeouts, pauses that it asks for) before its other rows fail; and that
-    a row waits for its turn."""
+    """Maximum seconds that a host may waste in a shard (timeouts, requested pauses) before its other rows fail; and
+    that a row waits for its turn."""
     max_crawl_delay: float = Field(default=10.0, ge=0, le=3600)
-    """A host whose robots.txt asks for a longer Crawl-delay is left alone."""
+    """Maximum Crawl-delay of a robots.txt, in seconds; a host with a longer one gets no requests."""
     opt_out: tuple[Signal, ...] = SIGNALS
-    """Signals that drop a picture. Where one is left out, it is recorded all the same if it stands in headers or bytes;
-    tdmrep.json and ai.txt are then not asked for. What robots.txt disallows is never fetched."""
+    """Signals that drop an image. Other signals are recorded if they are in headers or in the image; tdmrep.json and
+    ai.txt are not fetched without their signal. A URL that robots.txt disallows is never fetched."""
     disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
-    """X-Robots-Tag directives that are such a signal."""
+    """X-Robots-Tag directives that give the signal `x_robots_tag`."""
     ai_agents: tuple[str, ...] = AI_AGENTS
-    """Agents whose exclusion by a robots.txt is such a signal, unless it has a group for `user_agent`."""
+    """Agents whose exclusion by robots.txt gives the signal `robots_ai_agents`, unless it has a group for
+    `user_agent`."""
     originals: str | None = None
-    """A folder in which pictures are kept as they were fetched. A later run that names it asks for what changed since, by
-    ETag and Last-Modified, and takes the rest from there, for whatever `image_size`."""
+    """Folder of the images as fetched. A later run with the same folder fetches only images that have changed, by ETag
+    and Last-Modified, and takes the others from the folder, with any `image_size`."""
     originals_bytes: int = Field(default=50 << 30, ge=0)
-    """What may be in it at the end of a run; what nobody asked for the longest goes first."""
+    """Maximum bytes of that folder at the end of a run; the images that were not requested for the longest are
+    deleted."""
 
     @field_validator("connect_to")
     @classmethod
@@ -84,18 +88,18 @@ class PoliteConfig(StageConfig):
 
     @property
     def user_agent_header(self) -> str:
-        """For example `pairmill/0.1 (+https://example.org/bot)`."""
+        """The User-Agent header, for example `pairmill/0.1 (+https://example.org/bot)`."""
         return f"{self.user_agent}/{VERSION}" + (f" (+{self.contact})" if self.contact else "")
 
     def concurrency(self, workers: int) -> int:
-        """Requests to one host at a time of each of so many processes."""
+        """Return the number of parallel requests to one host for each of some worker processes."""
         return max(1, self.host_concurrency // workers)
 
     def problems(self) -> list[str]:
-        """What keeps a run that downloads from starting."""
+        """Return the problems that prevent a download."""
         if self.contact is not None or self.connect_to:
             return []
         return [
-            "contact: is required to ask hosts for pictures: a page or a mailto: address where their owners learn who asks "
-            "(not where connect_to names the hosts)"
+            "contact: is required for requests to hosts; set it to a page or a mailto: address by which their owners "
+            "reach you, or set connect_to to send requests to its hosts only"
         ]

@@ -1,43 +1,43 @@
-"""Small copies of a few pictures of a shard, kept and refused ones: what the report shows."""
+"""Collects small copies of a few images of a shard for the report, kept and refused ones."""
 
 from collections import Counter
 
 from dataops.images.decode import ImageRefused, decode, make_preview, read_header
 
 KEPT, PER_REASON = 12, 4
-"""Pictures of a shard that are shown: kept ones, and of each class of failure."""
+"""Number of previews of a shard: of kept images, and of refused ones for each failure class."""
 _MAX_AREA = 4_000_000
-"""Pixels of an original that is decoded for the report."""
+"""Maximum pixels of an image that is decoded for a preview."""
 
 
 class Previews:
-    """`seen` is called with the bytes of each picture, then `kept` or `refused`: all in one thread."""
+    """The previews of a shard. For each image, one thread calls `set_original`, then `add_kept` or `add_refused`."""
 
     def __init__(self) -> None:
         self.by_uid: dict[str, bytes] = {}
         """JPEGs."""
         self._original = b""
-        self._taken: Counter[str] = Counter()
+        self._numbers: Counter[str] = Counter()
 
-    def seen(self, original: bytes) -> None:
-        """The picture that is looked at now, as it was fetched."""
+    def set_original(self, original: bytes) -> None:
+        """Store the bytes of the image that is processed next, as fetched."""
         self._original = original
 
-    def kept(self, uid: str, picture: bytes) -> None:
-        """What was made of it."""
-        self._take(uid, "", picture)
+    def add_kept(self, uid: str, image: bytes) -> None:
+        """Add a preview of a resized image."""
+        self._add(uid, "", image)
 
-    def refused(self, uid: str, message: str) -> None:
-        """That it was refused, and why."""
-        self._take(uid, message.partition(":")[0], self._original)
+    def add_refused(self, uid: str, message: str) -> None:
+        """Add a preview of the original that was refused with a message."""
+        self._add(uid, message.partition(":")[0], self._original)
 
-    def _take(self, uid: str, reason: str, data: bytes) -> None:
+    def _add(self, uid: str, reason: str, data: bytes) -> None:
         self._original = b""
-        if self._taken[reason] >= (PER_REASON if reason else KEPT):
+        if self._numbers[reason] >= (PER_REASON if reason else KEPT):
             return
         try:
             read_header(data, _MAX_AREA)
             self.by_uid[uid] = make_preview(decode(data))
-        except ImageRefused:  # nothing that could be shown
+        except ImageRefused:
             return
-        self._taken[reason] += 1
+        self._numbers[reason] += 1

@@ -1,4 +1,4 @@
-"""img2dataset's Resizer behind a look at the header: exact, or fast by decoding JPEGs at a fraction of their size."""
+"""Checks the header of an image before img2dataset's Resizer decodes it, and decodes JPEGs at a smaller size."""
 
 import io
 from typing import Any
@@ -18,11 +18,11 @@ REDUCED = {
 
 
 class CheckedResizer(Resizer):
-    """img2dataset's Resizer, which decodes only what read_header takes for a whole image of bearable size.
+    """A Resizer that decodes only whole images with at most `max_image_area` pixels, by read_header.
 
     Args:
-        previews: told of each picture that is looked at.
-        options: the Resizer's own.
+        previews: receives the original of each image.
+        options: options of the base class.
     """
 
     def __init__(self, previews: Previews, **options: Any):
@@ -31,7 +31,7 @@ class CheckedResizer(Resizer):
 
     def __call__(self, img_stream: Any, blurring_bbox_list: Any = None) -> Any:
         data = img_stream.getvalue()
-        self._previews.seen(data)
+        self._previews.set_original(data)
         try:
             header = read_header(data, self.max_image_area)
         except ImageRefused as refused:
@@ -39,42 +39,42 @@ class CheckedResizer(Resizer):
         return self.resize(img_stream, data, header)
 
     def resize(self, img_stream: Any, data: bytes, header: Header) -> Any:
-        """What the Resizer makes of a whole image."""
+        """Return the Resizer's result for an image that passed the checks."""
         return super().__call__(img_stream)
 
 
 class FastResizer(CheckedResizer):
-    """Decodes a JPEG at 1/2, 1/4 or 1/8 of its size, where that is still no smaller than what is asked for.
+    """Decodes a JPEG at 1/2, 1/4 or 1/8 of its size, if that is not smaller than the target size.
 
-    A JPEG's 8x8 blocks of cosine coefficients give the smaller picture without the work for the pixels between
-    (libjpeg's scaled decoding); img2dataset's Resizer then gets that picture, with less than a halving left to do, for
-    which linear interpolation will do. What is not a grey or a colour JPEG, or too small, goes the exact way.
+    libjpeg's scaled decoding computes the smaller image from the 8x8 blocks of cosine coefficients, without the pixels
+    between. img2dataset's Resizer then shrinks it by less than a half, for which linear interpolation is good enough.
+    All other images (not a grey or RGB JPEG, or too small) are resized exactly.
     """
 
     def __init__(self, previews: Previews, **options: Any):
         super().__init__(previews, **options)
-        limits = ("min_image_size", "max_image_area", "max_aspect_ratio")  # they are the original's
-        rest = {name: value for name, value in options.items() if name not in limits}
-        self._small = Resizer(**rest, downscale_interpolation="linear")
+        limits = ("min_image_size", "max_image_area", "max_aspect_ratio")  # they hold for the original
+        options = {name: value for name, value in options.items() if name not in limits}
+        self._small_resizer = Resizer(**options, downscale_interpolation="linear")
 
     def resize(self, img_stream: Any, data: bytes, header: Header) -> Any:
         factor = self.factor(header)
         if factor == 1:
             return super().resize(img_stream, data, header)
-        flag = REDUCED[factor][header.mode == "L"] | cv2.IMREAD_IGNORE_ORIENTATION  # as the exact way does
+        flag = REDUCED[factor][header.mode == "L"] | cv2.IMREAD_IGNORE_ORIENTATION  # as img2dataset does
         small = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         if small is None:
             return None, None, None, None, None, "Image decoding error"
-        bitmap = io.BytesIO(cv2.imencode(".bmp", small)[1].tobytes())  # the pixels behind a header: no work
-        picture, width, height, _, _, message = self._small(bitmap)
-        whole = (None, None) if message else (header.width, header.height)
-        return picture, width, height, *whole, message
+        bitmap = io.BytesIO(cv2.imencode(".bmp", small)[1].tobytes())  # uncompressed, so it costs nearly nothing
+        image, width, height, _, _, message = self._small_resizer(bitmap)
+        original_size = (None, None) if message else (header.width, header.height)
+        return image, width, height, *original_size, message
 
     def factor(self, header: Header) -> int:
-        """By how much a picture may be decoded smaller: 1 (the exact way), 2, 4 or 8."""
+        """Return the factor by which an image may be decoded smaller: 2, 4, 8, or 1 to resize it exactly."""
         small, large = sorted((header.width, header.height))
-        refused = small < self.min_image_size or large > self.max_aspect_ratio * small
-        if refused or header.kind != "jpeg" or header.mode not in ("L", "RGB") or self.resize_mode.name == "no":
+        is_refused = small < self.min_image_size or large > self.max_aspect_ratio * small
+        if is_refused or header.kind != "jpeg" or header.mode not in ("L", "RGB") or self.resize_mode.name == "no":
             return 1
         side = large if self.resize_mode.name in ("border", "keep_ratio_largest") else small
         return max((n for n in REDUCED if side >= n * self.image_size), default=1)

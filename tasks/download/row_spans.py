@@ -1,4 +1,4 @@
-"""Cuts the rows of a snapshot's parts, taken in order, into shards of equal size."""
+"""Cuts the rows of Parquet objects, in order, into shards of equal size."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,29 +19,29 @@ class RowSpan:
 
 
 def cut_parts(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[RowSpan, ...]]:
-    """The parts `<prefix>*.parquet` as shards of `size` rows; the last may be smaller."""
+    """Cut the parts `<prefix>*.parquet` into shards of `size` rows; the last one may be smaller."""
     return cut_objects([(manifest.path(p.name), p.rows) for p in manifest.named(prefix, ".parquet")], size)
 
 
 def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[RowSpan, ...]]:
-    """Parquet objects of the store, each with its number of rows, as shards of `size` rows."""
+    """Cut Parquet objects (name, number of rows) into shards of `size` rows; the last one may be smaller."""
     shards: list[tuple[RowSpan, ...]] = []
     current: list[RowSpan] = []
-    room = size
+    free = size
     for name, rows in objects:
         start = 0
         while start < rows:
-            stop = min(rows, start + room)
+            stop = min(rows, start + free)
             current.append(RowSpan(name, start, stop))
-            room -= stop - start
+            free -= stop - start
             start = stop
-            if not room:
+            if not free:
                 shards.append(tuple(current))
-                current, room = [], size
+                current, free = [], size
     return [*shards, tuple(current)] if current else shards
 
 
-def read_spans(store: Store, slices: Sequence[RowSpan], columns: list[str] | None = None) -> pa.Table:
-    """The rows of one shard, in order."""
-    tables = [read_table(store, s.name, columns).slice(s.start, s.stop - s.start) for s in slices]
+def read_spans(store: Store, spans: Sequence[RowSpan], columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of one shard, in order."""
+    tables = [read_table(store, s.name, columns).slice(s.start, s.stop - s.start) for s in spans]
     return pa.concat_tables(tables).combine_chunks()

@@ -1,4 +1,4 @@
-"""One task of the download stage: the rows of one shard."""
+"""Defines the task of the download stage: the rows of one shard."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,23 @@ from tasks.download.row_spans import RowSpan
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One task: the rows of one shard."""
+    """The rows of one shard, and how they are fetched."""
 
     index: int
-    rows: tuple[RowSpan, ...]
+    """Index of the shard, which names its tar and its parts."""
+    spans: tuple[RowSpan, ...]
     config: DownloadConfig
     round: int = 0
-    """0 for the first try of its rows."""
-    again: tuple[str, ...] = ()
-    """Classes of failure whose rows are left for a later round."""
+    """0 for the first attempt of its rows."""
+    retry_classes: tuple[str, ...] = ()
+    """Failure classes whose rows are left for a later round."""
     workers: int = 1
-    """Processes that share what may be asked of a host."""
-    taken: tuple[Target, ...] = ()
-    """What somebody asked to be taken out: it is not fetched."""
+    """Number of processes that share the limits for a host."""
+    takedowns: tuple[Target, ...] = ()
+    """Targets of takedown requests; rows that match them are not fetched."""
     site_files: str | None = None
-    """The folder of what hosts say to robots (tasks.web.origin_files), which they share too; one of its own by default."""
+    """Folder that the processes share for robots.txt and similar files (tasks.web.origin_files); default is a temporary
+    one."""
 
     @property
     def id(self) -> str:
@@ -31,5 +33,5 @@ class ShardTask:
 
 
 def shard_id(index: int) -> str:
-    """The task that fetches a shard."""
+    """Return the id of the task that fetches a shard."""
     return f"shard-{index:05d}"

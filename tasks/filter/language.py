@@ -17,8 +17,8 @@ _BATCH = 1 << 12
 def detect_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
     """Detect the language of each caption, weighted with the language of its page where the config says so.
 
-    A caption in capitals only is detected in lower case, since langdetect ignores words in capitals. A caption in a script
-    that no candidate writes has no language, because a detector, or the page, would only guess.
+    A caption in capitals only is detected in lower case, since langdetect ignores words in capitals. A caption in a
+    script that no candidate writes has no language, because a detector, or the page, would only guess.
 
     Returns: columns language (String), language_score (Float32), and foreign (Boolean): whether the probability of
         config.languages is less than language_min_score (false where config.languages is empty).

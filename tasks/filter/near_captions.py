@@ -164,7 +164,7 @@ def _assign_rank_partitions(draft: Draft, task: FilterTask, ranks: pl.Series) ->
 
 
 def _read_batches(draft: Draft, task: FilterTask) -> Iterator[pl.DataFrame]:
-    """Yield the candidates of a partition in batches that fit in memory; only here the lengths of captions are known."""
+    """Yield the candidates of a partition in batches that fit in memory, since captions may be long."""
 
     def tables() -> Iterable[pl.DataFrame]:
         return (read_one(draft, name, task.number) for name in task.slice_tables("near-captions"))

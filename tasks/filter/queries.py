@@ -50,7 +50,8 @@ def build_queries(sources: QuerySources, thresholds: Thresholds, workers: int | 
     Args:
         workers: number of processes that count; None is one per core.
 
-    Raises: ConfigError when a file is missing, or no query is above the thresholds; SourceError when a file cannot be read.
+    Raises: ConfigError when a file is missing, or no query is above the thresholds; SourceError when a file cannot be
+        read.
     """
     text, titles, lemmas = _find_files(sources.text, sources.titles, sources.lemmas)
     workers = workers or os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Reads the texts in which queries are counted (Wikipedia's page dumps, or lines of any text), and counts on all cores."""
+"""Counts words on all cores, in Wikipedia's page dumps or in lines of any text."""
 
 import bz2
 import gzip

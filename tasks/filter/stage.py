@@ -1,9 +1,9 @@
 """Filter pairs by everything that text and URLs decide, before an image is downloaded.
 
-The stage is a sequence of maps, which `make` has in order. Each map runs one function over tasks; a task is a slice of an
-input part, or one partition of the rows by hash. Between the maps, an exchange through scratch tables
-(tasks.engine.partition_tables) moves hashes to their partition, and drop reasons back to their slice. Memory is bounded,
-since no task sees more than its slice or partition.
+The stage is a sequence of maps, which `make` has in order. Each map runs one function over tasks; a task is a slice of
+an input part, or one partition of the rows by hash. Between the maps, an exchange through scratch tables
+(tasks.engine.partition_tables) moves hashes to their partition, and drop reasons back to their slice. Memory is
+bounded, since no task sees more than its slice or partition.
 """
 
 import json

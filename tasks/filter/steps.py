@@ -1,7 +1,7 @@
 """Functions of the filter stage that apply the rules and drop duplicates, each over one slice or one partition.
 
-tasks.filter.stage has their order. Near-duplicate captions are in tasks.filter.near_captions, balancing and the output in
-tasks.filter.write.
+tasks.filter.stage has their order. Near-duplicate captions are in tasks.filter.near_captions, balancing and the output
+in tasks.filter.write.
 """
 
 from collections.abc import Callable
@@ -86,7 +86,7 @@ class FilterTask(PartitionStep):
 
 
 def apply_rules(draft: Draft, task: FilterTask) -> Record:
-    """Apply to a slice all rules that need no other row, and put the keys of the rows that pass by partition of the URL."""
+    """Apply the rules to each row of a slice, and put the keys of the rows that pass by partition of the URL."""
     rows = read_pairs(draft, task)
     counts = count_captions(rows["caption"])
     answers = evaluate_rules(rows, task.config, counts)

@@ -13,7 +13,8 @@ from dataops.text.balance import compute_effective_number
 from dataops.text.tallies import Totals, count_values
 
 LENGTH_STEP, LENGTH_STEPS = 10, 30
-"""Characters of a step of the histogram of caption lengths, and its number of steps; the last holds all longer captions."""
+"""Characters of a step of the histogram of caption lengths, and its number of steps; the last holds all longer
+captions."""
 LISTED = 40
 """Number of hosts and captions that are listed, most frequent first."""
 EXAMPLES = 4

@@ -67,7 +67,7 @@ def write_parts(draft: Draft, task: FilterTask) -> Record:
 
 
 def summary_name(part: int) -> str:
-    """Return the name of the scratch object with the summary of a part; all summaries together are too large for memory."""
+    """Return the name of the scratch object with the summary of a part; all of them may not fit in memory."""
     return f"summary-{part:05d}.json"
 
 

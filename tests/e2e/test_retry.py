@@ -24,7 +24,7 @@ def test_rerun_with_retry_fetches_only_rows_that_failed_so(pairmill: Pairmill) -
     wrong = pairmill.json("rerun", first["run_id"], "--retry", "http_404", code=2)
     assert "--from download" in wrong["error"]["message"]
     wrong = pairmill.json("rerun", first["run_id"], "--from", "download", "--retry", "HTTP 404", code=2)
-    assert "no class of failure" in wrong["error"]["message"]
+    assert "no failure class" in wrong["error"]["message"]
 
     # The run was finished, so it continues to the last stage.
     nothing = pairmill.json("rerun", first["run_id"], "--from", "download", "--retry", "timeout,http_5xx")

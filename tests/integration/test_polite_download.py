@@ -172,10 +172,10 @@ ONE_OF_MANY = """
 import sys
 from pathlib import Path
 from tasks.download.config import DownloadConfig
-from tasks.download.make_opener import polite_opener
+from tasks.download.make_opener import make_opener
 
 folder, address, *urls = sys.argv[1:]
-opener = polite_opener(DownloadConfig(connect_to={"ours.test": address, "shut.test": address}), Path(folder))
+opener = make_opener(DownloadConfig(connect_to={"ours.test": address, "shut.test": address}), Path(folder))
 for url in urls:
     try:
         opener.open(url)

@@ -1,1 +1,1 @@
-"""HTTP fetching for the download stage: opener, per-host pace, pools and rules."""
+"""Fetches images for the download stage: the opener, and the pace, the threads and the rules of each host."""

@@ -1,9 +1,8 @@
-"""How often a host is asked: so many requests at a time and a second, longer pauses where it asks for them, not at all
-where it is dead.
+"""Limits the requests to each host: in parallel, per second, in pauses that it requests, and once it seems dead.
 
-A thread that waits for its turn at one host asks no other; tasks.download.fetch.host_pool sees to it that few do. A turn is waited for,
-but briefly; and a host that cost its patience in vain fails its remaining rows at once. A pause that a host asks for is
-told to the other processes of the run.
+A thread that waits for its turn at a host fetches nothing else; tasks.download.fetch.host_pool keeps such threads few.
+The wait for a turn is short, and a host that has wasted its `patience` fails its other rows at once. The processes of a
+run share the pauses that hosts request.
 """
 
 import random
@@ -17,24 +16,23 @@ from dataclasses import dataclass, field
 from tasks.web.host_state import Pauses
 from tasks.web.request import FetchError
 
-_FIRST_PAUSE = 1.0  # seconds, after a 429 or 503 that does not say how long; doubled with each more
+_FIRST_PAUSE = 1.0
+"""Seconds of the pause after a 429 or 503 without Retry-After; each further one in a row doubles it."""
 _LONGEST_PAUSE = 600.0
-_PUSHED_BACK = frozenset({"http_429", "http_503"})
+_PAUSE_REASONS = frozenset({"http_429", "http_503"})
 
 
 @dataclass(frozen=True)
 class PaceLimits:
-    """What one process may do to one host.
+    """Limits of one process for one host.
 
-    Attributes:
-        concurrency: requests at a time.
-        interval: seconds between the starts of two, of all processes together.
-        processes: how many ask beside each other; each keeps so many times the interval.
-        max_pause: seconds that a host may ask to be left alone, for a request to wait; else it fails as the one did that
-            made the pause.
-        patience: seconds that a request waits for its turn, before it fails as `host_busy`; and that a host may cost in
-            vain, failed requests and pauses together, before its other rows fail without being asked for. A success
-            forgives half.
+    Attributes: concurrency: parallel requests. interval: seconds between the starts of two requests, over all processes
+        together. processes: number of processes that send requests; each waits this many times the interval. max_pause:
+        longest pause in seconds for which a request waits; in a longer pause it fails with the error that caused
+            the pause.
+        patience: seconds that a request waits for its turn before it fails as `host_busy`; and seconds that a host may
+            waste with failed requests and pauses before its other rows fail without a request. A success halves what it
+            has wasted.
     """
 
     concurrency: int = 4
@@ -49,18 +47,21 @@ class _Host:
     changed: threading.Condition = field(default_factory=threading.Condition)
     running: int = 0
     next_at: float = 0.0
-    lost: float = 0.0
-    pushes: int = 0
+    """Time on the monotonic clock before which no request starts."""
+    wasted: float = 0.0
+    """Seconds of failed requests and pauses."""
+    pauses_in_row: int = 0
     pause: FetchError | None = None
-    """The answer that made the pause until `next_at`."""
-    verdict: FetchError | None = None
+    """Error that caused the pause until `next_at`."""
+    given_up: FetchError | None = None
+    """Error with which all further requests fail."""
 
 
 class HostPace:
-    """The turns of one shard; for use from many threads.
+    """The turns at the hosts of one shard; thread-safe.
 
     Args:
-        pauses: what hosts told the other processes of the run.
+        pauses: pauses that hosts requested from any process of the run.
     """
 
     def __init__(self, limits: PaceLimits, pauses: Pauses | None = None):
@@ -70,14 +71,15 @@ class HostPace:
 
     @contextmanager
     def turn(self, name: str, interval: float = 0.0) -> Iterator[None]:
-        """Wait for a turn at a host, and have it until the block ends.
+        """Wait for a turn at a host, and hold it until the block ends.
 
         Args:
-            name: of the host.
-            interval: seconds that the host wants between requests, where that is longer than ours.
+            name: name of the host.
+            interval: seconds between requests by its Crawl-delay; the configured interval holds where it is longer.
 
-        Raises: FetchError, where the wait would be too long or the host is given up; also passes on the block's own, of
-        which it learns.
+        Raises: FetchError when the wait would be too long or the host is given up. A FetchError of the block passes
+            through,
+        and counts against the host.
         """
         with self._lock:
             host = self._hosts[name]
@@ -86,11 +88,11 @@ class HostPace:
         try:
             yield
         except FetchError as error:
-            self._failed(host, name, error, time.monotonic() - started)
+            self._count_failure(host, name, error, time.monotonic() - started)
             raise
         else:
             with host.changed:
-                host.lost, host.pushes = host.lost / 2, 0
+                host.wasted, host.pauses_in_row = host.wasted / 2, 0
         finally:
             with host.changed:
                 host.running -= 1
@@ -102,45 +104,47 @@ class HostPace:
             self._take_over_pause(host, name)
             while True:
                 now = time.monotonic()
-                if host.verdict:
-                    raise FetchError(host.verdict.reason, host.verdict.detail)
+                if host.given_up:
+                    raise FetchError(host.given_up.reason, host.given_up.detail)
                 pause = host.next_at - now
                 if pause > (self.limits.max_pause if host.pause else give_up - now) or now >= give_up:
                     raise (host.pause if pause > 0 else None) or FetchError("host_busy", "no turn in time")
-                free = host.running < self.limits.concurrency
-                if free and pause <= 0:
+                is_free = host.running < self.limits.concurrency
+                if is_free and pause <= 0:
                     break
-                host.changed.wait(pause if free else give_up - now)
+                host.changed.wait(pause if is_free else give_up - now)
                 self._take_over_pause(host, name)
             host.running += 1
             host.next_at = now + interval
             host.pause = None
 
     def _take_over_pause(self, host: _Host, name: str) -> None:
-        """Take over a pause that another process was told."""
+        """Take over a pause that the host requested from another process."""
         if self._pauses and (found := self._pauses.remaining(name)):
             reason, detail, seconds = found
             host.pause = FetchError(reason, detail)
             host.next_at = max(host.next_at, time.monotonic() + seconds)
 
-    def _failed(self, host: _Host, name: str, error: FetchError, seconds: float) -> None:
-        """Learn from a failure that another try might mend; others say nothing of the host."""
+    def _count_failure(self, host: _Host, name: str, error: FetchError, seconds: float) -> None:
+        """Count a temporary failure against the host, and begin a pause where the host requests one."""
         if not error.is_transient:
             return
         with host.changed:
-            host.lost += seconds
-            if error.reason in _PUSHED_BACK:
-                pause = self._pause(host, error)
-                host.pushes += 1
-                host.lost += pause
+            host.wasted += seconds
+            if error.reason in _PAUSE_REASONS:
+                pause = self._pause_seconds(host, error)
+                host.pauses_in_row += 1
+                host.wasted += pause
                 host.pause = FetchError(error.reason, error.detail)
                 host.next_at = max(host.next_at, time.monotonic() + pause)
                 if self._pauses:
                     self._pauses.put(name, error.reason, error.detail, pause)
-            if host.lost >= self.limits.patience:
-                host.verdict = FetchError(error.reason, error.detail)
+            if host.wasted >= self.limits.patience:
+                host.given_up = FetchError(error.reason, error.detail)
 
     @staticmethod
-    def _pause(host: _Host, error: FetchError) -> float:
-        pause = _FIRST_PAUSE * 2.0**host.pushes if error.retry_after is None else error.retry_after
-        return min(pause * random.uniform(1.0, 1.25), _LONGEST_PAUSE)  # so that processes do not come back together
+    def _pause_seconds(host: _Host, error: FetchError) -> float:
+        pause = _FIRST_PAUSE * 2.0**host.pauses_in_row if error.retry_after is None else error.retry_after
+        return min(
+            pause * random.uniform(1.0, 1.25), _LONGEST_PAUSE
+        )  # random, so that processes do not return together

@@ -1,8 +1,8 @@
-"""What a host says before it is asked for an image: robots.txt, tdmrep.json and ai.txt, each read once a run.
+"""Checks a URL against the robots.txt, tdmrep.json and ai.txt of its host, which a run reads once.
 
-robots.txt comes first, and what it forbids is not asked for, the other two files included. A host whose robots.txt cannot
-be had is not asked for anything (RFC 9309, section 2.3.1.4): where it cannot be reached at all, its rows fail as that
-failure, else as `robots`.
+robots.txt is read first; a path that it disallows is not requested, which holds for the other two files too. A host
+without a readable robots.txt gets no further request (RFC 9309, section 2.3.1.4): its rows fail with the network error,
+if that was the cause, else as `robots`.
 """
 
 import threading
@@ -24,56 +24,56 @@ from tasks.web.request import FetchError
 
 ROBOTS_PATH = "/robots.txt"
 AI_PATH = "/ai.txt"
-"""Spawning's file, in the language of robots.txt but about the use of what is fetched: `Disallow: *.jpg`.
+"""Path of Spawning's file, which has the syntax of robots.txt but concerns the use of files: `Disallow: *.jpg`.
 
 Source: spawning.ai/ai-txt.
 """
 _NETWORK = frozenset({"dns", "connect", "timeout", "tls", "private_address", "no_contact", "bad_url", "host_busy"})
 _MAX_ORIGINS = 4_096
-"""Whose rules are kept in memory; those of the others are read again from the folder."""
+"""Maximum number of origins whose rules are in memory; those of others are read from the folder again."""
 
 
 @dataclass(frozen=True)
 class RuleLimits:
-    """Whose rules count, and how far.
+    """The rules that are checked.
 
     Attributes:
         agent: our name in robots.txt and ai.txt.
-        ai_agents: agents that gather data to train with; a robots.txt that shuts one out speaks against our use.
-        asked: the signals for which a file of its own is asked for (tdmrep, ai_txt).
-        max_crawl_delay: seconds; a host that wants a longer one is left alone.
+        ai_agents: agents that collect training data; a robots.txt that excludes one of them gives `robots_ai_agents`.
+        file_signals: signals whose file is read (tdmrep, ai_txt).
+        max_crawl_delay: maximum Crawl-delay in seconds; a host with a longer one gets no requests.
     """
 
     agent: str
     ai_agents: tuple[str, ...] = ()
-    asked: frozenset[Signal] = frozenset({"tdmrep", "ai_txt"})
+    file_signals: frozenset[Signal] = frozenset({"tdmrep", "ai_txt"})
     max_crawl_delay: float = 10.0
 
 
 @dataclass
 class _PolicyFile:
-    """A file beside robots.txt: where it lies, how it is read, and what it says."""
+    """A file other than robots.txt: its path, its parser, and its content once it is read."""
 
     path: str
     parse: Callable[[str], Any]
-    said: tuple[Any, OriginFile] | None = None
+    content: tuple[Any, OriginFile] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class _Origin:
-    def __init__(self, asked: Collection[Signal]):
+    def __init__(self, file_signals: Collection[Signal]):
         self.lock = threading.Lock()
         self.failure: FetchError | None = None
         self.robots: tuple[RobotsFile, OriginFile] | None = None
-        others: dict[Signal, _PolicyFile] = {
+        files: dict[Signal, _PolicyFile] = {
             "tdmrep": _PolicyFile(tdmrep.PATH, tdmrep.parse_tdmrep),
             "ai_txt": _PolicyFile(AI_PATH, RobotsFile.parse),
         }
-        self.others = {signal: other for signal, other in others.items() if signal in asked}
+        self.files = {signal: file for signal, file in files.items() if signal in file_signals}
 
 
 class HostRules:
-    """The rules of the hosts of one shard; for use from many threads."""
+    """The rules of the hosts of one shard; thread-safe."""
 
     def __init__(self, files: OriginFiles, pace: HostPace, limits: RuleLimits):
         self._files, self._pace, self._limits = files, pace, limits
@@ -81,12 +81,12 @@ class HostRules:
         self._lock = threading.Lock()
 
     def check(self, parts: SplitResult) -> tuple[float, list[OptOut]]:
-        """Seconds that the host wants between requests, and what it says against the use of a url.
+        """Return the host's Crawl-delay in seconds, and its opt-outs for a URL.
 
-        Raises: FetchError where the url may not be asked for.
+        Raises: FetchError when the URL must not be requested.
         """
         origin = f"{parts.scheme}://{parts.netloc}"
-        entry, url = self._entry(origin), urlunsplit(parts)
+        entry, url = self._find_origin(origin), urlunsplit(parts)
         with entry.lock:
             if entry.failure:
                 raise FetchError(entry.failure.reason, entry.failure.detail)
@@ -100,17 +100,17 @@ class HostRules:
             raise FetchError("robots", "robots.txt disallows it")
         if delay > self._limits.max_crawl_delay:
             raise FetchError("robots", f"robots.txt asks for a Crawl-delay of {delay:g} s")
-        self._read_others(entry, origin, partial(self._pace.turn, parts.hostname or "", delay))
+        self._read_files(entry, origin, partial(self._pace.turn, parts.hostname or "", delay))
         found = [
-            _opt_out("robots_ai_agents", agent, robots_file)
+            _make_opt_out("robots_ai_agents", agent, robots_file)
             for agent in robots.list_denied_agents(url, self._limits.ai_agents, self._limits.agent)
         ]
-        return delay, found + self._declared(entry, parts, url)
+        return delay, found + self._find_opt_outs(entry, parts, url)
 
-    def _entry(self, origin: str) -> _Origin:
+    def _find_origin(self, origin: str) -> _Origin:
         with self._lock:
             if not (entry := self._origins.get(origin)):
-                entry = self._origins[origin] = _Origin(self._limits.asked)
+                entry = self._origins[origin] = _Origin(self._limits.file_signals)
             self._origins.move_to_end(origin)
             if len(self._origins) > _MAX_ORIGINS:
                 self._origins.popitem(last=False)
@@ -128,18 +128,18 @@ class HostRules:
         entry.robots = RobotsFile.parse(file.text), file
         return entry.robots
 
-    def _read_others(self, entry: _Origin, origin: str, turn: "partial[AbstractContextManager[None]]") -> None:
-        """tdmrep.json and ai.txt, where they count; one that cannot be had is none (TDMRep, "TDM File on the Origin").
+    def _read_files(self, entry: _Origin, origin: str, turn: "partial[AbstractContextManager[None]]") -> None:
+        """Read tdmrep.json and ai.txt; an unreadable one counts as missing (TDMRep, "TDM File on the Origin").
 
-        Of two threads each reads one: a slow host costs a shard one answer less.
+        Two threads read one file each, so that a slow host delays a shard by one response less.
         """
-        for other in sorted(entry.others.values(), key=lambda other: other.lock.locked()):
-            with other.lock:
-                if other.said is None:
-                    file = self._other(entry, origin, other.path, turn)
-                    other.said = other.parse(file.text), file
+        for policy in sorted(entry.files.values(), key=lambda policy: policy.lock.locked()):
+            with policy.lock:
+                if policy.content is None:
+                    file = self._read_file(entry, origin, policy.path, turn)
+                    policy.content = policy.parse(file.text), file
 
-    def _other(
+    def _read_file(
         self, entry: _Origin, origin: str, path: str, turn: "partial[AbstractContextManager[None]]"
     ) -> OriginFile:
         assert entry.robots is not None
@@ -151,19 +151,20 @@ class HostRules:
         except FetchError:
             return none
 
-    def _declared(self, entry: _Origin, parts: SplitResult, url: str) -> list[OptOut]:
+    def _find_opt_outs(self, entry: _Origin, parts: SplitResult, url: str) -> list[OptOut]:
+        """Return the opt-outs in tdmrep.json and ai.txt for a URL."""
         found = []
-        said = {signal: other.said for signal, other in entry.others.items()}
-        if tdm := said.get("tdmrep"):
+        contents = {signal: file.content for signal, file in entry.files.items()}
+        if tdm := contents.get("tdmrep"):
             rule = tdmrep.find_rule(tdm[0], urlunsplit(("", "", parts.path or "/", parts.query, "")))
             if rule and rule.reserved:
                 policy = f", policy {rule.policy}" if rule.policy else ""
-                found.append(_opt_out("tdmrep", f"{rule.location}{policy}", tdm[1]))
-        if (ai := said.get("ai_txt")) and not ai[0].allows(url, self._limits.agent):
-            found.append(_opt_out("ai_txt", "Disallow", ai[1]))
+                found.append(_make_opt_out("tdmrep", f"{rule.location}{policy}", tdm[1]))
+        if (ai := contents.get("ai_txt")) and not ai[0].allows(url, self._limits.agent):
+            found.append(_make_opt_out("ai_txt", "Disallow", ai[1]))
         return found
 
 
-def _opt_out(signal: Signal, detail: str, file: OriginFile) -> OptOut:
+def _make_opt_out(signal: Signal, detail: str, file: OriginFile) -> OptOut:
     when = datetime.fromtimestamp(file.fetched_at, UTC).isoformat(timespec="milliseconds")
     return OptOut(signal, detail, file.url, when)

@@ -1,14 +1,14 @@
-"""The safe, polite fetch that is put under urllib's own seam, and so under img2dataset's downloader.
+"""Replaces urllib's opener, through which img2dataset fetches, with a safe and polite one.
 
-`SafeOpener` takes the place of urllib's opener (urllib.request.install_opener). Of the whole urllib it keeps only the
-call: there are no handlers for files, ftp or data, no proxies, no cookies, no credentials. Each request, and each of the
-at most MAX_REDIRECTS redirects that it is sent on,
+`SafeOpener` has no handlers for files, ftp or data, no proxies, no cookies and no credentials. Each request, and each
+of at most MAX_REDIRECTS redirects,
 
-- asks first what the host says of it (tasks.download.fetch.host_rules), and waits for its turn at the host (tasks.download.fetch.host_pace);
-- goes over a connection to an address that was checked, with a deadline for the whole and caps (tasks.web.request);
-- stops before the body where the headers forbid the use, and is thrown away where the bytes do (dataops.rights.opt_outs).
+- is checked against the rules of the host (host_rules.py), and waits for its turn at the host (host_pace.py);
+- connects to a checked IP address only, with a deadline and size limits (tasks.web.request);
+- stops before the body where the headers opt out (X-Robots-Tag, TDM-Reservation: dataops.rights.opt_outs), and drops
+  the image where its bytes do (dataops.rights.mining_markers).
 
-Failures are FetchError, whose text starts with a stable class: img2dataset writes that text into `error_message`.
+A failure is a FetchError, whose text begins with its failure class. img2dataset writes this text to `error_message`.
 """
 
 import http.client
@@ -42,14 +42,14 @@ from tasks.web.request import (
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What one request may take.
+    """Limits of one request.
 
     Attributes:
-        timeout: seconds for the whole request, redirects included; waiting for a turn does not count.
-        max_bytes: of the body, on the wire.
-        agent_token: the name that X-Robots-Tag headers may address.
-        disallowed: X-Robots-Tag directives that forbid the use.
-        opt_out: the signals that do; the others are only recorded.
+        timeout: seconds for the whole request with its redirects, without the wait for turns.
+        max_bytes: maximum size of the response body, in bytes.
+        agent_token: our name, which X-Robots-Tag headers may address.
+        disallowed: X-Robots-Tag directives that opt out.
+        opt_out: signals that fail the request; the others are only recorded.
     """
 
     timeout: float
@@ -61,10 +61,10 @@ class FetchLimits:
 
 @dataclass
 class Evidence:
-    """What a server said about one url, the last time that it was asked."""
+    """The server's answer to the last request for a URL."""
 
     fetched_at: str = ""
-    """ISO 8601, UTC; empty where it was not asked."""
+    """Time of the request, ISO 8601 in UTC; empty without a request."""
     http_status: int | None = None
     final_url: str | None = None
     content_type: str | None = None
@@ -75,7 +75,7 @@ class Evidence:
 
 
 class Fetched(io.BytesIO):
-    """A whole body, with the response's headers: what img2dataset reads of a response."""
+    """A body with the response's headers, as img2dataset reads them."""
 
     def __init__(self, body: bytes, headers: Message):
         super().__init__(body)
@@ -83,42 +83,42 @@ class Fetched(io.BytesIO):
 
 
 class SafeOpener(OpenerDirector):
-    """An opener for one shard; safe to use from many threads. `evidence` is by url as it was asked for.
+    """An opener for one shard; thread-safe. `evidence` is by the URL of the row.
 
     Args:
-        originals: pictures of earlier runs, of which only what changed is fetched.
+        originals: images of earlier runs, which are fetched only if they have changed.
     """
 
     def __init__(
         self,
         limits: FetchLimits,
-        wire: HttpClient,
+        client: HttpClient,
         rules: HostRules,
         pace: HostPace,
         originals: Originals | None = None,
     ):
         super().__init__()
-        self.limits, self.wire, self.rules, self.pace, self.originals = limits, wire, rules, pace, originals
+        self.limits, self.client, self.rules, self.pace, self.originals = limits, client, rules, pace, originals
         self.evidence: dict[str, Evidence] = {}
-        self._final: dict[str, FetchError] = {}  # failures that another try, at once, cannot mend
+        self._final: dict[str, FetchError] = {}  # failures that are not retried in this round
 
     def refuse(self, urls: Iterable[str], reason: str, detail: str) -> None:
-        """Fail for these addresses without asking anybody."""
+        """Let these URLs fail without a request."""
         self._final |= {url: FetchError(reason, detail) for url in urls}
 
     def open(self, fullurl: str | Request, data: Any = None, timeout: float | None = None) -> Any:
-        """Fetch a url whole; `timeout` is ignored for the limits' deadline.
+        """Fetch a URL. The limits' timeout holds, and `timeout` is ignored.
 
         Raises: FetchError.
         """
         url = fullurl.full_url if isinstance(fullurl, Request) else fullurl
-        if known := self._final.get(url):
-            raise FetchError(known.reason, known.detail)
+        if error := self._final.get(url):
+            raise FetchError(error.reason, error.detail)
         fetch = _Fetch(self)
         try:
             return fetch.run(url)
         except FetchError as error:
-            if not error.is_transient or error.reason == "timeout":  # which a later round may mend
+            if not error.is_transient or error.reason == "timeout":  # a timeout is retried in a later round
                 self._final[url] = error
             raise
         finally:
@@ -126,7 +126,7 @@ class SafeOpener(OpenerDirector):
 
 
 class _Fetch:
-    """One url, followed to its end."""
+    """The requests for one URL, with its redirects."""
 
     def __init__(self, opener: SafeOpener):
         self.opener, self.limits = opener, opener.limits
@@ -135,62 +135,60 @@ class _Fetch:
 
     def run(self, url: str) -> Fetched:
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._hop(url)
-            if isinstance(answer, Fetched):
-                return answer
-            url = answer
+            result = self._fetch(url)
+            if isinstance(result, Fetched):
+                return result
+            url = result
         raise FetchError("redirect_loop", f"more than {MAX_REDIRECTS} redirects")
 
-    def _hop(self, url: str) -> Fetched | str:
-        """The body at `url`, or the url that it redirects to."""
+    def _fetch(self, url: str) -> Fetched | str:
+        """Return the body of a URL, or the URL that it redirects to."""
         originals = self.opener.originals
         try:
-            return self._asked(url, originals.get(url) if originals else None)
+            return self._send(url, originals.get(url) if originals else None)
         except FetchError as error:
             if originals and not error.is_transient:
                 originals.drop(url)
             raise
 
-    def _asked(self, url: str, kept: Original | None) -> Fetched | str:
+    def _send(self, url: str, original: Original | None) -> Fetched | str:
+        """Check the host's rules, wait for a turn, and send the request."""
         parts = split_url(url)
-        self._note(final_url=url)
+        self.evidence.final_url = url
         waits_since = time.monotonic()
-        interval, declared = self.opener.rules.check(parts)
-        self._record_opt_outs(declared)
-        headers = {"Accept": "image/*,*/*;q=0.5"} | (kept.validators if kept else {})
+        interval, opt_outs = self.opener.rules.check(parts)
+        self._record_opt_outs(opt_outs)
+        headers = {"Accept": "image/*,*/*;q=0.5"} | (original.validators if original else {})
         with self.opener.pace.turn(parts.hostname or "", interval):
             self.deadline += time.monotonic() - waits_since
-            self._note(fetched_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
+            self.evidence.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             with (
                 translate_errors(self.limits.timeout),
-                self.opener.wire.get(parts, self.deadline, **headers) as response,
+                self.opener.client.get(parts, self.deadline, **headers) as response,
             ):
-                return self._answer(url, response, kept)
+                return self._read_response(url, response, original)
 
-    def _answer(self, url: str, response: http.client.HTTPResponse, kept: Original | None) -> Fetched | str:
-        headers, limits = response.headers, self.limits
-        self._note(
-            http_status=response.status,
-            content_type=headers.get("Content-Type"),
-            etag=headers.get("ETag", kept.etag if kept else None),
-            last_modified=headers.get("Last-Modified", kept.last_modified if kept else None),
-        )
+    def _read_response(self, url: str, response: http.client.HTTPResponse, original: Original | None) -> Fetched | str:
+        headers, limits, evidence = response.headers, self.limits, self.evidence
+        evidence.http_status, evidence.content_type = response.status, headers.get("Content-Type")
+        evidence.etag = headers.get("ETag", original.etag if original else None)
+        evidence.last_modified = headers.get("Last-Modified", original.last_modified if original else None)
         self._record_opt_outs(
-            find_header_opt_outs(headers, limits.agent_token, limits.disallowed, url, self.evidence.fetched_at)
+            find_header_opt_outs(headers, limits.agent_token, limits.disallowed, url, evidence.fetched_at)
         )
         if response.status in REDIRECTS:
             return resolve_redirect(url, response)
-        if response.status == 304 and kept:
-            body = kept.body
+        if response.status == 304 and original:
+            body = original.body
         elif 200 <= response.status < 300:
-            body = self._body(response)
+            body = self._read_body(response)
         else:
             wait = parse_retry_seconds(headers.get("Retry-After"))
             raise FetchError(f"http_{response.status}", "the server's answer", wait)
-        return self._taken(url, body, headers, new=response.status != 304)
+        return self._check_body(url, body, headers, new=response.status != 304)
 
-    def _taken(self, url: str, body: bytes, headers: Message, *, new: bool) -> Fetched:
-        if len(body) > self.limits.max_bytes:  # kept by a run that took more
+    def _check_body(self, url: str, body: bytes, headers: Message, *, new: bool) -> Fetched:
+        if len(body) > self.limits.max_bytes:  # an original of a run with a higher limit
             raise FetchError("too_large", f"over {self.limits.max_bytes} bytes")
         kind = sniff(body)
         self._record_opt_outs(
@@ -203,22 +201,17 @@ class _Fetch:
                 originals.confirm(url)
         return Fetched(body, headers)
 
-    def _body(self, response: http.client.HTTPResponse) -> bytes:
-        pieces, size = [], 0
-        for piece in read_body(response, self.limits.max_bytes):
-            pieces.append(piece)
-            size += len(piece)
-            self._note(bytes=size)
-        return b"".join(pieces)
+    def _read_body(self, response: http.client.HTTPResponse) -> bytes:
+        body = bytearray()
+        for chunk in read_body(response, self.limits.max_bytes):
+            body += chunk
+            self.evidence.bytes = len(body)
+        return bytes(body)
 
     def _record_opt_outs(self, found: Iterable[OptOut]) -> None:
-        """Record signals, and stop where one of them forbids the use. Raises: FetchError."""
+        """Record opt-outs. Raises: FetchError for the first one whose signal drops images."""
         found = [one for one in found if one not in self.evidence.opt_out]
-        self._note(opt_out=(*self.evidence.opt_out, *found))
+        self.evidence.opt_out = (*self.evidence.opt_out, *found)
         for one in found:
             if one.signal in self.limits.opt_out:
                 raise FetchError("opt_out", f"{one.signal} {one.detail}")
-
-    def _note(self, **changes: Any) -> None:
-        for name, value in changes.items():
-            setattr(self.evidence, name, value)

@@ -1,8 +1,8 @@
-"""Pictures' own bytes, kept with what their servers call them by, so that a later run need not fetch what did not change.
+"""Stores images as fetched, with their ETag and Last-Modified, so that a later run fetches only changed ones.
 
-Shards hold resized pictures, which stand for no other size. So the bytes as fetched are kept, where the config names a
-folder for them: one file an address, its first line the response's validators in JSON, then the body. A later run over the
-same address, in whatever size, asks `If-None-Match` and `If-Modified-Since`, and on 304 takes the bytes from here.
+Shards hold resized images, which cannot serve another size. Where the config names a folder for originals, it gets one
+file for each URL: the first line is the response's validators in JSON, the rest is the body. A later run sends
+`If-None-Match` and `If-Modified-Since`, and reads the body from the folder on status 304.
 
 Source: RFC 9110, section 13 (conditional requests), RFC 9111, sections 3 and 4.3.
 """
@@ -25,7 +25,7 @@ _TEMPORARY = ".tmp-"
 
 @dataclass(frozen=True)
 class Original:
-    """What is kept of one address."""
+    """The stored image of one URL."""
 
     url: str
     etag: str | None
@@ -35,59 +35,59 @@ class Original:
 
     @property
     def validators(self) -> dict[str, str]:
-        """The headers of a request that wants the bytes only if they changed."""
-        given = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
-        return {name: value for name, value in given.items() if value is not None}
+        """Headers of a conditional request."""
+        headers = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in headers.items() if value is not None}
 
 
 class Originals:
-    """The folder; for use from many threads and processes, and over a shared file system from many machines."""
+    """The folder of originals; safe for many threads and processes, and for many machines over a shared file system."""
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def get(self, url: str) -> Original | None:
-        """What is kept of an address, whole and unharmed; else None."""
+        """Return the original of a URL; None where there is none, or its file is damaged."""
         try:
-            head, _, body = self._place(url).read_bytes().partition(b"\n")
+            head, _, body = self._path(url).read_bytes().partition(b"\n")
             found = Original(**json.loads(head), body=body)
         except (OSError, ValueError, TypeError):
             return None
-        unharmed = found.url == url and hashlib.sha256(body).hexdigest() == found.sha256
-        return found if unharmed and found.validators else None
+        is_intact = found.url == url and hashlib.sha256(body).hexdigest() == found.sha256
+        return found if is_intact and found.validators else None
 
     def put(self, url: str, body: bytes, headers: Message) -> None:
-        """Keep a body, where its server gave it a validator and did not forbid to store it.
+        """Store a body, if the response has a validator and does not forbid storing.
 
-        Errors of the folder are let pass: the picture is there all the same.
+        Errors of the folder are ignored, since the image has been fetched anyway.
         """
         etag, modified = _match_header(_ETAG, headers["ETag"]), _match_header(_DATE, headers["Last-Modified"])
         if not (etag or modified) or "no-store" in (headers["Cache-Control"] or "").lower():
             return
         head = asdict(Original(url, etag, modified, hashlib.sha256(body).hexdigest()))
         del head["body"]
-        place = self._place(url)
+        path = self._path(url)
         with suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=place.parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(json.dumps(head).encode("ascii") + b"\n" + body)
-                Path(name).replace(place)
+                Path(name).replace(path)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
 
     def drop(self, url: str) -> None:
-        """Keep nothing of an address: its owner forbids the use, or it is gone."""
+        """Delete the original of a URL whose owner opted out, or that no longer exists."""
         with suppress(OSError):
-            self._place(url).unlink(missing_ok=True)
+            self._path(url).unlink(missing_ok=True)
 
     def shrink(self, limit: int) -> int:
-        """Delete the files that were made or confirmed the longest ago, until the rest is small enough; how many.
+        """Delete the files that were written or confirmed the longest ago, and return their number.
 
         Args:
-            limit: bytes.
+            limit: maximum bytes of the files that remain.
         """
         files = sorted(self._files(), key=lambda found: found[0], reverse=True)
         kept = deleted = 0
@@ -99,17 +99,17 @@ class Originals:
         return deleted
 
     def confirm(self, url: str) -> None:
-        """Note that an address still has these bytes."""
+        """Set the file's time after the server confirmed that the image has not changed."""
         with suppress(OSError):
-            os.utime(self._place(url))
+            os.utime(self._path(url))
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         for path in self._folder.glob("??/*"):
             with suppress(OSError):
-                known = path.stat()
-                yield known.st_mtime, known.st_size, path
+                status = path.stat()
+                yield status.st_mtime, status.st_size, path
 
-    def _place(self, url: str) -> Path:
+    def _path(self, url: str) -> Path:
         name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
         return self._folder / name[:2] / name[2:]
 

@@ -42,7 +42,7 @@ def test_complete_config_loads_and_round_trips(write):
 
 def test_download_needs_a_contact(write):
     path = write(download="threads = 4")
-    with pytest.raises(ConfigError, match=r"download\.contact: is required to ask hosts for pictures"):
+    with pytest.raises(ConfigError, match=r"download\.contact: is required for requests to hosts"):
         load_config(path)
     for until in ("extract", "filter"):
         assert load_config(path, until=until).download.contact is None

@@ -141,12 +141,12 @@ def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monk
         config = DownloadConfig(shard_size=5, min_success=min_success)
         return Work(config, 0, {"filter": source}, draft, Context(store, tmp_path, pool=InlineExecutor()))
 
-    with pytest.raises(SourceError, match=r"5 of 10 pictures were fetched, less than the share 0\.6") as failed:
+    with pytest.raises(SourceError, match=r"fetched 5 of 10 images, less than the share 0\.6") as failed:
         DOWNLOAD.make(work(0.6))
     lines = [" ".join(line.split()) for line in str(failed.value).splitlines()[1:]]
     assert lines == [
         "dns 5",
-        "worst hosts, failed of asked:",
+        "worst hosts, failed of all rows:",
         "dead.test 6 of 7 (dns 6)",
         "poor.test 2 of 3 (dns 2)",
     ]
@@ -166,5 +166,5 @@ def test_a_shard_tells_its_speed_its_success_and_its_reasons() -> None:
     facts = {"bytes": 120_000_000, "seconds": 10.0, "again": 10, "round": 0, "hosts": {}}
     told = format_record(Record(task="shard-00003", counts=counts, facts=facts))
     assert told == (
-        "shard-00003: http_404 30, dns 10; 10 to be tried again; 95.0% of 1,000 fetched, 100 images/s, 12.0 MB/s"
+        "shard-00003: http_404 30, dns 10; 10 to be retried; 95.0% of 1,000 fetched, 100 images/s, 12.0 MB/s"
     )

@@ -50,9 +50,9 @@ def test_what_takes_longest_comes_first_but_leaves_threads_to_the_others() -> No
     for host in ("late", "new", "many", "quick"):
         pool._rows[host].extend((n, host) for n, name in enumerate(hosts) if name == host)
         pool._left += hosts.count(host)
-        pool._offer(host)
+        pool._push_ready(host)
     for _ in range(2):  # two threads at work
-        taken = pool._take()
+        taken = pool._pop_row()
         assert taken is not None
         order.append(taken[0])
     assert order == ["late", "many"]
@@ -77,4 +77,4 @@ def test_any_text_has_a_host(url: str) -> None:
 def test_no_row_is_begun_after_the_end() -> None:
     with HostPool(threads=1, per_host=1) as pool:
         assert next(pool.imap_unordered(lambda row: row, [(n, f"http://h{n}/") for n in range(5)]))
-    assert pool._take() is None
+    assert pool._pop_row() is None

@@ -139,7 +139,7 @@ def test_tdmrep_and_ai_txt_speak_before_a_picture_is_asked_for() -> None:
         found = checked(host, f"http://a.test{path}")
         assert [(one.signal, one.detail, one.where) for one in found] == expected, path
     host.asked.clear()
-    assert checked(host, asked=frozenset()) == []
+    assert checked(host, file_signals=frozenset()) == []
     assert host.asked == {"/robots.txt": 1}
 
 
