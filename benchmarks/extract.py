@@ -65,7 +65,7 @@ def ours_stage(path: Path) -> list[Any]:
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
     from tasks.extract.sources.wat import WatSource
-    from tasks.extract.stage import FileTask, extract_file
+    from tasks.extract.steps import FileTask, extract_file
     from tasks.files.find import LocalFile
 
     file = LocalFile(path.name, path)

@@ -12,11 +12,8 @@ from tasks.extract.sources.warc import WarcSource
 from tasks.extract.sources.wat import WatSource
 
 AnySource = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource
-"""Each kind of source is a class, and a member of this union."""
-
 
 SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
-"""`[source]`: one of the kinds, told apart by the key `kind`."""
-
+"""The `[source]` table; its key `kind` selects the class."""
 
 SOURCE_KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(AnySource)}

@@ -15,7 +15,7 @@ from dataops.snapshot import MANIFEST, Draft, SnapshotName
 from dataops.store import Entry, Store
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder, hold_lease
-from tasks.extract.stage import read_indexed_key
+from tasks.extract.source_index import read_indexed_key
 from tasks.lineage.inventory import DAY, Inventory
 
 logger = logging.getLogger(__name__)

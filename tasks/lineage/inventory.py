@@ -11,7 +11,7 @@ from dataops.snapshot import MANIFEST, Manifest, SnapshotName
 from dataops.stages import STAGES
 from dataops.store import Entry, Store
 from tasks.engine.lease import find_holder
-from tasks.extract.stage import SOURCE_INDEX
+from tasks.extract.source_index import SOURCE_INDEX
 
 logger = logging.getLogger(__name__)
 

@@ -264,6 +264,6 @@ def test_without_a_contact_only_hosts_of_the_table_are_asked(tmp_path: Path):
 
 
 def test_a_crawl_that_brings_nothing_is_an_error_and_can_be_tried_again(tmp_path: Path):
-    with served() as web, pytest.raises(SourceError, match=r"test/ brought no page \(robots_unreachable 1\)"):
+    with served() as web, pytest.raises(SourceError, match=r"test/ found no page \(robots_unreachable 1\)"):
         crawl(config(web, "down.test", retries=0), tmp_path)
     assert not list((tmp_path / "home" / "jobs").iterdir())  # so the next try asks again

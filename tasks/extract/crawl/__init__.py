@@ -1,5 +1,6 @@
-"""A polite crawl of given start addresses, by Scrapy, in a process of its own (`python -m tasks.extract.crawl.job job.json`).
+"""A polite crawl by Scrapy, which runs in its own process (`python -m tasks.extract.crawl.job job.json`).
 
-frontier.py holds what is known and done, so that a killed crawl goes on; polite.py says what is asked for and when,
-robots.py what may not be, resolver.py what may not be connected to; spider.py reads answers; archive.py keeps them as WARC.
+frontier.py stores the URLs and their state, so that a killed crawl resumes. scheduler.py decides which URL is requested
+when, robots_middleware.py which URLs are forbidden, and resolver.py which IP addresses. spider.py reads the responses, and
+archive.py writes them as WARC.
 """

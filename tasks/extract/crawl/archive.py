@@ -1,7 +1,7 @@
-"""The crawl's archive: WARC, a gzip member a record, a request and a response for each page.
+"""Writes the crawl's archive: WARC with a gzip member per record, and a request and a response for each page.
 
-While the crawl runs, records are appended to one file in the order in which answers came. At its end they are copied, as
-they are, into files in the order of their addresses: the same pages then make the same rows, whatever the timing was.
+During the crawl, records are appended to one file in the order of the responses. At the end they are copied unchanged into
+files in the order of their URLs, so that the same pages produce the same rows whatever the timing.
 """
 
 import http.client
@@ -20,7 +20,7 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Capture:
-    """A request and its response, as they went over the wire (the body without its transfer coding)."""
+    """A request and its response as they were sent, except that the body has no transfer coding."""
 
     url: str
     request_headers: Headers
@@ -29,11 +29,12 @@ class Capture:
     headers: Headers
     body: bytes
     server_address: str | None
+    """IP address of the server."""
     fetched_at: str
-    """RFC 3339, in UTC."""
+    """Time of the response, RFC 3339 in UTC."""
 
     def http_headers(self) -> StatusAndHeaders:
-        """Status line and headers; Content-Length is that of the body as it is here."""
+        """Return status line and headers; Content-Length is that of `body`."""
         reason = http.client.responses.get(self.status, "")
         kept = [(n, v) for n, v in self.headers if n.lower() not in ("content-length", "transfer-encoding")]
         return StatusAndHeaders(
@@ -41,15 +42,18 @@ class Capture:
         )
 
     def response_bytes(self) -> bytes:
-        """The response as it is archived."""
+        """Return the response as it is archived."""
         return self.http_headers().to_ascii_bytes() + self.body
 
 
 class Archive:
-    """The file that grows while the crawl runs."""
+    """The file to which the running crawl appends records.
+
+    Args:
+        end: size in bytes to which the file is truncated: the frontier does not know of records after it.
+    """
 
     def __init__(self, path: Path, end: int):
-        """Opens the archive and cuts what lies beyond `end`: records of which the frontier knows nothing."""
         path.touch()
         self._file = path.open("r+b")
         self._file.truncate(end)
@@ -57,45 +61,45 @@ class Archive:
         self._writer = WARCWriter(self._file, gzip=True)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
-    def add(self, exchange: Capture) -> tuple[int, int]:
-        """Append the two records; returns their offset and length. They are on disk before this returns."""
+    def add(self, capture: Capture) -> tuple[int, int]:
+        """Append the two records and flush them. Return their offset and length."""
         start = self._file.tell()
         response = self._writer.create_warc_record(
-            exchange.url,
+            capture.url,
             "response",
-            payload=io.BytesIO(exchange.body),
-            length=len(exchange.body),
-            http_headers=exchange.http_headers(),
-            warc_headers_dict=_dated(exchange),
+            payload=io.BytesIO(capture.body),
+            length=len(capture.body),
+            http_headers=capture.http_headers(),
+            warc_headers_dict=_warc_headers(capture),
         )
         request = self._writer.create_warc_record(
-            exchange.url, "request", http_headers=_request(exchange), warc_headers_dict=_dated(exchange)
+            capture.url, "request", http_headers=_request_head(capture), warc_headers_dict=_warc_headers(capture)
         )
         self._writer.write_request_response_pair(request, response)
         self._file.flush()
         return start, self._file.tell() - start
 
 
-def write_sorted(source: Path, rows: Sequence[Mapping[str, Any]], target: Path, about: Mapping[str, str]) -> None:
-    """A WARC file of the records of `rows` (offset, length), in their order, after a warcinfo record."""
+def write_sorted(source: Path, rows: Sequence[Mapping[str, Any]], target: Path, info: Mapping[str, str]) -> None:
+    """Write a WARC file of the records of `rows` (offset, length), in their order, after a warcinfo record."""
     with source.open("rb") as archive, target.open("wb") as out:
         writer = WARCWriter(out, gzip=True)
-        writer.write_record(writer.create_warcinfo_record(target.name, about))
+        writer.write_record(writer.create_warcinfo_record(target.name, info))
         for row in rows:
             archive.seek(row["offset"])
             out.write(archive.read(row["length"]))
 
 
-def _dated(exchange: Capture) -> dict[str, str]:
-    dated = {"WARC-Date": exchange.fetched_at}
-    return dated | ({"WARC-IP-Address": exchange.server_address} if exchange.server_address else {})
+def _warc_headers(capture: Capture) -> dict[str, str]:
+    date = {"WARC-Date": capture.fetched_at}
+    return date | ({"WARC-IP-Address": capture.server_address} if capture.server_address else {})
 
 
-def _request(exchange: Capture) -> StatusAndHeaders:
-    parts = urlsplit(exchange.url)
+def _request_head(capture: Capture) -> StatusAndHeaders:
+    parts = urlsplit(capture.url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    headers = [("Host", parts.netloc), *exchange.request_headers]
+    headers = [("Host", parts.netloc), *capture.request_headers]
     return StatusAndHeaders(f"GET {target} HTTP/1.1", headers, is_http_request=True)

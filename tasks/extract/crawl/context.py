@@ -1,4 +1,4 @@
-"""What the parts of one crawl share."""
+"""Holds the state that the parts of one crawl share."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,22 +17,22 @@ _suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_p
 
 @dataclass
 class Crawl:
-    """One crawl: its config, its frontier, its archive, and what was learnt of hosts. Scrapy's settings carry it."""
+    """The config, frontier and archive of one crawl, and what it learnt about hosts; Scrapy's settings contain it."""
 
     config: SiteSource
     frontier: Frontier
     archive: Archive
     connect_to: ConnectTo
     domains: frozenset[str]
-    """Hosts at or below one of these are crawled."""
-    refusals: dict[str, str] = field(default_factory=dict)
-    """Why the resolver refused a host."""
+    """Domains whose hosts are crawled."""
+    blocked_hosts: dict[str, str] = field(default_factory=dict)
+    """By host: the reason why the resolver refused it."""
     delays: dict[str, float] = field(default_factory=dict)
-    """By host: seconds between requests that its robots.txt asks for."""
+    """By host: seconds between requests that its robots.txt requires."""
 
     @classmethod
     def open(cls, config: SiteSource, folder: Path) -> "Crawl":
-        """Begin a crawl in a folder, or go on with the one that is there."""
+        """Start a crawl in a folder, or resume the one that is there."""
         budget = Budget(config.max_pages, config.max_pages_per_host, 20 * config.max_pages + 10_000)
         frontier = Frontier(folder / "frontier.sqlite", budget)
         archive = Archive(folder / "crawl.warc.gz", frontier.archive_end())
@@ -40,24 +40,24 @@ class Crawl:
         return cls(config, frontier, archive, parse_connect_to(config.connect_to), frozenset(domains))
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self.archive.close()
         self.frontier.close()
 
     def allows(self, host: str) -> bool:
-        """Whether a host is one of those to crawl."""
+        """Whether the host is in one of the domains."""
         labels = host.split(".")
         return any(".".join(labels[i:]) in self.domains for i in range(len(labels)))
 
     def __deepcopy__(self, memo: Any) -> "Crawl":
-        """Itself: Scrapy copies its settings, but there is one frontier and one archive."""
+        """Return the same object: Scrapy copies its settings, but there is only one frontier and one archive."""
         return self
 
 
 @lru_cache(maxsize=10_000)
 def find_registrable_domain(host: str) -> str:
-    """The part of a host name that one registers: www.example.co.uk gives example.co.uk. Address literals stay.
+    """Return the registrable domain of a host: example.co.uk for www.example.co.uk. IP addresses are returned unchanged.
 
-    Source: the Public Suffix List as it comes with tldextract, its private section too (user.github.io stands alone).
+    Source: the Public Suffix List in tldextract with its private section (user.github.io is a registrable domain).
     """
     return _suffixes(host).top_domain_under_public_suffix or host

@@ -1,8 +1,7 @@
-"""The frontier: every address of a crawl, and what became of it, in an SQLite file that outlives a killed process.
+"""The frontier: every URL of a crawl with its outcome, in an SQLite file that survives a killed process.
 
-Scrapy's own job directory is whole only after an orderly end. Here what an answer changes is one transaction, made after
-the page lies in the archive: a crawl that is killed at any time goes on where it was, and asks again only for what was on
-its way.
+Scrapy's own job directory is consistent only after an orderly end. Here each response is one transaction, which is
+committed after the page is in the archive. So a killed crawl resumes, and only repeats requests that were in flight.
 """
 
 import sqlite3
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# The names of tables and columns must not change: crawls that were killed before an update resume with their old file.
 _SCHEMA = """
 create table if not exists address (
     id integer primary key, url text not null unique, host text not null, depth integer not null, referrer text,
@@ -27,7 +27,7 @@ create table if not exists link_count (reason text primary key, n integer not nu
 
 @dataclass(frozen=True)
 class QueuedUrl:
-    """One that is to be asked for."""
+    """A URL that is requested next or in flight."""
 
     id: int
     url: str
@@ -39,21 +39,21 @@ class QueuedUrl:
 
 @dataclass(frozen=True)
 class Budget:
-    """How far a crawl may go.
+    """The limits of a crawl.
 
     Attributes:
-        pages: addresses that are asked for, whatever they answer.
-        pages_per_host: likewise, of one host.
-        known: addresses that wait at a time; more links are counted and forgotten.
+        pages: maximum number of URLs that are requested, whatever the response.
+        pages_per_host: maximum number of URLs that are requested from one host.
+        waiting: maximum number of URLs that wait at a time; further links are only counted.
     """
 
     pages: int
     pages_per_host: int
-    known: int
+    waiting: int
 
 
 class Frontier:
-    """Addresses by host, the shallow ones first; hosts take turns."""
+    """A queue of URLs: hosts take turns, and each host's URLs come in the order of their depth."""
 
     def __init__(self, path: Path, budget: Budget):
         self.budget = budget
@@ -62,21 +62,21 @@ class Frontier:
         self._db.execute("update address set taken = 0 where outcome is null")
         self._waiting: OrderedDict[str, int] = OrderedDict(self._by_host("outcome is null"))
         self._waiting_in_all = sum(self._waiting.values())
-        # Asked for, in this process or before, or on its way: what the budget is for.
+        # Requests that count for the budget: completed ones, of earlier processes too, and those in flight.
         self._spent = Counter[str](dict(self._by_host("outcome is not null and tries > 0")))
         self._spent_in_all = self._spent.total()
-        self.on_their_way = Counter[str]()
+        self.in_flight = Counter[str]()
 
     def _by_host(self, condition: str) -> sqlite3.Cursor:
         return self._db.execute(f"select host, count(*) from address where {condition} group by host")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing of what is done within it is kept."""
+        """Run the body as one transaction, which is rolled back if the body raises."""
         self._db.execute("begin immediate")
         try:
             yield
@@ -86,8 +86,8 @@ class Frontier:
         self._db.execute("commit")
 
     def add(self, url: str, host: str, depth: int, referrer: str | None = None, redirects: int = 0) -> bool:
-        """Note an address to ask for. False where it was known."""
-        if self._waiting_in_all >= self.budget.known:
+        """Add a URL. Return False if it is already there, or if too many URLs wait."""
+        if self._waiting_in_all >= self.budget.waiting:
             self.count("frontier_full")
             return False
         values = (url, host, depth, referrer, redirects)
@@ -103,29 +103,29 @@ class Frontier:
         self._waiting_in_all += 1
 
     def count(self, reason: str, n: int = 1) -> None:
-        """Count links that are not followed and not kept."""
+        """Count links that are not followed."""
         statement = "insert into link_count values (?, ?) on conflict (reason) do update set n = n + excluded.n"
         self._db.execute(statement, (reason, n))
 
-    def has_waiting(self) -> bool:
-        """Whether there is more to ask for, within the budget."""
-        return self._spent_in_all < self.budget.pages and any(map(self._has_room, self._waiting))
+    def has_next(self) -> bool:
+        """Whether a URL waits that is within the budget."""
+        return self._spent_in_all < self.budget.pages and any(map(self._is_in_budget, self._waiting))
 
-    def take(self, may: Callable[[str], bool], per_host: int) -> QueuedUrl | None:
-        """The next address, of the host that has waited longest among those that `may` be asked now.
+    def take_next(self, may_request: Callable[[str], bool], per_host: int) -> QueuedUrl | None:
+        """Return the next URL of the host that has waited longest, or None.
 
         Args:
-            may: called with a host.
-            per_host: addresses of one host that may be on their way at a time.
+            may_request: called with a host; whether it may be requested now.
+            per_host: maximum number of URLs of one host in flight.
         """
         if self._spent_in_all >= self.budget.pages:
             return None
         for host in self._waiting:
-            if self.on_their_way[host] < per_host and self._has_room(host) and may(host):
+            if self.in_flight[host] < per_host and self._is_in_budget(host) and may_request(host):
                 return self._take(host)
         return None
 
-    def _has_room(self, host: str) -> bool:
+    def _is_in_budget(self, host: str) -> bool:
         return self._spent[host] < self.budget.pages_per_host
 
     def _take(self, host: str) -> QueuedUrl:
@@ -141,7 +141,7 @@ class Frontier:
             self._waiting.move_to_end(host)
         else:
             del self._waiting[host]
-        self.on_their_way[host] += 1
+        self.in_flight[host] += 1
         self._spend(host, 1)
         return address
 
@@ -149,56 +149,56 @@ class Frontier:
         self._spent[host] += n
         self._spent_in_all += n
 
-    def give_back(self, address: QueuedUrl) -> None:
-        """Ask for it again later: this try failed."""
+    def requeue(self, address: QueuedUrl) -> None:
+        """Put a URL back after a failed attempt."""
         self._db.execute("update address set taken = 0, tries = tries + 1 where id = ?", (address.id,))
-        self.on_their_way[address.host] -= 1
+        self.in_flight[address.host] -= 1
         self._spend(address.host, -1)
         self._wait(address.host)
 
-    def finish(self, address: QueuedUrl, outcome: str, *, asked: bool = True, **evidence: Any) -> None:
-        """Note what became of an address.
+    def record_outcome(self, address: QueuedUrl, outcome: str, *, requested: bool = True, **evidence: Any) -> None:
+        """Record the outcome of a URL.
 
         Args:
-            outcome: `archived`, or why not.
-            asked: whether its server was asked for it.
-            evidence: further columns.
+            outcome: `archived`, or the reason why the page was not archived.
+            requested: whether a request was sent.
+            evidence: values of further columns.
         """
-        columns = {"outcome": outcome, "tries": address.tries + (1 if asked else 0), **evidence}
+        columns = {"outcome": outcome, "tries": address.tries + (1 if requested else 0), **evidence}
         assigned = ", ".join(f"{name} = ?" for name in columns)
         self._db.execute(f"update address set {assigned} where id = ?", (*columns.values(), address.id))
-        self.on_their_way[address.host] -= 1
-        if not asked:
+        self.in_flight[address.host] -= 1
+        if not requested:
             self._spend(address.host, -1)
 
-    def end(self) -> None:
-        """Give every address that was not asked for its outcome: beyond the budget."""
+    def close_waiting(self) -> None:
+        """Record the outcome `page_budget` for all URLs that still wait."""
         self._db.execute("update address set outcome = 'page_budget' where outcome is null")
 
     def archive_end(self) -> int:
-        """Bytes of the archive that are accounted for."""
-        both = "select offset + length as stop from address union all select offset + length from robots"
-        return self._db.execute(f"select coalesce(max(stop), 0) from ({both})").fetchone()[0]
+        """Return the end of the last recorded page or robots.txt in the archive, in bytes."""
+        ends = "select offset + length as stop from address union all select offset + length from robots"
+        return self._db.execute(f"select coalesce(max(stop), 0) from ({ends})").fetchone()[0]
 
     def add_robots(self, url: str, offset: int, length: int) -> None:
-        """Note where a robots.txt lies in the archive."""
+        """Record the position of a robots.txt in the archive."""
         self._db.execute("insert into robots values (?, ?, ?)", (url, offset, length))
 
-    def robots(self) -> list[dict[str, Any]]:
-        """Where each robots.txt lies in the archive, in the order of their urls."""
+    def list_robots(self) -> list[dict[str, Any]]:
+        """Return the position of each robots.txt in the archive, in the order of URLs."""
         found = self._db.execute("select url, offset, length from robots order by url, offset")
         return [{"url": url, "offset": offset, "length": length} for url, offset, length in found]
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """All addresses, those with a page in the archive first, in the order of their urls."""
+    def iterate_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of all URLs in the order of URLs, those with a page in the archive first."""
         cursor = self._db.execute("select * from address order by outcome <> 'archived', url")
         names = [column[0] for column in cursor.description]
         return (dict(zip(names, row, strict=True)) for row in cursor)
 
-    def summary(self) -> dict[str, Any]:
-        """The crawl in numbers: addresses by outcome and by status, links that were only counted, bytes, depth, hosts."""
+    def summarise(self) -> dict[str, Any]:
+        """Return the counts of the crawl: URLs by outcome and by status, links not followed, bytes, depth, hosts."""
 
-        def numbers(statement: str) -> dict[str, int]:
+        def count_by_name(statement: str) -> dict[str, int]:
             return {str(name): n for name, n in self._db.execute(statement)}
 
         asked, hosts, depth, size = self._db.execute(
@@ -210,9 +210,9 @@ class Frontier:
             "hosts": hosts,
             "depth": depth,
             "bytes": size,
-            "outcomes": numbers("select outcome, count(*) from address group by 1 order by 1"),
-            "http_status": numbers(
+            "outcomes": count_by_name("select outcome, count(*) from address group by 1 order by 1"),
+            "http_status": count_by_name(
                 "select http_status, count(*) from address where http_status is not null group by 1 order by 1"
             ),
-            "links_not_followed": numbers("select reason, n from link_count order by 1"),
+            "links_not_followed": count_by_name("select reason, n from link_count order by 1"),
         }

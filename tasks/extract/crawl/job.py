@@ -1,11 +1,11 @@
-"""The crawl's process: `python -m tasks.extract.crawl.job job.json`, where job.json names the `[source]` table and a folder.
+"""Runs the crawl: `python -m tasks.extract.crawl.job job.json`; job.json has the `[source]` table and a folder.
 
-Started again on the same folder it goes on. When all is crawled it leaves in `<folder>/out` what is to be kept:
+Started again on the same folder, it resumes. After the crawl it writes the results to `<folder>/out`:
 
-    evidence-pages-00000.warc.gz ...   the pages in the order of their addresses, `pages_per_part` each
+    evidence-pages-00000.warc.gz ...   pages in the order of their URLs, `pages_per_part` each
     evidence-robots.warc.gz            each robots.txt that was read
-    evidence-crawl.parquet             every address, what became of it, and where its page lies
-    crawl.json                         the counts
+    evidence-crawl.parquet             every URL, its outcome, and the part with its page
+    crawl.json                         counts
 """
 
 import json
@@ -56,7 +56,7 @@ _INDEX = pa.schema(
 
 
 def build_settings(crawl: Crawl) -> dict[str, Any]:
-    """Scrapy's settings: its engine, downloader and auto-throttle, and nothing that it would do on its own account."""
+    """Return Scrapy's settings: its engine, downloader and auto-throttle, without its other middlewares and extensions."""
     config = crawl.config
     return {
         "CRAWL": crawl,
@@ -72,7 +72,7 @@ def build_settings(crawl: Crawl) -> dict[str, Any]:
         "DOWNLOAD_WARNSIZE": 0,
         "DOWNLOAD_VERIFY_CERTIFICATES": True,
         "DOWNLOAD_DELAY": config.delay,
-        "DOWNLOAD_DELAY_JITTER": 0,  # a delay is a promise
+        "DOWNLOAD_DELAY_JITTER": 0,  # the configured delay is a minimum
         "CONCURRENT_REQUESTS": config.concurrency,
         "CONCURRENT_REQUESTS_PER_DOMAIN": config.concurrency_per_host,
         "AUTOTHROTTLE_ENABLED": True,
@@ -87,28 +87,28 @@ def build_settings(crawl: Crawl) -> dict[str, Any]:
 
 
 def run_crawl(config: SiteSource, folder: Path) -> bool:
-    """Crawl until nothing waits. False when it was asked to stop before."""
+    """Crawl until no URL waits. Return False if the crawl was stopped before."""
     crawl = Crawl.open(config, folder)
     try:
         process = AsyncCrawlerProcess(build_settings(crawl))
         crawler = process.create_crawler(SiteSpider)
         process.crawl(crawler)
         process.start()
-        ended = not crawl.frontier.has_waiting() and not crawl.frontier.on_their_way.total()
-        if ended:
-            crawl.frontier.end()
+        is_done = not crawl.frontier.has_next() and not crawl.frontier.in_flight.total()
+        if is_done:
+            crawl.frontier.close_waiting()
             write_results(crawl.frontier, folder, config)
-        return ended
+        return is_done
     finally:
         crawl.close()
 
 
 def write_results(frontier: Frontier, folder: Path, config: SiteSource) -> None:
-    """Write what is to be kept of a crawl that has ended; the counts last."""
+    """Write the results of a completed crawl; the counts are last, because they mark the results as complete."""
     out = folder / "out"
     out.mkdir(exist_ok=True)
     archive = folder / "crawl.warc.gz"
-    about = {
+    info = {
         "software": f"pairmill ({config.extracted_with})",
         "format": "WARC File Format 1.1",
         "conformsTo": "http://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.1/",
@@ -116,40 +116,40 @@ def write_results(frontier: Frontier, folder: Path, config: SiteSource) -> None:
         "http-header-user-agent": config.user_agent_header,
         "isPartOf": config.edition or "pairmill",
     } | ({"operator": config.contact} if config.contact else {})
-    pages = (row for row in frontier.rows() if row["outcome"] == "archived")
+    pages = (row for row in frontier.iterate_rows() if row["outcome"] == "archived")
     parts: dict[str, str] = {}
     number = 0
     while rows := list(islice(pages, config.pages_per_part)):
         name = f"{PAGES_PREFIX}{number:05d}.warc.gz"
-        write_sorted(archive, rows, out / name, about)
+        write_sorted(archive, rows, out / name, info)
         parts |= {row["url"]: name for row in rows}
         number += 1
-    write_sorted(archive, frontier.robots(), out / ROBOTS_NAME, about)
+    write_sorted(archive, frontier.list_robots(), out / ROBOTS_NAME, info)
     with pq.ParquetWriter(out / INDEX_NAME, _INDEX, compression="zstd") as writer:
-        index = frontier.rows()
+        index = frontier.iterate_rows()
         while rows := list(islice(index, 50_000)):
-            named = [{**row, "part": parts.get(row["url"])} for row in rows]
-            writer.write_table(pa.Table.from_pylist(named, _INDEX))
-    done = folder / "out" / f".{SUMMARY_NAME}"
-    done.write_text(json.dumps(frontier.summary()))
-    done.replace(out / SUMMARY_NAME)
+            with_parts = [{**row, "part": parts.get(row["url"])} for row in rows]
+            writer.write_table(pa.Table.from_pylist(with_parts, _INDEX))
+    unfinished = out / f".{SUMMARY_NAME}"
+    unfinished.write_text(json.dumps(frontier.summarise()))
+    unfinished.replace(out / SUMMARY_NAME)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job; 75 when it was stopped before its end, or another process holds the folder."""
+    """Run the job. Return 75 if it was stopped before its end, or if another process crawls in the folder."""
     job = json.loads(Path(arguments[0]).read_text("utf-8"))
     folder = Path(job["folder"])
-    _end_with(job["parent_pid"])
+    _exit_with_parent(job["parent_pid"])
     try:
         with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
             return 0 if run_crawl(SiteSource.model_validate(job["site"]), folder) else 75
     except Timeout:
-        sys.stderr.write(f"another crawl holds {folder}\n")
+        sys.stderr.write(f"another process crawls in {folder}; wait until it ends\n")
         return 75
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after the one that started it."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit soon after the process that started this one ended."""
 
     def watch() -> None:
         while os.getppid() == parent:

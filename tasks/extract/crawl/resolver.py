@@ -1,7 +1,7 @@
-"""The crawl's resolver: only addresses that were checked are ever connected to.
+"""The crawl's resolver, which returns only IP addresses that the address policy allows.
 
-Twisted connects to what its name resolver answers, for host names and address literals alike, on redirects as on any other
-request. So one place decides, and what is checked is what is connected to.
+Twisted connects only to IP addresses that its resolver returns, for host names and literal IP addresses alike, also after
+redirects. So the check here covers every connection, and it checks the IP address that is connected to.
 """
 
 import socket
@@ -23,14 +23,14 @@ class _Resolution:
         self.name = name
 
     def cancel(self) -> None:
-        """Nothing to do: an answer that nobody waits for is let go."""
+        """Do nothing: Twisted ignores a result that it no longer needs."""
 
 
 @implementer(IHostnameResolver)
 class CheckedResolver:
-    """Resolves by tasks.web.address_policy: `connect_to` first, else only addresses of the public internet.
+    """Resolves hosts by tasks.web.address_policy: by `connect_to`, else to public IP addresses only.
 
-    Without a contact no host but those of `connect_to` may be asked.
+    Without a contact only the hosts in `connect_to` are resolved.
     """
 
     def __init__(self, reactor: Any, crawl: Crawl):
@@ -39,11 +39,11 @@ class CheckedResolver:
 
     @classmethod
     def from_crawler(cls, crawler: Any, reactor: Any) -> "CheckedResolver":
-        """As Scrapy makes it."""
+        """Create the resolver, as Scrapy requires."""
         return cls(reactor, crawler.settings["CRAWL"])
 
     def install_on_reactor(self) -> None:
-        """Take the place of the reactor's own resolver."""
+        """Replace the reactor's resolver."""
         self.reactor.installNameResolver(self)
 
     def resolveHostName(
@@ -54,23 +54,23 @@ class CheckedResolver:
         addressTypes: Any = None,
         transportSemantics: str = "TCP",
     ) -> Any:
-        """Twisted's interface: tell the receiver each address that may be connected to."""
+        """Send each allowed IP address to the receiver, as Twisted requires."""
         resolution = _Resolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
         if self.crawl.config.contact is None and hostName not in self.crawl.connect_to:
-            self.crawl.refusals[hostName] = "no_contact"
+            self.crawl.blocked_hosts[hostName] = "no_contact"
             resolutionReceiver.resolutionComplete()
             return resolution
         pool = self.reactor.getThreadPool()
-        answer = deferToThreadPool(self.reactor, pool, self.addresses.resolve, hostName, portNumber)
-        answer.addCallback(self._deliver, hostName, resolutionReceiver)
-        answer.addErrback(lambda _: resolutionReceiver.resolutionComplete())
+        result = deferToThreadPool(self.reactor, pool, self.addresses.resolve, hostName, portNumber)
+        result.addCallback(self._deliver, hostName, resolutionReceiver)
+        result.addErrback(lambda _: resolutionReceiver.resolutionComplete())
         return resolution
 
     def _deliver(self, answer: Resolution, host: str, receiver: Any) -> None:
         refusal, targets = answer
         if refusal:
-            self.crawl.refusals[host] = refusal[0]
+            self.crawl.blocked_hosts[host] = refusal[0]
         kinds: dict[Any, Callable[..., Any]] = {socket.AF_INET: IPv4Address, socket.AF_INET6: IPv6Address}
         for family, address in targets:
             receiver.addressResolved(kinds[family]("TCP", *address))

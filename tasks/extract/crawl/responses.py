@@ -1,4 +1,4 @@
-"""Scrapy's responses and failures in our own terms."""
+"""Converts Scrapy's responses and failures to captures, headers and outcomes."""
 
 from datetime import UTC, datetime
 from email.message import Message
@@ -22,18 +22,18 @@ TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class RequestRefused(IgnoreRequest):
-    """A request that must not be made; its text is the reason."""
+    """Raised for a request that must not be sent; its text is the reason."""
 
 
 def classify_failure(error: BaseException) -> str:
-    """The outcome that a failed request has."""
+    """Return the outcome of a failed request."""
     if isinstance(error, RequestRefused):
         return str(error)
     return _FAILURES.get(type(error).__name__, "connect")
 
 
 def build_capture(response: Any) -> Capture:
-    """The request and response, to be archived."""
+    """Return the request and the response for the archive."""
     return Capture(
         url=response.url,
         request_headers=_pairs(response.request.headers),
@@ -47,7 +47,7 @@ def build_capture(response: Any) -> Capture:
 
 
 def build_message(response: Any) -> Message:
-    """The headers as the standard library has them."""
+    """Return the headers as a message of the standard library."""
     message = Message()
     for name, value in _pairs(response.headers):
         message[name] = value
@@ -55,12 +55,12 @@ def build_message(response: Any) -> Message:
 
 
 def parse_retry_after(headers: Any) -> float | None:
-    """Seconds that a Retry-After header asks for, at least 0."""
+    """Return the seconds of a Retry-After header, at least 0; None without a valid one."""
     return wire.parse_retry_seconds((headers.get("Retry-After") or b"").decode("latin-1"))
 
 
 def _pairs(headers: Any) -> list[tuple[str, str]]:
-    # A header is one line in the archive, whatever bytes it has.
+    # White space is collapsed so that each header is one line in the archive.
     return [
         (name.decode("latin-1"), " ".join(value.decode("latin-1").split()))
         for name, values in headers.items()

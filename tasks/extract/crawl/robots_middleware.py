@@ -1,7 +1,7 @@
-"""robots.txt, by RFC 9309: read once for each origin, before anything else of it.
+"""Obeys robots.txt by RFC 9309; it is requested once for each origin, before any other URL.
 
-Where Scrapy's own middleware lets a crawl go on when robots.txt cannot be read, the standard says to keep out; and it does
-not know Crawl-delay. So this one takes its place.
+It replaces Scrapy's own middleware, which allows everything if robots.txt cannot be read (the standard forbids everything),
+and which ignores Crawl-delay.
 """
 
 import asyncio
@@ -24,14 +24,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OriginRules:
-    """What an origin allows; `refusal` where nothing."""
+    """The rules of an origin. With neither a file nor a refusal, everything is allowed."""
 
     file: RobotsFile | None = None
     refusal: str | None = None
+    """The reason why nothing is allowed."""
 
 
 class RobotsMiddleware:
-    """A downloader middleware that raises Refused for what may not be asked for."""
+    """A downloader middleware that refuses forbidden requests."""
 
     def __init__(self, crawler: Any):
         self.crawler = crawler
@@ -40,11 +41,11 @@ class RobotsMiddleware:
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> "RobotsMiddleware":
-        """As Scrapy makes it."""
+        """Create the middleware, as Scrapy requires."""
         return cls(crawler)
 
     async def process_request(self, request: Request) -> None:
-        """Let the request pass. Raises: Refused."""
+        """Allow a request. Raises: RequestRefused."""
         if request.meta.get("robots"):
             return
         parts = urlsplit(request.url)
@@ -60,17 +61,17 @@ class RobotsMiddleware:
     async def _fetch(self, origin: str, host: str) -> OriginRules:
         config = self.crawl.config
         for attempt in range(config.retries + 1):
-            status, body, wait = await self._ask(f"{origin}/robots.txt")
+            status, body, wait = await self._request(f"{origin}/robots.txt")
             if status is not None and not is_unreachable(status):
                 break
-            if host in self.crawl.refusals:
-                return OriginRules(refusal=self.crawl.refusals[host])
+            if host in self.crawl.blocked_hosts:
+                return OriginRules(refusal=self.crawl.blocked_hosts[host])
             if attempt < config.retries:
                 await asyncio.sleep(min(wait or config.delay * 2**attempt, config.max_retry_after))
         else:
             return OriginRules(refusal="robots_unreachable")
         if not 200 <= status < 300:
-            return OriginRules()  # there is none: all is allowed
+            return OriginRules()  # there is no robots.txt
         file = RobotsFile.parse(body[:MAX_BYTES].decode("utf-8", "replace"))
         delay = file.crawl_delay(config.user_agent)
         if delay is not None and delay > config.max_crawl_delay:
@@ -79,15 +80,18 @@ class RobotsMiddleware:
             self.crawl.delays[host] = max(float(delay), self.crawl.delays.get(host, 0.0))
         return OriginRules(file)
 
-    async def _ask(self, url: str) -> tuple[int | None, bytes, float | None]:
-        """Status and body of robots.txt, its redirects followed, and the seconds to wait if it asked for that."""
+    async def _request(self, url: str) -> tuple[int | None, bytes, float | None]:
+        """Request a robots.txt, and follow redirects.
+
+        Returns: status (None without a response), body, and the seconds of Retry-After.
+        """
         for _ in range(MAX_REDIRECTS + 1):
             headers = {"User-Agent": self.crawl.config.user_agent_header, "Accept": "text/plain,*/*;q=0.5"}
             meta = {"robots": True, "download_maxsize": 4 * MAX_BYTES, "download_timeout": self.crawl.config.timeout}
             try:
                 response = await self.crawler.engine.download_async(Request(url, headers=headers, meta=meta))
-            except Exception as error:  # whatever a connection may end with
-                logger.info("%s: %s", url, classify_failure(error))
+            except Exception as error:  # Twisted and TLS raise many unrelated classes
+                logger.info("%s was not fetched: %s", url, classify_failure(error))
                 return None, b"", None
             location = response.headers.get("Location")
             if not 300 <= response.status < 400 or location is None:
@@ -98,4 +102,4 @@ class RobotsMiddleware:
                 url = canonicalise_url(urljoin(url, location.decode("latin-1")), url, self.crawl.config.max_url_chars)
             except (BadUrl, ValueError):
                 break
-        return 404, b"", None  # RFC 9309, 2.3.1.2: over five redirects count as if there were none
+        return 404, b"", None  # RFC 9309, 2.3.1.2: after five redirects, robots.txt counts as missing

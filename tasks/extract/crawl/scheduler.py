@@ -1,4 +1,4 @@
-"""Which address is asked for, and when: Scrapy's scheduler and auto-throttle, bound to the frontier and to robots.txt."""
+"""Decides which URL is requested when: Scrapy's scheduler and auto-throttle, based on the frontier and robots.txt."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from tasks.extract.crawl.frontier import QueuedUrl
 
 
 class PoliteScheduler(BaseScheduler):
-    """Takes addresses from the frontier, a few of a host at a time, none of a host that asked to be left alone."""
+    """Takes URLs from the frontier, with a limit for each host, and none of a paused host."""
 
     def __init__(self, crawler: Any):
         self.crawler = crawler
@@ -22,17 +22,17 @@ class PoliteScheduler(BaseScheduler):
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> "PoliteScheduler":
-        """As Scrapy makes it."""
+        """Create the scheduler, as Scrapy requires."""
         return cls(crawler)
 
     def has_pending_requests(self) -> bool:
-        """Whether the crawl goes on, perhaps later."""
-        return self.crawl.frontier.has_waiting()
+        """Whether there are URLs to request, now or later."""
+        return self.crawl.frontier.has_next()
 
     def next_request(self) -> Request | None:
-        """The next request that may be made now."""
+        """Return the next request that may be sent now, or None."""
         config = self.crawl.config
-        address = self.crawl.frontier.take(self._may_ask, config.concurrency_per_host)
+        address = self.crawl.frontier.take_next(self._may_request, config.concurrency_per_host)
         if address is None:
             return None
         headers = {"User-Agent": config.user_agent_header, "Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.1"}
@@ -41,26 +41,26 @@ class PoliteScheduler(BaseScheduler):
         return Request(address.url, headers=headers, meta=meta, errback=self.crawler.spider.failed, dont_filter=True)
 
     def enqueue_request(self, request: Request) -> bool:
-        """Only a call to look again: all addresses come from the frontier."""
+        """Accept the request without storing it: it only wakes the engine, and all URLs come from the frontier."""
         return True
 
     def pause(self, host: str, seconds: float) -> None:
-        """Leave a host alone for a while."""
+        """Send no request to a host for some seconds."""
         self.paused_until[host] = max(self.paused_until.get(host, 0), time.monotonic() + seconds)
         wake = Request("https://wake.invalid/", dont_filter=True)
         asyncio.get_running_loop().call_later(seconds + 0.05, self.crawler.engine.crawl, wake)
 
-    def _may_ask(self, host: str) -> bool:
+    def _may_request(self, host: str) -> bool:
         return self.paused_until.get(host, 0) <= time.monotonic()
 
-    def again(self, address: QueuedUrl, seconds: float) -> None:
-        """Give a failed address back, and its host a rest."""
-        self.crawl.frontier.give_back(address)
+    def retry_later(self, address: QueuedUrl, seconds: float) -> None:
+        """Put a failed URL back, and pause its host."""
+        self.crawl.frontier.requeue(address)
         self.pause(address.host, seconds)
 
 
 class CrawlDelayThrottle(AutoThrottle):
-    """Scrapy's auto-throttle, which never goes below what a host's robots.txt asks for."""
+    """Scrapy's auto-throttle, with the Crawl-delay of robots.txt as the minimum."""
 
     def __init__(self, crawler: Any):
         super().__init__(crawler)
@@ -77,7 +77,7 @@ class CrawlDelayThrottle(AutoThrottle):
         self._reached(request, spider)
 
     def _keep_delay(self, slot: Any, host: str) -> None:
-        asked = self.crawl.delays.get(host)
-        if asked is not None:
-            slot.delay = max(slot.delay, asked)
+        crawl_delay = self.crawl.delays.get(host)
+        if crawl_delay is not None:
+            slot.delay = max(slot.delay, crawl_delay)
             slot.concurrency = 1

@@ -1,4 +1,4 @@
-"""Reads each answer: keeps pages in the archive, and puts what they link to into the frontier."""
+"""Reads each response: writes pages to the archive, and adds their links to the frontier."""
 
 import hashlib
 import logging
@@ -38,13 +38,13 @@ MAX_REDIRECTS = 10
 
 
 class SiteSpider(Spider):
-    """The one spider: what it asks for is the scheduler's to say."""
+    """The only spider; the scheduler decides what it requests."""
 
     name = "pairmill"
 
     @classmethod
     def from_crawler(cls, crawler: Any, *args: Any, **kwargs: Any) -> "SiteSpider":
-        """As Scrapy makes it."""
+        """Create the spider, as Scrapy requires."""
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider.crawl = crawler.settings["CRAWL"]
         crawler.signals.connect(spider.headers_received, signal=signals.headers_received)
@@ -53,23 +53,23 @@ class SiteSpider(Spider):
     crawl: Crawl
 
     async def start(self) -> AsyncIterator[Request]:
-        """Put the start addresses into the frontier, unless they are there from an earlier try."""
+        """Add the start URLs to the frontier; a resumed crawl already has them."""
         for url in self.crawl.config.start:
             self._add(canonicalise_url(url, url, self.crawl.config.max_url_chars), 0, None)
         return
-        yield  # pragma: no cover  (an empty generator: requests come from the scheduler)
+        yield  # pragma: no cover  (makes this an empty generator: requests come from the scheduler)
 
     def headers_received(self, headers: Any, request: Request, **_: Any) -> None:
-        """Do without the body of what is no page: only pages are kept; pictures are the download stage's."""
+        """Skip the body of a response that is not HTML: only pages are archived, and the download stage fetches images."""
         media_type = (headers.get("Content-Type") or b"").decode("latin-1").partition(";")[0].strip().lower()
         if media_type and media_type not in HTML_TYPES and not request.meta.get("robots"):
             raise StopDownload(fail=False)
 
     def parse(self, response: Response, **_: Any) -> None:
-        """Take in one answer."""
+        """Process a response."""
         address: QueuedUrl = response.meta["address"]
         status = response.status
-        if status in TRANSIENT_STATUS and self._try_again(address, parse_retry_after(response.headers)):
+        if status in TRANSIENT_STATUS and self._retry(address, parse_retry_after(response.headers)):
             return
         with self.crawl.frontier.transaction():
             if 300 <= status < 400 and response.headers.get("Location"):
@@ -82,28 +82,29 @@ class SiteSpider(Spider):
                 self._page(address, response)
 
     def failed(self, failure: Failure) -> None:
-        """Take in a request that got no answer."""
+        """Process a request without a response."""
         address: QueuedUrl = failure.request.meta["address"]  # type: ignore[attr-defined]
         error = failure.value or RuntimeError()
         reason = classify_failure(error)
         if isinstance(error, RequestRefused):
-            self.crawl.frontier.finish(address, reason, asked=False)
+            self.crawl.frontier.record_outcome(address, reason, requested=False)
             return
-        reason = self.crawl.refusals.get(address.host, reason) if reason in ("dns", "connect") else reason
-        if reason not in TRANSIENT or not self._try_again(address, None):
-            self.crawl.frontier.finish(address, reason)
+        reason = self.crawl.blocked_hosts.get(address.host, reason) if reason in ("dns", "connect") else reason
+        if reason not in TRANSIENT or not self._retry(address, None):
+            self.crawl.frontier.record_outcome(address, reason)
 
-    def _try_again(self, address: QueuedUrl, asked_for: float | None) -> bool:
+    def _retry(self, address: QueuedUrl, retry_after: float | None) -> bool:
+        """Requeue a URL for a retry. Return False if no retry is allowed."""
         config = self.crawl.config
-        wait = asked_for if asked_for is not None else config.delay * 2 ** (address.tries + 1)
+        wait = retry_after if retry_after is not None else config.delay * 2 ** (address.tries + 1)
         if address.tries >= config.retries or wait > config.max_retry_after:
             return False
-        self.crawler.engine.scheduler.again(address, wait)  # type: ignore[union-attr]
+        self.crawler.engine.scheduler.retry_later(address, wait)  # type: ignore[union-attr]
         return True
 
     def _finish(self, address: QueuedUrl, outcome: str, response: Response, **more: Any) -> None:
-        known = {"http_status": response.status, "server_address": str(response.ip_address or "") or None}
-        self.crawl.frontier.finish(address, outcome, **known, **more)
+        evidence = {"http_status": response.status, "server_address": str(response.ip_address or "") or None}
+        self.crawl.frontier.record_outcome(address, outcome, **evidence, **more)
 
     def _redirected(self, address: QueuedUrl, response: Response) -> None:
         location = (response.headers.get("Location") or b"").decode("utf-8", "replace")
@@ -115,42 +116,42 @@ class SiteSpider(Spider):
         if address.redirects >= MAX_REDIRECTS:
             self._finish(address, "too_many_redirects", response, detail=target)
             return
-        taken = self._add(target, address.depth, address.url, address.redirects + 1)
-        self._finish(address, "redirect" if taken != "off_site" else "redirect_off_site", response, detail=target)
+        added = self._add(target, address.depth, address.url, address.redirects + 1)
+        self._finish(address, "redirect" if added != "off_site" else "redirect_off_site", response, detail=target)
 
     def _page(self, address: QueuedUrl, response: Response) -> None:
-        exchange = build_capture(response)
+        capture = build_capture(response)
         try:
-            links = self._links(exchange, address.url)
+            links = self._links(capture, address.url)
         except (BadBody, BadPage) as bad:
             self._finish(address, bad.reason, response, bytes=len(response.body))
             return
-        except Exception:  # no page may end the crawl, whatever it does to a parser: it is listed as unreadable
-            logger.exception("%s", address.url)
+        except Exception:  # no page may end the crawl, whatever error it causes in a parser
+            logger.exception("%s cannot be parsed; its outcome is `unreadable`", address.url)
             self._finish(address, "unreadable", response, bytes=len(response.body))
             return
-        told = links.directives | self._header_directives(response)
-        if "noindex" in told:
+        directives = links.directives | self._header_directives(response)
+        if "noindex" in directives:
             self._finish(address, "noindex", response)
         else:
-            offset, length = self.crawl.archive.add(exchange)
-            kept = {"offset": offset, "length": length, "bytes": len(response.body), "fetched_at": exchange.fetched_at}
+            offset, length = self.crawl.archive.add(capture)
+            stored = {"offset": offset, "length": length, "bytes": len(response.body), "fetched_at": capture.fetched_at}
             digest = hashlib.sha256(response.body).hexdigest()
-            self._finish(address, "archived", response, sha256=digest, **kept)
-        if "nofollow" in told:
+            self._finish(address, "archived", response, sha256=digest, **stored)
+        if "nofollow" in directives:
             links.not_followed["nofollow"] = links.not_followed.get("nofollow", 0) + len(links.follow)
             links.follow.clear()
         self._follow(address, links)
 
     def _header_directives(self, response: Response) -> set[str]:
         headers, agent = build_message(response), self.crawl.config.user_agent
-        asked = {name: find_disallowed_directive(headers, agent, frozenset({name})) for name in ("noindex", "nofollow")}
-        found = {name for name, header in asked.items() if header}
-        return found | ({"nofollow"} if asked["noindex"] == "none" else set())
+        found = {name: find_disallowed_directive(headers, agent, frozenset({name})) for name in ("noindex", "nofollow")}
+        names = {name for name, directive in found.items() if directive}
+        return names | ({"nofollow"} if found["noindex"] == "none" else set())
 
-    def _links(self, exchange: Capture, url: str) -> PageLinks:
+    def _links(self, capture: Capture, url: str) -> PageLinks:
         config = self.crawl.config
-        head, body = split_response(exchange.response_bytes())
+        head, body = split_response(capture.response_bytes())
         html, _ = convert_to_utf8(decode_body(head, body, config.max_page_bytes), head.charset)
         return extract_links(html, url, config.user_agent.lower(), config.max_url_chars)
 
@@ -162,7 +163,7 @@ class SiteSpider(Spider):
             self.crawl.frontier.count(reason, counted[reason])
 
     def _add(self, url: str, depth: int, referrer: str | None, redirects: int = 0) -> str:
-        """Put an address into the frontier; returns new, known, or why not."""
+        """Add a URL to the frontier. Return `new`, `known`, or the reason why it was not added."""
         host = urlsplit(url).hostname or ""
         if not self.crawl.allows(host):
             return "off_site"

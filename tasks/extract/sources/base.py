@@ -1,7 +1,7 @@
-"""What a kind of source is: a config table that finds its files and knows how to read one.
+"""The base classes of `[source]`: a kind of source is a config table that finds its files and reads each of them.
 
-A kind is a class below `Source`, named in the union `tasks.extract.config.SourceConfig`. The stage does the rest for all of
-them: a part for each file, retries, what is remembered of files, the counts of rows, damages and failed files.
+A new kind is a subclass of `Source` and a member of the union `tasks.extract.config.AnySource`. The stage does the rest for
+all kinds: a part for each file, retries, the index by source file, the counts of rows, damages and failed files.
 """
 
 from abc import ABC, abstractmethod
@@ -13,53 +13,54 @@ from pydantic import Field
 
 from dataops.config import StageConfig
 from dataops.snapshot import Draft, Input, Part
+from dataops.web.page_pairs import PageBounds
 from tasks.engine.context import Context
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.files.base import SourceFile
+from tasks.files.find import file_inputs, find_files, find_source_files
 
 
 @dataclass(frozen=True)
 class FetchedFiles:
-    """The files of a source, and what getting them has left in the snapshot."""
+    """The files of a source, and the evidence and facts of fetching them."""
 
     files: Sequence[SourceFile]
     parts: Sequence[Part] = ()
-    """Evidence."""
+    """Evidence parts that are in the draft."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """For the manifest."""
+    """Facts for the manifest."""
 
 
 class Source(StageConfig, ABC):
-    """The fields of `[source]` that all kinds share, and what each kind must do."""
+    """The fields of `[source]` that all kinds share, and the methods that each kind implements."""
 
     max_caption_chars: int = Field(default=2000, ge=1, le=100_000)
-    """Longer captions are cut at a space."""
+    """Maximum length of a caption, in characters. Longer captions are cut at a space."""
     max_url_chars: int = Field(default=4096, ge=64, le=65_536)
-    """Longer addresses are dropped."""
+    """Maximum length of a URL, in characters. Rows with longer URLs are dropped."""
     max_failed_files: int = Field(default=0, ge=0)
-    """Files that may turn out unreadable, after retries, before the stage fails. Those that did are named in the
-    manifest and in the run's summary."""
+    """Maximum number of files that may be unreadable after retries; above it the stage fails. Unreadable files are listed
+    in the manifest and in the run's summary."""
 
     extracted_with: ClassVar[str]
-    """What the column of that name says: the extractor and its version."""
+    """Value of the column `extracted_with`: the extractor and its version."""
     selection_fields: ClassVar[frozenset[str]] = frozenset({"max_failed_files"})
-    """Fields that decide which files are read and cannot change the rows of one: what is remembered of a file stands
-    when they change."""
+    """Fields that select files but do not change the rows of a file, so that indexed parts stay valid."""
 
     def problems(self) -> list[str]:
-        """What is wrong with what the config names, a line each, below `source.`; nothing is read for it."""
+        """Return what is wrong with the paths of the config, one line each, relative to `source.`; reads no file."""
         return []
 
     @abstractmethod
     def inputs(self) -> list[Input]:
-        """What is read from outside the store, digested for the snapshot's key. Raises: ConfigError, SourceError."""
+        """Return the inputs outside the store, with digests for the snapshot's key. Raises: ConfigError, SourceError."""
 
     @abstractmethod
     def files(self, context: Context) -> Sequence[SourceFile]:
-        """The files to read, in the order of their parts. Raises: ConfigError, SourceError."""
+        """Return the files to read, in the order of their parts. Raises: ConfigError, SourceError."""
 
     def fetch(self, draft: Draft, context: Context) -> FetchedFiles:
-        """The files, for a source that must bring them here first: what it keeps of them goes into the draft.
+        """Return the files; a source that first has to download them puts evidence into the draft.
 
         Raises: ConfigError, SourceError.
         """
@@ -67,8 +68,48 @@ class Source(StageConfig, ABC):
 
     @abstractmethod
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
-        """Read one file in a worker process: candidates, damages and counts go to `rows`. Raises: SourceError."""
+        """Read one file in a worker process, and add its pairs, damages and counts to `rows`. Raises: SourceError."""
 
     def row_config(self) -> dict[str, object]:
-        """The fields that decide the rows of one file, as JSON values."""
+        """Return the fields that decide the rows of one file, as JSON values."""
         return {name: value for name, value in self.key_config().items() if name not in self.selection_fields}
+
+
+class FilesSource(Source):
+    """A source of files in folders or buckets."""
+
+    paths: list[str] = Field(min_length=1)
+    """Files or globs (`**` for any depth), relative to the current folder, or `s3://bucket/key` with the same wildcards.
+    The column `source` has the path of a file below the part of the pattern without wildcards, so that it is the same on
+    all machines."""
+
+    # The key covers the digests and names of the files, not the patterns that found them.
+    execution_fields: ClassVar[frozenset[str]] = frozenset({"paths"})
+
+    def problems(self) -> list[str]:
+        return find_files(self.paths)[1]
+
+    def inputs(self) -> list[Input]:
+        return file_inputs(find_source_files(self.paths))
+
+    def files(self, context: Context) -> Sequence[SourceFile]:
+        return find_source_files(self.paths)
+
+
+class WebSource(Source):
+    """A source whose pairs come from web pages."""
+
+    opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
+    """Directives by which a page forbids the use of its images, in `<meta name="robots">` or in the headers of its
+    response: its rows are dropped as opt_out. `noindex` and `tdm-reservation` are allowed too (see
+    dataops/web/declarations.py)."""
+
+    @property
+    def bounds(self) -> PageBounds:
+        """Maximum lengths of captions and URLs."""
+        return PageBounds(self.max_caption_chars, self.max_url_chars)
+
+    @property
+    def opt_out(self) -> frozenset[str]:
+        """The opt-out directives in lower case."""
+        return frozenset(directive.lower() for directive in self.opt_out_directives)

@@ -1,4 +1,4 @@
-"""`kind = "pairs"`: lists of addresses and captions that others published."""
+"""`kind = "pairs"`: published lists of image URLs and captions."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from dataops.errors import SourceError
 from dataops.pair_lists.columns import ColumnNames
 from dataops.pair_lists.reader import detect_format, read_list, read_row_group_sizes
 from tasks.engine.context import Context
+from tasks.extract.sources.base import FilesSource
 from tasks.extract.sources.pairs_writer import PairsWriter
-from tasks.extract.sources.warc import FilesSource
 from tasks.files.base import OpenFile, SourceFile
 from tasks.files.find import LocalFile, find_files
 
@@ -23,16 +23,17 @@ class PairsSource(FilesSource):
     """`[source]` of `kind = "pairs"`."""
 
     kind: Literal["pairs"] = "pairs"
-    """Parquet, CSV, TSV or JSON Lines, by the ending of the name; CSV, TSV and JSON Lines also .gz and .zst."""
+    """Parquet, CSV, TSV or JSON Lines, by the ending of the name; CSV, TSV and JSON Lines also with .gz or .zst."""
     url_column: str | int | None = None
-    """Column with the picture's address: its name (case does not matter), or its position from 0 in a CSV or TSV without
-    a header. Without it, what published lists use is recognised: `url`, `image_url`, ..."""
+    """Column with the image URL: its name (in any case), or its position from 0 in a CSV or TSV without a header. By
+    default, the usual names of published lists are found: `url`, `image_url`, ..."""
     caption_column: str | int | None = None
-    """Column with the caption, likewise: `text`, `caption`, `alt_text`, ..."""
+    """Column with the caption: its name or position. By default, the usual names are found: `text`, `caption`,
+    `alt_text`, ..."""
     extra_columns: tuple[str, ...] = ()
-    """Further columns to carry, as a JSON object in the column `extra`."""
+    """Further columns to keep, as a JSON object in the column `extra`."""
     rows_per_part: int = Field(default=2_000_000, ge=1)
-    """A local Parquet file of more rows is read in several parts, cut between its row groups."""
+    """Maximum rows of a part. A larger local Parquet file becomes several parts, split between its row groups."""
 
     extracted_with: ClassVar[str] = "pairmill-pairs/1"
 
@@ -55,27 +56,26 @@ class PairsSource(FilesSource):
             return [file]
         try:
             sizes = read_row_group_sizes(file.path)
-        except SourceError:  # it is the worker's to fail on it: then it counts as a failed file
+        except SourceError:  # a worker then fails to read it, and it counts as a failed file
             return [file]
-        cuts = cut_row_groups(sizes, self.rows_per_part)
-        return [file] if len(cuts) < 2 else [RowGroupFile(file.name, file, groups) for groups in cuts]
+        parts = cut_row_groups(sizes, self.rows_per_part)
+        return [file] if len(parts) < 2 else [RowGroupFile(file.name, file, groups) for groups in parts]
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
-        asked = ColumnNames(self.url_column, self.caption_column, self.extra_columns)
-        groups = file.groups if isinstance(file, RowGroupFile) else None
-        from dataops.pair_lists.rows import (
-            build_pair_table,  # polars: a fifth of a worker's start, which only lists need
-        )
+        # Deferred: polars takes a fifth of a worker's start, and only lists need it.
+        from dataops.pair_lists.rows import build_pair_table
 
+        columns = ColumnNames(self.url_column, self.caption_column, self.extra_columns)
+        groups = file.groups if isinstance(file, RowGroupFile) else None
         with file.local() as path:
-            for batch in read_list(path, asked, rows.damage, name=file.name, groups=groups):
+            for batch in read_list(path, columns, rows.add_damage, name=file.name, groups=groups):
                 rows.count("rows", len(batch.numbers))
                 rows.add_table(build_pair_table(batch, self.max_caption_chars, self.max_url_chars))
 
 
 @dataclass(frozen=True)
 class RowGroupFile(SourceFile):
-    """Some row groups of a Parquet list."""
+    """Consecutive row groups of a Parquet list, read as one source file."""
 
     name: str
     file: LocalFile
@@ -94,14 +94,14 @@ class RowGroupFile(SourceFile):
 
 
 def cut_row_groups(sizes: Sequence[int], rows: int) -> list[tuple[int, ...]]:
-    """Neighbouring row groups together while they hold at most `rows` rows; a larger group stands alone."""
-    cuts: list[tuple[int, ...]] = []
-    held = 0
+    """Group consecutive row groups so that each list has at most `rows` rows; a larger row group is alone."""
+    parts: list[tuple[int, ...]] = []
+    part_rows = 0
     for group, size in enumerate(sizes):
-        if cuts and held + size <= rows:
-            cuts[-1] = (*cuts[-1], group)
-            held += size
+        if parts and part_rows + size <= rows:
+            parts[-1] = (*parts[-1], group)
+            part_rows += size
         else:
-            cuts.append((group,))
-            held = size
-    return cuts
+            parts.append((group,))
+            part_rows = size
+    return parts

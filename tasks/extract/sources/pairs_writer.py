@@ -1,4 +1,4 @@
-"""Writes the rows of one source file into its two parts, in bounded memory, and accounts for what could not be used."""
+"""Writes the rows of one source file into a kept and a dropped part, in bounded memory, and counts damages."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,73 +15,77 @@ from dataops.web.page_pairs import PageOrigin, PagePair
 from tasks.engine.part_writer import PartWriter
 
 DAMAGES_LISTED = 100
-"""Damages of a file that are listed with their offsets; all are counted."""
-_BATCH = 1 << 14  # rows that are held as Python objects
+"""Maximum number of damages of a file that are listed with their offsets; all are counted."""
+_BATCH = 1 << 14  # rows that are kept as Python objects
 
 
 class PairsWriter:
-    """Takes a file's candidates; `finish` gives its parts.
+    """Collects the pairs of a source file; `finish` puts its parts into the draft.
 
     Args:
-        source: what the column of that name says.
-        folder: an empty local folder for the unfinished parts.
+        stage: value of the column `drop_stage`.
+        source: value of the column `source`.
+        extracted_with: value of the column `extracted_with`.
+        folder: empty local folder for the unfinished parts.
     """
 
     def __init__(self, stage: str, source: str, extracted_with: str, folder: Path):
         self.stage, self.source, self.extracted_with = stage, source, extracted_with
         self.read: Counter[str] = Counter()
-        """What was read, by kind: records, pages, not_html."""
+        """Number of items read by kind: records, pages, not_html, ..."""
         self.damages: Counter[str] = Counter()
+        """Number of damages by reason."""
         self.damaged: list[list[object]] = []
-        """The first damages: [offset, reason]."""
+        """The first DAMAGES_LISTED damages: [offset, reason]."""
         self.reasons: Counter[str] = Counter()
-        # Columns, not rows: tuples by the thousand would have the garbage collector go through all objects there are.
+        """Number of dropped rows by drop reason."""
+        # Columns, not rows: thousands of tuples would trigger full passes of the garbage collector.
         self._columns: tuple[list[Any], ...] = tuple([] for _ in PagePair._fields)
         self._origins: list[PageOrigin] = []
         self._lengths: list[int] = []
         self._kept = PartWriter(folder / "part.parquet", PAIRS)
-        self._gone = PartWriter(folder / "dropped.parquet", dropped_schema(PAIRS))
+        self._dropped = PartWriter(folder / "dropped.parquet", dropped_schema(PAIRS))
 
-    def add(self, origin: PageOrigin, candidates: Iterable[PagePair]) -> None:
-        """The candidates of one page (or of one row of a list), in their order."""
-        held = self._columns[0]
-        before = len(held)
-        for column, values in zip(
-            self._columns, zip(*candidates, strict=True), strict=False
-        ):  # no candidates, no values
+    def add(self, origin: PageOrigin, pairs: Iterable[PagePair]) -> None:
+        """Add the pairs of one page in their order."""
+        urls = self._columns[0]
+        before = len(urls)
+        # Not strict: without pairs, the inner zip yields nothing.
+        for column, values in zip(self._columns, zip(*pairs, strict=True), strict=False):
             column.extend(values)
         self._origins.append(origin)
-        self._lengths.append(len(held) - before)
-        if len(held) >= _BATCH or len(self._origins) >= _BATCH:
+        self._lengths.append(len(urls) - before)
+        if len(urls) >= _BATCH or len(self._origins) >= _BATCH:
             self._flush()
 
     def add_table(self, table: pa.Table) -> None:
-        """Rows that come as a table: columns of `pairs`, without uid, source and extracted_with, and drop_reason."""
+        """Add a table with drop_reason and the columns of `pairs` except uid, source and extracted_with."""
         self._flush()
         uids, digests = compute_uids(table["url"].to_pylist(), table["caption"].to_pylist())
         columns = dict(zip(table.column_names, table.columns, strict=True)) | {"uid": uids}
         self._write(self._with_constants(columns, table.num_rows), digests)
 
-    def count(self, what: str, n: int = 1) -> None:
-        """Count something that was read, for the manifest's facts."""
-        self.read[what] += n
+    def count(self, kind: str, n: int = 1) -> None:
+        """Count items that were read, for the manifest's facts."""
+        self.read[kind] += n
 
-    def damage(self, offset: int, reason: str) -> None:
-        """Note that the record at `offset` could not be used, or not wholly."""
+    def add_damage(self, offset: int, reason: str) -> None:
+        """Report that the record at `offset` could not be used completely."""
         self.damages[reason] += 1
         if len(self.damaged) < DAMAGES_LISTED:
             self.damaged.append([offset, reason])
 
     def finish(self, draft: Draft, index: int) -> tuple[list[Part], Counts]:
-        """Put both parts into the draft."""
+        """Put both parts into the draft, and return them with their counts."""
         self._flush()
-        kept = self._kept.put(draft, f"part-{index:05d}.parquet")
-        gone = self._gone.put(draft, f"dropped-{index:05d}.parquet")
-        counts = Counts(input=kept.rows + gone.rows, kept=kept.rows, dropped=dict(sorted(self.reasons.items())))
-        return [kept, gone], counts
+        kept_part = self._kept.put(draft, f"part-{index:05d}.parquet")
+        dropped_part = self._dropped.put(draft, f"dropped-{index:05d}.parquet")
+        rows = kept_part.rows + dropped_part.rows
+        counts = Counts(input=rows, kept=kept_part.rows, dropped=dict(sorted(self.reasons.items())))
+        return [kept_part, dropped_part], counts
 
     def facts(self) -> dict[str, Any]:
-        """What the file's record says beside its counts."""
+        """Return the facts of the file's record."""
         return {
             "file": self.source,
             "read": dict(sorted(self.read.items())),
@@ -90,28 +94,28 @@ class PairsWriter:
         }
 
     def close(self) -> None:
-        """Let go of the local files."""
+        """Close the local files."""
         self._kept.close()
-        self._gone.close()
+        self._dropped.close()
 
     def _flush(self) -> None:
         if self._columns[0]:
-            self._write(*self._table())
+            self._write(*self._build_table())
         self._columns = tuple([] for _ in PagePair._fields)
         self._origins, self._lengths = [], []
 
     def _write(self, table: pa.Table, digests: np.ndarray) -> None:
         reasons = table["drop_reason"]
         self.reasons.update({item["values"]: item["counts"] for item in reasons.drop_null().value_counts().to_pylist()})
-        usable = reasons.is_null().to_numpy()
-        self._kept.write(table.filter(pa.array(usable)).select(PAIRS.names), digests[usable])
-        self._gone.write(table.filter(pa.array(~usable)), digests[~usable])
+        is_kept = reasons.is_null().to_numpy()
+        self._kept.write(table.filter(pa.array(is_kept)).select(PAIRS.names), digests[is_kept])
+        self._dropped.write(table.filter(pa.array(~is_kept)), digests[~is_kept])
 
-    def _table(self) -> tuple[pa.Table, np.ndarray]:
-        """The held rows, kept and dropped, and the digests that their uids spell."""
+    def _build_table(self) -> tuple[pa.Table, np.ndarray]:
+        """Return the collected rows, kept and dropped, and the digests of their uids."""
         columns = dict(zip(PagePair._fields, self._columns, strict=True))
         pages = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
-        of_page = {
+        page_columns = {
             "page_url": [origin.page_url for origin in self._origins],
             "source_offset": [origin.offset for origin in self._origins],
             "page_language": [origin.page_language for origin in self._origins],
@@ -121,11 +125,11 @@ class PairsWriter:
         columns["drop_reason"] = columns.pop("reason")
         types = {field.name: field.type for field in dropped_schema(PAIRS)}
         arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
-        arrays |= {name: pa.array(values, types[name]).take(pages) for name, values in of_page.items()}
+        arrays |= {name: pa.array(values, types[name]).take(pages) for name, values in page_columns.items()}
         return self._with_constants(arrays | {"uid": uids}, len(pages)), digests
 
     def _with_constants(self, columns: Mapping[str, pa.Array | pa.ChunkedArray], n: int) -> pa.Table:
-        """The columns in their order, with those that are the same for all rows; nulls for what there is not."""
+        """Return a table with all columns in their order: constants are added, and missing columns are null."""
         constant = {"source": self.source, "extracted_with": self.extracted_with, "drop_stage": self.stage}
         arrays = []
         for field in dropped_schema(PAIRS):
@@ -137,7 +141,7 @@ class PairsWriter:
 
 
 def compute_uids(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:
-    """The uids of many pairs at once (dataops.schema.uid), and their digests as n x 4 big-endian 32-bit numbers."""
+    """Return the uids of n pairs (dataops.schema.uid), and their digests as n x 4 big-endian 32-bit integers."""
     digest = xxhash.xxh3_128_digest
     pairs = zip(urls, captions, strict=True)
     joined = b"".join([digest(f"{url}\0{caption}".encode("utf-8", "surrogatepass")) for url, caption in pairs])

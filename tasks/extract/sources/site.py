@@ -1,7 +1,7 @@
-"""`kind = "site"`: a polite crawl of sites that one may crawl, kept as WARC files, which are then read like any archive.
+"""`kind = "site"`: a polite crawl of sites, stored as WARC files that are then read like any archive.
 
-The crawl runs in a process of its own (tasks.extract.crawl.job), in a folder of its own below the home, where a killed one goes on.
-Its archive becomes parts of the snapshot that no digest covers: the pairs are the content, the archive is the evidence.
+The crawl runs in its own process (tasks.extract.crawl.job), and in its own folder below the home, where a killed crawl
+resumes. The WARC files become evidence parts of the snapshot, which no digest covers: only the pairs are its content.
 """
 
 import json
@@ -20,7 +20,7 @@ from dataops.archives.warc import Damage, read_pages
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError
 from dataops.formatting import format_counts
-from dataops.snapshot import Draft, Input, Part, Record
+from dataops.snapshot import Draft, Input, Record
 from dataops.store import open_store
 from dataops.web.urls import BadUrl, canonicalise_host, canonicalise_url
 from tasks.engine.context import Context
@@ -30,10 +30,10 @@ from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import PagesSource
 from tasks.files.base import OpenFile, SourceFile
 from tasks.web.address_policy import parse_connect_to
+from tasks.web.user_agent import format_user_agent
 
 logger = logging.getLogger(__name__)
 
-VERSION = "0.1"
 SUMMARY_NAME = "crawl.json"
 PAGES_PREFIX = "evidence-pages-"
 ROBOTS_NAME = "evidence-robots.warc.gz"
@@ -45,43 +45,45 @@ class SiteSource(PagesSource):
     """`[source]` of `kind = "site"`."""
 
     kind: Literal["site"] = "site"
-    """A crawl, by Scrapy; robots.txt is obeyed (RFC 9309), and what pages and headers say of following and indexing."""
+    """A crawl by Scrapy. It obeys robots.txt (RFC 9309), and the directives of pages and headers on following and
+    indexing."""
     start: tuple[str, ...] = Field(min_length=1)
-    """Addresses at which the crawl begins."""
+    """URLs at which the crawl begins."""
     edition: str = Field(default="", max_length=100)
     """A label of your own, such as a date: change it to crawl again. A config is crawled once for each edition."""
     allowed_domains: tuple[str, ...] = ()
-    """Hosts at or below these are crawled. Without any: the registered domains of the start addresses."""
+    """Domains whose hosts are crawled. By default, the registered domains of the start URLs."""
     max_depth: int = Field(default=8, ge=0, le=1000)
-    """Links between a start address and a page."""
+    """Maximum number of links between a start URL and a page."""
     max_pages: int = Field(default=10_000, ge=1, le=10_000_000)
-    """Addresses that are asked for, whatever they answer."""
+    """Maximum number of URLs that are requested, whatever the response."""
     max_pages_per_host: int = Field(default=10_000, ge=1, le=10_000_000)
-    """Likewise, of one host."""
+    """Maximum number of URLs that are requested from one host."""
     pages_per_part: int = Field(default=5_000, ge=1)
-    """Pages in one WARC file, which makes one part."""
+    """Number of pages in one WARC file, which becomes one part."""
     user_agent: str = Field(default="pairmill", pattern=r"^[A-Za-z0-9_-]+$")
-    """The name in the User-Agent header, and the one that robots.txt and pages may address."""
+    """Name in the User-Agent header, by which robots.txt and pages may address the crawler."""
     contact: str | None = Field(default=None, pattern=r"^[\x21-\x7e]+$")
-    """An address in the User-Agent header, where a site's owner learns who asks (a page or mailto:). Without it only hosts
-    in `connect_to` are asked."""
+    """A page or mailto: address in the User-Agent header, so that owners of sites can reach you. Without it, only the hosts
+    in `connect_to` are crawled."""
     delay: float = Field(default=1.0, ge=0, le=3600)
-    """Seconds between two requests to a host, at least; more where it is slow (Scrapy's auto-throttle) or its robots.txt
-    asks for more (Crawl-delay)."""
+    """Minimum seconds between two requests to a host; longer if the host is slow (Scrapy's auto-throttle) or if its
+    robots.txt has a longer Crawl-delay."""
     max_crawl_delay: float = Field(default=60.0, ge=0)
-    """A host whose robots.txt asks for a longer one is left alone."""
+    """Maximum Crawl-delay, in seconds. A host whose robots.txt has a longer one is not crawled."""
     concurrency_per_host: int = Field(default=1, ge=1, le=64)
-    """Requests to one host at a time."""
+    """Maximum number of concurrent requests to one host."""
     concurrency: int = Field(default=32, ge=1, le=1024)
-    """Requests at a time."""
+    """Maximum number of concurrent requests."""
     timeout: float = Field(default=30.0, gt=0, le=600)
     """Seconds for one request."""
     retries: int = Field(default=2, ge=0, le=10)
-    """More tries after 429, 5xx or a broken connection; not before Retry-After says."""
+    """Number of retries after 429, 5xx or a broken connection, each after the time in Retry-After."""
     max_retry_after: float = Field(default=600.0, ge=0)
-    """A host that asks for a longer rest loses the page."""
+    """Maximum wait before a retry, in seconds. A URL with a longer Retry-After is not retried."""
     connect_to: dict[str, str] = Field(default_factory=dict)
-    """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private address."""
+    """{"host" = "127.0.0.1:8123"}: IP address and port to connect to instead of resolving the host. Private IP addresses
+    are reachable only by this table."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
         {
@@ -99,57 +101,58 @@ class SiteSource(PagesSource):
 
     @field_validator("start")
     @classmethod
-    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _canonicalise_start(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         try:
             return tuple(canonicalise_url(url, "", 65_536) for url in value)
         except BadUrl as bad:
-            raise ValueError(f"must hold absolute http or https addresses ({bad.reason})") from None
+            raise ValueError(f"must be absolute http or https URLs ({bad.reason})") from None
 
     @field_validator("allowed_domains")
     @classmethod
-    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _canonicalise_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(canonicalise_host(host) for host in value)
 
     @field_validator("connect_to")
     @classmethod
-    def _plain_addresses(cls, value: dict[str, str]) -> dict[str, str]:
+    def _check_connect_to(cls, value: dict[str, str]) -> dict[str, str]:
         parse_connect_to(value)
         return value
 
     @model_validator(mode="after")
-    def _says_who_asks(self) -> Self:
-        unknown = sorted(set(self.start_hosts()) - {host.lower() for host in self.connect_to})
-        if self.contact is None and unknown:
-            hosts = ", ".join(unknown)
+    def _require_contact(self) -> Self:
+        hosts = sorted(set(self.start_hosts()) - {host.lower() for host in self.connect_to})
+        if self.contact is None and hosts:
             raise ValueError(
-                f"contact is required to crawl {hosts}: a page or a mailto: address where its owner learns who asks"
+                f"contact is required to crawl {', '.join(hosts)}; set it to a page or a mailto: address by which the "
+                "owners of the sites can reach you"
             )
         return self
 
     def start_hosts(self) -> list[str]:
-        """Host names of the start addresses."""
+        """Return the host names of the start URLs."""
         return [urlsplit(url).hostname or "" for url in self.start]
 
     @property
     def user_agent_header(self) -> str:
-        """For example `pairmill/0.1 (+https://example.org/bot)`."""
-        return f"{self.user_agent}/{VERSION}" + (f" (+{self.contact})" if self.contact else "")
+        """Value of the User-Agent header."""
+        return format_user_agent(self.user_agent, self.contact)
 
     def inputs(self) -> list[Input]:
-        """The start addresses: what they answered is not known before, so the edition stands for it."""
+        """Return the start URLs; the edition is their digest, because their content is unknown before the crawl."""
         return [
             Input(stage="source", key=url, digest=text_sha256(canonical_json([url, self.edition])))
             for url in self.start
         ]
 
     def files(self, context: Context) -> Sequence[SourceFile]:
-        """None before the crawl: see `fetch`."""
+        """Return no files, because there are none before the crawl: see `fetch`."""
         return []
 
     def fetch(self, draft: Draft, context: Context) -> FetchedFiles:
-        """Crawl, or go on with a crawl that was ended; its archive becomes evidence of the draft."""
-        record = draft.done(_TASK) or draft.finish(self._crawl(draft, context.home / "jobs" / f"crawl-{draft.key}"))
-        shutil.rmtree(context.home / "jobs" / f"crawl-{draft.key}", ignore_errors=True)  # the draft has all of it
+        """Run or resume the crawl, and put its archive into the draft as evidence."""
+        folder = context.home / "jobs" / f"crawl-{draft.key}"
+        record = draft.done(_TASK) or draft.finish(self._crawl(draft, folder))
+        shutil.rmtree(folder, ignore_errors=True)  # the draft has everything
         files = [
             ArchivedPages(part.name, draft.store.uri, draft.path(part.name), part.sha256)
             for part in record.parts
@@ -163,25 +166,21 @@ class SiteSource(PagesSource):
             run_job("tasks.extract.crawl.job", job, folder, on_line=lambda line: logger.info("crawl: %s", line))
         facts: dict[str, Any] = json.loads((folder / "out" / SUMMARY_NAME).read_text("utf-8"))
         if not facts["outcomes"].get("archived"):
-            shutil.rmtree(folder)  # the next try asks again
-            reasons = format_counts(facts["outcomes"].items())
+            shutil.rmtree(folder)  # so that the next attempt requests the pages again
+            outcomes = format_counts(facts["outcomes"].items())
             raise SourceError(
-                f"the crawl from {', '.join(self.start)} brought no page ({reasons}); check the addresses and the network"
+                f"the crawl from {', '.join(self.start)} found no page ({outcomes}); check source.start and the network"
             )
         logger.info("crawl: %s", format_counts(facts["outcomes"].items()))
-        return Record(task=_TASK, parts=list(self._kept(draft, folder / "out")), facts={"crawl": facts})
-
-    @staticmethod
-    def _kept(draft: Draft, out: Path) -> Iterator[Part]:
-        for path in sorted(out.glob("evidence-*")):
-            yield draft.put_file(path.name, path)
+        parts = [draft.put_file(path.name, path) for path in sorted((folder / "out").glob("evidence-*"))]
+        return Record(task=_TASK, parts=parts, facts={"crawl": facts})
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
-        """As any archive; the offset of a row is the number of its page, which does not change with the servers' clocks."""
+        """Read an archived file. `source_offset` is the number of the page: byte offsets vary with the servers' clocks."""
         with file.local() as path:
             for number, found in enumerate(read_pages(path, self.max_page_bytes, rows.count)):
                 if isinstance(found, Damage):
-                    rows.damage(number, found.reason)
+                    rows.add_damage(number, found.reason)
                 else:
                     self.add_page(replace(found, offset=number), rows)
 

@@ -17,7 +17,7 @@ from tasks.extract.crawl.responses import classify_failure, parse_retry_after
 from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
 
-PLENTY = Budget(pages=100, pages_per_host=100, known=100)
+PLENTY = Budget(pages=100, pages_per_host=100, waiting=100)
 
 
 def always(host: str) -> bool:
@@ -26,7 +26,7 @@ def always(host: str) -> bool:
 
 def taken(frontier: Frontier, **options: Any) -> list[str]:
     urls = []
-    while address := frontier.take(options.get("may", always), options.get("per_host", 10)):
+    while address := frontier.take_next(options.get("may", always), options.get("per_host", 10)):
         urls.append(address.url)
     return urls
 
@@ -39,26 +39,26 @@ def test_hosts_take_turns_and_shallow_addresses_go_first(tmp_path: Path):
     assert taken(frontier, may=lambda host: host != "c") == ["a/2", "b/1", "a/3", "a/1"]
     assert taken(frontier, per_host=1) == ["c/1"]
     assert taken(frontier) == ["c/2"]
-    assert not frontier.has_waiting()
-    assert frontier.on_their_way.total() == 6
+    assert not frontier.has_next()
+    assert frontier.in_flight.total() == 6
     frontier.close()
 
 
 def test_budgets_count_what_is_on_its_way_and_give_back_what_was_not_asked(tmp_path: Path):
-    frontier = Frontier(tmp_path / "f.sqlite", Budget(pages=3, pages_per_host=2, known=5))
+    frontier = Frontier(tmp_path / "f.sqlite", Budget(pages=3, pages_per_host=2, waiting=5))
     for url in ("a/1", "a/2", "a/3", "b/1", "b/2"):
         frontier.add(url, url[0], 0)
     assert not frontier.add("b/3", "b", 0)
-    first = frontier.take(always, 10)
+    first = frontier.take_next(always, 10)
     assert first is not None
     assert first.url == "a/1"
     assert taken(frontier) == ["b/1", "a/2"]
-    assert not frontier.has_waiting()
-    frontier.finish(first, "robots_denied", asked=False)
+    assert not frontier.has_next()
+    frontier.record_outcome(first, "robots_denied", requested=False)
     assert taken(frontier) == ["b/2"]
-    frontier.end()
-    assert frontier.summary()["outcomes"] == {"page_budget": 4, "robots_denied": 1}
-    assert frontier.summary()["links_not_followed"] == {"frontier_full": 1}
+    frontier.close_waiting()
+    assert frontier.summarise()["outcomes"] == {"page_budget": 4, "robots_denied": 1}
+    assert frontier.summarise()["links_not_followed"] == {"frontier_full": 1}
     frontier.close()
 
 
@@ -66,19 +66,19 @@ def test_a_frontier_opened_again_knows_what_was_done_and_forgets_what_was_on_its
     frontier = Frontier(tmp_path / "f.sqlite", PLENTY)
     for url in ("a/1", "a/2", "a/3"):
         frontier.add(url, "a", 0)
-    done, failed = frontier.take(always, 10), frontier.take(always, 10)
+    done, failed = frontier.take_next(always, 10), frontier.take_next(always, 10)
     assert done is not None
     assert failed is not None
     with frontier.transaction():
-        frontier.finish(done, "archived", offset=10, length=5)
+        frontier.record_outcome(done, "archived", offset=10, length=5)
         frontier.add("a/4", "a", 1)
-    frontier.give_back(failed)
+    frontier.requeue(failed)
     with suppress(KeyboardInterrupt), frontier.transaction():
         frontier.add("a/5", "a", 1)
         raise KeyboardInterrupt
     again = Frontier(tmp_path / "f.sqlite", PLENTY)  # as after a kill: the first was never closed
     assert again.archive_end() == 15
-    address = again.take(always, 10)
+    address = again.take_next(always, 10)
     assert address is not None
     assert (address.url, address.tries) == ("a/2", 1)
     assert taken(again) == ["a/3", "a/4"]
@@ -103,9 +103,9 @@ def test_only_what_decides_the_pages_is_in_the_key():
     ("options", "message"),
     [
         ({"start": []}, "at least 1 item"),
-        ({"start": ["a.example"]}, r"must hold absolute http or https addresses \(bad_url\)"),
-        ({"start": ["ftp://a.example/"]}, r"addresses \(not_http\)"),
-        ({}, r"contact is required to crawl a\.example: a page or a mailto: address where its owner learns who asks"),
+        ({"start": ["a.example"]}, r"must be absolute http or https URLs \(bad_url\)"),
+        ({"start": ["ftp://a.example/"]}, r"URLs \(not_http\)"),
+        ({}, r"contact is required to crawl a\.example; set it to a page or a mailto: address"),
         ({"contact": "me, myself"}, "pattern"),
         ({"contact": "x@y", "connect_to": {"a": "localhost:1"}}, "is not an IP address and a port"),
         ({"connect_to": {"b.example": "127.0.0.1:80"}}, r"contact is required to crawl a\.example"),

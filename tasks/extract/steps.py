@@ -1,0 +1,95 @@
+"""Functions of the extract stage: extract one source file, and account for files that cannot be read."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from dataops.errors import SourceError
+from dataops.snapshot import Counts, Draft, Record
+from tasks.engine.map_parts import ATTEMPTS
+from tasks.engine.scratch_folders import scratch_folder
+from tasks.extract.source_index import NAME, copy_indexed_parts, entry_name, write_entry
+from tasks.extract.sources.base import Source
+from tasks.extract.sources.pairs_writer import PairsWriter
+from tasks.files.base import SourceFile
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """One source file to extract."""
+
+    index: int
+    file: SourceFile
+    digest: str
+    config: Source
+
+    @property
+    def id(self) -> str:
+        return f"extract-{self.index:05d}"
+
+
+def extract_file(draft: Draft, task: FileTask) -> Record:
+    """Write the kept and the dropped part of one source file, or copy them from an earlier snapshot.
+
+    Returns: the record of the task; a file that cannot be read has a record without parts.
+    Raises: SourceError if the file cannot be read and attempts are left, or if too many files failed.
+    """
+    entry = entry_name(task.config.row_config(), task.digest, task.file.name)
+    try:
+        copied = copy_indexed_parts(draft, entry, task.index)
+        record = copied.model_copy(update={"task": task.id}) if copied else _extract(draft, task)
+    except SourceError as error:
+        is_named = task.file.name in str(error)
+        return _record_failure(draft, task, str(error) if is_named else f"{task.file.name}: {error}")
+    write_entry(draft, entry, record)
+    return record
+
+
+def _extract(draft: Draft, task: FileTask) -> Record:
+    if task.file.digest() != task.digest:
+        raise SourceError(f"{task.file.name} changed while the run read it; start the run again")
+    with (
+        scratch_folder("extract") as folder,
+        closing(PairsWriter(NAME, task.file.name, task.config.extracted_with, folder)) as rows,
+    ):
+        task.config.read(task.file, rows)
+        parts, counts = rows.finish(draft, task.index)
+        return Record(task=task.id, parts=parts, counts=counts, facts=rows.facts())
+
+
+def _record_failure(draft: Draft, task: FileTask, error: str) -> Record:
+    """Record a failed attempt. After the last attempt, return the record of a failed file if its failure is allowed.
+
+    Raises: SourceError while attempts are left, and if more than `max_failed_files` files failed.
+    """
+    store, name = draft.store, draft.scratch(f"failed/{task.id}")
+    errors = [
+        *(store.read(name).decode().splitlines() if store.size(name) is not None else []),
+        error.replace("\n", " "),
+    ]
+    store.put(name, "\n".join(errors).encode())
+    if len(errors) < ATTEMPTS:
+        raise SourceError(error)
+    failed = [name for name in store.names(draft.scratch("failed")) if len(store.read(name).splitlines()) >= ATTEMPTS]
+    allowed = task.config.max_failed_files
+    if len(failed) > allowed:
+        detail = f" ({len(failed)} files failed; source.max_failed_files allows {allowed})" if allowed else ""
+        raise SourceError(error + detail)
+    return Record(task=task.id, counts=Counts(), facts={"file": task.file.name, "failed": errors[-1]})
+
+
+def delete_stale_records(draft: Draft, tasks: Sequence[FileTask]) -> None:
+    """Delete the records of an earlier attempt at this snapshot that are of failed files or of other files.
+
+    Failed files so get new attempts. A task's index may mean another file than before, because the key does not cover the
+    names of all files (the list of a crawl's files may be published again).
+    """
+    store = draft.store
+    recorded = {name.rpartition("/")[2] for name in store.names(draft.scratch("")[:-1])}
+    for task in tasks:
+        if f"{task.id}.json" in recorded:
+            name = draft.scratch(f"{task.id}.json")
+            facts = Record.model_validate_json(store.read(name)).facts
+            if "failed" in facts or facts["file"] != task.file.name:
+                store.delete_tree(name)
+    store.delete_tree(draft.scratch("failed"))
