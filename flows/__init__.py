@@ -1,1 +1,1 @@
-"""Order, parallelism, retries and schedule of the stages, and the `pairmill` command. No work of its own."""
+"""The order, retries and schedules of the stages, and the `pairmill` command. The work itself is in tasks/."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
 from httpx import HTTPError
 from prefect.artifacts import (
@@ -42,7 +41,7 @@ class RunDisplay:
         self.run_id = run_id
         self._stage = ""
         self._bar: Progress | None = None
-        self._artefact: UUID | None = None
+        self._artefact: Any = None  # its UUID; the type that Prefect declares is also a coroutine
         self._updated = 0.0
         self._server_answers = True
 
@@ -98,7 +97,7 @@ class RunDisplay:
         description = f"{self._stage}: {done} of {total}. {escape_markdown(redact(line))}"
         if self._artefact is None:
             key = re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-{self.run_id}".lower()).strip("-")
-            self._artefact = _uuid(create_progress_artifact(percent, key=key, description=description))
+            self._artefact = create_progress_artifact(percent, key=key, description=description)
         else:
             update_progress_artifact(self._artefact, percent, description=description)
 
@@ -127,7 +126,3 @@ class RunDisplay:
                     continue  # the UI would turn any other text into a link as well
                 key = "mlflow-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
                 create_link_artifact(link, link_text=f"MLflow: {name}", key=key, description=self.run_id)
-
-
-def _uuid(value: Any) -> UUID:
-    return value if isinstance(value, UUID) else UUID(str(value))

@@ -140,4 +140,4 @@ def run_stages(
         run.end("crashed", f"stopped in {run.stage} ({type(error).__name__})")
         raise
     run.end("completed")
-    return run.summary()
+    return run.record.summary()

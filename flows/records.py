@@ -153,6 +153,10 @@ class RunRecord(BaseModel):
         died = self.state == "running" and self.attempts and self.own_attempts[-1].has_died()
         return "crashed" if died else self.state
 
+    def summary(self) -> dict[str, Any]:
+        """Return what `pairmill run --json` prints: `run_id`, `model_version` and `stages`, the fields of StageRun."""
+        return self.model_dump(mode="json", include={"run_id", "stages", "model_version"})
+
     def save(self, store: Store) -> None:
         """Write the record, and keep the attempts that another process has added meanwhile."""
         name = f"runs/{self.run_id}.json"

@@ -214,10 +214,6 @@ class Run:
         }
         return f"{self.stage} failed: {type(error).__name__}. {remedy.get(code, rerun)}\n{error}"
 
-    def summary(self) -> dict[str, Any]:
-        """Return `run_id`, `stages` (stage, key, state, seconds, counts) and `model_version`."""
-        return self.record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
-
 
 def name_flow_run() -> str:
     """Return the id of the run that this flow run works on, as the flow run's name.

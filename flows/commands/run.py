@@ -43,7 +43,7 @@ def run_record(
     code = 0 if failure is None else failure.exit_code if isinstance(failure, PairmillError) else 1
     record, store = load_run(run_id, services.home())
     if as_json:
-        result = record.model_dump(mode="json", include={"run_id", "stages", "model_version"})
+        result = record.summary()
         if failure is not None:
             result["error"] = {"type": type(failure).__name__, "message": redact(str(failure)), "exit_code": code}
         sys.stdout.write(json.dumps(result) + "\n")

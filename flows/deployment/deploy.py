@@ -58,11 +58,13 @@ def worker_commands(request: DeployRequest) -> Sequence[str]:
 def _connect() -> Iterator["Deployer"]:
     services.up()
     services.apply_environment()
+    from prefect.client.orchestration import get_client
+
     from flows.deployment.deployer import Deployer
 
     try:
-        with Deployer() as deployer:
-            yield deployer
+        with get_client(sync_client=True) as client:
+            yield Deployer(client)
     except HTTPError as error:
         raise ServiceError(
             f"the Prefect server failed ({error}), and the deployment may be incomplete; run `pairmill deploy` again"

@@ -5,12 +5,11 @@ Existing objects are found by name and updated, so it is safe to deploy again.
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 import yaml
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 from prefect.client.schemas.schedules import CronSchedule
@@ -83,18 +82,9 @@ def _config_values(spec: Mapping[str, Any], request: DeployRequest, config: RunC
 class Deployer:
     """A client of the Prefect server that creates, updates and deletes what a config needs."""
 
-    def __init__(self) -> None:
-        self._client = get_client(sync_client=True)
+    def __init__(self, client: SyncPrefectClient):
+        self._client = client
         self._ui = str(PREFECT_UI_URL.value() or "").rstrip("/")
-
-    def __enter__(self) -> Self:
-        self._client.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.__exit__(kind, error, trace)
 
     def deploy(self, request: DeployRequest, config: RunConfig) -> list[DeployedObject]:
         """Create or update everything that the request needs.
@@ -127,8 +117,8 @@ class Deployer:
         The work pools stay: workers poll them, and would create them again.
         """
         deleted = [self._delete_deployment(flow, name) for flow in SCHEDULED.values()]
-        left = [d for d in self._client.read_deployments() if {f"config:{d.name}"} <= set(d.tags)]
-        if not left:
+        remaining = [d for d in self._client.read_deployments() if {f"config:{d.name}"} <= set(d.tags)]
+        if not remaining:
             deleted += [self._delete_deployment("train", "gpu"), self._delete_deployment("evaluate", "evaluate")]
             for automation in self._client.read_automations():
                 if automation.name.startswith(PREFIX):

@@ -30,10 +30,11 @@ CustomWebhookNotificationBlock(
 """
 SHORT_SILENCE = """
 from datetime import timedelta
+from prefect.client.orchestration import get_client
 from flows.deployment.deployer import Deployer
 from flows.deployment.automations import zombie_automation
-with Deployer() as deployer:
-    deployer.put_automation(zombie_automation(timedelta(seconds=10)))
+with get_client(sync_client=True) as client:
+    Deployer(client).put_automation(zombie_automation(timedelta(seconds=10)))
 """
 WORKERS = ("worker-pairmill", "worker-pairmill-gpu")
 AUTOMATIONS = {

@@ -10,10 +10,9 @@ from prefect.server.utilities.user_templates import render_user_template_sync, v
 
 from dataops.errors import ConfigError
 from flows.config import RunConfig
-from flows.deployment import deployer as deployments
 from flows.deployment.automations import NAMES, notification_automations, zombie_automation
 from flows.deployment.deploy import check_request
-from flows.deployment.deployer import fill_specifications
+from flows.deployment.deployer import Deployer, fill_specifications
 from flows.deployment.request import DeployRequest
 from flows.events import EVENTS
 from flows.pipeline import FLOWS
@@ -66,13 +65,12 @@ def test_last_stage_chooses_the_scheduled_flow(tmp_path, monkeypatch):
     assert outside["schedules"] == []
 
 
-def test_deploy_sets_no_working_folder_on_a_pool_of_containers(monkeypatch):
+def test_deploy_sets_no_working_folder_on_a_pool_of_containers():
     client = MagicMock()
     client.read_work_pool.side_effect = lambda name: SimpleNamespace(type="docker" if "gpu" in name else "process")
     client.read_automations_by_name.return_value = []
     client.create_deployment.return_value = UUID(int=1)
-    monkeypatch.setattr(deployments, "get_client", lambda **_: client)
-    rows = deployments.Deployer().deploy(DeployRequest(Path("c.toml")), CONFIG)
+    rows = Deployer(client).deploy(DeployRequest(Path("c.toml")), CONFIG)
     assert [row.what for row in rows[:2]] == ["process", "docker, 1 at a time"]
     steps = {call.kwargs["entrypoint"]: call.kwargs["pull_steps"] for call in client.create_deployment.mock_calls}
     assert [name for name, pull in steps.items() if not pull] == ["flows.pipeline.train"]
