@@ -3,14 +3,11 @@
 Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.evaluate JOB.json`. They
 divide batches, rankings and fits, and end with the same bytes as one rank; rank 0 writes.
 
-JOB.json: {"checkpoint": a model as training/model/load.py reads it, "suite": a Suite with absolute roots, "output":
-folder,
-"batch_size": 256, "precision": "fp32", "parent_pid": null, "device": "cpu", "threads": null, "features": null}.
-Files below `output`, each written atomically:
+JOB.json holds the fields of `EvaluateJob`. Files below `output`, each written atomically:
 
-    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/evaluation/zero_shot.py,
-    multilabel.py, ...) results/<task>.json          the task's metrics and the digest of its inputs; a restarted job
-    reuses them metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
+    predictions-<task>.parquet   a row an image (columns: PREDICTIONS of training/evaluation/zero_shot.py, ...)
+    results/<task>.json          the task's metrics and the digest of its inputs; a restarted job reuses them
+    metrics.json                 last: {"<task>": {"kind", "n", ..., "metrics":
                                  {"<metric>": {"value", "low", "high", "chance"}}}}
 
 The same weights, data, batch size and kind of machine give the same bytes: no file holds a clock or an absolute path.
@@ -97,35 +94,37 @@ def evaluate(
     store = FolderStore(output)
     cache = None if features is None else FeatureCache(FolderStore(features), checkpoint_digest)
     tasks = _Tasks(loaded, batch_size, threads, cache)
-    metrics: dict[str, dict[str, Any]] = {}
-    for task in suite.tasks:
-        identity = task.identity()
-        device, dtype = get_device_and_dtype(loaded.model)
-        inputs = {
-            "checkpoint": checkpoint_digest,
-            "task": identity,
-            "batch_size": batch_size,
-            "computed": [device.type, str(dtype)],
-            "version": RESULT_VERSION,
-        }
-        fingerprint = sha256(canonical_json(inputs).encode()).hexdigest()
-        result = distributed.broadcast_from_first(
-            _read_finished(store, task, fingerprint) if distributed.rank() == 0 else None
-        )
-        if result is None:
-            started = time.perf_counter()
-            result, predictions = tasks.run(task, identity["files"])
-            if distributed.rank() == 0:
-                _write_result(store, task, fingerprint, result, predictions)
-            logger.info("%s in %.1f s", _summarize(task, result), time.perf_counter() - started)
-        else:
-            logger.info("%s (reused)", _summarize(task, result))
-        metrics[task.name] = result
+    metrics = {task.name: _evaluate_task(tasks, task, store, checkpoint_digest) for task in suite.tasks}
     for row in compute_gaps({task.name: task.base for task in suite.tasks if task.base}, metrics):
         metrics[row["task"]] = {**metrics[row["task"]], "robustness": row}
     if distributed.rank() == 0:
         store.put(METRICS, _to_json(metrics))
     return metrics
+
+
+def _evaluate_task(tasks: "_Tasks", task: Task, store: FolderStore, checkpoint_digest: str) -> dict[str, Any]:
+    """Return the task's entry of metrics.json: the finished result, or a new one, which it writes."""
+    identity = task.identity()
+    device, dtype = get_device_and_dtype(tasks.loaded.model)
+    inputs = {
+        "checkpoint": checkpoint_digest,
+        "task": identity,
+        "batch_size": tasks.batch_size,
+        "computed": [device.type, str(dtype)],
+        "version": RESULT_VERSION,
+    }
+    fingerprint = sha256(canonical_json(inputs).encode()).hexdigest()
+    finished = _read_finished(store, task, fingerprint) if distributed.rank() == 0 else None
+    result = distributed.broadcast_from_first(finished)
+    if result is not None:
+        logger.info("%s (reused)", _summarize(task, result))
+        return result
+    started = time.perf_counter()
+    result, predictions = tasks.run(task, identity["files"])
+    if distributed.rank() == 0:
+        _write_result(store, task, fingerprint, result, predictions)
+    logger.info("%s in %.1f s", _summarize(task, result), time.perf_counter() - started)
+    return result
 
 
 @dataclass

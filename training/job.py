@@ -113,7 +113,7 @@ def read_job(arguments: list[str], kind: type[Kind]) -> Kind:
     Raises: ConfigError for a wrong number of arguments, an unreadable file or invalid fields.
     """
     if len(arguments) != 1:
-        raise ConfigError(f"one argument is asked for, JOB.json, and there are {len(arguments)}")
+        raise ConfigError(f"the command takes one argument, JOB.json, and got {len(arguments)}")
     try:
         return kind.model_validate_json(Path(arguments[0]).read_bytes())
     except OSError as error:

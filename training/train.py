@@ -82,8 +82,8 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     """Open the data and build tokenizer, model and optimizer, as they are before the first step.
 
     Raises:
-        ConfigError: the settings contradict each other, or the data and ranks that there are.
-        ContractError: a shard is damaged, or there is no pair in any.
+        ConfigError: the settings contradict each other, the data or the number of ranks.
+        ContractError: a shard is damaged, or no shard has a pair.
     """
     config = job.train.model_copy(update={"precision": resolve_precision(job.train.precision, device)})
     if config.evaluate_every and job.suite is None:

@@ -134,10 +134,10 @@ class ShardRequests:
         part.replace(self._folder / WANTED)
         self._written = request
 
-    def _check(self, size: int, what: str) -> None:
+    def _check(self, size: int, subject: str) -> None:
         if size > self._limit:
             raise ConfigError(
-                f"shard_cache_bytes = {self._limit:,} does not hold {what}, {size:,} bytes: raise it, or lower "
+                f"shard_cache_bytes = {self._limit:,} does not hold {subject}, {size:,} bytes: raise it, or lower "
                 "shuffle_shards or batch_size"
             )
 

@@ -68,7 +68,7 @@ class Cue(FrozenModel):
     @model_validator(mode="after")
     def _of_the_candidates(self) -> "Cue":
         if not {*self.associations} <= {*self.candidates} or len({*self.candidates}) < len(self.candidates):
-            raise ValueError("associations must be some of the candidates, and no candidate come twice")
+            raise ValueError("associations must be some of the candidates, and no candidate may appear twice")
         return self
 
 
@@ -231,12 +231,12 @@ class EvalSet:
             seen: set[str] = set()
             for key, group in groupby(read_members(shard), key=lambda member: member[0]):
                 if key in seen:
-                    raise ContractError(f"{shard}: sample {key!r} comes twice")
+                    raise ContractError(f"{shard}: sample {key!r} appears twice")
                 seen.add(key)
                 fields: dict[str, bytes] = {}
                 for _, suffix, data in group:
                     if suffix in fields:
-                        raise ContractError(f"{shard}: {key}.{suffix} is there twice")
+                        raise ContractError(f"{shard}: {key}.{suffix} appears twice")
                     fields[suffix] = data
                 yield self._sample(shard, key, fields, classes)
 

@@ -45,9 +45,9 @@ class Suite(FrozenModel):
     @model_validator(mode="after")
     def _names_differ(self) -> "Suite":
         names = [task.name for task in (*self.tasks, *self.absent)]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(f"task names must differ; {', '.join(twice)} is there more than once")
+        duplicates = sorted({n for n in names if names.count(n) > 1})
+        if duplicates:
+            raise ValueError(f"task names must differ; {', '.join(duplicates)} appears more than once")
         return self
 
     def digest(self) -> str:
@@ -76,10 +76,10 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
         if reason:
             absent += [Absent(name=task.name, reason=reason)] if task.in_average else []
             continue
-        whole, without = _without_probes(task) if partial else (task, [])
-        present.append(whole)
-        absent += without
-        problems += [f"{label}.root: {problem}" for problem in whole.problems()]
+        runnable, absent_probes = _without_probes(task) if partial else (task, [])
+        present.append(runnable)
+        absent += absent_probes
+        problems += [f"{label}.root: {problem}" for problem in runnable.problems()]
     if labelled and not present:
         listed = "".join(f"\n    {task.name}: {task.reason}" for task in absent)
         problems.append(f"none of its {len(labelled)} sets is there:{listed}")

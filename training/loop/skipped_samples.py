@@ -19,7 +19,7 @@ class SkippedSamples:
     def add(self, batch: Batch, step: int) -> None:
         """Add those of a batch.
 
-        Raises: ContractError where they are more than max_skipped, or the batch has no other sample.
+        Raises: ContractError if they are more than max_skipped, or the batch has no other sample.
         """
         self._samples.update(batch.skipped)
         if len(self._samples) > self._max_skipped * self._total:

@@ -1,9 +1,8 @@
-"""Loads any CLIP on this machine for evaluation: a finished model of ours, an open_clip folder, an OpenAI file.
+"""Loading of any CLIP on this machine for evaluation: a finished model of ours, an open_clip folder, an OpenAI file.
 
     folder with model.safetensors, model.json, tokenizer.json     ours: trained, registered or exported
     folder with open_clip_config.json and its weights             open_clip's, as it pushes to the Hub or as we export
-    file .pt, .bin, .safetensors                                  weights alone, with OpenAI's vocabulary and
-    preprocessing
+    file .pt, .bin, .safetensors                                  weights alone: OpenAI's vocabulary and preprocessing
 
 No pickle is run (training/model/pretrained.py). An open_clip model with another network than ours is loaded by
 open_clip itself, if that is installed.

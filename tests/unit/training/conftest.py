@@ -57,7 +57,7 @@ def pairs(first: int, count: int) -> list[tuple[str, bytes]]:
 
 
 def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
-    """The parts of a dataset as the pack stage writes them; every third pair is to be seen in half of the epochs."""
+    """Write the parts of a dataset as the pack stage does; every third pair is drawn in half of the epochs."""
     parts = []
     for shard in range(shards):
         file, index, rows = io.BytesIO(), [], []
@@ -80,7 +80,7 @@ def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
-    """Two shards, 25 pairs together."""
+    """Write two shards with 25 pairs in all."""
     return [
         write_shard(tmp_path / "00000.tar", pairs(0, 13)),
         write_shard(tmp_path / "00001.tar", pairs(13, 12)),
@@ -89,7 +89,7 @@ def shards(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def sampled_shards(shards: list[Path]) -> list[Path]:
-    """The same pairs; every second one is to be seen in about half of the epochs."""
+    """Write the same pairs; every second one is drawn in about half of the epochs."""
     for path, (first, count) in zip(shards, [(0, 13), (13, 12)], strict=True):
         members = dict(pairs(first, count))
         members |= {f"{number:06d}.json": b'{"sampling_probability":0.5}' for number in range(first, first + count, 2)}
@@ -99,7 +99,7 @@ def sampled_shards(shards: list[Path]) -> list[Path]:
 
 @pytest.fixture
 def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
-    """Writes JOB.json for a tiny model; keywords go into the `[train]` table."""
+    """Return a function that writes JOB.json for a tiny model; its keywords go into the `[train]` table."""
 
     def make(output: str, tower: str = "resnet", seed: int = 0, **train: object) -> Path:
         model = tmp_path / f"{tower}.json"
@@ -130,7 +130,7 @@ def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
 
 @pytest.fixture
 def process_state() -> Iterator[None]:
-    """What a training changes in its process is put back."""
+    """Restore what a training changes in its process."""
     threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     yield
     torch.set_num_threads(threads)
@@ -148,7 +148,7 @@ def rows_of(job: Path) -> list[dict[str, float]]:
 
 @pytest.fixture
 def suite(tmp_path: Path) -> dict[str, object]:
-    """Two tasks on four and three images, as a job holds them."""
+    """Two tasks with four and three images, in the form of a job file."""
     for name, labels in {"colours": (0, 1, 2, 3), "few": (1, 1, 0)}.items():
         root = tmp_path / name
         (root / "test").mkdir(parents=True)

@@ -54,7 +54,7 @@ class ColourModel(torch.nn.Module):
 
 
 def tokenize(texts):
-    """The position, from 1, of the first colour that a text names."""
+    """Return the position, from 1, of the first colour that a text names."""
     return torch.tensor([[next(i for i, c in enumerate(COLOURS, 1) if c in text)] for text in texts])
 
 
@@ -245,7 +245,7 @@ def test_a_result_is_reused_only_for_equal_inputs(tmp_path, loaded, suite):
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """A real model with random weights."""
+    """Write a small model with random weights."""
     folder.mkdir()
     tokenizer = train_tokenizer(list(COLOURS), 280, 16)
     text = TextConfig(context_length=16, vocab_size=tokenizer.vocab_size, width=16, heads=2, layers=1)

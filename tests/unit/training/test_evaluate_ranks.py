@@ -1,4 +1,4 @@
-"""Two gloo ranks write to the byte what one process writes."""
+"""Two gloo ranks write the same bytes as one process."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def job(tmp_path: Path):
 
 
 def in_two_ranks(job: Path) -> list[int]:
-    """Exit codes; as torchrun starts them, without its own three seconds."""
+    """Run the job as torchrun does, without torchrun's own three seconds; return the exit codes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What others' tools make of an exported model is what ours makes."""
+"""An exported model gives the same results in other tools as in ours."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ TOWERS = {"vit": {**VIT["vision_cfg"], "width": 128, "head_width": 64}, "resnet"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], LoadedModel]:
-    """Finished models with random weights, of both towers and both kinds of vocabulary."""
+    """Build finished models with random weights, of both towers and both kinds of vocabulary."""
     if not any(Path(torch.__file__).parents[1].glob("open_clip")):
         pytest.skip("open_clip brings the merges of CLIP's vocabulary")
     made = {}

@@ -1,4 +1,4 @@
-"""Reading a finished model: what is missing or does not fit is named."""
+"""Reading a finished model: errors name what is missing or does not fit."""
 
 import json
 from pathlib import Path

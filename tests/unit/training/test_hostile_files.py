@@ -1,4 +1,4 @@
-"""Evaluation sets, checkpoints and images that someone else wrote: refused by name, bounded, and never run."""
+"""Hostile evaluation sets, checkpoints and images: errors name them, memory is bounded, and no code of theirs runs."""
 
 import io
 import json
@@ -171,8 +171,8 @@ def test_members_that_are_no_files_raise_contract_error(kind, tmp_path):
 @pytest.mark.parametrize(
     ("members", "why"),
     [
-        ((*GOOD, ("a.png", b"y")), "is there twice"),
-        ((*GOOD, ("b.png", b"x"), ("b.cls", b"0"), *GOOD), "comes twice"),
+        ((*GOOD, ("a.png", b"y")), "appears twice"),
+        ((*GOOD, ("b.png", b"x"), ("b.cls", b"0"), *GOOD), "appears twice"),
         ((("a.png", b"x"), ("a.cls", b"9" * 5000)), "no label from 0 to 1"),
         ((("a.png", b"x"), ("a.cls", b"-1")), "no label from 0 to 1"),
     ],

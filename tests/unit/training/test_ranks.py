@@ -1,4 +1,4 @@
-"""Two gloo ranks, on two machines of torchrun, make the model that one process makes."""
+"""Two gloo ranks, on two machines of torchrun, train the same model as one process."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ __all__ = ["dataset"]  # a fixture
 
 
 def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.CompletedProcess[str]]:
-    """An agent of torchrun each, with a rank, that meet at a port; the second is where a job's parent is no process."""
+    """Run two torchrun agents with a rank each; the second has ELSEWHERE set, as on another machine."""
     with contextlib.ExitStack() as probes:
         rendezvous, *addresses = (f"127.0.0.1:{free_port(probes)}" for _ in range(1 + len(jobs)))
     config = TrainConfig(nnodes="2", rdzv_endpoint=rendezvous, max_restarts=0)
@@ -46,19 +46,19 @@ def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.Completed
 
 
 def free_port(probes: contextlib.ExitStack) -> int:
-    """A port of its own while `probes` is open."""
+    """Return a port that stays reserved while `probes` is open."""
     probe = probes.enter_context(socket.socket())
     probe.bind(("127.0.0.1", 0))
     return probe.getsockname()[1]
 
 
 def without_cosines(row: dict[str, float]) -> dict[str, float]:
-    """They are of a rank's own pairs."""
+    """Leave out the cosines, which are means over a rank's own pairs."""
     return {name: value for name, value in row.items() if "cosine" not in name}
 
 
 def assert_same_training(one: Path, two: Path) -> None:
-    """To rounding: so the same samples, each once an epoch, in the same steps."""
+    """Compare to rounding, so both saw the same samples, each once an epoch, in the same steps."""
     assert len(rows_of(one)) == len(rows_of(two))
     for expected, row in zip(rows_of(one), rows_of(two), strict=True):
         assert without_cosines(row) == pytest.approx(without_cosines(expected), rel=1e-3)
@@ -74,9 +74,9 @@ def test_two_ranks_train_as_one_process(
 ) -> None:
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them.
 
-    One pair of machines for all: a ResNet; a ViT with all that works on parts of a batch; one whose shards come and go; a
-    training that one process began; and one that cannot start, of which torchrun, whatever its ranks say, tells 1, and
-    failure.json the code that they meant.
+    One pair of machines runs all jobs: a ResNet; a ViT with everything that works on parts of a batch; one whose shards
+    arrive and leave; one that a single process began; and one with a wrong config, for which torchrun exits with 1 and
+    failure.json holds the code of the ranks.
     """
     # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
     settings = {"epochs": 3, "eps": 1e-3}

@@ -1,4 +1,4 @@
-"""Scores by a tiny model of ours against a direct computation, one image and one caption at a time."""
+"""Scores of a tiny model, compared with a direct computation of one image and one caption at a time."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def samples(count: int) -> list[tuple[str, bytes, str]]:
 
 
 def to_score(folder: Path, name: str, rows: list[tuple[str, bytes, str]], leave_out: int | None = None) -> ShardToScore:
-    """A shard of these samples, all but one of which are to be scored."""
+    """Write a shard of these samples; all but one are to be scored."""
     folder.mkdir(exist_ok=True)
     members = [(f"{key}.{kind}", data) for key, image, text in rows for kind, data in (("jpg", image), ("json", b""))]
     write_shard(folder / f"{name}.tar", members)

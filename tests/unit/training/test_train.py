@@ -131,7 +131,7 @@ def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJ
 
 
 def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk takes a checkpoint of step 2 only when step 7 is reached: what it holds is that of step 2 all the same."""
+    """The write of step 2's checkpoint is blocked until step 7; it must still hold the state of step 2."""
     job, undisturbed = make_job("a", checkpoint_every=2, keep_checkpoints=9), make_job("b", checkpoint_every=2)
     loss, save, calls, reached = step_module.contrastive_loss, checkpoint_module.save_file, [], threading.Event()
 

@@ -1,4 +1,4 @@
-"""Augmentation: a function of (seed, epoch, sample), and what each kind of it does."""
+"""Augmentation: a function of (seed, epoch, sample), and the effect of each kind."""
 
 import numpy as np
 import pytest

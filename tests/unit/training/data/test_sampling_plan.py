@@ -1,4 +1,4 @@
-"""How often each pair is seen, and that the draws hang on seed, epoch and uid alone."""
+"""The probability of each pair, and that draws depend on seed, epoch and uid alone."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def sampling(seed: int = 0) -> Sampling:
 
 
 def epochs_of(plan: Plan) -> list[list[int]]:
-    """The samples of each epoch, step by step."""
+    """Return the samples of each epoch, step by step."""
     seen = [[] for _ in range(plan.config.epochs)]
     for step in range(1, plan.total_steps + 1):
         epoch, indices = plan.batch(step, 0, 1)

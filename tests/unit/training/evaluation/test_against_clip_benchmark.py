@@ -33,7 +33,7 @@ CONTEXT = 24
 
 @pytest.fixture(scope="module")
 def both():
-    """A small model of ours, far from its near-linear start, and open_clip's with the same weights."""
+    """Return a small model of ours, with weights far from its near-linear start, and open_clip's with the same weights."""
     tokenizer = train_tokenizer(CLASSES + TEMPLATES, 300, CONTEXT)
     card = {
         "embed_dim": 24,
@@ -82,12 +82,12 @@ def write(root: Path, samples, kind: str) -> Task:
 
 
 def padded(tokenizer):
-    """As open_clip's tokenizers: the whole context length."""
+    """Pad to the whole context length, as open_clip's tokenizers do."""
     return lambda texts: F.pad(tokenizer(list(texts)), (0, CONTEXT - tokenizer(list(texts)).shape[1]))
 
 
 def slow_logits(theirs, tokenize, images):
-    """Class by class, image by image."""
+    """Compute class by class, image by image."""
     with torch.no_grad():
         weights = []
         for name in CLASSES:

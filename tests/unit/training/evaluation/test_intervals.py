@@ -1,4 +1,4 @@
-"""Intervals and chance against scipy's own exact interval, enumeration and plain simulation of the definition."""
+"""Intervals and chance, compared with scipy's exact interval, enumeration and a simulation of the definition."""
 
 from itertools import combinations
 

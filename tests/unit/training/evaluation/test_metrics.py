@@ -1,4 +1,4 @@
-"""Figures against scikit-learn, and against what they are by definition."""
+"""Metrics, compared with scikit-learn and with their definitions."""
 
 from itertools import combinations
 

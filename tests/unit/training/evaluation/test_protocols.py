@@ -1,4 +1,4 @@
-"""What the job measures besides zero-shot accuracy, on sets whose answers are known; and what it does not compute twice."""
+"""The protocols besides zero-shot accuracy, on sets whose answers are known, and what is computed only once."""
 
 import io
 import json
@@ -51,7 +51,7 @@ class ColourModel(torch.nn.Module):
 
 
 def tokenize(texts):
-    """The first colour that a text names; a text in capitals is misread as black."""
+    """Return the first colour that a text names; a text in capitals is misread as black."""
     known = [next((i for i, name in enumerate(NAMES, 1) if name in text), 1) for text in texts]
     return torch.tensor(known)[:, None]
 
@@ -75,7 +75,7 @@ def npy(values) -> bytes:
 
 
 def write_set(root: Path, samples, split="test", classes=NAMES, templates=("{c}",)) -> Path:
-    """Samples are dictionaries of members."""
+    """Write samples given as dictionaries of members."""
     (root / split).mkdir(parents=True)
     with tarfile.open(root / split / "0.tar", "w") as tar:
         for number, members in enumerate(samples):

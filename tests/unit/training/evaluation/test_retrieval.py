@@ -1,4 +1,4 @@
-"""Ranks against a full matrix sorted row by row."""
+"""Ranks, compared with a full matrix that is sorted row by row."""
 
 import pytest
 import torch

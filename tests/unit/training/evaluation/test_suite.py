@@ -1,4 +1,4 @@
-"""Suites and the layouts that they name: read, refused with a reason, digested."""
+"""Suites and the layouts of their data: reading, validation and digest."""
 
 import io
 import pickle
@@ -33,7 +33,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def write_set(root: Path, members: dict[str, bytes] | None = None) -> Path:
-    """Two classes, three samples in two shards, in CLIP_benchmark's layout."""
+    """Write two classes, three samples in two shards, in CLIP_benchmark's layout."""
     write_tar(root / "test/0.tar", members or {"a.png": png(), "a.cls": b"0", "b.jpg": png(), "b.cls": b"1\n"})
     write_tar(root / "test/1.tar", {"c.cls": b"1", "c.WEBP": png(), "c.json": b"{}"})
     (root / "test/nshards.txt").write_text("2\n")
@@ -188,7 +188,7 @@ def test_an_invalid_suite_file_raises_config_error(tmp_path, text, message):
 
 def test_equal_task_names_raise_config_error(tmp_path):
     write_set(tmp_path / "data")
-    with pytest.raises(ConfigError, match="task names must differ; t is there"):
+    with pytest.raises(ConfigError, match="task names must differ; t appears"):
         load_suite(write_suite(tmp_path / "s.toml", TASK, TASK))
 
 

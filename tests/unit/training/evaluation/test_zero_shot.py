@@ -1,4 +1,4 @@
-"""Features and zero-shot arithmetic against open_clip, scikit-learn and slow obvious code."""
+"""Features and zero-shot arithmetic, compared with open_clip, scikit-learn and slow, obvious code."""
 
 import math
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ TEMPLATES = ["{c}", "a drawing of {c}", "an emoji that shows {c} and nothing els
 
 @pytest.fixture(scope="module")
 def loaded():
-    """A real, small CLIP with random weights and a vocabulary learnt from the names."""
+    """Return a small CLIP with random weights and a vocabulary learnt from the names."""
     tokenizer = train_tokenizer(NAMES, 300, 77)
     text = TextConfig(context_length=77, vocab_size=tokenizer.vocab_size, width=32, heads=2, layers=2)
     vision = VisionConfig(image_size=32, layers=1, width=32, head_width=16, patch_size=16)
@@ -37,7 +37,7 @@ def loaded():
 
 
 def padded(tokenizer, texts):
-    """As open_clip tokenizes: to the whole context length."""
+    """Tokenize to the whole context length, as open_clip does."""
     tokens = tokenizer(texts)
     return torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[1]))
 

@@ -1,4 +1,4 @@
-"""Losses that never hold the whole matrix: value and gradient of the plain ones, in less memory."""
+"""Losses that never hold the whole matrix: the same value and gradient in less memory."""
 
 import math
 import subprocess

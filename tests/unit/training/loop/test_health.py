@@ -1,4 +1,4 @@
-"""What ends a training that no longer learns, and what does not."""
+"""Which metrics end a training, and which do not."""
 
 import math
 

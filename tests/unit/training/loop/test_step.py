@@ -1,4 +1,4 @@
-"""The step: packed texts and uint8 pixels give what the plain ones give."""
+"""The step: packed texts and uint8 pixels give the same as padded texts and float pixels."""
 
 import pytest
 import torch

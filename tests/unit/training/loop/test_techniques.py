@@ -1,4 +1,4 @@
-"""What training can do beyond plain CLIP: locked tower, recomputation, patch dropout, gradient cache."""
+"""Techniques beyond plain CLIP: locked tower, recomputation, patch dropout, gradient cache."""
 
 import json
 from collections.abc import Callable

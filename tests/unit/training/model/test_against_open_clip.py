@@ -1,4 +1,4 @@
-"""open_clip builds the same network from our JSON, takes our weights as they are and gives the same features."""
+"""open_clip builds the same network from our JSON, loads our weights unchanged and gives the same features."""
 
 import json
 from collections.abc import Callable

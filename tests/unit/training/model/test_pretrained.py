@@ -1,4 +1,4 @@
-"""Weights of open_clip and OpenAI, in the forms that they come in, give open_clip's features."""
+"""Weights of open_clip and OpenAI in all their file formats give open_clip's features."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ TOWERS = {"resnet": RESNET, "vit": VIT}
 
 
 def oracle_of(tower: str, *, quick_gelu: bool = False, **more: Any) -> torch.nn.Module:
-    """A model of open_clip's with random weights, batch statistics and temperature too."""
+    """Build open_clip's model with random weights, batch statistics and temperature."""
     torch.manual_seed(0)
     model = open_clip.model.CLIP(16, dict(TOWERS[tower]), dict(TEXT), quick_gelu=quick_gelu, **more).eval()
     with torch.no_grad():
@@ -54,7 +54,7 @@ def torch_save(obj: object, path: Path) -> Path:
 
 
 def openai_archive(model: torch.nn.Module, path: Path) -> Path:
-    """As OpenAI's: traced, halves, with three facts among the weights."""
+    """Write weights as OpenAI published them: traced, in fp16, with three facts among the weights."""
 
     class Wrapped(torch.nn.Module):
         def __init__(self) -> None:
@@ -123,7 +123,7 @@ def test_a_model_with_custom_text_and_bias_is_read(tmp_path: Path) -> None:
 
 
 def random_weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    """For a model without any: as large as trained ones are, so that features are of size 1."""
+    """Draw weights as large as trained ones, so that features are of size 1."""
 
     def weight(name: str, shape: torch.Size) -> Tensor:
         if len(shape) > 1:

@@ -1,4 +1,4 @@
-"""Parameters, operations and state-dict keys of the models that others have published."""
+"""Parameters, operations and state-dict keys of published models."""
 
 import json
 from pathlib import Path

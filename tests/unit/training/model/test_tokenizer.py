@@ -1,4 +1,4 @@
-"""The vocabulary learnt from captions."""
+"""The vocabulary that is learnt from captions."""
 
 import json
 import subprocess
