@@ -153,7 +153,7 @@ def test_an_invalid_head_raises_contract_error(tmp_path: Path, tensors: dict[str
 
 def test_a_head_of_another_model_raises_contract_error(tmp_path: Path, loaded: LoadedModel) -> None:
     save_file({"weight": torch.zeros(512)}, tmp_path / "head.safetensors")
-    with pytest.raises(ContractError, match="over 512 features, the model's have 16"):
+    with pytest.raises(ContractError, match="for 512 features, the model has 16"):
         score_shard(loaded, to_score(tmp_path, "s", samples(1)), read_head(tmp_path / "head.safetensors"))
 
 
