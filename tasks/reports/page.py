@@ -1,6 +1,6 @@
 """Render the templates of `templates/`: HTML pages of one file each, drawings as SVG, and their Markdown twins.
 
-Every value is escaped for the place where it stands, with control characters spelt out. No template of HTML or SVG marks
+Every value is escaped for its context, with control characters spelt out. No template of HTML or SVG marks
 a value as safe, and a page fetches and runs nothing.
 """
 

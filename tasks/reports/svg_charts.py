@@ -45,7 +45,7 @@ def draw_histogram(
     """Draw how many there are in each step of a number.
 
     Args:
-        title: for readers who hear the page.
+        title: for screen readers.
         counts: by the number of the step.
         step: its size.
         labels: of the number, and of what is counted.

@@ -35,5 +35,5 @@ class Drawing:
         self.shapes.append(Shape(tag, values, text))
 
     def svg(self) -> str:
-        """Return the drawing as a file of its own."""
+        """Return the drawing as an SVG file."""
         return render(self.template, drawing=self)

@@ -1,4 +1,4 @@
-"""Packed shards, read without conversion by the tools of others: webdataset, open_clip, img2dataset, datasets."""
+"""Other tools read packed shards without conversion: webdataset, open_clip, img2dataset, datasets."""
 
 import json
 from functools import partial
@@ -21,13 +21,13 @@ BY_KEY = {row["key"]: row for row in PAIRS}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That of a dataset of three shards."""
+    """The folder of a dataset of three shards."""
     root = tmp_path_factory.mktemp("store")
     _, made = packed_in(root, PAIRS, shard_size=6)
     return root / "pack" / made["pack"].key
 
 
-def test_webdataset_reads_pictures_captions_and_rows(folder: Path) -> None:
+def test_webdataset_reads_images_captions_and_rows(folder: Path) -> None:
     import webdataset
 
     dataset = webdataset.WebDataset(str(folder / "{00000..00002}.tar"), shardshuffle=False, empty_check=False)
@@ -54,7 +54,7 @@ def open_clip_batches(folder: Path, shards: str, *, is_train: bool) -> list[Any]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_open_clip_loads_it_for_training_and_for_evaluation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_clip_loads_shards_for_training_and_evaluation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import webdataset
     from open_clip_train import data
 
@@ -77,7 +77,7 @@ def test_open_clip_loads_it_for_training_and_for_evaluation(folder: Path, monkey
     assert len({caption for batch in batches for _, caption in batch}) == 12
 
 
-def test_img2dataset_reads_the_rows_to_fetch_them_again(
+def test_img2dataset_reads_the_rows_for_another_download(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network when img2dataset is imported
@@ -92,7 +92,7 @@ def test_img2dataset_reads_the_rows_to_fetch_them_again(
     assert {(row["uid"], row["caption"]) for row in found} == {(row["uid"], row["caption"]) for row in PAIRS}
 
 
-def test_datasets_loads_it_as_a_dataset(folder: Path, tmp_path: Path) -> None:
+def test_datasets_loads_shards_as_a_dataset(folder: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     shards = [str(path) for path in sorted(folder.glob("*.tar"))]
     found = datasets.load_dataset("webdataset", data_files=shards, split="train", cache_dir=str(tmp_path))

@@ -1,4 +1,4 @@
-"""The fetch of evaluation sets against a server with the Hub's protocol: whole, checked, resumed, named where not."""
+"""Evaluation sets are fetched from a server with the Hub's protocol: complete, checked, resumed, or with a reason."""
 
 import io
 import json
@@ -22,9 +22,9 @@ def tar(*samples: int) -> bytes:
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as file:
         for number in samples:
-            picture = io.BytesIO()
-            Image.effect_noise((64, 64), 90).save(picture, "PNG")
-            for suffix, data in (("png", picture.getvalue()), ("cls", str(number % 2).encode())):
+            image = io.BytesIO()
+            Image.effect_noise((64, 64), 90).save(image, "PNG")
+            for suffix, data in (("png", image.getvalue()), ("cls", str(number % 2).encode())):
                 member = tarfile.TarInfo(f"s{number}.{suffix}")
                 member.size = len(data)
                 file.addfile(member, io.BytesIO(data))
@@ -59,14 +59,16 @@ def write(path: Path, *rows: str) -> Path:
     return path
 
 
-def test_a_set_is_brought_whole_checked_and_once(tmp_path, hub):
+def test_fetch_suite_downloads_a_set_once_and_records_its_files(tmp_path, hub):
     suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
     (result,) = fetch_suite(suite, tmp_path / "sets")
     assert (result.state, result.name) == ("fetched", "cats")
     folder = tmp_path / "sets/wds_cats"
-    brought = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts}
+    downloaded = {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts
+    }
     lists = {"classnames.txt", "zeroshot_classification_templates.txt", "fetched.json"}
-    assert brought == lists | {"test/nshards.txt", "test/0.tar", "test/1.tar"}
+    assert downloaded == lists | {"test/nshards.txt", "test/0.tar", "test/1.tar"}
     record = json.loads((folder / "fetched.json").read_text())
     assert (record["revision"], record["splits"]) == (REVISION, ["test"])
     assert result.bytes == sum(file["bytes"] for file in record["files"].values())
@@ -81,7 +83,7 @@ def test_a_set_is_brought_whole_checked_and_once(tmp_path, hub):
     assert {file for method, file, _ in hub.asked if method == "GET"} == {"train/nshards.txt", "train/0.tar"}
 
 
-def test_a_download_that_was_cut_goes_on_where_it_stopped(tmp_path, hub):
+def test_fetch_suite_resumes_an_interrupted_download(tmp_path, hub):
     # huggingface_hub writes ten mebibytes at a time: what came after them is lost
     hub.repositories["clip-benchmark/wds_cats"]["test/0.tar"] += bytes(12 << 20)
     hub.cut["test/0.tar"] = 11 << 20
@@ -92,7 +94,7 @@ def test_a_download_that_was_cut_goes_on_where_it_stopped(tmp_path, hub):
     assert (tmp_path / "sets/wds_cats/test/0.tar").read_bytes() == whole
 
 
-def test_falsified_bytes_are_never_kept(tmp_path, hub):
+def test_fetch_suite_deletes_falsified_files(tmp_path, hub):
     data = hub.repositories["clip-benchmark/wds_cats"]["test/1.tar"]
     hub.falsified["test/1.tar"] = data[:-1] + b"x"
     suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
@@ -104,7 +106,7 @@ def test_falsified_bytes_are_never_kept(tmp_path, hub):
     assert fetch_suite(suite, tmp_path / "sets")[0].state == "fetched"
 
 
-def test_what_was_damaged_on_disk_is_brought_again(tmp_path, hub):
+def test_fetch_suite_downloads_a_damaged_file_again(tmp_path, hub):
     suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
     fetch_suite(suite, tmp_path / "sets")
     shard = tmp_path / "sets/wds_cats/test/0.tar"
@@ -115,16 +117,16 @@ def test_what_was_damaged_on_disk_is_brought_again(tmp_path, hub):
     assert {file for method, file, _ in hub.asked if method == "GET"} == {"test/0.tar"}
 
 
-def test_what_cannot_be_had_is_listed_and_the_rest_is_brought(tmp_path, hub, capsys):
+def test_fetch_lists_unavailable_sets_and_downloads_the_others(tmp_path, hub, capsys):
     hub.gated.add("someone/secret")
     missing = '[[task]]\nname = "never"\nkind = "classification"\nmissing = "its owner keeps it"\n'
     names = {"none": "someone/nothing", "secret": "someone/secret", "odd": "clip-benchmark/odd"}
     rows = [ROW.format(name, source) for name, source in {**names, "cats": "clip-benchmark/wds_cats"}.items()]
     suite = write(tmp_path / "s.toml", *rows, missing)
     assert run_command(["datasets", "fetch", str(suite), "--data", str(tmp_path / "sets"), "--json"]) == 0
-    said = capsys.readouterr()
-    assert "HTTP Request" not in said.err
-    found = {row["name"]: row for row in json.loads(said.out)["sets"]}
+    output = capsys.readouterr()
+    assert "HTTP Request" not in output.err
+    found = {row["name"]: row for row in json.loads(output.out)["sets"]}
     states = {name: row["state"] for name, row in found.items()}
     assert states == {"none": "failed", "secret": "failed", "odd": "failed", "cats": "fetched", "never": "missing"}
     assert "RepositoryNotFoundError" in found["none"]["reason"]
@@ -135,20 +137,20 @@ def test_what_cannot_be_had_is_listed_and_the_rest_is_brought(tmp_path, hub, cap
     assert {each.name for each in partial.absent} == {"none", "secret", "odd", "never"}
 
 
-def test_a_server_that_does_not_answer_is_retryable(tmp_path, monkeypatch, capsys):
+def test_fetch_is_retryable_when_the_server_does_not_answer(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     suite = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats"))
     assert run_command(["datasets", "fetch", str(suite), "--data", str(tmp_path / "sets")]) == 75
     assert "none of 1 sets could be downloaded" in capsys.readouterr().err
 
 
-def test_a_suite_without_sources_is_refused(tmp_path):
+def test_fetch_suite_refuses_a_suite_without_sources(tmp_path):
     suite = write(tmp_path / "s.toml", '[[task]]\nname = "t"\nkind = "retrieval"\nroot = "r"\n')
     with pytest.raises(ConfigError, match="none of its sets has a source"):
         fetch_suite(suite, tmp_path)
 
 
-def test_a_torchvision_set_is_written_in_the_layout(tmp_path):
+def test_fetch_suite_writes_a_torchvision_set_in_our_layout(tmp_path):
     pytest.importorskip("torchvision")
     for name in ("red_panda", "zebra"):
         place = tmp_path / "sets/ImageFolder/.torchvision/data" / name
@@ -166,7 +168,7 @@ def test_a_torchvision_set_is_written_in_the_layout(tmp_path):
     ("name", "message"),
     [("NoSuchThing", "torchvision has no dataset NoSuchThing"), ("FakeData", "has no list of class names")],
 )
-def test_what_torchvision_has_not(tmp_path, name, message):
+def test_write_set_refuses_unknown_torchvision_sets(tmp_path, name, message):
     pytest.importorskip("torchvision")
     with pytest.raises(ConfigError, match=message):
         write_set(Job(name=name, splits=("test",), output=tmp_path))

@@ -1,4 +1,4 @@
-"""`pairmill eval` as a user runs it: two models against a suite of real and damaged sets, with its page."""
+"""`pairmill eval` as a user runs it: two models on a suite of real and damaged sets, with its page."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def write_digits(root: Path, kind: str) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     write_digits(tmp_path / "digits", "classification")
     write_digits(tmp_path / "captions", "retrieval")
@@ -74,14 +74,14 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_two_models_a_page_and_a_rerun(place, capsys, caplog):
+def test_eval_compares_two_models_writes_a_page_and_reuses_results(workspace, capsys, caplog):
     caplog.set_level("INFO")
-    first, second = model(place / "a", 0), model(place / "b", 1)
+    first, second = model(workspace / "a", 0), model(workspace / "b", 1)
     matches = pa.table({"uid": ["u"], "evaluation_set": ["digits"], "member": ["007"]})
-    pq.write_table(matches, place / "matches.parquet")
-    command = ["eval", str(first), "--suite", str(place / "s.toml"), "--against", str(second)]
-    page = place / "page.html"
-    more = ["--matches", str(place / "matches.parquet"), "--page", str(page)]
+    pq.write_table(matches, workspace / "matches.parquet")
+    command = ["eval", str(first), "--suite", str(workspace / "s.toml"), "--against", str(second)]
+    page = workspace / "page.html"
+    more = ["--matches", str(workspace / "matches.parquet"), "--page", str(page)]
     assert run_command([*command, *more, "--json"]) == 0
     out = json.loads(capsys.readouterr().out)
     assert out["metrics"]["digits"]["unreadable"] == 1
@@ -116,20 +116,20 @@ def test_two_models_a_page_and_a_rerun(place, capsys, caplog):
         (lambda root: (root / "test/0.tar").write_bytes((root / "test/0.tar").read_bytes()[:20_000]), "0.tar"),
     ],
 )
-def test_a_damaged_set_is_named(place, capsys, spoil, message):
-    spoil(place / "digits")
-    code = run_command(["eval", str(model(place / "a", 0)), "--suite", str(place / "s.toml")])
+def test_eval_names_a_damaged_set(workspace, capsys, spoil, message):
+    spoil(workspace / "digits")
+    code = run_command(["eval", str(model(workspace / "a", 0)), "--suite", str(workspace / "s.toml")])
     assert code in (2, 3)
     assert message in capsys.readouterr().err
 
 
-def test_no_such_model_or_suite(place, capsys):
-    assert run_command(["eval", str(place / "nothing"), "--suite", str(place / "s.toml")]) == 2
-    assert run_command(["eval", str(place), "--suite", str(place / "none.toml")]) == 2
-    assert run_command(["eval", str(place), "--suite", str(place / "s.toml")]) == 2
-    told = capsys.readouterr().err
-    assert "nothing': no such file or folder" in told
-    assert "the folder holds no weights (.bin, .json, .pt, .pth, .safetensors)" in told
+def test_eval_fails_without_a_model_or_a_suite(workspace, capsys):
+    assert run_command(["eval", str(workspace / "nothing"), "--suite", str(workspace / "s.toml")]) == 2
+    assert run_command(["eval", str(workspace), "--suite", str(workspace / "none.toml")]) == 2
+    assert run_command(["eval", str(workspace), "--suite", str(workspace / "s.toml")]) == 2
+    errors = capsys.readouterr().err
+    assert "nothing': no such file or folder" in errors
+    assert "the folder holds no weights (.bin, .json, .pt, .pth, .safetensors)" in errors
 
 
 def open_clip_folder(folder: Path) -> tuple[Path, torch.nn.Module]:
@@ -148,8 +148,8 @@ def open_clip_folder(folder: Path) -> tuple[Path, torch.nn.Module]:
     return folder, theirs
 
 
-def test_an_open_clip_folder_gives_what_open_clip_gives(place, capsys):
-    folder, theirs = open_clip_folder(place / "theirs")
+def test_open_clip_folder_gives_the_features_of_open_clip(workspace, capsys):
+    folder, theirs = open_clip_folder(workspace / "theirs")
     loaded = load_any(folder)
     assert isinstance(loaded.model, CLIP)  # ours, which takes texts at their own length
     images, tokens = torch.randn(2, 3, 32, 32), loaded.tokenizer(["a cat", "two dogs"])
@@ -159,13 +159,13 @@ def test_an_open_clip_folder_gives_what_open_clip_gives(place, capsys):
         torch.testing.assert_close(loaded.model.encode_text(tokens), theirs.encode_text(padded), atol=1e-5, rtol=1e-4)
     white = loaded.preprocess(Image.new("RGB", (40, 32), "white"))
     torch.testing.assert_close(white, torch.ones(3, 32, 32))  # (1 - 0.5) / 0.5: the folder's own mean and deviation
-    assert run_command(["eval", str(folder), "--suite", str(place / "s.toml"), "--json"]) == 0
+    assert run_command(["eval", str(folder), "--suite", str(workspace / "s.toml"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["digits"]["n"] == 60
 
 
-def test_a_pickle_in_an_open_clip_folder_does_not_run(place):
-    folder, _ = open_clip_folder(place / "theirs")
-    witness = place / "ran"
+def test_pickle_in_an_open_clip_folder_does_not_run(workspace):
+    folder, _ = open_clip_folder(workspace / "theirs")
+    witness = workspace / "ran"
 
     class Hostile:
         def __reduce__(self):
@@ -177,7 +177,7 @@ def test_a_pickle_in_an_open_clip_folder_does_not_run(place):
     assert not witness.exists()
 
 
-def test_a_file_of_weights_alone_has_openais_vocabulary(place):
+def test_weights_file_gets_the_vocabulary_of_openai(workspace):
     card = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 64, "patch_size": 8},
@@ -185,12 +185,12 @@ def test_a_file_of_weights_alone_has_openais_vocabulary(place):
     }
     torch.manual_seed(3)
     theirs = open_clip.model.CLIP(**card).eval()
-    torch.save(theirs.state_dict(), place / "ViT.pt")
-    loaded = load_any(place / "ViT.pt")
+    torch.save(theirs.state_dict(), workspace / "ViT.pt")
+    loaded = load_any(workspace / "ViT.pt")
     texts = ["a cat", "a dog and its ball"]
     with torch.no_grad():
         expected = theirs.encode_text(open_clip.tokenizer.SimpleTokenizer()(texts))
         torch.testing.assert_close(loaded.model.encode_text(loaded.tokenizer(texts)), expected, atol=1e-5, rtol=1e-4)
-    picture = Image.effect_noise((40, 36), 80).convert("RGB")
+    image = Image.effect_noise((40, 36), 80).convert("RGB")
     transform = open_clip.image_transform(32, is_train=False)
-    torch.testing.assert_close(loaded.preprocess(picture), transform(picture), atol=1e-6, rtol=0)
+    torch.testing.assert_close(loaded.preprocess(image), transform(image), atol=1e-6, rtol=0)

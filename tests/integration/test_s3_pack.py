@@ -1,4 +1,4 @@
-"""Packing in a bucket: the same bytes as in a folder, and only parts of raw shards fetched where few are needed."""
+"""Packing on S3 gives the bytes of a folder, and reads only ranges of raw shards if few images are needed."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def store(s3_server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store
 
 
 @pytest.mark.parametrize("share", [s3_store.RANGE_SHARE, 0.01], ids=["whole", "by-range"])
-def test_a_bucket_gets_the_bytes_that_a_folder_gets(
+def test_pack_gives_the_same_bytes_on_s3_as_in_a_folder(
     store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     monkeypatch.setattr(s3_store, "RANGE_SHARE", share)
@@ -34,7 +34,7 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(
     assert bool(cached) == (share > 1), "a large shard is not fetched for some pictures of its page"
 
 
-def test_ranges_of_an_object_in_the_order_that_was_asked_for(store: S3Store, tmp_path: Path) -> None:
+def test_read_ranges_keeps_the_requested_order(store: S3Store, tmp_path: Path) -> None:
     data = bytes(range(256)) * 40
     ranges = [(9000, 30), (0, 5), (256, 0), (10_239, 1), (5, 300)]
     for each in (store, FolderStore(tmp_path / "folder")):

@@ -1,4 +1,4 @@
-"""A server with the Hub's protocol for datasets: listing with digests, HEAD with them, ranges; it can cut and falsify."""
+"""A server with the Hub's protocol for datasets: digests in listings and HEAD, ranges. It can cut and falsify files."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """Repositories (name to files) and what was asked of them."""
+    """Repositories (name to files) and the requests to them."""
 
     repositories: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
     """File to bytes after which the connection closes, once."""
     falsified: dict[str, bytes] = field(default_factory=dict)
-    """File to the bytes that are sent in the place of its own, of the same length."""
+    """File to the bytes that are sent instead of its own, of the same length."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, file, Range) of each request for content."""
 
@@ -40,7 +40,7 @@ class Hub:
 
 
 def is_large(name: str) -> bool:
-    """What the Hub keeps as LFS, with its sha256."""
+    """Return whether the Hub stores a file as LFS, with its sha256."""
     return name.endswith(".tar")
 
 

@@ -1,4 +1,4 @@
-"""Snapshots from extract to curate as the stages would leave them, made of a few pairs: what tests of packing pack."""
+"""Snapshots from extract to curate, made of a few pairs: the input of tests of packing."""
 
 import io
 from collections import Counter
@@ -41,7 +41,7 @@ SCHEMAS = {"extract": PAIRS, "filter": FILTERED, "download": DOWNLOADED, "curate
 
 @cache
 def jpeg(seed: int, size: int = 48) -> bytes:
-    """Coloured blocks."""
+    """Return an image of coloured blocks."""
     colours = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(colours).resize((size, size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
@@ -49,7 +49,7 @@ def jpeg(seed: int, size: int = 48) -> bytes:
 
 
 def pair(number: int, why: str | None = None, stage: str = "curate", **more: Any) -> dict[str, Any]:
-    """A pair with its picture's `data`; `why` it is dropped, at which `stage`."""
+    """Return a pair with the `data` of its image, which `stage` drops for the reason `why`."""
     url, caption = f"http://host{number % 3}.example/{number}.jpg", more.pop("caption", f"caption {number} é 赤い")
     return {
         "uid": uid(url, caption), "key": uid(url, caption), "url": url, "caption": caption, "status": "success",
@@ -61,12 +61,12 @@ def pair(number: int, why: str | None = None, stage: str = "curate", **more: Any
 
 
 def some_pairs() -> list[dict[str, Any]]:
-    """20 that come to curate, of which 3 are dropped there."""
+    """Return 20 pairs that reach curate, which drops 3."""
     return [pair(n, {3: "too_small", 7: "near_duplicate", 8: "near_duplicate"}.get(n)) for n in range(20)]
 
 
 def lost_pairs() -> list[dict[str, Any]]:
-    """13 that do not come so far."""
+    """Return 13 pairs that do not reach curate."""
     return [
         *(pair(n, "page_opt_out", "extract") for n in range(100, 103)),
         *(pair(n, "too_short", "filter", caption=f"c{n}") for n in range(110, 117)),
@@ -75,43 +75,43 @@ def lost_pairs() -> list[dict[str, Any]]:
 
 
 def chain(store: Store, pairs: Rows, raw_size: int = 7, **settings: Any) -> dict[str, Manifest]:
-    """Snapshots of the stages from extract to curate, over raw shards of `raw_size` pairs.
+    """Write the snapshots of the stages from extract to curate, with raw shards of `raw_size` pairs.
 
     Args:
         settings: of filter; they change its key.
     """
     made: dict[str, Manifest] = {}
     for stage in SCHEMAS:
-        here = [row for row in pairs if row["drop_stage"] not in list(SCHEMAS)[: len(made)]]
-        gone = [row for row in here if row["drop_stage"] == stage]
-        told = text_sha256(
-            repr((stage, raw_size, settings, [(row["uid"], row["sha256"], row["drop_reason"]) for row in here]))
+        rows = [row for row in pairs if row["drop_stage"] not in list(SCHEMAS)[: len(made)]]
+        lost = [row for row in rows if row["drop_stage"] == stage]
+        digest = text_sha256(
+            repr((stage, raw_size, settings, [(row["uid"], row["sha256"], row["drop_reason"]) for row in rows]))
         )
         fetched = [row for row in pairs if row["drop_stage"] not in ("extract", "filter")]
-        parts = _parts(Draft(store, stage, told[:16]), fetched if stage == "curate" else here, raw_size)
+        parts = _parts(Draft(store, stage, digest[:16]), fetched if stage == "curate" else rows, raw_size)
         counts = Counts(
-            input=len(here), kept=len(here) - len(gone), dropped=Counter(row["drop_reason"] for row in gone)
+            input=len(rows), kept=len(rows) - len(lost), dropped=Counter(row["drop_reason"] for row in lost)
         )
-        made[stage] = Draft(store, stage, told[:16]).commit(
+        made[stage] = Draft(store, stage, digest[:16]).commit(
             build_manifest(
                 stage,
                 parts,
-                key=told[:16],
+                key=digest[:16],
                 inputs=[m.as_input() for m in list(made.values())[-1:]],
                 config=CONFIGS[stage] | (settings if stage == "filter" else {}),
                 counts=counts,
-                facts=_facts(stage, gone),
+                facts=_facts(stage, lost),
             )
         )
     return made
 
 
-def _facts(stage: str, gone: Rows) -> dict[str, Any]:
+def _facts(stage: str, lost: Rows) -> dict[str, Any]:
     if stage != "filter":
         return {"files": 2}
     columns = ("uid", "url", "caption", "language", "drop_reason")
-    lost = pl.DataFrame([{name: row[name] for name in columns} for row in gone], dict.fromkeys(columns, pl.String))
-    return summarise_slice(lost.clear(), lost)
+    table = pl.DataFrame([{name: row[name] for name in columns} for row in lost], dict.fromkeys(columns, pl.String))
+    return summarise_slice(table.clear(), table)
 
 
 def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
@@ -120,12 +120,12 @@ def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
         number = f"{start // size:05d}"
         here = [{**row, "shard": f"{number}.tar"} for row in rows[start : start + size]]
         kept = [row for row in here if row["drop_stage"] not in {draft.stage, "download"}]
-        gone = [row for row in here if row["drop_stage"] == draft.stage]
-        if draft.stage in ("download", "curate"):  # others may part the rows as they like
+        lost = [row for row in here if row["drop_stage"] == draft.stage]
+        if draft.stage in ("download", "curate"):  # the parts of other stages do not matter
             parts += _put(draft, f"part-{number}", kept, SCHEMAS[draft.stage])
-        parts += _put(draft, f"dropped-{number}", gone, dropped_schema(SCHEMAS[draft.stage]))
+        parts += _put(draft, f"dropped-{number}", lost, dropped_schema(SCHEMAS[draft.stage]))
         if draft.stage == "download":
-            parts += _raw(draft, number, kept, gone)
+            parts += _raw(draft, number, kept, lost)
     return parts
 
 
@@ -133,7 +133,7 @@ def _put(draft: Draft, name: str, rows: Rows, schema: pa.Schema) -> list[Part]:
     return [draft.put_table(f"{name}.parquet", conform(pa.Table.from_pylist(rows, schema), schema, name))]
 
 
-def _raw(draft: Draft, number: str, kept: Rows, gone: Rows) -> list[Part]:
+def _raw(draft: Draft, number: str, kept: Rows, lost: Rows) -> list[Part]:
     out = io.BytesIO()
     writer = ShardWriter(out)
     for row in kept:
@@ -141,7 +141,7 @@ def _raw(draft: Draft, number: str, kept: Rows, gone: Rows) -> list[Part]:
     writer.close()
     seen = [
         {"uid": row["uid"], "url": row["url"], "preview": make_preview(Image.open(io.BytesIO(row["data"])))}
-        for row in gone
+        for row in lost
     ]
     return [
         draft.put_bytes(f"{number}.tar", out.getvalue(), len(kept)),

@@ -1,4 +1,4 @@
-"""The page of a download: it says what the manifest says, it is bounded, and what comes from the web is text."""
+"""The page of a download snapshot follows the manifest, is bounded, and shows text from the web as text."""
 
 import io
 from pathlib import Path
@@ -43,7 +43,7 @@ def snapshot(store: FolderStore, shards: int, rows: int, caption: str, hosts: di
     return build_manifest("download", parts, counts=counts, facts=facts)
 
 
-def test_what_comes_from_the_web_is_text(tmp_path: Path) -> None:
+def test_report_shows_hostile_rows_as_text(tmp_path: Path) -> None:
     hosts = {HOSTILE: {"rows": 9, HOSTILE: 9}}
     page = Page(report_html(snapshot(FolderStore(tmp_path), 1, 2, HOSTILE, hosts), FolderStore(tmp_path)))
     assert "script" not in page.tags
@@ -53,7 +53,7 @@ def test_what_comes_from_the_web_is_text(tmp_path: Path) -> None:
     assert page.text.count("<script>alert(1)</script>") >= 6
 
 
-def test_it_says_what_the_manifest_says(tmp_path: Path) -> None:
+def test_report_shows_counts_hosts_and_reasons(tmp_path: Path) -> None:
     hosts = {"bad.test": {"rows": 12, "http_404": 7, "dns": 1}}
     text = Page(report_html(snapshot(FolderStore(tmp_path), 2, 3, "a red kite", hosts), FolderStore(tmp_path))).text
     for said in (
@@ -66,7 +66,7 @@ def test_it_says_what_the_manifest_says(tmp_path: Path) -> None:
         assert said in text, said
 
 
-def test_it_is_bounded_and_its_pictures_are_small(tmp_path: Path) -> None:
+def test_report_is_bounded_and_its_images_are_small(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     page = report_html(
         snapshot(store, 40, 12, "x" * 5000, {f"h{n}.test": {"rows": 1, "dns": 1} for n in range(40)}), store
@@ -77,7 +77,7 @@ def test_it_is_bounded_and_its_pictures_are_small(tmp_path: Path) -> None:
         assert max(small.size) <= 112
 
 
-def test_nothing_dropped(tmp_path: Path) -> None:
+def test_report_says_so_when_no_row_was_dropped(tmp_path: Path) -> None:
     manifest = snapshot(FolderStore(tmp_path), 1, 1, "kite", {})
     clean = manifest.model_copy(update={"counts": Counts(input=1, kept=1), "parts": [], "facts": {}})
     assert "None was." in Page(report_html(clean, FolderStore(tmp_path))).text

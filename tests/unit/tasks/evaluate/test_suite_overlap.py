@@ -1,4 +1,4 @@
-"""Evaluation pictures that were trained on are found in the dataset, also as changed copies; innocent ones are not."""
+"""Evaluation images that were trained on are found in the dataset, also as changed copies; others are not."""
 
 import io
 from pathlib import Path
@@ -20,7 +20,7 @@ def write(path: Path, image: Image.Image) -> None:
     image.save(path, "PNG")
 
 
-def test_pictures_that_were_trained_on_are_found(tmp_path: Path, monkeypatch) -> None:
+def test_find_overlaps_finds_the_images_that_were_trained_on(tmp_path: Path, monkeypatch) -> None:
     pairs = [{**row, "phash": f"{fingerprint(decode_pixels(row['data'])).phash:016x}"} for row in some_pairs()]
     store, made = packed_in(tmp_path / "store", pairs, shard_size=5)
     trained = [Image.open(io.BytesIO(jpeg(number))) for number in (0, 1, 3)]  # 3 was dropped by curate
@@ -28,8 +28,8 @@ def test_pictures_that_were_trained_on_are_found(tmp_path: Path, monkeypatch) ->
     write(root / "test/cat/same.png", trained[0])
     write(root / "test/cat/mirrored.png", ImageOps.mirror(trained[1]).resize((60, 60)))
     write(root / "test/dog/dropped.png", trained[2])
-    write(root / "test/dog/innocent.png", Image.open(io.BytesIO(jpeg(500))))
-    (root / "test/dog/broken.png").write_bytes(b"no picture")
+    write(root / "test/dog/other.png", Image.open(io.BytesIO(jpeg(500))))
+    (root / "test/dog/broken.png").write_bytes(b"no image")
     tasks = [Task(name=name, kind="classification", root=str(root)) for name in ("one", "two")]
     suite = Suite(name="s", tasks=tuple(tasks))
     found = find_overlaps(suite, store, made["pack"], tmp_path, 2)
@@ -39,7 +39,7 @@ def test_pictures_that_were_trained_on_are_found(tmp_path: Path, monkeypatch) ->
     assert kinds == {"cat/same.png": "copy", "cat/mirrored.png": "mirrored"}
     assert len(set(found["uid"].to_pylist())) == 2
 
-    (kept,) = (tmp_path / "overlap").iterdir()  # both tasks and both calls share what is known of the pictures
+    (kept,) = (tmp_path / "overlap").iterdir()  # both tasks and both calls share the index
     monkeypatch.setattr(evaluate_overlap, "index_image", None)
     assert find_overlaps(suite, store, made["pack"], tmp_path, 1).equals(found)
     kept.write_bytes(b"PAR1")

@@ -1,4 +1,4 @@
-"""The page of a filter: it says what the manifest says, and what comes from the web is text."""
+"""The page of a filter snapshot follows the manifest, and shows text from the web as text."""
 
 import re
 from html.parser import HTMLParser
@@ -45,7 +45,7 @@ def pairs(captions: list[str], url: str = "http://img.example/1.jpg") -> pl.Data
     return pl.DataFrame(rows).with_columns(drop_reason=pl.lit("too_short"))
 
 
-def test_what_comes_from_the_web_is_text():
+def test_report_shows_hostile_captions_as_text():
     facts = merge_parts(
         [summarise_slice(pairs([HOSTILE] * 3, f"http://{HOSTILE.replace(' ', '')}/1.jpg"), pairs([HOSTILE]))]
     )
@@ -62,7 +62,7 @@ def test_what_comes_from_the_web_is_text():
     assert "\\u202e" in page.text
 
 
-def test_it_says_what_the_manifest_says():
+def test_report_shows_counts_reasons_and_examples():
     facts = merge_parts([summarise_slice(pairs(["a red kite", "a kite"]), pairs(["x", "y", "z", "v", "w"]))] * 2)
     assert facts["languages"] == {"en": 4}
     assert facts["captions"] == {"a kite": 2, "a red kite": 2}
@@ -80,7 +80,7 @@ def test_it_says_what_the_manifest_says():
         assert said in page.text, said
 
 
-def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
+def test_merge_finds_frequent_captions_among_more_than_fit(monkeypatch):
     monkeypatch.setattr(tallies, "MAX_VALUES", 10)
     parts = [pairs(["a kite"] * 3 + ["a dog"] * 2 + [f"number {part} {i}" for i in range(8)]) for part in range(9)]
     facts = merge_parts(summarise_slice(part, part.clear()) for part in parts)
@@ -88,7 +88,7 @@ def test_what_is_frequent_is_found_among_more_than_can_be_held(monkeypatch):
     assert len(facts["captions"]) <= 10
 
 
-def test_of_many_captions_the_most_frequent_are_told(monkeypatch):
+def test_summary_keeps_the_most_frequent_captions(monkeypatch):
     monkeypatch.setattr(tallies, "PER_PART", 4)
     said = ["d", "c", "b", "a", "e", "b", "c", "c"]
     assert list(summarise_slice(pairs(said), pairs(["x"]))["captions"].items()) == [
@@ -100,7 +100,7 @@ def test_of_many_captions_the_most_frequent_are_told(monkeypatch):
     assert summarise_slice(pairs(["x", "y"]), pairs(["z"]))["captions"] == {"x": 1, "y": 1}
 
 
-def test_the_curve_over_queries():
+def test_balance_facts_hold_the_curve_over_queries():
     before, after = np.array([5, 100, 0, 20]), np.array([5, 10, 0, 10.5])
     parts = [
         summarise_balanced_slice(
@@ -120,7 +120,7 @@ def test_the_curve_over_queries():
         assert (said in page.text) == (said != "unicorn"), said
 
 
-def test_the_funnel_ends_at_what_is_kept():
+def test_report_funnel_ends_with_the_kept_pairs():
     page = Page(report_html(manifest()))
     assert page.text.index("pairs that came in") < page.text.index("after rules") < page.text.index("after duplicates")
     assert "−3007" in page.text, "after rules: 300 dropped, 700 left"
@@ -128,7 +128,7 @@ def test_the_funnel_ends_at_what_is_kept():
     assert "after language" not in page.text
 
 
-def test_curves_keep_inside_their_frame():
+def test_charts_stay_inside_their_frame():
     svg = curve_svg([[1, 50_000, 20_000], [30, 900, 900.5], [700_000, 1, 0.02], [800_000, 0, 0]])
     numbers = [
         tuple(map(float, pair.split(","))) for line in re.findall(r'points="([^"]*)"', svg) for pair in line.split()

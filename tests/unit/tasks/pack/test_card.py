@@ -1,4 +1,4 @@
-"""The pages of a dataset: they say what the manifests say, what comes from the web is text, and no digest is over them."""
+"""The pages of a dataset follow the manifests, show text from the web as text, and are covered by no digest."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.unit.tasks.dataset_chain import chain, lost_pairs, packed, packed_in,
 from tests.unit.tasks.filter.test_report import HOSTILE, Page
 
 
-def test_the_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Path) -> None:
+def test_html_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Path) -> None:
     store, made = packed_in(tmp_path, [*some_pairs(), *lost_pairs()])
     page = Page(store.read(made["pack"].path("dataset.html")).decode())
     for kept in ("30 of 33", "23 of 30", "20 of 23", "17 of 20", "17 of 17"):
@@ -17,7 +17,7 @@ def test_the_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Pat
         assert len(re.findall(rf"{reason}(?!_)", page.text)) == 2, "in the drawing, and beside examples"
     assert page.text.count("no example at hand") == 0
     assert page.tags.count("img") == 17 + 3 + 6 + 3 + 6, (
-        "kept ones; download's and curate's, each beside some that were kept"
+        "kept pairs; dropped ones of download and of curate, each beside some kept pairs"
     )
     for caption in ("caption 100 ", "caption 120 ", "caption 3 ", "caption 8 "):
         assert caption in page.text
@@ -30,7 +30,7 @@ def test_the_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Pat
     assert "Near-duplicate images were not searched for" not in page.text
 
 
-def test_what_comes_from_the_web_is_text_in_the_page_and_in_the_markdown(tmp_path: Path) -> None:
+def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
     bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}", "source": f"/x/{HOSTILE}", "language": HOSTILE}
     pairs = [pair(n, **bad) for n in range(5)]
     pairs += [pair(n, HOSTILE, stage, **bad) for n, stage in enumerate(("extract", "filter", "download", "curate"), 10)]
@@ -42,25 +42,25 @@ def test_what_comes_from_the_web_is_text_in_the_page_and_in_the_markdown(tmp_pat
     assert page.tags.count("img") == page.addresses.count("src")
     assert page.text.count("<script>alert(1)</script>") >= 15
     assert "\u202e" not in page.text
-    said = store.read(made["pack"].path("DATASET.md")).decode()
-    assert "\u202e" not in said
-    assert not re.search(r"(?<!\\)<", said)
-    assert said.count(r"\<script\>") >= 6
+    text = store.read(made["pack"].path("DATASET.md")).decode()
+    assert "\u202e" not in text
+    assert not re.search(r"(?<!\\)<", text)
+    assert text.count(r"\<script\>") >= 6
 
 
-def test_markdown_tells_the_same_in_short(tmp_path: Path) -> None:
+def test_markdown_page_has_funnel_counts_and_rights(tmp_path: Path) -> None:
     store, made = packed_in(tmp_path, [*some_pairs(), *lost_pairs()], shard_size=6)
-    said = store.read(made["pack"].path("DATASET.md")).decode()
-    assert said.startswith(f"# Dataset {made['pack'].key}\n\n17 pairs of image and caption in 3 shards")
-    assert r"| filter | 30 | 23 | too\_short 7 |" in said
-    assert "| pack | 17 | 17 | - |" in said
-    assert "- Source crawls: CC-MAIN-2024-10 17" in said
-    assert "the column `license` has its URL" in said
-    assert "{00000..00002}.tar" in said
-    assert f"sha256:{made['pack'].content_digest}" in said
+    text = store.read(made["pack"].path("DATASET.md")).decode()
+    assert text.startswith(f"# Dataset {made['pack'].key}\n\n17 pairs of image and caption in 3 shards")
+    assert r"| filter | 30 | 23 | too\_short 7 |" in text
+    assert "| pack | 17 | 17 | - |" in text
+    assert "- Source crawls: CC-MAIN-2024-10 17" in text
+    assert "the column `license` has its URL" in text
+    assert "{00000..00002}.tar" in text
+    assert f"sha256:{made['pack'].content_digest}" in text
 
 
-def test_no_digest_covers_what_is_told_about_a_dataset(tmp_path: Path) -> None:
+def test_content_digest_does_not_cover_the_pages(tmp_path: Path) -> None:
     first = packed_in(tmp_path / "a", [*some_pairs(), *lost_pairs()])[1]["pack"]
     second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
     assert first.content_digest == second.content_digest == content_digest(first.parts)
@@ -69,7 +69,7 @@ def test_no_digest_covers_what_is_told_about_a_dataset(tmp_path: Path) -> None:
     assert all(pages[0][name] != pages[1][name] for name in pages[0]), "another funnel"
 
 
-def test_a_dataset_whose_ancestors_are_gone_has_a_page_too(tmp_path: Path) -> None:
+def test_html_page_is_written_when_ancestors_are_missing(tmp_path: Path) -> None:
     store, made = packed_in(tmp_path, some_pairs())
     store.delete_tree(f"extract/{made['extract'].key}")
     made = chain(store, some_pairs(), 20)

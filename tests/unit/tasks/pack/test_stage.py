@@ -1,4 +1,4 @@
-"""Packing: the same bytes whatever the rows came in, pictures as they are, nothing lost, read a sample at a time."""
+"""Packing gives the same bytes whatever parts the rows came in, copies images unchanged, and loses no pair."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: 
 class TestWithoutProcesses:
     """What the tasks make."""
 
-    def test_shards_hold_the_kept_pairs_with_their_own_bytes(self, tmp_path: Path) -> None:
+    def test_make_writes_the_kept_pairs_with_unchanged_images(self, tmp_path: Path) -> None:
         pairs = some_pairs()
         store, made = dataset_in(tmp_path, pairs, shard_size=6)
         assert made.counts == Counts(input=17, kept=17)
@@ -52,9 +52,9 @@ class TestWithoutProcesses:
                 assert json.loads(samples[row["key"]]["json"]) == row
         left = {f"{n:05d}{end}" for n in range(3) for end in (".tar", ".idx")} | {"DATASET.md", "dataset.html"}
         left |= {"manifest.json", *(f"part-{n:05d}.parquet" for n in range(3))}
-        assert set(store.names("pack")) == {made.path(name) for name in left}, "nothing of the work stays"
+        assert set(store.names("pack")) == {made.path(name) for name in left}, "no scratch file stays"
 
-    def test_each_sample_is_found_by_the_index(self, tmp_path: Path) -> None:
+    def test_make_writes_an_index_of_each_sample(self, tmp_path: Path) -> None:
         store, made = dataset_in(tmp_path, some_pairs(), shard_size=6)
         for number in ("00000", "00002"):
             index = list(read_index(store.read(made.path(f"{number}.idx")).decode(), number))
@@ -65,7 +65,7 @@ class TestWithoutProcesses:
             [caption] = store.read_ranges(made.path(f"{number}.tar"), [index[2]["txt"][2:]])
             assert caption.decode().startswith("caption ")
 
-    def test_the_same_rows_give_the_same_bytes_whatever_they_came_in(
+    def test_make_gives_the_same_bytes_whatever_parts_the_rows_came_in(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pairs, made = some_pairs(), []
@@ -85,7 +85,7 @@ class TestWithoutProcesses:
         named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in made]
         assert named == [named[0]] * 4
 
-    def test_the_order_is_the_seeds(self, tmp_path: Path) -> None:
+    def test_make_shuffles_the_rows_by_the_seed(self, tmp_path: Path) -> None:
         pairs = some_pairs()
         keys = []
         for seed in (0, 0, 1):
@@ -96,7 +96,7 @@ class TestWithoutProcesses:
         arrived = [row["key"] for row in pairs if not row["drop_reason"]]
         assert keys[0] not in (arrived, sorted(arrived)), "shuffled"
 
-    def test_a_shard_ends_before_it_has_too_many_bytes(self, tmp_path: Path) -> None:
+    def test_make_ends_a_shard_before_it_exceeds_shard_bytes(self, tmp_path: Path) -> None:
         pairs = some_pairs()
         size = {row["uid"]: len(row["data"]) for row in pairs}
         store, made = dataset_in(tmp_path, pairs, shard_bytes=4096)
@@ -107,7 +107,7 @@ class TestWithoutProcesses:
         assert max(totals) <= 4096
         assert min(totals[:-1]) > 4096 - max(size.values())
 
-    def test_a_picture_that_is_gone_is_named(self, tmp_path: Path) -> None:
+    def test_make_names_an_image_that_is_missing(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path)
         made = chain(store, some_pairs(), 7)
         out = io.BytesIO()
@@ -116,18 +116,18 @@ class TestWithoutProcesses:
         with pytest.raises(CorruptPart, match=r"00001\.tar: no [0-9a-f]{32}\.jpg, which a row of curate names"):
             packed(store, tmp_path, made)
 
-    def test_nothing_left_is_an_error_with_the_numbers(self, tmp_path: Path) -> None:
+    def test_make_fails_with_counts_when_no_pair_is_left(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path)
         made = chain(store, [pair(0, "too_small"), pair(1, "undecodable")], 10)
-        told = r"download kept 2 of 2; curate kept 0 of 2 \(too_small 1, undecodable 1\)"
-        with pytest.raises(ContractError, match=told):
+        message = r"download kept 2 of 2; curate kept 0 of 2 \(too_small 1, undecodable 1\)"
+        with pytest.raises(ContractError, match=message):
             packed(store, tmp_path, made)
 
-    def test_what_was_packed_before_a_crash_is_not_packed_again(self, tmp_path: Path) -> None:
+    def test_make_resumes_after_a_crash_without_repeating_tasks(self, tmp_path: Path) -> None:
         _, whole = dataset_in(tmp_path / "whole", some_pairs(), shard_size=5)
         done: list[str] = []
 
-        def killed_at(last: str) -> InlineExecutor:
+        def executor_killed_at(last: str) -> InlineExecutor:
             def record(task: Any) -> None:
                 if task.id == last:
                     raise KeyboardInterrupt
@@ -137,30 +137,30 @@ class TestWithoutProcesses:
 
         for last in ("locate-00001", "scatter-00002", "shard-00001", "shard-00003"):
             with pytest.raises(KeyboardInterrupt):
-                dataset_in(tmp_path / "killed", some_pairs(), pool=killed_at(last), shard_size=5)
-        _, made = dataset_in(tmp_path / "killed", some_pairs(), pool=killed_at(""), shard_size=5)
+                dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(last), shard_size=5)
+        _, made = dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(""), shard_size=5)
         assert made.content_digest == whole.content_digest
         steps = (("locate", 3), ("scatter", 3), ("shard", 4))
         assert done == [f"{step}-{n:05d}" for step, number in steps for n in range(number)], "each once"
 
-    def test_the_loader_draws_by_the_probabilities_that_balancing_wrote(self, tmp_path: Path) -> None:
-        chances, drawn = [0.0, 0.03, 0.5, 1.0, None], []
-        pairs = [pair(n, sampling_probability=chance) for n, chance in enumerate(chances)]
-        for shard_size in (2, 5):  # how the shards are cut must not show
+    def test_loader_samples_by_the_probabilities_of_balancing(self, tmp_path: Path) -> None:
+        probabilities, sampled = [0.0, 0.03, 0.5, 1.0, None], []
+        pairs = [pair(n, sampling_probability=chance) for n, chance in enumerate(probabilities)]
+        for shard_size in (2, 5):  # the shard size does not matter
             store, made = dataset_in(tmp_path / str(shard_size), pairs, shard_size=shard_size)
             rows = read_parts(store, made)
             given = dict(zip(rows["url"].to_pylist(), rows["sampling_probability"].to_pylist(), strict=True))
-            assert [given[row["url"]] for row in pairs] == pytest.approx(chances)
+            assert [given[row["url"]] for row in pairs] == pytest.approx(probabilities)
             dataset = Dataset([store.local(made.path(part.name)) for part in made.named("", ".tar")], 32, 0)
             assert dataset.sampling is not None
             assert sorted(dataset.sampling.probabilities.tolist()) == pytest.approx([0, 0.03, 0.5, 1, 1])
             half = dataset.sampling.probabilities.tolist().index(0.5)
-            drawn.append([bool(dataset.sampling.drawn(0, epoch)[half]) for epoch in range(50)])
+            sampled.append([bool(dataset.sampling.drawn(0, epoch)[half]) for epoch in range(50)])
             dataset.close()
-        assert drawn[0] == drawn[1]
-        assert 10 <= sum(drawn[0]) <= 40
+        assert sampled[0] == sampled[1]
+        assert 10 <= sum(sampled[0]) <= 40
 
-    def test_the_manifest_counts_what_is_in_it(self, tmp_path: Path) -> None:
+    def test_make_counts_the_pairs_in_the_manifest(self, tmp_path: Path) -> None:
         _, made = dataset_in(tmp_path, some_pairs(), shard_size=6)
         assert made.facts["samples"] == 17
         assert made.facts["shards"] == 3
@@ -175,12 +175,12 @@ class TestWithoutProcesses:
 
 
 @pytest.mark.timeout(60)
-def test_worker_processes_make_the_same_bytes(tmp_path: Path) -> None:
+def test_make_gives_the_same_bytes_in_worker_processes(tmp_path: Path) -> None:
     parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, pool=None, shard_size=4)[1]
     assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
 
 
-def slow_starts(sizes: list[int], shard_size: int, shard_bytes: int) -> list[int]:
+def shard_starts_by_row(sizes: list[int], shard_size: int, shard_bytes: int) -> list[int]:
     starts, count, total = [], shard_size, 0
     for row, size in enumerate(sizes):
         if count == shard_size or total + size > shard_bytes:
@@ -191,21 +191,23 @@ def slow_starts(sizes: list[int], shard_size: int, shard_bytes: int) -> list[int
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(1, 120))
-def test_shards_are_cut_as_one_row_after_the_other_would_be(sizes: list[int], count: int, most: int) -> None:
-    assert shard_starts(np.array(sizes, np.int64), count, most).tolist() == slow_starts(sizes, count, most)
+def test_shard_starts_equals_a_row_by_row_loop(sizes: list[int], count: int, most: int) -> None:
+    assert shard_starts(np.array(sizes, np.int64), count, most).tolist() == shard_starts_by_row(sizes, count, most)
 
 
 @given(
     st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 40), st.integers(1, 9), st.integers(1, 120)
 )
-def test_a_shard_goes_on_into_the_next_range_of_rows(sizes: list[int], first: int, count: int, most: int) -> None:
-    whole, first = slow_starts(sizes, count, most), min(first, len(sizes))
+def test_shard_starts_continues_a_shard_in_the_next_partition(
+    sizes: list[int], first: int, count: int, most: int
+) -> None:
+    whole, first = shard_starts_by_row(sizes, count, most), min(first, len(sizes))
     last = [start for start in whole if start < first][-1]  # the shard that is open where the first rows end
     after = shard_starts(np.array(sizes[first:], np.int64), count, most, first - last, sum(sizes[last:first]))
     assert after.tolist() == [start - first for start in whole if start >= first]
 
 
-def test_the_order_is_even_over_rows_and_free_of_ties() -> None:
+def test_shuffle_keys_are_uniform_and_free_of_ties() -> None:
     uids = [uid(f"u{n}", "c") for n in range(4000)]
     uids += ["0" * 16 + f"{n:016x}" for n in range(5)]  # the same first half
     rank, low = shuffle_keys(uids, 7)

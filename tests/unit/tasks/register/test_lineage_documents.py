@@ -1,4 +1,4 @@
-"""The events against the classes that OpenLineage generates from its schema; card and graph with hostile text."""
+"""Events equal those of the classes that OpenLineage generates; card and drawing show hostile text as text."""
 
 import json
 import re
@@ -30,12 +30,12 @@ FACETS = {
 }
 
 
-def as_theirs(event: dict[str, Any]) -> event_v2.RunEvent:
+def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
     """The event, built of OpenLineage's own classes: they know no other field, and what is required they require."""
 
-    def facets(told: dict[str, Any]) -> dict[str, Any]:
+    def facets(built: dict[str, Any]) -> dict[str, Any]:
         theirs: dict[str, Any] = {}
-        for name, facet in told.items():
+        for name, facet in built.items():
             values = {field: value for field, value in facet.items() if not field.startswith("_")}
             if name == "schema":
                 one = facet_v2.schema_dataset.SchemaDatasetFacetFields
@@ -43,25 +43,25 @@ def as_theirs(event: dict[str, Any]) -> event_v2.RunEvent:
             theirs[name] = FACETS[name](**values, producer=facet["_producer"])
         return theirs
 
-    def dataset(kind: type[Any], told: dict[str, Any]) -> Any:
-        own = {name: facets(value) if "acets" in name else value for name, value in told.items()}
+    def dataset(kind: type[Any], built: dict[str, Any]) -> Any:
+        own = {name: facets(value) if "acets" in name else value for name, value in built.items()}
         return kind(**own)
 
     values = {name: value for name, value in event.items() if name != "schemaURL"}
     values |= {"eventType": event_v2.RunState(event["eventType"]), "run": event_v2.Run(**event["run"])}
     values["job"] = event_v2.Job(**event["job"] | {"facets": facets(event["job"]["facets"])})
-    values["inputs"] = [dataset(event_v2.InputDataset, told) for told in event["inputs"]]
-    values["outputs"] = [dataset(event_v2.OutputDataset, told) for told in event["outputs"]]
+    values["inputs"] = [dataset(event_v2.InputDataset, built) for built in event["inputs"]]
+    values["outputs"] = [dataset(event_v2.OutputDataset, built) for built in event["outputs"]]
     return event_v2.RunEvent(**values)
 
 
-def without_empty(told: Any) -> Any:
+def without_empty(built: Any) -> Any:
     """Their classes write every field that may be left out."""
-    if isinstance(told, dict):
+    if isinstance(built, dict):
         return {
-            name: value for name, value in ((n, without_empty(v)) for n, v in told.items()) if value not in ({}, [])
+            name: value for name, value in ((n, without_empty(v)) for n, v in built.items()) if value not in ({}, [])
         }
-    return [without_empty(one) for one in told] if isinstance(told, list) else told
+    return [without_empty(one) for one in built] if isinstance(built, list) else built
 
 
 def manifests() -> dict[str, Manifest]:
@@ -86,24 +86,24 @@ def manifests() -> dict[str, Manifest]:
 ROWS = [{"task": HOSTILE, "metric": "top1", "value": 0.5, "low": 0.0, "high": 0.6, "chance": 0.1, "n": 10}]
 
 
-def test_events_are_what_openlineages_own_classes_write() -> None:
-    told = build_events(manifests().values(), "s3://user:secret@bucket/x")
-    assert [event["job"]["name"] for event in told] == list(manifests())
-    for event in told:
-        assert without_empty(Serde.to_dict(as_theirs(event))) == event  # the address of each schema is among it
+def test_events_equal_those_of_openlineage_classes() -> None:
+    built = build_events(manifests().values(), "s3://user:secret@bucket/x")
+    assert [event["job"]["name"] for event in built] == list(manifests())
+    for event in built:
+        assert without_empty(Serde.to_dict(as_openlineage(event))) == event  # the address of each schema is among it
         assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None
-    assert "secret" not in json.dumps(told)
+    assert "secret" not in json.dumps(built)
 
 
-def test_events_hang_together_and_are_the_same_each_time() -> None:
-    told = build_events(manifests().values(), "/store")
-    for before, after in pairwise(told):
+def test_events_are_linked_and_reproducible() -> None:
+    built = build_events(manifests().values(), "/store")
+    for before, after in pairwise(built):
         output, source = before["outputs"][0], after["inputs"][0]
         assert (output["namespace"], output["name"]) == (source["namespace"], source["name"])
     assert render_events(reversed(manifests().values()), "/store") == render_events(manifests().values(), "/store")
 
 
-def test_the_graph_is_xml_with_a_box_a_stage_and_no_markup_of_others() -> None:
+def test_lineage_svg_has_a_box_per_stage_and_shows_hostile_text_as_text() -> None:
     drawn = lineage_svg(manifests(), HOSTILE)
     root = ElementTree.fromstring(drawn)
     space = "{http://www.w3.org/2000/svg}"
@@ -113,7 +113,7 @@ def test_the_graph_is_xml_with_a_box_a_stage_and_no_markup_of_others() -> None:
     assert "\x1b" not in drawn
 
 
-def test_a_models_own_file_is_named_without_its_place() -> None:
+def test_model_file_is_named_without_its_folder() -> None:
     theirs = manifests()
     theirs["train"] = theirs["train"].model_copy(update={"config": {"model": "/home/somebody/models/tiny.json"}})
     drawn, card = lineage_svg(theirs, "m"), Card("m", theirs, ROWS, "passed", "", "")
@@ -122,7 +122,7 @@ def test_a_models_own_file_is_named_without_its_place() -> None:
     assert "somebody" not in drawn + card.headline()
 
 
-def test_the_card_is_escaped_and_says_what_was_not_looked_for() -> None:
+def test_card_escapes_hostile_text_and_names_missing_checks() -> None:
     card = Card(HOSTILE, manifests(), ROWS, HOSTILE, HOSTILE, HOSTILE)
     page, plain = card.html(), card.markdown()
     assert "<script" not in page
@@ -136,5 +136,5 @@ def test_the_card_is_escaped_and_says_what_was_not_looked_for() -> None:
 
 
 @pytest.mark.parametrize(("heads", "throws", "p"), [(0, 0, 1.0), (5, 5, 1 / 32), (3, 4, 5 / 16), (0, 9, 1.0)])
-def test_tail_of_the_binomial(heads: int, throws: int, p: float) -> None:
+def test_binomial_tail_gives_the_exact_probability(heads: int, throws: int, p: float) -> None:
     assert binomial_tail(heads, throws) == pytest.approx(p)

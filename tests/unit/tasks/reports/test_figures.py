@@ -31,7 +31,7 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figure_is_a_picture_and_the_same_twice(name: str) -> None:
+def test_png_returns_the_same_image_twice(name: str) -> None:
     data = png(FIGURES[name]())
     assert data == png(FIGURES[name]())
     with Image.open(io.BytesIO(data)) as image:
@@ -39,19 +39,19 @@ def test_figure_is_a_picture_and_the_same_twice(name: str) -> None:
         assert min(image.size) > 100
 
 
-def test_figures_of_a_metric_stand_beside_chance() -> None:
+def test_accuracy_figure_has_value_interval_and_chance_of_each_metric() -> None:
     assert texts(accuracy_figure([row(), row(low=None, high=None, chance=None)])) == [
         "10.00% (5.00%-20.00%)   chance 1.00%",
         "10.00%",
     ]
 
 
-def test_smoothed_curve_does_not_lag_a_straight_line() -> None:
+def test_curves_figure_smooths_without_lag() -> None:
     rows = [{"step": i, "loss": float(i)} for i in range(200)]
     raw, smooth = curves_figure(rows).axes[0].lines
     assert list(smooth.get_ydata()) == pytest.approx(list(raw.get_ydata()))  # pyright: ignore[reportArgumentType]
 
 
-def test_values_that_are_no_numbers_are_left_out() -> None:
+def test_curves_figure_leaves_out_values_that_are_not_finite() -> None:
     figure = curves_figure([{"step": 1, "loss": 1.0}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": 3.0}])
     assert list(figure.axes[0].lines[0].get_xdata()) == [1, 3]  # pyright: ignore[reportArgumentType]

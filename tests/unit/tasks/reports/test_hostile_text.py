@@ -1,4 +1,4 @@
-"""Hostile names and captions at each exit: descriptions, pages, pictures, Prefect artefacts. Jobs get no secret."""
+"""Hostile names and captions in descriptions, pages, figures and Prefect artefacts. Jobs get no secret."""
 
 import os
 import sys
@@ -49,7 +49,7 @@ def row(**values: Any) -> dict[str, Any]:
     return known | values
 
 
-def test_the_description_shows_hostile_names_as_text():
+def test_description_shows_hostile_names_as_text():
     from markdown_it import MarkdownIt
 
     manifests = {
@@ -63,7 +63,7 @@ def test_the_description_shows_hostile_names_as_text():
     assert "\x1b" not in text
 
 
-def test_pages_show_hostile_captions_as_text_and_may_run_nothing():
+def test_table_page_shows_hostile_captions_as_text():
     page = run_metadata.render_table_page(
         HOSTILE, [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}], HOSTILE
     )
@@ -75,7 +75,7 @@ def test_pages_show_hostile_captions_as_text_and_may_run_nothing():
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in tags.attributes
 
 
-def test_pictures_are_drawn_with_hostile_names():
+def test_figures_are_drawn_with_hostile_names():
     hostile = HOSTILE + "$\\frac{a}$ \x00 \u202e \ud83d"
     stage = {"stage": "pack", "input": 2, "kept": 1, "dropped": 1, "reasons": {hostile: 1}}
     assert funnel_png([stage]).startswith(b"\x89PNG")
@@ -87,23 +87,23 @@ def test_pictures_are_drawn_with_hostile_names():
 def test_progress_artefacts_show_a_line_as_text(line, monkeypatch):
     from markdown_it import MarkdownIt
 
-    from flows import display as sight
+    from flows import display as display
 
-    told: list[str] = []
+    descriptions: list[str] = []
 
     def create(percent: float, *, key: str, description: str) -> str:
-        told.append(description)
+        descriptions.append(description)
         return "6f6a1f0e-0b0e-4b1e-8f0e-000000000000"
 
-    monkeypatch.setattr(sight, "create_progress_artifact", create)
-    sight.RunDisplay("run").progress(1, 2, line)
-    tags = Tags(MarkdownIt("commonmark", {"html": True}).render(told[0]))
+    monkeypatch.setattr(display, "create_progress_artifact", create)
+    display.RunDisplay("run").progress(1, 2, line)
+    tags = Tags(MarkdownIt("commonmark", {"html": True}).render(descriptions[0]))
     assert tags.found == ["p"]
-    assert not set(told[0]) & set("\x1b\n")
-    assert "hunter2" not in told[0]
+    assert not set(descriptions[0]) & set("\x1b\n")
+    assert "hunter2" not in descriptions[0]
 
 
-def test_a_job_gets_no_secret(tmp_path, monkeypatch):
+def test_job_gets_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-key")
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:planted-password@h/d")
     monkeypatch.setenv("PLAIN", "planted-plain")
