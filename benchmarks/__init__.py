@@ -1,1 +1,1 @@
-"""Measurements, ours and a peer's side by side, one command each: `python -m benchmarks.NAME [--quick] [--json]`."""
+"""Measure pairmill and its peers side by side, with one command each: `python -m benchmarks.NAME [--quick] [--json]`."""

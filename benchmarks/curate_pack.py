@@ -1,23 +1,23 @@
-"""Packing against copying: the rows `pack` of benchmarks/curate.py, or alone:
+"""Compare packing with copying: the case `pack` of benchmarks/curate.py, or alone:
 
     python -m benchmarks.curate_pack [--quick] [--json]
 
-Four raw shards of 10,000 samples with pictures of 256 pixels (about 40 kB), as the download stage leaves them, one pair in
-twenty dropped by curate. (Half a shard with `--quick`, where what each run costs anyway is most of the time.)
+The input is four raw shards of 10,000 samples with images of 256 pixels (about 40 kB); curate drops one in twenty.
+(With `--quick` it is half a shard, and the fixed cost of a run is most of the time.)
 
-Ours is the whole pack stage as `pairmill run` has it, with a worker process a core (started before): header walk, order,
-scatter, shards, their sha256, indexes, Parquet parts, pages, all of it on the disk before it counts. The peers copy the
-shards that were packed, in the same file system. All read from a warm page cache, and what an earlier run left is deleted
+Ours is the whole pack stage as in `pairmill run`, with one worker process per core (already started): headers,
+order, exchange, shards, their SHA-256, indexes, Parquet parts and pages, all written to disk. The peers copy the
+packed shards in the same file system. All read from a warm page cache, and the output of earlier runs is deleted
 outside the measured time.
 
-- `pack`: the peer is shutil.copyfile (sendfile) with an fsync a file, as `cp` and `sync` are. The limit is that copy with a
-  thread beside it that takes the sha256, which no part of a snapshot goes without.
-- `pack, no fsync of the copy`: the system writes what is left while nothing is measured.
-- `pack, checksummed copy`: the copy takes the sha256 too.
-- `pack, a copy a core`: the peer copies with as many threads as there are cores.
-- `pack in one process`: ours does one task after the other, with a few threads in each.
+- `pack`: the peer is shutil.copyfile (sendfile) and an fsync per file, like `cp` and `sync`. The limit is this copy
+  beside a thread that computes the SHA-256, which each part of a snapshot needs.
+- `pack, no fsync of the copy`: the system writes the rest outside the measured time.
+- `pack, checksummed copy`: the copy computes the SHA-256 too.
+- `pack, a copy a core`: the peer copies with one thread per core.
+- `pack in one process`: ours runs one task after the other, with a few threads in each.
 
-Measured are megabytes of packed shards per second, and that each packed picture has the bytes of its raw one.
+The result is megabytes of packed shards per second; each packed image must have the bytes of its raw image.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from benchmarks.inputs.image_server import photographs, picture
-from benchmarks.measure import Row, arguments, finish, in_turn
+from benchmarks.inputs.image_server import load_photographs, make_jpeg
+from benchmarks.measure import Row, finish, make_parser, time_in_turn
 from dataops.digest import file_sha256
 from dataops.schema import CURATED, DOWNLOADED, conform, dropped_schema, uid
 from dataops.shards.tar import ShardWriter, read_samples
@@ -54,11 +54,11 @@ from tasks.pack.stage import PACK
 PER_SHARD, DISTINCT, SIDE, GOAL = 10_000, 400, 256, 0.7
 
 
-def rows(quick: bool) -> list[Row]:
-    """Packing beside the ways of copying."""
+def measure_pack(quick: bool) -> list[Row]:
+    """Measure packing beside the ways of copying."""
     with tempfile.TemporaryDirectory() as name:
         store = FolderStore(Path(name) / "store")
-        run = Runs(store, *prepare(store, 5_000 if quick else 40_000))
+        run = Runs(store, *write_snapshots(store, 5_000 if quick else 40_000))
         with shared_workers(run.context) as run.context:
             size = run.warm_up() / 1e6
             cases: list[tuple[str, Callable[[], None], Callable[[], None], str, float | None]] = [
@@ -69,14 +69,14 @@ def rows(quick: bool) -> list[Row]:
                 ("pack in one process", run.ours_in_one_process, run.copy, "copy, fsync", None),
             ]
             times = 3 if quick else 7
-            found = [run.compared(size, *case, times) for case in cases]
-            seconds, _, _, _ = in_turn(run.copy_beside_checksum, run.checksum, times, run.clock)
+            found = [run.compare(size, *case, times) for case in cases]
+            seconds, _, _, _ = time_in_turn(run.copy_beside_checksum, run.checksum, times, run.clock)
             return [replace(found[0], limit=size / seconds), *found[1:]]
 
 
 @contextmanager
 def _in_this_process() -> Iterator[None]:
-    """Let the stage do its tasks here, one after the other."""
+    """Let the stage run its tasks in this process, one after the other."""
 
     def serially(
         function: Callable[..., Record], tasks: Sequence[object], draft: Draft, context: object
@@ -88,15 +88,15 @@ def _in_this_process() -> Iterator[None]:
 
 
 class Runs:
-    """What is measured: each run begins with nothing of the last one, on a disk that has nothing left to write."""
+    """The measured runs: each starts without the output of the last one, and with nothing left to write to disk."""
 
     def __init__(self, store: FolderStore, curate: Manifest, download: Manifest):
         self.store, self.curate, self.download = store, curate, download
         self.made: Manifest | None = None
         self.context = Context(store, store.root)
-        self._apart = 0.0
+        self._untimed = 0.0
 
-    def compared(
+    def compare(
         self,
         size: float,
         case: str,
@@ -106,21 +106,21 @@ class Runs:
         goal: float | None,
         times: int,
     ) -> Row:
-        """One case, over `size` megabytes."""
-        seconds, theirs, _, _ = in_turn(ours, peer, times, self.clock)
+        """Measure one case, over `size` megabytes."""
+        seconds, theirs, _, _ = time_in_turn(ours, peer, times, self.clock)
         self.check()
         return Row(case, size / seconds, size / theirs, peer_name, "MB/s", goal)
 
     def clock(self) -> float:
-        """Seconds, without those in which things were made ready."""
-        return time.perf_counter() - self._apart
+        """Return the time in seconds, without that of preparations."""
+        return time.perf_counter() - self._untimed
 
     def warm_up(self) -> int:
-        """Pack once, keep the shards for the peers, and have the system hold all that is read; bytes of the shards."""
+        """Pack once, keep the shards for the peers, and fill the page cache; return the size of the shards in bytes."""
         self.ours()
         assert self.made is not None
         for part in self.made.named("", ".tar"):
-            shutil.copyfile(self.store.local(self.made.path(part.name)), self._there("packed") / part.name)
+            shutil.copyfile(self.store.local(self.made.path(part.name)), self._folder("packed") / part.name)
         for path in sorted(self.store.root.rglob("*.tar")):
             path.read_bytes()
         return sum(part.bytes for part in self.made.named("", ".tar"))
@@ -158,7 +158,7 @@ class Runs:
 
     def copy_undurable(self, to_disk: Callable[[int], None] = lambda descriptor: None, threads: int = 1) -> None:
         self._clear("copied")
-        target = self._there("copied")
+        target = self._folder("copied")
 
         def copy(path: Path) -> None:
             shutil.copyfile(path, target / path.name)
@@ -172,9 +172,9 @@ class Runs:
         started = time.perf_counter()
         self.store.delete_tree(stage)
         os.sync()
-        self._apart += time.perf_counter() - started
+        self._untimed += time.perf_counter() - started
 
-    def _there(self, stage: str) -> Path:
+    def _folder(self, stage: str) -> Path:
         folder = self.store.root / stage
         folder.mkdir(exist_ok=True)
         return folder
@@ -183,13 +183,13 @@ class Runs:
         return sorted((self.store.root / "packed").iterdir())
 
     def check(self) -> None:
-        """Raise ValueError where a picture is not the one that was downloaded."""
+        """Check the packed images. Raises: ValueError if one differs from the downloaded image."""
         assert self.made is not None
-        raw, packed = (self._pictures(manifest) for manifest in (self.download, self.made))
+        raw, packed = (self._digest_images(manifest) for manifest in (self.download, self.made))
         if len(packed) != self.made.counts.kept or any(raw[key] != digest for key, digest in packed.items()):
-            raise ValueError("a packed picture is not the one that was downloaded")
+            raise ValueError("a packed image differs from the downloaded one")
 
-    def _pictures(self, manifest: Manifest) -> dict[str, bytes]:
+    def _digest_images(self, manifest: Manifest) -> dict[str, bytes]:
         found = {}
         for part in manifest.named("", ".tar"):
             with self.store.open(manifest.path(part.name)) as file:
@@ -197,58 +197,59 @@ class Runs:
         return found
 
 
-def prepare(store: FolderStore, number: int) -> tuple[Manifest, Manifest]:
-    """Snapshots of curate and download with so many pairs."""
-    photos = photographs()
-    pictures = [_scaled(picture(photos, n)) for n in range(DISTINCT)]
+def write_snapshots(store: FolderStore, number: int) -> tuple[Manifest, Manifest]:
+    """Write snapshots of curate and download with `number` pairs; return their manifests."""
+    photos = load_photographs()
+    images = [_scale(make_jpeg(photos, n)) for n in range(DISTINCT)]
     raw, kept = Draft(store, "download", "d" * 16), Draft(store, "curate", "c" * 16)
     raw_parts: list[Part] = []
     parts: list[Part] = []
     size = min(number, PER_SHARD)
     for start in range(0, number, size):
         name = f"{start // size:05d}"
-        table = _rows(range(start, start + size), f"{name}.tar")
+        table = _make_rows(range(start, start + size), f"{name}.tar")
         out = io.BytesIO()
         writer = ShardWriter(out)
         for n, (key, caption) in enumerate(
             zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True), start
         ):
             writer.write(
-                key, {"jpg": pictures[n % DISTINCT] + n.to_bytes(4), "json": b"{}" * 300, "txt": caption.encode()}
+                key, {"jpg": images[n % DISTINCT] + n.to_bytes(4), "json": b"{}" * 300, "txt": caption.encode()}
             )
         writer.close()
         raw_parts.append(raw.put_bytes(f"{name}.tar", out.getvalue(), size))
         raw_parts.append(raw.put_table(f"part-{name}.parquet", conform(table, DOWNLOADED, name)))
-        stays = np.arange(size) % 20 != 7
-        lost = table.filter(pa.array(~stays)).append_column("drop_reason", pa.array(["too_small"] * (size // 20)))
-        parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(pa.array(stays)), CURATED, name)))
-        parts.append(kept.put_table(f"dropped-{name}.parquet", conform(lost, dropped_schema(CURATED), name)))
-    gone = number // 20
-    download = _committed(raw, raw_parts, Counts(input=number, kept=number), {"encode_format": "jpg"})
-    return _committed(kept, parts, Counts(input=number, kept=number - gone, dropped={"too_small": gone}), {}), download
+        keep = np.arange(size) % 20 != 7
+        gone = table.filter(pa.array(~keep)).append_column("drop_reason", pa.array(["too_small"] * (size // 20)))
+        parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(pa.array(keep)), CURATED, name)))
+        parts.append(kept.put_table(f"dropped-{name}.parquet", conform(gone, dropped_schema(CURATED), name)))
+    drops = number // 20
+    download = _commit(raw, raw_parts, Counts(input=number, kept=number), {"encode_format": "jpg"})
+    return _commit(kept, parts, Counts(input=number, kept=number - drops, dropped={"too_small": drops}), {}), download
 
 
-def _scaled(data: bytes) -> bytes:
+def _scale(data: bytes) -> bytes:
     sink = io.BytesIO()
     Image.open(io.BytesIO(data)).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(sink, "JPEG", quality=95)
     return sink.getvalue()
 
 
-def _rows(numbers: range, shard: str) -> pa.Table:
-    said = [f"picture {n} of a list, with a caption of about the usual length" for n in numbers]
+def _make_rows(numbers: range, shard: str) -> pa.Table:
+    captions = [f"picture {n} of a list, with a caption of about the usual length" for n in numbers]
     urls = [f"https://images.example-{n % 97}.org/galleries/2024/{n % 11}/{n}.jpg" for n in numbers]
-    uids = [uid(url, caption) for url, caption in zip(urls, said, strict=True)]
+    uids = [uid(url, caption) for url, caption in zip(urls, captions, strict=True)]
     columns = {
-        "uid": uids, "key": uids, "url": urls, "caption": said, "page_url": urls, "language": ["en"] * len(said),
-        "source": ["crawl-data/CC-MAIN-2024-10/segments/1/warc/a.warc.gz"] * len(said), "status": ["success"] * len(said),
-        "sha256": [hashlib.sha256(url.encode()).hexdigest() for url in urls], "shard": [shard] * len(said),
-        "width": [SIDE] * len(said), "height": [SIDE] * len(said), "original_width": [800] * len(said),
-        "original_height": [600] * len(said), "phash": ["0123456789abcdef"] * len(said),
+        "uid": uids, "key": uids, "url": urls, "caption": captions, "page_url": urls, "language": ["en"] * len(captions),
+        "source": ["crawl-data/CC-MAIN-2024-10/segments/1/warc/a.warc.gz"] * len(captions),
+        "status": ["success"] * len(captions),
+        "sha256": [hashlib.sha256(url.encode()).hexdigest() for url in urls], "shard": [shard] * len(captions),
+        "width": [SIDE] * len(captions), "height": [SIDE] * len(captions), "original_width": [800] * len(captions),
+        "original_height": [600] * len(captions), "phash": ["0123456789abcdef"] * len(captions),
     }  # fmt: skip
     return pa.table(columns)
 
 
-def _committed(draft: Draft, parts: list[Part], counts: Counts, config: dict[str, str]) -> Manifest:
+def _commit(draft: Draft, parts: list[Part], counts: Counts, config: dict[str, str]) -> Manifest:
     return draft.commit(
         Manifest(
             stage=draft.stage, stage_version=1, key=draft.key, inputs=[], config=config, seed=0, code={}, parts=parts,
@@ -258,9 +259,11 @@ def _committed(draft: Draft, parts: list[Part], counts: Counts, config: dict[str
 
 
 def main() -> int:
-    """Packing alone."""
-    asked = arguments(str(__doc__)).parse_args()
-    return finish("curate", rows(asked.quick), ["pyarrow", "polars", "msgspec"], equal=True, as_json=asked.json)
+    """Measure packing alone."""
+    options = make_parser(str(__doc__)).parse_args()
+    return finish(
+        "curate", measure_pack(options.quick), ["pyarrow", "polars", "msgspec"], equal=True, as_json=options.json
+    )
 
 
 if __name__ == "__main__":

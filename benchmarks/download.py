@@ -1,16 +1,16 @@
-"""Downloading against img2dataset 1.47's own `download()`: the same list, the same server, the same options, in turn.
+"""Compare downloading with img2dataset 1.47's `download()`: the same list, server and options, in turn.
 
     python -m benchmarks.download [--quick] [--json] [--number 20000] [--case all]
 
-The server (benchmarks/inputs/image_server.py) has 20,000 different JPEGs, made of crops of three real photographs, on 500 hosts
-on loopback, 40 pictures each. Ours also asks each host for robots.txt, tdmrep.json and ai.txt, and keeps to its rates. Each
-side is a process of its own with two workers of 64 threads, shards of 2,000 rows, pictures of 256 pixels; measured is the
-clock from its start to its end, loading included (A B A B, medians). Cases: `all`, where every host answers; `slow-hosts`,
-where 2.5% of the hosts answer after 4 s and 2.5% never (both sides give up after 10 s, quickly after 2); `fast-resize`,
-the transform alone. That both gave the same bytes for every picture is checked.
+The server (benchmarks/inputs/image_server.py) has 20,000 different JPEGs, crops of three real photographs, on 500
+hosts on loopback, 40 images each. Ours also requests robots.txt, tdmrep.json and ai.txt of each host, and limits
+its rates. Each side is its own process with two workers of 64 threads, shards of 2,000 rows, images of 256 pixels;
+its wall time from start to end is measured, with imports (A B A B, medians). Cases: `all`, in which all hosts
+respond; `slow-hosts`, in which 2.5% of the hosts respond after 4 s and 2.5% never (the timeout is 10 s, with
+--quick 2 s); `fast-resize`, the transform alone. Both sides must return the same bytes for each image.
 
-`--quick` takes 200 pictures, which are fetched in a second; the rest is the start of both sides (img2dataset's takes 14 s
-of processor time). So its ratios are those of two starts, and say nothing of speed; its equal bytes are worth the same.
+`--quick` uses 200 images, which are downloaded in a second; the rest is the start of both sides (img2dataset's
+takes 14 s of CPU time). So its ratios compare the starts, not the speeds; its check of equal bytes is complete.
 """
 
 import json
@@ -30,8 +30,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.inputs.image_server import HOSTS, address, is_dead, is_late, make_pictures
-from benchmarks.measure import Row, arguments, finish
+from benchmarks.inputs.image_server import HOSTS, host_address, is_dead, is_late, write_images
+from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers
 from dataops.home import CHECKOUT
 from dataops.schema import FILTERED, conform, uid
 
@@ -39,18 +39,18 @@ SIDE, THREADS, WORKERS = 256, 64, 2
 
 
 def write_list(path: Path, number: int, port: int, hosts: Sequence[int]) -> None:
-    """The list: its pictures in turn on the hosts, with a caption each."""
-    urls = [f"http://{address(hosts[n % len(hosts)])}:{port}/{n}.jpg" for n in range(number)]
+    """Write the list of image URLs, on the hosts in turn, each with a caption."""
+    urls = [f"http://{host_address(hosts[n % len(hosts)])}:{port}/{n}.jpg" for n in range(number)]
     captions = [f"picture {n} of a list" for n in range(number)]
     uids = [uid(url, caption) for url, caption in zip(urls, captions, strict=True)]
     pq.write_table(conform(pa.table({"uid": uids, "url": urls, "caption": captions}), FILTERED, "list"), path)
 
 
-# Each side runs in a process of its own: `python -m benchmarks.download --side NAME SPEC` -----------------------------
+# Each side runs in its own process: `python -m benchmarks.download --side NAME SPEC` -----------------------------
 
 
 def ours(spec: dict[str, Any]) -> None:
-    """Our stage on the list."""
+    """Run our stage on the list."""
     from dataops.snapshot import Counts, Draft, Manifest, content_digest
     from dataops.store import FolderStore
     from tasks.download.config import DownloadConfig
@@ -76,14 +76,14 @@ def ours(spec: dict[str, Any]) -> None:
             "retry": {"rounds": 0},
             "shard_size": spec["shard"],
             "contact": "https://example.org/benchmark",
-            "connect_to": {address(host): f"{address(host)}:{spec['port']}" for host in range(HOSTS)},
+            "connect_to": {host_address(host): f"{host_address(host)}:{spec['port']}" for host in range(HOSTS)},
         }
     )
     make(plan(DOWNLOAD, config, 0, [manifest]), Context(store=store, home=folder, workers=WORKERS))
 
 
 def peer(spec: dict[str, Any]) -> None:
-    """img2dataset on the list."""
+    """Run img2dataset on the list."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     from img2dataset import download
 
@@ -109,7 +109,7 @@ def peer(spec: dict[str, Any]) -> None:
 
 
 def resize(spec: dict[str, Any]) -> None:
-    """The transform alone, in turn: img2dataset's Resizer and our fast one; and how far their pixels are apart."""
+    """Measure img2dataset's Resizer and our fast one in turn, and compare their pixels."""
     import io
 
     import numpy as np
@@ -119,9 +119,9 @@ def resize(spec: dict[str, Any]) -> None:
     from tasks.download.previews import Previews
     from tasks.download.resizers import FastResizer
 
-    places = json.loads(Path(spec["folder"], "places.json").read_text())[: spec["number"]]
+    spans = json.loads(Path(spec["folder"], "places.json").read_text())[: spec["number"]]
     with Path(spec["folder"], "pictures").open("rb") as file:
-        pictures = [file.read(size) for _, size in places]
+        jpegs = [file.read(size) for _, size in spans]
     options: dict[str, Any] = {"image_size": SIDE, "resize_mode": "keep_ratio", "resize_only_if_bigger": False}
     sides = {"peer": Resizer(**options), "ours": FastResizer(Previews(), **options)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -129,16 +129,16 @@ def resize(spec: dict[str, Any]) -> None:
     for _ in range(3):
         for name, transform in sides.items():
             started = time.process_time()
-            made[name] = [transform(io.BytesIO(data)) for data in pictures]
+            made[name] = [transform(io.BytesIO(data)) for data in jpegs]
             seconds[name].append(time.process_time() - started)
-    apart = []
+    psnr = []
     for exact, fast in zip(made["peer"], made["ours"], strict=True):
         a, b = (np.asarray(Image.open(io.BytesIO(m[0])), np.float64) for m in (exact, fast))
         if a.shape == b.shape:
-            apart.append(10 * np.log10(255**2 / max(np.mean((a - b) ** 2), 1e-9)))
-    speed = {name: len(pictures) / statistics.median(times) for name, times in seconds.items()}
-    said = {"psnr": [float(p) for p in np.percentile(apart, [5, 50])], "same_size": len(apart) / len(pictures)}
-    Path(spec["output"]).write_text(json.dumps(speed | said))
+            psnr.append(10 * np.log10(255**2 / max(np.mean((a - b) ** 2), 1e-9)))
+    speed = {name: len(jpegs) / statistics.median(times) for name, times in seconds.items()}
+    similarity = {"psnr": [float(p) for p in np.percentile(psnr, [5, 50])], "same_size": len(psnr) / len(jpegs)}
+    Path(spec["output"]).write_text(json.dumps(speed | similarity))
 
 
 # The measuring side -----------------------------------------------------------------------------------------------------
@@ -146,15 +146,15 @@ def resize(spec: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """What one side took: the clock's seconds, the processors', and peak bytes of its greatest process."""
+    """Cost of one side: wall time and CPU time in seconds, and peak memory of its largest process in bytes."""
 
     seconds: float
     cpu: float
     peak: int
 
 
-def alone(side: str, spec: dict[str, Any]) -> Run:
-    """One side, in processes of its own."""
+def run_in_process(side: str, spec: dict[str, Any]) -> Run:
+    """Run one side in its own processes."""
     command = [sys.executable, "-m", "benchmarks.download", "--side", side, json.dumps(spec)]
     started = time.perf_counter()
     done = subprocess.run(
@@ -167,8 +167,8 @@ def alone(side: str, spec: dict[str, Any]) -> Run:
     return Run(seconds, float(cpu), int(peak))
 
 
-def pictures_of(folder: Path) -> dict[str, str]:
-    """The sha256 of each picture in the shards below a folder, by the uid that lies beside it."""
+def digest_images(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each image in the shards below a folder, by uid."""
     import hashlib
 
     from dataops.shards.tar import read_samples
@@ -184,26 +184,26 @@ def pictures_of(folder: Path) -> dict[str, str]:
 def compare(
     case: str, folder: Path, spec: dict[str, Any], number: int, times: int, goal: float, say: Callable[[str], Any]
 ) -> tuple[Row, bool]:
-    """Both sides in turn."""
+    """Measure both sides in turn; return the row, and whether their images are equal."""
     measured: dict[str, list[Run]] = {"ours": [], "peer": []}
     found = {}
     for turn in range(times):
         for side in measured:
             with tempfile.TemporaryDirectory(dir=folder) as output:
-                run = alone(side, {**spec, "output": f"{output}/out"})
+                run = run_in_process(side, {**spec, "output": f"{output}/out"})
                 measured[side].append(run)
                 if turn == 0:
-                    found[side] = pictures_of(Path(output))
-                say(f"{case} {side}: {run.seconds:.1f} s, {run.cpu:.1f} s of processor, {run.peak / 1e6:,.0f} MB")
+                    found[side] = digest_images(Path(output))
+                say(f"{case} {side}: {run.seconds:.1f} s, {run.cpu:.1f} s of CPU time, {run.peak / 1e6:,.0f} MB")
     speed = {side: number / statistics.median(run.seconds for run in runs) for side, runs in measured.items()}
     equal = found["ours"] == found["peer"]
-    say(f"{case}: {len(found['ours']):,} and {len(found['peer']):,} pictures of {number:,}; equal bytes: {equal}")
+    say(f"{case}: {len(found['ours']):,} and {len(found['peer']):,} images of {number:,}; equal bytes: {equal}")
     return Row(case, speed["ours"], speed["peer"], "img2dataset 1.47", "images/s", goal), equal
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """The picture server's port."""
+def image_server(folder: Path) -> Iterator[int]:
+    """Run the image server during the block; yield its port."""
     command = [sys.executable, "-m", "benchmarks.inputs.image_server", str(folder)]
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -215,11 +215,13 @@ def server(folder: Path) -> Iterator[int]:
 
 def main() -> int:
     """Run the benchmark."""
-    parser = arguments(__doc__ or "")
+    parser = make_parser(__doc__ or "")
     parser.add_argument("--number", type=int, default=20_000)
-    parser.add_argument("--case", action="append", choices=["all", "slow-hosts", "fast-resize"], help="only this one")
-    parser.add_argument("--times", type=int, help="turns; 2 by default")
-    parser.add_argument("--pictures", type=Path, help="a folder that keeps the pictures for the next run")
+    parser.add_argument(
+        "--case", action="append", choices=["all", "slow-hosts", "fast-resize"], help="run only this case"
+    )
+    parser.add_argument("--times", type=int, help="number of turns; 2 by default")
+    parser.add_argument("--pictures", type=Path, help="folder that keeps the images for the next run")
     parser.add_argument("--side", nargs=2, help="used by the benchmark itself")
     options = parser.parse_args()
     if options.side:
@@ -230,17 +232,18 @@ def main() -> int:
         return 0
     number, times = (200, 1) if options.quick else (options.number, options.times or 2)
     cases = options.case or ["all", "slow-hosts", "fast-resize"]
-    say: Callable[[str], Any] = lambda line: None if options.json else sys.stdout.write(line + "\n")  # noqa: E731
+    say = make_printer(options.json)
+    require_peers("img2dataset", command="pip install -e .")
     rows, equal = [], True
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as name:
         folder, pictures = Path(name), options.pictures or Path(name)
-        places = pictures / "places.json"
-        if not places.exists() or len(json.loads(places.read_text())) < number:
-            make_pictures(pictures, number)
-        with server(pictures) as port:
-            every = range(min(HOSTS, max(80, number // 40)))
-            good = [host for host in every if not is_late(host) and not is_dead(host)]
-            for case, hosts, goal in (("all", good, 0.95), ("slow-hosts", every, 1.2)):
+        spans = pictures / "places.json"
+        if not spans.exists() or len(json.loads(spans.read_text())) < number:
+            write_images(pictures, number)
+        with image_server(pictures) as port:
+            all_hosts = range(min(HOSTS, max(80, number // 40)))
+            responding = [host for host in all_hosts if not is_late(host) and not is_dead(host)]
+            for case, hosts, goal in (("all", responding, 0.95), ("slow-hosts", all_hosts, 1.2)):
                 if case in cases:
                     write_list(folder / f"{case}.parquet", number, port, hosts)
                     spec = {
@@ -254,14 +257,14 @@ def main() -> int:
                     equal &= same
         if "fast-resize" in cases:
             result = folder / "resize.json"
-            alone(
+            run_in_process(
                 "resize",
                 {"folder": str(pictures), "number": min(number, 50 if options.quick else 600), "output": str(result)},
             )
-            said = json.loads(result.read_text())
-            low, median = said["psnr"]
-            say(f"fast-resize: PSNR {median:.1f} dB (5% below {low:.1f}); size equal for {said['same_size']:.1%}")
-            rows.append(Row("fast-resize", said["ours"], said["peer"], "img2dataset's Resizer", "images/s", 1.4))
+            found = json.loads(result.read_text())
+            low, median = found["psnr"]
+            say(f"fast-resize: PSNR {median:.1f} dB (5% below {low:.1f}); size equal for {found['same_size']:.1%}")
+            rows.append(Row("fast-resize", found["ours"], found["peer"], "img2dataset's Resizer", "images/s", 1.4))
     packages = ["img2dataset", "opencv-python-headless", "albumentations", "webdataset"]
     return finish("download", rows, packages, equal=equal, as_json=options.json)
 

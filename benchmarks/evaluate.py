@@ -1,11 +1,11 @@
-"""Zero-shot evaluation beside CLIP_benchmark 1.6.2, on the same weights, images, classes and prompts.
+"""Compare zero-shot evaluation with CLIP_benchmark 1.6.2, on the same weights, images, classes and prompts.
 
 python -m benchmarks.evaluate [--quick] [--only zero-shot|suite] [--json]
 
-Needs the peer: pip install --no-deps clip-benchmark==1.6.2. The weights are random (ViT-B/32; with --quick a small ViT):
-they cost what trained ones cost. `zero-shot` is one set: 5,000 images, 100 classes x 80 prompts. `suite` is five sets of
-three kinds, with probes, of which benchmarks/cases/evaluate_suite.py tells. `zero-shot bf16` is measured where the processor has
-bf16 arithmetic: without, it is five times slower than fp32. Wall and processor seconds are both given.
+It needs the peer: pip install --no-deps clip-benchmark==1.6.2. The weights are random (ViT-B/32; with --quick a small
+ViT), and cost the same as trained ones. `zero-shot` is one set: 5,000 images, 100 classes x 80 prompts. `suite` is five
+sets of three kinds, with probes (benchmarks/cases/evaluate_suite.py). `zero-shot bf16` is measured if the CPU has bf16
+arithmetic: without, it is five times slower than fp32. Wall time and CPU time are both reported.
 """
 
 import copy
@@ -20,14 +20,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from clip_benchmark.datasets.builder import build_wds_dataset
-from clip_benchmark.metrics import zeroshot_classification as peer
-from open_clip.model import CLIP as OpenClip
 from PIL import Image
 
-from benchmarks.cases.evaluate_suite import Ground, compared
-from benchmarks.inputs.image_server import photographs, picture
-from benchmarks.measure import Row, arguments, finish, in_turn
+from benchmarks.cases.evaluate_suite import INSTALL, SuiteFiles, pair_metrics
+from benchmarks.inputs.image_server import load_photographs, make_jpeg
+from benchmarks.measure import Row, finish, make_parser, peer_imports, time_in_turn
 from training.config import ModelConfig
 from training.evaluate import evaluate
 from training.evaluation.encode import count_cores
@@ -37,6 +34,11 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer
 from training.train import resolve_precision
+
+with peer_imports(INSTALL):
+    from clip_benchmark.datasets.builder import build_wds_dataset
+    from clip_benchmark.metrics import zeroshot_classification as peer
+    from open_clip.model import CLIP as OpenClip
 
 SMALL = {
     "embed_dim": 128,
@@ -51,48 +53,47 @@ VIT_B_32 = {
 WORDS = ("red", "large", "old", "wooden", "tiny", "bright", "quiet", "broken", "striped", "northern")
 THINGS = ("house", "boat", "bird", "lamp", "tree", "bridge", "dog", "clock", "flower", "road")
 BATCH = 64
-ROUNDED = 1e-6  # of the peer's recall, a mean in float32
+TOLERANCE = 1e-6  # the peer computes recall as a mean in float32
 PEER = "CLIP_benchmark 1.6.2"
 
 
 def write_sets(root: Path, sets: int, images: int, classes: int, templates: int) -> list[Task]:
-    """Sets of real photographs' crops with labels drawn in turn."""
+    """Write sets of crops of real photographs, with labels in turn."""
     names = [f"{word} {thing}" for word in WORDS for thing in THINGS][:classes]
     prompts = [f"a {WORDS[i % 10]} photo number {i} of a {{c}}, seen by someone." for i in range(templates)]
-    photos = photographs()
+    photos = load_photographs()
     encoded = []
     for number in range(images):
         sink = io.BytesIO()
-        Image.open(io.BytesIO(picture(photos, number))).resize((256, 256)).save(sink, "JPEG", quality=90)
+        Image.open(io.BytesIO(make_jpeg(photos, number))).resize((256, 256)).save(sink, "JPEG", quality=90)
         encoded.append(sink.getvalue())
     tasks = []
-    for which in range(sets):
-        folder = root / f"set{which}"
+    for index in range(sets):
+        folder = root / f"set{index}"
         (folder / "test").mkdir(parents=True)
         with tarfile.open(folder / "test/0.tar", "w") as tar:
             for number, data in enumerate(encoded):
-                for suffix, content in (("jpg", data), ("cls", str((number * 7 + which) % classes).encode())):
+                for suffix, content in (("jpg", data), ("cls", str((number * 7 + index) % classes).encode())):
                     member = tarfile.TarInfo(f"{number:06d}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
         (folder / "test/nshards.txt").write_text("1")
-        (folder / "classnames.txt").write_text(
-            "\n".join(f"{name} {which}" for name in names)
-        )  # no two sets share classes
+        classnames = [f"{name} {index}" for name in names]  # no two sets share classes
+        (folder / "classnames.txt").write_text("\n".join(classnames))
         (folder / "zeroshot_classification_templates.txt").write_text("\n".join(prompts))
         tasks.append(Task(name=folder.name, kind="classification", root=str(folder)))
     return tasks
 
 
 class Peer:
-    """CLIP_benchmark as its command runs it: the model anew for each set, one class's prompts a forward."""
+    """CLIP_benchmark as its command runs it: it loads the model for each set, and encodes the prompts class by class."""
 
     def __init__(self, card: dict[str, Any], weights: Path, preprocess: Any, tokenizer: Any):
         self.card, self.weights, self.preprocess, self.tokenizer = card, weights, preprocess, tokenizer
 
     def run(self, task: Task) -> tuple[float, float]:
-        """Top-1 and top-5."""
-        torch.set_num_threads(count_cores())  # whatever our threads have set for themselves
+        """Return top-1 and top-5 accuracy."""
+        torch.set_num_threads(count_cores())  # our code sets it too
         model = OpenClip(**self.card)
         model.load_state_dict(torch.load(self.weights, weights_only=True))
         model.eval()
@@ -108,8 +109,8 @@ class Peer:
         return torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[1]))
 
 
-def clocked(work: Any, spent: list[float]) -> Any:
-    """`work`, with the processor seconds that it took added to a list."""
+def count_cpu_time(work: Any, spent: list[float]) -> Any:
+    """Wrap `work` so that its CPU time is appended to a list."""
 
     def timed() -> Any:
         before = time.process_time()
@@ -121,24 +122,24 @@ def clocked(work: Any, spent: list[float]) -> Any:
 
 
 @dataclass(frozen=True)
-class Size:
-    """Of the sets of a case."""
+class SetSize:
+    """Size of the sets of a case."""
 
     images: int
     classes: int
     templates: int
 
 
-SIZES = {True: Size(200, 20, 16), False: Size(5000, 100, 80)}
+SIZES = {True: SetSize(200, 20, 16), False: SetSize(5000, 100, 80)}
 FACTORS = {True: 50, False: 10}
-"""The suite's sets have one in so many of the classes and images of the real ones."""
+"""Factor by which the suite's sets have fewer classes and images than the real ones."""
 CASES = ("zero-shot", "suite")
 
 
 def main() -> int:
-    """Measure and print."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--only", choices=CASES, help="this case alone")
+    """Run the benchmark."""
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--only", choices=CASES, help="run only this case")
     options = parser.parse_args()
     card = SMALL if options.quick else VIT_B_32
     torch.manual_seed(0)
@@ -146,41 +147,41 @@ def main() -> int:
     tokenizer = make_tokenizer("clip", (), 49408, 77)
     preprocess = Preprocess(card["vision_cfg"]["image_size"])
     ours = SimpleNamespace(model=model, tokenizer=tokenizer, preprocess=preprocess)
-    with tempfile.TemporaryDirectory() as place:
-        weights = Path(place) / "weights.pt"
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.pt"
         torch.save(model.state_dict(), weights)
-        measured = Measured(Path(place), ours, Peer(card, weights, preprocess, tokenizer))
+        measured = EvaluateBenchmark(Path(folder), ours, Peer(card, weights, preprocess, tokenizer))
         if options.only != "suite":
             measured.zero_shot(SIZES[options.quick], times=3 if options.quick else 1)
         if options.only != "zero-shot":
-            # with --quick the text tower outweighs the image tower: that ratio says nothing of a real model's
+            # With --quick the text tower costs more than the image tower, so the ratio is not that of a real model.
             goal = None if options.quick else 3.0
-            measured.suite(Ground(Path(place) / "suite", card, FACTORS[options.quick]), goal)
+            measured.suite(SuiteFiles(Path(folder) / "suite", card, FACTORS[options.quick]), goal)
     packages = ["torch", "open_clip_torch", "clip_benchmark"]
-    details = {"processor_seconds": measured.processor, "top1": measured.top1, "suite": measured.of_suite}
+    details = {"processor_seconds": measured.processor, "top1": measured.top1, "suite": measured.suite_details}
     return finish("evaluate", measured.rows, packages, equal=measured.equal, as_json=options.json, details=details)
 
 
 @dataclass
-class Measured:
-    """Cases and what came out."""
+class EvaluateBenchmark:
+    """The cases and their results."""
 
-    place: Path
+    folder: Path
     ours: Any
     theirs: Peer
     rows: list[Row] = field(default_factory=list)
     processor: dict[str, dict[str, float]] = field(default_factory=dict)
     top1: dict[str, float] = field(default_factory=dict)
-    of_suite: dict[str, Any] = field(default_factory=dict)
+    suite_details: dict[str, Any] = field(default_factory=dict)
     equal: bool = True
 
-    def zero_shot(self, size: Size, times: int) -> None:
-        """Ours and the peer in turn on one set."""
-        tasks = write_sets(self.place / "zero-shot", 1, size.images, size.classes, size.templates)
+    def zero_shot(self, size: SetSize, times: int) -> None:
+        """Measure ours and the peer in turn on one set."""
+        tasks = write_sets(self.folder / "zero-shot", 1, size.images, size.classes, size.templates)
         spent: tuple[list[float], list[float]] = ([], [])
-        mine = clocked(lambda: self.evaluated(tasks, self.ours), spent[0])
-        other = clocked(lambda: [self.theirs.run(task) for task in tasks], spent[1])
-        a, b, found, expected = in_turn(mine, other, times)
+        mine = count_cpu_time(lambda: self.evaluate(tasks, self.ours), spent[0])
+        other = count_cpu_time(lambda: [self.theirs.run(task) for task in tasks], spent[1])
+        a, b, found, expected = time_in_turn(mine, other, times)
         self.equal &= found == expected
         self.rows.append(Row("zero-shot fp32", size.images / a, size.images / b, PEER, "images/s", goal=1 / 0.6))
         self.processor["zero-shot"] = {"ours": round(min(spent[0]), 2), "peer": round(min(spent[1]), 2)}
@@ -188,26 +189,26 @@ class Measured:
         if resolve_precision("auto", torch.device("cpu")) == "bf16":
             self.half(tasks, size.images, b)
 
-    def suite(self, ground: Ground, goal: float | None) -> None:
-        """Each tool's commands over five sets, with and without the linear probes."""
-        ground.root.mkdir()
-        ground.make()
+    def suite(self, files: SuiteFiles, goal: float | None) -> None:
+        """Measure each tool's commands over five sets, with and without linear probes."""
+        files.root.mkdir()
+        files.make()
         spent: tuple[list[float], list[float]] = ([], [])
-        places = [Path(tempfile.mkdtemp(dir=self.place)) for _ in range(2)]
-        found, a = clocked(lambda: ground.ours(places[0]), spent[0])()
-        expected, b = clocked(lambda: ground.peer(places[1]), spent[1])()
-        figures = compared(found, expected)
-        differ = {name: pair for name, pair in figures.items() if abs(pair[0] - pair[1]) > ROUNDED}
+        outputs = [Path(tempfile.mkdtemp(dir=self.folder)) for _ in range(2)]
+        found, a = count_cpu_time(lambda: files.ours(outputs[0]), spent[0])()
+        expected, b = count_cpu_time(lambda: files.peer(outputs[1]), spent[1])()
+        figures = pair_metrics(found, expected)
+        differ = {name: pair for name, pair in figures.items() if abs(pair[0] - pair[1]) > TOLERANCE}
         self.equal &= not differ
         probes = {name: seconds for name, seconds in b.items() if name.endswith("linear_probe")}
         all_of_peer = sum(seconds for name, seconds in b.items() if name != "model loads")
-        n, without = ground.images, a["zero-shot and retrieval"]
+        n, without = files.images, a["zero-shot and retrieval"]
         self.rows += [
             Row("suite fp32", n / sum(a.values()), n / all_of_peer, PEER, "images/s", goal=goal),
             Row("suite fp32, no probe", n / without, n / (all_of_peer - sum(probes.values())), PEER, "images/s"),
         ]
         self.processor["suite"] = {"ours": round(spent[0][0], 2), "peer": round(spent[1][0], 2)}
-        self.of_suite = {
+        self.suite_details = {
             "images": n,
             "seconds": {side: {k: round(v, 2) for k, v in each.items()} for side, each in (("ours", a), ("peer", b))},
             "differ": differ,
@@ -219,17 +220,17 @@ class Measured:
         }
 
     def half(self, tasks: list[Task], images: int, peer_seconds: float) -> None:
-        """Ours with bf16 weights, against what the peer took."""
+        """Measure ours with bf16 weights, compared with the time of the peer."""
         model = copy.deepcopy(self.ours.model).to(torch.bfloat16)
         started = time.perf_counter()
-        found = self.evaluated(tasks, SimpleNamespace(**{**vars(self.ours), "model": model}))
+        found = self.evaluate(tasks, SimpleNamespace(**{**vars(self.ours), "model": model}))
         seconds = time.perf_counter() - started
         self.rows.append(Row("zero-shot bf16", images / seconds, images / peer_seconds, PEER, "images/s", goal=2.5))
         self.top1["zero-shot bf16"] = found[0][0]
 
-    def evaluated(self, tasks: list[Task], loaded: Any) -> list[tuple[float, float]]:
-        """Top-1 and top-5 of each set, with nothing kept from before."""
-        with tempfile.TemporaryDirectory(dir=self.place) as folder:
+    def evaluate(self, tasks: list[Task], loaded: Any) -> list[tuple[float, float]]:
+        """Return top-1 and top-5 accuracy of each set, without cached features."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             suite, output = Suite(name="s", tasks=tuple(tasks)), Path(folder)
             found = evaluate(loaded, suite, output / "out", checkpoint_digest="d", features=output / "features")
         figures = [found[task.name]["metrics"] for task in tasks]

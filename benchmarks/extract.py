@@ -1,16 +1,16 @@
-"""Extraction: WAT against cc2dataset 1.5 and warcio + json, HTML against lxml (benchmarks/extract_html.py).
+"""Compare extraction: WAT with cc2dataset 1.5 and warcio + json, HTML with lxml (benchmarks/extract_html.py).
 
     pip install -e '.[bench]' && pip install --no-deps cc2dataset==1.5.0
     python -m benchmarks.extract [--quick] [--json] [--file some.warc.wat.gz]
 
-The WAT file is made for it (benchmarks/inputs/wat_files.py says how): 200,000 image links in Common Crawl's own layout. Each
-reader runs in a process of its own, one after the other and again, so that its peak memory is its own; the times are CPU
-seconds of that process (`time.process_time`), which neighbours on the machine disturb less than the clock; medians.
+The WAT file is synthetic (benchmarks/inputs/wat_files.py): 200,000 image links in Common Crawl's layout. Each reader runs
+in its own process, in turn, so that its peak memory is measured; the times are medians of the CPU time of that process
+(`time.process_time`), which depends less on other processes than wall time.
 
-- `wat pairs`: the file's bytes to the pairs of cc2dataset's rule (images with an alt that is not empty) in memory.
-- `wat whole stage`: to all rows (titles, og:image, dropped ones) with canonical addresses, uids, and Parquet on disk.
-- `wat two processes`: two files in two processes against one after the other, by the clock; the limit is what the same
-  two processes gain when they only inflate, which says what the machine's two cores are.
+- `wat pairs`: from the file's bytes to the pairs of cc2dataset's rule (images with an alt that is not empty) in memory.
+- `wat whole stage`: to all rows (titles, og:image, dropped ones) with canonical URLs, uids, and Parquet on disk.
+- `wat two processes`: two files in two processes, compared with one after the other, in wall time; the limit is the gain
+  of two processes that only inflate, which shows what the machine's two cores can do.
 """
 
 import importlib
@@ -29,17 +29,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.inputs.wat_files import write_wat
-from benchmarks.measure import Row, arguments, finish, peak_bytes
+from benchmarks.measure import BENCH_EXTRA, Row, finish, make_parser, peak_bytes, require_peers
 
 PEER = "cc2dataset 1.5.0"
 MAX_URL = 4096
-LEAST_SECONDS = 0.8
-"""Of CPU that a measurement takes, in as many readings as that needs."""
+MIN_SECONDS = 0.8
+"""Minimum CPU time of a measurement: a small file is read several times."""
 Pairs = list[tuple[str, str]]
 
 
 def ours_pairs(path: Path) -> Pairs:
-    """(canonical address, alt as it stands) of the images with an alt."""
+    """Return (canonical URL, unchanged alt) of the images with an alt."""
     from dataops.archives.warc import Damage
     from dataops.archives.wat import ImageLink, read_wat, resolve_base_url
     from dataops.web.urls import Resolver
@@ -53,7 +53,7 @@ def ours_pairs(path: Path) -> Pairs:
             images = [
                 link for link in page.html.links if type(link) is ImageLink and link.alt and link.url[:5] != "data:"
             ]
-            # an empty reference is the page itself to cc2dataset; our stage drops such a row as no_url
+            # cc2dataset resolves an empty reference to the page; our stage drops such a row as no_url
             urls, reasons = Resolver(base, MAX_URL).resolve_all([image.url or base for image in images])
             found = zip(urls, [image.alt for image in images], strict=True)
             pairs += found if not any(reasons) else [pair for pair, bad in zip(found, reasons, strict=True) if not bad]
@@ -61,7 +61,7 @@ def ours_pairs(path: Path) -> Pairs:
 
 
 def ours_stage(path: Path) -> list[Any]:
-    """The parts of the extract stage's task on the file."""
+    """Return counts and part digests of the extract stage's task on the file."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
     from tasks.extract.sources.wat import WatSource
@@ -78,14 +78,14 @@ def ours_stage(path: Path) -> list[Any]:
 
 
 def cc2dataset_pairs(path: Path) -> Pairs:
-    """What its own function extracts."""
+    """Return the pairs that cc2dataset's own function extracts."""
     with path.open("rb") as file:
         return [(found["url"], found["alt"]) for found in _cc2dataset()(file, "image")]
 
 
 @lru_cache(maxsize=1)
 def _cc2dataset() -> Any:
-    """Its function, without its package's __init__ and without Spark, which the function does not use."""
+    """Return cc2dataset's function, without its package's __init__ and Spark, which the function does not use."""
     package = types.ModuleType("cc2dataset")
     spec = find_spec("cc2dataset")
     package.__path__ = list(spec.submodule_search_locations or []) if spec else []
@@ -97,7 +97,7 @@ def _cc2dataset() -> Any:
 
 
 def warcio_pairs(path: Path) -> Pairs:
-    """The obvious way."""
+    """Return the pairs, read with warcio and json."""
     from urllib.parse import urljoin
 
     from warcio.archiveiterator import ArchiveIterator
@@ -123,7 +123,7 @@ def warcio_pairs(path: Path) -> Pairs:
 
 
 def bare(path: Path) -> int:
-    """Decompression alone."""
+    """Only decompress the file; return the number of bytes."""
     from dataops.archives.gzip_members import Chunk, Window, inflate_members
 
     with path.open("rb") as file:
@@ -136,15 +136,15 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def _measure(reader: str, path: str) -> dict[str, float]:
-    """In a process of its own: CPU seconds of a run on the file, after one on a small file for the imports; peak memory."""
+    """Return the CPU time of a run on the file, after a warm-up on a small file, and the peak memory of this process."""
     run = READERS[reader]
     with tempfile.TemporaryDirectory() as folder:
         write_wat(Path(folder) / "warm.wat.gz", 50)
         run(Path(folder) / "warm.wat.gz")
     seconds: list[float] = []
     found: Any = None
-    while sum(seconds) < LEAST_SECONDS:  # a small file is read several times
-        found = None  # so that no two results are in memory
+    while sum(seconds) < MIN_SECONDS:
+        found = None  # free the last result first
         started = time.process_time()
         found = run(Path(path))
         seconds.append(time.process_time() - started)
@@ -152,19 +152,18 @@ def _measure(reader: str, path: str) -> dict[str, float]:
     return {"cpu": statistics.median(seconds), "peak": peak_bytes(), "found": count}
 
 
-def in_process(reader: str, path: Path) -> dict[str, float]:
-    """The measurement of one reader, in a fresh interpreter."""
+def measure_in_process(reader: str, path: Path) -> dict[str, float]:
+    """Measure one reader in a new interpreter."""
     command = [sys.executable, "-m", "benchmarks.extract", "--measure", reader, "--file", str(path)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def same_pairs(path: Path) -> tuple[bool, dict[str, int]]:
-    """Whether ours and cc2dataset's are the same set, once its addresses are canonical; and how many each has."""
+def compare_pairs(path: Path) -> tuple[bool, dict[str, int]]:
+    """Return whether both find the same set of pairs with canonical URLs, and the counts of each."""
     from dataops.web.urls import BadUrl, canonicalise_url
 
     theirs, unusable = set(), 0
-    raw = cc2dataset_pairs(path)
-    for url, alt in raw:
+    for url, alt in cc2dataset_pairs(path):
         try:
             theirs.add((canonicalise_url(url, url, MAX_URL), alt))
         except BadUrl:
@@ -174,10 +173,11 @@ def same_pairs(path: Path) -> tuple[bool, dict[str, int]]:
     return theirs == ours, missed | {f"unusable of {PEER}": unusable}
 
 
-def two_processes(path: Path, times: int) -> dict[str, float]:
-    """How many times faster two files are read by two processes than by one, and why not twice: what the machine makes of
-    two processes that only inflate (`limit`), the CPU seconds of a reading alone and beside another, and the seconds of one
-    alone in which it waits (for the disk, mostly).
+def measure_two_processes(path: Path, times: int) -> dict[str, float]:
+    """Return the gain of reading two files in two processes over one process, and the reasons why it is below 2.
+
+    They are the gain of two processes that only inflate (`limit`), the CPU time of a run alone and beside another one, and
+    the time that a run alone waits, mostly for the disk.
     """
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(_warm, range(2), chunksize=1)
@@ -189,11 +189,11 @@ def two_processes(path: Path, times: int) -> dict[str, float]:
 
 
 Run = tuple[float, float]
-"""CPU seconds and seconds of one reading."""
+"""CPU time and wall time of one run, in seconds."""
 
 
 def _gain(pool: Any, reader: str, path: Path, times: int) -> tuple[float, list[Run], list[Run]]:
-    """The median gain of two processes, and the readings beside another one and alone."""
+    """Return the median gain of two processes, and the runs beside another one and alone."""
     gains: list[float] = []
     beside: list[Run] = []
     alone: list[Run] = []
@@ -217,59 +217,67 @@ def _warm(_: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_wat(Path(folder) / "warm.wat.gz", 50)
         ours_stage(Path(folder) / "warm.wat.gz")
-        time.sleep(1)  # so that each process gets one
+        time.sleep(1)  # so that each process gets one task
 
 
-def wat_rows(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]]:
-    """The rows of all readers on one file."""
+def measure_wat(path: Path, times: int) -> tuple[list[Row], bool, dict[str, Any]]:
+    """Return the rows of all readers on one file, whether the pairs are equal, and details."""
     runs: dict[str, list[dict[str, float]]] = {reader: [] for reader in READERS}
     for _ in range(times):
         for reader, measured in runs.items():
-            measured.append(in_process(reader, path))
+            measured.append(measure_in_process(reader, path))
     megabytes = path.stat().st_size / 1e6
     speed = {reader: megabytes / statistics.median(run["cpu"] for run in measured) for reader, measured in runs.items()}
     links = {reader: measured[0]["found"] for reader, measured in runs.items()}
     peaks = {reader: max(run["peak"] for run in measured) / 1e6 for reader, measured in runs.items()}
-    equal, pairs = same_pairs(path)
+    equal, pairs = compare_pairs(path)
     unit, peer = "MB/s a core, compressed", speed["cc2dataset_pairs"]
-    of = links["ours_pairs"] / megabytes
-    two = two_processes(path, times)
+    links_per_megabyte = links["ours_pairs"] / megabytes
+    two = measure_two_processes(path, times)
     rows = [
         Row("wat pairs", speed["ours_pairs"], peer, PEER, unit, goal=2.0, limit=speed["bare"]),
-        Row("wat pairs, links", speed["ours_pairs"] * of, peer * of, PEER, "pairs/s a core"),
+        Row(
+            "wat pairs, links",
+            speed["ours_pairs"] * links_per_megabyte,
+            peer * links_per_megabyte,
+            PEER,
+            "pairs/s a core",
+        ),
         Row("wat pairs, warcio", speed["ours_pairs"], speed["warcio_pairs"], "warcio 1.8.1 + json", unit),
         Row("wat whole stage", speed["ours_stage"], peer, f"{PEER}, which writes nothing", unit, limit=speed["bare"]),
         Row("wat peak memory", 1 / peaks["ours_stage"], 1 / peaks["cc2dataset_pairs"], PEER, "1/MB"),
         Row("wat two processes", two["gain"], 1.0, "one process", "times", goal=1.8, limit=two["limit"]),
     ]
-    return (
-        rows,
-        equal,
-        {
-            **{"megabytes": round(megabytes, 1), "pairs": pairs, "peak MB": {k: round(v) for k, v in peaks.items()}},
-            "two processes": {name: round(value, 3) for name, value in two.items()},
-        },
-    )
+    details = {
+        "megabytes": round(megabytes, 1),
+        "pairs": pairs,
+        "peak MB": {reader: round(value) for reader, value in peaks.items()},
+        "two processes": {name: round(value, 3) for name, value in two.items()},
+    }
+    return rows, equal, details
 
 
 def main() -> int:
-    """Run and print; 1 where the pairs differ."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--file", type=Path, help="a WAT file to read in place of the made one")
+    """Run the benchmark; return 1 if the pairs differ."""
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--file", type=Path, help="a WAT file to read instead of the synthetic one")
     parser.add_argument("--measure", choices=sorted(READERS), help="run one reader on the file, for its process")
-    given = parser.parse_args()
-    if given.measure:
-        sys.stdout.write(json.dumps(_measure(given.measure, str(given.file))))
+    options = parser.parse_args()
+    if options.measure:
+        sys.stdout.write(json.dumps(_measure(options.measure, str(options.file))))
         return 0
+    require_peers("warcio", "simdjson", "lxml")
+    require_peers("cc2dataset", command=f"{BENCH_EXTRA} && pip install --no-deps cc2dataset==1.5.0")
     with tempfile.TemporaryDirectory() as folder:
-        path = given.file or Path(folder) / "made.warc.wat.gz"
-        if not given.file:
-            write_wat(path, 15_000 if given.quick else 200_000)
-        rows, equal, told = wat_rows(path, 1 if given.quick else 3)
-    if find_spec("benchmarks.extract_html"):
-        rows += importlib.import_module("benchmarks.extract_html").rows(given.quick)  # which fails where pairs differ
+        path = options.file or Path(folder) / "made.warc.wat.gz"
+        if not options.file:
+            write_wat(path, 15_000 if options.quick else 200_000)
+        rows, equal, details = measure_wat(path, 1 if options.quick else 3)
+    from benchmarks import extract_html  # imported late: lxml would count in the memory of the readers
+
+    rows += extract_html.measure_html(options.quick)
     packages = ["isal", "msgspec", "fastwarc", "pysimdjson", "cc2dataset", "warcio", "pyarrow"]
-    return finish("extract", rows, packages, equal=equal, as_json=given.json, details=told)
+    return finish("extract", rows, packages, equal=equal, as_json=options.json, details=details)
 
 
 if __name__ == "__main__":

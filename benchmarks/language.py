@@ -1,8 +1,8 @@
-"""Language detection against langdetect and others, on texts that people wrote in 55 languages.
+"""Compare language detection with langdetect and others, on real texts in 55 languages.
 
-Speed: `exact` must give langdetect's answer on every text, `cascade` (the mode `fast`) on 99.5% of them; `cascade-script`
-is the mode `script`. Accuracy by set (benchmarks/inputs/texts.py) and by length of text, for each detector that is
-installed: on no set may `cascade` or `cascade-script` be less often right than langdetect.
+Speed: `exact` must return langdetect's language for every text, `cascade` (the mode `fast`) for 99.5% of them;
+`cascade-script` is the mode `script`. Accuracy is measured by set (benchmarks/inputs/texts.py) and by length of text, for
+each installed detector: on each set, `cascade` and `cascade-script` must be at least as accurate as langdetect.
 """
 
 import math
@@ -16,9 +16,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases.language_detectors import Detect, Labels, known_to_all, langdetect, others, ours, ours_fasttext
-from benchmarks.inputs.texts import STAMPS, Labelled, Places, read_sets, sample
-from benchmarks.measure import Row, arguments, finish
+from benchmarks.cases.language_detectors import (
+    Detect,
+    Labels,
+    find_common_languages,
+    make_detector,
+    make_fasttext_detector,
+    make_langdetect,
+    make_peer_detectors,
+)
+from benchmarks.inputs.texts import STAMPS, Labelled, TextFolders, read_sets, sample_texts
+from benchmarks.measure import Row, finish, make_parser, make_printer
 from dataops.language.detect import Mode
 
 CASES: dict[str, tuple[Mode, float]] = {
@@ -26,9 +34,9 @@ CASES: dict[str, tuple[Mode, float]] = {
     "cascade": ("fast", 150),
     "cascade-script": ("script", 150),
 }
-"""The mode of each case, and how many times langdetect's speed it must have."""
+"""Mode of each case, and its minimum speed as a multiple of langdetect's."""
 EQUAL = {"exact": 1.0, "cascade": 0.995}
-"""The share of langdetect's answers that a case must give."""
+"""Minimum share of texts for which a case returns langdetect's language."""
 LENGTHS = {
     "1-9": range(1, 10),
     "10-19": range(10, 20),
@@ -36,44 +44,42 @@ LENGTHS = {
     "40-99": range(40, 100),
     "100+": range(100, 10**9),
 }
-"""Of texts, in characters."""
+"""Lengths of texts, in characters."""
 FEW = ["ar", "de", "en", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh-cn"]
-"""Languages for a second table: what it helps to say that there are no others."""
+"""Languages of the second table, which shows the gain from naming the possible languages."""
 LINGUA_TEXTS = 3000
-"""It is given no more: 1 ms each."""
+"""Number of texts for lingua, which takes 1 ms each."""
 
 
-def measured(texts: Sequence[str], times: int, repeat: int) -> tuple[dict[str, float], dict[str, Labels]]:
-    """Texts per second of each case and of langdetect, measured in turn, and their answers."""
-    runs = {case: ours(mode) for case, (mode, _) in CASES.items()}
+def measure_speed(texts: Sequence[str], times: int, repeat: int) -> tuple[dict[str, float], dict[str, Labels]]:
+    """Return texts per second of each case and of langdetect, measured in turn, and their answers."""
+    runs = {case: make_detector(mode) for case, (mode, _) in CASES.items()}
     for run in runs.values():
         run(texts[:10])  # compile
-    runs["langdetect"] = langdetect()
+    runs["langdetect"] = make_langdetect()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     answers: dict[str, Labels] = {}
     for _ in range(times):
         for name, run in runs.items():
-            given = texts if name == "langdetect" else list(texts) * repeat  # ours is too fast to time on so few
+            batch = texts if name == "langdetect" else list(texts) * repeat  # ours is too fast to time once
             started = time.process_time()
-            answers[name] = run(given)[: len(texts)]
-            seconds[name].append((time.process_time() - started) / len(given))
+            answers[name] = run(batch)[: len(texts)]
+            seconds[name].append((time.process_time() - started) / len(batch))
     return {name: 1 / statistics.median(found) for name, found in seconds.items()}, answers
 
 
-def right(answers: Labels, labelled: Labelled) -> list[bool]:
-    """Whether each answer is the language of its text."""
+def mark_answers(answers: Labels, labelled: Labelled) -> list[bool]:
+    """Return whether each answer is the language of its text."""
     pairs = zip(answers, labelled, strict=True)
     return [answer is not None and answer.split("-")[0] == code.split("-")[0] for answer, (code, _) in pairs]
 
 
-def by_set(sets: Mapping[str, Labelled]) -> dict[str, dict[str, int]]:
-    """How many answers of each case are right in each set (those of `exact` are langdetect's), and how many texts only
-    the case or only `exact` has right.
-    """
+def count_by_set(sets: Mapping[str, Labelled]) -> dict[str, dict[str, int]]:
+    """Return the number of correct answers of each case by set (`exact` has langdetect's), and of those only one has."""
     found = {}
     for name, labelled in sets.items():
         texts = [text for _, text in labelled]
-        hits = {case: right(ours(mode)(texts), labelled) for case, (mode, _) in CASES.items()}
+        hits = {case: mark_answers(make_detector(mode)(texts), labelled) for case, (mode, _) in CASES.items()}
         found[name] = {"texts": len(texts)} | {case: sum(one) for case, one in hits.items()}
         for case in ("cascade", "cascade-script"):
             pairs = list(zip(hits[case], hits["exact"], strict=True))
@@ -81,9 +87,9 @@ def by_set(sets: Mapping[str, Labelled]) -> dict[str, dict[str, int]]:
     return found
 
 
-def accuracy(sets: Mapping[str, Labelled], detectors: Mapping[str, Detect]) -> list[dict[str, Any]]:
-    """One row a detector: texts a second and core, the share of right answers, by length and by set, and how it would do as
-    a filter: the shares of English texts and of all others that it says are English.
+def measure_accuracy(sets: Mapping[str, Labelled], detectors: Mapping[str, Detect]) -> list[dict[str, Any]]:
+    """Return a row per detector: speed, accuracy by length and by set, and the shares of English and other texts that it
+    detects as English.
     """
     flat = [(name, code, text) for name, labelled in sets.items() for code, text in labelled]
     random.Random(0).shuffle(flat)
@@ -95,7 +101,7 @@ def accuracy(sets: Mapping[str, Labelled], detectors: Mapping[str, Detect]) -> l
         started = time.process_time()
         answers = run(texts)
         speed = len(texts) / (time.process_time() - started)
-        hits = right(answers, [(code, text) for _, code, text in given])
+        hits = mark_answers(answers, [(code, text) for _, code, text in given])
         marks = list(zip(hits, given, strict=True))
         english = {
             name: _share(
@@ -118,13 +124,13 @@ def _share(hits: Sequence[bool]) -> float | None:
 
 def main() -> int:
     """Run the benchmark."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--npm", type=Path, default=Path("node_modules"), help="where npm packages lie")
-    parser.add_argument("--stamps", type=Path, default=STAMPS, help="where Tux Paint's stamps lie")
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--npm", type=Path, default=Path("node_modules"), help="folder of npm packages")
+    parser.add_argument("--stamps", type=Path, default=STAMPS, help="folder of Tux Paint's stamps")
     options = parser.parse_args()
-    say = (lambda _: None) if options.json else (lambda line: sys.stdout.write(f"{line}\n"))
-    sets, absent = read_sets(Places(options.npm, options.stamps))
-    for name, remedy in absent.items():
+    say = make_printer(options.json)
+    sets, missing = read_sets(TextFolders(options.npm, options.stamps))
+    for name, remedy in missing.items():
         say(f"skipped {name}: {remedy}")
     result, equal = _speed(sets, say, quick=options.quick)
     lower, details = _accuracy(sets, say, quick=options.quick)
@@ -135,7 +141,7 @@ def main() -> int:
         packages,
         equal=equal and not lower,
         as_json=options.json,
-        details={**details, "skipped": absent},
+        details={**details, "skipped": missing},
     )
 
 
@@ -150,41 +156,48 @@ def _installed(name: str) -> bool:
 
 
 def _speed(sets: Mapping[str, Labelled], say: Callable[[str], None], *, quick: bool) -> tuple[list[Row], bool]:
-    """The rows, and whether enough answers are langdetect's."""
+    """Return the rows, and whether enough answers equal langdetect's."""
     each = (2000 if quick else 13_000) // len(sets)
-    labelled = [one for texts in sets.values() for one in sample(texts, each)]
+    labelled = [one for texts in sets.values() for one in sample_texts(texts, each)]
     random.Random(0).shuffle(labelled)
     texts = [text for _, text in labelled]
-    speeds, answers = measured(texts, 2, 4)
+    speeds, answers = measure_speed(texts, 2, 4)
     theirs, rows, enough = answers["langdetect"], [], True
     for case, (_, goal) in CASES.items():
         rows.append(Row(case, speeds[case], speeds["langdetect"], "langdetect", "captions/s/core", goal))
         same = sum(a == b for a, b in zip(answers[case], theirs, strict=True)) / len(texts)
         enough &= same >= EQUAL.get(case, 0)
-        say(f"{case}: {same:.3%} of {len(texts):,} answers are langdetect's")
+        say(f"{case}: {same:.3%} of {len(texts):,} answers equal langdetect's")
     return rows, enough
 
 
 def _accuracy(
     sets: Mapping[str, Labelled], say: Callable[[str], None], *, quick: bool
 ) -> tuple[list[str], dict[str, Any]]:
-    """The sets on which we are less often right than langdetect, and all that was found."""
-    counts = by_set({name: sample(texts, 4000) if quick else texts for name, texts in sets.items()})
+    """Return the sets with lower accuracy than langdetect, and all results."""
+    counts = count_by_set({name: sample_texts(texts, 4000) if quick else texts for name, texts in sets.items()})
     lower = []
     for name, found in counts.items():
-        say(", ".join([f"{name}: right of {found['texts']:,}", *(f"{case} {found[case]:,}" for case in CASES)]))
+        say(", ".join([f"{name}: correct of {found['texts']:,}", *(f"{case} {found[case]:,}" for case in CASES)]))
         for case in ("cascade", "cascade-script"):
             gained, lost = found[f"only {case}"], found[f"not {case}"]
-            chance = 2 * math.sqrt(gained + lost) if quick else 0  # a sample of a set says no more
+            chance = 2 * math.sqrt(gained + lost) if quick else 0  # the error of a sample
             lower += [f"{name}: {case}"] if lost - gained > chance else []
-    detectors = {"langdetect, ours: exact": ours("exact"), "ours: fast": ours("fast"), "ours: script": ours("script")}
-    known = known_to_all()
-    chosen = {
-        name: sample([one for one in texts if one[0] in known], 400 if quick else 3000) for name, texts in sets.items()
+    detectors = {
+        "langdetect, ours: exact": make_detector("exact"),
+        "ours: fast": make_detector("fast"),
+        "ours: script": make_detector("script"),
     }
-    table = accuracy(chosen, detectors | others(slow=not quick))
+    known = find_common_languages()
+    chosen = {
+        name: sample_texts([one for one in texts if one[0] in known], 400 if quick else 3000)
+        for name, texts in sets.items()
+    }
+    table = measure_accuracy(chosen, detectors | make_peer_detectors(slow=not quick))
     few = {name: [one for one in texts if one[0] in FEW] for name, texts in sets.items()}
-    few_table = accuracy({name: sample(texts, 300 if quick else 2800) for name, texts in few.items()}, _few())
+    few_table = measure_accuracy(
+        {name: sample_texts(texts, 300 if quick else 2800) for name, texts in few.items()}, _few()
+    )
     for row in [*table, *few_table]:
         say("  ".join(f"{name} {value}" for name, value in row.items()))
     details = {"right": counts, "lower": lower, "languages": sorted(known), "accuracy": table}
@@ -194,9 +207,9 @@ def _accuracy(
 def _few() -> dict[str, Detect]:
     found: dict[str, Detect] = {}
     for which, candidates in {"55": None, str(len(FEW)): FEW}.items():
-        found[f"ours: script, of {which}"] = ours("script", candidates)
+        found[f"ours: script, of {which}"] = make_detector("script", candidates)
         with suppress(ImportError):
-            found[f"ours: fasttext, of {which}"] = ours_fasttext(candidates)
+            found[f"ours: fasttext, of {which}"] = make_fasttext_detector(candidates)
     return found
 
 

@@ -1,14 +1,14 @@
-"""Our loader against open_clip's own (webdataset, Pillow, torchvision), from the same shards to batches, on one core.
+"""Compare our loader with open_clip's (webdataset, Pillow, torchvision), from the same shards to batches, on one core.
 
     python -m benchmarks.loader [--quick] [--json]
 
-The shards hold JPEGs of quality 95 (what img2dataset writes) whose shorter side has 256 pixels, crops of two photographs,
-with captions. Both sides take a random part of 90 to 100% of the area (RandomResizedCrop(scale=(0.9, 1.0)), open_clip's
-default) to 224 or 64 pixels and make tokens of the captions. Both work in this process without workers; what counts is its
-processor time, A B A B, medians. Ours ends with bytes, since it normalises on the device (within the step that
-benchmarks/train.py measures); `with_normalising` has the ratio with that done here. Checked: places, shares and aspects of
-the parts have one distribution (Kolmogorov-Smirnov), and the same part has nearly the same pixels (PSNR against Pillow's
-bicubic). `share_of_tokens` is the part of our loader's time that goes into tokens.
+The shards contain JPEGs of quality 95 (as img2dataset writes them) with a shorter side of 256 pixels, crops of two
+photographs, with captions. Both sides resize a random crop of 90 to 100% of the area (RandomResizedCrop(scale=(0.9, 1.0)),
+open_clip's default) to 224 or 64 pixels, and tokenize the captions. Both run in this process without workers; its CPU time
+is measured (A B A B, medians). Ours returns bytes, since it normalises on the device (in the step that benchmarks/train.py
+measures); `with_normalising` is the ratio with normalisation included. The positions, areas and aspect ratios of the crops
+must have equal distributions (Kolmogorov-Smirnov), and equal crops nearly equal pixels (PSNR to Pillow's bicubic).
+`share_of_tokens` is the share of our loader's time that tokenization takes.
 """
 
 import io
@@ -25,19 +25,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import Row, arguments, finish, in_turn
+from benchmarks.measure import Row, finish, make_parser, require_peers, time_in_turn
 from dataops.shards.tar import ShardWriter, format_index
 
 GOAL, AREA, BATCH = 4.0, (0.9, 1.0), 64
 
 
-def make_shards(folder: Path, count: int) -> list[str]:
-    """Two shards with their indexes; returns the captions."""
+def write_shards(folder: Path, count: int) -> list[str]:
+    """Write two shards with their indexes; return the captions."""
     from sklearn.datasets import load_sample_images
 
-    from benchmarks.inputs.rows import text_of
+    from benchmarks.inputs.rows import make_texts
 
-    captions = text_of(np.arange(count, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
+    captions = make_texts(np.arange(count, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
     photos, rng = load_sample_images().images, np.random.default_rng(0)
     for shard in range(2):
         index = []
@@ -48,9 +48,9 @@ def make_shards(folder: Path, count: int) -> list[str]:
                 shape = rng.integers(256, [428, 428])
                 top, left = (int(rng.integers(e - s + 1)) for e, s in zip(photo.shape[:2], shape, strict=True))
                 height, width = (round(256 * s / min(shape)) for s in shape)
-                taken = Image.fromarray(photo[top : top + shape[0], left : left + shape[1]]).resize((width, height))
+                crop = Image.fromarray(photo[top : top + shape[0], left : left + shape[1]]).resize((width, height))
                 sink = io.BytesIO()
-                taken.save(sink, "JPEG", quality=95)
+                crop.save(sink, "JPEG", quality=95)
                 members = {"jpg": sink.getvalue(), "txt": captions[number].encode(), "json": b"{}"}
                 index.append(writer.write(f"{number:08d}", members))
             writer.close()
@@ -58,8 +58,8 @@ def make_shards(folder: Path, count: int) -> list[str]:
     return captions
 
 
-def ours(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Callable[[], int]:
-    """A pass over all samples by our loader."""
+def make_our_loader(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Callable[[], int]:
+    """Return a function that loads all samples with our loader."""
     import torch
 
     from training.config import TrainConfig
@@ -83,8 +83,8 @@ def ours(folder: Path, side: int, captions: list[str], *, normalise: bool) -> Ca
     return run
 
 
-def share_of_tokens(folder: Path, side: int) -> float:
-    """The part of the loader's processor time that tokens take, with CLIP's vocabulary, whose captions must be cleaned."""
+def measure_share_of_tokens(folder: Path, side: int) -> float:
+    """Return the share of our loader's CPU time that tokenization with CLIP's vocabulary takes."""
     from training.config import TrainConfig
     from training.data.loader import Dataset, load_batches
     from training.data.sampling_plan import Plan
@@ -107,14 +107,14 @@ def share_of_tokens(folder: Path, side: int) -> float:
     return spent[0] / (time.process_time() - started)
 
 
-def peer(folder: Path, side: int, count: int) -> Callable[[], int]:
-    """A pass over all samples by open_clip's loader, with its own transform and tokenizer."""
+def make_peer_loader(folder: Path, side: int, count: int) -> Callable[[], int]:
+    """Return a function that loads all samples with open_clip's loader, transform and tokenizer."""
     from functools import partial
 
     import open_clip
     from open_clip_train import data
 
-    # open_clip's grouping does not know the mark between shards that webdataset 0.2.111 puts in: it is asked for none.
+    # open_clip's grouping fails on the marker between shards that webdataset 0.2.111 adds: disable it.
     data.tar_file_expander = partial(data.tar_file_expander, eof_value=None)
     transform = open_clip.image_transform(side, is_train=True)
     args = Namespace(
@@ -130,23 +130,23 @@ def peer(folder: Path, side: int, count: int) -> Callable[[], int]:
     return run
 
 
-def same_crops(folder: Path, side: int) -> dict[str, float]:
-    """How far the parts' distributions are apart, and the pixels of equal parts."""
+def compare_crops(folder: Path, side: int) -> dict[str, float]:
+    """Compare the distributions of crops, and the pixels of equal crops."""
     import torch
     from scipy.stats import ks_2samp
     from torchvision.transforms import RandomResizedCrop
 
-    from training.data import decode as pictures
+    from training.data import decode as images
     from training.data.keyed_random import draw_uniforms
     from training.data.loader import Dataset
 
     torch.manual_seed(0)
     height, width, number = 256, 300, 4000
     image = torch.empty(3, height, width)
-    theirs = np.array([RandomResizedCrop.get_params(image, list(AREA), list(pictures.ASPECT)) for _ in range(number)])
-    draws = draw_uniforms("crop", 0, 0, np.arange(number), pictures.DRAWS)
-    mine = np.array([pictures.draw_crop(height, width, AREA, u) for u in draws])
-    apart = {
+    theirs = np.array([RandomResizedCrop.get_params(image, list(AREA), list(images.ASPECT)) for _ in range(number)])
+    draws = draw_uniforms("crop", 0, 0, np.arange(number), images.DRAWS)
+    mine = np.array([images.draw_crop(height, width, AREA, u) for u in draws])
+    distances = {
         name: float(ks_2samp(of(theirs), of(mine)).statistic)
         for name, of in {
             "area": lambda p: p[:, 2] * p[:, 3],
@@ -162,43 +162,46 @@ def same_crops(folder: Path, side: int) -> dict[str, float]:
         loaded = dataset.load(sample)
         assert isinstance(loaded, tuple)
         pixels = loaded[0]
-        top, left, h, w = pictures.draw_crop(*pixels.shape[:2], AREA, u)
+        top, left, h, w = images.draw_crop(*pixels.shape[:2], AREA, u)
         scale_y, scale_x = whole.height / pixels.shape[0], whole.width / pixels.shape[1]
         box = (left * scale_x, top * scale_y, (left + w) * scale_x, (top + h) * scale_y)
         expected = np.asarray(whole.resize((side, side), Image.Resampling.BICUBIC, box=box), np.float64)
-        made = np.empty((side, side, 3), np.uint8)
-        pictures.write_crop(pixels, (top, left, h, w), made)
-        psnr.append(10 * np.log10(255**2 / max(np.mean((made - expected) ** 2), 1e-9)))
+        found = np.empty((side, side, 3), np.uint8)
+        images.write_crop(pixels, (top, left, h, w), found)
+        psnr.append(10 * np.log10(255**2 / max(np.mean((found - expected) ** 2), 1e-9)))
     dataset.close()
-    return {"greatest_ks": max(apart.values()), "median_psnr": statistics.median(psnr), "least_psnr": min(psnr)}
+    return {"greatest_ks": max(distances.values()), "median_psnr": statistics.median(psnr), "least_psnr": min(psnr)}
 
 
 def main() -> int:
     """Run the benchmark."""
     import torch
 
-    options = arguments(__doc__ or "").parse_args()
+    options = make_parser(__doc__ or "").parse_args()
+    require_peers(
+        "open_clip", "open_clip_train", "torchvision", "webdataset", command="pip install open_clip_torch webdataset"
+    )
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     count, times = (640, 3) if options.quick else (2560, 5)
     rows, details = [], {}
     with tempfile.TemporaryDirectory(prefix="pairmill-loader-") as name:
         folder = Path(name)
-        captions = make_shards(folder, count)
+        captions = write_shards(folder, count)
         for side in (224, 64):
             ends: dict[str, Any] = {
-                "ours": ours(folder, side, captions, normalise=False),
-                "peer": peer(folder, side, count),
+                "ours": make_our_loader(folder, side, captions, normalise=False),
+                "peer": make_peer_loader(folder, side, count),
             }
             warm = [run() for run in ends.values()]
-            mine, theirs, *counts = in_turn(ends["ours"], ends["peer"], times, time.process_time)
-            normalising = ours(folder, side, captions, normalise=True)
+            mine, theirs, *counts = time_in_turn(ends["ours"], ends["peer"], times, time.process_time)
+            normalising = make_our_loader(folder, side, captions, normalise=True)
             started = time.process_time()
             normalising()
             with_normalising = time.process_time() - started
             case = f"loader 256 to {side}"
-            crops = same_crops(folder, side)
-            tokens = {"share_of_tokens": round(share_of_tokens(folder, side), 3)}
+            crops = compare_crops(folder, side)
+            tokens = {"share_of_tokens": round(measure_share_of_tokens(folder, side), 3)}
             details[case] = {
                 **crops,
                 "with_normalising": round(theirs / with_normalising, 2),

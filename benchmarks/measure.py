@@ -1,4 +1,4 @@
-"""What the benchmarks share: ours and a peer measured in turn in one run, and the JSON object that they end with."""
+"""Measure our code and a peer in turn, and print the JSON object that each benchmark ends with."""
 
 import argparse
 import json
@@ -9,20 +9,23 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+BENCH_EXTRA = "pip install -e '.[bench]'"
+
 
 @dataclass(frozen=True)
 class Row:
-    """One case: work per second of ours and of the peer."""
+    """One case: work per second of our code and of the peer."""
 
     case: str
     ours: float
@@ -30,59 +33,55 @@ class Row:
     peer_name: str
     unit: str
     goal: float | None = None
-    """Least ratio of ours to the peer's."""
+    """Minimum ratio of ours to the peer's."""
     limit: float | None = None
-    """What could not be passed: the same unit."""
+    """Upper bound of what is possible, in the same unit."""
 
     def as_dict(self) -> dict[str, Any]:
         ratio = self.ours / self.peer if self.peer else None
         met = None if self.goal is None or ratio is None else ratio >= self.goal
         return {
-            **{
-                "case": self.case,
-                "ours": _rounded(self.ours),
-                "peer": _rounded(self.peer),
-                "peer_name": self.peer_name,
-            },
-            **{
-                "unit": self.unit,
-                "ratio": _rounded(ratio),
-                "limit": _rounded(self.limit),
-                "goal": self.goal,
-                "met": met,
-            },
+            "case": self.case,
+            "ours": _round(self.ours),
+            "peer": _round(self.peer),
+            "peer_name": self.peer_name,
+            "unit": self.unit,
+            "ratio": _round(ratio),
+            "limit": _round(self.limit),
+            "goal": self.goal,
+            "met": met,
         }
 
 
-def in_turn(
+def time_in_turn(
     ours: Callable[[], Any], peer: Callable[[], Any], times: int, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float, Any, Any]:
-    """Seconds (medians) of ours and of the peer, run A B A B, and what each returned last."""
+    """Run ours and the peer in turn (A B A B); return the median seconds of each, and the last result of each."""
     seconds: tuple[list[float], list[float]] = ([], [])
     results: list[Any] = [None, None]
     for _ in range(times):
-        for which, run in enumerate((ours, peer)):
+        for side, run in enumerate((ours, peer)):
             started = clock()
-            results[which] = run()
-            seconds[which].append(clock() - started)
+            results[side] = run()
+            seconds[side].append(clock() - started)
     return statistics.median(seconds[0]), statistics.median(seconds[1]), results[0], results[1]
 
 
 def peak_bytes() -> int:
-    """The greatest memory that this process has had."""
+    """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class TreeMemory:
-    """The greatest memory that a process and all that it started had at one time, while the `with` lasts.
+    """Peak memory of a process and all its descendants together, in bytes, measured every 20 ms during the `with` block.
 
-    Summed up every 20 ms: `peak` of their resident sets (what several share, as libraries, counts once for each of them),
-    `own` of what they have allocated, which is no file's and so no other's.
+    `peak` is the sum of their resident sets, in which shared libraries count once per process; `own` is the sum of their
+    private memory, which belongs to no file.
     """
 
     def __init__(self, pid: int):
         self.pid, self.peak, self.own = pid, 0, 0
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "TreeMemory":
@@ -90,7 +89,7 @@ class TreeMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
     def _watch(self) -> None:
@@ -98,11 +97,11 @@ class TreeMemory:
             root = psutil.Process(self.pid)
         except psutil.NoSuchProcess:
             return
-        tree, looks = [root], 0
-        while not self._over.wait(0.02):
-            if looks % 5 == 0:
+        tree, samples = [root], 0
+        while not self._stopped.wait(0.02):
+            if samples % 5 == 0:
                 tree = _descendants(root)
-            looks += 1
+            samples += 1
             resident, own = map(sum, zip(*map(_resident_bytes, tree), strict=True))
             self.peak, self.own = max(self.peak, resident), max(self.own, own)
 
@@ -123,12 +122,35 @@ def _resident_bytes(process: psutil.Process) -> tuple[int, int]:
     return memory.rss, memory.rss - memory.shared
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """`--quick` ends within 50 s; `--json` prints nothing but the object."""
+@contextmanager
+def peer_imports(command: str = BENCH_EXTRA) -> Iterator[None]:
+    """Exit with code 2 if an import in the block fails; print the command that installs the missing package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{error.name} is not installed; run: {command}\n")
+        raise SystemExit(2) from None
+
+
+def require_peers(*modules: str, command: str = BENCH_EXTRA) -> None:
+    """Exit as peer_imports does if one of the modules is not installed; it imports none."""
+    with peer_imports(command):
+        for name in modules:
+            if find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options `--quick` and `--json`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="less work, within 50 s")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
+
+
+def make_printer(as_json: bool) -> Callable[[str], Any]:
+    """Return a function that prints a line of progress, or nothing with `--json`."""
+    return (lambda line: None) if as_json else lambda line: print(line, flush=True)  # noqa: T201
 
 
 def finish(
@@ -140,7 +162,7 @@ def finish(
     as_json: bool,
     details: Mapping[str, Any] | None = None,
 ) -> int:
-    """Print the table and the object, with `details` of one's own; 1 where outputs that should be equal were not."""
+    """Print the table and the JSON object with `details`; return 1 if outputs that must be equal differ, else 0."""
     result = {
         "benchmark": benchmark,
         "date": datetime.now(UTC).date().isoformat(),
@@ -160,11 +182,12 @@ def finish(
     return 0 if equal else 1
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
 def _processor() -> str:
+    """Return the model name of the CPU."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")

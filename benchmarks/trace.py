@@ -1,9 +1,9 @@
-"""Trace over a dataset of five million pairs: the whole command, and the look-up alone, with the index and without.
+"""Measure `pairmill trace` on a dataset of five million pairs, with and without the index.
 
     python -m benchmarks.trace [--quick] [--json] [--rows N]
 
-There is no peer: nobody else answers the question. The reference is reading the columns, which is what one would do by
-hand with Parquet files, and is what the command does with --no-index. Equal output: both find the same rows.
+There is no peer. The reference is reading the columns of the Parquet files, as the command does with --no-index. Both must
+find the same rows.
 """
 
 import json
@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.measure import Row, arguments, finish
+from benchmarks.measure import Row, finish, make_parser
 from dataops.schema import PACKED, conform
 from dataops.snapshot import Counts, Draft, Manifest, content_digest
 from dataops.store import FolderStore
@@ -34,8 +34,8 @@ PART_ROWS = 10_000
 LIMIT_SECONDS = 2.0
 
 
-def rows(start: int, count: int) -> pa.Table:
-    """Rows as a packed dataset has them: every hash another, 400,000 hosts, seven pictures a page."""
+def make_rows(start: int, count: int) -> pa.Table:
+    """Return rows of a packed dataset: unique hashes, 400,000 hosts, seven images per page."""
     numbers = np.arange(start, start + count, dtype=np.uint64)
     mixed = [numbers * np.uint64(factor) for factor in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)]
     halves = pl.DataFrame({"a": mixed[0], "b": mixed[1], "n": numbers})
@@ -59,11 +59,11 @@ def rows(start: int, count: int) -> pa.Table:
     return conform(text.with_columns(key="uid").drop("a", "b", "host", "site", "n").to_arrow(), PACKED, "benchmark")
 
 
-def dataset(store: FolderStore, total: int) -> Manifest:
-    """A snapshot of pack, without its tars, which no trace reads."""
+def write_dataset(store: FolderStore, total: int) -> Manifest:
+    """Write a snapshot of pack without tars, which trace does not read."""
     draft, parts = Draft(store, "pack", "benchmark0000000"), []
     for start in range(0, total, PART_ROWS):
-        table = rows(start, min(PART_ROWS, total - start))
+        table = make_rows(start, min(PART_ROWS, total - start))
         parts.append(draft.put_table(f"part-{start // PART_ROWS:05d}.parquet", table))
     counts = Counts(input=total, kept=total)
     fields = {
@@ -81,22 +81,22 @@ def dataset(store: FolderStore, total: int) -> Manifest:
     )
 
 
-def command(store: FolderStore, home: Path, what: str, *more: str) -> tuple[float, float, set[str]]:
-    """Seconds of `pairmill trace WHAT`, its start included, by the clock and of the processor; the uids that it told."""
+def run_trace(store: FolderStore, home: Path, what: str, *more: str) -> tuple[float, float, set[str]]:
+    """Run `pairmill trace WHAT`; return wall time and CPU time with its start, and the uids that it found."""
     environment = {**os.environ, "PAIRMILL_HOME": str(home), "MLFLOW_TRACKING_URI": ""}
-    words = [sys.executable, "-m", "flows.cli", "trace", what, "--store", str(store.root), "--json", *more]
+    command = [sys.executable, "-m", "flows.cli", "trace", what, "--store", str(store.root), "--json", *more]
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     seconds = time.monotonic() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, worked, {pair["uid"] for one in json.loads(done.stdout)["stores"] for pair in one["pairs"]}
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, cpu, {pair["uid"] for one in json.loads(done.stdout)["stores"] for pair in one["pairs"]}
 
 
-def measure(
+def measure_targets(
     store: FolderStore, home: Path, some: Mapping[str, Any], repeats: int
 ) -> tuple[list[Row], dict[str, dict[str, float]], bool]:
-    """A row and the median seconds for each kind of name, and whether reading the columns finds the same."""
+    """Return a row and median seconds for each kind of target, and whether reading the columns finds the same."""
     searched = {
         "uid": some["uid"],
         "domain": some["page_url"].split("/")[2].removeprefix("www."),
@@ -107,31 +107,31 @@ def measure(
     }
     found, seconds, equal, scanned = list[Row](), dict[str, dict[str, float]](), True, 0.0
     for name, what in searched.items():
-        timed = [command(store, home, what) for _ in range(repeats)]
-        clock, worked = (statistics.median(one[place] for one in timed) for place in (0, 1))
-        seconds[name] = {"clock": round(clock, 3), "processor": round(worked, 3)}
+        timed = [run_trace(store, home, what) for _ in range(repeats)]
+        clock, cpu = (statistics.median(one[index] for one in timed) for index in (0, 1))
+        seconds[name] = {"clock": round(clock, 3), "processor": round(cpu, 3)}
         if name in ("uid", "domain"):  # the others read the same columns
-            scanned, _, plainly = command(store, home, what, "--no-index")
-            equal &= all(uids == plainly for _, _, uids in timed)
+            scanned, _, expected = run_trace(store, home, what, "--no-index")
+            equal &= all(uids == expected for _, _, uids in timed)
         equal &= all(some["uid"] in uids for _, _, uids in timed)
         found.append(Row(f"trace {name}", 1 / clock, 1 / scanned, "reading the columns", "traces/s", goal=1.0))
     return found, seconds, equal
 
 
 def main() -> int:
-    """Measure, and print the table and the object."""
-    parser = arguments(__doc__.splitlines()[0])
+    """Run the benchmark."""
+    parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
-    given = parser.parse_args()
-    total, repeats = (100_000, 3) if given.quick else (given.rows, 3)
+    options = parser.parse_args()
+    total, repeats = (100_000, 3) if options.quick else (options.rows, 3)
     with tempfile.TemporaryDirectory(prefix="pairmill-trace-") as folder:
         home, store = Path(folder) / "home", FolderStore(Path(folder) / "store")
-        manifest = dataset(store, total)
-        some = rows(total // 2, 1).to_pylist()[0]
+        manifest = write_dataset(store, total)
+        some = make_rows(total // 2, 1).to_pylist()[0]
         started = time.monotonic()
         Search(store).find(Rows(manifest, KEPT), [Target("uid", some["uid"])])
         indexed = time.monotonic() - started
-        found, seconds, equal = measure(store, home, some, repeats)
+        found, seconds, equal = measure_targets(store, home, some, repeats)
         size = sum(entry.bytes for entry in store.entries(f"pack/{manifest.key}/trace"))
     details = {
         "rows_of_dataset": total,
@@ -141,7 +141,7 @@ def main() -> int:
         "bytes_of_the_index": size,
     }
     packages = ("pyarrow", "polars", "xxhash")
-    return finish("trace", found, packages, equal=equal, as_json=given.json, details=details)
+    return finish("trace", found, packages, equal=equal, as_json=options.json, details=details)
 
 
 if __name__ == "__main__":

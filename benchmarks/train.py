@@ -1,16 +1,16 @@
-"""Our training step against open_clip's: its model, its optimizer and its step as its trainer takes it, in turn.
+"""Compare our training step with open_clip's model, optimizer and training step, in turn.
 
     python -m benchmarks.train [--quick] [--json] [--case ViT-B-32] [--batch 16] [--precision bf16] [--curve 200]
     python -m benchmarks.train --device cuda --precision bf16 --batch 512 --case ViT-B-32 --case ViT-B-16 --case ViT-L-14
 
-Both sides begin with the same weights (open_clip's, read into ours) and see the same pictures (crops of two photographs)
-and captions (English words by their frequency, log-normal with a median of 8 words as in web captions; CLIP's tokens), in
-the same batches. Each side is a process of its own; they take steps in turn (A B A B, medians), the other one
-waiting meanwhile. The peer gets pixels that are ready for its model; ours gets bytes and makes them so within the step.
-open_clip's step is that of open_clip_train/train.py 3.3, without logging; the learning rate of both climbs for 50 steps.
-`--curve N` shows the losses of N steps of both, as they come, on standard error too; without it the losses of the measured
-steps are compared. On a machine that others use, `--clock cpu` compares processor time. On a card the peer's pictures lie
-ready in its memory, ours come from the host's; `mfu` is counted FLOPs (training/loop/metrics_log.py) over the card's peak.
+Both sides start with the same weights (open_clip's, loaded into ours) and train on the same images (crops of two
+photographs) and captions (English words by frequency, log-normal with a median of 8 words as in web captions; CLIP's
+tokens), in the same batches. Each side is its own process; they take steps in turn (A B A B, medians) while the other one
+waits. The peer gets normalised pixels; ours gets bytes and normalises them in the step. open_clip's step is that of
+open_clip_train/train.py 3.3, without logging; both learning rates rise for 50 steps. `--curve N` also prints the losses of
+N steps of both to standard error; without it the losses of the measured steps are compared. On a shared machine,
+`--clock cpu` compares CPU time. On a GPU the peer's images are in its memory, ours are copied from the host; `mfu` is
+counted FLOPs (training/loop/metrics_log.py) over the GPU's peak.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Row, arguments, finish
+from benchmarks.measure import Row, finish, make_parser, require_peers
 from dataops.home import CHECKOUT
 from training.config import MODELS, ModelConfig, load_model_config
 
@@ -38,15 +38,15 @@ WARMUP, CHUNK = 50, 10
 TRAIN = {"lr": 1e-4, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6}
 
 Step = Callable[[np.ndarray, float], float]
-"""Rows of the pairs and a learning rate to a loss."""
+"""Function from rows of the pairs and a learning rate to a loss."""
 
 
 def make_pairs(path: Path, config: ModelConfig, count: int) -> float:
-    """Write `count` pairs as uint8 pixels and CLIP's tokens for a model; returns the mean number of tokens."""
+    """Write `count` pairs as uint8 pixels and CLIP's tokens for a model; return the mean number of tokens."""
     import open_clip
     from sklearn.datasets import load_sample_images
 
-    from benchmarks.inputs.rows import text_of
+    from benchmarks.inputs.rows import make_texts
 
     rng = np.random.default_rng(0)
     side = config.vision_cfg.image_size
@@ -56,20 +56,20 @@ def make_pairs(path: Path, config: ModelConfig, count: int) -> float:
         photo = photos[number % len(photos)]
         top, left = (int(rng.integers(extent - side + 1)) for extent in photo.shape[:2])
         pixels[number] = photo[top : top + side, left : left + side]
-    captions = text_of(np.arange(count, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
+    captions = make_texts(np.arange(count, dtype=np.uint64), 30, 8, 0.75, 80, language=0).to_list()
     tokens = open_clip.SimpleTokenizer(context_length=config.text_cfg.context_length)(captions).numpy()
     end, vocab_size = tokens.max(), config.text_cfg.vocab_size
-    if end >= vocab_size:  # a small model's vocabulary: ids are folded into it, and the end stays the highest
+    if end >= vocab_size:  # fold the ids into a small vocabulary; the end token stays the highest
         tokens = np.where(tokens == end, vocab_size - 1, tokens % (vocab_size - 1))
     np.savez(path, pixels=pixels, tokens=tokens)
     return float((tokens.argmax(1) + 1).mean())
 
 
-# Each side runs in a process of its own, and takes as many steps as each line of its input says -------------------------
+# Each side runs in its own process, and takes as many steps as each line of its input requests ----------------------
 
 
 def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
-    """Our step, as training/train.py takes it."""
+    """Return our step, as in training/train.py."""
     import torch
     from safetensors.torch import load_file
 
@@ -94,7 +94,7 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 
 
 def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
-    """open_clip's step, with its own loss, groups of parameters and precision."""
+    """Return open_clip's step, with its loss, parameter groups and precision."""
     import torch
     from open_clip import ClipLoss
     from open_clip_train.precision import get_autocast
@@ -103,15 +103,15 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     from training.model.preprocess import normalize
 
     device = torch.device(spec["device"])
-    model = their_model(spec["model"]).to(device).train()
+    model = make_open_clip_model(spec["model"]).to(device).train()
     model.load_state_dict(load_file(folder / "weights.safetensors"))
     loss_of, autocast = ClipLoss(), get_autocast({"fp32": "fp32", "bf16": "amp_bf16"}[spec["precision"]], device.type)
     named = list(model.named_parameters())
-    spared = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
-    known = set(map(id, spared))
+    without_decay = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
+    known = set(map(id, without_decay))
     rest = [p for _, p in named if id(p) not in known]
     optimizer = torch.optim.AdamW(
-        [{"params": spared, "weight_decay": 0.0}, {"params": rest, "weight_decay": TRAIN["weight_decay"]}],
+        [{"params": without_decay, "weight_decay": 0.0}, {"params": rest, "weight_decay": TRAIN["weight_decay"]}],
         lr=TRAIN["lr"], betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"],
     )  # fmt: skip
     images_of_all = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255).to(device)
@@ -134,7 +134,7 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 
 
 def serve(name: str, spec: dict[str, Any]) -> None:
-    """Take steps as asked, a line a time; answer with seconds of each clock and the losses."""
+    """For each line of input, take steps; print the time of each clock and the losses."""
     import torch
 
     torch.set_num_threads(spec["threads"])
@@ -151,14 +151,14 @@ def serve(name: str, spec: dict[str, Any]) -> None:
             first = taken * spec["batch"] % count
             taken += 1
             losses.append(step(order[first : first + spec["batch"]], TRAIN["lr"] * min(taken / WARMUP, 1)))
-        said = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "losses": losses}
-        said["peak"] = torch.cuda.max_memory_allocated() if spec["device"] == "cuda" else peak_bytes()
-        sys.stdout.write(json.dumps(said) + "\n")
+        report = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "losses": losses}
+        report["peak"] = torch.cuda.max_memory_allocated() if spec["device"] == "cuda" else peak_bytes()
+        sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()
 
 
 def peak_bytes() -> int:
-    """The greatest memory that this program has had; ru_maxrss would begin with that of the process which started it."""
+    """Return the peak memory of this process in bytes; ru_maxrss would start at that of its parent."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -167,8 +167,8 @@ def peak_bytes() -> int:
 
 
 @contextlib.contextmanager
-def sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict[str, Any]]]]:
-    """Both sides, ready: a function each that takes so many steps."""
+def start_sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict[str, Any]]]]:
+    """Start both sides; yield a function for each that takes a number of steps."""
     processes = {}
     with contextlib.ExitStack() as stack:
         for name in ("ours", "peer"):
@@ -179,7 +179,7 @@ def sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict[str, 
             stack.callback(processes[name].stdin.close)
         for process in processes.values():
             if process.stdout.readline() != "ready\n":
-                raise RuntimeError("a side did not start: see its message above")
+                raise RuntimeError("a side did not start; its message is above")
 
         def take(process: Any, steps: int) -> dict[str, Any]:
             process.stdin.write(f"{steps}\n")
@@ -190,16 +190,16 @@ def sides(spec: dict[str, Any]) -> Iterator[dict[str, Callable[[int], dict[str, 
 
 
 def write_weights(model: str, path: Path) -> None:
-    """open_clip's own first weights."""
+    """Write open_clip's initial weights."""
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    save_file({name: t.contiguous() for name, t in their_model(model).state_dict().items()}, path)
+    save_file({name: t.contiguous() for name, t in make_open_clip_model(model).state_dict().items()}, path)
 
 
-def their_model(name: str) -> Any:
-    """open_clip's model of this name: its own, else one that it builds from our file."""
+def make_open_clip_model(name: str) -> Any:
+    """Return open_clip's model of this name, or one that it builds from our file."""
     import open_clip
 
     if name not in open_clip.list_models():
@@ -208,7 +208,7 @@ def their_model(name: str) -> Any:
 
 
 def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float) -> tuple[Row, dict[str, Any]]:
-    """One model: speed in turn, then the curve."""
+    """Measure the speed of one model in turn, then the curve."""
     spec = {
         **{"model": model, "precision": options.precision, "batch": options.batch},
         **{"threads": options.threads, "folder": str(folder), "device": options.device},
@@ -217,40 +217,40 @@ def compare(options: argparse.Namespace, model: str, folder: Path, tokens: float
     seconds: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in ("ours", "peer")}
     losses: dict[str, list[float]] = {"ours": [], "peer": []}
     peak = {}
-    with sides(spec) as take:
+    with start_sides(spec) as take:
         for turn in range(-1, options.times):  # the first turn warms up
             for name in seconds:
-                said = take[name](options.steps if turn >= 0 else 1)
-                losses[name] += said["losses"]
-                peak[name] = said["peak"]
+                report = take[name](options.steps if turn >= 0 else 1)
+                losses[name] += report["losses"]
+                peak[name] = report["peak"]
                 for clock in ("wall", "cpu") if turn >= 0 else ():
-                    seconds[name][clock].append(said[clock] / options.steps)
+                    seconds[name][clock].append(report[clock] / options.steps)
         while (left := options.curve - len(losses["peer"])) > 0:
             for name in losses:
                 losses[name] += take[name](min(left, CHUNK))["losses"]
             step, *both = len(losses["peer"]), losses["ours"][-1], losses["peer"][-1]
             sys.stderr.write(f"{model} step {step}: ours {both[0]:.5f}, open_clip {both[1]:.5f}\n")
     median = {name: {clock: statistics.median(s) for clock, s in clocks.items()} for name, clocks in seconds.items()}
-    apart = [abs(a - b) / b for a, b in zip(losses["ours"], losses["peer"], strict=True)]
+    differences = [abs(a - b) / b for a, b in zip(losses["ours"], losses["peer"], strict=True)]
     details = {
         **{"precision": options.precision, "batch": options.batch, "threads": options.threads},
         "tokens_per_caption": round(tokens, 1),
         "seconds_per_step": median,
         "ratio": {clock: round(median["peer"][clock] / median["ours"][clock], 3) for clock in ("wall", "cpu")},
-        **flops(spec, {name: median[name][options.clock] for name in median}, tokens),
+        **count_flops(spec, {name: median[name][options.clock] for name in median}, tokens),
         "peak_bytes": peak,
         "memory_no_higher": peak["ours"] <= peak["peer"],
         "losses": {name: [round(value, 4) for value in values] for name, values in losses.items()},
-        "greatest_difference_of_first_10_losses": max(apart[:10]),
-        "mean_difference_of_losses": statistics.fmean(apart),
-        "greatest_difference_of_losses": max(apart),
+        "greatest_difference_of_first_10_losses": max(differences[:10]),
+        "mean_difference_of_losses": statistics.fmean(differences),
+        "greatest_difference_of_losses": max(differences),
     }
     speeds = [options.batch / median[name][options.clock] for name in ("ours", "peer")]
     return Row(model, *speeds, "open_clip 3.3", "samples/s", GOALS[options.device].get(model)), details
 
 
-def flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) -> dict[str, Any]:
-    """Counted operations a second of both, on the tokens that each one works on; and `mfu` where the peak is known."""
+def count_flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) -> dict[str, Any]:
+    """Return counted operations per second of both, with the tokens that each computes; and `mfu` if the peak is known."""
     import torch
 
     from training.loop.metrics_log import StepFlops
@@ -266,14 +266,14 @@ def flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) -> dic
 
 def main() -> int:
     """Run the benchmark."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--case", action="append", help="only this model")
-    parser.add_argument("--batch", type=int, help="pairs a step, a power of two; 16 by default, 4 when quick")
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--case", action="append", help="measure only this model")
+    parser.add_argument("--batch", type=int, help="pairs per step, a power of two; 16 by default, 4 with --quick")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--times", type=int, help="turns")
-    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
+    parser.add_argument("--times", type=int, help="number of turns")
+    parser.add_argument("--steps", type=int, default=1, help="steps per turn")
     parser.add_argument("--curve", type=int, default=0, help="steps of the loss curve")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--side", nargs=2, help="used by the benchmark itself")
@@ -281,6 +281,7 @@ def main() -> int:
     if options.side:
         serve(options.side[0], json.loads(options.side[1]))
         return 0
+    require_peers("open_clip", "open_clip_train", command="pip install open_clip_torch")
     options.batch = options.batch or (4 if options.quick else 16)
     options.times = options.times or (2 if options.quick else 5)
     rows, details = [], {}

@@ -1,10 +1,9 @@
-"""A soak for exact resume: one job killed with SIGKILL at twenty random steps, against one that is left alone.
+"""Test exact resume: compare a job that is killed with SIGKILL at twenty random steps with an undisturbed one.
 
     python -m benchmarks.train_kills [--kills 20] [--seed 0]
 
-Each kill comes at a random moment of its step, so it falls into the step itself, or into a checkpoint that a thread is
-writing. Ends with 0 and one JSON object where the weights, the metrics and the list of skipped samples are the same bytes;
-with 1 else.
+Each kill is at a random moment of a step, also while a thread writes a checkpoint. Prints one JSON object; the exit
+code is 0 if the weights, the metrics and the list of skipped samples have equal bytes, else 1.
 """
 
 import argparse
@@ -19,22 +18,22 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.loader import make_shards
+from benchmarks.loader import write_shards
 from dataops.digest import file_sha256
 from dataops.home import CHECKOUT
 
-MADE = ("model.safetensors", "metrics.jsonl", "skipped.json", "tokenizer.json")
+OUTPUTS = ("model.safetensors", "metrics.jsonl", "skipped.json", "tokenizer.json")
 MODEL = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32, "patch_size": None},
     "text_cfg": {"context_length": 32, "vocab_size": 300, "width": 64, "heads": 2, "layers": 2},
 }
-"""Small: what kills can harm is start, checkpoint and end. Batch norm has state of its own."""
+"""Small model: kills can harm only start, checkpoint and end. Batch norm has state too."""
 TRAIN = {"epochs": 40, "vocab_size": 1000, "batch_size": 32, "checkpoint_every": 3, "threads": 1, "log_every": 1}
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    """The trainer, on the shards beside its output."""
+def start_trainer(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the trainer on the shards beside its output."""
     folder.mkdir(exist_ok=True)
     path, model = folder / "job.json", folder.parent / "model.json"
     model.write_text(json.dumps(MODEL))
@@ -46,43 +45,43 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 
-def steps_of(folder: Path) -> int:
-    """Steps whose metrics are written."""
+def count_steps(folder: Path) -> int:
+    """Return the number of steps whose metrics are written."""
     metrics = folder / "metrics.jsonl"
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
-def killed_after(folder: Path, step: int, delay: float) -> int:
-    """Train, and kill the trainer some seconds after a step; returns the steps that it had taken."""
-    with start(folder) as process:
-        while process.poll() is None and steps_of(folder) < step:
+def kill_after(folder: Path, step: int, delay: float) -> int:
+    """Train, and kill the trainer `delay` seconds after a step; return the number of its steps."""
+    with start_trainer(folder) as process:
+        while process.poll() is None and count_steps(folder) < step:
             time.sleep(0.002)
         time.sleep(delay)
         process.kill()
-    return steps_of(folder)
+    return count_steps(folder)
 
 
 def main() -> int:
-    """Run the soak."""
+    """Run the test."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="pairmill-kills-") as name:
-        alone, killed = Path(name) / "alone", Path(name) / "killed"
-        make_shards(Path(name), 256)
+        undisturbed, killed = Path(name) / "undisturbed", Path(name) / "killed"
+        write_shards(Path(name), 256)
         started = time.monotonic()
-        assert start(alone).wait() == 0
-        total = steps_of(alone)
-        of_a_step = (time.monotonic() - started) / total
+        assert start_trainer(undisturbed).wait() == 0
+        total = count_steps(undisturbed)
+        seconds_per_step = (time.monotonic() - started) / total
         found = []
         for step in sorted(rng.sample(range(1, total - 1), options.kills)):
-            found.append(killed_after(killed, step, rng.uniform(0, of_a_step)))
-            assert not (killed / "done.json").exists(), "it ended before it was killed"
+            found.append(kill_after(killed, step, rng.uniform(0, seconds_per_step)))
+            assert not (killed / "done.json").exists(), "the trainer ended before it was killed"
             sys.stderr.write(f"killed after step {found[-1]} of {total}\n")
-        assert start(killed).wait() == 0
-        same = {file: file_sha256(alone / file) == file_sha256(killed / file) for file in MADE}
+        assert start_trainer(killed).wait() == 0
+        same = {file: file_sha256(undisturbed / file) == file_sha256(killed / file) for file in OUTPUTS}
     result = {"date": datetime.now(UTC).date().isoformat(), "torch": version("torch"), "seed": options.seed}
     result |= {"train": TRAIN, "model": MODEL, "steps": total, "killed_after_steps": found, "same_bytes": same}
     sys.stdout.write(json.dumps(result) + "\n")

@@ -1,1 +1,1 @@
-"""Cases that a benchmark measures, each beside its peer."""
+"""Define the cases of the benchmarks, each with its peer."""

@@ -1,17 +1,17 @@
-"""A suite of five sets beside the command of CLIP_benchmark 1.6.2, each tool as its command does the work.
+"""Measure a suite of five sets with our command and with that of CLIP_benchmark 1.6.2.
 
-The sets have the classes, prompts and images of five of the shipped suites' sets, one in `factor` of each (SHAPES): a
-natural shift with ImageNet's prompts, two sets with zero-shot and linear probe, two of retrieval. What is gained depends on
-that mix: a suite of 50,000 images and few prompts gains little, since both tools wait for the same image tower.
+The sets have the classes, prompts and images of five sets of the shipped suites, reduced by `factor` (SHAPES): a natural
+shift with ImageNet's prompts, two sets with zero-shot and linear probe, two retrieval sets. The gain depends on this mix: a
+suite of 50,000 images and few prompts gains little, since both tools wait for the same image tower.
 
-The peer is its own command (`clip_benchmark.cli`), in this process, so that its imports are not counted: `--no_amp`, for
-equal numbers, and without worker processes, which at this size would cost more than they bring. For each set and task it
-builds the model and encodes the images anew. Ours is the evaluation job: features are kept between the tasks.
+The peer is its own command (`clip_benchmark.cli`) in this process, so that its imports are not timed, with `--no_amp`, for
+equal numbers, and without worker processes, which at this size cost more than they save. For each set and task it loads
+the model and encodes the images again. Ours is the evaluation job, which keeps features between tasks.
 
-Four things of the peer are changed so that it runs here. Its captioning task, which is not run, needs Java: an empty module
-stands for it. Its `accuracy` fails under numpy 2.4 and is written out. Its
-linear probe refuses a processor ("too slow"): that line is taken out, and `.cuda()` does nothing. Its probe is trained by
-AdamW, ours by L-BFGS to the optimum, both with a search on the validation split: their accuracies are told, not equal.
+The peer is patched to run here. Its captioning task, which is not run, needs Java and is replaced by an empty module. Its
+`accuracy` fails under numpy 2.4 and is replaced. Its linear probe refuses a CPU ("too slow"): that line is removed, and
+`.cuda()` does nothing. Its probe is trained with AdamW, ours with L-BFGS to the optimum, both with a search on the
+validation split: their accuracies are reported but not compared.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.inputs.captions import web_captions
-from benchmarks.inputs.image_server import photographs
+from benchmarks.inputs.captions import make_web_captions
+from benchmarks.inputs.image_server import load_photographs
+from benchmarks.measure import peer_imports
 from training.config import ModelConfig
 from training.evaluate import EvaluateJob, run_job
 from training.evaluation.encode import count_cores
@@ -45,28 +45,31 @@ from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.model.clip import CLIP
 
+INSTALL = "pip install --no-deps clip-benchmark==1.6.2"
 sys.modules.setdefault("clip_benchmark.metrics.captioning", ModuleType("captioning"))
-from clip_benchmark import cli  # noqa: E402
-from clip_benchmark.metrics import linear_probe, zeroshot_classification  # noqa: E402
+with peer_imports(INSTALL):
+    import open_clip
+    from clip_benchmark import cli
+    from clip_benchmark.metrics import linear_probe, zeroshot_classification
 
 MODEL = "benchmark"
 BATCH = 64
 SIDE = 256
-LEAST_CLASSES = 5  # for a top-5
+MIN_CLASSES = 5  # for top-5 accuracy
 CAPTIONS = 5
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a set has."""
+    """Size and kind of a set."""
 
     images: int
     classes: int = 0
-    """0: a retrieval set, with five captions an image."""
+    """Number of classes; 0: a retrieval set, with five captions per image."""
     prompts_of: str = ""
-    """Whose prompts, by CLIP_benchmark's list."""
+    """Name of the prompts in CLIP_benchmark's list."""
     train: int = 0
-    """Labelled examples for the probe, of which one in five chooses its strength."""
+    """Number of labelled examples for the probe; one in five is used to choose its regularisation."""
 
 
 SHAPES = {
@@ -81,19 +84,19 @@ SHAPES = {
 
 
 @dataclass
-class Ground:
-    """Where the sets, the model and what comes out lie."""
+class SuiteFiles:
+    """The files of the sets, the model and the results."""
 
     root: Path
     card: dict[str, Any]
     factor: int
     tasks: list[Task] = field(default_factory=list)
     images: int = 0
-    """Of all splits, each once."""
+    """Number of images of all splits, each counted once."""
 
     def make(self) -> None:
         """Write the sets and an open_clip model with random weights."""
-        photos = photographs()
+        photos = load_photographs()
         for name, shape in SHAPES.items():
             self.tasks.append(self._set(name, shape, photos))
         torch.manual_seed(0)
@@ -107,15 +110,15 @@ class Ground:
         open_clip.add_model_config(self.root / f"{MODEL}.json")
 
     def _set(self, name: str, shape: Shape, photos: list[Image.Image]) -> Task:
-        # Under its own name the peer would take its own list of classes in the place of the set's.
+        # Under the real name the peer would use its own list of classes instead of the set's.
         folder = self.root / f"some-{name}"
         splits = {"test": shape.images // self.factor}
         if not shape.classes:
-            texts = iter(web_captions(CAPTIONS * splits["test"], len(self.tasks)))
+            texts = iter(make_web_captions(CAPTIONS * splits["test"], len(self.tasks)))
             self._shard(folder / "test", splits["test"], 0, photos, texts)
             (folder / "dataset_type.txt").write_text("retrieval")
             return Task(name=name, kind="retrieval", root=str(folder))
-        classes = max(LEAST_CLASSES, round(shape.classes / self.factor))
+        classes = max(MIN_CLASSES, round(shape.classes / self.factor))
         if shape.train:
             train = shape.train // self.factor
             splits |= {"train": train - train // 5, "val": train // 5}
@@ -136,42 +139,42 @@ class Ground:
         with tarfile.open(folder / "0.tar", "w") as tar:
             for number in range(count):
                 image = _crop(photos, self.images)
-                if texts is None:  # a colour that the probe can learn
-                    said = str(self.images * 7 % classes)
-                    colour = Image.new("RGB", image.size, f"hsl({360 * int(said) // classes},90%,50%)")
+                if texts is None:  # the colour depends on the class, for the probe to learn
+                    text = str(self.images * 7 % classes)
+                    colour = Image.new("RGB", image.size, f"hsl({360 * int(text) // classes},90%,50%)")
                     image = Image.blend(image, colour, 0.4)
                 else:
-                    said = "\n".join(next(texts) for _ in range(CAPTIONS))
+                    text = "\n".join(next(texts) for _ in range(CAPTIONS))
                 sink = io.BytesIO()
                 image.save(sink, "JPEG", quality=90)
-                for suffix, data in (("jpg", sink.getvalue()), ("cls" if classes else "txt", said.encode())):
+                for suffix, data in (("jpg", sink.getvalue()), ("cls" if classes else "txt", text.encode())):
                     member = tarfile.TarInfo(f"{number:06d}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
                 self.images += 1
 
     def ours(self, output: Path) -> tuple[dict[str, Any], dict[str, float]]:
-        """Metrics by task, and seconds: of all but the probes, and of the probes as a second job over kept features."""
+        """Return metrics by task, and seconds of the tasks without probes, and of the probes as a second job."""
         plain = [task.model_copy(update={"protocols": ()}) for task in self.tasks]
         probed = [task for task in self.tasks if task.protocols]
         found, seconds = {}, {}
-        for what, tasks in (("zero-shot and retrieval", plain), ("linear probe", probed)):
+        for name, tasks in (("zero-shot and retrieval", plain), ("linear probe", probed)):
             started = time.perf_counter()
             job = EvaluateJob(
                 checkpoint=self.root / "model",
                 suite=Suite(name="s", tasks=tuple(tasks)),
-                output=output / what.partition(" ")[0],
+                output=output / name.partition(" ")[0],
                 features=output / "features",
             )
             found |= run_job(job)
-            seconds[what] = time.perf_counter() - started
+            seconds[name] = time.perf_counter() - started
         return {name: result["metrics"] for name, result in found.items()}, seconds
 
     def peer(self, output: Path) -> tuple[dict[str, Any], dict[str, float]]:
-        """Metrics by task and protocol, and seconds of each; `model loads` are part of them."""
+        """Return metrics by task and protocol, and seconds of each, of which `model loads` are a part."""
         found, seconds, loads = {}, {}, []
-        torch.set_num_threads(count_cores())  # as in evaluate.py
-        with _runs_here(loads):
+        torch.set_num_threads(count_cores())  # as benchmarks/evaluate.py does
+        with _patched_peer(loads):
             for task in self.tasks:
                 kinds = ["zeroshot_retrieval" if task.kind == "retrieval" else "zeroshot_classification"]
                 for kind in [*kinds, *task.protocols]:
@@ -193,18 +196,18 @@ class Ground:
             "num_workers": 0,
             "feature_root": output / "features",
         }
-        said = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        said += ["--recall_k", "1", "5", "10"] if kind == "zeroshot_retrieval" else []
-        said += ["--val_split", "val"] if kind == "linear_probe" else []
-        with mock.patch.object(sys, "argv", ["clip_benchmark", "eval", *said, "--no_amp", "--quiet"]):
+        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        arguments += ["--recall_k", "1", "5", "10"] if kind == "zeroshot_retrieval" else []
+        arguments += ["--val_split", "val"] if kind == "linear_probe" else []
+        with mock.patch.object(sys, "argv", ["clip_benchmark", "eval", *arguments, "--no_amp", "--quiet"]):
             cli.main()
         return json.loads(result.read_text())["metrics"]
 
 
 def _crop(photos: list[Image.Image], number: int) -> Image.Image:
-    chance = np.random.default_rng(number)
-    photo = photos[int(chance.integers(len(photos)))]
-    x, y = (int(chance.integers(extent - SIDE + 1)) for extent in photo.size)
+    rng = np.random.default_rng(number)
+    photo = photos[int(rng.integers(len(photos)))]
+    x, y = (int(rng.integers(extent - SIDE + 1)) for extent in photo.size)
     return photo.crop((x, y, x + SIDE, y + SIDE))
 
 
@@ -212,15 +215,15 @@ def _lists(name: str) -> dict[str, list[str]]:
     return json.loads((files("clip_benchmark") / "datasets" / f"en_{name}.json").read_text())
 
 
-def accuracy(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...] = (1,)) -> list[float]:
-    """The peer's, of the same `topk`; its own turns an array of one number into a float, which numpy 2.4 refuses."""
+def compute_accuracy(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...] = (1,)) -> list[float]:
+    """Replace the peer's function, which converts an array of one number to a float, an error in numpy 2.4."""
     best = output.topk(max(topk), 1, True, True)[1] == target.view(-1, 1)
     return [float(best[:, :k].sum()) / len(target) for k in topk]
 
 
 @contextlib.contextmanager
-def _runs_here(loads: list[float]) -> Iterator[None]:
-    """The peer as it can run on this processor; seconds of each of its model loads are added to `loads`."""
+def _patched_peer(loads: list[float]) -> Iterator[None]:
+    """Patch the peer to run on a CPU; append the seconds of each of its model loads to `loads`."""
     load_clip = cli.load_clip
 
     def timed(**options: Any) -> Any:
@@ -237,9 +240,9 @@ def _runs_here(loads: list[float]) -> Iterator[None]:
         enter(contextlib.redirect_stdout(io.StringIO()))
         enter(contextlib.redirect_stderr(io.StringIO()))
         enter(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # of pin_memory without an accelerator
+        warnings.simplefilter("ignore")  # about pin_memory without a GPU
         for module in (linear_probe, zeroshot_classification):
-            enter(mock.patch.object(module, "accuracy", accuracy))
+            enter(mock.patch.object(module, "accuracy", compute_accuracy))
         enter(mock.patch.object(linear_probe, "evaluate"))
         exec(source.replace(refusal, "    assert True"), linear_probe.__dict__)
         for kind in (torch.nn.Module, torch.Tensor):
@@ -248,8 +251,8 @@ def _runs_here(loads: list[float]) -> Iterator[None]:
         yield
 
 
-def compared(ours: dict[str, Any], peer: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Each figure that must be equal, of both."""
+def pair_metrics(ours: dict[str, Any], peer: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return each metric that must be equal, as (ours, peer)."""
     pairs = {}
     for name, shape in SHAPES.items():
         mine = {metric: record["value"] for metric, record in ours[name].items()}

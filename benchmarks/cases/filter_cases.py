@@ -1,6 +1,6 @@
-"""What each side of benchmarks/filter.py does: each function runs in a process of its own.
+"""Define the sides of benchmarks/filter.py: functions that each run in their own process.
 
-Each takes the paths of parts and returns (seconds, what to compare). Of reading, the clock covers what the case says.
+Each takes the paths of parts and returns (seconds, value to compare). The section comments name what is timed.
 """
 
 import json
@@ -20,24 +20,24 @@ Result = tuple[float, Any]
 
 QUERIES = 500_000
 DEDUPE_ROWS, DEDUPE_MEMORY, DEDUPE_WORKERS = 1 << 17, 128 << 20, 2
-"""Addresses that are looked at together, memory for what is chosen among, and threads."""
+"""Rows per slice, memory for deduplication, and threads."""
 MEMORY_LIMIT = 2 << 30
-"""Of the stage; the default is 4 GiB. All its processes together, with what it takes them to run, stay below it."""
+"""Memory limit of the stage (the default is 4 GiB), which all its processes together must stay below."""
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = r"[^\W\d_]|[\u0300-\u036f\u3099\u309a]"  # Python's \w has no combining marks
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 
 
-# rules: from Parquet to the rows that stay
+# rules: from Parquet to the kept rows
 
 
 def rules_ours(paths: Sequence[Path]) -> Result:
-    """Our rules, a slice of a part at a time as the stage asks them."""
+    """Apply our rules to a slice of a part at a time, as the stage does."""
     from dataops.filters import evaluate_rules, first_drop_reason
     from tasks.filter.steps import SLICE_ROWS
 
-    config, kept, before = size_rules(), [0, 0], 0
-    evaluate_rules(pl.read_parquet(paths[0], n_rows=10), config)  # compiled before the clock starts
+    config, kept, before = make_rules(), [0, 0], 0
+    evaluate_rules(pl.read_parquet(paths[0], n_rows=10), config)  # compile before the measurement
     started = time.perf_counter()
     for path in paths:
         for start in range(0, pq.read_metadata(path).num_rows, SLICE_ROWS):
@@ -48,8 +48,8 @@ def rules_ours(paths: Sequence[Path]) -> Result:
     return time.perf_counter() - started, kept
 
 
-def size_rules() -> Any:
-    """Length of caption and address, words, extension, letters: what pandas can say in a line each."""
+def make_rules() -> Any:
+    """Return rules on caption and URL length, words, extension and letters, which take one line each in pandas."""
     from dataops.filters import RuleConfig
 
     off: Any = {"drop_file_names": False, "drop_dates_and_sizes": False, "personal": "keep", "drop_tracking": False}
@@ -57,7 +57,7 @@ def size_rules() -> Any:
 
 
 def rules_pandas(paths: Sequence[Path]) -> Result:
-    """The same in pandas."""
+    """Apply the same rules in pandas."""
     import pandas as pd
 
     started = time.perf_counter()
@@ -71,24 +71,24 @@ def rules_pandas(paths: Sequence[Path]) -> Result:
     return time.perf_counter() - started, [len(left), int(left.sum())]
 
 
-# dedupe: from Parquet to one row of each address
+# dedupe: from Parquet to one row per URL
 
 
 def dedupe_ours(paths: Sequence[Path]) -> Result:
-    """The stage's own way: keys by ranges of hashes, in scratch tables; then a range at a time. Two threads stand for the
-    stage's two workers.
+    """Deduplicate as the stage does: write keys to partitions of hashes, then read one partition at a time.
 
-    An earlier row has the smaller uid, so that of each address the first row stays, as in pandas.
+    Two threads replace the stage's two workers. An earlier row has the smaller uid, so the first row of each URL is kept,
+    as in pandas.
     """
     with tempfile.TemporaryDirectory(dir=paths[0].parent) as folder:
-        _dedupe(Path(folder) / "few", paths[:1], [10])  # compiled before the clock starts
+        _dedupe(Path(folder) / "few", paths[:1], [10])  # compile before the measurement
         started = time.perf_counter()
         kept = _dedupe(Path(folder) / "all", paths, [pq.read_metadata(path).num_rows for path in paths])
         return time.perf_counter() - started, kept
 
 
 def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[int]:
-    """How many rows stay of the first `sizes` rows of parts, and the sum of their numbers."""
+    """Return the number of kept rows of the first `sizes` rows of parts, and the sum of their numbers."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
     from tasks.engine.partition_tables import partition_by_hash, read_partition, table_name, write_partitions
@@ -102,35 +102,35 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, DEDUPE_ROWS)
     ]
-    bits, working = partition_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY), Semaphore(DEDUPE_WORKERS)
+    bits, slots = partition_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY), Semaphore(DEDUPE_WORKERS)
 
-    def spill(number: int) -> None:
+    def put_keys(number: int) -> None:
         path, start, rows = slices[number]
-        with working:
-            pieces = partition_by_hash(_address_keys(path, start, rows, number), "url", bits)
+        with slots:
+            pieces = partition_by_hash(_make_url_keys(path, start, rows, number), "url", bits)
         write_partitions(draft, table_name("keys", number), *pieces)
 
     def choose(number: int) -> None:
-        with working:
+        with slots:
             steps.drop_duplicates(
                 draft, steps.FilterTask(steps.drop_duplicates, number, "", len(slices), bits, (), config)
             )
 
-    def leaving(number: int) -> tuple[int, int]:
+    def count_dropped(number: int) -> tuple[int, int]:
         rows = read_partition(draft, [table_name("drop-reasons", i) for i in range(1 << bits)], number)["row"]
         return len(rows), int(rows.cast(pl.UInt64).sum())
 
-    with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # of which one waits for the disk
-        list(pool.map(spill, range(len(slices))))
+    with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # one of them waits for the disk
+        list(pool.map(put_keys, range(len(slices))))
         list(pool.map(choose, range(1 << bits)))
-        gone = list(pool.map(leaving, range(len(slices))))
+        dropped = list(pool.map(count_dropped, range(len(slices))))
     every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
-    numbers = sum(total + first * count for (count, total), first in zip(gone, before, strict=False))
-    return [every - sum(count for count, _ in gone), every * (every - 1) // 2 - numbers]
+    numbers = sum(total + first * count for (count, total), first in zip(dropped, before, strict=False))
+    return [every - sum(count for count, _ in dropped), every * (every - 1) // 2 - numbers]
 
 
-def _address_keys(path: Path, start: int, size: int, number: int) -> pl.DataFrame:
-    """The keys of rows of a part of which nothing but the address is known."""
+def _make_url_keys(path: Path, start: int, size: int, number: int) -> pl.DataFrame:
+    """Return the keys of rows of a part by URL alone."""
     from dataops.kernels.hashes import hash128
     from dataops.storage.partition_file import series_from_numpy
 
@@ -144,7 +144,7 @@ def _address_keys(path: Path, start: int, size: int, number: int) -> pl.DataFram
 
 
 def dedupe_pandas(paths: Sequence[Path]) -> Result:
-    """The same in pandas."""
+    """Deduplicate in pandas."""
     import pandas as pd
 
     started = time.perf_counter()
@@ -156,13 +156,13 @@ def dedupe_pandas(paths: Sequence[Path]) -> Result:
 # match: from captions in memory to the queries in each
 
 
-def query_list(folder: Path, size: int | None = None) -> list[str]:
-    """Words, and runs of two to four words of made-up captions, as titles and frequent bigrams would be; kept in a file.
+def make_queries(folder: Path, size: int | None = None) -> list[str]:
+    """Return words and sequences of two to four words of synthetic captions, like titles and bigrams; keep them in a file.
 
     Args:
-        size: how many; None is those of the file.
+        size: number of queries; None: all in the file.
     """
-    from benchmarks.inputs.rows import text_of, words
+    from benchmarks.inputs.rows import load_words, make_texts
 
     file = folder / "queries.json"
     if file.is_file():
@@ -170,20 +170,20 @@ def query_list(folder: Path, size: int | None = None) -> list[str]:
         if size in (None, len(kept)):
             return kept
     size = size or QUERIES
-    found = {word.strip() for word in words()[0].to_pylist()}
+    found = {word.strip() for word in load_words()[0].to_pylist()}
     number, seeds = 0, np.arange(200_000, dtype=np.uint64)
     while len(found) < size + 20_000:
-        runs = text_of(seeds + np.uint64(number), 60, 2.4, 0.3, 4, language=0)
+        runs = make_texts(seeds + np.uint64(number), 60, 2.4, 0.3, 4, language=0)
         found.update(run for run in runs.to_list() if " " in run)
         number += len(seeds)
-    normal = sorted({" ".join(said(query)) for query in found} - {""})
+    normal = sorted({" ".join(split_words(query)) for query in found} - {""})
     queries = [normal[i] for i in np.linspace(0, len(normal) - 1, size).astype(int)]
     file.write_text(json.dumps(queries))
     return queries
 
 
-def said(text: str) -> list[str]:
-    """The words of a text as dataops.text.query_matching takes them, slowly."""
+def split_words(text: str) -> list[str]:
+    """Split a text into the words of dataops.text.query_matching, slowly."""
     from dataops.kernels.characters import GAP, WORD, characters
 
     kinds = characters().kinds
@@ -197,10 +197,10 @@ def _captions(paths: Sequence[Path]) -> Iterator[pl.Series]:
 
 
 def match_ours(paths: Sequence[Path]) -> Result:
-    """Our matching, from the column as it is."""
+    """Match with our code, from the unchanged column."""
     from dataops.text.query_matching import compile_queries, match_queries
 
-    queries = compile_queries(query_list(paths[0].parent))
+    queries = compile_queries(make_queries(paths[0].parent))
     captions = [part.to_arrow() for part in _captions(paths)]
     match_queries(captions[0][:10], queries)
     started = time.perf_counter()
@@ -210,11 +210,11 @@ def match_ours(paths: Sequence[Path]) -> Result:
 
 
 def match_pyahocorasick(paths: Sequence[Path]) -> Result:
-    """As MetaCLIP does it: an automaton over captions padded with spaces, which were made before the clock starts."""
+    """Match as MetaCLIP does: an automaton over captions padded with spaces, which are padded before the measurement."""
     import ahocorasick
 
     automaton = ahocorasick.Automaton()
-    for number, query in enumerate(query_list(paths[0].parent)):
+    for number, query in enumerate(make_queries(paths[0].parent)):
         automaton.add_word(f" {query} ", number)
     automaton.make_automaton()
     captions = _padded(paths)
@@ -225,10 +225,10 @@ def match_pyahocorasick(paths: Sequence[Path]) -> Result:
 
 
 def match_ahocorasick_rs(paths: Sequence[Path]) -> Result:
-    """The same with an automaton in Rust."""
+    """Match with an automaton in Rust."""
     from ahocorasick_rs import AhoCorasick
 
-    automaton = AhoCorasick([f" {query} " for query in query_list(paths[0].parent)], store_patterns=False)
+    automaton = AhoCorasick([f" {query} " for query in make_queries(paths[0].parent)], store_patterns=False)
     captions = _padded(paths)
     started = time.perf_counter()
     find = automaton.find_matches_as_indexes
@@ -238,14 +238,14 @@ def match_ahocorasick_rs(paths: Sequence[Path]) -> Result:
 
 
 def _padded(paths: Sequence[Path]) -> list[str]:
-    return [f" {' '.join(said(text))} " for part in _captions(paths) for text in part.to_list()]
+    return [f" {' '.join(split_words(text))} " for part in _captions(paths) for text in part.to_list()]
 
 
 # stage: from the snapshot of extract to that of filter
 
 
 def stage(paths: Sequence[Path]) -> Result:
-    """The whole stage with its default config, on two processes."""
+    """Run the whole stage with its default config in two processes."""
     from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
     from dataops.store import FolderStore
     from tasks.engine.context import Context

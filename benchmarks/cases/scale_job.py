@@ -1,4 +1,4 @@
-"""One measurement of the scale benchmark."""
+"""Define one measurement of benchmarks/scale.py."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,18 @@ SHARD_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement."""
+    """One measurement, which a process runs."""
 
     store: str
     what: str
-    """A stage, `choice`, `parts`, or `prefect-ray`."""
+    """Name of a stage, `choice`, `parts`, or `prefect-ray`."""
     workers: int
     ray: str | None = None
-    """Address of a cluster."""
+    """Address of a Ray cluster."""
     rows: int = 0
     lists: tuple[str, ...] = ()
 
     def context(self) -> Context:
         folder = Path(self.store)
-        place = RayCluster(self.ray, self.workers) if self.ray else None
-        return Context(store=FolderStore(folder), home=folder / "home", workers=self.workers, ray=place)
+        cluster = RayCluster(self.ray, self.workers) if self.ray else None
+        return Context(store=FolderStore(folder), home=folder / "home", workers=self.workers, ray=cluster)

@@ -1,1 +1,1 @@
-"""Inputs that benchmarks generate or serve: captions, tables, images, archives."""
+"""Generate or serve the inputs of the benchmarks: captions, tables, images, archives."""

@@ -1,4 +1,4 @@
-"""Captions to hold tokenizers against each other: what the web writes, and what nobody should."""
+"""Generate captions to compare tokenizers: web-like ones and hostile ones."""
 
 import html
 import random
@@ -27,15 +27,15 @@ ODD = (
 BLOCKS = (0x20, 0xA0, 0x100, 0x250, 0x370, 0x400, 0x530, 0x600, 0x900, 0xE00, 0x1E00, 0x2000, 0x3040, 0x4E00)
 
 
-def captions(count: int, seed: int) -> list[str]:
-    """Captions of seven kinds in turn, of which the first is the commonest on the web."""
+def make_hostile_captions(count: int, seed: int) -> list[str]:
+    """Return captions of seven kinds in turn; the first is twice as frequent."""
     draw = random.Random(seed)
     kinds = (_plain, _plain, _marked_up, _mojibake, _spaced, _random_characters, _random_blocks, _pathological)
     return [kinds[number % len(kinds)](draw) for number in range(count)]
 
 
-def web_captions(count: int, seed: int) -> list[str]:
-    """Captions as the English web has them: words by their frequency, one caption in ten with something beyond ASCII."""
+def make_web_captions(count: int, seed: int) -> list[str]:
+    """Return captions like those of the English web: words by frequency, one caption in ten with non-ASCII characters."""
     draw = random.Random(seed)
     path = files("symspellpy") / "frequency_dictionary_en_82_765.txt"
     table = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
@@ -43,11 +43,11 @@ def web_captions(count: int, seed: int) -> list[str]:
     ascii_words = [word for word in WORDS if word.isascii()]
     lines = []
     for _ in range(count):
-        made = draw.choices(words, cum_weights=weights, k=draw.randint(3, 14)) + draw.choices(ascii_words, k=2)
+        chosen = draw.choices(words, cum_weights=weights, k=draw.randint(3, 14)) + draw.choices(ascii_words, k=2)
         if draw.random() < 0.1:
-            made.append(draw.choice(WORDS))
-        draw.shuffle(made)
-        lines.append(" ".join(made).capitalize())
+            chosen.append(draw.choice(WORDS))
+        draw.shuffle(chosen)
+        lines.append(" ".join(chosen).capitalize())
     return lines
 
 
@@ -63,7 +63,7 @@ def _marked_up(draw: random.Random) -> str:
 
 
 def _mojibake(draw: random.Random) -> str:
-    """Right text read in a wrong encoding, once or twice: what ftfy is for."""
+    """Return text decoded with a wrong encoding, once or twice, for ftfy to fix."""
     text = " ".join(draw.choices(WORDS, k=8)) + draw.choice(["’s", " – é", "“à”", ""])
     for _ in range(draw.randint(1, 2)):
         text = text.encode("utf-8", "replace").decode(
@@ -77,18 +77,16 @@ def _spaced(draw: random.Random) -> str:
 
 
 def _random_characters(draw: random.Random) -> str:
-    """Any code points but surrogates, which UTF-8 cannot hold."""
+    """Return any code points except surrogates, which UTF-8 cannot encode."""
     points = (draw.randrange(0x110000) for _ in range(draw.randint(1, 30)))
     return "".join(chr(point) for point in points if not 0xD800 <= point <= 0xDFFF)
 
 
 def _random_blocks(draw: random.Random) -> str:
-    """Neighbours in Unicode, as the words of a script are, in one of the normal forms."""
+    """Return code points of one block, like words of a script, in a normal form."""
     parts = []
     for _ in range(draw.randint(1, 5)):
-        base = draw.choice(
-            [0x20, 0xA0, 0x100, 0x250, 0x370, 0x400, 0x530, 0x600, 0x900, 0xE00, 0x1E00, 0x2000, 0x3040, 0x4E00]
-        )
+        base = draw.choice(BLOCKS)
         parts.append("".join(chr(base + draw.randrange(0x90)) for _ in range(draw.randint(1, 9))))
     return unicodedata.normalize(draw.choice(["NFC", "NFD", "NFKC", "NFKD"]), draw.choice([" ", ""]).join(parts))
 

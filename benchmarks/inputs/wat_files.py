@@ -1,10 +1,9 @@
-"""Makes WAT files in Common Crawl's own layout: the same bytes for the same arguments.
+"""Write synthetic WAT files in Common Crawl's layout: equal bytes for equal arguments.
 
-Three records a page (request, response, metadata), each a gzip member, with the fields and the key order of
-ia-web-commons. The distribution is that of 521 real news and blog pages: 178 links a page of which 24 are images, 69% of
-these with an alt that is not empty, 15% with a title, 15% data: addresses, 57% absolute ones, 3% with dot segments, 1% with
-blanks, fragments or other scripts, 1% empty; two fifths of the captions not ASCII; 23 metas, 20 head
-links.
+Each page has three records (request, response, metadata), each a gzip member, with the fields and the key order of
+ia-web-commons. The distribution is that of 521 real news and blog pages: 178 links per page, of which 24 are images; 69% of
+these have an alt that is not empty, 15% a title, 15% data: URLs, 57% absolute URLs, 3% dot segments, 1% spaces, fragments
+or other scripts, and 1% an empty URL; two fifths of the captions are not ASCII; 23 metas, 20 head links.
 """
 
 import gzip
@@ -29,17 +28,17 @@ _LANGUAGES = ("en", "en", "en", "de", "ru", "fr", "ja", "vi")
 
 
 def json_record(url: str, value: Any) -> bytes:
-    """A WAT record of any JSON value, as a gzip member."""
+    """Return a WAT record of a JSON value, as a gzip member."""
     return record(url, json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
 
 
 def record(url: str, body: bytes, *, kind: str = "metadata", media: str = "application/json") -> bytes:
-    """A WARC record as a gzip member."""
+    """Return a WARC record as a gzip member."""
     return gzip.compress(plain_record(url, body, kind=kind, media=media), 6, mtime=0)
 
 
 def plain_record(url: str, body: bytes, *, kind: str = "metadata", media: str = "application/json") -> bytes:
-    """A WARC record."""
+    """Return a WARC record."""
     head = (
         f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2026-10-20T10:00:00Z\r\n"
         "WARC-Record-ID: <urn:uuid:8829c2be-2ede-49bf-b432-b94f063c1a3b>\r\n"
@@ -50,13 +49,13 @@ def plain_record(url: str, body: bytes, *, kind: str = "metadata", media: str = 
 
 
 def warcinfo() -> bytes:
-    """The first record of a WAT file."""
+    """Return the first record of a WAT file."""
     body = b"Software-Info: ia-web-commons.1.1.10\r\nformat: WARC File Format 1.0\r\n"
     return record("CC-MAIN.warc.wat.gz", body, kind="warcinfo", media="application/warc-fields")
 
 
 def page_value(url: str, html: dict[str, Any], headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a WAT record says of an HTML page."""
+    """Return the JSON value of the WAT record of an HTML page."""
     response = {
         "Response-Message": {"Version": "HTTP/1.1", "Status": "200", "Reason": "OK"},
         "Headers-Length": "412",
@@ -78,11 +77,11 @@ def _value(url: str, kind: str, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_wat(path: Path, images: int, seed: int = 0) -> int:
-    """Write a file of at least so many image links. Returns: how many it has."""
+    """Write a file of at least `images` image links; return their number."""
     written = 0
     with path.open("wb") as out:
         out.write(warcinfo())
-        for url, html in pages(seed):
+        for url, html in make_pages(seed):
             if written >= images:
                 return written
             request = {"HTTP-Request-Metadata": {"Headers": {"Host": url.split("/")[2], "User-Agent": "CCBot/2.0"}}}
@@ -93,8 +92,8 @@ def write_wat(path: Path, images: int, seed: int = 0) -> int:
     raise AssertionError
 
 
-def pages(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(address, HTML-Metadata) of endless pages."""
+def make_pages(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (URL, HTML-Metadata) of pages without end."""
     rng = random.Random(seed)
     number = 0
     while True:

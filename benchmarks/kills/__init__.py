@@ -1,1 +1,1 @@
-"""Parts of the benchmark that kills processes and checks what a rerun makes of it."""
+"""Kill the processes of runs, and check the result of the rerun."""

@@ -1,4 +1,4 @@
-"""What must hold of a store after any number of kills, whatever happened on the way. Each check returns what is wrong."""
+"""Check a store after any number of kills. Each check yields the problems that it finds."""
 
 import json
 from collections import Counter
@@ -15,36 +15,33 @@ from dataops.store import Store
 from flows.records import RunRecord
 
 
-def manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
-    """The complete snapshots of a run, every part's sha256 compared. Raises: CorruptPart."""
+def load_manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
+    """Return the complete snapshots of a run, with the SHA-256 of each part verified. Raises: CorruptPart."""
     found = (find_manifest(store, stage.stage, stage.key, verify=True) for stage in record.stages)
     return {manifest.stage: manifest for manifest in found if manifest is not None}
 
 
-def digests(found: dict[str, Manifest]) -> dict[str, str]:
-    """The content digest of each stage: of the dataset (pack), the weights (train), the evaluation, and the rest.
-
-    Download's covers the bytes that were fetched, and the demo's site always answers the same.
-    """
+def content_digests(found: dict[str, Manifest]) -> dict[str, str]:
+    """Return the content digest of each stage. That of download is constant because the demo's site is."""
     return {stage: manifest.content_digest for stage, manifest in found.items()}
 
 
-def rows_lost_or_doubled(found: dict[str, Manifest], store: Store) -> Iterator[str]:
-    """Kept + dropped == input by uid, at each stage, read from the parts themselves; and the keys of the packed shards."""
+def check_rows(found: dict[str, Manifest], store: Store) -> Iterator[str]:
+    """Check kept + dropped == input by uid at each stage, read from the parts, and the keys of the shards."""
     before: list[str] | None = None
     for name in PAIR_STAGES:
         manifest = found[name]
         kept, dropped = (_uids(store, manifest, prefix) for prefix in ("part-", "dropped-"))
         if len(kept) != manifest.counts.kept or len(dropped) != sum(manifest.counts.dropped.values()):
-            yield f"{name}: {len(kept)} rows kept and {len(dropped)} dropped, where its manifest says {manifest.counts}"
+            yield f"{name}: {len(kept)} rows kept and {len(dropped)} dropped; the manifest has {manifest.counts}"
         if before is not None and Counter(kept + dropped) != Counter(before):
-            yield f"{name}: the uids kept and dropped are not those that came in"
+            yield f"{name}: the uids kept and dropped are not those of the input"
         before = kept
     for stage in ("download", "pack"):
         rows, samples = _keys(store, found[stage])
-        doubled = [key for key, times in Counter(samples).items() if times > 1]
-        if doubled or sorted(rows) != sorted(samples):
-            yield f"{stage}: {len(samples)} samples in the shards for {len(rows)} rows, {len(doubled)} of them doubled"
+        repeated = [key for key, times in Counter(samples).items() if times > 1]
+        if repeated or sorted(rows) != sorted(samples):
+            yield f"{stage}: {len(samples)} samples in the shards for {len(rows)} rows, {len(repeated)} of them repeated"
 
 
 def _uids(store: Store, manifest: Manifest, prefix: str) -> list[str]:
@@ -63,30 +60,30 @@ def _keys(store: Store, manifest: Manifest) -> tuple[list[str], list[str]]:
     return rows, samples
 
 
-def job_folders(home: Path) -> frozenset[str]:
-    """The names of the job folders."""
+def list_job_folders(home: Path) -> frozenset[str]:
+    """Return the names of the job folders."""
     return frozenset(path.name for path in (home / "jobs").iterdir()) if (home / "jobs").is_dir() else frozenset()
 
 
-def rubbish(store: Path, home: Path, temporary: Path, before: frozenset[str] = frozenset()) -> Iterator[str]:
-    """What a finished run should not leave: scratch objects, half-written files, job folders, temporary folders.
+def find_leftovers(store: Path, home: Path, temporary: Path, before: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield what a complete run must not leave: scratch objects, partial files, job folders, temporary folders.
 
     Args:
-        before: job folders that were there before.
+        before: job folders that existed before.
     """
     for path in sorted(store.rglob("*")):
         if path.name.startswith(".tmp-") or path.name == "_work":
             yield f"store: {path.relative_to(store)}"
     for folder, name in ((home / "jobs", "home: jobs"), (temporary, "temporary")):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            # One folder for each user is torch's cache of compiled kernels.
+            # One folder per user is torch's cache of compiled kernels.
             if path.name.startswith("torchinductor_") or path.name in before:
                 continue
             yield f"{name}/{path.name}"
 
 
-def doubled_in_mlflow(url: str, key: str) -> Iterator[str]:
-    """One run and one version per register key, however often it was registered, and no step of its curve twice."""
+def check_mlflow(url: str, key: str) -> Iterator[str]:
+    """Check that MLflow has one run and one model version per register key, and each step of its curve once."""
     tagged = f"tags.`pairmill.register_key` = '{key}'"
     versions = _get(f"{url}/api/2.0/mlflow/model-versions/search", {"filter": tagged})
     found = versions.get("model_versions", [])
@@ -121,8 +118,8 @@ def _get(url: str, params: dict[str, str]) -> dict:
     return json.loads(httpx.get(url, params=params, timeout=30).text)
 
 
-def unfinished_flow_runs(api: str, record: RunRecord) -> Iterator[str]:
-    """Every flow run of a run that ended is in a final state in Prefect, those of killed tries too."""
+def check_flow_runs(api: str, record: RunRecord) -> Iterator[str]:
+    """Check that all flow runs of a completed run are in a final state in Prefect, also those that were killed."""
     ids = [attempt.flow_run_id for attempt in record.attempts if attempt.flow_run_id]
     query = {"flow_runs": {"id": {"any_": ids}}, "limit": 200}
     for flow_run in httpx.post(f"{api}/flow_runs/filter", json=query, timeout=30).json():

@@ -1,4 +1,4 @@
-"""Disturbed runs: start the command, wait for a random moment of a stage, kill, start again, and judge what came out."""
+"""Run the command, kill it at a random moment of a stage, run it again until it completes, and check the result."""
 
 import os
 import random
@@ -12,248 +12,248 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.kills import checks
-from benchmarks.kills.ground import Ground
-from benchmarks.kills.processes import MARK, alive, ended, kill
+from benchmarks.kills.environment import ChaosEnvironment
+from benchmarks.kills.processes import MARK, find_processes, kill_processes, wait_until_ended
 from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.records import RunRecord
 from infra.local import services
 
-PATIENCE = 480
-"""Seconds within which a command must end or reach its moment."""
+TIMEOUT = 480
+"""Maximum seconds until a command ends or reaches the moment of its kill."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One death, and where the run stood."""
+    """One kill, and the position of the run."""
 
     stage: str
     victim: str
     seconds: float
-    """Since the stage began."""
+    """Seconds since the stage began."""
     emptied: tuple[str, ...] = ()
-    """Objects that were left with no bytes, as after a power loss."""
+    """Objects that were emptied, as after a power failure."""
 
 
 @dataclass
 class Outcome:
-    """What a chaos run found."""
+    """Result of a chaos run."""
 
     kills: list[Kill] = field(default_factory=list)
     exits: Counter[str] = field(default_factory=Counter)
     cycles: int = 0
     findings: list[str] = field(default_factory=list)
     swept: Counter[str] = field(default_factory=Counter)
-    """Rubbish that `pairmill gc` had to sweep, by kind."""
+    """Number of leftovers that `pairmill gc` deleted, by kind."""
 
 
 class Chaos:
-    """Disturbed runs on one ground, compared with an undisturbed one."""
+    """Disturbed runs in one environment, compared with an undisturbed run."""
 
-    def __init__(self, ground: Ground, seed: int, say: Callable[[str], None] = lambda line: None):
-        self.ground, self.random, self.say = ground, random.Random(seed), say
+    def __init__(self, environment: ChaosEnvironment, seed: int, say: Callable[[str], None] = lambda line: None):
+        self.environment, self.random, self.say = environment, random.Random(seed), say
         self.outcome = Outcome()
         self.typical: dict[str, float] = {}
         self.parts: dict[str, int] = {}
         self.reference: dict[str, str] = {}
-        self.jobs_before = checks.job_folders(ground.home)
-        """Job folders of other runs."""
-        ground.temporary.mkdir(parents=True, exist_ok=True)
+        self.jobs_before = checks.list_job_folders(environment.home)
+        """Job folders of other runs, which are not leftovers."""
+        environment.temporary.mkdir(parents=True, exist_ok=True)
 
     # One command -----------------------------------------------------------------------------------------------------
 
     def _start(self, token: str, *arguments: str) -> subprocess.Popen[bytes]:
-        env = {**self.ground.env, MARK: token, "TMPDIR": str(self.ground.temporary)}
-        with (self.ground.folder / "chaos.log").open("ab") as log:
+        env = {**self.environment.env, MARK: token, "TMPDIR": str(self.environment.temporary)}
+        with (self.environment.folder / "chaos.log").open("ab") as log:
             log.write(f"\n--- {datetime.now(UTC):%H:%M:%S} {' '.join(arguments)}\n".encode())
             log.flush()
             command = [sys.executable, "-m", "flows.cli", *arguments]
-            return subprocess.Popen(command, cwd=self.ground.folder, env=env, stdout=log, stderr=log)
+            return subprocess.Popen(command, cwd=self.environment.folder, env=env, stdout=log, stderr=log)
 
     def _finish(self, process: subprocess.Popen[bytes]) -> int:
         try:
-            code = process.wait(PATIENCE)
+            code = process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            self.outcome.findings.append(f"a command hung for {PATIENCE} s")
+            self.outcome.findings.append(f"a command did not end within {TIMEOUT} s")
             process.kill()
             code = process.wait()
         self.outcome.exits[str(code)] += 1
         return code
 
-    def undisturbed(self, store: Path) -> None:
-        """Run once in peace: the digests to compare with, and how long each stage takes."""
-        process = self._start("undisturbed", "run", str(self.ground.config(store)))
+    def run_undisturbed(self, store: Path) -> None:
+        """Run once without kills; keep the digests to compare with, and the usual time of each stage."""
+        process = self._start("undisturbed", "run", str(self.environment.config(store)))
         if self._finish(process):
             raise RuntimeError(f"the undisturbed run failed:\n{self.log()[-5000:]}")
-        record = newest(store)
+        record = newest_record(store)
         assert record is not None
         self.typical = {stage.stage: stage.seconds for stage in record.stages}
-        found = checks.manifests(record, FolderStore(store))
-        self.reference = checks.digests(found)
+        found = checks.load_manifests(record, FolderStore(store))
+        self.reference = checks.content_digests(found)
         self.parts = {stage: len(manifest.parts) for stage, manifest in found.items()}
 
     def log(self) -> str:
-        """What all commands have said so far."""
-        return (self.ground.folder / "chaos.log").read_text(errors="replace")
+        """Return the output of all commands so far."""
+        return (self.environment.folder / "chaos.log").read_text(errors="replace")
 
     # One cycle -------------------------------------------------------------------------------------------------------
 
     def cycle(self, store: Path, targets: Iterable[str]) -> None:
-        """One run on an empty store, with a kill in each of the target stages, in the order of the pipeline."""
+        """Run on an empty store, with a kill in each of the target stages, in the order of the pipeline."""
         token = f"{os.getpid()}-{store.name}"
-        process = self._start(token, "run", str(self.ground.config(store)))
-        partial = ""  # the stage in which a part of the processes died, and which is about to be tried again
-        wanted = Counter(targets)
-        waiting = [stage for stage in STAGES for _ in range(wanted[stage])]
+        process = self._start(token, "run", str(self.environment.config(store)))
+        partial = ""  # stage in which one process was killed, and which the command retries
+        counts = Counter(targets)
+        waiting = [stage for stage in STAGES for _ in range(counts[stage])]
         while True:
             stage = waiting[0] if waiting else None
-            standing = self._wait(process, store, stage) if stage else None
-            if standing is not None:
+            position = self._wait(process, store, stage) if stage else None
+            if position is not None:
                 waiting.pop(0)
-                partial = self._kill(process, store, token, standing, whole=partial == standing.stage)
+                partial = self._kill(process, store, token, position, whole=partial == position.stage)
                 if partial:
                     continue
             code = self._finish(process)
             if code == 0:
                 break
-            if code not in (-9, 75):  # killed, or says that another try may help
+            if code not in (-9, 75):  # killed, or retryable
                 self.outcome.findings.append(f"{store.name}: exit code {code} after {self.outcome.kills[-1:]}")
                 break
-            waits = code == 75 or self.random.random() < 0.5  # else the next try meets the last workers of this one
-            if waits and (left := ended(token, 20)):
-                self.outcome.findings.append(f"{store.name}: {left} outlive their run")
-            record = newest(store)
+            waits = code == 75 or self.random.random() < 0.5  # else the rerun meets workers of this run
+            if waits and (left := wait_until_ended(token, 20)):
+                self.outcome.findings.append(f"{store.name}: {left} are still alive after their run")
+            record = newest_record(store)
             process = self._start(
-                token, *(("rerun", record.run_id) if record else ("run", str(self.ground.config(store))))
+                token, *(("rerun", record.run_id) if record else ("run", str(self.environment.config(store))))
             )
         self.outcome.cycles += 1
-        self._judge(store, token)
+        self._check_cycle(store, token)
 
-    def _wait(self, process: subprocess.Popen[bytes], store: Path, stage: str) -> "Standing | None":
-        """Wait for a random moment in a stage: of its usual time, or when some of its objects are written."""
+    def _wait(self, process: subprocess.Popen[bytes], store: Path, stage: str) -> "RunPosition | None":
+        """Wait for a random moment in a stage, by its usual time or by the number of written objects."""
         share = self.random.random()
         by_objects = self.random.random() < 0.5 and self.parts.get(stage, 0) > 4
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while process.poll() is None and time.monotonic() < deadline:
-            standing = Standing.read(store, process.pid)
-            if standing is not None and STAGES.index(standing.stage) > STAGES.index(stage):
-                return standing  # it was too quick: whatever runs now
-            if standing is not None and standing.stage == stage:
+            position = RunPosition.read(store, process.pid)
+            if position is not None and STAGES.index(position.stage) > STAGES.index(stage):
+                return position  # the stage has ended: return the current one
+            if position is not None and position.stage == stage:
                 began = time.monotonic()
                 usual = self.typical.get(stage, 3.0)
-                goal = int(share * self.parts.get(stage, 0) * 1.3)  # its records and lease are objects too
+                goal = int(share * self.parts.get(stage, 0) * 1.3)  # records and the lease are objects too
                 end = began + (usual if by_objects else 0.9 * share * usual)
                 while process.poll() is None and time.monotonic() < end:
-                    if by_objects and standing.objects() >= goal:
+                    if by_objects and position.objects() >= goal:
                         break
                     time.sleep(0.005)
-                now = Standing.read(store, process.pid)
+                now = RunPosition.read(store, process.pid)
                 return None if process.poll() is not None or now is None else now
             time.sleep(0.01)
         return None
 
     def _kill(
-        self, process: subprocess.Popen[bytes], store: Path, token: str, standing: "Standing", *, whole: bool
+        self, process: subprocess.Popen[bytes], store: Path, token: str, position: "RunPosition", *, whole: bool
     ) -> str:
-        """Kill something; the stage whose next try the command itself makes, or '' when the command is dead."""
-        processes = alive(token)
+        """Kill one or all processes; return the stage that the command retries itself, or '' if the command was killed."""
+        processes = find_processes(token)
         main = [p for p in processes if p.pid == process.pid]
         others = [p for p in processes if p.pid != process.pid and p.role not in ("main", "resource tracker")]
         kind = self.random.choice(("main", "all", "power", *(("one",) * 3 if others and not whole else ())))
         victims = {"main": main, "one": [self.random.choice(others)] if others else []}.get(kind, processes)
-        kill(victims)
+        kill_processes(victims)
         names = {"main": "main", "one": victims[0].role if victims else "nobody", "all": "all"}
-        emptied = tuple(self._lose_power(store, standing)) if kind == "power" else ()
-        done = Kill(standing.stage, names.get(kind, "all, power lost"), round(standing.seconds(), 2), emptied)
+        emptied = tuple(self._empty_files(store, position)) if kind == "power" else ()
+        done = Kill(position.stage, names.get(kind, "all, power lost"), round(position.seconds(), 2), emptied)
         self.outcome.kills.append(done)
         self.say(f"kill {len(self.outcome.kills)}: {done}")
         if kind == "one":
-            return standing.stage
+            return position.stage
         process.wait()
         return ""
 
-    def _lose_power(self, store: Path, standing: "Standing") -> Iterator[str]:
-        """Empty some of the newest files of the stage, as a crash before the folder was on disk could leave them."""
-        files = [p for p in standing.folder.rglob("*") if p.is_file()] if standing.folder.is_dir() else []
+    def _empty_files(self, store: Path, position: "RunPosition") -> Iterator[str]:
+        """Empty some of the newest files of the stage, as a power failure could."""
+        files = [p for p in position.folder.rglob("*") if p.is_file()] if position.folder.is_dir() else []
         newest_first = sorted(files, key=lambda p: p.stat().st_mtime, reverse=True)[:3]
         for path in newest_first[: self.random.randint(0, len(newest_first))]:
-            path.unlink()  # a new file: the old one may have another name (a hard link) in a whole snapshot
+            path.unlink()  # a new file, because the old one may be hard-linked in a complete snapshot
             path.touch()
             yield str(path.relative_to(store))
 
     # The end of a cycle ----------------------------------------------------------------------------------------------
 
-    def _judge(self, store: Path, token: str) -> None:
-        """Compare everything that a finished run must show."""
-        wrong: list[str] = []
-        if left := ended(token, 10):
-            wrong.append(f"orphans: {left}")
-            kill(left)
-        record, opened = newest(store), FolderStore(store)
+    def _check_cycle(self, store: Path, token: str) -> None:
+        """Check all results of a completed run."""
+        problems: list[str] = []
+        if left := wait_until_ended(token, 10):
+            problems.append(f"orphans: {left}")
+            kill_processes(left)
+        record, opened = newest_record(store), FolderStore(store)
         assert record is not None
-        found = checks.manifests(record, opened)
-        for stage, digest in checks.digests(found).items():
+        found = checks.load_manifests(record, opened)
+        for stage, digest in checks.content_digests(found).items():
             if digest != self.reference.get(stage):
-                wrong.append(f"{stage}: digest {digest[:16]} is not {self.reference.get(stage, 'known')[:16]}")
-        wrong += [f"{stage}: no snapshot" for stage in STAGES if stage not in found]
-        wrong += checks.rows_lost_or_doubled(found, opened)
+                problems.append(f"{stage}: digest {digest[:16]} is not {self.reference.get(stage, 'known')[:16]}")
+        problems += [f"{stage}: no snapshot" for stage in STAGES if stage not in found]
+        problems += checks.check_rows(found, opened)
         if record.state != "completed":
-            wrong.append(f"the record says {record.state}")
-        addresses = {s.name: s.url for s in services.status()}
-        wrong += checks.doubled_in_mlflow(addresses["mlflow"], found["register"].key) if "register" in found else []
-        wrong += checks.unfinished_flow_runs(addresses["prefect"], record)
-        wrong += self._swept(store)
-        self.outcome.findings += [f"{store.name}: {line}" for line in wrong]
+            problems.append(f"the state of the record is {record.state}")
+        urls = {s.name: s.url for s in services.status()}
+        problems += checks.check_mlflow(urls["mlflow"], found["register"].key) if "register" in found else []
+        problems += checks.check_flow_runs(urls["prefect"], record)
+        problems += self._collect_garbage(store)
+        self.outcome.findings += [f"{store.name}: {line}" for line in problems]
 
-    def _rubbish(self, store: Path) -> list[str]:
-        return list(checks.rubbish(store, self.ground.home, self.ground.temporary, self.jobs_before))
+    def _find_leftovers(self, store: Path) -> list[str]:
+        return list(checks.find_leftovers(store, self.environment.home, self.environment.temporary, self.jobs_before))
 
-    def _swept(self, store: Path) -> list[str]:
-        """Rubbish of killed processes may lie about until `pairmill gc`; after it, and a day, none may."""
-        for line in self._rubbish(store):
+    def _collect_garbage(self, store: Path) -> list[str]:
+        """Run `pairmill gc` on leftovers that were made two days older; return those that it did not delete."""
+        for line in self._find_leftovers(store):
             self.outcome.swept[line.split(":")[0] + ": " + _kind(line)] += 1
-        for top in (store, self.ground.home / "jobs", self.ground.temporary):
+        for top in (store, self.environment.home / "jobs", self.environment.temporary):
             _age(top)
         process = self._start("gc", "gc", "--store", str(store), "--yes")
         if self._finish(process):
             return ["pairmill gc failed"]
-        return [f"left after gc: {line}" for line in self._rubbish(store)]
+        return [f"left after gc: {line}" for line in self._find_leftovers(store)]
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a run stands now."""
+class RunPosition:
+    """Current stage of a run."""
 
     stage: str
     folder: Path
     began: float
 
     @classmethod
-    def read(cls, store: Path, pid: int) -> "Standing | None":
-        """The stage that the process works on; None before its first."""
-        record = newest(store)
+    def read(cls, store: Path, pid: int) -> "RunPosition | None":
+        """Return the stage that the process works on; None before the first."""
+        record = newest_record(store)
         if record is None or not record.attempts or record.attempts[-1].pid != pid:
             return None
         running = [stage for stage in record.stages if stage.state == "Running"]
         if not running:
             return None
-        now = running[0]  # a later one is what a killed try left
-        manifest = store / now.stage / now.key / "manifest.json"
+        current = running[0]  # a later one was left by a killed attempt
+        manifest = store / current.stage / current.key / "manifest.json"
         if manifest.exists() and manifest.stat().st_size:
             return None  # about to be reused
-        return cls(now.stage, manifest.parent, (store / "runs" / f"{record.run_id}.json").stat().st_mtime)
+        return cls(current.stage, manifest.parent, (store / "runs" / f"{record.run_id}.json").stat().st_mtime)
 
     def objects(self) -> int:
-        """How many objects it has written so far."""
+        """Return the number of objects that the stage has written."""
         return sum(1 for path in self.folder.rglob("*") if path.is_file()) if self.folder.is_dir() else 0
 
     def seconds(self) -> float:
-        """How long it has run."""
+        """Return the seconds since the stage began."""
         return time.time() - self.began
 
 
-def newest(store: Path) -> RunRecord | None:
-    """The newest run of a store that has a readable record."""
+def newest_record(store: Path) -> RunRecord | None:
+    """Return the newest run record of a store; None if there is none."""
     paths = sorted((store / "runs").glob("*.json")) if (store / "runs").is_dir() else []
     return RunRecord.model_validate_json(paths[-1].read_bytes()) if paths else None
 
@@ -264,7 +264,7 @@ def _kind(line: str) -> str:
 
 
 def _age(folder: Path, days: float = 2) -> None:
-    """Make everything in a folder older, as if so much time had passed."""
+    """Set the times of all files in a folder back by some days."""
     for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
         if "runs" not in path.parts:
             stat = path.lstat()

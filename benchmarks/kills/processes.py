@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 MARK = "PAIRMILL_CHAOS"
-"""Environment variable that every process of a disturbed run inherits."""
+"""Environment variable that all processes of a disturbed run inherit."""
 ROLES = {
     "training.train": "trainer",
     "training.evaluate": "evaluator",
@@ -19,7 +19,7 @@ ROLES = {
     "spawn_main": "worker",
     "flows.cli": "main",
 }
-"""What a command line holds, and what its process is; the first that fits counts, but torchrun names its job too."""
+"""Roles by a word in the command line; the first match counts, except that torchrun's also names its job."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Process:
     role: str
 
 
-def alive(token: str) -> list[Process]:
+def find_processes(token: str) -> list[Process]:
     """All processes, orphans too, that carry `MARK=token`; zombies are not among them."""
     return [
         Process(process.pid, _role(" ".join(process.info["cmdline"] or [])))
@@ -45,17 +45,17 @@ def _role(text: str) -> str:
     return next((role for word, role in ROLES.items() if word in text), Path(text.split(" ")[0]).name or "gone")
 
 
-def kill(processes: list[Process]) -> None:
-    """SIGKILL, the main process first: nobody is left to tidy up after the others."""
+def kill_processes(processes: list[Process]) -> None:
+    """Send SIGKILL, to the main process first, so that it cannot clean up after the others."""
     for process in sorted(processes, key=lambda p: p.role != "main"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
 
 
-def ended(token: str, seconds: float) -> list[Process]:
-    """The processes that still live after so many seconds; none when all is well."""
+def wait_until_ended(token: str, seconds: float) -> list[Process]:
+    """Wait until all processes of a run have ended; return those that are alive after `seconds`."""
     deadline = time.monotonic() + seconds
-    while left := alive(token):
+    while left := find_processes(token):
         if time.monotonic() > deadline:
             return left
         time.sleep(0.1)

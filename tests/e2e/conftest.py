@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills.ground import Ground
+from benchmarks.kills.environment import ChaosEnvironment
 from benchmarks.kills.loop import Chaos
 from dataops.home import CHECKOUT
 from infra.local import services
@@ -176,9 +176,11 @@ def pairmill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairmill]:
 @pytest.fixture(scope="session")
 def chaos(pairmill: Pairmill) -> Chaos:
     """Run a tiny pipeline once without kills, in the store `peace`."""
-    ground = Ground(pairmill.folder / "chaos", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site)
+    ground = ChaosEnvironment(
+        pairmill.folder / "chaos", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site
+    )
     chaos = Chaos(ground, seed=3)
-    chaos.undisturbed(ground.folder / "peace")
+    chaos.run_undisturbed(ground.folder / "peace")
     return chaos
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kills.loop import Chaos, newest
+from benchmarks.kills.loop import Chaos, newest_record
 from dataops.stages import STAGES
 from tests.e2e.conftest import Pairmill
 
@@ -26,15 +26,15 @@ def files(store: Path, *stages: str) -> dict[str, tuple[int, int]]:
 
 
 def test_run_killed_in_each_group_of_stages_ends_with_the_same_bytes(chaos):
-    chaos.cycle(chaos.ground.folder / "disturbed", GROUPS)
+    chaos.cycle(chaos.environment.folder / "disturbed", GROUPS)
     assert not chaos.outcome.findings, chaos.log()[-5000:]
     assert len(chaos.outcome.kills) >= len(GROUPS) - 1, "most kills came too late"
     assert chaos.outcome.exits["-9"] >= 1
 
 
 def test_rerun_needs_only_the_store_when_home_and_databases_are_lost(chaos, pairmill, tmp_path):
-    store = chaos.ground.folder / "peace"
-    record = newest(store)
+    store = chaos.environment.folder / "peace"
+    record = newest_record(store)
     assert record is not None
     other = Pairmill(
         pairmill.folder, pairmill.web, pairmill.site, {**pairmill.env, "PAIRMILL_HOME": str(tmp_path / "home")}
@@ -68,7 +68,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_run_exits_75_on_a_full_disk_and_rerun_makes_the_rest(chaos, pairmill, small_disk):
     store, ballast = small_disk / "full", small_disk / "ballast"
-    config = chaos.ground.config(store)
+    config = chaos.environment.config(store)
     limit = disk_bytes(chaos, "extract", "filter") + disk_bytes(chaos, "download") // 2
     with ballast.open("wb") as file:
         while os.statvfs(small_disk).f_bavail * 4096 > limit + 16384:  # 16 KiB for records and leases
@@ -97,11 +97,11 @@ def test_run_exits_75_on_a_full_disk_and_rerun_makes_the_rest(chaos, pairmill, s
 
 def disk_bytes(chaos: Chaos, *stages: str) -> int:
     """Return the bytes that the snapshots of stages use on a disk."""
-    folder = chaos.ground.folder / "peace"
+    folder = chaos.environment.folder / "peace"
     sizes = [path.stat().st_size for stage in stages for path in (folder / stage).rglob("*") if path.is_file()]
     return sum(-(-size // 4096) * 4096 for size in sizes)
 
 
 def test_record_of_a_killed_run_is_valid_json(chaos):
-    for path in (chaos.ground.folder / "disturbed" / "runs").glob("*"):
+    for path in (chaos.environment.folder / "disturbed" / "runs").glob("*"):
         assert json.loads(path.read_text())["state"] == "completed"

@@ -23,10 +23,10 @@ def snapshots(store: Path) -> set[str]:
 
 
 def test_gc_deletes_what_no_run_and_no_model_needs_and_a_run_makes_it_again(chaos, pairmill):
-    store = chaos.ground.folder / "peace"
+    store = chaos.environment.folder / "peace"
     of_the_model = snapshots(store)
     assert {name.split("/")[0] for name in of_the_model} == set(STAGES)
-    command = ("run", chaos.ground.config(store), "--set", "seed=5", "--until", "filter")
+    command = ("run", chaos.environment.config(store), "--set", "seed=5", "--until", "filter")
     other = pairmill.json(*command)
     keys = {f"{stage['stage']}/{stage['key']}" for stage in other["stages"]}
 
@@ -54,7 +54,7 @@ def test_gc_refuses_without_the_registry(chaos, pairmill):
     without_registry = Pairmill(
         pairmill.folder, pairmill.web, pairmill.site, {**pairmill.env, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     )
-    store = chaos.ground.folder / "peace"
+    store = chaos.environment.folder / "peace"
     before = snapshots(store)
     refused = without_registry("gc", "--store", store, "--keep-runs", "0", "--yes", code=75)
     assert "http://127.0.0.1:9" in refused.stderr
@@ -62,7 +62,7 @@ def test_gc_refuses_without_the_registry(chaos, pairmill):
 
 
 def test_gc_keeps_ancestors_of_a_model_of_another_registry_and_deletes_those_of_a_deleted_model(chaos, pairmill):
-    store = chaos.ground.folder / "peace"
+    store = chaos.environment.folder / "peace"
     manifest = next((store / "register").glob("*/manifest.json"))
     text = manifest.read_text()
     url = next(s["url"] for s in pairmill.json("status") if s["name"] == "mlflow")

@@ -4,14 +4,16 @@ import re
 
 import pytest
 
-from benchmarks.kills.ground import Ground
+from benchmarks.kills.environment import ChaosEnvironment
 from tests.e2e.conftest import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def test_rerun_with_retry_fetches_only_rows_that_failed_so(pairmill: Pairmill) -> None:
-    ground = Ground(pairmill.folder / "retry", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site)
+    ground = ChaosEnvironment(
+        pairmill.folder / "retry", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site
+    )
     ground.folder.mkdir()
     config = ground.config(ground.folder / "store")
     first = pairmill.json("run", config, "--until", "pack", "--set", "register.model_name=retried")

@@ -1,22 +1,22 @@
-"""What the benchmarks stand on: rows that do not depend on how many there are, memory of all processes."""
+"""Test the inputs, the measurement and the simulation of the benchmarks."""
 
 import subprocess
 import sys
 
-from benchmarks.cases.filter_cases import said
-from benchmarks.inputs.rows import pairs
+from benchmarks.cases.filter_cases import split_words
+from benchmarks.inputs.rows import make_pairs
 from benchmarks.measure import TreeMemory
 from benchmarks.plan import simulate
 
 
-def test_a_smaller_set_is_the_beginning_of_a_greater_one():
-    whole = pairs(0, 3000)
-    assert whole.slice(1000, 500).equals(pairs(1000, 500))
+def test_make_pairs_returns_the_same_rows_for_any_size():
+    whole = make_pairs(0, 3000)
+    assert whole.slice(1000, 500).equals(make_pairs(1000, 500))
     assert len(set(whole["uid"].to_pylist())) < 0.95 * len(whole)
     assert len(set(whole["url"].to_pylist())) < 0.9 * len(whole)
 
 
-def test_memory_is_that_of_a_process_and_its_children():
+def test_tree_memory_includes_child_processes():
     child = "import time; held = bytearray(60_000_000); time.sleep(1)"
     parent = f"import subprocess, sys; held = bytearray(50_000_000); subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([sys.executable, "-c", parent]) as process, TreeMemory(process.pid) as memory:
@@ -24,11 +24,11 @@ def test_memory_is_that_of_a_process_and_its_children():
     assert 110_000_000 < memory.own <= memory.peak < 190_000_000
 
 
-def test_words_as_the_peers_are_given_them():
-    assert said("A red-Kite, 赤い!  Straße") == ["a", "red", "kite", "赤", "い", "strasse"]
+def test_split_words_equals_query_matching():
+    assert split_words("A red-Kite, 赤い!  Straße") == ["a", "red", "kite", "赤", "い", "strasse"]
 
 
-def test_a_map_takes_as_long_as_its_cores_or_its_driver():
+def test_simulate_is_limited_by_cores_or_driver():
     assert simulate(10, 1.0, 2, 0.0) == 5
     assert simulate(3, 1.0, 2, 0.0) == 2
     assert simulate(0, 1.0, 2, 0.0) == 0

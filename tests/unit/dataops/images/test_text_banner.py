@@ -10,8 +10,8 @@ from tasks.curate.inspect_images import inspect_image
 
 
 def test_text_banners_are_detected_and_photographs_are_not() -> None:
-    assert len(curate_banners.taken(curate_banners.banners(40))) >= 38
-    assert curate_banners.taken(images.tiles()) == []
+    assert len(curate_banners.find_banners(curate_banners.make_banners(40))) >= 38
+    assert curate_banners.find_banners(images.cut_tiles()) == []
 
 
 def draw_shapes(*shapes: tuple[str, tuple[int, ...]]) -> np.ndarray:
@@ -43,11 +43,11 @@ def test_noise_of_any_size_is_not_text(size: tuple[int, int]) -> None:
 
 
 def test_text_beside_a_shape_is_kept_and_the_check_can_be_off() -> None:
-    banner = curate_banners.banners(3)[2]
-    data = images.as_downloaded(banner)
+    banner = curate_banners.make_banners(3)[2]
+    data = images.encode_as_downloaded(banner)
     assert inspect_image(data, (99, 99), CurateConfig())["drop_reason"] == "text_banner"
     assert inspect_image(data, (99, 99), CurateConfig(text_banners=False))["drop_reason"] is None
     both = Image.new("RGB", (banner.width, banner.height + 80), banner.getpixel((0, 0)))
     both.paste(banner, (0, 0))
     ImageDraw.Draw(both).ellipse((10, banner.height + 5, 80, banner.height + 75), fill="red")
-    assert inspect_image(images.as_downloaded(both), (99, 99), CurateConfig())["drop_reason"] is None
+    assert inspect_image(images.encode_as_downloaded(both), (99, 99), CurateConfig())["drop_reason"] is None

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.inputs.captions import ENTITIES, ODD, SPECIAL, captions
+from benchmarks.inputs.captions import ENTITIES, ODD, SPECIAL, make_hostile_captions
 from dataops.errors import ConfigError
 from training.model import clip_vocabulary
 from training.model.tokenizer import ClipTokenizer, load_tokenizer, make_tokenizer
@@ -29,7 +29,7 @@ def padded(tokenizer: ClipTokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def test_fuzzed_captions_get_open_clips_ids(tokenizer: ClipTokenizer) -> None:
-    texts = captions(5000, seed=3)
+    texts = make_hostile_captions(5000, seed=3)
     unlike = (padded(tokenizer, texts) != oracle(texts)).any(dim=1)
     assert [texts[row] for row in unlike.nonzero()[:, 0].tolist()] == []
 
@@ -52,7 +52,7 @@ def test_long_captions_keep_their_end_token(context_length: int) -> None:
 def test_tokenizer_survives_a_round_trip_to_json(tmp_path: Path, tokenizer: ClipTokenizer) -> None:
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
     again = load_tokenizer(tmp_path / "tokenizer.json", 77)
-    texts = captions(200, seed=4)
+    texts = make_hostile_captions(200, seed=4)
     assert again(texts).equal(tokenizer(texts))
     assert (again.facts(), again.vocab_size) == (tokenizer.facts(), 49_408)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.inputs.image_server import photographs
-from benchmarks.inputs.images import tiles
+from benchmarks.inputs.image_server import load_photographs
+from benchmarks.inputs.images import cut_tiles
 from dataops.errors import ContractError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
@@ -33,21 +33,23 @@ FACE = [0.35, 0.19, 0.69, 0.56]
 
 
 def portrait(side: int = 224) -> Image.Image:
-    image = photographs()[2]
+    image = load_photographs()[2]
     image.thumbnail((side, side))
     return image
 
 
 @pytest.mark.parametrize("side", [700, 224, 96])
 def test_detect_faces_finds_a_face_at_any_size(side: int) -> None:
-    image = photographs()[2]
+    image = load_photographs()[2]
     image = image.resize((side, round(image.height * side / image.width)))
     (found,) = detect_faces(np.asarray(image), 0.6)
     assert found == pytest.approx(FACE, abs=0.03)
 
 
 def test_detect_faces_returns_nothing_for_images_without_faces() -> None:
-    tiles_without_faces = [np.asarray(tile) for tile in tiles(213)[:9]]  # of scikit-learn's china.jpg and flower.jpg
+    tiles_without_faces = [
+        np.asarray(tile) for tile in cut_tiles(213)[:9]
+    ]  # of scikit-learn's china.jpg and flower.jpg
     assert [detect_faces(pixels, 0.6) for pixels in tiles_without_faces] == [[]] * 9
     for size in ((1, 1), (3, 200), (33, 31)):
         assert detect_faces(np.zeros((*size, 3), np.uint8), 0.6) == []

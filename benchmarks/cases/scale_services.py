@@ -1,4 +1,4 @@
-"""Where benchmarks/scale.py measures: a cluster of Ray on this machine, and Prefect's and MLflow's servers."""
+"""Start a Ray cluster on this machine, and the servers of Prefect and MLflow, for benchmarks/scale.py."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from dataops.home import CHECKOUT
 
 
 @contextmanager
-def two_nodes() -> Iterator[str]:
-    """The address of a cluster of Ray on loopback, of two nodes with a core each."""
+def ray_cluster() -> Iterator[str]:
+    """Start a Ray cluster on loopback of two nodes with one core each; yield its address."""
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(paths)}
     from ray.cluster_utils import Cluster
@@ -30,17 +30,17 @@ def two_nodes() -> Iterator[str]:
 
 
 @contextmanager
-def servers(home: Path) -> Iterator[None]:
-    """The local servers, with all that they keep below a folder."""
+def local_servers(home: Path) -> Iterator[None]:
+    """Run the local servers during the block, with their data below a folder."""
     try:
-        pairmill(home, "up")
+        run_pairmill(home, "up")
         yield
     finally:
-        pairmill(home, "down")
+        run_pairmill(home, "down")
 
 
-def pairmill(home: Path, *command: str) -> None:
-    """A command of pairmill, whose home is below a folder."""
+def run_pairmill(home: Path, *command: str) -> None:
+    """Run a command of pairmill with its home below a folder."""
     environment = {**os.environ, "PAIRMILL_HOME": str(home / "home"), "PYTHONPATH": str(CHECKOUT)}
     code = "from flows.cli import main; main()"
     subprocess.run(

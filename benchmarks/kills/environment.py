@@ -1,4 +1,4 @@
-"""Where chaos happens: servers, a small web and its site in a temporary folder, and the config of a tiny pipeline."""
+"""Prepare the environment of benchmarks/chaos.py: servers, a small site, and the config of a tiny pipeline."""
 
 import json
 import os
@@ -66,8 +66,8 @@ split = "test"
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Where the command runs: a folder, an environment with servers, a web and the address that serves it."""
+class ChaosEnvironment:
+    """Folder, environment variables, servers and site of the runs."""
 
     folder: Path
     home: Path
@@ -76,24 +76,24 @@ class Ground:
     site: str
 
     def config(self, store: Path) -> Path:
-        """A config on a store of its own: small enough that most of a run is the starting of processes."""
+        """Write a config for a store; the pipeline is so small that starting processes takes most of a run."""
         path, suite = self.folder / f"{store.name}.toml", self.folder / "suite.toml"
         suite.write_text(SUITE)
-        places = {"store": store, "suite": suite, "data": self.web.suite_root}
-        places |= {"archive": self.web.archive / "*-00000.warc.gz", "model": CHECKOUT / "tests/e2e/tiny-model.json"}
-        quoted = {name: json.dumps(str(place)) for name, place in places.items()}
+        paths = {"store": store, "suite": suite, "data": self.web.suite_root}
+        paths |= {"archive": self.web.archive / "*-00000.warc.gz", "model": CHECKOUT / "tests/e2e/tiny-model.json"}
+        quoted = {name: json.dumps(str(value)) for name, value in paths.items()}
         path.write_text(CONFIG.format(host=self.web.host, site=self.site, **quoted))
         return path
 
     @property
     def temporary(self) -> Path:
-        """The TMPDIR of all disturbed runs."""
+        """TMPDIR of all disturbed runs."""
         return self.folder / "tmp"
 
 
 @contextmanager
-def ground() -> Iterator[Ground]:
-    """Servers, a small web and its site in a temporary folder; all ended and deleted afterwards."""
+def chaos_environment() -> Iterator[ChaosEnvironment]:
+    """Start servers and a small site in a temporary folder; stop and delete all of them afterwards."""
     saved = dict(os.environ)
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
@@ -107,7 +107,7 @@ def ground() -> Iterator[Ground]:
             site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
 
             address = site.url.removeprefix("http://").rstrip("/")
-            yield Ground(folder, folder / "home", {**os.environ, "PYTHONPATH": str(CHECKOUT)}, web, address)
+            yield ChaosEnvironment(folder, folder / "home", {**os.environ, "PYTHONPATH": str(CHECKOUT)}, web, address)
         finally:
             services.down()
             os.environ.clear()
