@@ -58,14 +58,14 @@ class Hit(NamedTuple):
     """A row that matches a target."""
 
     rows: Rows
-    place: RowPosition
+    position: RowPosition
     apart: int = 0
     """Hamming distance of its phash from that of the target, in bits."""
 
     @property
     def part(self) -> Part:
         """The part that holds it."""
-        return self.rows.parts[self.place.part]
+        return self.rows.parts[self.position.part]
 
 
 class Header(BaseModel):
@@ -99,10 +99,10 @@ class Search:
             return self._scan(rows, targets) if rows.total else []
         found: dict[RowPosition, int] = {}
         for target in targets:
-            for place, apart in self._search_index(rows, header, target):
-                found[place] = min(apart, found.get(place, 64))
-        hits = [Hit(rows, place, apart) for place, apart in found.items()]
-        return sorted(hits, key=lambda hit: (hit.apart, hit.place))
+            for position, apart in self._search_index(rows, header, target):
+                found[position] = min(apart, found.get(position, 64))
+        hits = [Hit(rows, position, apart) for position, apart in found.items()]
+        return sorted(hits, key=lambda hit: (hit.apart, hit.position))
 
     def _search_index(self, rows: Rows, header: Header, target: Target) -> Iterator[tuple[RowPosition, int]]:
         kinds = {"url": ("url", "page_url"), "domain": ("host",)}.get(target.kind, (target.kind,))
@@ -145,11 +145,11 @@ class Search:
         hits = list(hits)
         by_part: dict[str, list[int]] = {}
         for hit in hits:
-            by_part.setdefault(hit.rows.manifest.path(hit.part.name), []).append(hit.place.row)
+            by_part.setdefault(hit.rows.manifest.path(hit.part.name), []).append(hit.position.row)
         found: dict[tuple[str, int], dict[str, Any]] = {}
         for path, numbers in by_part.items():
             found |= {(path, number): row for number, row in read_rows(self.store, path, numbers)}
-        return [found[hit.rows.manifest.path(hit.part.name), hit.place.row] for hit in hits]
+        return [found[hit.rows.manifest.path(hit.part.name), hit.position.row] for hit in hits]
 
 
 def _stem(rows: Rows) -> str:
@@ -160,11 +160,11 @@ def _search_file(file: IndexFile, target: Target) -> Iterator[tuple[RowPosition,
     if target.kind == "phash" and target.bits:
         yield from file.find_near(trace_index.parse_hex(target.value), target.bits)
     elif target.kind == "domain":
-        yield from ((place, 0) for place in file.find_below(trace_index.reverse_host(target.value)))
+        yield from ((position, 0) for position in file.find_below(trace_index.reverse_host(target.value)))
     elif target.kind == "url":
-        yield from ((place, 0) for place in file.find_equal(trace_index.hash_url(target.value)))
+        yield from ((position, 0) for position in file.find_equal(trace_index.hash_url(target.value)))
     else:
-        yield from ((place, 0) for place in file.find_equal(trace_index.parse_hex(target.value)))
+        yield from ((position, 0) for position in file.find_equal(trace_index.parse_hex(target.value)))
 
 
 def build_index(store: Store, rows: Rows) -> Header:

@@ -79,7 +79,7 @@ class Trace:
             if name.stage == "download" and manifest is not None:
                 step |= self._describe_download(manifest, row["uid"])
             elif name.stage == "pack" and not dropped:
-                step |= {"shard": row["shard"], "member": row["key"], "part": hit.part.name, "row": hit.place.row}
+                step |= {"shard": row["shard"], "member": row["key"], "part": hit.part.name, "row": hit.position.row}
             steps.append(step)
         return steps
 

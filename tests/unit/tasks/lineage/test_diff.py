@@ -1,4 +1,4 @@
-"""What differs between two datasets, and why: each planted cause is told by name, and the counts add up."""
+"""Two datasets are compared: each planted difference has its reason, and the counts add up."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.unit.tasks.dataset_chain import lost_pairs, packed_in, pair, some_pai
 
 
 def changed_pairs() -> list[dict]:
-    """Of the same source but for pair 14; other thresholds: each stage drops one that it kept before, one is kept."""
+    """Return pairs of the same source without pair 14; each stage drops one more pair, and curate keeps another."""
     reasons = {
         0: ("extract", "page_opt_out"),
         1: ("filter", "too_short"),
@@ -19,7 +19,7 @@ def changed_pairs() -> list[dict]:
     return [*pairs, pair(8, "near_duplicate"), pair(200)]
 
 
-def test_each_row_that_came_or_left_is_told_with_the_stage_and_the_reason(tmp_path: Path) -> None:
+def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_reason(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [*some_pairs(), *lost_pairs()], shard_size=6)
     _, second = packed_in(tmp_path, changed_pairs(), shard_size=4, seed=1, settings={"min_chars": 9})
     found = compare_datasets((first["pack"], store), (second["pack"], store))
@@ -33,15 +33,17 @@ def test_each_row_that_came_or_left_is_told_with_the_stage_and_the_reason(tmp_pa
     assert found.common == 12
     assert found.common + found.added.rows.height == second["pack"].counts.kept
     assert found.common + found.removed.rows.height == first["pack"].counts.kept
-    told = {url: (stage, why) for url, stage, why in found.removed.rows.select("url", "stage", "reason").iter_rows()}
-    assert told["http://host2.example/2.jpg"] == ("download", "http_404")
+    reasons = {
+        url: (stage, reason) for url, stage, reason in found.removed.rows.select("url", "stage", "reason").iter_rows()
+    }
+    assert reasons["http://host2.example/2.jpg"] == ("download", "http_404")
     assert found.removed.rows["caption"].str.starts_with("caption ").all()
     assert found.settings == {
         "filter.min_chars": (None, 9), "pack.seed": (0, 1), "pack.shard_size": (6, 4),
     }  # fmt: skip
 
 
-def test_the_other_way_round_added_and_removed_change_places(tmp_path: Path) -> None:
+def test_compare_datasets_swaps_added_and_removed_when_the_arguments_are_swapped(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, some_pairs())
     _, second = packed_in(tmp_path, changed_pairs())
     one, other = ((first["pack"], store), (second["pack"], store))
@@ -52,20 +54,20 @@ def test_the_other_way_round_added_and_removed_change_places(tmp_path: Path) -> 
     assert (same.common, same.added.why, same.removed.why, same.settings) == (17, {}, {}, {})
 
 
-def test_a_row_of_several_that_left_at_two_stages_left_at_the_later(tmp_path: Path) -> None:
+def test_compare_datasets_returns_the_latest_stage_when_rows_of_a_uid_are_dropped_at_several(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [pair(0), pair(1)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(1, "duplicate_uid", "filter")])
     assert compare_datasets((first["pack"], store), (second["pack"], store)).removed.why == {("curate", "too_small"): 1}
 
 
-def test_another_picture_under_the_same_name_is_counted(tmp_path: Path) -> None:
+def test_compare_datasets_counts_common_rows_whose_image_changed(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [pair(n) for n in range(4)])
     _, second = packed_in(tmp_path, [pair(n, sha256=f"{n // 3:064x}") for n in range(4)])
     found = compare_datasets((first["pack"], store), (second["pack"], store))
     assert (found.common, found.changed) == (4, 3)
 
 
-def test_what_could_tell_is_gone(tmp_path: Path) -> None:
+def test_compare_datasets_returns_an_unknown_reason_when_a_snapshot_was_deleted(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [pair(0), pair(1), pair(2)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(2, "no_text", "extract")])
     store.delete_tree(f"extract/{second['extract'].key}")
@@ -73,7 +75,7 @@ def test_what_could_tell_is_gone(tmp_path: Path) -> None:
     assert found.removed.why == {("", "unknown"): 1, ("curate", "too_small"): 1}
 
 
-def test_snapshots_of_other_stages_are_compared_too(tmp_path: Path) -> None:
+def test_compare_datasets_compares_snapshots_of_curate(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, some_pairs())
     _, second = packed_in(tmp_path, changed_pairs())
     found = compare_datasets((first["curate"], store), (second["curate"], store))

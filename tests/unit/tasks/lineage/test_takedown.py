@@ -1,4 +1,4 @@
-"""Taking pairs out of a dataset of several shards: what is rewritten, what is not, and what is left nowhere."""
+"""Pairs are removed from a dataset: only touched shards are rewritten, and no byte of the pairs is left."""
 
 import io
 import json
@@ -51,7 +51,7 @@ def packed(store: FolderStore, upstream: list[Manifest]) -> Manifest:
     )
 
 
-def taken_out(store: FolderStore, *targets: Target) -> list[takedown.TakedownResult]:
+def take_down(store: FolderStore, *targets: Target) -> list[takedown.TakedownResult]:
     request = takedown_requests.make_request(targets, "a letter")
     lineage, registry = Lineage(store), Registry(query=False)
     takedown_requests.record_request(store, request)
@@ -59,7 +59,7 @@ def taken_out(store: FolderStore, *targets: Target) -> list[takedown.TakedownRes
     return takedown.replace_affected(lineage, Context(store, store.root, pool=InlineExecutor()), request, found)
 
 
-def bytes_of(store: FolderStore, manifest: Manifest) -> bytes:
+def read_bytes(store: FolderStore, manifest: Manifest) -> bytes:
     return b"".join(store.read(manifest.path(part.name)) for part in manifest.parts)
 
 
@@ -73,18 +73,18 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_no_byte_stays_and_only_touched_shards_are_rewritten(store: FolderStore, kind: str) -> None:
-    target, is_meant = TARGETS[kind]
+def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store: FolderStore, kind: str) -> None:
+    target, matches = TARGETS[kind]
     pairs = some_pairs()
-    gone = [row for row in pairs if is_meant(row)]
+    removed = [row for row in pairs if matches(row)]
     old = packed(store, curated(store, pairs, 7))
-    (outcome,) = taken_out(store, target)
+    (outcome,) = take_down(store, target)
     new = outcome.successor
     assert new is not None
     assert outcome.error == ""
     rows = read_parts(store, old).to_pylist()
-    touched = {row["shard"] for row in rows if row["uid"] in {one["uid"] for one in gone}}
-    assert gone
+    touched = {row["shard"] for row in rows if row["uid"] in {one["uid"] for one in removed}}
+    assert removed
     assert len(touched) < 6
     assert set(outcome.rewritten) == {name for name in touched if name in {p.name for p in new.named("", ".tar")}}
     before = {part.name: part.sha256 for part in old.parts}
@@ -96,33 +96,33 @@ def test_no_byte_stays_and_only_touched_shards_are_rewritten(store: FolderStore,
     )
     assert inodes[0] == inodes[1], "linked, not copied"
     assert "no example of a dropped pair is shown" in store.read(new.path("dataset.html")).decode()
-    said = bytes_of(store, new)
-    for row in gone:
-        assert row["data"] not in said
-        assert row["caption"].encode() not in said
-        assert row["url"].encode() not in said
+    data = read_bytes(store, new)
+    for row in removed:
+        assert row["data"] not in data
+        assert row["caption"].encode() not in data
+        assert row["url"].encode() not in data
     assert {row["uid"] for row in read_parts(store, new).to_pylist()} == {r["uid"] for r in pairs} - {
-        r["uid"] for r in gone
+        r["uid"] for r in removed
     }
-    assert new.counts == Counts(input=24, kept=24 - len(gone), dropped={"takedown": len(gone)})
-    lost = read_parts(store, new, "dropped-").to_pylist()
-    assert [row["url"] for row in lost] == [None] * len(gone)
+    assert new.counts == Counts(input=24, kept=24 - len(removed), dropped={"takedown": len(removed)})
+    dropped = read_parts(store, new, "dropped-").to_pylist()
+    assert [row["url"] for row in dropped] == [None] * len(removed)
     assert new.facts["parent"] == old.key
     assert [i.key for i in new.inputs if i.stage == "takedown"] == new.facts["takedowns"]
 
 
-def test_the_next_run_takes_the_version_of_the_takedown(store: FolderStore) -> None:
+def test_next_run_reuses_the_version_of_the_takedown(store: FolderStore) -> None:
     upstream = curated(store, some_pairs(), 7)
     packed(store, upstream)
-    (outcome,) = taken_out(store, TARGETS["domain"][0])
+    (outcome,) = take_down(store, TARGETS["domain"][0])
     assert outcome.successor is not None
     assert packed(store, upstream).key == outcome.successor.key
 
 
-def test_packing_anew_gives_the_bytes_that_rewriting_gives(tmp_path: Path) -> None:
+def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(tmp_path: Path) -> None:
     first, second = FolderStore(tmp_path / "a"), FolderStore(tmp_path / "b")
     packed(first, curated(first, some_pairs(), 7))
-    (outcome,) = taken_out(first, TARGETS["domain"][0])
+    (outcome,) = take_down(first, TARGETS["domain"][0])
     takedown_requests.record_request(second, takedown_requests.make_request([TARGETS["domain"][0]], ""))
     anew = packed(second, curated(second, some_pairs(), 7))
     assert outcome.successor is not None
@@ -131,36 +131,36 @@ def test_packing_anew_gives_the_bytes_that_rewriting_gives(tmp_path: Path) -> No
     assert anew.facts | {"parent": ""} == outcome.successor.facts | {"parent": ""}
 
 
-def test_a_second_takedown_builds_on_the_first_and_keys_change_with_each(store: FolderStore) -> None:
+def test_second_takedown_builds_on_the_first_and_changes_the_key(store: FolderStore) -> None:
     old = packed(store, curated(store, some_pairs(), 7))
-    (first,) = taken_out(store, TARGETS["url"][0])
-    both = taken_out(store, TARGETS["sha256"][0])
+    (first,) = take_down(store, TARGETS["url"][0])
+    both = take_down(store, TARGETS["sha256"][0])
     assert first.successor is not None
     assert {one.affected.dataset.key for one in both} == {old.key, first.successor.key}
     (second,) = {one.successor.key: one.successor for one in both if one.successor}.values()
     assert second.facts["parent"] == first.successor.key
     assert second.counts.dropped == {"takedown": 2}
     assert len({old.key, first.successor.key, second.key}) == 3
-    assert taken_out(store, TARGETS["sha256"][0])[0].successor == second, "asked again, nothing is made again"
+    assert take_down(store, TARGETS["sha256"][0])[0].successor == second, "a repeated takedown makes nothing"
 
 
-def test_a_takedown_that_means_nothing_here_changes_the_key_and_not_the_content(store: FolderStore) -> None:
+def test_takedown_without_matches_changes_the_key_but_not_the_content(store: FolderStore) -> None:
     upstream = curated(store, some_pairs(), 7)
     old = packed(store, upstream)
-    assert taken_out(store, Target("domain", "elsewhere.example")) == []
+    assert take_down(store, Target("domain", "elsewhere.example")) == []
     again = packed(store, upstream)
     assert again.key != old.key
     assert again.content_digest == old.content_digest, "so training on it is reused"
 
 
-def test_nothing_left_is_an_error_of_that_dataset(store: FolderStore) -> None:
+def test_takedown_of_all_pairs_is_an_error_of_that_dataset(store: FolderStore) -> None:
     packed(store, curated(store, some_pairs(), 7))
-    (outcome,) = taken_out(store, *(Target("domain", f"site{n}.example") for n in range(5)))
+    (outcome,) = take_down(store, *(Target("domain", f"site{n}.example") for n in range(5)))
     assert outcome.successor is None
     assert "all 24 were taken down" in outcome.error
 
 
-def test_the_proof_finds_what_is_left(store: FolderStore) -> None:
+def test_prove_removal_raises_when_a_row_is_left(store: FolderStore) -> None:
     old = packed(store, curated(store, some_pairs(), 7))
     uids = [read_parts(store, old)["uid"][3].as_py()]
     with pytest.raises(ContractError, match="still has a row"):
@@ -170,28 +170,28 @@ def test_the_proof_finds_what_is_left(store: FolderStore) -> None:
     assert prove_removal(store, old, [], [], {})[1].startswith("24 samples")
 
 
-def test_raw_shards_are_written_anew_and_stay_whole(store: FolderStore) -> None:
+def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderStore) -> None:
     pairs = some_pairs()
     download = curated(store, pairs, 7)[1]
-    target, is_meant = TARGETS["domain"]
-    gone = [row for row in pairs if is_meant(row)]
+    target, matches = TARGETS["domain"]
+    removed = [row for row in pairs if matches(row)]
     (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target], set())
     urls = delete_raw(Context(store, store.root), raw, [target], set())
-    assert sorted(urls) == sorted(row["url"] for row in gone)
+    assert sorted(urls) == sorted(row["url"] for row in removed)
     after = find_manifest(store, "download", download.key, verify=True)
     assert after is not None
     assert after.content_digest != download.content_digest
     assert after.counts == Counts(input=24, kept=19, dropped={"takedown": 5})
     everything = b"".join(store.read(name) for name in store.names(f"download/{download.key}"))
     for row in pairs:
-        assert (row["data"] in everything) != is_meant(row)
+        assert (row["data"] in everything) != matches(row)
     assert find_raw_snapshots(Lineage(store), Search(store), [target], set()) == []
     for part in after.named("", ".tar"):
         samples = dict(read_samples(io.BytesIO(store.read(after.path(part.name))), part.name))
         assert len(samples) == part.rows
 
 
-def test_the_command_reports_and_deletes(
+def test_takedown_command_reports_and_deletes(
     store: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -199,10 +199,10 @@ def test_the_command_reports_and_deletes(
     file = tmp_path / "letter.txt"
     file.write_text("# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\n")
     code = flow.takedown(flow.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=False)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert code == 0
-    assert f"dataset {old.key}: 6 pairs" in told
-    assert "still has 6 of the images" in told
+    assert f"dataset {old.key}: 6 pairs" in output
+    assert "still has 6 of the images" in output
     with pytest.raises(ConfigError, match="add --yes"):
         flow.takedown(flow.TakedownOptions(file, delete_raw=True), tmp_path, str(store.root), as_json=True)
     code = flow.takedown(flow.TakedownOptions(file, delete_raw=True, yes=True), tmp_path, str(store.root), as_json=True)
@@ -216,21 +216,23 @@ def test_the_command_reports_and_deletes(
     assert json.loads(store.read(name)) == report
     everything = b"".join(store.read(n) for n in store.names("") if n.startswith(("pack/", "download/")))
     assert not any(row["data"] in everything for row in some_pairs() if row["url"].endswith("/4.jpg"))
-    (second,) = taken_out(store, TARGETS["sha256"][0])
-    assert (second.error, len(second.rewritten)) == ("", 1), "a version is made of the one before, not of raw shards"
+    (second,) = take_down(store, TARGETS["sha256"][0])
+    assert (second.error, len(second.rewritten)) == ("", 1), (
+        "the next version is made from the previous one, without raw shards"
+    )
 
 
-def test_every_wrong_line_is_named(tmp_path: Path) -> None:
+def test_read_targets_names_every_wrong_line(tmp_path: Path) -> None:
     file = tmp_path / "bad.txt"
     file.write_text("example.org\nuid:12\nnonsense\nhttp://\nimage:nowhere.jpg\nphash:0123456789abcdef~99\n")
     with pytest.raises(ConfigError) as caught:
         takedown_requests.read_targets(file)
-    said = str(caught.value)
-    assert "5 of 6 lines" in said
-    assert [f":{n}:" in said for n in range(1, 7)] == [False, True, True, True, True, True]
+    message = str(caught.value)
+    assert "5 of 6 lines" in message
+    assert [f":{n}:" in message for n in range(1, 7)] == [False, True, True, True, True, True]
 
 
-def test_a_list_a_table_and_toml_say_the_same(tmp_path: Path) -> None:
+def test_read_targets_reads_the_same_from_txt_csv_and_toml(tmp_path: Path) -> None:
     (tmp_path / "picture.jpg").write_bytes(jpeg(5))
     texts = {
         "a.txt": "HTTP://Example.org:80/a.jpg\n*.Bücher.example # all\nimage:picture.jpg\n",
@@ -247,7 +249,7 @@ def test_a_list_a_table_and_toml_say_the_same(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_damaged_request_stops_packing(store: FolderStore) -> None:
+def test_pack_raises_for_a_damaged_request(store: FolderStore) -> None:
     upstream = curated(store, some_pairs(), 7)
     store.put(f"takedowns/{'a' * 16}.json", b'{"targets": ["domain:site3.example"], "requested_at": ""}')
     with pytest.raises(CorruptPart, match="holds other targets"):

@@ -1,4 +1,4 @@
-"""Where a pair came from and what became of it, over a chain of real snapshots."""
+"""Pairs and models are traced over a chain of real snapshots."""
 
 import json
 from pathlib import Path
@@ -22,8 +22,8 @@ from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, lost_pairs, packed, pair, some_pairs
 
 
-def below(store: FolderStore, stage: str, above: Manifest, **facts: Any) -> Manifest:
-    """A snapshot without rows that was made of another."""
+def write_child(store: FolderStore, stage: str, above: Manifest, **facts: Any) -> Manifest:
+    """Write a snapshot without rows that has another as its input."""
     draft = Draft(store, stage, f"{stage:0<16}"[:16])
     parts = [draft.put_bytes("made.json", stage.encode())]
     return draft.commit(
@@ -40,88 +40,91 @@ def below(store: FolderStore, stage: str, above: Manifest, **facts: Any) -> Mani
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[str, Manifest]]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[str, Manifest]]:
+    """Return a store, and its snapshots by stage."""
     folder = tmp_path_factory.mktemp("trace")
     store = FolderStore(folder / "store")
     pairs = some_pairs()
     pairs[5]["phash"] = image_targets(jpeg(5))[1].value
     snapshots = chain(store, [*pairs, *lost_pairs()])
     snapshots["pack"] = packed(store, folder, snapshots, shard_size=6)
-    snapshots["train"] = below(store, "train", snapshots["pack"])
-    snapshots["evaluate"] = below(store, "evaluate", snapshots["train"])
+    snapshots["train"] = write_child(store, "train", snapshots["pack"])
+    snapshots["evaluate"] = write_child(store, "evaluate", snapshots["train"])
     facts = {"model_name": "tiny", "version": "3", "gate": "passed", "run_id": "r1"}
-    snapshots["register"] = below(store, "register", snapshots["evaluate"], **facts)
+    snapshots["register"] = write_child(store, "register", snapshots["evaluate"], **facts)
     return store, snapshots
 
 
 @pytest.fixture(params=[True, False], ids=["index", "columns"])
-def tracer(made: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Trace:
+def tracer(stored: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Trace:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(trace_search, "SEGMENT", 10)
-    return Trace(Lineage(made[0]), Search(made[0], make=request.param), Registry())
+    return Trace(Lineage(stored[0]), Search(stored[0], make=request.param), Registry())
 
 
-def test_a_kept_pair_is_followed_from_archive_to_model(tracer: Trace, made: Any) -> None:
-    wanted, snapshots = pair(4), made[1]
-    told = tracer.pairs([Target("uid", wanted["uid"])])
-    (one,) = told["pairs"]
-    assert (one["url"], one["caption"], one["source"]) == (wanted["url"], wanted["caption"], wanted["source"])
+def test_trace_follows_a_kept_pair_from_archive_to_model(tracer: Trace, stored: Any) -> None:
+    expected, snapshots = pair(4), stored[1]
+    traced = tracer.pairs([Target("uid", expected["uid"])])
+    (one,) = traced["pairs"]
+    assert (one["url"], one["caption"], one["source"]) == (expected["url"], expected["caption"], expected["source"])
     (way,) = one["ways"]
     assert [(step["stage"], step["key"], step["verdict"]) for step in way] == [
         (stage, snapshots[stage].key, "kept") for stage in ("extract", "filter", "download", "curate", "pack")
     ]
-    assert (way[2]["shard"], way[2]["member"], way[2]["sha256"]) == ("00000.tar", wanted["uid"], wanted["sha256"])
-    row = pq.read_table(made[0].local(snapshots["pack"].path(way[4]["part"]))).to_pylist()[way[4]["row"]]
-    assert row["uid"] == wanted["uid"]
-    (dataset,) = told["datasets"]
+    assert (way[2]["shard"], way[2]["member"], way[2]["sha256"]) == ("00000.tar", expected["uid"], expected["sha256"])
+    row = pq.read_table(stored[0].local(snapshots["pack"].path(way[4]["part"]))).to_pylist()[way[4]["row"]]
+    assert row["uid"] == expected["uid"]
+    (dataset,) = traced["datasets"]
     (training,) = dataset["trainings"]
     assert (dataset["key"], dataset["pairs"]) == (snapshots["pack"].key, 1)
     assert training["evaluations"] == [snapshots["evaluate"].key]
     assert [model["uri"] for model in training["models"]] == ["models:/tiny/3"]
-    assert "MLFLOW_TRACKING_URI is not set" in told["registry"]
+    assert "MLFLOW_TRACKING_URI is not set" in traced["registry"]
 
 
 @pytest.mark.parametrize(
     ("number", "stage", "reason"),
     [(100, "extract", "page_opt_out"), (121, "download", "http_404"), (7, "curate", "near_duplicate")],
 )
-def test_a_dropped_pair_has_its_stage_and_reason(tracer: Trace, number: int, stage: str, reason: str) -> None:
-    told = tracer.pairs([Target("url", pair(number)["url"])])
-    (one,) = told["pairs"]
+def test_trace_returns_the_stage_and_reason_of_a_dropped_pair(
+    tracer: Trace, number: int, stage: str, reason: str
+) -> None:
+    traced = tracer.pairs([Target("url", pair(number)["url"])])
+    (one,) = traced["pairs"]
     last = one["ways"][0][-1]
     assert (last["stage"], last["verdict"], last["reason"]) == (stage, "dropped", reason)
-    assert told["datasets"] == []
+    assert traced["datasets"] == []
 
 
-def test_a_domain_counts_all_and_tells_some(tracer: Trace, made: Any) -> None:
+def test_trace_counts_all_pairs_of_a_domain_and_returns_at_most_the_limit(tracer: Trace, stored: Any) -> None:
     tracer.limit = 2
-    told = tracer.pairs([Target("domain", "host1.example")])
-    everywhere = [row for row in [*some_pairs(), *lost_pairs()] if "//host1." in row["url"]]
-    assert sum(place["rows"] for place in told["places"]) == len(everywhere)
-    assert len(told["pairs"]) == 2
-    kept = [row for row in everywhere if not row["drop_reason"]]
-    assert told["datasets"][0]["pairs"] == len(kept)
+    traced = tracer.pairs([Target("domain", "host1.example")])
+    on_host = [row for row in [*some_pairs(), *lost_pairs()] if "//host1." in row["url"]]
+    assert sum(place["rows"] for place in traced["places"]) == len(on_host)
+    assert len(traced["pairs"]) == 2
+    kept = [row for row in on_host if not row["drop_reason"]]
+    assert traced["datasets"][0]["pairs"] == len(kept)
 
 
-def test_a_picture_is_found_by_how_it_looks(tracer: Trace) -> None:
-    told = tracer.pairs(image_targets(jpeg(5)))
-    assert [one["uid"] for one in told["pairs"]] == [pair(5)["uid"]]
+def test_trace_finds_an_image_by_its_phash(tracer: Trace) -> None:
+    traced = tracer.pairs(image_targets(jpeg(5)))
+    assert [one["uid"] for one in traced["pairs"]] == [pair(5)["uid"]]
 
 
-def test_a_model_tells_what_it_was_made_of(tracer: Trace, made: Any) -> None:
-    told = tracer.model("models:/tiny/3")
-    assert told is not None
-    assert [stage["stage"] for stage in told["stages"]][-1] == "register"
-    assert {stage["stage"] for stage in told["stages"]} == made[1].keys()
-    assert told["datasets"][0]["key"] == made[1]["pack"].key
+def test_trace_of_a_model_returns_its_stages_and_dataset(tracer: Trace, stored: Any) -> None:
+    traced = tracer.model("models:/tiny/3")
+    assert traced is not None
+    assert [stage["stage"] for stage in traced["stages"]][-1] == "register"
+    assert {stage["stage"] for stage in traced["stages"]} == stored[1].keys()
+    assert traced["datasets"][0]["key"] == stored[1]["pack"].key
     assert tracer.model("models:/tiny/4") is None
     with pytest.raises(ConfigError, match="only MLflow knows aliases"):
         tracer.model("tiny@champion")
 
 
-def test_an_index_of_other_parts_is_made_again(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_rebuilds_an_index_of_other_parts(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace_search, "SEGMENT", 10)
-    store, snapshots = made
+    store, snapshots = stored
     rows, search = Rows(snapshots["pack"], KEPT), Search(store)
     target = [Target("uid", pair(4)["uid"])]
     found = search.find(rows, target)
@@ -135,23 +138,25 @@ def test_an_index_of_other_parts_is_made_again(made: Any, monkeypatch: pytest.Mo
     assert search.find(rows, target) == found
 
 
-def test_dropped_and_kept_rows_are_each_indexed_once(made: Any) -> None:
-    ends = {(rows.manifest.stage, rows.prefix) for rows in Lineage(made[0]).final_rows()}
-    assert ends == {(stage, DROPPED) for stage in ("extract", "filter", "download", "curate", "pack")} | {
+def test_final_rows_yields_dropped_rows_of_each_stage_and_kept_rows_of_the_last(stored: Any) -> None:
+    final = {(rows.manifest.stage, rows.prefix) for rows in Lineage(stored[0]).final_rows()}
+    assert final == {(stage, DROPPED) for stage in ("extract", "filter", "download", "curate", "pack")} | {
         ("pack", KEPT)
     }
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_the_command(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
-    wanted = pair(4)
-    store = str(made[0].root)
-    assert flow.trace(wanted["url"], tmp_path, store, limit=3, index=True, as_json=as_json) == 0
-    told = capsys.readouterr().out
-    assert wanted["uid"] in told
-    assert "models:/tiny/3" in told
-    assert flow.trace(made[1]["curate"].key, tmp_path, store, limit=3, index=True, as_json=as_json) == 0
-    assert made[1]["pack"].key in capsys.readouterr().out
+def test_trace_command_prints_pairs_snapshots_and_errors(
+    stored: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    expected = pair(4)
+    store = str(stored[0].root)
+    assert flow.trace(expected["url"], tmp_path, store, limit=3, index=True, as_json=as_json) == 0
+    output = capsys.readouterr().out
+    assert expected["uid"] in output
+    assert "models:/tiny/3" in output
+    assert flow.trace(stored[1]["curate"].key, tmp_path, store, limit=3, index=True, as_json=as_json) == 0
+    assert stored[1]["pack"].key in capsys.readouterr().out
     for nothing in ("http://nowhere.example/", "f" * 32, "models:/other/1"):
         with pytest.raises(ConfigError, match="no trace of"):
             flow.trace(nothing, tmp_path, store, limit=3, index=True, as_json=as_json)
@@ -159,7 +164,7 @@ def test_the_command(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
         flow.trace("nonsense", tmp_path, store, limit=3, index=True, as_json=as_json)
 
 
-def test_a_range_file_reads_as_a_file_does(tmp_path: Path) -> None:
+def test_range_file_reads_like_a_file(tmp_path: Path) -> None:
     store, data = FolderStore(tmp_path), bytes(range(256)) * 1000
     store.put("x/data", data)
     file = RangeFile(store, "x/data", len(data))

@@ -1,4 +1,4 @@
-"""The page of an MLflow run shows the champion beside the model, where its evaluation and the pictures are to be had."""
+"""The evaluation page shows the champion beside the model if its evaluation and the images of the suite exist."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ from training.evaluation.zero_shot import PREDICTIONS
 N = 24
 
 
-def evaluated(store: FolderStore, key: str, right: int, suite: str) -> Manifest:
+def commit_evaluation(store: FolderStore, key: str, right: int, suite: str) -> Manifest:
     rows = [
         {"key": f"{'ab'[n % 2]}/{n}.jpg", "label": n % 2, "label_name": "ab"[n % 2], "predicted": n % 2,
          "predicted_name": "ab"[n % 2], "rank": 1 if n < right else 2, "top5": [0, 1], "scores": [0.5, 0.1], "status": "ok"}
         for n in range(N)
     ]  # fmt: skip
-    about = {"kind": "classification", "n": N, "classes": 2, "templates": 1, "unreadable": 0, "main_metric": "top1"}
-    metrics = {"few": {**about, "in_average": True, "metrics": {"top1": proportion_record(right, N, 0.5)}}}
+    facts = {"kind": "classification", "n": N, "classes": 2, "templates": 1, "unreadable": 0, "main_metric": "top1"}
+    metrics = {"few": {**facts, "in_average": True, "metrics": {"top1": proportion_record(right, N, 0.5)}}}
     draft = Draft(store, "evaluate", key)
     parts = [
         draft.put_bytes("metrics.json", json.dumps(metrics).encode()),
@@ -49,10 +49,10 @@ def work(tmp_path: Path) -> Any:
         path.write_bytes(jpeg(n))
     (tmp_path / "s.toml").write_text('name = "s"\n[[task]]\nname = "few"\nkind = "classification"\nroot = "few"')
     store, digest = FolderStore(tmp_path / "store"), load_suite(tmp_path / "s.toml").digest()
-    evaluated(store, "0" * 16, 4, digest)
+    commit_evaluation(store, "0" * 16, 4, digest)
     return SimpleNamespace(
         draft=Draft(store, "register", "2" * 16),
-        inputs={"evaluate": evaluated(store, "1" * 16, 22, digest)},
+        inputs={"evaluate": commit_evaluation(store, "1" * 16, 22, digest)},
         context=SimpleNamespace(run_config={"evaluate": {"suite": str(tmp_path / "s.toml")}}),
         config=SimpleNamespace(model_name="m"),
     )
@@ -62,7 +62,7 @@ def version(key: str) -> Any:
     return SimpleNamespace(name="m", version="7", tags={"snapshot.evaluate": key})
 
 
-def test_the_champion_stands_beside_the_model(work: Any, tmp_path: Path) -> None:
+def test_page_compares_the_model_with_the_champion_unless_the_suite_has_changed(work: Any, tmp_path: Path) -> None:
     champion = read_champion_evaluation(work, version("0" * 16))
     assert index_values(champion) == {"few/top1": pytest.approx(4 / N)}
     page = render_evaluation_page(work, champion).decode()
@@ -73,9 +73,9 @@ def test_the_champion_stands_beside_the_model(work: Any, tmp_path: Path) -> None
     assert render_evaluation_page(work, champion) == b"as evaluate left it"
 
 
-def test_without_a_champion_the_page_stays(work: Any) -> None:
-    for none in (None, version(""), version("1" * 16), version("9" * 16)):
-        champion = read_champion_evaluation(work, none)
+def test_page_is_that_of_evaluate_without_a_champion(work: Any) -> None:
+    for champion_version in (None, version(""), version("1" * 16), version("9" * 16)):
+        champion = read_champion_evaluation(work, champion_version)
         assert champion is None
         assert index_values(champion) == {}
         assert render_evaluation_page(work, champion) == b"as evaluate left it"

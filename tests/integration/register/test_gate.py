@@ -1,0 +1,114 @@
+"""The gate: floors, the comparison with the champion, and the audit trail of aliases."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from dataops.errors import ConfigError, GateRefused
+from tasks.engine import stage
+from tests.integration.register.snapshots import (
+    commit_evaluation,
+    connect,
+    find_versions,
+    plan_registration,
+    run_python,
+)
+
+pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+
+
+# In its own process, to see which modules it imports.
+REFUSED = """
+import json, sys
+from pathlib import Path
+from dataops.errors import GateRefused
+from dataops.snapshot import Manifest
+from dataops.store import FolderStore
+from tasks.engine import stage
+from tasks.register.config import RegisterConfig
+from tasks.register.stage import REGISTER
+
+store = FolderStore(Path(sys.argv[1]))
+manifests = [Manifest.model_validate(m) for m in json.loads(sys.argv[2])]
+config = RegisterConfig(model_name="refused", floors={"twemoji-seen/top1": 0.5, "held-out/image_to_text_R@1": 0.05})
+context = stage.Context(store=store, home=Path(sys.argv[1]), run_name="refusals")
+for _ in range(2):
+    try:
+        stage.make(stage.plan(REGISTER, config, 3, manifests), context)
+    except GateRefused as error:
+        print(json.dumps({"message": str(error), "code": error.exit_code, "torch": "torch" in sys.modules}))
+"""
+
+
+def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(
+    environment: str, upstream: SimpleNamespace
+) -> None:
+    manifests = json.dumps([m.model_dump(mode="json") for m in upstream.manifests])
+    results = [json.loads(line) for line in run_python(REFUSED, str(upstream.store.root), manifests).splitlines()]
+    message = "refused version 1 is refused by the gate: twemoji-seen/top1 is 0.06, floor 0.5"
+    assert results == [{"message": message, "code": 5, "torch": False}] * 2
+    (version,) = find_versions("refused")
+    assert version.tags["gate"] == "refused: twemoji-seen/top1 is 0.06, floor 0.5"
+    assert connect().get_model_version_by_alias("refused", "candidate").version == version.version
+    assert connect().get_model_version("refused", version.version).aliases == ["candidate"]
+    assert connect().get_run(version.run_id).info.status == "FINISHED"
+
+
+def test_registration_raises_for_a_floor_of_an_unknown_metric(environment: str, upstream: SimpleNamespace) -> None:
+    plan, context = plan_registration(upstream, model_name="typo", floors={"twemoji/top1": 0.1})
+    with pytest.raises(ConfigError, match=r"twemoji/top1: no such metric; there are .*twemoji-seen/top1"):
+        stage.make(plan, context)
+    assert find_versions("typo") == []
+
+
+def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
+    environment: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.commands.promote import promote
+
+    results: list[str] = []
+    for name, right in (("first", 120), ("same", 119), ("worse", 100)):
+        evaluated = commit_evaluation(upstream.store, f"ev{name}", [n < right for n in range(200)])
+        theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
+        plan, context = plan_registration(theirs, model_name="rivals", not_worse=("twemoji-seen",))
+        try:
+            results.append(stage.make(plan, context).facts["gate"])
+        except GateRefused as error:
+            results.append(str(error))
+    assert results[:2] == ["passed", "passed"]
+    assert "rivals version 3 is refused by the gate: worse than rivals version 2 on twemoji-seen" in results[2]
+    assert "(19 only the champion, 0 only this one, p 1.91e-06)" in results[2]
+    assert connect().get_model_version_by_alias("rivals", "champion").version == "2"
+    assert connect().get_model_version_by_alias("rivals", "candidate").version == "3"
+    assert "p 0.5" in connect().get_model_version("rivals", "2").tags["champion_test"]
+    with pytest.raises(ConfigError, match="--reason"):
+        promote("rivals/1", "champion", " ", as_json=False)
+    assert promote("models:/rivals/1", "champion", "version 2 is slow", as_json=False) == 0
+    assert "moved from version 2 to version 1 (its gate: passed)" in capsys.readouterr().out
+    assert connect().get_model_version_by_alias("rivals", "champion").version == "1"
+    assert promote("rivals", "champion", "", as_json=True) == 0
+    moves = json.loads(capsys.readouterr().out)["moves"]
+    assert [(m["alias"], m["before"], m["after"]) for m in moves] == [
+        ("champion", None, "1"), ("champion", "1", "2"), ("candidate", None, "3"), ("champion", "2", "1"),
+    ]  # fmt: skip
+    assert moves[-1]["why"] == "version 2 is slow"
+    with pytest.raises(ConfigError):
+        promote("rivals/99", "champion", "why not", as_json=False)
+
+
+def test_gate_refuses_a_model_that_cannot_be_compared(environment: str, upstream: SimpleNamespace) -> None:
+    evaluated = commit_evaluation(upstream.store, "evother", [True] * 200)
+    theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
+    for manifests, tasks in ((theirs, ()), (upstream, ("twemoji-seen",))):
+        plan, context = plan_registration(manifests, model_name="unlike", not_worse=tasks)
+        if not tasks:
+            stage.make(plan, context)
+            continue
+        with pytest.raises(
+            GateRefused, match=r"twemoji-seen cannot be compared with unlike version 1: .* has no ranks"
+        ):
+            stage.make(plan, context)
+    plan, context = plan_registration(upstream, model_name="unlike", not_worse=("typo",))
+    with pytest.raises(ConfigError, match="typo: no such task; there are held-out, twemoji-seen"):
+        stage.make(plan, context)

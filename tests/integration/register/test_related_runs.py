@@ -1,0 +1,144 @@
+"""The runs around a registration: its child runs, that of an unregistered pipeline run, and live training curves."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dataops.snapshot import Draft
+from dataops.store import FolderStore
+from tasks.engine import stage
+from tasks.engine.context import Context
+from tasks.engine.stage import Work
+from tasks.tracking import client as tracking
+from tasks.tracking import parent_run
+from tasks.tracking.parent_run import RunOutcome
+from tests.integration.register.snapshots import connect, plan_registration
+from tests.servers.seaweed import free_port
+
+pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+
+
+def test_training_and_evaluation_are_child_runs_of_each_registration(
+    registered: Any, upstream: SimpleNamespace
+) -> None:
+    _, plan, context = registered
+    stage.discard(plan, context)
+    again = stage.make(plan, context)  # a second time changes nothing
+    experiment = connect().get_experiment_by_name("demo")
+    found = connect().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{again.mlflow_run_id}'")
+    runs = {run.info.run_name.partition("-")[0]: run for run in found}
+    assert sorted(runs) == ["evaluate", "train"]
+    assert len(found) == 2
+    assert {run.info.status for run in found} == {"FINISHED"}
+    parent = connect().get_run(again.mlflow_run_id)
+    curve = connect().get_metric_history(again.mlflow_run_id, "train/loss")
+    nested = connect().get_metric_history(runs["train"].info.run_id, "train/loss")
+    assert [(p.step, p.value) for p in nested] == [(p.step, p.value) for p in curve]
+    assert runs["evaluate"].data.metrics["twemoji-seen/top1"] == parent.data.metrics["twemoji-seen/top1"]
+    other, _ = plan_registration(upstream, model_name="twin")
+    theirs = stage.make(other, context).mlflow_run_id
+    for parent_id in (again.mlflow_run_id, theirs):
+        under = connect().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
+        assert sorted(run.info.run_name for run in under) == ["evaluate-evaluate00000000", "train-train00000000000"]
+    contexts = {
+        stage: {tag.value for one in run.inputs.dataset_inputs for tag in one.tags} for stage, run in runs.items()
+    }
+    assert contexts == {"train": {"training"}, "evaluate": {"evaluation"}}
+
+
+def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
+    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, context = plan_registration(upstream, model_name="late")
+    context = replace(context, run_name="early", run_id="early-20260102T030405-abcd")
+    made = {m.stage: m for m in reversed(upstream.manifests) if m.stage not in ("train", "evaluate")}
+    reached = [{"stage": m.stage, "key": m.key, "state": "Completed", "seconds": 1.5} for m in made.values()]
+    failed = [*reached, {"stage": "train", "key": "train00000000000", "state": "Failed", "seconds": 2.0}]
+    mlflow = connect()
+    training = tracking.open_run(mlflow, "early", "train-train00000000000", "its live curve", {})
+    error = "JobFailed: <script>[x](javascript:1) s3://u:hunter2@bucket"
+    assert parent_run.record_outcome(context, made, RunOutcome("FINISHED", "up to pack", reached, 5))
+    page = parent_run.record_outcome(context, made, RunOutcome("FAILED", error, failed, 6))
+
+    def parents() -> list[Any]:
+        found = mlflow.search_runs(
+            [training.info.experiment_id], f"tags.`{tracking.PIPELINE_TAG}` = '{context.run_id}'"
+        )
+        return list(found)
+
+    (run,) = parents()
+    assert (
+        page
+        == f"{environment}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
+    )
+    assert (run.info.status, run.info.run_name, run.info.start_time) == ("FAILED", context.run_id, 5)
+    assert run.data.tags["snapshot.curate"] == made["curate"].key
+    assert run.data.tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
+    note = run.data.tags["mlflow.note.content"]
+    assert r"JobFailed: \<script\>\[x\]" in note
+    assert "hunter2" not in note
+    assert "| filter&emsp; | `filter0000000000`&emsp; | Completed&emsp; | 900&emsp; | 500&emsp; |" in note
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"pack-{made['pack'].key}"]
+    assert mlflow.get_run(training.info.run_id).data.tags["mlflow.parentRunId"] == run.info.run_id
+
+    manifest = stage.make(plan, context)
+    assert manifest.mlflow_run_id == run.info.run_id
+    registered = [*failed, {"stage": "register", "key": plan.key, "state": "Failed", "seconds": 2.0}]
+    assert parent_run.record_outcome(context, made, RunOutcome("FAILED", "refused by the gate", registered, 7)) is None
+    (run,) = parents()
+    assert run.info.status == "FINISHED"
+    assert "JobFailed" not in run.data.tags["mlflow.note.content"]
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    assert parent_run.record_outcome(context, made, RunOutcome("KILLED", "stopped", reached, 5)) is None
+    assert "does not answer" in caplog.text
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert parent_run.record_outcome(context, made, RunOutcome("KILLED", "stopped", reached, 5)) is None
+
+
+def test_live_run_logs_curves_during_the_training(environment: str, tmp_path: Path, monkeypatch) -> None:
+    from tasks.train import live_metrics as train_live
+    from training.config import TrainConfig
+
+    monkeypatch.setattr(train_live, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(train_live, "SYSTEM_SECONDS", 1)
+    context = Context(store=FolderStore(tmp_path / "store"), home=tmp_path, run_name="live", run_id="live-1")
+    work = Work(TrainConfig(), 0, {}, Draft(context.store, "train", "1" * 16), context)
+
+    def write(first: int, last: int) -> None:
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.writelines(f'{{"step":{step},"loss":{1 / step},"lr":0.1}}\n' for step in range(first, last + 1))
+        with (tmp_path / "evidence-throughput.jsonl").open("a") as file:
+            file.write(f'{{"step":{last},"samples_per_second":10.0}}\n')
+
+    def history(metric: str) -> list[int]:
+        runs = client.search_runs([client.get_experiment_by_name("live").experiment_id])  # pyright: ignore
+        assert len(runs) <= 1
+        return sorted(point.step for run in runs for point in client.get_metric_history(run.info.run_id, metric))
+
+    def wait_for(steps: list[int]) -> None:
+        deadline = time.monotonic() + 60
+        while client.get_experiment_by_name("live") is None or history("train/loss") != steps:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    client = tracking.connect()
+    with train_live.LiveRun(work, tmp_path):
+        write(1, 5)
+        wait_for([1, 2, 3, 4, 5])  # while it runs
+        time.sleep(3)  # several looks at the machine's load
+        write(6, 8)
+    assert history("train/loss") == list(range(1, 9))
+    assert history("train/samples_per_second") == [5, 8]
+    write(9, 9)
+    with pytest.raises(ValueError, match="spike"), train_live.LiveRun(work, tmp_path):  # another try goes on in it
+        raise ValueError("spike")
+    assert history("train/loss") == list(range(1, 10))
+    run = client.search_runs([client.get_experiment_by_name("live").experiment_id])[0]  # pyright: ignore
+    assert run.info.status == "FAILED"
+    assert run.data.params["train.model"] == "ViT-B-32"
+    assert any(name.startswith("system/") for name in run.data.metrics), run.data.metrics

@@ -1,0 +1,247 @@
+"""The run, the artefacts and the version of a registration, and repeated and interrupted registrations."""
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dataops.errors import ConfigError, ServiceError
+from tasks.engine import stage
+from tasks.register import mlflow_run
+from tasks.register.version import page_urls
+from tasks.tracking import client as tracking
+from tests.integration.register.snapshots import (
+    connect,
+    find_versions,
+    plan_registration,
+)
+from tests.servers.seaweed import free_port
+
+pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+
+
+def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
+    registered: Any, upstream: SimpleNamespace, environment: str
+) -> None:
+    manifest = registered[0]
+    facts = manifest.facts
+    mlflow = connect()
+    run = mlflow.get_run(manifest.mlflow_run_id)
+    version = mlflow.get_model_version_by_alias("clip-demo", "champion")
+    assert facts["model_uri"] == f"models:/clip-demo/{version.version}"
+    assert run.info.status == "FINISHED"
+    assert mlflow.get_experiment(run.info.experiment_id).name == "demo"
+
+    by_stage = {m.stage: m for m in upstream.manifests}
+    pack = by_stage["pack"]
+    for tags in (run.data.tags, version.tags):
+        assert tags["dataset_key"] == pack.key
+        assert tags["dataset_digest"] == pack.content_digest
+        assert tags["prefect_flow_run_id"] == "0d9f6f6e-0000-4000-8000-000000000000"
+        assert tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
+        assert tags["pairmill.register_key"] == manifest.key
+        assert {name: tags[f"snapshot.{name}"] for name in by_stage} == {s: m.key for s, m in by_stage.items()}
+        assert len(tags["config_hash"]) == 16
+        assert "git_commit" in tags
+        assert "code_dirty" in tags
+    assert version.tags["gate"] == "passed"
+    assert run.data.params["train.model"] == "tiny"
+    assert run.data.params["filter.endpoint"] == "https://example.org/x"
+    assert run.data.params["filter.api_token"] == "***"
+
+    metrics = run.data.metrics
+    assert metrics["twemoji-seen/top1"] == 0.06
+    assert metrics["twemoji-seen/top1_low"] == 0.03
+    assert metrics["held-out/image_to_text_R_at_1"] == 0.1
+    assert (metrics["twemoji-seen/overlap_with_training"], metrics["twemoji-seen/clean_top1"]) == (0.05, 0.05)
+    history = mlflow.get_metric_history(run.info.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(s, 5 / s) for s in range(1, 121)]
+
+    inputs = {i.dataset.name: i for i in run.inputs.dataset_inputs}
+    assert inputs.keys() == {f"pack-{pack.key}", "twemoji-seen", "held-out"}
+    training = inputs[f"pack-{pack.key}"]
+    assert training.tags[0].value == "training"
+    assert training.dataset.digest == pack.content_digest[:36]
+    assert json.loads(training.dataset.profile)["num_rows"] == 400
+    assert inputs["held-out"].tags[0].value == "evaluation"
+    from mlflow.data import get_source
+
+    assert (Path(get_source(training).load()) / "manifest.json").is_file()
+
+    (model,) = mlflow.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    assert model.name == "clip"
+    linked = {metric.key: metric.dataset_name for metric in model.metrics}
+    assert linked["train/final_loss"] == f"pack-{pack.key}"
+    assert linked["twemoji-seen/top1"] == "twemoji-seen"
+    assert version.source == f"models:/{model.model_id}"
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "clip-demo", "version": version.version}]
+    shown = version.description.replace("&emsp;", "")
+    assert "| twemoji-seen | top1 | 6.00% | 3.00% – 10.00% | 1.00% | 200 |" in shown
+    assert "| filter | 900 | 500 | language 300, too\\_short 100 |" in shown
+
+
+def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_path: Path) -> None:
+    run_id = registered[0].mlflow_run_id
+    folder = Path(connect().download_artifacts(run_id, "", str(tmp_path)))
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
+    wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
+    wanted |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html", "evaluation.html"}
+    wanted |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
+    wanted |= {f"manifests/{stage}.json" for stage in stages}
+    assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
+    for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
+        with Image.open(folder / name) as image:
+            assert image.width > 500
+    assert "&lt;script&gt;" in (folder / "filter.html").read_text()
+    assert (folder / "balance.svg").read_text().startswith("<svg ")
+    assert "<img" not in (folder / "download.html").read_text()
+    assert "&lt;img src=x onerror=alert(3)&gt;" in (folder / "download.html").read_text()
+    page = (folder / "predictions/predictions-twemoji-seen.html").read_text()
+    assert "<img" not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 100
+    funnel = json.loads((folder / "funnel.json").read_text())
+    assert {name: funnel[1][name] for name in ("stage", "reason", "dropped")} == {
+        "stage": "filter",
+        "reason": "language",
+        "dropped": 300,
+    }
+    for path in folder.rglob("*.json"):
+        if path.parent.name != "manifests":  # the fixture's own config, which a real manifest cannot hold
+            assert "hunter2" not in path.read_text(), path
+
+
+def test_registration_links_the_model_card_and_logs_lineage_events(registered: Any, tmp_path: Path) -> None:
+    manifest = registered[0]
+    version = connect().get_model_version_by_alias("clip-demo", "champion")
+    assert f"/runs/{manifest.mlflow_run_id}/artifacts/model_card.html" in version.description
+    folder = Path(connect().download_artifacts(manifest.mlflow_run_id, "", str(tmp_path)))
+    card, plain = (folder / "model_card.html").read_text(), (folder / "model_card.md").read_text()
+    found = ("10 of 200 pictures of 1 evaluation sets", "5.00%", "25.00%", "1.00% – 71.00%", "0.085")
+    for said in ("6.00%", "3.00% – 10.00%", "400 pairs", "Contamination", *found, "no licence"):
+        assert said in card
+        assert said in plain
+    assert '<svg xmlns="http://www.w3.org/2000/svg" class="lineage"' in card
+    for event in map(json.loads, (folder / "lineage.jsonl").read_text().splitlines()):
+        assert event["eventType"] == "COMPLETE"
+
+
+def test_page_urls_are_those_in_the_manifest(registered: Any, environment: str) -> None:
+    links = page_urls(registered[0].facts)
+    facts = registered[0].facts
+    assert links == facts["links"]
+    assert links["run"].startswith(f"{environment}/#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}?")
+    assert links["model version"].startswith(f"{environment}/#/models/clip-demo/versions/{facts['version']}")
+
+
+def test_registration_is_deterministic_and_omits_credentials(registered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, plan, context = registered
+    store = context.store
+    first = store.read(manifest.path("registration.json"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri().replace("://", "://user:hunter2@"))
+    stage.discard(plan, context)
+    again = stage.make(plan, context)
+    assert store.read(again.path("registration.json")) == first
+    assert again.content_digest == manifest.content_digest
+    evidence = store.read(again.path("evidence-registration.json"))
+    assert b"hunter2" not in evidence + again.model_dump_json().encode()
+    assert json.loads(evidence)["model_uri"] == manifest.facts["model_uri"]
+
+
+def test_registration_finds_its_version_after_its_snapshot_is_deleted(registered: Any) -> None:
+    manifest, plan, context = registered
+    stage.discard(plan, context)
+    again = stage.make(plan, context)
+    assert again.facts["version"] == manifest.facts["version"]
+    assert len(find_versions("clip-demo")) == 1
+    experiment = connect().get_experiment_by_name("demo")
+    assert (
+        len(connect().search_runs([experiment.experiment_id], "tags.`pairmill.register_key` = '" + plan.key + "'")) == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "broken", ["log_inputs", "log_model_artifacts", "create_model_version", "set_model_version_tag"]
+)
+def test_registration_resumes_after_it_is_killed(
+    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    from mlflow import MlflowClient
+
+    name = f"killed-{broken}"
+    plan, context = plan_registration(upstream, model_name=name)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, broken, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(mlflow_run, "_mark_failed", lambda registration, run: None)  # as a kill would
+        with pytest.raises(KeyboardInterrupt):
+            stage.make(plan, context)
+    manifest = stage.make(plan, context)
+    (version,) = find_versions(name)
+    assert version.tags["gate"] == "passed"
+    assert version.run_id == manifest.mlflow_run_id
+    run = connect().get_run(manifest.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert len(connect().get_metric_history(run.info.run_id, "train/loss")) == 120
+    assert len(run.inputs.dataset_inputs) == 3
+    models = connect().search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    assert [str(model.status) for model in models] == ["READY"]
+    # two of training, then value, low and high where there is an interval, and two of the overlap: 3 + 1 + 2 + 3
+    assert len({metric.key for metric in models[0].metrics}) == len(models[0].metrics) == 11
+
+
+def test_registration_is_repeated_after_its_version_is_deleted(environment: str, upstream: SimpleNamespace) -> None:
+    plan, context = plan_registration(upstream, model_name="short-lived")
+    manifest = stage.make(plan, context)
+    assert stage.reuse(plan, context) == manifest
+    connect().delete_model_version("short-lived", manifest.facts["version"])
+    assert stage.reuse(plan, context) is None
+    again = stage.make(plan, context)
+    assert again.mlflow_run_id == manifest.mlflow_run_id
+    assert stage.reuse(plan, context) == again
+
+
+def test_registration_of_an_earlier_version_does_not_move_the_alias(
+    environment: str, upstream: SimpleNamespace
+) -> None:
+    old, context = plan_registration(upstream, model_name="moving")
+    new, _ = plan_registration(upstream, model_name="moving", description="better")
+    stage.make(old, context)
+    newer = stage.make(new, context)
+    stage.discard(old, context)
+    assert stage.make(old, context).facts["version"] == "1"
+    assert str(connect().get_model_version_by_alias("moving", "champion").version) == newer.facts["version"] == "2"
+
+
+def test_registration_raises_a_service_error_at_once_when_the_server_is_down(
+    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hunter2@127.0.0.1:{free_port()}")
+    plan, context = plan_registration(upstream, model_name="nowhere")
+    start = time.monotonic()
+    with pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:\d+ does not answer") as caught:
+        stage.make(plan, context)
+    assert time.monotonic() - start < 10
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "ours"),
+    [
+        ("INVALID_PARAMETER_VALUE", ConfigError),
+        ("PERMISSION_DENIED", ConfigError),
+        ("INTERNAL_ERROR", ServiceError),
+        ("TEMPORARILY_UNAVAILABLE", ServiceError),
+    ],
+)
+def test_mlflow_errors_are_retryable_only_when_a_retry_may_help(
+    environment: str, code: str, ours: type[Exception]
+) -> None:
+    from mlflow.exceptions import RestException
+
+    with pytest.raises(ours, match="http://host/db") as caught, tracking.mlflow_errors():
+        raise RestException({"error_code": code, "message": "no: http://u:hunter2@host/db"})
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,89 @@
+"""Params, tags, datasets, descriptions and pages for MLflow."""
+
+from typing import Any
+
+from dataops.snapshot import Counts, Input, Manifest, Part
+from tasks.tracking import run_metadata
+from tests.manifests import build_manifest
+
+
+def test_flatten_params_truncates_and_removes_secrets() -> None:
+    config = {
+        "a": {"b": {"c": 1, "d": []}, "e": {}, "text": "x" * 9000},
+        "access_key": "s",
+        "max_tokens": 9,
+        "token": "s",
+        "ünicode:key": True,
+        "uri": "s3://k:s@bucket/p",
+    }
+    params = run_metadata.flatten_params(config)
+    assert params == {
+        "a.b.c": "1",
+        "a.b.d": "[]",
+        "a.e": "{}",
+        "a.text": "x" * 6000,
+        "access_key": "***",
+        "max_tokens": "9",
+        "token": "***",
+        "_nicode_key": "true",
+        "uri": "s3://bucket/p",
+    }
+
+
+def test_hash_config_is_independent_of_the_order() -> None:
+    assert run_metadata.hash_config({"a": 1, "b": {"c": 2}}) == run_metadata.hash_config({"b": {"c": 2}, "a": 1})
+    assert run_metadata.hash_config({"a": 1}) != run_metadata.hash_config({"a": 2})
+
+
+def manifest(stage: str, **values: Any) -> Manifest:
+    return build_manifest(stage, key=f"{stage:0<16}", content_digest="ab" * 32, created_at="2026-01-01", **values)
+
+
+def test_training_dataset_has_the_uri_of_its_snapshot() -> None:
+    shards = [
+        Part(name="00000.tar", rows=5, bytes=10, sha256="0"),
+        Part(name="part-0.parquet", rows=5, bytes=1, sha256="1"),
+    ]
+    dataset = run_metadata.describe_training_dataset(
+        manifest("pack", parts=shards, counts=Counts(input=5, kept=5)), "s3://u:p@b/store"
+    )
+    assert dataset["digest"] == "ab" * 18
+    assert (dataset["source_type"], dataset["source"]) == ("s3", '{"uri": "s3://b/store/pack/pack000000000000"}')
+    assert '"num_rows": 5, "num_shards": 1, "bytes": 10' in dataset["profile"]
+    assert '{"name": "uid", "type": "string"' in dataset["schema"]
+
+
+def test_evaluation_dataset_digest_changes_with_the_suite_and_the_task() -> None:
+    def digests(suite: str) -> list[str]:
+        evaluated = manifest("evaluate", inputs=[Input(stage="suite", key="demo", digest=suite)])
+        metrics = {"a": {"n": 3, "metrics": {}}, "b": {"n": 3, "metrics": {}}}
+        return [d["digest"] for d in run_metadata.describe_evaluation_datasets(evaluated, metrics, "/store").values()]
+
+    assert digests("1") == digests("1")
+    assert len({*digests("1"), *digests("2")}) == 4
+    assert {len(digest) for digest in digests("1")} == {36}
+
+
+def test_description_escapes_markdown_and_is_truncated() -> None:
+    manifests = {
+        "pack": manifest("pack", counts=Counts(input=5, kept=4, dropped={"a|b<script>": 1})),
+        "train": manifest("train", config={"model": "x`y"}),
+    }
+    row = {"task": "t|*", "metric": "m", "value": 0.5, "low": None, "high": None, "chance": None, "n": 7}
+    text = run_metadata.render_description(manifests, [row], ["head"], {"run": "#/x"})
+    assert text.startswith("head\n\nCLIP `x y`, trained on **4 pairs**")
+    assert r"t\|\*" in text
+    assert r"a\|b\<script\> 1" in text
+    assert text.endswith("[run](#/x)")
+    long = run_metadata.render_description(manifests, [row | {"task": "t" * 300}] * 100, ["head"], {})
+    assert len(long) <= 5000
+    assert long.endswith("\n…")
+
+
+def test_table_page_escapes_every_value() -> None:
+    page = run_metadata.render_table_page(
+        "<t>", [{"<k>": "<v>", "n": 1234, "f": 0.123456, "l": [1, "<i>"], "z": None}], "a & b"
+    )
+    for hostile in ("<t>", "<k>", "<v>", "<i>"):
+        assert hostile not in page
+    assert "<td>1,234</td><td>0.1235</td><td>1, &lt;i&gt;</td><td></td>" in page
