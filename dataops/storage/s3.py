@@ -1,8 +1,8 @@
 """A store under s3://bucket/prefix, through boto3. Endpoint, region and credentials come from the environment (AWS_*).
 
-Each object carries the sha256 of its bytes as metadata, which every read is checked against: multipart objects have no
-checksum of the whole that all servers agree on. Small ones go in one request, large ones in parts, each with a checksum
-that the server verifies. Unfinished multipart uploads of killed writers are aborted by `sweep`.
+Each object has the sha256 of its bytes as metadata, and every read is compared with it: for a multipart object not all
+servers compute the same checksum of the whole. Small objects are sent in one request, large ones in parts, each with a
+checksum that the server verifies. `sweep` aborts the multipart uploads that killed writers left unfinished.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from dataops.digest import file_sha256
 from dataops.errors import StorageError
 from dataops.storage.base import Entry, Store, check_name, storage_errors
 from dataops.storage.cache import Cache, Version
+from dataops.storage.s3_codes import error_code, http_status
 from dataops.storage.s3_requests import CorruptTransfer, S3Requests, explain_setup_error
 
 T = TypeVar("T")
@@ -31,14 +32,14 @@ T = TypeVar("T")
 MIB = 1 << 20
 PARTS = TransferConfig(multipart_threshold=16 * MIB, multipart_chunksize=16 * MIB, max_concurrency=4)
 COPY_PARTS = TransferConfig(multipart_threshold=1024 * MIB, multipart_chunksize=512 * MIB, max_concurrency=4)
-"""One CopyObject request takes at most 5 GB; this also keeps each within the read timeout."""
+"""One CopyObject request copies at most 5 GB; smaller ones also end within the read timeout."""
 RANGE_SHARE = 4
-"""Where less than this part (a quarter) of an object is wanted, only that is fetched."""
+"""If less than one part in RANGE_SHARE of an object is read, only the ranges are fetched, not the whole object."""
 RANGES_AT_ONCE = 8
 DELETE_BATCH = 1000
-"""Most keys of one DeleteObjects request."""
+"""Maximum number of keys in one DeleteObjects request."""
 CHECK_SECONDS = 10.0
-"""How long check_writable waits for the server: a config is checked before work begins, not in the middle of it."""
+"""Seconds for which check_writable retries: nobody waits for a server before work begins."""
 
 
 class S3Store(Store):
@@ -47,7 +48,7 @@ class S3Store(Store):
     def __init__(self, bucket: str, prefix: str):
         self.bucket, self.prefix = bucket, prefix.strip("/")
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        # Each try is short: Calls, which also logs and knows what passes, does the waiting.
+        # Few attempts of boto: S3Requests retries, logs, and distinguishes transient failures.
         config = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=5, read_timeout=60)
         try:
             self._s3: Any = Session().client("s3", config=config)
@@ -65,18 +66,18 @@ class S3Store(Store):
         return {"Bucket": self.bucket, "Key": self._key(name)}
 
     def _head(self, name: str) -> dict[str, Any] | None:
-        """What the server knows of the object; None where there is none."""
+        """Return the metadata of an object, or None if there is none."""
         try:
             return self._s3.head_object(**self._at(name))
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            if http_status(error) == 404:
                 return None
-            if str(error.response.get("Error", {}).get("Code", "")).isdigit():  # an answer to HEAD cannot say why
+            if error_code(error).isdigit():  # an answer to HEAD has no reason: this request gets one
                 self._s3.get_object(**self._at(name), Range="bytes=0-0")
             raise
 
     def size(self, name: str) -> int | None:
-        head = self._call(f"look at {name}", lambda: self._head(name))
+        head = self._call(f"get the metadata of {name}", lambda: self._head(name))
         return None if head is None else int(head["ContentLength"])
 
     def read(self, name: str) -> bytes:
@@ -89,7 +90,7 @@ class S3Store(Store):
         return self._existing(name, "read", get)
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """As ever; but where little of a large object is wanted, each part is a request of its own."""
+        """Read ranges as every store does, but fetch few ranges of a large object by a request each."""
         if RANGE_SHARE * sum(size for _, size in ranges) >= (self.size(name) or 0):
             yield from super().read_ranges(name, ranges)
             return
@@ -136,11 +137,11 @@ class S3Store(Store):
         self._call(f"write {name}", upload)
 
     def _verify(self, name: str, size: int, digest: str) -> None:
-        """Each part was verified as it came; that they are all there shows here."""
+        """Check that all parts are there; the server has verified each."""
         head = self._head(name)
         if head is None or head["ContentLength"] != size or head["Metadata"].get("sha256", digest) != digest:
             found = "nothing" if head is None else f"{head['ContentLength']} bytes"
-            raise CorruptTransfer(f"{size} bytes were written, {found} are there")
+            raise CorruptTransfer(f"{size} bytes were written, the store has {found}")
 
     def create(self, name: str, data: bytes) -> bool:
         mark = secrets.token_hex(16)
@@ -151,9 +152,9 @@ class S3Store(Store):
             try:
                 self._s3.put_object(**self._at(name), Body=data, IfNoneMatch="*", **extra)
             except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
-                    raise  # 409, another conditional put under way, passes: then it is there, or free again
-                # There is one. It may be ours, of a try whose answer was lost.
+                if http_status(error) != 412:
+                    raise  # 409 (another conditional put is running) is retried
+                # The object exists. This writer may have put it in an attempt whose answer was lost.
                 head = self._head(name)
                 return put_if_new() if head is None else head["Metadata"].get("writer") == mark
             return True
@@ -165,7 +166,7 @@ class S3Store(Store):
             head = self._head(source)
             if head is None:
                 return False
-            extra = {"Metadata": head["Metadata"], "MetadataDirective": "REPLACE"}  # a copy by parts keeps none
+            extra = {"Metadata": head["Metadata"], "MetadataDirective": "REPLACE"}  # a multipart copy keeps no metadata
             self._s3.copy(self._at(source), self.bucket, self._key(target), ExtraArgs=extra, Config=COPY_PARTS)
             self._verify(target, head["ContentLength"], head["Metadata"].get("sha256", ""))
             return True
@@ -248,18 +249,18 @@ class S3Store(Store):
         _check(file_sha256(path), head)
 
     def check_writable(self) -> None:
-        patience, self._call.outlast_seconds = self._call.outlast_seconds, CHECK_SECONDS
+        usual, self._call.outlast_seconds = self._call.outlast_seconds, CHECK_SECONDS
         try:
             super().check_writable()
         finally:
-            self._call.outlast_seconds = patience
+            self._call.outlast_seconds = usual
 
 
 def _check(digest: str, answer: dict[str, Any]) -> None:
-    """Compare the digest of the bytes that came with that of those that were written.
+    """Compare the digest of the received bytes with that of the written ones.
 
-    Raises: Corrupt. An object that another program put there has no digest and is believed.
+    Raises: CorruptTransfer. An object of another program has no digest, and is accepted.
     """
     written = answer["Metadata"].get("sha256", digest)
     if written != digest:
-        raise CorruptTransfer(f"its bytes have the sha256 {digest}, those that were written {written}")
+        raise CorruptTransfer(f"its bytes have the sha256 {digest}, the written ones had {written}")

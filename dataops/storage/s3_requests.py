@@ -1,8 +1,8 @@
-"""Requests to an S3 server: which failures pass by themselves and are waited out, and what is to be done about the others.
+"""Send requests to an S3 server: retry transient failures, and name the remedy of the others.
 
-A server's restart, a dropped connection or a full queue is waited for, for OUTLAST_SECONDS, with growing pauses; one line
-in the log says so, and one that it is over. What somebody must correct (a missing bucket, wrong credentials, the clock, an
-address that is not S3) is a ConfigError at once. Messages name the bucket and the server's host, and never hold a secret.
+The restart of a server, a lost connection or a full queue is retried for OUTLAST_SECONDS with growing pauses; the log has
+one line when that begins and one when it ends. What the user must correct (a missing bucket, wrong credentials, the clock,
+an endpoint that is not S3) raises ConfigError at once. Messages name the bucket and the server's host, and no secret.
 """
 
 import logging
@@ -19,33 +19,18 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from dataops.errors import ConfigError, StorageError
+from dataops.storage.s3_codes import CORRUPT, REMEDIES, TRANSIENT, error_code, http_status
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 OUTLAST_SECONDS = 120.0
-"""How long a server may be away in the middle of a run."""
+"""Seconds for which a request is retried while the server does not answer."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 CORRUPT_ATTEMPTS = 3
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
-REMEDIES = {
-    "NoSuchBucket": "Create the bucket, or correct store.uri",
-    "InvalidBucketName": "Correct store.uri: s3://bucket/prefix",
-    "InvalidAccessKeyId": "Correct AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY",
-    "AccessDenied": "Give these credentials the right to read, write, list and delete below this prefix",
-    "AllAccessDisabled": "Give these credentials the right to read, write, list and delete below this prefix",
-    "ExpiredToken": "Renew the temporary credentials (AWS_SESSION_TOKEN)",
-    "InvalidToken": "Renew the temporary credentials (AWS_SESSION_TOKEN)",
-    "RequestTimeTooSkewed": "Set this machine's clock (timedatectl set-ntp true), or the server's",
-    "AuthorizationHeaderMalformed": "Set AWS_DEFAULT_REGION to the bucket's region",
-    "PermanentRedirect": "Set AWS_DEFAULT_REGION to the bucket's region and AWS_ENDPOINT_URL to its server",
-    "IllegalLocationConstraintException": "Set AWS_DEFAULT_REGION to the bucket's region",
-    "NotImplemented": "Use a server that knows conditional puts and checksums",
-}
-"""What somebody must do about an error code of the server: waiting mends none of them."""
 CREDENTIALS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of every machine that works on this store "
     "(or AWS_PROFILE, or give the machine a role)"
@@ -55,36 +40,34 @@ TLS = (
     "The TLS connection failed: name the server's authority in AWS_CA_BUNDLE, or correct http:// or https:// and the host "
     "in AWS_ENDPOINT_URL"
 )
-AWAY = "Check AWS_ENDPOINT_URL, the network and the server; a rerun goes on from what is finished"
-_PASSING = frozenset({"InternalError", "OperationAborted", "ConditionalRequestConflict", "RequestTimeout", "SlowDown"})
-_CORRUPT = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest", "IncompleteBody"})
+UNREACHABLE = "Check AWS_ENDPOINT_URL, the network and the server; a rerun continues after the finished parts"
 FAILURES = (boto.BotoCoreError, boto.ClientError, Boto3Error, ResponseParserError, RecursionError)
-"""What boto raises. RecursionError: botocore follows a redirect that is not S3's for ever (1.44)."""
+"""The errors that boto raises. RecursionError: botocore follows a redirect that is not S3's without end (1.44)."""
 
 
 class CorruptTransfer(Exception):
-    """The bytes that came are not those that were written."""
+    """The received bytes differ from the written ones."""
 
 
 class S3Requests:
-    """Makes requests to one server.
+    """Sends requests to one server.
 
     Args:
-        where: the store and its server's host, for messages.
+        where: URI of the store and host of its server, for messages.
     """
 
     def __init__(self, where: str):
         self.where = where
         self.outlast_seconds = OUTLAST_SECONDS
         self._jitter = random.Random()
-        self._away_since: float | None = None
+        self._outage_since: float | None = None
         self._lock = threading.Lock()
 
     def __call__(self, what: str, request: Callable[[], T]) -> T:
-        """The answer to a request, tried again while the failure is one that passes.
+        """Return the answer to a request, which is retried after transient failures.
 
         Args:
-            what: "read a/b": for messages.
+            what: action and object, for messages: "read a/b".
 
         Raises: ConfigError, StorageError; both name the store, the server and the remedy.
         """
@@ -97,28 +80,28 @@ class S3Requests:
                 error = _innermost(raised)
                 waited = time.monotonic() - started
                 again = attempt < CORRUPT_ATTEMPTS if _is_corrupt(error) else waited < self.outlast_seconds
-                if not (again and _passes(error)):
+                if not (again and _is_transient(error)):
                     raise self._explained(what, error, waited) from error
-                self._note_away(what, error)
+                self._log_outage(what, error)
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt - 1, 10))
-                time.sleep(pause * self._jitter.uniform(0.5, 1))  # so that not all workers come back at once
+                time.sleep(pause * self._jitter.uniform(0.5, 1))  # so that the workers do not all retry at once
             else:
-                self._note_back()
+                self._log_recovery()
                 return answer
 
-    def _note_away(self, what: str, error: BaseException) -> None:
+    def _log_outage(self, what: str, error: BaseException) -> None:
         with self._lock:
-            if self._away_since is None:
-                self._away_since = time.monotonic()
+            if self._outage_since is None:
+                self._outage_since = time.monotonic()
                 why = f"cannot {what}: {self._clean(error)}"
                 logger.warning("waiting up to %.0f s for %s: %s", self.outlast_seconds, self.where, why)
 
-    def _note_back(self) -> None:
-        if self._away_since is None:
+    def _log_recovery(self) -> None:
+        if self._outage_since is None:
             return
         with self._lock:
-            if self._away_since is not None:
-                waited, self._away_since = time.monotonic() - self._away_since, None
+            if self._outage_since is not None:
+                waited, self._outage_since = time.monotonic() - self._outage_since, None
                 logger.warning("%s answers again after %.0f s", self.where, waited)
 
     def _explained(self, what: str, error: BaseException, waited: float) -> ConfigError | StorageError:
@@ -127,14 +110,13 @@ class S3Requests:
         return kind(f"cannot {what} in {self.where}: {self._clean(error)}{tried}. {remedy}")
 
     def _clean(self, error: BaseException) -> str:
-        """The error's text, without what must not be told."""
+        """Return the text of an error without secrets."""
         if isinstance(error, boto.ClientError):
             detail = error.response.get("Error", {})
-            text = (
-                f"{detail.get('Code') or 'HTTP ' + str(_status(error))}: {detail.get('Message') or 'no reason given'}"
-            )
+            code = detail.get("Code") or f"HTTP {http_status(error)}"
+            text = f"{code}: {detail.get('Message') or 'no reason given'}"
         elif isinstance(error, RecursionError):
-            text = "it redirects in a circle"
+            text = "it redirects in a loop"
         else:
             text = str(error)
         for name in _SECRETS:
@@ -145,43 +127,37 @@ class S3Requests:
 
 
 def explain_setup_error(error: BaseException, uri: str) -> ConfigError:
-    """What is wrong with the environment that no client can be made of it."""
+    """Return the error of an environment from which no client can be made."""
     remedy = "Correct AWS_ENDPOINT_URL: http(s)://host[:port]" if isinstance(error, ValueError) else _remedy(error)[0]
     return ConfigError(f"cannot open {uri}: {re.sub(r'//[^/@]*@', '//', str(error))}. {remedy}")
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What a managed transfer failed of: it wraps the server's answer."""
+    """Return the server's error, which a managed transfer wraps."""
     if isinstance(error, Boto3Error):
         return getattr(error, "last_exception", None) or error.__cause__ or error.__context__ or error
     return error
 
 
-def _status(error: boto.ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _code(error: boto.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
 def _is_named(error: boto.ClientError) -> bool:
-    """Whether the answer says in XML what is wrong, as S3 does (but to a HEAD request)."""
-    return bool(_code(error)) and not _code(error).isdigit()
+    """Return whether the answer has an error code in XML, as S3's answers have, except those to HEAD requests."""
+    return bool(error_code(error)) and not error_code(error).isdigit()
 
 
 def _is_corrupt(error: BaseException) -> bool:
     if isinstance(error, boto.ClientError):
-        return _code(error) in _CORRUPT
+        return error_code(error) in CORRUPT
     return isinstance(error, CorruptTransfer | boto.FlexibleChecksumError)
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether the same request may succeed later, with nothing corrected."""
+def _is_transient(error: BaseException) -> bool:
+    """Return whether the same request may succeed later although nothing was corrected."""
     if isinstance(error, boto.ClientError):
-        status = _status(error)
+        status = http_status(error)
         return (
-            _code(error) in _PASSING | _CORRUPT or status in (408, 429) or (status >= 500 and status not in (501, 505))
+            error_code(error) in TRANSIENT | CORRUPT
+            or status in (408, 429)
+            or (status >= 500 and status not in (501, 505))
         )
     if isinstance(error, boto.SSLError):
         return False
@@ -191,9 +167,9 @@ def _passes(error: BaseException) -> bool:
 
 def _remedy(error: BaseException) -> tuple[str, type[ConfigError] | type[StorageError]]:
     if isinstance(error, boto.ClientError):
-        if _passes(error):
-            return (AWAY if _is_named(error) else f"It is in trouble, or no S3 server. {AWAY}"), StorageError
-        if (known := REMEDIES.get(_code(error))) is not None:
+        if _is_transient(error):
+            return (UNREACHABLE if _is_named(error) else f"It fails, or is no S3 server. {UNREACHABLE}"), StorageError
+        if (known := REMEDIES.get(error_code(error))) is not None:
             return known, ConfigError
         return ("See the server's log", StorageError) if _is_named(error) else (NOT_S3, ConfigError)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
@@ -206,7 +182,7 @@ def _remedy(error: BaseException) -> tuple[str, type[ConfigError] | type[Storage
         return NOT_S3, ConfigError
     if _is_corrupt(error):
         return (
-            "Compare the server's disks, its memory and the network's: what it sends is not what was written",
+            "Check the disks and the memory of the server, and the network: it sends other bytes than were written",
             StorageError,
         )
-    return AWAY, StorageError
+    return UNREACHABLE, StorageError

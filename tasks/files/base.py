@@ -1,4 +1,4 @@
-"""The interface of a source file."""
+"""Define the interface of a source file."""
 
 import tempfile
 from abc import ABC, abstractmethod
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from dataops.archives.gzip_members import ByteStream
 
-_COPIED_AT_ONCE = 1 << 20
+_COPY_BYTES = 1 << 20
 
 
 class OpenFile(ByteStream, Protocol):
-    """An open file that is read once from its start; a context that closes it."""
+    """An open file, to be read once from its start. As a context manager it closes itself."""
 
     def __enter__(self) -> Any: ...
 
@@ -21,24 +21,24 @@ class OpenFile(ByteStream, Protocol):
 
 
 class SourceFile(ABC):
-    """One file of a source. Picklable: it is read in a worker process."""
+    """One file of a source. It is picklable, since a worker process reads it."""
 
     name: str
-    """Machine-independent: what the column `source` says."""
+    """Name in the column `source`, the same on each machine."""
 
     @abstractmethod
     def digest(self) -> str:
-        """Of its content, or of a name that stands for content that never changes. Raises: SourceError."""
+        """Return a digest of the content, or of a name whose content never changes. Raises: SourceError."""
 
     @abstractmethod
     def open(self) -> OpenFile:
-        """Its bytes, to be read once from their start. Raises: SourceError, also while it is read."""
+        """Open the file, to be read once from its start. Raises: SourceError, also while it is read."""
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """A local file with its bytes, for as long as the context lasts. Raises: SourceError."""
+        """Provide a local file with the same bytes inside the `with`. Raises: SourceError."""
         with tempfile.NamedTemporaryFile(prefix="pairmill-source-") as copy, self.open() as stream:
-            while data := stream.read(_COPIED_AT_ONCE):
+            while data := stream.read(_COPY_BYTES):
                 copy.write(data)
             copy.flush()
             yield Path(copy.name)

@@ -1,4 +1,7 @@
-"""Files in S3 buckets, found by globs and read by ranges. Endpoint, region and credentials come from the environment."""
+"""Find files in S3 buckets by globs, and read them by ranges.
+
+Endpoint, region and credentials come from the environment.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,19 +13,17 @@ from urllib.parse import urlsplit
 
 from dataops.digest import text_sha256
 from dataops.errors import SourceError
+from dataops.storage.s3_codes import CHANGED, MISSING, REFUSED, error_code
 from tasks.files.base import SourceFile
 from tasks.files.resumable import Connection, ConnectionBroken, ResumableStream, RetryLimit
 
 _MAGIC = re.compile(r"[*?\[]")
-_MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
-_REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"})
-_CHANGED = frozenset({"PreconditionFailed", "412"})
-PATIENCE = RetryLimit(max_wait=600)
+RETRY_LIMIT = RetryLimit(max_wait=600)
 
 
 @dataclass(frozen=True)
 class S3File(SourceFile):
-    """An object. Its ETag and size stand for its content."""
+    """An object, identified by its ETag and size."""
 
     name: str
     bucket: str
@@ -35,13 +36,13 @@ class S3File(SourceFile):
 
     def open(self) -> ResumableStream:
         uri = f"s3://{self.bucket}/{self.key}"
-        return ResumableStream(uri, lambda offset: connect_s3(self.bucket, self.key, offset, self.etag), PATIENCE)
+        return ResumableStream(uri, lambda offset: connect_s3(self.bucket, self.key, offset, self.etag), RETRY_LIMIT)
 
 
 def find_s3_files(pattern: str) -> list[tuple[str, S3File]]:
-    """(uri, file) of the objects that `s3://bucket/key` names, in the order of their keys; wildcards as in local globs.
+    """Return (URI, file) of the objects that the glob `s3://bucket/key` matches, sorted by URI.
 
-    Raises: SourceError when the bucket cannot be listed.
+    Raises: SourceError if the bucket cannot be listed.
     """
     bucket, key = split_s3(pattern)
     magic = _MAGIC.search(key)
@@ -56,20 +57,20 @@ def find_s3_files(pattern: str) -> list[tuple[str, S3File]]:
                     name = item["Key"][len(folder) :]
                     file = S3File(name, bucket, item["Key"], item["ETag"], int(item["Size"]))
                     found.append((f"s3://{bucket}/{item['Key']}", file))
-    return sorted(found, key=lambda one: one[0])
+    return sorted(found, key=lambda item: item[0])
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """Bucket and key of s3://bucket/key."""
+    """Return the bucket and the key of s3://bucket/key."""
     parts = urlsplit(uri, allow_fragments=False)
     return parts.netloc, (parts.path + (f"?{parts.query}" if parts.query else "")).lstrip("/")
 
 
 def glob_to_regex(pattern: str) -> str:
-    """A glob as a regular expression: `*`, `?` and `[...]` within a folder, `**` for any depth."""
+    """Translate a glob into a regular expression: `*`, `?` and `[...]` match within a folder, `**` at any depth."""
     tokens = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]|[^*?\[]+|\[")
 
-    def one(token: str) -> str:
+    def translate(token: str) -> str:
         if token.startswith("[") and len(token) > 1:
             return (
                 "(?!/)["
@@ -79,11 +80,11 @@ def glob_to_regex(pattern: str) -> str:
             )
         return {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token) or re.escape(token)
 
-    return "".join(one(token) for token in tokens.findall(pattern))
+    return "".join(translate(token) for token in tokens.findall(pattern))
 
 
 def connect_s3(bucket: str, key: str, offset: int, etag: str | None) -> Connection:
-    """An object from a byte on, as long as it is still that of the ETag. Raises: ConnectionBroken, SourceError."""
+    """Open an object at a byte, if it still has the ETag. Raises: ConnectionBroken, SourceError."""
     condition = {"IfMatch": etag} if etag else {}
     with translate_s3_errors(f"s3://{bucket}/{key}", broken=True):
         answer = s3_client().get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-", **condition)
@@ -110,17 +111,17 @@ class _S3Connection:
 
 @contextmanager
 def translate_s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
-    """Raise what S3 refuses as SourceError, or as ConnectionBroken where trying again may help and the caller does so."""
+    """Translate S3's errors into SourceError; with `broken`, those that a retry may solve into ConnectionBroken."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
     except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in _CHANGED:
-            raise SourceError(f"{uri} changed while it was read; start the run again") from error
-        remedy = "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may read" if code in _REFUSED else ""
-        if broken and code not in _MISSING and code not in _REFUSED:
+        code = error_code(error)
+        if code in CHANGED:
+            raise SourceError(f"{uri} changed while it was read; start a new run") from error
+        remedy = "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions" if code in REFUSED else ""
+        if broken and code not in MISSING | REFUSED:
             raise ConnectionBroken(f"{uri}: {error}") from error
         raise SourceError(f"{uri}: {error}{remedy}") from error
     except BotoCoreError as error:
@@ -131,7 +132,7 @@ def translate_s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def s3_client() -> Any:
-    """A client of this process."""
+    """Return the S3 client of this process."""
     from boto3.session import Session
     from botocore.config import Config
 

@@ -105,7 +105,7 @@ def test_an_error_in_a_worker_is_an_answer_and_holds_no_secret(tmp_path: Path, m
     assert str(error).startswith("JSONDecodeError: Expecting value"), "its class needs more to be made than its text"
     kind, error = asked(asker, int, "hush-hush-hush")
     assert isinstance(error, ValueError)
-    assert "in answer" in error.__notes__[0]
+    assert "in run_call" in error.__notes__[0]
     assert "hush" not in str(error) + error.__notes__[0]
 
 
