@@ -168,7 +168,7 @@ def _is_transient(error: BaseException) -> bool:
 def _remedy(error: BaseException) -> tuple[str, type[ConfigError] | type[StorageError]]:
     if isinstance(error, boto.ClientError):
         if _is_transient(error):
-            return (UNREACHABLE if _is_named(error) else f"It fails, or is no S3 server. {UNREACHABLE}"), StorageError
+            return (UNREACHABLE if _is_named(error) else f"Server error, or no S3 server. {UNREACHABLE}"), StorageError
         if (known := REMEDIES.get(error_code(error))) is not None:
             return known, ConfigError
         return ("See the server's log", StorageError) if _is_named(error) else (NOT_S3, ConfigError)

@@ -1,4 +1,4 @@
-"""Where a stage runs: its store, workers, cluster and progress display."""
+"""Describe where a stage runs: its store, workers, cluster and progress display."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,34 +10,34 @@ from typing import Any
 from dataops.store import Store
 
 Progress = Callable[[int, int, str], None]
-"""Called with (tasks done, tasks in all, a line about the newest)."""
+"""Called with the number of finished tasks, the number of all tasks, and a line about the last finished one."""
 
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Which cluster, and what a part is given of it."""
+    """A Ray cluster, and the resources that one task takes of it."""
 
     address: str
-    """HOST:PORT of the head's control service, or `auto`: the cluster that this machine is part of."""
+    """HOST:PORT of the head's control service, or `auto`: the cluster of this machine."""
     workers: int | None = None
-    """Parts at a time, at most; as many as the cluster has room for where none is given."""
+    """Maximum number of tasks at a time; None: as many as the cluster has resources for."""
     cpus: float = 1.0
-    """Of a machine, taken by one part."""
+    """CPU cores that one task takes."""
     memory_bytes: int = 0
-    """Of a machine, taken by one part; 0: not counted."""
+    """Memory that one task takes, in bytes; 0: not counted."""
     max_retries: int = 3
-    """How often a part is tried again whose worker, or machine, died."""
+    """Number of retries of a task whose worker or node died."""
     shared_store: bool = False
-    """A store in a folder is seen by each machine of the cluster at the same path."""
+    """Whether all nodes of the cluster share the folder of the store, at the same path."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where and for whom a stage runs: nothing in here may change what it makes."""
+    """Environment of a stage. Nothing in it may change the output."""
 
     store: Store
     home: Path
-    """Local folder for job folders and caches."""
+    """Local folder of job folders and caches."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     progress: Progress = lambda done, total, line: None
     run_id: str | None = None
@@ -45,28 +45,28 @@ class Context:
     flow_run_id: str | None = None
     flow_run_url: str | None = None
     run_config: Mapping[str, Any] = field(default_factory=dict)
-    """The whole run's config, for the registry's records."""
+    """Config of the whole run, for the model registry."""
     ray: RayCluster | None = None
-    """The cluster that parts are mapped over; None: processes of this machine."""
+    """Cluster whose workers execute the tasks; None: processes of this machine."""
     workers_per_machine: int | None = None
-    """Of the workers, those on one machine, which share its memory; None: all of them."""
+    """Number of workers that share the memory of one machine; None: all workers."""
     pool: Executor | None = None
-    """Workers that several maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
+    """Workers that all maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
 
     def without_progress(self) -> "Context":
-        """The same, whose maps show no progress."""
+        """Return the same context without progress display."""
         return replace(self, progress=lambda done, total, line: None)
 
 
 @dataclass(frozen=True)
 class ClusterCapacity:
-    """What the driver says of the cluster when it is connected."""
+    """Size of a cluster when its driver connected."""
 
     head: str
-    """HOST:PORT of its control service."""
+    """HOST:PORT of the head's control service."""
     machines: tuple[str, ...]
-    """Names of the hosts that are part of it; two nodes of one machine are one."""
+    """Host names of its machines; several nodes of one machine count once."""
     slots: int
-    """Parts that have room at a time."""
+    """Number of tasks that run at a time."""
     slots_per_machine: int
-    """The same on the machine that has most room."""
+    """Number of tasks that run at a time on the machine with the most resources."""

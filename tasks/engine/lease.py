@@ -1,10 +1,10 @@
-"""The lease on making a snapshot: of the runs that want the same one, one makes it and the others wait for it.
+"""Lease a snapshot to one run: of several runs that need it, one makes it and the others wait.
 
 The lease of generation n is the object `<stage>/<key>/_work/lease-<n>.json`, created by a conditional put, so that each
-generation has one winner. Its holder puts it again every BEAT_SECONDS with a higher beat. Another run takes over, with the
-next generation, when the lease was released, when its process is known to be gone (it ran on this machine), or when its
-beat has stood still for STALE_SECONDS of the waiter's own clock: no two machines' clocks are ever compared. A holder
-that was taken for dead learns it at its next beat, part or commit (Draft.check_fence), and stops with LeaseLost.
+generation has one winner. Its holder writes it again every BEAT_SECONDS with a higher beat. Another run takes over, with
+the next generation, if the lease was released, if its process has ended (on this machine), or if its beat has not changed
+for STALE_SECONDS by the clock of the waiting run: clocks of two machines are never compared. A holder that lost its lease
+finds out at its next beat, part or commit (Draft.check_fence), and stops with LeaseLost.
 """
 
 import logging
@@ -33,33 +33,33 @@ BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 POLL_SECONDS = 1.0
 ORPHAN_SECONDS = 0.5
-"""After a holder's death on this machine: its workers end within 0.25 s of it (training/process.py)."""
+"""Seconds to wait after the end of a holder on this machine: its workers end within 0.25 s (training/process.py)."""
 _ENDED: set[str] = set()
-"""Tokens of this process's own leases that it holds no more, whether the store could be told or not."""
+"""Tokens of leases that this process no longer holds, also where the store could not be updated."""
 
 
 class Lease(BaseModel):
-    """Who makes, or last made, a snapshot."""
+    """The run that makes, or last made, a snapshot."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     generation: int
     token: str
-    """Random: tells this lease from one of the same generation after the snapshot was cleared."""
+    """Random, so that a lease of the same generation after the snapshot was cleared is another one."""
     run_id: str | None
     host: str
     pid: int
     place: str
-    """The table of processes that `pid` belongs to (training.process.pid_namespace)."""
+    """Namespace of `pid` (training.process.pid_namespace)."""
     process: str | None
-    """What tells this process from another of the same pid (training.process.process_fingerprint)."""
+    """Fingerprint of the process, since a pid is used again (training.process.process_fingerprint)."""
     since: str
-    """By the holder's clock; only to be read by people."""
+    """Start by the holder's clock; only for messages."""
     beat: int = 0
     state: Literal["held", "released"] = "held"
 
     def is_dead(self) -> bool:
-        """Whether it was released or its process is known to be gone; of another machine's nothing is known."""
+        """Return whether it was released or its process has ended; of another machine's process nothing is known."""
         if self.state == "released" or self.token in _ENDED:
             return True
         return self.place == pid_namespace() and process_fingerprint(self.pid) != self.process
@@ -69,14 +69,14 @@ class Lease(BaseModel):
 
 
 class HeldLease:
-    """A lease that this process holds: the draft and the context to work with, and the thread that keeps it."""
+    """A lease that this process holds, with the draft and the context to use, and the thread that renews it."""
 
     def __init__(self, draft: Draft, context: Context, lease: Lease):
         self.lease = lease
         fence = Fence(generation=lease.generation, token=lease.token)
         self.draft = Draft(draft.store, draft.stage, draft.key, fence)
         self.context = replace(context, progress=self._progress)
-        self._tell = context.progress
+        self._show_progress = context.progress
         self._lost: LeaseLost | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{draft.stage}", daemon=True)
@@ -85,7 +85,7 @@ class HeldLease:
     def _progress(self, done: int, total: int, line: str) -> None:
         if self._lost is not None:
             raise self._lost
-        self._tell(done, total, line)
+        self._show_progress(done, total, line)
 
     def _keep(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
@@ -103,12 +103,12 @@ class HeldLease:
         self.draft.store.put(self.draft.lease_name(lease.generation), lease.model_dump_json().encode())
 
     def stop(self) -> None:
-        """Beat no more."""
+        """Stop renewing the lease."""
         self._ended.set()
         self._thread.join()
 
     def release(self) -> None:
-        """Let the next run begin; where the snapshot is complete, leave nothing behind."""
+        """Let the next run begin; if the snapshot is complete, delete the lease."""
         self.stop()
         try:
             with suppress(LeaseLost):  # the commit cleared it, or another run has taken over
@@ -117,23 +117,23 @@ class HeldLease:
                     self.draft.store.delete_tree(self.draft.path("_work"))
                 else:
                     self._put(self.lease.model_copy(update={"state": "released"}))
-        except PairmillError as error:  # whatever ended the stage says more
+        except PairmillError as error:  # the error that ended the stage says more
             logger.warning("%s %s: the lease could not be released: %s", self.draft.stage, self.draft.key, error)
         finally:
-            _ENDED.add(self.lease.token)  # last, or another thread takes over from what is about to say that it ended
+            _ENDED.add(self.lease.token)  # last, or another thread takes the lease over before it is released
 
 
 @contextmanager
 def hold_lease(
     draft: Draft, context: Context, *, wait: bool = True, remake: bool = False
 ) -> Iterator[HeldLease | None]:
-    """Hold the lease of a snapshot, waiting for the run that has it; None once a manifest is there.
+    """Hold the lease of a snapshot inside the `with`; None if the snapshot is complete.
 
     Args:
-        wait: where another run is alive and holds it, wait for its end instead of refusing.
+        wait: wait for a live run that holds it, instead of raising.
         remake: take the lease of a complete snapshot too, to clear it.
 
-    Raises: ConfigError that names the run which holds it, unless `wait`.
+    Raises: ConfigError that names the run which holds it, without `wait`.
     """
     lease = _acquire(draft, context, wait, remake)
     if lease is None:
@@ -147,62 +147,62 @@ def hold_lease(
 
 
 def find_holder(store: Store, stage: str, key: str) -> Lease | None:
-    """Who makes this snapshot now, as one look can tell: the holder on another machine is believed to be alive.
+    """Return the lease of the run that makes a snapshot now, or None. A holder on another machine counts as alive.
 
-    Two looks more than STALE_SECONDS apart that give an equal lease tell that it is dead.
+    It is dead if two calls more than STALE_SECONDS apart return equal leases.
     """
-    newest = _newest(Draft(store, stage, key))
+    newest = _read_newest(Draft(store, stage, key))
     return None if newest is None or newest.is_dead() else newest
 
 
 def _acquire(draft: Draft, context: Context, wait: bool, remake: bool) -> Lease | None:
-    watch = _Watch()
-    told: str | None = None
+    watch = _LeaseWatch()
+    announced: str | None = None
     while True:
         if not remake and draft.is_complete():
             return None
-        newest = _newest(draft)
-        if newest is None or newest.is_dead() or watch.still_seconds(newest) >= STALE_SECONDS:
+        newest = _read_newest(draft)
+        if newest is None or newest.is_dead() or watch.seconds_unchanged(newest) >= STALE_SECONDS:
             if newest is not None and newest.state == "held":
                 logger.warning("%s %s: taking over from %s", draft.stage, draft.key, newest)
                 time.sleep(ORPHAN_SECONDS)
-            mine = _new(context, 1 + (newest.generation if newest else 0))
+            mine = _new_lease(context, 1 + (newest.generation if newest else 0))
             if draft.store.create(draft.lease_name(mine.generation), mine.model_dump_json().encode()):
                 return mine
             continue
-        if not wait and (newest.place == pid_namespace() or watch.moved):
+        if not wait and (newest.place == pid_namespace() or watch.changed):
             raise ConfigError(
                 f"{draft.stage} {draft.key} is being made by {newest}: stop that run first, or wait for its end"
             )
-        if told != newest.token:
-            told = newest.token
+        if announced != newest.token:
+            announced = newest.token
             line = f"{draft.stage} {draft.key}: waiting for {newest}, which makes it"
             logger.info("%s", line)
             context.progress(0, 1, line)
         time.sleep(POLL_SECONDS)
 
 
-class _Watch:
-    """How long a lease has stood still by this process's clock, counting only time in which the store could be read."""
+class _LeaseWatch:
+    """Measures for how long a lease has not changed, by this process's clock, while the store could be read."""
 
     def __init__(self) -> None:
-        self.moved = False
-        self._still = 0.0
+        self.changed = False
+        self._unchanged = 0.0
         self._seen: Lease | None = None
-        self._looked = time.monotonic()
+        self._read_at = time.monotonic()
 
-    def still_seconds(self, lease: Lease) -> float:
+    def seconds_unchanged(self, lease: Lease) -> float:
         now = time.monotonic()
-        # A look that took long met a store that was away, for the holder too: it proves nothing.
-        passed, self._looked = min(now - self._looked, 5 * POLL_SECONDS), now
+        # A long time means that the store did not answer, the holder neither: it does not count.
+        passed, self._read_at = min(now - self._read_at, 5 * POLL_SECONDS), now
         if self._seen is not None and self._seen.token == lease.token and self._seen != lease:
-            self.moved = True
-        self._still = self._still + passed if self._seen == lease else 0.0
+            self.changed = True
+        self._unchanged = self._unchanged + passed if self._seen == lease else 0.0
         self._seen = lease
-        return self._still
+        return self._unchanged
 
 
-def _new(context: Context, generation: int) -> Lease:
+def _new_lease(context: Context, generation: int) -> Lease:
     return Lease(
         generation=generation,
         token=secrets.token_hex(8),
@@ -215,8 +215,8 @@ def _new(context: Context, generation: int) -> Lease:
     )
 
 
-def _newest(draft: Draft) -> Lease | None:
-    """The lease of the highest generation. Leases go only all together, so there is no gap below it."""
+def _read_newest(draft: Draft) -> Lease | None:
+    """Return the lease of the highest generation. Leases are only deleted all together, so there is no gap below it."""
     newest = None
     generation = 1
     while (found := _read(draft, generation)) is not None:
@@ -230,9 +230,9 @@ def _read(draft: Draft, generation: int) -> Lease | None:
         return None
     try:
         return Lease.model_validate_json(draft.store.read(name))
-    except ValidationError:  # emptied by a lost power supply, and its holder with it
+    except ValidationError:  # emptied by a power loss, which also ended its holder
         return Lease.model_construct(generation=generation, token="", run_id=None, host="", state="released")
     except StorageError:
-        if draft.store.size(name) is None:  # cleared between the two looks
+        if draft.store.size(name) is None:  # cleared in between
             return None
         raise

@@ -1,8 +1,8 @@
-"""Maps a function over the tasks of a stage, in worker processes or on Ray, resuming what an earlier try finished.
+"""Map a function over the tasks of a stage, in worker processes or on Ray, and skip the tasks that are finished.
 
-A task is a value with an `id`; the function gets a Draft and the task, writes parts through the draft and returns a
-Record. Which worker does what, where, and in which order, cannot show in the output: each task writes its own parts.
-This is the one place where stages spread their work; which pool it goes to is `Context.ray`.
+A task is a value with an `id`. The function gets a Draft and the task, writes parts through the draft and returns a Record.
+Each task writes its own parts, so the output does not depend on workers and order. Stages start no workers elsewhere;
+`Context.ray` decides which pool is used.
 """
 
 import logging
@@ -33,15 +33,15 @@ from training.process import exit_with_parent
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""Tries of one task whose error says that trying again may help."""
+"""Attempts of a task whose error is retryable."""
 WAITING = 3
-"""Tasks a worker that are handed over at a time, so that it never waits for the next one; the others stay here."""
-_LAST_WAIT = 10.0
-"""Seconds that workers, which have nothing left to do, are given to end."""
+"""Tasks per worker that are submitted ahead, so that no worker waits for the next one."""
+_END_SECONDS = 10.0
+"""Seconds that idle workers may take to end."""
 
 
 class Task(Protocol):
-    """A picklable value; `id` names its record and must be unique in the stage."""
+    """A picklable value. Its `id` names its record and is unique in the stage."""
 
     @property
     def id(self) -> str:
@@ -60,19 +60,19 @@ def map_parts(
     context: Context,
     format_record: Callable[[Record], str] | None = None,
 ) -> list[Record]:
-    """The record of each task, in the order of `tasks`; finished ones are not done again.
+    """Return the record of each task, in the order of `tasks`. Finished tasks are not executed again.
 
     Args:
         format_record: the text that progress shows for a finished task; its counts by default.
 
-    Raises: the error of the first task that failed for good, after ATTEMPTS tries where it is retryable; JobFailed (75)
-    when a worker process died (killed, or out of memory), on Ray so often as the config allows; ServiceError (75) when
-    Ray's cluster cannot be reached, or is lost.
+    Raises: the error of the first task that failed, after ATTEMPTS attempts if it is retryable; JobFailed (75) if a worker
+    process died (killed, or out of memory), on Ray more often than the config allows; ServiceError (75) if the Ray cluster
+    does not answer or is lost.
     """
     records = {task.id: record for task in tasks if (record := draft.done(task.id))}
     todo = [task for task in tasks if task.id not in records]
     if records:
-        logger.info("%s %s: %d of %d parts were finished before", draft.stage, draft.key, len(records), len(tasks))
+        logger.info("%s %s: %d of %d tasks are finished already", draft.stage, draft.key, len(records), len(tasks))
     if todo and context.pool:
         _run(context.pool, function, todo, draft, context, records, len(tasks), format_record or _line)
     elif todo:
@@ -84,18 +84,18 @@ def map_parts(
 
 @contextmanager
 def shared_workers(context: Context) -> Iterator[Context]:
-    """The context with worker processes that all maps in the `with` share: to start one takes seconds.
+    """Return the context with workers that all maps in the `with` share: to start one takes seconds.
 
-    None is started before the first map needs it, and none at all where the context has a pool. On Ray, the context's
-    numbers of workers are then the cluster's.
+    No worker is started before the first map needs it, and none if the context has a pool. On Ray, the context gets the
+    cluster's numbers of workers.
     """
     if context.pool:
         yield context
         return
     if context.ray is not None:
         with ray_pool(context.ray, context.store) as pool:
-            room = pool.room
-            yield replace(context, pool=pool, workers=room.slots, workers_per_machine=room.slots_per_machine)
+            capacity = pool.capacity
+            yield replace(context, pool=pool, workers=capacity.slots, workers_per_machine=capacity.slots_per_machine)
         return
     with worker_pool(context.workers) as pool:
         yield replace(context, pool=pool)
@@ -103,10 +103,10 @@ def shared_workers(context: Context) -> Iterator[Context]:
 
 @contextmanager
 def worker_pool(number: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, which are gone at the end of the `with`.
+    """Return a pool of worker processes, which have ended at the end of the `with`.
 
-    The executor's own end waits for them without limit, and may wait for ever: one that was killed while it looked for work
-    holds the lock under which the others look.
+    The executor's own shutdown waits without limit: a worker that was killed while it read its queue holds the lock that
+    the others need to read it.
     """
     before = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
@@ -115,7 +115,7 @@ def worker_pool(number: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + _LAST_WAIT
+        deadline = time.monotonic() + _END_SECONDS
         for worker in set(multiprocessing.active_children()) - before:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
@@ -153,22 +153,22 @@ def _run(
                 context.progress(len(records), total, f"{draft.stage} {format_record(records[task.id])}")
                 for task in islice(rest, 1):
                     submit(task)
-            elif _worth_another_try(error) and attempt < ATTEMPTS:
-                logger.warning("%s %s: try %d failed: %s", draft.stage, task.id, attempt, error)
+            elif _is_retryable(error) and attempt < ATTEMPTS:
+                logger.warning("%s %s: attempt %d failed: %s", draft.stage, task.id, attempt, error)
                 time.sleep(attempt)
                 submit(task, attempt + 1)
             else:
                 raise error
-    except BrokenProcessPool as error:  # also of a worker that died when it had nothing to do
+    except BrokenProcessPool as error:  # also of a worker that died while idle
         raise JobFailed(
             f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}", exit_code=75
         ) from error
     finally:
-        wait([future for future in running if not future.cancel()])  # what was begun is finished
+        wait([future for future in running if not future.cancel()])  # tasks that have begun are finished
 
 
-def _worth_another_try(error: BaseException) -> bool:
-    """A store has waited for its server long enough itself, a lost lease or cluster does not come back by waiting here."""
+def _is_retryable(error: BaseException) -> bool:
+    """Return whether another attempt may succeed. The store retries by itself; a lost lease or cluster stays lost."""
     final = StorageError | LeaseLost | ServiceError | JobFailed
     return isinstance(error, PairmillError) and error.retryable and not isinstance(error, final)
 
@@ -184,7 +184,7 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
     draft = Draft(open_store(store_uri), stage, key, fence)
     try:
         return draft.finish(function(draft, task))
-    except OSError as error:  # of this machine's own files: the store's are StorageErrors
+    except OSError as error:  # of local files: the store raises StorageError
         if error.errno not in DISK_FULL:
             raise
         raise StorageError(
@@ -193,6 +193,6 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
 
 
 def start_worker(parent: int) -> None:
-    """In a new worker: end with its parent, which may be killed, and let no secret into a log line."""
+    """Prepare a new worker: it ends with its parent, also when that is killed, and logs no secret."""
     guard_process()
     exit_with_parent(parent)

@@ -1,4 +1,4 @@
-"""A part that is written in bounded memory, however many rows it has."""
+"""Write a part of any number of rows in bounded memory."""
 
 from pathlib import Path
 
@@ -12,19 +12,19 @@ ROW_GROUP = 1 << 16
 
 
 class PartWriter:
-    """A Parquet part being written to a local file, a row group at a time, with the fingerprint of its uids.
+    """Writes a Parquet part to a local file, one row group at a time, with the fingerprint of its uids.
 
-    The bytes are those of the whole table written at once (dataops.snapshot.Draft.put_table).
+    The bytes equal those of the whole table written at once (dataops.snapshot.Draft.put_table).
     """
 
     def __init__(self, path: Path, schema: pa.Schema):
         self.path, self.schema, self.rows = path, schema, 0
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._waiting: list[pa.Table] = []
-        self._sums = np.zeros(4, dtype=object)  # Python's whole numbers: they do not overflow
+        self._sums = np.zeros(4, dtype=object)  # Python integers do not overflow
 
     def write(self, table: pa.Table, digests: np.ndarray) -> None:
-        """Add rows, and the numbers that their uids spell, in pieces of 32 bits (n, 4) from the highest on."""
+        """Add rows, and their uids as numbers of 4 x 32 bits, the highest first (shape (n, 4))."""
         self._waiting.append(table)
         self.rows += table.num_rows
         self._sums += digests.sum(axis=0, dtype=np.uint64).astype(object)
@@ -35,8 +35,8 @@ class PartWriter:
             self._waiting = [waiting.slice(whole)]
 
     def put(self, draft: Draft, name: str) -> Part:
-        """Put the part into the draft; there are no more rows."""
-        # No empty_table(): it would import pandas where it is installed, half a second and 40 MB.
+        """Finish the file and put it into the draft as a part."""
+        # Not empty_table(): it imports pandas if that is installed (half a second, 40 MB).
         rest = pa.concat_tables([pa.Table.from_batches([], self.schema), *self._waiting]).combine_chunks()
         if rest.num_rows or not self.rows:
             self._writer.write_table(rest)
@@ -46,5 +46,5 @@ class PartWriter:
         return draft.put_file(name, self.path, self.rows).model_copy(update={"uid_sum": f"{total:032x}"})
 
     def close(self) -> None:
-        """Let go of the local file."""
+        """Close the local file."""
         self._writer.close()

@@ -1,4 +1,4 @@
-"""What the steps of a global decision have in common, in filter and in curate: maps whose parts are slices or ranges."""
+"""Run the steps of a decision over all rows, as filter and curate make them: maps over spans of rows or partitions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,35 +9,35 @@ from tasks.engine.map_parts import map_parts
 from tasks.engine.partition_tables import table_name
 
 SMALL_ROWS = 1 << 15
-"""So many are decided among in the process that maps: another may take seconds to start."""
+"""Up to so many rows, steps run in the calling process: another one may take seconds to start."""
 
 
 class PartitionStep:
-    """One step's work on one of its parts: what filter's and curate's dataclasses share."""
+    """Work of one step on one of its parts; base of the dataclasses of filter and curate."""
 
     function: Callable[[Draft, Any], Record]
     number: int
-    """Of the part."""
+    """Number of the part."""
     bits: int
-    """There are 2^bits ranges."""
+    """There are 2^bits partitions."""
 
     @property
     def id(self) -> str:
-        """With the number of ranges, for example `by_bytes-03-00005`: what was cut into others is no part of this."""
+        """Name of the task, for example `by_bytes-03-00005`: a record for another number of partitions is not reused."""
         return f"{self.function.__name__}-{self.bits:02d}-{self.number:05d}"
 
     def partition_names(self, kind: str) -> list[str]:
-        """Names of the scratch tables that a map over the ranges wrote."""
+        """Return the names of the scratch tables that a map over the partitions wrote."""
         return [table_name(kind, number) for number in range(1 << self.bits)]
 
 
 def run(draft: Draft, step: PartitionStep) -> Record:
-    """Do a step: what the worker processes call."""
+    """Run a step. Worker processes call this function."""
     return step.function(draft, step)
 
 
 def run_steps(steps: Sequence[PartitionStep], rows: int, draft: Draft, context: Context) -> None:
-    """Map, where rows are not few, for this process is to hold no more of many rows than of few."""
+    """Run the steps in workers, so that this process's memory does not grow with the rows; few rows are run here."""
     if rows > SMALL_ROWS:
         map_parts(run, steps, draft, context)
         return

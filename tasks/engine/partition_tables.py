@@ -1,6 +1,7 @@
-"""Scratch tables of a stage, cut into numbered pieces: what lets a global step see one range of hashes at a time.
+"""Exchange rows between the tasks of a stage: scratch tables that are cut into numbered partitions.
 
-A map over the parts writes one such table a part, with a piece a range; a map over the ranges reads its piece of each.
+A map over the parts writes one table per part, with one partition per range of hashes; a map over the partitions reads its
+partition of each table.
 """
 
 from collections.abc import Sequence
@@ -13,36 +14,36 @@ from dataops.storage.partition_file import decode_partition, encode_partitions, 
 from dataops.text.duplicates import partition_hashes
 
 _OPEN = 128
-"""Tables that are open at the same time; a process may often have 1,024 files."""
+"""Tables that are open at the same time; many systems allow a process 1,024 files."""
 
 
 def table_name(kind: str, number: int) -> str:
-    """Name of a scratch table."""
+    """Return the name of a scratch table."""
     return f"{kind}-{number:05d}.table"
 
 
 def write_partitions(draft: Draft, name: str, rows: pl.DataFrame, sizes: Sequence[int] | None = None) -> None:
-    """Write rows as the pieces 0, 1, ... of a scratch table.
+    """Write rows as the partitions 0, 1, ... of a scratch table.
 
     Args:
-        sizes: rows of each piece; None is one piece of all.
+        sizes: number of rows of each partition; None: one partition with all rows.
     """
     blocks = encode_partitions(rows, [rows.height] if sizes is None else sizes)
     draft.store.put_chunks(draft.scratch(name), lambda: iter(blocks))
 
 
 def read_one(draft: Draft, name: str, number: int) -> pl.DataFrame:
-    """One piece of a scratch table. Raises: CorruptPart."""
+    """Return one partition of a scratch table. Raises: CorruptPart."""
     return decode_partition([draft.store.local(draft.scratch(name))], number)[0]
 
 
 def read_partitions(draft: Draft, name: str, count: int) -> pl.DataFrame:
-    """The first `count` pieces of a scratch table, one after the other. Raises: CorruptPart."""
+    """Return the first `count` partitions of a scratch table, one after the other. Raises: CorruptPart."""
     return pl.concat(read_one(draft, name, number) for number in range(count))
 
 
 def read_partition(draft: Draft, names: Sequence[str], number: int) -> pl.DataFrame:
-    """The same piece of several tables, one after the other, with the column `part`: the table's place among `names`.
+    """Return one partition of several tables, one after the other, with the column `part`: the table's index in `names`.
 
     Raises: CorruptPart.
     """
@@ -55,12 +56,12 @@ def read_partition(draft: Draft, names: Sequence[str], number: int) -> pl.DataFr
 
 
 def partition_by_hash(frame: pl.DataFrame, high: str, bits: int) -> tuple[pl.DataFrame, list[int]]:
-    """The rows by 2^bits ranges of the column `high` of hashes, in their order in each; and how many each range has."""
+    """Return the rows in the order of 2^bits ranges of the hashes in column `high`, and the number of rows of each."""
     order, sizes = partition_hashes(frame[high], bits)
     return frame[order], sizes.tolist()
 
 
 def partition_by_index(frame: pl.DataFrame, numbers: pl.Series, count: int) -> tuple[pl.DataFrame, list[int]]:
-    """The rows by the numbers 0 to `count` - 1 that a series gives them, in their order in each; and how many have each."""
-    given = numbers.to_numpy()
-    return frame[np.argsort(given, kind="stable")], np.bincount(given, minlength=count).tolist()
+    """Return the rows in the order of their numbers (0 to `count` - 1), and the number of rows of each."""
+    keys = numbers.to_numpy()
+    return frame[np.argsort(keys, kind="stable")], np.bincount(keys, minlength=count).tolist()

@@ -1,7 +1,7 @@
-"""The process that is connected to a cluster of Ray for a stage (tasks/engine/ray_pool.py), and what a worker there does.
+"""Connect a process to a Ray cluster for a stage (tasks/engine/ray_pool.py), and run calls in its workers.
 
-It hands calls over as Ray tasks and answers with what came back, in any order. An error of a call is a value to Ray, so
-that only a worker or machine that died is a failure to it: such a call is made again, elsewhere, `max_retries` times.
+The process submits calls as Ray tasks and sends their results back, in any order. The error of a call is a value to Ray, so
+that only a dead worker or node counts as a failure: Ray runs such a call again on another one, `max_retries` times.
 """
 
 import hashlib
@@ -27,22 +27,22 @@ from tasks.engine.process_guard import guard_process
 from training.process import exit_with_parent
 
 PACKAGES = ("dataops", "tasks", "training")
-"""Whose code makes parts."""
+"""Packages with the code that makes parts."""
 SAME_EVERYWHERE = "Each machine of the cluster needs this commit, and `ray start` from an environment that has it"
-"""The remedy where a worker cannot do our work."""
+"""Remedy if a worker cannot run the calls."""
 
 
-def run_driver(pipe: Connection, place: RayCluster, store_uri: str, parent: int) -> None:
-    """Be the driver of the process `parent` until it says `end` or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the parent too, which then says `end`
+def run_driver(pipe: Connection, cluster: RayCluster, store_uri: str, parent: int) -> None:
+    """Drive the cluster for the process `parent`, until it sends `end` or has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which then sends `end`
     guard_process()
     exit_with_parent(parent)
     try:
-        driver = _Driver(pipe, place, store_uri)
+        driver = _Driver(pipe, cluster, store_uri)
     except Exception as error:
-        pipe.send(explain_error(error, place))
+        pipe.send(explain_error(error, cluster))
         return
-    pipe.send(driver.room)
+    pipe.send(driver.capacity)
     driver.run()
 
 
@@ -50,31 +50,31 @@ def run_driver(pipe: Connection, place: RayCluster, store_uri: str, parent: int)
 class _Call:
     number: int
     label: str
-    """What it is about, for people."""
+    """Name of the task, for messages."""
     work: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-    """A function, its arguments, and those by name."""
+    """Function, positional and keyword arguments."""
     tries: int = 1
 
 
 class _Driver:
-    def __init__(self, pipe: Connection, place: RayCluster, store_uri: str):
+    def __init__(self, pipe: Connection, cluster: RayCluster, store_uri: str):
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray  # pyright: ignore[reportMissingImports]
 
-        self.ray, self.pipe, self.place = ray, pipe, place
-        # Workers' output stays in the cluster's own logs: here it would be a line of some other machine among ours.
-        ray.init(address=place.address, log_to_driver=False, logging_level=logging.WARNING, namespace="pairmill")
-        self.room = _room(ray, place)
-        options: dict[str, Any] = {"num_cpus": place.cpus, "max_retries": 0}
-        if place.memory_bytes:
-            options["memory"] = place.memory_bytes
+        self.ray, self.pipe, self.cluster = ray, pipe, cluster
+        # The output of workers stays in the cluster's logs, apart from that of this machine.
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING, namespace="pairmill")
+        self.capacity = _capacity(ray, cluster)
+        options: dict[str, Any] = {"num_cpus": cluster.cpus, "max_retries": 0}
+        if cluster.memory_bytes:
+            options["memory"] = cluster.memory_bytes
         self.remote = ray.remote(**options)(run_call)
-        self.asker = Caller(code_digest(), str(Path.cwd()), store_uri)
+        self.caller = Caller(code_digest(), str(Path.cwd()), store_uri)
         self.running: dict[int, Any] = {}
         self.lock = threading.Lock()
 
     def run(self) -> None:
-        """Take calls until the end."""
+        """Start calls until the message `end`."""
         while (message := self.pipe.recv())[0] != "end":
             if message[0] == "call":
                 self._start(_Call(*message[1:]))
@@ -83,7 +83,7 @@ class _Driver:
         self.ray.shutdown()
 
     def _start(self, call: _Call) -> None:
-        ref = self.remote.remote(*call.work, self.asker)
+        ref = self.remote.remote(*call.work, self.caller)
         self.running[call.number] = ref
         ref.future().add_done_callback(lambda future: self._ended(call, future))
 
@@ -94,13 +94,13 @@ class _Driver:
         if error is None:
             kind, value = future.result()
             self._send(kind, call.number, value)
-        elif isinstance(error, self.ray.exceptions.RayTaskError):  # before our own code could answer
+        elif isinstance(error, self.ray.exceptions.RayTaskError):  # before run_call could catch it
             msg = f"{call.label}: a worker of Ray cannot run pairmill: {_last_line(error)}. {SAME_EVERYWHERE}"
             self._send("failed", call.number, ConfigError(msg))
-        elif call.tries <= self.place.max_retries:
-            lost = f"{call.label}: its worker on Ray died (try {call.tries}), it is made again: {_first_line(error)}"
-            self._send("told", call.number, lost)
-            # In a thread of its own: this one is Ray's.
+        elif call.tries <= self.cluster.max_retries:
+            lost = f"{call.label}: its worker on Ray died (try {call.tries}), it runs again: {_first_line(error)}"
+            self._send("log", call.number, lost)
+            # In another thread: this one is Ray's.
             again = threading.Timer(call.tries, self._start, [replace(call, tries=call.tries + 1)])
             again.daemon = True
             again.start()
@@ -124,36 +124,36 @@ def _last_line(error: BaseException) -> str:
     return redact(str(error)).strip().splitlines()[-1]
 
 
-def _room(ray: Any, place: RayCluster) -> ClusterCapacity:
-    """What the cluster has room for now. Raises: ConfigError where not even one part fits a machine of it."""
+def _capacity(ray: Any, cluster: RayCluster) -> ClusterCapacity:
+    """Return the capacity of the cluster now. Raises: ConfigError if no machine has the resources of one task."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
 
     def slots(node: dict[str, Any]) -> int:
-        room = node["Resources"].get("CPU", 0.0) / place.cpus
-        if place.memory_bytes:
-            room = min(room, node["Resources"].get("memory", 0.0) / place.memory_bytes)
-        return int(room)
+        tasks = node["Resources"].get("CPU", 0.0) / cluster.cpus
+        if cluster.memory_bytes:
+            tasks = min(tasks, node["Resources"].get("memory", 0.0) / cluster.memory_bytes)
+        return int(tasks)
 
     total = sum(map(slots, nodes))
     if total == 0:
         raise ConfigError(
-            f"no machine of the Ray cluster has {place.cpus:g} CPUs and {place.memory_bytes:,} bytes of memory for one "
+            f"no machine of the Ray cluster has {cluster.cpus:g} CPUs and {cluster.memory_bytes:,} bytes of memory for one "
             "part: lower execution.ray_cpus or ray_memory_bytes, or add machines"
         )
-    wanted = place.workers or total
+    limit = cluster.workers or total
     machines = tuple(sorted({str(node["NodeManagerHostname"]) for node in nodes}))
     head = str(ray.get_runtime_context().gcs_address)
-    return ClusterCapacity(head, machines, wanted, min(wanted, max(map(slots, nodes))))
+    return ClusterCapacity(head, machines, limit, min(limit, max(map(slots, nodes))))
 
 
-def explain_error(error: Exception, place: RayCluster) -> PairmillError:
-    """Why a cluster cannot be used, with the remedy."""
+def explain_error(error: Exception, cluster: RayCluster) -> PairmillError:
+    """Return the error that says why a cluster cannot be used, with the remedy."""
     if isinstance(error, PairmillError):
         return error
-    said = redact(str(error)).strip()
-    if "ersion mismatch" in said:
-        return ConfigError(f"the Ray cluster at {place.address} has other versions than this machine: {said}")
-    return ServiceError(f"Ray at {place.address} cannot be used ({type(error).__name__}): {said}")
+    text = redact(str(error)).strip()
+    if "ersion mismatch" in text:
+        return ConfigError(f"the Ray cluster at {cluster.address} has other versions than this machine: {text}")
+    return ServiceError(f"Ray at {cluster.address} cannot be used ({type(error).__name__}): {text}")
 
 
 # In a worker of the cluster -------------------------------------------------------------------------------------------
@@ -161,38 +161,38 @@ def explain_error(error: Exception, place: RayCluster) -> PairmillError:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks for a call."""
+    """The process that submits calls."""
 
     code: str
-    """Digest of its code."""
+    """Digest of its code (code_digest)."""
     folder: str
-    """Its working folder, in which relative paths of a config begin."""
+    """Its working folder, from which relative paths of a config start."""
     store_uri: str
 
 
 def run_call(
-    function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], asker: Caller
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], caller: Caller
 ) -> tuple[str, Any]:
-    """Make a call; ("made", what it returned) or ("failed", the error)."""
+    """Run a call. Return ("result", its value) or ("failed", its error)."""
     try:
         guard_process()
-        check_worker(asker)
-        if Path(asker.folder).is_dir():
-            os.chdir(asker.folder)
-        return "made", function(*arguments, **named)
+        check_worker(caller)
+        if Path(caller.folder).is_dir():
+            os.chdir(caller.folder)
+        return "result", function(*arguments, **named)
     except PairmillError as error:
         return "failed", scrub(error)
-    except Exception as error:  # a bug: neither its place, nor every class of a library, would survive the way back
-        told = error if type(error).__module__ == "builtins" else RuntimeError(f"{type(error).__name__}: {error}")
-        told.add_note(f"on {socket.gethostname()}:\n{traceback.format_exc()}")
-        return "failed", scrub(told.with_traceback(None))
+    except Exception as error:  # a bug: its traceback, and classes of libraries, may not be picklable
+        plain = error if type(error).__module__ == "builtins" else RuntimeError(f"{type(error).__name__}: {error}")
+        plain.add_note(f"on {socket.gethostname()}:\n{traceback.format_exc()}")
+        return "failed", scrub(plain.with_traceback(None))
 
 
-def check_worker(asker: Caller) -> None:
-    """Raise ConfigError where this machine has other code than who asks, or does not see a store in a folder."""
-    if code_digest() != asker.code:
+def check_worker(caller: Caller) -> None:
+    """Raise ConfigError if this machine has other code than the caller, or does not see the folder of the store."""
+    if code_digest() != caller.code:
         raise ConfigError(f"{socket.gethostname()} has other code of pairmill, in {CHECKOUT}. {SAME_EVERYWHERE}")
-    store = open_store(asker.store_uri)
+    store = open_store(caller.store_uri)
     if isinstance(store, FolderStore) and not store.root.is_dir():
         raise ConfigError(
             f"{socket.gethostname()} has no folder {store.root}: each machine of the Ray cluster must see the store there"

@@ -1,7 +1,7 @@
-"""Temporary folders that can be told from those of dead processes: each holds a lock for as long as its owner lives.
+"""Make temporary folders, and find those of dead processes: each folder has a lock that its live owner holds.
 
-A process that is killed cannot tidy up; `pairmill gc` does, by `find_abandoned_folders`. The kernel frees a lock with its process, so
-this holds also where pids mean nothing, as between containers that share a folder.
+A killed process cannot delete its folder; `pairmill gc` does (`find_abandoned_folders`). The kernel frees a lock with its
+process, so this also works where pids mean nothing, as between containers that share a folder.
 """
 
 import tempfile
@@ -15,15 +15,15 @@ from filelock import FileLock, Timeout
 PREFIX = "pairmill-scratch-"
 LOCK = "lock"
 UNLOCKED_SECONDS = 600
-"""Younger folders are left alone: their owners may be about to lock them."""
+"""Minimum age of an abandoned folder, in seconds: the owner of a younger one may not have locked it yet."""
 
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """An empty folder under the system's temporary folder, deleted at the end.
+    """Provide an empty folder under the system's temporary folder, which is deleted at the end of the `with`.
 
     Args:
-        purpose: goes into its name.
+        purpose: part of its name.
     """
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}-") as name, FileLock(Path(name) / LOCK):
         folder = Path(name) / "files"
@@ -32,13 +32,13 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def find_abandoned_folders() -> list[Path]:
-    """The scratch folders of this machine whose owners are gone."""
+    """Return the scratch folders of this machine whose owners have ended."""
     found = []
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
         try:
             if time.time() - path.stat().st_mtime > UNLOCKED_SECONDS and not _is_locked(path / LOCK):
                 found.append(path)
-        except OSError:  # it is gone now, or another user's
+        except OSError:  # deleted meanwhile, or another user's
             continue
     return found
 

@@ -1,7 +1,7 @@
-"""What a stage is, and how its snapshot is found or made.
+"""Define a stage, and find or make its snapshot.
 
-A stage is a value: a name, a version and a function `make`. Everything that all stages share (the key, reuse, the
-conservation of rows, the manifest) lives here once.
+A stage is a value with a name, a version and a function `make`. This module has what all stages share: the key, reuse, the
+conservation of rows and the manifest.
 """
 
 import logging
@@ -44,16 +44,16 @@ class Work(Generic[ConfigT]):
     config: ConfigT
     seed: int
     inputs: dict[str, Manifest]
-    """The snapshots that it reads, by stage."""
+    """Snapshots that it reads, by stage."""
     draft: Draft
     context: Context
     made_of: tuple[Input, ...] = ()
-    """All inputs, as they entered the key: also what lies outside the store, and the store's own orders."""
+    """All inputs of the key, also those from outside the store and the takedown requests."""
 
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What `make` returns: the parts that it wrote, and what is to be said of them."""
+    """Result of `make`: the parts that it wrote, with counts and facts for the manifest."""
 
     parts: list[Part]
     counts: Counts = field(default_factory=Counts)
@@ -67,21 +67,21 @@ class Stage(Generic[ConfigT]):
 
     name: str
     version: int
-    """Raised whenever the output for the same config and inputs changes."""
+    """Number that increases whenever the output for the same config and inputs changes."""
     make: Callable[[Work[ConfigT]], StageOutput]
     external_inputs: Callable[[ConfigT], list[Input]] = lambda config: []
-    """What it reads that is not in the store (source files, an evaluation suite), digested."""
+    """Returns digests of what it reads from outside the store (source files, an evaluation suite)."""
     store_inputs: Callable[[Store], list[Input]] = lambda store: []
-    """What the store itself says that must be heeded (requests to take things out); part of the key like any input."""
+    """Returns inputs that are recorded in the store itself (takedown requests); they enter the key."""
     still_valid: Callable[[Manifest, ConfigT, Context], bool] = lambda manifest, config, context: True
-    """Whether a complete snapshot still stands for what it made elsewhere (a registered model)."""
+    """Returns whether what a complete snapshot made elsewhere (a registered model) still exists."""
     conserves_rows: bool = True
-    """Whether `kept + dropped == input`, by uid, is to be asserted."""
+    """Whether `kept + dropped == input`, by uid, is checked."""
 
 
 @dataclass(frozen=True)
 class Plan(Generic[ConfigT]):
-    """The key of the snapshot that a stage is to make, and what goes into it."""
+    """The key of a snapshot, and what it is computed from."""
 
     stage: Stage[ConfigT]
     config: ConfigT
@@ -98,10 +98,10 @@ def plan(
     upstream: Sequence[Manifest],
     store: Store | None = None,
 ) -> Plan[ConfigT]:
-    """Digest the inputs and name the snapshot.
+    """Digest the inputs and compute the key of the snapshot.
 
     Args:
-        store: where it will lie, which may have orders of its own; None: a store without any.
+        store: store of the snapshot, whose takedown requests are inputs; None: without any.
     """
     stored = stage.store_inputs(store) if store is not None else []
     inputs = [manifest.as_input() for manifest in upstream] + stage.external_inputs(config) + stored
@@ -110,7 +110,7 @@ def plan(
 
 
 def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Manifest | None:
-    """The complete snapshot of this plan, where there is one that still stands."""
+    """Return the complete snapshot of this plan, if there is a valid one. An invalid one is deleted."""
 
     def valid_snapshot(verify: bool) -> Manifest | None:
         try:
@@ -118,15 +118,17 @@ def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Mani
         except CorruptPart as error:
             logger.warning("%s", error)
             return None
-        stands = manifest is not None and planned.stage.still_valid(manifest, planned.config, context)
-        return manifest if stands else None
+        valid = manifest is not None and planned.stage.still_valid(manifest, planned.config, context)
+        return manifest if valid else None
 
     draft = _draft(planned, context)
     if (manifest := valid_snapshot(verify)) is not None or not draft.is_complete():
         return manifest
     with hold_lease(draft, context, remake=True):
-        if (manifest := valid_snapshot(verify)) is None:  # another run may have remade it meanwhile
-            logger.warning("%s %s is damaged, or what it made elsewhere is gone: made again", draft.stage, draft.key)
+        if (manifest := valid_snapshot(verify)) is None:  # another run may have made it meanwhile
+            logger.warning(
+                "%s %s is damaged, or what it made elsewhere no longer exists: it is made again", draft.stage, draft.key
+            )
             _clear(draft)
     return manifest
 
@@ -134,7 +136,7 @@ def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Mani
 def discard(planned: Plan[Any], context: Context) -> None:
     """Delete the snapshot and all unfinished work on it.
 
-    Raises: ConfigError that names the run that makes it now, where one does.
+    Raises: ConfigError that names the run that makes it now, if there is one.
     """
     draft = _draft(planned, context)
     with hold_lease(draft, context, wait=False, remake=True):
@@ -146,16 +148,16 @@ def _draft(planned: Plan[Any], context: Context) -> Draft:
 
 
 def _clear(draft: Draft) -> None:
-    """The manifest first, so that none ever names missing parts; the leases stay, so that no former holder wakes up."""
+    """Delete the manifest first, so that none names missing parts. Keep the leases, so that no former holder resumes."""
     draft.store.delete([draft.path(MANIFEST)])
     names = draft.store.names(f"{draft.stage}/{draft.key}")
     draft.store.delete([name for name in names if not draft.is_lease(name)])
 
 
 def make(planned: Plan[Any], context: Context) -> Manifest:
-    """Make the snapshot, resuming what an earlier try left, and commit it; while another run makes it, wait and take its.
+    """Make the snapshot, resuming unfinished work, and commit it. While another run makes it, wait and return its manifest.
 
-    Raises: ContractError when rows were lost or doubled; LeaseLost when another run took over; whatever the stage raises.
+    Raises: ContractError if rows were lost or doubled; LeaseLost if another run took over; the errors of the stage.
     """
     draft = _draft(planned, context)
     while True:
@@ -168,9 +170,8 @@ def make(planned: Plan[Any], context: Context) -> Manifest:
 
 def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
     draft, context = held.draft, held.context
-    context.store.sweep(
-        f"{draft.stage}/{draft.key}"
-    )  # what a killed run left half written: none but us writes here now
+    # Only this run writes here now: what is half written is of killed runs.
+    context.store.sweep(f"{draft.stage}/{draft.key}")
     stage = planned.stage
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
     made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs))
@@ -192,23 +193,25 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
         prefect_flow_run_id=context.flow_run_id,
         mlflow_run_id=made.mlflow_run_id,
     )
-    held.stop()  # a beat after the commit would leave a lease behind
+    held.stop()  # a renewal after the commit would leave a lease behind
     return draft.commit(manifest)
 
 
 def check_conservation(stage: str, made: StageOutput, upstream: Sequence[Manifest]) -> None:
-    """Assert that each row that came in was kept or dropped, once: by count, and by uid where the input has uids.
+    """Check that each input row was kept or dropped exactly once: by count, and by uid if the input has uids.
 
     Raises: ContractError that gives the counts.
     """
     counts = made.counts
     dropped = sum(counts.dropped.values())
     if counts.kept + dropped != counts.input:
-        raise ContractError(f"{stage}: {counts.input} rows came in, but {counts.kept} were kept and {dropped} dropped")
-    came = [p for m in upstream[:1] for p in m.named("part-", ".parquet")]
-    left = [p for p in made.parts if p.name.startswith(("part-", "dropped-"))]
-    if came and (_total(came) != _total(left) or sum(p.rows for p in came) != counts.input):
-        raise ContractError(f"{stage}: the uids kept and dropped are not those that came in ({counts.input} rows)")
+        raise ContractError(f"{stage}: {counts.input} input rows, but {counts.kept} were kept and {dropped} dropped")
+    input_parts = [p for m in upstream[:1] for p in m.named("part-", ".parquet")]
+    output_parts = [p for p in made.parts if p.name.startswith(("part-", "dropped-"))]
+    if input_parts and (
+        _total(input_parts) != _total(output_parts) or sum(p.rows for p in input_parts) != counts.input
+    ):
+        raise ContractError(f"{stage}: the uids kept and dropped are not those of the {counts.input} input rows")
 
 
 def _total(parts: Sequence[Part]) -> int:
@@ -216,12 +219,12 @@ def _total(parts: Sequence[Part]) -> int:
 
 
 def merge_records(records: Sequence[Record]) -> tuple[list[Part], Counts]:
-    """All parts and the summed counts of the finished tasks of a stage."""
+    """Return all parts and the summed counts of the finished tasks of a stage."""
     return [part for record in records for part in record.parts], sum((r.counts for r in records), Counts())
 
 
 def code_version() -> dict[str, Any]:
-    """Git commit and dirty flag of this checkout (else what its image was built from), and the Python that runs it."""
+    """Return the git commit (of the checkout, else of the image) and dirty flag, and the version of Python."""
     root = CHECKOUT
 
     def git(*arguments: str) -> str | None:

@@ -1,8 +1,8 @@
-"""Runs training code as a subprocess: this process never loads torch.
+"""Run training code as a subprocess, so that this process never loads torch.
 
-The job's standard error goes to a log file, line by line to our logger, and its last lines into the error message when it
-fails. The job watches our process id and ends itself when we are gone, so a killed run leaves no trainer behind.
-It gets no secret of the environment: all that it reads is on this machine.
+The output of the job is written to a log file and passed on line by line; its last lines are in the error message if it
+fails. The job ends when its parent has ended, so that a killed run leaves no trainer behind. It gets no secret of the
+environment: all that it reads is on this machine.
 """
 
 import json
@@ -25,16 +25,16 @@ from dataops.redaction import remove_secrets
 logger = logging.getLogger(__name__)
 
 FAILURE = "failure.json"
-"""Where a job says why it failed: its exit code does not come through torchrun, which always ends with 1."""
+"""File with the reason of a failure: torchrun hides the exit code of the job, and always ends with 1."""
 CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
-"""The time at the beginning of a job's line: the log file keeps it, our logger has its own."""
+"""Time at the beginning of a line of a job. The log file keeps it; the logger of this process adds its own."""
 WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
-"""How torchrun, which itself always ends with 1, tells the end of a worker: a signal is negative, the root cause last.
+"""Exit code of a worker in the output of torchrun: a signal is negative, the root cause is last.
 Source: torch/distributed/elastic/multiprocessing/errors, ChildFailedError."""
-APART = re.compile(r"torch\.distributed\.(Dist\w+Error|elastic\.rendezvous\.api\.Rendezvous\w+)")
-"""How torchrun tells that machines did not meet, or lost each other: worth another try."""
+DISCONNECTED = re.compile(r"torch\.distributed\.(Dist\w+Error|elastic\.rendezvous\.api\.Rendezvous\w+)")
+"""Errors of torchrun if machines did not connect, or lost the connection: retryable."""
 GRACE_SECONDS = 30
-"""What a job gets to write a checkpoint after SIGTERM, before it is killed."""
+"""Seconds that a job has to write a checkpoint after SIGTERM, before SIGKILL."""
 _RUNNING: set[int] = set()
 """Process groups of the jobs of this process."""
 
@@ -50,9 +50,9 @@ def run_job(
     """Run `python [launcher] -m module job.json` in a subprocess until it ends.
 
     Args:
-        job: written to `folder`/job.json, with our process id as `parent_pid`.
+        job: written to `folder`/job.json, with this process's id as `parent_pid`.
         folder: also gets `job.log`.
-        launcher: arguments that start the module some other way, for example torchrun's.
+        launcher: arguments of Python that start the module in another way, for example torchrun's.
         on_line: called with each line of the job's output.
 
     Raises: TrainingDiverged (exit code 4), ConfigError (2), JobFailed (others; retryable for 75); each names the log.
@@ -74,7 +74,7 @@ def run_job(
             text=True,
             errors="replace",
             env=environment,
-            start_new_session=True,  # a Ctrl-C reaches us alone; we then end the job in good order
+            start_new_session=True,  # Ctrl-C reaches only this process, which then ends the job
         ) as process,
     ):
         _RUNNING.add(process.pid)
@@ -95,18 +95,18 @@ def run_job(
 
 
 def torchrun_launcher(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) -> tuple[str, ...]:
-    """The `launcher` that starts a job in several processes, also in one.
+    """Return the `launcher` that starts a job in `number` processes.
 
     Args:
-        folder: of the job. A killed torchrun leaves its logs there, else among the system's temporary files.
-        meet: how torchrun finds those of other machines.
+        folder: folder of the job. A killed torchrun leaves its logs there, not among the system's temporary files.
+        meet: options by which torchrun finds other machines.
     """
     launcher = ("-m", "training.torchrun", str(os.getpid()), *meet, f"--nproc-per-node={number}")
     return (*launcher, f"--log-dir={folder / 'torchrun'}")
 
 
 def end_jobs() -> None:
-    """Ask the jobs that other threads of this process run to end, with a checkpoint; their `run_job` then raises."""
+    """Send SIGTERM to the jobs of all threads of this process: they write a checkpoint, and their `run_job` raises."""
     for group in list(_RUNNING):
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGTERM)
@@ -127,12 +127,12 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
     if code == 1 and (workers := WORKER_EXIT.findall(tail)):
         code = int(workers[-1])
-    elif code == 1 and APART.search(tail):
+    elif code == 1 and DISCONNECTED.search(tail):
         code = 75
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    said = folder / FAILURE
-    if said.exists():
-        failure = json.loads(said.read_text())
+    reason = folder / FAILURE
+    if reason.exists():
+        failure = json.loads(reason.read_text())
         code, tail = failure["exit_code"], failure["message"]
     message = f"python -m {module} {ended} (log: {folder / 'job.log'}):\n{tail}"
     if code == 4:

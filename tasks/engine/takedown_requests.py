@@ -1,10 +1,10 @@
-"""Requests to take things out: read from a file, recorded in the store for good, heeded by every later run.
+"""Read takedown requests from a file, record them in the store, and load them for later runs.
 
-    takedowns/<digest>.json           what is to be taken out: the digest is of the targets
-    takedowns/<digest>.report.json    what was done about it, and the proof; written anew by each `pairmill takedown`
+    takedowns/<digest>.json           the targets to remove; the digest is over them
+    takedowns/<digest>.report.json    what was removed, and the proof; written again by each `pairmill takedown`
 
-`pack` heeds all requests of its store: their digests are inputs of its snapshots, so a new one gives new keys. `download`
-does not fetch what a request means; its key does not change with requests, as it does not with robots.txt.
+`pack` applies all requests of its store: their digests are inputs of its snapshots, so a new request gives new keys.
+`download` does not fetch what matches a request; requests do not change its key, as robots.txt does not.
 """
 
 import csv
@@ -28,7 +28,7 @@ from dataops.trace.targets import KINDS, Target, image_targets, parse_target
 
 FOLDER = "takedowns"
 STAGE = "takedown"
-"""Of an `Input` that is a request."""
+"""Stage of an `Input` that is a request."""
 LISTED = 20
 _NAME = re.compile(rf"{FOLDER}/([0-9a-f]{{16}})\.json")
 
@@ -39,46 +39,46 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     targets: tuple[str, ...]
-    """Sorted, each as `dataops.trace.targets.Target` writes itself."""
+    """Sorted targets as text (str of dataops.trace.targets.Target)."""
     reason: str = ""
     requested_at: str
 
     @property
     def digest(self) -> str:
-        """16 hex digits over the targets: the same request twice is one."""
+        """16 hex digits over the targets, so that the same request twice is one."""
         return hashlib.sha256(canonical_json(list(self.targets)).encode()).hexdigest()[:16]
 
     def parsed(self) -> list[Target]:
-        """The targets. Raises: ValueError where somebody else wrote the record."""
+        """Return the targets. Raises: ValueError if another program wrote the record."""
         return [parse_target(text) for text in self.targets]
 
 
 def make_request(targets: Sequence[Target], reason: str) -> Request:
-    """A request of this moment."""
+    """Return a request that is made now."""
     named = tuple(sorted({str(target) for target in targets}))
     return Request(targets=named, reason=reason, requested_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def record_request(store: Store, request: Request) -> bool:
-    """Write a request down; False where the store has it already."""
+    """Record a request. Return False if the store has it already."""
     return store.create(f"{FOLDER}/{request.digest}.json", request.model_dump_json(indent=2).encode())
 
 
 def list_requests(store: Store) -> list[Input]:
-    """All requests of a store, as inputs of a snapshot, sorted."""
+    """Return all requests of a store, sorted, as inputs of a snapshot."""
     digests = [found[1] for name in store.names(FOLDER) if (found := _NAME.fullmatch(name))]
     return [Input(stage=STAGE, key=digest, digest=digest) for digest in digests]
 
 
 def select_requests(inputs: Iterable[Input]) -> list[Input]:
-    """The requests among the inputs of a snapshot."""
-    return [one for one in inputs if one.stage == STAGE]
+    """Return the requests among the inputs of a snapshot."""
+    return [input_ for input_ in inputs if input_.stage == STAGE]
 
 
 def load_targets(store: Store, requests: Sequence[Input]) -> tuple[Target, ...]:
-    """What these requests take out, each once.
+    """Return the targets of requests, each once.
 
-    Raises: CorruptPart when a record is damaged: nothing may be made before it is known what must be left out.
+    Raises: CorruptPart if a record is damaged: nothing may be made before its targets are known.
     """
     found: dict[Target, None] = {}
     for request in requests:
@@ -99,11 +99,11 @@ def load_targets(store: Store, requests: Sequence[Input]) -> tuple[Target, ...]:
 
 
 def read_targets(path: Path) -> list[Target]:
-    """The targets of a file: a list, one a line; a CSV with the columns kind and value; or TOML with a list a kind.
+    """Read the targets of a file: one per line; a CSV with the columns kind and value; or TOML with a list for each kind.
 
-    In a list, `#` begins a comment. `image:PATH` stands for a picture: its bytes, and all that looks like it.
+    In a list of lines, `#` begins a comment. `image:PATH` means an image: its bytes, and all images that look like it.
 
-    Raises: ConfigError with every line that is wrong.
+    Raises: ConfigError with every invalid line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -137,9 +137,9 @@ def _parse(text: str, folder: Path) -> list[Target]:
 
 def _list_lines(text: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(text.splitlines(), 1):
-        wanted = re.sub(r"(^|\s)#.*", "", line).strip()
-        if wanted:
-            yield f":{number}", wanted
+        target = re.sub(r"(^|\s)#.*", "", line).strip()
+        if target:
+            yield f":{number}", target
 
 
 def _csv_lines(text: str) -> Iterator[tuple[str, str]]:
@@ -155,7 +155,7 @@ def _toml_lines(text: str) -> Iterator[tuple[str, str]]:
     values: dict[str, Any] = tomllib.loads(text)
     allowed = (*KINDS, "image")
     for kind, listed in values.items():
-        if kind not in allowed or not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        if kind not in allowed or not isinstance(listed, list) or not all(isinstance(value, str) for value in listed):
             raise ValueError(f"{kind}: expected lists of strings named {', '.join(allowed)}")
-        for place, one in enumerate(listed):
-            yield f": {kind}[{place}]", f"{kind}:{one}"
+        for index, value in enumerate(listed):
+            yield f": {kind}[{index}]", f"{kind}:{value}"

@@ -64,7 +64,7 @@ class ActorStatus:
     """Number, level and text of the log lines after the last one that the caller has read."""
     progress: tuple[int, int, str] | None
     ended: tuple[str, Any] | None
-    """("made", the key) or ("failed", the error)."""
+    """("result", the key) or ("failed", the error)."""
 
 
 class Trainer:
@@ -190,7 +190,7 @@ def _other_nodes(request: TrainingRequest, folder: Path) -> Iterator[TrainConfig
 
 
 def run_other_node(request: TrainingRequest, number: int, marker: Path) -> tuple[str, Any]:
-    """Run the ranks of one more node until the training ends; return ("made", the key) or ("failed", the error).
+    """Run the ranks of one more node until the training ends; return ("result", the key) or ("failed", the error).
 
     Args:
         number: of the node, from 1.

@@ -21,7 +21,7 @@ from dataops.snapshot import Manifest, find_manifest
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
 from tasks.engine.process_guard import guard_process
 from tasks.engine.ray_driver import Caller, code_digest, explain_error
-from tasks.engine.ray_pool import GONE_AFTER, PROBE_SECONDS, check_cluster, check_store, is_listening, start_ray_process
+from tasks.engine.ray_pool import MAX_MISSED_PROBES, PROBE_SECONDS, check_cluster, check_store, is_listening, start_ray_process
 from tasks.engine.stage import Plan
 from tasks.engine.subprocess_job import GRACE_SECONDS
 from tasks.train.ray_actor import ActorStatus, Trainer, TrainingRequest
@@ -75,7 +75,7 @@ def _ignore_progress(done: int, total: int, line: str) -> None:
 def follow_driver(pipe: Any, context: Context, cluster: RayCluster) -> Exception | None:
     """Forward the driver's log lines and progress until the training ends; return its error, if it failed."""
     head, missed = cluster.address, 0
-    while missed < GONE_AFTER:
+    while missed < MAX_MISSED_PROBES:
         if not pipe.poll(PROBE_SECONDS):
             missed = 0 if head == "auto" or is_listening(head) else missed + 1
             continue

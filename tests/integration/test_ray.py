@@ -214,7 +214,7 @@ def test_a_head_that_dies_is_a_clear_error_and_the_next_run_resumes(
             cluster.head_node.kill_raylet()
 
     context = Context(store=draft.store, home=tmp_path, ray=place, progress=progress)
-    with pytest.raises(ServiceError, match=r"the Ray cluster at .* is lost: .* `pairmill rerun` goes on") as lost:
+    with pytest.raises(ServiceError, match=r"the Ray cluster at .* is lost: .* `pairmill rerun` continues") as lost:
         map_parts(part, tasks, draft, context)
     assert lost.value.exit_code == 75
     before = {task.id for task in tasks if draft.done(task.id)}

@@ -187,15 +187,15 @@ def test_time_in_which_the_store_was_away_proves_nothing(monkeypatch):
     now = 0.0
     monkeypatch.setattr("tasks.engine.lease.time.monotonic", lambda: now)
     monkeypatch.setattr(lease, "POLL_SECONDS", 1.0)
-    watch = lease._Watch()
+    watch = lease._LeaseWatch()
     stills = []
     for look in (0.0, 1.0, 2.0, 1000.0):  # the last look took as long as the server's restart
         now = look
-        stills.append(watch.still_seconds(foreign()))
+        stills.append(watch.seconds_unchanged(foreign()))
     assert stills == [0, 1, 2, 2 + 5]
-    assert not watch.moved
-    assert watch.still_seconds(foreign(beat=1)) == 0
-    assert watch.moved
+    assert not watch.changed
+    assert watch.seconds_unchanged(foreign(beat=1)) == 0
+    assert watch.changed
 
 
 def test_who_was_taken_for_dead_neither_writes_nor_commits(context, draft, monkeypatch):

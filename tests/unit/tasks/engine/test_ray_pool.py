@@ -87,7 +87,7 @@ def test_a_worker_refuses_other_code_and_a_store_that_it_does_not_see(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     good = Caller(code_digest(), str(tmp_path), str(tmp_path))
-    assert asked(good, str.upper, "done") == ("made", "DONE")
+    assert asked(good, str.upper, "done") == ("result", "DONE")
     kind, error = asked(replace(good, code="0"), str.upper, "done")
     assert (kind, type(error)) == ("failed", ConfigError)
     assert "has other code of pairmill" in str(error)

@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_while_idle_is_worth_another_try(tmp_path: Path)
 
 def test_workers_that_do_not_end_by_themselves_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As where one was killed while it held the lock under which the others look for work."""
-    monkeypatch.setattr(parts, "_LAST_WAIT", 0.2)
+    monkeypatch.setattr(parts, "_END_SECONDS", 0.2)
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     with shared_workers(Context(store=draft.store, home=tmp_path, workers=1)) as shared:
         (stuck,) = pids(["a"], draft, shared)

@@ -111,7 +111,7 @@ def test_a_retryable_part_is_tried_three_times(context, tmp_path, monkeypatch):
 @pytest.mark.parametrize("counts", [Counts(input=2, kept=1), Counts(input=1, kept=1, dropped={"x": 1})])
 def test_lost_or_doubled_rows_break_the_contract(context, counts):
     stage = Stage("filter", 1, lambda work: StageOutput([], counts))
-    with pytest.raises(ContractError, match="rows came in"):
+    with pytest.raises(ContractError, match="input rows"):
         make(plan(stage, SquareConfig(), 0, []), context)
 
 
