@@ -21,7 +21,14 @@ from dataops.snapshot import Manifest, find_manifest
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
 from tasks.engine.process_guard import guard_process
 from tasks.engine.ray_driver import Caller, code_digest, explain_error
-from tasks.engine.ray_pool import MAX_MISSED_PROBES, PROBE_SECONDS, check_cluster, check_store, is_listening, start_ray_process
+from tasks.engine.ray_pool import (
+    MAX_MISSED_PROBES,
+    PROBE_SECONDS,
+    check_cluster,
+    check_store,
+    is_listening,
+    start_ray_process,
+)
 from tasks.engine.stage import Plan
 from tasks.engine.subprocess_job import GRACE_SECONDS
 from tasks.train.ray_actor import ActorStatus, Trainer, TrainingRequest
