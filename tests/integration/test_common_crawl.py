@@ -1,4 +1,4 @@
-"""kind = "common_crawl" against a server with Common Crawl's layout and its bad days."""
+"""`kind = "common_crawl"` against a server with Common Crawl's layout and its failures."""
 
 import gzip
 import os
@@ -29,7 +29,7 @@ CRAWL = "CC-MAIN-2026-43"
 
 
 def wat(name: str, pages: int = 40) -> bytes:
-    """A small WAT file whose captions say its name."""
+    """Return a small WAT file whose captions contain its name."""
     data = warcinfo()
     for number in range(pages):
         url = f"https://{name}.example/{number}"
@@ -60,32 +60,32 @@ def extract(source: CommonCrawlSource, store: Path) -> Manifest:
     )
 
 
-def content(manifest: Manifest, store: Path) -> dict[str, int]:
-    """Rows by the file that they come from."""
+def rows_by_file(manifest: Manifest, store: Path) -> dict[str, int]:
+    """Return the number of rows of each source file."""
     names = read_parts(FolderStore(store), manifest)["source"].to_pylist()
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def test_more_files_and_more_crawls_cost_only_what_is_new(crawl: Crawl, tmp_path: Path):
+def test_extract_reads_only_new_files_of_more_files_and_crawls(crawl: Crawl, tmp_path: Path):
     store = tmp_path / "store"
     two = extract(config(crawl), store)
-    assert set(content(two, store).values()) == {1200}
+    assert set(rows_by_file(two, store).values()) == {1200}
     first = crawl.read()
     assert (len(first), len(set(first))) == (2, 2)
     four = extract(config(crawl, num_files=4), store)
-    assert crawl.read()[:2] == first  # read once, and first again in the longer selection
+    assert crawl.read()[:2] == first  # each read once, and first in the longer selection too
     assert len(crawl.read()) == len(set(crawl.read())) == 4
     assert [p.sha256 for p in four.named("part-")[:2]] == [p.sha256 for p in two.named("part-")]
     crawl.publish("CC-MAIN-2026-47", {name: wat(name) for name in ("x", "y")})
     more = extract(config(crawl, crawl=[CRAWL, "CC-MAIN-2026-47"], num_files=4), store)
     assert sorted(crawl.read()[4:]) == ["x", "y"]
-    assert len(content(more, store)) == 6  # the new crawl has only two files
+    assert len(rows_by_file(more, store)) == 6  # the new crawl has only two files
     other = extract(config(crawl, sample_seed=1), store)
-    assert content(other, store) != content(two, store)
+    assert rows_by_file(other, store) != rows_by_file(two, store)
     assert crawl.agents == {"pairmill/0.1 (+https://mill.example/)"}
 
 
-def test_a_plan_asks_nothing_of_the_network():
+def test_plan_sends_no_request():
     source = CommonCrawlSource(crawl=CRAWL, num_files=9, base_url="http://127.0.0.1:1/")
     key = plan(EXTRACT, source, 0, []).key
     assert key == plan(EXTRACT, source.model_copy(update={"base_url": "s3://commoncrawl/"}), 0, []).key
@@ -93,32 +93,34 @@ def test_a_plan_asks_nothing_of_the_network():
     assert key != plan(EXTRACT, source.model_copy(update={"num_files": 8}), 0, []).key
 
 
-def test_bad_days_do_not_show_in_what_comes_out(crawl: Crawl, tmp_path: Path):
-    quiet = extract(config(crawl, num_files=6), tmp_path / "quiet")
+def test_extract_returns_the_same_rows_after_server_failures(crawl: Crawl, tmp_path: Path):
+    undisturbed = extract(config(crawl, num_files=6), tmp_path / "undisturbed")
     log = len(crawl.log)
-    crawl.mishap("wat.paths.gz", "503", "break")
-    crawl.mishap("/a.warc.wat.gz", "break", "break", "break")
-    crawl.mishap("/b.warc.wat.gz", "429 0", "503 0", "403", "break", "500")
-    crawl.mishap("/c.warc.wat.gz", "break", "no-ranges")
-    crawl.mishap("/d.warc.wat.gz", f"redirect {crawl.url}{next(p for p in crawl.files if '/d.' in p)}")
+    crawl.fail_next("wat.paths.gz", "503", "break")
+    crawl.fail_next("/a.warc.wat.gz", "break", "break", "break")
+    crawl.fail_next("/b.warc.wat.gz", "429 0", "503 0", "403", "break", "500")
+    crawl.fail_next("/c.warc.wat.gz", "break", "no-ranges")
+    crawl.fail_next("/d.warc.wat.gz", f"redirect {crawl.url}{next(p for p in crawl.files if '/d.' in p)}")
     bad = extract(config(crawl, num_files=6), tmp_path / "bad")
-    assert (bad.content_digest, bad.facts) == (quiet.content_digest, quiet.facts)
-    ranges = [given for path, given, _ in crawl.log[log:] if "/a." in path]
+    assert (bad.content_digest, bad.facts) == (undisturbed.content_digest, undisturbed.facts)
+    ranges = [header for path, header, _ in crawl.log[log:] if "/a." in path]
     size = len(next(data for path, data in crawl.files.items() if "/a." in path))
     half = size // 2
-    assert ranges[:2] == [None, f"bytes={half}-"]  # on from where it broke, not anew
+    assert ranges[:2] == [None, f"bytes={half}-"]  # resumed where the connection broke
     assert len(ranges) == 4
 
 
-def test_a_file_that_changes_while_it_is_read_is_an_error(crawl: Crawl, tmp_path: Path):
+def test_extract_raises_when_a_file_changes_while_it_is_read(crawl: Crawl, tmp_path: Path):
     for name in "abcdef":
-        crawl.mishap(f"/{name}.warc.wat.gz", *("break", "change") * 3)
+        crawl.fail_next(f"/{name}.warc.wat.gz", *("break", "change") * 3)
     with pytest.raises(SourceError, match=r"changed while it was read"):
         extract(config(crawl), tmp_path / "store")
 
 
-def test_failed_files_are_named_and_bounded(crawl: Crawl, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    crawl.mishap("/b.warc.wat.gz", *["404"] * 3)
+def test_extract_lists_failed_files_and_limits_their_number(
+    crawl: Crawl, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    crawl.fail_next("/b.warc.wat.gz", *["404"] * 3)
     with pytest.raises(SourceError, match=r"b\.warc\.wat\.gz: HTTP 404") as caught:
         extract(config(crawl, num_files=6), tmp_path / "store")
     assert caught.value.exit_code == 75
@@ -130,26 +132,26 @@ def test_failed_files_are_named_and_bounded(crawl: Crawl, tmp_path: Path, caplog
 
     crawl.files[next(path for path in crawl.files if "/c." in path)] = b"<html>an error page with status 200</html>"
     some = extract(config(crawl, num_files=6, max_failed_files=1), tmp_path / "other")
-    [[name, why]] = some.facts["failed_files"]
+    [[name, error]] = some.facts["failed_files"]
     assert name.endswith("/c.warc.wat.gz")
-    assert "no WARC record" in why
-    assert len(content(some, tmp_path / "other")) == 5
+    assert "no WARC record" in error
+    assert len(rows_by_file(some, tmp_path / "other")) == 5
     assert "c.warc.wat.gz was left out" in caplog.text
     crawl.files[next(path for path in crawl.files if "/d." in path)] = b""
     with pytest.raises(SourceError, match=r"2 files failed; source.max_failed_files allows 1"):
         extract(config(crawl, num_files=6, max_failed_files=1), tmp_path / "third")
 
 
-def test_patience_ends(crawl: Crawl):
+def test_open_gives_up_after_max_wait(crawl: Crawl):
     def read(**changes) -> bytes:
         path = next(path for path in crawl.files if "/a." in path)
         with CommonCrawlFile(path, config(crawl, **changes)).open() as stream:
             return b"".join(iter(lambda: stream.read(1 << 16), b""))
 
-    crawl.mishap("/a.warc.wat.gz", "429 3600")
+    crawl.fail_next("/a.warc.wat.gz", "429 3600")
     with pytest.raises(SourceError, match=r"HTTP 429 .*gave up after 1 tries: the server asks to wait 3600 s"):
         read()
-    crawl.mishap("/a.warc.wat.gz", *["503"] * 50)
+    crawl.fail_next("/a.warc.wat.gz", *["503"] * 50)
     with pytest.raises(SourceError, match=r"HTTP 503 .*gave up after \d+ tries"):
         read(max_wait=0.3)
     crawl.plan.clear()
@@ -157,8 +159,8 @@ def test_patience_ends(crawl: Crawl):
 
 
 @pytest.mark.parametrize("target", ["http://localhost:PORT/x", "http://169.254.169.254/latest/", "file:///etc/passwd"])
-def test_redirects_lead_to_public_hosts_only(crawl: Crawl, target: str):
-    crawl.mishap("/a.warc.wat.gz", f"redirect {target.replace('PORT', crawl.url.split(':')[2].strip('/'))}")
+def test_open_follows_redirects_to_public_hosts_only(crawl: Crawl, target: str):
+    crawl.fail_next("/a.warc.wat.gz", f"redirect {target.replace('PORT', crawl.url.split(':')[2].strip('/'))}")
     path = next(path for path in crawl.files if "/a." in path)
     with (
         pytest.raises(SourceError, match=r"private_address|bad_url"),
@@ -170,7 +172,7 @@ def test_redirects_lead_to_public_hosts_only(crawl: Crawl, target: str):
 @pytest.mark.parametrize(
     "listing", [b"crawl-data/../../etc/passwd.wat.gz\n", b"http://evil.example/a.wat.gz\n", b"", b"\xff\n"]
 )
-def test_a_list_of_anything_else_is_refused(crawl: Crawl, tmp_path: Path, listing: bytes):
+def test_extract_refuses_a_listing_of_anything_but_wat_files(crawl: Crawl, tmp_path: Path, listing: bytes):
     path = f"crawl-data/{CRAWL}/wat.paths.gz"
     crawl.files[path] = gzip.compress(listing)
     with pytest.raises(SourceError, match=r"is no path of a WAT file|the list is empty"):
@@ -196,11 +198,11 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_extraction_goes_on_at_its_first_missing_file(crawl: Crawl, tmp_path: Path):
+def test_killed_extraction_resumes_at_its_first_missing_file(crawl: Crawl, tmp_path: Path):
     for name in "abcdef":
-        crawl.mishap(f"/{name}.warc.wat.gz", "")
+        crawl.fail_next(f"/{name}.warc.wat.gz", "")
     order = [file.name for file in config(crawl, num_files=6).files(Context(FolderStore(tmp_path), tmp_path))]
-    crawl.mishap(order[2], "wait")
+    crawl.fail_next(order[2], "wait")
     crawl.plan[order[2]].popleft()
     script = tmp_path / "run.py"
     script.write_text(RUN)

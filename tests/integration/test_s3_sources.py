@@ -46,7 +46,7 @@ def extract(source, folder: Path):
     return manifest, read_parts(store, manifest)
 
 
-def test_globs_in_a_bucket(bucket, tmp_path):
+def test_extract_reads_files_by_globs_in_a_bucket(bucket, tmp_path):
     client, name = bucket
     warc = write_warc(tmp_path / "animals.warc.gz", ANIMALS)
     for key in ("in/a.wat.gz", "in/deep/er/b.wat.gz", "in/deep/c.warc.gz", "out/d.wat.gz"):
@@ -57,18 +57,18 @@ def test_globs_in_a_bucket(bucket, tmp_path):
     first, rows = extract(WatSource(paths=[f"s3://{name}/in/**/*.wat.gz"]), tmp_path)
     assert first.counts.kept == rows.num_rows == 2400
     assert set(rows["source"].to_pylist()) == set(named)
-    # The archive of pages is read as from a folder; it is copied while it is read, and no longer.
+    # The archive gives the same rows as from a folder.
     _, rows = extract(WarcSource(paths=[f"s3://{name}/in/deep/*.warc.gz"]), tmp_path / "s3")
     _, same = extract(WarcSource(paths=[str(warc)]), tmp_path / "local")
     assert rows.drop(["source"]).equals(same.drop(["source"]))
-    # Other bytes, another key; the same bytes, the same.
+    # The key depends on the bytes of the objects.
     source = WatSource(paths=[f"s3://{name}/in/**/*.wat.gz"])
     assert plan(EXTRACT, source, 0, []).key == first.key
     client.put_object(Bucket=name, Key="in/a.wat.gz", Body=wat("z"))
     assert plan(EXTRACT, source, 0, []).key != first.key
 
 
-def test_an_object_that_changes_is_an_error(bucket):
+def test_open_raises_when_an_object_changes(bucket):
     client, name = bucket
     client.put_object(Bucket=name, Key="a.wat.gz", Body=wat("a"))
     [file] = find_source_files([f"s3://{name}/a.wat.gz"])
@@ -79,7 +79,7 @@ def test_an_object_that_changes_is_an_error(bucket):
         stream.read(10)
 
 
-def test_what_cannot_be_found_is_named(bucket):
+def test_find_source_files_names_what_is_not_found(bucket):
     _, name = bucket
     with pytest.raises(ConfigError, match=r"matches no file"):
         find_source_files([f"s3://{name}/none/*.gz"])
@@ -87,7 +87,7 @@ def test_what_cannot_be_found_is_named(bucket):
         find_source_files(["s3://no-such-bucket-here/x.gz"])
 
 
-def test_common_crawl_in_a_bucket(bucket, tmp_path):
+def test_extract_reads_common_crawl_from_a_bucket(bucket, tmp_path):
     client, name = bucket
     paths = [f"crawl-data/CC-MAIN-2026-43/segments/1/wat/{one}.warc.wat.gz" for one in "abc"]
     client.put_object(

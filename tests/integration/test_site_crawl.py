@@ -1,4 +1,4 @@
-"""`kind = "site"` against a small web on loopback whose log shows how polite the crawl was."""
+"""`kind = "site"` against a small web on loopback that logs each request."""
 
 import json
 import os
@@ -51,26 +51,26 @@ class Crawled:
     web: Web
     site: SiteSource
     folder: Path
-    made: Manifest
+    manifest: Manifest
 
     def path(self, name: str) -> Path:
-        return FolderStore(self.folder / "store").local(self.made.path(name))
+        return FolderStore(self.folder / "store").local(self.manifest.path(name))
 
     def index(self) -> dict[str, dict[str, Any]]:
-        rows = read_table(FolderStore(self.folder / "store"), self.made.path("evidence-crawl.parquet")).to_pylist()
+        rows = read_table(FolderStore(self.folder / "store"), self.manifest.path("evidence-crawl.parquet")).to_pylist()
         return {row["url"]: row for row in rows}
 
 
 @pytest.fixture(scope="module")
 def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
-    """The whole web, crawled once."""
+    """Crawl the whole web once."""
     folder = tmp_path_factory.mktemp("crawl")
     with served() as web:
         site = config(web, *HOSTS, contact="https://example.org/bot", max_pages_per_host=20, max_page_bytes=200_000)
         yield Crawled(web, site, folder, crawl(site, folder))
 
 
-def test_every_address_has_its_outcome(crawled: Crawled):
+def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
     index = crawled.index()
     pets = {url.removeprefix("http://pets.test"): row["outcome"] for url, row in index.items() if "pets" in url}
     assert pets == {
@@ -92,7 +92,7 @@ def test_every_address_has_its_outcome(crawled: Crawled):
         "http://sleepy.test/": "crawl_delay_too_long",
         "http://hanging.test/": "timeout",
     }
-    facts = crawled.made.facts["crawl"]
+    facts = crawled.manifest.facts["crawl"]
     assert facts["outcomes"] == dict(sorted(Counter(row["outcome"] for row in index.values()).items()))
     assert facts["links_not_followed"] == {"not_http": 1, "nofollow": 3, "off_site": 1, "too_deep": 1}
     assert facts["depth"] == 8
@@ -101,43 +101,43 @@ def test_every_address_has_its_outcome(crawled: Crawled):
     assert index["http://pets.test/moved"]["detail"] == "http://pets.test/target"
 
 
-def test_the_crawl_was_polite(crawled: Crawled):
+def test_crawl_obeys_robots_txt_and_directives(crawled: Crawled):
     web = crawled.web
     assert {asked.agent for asked in web.log} == {"pairmill/0.1 (+https://example.org/bot)"}
     paths = Counter((asked.host, asked.path) for asked in web.log)
     assert {host: paths[host, "/robots.txt"] for host in HOSTS} == dict.fromkeys(HOSTS, 1) | {"down.test": 2}
     for host in HOSTS:
-        assert web.asked(host)[0].path == "/robots.txt"
+        assert web.requests_to(host)[0].path == "/robots.txt"
     again = {where: n for where, n in paths.items() if n > 1}
     assert again == {("down.test", "/robots.txt"): 2, ("pets.test", "/busy"): 2, ("hanging.test", "/"): 2}
     forbidden = {"/secret/x", "/nofollow", "/never", "/admin"}
     assert not forbidden & {asked.path for asked in web.log}
     assert {asked.host for asked in web.log} == set(HOSTS)
-    assert [asked.path for asked in web.asked("down.test")] == ["/robots.txt"] * 2
-    assert [asked.path for asked in web.asked("sleepy.test")] == ["/robots.txt"]
+    assert [asked.path for asked in web.requests_to("down.test")] == ["/robots.txt"] * 2
+    assert [asked.path for asked in web.requests_to("sleepy.test")] == ["/robots.txt"]
 
 
 def gaps(web: Web, host: str) -> list[float]:
-    times = [asked.at for asked in web.asked(host)]
+    times = [asked.at for asked in web.requests_to(host)]
     return [b - a for a, b in pairwise(times)]
 
 
-def test_hosts_are_given_the_time_that_they_ask_for(crawled: Crawled):
-    # The server's clock starts when its thread does, so one request may seem late and the next one early: the mean holds.
+def test_crawl_waits_as_long_as_hosts_require(crawled: Crawled):
+    # Single gaps vary, because the server's thread may start late; their mean does not.
     assert fmean(gaps(crawled.web, "slow.test")) > 0.45  # Crawl-delay: 0.5
     assert fmean(gaps(crawled.web, "pets.test")) > 0.045  # source.delay: 0.05
-    first, second = (asked.at for asked in crawled.web.asked("pets.test", "/busy"))
+    first, second = (asked.at for asked in crawled.web.requests_to("pets.test", "/busy"))
     assert second - first > 0.95  # Retry-After: 1
-    assert not [a for a in crawled.web.asked("pets.test") if first < a.at < second]
+    assert not [a for a in crawled.web.requests_to("pets.test") if first < a.at < second]
 
 
-def test_budgets_end_what_never_ends(crawled: Crawled):
+def test_crawl_ends_an_endless_site_at_its_limits(crawled: Crawled):
     days = [row for url, row in crawled.index().items() if "calendar" in url]
     assert sorted(row["depth"] for row in days) == list(range(9))  # max_depth: 8
-    assert len(crawled.web.asked("calendar.test")) == 10
+    assert len(crawled.web.requests_to("calendar.test")) == 10
 
 
-def test_the_archive_is_plain_warc_that_any_reader_reads(crawled: Crawled):
+def test_archive_is_readable_by_warcio(crawled: Crawled):
     index = {url: row for url, row in crawled.index().items() if row["outcome"] == "archived"}
     with crawled.path("evidence-pages-00000.warc.gz").open("rb") as file:
         records = []
@@ -154,7 +154,7 @@ def test_the_archive_is_plain_warc_that_any_reader_reads(crawled: Crawled):
     }
     assert list(responses) == sorted(index)
     head, http, body = responses["http://pets.test/cats/"]
-    assert b"A picture about cats on this page" in body  # warcio undoes the coding that the server chose
+    assert b"A picture about cats on this page" in body  # warcio decodes the server's content coding
     assert http["Content-Encoding"] == "gzip"
     assert head["WARC-IP-Address"] == "127.0.0.1"
     requests = {head["WARC-Target-URI"]: http for kind, head, http, _ in records if kind == "request"}
@@ -165,8 +165,8 @@ def test_the_archive_is_plain_warc_that_any_reader_reads(crawled: Crawled):
     assert "http://pets.test/robots.txt" in robots
 
 
-def test_the_archive_gives_the_pairs(crawled: Crawled, tmp_path: Path):
-    pairs = read_parts(FolderStore(crawled.folder / "store"), crawled.made).to_pylist()
+def test_pairs_are_those_of_the_archive(crawled: Crawled, tmp_path: Path):
+    pairs = read_parts(FolderStore(crawled.folder / "store"), crawled.manifest).to_pylist()
     found = {row["url"]: row["caption"] for row in pairs}
     assert found["http://pets.test/img/cats.jpg"] == "A picture about cats on this page"
     assert "Not to be kept" not in found.values()
@@ -174,7 +174,7 @@ def test_the_archive_gives_the_pairs(crawled: Crawled, tmp_path: Path):
     for row in pairs:
         assert archived[row["source_offset"]] == row["page_url"]
         assert (row["source"], row["extracted_with"]) == ("evidence-pages-00000.warc.gz", "pairmill-site/1")
-    # Read as any archive, by hand, it gives the same.
+    # As a source of kind warc, the archive has the same pairs.
     copy = WarcSource(paths=[str(crawled.path("evidence-pages-00000.warc.gz"))])
     again = make(plan(EXTRACT, copy, 0, []), context(tmp_path))
     assert [row["uid"] for row in read_parts(FolderStore(tmp_path / "store"), again).to_pylist()] == [
@@ -183,7 +183,7 @@ def test_the_archive_gives_the_pairs(crawled: Crawled, tmp_path: Path):
     assert not list((crawled.folder / "home" / "jobs").glob("crawl-*"))
 
 
-def test_a_config_is_crawled_once_an_edition_and_the_same_pages_give_the_same_parts(tmp_path: Path):
+def test_crawl_runs_once_for_each_edition_and_the_same_pages_have_the_same_parts(tmp_path: Path):
     with served() as web:
         first = config(web, "calendar.test", "pets.test", edition="2026-11", max_depth=1, pages_per_part=4)
         one = crawl(first, tmp_path / "one")
@@ -204,7 +204,7 @@ def test_a_config_is_crawled_once_an_edition_and_the_same_pages_give_the_same_pa
     assert tuple(part.name for part in one.named("evidence-pages-")) == warcs
 
 
-def test_a_killed_crawl_goes_on_without_asking_again(tmp_path: Path):
+def test_killed_crawl_resumes_without_repeating_requests(tmp_path: Path):
     with served() as web:
         site = config(web, "calendar.test", "pets.test", max_depth=30, delay=0.08)
         todo = plan(EXTRACT, site, 0, [])
@@ -231,16 +231,16 @@ def test_a_killed_crawl_goes_on_without_asking_again(tmp_path: Path):
     assert paths.pop(("calendar.test", "/robots.txt")) == 3
     assert paths.pop(("pets.test", "/robots.txt")) == 3
     paths.pop(("pets.test", "/busy"))
-    # Only what was on its way when the process was killed, at most one a host, is asked for again.
+    # Only requests in flight when the process was killed are repeated: at most one for each host.
     assert sum(n - 1 for n in paths.values()) <= 4
     assert made.facts["crawl"]["outcomes"]["archived"] == 9 + 31
     assert made.facts["read"]["pages"] == 9 + 31
     assert not made.facts["damages"]
     rows = read_parts(FolderStore(tmp_path / "store"), made)
-    assert len(set(rows["page_url"].to_pylist())) == 38  # pets.test has two without a picture
+    assert len(set(rows["page_url"].to_pylist())) == 38  # pets.test has two pages without an image
 
 
-def test_private_addresses_are_never_connected_to(tmp_path: Path):
+def test_crawl_never_connects_to_private_ip_addresses(tmp_path: Path):
     with served() as web:
         port = web.server.server_port
         inner = (f"http://127.0.0.1:{port}/", f"http://localhost:{port}/", f"http://[::ffff:127.0.0.1]:{port}/")
@@ -256,14 +256,14 @@ def test_private_addresses_are_never_connected_to(tmp_path: Path):
         assert {asked.host for asked in web.log} == {"calendar.test"}
 
 
-def test_without_a_contact_only_hosts_of_the_table_are_asked(tmp_path: Path):
+def test_crawl_without_a_contact_requests_only_hosts_in_connect_to(tmp_path: Path):
     with served() as web:
         made = crawl(config(web, "linker.test", allowed_domains=("linker.test", "127.0.0.1")), tmp_path)
         assert made.facts["crawl"]["outcomes"] == {"archived": 1, "no_contact": 1}
         assert {asked.host for asked in web.log} == {"linker.test"}
 
 
-def test_a_crawl_that_brings_nothing_is_an_error_and_can_be_tried_again(tmp_path: Path):
+def test_crawl_without_a_page_raises_and_can_be_repeated(tmp_path: Path):
     with served() as web, pytest.raises(SourceError, match=r"test/ found no page \(robots_unreachable 1\)"):
         crawl(config(web, "down.test", retries=0), tmp_path)
-    assert not list((tmp_path / "home" / "jobs").iterdir())  # so the next try asks again
+    assert not list((tmp_path / "home" / "jobs").iterdir())  # so that the next attempt requests again

@@ -1,4 +1,4 @@
-"""A server on loopback with Common Crawl's layout, and its bad days: connections that break, rate limits, odd answers."""
+"""A server on loopback with Common Crawl's layout that can fail: broken connections, rate limits, wrong responses."""
 
 import gzip
 import threading
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Crawl:
-    """Its files and what befalls requests: `plan[path]` is a queue of mishaps, one for each request."""
+    """The files of the server, and its planned failures: `plan[path]` is a queue with one failure for each request."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     plan: dict[str, deque[str]] = field(default_factory=dict)
@@ -19,23 +19,23 @@ class Crawl:
     etags: Counter[str] = field(default_factory=Counter)
     url: str = ""
     gate: threading.Event = field(default_factory=threading.Event)
-    """While it is not set, answers of the mishap `wait` stop halfway."""
+    """Until it is set, responses with the failure `wait` stop halfway."""
 
     def publish(self, crawl: str, files: dict[str, bytes]) -> None:
-        """Add a crawl."""
+        """Add a crawl with its listing."""
         paths = {f"crawl-data/{crawl}/segments/1/wat/{name}.warc.wat.gz": data for name, data in files.items()}
         self.files |= paths
         self.files[f"crawl-data/{crawl}/wat.paths.gz"] = gzip.compress(
             "".join(f"{p}\n" for p in paths).encode(), mtime=0
         )
 
-    def mishap(self, path: str, *what: str) -> None:
-        """What happens to the next requests for a path that ends so."""
+    def fail_next(self, path: str, *failures: str) -> None:
+        """Plan the failures of the next requests for the path with this ending."""
         [full] = [name for name in self.files if name.endswith(path)]
-        self.plan.setdefault(full, deque()).extend(what)
+        self.plan.setdefault(full, deque()).extend(failures)
 
     def read(self) -> list[str]:
-        """The WAT files that were asked for, by name, once for each request."""
+        """Return the names of the requested WAT files, one for each request."""
         return [path.rpartition("/")[2].partition(".")[0] for path, _, _ in self.log if path.endswith(".wat.gz")]
 
 
@@ -48,35 +48,35 @@ class _Handler(BaseHTTPRequestHandler):
         crawl = self.crawl
         crawl.agents.add(self.headers.get("User-Agent", ""))
         queue = crawl.plan.get(path)
-        mishap = queue.popleft() if queue else ""
+        failure = queue.popleft() if queue else ""
         data = crawl.files.get(path)
         if data is None:
             self._answer(404, b"no such file")
-        elif mishap.split()[0:1] in (["403"], ["429"], ["503"], ["500"], ["404"]):
-            status, *after = mishap.split()
+        elif failure.split()[0:1] in (["403"], ["429"], ["503"], ["500"], ["404"]):
+            status, *after = failure.split()
             self._answer(int(status), b"slow down", {"Retry-After": after[0]} if after else {})
-        elif mishap.startswith("redirect "):
-            self._answer(302, b"", {"Location": mishap.removeprefix("redirect ")})
+        elif failure.startswith("redirect "):
+            self._answer(302, b"", {"Location": failure.removeprefix("redirect ")})
         else:
-            if mishap == "change":
+            if failure == "change":
                 crawl.etags[path] += 1
-            self._file(path, data, mishap)
+            self._file(path, data, failure)
 
-    def _file(self, path: str, data: bytes, mishap: str) -> None:
+    def _file(self, path: str, data: bytes, failure: str) -> None:
         etag = f'"{len(data)}-{self.crawl.etags[path]}"'
-        asked = self.headers.get("Range")
+        requested = self.headers.get("Range")
         fresh = self.headers.get("If-Range") in (None, etag)
         headers = {"ETag": etag}
         status, start = 200, 0
-        if asked and fresh and mishap != "no-ranges":
-            status, start = 206, int(asked.removeprefix("bytes=").rstrip("-"))
+        if requested and fresh and failure != "no-ranges":
+            status, start = 206, int(requested.removeprefix("bytes=").rstrip("-"))
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         body = data[start:]
-        if mishap in ("break", "wait"):
+        if failure in ("break", "wait"):
             self._head(status, len(body), headers)
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            if mishap == "wait":
+            if failure == "wait":
                 self.crawl.gate.wait(60)
             self.close_connection = True
         else:
@@ -95,11 +95,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class CrawlServer:
-    """Serves a Crawl until the context ends."""
+    """Serves a Crawl within a `with` block."""
 
     def __enter__(self) -> Crawl:
         self.crawl = Crawl()

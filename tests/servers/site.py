@@ -1,4 +1,4 @@
-"""A small web on loopback, of several hosts, that writes down each request; for the tests of the crawl."""
+"""A small web on loopback with several hosts, which logs each request; for the tests of the crawl."""
 
 import gzip
 import threading
@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request as the server saw it."""
+class LoggedRequest:
+    """A request that the server received."""
 
     at: float
     host: str
@@ -20,10 +20,10 @@ class Asked:
 
 
 class Web:
-    """Its hosts, by name: functions from a path to an answer."""
+    """The server; each host is a method that sends the response to a path."""
 
     def __init__(self) -> None:
-        self.log: list[Asked] = []
+        self.log: list[LoggedRequest] = []
         self.failures: dict[str, int] = {}
         web = self
 
@@ -31,12 +31,12 @@ class Web:
             protocol_version = "HTTP/1.1"
 
             def handle(self) -> None:
-                with suppress(ConnectionError):  # the crawler has had enough: what some pages are about
+                with suppress(ConnectionError):  # the crawler closes the connection, as some tests expect
                     super().handle()
 
             def do_GET(self) -> None:
                 host = self.headers["Host"].partition(":")[0]
-                web.log.append(Asked(time.monotonic(), host, self.path, self.headers["User-Agent"]))
+                web.log.append(LoggedRequest(time.monotonic(), host, self.path, self.headers["User-Agent"]))
                 with suppress(ConnectionError, TimeoutError):
                     web.answer(self, host, self.path)
 
@@ -60,7 +60,7 @@ class Web:
         self.server.daemon_threads = True
         self.address = f"127.0.0.1:{self.server.server_port}"
 
-    def asked(self, host: str, path: str | None = None) -> list[Asked]:
+    def requests_to(self, host: str, path: str | None = None) -> list[LoggedRequest]:
         return [a for a in self.log if a.host == host and path in (None, a.path)]
 
     def answer(self, to, host: str, path: str) -> None:
@@ -73,7 +73,7 @@ class Web:
     # The hosts
 
     def pets(self, to, path: str) -> None:
-        """An ordinary site with everything in it that a crawler meets."""
+        """An ordinary site with all cases that a crawler must handle."""
         if path == "/robots.txt":
             to.send(
                 "User-agent: *\nDisallow: /private/\n\nUser-agent: pairmill\nDisallow: /secret/\n", kind="text/plain"
@@ -125,7 +125,7 @@ class Web:
             self.missing(to, path)
 
     def slow(self, to, path: str) -> None:
-        """Asks for a second between requests."""
+        """Requires half a second between requests."""
         if path == "/robots.txt":
             to.send("User-agent: *\nCrawl-delay: 0.5\n", kind="text/plain")
         else:
@@ -135,28 +135,28 @@ class Web:
             )
 
     def calendar(self, to, path: str) -> None:
-        """A page for each day, for ever."""
+        """Has a page for each day, without end."""
         day = int(path.strip("/") or 0) if path != "/robots.txt" else None
         to.send("", 404) if day is None else to.send(
             f'<a href="/{day + 1}">next</a><img src={day}.jpg alt="The day {day}">'
         )
 
     def linker(self, to, path: str) -> None:
-        """Links to what lies behind the crawler's own door."""
+        """Links to a private IP address."""
         link = f'<a href="http://127.0.0.1:{self.server.server_port}/">in</a><img src=/x.jpg alt="A page with a link">'
         to.send(link, 404 if path == "/robots.txt" else 200)
 
     def down(self, to, path: str) -> None:
-        """Its robots.txt cannot be read."""
+        """Has a robots.txt that cannot be read."""
         to.send("", 503)
 
     def sleepy(self, to, path: str) -> None:
-        """Asks for a crawl delay of a day."""
+        """Requires a crawl delay of one day."""
         body = "User-agent: *\nCrawl-delay: 86400\n" if path == "/robots.txt" else "<p>x"
         to.send(body, kind="text/plain" if path == "/robots.txt" else "text/html")
 
     def hanging(self, to, path: str) -> None:
-        """Never answers in time."""
+        """Never responds in time."""
         if path != "/robots.txt":
             time.sleep(3)
         to.send("", 404)

@@ -1,4 +1,4 @@
-"""The obvious WAT extractor, the oracle of the fast one: warcio, json, and loops."""
+"""A slow and simple WAT extractor (warcio, json, and loops), the reference for the fast one."""
 
 import io
 import json
@@ -13,8 +13,9 @@ from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
 MAX_CHARS, MAX_URL = 2000, 4096
 
 
-def slow_rows(data: bytes, opt_out=frozenset({"noai", "noimageai", "noimageindex"})):
-    """The rows of a sound file: url, caption, caption_source, reason, license, width, height, page_url, language, told."""
+def reference_rows(data: bytes, opt_out=frozenset({"noai", "noimageai", "noimageindex"})):
+    """Return the rows of an undamaged file: url, caption, caption_source, reason, license, width, height, page_url,
+    page_language, page_opt_out."""
     rows = []
     for record in ArchiveIterator(io.BytesIO(data)):
         if record.rec_headers.get_header("Content-Type") != "application/json":
@@ -32,16 +33,16 @@ def slow_rows(data: bytes, opt_out=frozenset({"noai", "noimageai", "noimageindex
     return rows
 
 
-def text_of(one, name):
-    value = one.get(name)
+def text_of(values, name):
+    value = values.get(name)
     return value if isinstance(value, str) else ""
 
 
 def objects(value):
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def address(reference, base):
+def resolve(reference, base):
     try:
         return canonicalise_url(reference, base, MAX_URL), None
     except BadUrl as bad:
@@ -53,7 +54,7 @@ def page_rows(page_url, html, headers, opt_out):
     links = objects(html.get("Links"))
     base = page_url
     if text_of(head, "Base"):
-        found, reason = address(text_of(head, "Base"), page_url)
+        found, reason = resolve(text_of(head, "Base"), page_url)
         base = page_url if reason else found
 
     metas = []
@@ -65,22 +66,22 @@ def page_rows(page_url, html, headers, opt_out):
     licenses = set()
     for link in [*links, *objects(head.get("Link"))]:
         if text_of(link, "path") != "IMG@/src" and "license" in text_of(link, "rel").lower().split():
-            found, reason = address(text_of(link, "url"), base)
+            found, reason = resolve(text_of(link, "url"), base)
             if reason is None:
                 licenses.add(found)
     license = licenses.pop() if len(licenses) == 1 else None
 
-    told = set(parse_meta_directives(lower))
+    directives = set(parse_meta_directives(lower))
     for name, value in headers.items() if isinstance(headers, dict) else ():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str):
-                told |= parse_header_directives([(name.lower(), one)])
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                directives |= parse_header_directives([(name.lower(), text)])
     language = parse_language({"lang": next((content for name, content in metas if name == "HTML@/lang"), None)})
 
     found_rows = []
     for link in links:
         if text_of(link, "path") == "IMG@/src":
-            found, reason = address(text_of(link, "url"), base)
+            found, reason = resolve(text_of(link, "url"), base)
             captions = {}
             for source in ("alt", "title"):
                 captions.setdefault(normalise_caption(text_of(link, source), MAX_CHARS), source)
@@ -89,14 +90,14 @@ def page_rows(page_url, html, headers, opt_out):
             if not captions:
                 found_rows.append((found, "", None, reason or "no_caption", None, None))
     for image in parse_shared_images(lower):
-        found, reason = address(image.reference, base)
+        found, reason = resolve(image.reference, base)
         for caption in dict.fromkeys(normalise_caption(text, MAX_CHARS) for text in image.texts):
             if caption:
                 found_rows.append((found, caption, "og", reason, image.width, image.height))
 
-    opted_out = "opt_out" if told & opt_out else None
-    said = ",".join(sorted(told)) or None
+    opted_out = "opt_out" if directives & opt_out else None
+    page_opt_out = ",".join(sorted(directives)) or None
     return [
-        (url, caption, source, reason or opted_out, license, width, height, page_url, language, said)
+        (url, caption, source, reason or opted_out, license, width, height, page_url, language, page_opt_out)
         for url, caption, source, reason, width, height in found_rows
     ]

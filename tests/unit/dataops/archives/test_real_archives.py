@@ -1,6 +1,6 @@
-"""Archives of other producers (see NOTICE), odd or malformed on purpose: their rows, damages and counts, in a golden file.
+"""Unusual and malformed archives of other producers (see NOTICE) against a golden file of their rows, damages and counts.
 
-To make the golden file again: `python -m tests.unit.dataops.archives.test_real_archives`, and read the difference.
+`python -m tests.unit.dataops.archives.test_real_archives` writes the golden file; review its diff.
 """
 
 import json
@@ -20,7 +20,7 @@ GOLDEN = CHECKOUT / "tests" / "golden" / "archives.json"
 NAMES = sorted(path.name for path in DATA.iterdir())
 
 
-def found_in(path: Path) -> dict[str, object]:
+def read_archive(path: Path) -> dict[str, object]:
     counts: Counter[str] = Counter()
     pages, damages = [], []
     try:
@@ -28,20 +28,20 @@ def found_in(path: Path) -> dict[str, object]:
             if isinstance(found, Damage):
                 damages.append([found.offset, found.reason])
                 continue
-            url, pairs = extract_page(found, PageBounds(caption=100, url=300))
-            rows = [[value for value in row] for row in pairs.pairs]
-            pages.append({"url": url, "offset": found.offset, "language": pairs.language, "rows": rows})
+            url, extracted = extract_page(found, PageBounds(caption=100, url=300))
+            rows = [list(row) for row in extracted.pairs]
+            pages.append({"url": url, "offset": found.offset, "language": extracted.language, "rows": rows})
     except SourceError as error:
         return {"error": str(error).removeprefix(f"{path}: ")}
     return {"counts": dict(sorted(counts.items())), "damages": damages, "pages": pages}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_real_archives_give_the_rows_of_the_golden_file(name: str):
-    assert found_in(DATA / name) == json.loads(GOLDEN.read_text())[name]
+def test_read_pages_and_extract_page_equal_the_golden_file(name: str):
+    assert read_archive(DATA / name) == json.loads(GOLDEN.read_text())[name]
 
 
 if __name__ == "__main__":
-    found = {name: found_in(DATA / name) for name in NAMES}
+    found = {name: read_archive(DATA / name) for name in NAMES}
     GOLDEN.parent.mkdir(exist_ok=True)
     GOLDEN.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -1,23 +1,12 @@
 import gzip
-import zlib
 from collections import Counter
 from pathlib import Path
 
-import brotli
-import pyarrow as pa
 import pytest
 
-from dataops.archives.http_body import BadBody, decode_body, remove_chunking, split_response
 from dataops.archives.warc import Damage, Page, read_pages
 from dataops.errors import SourceError
-
-HTML = b"<html><img src=1.jpg alt=one></html>"
-
-
-def http(body: bytes = HTML, status: str = "200 OK", **headers: str) -> bytes:
-    fields = {"Content-Type": "text/html; charset=utf-8"} | {name.replace("_", "-"): v for name, v in headers.items()}
-    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items() if value)]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+from tests.unit.dataops.archives.http_response import HTML, http
 
 
 def record(block: bytes, url: str = "http://a.example/", kind: str = "response", length: object = None) -> bytes:
@@ -26,7 +15,7 @@ def record(block: bytes, url: str = "http://a.example/", kind: str = "response",
 
 
 def read(tmp_path: Path, data: bytes, bound: int = 1_000_000) -> tuple[list[str], list[tuple[int, str]], Counter[str]]:
-    """Addresses of the pages, damages, and counts."""
+    """Return the URLs of the pages, the damages, and the counts."""
     path = tmp_path / "file.warc.gz"
     path.write_bytes(data)
     counts: Counter[str] = Counter()
@@ -47,11 +36,11 @@ def members(records: list[bytes]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("pack", [b"".join, lambda r: b"".join(members(r)), lambda r: gzip.compress(b"".join(r))])
-def test_plain_and_gzip_by_record_and_whole(tmp_path: Path, pack):
+def test_read_pages_reads_plain_files_and_gzip_files_of_one_or_many_members(tmp_path: Path, pack):
     assert read(tmp_path, pack(RECORDS))[:2] == (urls(0, 1, 2, 3), [])
 
 
-def test_offsets_are_where_the_record_starts(tmp_path: Path):
+def test_read_pages_returns_the_offset_of_each_record(tmp_path: Path):
     packed = members(RECORDS)
     path = tmp_path / "file.warc.gz"
     path.write_bytes(b"".join(packed))
@@ -59,7 +48,7 @@ def test_offsets_are_where_the_record_starts(tmp_path: Path):
     assert offsets == [sum(map(len, packed[:i])) for i in range(4)]
 
 
-def test_only_html_responses_that_succeeded_are_pages(tmp_path: Path):
+def test_read_pages_returns_only_successful_html_responses(tmp_path: Path):
     data = b"".join(
         [
             record(b"software: x", "", "warcinfo"),
@@ -79,7 +68,7 @@ def test_only_html_responses_that_succeeded_are_pages(tmp_path: Path):
 
 
 @pytest.mark.parametrize("length", [0, 10, -5, "abc", 99_999_999, "9" * 30])
-def test_a_wrong_length_costs_that_record(tmp_path: Path, length: object):
+def test_read_pages_skips_only_the_record_with_a_wrong_length(tmp_path: Path, length: object):
     bad = record(http(), "http://a.example/bad", length=length)
     plain = read(tmp_path, RECORDS[0] + bad + RECORDS[1] + RECORDS[2])
     packed = read(tmp_path, b"".join(members([RECORDS[0], bad, RECORDS[1], RECORDS[2]])))
@@ -89,7 +78,7 @@ def test_a_wrong_length_costs_that_record(tmp_path: Path, length: object):
         assert all(offset > 0 for offset, _ in damages)
 
 
-def test_damaged_bytes_cost_that_record(tmp_path: Path):
+def test_read_pages_skips_only_the_damaged_record(tmp_path: Path):
     packed = members(RECORDS)
     broken = bytearray(packed[1])
     broken[40] ^= 0xFF
@@ -101,11 +90,11 @@ def test_damaged_bytes_cost_that_record(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cut", [1, 4, 30, 60, 80, 100, 120, 150])
-def test_a_file_cut_at_its_end_keeps_what_came_before(tmp_path: Path, cut: int):
+def test_read_pages_keeps_the_records_before_a_truncation(tmp_path: Path, cut: int):
     packed, plain = b"".join(members(RECORDS))[:-cut], b"".join(RECORDS)[:-cut]
     for data in (packed, plain):
         pages, damages, _ = read(tmp_path, data)
-        if cut <= 4:  # in the gzip trailer, or between records: nothing is lost
+        if cut <= 4:  # in the gzip trailer, or between records: all records are complete
             assert (pages, damages) == (urls(0, 1, 2, 3), [])
         else:
             assert pages == urls(0, 1, 2)
@@ -115,19 +104,19 @@ def test_a_file_cut_at_its_end_keeps_what_came_before(tmp_path: Path, cut: int):
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 5000, b"<html>" * 100, b"http://a.example/ 1.2.3.4 20080430 text/html 10\n"]
 )
-def test_a_file_without_records_is_an_error_that_names_it(tmp_path: Path, data: bytes):
+def test_read_pages_raises_an_error_with_the_file_name_without_records(tmp_path: Path, data: bytes):
     with pytest.raises(SourceError, match=r"file\.warc\.gz: no WARC record"):
         read(tmp_path, data)
     with pytest.raises(SourceError, match=r"cannot read .*none\.warc: No such file"):
         list(read_pages(tmp_path / "none.warc", 100, print))
 
 
-def test_a_file_of_nothing_but_damage_is_an_error(tmp_path: Path):
+def test_read_pages_raises_after_too_many_damages(tmp_path: Path):
     with pytest.raises(SourceError, match="over 1000 unreadable records"):
         read(tmp_path, RECORDS[0] + b"\r\n\r\nWARC/1.0 nonsense" * 2000)
 
 
-def test_long_pages_are_not_read(tmp_path: Path):
+def test_read_pages_skips_pages_above_the_maximum_size(tmp_path: Path):
     long = record(http(b"<html>" + b"x" * 200_000), "http://a.example/long")
     bomb = record(http(gzip.compress(b"<html>" + b"x" * 5_000_000), Content_Encoding="gzip"), "http://a.example/bomb")
     pages, damages, _ = read(tmp_path, long + bomb + RECORDS[0], bound=100_000)
@@ -142,7 +131,7 @@ ARCHIVES = {
     "gzip in plain": (b"".join(members(INNER)), lambda records: b"".join(records)),
     "plain in gzip": (b"".join(INNER), lambda records: b"".join(members(records))),
 }
-HARM = {
+DAMAGES = {
     "none": lambda data: data,
     "its length is no number": lambda data: data.replace(b"Content-Length: ", b"Content-Length: x", 1),
     "its length is too great": lambda data: data.replace(b"Content-Length: ", b"Content-Length: 99", 1),
@@ -152,21 +141,19 @@ HARM = {
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-@pytest.mark.parametrize("harm", HARM)
-def test_records_of_an_archive_within_are_never_this_files(tmp_path: Path, kind: str, harm: str):
-    within, pack = ARCHIVES[kind]
-    holder = record(
-        http(within, Content_Type="application/warc", Content_Length=str(len(within))), "http://a.example/w"
-    )
-    pages, damages, _ = read(tmp_path, pack([RECORDS[0], HARM[harm](holder), RECORDS[1], RECORDS[2]]))
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_read_pages_never_returns_records_of_an_inner_archive(tmp_path: Path, kind: str, damage: str):
+    inner, pack = ARCHIVES[kind]
+    holder = record(http(inner, Content_Type="application/warc", Content_Length=str(len(inner))), "http://a.example/w")
+    pages, damages, _ = read(tmp_path, pack([RECORDS[0], DAMAGES[damage](holder), RECORDS[1], RECORDS[2]]))
     assert not [url for url in pages if "inner" in url]
     assert pages[:1] == urls(0)
-    if harm != "its length is too great":  # there, what follows may lie within what it claims
+    if damage != "its length is too great":  # the claimed length may cover the next records
         assert pages == urls(0, 1, 2)
-    assert bool(damages) == (harm != "none")
+    assert bool(damages) == (damage != "none")
 
 
-def test_a_page_without_its_response_is_taken(tmp_path: Path):
+def test_read_pages_returns_resource_records(tmp_path: Path):
     resource = record(HTML, kind="resource").replace(
         b"\r\n\r\n", b"\r\nContent-Type: text/html; charset=utf-8\r\n\r\n", 1
     )
@@ -175,7 +162,7 @@ def test_a_page_without_its_response_is_taken(tmp_path: Path):
     assert (pages, damages, counts) == (["http://a.example/"], [], {"records": 2, "not_html": 1})
 
 
-def test_what_the_response_says_of_its_use_is_kept(tmp_path: Path):
+def test_read_pages_returns_the_directives_of_the_response(tmp_path: Path):
     path = tmp_path / "file.warc"
     path.write_bytes(record(http(X_Robots_Tag="noai, noindex", tdm_reservation="1")))
     [page] = read_pages(path, 10_000, lambda what: None)
@@ -184,76 +171,6 @@ def test_what_the_response_says_of_its_use_is_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_an_arc_file_is_named_so(tmp_path: Path, pack):
+def test_read_pages_names_the_remedy_for_arc_files(tmp_path: Path, pack):
     with pytest.raises(SourceError, match=r"this is an ARC file; `warcio recompress"):
         read(tmp_path, pack(b"filedesc://a.arc 0.0.0.0 20080430204825 text/plain 10\n1 0 x\n\n\n" * 50))
-
-
-def body(block: bytes, bound: int = 1_000_000) -> bytes:
-    return decode_body(*split_response(block), bound)
-
-
-def chunked(data: bytes, size: int = 10) -> bytes:
-    pieces = [data[i : i + size] for i in range(0, len(data), size)]
-    return b"".join(b"%x;ext=1\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\nTrailer: x\r\n\r\n"
-
-
-RAW = zlib.compressobj(wbits=-15)
-ZSTD = pa.compress(HTML, codec="zstd", asbytes=True)
-RAW_DEFLATE = RAW.compress(HTML) + RAW.flush()
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        http(chunked(HTML), Transfer_Encoding="chunked"),
-        http(HTML, Transfer_Encoding="chunked"),  # stored decoded
-        http(gzip.compress(HTML), Content_Encoding="gzip"),
-        http(gzip.compress(HTML), Content_Encoding="x-gzip"),
-        http(HTML, Content_Encoding="gzip"),
-        http(zlib.compress(HTML), Content_Encoding="deflate"),
-        http(RAW_DEFLATE, Content_Encoding="deflate"),
-        http(HTML, Content_Encoding="deflate"),
-        http(brotli.compress(HTML), Content_Encoding="br"),
-        http(HTML, Content_Encoding="br"),
-        http(chunked(gzip.compress(HTML)), Transfer_Encoding="chunked", Content_Encoding="gzip"),
-        http(gzip.compress(brotli.compress(HTML)), Content_Encoding="br, gzip"),
-        http(HTML).replace(b"\r\n", b"\n"),
-        http(gzip.compress(HTML[:9]) + gzip.compress(HTML[9:]) + b"\0\0", Content_Encoding="gzip"),  # two members
-        http(gzip.compress(gzip.compress(HTML)), Content_Encoding="gzip"),  # applied twice
-        http(gzip.compress(HTML), Content_Encoding="gzip, gzip"),  # said twice
-        http(gzip.compress(HTML)),  # not said
-        http(gzip.compress(brotli.compress(HTML)), Content_Encoding="br\r\nContent-Encoding: gzip"),
-        http(chunked(gzip.compress(HTML)), Transfer_Encoding="gzip, chunked"),
-        http(HTML, Content_Encoding="utf-8"),
-        http(ZSTD, Content_Encoding="zstd"),
-        http(HTML, Content_Length="3"),
-    ],
-)
-def test_codings_are_undone(block: bytes):
-    assert body(block) == HTML
-
-
-@pytest.mark.parametrize(
-    ("block", "reason"),
-    [
-        (b"", "bad_http"),
-        (b"<html>", "bad_http"),
-        (b"HTTP/1.1 200 OK\r\nno end of head", "bad_http"),
-        (http(gzip.compress(HTML)[:-12], Content_Encoding="gzip"), "bad_encoding"),
-        (http(b"\x1f\x8b" + b"x" * 50, Content_Encoding="gzip"), "bad_encoding"),
-        (http(brotli.compress(HTML)[:-5], Content_Encoding="br"), "bad_encoding"),
-        (http(b"\x07" + HTML, Content_Encoding="rot13"), "bad_encoding"),
-        (http(ZSTD[:-3], Content_Encoding="zstd"), "bad_encoding"),
-        (http(gzip.compress(b"x" * 600_000) * 2, Content_Encoding="gzip"), "page_too_large"),
-        (http(brotli.compress(b"x" * 2_000_000), Content_Encoding="br"), "page_too_large"),
-        (http(zlib.compress(b"x" * 2_000_000), Content_Encoding="deflate"), "page_too_large"),
-    ],
-)
-def test_bodies_that_cannot_be_read_say_why(block: bytes, reason: str):
-    with pytest.raises(BadBody, match=reason):
-        body(block)
-
-
-def test_a_damaged_chunk_keeps_the_rest():
-    assert remove_chunking(b"5\r\nhello\r\nzz\r\nworld") == b"hellozz\r\nworld"

@@ -1,4 +1,4 @@
-"""The fast WAT reader gives what the slow, obvious one gives, and a bad record costs that record."""
+"""The WAT reader returns what a slow reference extractor returns, and skips only bad records."""
 
 import gzip
 import io
@@ -17,21 +17,21 @@ from dataops.archives.warc import Damage
 from dataops.archives.wat import extract_wat_pairs, read_wat
 from dataops.errors import SourceError
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds
-from tests.unit.dataops.archives.reference_wat import slow_rows
+from tests.unit.dataops.archives.reference_wat import reference_rows
 
 BOUNDS = PageBounds(2000, 4096)
 OPT_OUT = frozenset({"noai", "noimageai", "noimageindex"})
 
 
-def fast_rows(data: bytes):
+def actual_rows(data: bytes):
     rows, damages, counts = [], [], Counter()
     for found in read_wat(io.BytesIO(data), BOUNDS.url, lambda what: counts.update([what])):
         if isinstance(found, Damage):
             damages.append(found)
             continue
         origin, candidates, _ = extract_wat_pairs(found, BOUNDS, OPT_OUT)
-        of_page = (origin.page_url, origin.page_language, origin.page_opt_out)
-        rows += [(*candidate[:7], *of_page) for candidate in candidates]
+        page_columns = (origin.page_url, origin.page_language, origin.page_opt_out)
+        rows += [(*candidate[:7], *page_columns) for candidate in candidates]
     return rows, damages, counts
 
 
@@ -45,31 +45,31 @@ def image(name: str, alt: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("wat") / "made.wat.gz"
+def wat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wat") / "generated.wat.gz"
     assert write_wat(path, 2000) >= 2000
     return path
 
 
-def test_a_realistic_file(made: Path):
-    rows, damages, counts = fast_rows(made.read_bytes())
+def test_read_wat_reads_a_realistic_file_compressed_or_not(wat_file: Path):
+    rows, damages, counts = actual_rows(wat_file.read_bytes())
     assert not damages
     assert counts["records"] == 1 + 3 * counts["pages"]
     assert {row[2] for row in rows} == {"alt", "title", "og", None}
-    plain = gzip.decompress(made.read_bytes())
-    assert fast_rows(plain)[0] == fast_rows(gzip.compress(plain))[0] == rows
+    plain = gzip.decompress(wat_file.read_bytes())
+    assert actual_rows(plain)[0] == actual_rows(gzip.compress(plain))[0] == rows
 
 
-FILES_AT_HAND = sorted(glob(os.environ.get("PAIRMILL_WAT_FILES", "")))  # noqa: PTH207
-"""PAIRMILL_WAT_FILES='folder/*.wat.gz' has them read too."""
+LOCAL_FILES = sorted(glob(os.environ.get("PAIRMILL_WAT_FILES", "")))  # noqa: PTH207
+"""PAIRMILL_WAT_FILES='folder/*.wat.gz' reads these files too."""
 
 
-@pytest.mark.parametrize("path", ["made", *FILES_AT_HAND])
-def test_whole_files_give_what_the_slow_extractor_gives(path: str, made: Path):
-    data = (made if path == "made" else Path(path)).read_bytes()
-    rows = fast_rows(data)[0]
+@pytest.mark.parametrize("path", ["generated", *LOCAL_FILES])
+def test_extract_wat_pairs_equals_the_reference_on_whole_files(path: str, wat_file: Path):
+    data = (wat_file if path == "generated" else Path(path)).read_bytes()
+    rows = actual_rows(data)[0]
     assert rows
-    assert rows == slow_rows(data)
+    assert rows == reference_rows(data)
 
 
 texts = st.text(max_size=20) | st.sampled_from(
@@ -109,7 +109,7 @@ headers = st.dictionaries(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(htmls | odd, headers | odd), min_size=1, max_size=3), st.booleans())
-def test_any_json_gives_what_the_slow_extractor_gives(pages: list[tuple[object, object]], escaped: bool):
+def test_extract_wat_pairs_equals_the_reference_on_any_json(pages: list[tuple[object, object]], escaped: bool):
     data = warcinfo()
     for html, header in pages:
         value = page_value("https://site.example/folder/page", {}, {})
@@ -118,7 +118,7 @@ def test_any_json_gives_what_the_slow_extractor_gives(pages: list[tuple[object, 
         data += record(
             "https://site.example/", json.dumps(value, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
         )
-    assert fast_rows(data)[0] == slow_rows(data)
+    assert actual_rows(data)[0] == reference_rows(data)
 
 
 GOOD = [page(i, image("a.jpg", f"A picture of the number {i}")) for i in range(3)]
@@ -149,15 +149,15 @@ DEEP = b'{"Envelope":' + b"[" * 200_000
     ],
     ids=range(12),
 )
-def test_a_bad_record_costs_that_record(bad: bytes, reasons: set[str]):
+def test_read_wat_skips_only_the_bad_record(bad: bytes, reasons: set[str]):
     data = warcinfo() + GOOD[0] + bad + GOOD[1] + GOOD[2]
-    rows, damages, _ = fast_rows(data)
+    rows, damages, _ = actual_rows(data)
     assert [row[1] for row in rows] == [f"A picture of the number {i}" for i in range(3)]
     assert {damage.reason for damage in damages} == reasons
     assert [damage.offset for damage in damages] == [len(warcinfo() + GOOD[0])]
 
 
-def test_a_bad_length_in_a_plain_file_costs_that_record():
+def test_read_wat_skips_only_the_record_with_a_bad_length_in_a_plain_file():
     good = [gzip.decompress(one) for one in GOOD]
     for length, reason in (
         (b"3", "bad_length"),
@@ -166,20 +166,20 @@ def test_a_bad_length_in_a_plain_file_costs_that_record():
         (b"9" * 12, "too_large"),
     ):
         bad = plain_record("http://a.example/", b'{"a": 1}').replace(b"Length: 8", b"Length: " + length)
-        rows, damages, _ = fast_rows(good[0] + bad + good[1] + good[2])
+        rows, damages, _ = actual_rows(good[0] + bad + good[1] + good[2])
         assert [row[1] for row in rows] == [f"A picture of the number {i}" for i in range(3)], length
         assert [(d.offset, d.reason) for d in damages] == [(len(good[0]), reason)]
 
 
 @pytest.mark.parametrize("cut", [40, 300])
-def test_a_cut_file_keeps_the_rows_before_the_cut(cut: int):
+def test_read_wat_keeps_the_rows_before_a_truncation(cut: int):
     for data in (warcinfo() + b"".join(GOOD), b"".join(map(gzip.decompress, [warcinfo(), *GOOD]))):
-        rows, damages, _ = fast_rows(data[:-cut])
-        assert rows == fast_rows(data)[0][:2]
+        rows, damages, _ = actual_rows(data[:-cut])
+        assert rows == actual_rows(data)[0][:2]
         assert [damage.reason for damage in damages] == ["truncated"]
 
 
-def test_odd_text_is_mended_and_noted():
+def test_read_wat_repairs_and_reports_invalid_text():
     surrogates = json.dumps(
         page_value("https://a.example/", {"Links": [image("a\ud800.jpg", "one \udfff two\0 three")]})
     )
@@ -190,12 +190,12 @@ def test_odd_text_is_mended_and_noted():
             "latin-1"
         ),
     )
-    rows, damages, _ = fast_rows(data)
+    rows, damages, _ = actual_rows(data)
     assert [row[1] for row in rows] == ["one two three", "caf\ufffd"]
     assert [damage.reason for damage in damages] == ["odd_json", "odd_json"]
 
 
-def test_what_a_page_declares_becomes_columns():
+def test_extract_wat_pairs_has_the_declarations_of_the_page():
     metas = [
         {"name": "HTML@/lang", "content": "pt_BR"},
         {"name": "ROBOTS", "content": "noindex, NoImageAI"},
@@ -208,11 +208,11 @@ def test_what_a_page_declares_becomes_columns():
     html = {"Links": [image("a.jpg", "An image"), license], "Head": {"Metas": metas, "Base": "http://cdn.example/x/"}}
     url = "https://site.example/"
     data = json_record(url, page_value(url, html, {"TDM-Reservation": "1"}))
-    [first, *others] = fast_rows(data)[0]
-    told = "noimageai,noindex,tdm-reservation"
-    page_columns = ("http://creativecommons.org/licenses/by-sa/4.0/", url, "pt-br", told)
+    [first, *others] = actual_rows(data)[0]
+    directives = "noimageai,noindex,tdm-reservation"
+    expected = ("http://creativecommons.org/licenses/by-sa/4.0/", url, "pt-br", directives)
     assert first[:4] == ("http://cdn.example/x/a.jpg", "An image", "alt", "opt_out")
-    assert (first[4], *first[7:]) == page_columns
+    assert (first[4], *first[7:]) == expected
     assert [row[:3] for row in others] == [
         ("http://cdn.example/og.jpg", "The title", "og"),
         ("http://cdn.example/og.jpg", "What it is about", "og"),
@@ -220,7 +220,7 @@ def test_what_a_page_declares_becomes_columns():
     assert others[0][5] == 1200
 
 
-def test_a_page_of_too_many_images():
+def test_extract_wat_pairs_counts_images_beyond_the_limit():
     data = page(1, *[image(f"{i}.jpg", "x") for i in range(MAX_IMAGES + 7)])
     [found] = read_wat(io.BytesIO(data), BOUNDS.url, lambda what: None)
     assert not isinstance(found, Damage)
@@ -228,17 +228,17 @@ def test_a_page_of_too_many_images():
     assert (len(rows), beyond) == (MAX_IMAGES, 7)
 
 
-def test_a_file_that_is_none():
-    for data, why in (
+def test_read_wat_raises_for_files_that_are_not_wat():
+    for data, message in (
         (b"", "no WARC record"),
         (b"<html>", "no WARC record"),
         (gzip.compress(b"x" * 99), "no WARC record"),
     ):
-        with pytest.raises(SourceError, match=why):
-            fast_rows(data)
+        with pytest.raises(SourceError, match=message):
+            actual_rows(data)
     response = b"HTTP/1.1 200 OK\r\n\r\n<p>"
     pages = record("http://a.example/", response, kind="response", media="application/http") * 3
     with pytest.raises(SourceError, match="is it an archive of pages"):
-        fast_rows(pages)
+        actual_rows(pages)
     with pytest.raises(SourceError, match="over 1000 unreadable records"):
-        fast_rows(GOOD[0] + (gzip.compress(b"WARC/1.0\r\nno length\r\n\r\n") * 1002))
+        actual_rows(GOOD[0] + (gzip.compress(b"WARC/1.0\r\nno length\r\n\r\n") * 1002))

@@ -1,4 +1,4 @@
-"""Every format of pair list against an obvious reader of it, and what broken rows and files cost."""
+"""Every format of pair list against a simple reader, and the handling of broken rows and files."""
 
 import csv
 import gzip
@@ -30,24 +30,24 @@ CAPTIONS = [
     "  spaces,  commas; and 'quotes' ",
     "",
 ]
-PAIRS_GIVEN = [(f"http://img.example/{i}/p.jpg?x={i}", CAPTIONS[i % len(CAPTIONS)]) for i in range(200)]
+PAIRS = [(f"http://img.example/{i}/p.jpg?x={i}", CAPTIONS[i % len(CAPTIONS)]) for i in range(200)]
 
 
-NOTHING = ColumnNames()
+DEFAULT_NAMES = ColumnNames()
 
 
-def read(path: Path, asked: ColumnNames = NOTHING, **options) -> tuple[list[Row], list[tuple[int, str]]]:
-    notes: list[tuple[int, str]] = []
+def read(path: Path, configured: ColumnNames = DEFAULT_NAMES, **options) -> tuple[list[Row], list[tuple[int, str]]]:
+    reports: list[tuple[int, str]] = []
     rows: list[Row] = []
-    for batch in read_list(path, asked, lambda row, why: notes.append((row, why)), **options):
+    for batch in read_list(path, configured, lambda row, why: reports.append((row, why)), **options):
         assert len(batch.numbers) <= BATCH_ROWS
         rows += zip(batch.numbers, batch.urls, batch.captions, strict=True)
-    return rows, notes
+    return rows, reports
 
 
 def write_csv(path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("URL", "TEXT"), *PAIRS_GIVEN])
+        csv.writer(file).writerows([("URL", "TEXT"), *PAIRS])
 
 
 def read_csv(path: Path) -> list[tuple[str, str]]:
@@ -57,7 +57,7 @@ def read_csv(path: Path) -> list[tuple[str, str]]:
 
 def write_utf16(path: Path) -> None:
     with path.open("w", newline="", encoding="utf-16") as file:
-        csv.writer(file, lineterminator="\r\n").writerows([("url", "text"), *PAIRS_GIVEN])
+        csv.writer(file, lineterminator="\r\n").writerows([("url", "text"), *PAIRS])
 
 
 def read_utf16(path: Path) -> list[tuple[str, str]]:
@@ -67,7 +67,7 @@ def read_utf16(path: Path) -> list[tuple[str, str]]:
 
 def write_bom(path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file).writerows([("Image URL", "extra", "Alt Text"), *((u, "x", c) for u, c in PAIRS_GIVEN)])
+        csv.writer(file).writerows([("Image URL", "extra", "Alt Text"), *((u, "x", c) for u, c in PAIRS)])
 
 
 def read_bom(path: Path) -> list[tuple[str, str]]:
@@ -75,7 +75,7 @@ def read_bom(path: Path) -> list[tuple[str, str]]:
         return [(row["Image URL"], row["Alt Text"]) for row in csv.DictReader(file)]
 
 
-ONE_LINE = [(url, caption.replace("\n", " ")) for url, caption in PAIRS_GIVEN]
+ONE_LINE = [(url, caption.replace("\n", " ")) for url, caption in PAIRS]
 
 
 def write_cc12m(path: Path) -> None:
@@ -97,7 +97,7 @@ def read_cc3m(path: Path) -> list[tuple[str, str]]:
 
 
 def write_jsonl(path: Path) -> None:
-    text = "".join(json.dumps({"similarity": 0.3, "text": c, "url": u}) + "\n" for u, c in PAIRS_GIVEN)
+    text = "".join(json.dumps({"similarity": 0.3, "text": c, "url": u}) + "\n" for u, c in PAIRS)
     path.write_bytes(pa.compress(text.encode(), "zstd", asbytes=True))
 
 
@@ -108,7 +108,7 @@ def read_jsonl(path: Path) -> list[tuple[str, str]]:
 
 
 def write_parquet(path: Path) -> None:
-    columns = {"key": ["0"] * 200, "url": [u for u, _ in PAIRS_GIVEN], "caption": [c for _, c in PAIRS_GIVEN]}
+    columns = {"key": ["0"] * 200, "url": [u for u, _ in PAIRS], "caption": [c for _, c in PAIRS]}
     pq.write_table(pa.table(columns), path, row_group_size=64, compression="zstd")
 
 
@@ -117,7 +117,7 @@ def read_parquet(path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "write", "obvious"),
+    ("name", "write", "reference"),
     [
         ("laion.csv", write_csv, read_csv),
         ("utf16.csv", write_utf16, read_utf16),
@@ -128,18 +128,18 @@ def read_parquet(path: Path) -> list[tuple[str, str]]:
         ("img2dataset.parquet", write_parquet, read_parquet),
     ],
 )
-def test_each_format_gives_what_an_obvious_reader_gives(
-    tmp_path: Path, name: str, write: Callable[[Path], None], obvious: Callable[[Path], list[tuple[str, str]]]
+def test_read_list_equals_a_reference_reader_for_each_format(
+    tmp_path: Path, name: str, write: Callable[[Path], None], reference: Callable[[Path], list[tuple[str, str]]]
 ):
     write(tmp_path / name)
-    rows, notes = read(tmp_path / name)
-    assert [(url, caption) for _, url, caption in rows] == obvious(tmp_path / name)
+    rows, reports = read(tmp_path / name)
+    assert [(url, caption) for _, url, caption in rows] == reference(tmp_path / name)
     assert [number for number, _, _ in rows] == list(range(len(rows)))
-    assert not notes
+    assert not reports
     assert len(rows) >= 200
 
 
-def test_row_groups_can_be_read_apart(tmp_path: Path):
+def test_read_list_reads_only_the_given_row_groups(tmp_path: Path):
     write_parquet(tmp_path / "a.parquet")
     assert read_row_group_sizes(tmp_path / "a.parquet") == [64, 64, 64, 8]
     whole, _ = read(tmp_path / "a.parquet")
@@ -148,7 +148,7 @@ def test_row_groups_can_be_read_apart(tmp_path: Path):
     assert parts[1][0][0] == 128
 
 
-def test_a_long_list_comes_in_batches(tmp_path: Path):
+def test_read_list_returns_a_long_list_in_batches(tmp_path: Path):
     (tmp_path / "long.tsv").write_text(
         "".join(f"http://a.example/{i}.jpg\tnumber {i}\n" for i in range(BATCH_ROWS + 7))
     )
@@ -156,7 +156,7 @@ def test_a_long_list_comes_in_batches(tmp_path: Path):
     assert [number for number, _, _ in rows] == list(range(BATCH_ROWS + 7))
 
 
-def test_bad_rows_cost_themselves(tmp_path: Path):
+def test_read_list_skips_only_bad_rows_of_csv(tmp_path: Path):
     lines = [
         b"url,caption",
         b"http://a.example/0.jpg,fine",
@@ -172,7 +172,7 @@ def test_bad_rows_cost_themselves(tmp_path: Path):
         b",no address",
     ]
     (tmp_path / "bad.csv").write_bytes(b"\n".join(lines))
-    rows, notes = read(tmp_path / "bad.csv")
+    rows, reports = read(tmp_path / "bad.csv")
     assert rows == [
         (0, "http://a.example/0.jpg", "fine"),
         (4, "http://a.example/4.jpg", 'two\nlines, and a "quote"'),
@@ -180,7 +180,7 @@ def test_bad_rows_cost_themselves(tmp_path: Path):
         (8, "http://a.example/8.jpg", "still read"),
         (9, "", "no address"),
     ]
-    assert sorted(notes) == [
+    assert sorted(reports) == [
         (1, "wrong_fields"),
         (2, "not_utf8"),
         (3, "bad_quotes"),
@@ -189,27 +189,27 @@ def test_bad_rows_cost_themselves(tmp_path: Path):
     ]
 
 
-def test_a_quotation_mark_that_nothing_closes_costs_one_row_of_many(tmp_path: Path):
+def test_read_list_skips_one_row_for_an_unclosed_quotation_mark(tmp_path: Path):
     lines = ["url,text", 'http://a.example/x.jpg,"open']
     lines += [f"http://a.example/{i}.jpg,caption {i}" for i in range(20_000)]
     (tmp_path / "open.csv").write_text("\n".join(lines))
-    rows, notes = read(tmp_path / "open.csv")
-    assert notes == [(0, "field_too_long")]
+    rows, reports = read(tmp_path / "open.csv")
+    assert reports == [(0, "field_too_long")]
     assert [caption for _, _, caption in rows] == [f"caption {i}" for i in range(20_000)]
 
 
-def test_lines_without_end_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_read_list_skips_lines_above_the_maximum_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("dataops.pair_lists.delimited.MAX_LINE_CHARS", 1000)
     monkeypatch.setattr("dataops.pair_lists.reader.MAX_JSON_LINE", 1000)
     (tmp_path / "long.tsv").write_text(f"http://a.example/0.jpg\ta\n{'x' * 5000}\nhttp://a.example/2.jpg\tc\n")
-    rows, notes = read(tmp_path / "long.tsv")
-    assert ([row[0] for row in rows], notes) == ([0, 2], [(1, "line_too_long")])
+    rows, reports = read(tmp_path / "long.tsv")
+    assert ([row[0] for row in rows], reports) == ([0, 2], [(1, "line_too_long")])
     (tmp_path / "long.jsonl").write_text(f'{{"url": "u", "text": "a"}}\n{"[" * 5000}\n{{"url": "w", "text": "c"}}\n')
-    rows, notes = read(tmp_path / "long.jsonl")
-    assert ([row[0] for row in rows], notes) == ([0, 2], [(1, "line_too_long")])
+    rows, reports = read(tmp_path / "long.jsonl")
+    assert ([row[0] for row in rows], reports) == ([0, 2], [(1, "line_too_long")])
 
 
-def test_bad_lines_of_json_cost_themselves(tmp_path: Path):
+def test_read_list_skips_only_bad_lines_of_json(tmp_path: Path):
     lines = [
         b'{"url": "http://a.example/0.jpg", "text": "fine", "n": 1}',
         b'{"url": "http://a.example/1.jpg", ',
@@ -222,13 +222,13 @@ def test_bad_lines_of_json_cost_themselves(tmp_path: Path):
         b'{"text": "other order", "url": "http://a.example/8.jpg", "more": {}}',
     ]
     (tmp_path / "bad.jsonl").write_bytes(b"\r\n".join(lines))
-    rows, notes = read(tmp_path / "bad.jsonl")
+    rows, reports = read(tmp_path / "bad.jsonl")
     assert rows == [
         (0, "http://a.example/0.jpg", "fine"),
         (6, None, "no address"),
         (8, "http://a.example/8.jpg", "other order"),
     ]
-    assert notes == [
+    assert reports == [
         (1, "bad_json"),
         (2, "not_an_object"),
         (4, "url_not_text"),
@@ -237,16 +237,16 @@ def test_bad_lines_of_json_cost_themselves(tmp_path: Path):
     ]
 
 
-def test_bytes_and_dictionaries_in_parquet_are_text(tmp_path: Path):
+def test_read_list_decodes_binary_and_dictionary_columns_of_parquet(tmp_path: Path):
     urls = pa.array([b"http://a.example/0.jpg", b"http://a.example/\xff.jpg", None], pa.binary())
     captions = pa.array(["a", "b", "a"]).dictionary_encode()
     pq.write_table(pa.table({"URL": urls, "TEXT": captions}), tmp_path / "a.parquet")
-    rows, notes = read(tmp_path / "a.parquet")
+    rows, reports = read(tmp_path / "a.parquet")
     assert rows == [(0, "http://a.example/0.jpg", "a"), (2, None, "a")]
-    assert notes == [(1, "not_utf8")]
+    assert reports == [(1, "not_utf8")]
 
 
-def test_extra_columns_keep_their_types(tmp_path: Path):
+def test_read_list_keeps_the_types_of_extra_columns(tmp_path: Path):
     table = pa.table(
         {
             "url": ["http://a.example/0.jpg", "http://a.example/1.jpg"],
@@ -259,8 +259,8 @@ def test_extra_columns_keep_their_types(tmp_path: Path):
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
-    asked = ColumnNames(extra=("similarity", "N", "tags", "raw"))
-    [batch] = read_list(tmp_path / "a.parquet", asked, lambda *_: None)
+    configured = ColumnNames(extra=("similarity", "N", "tags", "raw"))
+    [batch] = read_list(tmp_path / "a.parquet", configured, lambda *_: None)
     assert [json.loads(extra or "") for extra in batch.extras] == [
         {"similarity": 0.25, "n": 1, "tags": ["x", "y"], "raw": "\ufffd"},
         {"similarity": None, "n": None, "tags": [], "raw": "ok"},
@@ -268,11 +268,11 @@ def test_extra_columns_keep_their_types(tmp_path: Path):
     assert batch.pages == ["http://b.example/", None]
     write_csv(tmp_path / "a.csv")
     [batch] = read_list(tmp_path / "a.csv", ColumnNames(extra=("url",)), lambda *_: None)
-    assert json.loads(batch.extras[0] or "") == {"URL": PAIRS_GIVEN[0][0]}
+    assert json.loads(batch.extras[0] or "") == {"URL": PAIRS[0][0]}
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "asked", "message"),
+    ("name", "text", "configured", "message"),
     [
         ("a.csv", "link,words\nx,y\n", ColumnNames(), r"no column named url.*'link', 'words'.*source\.url_column"),
         ("a.csv", "url,text,caption\nx,y,z\n", ColumnNames(), r"several.*source\.caption_column"),
@@ -286,15 +286,15 @@ def test_extra_columns_keep_their_types(tmp_path: Path):
         ("a.jsonl", '{"url": "x", "text": "y"}\n', ColumnNames(url=0), r"columns have names: 'url', 'text'"),
     ],
 )
-def test_columns_that_cannot_be_told_are_listed_with_the_remedy(
-    tmp_path: Path, name: str, text: str, asked: ColumnNames, message: str
+def test_read_list_lists_the_columns_and_the_remedy_when_columns_are_not_found(
+    tmp_path: Path, name: str, text: str, configured: ColumnNames, message: str
 ):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
-        read(tmp_path / name, asked)
+        read(tmp_path / name, configured)
 
 
-def test_columns_can_be_named_or_counted(tmp_path: Path):
+def test_read_list_accepts_column_names_and_positions(tmp_path: Path):
     (tmp_path / "a.csv").write_text("link,words,text\nhttp://a.example/0.jpg,w,t\n")
     assert read(tmp_path / "a.csv", ColumnNames(url="LINK", caption="words"))[0] == [(0, "http://a.example/0.jpg", "w")]
     assert read(tmp_path / "a.csv", ColumnNames(url=0, caption=1))[0] == [(0, "http://a.example/0.jpg", "w")]
@@ -303,7 +303,7 @@ def test_columns_can_be_named_or_counted(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv.gz", "a.jsonl.zst", "empty.parquet", "empty.csv", "empty.jsonl"])
-def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, name: str):
+def test_read_list_raises_an_error_with_the_file_name_for_a_broken_file(tmp_path: Path, name: str):
     if name == "a.parquet":
         write_parquet(tmp_path / name)
     elif name == "a.csv.gz":
@@ -318,7 +318,7 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, name: str):
         read(tmp_path / name)
 
 
-def test_a_column_of_numbers_is_no_address(tmp_path: Path):
+def test_read_list_raises_for_columns_that_are_not_text_and_unknown_endings(tmp_path: Path):
     pq.write_table(pa.table({"url": [1], "text": ["x"]}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match=r"'url' has the type int64, not text; its columns: url int64, text string"):
         read(tmp_path / "a.parquet")
@@ -326,10 +326,7 @@ def test_a_column_of_numbers_is_no_address(tmp_path: Path):
         read(tmp_path / "a.xlsx")
 
 
-# Rows
-
-
-def obvious_url(url: str | None, max_chars: int) -> tuple[str | None, str | None]:
+def canonicalise_or_reason(url: str | None, max_chars: int) -> tuple[str | None, str | None]:
     try:
         return canonicalise_url(url or "", "", max_chars), None
     except BadUrl as bad:
@@ -344,22 +341,22 @@ URLISH = st.lists(st.one_of(st.sampled_from([*PIECES.split(" "), " ", "a" * 41])
 
 
 @given(st.lists(st.one_of(st.none(), URLISH, URLISH.map("http://img.example/".__add__)), min_size=1, max_size=20))
-def test_the_fast_path_of_addresses_is_the_slow_path(urls: list[str | None]):
+def test_canonicalise_urls_equals_canonicalise_url_for_each(urls: list[str | None]):
     urls = [None if url is None else url.encode("utf-8", "ignore").decode() for url in urls]
     result, reasons = canonicalise_urls(urls, 60)
     for url, got, reason in zip(urls, result, reasons, strict=True):
-        expected, expected_reason = obvious_url(url, 60)
+        expected, expected_reason = canonicalise_or_reason(url, 60)
         assert reason == expected_reason
         assert reason or got == expected
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=30)), min_size=1, max_size=20))
-def test_the_fast_path_of_captions_is_the_slow_path(captions: list[str | None]):
+def test_normalise_captions_equals_normalise_caption_for_each(captions: list[str | None]):
     captions = [None if c is None else c.encode("utf-8", "ignore").decode() for c in captions]
     assert normalise_captions(captions, 20) == [normalise_caption(c or "", 20) for c in captions]
 
 
-def test_rows_become_pairs_and_each_that_leaves_has_a_reason(tmp_path: Path):
+def test_build_pair_table_returns_canonical_rows_and_drop_reasons(tmp_path: Path):
     lines = [
         "url,text,page_url,score",
         "http://a.example/0.jpg,  A   dog ,http://B.example:80/x,0.5",

@@ -27,8 +27,8 @@ def packet(value: str, form: str = "attribute") -> bytes:
         "resource": ("element", f'<p:DataMining rdf:resource="{VOCABULARY}{value}"/>'),
         "bare": ("element", f"<plus:DataMining>{value}</plus:DataMining>"),
     }
-    place, text = forms[form]
-    return PACKET.format(**({"attribute": "", "element": ""} | {place: text})).encode()
+    field, text = forms[form]
+    return PACKET.format(**({"attribute": "", "element": ""} | {field: text})).encode()
 
 
 def cbor_text(text: str) -> bytes:
@@ -46,7 +46,7 @@ def jumbf(kind: bytes, content: bytes) -> bytes:
 
 
 def c2pa(uses: dict[str, str], prefix: str = "c2pa", **more: str) -> bytes:
-    """A manifest store with nothing in it but the one assertion, in the form that C2PA's own writer gives it."""
+    """Return a manifest store with only this assertion, in the form of C2PA's own writer."""
     label = jumbf(b"jumd", b"cbor" + bytes(12) + b"\x03" + f"{prefix}.training-mining".encode() + b"\0")
     entries = {f"{prefix}.{name}": {**more, "use": use} for name, use in uses.items()}
     return jumbf(b"jumb", label + jumbf(b"cbor", cbor_map({"entries": entries})))
@@ -78,9 +78,9 @@ def with_xmp(kind: str, xmp: bytes) -> bytes:
 def with_c2pa(kind: str, store: bytes) -> bytes:
     data = encoded(kind)
     if kind == "JPEG":
-        cut = 40  # over two segments, as stores of more than 64 KiB are
-        pieces = [store[:cut], store[:8] + store[cut:]]
-        segments = [segment(0xEB, b"JP\0\1" + struct.pack(">I", n) + piece) for n, piece in enumerate(pieces, 1)]
+        split = 40  # over two segments, like stores of more than 64 KiB
+        contents = [store[:split], store[:8] + store[split:]]
+        segments = [segment(0xEB, b"JP\0\1" + struct.pack(">I", n) + content) for n, content in enumerate(contents, 1)]
         return data[:2] + b"".join(segments) + data[2:]
     if kind == "PNG":
         return data[:33] + png_chunk(b"caBX", store) + data[33:]
@@ -102,7 +102,7 @@ def found(data: bytes) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
 @pytest.mark.parametrize("form", ["attribute", "element", "resource", "bare"])
-def test_the_data_mining_property_of_iptc(kind: str, form: str) -> None:
+def test_find_mining_markers_finds_the_data_mining_property_of_iptc(kind: str, form: str) -> None:
     for value in ("DMI-PROHIBITED", "DMI-PROHIBITED-AIMLTRAINING", "DMI-PROHIBITED-EXCEPTSEARCHENGINEINDEXING"):
         assert found(with_xmp(kind, packet(value, form))) == [("iptc", value)]
     for value in ("DMI-ALLOWED", "DMI-UNSPECIFIED"):
@@ -111,7 +111,7 @@ def test_the_data_mining_property_of_iptc(kind: str, form: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("prefix", ["c2pa", "cawg"])
-def test_the_training_assertion_of_c2pa(kind: str, prefix: str) -> None:
+def test_find_mining_markers_finds_the_training_assertion_of_c2pa(kind: str, prefix: str) -> None:
     uses = {"ai_inference": "notAllowed", "ai_training": "notAllowed", "data_mining": "allowed"}
     assert found(with_c2pa(kind, c2pa(uses, prefix))) == [("c2pa", "ai_training notAllowed")]
     uses = {"ai_generative_training": "constrained", "ai_training": "allowed"}
@@ -121,13 +121,13 @@ def test_the_training_assertion_of_c2pa(kind: str, prefix: str) -> None:
     assert found(with_c2pa(kind, c2pa({"ai_training": "allowed", "ai_inference": "notAllowed"}, prefix))) == []
 
 
-def test_the_assertion_as_json() -> None:
+def test_find_mining_markers_reads_the_assertion_as_json() -> None:
     text = b'c2pa.training-mining {"entries": {"c2pa.ai_training": {"use": "notAllowed"}}}'
     assert found(with_c2pa("PNG", jumbf(b"jumb", text))) == [("c2pa", "ai_training notAllowed")]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_only_metadata_speaks(kind: str) -> None:
+def test_find_mining_markers_searches_only_metadata(kind: str) -> None:
     assert found(encoded(kind)) == []
     assert found(encoded(kind) + packet("DMI-PROHIBITED") + c2pa({"ai_training": "notAllowed"})) == []
 
@@ -136,12 +136,12 @@ def test_only_metadata_speaks(kind: str) -> None:
     st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "])
 )
 @settings(max_examples=200, deadline=None)
-def test_no_bytes_break_it(data: bytes, start: bytes) -> None:
+def test_find_mining_markers_accepts_any_bytes(data: bytes, start: bytes) -> None:
     data = start + data + b"DataMining training-mining"
     assert isinstance(find_mining_markers(data, sniff(data)), list)
 
 
-def test_both_in_one_picture_and_each_once() -> None:
+def test_find_mining_markers_returns_both_kinds_once() -> None:
     xmp = packet("DMI-PROHIBITED")
     data = with_xmp("PNG", xmp + xmp)
     data = data[:33] + png_chunk(b"caBX", c2pa({"ai_training": "notAllowed"})) + data[33:]

@@ -29,11 +29,11 @@ from dataops.rights.tdmrep import TdmRule, find_rule, parse_tdmrep
         ("/A", "/a", False),
     ],
 )
-def test_locations_match_as_in_robots_txt(location: str, path: str, matches: bool) -> None:
+def test_find_rule_matches_locations_like_robots_txt(location: str, path: str, matches: bool) -> None:
     assert (find_rule([TdmRule(location, True)], path) is not None) == matches
 
 
-def test_the_first_rule_that_matches_speaks() -> None:
+def test_find_rule_returns_the_first_match() -> None:
     text = json.dumps(
         [
             {"location": "/free/", "tdm-reservation": 0},
@@ -66,11 +66,11 @@ def test_the_first_rule_that_matches_speaks() -> None:
         ('[{"location": "/", "tdm-reservation": 1, "tdm-policy": 7}]', [TdmRule("/", True)]),
     ],
 )
-def test_what_is_no_rule_counts_as_not_there(text: str, rules: list[TdmRule]) -> None:
+def test_parse_tdmrep_ignores_invalid_rules(text: str, rules: list[TdmRule]) -> None:
     assert parse_tdmrep(text) == rules
 
 
-def test_no_pattern_takes_long() -> None:
+def test_find_rule_is_fast_for_any_pattern() -> None:
     rule = TdmRule("/" + "*a" * 5_000 + "b$", True)
     started = time.monotonic()
     assert find_rule([rule], "/" + "a" * 50_000) is None

@@ -27,12 +27,12 @@ def read(html: str) -> ExtractedPage:
         ("", None),
     ],
 )
-def test_declared_language(root: str, language: str | None):
+def test_parse_language(root: str, language: str | None):
     assert read(f"<html {root}>{IMAGE}").language == language
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "directives"),
     [
         ("<meta name=robots content='noindex, NOAI'><meta name=robots content=noimageai>", "noai,noimageai,noindex"),
         ("<meta name=robots content=none>", "noindex"),
@@ -44,12 +44,12 @@ def test_declared_language(root: str, language: str | None):
         ("<meta name=robots content='index, max-image-preview:none'>", None),
     ],
 )
-def test_opt_outs_of_the_page(head: str, told: str | None):
-    assert read(f"<head>{head}</head>{IMAGE}").opt_out == told
+def test_extract_page_pairs_returns_the_directives_of_the_page(head: str, directives: str | None):
+    assert read(f"<head>{head}</head>{IMAGE}").opt_out == directives
 
 
 @pytest.mark.parametrize(
-    ("name", "counted"),
+    ("name", "normalised"),
     [
         (" OG:Image ", "og:image"),
         ("twitter:card", "twitter:card"),
@@ -61,12 +61,12 @@ def test_opt_outs_of_the_page(head: str, told: str | None):
         ("description", ""),
     ],
 )
-def test_names_of_metas_of_which_something_is_made(name: str, counted: str):
-    assert normalise_meta_name(name) == counted
+def test_normalise_meta_name_returns_only_used_names(name: str, normalised: str):
+    assert normalise_meta_name(name) == normalised
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "directives"),
     [
         ([("x-robots-tag", "noai, noindex")], {"noai", "noindex"}),
         ([("x-robots-tag", "googlebot: noindex, noai")], {"noai"}),
@@ -80,11 +80,11 @@ def test_names_of_metas_of_which_something_is_made(name: str, counted: str):
         ([("server", "noai")], set()),
     ],
 )
-def test_opt_outs_of_the_response(fields: list, told: set):
-    assert parse_header_directives(fields) == told
+def test_parse_header_directives(fields: list, directives: set):
+    assert parse_header_directives(fields) == directives
 
 
-def test_the_responses_word_counts_as_the_pages():
+def test_extract_page_pairs_applies_the_directives_of_the_response():
     pairs = extract_page_pairs(IMAGE.encode(), PAGE, PageBounds(40, 300), frozenset({"noai"}), frozenset({"noai"}))
     assert (pairs.opt_out, [row.reason for row in pairs.pairs]) == ("noai", ["opt_out"])
 
@@ -92,7 +92,7 @@ def test_the_responses_word_counts_as_the_pages():
 BY, SA = "https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by-sa/4.0/"
 LICENSES = {
     "of the page": (f"<link rel=license href={BY}><p><img src=1.jpg alt=a>", [BY]),
-    "a relative one": ("<a rel='nofollow License' href=/terms>t</a><img src=1.jpg alt=a>", ["http://h.example/terms"]),
+    "a relative URL": ("<a rel='nofollow License' href=/terms>t</a><img src=1.jpg alt=a>", ["http://h.example/terms"]),
     "a plain link to Creative Commons": (f"<div><img src=1.jpg alt=a></div><footer><a href={BY}>CC</a></footer>", [BY]),
     "in the figure": (
         f"<footer><a href={SA}>CC</a></footer><figure><img src=1.jpg alt=a><figcaption><a href={BY}>CC</a></figcaption></figure>"  # noqa: E501
@@ -102,17 +102,17 @@ LICENSES = {
     "in another figure": (f"<figure><a href={BY}>CC</a></figure><figure><img src=1.jpg alt=a></figure>", [None]),
     "in another item": (f"<ul><li><img src=1.jpg alt=a><a href={BY}>CC</a><li><img src=2.jpg alt=b></ul>", [BY, None]),
     "two of them": (f"<p><a href={BY}>a</a> <a href={SA}>b</a></p><img src=1.jpg alt=a>", [None]),
-    "two, one of which says so": (
+    "two, one with rel=license": (
         f"<p><a href={BY}>a</a> <a rel=license href={SA}>b</a></p><img src=1.jpg alt=a>",
         [SA],
     ),
     "not a licence": ("<a href=https://creativecommons.org/about>CC</a><img src=1.jpg alt=a>", [None]),
-    "no address": ("<a rel=license href='javascript:x'>CC</a><img src=1.jpg alt=a>", [None]),
+    "no URL": ("<a rel=license href='javascript:x'>CC</a><img src=1.jpg alt=a>", [None]),
 }
 
 
 @pytest.mark.parametrize("name", LICENSES)
-def test_the_nearest_licence(name: str):
+def test_licenses_finds_the_nearest_licence(name: str):
     html, licenses = LICENSES[name]
     assert [row.license for row in read(html).pairs] == licenses
 
@@ -134,13 +134,13 @@ OG = "<meta property=og:image content=/o.jpg><meta property=og:title content='Th
         ("<meta property=og:image content=/o.jpg>", []),
     ],
 )  # fmt: skip
-def test_the_image_that_a_page_is_shown_by(head: str, rows: list):
+def test_parse_shared_images_returns_open_graph_or_twitter_images(head: str, rows: list):
     found = read(f"<head>{head}</head><p>text").pairs
     assert [(row.url.rpartition("/")[2], row.caption) for row in found] == rows
     assert all(row.caption_source == "og" and row.reason is None for row in found)
 
 
-def test_declared_size_of_the_shared_image():
+def test_parse_shared_images_returns_the_declared_size():
     size = "<meta property=og:image:width content=1200><meta property=og:image:height content=630>"
     [row] = read(OG + size).pairs
     assert (row.declared_width, row.declared_height) == (1200, 630)
@@ -156,5 +156,28 @@ def test_declared_size_of_the_shared_image():
         ("<figure><img src=a.jpg alt=dog><figcaption>dog</figcaption></figure>", [("alt", "dog")]),
     ],
 )
-def test_texts_of_an_image(html: str, rows: list):
+def test_image_captions_finds_each_text_once(html: str, rows: list):
     assert [(row.caption_source, row.caption) for row in read(html).pairs] == rows
+
+
+@pytest.mark.parametrize(
+    ("head", "opted_out"),
+    [
+        ('<meta name="robots" content="noai, noimageai">', True),
+        ('<META NAME=" Robots " CONTENT="index,NoImageAI">', True),
+        ('<meta name="robots" content="index, follow">', False),
+        ('<meta name="description" content="noai">', False),
+        ('<meta name="robots">', False),
+        ("", False),
+    ],
+)
+def test_extract_page_pairs_drops_the_rows_of_a_page_that_opts_out(head, opted_out):
+    html = f'<html><head>{head}</head><body><img src="a.png" alt="a dog"><img src="b.png"></body></html>'
+    rows = extract_page_pairs(
+        html.encode(), "http://x.example/", PageBounds(100, 200), frozenset({"noai", "noimageai"})
+    ).pairs
+    assert [row.reason for row in rows] == ["opt_out" if opted_out else None, "no_caption"]
+    assert all(
+        row.reason != "opt_out"
+        for row in extract_page_pairs(html.encode(), "http://x.example/", PageBounds(100, 200)).pairs
+    )

@@ -18,26 +18,26 @@ def found(html: str) -> list[tuple[str, str, str | None]]:
     return [(row.url.removeprefix(PAGE), row.caption, row.reason) for row in rows]
 
 
-ONE = {
+IMAGES = {
     "srcset": ('<img src=s.jpg srcset="m.jpg 500w, l.jpg 1000w, s.jpg 250w" alt=a>', "l.jpg"),
     "densities": ('<img src=s.jpg srcset="m.jpg 2x, l.jpg 3x" alt=a>', "l.jpg"),
-    "commas in addresses": ('<img src=s.jpg srcset="/w_1,h_2/m.jpg 100w, /w_2,h_4/l.jpg 200w" alt=a>', "http://h.example/w_2,h_4/l.jpg"),
+    "commas in URLs": ('<img src=s.jpg srcset="/w_1,h_2/m.jpg 100w, /w_2,h_4/l.jpg 200w" alt=a>', "http://h.example/w_2,h_4/l.jpg"),
     "a placeholder in srcset": (f'<img src=s.jpg srcset="{PIXEL} 1w" alt=a>', "s.jpg"),
     "lazy": (f'<img src="{PIXEL}" data-src=l.jpg alt=a>', "l.jpg"),
-    "lazy before a picture that only holds its place": ("<img src=/img/blank.gif data-original=l.jpg alt=a>", "l.jpg"),
+    "lazy before a placeholder image": ("<img src=/img/blank.gif data-original=l.jpg alt=a>", "l.jpg"),
     "lazy srcset": (f'<img src="{PIXEL}" srcset="{PIXEL}" data-srcset="m.jpg 300w, l.jpg 900w" data-src=s.jpg alt=a>', "l.jpg"),  # noqa: E501
     "low quality first": ('<img src=s.jpg srcset="s.jpg 20w" data-srcset="l.jpg 10w" alt=a>', "l.jpg"),
     "lazy without src": ("<img data-lazy-src=l.jpg alt=a>", "l.jpg"),
-    "a lazy attribute that holds no address": ('<img src=s.jpg data-src="" data-lazy=true alt=a>', "s.jpg"),
+    "a lazy attribute without a URL": ('<img src=s.jpg data-src="" data-lazy=true alt=a>', "s.jpg"),
     "a template that a script fills": ('<img src=s.jpg data-src="x_{width}.jpg" alt=a>', "s.jpg"),
-    "a template as the only address": ("<img src=x_{guid}.jpg alt=a>", "x_%7Bguid%7D.jpg"),
+    "a template as the only URL": ("<img src=x_{guid}.jpg alt=a>", "x_%7Bguid%7D.jpg"),
     "picture": ('<picture><source srcset="l.webp 900w, m.webp 300w" type=image/webp><img src=s.jpg alt=a></picture>', "l.webp"),  # noqa: E501
-    "picture of kinds that nothing here reads": (
+    "picture of types that are not decoded": (
         "<picture><source srcset='l.jxl 900w' type=image/jxl><source srcset='x.svg 1000w'><img src=s.jpg alt=a></picture>",
         "s.jpg",
     ),
-    "picture of equal ones": ("<picture><source srcset=o.webp><img src=s.jpg alt=a></picture>", "s.jpg"),
-    "picture for paper and for the dark": (
+    "picture of equal sizes": ("<picture><source srcset=o.webp><img src=s.jpg alt=a></picture>", "s.jpg"),
+    "picture for print and for dark mode": (
         '<picture><source media="print" srcset="p.jpg 9w"><source media="(prefers-color-scheme: dark)" srcset="d.jpg 9w">'
         "<img src=s.jpg alt=a></picture>",
         "s.jpg",
@@ -53,23 +53,26 @@ ONE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ONE)
-def test_an_image_has_one_address(name: str):
-    html, url = ONE[name]
+@pytest.mark.parametrize("name", IMAGES)
+def test_choose_reference_returns_the_largest_usable_url(name: str):
+    html, url = IMAGES[name]
     assert found(html) == [(url, "a", None)]
 
 
-def test_what_has_no_usable_address_says_why():
+def test_choose_reference_keeps_the_reason_without_a_usable_url():
     assert found(f'<img src="{PIXEL}" data-src="{PIXEL}" alt=a>') == [(PIXEL[:64], "a", "data_url")]
     assert found("<img srcset='  ' alt=a>") == [("", "a", "no_url")]
 
 
 NOSCRIPT = {
-    "the same": (f"<img src='{PIXEL}' data-src=l.jpg alt=a><noscript><img src=l.jpg alt=a></noscript>", ["l.jpg"]),
+    "the same image": (
+        f"<img src='{PIXEL}' data-src=l.jpg alt=a><noscript><img src=l.jpg alt=a></noscript>",
+        ["l.jpg"],
+    ),
     "before": (f"<p><noscript><img src=l.jpg alt=a></noscript> <img src='{PIXEL}' data-src=l.jpg alt=a>", ["l.jpg"]),
-    "a smaller one": ("<a><img data-src=l.jpg alt=a></a>\n<noscript><img src=s.jpg alt=a></noscript>", ["l.jpg"]),
-    "the only one": ("<p>x</p><noscript><img src=s.jpg alt=a></noscript>", ["s.jpg"]),
-    "of one that a script alone knows": (
+    "a smaller image": ("<a><img data-src=l.jpg alt=a></a>\n<noscript><img src=s.jpg alt=a></noscript>", ["l.jpg"]),
+    "the only image": ("<p>x</p><noscript><img src=s.jpg alt=a></noscript>", ["s.jpg"]),
+    "of an image with an unknown lazy attribute": (
         f"<img src='{PIXEL}' data-odd=l.jpg alt=a><noscript><img src=s.jpg alt=a></noscript>",
         [PIXEL[:64], "s.jpg"],
     ),
@@ -81,7 +84,7 @@ NOSCRIPT = {
 
 
 @pytest.mark.parametrize("name", NOSCRIPT)
-def test_a_stand_in_for_a_lazy_image_is_not_a_second_one(name: str):
+def test_extract_page_pairs_ignores_the_noscript_fallback_of_a_lazy_image(name: str):
     html, urls = NOSCRIPT[name]
     assert [row[0] for row in found(html)] == urls
 
@@ -100,13 +103,13 @@ def test_a_stand_in_for_a_lazy_image_is_not_a_second_one(name: str):
         ("width=300 height=200 srcset='l.jpg 2x'", (300, 200)),
     ],
 )
-def test_declared_size_is_of_the_address_that_was_taken(attributes: str, size: tuple):
+def test_choose_reference_returns_the_declared_size_of_the_chosen_url(attributes: str, size: tuple):
     [row] = extract_page_pairs(f"<img src=a.jpg alt=a {attributes}>".encode(), PAGE, BOUNDS).pairs
     assert (row.declared_width, row.declared_height) == size
 
 
 def usable(reference: str) -> bool:
-    """The rule of addresses that are images, without its short way."""
+    """Return whether a reference may be an image, without the fast path."""
     path = re.split("[?#]", reference)[0]
     words = ("true", "false", "none", "null", "undefined", "lazy", "")
     starts = ("#", "data:", "blob:", "about:", "javascript:", "[", "{")
@@ -116,29 +119,29 @@ def usable(reference: str) -> bool:
     return not re.search(kinds, reference, re.I) and not re.search("[{}]|%7b", path, re.I)
 
 
-def by_the_book(
+def choose_by_rule(
     image: dict[str, str | None], sources: list[dict[str, str | None]]
 ) -> tuple[str, int | None, int | None]:
-    """The rule as the module states it: of each offer of lazy attributes, else of the plain ones, the largest."""
+    """Choose the largest image of the lazy-load attributes, else of the plain ones."""
     width, height = parse_length(image.get("width")), parse_length(image.get("height"))
     for names in ((*LAZY_SRCSET, *LAZY_SRC), ("srcset", "src")):
-        offers: list[tuple[int, float, str]] = []
+        candidates: list[tuple[int, float, str]] = []
         for element in (image, *sources):
             for name in names:
                 if name in ("srcset", *LAZY_SRCSET):
                     for url, number, unit in re.findall(r"(?:^|, )(\S+) (\d+)([wx])", element.get(name) or ""):
-                        offers.append((int(number), 1, url) if unit == "w" else (0, int(number), url))
+                        candidates.append((int(number), 1, url) if unit == "w" else (0, int(number), url))
                 elif text := element.get(name):
-                    offers.append((0, 1, text))
-        if offers := [offer for offer in offers if usable(offer[2])]:
-            own, _, url = max(offers, key=lambda offer: offer[:2])
+                    candidates.append((0, 1, text))
+        if candidates := [candidate for candidate in candidates if usable(candidate[2])]:
+            own, _, url = max(candidates, key=lambda candidate: candidate[:2])
             return (
                 (url, own, round(own * height / width) if width and height else None) if own else (url, width, height)
             )
     return image.get("src") or "", width, height
 
 
-ADDRESSES = st.sampled_from(
+REFERENCES = st.sampled_from(
     [
         *(
             "a.jpg",
@@ -153,13 +156,13 @@ ADDRESSES = st.sampled_from(
         *("http://h.example/l.heic", "#.jpg", "[n].jpg", "o.svg/p.webp", "javascript:q.jpg", "r.gif?s.ico", PIXEL),
     ]
 )
-SRCSETS = st.lists(st.tuples(ADDRESSES, st.sampled_from(["1x", "2x", "90w", "300w"])), max_size=3).map(
-    lambda offers: ", ".join(f"{url} {size}" for url, size in offers)
+SRCSETS = st.lists(st.tuples(REFERENCES, st.sampled_from(["1x", "2x", "90w", "300w"])), max_size=3).map(
+    lambda candidates: ", ".join(f"{url} {size}" for url, size in candidates)
 )
 ATTRIBUTES = st.fixed_dictionaries(
     {},
     optional={
-        **dict.fromkeys(("src", "data-src", "data-original"), ADDRESSES | st.sampled_from(["", " ", "lazy", None])),
+        **dict.fromkeys(("src", "data-src", "data-original"), REFERENCES | st.sampled_from(["", " ", "lazy", None])),
         **dict.fromkeys(("srcset", "data-srcset"), SRCSETS),
         **dict.fromkeys(("width", "height"), st.sampled_from(["", "30", "40px", "50%", "0", None])),
     },
@@ -168,7 +171,7 @@ ATTRIBUTES = st.fixed_dictionaries(
 
 @settings(max_examples=500)
 @given(ATTRIBUTES, st.lists(ATTRIBUTES, max_size=2))
-def test_the_short_ways_choose_what_the_rule_chooses(
+def test_choose_reference_equals_the_rule_for_any_attributes(
     image: dict[str, str | None], sources: list[dict[str, str | None]]
 ):
-    assert choose_reference(image, sources) == by_the_book(image, sources)
+    assert choose_reference(image, sources) == choose_by_rule(image, sources)

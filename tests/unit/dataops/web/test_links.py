@@ -7,7 +7,7 @@ def links(html: str):
     return extract_links(html.encode(), URL, "pairmill", 200)
 
 
-def test_links_are_canonical_and_each_once():
+def test_extract_links_returns_canonical_urls_once():
     found = links(
         """<a href=one>1</a><a href="/two#x">2</a><a href="HTTP://A.example:80/two">again</a><area href="//b.example">
         <link rel="next" href="?page=2"><link rel=stylesheet href=style.css><a name=no>no</a><img src=i.jpg><a href>self</a>
@@ -24,12 +24,12 @@ def test_links_are_canonical_and_each_once():
     assert not found.directives
 
 
-def test_base_moves_links_unless_it_cannot_be_used():
+def test_extract_links_resolves_against_a_usable_base():
     assert links('<base href="http://c.example/d/"><a href=x>x</a>').follow == ["http://c.example/d/x"]
     assert links('<base href="data:,"><a href=x>x</a>').follow == ["http://a.example/dir/x"]
 
 
-def test_what_a_page_says_of_following_is_done():
+def test_extract_links_obeys_nofollow():
     found = links('<a href=a rel="NoFollow ugc">a</a><a href=b rel=nofollowed>b</a>')
     assert (found.follow, found.not_followed) == (["http://a.example/dir/b"], {"nofollow": 1})
     for meta in (
@@ -43,7 +43,7 @@ def test_what_a_page_says_of_following_is_done():
     assert links('<meta name=otherbot content="nofollow"><a href=a>a</a>').follow == ["http://a.example/dir/a"]
 
 
-def test_links_are_bounded():
+def test_extract_links_limits_the_number_of_links():
     found = links("".join(f"<a href={i}>x</a>" for i in range(MAX_LINKS + 5)))
     assert len(found.follow) == MAX_LINKS
     assert found.not_followed == {"too_many_links": 5}

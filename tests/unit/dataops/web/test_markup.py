@@ -1,4 +1,4 @@
-"""What is left out before a tree is built never changes what is read from the tree."""
+"""The bytes that the scan removes never change what is read from the tree."""
 
 import random
 
@@ -22,12 +22,12 @@ PIECES = (
     "<i class=a>",
     "<span class=\"]]>\">", "<td a='<!--'>", "<link rel=icon href='<svg>'>", "<br/>", "<div/", "<font color=red>",
 )  # fmt: skip
-ASKED = frozenset(("img", "base", "meta", "source", "input", "html", "font", "i", "template"))
+WITH_ATTRIBUTES = frozenset(("img", "base", "meta", "source", "input", "html", "font", "i", "template"))
 
 
 def elements(html: bytes, whole: bool) -> list[tuple[str, dict[str, str | None], str]]:
-    """Each element with where it stands, its attributes where they are asked for, and its text, but for the contents of
-    scripts, styles and drawings."""
+    """Return each element with its path, the attributes that are read, and its text, except the contents of scripts, styles
+    and drawings."""
     tree = LexborHTMLParser(html)
     found, captioned = [], False
     for node in tree.root.traverse(include_text=True) if tree.root else ():
@@ -42,28 +42,30 @@ def elements(html: bytes, whole: bool) -> list[tuple[str, dict[str, str | None],
             continue
         if node.tag != "-text":
             attributes = node.attributes
-            asked = whole or node.tag in ASKED or (node.tag in ("a", "link") and is_license_link(attributes))
-            found.append((node.tag + path, attributes if asked else {}, ""))
+            has_attributes = (
+                whole or node.tag in WITH_ATTRIBUTES or (node.tag in ("a", "link") and is_license_link(attributes))
+            )
+            found.append((node.tag + path, attributes if has_attributes else {}, ""))
         elif not path.startswith(("<script", "<style")):
             found.append(("-text" + path, {}, node.text_content or ""))
     return found
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_elements_are_those_of_the_whole_page(seed: int) -> None:
-    chance = random.Random(seed)
-    left_out = 0
+def test_read_markup_keeps_the_elements_of_the_whole_page(seed: int) -> None:
+    generator = random.Random(seed)
+    removed = 0
     for _ in range(150):
-        likely = chance.sample(PIECES, 14)
-        html = "".join(chance.choices(likely, k=chance.randrange(4, 40))).encode()
+        likely = generator.sample(PIECES, 14)
+        html = "".join(generator.choices(likely, k=generator.randrange(4, 40))).encode()
         for reader in (Reader.PAIRS, Reader.ALL):
             read = read_markup(html, reader)
-            left_out += len(read.html) < len(html)
+            removed += len(read.html) < len(html)
             expected = elements(html, reader == Reader.ALL)
             assert elements(read.html, reader == Reader.ALL) == expected, html
             tags = [(tag, attributes) for tag, attributes, _ in expected if tag.startswith(("a<", "link<"))]
             assert read.licensed or not any(map(is_license_link, (attributes for _, attributes in tags))), html
-    assert left_out
+    assert removed
 
 
 @pytest.mark.parametrize(
@@ -75,18 +77,18 @@ def test_elements_are_those_of_the_whole_page(seed: int) -> None:
         "<svg><title><svg><desc></title></svg></svg><script><img src=real></script>",
     ],
 )
-def test_images_that_a_simpler_reading_would_lose(html: str) -> None:
+def test_read_markup_keeps_images_that_look_like_raw_text(html: str) -> None:
     assert b"<img src=real>" in read_markup(html.encode(), Reader.PAIRS).html
 
 
-LEFT_OUT = [
+REMOVED = [
     ("<style>b{}</style><SCRIPT async>'<img>'</SCRIPT >y", "<style></style><SCRIPT></SCRIPT >y"),
     ("<script>never closed", "<script>never closed"),
     ("<p>x</p><!-- <div id=a> --><div id='never closed", "<p>x</p><!-- <div id=a> --><div id='never closed"),
     ("<div class='>' id=a><img id=b><p/ title=x></div >", "<div><img id=b><p></div >"),
     ("<svg id=a><title>x</title><path d='/>'/><g></g></svg>y", "<svg></svg>y"),
     ("<svg><text>x</text><path d=x/></svg>y", "<svg><text>x</text><path d=x/></svg>y"),
-    ("<figcaption id=a><svg> <path/> </svg>", "<figcaption><svg> <path/> </svg>"),  # whose spaces are a caption's
+    ("<figcaption id=a><svg> <path/> </svg>", "<figcaption><svg> <path/> </svg>"),  # whose spaces are part of a caption
     ("<a href=/b>b</a><a rel=license href=l>l</a>", "<a>b</a><a rel=license href=l>l</a>"),
     (
         "<a href='https://creativecommons.org/licenses/by/4.0/'>",
@@ -96,11 +98,11 @@ LEFT_OUT = [
 ]
 
 
-@pytest.mark.parametrize(("html", "kept"), LEFT_OUT)
-def test_what_is_left_out(html: str, kept: str) -> None:
+@pytest.mark.parametrize(("html", "kept"), REMOVED)
+def test_read_markup_removes_unused_bytes(html: str, kept: str) -> None:
     assert read_markup(html.encode(), Reader.PAIRS).html.decode() == kept
 
 
-def test_a_crawler_keeps_its_links() -> None:
+def test_read_markup_keeps_links_for_a_crawler() -> None:
     html = b"<div id=a><a href=/b>b</a><link rel=next href=c>"
     assert read_markup(html, Reader.LINKS).html == html.replace(b" id=a", b"")

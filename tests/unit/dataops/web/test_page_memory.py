@@ -1,4 +1,4 @@
-"""Pages of 50 MB, read in a process of its own, which never has 500 MB."""
+"""Pages of 50 MB, parsed in a subprocess whose peak memory stays below 500 MB."""
 
 import json
 import subprocess
@@ -20,19 +20,19 @@ for page in read_pages(pathlib.Path(sys.argv[1]), 50_000_000, lambda what: None)
         found.append([len(found_page.pairs), found_page.surplus_images])
     except BadPage as bad:
         found.append(bad.reason)
-status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss would be the test's own, which forked this process
+status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss is that of the test process, which forked this one
 print(json.dumps([found, int(status.partition("VmHWM:")[2].split()[0]) * 1024]))
 """
 SIZE = 49_000_000
 IMAGE = b'<img src="/images/000000.jpg" alt="a picture">'
 PAGES = {
     "nothing but images": (IMAGE * (SIZE // len(IMAGE)), "too_complex"),
-    "as many as may be": (IMAGE * 80_000 + "ж🪁 ".encode() * 6_000_000, [20_000, 60_000]),
+    "as many images as the limit allows": (IMAGE * 80_000 + "ж🪁 ".encode() * 6_000_000, [20_000, 60_000]),
     "nothing but attributes": (b"<img src=a>" + b"<i a b c d e f g h></i>" * (SIZE // 23), "too_complex"),
 }
 
 
-def test_dense_pages_of_50_mb_stay_below_500_mb(tmp_path: Path):
+def test_extract_page_pairs_uses_less_than_500_mb_for_dense_pages_of_50_mb(tmp_path: Path):
     path = tmp_path / "dense.warc"
     with path.open("wb") as file:
         for page, _ in PAGES.values():

@@ -1,4 +1,4 @@
-"""The extractor against a slow, obvious one on pages made for this; then what hostile pages can do."""
+"""The page extractor against a simple reference, and on hostile pages."""
 
 import time
 from html.parser import HTMLParser
@@ -15,22 +15,22 @@ PAGE = "http://site.example/shop/item"
 BOUNDS = PageBounds(caption=200, url=300)
 
 
-def candidates(html: str) -> tuple[list[PagePair], int]:
+def extract(html: str) -> tuple[list[PagePair], int]:
     found = extract_page_pairs(html.encode(), PAGE, BOUNDS)
     return found.pairs, found.surplus_images
 
 
-class Obvious(HTMLParser):
-    """(address, caption, source) of each image, from the standard library's parser; figures by their tags."""
+class ReferenceExtractor(HTMLParser):
+    """Finds (URL, caption, source) of each image with the parser of the standard library."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
         self.base, self.rows, self.figures, self.caption_depth = PAGE, [], [], 0
 
     def handle_starttag(self, tag, attrs):
-        given = dict(reversed(attrs))  # the first of a name counts
-        if tag == "base" and self.base == PAGE and given.get("href"):
-            self.base = urljoin(PAGE, given["href"])
+        attributes = dict(reversed(attrs))  # the first of a name counts
+        if tag == "base" and self.base == PAGE and attributes.get("href"):
+            self.base = urljoin(PAGE, attributes["href"])
         elif tag == "figure":
             self.figures.append({"images": [], "text": "", "seen": False})
         elif tag == "figcaption" and self.figures:
@@ -39,8 +39,8 @@ class Obvious(HTMLParser):
         elif tag in ("br", "p", "div") and self.caption_depth:
             self.figures[-1]["text"] += " "
         elif tag == "img":
-            url = urljoin(self.base, given.get("src") or "")
-            row = [url, given.get("alt") or "", given.get("title") or "", ""]
+            url = urljoin(self.base, attributes.get("src") or "")
+            row = [url, attributes.get("alt") or "", attributes.get("title") or "", ""]
             self.rows.append(row)
             if self.figures:
                 self.figures[-1]["images"].append(row)
@@ -80,33 +80,33 @@ PAGES = [
 
 
 @pytest.mark.parametrize("html", PAGES)
-def test_as_the_obvious_extractor(html: str):
-    obvious = Obvious()
-    obvious.feed(html)
-    obvious.close()
-    rows, beyond = candidates(html)
-    assert [(row.url, row.caption, row.caption_source) for row in rows if row.reason is None] == obvious.found()
-    assert beyond == 0
+def test_extract_page_pairs_equals_the_reference(html: str):
+    reference = ReferenceExtractor()
+    reference.feed(html)
+    reference.close()
+    rows, surplus = extract(html)
+    assert [(row.url, row.caption, row.caption_source) for row in rows if row.reason is None] == reference.found()
+    assert surplus == 0
 
 
-def test_an_outer_figure_does_not_lend_its_image_the_inner_caption():
+def test_extract_page_pairs_keeps_captions_of_nested_figures_apart():
     html = "<figure><div><img src=1.jpg></div><div><figcaption>outer</figcaption></div></figure>"
-    assert [row.caption for row in candidates(html)[0]] == ["outer"]
+    assert [row.caption for row in extract(html)[0]] == ["outer"]
     nested = "<figure><img src=1.jpg><div><figure><img src=2.jpg><figcaption>inner</figcaption></figure></div></figure>"
-    assert [(row.url[-5], row.caption) for row in candidates(nested)[0]] == [("1", ""), ("2", "inner")]
+    assert [(row.url[-5], row.caption) for row in extract(nested)[0]] == [("1", ""), ("2", "inner")]
 
 
-def test_text_that_only_looks_like_an_image_is_none():
+def test_extract_page_pairs_ignores_images_in_raw_text():
     html = (
         "<textarea><img src=no.jpg alt=no></textarea><template><img src=no.jpg alt=no></template><title><img></title>"
     )
-    assert candidates(html) == ([], 0)
+    assert extract(html) == ([], 0)
 
 
-def test_what_cannot_be_used_says_why():
+def test_extract_page_pairs_returns_the_reason_of_unusable_images():
     html = """<img><img alt="no address"><img src=1.jpg><img src=2.jpg alt=" "><img src="data:x" alt=a title=b>
         <img src="http://h.example:x/" alt=a><img src=3.jpg alt="\ufffe">"""
-    assert candidates(html)[0] == [
+    assert extract(html)[0] == [
         PagePair("", "", None, "no_url"),
         PagePair("", "no address", "alt", "no_url"),
         PagePair("http://site.example/shop/1.jpg", "", None, "no_caption"),
@@ -119,9 +119,9 @@ def test_what_cannot_be_used_says_why():
 
 
 @pytest.mark.parametrize("base", ["ftp://x/", "javascript:0", "http://[", "", "data:,x"])
-def test_a_base_that_cannot_be_used_is_passed_over(base: str):
+def test_extract_page_pairs_ignores_an_unusable_base(base: str):
     html = f'<base href="{base}"><img src=1.jpg alt=a>'
-    assert candidates(html)[0][0].url == "http://site.example/shop/1.jpg"
+    assert extract(html)[0][0].url == "http://site.example/shop/1.jpg"
 
 
 HOSTILE = {
@@ -139,15 +139,15 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_pages_built_to_exhaust_the_parser_are_refused(name: str):
+def test_extract_page_pairs_refuses_pages_that_would_exhaust_the_parser(name: str):
     with pytest.raises(BadPage, match="too_complex"):
-        candidates("<img src=1.jpg>" + HOSTILE[name])
+        extract("<img src=1.jpg>" + HOSTILE[name])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """So that no test's time is the compiler's."""
-    candidates("<img>")
+    """Compile before the tests, so that compilation does not count as their time."""
+    extract("<img>")
 
 
 FINE = {
@@ -163,16 +163,16 @@ FINE = {
 
 
 @pytest.mark.parametrize("name", FINE)
-def test_odd_pages_are_read_in_fair_time(name: str):
+def test_extract_page_pairs_is_fast_for_unusual_pages(name: str):
     start = time.process_time()
-    rows, _ = candidates(FINE[name])
+    rows, _ = extract(FINE[name])
     assert ("http://site.example/shop/1.jpg", "a") in [(row.url, row.caption) for row in rows]
     assert time.process_time() - start < 3
 
 
-def test_images_of_one_page_are_bounded():
-    rows, beyond = candidates("<img src=1.jpg alt=a>" * (MAX_IMAGES + 5))
-    assert (len(rows), beyond) == (MAX_IMAGES, 5)
+def test_extract_page_pairs_limits_the_images_of_a_page():
+    rows, surplus = extract("<img src=1.jpg alt=a>" * (MAX_IMAGES + 5))
+    assert (len(rows), surplus) == (MAX_IMAGES, 5)
 
 
 RUSSIAN = "Красный воздушный змей над холмом и рекой, старая деревня вдали"
@@ -186,7 +186,7 @@ RUSSIAN = "Красный воздушный змей над холмом и р�
         ("é".encode("utf-16"), None, "é"),
         (b"\xe9 caf\xe9", "iso-8859-1", "é café"),
         (b"\x93quoted\x94", "ISO-8859-1", "“quoted”"),  # windows-1252, as browsers read it
-        ("naïve café".encode(), "iso-8859-1", "naïve café"),  # a lying header
+        ("naïve café".encode(), "iso-8859-1", "naïve café"),  # a wrong header
         (RUSSIAN.encode("cp1251"), "windows-1251", RUSSIAN),
         (b'<meta charset="koi8-r">' + RUSSIAN.encode("koi8-r"), None, '<meta charset="koi8-r">' + RUSSIAN),
         ('<meta charset="shift_jis">赤い凧'.encode("cp932"), "utf-8", '<meta charset="shift_jis">赤い凧'),
@@ -194,10 +194,10 @@ RUSSIAN = "Красный воздушный змей над холмом и р�
         ("<!-- <meta charset=koi8-r> -->é".encode("cp1252"), "windows-1252", "<!-- <meta charset=koi8-r> -->é"),
         ('<meta charset="utf-16">é'.encode(), None, '<meta charset="utf-16">é'),
         (b"\xe9", "base64", "é"),
-        (b"a\xe2\x82", "utf-8", "a\ufffd"),  # cut within a character
+        (b"a\xe2\x82", "utf-8", "a\ufffd"),  # truncated within a character
         ((RUSSIAN * 5).encode("cp1251"), None, RUSSIAN * 5),  # detected
         (b"", None, ""),
     ],
 )
-def test_text_of_bytes(data: bytes, header: str | None, text: str):
+def test_convert_to_utf8(data: bytes, header: str | None, text: str):
     assert convert_to_utf8(data, header)[0].decode() == text

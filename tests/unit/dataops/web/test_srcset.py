@@ -1,4 +1,4 @@
-"""The regular expressions of parse_srcset against the HTML Standard's algorithm, a character at a time."""
+"""The regular expressions of parse_srcset against the algorithm of the HTML Standard."""
 
 import re
 
@@ -11,8 +11,8 @@ from dataops.web.srcset import SrcsetCandidate, parse_srcset
 SPACE = "\t\n\f\r "
 
 
-def by_the_book(text: str) -> list[SrcsetCandidate]:
-    """Section 4.8.4.3.10, step by step."""
+def parse_by_standard(text: str) -> list[SrcsetCandidate]:
+    """Parse a srcset by the steps of section 4.8.4.3.10."""
     found, at = [], 0
     while True:
         while at < len(text) and text[at] in SPACE + ",":
@@ -53,11 +53,11 @@ def by_the_book(text: str) -> list[SrcsetCandidate]:
                     break
                 elif c not in SPACE:
                     state, at = "in descriptor", at - 1
-        if candidate := described(url, descriptors):
+        if candidate := parse_descriptors(url, descriptors):
             found.append(candidate)
 
 
-def described(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
+def parse_descriptors(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
     width = density = height = None
     for text in descriptors:
         if re.fullmatch(r"\d+w", text):
@@ -103,9 +103,9 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=14))
-def test_as_by_the_book(pieces: list[str]):
+def test_parse_srcset_equals_the_standard_for_any_text(pieces: list[str]):
     text = "".join(pieces)
-    assert parse_srcset(text) == by_the_book(text)
+    assert parse_srcset(text) == parse_by_standard(text)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_as_by_the_book(pieces: list[str]):
         (" , ,", []),
     ],
 )
-def test_candidates(text: str, candidates: list[tuple]):
+def test_parse_srcset_returns_the_valid_candidates(text: str, candidates: list[tuple]):
     assert parse_srcset(text) == candidates
 
 
@@ -130,5 +130,5 @@ def test_candidates(text: str, candidates: list[tuple]):
 @pytest.mark.parametrize(
     "text", ["(" * 300_000, "a " * 300_000, "," * 300_000, "a (," * 100_000, "a.jpg " + "9" * 300_000 + "w"]
 )
-def test_long_ones_take_linear_time(text: str):
+def test_parse_srcset_takes_linear_time_for_long_texts(text: str):
     parse_srcset(text)

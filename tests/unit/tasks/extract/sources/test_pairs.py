@@ -41,20 +41,20 @@ def laion(path: Path, rows: int = 10, row_group: int = 4) -> Path:
     return path
 
 
-def test_lists_of_all_kinds_become_pairs(tmp_path: Path):
+def test_extract_writes_pairs_of_lists_in_several_formats(tmp_path: Path):
     laion(tmp_path / "lists" / "a.parquet")
     (tmp_path / "lists" / "b.tsv").write_text("http://img.example/x.jpg\ta\tb\n")
     (tmp_path / "lists" / "c.tsv").write_text("http://img.example/x.jpg\tA  cat\nhttp://img.example/y.jpg\n")
     store = FolderStore(tmp_path / "store")
     paths = [str(tmp_path / "lists" / name) for name in ("a.parquet", "c.tsv")]
-    made = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context(tmp_path))
-    assert made.counts.model_dump() == {"input": 11, "kept": 10, "dropped": {"no_url": 1}}
-    assert made.facts["read"] == {"rows": 11}
-    assert made.facts["damaged"] == [["c.tsv", 1, "wrong_fields"]]
-    kept, gone = read_parts(store, made), read_parts(store, made, "dropped-")
+    manifest = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context(tmp_path))
+    assert manifest.counts.model_dump() == {"input": 11, "kept": 10, "dropped": {"no_url": 1}}
+    assert manifest.facts["read"] == {"rows": 11}
+    assert manifest.facts["damaged"] == [["c.tsv", 1, "wrong_fields"]]
+    kept, dropped_rows = read_parts(store, manifest), read_parts(store, manifest, "dropped-")
     assert kept.schema.equals(PAIRS)
-    assert gone.schema.equals(dropped_schema(PAIRS))
-    rows = [*kept.to_pylist(), *gone.to_pylist()]
+    assert dropped_rows.schema.equals(dropped_schema(PAIRS))
+    rows = [*kept.to_pylist(), *dropped_rows.to_pylist()]
     assert all(row["uid"] == uid(row["url"], row["caption"]) for row in rows)
     assert {(r["source"], r["caption_source"], r["extracted_with"], r["extra"], r["page_url"]) for r in rows} == {
         ("a.parquet", "pair_list", "pairmill-pairs/1", None, None),
@@ -65,34 +65,34 @@ def test_lists_of_all_kinds_become_pairs(tmp_path: Path):
         make(plan(EXTRACT, PairsSource(paths=[str(tmp_path / "lists" / "b.tsv")]), 0, []), context(tmp_path))
 
 
-def test_a_long_parquet_list_is_several_parts_with_the_same_rows(tmp_path: Path):
+def test_extract_splits_a_long_parquet_list_into_parts_with_the_same_rows(tmp_path: Path):
     path = str(laion(tmp_path / "a.parquet"))
     store = FolderStore(tmp_path / "store")
     whole = make(plan(EXTRACT, PairsSource(paths=[path], extra_columns=("similarity",)), 0, []), context(tmp_path))
     config = PairsSource(paths=[path], extra_columns=("similarity",), rows_per_part=5)
-    cut = make(plan(EXTRACT, config, 0, []), context(tmp_path))
-    assert [part.rows for part in cut.named("part-")] == [4, 4, 1]
-    assert [part.rows for part in cut.named("dropped-")] == [0, 0, 1]
-    assert read_parts(store, cut).equals(read_parts(store, whole))
-    assert [json.loads(extra) for extra in read_parts(store, cut)["extra"].to_pylist()][3] == {"similarity": 0.3}
+    split = make(plan(EXTRACT, config, 0, []), context(tmp_path))
+    assert [part.rows for part in split.named("part-")] == [4, 4, 1]
+    assert [part.rows for part in split.named("dropped-")] == [0, 0, 1]
+    assert read_parts(store, split).equals(read_parts(store, whole))
+    assert [json.loads(extra) for extra in read_parts(store, split)["extra"].to_pylist()][3] == {"similarity": 0.3}
     assert cut_row_groups([3, 3, 3, 9, 1], 6) == [(0, 1), (2,), (3,), (4,)]
     assert cut_row_groups([], 6) == []
 
 
-def test_a_broken_list_fails_unless_so_many_may(tmp_path: Path):
+def test_extract_fails_on_a_broken_list_unless_max_failed_files_allows_it(tmp_path: Path):
     whole = laion(tmp_path / "lists" / "a.parquet").read_bytes()
     (tmp_path / "lists" / "broken.parquet").write_bytes(whole[:-20])
     paths = [str(tmp_path / "lists" / "*.parquet")]
     with pytest.raises(SourceError, match=r"broken\.parquet: cannot be read"):
         make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context(tmp_path))
-    made = make(plan(EXTRACT, PairsSource(paths=paths, max_failed_files=1), 0, []), context(tmp_path))
-    assert made.counts.kept == 9
-    [[name, why]] = made.facts["failed_files"]
+    manifest = make(plan(EXTRACT, PairsSource(paths=paths, max_failed_files=1), 0, []), context(tmp_path))
+    assert manifest.counts.kept == 9
+    [[name, error]] = manifest.facts["failed_files"]
     assert name == "broken.parquet"
-    assert "cannot be read" in why
+    assert "cannot be read" in error
 
 
-def test_files_of_no_known_kind_are_named_before_work_starts(tmp_path: Path):
+def test_problems_names_files_with_an_unknown_ending(tmp_path: Path):
     (tmp_path / "a.xlsx").write_text("")
     [problem] = PairsSource(paths=[str(tmp_path / "a.xlsx")]).problems()
     assert problem.startswith("paths: a.xlsx: no pair list by its ending; known are .parquet, .csv")

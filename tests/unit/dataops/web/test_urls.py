@@ -1,12 +1,9 @@
-import unicodedata
-
 import ada_url
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.web import captions, urls
-from dataops.web.captions import fold_caption, normalise_caption
+from dataops.web import urls
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
 
 PAGE = "http://site.example/a/b?c=d"
@@ -43,7 +40,7 @@ PAGE = "http://site.example/a/b?c=d"
         ("http://h.example:/x", "http://h.example/x"),
     ],
 )
-def test_canonical(reference: str, url: str):
+def test_canonicalise_url_returns_the_canonical_form(reference: str, url: str):
     assert canonicalise_url(reference, PAGE, 200) == url
     assert canonicalise_url(url, PAGE, 200) == url
 
@@ -76,14 +73,14 @@ def test_canonical(reference: str, url: str):
         ("http://h.example/" + "ü" * 100, "url_too_long"),
     ],
 )
-def test_refused(reference: str, reason: str):
+def test_canonicalise_url_raises_the_reason(reference: str, reason: str):
     with pytest.raises(BadUrl) as bad:
         canonicalise_url(reference, PAGE, 200)
     assert bad.value.reason == reason
 
 
-def dots_by_the_book(path: str) -> str:
-    """RFC 3986, section 5.2.4, word for word."""
+def remove_dot_segments_by_rfc(path: str) -> str:
+    """Remove dot segments by the steps of RFC 3986, section 5.2.4."""
     output = ""
     while path:
         if path.startswith("../"):
@@ -106,9 +103,11 @@ def dots_by_the_book(path: str) -> str:
 
 
 @given(st.lists(st.sampled_from(["", ".", "..", "a", "b.c", "...", ".x"]), min_size=1, max_size=10))
-def test_dot_segments_as_by_the_book(segments: list[str]):
+def test_canonicalise_url_removes_dot_segments_like_rfc_3986(segments: list[str]):
     path = "/" + "/".join(segments)
-    assert canonicalise_url(f"http://h.example{path}", PAGE, 300) == f"http://h.example{dots_by_the_book(path)}"
+    assert (
+        canonicalise_url(f"http://h.example{path}", PAGE, 300) == f"http://h.example{remove_dot_segments_by_rfc(path)}"
+    )
 
 
 REFERENCE = st.lists(
@@ -117,8 +116,8 @@ REFERENCE = st.lists(
 
 
 @given(REFERENCE.map("".join), st.sampled_from([PAGE, "https://h.example/", "http://h.example/a//b/;c?d"]))
-def test_as_the_url_standards_own_parser(reference: str, base: str):
-    """But for what is refused here: no host, and the empty query that means nothing."""
+def test_canonicalise_url_equals_a_parser_of_the_url_standard(reference: str, base: str):
+    """Except for URLs that are refused here: without a host, or with an empty query."""
     try:
         url = canonicalise_url(reference, base, 300)
     except BadUrl:
@@ -129,7 +128,7 @@ def test_as_the_url_standards_own_parser(reference: str, base: str):
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_an_address_or_refused(text: str):
+def test_canonicalise_url_returns_a_canonical_url_or_raises_for_any_text(text: str):
     try:
         url = canonicalise_url(text, PAGE, 200)
     except BadUrl:
@@ -139,42 +138,11 @@ def test_any_text_is_an_address_or_refused(text: str):
     assert canonicalise_url(url, PAGE, 200) == url
 
 
-def test_dropped_addresses_are_bounded():
+def test_truncate_url_limits_the_length_and_removes_credentials():
     assert len(truncate_url("data:image/png;base64," + "A" * 10_000, 4096)) == 64
     assert len(truncate_url("http://x/" + "A" * 10_000, 4096)) == 4096
     truncate_url("\ud800", 10).encode()
     assert truncate_url("ftp://me:secret@h.example/x", 100) == "ftp://h.example/x"
-
-
-@pytest.mark.parametrize(
-    ("text", "caption"),
-    [
-        ("  a\n red\t kite ", "a red kite"),
-        ("cafe\u0301", "café"),
-        ("a\x00b\u200bc\ud800d\ufeff", "abcd"),
-        ("a\u2028b\u00a0c\u3000d", "a b c d"),
-        ("👨\u200d👩\u200d👧 family", "👨\u200d👩\u200d👧 family"),
-        ("می\u200cخواهم", "می\u200cخواهم"),
-        ("\u202eevil\u202c", "evil"),
-        ("one two three four five six", "one two three four"),
-        ("x" * 30, "x" * 20),
-    ],
-)
-def test_captions(text: str, caption: str):
-    assert normalise_caption(text, 20) == caption
-
-
-@given(st.text(st.characters(), max_size=200), st.integers(1, 50))
-def test_any_text_becomes_a_caption(text: str, bound: int):
-    caption = normalise_caption(text, bound)
-    assert len(caption) <= bound
-    assert normalise_caption(caption, bound) == caption
-    caption.encode()
-    assert fold_caption(fold_caption(caption)) == fold_caption(caption)
-
-
-def test_a_huge_caption_costs_little():
-    assert normalise_caption("a " * 10_000_000, 100) == "a " * 49 + "a"
 
 
 PIECES = [
@@ -227,16 +195,16 @@ BASES = (
     st.sampled_from(BASES),
     st.sampled_from([40, 4096]),
 )
-def test_the_short_ways_of_addresses_give_what_the_long_way_gives(reference: str, base: str, longest: int):
-    def of(resolve, *arguments):
+def test_fast_paths_equal_full_resolution(reference: str, base: str, longest: int):
+    def result_of(resolve, *arguments):
         try:
             return resolve(*arguments)
         except BadUrl as bad:
             return bad.reason
 
-    expected = of(urls._resolve, reference, base, longest)
-    assert of(canonicalise_url, reference, base, longest) == expected
-    assert of(Resolver(base, longest).resolve, reference) == expected
+    expected = result_of(urls._resolve, reference, base, longest)
+    assert result_of(canonicalise_url, reference, base, longest) == expected
+    assert result_of(Resolver(base, longest).resolve, reference) == expected
 
 
 @settings(max_examples=500, deadline=None)
@@ -245,7 +213,7 @@ def test_the_short_ways_of_addresses_give_what_the_long_way_gives(reference: str
     st.sampled_from(BASES),
     st.sampled_from([40, 4096]),
 )
-def test_many_addresses_at_once_are_what_each_is(references: list[str], base: str, longest: int):
+def test_resolve_all_equals_resolve_for_each_reference(references: list[str], base: str, longest: int):
     expected = []
     for reference in references:
         try:
@@ -253,12 +221,3 @@ def test_many_addresses_at_once_are_what_each_is(references: list[str], base: st
         except BadUrl as bad:
             expected.append((truncate_url(reference, longest), bad.reason))
     assert list(zip(*Resolver(base, longest).resolve_all(references), strict=True)) == expected
-
-
-@settings(max_examples=500, deadline=None)
-@given(
-    st.text(st.sampled_from("ab e\u0301é\u00a0\u200b \n\tß東\ud800\x00가\u1100\u1161") | st.characters(), max_size=12)
-)
-def test_the_short_way_of_captions_gives_what_the_long_way_gives(text: str):
-    kept = "".join(c for c in text if not captions._NOT_TEXT.match(c))
-    assert normalise_caption(text, 2000) == " ".join(unicodedata.normalize("NFC", kept).split())
