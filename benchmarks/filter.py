@@ -12,7 +12,6 @@ about equal for all (else the exit code is 1).
 """
 
 import json
-import multiprocessing
 import resource
 import statistics
 import sys
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 from benchmarks.cases import filter_cases
 from benchmarks.cases.filter_minhash import CAPTIONS, measure_minhash
 from benchmarks.inputs.rows import make_parts, summarise_part
-from benchmarks.measure import Row, TreeMemory, finish, make_parser, make_printer, require_peers
+from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
 
 PACKAGES = (
     *("polars", "pandas", "pyarrow", "numba", "wordfreq"),
@@ -40,10 +39,10 @@ MATCHED_PARTS = 1
 """Number of parts whose captions are matched: the peers take seconds for each."""
 
 
-def _child(name: str, paths: list[str], sink: Any) -> None:
+def _run_case(name: str, paths: list[str]) -> tuple[float, float, Any]:
     seconds, result = getattr(filter_cases, name)([Path(path) for path in paths])
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    sink.send((seconds, sum(one.ru_utime + one.ru_stime for one in used), result))
+    return seconds, sum(one.ru_utime + one.ru_stime for one in used), result
 
 
 class Measured(NamedTuple):
@@ -59,18 +58,9 @@ class Measured(NamedTuple):
     result: Any
 
 
-def run_in_process(name: str, paths: Sequence[Path]) -> Measured:
+def run_case(name: str, paths: Sequence[Path]) -> Measured:
     """Run a function of filter_cases in its own process."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(name, [str(path) for path in paths], sender))
-    process.start()
-    sender.close()
-    with TreeMemory(process.pid or 0) as memory:
-        try:
-            seconds, cpu_seconds, result = receiver.recv()
-        finally:
-            process.join()
+    (seconds, cpu_seconds, result), memory = run_in_process(_run_case, name, [str(path) for path in paths])
     return Measured(seconds, cpu_seconds, memory.peak, memory.own, result)
 
 
@@ -81,7 +71,7 @@ def compare(
     runs: dict[str, list[Measured]] = {name: [] for name in (ours, *peers)}
     for _ in range(times):
         for name, measured in runs.items():
-            measured.append(run_in_process(name, paths))
+            measured.append(run_case(name, paths))
     speed = {name: rows / statistics.median(run.seconds for run in measured) for name, measured in runs.items()}
     memory = {name: max(run.own for run in measured) / 1e6 for name, measured in runs.items()}
     resident = {name: max(run.peak for run in measured) / 1e6 for name, measured in runs.items()}
@@ -105,7 +95,7 @@ def compare(
 def measure_stage(folder: Path, size: int, say: Callable[[str], Any]) -> tuple[list[Row], int]:
     """Run the whole stage on the first `size` rows; return rows and the peak resident memory."""
     paths, _ = make_parts(folder, size)
-    run = run_in_process("stage", paths)
+    run = run_case("stage", paths)
     costs = f"{run.seconds:.1f} s, {run.cpu_seconds:.1f} s of CPU, {run.peak / 1e6:,.0f} MB resident in all processes"
     say(f"whole stage, {size:,} rows: {costs}; {json.dumps(run.result)}")
     goal = 1 if size >= MANY else None  # with fewer, starting a process takes longer

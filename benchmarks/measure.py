@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -120,6 +121,24 @@ def _resident_bytes(process: psutil.Process) -> tuple[int, int]:
     except psutil.Error:
         return 0, 0
     return memory.rss, memory.rss - memory.shared
+
+
+def run_in_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, TreeMemory]:
+    """Call a function in a new process; return its result, and the memory of the process and its descendants."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_result, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    with TreeMemory(process.pid or 0) as memory:
+        try:
+            return receiver.recv(), memory
+        finally:
+            process.join()
+
+
+def _send_result(sink: Any, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    sink.send(function(*arguments))
 
 
 @contextmanager

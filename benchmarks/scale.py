@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ from benchmarks.cases.scale_choice import write_inspected
 from benchmarks.cases.scale_job import Job
 from benchmarks.cases.scale_services import local_servers, ray_cluster, run_pairmill
 from benchmarks.inputs.rows import make_parts
-from benchmarks.measure import Row, TreeMemory, finish, make_parser, make_printer, require_peers
+from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
 from dataops.home import CHECKOUT
 from dataops.store import FolderStore
 from tasks.demo.build import build_demo_web
@@ -60,22 +59,10 @@ class Measured(NamedTuple):
     tree_bytes: int
 
 
-def _child(job: Job, sink: Any) -> None:
-    sink.send(run_job(job))
-
-
-def run_in_process(job: Job) -> Measured:
+def measure_job(job: Job) -> Measured:
     """Run a job in its own process."""
-    context = get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(job, sender))
-    process.start()
-    sender.close()
-    with TreeMemory(process.pid or 0) as memory:
-        try:
-            return Measured(receiver.recv(), memory.peak)
-        finally:
-            process.join()
+    result, memory = run_in_process(run_job, job)
+    return Measured(result, memory.peak)
 
 
 class Scale:
@@ -131,7 +118,7 @@ class Scale:
         return [e for e in self.engines if e == ENGINE_FOR_MANY] or self.engines if size > many else self.engines
 
     def _measure(self, job: Job, engine: str) -> None:
-        measured = run_in_process(job)
+        measured = measure_job(job)
         result = measured.result
         self.costs.append(
             {"stage": job.what, "rows": job.rows, "engine": engine, "tree_bytes": measured.tree_bytes, **asdict(result)}
@@ -164,7 +151,7 @@ class Scale:
         for engine in self.engines:
             with tempfile.TemporaryDirectory(dir=self.folder) as store:
                 speeds[engine] = (
-                    number / run_in_process(self.job("parts", engine, Path(store), rows=number)).result.seconds
+                    number / measure_job(self.job("parts", engine, Path(store), rows=number)).result.seconds
                 )
             self.say(f"parts {engine}: {1000 / speeds[engine]:.2f} ms each of {number:,}")
         peer = self.engines[0]
@@ -177,7 +164,7 @@ class Scale:
             os.environ["PAIRMILL_HOME"] = str(Path(temporary) / "home")  # the child finds the servers by it
             for what in ("parts", "prefect-ray"):
                 job = self.job(what, "ray", Path(temporary) / what, rows=number)
-                spent[what] = run_in_process(job).result
+                spent[what] = measure_job(job).result
                 self.say(f"dispatch {what}: {1000 * spent[what].seconds / number:.2f} ms each of {number:,}")
         speeds = [number / spent[what].seconds for what in ("parts", "prefect-ray")]
         self.rows.append(Row("dispatch ray", *speeds, "prefect-ray's task runner", "parts/s"))
@@ -204,7 +191,7 @@ class Scale:
         measured = [c for c in self.costs if (c["engine"], c["rows"]) == ("local2", size)]
         known = {c["stage"]: c["seconds"] for c in measured}
         jobs = [self.job(what, "local2", store, rows=size, lists=lists) for what in ("extract", "filter")]
-        return sum(known.get(job.what) or run_in_process(job).result.seconds for job in jobs)
+        return sum(known.get(job.what) or measure_job(job).result.seconds for job in jobs)
 
 
 def _numbers(text: str) -> list[int]:

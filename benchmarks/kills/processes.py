@@ -1,4 +1,4 @@
-"""The processes of a run that is to be killed: found by a mark in their environment, told apart by their command lines."""
+"""Find the processes of a run by a mark in their environment, and their roles by their command lines."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ class Process:
 
 
 def find_processes(token: str) -> list[Process]:
-    """All processes, orphans too, that carry `MARK=token`; zombies are not among them."""
+    """Return all processes with `MARK=token` in their environment, also orphans, without zombies."""
     return [
         Process(process.pid, _role(" ".join(process.info["cmdline"] or [])))
         for process in psutil.process_iter(["environ", "cmdline"])

@@ -130,5 +130,5 @@ def archive_size(end: int) -> int:
 
 
 def _octal(numbers: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
-    places = 3 * np.arange(digits - 1, -1, -1)
-    return (ord("0") + (numbers[..., None] >> places & 7)).astype(np.uint8)
+    shifts = 3 * np.arange(digits - 1, -1, -1)
+    return (ord("0") + (numbers[..., None] >> shifts & 7)).astype(np.uint8)

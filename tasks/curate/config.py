@@ -87,7 +87,7 @@ class CurateConfig(StageConfig):
         return [*(f"scores.{line}" for line in self.scores.problems()), *sets]
 
     @model_validator(mode="after")
-    def _scored(self) -> Self:
+    def _rules_have_scores(self) -> Self:
         if unknown := [rule.score for rule in self.rules if rule.score not in self.scores.names]:
             tables = ", ".join(f"[curate.scores.{name}]" for name in dict.fromkeys(unknown))
             raise ValueError(
