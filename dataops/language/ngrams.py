@@ -1,7 +1,8 @@
-"""The n-grams of a text, found as langdetect finds them, in compiled code: what both modes of dataops.language.detect count.
+"""Finds the n-grams of a text as langdetect does, in compiled code.
 
-Source: langdetect 1.0.9 (Apache-2.0), after Nakatani Shuyo, "Language Detection Library for Java", 2010. Only the algorithm
-is written anew; tests compare the two.
+Source: langdetect 1.0.9 (Apache-2.0), after Nakatani Shuyo, "Language Detection Library for Java", 2010. The algorithm
+    is
+reimplemented; tests compare the two.
 """
 
 import re
@@ -25,9 +26,9 @@ from dataops.language import profiles as language_profiles
 from dataops.language.profiles import SPACE, normalise_letters, profile_names, read_profiles
 
 MAX_CHARS = 10_000
-"""Characters of a text that count."""
+"""Maximum characters of a text; the rest is ignored."""
 
-# Addresses are no language. Both patterns accept what langdetect's do.
+# Web and mail addresses have no language. Both patterns match what langdetect's match.
 _ADDRESS = re.compile(r"https?://[\w.?&~;+=/#-]{1,2076}", re.ASCII)
 _MAIL = re.compile(r"[\w.-]{1,64}@[\w-]{1,255}[\w.-]{1,255}", re.ASCII)
 # A Vietnamese letter followed by a tone mark becomes one letter.
@@ -38,22 +39,22 @@ _SMALL, _CAPITAL, _MARK = 1, 2, 4
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The profiles as arrays. N n-grams, L languages, S slots of the hash table (a power of two)."""
+    """The profiles as arrays, of N n-grams, L languages, and S slots of the hash table (a power of two)."""
 
     languages: tuple[str, ...]
-    letters: NDArray[np.uint32]  # (0x110000,) what each character is normalised to
-    upper: NDArray[np.bool_]  # (0x110000,) of the normalised character
-    slots: NDArray[np.int64]  # (S,) packed n-grams, -1 where empty
+    letters: NDArray[np.uint32]  # (0x110000,) the normalised character of each one
+    upper: NDArray[np.bool_]  # (0x110000,) whether the normalised character is upper case
+    slots: NDArray[np.int64]  # (S,) packed n-grams, -1 in an empty slot
     rows: NDArray[np.int32]  # (S,) row of the n-gram in that slot
     chances: NDArray[np.float64]  # (N, L) share of the n-gram among those of its length in the language
-    cases: NDArray[np.uint8]  # (0x110000,) what `shown` looks for: _SMALL (or titlecase), _CAPITAL, _MARK
+    cases: NDArray[np.uint8]  # (0x110000,) flags for encode_captions: _SMALL (or titlecase), _CAPITAL, _MARK
 
 
 @dataclass(frozen=True)
 class Texts:
-    """n texts, ready for the compiled code."""
+    """n texts as code points."""
 
-    letters: NDArray[np.uint32]  # all characters, one text after the other
+    letters: NDArray[np.uint32]  # the code points of all texts, one after the other
     starts: NDArray[np.int64]  # (n + 1,)
 
     def __len__(self) -> int:
@@ -85,7 +86,7 @@ def _cases(upper: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def encode_texts(texts: Sequence[str]) -> Texts:
-    """The texts without addresses, as code points."""
+    """Encode texts, without addresses, as code points."""
     plain = (text.isascii() and "@" not in text and "://" not in text for text in texts)
     cleaned = [text if is_plain else remove_addresses(text) for text, is_plain in zip(texts, plain, strict=True)]
     starts = np.zeros(len(cleaned) + 1, np.int64)
@@ -94,16 +95,16 @@ def encode_texts(texts: Sequence[str]) -> Texts:
 
 
 def encode_captions(texts: pa.Array) -> Texts:
-    """A column of strings as a detector is shown them: as `encoded`, and in lower case what is all in capitals.
+    """Encode a column of strings like encode_texts, but texts in capitals only in lower case.
 
-    langdetect passes over words in capitals. Only the texts that are changed become Python's strings.
+    langdetect ignores words in capitals. Only the texts that are changed are converted to Python's strings.
     """
     data, offsets = text_buffers(texts)
     letters, starts = np.empty(offsets[-1] - offsets[0], np.uint32), np.zeros(len(offsets), np.int64)
     odd = np.zeros(len(texts), np.bool_)
     _decode(data, offsets, load_model().cases, letters, starts, odd)
     rows = np.flatnonzero(odd)
-    # An index that Polars makes: Arrow's own array() would import pandas where it is installed, half a second and 40 MB.
+    # The index is a Polars series, since pa.array() would import pandas if it is installed: 0.5 s and 40 MB.
     found = texts.take(pl.Series(rows).to_arrow()).to_pylist()
     changed = encode_texts([text.lower() if text.isupper() else text for text in found])
     lengths = np.diff(starts)
@@ -111,13 +112,13 @@ def encode_captions(texts: pa.Array) -> Texts:
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     merged = np.empty(ends[-1], np.uint32)
     _merge(letters, starts, odd, changed.letters, ends, merged)
-    merged.setflags(write=False)  # as those of `encoded`: other code would be compiled for it
+    merged.setflags(write=False)  # as in encode_texts, else numba compiles a second version
     return Texts(merged, ends)
 
 
 @compiled(nogil=True)
 def _decode(data, offsets, cases, letters, starts, odd):
-    """Write the code points of all texts, where each ends, and whether it may have to be changed."""
+    """Write the code points of all texts, the end of each, and whether it may have to be changed."""
     size = 0
     for i in range(len(odd)):
         at, end, seen, address = offsets[i], offsets[i + 1], np.uint8(0), False
@@ -135,7 +136,7 @@ def _decode(data, offsets, cases, letters, starts, odd):
 
 @compiled(nogil=True)
 def _merge(letters, starts, odd, changed, ends, merged):
-    """Each text, from `changed` where it is odd."""
+    """Write each text to `merged`, from `changed` if it is odd."""
     of_changed = 0
     for i in range(len(odd)):
         start, end = ends[i], ends[i + 1]
@@ -147,7 +148,7 @@ def _merge(letters, starts, odd, changed, ends, merged):
 
 
 def remove_addresses(text: str) -> str:
-    """The text without web and mail addresses, and with Vietnamese letters composed."""
+    """Remove web and mail addresses from a text, and compose Vietnamese letters."""
     if "://" in text:
         text = _ADDRESS.sub(" ", text)
     if "@" in text:
@@ -187,7 +188,7 @@ def _fill(slots, rows, packed):
 
 @compiled()
 def row_of(gram, slots, rows):
-    """The row of an n-gram, -1 when no language has it."""
+    """Return the row of an n-gram; -1 if no language has it."""
     mask = len(slots) - 1
     at = _slot(gram, mask)
     while slots[at] != gram:
@@ -199,7 +200,7 @@ def row_of(gram, slots, rows):
 
 @compiled()
 def _clean(text, buffer):
-    """Copy the text without doubled spaces, and without Latin letters where it is mostly not Latin. Its length."""
+    """Copy a text without repeated spaces, and without Latin letters if it is mostly not Latin; return its length."""
     size, before, latin, other = 0, 0, 0, 0
     for i in range(min(len(text), MAX_CHARS)):
         letter = text[i]
@@ -223,15 +224,15 @@ def _clean(text, buffer):
 
 @compiled()
 def find_ngrams(text, letters, upper, slots, rows, buffer, found):
-    """Write the row of each n-gram of a text that any profile has to `found` (3 * MAX_CHARS + 1,), in langdetect's order.
+    """Write the rows of the text's n-grams that a profile has to `found` (3 * MAX_CHARS + 1,), in langdetect's order.
 
     Args:
-        buffer: (MAX_CHARS,) room to work in.
+        buffer: work space (MAX_CHARS,).
 
-    Returns: how many there are.
+    Returns: their number.
     """
     size, count = _clean(text, buffer), 0
-    # The window of up to three characters; it starts anew after each space, with that space.
+    # The window of up to three characters; it is reset after each space, and begins with that space.
     first, second, third, held, capitals = 0, 0, SPACE, 1, False
     for i in range(size):
         letter = np.int64(letters[buffer[i]])
@@ -243,7 +244,7 @@ def find_ngrams(text, letters, upper, slots, rows, buffer, found):
         first, second, third = second, third, letter
         held = min(held + 1, 3)
         capitals = upper[letter] and (capitals or upper[last])
-        if capitals:  # an acronym or a shout
+        if capitals:  # an acronym, or a word in capitals
             continue
         if letter != SPACE:
             found[count] = row_of(third, slots, rows)

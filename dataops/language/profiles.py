@@ -1,9 +1,9 @@
-"""langdetect's profiles and tables, read from the installed package: the model of dataops.language.detect.
+"""Reads the profiles and tables of langdetect from the installed package.
 
-Apart from it, so that the names can be checked without loading a compiler.
+It does not import numba, so that a config can be checked quickly.
 
-Source: langdetect 1.0.9 (Apache-2.0): profiles/*, utils/messages.properties; utils/ngram.py for what each character is
-taken for.
+Source: langdetect 1.0.9 (Apache-2.0): profiles/*, utils/messages.properties; utils/ngram.py for the normalisation of
+characters.
 """
 
 import json
@@ -18,14 +18,16 @@ SPACE = 32
 
 @lru_cache(maxsize=1)
 def profile_names() -> tuple[str, ...]:
-    """The languages that can be told apart, sorted: the names of langdetect's profiles (`en`, `zh-cn`, ...)."""
+    """Return the names of langdetect's profiles, sorted (`en`, `zh-cn`, ...)."""
     folder = files("langdetect").joinpath("profiles")
     return tuple(sorted(p.name for p in folder.iterdir() if p.is_file() and p.name[0] not in "._"))
 
 
 def read_profiles() -> tuple[tuple[str, ...], list[str], NDArray[np.float64]]:
-    """The languages (L), the n-grams of 1 to 3 characters that any profile has (N, sorted), and each n-gram's share
-    among those of its length in each language (N, L).
+    """Read the profiles.
+
+    Returns: the languages (L); the n-grams of 1 to 3 characters that any profile has (N, sorted); the share of each
+        n-gram among those of its length in each language (N, L).
     """
     languages = profile_names()
     folder = files("langdetect").joinpath("profiles")
@@ -42,7 +44,7 @@ def read_profiles() -> tuple[tuple[str, ...], list[str], NDArray[np.float64]]:
 
 
 def normalise_letters() -> NDArray[np.uint32]:
-    """What langdetect takes each character for: punctuation is a space, a script that tells one language is one letter."""
+    """Return the normalised form of each character: punctuation is a space, the script of one language a letter."""
     letters = np.arange(0x110000, dtype=np.uint32)
     for c in range(0x80):
         if not (chr(c).isascii() and chr(c).isalpha()):
@@ -57,7 +59,7 @@ def normalise_letters() -> NDArray[np.uint32]:
     letters[0x3100:0x3130] = letters[0x31A0:0x31C0] = 0x3105  # Bopomofo
     letters[0xAC00:0xD7B0] = 0xAC00  # Hangul
     table = files("langdetect").joinpath("utils", "messages.properties").read_text("utf-8")
-    for line in table.splitlines():  # Chinese characters that are about as frequent in each language are one
+    for line in table.splitlines():  # Chinese characters of similar frequency in each language become one
         name, _, value = line.partition("=")
         if name.startswith("NGram.KANJI"):
             alike = [int(code, 16) for code in value.split("\\u")[1:]]

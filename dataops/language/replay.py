@@ -1,7 +1,7 @@
-"""langdetect's own sampling, replayed in compiled code: the mode `exact` of dataops.language.detect.
+"""Replays langdetect's sampling in compiled code: the mode `exact` of dataops.language.detect.
 
-langdetect multiplies the probabilities of n-grams that it draws at random until one language has won, in seven trials. With
-a seed each text is judged from the same state of the generator, so one stream of its outputs serves all texts.
+langdetect multiplies the probabilities of randomly drawn n-grams until one language wins, in seven trials. With a seed,
+the generator has the same state for each text, so one stream of outputs serves all texts.
 
 Source: langdetect 1.0.9 (Apache-2.0), detector.py; CPython's random.py (choice, gauss) and _randommodule.c (random).
 """
@@ -17,20 +17,20 @@ from dataops.language.ngrams import MAX_CHARS, Model, Texts, find_ngrams
 
 TRIALS = 7
 LIMIT = 1000
-"""Draws of a trial, at most."""
+"""Maximum draws of a trial."""
 CONVERGED = 0.99999
 CHECKED = 5
-"""Draws after which langdetect looks whether one language has won."""
+"""Number of draws after which langdetect checks whether one language has won."""
 NOTHING = 1e-250
-"""A lesser probability is 0: no draws bring it back, and a processor is a hundred times slower with the least numbers."""
+"""Smaller probabilities become 0: no draw makes them large again, and subnormal numbers are a hundred times slower."""
 _UNIT = 1024.0
-"""A power of two that leaves probabilities about as great as they are when five draws are multiplied with them."""
+"""A power of two that keeps the magnitude of probabilities when five draws are multiplied with them."""
 _SMALL, _GREAT = 1e-100, 1e100
 
 
 @lru_cache(maxsize=4)
-def _columns(model: Model, columns: tuple[int, ...]) -> NDArray[np.float64]:
-    """(N, C rounded up): the columns beyond C are empty, so that whole vectors of a processor are worked on."""
+def _select_columns(model: Model, columns: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return some columns of the model's chances (N, C rounded up); empty columns fill the vectors of a processor."""
     chances = np.zeros((len(model.chances), -(-len(columns) // 16) * 16))
     chances[:, : len(columns)] = model.chances[:, list(columns)]
     return chances
@@ -43,16 +43,23 @@ def replay(
     seed: int,
     plausible: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """What langdetect, seeded with `seed`, says of each text: mean probabilities (n, C), and its number of n-grams (n,).
+    """Return langdetect's mean probabilities of each text for a seed (n, C), and its number of n-grams (n,).
 
-    Args:
-        columns: the candidates among the model's languages (C); the others have prior probability 0.
-        plausible: (n, C) the candidates that are worth computing; the others get 0. A text without any is passed over, with
-            0 n-grams. Sums are rounded otherwise then, so only without it the answers are langdetect's to the last bit
-            (what is next to NOTHING apart).
+    Args: columns: candidates among the model's languages (C); the others have prior probability 0. plausible: (n, C)
+        candidates to compute; the others get 0. A text without any is skipped, with 0 n-grams. Sums are
+            then rounded differently, so only without this argument the result equals langdetect's to the last bit
+            (except for probabilities near NOTHING).
     """
     probabilities, counts = np.zeros((len(texts), len(columns))), np.zeros(len(texts), np.int32)
-    known = (texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows, _columns(model, columns))
+    known = (
+        texts.letters,
+        texts.starts,
+        model.letters,
+        model.upper,
+        model.slots,
+        model.rows,
+        _select_columns(model, columns),
+    )
     if plausible is None:
         _replay(*known, list_outputs(seed), allocate_draws(seed), probabilities, counts)
     else:
@@ -60,13 +67,13 @@ def replay(
     return probabilities, counts
 
 
-@compiled()  # with the lock of Python, since threads share the draws
+@compiled()  # holds Python's lock, since threads share the draws
 def _replay(text, starts, letters, upper, slots, rows, chances, stream, draws, probabilities, counts):
-    """All trials of all texts, rounded as langdetect rounds them: in each turn each lane's text gets on by one look."""
+    """Run all trials of all texts, with langdetect's rounding; each turn advances each lane's text by one check."""
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.zeros((LANES, 3 * MAX_CHARS + 1), np.int32)
     shares, sums, begin = np.ones((LANES, chances.shape[1])), np.empty(LANES), np.zeros(chances.shape[1])
     begin[: probabilities.shape[1]] = 1.0 / probabilities.shape[1]
-    # Of each lane: its text (-1 for none), the row of its draws; the trial, the draws in it, and the next draw and output.
+    # For each lane: its text (-1 for none), the row of its draws; the trial, the draws in it, the next draw and output.
     texts, lists = np.full(LANES, -1, np.int64), np.zeros(LANES, np.int64)
     trials, drawn, draw, at = (
         np.zeros(LANES, np.int64),
@@ -108,7 +115,7 @@ def _replay(text, starts, letters, upper, slots, rows, chances, stream, draws, p
             drawn[lane] += size
         _add_up(shares, probabilities.shape[1], sums)
         for lane in range(LANES):
-            if texts[lane] < 0 or not (_divide(shares, lane, sums[lane]) or drawn[lane] > LIMIT):
+            if texts[lane] < 0 or not (_normalise(shares, lane, sums[lane]) or drawn[lane] > LIMIT):
                 continue
             for i in range(probabilities.shape[1]):
                 probabilities[texts[lane], i] += shares[lane, i] / TRIALS
@@ -121,7 +128,7 @@ def _replay(text, starts, letters, upper, slots, rows, chances, stream, draws, p
 
 @compiled()
 def _replay_plausible(text, starts, letters, upper, slots, rows, chances, chosen, stream, draws, probabilities, counts):
-    """The same among the plausible candidates of each text, with sums that are rounded otherwise."""
+    """Run all trials of all texts among their plausible candidates; sums are rounded differently."""
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
     for t in range(len(starts) - 1):
         languages = np.flatnonzero(chosen[t])
@@ -132,14 +139,14 @@ def _replay_plausible(text, starts, letters, upper, slots, rows, chances, chosen
         if count == 0:
             continue
         row = row_of_draws(count, 0, draws)
-        mean = _trials(_gathered(chances, found[:count], languages), len(languages), stream, row, draws)
+        mean = _run_trials(_gather(chances, found[:count], languages), len(languages), stream, row, draws)
         for i in range(len(languages)):
             probabilities[t, languages[i]] = mean[i]
 
 
 @compiled()
-def _gathered(chances, found, languages):
-    """The rows `found` of the columns `languages` in units of 1 / _UNIT, and empty columns up to whole vectors."""
+def _gather(chances, found, languages):
+    """Return the rows `found` of the columns `languages`, times _UNIT, and empty columns up to whole vectors."""
     gathered = np.zeros((len(found), (len(languages) + 7) // 8 * 8))
     for i in range(len(found)):
         for j in range(len(languages)):
@@ -148,8 +155,8 @@ def _gathered(chances, found, languages):
 
 
 @compiled()
-def _trials(gathered, languages, stream, row, draws):
-    """The mean of all trials' probabilities (C,), from the rows of the text's n-grams as _gathered makes them."""
+def _run_trials(gathered, languages, stream, row, draws):
+    """Return the mean probabilities over all trials (C,), from the result of _gather."""
     one_trial, mean = np.zeros(gathered.shape[1]), np.zeros(languages)
     at, second_normal = 0, 0.0
     for trial in range(TRIALS):
@@ -157,7 +164,7 @@ def _trials(gathered, languages, stream, row, draws):
         if draws.read[row] <= at:
             list_draws(stream, row, 0, at, draws)
         first = np.searchsorted(draws.places[row, : draws.totals[row]], at)
-        last = _trial(gathered, weight * _UNIT, stream, row, first, draws, languages, one_trial)
+        last = _run_trial(gathered, weight * _UNIT, stream, row, first, draws, languages, one_trial)
         at = np.int64(draws.places[row, last - 1]) + 1
         for language in range(languages):
             mean[language] += one_trial[language] / TRIALS
@@ -165,15 +172,15 @@ def _trials(gathered, languages, stream, row, draws):
 
 
 @compiled()
-def _trial(gathered, weight, stream, row, at, draws, languages, probabilities):
-    """One trial's probabilities, from a draw on, and the draw after its last."""
+def _run_trial(gathered, weight, stream, row, at, draws, languages, probabilities):
+    """Write the probabilities of one trial from a draw on, and return the draw after its last one."""
     list_draws(stream, row, at + 1, 0, draws)
     first = gathered[draws.chosen[row, at]]
     for language in range(languages):
         probabilities[language] = weight + first[language]
-    won, end = _has_won(probabilities), at + LIMIT
+    won, end = _has_winner(probabilities), at + LIMIT
     at += 1
-    while not won and at <= end:  # langdetect looks at its sums after the first draw, then after each fifth
+    while not won and at <= end:  # langdetect checks its sums after the first draw, then after each fifth
         if draws.totals[row] < at + CHECKED:
             list_draws(stream, row, at + CHECKED, 0, draws)
         drawn = draws.chosen[row, at : at + CHECKED]
@@ -190,7 +197,7 @@ def _trial(gathered, weight, stream, row, at, draws, languages, probabilities):
             product *= weight + third[language]
             product *= weight + fourth[language]
             probabilities[language] = product * (weight + fifth[language])
-        won = _has_won(probabilities)
+        won = _has_winner(probabilities)
         at += CHECKED
     probabilities /= probabilities.sum()
     return at
@@ -198,7 +205,7 @@ def _trial(gathered, weight, stream, row, at, draws, languages, probabilities):
 
 @compiled(inline="always")
 def _multiply(found, chances, weight, draws, row, at, shares, lane):
-    """What five draws make of a lane's probabilities."""
+    """Multiply the probabilities of a lane by those of five draws."""
     first, second, third = found[lane, draws[row, at]], found[lane, draws[row, at + 1]], found[lane, draws[row, at + 2]]
     fourth, fifth = found[lane, draws[row, at + 3]], found[lane, draws[row, at + 4]]
     for i in range(shares.shape[1]):
@@ -211,7 +218,7 @@ def _multiply(found, chances, weight, draws, row, at, shares, lane):
 
 @compiled()
 def _add_up(shares, languages, sums):
-    """The sum of each lane's probabilities, number by number."""
+    """Write the sum of each lane's probabilities, added number by number."""
     a = b = c = d = 0.0
     for i in range(languages):
         a += shares[0, i]
@@ -222,11 +229,11 @@ def _add_up(shares, languages, sums):
 
 
 @compiled(inline="always")
-def _divide(shares, lane, total):
-    """Let a lane's probabilities add up to 1. Whether one has won.
+def _normalise(shares, lane, total):
+    """Normalise the probabilities of a lane, and return whether a language has won.
 
-    Rounded as a division is, in a third of its time (Markstein 1990, "Computation of elementary functions on the IBM RISC
-    System/6000 processor"), which holds as long as no remainder is too small for a floating-point number.
+    The result is rounded like a division, in a third of the time (Markstein 1990, "Computation of elementary functions
+    on the IBM RISC System/6000 processor"), as long as no remainder is too small for a floating-point number.
     """
     won, inverse = False, 1.0 / total
     for i in range(shares.shape[1]):
@@ -239,9 +246,11 @@ def _divide(shares, lane, total):
 
 
 @compiled(inline="always")
-def _has_won(probabilities):
-    """Whether one has won, in a third of the time: with eight sums side by side, for a processor waits for each addition
-    of one long sum, and a division only where the numbers become too small or too great.
+def _has_winner(probabilities):
+    """Return whether a language has won, in a third of the time.
+
+    Eight sums are computed in parallel, since a processor waits for each addition of one long sum. Probabilities are
+    divided only if they become too small or too large.
     """
     a = b = c = d = e = f = g = h = 0.0
     for i in range(0, len(probabilities), 8):

@@ -1,7 +1,8 @@
-"""The scripts of texts and of languages: which languages can be in question for a text at all.
+"""Finds the scripts of texts and of languages, which limit the possible languages of a text.
 
-A language writes a script when at least WRITES of the letters in its profile are of it; Japanese writes three. A text is
-in question for the languages that write one of the scripts of its letters, a text without letters for all.
+A language writes a script if at least the share WRITES of the letters in its profile is in it; Japanese writes three.
+The possible languages of a text write at least one of the scripts of its letters; for a text without letters, all are
+possible.
 """
 
 import unicodedata
@@ -21,14 +22,15 @@ from dataops.language.ngrams import MAX_CHARS, Model, Texts, encode_texts, load_
 from dataops.language.profiles import profile_names
 
 WRITES = 0.1
-"""Strange letters are at most 6% of a profile (Latin in Punjabi); the least of its own are 27% (Katakana in Japanese)."""
+"""Foreign letters are at most 6% of a profile (Latin in Punjabi); a script of the language has at least 27%
+(Katakana)."""
 OTHER = 1
-"""The bit of all scripts that no profile writes."""
+"""Bit of all scripts that no profile writes."""
 
 
 @lru_cache(maxsize=1)
 def load_scripts() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """The script of each character as one bit (0x110000,), 0 for what is no letter; and those of each language (L,)."""
+    """Return the script of each letter as one bit (0x110000,), else 0; and the scripts of each language (L,)."""
     files = (__file__, language_ngrams.__file__, language_profiles.__file__)
     tables = load_or_build("language-scripts", (*map(Path, files), version("langdetect")), _build_scripts)
     return tables["scripts"], tables["written"]
@@ -37,7 +39,7 @@ def load_scripts() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
 def _build_scripts() -> Tables:
     model = load_model()
     names: dict[str, list[int]] = {}
-    for c in range(0x40000):  # above are no letters
+    for c in range(0x40000):  # there are no letters above
         if unicodedata.category(chr(c)) in ("Lu", "Ll", "Lt", "Lo"):
             names.setdefault(_script(chr(c)), []).append(c)
     shares = {name: _share(model, characters) for name, characters in names.items()}
@@ -53,19 +55,19 @@ def _build_scripts() -> Tables:
 
 
 def _script(letter: str) -> str:
-    """The first word of a character's name says its script; of a compatibility form, the name of what it stands for."""
+    """Return the script of a letter: the first word of the name of its compatibility form."""
     return unicodedata.name(unicodedata.normalize("NFKC", letter)[0], "?").split()[0].split("-")[0]
 
 
 def _share(model: Model, characters: Sequence[int]) -> NDArray[np.float64]:
-    """(L,) the share of some characters in each profile."""
+    """Return the share of some characters in each profile (L,)."""
     rows = [row for c in characters if (row := row_of(c, model.slots, model.rows)) >= 0]
     return model.chances[rows].sum(axis=0)
 
 
 @compiled()
 def find_scripts(text, scripts):
-    """The bits of all scripts in a text (code points)."""
+    """Return the bits of all scripts in a text (code points)."""
     found = np.uint32(0)
     for i in range(min(len(text), MAX_CHARS)):
         found |= scripts[text[i]]
@@ -73,20 +75,20 @@ def find_scripts(text, scripts):
 
 
 @compiled(nogil=True)
-def _unwritten(text, starts, scripts, written, answers):
+def _find_unwritten(text, starts, scripts, written, found):
     for t in range(len(starts) - 1):
-        found = find_scripts(text[starts[t] : starts[t + 1]], scripts)
-        answers[t] = found != 0 and found & written == 0
+        bits = find_scripts(text[starts[t] : starts[t + 1]], scripts)
+        found[t] = bits != 0 and bits & written == 0
 
 
 def find_unwritten(texts: Sequence[str] | Texts, candidates: Sequence[str] | None = None) -> NDArray[np.bool_]:
-    """(n,) whether a text has letters, but none in a script that one of the candidates (None: any profile) writes.
+    """Return whether each text has letters, but none in a script that a candidate (None: any profile) writes (n,).
 
-    Thai among English and German is such a text, and Armenian among all: a detector that must choose would guess.
+    A Thai text with the candidates English and German is an example, or Armenian with all: a detector would only guess.
     """
     scripts, written = load_scripts()
     columns = [i for i, name in enumerate(profile_names()) if candidates is None or name in candidates]
-    ready = texts if isinstance(texts, Texts) else encode_texts(texts)
-    answers = np.zeros(len(ready), np.bool_)
-    _unwritten(ready.letters, ready.starts, scripts, np.bitwise_or.reduce(written[columns]), answers)
-    return answers
+    encoded = texts if isinstance(texts, Texts) else encode_texts(texts)
+    found = np.zeros(len(encoded), np.bool_)
+    _find_unwritten(encoded.letters, encoded.starts, scripts, np.bitwise_or.reduce(written[columns]), found)
+    return found

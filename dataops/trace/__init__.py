@@ -1,1 +1,1 @@
-"""The index that leads from a URL or uid to the snapshots that hold it."""
+"""Finds the rows of a URL, uid, domain or image in snapshots."""

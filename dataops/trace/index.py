@@ -1,13 +1,13 @@
-"""What finds one row among millions: sorted hashes of the rows of some Parquet parts, in Parquet files of their own.
+"""Indexes the rows of Parquet parts by sorted hashes, in Parquet files, to find one row among millions.
 
-For each kind of name there is a file. Its row groups hold runs of the sorted keys, so their minima and maxima say which
-one or two of them can hold a key: a look-up reads a footer and a row group, from a folder or over S3.
+There is one file for each kind of key. Its row groups have consecutive sorted keys, so their minima and maxima select
+the one or two groups that can have a key: a look-up reads the footer and a row group, from a folder or from S3.
 
-    uid, sha256, phash    the first 16 hex digits as a number
-    url, page_url         xxh3-64 of the address
-    host                  the host's labels in reverse order, as `org.example.www.`: a domain is a prefix; of both addresses
+    uid, sha256, phash    the first 16 hex digits as a number url, page_url         xxh3-64 of the URL host
+    the labels of the URL's and the page URL's host in reverse order (`org.example.www.`), so that a
+                          domain is a prefix
 
-A hash says where to look, never that something is there: the row itself is compared. The same rows give the same bytes.
+Different values may have the same hash, so the caller compares the row itself. The same rows give the same bytes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,37 +23,39 @@ Array = np.ndarray
 
 KINDS = ("uid", "url", "page_url", "host", "sha256", "phash")
 COLUMNS = ("uid", "url", "page_url", "sha256", "phash")
-"""Columns of the parts that an index is made of; one that a stage does not have yet may be missing."""
+"""Columns of the parts that are indexed; parts of early stages lack some."""
 FORMAT = 1
-"""Raised when the files change."""
+"""Version of the file format."""
 ROW_GROUP = 1 << 15
+"""Rows of a row group."""
 
 
 class RowPosition(NamedTuple):
-    """Where a row is."""
+    """The position of a row."""
 
     part: int
-    """Place of its part in the list that the index was made of."""
+    """Index of its part in the list of indexed parts."""
     row: int
+    """Index of the row in the part."""
 
 
 def hash_url(url: str) -> int:
-    """Key of an address."""
+    """Return the key of a URL."""
     return xxhash.xxh3_64_intdigest(url.encode("utf-8", "surrogatepass"))
 
 
 def parse_hex(digits: str) -> int:
-    """Key of a uid, sha256 or phash. Raises: ValueError for what is no hex."""
+    """Return the key of a uid, sha256 or phash. Raises: ValueError for other characters than hex digits."""
     return int(digits[:16], 16)
 
 
 def reverse_host(host: str) -> str:
-    """A host's labels, last first, each with a dot behind it: all hosts of a domain begin with the domain's key."""
+    """Return the key of a host or domain: its labels in reverse order, each with a dot after it."""
     return "".join(f"{label}." for label in reversed(host.split(".")))
 
 
 def build_entries(part: int, table: pa.Table) -> dict[str, pa.Table]:
-    """The unsorted entries of one part, by kind: `key`, `part`, `row`. Rows with a null have none."""
+    """Return the unsorted entries of one part by kind (columns key, part, row). Rows with a null have none."""
     entries: dict[str, pa.Table] = {}
     for kind in ("uid", "sha256", "phash"):
         entries[kind] = _entries(part, *_hex_keys(table, kind), pa.uint64())
@@ -72,7 +74,7 @@ def _entries(part: int, keys: Array | pa.Array, rows: Array, kind: pa.DataType) 
 
 
 def _hex_keys(table: pa.Table, column: str) -> tuple[Array, Array]:
-    """The numbers of the first 16 hex digits of a column, and the rows that have them."""
+    """Return the first 16 hex digits of a column as numbers, and the indices of the rows that have them."""
     if column not in table.column_names:
         return np.empty(0, np.uint64), np.empty(0, np.uint32)
     digits = pl.Series(table[column].to_pylist(), dtype=pl.String).str.slice(0, 16)
@@ -83,7 +85,7 @@ def _hex_keys(table: pa.Table, column: str) -> tuple[Array, Array]:
 
 
 def _host_entries(part: int, table: pa.Table) -> pa.Table:
-    """Each row once for the image's host, and once more for the page's where that is another."""
+    """Return an entry of each row for the host of the URL, and one for the host of the page URL, if it differs."""
     there = [c for c in ("url", "page_url") if c in table.column_names]
     frame = pl.DataFrame({c: pl.Series(table[c].to_pylist(), dtype=pl.String) for c in there})
     hosts = frame.with_row_index("row").unpivot(index="row", value_name="address")
@@ -94,7 +96,7 @@ def _host_entries(part: int, table: pa.Table) -> pa.Table:
 
 
 def write_index(entries: Iterable[pa.Table], file: BinaryIO) -> int:
-    """Sort the entries of some parts and write them as a file of the index; how many there are."""
+    """Sort the entries of some parts, write them as a file of the index, and return their number."""
     frame = pl.DataFrame(pl.from_arrow(pa.concat_tables(entries))).sort("key", "part", "row")
     key = pa.string() if frame.schema["key"] == pl.String else pa.uint64()
     table = frame.to_arrow().cast(pa.schema([("key", key), ("part", pa.uint32()), ("row", pa.uint32())]))
@@ -104,30 +106,30 @@ def write_index(entries: Iterable[pa.Table], file: BinaryIO) -> int:
 
 
 class IndexFile:
-    """A file of the index, to be asked."""
+    """A file of the index."""
 
     def __init__(self, file: BinaryIO):
         self._file = pq.ParquetFile(file, page_checksum_verification=True)
 
     def find_equal(self, key: int) -> list[RowPosition]:
-        """The rows of one hash."""
+        """Return the rows with a key."""
         return self._between(key, key)
 
     def find_below(self, domain: str) -> list[RowPosition]:
-        """The rows of a domain's hosts, given by its `host_key`; each once."""
+        """Return the rows of the hosts of a domain, each once; `domain` is the result of reverse_host."""
         return sorted({*self._between(domain, domain + "\U0010ffff")})
 
     def find_near(self, key: int, bits: int) -> list[tuple[RowPosition, int]]:
-        """The rows whose hash differs in at most so many bits, with the number of bits; the nearest first.
+        """Return the rows within a Hamming distance of a key, with the distance in bits, the nearest first.
 
-        Reads all of the file: no order brings near hashes together.
+        This reads the whole file, since no order brings near hashes together.
         """
         found: list[tuple[RowPosition, int]] = []
         for batch in self._file.iter_batches(1 << 20):
-            apart = np.bitwise_count(batch["key"].to_numpy() ^ np.uint64(key))
-            for at in np.flatnonzero(apart <= bits).tolist():
-                found.append((RowPosition(batch["part"][at].as_py(), batch["row"][at].as_py()), int(apart[at])))
-        return sorted(found, key=lambda one: (one[1], one[0]))
+            distances = np.bitwise_count(batch["key"].to_numpy() ^ np.uint64(key))
+            for i in np.flatnonzero(distances <= bits).tolist():
+                found.append((RowPosition(batch["part"][i].as_py(), batch["row"][i].as_py()), int(distances[i])))
+        return sorted(found, key=lambda item: (item[1], item[0]))
 
     def _between(self, low: int | str, high: int | str) -> list[RowPosition]:
         groups = list(self._groups(low, high))

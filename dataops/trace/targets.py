@@ -1,10 +1,10 @@
-"""What `trace` looks for and `takedown` removes: a uid, an address, a domain or an image, and the rows that it means.
+"""Parses the targets of `trace` and `takedown`, and finds the rows that match them.
 
-uid      the pair itself
-url      pairs whose picture, or whose page, has this address
-domain   pairs whose picture or page lies on this host or one below it
-sha256   pairs whose picture, as fetched, has these bytes
-phash    pairs whose picture looks like this: its perceptual hash differs in at most `bits` of 64
+uid      the pair with this uid
+url      pairs with this URL of the image or of the page
+domain   pairs whose image or page is on this host or a subdomain
+sha256   pairs whose image, as fetched, has this digest
+phash    pairs whose image looks like this: its perceptual hash differs in at most `bits` of 64 bits
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from dataops.web.urls import BadUrl, canonicalise_url
 Kind = Literal["uid", "url", "domain", "sha256", "phash"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 COLUMNS = ("uid", "url", "page_url", "sha256", "phash")
-"""Columns that decide; a stage that does not have one yet has no row that it could mean."""
+"""Columns that are matched; parts of early stages lack some."""
 PHASH_BITS = 6
-"""How far the hash of a copy may be: the distance at which `curate` takes two pictures for one."""
+"""Maximum Hamming distance of the hash of a copy, in bits; `curate` uses the same for near-duplicates."""
 MAX_URL_CHARS = 8192
 _HEX = {"uid": 32, "sha256": 64, "phash": 16}
 _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})+")
@@ -33,23 +33,23 @@ _PREFIXED = re.compile(rf"({'|'.join(KINDS)}):(?!//)(.*)", re.DOTALL)
 
 
 class Target(NamedTuple):
-    """One thing to look for."""
+    """One value to search for."""
 
     kind: Kind
     value: str
     bits: int = 0
-    """Of a phash: by how many it may differ."""
+    """Maximum Hamming distance of a phash, in bits."""
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.value}" + (f"~{self.bits}" if self.bits else "")
 
 
 def parse_target(text: str) -> Target:
-    """A target as people write it: `kind:value`, or the value alone where it can be nothing else.
+    """Parse a target: `kind:value`, or the value only, if its kind is clear.
 
-    `phash:HEX~4` sets the number of bits. Addresses and host names become canonical.
+    `phash:HEX~4` sets the number of bits. URLs and host names become canonical.
 
-    Raises: ValueError that says what was expected.
+    Raises: ValueError with the expected forms.
     """
     text = text.strip()
     if found := _PREFIXED.fullmatch(text):
@@ -62,8 +62,8 @@ def parse_target(text: str) -> Target:
         return _parse_value("sha256", text)
     if "." in text:
         return _parse_value("domain", text)
-    known = "a uid (32 hex digits), an address, a domain, a sha256 (64 hex digits)"
-    raise ValueError(f"{text!r} is none of: {known}; or write {'|'.join(KINDS)}:VALUE")
+    forms = "a uid (32 hex digits), a URL, a domain, a sha256 (64 hex digits)"
+    raise ValueError(f"{text!r} is none of: {forms}; or write {'|'.join(KINDS)}:VALUE")
 
 
 def _parse_value(kind: str, value: str) -> Target:
@@ -71,46 +71,46 @@ def _parse_value(kind: str, value: str) -> Target:
         try:
             return Target("url", canonicalise_url(value, "", MAX_URL_CHARS))
         except BadUrl as bad:
-            raise ValueError(f"{value!r} is no http(s) address ({bad.reason})") from bad
+            raise ValueError(f"{value!r} is no http or https URL ({bad.reason})") from bad
     if kind == "domain":
         return Target("domain", _parse_domain(value))
     digits, tilde, bits = value.lower().partition("~")
     if not re.fullmatch(rf"[0-9a-f]{{{_HEX[kind]}}}", digits) or (tilde and kind != "phash"):
         raise ValueError(f"{value!r} is no {kind}: {_HEX[kind]} hex digits")
     if tilde and not (bits.isdigit() and int(bits) <= 16):
-        raise ValueError(f"{value!r}: after ~ stands by how many bits the hash may differ, 0 to 16")
+        raise ValueError(f"{value!r}: the number after ~ must be 0 to 16 bits by which the hash may differ")
     return Target("phash" if kind == "phash" else "uid" if kind == "uid" else "sha256", digits, int(bits or 0))
 
 
 def _parse_domain(value: str) -> str:
-    """The host as it stands in canonical addresses: lower case, IDNA."""
+    """Return a host as in canonical URLs: in lower case, IDNA."""
     name = value.strip().removeprefix("*.").strip(".")
     try:
         host = parse_host(canonicalise_url(f"http://{name}/", "", 512)) or ""
     except BadUrl:
         host = ""
     if not _HOST.fullmatch(host) or "/" in name:
-        raise ValueError(f"{value!r} is no domain: a host name of at least two labels, as example.org")
+        raise ValueError(f"{value!r} is no domain; write a host name of at least two labels, such as example.org")
     return host
 
 
 def image_targets(data: bytes, bits: int = PHASH_BITS) -> list[Target]:
-    """The targets of an image file: its bytes, and all that looks like it.
+    """Return the targets of an image file: its sha256, and its phash for similar images.
 
-    Raises: ImageRefused when it is no image that is decoded here.
+    Raises: ImageRefused when the image cannot be decoded.
     """
     hashed = fingerprint(images.decode_pixels(data, max_area=64_000_000)).phash
     return [Target("sha256", hashlib.sha256(data).hexdigest()), Target("phash", f"{hashed:016x}", bits)]
 
 
 def parse_host(url: str | None) -> str | None:
-    """The host of a canonical address."""
+    """Return the host of a canonical URL."""
     found = re.match(r"https?://([^/?#:]+)", url or "")
     return found[1] if found else None
 
 
 def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
-    """Which rows of a table the targets mean, as bool (N,)."""
+    """Return whether each row of a table matches a target (N,)."""
     if not targets:
         return np.zeros(table.num_rows, bool)
     frame = {c: pl.Series(table[c].to_pylist(), dtype=pl.String) for c in COLUMNS if c in table.column_names}

@@ -17,7 +17,7 @@ from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 from langdetect.utils.ngram import NGram
 
-from dataops.language.detect import _posterior, _weights, detect
+from dataops.language.detect import _compute_posterior, _compute_weights, detect
 from dataops.language.ngrams import encode_captions, encode_texts, load_model, remove_addresses
 from dataops.language.profiles import normalise_letters, profile_names
 from dataops.language.replay import replay
@@ -174,7 +174,7 @@ def test_the_same_ngrams_count(factory: DetectorFactory, text: str):
         (np.log(np.array(factory.word_lang_prob_map[g]) + 0.5 / 10_000)[order] for g in grams), np.zeros(len(order))
     )
     expected = np.exp(logs - logs.max()) / np.exp(logs - logs.max()).sum()
-    shares, counts = _posterior(load_model(), encode_texts([text]), tuple(range(len(order))), only=False)
+    shares, counts = _compute_posterior(load_model(), encode_texts([text]), tuple(range(len(order))), only=False)
     assert counts.tolist() == [len(grams)]
     if not grams:
         assert detect([text]).labels == [None]
@@ -259,4 +259,4 @@ def test_batches_do_not_show_and_long_texts_are_bounded():
         assert alone.labels == together.labels[i : i + 1]
         assert (alone.probabilities[0] == together.probabilities[i]).all()
     assert detect([]).labels == []
-    assert int(_weights(tuple(range(55)))[0].max()) * 3 * 10_000 < 2**31
+    assert int(_compute_weights(tuple(range(55)))[0].max()) * 3 * 10_000 < 2**31
