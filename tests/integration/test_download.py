@@ -1,4 +1,4 @@
-"""The download stage against a server that misbehaves in every way that the stage promises to stand."""
+"""Runs the download stage against a server that misbehaves in every way that the stage must handle."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def picture(number: int, kind: str = "PNG", size: tuple[int, int] = (80, 60), mo
 
 
 def png_header(width: int, height: int, depth: int = 8) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """Return a PNG with a header of a size and nearly no data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -60,7 +60,7 @@ def png_header(width: int, height: int, depth: int = 8) -> bytes:
 
 
 class Site(BaseHTTPRequestHandler):
-    """Each path is one behaviour."""
+    """A server on which each path has one behaviour."""
 
     seen: Counter[str]
     agents: set[str]
@@ -70,7 +70,7 @@ class Site(BaseHTTPRequestHandler):
         self.agents.add(self.headers["User-Agent"])
         path = self.path.split("?")[0]
         behaviour = getattr(self, path.strip("/").split("/")[0].replace("-", "_"), None)
-        with suppress(ConnectionError, TimeoutError):  # the client has had enough: what most of these are about
+        with suppress(ConnectionError, TimeoutError):  # the client closes the connection in most cases
             behaviour() if behaviour else self.answer(b"", 404)
 
     def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
@@ -84,7 +84,7 @@ class Site(BaseHTTPRequestHandler):
         return int(self.path.rpartition("/")[2].split(".")[0])
 
     def pictures(self) -> None:
-        # slow now and then, so that the threads' order is not that of the rows
+        # sometimes slow, so that rows arrive in another order
         time.sleep(0.02 if self.number() % 7 == 0 else 0)
         self.answer(picture(self.number()), ETag=f'"{self.number()}"')
 
@@ -183,7 +183,7 @@ def site() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def tls_port(tmp_path: Path) -> Iterator[int]:
-    """A server whose certificate nobody vouches for."""
+    """Start a server with an untrusted certificate, and yield its port."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -205,7 +205,7 @@ def tls_port(tmp_path: Path) -> Iterator[int]:
 
     class Quiet(ThreadingHTTPServer):
         def handle_error(self, request: object, client_address: object) -> None:
-            pass  # the client breaks the handshake off, as it should
+            pass  # the client ends the handshake, as expected
 
     server = Quiet(("127.0.0.1", 0), Site)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
@@ -238,7 +238,7 @@ def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
     return draft.commit(build_manifest("filter", parts, key=draft.key, counts=Counts(input=len(urls), kept=len(urls))))
 
 
-def test_each_misbehaviour_is_a_row_with_its_reason(
+def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     tmp_path: Path,
     site: ThreadingHTTPServer,
     tls_port: int,
@@ -258,7 +258,7 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
         "/moved/9": None,
         "/noai_to_others": None,
         "/missing": "http_404",
-        "http://busy.test/broken": "http_503",  # a host of its own: others would wait with it
+        "http://busy.test/broken": "http_503",  # a separate host, whose pause would delay others
         "/html": "not_an_image",
         "/svg": "unsupported_format",
         "/drip": "timeout",
@@ -318,7 +318,7 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
     assert made.counts.input == len(urls)
 
     assert Site.seen["/secret"] == 0
-    assert Site.seen["/missing"] == 1  # not asked again: it cannot help
+    assert Site.seen["/missing"] == 1  # no retry of a permanent failure
     assert Site.seen["/broken"] == 2
     assert Site.seen["/loop"] == 6
     assert Site.agents == {"pairmill/0.1 (+https://example.org/bot)"}
@@ -337,7 +337,7 @@ def test_each_misbehaviour_is_a_row_with_its_reason(
     assert capfd.readouterr().out == ""
 
 
-def test_same_bytes_on_any_number_of_workers_and_threads_and_after_a_crash(
+def test_download_gives_the_same_bytes_for_any_workers_and_threads_and_after_a_crash(
     tmp_path: Path, site: ThreadingHTTPServer, one_thread: Executor
 ) -> None:
     urls = [f"http://site.test/{'missing' if n % 10 == 3 else 'pictures'}/{n}.png" for n in range(90)]
@@ -394,14 +394,14 @@ def _curate_and_pack(context: Context, downloaded: Manifest) -> None:
             assert json.loads(raw[row["key"]]["json"])["uid"] == row["uid"]
 
 
-def test_what_img2dataset_swallows_is_noticed(
+def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     tmp_path: Path, site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints an error that it did not foresee, and goes on without the row."""
+    """img2dataset prints an unforeseen error and continues without the row."""
     from tasks.download import resizers, shard_writer
     from tasks.download import worker as fetch_shard
 
-    monkeypatch.setattr("urllib.request._opener", None)  # and with it, that what this test installs is taken away again
+    monkeypatch.setattr("urllib.request._opener", None)  # so that the opener of this test is removed at its end
     store = FolderStore(tmp_path)
     source = filtered(store, [f"http://site.test/pictures/{n}.png" for n in range(8)], rows_a_part=8)
     config = DownloadConfig(image_size=32, connect_to={"site.test": f"127.0.0.1:{site.server_port}"})

@@ -1,4 +1,4 @@
-"""Failed rows are tried again in rounds and by `rerun --retry`, as further shards; a kill at any moment changes nothing."""
+"""Retries failed rows in rounds and by `rerun --retry`, as further shards, also after a kill at any moment."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def context(tmp_path: Path, one_thread: Executor) -> Context:
 
 
 def outcome(store: FolderStore, made: Manifest) -> dict[str, str | None]:
-    """What became of each url, each once, after a look at all shards."""
+    """Return the drop reason of each URL, after checks of all shards."""
     kept, gone = read_parts(store, made).to_pylist(), read_parts(store, made, "dropped-").to_pylist()
     assert sorted(row["url"] for row in kept + gone) == sorted(URLS)
     keys = []
@@ -105,7 +105,7 @@ def outcome(store: FolderStore, made: Manifest) -> dict[str, str | None]:
     return {row["url"]: row.get("drop_reason") for row in kept + gone}
 
 
-def test_what_may_pass_is_tried_again_in_later_shards(context: Context, moody: ThreadingHTTPServer) -> None:
+def test_temporary_failures_are_retried_in_later_shards(context: Context, moody: ThreadingHTTPServer) -> None:
     store = FolderStore(context.home / "store")
     Moody.patience = MOODY + 4  # all of the first round, and some of the second
     made = make(planned_in(store, moody), context)
@@ -122,7 +122,7 @@ def test_what_may_pass_is_tried_again_in_later_shards(context: Context, moody: T
     assert packed.facts["samples"] == curated.counts.kept == 45 - GONE
 
 
-def test_retry_fetches_what_failed_so_and_nothing_else(
+def test_reopen_retries_only_rows_of_the_given_classes(
     tmp_path: Path, context: Context, moody: ThreadingHTTPServer
 ) -> None:
     store = FolderStore(context.home / "store")
@@ -182,10 +182,10 @@ for line in sys.stdin:
     os.waitpid(child, 0)
     print("gone", flush=True)
 """
-"""Makes the snapshot in a child for each line that it reads: what takes seconds to load is loaded once."""
+"""Program that makes the snapshot in a child process for each line that it reads, so that it loads slow modules once."""
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_digest(
+def test_download_ends_with_the_same_digest_after_a_kill_at_any_moment(
     tmp_path: Path, context: Context, moody: ThreadingHTTPServer
 ) -> None:
     Moody.mood = "bad"

@@ -1,4 +1,4 @@
-"""What hosts say to a download, and that it listens: the row of every case, and no request where none was allowed."""
+"""Checks that a download obeys the rules of hosts: the row of each case, and no forbidden request."""
 
 import socket
 import subprocess
@@ -88,7 +88,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 @pytest.fixture
 def intervals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
-    """Seconds between requests that each turn at a host kept, by host."""
+    """Return the interval in seconds of each turn, by host."""
     kept: defaultdict[str, list[float]] = defaultdict(list)
     turn = HostPace.turn
 
@@ -102,7 +102,7 @@ def intervals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
 
 
 def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
-    """The reason of each row (None where it was kept) and its evidence, both by url."""
+    """Download URLs, and return the drop reason (None for a kept row) and the evidence of each, by URL."""
     from tasks.download import worker as fetch_shard
 
     store = FolderStore(folder / "store")
@@ -116,7 +116,7 @@ def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, st
     return reasons, {row["url"]: row for row in evidence}
 
 
-def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(
+def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
     tmp_path: Path, web: Web, intervals: dict[str, list[float]]
 ) -> None:
     contact = "https://example.org/bot"
@@ -125,9 +125,9 @@ def test_each_case_has_its_row_and_none_a_request_that_was_not_allowed(
         url for url, reason in EXPECTED.items() if reason == "timeout"
     ]  # all others have time, on a busy machine too
     reasons, evidence = fetched(tmp_path / "drips", drips, timeout=0.5, **options)
-    others, said = fetched(tmp_path / "others", [url for url in EXPECTED if url not in drips], **options)
+    others, other_evidence = fetched(tmp_path / "others", [url for url in EXPECTED if url not in drips], **options)
     assert reasons | others == EXPECTED
-    evidence |= said
+    evidence |= other_evidence
     assert web.agents == {f"pairmill/0.1 (+{contact})"}
 
     paths = web.paths()
@@ -184,19 +184,19 @@ for url in urls:
 """
 
 
-def test_the_processes_of_a_run_ask_for_the_files_of_a_host_once(tmp_path: Path, web: Web) -> None:
+def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path: Path, web: Web) -> None:
     urls = [f"http://{host}.test/{number}.png" for number in range(3) for host in ("ours", "shut")]
     command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path), f"127.0.0.1:{web.port}", *urls]
     processes = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
-        told, _ = process.communicate(timeout=60)
-        assert told.splitlines() == ["robots: robots.txt disallows it"] * 3
+        output, _ = process.communicate(timeout=60)
+        assert output.splitlines() == ["robots: robots.txt disallows it"] * 3
     paths = web.paths()
     assert paths["shut.test"] == ["/robots.txt"]
     assert sorted(paths["ours.test"]) == sorted([*FILES, *["/0.png", "/1.png", "/2.png"] * 3])
 
 
-def test_which_signals_drop_is_config(tmp_path: Path, web: Web) -> None:
+def test_only_the_configured_signals_drop_images(tmp_path: Path, web: Web) -> None:
     urls = [f"http://{host}.test/1.png" for host in OPT_OUTS]
     reasons, evidence = fetched(tmp_path / "none", urls, connect_to=web.connect_to(), opt_out=())
     assert set(reasons.values()) == {None}
@@ -208,7 +208,7 @@ def test_which_signals_drop_is_config(tmp_path: Path, web: Web) -> None:
         assert [url for url, reason in reasons.items() if reason] == [f"http://{host}.test/1.png"]
 
 
-def test_a_later_run_fetches_only_what_changed(tmp_path: Path, web: Web) -> None:
+def test_a_later_run_fetches_only_changed_images(tmp_path: Path, web: Web) -> None:
     urls = [f"http://versioned.test/{name}" for name in ("1.png", "2.png", "gone.png", "says-no.png")]
     options = {"connect_to": web.connect_to(), "originals": str(tmp_path / "originals")}
     first, before = fetched(tmp_path / "a", urls, **options)
@@ -257,7 +257,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
     return asked
 
 
-def test_a_name_of_a_private_address_is_not_connected_to(
+def test_hosts_with_private_addresses_get_no_connection(
     tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, address in enumerate(("127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "::ffff:127.0.0.1")):
@@ -267,7 +267,7 @@ def test_a_name_of_a_private_address_is_not_connected_to(
     assert connected == []
 
 
-def test_a_name_that_changes_between_check_and_use_gains_nothing(
+def test_a_host_that_changes_its_address_after_the_check_gets_no_connection(
     tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = resolving(monkeypatch, "8.8.8.8", "127.0.0.1")
@@ -278,7 +278,7 @@ def test_a_name_that_changes_between_check_and_use_gains_nothing(
     assert set(connected) == {("8.8.8.8", 80)}
 
 
-def test_without_a_contact_only_hosts_of_the_table_are_asked(
+def test_without_a_contact_only_hosts_in_connect_to_get_requests(
     tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolving(monkeypatch, "8.8.8.8")

@@ -1,4 +1,4 @@
-"""A web of many hosts on one loopback port, each a way to be hostile or to say no; its log shows what was asked for."""
+"""Serves many hosts on one loopback port, each hostile or with an opt-out, and logs the requests."""
 
 import gzip
 import io
@@ -73,7 +73,7 @@ def busy_once(handler: "Handler") -> None:
 
 
 def versioned(handler: "Handler") -> None:
-    """/2… has changed since it was asked for first; /gone… is gone, /says-no… says now that it must not be used."""
+    """Answer the second request for a path differently: /2… has changed, /gone… is gone, /says-no… has an opt-out."""
     again = handler.web.times(handler.host, handler.path) > 1
     etag = '"new"' if again and handler.path.startswith("/2") else '"old"'
     if again and handler.path.startswith("/gone"):
@@ -85,7 +85,7 @@ def versioned(handler: "Handler") -> None:
 
 
 def hosts() -> dict[str, dict[str, Answer]]:
-    """By host and path; "*" stands for any other path. What is not there is a 404."""
+    """Return the answers by host and path; "*" is any other path. Missing paths are a 404."""
     shut = text("User-agent: *", "Disallow: /")
     padding = b"#" * 99 + b"\n"
     one = {"*": picture(1)}
@@ -137,7 +137,7 @@ def hosts() -> dict[str, dict[str, Answer]]:
 
 @dataclass
 class Web:
-    """What is served and what was asked for."""
+    """The answers of the server, and the log of its requests."""
 
     port: int
     answers: dict[str, dict[str, Answer]]
@@ -148,7 +148,7 @@ class Web:
         return {host: f"127.0.0.1:{self.port}" for host in self.answers}
 
     def paths(self) -> dict[str, list[str]]:
-        """The paths that each host was asked for, in order."""
+        """Return the requested paths of each host, in order."""
         found: defaultdict[str, list[str]] = defaultdict(list)
         for _, host, path in self.log:
             found[host].append(path)

@@ -1,4 +1,4 @@
-"""dataops.language.detect against langdetect itself, on names that people gave emoji in 14 languages."""
+"""Compares dataops.language.detect with langdetect, on the names of emoji in 14 languages."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ from dataops.language.replay import replay
 
 CODES = {"zh": "zh-cn"}
 LEAST = 1e-200
-"""What is not to the bit."""
+"""Probabilities below this may differ in the last bits."""
 
 
 def emoji_names(number: int = 510) -> list[tuple[str, str]]:
@@ -91,7 +91,7 @@ def sampled_by_langdetect(factory: DetectorFactory, text: str, seed: int, candid
 
 
 @pytest.mark.parametrize(("seed", "candidates"), [(0, None), (7, None), (1, ["en", "de", "ja", "ko", "fr", "ru"])])
-def test_exact_is_langdetect_to_the_bit(
+def test_exact_equals_langdetect_to_the_last_bit(
     factory: DetectorFactory, seed: int, candidates: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ):
     # Python 3.12's sum compensates for rounding, and moves langdetect's last bits; ours are Python 3.11's on every version.
@@ -106,13 +106,13 @@ def test_exact_is_langdetect_to_the_bit(
     assert np.abs(ours - np.array(theirs)).max() < LEAST
 
 
-def test_exact_gives_the_label_that_langdetect_gives(factory: DetectorFactory):
+def test_exact_gives_the_labels_of_langdetect(factory: DetectorFactory):
     texts = [text for _, text in emoji_names()[::3]] + ODD
     labels = detect(texts, mode="exact").labels
     assert labels == [langdetect_answer(factory, text, 0) for text in texts]
 
 
-def test_plausible_languages_are_sampled_as_if_there_were_no_others():
+def test_replay_of_plausible_languages_equals_replay_without_others():
     texts = [text for _, text in emoji_names()[::5]] + ODD
     columns, few = tuple(range(len(profile_names()))), (3, 10, 13, 20, 41)
     plausible = np.zeros((len(texts), len(columns)), np.bool_)
@@ -126,7 +126,7 @@ def test_plausible_languages_are_sampled_as_if_there_were_no_others():
     assert counts[0] == 0
 
 
-def test_fast_is_nearly_always_exact_and_no_less_accurate():
+def test_fast_nearly_always_equals_exact_and_is_as_accurate():
     labelled = emoji_names(20_000)
     codes, texts = zip(*labelled, strict=True)
     assert len(set(codes)) >= 12
@@ -138,7 +138,7 @@ def test_fast_is_nearly_always_exact_and_no_less_accurate():
     assert right[0] >= right[1] - 0.001 * len(texts), f"{right[0]} right, langdetect {right[1]}"
 
 
-def test_letters_are_taken_for_what_langdetect_takes_them_for():
+def test_normalise_letters_equals_langdetect():
     letters = normalise_letters()
     differ = [c for c in range(0xFFFF) if not 0xD800 <= c < 0xE000 and ord(NGram.normalize(chr(c))) != letters[c]]
     assert differ == []
@@ -166,7 +166,7 @@ def ngrams_by_langdetect(factory: DetectorFactory, text: str) -> list[str]:
         "",
     ],
 )
-def test_the_same_ngrams_count(factory: DetectorFactory, text: str):
+def test_posterior_counts_the_ngrams_of_langdetect(factory: DetectorFactory, text: str):
     """The sum over langdetect's own n-grams of the text gives our probabilities."""
     grams = ngrams_by_langdetect(factory, text)
     order = [factory.langlist.index(name) for name in profile_names()]
@@ -183,13 +183,13 @@ def test_the_same_ngrams_count(factory: DetectorFactory, text: str):
         assert np.abs(shares[0] - expected).max() < 0.01
 
 
-def test_vietnamese_letters_compose_as_in_langdetect():
+def test_remove_addresses_composes_vietnamese_letters_like_langdetect():
     for letter in NGram.TO_NORMALIZE_VI_CHARS:
         for mark in NGram.DMARK_CLASS:
             assert remove_addresses(f"x{letter}{mark}") == NGram.normalize_vi(f"x{letter}{mark}")
 
 
-def test_fewer_candidates_share_all_the_probability():
+def test_detect_distributes_all_probability_among_candidates():
     texts = ["een rode vlieger", "ein roter Drachen", "12345", "a\ud800b"]
     found = detect(texts, ["nl", "de"])
     assert found.labels[:3] == ["nl", "de", None]
@@ -199,7 +199,7 @@ def test_fewer_candidates_share_all_the_probability():
         detect(texts, ["xx", "de"])
 
 
-def test_a_script_that_no_candidate_writes():
+def test_detect_of_a_script_that_no_candidate_writes():
     """`exact` keeps langdetect's answer, which knows nothing; `fast` gives none."""
     thai = ["สีขาว", "a", "กข กค"]
     fast, exact = detect(thai, ["en", "de"]), detect(thai, ["en", "de"], mode="exact")
@@ -212,7 +212,7 @@ def test_a_script_that_no_candidate_writes():
     assert cleared.probabilities.sum(axis=1).tolist() == [0.0, 1.0, 0.0]
 
 
-def test_script_leaves_only_languages_that_write_the_script():
+def test_script_considers_only_languages_that_write_the_script():
     texts = ["水瓶座", "한국어", "猫の写真", "ы", "cat", "42 – 43", "кот cat"]
     found = detect(texts, mode="script")
     possible = [{"zh-cn", "zh-tw", "ja"}, {"ko"}, {"zh-cn", "zh-tw", "ja"}, {"bg", "mk", "ru", "uk"}]
@@ -224,7 +224,7 @@ def test_script_leaves_only_languages_that_write_the_script():
     assert found.labels[5] is None
 
 
-def test_script_is_right_where_langdetect_takes_chinese_for_korean_and_loses_nothing():
+def test_script_is_more_accurate_for_chinese_and_not_worse_for_others():
     codes, texts = zip(*emoji_names(20_000), strict=True)
     right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     found, exact = detect(texts, mode="script").labels, detect(texts, mode="exact").labels
@@ -240,7 +240,7 @@ def test_script_is_right_where_langdetect_takes_chinese_for_korean_and_loses_not
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.text(st.one_of(st.sampled_from("aZÉǅ@:/ ı\u0301Ấ"), st.characters(exclude_categories=["Cs"])))))
-def test_a_column_is_shown_as_its_texts_are(texts: list[str]):
+def test_encode_captions_equals_encode_texts_in_lower_case(texts: list[str]):
     texts = [*texts, "ALL IN CAPITALS", "see http://a.org/b", "A\u0301", "a@b.org", "İSTANBUL"]
     column, slow = (
         encode_captions(pa.array(["x", *texts])[1:]),
@@ -251,7 +251,7 @@ def test_a_column_is_shown_as_its_texts_are(texts: list[str]):
     assert encode_captions(pa.array([], pa.string())).starts.tolist() == [0]
 
 
-def test_batches_do_not_show_and_long_texts_are_bounded():
+def test_detect_gives_the_same_for_any_batch():
     texts = [text for _, text in emoji_names()[:40]] + ["", "the end " * 100_000]
     together = detect(texts)
     for i, text in enumerate(texts):

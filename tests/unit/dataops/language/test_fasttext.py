@@ -1,4 +1,4 @@
-"""dataops.language.fasttext: fastText's verdicts under langdetect's names."""
+"""Checks fastText's languages under langdetect's names."""
 
 import pytest
 
@@ -12,14 +12,14 @@ TEXTS = [
 ]
 
 
-def test_names_are_langdetects_and_rows_sum_to_one():
+def test_fasttext_uses_langdetects_names_and_rows_sum_to_one():
     found = detect([*TEXTS, "12345", "", "a\ud800b\nc"])
     assert found.labels[:4] == ["en", "de", "zh-cn", "no"]
     assert found.labels[4:6] == [None, None]
     assert found.probabilities.sum(axis=1)[:4].tolist() == pytest.approx([1] * 4, abs=0.01)
 
 
-def test_fewer_candidates_share_all_the_probability():
+def test_detect_distributes_all_probability_among_candidates():
     found = detect(TEXTS, ["nl", "de"])
     assert found.candidates == ("de", "nl")
     assert found.labels[1] == "de"

@@ -1,4 +1,4 @@
-"""dataops.language.scripts: which languages can be in question for a text."""
+"""Checks the scripts of texts and languages."""
 
 import unicodedata
 
@@ -11,7 +11,7 @@ from dataops.language.profiles import profile_names
 from dataops.language.scripts import OTHER, find_unwritten, load_scripts
 
 
-def test_a_bit_is_a_script_of_unicode():
+def test_load_scripts_has_one_bit_for_each_unicode_script():
     """Every letter of a script has its bit, and no other letter has; fontTools knows Unicode's own table of scripts."""
     scripts, written = load_scripts()
     letters = [chr(c) for c in range(0x40000) if unicodedata.category(chr(c)) in ("Lu", "Ll", "Lt", "Lo")]
@@ -32,7 +32,7 @@ def _named_by_script(letter: str) -> bool:
     return unicodedata.name(letter, "TURNED").split()[0] not in ("TURNED", "ROMAN", "HENTAIGANA")
 
 
-def test_languages_write_what_they_write():
+def test_load_scripts_knows_the_scripts_of_languages():
     scripts, written = load_scripts()
     for code, text in {
         "ja": "猫あア",
@@ -64,7 +64,9 @@ def test_languages_write_what_they_write():
         ("\ud800", ["en"], False),
     ],
 )
-def test_unwritten(text: str, candidates: list[str] | None, expected: bool):
+def test_find_unwritten_finds_texts_without_a_candidates_script(
+    text: str, candidates: list[str] | None, expected: bool
+):
     assert find_unwritten(["a", text, "ก"], candidates).tolist()[1] is expected
     if expected:
         found = detect([text], candidates)
@@ -72,7 +74,7 @@ def test_unwritten(text: str, candidates: list[str] | None, expected: bool):
         assert not found.probabilities.any()
 
 
-def test_what_is_written_in_a_language_is_written_by_it():
+def test_find_unwritten_accepts_texts_of_the_language():
     emoji.config.load_language()
     for code in ["ar", "ja", "ru", "de", "ko", "zh"]:
         texts = [names[code].strip(":") for names in emoji.EMOJI_DATA.values() if code in names]

@@ -24,7 +24,7 @@ def pairs(number: int = PAIRS) -> tuple[np.ndarray, pa.Array]:
     return uid_halves(pa.array(uids)), pa.array(matches, pa.list_(pa.uint32()))
 
 
-def test_head_queries_are_sampled_down_and_tail_queries_kept():
+def test_sample_pairs_samples_frequent_queries_and_keeps_rare_ones():
     uids, matches = pairs()
     counts = count_query_matches(matches, 4)
     assert counts.tolist() == [39_600, 4000, 40, 0]
@@ -42,7 +42,7 @@ def test_head_queries_are_sampled_down_and_tail_queries_kept():
     assert keep[middle].mean() == pytest.approx(both, abs=4 * (both / middle.sum()) ** 0.5)
 
 
-def test_the_choice_knows_no_order_and_the_seed_changes_it():
+def test_sample_pairs_depends_on_the_seed_and_not_on_order():
     uids, matches = pairs(2000)
     chances = compute_probabilities(count_query_matches(matches, 4), 50)
     keep, _ = sample_pairs(uids, matches, chances, hash_queries(QUERIES, 3))
@@ -54,7 +54,7 @@ def test_the_choice_knows_no_order_and_the_seed_changes_it():
     assert (part == keep[500:600]).all()
 
 
-def test_a_query_that_is_added_changes_no_draw_of_another():
+def test_another_query_does_not_change_the_samples_of_others():
     uids, matches = pairs(2000)
     chances = compute_probabilities(count_query_matches(matches, 4), 50)
     keep, _ = sample_pairs(uids, matches, chances, hash_queries(QUERIES, 0))
@@ -64,7 +64,7 @@ def test_a_query_that_is_added_changes_no_draw_of_another():
     assert (again == keep).all()
 
 
-def test_expected_counts_are_those_of_many_draws():
+def test_expect_query_matches_equals_the_mean_of_many_samples():
     uids, matches = pairs(5000)
     chances = compute_probabilities(count_query_matches(matches, 4), 200)
     _, chance = sample_pairs(uids, matches, chances, hash_queries(QUERIES, 0))
@@ -78,7 +78,7 @@ def test_expected_counts_are_those_of_many_draws():
     assert (expect_query_matches(matches, 4, np.ones(5000)) == count_query_matches(matches, 4)).all()
 
 
-def test_effective_number():
+def test_compute_effective_number_of_counts():
     assert compute_effective_number(np.array([5, 5, 5, 0])) == pytest.approx(3)
     assert compute_effective_number(np.array([0, 0])) == 0
     assert 1 < compute_effective_number(np.array([1000, 1, 1])) < 1.1

@@ -24,7 +24,7 @@ TEXT = st.text(
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.one_of(st.none(), TEXT), max_size=6))
-def test_the_counts_are_those_of_the_expressions(texts: list[str | None]):
+def test_count_captions_equals_the_regular_expressions(texts: list[str | None]):
     frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
     caption = pl.col("caption")
     slow = frame.select(
@@ -39,7 +39,7 @@ def test_the_counts_are_those_of_the_expressions(texts: list[str | None]):
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.lists(st.sampled_from(["a", "A", "bc", "İ", "i\u0307", "ΣΑΣ", "σας", "", "kite"]), max_size=9)))
-def test_there_are_never_fewer_different_pieces_than_lengths(said: list[list[str]]):
+def test_caption_lengths_is_at_most_the_number_of_distinct_pieces(said: list[list[str]]):
     texts = pl.Series([" ".join(words) for words in said], dtype=pl.String)
     lengths = count_captions(texts)["caption_lengths"].to_list()
     different = [len(set(text.split(" "))) for text in texts.str.to_lowercase().to_list()]
@@ -48,14 +48,14 @@ def test_there_are_never_fewer_different_pieces_than_lengths(said: list[list[str
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(TEXT, max_size=5))
-def test_capitals_are_found_as_by_changing_the_case(texts: list[str]):
+def test_caption_capitals_equals_a_change_of_case(texts: list[str]):
     frame = pl.DataFrame({"caption": texts}, schema={"caption": pl.String})
     caption = pl.col("caption")
     slow = (caption == caption.str.to_uppercase()) & (caption != caption.str.to_lowercase())
     assert count_captions(frame["caption"])["caption_capitals"].to_list() == frame.select(slow).to_series().to_list()
 
 
-def test_what_is_not_looked_at_is_no_letter_mark_or_number():
+def test_unassigned_code_points_are_no_letters_marks_or_numbers():
     others = pl.Series([chr(code) for code in sorted({*range(0xE000, 0x110000)}.difference(*ASSIGNED))])
     assert not others.str.contains(r"[\s\d\p{L}\p{M}]").any()
     assert not {unicodedata.category(c) for c in others.to_list()} & {
@@ -73,7 +73,7 @@ def test_what_is_not_looked_at_is_no_letter_mark_or_number():
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))
-def test_nothing_personal_is_passed_over(name: str):
+def test_caption_may_be_personal_has_no_false_negative(name: str):
     # Python knows this flag at the beginning only. What it makes is then asked of Rust's.
     pattern = re.compile(PATTERNS[name].replace("(?i)", ""), re.IGNORECASE if "(?i)" in PATTERNS[name] else 0)
 
@@ -88,7 +88,7 @@ def test_nothing_personal_is_passed_over(name: str):
     check()
 
 
-def test_what_is_not_personal_is_seldom_looked_at():
+def test_caption_may_be_personal_has_few_false_positives():
     texts = pl.Series(["a red kite", "IMG_2034.jpg", "Numbers 7", "Open 7 days. By Ann", "site 12", "800 x 6000 px"])
     assert count_captions(texts)["caption_may_be_personal"].to_list() == [False] * 6
     texts = pl.Series(["dial 030 123456", "see kite.com", "ann@kite", "12 Hill Road", "Bergstraße 7", "at www.kite.x"])

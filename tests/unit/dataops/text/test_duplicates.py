@@ -55,7 +55,7 @@ def named(found: np.ndarray) -> list[str | None]:
         (("u", "a red kite", "alt"), ("u", "A RED KITE AND MORE", "alt"), "duplicate_url"),
     ],
 )
-def test_the_better_one_stays(best: tuple[str, str, str], worse: tuple[str, str, str], reason: str):
+def test_find_duplicates_keeps_the_better_row(best: tuple[str, str, str], worse: tuple[str, str, str], reason: str):
     assert chosen([(*best, "p"), (*worse, "p")]) == [None, reason]
     assert chosen([(*worse, "p"), (*best, "p")]) == [reason, None]
 
@@ -70,7 +70,7 @@ ROW = st.tuples(
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(ROW, max_size=25), st.randoms(use_true_random=False))
-def test_the_choice_is_idempotent_and_knows_no_order(rows: list[tuple[str, str, str, str]], random):
+def test_find_duplicates_is_idempotent_and_independent_of_order(rows: list[tuple[str, str, str, str]], random):
     first = chosen(rows)
     kept = [row for row, reason in zip(rows, first, strict=True) if reason is None]
     assert len({row[0] for row in kept}) == len(kept) == len({row[0] for row in rows})
@@ -83,7 +83,7 @@ def test_the_choice_is_idempotent_and_knows_no_order(rows: list[tuple[str, str, 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(NESTED)))
-def test_steps_that_are_off_drop_nothing(rows: list[tuple[str, str, str, str]], steps: set):
+def test_find_duplicates_applies_only_the_given_steps(rows: list[tuple[str, str, str, str]], steps: set):
     found = named(find_duplicates(compute_keys(pairs(rows)), list(steps)))
     assert {reason for reason in found if reason} <= {f"duplicate_{step}" for step in steps}
     assert len(found) == len(rows)
@@ -91,7 +91,7 @@ def test_steps_that_are_off_drop_nothing(rows: list[tuple[str, str, str, str]], 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(ROW, max_size=30), st.integers(0, 4))
-def test_ranges_of_urls_can_be_decided_apart(rows: list[tuple[str, str, str, str]], bits: int):
+def test_find_duplicates_gives_the_same_on_partitions(rows: list[tuple[str, str, str, str]], bits: int):
     found = compute_keys(pairs(rows))
     order, sizes = partition_hashes(found["url"], bits)
     assert [high >> 64 - bits for high in found["url"][order].to_list()] == np.repeat(range(1 << bits), sizes).tolist()
@@ -104,7 +104,7 @@ def test_ranges_of_urls_can_be_decided_apart(rows: list[tuple[str, str, str, str
     assert apart == chosen(rows)
 
 
-def slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str | None]:
+def find_slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str | None]:
     """The choice as it is described: for each step the best row of each group stays."""
     origins = compute_keys(pairs(rows))["origin"].to_list()
     found: list[str | None] = [None] * len(rows)
@@ -129,18 +129,18 @@ def slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(DEDUPE_STEPS)))
-def test_the_choice_is_that_of_plain_python(rows: list[tuple[str, str, str, str]], steps: set):
-    assert named(find_duplicates(compute_keys(pairs(rows)), list(steps))) == slowly(rows, list(steps))
+def test_find_duplicates_equals_a_reference_in_plain_python(rows: list[tuple[str, str, str, str]], steps: set):
+    assert named(find_duplicates(compute_keys(pairs(rows)), list(steps))) == find_slowly(rows, list(steps))
     if not steps & {"pair", "caption"}:
-        assert named(find_duplicates(compute_keys(pairs(rows), captions=False), list(steps))) == slowly(
+        assert named(find_duplicates(compute_keys(pairs(rows), captions=False), list(steps))) == find_slowly(
             rows, list(steps)
         )
 
 
-def test_one_caption_of_several_urls():
+def test_find_duplicates_keeps_one_url_of_a_caption():
     rows = [("u", "a red kite", "title", "p"), ("v", "A red kite", "alt", "p"), ("w", "kite", "alt", "p")]
     assert named(find_duplicates(compute_keys(pairs(rows)), ["caption"])) == ["duplicate_caption", None, None]
 
 
-def test_the_size_of_a_key():
+def test_key_bytes_is_the_size_of_a_row():
     assert pl.DataFrame(schema=KEYS).clear(1000).estimated_size() == pytest.approx(KEY_BYTES * 1000, rel=0.02)

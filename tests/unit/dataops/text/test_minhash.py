@@ -1,4 +1,4 @@
-"""Shingles, signatures and bands against plain Python, and what they are to find against all pairs."""
+"""Compares shingles, signatures and bands with plain Python, and their recall with all pairs."""
 
 import math
 import random
@@ -20,21 +20,21 @@ TEXT = st.one_of(st.text(max_size=40), st.text("aAbB ß市京İıΣςé\u0301-'\
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXT | st.none(), max_size=6))
-def test_signatures_are_those_of_plain_python(texts: list[str | None]):
+def test_signatures_equal_a_reference_in_plain_python(texts: list[str | None]):
     found = compute_signatures(pa.array(texts, pa.string()), 20)
     assert found.tolist() == [slow.signature(text, 20) for text in texts]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXT | st.none(), max_size=6), st.integers(0, 2**64 - 1))
-def test_bands_are_those_of_plain_python(texts: list[str | None], scope: int):
+def test_bands_equal_a_reference_in_plain_python(texts: list[str | None], scope: int):
     found = hash_bands(pa.array(texts, pa.string()), np.full(len(texts), scope, np.uint64), Scheme(4, 3))
     assert found.tolist() == [slow.bands(text, scope, 4, 3) for text in texts]
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXT | st.none(), max_size=8))
-def test_normal_forms_are_equal_where_their_hashes_are(texts: list[str | None]):
+def test_hashes_are_equal_if_normal_forms_are(texts: list[str | None]):
     halves = [tuple(half) for half in hash_normal_forms(pa.array(texts, pa.string())).tolist()]
     forms = [slow.normal(text) for text in texts]
     for i, j in combinations(range(len(texts)), 2):
@@ -51,25 +51,25 @@ def test_normal_forms_are_equal_where_their_hashes_are(texts: list[str | None]):
         ("…a “red”\tkite…", "A red kite"),
     ],
 )
-def test_case_punctuation_and_spacing_do_not_count(one: str, other: str):
+def test_normal_forms_ignore_case_punctuation_and_spacing(one: str, other: str):
     hashes = hash_normal_forms(pa.array([one, other]))
     assert hashes[0].tolist() == hashes[1].tolist() != [0, 0]
 
 
-def test_what_is_long_is_cut():
+def test_signatures_ignore_characters_beyond_the_maximum():
     long = "ab " * MAX_CHARACTERS
     found = compute_signatures(pa.array([long + "kite", long, "ab ab ab"]), 64)
     assert found[0].tolist() == found[1].tolist() == found[2].tolist()
 
 
-def test_slices_and_nothing():
+def test_signatures_accept_slices_and_empty_arrays():
     captions = pa.array(["a", "a red kite", "the old house"])
     assert compute_signatures(captions[1:], 16).tolist() == compute_signatures(captions, 16)[1:].tolist()
     assert compute_signatures(pa.array([], pa.string()), 16).shape == (0, 16)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0])
-def test_a_scheme_finds_the_threshold_with_as_long_bands_as_can_be(threshold: float):
+def test_choose_scheme_has_the_longest_bands_that_reach_the_recall(threshold: float):
     found = choose_scheme(threshold)
     assert found.chance(threshold) >= RECALL
     assert found.hashes <= MAX_HASHES
@@ -79,7 +79,7 @@ def test_a_scheme_finds_the_threshold_with_as_long_bands_as_can_be(threshold: fl
     assert needed * longer > MAX_HASHES - longer or found.rows == caption_minhash.MAX_ROWS
 
 
-def test_the_scheme_of_0_8():
+def test_choose_scheme_for_a_threshold_of_0_8():
     assert choose_scheme(0.8) == Scheme(17, 7)
     assert choose_scheme(0.8).chance(0.5) < 0.13
     with pytest.raises(ValueError, match="no 128 hashes"):
@@ -113,7 +113,7 @@ def variants(seed: int, number: int) -> list[str]:
     return sorted(set(made))
 
 
-def test_signatures_agree_as_often_as_sets_are_alike():
+def test_signatures_agree_with_the_probability_of_the_jaccard_similarity():
     """Of 128 hashes the share that agrees is J on average, with the deviation of as many independent tosses."""
     captions = variants(1, 1200)
     signed = compute_signatures(pa.array(captions), 128)
@@ -126,7 +126,7 @@ def test_signatures_agree_as_often_as_sets_are_alike():
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
-def test_recall_against_all_pairs(threshold: float):
+def test_bands_reach_the_recall_over_all_pairs(threshold: float):
     captions = variants(2, 3000)
     by = choose_scheme(threshold)
     hashes = hash_bands(pa.array(captions), np.zeros(len(captions), np.uint64), by)

@@ -1,4 +1,4 @@
-"""Comparison in buckets, ranking and the greedy choice, against plain Python."""
+"""Compares the pairs in buckets, the ranks and the greedy choice with plain Python."""
 
 import random
 
@@ -32,7 +32,7 @@ MEMBER = st.fixed_dictionaries(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(MEMBER, max_size=14), st.sampled_from([0.5, 0.7, 0.8, 1.0]), st.randoms(use_true_random=False))
-def test_pairs_are_those_of_plain_python(rows: list[dict], threshold: float, random):
+def test_find_near_pairs_equals_a_reference_in_plain_python(rows: list[dict], threshold: float, random):
     rows = [row | {"id": i} for i, row in enumerate(rows)]
     expected = slow.near_pairs(rows, threshold, MAX_LEADERS)
     random.shuffle(rows)
@@ -52,7 +52,7 @@ def template(number: int, seed: int = 0) -> list[str]:
 
 
 @pytest.mark.timeout(20)
-def test_a_giant_bucket_is_compared_with_its_first_leaders_only():
+def test_find_near_pairs_compares_a_large_bucket_with_few_leaders():
     apart = template(20_000)
     rows = {"bucket": 7, "id": range(len(apart)), "rank": range(len(apart)), "origin": 0, "caption": apart}
     assert (
@@ -88,7 +88,7 @@ GRAPH = st.builds(graph, st.sets(PAIR, max_size=40), st.lists(st.integers(0, 5),
 
 @settings(max_examples=150, deadline=None)
 @given(GRAPH)
-def test_who_leaves_has_a_better_one_that_stays_and_who_stays_has_none(known):
+def test_find_dropped_drops_exactly_the_rows_with_a_better_kept_row(known):
     pairs, order = known
     left = find_dropped(frame(pairs, order), pl.Series([], dtype=pl.UInt64))
     gone = set(left["worse"].to_list())
@@ -100,7 +100,7 @@ def test_who_leaves_has_a_better_one_that_stays_and_who_stays_has_none(known):
 
 @settings(max_examples=100, deadline=None)
 @given(GRAPH, st.integers(1, 6))
-def test_ranges_of_ranks_settled_one_after_the_other_do_not_show(known, ranges: int):
+def test_find_dropped_gives_the_same_on_partitions_of_ranks(known, ranges: int):
     pairs, order = known
     whole = frame(pairs, order)
     samples = pl.Series(sample_ranks(pl.Series([o[0] for o in order.values()], dtype=pl.UInt64), 3))
@@ -115,7 +115,7 @@ def test_ranges_of_ranks_settled_one_after_the_other_do_not_show(known, ranges: 
     assert found == slow.leaving(pairs, order)
 
 
-def test_a_chain_takes_nothing_away_that_is_like_nothing_that_stays():
+def test_find_dropped_keeps_every_other_row_of_a_chain():
     order = {i: (i, 0, i) for i in range(5)}
     chain = {(i, i + 1) for i in range(4)}
     assert find_dropped(frame(chain, order), pl.Series([], dtype=pl.UInt64))["worse"].to_list() == [1, 3]
@@ -124,7 +124,7 @@ def test_a_chain_takes_nothing_away_that_is_like_nothing_that_stays():
 SAID = ["a red kite", "kite", "A RED KITE", "a red kite over the hill", "red " * 19 + "kite", "red " * 30 + "kite"]
 
 
-def test_the_rank_is_that_of_duplicates():
+def test_compute_ranks_has_the_order_of_find_duplicates():
     """Of any two rows with one caption hash, the one stays that ranks first."""
     sources = ["alt", "title", "figcaption", "og", "filename", "who knows", None]
     rows = [
@@ -145,7 +145,7 @@ def test_the_rank_is_that_of_duplicates():
     assert compute_ranks(alone).n_unique() == 1
 
 
-def test_ranges_of_ranks_hold_about_as_many():
+def test_partition_ranks_gives_partitions_of_similar_size():
     numbers = np.random.default_rng(0)
     ranks = pl.Series(
         (numbers.integers(0, 3, 8000).astype(np.uint64) << np.uint64(60)) + numbers.integers(0, 2**50, 8000)

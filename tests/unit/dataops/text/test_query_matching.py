@@ -1,4 +1,4 @@
-"""dataops.text.query_matching against plain dictionaries of words."""
+"""Compares dataops.text.query_matching with dictionaries of words."""
 
 import pyarrow as pa
 import pytest
@@ -9,7 +9,7 @@ from dataops.text.query_matching import compile_queries, match_queries
 from tests.unit.dataops.text.slow_captions import words
 
 
-def slowly(captions: list[str | None], queries: list[str]) -> list[list[int]]:
+def match_slowly(captions: list[str | None], queries: list[str]) -> list[list[int]]:
     numbers: dict[tuple[str, ...], int] = {}
     for number, query in enumerate(queries):
         numbers.setdefault(tuple(words(query)), number)
@@ -21,7 +21,7 @@ def slowly(captions: list[str | None], queries: list[str]) -> list[list[int]]:
     return result
 
 
-def test_whole_words_in_any_case():
+def test_match_queries_finds_whole_words_in_any_case():
     queries = ["red kite", "kite", "New York", "york", "北京", "Straße", "C++", "ΣΊΣΥΦΟΣ", "red  Kite!"]
     captions = [
         "A red kite over New-York",
@@ -37,7 +37,7 @@ def test_whole_words_in_any_case():
     ]
     found = match_queries(pa.array(captions), compile_queries(queries)).to_pylist()
     assert found == [[0, 1, 2, 3], [], [4], [5], [6], [7], [], [], [0, 1], [0, 1]]
-    assert found == slowly(captions, queries)
+    assert found == match_slowly(captions, queries)
 
 
 @settings(max_examples=300, deadline=None)
@@ -45,21 +45,21 @@ def test_whole_words_in_any_case():
     st.lists(st.text("aAbB ß市京İıΣςé\u0301-'\U0001f436ไทย1", max_size=12) | st.none(), max_size=8),
     st.lists(st.text("aAbB ß市京İıΣςé\u0301-ไ1", min_size=1, max_size=5).filter(words), min_size=1, max_size=12),
 )
-def test_the_same_as_a_dictionary_of_words(captions: list[str | None], queries: list[str]):
-    assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == slowly(
+def test_match_queries_equals_a_dictionary_of_words(captions: list[str | None], queries: list[str]):
+    assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == match_slowly(
         captions, queries
     )
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=5), st.lists(st.text(max_size=6).filter(words), min_size=1, max_size=6))
-def test_the_same_on_any_text(captions: list[str], queries: list[str]):
-    assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == slowly(
+def test_match_queries_equals_the_dictionary_on_any_text(captions: list[str], queries: list[str]):
+    assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == match_slowly(
         captions, queries
     )
 
 
-def test_slices_of_an_array_and_room_that_runs_out():
+def test_match_queries_accepts_slices_and_many_matches():
     queries = compile_queries(["a", "b", "a b"])
     captions = pa.array(["x", "a b", "a b " * 3000, "b"] * 10)
     assert match_queries(captions[1:3], queries).to_pylist() == [[0, 1, 2], [0, 1, 2]]
@@ -67,6 +67,6 @@ def test_slices_of_an_array_and_room_that_runs_out():
     assert match_queries(pa.array([], pa.string()), queries).to_pylist() == []
 
 
-def test_a_query_without_a_word_is_an_error():
+def test_compile_queries_refuses_a_query_without_a_word():
     with pytest.raises(ValueError, match=r"query 1 has no word: '!\?'"):
         compile_queries(["cat", "!?"])

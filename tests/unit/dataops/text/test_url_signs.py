@@ -1,4 +1,4 @@
-"""One pass over the bytes of addresses and captions never passes over what a rule's expression finds."""
+"""Checks that the flags of URLs and captions are true wherever the expression of a rule finds something."""
 
 import polars as pl
 from hypothesis import given, settings
@@ -46,7 +46,7 @@ ROWS = st.lists(
 
 @settings(deadline=None, max_examples=300)
 @given(ROWS)
-def test_a_costly_rule_is_asked_of_all_that_it_drops(rows: list[tuple[str | None, str | None]]):
+def test_may_flags_have_no_false_negative(rows: list[tuple[str | None, str | None]]):
     config = RuleConfig(blocked_extensions=_ENDINGS, max_url_chars=16)
     frame = pl.DataFrame(rows, schema={"url": pl.String, "caption": pl.String}, orient="row")
     sides = pl.lit(None, pl.Int32)
@@ -63,7 +63,7 @@ def test_a_costly_rule_is_asked_of_all_that_it_drops(rows: list[tuple[str | None
 
 @settings(deadline=None, max_examples=300)
 @given(ROWS)
-def test_hosts_are_those_of_the_expression(rows: list[tuple[str | None, str | None]]):
+def test_parse_hosts_equals_the_regular_expression(rows: list[tuple[str | None, str | None]]):
     urls = pl.Series("url", [url for url, _ in rows], pl.String)
     expression = pl.col("url").str.extract(r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)", 1).str.to_lowercase()
     slow = urls.to_frame().select(expression).to_series()
@@ -71,7 +71,7 @@ def test_hosts_are_those_of_the_expression(rows: list[tuple[str | None, str | No
     assert parse_hosts(urls.slice(1), expression).to_list() == slow.slice(1).to_list()
 
 
-def test_few_rows_are_asked():
+def test_may_flags_have_few_false_positives():
     urls = pl.Series(["http://a.example/photo/pix.jpg", "http://a.example/kite.png?f=a.svg", "http://a.example/co.jpg"])
     signs = find_url_signs(urls, ["pixel", "counter"], ["svg"])
     assert signs.rows() == [(True, False), (False, False), (False, False)]

@@ -1,4 +1,4 @@
-"""The index against a plain search of all rows."""
+"""Compares the index with a search of all rows."""
 
 import io
 import random
@@ -54,35 +54,39 @@ def files(parts: list[pa.Table]) -> dict[str, bytes]:
     return written
 
 
-def plainly(parts: list[pa.Table], target: Target) -> list[RowPosition]:
+def search_rows(parts: list[pa.Table], target: Target) -> list[RowPosition]:
     return [
         RowPosition(n, int(row)) for n, part in enumerate(parts) for row in matching_rows(part, [target]).nonzero()[0]
     ]
 
 
-def test_each_kind_finds_what_reading_all_rows_finds(parts: list[pa.Table], files: dict[str, bytes]) -> None:
+def test_index_finds_the_same_rows_as_a_full_search(parts: list[pa.Table], files: dict[str, bytes]) -> None:
     index = {kind: IndexFile(io.BytesIO(data)) for kind, data in files.items()}
     for row in parts[1].slice(0, 40).to_pylist():
-        assert index["uid"].find_equal(parse_hex(row["uid"])) == plainly(parts, Target("uid", row["uid"]))
+        assert index["uid"].find_equal(parse_hex(row["uid"])) == search_rows(parts, Target("uid", row["uid"]))
         either = {*index["url"].find_equal(hash_url(row["url"])), *index["page_url"].find_equal(hash_url(row["url"]))}
-        assert sorted(either) == plainly(parts, Target("url", row["url"]))
+        assert sorted(either) == search_rows(parts, Target("url", row["url"]))
         if row["sha256"]:
             assert index["sha256"].find_equal(parse_hex(row["sha256"])) == plainly(
                 parts, Target("sha256", row["sha256"])
             )
     for domain in ("a.example", "example", "www.a.example", "b.example", "no.example"):
-        assert index["host"].find_below(reverse_host(domain)) == plainly(parts, Target("domain", domain)), domain
+        assert index["host"].find_below(reverse_host(domain)) == search_rows(parts, Target("domain", domain)), domain
 
 
 @pytest.mark.parametrize("bits", [0, 3, 20])
-def test_near_finds_all_within_the_distance(parts: list[pa.Table], files: dict[str, bytes], bits: int) -> None:
+def test_find_near_finds_all_rows_within_the_distance(
+    parts: list[pa.Table], files: dict[str, bytes], bits: int
+) -> None:
     wanted = f"{int(parts[0]['phash'].drop_null()[5].as_py(), 16) ^ 0b101:016x}"
     found = IndexFile(io.BytesIO(files["phash"])).find_near(parse_hex(wanted), bits)
-    assert sorted(place for place, _ in found) == plainly(parts, Target("phash", wanted, bits))
+    assert sorted(place for place, _ in found) == search_rows(parts, Target("phash", wanted, bits))
     assert [apart for _, apart in found] == sorted(apart for _, apart in found)
 
 
-def test_the_order_of_the_parts_is_all_that_decides_the_bytes(parts: list[pa.Table], files: dict[str, bytes]) -> None:
+def test_write_index_gives_the_same_bytes_for_any_order_of_entries(
+    parts: list[pa.Table], files: dict[str, bytes]
+) -> None:
     made = [trace_index.build_entries(number, part) for number, part in enumerate(parts)]
     out = io.BytesIO()
     trace_index.write_index([entries["url"] for entries in reversed(made)], out)
@@ -108,7 +112,7 @@ def test_a_look_up_reads_one_row_group(files: dict[str, bytes], parts: list[pa.T
         ("domain:bücher.example", Target("domain", "xn--bcher-kva.example")),
     ],
 )
-def test_targets_are_recognised(text: str, target: Target) -> None:
+def test_parse_target_recognises_kinds(text: str, target: Target) -> None:
     assert parse_target(text) == target
     assert parse_target(str(target)) == target
 
@@ -116,11 +120,11 @@ def test_targets_are_recognised(text: str, target: Target) -> None:
 @pytest.mark.parametrize(
     "text", ["", "abc", "domain:a/b.c", "com", "domain:com", "uid:xyz", "http://", "phash:1~2", "a b.c"]
 )
-def test_what_is_no_target_is_refused(text: str) -> None:
+def test_parse_target_refuses_other_text(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_target(text)
 
 
-def test_host_of_an_address() -> None:
+def test_parse_host_returns_the_host_of_a_url() -> None:
     assert parse_host("https://a.example:81/x?y@b.example") == "a.example"
     assert parse_host(None) is None

@@ -20,12 +20,12 @@ from tasks.download.failure_classes import check_patterns, matches_class
         ("timeout", [], False),
     ],
 )
-def test_patterns(name: str | None, patterns: list[str], expected: bool) -> None:
+def test_matches_class_compares_names_and_patterns(name: str | None, patterns: list[str], expected: bool) -> None:
     assert matches_class(name, patterns) is expected
 
 
 @pytest.mark.parametrize("bad", ["", "Timeout", "http 503", "a,b", "../x", "[a]"])
-def test_what_is_no_pattern_is_refused(bad: str) -> None:
+def test_check_patterns_refuses_other_text(bad: str) -> None:
     assert check_patterns(["timeout", "http_5xx"]) == ("timeout", "http_5xx")
     with pytest.raises(ValueError, match="no failure class"):
         check_patterns(["timeout", bad])

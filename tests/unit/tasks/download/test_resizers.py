@@ -1,4 +1,4 @@
-"""The fast resizer against the exact one, which is img2dataset's."""
+"""Compares the fast resizer with the exact one, which is img2dataset's."""
 
 import io
 from typing import Any
@@ -36,30 +36,30 @@ def pixels(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [(640, 424), (643, 427), (300, 200), (200, 1100), (90, 60)])
-def test_sizes_are_the_same_and_pixels_are_near(mode: str, size: tuple[int, int]) -> None:
+def test_resizers_give_the_same_sizes_and_similar_pixels(mode: str, size: tuple[int, int]) -> None:
     theirs, checked, fast = (resize(io.BytesIO(photograph(size))) for resize in resizers(resize_mode=mode))
-    assert checked == theirs, "by default not a bit differs"
+    assert checked == theirs, "all bits are equal by default"
     assert fast[3:] == theirs[3:] == (*size, None)
     # The smaller picture's sides are rounded, and the result's with them.
     assert all(abs(a - b) <= 1 for a, b in zip(fast[1:3], theirs[1:3], strict=True))
-    if size[0] % 8 == size[1] % 8 == 0:  # else it lies a fraction of a pixel aside
+    if size[0] % 8 == size[1] % 8 == 0:  # else it is shifted by a fraction of a pixel
         error = np.mean((pixels(fast[0]) - pixels(theirs[0])) ** 2)
         assert 10 * np.log10(255**2 / max(error, 1e-9)) > 26
 
 
-def test_it_is_decoded_as_small_as_is_enough() -> None:
+def test_fast_resizer_decodes_at_the_largest_factor_that_is_enough() -> None:
     _, _, fast = resizers(min_image_size=100)
     for size, factor in {(255, 300): 1, (256, 300): 2, (511, 900): 2, (512, 513): 4, (1024, 1100): 8}.items():
         assert fast.factor(read_header(photograph(size))) == factor
         assert fast.factor(read_header(photograph(size, kind="PNG"))) == 1
     assert fast.factor(read_header(photograph((512, 512), "CMYK"))) == 1
-    assert fast.factor(read_header(photograph((90, 4000)))) == 1, "it is refused: let img2dataset say so"
+    assert fast.factor(read_header(photograph((90, 4000)))) == 1, "img2dataset refuses it"
 
 
-def test_grey_and_turned_pictures_stay_what_they_are() -> None:
-    turned = Image.Exif()
-    turned[0x0112] = 6  # to be turned by a quarter; img2dataset leaves pixels as they lie
-    several: list[dict[str, Any]] = [{"mode": "L"}, {"exif": turned}]
+def test_fast_resizer_keeps_grey_images_and_ignores_orientation() -> None:
+    rotated = Image.Exif()
+    rotated[0x0112] = 6  # rotation by a quarter, which img2dataset ignores
+    several: list[dict[str, Any]] = [{"mode": "L"}, {"exif": rotated}]
     for options in several:
         data = photograph((640, 424), **options)
         theirs, _, fast = (resize(io.BytesIO(data)) for resize in resizers())
@@ -67,7 +67,7 @@ def test_grey_and_turned_pictures_stay_what_they_are() -> None:
         assert fast[1:] == theirs[1:]
 
 
-def test_what_the_limits_refuse_is_refused_with_the_same_words() -> None:
+def test_resizers_refuse_images_with_the_same_message() -> None:
     limits = {"min_image_size": 200, "max_aspect_ratio": 3.0}
     for size in ((199, 400), (1600, 300), (640, 427)):
         theirs, checked, fast = (resize(io.BytesIO(photograph(size))) for resize in resizers(**limits))
@@ -75,10 +75,10 @@ def test_what_the_limits_refuse_is_refused_with_the_same_words() -> None:
         assert (fast[0] is None) == (theirs[0] is None)
 
 
-def test_damaged_bytes_are_refused() -> None:
+def test_resizers_refuse_damaged_bytes() -> None:
     data = photograph((640, 427))
     _, checked, fast = resizers()
     for bad in (data[: len(data) // 2], b"\xff\xd8\xff" + bytes(300), b"<html>"):
-        said = {resize(io.BytesIO(bad))[5] for resize in (checked, fast)}
-        assert len(said) == 1
-        assert None not in said
+        messages = {resize(io.BytesIO(bad))[5] for resize in (checked, fast)}
+        assert len(messages) == 1
+        assert None not in messages

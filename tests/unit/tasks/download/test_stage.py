@@ -22,7 +22,7 @@ from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 
 
-def test_config_is_checked_and_execution_does_not_enter_the_key() -> None:
+def test_config_refuses_bad_values_and_its_key_ignores_execution() -> None:
     for bad in (
         {"encode_format": "png"},  # the quality of 95 is no png compression
         {"connect_to": {"a.test": "localhost:80"}},
@@ -50,7 +50,7 @@ def stored(store: FolderStore, sizes: list[int]) -> Manifest:
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
-def test_shards_are_cut_from_the_parts_in_order(tmp_path: Path, size: int) -> None:
+def test_cut_parts_keeps_the_order_of_rows(tmp_path: Path, size: int) -> None:
     store = FolderStore(tmp_path)
     manifest = stored(store, [5, 0, 3, 4])
     cuts = row_spans.cut_parts(manifest, size)
@@ -60,7 +60,7 @@ def test_shards_are_cut_from_the_parts_in_order(tmp_path: Path, size: int) -> No
     assert [u for table in tables for u in table["uid"].to_pylist()] == everything
 
 
-def test_no_rows_no_shards(tmp_path: Path) -> None:
+def test_cut_parts_gives_no_shard_without_rows(tmp_path: Path) -> None:
     assert row_spans.cut_parts(stored(FolderStore(tmp_path), [0]), 10) == []
 
 
@@ -81,7 +81,7 @@ def test_no_rows_no_shards(tmp_path: Path) -> None:
         ("failed_to_download", None, "other"),
     ],
 )
-def test_reason_of_a_message(status: str, message: str | None, reason: str | None) -> None:
+def test_parse_drop_reason_reads_messages(status: str, message: str | None, reason: str | None) -> None:
     assert parse_drop_reason(status, message) == reason
 
 
@@ -95,7 +95,7 @@ def rows_and_written() -> tuple[pa.Table, list[str], list[dict[str, object]]]:
     return pa.Table.from_pylist(rows, FILTERED), ["000", "001", "002"], written
 
 
-def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
+def test_join_outcomes_finds_rows_that_img2dataset_lost(tmp_path: Path) -> None:
     rows, keys, written = rows_and_written()
     table = join_outcomes(rows, keys, pa.Table.from_pylist(written), "00000.tar")
     assert table["drop_reason"].to_pylist() == [None, "lost", "http_404"]
@@ -104,8 +104,8 @@ def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
 
     store = FolderStore(tmp_path)
     draft = Draft(store, "download", "k")
-    format_record = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
-    put_parts(draft, "00000", table.slice(0, 1), table, table, format_record, {"u2": b"small"})
+    evidence_by_url = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
+    put_parts(draft, "00000", table.slice(0, 1), table, table, evidence_by_url, {"u2": b"small"})
     kept = read_table(store, draft.path("part-00000.parquet"))
     lost = read_table(store, draft.path("dropped-00000.parquet"))
     evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
@@ -116,7 +116,7 @@ def test_rows_that_img2dataset_lost_are_found(tmp_path: Path) -> None:
     assert [row["http_status"] for row in evidence] == [200, None, None]
 
 
-def test_rows_that_nobody_asked_for_or_that_come_twice_are_an_error() -> None:
+def test_join_outcomes_refuses_unknown_and_repeated_rows() -> None:
     rows, keys, written = rows_and_written()
     for wrong in ([*written, written[0]], [*written, {**written[0], "key": "007"}]):
         with pytest.raises(CorruptPart, match="not those of the shard"):
@@ -128,7 +128,9 @@ def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Rec
     return Record(task=f"shard-{index:05d}", counts=Counts(**counts), facts=known | (facts or {}))
 
 
-def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_fails_and_deletes_failed_shards_when_too_few_images_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = FolderStore(tmp_path)
     draft = Draft(store, "download", "k")
     hosts = {"hosts": {"dead.test": {"rows": 7, "dns": 6}, "poor.test": {"rows": 3, "dns": 2}}}
@@ -155,16 +157,16 @@ def test_a_dead_network_fails_the_stage_and_is_tried_afresh(tmp_path: Path, monk
     assert DOWNLOAD.make(work(0.5)).counts.kept == 5
 
 
-def test_slices_are_read_with_the_columns_that_are_asked_for(tmp_path: Path) -> None:
+def test_read_spans_reads_only_the_given_columns(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     stored(store, [4])
     assert row_spans.read_spans(store, [RowSpan("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
 
 
-def test_a_shard_tells_its_speed_its_success_and_its_reasons() -> None:
+def test_format_record_has_reasons_success_and_speed() -> None:
     counts = Counts(input=990, kept=950, dropped={"dns": 10, "http_404": 30})
     facts = {"bytes": 120_000_000, "seconds": 10.0, "again": 10, "round": 0, "hosts": {}}
-    told = format_record(Record(task="shard-00003", counts=counts, facts=facts))
-    assert told == (
+    line = format_record(Record(task="shard-00003", counts=counts, facts=facts))
+    assert line == (
         "shard-00003: http_404 30, dns 10; 10 to be retried; 95.0% of 1,000 fetched, 100 images/s, 12.0 MB/s"
     )

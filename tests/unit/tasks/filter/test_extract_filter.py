@@ -1,4 +1,4 @@
-"""extract and filter end to end on a small archive, with real worker processes."""
+"""Runs extract and filter on a small archive, with real worker processes."""
 
 import gzip
 from pathlib import Path
@@ -72,7 +72,7 @@ def crawl(tmp_path: Path) -> Path:
     return tmp_path / "crawl"
 
 
-def test_both_stages_keep_what_they_should_and_say_why_the_rest_left(crawl: Path, tmp_path: Path):
+def test_extract_and_filter_keep_and_drop_rows_with_reasons(crawl: Path, tmp_path: Path):
     pairs, kept = both(tmp_path / "store", [str(crawl / "*.warc.gz")])
     at = FolderStore(tmp_path / "store")
     assert pairs.counts.model_dump() == {
@@ -120,7 +120,7 @@ def bytes_of(store: Path, manifest: Manifest) -> dict[str, str]:
     return {part.name: part.sha256 for part in manifest.parts}
 
 
-def test_workers_and_stores_do_not_show(crawl: Path, tmp_path: Path):
+def test_workers_and_stores_do_not_change_the_output(crawl: Path, tmp_path: Path):
     paths = [str(crawl / "*.warc.gz")]
     one = both(tmp_path / "one", paths)
     two = both(tmp_path / "two", list(reversed([str(p) for p in crawl.iterdir()])), workers=2)
@@ -128,7 +128,7 @@ def test_workers_and_stores_do_not_show(crawl: Path, tmp_path: Path):
         assert (a.key, a.content_digest, bytes_of(tmp_path, a)) == (b.key, b.content_digest, bytes_of(tmp_path, b))
 
 
-def test_order_and_partitioning_of_parts_do_not_decide_what_stays(crawl: Path, tmp_path: Path):
+def test_order_and_parts_of_rows_do_not_change_what_is_kept(crawl: Path, tmp_path: Path):
     pairs, kept = both(tmp_path / "store", [str(crawl / "*.warc.gz")])
     store = FolderStore(tmp_path / "store")
     rows = read_parts(store, pairs)
@@ -145,7 +145,7 @@ def test_order_and_partitioning_of_parts_do_not_decide_what_stays(crawl: Path, t
     assert sorted(read_parts(store, again).to_pylist(), key=str) == expected
 
 
-def test_a_later_crawl_costs_only_its_new_files(crawl: Path, tmp_path: Path):
+def test_extract_reads_only_new_files_of_a_later_crawl(crawl: Path, tmp_path: Path):
     store = tmp_path / "store"
     first, _ = both(store, [str(crawl / "*.warc.gz")])
     old = {part.name: part for part in first.parts}
@@ -195,14 +195,14 @@ def _killed(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_nothing_left_is_an_error_that_shows_the_funnel(crawl: Path, tmp_path: Path):
+def test_filter_fails_with_the_drop_reasons_when_too_few_rows_are_kept(crawl: Path, tmp_path: Path):
     with pytest.raises(ContractError, match=r"(?s)keeps no row: 0 of 12 pairs.*too_few_words +10"):
         both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(min_words=150))
     with pytest.raises(ContractError, match=r"over max_drop_fraction: 4 of 12"):
         both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(languages=["en"], max_drop_fraction=0.5))
 
 
-def test_a_cut_file_keeps_the_rows_before_the_cut(tmp_path: Path):
+def test_extract_keeps_the_rows_before_the_cut_of_a_truncated_file(tmp_path: Path):
     path = write_warc(tmp_path / "cut.warc.gz", ANIMALS, cut=30)
     pairs = make(plan(EXTRACT, WarcSource(paths=[str(path)]), 0, []), context(tmp_path / "store"))
     assert pairs.counts.kept == 4
@@ -212,7 +212,7 @@ def test_a_cut_file_keeps_the_rows_before_the_cut(tmp_path: Path):
     assert path.read_bytes()[offset : offset + 2] == b"\x1f\x8b"
 
 
-def test_missing_and_ambiguous_files_are_all_named(crawl: Path, tmp_path: Path):
+def test_config_names_all_missing_and_ambiguous_files(crawl: Path, tmp_path: Path):
     write_warc(tmp_path / "other" / "animals.warc.gz", PLACES)
     config = WarcSource(
         paths=["no/such.warc", "none/*.gz", str(crawl / "*.gz"), str(tmp_path / "other" / "animals.warc.gz")]
@@ -229,7 +229,7 @@ def test_missing_and_ambiguous_files_are_all_named(crawl: Path, tmp_path: Path):
     assert [i.key for i in inputs if i.stage == "source"] == ["crawl/animals.warc.gz", "other/animals.warc.gz"]
 
 
-def test_the_key_depends_on_names_and_bytes_and_not_on_the_folder(crawl: Path, tmp_path: Path):
+def test_key_depends_on_names_and_bytes_but_not_on_the_folder(crawl: Path, tmp_path: Path):
     def key(*paths: str) -> str:
         return plan(EXTRACT, WarcSource(paths=list(paths)), 0, []).key
 
@@ -251,7 +251,7 @@ def test_the_key_depends_on_names_and_bytes_and_not_on_the_folder(crawl: Path, t
     }
 
 
-def test_filter_config_refuses_what_cannot_be():
+def test_filter_config_refuses_contradictions():
     with pytest.raises(ValueError, match="no language profile 'xx'"):
         FilterConfig(languages=["xx"])
     with pytest.raises(ValueError, match="not among language_candidates"):

@@ -1,4 +1,4 @@
-"""Near-duplicate captions in the filter stage: the same rows for any order, parts, ranges, memory and workers."""
+"""Checks that near-duplicate captions are dropped equally for any order, parts, partitions, memory and workers."""
 
 import random
 from collections import Counter
@@ -63,13 +63,13 @@ def ids(store: Path, manifest: Manifest) -> list[str]:
     return sorted(r["uid"] for r in read_parts(FolderStore(store), manifest).to_pylist())
 
 
-def test_one_of_what_is_alike_stays_within_a_host_or_over_all(tmp_path: Path):
-    said = "An old wooden boat lies on the beach of the island in the evening light"
+def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path: Path):
+    caption = "An old wooden boat lies on the beach of the island in the evening light"
     rows = [
-        row("http://a.example/1.jpg", said),
-        row("http://a.example/2.jpg", said.replace("wooden", "woolen")),
+        row("http://a.example/1.jpg", caption),
+        row("http://a.example/2.jpg", caption.replace("wooden", "woolen")),
         row("http://a.example/3.jpg", "An OLD wooden boat, lies on the beach of the island: in the evening light!"),
-        row("http://b.example/4.jpg", said.replace("evening", "evenings")),
+        row("http://b.example/4.jpg", caption.replace("evening", "evenings")),
         row("http://a.example/5.jpg", "red cat"),
         row("http://a.example/6.jpg", "red hat"),
         row("http://a.example/7.jpg", "!!! ..."),
@@ -89,7 +89,7 @@ def test_one_of_what_is_alike_stays_within_a_host_or_over_all(tmp_path: Path):
     assert every.facts["examples"][NEAR]
 
 
-def test_as_plain_python_does_it(tmp_path: Path):
+def test_near_captions_equal_a_reference_in_plain_python(tmp_path: Path):
     """The whole way in plain Python: same normal forms, buckets of band hashes, leaders, the greedy choice."""
     rows = pairs(variants(5, 250), hosts=1) + [row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)]
     threshold, by = 0.7, choose_scheme(0.7)
@@ -111,7 +111,7 @@ def test_as_plain_python_does_it(tmp_path: Path):
     assert found.counts.dropped[NEAR] == len(rows) - len(expected)
 
 
-def test_order_parts_ranges_and_memory_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_order_parts_partitions_and_memory_do_not_change_near_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = pairs([*variants(6, 450), *["the same again"] * 20], hosts=4)
     found = set()
     for name, parts, bits, copies in [("a", 1, 0, 4), ("b", 3, 2, 4), ("c", 7, 3, 4000), ("d", 2, 5, 4)]:
@@ -126,7 +126,7 @@ def test_order_parts_ranges_and_memory_do_not_show(tmp_path: Path, monkeypatch: 
     assert made.counts.dropped[NEAR] > 50
 
 
-def test_a_small_memory_does_not_show(tmp_path: Path):
+def test_a_small_memory_limit_does_not_change_near_captions(tmp_path: Path):
     rows, config = pairs(variants(7, 5000), hosts=2), {"scope": "all"}
     row_bytes = near.bytes_per_row(NearCaptionsConfig(threshold=0.8))
     assert filter_stage.partition_bits(len(rows), 8, 64 << 20, row_bytes) == 2
@@ -137,7 +137,7 @@ def test_a_small_memory_does_not_show(tmp_path: Path):
 
 
 @pytest.mark.timeout(180)  # six pools of processes
-def test_worker_processes_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_worker_processes_do_not_change_near_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
     rows = pairs(variants(10, 300))
     two = filtered(tmp_path / "two", rows, parts=2, workers=2, pool=None, near_captions={})
@@ -145,7 +145,7 @@ def test_worker_processes_do_not_show(tmp_path: Path, monkeypatch: pytest.Monkey
     assert one.content_digest == two.content_digest
 
 
-def test_recall_and_precision_against_all_pairs(tmp_path: Path):
+def test_near_captions_reach_recall_and_precision_over_all_pairs(tmp_path: Path):
     said = variants(8, 1500)
     rows = pairs(said)
     made = filtered(tmp_path, rows, near_captions={"scope": "all"})
@@ -159,7 +159,7 @@ def test_recall_and_precision_against_all_pairs(tmp_path: Path):
     assert len(said) - len(stays) > 250
 
 
-def test_what_is_balanced_is_what_is_left(tmp_path: Path):
+def test_balancing_counts_only_kept_rows(tmp_path: Path):
     pq.write_table(pa.table({"query": ["boat"]}), tmp_path / "queries.parquet")
     said = [f"an old wooden boat lies on the beach of the island number {i}" for i in range(50)]
     balance = {"queries": str(tmp_path / "queries.parquet"), "max_per_query": 1000}
@@ -167,13 +167,13 @@ def test_what_is_balanced_is_what_is_left(tmp_path: Path):
     assert made.facts["balance"]["matches_before"] == made.counts.kept < 10
 
 
-def test_masked_captions_are_compared_as_they_are_kept(tmp_path: Path):
+def test_masked_captions_are_compared_after_masking(tmp_path: Path):
     said = [f"dial +1 212 555 0{i}99 for red kites and old boats of wood" for i in range(1, 4)]
     made = filtered(tmp_path, pairs(said, hosts=1), near_captions={"threshold": 1}, personal="mask")
     assert made.counts.dropped == {NEAR: 2}
 
 
-def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = pairs(variants(9, 150))
     monkeypatch.setattr(filter_stage, "partition_bits", lambda *_: 1)
     monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
@@ -198,7 +198,7 @@ def test_resumes_at_the_first_step_that_is_missing(tmp_path: Path, monkeypatch: 
         assert asked.total() == steps + 1  # only what was interrupted was begun twice
 
 
-def test_the_config():
+def test_near_captions_config_refuses_bad_values():
     assert FilterConfig().near_captions is None
     with pytest.raises(ValueError, match=r"greater than or equal to 0\.5"):
         FilterConfig(near_captions={"threshold": 0.3})

@@ -1,4 +1,4 @@
-"""A caption's language is judged with its page's: two words alone say little."""
+"""Checks the language of captions with and without the weight of their page."""
 
 import numpy as np
 import polars as pl
@@ -47,9 +47,9 @@ def kept(tmp_path, **config) -> set[str]:
     return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
 
 
-def test_alone_short_captions_are_misjudged_and_with_their_page_they_are_not(tmp_path):
-    alone = kept(tmp_path / "alone")
-    assert alone != set(PAGES["http://x.example/en"])
+def test_page_weight_corrects_the_language_of_short_captions(tmp_path):
+    without_page = kept(tmp_path / "without-page")
+    assert without_page != set(PAGES["http://x.example/en"])
     assert kept(tmp_path / "together", language_page_weight=0.8) == set(PAGES["http://x.example/en"])
 
 
@@ -57,7 +57,7 @@ def test_alone_short_captions_are_misjudged_and_with_their_page_they_are_not(tmp
     "detector", [{}, {"language_mode": "fast"}, {"language_mode": "exact"}, {"language_detector": "fasttext"}]
 )
 @pytest.mark.parametrize("weight", [0.0, 0.8])
-def test_a_caption_in_a_script_of_no_candidate_is_no_ones_language(tmp_path, detector, weight):
+def test_a_caption_in_a_script_of_no_candidate_has_no_language(tmp_path, detector, weight):
     """Not even with an English page around it."""
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     captions = ["a red apple on the table", "แอปเปิ้ลสีแดง", "the house with a garden and a dog", "123456789"]
@@ -73,7 +73,7 @@ def test_a_caption_in_a_script_of_no_candidate_is_no_ones_language(tmp_path, det
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_blended_is_the_weighted_mean_of_what_is_known(weight):
+def test_blend_returns_the_weighted_mean_of_known_probabilities(weight):
     own = Detection(("a", "b"), np.array([0, 1, -1]), np.array([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]))
     around = Detection(("a", "b"), np.array([1, -1]), np.array([[0.0, 1.0], [0.0, 0.0]]))
     found = own.blend(around, np.array([0, 1, 0], np.uint32), weight)
@@ -84,23 +84,23 @@ def test_blended_is_the_weighted_mean_of_what_is_known(weight):
     assert found.labels[2] == ("b" if weight else None)
 
 
-def test_captions_that_are_there_twice_are_judged_once(monkeypatch: pytest.MonkeyPatch):
+def test_detect_languages_gives_equal_captions_the_same_result(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(filter_language, "_BATCH", 3)
     captions = [text for texts in PAGES.values() for text in texts] * 2 + ["THE RED HOUSE", "the red house", "123"]
     config = FilterConfig(languages=["en"], language_candidates=LANGUAGES)
-    told = filter_language.detect_languages(pl.DataFrame({"caption": captions}), config)
+    found = filter_language.detect_languages(pl.DataFrame({"caption": captions}), config)
     shown = [caption.lower() if caption.isupper() else caption for caption in captions]
     each = detect(shown, LANGUAGES, config.language_mode)
-    assert told["language"].to_list() == each.labels
-    assert told["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
-    assert told["foreign"].to_list() == (each.sum_probabilities(["en"]) < 0.5).tolist()
+    assert found["language"].to_list() == each.labels
+    assert found["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
+    assert found["foreign"].to_list() == (each.sum_probabilities(["en"]) < 0.5).tolist()
     assert (
         filter_language.detect_languages(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows()
         == []
     )
 
 
-def test_a_page_of_its_own_changes_nothing():
+def test_blend_with_itself_changes_nothing():
     found = detect(["grinning face with big eyes", "Haus mit Garten"], LANGUAGES)
     same = found.blend(found, np.array([0, 1], np.uint32), 0.5)
     assert same.labels == found.labels

@@ -1,4 +1,4 @@
-"""`pairmill queries build` against plain counting."""
+"""Compares `pairmill queries build` with plain counting."""
 
 import bz2
 import gzip
@@ -43,7 +43,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def slowly(lines: list[str], at: Thresholds) -> dict[str, tuple[str, int]]:
+def count_slowly(lines: list[str], at: Thresholds) -> dict[str, tuple[str, int]]:
     said = [["".join(c if c.isalnum() else " " for c in line.lower()).split()] for line in lines]
     words = [word for [line] in said for word in line]
     counts = Counter(words)
@@ -57,18 +57,18 @@ def slowly(lines: list[str], at: Thresholds) -> dict[str, tuple[str, int]]:
 
 @pytest.mark.parametrize("rarer", [LOW, Thresholds(min_unigram=7, min_bigram=3, min_pmi=0.5)])
 @pytest.mark.parametrize("batch", [10, 100, 10_000])
-def test_words_and_bigrams_as_counted_slowly(
+def test_build_queries_counts_words_and_bigrams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, rarer: Thresholds
 ):
     monkeypatch.setattr(query_texts, "BATCH_CHARS", batch)
     found = built(rarer, text=[text(tmp_path)])
     assert found.schema == pl.Schema(QUERIES)
-    assert {row["query"]: (row["kind"], row["count"]) for row in found.to_dicts()} == slowly(LINES, rarer)
+    assert {row["query"]: (row["kind"], row["count"]) for row in found.to_dicts()} == count_slowly(LINES, rarer)
     assert {"new york", "vitamin c"} < set(found["query"]), "a word too short for a query may stand in one"
     assert found["query"].to_list() == sorted(found["query"].to_list())
 
 
-def test_every_compression_and_a_page_dump_read_the_same(tmp_path: Path):
+def test_build_queries_reads_each_compression_and_a_page_dump(tmp_path: Path):
     plain = text(tmp_path)
     data = plain.read_bytes()
     (tmp_path / "a.gz").write_bytes(gzip.compress(data))
@@ -81,13 +81,13 @@ def test_every_compression_and_a_page_dump_read_the_same(tmp_path: Path):
         assert built(text=[tmp_path / name]).equals(expected), name
 
 
-def test_worker_processes_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_build_queries_gives_the_same_on_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     expected = built(text=[text(tmp_path)])
     monkeypatch.setattr(query_texts, "BATCH_CHARS", 100)
     assert built(workers=2, text=[text(tmp_path)]).equals(expected)
 
 
-def test_only_articles_of_a_dump_count_whatever_its_part_is_called(tmp_path: Path):
+def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path: Path):
     pages = [
         ("0", "", LINES),
         ("10", "", ["a template of zebras"] * 9),
@@ -103,7 +103,7 @@ def test_only_articles_of_a_dump_count_whatever_its_part_is_called(tmp_path: Pat
     assert not {"zebras", "lemurs", "text", "page", "ns"} & set(found["query"])
 
 
-def test_folders_and_globs_name_files_and_the_tags_of_an_extractor_are_no_words(tmp_path: Path):
+def test_build_queries_accepts_folders_and_globs_and_ignores_wikiextractor_tags(tmp_path: Path):
     expected = built(text=[text(tmp_path)])
     folder = tmp_path / "extracted" / "AA"
     folder.mkdir(parents=True)
@@ -114,7 +114,7 @@ def test_folders_and_globs_name_files_and_the_tags_of_an_extractor_are_no_words(
     assert built(text=[f"{folder}/wiki_*"]).equals(expected)
 
 
-def test_markup_is_taken_off():
+def test_strip_markup_removes_markup():
     page = (
         "{{Infobox|a={{nested|x}}|b}} '''Kites''' are [[tether]]ed [[aircraft|craft]].<ref name=a>no</ref><ref x/>\n"
         "{| class=w\n|-\n| cell\n|}\n== History ==\n[[File:a.jpg|thumb|of a [[dog]]]] see [https://x.org this] <!-- no -->"
@@ -122,7 +122,7 @@ def test_markup_is_taken_off():
     assert strip_markup(page).split() == ["Kites", "are", "tethered", "craft.", "History", "see", "this"]
 
 
-def test_titles_lemmas_and_word_lists(tmp_path: Path):
+def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path: Path):
     (tmp_path / "views.tsv").write_text("Red_Kite\t50\nRare\t3\nkite\t99\n\n")
     views = "en Blue_Kite 7 0\nen Blue_Kite 8 0\nde.m X 1 2 3\nde Drache 99 0\nen Special:Search 99 0\n"
     (tmp_path / "pageviews").write_text(views + "en.wikipedia Dog_Kite 12 desktop 88 A8\n")
@@ -149,7 +149,7 @@ def test_titles_lemmas_and_word_lists(tmp_path: Path):
     assert "the" in built(wordfreq=["en"])["query"].to_list()
 
 
-def test_a_list_says_what_it_was_made_of(tmp_path: Path):
+def test_write_queries_stores_the_sources(tmp_path: Path):
     given, out = QuerySources(text=[str(text(tmp_path))]), tmp_path / "lists" / "queries.parquet"
     write_queries(build_queries(given, LOW), out, given, LOW)
     assert pl.read_parquet(out).equals(built(text=[tmp_path / "text.txt"]))
@@ -159,7 +159,7 @@ def test_a_list_says_what_it_was_made_of(tmp_path: Path):
     assert [path.name for path in out.parent.iterdir()] == ["queries.parquet"]
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path):
+def test_build_queries_names_unreadable_sources(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"no such file: .*none\.txt, .*/\*\.gz"):
         built(text=[tmp_path / "none.txt"], lemmas=[f"{tmp_path}/*.gz"])
     with pytest.raises(ConfigError, match="no query is above the thresholds"):
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
         pytest.importorskip("wordfreq") and built(wordfreq=["xx"])
 
 
-def test_a_file_that_is_no_list_of_queries_is_named(tmp_path: Path):
+def test_read_queries_refuses_other_files(tmp_path: Path):
     path = tmp_path / "list.parquet"
     for content, said in [
         (None, "is not a file"),

@@ -1,4 +1,4 @@
-"""The filter stage on pairs made up for it: ranges, boilerplate, what was seen before, captions over hosts, balancing."""
+"""Runs the filter stage on synthetic pairs: partitions, boilerplate, seen URLs, captions over hosts, balancing."""
 
 import random
 from collections import Counter
@@ -68,7 +68,7 @@ def kept(store: Path, manifest: Manifest) -> list[dict]:
 
 
 @pytest.mark.parametrize("config", [{}, {"near_captions": {}}])
-def test_whether_captions_are_hashed_does_not_show(tmp_path: Path, config: dict):
+def test_hashing_captions_does_not_change_the_output(tmp_path: Path, config: dict):
     rows = some_pairs(400)
     without = filtered(tmp_path / "without", rows, dedupe=["uid", "url"], **config)
     hashed = filtered(tmp_path / "hashed", rows, dedupe=["uid", "url"], max_caption_count=10**6, **config)
@@ -76,7 +76,7 @@ def test_whether_captions_are_hashed_does_not_show(tmp_path: Path, config: dict)
     assert without.content_digest == hashed.content_digest
 
 
-def test_ranges_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_number_of_partitions_does_not_change_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = some_pairs(400)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     digests = set()
@@ -90,7 +90,7 @@ def test_ranges_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert len({row["caption"].casefold() for row in left}) == len(left) == len({row["url"] for row in left})
 
 
-def test_the_number_of_parts_does_not_decide_what_stays(tmp_path: Path):
+def test_the_number_of_parts_does_not_change_what_is_kept(tmp_path: Path):
     rows = some_pairs(300, seed=1)
     found = []
     for parts in (1, 4):
@@ -99,7 +99,7 @@ def test_the_number_of_parts_does_not_decide_what_stays(tmp_path: Path):
     assert found[0] == found[1]
 
 
-def test_boilerplate_is_what_occurs_too_often_in_what_the_rules_left(tmp_path: Path):
+def test_captions_over_max_caption_count_are_dropped_as_boilerplate(tmp_path: Path):
     rows = some_pairs(300)
     said = Counter(row["caption"].casefold() for row in rows if row["caption"] != "IMG_0042.jpg")
     manifest = filtered(tmp_path, rows, max_caption_count=20, dedupe=[])
@@ -108,7 +108,7 @@ def test_boilerplate_is_what_occurs_too_often_in_what_the_rules_left(tmp_path: P
     assert {row["caption"].casefold() for row in kept(tmp_path, manifest)} == {c for c, n in said.items() if n <= 20}
 
 
-def test_what_an_earlier_dataset_has_is_seen(tmp_path: Path):
+def test_urls_of_an_earlier_dataset_are_dropped_as_seen(tmp_path: Path):
     rows = some_pairs(200)
     seen = sorted({row["url"] for row in rows})[:40]
     earlier = snapshot(
@@ -122,7 +122,7 @@ def test_what_an_earlier_dataset_has_is_seen(tmp_path: Path):
         filtered(tmp_path, rows, seen=["ffff"])
 
 
-def test_unsafe_and_private_captions(tmp_path: Path):
+def test_unsafe_and_personal_captions_are_dropped_or_masked(tmp_path: Path):
     rows = some_pairs(3)
     for row, caption in zip(rows, ["a nude on the beach", "dial +1 212 555 0199 for kites", "a red kite"], strict=True):
         row |= {"caption": caption, "uid": uid(row["url"], caption)}
@@ -142,7 +142,7 @@ def queries(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_balancing_samples_the_head_down_and_names_the_rest(tmp_path: Path):
+def test_balancing_samples_frequent_queries_and_drops_with_reasons(tmp_path: Path):
     rows = some_pairs(600)
     balance = {"queries": queries(tmp_path), "max_per_query": 10}
     whole = filtered(tmp_path / "whole", rows)
@@ -167,7 +167,7 @@ def test_balancing_samples_the_head_down_and_names_the_rest(tmp_path: Path):
         FILTER.external_inputs(FilterConfig(balance={"queries": "no/such.parquet"}))
 
 
-def test_each_rule_is_counted_alone_too(tmp_path: Path):
+def test_facts_count_the_rows_that_each_rule_alone_would_drop(tmp_path: Path):
     rows = some_pairs(100)
     manifest = filtered(tmp_path, rows, patterns={"photo": "IMG"})
     files = sum(row["caption"] == "IMG_0042.jpg" for row in rows)
@@ -177,7 +177,7 @@ def test_each_rule_is_counted_alone_too(tmp_path: Path):
     check_conservation("filter", manifest, [])
 
 
-def test_the_length_of_slices_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = some_pairs(700)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30, "languages": ["en"]}
     config |= {"balance": {"queries": queries(tmp_path), "max_per_query": 40, "keep_unmatched": True}}
@@ -195,7 +195,7 @@ def test_the_length_of_slices_does_not_show(tmp_path: Path, monkeypatch: pytest.
         assert one.equals(other)
 
 
-def test_parts_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch):
+def test_cut_slices_cuts_parts_into_slices(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "SLICE_ROWS", 100)
     found = cut_slices([250, 100, 0, 1], FilterConfig())
     assert [[(one.start, one.rows) for one in part] for part in found] == [
@@ -211,7 +211,7 @@ def test_parts_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch):
     ]
 
 
-def test_a_part_that_is_none_is_named(tmp_path: Path):
+def test_a_damaged_part_is_named(tmp_path: Path):
     pairs = snapshot(tmp_path, "extract", [some_pairs(20)])
     path = tmp_path / pairs.path("part-00000.parquet")
     path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 4))
@@ -222,7 +222,7 @@ def test_a_part_that_is_none_is_named(tmp_path: Path):
         )
 
 
-def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_resuming_with_other_partition_bits_gives_the_same_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = some_pairs(400)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     whole = filtered(tmp_path / "whole", rows, **config)
@@ -238,7 +238,7 @@ def test_a_later_try_with_another_number_of_ranges_gives_the_same(tmp_path: Path
         assert filtered(store, rows, **config).content_digest == whole.content_digest
 
 
-def test_memory_decides_the_number_of_ranges():
+def test_partition_bits_depend_on_rows_workers_and_memory():
     assert partition_bits(0, 2, 1 << 30) == 0
     assert partition_bits(500_000, 1, 1 << 30) == 0
     assert [partition_bits(rows, 2, 1 << 30) for rows in (200_000, 300_000, 1_000_000)] == [0, 1, 1], "work for all"

@@ -20,7 +20,7 @@ def at_once(number: int, work: Callable[[int], None]) -> None:
         thread.join()
 
 
-def test_so_many_at_a_time_of_one_host_and_others_beside() -> None:
+def test_turns_limit_the_parallel_requests_of_each_host() -> None:
     pace, lock, now, most = HostPace(PaceLimits(concurrency=3)), threading.Lock(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
 
     def work(number: int) -> None:
@@ -37,7 +37,7 @@ def test_so_many_at_a_time_of_one_host_and_others_beside() -> None:
     assert most == {"a": 3, "b": 3}
 
 
-def test_so_many_a_second_or_fewer_where_the_host_asks_for_it() -> None:
+def test_turns_keep_the_longer_of_both_intervals() -> None:
     pace, starts = HostPace(PaceLimits(interval=0.03)), []
 
     def work(interval: float) -> None:
@@ -51,7 +51,7 @@ def test_so_many_a_second_or_fewer_where_the_host_asks_for_it() -> None:
     assert min(gaps[5:]) >= 0.08
 
 
-def test_a_pace_is_that_of_all_processes_together() -> None:
+def test_interval_is_multiplied_by_the_number_of_processes() -> None:
     pace, starts = HostPace(PaceLimits(interval=0.02, processes=3)), []
 
     def work(interval: float) -> None:
@@ -86,7 +86,7 @@ def failing(pace: HostPace, error: FetchError, seconds: float = 0.0) -> float:
     return time.monotonic() - started
 
 
-def test_retry_after_is_waited_for_where_it_is_short_and_not_where_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_wait_for_a_short_pause_and_fail_in_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
     pace = HostPace(PaceLimits(max_pause=0.5))
     started = time.monotonic()  # the pause begins within the next line
@@ -102,7 +102,7 @@ def test_retry_after_is_waited_for_where_it_is_short_and_not_where_it_is_long(mo
     assert time.monotonic() - started < 0.1
 
 
-def test_pauses_double_while_a_host_pushes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_without_retry_after_double_until_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_pace, "_FIRST_PAUSE", 0.05)
     monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
     pace = HostPace(PaceLimits())
@@ -116,7 +116,7 @@ def test_pauses_double_while_a_host_pushes_back(monkeypatch: pytest.MonkeyPatch)
     assert failing(pace, FetchError("http_404", "x")) < 0.1  # it begins anew after a success
 
 
-def test_a_dead_host_costs_its_patience_and_no_more() -> None:
+def test_turns_of_a_dead_host_fail_once_its_patience_is_used() -> None:
     pace = HostPace(PaceLimits(concurrency=2, patience=0.25))
     times: list[float] = []
     at_once(30, lambda _: times.append(failing(pace, FetchError("timeout", "as every time"), 0.1)))
@@ -126,7 +126,7 @@ def test_a_dead_host_costs_its_patience_and_no_more() -> None:
         pass
 
 
-def test_successes_win_patience_back_and_an_answer_says_nothing_against_a_host() -> None:
+def test_successes_halve_the_wasted_time_and_permanent_errors_add_none() -> None:
     pace = HostPace(PaceLimits(patience=0.05))
     for _ in range(6):
         failing(pace, FetchError("timeout", "x"), 0.02)
@@ -137,7 +137,7 @@ def test_successes_win_patience_back_and_an_answer_says_nothing_against_a_host()
         failing(pace, FetchError("http_404", "x"), 0.02)
 
 
-def test_a_turn_that_does_not_come_is_given_up() -> None:
+def test_turn_fails_as_host_busy_after_the_patience() -> None:
     pace, release = HostPace(PaceLimits(concurrency=1, patience=0.1)), threading.Event()
 
     def holds() -> None:
@@ -155,7 +155,7 @@ def test_a_turn_that_does_not_come_is_given_up() -> None:
         pass
 
 
-def test_a_pause_that_one_process_was_told_is_kept_by_all(tmp_path: Path) -> None:
+def test_pauses_are_shared_between_processes(tmp_path: Path) -> None:
     asked, beside = (HostPace(PaceLimits(max_pause=10), Pauses(tmp_path)) for _ in range(2))
     with pytest.raises(FetchError), asked.turn("a.test"):
         raise FetchError("http_429", "the server's answer", retry_after=60)
@@ -171,7 +171,7 @@ def test_a_pause_that_one_process_was_told_is_kept_by_all(tmp_path: Path) -> Non
         assert time.monotonic() - started > 0.05, "a short one is waited for"
 
 
-def test_of_two_pauses_the_longer_one_counts(tmp_path: Path) -> None:
+def test_pauses_keep_the_longest_of_several(tmp_path: Path) -> None:
     pauses = Pauses(tmp_path)
     for reason, seconds in (("http_429", 50.0), ("http_503", 90.0), ("http_429", 10.0)):
         pauses.put("a.test", reason, "x", seconds)

@@ -7,7 +7,7 @@ import pytest
 from tasks.download.fetch.host_pool import HostPool, UrlRow, parse_host
 
 
-def test_a_slow_host_holds_no_more_threads_than_it_may_and_no_other_host() -> None:
+def test_pool_limits_the_threads_of_a_slow_host() -> None:
     """8 threads, of which the 20 rows of one host that does not answer would hold all."""
     hung, running, most = threading.Event(), Counter[str](), Counter[str]()
     rows = [(n, f"http://{'slow' if n < 20 else f'h{n % 7}'}.test/{n}.jpg") for n in range(90)]
@@ -38,7 +38,7 @@ def test_a_slow_host_holds_no_more_threads_than_it_may_and_no_other_host() -> No
     assert max(most.values()) == 2
 
 
-def test_what_takes_longest_comes_first_but_leaves_threads_to_the_others() -> None:
+def test_pool_starts_with_slow_hosts_and_reserves_threads_for_quick_ones() -> None:
     """As the seconds of the hosts say; one that was not asked yet is taken for a slow one."""
     pool, order = HostPool(threads=2, per_host=1), []
     pool._seconds |= {"late": 4.0, "quick": 0.01, "many": 0.01}
@@ -58,7 +58,7 @@ def test_what_takes_longest_comes_first_but_leaves_threads_to_the_others() -> No
     assert order == ["late", "many"]
 
 
-def test_no_more_results_are_held_than_threads() -> None:
+def test_pool_limits_the_waiting_results() -> None:
     done = []
     pool = HostPool(threads=3, per_host=9)
     results = pool.imap_unordered(lambda row: done.append(row) or row, [(n, f"http://h{n}/") for n in range(30)])
@@ -69,12 +69,12 @@ def test_no_more_results_are_held_than_threads() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "x", "//", "http://", "http://A.test:80/b", "\ud800"])
-def test_any_text_has_a_host(url: str) -> None:
+def test_parse_host_accepts_any_text(url: str) -> None:
     assert parse_host(url) == ("a.test:80" if "test" in url else "")
     assert list(HostPool(2, 1).imap_unordered(lambda row: row[0], [(7, url)])) == [7]
 
 
-def test_no_row_is_begun_after_the_end() -> None:
+def test_pool_starts_no_row_after_it_is_closed() -> None:
     with HostPool(threads=1, per_host=1) as pool:
         assert next(pool.imap_unordered(lambda row: row, [(n, f"http://h{n}/") for n in range(5)]))
     assert pool._pop_row() is None

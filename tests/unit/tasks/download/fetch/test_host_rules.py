@@ -74,7 +74,7 @@ def allow(*lines: str) -> tuple[int, str]:
         (allow("\ufeffUser-agent: *", "Disallow: /"), "robots"),
     ],
 )
-def test_robots_txt(answer: Any, reason: str | None) -> None:
+def test_check_applies_robots_txt(answer: Any, reason: str | None) -> None:
     host = Host(answer)
     if reason is None:
         assert checked(host) == []
@@ -85,7 +85,7 @@ def test_robots_txt(answer: Any, reason: str | None) -> None:
     assert host.asked == {"/robots.txt": 1}  # and nothing else of a host that forbids it
 
 
-def test_a_file_is_read_once_and_a_dead_host_asked_once() -> None:
+def test_check_reads_each_file_once_and_requests_a_dead_host_once() -> None:
     host = Host()
     all_rules = rules(host)
     for number in range(5):
@@ -101,7 +101,7 @@ def test_a_file_is_read_once_and_a_dead_host_asked_once() -> None:
     assert dead.asked == {"/robots.txt": 1}
 
 
-def test_crawl_delay_is_told_and_kept_between_the_files() -> None:
+def test_check_returns_the_crawl_delay_and_keeps_it_between_files() -> None:
     host = Host(allow("User-agent: *", "Crawl-delay: 0.15"))
     started = time.monotonic()
     assert rules(host).check(split_url("http://a.test/1.jpg")) == (0.15, [])
@@ -120,7 +120,7 @@ def test_crawl_delay_is_told_and_kept_between_the_files() -> None:
         (["User-agent: *", "Disallow: /y"], []),
     ],
 )
-def test_agents_that_gather_for_training_are_shut_out(lines: list[str], agents: list[str]) -> None:
+def test_check_finds_excluded_ai_agents(lines: list[str], agents: list[str]) -> None:
     found = checked(Host(allow(*lines)))
     assert [(one.signal, one.detail, one.where) for one in found] == [
         ("robots_ai_agents", agent, "http://a.test/robots.txt") for agent in agents
@@ -128,7 +128,7 @@ def test_agents_that_gather_for_training_are_shut_out(lines: list[str], agents: 
     assert all(one.when == "1970-01-01T00:00:00.000+00:00" for one in found)
 
 
-def test_tdmrep_and_ai_txt_speak_before_a_picture_is_asked_for() -> None:
+def test_check_finds_opt_outs_in_tdmrep_and_ai_txt() -> None:
     host = Host(
         tdmrep=(200, '[{"location": "/free", "tdm-reservation": 0}, {"location": "/", "tdm-reservation": 1}]'),
         ai=allow("# Spawning AI", "User-Agent: *", "Disallow: *.jpg", "Allow: *.txt", "Allow: /"),
@@ -143,7 +143,7 @@ def test_tdmrep_and_ai_txt_speak_before_a_picture_is_asked_for() -> None:
     assert host.asked == {"/robots.txt": 1}
 
 
-def test_what_cannot_be_had_or_robots_txt_forbids_is_no_file() -> None:
+def test_check_ignores_unreadable_and_disallowed_files() -> None:
     host = Host(tdmrep=FetchError("timeout", "x"), ai=(500, ""))
     assert checked(host) == []
     reserved = (200, '[{"location": "/", "tdm-reservation": 1}]')
@@ -152,12 +152,12 @@ def test_what_cannot_be_had_or_robots_txt_forbids_is_no_file() -> None:
     assert host.asked == {"/robots.txt": 1}
 
 
-def test_named_agents_are_read_from_lines_of_any_form() -> None:
+def test_robots_file_finds_agents_in_lines_of_any_form() -> None:
     text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\nUser agent: Spaced\n# User-agent: not"
     assert RobotsFile.parse(text).named_agents == {"gptbot", "ccbot", "other", "spaced"}
 
 
-def test_a_file_that_would_cost_too_much_time_allows_nothing() -> None:
+def test_robots_file_that_is_too_slow_allows_nothing() -> None:
     hostile = "User-agent: *\n" + "".join(f"Disallow: /{'*a' * 5}{n}b$\n" for n in range(20_000))
     started = time.monotonic()
     file = RobotsFile.parse(hostile)
@@ -168,7 +168,7 @@ def test_a_file_that_would_cost_too_much_time_allows_nothing() -> None:
     assert not RobotsFile.parse(modest).allows("http://a.test/999.jpg", "pairmill")
 
 
-def test_two_threads_read_the_files_beside_robots_txt_at_the_same_time() -> None:
+def test_two_threads_read_tdmrep_and_ai_txt_in_parallel() -> None:
     both = Barrier(2)
 
     class Slow(Host):

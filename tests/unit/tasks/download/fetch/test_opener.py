@@ -14,7 +14,7 @@ DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
-def test_public_addresses(address: str) -> None:
+def test_is_public_accepts_public_addresses(address: str) -> None:
     assert is_public(address)
 
 
@@ -27,11 +27,11 @@ NOT_PUBLIC = """
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC.split())
-def test_addresses_that_are_never_connected_to(address: str) -> None:
+def test_is_public_refuses_other_addresses(address: str) -> None:
     assert not is_public(address)
 
 
-def test_hosts_are_refused_by_what_they_resolve_to() -> None:
+def test_resolve_refuses_hosts_with_private_addresses() -> None:
     addresses = AddressResolver({"site.test": ("127.0.0.1", 8123), "six.test": ("::1", 80)})
     assert [target[1] for target in addresses.resolve("site.test", 443)[1]] == [("127.0.0.1", 8123)]
     assert addresses.resolve("six.test", 443)[0] is None
@@ -43,7 +43,7 @@ def test_hosts_are_refused_by_what_they_resolve_to() -> None:
     assert addresses.resolve("8.8.8.8", 80) == (None, [(2, ("8.8.8.8", 80))])
 
 
-def test_an_answer_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_caches_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that changes its mind between check and use gets no second question."""
     answers = iter([[(2, 1, 6, "", ("8.8.8.8", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: next(answers))
@@ -53,13 +53,13 @@ def test_an_answer_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_private_answers_among_public_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_drops_private_addresses_among_public_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = [(2, 1, 6, "", ("10.0.0.1", 80)), (2, 1, 6, "", ("8.8.8.8", 80))]
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: mixed)
     assert AddressResolver({}).resolve("mixed.test", 80) == (None, [(2, ("8.8.8.8", 80))])
 
 
-def test_connect_to() -> None:
+def test_parse_connect_to_reads_addresses_and_names_bad_ones() -> None:
     assert parse_connect_to({"A.test": "127.0.0.1:8123", "b.test": "[::1]:80"}) == {
         "a.test": ("127.0.0.1", 8123),
         "b.test": ("::1", 80),
@@ -80,7 +80,7 @@ def test_connect_to() -> None:
         ("http://a.test/x\r\nHost: b", "http://a.test/xHost:%20b"),
     ],
 )
-def test_urls_as_they_go_on_the_wire(url: str, wire: str) -> None:
+def test_split_url_encodes_urls(url: str, wire: str) -> None:
     assert urlunsplit(split_url(url)) == wire
 
 
@@ -89,7 +89,7 @@ def test_urls_as_they_go_on_the_wire(url: str, wire: str) -> None:
     ["file:///etc/passwd", "ftp://a.test/x", "data:image/png,x", "http:///x", "http://u:p@a.test/", "http://a.test:99999/",
      "http://[::1/x", "http://a b/", "http://" + "a" * 70 + ".test/", "javascript:alert(1)", "", "x.png"],
 )  # fmt: skip
-def test_urls_that_are_not_asked_for(url: str) -> None:
+def test_split_url_refuses_other_text(url: str) -> None:
     with pytest.raises(FetchError, match=r"^bad_url: "):
         split_url(url)
 
@@ -118,7 +118,7 @@ def headers(*values: str) -> Message:
         (["noaiplease"], None),
     ],
 )
-def test_opt_out_by_header(values: list[str], signal: str | None) -> None:
+def test_find_disallowed_directive_reads_x_robots_tag(values: list[str], signal: str | None) -> None:
     assert find_disallowed_directive(headers(*values), "pairmill", DISALLOWED) == signal
     assert find_disallowed_directive(headers(*values), "pairmill", frozenset()) is None
 
@@ -126,7 +126,7 @@ def test_opt_out_by_header(values: list[str], signal: str | None) -> None:
 @pytest.mark.parametrize(
     ("value", "reserved"), [("1", True), (" 1 ", True), ("0", False), ("2", False), ("yes", False)]
 )
-def test_text_and_data_mining_is_reserved_by_header(value: str, reserved: bool) -> None:
+def test_find_header_opt_outs_reads_tdm_reservation(value: str, reserved: bool) -> None:
     message = headers("noai")
     message["tdm-reservation"] = value
     found = list(find_header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now"))
@@ -134,7 +134,7 @@ def test_text_and_data_mining_is_reserved_by_header(value: str, reserved: bool) 
     assert found == [tag, OptOut("tdm_header", "tdm-reservation 1", "http://a.test/", "now")][: 1 + reserved]
 
 
-def test_opener_knows_no_other_scheme_and_asks_once_what_cannot_be_mended(tmp_path: Path) -> None:
+def test_opener_refuses_other_schemes(tmp_path: Path) -> None:
     opener = make_opener(DownloadConfig(), tmp_path)
     for url in ("file:///etc/passwd", "ftp://a.test/", "data:text/plain,x"):
         for _ in range(2):
@@ -144,7 +144,7 @@ def test_opener_knows_no_other_scheme_and_asks_once_what_cannot_be_mended(tmp_pa
 
 
 @pytest.mark.parametrize(("reason", "asked"), [("timeout", 1), ("http_404", 1), ("http_503", 3), ("connect", 3)])
-def test_what_timed_out_is_not_tried_again_at_once(
+def test_opener_retries_only_temporary_failures_other_than_timeouts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, asked: int
 ) -> None:
     opener, checks = make_opener(DownloadConfig(), tmp_path), []
@@ -161,11 +161,11 @@ def test_what_timed_out_is_not_tried_again_at_once(
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-3", None)])
-def test_retry_after(value: str | None, seconds: float | None) -> None:
+def test_retry_after_parses_seconds(value: str | None, seconds: float | None) -> None:
     assert parse_retry_seconds(value) == seconds
 
 
-def test_deadline() -> None:
+def test_seconds_left_raises_after_the_deadline() -> None:
     assert seconds_left(float("inf")) == float("inf")
     with pytest.raises(TimeoutError):
         seconds_left(0.0)

@@ -17,7 +17,7 @@ def headers(**values: str) -> Message:
 MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
-def test_bytes_come_back_with_what_their_server_calls_them_by(tmp_path: Path) -> None:
+def test_originals_return_the_body_and_its_validators(tmp_path: Path) -> None:
     originals, body = Originals(tmp_path), b"\n\x00 any \n bytes"
     originals.put("http://a.test/ü", body, headers(ETag='W/"1"', Last_Modified=MODIFIED))
     kept = originals.get("http://a.test/ü")
@@ -44,7 +44,7 @@ def test_bytes_come_back_with_what_their_server_calls_them_by(tmp_path: Path) ->
         {"ETag": '"1"', "Cache_Control": "private, No-Store"},
     ],
 )
-def test_what_has_no_plain_validator_or_may_not_be_stored_is_not_kept(tmp_path: Path, given: dict[str, str]) -> None:
+def test_originals_store_only_cacheable_bodies_with_validators(tmp_path: Path, given: dict[str, str]) -> None:
     message = Message()
     for name, value in given.items():
         message._headers.append((name.replace("_", "-"), value))  # type: ignore[attr-defined]  # as a wire might
@@ -53,7 +53,7 @@ def test_what_has_no_plain_validator_or_may_not_be_stored_is_not_kept(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_harmed_file_is_as_if_there_were_none(tmp_path: Path) -> None:
+def test_originals_ignore_a_damaged_file(tmp_path: Path) -> None:
     originals = Originals(tmp_path)
     originals.put("http://a.test/", b"body of some length", headers(ETag='"1"'))
     (path,) = tmp_path.glob("??/*")
@@ -72,7 +72,7 @@ def test_a_harmed_file_is_as_if_there_were_none(tmp_path: Path) -> None:
     assert originals.get("http://a.test/") is not None
 
 
-def test_what_was_asked_for_last_stays(tmp_path: Path) -> None:
+def test_originals_shrink_deletes_the_oldest_files(tmp_path: Path) -> None:
     originals = Originals(tmp_path)
     for number in range(6):
         originals.put(f"http://a.test/{number}", bytes(1_000), headers(ETag='"1"'))
@@ -85,7 +85,7 @@ def test_what_was_asked_for_last_stays(tmp_path: Path) -> None:
     assert originals.shrink(10**9) == 0
 
 
-def test_a_folder_that_cannot_be_written_loses_no_picture(tmp_path: Path) -> None:
+def test_originals_ignore_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     originals = Originals(tmp_path / "file")
     originals.put("http://a.test/", b"body", headers(ETag='"1"'))
