@@ -13,7 +13,7 @@ def translate_error(error: BaseException) -> BaseException:
     Only Prefect's client uses httpx in this process.
     """
     if isinstance(error, ObjectNotFound):
-        problem = "does not know this run any more: its database was lost, or another server has its URL now"
+        problem = "has no record of this run any more: its database was lost, or another server has its URL now"
     elif isinstance(error, httpx.TransportError):
         problem = f"does not answer ({type(error).__name__}: {error})"
     else:

@@ -59,13 +59,13 @@ def evaluate(options: EvaluateOptions, *, as_json: bool) -> int:
     return 0
 
 
-def data_folder(suite: Path, given: Path | None, home: Path) -> Path | None:
+def data_folder(suite: Path, data: Path | None, home: Path) -> Path | None:
     """Return the folder of a suite's relative roots, or None for the suite's own folder.
 
-    It is `given` if set; else the folder of fetched sets if the suite names sources.
+    It is `data` if set; else the folder of fetched sets if the suite names sources.
     """
-    if given is not None:
-        return given
+    if data is not None:
+        return data
     _, labelled, _ = read_tasks(suite)
     return home / "datasets" if any(task.source for _, task in labelled) else None
 

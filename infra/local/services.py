@@ -138,10 +138,10 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
     for name in CLIENT_VARIABLE:
         if url := _external(name):
             _require_external(name, url)
-    wanted = [service for service in (PREFECT, MLFLOW) if not _external(service.name)]
-    if not all(_is_healthy(service.name) for service in wanted):
+    required = [service for service in (PREFECT, MLFLOW) if not _external(service.name)]
+    if not all(_is_healthy(service.name) for service in required):
         with supervisor.lock(_services()):
-            supervisor.ensure_running(_services(), wanted, timeout_s)
+            supervisor.ensure_running(_services(), required, timeout_s)
     return [_status(name) for name in CLIENT_VARIABLE]
 
 

@@ -161,13 +161,13 @@ def is_healthy(folder: Path, record: ServiceRecord) -> bool:
 
 
 def ensure_running(
-    services: Path, wanted: Sequence[Service], timeout_s: float, *, same_command: bool = False
+    services: Path, required: Sequence[Service], timeout_s: float, *, same_command: bool = False
 ) -> list[ServiceRecord]:
-    """Start in parallel the services of `wanted` that are not healthy, and return when all are healthy.
+    """Start in parallel the services of `required` that are not healthy, and return when all are healthy.
 
     Args:
         services: the folder whose `lock` the caller holds.
-        wanted: the services that should run.
+        required: the services that should run.
         timeout_s: maximum time to wait for all of them.
         same_command: restart a healthy server that runs with another command.
 
@@ -175,14 +175,16 @@ def ensure_running(
         ServiceError: a server ended or did not answer in time. It was stopped; the message has the end of its log.
     """
     records = {}
-    for service in wanted:
+    for service in required:
         folder = services / service.name
         record = load(folder)
         changed = same_command and record is not None and record.command != service.command
         if record is None or not record.alive or changed or _hangs(folder, record):
             record = _restart(folder, service, record)
         records[service.name] = record
-    _wait_until_healthy(services, {service.name: service for service in wanted}, records, time.monotonic() + timeout_s)
+    _wait_until_healthy(
+        services, {service.name: service for service in required}, records, time.monotonic() + timeout_s
+    )
     return list(records.values())
 
 
@@ -273,7 +275,7 @@ def _port(record: ServiceRecord | None, service: Service) -> int:
 
 
 def _wait_until_healthy(
-    services: Path, wanted: Mapping[str, Service], records: dict[str, ServiceRecord], deadline: float
+    services: Path, required: Mapping[str, Service], records: dict[str, ServiceRecord], deadline: float
 ) -> None:
     """Poll until all services are healthy; a server whose port another program took meanwhile starts again on another."""
     pending = dict.fromkeys(records, 1)
@@ -293,7 +295,7 @@ def _wait_until_healthy(
                     f"{name} {problem} ({record.url}{record.health_path}). The last lines of {folder / 'log'}:\n"
                     + "\n".join(f"  {line}" for line in tail(folder / "log"))
                 )
-            records[name] = _restart(folder, wanted[name], record)
+            records[name] = _restart(folder, required[name], record)
             pending[name] = attempt + 1
         time.sleep(0.05)
 

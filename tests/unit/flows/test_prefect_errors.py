@@ -11,7 +11,7 @@ from flows.prefect_errors import translate_error
 
 @pytest.mark.parametrize(
     ("error", "what"),
-    [(ObjectNotFound(None), "does not know this run any more"), (httpx.ConnectError("refused"), "does not answer")],  # pyright: ignore[reportArgumentType]
+    [(ObjectNotFound(None), "has no record of this run any more"), (httpx.ConnectError("refused"), "does not answer")],  # pyright: ignore[reportArgumentType]
 )
 def test_translate_error_names_the_lost_server(error: Exception, what: str) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):

@@ -107,20 +107,20 @@ def test_check_checkout_compares_the_running_and_the_installed_one(tmp_path: Pat
 
 
 def test_read_requirements_reads_pyproject(tmp_path: Path):
-    python, wanted = installation.read_requirements()
+    python, packages = installation.read_requirements()
     assert python.startswith(">=3.")
-    assert any(line.startswith("prefect") for line in wanted)
+    assert any(line.startswith("prefect") for line in packages)
     assert not any(line.startswith("pytest") for line in installation.read_requirements(tmp_path)[1])
 
 
 def test_check_packages_names_missing_and_outdated_packages():
-    wanted = ["prefect>=3.9,<4", "pyarrow>=20", "boto3>=1.36", "standard-imghdr; python_version < '3'"]
-    missing, old = installation.check_packages(wanted, version_of({"prefect": "3.10.0rc1", "boto3": "1.34.9"}))
+    requirements = ["prefect>=3.9,<4", "pyarrow>=20", "boto3>=1.36", "standard-imghdr; python_version < '3'"]
+    missing, old = installation.check_packages(requirements, version_of({"prefect": "3.10.0rc1", "boto3": "1.34.9"}))
     assert (missing.name, missing.ok, missing.severity) == ("pyarrow", False, "error")
     assert missing.remedy.endswith("-m pip install 'pyarrow>=20'")
     assert (old.name, old.detail) == ("boto3", "1.34.9 is installed, but boto3>=1.36 is needed")
     (fine,) = installation.check_packages(
-        wanted, version_of({"prefect": "3.9.1", "boto3": "1.36", "pyarrow": "25.0.0"})
+        requirements, version_of({"prefect": "3.9.1", "boto3": "1.36", "pyarrow": "25.0.0"})
     )
     assert fine.ok
     assert fine.detail.startswith("3 ")
