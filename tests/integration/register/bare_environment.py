@@ -1,4 +1,4 @@
-"""An environment that has what a registered model asks for and nothing else: links to what is installed here."""
+"""An environment with only the requirements of a registered model, as links to the packages installed here."""
 
 import os
 import subprocess
@@ -11,31 +11,31 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
-def needed(requirements: Iterable[str]) -> dict[str, Distribution]:
-    """The distributions that the lines of a requirements file name, and all that those need, by name."""
+def find_distributions(requirements: Iterable[str]) -> dict[str, Distribution]:
+    """Return the distributions that the lines of a requirements file name, and all their dependencies, by name."""
     found: dict[str, Distribution] = {}
     todo = [Requirement(line) for line in requirements]
     seen: set[tuple[str, str]] = set()
     while todo:
-        wanted = todo.pop()
-        for extra in ("", *wanted.extras):
-            name = canonicalize_name(wanted.name)
+        requirement = todo.pop()
+        for extra in ("", *requirement.extras):
+            name = canonicalize_name(requirement.name)
             if (name, extra) in seen:
                 continue
             seen.add((name, extra))
             found[name] = one = distribution(name)
-            asked = map(Requirement, one.requires or [])
-            todo += [line for line in asked if line.marker is None or line.marker.evaluate({"extra": extra})]
+            dependencies = map(Requirement, one.requires or [])
+            todo += [line for line in dependencies if line.marker is None or line.marker.evaluate({"extra": extra})]
     return found
 
 
 class BareEnvironment:
-    """A folder of links, and a Python that sees the standard library and that folder alone."""
+    """A folder of links, and a Python that imports only from the standard library and that folder."""
 
     def __init__(self, folder: Path, requirements: Iterable[str]):
         self.packages, self.programs = folder / "packages", folder / "bin"
         self.programs.mkdir(parents=True)
-        self.distributions = needed(requirements)
+        self.distributions = find_distributions(requirements)
         for one in self.distributions.values():
             for top in _tops(one):
                 link = self.packages / top
@@ -46,19 +46,19 @@ class BareEnvironment:
                 self._write(entry.name, f"from {entry.module} import {entry.attr} as main; sys.exit(main())")
 
     def _write(self, name: str, code: str) -> None:
-        """A program as pip would have written it, with this Python."""
+        """Write a program as pip writes it, for this Python."""
         program = self.programs / name
         start = f'import sys; sys.path.append("{self.packages}"); sys.argv[0] = "{name}"'
         program.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S -c '{start}; {code}' \"$@\"\n")
         program.chmod(0o755)
 
     def variables(self, **more: str) -> dict[str, str]:
-        """Of the environment: the caller's, but for what leads Python or a shell elsewhere."""
+        """Return the environment variables of the caller, without those that add other packages or programs."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
         return {**kept, "PATH": f"{self.programs}:/usr/bin:/bin", **more}
 
     def python(self, code: str, *arguments: str, cwd: Path, **more: str) -> str:
-        """Run some code; what it printed."""
+        """Run some code and return its output."""
         start = f'import sys; sys.path.append("{self.packages}")\n'
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", start + code, *arguments],
@@ -69,9 +69,9 @@ class BareEnvironment:
 
 
 def _tops(one: Distribution) -> set[Path]:
-    """The outermost packages (folders with an `__init__.py`) and the single files of a distribution, below its root.
+    """Return the outermost packages (folders with an `__init__.py`) and the single files of a distribution, below its root.
 
-    A folder without an `__init__.py` is not linked: distributions share it, and it would let in what was not asked for.
+    A folder without an `__init__.py` is not linked: distributions share it, so that it may hold other packages.
     """
     root = _root(one)
     files = [Path(file) for file in one.files or [] if ".." not in file.parts and file.parts[0] != "__pycache__"]
