@@ -1,4 +1,4 @@
-"""The evaluate stage: zero-shot transfer and retrieval over a suite, as a subprocess job, and the overlap with training.
+"""The evaluate stage: zero-shot transfer and retrieval over a suite, by a subprocess, and the overlap with training.
 
 The snapshot holds
 
@@ -37,7 +37,7 @@ def external_inputs(config: EvaluateConfig) -> list[Input]:
 
 
 def make(work: Work[EvaluateConfig]) -> StageOutput:
-    """Evaluate the trained model on every task of the suite; finished tasks survive a crash, as in tasks/train/stage.py."""
+    """Evaluate the trained model on every task of the suite; a rerun keeps the finished tasks."""
     folder = work.context.home / "jobs" / f"evaluate-{work.draft.key}"
     record = work.draft.done("evaluate") or work.draft.finish(_evaluate(work, folder))
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The page of a filter snapshot: what was kept, what was dropped and why, and the most frequent values of kept pairs."""
+"""The page of a filter snapshot: what was kept, what was dropped and why, and frequent values of kept pairs."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The pages of a dataset, which lie beside its shards: `dataset.html` for a browser, `DATASET.md` for everything else."""
+"""The pages of a dataset, which lie beside its shards: `dataset.html` for a browser, `DATASET.md` for other tools."""
 
 import json
 from collections.abc import Iterator

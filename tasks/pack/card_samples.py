@@ -22,7 +22,7 @@ KEPT, PER_REASON = 24, 4
 COLUMNS = ("uid", "url", "caption", "drop_reason", "key", "shard", "original_width", "original_height")
 
 Row = dict[str, Any]
-"""`caption`, `preview` (a JPEG, or None), and where they are known `drop_reason`, `original_width`, `original_height`."""
+"""`caption`, `preview` (a JPEG, or None), and if known `drop_reason`, `original_width`, `original_height`."""
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ def list_rights(dataset: DatasetFacts) -> list[str]:
     source = dataset.lineage["extract"].config if "extract" in dataset.lineage else {}
     sentences = [
         f"For {licensed:,} of {samples:,} pairs a licence was declared beside the image or on its page "
-        f"({format_share(licensed, max(samples, 1))}); the column `license` has its URL. Whether the page was right has "
-        "not been checked.",
+        f"({format_share(licensed, max(samples, 1))}); the column `license` has its URL. Whether the page was right "
+        "has not been checked.",
         "A pair belongs to whoever made its image and its caption: `url` and `page_url` name where to ask. "
         "`pairmill takedown` removes pairs, and names the models that were trained on them.",
     ]

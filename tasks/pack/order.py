@@ -1,7 +1,7 @@
 """Put the rows in their order and assign them to training shards: the first steps of the pack stage.
 
-No step holds all rows. They are sorted one partition at a time: a partition holds a range of their hashes, so all of its
-rows come before those of the next.
+No step holds all rows. They are sorted one partition at a time: a partition holds a range of their hashes, so
+all of its rows come before those of the next.
 """
 
 import hashlib
@@ -157,7 +157,7 @@ def shard_starts(
 
 
 def write_rows_by_shard(draft: Draft, part: CuratedPart) -> Record:
-    """Write the rows of a part, partitioned by training shard, with the span of each image and the position of each row."""
+    """Write the rows of a part by training shard, with the span of each image and the position of each row."""
     rows = pl.DataFrame(pl.from_arrow(read_table(draft.store, part.rows)))
     spans = read_partitions(draft, _spans_table(part.number), 1 << part.bits)
     positions = read_partition(draft, [_positions_table(number) for number in range(1 << part.bits)], part.number)

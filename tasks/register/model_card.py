@@ -179,8 +179,8 @@ def describe_contamination(manifests: Mapping[str, Manifest]) -> Section:
     dirty = {task: row for task, row in found.items() if row["overlap"]}
     images = sum(row["n"] for row in found.values())
     sentences.append(
-        f"{sum(row['overlap'] for row in dirty.values()):,} of {images:,} images of {len(found):,} evaluation sets were "
-        f"found in the dataset, in {len(dirty):,} of the sets, by perceptual hashes and an overlay (docs/curate.md)."
+        f"{sum(row['overlap'] for row in dirty.values()):,} of {images:,} images of {len(found):,} evaluation sets "
+        f"were found in the dataset, in {len(dirty):,} of the sets, by perceptual hashes and an overlay (docs/curate.md)."
     )
     rows = [
         (
@@ -215,7 +215,7 @@ def list_limits(manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, A
         "Captions are the text of web pages beside an image; nobody has checked that they are true, or kind. The model "
         "repeats what they associate.",
         "Not for the identification of people, for surveillance, or for decisions about a person.",
-        "Similarities are comparable within one call, not across models; probabilities are relative to the texts given.",
+        "Similarities are comparable within one call, not across models; probabilities are relative to the given texts.",
     ]
     weak = sorted({str(row["task"]) for row in rows if _is_chance(row)})
     if weak:

@@ -72,7 +72,7 @@ def _draw_curve(axes: Axes, name: str, steps: Sequence[float], values: Sequence[
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Return the mean over a window of a fortieth of the run around each point, narrower at the ends, so without lag."""
+    """Return the mean over a window of a fortieth of the run around each point, narrower at the ends."""
     half = max(1, len(values) // 80)
     sums = list(accumulate(values, initial=0.0))
     out = []

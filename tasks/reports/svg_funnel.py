@@ -1,4 +1,4 @@
-"""The funnel from archive to shard as one drawing: what each stage kept and what it dropped and why, all to one scale."""
+"""The funnel from archive to shard as one drawing: what each stage kept and dropped, all to one scale."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -58,7 +58,7 @@ def test_open_clip_loads_shards_for_training_and_evaluation(folder: Path, monkey
     import webdataset
     from open_clip_train import data
 
-    # open_clip 3.3 asks for webdataset 0.2.86 or older: newer ones mark the end of a shard in a way that it does not know
+    # open_clip 3.3 asks for webdataset 0.2.86 or older: newer ones mark the end of a shard in another way
     monkeypatch.setattr(data, "tar_file_expander", partial(data.tar_file_expander, eof_value=None))
     # Its loader batches tensors: pictures and captions are left as they are, so that they can be compared.
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Tables of an evaluation's page: single prompts, few shots, the gap of a shift, the classes with the lowest accuracy."""
+"""Tables of an evaluation's page: single prompts, few shots, the gap of a shift, the worst classes."""
 
 from tasks.evaluate.report_tables import describe_details, find_confusions
 from training.evaluation.intervals import proportion_record
