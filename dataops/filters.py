@@ -1,4 +1,4 @@
-"""The rules on one row's caption and address.
+"""Define the rules on the caption and the URL of one row.
 
 A rule is a named Polars expression that is true where a row is to be dropped; the first that is true, in the order of
 `rules`, is the row's drop_reason. Each can be off.
@@ -46,9 +46,9 @@ _TRACKING = (
     rf"|^https?://(?:[^/]+\.)?(?:{'|'.join(map(re.escape, _TRACKING_SITES))})(?:[/?:]|$)"
 )
 HOST = r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)"
-"""Finds the host name of an address, as `host` does, without compiled code."""
+"""Regular expression that finds the host of a URL, as `host` does without it in compiled code."""
 MOST_LABELS = 6
-"""Of a host name, that are looked at for blocked and allowed domains."""
+"""Maximum number of labels of a blocked or allowed domain."""
 
 Directive = Literal["noai", "noimageai", "noimageindex", "noindex", "none", "tdm-reservation"]
 

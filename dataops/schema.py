@@ -1,4 +1,4 @@
-"""The columns that pass between stages, and the identity of a pair.
+"""Define the columns that stages pass on, and the identity of a pair.
 
 Each stage keeps the columns that it got and adds its own. Rows that leave go to `dropped-*` parts, with the columns that
 were known when they left and `drop_reason` and `drop_stage`.
@@ -47,13 +47,11 @@ FETCH = [
 ]
 INSPECTION = [
     pa.field("phash", pa.string()),  # 16 hex
-    pa.field(
-        "cluster", pa.string()
-    ),  # the smallest uid of the pairs that curate found to be one; null where it is alone
-    pa.field("evaluation_overlap", pa.string()),  # evaluation sets that have the picture, joined by commas
+    pa.field("cluster", pa.string()),  # smallest uid of the pairs that are duplicates of each other; null: no duplicate
+    pa.field("evaluation_overlap", pa.string()),  # evaluation sets that have the image, joined by commas
 ]
 SCORES = [
-    pa.field("clip_score", pa.float32()),  # cosine of picture and caption; docs/scores.md
+    pa.field("clip_score", pa.float32()),  # cosine of image and caption; docs/scores.md
     pa.field("aesthetic", pa.float32()),
     pa.field("nsfw", pa.float32()),  # 0 to 1
     pa.field("faces", pa.float32()),  # how many

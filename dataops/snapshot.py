@@ -1,4 +1,4 @@
-"""Snapshots: the one mechanism for skipping, resuming, rerunning and lineage.
+"""Store snapshots: the mechanism for skipping, resuming, rerunning and lineage.
 
 A stage's output is an immutable snapshot in the store::
 
@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
 UNDIGESTED = frozenset({"DATASET.md", "dataset.html", "evaluation.html"})
-"""Parts that tell people of a dataset or an evaluation, also of how it came to be: no content digest covers them."""
+"""Parts that describe a dataset or an evaluation to people, and how it was made: no content digest covers them."""
 
 
 _PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -61,7 +61,7 @@ class Part(_Frozen):
 
 
 class Input(_Frozen):
-    """What a snapshot was made from: another snapshot, or something outside the store (stage `source` or `suite`)."""
+    """An input of a snapshot: another snapshot, or data outside the store (stage `source` or `suite`)."""
 
     stage: str
     key: str
@@ -83,7 +83,7 @@ class Counts(_Frozen):
 
 
 class Record(_Frozen):
-    """What one finished task of a stage made."""
+    """Parts, counts and facts of one finished task of a stage."""
 
     task: str
     parts: list[Part] = []
@@ -92,7 +92,7 @@ class Record(_Frozen):
 
 
 class Manifest(_Frozen):
-    """manifest.json: what a complete snapshot holds, and what it was made of."""
+    """manifest.json: parts, counts and inputs of a complete snapshot."""
 
     schema_version: int = SCHEMA_VERSION
     stage: str
@@ -168,7 +168,7 @@ def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -
 
 
 def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
-    """The manifest of a snapshot, whatever became of its parts; None where there is none.
+    """Return the manifest of a snapshot without checking its parts; None if there is none.
 
     Raises: CorruptPart when it is no manifest.
     """
@@ -188,7 +188,7 @@ def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
 
 
 def load_ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
-    """A snapshot and all that it was made of, by stage, as far as they are still in the store; itself first."""
+    """Return a snapshot and its direct and indirect inputs that are still in the store, by stage; itself first."""
     found, todo = {manifest.stage: manifest}, list(manifest.inputs)
     while todo:
         source = todo.pop(0)
@@ -199,7 +199,7 @@ def load_ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
 
 
 class Fence(_Frozen):
-    """The right to write a snapshot's parts: a lease (tasks/engine/lease.py) by its generation and the mark of its holder."""
+    """The right to write parts of a snapshot: generation and token of a lease (tasks/engine/lease.py)."""
 
     generation: int
     token: str
@@ -238,7 +238,7 @@ class Draft:
     def _is_mine(self, lease: str) -> bool:
         try:
             return json.loads(self.store.read(lease)).get("token") == getattr(self.fence, "token", None)
-        except ValueError:  # damaged, so not what this run wrote
+        except ValueError:  # damaged, so this run did not write it
             return False
 
     def path(self, name: str) -> str:

@@ -21,7 +21,7 @@ Tables = dict[str, NDArray]
 
 
 def load_or_build(name: str, sources: tuple[Path | str, ...], build: Callable[[], Tables]) -> Tables:
-    """The arrays that `build` makes, of an earlier process where there was one.
+    """Return the arrays of an earlier process, or build and keep them.
 
     Args:
         sources: files of code that decide them, and versions of what else does. This Python's is one without saying.
@@ -46,7 +46,7 @@ def _whole(folder: Path) -> list[Path]:
 
 
 def _keep(tables: Mapping[str, NDArray], folder: Path) -> None:
-    """All of them or none: another process may be at it too."""
+    """Write all tables or none: another process may write them at the same time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

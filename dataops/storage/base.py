@@ -1,4 +1,4 @@
-"""What every store does: immutable objects under relative names, written whole or not at all.
+"""Define the interface of a store: immutable objects under relative names, written whole or not at all.
 
 Objects are immutable once a manifest names them, so readers take no lock: `put` is atomic (a reader sees all of an object
 or nothing of it), `create` lets exactly one of several writers win. Names are relative, `/`-separated, and can never
@@ -26,13 +26,13 @@ def check_name(name: str) -> str:
 
 
 PAGE = 4096
-"""Bytes: no disk's block is larger."""
+"""Bytes; a multiple of the block size of every disk."""
 
 ReadInto = Callable[[str, Sequence[tuple[int, memoryview]]], None]
 
 
 class Entry(NamedTuple):
-    """An object as a listing tells it."""
+    """An object in a listing."""
 
     name: str
     bytes: int
@@ -41,13 +41,13 @@ class Entry(NamedTuple):
 
 
 class Store(ABC):
-    """What every store does. All failures are StorageError and name the object."""
+    """Interface of a store. All failures are StorageError and name the object."""
 
     uri: str
     where: str
-    """The address with what else one must know to find it; for messages."""
+    """URI and server of the store, for messages."""
     window: int = 1 << 40
-    """Bytes that are best read or written at a time. All at once over a network, where each call costs time."""
+    """Bytes to read or write in one call; over a network all at once, since each call costs time."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -203,4 +203,4 @@ def _remedy(error: OSError, where: Path) -> str:
 
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says when a disk, a quota or a file can take no more."""
+"""Error numbers of a full disk, quota or file."""

@@ -28,11 +28,11 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Version:
-    """What tells one state of a remote object from another."""
+    """Identity of one version of a remote object."""
 
     size: int
     modified: int
-    """Seconds since 1970, by the server's clock."""
+    """Seconds since 1970, by the clock of the server."""
     etag: str
 
     @property
@@ -43,7 +43,7 @@ class Version:
 
 
 class Cache:
-    """The copies of one server's objects; the bound is on those of all servers together.
+    """Copies of the objects of one server. The size limit counts the copies of all servers.
 
     Args:
         server: names the server's folder.
@@ -61,7 +61,7 @@ class Cache:
             raise ConfigError(f"PAIRMILL_CACHE_BYTES={text!r} is no number of bytes") from error
 
     def get(self, name: str, version: Version, fetch: Callable[[Path], None], keep_in: Path | None) -> Path:
-        """The copy of this version of an object, fetched where there is none.
+        """Return the copy of this version of an object, and fetch it if there is none.
 
         Args:
             name: with the bucket.
@@ -78,7 +78,7 @@ class Cache:
         )
 
     def _touch(self, path: Path, version: Version, keep_in: Path | None) -> bool:
-        """Note that a good copy is asked for, and keep it; False where there is none. Not while others are trimmed."""
+        """Mark a valid copy as used, and link it into `keep_in`. Return False if there is none. Waits for a running trim."""
         with self._lock(fcntl.LOCK_SH):
             try:
                 found = path.stat()
@@ -111,7 +111,7 @@ class Cache:
         self.trim()
 
     def trim(self) -> None:
-        """Drop copies, those first that nobody asked for the longest, until what is left is within the bound."""
+        """Delete the least recently used copies until the rest is within the limit."""
         with self._lock(fcntl.LOCK_EX):
             now = time.time()
             files = [found for path in self.root.rglob("*") if (found := _used(path))]
@@ -124,6 +124,7 @@ class Cache:
 
     @contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
+        """Hold the lock of the cache. It is fcntl's, which can be shared: filelock's shared lock needs a database file."""
         private_folder(self.root)
         with (self.root / _LOCK).open("a") as file:
             fcntl.flock(file, kind)
