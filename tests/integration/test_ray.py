@@ -124,10 +124,10 @@ def test_stages_on_two_nodes_make_the_bytes_of_this_machine(
     place: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
-        (filters, "_RANGE_ROWS", 100),
+        (filters, "_PARTITION_ROWS", 100),
         (range_steps, "SMALL_ROWS", 0),
-        (curate_steps, "RANGE_ROWS", 8),
-        (curate_steps, "NEAR_ROWS", 10),
+        (curate_steps, "PARTITION_ROWS", 8),
+        (curate_steps, "NEAR_PARTITION_ROWS", 10),
         (curate_steps, "GROUP_ROWS", 6),
     ):
         monkeypatch.setattr(module, name, value)

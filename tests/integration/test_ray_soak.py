@@ -106,7 +106,7 @@ def test_a_million_pairs_with_a_node_killed_in_extract_and_in_filter(cluster: An
     kept = kept_of(here, pairs, None)
     with doomed_node(cluster, finished(there / "extract", "extract"), 2) as killed_in_extract:
         far_pairs = pairs_of(there, place)
-    with doomed_node(cluster, finished(there / "filter", "judge"), 3) as killed_in_filter:
+    with doomed_node(cluster, finished(there / "filter", "apply_rules"), 3) as killed_in_filter:
         far_kept = kept_of(there, far_pairs, place)
     assert killed_in_extract[0] < FILES
     assert killed_in_filter[0] < FILES
@@ -132,7 +132,7 @@ def test_the_demo_with_a_node_killed_in_curate(cluster: Any, tmp_path: Path) -> 
     curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(here, None))
     far = first_two(config, there, place)
     shutil.copytree(here / "download", there / "download")  # what the web said is fetched once
-    with doomed_node(cluster, finished(there / "curate", "judge"), 4) as killed:
+    with doomed_node(cluster, finished(there / "curate", "inspect"), 4) as killed:
         far_curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(there, place))
     assert killed[0] < len(downloaded.named("part-", ".parquet"))
     assert digests(pairs, kept, curated) == digests(*far, far_curated)
