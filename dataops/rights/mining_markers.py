@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from dataops.rights.opt_outs import Signal
+from dataops.rights.opt_out_headers import Signal
 
 _MAX_SEGMENTS = 10_000
 _XMP_WORD = b"DataMining"

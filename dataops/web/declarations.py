@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
-from dataops.rights.opt_outs import parse_robots_tag
+from dataops.rights.opt_out_headers import parse_robots_tag
 from dataops.web.image_urls import Attributes
 from dataops.web.urls import BadUrl, canonicalise_url
 

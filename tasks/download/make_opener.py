@@ -10,8 +10,8 @@ from tasks.download.fetch.originals import Originals
 from tasks.web.address_policy import AddressResolver, parse_connect_to
 from tasks.web.dns_cache import shared_dns
 from tasks.web.host_state import Pauses
-from tasks.web.origin_files import OriginFiles
 from tasks.web.request import HttpClient
+from tasks.web.robots_cache import OriginFiles
 
 
 def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:

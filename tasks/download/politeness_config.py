@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from dataops.config import StageConfig
-from dataops.rights.opt_outs import SIGNALS, Signal
+from dataops.rights.opt_out_headers import SIGNALS, Signal
 from tasks.web.address_policy import parse_connect_to
 
 VERSION = "0.1"

@@ -24,7 +24,7 @@ class ShardTask:
     takedowns: tuple[Target, ...] = ()
     """Targets of takedown requests; rows that match them are not fetched."""
     site_files: str | None = None
-    """Folder that the processes share for robots.txt and similar files (tasks.web.origin_files); default is a temporary
+    """Folder that the processes share for robots.txt and similar files (tasks.web.robots_cache); default is a temporary
     one."""
 
     @property

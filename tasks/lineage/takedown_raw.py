@@ -25,7 +25,7 @@ from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_snapshot
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
-from tasks.pack.shard import TAKEDOWN
+from tasks.pack.write_shard import TAKEDOWN
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from dataops.trace.targets import Target, matching_rows
 from tasks.engine.stage import Work
 from tasks.engine.takedown_requests import STAGE
 from tasks.pack.config import PackConfig
-from tasks.pack.shard import make_record, write_shard
 from tasks.pack.summary import summarise
+from tasks.pack.write_shard import make_record, write_shard
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
         names = (f"{shard.number}.tar", f"{shard.number}.idx", part.name)
         parts = [_link_part(draft, base, by_name[name]) for name in names if name in by_name]
         return make_record(draft, shard.number, rows.num_rows, parts, summarise(rows), dropped)
-    # through Polars, as tasks/pack/shard.py does: the same rows in other buffers give other bytes of Parquet
+    # through Polars, as tasks/pack/write_shard.py does: the same rows in other buffers give other bytes of Parquet
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
     kept = conform(frame.to_arrow(), PACKED, f"pack {shard.number}")
     extension, images = _read_images(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())

@@ -34,14 +34,14 @@ from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.engine.takedown_requests import list_requests, load_targets, select_requests
+from tasks.pack.assign_shards import CuratedPart, assign_shards, locate_images, partition_bits, write_rows_by_shard
 from tasks.pack.card import find_lineage, put_pages
 from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
 from tasks.pack.card_text import DatasetFacts
 from tasks.pack.config import PackConfig
-from tasks.pack.order import CuratedPart, assign_shards, locate_images, partition_bits, write_rows_by_shard
 from tasks.pack.rewrite import find_earlier_version, list_shards, rewrite_shard
-from tasks.pack.shard import TrainingShard, pack_shard
 from tasks.pack.summary import merge
+from tasks.pack.write_shard import TrainingShard, pack_shard
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.rights.opt_outs import SIGNALS
+from dataops.rights.opt_out_headers import SIGNALS
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from tasks.download import row_spans

@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import SplitResult, urlunsplit
 
 from dataops.rights import tdmrep
-from dataops.rights.opt_outs import OptOut, Signal
+from dataops.rights.opt_out_headers import OptOut, Signal
 from dataops.rights.robots_txt import RobotsFile, is_unreachable
 from tasks.download.fetch.host_pace import HostPace
-from tasks.web.origin_files import OriginFile, OriginFiles
 from tasks.web.request import FetchError
+from tasks.web.robots_cache import OriginFile, OriginFiles
 
 ROBOTS_PATH = "/robots.txt"
 AI_PATH = "/ai.txt"

@@ -5,7 +5,7 @@ of at most MAX_REDIRECTS redirects,
 
 - is checked against the rules of the host (host_rules.py), and waits for its turn at the host (host_pace.py);
 - connects to a checked IP address only, with a deadline and size limits (tasks.web.request);
-- stops before the body where the headers opt out (X-Robots-Tag, TDM-Reservation: dataops.rights.opt_outs), and drops
+- stops before the body where the headers opt out (X-Robots-Tag, TDM-Reservation: dataops.rights.opt_out_headers), and drops
   the image where its bytes do (dataops.rights.mining_markers).
 
 A failure is a FetchError, whose text begins with its failure class. img2dataset writes this text to `error_message`.
@@ -23,7 +23,7 @@ from urllib.request import OpenerDirector, Request
 
 from dataops.images.decode import KINDS, sniff
 from dataops.rights.mining_markers import find_mining_markers
-from dataops.rights.opt_outs import SIGNALS, OptOut, Signal, find_header_opt_outs
+from dataops.rights.opt_out_headers import SIGNALS, OptOut, Signal, find_header_opt_outs
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
 from tasks.download.fetch.originals import Original, Originals

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
-from dataops.rights.opt_outs import find_disallowed_directive
+from dataops.rights.opt_out_headers import find_disallowed_directive
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage

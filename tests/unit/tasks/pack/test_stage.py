@@ -15,8 +15,8 @@ from dataops.schema import PACKED, uid
 from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
 from dataops.snapshot import Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
-from tasks.pack import order as pack_order
-from tasks.pack.order import shard_starts, shuffle_keys
+from tasks.pack import assign_shards as pack_order
+from tasks.pack.assign_shards import shard_starts, shuffle_keys
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, some_pairs
 from training.data.loader import Dataset

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from dataops.rights.opt_outs import OptOut
+from dataops.rights.opt_out_headers import OptOut
 from dataops.rights.robots_txt import RobotsFile
 from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
 from tasks.download.politeness_config import AI_AGENTS
-from tasks.web.origin_files import OriginFile, OriginFiles
 from tasks.web.request import FetchError, split_url
+from tasks.web.robots_cache import OriginFile, OriginFiles
 
 NONE = (404, "")
 

@@ -4,7 +4,7 @@ from urllib.parse import urlunsplit
 
 import pytest
 
-from dataops.rights.opt_outs import OptOut, find_disallowed_directive, find_header_opt_outs
+from dataops.rights.opt_out_headers import OptOut, find_disallowed_directive, find_header_opt_outs
 from tasks.download.config import DownloadConfig
 from tasks.download.make_opener import make_opener
 from tasks.web.address_policy import AddressResolver, is_public, parse_connect_to

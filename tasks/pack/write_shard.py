@@ -22,7 +22,7 @@ from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.partition_tables import read_partition
-from tasks.pack.order import rows_table, shard_starts
+from tasks.pack.assign_shards import rows_table, shard_starts
 from tasks.pack.summary import summarise
 
 _json = msgspec.json.Encoder()

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tasks.web import origin_files as site_files
-from tasks.web.origin_files import OriginFile, OriginFiles
+from tasks.web import robots_cache as site_files
 from tasks.web.request import FetchError
+from tasks.web.robots_cache import OriginFile, OriginFiles
 
 
 class Files(OriginFiles):
