@@ -15,7 +15,7 @@ def test_shipped_config_runs_with_another_base_url(pairmill: Pairmill):
     store = pairmill.folder / "store-crawl"
     with CrawlServer() as crawl:
         crawl.publish("CC-MAIN-2026-43", {name: wat(name) for name in "abc"})
-        crawl.mishap("/a.warc.wat.gz", "break", "429 0")
+        crawl.fail_next("/a.warc.wat.gz", "break", "429 0")
         local = [
             f"store.uri={store}",
             f"evaluate.suite={CHECKOUT}/configs/suites/demo.toml",
