@@ -7,8 +7,8 @@ from pydantic import Field, field_validator
 from dataops.config import StageConfig
 from dataops.rights.opt_out_headers import SIGNALS, Signal
 from tasks.web.address_policy import parse_connect_to
+from tasks.web.user_agent import format_user_agent
 
-VERSION = "0.1"
 AI_AGENTS = (
     "AI2Bot",
     "Ai2Bot-Dolma",
@@ -89,7 +89,7 @@ class PoliteConfig(StageConfig):
     @property
     def user_agent_header(self) -> str:
         """The User-Agent header, for example `pairmill/0.1 (+https://example.org/bot)`."""
-        return f"{self.user_agent}/{VERSION}" + (f" (+{self.contact})" if self.contact else "")
+        return format_user_agent(self.user_agent, self.contact)
 
     def concurrency(self, workers: int) -> int:
         """Return the number of parallel requests to one host for each of some worker processes."""

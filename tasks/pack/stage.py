@@ -77,10 +77,10 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
 
 def _pack_shards(work: Work[PackConfig], context: Context, takedowns: tuple[Target, ...]) -> list[Record]:
     config = work.config
-    parts = _list_parts("locate", work)
+    parts = _list_parts("spans", work)
     map_parts(locate_images, parts, work.draft, context)
     count = assign_shards(work.draft, parts, config.shard_size, config.shard_bytes)
-    parts = _list_parts("scatter", work, count)
+    parts = _list_parts("exchange", work, count)
     map_parts(write_rows_by_shard, parts, work.draft, context)
     raw = (parts[0].raw_folder, parts[0].image_extension)
     shards = [TrainingShard(index, len(parts), *raw, takedowns) for index in range(count)]

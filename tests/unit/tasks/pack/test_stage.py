@@ -135,12 +135,12 @@ class TestWithoutProcesses:
 
             return InlineExecutor(record)
 
-        for last in ("locate-00001", "scatter-00002", "shard-00001", "shard-00003"):
+        for last in ("spans-00001", "exchange-00002", "shard-00001", "shard-00003"):
             with pytest.raises(KeyboardInterrupt):
                 dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(last), shard_size=5)
         _, made = dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(""), shard_size=5)
         assert made.content_digest == whole.content_digest
-        steps = (("locate", 3), ("scatter", 3), ("shard", 4))
+        steps = (("spans", 3), ("exchange", 3), ("shard", 4))
         assert done == [f"{step}-{n:05d}" for step, number in steps for n in range(number)], "each once"
 
     def test_loader_samples_by_the_probabilities_of_balancing(self, tmp_path: Path) -> None:
