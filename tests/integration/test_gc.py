@@ -39,11 +39,11 @@ def dies(method):
 Path.unlink = dies(Path.unlink)  # what FolderStore deletes with
 os.unlink = dies(os.unlink)  # and rmtree
 from flows.commands.gc import Policy, Roots
-from tasks.lineage.garbage_collection import collect, sweep
+from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.engine.context import Context
 store = stores.FolderStore(Path(sys.argv[1]))
 roots = Roots(store, Policy(1))
-sweep(collect(store, roots()), Context(store=store, home=store.root, run_id="gc"), roots)
+delete_unneeded(plan_deletions(store, roots()), Context(store=store, home=store.root, run_id="gc"), roots)
 """
 
 
@@ -95,7 +95,7 @@ def test_gc_on_s3_also_deletes_uploads_that_were_never_completed(store, s3_serve
     assert names(store) == {KEPT}
     assert find_manifest(store, *KEPT) is not None
 
-    monkeypatch.setattr("tasks.lineage.inventory.DAY", 0.0)
+    monkeypatch.setattr("tasks.lineage.garbage_collection.DAY", 0.0)
     assert delete_unneeded(plan_deletions(store, roots()), context, roots).unfinished == 1
     remaining = [upload["Key"] for upload in client.list_multipart_uploads(Bucket="mill").get("Uploads", [])]
     client.close()
