@@ -39,7 +39,7 @@ from dataops.images.near_duplicates import find_clusters
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspect_image
 
-with peer_imports("pip install imagehash"):
+with peer_imports():
     import imagehash
 
 CONFIG = CurateConfig()

@@ -178,9 +178,7 @@ def main() -> int:
     import torch
 
     options = make_parser(__doc__ or "").parse_args()
-    require_peers(
-        "open_clip", "open_clip_train", "torchvision", "webdataset", command="pip install open_clip_torch webdataset"
-    )
+    require_peers("open_clip", "open_clip_train", "torchvision", "webdataset")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     count, times = (640, 3) if options.quick else (2560, 5)

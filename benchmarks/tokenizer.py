@@ -18,7 +18,7 @@ from benchmarks.inputs.captions import make_hostile_captions, make_web_captions
 from benchmarks.measure import Row, finish, make_parser, peer_imports, time_in_turn
 from training.model.tokenizer import make_tokenizer
 
-with peer_imports("pip install open_clip_torch"):
+with peer_imports():
     from open_clip.tokenizer import SimpleTokenizer
 
 BATCH = 1000

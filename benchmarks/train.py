@@ -281,7 +281,7 @@ def main() -> int:
     if options.side:
         serve(options.side[0], json.loads(options.side[1]))
         return 0
-    require_peers("open_clip", "open_clip_train", command="pip install open_clip_torch")
+    require_peers("open_clip", "open_clip_train")
     options.batch = options.batch or (4 if options.quick else 16)
     options.times = options.times or (2 if options.quick else 5)
     rows, details = [], {}

@@ -16,7 +16,7 @@ from tasks.curate.config import OverlapConfig
 from tasks.curate.evaluation_overlap import find_matches
 from tasks.curate.inspect_images import INSPECTED
 
-with peer_imports("pip install imagehash"):
+with peer_imports():
     import imagehash
 
 PEER_DISTANCE = 10  # default of imagededup's find_duplicates

@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 
 from benchmarks.inputs.captions import make_web_captions
 from benchmarks.inputs.image_server import load_photographs
-from benchmarks.measure import peer_imports
+from benchmarks.measure import BENCH_EXTRA, peer_imports
 from training.config import ModelConfig
 from training.evaluate import EvaluateJob, run_job
 from training.evaluation.encode import count_cores
@@ -45,7 +45,7 @@ from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.model.clip import CLIP
 
-INSTALL = "pip install --no-deps clip-benchmark==1.6.2"
+INSTALL = f"{BENCH_EXTRA} && pip install --no-deps clip-benchmark==1.6.2"
 sys.modules.setdefault("clip_benchmark.metrics.captioning", ModuleType("captioning"))
 with peer_imports(INSTALL):
     import open_clip
