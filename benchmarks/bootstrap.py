@@ -2,7 +2,7 @@
 
     python -m benchmarks.bootstrap                             three seeds, six trainings of a third of the demo's length
     python -m benchmarks.bootstrap --epochs 18                 of the demo's length
-    python -m benchmarks.bootstrap --seeds 1 --epochs 1        only to test it: one epoch teaches nothing
+    python -m benchmarks.bootstrap --quick                     only to test it: one seed and one epoch teach nothing
 
 It needs the download of `pairmill demo` (PAIRMILL_HOME); all seeds share its curation and dataset, and results of
 earlier calls are reused. Both rounds use the same number of samples, so the second, with fewer pairs, has more
@@ -13,7 +13,6 @@ spread of the seeds mean nothing.
 Source: Gadre et al. 2023 (DataComp), section 3.2; Fang et al. 2023 (Data Filtering Networks).
 """
 
-import argparse
 import logging
 import statistics
 import sys
@@ -21,7 +20,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.measure import Row, finish
+from benchmarks.measure import Row, finish, make_parser
 from dataops.home import CHECKOUT, home
 from dataops.snapshot import Manifest, find_manifest
 from dataops.store import FolderStore
@@ -78,12 +77,13 @@ def run_rounds(loop: Loop, top: float, epochs: int, seed: int) -> tuple[dict[str
 
 def main() -> int:
     """Run the loop for each seed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser = make_parser(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--top", type=float, default=0.5, help="share of the pairs that the second round keeps")
     parser.add_argument("--epochs", type=int, default=6, help="epochs of the first round; configs/demo.toml has 18")
     options = parser.parse_args()
+    if options.quick:
+        options.seeds, options.epochs = 1, 1
     logging.basicConfig(level=logging.WARNING if options.json else logging.INFO, format="%(message)s")
     values = tomllib.loads(CONFIG.read_text("utf-8"))
     values["evaluate"] |= {"suite": str(CONFIG.parent / "suites" / "demo.toml"), "data": str(home() / "demo" / "suite")}

@@ -7,7 +7,6 @@ download.py). Requests and tasks are counted as the code makes them. A simulatio
 the cores, as the driver does. All other values are prices and rates in `Prices`, which is printed with the result.
 """
 
-import argparse
 import heapq
 import json
 import math
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import make_parser
 from dataops.text.duplicates import KEY_BYTES
 from tasks.curate.config import CurateConfig
 from tasks.curate.near_duplicates import block_searches
@@ -303,11 +303,10 @@ def format_table(found: dict[str, Any]) -> str:
 
 def main() -> int:
     """Print the plan."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__ or "")
     parser.add_argument("--pairs", default="128e6,1.28e9,12.8e9", help="numbers of candidate pairs")
     parser.add_argument("--dataset", type=float, default=400e6, help="size of a further dataset, in pairs")
     parser.add_argument("--cores", type=int, default=Prices.cores)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     prices, costs = replace(Prices(), cores=options.cores), read_costs()
     kept = costs.filter_kept * prices.fetched * prices.curated
